@@ -1,0 +1,1 @@
+"""Audit any ASE calculator for broken rotation symmetry."""
