@@ -1,1 +1,50 @@
-"""How much of a model's loss is there only because the model does not respect rotation."""
+"""How much of a model's loss is there only because the model does not respect rotation: L_total = L_mean + L_equiv.
+
+>>> import torch, equiv_probe as ep
+>>> schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
+>>> positions = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+>>> def model(inputs):  # pushes harder along x than along y and z: not equivariant
+...     return {"forces": inputs["pos"] * torch.tensor([2.0, 1.0, 1.0])}
+>>> orbit = ep.twirl(model, {"pos": positions}, schema, ep.RotationPlan("tetrahedral", replicates=4))
+>>> targets = 1.2 * positions
+>>> print(f"{100 * ep.decompose(orbit, targets).share:.0f} % of the loss is broken symmetry")
+95 % of the loss is broken symmetry
+"""
+
+from equiv_probe.decomposition import Decomposition, decompose
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.representations import (
+    axial,
+    fixed,
+    grid,
+    irreps,
+    point,
+    pseudoscalar,
+    scalar,
+    tensor,
+    vector,
+    voigt,
+)
+from equiv_probe.rotations import RotationPlan
+from equiv_probe.schema import Schema
+from equiv_probe.twirl import Orbit, twirl
+
+__all__ = [
+    "Decomposition",
+    "EquivProbeError",
+    "Orbit",
+    "RotationPlan",
+    "Schema",
+    "axial",
+    "decompose",
+    "fixed",
+    "grid",
+    "irreps",
+    "point",
+    "pseudoscalar",
+    "scalar",
+    "tensor",
+    "twirl",
+    "vector",
+    "voigt",
+]

@@ -1,0 +1,29 @@
+"""The one exception type: what was found, what was expected, and the argument that fixes it."""
+
+from __future__ import annotations
+
+
+class EquivProbeError(Exception):
+    """Something that cannot be measured as asked.
+
+    Args:
+        found: what was found.
+        expected: what was expected instead.
+        fix: the argument, or the line of code, that puts it right.
+
+    >>> print(EquivProbeError("a tensor of shape (5, 2)", "a last axis of 3", "declare it: ep.scalar"))
+    found a tensor of shape (5, 2); expected a last axis of 3. Fix: declare it: ep.scalar
+    """
+
+    def __init__(self, found: str, expected: str = "", fix: str = "") -> None:
+        self.found, self.expected, self.fix = found, expected, fix
+        message = f"found {found}"
+        if expected:
+            message += f"; expected {expected}"
+        if fix:
+            message += f". Fix: {fix}"
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[EquivProbeError], tuple[str, str, str]]:
+        """Pickle by the three parts, so that workers can raise it across processes."""
+        return type(self), (self.found, self.expected, self.fix)

@@ -1,0 +1,125 @@
+r"""Sums over structures, and the estimates, standard errors and intervals that follow from them.
+
+Each structure brings ``x = (w·ℓ_equiv, w·ℓ_total, w)`` with its weight ``w`` in the loss. Everything reported is a ratio of
+sums ``ρ = Σa / Σb`` of linear combinations a, b of x, and its variance follows by the delta method,
+``Var ρ ≈ n/(n−1) Σ (a_i − ρ b_i)² / (Σ b_i)²`` (Cochran, Sampling Techniques, 3rd ed., eq. 2.46), from the sums of x and of
+``x xᵀ`` alone: so they merge over batches, ranks and resumed runs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from scipy import stats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Scale = Literal["linear", "log", "logit"]
+
+EQUIV, TOTAL, MEAN, WEIGHT = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (-1.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+"""The combinations of x that are reported: ``L_mean`` is ``L_total − L_equiv``."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its standard error and a 95 % interval; NaN where there is nothing to estimate them from."""
+
+    value: float
+    stderr: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @classmethod
+    def with_interval(cls, value: float, stderr: float, dof: float, scale: Scale = "linear") -> Estimate:
+        """Student t interval, symmetric on the given scale where the value lies in its domain, linear elsewhere.
+
+        Args:
+            value: the estimate.
+            stderr: its standard error.
+            dof: degrees of freedom of ``stderr``; below one there is no interval.
+            scale: ``"log"`` for positive quantities, ``"logit"`` for shares.
+        """
+        if not (dof >= 1 and math.isfinite(stderr) and math.isfinite(value)):
+            return cls(value, stderr)
+        reach = float(stats.t.ppf(0.975, dof)) * stderr
+        if scale == "log" and value > 0:
+            factor = math.exp(min(reach / value, 700.0))
+            return cls(value, stderr, value / factor, value * factor)
+        if scale == "logit" and 0 < value < 1:
+            center, half = math.log(value / (1 - value)), reach / (value * (1 - value))
+            low, high = (1 / (1 + math.exp(-max(min(x, 700.0), -700.0))) for x in (center - half, center + half))
+            return cls(value, stderr, low, high)
+        return cls(value, stderr, value - reach, value + reach)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over structures of x and of ``x xᵀ``, and their number; ``+`` merges."""
+
+    first: Tensor
+    second: Tensor
+    count: Tensor
+
+    @classmethod
+    def of(cls, equiv: Tensor, total: Tensor, weight: Tensor) -> Sums:
+        """Sum over structures.
+
+        Args:
+            equiv: ``L_equiv`` of each structure, ``(U,)``.
+            total: ``L_total`` of each structure, ``(U,)``; NaN where there is no target.
+            weight: weight of each structure in the loss, ``(U,)``; structures of weight zero do not count.
+        """
+        x = torch.stack([equiv * weight, total * weight, weight], -1).double()[weight > 0]
+        return cls(x.sum(0), x.mT @ x, torch.tensor(len(x), dtype=torch.float64, device=x.device))
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.first + other.first, self.second + other.second, self.count + other.count)
+
+    def ratio(self, numerator: tuple[float, float, float], denominator: tuple[float, float, float]) -> tuple[float, float]:
+        """``Σ numerator·x / Σ denominator·x`` and its standard error over structures (NaN below two)."""
+        a, b = self.first.new_tensor(numerator), self.first.new_tensor(denominator)
+        # A structure without a target has NaN total: a combination that leaves the total out must not touch it.
+        used = (a != 0) | (b != 0)
+        first, second = self.first[used], self.second[used][:, used]
+        a, b = a[used], b[used]
+        bottom = float(b @ first)
+        if bottom == 0 or not math.isfinite(bottom):
+            return math.nan, math.nan
+        value = float(a @ first) / bottom
+        n = float(self.count)
+        if n < 2:
+            return value, math.nan
+        residual = a - value * b
+        scatter = max(float(residual @ second @ residual), 0.0)
+        return value, math.sqrt(n / (n - 1) * scatter) / abs(bottom)
+
+    def estimate(
+        self, numerator: tuple[float, float, float], denominator: tuple[float, float, float], scale: Scale = "linear"
+    ) -> Estimate:
+        """The ratio with its interval, Student t with n − 1 degrees of freedom."""
+        value, stderr = self.ratio(numerator, denominator)
+        return Estimate.with_interval(value, stderr, float(self.count) - 1, scale)
+
+    @property
+    def equiv(self) -> Estimate:
+        """``L_equiv``, interval on the log scale."""
+        return self.estimate(EQUIV, WEIGHT, "log")
+
+    @property
+    def total(self) -> Estimate:
+        """``L_total``."""
+        return self.estimate(TOTAL, WEIGHT)
+
+    @property
+    def mean(self) -> Estimate:
+        """``L_mean``."""
+        return self.estimate(MEAN, WEIGHT)
+
+    @property
+    def share(self) -> Estimate:
+        """``L_equiv / L_total``, interval on the logit scale."""
+        return self.estimate(EQUIV, TOTAL, "logit")

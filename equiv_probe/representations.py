@@ -1,0 +1,276 @@
+"""How each quantity turns under a rotation: ``ρ(g)`` forward and ``ρ(g)⁻¹`` back.
+
+Rotations ``(*B, 3, 3)`` broadcast against the leading axes of the values: one rotation ``(3, 3)`` acts on values of any
+leading shape, a batch ``(K, 3, 3)`` acts on ``(K, ...)`` or ``(1, ...)``, copy by copy. Everything is differentiable in
+the values and in the rotation. Half-precision values are turned in float32 and returned in their own dtype.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Representation(ABC):
+    """How one tensor turns. ``event_shape`` is the trailing shape that one element of it occupies."""
+
+    event_shape: tuple[int, ...] = ()
+    is_affine: ClassVar[bool] = False
+    """Whether the centre of rotation matters (points)."""
+
+    @abstractmethod
+    def matrix(self, rotation: Tensor) -> Tensor:
+        """``ρ(g)`` on the flattened event, ``(*B, 3, 3) -> (*B, d, d)`` with d the product of ``event_shape``."""
+
+    def turn(self, values: Tensor, rotation: Tensor, center: Tensor | None = None) -> Tensor:
+        """Turn values by ``ρ(g)``.
+
+        Args:
+            values: ``(*B, ..., *event_shape)``, floating.
+            rotation: ``(*B, 3, 3)``; leading axes of size one in ``values`` broadcast.
+            center: for points, the fixed centre, broadcastable against ``values``; None is the origin.
+
+        Raises:
+            EquivProbeError: the values' trailing shape is not ``event_shape``, or an integer tensor was to be turned.
+        """
+        return self._apply(values, rotation, center, inverse=False)
+
+    def turn_back(self, values: Tensor, rotation: Tensor, center: Tensor | None = None) -> Tensor:
+        """Turn values by ``ρ(g)⁻¹``; arguments as for :meth:`turn`."""
+        return self._apply(values, rotation, center, inverse=True)
+
+    def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
+        self.check(values)
+        if center is not None and self.is_affine:
+            return self._apply(values - center, rotation, None, inverse=inverse) + center
+        # float32 at least: bfloat16 rotations would not be orthogonal to anything useful.
+        dtype = torch.promote_types(values.dtype, torch.float32)
+        matrix = self.matrix(rotation.to(values.device, dtype))
+        if inverse:
+            matrix = self.inverse(matrix)
+        batch, event = rotation.ndim - 2, len(self.event_shape)
+        if values.ndim - event < batch:
+            raise EquivProbeError(
+                f"values of shape {tuple(values.shape)} with rotations of shape {tuple(rotation.shape)}",
+                "values with the rotations' leading axes",
+                "add them: values[None]",
+            )
+        lead, free = values.shape[:batch], values.shape[batch : values.ndim - event]
+        rows = values.to(dtype).reshape(*lead, free.numel(), -1)  # one matrix product per rotation, not per atom
+        turned = rows @ matrix.mT
+        return turned.reshape(*turned.shape[:batch], *free, *self.event_shape).to(values.dtype)
+
+    def inverse(self, matrix: Tensor) -> Tensor:
+        """``ρ(g)⁻¹`` from ``ρ(g)``: the transpose, since every representation here but Voigt stress is orthogonal."""
+        return matrix.mT
+
+    def check(self, values: Tensor) -> None:
+        """Raise EquivProbeError unless ``values`` are floating and end in ``event_shape``."""
+        event = len(self.event_shape)
+        if tuple(values.shape[values.ndim - event :]) != self.event_shape or values.ndim < event:
+            raise EquivProbeError(
+                f"a tensor of shape {tuple(values.shape)} declared as {self}",
+                f"trailing axes {self.event_shape}",
+                "declare another representation in the schema, such as ep.scalar or ep.fixed",
+            )
+        if self.event_shape and not values.is_floating_point():
+            raise EquivProbeError(f"{values.dtype} values declared as {self}", "floating values", "ep.fixed")
+
+
+@dataclass(frozen=True)
+class CartesianTensor(Representation):
+    """A tensor of rank r whose every axis turns as a vector; ``pseudo`` adds the factor ``det g``.
+
+    Rank 0 is a scalar, rank 1 a vector; pseudo rank 0 a pseudoscalar, pseudo rank 1 an axial vector (magnetic moments,
+    angular momenta, torques).
+    """
+
+    rank: int
+    pseudo: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "event_shape", (3,) * self.rank)
+
+    def matrix(self, rotation: Tensor) -> Tensor:
+        """Kronecker power of the rotation, ``(*B, 3^r, 3^r)``, times ``det g`` if pseudo."""
+        batch = rotation.shape[:-2]
+        power = rotation.new_ones(*batch, 1, 1)
+        for _ in range(self.rank):
+            size = power.shape[-1] * 3
+            power = torch.einsum("...ij,...kl->...ikjl", power, rotation).reshape(*batch, size, size)
+        if self.pseudo:
+            power = power * torch.linalg.det(rotation).sign()[..., None, None]
+        return power
+
+    def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
+        if self.rank == 0 and not self.pseudo:
+            self.check(values)
+            shape = torch.broadcast_shapes(values.shape[: rotation.ndim - 2], rotation.shape[:-2])
+            return values.expand(*shape, *values.shape[rotation.ndim - 2 :])
+        return super()._apply(values, rotation, center, inverse=inverse)
+
+    def __str__(self) -> str:
+        names = {(0, False): "scalar", (0, True): "pseudoscalar", (1, False): "vector", (1, True): "axial"}
+        return names.get((self.rank, self.pseudo), f"tensor({self.rank}{', pseudo=True' if self.pseudo else ''})")
+
+
+@dataclass(frozen=True)
+class Point(CartesianTensor):
+    """A place: ``x ↦ g (x − c) + c``. Positions and denoised coordinates; differences of points are vectors."""
+
+    rank: int = 1
+    is_affine: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return "point"
+
+
+_VOIGT_AXES = {"x": 0, "y": 1, "z": 2}
+
+
+@dataclass(frozen=True)
+class Voigt(Representation):
+    """A symmetric rank-2 tensor stored as six components, the tensor's own (no factor two on shears): stress.
+
+    Args:
+        order: the components in order, such as ASE's ``"xx yy zz yz xz xy"``.
+    """
+
+    order: str = "xx yy zz yz xz xy"
+    event_shape: tuple[int, ...] = field(default=(6,), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        pairs = self.order.split()
+        good = all(re.fullmatch("[xyz]{2}", pair) for pair in pairs)
+        if not good or {"".join(sorted(pair)) for pair in pairs} != {"xx", "yy", "zz", "yz", "xz", "xy"}:
+            raise EquivProbeError(
+                f"Voigt order {self.order!r}",
+                "six different components of a symmetric tensor",
+                'ep.voigt("xx yy zz yz xz xy")',
+            )
+
+    def _indices(self) -> tuple[list[int], list[int]]:
+        pairs = self.order.split()
+        return [_VOIGT_AXES[pair[0]] for pair in pairs], [_VOIGT_AXES[pair[1]] for pair in pairs]
+
+    def matrix(self, rotation: Tensor) -> Tensor:
+        """``(*B, 6, 6)``: ``s'_p = Σ_q M_pq s_q`` from ``s'_ij = g_ia g_jb s_ab``."""
+        i, j = self._indices()
+        direct = rotation[..., i, :][..., :, i] * rotation[..., j, :][..., :, j]
+        crossed = rotation[..., i, :][..., :, j] * rotation[..., j, :][..., :, i]
+        off_diagonal = rotation.new_tensor([float(a != b) for a, b in zip(i, j, strict=True)])
+        return direct + crossed * off_diagonal
+
+    def inverse(self, matrix: Tensor) -> Tensor:
+        """``M(g)⁻¹ = D⁻¹ M(g)ᵀ D`` with D = 2 on shears: the form is orthogonal in the Mandel scaling."""
+        i, j = self._indices()
+        scale = matrix.new_tensor([1.0 if a == b else 2.0 for a, b in zip(i, j, strict=True)])
+        return matrix.mT * scale / scale[:, None]
+
+    def __str__(self) -> str:
+        return f'voigt("{self.order}")'
+
+
+@dataclass(frozen=True)
+class Irreps(Representation):
+    """A direct sum of irreducible representations of O(3) in e3nn's basis and axis order (needs the ``irreps`` extra).
+
+    Args:
+        irreps: as e3nn writes them, such as ``"1x0e + 1x2e"``.
+    """
+
+    irreps: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "event_shape", (int(self._e3nn().dim),))
+
+    def _e3nn(self):  # type: ignore[no-untyped-def]  # noqa: ANN202 - e3nn is untyped
+        try:
+            from e3nn import o3
+        except ImportError as error:
+            raise EquivProbeError("no e3nn", "e3nn for irreps", "pip install 'equiv-probe[irreps]'") from error
+        return o3.Irreps(self.irreps)
+
+    def matrix(self, rotation: Tensor) -> Tensor:
+        """e3nn's Wigner matrices, ``(*B, d, d)``."""
+        # e3nn makes its generators on the CPU in the default dtype; in float32 the matrices would be no better than 1e-6.
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            matrix: Tensor = self._e3nn().D_from_matrix(rotation.to("cpu", torch.float64))
+        finally:
+            torch.set_default_dtype(default)
+        return matrix.to(rotation)
+
+    def __str__(self) -> str:
+        return f'irreps("{self.irreps}")'
+
+
+@dataclass(frozen=True)
+class Fixed(Representation):
+    """Something that does not turn and is passed on as it is: atomic numbers, masks, times, edge indices."""
+
+    def matrix(self, rotation: Tensor) -> Tensor:
+        """The identity, ``(*B, 1, 1)``."""
+        return rotation.new_ones(*rotation.shape[:-2], 1, 1)
+
+    def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
+        del rotation, center, inverse
+        return values
+
+    def check(self, values: Tensor) -> None:
+        """Anything is fixed."""
+
+    def __str__(self) -> str:
+        return "fixed"
+
+
+scalar = CartesianTensor(0)
+pseudoscalar = CartesianTensor(0, pseudo=True)
+vector = CartesianTensor(1)
+axial = CartesianTensor(1, pseudo=True)
+point = Point()
+fixed = Fixed()
+
+
+def tensor(rank: int, *, pseudo: bool = False) -> CartesianTensor:
+    """A Cartesian tensor of the given rank, ``(..., 3, …, 3)``.
+
+    >>> str(tensor(2)), tensor(2).event_shape
+    ('tensor(2)', (3, 3))
+    """
+    if rank < 0:
+        raise EquivProbeError(f"rank {rank}", "a rank of 0 or more")
+    return CartesianTensor(rank, pseudo)
+
+
+def voigt(order: str = "xx yy zz yz xz xy") -> Voigt:
+    """A symmetric rank-2 tensor as six components in the stated order (ASE's by default), ``(..., 6)``."""
+    return Voigt(order)
+
+
+def irreps(irreps: str) -> Irreps:
+    """e3nn irreps, ``(..., dim)``, such as ``ep.irreps("1x0e+1x2e")``."""
+    return Irreps(irreps)
+
+
+def grid() -> Representation:
+    """Fields on voxel grids: not yet there.
+
+    Raises:
+        EquivProbeError: always, for now.
+    """
+    raise EquivProbeError(
+        "ep.grid()",
+        "a representation that this version has: fields on voxel grids are not implemented yet",
+        "turn the atoms before the voxeliser and declare the scalar or vector output",
+    )

@@ -1,0 +1,407 @@
+"""The orbit of a model over rotations: batching, chunking, streaming moments, and backing off when memory runs out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.rotations import RotationPlan, haar
+from equiv_probe.schema import Schema, named, unnamed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+MAX_GROUPS = 64
+"""Replicates beyond this are merged into groups of nearly equal size, so that moments take bounded memory."""
+KEEP_LIMIT = 2**24
+"""Orbits of at most this many numbers (128 MiB) are kept without being asked for."""
+
+
+@dataclass
+class Orbit:
+    """Pulled-back predictions of one input over a plan's rotations, float64, by output.
+
+    Shapes: R replicates of n rotations in G ≤ R groups, an output of shape ``S``.
+
+    Attributes:
+        schema: the representations used.
+        plan: the plan.
+        rotations: ``(R, n, 3, 3)``.
+        weights: of the design, ``(n,)``.
+        sizes: replicates in each group, ``(G,)``.
+        identity: the unturned prediction, ``(*S)``.
+        means: of each group, ``(G, *S)``.
+        squares: ``E (h − identity)²`` of each group, ``(G, *S)``.
+        values: the orbit itself, ``(R, n, *S)``, or None if it was not kept.
+        round_trips: predictions at ``g⁻¹(g x)``, which differs from x by rounding only, ``(F, *S)``.
+        repeats: predictions at x again, ``(F', *S)``.
+        units: of the outputs, where known.
+        evaluations: how many structures the model was evaluated on.
+        seconds: how long that took.
+    """
+
+    schema: Schema
+    plan: RotationPlan
+    rotations: Tensor
+    weights: Tensor
+    sizes: Tensor
+    identity: dict[str, Tensor]
+    means: dict[str, Tensor]
+    squares: dict[str, Tensor]
+    values: dict[str, Tensor] | None
+    round_trips: dict[str, Tensor] = field(default_factory=dict)
+    repeats: dict[str, Tensor] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    evaluations: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def from_values(
+        cls,
+        values: dict[str, Tensor],
+        identity: dict[str, Tensor],
+        schema: Schema,
+        plan: RotationPlan,
+        rotations: Tensor,
+        **rest: Any,
+    ) -> Orbit:
+        """An orbit from pulled-back predictions ``(R, n, *S)`` that an adapter evaluated itself."""
+        moments = Moments(identity, plan.weights, len(rotations))
+        moments.add({name: v.reshape(-1, *v.shape[2:]) for name, v in values.items()})
+        return cls(schema, plan, rotations, plan.weights, *moments.result(), values=values, **rest)
+
+    def in_groups(self, per_replicate: Tensor) -> Tensor:
+        """Average ``(R, ...)`` within the groups, ``(G, ...)``."""
+        if len(self.sizes) == len(per_replicate):
+            return per_replicate
+        return torch.stack([part.mean(0) for part in per_replicate.split([int(size) for size in self.sizes])])
+
+    def kept(self, name: str) -> Tensor:
+        """The orbit of one output, ``(R, n, *S)``.
+
+        Raises:
+            EquivProbeError: it was not kept.
+        """
+        if self.values is None:
+            raise EquivProbeError("an orbit of which only moments were kept", "the orbit itself", "twirl(..., keep=True)")
+        return self.values[name]
+
+    def unit(self, name: str) -> str:
+        """Unit of an output, empty where it is not known."""
+        return self.units.get(name, "")
+
+    def require_finite(self, name: str) -> None:
+        """Raise EquivProbeError if any prediction of this output is NaN or infinite."""
+        for where, tensor in (("at the unturned input", self.identity[name]), ("over the orbit", self.squares[name])):
+            if not bool(tensor.isfinite().all()):
+                raise EquivProbeError(f"non-finite predictions of {name!r} {where}", "finite values", "check the input")
+
+
+class Moments:
+    """Streaming group means and second moments about the unturned prediction.
+
+    Args:
+        identity: the unturned prediction by output, ``(*S)``.
+        weights: of the design, ``(n,)``.
+        replicates: R.
+    """
+
+    def __init__(self, identity: Mapping[str, Tensor], weights: Tensor, replicates: int) -> None:
+        self.identity = dict(identity)
+        self._n = len(weights)
+        groups = min(replicates, MAX_GROUPS)
+        # Group of each replicate: consecutive, sizes that differ by at most one.
+        self._group = torch.arange(replicates) * groups // replicates
+        self._sizes = torch.bincount(self._group, minlength=groups).double()
+        self._weights = weights
+        self._seen = 0
+        self._first = {name: _zeros(value, groups) for name, value in self.identity.items()}
+        self._second = {name: _zeros(value, groups) for name, value in self.identity.items()}
+
+    def add(self, chunk: Mapping[str, Tensor]) -> None:
+        """Take in the next pulled-back predictions, ``(C, *S)`` each, in the plan's order."""
+        count = len(next(iter(chunk.values())))
+        index = torch.arange(self._seen, self._seen + count)
+        self._seen += count
+        group = self._group[index // self._n]
+        weight = self._weights[index % self._n] / self._sizes[group]
+        for name, values in chunk.items():
+            delta = values - self.identity[name]
+            scale = weight.to(delta).reshape(-1, *(1,) * (delta.ndim - 1))
+            self._first[name].index_add_(0, group.to(delta.device), scale * delta)
+            self._second[name].index_add_(0, group.to(delta.device), scale * delta.square())
+
+    def result(self) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Sizes, identity, means and squares, as :class:`Orbit` has them."""
+        means = {name: self.identity[name] + first for name, first in self._first.items()}
+        return self._sizes, self.identity, means, self._second
+
+
+def _zeros(like: Tensor, groups: int) -> Tensor:
+    return like.new_zeros(groups, *like.shape)
+
+
+def in_chunks(evaluate: Callable[[int, int], T], count: int, chunk: int) -> Iterator[T]:
+    """Evaluate ``range(count)`` in chunks ``[start, stop)``; running out of memory halves the chunk and carries on.
+
+    Args:
+        evaluate: called with start and stop.
+        count: how many items there are.
+        chunk: how many to try at first.
+
+    Raises:
+        EquivProbeError: one item alone does not fit.
+    """
+    start = 0
+    while start < count:
+        stop = min(start + chunk, count)
+        failed = False
+        try:
+            result = evaluate(start, stop)
+        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failed = True
+        # Outside the except block: the exception's traceback holds the tensors that must be freed first.
+        if failed:
+            if stop - start == 1:
+                raise EquivProbeError("a single copy that does not fit in memory", "a smaller structure, or more memory")
+            chunk = (stop - start) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        yield result
+        start = stop
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on any device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def twirl(
+    predict: Callable[[Any], Any],
+    inputs: Any,
+    schema: Schema | None = None,
+    plan: RotationPlan | None = None,
+    *,
+    stacked: bool = False,
+    chunk: int = 64,
+    center: str | Tensor = "centroid",
+    keep: bool | None = None,
+    generator: torch.Generator | None = None,
+    floor: int = 3,
+    precision: torch.dtype | None = None,
+    progress: bool = False,
+) -> Orbit:
+    """Evaluate the orbit ``h_g(x) = ρ_out(g)⁻¹ f(ρ_in(g) x)`` of one input over a plan's rotations.
+
+    Args:
+        predict: the model, inputs to outputs (tensor, tuple or dict of tensors or NumPy arrays).
+        inputs: tensor, tuple or dict; one structure, a dense batch, or node tensors with a batch index.
+        schema: representations; None infers them and prints what was assumed.
+        plan: None is four tetrahedral replicates, 48 rotations.
+        stacked: False calls ``predict`` with one turned copy at a time; True once per chunk, with a leading rotation axis
+            ``(C, ...)`` on the inputs that turn, and expects it on every output.
+        chunk: rotations per call when stacked; halved when memory runs out.
+        center: centre of rotation of points: ``"centroid"`` of each structure's first point input, ``"origin"``, or a
+            tensor that broadcasts against the points.
+        keep: whether to keep the orbit itself; None keeps it while it is small. Otherwise only moments stay, whose size does
+            not grow with the number of rotations.
+        generator: source of the rotations; None uses the plan's seed.
+        floor: evaluations at ``g⁻¹(g x)`` for the round-off floor; 0 leaves the floors out.
+        precision: the model's, if it is lower than that of the inputs it is given; the round trips are made in it.
+        progress: show a progress bar.
+
+    Returns:
+        The orbit, in float64 (float32 on devices without it).
+
+    Raises:
+        EquivProbeError: see the message; what was found, what was expected, what to pass.
+    """
+    plan = plan or RotationPlan()
+    model = _Model(predict, inputs, schema, center, precision, stacked=stacked)
+    began = time.perf_counter()
+    rotations = plan.rotations(generator)
+    flat = rotations.reshape(-1, 3, 3)
+    moments = Moments(model.identity, plan.weights, len(rotations))
+    size = sum(value.numel() for value in model.identity.values()) * len(flat)
+    stored: list[dict[str, Tensor]] | None = [] if (keep if keep is not None else size <= KEEP_LIMIT) else None
+    with _bar(len(flat), shown=progress) as advance:
+        step = chunk if stacked else 1
+        for values in in_chunks(lambda a, b: model.pulled_back(flat[a:b]), len(flat), step):
+            moments.add(values)
+            if stored is not None:
+                stored.append(values)
+            advance(len(next(iter(values.values()))))
+    kept = None
+    if stored is not None:
+        joined = {name: torch.cat([part[name] for part in stored]) for name in model.identity}
+        kept = {name: v.reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in joined.items()}
+    extra = model.floors(floor, haar(floor, plan.generator(1)), chunk) if floor else ({}, {})
+    return Orbit(
+        model.schema, plan, rotations, plan.weights, *moments.result(), kept, *extra,
+        evaluations=model.evaluations, seconds=time.perf_counter() - began,
+    )
+
+
+class _Model:
+    """A callable with its input and schema: evaluates turned copies and pulls the answers back."""
+
+    def __init__(
+        self,
+        predict: Callable[[Any], Any],
+        inputs: Any,
+        schema: Schema | None,
+        center: str | Tensor,
+        precision: torch.dtype | None,
+        *,
+        stacked: bool,
+    ) -> None:
+        self.predict, self.like, self.stacked, self.precision = predict, inputs, stacked, precision
+        self.evaluations = 0
+        tensors, self.arrays = _tensors(named(inputs, list(schema.inputs) if schema else None))
+        self.inputs = tensors
+        self.center: Tensor | None = None
+        if schema is None:
+            first = named(_tensors(named(predict(inputs)))[0])
+            self.evaluations += 1
+            schema = Schema.infer(tensors if isinstance(inputs, Mapping) else inputs, first)
+            schema.announce()
+        self.schema = schema
+        for name in (*schema.inputs, schema.batch, schema.mask):
+            if name is not None and name not in tensors:
+                raise EquivProbeError(f"inputs {sorted(tensors)}", f"the schema's input {name!r}", "Schema(inputs={...})")
+        self.center = self._center(center)
+        self.identity = {name: value[0] for name, value in self._call(torch.eye(3, dtype=torch.float64)[None]).items()}
+
+    def _center(self, center: str | Tensor) -> Tensor | None:
+        """Centre of rotation, broadcastable against points of the input, in float64."""
+        if not isinstance(center, str):
+            return torch.as_tensor(center).double()
+        if center == "origin":
+            return None
+        if center != "centroid":
+            raise EquivProbeError(f"center={center!r}", '"centroid", "origin" or a tensor')
+        name = next((name for name, rep in self.schema.inputs.items() if rep.is_affine), None)
+        if name is None:
+            return None
+        points = self.inputs[name].double()
+        if self.schema.batch is not None:
+            index = self.inputs[self.schema.batch].long()
+            count = int(index.max()) + 1
+            sums = points.new_zeros(count, 3).index_add_(0, index, points)
+            return (sums / torch.bincount(index, minlength=count)[:, None])[index]
+        if self.schema.mask is None:
+            return points.mean(-2, keepdim=True)
+        mask = self.inputs[self.schema.mask].to(points)[..., None]
+        return (points * mask).sum(-2, keepdim=True) / mask.sum(-2, keepdim=True).clamp_min(1)
+
+    def pulled_back(self, rotations: Tensor) -> dict[str, Tensor]:
+        """``h_g`` for rotations ``(C, 3, 3)``, ``(C, *S)`` by output."""
+        outputs = self._call(rotations)
+        return {
+            name: self.schema.outputs[name].turn_back(value, rotations, self._center_for(value))
+            for name, value in outputs.items()
+        }
+
+    def _center_for(self, values: Tensor) -> Tensor | None:
+        return None if self.center is None else self.center.to(values)
+
+    def _turned(self, rotations: Tensor, *, back_again: bool = False) -> dict[str, Tensor]:
+        """Copies of the inputs that turn, ``(C, ...)``: turned, or turned and turned back in the model's precision."""
+        turned = {}
+        for name, representation in self.schema.inputs.items():
+            value = self.inputs[name]
+            if not value.is_floating_point():
+                continue
+            low = value.to(self.precision) if back_again and self.precision else value
+            center = None if self.center is None else self.center.to(low)
+            copies = representation.turn(low[None].expand(len(rotations), *low.shape), rotations, center)
+            if back_again:
+                copies = representation.turn_back(copies, rotations, center)
+            turned[name] = copies.to(value.dtype)
+        return turned
+
+    def _call(self, rotations: Tensor, *, back_again: bool = False) -> dict[str, Tensor]:
+        """Raw outputs at turned inputs, ``(C, *S)`` in float64."""
+        turned = self._turned(rotations, back_again=back_again)
+        self.evaluations += len(rotations)
+        if self.stacked:
+            return self._outputs(self._predict({**self.inputs, **turned}), len(rotations))
+        each = [
+            self._outputs(self._predict({**self.inputs, **{name: v[k] for name, v in turned.items()}}), None)
+            for k in range(len(rotations))
+        ]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+    def _predict(self, tensors: dict[str, Any]) -> Any:
+        given = {name: v.numpy() if name in self.arrays else v for name, v in tensors.items()}
+        return self.predict(unnamed(given, self.like))
+
+    def _outputs(self, raw: Any, lead: int | None) -> dict[str, Tensor]:
+        """The outputs that the schema names, detached, in float64, checked."""
+        outputs, _ = _tensors(named(raw, list(self.schema.outputs)))
+        missing = [name for name in self.schema.outputs if name not in outputs]
+        if missing:
+            raise EquivProbeError(f"outputs {sorted(outputs)}", f"the schema's {missing}", "Schema(outputs={...})")
+        found = {}
+        for name in self.schema.outputs:
+            value = outputs[name].detach()
+            if lead is not None and value.shape[:1] != (lead,):
+                raise EquivProbeError(
+                    f"output {name!r} of shape {tuple(value.shape)} from a stacked call of {lead} rotations",
+                    f"a leading axis of {lead}",
+                    "stacked=False calls with one copy at a time",
+                )
+            found[name] = value if value.device.type == "mps" else value.double()
+        return found
+
+    def floors(self, count: int, rotations: Tensor, chunk: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Predictions at round trips ``(F, *S)``, and at the very same input again ``(1, *S)``."""
+        step = chunk if self.stacked else 1
+        trips = list(in_chunks(lambda a, b: self._call(rotations[a:b], back_again=True), count, step))
+        again = self._call(torch.eye(3, dtype=torch.float64)[None])
+        return {name: torch.cat([part[name] for part in trips]) for name in again}, again
+
+
+def _tensors(values: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """NumPy arrays and numbers as tensors; also the names of those that were arrays."""
+    arrays = {name for name, value in values.items() if isinstance(value, np.ndarray)}
+    made = {
+        name: torch.as_tensor(value) if isinstance(value, (np.ndarray, np.generic, float)) else value
+        for name, value in values.items()
+    }
+    return made, arrays
+
+
+class _bar:  # noqa: N801 - a context manager used as a function
+    """A Rich progress bar, or nothing."""
+
+    def __init__(self, total: int, *, shown: bool) -> None:
+        from rich.progress import Progress
+
+        self._progress = Progress(transient=True) if shown else None
+        self._total = total
+
+    def __enter__(self) -> Callable[[int], None]:
+        if self._progress is None:
+            return lambda _: None
+        self._progress.start()
+        task = self._progress.add_task("twirl", total=self._total)
+        return lambda count: self._progress.advance(task, count) if self._progress else None
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
