@@ -13,6 +13,7 @@
 
 from equiv_probe.decomposition import Decomposition, decompose
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.orbit import Orbit
 from equiv_probe.representations import (
     axial,
     fixed,
@@ -27,7 +28,8 @@ from equiv_probe.representations import (
 )
 from equiv_probe.rotations import RotationPlan
 from equiv_probe.schema import Schema
-from equiv_probe.twirl import Orbit, twirl
+from equiv_probe.spectrum import Spectrum, infinitesimal, spectrum
+from equiv_probe.twirl import twirl
 
 __all__ = [
     "Decomposition",
@@ -35,14 +37,17 @@ __all__ = [
     "Orbit",
     "RotationPlan",
     "Schema",
+    "Spectrum",
     "axial",
     "decompose",
     "fixed",
     "grid",
+    "infinitesimal",
     "irreps",
     "point",
     "pseudoscalar",
     "scalar",
+    "spectrum",
     "tensor",
     "twirl",
     "vector",

@@ -1,9 +1,9 @@
 r"""Sums over structures, and the estimates, standard errors and intervals that follow from them.
 
-Each structure brings ``x = (w·ℓ_equiv, w·ℓ_total, w)`` with its weight ``w`` in the loss. Everything reported is a ratio of
-sums ``ρ = Σa / Σb`` of linear combinations a, b of x, and its variance follows by the delta method,
-``Var ρ ≈ n/(n−1) Σ (a_i − ρ b_i)² / (Σ b_i)²`` (Cochran, Sampling Techniques, 3rd ed., eq. 2.46), from the sums of x and of
-``x xᵀ`` alone: so they merge over batches, ranks and resumed runs.
+Each structure brings ``x = (w·ℓ_equiv, w·ℓ_total, w)`` with its weight ``w`` in the loss. Everything reported is a
+ratio of sums ``ρ = Σa / Σb`` of linear combinations a, b of x, and its variance follows by the delta method,
+``Var ρ ≈ n/(n−1) Σ (a_i − ρ b_i)² / (Σ b_i)²`` (Cochran, Sampling Techniques, 3rd ed., 1977, section 2.11), from the
+sums of x and of ``x xᵀ`` alone: so they merge over batches, ranks and resumed runs.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.first + other.first, self.second + other.second, self.count + other.count)
 
-    def ratio(self, numerator: tuple[float, float, float], denominator: tuple[float, float, float]) -> tuple[float, float]:
+    def ratio(
+        self, numerator: tuple[float, float, float], denominator: tuple[float, float, float]
+    ) -> tuple[float, float]:
         """``Σ numerator·x / Σ denominator·x`` and its standard error over structures (NaN below two)."""
         a, b = self.first.new_tensor(numerator), self.first.new_tensor(denominator)
         # A structure without a target has NaN total: a combination that leaves the total out must not touch it.

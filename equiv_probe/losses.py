@@ -1,7 +1,7 @@
 """Convex losses, element by element, and their reduction to one value per structure.
 
-A loss is *frame-independent* if turning prediction and target together leaves it unchanged. Component-wise absolute error
-or Huber on a vector is not; its norm-wise form is.
+A loss is *frame-independent* if turning prediction and target together leaves it unchanged. Component-wise absolute
+error or Huber on a vector is not; its norm-wise form is.
 """
 
 from __future__ import annotations
@@ -29,20 +29,19 @@ class PointwiseLoss:
 
     Args:
         name: as written in reports.
-        elements: prediction and target, each ``(..., *shape)``, to losses ``(..., *shape)`` or, norm-wise and for classes,
-            ``(..., *shape[:-1])``.
-        event_axes: trailing axes of the prediction that ``elements`` consumes (0 or 1).
+        elements: prediction and target, each ``(..., *shape)``, to losses ``(..., *shape)`` or, norm-wise and for
+            classes, ``(..., *shape[:-1])``.
         squared: whether it is in the output's units squared.
     """
 
     name: str
     elements: Callable[[Tensor, Tensor], Tensor]
-    event_axes: int = 0
     squared: bool = False
 
 
 def _norm(prediction: Tensor, target: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(prediction - target, dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(prediction - target, dim=-1)
+    return norm
 
 
 def _huber(error: Tensor) -> Tensor:
@@ -63,10 +62,10 @@ LOSSES: dict[str, PointwiseLoss] = {
     for loss in (
         PointwiseLoss("mse", lambda p, t: (p - t).square(), squared=True),
         PointwiseLoss("mae", lambda p, t: (p - t).abs()),
-        PointwiseLoss("mae-norm", _norm, event_axes=1),
+        PointwiseLoss("mae-norm", _norm),
         PointwiseLoss("huber", lambda p, t: _huber(p - t)),
-        PointwiseLoss("huber-norm", lambda p, t: _huber(_norm(p, t)), event_axes=1),
-        PointwiseLoss("cross-entropy", _cross_entropy, event_axes=1),
+        PointwiseLoss("huber-norm", lambda p, t: _huber(_norm(p, t))),
+        PointwiseLoss("cross-entropy", _cross_entropy),
     )
 }
 _ALIASES = {"l2": "mse", "squared": "mse", "l1": "mae", "l1-norm": "mae-norm", "cross_entropy": "cross-entropy"}
@@ -91,9 +90,9 @@ class Reduction:
     """The weighted mean over the elements of each structure, as the loss has it.
 
     Args:
-        structures: None, the whole output is one structure; ``"leading"``, the first axis counts structures; or the index
-            of the structure of every entry of the first axis, ``(N,)`` long (an output with one entry per structure is
-            recognised by its length).
+        structures: None, the whole output is one structure; ``"leading"``, the first axis counts structures; or the
+            index of the structure of every entry of the first axis, ``(N,)`` long (an output with one entry per
+            structure is recognised by its length).
         weights: of the elements, broadcastable to the loss elements; None is one.
         mask: true where an element counts, broadcastable likewise.
     """
@@ -144,7 +143,8 @@ class Reduction:
                     weights = weights * _broadcast(values, shape)
                 except RuntimeError:
                     raise EquivProbeError(
-                        f"weights or mask of shape {tuple(values.shape)}", f"something that broadcasts to {tuple(shape)}"
+                        f"weights or mask of shape {tuple(values.shape)}",
+                        f"something that broadcasts to {tuple(shape)}",
                     ) from None
         return weights
 
@@ -162,6 +162,7 @@ def frame_dependence(
     reduction: Reduction,
     prediction: Tensor,
     target: Tensor,
+    *,
     representations: tuple[Representation, Representation],
     rotations: Tensor,
 ) -> float:
@@ -187,7 +188,10 @@ def frame_dependence(
 
     reference = evaluate(prediction, target)
     turned = [
-        evaluate(representations[0].turn(prediction, g), representations[1].turn(target, g) if target.is_floating_point() else target)
+        evaluate(
+            representations[0].turn(prediction, g),
+            representations[1].turn(target, g) if target.is_floating_point() else target,
+        )
         for g in rotations
     ]
     change = (torch.stack(turned) - reference).abs().max()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -114,8 +114,8 @@ class CartesianTensor(Representation):
     def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
         if self.rank == 0 and not self.pseudo:
             self.check(values)
-            shape = torch.broadcast_shapes(values.shape[: rotation.ndim - 2], rotation.shape[:-2])
-            return values.expand(*shape, *values.shape[rotation.ndim - 2 :])
+            batch = rotation.shape[:-2]
+            return values.expand(*batch, *values.shape[len(batch) :])
         return super()._apply(values, rotation, center, inverse=inverse)
 
     def __str__(self) -> str:
@@ -193,7 +193,7 @@ class Irreps(Representation):
     def __post_init__(self) -> None:
         object.__setattr__(self, "event_shape", (int(self._e3nn().dim),))
 
-    def _e3nn(self):  # type: ignore[no-untyped-def]  # noqa: ANN202 - e3nn is untyped
+    def _e3nn(self) -> Any:
         try:
             from e3nn import o3
         except ImportError as error:
@@ -202,7 +202,7 @@ class Irreps(Representation):
 
     def matrix(self, rotation: Tensor) -> Tensor:
         """e3nn's Wigner matrices, ``(*B, d, d)``."""
-        # e3nn makes its generators on the CPU in the default dtype; in float32 the matrices would be no better than 1e-6.
+        # e3nn makes its generators on the CPU in the default dtype: in float32 the matrices would be off by 1e-6.
         default = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
         try:

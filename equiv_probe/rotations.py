@@ -77,7 +77,7 @@ def angles(rotations: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def generators() -> Tensor:
-    """The three skew generators ``J_a`` of rotation about x, y and z, ``(3, 3, 3)`` float64: ``exp(θ J_a)`` turns by θ."""
+    """The skew generators ``J_a`` of rotation about x, y, z, ``(3, 3, 3)`` float64: ``exp(θ J_a)`` turns by θ."""
     basis = torch.zeros(3, 3, 3, dtype=torch.float64)
     for a, (b, c) in enumerate(((1, 2), (2, 0), (0, 1))):
         basis[a, c, b], basis[a, b, c] = 1.0, -1.0
@@ -87,7 +87,9 @@ def generators() -> Tensor:
 def _about(axis: Iterable[float], angle: float) -> Tensor:
     direction = torch.tensor(list(axis), dtype=torch.float64)
     half = angle / 2
-    return from_quaternions(torch.cat([direction.new_tensor([math.cos(half)]), math.sin(half) * direction / direction.norm()]))
+    return from_quaternions(
+        torch.cat([direction.new_tensor([math.cos(half)]), math.sin(half) * direction / direction.norm()])
+    )
 
 
 def _generated_by(*seeds: Tensor) -> Tensor:
@@ -235,7 +237,7 @@ class RotationPlan:
     @property
     def R(self) -> int:  # noqa: N802 - the letter of the formulas
         """How many replicates, an int."""
-        assert self.replicates is not None  # noqa: S101 - set in __post_init__
+        assert self.replicates is not None  # set in __post_init__
         return self.replicates
 
     @property

@@ -32,11 +32,15 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(("dipole", "dipoles", "dipole_moment", "displacement", "displacements"), reps.vector),
     **dict.fromkeys(("cell", "cells", "lattice", "box", "offsets", "rij", "edge_vec", "edge_vectors"), reps.vector),
     **dict.fromkeys(("torque", "angular_momentum", "magnetic_moments", "spins"), reps.axial),
-    **dict.fromkeys(("energy", "energies", "free_energy", "energy_u0", "charge", "charges", "partial_charges"), reps.scalar),
+    **dict.fromkeys(
+        ("energy", "energies", "free_energy", "energy_u0", "charge", "charges", "partial_charges"), reps.scalar
+    ),
     **dict.fromkeys(("magmom", "magmoms", "homo", "lumo", "gap", "node_energy", "atomic_energies"), reps.scalar),
     **dict.fromkeys(("polarizability", "quadrupole", "virial", "virials"), reps.tensor(2)),
     **dict.fromkeys(("stress", "stresses"), reps.tensor(2)),
-    **dict.fromkeys(("z", "atomic_numbers", "numbers", "species", "batch", "ptr", "mask", "edge_index", "t"), reps.fixed),
+    **dict.fromkeys(
+        ("z", "atomic_numbers", "numbers", "species", "batch", "ptr", "mask", "edge_index", "t"), reps.fixed
+    ),
     **dict.fromkeys(("time", "times", "sigma", "natoms", "n_atoms", "pbc", "node_mask", "edge_mask"), reps.fixed),
 }
 
@@ -135,7 +139,7 @@ _ANNOUNCED: list[Schema] = []
 
 
 def named(values: Any, names: list[str] | None = None) -> Named:
-    """View a tensor, tuple or dict as tensors by name; positions become ``"0"``, ``"1"``, … or take ``names`` in order."""
+    """View a tensor, tuple or dict as tensors by name; places become ``"0"``, ``"1"``, … or take ``names`` in order."""
     if isinstance(values, Mapping):
         return dict(values)
     items = list(values) if isinstance(values, (tuple, list)) else [values]
@@ -173,7 +177,10 @@ def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[R
         if role == "inputs" and not points:
             return reps.point, f"the first floating input with a last axis of 3, shape {shape}"
         if role == "outputs":
-            return reps.vector, f"a last axis of 3, shape {shape}; if it is a place rather than an arrow, it is ep.point"
+            return (
+                reps.vector,
+                f"a last axis of 3, shape {shape}; if it is a place rather than an arrow, it is ep.point",
+            )
     likely = {3: "ep.vector, ep.point or ep.scalar", 6: "ep.voigt() or ep.scalar", 9: "ep.irreps(...) or ep.scalar"}
     options = "ep.tensor(2) or ep.vector" if shape[-2:] == (3, 3) else likely[shape[-1]]
     raise EquivProbeError(

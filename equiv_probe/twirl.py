@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.orbit import Moments, Orbit
 from equiv_probe.rotations import RotationPlan, haar
 from equiv_probe.schema import Schema, named, unnamed
 
@@ -19,134 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_GROUPS = 64
-"""Replicates beyond this are merged into groups of nearly equal size, so that moments take bounded memory."""
 KEEP_LIMIT = 2**24
 """Orbits of at most this many numbers (128 MiB) are kept without being asked for."""
-
-
-@dataclass
-class Orbit:
-    """Pulled-back predictions of one input over a plan's rotations, float64, by output.
-
-    Shapes: R replicates of n rotations in G ≤ R groups, an output of shape ``S``.
-
-    Attributes:
-        schema: the representations used.
-        plan: the plan.
-        rotations: ``(R, n, 3, 3)``.
-        weights: of the design, ``(n,)``.
-        sizes: replicates in each group, ``(G,)``.
-        identity: the unturned prediction, ``(*S)``.
-        means: of each group, ``(G, *S)``.
-        squares: ``E (h − identity)²`` of each group, ``(G, *S)``.
-        values: the orbit itself, ``(R, n, *S)``, or None if it was not kept.
-        round_trips: predictions at ``g⁻¹(g x)``, which differs from x by rounding only, ``(F, *S)``.
-        repeats: predictions at x again, ``(F', *S)``.
-        units: of the outputs, where known.
-        evaluations: how many structures the model was evaluated on.
-        seconds: how long that took.
-    """
-
-    schema: Schema
-    plan: RotationPlan
-    rotations: Tensor
-    weights: Tensor
-    sizes: Tensor
-    identity: dict[str, Tensor]
-    means: dict[str, Tensor]
-    squares: dict[str, Tensor]
-    values: dict[str, Tensor] | None
-    round_trips: dict[str, Tensor] = field(default_factory=dict)
-    repeats: dict[str, Tensor] = field(default_factory=dict)
-    units: Mapping[str, str] = field(default_factory=dict)
-    evaluations: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def from_values(
-        cls,
-        values: dict[str, Tensor],
-        identity: dict[str, Tensor],
-        schema: Schema,
-        plan: RotationPlan,
-        rotations: Tensor,
-        **rest: Any,
-    ) -> Orbit:
-        """An orbit from pulled-back predictions ``(R, n, *S)`` that an adapter evaluated itself."""
-        moments = Moments(identity, plan.weights, len(rotations))
-        moments.add({name: v.reshape(-1, *v.shape[2:]) for name, v in values.items()})
-        return cls(schema, plan, rotations, plan.weights, *moments.result(), values=values, **rest)
-
-    def in_groups(self, per_replicate: Tensor) -> Tensor:
-        """Average ``(R, ...)`` within the groups, ``(G, ...)``."""
-        if len(self.sizes) == len(per_replicate):
-            return per_replicate
-        return torch.stack([part.mean(0) for part in per_replicate.split([int(size) for size in self.sizes])])
-
-    def kept(self, name: str) -> Tensor:
-        """The orbit of one output, ``(R, n, *S)``.
-
-        Raises:
-            EquivProbeError: it was not kept.
-        """
-        if self.values is None:
-            raise EquivProbeError("an orbit of which only moments were kept", "the orbit itself", "twirl(..., keep=True)")
-        return self.values[name]
-
-    def unit(self, name: str) -> str:
-        """Unit of an output, empty where it is not known."""
-        return self.units.get(name, "")
-
-    def require_finite(self, name: str) -> None:
-        """Raise EquivProbeError if any prediction of this output is NaN or infinite."""
-        for where, tensor in (("at the unturned input", self.identity[name]), ("over the orbit", self.squares[name])):
-            if not bool(tensor.isfinite().all()):
-                raise EquivProbeError(f"non-finite predictions of {name!r} {where}", "finite values", "check the input")
-
-
-class Moments:
-    """Streaming group means and second moments about the unturned prediction.
-
-    Args:
-        identity: the unturned prediction by output, ``(*S)``.
-        weights: of the design, ``(n,)``.
-        replicates: R.
-    """
-
-    def __init__(self, identity: Mapping[str, Tensor], weights: Tensor, replicates: int) -> None:
-        self.identity = dict(identity)
-        self._n = len(weights)
-        groups = min(replicates, MAX_GROUPS)
-        # Group of each replicate: consecutive, sizes that differ by at most one.
-        self._group = torch.arange(replicates) * groups // replicates
-        self._sizes = torch.bincount(self._group, minlength=groups).double()
-        self._weights = weights
-        self._seen = 0
-        self._first = {name: _zeros(value, groups) for name, value in self.identity.items()}
-        self._second = {name: _zeros(value, groups) for name, value in self.identity.items()}
-
-    def add(self, chunk: Mapping[str, Tensor]) -> None:
-        """Take in the next pulled-back predictions, ``(C, *S)`` each, in the plan's order."""
-        count = len(next(iter(chunk.values())))
-        index = torch.arange(self._seen, self._seen + count)
-        self._seen += count
-        group = self._group[index // self._n]
-        weight = self._weights[index % self._n] / self._sizes[group]
-        for name, values in chunk.items():
-            delta = values - self.identity[name]
-            scale = weight.to(delta).reshape(-1, *(1,) * (delta.ndim - 1))
-            self._first[name].index_add_(0, group.to(delta.device), scale * delta)
-            self._second[name].index_add_(0, group.to(delta.device), scale * delta.square())
-
-    def result(self) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Sizes, identity, means and squares, as :class:`Orbit` has them."""
-        means = {name: self.identity[name] + first for name, first in self._first.items()}
-        return self._sizes, self.identity, means, self._second
-
-
-def _zeros(like: Tensor, groups: int) -> Tensor:
-    return like.new_zeros(groups, *like.shape)
 
 
 def in_chunks(evaluate: Callable[[int, int], T], count: int, chunk: int) -> Iterator[T]:
@@ -173,7 +47,9 @@ def in_chunks(evaluate: Callable[[int, int], T], count: int, chunk: int) -> Iter
         # Outside the except block: the exception's traceback holds the tensors that must be freed first.
         if failed:
             if stop - start == 1:
-                raise EquivProbeError("a single copy that does not fit in memory", "a smaller structure, or more memory")
+                raise EquivProbeError(
+                    "a single copy that does not fit in memory", "a smaller structure, or more memory"
+                )
             chunk = (stop - start) // 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -212,13 +88,13 @@ def twirl(
         inputs: tensor, tuple or dict; one structure, a dense batch, or node tensors with a batch index.
         schema: representations; None infers them and prints what was assumed.
         plan: None is four tetrahedral replicates, 48 rotations.
-        stacked: False calls ``predict`` with one turned copy at a time; True once per chunk, with a leading rotation axis
-            ``(C, ...)`` on the inputs that turn, and expects it on every output.
+        stacked: False calls ``predict`` with one turned copy at a time; True once per chunk, with a leading rotation
+            axis ``(C, ...)`` on the inputs that turn, and expects it on every output.
         chunk: rotations per call when stacked; halved when memory runs out.
         center: centre of rotation of points: ``"centroid"`` of each structure's first point input, ``"origin"``, or a
             tensor that broadcasts against the points.
-        keep: whether to keep the orbit itself; None keeps it while it is small. Otherwise only moments stay, whose size does
-            not grow with the number of rotations.
+        keep: whether to keep the orbit itself; None keeps it while it is small. Otherwise only moments stay, whose size
+            does not grow with the number of rotations.
         generator: source of the rotations; None uses the plan's seed.
         floor: evaluations at ``g⁻¹(g x)`` for the round-off floor; 0 leaves the floors out.
         precision: the model's, if it is lower than that of the inputs it is given; the round trips are made in it.
@@ -231,7 +107,7 @@ def twirl(
         EquivProbeError: see the message; what was found, what was expected, what to pass.
     """
     plan = plan or RotationPlan()
-    model = _Model(predict, inputs, schema, center, precision, stacked=stacked)
+    model = Model(predict, inputs, schema, center, precision=precision, stacked=stacked)
     began = time.perf_counter()
     rotations = plan.rotations(generator)
     flat = rotations.reshape(-1, 3, 3)
@@ -251,12 +127,19 @@ def twirl(
         kept = {name: v.reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in joined.items()}
     extra = model.floors(floor, haar(floor, plan.generator(1)), chunk) if floor else ({}, {})
     return Orbit(
-        model.schema, plan, rotations, plan.weights, *moments.result(), kept, *extra,
-        evaluations=model.evaluations, seconds=time.perf_counter() - began,
+        model.schema,
+        plan,
+        rotations,
+        plan.weights,
+        *moments.result(),
+        kept,
+        *extra,
+        evaluations=model.evaluations,
+        seconds=time.perf_counter() - began,
     )
 
 
-class _Model:
+class Model:
     """A callable with its input and schema: evaluates turned copies and pulls the answers back."""
 
     def __init__(
@@ -264,10 +147,10 @@ class _Model:
         predict: Callable[[Any], Any],
         inputs: Any,
         schema: Schema | None,
-        center: str | Tensor,
-        precision: torch.dtype | None,
+        center: str | Tensor = "centroid",
         *,
-        stacked: bool,
+        precision: torch.dtype | None = None,
+        stacked: bool = False,
     ) -> None:
         self.predict, self.like, self.stacked, self.precision = predict, inputs, stacked, precision
         self.evaluations = 0
@@ -282,7 +165,9 @@ class _Model:
         self.schema = schema
         for name in (*schema.inputs, schema.batch, schema.mask):
             if name is not None and name not in tensors:
-                raise EquivProbeError(f"inputs {sorted(tensors)}", f"the schema's input {name!r}", "Schema(inputs={...})")
+                raise EquivProbeError(
+                    f"inputs {sorted(tensors)}", f"the schema's input {name!r}", "Schema(inputs={...})"
+                )
         self.center = self._center(center)
         self.identity = {name: value[0] for name, value in self._call(torch.eye(3, dtype=torch.float64)[None]).items()}
 
@@ -297,7 +182,7 @@ class _Model:
         name = next((name for name, rep in self.schema.inputs.items() if rep.is_affine), None)
         if name is None:
             return None
-        points = self.inputs[name].double()
+        points: Tensor = self.inputs[name].double()
         if self.schema.batch is not None:
             index = self.inputs[self.schema.batch].long()
             count = int(index.max()) + 1
@@ -305,7 +190,7 @@ class _Model:
             return (sums / torch.bincount(index, minlength=count)[:, None])[index]
         if self.schema.mask is None:
             return points.mean(-2, keepdim=True)
-        mask = self.inputs[self.schema.mask].to(points)[..., None]
+        mask: Tensor = self.inputs[self.schema.mask].to(points)[..., None]
         return (points * mask).sum(-2, keepdim=True) / mask.sum(-2, keepdim=True).clamp_min(1)
 
     def pulled_back(self, rotations: Tensor) -> dict[str, Tensor]:

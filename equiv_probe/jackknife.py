@@ -1,0 +1,76 @@
+r"""``L_total = L_mean + L_equiv``: the replicate jackknife, for every convex loss.
+
+With replicate means ``m_r = Σ_i w_i h(g_{ri})``, independent and each with mean ``Tf(x)``,
+
+    L_total = mean_r Σ_i w_i ℓ(h_{ri}, y)
+    L_mean  = R ℓ(m̄, y) − (R−1) mean_r ℓ(m̄₋r, y)
+    L_equiv = L_total − L_mean.
+
+For squared error this is exactly unbiased for every R ≥ 2 and every design; for other smooth convex losses the bias is
+O(1/R²). Sources: Quenouille, Biometrika 43 (1956) 353; Tukey, Ann. Math. Statist. 29 (1958) 614 (pseudo-values);
+Busing, Meijer & van der Leeden, Stat. Comput. 9 (1999) 3 (groups of unequal size, needed where replicates are merged).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Jackknife:
+    """Estimates and their pseudo-values, each ``(*U)`` and ``(G, *U)``, for G groups of replicates."""
+
+    total: Tensor
+    mean: Tensor
+    pseudo_total: Tensor
+    pseudo_mean: Tensor
+    sizes: Tensor
+
+    @property
+    def equiv(self) -> Tensor:
+        """``L_equiv = L_total − L_mean``, ``(*U)``."""
+        return self.total - self.mean
+
+    @property
+    def pseudo_equiv(self) -> Tensor:
+        """Pseudo-values of ``L_equiv``, ``(G, *U)``: their weighted mean is the estimate."""
+        return self.pseudo_total - self.pseudo_mean
+
+    def stderr(self, pseudo: Tensor) -> Tensor:
+        """Jackknife standard error from pseudo-values ``(G, *U)``, as if there were one structure."""
+        shape = (-1, *(1,) * (pseudo.ndim - 1))
+        share = (self.sizes / self.sizes.sum()).to(pseudo).reshape(shape)
+        center = (share * pseudo).sum(0)
+        return ((pseudo - center).square() * share / (1 - share)).mean(0).sqrt()
+
+
+def jackknife(losses: Tensor, loss_of_mean: Tensor, losses_left_out: Tensor, sizes: Tensor | None = None) -> Jackknife:
+    """Decompose losses that were evaluated on the orbit, on its mean, and on its leave-one-out means.
+
+    Args:
+        losses: ``Σ_i w_i ℓ(h_{ri}, y)`` for every replicate (or its mean over a group of replicates), ``(G, *U)``.
+        loss_of_mean: ``ℓ(m̄, y)``, ``(*U)``.
+        losses_left_out: ``ℓ(m̄₋r, y)``, ``(G, *U)``.
+        sizes: replicates in each group, ``(G,)``; None is one each.
+
+    Returns:
+        The estimates. ``E[mean] = ℓ(Tf, y)`` exactly for squared error, to O(1/R²) for smooth convex losses.
+
+    Raises:
+        EquivProbeError: fewer than two groups.
+    """
+    groups = len(losses)
+    if groups < 2:
+        raise EquivProbeError("one replicate", "at least two (four for error bars)", "RotationPlan(..., replicates=4)")
+    sizes = torch.ones(groups, dtype=losses.dtype) if sizes is None else sizes
+    share = (sizes / sizes.sum()).to(losses).reshape(-1, *(1,) * (losses.ndim - 1))
+    pseudo_mean = (loss_of_mean - (1 - share) * losses_left_out) / share
+    return Jackknife((share * losses).sum(0), (share * pseudo_mean).sum(0), losses, pseudo_mean, sizes)

@@ -1,0 +1,244 @@
+"""An orbit and a loss, measured: the loss on the orbit, on its mean and on its leave-one-out means, with error bars."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.jackknife import Jackknife, jackknife
+from equiv_probe.losses import PointwiseLoss, Reduction, frame_dependence, resolve
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from equiv_probe.losses import AnyLoss
+    from equiv_probe.orbit import Orbit
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One loss of one output, or of all together: predictions by output to one value per structure."""
+
+    outputs: tuple[str, ...]
+    loss: PointwiseLoss | Callable[..., Any]
+    targets: Mapping[str, Tensor]
+    reduction: Reduction
+    labelled: bool
+
+    @classmethod
+    def of(
+        cls,
+        orbit: Orbit,
+        targets: Any,
+        loss: AnyLoss | Mapping[str, AnyLoss],
+        *,
+        structures: Any,
+        weights: Any,
+        mask: Any,
+    ) -> dict[str, Objective]:
+        """One objective per output that has a target (all, without targets); a single one for a callable of dicts."""
+        names = list(orbit.identity)
+        if targets is not None and not isinstance(targets, Mapping) and len(names) > 1:
+            raise EquivProbeError(
+                f"one target for outputs {names}", "targets by output", 'targets={"' + names[0] + '": ...}'
+            )
+        labels = {name: _pick(targets, name) for name in names}
+        found = {name: _like(label, orbit.identity[name]) for name, label in labels.items() if label is not None}
+        if callable(loss) and len(names) > 1:
+            return {"loss": cls(tuple(names), loss, found, Reduction(structures), labelled=True)}
+        objectives = {}
+        for name in found if targets is not None else names:
+            own = resolve(loss.get(name, "mse") if isinstance(loss, Mapping) else loss)
+            if targets is None and not _is_squared(own):
+                raise EquivProbeError(
+                    f"no target for {name!r}",
+                    "a target: only squared error has an L_equiv that does not depend on the labels",
+                    "decompose(orbit, targets, loss=...)",
+                )
+            reduction = Reduction(structures, _pick(weights, name), _pick(mask, name))
+            target = found.get(name, orbit.identity[name])
+            objectives[name] = cls((name,), own, {name: target}, reduction, labelled=targets is not None)
+        if not objectives:
+            raise EquivProbeError("no usable target", f"targets for outputs among {names}", "a dict by output")
+        return objectives
+
+    @property
+    def label(self) -> str:
+        """The loss's name, for reports."""
+        if isinstance(self.loss, PointwiseLoss):
+            return self.loss.name
+        return str(getattr(self.loss, "__name__", type(self.loss).__name__))
+
+    def __call__(self, predictions: Mapping[str, Tensor], lead: int) -> tuple[Tensor, Tensor]:
+        """Losses ``(*L, U)`` and weights ``(U,)`` of predictions ``(*L, *S)`` with ``lead`` leading axes."""
+        if isinstance(self.loss, PointwiseLoss):
+            (name,) = self.outputs
+            return self.reduction(self.loss.elements(predictions[name], self.targets[name]), lead)
+        shape = next(iter(predictions.values())).shape[:lead]
+        flat = {name: values.reshape(-1, *values.shape[lead:]) for name, values in predictions.items()}
+        rows = [self._call({name: values[k] for name, values in flat.items()}) for k in range(shape.numel())]
+        values = torch.stack(rows)
+        return values.reshape(*shape, -1), values.new_ones(values.shape[-1])
+
+    def _call(self, prediction: Mapping[str, Tensor]) -> Tensor:
+        """The user's own loss on one prediction, ``(U,)``."""
+        assert callable(self.loss)  # pointwise losses do not come here
+        if len(self.outputs) == 1:
+            (name,) = self.outputs
+            value = self.loss(prediction[name], self.targets[name])
+        else:
+            value = self.loss(dict(prediction), dict(self.targets))
+        return torch.as_tensor(value).detach().double().reshape(-1)
+
+
+def measure(orbit: Orbit, objective: Objective) -> Measurement:
+    """Evaluate an objective on an orbit, on its mean and on its leave-one-out means, and jackknife."""
+    share = orbit.sizes / orbit.sizes.sum()
+    means = {name: orbit.means[name] for name in objective.outputs}
+    shares = {name: share.to(m).reshape(-1, *(1,) * (m.ndim - 1)) for name, m in means.items()}
+    mean = {name: (shares[name] * m).sum(0) for name, m in means.items()}
+    of_mean, weight = objective(mean, 0)
+    losses = _group_losses(orbit, objective)
+    if orbit.plan.is_random:
+        left_out = {name: (mean[name] - shares[name] * m) / (1 - shares[name]) for name, m in means.items()}
+        estimate = jackknife(losses, of_mean, objective(left_out, 1)[0], orbit.sizes)
+    else:  # the average over the subgroup is exact: no replicates, and no noise from them
+        estimate = Jackknife(losses.mean(0), of_mean, losses[:0], losses[:0], orbit.sizes)
+    return Measurement(
+        estimate,
+        weight,
+        floor=_floor(orbit, orbit.round_trips, objective),
+        nondeterminism=_floor(orbit, orbit.repeats, objective),
+        loss=objective.label,
+        squared=_is_squared(objective.loss),
+        labelled=objective.labelled,
+        notes=_notes(orbit, objective),
+    )
+
+
+def _group_losses(orbit: Orbit, objective: Objective) -> Tensor:
+    """``Σ_i w_i ℓ(h_{ri}, y)``, averaged within each group of replicates, ``(G, U)``."""
+    if orbit.values is not None:
+        each, _ = objective({name: orbit.values[name] for name in objective.outputs}, 2)
+        return orbit.in_groups(torch.einsum("n,rnu->ru", orbit.weights.to(each), each))
+    if not isinstance(objective.loss, PointwiseLoss) or not objective.loss.squared:
+        raise EquivProbeError(
+            f"loss {objective.label!r} and an orbit of which only moments were kept",
+            "the orbit itself, for a loss other than squared error",
+            "twirl(..., keep=True)",
+        )
+    # E(h − y)² from moments about the unturned prediction: no cancellation against large energies.
+    (name,) = objective.outputs
+    identity, target = orbit.identity[name], objective.targets[name]
+    shift = identity - target
+    elements = orbit.squares[name] + 2 * (orbit.means[name] - identity) * shift + shift.square()
+    return objective.reduction(elements, 1)[0]
+
+
+def _floor(orbit: Orbit, copies: Mapping[str, Tensor], objective: Objective) -> float:
+    """The same estimator over the unturned prediction and evaluations that should equal it; NaN if there are none."""
+    if not copies:
+        return math.nan
+    rows = {name: torch.cat([orbit.identity[name][None], copies[name]]) for name in objective.outputs}
+    losses, weight = objective(rows, 1)
+    mean = {name: values.mean(0) for name, values in rows.items()}
+    left_out = {name: (len(v) * mean[name] - v) / (len(v) - 1) for name, v in rows.items()}
+    equiv = jackknife(losses, objective(mean, 0)[0], objective(left_out, 1)[0]).equiv
+    return float((equiv * weight).sum() / weight.sum())
+
+
+def _notes(orbit: Orbit, objective: Objective) -> tuple[str, ...]:
+    """What a reader must know to use the numbers: a loss that depends on the frame."""
+    if not isinstance(objective.loss, PointwiseLoss) or len(objective.outputs) != 1:
+        return ()
+    (name,) = objective.outputs
+    representation = orbit.schema.outputs[name]
+    if not objective.labelled or representation.event_shape == ():
+        return ()
+    change = frame_dependence(
+        objective.loss,
+        objective.reduction,
+        orbit.identity[name],
+        objective.targets[name],
+        representations=(representation, orbit.schema.target(name)),
+        rotations=orbit.rotations.reshape(-1, 3, 3)[:4],
+    )
+    if change < 1e-5:
+        return ()
+    remedy = {
+        "mae": "use the norm-wise 'mae-norm'",
+        "huber": "use the norm-wise 'huber-norm'",
+    }.get(objective.label, "give Voigt shears weight 2, or use the full tensor")
+    return (
+        f"the loss {objective.label!r} on {name!r} depends on the frame (it changed by {100 * change:.2g} % when "
+        "prediction and target turned together), so L_total here is that of the data's own frame; "
+        f"{remedy} for a frame-independent one",
+    )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One objective's jackknife ``(U,)``, weights ``(U,)`` and floors, before they are summed up."""
+
+    estimate: Jackknife
+    weight: Tensor
+    floor: float
+    nondeterminism: float
+    loss: str
+    squared: bool
+    labelled: bool
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def sum(cls, parts: Mapping[str, Measurement], factors: Mapping[str, float]) -> Measurement:
+        """The weighted sum of several outputs' losses, structure by structure where they have the same structures."""
+        first = next(iter(parts.values()))
+        same = all(len(part.weight) == len(first.weight) for part in parts.values())
+        pooled = {name: part if same else part.pooled() for name, part in parts.items()}
+        first = next(iter(pooled.values()))
+
+        def add(field_name: str) -> Tensor:
+            values = [factors[name] * getattr(part.estimate, field_name) for name, part in pooled.items()]
+            return torch.stack(values).sum(0)
+
+        sizes = first.estimate.sizes
+        estimate = Jackknife(add("total"), add("mean"), add("pseudo_total"), add("pseudo_mean"), sizes)
+        return cls(
+            estimate,
+            torch.ones_like(first.weight),
+            sum(factors[name] * part.floor for name, part in pooled.items()),
+            sum(factors[name] * part.nondeterminism for name, part in pooled.items()),
+            " + ".join(f"{factors[name]:g}·{part.loss}({name})" for name, part in parts.items()),
+            squared=False,
+            labelled=all(part.labelled for part in parts.values()),
+        )
+
+    def pooled(self) -> Measurement:
+        """All structures as one."""
+        w = self.weight / self.weight.sum()
+        est = self.estimate
+
+        def pool(values: Tensor) -> Tensor:
+            return (values * w).sum(-1, keepdim=True)
+
+        pooled = Jackknife(pool(est.total), pool(est.mean), pool(est.pseudo_total), pool(est.pseudo_mean), est.sizes)
+        return replace(self, estimate=pooled, weight=w.sum(-1, keepdim=True))
+
+
+def _is_squared(loss: object) -> bool:
+    return isinstance(loss, PointwiseLoss) and loss.squared
+
+
+def _pick(values: Any, name: str) -> Any:
+    """The entry for one output of a dict by output, or the one value given for all."""
+    return values.get(name) if isinstance(values, Mapping) else values
+
+
+def _like(target: Any, prediction: Tensor) -> Tensor:
+    values = torch.as_tensor(target, device=prediction.device)
+    return values.to(prediction.dtype) if values.is_floating_point() else values

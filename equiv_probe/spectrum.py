@@ -1,0 +1,194 @@
+r"""At which angular degrees the orbit varies, and the bound that infinitesimal rotations put on it.
+
+The orbit ``g ↦ h_g`` is a function on SO(3); by Peter and Weyl it is a sum over degrees l of Wigner functions. With
+``χ_l(θ) = sin((2l+1)θ/2) / sin(θ/2)``,
+
+    P_l = (2l+1) E_{g,g'} χ_l(g⁻¹g') ⟨h_g, h_g'⟩,    P_0 = ‖Tf‖²,    Σ_{l≥1} P_l = L_equiv,
+
+and with the generators ``J_a`` of rotation, ``A = E_g Σ_a ‖∂_a h_g‖² = Σ_l l(l+1) P_l ≥ 2 L_equiv``.
+Norms are means over the output's components, so that they compare with squared error.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.rotations import RotationPlan, angles, generators
+from equiv_probe.twirl import Model, in_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from equiv_probe.orbit import Orbit
+    from equiv_probe.schema import Schema
+
+
+def character(angle: Tensor, degree: int) -> Tensor:
+    """``χ_l(θ) = 1 + 2 Σ_{m=1..l} cos mθ``, the form without the singularity at 0, for angles in radians."""
+    return 1 + 2 * torch.stack([torch.cos(m * angle) for m in range(degree + 1)]).sum(0) - 2
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Power of the orbit at each degree l = 0 … ``max_degree``, in the output's units squared.
+
+    ``rest`` is the power above ``max_degree``: ``L_equiv − Σ_{1≤l≤max} P_l``. Single estimates may be negative.
+    """
+
+    output: str
+    power: tuple[float, ...]
+    stderr: tuple[float, ...]
+    equiv: float
+    rest: float
+
+    @property
+    def infinitesimal(self) -> float:
+        """``Σ_l l(l+1) P_l`` up to ``max_degree``: what :func:`infinitesimal` measures, if nothing lies above."""
+        return sum(degree * (degree + 1) * power for degree, power in enumerate(self.power))
+
+    def __str__(self) -> str:
+        largest = max(max(self.power[1:], default=0.0), self.rest, 1e-300)
+        rows = [
+            f"l = {degree}  {power:10.3g} ± {error:.1g}  {'█' * round(30 * max(power, 0) / largest)}"
+            for degree, (power, error) in enumerate(zip(self.power, self.stderr, strict=True))
+            if degree > 0
+        ]
+        rows.append(f"above  {self.rest:10.3g}           {'█' * round(30 * max(self.rest, 0) / largest)}")
+        return "\n".join([f"angular spectrum of {self.output} (sum over l ≥ 1: L_equiv = {self.equiv:.4g})", *rows])
+
+
+def spectrum(orbit: Orbit, max_degree: int = 6, output: str | None = None) -> Spectrum:
+    """Angular spectrum of an orbit, unbiased: averages over pairs of rotations from different replicates.
+
+    Args:
+        orbit: kept, of a plan of proper rotations with at least two replicates.
+        max_degree: the highest degree.
+        output: which output; None is the only one.
+
+    Returns:
+        The spectrum, with jackknife standard errors over replicates.
+
+    Raises:
+        EquivProbeError: the orbit was not kept, has one replicate or improper rotations, or several outputs.
+    """
+    names = list(orbit.identity)
+    if output is None and len(names) > 1:
+        raise EquivProbeError(f"outputs {names}", "one", f"spectrum(orbit, output={names[0]!r})")
+    name = output or names[0]
+    values = orbit.kept(name)
+    orbit.require_finite(name)
+    replicates = len(values)
+    if replicates < 2 or orbit.plan.improper or not orbit.plan.is_random:
+        raise EquivProbeError(str(orbit.plan), "two or more randomly turned replicates of proper rotations")
+    # Degrees l ≥ 1 do not see a constant: subtracting one that does not depend on the rotations takes the noise of a large
+    # mean away and leaves the estimate unbiased.
+    flat = values.reshape(replicates, values.shape[1], -1)
+    shifted = flat - orbit.identity[name].reshape(-1)
+    components = flat.shape[-1]
+    theta = angles(torch.einsum("rnji,smjk->rsnmik", orbit.rotations, orbit.rotations)).to(flat.device)
+    weights = orbit.weights.to(flat)
+    overlap = torch.einsum("rnd,smd->rsnm", shifted, shifted) / components
+    pairs = [_pair_sums(torch.einsum("rnd,smd->rsnm", flat, flat) / components, weights)]
+    pairs += [(2 * d + 1) * _pair_sums(overlap * character(theta, d), weights) for d in range(1, max_degree + 1)]
+    # Pairs within a replicate are not independent, except for the variance: E‖h‖² needs no pairs.
+    variance = torch.einsum("n,rnd->r", weights, shifted.square()) / components
+    power = [_off_diagonal_mean(p) for p in pairs]
+    equiv = float(variance.mean()) - _off_diagonal_mean(_pair_sums(overlap, weights))
+    errors = [_off_diagonal_stderr(p) for p in pairs]
+    return Spectrum(name, tuple(power), tuple(errors), equiv, equiv - sum(power[1:]))
+
+
+def _pair_sums(kernel: Tensor, weights: Tensor) -> Tensor:
+    """``Σ_{ij} w_i w_j k(r i, s j)``, ``(R, R, n, n) -> (R, R)``."""
+    return torch.einsum("rsnm,n,m->rs", kernel, weights, weights)
+
+
+def _off_diagonal_mean(pairs: Tensor) -> float:
+    count = len(pairs)
+    return float(pairs.sum() - pairs.diagonal().sum()) / (count * (count - 1))
+
+
+def _off_diagonal_stderr(pairs: Tensor) -> float:
+    """Delete-one jackknife of the mean over pairs of different replicates; NaN below three replicates."""
+    count = len(pairs)
+    if count < 3:
+        return math.nan
+    keep = 1 - torch.eye(count, dtype=pairs.dtype, device=pairs.device)
+    left_out = torch.stack([
+        _as_tensor_mean(pairs, keep, skip) for skip in range(count)
+    ])
+    return float(((count - 1) * left_out.var(correction=0)).sqrt())
+
+
+def _as_tensor_mean(pairs: Tensor, keep: Tensor, skip: int) -> Tensor:
+    rest = [index for index in range(len(pairs)) if index != skip]
+    block = keep[rest][:, rest]
+    return (pairs[rest][:, rest] * block).sum() / block.sum()
+
+
+def infinitesimal(
+    predict: Callable[[Any], Any],
+    inputs: Any,
+    schema: Schema | None = None,
+    plan: RotationPlan | None = None,
+    *,
+    stacked: bool = False,
+    chunk: int = 64,
+    center: str | Tensor = "centroid",
+    step: float | None = None,
+    output: str | None = None,
+) -> float:
+    """``A = E_g Σ_a ‖∂_a h_g‖² ≥ 2 L_equiv`` by central differences along the three generators.
+
+    Args:
+        predict: the model, as for :func:`equiv_probe.twirl`.
+        inputs: of the model.
+        schema: representations; None infers them.
+        plan: rotations g to average over; None is four tetrahedral replicates.
+        stacked: as for twirl.
+        chunk: as for twirl.
+        center: as for twirl.
+        step: angle in radians; None takes 1e-4 for float64 inputs and 1e-2 below.
+        output: which output; None is the only one.
+
+    Returns:
+        A, in the output's units squared per radian squared; half of it bounds ``L_equiv`` from above. The error of the
+        differences is O(step²).
+    """
+    plan = plan or RotationPlan()
+    model = Model(predict, inputs, schema, center, stacked=stacked)
+    names = list(model.identity)
+    if output is None and len(names) > 1:
+        raise EquivProbeError(f"outputs {names}", "one", f"infinitesimal(..., output={names[0]!r})")
+    name = output or names[0]
+    if step is None:
+        floats = [v.dtype for v in model.inputs.values() if isinstance(v, torch.Tensor) and v.is_floating_point()]
+        step = 1e-4 if all(dtype == torch.float64 for dtype in floats) else 1e-2
+    rotations = plan.rotations()
+    tilts = torch.stack([torch.linalg.matrix_exp(sign * step * generators()) for sign in (1, -1)])  # (2, 3, 3, 3)
+    turned = torch.einsum("saij,kjl->ksail", tilts, rotations.reshape(-1, 3, 3)).reshape(-1, 3, 3)
+    parts = list(in_chunks(lambda a, b: model.pulled_back(turned[a:b])[name], len(turned), chunk if stacked else 1))
+    values = torch.cat(parts).reshape(plan.size, 2, 3, -1)
+    slopes = (values[:, 0] - values[:, 1]) / (2 * step)
+    per_rotation = slopes.square().mean(-1).sum(-1)
+    weights = plan.weights.repeat(plan.R).to(per_rotation) / plan.R
+    return float((weights * per_rotation).sum())
+
+
+def torque_bound(torque: Tensor) -> float:
+    """``½ E_g ‖τ‖² ≥ Var_g E`` for a scalar energy with conservative forces, whose net torque is ``−∂_a E``.
+
+    Args:
+        torque: net torque about the centre of rotation at the rotations of the orbit, ``(K, 3)``, energy per radian.
+
+    Returns:
+        The bound on the variance of the energy over rotations, in energy squared.
+    """
+    return 0.5 * float(torque.double().square().sum(-1).mean())
