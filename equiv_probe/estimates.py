@@ -73,8 +73,10 @@ class Sums:
             total: ``L_total`` of each structure, ``(U,)``; NaN where there is no target.
             weight: weight of each structure in the loss, ``(U,)``; structures of weight zero do not count.
         """
-        x = torch.stack([equiv * weight, total * weight, weight], -1).double()[weight > 0]
-        return cls(x.sum(0), x.mT @ x, torch.tensor(len(x), dtype=torch.float64, device=x.device))
+        x = torch.stack([equiv * weight, total * weight, weight], -1).double()
+        counts = weight > 0
+        x = torch.where(counts[:, None], x, 0.0)  # not x[counts]: that would wait for the device
+        return cls(x.sum(0), x.mT @ x, counts.sum().double())
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.first + other.first, self.second + other.second, self.count + other.count)
