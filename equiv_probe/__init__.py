@@ -8,7 +8,7 @@
 >>> orbit = ep.twirl(model, {"pos": positions}, schema, ep.RotationPlan("tetrahedral", replicates=4))
 >>> targets = 1.2 * positions
 >>> print(f"{100 * ep.decompose(orbit, targets).share:.0f} % of the loss is broken symmetry")
-95 % of the loss is broken symmetry
+51 % of the loss is broken symmetry
 """
 
 from equiv_probe.decomposition import Decomposition, decompose

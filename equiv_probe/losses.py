@@ -127,10 +127,11 @@ class Reduction:
         weights = self.element_weights(shape, elements)
         rows = shape[0] if shape else 1
         index, count = self.index(rows, elements.device)
-        flat = (elements * weights).reshape(*elements.shape[:lead], rows, -1).sum(-1)
+        # What does not count may be NaN (a missing label, padding) and must not bring the NaN along.
+        weighted = torch.where(weights != 0, elements * weights, elements.new_zeros(()))
+        flat = weighted.reshape(*elements.shape[:lead], rows, -1).sum(-1)
         sums = flat.new_zeros(*flat.shape[:-1], count).index_add_(-1, index, flat)
         weight = flat.new_zeros(count).index_add_(-1, index, weights.reshape(rows, -1).sum(-1))
-        # A structure that is masked out entirely has weight zero and must not bring a NaN along.
         return sums / weight.clamp_min(torch.finfo(weight.dtype).tiny), weight
 
     def element_weights(self, shape: torch.Size, like: Tensor) -> Tensor:

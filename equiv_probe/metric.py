@@ -14,8 +14,8 @@ from equiv_probe.estimates import Sums
 class EquivarianceMetric(Metric):
     """Accumulate ``L_total``, ``L_mean``, ``L_equiv`` and the share of one output over structures.
 
-    The states are sums, so distributed reduction, ``merge_state`` and a saved ``state_dict`` all give what one pass over
-    everything would have given. The mathematics is in :class:`equiv_probe.estimates.Sums`.
+    The states are sums, so distributed reduction, ``merge_state`` and a saved ``state_dict`` all give what one pass
+    over everything would have given. The mathematics is in :class:`equiv_probe.estimates.Sums`.
 
     Args:
         kwargs: of :class:`torchmetrics.Metric`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -92,6 +92,22 @@ class Orbit:
                 "an orbit of which only moments were kept", "the orbit itself", "twirl(..., keep=True)"
             )
         return self.values[name]
+
+    def only(self, name: str) -> Orbit:
+        """The orbit of one output."""
+
+        def one(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensors[name]} if name in tensors else {}
+
+        return replace(
+            self,
+            identity=one(self.identity),
+            means=one(self.means),
+            squares=one(self.squares),
+            values=None if self.values is None else one(self.values),
+            round_trips=one(self.round_trips),
+            repeats=one(self.repeats),
+        )
 
     def unit(self, name: str) -> str:
         """Unit of an output, empty where it is not known."""

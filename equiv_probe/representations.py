@@ -7,6 +7,7 @@ the values and in the rotation. Half-precision values are turned in float32 and 
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -65,7 +66,8 @@ class Representation(ABC):
                 "add them: values[None]",
             )
         lead, free = values.shape[:batch], values.shape[batch : values.ndim - event]
-        rows = values.to(dtype).reshape(*lead, free.numel(), -1)  # one matrix product per rotation, not per atom
+        size = math.prod(self.event_shape)
+        rows = values.to(dtype).reshape(*lead, free.numel(), size)  # one matrix product per rotation, not per atom
         turned = rows @ matrix.mT
         return turned.reshape(*turned.shape[:batch], *free, *self.event_shape).to(values.dtype)
 

@@ -140,15 +140,16 @@ def quadrature(degree: int) -> tuple[Tensor, Tensor]:
     ``degree + 1`` equal steps.
 
     Args:
-        degree: the degree to integrate exactly; the next Lebedev rule that SciPy has is taken.
+        degree: the degree to integrate exactly; the next Lebedev rule that SciPy has is taken, leaving out the three
+            (13, 25, 27) with negative weights, with which Jensen's inequality, and so ``L_equiv ≥ 0``, would not hold.
 
     Returns:
         rotations ``(n, 3, 3)`` and weights ``(n,)`` that sum to one, float64. n is 24, 84, 208 for degree 3, 5, 7.
     """
-    try:
-        points, weights = lebedev_rule(next(d for d in range(degree, 132) if _has_lebedev(d)))
-    except StopIteration:
-        raise EquivProbeError(f"quadrature of degree {degree}", "a degree from 1 to 131") from None
+    rule = next((d for d in range(degree, 132) if _has_lebedev(d)), None)
+    if degree < 1 or rule is None:
+        raise EquivProbeError(f"quadrature of degree {degree}", "a degree from 1 to 131")
+    points, weights = lebedev_rule(rule)
     x, y, z = points
     polar, azimuth = np.arccos(np.clip(z, -1, 1)), np.arctan2(y, x)
     spin = 2 * np.pi * np.arange(degree + 1) / (degree + 1)
@@ -161,10 +162,10 @@ def quadrature(degree: int) -> tuple[Tensor, Tensor]:
 
 def _has_lebedev(degree: int) -> bool:
     try:
-        lebedev_rule(degree)
+        _, weights = lebedev_rule(degree)
     except NotImplementedError:
         return False
-    return True
+    return bool((weights > 0).all())
 
 
 def _about_z(angle: np.ndarray) -> np.ndarray:
@@ -211,6 +212,8 @@ class RotationPlan:
             object.__setattr__(self, "replicates", {"haar": 16, "cube": 1}.get(self.design, 4))
         if not isinstance(self.replicates, int) or self.replicates < 1:
             raise EquivProbeError(f"replicates={self.replicates!r}", "a whole number, at least 1 (error bars need 4)")
+        if self.seed < 0:
+            raise EquivProbeError(f"seed={self.seed}", "a seed of 0 or more")
         if self.design == "cube" and self.replicates != 1:
             raise EquivProbeError(
                 f'"cube" with replicates={self.replicates}',

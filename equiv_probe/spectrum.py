@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def character(angle: Tensor, degree: int) -> Tensor:
     """``χ_l(θ) = 1 + 2 Σ_{m=1..l} cos mθ``, the form without the singularity at 0, for angles in radians."""
-    return 1 + 2 * torch.stack([torch.cos(m * angle) for m in range(degree + 1)]).sum(0) - 2
+    return 2 * torch.stack([torch.cos(m * angle) for m in range(degree + 1)]).sum(0) - 1
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def spectrum(orbit: Orbit, max_degree: int = 6, output: str | None = None) -> Sp
     replicates = len(values)
     if replicates < 2 or orbit.plan.improper or not orbit.plan.is_random:
         raise EquivProbeError(str(orbit.plan), "two or more randomly turned replicates of proper rotations")
-    # Degrees l ≥ 1 do not see a constant: subtracting one that does not depend on the rotations takes the noise of a large
-    # mean away and leaves the estimate unbiased.
+    # Degrees l ≥ 1 do not see a constant: subtracting one that does not depend on the rotations takes the noise of a
+    # large mean away and leaves the estimate unbiased.
     flat = values.reshape(replicates, values.shape[1], -1)
     shifted = flat - orbit.identity[name].reshape(-1)
     components = flat.shape[-1]
@@ -121,9 +121,7 @@ def _off_diagonal_stderr(pairs: Tensor) -> float:
     if count < 3:
         return math.nan
     keep = 1 - torch.eye(count, dtype=pairs.dtype, device=pairs.device)
-    left_out = torch.stack([
-        _as_tensor_mean(pairs, keep, skip) for skip in range(count)
-    ])
+    left_out = torch.stack([_as_tensor_mean(pairs, keep, skip) for skip in range(count)])
     return float(((count - 1) * left_out.var(correction=0)).sqrt())
 
 
@@ -182,13 +180,14 @@ def infinitesimal(
     return float((weights * per_rotation).sum())
 
 
-def torque_bound(torque: Tensor) -> float:
+def torque_bound(torque: Tensor, weights: Tensor) -> float:
     """``½ E_g ‖τ‖² ≥ Var_g E`` for a scalar energy with conservative forces, whose net torque is ``−∂_a E``.
 
     Args:
-        torque: net torque about the centre of rotation at the rotations of the orbit, ``(K, 3)``, energy per radian.
+        torque: net torque about the centre of rotation at the rotations of the orbit, ``(R, n, 3)``, energy per radian.
+        weights: of the design, ``(n,)``.
 
     Returns:
         The bound on the variance of the energy over rotations, in energy squared.
     """
-    return 0.5 * float(torque.double().square().sum(-1).mean())
+    return 0.5 * float((torque.double().square().sum(-1).mean(0) * weights).sum())

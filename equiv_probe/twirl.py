@@ -11,6 +11,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit import Moments, Orbit
+from equiv_probe.representations import Fixed
 from equiv_probe.rotations import RotationPlan, haar
 from equiv_probe.schema import Schema, named, unnamed
 
@@ -154,11 +155,13 @@ class Model:
     ) -> None:
         self.predict, self.like, self.stacked, self.precision = predict, inputs, stacked, precision
         self.evaluations = 0
-        tensors, self.arrays = _tensors(named(inputs, list(schema.inputs) if schema else None))
+        given = named(inputs, list(schema.inputs) if schema else None)
+        self.arrays = {name for name, value in given.items() if isinstance(value, np.ndarray)}
+        tensors = {name: torch.as_tensor(v) if name in self.arrays else v for name, v in given.items()}
         self.inputs = tensors
         self.center: Tensor | None = None
         if schema is None:
-            first = named(_tensors(named(predict(inputs)))[0])
+            first = _tensors(named(predict(inputs)))
             self.evaluations += 1
             schema = Schema.infer(tensors if isinstance(inputs, Mapping) else inputs, first)
             schema.announce()
@@ -168,8 +171,13 @@ class Model:
                 raise EquivProbeError(
                     f"inputs {sorted(tensors)}", f"the schema's input {name!r}", "Schema(inputs={...})"
                 )
+        for name, representation in schema.inputs.items():
+            if representation.event_shape and tensors[name].numel() == 0:
+                raise EquivProbeError(
+                    f"an empty input {name!r} of shape {tuple(tensors[name].shape)}", "a structure with atoms"
+                )
         self.center = self._center(center)
-        self.identity = {name: value[0] for name, value in self._call(torch.eye(3, dtype=torch.float64)[None]).items()}
+        self.identity = {name: value[0] for name, value in self.unturned().items()}
 
     def _center(self, center: str | Tensor) -> Tensor | None:
         """Centre of rotation, broadcastable against points of the input, in float64."""
@@ -193,6 +201,10 @@ class Model:
         mask: Tensor = self.inputs[self.schema.mask].to(points)[..., None]
         return (points * mask).sum(-2, keepdim=True) / mask.sum(-2, keepdim=True).clamp_min(1)
 
+    def unturned(self) -> dict[str, Tensor]:
+        """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output."""
+        return next(in_chunks(lambda _a, _b: self._call(None), 1, 1))
+
     def pulled_back(self, rotations: Tensor) -> dict[str, Tensor]:
         """``h_g`` for rotations ``(C, 3, 3)``, ``(C, *S)`` by output."""
         outputs = self._call(rotations)
@@ -204,30 +216,36 @@ class Model:
     def _center_for(self, values: Tensor) -> Tensor | None:
         return None if self.center is None else self.center.to(values)
 
-    def _turned(self, rotations: Tensor, *, back_again: bool = False) -> dict[str, Tensor]:
+    def _turned(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
         """Copies of the inputs that turn, ``(C, ...)``: turned, or turned and turned back in the model's precision."""
         turned = {}
         for name, representation in self.schema.inputs.items():
             value = self.inputs[name]
-            if not value.is_floating_point():
+            if isinstance(representation, Fixed) or not value.is_floating_point():
+                continue
+            value = value.detach()
+            if rotations is None:
+                turned[name] = value[None].clone()
                 continue
             low = value.to(self.precision) if back_again and self.precision else value
             center = None if self.center is None else self.center.to(low)
             copies = representation.turn(low[None].expand(len(rotations), *low.shape), rotations, center)
             if back_again:
                 copies = representation.turn_back(copies, rotations, center)
-            turned[name] = copies.to(value.dtype)
+            # A copy even of what does not change: the model may write into its input, and that is the caller's.
+            turned[name] = copies.to(value.dtype, copy=True)
         return turned
 
-    def _call(self, rotations: Tensor, *, back_again: bool = False) -> dict[str, Tensor]:
-        """Raw outputs at turned inputs, ``(C, *S)`` in float64."""
+    def _call(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
+        """Raw outputs at turned inputs, or at one unturned copy, ``(C, *S)`` in float64."""
         turned = self._turned(rotations, back_again=back_again)
-        self.evaluations += len(rotations)
+        count = 1 if rotations is None else len(rotations)
+        self.evaluations += count
         if self.stacked:
-            return self._outputs(self._predict({**self.inputs, **turned}), len(rotations))
+            return self._outputs(self._predict({**self.inputs, **turned}), count)
         each = [
             self._outputs(self._predict({**self.inputs, **{name: v[k] for name, v in turned.items()}}), None)
-            for k in range(len(rotations))
+            for k in range(count)
         ]
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
@@ -237,7 +255,7 @@ class Model:
 
     def _outputs(self, raw: Any, lead: int | None) -> dict[str, Tensor]:
         """The outputs that the schema names, detached, in float64, checked."""
-        outputs, _ = _tensors(named(raw, list(self.schema.outputs)))
+        outputs = _tensors(named(raw, list(self.schema.outputs)))
         missing = [name for name in self.schema.outputs if name not in outputs]
         if missing:
             raise EquivProbeError(f"outputs {sorted(outputs)}", f"the schema's {missing}", "Schema(outputs={...})")
@@ -257,18 +275,16 @@ class Model:
         """Predictions at round trips ``(F, *S)``, and at the very same input again ``(1, *S)``."""
         step = chunk if self.stacked else 1
         trips = list(in_chunks(lambda a, b: self._call(rotations[a:b], back_again=True), count, step))
-        again = self._call(torch.eye(3, dtype=torch.float64)[None])
+        again = self.unturned()
         return {name: torch.cat([part[name] for part in trips]) for name in again}, again
 
 
-def _tensors(values: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
-    """NumPy arrays and numbers as tensors; also the names of those that were arrays."""
-    arrays = {name for name, value in values.items() if isinstance(value, np.ndarray)}
-    made = {
-        name: torch.as_tensor(value) if isinstance(value, (np.ndarray, np.generic, float)) else value
+def _tensors(values: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy arrays and numbers as tensors; a Python float is float64 whatever torch's default dtype."""
+    return {
+        name: torch.as_tensor(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic, float)) else value
         for name, value in values.items()
     }
-    return made, arrays
 
 
 class _bar:  # noqa: N801 - a context manager used as a function

@@ -1,0 +1,215 @@
+"""What was found: as a table to read, as JSON and CSV for machines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.report_table import render
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One quantity over all structures; errors in ``unit``, losses in ``loss_unit``. NaN: not measured.
+
+    Attributes:
+        name: of the quantity.
+        unit: of ``rms``, ``floor``, ``nondeterminism``, quantiles and maxima.
+        structures: how many it was measured on.
+        rms: root of the label-free ``L_equiv`` (squared error, mean over components).
+        rms_interval: its 95 % interval.
+        equiv: ``L_equiv`` itself, in ``unit`` squared.
+        equiv_stderr: its standard error.
+        relative: ``rms`` over the root mean square of the twirled prediction.
+        floor: what the same measurement reads from rounding alone.
+        nondeterminism: what it reads from evaluating the same input again.
+        verdict: one of the kinds of :mod:`equiv_probe.verdict`.
+        sentence: the verdict in words.
+        over_structures: quantiles and maximum of the root error of structures.
+        over_rotations: quantiles and maximum of the root deviation of single rotations.
+        largest: largest deviation of one atom's value (or of the structure's) in any rotation.
+        by_element: root error and number of atoms by element.
+        worst_atoms: structure, atom index, element and root error.
+        labelled: the decomposition against reference values, if there are any.
+    """
+
+    name: str
+    unit: str
+    structures: int
+    rms: float
+    rms_interval: tuple[float, float]
+    equiv: float
+    equiv_stderr: float
+    relative: float
+    floor: float
+    nondeterminism: float
+    verdict: str
+    sentence: str
+    over_structures: dict[str, float] = field(default_factory=dict)
+    over_rotations: dict[str, float] = field(default_factory=dict)
+    largest: float = math.nan
+    by_element: dict[str, dict[str, float]] = field(default_factory=dict)
+    worst_atoms: list[dict[str, Any]] = field(default_factory=list)
+    labelled: Labelled | None = None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """``L_total = L_mean + L_equiv`` against reference values, with standard errors and 95 % intervals."""
+
+    loss: str
+    unit: str
+    structures: int
+    total: float
+    total_stderr: float
+    mean: float
+    mean_stderr: float
+    equiv: float
+    equiv_stderr: float
+    equiv_interval: tuple[float, float]
+    share: float
+    share_stderr: float
+    share_interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of an audit.
+
+    Attributes:
+        model: what was audited.
+        source: on which structures.
+        protocol: plan, seed, precision, versions, cost: how it was measured.
+        measured: by quantity.
+        structures: one record per structure, as in the journal.
+        failures: structures that could not be measured, with the reason.
+        notes: what a reader must know to use the numbers.
+        blind_spots: what the measurement cannot see.
+        complete: False if the audit was interrupted.
+    """
+
+    model: str
+    source: str
+    protocol: dict[str, Any]
+    measured: list[Measured]
+    structures: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    blind_spots: list[str] = field(default_factory=list)
+    complete: bool = True
+
+    def __getitem__(self, name: str) -> Measured:
+        """The measurement of one quantity."""
+        for measured in self.measured:
+            if measured.name == name:
+                return measured
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers, with ``schema_version``; what was not measured is None."""
+        plain: dict[str, Any] = without_nan({"schema_version": SCHEMA_VERSION, **asdict(self)})
+        return plain
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> Report:
+        """Undo :meth:`to_dict`.
+
+        Raises:
+            EquivProbeError: another schema version.
+        """
+        version = stored.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise EquivProbeError(f"schema_version {version}", str(SCHEMA_VERSION), "the version that wrote the file")
+        fields = {key: value for key, value in stored.items() if key != "schema_version"}
+        fields["measured"] = [_measured(entry) for entry in fields["measured"]]
+        return cls(**fields)
+
+    def save(self, path: str | Path) -> None:
+        """Write ``.json`` (everything) or ``.csv`` (one row per structure and quantity).
+
+        Raises:
+            EquivProbeError: another suffix.
+        """
+        path = Path(path)
+        if path.suffix == ".json":
+            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        elif path.suffix == ".csv":
+            text = self.to_csv()
+        else:
+            raise EquivProbeError(f"the suffix {path.suffix!r}", ".json or .csv", 'report.save("report.json")')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read what :meth:`save` wrote as JSON."""
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def to_csv(self) -> str:
+        """One row per structure and quantity, with units in the header."""
+        out = StringIO()
+        writer = csv.writer(out)
+        numbers = ("rms", "equiv", "equiv_stderr", "relative", "floor", "nondeterminism", "largest")
+        labelled = ("total", "mean", "equiv")
+        head = ["structure", "formula", "n_atoms", "quantity", "unit", "rotations", *numbers]
+        writer.writerow([*head, *(f"L_{key} (reference loss)" for key in labelled)])
+        units = {measured.name: measured.unit for measured in self.measured}
+        for record in self.structures:
+            for name, values in record["quantities"].items():
+                known = values.get("labelled") or {}
+                row = [record["name"], record["formula"], record["n_atoms"], name, units.get(name, "")]
+                row += [
+                    record["rotations"],
+                    *(values.get(key) for key in numbers),
+                    *(known.get(key) for key in labelled),
+                ]
+                writer.writerow(row)
+        return out.getvalue()
+
+    def __rich_console__(self, console: Console, options: Any) -> Any:
+        """The report as Rich tables."""
+        yield from render(self)
+
+    def __str__(self) -> str:
+        console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
+        console.print(self)
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def without_nan(value: Any) -> Any:
+    """Replace NaN and infinities by None, which JSON has."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _measured(stored: dict[str, Any]) -> Measured:
+    fields = dict(stored)
+    labelled = fields.pop("labelled")
+    return Measured(**_restored(fields), labelled=Labelled(**_restored(labelled)) if labelled is not None else None)
+
+
+def _restored(fields: dict[str, Any]) -> dict[str, Any]:
+    """None back to NaN, and intervals back to tuples."""
+    restored: dict[str, Any] = {}
+    for key, value in fields.items():
+        if key.endswith("_interval"):
+            restored[key] = tuple(math.nan if end is None else end for end in value)
+        else:
+            restored[key] = math.nan if value is None else value
+    return restored

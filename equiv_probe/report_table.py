@@ -1,0 +1,158 @@
+"""The report as Rich tables: the answer first, then the loss, then where it sits, then how it was measured."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+    from equiv_probe.report import Labelled, Measured, Report
+
+_COLOURS = {"round-off": "green", "non-deterministic": "green", "above round-off": "yellow", "broken": "red"}
+
+
+def number(value: float) -> str:
+    """Three significant digits, without needless exponents; a dash for what was not measured."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        digits = max(0, 2 - math.floor(math.log10(abs(value))))
+        return f"{value:.{digits}f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def interval(low: float, high: float) -> str:
+    """A 95 % interval, or nothing where there is none."""
+    return f"[{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+
+
+def render(report: Report) -> Iterator[RenderableType]:
+    """The parts of a report, in the order in which they answer questions."""
+    counted = f"{len(report.structures)} structure{'s' * (len(report.structures) != 1)}"
+    yield Text.assemble((report.model, "bold"), f" on {counted} of {report.source}")
+    if not report.complete:
+        yield Text("Interrupted: only part of the structures was measured. The same command resumes.", "bold yellow")
+    yield _symmetry(report.measured)
+    labelled = [(m.name, m.labelled) for m in report.measured if m.labelled is not None]
+    if labelled:
+        yield _losses(labelled)
+    if len(report.structures) > 1 or any(m.over_rotations for m in report.measured):
+        yield _spread(report.measured)
+    for measured in report.measured:
+        if measured.by_element and measured.verdict not in {"round-off", "non-deterministic"}:
+            yield _where(measured)
+    if report.failures:
+        yield _failures(report.failures)
+    for note in report.notes:
+        yield Text.assemble(("Note: ", "bold"), note)
+    yield Text.assemble(("Measured with ", "bold"), "; ".join(f"{k} {v}" for k, v in report.protocol.items()))
+    if report.blind_spots:
+        yield Text.assemble(("Does not see ", "bold"), "; ".join(report.blind_spots))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+    return table
+
+
+def _symmetry(measured: list[Measured]) -> Table:
+    columns = ("", "√L_equiv", "95 % interval", "unit", "relative", "floor")
+    table = _table("Symmetry error (root mean square over rotations)", *columns)
+    table.add_column("verdict", justify="left", no_wrap=False)
+    for m in measured:
+        relative = f"{100 * m.relative:.2g} %" if math.isfinite(m.relative) else "–"
+        floor = max((f for f in (m.floor, m.nondeterminism) if math.isfinite(f)), default=math.nan)
+        cells = (m.name, number(m.rms), interval(*m.rms_interval), m.unit, relative, number(floor))
+        table.add_row(*cells, Text(m.sentence, _COLOURS.get(m.verdict, "")))
+    return table
+
+
+def _losses(labelled: list[tuple[str, Labelled]]) -> Table:
+    columns = ("", "L_total", "L_mean", "L_equiv", "unit", "share of the loss", "95 % interval", "structures")
+    table = _table("Loss against the reference: L_total = L_mean + L_equiv", *columns)
+
+    def with_error(value: float, error: float) -> str:
+        return f"{number(value)} ± {number(error)}" if math.isfinite(error) else number(value)
+
+    for name, m in labelled:
+        share = (
+            f"{_percent(m.share)} ± {_percent(m.share_stderr)}" if math.isfinite(m.share_stderr) else _percent(m.share)
+        )
+        low, high = m.share_interval
+        span = f"[{_percent(low)}, {_percent(high)}]" if math.isfinite(low) else ""
+        table.add_row(
+            f"{name} ({m.loss})",
+            with_error(m.total, m.total_stderr),
+            with_error(m.mean, m.mean_stderr),
+            with_error(m.equiv, m.equiv_stderr),
+            m.unit,
+            share,
+            span,
+            str(m.structures),
+        )
+    return table
+
+
+def _percent(share: float) -> str:
+    return f"{number(100 * share)} %" if abs(share) > 1e-5 or share == 0 else f"{100 * share:.0e} %"
+
+
+def _spread(measured: list[Measured]) -> Table:
+    columns = ("", "median", "95 %", "max", "worst structure", "median", "95 %", "max", "one atom, max", "unit")
+    table = _table("Spread: over structures (left), over single rotations (right)", *columns)
+    for m in measured:
+        structures, rotations = m.over_structures, m.over_rotations
+        worst: Any = structures.get("worst", "")
+        cells = [number(structures.get(key, math.nan)) for key in ("q50", "q95", "max")]
+        cells += [str(worst), *(number(rotations.get(key, math.nan)) for key in ("q50", "q95", "max"))]
+        table.add_row(m.name, *cells, number(m.largest), m.unit)
+    return table
+
+
+def _where(m: Measured) -> Table:
+    table = _table(f"Where: {m.name} by element, and the worst atoms ({m.unit})", "element", "√L_equiv", "atoms")
+    table.add_column("   worst atom", justify="left")
+    table.add_column("√L_equiv", justify="right")
+    ranked = sorted(m.by_element.items(), key=lambda item: -item[1]["rms"])[:8]
+    worst = m.worst_atoms[:8]
+    for row in range(max(len(ranked), len(worst))):
+        left = ["", "", ""]
+        if row < len(ranked):
+            element, values = ranked[row]
+            left = [element, number(values["rms"]), str(int(values["atoms"]))]
+        right = ["", ""]
+        if row < len(worst):
+            atom = worst[row]
+            right = [f"   {atom['element']}{atom['atom']} of {atom['structure']}", number(atom["rms"])]
+        table.add_row(*left, *right)
+    return table
+
+
+def _failures(failures: list[dict[str, Any]]) -> Table:
+    shown = failures[:20]
+    rest = f", the first {len(shown)} shown" if len(shown) < len(failures) else ""
+    table = Table(
+        title=f"Not measured: {len(failures)}{rest}",
+        title_justify="left",
+        title_style="bold red",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("structure")
+    table.add_column("reason")
+    for failure in shown:
+        table.add_row(Text(str(failure["name"])), Text(str(failure["error"])))
+    return table

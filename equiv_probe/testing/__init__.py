@@ -1,0 +1,51 @@
+"""Planted models with known answers, and the conformance suite that every adapter, ours or yours, must pass.
+
+>>> import torch, equiv_probe as ep
+>>> from equiv_probe.testing import LinearField
+>>> model = LinearField(torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.float64))
+>>> positions = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+>>> schema = ep.Schema(inputs={"pos": ep.point}, outputs=model.outputs)
+>>> orbit = ep.twirl(lambda inputs: model(inputs["pos"]), {"pos": positions}, schema, ep.RotationPlan("icosahedral"))
+>>> abs(ep.decompose(orbit).equiv - model.equiv(positions)["forces"]) < 1e-12
+True
+"""
+
+from equiv_probe.testing.conformance import (
+    EXACT_PLAN,
+    AdapterCase,
+    Field,
+    check_adapter,
+    check_closed_form,
+    check_equivariant,
+    check_every_rotation,
+    check_repeatable,
+    check_untouched,
+)
+from equiv_probe.testing.planted import (
+    CentralForces,
+    HandedModel,
+    HarmonicEnergy,
+    LinearDenoiser,
+    LinearField,
+    PlantedModel,
+    QuadraticEnergy,
+)
+
+__all__ = [
+    "EXACT_PLAN",
+    "AdapterCase",
+    "CentralForces",
+    "Field",
+    "HandedModel",
+    "HarmonicEnergy",
+    "LinearDenoiser",
+    "LinearField",
+    "PlantedModel",
+    "QuadraticEnergy",
+    "check_adapter",
+    "check_closed_form",
+    "check_equivariant",
+    "check_every_rotation",
+    "check_repeatable",
+    "check_untouched",
+]

@@ -1,0 +1,56 @@
+"""Is it more than round-off? A verdict in words, from ``L_equiv`` beside the two floors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["round-off", "non-deterministic", "above round-off", "broken", "unknown"]
+
+ROUND_OFF_FACTOR = 10.0
+"""Root errors up to this multiple of the floor are round-off.
+
+The floor comes from inputs that differ in the last digit; turned inputs also change the order and the size of every
+intermediate result, which in practice costs a small multiple of it.
+"""
+BROKEN_FACTOR = 100.0
+"""Beyond this multiple of the floor no accumulation of rounding explains the error."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What kind of symmetry error it is, and one sentence that says so."""
+
+    kind: Kind
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def verdict(rms: float, floor: float, nondeterminism: float, unit: str, tiny: float = 0.0) -> Verdict:
+    """Compare the root of ``L_equiv`` with the roots of the floors.
+
+    Args:
+        rms: ``√L_equiv`` (an estimate below zero counts as zero), in ``unit``.
+        floor: root of the round-off floor, NaN if it was not measured.
+        nondeterminism: root of the non-determinism floor, NaN likewise.
+        unit: for the sentence.
+        tiny: resolution of the numbers themselves (machine epsilon times their size), a lower bound on the floor.
+    """
+    if not math.isfinite(rms):
+        return Verdict("unknown", "could not be measured")
+    if not math.isfinite(floor):
+        return Verdict("unknown", f"{rms:.3g} {unit}, with no floor to compare it with")
+    repeat = nondeterminism if math.isfinite(nondeterminism) else 0.0
+    base = max(floor, tiny)
+    if repeat > base and rms <= 3 * repeat:
+        return Verdict("non-deterministic", f"not above the model's own non-determinism ({repeat:.2g} {unit})")
+    base = max(base, repeat)
+    if rms <= ROUND_OFF_FACTOR * base:
+        return Verdict("round-off", f"at round-off: {rms:.2g} {unit} beside a floor of {base:.2g} {unit}")
+    times = f"{rms / base:.2g}" if rms / base < 1000 else f"{rms / base:.0e}".replace("e+0", "e").replace("e+", "e")
+    if rms <= BROKEN_FACTOR * base:
+        return Verdict("above round-off", f"small but real: {times} times the round-off floor of {base:.2g} {unit}")
+    return Verdict("broken", f"broken: {times} times the round-off floor of {base:.2g} {unit}")

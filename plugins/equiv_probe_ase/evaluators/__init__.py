@@ -1,0 +1,20 @@
+"""Evaluating many (turned) structures with one calculator in as few model passes as possible.
+
+A turned copy has the neighbours of the original up to rounding, and building them anew for every copy is most of the
+cost for some models. They are built anew all the same, by the model package's own code: a neighbour cap, a tie at the
+cutoff or an edge chosen by the cell's orientation is a real way to break the symmetry, and sharing one neighbour list
+over the rotations would hide it.
+"""
+
+from equiv_probe_ase.evaluators.evaluator import CannotBatchError, Evaluator
+from equiv_probe_ase.evaluators.loop import BatchMethodEvaluator, LoopEvaluator
+from equiv_probe_ase.evaluators.registry import evaluator_for, register_evaluator
+
+__all__ = [
+    "BatchMethodEvaluator",
+    "CannotBatchError",
+    "Evaluator",
+    "LoopEvaluator",
+    "evaluator_for",
+    "register_evaluator",
+]

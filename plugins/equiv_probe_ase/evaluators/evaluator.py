@@ -1,0 +1,125 @@
+"""The interface of the layer that evaluates many structures, and the one place that brings results to ASE's form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+PER_ATOM = frozenset({"forces", "energies", "stresses", "charges", "magmoms"})
+"""Property names whose first axis runs over the atoms; every other property is one value per structure."""
+
+
+class Evaluator(ABC):
+    """Evaluates structures with one calculator. Everything given in one call goes through the model in one pass.
+
+    How many structures fit into a call is for the caller to decide: an evaluator neither chunks nor catches
+    out-of-memory errors.
+    """
+
+    name: str
+    """What a report calls it, for example ``"CHGNet, batched"``."""
+    batched: bool
+    """Whether several structures share a model pass."""
+    note: str = ""
+    """Why it is a loop, or empty."""
+    cpu_atoms_per_call: int | None = None
+    """About how many atoms of a dense crystal in one call are fastest on the CPU, as measured; None: not known.
+
+    More atoms are never wrong, but once the tensors outgrow the allocator's cache (32 MiB each with glibc) every
+    operation pays for fresh pages, and a larger batch becomes slower than a smaller one.
+    """
+
+    @abstractmethod
+    def evaluate(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, NDArray[np.float64]]]:
+        """Return the requested properties of every structure, as the calculator itself would give them.
+
+        Nothing is moved: cells and positions reach the model as they are. Constraints do not act on the results (what
+        is asked is what the model says, not what ASE lets move).
+
+        Args:
+            structures: at least one; any mix of sizes, compositions and boundary conditions; left unchanged.
+            properties: ASE property names.
+
+        Returns:
+            One dict per structure with exactly ``properties``, float64, in ASE's units: energy and free_energy ``()``
+            eV; energies ``(N,)`` eV; forces ``(N, 3)`` eV/Å; stress ``(6,)`` and stresses ``(N, 6)`` eV/Å³ in Voigt
+            order xx yy zz yz xz xy; dipole ``(3,)`` e·Å; charges ``(N,)`` e; magmom ``()`` and magmoms ``(N,)`` μB.
+
+        Raises:
+            EquivProbeError: a requested property is not produced.
+        """
+
+
+class CannotBatchError(Exception):
+    """Raised when a batched evaluator is constructed for a calculator that it cannot serve; the message says why."""
+
+
+@contextmanager
+def gradients_enabled() -> Iterator[None]:
+    """Let autograd forces work inside a caller's ``no_grad`` or ``inference_mode``."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        yield
+
+
+def ase_results(
+    raw: Mapping[str, Any], properties: Sequence[str], n_atoms: int, source: str
+) -> dict[str, NDArray[np.float64]]:
+    """Pick the requested properties of one structure, in ASE's shapes and float64.
+
+    Args:
+        raw: results by property name, as a calculator stores them; stress may be ``(6,)``, ``(3, 3)`` or ``(1, 6)``.
+        properties: the names asked for.
+        n_atoms: number of atoms ``N``.
+        source: the calculator's name, for the error.
+
+    Returns:
+        One float64 array (a copy) per property.
+
+    Raises:
+        EquivProbeError: a property is missing, is None, or is not of the shape its name promises.
+    """
+    missing = [name for name in properties if raw.get(name) is None]
+    if missing:
+        produced = sorted(name for name, value in raw.items() if value is not None)
+        raise EquivProbeError(
+            f"no {', '.join(missing)} in the results of {source}",
+            f"one of what it produces: {', '.join(produced) or 'nothing'}",
+            "pass properties=[...] with these only",
+        )
+    return {name: _in_ase_shape(name, raw[name], n_atoms, source) for name in properties}
+
+
+def split_batch(name: str, values: torch.Tensor, sizes: Sequence[int]) -> list[NDArray[Any]]:
+    """Cut one batched model output into structures: ``(ΣN, …)`` for per-atom names, ``(B, …)`` for the others."""
+    array = values.detach().cpu().numpy()
+    if name in PER_ATOM:
+        return np.split(array, np.cumsum(sizes)[:-1])
+    return list(array.reshape(len(sizes), *array.shape[1:]))
+
+
+def _in_ase_shape(name: str, value: Any, n_atoms: int, source: str) -> NDArray[np.float64]:
+    array = np.array(value, dtype=np.float64)
+    if name == "stress":
+        array = array.squeeze()
+    if name in {"stress", "stresses"} and array.shape[-2:] == (3, 3):
+        array = np.asarray(full_3x3_to_voigt_6_stress(array), dtype=np.float64)
+    if name in {"energy", "free_energy", "magmom"} and array.size == 1:
+        array = array.reshape(())
+    expected = {"energy": (), "free_energy": (), "forces": (n_atoms, 3), "stress": (6,), "stresses": (n_atoms, 6)}
+    wanted = expected.get(name, (n_atoms, *array.shape[1:]) if name in PER_ATOM else array.shape)
+    if array.shape != wanted:
+        raise EquivProbeError(f"{name} of shape {array.shape} in the results of {source}", f"shape {wanted}")
+    return array

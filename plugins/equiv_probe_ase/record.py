@@ -1,0 +1,123 @@
+"""One structure's numbers, as plain data for the journal and the report."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe import decompose
+from equiv_probe.report import without_nan
+from equiv_probe.spectrum import torque_bound
+from equiv_probe_ase.structures import reference_values
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from equiv_probe.losses import AnyLoss
+    from equiv_probe.orbit import Orbit
+    from equiv_probe_ase.orbits import Job
+    from equiv_probe_ase.quantities import Quantity
+
+WORST_ATOMS = 5
+
+
+def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
+    """Everything that is reported about one structure.
+
+    Args:
+        job: evaluated.
+        loss: for the comparison with reference values.
+
+    Raises:
+        EquivProbeError: non-finite predictions.
+    """
+    orbit, atoms = job.orbit(), job.structure.atoms
+    quantities = {name: _quantity(job, orbit, quantity, loss) for name, quantity in job.quantities.items()}
+    if "energy" in quantities and "forces" in quantities and not atoms.pbc.any():
+        quantities["energy"]["torque_bound"] = _torque_bound(job, orbit)
+    found: dict[str, Any] = without_nan(
+        {
+            "key": job.structure.key,
+            "index": job.structure.index,
+            "name": job.structure.name,
+            "formula": atoms.get_chemical_formula(),
+            "n_atoms": len(atoms),
+            "rotations": orbit.rotations.shape[0] * orbit.rotations.shape[1],
+            "quantities": quantities,
+        }
+    )
+    return found
+
+
+def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss) -> dict[str, Any]:
+    name = quantity.name
+    single = orbit.only(name)
+    found = decompose(single)
+    deviation = single.kept(name) - single.means[name].mean(0)
+    squares = torch.einsum("n,rn...->...", orbit.weights, single.kept(name).square()) / len(orbit.rotations)
+    size = float(squares.mean()) - found.equiv if quantity.has_zero else math.nan
+    values: dict[str, Any] = {
+        "rms": math.sqrt(max(found.equiv, 0.0)),
+        "equiv": found.equiv,
+        "equiv_stderr": found.equiv_stderr,
+        "equiv_interval": list(found.equiv_interval),
+        "weight": float(found.per_structure["weight"]),
+        "size": size,
+        "relative": math.sqrt(max(found.equiv, 0.0) / size) if size > 0 else math.nan,
+        "floor": math.sqrt(max(found.floor, 0.0)),
+        "nondeterminism": math.sqrt(max(found.nondeterminism, 0.0)),
+        "resolution": float(single.identity[name].abs().max()) * torch.finfo(job.precision).eps,
+        "largest": float(_magnitudes(deviation, quantity).max()),
+        "over_rotations": [float(f"{x:.4g}") for x in deviation.flatten(2).square().mean(-1).sqrt().flatten()]
+        if deviation.ndim > 2
+        else [float(f"{x:.4g}") for x in deviation.abs().flatten()],
+    }
+    if quantity.per_atom:
+        values |= _by_atom(job, single)
+    target = reference_values(job.structure, quantity)
+    if target is not None:
+        known = decompose(single, torch.from_numpy(target), loss)
+        own = known.per_structure
+        values["labelled"] = {
+            **{key: float(own[key]) for key in ("total", "mean", "equiv", "weight")},
+            "share_stderr": known.share_stderr,
+            "share_interval": list(known.share_interval),
+            "equiv_stderr": known.equiv_stderr,
+            "equiv_interval": list(known.equiv_interval),
+            "total_stderr": known.total_stderr,
+            "mean_stderr": known.mean_stderr,
+            "unit": known.unit,
+            "notes": list(known.notes),
+        }
+    return values
+
+
+def _magnitudes(deviation: Tensor, quantity: Quantity) -> Tensor:
+    """Norms of each atom's (or the structure's) deviation, ``(R, n, ...)``."""
+    event = len(quantity.representation.event_shape)
+    return deviation.flatten(-event).norm(dim=-1) if event else deviation.abs()
+
+
+def _by_atom(job: Job, orbit: Orbit) -> dict[str, Any]:
+    """Sums by element, and the worst atoms."""
+    per_atom = decompose(orbit, structures="leading").per_structure["equiv"]
+    symbols = job.structure.atoms.get_chemical_symbols()
+    elements: dict[str, list[float]] = {}
+    for symbol, value in zip(symbols, per_atom.tolist(), strict=True):
+        entry = elements.setdefault(symbol, [0.0, 0.0])
+        entry[0] += value
+        entry[1] += 1
+    worst = per_atom.argsort(descending=True)[:WORST_ATOMS].tolist()
+    ranked = [{"atom": i, "element": symbols[i], "rms": math.sqrt(max(float(per_atom[i]), 0.0))} for i in worst]
+    return {"elements": elements, "worst_atoms": ranked}
+
+
+def _torque_bound(job: Job, orbit: Orbit) -> float:
+    """``√(½⟨τ²⟩)`` in the energy's unit (meV/atom): what the torque allows the energy to vary, if forces conserve it."""
+    forces = orbit.kept("forces")
+    arms = torch.from_numpy(job.structure.atoms.positions - job.turner.pivot())
+    # Pulled-back forces on unturned arms: torques turn with the frame, so their size is the same.
+    torque = torch.linalg.cross(arms.expand_as(forces), forces).sum(-2)
+    return math.sqrt(torque_bound(torque, orbit.weights)) / len(arms)

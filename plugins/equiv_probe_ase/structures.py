@@ -1,0 +1,145 @@
+"""Structures from any source that ASE reads, and the reference values they carry."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import ase.io
+import numpy as np
+from ase import Atoms
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from equiv_probe_ase.quantities import Quantity
+
+Source: TypeAlias = str | Path | Atoms | Iterable[Atoms]
+REFERENCE_PREFIXES = ("REF_", "ref_", "dft_", "DFT_")
+"""Where reference values are looked for, before what ASE's readers put into a SinglePointCalculator."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One structure with its name, its place in the source, and its reference values in ASE's units."""
+
+    index: int
+    name: str
+    atoms: Atoms
+    reference: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Names the same structure in the same place again: the index and a digest of what a calculator sees."""
+        digest = hashlib.sha256()
+        parts = [self.atoms.numbers, self.atoms.positions, self.atoms.cell.array, self.atoms.pbc]
+        parts += [self.atoms.arrays[name] for name in ("initial_magmoms", "initial_charges") if self.atoms.has(name)]
+        for part in parts:
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return f"{self.index}:{digest.hexdigest()[:16]}"
+
+
+def load(
+    source: Source,
+    *,
+    index: str = ":",
+    reference_keys: Mapping[str, str] | None = None,
+    vacuum: float | None = None,
+) -> list[Structure]:
+    """Read structures.
+
+    Args:
+        source: a file in any format of ASE (``file@0:50`` selects), an ASE database, an Atoms, or several Atoms.
+        index: which frames of a file, as ASE writes slices.
+        reference_keys: the info or array name that holds each property's reference value, such as
+            ``{"energy": "my_energy"}``; without, ``REF_*`` and the attached results are used.
+        vacuum: margin (Å) of the box that is put around structures without a cell, for models that need one.
+
+    Raises:
+        EquivProbeError: the source cannot be read or holds no structure.
+    """
+    label, frames = _frames(source, index)
+    if not frames:
+        raise EquivProbeError(f"no structures in {label}", "at least one")
+    single = len(frames) == 1
+    return [
+        Structure(
+            place,
+            _name(atoms, label if single else f"{label}[{place}]"),
+            _boxed(atoms, vacuum),
+            references(atoms, reference_keys),
+        )
+        for place, atoms in enumerate(frames)
+    ]
+
+
+def _frames(source: Source, index: str) -> tuple[str, list[Atoms]]:
+    if isinstance(source, Atoms):
+        return source.get_chemical_formula(), [source]
+    if not isinstance(source, (str, Path)):
+        frames = list(source)
+        wrong = [type(item).__name__ for item in frames if not isinstance(item, Atoms)]
+        if wrong:
+            raise EquivProbeError(f"a {wrong[0]} among the structures", "ase.Atoms")
+        return "structure", frames
+    path, _, own_index = str(source).partition("@")
+    if not Path(path).exists():
+        raise EquivProbeError(f"no file {path}", "a structure file that ASE reads, or an ASE database")
+    try:
+        read = ase.io.read(path, index=own_index or index)
+    except Exception as error:  # readers raise anything
+        raise EquivProbeError(
+            f"{path}, which ASE cannot read ({type(error).__name__}: {error})", "a format that ASE reads"
+        ) from error
+    return Path(path).name, list(read) if isinstance(read, Sequence) and not isinstance(read, Atoms) else [read]
+
+
+def _name(atoms: Atoms, fallback: str) -> str:
+    for key in ("name", "label", "id", "mp_id", "config_type"):
+        value = atoms.info.get(key)
+        if isinstance(value, str) and value and key != "config_type":
+            return value
+    return fallback
+
+
+def _boxed(atoms: Atoms, vacuum: float | None) -> Atoms:
+    if vacuum is None or atoms.cell.rank == 3:
+        return atoms
+    boxed = atoms.copy()
+    boxed.calc = atoms.calc
+    boxed.center(vacuum=vacuum)
+    boxed.pbc = True
+    return boxed
+
+
+def references(atoms: Atoms, keys: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Reference values by ASE property name.
+
+    Args:
+        atoms: with values in ``info`` or ``arrays``, or with results attached.
+        keys: explicit names, which must be there for a property to count as labelled.
+    """
+    stored = {**atoms.info, **atoms.arrays}
+    if keys:
+        return {name: stored[key] for name, key in keys.items() if key in stored}
+    found: dict[str, Any] = {}
+    attached = getattr(atoms.calc, "results", None) or {}
+    for name in ("energy", "free_energy", "forces", "stress", "dipole", "charges", "magmoms", "magmom", "energies"):
+        key = next((prefix + name for prefix in REFERENCE_PREFIXES if prefix + name in stored), None)
+        if key is not None:
+            found[name] = stored[key]
+        elif attached.get(name) is not None:
+            found[name] = attached[name]
+    return found
+
+
+def reference_values(structure: Structure, quantity: Quantity) -> np.ndarray | None:
+    """The reference in the reported unit and shape, or None where there is none (or a non-finite one)."""
+    raw = structure.reference.get(quantity.name)
+    if raw is None:
+        return None
+    values = quantity.values(raw, structure.atoms)
+    return values if np.isfinite(values).all() else None

@@ -1,0 +1,145 @@
+"""From records of structures to one report."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from equiv_probe.estimates import Sums
+from equiv_probe.report import Labelled, Measured
+from equiv_probe.verdict import verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from equiv_probe_ase.quantities import Quantity
+
+    Record = Mapping[str, Any]
+
+WORST_ATOMS = 10
+
+BLIND_SPOTS = [
+    "errors that respect rotation: a wrong sign of the stress, a wrong but equivariant model",
+    "forces that are not the gradient of the energy",
+    "improper rotations and permutations, unless the plan has them",
+]
+
+
+def summarise(records: Sequence[Record], quantities: Mapping[str, Quantity], loss: str) -> list[Measured]:
+    """One measurement per quantity that any structure has."""
+    found = []
+    for name, quantity in quantities.items():
+        having = [record for record in records if name in record["quantities"]]
+        if having:
+            found.append(_measured(quantity, having, loss))
+    return found
+
+
+def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measured:
+    values = [record["quantities"][quantity.name] for record in records]
+    equiv = _column(values, "equiv")
+    weight = _column(values, "weight")
+    pooled = Sums.of(
+        torch.from_numpy(equiv), torch.full((len(equiv),), math.nan).double(), torch.from_numpy(weight)
+    ).equiv
+    low, high, stderr = pooled.low, pooled.high, pooled.stderr
+    if len(values) == 1:  # one structure: its own interval, from the replicates
+        low, high = (math.nan if x is None else x for x in values[0]["equiv_interval"])
+        stderr = _column(values, "equiv_stderr")[0]
+    rms = math.sqrt(max(pooled.value, 0.0))
+
+    def mean_square(key: str) -> float:
+        return math.sqrt(float((_column(values, key) ** 2 * weight).sum() / weight.sum()))
+
+    floor, nondeterminism = mean_square("floor"), mean_square("nondeterminism")
+    judged = verdict(rms, floor, nondeterminism, quantity.unit, tiny=mean_square("resolution"))
+    size = float((_column(values, "size") * weight).sum() / weight.sum())
+    roots = _column(values, "rms")
+    deviations = np.concatenate([np.asarray(value["over_rotations"], dtype=float) for value in values])
+    return Measured(
+        name=quantity.name,
+        unit=quantity.unit,
+        structures=len(values),
+        rms=rms,
+        rms_interval=(math.sqrt(max(low, 0.0)), math.sqrt(max(high, 0.0))) if math.isfinite(low) else (math.nan,) * 2,
+        equiv=pooled.value,
+        equiv_stderr=float(stderr),
+        relative=math.sqrt(max(pooled.value, 0.0) / size) if size > 0 else math.nan,
+        floor=floor,
+        nondeterminism=nondeterminism,
+        verdict=judged.kind,
+        sentence=judged.sentence,
+        over_structures={**_quantiles(roots), "worst": records[int(roots.argmax())]["name"]},
+        over_rotations=_quantiles(deviations),
+        largest=float(_column(values, "largest").max()),
+        by_element=_by_element(values),
+        worst_atoms=_worst_atoms(records, quantity.name),
+        labelled=_labelled(values, loss),
+    )
+
+
+def _column(values: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    return np.array([math.nan if value[key] is None else value[key] for value in values], dtype=float)
+
+
+def _quantiles(values: np.ndarray) -> dict[str, Any]:
+    return {f"q{q}": float(np.quantile(values, q / 100)) for q in (5, 25, 50, 75, 95)} | {"max": float(values.max())}
+
+
+def _by_element(values: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    sums: dict[str, list[float]] = {}
+    for value in values:
+        for element, (total, count) in value.get("elements", {}).items():
+            entry = sums.setdefault(element, [0.0, 0.0])
+            entry[0] += total
+            entry[1] += count
+    return {e: {"rms": math.sqrt(max(total / n, 0.0)), "atoms": n} for e, (total, n) in sorted(sums.items())}
+
+
+def _worst_atoms(records: Sequence[Record], name: str) -> list[dict[str, Any]]:
+    atoms = [
+        {"structure": record["name"], **atom}
+        for record in records
+        for atom in record["quantities"][name].get("worst_atoms", [])
+    ]
+    return sorted(atoms, key=lambda atom: -atom["rms"])[:WORST_ATOMS]
+
+
+def _labelled(values: Sequence[Mapping[str, Any]], loss: str) -> Labelled | None:
+    """Delta method over structures; for a single one, its own error bars from the replicates."""
+    known = [value["labelled"] for value in values if value.get("labelled")]
+    if not known:
+        return None
+    columns = [torch.from_numpy(_column(known, key)) for key in ("equiv", "total", "weight")]
+    sums = Sums.of(*columns)
+    total, mean, equiv, share = sums.total, sums.mean, sums.equiv, sums.share
+    own = known[0]
+
+    def error(key: str, pooled: float) -> float:
+        single = own[f"{key}_stderr"]
+        return pooled if len(known) > 1 else (math.nan if single is None else single)
+
+    def span(key: str, low: float, high: float) -> tuple[float, float]:
+        if len(known) > 1:
+            return low, high
+        first, second = (math.nan if x is None else x for x in own[f"{key}_interval"])
+        return first, second
+
+    return Labelled(
+        loss=loss,
+        unit=own["unit"],
+        structures=len(known),
+        total=total.value,
+        total_stderr=error("total", total.stderr),
+        mean=mean.value,
+        mean_stderr=error("mean", mean.stderr),
+        equiv=equiv.value,
+        equiv_stderr=error("equiv", equiv.stderr),
+        equiv_interval=span("equiv", equiv.low, equiv.high),
+        share=share.value,
+        share_stderr=error("share", share.stderr),
+        share_interval=span("share", share.low, share.high),
+    )

@@ -1,0 +1,176 @@
+"""Turning an ASE structure: positions, cell, momenta, magnetic moments and constraints, together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from ase import constraints as ase_constraints
+
+import equiv_probe as ep
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ase import Atoms
+    from ase.constraints import FixConstraint
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from equiv_probe.representations import Representation
+
+# Constraints that say nothing about a direction in the laboratory.
+_INVARIANT = {
+    *("FixAtoms", "FixBondLengths", "FixBondLength", "FixLinearTriatomic", "FixInternals", "FixCom", "FixSubsetCom"),
+    *("FixScaled", "FixSymmetry", "FixScaledParametricRelations"),  # in fractional coordinates
+    *("ExternalForce", "MirrorForce", "MirrorTorque"),  # along bonds
+}
+
+
+@dataclass(frozen=True)
+class Turner:
+    """One structure, ready to be turned about its centre.
+
+    Args:
+        atoms: the structure; never changed.
+        center: ``"centroid"`` (the default), ``"origin"``, ``"cell"`` (the middle of the cell) or a point (Å).
+        extra: representations of further ``atoms.arrays`` or ``atoms.info`` entries that the calculator reads, such as
+            an external field.
+    """
+
+    atoms: Atoms
+    center: str | Sequence[float] = "centroid"
+    extra: Mapping[str, Representation] = field(default_factory=dict)
+
+    def pivot(self) -> NDArray[np.float64]:
+        """The fixed point of the rotation, ``(3,)`` in Å."""
+        if not isinstance(self.center, str):
+            return np.asarray(self.center, dtype=float)
+        if self.center == "origin":
+            return np.zeros(3)
+        if self.center == "cell":
+            return np.asarray(self.atoms.cell.array.sum(0) / 2)
+        if self.center != "centroid":
+            raise EquivProbeError(f"center={self.center!r}", '"centroid", "origin", "cell" or a point')
+        return np.asarray(self.atoms.positions.mean(0))
+
+    def copies(self, rotations: Tensor) -> list[Atoms]:
+        """Turned copies, one per rotation ``(K, 3, 3)``; nothing is wrapped or re-standardised."""
+        return self._copies(rotations, back_again=False, precision=torch.float64)
+
+    def round_trips(self, rotations: Tensor, precision: torch.dtype) -> list[Atoms]:
+        """Copies turned and turned back in the model's precision: they differ from the structure by rounding only."""
+        return self._copies(rotations, back_again=True, precision=precision)
+
+    def _copies(self, rotations: Tensor, *, back_again: bool, precision: torch.dtype) -> list[Atoms]:
+        turned = {}
+        for name, (values, representation) in self._quantities().items():
+            low = torch.as_tensor(values, dtype=torch.float64).to(precision)
+            pivot = torch.as_tensor(self.pivot()).to(precision)
+            stack = representation.turn(low[None].expand(len(rotations), *low.shape), rotations, pivot)
+            if back_again:
+                stack = representation.turn_back(stack, rotations, pivot)
+            turned[name] = stack.double().numpy()
+        return [
+            self._copy({name: stack[k] for name, stack in turned.items()}, None if back_again else rotations[k].numpy())
+            for k in range(len(rotations))
+        ]
+
+    def _quantities(self) -> dict[str, tuple[NDArray[np.float64], Representation]]:
+        """Everything that turns, with its representation, by the name it is put back under."""
+        atoms = self.atoms
+        found: dict[str, tuple[NDArray[np.float64], Representation]] = {
+            "positions": (atoms.positions, ep.point),
+            "cell": (atoms.cell.array, ep.vector),
+            "celldisp": (np.asarray(atoms.get_celldisp(), dtype=float).reshape(3), ep.vector),
+        }
+        if "momenta" in atoms.arrays:
+            found["momenta"] = (atoms.arrays["momenta"], ep.vector)
+        moments = atoms.arrays.get("initial_magmoms")
+        if moments is not None and moments.ndim == 2:
+            found["initial_magmoms"] = (moments, ep.axial)  # non-collinear; collinear moments are numbers
+        for name, representation in self.extra.items():
+            source = atoms.arrays if name in atoms.arrays else atoms.info
+            if name not in source:
+                raise EquivProbeError(f"no {name!r} in the structure's arrays or info", "the schema's input")
+            found[name] = (np.asarray(source[name], dtype=float), representation)
+        return found
+
+    def _copy(self, turned: Mapping[str, NDArray[np.float64]], rotation: NDArray[np.float64] | None) -> Atoms:
+        copy = self.atoms.copy()
+        kept, _ = turned_constraints(self.atoms.constraints, np.eye(3) if rotation is None else rotation, self.pivot())
+        copy.set_constraint(kept)
+        copy.set_cell(turned["cell"], scale_atoms=False)
+        copy.set_celldisp(turned["celldisp"])
+        copy.arrays["positions"][:] = turned["positions"]
+        for name in turned.keys() - {"positions", "cell", "celldisp"}:
+            if name in copy.arrays:
+                copy.arrays[name] = turned[name]
+            else:
+                copy.info[name] = turned[name]
+        return copy
+
+
+def turned_constraints(
+    constraints: Sequence[FixConstraint], rotation: NDArray[np.float64], pivot: NDArray[np.float64]
+) -> tuple[list[FixConstraint], list[str]]:
+    """Turn constraints with the atoms.
+
+    Args:
+        constraints: of the structure.
+        rotation: ``(3, 3)``.
+        pivot: the fixed point, ``(3,)`` in Å.
+
+    Returns:
+        The turned constraints, and the class names of those that are not known and were left out of the copies. (Audits
+        measure the model's raw forces, on which constraints do not act.)
+    """
+    turned: list[FixConstraint] = []
+    unknown: list[str] = []
+    for constraint in constraints:
+        name = type(constraint).__name__
+        if name in _INVARIANT:
+            turned.append(constraint)
+        elif name in {"FixedPlane", "FixedLine"}:
+            turned.append(type(constraint)(constraint.index, rotation @ constraint.dir))
+        elif name == "FixedMode":
+            mode = constraint.mode.reshape(-1, 3) @ rotation.T
+            turned.append(ase_constraints.FixedMode(mode))
+        elif name == "FixCartesian":
+            turned.extend(_turned_cartesian(constraint, rotation))
+        elif name == "Hookean":
+            turned.append(_turned_hookean(constraint, rotation, pivot))
+        else:
+            unknown.append(name)
+    return turned, unknown
+
+
+def _turned_cartesian(constraint: FixConstraint, rotation: NDArray[np.float64]) -> list[FixConstraint]:
+    """Fixed Cartesian components are no longer along the axes after a turn: planes, lines and points say the same."""
+    fixed = np.asarray(constraint.mask, dtype=bool)
+    index = constraint.index
+    if fixed.all():
+        return [ase_constraints.FixAtoms(index)]
+    if fixed.sum() == 1:
+        return [ase_constraints.FixedPlane(index, rotation[:, fixed][:, 0])]
+    if fixed.sum() == 2:
+        return [ase_constraints.FixedLine(index, rotation[:, ~fixed][:, 0])]
+    return []
+
+
+def _turned_hookean(
+    constraint: FixConstraint, rotation: NDArray[np.float64], pivot: NDArray[np.float64]
+) -> FixConstraint:
+    """A spring between atoms does not turn; its anchor point or plane does."""
+    stored = constraint.todict()["kwargs"]
+    if constraint._type == "point":
+        stored["a2"] = rotation @ (np.asarray(constraint.origin) - pivot) + pivot
+    elif constraint._type == "plane":
+        a, b, c, d = constraint.plane
+        normal = rotation @ np.array([a, b, c])
+        # The plane n·x + d = 0 turns about the pivot: n'·x + d + (n − n')·pivot with n' = g n.
+        stored["a2"] = [*normal, d + float((np.array([a, b, c]) - normal) @ pivot)]
+    return ase_constraints.Hookean(**stored)

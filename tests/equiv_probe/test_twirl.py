@@ -1,0 +1,320 @@
+"""Orbit evaluation: the same orbit however it is batched, in bounded memory, without touching what it is given."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import equiv_probe as ep
+from equiv_probe.testing import CentralForces, HandedModel, LinearDenoiser, LinearField, QuadraticEnergy
+from equiv_probe.twirl import in_chunks
+
+PLAN = ep.RotationPlan("tetrahedral", replicates=2)
+FORCES = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
+# The same arithmetic on other shapes: BLAS may sum in another order.
+SAME = 1e-13
+
+
+def largest_gap(a: ep.Orbit, b: ep.Orbit) -> float:
+    gaps = [(getattr(a, part)[k] - getattr(b, part)[k]).abs().max() for part in ("means", "squares") for k in a.means]
+    if a.values is not None and b.values is not None:
+        gaps += [(a.values[k] - b.values[k]).abs().max() for k in a.values]
+    return float(torch.stack(gaps).max())
+
+
+def field(matrix: Tensor):
+    return lambda inputs: LinearField(matrix)(inputs["pos"])
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 24, 1000])
+def test_stacked_equals_loop_for_every_chunk(matrix: Tensor, positions: Tensor, chunk: int) -> None:
+    calls = []
+
+    def counted(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        calls.append(inputs["pos"].shape)
+        return LinearField(matrix)(inputs["pos"])
+
+    loop = ep.twirl(field(matrix), {"pos": positions}, FORCES, PLAN)
+    stacked = ep.twirl(counted, {"pos": positions}, FORCES, PLAN, stacked=True, chunk=chunk)
+    assert largest_gap(loop, stacked) < SAME
+    orbit_calls = calls[1 : 1 + -(-PLAN.size // chunk)]  # after the unturned one, as few passes as the chunk allows
+    assert sum(shape[0] for shape in orbit_calls) == PLAN.size
+    assert max(shape[0] for shape in calls) == min(chunk, PLAN.size)
+    assert loop.evaluations == stacked.evaluations == PLAN.size + 1 + 3 + 1
+
+
+def test_the_orbit_is_the_definition(matrix: Tensor, positions: Tensor) -> None:
+    orbit = ep.twirl(field(matrix), {"pos": positions}, FORCES, PLAN)
+    x = positions - positions.mean(0)
+    expected = torch.einsum("rnji,jk,rnkl,al->rnai", orbit.rotations, matrix, orbit.rotations, x)
+    assert float((orbit.kept("forces") - expected).abs().max()) < SAME
+    assert torch.equal(orbit.rotations, PLAN.rotations())
+    assert float((orbit.identity["forces"] - x @ matrix.mT).abs().max()) < SAME
+
+
+def test_kept_and_streamed_moments_are_equal(matrix: Tensor, positions: Tensor) -> None:
+    for plan in (PLAN, ep.RotationPlan("lebedev-5", 3), ep.RotationPlan("haar", 100)):
+        kept = ep.twirl(field(matrix), {"pos": positions}, FORCES, plan, keep=True)
+        streamed = ep.twirl(field(matrix), {"pos": positions}, FORCES, plan, keep=False, stacked=True, chunk=7)
+        assert streamed.values is None
+        assert largest_gap(kept, streamed) < SAME
+        weighted = torch.einsum("n,rnai->rai", plan.weights, kept.kept("forces"))
+        if plan.R <= 64:
+            assert float((kept.means["forces"] - weighted).abs().max()) < SAME
+        assert (
+            float((torch.einsum("g,gai->ai", kept.sizes, kept.means["forces"]) / plan.R - weighted.mean(0)).abs().max())
+            < SAME
+        )
+
+
+def peak_and_held(replicates: int, *, keep: bool) -> tuple[int, int]:
+    """Peak bytes of Python and NumPy allocations while streaming a NumPy model, and bytes of the tensors that stay."""
+    inputs = {"pos": np.zeros((20_000, 3))}
+    tracemalloc.start()
+    plan = ep.RotationPlan("klein", replicates)
+    orbit = ep.twirl(lambda x: {"forces": x["pos"] + 1.0}, inputs, FORCES, plan, keep=keep, floor=0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    tensors = [*orbit.means.values(), *orbit.squares.values(), *(orbit.values or {}).values()]
+    return peak, sum(t.numel() * t.element_size() for t in tensors)
+
+
+def test_memory_does_not_grow_with_the_number_of_rotations() -> None:
+    # Groups of replicates are merged beyond 64, so 64 and 640 replicates hold the same moments.
+    (peak, held), (peak_10, held_10) = peak_and_held(64, keep=False), peak_and_held(640, keep=False)
+    assert held_10 == held == 2 * 64 * 20_000 * 3 * 8
+    # The model's answers are NumPy arrays of 480 kB and traced; all 2560 of them would be 1.2 GB. 10 % for bookkeeping.
+    assert peak_10 < 1.1 * peak + 480_000
+    assert peak_10 < 100 * 480_000
+    assert peak_and_held(8, keep=True)[1] == (2 * 8 + 32) * 20_000 * 3 * 8, "kept only when asked for"
+
+
+def test_tensor_tuple_dict_and_numpy_inputs_give_the_same_orbit(matrix: Tensor, positions: Tensor) -> None:
+    numbers = torch.arange(5)
+    Sample = namedtuple("Sample", "pos z")
+    reference = ep.twirl(field(matrix), {"pos": positions}, FORCES, PLAN)
+    model = LinearField(matrix)
+
+    def by_place(sample: tuple[Tensor, Tensor]) -> Tensor:
+        assert torch.equal(torch.as_tensor(sample[1]), numbers), "what does not turn is passed on"
+        return model(sample[0])["forces"]
+
+    def by_attribute(sample: Sample) -> tuple[Tensor, Tensor]:
+        return model(sample.pos)["forces"], sample.z
+
+    def in_numpy(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        assert isinstance(inputs["pos"], np.ndarray)
+        x = inputs["pos"] - inputs["pos"].mean(0)
+        return {"forces": x @ matrix.numpy().T}
+
+    one = ep.Schema(inputs={"0": ep.point}, outputs={"forces": ep.vector})
+    two = ep.Schema(inputs={"pos": ep.point, "z": ep.fixed}, outputs={"forces": ep.vector, "z": ep.fixed})
+    orbits = [
+        ep.twirl(lambda x: model(x)["forces"], positions, one, PLAN),
+        ep.twirl(by_place, (positions, numbers), one, PLAN),
+        ep.twirl(by_attribute, Sample(positions, numbers), two, PLAN),
+        ep.twirl(in_numpy, {"pos": positions.numpy()}, FORCES, PLAN),
+    ]
+    for orbit in orbits:
+        gap = (orbit.kept("forces") - reference.kept("forces")).abs().max()
+        assert float(gap) < SAME
+
+
+def test_python_floats_keep_their_precision_and_inputs_their_type(positions: Tensor) -> None:
+    seen = []
+
+    def predict(inputs):
+        seen.append(inputs["time"])
+        return {"energy": 123456.789012345}
+
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"energy": ep.scalar})
+    orbit = ep.twirl(predict, {"pos": positions, "time": 0.1}, schema, PLAN)
+    assert float(orbit.identity["energy"]) == 123456.789012345
+    assert seen == [0.1] * len(seen), "inputs that do not turn are the caller's own"
+    assert all(type(time) is float for time in seen)
+
+
+def test_batch_index_and_mask_give_each_structure_its_own_center(matrix: Tensor) -> None:
+    model = LinearDenoiser(matrix)
+    parts = [torch.randn(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) + 5 * n for n in (2, 4)]
+    single = [
+        ep.twirl(lambda x: model(x["pos"]), {"pos": p}, ep.Schema({"pos": ep.point}, model.outputs), PLAN)
+        for p in parts
+    ]
+    expected = torch.cat([orbit.kept("denoised") for orbit in single], 2)
+    index = torch.tensor([0, 0, 1, 1, 1, 1])
+
+    def packed(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"denoised": torch.cat([model(inputs["pos"][inputs["batch"] == k])["denoised"] for k in (0, 1)])}
+
+    schema = ep.Schema({"pos": ep.point}, model.outputs, batch="batch")
+    orbit = ep.twirl(packed, {"pos": torch.cat(parts), "batch": index}, schema, PLAN)
+    assert float((orbit.kept("denoised") - expected).abs().max()) < 1e-12  # coordinates of 20 Å
+
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
+    padded = torch.full((2, 4, 3), 99.0, dtype=torch.float64)
+    padded[0, :2], padded[1] = parts
+
+    def dense(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        weight = inputs["mask"].double()[..., None]
+        center = (inputs["pos"] * weight).sum(-2, keepdim=True) / weight.sum(-2, keepdim=True)
+        return {"denoised": center + (inputs["pos"] - center) @ matrix.mT}
+
+    schema = ep.Schema({"pos": ep.point}, model.outputs, mask="mask")
+    for stacked in (False, True):
+        orbit = ep.twirl(dense, {"pos": padded, "mask": mask}, schema, PLAN, stacked=stacked)
+        got = orbit.kept("denoised")
+        assert float((torch.cat([got[:, :, 0, :2], got[:, :, 1]], 2) - expected).abs().max()) < 1e-12
+
+
+def test_center_of_rotation(positions: Tensor) -> None:
+    def pinned(inputs: dict[str, Tensor]) -> dict[str, Tensor]:  # pulls towards the origin, as flows do
+        return {"forces": -inputs["pos"]}
+
+    def equiv(center: str | Tensor) -> float:
+        return ep.decompose(ep.twirl(pinned, {"pos": positions}, FORCES, PLAN, center=center)).equiv
+
+    assert equiv("origin") < 1e-25
+    assert equiv(torch.zeros(3)) < 1e-25
+    # About the centroid c, h_g = −gᵀ(g(x − c) + c) = −(x − c) − gᵀc: the spread is |c|² over three components.
+    c = positions.mean(0)
+    assert abs(equiv("centroid") - float(c.square().sum()) / 3) < 1e-12
+
+
+def test_point_outputs_are_pulled_back_about_the_center(matrix: Tensor, positions: Tensor) -> None:
+    model = LinearDenoiser(matrix)
+    orbit = ep.twirl(lambda x: model(x["pos"]), {"pos": positions}, ep.Schema({"pos": ep.point}, model.outputs), PLAN)
+    # The tetrahedral design is exact for the twirl of a degree 2 orbit, in every replicate.
+    assert float((orbit.means["denoised"] - model.twirl(positions)["denoised"]).abs().max()) < 1e-12
+
+
+def test_improper_plan_sees_what_proper_rotations_do_not(positions: Tensor) -> None:
+    model = HandedModel()
+    schema = ep.Schema({"pos": ep.point}, model.outputs)
+    for improper in (False, True):
+        plan = ep.RotationPlan("tetrahedral", improper=improper)
+        found = ep.decompose(ep.twirl(lambda x: model(x["pos"]), {"pos": positions}, schema, plan)).parts
+        for name, expected in model.equiv(positions, improper=improper).items():
+            assert abs(found[name].equiv - expected) < 1e-12
+
+
+def test_running_out_of_memory_halves_the_chunk_and_changes_nothing(matrix: Tensor, positions: Tensor) -> None:
+    for error in (torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("MPS: out of memory")):
+        sizes = []
+
+        def small(inputs: dict[str, Tensor], error: Exception = error, sizes: list[int] = sizes) -> dict[str, Tensor]:
+            sizes.append(len(inputs["pos"]))
+            if len(inputs["pos"]) > 3:
+                raise error
+            return LinearField(matrix)(inputs["pos"])
+
+        orbit = ep.twirl(small, {"pos": positions}, FORCES, PLAN, stacked=True, chunk=24, floor=0)
+        assert sizes == [1, 24, 12, 6, *[3] * 8], "it stays at what fits"
+        assert largest_gap(orbit, ep.twirl(field(matrix), {"pos": positions}, FORCES, PLAN)) < SAME
+
+
+def test_one_copy_that_does_not_fit_is_said(positions: Tensor) -> None:
+    def never(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if bool((inputs["pos"] != positions).any()):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"forces": inputs["pos"]}
+
+    for stacked in (False, True):
+        with pytest.raises(ep.EquivProbeError, match="single copy that does not fit"):
+            ep.twirl(never, {"pos": positions}, FORCES, PLAN, stacked=stacked)
+
+
+def test_other_errors_are_the_models_own(positions: Tensor) -> None:
+    def broken(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        ep.twirl(broken, {"pos": positions}, FORCES, PLAN)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        list(in_chunks(lambda a, b: broken({}), 4, 4))
+
+
+def test_in_chunks_covers_the_range_in_order() -> None:
+    assert list(in_chunks(lambda a, b: (a, b), 10, 4)) == [(0, 4), (4, 8), (8, 10)]
+    assert list(in_chunks(lambda a, b: (a, b), 0, 4)) == []
+
+
+def test_fixed_inputs_get_no_rotation_axis(positions: Tensor) -> None:
+    shapes = set()
+
+    def predict(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        shapes.add((tuple(inputs["time"].shape), tuple(inputs["z"].shape)))
+        return {"forces": inputs["pos"]}
+
+    schema = ep.Schema(inputs={"pos": ep.point, "time": ep.fixed, "z": ep.fixed}, outputs={"forces": ep.vector})
+    inputs = {"pos": positions, "time": torch.rand(5), "z": torch.arange(5)}
+    ep.twirl(predict, inputs, schema, PLAN, stacked=True)
+    assert shapes == {((5,), (5,))}
+
+
+def test_callers_inputs_are_untouched(matrix: Tensor) -> None:
+    inputs = {"pos": torch.randn(5, 3), "velocities": torch.randn(5, 3), "charge": torch.tensor([1.0])}
+    before = {name: value.clone() for name, value in inputs.items()}
+
+    def writes_into_its_input(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        given["extra"] = torch.ones(1)
+        for name in ("pos", "velocities", "charge"):
+            given[name].requires_grad_()
+            given[name].data.mul_(2)
+        return LinearField(matrix)(given["pos"])
+
+    schema = ep.Schema({"pos": ep.point, "velocities": ep.vector, "charge": ep.scalar}, {"forces": ep.vector})
+    for stacked in (False, True):
+        orbit = ep.twirl(writes_into_its_input, inputs, schema, PLAN, stacked=stacked)
+        assert not orbit.kept("forces").requires_grad
+        assert set(inputs) == set(before)
+        for name, value in inputs.items():
+            assert torch.equal(value, before[name])
+            assert not value.requires_grad
+
+
+def test_global_random_state_is_untouched(matrix: Tensor, positions: Tensor) -> None:
+    before = torch.get_rng_state()
+    ep.twirl(field(matrix), {"pos": positions}, FORCES, PLAN)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_several_outputs_of_one_call(matrix: Tensor, positions: Tensor) -> None:
+    model = QuadraticEnergy(matrix, matrix + matrix.mT)
+    schema = ep.Schema({"pos": ep.point}, model.outputs)
+    orbit = ep.twirl(lambda x: model(x["pos"]), {"pos": positions}, schema, PLAN, stacked=True)
+    for name, expected in model.twirl(positions).items():
+        assert float((orbit.means[name].mean(0) - expected).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("predict", "kwargs", "message"),
+    [
+        (lambda x: {"energy": x["pos"].sum()}, {}, r"outputs \['energy'\]; expected the schema's \['forces'\]"),
+        (lambda x: {"forces": x["pos"][..., :2]}, {}, "trailing axes"),
+        (lambda x: {"forces": x["pos"][0]}, {"stacked": True}, "stacked=False"),
+        (lambda x: {"forces": x["pos"]}, {"center": "mass"}, '"centroid", "origin" or a tensor'),
+        (lambda x: {"forces": x["pos"]}, {"schema": ep.Schema({"xyz": ep.point}, {})}, "the schema's input 'xyz'"),
+    ],
+)
+def test_errors_teach(predict, kwargs: dict, message: str) -> None:
+    inputs = {"pos": torch.randn(5, 3)}
+    with pytest.raises(ep.EquivProbeError, match=message):
+        ep.twirl(predict, inputs, **{"schema": FORCES, "plan": PLAN, **kwargs})
+
+
+def test_an_empty_structure_is_said() -> None:
+    with pytest.raises(ep.EquivProbeError, match="empty"):
+        ep.twirl(lambda x: {"forces": x["pos"]}, {"pos": torch.zeros(0, 3)}, FORCES, PLAN)
+
+
+def test_equivariant_models_have_orbits_without_spread(positions: Tensor) -> None:
+    model = CentralForces()
+    orbit = ep.twirl(lambda x: model(x["pos"]), {"pos": positions}, ep.Schema({"pos": ep.point}, model.outputs), PLAN)
+    for name, part in ep.decompose(orbit).parts.items():
+        assert part.equiv < 1e-28, name  # (1e-14)²: float64 rounding of numbers of order one
