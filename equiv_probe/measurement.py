@@ -50,6 +50,12 @@ class Objective:
         labels = {name: _pick(targets, name) for name in names}
         found = {name: _like(label, orbit.identity[name]) for name, label in labels.items() if label is not None}
         if callable(loss) and len(names) > 1:
+            if not found:
+                raise EquivProbeError(
+                    "no targets for a loss of several outputs",
+                    "a dict of targets",
+                    "decompose(orbit, targets, loss=...)",
+                )
             return {"loss": cls(tuple(names), loss, found, Reduction(structures), labelled=True)}
         objectives = {}
         for name in found if targets is not None else names:
@@ -62,10 +68,15 @@ class Objective:
                 )
             reduction = Reduction(structures, _pick(weights, name), _pick(mask, name))
             target = found.get(name, orbit.identity[name])
+            _require_same_shape(name, own, orbit.identity[name], target)
             objectives[name] = cls((name,), own, {name: target}, reduction, labelled=targets is not None)
         if not objectives:
             raise EquivProbeError("no usable target", f"targets for outputs among {names}", "a dict by output")
         return objectives
+
+    def about(self, values: Mapping[str, Tensor]) -> Objective:
+        """The same objective, label-free, with these values in the place of the targets."""
+        return replace(self, targets={name: values[name] for name in self.outputs}, labelled=False)
 
     @property
     def label(self) -> str:
@@ -102,13 +113,19 @@ def measure(orbit: Orbit, objective: Objective) -> Measurement:
     means = {name: orbit.means[name] for name in objective.outputs}
     shares = {name: share.to(m).reshape(-1, *(1,) * (m.ndim - 1)) for name, m in means.items()}
     mean = {name: (shares[name] * m).sum(0) for name, m in means.items()}
-    of_mean, weight = objective(mean, 0)
     losses = _group_losses(orbit, objective)
-    if orbit.plan.is_random:
+    of_mean, weight = objective(mean, 0)
+    if not orbit.plan.is_random:  # the average over the subgroup is exact: no replicates, and no noise from them
+        estimate = Jackknife(losses.mean(0), of_mean, losses[:0], losses[:0], orbit.sizes)
+    elif objective.labelled and _is_squared(objective.loss):
+        # The L_equiv of squared error does not depend on the labels, replicate by replicate: taken about the unturned
+        # prediction it does not drown in the rounding of a large L_total.
+        own = measure(orbit, objective.about(orbit.identity)).estimate
+        total = (share.to(losses)[:, None] * losses).sum(0)
+        estimate = Jackknife(total, total - own.equiv, losses, losses - own.pseudo_equiv, orbit.sizes)
+    else:
         left_out = {name: (mean[name] - shares[name] * m) / (1 - shares[name]) for name, m in means.items()}
         estimate = jackknife(losses, of_mean, objective(left_out, 1)[0], orbit.sizes)
-    else:  # the average over the subgroup is exact: no replicates, and no noise from them
-        estimate = Jackknife(losses.mean(0), of_mean, losses[:0], losses[:0], orbit.sizes)
     return Measurement(
         estimate,
         weight,
@@ -144,6 +161,8 @@ def _floor(orbit: Orbit, copies: Mapping[str, Tensor], objective: Objective) -> 
     """The same estimator over the unturned prediction and evaluations that should equal it; NaN if there are none."""
     if not copies:
         return math.nan
+    if _is_squared(objective.loss):
+        objective = objective.about(orbit.identity)
     rows = {name: torch.cat([orbit.identity[name][None], copies[name]]) for name in objective.outputs}
     losses, weight = objective(rows, 1)
     mean = {name: values.mean(0) for name, values in rows.items()}
@@ -200,22 +219,44 @@ class Measurement:
         first = next(iter(parts.values()))
         same = all(len(part.weight) == len(first.weight) for part in parts.values())
         pooled = {name: part if same else part.pooled() for name, part in parts.items()}
-        first = next(iter(pooled.values()))
+        used = torch.stack([part.weight > 0 for part in pooled.values()]).any(0)
+        even = {name: part.evened(used) for name, part in pooled.items()}
 
         def add(field_name: str) -> Tensor:
-            values = [factors[name] * getattr(part.estimate, field_name) for name, part in pooled.items()]
-            return torch.stack(values).sum(0)
+            return torch.stack([factors[name] * getattr(est, field_name) for name, est in even.items()]).sum(0)
 
+        first = next(iter(pooled.values()))
         sizes = first.estimate.sizes
         estimate = Jackknife(add("total"), add("mean"), add("pseudo_total"), add("pseudo_mean"), sizes)
         return cls(
             estimate,
-            torch.ones_like(first.weight),
+            used.to(first.weight),
             sum(factors[name] * part.floor for name, part in pooled.items()),
             sum(factors[name] * part.nondeterminism for name, part in pooled.items()),
             " + ".join(f"{factors[name]:g}·{part.loss}({name})" for name, part in parts.items()),
             squared=False,
             labelled=all(part.labelled for part in parts.values()),
+        )
+
+    def evened(self, used: Tensor) -> Jackknife:
+        """The same estimates for structures of equal weight, so that several outputs can be added.
+
+        With ``ρ = Σwℓ/Σw``, ``ρ + w/w̄ (ℓ − ρ)`` averages to ρ and scatters as the ratio does; it is ℓ where all weigh
+        the same.
+        """
+        est, total = self.estimate, self.weight.sum()
+        ratio = self.weight / total * used.sum()
+
+        def even(values: Tensor, estimate: Tensor) -> Tensor:
+            center = (estimate * self.weight).sum(-1, keepdim=True) / total
+            return center + ratio * (values - center)
+
+        return Jackknife(
+            even(est.total, est.total),
+            even(est.mean, est.mean),
+            even(est.pseudo_total, est.total),
+            even(est.pseudo_mean, est.mean),
+            est.sizes,
         )
 
     def pooled(self) -> Measurement:
@@ -237,6 +278,24 @@ def _is_squared(loss: object) -> bool:
 def _pick(values: Any, name: str) -> Any:
     """The entry for one output of a dict by output, or the one value given for all."""
     return values.get(name) if isinstance(values, Mapping) else values
+
+
+def _require_same_shape(name: str, loss: object, prediction: Tensor, target: Tensor) -> None:
+    """Raise if the target would broadcast the prediction: energies (B,) against (B, 1) would compare all with all."""
+    if not isinstance(loss, PointwiseLoss):
+        return
+    classes = loss.name == "cross-entropy" and not target.is_floating_point()
+    expected = prediction.shape[:-1] if classes else prediction.shape
+    try:
+        fits = torch.broadcast_shapes(target.shape, expected) == expected
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise EquivProbeError(
+            f"a target of shape {tuple(target.shape)} for {name!r}",
+            f"the prediction's {tuple(expected)}",
+            "reshape the target",
+        )
 
 
 def _like(target: Any, prediction: Tensor) -> Tensor:

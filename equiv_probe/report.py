@@ -31,7 +31,8 @@ class Measured:
         equiv: ``L_equiv`` itself, in ``unit`` squared.
         equiv_stderr: its standard error.
         relative: ``rms`` over the root mean square of the twirled prediction.
-        floor: what the same measurement reads from rounding alone.
+        floor: what the same measurement reads from rounding alone: from inputs that differ by rounding, and not less
+            than the resolution of the numbers themselves.
         nondeterminism: what it reads from evaluating the same input again.
         verdict: one of the kinds of :mod:`equiv_probe.verdict`.
         sentence: the verdict in words.

@@ -19,16 +19,15 @@ if TYPE_CHECKING:
 _COLOURS = {"round-off": "green", "non-deterministic": "green", "above round-off": "yellow", "broken": "red"}
 
 
-def number(value: float) -> str:
-    """Three significant digits, without needless exponents; a dash for what was not measured."""
+def number(value: float, digits: int = 3) -> str:
+    """Significant digits, without needless exponents; a dash for what was not measured."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e5:
-        digits = max(0, 2 - math.floor(math.log10(abs(value))))
-        return f"{value:.{digits}f}"
-    mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+    mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
 
@@ -64,7 +63,7 @@ def render(report: Report) -> Iterator[RenderableType]:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0)
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     return table
 
 
@@ -81,33 +80,31 @@ def _symmetry(measured: list[Measured]) -> Table:
 
 
 def _losses(labelled: list[tuple[str, Labelled]]) -> Table:
-    columns = ("", "L_total", "L_mean", "L_equiv", "unit", "share of the loss", "95 % interval", "structures")
-    table = _table("Loss against the reference: L_total = L_mean + L_equiv", *columns)
+    columns = ("", "L_total", "L_mean", "L_equiv", "unit", "share of the loss", "95 % interval")
+    counts = sorted({m.structures for _, m in labelled})
+    title = f"Loss ({labelled[0][1].loss}) against the reference on {' to '.join(map(str, counts))} structures"
+    table = _table(f"{title}: L_total = L_mean + L_equiv", *columns)
 
     def with_error(value: float, error: float) -> str:
-        return f"{number(value)} ± {number(error)}" if math.isfinite(error) else number(value)
+        return f"{number(value)} ± {number(error, 2)}" if math.isfinite(error) else number(value)
 
     for name, m in labelled:
-        share = (
-            f"{_percent(m.share)} ± {_percent(m.share_stderr)}" if math.isfinite(m.share_stderr) else _percent(m.share)
-        )
+        error = f" ± {_percent(m.share_stderr)}" if math.isfinite(m.share_stderr) and abs(m.share) > 1e-8 else ""
         low, high = m.share_interval
-        span = f"[{_percent(low)}, {_percent(high)}]" if math.isfinite(low) else ""
         table.add_row(
-            f"{name} ({m.loss})",
+            name,
             with_error(m.total, m.total_stderr),
             with_error(m.mean, m.mean_stderr),
             with_error(m.equiv, m.equiv_stderr),
             m.unit,
-            share,
-            span,
-            str(m.structures),
+            _percent(m.share) + error,
+            f"[{_percent(low)}, {_percent(high)}]" if math.isfinite(low) and error else "",
         )
     return table
 
 
 def _percent(share: float) -> str:
-    return f"{number(100 * share)} %" if abs(share) > 1e-5 or share == 0 else f"{100 * share:.0e} %"
+    return "< 1e-6 %" if abs(share) < 1e-8 else f"{number(100 * share)} %"
 
 
 def _spread(measured: list[Measured]) -> Table:

@@ -29,7 +29,7 @@ class Verdict:
         return self.sentence
 
 
-def verdict(rms: float, floor: float, nondeterminism: float, unit: str, tiny: float = 0.0) -> Verdict:
+def verdict(rms: float, floor: float, nondeterminism: float, unit: str) -> Verdict:
     """Compare the root of ``L_equiv`` with the roots of the floors.
 
     Args:
@@ -37,20 +37,19 @@ def verdict(rms: float, floor: float, nondeterminism: float, unit: str, tiny: fl
         floor: root of the round-off floor, NaN if it was not measured.
         nondeterminism: root of the non-determinism floor, NaN likewise.
         unit: for the sentence.
-        tiny: resolution of the numbers themselves (machine epsilon times their size), a lower bound on the floor.
     """
     if not math.isfinite(rms):
         return Verdict("unknown", "could not be measured")
     if not math.isfinite(floor):
         return Verdict("unknown", f"{rms:.3g} {unit}, with no floor to compare it with")
     repeat = nondeterminism if math.isfinite(nondeterminism) else 0.0
-    base = max(floor, tiny)
-    if repeat > base and rms <= 3 * repeat:
+    if repeat > floor and rms <= 3 * repeat:
         return Verdict("non-deterministic", f"not above the model's own non-determinism ({repeat:.2g} {unit})")
-    base = max(base, repeat)
+    base = max(floor, repeat)
     if rms <= ROUND_OFF_FACTOR * base:
         return Verdict("round-off", f"at round-off: {rms:.2g} {unit} beside a floor of {base:.2g} {unit}")
-    times = f"{rms / base:.2g}" if rms / base < 1000 else f"{rms / base:.0e}".replace("e+0", "e").replace("e+", "e")
+    ratio = rms / base if base else math.inf
+    times = f"{ratio:.0f}" if ratio < 1e4 else f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")
     if rms <= BROKEN_FACTOR * base:
         return Verdict("above round-off", f"small but real: {times} times the round-off floor of {base:.2g} {unit}")
     return Verdict("broken", f"broken: {times} times the round-off floor of {base:.2g} {unit}")

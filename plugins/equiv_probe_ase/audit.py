@@ -19,12 +19,13 @@ from equiv_probe.rotations import RotationPlan
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.journal import Journal
 from equiv_probe_ase.orbits import (
-    ATOMS_PER_CALL,
     ROUND_TRIPS,
     Engine,
     Job,
+    default_atoms_per_call,
     evaluate_jobs,
     model_precision,
+    produced,
     quantities_of,
 )
 from equiv_probe_ase.quantities import Quantity, choose
@@ -105,13 +106,15 @@ def audit(
     plan = plan or RotationPlan()
     _check(plan, rel_err, max_rotations)
     todo = load(structures, reference_keys=reference_keys, vacuum=vacuum)
-    chosen = choose(calc.implemented_properties, properties, schema)
     evaluator = evaluator_for(calc, batched=batched)
+    chosen = choose(calc.implemented_properties, properties, schema)
+    if properties is None:
+        chosen = produced(evaluator, chosen, todo)
     label = name or type(calc).__name__
     source = str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures"
     options = _Options(plan, center, dict(schema.inputs) if schema else {}, loss, rel_err, max_rotations, properties)
     question = {**options.question(), "model": label, "quantities": list(chosen), "vacuum": vacuum, "source": source}
-    engine = Engine(evaluator, atoms_per_call or evaluator.cpu_atoms_per_call or ATOMS_PER_CALL)
+    engine = Engine(evaluator, atoms_per_call or default_atoms_per_call(calc, evaluator))
     precision = precision or model_precision(calc)
     began, complete = time.perf_counter(), True
     with Journal(Path(journal) if journal else None, question, fresh=fresh) as book:
@@ -261,7 +264,7 @@ def _replicates_to_add(found: Mapping[str, Any], job: Job, options: _Options) ->
     wanted = 0.0
     for name, values in found["quantities"].items():
         unit = job.quantities[name].unit
-        judged = verdict(values["rms"], values["floor"], values["nondeterminism"], unit, values["resolution"])
+        judged = verdict(values["rms"], max(values["floor"], values["resolution"]), values["nondeterminism"], unit)
         low, high = values["equiv_interval"]
         if judged.kind in {"round-off", "non-deterministic"} or low is None or values["equiv"] <= 0:
             continue
@@ -296,7 +299,10 @@ def _notes(
     broken = [pair for pair in bounds if pair[0] > pair[1] * 1.05 and pair[0] > 0]
     if bounds and not broken:
         spread, bound = (max(column) for column in zip(*bounds, strict=True))
-        notes.append(f"net torque allows an energy error of {bound:.3g} meV/atom at most; largest found: {spread:.3g}")
+        notes.append(
+            f"if the forces are the energy's gradient, net torque lets the energy vary by {bound:.3g} meV/atom at most "
+            f"over rotations; it varied by up to {spread:.3g}"
+        )
     if options.rel_err is not None:
         stopped = sum(1 for r in records if r["rotations"] == options.plan.size)
         notes.append(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ATOMS_PER_CALL = 4096
 """Atoms in one model pass where the evaluator names no better number; halved when memory runs out."""
+GPU_ATOMS_PER_CALL = 16384
 ROUND_TRIPS = 3
 
 
@@ -226,6 +227,42 @@ def quantities_of(chosen: Mapping[str, Quantity], atoms: Atoms, asked: Sequence[
     return {name: q for name, q in chosen.items() if applies(q, atoms, asked=asked is not None and name in asked)}
 
 
+def produced(
+    evaluator: Evaluator, chosen: Mapping[str, Quantity], structures: Sequence[Structure]
+) -> dict[str, Quantity]:
+    """The quantities that a calculator really gives: some list properties that they never compute.
+
+    Args:
+        evaluator: of the calculator.
+        chosen: what it claims to have.
+        structures: the first of the smallest few that can be evaluated at all decides; without one, the claim stands.
+    """
+    for structure in sorted(structures, key=lambda s: len(s.atoms))[:5]:
+        names = [name for name, quantity in chosen.items() if applies(quantity, structure.atoms, asked=False)]
+        given = [name for name in names if _gives(evaluator, structure.atoms, [name])] if names else []
+        if given:
+            return {name: quantity for name, quantity in chosen.items() if name in given or name not in names}
+    return dict(chosen)
+
+
+def _gives(evaluator: Evaluator, atoms: Atoms, names: Sequence[str]) -> bool:
+    try:
+        evaluator.evaluate([atoms], names)
+    except Exception:  # a reason, if it matters, comes up again when the structure is measured
+        return False
+    return True
+
+
+def default_atoms_per_call(calculator: object, evaluator: Evaluator) -> int:
+    """Atoms in one model pass: what was measured to be fast on the CPU, as many as fit elsewhere."""
+    on_gpu = any(p.device.type != "cpu" for module in _modules(calculator) for p in module.parameters())
+    return GPU_ATOMS_PER_CALL if on_gpu else evaluator.cpu_atoms_per_call or ATOMS_PER_CALL
+
+
+def _modules(calculator: object) -> list[torch.nn.Module]:
+    return [held for held in vars(calculator).values() if isinstance(held, torch.nn.Module)]
+
+
 def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64]] | None = None) -> torch.dtype:
     """The precision a calculator works in.
 
@@ -235,11 +272,9 @@ def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64
     own = getattr(calculator, "dtype", None)
     if isinstance(own, torch.dtype):
         return own
-    for held in vars(calculator).values():
-        if isinstance(held, torch.nn.Module):
-            floats = [p.dtype for p in held.parameters() if p.is_floating_point()]
-            if floats:
-                return floats[0]
+    floats = [p.dtype for module in _modules(calculator) for p in module.parameters() if p.is_floating_point()]
+    if floats:
+        return floats[0]
     for name in ("forces", "energies", "energy"):
         values = (results or {}).get(name)
         if values is not None and np.any(values):

@@ -115,7 +115,7 @@ def _by_atom(job: Job, orbit: Orbit) -> dict[str, Any]:
 
 
 def _torque_bound(job: Job, orbit: Orbit) -> float:
-    """``√(½⟨τ²⟩)`` in the energy's unit (meV/atom): what the torque allows the energy to vary, if forces conserve it."""
+    """``√(½⟨τ²⟩)`` in meV/atom: how much the net torque allows the energy to vary, if the forces conserve it."""
     forces = orbit.kept("forces")
     arms = torch.from_numpy(job.structure.atoms.positions - job.turner.pivot())
     # Pulled-back forces on unturned arms: torques turn with the frame, so their size is the same.

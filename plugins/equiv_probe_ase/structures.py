@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,10 +66,12 @@ def load(
     if not frames:
         raise EquivProbeError(f"no structures in {label}", "at least one")
     single = len(frames) == 1
+    names = [_name(atoms, label if single else f"{label}[{place}]") for place, atoms in enumerate(frames)]
+    shared = {name for name, count in Counter(names).items() if count > 1}
     return [
         Structure(
             place,
-            _name(atoms, label if single else f"{label}[{place}]"),
+            f"{names[place]}[{place}]" if names[place] in shared else names[place],
             _boxed(atoms, vacuum),
             references(atoms, reference_keys),
         )

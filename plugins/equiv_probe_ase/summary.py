@@ -55,7 +55,8 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measu
         return math.sqrt(float((_column(values, key) ** 2 * weight).sum() / weight.sum()))
 
     floor, nondeterminism = mean_square("floor"), mean_square("nondeterminism")
-    judged = verdict(rms, floor, nondeterminism, quantity.unit, tiny=mean_square("resolution"))
+    floor = max(floor, mean_square("resolution"))
+    judged = verdict(rms, floor, nondeterminism, quantity.unit)
     size = float((_column(values, "size") * weight).sum() / weight.sum())
     roots = _column(values, "rms")
     deviations = np.concatenate([np.asarray(value["over_rotations"], dtype=float) for value in values])

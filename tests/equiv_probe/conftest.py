@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable  # noqa: TC003 - dataclasses resolve their annotations
+from collections.abc import Callable, Iterator  # noqa: TC003 - dataclasses resolve their annotations
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ Names = dict[str, Tensor]
 
 
 def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,30 @@ def positions() -> Tensor:
 def matrix() -> Tensor:
     """A matrix with isotropic, antisymmetric and traceless symmetric parts."""
     return draw(3, 3, seed=1) + torch.eye(3, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Repetitions:
+    """The same measurement of a network, repeated with independent rotations, through the public code."""
+
+    network: Network
+    plan: ep.RotationPlan
+    count: int
+    seed: int = 0
+
+    def orbits(self) -> Iterator[ep.Orbit]:
+        """One orbit per repetition; the network is evaluated on many of them at a time."""
+        generator = torch.Generator().manual_seed(self.seed)
+        identity = {"y": self.network(self.network.positions)}
+        for start in range(0, self.count, 64):
+            rotations = torch.stack([self.plan.rotations(generator) for _ in range(min(64, self.count - start))])
+            for g, h in zip(rotations, self.network.pulled_back(rotations), strict=True):
+                yield ep.Orbit.from_values({"y": h}, identity, self.network.schema, self.plan, g)
+
+    def decompositions(self, target: Tensor | None, **kwargs: Any) -> list[ep.Decomposition]:
+        return [ep.decompose(orbit, target, **kwargs) for orbit in self.orbits()]
+
+
+@pytest.fixture
+def repeat() -> type[Repetitions]:
+    return Repetitions

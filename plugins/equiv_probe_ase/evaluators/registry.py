@@ -20,7 +20,7 @@ _EVALUATORS = {
 }
 
 _LOOPS = {
-    "mace.calculators.mace.MACECalculator": "no batched evaluation of MACE yet: its package could not be tested here",
+    "mace.calculators.mace.MACECalculator": "there is no batched evaluation of MACE yet; register_evaluator adds one",
     "tblite.ase.TBLite": "tblite solves one structure at a time",
 }
 

@@ -1,0 +1,112 @@
+"""The command line ``equiv-probe``: commands come from the plugins that are installed."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from equiv_probe import plugins
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+USAGE_ERROR = 2
+
+
+def build() -> typer.Typer:
+    """The application with every plugin's commands."""
+    app = typer.Typer(
+        name="equiv-probe",
+        help="How much of a 3D molecular model's error is there only because the model does not respect rotation.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    app.command()(doctor)
+    for plugin in plugins.installed()[0]:
+        if plugin.register is not None:
+            plugin.register(app)
+    return app
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"equiv-probe {metadata.version('equiv-probe')}")
+        raise typer.Exit
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """Show versions, frameworks found, the device, and which presets are usable."""
+    found, broken = plugins.installed()
+    packages = ["equiv-probe", "torch", "torchmetrics", "numpy", "scipy"]
+    packages += [package for plugin in found for package in plugin.packages]
+    versions = {name: _version(name) for name in dict.fromkeys(packages)}
+    presets = [preset for plugin in found for preset in plugin.presets()]
+    state = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": _device(),
+        "packages": versions,
+        "plugins": {plugin.name: plugin.usable for plugin in found},
+        "broken plugins": broken,
+        "presets": [vars(preset) for preset in presets],
+    }
+    if as_json:
+        print(json.dumps(state, indent=1))
+        return
+    console = wide_console()
+    console.print(f"Python {state['python']} on {state['platform']}; {state['device']}")
+    console.print(_columns("\nPackages", [(name, version or "not installed") for name, version in versions.items()]))
+    rows = [(p.name, "usable" if p.usable else p.missing, p.about) for p in presets]
+    console.print(_columns("\nCalculators", rows))
+    for line in broken:
+        console.print(Text(f"plugin not loaded: {line}", "red"))
+
+
+def _columns(title: str, rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: square brackets are not markup
+    return table
+
+
+def wide_console() -> Console:
+    """A console on stdout that does not squeeze tables into 80 columns when it writes to a file or a pipe."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return f"CUDA: {', '.join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))}"
+    if torch.backends.mps.is_available():
+        return "MPS (Apple)"
+    return f"CPU only, {torch.get_num_threads()} threads"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def main() -> None:
+    """Run ``equiv-probe``; an error that can be explained is one line on stderr and exit code 2."""
+    try:
+        build()()
+    except EquivProbeError as error:
+        Console(stderr=True, highlight=False).print(Text.assemble(("Error: ", "bold red"), str(error)))
+        sys.exit(USAGE_ERROR)

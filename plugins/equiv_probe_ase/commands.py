@@ -1,0 +1,162 @@
+"""The commands that ASE calculators make possible: ``equiv-probe audit`` and ``equiv-probe demo``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from equiv_probe.cli import wide_console
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.rotations import RotationPlan
+from equiv_probe_ase.thresholds import Threshold, exceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from equiv_probe.report import Report
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def _option(*names: str, help: str, show: str | bool = True) -> Any:  # noqa: A002 - Typer's word
+    return typer.Option(*names, help=help, show_default=show)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``equiv-probe``."""
+    app.command("audit")(audit_command)
+    app.command("demo")(demo_command)
+
+
+def audit_command(  # noqa: PLR0917 - a command line has as many options as it has
+    calculator: Annotated[str, typer.Argument(help="A preset, module:callable?key=value or file.py:callable.")],
+    structures: Annotated[str, typer.Argument(help="Any file that ASE reads; FILE@0:50 takes the first fifty.")],
+    output: Annotated[
+        Path | None, _option("-o", "--output", help="Report, .json or .csv.", show="audit-….json")
+    ] = None,
+    device: Annotated[str | None, _option(help="cpu, cuda, …")] = None,
+    dtype: Annotated[str | None, _option(help="float32 or float64, where the model lets you choose.")] = None,
+    properties: Annotated[str | None, _option(help="Comma-separated, such as energy,forces,stress.")] = None,
+    design: Annotated[
+        str, _option(help="haar, klein, tetrahedral, octahedral, icosahedral, lebedev-7, …")
+    ] = "tetrahedral",
+    replicates: Annotated[int | None, _option(help="Random turns of the design; four give error bars.")] = None,
+    improper: Annotated[bool, _option("--improper", help="Average over reflections too.")] = False,
+    seed: Annotated[int, _option(help="Of the rotations.")] = 0,
+    rel_err: Annotated[float | None, _option(help="Add rotations until L_equiv is known to this fraction.")] = None,
+    max_rotations: Annotated[int, _option(help="Per structure, with --rel-err.")] = 960,
+    center: Annotated[str, _option(help="Of rotation: centroid, origin, cell, or x,y,z in Å.")] = "centroid",
+    loss: Annotated[str, _option(help="For reference values: mse, mae, mae-norm, huber, huber-norm.")] = "mse",
+    reference: Annotated[
+        list[str] | None, _option(help="A reference value's key: energy=my_energy. Repeatable.")
+    ] = None,
+    vacuum: Annotated[float | None, _option(help="Box margin (Å) for structures without a cell.")] = None,
+    fail_above: Annotated[list[str] | None, _option(help="Exit 1 if √L_equiv is above: 1meV/A. Repeatable.")] = None,
+    batch: Annotated[bool, _option(help="Evaluate many rotations in one model pass where possible.")] = True,
+    atoms_per_call: Annotated[int | None, _option(help="Most atoms in one model pass.")] = None,
+    fresh: Annotated[bool, _option("--fresh", help="Start over instead of resuming.")] = False,
+    as_json: Annotated[bool, _option("--json", help="Print the report as JSON.")] = False,
+    verbose: Annotated[bool, _option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
+) -> None:
+    """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off."""
+    from equiv_probe_ase.audit import audit
+    from equiv_probe_ase.calculators import make_calculator
+
+    thresholds = [Threshold.parse(text) for text in fail_above or []]
+    plan = RotationPlan(design, replicates, improper, seed)
+    output = output or Path(f"audit-{_slug(calculator)}-{_slug(Path(structures.partition('@')[0]).stem)}.json")
+    if output.suffix not in {".json", ".csv"}:
+        raise EquivProbeError(f"-o {output}", "a name that ends in .json or .csv")
+    # Models print what they like; stdout is for the report.
+    with contextlib.redirect_stdout(sys.stderr), quiet(verbose=verbose):
+        report = audit(
+            lambda: make_calculator(calculator, device=device, dtype=dtype),
+            structures,
+            properties=properties.split(",") if properties else None,
+            plan=plan,
+            center=_center(center),
+            loss=loss,
+            reference_keys=dict(_pair(text) for text in reference) if reference else None,
+            rel_err=rel_err,
+            max_rotations=max_rotations,
+            vacuum=vacuum,
+            batched=batch,
+            atoms_per_call=atoms_per_call,
+            journal=output.with_suffix(".jsonl"),
+            fresh=fresh,
+            progress=sys.stderr.isatty() or verbose,
+            name=calculator + (f" in {dtype}" if dtype else ""),
+        )
+    report.save(output)
+    _show(report, output, as_json=as_json)
+    raise typer.Exit(_exit_code(report, thresholds))
+
+
+def demo_command() -> None:
+    """Audit CHGNet and a small unconstrained transformer on embedded molecules, side by side (a minute, no network)."""
+    from equiv_probe_ase.demo import demo
+
+    with quiet(verbose=False):
+        demo(wide_console())
+
+
+@contextlib.contextmanager
+def quiet(*, verbose: bool) -> Iterator[None]:
+    """Hide the warnings of model packages, which are about their own dependencies and not about the user's input."""
+    with warnings.catch_warnings():
+        if not verbose:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def _show(report: Report, output: Path, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        wide_console().print(report)
+    files = f"Report: {output}; results as they came: {output.with_suffix('.jsonl')} (the same command resumes from it)"
+    print(files, file=sys.stderr)
+
+
+def _exit_code(report: Report, thresholds: list[Threshold]) -> int:
+    if not report.complete:
+        return INTERRUPTED
+    if not report.structures:
+        print("Nothing could be measured: every structure failed.", file=sys.stderr)
+        return FAILED
+    lines = [line for threshold in thresholds for line in exceeded(threshold, report)]
+    for line in lines:
+        print(line, file=sys.stderr)
+    return FAILED if lines else 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, key = text.partition("=")
+    if not equals:
+        raise EquivProbeError(f"--reference {text}", "property=key", "--reference energy=my_energy")
+    return name, key
+
+
+def _center(text: str) -> Any:
+    if "," not in text:
+        return text
+    try:
+        point = [float(part) for part in text.split(",")]
+    except ValueError:
+        point = []
+    if len(point) != 3:
+        raise EquivProbeError(f"--center {text}", "centroid, origin, cell, or x,y,z in Å")
+    return point
+
+
+def _slug(text: str) -> str:
+    """A calculator or file name as part of a file name."""
+    last = Path(text.partition("?")[0].rpartition("/")[2]).name
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", last).strip("-") or "calculator"

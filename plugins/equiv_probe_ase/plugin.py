@@ -1,0 +1,39 @@
+"""The entry point: tells ``equiv-probe`` about this plugin without importing ASE."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from equiv_probe.plugins import Plugin, PresetStatus
+
+if TYPE_CHECKING:
+    import typer
+
+
+def _register(app: typer.Typer) -> None:
+    from equiv_probe_ase.commands import register
+
+    register(app)
+
+
+def _presets() -> list[PresetStatus]:
+    from equiv_probe_ase.calculators import PRESETS
+
+    return [
+        PresetStatus(
+            preset.name + (f":{preset.argument}" if preset.argument else ""),
+            preset.installed,
+            preset.about,
+            "" if preset.installed else f"pip install 'equiv-probe[{preset.extra}]'",
+        )
+        for preset in PRESETS.values()
+    ]
+
+
+plugin = Plugin(
+    name="ase",
+    framework="ase",
+    register=_register,
+    presets=_presets,
+    packages=("ase", "e3nn", "chgnet", "sevenn", "tblite", "orb-models", "mace-torch", "schnetpack"),
+)
