@@ -11,6 +11,7 @@ import torch
 
 from equiv_probe.estimates import Estimate, Sums
 from equiv_probe.measurement import Measurement, Objective, measure
+from equiv_probe.second_opinion import second_opinion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,6 +108,9 @@ def decompose(
     given = Objective.of(orbit, targets, loss, structures=structures, weights=weights, mask=mask)
     parts = {name: measure(orbit, objective) for name, objective in given.items()}
     decomposed = {name: _summarise(part, orbit.unit(name)) for name, part in parts.items()}
+    for name, part in decomposed.items():
+        doubt = second_opinion(orbit, name) if name in orbit.identity else ""
+        decomposed[name] = replace(part, notes=(*part.notes, doubt)) if doubt else part
     if len(parts) == 1:
         name, only = next(iter(decomposed.items()))
         return replace(only, parts={name: only})

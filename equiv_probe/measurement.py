@@ -286,11 +286,9 @@ def _require_same_shape(name: str, loss: object, prediction: Tensor, target: Ten
         return
     classes = loss.name == "cross-entropy" and not target.is_floating_point()
     expected = prediction.shape[:-1] if classes else prediction.shape
-    try:
-        fits = torch.broadcast_shapes(target.shape, expected) == expected
-    except RuntimeError:
-        fits = False
-    if not fits:
+    axes = zip(reversed(target.shape), reversed(expected), strict=False)
+    fits = target.ndim <= len(expected) and all(length in {1, wanted} for length, wanted in axes)
+    if not fits and target.numel() != 1:
         raise EquivProbeError(
             f"a target of shape {tuple(target.shape)} for {name!r}",
             f"the prediction's {tuple(expected)}",

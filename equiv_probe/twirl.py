@@ -135,6 +135,7 @@ def twirl(
         *moments.result(),
         kept,
         *extra,
+        center=model.center,
         evaluations=model.evaluations,
         seconds=time.perf_counter() - began,
     )

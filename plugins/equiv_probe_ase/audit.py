@@ -285,8 +285,11 @@ def _notes(
     notes = []
     if failures:
         notes.append(f"{len(records)} of {len(todo)} structures measured, {len(failures)} failed and are listed")
-    labelled = [v["labelled"] for r in records for v in r["quantities"].values() if v.get("labelled")]
-    notes += dict.fromkeys(note.split(" (it changed")[0] for entry in labelled for note in entry["notes"])
+    doubts: dict[str, list[str]] = {}  # the first structure that has any speaks for all
+    for entry in records:
+        for name, values in entry["quantities"].items():
+            doubts[name] = doubts.get(name) or values["notes"]
+    notes += [note for found in doubts.values() for note in found]
     identity = torch.eye(3, dtype=torch.float64).numpy()
     unknown = {n for s in todo for n in turned_constraints(s.atoms.constraints, identity, identity[0])[1]}
     if unknown:

@@ -179,6 +179,7 @@ class Job:
             self.rotations,
             round_trips=self.round_trips,
             repeats=self.repeats,
+            center=self._pivot,
             units={name: quantity.unit for name, quantity in self.quantities.items()},
         )
         for name in self.quantities:

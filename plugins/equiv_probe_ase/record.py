@@ -69,6 +69,7 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss) -> dict
         "floor": math.sqrt(max(found.floor, 0.0)),
         "nondeterminism": math.sqrt(max(found.nondeterminism, 0.0)),
         "resolution": float(single.identity[name].abs().max()) * torch.finfo(job.precision).eps,
+        "notes": list(found.notes),
         "largest": float(_magnitudes(deviation, quantity).max()),
         "over_rotations": [float(f"{x:.4g}") for x in deviation.flatten(2).square().mean(-1).sqrt().flatten()]
         if deviation.ndim > 2
@@ -79,6 +80,7 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss) -> dict
     target = reference_values(job.structure, quantity)
     if target is not None:
         known = decompose(single, torch.from_numpy(target), loss)
+        values["notes"] = list(known.notes)
         own = known.per_structure
         values["labelled"] = {
             **{key: float(own[key]) for key in ("total", "mean", "equiv", "weight")},
@@ -89,7 +91,6 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss) -> dict
             "total_stderr": known.total_stderr,
             "mean_stderr": known.mean_stderr,
             "unit": known.unit,
-            "notes": list(known.notes),
         }
     return values
 

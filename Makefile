@@ -1,0 +1,38 @@
+# Every target makes .venv and installs what it needs if it is not there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Torch first and pinned: a looser request pulls gigabytes of CUDA packages. TORCH= chooses another build.
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test test-gpu lint bench clean
+
+demo: $(VENV)/.test
+	$(BIN)/equiv-probe demo
+
+test: $(VENV)/.test
+	$(BIN)/pytest
+
+test-gpu: $(VENV)/.test
+	$(BIN)/pytest -m gpu
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_batching.py
+
+$(VENV)/.test: pyproject.toml Makefile
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test,lint]"
+	# SchNetPack 2.2 declares Python >= 3.12 but runs on 3.11; the extra above holds its run-time needs.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python "schnetpack==2.2.0"
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache
