@@ -16,6 +16,8 @@ intermediate result, which in practice costs a small multiple of it.
 """
 BROKEN_FACTOR = 100.0
 """Beyond this multiple of the floor no accumulation of rounding explains the error."""
+BROKEN_RELATIVE = 1e-3
+"""Errors above round-off that are this part of the prediction matter, whatever the floor."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Verdict:
         return self.sentence
 
 
-def verdict(rms: float, floor: float, nondeterminism: float, unit: str) -> Verdict:
+def verdict(rms: float, floor: float, nondeterminism: float, unit: str, relative: float = math.nan) -> Verdict:
     """Compare the root of ``L_equiv`` with the roots of the floors.
 
     Args:
@@ -37,6 +39,9 @@ def verdict(rms: float, floor: float, nondeterminism: float, unit: str) -> Verdi
         floor: root of the round-off floor, NaN if it was not measured.
         nondeterminism: root of the non-determinism floor, NaN likewise.
         unit: for the sentence.
+        relative: ``rms`` over the size of the prediction, where zero means something. A real error that is also a
+            sizeable part of the prediction is called broken, however high the floor (ties in a neighbour list that a
+            last digit decides raise it).
     """
     if not math.isfinite(rms):
         return Verdict("unknown", "could not be measured")
@@ -50,6 +55,6 @@ def verdict(rms: float, floor: float, nondeterminism: float, unit: str) -> Verdi
         return Verdict("round-off", f"at round-off: {rms:.2g} {unit} beside a floor of {base:.2g} {unit}")
     ratio = rms / base if base else math.inf
     times = f"{ratio:.0f}" if ratio < 1e4 else f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")
-    if rms <= BROKEN_FACTOR * base:
+    if rms <= BROKEN_FACTOR * base and not relative > BROKEN_RELATIVE:
         return Verdict("above round-off", f"small but real: {times} times the round-off floor of {base:.2g} {unit}")
     return Verdict("broken", f"broken: {times} times the round-off floor of {base:.2g} {unit}")

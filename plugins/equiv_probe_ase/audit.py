@@ -25,8 +25,8 @@ from equiv_probe_ase.orbits import (
     default_atoms_per_call,
     evaluate_jobs,
     model_precision,
-    produced,
     quantities_of,
+    trial,
 )
 from equiv_probe_ase.quantities import Quantity, choose
 from equiv_probe_ase.record import record
@@ -108,14 +108,15 @@ def audit(
     todo = load(structures, reference_keys=reference_keys, vacuum=vacuum)
     evaluator = evaluator_for(calc, batched=batched)
     chosen = choose(calc.implemented_properties, properties, schema)
+    given, sample = trial(evaluator, chosen, todo)
     if properties is None:
-        chosen = produced(evaluator, chosen, todo)
+        chosen = given
     label = name or type(calc).__name__
     source = str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures"
     options = _Options(plan, center, dict(schema.inputs) if schema else {}, loss, rel_err, max_rotations, properties)
     question = {**options.question(), "model": label, "quantities": list(chosen), "vacuum": vacuum, "source": source}
     engine = Engine(evaluator, atoms_per_call or default_atoms_per_call(calc, evaluator))
-    precision = precision or model_precision(calc)
+    precision = precision or model_precision(calc, sample)
     began, complete = time.perf_counter(), True
     with Journal(Path(journal) if journal else None, question, fresh=fresh) as book:
         rest = [structure for structure in todo if structure.key not in book.records]

@@ -118,6 +118,7 @@ class Job:
     identity: dict[str, Tensor] = field(default_factory=dict)
     round_trips: dict[str, Tensor] = field(default_factory=dict)
     repeats: dict[str, Tensor] = field(default_factory=dict)
+    resolution: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Rotations depend on the seed and the structure's place alone: a resumed audit draws the same ones.
@@ -142,6 +143,10 @@ class Job:
         turned = results
         if not self.identity:
             self.identity = {name: rows[0] for name, rows in self._stack(results[:1]).items()}
+            self.resolution = {
+                name: float(value.abs().max()) * torch.finfo(stored_precision(results[0][name])).eps
+                for name, value in self.identity.items()
+            }
             self.round_trips = self._stack(results[1 : 1 + ROUND_TRIPS])
             turned = results[1 + ROUND_TRIPS :]
         if repeat is not None:
@@ -228,30 +233,32 @@ def quantities_of(chosen: Mapping[str, Quantity], atoms: Atoms, asked: Sequence[
     return {name: q for name, q in chosen.items() if applies(q, atoms, asked=asked is not None and name in asked)}
 
 
-def produced(
+def trial(
     evaluator: Evaluator, chosen: Mapping[str, Quantity], structures: Sequence[Structure]
-) -> dict[str, Quantity]:
-    """The quantities that a calculator really gives: some list properties that they never compute.
+) -> tuple[dict[str, Quantity], Results]:
+    """What a calculator really gives: some list properties that they never compute.
 
     Args:
         evaluator: of the calculator.
         chosen: what it claims to have.
-        structures: the first of the smallest few that can be evaluated at all decides; without one, the claim stands.
+        structures: the first of the smallest few that can be evaluated at all decides.
+
+    Returns:
+        The quantities that it gave, and their values; all of ``chosen`` and nothing if no structure could be evaluated.
     """
     for structure in sorted(structures, key=lambda s: len(s.atoms))[:5]:
         names = [name for name, quantity in chosen.items() if applies(quantity, structure.atoms, asked=False)]
-        given = [name for name in names if _gives(evaluator, structure.atoms, [name])] if names else []
+        given: Results = {}
+        for together in (names, *([name] for name in names)):
+            try:
+                given |= evaluator.evaluate([structure.atoms], together)[0]
+            except Exception:  # the reason comes up again, and is reported, when the structure is measured
+                continue
+            if len(given) == len(names):
+                break
         if given:
-            return {name: quantity for name, quantity in chosen.items() if name in given or name not in names}
-    return dict(chosen)
-
-
-def _gives(evaluator: Evaluator, atoms: Atoms, names: Sequence[str]) -> bool:
-    try:
-        evaluator.evaluate([atoms], names)
-    except Exception:  # a reason, if it matters, comes up again when the structure is measured
-        return False
-    return True
+            return {n: q for n, q in chosen.items() if n in given or n not in names}, given
+    return dict(chosen), {}
 
 
 def default_atoms_per_call(calculator: object, evaluator: Evaluator) -> int:
@@ -279,5 +286,10 @@ def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64
     for name in ("forces", "energies", "energy"):
         values = (results or {}).get(name)
         if values is not None and np.any(values):
-            return torch.float32 if np.array_equal(values.astype(np.float32), values) else torch.float64
+            return stored_precision(values)
     return torch.float64
+
+
+def stored_precision(values: NDArray[np.float64]) -> torch.dtype:
+    """The precision that numbers were rounded to last: float32 if all of them are exactly representable in it."""
+    return torch.float32 if np.array_equal(values.astype(np.float32), values) else torch.float64

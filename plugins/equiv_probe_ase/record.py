@@ -68,7 +68,7 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss) -> dict
         "relative": math.sqrt(max(found.equiv, 0.0) / size) if size > 0 else math.nan,
         "floor": math.sqrt(max(found.floor, 0.0)),
         "nondeterminism": math.sqrt(max(found.nondeterminism, 0.0)),
-        "resolution": float(single.identity[name].abs().max()) * torch.finfo(job.precision).eps,
+        "resolution": job.resolution[name],
         "notes": list(found.notes),
         "largest": float(_magnitudes(deviation, quantity).max()),
         "over_rotations": [float(f"{x:.4g}") for x in deviation.flatten(2).square().mean(-1).sqrt().flatten()]

@@ -56,8 +56,9 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measu
 
     floor, nondeterminism = mean_square("floor"), mean_square("nondeterminism")
     floor = max(floor, mean_square("resolution"))
-    judged = verdict(rms, floor, nondeterminism, quantity.unit)
     size = float((_column(values, "size") * weight).sum() / weight.sum())
+    relative = rms / math.sqrt(size) if size > 0 else math.nan
+    judged = verdict(rms, floor, nondeterminism, quantity.unit, relative)
     roots = _column(values, "rms")
     deviations = np.concatenate([np.asarray(value["over_rotations"], dtype=float) for value in values])
     return Measured(
@@ -68,7 +69,7 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measu
         rms_interval=(math.sqrt(max(low, 0.0)), math.sqrt(max(high, 0.0))) if math.isfinite(low) else (math.nan,) * 2,
         equiv=pooled.value,
         equiv_stderr=float(stderr),
-        relative=math.sqrt(max(pooled.value, 0.0) / size) if size > 0 else math.nan,
+        relative=relative,
         floor=floor,
         nondeterminism=nondeterminism,
         verdict=judged.kind,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from ase import constraints as ase_constraints
+from ase.cell import Cell
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.representations import Fixed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,7 +76,7 @@ class Turner:
             stack = representation.turn(low[None].expand(len(rotations), *low.shape), rotations, pivot)
             if back_again:
                 stack = representation.turn_back(stack, rotations, pivot)
-            turned[name] = stack.double().numpy()
+            turned[name] = stack.double().contiguous().numpy()  # expanded scalars would share memory
         return [
             self._copy({name: stack[k] for name, stack in turned.items()}, None if back_again else rotations[k].numpy())
             for k in range(len(rotations))
@@ -96,6 +99,8 @@ class Turner:
             source = atoms.arrays if name in atoms.arrays else atoms.info
             if name not in source:
                 raise EquivProbeError(f"no {name!r} in the structure's arrays or info", "the schema's input")
+            if isinstance(representation, Fixed):
+                continue
             found[name] = (np.asarray(source[name], dtype=float), representation)
         return found
 
@@ -103,8 +108,9 @@ class Turner:
         copy = self.atoms.copy()
         kept, _ = turned_constraints(self.atoms.constraints, np.eye(3) if rotation is None else rotation, self.pivot())
         copy.set_constraint(kept)
-        copy.set_cell(turned["cell"], scale_atoms=False)
-        copy.set_celldisp(turned["celldisp"])
+        # Constraints on the cell (FixSymmetry) must not act on a turn of everything.
+        copy.set_cell(turned["cell"], scale_atoms=False, apply_constraint=False)
+        copy.set_celldisp(turned["celldisp"].reshape(self.atoms.get_celldisp().shape))
         copy.arrays["positions"][:] = turned["positions"]
         for name in turned.keys() - {"positions", "cell", "celldisp"}:
             if name in copy.arrays:
@@ -133,7 +139,7 @@ def turned_constraints(
     for constraint in constraints:
         name = type(constraint).__name__
         if name in _INVARIANT:
-            turned.append(constraint)
+            turned.append(_own_copy(constraint, rotation))
         elif name in {"FixedPlane", "FixedLine"}:
             turned.append(type(constraint)(constraint.index, rotation @ constraint.dir))
         elif name == "FixedMode":
@@ -146,6 +152,15 @@ def turned_constraints(
         else:
             unknown.append(name)
     return turned, unknown
+
+
+def _own_copy(constraint: FixConstraint, rotation: NDArray[np.float64]) -> FixConstraint:
+    """A copy that shares no state; FixInternals remembers the cell of its first use, and that turns."""
+    own = deepcopy(constraint)
+    for internal in getattr(own, "constraints", []):
+        if internal.cell is not None:
+            internal.cell = Cell(np.asarray(internal.cell) @ rotation.T)
+    return own
 
 
 def _turned_cartesian(constraint: FixConstraint, rotation: NDArray[np.float64]) -> list[FixConstraint]:
