@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from ase.calculators.calculator import BaseCalculator
 
 from equiv_probe.errors import EquivProbeError
@@ -18,32 +14,27 @@ from equiv_probe.report import Report
 from equiv_probe.rotations import RotationPlan
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.journal import Journal
+from equiv_probe_ase.measuring import Options, measure_window, windows
+from equiv_probe_ase.notes import notes_on, versions
 from equiv_probe_ase.orbits import (
     ROUND_TRIPS,
     Engine,
-    Job,
     default_atoms_per_call,
-    evaluate_jobs,
     model_precision,
-    quantities_of,
     trial,
 )
-from equiv_probe_ase.quantities import Quantity, choose
-from equiv_probe_ase.record import record
-from equiv_probe_ase.structures import Structure, load
+from equiv_probe_ase.quantities import choose
+from equiv_probe_ase.structures import load
 from equiv_probe_ase.summary import BLIND_SPOTS, summarise
-from equiv_probe_ase.turning import Turner, turned_constraints
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    import torch
     from ase.calculators.calculator import Calculator
 
     from equiv_probe.schema import Schema
     from equiv_probe_ase.structures import Source
-
-WINDOW = 32
-"""Structures that are evaluated and written to the journal together, at most."""
 
 
 def audit(
@@ -66,6 +57,7 @@ def audit(
     fresh: bool = False,
     progress: bool = False,
     name: str | None = None,
+    fingerprint: str = "",
 ) -> Report:
     """Measure the symmetry error of an ASE calculator over random rotations of structures.
 
@@ -93,6 +85,7 @@ def audit(
         fresh: start the journal over.
         progress: show a progress bar.
         name: of the model, for the report.
+        fingerprint: of the model's weights, so that a journal of other weights is not resumed.
 
     Returns:
         The report. A structure that fails or gives non-finite values is listed in ``failures`` and spoils nothing.
@@ -113,8 +106,17 @@ def audit(
         chosen = given
     label = name or type(calc).__name__
     source = str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures"
-    options = _Options(plan, center, dict(schema.inputs) if schema else {}, loss, rel_err, max_rotations, properties)
-    question = {**options.question(), "model": label, "quantities": list(chosen), "vacuum": vacuum, "source": source}
+    options = Options(plan, center, dict(schema.inputs) if schema else {}, loss, rel_err, max_rotations, properties)
+    question = {
+        **options.question(),
+        "model": label,
+        "fingerprint": fingerprint,
+        "versions": versions(calc),
+        "quantities": list(chosen),
+        "vacuum": vacuum,
+        "source": source,
+        "reference_keys": dict(reference_keys or {}),
+    }
     engine = Engine(evaluator, atoms_per_call or default_atoms_per_call(calc, evaluator))
     precision = precision or model_precision(calc, sample)
     began, complete = time.perf_counter(), True
@@ -123,8 +125,8 @@ def audit(
         resumed = len(todo) - len(rest)
         try:
             with _progress(len(todo), resumed, label, shown=progress) as advance:
-                for window in _windows(rest, plan.size + ROUND_TRIPS + 1, engine):
-                    book.append(_measure(window, engine, chosen, options, precision))
+                for window in windows(rest, plan.size + ROUND_TRIPS + 1, engine):
+                    book.append(measure_window(window, engine, chosen, options, precision))
                     advance(len(window))
         except KeyboardInterrupt:
             complete = False
@@ -142,9 +144,9 @@ def audit(
         "model seconds": round(engine.seconds, 1),
         "seconds": round(time.perf_counter() - began, 1),
         **({"resumed structures": resumed} if resumed else {}),
-        "versions": _versions(calc),
+        "versions": versions(calc),
     }
-    notes = _notes(todo, records, failures, options)
+    notes = notes_on(todo, records, failures, options)
     return Report(
         model=label,
         source=source,
@@ -158,29 +160,6 @@ def audit(
     )
 
 
-@dataclass(frozen=True)
-class _Options:
-    """What the numbers depend on, besides model and structures."""
-
-    plan: RotationPlan
-    center: str | Sequence[float]
-    extra: Mapping[str, Any]
-    loss: str
-    rel_err: float | None
-    max_rotations: int
-    asked: Sequence[str] | None
-
-    def question(self) -> dict[str, Any]:
-        return {
-            "plan": str(self.plan),
-            "center": str(self.center),
-            "inputs": {name: str(rep) for name, rep in self.extra.items()},
-            "loss": self.loss,
-            "rel_err": self.rel_err,
-            "max_rotations": self.max_rotations if self.rel_err else None,
-        }
-
-
 def _check(plan: RotationPlan, rel_err: float | None, max_rotations: int) -> None:
     if not plan.is_random or plan.R < 2:
         raise EquivProbeError(str(plan), "at least two randomly turned replicates", "RotationPlan(..., replicates=4)")
@@ -188,143 +167,6 @@ def _check(plan: RotationPlan, rel_err: float | None, max_rotations: int) -> Non
         raise EquivProbeError(f"rel_err={rel_err}", "a positive fraction", "rel_err=0.1")
     if rel_err is not None and max_rotations < plan.size:
         raise EquivProbeError(f"max_rotations={max_rotations}", f"at least the plan's {plan.size}")
-
-
-def _windows(structures: Sequence[Structure], copies: int, engine: Engine) -> Iterator[list[Structure]]:
-    """Structures that are evaluated together: enough to fill a model pass, few enough to lose little on a kill."""
-    window: list[Structure] = []
-    atoms = 0
-    limit = engine.atoms_per_call if engine.evaluator.batched else 1
-    for structure in structures:
-        cost = copies * len(structure.atoms)
-        if window and (atoms + cost > limit or len(window) >= WINDOW):
-            yield window
-            window, atoms = [], 0
-        window.append(structure)
-        atoms += cost
-    if window:
-        yield window
-
-
-def _measure(
-    window: Sequence[Structure],
-    engine: Engine,
-    chosen: Mapping[str, Quantity],
-    options: _Options,
-    precision: torch.dtype,
-) -> list[dict[str, Any]]:
-    """Records of a window's structures, with an ``"error"`` where one failed."""
-    jobs: dict[int, Job] = {}
-    finished: dict[int, dict[str, Any]] = {}
-    for structure in window:
-        try:
-            turner = Turner(structure.atoms, options.center, options.extra)
-            own = quantities_of(chosen, structure.atoms, options.asked)
-            if len(structure.atoms) == 0:
-                raise EquivProbeError("an empty structure", "at least one atom")
-            jobs[structure.index] = Job(structure, own, options.plan, turner, precision)
-        except EquivProbeError as error:
-            finished[structure.index] = _failure(structure, error)
-    open_jobs = list(jobs.values())
-    while open_jobs:
-        failed = evaluate_jobs(engine, open_jobs)
-        again = []
-        for job in open_jobs:
-            index = job.structure.index
-            try:
-                if index in failed:
-                    raise failed[index]
-                finished[index] = record(job, options.loss)
-            except Exception as error:  # whatever a calculator raises on one structure stays with that structure
-                finished[index] = _failure(job.structure, error)
-                continue
-            extra = _replicates_to_add(finished[index], job, options)
-            if extra:
-                job.more(extra)
-                again.append(job)
-        open_jobs = again
-    return [finished[structure.index] for structure in window]
-
-
-def _failure(structure: Structure, error: Exception) -> dict[str, Any]:
-    reason = str(error) if isinstance(error, EquivProbeError) else f"{type(error).__name__}: {error}"
-    return {
-        "key": structure.key,
-        "index": structure.index,
-        "name": structure.name,
-        "error": " ".join(reason.split())[:500],
-    }
-
-
-def _replicates_to_add(found: Mapping[str, Any], job: Job, options: _Options) -> int:
-    """How many more replicates a structure needs: none at round-off, when tight enough, or at the limit."""
-    if options.rel_err is None:
-        return 0
-    from equiv_probe.verdict import verdict
-
-    wanted = 0.0
-    for name, values in found["quantities"].items():
-        unit = job.quantities[name].unit
-        judged = verdict(values["rms"], max(values["floor"], values["resolution"]), values["nondeterminism"], unit)
-        low, high = values["equiv_interval"]
-        if judged.kind in {"round-off", "non-deterministic"} or low is None or values["equiv"] <= 0:
-            continue
-        wanted = max(wanted, (high - low) / 2 / values["equiv"] / options.rel_err)
-    have, limit = len(job.rotations), options.max_rotations // options.plan.n
-    if wanted <= 1 or have >= limit:
-        return 0
-    # The width falls as 1/√R; at most fourfold a round, since the width itself is an estimate.
-    return min(max(1, round(have * min(wanted**2, 4)) - have), limit - have)
-
-
-def _notes(
-    todo: Sequence[Structure],
-    records: Sequence[Mapping[str, Any]],
-    failures: Sequence[Mapping[str, Any]],
-    options: _Options,
-) -> list[str]:
-    notes = []
-    if failures:
-        notes.append(f"{len(records)} of {len(todo)} structures measured, {len(failures)} failed and are listed")
-    doubts: dict[str, list[str]] = {}  # the first structure that has any speaks for all
-    for entry in records:
-        for name, values in entry["quantities"].items():
-            doubts[name] = doubts.get(name) or values["notes"]
-    notes += [note for found in doubts.values() for note in found]
-    identity = torch.eye(3, dtype=torch.float64).numpy()
-    unknown = {n for s in todo for n in turned_constraints(s.atoms.constraints, identity, identity[0])[1]}
-    if unknown:
-        notes.append(
-            f"constraints that cannot be turned were left out of the turned copies: {', '.join(sorted(unknown))}"
-        )
-    bounds = [
-        (e["rms"], e["torque_bound"]) for r in records if (e := r["quantities"].get("energy")) and "torque_bound" in e
-    ]
-    broken = [pair for pair in bounds if pair[0] > pair[1] * 1.05 and pair[0] > 0]
-    if bounds and not broken:
-        spread, bound = (max(column) for column in zip(*bounds, strict=True))
-        notes.append(
-            f"if the forces are the energy's gradient, net torque lets the energy vary by {bound:.3g} meV/atom at most "
-            f"over rotations; it varied by up to {spread:.3g}"
-        )
-    if options.rel_err is not None:
-        stopped = sum(1 for r in records if r["rotations"] == options.plan.size)
-        notes.append(
-            f"{stopped} of {len(records)} structures needed no more than the first {options.plan.size} rotations"
-        )
-    return notes
-
-
-def _versions(calculator: object) -> str:
-    package = type(calculator).__module__.split(".")[0]
-    names = ["equiv-probe", "torch", "ase", *({"orb_models": ["orb-models"]}.get(package, [package]))]
-    found = [f"Python {platform.python_version()}"]
-    for name in dict.fromkeys(names):
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
 
 
 def _progress(total: int, done: int, label: str, *, shown: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -81,6 +82,16 @@ def make_calculator(spec: str, *, device: str | None = None, dtype: str | None =
     if argument and not Path(argument).exists():
         raise EquivProbeError(f"no file {argument}", f"{preset.name}:{preset.argument}")
     return preset.make(argument or None, device, dtype, **keywords)
+
+
+def spec_fingerprint(spec: str) -> str:
+    """A digest of the file that a calculator's name refers to (checkpoint or Python file); empty if to none."""
+    head = spec.partition("?")[0]
+    for part in (head, head.partition(":")[2], head.rpartition(":")[0]):
+        if part and Path(part).is_file():
+            with Path(part).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return ""
 
 
 def _literal(value: str) -> Any:

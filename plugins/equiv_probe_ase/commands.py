@@ -67,7 +67,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
 ) -> None:
     """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off."""
     from equiv_probe_ase.audit import audit
-    from equiv_probe_ase.calculators import make_calculator
+    from equiv_probe_ase.calculators import make_calculator, spec_fingerprint
 
     thresholds = [Threshold.parse(text) for text in fail_above or []]
     plan = RotationPlan(design, replicates, improper, seed)
@@ -93,6 +93,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
             fresh=fresh,
             progress=sys.stderr.isatty() or verbose,
             name=calculator + (f" in {dtype}" if dtype else ""),
+            fingerprint=spec_fingerprint(calculator),
         )
     report.save(output)
     _show(report, output, as_json=as_json)

@@ -1,0 +1,133 @@
+"""Structures in windows: evaluated together, more replicates where they are needed, failures kept apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.verdict import verdict
+from equiv_probe_ase.orbits import Engine, Job, evaluate_jobs, quantities_of
+from equiv_probe_ase.record import record
+from equiv_probe_ase.turning import Turner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import torch
+
+    from equiv_probe.rotations import RotationPlan
+    from equiv_probe_ase.quantities import Quantity
+    from equiv_probe_ase.structures import Structure
+
+WINDOW = 32
+"""Structures that are evaluated and written to the journal together, at most."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the numbers depend on, besides model and structures."""
+
+    plan: RotationPlan
+    center: str | Sequence[float]
+    extra: Mapping[str, Any]
+    loss: str
+    rel_err: float | None
+    max_rotations: int
+    asked: Sequence[str] | None
+
+    def question(self) -> dict[str, Any]:
+        """What a journal must agree on before it is resumed."""
+        return {
+            "plan": str(self.plan),
+            "center": str(self.center),
+            "inputs": {name: str(rep) for name, rep in self.extra.items()},
+            "loss": self.loss,
+            "rel_err": self.rel_err,
+            "max_rotations": self.max_rotations if self.rel_err else None,
+        }
+
+
+def windows(structures: Sequence[Structure], copies: int, engine: Engine) -> Iterator[list[Structure]]:
+    """Structures that are evaluated together: enough to fill a model pass, few enough to lose little on a kill."""
+    window: list[Structure] = []
+    atoms = 0
+    limit = engine.atoms_per_call if engine.evaluator.batched else 1
+    for structure in structures:
+        cost = copies * len(structure.atoms)
+        if window and (atoms + cost > limit or len(window) >= WINDOW):
+            yield window
+            window, atoms = [], 0
+        window.append(structure)
+        atoms += cost
+    if window:
+        yield window
+
+
+def measure_window(
+    window: Sequence[Structure],
+    engine: Engine,
+    chosen: Mapping[str, Quantity],
+    options: Options,
+    precision: torch.dtype,
+) -> list[dict[str, Any]]:
+    """Records of a window's structures, with an ``"error"`` where one failed."""
+    jobs: dict[int, Job] = {}
+    finished: dict[int, dict[str, Any]] = {}
+    for structure in window:
+        try:
+            turner = Turner(structure.atoms, options.center, options.extra)
+            own = quantities_of(chosen, structure.atoms, options.asked)
+            if len(structure.atoms) == 0:
+                raise EquivProbeError("an empty structure", "at least one atom")
+            jobs[structure.index] = Job(structure, own, options.plan, turner, precision)
+        except EquivProbeError as error:
+            finished[structure.index] = _failure(structure, error)
+    open_jobs = list(jobs.values())
+    while open_jobs:
+        failed = evaluate_jobs(engine, open_jobs)
+        again = []
+        for job in open_jobs:
+            index = job.structure.index
+            try:
+                if index in failed:
+                    raise failed[index]
+                finished[index] = record(job, options.loss)
+            except Exception as error:  # whatever a calculator raises on one structure stays with that structure
+                finished[index] = _failure(job.structure, error)
+                continue
+            extra = _replicates_to_add(finished[index], job, options)
+            if extra:
+                job.more(extra)
+                again.append(job)
+        open_jobs = again
+    return [finished[structure.index] for structure in window]
+
+
+def _failure(structure: Structure, error: Exception) -> dict[str, Any]:
+    reason = str(error) if isinstance(error, EquivProbeError) else f"{type(error).__name__}: {error}"
+    return {
+        "key": structure.key,
+        "index": structure.index,
+        "name": structure.name,
+        "error": " ".join(reason.split())[:500],
+    }
+
+
+def _replicates_to_add(found: Mapping[str, Any], job: Job, options: Options) -> int:
+    """How many more replicates a structure needs: none at round-off, when tight enough, or at the limit."""
+    if options.rel_err is None:
+        return 0
+    wanted = 0.0
+    for name, values in found["quantities"].items():
+        unit = job.quantities[name].unit
+        judged = verdict(values["rms"], max(values["floor"], values["resolution"]), values["nondeterminism"], unit)
+        low, high = values["equiv_interval"]
+        if judged.kind in {"round-off", "non-deterministic"} or low is None or values["equiv"] <= 0:
+            continue
+        wanted = max(wanted, (high - low) / 2 / values["equiv"] / options.rel_err)
+    have, limit = len(job.rotations), options.max_rotations // options.plan.n
+    if wanted <= 1 or have >= limit:
+        return 0
+    # The width falls as 1/√R; at most fourfold a round, since the width itself is an estimate.
+    return min(max(1, round(have * min(wanted**2, 4)) - have), limit - have)
