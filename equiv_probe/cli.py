@@ -28,11 +28,10 @@ def build() -> typer.Typer:
     app = typer.Typer(
         name="equiv-probe",
         help="How much of a 3D molecular model's error is there only because the model does not respect rotation.",
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_root)
+    app.callback(no_args_is_help=True)(_root)
     app.command()(doctor)
     for plugin in plugins.installed()[0]:
         if plugin.register is not None:
@@ -40,12 +39,19 @@ def build() -> typer.Typer:
     return app
 
 
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _version_callback(asked: bool) -> None:
+    if asked:
         print(f"equiv-probe {metadata.version('equiv-probe')}")
         raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version_callback)
+    ] = False,
+) -> None:
+    """Take the options of ``equiv-probe`` itself."""
+    del version
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ class Estimate:
         """
         if not (dof >= 1 and math.isfinite(stderr) and math.isfinite(value)):
             return cls(value, stderr)
-        reach = float(stats.t.ppf(0.975, dof)) * stderr
+        reach = float(stdtrit(dof, 0.975)) * stderr
         if scale == "log" and value > 0:
             factor = math.exp(min(reach / value, 700.0))
             return cls(value, stderr, value / factor, value * factor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import re
 import sys
@@ -15,12 +16,12 @@ import typer
 from equiv_probe.cli import wide_console
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations import RotationPlan
-from equiv_probe_ase.thresholds import Threshold, exceeded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from equiv_probe.report import Report
+    from equiv_probe_ase.thresholds import Threshold
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -66,8 +67,10 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     verbose: Annotated[bool, _option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
 ) -> None:
     """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off."""
-    from equiv_probe_ase.audit import audit
+    _require_ase()
+    from equiv_probe_ase.auditing import audit
     from equiv_probe_ase.calculators import make_calculator, spec_fingerprint
+    from equiv_probe_ase.thresholds import Threshold
 
     thresholds = [Threshold.parse(text) for text in fail_above or []]
     plan = RotationPlan(design, replicates, improper, seed)
@@ -102,10 +105,16 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
 
 def demo_command() -> None:
     """Audit CHGNet and a small unconstrained transformer on embedded molecules, side by side (a minute, no network)."""
+    _require_ase()
     from equiv_probe_ase.demo import demo
 
     with quiet(verbose=False):
         demo(wide_console())
+
+
+def _require_ase() -> None:
+    if importlib.util.find_spec("ase") is None:
+        raise EquivProbeError("no ase", "ASE, for structures and calculators", "pip install 'equiv-probe[ase]'")
 
 
 @contextlib.contextmanager
@@ -132,6 +141,8 @@ def _exit_code(report: Report, thresholds: list[Threshold]) -> int:
     if not report.structures:
         print("Nothing could be measured: every structure failed.", file=sys.stderr)
         return FAILED
+    from equiv_probe_ase.thresholds import exceeded
+
     lines = [line for threshold in thresholds for line in exceeded(threshold, report)]
     for line in lines:
         print(line, file=sys.stderr)

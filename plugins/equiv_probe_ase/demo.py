@@ -15,7 +15,7 @@ from rich.text import Text
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report_table import interval, number
-from equiv_probe_ase.audit import audit
+from equiv_probe_ase.auditing import audit
 from equiv_probe_ase.calculators import make_calculator
 
 if TYPE_CHECKING:

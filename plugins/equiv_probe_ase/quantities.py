@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +51,12 @@ class Quantity:
             array = np.asarray(voigt_6_to_full_3x3_stress(array))
         elif self.full_tensor and array.shape[-1:] == (9,):
             array = array.reshape(*array.shape[:-1], 3, 3)
+        if self.name in QUANTITIES and self.representation == ep.scalar and array.ndim > self.per_atom:
+            raise EquivProbeError(
+                f"{self.name} of shape {array.shape}",
+                "numbers, or a declaration of how it turns (non-collinear moments are axial vectors)",
+                f'schema=ep.Schema(inputs={{}}, outputs={{"{self.name}": ep.axial}})',
+            )
         return np.asarray(array * (self.factor / (len(atoms) if self.extensive else 1)))
 
 
@@ -92,10 +98,8 @@ def choose(
     chosen = {}
     for name in dict.fromkeys(names):
         if name in declared:
-            known = QUANTITIES.get(name)
-            unit = known.unit if known else ""
-            factor, per_atom = (known.factor, known.per_atom) if known else (1.0, False)
-            chosen[name] = Quantity(name, declared[name], unit, factor, per_atom=per_atom)
+            known = QUANTITIES.get(name, Quantity(name, declared[name], ""))
+            chosen[name] = replace(known, representation=declared[name], full_tensor=False)
         elif name in QUANTITIES:
             chosen[name] = QUANTITIES[name]
         else:

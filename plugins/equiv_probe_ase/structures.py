@@ -34,12 +34,15 @@ class Structure:
 
     @property
     def key(self) -> str:
-        """Names the same structure in the same place again: the index and a digest of what a calculator sees."""
+        """Names the same structure in the same place again: the index and a digest of what the results depend on."""
         digest = hashlib.sha256()
-        parts = [self.atoms.numbers, self.atoms.positions, self.atoms.cell.array, self.atoms.pbc]
-        parts += [self.atoms.arrays[name] for name in ("initial_magmoms", "initial_charges") if self.atoms.has(name)]
-        for part in parts:
-            digest.update(np.ascontiguousarray(part).tobytes())
+        stored = {**self.atoms.arrays, **self.atoms.info, **self.reference}
+        parts = {"cell": self.atoms.cell.array, "pbc": self.atoms.pbc, **stored}
+        for name in sorted(parts, key=str):
+            values = np.asarray(parts[name]) if not isinstance(parts[name], Mapping) else np.array(None)
+            if not values.dtype.hasobject:  # an object's bytes are its address
+                digest.update(f"{name} {values.dtype} {values.shape}".encode())
+                digest.update(np.ascontiguousarray(values).tobytes())
         return f"{self.index}:{digest.hexdigest()[:16]}"
 
 
@@ -65,6 +68,8 @@ def load(
     label, frames = _frames(source, index)
     if not frames:
         raise EquivProbeError(f"no structures in {label}", "at least one")
+    references_found = [references(atoms, reference_keys) for atoms in frames]
+    _require_keys(frames, references_found, reference_keys)
     single = len(frames) == 1
     names = [_name(atoms, label if single else f"{label}[{place}]") for place, atoms in enumerate(frames)]
     shared = {name for name, count in Counter(names).items() if count > 1}
@@ -73,7 +78,7 @@ def load(
             place,
             f"{names[place]}[{place}]" if names[place] in shared else names[place],
             _boxed(atoms, vacuum),
-            references(atoms, reference_keys),
+            references_found[place],
         )
         for place, atoms in enumerate(frames)
     ]
@@ -88,11 +93,13 @@ def _frames(source: Source, index: str) -> tuple[str, list[Atoms]]:
         if wrong:
             raise EquivProbeError(f"a {wrong[0]} among the structures", "ase.Atoms")
         return "structure", frames
-    path, _, own_index = str(source).partition("@")
+    path, _, own_index = str(source).rpartition("@")
+    if not path or Path(source).exists():  # an @ that belongs to the name
+        path, own_index = str(source), ""
     if not Path(path).exists():
         raise EquivProbeError(f"no file {path}", "a structure file that ASE reads, or an ASE database")
     try:
-        read = ase.io.read(path, index=own_index or index)
+        read = ase.io.read(path, index=own_index or index, do_not_split_by_at_sign=True)
     except Exception as error:  # readers raise anything
         raise EquivProbeError(
             f"{path}, which ASE cannot read ({type(error).__name__}: {error})", "a format that ASE reads"
@@ -104,7 +111,8 @@ def _name(atoms: Atoms, fallback: str) -> str:
     for key in ("name", "label", "id", "mp_id", "config_type"):
         value = atoms.info.get(key)
         if isinstance(value, str) and value and key != "config_type":
-            return value
+            # Names come from files and go to terminals: no escape sequences, no line breaks.
+            return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
     return fallback
 
 
@@ -113,7 +121,7 @@ def _boxed(atoms: Atoms, vacuum: float | None) -> Atoms:
         return atoms
     boxed = atoms.copy()
     boxed.calc = atoms.calc
-    boxed.center(vacuum=vacuum)
+    boxed.center(vacuum=vacuum, axis=[axis for axis in range(3) if not atoms.cell[axis].any()])
     boxed.pbc = True
     return boxed
 
@@ -125,11 +133,11 @@ def references(atoms: Atoms, keys: Mapping[str, str] | None = None) -> dict[str,
         atoms: with values in ``info`` or ``arrays``, or with results attached.
         keys: explicit names, which must be there for a property to count as labelled.
     """
-    stored = {**atoms.info, **atoms.arrays}
-    if keys:
-        return {name: stored[key] for name, key in keys.items() if key in stored}
-    found: dict[str, Any] = {}
     attached = getattr(atoms.calc, "results", None) or {}
+    stored = {**atoms.info, **atoms.arrays}
+    if keys:  # ASE's readers move what they know out of the info, but it may be named still
+        return {name: {**attached, **stored}[key] for name, key in keys.items() if key in {**attached, **stored}}
+    found: dict[str, Any] = {}
     for name in ("energy", "free_energy", "forces", "stress", "dipole", "charges", "magmoms", "magmom", "energies"):
         key = next((prefix + name for prefix in REFERENCE_PREFIXES if prefix + name in stored), None)
         if key is not None:
@@ -137,6 +145,16 @@ def references(atoms: Atoms, keys: Mapping[str, str] | None = None) -> dict[str,
         elif attached.get(name) is not None:
             found[name] = attached[name]
     return found
+
+
+def _require_keys(frames: Sequence[Atoms], found: Sequence[Mapping[str, Any]], keys: Mapping[str, str] | None) -> None:
+    """Raise if a key that was asked for is in no structure: a slip of the pen must not read as "no labels"."""
+    missing = [key for name, key in (keys or {}).items() if not any(name in one for one in found)]
+    if missing:
+        there = {**frames[0].info, **frames[0].arrays, **(getattr(frames[0].calc, "results", None) or {})}
+        raise EquivProbeError(
+            f"no {missing[0]!r} in any structure", f"one of what the first has: {', '.join(map(str, there))}"
+        )
 
 
 def reference_values(structure: Structure, quantity: Quantity) -> np.ndarray | None:
