@@ -55,8 +55,9 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss) -> dict
     name = quantity.name
     single = orbit.only(name)
     found = decompose(single)
-    deviation = single.kept(name) - single.means[name].mean(0)
-    squares = torch.einsum("n,rn...->...", orbit.weights, single.kept(name).square()) / len(orbit.rotations)
+    kept = single.kept(name)
+    deviation = kept - torch.einsum("n,rn...->...", orbit.weights, kept) / len(kept)
+    squares = torch.einsum("n,rn...->...", orbit.weights, kept.square()) / len(kept)
     size = float(squares.mean()) - found.equiv if quantity.has_zero else math.nan
     values: dict[str, Any] = {
         "rms": math.sqrt(max(found.equiv, 0.0)),
