@@ -25,7 +25,7 @@ def number(value: float, digits: int = 3) -> str:
         return "–"
     if value == 0:
         return "0"
-    if 1e-3 <= abs(value) < 1e5:
+    if 1e-3 <= abs(value) < 1e7:
         return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
     mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
@@ -60,10 +60,12 @@ def render(report: Report) -> Iterator[RenderableType]:
         yield Text.assemble(("Does not see ", "bold"), "; ".join(report.blind_spots))
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, *columns: str, wraps: tuple[str, ...] = ()) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(
+            column, justify="left" if index == 0 else "right", no_wrap=column not in wraps, overflow="fold"
+        )
     return table
 
 
@@ -109,7 +111,8 @@ def _percent(share: float) -> str:
 
 def _spread(measured: list[Measured]) -> Table:
     columns = ("", "median", "95 %", "max", "worst structure", "median", "95 %", "max", "one atom, max", "unit")
-    table = _table("Spread: over structures (left), over single rotations (right)", *columns)
+    title = "Spread: over structures (left), over single rotations (right)"
+    table = _table(title, *columns, wraps=("worst structure",))
     for m in measured:
         structures, rotations = m.over_structures, m.over_rotations
         worst: Any = structures.get("worst", "")

@@ -115,12 +115,12 @@ class LinearDenoiser(PlantedModel):
 
 @final
 class QuadraticEnergy(PlantedModel):
-    """Energy ``Σ xᵀ M x`` with its own conservative forces ``−2 M x`` and, if given, a constant stress: l = 2 only.
+    """Energy ``Σ xᵀ M x`` with its own conservative forces ``−2 M x``, and a constant stress: l = 2 only.
 
     Args:
         matrix: M, ``(3, 3)``; only its symmetric part matters.
         stress: a symmetric ``(3, 3)`` tensor B that the model returns as its stress whatever the structure, as six
-            components in ASE's Voigt order; None leaves the output out.
+            components in ASE's Voigt order; None is M.
     """
 
     outputs: ClassVar[Mapping[str, Representation]] = {
@@ -131,36 +131,36 @@ class QuadraticEnergy(PlantedModel):
 
     def __init__(self, matrix: Tensor, stress: Tensor | None = None) -> None:
         self.matrix = (matrix + matrix.mT) / 2
-        self.stress = stress
+        self.stress = self.matrix if stress is None else stress
 
     def __call__(self, positions: Tensor) -> Named:
         """Energy ``(...)``, forces ``(..., N, 3)`` and stress ``(..., 6)``."""
         x = _centred(positions)
         field = x @ self.matrix.to(positions)
-        found = {"energy": (x * field).sum((-2, -1)), "forces": -2 * field}
-        if self.stress is not None:
-            found["stress"] = _voigt(self.stress).to(positions).expand(*positions.shape[:-2], 6)
-        return found
+        stress = _voigt(self.stress).to(positions).expand(*positions.shape[:-2], 6)
+        return {"energy": (x * field).sum((-2, -1)), "forces": -2 * field, "stress": stress}
 
     def twirl(self, positions: Tensor, *, improper: bool = False) -> Named:
         """``tr(M)/3 Σ|x|²``, ``−2 tr(M)/3 x`` and ``tr(B)/3 · 1``."""
         del improper
         x, mean = _centred(positions), _trace(self.matrix).to(positions) / 3
-        found = {"energy": mean * x.square().sum((-2, -1)), "forces": -2 * mean * x}
-        if self.stress is not None:
-            round_part = _trace(self.stress) / 3 * torch.eye(3, dtype=self.stress.dtype)
-            found["stress"] = _voigt(round_part).to(positions).expand(*positions.shape[:-2], 6)
-        return found
+        pressure = (
+            _voigt(_trace(self.stress) / 3 * torch.eye(3, dtype=self.stress.dtype))
+            .to(positions)
+            .expand(*positions.shape[:-2], 6)
+        )
+        return {"energy": mean * x.square().sum((-2, -1)), "forces": -2 * mean * x, "stress": pressure}
 
     def power(self, positions: Tensor) -> dict[str, Power]:
         """``‖M₂‖²‖S₂‖²/5`` with ``S = Σ x xᵀ``; the linear field's; and 7/60 ``‖B₂‖²`` over six Voigt components."""
         x = _centred(positions.double())
         spread = float(_parts(self.matrix)[2].square().sum() * _parts(x.mT @ x)[2].square().sum())
-        found: dict[str, Power] = {"energy": {2: spread / 5}, "forces": _linear_power(-2 * self.matrix, positions)}
-        if self.stress is not None:
-            # E H_ii² = 2/15 ‖B₂‖² and E H_ij² = 1/10 ‖B₂‖²; three of each.
-            found["stress"] = {2: 7 / 60 * float(_parts(self.stress)[2].square().sum())}
-        return found
+        return {
+            "energy": {2: spread / 5},
+            "forces": _linear_power(-2 * self.matrix, positions),
+            # E H_ii² = 2/15 ‖B₂‖² and E H_ij² = 1/10 ‖B₂‖² for H = gᵀ B₂ g; three of each.
+            "stress": {2: 7 / 60 * float(_parts(self.stress)[2].square().sum())},
+        }
 
 
 @final
@@ -197,15 +197,17 @@ class HarmonicEnergy(PlantedModel):
 
 @final
 class CentralForces(PlantedModel):
-    """Pair energy ``Σ_ij 1/(1 + |x_i − x_j|²)/2`` and its forces: exactly equivariant, so ``L_equiv`` is 0."""
+    """Pair energy ``Σ_ij 1/(1 + |x_i − x_j|²)/2``, forces and virial: exactly equivariant, so ``L_equiv`` is 0."""
 
-    outputs: ClassVar[Mapping[str, Representation]] = {"energy": reps.scalar, "forces": reps.vector}
+    outputs: ClassVar[Mapping[str, Representation]] = QuadraticEnergy.outputs
 
     def __call__(self, positions: Tensor) -> Named:
-        """Energy ``(...)`` and forces ``(..., N, 3)``."""
+        """Energy ``(...)``, forces ``(..., N, 3)`` and, as ``stress`` ``(..., 6)``, the virial in ASE's Voigt order."""
         apart = positions[..., :, None, :] - positions[..., None, :, :]
         bond = 1 / (1 + apart.square().sum(-1))
-        return {"energy": bond.sum((-2, -1)) / 2, "forces": 2 * (bond.square()[..., None] * apart).sum(-2)}
+        push = 2 * bond.square()[..., None] * apart
+        virial = torch.einsum("...ija,...ijb->...ab", push, apart) / 2
+        return {"energy": bond.sum((-2, -1)) / 2, "forces": push.sum(-2), "stress": _voigt(virial)}
 
     def twirl(self, positions: Tensor, *, improper: bool = False) -> Named:
         """The model itself."""
@@ -215,7 +217,7 @@ class CentralForces(PlantedModel):
     def power(self, positions: Tensor) -> dict[str, Power]:
         """Nothing above l = 0."""
         del positions
-        return {"energy": {}, "forces": {}}
+        return {"energy": {}, "forces": {}, "stress": {}}
 
 
 @final
@@ -290,4 +292,4 @@ def _solid(along: Tensor, square: Tensor, degree: int) -> Tensor:
 
 
 def _voigt(tensor: Tensor) -> Tensor:
-    return tensor[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    return tensor[..., [0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]

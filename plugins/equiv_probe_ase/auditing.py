@@ -26,6 +26,7 @@ from equiv_probe_ase.orbits import (
 from equiv_probe_ase.quantities import choose
 from equiv_probe_ase.structures import load
 from equiv_probe_ase.summary import BLIND_SPOTS, summarise
+from equiv_probe_ase.turning import Turner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -99,11 +100,13 @@ def audit(
     plan = plan or RotationPlan()
     _check(plan, rel_err, max_rotations)
     todo = load(structures, reference_keys=reference_keys, vacuum=vacuum)
+    Turner(todo[0].atoms, center).pivot()  # an impossible centre is the caller's mistake, not a structure's
     evaluator = evaluator_for(calc, batched=batched)
     chosen = choose(calc.implemented_properties, properties, schema)
     given, sample = trial(evaluator, chosen, todo)
     if properties is None:
         chosen = given
+    precision = precision or model_precision(calc, sample)
     label = name or type(calc).__name__
     source = str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures"
     options = Options(plan, center, dict(schema.inputs) if schema else {}, loss, rel_err, max_rotations, properties)
@@ -112,13 +115,14 @@ def audit(
         "model": label,
         "fingerprint": fingerprint,
         "versions": versions(calc),
-        "quantities": list(chosen),
+        "quantities": {name: str(quantity.representation) for name, quantity in chosen.items()},
+        "asked": list(properties) if properties is not None else None,
+        "precision": str(precision),
         "vacuum": vacuum,
         "source": source,
         "reference_keys": dict(reference_keys or {}),
     }
     engine = Engine(evaluator, atoms_per_call or default_atoms_per_call(calc, evaluator))
-    precision = precision or model_precision(calc, sample)
     began, complete = time.perf_counter(), True
     with Journal(Path(journal) if journal else None, question, fresh=fresh) as book:
         rest = [structure for structure in todo if structure.key not in book.records]

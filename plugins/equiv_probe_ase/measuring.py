@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.verdict import verdict
@@ -80,6 +83,8 @@ def measure_window(
             own = quantities_of(chosen, structure.atoms, options.asked)
             if len(structure.atoms) == 0:
                 raise EquivProbeError("an empty structure", "at least one atom")
+            if not (np.isfinite(structure.atoms.positions).all() and np.isfinite(structure.atoms.cell.array).all()):
+                raise EquivProbeError("positions or a cell with NaN or infinities", "finite ones")
             jobs[structure.index] = Job(structure, own, options.plan, turner, precision)
         except EquivProbeError as error:
             finished[structure.index] = _failure(structure, error)
@@ -121,7 +126,9 @@ def _replicates_to_add(found: Mapping[str, Any], job: Job, options: Options) -> 
     wanted = 0.0
     for name, values in found["quantities"].items():
         unit = job.quantities[name].unit
-        judged = verdict(values["rms"], max(values["floor"], values["resolution"]), values["nondeterminism"], unit)
+        floors = [values[key] for key in ("floor", "resolution") if values[key] is not None]
+        repeat = math.nan if values["nondeterminism"] is None else values["nondeterminism"]
+        judged = verdict(values["rms"], max(floors), repeat, unit)
         low, high = values["equiv_interval"]
         if judged.kind in {"round-off", "non-deterministic"} or low is None or values["equiv"] <= 0:
             continue

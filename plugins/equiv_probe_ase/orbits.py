@@ -211,9 +211,9 @@ def evaluate_jobs(engine: Engine, jobs: Sequence[Job]) -> dict[int, Exception]:
 
 def _evaluate_alike(engine: Engine, jobs: Sequence[Job], properties: Sequence[str]) -> dict[int, Exception]:
     """:func:`evaluate_jobs` for jobs with the same properties."""
-    copies = [job.copies() for job in jobs]
-    new = [job for job in jobs if not job.identity]
     try:
+        copies = [job.copies() for job in jobs]
+        new = [job for job in jobs if not job.identity]
         results = iter(list(engine.run([atoms for part in copies for atoms in part], properties)))
         # A call of its own: repeats in the same batch would share its reduction order and hide non-determinism.
         again = list(engine.run([job.structure.atoms for job in new], properties))
@@ -223,9 +223,14 @@ def _evaluate_alike(engine: Engine, jobs: Sequence[Job], properties: Sequence[st
         half = len(jobs) // 2
         return _evaluate_alike(engine, jobs[:half], properties) | _evaluate_alike(engine, jobs[half:], properties)
     repeats = {job.structure.index: result for job, result in zip(new, again, strict=True)}
+    failures: dict[int, Exception] = {}
     for job, part in zip(jobs, copies, strict=True):
-        job.accept([next(results) for _ in part], repeats.get(job.structure.index))
-    return {}
+        own = [next(results) for _ in part]
+        try:
+            job.accept(own, repeats.get(job.structure.index))
+        except Exception as error:  # an answer of another shape than the schema says
+            failures[job.structure.index] = error
+    return failures
 
 
 def quantities_of(chosen: Mapping[str, Quantity], atoms: Atoms, asked: Sequence[str] | None) -> dict[str, Quantity]:
@@ -241,24 +246,36 @@ def trial(
     Args:
         evaluator: of the calculator.
         chosen: what it claims to have.
-        structures: the first of the smallest few that can be evaluated at all decides.
+        structures: the first of the smallest few that can be evaluated at all, and has the property, decides.
 
     Returns:
-        The quantities that it gave, and their values; all of ``chosen`` and nothing if no structure could be evaluated.
+        The quantities that it gave or that could not be tried, and the values that it gave.
     """
-    for structure in sorted(structures, key=lambda s: len(s.atoms))[:5]:
-        names = [name for name, quantity in chosen.items() if applies(quantity, structure.atoms, asked=False)]
-        given: Results = {}
-        for together in (names, *([name] for name in names)):
-            try:
-                given |= evaluator.evaluate([structure.atoms], together)[0]
-            except Exception:  # the reason comes up again, and is reported, when the structure is measured
-                continue
-            if len(given) == len(names):
-                break
-        if given:
-            return {n: q for n, q in chosen.items() if n in given or n not in names}, given
-    return dict(chosen), {}
+    smallest = sorted(structures, key=lambda s: len(s.atoms))
+    crystals = [structure for structure in smallest if structure.atoms.pbc.all()]  # only they have a stress
+    tried: set[str] = set()
+    given: Results = {}
+    for structure in (*smallest[:5], *crystals[:5]):
+        fresh = [n for n, q in chosen.items() if n not in tried and applies(q, structure.atoms, asked=False)]
+        # What was given before comes along: it tells a structure that fails from a property that is not there.
+        found = _given(evaluator, structure.atoms, [*given, *fresh]) if fresh else {}
+        if found:
+            tried.update(fresh)
+            given = found | given
+    return {name: quantity for name, quantity in chosen.items() if name in given or name not in tried}, given
+
+
+def _given(evaluator: Evaluator, atoms: Atoms, names: Sequence[str]) -> Results:
+    """As many of the properties as an evaluator gives, together or one by one."""
+    found: Results = {}
+    for together in (names, *([name] for name in names)):
+        try:
+            found |= evaluator.evaluate([atoms], together)[0]
+        except Exception:  # the reason comes up again, and is reported, when the structure is measured
+            continue
+        if len(found) == len(names):
+            break
+    return found
 
 
 def default_atoms_per_call(calculator: object, evaluator: Evaluator) -> int:
@@ -268,7 +285,9 @@ def default_atoms_per_call(calculator: object, evaluator: Evaluator) -> int:
 
 
 def _modules(calculator: object) -> list[torch.nn.Module]:
-    return [held for held in vars(calculator).values() if isinstance(held, torch.nn.Module)]
+    """The torch modules that a calculator holds, alone or in lists."""
+    held = [v for value in vars(calculator).values() for v in (value if isinstance(value, list | tuple) else [value])]
+    return [value for value in held if isinstance(value, torch.nn.Module)]
 
 
 def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64]] | None = None) -> torch.dtype:

@@ -52,7 +52,10 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measu
     rms = math.sqrt(max(pooled.value, 0.0))
 
     def mean_square(key: str) -> float:
-        return math.sqrt(float((_column(values, key) ** 2 * weight).sum() / weight.sum()))
+        squares, known = _column(values, key) ** 2, np.isfinite(_column(values, key))
+        if not known.any():
+            return math.nan
+        return math.sqrt(float((squares[known] * weight[known]).sum() / weight[known].sum()))
 
     floor, nondeterminism = mean_square("floor"), mean_square("nondeterminism")
     floor = max(floor, mean_square("resolution"))

@@ -51,7 +51,10 @@ class Turner:
     def pivot(self) -> NDArray[np.float64]:
         """The fixed point of the rotation, ``(3,)`` in Å."""
         if not isinstance(self.center, str):
-            return np.asarray(self.center, dtype=float)
+            point = np.asarray(self.center, dtype=float)
+            if point.shape != (3,):
+                raise EquivProbeError(f"center={self.center!r}", "three coordinates in Å")
+            return point
         if self.center == "origin":
             return np.zeros(3)
         if self.center == "cell":

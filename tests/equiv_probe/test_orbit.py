@@ -10,7 +10,7 @@ import equiv_probe as ep
 from equiv_probe.orbit import MAX_GROUPS, Moments
 from equiv_probe.testing import CentralForces, LinearField
 
-CENTRAL = ep.Schema({"pos": ep.point}, CentralForces.outputs)
+CENTRAL = ep.Schema({"pos": ep.point}, {"energy": ep.scalar, "forces": ep.vector})
 FORCES = ep.Schema({"pos": ep.point}, {"forces": ep.vector})
 
 
