@@ -115,6 +115,12 @@ def measure(orbit: Orbit, objective: Objective) -> Measurement:
     mean = {name: (shares[name] * m).sum(0) for name, m in means.items()}
     losses = _group_losses(orbit, objective)
     of_mean, weight = objective(mean, 0)
+    if not bool((losses.isfinite() | (weight <= 0)).all()):
+        raise EquivProbeError(
+            f"a non-finite {objective.label!r} loss of {', '.join(objective.outputs)}",
+            "finite targets wherever weights and mask let them count",
+            "decompose(..., mask=...) for labels that are missing",
+        )
     if not orbit.plan.is_random:  # the average over the subgroup is exact: no replicates, and no noise from them
         estimate = Jackknife(losses.mean(0), of_mean, losses[:0], losses[:0], orbit.sizes)
     elif objective.labelled and _is_squared(objective.loss):

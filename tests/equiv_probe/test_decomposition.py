@@ -154,10 +154,9 @@ def test_single_structure_has_no_interval_below_four_replicates(network, repeat)
 
 
 def test_estimates_are_never_clamped(make_network, repeat) -> None:
-    # A nearly equivariant orbit seen by two random rotations: L_equiv of labelled Huber loss is negative now and then.
     network = make_network(vectors=False)
     found = repeat(network, ep.RotationPlan("haar", 3), 300).decompositions(network.target(), loss="huber")
-    # The jackknife of squared error is a variance and cannot be negative; L_mean above L_total can.
+    # Three random rotations of a rough scalar: the corrected loss of the mean falls below zero now and then.
     assert any(d.mean < 0 for d in found), "negative estimates are reported as they are"
 
 

@@ -38,7 +38,7 @@ def test_default_plan_covers_between_93_and_97_percent(make_network, repeat, *, 
         assert 0.93 <= covered <= 0.97, covered
 
 
-# Stated for the other designs: the lowest of the coverages of L_equiv and of the share, from 3600 repetitions each.
+# Stated for the other designs: the lower of the coverages of L_equiv and of the share, from 1800 repetitions each.
 # Replicates that leave much of a scalar's orbit to chance (few Haar rotations) make a ratio of skewed sums, and the
 # interval of its share too short; vectors average over their components and do not suffer.
 STATED = {
@@ -100,7 +100,7 @@ def test_over_structures_the_interval_covers_the_population(make_network, repeat
         each = (found.sums.equiv, found.sums.share)
         intervals = [found.equiv_interval, found.share_interval] if shared else [(e.low, e.high) for e in each]
         hits += torch.tensor([low <= t <= high for t, (low, high) in zip(truths, intervals, strict=True)])
-    # The delta method on 30 skewed structures falls a little short: 1500 repetitions gave, for L_equiv and the share, 93.9
-    # and 91.9 % with their own rotations, 94.8 and 93.1 % with shared ones. 400 have a standard error of 1.3 %: 3σ.
+    # The delta method on 30 skewed structures falls a little short: 1500 repetitions gave, for L_equiv and the share,
+    # 93.9 and 91.9 % with their own rotations, 94.8 and 93.1 % with shared ones. 400 have a standard error of 1.3 %.
     assert bool((hits / repetitions > 0.88).all()), hits / repetitions
     assert bool((hits / repetitions < 0.98).all()), hits / repetitions

@@ -85,8 +85,8 @@ def test_round_off_floor_of_an_equivariant_float32_model(distance: float) -> Non
             assert part.nondeterminism == 0.0
             found[name].append((part.equiv, part.floor))
     # Both read rounding of coordinates and sums. The orbit's coordinates are rounded once and the round trip's twice,
-    # and a variance from nine numbers, some of which round alike, scatters by half: seen, ratios of medians from 0.6 to
-    # 1.1, and up to 10 for single forces. A wrong turn is off by 10¹⁰.
+    # and a variance from nine numbers, some of which round alike, scatters by half: seen, ratios of medians from 0.7 to
+    # 1.2, and up to 12 for a single structure. A wrong turn is off by 10¹⁰.
     for name, pairs in found.items():
         equiv, floor = torch.tensor(pairs).unbind(1)
         # An energy of a few float32 digits may round to the very same number at every rotation.

@@ -182,7 +182,7 @@ def test_a_right_adapter_passes() -> None:
         ({"pull_back": False}, "closed-form twirl, forces"),
         ({"voigt": "xx yy zz xy yz xz", "outputs": ("stress",)}, "stress"),
         ({"loses_last_batch": True, "outputs": ("energy",)}, "energy"),
-        ({"swaps_rows": True, "outputs": ("energy",)}, "means of replicates, energy"),
+        ({"swaps_rows": True, "outputs": ("energy",)}, "energy of structure 0"),
         ({"moves_structure": True}, "structure 0 untouched"),
         ({"moves_random_state": "torch"}, "random state of torch untouched"),
         ({"moves_random_state": "numpy"}, "random state of numpy untouched"),
