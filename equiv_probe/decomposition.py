@@ -28,6 +28,9 @@ class Decomposition:
     ``per_structure`` holds tensors ``(U,)``: total, mean, equiv, equiv_stderr, weight. ``floor`` is what the same
     measurement reads when inputs differ only by rounding, ``nondeterminism`` when they do not differ at all; NaN if not
     measured.
+
+    Intervals are tested to cover 93 to 97 % for the default plan, one structure or many. Plans of independent rotations
+    (``"haar"``) cover less for the share of scalar outputs, 78 to 87 % with 16 to 48 rotations: prefer a group.
     """
 
     total: float

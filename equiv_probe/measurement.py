@@ -109,6 +109,21 @@ class Objective:
 
 def measure(orbit: Orbit, objective: Objective) -> Measurement:
     """Evaluate an objective on an orbit, on its mean and on its leave-one-out means, and jackknife."""
+    estimate, weight = _estimate(orbit, objective)
+    return Measurement(
+        estimate,
+        weight,
+        floor=_floor(orbit, orbit.round_trips, objective),
+        nondeterminism=_floor(orbit, orbit.repeats, objective),
+        loss=objective.label,
+        squared=_is_squared(objective.loss),
+        labelled=objective.labelled,
+        notes=_notes(orbit, objective),
+    )
+
+
+def _estimate(orbit: Orbit, objective: Objective) -> tuple[Jackknife, Tensor]:
+    """The jackknife and the weights of the structures, ``(U,)``."""
     share = orbit.sizes / orbit.sizes.sum()
     means = {name: orbit.means[name] for name in objective.outputs}
     shares = {name: share.to(m).reshape(-1, *(1,) * (m.ndim - 1)) for name, m in means.items()}
@@ -126,22 +141,13 @@ def measure(orbit: Orbit, objective: Objective) -> Measurement:
     elif objective.labelled and _is_squared(objective.loss):
         # The L_equiv of squared error does not depend on the labels, replicate by replicate: taken about the unturned
         # prediction it does not drown in the rounding of a large L_total.
-        own = measure(orbit, objective.about(orbit.identity)).estimate
+        own, _ = _estimate(orbit, objective.about(orbit.identity))
         total = (share.to(losses)[:, None] * losses).sum(0)
         estimate = Jackknife(total, total - own.equiv, losses, losses - own.pseudo_equiv, orbit.sizes)
     else:
         left_out = {name: (mean[name] - shares[name] * m) / (1 - shares[name]) for name, m in means.items()}
         estimate = jackknife(losses, of_mean, objective(left_out, 1)[0], orbit.sizes)
-    return Measurement(
-        estimate,
-        weight,
-        floor=_floor(orbit, orbit.round_trips, objective),
-        nondeterminism=_floor(orbit, orbit.repeats, objective),
-        loss=objective.label,
-        squared=_is_squared(objective.loss),
-        labelled=objective.labelled,
-        notes=_notes(orbit, objective),
-    )
+    return estimate, weight
 
 
 def _group_losses(orbit: Orbit, objective: Objective) -> Tensor:

@@ -39,7 +39,7 @@ class Orbit:
         values: the orbit itself, ``(R, n, *S)``, or None if it was not kept.
         round_trips: predictions at ``g⁻¹(g x)``, which differs from x by rounding only, ``(F, *S)``.
         repeats: predictions at x again, ``(F', *S)``.
-        center: of rotation, broadcastable against points; None is the origin.
+        centers: of rotation, by output, broadcastable against it were it points; absent is the origin, or no fit.
         units: of the outputs, where known.
         evaluations: how many structures the model was evaluated on.
         seconds: how long that took.
@@ -56,7 +56,7 @@ class Orbit:
     values: dict[str, Tensor] | None
     round_trips: dict[str, Tensor] = field(default_factory=dict)
     repeats: dict[str, Tensor] = field(default_factory=dict)
-    center: Tensor | None = None
+    centers: Mapping[str, Tensor] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     evaluations: int = 0
     seconds: float = 0.0

@@ -40,10 +40,11 @@ def second_opinion(orbit: Orbit, name: str) -> str:
     if not variance > BROKEN * size:
         return ""
     rotations = orbit.rotations.flatten(0, 1)
-    raw = declared.turn(values, rotations, orbit.center)
-    others = [other for other in _others(declared, raw) if not other.is_affine or _broadcasts(orbit.center, raw)]
+    center = orbit.centers.get(name)
+    raw = declared.turn(values, rotations, center)
+    others = [other for other in _others(declared, raw) if center is not None or not other.is_affine]
     best, left = min(
-        ((other, _variance(other.turn_back(raw, rotations, orbit.center))) for other in others),
+        ((other, _variance(other.turn_back(raw, rotations, center))) for other in others),
         key=lambda found: found[1],
         default=(declared, variance),
     )
@@ -58,14 +59,6 @@ def second_opinion(orbit: Orbit, name: str) -> str:
 
 def _variance(values: Tensor) -> float:
     return float(values.var(0, correction=0).mean())
-
-
-def _broadcasts(center: Tensor | None, raw: Tensor) -> bool:
-    """Whether values can be points about this centre; values per structure cannot where it has an entry per node."""
-    if center is None:
-        return True
-    axes = zip(reversed(center.shape), reversed(raw.shape[1:]), strict=False)
-    return center.ndim < raw.ndim and all(length in {1, wanted} for length, wanted in axes)
 
 
 def _others(declared: Representation, raw: Tensor) -> Iterator[Representation]:

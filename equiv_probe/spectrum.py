@@ -161,6 +161,8 @@ def infinitesimal(
         differences is O(step²).
     """
     plan = plan or RotationPlan()
+    if not plan.is_random:
+        raise EquivProbeError(str(plan), "randomly turned rotations: this averages over all of SO(3)", "RotationPlan()")
     model = Model(predict, inputs, schema, center, stacked=stacked)
     names = list(model.identity)
     if output is None and len(names) > 1:

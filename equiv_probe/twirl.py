@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -135,7 +136,7 @@ def twirl(
         *moments.result(),
         kept,
         *extra,
-        center=model.center,
+        centers=model.centers(),
         evaluations=model.evaluations,
         seconds=time.perf_counter() - began,
     )
@@ -161,6 +162,8 @@ class Model:
         tensors = {name: torch.as_tensor(v) if name in self.arrays else v for name, v in given.items()}
         self.inputs = tensors
         self.center: Tensor | None = None
+        self.structure_centers: Tensor | None = None
+        """With a batch index, the centroid of every structure, ``(U, 3)``; ``center`` is then that of every node."""
         if schema is None:
             first = _tensors(named(predict(inputs)))
             self.evaluations += 1
@@ -196,7 +199,8 @@ class Model:
             index = self.inputs[self.schema.batch].long()
             count = int(index.max()) + 1
             sums = points.new_zeros(count, 3).index_add_(0, index, points)
-            return (sums / torch.bincount(index, minlength=count)[:, None])[index]
+            self.structure_centers = sums / torch.bincount(index, minlength=count)[:, None]
+            return self.structure_centers[index]
         if self.schema.mask is None:
             return points.mean(-2, keepdim=True)
         mask: Tensor = self.inputs[self.schema.mask].to(points)[..., None]
@@ -208,14 +212,40 @@ class Model:
 
     def pulled_back(self, rotations: Tensor) -> dict[str, Tensor]:
         """``h_g`` for rotations ``(C, 3, 3)``, ``(C, *S)`` by output."""
-        outputs = self._call(rotations)
-        return {
-            name: self.schema.outputs[name].turn_back(value, rotations, self._center_for(value))
-            for name, value in outputs.items()
-        }
+        found = {}
+        for name, value in self._call(rotations).items():
+            representation = self.schema.outputs[name]
+            center = self._center_for(value.shape[1:]) if representation.is_affine else None
+            found[name] = representation.turn_back(value, rotations, None if center is None else center.to(value))
+        return found
 
-    def _center_for(self, values: Tensor) -> Tensor | None:
-        return None if self.center is None else self.center.to(values)
+    def _center_for(self, shape: torch.Size) -> Tensor | None:
+        """The centre for points of this shape ``(..., 3)``: of every node, or of every structure that has one point."""
+        center, structures = self.center, self.structure_centers
+        if center is None:
+            return None
+        if structures is not None and len(shape) == 2 and shape[0] != len(center):
+            center = structures
+        if center.ndim > len(shape) and center.shape[-2] == 1:  # one point, not N, for each structure of a dense batch
+            center = center.squeeze(-2)
+        axes = zip(reversed(center.shape), reversed(shape), strict=False)
+        if center.ndim > len(shape) or not all(length in {1, wanted} for length, wanted in axes):
+            raise EquivProbeError(
+                f"points of shape {tuple(shape)} and centres of shape {tuple(center.shape)}",
+                "one point per node, or one per structure",
+                'center="origin", or a tensor that broadcasts against all points',
+            )
+        return center
+
+    def centers(self) -> dict[str, Tensor]:
+        """The centre of every output that has the shape of points."""
+        found = {}
+        for name, value in self.identity.items():
+            with contextlib.suppress(EquivProbeError):
+                center = self._center_for(value.shape) if value.shape[-1:] == (3,) else None
+                if center is not None:
+                    found[name] = center
+        return found
 
     def _turned(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
         """Copies of the inputs that turn, ``(C, ...)``: turned, or turned and turned back in the model's precision."""
@@ -229,7 +259,8 @@ class Model:
                 turned[name] = value[None].clone()
                 continue
             low = value.to(self.precision) if back_again and self.precision else value
-            center = None if self.center is None else self.center.to(low)
+            center = self._center_for(low.shape) if representation.is_affine else None
+            center = None if center is None else center.to(low)
             copies = representation.turn(low[None].expand(len(rotations), *low.shape), rotations, center)
             if back_again:
                 copies = representation.turn_back(copies, rotations, center)

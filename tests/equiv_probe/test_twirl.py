@@ -253,3 +253,34 @@ def test_equivariant_models_have_orbits_without_spread(positions: Tensor) -> Non
     orbit = ep.twirl(lambda x: model(x["pos"]), {"pos": positions}, ep.Schema({"pos": ep.point}, model.outputs), PLAN)
     for name, part in ep.decompose(orbit).parts.items():
         assert part.equiv < 1e-28, name  # (1e-14)²: float64 rounding of numbers of order one
+
+
+@pytest.mark.parametrize("layout", ["single", "dense", "batch"])
+def test_one_point_per_structure_turns_about_its_structure(layout: str) -> None:
+    # A centre of mass, shifted by a fixed vector b: the orbit is c + g⁻¹ b, so L_equiv is |b|²/3 in every layout.
+    shift = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(5)
+    batch = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    shape = {"single": (4, 3), "dense": (2, 4, 3), "batch": (7, 3)}[layout]
+    inputs = {"pos": 5 + torch.randn(*shape, generator=generator, dtype=torch.float64)}
+    if layout == "batch":
+        inputs["batch"] = batch
+
+    def model(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        pos = given["pos"]
+        if layout != "batch":
+            return {"com": pos.mean(-2) + shift}
+        sums = pos.new_zeros(2, 3).index_add_(0, batch, pos)
+        return {"com": sums / torch.tensor([[3.0], [4.0]]) + shift}
+
+    schema = ep.Schema({"pos": ep.point}, {"com": ep.point}, batch="batch" if layout == "batch" else None)
+    orbit = ep.twirl(model, inputs, schema, ep.RotationPlan("tetrahedral"))
+    # Tetrahedral rotations average degree 1 exactly: what is left is rounding.
+    assert ep.decompose(orbit).equiv == pytest.approx(1 / 3, abs=1e-12)
+
+
+def test_points_that_fit_no_centre_are_an_error() -> None:
+    inputs = {"pos": torch.randn(7, 3, dtype=torch.float64), "batch": torch.tensor([0, 0, 0, 1, 1, 1, 1])}
+    schema = ep.Schema({"pos": ep.point}, {"x": ep.point}, batch="batch")
+    with pytest.raises(ep.EquivProbeError, match="one point per node"):
+        ep.twirl(lambda given: {"x": given["pos"][:5]}, inputs, schema)
