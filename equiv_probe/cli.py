@@ -34,8 +34,12 @@ def build() -> typer.Typer:
     app.callback(no_args_is_help=True)(_root)
     app.command()(doctor)
     for plugin in plugins.installed()[0]:
-        if plugin.register is not None:
+        if plugin.register is None:
+            continue
+        try:
             plugin.register(app)
+        except Exception as error:  # somebody else's package must not take the command line down
+            print(f"plugin {plugin.name} adds no commands: {type(error).__name__}: {error}", file=sys.stderr)
     return app
 
 

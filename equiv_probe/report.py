@@ -33,7 +33,7 @@ class Measured:
         relative: ``rms`` over the root mean square of the twirled prediction.
         floor: what the same measurement reads from rounding alone: from inputs that differ by rounding, and not less
             than the resolution of the numbers themselves.
-        nondeterminism: what it reads from evaluating the same input again.
+        nondeterminism: what it reads from evaluating the same input again, in a batch of its own.
         verdict: one of the kinds of :mod:`equiv_probe.verdict`.
         sentence: the verdict in words.
         over_structures: quantiles and maximum of the root error of structures.

@@ -60,8 +60,13 @@ def render(report: Report) -> Iterator[RenderableType]:
         yield Text.assemble(("Does not see ", "bold"), "; ".join(report.blind_spots))
 
 
+def _row(table: Table, *cells: str | Text) -> None:
+    """Add a row; names come from files, and square brackets in them are not markup."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+
+
 def _table(title: str, *columns: str, wraps: tuple[str, ...] = ()) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(
             column, justify="left" if index == 0 else "right", no_wrap=column not in wraps, overflow="fold"
@@ -77,7 +82,7 @@ def _symmetry(measured: list[Measured]) -> Table:
         relative = f"{100 * m.relative:.2g} %" if math.isfinite(m.relative) else "–"
         floor = max((f for f in (m.floor, m.nondeterminism) if math.isfinite(f)), default=math.nan)
         cells = (m.name, number(m.rms), interval(*m.rms_interval), m.unit, relative, number(floor))
-        table.add_row(*cells, Text(m.sentence, _COLOURS.get(m.verdict, "")))
+        _row(table, *cells, Text(m.sentence, _COLOURS.get(m.verdict, "")))
     return table
 
 
@@ -93,7 +98,8 @@ def _losses(labelled: list[tuple[str, Labelled]]) -> Table:
     for name, m in labelled:
         error = f" ± {_percent(m.share_stderr)}" if math.isfinite(m.share_stderr) and abs(m.share) > 1e-8 else ""
         low, high = m.share_interval
-        table.add_row(
+        _row(
+            table,
             name,
             with_error(m.total, m.total_stderr),
             with_error(m.mean, m.mean_stderr),
@@ -118,7 +124,7 @@ def _spread(measured: list[Measured]) -> Table:
         worst: Any = structures.get("worst", "")
         cells = [number(structures.get(key, math.nan)) for key in ("q50", "q95", "max")]
         cells += [str(worst), *(number(rotations.get(key, math.nan)) for key in ("q50", "q95", "max"))]
-        table.add_row(m.name, *cells, number(m.largest), m.unit)
+        _row(table, m.name, *cells, number(m.largest), m.unit)
     return table
 
 
@@ -137,7 +143,7 @@ def _where(m: Measured) -> Table:
         if row < len(worst):
             atom = worst[row]
             right = [f"   {atom['element']}{atom['atom']} of {atom['structure']}", number(atom["rms"])]
-        table.add_row(*left, *right)
+        _row(table, *left, *right)
     return table
 
 
@@ -145,14 +151,13 @@ def _failures(failures: list[dict[str, Any]]) -> Table:
     shown = failures[:20]
     rest = f", the first {len(shown)} shown" if len(shown) < len(failures) else ""
     table = Table(
-        title=f"Not measured: {len(failures)}{rest}",
+        title=Text(f"Not measured: {len(failures)}{rest}", "bold red"),
         title_justify="left",
-        title_style="bold red",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )
     table.add_column("structure")
     table.add_column("reason")
     for failure in shown:
-        table.add_row(Text(str(failure["name"])), Text(str(failure["error"])))
+        _row(table, str(failure["name"]), str(failure["error"]))
     return table

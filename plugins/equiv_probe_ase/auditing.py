@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ase.calculators.calculator import BaseCalculator
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.losses import resolve
 from equiv_probe.report import Report
 from equiv_probe.rotations import RotationPlan
 from equiv_probe_ase.evaluators import evaluator_for
@@ -22,6 +23,7 @@ from equiv_probe_ase.orbits import (
     default_atoms_per_call,
     model_precision,
     trial,
+    weights_digest,
 )
 from equiv_probe_ase.quantities import choose
 from equiv_probe_ase.structures import load
@@ -86,7 +88,8 @@ def audit(
         fresh: start the journal over.
         progress: show a progress bar.
         name: of the model, for the report.
-        fingerprint: of the model's weights, so that a journal of other weights is not resumed.
+        fingerprint: of what else the model depends on (torch weights are seen), so that a journal of another is not
+            resumed.
 
     Returns:
         The report. A structure that fails or gives non-finite values is listed in ``failures`` and spoils nothing.
@@ -99,6 +102,7 @@ def audit(
     calc = calculator if isinstance(calculator, BaseCalculator) else calculator()
     plan = plan or RotationPlan()
     _check(plan, rel_err, max_rotations)
+    resolve(loss)
     todo = load(structures, reference_keys=reference_keys, vacuum=vacuum)
     Turner(todo[0].atoms, center).pivot()  # an impossible centre is the caller's mistake, not a structure's
     evaluator = evaluator_for(calc, batched=batched)
@@ -114,6 +118,7 @@ def audit(
         **options.question(),
         "model": label,
         "fingerprint": fingerprint,
+        "weights": weights_digest(calc),
         "versions": versions(calc),
         "quantities": {name: str(quantity.representation) for name, quantity in chosen.items()},
         "asked": list(properties) if properties is not None else None,

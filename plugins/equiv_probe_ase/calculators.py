@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from urllib.parse import parse_qsl
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
     from ase.calculators.calculator import Calculator
@@ -81,7 +82,23 @@ def make_calculator(spec: str, *, device: str | None = None, dtype: str | None =
         raise EquivProbeError(f"{spec!r}", f"{preset.name}:{preset.argument}")
     if argument and not Path(argument).exists():
         raise EquivProbeError(f"no file {argument}", f"{preset.name}:{preset.argument}")
-    return preset.make(argument or None, device, dtype, **keywords)
+    if dtype not in {None, "float32", "float64"}:
+        raise EquivProbeError(f"--dtype {dtype}", "float32 or float64")
+    with _explained(spec, device, dtype):
+        return preset.make(argument or None, device, dtype, **keywords)
+
+
+@contextmanager
+def _explained(spec: str, device: str | None, dtype: str | None) -> Iterator[None]:
+    """What a package raises on a wrong option, device or checkpoint, as an error that names what was asked for."""
+    try:
+        yield
+    except EquivProbeError:
+        raise
+    except Exception as error:  # packages raise anything
+        options = "".join(f" --{key} {value}" for key, value in (("device", device), ("dtype", dtype)) if value)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise EquivProbeError(f"{spec}{options}, of which no calculator could be made ({reason})") from error
 
 
 def spec_fingerprint(spec: str) -> str:
@@ -119,7 +136,8 @@ def _from_callable(
                     f"--{key} {value}", f"a {module}:{attribute} that takes {key}=", f"leave --{key} out"
                 )
             keywords.setdefault(key, value)
-    made = made(**keywords)
+    with _explained(f"{module}:{attribute}", device, dtype):
+        made = made(**keywords)
     if not hasattr(made, "calculate"):
         raise EquivProbeError(f"{module}:{attribute}, which made a {type(made).__name__}", "an ASE calculator")
     calculator: Calculator = made
@@ -157,6 +175,11 @@ def _only(dtype: str | None, allowed: str, name: str) -> None:
         raise EquivProbeError(f"--dtype {dtype} for {name}", f"{allowed}, the only precision it works in")
 
 
+def _only_cpu(device: str | None, name: str) -> None:
+    if device not in {None, "cpu"}:
+        raise EquivProbeError(f"--device {device} for {name}", "cpu, the only device it works on")
+
+
 def _chgnet(_: None, device: str | None, dtype: str | None, **keywords: Any) -> Calculator:
     from chgnet.model.dynamics import CHGNetCalculator
 
@@ -183,7 +206,7 @@ def _xtb(method: str) -> Callable[..., Calculator]:
         from tblite.ase import TBLite
 
         _only(dtype, "float64", method)
-        _only(device, "cpu", method)
+        _only_cpu(device, method)
         calculator: Calculator = TBLite(method=method, **{"verbosity": 0, **keywords})
         return calculator
 
@@ -193,7 +216,7 @@ def _xtb(method: str) -> Callable[..., Calculator]:
 def _ase(module: str, name: str) -> Callable[..., Calculator]:
     def make(_: None, device: str | None, dtype: str | None, **keywords: Any) -> Calculator:
         _only(dtype, "float64", name)
-        _only(device, "cpu", name)
+        _only_cpu(device, name)
         calculator: Calculator = getattr(importlib.import_module(module), name)(**keywords)
         return calculator
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -131,26 +132,25 @@ class Job:
         self.rotations = torch.cat([self.rotations, self.fresh])
 
     def copies(self) -> list[Atoms]:
-        """The structures that have still to be evaluated, floor copies first if they are not there yet."""
+        """The copies that have still to be evaluated, round trips first if they are not there yet."""
         turned = self.turner.copies(self.fresh.reshape(-1, 3, 3))
         if self.identity:
             return turned
         trips = haar(ROUND_TRIPS, self.plan.generator(self.structure.index, 1))
-        return [self.structure.atoms, *self.turner.round_trips(trips, self.precision), *turned]
+        return [*self.turner.round_trips(trips, self.precision), *turned]
 
-    def accept(self, results: Sequence[Results], repeat: Results | None) -> None:
-        """Take the results of :meth:`copies`, in order, and of one more evaluation of the structure as it is."""
+    def accept(self, results: Sequence[Results], plain: Sequence[Results]) -> None:
+        """Take the results of :meth:`copies`, in order, and, at first, of two evaluations of the structure as it is."""
         turned = results
         if not self.identity:
-            self.identity = {name: rows[0] for name, rows in self._stack(results[:1]).items()}
+            self.identity = {name: rows[0] for name, rows in self._stack(plain[:1]).items()}
             self.resolution = {
-                name: float(value.abs().max()) * torch.finfo(stored_precision(results[0][name])).eps
+                name: float(value.abs().max()) * torch.finfo(stored_precision(plain[0][name])).eps
                 for name, value in self.identity.items()
             }
-            self.round_trips = self._stack(results[1 : 1 + ROUND_TRIPS])
-            turned = results[1 + ROUND_TRIPS :]
-        if repeat is not None:
-            self.repeats = self._stack([repeat])
+            self.repeats = self._stack(plain[1:])
+            self.round_trips = self._stack(results[:ROUND_TRIPS])
+            turned = results[ROUND_TRIPS:]
         flat = self.fresh.reshape(-1, 3, 3)
         for name, raw in self._stack(turned).items():
             back = self.quantities[name].representation.turn_back(raw, flat, self._pivot)
@@ -184,7 +184,7 @@ class Job:
             self.rotations,
             round_trips=self.round_trips,
             repeats=self.repeats,
-            center=self._pivot,
+            centers=dict.fromkeys(outputs, self._pivot),
             units={name: quantity.unit for name, quantity in self.quantities.items()},
         )
         for name in self.quantities:
@@ -215,19 +215,21 @@ def _evaluate_alike(engine: Engine, jobs: Sequence[Job], properties: Sequence[st
         copies = [job.copies() for job in jobs]
         new = [job for job in jobs if not job.identity]
         results = iter(list(engine.run([atoms for part in copies for atoms in part], properties)))
-        # A call of its own: repeats in the same batch would share its reduction order and hide non-determinism.
-        again = list(engine.run([job.structure.atoms for job in new], properties))
+        # Two calls of the same composition: within one, repeats could share an error; with other neighbours in the
+        # batch, the order of sums would differ, and that is rounding, not non-determinism.
+        plain = [job.structure.atoms for job in new]
+        twice = list(zip(*(list(engine.run(plain, properties)) for _ in range(2)), strict=True))
     except Exception as error:  # calculators raise anything
         if len(jobs) == 1:
             return {jobs[0].structure.index: error}
         half = len(jobs) // 2
         return _evaluate_alike(engine, jobs[:half], properties) | _evaluate_alike(engine, jobs[half:], properties)
-    repeats = {job.structure.index: result for job, result in zip(new, again, strict=True)}
+    untouched = {job.structure.index: pair for job, pair in zip(new, twice, strict=True)}
     failures: dict[int, Exception] = {}
     for job, part in zip(jobs, copies, strict=True):
         own = [next(results) for _ in part]
         try:
-            job.accept(own, repeats.get(job.structure.index))
+            job.accept(own, untouched.get(job.structure.index, ()))
         except Exception as error:  # an answer of another shape than the schema says
             failures[job.structure.index] = error
     return failures
@@ -288,6 +290,16 @@ def _modules(calculator: object) -> list[torch.nn.Module]:
     """The torch modules that a calculator holds, alone or in lists."""
     held = [v for value in vars(calculator).values() for v in (value if isinstance(value, list | tuple) else [value])]
     return [value for value in held if isinstance(value, torch.nn.Module)]
+
+
+def weights_digest(calculator: object) -> str:
+    """A digest of the parameters of the torch modules that a calculator holds; empty if it holds none."""
+    digest = hashlib.sha256()
+    parameters = [item for module in _modules(calculator) for item in module.named_parameters()]
+    for name, parameter in parameters:
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16] if parameters else ""
 
 
 def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64]] | None = None) -> torch.dtype:

@@ -42,7 +42,7 @@ class Threshold:
         Threshold(quantity='forces', limit=1.0, text='0.001 eV/A')
         """
         named, _, value = text.rpartition("=")
-        match = re.fullmatch(r"\s*([0-9.eE+-]+?)\s*([mµu]?)((?:eV|e|muB|μB).*?)\s*", value)
+        match = re.fullmatch(r"\s*([+]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([mµu]?)((?:eV|e|muB|μB).*?)\s*", value)
         if match is None:
             raise EquivProbeError(f"--fail-above {text}", "a number and a unit", "--fail-above 1meV/A")
         unit = match[3].replace("^", "").replace("Å", "A").replace("A3", "Å³").replace("A", "Å").replace("*", "·")
@@ -52,11 +52,7 @@ class Threshold:
         if known is None or known.unit.removeprefix("m") != unit:
             expected = ", ".join(f"m{unit} ({name})" for unit, name in _DEFAULT_QUANTITY.items())
             raise EquivProbeError(f"--fail-above {text}", f"a unit among {expected}", "--fail-above 1meV/A")
-        try:
-            number = float(match[1])
-        except ValueError:
-            raise EquivProbeError(f"--fail-above {text}", "a number and a unit", "--fail-above 1meV/A") from None
-        return cls(quantity, number * _PREFIXES[match[2]], text)
+        return cls(quantity, float(match[1]) * _PREFIXES[match[2]], text)
 
 
 def exceeded(threshold: Threshold, report: Report) -> list[str]:

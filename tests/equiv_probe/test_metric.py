@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+import subprocess
+import sys
 from pathlib import Path  # noqa: TC003 - pytest resolves annotations
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
+import equiv_probe as ep
 from equiv_probe.estimates import Sums
 from equiv_probe.metric import EquivarianceMetric
+from equiv_probe.testing import LinearField
 
 # Sums in another order: float64 rounding, amplified in the standard errors by the cancellation in their residuals.
 SAME = 1e-11
@@ -49,6 +52,25 @@ def test_it_computes_what_the_sums_say() -> None:
         assert float(found[f"{name}_stderr"]) == estimate.stderr
 
 
+def test_it_agrees_with_the_decomposition_of_an_orbit() -> None:
+    """Six structures in one orbit; exact but for the orbit's own error over rotations, which the metric cannot know."""
+    model = LinearField(torch.tensor([[2.0, 0.3, 0.0], [0.0, 1.0, 0.1], [0.2, 0.0, 0.5]], dtype=torch.float64))
+    positions = torch.randn(6, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs=model.outputs)
+    orbit = ep.twirl(lambda inputs: model(inputs["pos"]), {"pos": positions}, schema, ep.RotationPlan("icosahedral", 2))
+    mask = torch.ones(6, 4, 1, dtype=torch.bool)
+    mask[1, 2:], mask[4] = False, False  # a smaller structure, and one that does not count at all
+    found = ep.decompose(orbit, 1.1 * positions, structures="leading", mask=mask)
+    metric = EquivarianceMetric()
+    for part in zip(*(found.per_structure[key].split(4) for key in ("equiv", "total", "weight")), strict=True):
+        metric.update(*part)
+    computed = metric.compute()
+    for name, value in (("equiv", found.equiv), ("total", found.total), ("mean", found.mean)):
+        assert abs(float(computed[f"L_{name}"]) / value - 1) < 1e-12
+    assert abs(float(computed["share"]) / found.share - 1) < 1e-12
+    assert int(metric.count) == found.structures == 5
+
+
 def test_batches_reset_and_default_weights() -> None:
     metric = EquivarianceMetric()
     for part in zip(*(values.split(7) for values in structures()), strict=True):
@@ -82,18 +104,26 @@ def test_a_resumed_run_carries_on() -> None:
     assert_same(resumed.compute(), one_pass())
 
 
-def _rank(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    metric = EquivarianceMetric()
-    share = slice(0, 11) if rank == 0 else slice(11, 40)  # ranks need not see as many
-    metric.update(*(values[share] for values in structures()))
-    torch.save(metric.compute(), f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+RANK = """
+import sys, torch
+from equiv_probe.metric import EquivarianceMetric
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+metric = EquivarianceMetric()
+share = slice(0, 11) if rank == 0 else slice(11, 40)  # ranks need not see as many
+metric.update(*(values[share] for values in torch.load(f"{folder}/structures.pt")))
+torch.save(metric.compute(), f"{folder}/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 def test_two_gloo_ranks_equal_one_pass(tmp_path: Path) -> None:
-    mp.start_processes(_rank, args=(str(tmp_path),), nprocs=2, start_method="fork")
+    torch.save(structures(), tmp_path / "structures.pt")
+    # Processes of their own: a fork of one whose threads have done arithmetic may wait for them forever.
+    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in (0, 1)]
+    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     for rank in (0, 1):
         assert_same(torch.load(tmp_path / f"{rank}.pt", weights_only=True), one_pass())
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator, all_changes
 
 from equiv_probe.testing import QuadraticEnergy
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 MATRIX = torch.tensor([[0.9, 0.3, -0.2], [0.3, 0.5, 0.4], [-0.2, 0.4, 0.1]], dtype=torch.float64)
 STRESS = torch.tensor([[0.7, -0.3, 0.5], [-0.3, 0.2, 0.1], [0.5, 0.1, -0.4]], dtype=torch.float64)

@@ -7,22 +7,25 @@ exactly: the tolerance is rounding, 1e-9 relative. Where a plan samples, the tol
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
 from ase.build import fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 
 import equiv_probe as ep
-from equiv_probe.report import Report
 from equiv_probe.representations import CartesianTensor
 from equiv_probe.testing import CentralForces, HandedModel, LinearField, QuadraticEnergy
 from equiv_probe_ase import audit
 from equiv_probe_ase.turning import Turner
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from equiv_probe.report import Report
 
 EXACT = ep.RotationPlan("icosahedral", replicates=2, seed=1)
 FIELD = torch.tensor([[1.2, 0.7, -0.3], [-0.5, 0.4, 0.9], [0.1, -0.8, 0.6]], dtype=torch.float64)
@@ -234,7 +237,7 @@ def test_the_callers_state_is_left_alone(planted: Any, quadratic: QuadraticEnerg
     slab.calc = calculator
     forces, energy = slab.get_forces(), slab.get_potential_energy()
     snapshot = slab.copy()
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     inner = planted(quadratic)
     audit(inner, slab)
     assert slab == snapshot
@@ -242,7 +245,7 @@ def test_the_callers_state_is_left_alone(planted: Any, quadratic: QuadraticEnerg
     np.testing.assert_array_equal(slab.get_forces(), forces)
     assert slab.get_potential_energy() == energy
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002 - the global state is what is checked
     audit(calculator, slab)  # even the calculator that the structure carries
     np.testing.assert_array_equal(slab.get_forces(), forces)
 

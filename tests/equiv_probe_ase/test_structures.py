@@ -3,7 +3,7 @@ nothing is computed on the way, except for units (a factor of 1000, one rounding
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ase.db
 import ase.io
@@ -17,6 +17,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 import equiv_probe as ep
 from equiv_probe_ase.quantities import QUANTITIES, choose
 from equiv_probe_ase.structures import load, reference_values
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORCES = np.arange(6.0).reshape(2, 3) / 7
 STRESS = np.array([[0.1, 0.4, 0.5], [0.4, 0.2, 0.6], [0.5, 0.6, 0.3]])

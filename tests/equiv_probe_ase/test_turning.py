@@ -1,19 +1,23 @@
-"""Turned structures: everything that has a direction turns, nothing else changes, and the caller's atoms stay as they are.
+"""Turned structures: what has a direction turns, nothing else changes, and the caller's atoms stay as they are.
 
 Tolerances are float64 rounding of coordinates of some ten ångström (1e-12), unless a test says otherwise.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 
 import equiv_probe as ep
 from equiv_probe.rotations import haar
 from equiv_probe_ase.turning import Turner
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 ROUNDING = 1e-12
 
@@ -27,7 +31,7 @@ def ethanol() -> Atoms:
     """Ethanol off the origin, in a triclinic periodic cell, partly outside of it."""
     atoms = molecule("CH3CH2OH")
     rng = np.random.default_rng(0)
-    atoms.positions += rng.normal(scale=0.05, size=(9, 3)) + [6.0, -1.0, 2.0]
+    atoms.positions += rng.normal(scale=0.05, size=(9, 3)) + np.array([6.0, -1.0, 2.0])
     atoms.set_cell([[7.0, 0.3, 0.0], [-1.0, 8.0, 0.5], [0.2, 0.4, 9.0]])
     atoms.pbc = True
     return atoms
@@ -52,9 +56,7 @@ def test_positions_turn_about_the_centroid_and_the_cell_about_the_origin(g: np.n
     np.testing.assert_allclose(turned.cell.array, atoms.cell.array @ g.T, atol=ROUNDING)
     assert turned.pbc.tolist() == atoms.pbc.tolist()
     assert turned.numbers.tolist() == atoms.numbers.tolist()
-    np.testing.assert_allclose(
-        turned.get_all_distances(mic=True), atoms.get_all_distances(mic=True), atol=ROUNDING
-    )
+    np.testing.assert_allclose(turned.get_all_distances(mic=True), atoms.get_all_distances(mic=True), atol=ROUNDING)
     assert abs(turned.get_volume() - atoms.get_volume()) < 1e-9  # 500 Å³
 
 
@@ -96,9 +98,7 @@ def test_momenta_moments_and_cell_displacement(g: np.ndarray) -> None:
     turned = turn(atoms, g)
     np.testing.assert_allclose(turned.get_momenta(), momenta @ g.T, atol=ROUNDING)
     # Magnetic moments are axial: the inversion leaves them alone.
-    np.testing.assert_allclose(
-        turned.get_initial_magnetic_moments(), np.linalg.det(g) * moments @ g.T, atol=ROUNDING
-    )
+    np.testing.assert_allclose(turned.get_initial_magnetic_moments(), np.linalg.det(g) * moments @ g.T, atol=ROUNDING)
     np.testing.assert_allclose(turned.get_celldisp().ravel(), g @ [0.1, 0.2, 0.3], atol=ROUNDING)
     assert turned.get_initial_charges().tolist() == atoms.get_initial_charges().tolist()
 

@@ -6,8 +6,8 @@ numbers below 10, and 1e-6 for the bond constraints, which ASE solves by iterati
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from ase.calculators.emt import EMT
 
 from equiv_probe.rotations import haar
 from equiv_probe_ase.turning import Turner, turned_constraints
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Made = list[constraints.FixConstraint]
 
@@ -65,7 +68,7 @@ CASES = {
 
 def ethanol(made: Callable[[Atoms], Made]) -> Atoms:
     atoms = molecule("CH3CH2OH")
-    atoms.positions += np.random.default_rng(0).normal(scale=0.05, size=(9, 3)) + [2.0, -1.0, 3.0]
+    atoms.positions += np.random.default_rng(0).normal(scale=0.05, size=(9, 3)) + np.array([2.0, -1.0, 3.0])
     atoms.set_cell([[14.0, 0.3, 0.0], [-1.0, 15.0, 0.5], [0.2, 0.4, 16.0]])
     atoms.pbc = True
     atoms.set_constraint(made(atoms))
