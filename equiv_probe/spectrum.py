@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations import RotationPlan, angles, generators
-from equiv_probe.twirl import Model, in_chunks
+from equiv_probe.turned_model import TurnedModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,7 +164,7 @@ def infinitesimal(
     plan = plan or RotationPlan()
     if not plan.is_random:
         raise EquivProbeError(str(plan), "randomly turned rotations: this averages over all of SO(3)", "RotationPlan()")
-    model = Model(predict, inputs, schema, center, stacked=stacked)
+    model = TurnedModel(predict, inputs, schema, center, stacked=stacked)
     names = list(model.identity)
     if output is None and len(names) > 1:
         raise EquivProbeError(f"outputs {names}", "one", f"infinitesimal(..., output={names[0]!r})")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from equiv_probe.chunking import is_out_of_memory
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit import Orbit
 from equiv_probe.representations import point
 from equiv_probe.rotations import RotationPlan, haar
 from equiv_probe.schema import Schema
-from equiv_probe.twirl import is_out_of_memory
 from equiv_probe_ase.quantities import Quantity, applies
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ import io
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -18,6 +17,9 @@ from rich.console import Console
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report import Labelled, Measured, Report, without_nan
 from equiv_probe.report_table import interval, number
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAN = math.nan
 LABELLED = Labelled("mse", "(meV/Å)²", 2, 10.0, 1.0, 8.0, 0.9, 2.0, 0.3, (1.5, 2.7), 0.2, 0.02, (0.16, 0.25))

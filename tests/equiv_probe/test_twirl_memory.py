@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
+from equiv_probe.chunking import in_chunks
 from equiv_probe.testing import LinearField
-from equiv_probe.twirl import in_chunks
 
 PLAN = ep.RotationPlan("tetrahedral", replicates=2)
 FORCES = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})

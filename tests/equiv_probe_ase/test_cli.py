@@ -16,6 +16,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
+from equiv_probe.cli import main
 from equiv_probe.report import Report
 
 TILTED = """
@@ -140,10 +141,24 @@ def test_fail_above_guards_a_release(folder: Path, limits: list[str], code: int,
         (["emt", "two.xyz", "--rel-err", "much"], "--rel-err"),
     ],
 )
-def test_usage_errors_are_explained_without_a_traceback(folder: Path, arguments: list[str], says: str) -> None:
-    done = run(folder, "audit", *arguments)
+def test_usage_errors_are_explained(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    """In this process, since there are many and each would load torch again."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["equiv-probe", "audit", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    out, err = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert says in " ".join(err.replace("│", " ").split())
+    assert out == ""
+
+
+def test_a_usage_error_is_one_line_without_a_traceback(folder: Path) -> None:
+    done = run(folder, "audit", "emtt", "two.xyz")
     assert done.returncode == 2
-    assert says in " ".join(done.stderr.replace("│", " ").split())
+    assert done.stderr.startswith("Error: found calculator 'emtt'")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 

@@ -1,0 +1,195 @@
+"""A callable with its input and schema, evaluated at turned copies of the input."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from equiv_probe.chunking import in_chunks
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.representations import Fixed
+from equiv_probe.schema import Schema, named, unnamed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TurnedModel:
+    """A callable with its input and schema: evaluates turned copies and pulls the answers back."""
+
+    def __init__(
+        self,
+        predict: Callable[[Any], Any],
+        inputs: Any,
+        schema: Schema | None,
+        center: str | Tensor = "centroid",
+        *,
+        precision: torch.dtype | None = None,
+        stacked: bool = False,
+    ) -> None:
+        self.predict, self.like, self.stacked, self.precision = predict, inputs, stacked, precision
+        self.evaluations = 0
+        given = named(inputs, list(schema.inputs) if schema else None)
+        self.arrays = {name for name, value in given.items() if isinstance(value, np.ndarray)}
+        tensors = {name: torch.as_tensor(v) if name in self.arrays else v for name, v in given.items()}
+        self.inputs = tensors
+        self.center: Tensor | None = None
+        self.structure_centers: Tensor | None = None
+        """With a batch index, the centroid of every structure, ``(U, 3)``; ``center`` is then that of every node."""
+        if schema is None:
+            first = _tensors(named(predict(inputs)))
+            self.evaluations += 1
+            schema = Schema.infer(tensors if isinstance(inputs, Mapping) else inputs, first)
+            schema.announce()
+        self.schema = schema
+        for name in (*schema.inputs, schema.batch, schema.mask):
+            if name is not None and name not in tensors:
+                raise EquivProbeError(
+                    f"inputs {sorted(tensors)}", f"the schema's input {name!r}", "Schema(inputs={...})"
+                )
+        for name, representation in schema.inputs.items():
+            if representation.event_shape and tensors[name].numel() == 0:
+                raise EquivProbeError(
+                    f"an empty input {name!r} of shape {tuple(tensors[name].shape)}", "a structure with atoms"
+                )
+        self.center = self._center(center)
+        self.identity = {name: value[0] for name, value in self.unturned().items()}
+
+    def _center(self, center: str | Tensor) -> Tensor | None:
+        """Centre of rotation, broadcastable against points of the input, in float64."""
+        if not isinstance(center, str):
+            return torch.as_tensor(center).double()
+        if center == "origin":
+            return None
+        if center != "centroid":
+            raise EquivProbeError(f"center={center!r}", '"centroid", "origin" or a tensor')
+        name = next((name for name, rep in self.schema.inputs.items() if rep.is_affine), None)
+        if name is None:
+            return None
+        points: Tensor = self.inputs[name].double()
+        if self.schema.batch is not None:
+            index = self.inputs[self.schema.batch].long()
+            count = int(index.max()) + 1
+            sums = points.new_zeros(count, 3).index_add_(0, index, points)
+            self.structure_centers = sums / torch.bincount(index, minlength=count)[:, None]
+            return self.structure_centers[index]
+        if self.schema.mask is None:
+            return points.mean(-2, keepdim=True)
+        mask: Tensor = self.inputs[self.schema.mask].to(points)[..., None]
+        return (points * mask).sum(-2, keepdim=True) / mask.sum(-2, keepdim=True).clamp_min(1)
+
+    def unturned(self) -> dict[str, Tensor]:
+        """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output."""
+        return next(in_chunks(lambda _a, _b: self._call(None), 1, 1))
+
+    def pulled_back(self, rotations: Tensor) -> dict[str, Tensor]:
+        """``h_g`` for rotations ``(C, 3, 3)``, ``(C, *S)`` by output."""
+        found = {}
+        for name, value in self._call(rotations).items():
+            representation = self.schema.outputs[name]
+            center = self._center_for(value.shape[1:]) if representation.is_affine else None
+            found[name] = representation.turn_back(value, rotations, None if center is None else center.to(value))
+        return found
+
+    def _center_for(self, shape: torch.Size) -> Tensor | None:
+        """The centre for points of this shape ``(..., 3)``: of every node, or of every structure that has one point."""
+        center, structures = self.center, self.structure_centers
+        if center is None:
+            return None
+        if structures is not None and len(shape) == 2 and shape[0] != len(center):
+            center = structures
+        if center.ndim > len(shape) and center.shape[-2] == 1:  # one point, not N, for each structure of a dense batch
+            center = center.squeeze(-2)
+        axes = zip(reversed(center.shape), reversed(shape), strict=False)
+        if center.ndim > len(shape) or not all(length in {1, wanted} for length, wanted in axes):
+            raise EquivProbeError(
+                f"points of shape {tuple(shape)} and centres of shape {tuple(center.shape)}",
+                "one point per node, or one per structure",
+                'center="origin", or a tensor that broadcasts against all points',
+            )
+        return center
+
+    def centers(self) -> dict[str, Tensor]:
+        """The centre of every output that has the shape of points."""
+        found = {}
+        for name, value in self.identity.items():
+            with contextlib.suppress(EquivProbeError):
+                center = self._center_for(value.shape) if value.shape[-1:] == (3,) else None
+                if center is not None:
+                    found[name] = center
+        return found
+
+    def _turned(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
+        """Copies of the inputs that turn, ``(C, ...)``: turned, or turned and turned back in the model's precision."""
+        turned = {}
+        for name, representation in self.schema.inputs.items():
+            value = self.inputs[name]
+            if isinstance(representation, Fixed) or not value.is_floating_point():
+                continue
+            value = value.detach()
+            if rotations is None:
+                turned[name] = value[None].clone()
+                continue
+            low = value.to(self.precision) if back_again and self.precision else value
+            center = self._center_for(low.shape) if representation.is_affine else None
+            center = None if center is None else center.to(low)
+            copies = representation.turn(low[None].expand(len(rotations), *low.shape), rotations, center)
+            if back_again:
+                copies = representation.turn_back(copies, rotations, center)
+            # A copy even of what does not change: the model may write into its input, and that is the caller's.
+            turned[name] = copies.to(value.dtype, copy=True)
+        return turned
+
+    def _call(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
+        """Raw outputs at turned inputs, or at one unturned copy, ``(C, *S)`` in float64."""
+        turned = self._turned(rotations, back_again=back_again)
+        count = 1 if rotations is None else len(rotations)
+        self.evaluations += count
+        if self.stacked:
+            return self._outputs(self._predict({**self.inputs, **turned}), count)
+        each = [
+            self._outputs(self._predict({**self.inputs, **{name: v[k] for name, v in turned.items()}}), None)
+            for k in range(count)
+        ]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+    def _predict(self, tensors: dict[str, Any]) -> Any:
+        given = {name: v.numpy() if name in self.arrays else v for name, v in tensors.items()}
+        return self.predict(unnamed(given, self.like))
+
+    def _outputs(self, raw: Any, lead: int | None) -> dict[str, Tensor]:
+        """The outputs that the schema names, detached, in float64, checked."""
+        outputs = _tensors(named(raw, list(self.schema.outputs)))
+        missing = [name for name in self.schema.outputs if name not in outputs]
+        if missing:
+            raise EquivProbeError(f"outputs {sorted(outputs)}", f"the schema's {missing}", "Schema(outputs={...})")
+        found = {}
+        for name in self.schema.outputs:
+            value = outputs[name].detach()
+            if lead is not None and value.shape[:1] != (lead,):
+                raise EquivProbeError(
+                    f"output {name!r} of shape {tuple(value.shape)} from a stacked call of {lead} rotations",
+                    f"a leading axis of {lead}",
+                    "stacked=False calls with one copy at a time",
+                )
+            found[name] = value if value.device.type == "mps" else value.double()
+        return found
+
+    def floors(self, count: int, rotations: Tensor, chunk: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Predictions at round trips ``(F, *S)``, and at the very same input again ``(1, *S)``."""
+        step = chunk if self.stacked else 1
+        trips = list(in_chunks(lambda a, b: self._call(rotations[a:b], back_again=True), count, step))
+        again = self.unturned()
+        return {name: torch.cat([part[name] for part in trips]) for name in again}, again
+
+
+def _tensors(values: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy arrays and numbers as tensors; a Python float is float64 whatever torch's default dtype."""
+    return {
+        name: torch.as_tensor(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic, float)) else value
+        for name, value in values.items()
+    }
