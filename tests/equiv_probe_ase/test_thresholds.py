@@ -1,4 +1,4 @@
-"""Limits with units: every unit that is reported can be written, and a slip of the pen is an error, not another limit."""
+"""Limits with units: every unit that is reported can be written, and a slip of the pen is an error, not a limit."""
 
 from __future__ import annotations
 
