@@ -13,18 +13,13 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.losses import resolve
 from equiv_probe.report import Report
 from equiv_probe.rotations import RotationPlan
+from equiv_probe_ase.engine import Engine
 from equiv_probe_ase.evaluators import evaluator_for
+from equiv_probe_ase.inspection import default_atoms_per_call, model_precision, trial, weights_digest
 from equiv_probe_ase.journal import Journal
 from equiv_probe_ase.measuring import Options, measure_window, windows
 from equiv_probe_ase.notes import notes_on, versions
-from equiv_probe_ase.orbits import (
-    ROUND_TRIPS,
-    Engine,
-    default_atoms_per_call,
-    model_precision,
-    trial,
-    weights_digest,
-)
+from equiv_probe_ase.orbits import ROUND_TRIPS
 from equiv_probe_ase.quantities import choose
 from equiv_probe_ase.structures import load
 from equiv_probe_ase.summary import BLIND_SPOTS, summarise
@@ -104,7 +99,8 @@ def audit(
     _check(plan, rel_err, max_rotations)
     resolve(loss)
     todo = load(structures, reference_keys=reference_keys, vacuum=vacuum)
-    Turner(todo[0].atoms, center).pivot()  # an impossible centre is the caller's mistake, not a structure's
+    if center != "cell":  # which is a matter of each structure
+        Turner(todo[0].atoms, center).pivot()  # an impossible centre is the caller's mistake, not a structure's
     evaluator = evaluator_for(calc, batched=batched)
     chosen = choose(calc.implemented_properties, properties, schema)
     given, sample = trial(evaluator, chosen, todo)
@@ -130,7 +126,8 @@ def audit(
     engine = Engine(evaluator, atoms_per_call or default_atoms_per_call(calc, evaluator))
     began, complete = time.perf_counter(), True
     with Journal(Path(journal) if journal else None, question, fresh=fresh) as book:
-        rest = [structure for structure in todo if structure.key not in book.records]
+        # What failed is tried again: the reason may have been the machine's.
+        rest = [s for s in todo if "error" in book.records.get(s.key, {"error": "not measured yet"})]
         resumed = len(todo) - len(rest)
         try:
             with _progress(len(todo), resumed, label, shown=progress) as advance:

@@ -74,7 +74,9 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
 
     thresholds = [Threshold.parse(text) for text in fail_above or []]
     plan = RotationPlan(design, replicates, improper, seed)
-    output = output or Path(f"audit-{_slug(calculator)}-{_slug(Path(structures.partition('@')[0]).stem)}.json")
+    path, _, selected = structures.rpartition("@") if "@" in structures else (structures, "", "")
+    part = f"-{selected}" if selected else ""  # two parts of one file are two audits
+    output = output or Path(f"audit-{_slug(calculator)}-{_slug(Path(path).stem + part)}.json")
     if output.suffix not in {".json", ".csv"}:
         raise EquivProbeError(f"-o {output}", "a name that ends in .json or .csv")
     # Models print what they like; stdout is for the report.
@@ -144,6 +146,8 @@ def _exit_code(report: Report, thresholds: list[Threshold]) -> int:
     from equiv_probe_ase.thresholds import exceeded
 
     lines = [line for threshold in thresholds for line in exceeded(threshold, report)]
+    if thresholds and report.failures:
+        print(f"{len(report.failures)} structures failed and were not held against the limits.", file=sys.stderr)
     for line in lines:
         print(line, file=sys.stderr)
     return FAILED if lines else 0

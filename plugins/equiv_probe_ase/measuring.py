@@ -10,7 +10,7 @@ import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.verdict import verdict
-from equiv_probe_ase.orbits import Engine, Job, evaluate_jobs, quantities_of
+from equiv_probe_ase.orbits import Job, evaluate_jobs, quantities_of
 from equiv_probe_ase.record import record
 from equiv_probe_ase.turning import Turner
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from equiv_probe.rotations import RotationPlan
+    from equiv_probe_ase.engine import Engine
     from equiv_probe_ase.quantities import Quantity
     from equiv_probe_ase.structures import Structure
 
@@ -128,7 +129,8 @@ def _replicates_to_add(found: Mapping[str, Any], job: Job, options: Options) -> 
         unit = job.quantities[name].unit
         floors = [values[key] for key in ("floor", "resolution") if values[key] is not None]
         repeat = math.nan if values["nondeterminism"] is None else values["nondeterminism"]
-        judged = verdict(values["rms"], max(floors), repeat, unit)
+        relative = math.nan if values["relative"] is None else values["relative"]
+        judged = verdict(values["rms"], max(floors), repeat, unit, relative)
         low, high = values["equiv_interval"]
         if judged.kind in {"round-off", "non-deterministic"} or low is None or values["equiv"] <= 0:
             continue

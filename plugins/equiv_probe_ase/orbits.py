@@ -2,98 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from equiv_probe.chunking import is_out_of_memory
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit import Orbit
 from equiv_probe.representations import point
 from equiv_probe.rotations import RotationPlan, haar
 from equiv_probe.schema import Schema
+from equiv_probe_ase.inspection import stored_precision
 from equiv_probe_ase.quantities import Quantity, applies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ase import Atoms
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from equiv_probe_ase.evaluators import Evaluator
+    from equiv_probe_ase.engine import Engine
     from equiv_probe_ase.structures import Structure
     from equiv_probe_ase.turning import Turner
 
     Results = dict[str, NDArray[np.float64]]
 
-ATOMS_PER_CALL = 4096
-"""Atoms in one model pass where the evaluator names no better number; halved when memory runs out."""
-GPU_ATOMS_PER_CALL = 16384
 ROUND_TRIPS = 3
-
-
-@dataclass
-class Engine:
-    """Evaluates turned structures in calls of bounded size.
-
-    Args:
-        evaluator: of the calculator.
-        atoms_per_call: how many atoms go into one pass at most.
-    """
-
-    evaluator: Evaluator
-    atoms_per_call: int = ATOMS_PER_CALL
-    evaluations: int = 0
-    calls: int = 0
-    seconds: float = 0.0
-
-    def run(self, structures: Sequence[Atoms], properties: Sequence[str]) -> Iterator[Results]:
-        """Evaluate structures in order; running out of memory halves the call and carries on.
-
-        Raises:
-            EquivProbeError: one structure alone does not fit.
-            Exception: whatever the calculator raises.
-        """
-        start = 0
-        while start < len(structures):
-            stop = self._stop(structures, start)
-            failed = False
-            began = time.perf_counter()
-            try:
-                results = self.evaluator.evaluate(structures[start:stop], properties)
-            except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                failed = True
-            self.seconds += time.perf_counter() - began
-            if failed:
-                if stop - start == 1:
-                    raise EquivProbeError(
-                        f"{len(structures[start])} atoms, which do not fit in memory", "a smaller structure"
-                    )
-                self.atoms_per_call = max(1, sum(map(len, structures[start:stop])) // 2)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                continue
-            self.calls += 1
-            self.evaluations += len(results)
-            yield from results
-            start = stop
-
-    def _stop(self, structures: Sequence[Atoms], start: int) -> int:
-        """End of the longest run from ``start`` that stays within ``atoms_per_call`` (at least one structure)."""
-        if not self.evaluator.batched:
-            return start + 1
-        stop, atoms = start + 1, len(structures[start])
-        while stop < len(structures) and atoms + len(structures[stop]) <= self.atoms_per_call:
-            atoms += len(structures[stop])
-            stop += 1
-        return stop
 
 
 @dataclass
@@ -238,89 +173,3 @@ def _evaluate_alike(engine: Engine, jobs: Sequence[Job], properties: Sequence[st
 def quantities_of(chosen: Mapping[str, Quantity], atoms: Atoms, asked: Sequence[str] | None) -> dict[str, Quantity]:
     """The chosen quantities that this structure has."""
     return {name: q for name, q in chosen.items() if applies(q, atoms, asked=asked is not None and name in asked)}
-
-
-def trial(
-    evaluator: Evaluator, chosen: Mapping[str, Quantity], structures: Sequence[Structure]
-) -> tuple[dict[str, Quantity], Results]:
-    """What a calculator really gives: some list properties that they never compute.
-
-    Args:
-        evaluator: of the calculator.
-        chosen: what it claims to have.
-        structures: the first of the smallest few that can be evaluated at all, and has the property, decides.
-
-    Returns:
-        The quantities that it gave or that could not be tried, and the values that it gave.
-    """
-    smallest = sorted(structures, key=lambda s: len(s.atoms))
-    crystals = [structure for structure in smallest if structure.atoms.pbc.all()]  # only they have a stress
-    tried: set[str] = set()
-    given: Results = {}
-    for structure in (*smallest[:5], *crystals[:5]):
-        fresh = [n for n, q in chosen.items() if n not in tried and applies(q, structure.atoms, asked=False)]
-        # What was given before comes along: it tells a structure that fails from a property that is not there.
-        found = _given(evaluator, structure.atoms, [*given, *fresh]) if fresh else {}
-        if found:
-            tried.update(fresh)
-            given = found | given
-    return {name: quantity for name, quantity in chosen.items() if name in given or name not in tried}, given
-
-
-def _given(evaluator: Evaluator, atoms: Atoms, names: Sequence[str]) -> Results:
-    """As many of the properties as an evaluator gives, together or one by one."""
-    found: Results = {}
-    for together in (names, *([name] for name in names)):
-        try:
-            found |= evaluator.evaluate([atoms], together)[0]
-        except Exception:  # the reason comes up again, and is reported, when the structure is measured
-            continue
-        if len(found) == len(names):
-            break
-    return found
-
-
-def default_atoms_per_call(calculator: object, evaluator: Evaluator) -> int:
-    """Atoms in one model pass: what was measured to be fast on the CPU, as many as fit elsewhere."""
-    on_gpu = any(p.device.type != "cpu" for module in _modules(calculator) for p in module.parameters())
-    return GPU_ATOMS_PER_CALL if on_gpu else evaluator.cpu_atoms_per_call or ATOMS_PER_CALL
-
-
-def _modules(calculator: object) -> list[torch.nn.Module]:
-    """The torch modules that a calculator holds, alone or in lists."""
-    held = [v for value in vars(calculator).values() for v in (value if isinstance(value, list | tuple) else [value])]
-    return [value for value in held if isinstance(value, torch.nn.Module)]
-
-
-def weights_digest(calculator: object) -> str:
-    """A digest of the parameters of the torch modules that a calculator holds; empty if it holds none."""
-    digest = hashlib.sha256()
-    parameters = [item for module in _modules(calculator) for item in module.named_parameters()]
-    for name, parameter in parameters:
-        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16] if parameters else ""
-
-
-def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64]] | None = None) -> torch.dtype:
-    """The precision a calculator works in.
-
-    From its own ``dtype``, from the parameters of a torch module it holds, else from its results: numbers that are all
-    exactly representable in float32 were computed in it.
-    """
-    own = getattr(calculator, "dtype", None)
-    if isinstance(own, torch.dtype):
-        return own
-    floats = [p.dtype for module in _modules(calculator) for p in module.parameters() if p.is_floating_point()]
-    if floats:
-        return floats[0]
-    for name in ("forces", "energies", "energy"):
-        values = (results or {}).get(name)
-        if values is not None and np.any(values):
-            return stored_precision(values)
-    return torch.float64
-
-
-def stored_precision(values: NDArray[np.float64]) -> torch.dtype:
-    """The precision that numbers were rounded to last: float32 if all of them are exactly representable in it."""
-    return torch.float32 if np.array_equal(values.astype(np.float32), values) else torch.float64

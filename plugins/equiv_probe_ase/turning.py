@@ -39,7 +39,9 @@ class Turner:
 
     Args:
         atoms: the structure; never changed.
-        center: ``"centroid"`` (the default), ``"origin"``, ``"cell"`` (the middle of the cell) or a point (Å).
+        center: ``"centroid"`` (the default), ``"origin"``, ``"cell"`` (the middle of the cell) or a point (Å). The cell
+            turns about the origin of its vectors, so fractional coordinates shift together unless the centre is
+            ``"origin"``: a translation, which periodic models do not see.
         extra: representations of further ``atoms.arrays`` or ``atoms.info`` entries that the calculator reads, such as
             an external field.
     """
@@ -58,6 +60,8 @@ class Turner:
         if self.center == "origin":
             return np.zeros(3)
         if self.center == "cell":
+            if self.atoms.cell.rank == 0:
+                raise EquivProbeError('center="cell" for a structure without a cell', "a cell", 'center="centroid"')
             return np.asarray(self.atoms.cell.array.sum(0) / 2)
         if self.center != "centroid":
             raise EquivProbeError(f"center={self.center!r}", '"centroid", "origin", "cell" or a point')

@@ -11,8 +11,9 @@ from ase.build import bulk, molecule
 
 import equiv_probe as ep
 from equiv_probe.testing import Field, check_adapter
+from equiv_probe_ase.engine import Engine
 from equiv_probe_ase.evaluators import evaluator_for
-from equiv_probe_ase.orbits import Engine, Job, evaluate_jobs
+from equiv_probe_ase.orbits import Job, evaluate_jobs
 from equiv_probe_ase.quantities import Quantity
 from equiv_probe_ase.structures import Structure
 from equiv_probe_ase.turning import Turner

@@ -1,0 +1,109 @@
+"""What a calculator can do, in which precision, and on which device."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from equiv_probe_ase.engine import ATOMS_PER_CALL, GPU_ATOMS_PER_CALL
+from equiv_probe_ase.quantities import Quantity, applies
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+    from equiv_probe_ase.evaluators import Evaluator
+    from equiv_probe_ase.structures import Structure
+
+    Results = dict[str, NDArray[np.float64]]
+
+
+def trial(
+    evaluator: Evaluator, chosen: Mapping[str, Quantity], structures: Sequence[Structure]
+) -> tuple[dict[str, Quantity], Results]:
+    """What a calculator really gives: some list properties that they never compute.
+
+    Args:
+        evaluator: of the calculator.
+        chosen: what it claims to have.
+        structures: the first of the smallest few that can be evaluated at all, and has the property, decides.
+
+    Returns:
+        The quantities that it gave or that could not be tried, and the values that it gave.
+    """
+    smallest = sorted(structures, key=lambda s: len(s.atoms))
+    crystals = [structure for structure in smallest if structure.atoms.pbc.all()]  # only they have a stress
+    tried: set[str] = set()
+    given: Results = {}
+    for structure in (*smallest[:5], *crystals[:5]):
+        fresh = [n for n, q in chosen.items() if n not in tried and applies(q, structure.atoms, asked=False)]
+        # What was given before comes along: it tells a structure that fails from a property that is not there.
+        found = _given(evaluator, structure.atoms, [*given, *fresh]) if fresh else {}
+        if found:
+            tried.update(fresh)
+            given = found | given
+    return {name: quantity for name, quantity in chosen.items() if name in given or name not in tried}, given
+
+
+def _given(evaluator: Evaluator, atoms: Atoms, names: Sequence[str]) -> Results:
+    """As many of the properties as an evaluator gives, together or one by one."""
+    found: Results = {}
+    for together in (names, *([name] for name in names)):
+        try:
+            found |= evaluator.evaluate([atoms], together)[0]
+        except Exception:  # the reason comes up again, and is reported, when the structure is measured
+            continue
+        if len(found) == len(names):
+            break
+    return found
+
+
+def default_atoms_per_call(calculator: object, evaluator: Evaluator) -> int:
+    """Atoms in one model pass: what was measured to be fast on the CPU, as many as fit elsewhere."""
+    on_gpu = any(p.device.type != "cpu" for module in _modules(calculator) for p in module.parameters())
+    return GPU_ATOMS_PER_CALL if on_gpu else evaluator.cpu_atoms_per_call or ATOMS_PER_CALL
+
+
+def _modules(calculator: object) -> list[torch.nn.Module]:
+    """The torch modules that a calculator holds, alone or in lists."""
+    held = [v for value in vars(calculator).values() for v in (value if isinstance(value, list | tuple) else [value])]
+    return [value for value in held if isinstance(value, torch.nn.Module)]
+
+
+def weights_digest(calculator: object) -> str:
+    """A digest of the parameters of the torch modules that a calculator holds; empty if it holds none."""
+    digest = hashlib.sha256()
+    parameters = [item for module in _modules(calculator) for item in module.named_parameters()]
+    for name, parameter in parameters:
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16] if parameters else ""
+
+
+def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64]] | None = None) -> torch.dtype:
+    """The precision a calculator works in.
+
+    From its own ``dtype``, from the parameters of a torch module it holds, else from its results: numbers that are all
+    exactly representable in float32 were computed in it.
+    """
+    own = getattr(calculator, "dtype", None)
+    if isinstance(own, torch.dtype):
+        return own
+    floats = [p.dtype for module in _modules(calculator) for p in module.parameters() if p.is_floating_point()]
+    if floats:
+        return floats[0]
+    for name in ("forces", "energies", "energy"):
+        values = (results or {}).get(name)
+        if values is not None and np.any(values):
+            return stored_precision(values)
+    return torch.float64
+
+
+def stored_precision(values: NDArray[np.float64]) -> torch.dtype:
+    """The precision that numbers were rounded to last: float32 if all of them are exactly representable in it."""
+    return torch.float32 if np.array_equal(values.astype(np.float32), values) else torch.float64
