@@ -100,15 +100,18 @@ class Augmentation:
         self.remove()
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._turned = None
-        if module is not self.model or not self._live.network.training or measuring() or capturing_graph():
+        if module is not self.model or measuring() or capturing_graph():
             return None
-        self._resolve(args, kwargs)
+        self._turned = None
+        if not self._live.network.training:
+            return None
+        inputs, rebuild = self._live.adapter.split(args, kwargs)
+        if not self._live.knows(inputs):
+            self._resolve(args, kwargs)
         schema = self._live.schema
         assert schema is not None
-        inputs, rebuild = self._live.adapter.split(args, kwargs)
         structures = self._live.structures(inputs)
-        device = next(inputs[name].device for name in schema.inputs)
+        device = next(v.device for v in inputs.values() if isinstance(v, torch.Tensor))
         if self._generator is None or self._generator.device.type != device.type:
             self._generator = own_generator(self.seed, rank(), device)
         with torch.no_grad():
@@ -127,9 +130,9 @@ class Augmentation:
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> Any:
         del args, kwargs
-        turned, self._turned = self._turned, None
-        if turned is None or module is not self.model or measuring():
+        if self._turned is None or module is not self.model or measuring():
             return None
+        turned, self._turned = self._turned, None
         structures, g, dicts = turned
         schema = self._live.schema
         assert schema is not None

@@ -46,10 +46,12 @@ class CallAdapter:
     def __init__(self, module: nn.Module) -> None:
         kinds = inspect.Parameter
         try:
-            parameters = inspect.signature(network(module).forward).parameters.values()
+            parameters = list(inspect.signature(network(module).forward).parameters.values())
         except (TypeError, ValueError):
-            parameters = {}.values()
+            parameters = []
         self._names = [p.name for p in parameters if p.kind in {kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD}]
+        self.optional = frozenset(p.name for p in parameters if p.default is not kinds.empty)
+        """Inputs that a call may leave out."""
 
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
         """See :class:`Adapter`; the entries of a tuple are ``name.0``, ``name.1`` and so on."""

@@ -98,9 +98,8 @@ class ModuleState:
                 del here[name]
             here.update(attributes)
             for kept, saved in ((module._buffers, buffers), (module._parameters, parameters)):
-                if kept != saved:
-                    kept.clear()
-                    kept.update(saved)  # type: ignore[arg-type]
+                kept.clear()
+                kept.update(saved)  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.capture import CallAdapter, cloned, read_outputs, wide
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import missing_output, needs_gradient, network
 from equiv_probe.losses import LOSSES, Reduction
 from equiv_probe.measurement import Objective, measure
@@ -54,7 +55,7 @@ class LiveOrbit:
         self.adapter: Adapter = adapter or CallAdapter(module)
         self.schema, self.center, self.chunk = schema, center, chunk
         self._declared = schema
-        self._resolved = False
+        self._seen: set[str] = set()
         self._stacks = stack
         self._differentiates = False
 
@@ -64,15 +65,25 @@ class LiveOrbit:
         Raises:
             EquivProbeError: it does not fit, or is ambiguous.
         """
-        if not self._resolved:
-            schema = self.schema
-            if schema is None or not (schema.inputs and schema.outputs):
+        if self.schema is None or not self.knows(call.inputs):
+            schema, declared = self.schema, self._declared
+            if schema is None or declared is None or not (declared.inputs and declared.outputs):
+                # Also for an input that earlier calls did not have: self-conditioning begins with nothing.
                 schema = Schema.infer(call.inputs, raw, schema)
                 schema.announce()
+            elif not self._seen:
+                optional: frozenset[str] = getattr(self.adapter, "optional", frozenset())
+                missing = sorted(set(schema.inputs) - set(call.inputs) - optional)
+                if missing:
+                    found = f"inputs {sorted(call.inputs)}"
+                    raise EquivProbeError(found, f"the schema's inputs {missing}", "ep.Schema(inputs={...})")
             self.schema = resolve_batch(schema, call.inputs)
-            self._resolved = True
-        assert self.schema is not None
+            self._seen |= _tensor_names(call.inputs)
         return self.schema
+
+    def knows(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether a call with such inputs was resolved before."""
+        return bool(self._seen) and _tensor_names(inputs) <= self._seen
 
     def structures(self, inputs: Mapping[str, Any]) -> Structures:
         """Which rotation belongs to what, for the inputs of one call."""
@@ -196,6 +207,10 @@ class LiveOrbit:
         """Copies to try in one pass: as many as can be stacked."""
         stackable = structures.layout == "leading" and self._stacks is not False
         return self.chunk if stackable or type(self.adapter) is not CallAdapter else 1
+
+
+def _tensor_names(inputs: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -62,7 +62,7 @@ class Probe:
         schema: representations; None infers them at the first call that is due, and prints what it assumed. Inputs are
             named as in the signature of ``forward``, and by their keys if it is given a dict.
         plan: of full mode; None is four tetrahedral replicates, 48 rotations.
-        every: training calls (or steps) between two measurements; a rule ``step -> bool``; or None for never.
+        every: training calls, or steps, between two measurements; a rule ``step -> bool``; or None for never.
         warmup: training calls at the beginning that are left alone.
         full: evaluation calls, of which one at random is measured; a rule; or None for never.
         budget: largest share of the elapsed time that full mode may take.
@@ -102,10 +102,9 @@ class Probe:
         for each in (self.plan, light):
             if each.R < 2 and each.is_random:
                 raise EquivProbeError("a plan of one replicate", "at least two", "RotationPlan(..., replicates=4)")
-        self.schedules = {
-            "train": Schedule(every, warmup),
-            "val": Schedule(full, at_random=True, budget=budget, seed=seed),
-        }
+        self.schedules: dict[tuple[str, str], Schedule] = {}
+        """By what is counted, ``"call"`` or ``"step"``, and stage."""
+        self._cadence = {"every": every, "warmup": warmup}, {"every": full, "at_random": True, "budget": budget}
         self.live = LiveOrbit(model, schema, center, adapter=adapter, stack=stack)
         self.window, self.seed, self.protect = window, seed, tuple(protect)
         self.running: dict[tuple[str, str], Running] = {}
@@ -144,18 +143,22 @@ class Probe:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
+    def _schedule(self, kind: str, stage: str) -> Schedule:
+        if (kind, stage) not in self.schedules:
+            light, full = self._cadence
+            self.schedules[kind, stage] = Schedule(**(light if stage == "train" else full), seed=self.seed)
+        return self.schedules[kind, stage]
+
     def _stage(self) -> str:
         return "train" if self.live.network.training else "val"
 
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._pending = None
         if module is not self.model or measuring() or capturing_graph():
             return
+        self._pending = None
         if self._recording is not None:
-            with isolated():
-                call = Call.of(self.live.adapter, args, kwargs)
-            self._recording.append(Recorded(call, RandomState.now()))
-        elif not self._stepping and self.schedules[self._stage()].due():
+            self._recording.append(Recorded(Call.of(self.live.adapter, args, kwargs), RandomState.now()))
+        elif not self._stepping and self._schedule("call", self._stage()).due():
             self._pending = Call.of(self.live.adapter, args, kwargs)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
@@ -180,7 +183,7 @@ class Probe:
             for name, found in self.live.measure(call, raw, plan, rotations).items():
                 nothing = torch.full_like(found.estimate.equiv, torch.nan)
                 self._add(stage, name, found.estimate.equiv, nothing, found.weight)
-        self.schedules[stage].spent(self._clock(stage) - began)
+        self._schedule("call", stage).spent(self._clock(stage) - began)
 
     def step(self, step: Callable[[], T], *, stage: str | None = None) -> T:
         """Run the user's step, and decompose its loss when that is due.
@@ -194,7 +197,7 @@ class Probe:
             What the closure returned in its one ordinary run, graph and all.
         """
         stage = stage or self._stage()
-        schedule = self.schedules.setdefault(stage, Schedule(None))
+        schedule = self._schedule("step", stage)
         if measuring() or not schedule.due():
             with self._unobserved():
                 return step()
@@ -240,10 +243,11 @@ class Probe:
                 "a step that did not call the probed module", "at least one call", "ep.Probe(network)"
             )
         with torch.no_grad():
-            call = recorded[0].call
-            self.live.resolve(call, recorded[0].raw)
-            count = self.live.structures(call.inputs).count if per_structure else None
-            rotations = draw(plan, self._source(call.inputs), count)
+            for one in recorded:
+                self.live.resolve(one.call, one.raw)
+            inputs = recorded[0].call.inputs
+            count = self.live.structures(inputs).count if per_structure else None
+            rotations = draw(plan, self._source(inputs), count)
         return replay_step(
             step,
             recorded,
@@ -314,7 +318,7 @@ class Probe:
         """What a checkpoint needs: sums, counts and the generator's state."""
         return {
             "running": {key: running.state_dict() for key, running in self.running.items()},
-            "steps": {stage: schedule.step for stage, schedule in self.schedules.items()},
+            "steps": {key: schedule.step for key, schedule in self.schedules.items()},
             "generator": None if self._generator is None else self._generator.get_state(),
         }
 
@@ -323,8 +327,8 @@ class Probe:
         self.running = {key: Running(self.window) for key in state["running"]}
         for key, stored in state["running"].items():
             self.running[key].load_state_dict(stored)
-        for stage, step in state["steps"].items():
-            self.schedules.setdefault(stage, Schedule(None)).step = step
+        for key, step in state["steps"].items():
+            self._schedule(*key).step = step
         if state["generator"] is not None:
             device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
             self._generator = own_generator(self.seed, rank(), device)

@@ -47,14 +47,13 @@ def _primary(schema: Schema, inputs: Mapping[str, Any]) -> str:
     """The input that shows how the batch is laid out: the first point, or else the first that turns.
 
     Raises:
-        EquivProbeError: an input of the schema is not there.
+        EquivProbeError: there is none.
     """
-    missing = [n for n, rep in schema.inputs.items() if not isinstance(rep, Fixed) and n not in inputs]
-    if missing:
-        raise EquivProbeError(f"inputs {sorted(inputs)}", f"the schema's inputs {missing}", "ep.Schema(inputs={...})")
-    turning = [name for name, rep in schema.inputs.items() if not isinstance(rep, Fixed) and rep.event_shape]
+    turning = [n for n, rep in schema.inputs.items() if rep.event_shape and isinstance(inputs.get(n), torch.Tensor)]
     if not turning:
-        raise EquivProbeError("a schema none of whose inputs turns", "positions or vectors", "ep.Schema(inputs={...})")
+        raise EquivProbeError(
+            f"inputs {sorted(inputs)}, none of which turns", f"one of {list(schema.inputs)}", "ep.Schema(inputs={...})"
+        )
     return next((name for name in turning if schema.inputs[name].is_affine), turning[0])
 
 
@@ -165,7 +164,9 @@ class Structures:
         return {
             name: self._apply(rep, inputs[name], rotations, back=False)
             for name, rep in schema.inputs.items()
-            if not isinstance(rep, Fixed) and inputs[name].is_floating_point()
+            if not isinstance(rep, Fixed)
+            and isinstance(inputs.get(name), torch.Tensor)
+            and inputs[name].is_floating_point()
         }
 
     def turn_back(self, outputs: Mapping[str, Tensor], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
