@@ -120,7 +120,7 @@ class Augmentation:
                 coin = torch.rand(len(g), 1, 1, generator=self._generator, device=g.device, dtype=g.dtype)
                 g = torch.where(coin < 0.5, -g, g)
         self.rotations = g
-        given = {**inputs, **structures.turn(inputs, schema, g)}
+        given = {**inputs, **{n: v[0] for n, v in structures.turn(inputs, schema, g[None]).items()}}
         made = rebuild(given)
         # Dicts are copies: the caller's keeps its own positions, and is shown what the model writes.
         own = [v for v in (*args, *kwargs.values()) if isinstance(v, dict)]
@@ -136,7 +136,8 @@ class Augmentation:
         structures, g, dicts = turned
         schema = self._live.schema
         assert schema is not None
-        back = structures.turn_back(read_outputs(raw, schema), schema, g)
+        answer = {name: value[None] for name, value in read_outputs(raw, schema).items()}
+        back = {name: value[0] for name, value in structures.turn_back(answer, schema, g[None]).items()}
         for own, new in dicts:
             kept = {name: own[name] for name in schema.inputs if name in own}
             written = {name: value for name, value in new.items() if name not in own or own[name] is not value}

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from equiv_probe.rotations import RotationPlan
 
 
+CPU_NUMBERS = 3 * 2048
+"""Coordinates in one pass on a CPU: more atoms at a time make a transformer slower again."""
+
+
 class LiveOrbit:
     """How to evaluate a module at turned copies of its calls.
 
@@ -104,7 +108,9 @@ class LiveOrbit:
         flat = rotations.flatten(0, 1)
         moments = Moments(about, plan.weights, len(rotations))
         for values in in_chunks(
-            lambda a, b: self.pulled_back(call, structures, flat[a:b]), len(flat), self._chunk(structures)
+            lambda a, b: self.pulled_back(call, structures, flat[a:b]),
+            len(flat),
+            self.copies_at_once(structures, call.inputs),
         ):
             moments.add({name: wide(value) for name, value in values.items()})
         orbit = Orbit(schema, plan, flat, moments.weights, *moments.result(), values=None)
@@ -129,9 +135,11 @@ class LiveOrbit:
         assert schema is not None
         back = []
         for g in rotations:
-            args, kwargs = call.rebuild({**call.inputs, **structures.turn(call.inputs, schema, g)})
-            back.append(structures.turn_back(read_outputs(self.network(*args, **kwargs), schema), schema, g))
-        return {name: torch.stack([one[name] for one in back]) for name in schema.outputs}
+            turned = structures.turn(call.inputs, schema, g[None])
+            args, kwargs = call.rebuild({**call.inputs, **{name: value[0] for name, value in turned.items()}})
+            outputs = read_outputs(self.network(*args, **kwargs), schema)
+            back.append(structures.turn_back({n: v[None] for n, v in outputs.items()}, schema, g[None]))
+        return {name: torch.cat([one[name] for one in back]) for name in schema.outputs}
 
     def _evaluate(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
         schema = self.schema
@@ -139,74 +147,75 @@ class LiveOrbit:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.set_grad_enabled(self._differentiates))
-            copies = []
-            for g in rotations:
-                turned = structures.turn(call.inputs, schema, g)
-                copies.append({n: cloned(turned.get(n, v)) for n, v in call.inputs.items()})
-            if self._differentiates:
-                for copy in copies:
-                    for name in call.differentiated:
-                        copy[name].requires_grad_()
-            together = self._together(call, structures, copies) if len(copies) > 1 else None
-            each = together or [self._one(call, copy) for copy in copies]
-            back = [structures.turn_back(v, schema, g) for v, g in zip(each, rotations, strict=True)]
-            return {name: torch.stack([one[name] for one in back]) for name in schema.outputs}
+            turned = structures.turn(call.inputs, schema, rotations)
+            together = self._together(call, structures, turned) if len(rotations) > 1 else None
+            outputs = self._each(call, turned, len(rotations)) if together is None else together
+            return structures.turn_back(outputs, schema, rotations)
 
-    def _one(self, call: Call, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Raw outputs of one copy, detached."""
+    def _one(self, call: Call, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Raw outputs of one pass, detached."""
         assert self.schema is not None
-        args, kwargs = call.rebuild(dict(inputs))
+        if self._differentiates:
+            for name in call.differentiated:
+                inputs[name].requires_grad_()
+        args, kwargs = call.rebuild(inputs)
         return {name: v.detach() for name, v in read_outputs(self.network(*args, **kwargs), self.schema).items()}
 
-    def _together(
-        self, call: Call, structures: Structures, copies: list[dict[str, Any]]
-    ) -> list[dict[str, Tensor]] | None:
-        """Raw outputs of several copies from one pass; None where copies cannot be stacked."""
-        by_adapter = self.adapter.stack(copies)
+    def _each(self, call: Call, turned: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+        """Raw outputs of copies, one pass each, ``(C, *S)``."""
+        each = [self._one(call, _copy(call, turned, k)) for k in range(count)]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+    def _together(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Raw outputs of several copies from one pass, ``(C, *S)``; None where copies cannot be stacked."""
+        count = len(next(iter(turned.values())))
+        by_adapter = self.adapter.stack([_copy(call, turned, k) for k in range(count)])
         if by_adapter is not None:
             stacked, part = by_adapter
-            return part(self._one(call, stacked))
+            parts = part(self._one(call, stacked))
+            return {name: torch.stack([one[name] for one in parts]) for name in parts[0]}
         if self._stacks is False or structures.layout != "leading":
             return None
         if self._stacks is None:
-            self._stacks = self._stacking_is_right(call, structures, copies[:2])
-            if not self._stacks:
-                return None
-        return self._dense(call, structures, copies)
+            self._stacks = self._stacking_is_right(call, structures, {name: v[:2] for name, v in turned.items()})
+        return self._dense(call, structures, turned) if self._stacks else None
 
-    def _dense(self, call: Call, structures: Structures, copies: list[dict[str, Any]]) -> list[dict[str, Tensor]]:
+    def _dense(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One pass over copies of a dense batch, joined along its first axis."""
-        size = structures.count
-        joined = {
-            name: torch.cat([copy[name] for copy in copies])
-            if isinstance(value, torch.Tensor) and value.ndim and len(value) == size
-            else value
-            for name, value in copies[0].items()
-        }
-        if self._differentiates:
-            for name in call.differentiated:
-                joined[name] = joined[name].detach().requires_grad_()
+        size, count = structures.count, len(next(iter(turned.values())))
+        joined: dict[str, Any] = {}
+        for name, value in call.inputs.items():
+            if not (isinstance(value, torch.Tensor) and value.ndim and len(value) == size):
+                joined[name] = cloned(value)
+            elif name in turned:
+                joined[name] = turned[name].detach().flatten(0, 1).clone()
+            else:
+                joined[name] = value.repeat(count, *(1,) * (value.ndim - 1))
         outputs = self._one(call, joined)
-        parts = {name: value.reshape(len(copies), size, *value.shape[1:]) for name, value in outputs.items()}
-        return [{name: value[k] for name, value in parts.items()} for k in range(len(copies))]
+        return {name: value.reshape(count, size, *value.shape[1:]) for name, value in outputs.items()}
 
-    def _stacking_is_right(self, call: Call, structures: Structures, copies: list[dict[str, Any]]) -> bool:
+    def _stacking_is_right(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> bool:
         """Whether two copies give together what they give one by one; waits for the device, once."""
-        alone = [self._one(call, {name: cloned(v) for name, v in copy.items()}) for copy in copies]
+        alone = self._each(call, turned, 2)
         try:
-            joined = self._dense(call, structures, copies)
+            joined = self._dense(call, structures, turned)
         except (RuntimeError, ValueError, IndexError, TypeError):
             return False  # an answer that does not follow the first axis, or a model of fixed batch size
-        return all(
-            a[name].shape == b[name].shape and _close(a[name], b[name])
-            for a, b in zip(alone, joined, strict=True)
-            for name in a
-        )
+        return all(alone[name].shape == joined[name].shape and _close(alone[name], joined[name]) for name in alone)
 
-    def _chunk(self, structures: Structures) -> int:
-        """Copies to try in one pass: as many as can be stacked."""
-        stackable = structures.layout == "leading" and self._stacks is not False
-        return self.chunk if stackable or type(self.adapter) is not CallAdapter else 1
+    def copies_at_once(self, structures: Structures, inputs: Mapping[str, Any]) -> int:
+        """Copies to try in one pass: as many as can be stacked; on a CPU no more than its cache is good for."""
+        if type(self.adapter) is CallAdapter and (structures.layout != "leading" or self._stacks is False):
+            return 1
+        assert self.schema is not None
+        given = [v for n, rep in self.schema.inputs.items() if rep.event_shape and (v := inputs.get(n)) is not None]
+        on_cpu = given[0].device.type == "cpu"
+        return max(1, min(self.chunk, CPU_NUMBERS // max(1, given[0].numel()))) if on_cpu else self.chunk
+
+
+def _copy(call: Call, turned: Mapping[str, Tensor], k: int) -> dict[str, Any]:
+    """Fresh inputs of the k-th copy."""
+    return {name: cloned(turned[name][k] if name in turned else value) for name, value in call.inputs.items()}
 
 
 def _tensor_names(inputs: Mapping[str, Any]) -> set[str]:

@@ -261,7 +261,8 @@ class Player:
         missing = [key for key in self._operator if key not in known]
         structures = self.live.structures(call.inputs)
         # In train mode one by one, each with the same dropout mask and its own batch statistics.
-        together = 1 if attached or self.live.network.training else self.live.chunk
+        alone = attached or self.live.network.training
+        together = 1 if alone else self.live.copies_at_once(structures, call.inputs)
 
         def evaluate(a: int, b: int) -> dict[str, Tensor]:
             start.restore()

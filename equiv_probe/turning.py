@@ -139,30 +139,35 @@ class Structures:
             )
         return per_structure[: len(value)]
 
-    def _apply(self, rep: Representation, value: Tensor, rotations: Tensor, *, back: bool) -> Tensor:
-        if isinstance(rep, Fixed) or rep == CartesianTensor(0) or not value.is_floating_point():
-            return value
-        shared = rotations.ndim == 2
-        own = rotations if shared else rotations[0] if self.layout == "one" else self.spread(rotations, value)
+    def _apply(self, rep: Representation, values: Tensor, rotations: Tensor, *, back: bool) -> Tensor:
+        """Turn copies ``(C, *S)`` of one tensor."""
+        if isinstance(rep, Fixed) or rep == CartesianTensor(0) or not values.is_floating_point():
+            return values
+        if rotations.ndim == 3:
+            own = rotations
+        elif self.layout == "one":
+            own = rotations[:, 0]
+        else:
+            own = self.spread(rotations.transpose(0, 1), values[0]).transpose(0, 1)
         center = None
         if rep.is_affine and self.center is not None:
             center = self.center
             if center.ndim == 2 and self.layout != "one":
-                center = self.spread(center, value)
-                center = center.reshape(len(center), *(1,) * (value.ndim - 2), 3)
-            center = center.to(value)
-        return rep.turn_back(value, own, center) if back else rep.turn(value, own, center)
+                center = self.spread(center, values[0])
+                center = center.reshape(len(center), *(1,) * (values.ndim - 3), 3)
+            center = center.to(values)
+        return rep.turn_back(values, own, center) if back else rep.turn(values, own, center)
 
     def turn(self, inputs: Mapping[str, Any], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
-        """The inputs that turn, turned; differentiable.
+        """Copies of the inputs that turn, turned, ``(C, *S)`` by name; differentiable.
 
         Args:
-            inputs: of one call, by name.
+            inputs: of one call, ``(*S)`` by name.
             schema: representations.
-            rotations: ``(U, 3, 3)``, or one ``(3, 3)`` for all.
+            rotations: of each copy, ``(C, U, 3, 3)``, or ``(C, 3, 3)`` for all structures alike.
         """
         return {
-            name: self._apply(rep, inputs[name], rotations, back=False)
+            name: self._apply(rep, inputs[name].expand(len(rotations), *inputs[name].shape), rotations, back=False)
             for name, rep in schema.inputs.items()
             if not isinstance(rep, Fixed)
             and isinstance(inputs.get(name), torch.Tensor)
@@ -170,7 +175,7 @@ class Structures:
         }
 
     def turn_back(self, outputs: Mapping[str, Tensor], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
-        """Outputs pulled back, by name; arguments as for :meth:`turn`."""
+        """Outputs ``(C, *S)`` of each copy pulled back, by name; rotations as for :meth:`turn`."""
         return {name: self._apply(schema.outputs[name], v, rotations, back=True) for name, v in outputs.items()}
 
 
