@@ -83,6 +83,9 @@ class ModuleState:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         unique = {id(m): m for root in modules for m in root.modules() if not hasattr(m, "_orig_mod")}
+        scripted = [m for m in unique.values() if isinstance(m, torch.jit.ScriptModule)]
+        self._flags = [(m, m.training) for m in scripted]  # all that can be put back of a scripted module
+        unique = {key: m for key, m in unique.items() if not isinstance(m, torch.jit.ScriptModule)}
         self._saved = [(m, dict(vars(m)), dict(m._buffers), dict(m._parameters)) for m in unique.values()]
         clones: dict[int, Tensor] = {}
         for module, _, buffers, _ in self._saved:
@@ -92,6 +95,8 @@ class ModuleState:
 
     def restore(self) -> None:
         """Put everything back, the very same objects."""
+        for script, flag in self._flags:
+            script.training = flag
         for module, attributes, buffers, parameters in self._saved:
             here = vars(module)
             for name in [name for name in here if name not in attributes]:

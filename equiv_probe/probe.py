@@ -123,6 +123,12 @@ class Probe:
 
     def attach(self) -> Probe:
         """Register the hooks; ``with probe:`` does it too."""
+        if isinstance(self.model, torch.jit.ScriptModule):
+            raise EquivProbeError(
+                "a scripted module, on which torch allows no hooks",
+                "a module written in Python",
+                "wrap it, and use the wrapper: torch.nn.Sequential(model)",
+            )
         if not self._handles:
             before, after = Hook(self._before), Hook(self._after)
             self._handles = [
