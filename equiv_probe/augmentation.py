@@ -15,15 +15,14 @@ False
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import Call, read_outputs, write_outputs
+from equiv_probe.capture import Call, cloned, read_outputs, write_outputs
+from equiv_probe.hook import Hook
 from equiv_probe.isolation import capturing_graph, isolated, measuring, needs_gradient, rank
 from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.probe import Hook
 from equiv_probe.rotations import RotationPlan
 from equiv_probe.turning import draw, own_generator
 
@@ -158,17 +157,17 @@ class Augmentation:
             self._live.resolve(call, self._look(call))
 
     def _look(self, call: Call) -> Any:
+        """The model's answer to a call; with gradients only if the model needs them."""
         for needed in (False, True):
-            with torch.set_grad_enabled(needed):
-                given, kwargs = call.fresh({})
-                for value in (*given, *kwargs.values()):
-                    for name, entry in value.items() if isinstance(value, Mapping) else (("", value),):
-                        if needed and isinstance(entry, torch.Tensor) and entry.is_floating_point():
-                            del name
-                            entry.requires_grad_()
-                try:
-                    return self._live.network(*given, **kwargs)
-                except RuntimeError as error:
-                    if needed or not needs_gradient(error):
-                        raise
+            inputs = {name: cloned(value) for name, value in call.inputs.items()}
+            for value in inputs.values():
+                if needed and isinstance(value, torch.Tensor) and value.is_floating_point():
+                    value.requires_grad_()
+            args, kwargs = call.rebuild(inputs)
+            try:
+                with torch.set_grad_enabled(needed):
+                    return self._live.network(*args, **kwargs)
+            except RuntimeError as error:
+                if needed or not needs_gradient(error):
+                    raise
         raise AssertionError  # the second look returns or raises

@@ -131,11 +131,6 @@ class Call:
         with torch.inference_mode(False), torch.no_grad():
             return cls({name: cloned(value) for name, value in leaves.items()}, rebuild, differentiated, dicts)
 
-    def fresh(self, turned: Mapping[str, Tensor]) -> Arguments:
-        """Arguments of their own for another call, with some inputs replaced."""
-        inputs = {name: turned[name] if name in turned else cloned(value) for name, value in self.inputs.items()}
-        return self.rebuild(inputs)
-
 
 def cloned(value: Any) -> Any:
     """A detached clone of a tensor; anything else as it is."""

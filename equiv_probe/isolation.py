@@ -170,7 +170,7 @@ def versions(modules: Iterable[nn.Module]) -> list[int]:
 
 def capturing_graph() -> bool:
     """Whether a CUDA graph is being captured, into which nothing must be added."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    return cuda_in_use() and torch.cuda.is_current_stream_capturing()
 
 
 def rank() -> int:

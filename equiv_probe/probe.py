@@ -27,12 +27,14 @@ import torch
 
 from equiv_probe.capture import Call
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.hook import Hook
 from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, rank, versions
 from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.replay import Recorded, Replay, replay_step, require_untrained
+from equiv_probe.replay import Replay, replay_step, require_untrained
 from equiv_probe.rotations import RotationPlan
 from equiv_probe.running import Running, estimates
 from equiv_probe.schedule import Schedule
+from equiv_probe.substitution import Recorded
 from equiv_probe.turning import draw, own_generator
 
 if TYPE_CHECKING:
@@ -344,17 +346,3 @@ class Probe:
         lines = [f"equiv_probe on {type(self.live.network).__name__}"]
         lines += [f"  {name:<40} {value:.6g}" for name, value in self.compute(window=False).items()]
         return "\n".join([*lines, *(f"  failed: {failure}" for failure in self.failures)])
-
-
-class Hook:
-    """A hook that stays out of copies and pickles of the model it is on, and out of compiled graphs."""
-
-    def __init__(self, run: Callable[..., Any] | None) -> None:
-        self._run = torch.compiler.disable(run) if run is not None else None  # type: ignore[no-untyped-call]
-
-    def __call__(self, *args: Any) -> Any:
-        """Run it; a copy does nothing."""
-        return None if self._run is None else self._run(*args)
-
-    def __reduce__(self) -> tuple[type[Hook], tuple[None]]:
-        return type(self), (None,)
