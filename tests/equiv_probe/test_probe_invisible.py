@@ -296,6 +296,27 @@ def test_a_compiled_model() -> None:
     assert probe.running["train", "forces"].everything.count == 24
 
 
+@pytest.mark.parametrize("how", ["inside a compiled module", "compiled in place"])
+def test_a_probed_module_within_compiled_code_reads_as_the_plain_one(how: str) -> None:
+    x, found = torch.randn(8, 4, 3, generator=torch.Generator().manual_seed(1)), []
+    for compiling in (False, True):
+        torch.manual_seed(0)
+        torch.compiler.reset()
+        model = Noisy().eval()
+        outer: Any = nn.Sequential(model) if how.startswith("inside") else model
+        if compiling and how.startswith("inside"):
+            outer = torch.compile(outer, backend="eager")
+        elif compiling:
+            model.compile(backend="eager")
+        with ep.Probe(model, FORCES, ep.RotationPlan("klein", 2), full=1, budget=None) as probe:
+            for _ in range(3):
+                outer(x)
+            replay = probe.replay(lambda m=outer: m(x)["forces"].square().mean())
+        found.append((probe.compute()["equiv/val/forces/L_equiv"], replay.equiv, replay.total))
+    assert torch.allclose(torch.tensor(found[0]), torch.tensor(found[1]), rtol=1e-5)
+    assert found[0][0] > 0
+
+
 def test_a_data_parallel_wrapper_of_one_process() -> None:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ["MASTER_PORT"] = str(random.randrange(20000, 60000))
