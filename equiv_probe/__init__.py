@@ -11,9 +11,12 @@
 51 % of the loss is broken symmetry
 """
 
+from equiv_probe.augmentation import Augmentation, augment
 from equiv_probe.decomposition import Decomposition, decompose
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit import Orbit
+from equiv_probe.probe import Probe
+from equiv_probe.replay import Replay
 from equiv_probe.representations import (
     axial,
     fixed,
@@ -30,14 +33,20 @@ from equiv_probe.rotations import RotationPlan
 from equiv_probe.schema import Schema
 from equiv_probe.spectrum import Spectrum, infinitesimal, spectrum
 from equiv_probe.twirl import twirl
+from equiv_probe.twirled import Twirled
 
 __all__ = [
+    "Augmentation",
     "Decomposition",
     "EquivProbeError",
     "Orbit",
+    "Probe",
+    "Replay",
     "RotationPlan",
     "Schema",
     "Spectrum",
+    "Twirled",
+    "augment",
     "axial",
     "decompose",
     "fixed",

@@ -95,11 +95,14 @@ class Reduction:
             structure is recognised by its length).
         weights: of the elements, broadcastable to the loss elements; None is one.
         mask: true where an element counts, broadcastable likewise.
+        count: how many structures an index speaks of, or more, for those who know and must not wait for the device;
+            structures that are not there get weight zero.
     """
 
     structures: str | Tensor | None = None
     weights: Tensor | None = None
     mask: Tensor | None = None
+    count: int | None = None
 
     def index(self, length: int, device: torch.device) -> tuple[Tensor, int]:
         """Structure of every entry of the first axis ``(length,)``, and how many structures there are."""
@@ -110,10 +113,10 @@ class Reduction:
                 raise EquivProbeError(f"structures={self.structures!r}", 'None, "leading" or an index tensor')
             return torch.arange(length, device=device), length
         index = self.structures.to(device)
-        count = int(index.max()) + 1
+        count = int(index.max()) + 1 if self.count is None else self.count
         if len(index) == length:
             return index, count
-        if length == count:
+        if length == count or (self.count is not None and length < count):
             return torch.arange(length, device=device), count
         raise EquivProbeError(
             f"an output with {length} entries, and structures of {len(index)} entries in {count} structures",

@@ -135,10 +135,12 @@ class Moments:
         self.identity = dict(identity)
         self._n = len(weights)
         groups = min(replicates, MAX_GROUPS)
-        # Group of each replicate: consecutive, sizes that differ by at most one.
-        self._group = torch.arange(replicates) * groups // replicates
-        self._sizes = torch.bincount(self._group, minlength=groups).double()
-        self._weights = weights
+        # Group of each replicate: consecutive, sizes that differ by at most one. Where the predictions are, so that
+        # adding to them waits for no copy.
+        place = next((value.device for value in self.identity.values()), weights.device)
+        group = torch.arange(replicates) * groups // replicates
+        sizes = torch.bincount(group, minlength=groups).to(weights.dtype)
+        self._group, self._sizes, self.weights = (t.to(place, non_blocking=True) for t in (group, sizes, weights))
         self._seen = 0
         self._first = {name: _zeros(value, groups) for name, value in self.identity.items()}
         self._second = {name: _zeros(value, groups) for name, value in self.identity.items()}
@@ -146,10 +148,10 @@ class Moments:
     def add(self, chunk: Mapping[str, Tensor]) -> None:
         """Take in the next pulled-back predictions, ``(C, *S)`` each, in the plan's order."""
         count = len(next(iter(chunk.values())))
-        index = torch.arange(self._seen, self._seen + count)
+        index = torch.arange(self._seen, self._seen + count, device=self._group.device)
         self._seen += count
         group = self._group[index // self._n]
-        weight = self._weights[index % self._n] / self._sizes[group]
+        weight = self.weights[index % self._n] / self._sizes[group]
         for name, values in chunk.items():
             delta = values - self.identity[name]
             scale = weight.to(delta).reshape(-1, *(1,) * (delta.ndim - 1))

@@ -289,7 +289,7 @@ class RotationPlan:
         if not self.is_random:
             return elements[None]
         turns = haar(self.R, generator if generator is not None else self.generator())
-        return torch.einsum("rij,njk->rnik", turns, elements.to(turns.device))
+        return torch.einsum("rij,njk->rnik", turns, elements.to(turns.device, non_blocking=True))
 
     def __str__(self) -> str:
         kind = " (with improper rotations)" if self.improper else ""

@@ -254,7 +254,8 @@ def test_data_depend_on_the_seed_alone(make_data: ModuleType) -> None:
     first, again, other = (make_data.labelled(glycine, 2, 2, seed) for seed in (0, 0, 1))
     for a, b, c in zip(first, again, other, strict=True):
         np.testing.assert_array_equal(a.positions, b.positions)
-        np.testing.assert_array_equal(a.get_forces(), b.get_forces())
+        # tblite adds over threads in whatever order they finish: the last digit of a label may differ.
+        np.testing.assert_allclose(a.get_forces(), b.get_forces(), rtol=0, atol=1e-9)
         assert rms(a.positions - c.positions) > 0.1
 
 

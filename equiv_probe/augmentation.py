@@ -1,0 +1,173 @@
+"""Random-rotation augmentation as hooks: inputs are turned, outputs turned back, and the user's code sees neither.
+
+For a loss that does not depend on the frame, ``ℓ(ρ(g)⁻¹ f(ρ(g) x), y) = ℓ(f(ρ(g) x), ρ(g) y)``: training on the
+model's answers turned back, with untouched labels, *is* training on turned data with turned labels.
+
+>>> import torch, equiv_probe as ep
+>>> model = torch.nn.Linear(3, 3)
+>>> schema = ep.Schema(inputs={"input": ep.point}, outputs={"0": ep.vector})
+>>> handle = ep.augment(model, schema)
+>>> positions = torch.randn(8, 5, 3)
+>>> bool((model(positions) == model(positions)).all())  # turned anew at every call
+False
+>>> handle.remove()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.capture import Call, cloned, read_outputs, write_outputs
+from equiv_probe.hook import Hook
+from equiv_probe.isolation import capturing_graph, isolated, measuring, needs_gradient, rank
+from equiv_probe.live_orbit import LiveOrbit
+from equiv_probe.rotations import RotationPlan
+from equiv_probe.turning import draw, own_generator
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from equiv_probe.capture import Adapter
+    from equiv_probe.schema import Schema
+    from equiv_probe.turning import Structures
+
+
+def augment(
+    model: nn.Module,
+    schema: Schema | None = None,
+    *,
+    center: str | Tensor = "centroid",
+    seed: int = 0,
+    improper: bool = False,
+    adapter: Adapter | None = None,
+) -> Augmentation:
+    """Turn every structure by a fresh Haar rotation on its way into the model, and the answer back, in train mode.
+
+    Works with forces that are differentiated inside the model or outside of it. Do not use it on a module that is
+    recomputed under activation checkpointing: each recomputation would be turned anew.
+
+    Args:
+        model: any module; hooks of the same kind as the probe's.
+        schema: representations; None infers them at the first training call, with one more forward pass.
+        center: of rotation, as for :func:`equiv_probe.twirl`.
+        seed: of the augmentation's own generator; ranks of a distributed run draw their own rotations.
+        improper: turn by rotations and, half of the time, improper ones.
+        adapter: for batches that are not made of tensors, tuples and dicts.
+
+    Returns:
+        A handle with ``remove()``, which is also a context manager.
+    """
+    return Augmentation(model, schema, center, seed, improper=improper, adapter=adapter)
+
+
+class Augmentation:
+    """The handle of :func:`augment`; arguments as there."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schema: Schema | None,
+        center: str | Tensor,
+        seed: int,
+        *,
+        improper: bool,
+        adapter: Adapter | None,
+    ) -> None:
+        self.model, self.seed, self.improper = model, seed, improper
+        self.rotations: Tensor | None = None
+        """The rotations of the latest training call, ``(U, 3, 3)``."""
+        self._live = LiveOrbit(model, schema, center, adapter=adapter)
+        self._generator: torch.Generator | None = None
+        self._turned: tuple[Structures, Tensor, list[tuple[dict[str, Any], dict[str, Any]]]] | None = None
+        self._handles: list[Any] = [
+            model.register_forward_pre_hook(Hook(self._before), with_kwargs=True),
+            model.register_forward_hook(Hook(self._after), with_kwargs=True, prepend=True),
+        ]
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def __enter__(self) -> Augmentation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if module is not self.model or measuring() or capturing_graph():
+            return None
+        self._turned = None
+        if not self._live.network.training:
+            return None
+        inputs, rebuild = self._live.adapter.split(args, kwargs)
+        if not self._live.knows(inputs):
+            self._resolve(args, kwargs)
+        schema = self._live.schema
+        assert schema is not None
+        structures = self._live.structures(inputs)
+        device = next(v.device for v in inputs.values() if isinstance(v, torch.Tensor))
+        if self._generator is None or self._generator.device.type != device.type:
+            self._generator = own_generator(self.seed, rank(), device)
+        with torch.no_grad():
+            g = draw(RotationPlan("haar", 1), self._generator, structures.count)[0, 0]
+            if self.improper:
+                coin = torch.rand(len(g), 1, 1, generator=self._generator, device=g.device, dtype=g.dtype)
+                g = torch.where(coin < 0.5, -g, g)
+        self.rotations = g
+        given = {**inputs, **{n: v[0] for n, v in structures.turn(inputs, schema, g[None]).items()}}
+        made = rebuild(given)
+        # Dicts are copies: the caller's keeps its own positions, and is shown what the model writes.
+        own = [v for v in (*args, *kwargs.values()) if isinstance(v, dict)]
+        new = [v for v in (*made[0], *made[1].values()) if isinstance(v, dict)]
+        self._turned = structures, g, list(zip(own, new, strict=False))
+        return made
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> Any:
+        del args, kwargs
+        if self._turned is None or module is not self.model or measuring():
+            return None
+        turned, self._turned = self._turned, None
+        structures, g, dicts = turned
+        schema = self._live.schema
+        assert schema is not None
+        answer = {name: value[None] for name, value in read_outputs(raw, schema).items()}
+        back = {name: value[0] for name, value in structures.turn_back(answer, schema, g[None]).items()}
+        for own, new in dicts:
+            kept = {name: own[name] for name in schema.inputs if name in own}
+            written = {name: value for name, value in new.items() if name not in own or own[name] is not value}
+            own.update({**written, **kept, **{name: v for name, v in back.items() if name in new}})
+            if raw is new:
+                return own
+        return write_outputs(raw, back, list(schema.outputs))
+
+    def _resolve(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find the schema, with one look at what the model answers if need be."""
+        schema = self._live.schema
+        if schema is not None and schema.inputs and schema.outputs:
+            self._live.resolve(Call.of(self._live.adapter, args, kwargs), None)
+            return
+        with isolated(self._live.network), torch.inference_mode(False):
+            self._live.network.eval()
+            call = Call.of(self._live.adapter, args, kwargs)
+            self._live.resolve(call, self._look(call))
+
+    def _look(self, call: Call) -> Any:
+        """The model's answer to a call; with gradients only if the model needs them."""
+        for needed in (False, True):
+            inputs = {name: cloned(value) for name, value in call.inputs.items()}
+            for value in inputs.values():
+                if needed and isinstance(value, torch.Tensor) and value.is_floating_point():
+                    value.requires_grad_()
+            args, kwargs = call.rebuild(inputs)
+            try:
+                with torch.set_grad_enabled(needed):
+                    return self._live.network(*args, **kwargs)
+            except RuntimeError as error:
+                if needed or not needs_gradient(error):
+                    raise
+        raise AssertionError  # the second look returns or raises

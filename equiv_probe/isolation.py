@@ -1,0 +1,191 @@
+"""Measuring on a live model without a trace: random state, flags, buffers, gradients, autocast and compilation.
+
+Nothing here copies a tensor to or from a device or waits for one.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from torch import Tensor
+
+_STATE = threading.local()
+
+
+def measuring() -> bool:
+    """Whether this thread is inside a measurement: the project's own hooks do nothing then."""
+    return bool(getattr(_STATE, "depth", 0))
+
+
+def network(module: nn.Module) -> nn.Module:
+    """The user's own module inside ``torch.compile`` and (distributed) data-parallel wrappers.
+
+    The orbit is evaluated on it, so that no collective is entered and nothing is compiled anew.
+    """
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = module.module
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def cuda_in_use() -> bool:
+    """Whether this process has a CUDA context; asking does not make one."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class RandomState:
+    """The global random states of Python, NumPy, torch on the CPU and torch on every CUDA device in use."""
+
+    python: object
+    numpy: Any
+    cpu: Tensor
+    cuda: tuple[Tensor, ...]
+
+    @classmethod
+    def now(cls) -> RandomState:
+        """The present states; a CUDA context is not created for it."""
+        cuda = torch.cuda.get_rng_state_all() if cuda_in_use() else []
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), tuple(cuda))  # noqa: NPY002
+
+    def restore(self) -> None:
+        """Put them back."""
+        random.setstate(self.python)  # type: ignore[arg-type]
+        np.random.set_state(self.numpy)  # noqa: NPY002
+        torch.set_rng_state(self.cpu)
+        for device, state in enumerate(self.cuda):
+            torch.cuda.set_rng_state(state, device)
+
+
+class ModuleState:
+    """Attributes, buffers and parameters by name of some modules, and how to put them back.
+
+    While it is away, buffers are clones: the originals, which the user's graph may have saved for its backward pass,
+    are not written to.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        unique = {id(m): m for root in modules for m in root.modules() if not hasattr(m, "_orig_mod")}
+        scripted = [m for m in unique.values() if isinstance(m, torch.jit.ScriptModule)]
+        self._flags = [(m, m.training) for m in scripted]  # all that can be put back of a scripted module
+        unique = {key: m for key, m in unique.items() if not isinstance(m, torch.jit.ScriptModule)}
+        self._saved = [(m, dict(vars(m)), dict(m._buffers), dict(m._parameters)) for m in unique.values()]
+        clones: dict[int, Tensor] = {}
+        for module, _, buffers, _ in self._saved:
+            for name, buffer in buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = clones.setdefault(id(buffer), buffer.detach().clone())
+
+    def restore(self) -> None:
+        """Put everything back, the very same objects."""
+        for script, flag in self._flags:
+            script.training = flag
+        for module, attributes, buffers, parameters in self._saved:
+            here = vars(module)
+            for name in [name for name in here if name not in attributes]:
+                del here[name]
+            here.update(attributes)
+            for kept, saved in ((module._buffers, buffers), (module._parameters, parameters)):
+                kept.clear()
+                kept.update(saved)  # type: ignore[arg-type]
+
+
+@contextmanager
+def isolated(*modules: nn.Module, gradients: bool = False) -> Iterator[None]:
+    """Run something on the modules, and leave random state, flags, attributes and buffers as they were.
+
+    Args:
+        modules: to protect, with all that is inside them.
+        gradients: take the parameters' ``.grad`` away too, and give it back.
+    """
+    before = RandomState.now()
+    state = ModuleState(modules)
+    parameters = [p for module in modules for p in module.parameters()] if gradients else []
+    grads = [(p, p.grad) for p in parameters]
+    for p in parameters:
+        p.grad = None
+    _STATE.depth = getattr(_STATE, "depth", 0) + 1
+    try:
+        with ExitStack() as stack:
+            for context in (*_uncached_autocast(modules), *_eager()):
+                stack.enter_context(context)
+            yield
+    finally:
+        _STATE.depth -= 1
+        state.restore()
+        for p, grad in grads:
+            p.grad = grad
+        before.restore()
+
+
+def _uncached_autocast(modules: Iterable[nn.Module]) -> Iterator[Any]:
+    """Autocast as it is, without its cache: a weight that was cast without a graph must not reach the user's step."""
+    kinds = {"cpu", *(p.device.type for module in modules for p in module.parameters())}
+    for kind in sorted(kinds):
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            yield torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
+
+
+def _eager() -> Iterator[Any]:
+    """Whatever is compiled runs eagerly: new shapes and grad modes would use up the user's recompilations."""
+    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+        yield torch.compiler.set_stance("force_eager")
+
+
+@contextmanager
+def patched_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let ``module(...)`` run ``forward`` in the place of its own; its hooks still run."""
+    own = vars(module).get("forward") if not hasattr(module, "_orig_mod") else module.forward
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            vars(module).pop("forward", None)
+        else:
+            module.forward = own
+
+
+def versions(modules: Iterable[nn.Module]) -> list[int]:
+    """How often each parameter has been written to, to notice a step that trains."""
+    return [p._version for module in modules for p in module.parameters() if not p.is_inference()]
+
+
+def capturing_graph() -> bool:
+    """Whether a CUDA graph is being captured, into which nothing must be added."""
+    return cuda_in_use() and torch.cuda.is_current_stream_capturing()
+
+
+def rank() -> int:
+    """This process's number among those that train together, so that each draws its own rotations."""
+    distributed = torch.distributed
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def needs_gradient(error: BaseException) -> bool:
+    """Whether an exception says that the model differentiates something inside: autograd forces."""
+    text = str(error)
+    signs = ("does not require grad", "does not have a grad_fn", "appears to not have been used in the graph")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+
+
+def missing_output(error: BaseException) -> bool:
+    """Whether an exception says that an output was left out, as some models do with forces under ``no_grad``."""
+    return isinstance(error, EquivProbeError) and error.expected.startswith("the schema's outputs")

@@ -1,0 +1,247 @@
+"""The orbit of one captured call of a live module: turned copies through the network, in as few passes as will do."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.capture import CallAdapter, cloned, read_outputs, wide
+from equiv_probe.chunking import in_chunks
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.isolation import missing_output, needs_gradient, network
+from equiv_probe.losses import LOSSES, Reduction
+from equiv_probe.measurement import Objective, measure
+from equiv_probe.orbit import Moments, Orbit
+from equiv_probe.schema import Schema
+from equiv_probe.turning import Structures, resolve_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from equiv_probe.capture import Adapter, Call
+    from equiv_probe.measurement import Measurement
+    from equiv_probe.rotations import RotationPlan
+
+
+CPU_NUMBERS = 3 * 2048
+"""Coordinates in one pass on a CPU: more atoms at a time make a transformer slower again."""
+
+
+class LiveOrbit:
+    """How to evaluate a module at turned copies of its calls.
+
+    Args:
+        module: the module whose calls were captured, wrapped or not.
+        schema: representations; None infers them from the first call.
+        center: of rotation, as for :func:`equiv_probe.twirl`.
+        adapter: of a framework's batches.
+        stack: whether a dense batch ``(B, N, 3)`` may become one of ``C·B`` structures. None finds out: two copies
+            are evaluated together and one by one, once, and must agree.
+        chunk: copies in one pass, at most; halved when memory runs out.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        schema: Schema | None = None,
+        center: str | Tensor = "centroid",
+        *,
+        adapter: Adapter | None = None,
+        stack: bool | None = None,
+        chunk: int = 64,
+    ) -> None:
+        self.network = network(module)
+        self.adapter: Adapter = adapter or CallAdapter(module)
+        self.schema, self.center, self.chunk = schema, center, chunk
+        self._declared = schema
+        self._seen: set[str] = set()
+        self._stacks = stack
+        self._differentiates = False
+
+    def resolve(self, call: Call, raw: Any) -> Schema:
+        """The schema, inferred from a call and its answer where it is not declared; announced once.
+
+        Raises:
+            EquivProbeError: it does not fit, or is ambiguous.
+        """
+        if self.schema is None or not self.knows(call.inputs):
+            schema, declared = self.schema, self._declared
+            if schema is None or declared is None or not (declared.inputs and declared.outputs):
+                # Also for an input that earlier calls did not have: self-conditioning begins with nothing.
+                schema = Schema.infer(call.inputs, raw, schema)
+                schema.announce()
+            elif not self._seen:
+                optional: frozenset[str] = getattr(self.adapter, "optional", frozenset())
+                missing = sorted(set(schema.inputs) - set(call.inputs) - optional)
+                if missing:
+                    found = f"inputs {sorted(call.inputs)}"
+                    raise EquivProbeError(found, f"the schema's inputs {missing}", "ep.Schema(inputs={...})")
+            self.schema = resolve_batch(schema, call.inputs)
+            self._seen |= _tensor_names(call.inputs)
+        return self.schema
+
+    def knows(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether a call with such inputs was resolved before."""
+        return bool(self._seen) and _tensor_names(inputs) <= self._seen
+
+    def structures(self, inputs: Mapping[str, Any]) -> Structures:
+        """Which rotation belongs to what, for the inputs of one call."""
+        assert self.schema is not None
+        return Structures.of(inputs, self.schema, self.center)
+
+    def measure(self, call: Call, raw: Any, plan: RotationPlan, rotations: Tensor) -> dict[str, Measurement]:
+        """The label-free squared-error ``L_equiv`` of every structure and output; nothing waits for the device.
+
+        Args:
+            call: the captured call.
+            raw: the user's own answer, which only serves as the point that moments are taken about.
+            plan: the plan that drew the rotations.
+            rotations: ``(R, n, U, 3, 3)``.
+        """
+        schema, structures = self.resolve(call, raw), self.structures(call.inputs)
+        about = {name: wide(value.detach()) for name, value in read_outputs(raw, schema).items()}
+        flat = rotations.flatten(0, 1)
+        moments = Moments(about, plan.weights, len(rotations))
+        for values in in_chunks(
+            lambda a, b: self.pulled_back(call, structures, flat[a:b]),
+            len(flat),
+            self.copies_at_once(structures, call.inputs),
+        ):
+            moments.add({name: wide(value) for name, value in values.items()})
+        orbit = Orbit(schema, plan, flat, moments.weights, *moments.result(), values=None)
+        return {
+            name: measure(orbit, Objective((name,), LOSSES["mse"], {name: v}, _reduction(structures, v), False))
+            for name, v in about.items()
+        }
+
+    def pulled_back(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
+        """``h_g`` in the model's precision, detached, ``(C, *S)`` by output, for rotations ``(C, [U,] 3, 3)``."""
+        try:
+            return self._evaluate(call, structures, rotations)
+        except Exception as error:
+            if self._differentiates or not (needs_gradient(error) or missing_output(error)):
+                raise
+        self._differentiates = True
+        return self._evaluate(call, structures, rotations)
+
+    def attached(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
+        """``h_g`` one by one, hanging on the call's own inputs, so that it can be differentiated by them."""
+        schema = self.schema
+        assert schema is not None
+        back = []
+        for g in rotations:
+            turned = structures.turn(call.inputs, schema, g[None])
+            args, kwargs = call.rebuild({**call.inputs, **{name: value[0] for name, value in turned.items()}})
+            outputs = read_outputs(self.network(*args, **kwargs), schema)
+            back.append(structures.turn_back({n: v[None] for n, v in outputs.items()}, schema, g[None]))
+        return {name: torch.cat([one[name] for one in back]) for name in schema.outputs}
+
+    def _evaluate(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
+        schema = self.schema
+        assert schema is not None
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.set_grad_enabled(self._differentiates))
+            turned = structures.turn(call.inputs, schema, rotations)
+            together = self._together(call, structures, turned) if len(rotations) > 1 else None
+            outputs = self._each(call, turned, len(rotations)) if together is None else together
+            return structures.turn_back(outputs, schema, rotations)
+
+    def _one(self, call: Call, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """Raw outputs of one pass, detached."""
+        assert self.schema is not None
+        if self._differentiates:
+            for name in call.differentiated:
+                inputs[name].requires_grad_()
+        args, kwargs = call.rebuild(inputs)
+        return {name: v.detach() for name, v in read_outputs(self.network(*args, **kwargs), self.schema).items()}
+
+    def _each(self, call: Call, turned: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+        """Raw outputs of copies, one pass each, ``(C, *S)``."""
+        each = [self._one(call, _copy(call, turned, k)) for k in range(count)]
+        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+    def _together(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Raw outputs of several copies from one pass, ``(C, *S)``; None where copies cannot be stacked."""
+        count = len(next(iter(turned.values())))
+        by_adapter = self.adapter.stack([_copy(call, turned, k) for k in range(count)])
+        if by_adapter is not None:
+            stacked, part = by_adapter
+            parts = part(self._one(call, stacked))
+            return {name: torch.stack([one[name] for one in parts]) for name in parts[0]}
+        if self._stacks is False or structures.layout != "leading":
+            return None
+        if self._stacks is None:
+            self._stacks = self._stacking_is_right(call, structures, {name: v[:2] for name, v in turned.items()})
+        return self._dense(call, structures, turned) if self._stacks else None
+
+    def _dense(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One pass over copies of a dense batch, joined along its first axis."""
+        size, count = structures.count, len(next(iter(turned.values())))
+        joined: dict[str, Any] = {}
+        for name, value in call.inputs.items():
+            if not (isinstance(value, torch.Tensor) and value.ndim and len(value) == size):
+                joined[name] = cloned(value)
+            elif name in turned:
+                joined[name] = turned[name].detach().flatten(0, 1).clone()
+            else:
+                joined[name] = value.repeat(count, *(1,) * (value.ndim - 1))
+        outputs = self._one(call, joined)
+        return {name: value.reshape(count, size, *value.shape[1:]) for name, value in outputs.items()}
+
+    def _stacking_is_right(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> bool:
+        """Whether two copies give together what they give one by one; waits for the device, once."""
+        alone = self._each(call, turned, 2)
+        try:
+            joined = self._dense(call, structures, turned)
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            return False  # an answer that does not follow the first axis, or a model of fixed batch size
+        return all(alone[name].shape == joined[name].shape and _close(alone[name], joined[name]) for name in alone)
+
+    def copies_at_once(self, structures: Structures, inputs: Mapping[str, Any]) -> int:
+        """Copies to try in one pass: as many as can be stacked; on a CPU no more than its cache is good for."""
+        if type(self.adapter) is CallAdapter and (structures.layout != "leading" or self._stacks is False):
+            return 1
+        assert self.schema is not None
+        given = [v for n, rep in self.schema.inputs.items() if rep.event_shape and (v := inputs.get(n)) is not None]
+        on_cpu = given[0].device.type == "cpu"
+        return max(1, min(self.chunk, CPU_NUMBERS // max(1, given[0].numel()))) if on_cpu else self.chunk
+
+
+def _copy(call: Call, turned: Mapping[str, Tensor], k: int) -> dict[str, Any]:
+    """Fresh inputs of the k-th copy."""
+    return {name: cloned(turned[name][k] if name in turned else value) for name, value in call.inputs.items()}
+
+
+def _tensor_names(inputs: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal up to rounding in their precision, on the scale of the whole tensor."""
+    if not a.is_floating_point():
+        return bool(torch.equal(a, b))
+    scale = float(a.abs().max()) if a.numel() else 0.0
+    gap = float((a - b).abs().max()) if a.numel() else 0.0
+    return math.isfinite(gap) and gap <= 100 * torch.finfo(a.dtype).eps * max(scale, torch.finfo(a.dtype).tiny)
+
+
+def _reduction(structures: Structures, value: Tensor) -> Reduction:
+    """How the elements of one output belong to structures."""
+    if structures.layout == "one" or value.ndim == 0:
+        return Reduction()
+    if structures.layout == "index":
+        owner = structures.owner(value)
+        if owner is None:
+            assert structures.index is not None
+            owner = structures.index
+        return Reduction(owner, count=structures.count)
+    mask = structures.mask
+    if mask is None or value.shape[:2] != mask.shape:
+        return Reduction("leading")
+    return Reduction("leading", mask=mask.reshape(*mask.shape, *(1,) * (value.ndim - 2)))

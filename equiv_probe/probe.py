@@ -1,0 +1,348 @@
+"""The probe: hooks on a live module that measure now and then, and leave no trace.
+
+>>> import torch, equiv_probe as ep
+>>> _ = torch.manual_seed(0)
+>>> class Model(torch.nn.Module):
+...     def __init__(self):
+...         super().__init__()
+...         self.layer = torch.nn.Linear(3, 3)
+...     def forward(self, pos):
+...         return {"forces": self.layer(pos - pos.mean(-2, keepdim=True))}
+>>> model, x, y = Model(), torch.randn(8, 5, 3), torch.randn(8, 5, 3)
+>>> schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
+>>> with ep.Probe(model, schema, every=1) as probe:
+...     loss = probe.step(lambda: (model(x)["forces"] - y).square().mean())
+>>> sorted(probe.compute())[::2]
+['equiv/train/loss/L_equiv', 'equiv/train/loss/L_mean', 'equiv/train/loss/L_total', 'equiv/train/loss/share']
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from equiv_probe.capture import Call
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.hook import Hook
+from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, rank, versions
+from equiv_probe.live_orbit import LiveOrbit
+from equiv_probe.replay import Replay, replay_step, require_untrained
+from equiv_probe.rotations import RotationPlan
+from equiv_probe.running import Running, estimates
+from equiv_probe.schedule import Schedule
+from equiv_probe.substitution import Recorded
+from equiv_probe.turning import draw, own_generator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from torch import Tensor, nn
+
+    from equiv_probe.capture import Adapter
+    from equiv_probe.schedule import Cadence
+    from equiv_probe.schema import Schema
+
+T = TypeVar("T")
+
+LIGHT = RotationPlan("haar", replicates=2)
+"""Two rotations: the fewest with which ``L_equiv`` can be estimated without bias."""
+
+
+class Probe:
+    """Measures a module's symmetry error while it is being used.
+
+    Every training call that is due costs two more forward passes without gradient (light mode), every evaluation call
+    that is due the whole plan (full mode); both evaluate the model in eval mode. Without labels this gives the
+    squared-error ``L_equiv`` of each output. :meth:`step` and :meth:`replay` decompose any loss of the user's own.
+
+    Args:
+        model: any module: plain, compiled, wrapped for data-parallel training.
+        schema: representations; None infers them at the first call that is due, and prints what it assumed. Inputs are
+            named as in the signature of ``forward``, and by their keys if it is given a dict.
+        plan: of full mode; None is four tetrahedral replicates, 48 rotations.
+        every: training calls, or steps, between two measurements; a rule ``step -> bool``; or None for never.
+        warmup: training calls at the beginning that are left alone.
+        full: evaluation calls, of which one at random is measured; a rule; or None for never.
+        budget: largest share of the elapsed time that full mode may take.
+        light: the plan of light mode.
+        window: measurements in the running estimate.
+        center: of rotation, as for :func:`equiv_probe.twirl`.
+        seed: of the rotations, which come from generators of the probe's own.
+        adapter: for batches that are not made of tensors, tuples and dicts; see :class:`equiv_probe.capture.Adapter`.
+        stack: whether a dense batch may hold several copies; None tries it once and compares.
+        protect: other modules that a replayed step touches; their buffers, flags and gradients are kept too.
+
+    Raises:
+        EquivProbeError: at the first measurement, if the schema cannot be inferred or does not fit. What fails later
+            is listed in ``failures`` and warned of once: it never ends a training run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schema: Schema | None = None,
+        plan: RotationPlan | None = None,
+        every: Cadence = 50,
+        *,
+        warmup: int = 0,
+        full: Cadence = 10,
+        budget: float | None = 0.1,
+        light: RotationPlan = LIGHT,
+        window: int = 20,
+        center: str | Tensor = "centroid",
+        seed: int = 0,
+        adapter: Adapter | None = None,
+        stack: bool | None = None,
+        protect: Iterable[nn.Module] = (),
+    ) -> None:
+        self.model = model
+        self.plan, self.light = plan or RotationPlan(), light
+        for each in (self.plan, light):
+            if each.R < 2 and each.is_random:
+                raise EquivProbeError("a plan of one replicate", "at least two", "RotationPlan(..., replicates=4)")
+        self.schedules: dict[tuple[str, str], Schedule] = {}
+        """By what is counted, ``"call"`` or ``"step"``, and stage."""
+        self._cadence = {"every": every, "warmup": warmup}, {"every": full, "at_random": True, "budget": budget}
+        self.live = LiveOrbit(model, schema, center, adapter=adapter, stack=stack)
+        self.window, self.seed, self.protect = window, seed, tuple(protect)
+        self.running: dict[tuple[str, str], Running] = {}
+        self.failures: list[str] = []
+        self._handles: list[Any] = []
+        self._pending: Call | None = None
+        self._recording: list[Recorded] | None = None
+        self._stepping = False
+        self._succeeded = False
+        self._generator: torch.Generator | None = None
+
+    @property
+    def schema(self) -> Schema | None:
+        """The representations, once they are known."""
+        return self.live.schema
+
+    def attach(self) -> Probe:
+        """Register the hooks; ``with probe:`` does it too."""
+        if isinstance(self.model, torch.jit.ScriptModule):
+            raise EquivProbeError(
+                "a scripted module, on which torch allows no hooks",
+                "a module written in Python",
+                "wrap it, and use the wrapper: torch.nn.Sequential(model)",
+            )
+        if not self._handles:
+            before, after = Hook(self._before), Hook(self._after)
+            self._handles = [
+                self.model.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
+                self.model.register_forward_hook(after, with_kwargs=True),
+            ]
+        return self
+
+    def remove(self) -> None:
+        """Take the hooks off; what was measured stays."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._pending, self._recording = [], None, None
+
+    def __enter__(self) -> Probe:
+        return self.attach()
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _schedule(self, kind: str, stage: str) -> Schedule:
+        if (kind, stage) not in self.schedules:
+            light, full = self._cadence
+            self.schedules[kind, stage] = Schedule(**(light if stage == "train" else full), seed=self.seed)
+        return self.schedules[kind, stage]
+
+    def _stage(self) -> str:
+        return "train" if self.live.network.training else "val"
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module is not self.model or measuring() or capturing_graph():
+            return
+        self._pending = None
+        if self._recording is not None:
+            self._recording.append(Recorded(Call.of(self.live.adapter, args, kwargs), RandomState.now()))
+        elif not self._stepping and self._schedule("call", self._stage()).due():
+            self._pending = Call.of(self.live.adapter, args, kwargs)
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
+        del args, kwargs
+        if module is not self.model or measuring():
+            return
+        call, self._pending = self._pending, None
+        if self._recording:
+            self._recording[-1].answered(raw)
+        elif call is not None:
+            self._attempt(lambda: self._measure(call, raw))
+
+    def _measure(self, call: Call, raw: Any) -> None:
+        stage = self._stage()
+        plan = self.light if stage == "train" else self.plan
+        began = self._clock(stage)
+        with isolated(self.live.network), torch.inference_mode(False), torch.no_grad():
+            self.live.network.eval()
+            self.live.resolve(call, raw)
+            structures = self.live.structures(call.inputs)
+            rotations = draw(plan, self._source(call.inputs), structures.count)
+            for name, found in self.live.measure(call, raw, plan, rotations).items():
+                nothing = torch.full_like(found.estimate.equiv, torch.nan)
+                self._add(stage, name, found.estimate.equiv, nothing, found.weight)
+        self._schedule("call", stage).spent(self._clock(stage) - began)
+
+    def step(self, step: Callable[[], T], *, stage: str | None = None) -> T:
+        """Run the user's step, and decompose its loss when that is due.
+
+        Args:
+            step: a closure that calls the model and returns its loss, or a mapping or tuple of losses. It must not
+                change the weights: ``backward()`` and ``optimizer.step()`` come after it.
+            stage: the name to keep the estimates under; None is ``"train"`` or ``"val"``, by the model's mode.
+
+        Returns:
+            What the closure returned in its one ordinary run, graph and all.
+        """
+        stage = stage or self._stage()
+        schedule = self._schedule("step", stage)
+        if measuring() or not schedule.due():
+            with self._unobserved():
+                return step()
+        result: list[T] = []
+        plan = self.light if stage == "train" else self.plan
+        began = self._clock(stage)
+        self._attempt(lambda: self._keep(stage, self._replay(step, plan, per_structure=False, result=result)), result)
+        schedule.spent(self._clock(stage) - began)
+        return result[0]
+
+    def replay(
+        self, step: Callable[[], Any], plan: RotationPlan | None = None, *, per_structure: bool = False
+    ) -> Replay:
+        """Decompose the losses that a step returns, now.
+
+        The step is run once as it is, and again for every rotation, their mean and the leave-one-out means, with the
+        network's answers replaced and the random state put back: the same noise is drawn each time.
+
+        Args:
+            step: as for :meth:`step`.
+            plan: None is the probe's own.
+            per_structure: turn each structure by rotations of its own, which is more precise for a loss that is a sum
+                over structures, and needs every call of the network to see the same structures.
+        """
+        return self._replay(step, plan or self.plan, per_structure=per_structure, result=[])
+
+    def _replay(self, step: Callable[[], T], plan: RotationPlan, *, per_structure: bool, result: list[T]) -> Replay:
+        modules = (self.live.network, *self.protect)
+        before, old = RandomState.now(), versions(modules)
+        recorded: list[Recorded] = []
+        attached, self._recording = bool(self._handles), recorded
+        try:
+            self.attach()
+            result.append(step())
+        finally:
+            self._recording = None
+            if not attached:
+                self.remove()
+        recorded = [one for one in recorded if one.after is not None]
+        require_untrained(old, versions(modules))
+        if not recorded:
+            raise EquivProbeError(
+                "a step that did not call the probed module", "at least one call", "ep.Probe(network)"
+            )
+        with torch.no_grad():
+            for one in recorded:
+                self.live.resolve(one.call, one.raw)
+            inputs = recorded[0].call.inputs
+            count = self.live.structures(inputs).count if per_structure else None
+            rotations = draw(plan, self._source(inputs), count)
+        return replay_step(
+            step,
+            recorded,
+            result[0],
+            module=self.model,
+            live=self.live,
+            plan=plan,
+            rotations=rotations,
+            before=before,
+            protect=self.protect,
+        )
+
+    def _keep(self, stage: str, replay: Replay) -> None:
+        for name, found in replay.scalars.items():
+            one = found.total[None]
+            self._add(stage, name, found.equiv[None], one, torch.ones_like(one))
+
+    def _add(self, stage: str, name: str, equiv: Tensor, total: Tensor, weight: Tensor) -> None:
+        running = self.running.setdefault((stage, name), Running(self.window))
+        running.update(equiv, total, weight)
+
+    def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
+        """Measure; a failure after the first success is listed and warned of, never raised."""
+        try:
+            measure()
+        except Exception as error:
+            if not self._succeeded or result == []:  # no result: it is the user's own step that failed
+                raise
+            self.failures.append(f"{type(error).__name__}: {error}")
+            if len(self.failures) == 1:
+                warnings.warn(f"equiv_probe could not measure, and carries on: {self.failures[0]}", stacklevel=2)
+        else:
+            self._succeeded = True
+
+    @contextmanager
+    def _unobserved(self) -> Iterator[None]:
+        stepping, self._stepping = self._stepping, True
+        try:
+            yield
+        finally:
+            self._stepping = stepping
+
+    def _source(self, inputs: dict[str, Any]) -> torch.Generator:
+        device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
+        if self._generator is None or self._generator.device.type != device.type:
+            self._generator = own_generator(self.seed, rank(), device)
+        return self._generator
+
+    def _clock(self, stage: str) -> float:
+        """Seconds; off the training path after waiting for the device, so that the budget counts what was computed."""
+        if stage != "train" and cuda_in_use():
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def compute(self, *, window: bool = True) -> dict[str, float]:
+        """The estimates so far, as ``equiv/<stage>/<output>/L_equiv`` and so on, each with ``_stderr``.
+
+        Args:
+            window: over the latest measurements; False for all since the start.
+        """
+        found = {}
+        for (stage, name), running in self.running.items():
+            sums = running.window if window else running.everything
+            found.update({f"equiv/{stage}/{name}/{key}": value for key, value in estimates(sums).items()})
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs: sums, counts and the generator's state."""
+        return {
+            "running": {key: running.state_dict() for key, running in self.running.items()},
+            "steps": {key: schedule.step for key, schedule in self.schedules.items()},
+            "generator": None if self._generator is None else self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`; the model must be on its device."""
+        self.running = {key: Running(self.window) for key in state["running"]}
+        for key, stored in state["running"].items():
+            self.running[key].load_state_dict(stored)
+        for key, step in state["steps"].items():
+            self._schedule(*key).step = step
+        if state["generator"] is not None:
+            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+            self._generator = own_generator(self.seed, rank(), device)
+            self._generator.set_state(state["generator"])
+
+    def __str__(self) -> str:
+        lines = [f"equiv_probe on {type(self.live.network).__name__}"]
+        lines += [f"  {name:<40} {value:.6g}" for name, value in self.compute(window=False).items()]
+        return "\n".join([*lines, *(f"  failed: {failure}" for failure in self.failures)])

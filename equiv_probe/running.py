@@ -1,0 +1,65 @@
+"""Running estimates: over everything since the start, and over a window of the latest measurements."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.estimates import Sums
+from equiv_probe.metric import EquivarianceMetric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Running:
+    """The sums of one output in one stage. They stay on the device until someone asks.
+
+    Args:
+        window: how many measurements the running estimate is over.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.metric = EquivarianceMetric()
+        self.recent: deque[Sums] = deque(maxlen=window)
+
+    def update(self, equiv: Tensor, total: Tensor, weight: Tensor) -> None:
+        """Add one measurement's structures, each argument ``(U,)``."""
+        if self.metric.first.device != equiv.device:
+            self.metric.to(equiv.device)
+        self.metric.update(equiv, total, weight)
+        self.recent.append(Sums.of(equiv, total, weight))
+
+    @property
+    def window(self) -> Sums:
+        """Sums over the window; fetches them from the device."""
+        sums = reduce(add, self.recent) if self.recent else self.metric.sums
+        return Sums(sums.first.cpu(), sums.second.cpu(), sums.count.cpu())
+
+    @property
+    def everything(self) -> Sums:
+        """Sums since the start; fetches them from the device."""
+        sums = self.metric.sums
+        return Sums(sums.first.cpu(), sums.second.cpu(), sums.count.cpu())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {"everything": vars(self.everything), "recent": [vars(sums) for sums in self.recent]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
+        for name, value in state["everything"].items():
+            setattr(self.metric, name, value.to(getattr(self.metric, name)))
+        self.recent.extend(Sums(**sums) for sums in state["recent"])
+
+
+def estimates(sums: Sums) -> dict[str, float]:
+    """``L_total``, ``L_mean``, ``L_equiv`` and ``share``, each with ``_stderr``; without labels ``L_equiv`` alone."""
+    found = {"L_total": sums.total, "L_mean": sums.mean, "L_equiv": sums.equiv, "share": sums.share}
+    values: dict[str, float] = {}
+    for name, estimate in found.items():
+        if estimate.value == estimate.value:  # not NaN
+            values |= {name: estimate.value, f"{name}_stderr": estimate.stderr}
+    return values

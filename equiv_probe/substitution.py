@@ -1,0 +1,186 @@
+"""Answers in the network's place: one call of a step recorded, and answered again with averages of ``h_g``."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.capture import Call, read_outputs, wide, write_outputs
+from equiv_probe.chunking import in_chunks
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.isolation import RandomState, patched_forward
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor, nn
+
+    from equiv_probe.live_orbit import LiveOrbit
+
+Operator = tuple[tuple[int, int], ...]
+"""Which rotations ``(r, i)`` of the plan the network's answer is averaged over."""
+
+
+@dataclass
+class Recorded:
+    """One call of the user's own run: what went in, what came out, and the random state around it.
+
+    Attributes:
+        call: what went in.
+        before: the random state before the call.
+        after: and after it.
+        raw: the answer; a copy, where the network answers with the dict it was given.
+        own: which of the call's dicts the network answered with, if so.
+        left: what the call's dicts held after it.
+    """
+
+    call: Call
+    before: RandomState
+    after: RandomState | None = None
+    raw: Any = None
+    own: int | None = None
+    left: tuple[dict[str, Any], ...] = ()
+
+    def answered(self, raw: Any) -> None:
+        """Keep the answer, and what the caller's dicts hold now."""
+        self.after = RandomState.now()
+        self.left = tuple(dict(given) for given, _ in self.call.dicts)
+        self.own = next((k for k, (given, _) in enumerate(self.call.dicts) if given is raw), None)
+        self.raw = raw if self.own is None else self.left[self.own]
+
+
+@contextmanager
+def own_dicts(recorded: list[Recorded]) -> Iterator[None]:
+    """The caller's dicts, into which the network may write, in the end as they were after the user's own run."""
+    after = [(given, dict(given)) for one in recorded for given, _ in one.call.dicts]
+    try:
+        yield
+    finally:
+        for given, contents in after:
+            refill(given, contents)
+
+
+def refill(given: dict[str, Any], contents: Mapping[str, Any]) -> None:
+    """Give a dict other contents, in place."""
+    given.clear()
+    given.update(contents)
+
+
+class Player:
+    """Answers the step's calls in the network's place."""
+
+    def __init__(
+        self, module: nn.Module, live: LiveOrbit, recorded: list[Recorded], rotations: Tensor, weights: Tensor
+    ) -> None:
+        self.module, self.live, self.recorded = module, live, recorded
+        self.rotations, self.weights = rotations, weights
+        self.evaluations = 0
+        self._known: list[dict[tuple[int, int], dict[str, Tensor]]] = [{} for _ in recorded]
+        self._operator: Operator = ()
+        self._place = 0
+        self._original = module.forward
+        self._inside = False
+
+    def answering(self, operator: Operator) -> Any:
+        """A context in which the network is this average of ``h_g``."""
+        self._operator, self._place = operator, 0
+        seen: set[int] = set()
+        for one in self.recorded:
+            for given, held in one.call.dicts:
+                if id(given) not in seen:
+                    seen.add(id(given))
+                    refill(given, held)
+        return patched_forward(self.module, self.forward)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """In the place of the network's ``forward``; the network's own, where the orbit itself is evaluated."""
+        if self._inside:
+            return self._original(*args, **kwargs)
+        self._inside = True
+        try:
+            return self._substitute(args, kwargs)
+        finally:
+            self._inside = False
+
+    def _substitute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        place, self._place = self._place, self._place + 1
+        # More calls than in the user's own run: the step went another way, because of what it was answered.
+        beyond = place >= len(self.recorded)
+        one = self.recorded[-1 if beyond else place]
+        call, known = Call.of(self.live.adapter, args, kwargs), {}
+        attached = torch.is_grad_enabled() and bool(call.differentiated & one.call.differentiated & self._turning())
+        if attached:
+            # The step may differentiate its own input (forces as a gradient of the energy): the answer hangs on it.
+            call = Call(*self.live.adapter.split(args, kwargs), call.differentiated, ())
+        elif not beyond and _same(call.inputs, one.call.inputs):
+            known = self._known[place]
+        elif place == 0:
+            raise EquivProbeError(
+                "a step that asks the network something else when it is run again",
+                "a step that can be repeated: same batch, all its noise from the global random state",
+                "fetch the batch outside the step",
+            )
+        values = self._average(call, known, RandomState.now() if beyond else one.before, attached=attached)
+        if one.after is not None and not beyond:
+            one.after.restore()
+        return self._answer([v for v in (*args, *kwargs.values()) if isinstance(v, dict)], one, values, attached)
+
+    def _turning(self) -> set[str]:
+        assert self.live.schema is not None
+        return {name for name, rep in self.live.schema.inputs.items() if rep.event_shape}
+
+    def _average(
+        self, call: Call, known: dict[tuple[int, int], dict[str, Tensor]], start: RandomState, *, attached: bool
+    ) -> dict[str, Tensor]:
+        """``Σ w h_g / Σ w`` over the operator's rotations; a single one is given as it is."""
+        missing = [key for key in self._operator if key not in known]
+        structures = self.live.structures(call.inputs)
+        # In train mode one by one, each with the same dropout mask and its own batch statistics.
+        alone = attached or self.live.network.training
+        together = 1 if alone else self.live.copies_at_once(structures, call.inputs)
+
+        def evaluate(a: int, b: int) -> dict[str, Tensor]:
+            start.restore()
+            rotations = torch.stack([self.rotations[key] for key in missing[a:b]])
+            return (self.live.attached if attached else self.live.pulled_back)(call, structures, rotations)
+
+        done = 0
+        for values in in_chunks(evaluate, len(missing), together):
+            for k in range(len(next(iter(values.values())))):
+                known[missing[done]] = {name: value[k] for name, value in values.items()}
+                done += 1
+        self.evaluations += done
+        if len(self._operator) == 1:
+            return known[self._operator[0]]
+        scale = torch.stack([self.weights[i] for _, i in self._operator])
+        averaged = {}
+        for name, like in known[self._operator[0]].items():
+            stacked = wide(torch.stack([known[key][name] for key in self._operator]))
+            averaged[name] = torch.einsum("k,k...->...", (scale / scale.sum()).to(stacked), stacked).to(like.dtype)
+        return averaged
+
+    def _answer(self, own: list[dict[str, Any]], one: Recorded, values: dict[str, Tensor], attached: bool) -> Any:
+        """The answer in the network's own form; also in the caller's dicts, if the network writes there."""
+        schema = self.live.schema
+        assert schema is not None
+        if not attached and torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            # Leaves that require a gradient, so that a step which goes backward can do so.
+            given = read_outputs(one.raw, schema)
+            values = {n: v.detach().requires_grad_(given[n].requires_grad) for n, v in values.items()}
+        for mine, left in zip(own, one.left, strict=False):
+            mine.update({name: value for name, value in left.items() if name not in mine})
+            mine.update({name: value for name, value in values.items() if name in left})
+        if one.own is not None and one.own < len(own):
+            return own[one.own]
+        return write_outputs(one.raw, values, list(schema.outputs))
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two calls ask the same, to the last bit."""
+    return a.keys() == b.keys() and all(
+        torch.equal(value, b[name]) if isinstance(value, torch.Tensor) and isinstance(b[name], torch.Tensor) else True
+        for name, value in a.items()
+    )

@@ -1,0 +1,211 @@
+"""Which rotation belongs to which entry of a batch, and about which centre: one rotation for each structure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.representations import CartesianTensor, Fixed
+from equiv_probe.rotations import RotationPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from equiv_probe.representations import Representation
+    from equiv_probe.schema import Schema
+
+_INDEX_NAMES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
+_EDGE_NAMES = {"edge_index", "edge_idx"}
+_SENDER_NAMES = {"idx_i"}
+
+
+def resolve_batch(schema: Schema, inputs: Mapping[str, Any]) -> Schema:
+    """The schema with the batch index and the mask that the inputs' names show, where it does not declare them."""
+    primary = _primary(schema, inputs)
+    value = inputs[primary]
+    atoms = value.shape[: value.ndim - len(schema.inputs[primary].event_shape)]
+    for name, other in inputs.items():
+        if not isinstance(other, torch.Tensor) or other.is_floating_point():
+            continue
+        if schema.batch is None and len(atoms) == 1 and _plain(name) in _INDEX_NAMES and other.shape == atoms:
+            schema = replace(schema, batch=name)
+        if schema.mask is None and len(atoms) == 2 and _plain(name) in {"mask", "node_mask"} and other.shape == atoms:
+            schema = replace(schema, mask=name)
+    return schema
+
+
+def _plain(name: str) -> str:
+    return name.rpartition(".")[2].lower().lstrip("_")
+
+
+def _primary(schema: Schema, inputs: Mapping[str, Any]) -> str:
+    """The input that shows how the batch is laid out: the first point, or else the first that turns.
+
+    Raises:
+        EquivProbeError: there is none.
+    """
+    turning = [n for n, rep in schema.inputs.items() if rep.event_shape and isinstance(inputs.get(n), torch.Tensor)]
+    if not turning:
+        raise EquivProbeError(
+            f"inputs {sorted(inputs)}, none of which turns", f"one of {list(schema.inputs)}", "ep.Schema(inputs={...})"
+        )
+    return next((name for name in turning if schema.inputs[name].is_affine), turning[0])
+
+
+@dataclass(frozen=True)
+class Structures:
+    """The structures of one batch, found without waiting for the device.
+
+    Attributes:
+        layout: ``"one"`` structure ``(N, 3)``, a dense batch with structures ``"leading"`` ``(B, N, 3)``, or an
+            ``"index"`` of the structure of each node.
+        count: how many rotations are needed, U; for an index an upper bound (the number of nodes), since the exact
+            number would have to be fetched from the device.
+        index: structure of each node, ``(N,)``.
+        edges: structure of each edge, ``(E,)``.
+        center: centre of rotation of each structure, ``(U, 3)`` or ``(3,)`` float64; None is the origin.
+        mask: true where a dense batch holds an atom, ``(B, N)``.
+    """
+
+    layout: Literal["one", "leading", "index"]
+    count: int
+    index: Tensor | None = None
+    edges: Tensor | None = None
+    center: Tensor | None = None
+    mask: Tensor | None = None
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Any], schema: Schema, center: str | Tensor = "centroid") -> Structures:
+        """Look at the inputs of one call; ``center`` as for :func:`equiv_probe.twirl`."""
+        name = _primary(schema, inputs)
+        value: Tensor = inputs[name].detach()
+        mask = inputs[schema.mask].detach() if schema.mask else None
+        if schema.batch is not None:
+            index: Tensor = inputs[schema.batch].detach().long()
+            found = cls("index", len(index), index, _edges(inputs, index))
+        elif value.ndim - len(schema.inputs[name].event_shape) >= 2:
+            found = cls("leading", len(value), mask=mask)
+        else:
+            found = cls("one", 1)
+        if not schema.inputs[name].is_affine:
+            return found
+        return replace(found, center=found._center(value, center))
+
+    def _center(self, points: Tensor, center: str | Tensor) -> Tensor | None:
+        if not isinstance(center, str):
+            return center.detach().to(points.device)
+        if center == "origin":
+            return None
+        if center != "centroid":
+            raise EquivProbeError(f"center={center!r}", '"centroid", "origin" or a tensor')
+        points = points if points.device.type == "mps" else points.double()
+        if self.layout == "one":
+            return points.mean(-2)
+        if self.layout == "leading":
+            flat = points.flatten(1, -2)
+            if self.mask is None or self.mask.shape != flat.shape[:2]:
+                return flat.mean(1)
+            held = self.mask.to(flat)[..., None]
+            return (flat * held).sum(1) / held.sum(1).clamp_min(1)
+        assert self.index is not None
+        sums = points.new_zeros(self.count, 4)
+        ones = points.new_ones(len(points), 1)
+        sums.index_add_(0, self.index, torch.cat([points, ones], 1))
+        return sums[:, :3] / sums[:, 3:].clamp_min(1)
+
+    def owner(self, value: Tensor) -> Tensor | None:
+        """Structure of each entry of the first axis of ``value``; None where that axis counts the structures."""
+        if self.index is not None and len(value) == len(self.index):
+            return self.index
+        if self.edges is not None and len(value) == len(self.edges):
+            return self.edges
+        return None
+
+    def spread(self, per_structure: Tensor, value: Tensor) -> Tensor:
+        """Values of each structure, ``(U, *X)``, to each entry of the first axis of ``value``."""
+        owner = self.owner(value)
+        if owner is not None:
+            return per_structure[owner]
+        if len(value) > len(per_structure) or (self.layout == "leading" and len(value) != len(per_structure)):
+            raise EquivProbeError(
+                f"a tensor of shape {tuple(value.shape)} in a batch of {len(per_structure)} structures",
+                "a first axis of structures, nodes or edges",
+                "declare it ep.fixed, or name the batch index: ep.Schema(..., batch=...)",
+            )
+        return per_structure[: len(value)]
+
+    def _apply(self, rep: Representation, values: Tensor, rotations: Tensor, *, back: bool) -> Tensor:
+        """Turn copies ``(C, *S)`` of one tensor."""
+        if isinstance(rep, Fixed) or rep == CartesianTensor(0) or not values.is_floating_point():
+            return values
+        if rotations.ndim == 3:
+            own = rotations
+        elif self.layout == "one":
+            own = rotations[:, 0]
+        else:
+            own = self.spread(rotations.transpose(0, 1), values[0]).transpose(0, 1)
+        center = None
+        if rep.is_affine and self.center is not None:
+            center = self.center
+            if center.ndim == 2 and self.layout != "one":
+                center = self.spread(center, values[0])
+                center = center.reshape(len(center), *(1,) * (values.ndim - 3), 3)
+            center = center.to(values)
+        return rep.turn_back(values, own, center) if back else rep.turn(values, own, center)
+
+    def turn(self, inputs: Mapping[str, Any], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
+        """Copies of the inputs that turn, turned, ``(C, *S)`` by name; differentiable.
+
+        Args:
+            inputs: of one call, ``(*S)`` by name.
+            schema: representations.
+            rotations: of each copy, ``(C, U, 3, 3)``, or ``(C, 3, 3)`` for all structures alike.
+        """
+        return {
+            name: self._apply(rep, inputs[name].expand(len(rotations), *inputs[name].shape), rotations, back=False)
+            for name, rep in schema.inputs.items()
+            if not isinstance(rep, Fixed)
+            and isinstance(inputs.get(name), torch.Tensor)
+            and inputs[name].is_floating_point()
+        }
+
+    def turn_back(self, outputs: Mapping[str, Tensor], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
+        """Outputs ``(C, *S)`` of each copy pulled back, by name; rotations as for :meth:`turn`."""
+        return {name: self._apply(schema.outputs[name], v, rotations, back=True) for name, v in outputs.items()}
+
+
+def _edges(inputs: Mapping[str, Any], index: Tensor) -> Tensor | None:
+    for name, value in inputs.items():
+        if isinstance(value, torch.Tensor) and not value.is_floating_point():
+            if _plain(name) in _EDGE_NAMES and value.ndim == 2 and len(value) == 2:
+                return index[value[0].long()]
+            if _plain(name) in _SENDER_NAMES and value.ndim == 1:
+                return index[value.long()]
+    return None
+
+
+def draw(plan: RotationPlan, generator: torch.Generator, structures: int | None) -> Tensor:
+    """A plan's rotations, drawn for each structure on its own, ``(R, n, U, 3, 3)``; for all alike ``(R, n, 3, 3)``.
+
+    Args:
+        plan: the plan.
+        generator: source of the Haar rotations; they live on its device.
+        structures: U, or None for rotations that all structures share.
+    """
+    if structures is None or not plan.is_random:
+        shared = plan.rotations(generator).to(generator.device, non_blocking=True)
+        return shared if structures is None else shared[:, :, None].expand(-1, -1, structures, -1, -1)
+    many = replace(plan, replicates=plan.R * structures).rotations(generator)
+    return many.reshape(plan.R, structures, *many.shape[1:]).transpose(1, 2)
+
+
+def own_generator(seed: int, rank: int, device: torch.device) -> torch.Generator:
+    """A generator that nobody else draws from: on the GPU for tensors there, so that rotations need no copying."""
+    state = RotationPlan("haar", seed=seed).generator(rank, 3).initial_seed()
+    place = device if device.type == "cuda" else torch.device("cpu")
+    return torch.Generator(place).manual_seed(state)
