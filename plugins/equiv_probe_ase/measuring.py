@@ -124,6 +124,9 @@ def _replicates_to_add(found: Mapping[str, Any], job: Job, options: Options) -> 
     """How many more replicates a structure needs: none at round-off, when tight enough, or at the limit."""
     if options.rel_err is None:
         return 0
+    have, limit = len(job.rotations), options.max_rotations // options.plan.n
+    if have < 4:  # no interval yet that could be tight
+        return max(0, min(4, limit) - have)
     wanted = 0.0
     for name, values in found["quantities"].items():
         unit = job.quantities[name].unit
@@ -135,7 +138,6 @@ def _replicates_to_add(found: Mapping[str, Any], job: Job, options: Options) -> 
         if judged.kind in {"round-off", "non-deterministic"} or low is None or values["equiv"] <= 0:
             continue
         wanted = max(wanted, (high - low) / 2 / values["equiv"] / options.rel_err)
-    have, limit = len(job.rotations), options.max_rotations // options.plan.n
     if wanted <= 1 or have >= limit:
         return 0
     # The width falls as 1/√R; at most fourfold a round, since the width itself is an estimate.

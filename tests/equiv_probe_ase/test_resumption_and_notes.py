@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations import haar
+from equiv_probe.rotations import RotationPlan, haar
 from equiv_probe.testing import QuadraticEnergy
 from equiv_probe_ase import audit
 from equiv_probe_ase.turning import Turner
@@ -74,3 +74,14 @@ def test_round_trips_carry_the_models_rounding(mixed: list[Atoms]) -> None:
         error = np.abs([trip.positions - atoms.positions for trip in trips]).max()
         scale = torch.finfo(precision).eps * np.abs(atoms.positions).max()
         assert 0.05 * scale < error < 10 * scale
+
+
+def test_adaptive_effort_begins_with_enough_replicates_for_an_interval(planted: Any, mixed: list[Atoms]) -> None:
+    # Forces along z whatever the structure: tetrahedral replicates average their square exactly, so four are enough.
+    def field(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"forces": torch.tensor([0.0, 0.0, 0.3], dtype=x.dtype).expand_as(x)}
+
+    plan = RotationPlan("tetrahedral", replicates=2)
+    report = audit(planted(field, names=["forces"]), mixed[:1], plan=plan, rel_err=0.1)
+    assert report.structures[0]["rotations"] == 48
+    assert np.isfinite(report["forces"].rms_interval).all()
