@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.estimates import Estimate, Sums
-from equiv_probe.measurement import Measurement, Objective, measure
+from equiv_probe.measurement import Measurement, Objective, measure, require_outputs
 from equiv_probe.second_opinion import second_opinion
 
 if TYPE_CHECKING:
@@ -106,13 +106,16 @@ def decompose(
         EquivProbeError: missing targets, non-finite predictions, a single replicate, or a loss other than squared
             error on an orbit whose values were not kept.
     """
+    require_outputs("coefficients", coefficients, list(orbit.identity))
     for name in orbit.identity:
-        orbit.require_finite(name)
+        if mask is None:  # masked entries may hold anything; what counts is checked with the loss
+            orbit.require_finite(name)
     given = Objective.of(orbit, targets, loss, structures=structures, weights=weights, mask=mask)
     parts = {name: measure(orbit, objective) for name, objective in given.items()}
     decomposed = {name: _summarise(part, orbit.unit(name)) for name, part in parts.items()}
     for name, part in decomposed.items():
-        doubt = second_opinion(orbit, name) if name in orbit.identity else ""
+        above_floor = not part.equiv <= 100 * part.floor  # at round-off there is nothing to explain
+        doubt = second_opinion(orbit, name) if name in orbit.identity and above_floor else ""
         decomposed[name] = replace(part, notes=(*part.notes, doubt)) if doubt else part
     if len(parts) == 1:
         name, only = next(iter(decomposed.items()))

@@ -32,11 +32,28 @@ class PointwiseLoss:
         elements: prediction and target, each ``(..., *shape)``, to losses ``(..., *shape)`` or, norm-wise and for
             classes, ``(..., *shape[:-1])``.
         squared: whether it is in the output's units squared.
+        normwise: whether it is of the norm of one event (a vector, a tensor, a number), not of its components.
     """
 
     name: str
     elements: Callable[[Tensor, Tensor], Tensor]
     squared: bool = False
+    normwise: bool = False
+
+    def of(self, prediction: Tensor, target: Tensor, event_axes: int) -> Tensor:
+        """Loss elements for an output whose one event has so many trailing axes: 0 for scalars, 2 for rank 2.
+
+        Args:
+            prediction: ``(..., *event)``.
+            target: broadcastable against it.
+            event_axes: of the output's representation.
+        """
+        if not self.normwise:
+            return self.elements(prediction, target)
+        target = target.expand(prediction.shape[prediction.ndim - max(target.ndim, event_axes) :])
+        if event_axes == 0:
+            return self.elements(prediction[..., None], target[..., None])
+        return self.elements(prediction.flatten(-event_axes), target.flatten(-event_axes))
 
 
 def _norm(prediction: Tensor, target: Tensor) -> Tensor:
@@ -62,9 +79,9 @@ LOSSES: dict[str, PointwiseLoss] = {
     for loss in (
         PointwiseLoss("mse", lambda p, t: (p - t).square(), squared=True),
         PointwiseLoss("mae", lambda p, t: (p - t).abs()),
-        PointwiseLoss("mae-norm", _norm),
+        PointwiseLoss("mae-norm", _norm, normwise=True),
         PointwiseLoss("huber", lambda p, t: _huber(p - t)),
-        PointwiseLoss("huber-norm", lambda p, t: _huber(_norm(p, t))),
+        PointwiseLoss("huber-norm", lambda p, t: _huber(_norm(p, t)), normwise=True),
         PointwiseLoss("cross-entropy", _cross_entropy),
     )
 }
@@ -155,6 +172,8 @@ class Reduction:
 
 def _broadcast(values: Tensor, shape: torch.Size) -> Tensor:
     """Broadcast as torch does, from the last axis; values per node ``(N,)`` also fit elements ``(N, 3)``."""
+    if values.ndim == len(shape) + 1 and values.shape[-1] == 1:  # (N, 1), where the norm has taken the last axis
+        values = values[..., 0]
     try:
         return values.broadcast_to(shape)
     except RuntimeError:
@@ -186,7 +205,7 @@ def frame_dependence(
 
     def evaluate(p: Tensor, t: Tensor) -> Tensor:
         if isinstance(loss, PointwiseLoss):
-            values, weight = reduction(loss.elements(p, t), 0)
+            values, weight = reduction(loss.of(p, t, len(representations[0].event_shape)), 0)
             return (values * weight).sum() / weight.sum()
         return torch.as_tensor(loss(p, t)).double().mean()
 

@@ -29,6 +29,8 @@ class Objective:
     targets: Mapping[str, Tensor]
     reduction: Reduction
     labelled: bool
+    event_axes: int = 0
+    """Trailing axes of one event of the output: 0 for scalars, 1 for vectors, 2 for tensors of rank 2."""
 
     @classmethod
     def of(
@@ -43,6 +45,8 @@ class Objective:
     ) -> dict[str, Objective]:
         """One objective per output that has a target (all, without targets); a single one for a callable of dicts."""
         names = list(orbit.identity)
+        for what, given in (("targets", targets), ("loss", loss), ("weights", weights), ("mask", mask)):
+            require_outputs(what, given, names)
         if targets is not None and not isinstance(targets, Mapping) and len(names) > 1:
             raise EquivProbeError(
                 f"one target for outputs {names}", "targets by output", 'targets={"' + names[0] + '": ...}'
@@ -69,7 +73,8 @@ class Objective:
             reduction = Reduction(structures, _pick(weights, name), _pick(mask, name))
             target = found.get(name, orbit.identity[name])
             _require_same_shape(name, own, orbit.identity[name], target)
-            objectives[name] = cls((name,), own, {name: target}, reduction, labelled=targets is not None)
+            axes = len(orbit.schema.outputs[name].event_shape)
+            objectives[name] = cls((name,), own, {name: target}, reduction, targets is not None, axes)
         if not objectives:
             raise EquivProbeError("no usable target", f"targets for outputs among {names}", "a dict by output")
         return objectives
@@ -89,7 +94,8 @@ class Objective:
         """Losses ``(*L, U)`` and weights ``(U,)`` of predictions ``(*L, *S)`` with ``lead`` leading axes."""
         if isinstance(self.loss, PointwiseLoss):
             (name,) = self.outputs
-            return self.reduction(self.loss.elements(predictions[name], self.targets[name]), lead)
+            elements = self.loss.of(predictions[name], self.targets[name], self.event_axes)
+            return self.reduction(elements, lead)
         shape = next(iter(predictions.values())).shape[:lead]
         flat = {name: values.reshape(-1, *values.shape[lead:]) for name, values in predictions.items()}
         rows = [self._call({name: values[k] for name, values in flat.items()}) for k in range(shape.numel())]
@@ -290,6 +296,13 @@ def _is_squared(loss: object) -> bool:
 def _pick(values: Any, name: str) -> Any:
     """The entry for one output of a dict by output, or the one value given for all."""
     return values.get(name) if isinstance(values, Mapping) else values
+
+
+def require_outputs(what: str, given: Any, names: list[str]) -> None:
+    """Raise if a dict by output names an output that is not there: a slip of the pen would change nothing, silently."""
+    unknown = sorted(set(given) - set(names)) if isinstance(given, Mapping) else []
+    if unknown:
+        raise EquivProbeError(f"{what} for {unknown}", f"outputs among {names}")
 
 
 def _require_same_shape(name: str, loss: object, prediction: Tensor, target: Tensor) -> None:

@@ -45,6 +45,10 @@ _NAMES: dict[str, Representation] = {
 }
 
 
+_CELLS = {"cell", "cells", "lattice", "box"}
+"""Three vectors as rows; in another shape they could be lengths."""
+
+
 @dataclass(frozen=True)
 class Assumption:
     """One thing that was inferred: which tensor, as what, and why."""
@@ -166,6 +170,12 @@ def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[R
     by_name = _NAMES.get(name.lower().lstrip("_"))
     if isinstance(by_name, reps.CartesianTensor) and by_name.rank == 2 and shape[-1:] == (6,):
         by_name = reps.voigt()  # the order is a convention; ASE's is the usual one, and the announcement shows it
+    if name.lower().lstrip("_") in _CELLS and shape[-2:] != (3, 3) and value.is_floating_point():
+        raise EquivProbeError(
+            f"{role}[{name!r}] of shape {shape}, which could be the lengths of a box or one cell vector",
+            "a declaration",
+            f'ep.Schema({role}={{"{name}": ep.fixed}}, ...) or ep.vector',
+        )
     if by_name is not None and shape[len(shape) - len(by_name.event_shape) :] == by_name.event_shape:
         return by_name, f"its name, and its shape {shape} fits"
     if by_name is not None and isinstance(by_name, reps.Fixed):

@@ -13,6 +13,7 @@ from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import Fixed
 from equiv_probe.schema import Schema, named, unnamed
+from equiv_probe.turning import resolve_batch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +44,7 @@ class TurnedModel:
         if schema is None:
             first = _tensors(named(predict(inputs)))
             self.evaluations += 1
-            schema = Schema.infer(tensors if isinstance(inputs, Mapping) else inputs, first)
+            schema = resolve_batch(Schema.infer(tensors if isinstance(inputs, Mapping) else inputs, first), tensors)
             schema.announce()
         self.schema = schema
         for name in (*schema.inputs, schema.batch, schema.mask):

@@ -13,6 +13,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.losses import resolve
 from equiv_probe.report import Report
 from equiv_probe.rotations import RotationPlan
+from equiv_probe_ase.calculators import make_calculator
 from equiv_probe_ase.engine import Engine
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.inspection import default_atoms_per_call, model_precision, trial, weights_digest
@@ -20,9 +21,9 @@ from equiv_probe_ase.journal import Journal
 from equiv_probe_ase.measuring import Options, measure_window, windows
 from equiv_probe_ase.notes import notes_on, versions
 from equiv_probe_ase.orbits import ROUND_TRIPS
-from equiv_probe_ase.quantities import choose
+from equiv_probe_ase.quantities import adapted, choose
 from equiv_probe_ase.structures import load
-from equiv_probe_ase.summary import BLIND_SPOTS, summarise
+from equiv_probe_ase.summary import blind_spots, summarise
 from equiv_probe_ase.turning import Turner
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 def audit(
-    calculator: Calculator | Callable[[], Calculator],
+    calculator: Calculator | str | Callable[[], Calculator],
     structures: Source,
     *,
     properties: Sequence[str] | None = None,
@@ -63,10 +64,10 @@ def audit(
     answers are turned back: whatever still varies is broken symmetry or rounding.
 
     Args:
-        calculator: any ASE calculator, or a function that makes one.
+        calculator: any ASE calculator, its name as on the command line, or a function that makes one.
         structures: a file in any format of ASE, an ASE database, an Atoms, or several Atoms.
-        properties: ASE property names; None takes energy, forces, stress (where all directions are periodic), dipole,
-            charges and magnetic moments, as far as the calculator has them.
+        properties: ASE property names, or one; None takes energy, forces, stress (where all directions are periodic),
+            dipole, charges and magnetic moments, as far as the calculator has them.
         plan: rotations; None is four tetrahedral replicates, 48 rotations.
         center: of rotation: ``"centroid"``, ``"origin"``, ``"cell"`` or a point (Å).
         schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
@@ -94,10 +95,14 @@ def audit(
 
     Source: Shen, Nowara, Maser & Cho, TMLR 12/2025 (arXiv:2512.02303) for the decomposition.
     """
-    calc = calculator if isinstance(calculator, BaseCalculator) else calculator()
+    calc = _calculator(calculator)
     plan = plan or RotationPlan()
+    properties = [properties] if isinstance(properties, str) else properties
     _check(plan, rel_err, max_rotations)
-    resolve(loss)
+    if getattr(resolve(loss), "name", "") == "cross-entropy":
+        raise EquivProbeError(
+            "loss='cross-entropy'", "a loss on numbers: force fields do not predict classes", "loss='mse'"
+        )
     todo = load(structures, reference_keys=reference_keys, vacuum=vacuum)
     if center != "cell":  # which is a matter of each structure
         Turner(todo[0].atoms, center).pivot()  # an impossible centre is the caller's mistake, not a structure's
@@ -106,6 +111,7 @@ def audit(
     given, sample = trial(evaluator, chosen, todo)
     if properties is None:
         chosen = given
+    chosen = adapted(chosen, sample)
     precision = precision or model_precision(calc, sample)
     label = name or type(calc).__name__
     source = str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures"
@@ -161,9 +167,23 @@ def audit(
         structures=records,
         failures=failures,
         notes=notes,
-        blind_spots=BLIND_SPOTS,
+        blind_spots=blind_spots(plan),
         complete=complete,
     )
+
+
+def _calculator(given: Any) -> Calculator:
+    """A calculator, one made by name, or one made by a factory."""
+    if isinstance(given, str):
+        given = make_calculator(given)
+    if not isinstance(given, BaseCalculator) and not hasattr(given, "calculate"):
+        if not callable(given):
+            raise EquivProbeError(
+                f"a {type(given).__name__} as calculator", "an ASE calculator, its name, or a factory"
+            )
+        given = given()
+    calculator: Calculator = given
+    return calculator
 
 
 def _check(plan: RotationPlan, rel_err: float | None, max_rotations: int) -> None:

@@ -121,12 +121,18 @@ def _literal(value: str) -> Any:
 def _from_callable(
     module: str, attribute: str, *, device: str | None, dtype: str | None, keywords: dict[str, Any]
 ) -> Calculator:
-    loaded = _load_file(Path(module)) if module.endswith(".py") else _load_module(module)
+    with _explained(f"{module}:{attribute}", device, dtype):
+        loaded = _load_file(Path(module)) if module.endswith(".py") else _load_module(module)
     made: Any = loaded
     for part in attribute.split("."):
         if not hasattr(made, part):
             raise EquivProbeError(f"no {attribute!r} in {module}", "a class or function that makes a calculator")
         made = getattr(made, part)
+    if hasattr(made, "calculate") and not isinstance(made, type):  # a calculator that is already made
+        if keywords or device or dtype:
+            raise EquivProbeError(f"{module}:{attribute}, a calculator that is already made", "no options for it")
+        ready: Calculator = made
+        return ready
     accepted = inspect.signature(made).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     for key, value in (("device", device), ("dtype", dtype)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import os
 import re
 import sys
 import warnings
@@ -77,6 +78,12 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     path, _, selected = structures.rpartition("@") if "@" in structures else (structures, "", "")
     part = f"-{selected}" if selected else ""  # two parts of one file are two audits
     output = output or Path(f"audit-{_slug(calculator)}-{_slug(Path(path).stem + part)}.json")
+    if any(
+        name.exists() and Path(path).exists() and name.samefile(path) for name in (output, output.with_suffix(".jsonl"))
+    ):
+        raise EquivProbeError(f"-o {output}, the structures themselves", "a file of its own for the report")
+    if output.parent.exists() and not os.access(output.parent, os.W_OK):
+        raise EquivProbeError(f"-o {output} in a folder that cannot be written", "a writable folder")
     if output.suffix not in {".json", ".csv"}:
         raise EquivProbeError(f"-o {output}", "a name that ends in .json or .csv")
     # Models print what they like; stdout is for the report.
@@ -84,7 +91,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
         report = audit(
             lambda: make_calculator(calculator, device=device, dtype=dtype),
             structures,
-            properties=properties.split(",") if properties else None,
+            properties=[name.strip() for name in properties.split(",")] if properties else None,
             plan=plan,
             center=_center(center),
             loss=loss,
@@ -146,8 +153,10 @@ def _exit_code(report: Report, thresholds: list[Threshold]) -> int:
     from equiv_probe_ase.thresholds import exceeded
 
     lines = [line for threshold in thresholds for line in exceeded(threshold, report)]
-    if thresholds and report.failures:
-        print(f"{len(report.failures)} structures failed and were not held against the limits.", file=sys.stderr)
+    if thresholds and report.failures:  # a guard does not wave through what it could not look at
+        lines.append(
+            f"--fail-above: {len(report.failures)} measurements failed and could not be held against the limit"
+        )
     for line in lines:
         print(line, file=sys.stderr)
     return FAILED if lines else 0

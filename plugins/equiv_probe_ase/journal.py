@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
+def _is_journal(path: Path) -> bool:
+    """Whether a file begins as a journal does, or is empty."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    return not start or b"equiv_probe_journal" in start
+
+
 class Journal:
     """Records by structure key, in a file or (``path=None``) in memory only.
 
@@ -38,6 +45,10 @@ class Journal:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         header = {"equiv_probe_journal": SCHEMA_VERSION, "question": json.loads(json.dumps(question))}
+        if fresh and path.exists() and not _is_journal(path):
+            raise EquivProbeError(
+                f"{path}, which is not a journal, and --fresh", "a journal to start over", "another -o"
+            )
         if path.exists() and not fresh:
             self._resume(path, header)
         else:
@@ -70,7 +81,7 @@ class Journal:
         if len(whole) < len(content):
             with path.open("r+b") as file:
                 file.truncate(len(whole))
-        self.records = {line["key"]: line for line in lines[1:]}
+        self.records = {line["key"]: line for line in lines[1:] if isinstance(line, dict) and "key" in line}
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Add finished structures, each with its ``"key"``, and make sure that they are on the disk."""

@@ -12,6 +12,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.verdict import verdict
 from equiv_probe_ase.orbits import Job, evaluate_jobs, quantities_of
 from equiv_probe_ase.record import record
+from equiv_probe_ase.structures import printable
 from equiv_probe_ase.turning import Turner
 
 if TYPE_CHECKING:
@@ -99,7 +100,10 @@ def measure_window(
                 if index in failed:
                     raise failed[index]
                 finished[index] = record(job, options.loss)
-            except Exception as error:  # whatever a calculator raises on one structure stays with that structure
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # whatever a calculator raises on one structure stays with that structure
                 finished[index] = _failure(job.structure, error)
                 continue
             extra = _replicates_to_add(finished[index], job, options)
@@ -110,13 +114,13 @@ def measure_window(
     return [finished[structure.index] for structure in window]
 
 
-def _failure(structure: Structure, error: Exception) -> dict[str, Any]:
+def _failure(structure: Structure, error: BaseException) -> dict[str, Any]:
     reason = str(error) if isinstance(error, EquivProbeError) else f"{type(error).__name__}: {error}"
     return {
         "key": structure.key,
         "index": structure.index,
         "name": structure.name,
-        "error": " ".join(reason.split())[:500],
+        "error": printable(" ".join(reason.split())[:500]),
     }
 
 

@@ -79,17 +79,37 @@ class Job:
         turned = results
         if not self.identity:
             self.identity = {name: rows[0] for name, rows in self._stack(plain[:1]).items()}
-            self.resolution = {
-                name: float(value.abs().max()) * torch.finfo(stored_precision(plain[0][name])).eps
-                for name, value in self.identity.items()
-            }
+            self.resolution = {name: self._resolution(name, [*plain, *results]) for name in self.identity}
             self.repeats = self._stack(plain[1:])
             self.round_trips = self._stack(results[:ROUND_TRIPS])
             turned = results[ROUND_TRIPS:]
         flat = self.fresh.reshape(-1, 3, 3)
         for name, raw in self._stack(turned).items():
-            back = self.quantities[name].representation.turn_back(raw, flat, self._pivot)
+            back = self._turned_back(name, raw, flat)
             self.values.setdefault(name, []).append(back.reshape(*self.fresh.shape[:2], *back.shape[1:]))
+
+    def _turned_back(self, name: str, raw: Tensor, rotations: Tensor) -> Tensor:
+        """``ρ(g)⁻¹`` of raw values ``(C, *S)``. The dipole of an ion depends on the origin: it turns about ``Q c``."""
+        if name == "dipole" and not self.structure.atoms.pbc.any():
+            return point.turn_back(raw, rotations, self._charge() * self._pivot)
+        return self.quantities[name].representation.turn_back(raw, rotations, self._pivot)
+
+    def _resolution(self, name: str, results: Sequence[Results]) -> float:
+        """Standard deviation of rounding to the last place, in the reported unit, judged over all evaluations.
+
+        It is uniform, so an ulp over √12; and not less than that of a number of natural size (1 eV/Å, 1 e·Å) in
+        float64, or a sum that cancels to zero would have no resolution at all.
+        """
+        stored = stored_precision(np.concatenate([one[name].ravel() for one in results]))
+        size = float(self.identity[name].square().mean().sqrt())
+        natural = self.quantities[name].factor * torch.finfo(torch.float64).eps
+        return max(size * torch.finfo(stored).eps / 12**0.5, natural)
+
+    def _charge(self) -> float:
+        """Total charge in the reported unit of charges: as the calculator has it, else as the structure says."""
+        if "charges" in self.identity:
+            return float(self.identity["charges"].sum())
+        return 1e3 * float(self.structure.atoms.get_initial_charges().sum())
 
     @property
     def _pivot(self) -> Tensor:
@@ -104,14 +124,10 @@ class Job:
         }
 
     def orbit(self) -> Orbit:
-        """The orbit so far.
-
-        Raises:
-            EquivProbeError: a prediction is not finite.
-        """
+        """The orbit so far."""
         plan = RotationPlan(self.plan.design, len(self.rotations), self.plan.improper, self.plan.seed)
         outputs = {name: quantity.representation for name, quantity in self.quantities.items()}
-        orbit = Orbit.from_values(
+        return Orbit.from_values(
             {name: torch.cat(parts) for name, parts in self.values.items()},
             self.identity,
             Schema({"positions": point}, outputs),
@@ -122,12 +138,9 @@ class Job:
             centers=dict.fromkeys(outputs, self._pivot),
             units={name: quantity.unit for name, quantity in self.quantities.items()},
         )
-        for name in self.quantities:
-            orbit.require_finite(name)
-        return orbit
 
 
-def evaluate_jobs(engine: Engine, jobs: Sequence[Job]) -> dict[int, Exception]:
+def evaluate_jobs(engine: Engine, jobs: Sequence[Job]) -> dict[int, BaseException]:
     """Evaluate what every job still lacks, in as few calls as possible.
 
     A call that fails is made again on either half of its jobs, so that one bad structure costs its neighbours nothing.
@@ -135,7 +148,7 @@ def evaluate_jobs(engine: Engine, jobs: Sequence[Job]) -> dict[int, Exception]:
     Returns:
         The exception of every job that failed, by the structure's index.
     """
-    failures: dict[int, Exception] = {}
+    failures: dict[int, BaseException] = {}
     alike: dict[tuple[str, ...], list[Job]] = {}
     for job in jobs:
         alike.setdefault(tuple(job.quantities), []).append(job)
@@ -144,7 +157,7 @@ def evaluate_jobs(engine: Engine, jobs: Sequence[Job]) -> dict[int, Exception]:
     return failures
 
 
-def _evaluate_alike(engine: Engine, jobs: Sequence[Job], properties: Sequence[str]) -> dict[int, Exception]:
+def _evaluate_alike(engine: Engine, jobs: Sequence[Job], properties: Sequence[str]) -> dict[int, BaseException]:
     """:func:`evaluate_jobs` for jobs with the same properties."""
     try:
         copies = [job.copies() for job in jobs]
@@ -154,13 +167,13 @@ def _evaluate_alike(engine: Engine, jobs: Sequence[Job], properties: Sequence[st
         # batch, the order of sums would differ, and that is rounding, not non-determinism.
         plain = [job.structure.atoms for job in new]
         twice = list(zip(*(list(engine.run(plain, properties)) for _ in range(2)), strict=True))
-    except Exception as error:  # calculators raise anything
+    except (Exception, SystemExit) as error:  # calculators raise anything, and some packages exit
         if len(jobs) == 1:
             return {jobs[0].structure.index: error}
         half = len(jobs) // 2
         return _evaluate_alike(engine, jobs[:half], properties) | _evaluate_alike(engine, jobs[half:], properties)
     untouched = {job.structure.index: pair for job, pair in zip(new, twice, strict=True)}
-    failures: dict[int, Exception] = {}
+    failures: dict[int, BaseException] = {}
     for job, part in zip(jobs, copies, strict=True):
         own = [next(results) for _ in part]
         try:

@@ -75,6 +75,18 @@ QUANTITIES: dict[str, Quantity] = {
         Quantity("magmoms", ep.scalar, "mμB", 1e3, per_atom=True),
     )
 }
+
+
+def adapted(chosen: Mapping[str, Quantity], sample: Mapping[str, NDArray[np.float64]]) -> dict[str, Quantity]:
+    """The quantities as a first evaluation shows them: magnetic moments with three components are axial vectors."""
+    found = dict(chosen)
+    for name, axes in (("magmom", 1), ("magmoms", 2)):
+        values = sample.get(name)
+        if name in found and values is not None and values.ndim == axes and found[name].representation == ep.scalar:
+            found[name] = replace(found[name], representation=ep.axial)
+    return found
+
+
 DEFAULTS = ("energy", "forces", "stress", "dipole", "charges", "magmoms")
 """Audited without being asked for, where the calculator says that it has them."""
 

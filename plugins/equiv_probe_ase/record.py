@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe import decompose
+from equiv_probe import EquivProbeError, decompose
 from equiv_probe.report import without_nan
 from equiv_probe.spectrum import torque_bound
 from equiv_probe_ase.structures import reference_values
@@ -15,6 +15,7 @@ from equiv_probe_ase.structures import reference_values
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from equiv_probe.decomposition import Decomposition
     from equiv_probe.losses import AnyLoss
     from equiv_probe.orbit import Orbit
     from equiv_probe_ase.orbits import Job
@@ -31,7 +32,7 @@ def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
         loss: for the comparison with reference values.
 
     Raises:
-        EquivProbeError: non-finite predictions.
+        EquivProbeError: a prediction is not finite.
     """
     orbit, atoms = job.orbit(), job.structure.atoms
     quantities = {name: _quantity(job, orbit, quantity, loss) for name, quantity in job.quantities.items()}
@@ -78,22 +79,32 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss) -> dict
     }
     if quantity.per_atom:
         values |= _by_atom(job, single)
-    target = reference_values(job.structure, quantity)
-    if target is not None:
-        known = decompose(single, torch.from_numpy(target), loss)
+    try:
+        target = reference_values(job.structure, quantity)
+        known = None if target is None else decompose(single, torch.from_numpy(target), loss)
+    except (EquivProbeError, TypeError, ValueError) as error:  # labels come from files
+        reason = " ".join(str(error).split())[:200]
+        values["notes"].append(f"the reference {name} of {job.structure.name} was not used: {reason}")
+        return values
+    if known is not None:
         values["notes"] = list(known.notes)
-        own = known.per_structure
-        values["labelled"] = {
-            **{key: float(own[key]) for key in ("total", "mean", "equiv", "weight")},
-            "share_stderr": known.share_stderr,
-            "share_interval": list(known.share_interval),
-            "equiv_stderr": known.equiv_stderr,
-            "equiv_interval": list(known.equiv_interval),
-            "total_stderr": known.total_stderr,
-            "mean_stderr": known.mean_stderr,
-            "unit": known.unit,
-        }
+        values["labelled"] = _labelled(known)
     return values
+
+
+def _labelled(known: Decomposition) -> dict[str, Any]:
+    """The decomposition against reference values."""
+    own = known.per_structure
+    return {
+        **{key: float(own[key]) for key in ("total", "mean", "equiv", "weight")},
+        "share_stderr": known.share_stderr,
+        "share_interval": list(known.share_interval),
+        "equiv_stderr": known.equiv_stderr,
+        "equiv_interval": list(known.equiv_interval),
+        "total_stderr": known.total_stderr,
+        "mean_stderr": known.mean_stderr,
+        "unit": known.unit,
+    }
 
 
 def _magnitudes(deviation: Tensor, quantity: Quantity) -> Tensor:

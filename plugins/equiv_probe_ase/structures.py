@@ -71,17 +71,34 @@ def load(
     references_found = [references(atoms, reference_keys) for atoms in frames]
     _require_keys(frames, references_found, reference_keys)
     single = len(frames) == 1
-    names = [_name(atoms, label if single else f"{label}[{place}]") for place, atoms in enumerate(frames)]
+    first, step = _counting(source, index)
+    numbers = [first + step * place for place in range(len(frames))]
+    single = single and numbers == [0]
+    names = [_name(atoms, label if single else f"{label}[{n}]") for n, atoms in zip(numbers, frames, strict=True)]
     shared = {name for name, count in Counter(names).items() if count > 1}
     return [
         Structure(
             place,
-            f"{names[place]}[{place}]" if names[place] in shared else names[place],
+            f"{names[place]}[{numbers[place]}]" if names[place] in shared else names[place],
             _boxed(atoms, vacuum),
             references_found[place],
         )
         for place, atoms in enumerate(frames)
     ]
+
+
+def _counting(source: Source, index: str) -> tuple[int, int]:
+    """Number in the file of the first frame that was read, and the step; counted from 0 where it cannot be told."""
+    if not isinstance(source, (str, Path)):
+        return 0, 1
+    _, _, own = str(source).rpartition("@") if "@" in str(source) else ("", "", "")
+    parts = (own or index).split(":")
+    try:
+        first = int(parts[0] or 0)
+        step = int(parts[2] or 1) if len(parts) > 2 else 1
+    except ValueError:  # a selection in a database
+        return 0, 1
+    return (first, step) if first >= 0 and step > 0 else (0, 1)
 
 
 def _frames(source: Source, index: str) -> tuple[str, list[Atoms]]:
@@ -111,9 +128,13 @@ def _name(atoms: Atoms, fallback: str) -> str:
     for key in ("name", "label", "id", "mp_id", "config_type"):
         value = atoms.info.get(key)
         if isinstance(value, str) and value and key != "config_type":
-            # Names come from files and go to terminals: no escape sequences, no line breaks.
-            return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
+            return printable(value)
     return fallback
+
+
+def printable(text: str) -> str:
+    """Text from files and from other people's errors, for a terminal: no escape sequences, no line breaks."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _boxed(atoms: Atoms, vacuum: float | None) -> Atoms:

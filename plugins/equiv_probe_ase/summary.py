@@ -15,17 +15,23 @@ from equiv_probe.verdict import verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from equiv_probe.rotations import RotationPlan
     from equiv_probe_ase.quantities import Quantity
 
     Record = Mapping[str, Any]
 
 WORST_ATOMS = 10
 
-BLIND_SPOTS = [
-    "errors that respect rotation: a wrong sign of the stress, a wrong but equivariant model",
-    "forces that are not the gradient of the energy",
-    "improper rotations and permutations, unless the plan has them",
-]
+
+def blind_spots(plan: RotationPlan) -> list[str]:
+    """What an audit with this plan cannot see."""
+    return [
+        "errors that respect rotation: a wrong sign of the stress, a wrong but equivariant model",
+        "forces that are not the gradient of the energy",
+        "broken permutation symmetry"
+        if plan.improper
+        else "broken reflection (improper rotations) or permutation symmetry",
+    ]
 
 
 def summarise(records: Sequence[Record], quantities: Mapping[str, Quantity], loss: str) -> list[Measured]:

@@ -183,7 +183,7 @@ def test_printing_and_plain_dict(matrix: Tensor, positions: Tensor) -> None:
             {"loss": "huber"},
             "only squared error has an L_equiv that does not depend on the labels",
         ),
-        (ep.RotationPlan("klein", 2), {"targets": {"energy": torch.ones(1)}}, "targets for outputs among"),
+        (ep.RotationPlan("klein", 2), {"targets": {"energy": torch.ones(1)}}, "outputs among"),
         (ep.RotationPlan("klein", 2), {"targets": torch.ones(4, 3)}, r"target of shape \(4, 3\)"),
         (ep.RotationPlan("klein", 2), {"targets": torch.ones(5, 5, 3)}, r"target of shape \(5, 5, 3\)"),
         (ep.RotationPlan("klein", 2), {"targets": torch.full((5, 3), torch.nan)}, "non-finite"),

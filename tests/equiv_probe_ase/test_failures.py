@@ -102,13 +102,15 @@ def test_noise_that_is_sometimes_not_finite_in_the_floor(planted: Any, mixed: li
         assert report["forces"].verdict == "broken"
 
 
-def test_labels_of_the_wrong_shape_fail_only_their_structure(planted: Any, mixed: list[Atoms]) -> None:
+def test_labels_of_the_wrong_shape_are_left_out_and_told(planted: Any, mixed: list[Atoms]) -> None:
     mixed[0].info["REF_forces"] = np.zeros((5, 3))
     for atoms in mixed[1:]:
         atoms.arrays["REF_forces"] = np.zeros((len(atoms), 3))
     report = audit(planted(LinearField(torch.eye(3))), mixed, plan=PLAN)
-    assert len(report.structures) == 3
-    assert "(5, 3)" in report.failures[0]["error"]
+    assert len(report.structures) == 4  # the symmetry error needs no labels
+    assert report["forces"].labelled is not None
+    assert report["forces"].labelled.structures == 3
+    assert any("(5, 3)" in note and "not used" in note for note in report.notes)
 
 
 def test_a_stress_that_is_claimed_and_never_given(planted: Any, mixed: list[Atoms]) -> None:

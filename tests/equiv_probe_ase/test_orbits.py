@@ -122,10 +122,11 @@ def test_precision_is_found_out() -> None:
     assert model_precision(SimpleNamespace(dtype=torch.float32)) == torch.float32
     assert model_precision(SimpleNamespace(models=[torch.nn.Linear(2, 2)])) == torch.float32  # ensembles
     assert model_precision(SumCalculator([EMT(), EMT()])) == torch.float64
-    thirds = np.array([1 / 3, 2 / 3])
+    thirds = np.arange(1, 9) / 3
     assert model_precision(EMT(), {"forces": thirds.astype(np.float32).astype(float)}) == torch.float32
     assert model_precision(EMT(), {"forces": thirds}) == torch.float64
-    assert model_precision(EMT(), {"forces": np.zeros(3), "energy": thirds}) == torch.float64  # zeros tell nothing
+    assert model_precision(EMT(), {"forces": np.zeros(3), "energies": thirds}) == torch.float64  # zeros tell nothing
+    assert model_precision(EMT(), {"energy": np.array(-3000.0)}) == torch.float64  # nor does a round number
 
 
 def test_a_single_precision_calculator_without_torch_is_recognised(planted: Any, mixed: list[Atoms]) -> None:
