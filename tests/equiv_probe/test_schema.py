@@ -156,3 +156,10 @@ def test_named_and_unnamed_are_inverse() -> None:
         assert back is values or str(back) == str(values)
     assert list(named((1, 2), ["pos", "z"])) == ["pos", "z"]
     assert list(named((1, 2), ["pos"])) == ["0", "1"], "names that do not fit the number are not used"
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3)])
+def test_box_lengths_and_cell_vectors_are_told_apart_by_the_user(shape: tuple[int, ...]) -> None:
+    inputs = {"pos": torch.randn(4, 7, 3), "box": torch.ones(shape)}
+    with pytest.raises(ep.EquivProbeError, match="lengths of a box"):
+        ep.Schema.infer(inputs, {"energy": torch.zeros(4)})

@@ -284,3 +284,26 @@ def test_points_that_fit_no_centre_are_an_error() -> None:
     schema = ep.Schema({"pos": ep.point}, {"x": ep.point}, batch="batch")
     with pytest.raises(ep.EquivProbeError, match="one point per node"):
         ep.twirl(lambda given: {"x": given["pos"][:5]}, inputs, schema)
+
+
+def test_an_inferred_schema_sees_the_batch_index() -> None:
+    # A model of each structure's own centroid: about that centroid it does not vary, about a common one it would.
+    batch = torch.tensor([0, 0, 0, 1, 1, 1, 1])
+    offsets = torch.tensor([[50.0, 0.0, 0.0], [0.0, 0.0, -50.0]], dtype=torch.float64)[batch]
+    pos = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) + offsets
+
+    def model(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        sums = torch.zeros(2, 3, dtype=torch.float64).index_add_(0, batch, given["pos"])
+        return {"energy": sums.square().sum(-1)}
+
+    orbit = ep.twirl(model, {"pos": pos, "batch": batch})
+    assert orbit.schema.batch == "batch"
+    assert ep.decompose(orbit, structures=batch).equiv < 1e-12 * float(orbit.identity["energy"].square().mean())
+
+
+def test_a_slip_of_the_pen_in_a_dict_is_an_error() -> None:
+    schema = ep.Schema({"pos": ep.point}, {"forces": ep.vector})
+    orbit = ep.twirl(lambda given: {"forces": given["pos"]}, {"pos": torch.randn(4, 3)}, schema)
+    for wrong in ({"loss": {"force": "mae"}}, {"weights": {"force": 1.0}}, {"coefficients": {"force": 2.0}}):
+        with pytest.raises(ep.EquivProbeError, match="force"):
+            ep.decompose(orbit, torch.zeros(4, 3), **wrong)
