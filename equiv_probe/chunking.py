@@ -28,25 +28,29 @@ def in_chunks(evaluate: Callable[[int, int], T], count: int, chunk: int) -> Iter
     start = 0
     while start < count:
         stop = min(start + chunk, count)
-        failed = False
-        try:
-            result = evaluate(start, stop)
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            failed = True
-        # Outside the except block: the exception's traceback holds the tensors that must be freed first.
-        if failed:
+        result = unless_out_of_memory(lambda a=start, b=stop: evaluate(a, b))  # type: ignore[misc]
+        if result is None:
             if stop - start == 1:
                 raise EquivProbeError(
                     "a single copy that does not fit in memory", "a smaller structure, or more memory"
                 )
             chunk = (stop - start) // 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
             continue
         yield result
         start = stop
+
+
+def unless_out_of_memory(evaluate: Callable[[], T]) -> T | None:
+    """What ``evaluate`` returns, or None where memory ran out, once what it held is free again."""
+    try:
+        return evaluate()
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside the except block: the exception's traceback holds the tensors that must be freed first.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,9 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from equiv_probe.chunking import is_out_of_memory
+from equiv_probe.chunking import unless_out_of_memory
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
@@ -52,23 +50,14 @@ class Engine:
         start = 0
         while start < len(structures):
             stop = self._stop(structures, start)
-            failed = False
             began = time.perf_counter()
-            try:
-                results = self.evaluator.evaluate(structures[start:stop], properties)
-            except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                failed = True
+            part = structures[start:stop]
+            results = unless_out_of_memory(lambda part=part: self.evaluator.evaluate(part, properties))  # type: ignore[misc]
             self.seconds += time.perf_counter() - began
-            if failed:
-                if stop - start == 1:
-                    raise EquivProbeError(
-                        f"{len(structures[start])} atoms, which do not fit in memory", "a smaller structure"
-                    )
-                self.atoms_per_call = max(1, sum(map(len, structures[start:stop])) // 2)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+            if results is None:
+                if len(part) == 1:
+                    raise EquivProbeError(f"{len(part[0])} atoms, which do not fit in memory", "a smaller structure")
+                self.atoms_per_call = max(1, sum(map(len, part)) // 2)
                 continue
             self.calls += 1
             self.evaluations += len(results)
