@@ -104,7 +104,7 @@ class Augmentation:
         self._turned = None
         if not self._live.network.training:
             return None
-        inputs, rebuild = self._live.adapter.split(args, kwargs)
+        inputs, rebuild = self._live.split(args, kwargs)
         if not self._live.knows(inputs):
             self._resolve(args, kwargs)
         schema = self._live.schema
@@ -149,11 +149,11 @@ class Augmentation:
         """Find the schema, with one look at what the model answers if need be."""
         schema = self._live.schema
         if schema is not None and schema.inputs and schema.outputs:
-            self._live.resolve(Call.of(self._live.adapter, args, kwargs), None)
+            self._live.resolve(self._live.keep(args, kwargs), None)
             return
         with isolated(self._live.network), torch.inference_mode(False):
             self._live.network.eval()
-            call = Call.of(self._live.adapter, args, kwargs)
+            call = self._live.keep(args, kwargs)
             self._live.resolve(call, self._look(call))
 
     def _look(self, call: Call) -> Any:

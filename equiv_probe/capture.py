@@ -10,10 +10,12 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from equiv_probe import plugins
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import network
 from equiv_probe.schema import Named, named
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equiv_probe.schema import Schema
+    from equiv_probe.turning import Structures
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Rebuild = Callable[[Named], Arguments]
+Split = Callable[[tuple[Any, ...], dict[str, Any]], tuple[Named, Rebuild]]
+Part = Callable[[Mapping[str, "Tensor"]], dict[str, "Tensor"]]
 
 
 class Adapter(Protocol):
@@ -33,8 +38,20 @@ class Adapter(Protocol):
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
         """Arguments of a call by name, and how to make fresh arguments from such values."""
 
-    def stack(self, copies: list[Named]) -> tuple[Named, Callable[[Named], list[Named]]] | None:
-        """One call's arguments for several copies, and how to part its outputs again; None where it cannot be done."""
+    def stack(self, inputs: Named, turned: Mapping[str, Tensor]) -> tuple[Named, Part] | None:
+        """One call's arguments for several copies of a call.
+
+        Args:
+            inputs: of the call, ``(*S)`` by name.
+            turned: the inputs that turn, for every copy, ``(C, *S)`` by name.
+
+        Returns:
+            The arguments by name, and how to part the outputs of that one call into ``(C, *S)``; None where copies
+            cannot share a call.
+        """
+
+    def structures(self, inputs: Named, schema: Schema, center: str | Tensor) -> Structures | None:
+        """Which rotation belongs to what; None to go by the names of the inputs."""
 
 
 class CallAdapter:
@@ -78,10 +95,29 @@ class CallAdapter:
 
         return leaves, rebuild
 
-    def stack(self, copies: list[Named]) -> tuple[Named, Callable[[Named], list[Named]]] | None:
+    def stack(self, inputs: Named, turned: Mapping[str, Tensor]) -> tuple[Named, Part] | None:
         """See :class:`Adapter`."""
-        del copies
+        del inputs, turned
         return None
+
+    def structures(self, inputs: Named, schema: Schema, center: str | Tensor) -> Structures | None:
+        """See :class:`Adapter`."""
+        del inputs, schema, center
+        return None
+
+
+def adapter_for(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:
+    """The adapter of the plugin that knows a call's batch, or that of plain tensors, tuples and dicts."""
+    for read in _readers():
+        adapter = read(module, args, kwargs)
+        if adapter is not None:
+            return adapter
+    return CallAdapter(module)
+
+
+@cache
+def _readers() -> list[Callable[[Any, tuple[Any, ...], dict[str, Any]], Adapter | None]]:
+    return [plugin.adapter for plugin in plugins.installed()[0] if plugin.adapter is not None]
 
 
 def _remade(value: Any, place: dict[Any, str] | str, values: Named) -> Any:
@@ -122,9 +158,9 @@ class Call:
     dicts: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
 
     @classmethod
-    def of(cls, adapter: Adapter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def of(cls, split: Split, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Keep a call; its tensors are cloned, since the network may write into them."""
-        leaves, rebuild = adapter.split(args, kwargs)
+        leaves, rebuild = split(args, kwargs)
         differentiated = frozenset(n for n, v in leaves.items() if isinstance(v, torch.Tensor) and v.requires_grad)
         dicts = tuple((v, dict(v)) for v in (*args, *kwargs.values()) if isinstance(v, dict))
         # Outside inference mode, so that a model may differentiate the copies.

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import CallAdapter, cloned, read_outputs, wide
+from equiv_probe.capture import Call, CallAdapter, adapter_for, cloned, read_outputs, wide
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import missing_output, needs_gradient, network
-from equiv_probe.losses import LOSSES, Reduction
-from equiv_probe.measurement import Objective, measure
+from equiv_probe.measurement import measure
+from equiv_probe.objectives import label_free
 from equiv_probe.orbit import Moments, Orbit
 from equiv_probe.schema import Schema
 from equiv_probe.turning import Structures, resolve_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
-    from equiv_probe.capture import Adapter, Call
+    from equiv_probe.capture import Adapter, Rebuild
     from equiv_probe.measurement import Measurement
+    from equiv_probe.objectives import Evaluate
     from equiv_probe.rotations import RotationPlan
+    from equiv_probe.schema import Named
 
 
 CPU_NUMBERS = 3 * 2048
@@ -56,12 +59,28 @@ class LiveOrbit:
         chunk: int = 64,
     ) -> None:
         self.network = network(module)
-        self.adapter: Adapter = adapter or CallAdapter(module)
+        self._adapter = adapter
         self.schema, self.center, self.chunk = schema, center, chunk
         self._declared = schema
         self._seen: set[str] = set()
         self._stacks = stack
         self._differentiates = False
+
+    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
+        """Arguments of a call by name, and how to make fresh ones; the first call shows which adapter reads them."""
+        if self._adapter is None:
+            self._adapter = adapter_for(self.network, args, kwargs)
+        return self._adapter.split(args, kwargs)
+
+    def keep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Keep a call."""
+        return Call.of(self.split, args, kwargs)
+
+    @property
+    def adapter(self) -> Adapter:
+        """What reads the calls, from the first one on."""
+        assert self._adapter is not None
+        return self._adapter
 
     def resolve(self, call: Call, raw: Any) -> Schema:
         """The schema, inferred from a call and its answer where it is not declared; announced once.
@@ -89,35 +108,56 @@ class LiveOrbit:
         """Whether a call with such inputs was resolved before."""
         return bool(self._seen) and _tensor_names(inputs) <= self._seen
 
-    def structures(self, inputs: Mapping[str, Any]) -> Structures:
+    def structures(self, inputs: Named) -> Structures:
         """Which rotation belongs to what, for the inputs of one call."""
         assert self.schema is not None
-        return Structures.of(inputs, self.schema, self.center)
+        found = self.adapter.structures(inputs, self.schema, self.center)
+        return Structures.of(inputs, self.schema, self.center) if found is None else found
 
-    def measure(self, call: Call, raw: Any, plan: RotationPlan, rotations: Tensor) -> dict[str, Measurement]:
-        """The label-free squared-error ``L_equiv`` of every structure and output; nothing waits for the device.
+    def measure(
+        self,
+        call: Call,
+        raw: Any,
+        plan: RotationPlan,
+        rotations: Tensor,
+        *,
+        evaluate: Evaluate = label_free,
+        known: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Measurement]:
+        """Losses of every structure, by name; nothing waits for the device.
 
         Args:
             call: the captured call.
-            raw: the user's own answer, which only serves as the point that moments are taken about.
+            raw: the user's own answer.
             plan: the plan that drew the rotations.
             rotations: ``(R, n, U, 3, 3)``.
+            evaluate: what the orbit is measured against.
+            known: pulled-back predictions of the first rotations, ``(C, *S)``, which need no evaluation.
         """
         schema, structures = self.resolve(call, raw), self.structures(call.inputs)
         about = {name: wide(value.detach()) for name, value in read_outputs(raw, schema).items()}
+        objectives = evaluate(call.inputs, about, structures, schema)
         flat = rotations.flatten(0, 1)
+        done = len(next(iter(known.values()))) if known else 0
         moments = Moments(about, plan.weights, len(rotations))
-        for values in in_chunks(
-            lambda a, b: self.pulled_back(call, structures, flat[a:b]),
-            len(flat),
+        kept: list[dict[str, Tensor]] = []
+        chunks: Iterator[dict[str, Tensor]] = in_chunks(
+            lambda a, b: self.pulled_back(call, structures, flat[done + a : done + b]),
+            len(flat) - done,
             self.copies_at_once(structures, call.inputs),
-        ):
-            moments.add({name: wide(value) for name, value in values.items()})
-        orbit = Orbit(schema, plan, flat, moments.weights, *moments.result(), values=None)
-        return {
-            name: measure(orbit, Objective((name,), LOSSES["mse"], {name: v}, _reduction(structures, v), False))
-            for name, v in about.items()
-        }
+        )
+        for values in chain([dict(known)] if known else [], chunks):
+            wider = {name: wide(value) for name, value in values.items()}
+            moments.add(wider)
+            if not objectives.squared:
+                kept.append(wider)
+        whole = None
+        if kept:
+            joined = {name: torch.cat([one[name] for one in kept]) for name in about}
+            whole = {name: v.reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in joined.items()}
+        orbit = Orbit(schema, plan, flat, moments.weights, *moments.result(), values=whole)
+        found = {name: measure(orbit, one, live=True) for name, one in objectives.parts.items()}
+        return {**found, **objectives.total(found)}
 
     def pulled_back(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
         """``h_g`` in the model's precision, detached, ``(C, *S)`` by output, for rotations ``(C, [U,] 3, 3)``."""
@@ -168,12 +208,10 @@ class LiveOrbit:
 
     def _together(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Raw outputs of several copies from one pass, ``(C, *S)``; None where copies cannot be stacked."""
-        count = len(next(iter(turned.values())))
-        by_adapter = self.adapter.stack([_copy(call, turned, k) for k in range(count)])
+        by_adapter = self.adapter.stack(call.inputs, turned)
         if by_adapter is not None:
             stacked, part = by_adapter
-            parts = part(self._one(call, stacked))
-            return {name: torch.stack([one[name] for one in parts]) for name in parts[0]}
+            return part(self._one(call, stacked))
         if self._stacks is False or structures.layout != "leading":
             return None
         if self._stacks is None:
@@ -229,19 +267,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
     scale = float(a.abs().max()) if a.numel() else 0.0
     gap = float((a - b).abs().max()) if a.numel() else 0.0
     return math.isfinite(gap) and gap <= 100 * torch.finfo(a.dtype).eps * max(scale, torch.finfo(a.dtype).tiny)
-
-
-def _reduction(structures: Structures, value: Tensor) -> Reduction:
-    """How the elements of one output belong to structures."""
-    if structures.layout == "one" or value.ndim == 0:
-        return Reduction()
-    if structures.layout == "index":
-        owner = structures.owner(value)
-        if owner is None:
-            assert structures.index is not None
-            owner = structures.index
-        return Reduction(owner, count=structures.count)
-    mask = structures.mask
-    if mask is None or value.shape[:2] != mask.shape:
-        return Reduction("leading")
-    return Reduction("leading", mask=mask.reshape(*mask.shape, *(1,) * (value.ndim - 2)))

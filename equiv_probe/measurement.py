@@ -113,9 +113,15 @@ class Objective:
         return torch.as_tensor(value).detach().double().reshape(-1)
 
 
-def measure(orbit: Orbit, objective: Objective) -> Measurement:
-    """Evaluate an objective on an orbit, on its mean and on its leave-one-out means, and jackknife."""
-    estimate, weight = _estimate(orbit, objective)
+def measure(orbit: Orbit, objective: Objective, *, live: bool = False) -> Measurement:
+    """Evaluate an objective on an orbit, on its mean and on its leave-one-out means, and jackknife.
+
+    Args:
+        orbit: the orbit.
+        objective: the loss.
+        live: on a training path: nothing is checked and noted that would wait for the device.
+    """
+    estimate, weight = _estimate(orbit, objective, live=live)
     return Measurement(
         estimate,
         weight,
@@ -124,11 +130,11 @@ def measure(orbit: Orbit, objective: Objective) -> Measurement:
         loss=objective.label,
         squared=_is_squared(objective.loss),
         labelled=objective.labelled,
-        notes=_notes(orbit, objective),
+        notes=() if live else _notes(orbit, objective),
     )
 
 
-def _estimate(orbit: Orbit, objective: Objective) -> tuple[Jackknife, Tensor]:
+def _estimate(orbit: Orbit, objective: Objective, *, live: bool = False) -> tuple[Jackknife, Tensor]:
     """The jackknife and the weights of the structures, ``(U,)``."""
     share = orbit.sizes / orbit.sizes.sum()
     means = {name: orbit.means[name] for name in objective.outputs}
@@ -136,7 +142,7 @@ def _estimate(orbit: Orbit, objective: Objective) -> tuple[Jackknife, Tensor]:
     mean = {name: (shares[name] * m).sum(0) for name, m in means.items()}
     losses = _group_losses(orbit, objective)
     of_mean, weight = objective(mean, 0)
-    if not bool((losses.isfinite() | (weight <= 0)).all()):
+    if not live and not bool((losses.isfinite() | (weight <= 0)).all()):
         raise EquivProbeError(
             f"a non-finite {objective.label!r} loss of {', '.join(objective.outputs)}",
             "finite targets wherever weights and mask let them count",
@@ -147,7 +153,7 @@ def _estimate(orbit: Orbit, objective: Objective) -> tuple[Jackknife, Tensor]:
     elif objective.labelled and _is_squared(objective.loss):
         # The L_equiv of squared error does not depend on the labels, replicate by replicate: taken about the unturned
         # prediction it does not drown in the rounding of a large L_total.
-        own, _ = _estimate(orbit, objective.about(orbit.identity))
+        own, _ = _estimate(orbit, objective.about(orbit.identity), live=live)
         total = (share.to(losses)[:, None] * losses).sum(0)
         estimate = Jackknife(total, total - own.equiv, losses, losses - own.pseudo_equiv, orbit.sizes)
     else:

@@ -6,10 +6,14 @@ import importlib.util
 from collections.abc import Callable  # noqa: TC003 - dataclasses resolve their annotations
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import typer
+    from torch import nn
+
+    from equiv_probe.capture import Adapter
+    from equiv_probe.objectives import Training
 
 ENTRY_POINT = "equiv_probe.plugins"
 
@@ -34,6 +38,11 @@ class Plugin:
         register: adds commands to ``equiv-probe``; None if it has none.
         presets: what can be named on the command line.
         packages: whose versions ``equiv-probe doctor`` shows.
+        adapter: for a call ``(module, args, kwargs)`` of the framework's kind, the :class:`equiv_probe.capture.Adapter`
+            that reads its batches, otherwise None. It is asked about every kind of call: it must look in
+            ``sys.modules`` before it imports anything.
+        training: for a module that is trained, what the framework defines about its loss, if it is of the framework's
+            kind, otherwise None; the same rule about imports.
     """
 
     name: str
@@ -41,6 +50,8 @@ class Plugin:
     register: Callable[[typer.Typer], None] | None = None
     presets: Callable[[], list[PresetStatus]] = field(default=list)
     packages: tuple[str, ...] = ()
+    adapter: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Adapter | None] | None = None
+    training: Callable[[nn.Module], Training | None] | None = None
 
     @property
     def usable(self) -> bool:

@@ -20,16 +20,16 @@ from __future__ import annotations
 
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from equiv_probe.capture import Call
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.hook import Hook
 from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, rank, versions
 from equiv_probe.live_orbit import LiveOrbit
+from equiv_probe.objectives import label_free, labelled
 from equiv_probe.replay import Replay, replay_step, require_untrained
 from equiv_probe.rotations import RotationPlan
 from equiv_probe.running import Running, estimates
@@ -38,11 +38,13 @@ from equiv_probe.substitution import Recorded
 from equiv_probe.turning import draw, own_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from torch import Tensor, nn
 
-    from equiv_probe.capture import Adapter
+    from equiv_probe.capture import Adapter, Call
+    from equiv_probe.losses import AnyLoss
+    from equiv_probe.objectives import Evaluate
     from equiv_probe.schedule import Cadence
     from equiv_probe.schema import Schema
 
@@ -74,7 +76,12 @@ class Probe:
         seed: of the rotations, which come from generators of the probe's own.
         adapter: for batches that are not made of tensors, tuples and dicts; see :class:`equiv_probe.capture.Adapter`.
         stack: whether a dense batch may hold several copies; None tries it once and compares.
+        targets: labels among the inputs of the call, by output: ``{"energy": "y"}``; their loss is decomposed.
+        loss: against the targets; a name, or one by output.
+        objectives: the losses of a call, structure by structure, for those who know them: then :meth:`step` measures
+            these at the network's first call, and does not run the step again.
         protect: other modules that a replayed step touches; their buffers, flags and gradients are kept too.
+        quiet: makes contexts in which steps are replayed, for what else must not notice.
 
     Raises:
         EquivProbeError: at the first measurement, if the schema cannot be inferred or does not fit. What fails later
@@ -97,7 +104,11 @@ class Probe:
         seed: int = 0,
         adapter: Adapter | None = None,
         stack: bool | None = None,
+        targets: Mapping[str, str] | None = None,
+        loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
+        objectives: Evaluate | None = None,
         protect: Iterable[nn.Module] = (),
+        quiet: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.model = model
         self.plan, self.light = plan or RotationPlan(), light
@@ -109,10 +120,13 @@ class Probe:
         self._cadence = {"every": every, "warmup": warmup}, {"every": full, "at_random": True, "budget": budget}
         self.live = LiveOrbit(model, schema, center, adapter=adapter, stack=stack)
         self.window, self.seed, self.protect = window, seed, tuple(protect)
+        self._evaluate = objectives or (labelled(targets, loss) if targets else label_free)
+        self._replays, self._quiet = objectives is None, quiet
         self.running: dict[tuple[str, str], Running] = {}
         self.failures: list[str] = []
         self._handles: list[Any] = []
-        self._pending: Call | None = None
+        self._pending: tuple[Call, str] | None = None
+        self._awaiting: str | None = None
         self._recording: list[Recorded] | None = None
         self._stepping = False
         self._succeeded = False
@@ -165,22 +179,22 @@ class Probe:
             return
         self._pending = None
         if self._recording is not None:
-            self._recording.append(Recorded(Call.of(self.live.adapter, args, kwargs), RandomState.now()))
-        elif not self._stepping and self._schedule("call", self._stage()).due():
-            self._pending = Call.of(self.live.adapter, args, kwargs)
+            self._recording.append(Recorded(self.live.keep(args, kwargs), RandomState.now()))
+        elif self._awaiting is not None or (not self._stepping and self._schedule("call", self._stage()).due()):
+            self._pending = self.live.keep(args, kwargs), self._awaiting or self._stage()
+            self._awaiting = None
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
         del args, kwargs
         if module is not self.model or measuring():
             return
-        call, self._pending = self._pending, None
+        pending, self._pending = self._pending, None
         if self._recording:
             self._recording[-1].answered(raw)
-        elif call is not None:
-            self._attempt(lambda: self._measure(call, raw))
+        elif pending is not None:
+            self._attempt(lambda: self._measure(*pending, raw))
 
-    def _measure(self, call: Call, raw: Any) -> None:
-        stage = self._stage()
+    def _measure(self, call: Call, stage: str, raw: Any) -> None:
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
         with isolated(self.live.network), torch.inference_mode(False), torch.no_grad():
@@ -188,10 +202,11 @@ class Probe:
             self.live.resolve(call, raw)
             structures = self.live.structures(call.inputs)
             rotations = draw(plan, self._source(call.inputs), structures.count)
-            for name, found in self.live.measure(call, raw, plan, rotations).items():
-                nothing = torch.full_like(found.estimate.equiv, torch.nan)
-                self._add(stage, name, found.estimate.equiv, nothing, found.weight)
-        self._schedule("call", stage).spent(self._clock(stage) - began)
+            for name, found in self.live.measure(call, raw, plan, rotations, evaluate=self._evaluate).items():
+                equiv = found.estimate.equiv
+                total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
+                self._add(stage, name, equiv, total, found.weight)
+        self._schedule("call" if self._replays else "step", stage).spent(self._clock(stage) - began)
 
     def step(self, step: Callable[[], T], *, stage: str | None = None) -> T:
         """Run the user's step, and decompose its loss when that is due.
@@ -209,6 +224,13 @@ class Probe:
         if measuring() or not schedule.due():
             with self._unobserved():
                 return step()
+        if not self._replays:
+            with self._unobserved():
+                self._awaiting = stage
+                try:
+                    return step()
+                finally:
+                    self._awaiting = None
         result: list[T] = []
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)

@@ -110,11 +110,11 @@ class Player:
         # More calls than in the user's own run: the step went another way, because of what it was answered.
         beyond = place >= len(self.recorded)
         one = self.recorded[-1 if beyond else place]
-        call, known = Call.of(self.live.adapter, args, kwargs), {}
+        call, known = self.live.keep(args, kwargs), {}
         attached = torch.is_grad_enabled() and bool(call.differentiated & one.call.differentiated & self._turning())
         if attached:
             # The step may differentiate its own input (forces as a gradient of the energy): the answer hangs on it.
-            call = Call(*self.live.adapter.split(args, kwargs), call.differentiated, ())
+            call = Call(*self.live.split(args, kwargs), call.differentiated, ())
         elif not beyond and _same(call.inputs, one.call.inputs):
             known = self._known[place]
         elif place == 0:

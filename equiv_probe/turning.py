@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -68,6 +68,7 @@ class Structures:
             number would have to be fetched from the device.
         index: structure of each node, ``(N,)``.
         edges: structure of each edge, ``(E,)``.
+        owners: structure of each entry of the first axis of inputs and outputs by name, where an adapter knows better.
         center: centre of rotation of each structure, ``(U, 3)`` or ``(3,)`` float64; None is the origin.
         mask: true where a dense batch holds an atom, ``(B, N)``.
     """
@@ -76,6 +77,7 @@ class Structures:
     count: int
     index: Tensor | None = None
     edges: Tensor | None = None
+    owners: Mapping[str, Tensor] = field(default_factory=dict)
     center: Tensor | None = None
     mask: Tensor | None = None
 
@@ -87,7 +89,7 @@ class Structures:
         mask = inputs[schema.mask].detach() if schema.mask else None
         if schema.batch is not None:
             index: Tensor = inputs[schema.batch].detach().long()
-            found = cls("index", len(index), index, _edges(inputs, index))
+            found = cls("index", len(index), index=index, edges=_edges(inputs, index))
         elif value.ndim - len(schema.inputs[name].event_shape) >= 2:
             found = cls("leading", len(value), mask=mask)
         else:
@@ -113,33 +115,31 @@ class Structures:
             held = self.mask.to(flat)[..., None]
             return (flat * held).sum(1) / held.sum(1).clamp_min(1)
         assert self.index is not None
-        sums = points.new_zeros(self.count, 4)
-        ones = points.new_ones(len(points), 1)
-        sums.index_add_(0, self.index, torch.cat([points, ones], 1))
-        return sums[:, :3] / sums[:, 3:].clamp_min(1)
+        return centroids(points, self.index, self.count)
 
-    def owner(self, value: Tensor) -> Tensor | None:
+    def owner(self, value: Tensor, name: str = "") -> Tensor | None:
         """Structure of each entry of the first axis of ``value``; None where that axis counts the structures."""
-        if self.index is not None and len(value) == len(self.index):
-            return self.index
-        if self.edges is not None and len(value) == len(self.edges):
-            return self.edges
-        return None
+        if name in self.owners:
+            return self.owners[name]
+        candidates = [self.index, self.edges, *self.owners.values()]
+        if "edge" in name.lower():  # as many edges as nodes: a ring
+            candidates[:2] = [self.edges, self.index]
+        return next((one for one in candidates if one is not None and len(one) == len(value)), None)
 
-    def spread(self, per_structure: Tensor, value: Tensor) -> Tensor:
+    def spread(self, per_structure: Tensor, value: Tensor, name: str = "") -> Tensor:
         """Values of each structure, ``(U, *X)``, to each entry of the first axis of ``value``."""
-        owner = self.owner(value)
+        owner = self.owner(value, name)
         if owner is not None:
             return per_structure[owner]
         if len(value) > len(per_structure) or (self.layout == "leading" and len(value) != len(per_structure)):
             raise EquivProbeError(
-                f"a tensor of shape {tuple(value.shape)} in a batch of {len(per_structure)} structures",
+                f"{name} of shape {tuple(value.shape)} in a batch of {len(per_structure)} structures",
                 "a first axis of structures, nodes or edges",
                 "declare it ep.fixed, or name the batch index: ep.Schema(..., batch=...)",
             )
         return per_structure[: len(value)]
 
-    def _apply(self, rep: Representation, values: Tensor, rotations: Tensor, *, back: bool) -> Tensor:
+    def _apply(self, name: str, rep: Representation, values: Tensor, rotations: Tensor, *, back: bool) -> Tensor:
         """Turn copies ``(C, *S)`` of one tensor."""
         if isinstance(rep, Fixed) or rep == CartesianTensor(0) or not values.is_floating_point():
             return values
@@ -148,12 +148,12 @@ class Structures:
         elif self.layout == "one":
             own = rotations[:, 0]
         else:
-            own = self.spread(rotations.transpose(0, 1), values[0]).transpose(0, 1)
+            own = self.spread(rotations.transpose(0, 1), values[0], name).transpose(0, 1)
         center = None
         if rep.is_affine and self.center is not None:
             center = self.center
             if center.ndim == 2 and self.layout != "one":
-                center = self.spread(center, values[0])
+                center = self.spread(center, values[0], name)
                 center = center.reshape(len(center), *(1,) * (values.ndim - 3), 3)
             center = center.to(values)
         return rep.turn_back(values, own, center) if back else rep.turn(values, own, center)
@@ -167,16 +167,23 @@ class Structures:
             rotations: of each copy, ``(C, U, 3, 3)``, or ``(C, 3, 3)`` for all structures alike.
         """
         return {
-            name: self._apply(rep, inputs[name].expand(len(rotations), *inputs[name].shape), rotations, back=False)
+            name: self._apply(name, rep, value.expand(len(rotations), *value.shape), rotations, back=False)
             for name, rep in schema.inputs.items()
             if not isinstance(rep, Fixed)
-            and isinstance(inputs.get(name), torch.Tensor)
-            and inputs[name].is_floating_point()
+            and isinstance(value := inputs.get(name), torch.Tensor)
+            and value.is_floating_point()
         }
 
     def turn_back(self, outputs: Mapping[str, Tensor], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
         """Outputs ``(C, *S)`` of each copy pulled back, by name; rotations as for :meth:`turn`."""
-        return {name: self._apply(schema.outputs[name], v, rotations, back=True) for name, v in outputs.items()}
+        return {name: self._apply(name, schema.outputs[name], v, rotations, back=True) for name, v in outputs.items()}
+
+
+def centroids(points: Tensor, index: Tensor, count: int) -> Tensor:
+    """Mean of the points ``(N, 3)`` of each structure, ``(count, 3)``; zero where there are none."""
+    sums = points.new_zeros(count, 4)
+    sums.index_add_(0, index, torch.cat([points, points.new_ones(len(points), 1)], 1))
+    return sums[:, :3] / sums[:, 3:].clamp_min(1)
 
 
 def _edges(inputs: Mapping[str, Any], index: Tensor) -> Tensor | None:

@@ -74,10 +74,10 @@ class Twirled(nn.Module):
         """The model's answer, averaged; outputs that the schema does not name are the unturned model's."""
         live = self._live[0]
         raw = self.model(*(_own(v) for v in args), **{key: _own(v) for key, v in kwargs.items()})
-        live.resolve(Call.of(live.adapter, args, kwargs), raw)
+        live.resolve(live.keep(args, kwargs), raw)
         schema = live.schema
         assert schema is not None
-        inputs, rebuild = live.adapter.split(args, kwargs)
+        inputs, rebuild = live.split(args, kwargs)
         structures = live.structures(inputs)
         rotations = self._rotations(inputs, structures.count)
         call = Call(inputs, rebuild, frozenset(), ())

@@ -1,0 +1,133 @@
+"""What a live call is measured against: nothing, labels that came with the call, or the loss a framework defines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.losses import LOSSES, PointwiseLoss, Reduction, resolve
+from equiv_probe.measurement import Measurement, Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from equiv_probe.losses import AnyLoss
+    from equiv_probe.schema import Named, Schema
+    from equiv_probe.turning import Structures
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """The losses of one call.
+
+    Attributes:
+        parts: by name, usually of the output.
+        factors: weights of the parts in the total; empty if there is no total.
+        name: of the total.
+    """
+
+    parts: Mapping[str, Objective]
+    factors: Mapping[str, float]
+    name: str = "loss"
+
+    @property
+    def squared(self) -> bool:
+        """Whether moments of the orbit are enough to evaluate them."""
+        return all(isinstance(one.loss, PointwiseLoss) and one.loss.squared for one in self.parts.values())
+
+    def total(self, found: Mapping[str, Measurement]) -> dict[str, Measurement]:
+        """The weighted sum of the parts under its name; nothing if there is no total."""
+        if not self.factors:
+            return {}
+        return {self.name: Measurement.sum({name: found[name] for name in self.factors}, self.factors)}
+
+
+Evaluate = Callable[["Named", "Mapping[str, Tensor]", "Structures", "Schema"], Objectives]
+"""From the inputs of the call, the model's own outputs in float64, their structures, and the schema."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a framework defines about a module that is trained.
+
+    Attributes:
+        network: the module whose symmetry is in question, somewhere inside.
+        objectives: the loss that is trained, structure by structure, from a call of the network; None if it has to be
+            found by replay.
+        schema: what is known about representations.
+    """
+
+    network: nn.Module
+    objectives: Evaluate | None = None
+    schema: Schema | None = None
+
+
+def label_free(inputs: Named, outputs: Mapping[str, Tensor], structures: Structures, schema: Schema) -> Objectives:
+    """The squared-error ``L_equiv`` of every output, which needs no labels."""
+    del inputs
+    parts = {
+        name: Objective(
+            (name,),
+            LOSSES["mse"],
+            {name: value},
+            reduction_of(structures, value, name),
+            labelled=False,
+            event_axes=len(schema.outputs[name].event_shape),
+        )
+        for name, value in outputs.items()
+    }
+    return Objectives(parts, {})
+
+
+def labelled(targets: Mapping[str, str], loss: AnyLoss | Mapping[str, AnyLoss] = "mse") -> Evaluate:
+    """Losses against labels that are among the inputs of the call.
+
+    Args:
+        targets: the input that is the label, by output; other outputs are measured without labels.
+        loss: a name, or one by output.
+    """
+
+    def evaluate(inputs: Named, outputs: Mapping[str, Tensor], structures: Structures, schema: Schema) -> Objectives:
+        parts = dict(label_free(inputs, outputs, structures, schema).parts)
+        for name, key in targets.items():
+            target = inputs.get(key)
+            if name not in outputs or not isinstance(target, torch.Tensor):
+                raise EquivProbeError(
+                    f"targets={{{name!r}: {key!r}}}, outputs {sorted(outputs)} and inputs {sorted(inputs)}",
+                    "an output, and a tensor that came with the call",
+                    'targets={"<output>": "<input>"}',
+                )
+            value = outputs[name]
+            if target.shape != value.shape and target.numel() == value.numel():
+                target = target.reshape(value.shape)  # energies (B,) beside (B, 1)
+            one = resolve(loss.get(name, "mse") if isinstance(loss, Mapping) else loss)
+            parts[name] = Objective(
+                (name,),
+                one,
+                {name: target.to(value)},
+                reduction_of(structures, value, name),
+                labelled=True,
+                event_axes=len(schema.outputs[name].event_shape),
+            )
+        return Objectives(parts, {})
+
+    return evaluate
+
+
+def reduction_of(structures: Structures, value: Tensor, name: str = "") -> Reduction:
+    """How the elements of one output belong to structures."""
+    if structures.layout == "one" or value.ndim == 0:
+        return Reduction()
+    if structures.layout == "index":
+        owner = structures.owner(value, name)
+        if owner is None:
+            owner = torch.arange(len(value), device=value.device)
+        return Reduction(owner, count=structures.count)
+    mask = structures.mask
+    if mask is None or value.shape[:2] != mask.shape:
+        return Reduction("leading")
+    return Reduction("leading", mask=mask.reshape(*mask.shape, *(1,) * (value.ndim - 2)))
