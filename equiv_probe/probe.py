@@ -333,8 +333,9 @@ class Probe:
             self._add(stage, name, found.equiv[None], one, torch.ones_like(one))
 
     def _add(self, stage: str, name: str, equiv: Tensor, total: Tensor, weight: Tensor) -> None:
-        running = self.running.setdefault((stage, name), Running(self.window))
-        running.update(equiv, total, weight)
+        if (stage, name) not in self.running:
+            self.running[stage, name] = Running(self.window)
+        self.running[stage, name].update(equiv, total, weight)
 
     def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
         """Measure; a failure after the first success is listed and warned of, never raised."""
