@@ -42,7 +42,7 @@ def test_the_watch_would_notice() -> None:
 
 @pytest.mark.parametrize("augmented", [False, True], ids=["", "augmented"])
 @pytest.mark.parametrize("mode", ["hooks", "step"])
-@pytest.mark.parametrize("network", [lambda: Planted(QuadraticEnergy(MATRIX)), Noisy, Energy])
+@pytest.mark.parametrize("network", [lambda: Planted(QuadraticEnergy(MATRIX.cuda())), Noisy, Energy])
 def test_light_mode_does_not_wait(network: Any, mode: str, augmented: bool) -> None:
     torch.manual_seed(0)
     model = network().cuda().train()
