@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from equiv_probe.augmentation import augmentation_of
+from equiv_probe.capture import read_outputs
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.hook import Hook
 from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, rank, versions
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from equiv_probe.augmentation import Augmentation
     from equiv_probe.capture import Adapter, Call
     from equiv_probe.losses import AnyLoss
     from equiv_probe.objectives import Evaluate
@@ -125,7 +128,7 @@ class Probe:
         self.running: dict[tuple[str, str], Running] = {}
         self.failures: list[str] = []
         self._handles: list[Any] = []
-        self._pending: tuple[Call, str] | None = None
+        self._pending: tuple[Call, str, RandomState | None] | None = None
         self._awaiting: str | None = None
         self._recording: list[Recorded] | None = None
         self._stepping = False
@@ -181,7 +184,8 @@ class Probe:
         if self._recording is not None:
             self._recording.append(Recorded(self.live.keep(args, kwargs), RandomState.now()))
         elif self._awaiting is not None or (not self._stepping and self._schedule("call", self._stage()).due()):
-            self._pending = self.live.keep(args, kwargs), self._awaiting or self._stage()
+            before = None if self._augmentation() is None else RandomState.now()
+            self._pending = self.live.keep(args, kwargs), self._awaiting or self._stage(), before
             self._awaiting = None
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
@@ -194,19 +198,40 @@ class Probe:
         elif pending is not None:
             self._attempt(lambda: self._measure(*pending, raw))
 
-    def _measure(self, call: Call, stage: str, raw: Any) -> None:
+    def _measure(self, call: Call, stage: str, before: RandomState | None, raw: Any) -> None:
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
         with isolated(self.live.network), torch.inference_mode(False), torch.no_grad():
-            self.live.network.eval()
+            turned = None if before is None else self._turned_by()
+            if turned is None:
+                self.live.network.eval()
             self.live.resolve(call, raw)
-            structures = self.live.structures(call.inputs)
-            rotations = draw(plan, self._source(call.inputs), structures.count)
-            for name, found in self.live.measure(call, raw, plan, rotations, evaluate=self._evaluate).items():
+            count = self.live.structures(call.inputs).count
+            rotations = draw(plan, self._source(call.inputs), count)
+            known = None
+            if turned is not None and before is not None:
+                # The user's own answer is that of the first rotation; the second in the same mode, with its dropout.
+                known = {name: v.detach()[None] for name, v in read_outputs(raw, self.live.known_schema).items()}
+                rotations = torch.cat([turned[None, None].to(rotations), rotations[1:]])
+                before.restore()
+            measured = self.live.measure(call, raw, plan, rotations, evaluate=self._evaluate, known=known)
+            for name, found in measured.items():
                 equiv = found.estimate.equiv
                 total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
                 self._add(stage, name, equiv, total, found.weight)
         self._schedule("call" if self._replays else "step", stage).spent(self._clock(stage) - began)
+
+    def _augmentation(self) -> Augmentation | None:
+        """What turns the training calls, if its rotations will do for light mode."""
+        light = self.light
+        if not (self.live.network.training and (light.design, light.R, light.improper) == ("haar", 2, False)):
+            return None
+        return augmentation_of(self.model, self.live.network)
+
+    def _turned_by(self) -> Tensor | None:
+        """The rotations of the latest training call, ``(U, 3, 3)``."""
+        augmentation = self._augmentation()
+        return None if augmentation is None else augmentation.rotations
 
     def step(self, step: Callable[[], T], *, stage: str | None = None) -> T:
         """Run the user's step, and decompose its loss when that is due.
@@ -234,12 +259,12 @@ class Probe:
         result: list[T] = []
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
-        self._attempt(lambda: self._keep(stage, self._replay(step, plan, per_structure=False, result=result)), result)
+        self._attempt(lambda: self._keep(stage, self._replay(step, plan, per_structure=None, result=result)), result)
         schedule.spent(self._clock(stage) - began)
         return result[0]
 
     def replay(
-        self, step: Callable[[], Any], plan: RotationPlan | None = None, *, per_structure: bool = False
+        self, step: Callable[[], Any], plan: RotationPlan | None = None, *, per_structure: bool | None = None
     ) -> Replay:
         """Decompose the losses that a step returns, now.
 
@@ -250,11 +275,14 @@ class Probe:
             step: as for :meth:`step`.
             plan: None is the probe's own.
             per_structure: turn each structure by rotations of its own, which is more precise for a loss that is a sum
-                over structures, and needs every call of the network to see the same structures.
+                over structures, and needs every call of the network to see the same structures; None: if they do, as
+                far as their number tells.
         """
         return self._replay(step, plan or self.plan, per_structure=per_structure, result=[])
 
-    def _replay(self, step: Callable[[], T], plan: RotationPlan, *, per_structure: bool, result: list[T]) -> Replay:
+    def _replay(
+        self, step: Callable[[], T], plan: RotationPlan, *, per_structure: bool | None, result: list[T]
+    ) -> Replay:
         modules = (self.live.network, *self.protect)
         before, old = RandomState.now(), versions(modules)
         recorded: list[Recorded] = []
@@ -276,8 +304,16 @@ class Probe:
             for one in recorded:
                 self.live.resolve(one.call, one.raw)
             inputs = recorded[0].call.inputs
-            count = self.live.structures(inputs).count if per_structure else None
-            rotations = draw(plan, self._source(inputs), count)
+            counts = {self.live.structures(one.call.inputs).count for one in recorded}
+            if per_structure is None:
+                per_structure = len(counts) == 1
+            rotations = draw(plan, self._source(inputs), counts.pop() if per_structure else None)
+            # Where an augmentation turned the input, the user's own answer is that of the first rotation.
+            turned, first = self._turned_by() if plan is self.light else None, None
+            if turned is not None and per_structure and len(recorded) == 1:
+                rotations = torch.cat([turned[None, None].to(rotations), rotations[1:]])
+                answers = read_outputs(recorded[0].raw, self.live.known_schema)
+                first = {name: value.detach() for name, value in answers.items()}
         return replay_step(
             step,
             recorded,
@@ -287,6 +323,7 @@ class Probe:
             plan=plan,
             rotations=rotations,
             before=before,
+            first=first,
             protect=self.protect,
         )
 
@@ -296,8 +333,9 @@ class Probe:
             self._add(stage, name, found.equiv[None], one, torch.ones_like(one))
 
     def _add(self, stage: str, name: str, equiv: Tensor, total: Tensor, weight: Tensor) -> None:
-        running = self.running.setdefault((stage, name), Running(self.window))
-        running.update(equiv, total, weight)
+        if (stage, name) not in self.running:
+            self.running[stage, name] = Running(self.window)
+        self.running[stage, name].update(equiv, total, weight)
 
     def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
         """Measure; a failure after the first success is listed and warned of, never raised."""
