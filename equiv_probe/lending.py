@@ -54,10 +54,9 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
         return value
     known[id(value)] = made
     if not isinstance(made, (Tensor, np.ndarray, set)):
-        pairs = list(value.items() if isinstance(value, dict) else enumerate(value))
-        for place, entry in pairs:
-            if isinstance(entry, _WRITABLE):
-                made[place] = _copied(entry, known)
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for place, entry in [(place, entry) for place, entry in pairs if isinstance(entry, _WRITABLE)]:
+            made[place] = _copied(entry, known)
     return made
 
 
