@@ -31,6 +31,7 @@ from equiv_probe.hook import Hook
 from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, rank, versions
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.objectives import label_free, labelled
+from equiv_probe.probe_report import report_of
 from equiv_probe.replay import Replay, replay_step, require_untrained
 from equiv_probe.rotations import RotationPlan
 from equiv_probe.running import Running, estimates
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from equiv_probe.capture import Adapter, Call
     from equiv_probe.losses import AnyLoss
     from equiv_probe.objectives import Evaluate
+    from equiv_probe.report import Report
     from equiv_probe.schedule import Cadence
     from equiv_probe.schema import Schema
 
@@ -126,6 +128,8 @@ class Probe:
         self._replays, self._quiet = objectives is None, quiet
         self.running: dict[tuple[str, str], Running] = {}
         self.failures: list[str] = []
+        self.stale: set[str] = set()
+        """Stages of which an epoch began that has not been measured yet."""
         self._handles: list[Any] = []
         self._pending: tuple[Call, str, str] | None = None
         self._awaiting: str | None = None
@@ -138,6 +142,11 @@ class Probe:
     def schema(self) -> Schema | None:
         """The representations, once they are known."""
         return self.live.schema
+
+    @property
+    def recording(self) -> bool:
+        """Whether a step is in its ordinary run, and will be run again."""
+        return self._recording is not None
 
     def attach(self) -> Probe:
         """Register the hooks; ``with probe:`` does it too."""
@@ -167,7 +176,13 @@ class Probe:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def _schedule(self, kind: str, stage: str) -> Schedule:
+    def schedule(self, kind: str, stage: str) -> Schedule:
+        """Which calls or steps are measured, and how long that took.
+
+        Args:
+            kind: ``"call"`` or ``"step"``.
+            stage: whose.
+        """
         if (kind, stage) not in self.schedules:
             light, full = self._cadence
             self.schedules[kind, stage] = Schedule(**(light if stage == "train" else full), seed=self.seed)
@@ -182,7 +197,7 @@ class Probe:
         self._pending = None
         if self._recording is not None:
             self._recording.append(Recorded(self.live.keep(args, kwargs), RandomState.now()))
-        elif self._awaiting is not None or (not self._stepping and self._schedule("call", self._stage()).due()):
+        elif self._awaiting is not None or (not self._stepping and self.schedule("call", self._stage()).due()):
             kind = "call" if self._awaiting is None else "step"
             self._pending = self.live.keep(args, kwargs), self._awaiting or self._stage(), kind
             self._awaiting = None
@@ -208,8 +223,8 @@ class Probe:
             for name, found in self.live.measure(call, raw, plan, rotations, evaluate=self._evaluate).items():
                 equiv = found.estimate.equiv
                 total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
-                self._add(stage, name, equiv, total, found.weight)
-        self._schedule(kind, stage).spent(self._clock(stage) - began)
+                self._add(stage, name, equiv, total, found.weight, labelled=found.labelled)
+        self.schedule(kind, stage).spent(self._clock(stage) - began)
 
     def begin_epoch(self, stage: str, calls: float | None = None, *, fresh: bool = False) -> None:
         """Say that an epoch begins: for ``every="epoch"``, and so that every epoch of an evaluation is measured.
@@ -217,11 +232,11 @@ class Probe:
         Args:
             stage: whose steps.
             calls: in this epoch, if known.
-            fresh: forget what was measured in this stage before.
+            fresh: forget what was measured in this stage before, as soon as something new is.
         """
-        self._schedule("step", stage).begin_epoch(calls)
+        self.schedule("step", stage).begin_epoch(calls)
         if fresh:
-            self.running = {key: running for key, running in self.running.items() if key[0] != stage}
+            self.stale.add(stage)
 
     def step(self, step: Callable[[], T], *, stage: str | None = None, replay: bool = True) -> T:
         """Run the user's step, and decompose its loss when that is due. The hooks are put on for that, if need be.
@@ -238,7 +253,7 @@ class Probe:
             What the closure returned in its one ordinary run, graph and all.
         """
         stage = stage or self._stage()
-        schedule = self._schedule("step", stage)
+        schedule = self.schedule("step", stage)
         if measuring() or not schedule.due():
             with self._unobserved():
                 return step()
@@ -263,7 +278,7 @@ class Probe:
         try:
             self._keep(stage, self._again(step, recorded, before, plan, result[0], per_structure=False))
         finally:
-            self._schedule("step", stage).spent(self._clock(stage) - began)
+            self.schedule("step", stage).spent(self._clock(stage) - began)
 
     def replay(
         self, step: Callable[[], Any], plan: RotationPlan | None = None, *, per_structure: bool = False
@@ -337,8 +352,14 @@ class Probe:
             one = found.total[None]
             self._add(stage, name, found.equiv[None], one, torch.ones_like(one))
 
-    def _add(self, stage: str, name: str, equiv: Tensor, total: Tensor, weight: Tensor) -> None:
+    def _add(
+        self, stage: str, name: str, equiv: Tensor, total: Tensor, weight: Tensor, *, labelled: bool = True
+    ) -> None:
+        if stage in self.stale:
+            self.stale.discard(stage)
+            self.running = {key: running for key, running in self.running.items() if key[0] != stage}
         running = self.running.setdefault((stage, name), Running(self.window))
+        running.labelled = labelled
         running.update(equiv, total, weight)
 
     def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
@@ -397,6 +418,10 @@ class Probe:
             found.update({f"equiv/{stage}/{name}/{key}": value for key, value in estimates(sums).items()})
         return found
 
+    def report(self, **about: Any) -> Report:
+        """What was measured, as a report; arguments as for :func:`equiv_probe.probe_report.report_of`."""
+        return report_of(self, **about)
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: sums, counts and the generator's state."""
         return {
@@ -411,7 +436,7 @@ class Probe:
         for key, stored in state["running"].items():
             self.running[key].load_state_dict(stored)
         for key, stored in state["schedules"].items():
-            self._schedule(*key).load_state_dict(stored)
+            self.schedule(*key).load_state_dict(stored)
         if state["generator"] is not None:
             device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
             self._generator = own_generator(self.seed, rank(), device)

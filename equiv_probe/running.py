@@ -26,6 +26,7 @@ class Running:
         self.recent: deque[Sums] = deque(maxlen=window)
         self.structures = 0
         """How many were added, whatever their weight: known without asking the device."""
+        self.labelled = True
 
     def update(self, equiv: Tensor, total: Tensor, weight: Tensor) -> None:
         """Add one measurement's structures, each argument ``(U,)``."""
@@ -54,14 +55,15 @@ class Running:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
         recent = [vars(sums.to("cpu")) for sums in self.recent]
-        return {"everything": vars(self.everything), "recent": recent, "structures": self.structures}
+        known = {"structures": self.structures, "labelled": self.labelled}
+        return {"everything": vars(self.everything), "recent": recent, **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
         for name, value in state["everything"].items():
             setattr(self.metric, name, value.to(getattr(self.metric, name)))
         self.recent.extend(Sums(**sums) for sums in state["recent"])
-        self.structures = state["structures"]
+        self.structures, self.labelled = state["structures"], state["labelled"]
 
 
 def estimates(sums: Sums) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Schedule:
     seconds: float = field(default=0.0, init=False)
     began: float = field(default_factory=time.perf_counter, init=False)
     was_due: bool = field(default=False, init=False)
+    measured: int = field(default=0, init=False)
     allowance: int | None = field(default=None, init=False)
     """Measurements still allowed, where it was settled beforehand; None goes by the clock."""
 
@@ -69,6 +71,7 @@ class Schedule:
         """Count one call, and say whether it is to be measured."""
         step, self.step = self.step, self.step + 1
         self.was_due = self._wanted(step) and self._affordable()
+        self.measured += self.was_due
         return self.was_due
 
     def _wanted(self, step: int) -> bool:
@@ -90,19 +93,23 @@ class Schedule:
         if self.allowance is not None:
             self.allowance -= 1
             return self.allowance >= 0
-        elapsed = time.perf_counter() - self.began
-        return self.budget is None or self.seconds <= self.budget * elapsed
+        return self.budget is None or self.seconds <= self.budget * self.elapsed
 
-    def allowed(self, measurements: int) -> int:
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the schedule began."""
+        return time.perf_counter() - self.began
+
+    def allowed(self) -> int:
         """How many measurements the budget has room for, if each costs what it cost so far; one at the least.
 
-        Args:
-            measurements: that were made, of which the cost is known.
+        For processes that must agree on what is measured, since each has a clock of its own.
         """
-        if self.budget is None or not measurements or not self.seconds:
+        if self.budget is None:
+            return sys.maxsize
+        if not self.seconds:
             return 1
-        left = self.budget * (time.perf_counter() - self.began) - self.seconds
-        return max(1, int(left / (self.seconds / measurements)))
+        return max(1, int((self.budget * self.elapsed - self.seconds) * self.measured / self.seconds))
 
     def spent(self, seconds: float) -> None:
         """Count time that a measurement took."""
