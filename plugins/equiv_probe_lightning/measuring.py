@@ -16,13 +16,12 @@ from equiv_probe import plugins
 from equiv_probe.finding import Called, calls_of
 from equiv_probe.isolation import isolated
 from equiv_probe.objectives import Training
+from equiv_probe.running_script import REPORT, claim
 from equiv_probe_lightning import configured, ranks
 from equiv_probe_lightning.logbook import Logbook
 from equiv_probe_lightning.losses import losses_of
 from equiv_probe_lightning.stepping import STEPS, Step, recorded_logs, silent
 from equiv_probe_lightning.trainers import defines, dummy_logger, reads_iterator
-
-FILE = "equiv_probe_report.json"
 
 
 class Measuring:
@@ -103,6 +102,7 @@ class Measuring:
         self.logbook = Logbook(prog_bar)
         self._restored: dict[str, Any] | None = None
         self._epochs: dict[str, float | None] = {}
+        self._directory = "."
         self._release()
 
     def _release(self) -> None:
@@ -129,6 +129,8 @@ class Measuring:
         if self.probe is not None and all(m is not self.probe.model for m in pl_module.modules()):
             self.probe = None  # the same callback for another model
         self._trainer, self._module = trainer, pl_module
+        self._directory = trainer.log_dir or "."  # every rank must ask
+        claim(pl_module)
         for name, key in STEPS.items():
             if key in self.stages and defines(pl_module, name):
                 self._steps.append(Step(pl_module, name, self._step))
@@ -335,8 +337,8 @@ class Measuring:
         if self.verbose:
             print(report)
         if self.report_to:
-            path = Path(trainer.log_dir or ".") if self.report_to is True else Path(self.report_to)
-            path = path / FILE if path.suffix != ".json" else path
+            path = Path(self._directory if self.report_to is True else self.report_to)
+            path = path / REPORT if path.suffix != ".json" else path
             report.save(path)
             if self.verbose:
                 print(f"Saved to {path}")
