@@ -173,6 +173,11 @@ def capturing_graph() -> bool:
     return cuda_in_use() and torch.cuda.is_current_stream_capturing()
 
 
+def at_hand(value: Tensor) -> bool:
+    """Whether a tensor's numbers can be read without waiting for a device."""
+    return value.device.type == "cpu"
+
+
 def rank() -> int:
     """This process's number among those that train together, so that each draws its own rotations."""
     distributed = torch.distributed
