@@ -13,7 +13,7 @@ import torch
 
 import equiv_probe as ep
 from equiv_probe import plugins
-from equiv_probe.finding import Called, calls_of
+from equiv_probe.called import Called, calls_of
 from equiv_probe.isolation import isolated
 from equiv_probe.objectives import Training
 from equiv_probe.running_script import REPORT, claim
