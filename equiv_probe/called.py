@@ -11,7 +11,7 @@ import torch
 from equiv_probe.capture import CallAdapter, adapter_for
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.hook import Hook
-from equiv_probe.schema import known_representation
+from equiv_probe.schema import usual
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +105,7 @@ def coordinates(
     shaped = {n for n, v in tensors.items() if v.is_floating_point() and v.ndim >= 2 and v.shape[-1] == 3}
     if wanted:
         return ("certain" if wanted & set(tensors) else ""), sorted(leaves)
-    by_name = any(getattr(known_representation(name), "event_shape", ()) for name in shaped)
+    by_name = any(getattr(usual(name, tuple(tensors[name].shape)), "event_shape", ()) for name in shaped)
     if shaped and (by_name or not isinstance(adapter, CallAdapter)):
         return "certain", sorted(leaves)
     return ("likely" if shaped else ""), sorted(leaves)

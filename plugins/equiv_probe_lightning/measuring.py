@@ -16,6 +16,7 @@ from equiv_probe import plugins
 from equiv_probe.called import Called, calls_of
 from equiv_probe.isolation import isolated
 from equiv_probe.objectives import Training
+from equiv_probe.quiet import silenced
 from equiv_probe.running_script import REPORT, claim
 from equiv_probe_lightning import configured, ranks
 from equiv_probe_lightning.logbook import Logbook
@@ -221,7 +222,8 @@ class Measuring:
     def _called(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Called:
         """Which modules a step calls, from a run of it that leaves no trace."""
         with (
-            isolated(self._module, gradients=True),
+            silenced(),
+            isolated(self._module, gradients=True, contents=True),
             self._quiet(),
             recorded_logs(self._module, forward=False),
             calls_of(self._module, self.schema) as called,

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
+from equiv_probe.errors import EquivProbeError
 from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import Awkward, LinearModule, Noise, loader, trainer
@@ -64,10 +65,13 @@ def test_a_replay_that_is_not_isolated_would_be_caught(tmp_path: Path, monkeypat
     """Negative control: batches that are not copied are written to by every further run of the step."""
     without = train(tmp_path / "without", [], epochs=2)
     monkeypatch.setattr("equiv_probe_lightning.measuring._copied", lambda given: given)
-    monkeypatch.setattr("equiv_probe_lightning.stepping._restore", lambda *args: None)
     callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
-    with pytest.warns(UserWarning, match="could not measure"):
-        found = train(tmp_path / "with", [callback], epochs=2)
+    with pytest.raises(EquivProbeError, match="asks the network something else when it is run again"):
+        train(tmp_path / "with", [callback], epochs=2)
+    callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
+    monkeypatch.setattr("equiv_probe.isolation.RandomState.restore", lambda self: None)
+    monkeypatch.setattr("equiv_probe_lightning.measuring._copied", copy.deepcopy)
+    found = train(tmp_path / "with", [callback], epochs=2)
     assert found["weights"] != without["weights"]
     assert found["rows"] != without["rows"]
 
@@ -97,14 +101,9 @@ class Inspector(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 1:
             assert "training_step" in vars(pl_module), "the callback is at work"
-            bare = copy.copy(pl_module)
-            self.copies = [copy.deepcopy(pl_module.net), copy.deepcopy(_without_trainer(bare))]
-            self.copies.append(pickle.loads(pickle.dumps(_without_trainer(bare))))
-
-
-def _without_trainer(module: Any) -> Any:
-    vars(module)["_trainer"] = None
-    return module
+            kept, pl_module._trainer = pl_module._trainer, None
+            self.copies = [copy.deepcopy(pl_module), pickle.loads(pickle.dumps(pl_module))]
+            pl_module._trainer = kept
 
 
 def test_copies_have_their_classes_own_steps(tmp_path: Path) -> None:
@@ -113,11 +112,13 @@ def test_copies_have_their_classes_own_steps(tmp_path: Path) -> None:
     trainer(tmp_path, [callback, inspector]).fit(module, loader())
     assert callback.probe is not None
     measured = callback.probe.schedules["step", "train"].step
-    for made in inspector.copies[1:]:
+    for made in inspector.copies:
         assert made.training_step.__func__ is LinearModule.training_step
         assert made.training_step.__self__ is made
     assert callback.probe.schedules["step", "train"].step == measured
-    pickle.loads(pickle.dumps(callback)), copy.deepcopy(callback)
+    for made in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert made.probe is None
+        assert made.options["every"] == 1
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
@@ -129,6 +130,7 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
     for kind in (LinearModule, Failing):
         module = kind()
+        trainer(tmp_path, [], max_epochs=0).fit(module, loader(), loader())  # Lightning leaves things of its own
         before = set(vars(module))
         callback = EquivarianceCallback(every=1, verbose=False)
         fit = trainer(tmp_path, [callback])
