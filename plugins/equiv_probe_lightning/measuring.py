@@ -201,7 +201,7 @@ class Measuring:
             return losses_of(outcome[0], logged)
 
         probe.step(step, stage=stage, replay=repeatable)
-        self.logbook.fresh |= probe.schedules["step", stage].was_due
+        self.logbook.fresh |= stage == "train" and probe.schedules["step", stage].was_due
         return outcome[0]
 
     def _known(self) -> Training | None:
