@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from equiv_probe.alignment import Alignment
     from equiv_probe.representations import Representation
 
+_CHANGES = "changes, but not as the positions do"
 EPS = float(torch.finfo(torch.float32).eps)
 """Rounding that is granted even to float64: rotation matrices are often made in float32."""
 
@@ -78,7 +79,11 @@ def check_labels(
             shapes = f"{tuple(value.shape)} to {tuple(present[0].shape)}"
             yield Finding(f"labels: {name}", False, f"changes its shape, from {shapes}")
             continue
-        finding = _Entry(name, value, present, draws, layout, representation(name, value, schema)).finding()
+        entry = _Entry(name, value, present, draws, layout, representation(name, value, schema))
+        try:
+            finding = entry.finding()
+        except EquivProbeError as error:  # it belongs to neither atoms, edges nor structures
+            finding = Finding(f"labels: {name}", None, f"cannot be judged: {error}")
         if finding is None:
             kept.append(name)
         else:
@@ -99,12 +104,12 @@ class _Entry:
     def finding(self) -> Finding | None:
         """None for what does not turn and stayed as it was."""
         label = f"labels: {self.name}"
-        if isinstance(self.rep, reps.Fixed) or not self.before.is_floating_point():
+        if isinstance(self.rep, reps.Fixed) or not self.before.is_floating_point() or not self.before.numel():
             same = all(torch.equal(self.before, one) for one in self.after)
             return None if same else Finding(label, False, "changes, though it does not turn")
         if not bool(torch.isfinite(self.before).all()):
             return Finding(label, None, "holds values that are not finite")
-        unchanged = self._error(lambda _: self.before.double())
+        unchanged = self._error(lambda _: self._before, exact=True)
         if self.rep is None:
             return self._unknown(label, unchanged)
         if not self.rep.event_shape:
@@ -114,10 +119,7 @@ class _Entry:
     def _known(self, label: str, rep: Representation, unchanged: float) -> Finding:
         if max(draw.angle_error for draw in self.draws) > 0.1:
             return Finding(label, None, "cannot be judged: the positions' own motion is not rigid enough")
-        try:
-            turned = self._error(lambda draw: self._turned(rep, draw))
-        except EquivProbeError as error:
-            return Finding(label, None, f"cannot be judged: {error.found}, expected {error.expected}")
+        turned = self._error(lambda draw: self._turned(rep, draw))
         if turned <= 1:
             if unchanged <= 1:
                 why = "a turn does not change it in this sample: nothing can be said about it"
@@ -138,7 +140,10 @@ class _Entry:
         for other in _candidates(self.before):
             if self._explained(lambda draw, other=other: self._turned(other, draw)):  # type: ignore[misc]
                 return Finding(label, True, f"turns with the positions, as ep.{other} (found out, not declared)")
-        return Finding(label, False, f"changes, and not as anything that turns with the positions; if it does: {line}")
+            fault = self._otherwise(other)
+            if fault != _CHANGES:
+                return Finding(label, False, f"{fault}, if it is ep.{other} (found out, not declared)")
+        return Finding(label, None, f"changes from draw to draw, and not with the positions; if it should: {line}")
 
     def _otherwise(self, rep: Representation) -> str:
         if self._explained(lambda draw: self._turned(rep, draw, inverse=True)):
@@ -148,10 +153,9 @@ class _Entry:
                 return f"turns as ep.{other} and not as ep.{rep}; if that is right, declare it"
         if rep == reps.vector and self.before.shape[-2:] == (3, 3) and self._explained(self._columns):
             return "is turned by its columns, where its vectors are rows: R @ cell where it should be cell @ Rᵀ"
-        lengths = self._error(lambda _: self.before.double().norm(dim=-1), lambda one: one.norm(dim=-1))
-        if rep == reps.vector and lengths <= 1:
+        if rep == reps.vector and self._error(lambda _: self._before.norm(dim=-1), lambda one: one.norm(dim=-1)) <= 1:
             return "keeps its lengths but is turned by something else than the positions"
-        return "changes, but not as the positions do"
+        return _CHANGES
 
     def _explained(self, candidate: Callable[[Draw], Tensor]) -> bool:
         try:
@@ -159,23 +163,32 @@ class _Entry:
         except EquivProbeError:
             return False
 
-    def _error(self, expected: Callable[[Draw], Tensor], of: Callable[[Tensor], Tensor] = lambda one: one) -> float:
-        """Largest difference over the draws, in units of what rounding may do."""
-        worst = 0.0
+    @property
+    def _before(self) -> Tensor:
+        return self.before.detach().cpu().double()
+
+    def _error(
+        self,
+        expected: Callable[[Draw], Tensor],
+        of: Callable[[Tensor], Tensor] = lambda one: one,
+        *,
+        exact: bool = False,
+    ) -> float:
+        """Largest difference over the draws, in units of rounding; ``exact`` where no rotation comes in."""
+        worst, eps = 0.0, 16 * max(EPS, float(torch.finfo(self.before.dtype).eps))
         for draw, after in zip(self.draws, self.after, strict=True):
             difference = (of(after.detach().cpu().double()) - expected(draw)).abs()
-            rounding = 4 * (draw.angle_error + max(EPS, float(torch.finfo(self.before.dtype).eps)))
+            rounding = eps if exact else eps + 4 * draw.angle_error
             tolerance = rounding * max(float(self.before.abs().max()), float(after.abs().max()), 1e-300)
-            if not all(draw.determined):
-                mask = torch.tensor(draw.determined, dtype=torch.float64)
-                held = self.layout.structures.spread(mask, self.before, self.name)
-                difference = difference[held.bool()]
+            if not all(draw.determined) and difference.ndim and self.layout.structures.layout != "one":
+                known = torch.tensor(draw.determined)
+                difference = difference[self.layout.structures.spread(known, self._before, self.name)]
             worst = max(worst, float(difference.max()) / tolerance if difference.numel() else 0.0)
         return worst
 
     def _turned(self, rep: Representation, draw: Draw, *, inverse: bool = False) -> Tensor:
         g = draw.rotations.mT if inverse else draw.rotations
-        value, structures = self.before.detach().cpu().double(), self.layout.structures
+        value, structures = self._before, self.layout.structures
         if not rep.event_shape:
             return value
         turned = structures.turn({self.name: value}, Schema({self.name: rep}, {}), g[None])[self.name][0]
@@ -186,11 +199,7 @@ class _Entry:
         return turned
 
     def _columns(self, draw: Draw) -> Tensor:
-        value = self.before.detach().cpu().double()
-        return self._turned(reps.vector, draw) if value.ndim < 2 else self._columns_of(value, draw)
-
-    def _columns_of(self, value: Tensor, draw: Draw) -> Tensor:
-        flipped = _Entry(self.name, value.mT, self.after, self.draws, self.layout, self.rep)
+        flipped = _Entry(self.name, self._before.mT, self.after, self.draws, self.layout, self.rep)
         return flipped._turned(reps.vector, draw).mT
 
 

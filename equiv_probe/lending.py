@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _INTERNAL = frozenset(vars(nn.Module()))
 """Parameters, buffers, submodules and hooks, which are kept otherwise."""
 
+_WRITABLE = (Tensor, np.ndarray, list, dict, set, deque)
+
 
 def lend(modules: list[nn.Module], buffers: Mapping[int, Tensor], apart: Iterable[object] = ()) -> None:
     """Put copies in the place of what the attributes of modules hold; who kept the originals puts them back.
@@ -51,12 +53,10 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
     else:
         return value
     known[id(value)] = made
-    if isinstance(made, (list, deque)):
-        for place, entry in enumerate(value):
+    if not isinstance(made, (Tensor, np.ndarray, set)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for place, entry in [(place, entry) for place, entry in pairs if isinstance(entry, _WRITABLE)]:
             made[place] = _copied(entry, known)
-    elif isinstance(made, dict):
-        for key, entry in value.items():
-            made[key] = _copied(entry, known)
     return made
 
 

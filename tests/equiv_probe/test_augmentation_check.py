@@ -13,7 +13,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.transforms import Compose, RandomJitter, RandomRotate, RandomScale
 
 import equiv_probe as ep
@@ -185,6 +185,55 @@ def test_what_cannot_be_judged_is_said_and_not_blamed() -> None:
     declared = ep.Schema(inputs={"pos": ep.point}, outputs={"y": ep.vector})
     moved = turning(scipy_rotation, forces=lambda g, x: x, stress=lambda g, x: x)
     assert "stale" in ep.check_augmentation(moved, sample, declared)["labels: y"].sentence
+
+
+@pytest.mark.parametrize("name", ["y", "extra"])
+def test_entries_that_nobody_declared(name: str) -> None:
+    """A denoising target is noise, of which nothing is known; a vector that turns the wrong way is seen."""
+    sample = {"pos": generic_sample()["pos"], name: torch.randn(6, 3, dtype=torch.float64)}
+    cases: list[tuple[Callable[[Tensor, Tensor], Tensor], bool | None, str]] = [
+        (lambda g, x: torch.randn_like(x), None, "changes from draw to draw"),
+        (lambda g, x: x, None, "stays as it was"),
+        (lambda g, x: x @ g.T, True, "as ep.vector"),
+        (lambda g, x: x @ g, False, "inverse"),
+        (lambda g, x: x @ scipy_rotation(), False, "something else"),
+    ]
+    for how, passed, words in cases:
+        finding = ep.check_augmentation(turning(scipy_rotation, **{name: how}), sample, draws=60)[f"labels: {name}"]
+        assert finding.passed is passed
+        assert words in finding.sentence
+
+
+def test_a_small_change_of_the_energy_is_seen_beside_rough_positions() -> None:
+    """Positions in float32 far from the origin tell the rotation badly; a scalar needs no rotation."""
+    sample = {"pos": generic_sample()["pos"].float() + 1000, "energy": torch.ones(1)}
+    how = turning(lambda: scipy_rotation().float(), energy=lambda g, x: x + 1e-4)
+    assert ep.check_augmentation(how, sample, draws=60)["labels: energy"].passed is False
+
+
+def test_empty_entries_and_numbers() -> None:
+    sample = {"pos": generic_sample()["pos"], "forces": torch.zeros(0, 3), "energy": -1.5, "n": 6, "name": "x"}
+    transform = turning(scipy_rotation, forces=lambda g, x: x)
+    assert ep.check_augmentation(transform, sample, draws=60).ok
+    worse = ep.check_augmentation(lambda s: {**transform(s), "energy": s["energy"] + 1}, sample, draws=60)
+    assert [one.name for one in worse.wrong] == ["labels: energy"]
+
+
+def test_flat_molecules_of_a_batch_are_judged_by_their_plane() -> None:
+    water = Data(pos=torch.tensor([[0.0, 0, 0], [0, 1, 0], [1, 0, 0]]), force=torch.randn(3, 3))
+    pair = Data(pos=torch.tensor([[0.0, 0, 0], [0, 1, 0]]), force=torch.randn(2, 3))
+    full = Data(pos=generic_sample()["pos"].float(), force=torch.randn(6, 3))
+    batch = Batch.from_data_list([pair, water, full])
+    assert ep.check_augmentation(RightForPyG(), sample=batch, draws=60).ok
+
+    class WaterIsStale(RightForPyG):
+        def __call__(self, data: Data) -> Data:
+            turned = super().__call__(data)
+            turned.force = torch.cat([turned.force[:2], data.force[2:5], turned.force[5:]])
+            return turned
+
+    check = ep.check_augmentation(WaterIsStale(), sample=batch, draws=60)
+    assert [one.name for one in check.wrong] == ["labels: force"]
 
 
 def test_what_is_not_rigid() -> None:
@@ -414,6 +463,18 @@ def test_a_right_dataset_passes() -> None:
         assert check["Haar"].passed
         assert check["labels: forces"].passed
         assert check["per item"].passed
+
+
+def test_a_dataset_of_pyg_with_its_own_transform(tmp_path: Any) -> None:
+    class InMemory(InMemoryDataset):
+        def __init__(self, transform: Any) -> None:
+            super().__init__(str(tmp_path), transform)
+            self.data, self.slices = self.collate([molecule(), molecule(), molecule()])
+
+    assert ep.check_augmentation(InMemory(RightForPyG())).ok
+    check = ep.check_augmentation(InMemory(RandomRotate(180)))
+    assert {one.name for one in check.wrong} == {"Haar", "labels: force"}
+    assert "one axis only: x" in check["Haar"].sentence
 
 
 def test_faults_of_datasets() -> None:
