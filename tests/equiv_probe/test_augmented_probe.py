@@ -13,7 +13,6 @@ from equiv_probe.testing import LinearField
 
 from .live_models import FORCES, Noisy, Planted
 
-
 SEEN = [0]
 """Structures evaluated; not an attribute of the module, for that is put back after a replay."""
 
