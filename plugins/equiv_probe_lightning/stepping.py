@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -104,3 +105,11 @@ def silent(module: Any, trainer: Any, dummy: type[Any]) -> Iterator[None]:
 
 def _nothing(*_: Any, **__: Any) -> None:
     """Print nothing."""
+
+
+def copied(given: Any) -> Any:
+    """A step's arguments for another run of it; None where they cannot be copied."""
+    try:
+        return copy.deepcopy(given)
+    except Exception:  # whatever a batch is made of may say no in its own way
+        return None

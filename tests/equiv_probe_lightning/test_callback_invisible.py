@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from equiv_probe.errors import EquivProbeError
@@ -64,12 +65,12 @@ def test_training_is_bit_identical(workers: int, tmp_path: Path, capsys: pytest.
 def test_a_replay_that_is_not_isolated_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: batches that are not copied are written to by every further run of the step."""
     without = train(tmp_path / "without", [], epochs=2)
-    monkeypatch.setattr("equiv_probe_lightning.measuring._copied", lambda given: given)
+    monkeypatch.setattr("equiv_probe_lightning.measuring.copied", lambda given: given)
     callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
     with pytest.raises(EquivProbeError, match="asks the network something else when it is run again"):
         train(tmp_path / "with", [callback], epochs=2)
     callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
-    monkeypatch.setattr("equiv_probe_lightning.measuring._copied", copy.deepcopy)
+    monkeypatch.setattr("equiv_probe_lightning.measuring.copied", copy.deepcopy)
     monkeypatch.setattr("equiv_probe.isolation.ModuleState.restore", lambda self: None)
     found = train(tmp_path / "with", [callback], epochs=2)
     assert found["weights"] != without["weights"]
@@ -144,3 +145,33 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
         assert callback.probe is not None
         assert callback.probe.schedules["step", "train"].step >= 3
+
+
+@pytest.mark.parametrize("what", ["module", "network"])
+def test_compiled_training_is_the_same_and_is_measured(what: str, tmp_path: Path) -> None:
+    """Lightning puts steps on the instance of a compiled module itself (and its ``self.log`` cannot be compiled)."""
+
+    class Quiet(LinearModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.loss(batch)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> Tensor:  # type: ignore[override]
+            return self.loss(batch)
+
+    def trained(callbacks: list[Any]) -> Quiet:
+        torch._dynamo.reset()
+        module = Quiet(lr=1e-2)
+        if what == "network":
+            module.net = torch.compile(module.net, backend="eager")  # type: ignore[assignment]
+        given = torch.compile(module, backend="eager") if what == "module" else module
+        trainer(tmp_path, callbacks, max_epochs=2).fit(given, loader(), loader())
+        return module
+
+    callback = EquivarianceCallback(every=2, plan="klein", full=1, budget=None, verbose=False)
+    plain, probed = trained([]), trained([callback])
+    assert torch.equal(plain.net.matrix, probed.net.matrix)
+    assert callback.probe is not None
+    assert not callback.probe.failures
+    found = callback.probe.compute()
+    assert found["equiv/train/loss/share"] > 0.5
+    assert found["equiv/val/loss/share"] > 0.5
