@@ -106,7 +106,7 @@ class Probe:
         full: Cadence = 10,
         budget: float | None = 0.1,
         light: RotationPlan = LIGHT,
-        window: int = 20,
+        window: int = 10,
         center: str | Tensor = "centroid",
         seed: int = 0,
         adapter: Adapter | None = None,
@@ -382,7 +382,8 @@ class Probe:
     def _keep(self, stage: str, replay: Replay) -> None:
         for name, found in replay.scalars.items():
             one = found.total[None]
-            self.running.add(stage, name, found.equiv[None], one, torch.ones_like(one))
+            pseudo = found.pseudo_equiv, found.pseudo_total
+            self.running.add(stage, name, found.equiv[None], one, torch.ones_like(one), pseudo=pseudo)
 
     def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
         """Measure; a failure after the first success is listed and warned of, never raised."""
