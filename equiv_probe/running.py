@@ -13,7 +13,54 @@ from equiv_probe.estimates import Sums
 from equiv_probe.metric import EquivarianceMetric
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
+
+
+class RunningEstimates(dict[tuple[str, str], "Running"]):
+    """The running estimates of every stage and output.
+
+    Args:
+        window: how many measurements a running estimate is over.
+    """
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.stale: set[str] = set()
+        """Stages that begin anew with their next measurement."""
+
+    def add(self, stage: str, name: str, equiv: Tensor, total: Tensor, weight: Tensor) -> Running:
+        """Add one measurement's structures, each argument ``(U,)``; without labels the totals are NaN."""
+        if stage in self.stale:
+            self.stale.discard(stage)
+            for key in [key for key in self if key[0] == stage]:
+                del self[key]
+        if (stage, name) not in self:
+            self[stage, name] = Running(self.window)
+        running = self[stage, name]
+        running.update(equiv, total, weight)
+        return running
+
+    def compute(self, *, window: bool) -> dict[str, float]:
+        """The estimates as ``equiv/<stage>/<output>/L_equiv`` and so on, each with ``_stderr``."""
+        found = {}
+        for (stage, name), running in self.items():
+            sums = running.window if window else running.everything
+            found.update({f"equiv/{stage}/{name}/{key}": value for key, value in estimates(sums).items()})
+        return found
+
+    def state_dict(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What a checkpoint needs."""
+        return {key: running.state_dict() for key, running in self.items()}
+
+    def load_state_dict(self, state: Mapping[tuple[str, str], dict[str, Any]]) -> None:
+        """Undo :meth:`state_dict`."""
+        self.clear()
+        for key, stored in state.items():
+            self[key] = Running(self.window)
+            self[key].load_state_dict(stored)
 
 
 class Running:

@@ -48,7 +48,7 @@ class Logbook:
 
     def evaluation(self, probe: ep.Probe, stage: str, trainer: Any, module: Any) -> None:
         """Log the estimates over an epoch and over ranks."""
-        here = {key: one for key, one in probe.running.items() if key[0] == stage and stage not in probe.stale}
+        here = {key: one for key, one in probe.running.items() if key[0] == stage and stage not in probe.running.stale}
         merged = ranks.merged(here)
         sums = {key: Sums(**state["everything"]).to(module.device) for key, state in merged.items()}
         values = self._values(probe, sums, trainer.global_step)

@@ -78,7 +78,7 @@ def test_one_more_forward_pass_is_enough(mode: str, augmented: bool, forward_pas
 def test_it_is_unbiased(mode: str, independent: bool, matrix: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean over 400 measurements is the closed form within four standard errors."""
     if not independent:  # the second rotation is the augmentation's own again
-        monkeypatch.setattr("equiv_probe.probe.torch.cat", lambda parts: parts[0].expand(2, -1, -1, -1, -1))
+        monkeypatch.setattr("equiv_probe.turning.torch.cat", lambda parts: parts[0].expand(2, -1, -1, -1, -1))
     planted = LinearField(matrix)
     probe = measured(Planted(planted), mode, 400)
     sums = probe.running["train", "loss" if mode == "step" else "forces"].everything

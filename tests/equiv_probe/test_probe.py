@@ -40,7 +40,7 @@ def test_light_mode_is_unbiased_and_its_error_bar_covers(average: bool, matrix: 
     """Two rotations at a time: the mean over many is the closed form, and z-scores over seeds are standard normal."""
     if not average:  # the same rotation twice: there is no orbit to average over
         same = lambda plan, generator, count: torch.eye(3, dtype=torch.float64).expand(2, 1, count, 3, 3)  # noqa: E731
-        monkeypatch.setattr("equiv_probe.probe.draw", same)
+        monkeypatch.setattr("equiv_probe.turning.draw", same)
     planted = LinearField(matrix)
     model, x = Planted(planted).train(), batch(32)
     exact, scores = known(planted, x, "forces"), []
