@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from equiv_probe_schnetpack.dynamics import EquivarianceHook
     from equiv_probe_schnetpack.random_rotation import RandomRotation
 
 __all__ = ["EquivarianceCallback", "EquivarianceHook", "RandomRotation"]

@@ -20,13 +20,14 @@ import torch
 from equiv_probe.capture import cloned
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.turning import Structures, centroids
-from equiv_probe_schnetpack.quantities import INPUTS, about_the_origin, finds_pairs, quantity
+from equiv_probe_schnetpack.quantities import INPUTS, PROPERTIES, about_the_origin, finds_pairs, predicted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equiv_probe.capture import Arguments, Part, Rebuild
     from equiv_probe.schema import Named, Schema
+    from equiv_probe_schnetpack.quantities import Quantity
 
 POSITIONS, STRUCTURE_OF_ATOM, SIZES, PAIRS = "_positions", "_idx_m", "_n_atoms", "_idx_j"
 ATOM_INDICES = ("_idx_i", "_idx_j", "_idx_i_lr", "_idx_j_lr", "_idx_i_triples")
@@ -53,13 +54,14 @@ class BatchAdapter:
 
     Args:
         module: the network.
+        outputs: what is known of its outputs beyond what its modules and SchNetPack's names say.
     """
 
     optional = frozenset(INPUTS) - {POSITIONS}
     """Inputs that a batch may lack."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._network = module
+    def __init__(self, module: nn.Module, outputs: Mapping[str, Quantity] | None = None) -> None:
+        self._outputs = {**PROPERTIES, **predicted(module), **(outputs or {})}
         # A batch that was used before holds what the model wrote into it: that is no input.
         self._written = frozenset({"_Rij", "_Rij_lr"}) if finds_pairs(module) else frozenset()
         self._origin = about_the_origin(module)
@@ -111,7 +113,7 @@ class BatchAdapter:
                 per[kind] = index[inputs[senders].detach().long()]
         owners = {name: per[INPUTS[name].per] for name in schema.inputs if name in INPUTS and INPUTS[name].per in per}
         for name in schema.outputs:
-            known = quantity(self._network, name)
+            known = self._outputs.get(name)
             if known is not None and known.per in per:
                 owners[name] = per[known.per]
         return Structures("index", count, index=index, owners=owners, center=self._center(inputs, index, count, center))

@@ -168,7 +168,7 @@ def _elements(loss: Any) -> PointwiseLoss | None:
     """A loss with ``reduction="none"``, where that gives the elements of which the loss is the mean or the sum."""
     if not isinstance(loss, nn.Module) or [*loss.parameters(), *loss.buffers()]:
         return None
-    each = copy.deepcopy(loss)
+    each: Any = copy.deepcopy(loss)
     each.reduction = "none"
     generator = torch.Generator().manual_seed(0)
     with isolated(loss, each), torch.no_grad():
@@ -190,5 +190,6 @@ def _selection(output: Any, inputs: Named, value: Tensor) -> Tensor | None:
     for constraint in output.constraints:
         chosen = inputs[constraint.selection_name].detach() != 0
         counted = chosen.reshape(len(chosen), -1).sum(1)
-        return counted.reshape(-1, *(1,) * (value.ndim - 1)).to(value)
+        weights: Tensor = counted.reshape(-1, *(1,) * (value.ndim - 1)).to(value)
+        return weights
     return None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import schnetpack as spk
 import torch
-from ase import Atoms
 from ase.build import bulk, molecule
 from schnetpack import properties
 from schnetpack.data.loader import _atoms_collate_fn
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 CUTOFF = 4.0
 

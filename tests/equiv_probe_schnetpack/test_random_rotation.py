@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import schnetpack as spk
 import torch
-from ase import Atoms
 from hydra.utils import instantiate
 from schnetpack.data import ASEAtomsData, AtomsDataModule
 from torch import Tensor
@@ -20,6 +18,11 @@ from equiv_probe_schnetpack import RandomRotation
 from equiv_probe_schnetpack.random_rotation import turned
 
 from .spk_models import CUTOFF, copied, crystals, potential, sample, structures
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ase import Atoms
 
 NEIGHBOURS = spk.transform.MatScipyNeighborList(cutoff=CUTOFF)
 
