@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +31,7 @@ from equiv_probe.hook import Hook
 from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, rank, versions
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.objectives import label_free, labelled
+from equiv_probe.probe_report import report_of
 from equiv_probe.replay import Replay, replay_step, require_untrained
 from equiv_probe.rotations import RotationPlan
 from equiv_probe.running import Running, estimates
@@ -38,13 +40,14 @@ from equiv_probe.substitution import Recorded
 from equiv_probe.turning import draw, own_generator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor, nn
 
     from equiv_probe.capture import Adapter, Call
     from equiv_probe.losses import AnyLoss
     from equiv_probe.objectives import Evaluate
+    from equiv_probe.report import Report
     from equiv_probe.schedule import Cadence
     from equiv_probe.schema import Schema
 
@@ -66,7 +69,8 @@ class Probe:
         schema: representations; None infers them at the first call that is due, and prints what it assumed. Inputs are
             named as in the signature of ``forward``, and by their keys if it is given a dict.
         plan: of full mode; None is four tetrahedral replicates, 48 rotations.
-        every: training calls, or steps, between two measurements; a rule ``step -> bool``; or None for never.
+        every: training calls, or steps, between two measurements; ``"epoch"`` for one after each :meth:`begin_epoch`; a
+            rule ``step -> bool``; or None for never.
         warmup: training calls at the beginning that are left alone.
         full: evaluation calls, of which one at random is measured; a rule; or None for never.
         budget: largest share of the elapsed time that full mode may take.
@@ -124,8 +128,10 @@ class Probe:
         self._replays, self._quiet = objectives is None, quiet
         self.running: dict[tuple[str, str], Running] = {}
         self.failures: list[str] = []
+        self.stale: set[str] = set()
+        """Stages of which an epoch began that has not been measured yet."""
         self._handles: list[Any] = []
-        self._pending: tuple[Call, str] | None = None
+        self._pending: tuple[Call, str, str] | None = None
         self._awaiting: str | None = None
         self._recording: list[Recorded] | None = None
         self._stepping = False
@@ -136,6 +142,11 @@ class Probe:
     def schema(self) -> Schema | None:
         """The representations, once they are known."""
         return self.live.schema
+
+    @property
+    def recording(self) -> bool:
+        """Whether a step is in its ordinary run, and will be run again."""
+        return self._recording is not None
 
     def attach(self) -> Probe:
         """Register the hooks; ``with probe:`` does it too."""
@@ -165,7 +176,13 @@ class Probe:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def _schedule(self, kind: str, stage: str) -> Schedule:
+    def schedule(self, kind: str, stage: str) -> Schedule:
+        """Which calls or steps are measured, and how long that took.
+
+        Args:
+            kind: ``"call"`` or ``"step"``.
+            stage: whose.
+        """
         if (kind, stage) not in self.schedules:
             light, full = self._cadence
             self.schedules[kind, stage] = Schedule(**(light if stage == "train" else full), seed=self.seed)
@@ -180,8 +197,9 @@ class Probe:
         self._pending = None
         if self._recording is not None:
             self._recording.append(Recorded(self.live.keep(args, kwargs), RandomState.now()))
-        elif self._awaiting is not None or (not self._stepping and self._schedule("call", self._stage()).due()):
-            self._pending = self.live.keep(args, kwargs), self._awaiting or self._stage()
+        elif self._awaiting is not None or (not self._stepping and self.schedule("call", self._stage()).due()):
+            kind = "call" if self._awaiting is None else "step"
+            self._pending = self.live.keep(args, kwargs), self._awaiting or self._stage(), kind
             self._awaiting = None
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
@@ -194,7 +212,7 @@ class Probe:
         elif pending is not None:
             self._attempt(lambda: self._measure(*pending, raw))
 
-    def _measure(self, call: Call, stage: str, raw: Any) -> None:
+    def _measure(self, call: Call, stage: str, kind: str, raw: Any) -> None:
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
         with isolated(self.live.network), torch.inference_mode(False), torch.no_grad():
@@ -205,38 +223,62 @@ class Probe:
             for name, found in self.live.measure(call, raw, plan, rotations, evaluate=self._evaluate).items():
                 equiv = found.estimate.equiv
                 total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
-                self._add(stage, name, equiv, total, found.weight)
-        self._schedule("call" if self._replays else "step", stage).spent(self._clock(stage) - began)
+                self._add(stage, name, equiv, total, found.weight, labelled=found.labelled)
+        self.schedule(kind, stage).spent(self._clock(stage) - began)
 
-    def step(self, step: Callable[[], T], *, stage: str | None = None) -> T:
-        """Run the user's step, and decompose its loss when that is due.
+    def begin_epoch(self, stage: str, calls: float | None = None, *, fresh: bool = False) -> None:
+        """Say that an epoch begins: for ``every="epoch"``, and so that every epoch of an evaluation is measured.
 
         Args:
-            step: a closure that calls the model and returns its loss, or a mapping or tuple of losses. It must not
+            stage: whose steps.
+            calls: in this epoch, if known.
+            fresh: forget what was measured in this stage before, as soon as something new is.
+        """
+        self.schedule("step", stage).begin_epoch(calls)
+        if fresh:
+            self.stale.add(stage)
+
+    def step(self, step: Callable[[], T], *, stage: str | None = None, replay: bool = True) -> T:
+        """Run the user's step, and decompose its loss when that is due. The hooks are put on for that, if need be.
+
+        Args:
+            step: a closure that calls the model and returns its loss, or a mapping or tuple of losses; an empty mapping
+                if there is none, and then ``L_equiv`` of the model's outputs is measured, without labels. It must not
                 change the weights: ``backward()`` and ``optimizer.step()`` come after it.
             stage: the name to keep the estimates under; None is ``"train"`` or ``"val"``, by the model's mode.
+            replay: False for a step that cannot be run again, because it changes the weights or takes its batch from an
+                iterator: the outputs of the model's first call are measured, without labels.
 
         Returns:
             What the closure returned in its one ordinary run, graph and all.
         """
         stage = stage or self._stage()
-        schedule = self._schedule("step", stage)
+        schedule = self.schedule("step", stage)
         if measuring() or not schedule.due():
             with self._unobserved():
                 return step()
-        if not self._replays:
-            with self._unobserved():
+        if not (self._replays and replay):
+            with self._unobserved(), self._attached():
                 self._awaiting = stage
                 try:
                     return step()
                 finally:
                     self._awaiting = None
         result: list[T] = []
+        self._attempt(lambda: self._decompose(step, stage, result), result)
+        return result[0]
+
+    def _decompose(self, step: Callable[[], T], stage: str, result: list[T]) -> None:
+        recorded, before = self._record(step, result)
+        if isinstance(result[0], Mapping) and not result[0]:
+            self._measure(recorded[0].call, stage, "step", recorded[0].raw)
+            return
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
-        self._attempt(lambda: self._keep(stage, self._replay(step, plan, per_structure=False, result=result)), result)
-        schedule.spent(self._clock(stage) - began)
-        return result[0]
+        try:
+            self._keep(stage, self._again(step, recorded, before, plan, result[0], per_structure=False))
+        finally:
+            self.schedule("step", stage).spent(self._clock(stage) - began)
 
     def replay(
         self, step: Callable[[], Any], plan: RotationPlan | None = None, *, per_structure: bool = False
@@ -252,51 +294,72 @@ class Probe:
             per_structure: turn each structure by rotations of its own, which is more precise for a loss that is a sum
                 over structures, and needs every call of the network to see the same structures.
         """
-        return self._replay(step, plan or self.plan, per_structure=per_structure, result=[])
+        result: list[Any] = []
+        recorded, before = self._record(step, result)
+        return self._again(step, recorded, before, plan or self.plan, result[0], per_structure=per_structure)
 
-    def _replay(self, step: Callable[[], T], plan: RotationPlan, *, per_structure: bool, result: list[T]) -> Replay:
+    def _record(self, step: Callable[[], T], result: list[T]) -> tuple[list[Recorded], RandomState]:
+        """The step's one ordinary run: the network's calls in it, and the random state before it."""
         modules = (self.live.network, *self.protect)
         before, old = RandomState.now(), versions(modules)
         recorded: list[Recorded] = []
-        attached, self._recording = bool(self._handles), recorded
+        self._recording = recorded
         try:
-            self.attach()
-            result.append(step())
+            with self._attached():
+                result.append(step())
         finally:
             self._recording = None
-            if not attached:
-                self.remove()
         recorded = [one for one in recorded if one.after is not None]
         require_untrained(old, versions(modules))
         if not recorded:
             raise EquivProbeError(
                 "a step that did not call the probed module", "at least one call", "ep.Probe(network)"
             )
+        return recorded, before
+
+    def _again(
+        self,
+        step: Callable[[], T],
+        recorded: list[Recorded],
+        before: RandomState,
+        plan: RotationPlan,
+        result: T,
+        *,
+        per_structure: bool,
+    ) -> Replay:
+        """The step's further runs, and the decomposition."""
         with torch.no_grad():
             for one in recorded:
                 self.live.resolve(one.call, one.raw)
             inputs = recorded[0].call.inputs
             count = self.live.structures(inputs).count if per_structure else None
             rotations = draw(plan, self._source(inputs), count)
-        return replay_step(
-            step,
-            recorded,
-            result[0],
-            module=self.model,
-            live=self.live,
-            plan=plan,
-            rotations=rotations,
-            before=before,
-            protect=self.protect,
-        )
+        with self._quiet():
+            return replay_step(
+                step,
+                recorded,
+                result,
+                module=self.model,
+                live=self.live,
+                plan=plan,
+                rotations=rotations,
+                before=before,
+                protect=self.protect,
+            )
 
     def _keep(self, stage: str, replay: Replay) -> None:
         for name, found in replay.scalars.items():
             one = found.total[None]
             self._add(stage, name, found.equiv[None], one, torch.ones_like(one))
 
-    def _add(self, stage: str, name: str, equiv: Tensor, total: Tensor, weight: Tensor) -> None:
+    def _add(
+        self, stage: str, name: str, equiv: Tensor, total: Tensor, weight: Tensor, *, labelled: bool = True
+    ) -> None:
+        if stage in self.stale:
+            self.stale.discard(stage)
+            self.running = {key: running for key, running in self.running.items() if key[0] != stage}
         running = self.running.setdefault((stage, name), Running(self.window))
+        running.labelled = labelled
         running.update(equiv, total, weight)
 
     def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
@@ -311,6 +374,17 @@ class Probe:
                 warnings.warn(f"equiv_probe could not measure, and carries on: {self.failures[0]}", stacklevel=2)
         else:
             self._succeeded = True
+
+    @contextmanager
+    def _attached(self) -> Iterator[None]:
+        """The hooks on the module, for this long if they are not there."""
+        there = bool(self._handles)
+        self.attach()
+        try:
+            yield
+        finally:
+            if not there:
+                self.remove()
 
     @contextmanager
     def _unobserved(self) -> Iterator[None]:
@@ -344,11 +418,15 @@ class Probe:
             found.update({f"equiv/{stage}/{name}/{key}": value for key, value in estimates(sums).items()})
         return found
 
+    def report(self, **about: Any) -> Report:
+        """What was measured, as a report; arguments as for :func:`equiv_probe.probe_report.report_of`."""
+        return report_of(self, **about)
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: sums, counts and the generator's state."""
         return {
             "running": {key: running.state_dict() for key, running in self.running.items()},
-            "steps": {key: schedule.step for key, schedule in self.schedules.items()},
+            "schedules": {key: schedule.state_dict() for key, schedule in self.schedules.items()},
             "generator": None if self._generator is None else self._generator.get_state(),
         }
 
@@ -357,8 +435,8 @@ class Probe:
         self.running = {key: Running(self.window) for key in state["running"]}
         for key, stored in state["running"].items():
             self.running[key].load_state_dict(stored)
-        for key, step in state["steps"].items():
-            self._schedule(*key).step = step
+        for key, stored in state["schedules"].items():
+            self.schedule(*key).load_state_dict(stored)
         if state["generator"] is not None:
             device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
             self._generator = own_generator(self.seed, rank(), device)

@@ -24,35 +24,46 @@ class Running:
     def __init__(self, window: int) -> None:
         self.metric = EquivarianceMetric()
         self.recent: deque[Sums] = deque(maxlen=window)
+        self.structures = 0
+        """How many were added, whatever their weight: known without asking the device."""
+        self.labelled = True
 
     def update(self, equiv: Tensor, total: Tensor, weight: Tensor) -> None:
         """Add one measurement's structures, each argument ``(U,)``."""
         if self.metric.first.device != equiv.device:
             self.metric.to(equiv.device)
+            self.recent = deque((sums.to(equiv.device) for sums in self.recent), self.recent.maxlen)
         self.metric.update(equiv, total, weight)
         self.recent.append(Sums.of(equiv, total, weight))
+        self.structures += len(equiv)
+
+    @property
+    def latest(self) -> Sums:
+        """Sums over the window, where they are."""
+        return reduce(add, self.recent) if self.recent else self.metric.sums
 
     @property
     def window(self) -> Sums:
         """Sums over the window; fetches them from the device."""
-        sums = reduce(add, self.recent) if self.recent else self.metric.sums
-        return Sums(sums.first.cpu(), sums.second.cpu(), sums.count.cpu())
+        return self.latest.to("cpu")
 
     @property
     def everything(self) -> Sums:
         """Sums since the start; fetches them from the device."""
-        sums = self.metric.sums
-        return Sums(sums.first.cpu(), sums.second.cpu(), sums.count.cpu())
+        return self.metric.sums.to("cpu")
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
-        return {"everything": vars(self.everything), "recent": [vars(sums) for sums in self.recent]}
+        recent = [vars(sums.to("cpu")) for sums in self.recent]
+        known = {"structures": self.structures, "labelled": self.labelled}
+        return {"everything": vars(self.everything), "recent": recent, **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
         for name, value in state["everything"].items():
             setattr(self.metric, name, value.to(getattr(self.metric, name)))
         self.recent.extend(Sums(**sums) for sums in state["recent"])
+        self.structures, self.labelled = state["structures"], state["labelled"]
 
 
 def estimates(sums: Sums) -> dict[str, float]:

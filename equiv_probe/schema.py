@@ -151,6 +151,11 @@ def named(values: Any, names: list[str] | None = None) -> Named:
     return dict(zip(labels, items, strict=True))
 
 
+def known_representation(name: str) -> Representation | None:
+    """What a tensor of one of the field's usual names is, whatever its case and leading underscores."""
+    return _NAMES.get(name.lower().lstrip("_"))
+
+
 def unnamed(values: Named, like: Any) -> Any:
     """Undo :func:`named`: put values back into the kind of container that ``like`` is."""
     if isinstance(like, Mapping):
@@ -167,7 +172,7 @@ def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[R
     shape = tuple(value.shape)
     if not value.is_floating_point():
         return reps.fixed, f"{value.dtype} values do not turn"
-    by_name = _NAMES.get(name.lower().lstrip("_"))
+    by_name = known_representation(name)
     if isinstance(by_name, reps.CartesianTensor) and by_name.rank == 2 and shape[-1:] == (6,):
         by_name = reps.voigt()  # the order is a convention; ASE's is the usual one, and the announcement shows it
     if name.lower().lstrip("_") in _CELLS and shape[-2:] != (3, 3) and value.is_floating_point():
