@@ -1,4 +1,4 @@
-"""SchNetPack's batches: one dict of flat tensors, in which indices count atoms, pairs and structures of the whole batch.
+"""SchNetPack's batches: one dict of flat tensors, in which indices count through the whole batch.
 
 >>> import torch
 >>> batch = {"_positions": torch.randn(3, 3), "_n_atoms": torch.tensor([1, 2]), "_idx_m": torch.tensor([0, 1, 1])}

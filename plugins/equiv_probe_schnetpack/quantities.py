@@ -1,4 +1,4 @@
-"""How SchNetPack's quantities turn, and whose they are: by its names for properties and by the modules that predict them.
+"""How SchNetPack's quantities turn, and whose they are: by its names and by the modules that predict them.
 
 Nothing here imports SchNetPack before somebody else has.
 """
@@ -57,7 +57,7 @@ PROPERTIES: dict[str, Quantity] = {
 """What is predicted or is a label, under SchNetPack's own names (`schnetpack.properties`)."""
 
 ABOUT_THE_ORIGIN = ("DipoleMoment", "Polarizability")
-"""Modules whose answers are sums over positions: for a net charge they turn about the origin and about no other point."""
+"""Modules whose answers are sums over positions: of a net charge, they turn about the origin alone."""
 
 
 def predicted(network: nn.Module) -> dict[str, Quantity]:

@@ -71,7 +71,7 @@ class Unconstrained(nn.Module):
         self.layers = nn.Sequential(nn.Linear(n_atom_basis + 3, 32), nn.Tanh(), nn.Linear(32, n_atom_basis))
         with torch.no_grad():  # rougher over rotations than torch's usual weights are
             for parameter in self.layers.parameters():
-                parameter *= 4
+                parameter.mul_(4)
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         atoms = torch.cat([self.embedding(inputs["_atomic_numbers"]), centred(inputs)], -1)

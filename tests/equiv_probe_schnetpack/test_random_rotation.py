@@ -131,7 +131,7 @@ def test_single_precision_keeps_its_type_and_turns_to_rounding() -> None:
 def test_magnitudes_stay_and_what_is_not_known_is_asked_about() -> None:
     one = sample(structures()[1]) | {"dipole_moment": torch.tensor([1.8]), "spins": torch.randn(3, 3)}
     assert torch.equal(RandomRotation()(one)["dipole_moment"], one["dipole_moment"])
-    with pytest.raises(EquivProbeError, match="'F' of shape.*quantities="):
+    with pytest.raises(EquivProbeError, match=r"'F' of shape.*quantities="):
         RandomRotation()(one | {"F": torch.randn(3, 3)})
     after = RandomRotation({"F": "vector"})(one | {"F": one["forces"]})
     assert torch.equal(after["F"], after["forces"])
