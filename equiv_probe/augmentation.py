@@ -34,6 +34,15 @@ if TYPE_CHECKING:
     from equiv_probe.turning import Structures
 
 
+def augmentation_of(*modules: nn.Module) -> Augmentation | None:
+    """The one augmentation by proper rotations on a network or its wrappers, if there is exactly one."""
+    hooks = {id(hook): hook for module in modules for hook in module._forward_pre_hooks.values()}
+    owners = [hook.owner for hook in hooks.values() if isinstance(hook, Hook)]
+    active = [owner for owner in owners if isinstance(owner, Augmentation)]
+    # Of two augmentations, one inside the other, neither's rotation is the whole of it.
+    return active[0] if len(active) == 1 and not active[0].improper else None
+
+
 def augment(
     model: nn.Module,
     schema: Schema | None = None,
@@ -82,7 +91,7 @@ class Augmentation:
         self._generator: torch.Generator | None = None
         self._turned: tuple[Structures, Tensor, list[tuple[dict[str, Any], dict[str, Any]]]] | None = None
         self._handles: list[Any] = [
-            model.register_forward_pre_hook(Hook(self._before), with_kwargs=True),
+            model.register_forward_pre_hook(Hook(self._before, self), with_kwargs=True),
             model.register_forward_hook(Hook(self._after), with_kwargs=True, prepend=True),
         ]
 

@@ -1,111 +1,94 @@
-"""Which module is the network: the outermost one that is called with coordinates while something runs."""
+"""What a check of an augmentation found, thing by thing, and whether that is as it should be."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING
 
-import torch
+from rich.console import Console
+from rich.table import Table
 
-from equiv_probe.capture import CallAdapter, adapter_for
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.hook import Hook
-from equiv_probe.schema import known_representation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from torch import Tensor
 
-    from torch import nn
-
-    from equiv_probe.schema import Schema
+_MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]–[/]"}
 
 
-@dataclass
-class Called:
-    """The outermost modules with parameters that were called, and how they answer for coordinates.
+@dataclass(frozen=True)
+class Finding:
+    """One line of a check.
 
     Attributes:
-        certain: whose inputs hold coordinates by a declaration, a framework's batch, or their name.
-        likely: whose inputs hold a floating tensor ``(..., N, 3)``.
-        others: called without anything of the kind; the names of their inputs.
+        name: of what was looked at, such as ``"Haar"`` or ``"labels: forces"``.
+        passed: True or False; None where it could not be judged, which the sentence explains.
+        sentence: what was found, in words.
+        statistic: the number behind it, NaN where there is none.
+        p_value: of the test, where it is one.
     """
 
-    certain: list[nn.Module] = field(default_factory=list)
-    likely: list[nn.Module] = field(default_factory=list)
-    others: dict[nn.Module, list[str]] = field(default_factory=dict)
+    name: str
+    passed: bool | None
+    sentence: str
+    statistic: float = float("nan")
+    p_value: float | None = None
 
-    def only(self, root: nn.Module) -> nn.Module:
-        """The one whose symmetry is in question.
 
-        Raises:
-            EquivProbeError: there is none, or several.
-        """
-        names = {module: name or "." for name, module in root.named_modules()}
-        found = self.certain or self.likely
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(f'network="{names[module]}" ({type(module).__name__})' for module in found)
-            raise EquivProbeError(f"{len(found)} modules called with coordinates", "one to measure", listed)
-        called = [f"{names[m]} ({type(m).__name__}) with {', '.join(given)}" for m, given in self.others.items()]
-        raise EquivProbeError(
-            f"a step of {type(root).__name__} that calls {'; '.join(called) or 'no module with parameters'}",
-            "a module that is called with coordinates (..., N, 3), a graph with pos, or a dict with positions",
-            'network="<name of a submodule>", schema=ep.Schema(inputs={...}, outputs={...})',
+@dataclass(frozen=True)
+class AugmentationCheck:
+    """What :func:`equiv_probe.check_augmentation` found.
+
+    Attributes:
+        findings: in the order in which they matter.
+        rotations: that were recovered, ``(K, 3, 3)`` float64; of a dataset, relative to its first draw.
+    """
+
+    findings: tuple[Finding, ...]
+    rotations: Tensor
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong; what could not be judged does not count."""
+        return all(finding.passed is not False for finding in self.findings)
+
+    @property
+    def wrong(self) -> tuple[Finding, ...]:
+        """The findings that did not pass."""
+        return tuple(finding for finding in self.findings if finding.passed is False)
+
+    def __getitem__(self, name: str) -> Finding:
+        """A finding by name."""
+        found = {finding.name: finding for finding in self.findings}
+        if name not in found:
+            raise EquivProbeError(f"no finding {name!r}", f"one of {list(found)}")
+        return found[name]
+
+    def raise_if_wrong(self) -> None:
+        """Raise EquivProbeError unless ``ok``, to stop a training script or a test."""
+        if not self.ok:
+            raise EquivProbeError(
+                "an augmentation with faults: " + "; ".join(f"{one.name}: {one.sentence}" for one in self.wrong),
+                "Haar rotations, drawn anew for every structure, that turn the labels along",
+                "ep.augment(model) turns inputs and outputs by itself, and leaves the data alone",
+            )
+
+    def __rich__(self) -> Table:
+        count = len(self.rotations)
+        faults = f"{len(self.wrong)} fault{'s' * (len(self.wrong) != 1)}"
+        table = Table(
+            title=f"Augmentation, {count} draws: {'ok' if self.ok else faults}", title_justify="left", box=None
         )
+        for header in ("", "what", "found", "p"):
+            table.add_column(header, overflow="fold")
+        for one in self.findings:
+            p = "" if one.p_value is None else f"{one.p_value:.2g}"
+            table.add_row(_MARKS[one.passed], one.name, one.sentence.replace("[", r"\["), p)
+        return table
 
-
-@contextmanager
-def calls_of(root: nn.Module, schema: Schema | None = None) -> Iterator[Called]:
-    """Watch the calls inside this context, of a module and all that is in it.
-
-    Args:
-        root: the module.
-        schema: whose inputs count as coordinates where they turn.
-    """
-    called = Called()
-    inside: list[nn.Module] = []
-    wanted = frozenset(name for name, rep in schema.inputs.items() if rep.event_shape) if schema else frozenset()
-
-    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen = (*called.certain, *called.likely)
-        if not inside and module not in seen and next(module.parameters(), None) is not None:
-            how, names = coordinates(module, args, kwargs, wanted)
-            if how:
-                called.others.pop(module, None)
-                (called.certain if how == "certain" else called.likely).append(module)
-            else:
-                called.others[module] = names
-        inside.append(module)
-
-    def after(module: nn.Module, *_: Any) -> None:
-        while inside and inside.pop() is not module:
-            pass
-
-    handles: list[Any] = []
-    for module in root.modules():
-        if not isinstance(module, torch.jit.ScriptModule):
-            handles.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True, prepend=True))
-            handles.append(module.register_forward_hook(Hook(after), always_call=True))
-    try:
-        yield called
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def coordinates(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: frozenset[str] = frozenset()
-) -> tuple[str, list[str]]:
-    """Whether a call's inputs hold coordinates: ``"certain"``, ``"likely"`` or ``""``; and the inputs' names."""
-    adapter = adapter_for(module, args, kwargs)
-    leaves, _ = adapter.split(args, kwargs)
-    tensors = {name: value for name, value in leaves.items() if isinstance(value, torch.Tensor)}
-    shaped = {n for n, v in tensors.items() if v.is_floating_point() and v.ndim >= 2 and v.shape[-1] == 3}
-    if wanted:
-        return ("certain" if wanted & set(tensors) else ""), sorted(leaves)
-    by_name = any(getattr(known_representation(name), "event_shape", ()) for name in shaped)
-    if shaped and (by_name or not isinstance(adapter, CallAdapter)):
-        return "certain", sorted(leaves)
-    return ("likely" if shaped else ""), sorted(leaves)
+    def __str__(self) -> str:
+        console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
+        console.print(self)
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in text.splitlines())

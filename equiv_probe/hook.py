@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 class Hook:
     """A hook that stays out of copies and pickles of the model it is on, and out of compiled graphs."""
 
-    def __init__(self, run: Callable[..., Any] | None) -> None:
+    def __init__(self, run: Callable[..., Any] | None, owner: object = None) -> None:
+        self.owner = owner
         self._run = torch.compiler.disable(run) if run is not None else None  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any) -> Any:

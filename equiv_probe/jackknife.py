@@ -16,8 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
@@ -70,7 +68,7 @@ def jackknife(losses: Tensor, loss_of_mean: Tensor, losses_left_out: Tensor, siz
     groups = len(losses)
     if groups < 2:
         raise EquivProbeError("one replicate", "at least two (four for error bars)", "RotationPlan(..., replicates=4)")
-    sizes = torch.ones(groups, dtype=losses.dtype) if sizes is None else sizes
-    share = (sizes / sizes.sum()).to(losses).reshape(-1, *(1,) * (losses.ndim - 1))
+    sizes = losses.new_ones(groups) if sizes is None else sizes
+    share = (sizes / sizes.sum()).to(losses, non_blocking=True).reshape(-1, *(1,) * (losses.ndim - 1))
     pseudo_mean = (loss_of_mean - (1 - share) * losses_left_out) / share
     return Jackknife((share * losses).sum(0), (share * pseudo_mean).sum(0), losses, pseudo_mean, sizes)

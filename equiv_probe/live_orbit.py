@@ -82,6 +82,12 @@ class LiveOrbit:
         assert self._adapter is not None
         return self._adapter
 
+    @property
+    def known_schema(self) -> Schema:
+        """The representations, after the first call."""
+        assert self.schema is not None
+        return self.schema
+
     def resolve(self, call: Call, raw: Any) -> Schema:
         """The schema, inferred from a call and its answer where it is not declared; announced once.
 

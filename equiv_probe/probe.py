@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from equiv_probe.augmentation import augmentation_of
+from equiv_probe.capture import read_outputs
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.hook import Hook
 from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, rank, versions
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from equiv_probe.augmentation import Augmentation
     from equiv_probe.capture import Adapter, Call
     from equiv_probe.losses import AnyLoss
     from equiv_probe.objectives import Evaluate
@@ -131,7 +134,7 @@ class Probe:
         self.stale: set[str] = set()
         """Stages of which an epoch began that has not been measured yet."""
         self._handles: list[Any] = []
-        self._pending: tuple[Call, str, str] | None = None
+        self._pending: tuple[Call, str, str, RandomState | None] | None = None
         self._awaiting: str | None = None
         self._recording: list[Recorded] | None = None
         self._stepping = False
@@ -199,7 +202,8 @@ class Probe:
             self._recording.append(Recorded(self.live.keep(args, kwargs), RandomState.now()))
         elif self._awaiting is not None or (not self._stepping and self.schedule("call", self._stage()).due()):
             kind = "call" if self._awaiting is None else "step"
-            self._pending = self.live.keep(args, kwargs), self._awaiting or self._stage(), kind
+            before = None if self._augmentation() is None else RandomState.now()
+            self._pending = self.live.keep(args, kwargs), self._awaiting or self._stage(), kind, before
             self._awaiting = None
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
@@ -212,19 +216,40 @@ class Probe:
         elif pending is not None:
             self._attempt(lambda: self._measure(*pending, raw))
 
-    def _measure(self, call: Call, stage: str, kind: str, raw: Any) -> None:
+    def _measure(self, call: Call, stage: str, kind: str, before: RandomState | None, raw: Any) -> None:
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
         with isolated(self.live.network), torch.inference_mode(False), torch.no_grad():
-            self.live.network.eval()
+            turned = None if before is None else self._turned_by()
+            if turned is None:
+                self.live.network.eval()
             self.live.resolve(call, raw)
-            structures = self.live.structures(call.inputs)
-            rotations = draw(plan, self._source(call.inputs), structures.count)
-            for name, found in self.live.measure(call, raw, plan, rotations, evaluate=self._evaluate).items():
+            count = self.live.structures(call.inputs).count
+            rotations = draw(plan, self._source(call.inputs), count)
+            known = None
+            if turned is not None and before is not None:
+                # The user's own answer is that of the first rotation; the second in the same mode, with its dropout.
+                known = {name: v.detach()[None] for name, v in read_outputs(raw, self.live.known_schema).items()}
+                rotations = torch.cat([turned[None, None].to(rotations), rotations[1:]])
+                before.restore()
+            measured = self.live.measure(call, raw, plan, rotations, evaluate=self._evaluate, known=known)
+            for name, found in measured.items():
                 equiv = found.estimate.equiv
                 total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
                 self._add(stage, name, equiv, total, found.weight, labelled=found.labelled)
         self.schedule(kind, stage).spent(self._clock(stage) - began)
+
+    def _augmentation(self) -> Augmentation | None:
+        """What turns the training calls, if its rotations will do for light mode."""
+        light = self.light
+        if not (self.live.network.training and (light.design, light.R, light.improper) == ("haar", 2, False)):
+            return None
+        return augmentation_of(self.model, self.live.network)
+
+    def _turned_by(self) -> Tensor | None:
+        """The rotations of the latest training call, ``(U, 3, 3)``."""
+        augmentation = self._augmentation()
+        return None if augmentation is None else augmentation.rotations
 
     def begin_epoch(self, stage: str, calls: float | None = None, *, fresh: bool = False) -> None:
         """Say that an epoch begins: for ``every="epoch"``, and so that every epoch of an evaluation is measured.
@@ -271,17 +296,17 @@ class Probe:
     def _decompose(self, step: Callable[[], T], stage: str, result: list[T]) -> None:
         recorded, before = self._record(step, result)
         if isinstance(result[0], Mapping) and not result[0]:
-            self._measure(recorded[0].call, stage, "step", recorded[0].raw)
+            self._measure(recorded[0].call, stage, "step", None, recorded[0].raw)
             return
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
         try:
-            self._keep(stage, self._again(step, recorded, before, plan, result[0], per_structure=False))
+            self._keep(stage, self._again(step, recorded, before, plan, result[0], per_structure=None))
         finally:
             self.schedule("step", stage).spent(self._clock(stage) - began)
 
     def replay(
-        self, step: Callable[[], Any], plan: RotationPlan | None = None, *, per_structure: bool = False
+        self, step: Callable[[], Any], plan: RotationPlan | None = None, *, per_structure: bool | None = None
     ) -> Replay:
         """Decompose the losses that a step returns, now.
 
@@ -292,7 +317,8 @@ class Probe:
             step: as for :meth:`step`.
             plan: None is the probe's own.
             per_structure: turn each structure by rotations of its own, which is more precise for a loss that is a sum
-                over structures, and needs every call of the network to see the same structures.
+                over structures, and needs every call of the network to see the same structures; None: if they do, as
+                far as their number tells.
         """
         result: list[Any] = []
         recorded, before = self._record(step, result)
@@ -325,15 +351,23 @@ class Probe:
         plan: RotationPlan,
         result: T,
         *,
-        per_structure: bool,
+        per_structure: bool | None,
     ) -> Replay:
         """The step's further runs, and the decomposition."""
         with torch.no_grad():
             for one in recorded:
                 self.live.resolve(one.call, one.raw)
             inputs = recorded[0].call.inputs
-            count = self.live.structures(inputs).count if per_structure else None
-            rotations = draw(plan, self._source(inputs), count)
+            counts = {self.live.structures(one.call.inputs).count for one in recorded}
+            if per_structure is None:
+                per_structure = len(counts) == 1
+            rotations = draw(plan, self._source(inputs), counts.pop() if per_structure else None)
+            # Where an augmentation turned the input, the user's own answer is that of the first rotation.
+            turned, first = self._turned_by() if plan is self.light else None, None
+            if turned is not None and per_structure and len(recorded) == 1:
+                rotations = torch.cat([turned[None, None].to(rotations), rotations[1:]])
+                answers = read_outputs(recorded[0].raw, self.live.known_schema)
+                first = {name: value.detach() for name, value in answers.items()}
         with self._quiet():
             return replay_step(
                 step,
@@ -344,6 +378,7 @@ class Probe:
                 plan=plan,
                 rotations=rotations,
                 before=before,
+                first=first,
                 protect=self.protect,
             )
 
@@ -358,9 +393,10 @@ class Probe:
         if stage in self.stale:
             self.stale.discard(stage)
             self.running = {key: running for key, running in self.running.items() if key[0] != stage}
-        running = self.running.setdefault((stage, name), Running(self.window))
-        running.labelled = labelled
-        running.update(equiv, total, weight)
+        if (stage, name) not in self.running:
+            self.running[stage, name] = Running(self.window)
+        self.running[stage, name].labelled = labelled
+        self.running[stage, name].update(equiv, total, weight)
 
     def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
         """Measure; a failure after the first success is listed and warned of, never raised."""

@@ -21,6 +21,7 @@ from equiv_probe.capture import wide
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import RandomState, isolated
 from equiv_probe.jackknife import Jackknife, jackknife
+from equiv_probe.quiet import silenced
 from equiv_probe.schema import named
 from equiv_probe.substitution import Operator, Player, Recorded, own_dicts
 
@@ -97,6 +98,7 @@ def replay_step(
     plan: RotationPlan,
     rotations: Tensor,
     before: RandomState,
+    first: dict[str, Tensor] | None = None,
     protect: tuple[nn.Module, ...] = (),
 ) -> Replay:
     """Decompose the scalars of a step that was just run and recorded.
@@ -110,13 +112,16 @@ def replay_step(
         plan: of R ≥ 2 replicates.
         rotations: ``(R, n, 3, 3)``, or ``(R, n, U, 3, 3)`` where every call sees the same structures.
         before: the random state before the user's own run.
+        first: the pulled-back prediction of the first rotation, where it is known and there is one call.
         protect: other modules that the step touches.
     """
     weights, count = plan.weights, len(rotations)
     every = [(r, i) for r in range(count) for i in range(len(weights))]
     scalars: dict[Operator, dict[str, Tensor]] = {}
-    player = Player(module, live, recorded, rotations, weights)
-    with isolated(module, live.network, *protect, gradients=True), own_dicts(recorded):
+    player = Player(module, live, recorded, rotations, weights, first=first)
+    modules = (module, live.network, *protect)
+    dicts = [given for one in recorded for given, _ in one.call.dicts]
+    with silenced(), isolated(*modules, gradients=True, contents=True, apart=dicts), own_dicts(recorded):
 
         def losses(operator: Operator) -> dict[str, Tensor]:
             if operator not in scalars:
@@ -131,7 +136,9 @@ def replay_step(
     found = {}
     for name in scalars_of(result):
         table = torch.stack([torch.stack([value[name] for value in row]) for row in each])
-        mean_losses = torch.einsum("n,rn->r", weights.to(table), table)
+        if player.strayed:  # a step that could not be repeated has no decomposition
+            table = torch.where(torch.stack(player.strayed).any(), torch.nan, table)
+        mean_losses = torch.einsum("n,rn->r", weights.to(table, non_blocking=True), table)
         if plan.is_random:
             rest = torch.stack([value[name] for value in left_out])
             found[name] = jackknife(mean_losses, of_mean[name], rest, torch.ones_like(mean_losses))

@@ -11,6 +11,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -160,22 +161,17 @@ class Voigt(Representation):
                 'ep.voigt("xx yy zz yz xz xy")',
             )
 
-    def _indices(self) -> tuple[list[int], list[int]]:
-        pairs = self.order.split()
-        return [_VOIGT_AXES[pair[0]] for pair in pairs], [_VOIGT_AXES[pair[1]] for pair in pairs]
-
     def matrix(self, rotation: Tensor) -> Tensor:
         """``(*B, 6, 6)``: ``s'_p = Σ_q M_pq s_q`` from ``s'_ij = g_ia g_jb s_ab``."""
-        i, j = self._indices()
-        direct = rotation[..., i, :][..., :, i] * rotation[..., j, :][..., :, j]
-        crossed = rotation[..., i, :][..., :, j] * rotation[..., j, :][..., :, i]
-        off_diagonal = rotation.new_tensor([float(a != b) for a, b in zip(i, j, strict=True)])
-        return direct + crossed * off_diagonal
+        i, j, shears = _voigt_constants(self.order, rotation.device, rotation.dtype)
+        rows, columns = rotation.index_select(-2, i), rotation.index_select(-2, j)
+        direct = rows.index_select(-1, i) * columns.index_select(-1, j)
+        crossed = rows.index_select(-1, j) * columns.index_select(-1, i)
+        return direct + crossed * shears
 
     def inverse(self, matrix: Tensor) -> Tensor:
         """``M(g)⁻¹ = D⁻¹ M(g)ᵀ D`` with D = 2 on shears: the form is orthogonal in the Mandel scaling."""
-        i, j = self._indices()
-        scale = matrix.new_tensor([1.0 if a == b else 2.0 for a, b in zip(i, j, strict=True)])
+        scale = 1 + _voigt_constants(self.order, matrix.device, matrix.dtype)[2]
         return matrix.mT * scale / scale[:, None]
 
     def __str__(self) -> str:
@@ -203,18 +199,50 @@ class Irreps(Representation):
         return o3.Irreps(self.irreps)
 
     def matrix(self, rotation: Tensor) -> Tensor:
-        """e3nn's Wigner matrices, ``(*B, d, d)``."""
-        # e3nn makes its generators on the CPU in the default dtype: in float32 the matrices would be off by 1e-6.
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        try:
-            matrix: Tensor = self._e3nn().D_from_matrix(rotation.to("cpu", torch.float64))
-        finally:
-            torch.set_default_dtype(default)
-        return matrix.to(rotation)
+        """Wigner matrices in e3nn's basis, ``(*B, d, d)``.
+
+        By ``D^l = Cᵀ (D^{l−1} ⊗ g) C`` with C the Clebsch-Gordan coefficients of ``(l−1) ⊗ 1 → l``: products alone, so
+        that nothing waits for the device, unlike the Euler angles of e3nn's own.
+        """
+        wide = rotation if rotation.device.type == "mps" else rotation.double()
+        sign = torch.linalg.det(wide).sign()[..., None, None]
+        proper = wide * sign
+        powers = [torch.ones_like(sign), proper]
+        irreps = self._e3nn()
+        for degree in range(2, max((ir.l for _, ir in irreps), default=0) + 1):
+            joint = _clebsch_gordan(degree, wide.device, wide.dtype)
+            powers.append(torch.einsum("abm,...ac,...bd,cdn->...mn", joint, powers[-1], proper, joint))
+        blocks = [powers[ir.l] * (sign if ir.p < 0 else 1) for multiplicity, ir in irreps for _ in range(multiplicity)]
+        size = int(irreps.dim)
+        matrix = wide.new_zeros(*wide.shape[:-2], size, size)
+        start = 0
+        for block in blocks:
+            stop = start + block.shape[-1]
+            matrix[..., start:stop, start:stop] = block
+            start = stop
+        return matrix.to(rotation.dtype)
 
     def __str__(self) -> str:
         return f'irreps("{self.irreps}")'
+
+
+@cache
+def _voigt_constants(order: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Axes of the six pairs, and one for shears: kept where they are used, since copying would wait for the device."""
+    pairs = order.split()
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be saved for a backward pass
+        i, j = (torch.tensor([_VOIGT_AXES[pair[k]] for pair in pairs], device=device) for k in (0, 1))
+        return i, j, (i != j).to(dtype)
+
+
+@cache
+def _clebsch_gordan(degree: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Of ``(l−1) ⊗ 1 → l``, ``(2l−1, 3, 2l+1)``, orthonormal in the last axis."""
+    from e3nn import o3
+
+    with torch.inference_mode(False):
+        joint: Tensor = o3.wigner_3j(degree - 1, 1, degree, dtype=torch.float64)
+        return (joint * math.sqrt(2 * degree + 1)).to(device, dtype)
 
 
 @dataclass(frozen=True)

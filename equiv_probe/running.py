@@ -7,6 +7,8 @@ from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from equiv_probe.estimates import Sums
 from equiv_probe.metric import EquivarianceMetric
 
@@ -29,7 +31,8 @@ class Running:
         self.labelled = True
 
     def update(self, equiv: Tensor, total: Tensor, weight: Tensor) -> None:
-        """Add one measurement's structures, each argument ``(U,)``."""
+        """Add one measurement's structures, each argument ``(U,)``; what is not finite does not count."""
+        weight = torch.where(equiv.isfinite(), weight, torch.zeros_like(weight))
         if self.metric.first.device != equiv.device:
             self.metric.to(equiv.device)
             self.recent = deque((sums.to(equiv.device) for sums in self.recent), self.recent.maxlen)

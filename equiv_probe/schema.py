@@ -151,11 +151,6 @@ def named(values: Any, names: list[str] | None = None) -> Named:
     return dict(zip(labels, items, strict=True))
 
 
-def known_representation(name: str) -> Representation | None:
-    """What a tensor of one of the field's usual names is, whatever its case and leading underscores."""
-    return _NAMES.get(name.lower().lstrip("_"))
-
-
 def unnamed(values: Named, like: Any) -> Any:
     """Undo :func:`named`: put values back into the kind of container that ``like`` is."""
     if isinstance(like, Mapping):
@@ -167,14 +162,25 @@ def unnamed(values: Named, like: Any) -> Any:
     return next(iter(values.values()))
 
 
+def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
+    """What the field means by a name, with or without leading underscores; None where it is nobody's usual name.
+
+    Args:
+        name: of the tensor.
+        shape: of the tensor, which tells a tensor of rank two from its Voigt form.
+    """
+    known = _NAMES.get(name.lower().lstrip("_"))
+    if isinstance(known, reps.CartesianTensor) and known.rank == 2 and shape[-1:] == (6,):
+        return reps.voigt()  # the order is a convention; ASE's is the usual one, and the announcement shows it
+    return known
+
+
 def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[Representation, str]:
     """One tensor's representation and the reason; raises where several would do."""
     shape = tuple(value.shape)
     if not value.is_floating_point():
         return reps.fixed, f"{value.dtype} values do not turn"
-    by_name = known_representation(name)
-    if isinstance(by_name, reps.CartesianTensor) and by_name.rank == 2 and shape[-1:] == (6,):
-        by_name = reps.voigt()  # the order is a convention; ASE's is the usual one, and the announcement shows it
+    by_name = usual(name, shape)
     if name.lower().lstrip("_") in _CELLS and shape[-2:] != (3, 3) and value.is_floating_point():
         raise EquivProbeError(
             f"{role}[{name!r}] of shape {shape}, which could be the lengths of a box or one cell vector",

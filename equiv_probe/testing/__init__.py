@@ -10,6 +10,7 @@
 True
 """
 
+from equiv_probe.testing.calls import CallCase, check_calls
 from equiv_probe.testing.conformance import (
     EXACT_PLAN,
     AdapterCase,
@@ -34,6 +35,7 @@ from equiv_probe.testing.planted import (
 __all__ = [
     "EXACT_PLAN",
     "AdapterCase",
+    "CallCase",
     "CentralForces",
     "Field",
     "HandedModel",
@@ -43,6 +45,7 @@ __all__ = [
     "PlantedModel",
     "QuadraticEnergy",
     "check_adapter",
+    "check_calls",
     "check_closed_form",
     "check_equivariant",
     "check_every_rotation",

@@ -63,9 +63,9 @@ def check_adapter(case: AdapterCase, tolerance: float = 1e-4) -> None:
         AssertionError: says which check failed on which structure, what was found and what was expected.
     """
     structures = case.structures()
-    sizes = [len(case.positions(structure)) for structure in structures]
-    _require(
-        len(set(sizes)) >= 2 and min(sizes, default=0) >= 2, "structures", sizes, "at least two sizes, all above 1"
+    counts = [len(case.positions(structure)) for structure in structures]
+    require(
+        len(set(counts)) >= 2 and min(counts, default=0) >= 2, "structures", counts, "at least two sizes, all above 1"
     )
     for index in range(len(structures)):
         check_closed_form(case, index, tolerance)
@@ -77,18 +77,18 @@ def check_adapter(case: AdapterCase, tolerance: float = 1e-4) -> None:
 
 def check_closed_form(case: AdapterCase, index: int, tolerance: float) -> None:
     """``L_equiv`` and the twirl of an anisotropic energy, its forces and a stress are the closed-form ones."""
-    structure, model = case.structures()[index], _anisotropic()
+    structure, model = case.structures()[index], anisotropic()
     positions = case.positions(structure).double()
     orbit = case.orbit(model, structure, EXACT_PLAN)
-    _require(bool(orbit.identity), f"outputs (structure {index})", sorted(orbit.identity), "energy, forces or stress")
+    require(bool(orbit.identity), f"outputs (structure {index})", sorted(orbit.identity), "energy, forces or stress")
     # Rounding may not reach beyond the tolerance; the floors of a plugin are checked by its own tests.
     found = decompose(orbit).parts
-    twirl, equiv, size = model.twirl(positions), model.equiv(positions), _sizes(model, positions)
+    twirl, equiv, size = model.twirl(positions), model.equiv(positions), sizes(model, positions)
     for name in orbit.identity:
-        _require(name in twirl, f"outputs (structure {index})", name, f"one of {sorted(twirl)}")
+        require(name in twirl, f"outputs (structure {index})", name, f"one of {sorted(twirl)}")
         where = f"{name} of structure {index}"
-        _close(orbit.means[name].mean(0), twirl[name], size[name], tolerance, f"closed-form twirl, {where}")
-        _close(
+        close(orbit.means[name].mean(0), twirl[name], size[name], tolerance, f"closed-form twirl, {where}")
+        close(
             torch.tensor(found[name].equiv), torch.tensor(equiv[name]), size[name] ** 2, tolerance,
             f"closed-form L_equiv, {where}",
         )  # fmt: skip
@@ -96,24 +96,24 @@ def check_closed_form(case: AdapterCase, index: int, tolerance: float) -> None:
 
 def check_every_rotation(case: AdapterCase, index: int, tolerance: float) -> None:
     """Every replicate mean, and every kept prediction, equals the planted model's, turned one copy at a time."""
-    structure, model = case.structures()[index], _anisotropic()
+    structure, model = case.structures()[index], anisotropic()
     positions = case.positions(structure).double()
     for plan in (RotationPlan("haar", replicates=5, seed=3), EXACT_PLAN):  # below and beyond one batch
         orbit = case.orbit(model, structure, plan)
         rotations = orbit.rotations.double().cpu()
         shape = (plan.R, plan.n, 3, 3)
-        _require(tuple(rotations.shape) == shape, f"rotations of {plan}", tuple(rotations.shape), f"shape {shape}")
+        require(tuple(rotations.shape) == shape, f"rotations of {plan}", tuple(rotations.shape), f"shape {shape}")
         turned = [model(positions @ g.mT) for g in rotations.reshape(-1, 3, 3)]
         for name in orbit.identity:
             flat = torch.stack([one[name] for one in turned])
             reference = model.outputs[name].turn_back(flat, rotations.reshape(-1, 3, 3))
             reference = reference.reshape(plan.R, plan.n, *flat.shape[1:])
-            size, where = _sizes(model, positions)[name], f"{name} of structure {index}, {plan}"
-            _close(orbit.identity[name], model(positions)[name], size, tolerance, f"unturned prediction, {where}")
+            size, where = sizes(model, positions)[name], f"{name} of structure {index}, {plan}"
+            close(orbit.identity[name], model(positions)[name], size, tolerance, f"unturned prediction, {where}")
             mean = torch.einsum("n,rn...->r...", plan.weights, reference)
-            _close(orbit.means[name], mean, size, tolerance, f"means of replicates, {where}")
+            close(orbit.means[name], mean, size, tolerance, f"means of replicates, {where}")
             if orbit.values is not None:
-                _close(orbit.values[name], reference, size, tolerance, f"prediction at every rotation, {where}")
+                close(orbit.values[name], reference, size, tolerance, f"prediction at every rotation, {where}")
 
 
 def check_equivariant(case: AdapterCase, index: int, tolerance: float) -> None:
@@ -122,42 +122,42 @@ def check_equivariant(case: AdapterCase, index: int, tolerance: float) -> None:
     positions = case.positions(structure).double()
     orbit = case.orbit(model, structure, EXACT_PLAN)
     for name, part in decompose(orbit).parts.items():
-        found, size = math.sqrt(max(part.equiv, 0.0)), _sizes(model, positions)[name]
+        found, size = math.sqrt(max(part.equiv, 0.0)), sizes(model, positions)[name]
         limit = tolerance * size
-        _require(found <= limit, f"equivariant model, {name} of structure {index}", found, f"√L_equiv ≤ {limit:.3g}")
+        require(found <= limit, f"equivariant model, {name} of structure {index}", found, f"√L_equiv ≤ {limit:.3g}")
 
 
 def check_untouched(case: AdapterCase, index: int) -> None:
     """The structure and the global random states are as they were."""
     structure = case.structures()[index]
     before, random_before = case.state(structure), _random_states()
-    case.orbit(_anisotropic(), structure, EXACT_PLAN)
-    _require(case.state(structure) == before, f"structure {index} untouched", case.state(structure), before)
+    case.orbit(anisotropic(), structure, EXACT_PLAN)
+    require(case.state(structure) == before, f"structure {index} untouched", case.state(structure), before)
     for name, state in _random_states().items():
-        _require(state == random_before[name], f"global random state of {name} untouched", "it moved", "no change")
+        require(state == random_before[name], f"global random state of {name} untouched", "it moved", "no change")
 
 
 def check_repeatable(case: AdapterCase, index: int, tolerance: float) -> None:
     """The same plan gives the same rotations and the same orbit again, whatever was evaluated in between."""
-    structures, model = case.structures(), _anisotropic()
+    structures, model = case.structures(), anisotropic()
     first = case.orbit(model, structures[index], EXACT_PLAN)
     case.orbit(CentralForces(), structures[index - 1], RotationPlan("klein", replicates=2, seed=99))
     second = case.orbit(model, structures[index], EXACT_PLAN)
     same = torch.equal(first.rotations, second.rotations)
-    _require(same, f"repeatable, rotations of structure {index}", "others", "the same plan, the same rotations")
-    size = _sizes(model, case.positions(structures[index]).double())
+    require(same, f"repeatable, rotations of structure {index}", "others", "the same plan, the same rotations")
+    size = sizes(model, case.positions(structures[index]).double())
     for name, means in first.means.items():
-        _close(second.means[name], means, size[name], tolerance, f"repeatable, {name} of structure {index}")
+        close(second.means[name], means, size[name], tolerance, f"repeatable, {name} of structure {index}")
 
 
-def _anisotropic() -> QuadraticEnergy:
-    # No symmetry at all, so that a swapped axis, a transposed rotation or a wrong Voigt order shows.
+def anisotropic() -> QuadraticEnergy:
+    """A planted model with no symmetry at all, so that a swapped axis, a transposed rotation or a wrong order shows."""
     matrix = torch.tensor([[0.9, 0.3, -0.2], [0.3, 0.5, 0.4], [-0.2, 0.4, 0.1]], dtype=torch.float64)
     stress = torch.tensor([[0.7, -0.3, 0.5], [-0.3, 0.2, 0.1], [0.5, 0.1, -0.4]], dtype=torch.float64)
     return QuadraticEnergy(matrix, stress)
 
 
-def _sizes(model: PlantedModel, positions: Tensor) -> dict[str, float]:
+def sizes(model: PlantedModel, positions: Tensor) -> dict[str, float]:
     """Largest component of every output, against which rounding is measured."""
     return {name: float(value.abs().max()) for name, value in model(positions).items()}
 
@@ -174,14 +174,16 @@ def _random_states() -> dict[str, Any]:
     return states
 
 
-def _close(found: Tensor, expected: Tensor, size: float, tolerance: float, check: str) -> None:
+def close(found: Tensor, expected: Tensor, size: float, tolerance: float, check: str) -> None:
+    """Raise AssertionError unless two tensors agree to the tolerance, relative to ``size``."""
     found, expected = found.double().cpu(), expected.double().cpu()
-    _require(found.shape == expected.shape, check, f"shape {tuple(found.shape)}", f"shape {tuple(expected.shape)}")
+    require(found.shape == expected.shape, check, f"shape {tuple(found.shape)}", f"shape {tuple(expected.shape)}")
     error = float((found - expected).abs().max())
     # Written so that NaN fails.
-    _require(error <= tolerance * size, check, f"an error of {error:.3g}", f"at most {tolerance:g} × {size:.3g}")
+    require(error <= tolerance * size, check, f"an error of {error:.3g}", f"at most {tolerance:g} × {size:.3g}")
 
 
-def _require(passed: bool, check: str, found: object, expected: object) -> None:
+def require(passed: bool, check: str, found: object, expected: object) -> None:
+    """Raise AssertionError that says which check failed."""
     if not passed:
         raise AssertionError(f"adapter conformance, {check}: found {found}, expected {expected}")

@@ -48,7 +48,7 @@ def representation(value: Any) -> Representation:
             return made
     raise ep.EquivProbeError(
         f"the representation {value!r}",
-        f"one of {', '.join([*_PLAIN, 'tensor(<rank>)', 'voigt', 'irreps(...)', 'grid'])}",
+        f"one of {', '.join([*_PLAIN, 'tensor(<rank>)', 'voigt', 'irreps(...)'])}",
         'schema={"inputs": {"pos": "point"}, "outputs": {"forces": "vector"}}',
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable, Iterator, Sequence  # noqa: TC003 - configuration tools resolve the annotations
 from contextlib import contextmanager
@@ -12,15 +11,14 @@ from typing import Any, Literal
 import torch
 
 import equiv_probe as ep
-from equiv_probe import plugins
-from equiv_probe.finding import Called, calls_of
-from equiv_probe.isolation import isolated
+from equiv_probe.called import calls_of
+from equiv_probe.isolation import rank
 from equiv_probe.objectives import Training
 from equiv_probe.running_script import REPORT, claim
-from equiv_probe_lightning import configured, ranks
+from equiv_probe_lightning import configured, locating, ranks
 from equiv_probe_lightning.logbook import Logbook
 from equiv_probe_lightning.losses import losses_of
-from equiv_probe_lightning.stepping import STEPS, Step, recorded_logs, silent
+from equiv_probe_lightning.stepping import STEPS, Step, copied, recorded_logs, silent
 from equiv_probe_lightning.trainers import defines, dummy_logger, reads_iterator
 
 
@@ -64,7 +62,7 @@ class Measuring:
         schema: dict[str, Any] | ep.Schema | None = None,
         plan: str | dict[str, Any] | ep.RotationPlan | None = None,
         full: int | Callable[[int], bool] | None = 10,
-        budget: float | None = 0.1,
+        budget: float | None = 0.02,
         warmup: int = 0,
         window: int = 20,
         augment: bool = False,
@@ -172,12 +170,13 @@ class Measuring:
             return original(*args, **kwargs)
         repeatable = not reads_iterator(original) and (stage != "train" or module.automatic_optimization)
         if self.probe is None:
-            known = self._known()
-            copied = _copied((args, kwargs)) if repeatable else None
+            known = locating.known(module, self.network)
+            again = copied((args, kwargs)) if repeatable else None
             if known is not None:
                 self._begin(known)
-            elif copied is not None:
-                self._begin(Training(self._called(original, *copied).only(module)))
+            elif again is not None:
+                with self._quiet():
+                    self._begin(locating.seen(module, self.schema, original, *again))
             else:  # then the user's own run shows which it is
                 with calls_of(module, self.schema) as called:
                     result = original(*args, **kwargs)
@@ -190,44 +189,18 @@ class Measuring:
 
         def step() -> dict[str, Any]:
             if outcome:  # run again: on a batch of its own, for the step may write into it
-                given, named = _copied(pristine[0]) or (args, kwargs)
+                given, named = copied(pristine[0]) or (args, kwargs)
                 with recorded_logs(module, forward=False) as logged:
                     return losses_of(original(*given, **named), logged)
             if probe.recording:
-                pristine.append(_copied((args, kwargs)))
+                pristine.append(copied((args, kwargs)))
             with recorded_logs(module, forward=True) as logged:
                 outcome.append(original(*args, **kwargs))
             return losses_of(outcome[0], logged)
 
         probe.step(step, stage=stage, replay=repeatable)
-        self.logbook.fresh |= probe.schedules["step", stage].was_due
+        self.logbook.fresh |= stage == "train" and probe.schedules["step", stage].was_due
         return outcome[0]
-
-    def _known(self) -> Training | None:
-        """The network where it was named, or a framework defines it."""
-        if self.network is not None:
-            try:
-                return Training(self._module.get_submodule("" if self.network == "." else self.network))
-            except AttributeError as error:
-                names = [name for name, _ in self._module.named_modules() if name.count(".") < 2]
-                found = f"network={self.network!r} in {type(self._module).__name__}"
-                raise ep.EquivProbeError(found, f"one of {names[1:20]}, or '.'", 'network="<name>"') from error
-        for plugin in plugins.installed()[0]:
-            training = plugin.training(self._module) if plugin.training is not None else None
-            if training is not None:
-                return training
-        return None
-
-    def _called(self, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Called:
-        """Which modules a step calls, from a run of it that leaves no trace."""
-        with (
-            isolated(self._module, gradients=True),
-            self._quiet(),
-            recorded_logs(self._module, forward=False),
-            calls_of(self._module, self.schema) as called,
-        ):
-            original(*args, **kwargs)
-        return called
 
     def _begin(self, training: Training) -> None:
         """Make the probe."""
@@ -362,18 +335,10 @@ class Measuring:
 
     def _restore(self, state: dict[str, Any]) -> None:
         assert self.probe is not None
-        generators, rank = state["generators"], ep.isolation.rank()
-        generator = generators[rank] if len(generators) == ranks.world() else None
-        first = rank == 0  # the sums are over all ranks
+        generators, mine = state["generators"], rank()
+        generator = generators[mine] if len(generators) == ranks.world() else None
+        first = mine == 0  # the sums are over all ranks
         running = state["probe"]["running"] if first else {}
         self.probe.load_state_dict({**state["probe"], "running": running, "generator": generator})
         self.logbook.load_state_dict(state["logbook"])
         self._restored = None
-
-
-def _copied(given: Any) -> Any:
-    """A step's arguments for another run of it; None where they cannot be copied."""
-    try:
-        return copy.deepcopy(given)
-    except Exception:  # whatever a batch is made of may say no in its own way
-        return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import copy
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ def recorded_logs(module: Any, *, forward: bool) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def silent(module: Any, trainer: Any, dummy: type[Any]) -> Iterator[None]:
-    """Let nothing reach loggers and the console through the module, and lists that a step appends to stay as they were.
+    """Let nothing reach loggers and progress bars through the module.
 
     Args:
         module: the LightningModule.
@@ -90,7 +90,6 @@ def silent(module: Any, trainer: Any, dummy: type[Any]) -> Iterator[None]:
         dummy: Lightning's logger that logs nothing.
     """
     loggers = list(trainer.loggers)
-    contents = [(kept, _copied(kept)) for m in module.modules() for kept in _containers(vars(m))]
     own = vars(module).get("print")
     trainer.loggers = [dummy() for _ in loggers]
     vars(module)["print"] = _nothing
@@ -102,31 +101,15 @@ def silent(module: Any, trainer: Any, dummy: type[Any]) -> Iterator[None]:
             vars(module).pop("print", None)
         else:
             vars(module)["print"] = own
-        for kept, before in contents:
-            _restore(kept, before)
 
 
 def _nothing(*_: Any, **__: Any) -> None:
     """Print nothing."""
 
 
-def _containers(attributes: dict[str, Any]) -> list[Any]:
-    """A module's own lists, dicts, sets and queues, and those in them; torch's and Lightning's are left out."""
-    todo = [value for name, value in attributes.items() if not name.startswith("_")]
-    found: dict[int, Any] = {}
-    while todo:
-        value = todo.pop()
-        if isinstance(value, (list, dict, set, deque)) and id(value) not in found:
-            found[id(value)] = value
-            todo.extend(value.values() if isinstance(value, dict) else value)
-    return list(found.values())
-
-
-def _copied(kept: Any) -> Any:
-    return dict(kept) if isinstance(kept, dict) else list(kept)
-
-
-def _restore(kept: Any, before: Any) -> None:
-    """Give a container back its contents, in place."""
-    kept.clear()
-    (kept.update if isinstance(kept, (dict, set)) else kept.extend)(before)
+def copied(given: Any) -> Any:
+    """A step's arguments for another run of it; None where they cannot be copied."""
+    try:
+        return copy.deepcopy(given)
+    except Exception:  # whatever a batch is made of may say no in its own way
+        return None

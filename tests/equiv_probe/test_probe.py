@@ -259,22 +259,6 @@ def test_a_model_with_scripted_parts() -> None:
         ep.Probe(part).attach()
 
 
-@pytest.mark.gpu
-def test_light_mode_does_not_wait_for_the_device() -> None:
-    torch.manual_seed(0)
-    model, x = Planted(LinearField(torch.randn(3, 3).double())).train(), batch(8).cuda()
-    with ep.Probe(model, FORCES, every=1) as probe:
-        for _ in range(2):  # the first measurement checks what can be stacked
-            model(x)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            model(x)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    assert probe.running["train", "forces"].everything.count == 24
-    assert probe.running["train", "forces"].metric.first.is_cuda
-
-
 def test_errors_teach(matrix: Tensor) -> None:
     model, x = Planted(LinearField(matrix)), batch()
     with pytest.raises(ep.EquivProbeError, match="at least two"):

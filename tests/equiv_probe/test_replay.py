@@ -125,7 +125,7 @@ def test_replay_equals_the_networks_put_in_by_hand(make: Any) -> None:
     step = make(x1)
     probe = ep.Probe(model, FLOW if make is self_conditioned else PLAIN, center="origin")
     torch.manual_seed(7)
-    found = probe.replay(lambda: step(model), PLAN)
+    found = probe.replay(lambda: step(model), PLAN, per_structure=False)
     expected = explicit(step, model, PLAN, rotations_of(probe, PLAN))
     assert found.calls == (1 if make is single else 2)
     for value, truth in zip((found.total, found.mean, found.equiv), expected, strict=True):
@@ -148,7 +148,7 @@ def test_substituting_only_the_last_call_would_be_caught() -> None:
 
     probe = ep.Probe(model, FLOW, center="origin")
     torch.manual_seed(7)
-    found = probe.replay(lambda: step(model), PLAN)
+    found = probe.replay(lambda: step(model), PLAN, per_structure=False)
     expected = explicit(self_conditioned(x1), model, PLAN, rotations_of(probe, PLAN))
     assert abs(found.equiv - expected[2]) > 1e-6
 
@@ -169,7 +169,7 @@ def test_flow_matching_loss_equals_the_orbits_own_variance() -> None:
         return (model(x_t, t) - v).square().mean()
 
     torch.manual_seed(7)
-    found = ep.Probe(model, PLAIN, center="origin").replay(step, PLAN)
+    found = ep.Probe(model, PLAIN, center="origin").replay(step, PLAN, per_structure=False)
     assert abs(found.equiv / unlabelled.equiv - 1) < 1e-10
     assert abs(found.total / labelled.total - 1) < 1e-12
     assert abs(found.mean / labelled.mean - 1) < 1e-12
@@ -190,7 +190,7 @@ def test_forces_that_the_step_differentiates_itself() -> None:
 
     schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
     probe = ep.Probe(model, schema)
-    found = probe.replay(step, PLAN).scalars["forces"]
+    found = probe.replay(step, PLAN, per_structure=False).scalars["forces"]
     inside = Energy(inside=True)
     inside.load_state_dict(model.state_dict())
     rotations = rotations_of(probe, PLAN)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from ase.constraints import FixConstraint
 
 import equiv_probe as ep
@@ -143,3 +144,9 @@ def test_a_constraint_that_cannot_be_turned_is_noted(planted: Any) -> None:
     report = audit(planted(CentralForces()), crystal, plan=PLAN)
     assert report["forces"].verdict == "round-off"
     assert any("Unheard" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("wrong", [{"vacuum": -1.0}, {"vacuum": float("nan")}, {"atoms_per_call": 0}], ids=str)
+def test_numbers_that_must_be_positive(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ep.EquivProbeError, match="a positive number"):
+        audit(EMT(), molecule("CO"), **wrong)

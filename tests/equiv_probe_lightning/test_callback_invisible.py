@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from equiv_probe.errors import EquivProbeError
 from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import Awkward, LinearModule, Noise, loader, trainer
@@ -63,11 +65,14 @@ def test_training_is_bit_identical(workers: int, tmp_path: Path, capsys: pytest.
 def test_a_replay_that_is_not_isolated_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: batches that are not copied are written to by every further run of the step."""
     without = train(tmp_path / "without", [], epochs=2)
-    monkeypatch.setattr("equiv_probe_lightning.measuring._copied", lambda given: given)
-    monkeypatch.setattr("equiv_probe_lightning.stepping._restore", lambda *args: None)
+    monkeypatch.setattr("equiv_probe_lightning.measuring.copied", lambda given: given)
     callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
-    with pytest.warns(UserWarning, match="could not measure"):
-        found = train(tmp_path / "with", [callback], epochs=2)
+    with pytest.raises(EquivProbeError, match="asks the network something else when it is run again"):
+        train(tmp_path / "with", [callback], epochs=2)
+    callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
+    monkeypatch.setattr("equiv_probe_lightning.measuring.copied", copy.deepcopy)
+    monkeypatch.setattr("equiv_probe.isolation.ModuleState.restore", lambda self: None)
+    found = train(tmp_path / "with", [callback], epochs=2)
     assert found["weights"] != without["weights"]
     assert found["rows"] != without["rows"]
 
@@ -97,14 +102,9 @@ class Inspector(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 1:
             assert "training_step" in vars(pl_module), "the callback is at work"
-            bare = copy.copy(pl_module)
-            self.copies = [copy.deepcopy(pl_module.net), copy.deepcopy(_without_trainer(bare))]
-            self.copies.append(pickle.loads(pickle.dumps(_without_trainer(bare))))
-
-
-def _without_trainer(module: Any) -> Any:
-    vars(module)["_trainer"] = None
-    return module
+            kept, pl_module._trainer = pl_module._trainer, None
+            self.copies = [copy.deepcopy(pl_module), pickle.loads(pickle.dumps(pl_module))]
+            pl_module._trainer = kept
 
 
 def test_copies_have_their_classes_own_steps(tmp_path: Path) -> None:
@@ -113,11 +113,13 @@ def test_copies_have_their_classes_own_steps(tmp_path: Path) -> None:
     trainer(tmp_path, [callback, inspector]).fit(module, loader())
     assert callback.probe is not None
     measured = callback.probe.schedules["step", "train"].step
-    for made in inspector.copies[1:]:
+    for made in inspector.copies:
         assert made.training_step.__func__ is LinearModule.training_step
         assert made.training_step.__self__ is made
     assert callback.probe.schedules["step", "train"].step == measured
-    pickle.loads(pickle.dumps(callback)), copy.deepcopy(callback)
+    for made in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
+        assert made.probe is None
+        assert made.options["every"] == 1
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
@@ -129,6 +131,7 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
 
     for kind in (LinearModule, Failing):
         module = kind()
+        trainer(tmp_path, [], max_epochs=0).fit(module, loader(), loader())  # Lightning leaves things of its own
         before = set(vars(module))
         callback = EquivarianceCallback(every=1, verbose=False)
         fit = trainer(tmp_path, [callback])
@@ -142,3 +145,33 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
         assert callback.probe is not None
         assert callback.probe.schedules["step", "train"].step >= 3
+
+
+@pytest.mark.parametrize("what", ["module", "network"])
+def test_compiled_training_is_the_same_and_is_measured(what: str, tmp_path: Path) -> None:
+    """Lightning puts steps on the instance of a compiled module itself (and its ``self.log`` cannot be compiled)."""
+
+    class Quiet(LinearModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return self.loss(batch)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> Tensor:  # type: ignore[override]
+            return self.loss(batch)
+
+    def trained(callbacks: list[Any]) -> Quiet:
+        torch._dynamo.reset()
+        module = Quiet(lr=1e-2)
+        if what == "network":
+            module.net = torch.compile(module.net, backend="eager")  # type: ignore[assignment]
+        given = torch.compile(module, backend="eager") if what == "module" else module
+        trainer(tmp_path, callbacks, max_epochs=2).fit(given, loader(), loader())
+        return module
+
+    callback = EquivarianceCallback(every=2, plan="klein", full=1, budget=None, verbose=False)
+    plain, probed = trained([]), trained([callback])
+    assert torch.equal(plain.net.matrix, probed.net.matrix)
+    assert callback.probe is not None
+    assert not callback.probe.failures
+    found = callback.probe.compute()
+    assert found["equiv/train/loss/share"] > 0.5
+    assert found["equiv/val/loss/share"] > 0.5
