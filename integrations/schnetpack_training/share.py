@@ -33,6 +33,8 @@ def curve(run: Path, stage: str = "train", output: str = "loss") -> list[tuple[i
 def main(run: Path, stage: str, output: str, rows: int) -> None:
     """Print about so many lines, evenly over the logarithm of the step."""
     found = curve(run, stage, output)
+    if not found:
+        raise SystemExit(f"no equiv/{stage}/{output}/share in {run}/csv/version_*/metrics.csv")
     steps = [step for step, _ in found]
     targets = [max(1, steps[0]) * (steps[-1] / max(1, steps[0])) ** (k / (rows - 1)) for k in range(rows)]
     chosen = sorted({min(range(len(steps)), key=lambda i: abs(steps[i] - target)) for target in targets})

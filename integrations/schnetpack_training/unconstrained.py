@@ -3,7 +3,7 @@
 Atoms are tokens. Every layer attends over all atoms of the molecule, with each pair's displacement, its x, y and z fed
 to ordinary perceptrons, as bias and as message. Translations and the order of like atoms are respected by construction;
 rotations only as far as training teaches them. In a SchNetPack model it stands where SchNet, PaiNN or SO3net would:
-``model/representation=unconstrained``. `DirectForces` is an output module that reads forces off it, without a derivative.
+``model/representation=unconstrained``. `DirectForces` is an output module that reads forces off it.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Unconstrained(nn.Module):
         self,
         n_atom_basis: int = 64,
         n_interactions: int = 3,
+        *,
         pair_width: int = 32,
         heads: int = 8,
         n_rbf: int = 16,

@@ -161,7 +161,10 @@ def modules(path: Path, order: list[Any], workers: int = 0) -> AtomsDataModule:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_epoch_and_every_worker_draws_its_own_rotation(tmp_path: Path, workers: int) -> None:
+def test_every_epoch_and_every_worker_draws_its_own_rotation(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # SchNetPack leaves a lock where it runs
     torch.manual_seed(0)
     rotate = instantiate({"_target_": "equiv_probe_schnetpack.RandomRotation"})
     data = modules(tmp_path, [rotate, NEIGHBOURS, spk.transform.CastTo32()], workers)
@@ -182,7 +185,8 @@ def test_every_epoch_and_every_worker_draws_its_own_rotation(tmp_path: Path, wor
         assert torch.allclose(shifted, shifted[:, :1].expand_as(shifted), atol=1e-5), "validation is not turned"
 
 
-def test_a_cached_neighbour_list_behind_it_is_an_error(tmp_path: Path) -> None:
+def test_a_cached_neighbour_list_behind_it_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     cached = spk.transform.CachedNeighborList(str(tmp_path / "cache"), NEIGHBOURS)
     with pytest.raises(EquivProbeError, match="behind"):
         modules(tmp_path, [RandomRotation(), cached]).setup()

@@ -16,6 +16,7 @@ from equiv_probe.capture import wide
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe_schnetpack.training import training
 
+from ..equiv_probe.test_no_waiting import NoReading
 from .spk_models import Quadratic, batch, copied, crystals, make_task, output, potential, quadratic_truth
 
 PLAN = ep.RotationPlan("haar", replicates=12)
@@ -133,6 +134,23 @@ def test_the_decomposition_is_that_of_a_loop_over_rotations(setting: str, monkey
     jackknifed = 12 * plugged_in - 11 * sum(left_out) / 12
     assert estimates["equiv/train/loss/L_mean"] == pytest.approx(jackknifed, rel=1e-8)
     assert estimates["equiv/train/loss/L_equiv"] > 0.01 * total, "negative control: nothing is averaged away"
+
+
+@pytest.mark.parametrize("setting", ["mse", "l1", "huber", "sum", "selected", "not trained"])
+def test_measuring_reads_nothing_back_from_the_device(setting: str) -> None:
+    """The planted model reads nothing either, as SchNetPack's own output modules do."""
+    task = make_task(Quadratic(torch.eye(3).double()), *SETTINGS[setting]())
+    found = quiet(task)
+    live = LiveOrbit(found.network, found.schema)
+    call = live.keep((batch(),), {})
+    answer = task.predict_without_postprocessing(batch())
+    live.resolve(call, answer)
+    rotations = ep.rotations.haar(2 * 4, torch.Generator().manual_seed(0)).reshape(2, 1, 4, 3, 3)
+    with torch.no_grad():
+        live.pulled_back(call, live.structures(call.inputs), rotations[:, 0])  # finds out that gradients are needed
+        with NoReading():
+            measured = live.measure(call, answer, ep.RotationPlan("haar", 2), rotations, evaluate=found.objectives)
+    assert float(measured["forces"].estimate.equiv.mean()) == pytest.approx(0, abs=1e-13)
 
 
 def test_planted_model_meets_its_closed_form() -> None:
