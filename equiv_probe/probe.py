@@ -30,16 +30,16 @@ from equiv_probe.augmentation import augmentation_of
 from equiv_probe.capture import read_outputs
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.hook import Hook
-from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, rank, versions
+from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, versions
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.objectives import label_free, labelled
 from equiv_probe.probe_report import report_of
 from equiv_probe.replay import Replay, replay_step, require_untrained
 from equiv_probe.rotations import RotationPlan
-from equiv_probe.running import Running, estimates
+from equiv_probe.running import RunningEstimates
 from equiv_probe.schedule import Schedule
 from equiv_probe.substitution import Recorded
-from equiv_probe.turning import draw, own_generator
+from equiv_probe.turning import RotationSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -106,7 +106,7 @@ class Probe:
         full: Cadence = 10,
         budget: float | None = 0.1,
         light: RotationPlan = LIGHT,
-        window: int = 20,
+        window: int = 10,
         center: str | Tensor = "centroid",
         seed: int = 0,
         adapter: Adapter | None = None,
@@ -127,19 +127,17 @@ class Probe:
         self._cadence = {"every": every, "warmup": warmup}, {"every": full, "at_random": True, "budget": budget}
         self.live = LiveOrbit(model, schema, center, adapter=adapter, stack=stack)
         self.window, self.seed, self.protect = window, seed, tuple(protect)
+        self._source = RotationSource(seed)
         self._evaluate = objectives or (labelled(targets, loss) if targets else label_free)
         self._replays, self._quiet = objectives is None, quiet
-        self.running: dict[tuple[str, str], Running] = {}
+        self.running = RunningEstimates(window)
         self.failures: list[str] = []
-        self.stale: set[str] = set()
-        """Stages of which an epoch began that has not been measured yet."""
         self._handles: list[Any] = []
         self._pending: tuple[Call, str, str, RandomState | None] | None = None
         self._awaiting: str | None = None
         self._recording: list[Recorded] | None = None
         self._stepping = False
         self._succeeded = False
-        self._generator: torch.Generator | None = None
 
     @property
     def schema(self) -> Schema | None:
@@ -225,18 +223,17 @@ class Probe:
                 self.live.network.eval()
             self.live.resolve(call, raw)
             count = self.live.structures(call.inputs).count
-            rotations = draw(plan, self._source(call.inputs), count)
+            rotations = self._source.draw(plan, call.inputs, count, turned)
             known = None
             if turned is not None and before is not None:
                 # The user's own answer is that of the first rotation; the second in the same mode, with its dropout.
                 known = {name: v.detach()[None] for name, v in read_outputs(raw, self.live.known_schema).items()}
-                rotations = torch.cat([turned[None, None].to(rotations), rotations[1:]])
                 before.restore()
             measured = self.live.measure(call, raw, plan, rotations, evaluate=self._evaluate, known=known)
             for name, found in measured.items():
                 equiv = found.estimate.equiv
                 total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
-                self._add(stage, name, equiv, total, found.weight, labelled=found.labelled)
+                self.running.add(stage, name, equiv, total, found.weight).labelled = found.labelled
         self.schedule(kind, stage).spent(self._clock(stage) - began)
 
     def _augmentation(self) -> Augmentation | None:
@@ -261,7 +258,7 @@ class Probe:
         """
         self.schedule("step", stage).begin_epoch(calls)
         if fresh:
-            self.stale.add(stage)
+            self.running.stale.add(stage)
 
     def step(self, step: Callable[[], T], *, stage: str | None = None, replay: bool = True) -> T:
         """Run the user's step, and decompose its loss when that is due. The hooks are put on for that, if need be.
@@ -361,11 +358,11 @@ class Probe:
             counts = {self.live.structures(one.call.inputs).count for one in recorded}
             if per_structure is None:
                 per_structure = len(counts) == 1
-            rotations = draw(plan, self._source(inputs), counts.pop() if per_structure else None)
             # Where an augmentation turned the input, the user's own answer is that of the first rotation.
-            turned, first = self._turned_by() if plan is self.light else None, None
-            if turned is not None and per_structure and len(recorded) == 1:
-                rotations = torch.cat([turned[None, None].to(rotations), rotations[1:]])
+            alone = per_structure and len(recorded) == 1 and plan is self.light
+            turned, first = self._turned_by() if alone else None, None
+            rotations = self._source.draw(plan, inputs, counts.pop() if per_structure else None, turned)
+            if turned is not None:
                 answers = read_outputs(recorded[0].raw, self.live.known_schema)
                 first = {name: value.detach() for name, value in answers.items()}
         with self._quiet():
@@ -385,18 +382,8 @@ class Probe:
     def _keep(self, stage: str, replay: Replay) -> None:
         for name, found in replay.scalars.items():
             one = found.total[None]
-            self._add(stage, name, found.equiv[None], one, torch.ones_like(one))
-
-    def _add(
-        self, stage: str, name: str, equiv: Tensor, total: Tensor, weight: Tensor, *, labelled: bool = True
-    ) -> None:
-        if stage in self.stale:
-            self.stale.discard(stage)
-            self.running = {key: running for key, running in self.running.items() if key[0] != stage}
-        if (stage, name) not in self.running:
-            self.running[stage, name] = Running(self.window)
-        self.running[stage, name].labelled = labelled
-        self.running[stage, name].update(equiv, total, weight)
+            pseudo = found.pseudo_equiv, found.pseudo_total
+            self.running.add(stage, name, found.equiv[None], one, torch.ones_like(one), pseudo=pseudo)
 
     def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
         """Measure; a failure after the first success is listed and warned of, never raised."""
@@ -430,12 +417,6 @@ class Probe:
         finally:
             self._stepping = stepping
 
-    def _source(self, inputs: dict[str, Any]) -> torch.Generator:
-        device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
-        if self._generator is None or self._generator.device.type != device.type:
-            self._generator = own_generator(self.seed, rank(), device)
-        return self._generator
-
     def _clock(self, stage: str) -> float:
         """Seconds; off the training path after waiting for the device, so that the budget counts what was computed."""
         if stage != "train" and cuda_in_use():
@@ -448,11 +429,7 @@ class Probe:
         Args:
             window: over the latest measurements; False for all since the start.
         """
-        found = {}
-        for (stage, name), running in self.running.items():
-            sums = running.window if window else running.everything
-            found.update({f"equiv/{stage}/{name}/{key}": value for key, value in estimates(sums).items()})
-        return found
+        return self.running.compute(window=window)
 
     def report(self, **about: Any) -> Report:
         """What was measured, as a report; arguments as for :func:`equiv_probe.probe_report.report_of`."""
@@ -461,22 +438,18 @@ class Probe:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: sums, counts and the generator's state."""
         return {
-            "running": {key: running.state_dict() for key, running in self.running.items()},
+            "running": self.running.state_dict(),
             "schedules": {key: schedule.state_dict() for key, schedule in self.schedules.items()},
-            "generator": None if self._generator is None else self._generator.get_state(),
+            "generator": self._source.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`; the model must be on its device."""
-        self.running = {key: Running(self.window) for key in state["running"]}
-        for key, stored in state["running"].items():
-            self.running[key].load_state_dict(stored)
+        self.running.load_state_dict(state["running"])
         for key, stored in state["schedules"].items():
             self.schedule(*key).load_state_dict(stored)
-        if state["generator"] is not None:
-            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-            self._generator = own_generator(self.seed, rank(), device)
-            self._generator.set_state(state["generator"])
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        self._source.restore(state["generator"], device)
 
     def __str__(self) -> str:
         lines = [f"equiv_probe on {type(self.live.network).__name__}"]

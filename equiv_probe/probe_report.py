@@ -46,7 +46,7 @@ def report_of(
         complete: False if the run was interrupted.
     """
     if sums is None:
-        sums = {k: one.window if k[0] == "train" else one.everything for k, one in probe.running.items()}
+        sums = {k: one.shown(one.window if k[0] == "train" else one.everything) for k, one in probe.running.items()}
     schedules = probe.schedules.values()
     lines = {
         "training": f"{probe.light}",

@@ -15,6 +15,10 @@ Cadence = int | Literal["epoch"] | Callable[[int], bool] | None
 """Every so many calls, the first of every epoch, a rule that is asked with the number of the call, or never."""
 
 
+FEW = 4
+"""Measurements for which an epoch of few calls is made to last."""
+
+
 @dataclass
 class Schedule:
     """Decides which calls are measured, and keeps count of them.
@@ -60,7 +64,8 @@ class Schedule:
         """Start a new epoch: at random places, drawn anew, at least one of its calls is due.
 
         Args:
-            calls: in this epoch, if that is known; where there are fewer than ``every`` they are one run.
+            calls: in this epoch, if that is known; of few calls at random places a larger part is measured, since an
+                error bar over batches needs several of them: about four, as far as the budget goes.
         """
         self._armed = True
         if self.at_random:
@@ -83,9 +88,10 @@ class Schedule:
             return wanted
         if not isinstance(self.every, int):
             return bool(self.every(step))
-        place = since % self.every
+        run = self.every if self._length is None else min(self.every, max(1, self._length // FEW))
+        place = since % run
         if place == 0:
-            length = self.every if self._length is None else max(1, min(self.every, self._length - since))
+            length = run if self._length is None else max(1, min(run, self._length - since))
             self._chosen = self._random.randrange(length) if self.at_random else 0
         return place == self._chosen
 

@@ -48,11 +48,19 @@ class Logbook:
 
     def evaluation(self, probe: ep.Probe, stage: str, trainer: Any, module: Any) -> None:
         """Log the estimates over an epoch and over ranks."""
-        here = {key: one for key, one in probe.running.items() if key[0] == stage and stage not in probe.stale}
+        here = {key: one for key, one in probe.running.items() if key[0] == stage and stage not in probe.running.stale}
         merged = ranks.merged(here)
         sums = {key: Sums(**state["everything"]).to(module.device) for key, state in merged.items()}
+        sums = self._alone(probe, sums)
         values = self._values(probe, sums, trainer.global_step)
         self._log(trainer, module, values, on_step=False, on_epoch=True, sync_dist=True)
+
+    @staticmethod
+    def _alone(probe: ep.Probe, sums: dict[ranks.Key, Sums]) -> dict[ranks.Key, Sums]:
+        """Of a single measurement its replicates, from which its error bar comes."""
+        if ranks.world() > 1:
+            return sums
+        return {key: probe.running[key].shown(one) if key in probe.running else one for key, one in sums.items()}
 
     def _values(self, probe: ep.Probe, sums: dict[ranks.Key, Sums], step: int) -> dict[str, Tensor]:
         found = {}
@@ -63,7 +71,7 @@ class Logbook:
                 wanted = [name for name in values if name.removesuffix("_stderr") in KEYS]
             else:
                 wanted = ["L_equiv", "L_equiv_stderr"]
-            few = running is not None and running.structures * ranks.world() < 2
+            few = running is not None and ranks.world() == 1 and not running.has_error_bar
             kept = {name: values[name] for name in wanted if not (few and name.endswith("_stderr"))}
             self._history.append((step, key, kept))
             found.update({f"equiv/{key[0]}/{key[1]}/{name}": value for name, value in kept.items()})
@@ -101,6 +109,7 @@ class Logbook:
                 key: ranks.window(state) if key[0] == "train" else Sums(**state["everything"])
                 for key, state in merged.items()
             }
+            sums = self._alone(probe, sums)
         protocol = {"steps": trainer.global_step, "ranks": ranks.world(), "cost": f"{self._cost(probe)} of the run"}
         source = f"a run of {trainer.global_step} steps, epoch {trainer.current_epoch}"
         complete = not notes

@@ -64,7 +64,7 @@ class Measuring:
         full: int | Callable[[int], bool] | None = 10,
         budget: float | None = 0.02,
         warmup: int = 0,
-        window: int = 20,
+        window: int = 10,
         augment: bool = False,
         light: str | dict[str, Any] | ep.RotationPlan | None = None,
         center: str = "centroid",

@@ -55,7 +55,7 @@ def test_logged_share_is_the_closed_form(kind: str, tmp_path: Path) -> None:
 def test_without_averaging_the_closed_form_would_be_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: with identities in the place of rotations there is no broken symmetry to see."""
     identities = torch.eye(3, dtype=torch.float64).expand(2, 60, 3, 3)
-    monkeypatch.setattr("equiv_probe.probe.draw", lambda *args: identities)
+    monkeypatch.setattr("equiv_probe.turning.draw", lambda *args: identities)
     callback = EquivarianceCallback(every=1, light=EXACT, window=100)
     trainer(tmp_path, [callback]).fit(LinearModule(), loader())
     assert everything(callback)["equiv/train/loss/share"] == pytest.approx(0, abs=1e-12)
@@ -183,7 +183,7 @@ def test_short_epochs_sanity_checks_and_fast_dev_run(tmp_path: Path) -> None:
     trainer(tmp_path, [callback], num_sanity_val_steps=2, max_epochs=3).fit(module, loader(count=24), loader(count=24))
     assert callback.probe is not None
     schedule = callback.probe.schedules["step", "val"]
-    assert (schedule.step, schedule.measured) == (9, 3), "one of three batches in each epoch; none in the sanity check"
+    assert (schedule.step, schedule.measured) == (9, 9), "all of three batches in each epoch; none in the sanity check"
     quick = EquivarianceCallback(light=EXACT, plan=EXACT)
     trainer(tmp_path, [quick], fast_dev_run=True).fit(LinearModule(), loader(), loader())
     assert {name.split("/")[1] for name in everything(quick)} == {"train", "val"}
