@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +83,7 @@ def recorded_logs(module: Any, *, forward: bool) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def silent(module: Any, trainer: Any, dummy: type[Any]) -> Iterator[None]:
-    """Let nothing reach loggers and progress bars through the module.
+    """Let nothing reach loggers and progress bars through the module, nor W&B through ``wandb.log``.
 
     Args:
         module: the LightningModule.
@@ -92,11 +93,17 @@ def silent(module: Any, trainer: Any, dummy: type[Any]) -> Iterator[None]:
     loggers = list(trainer.loggers)
     own = vars(module).get("print")
     trainer.loggers = [dummy() for _ in loggers]
+    wandb = sys.modules.get("wandb")
+    log = getattr(wandb, "log", None)
+    if log is not None:
+        wandb.log = _nothing  # type: ignore[union-attr]
     vars(module)["print"] = _nothing
     try:
         yield
     finally:
         trainer.loggers = loggers
+        if log is not None:
+            wandb.log = log  # type: ignore[union-attr]
         if own is None:
             vars(module).pop("print", None)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
+from equiv_probe.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import MATRIX, Linear, LinearModule, centred, loader, trainer
@@ -229,3 +231,50 @@ def test_augmentation_turns_what_the_network_sees_and_not_what_is_measured(tmp_p
     assert not module.net._forward_hooks, "gone with the run"
     total, mean = truth(centred(64)[:8])
     assert everything(callback)["equiv/train/loss/L_equiv"] == pytest.approx(total - mean, rel=1e-9)
+
+
+def test_a_step_that_takes_its_batches_from_an_iterator_is_not_run_again(tmp_path: Path) -> None:
+    class Iterating(LinearModule):
+        def training_step(self, dataloader_iter: Any) -> Tensor:  # type: ignore[override]
+            batch, _, _ = next(dataloader_iter)
+            return self.loss(batch)
+
+    callback = EquivarianceCallback(every=1, light=EXACT, window=100)
+    trainer(tmp_path, [callback]).fit(Iterating(), loader())
+    total, mean = truth(centred(64)[8:])
+    # The first batch shows which module is the network, and is not measured.
+    assert everything(callback)["equiv/train/forces/L_equiv"] == pytest.approx(total - mean, rel=1e-9)
+    assert callback.probe is not None
+    assert callback.probe.schedules["step", "train"].step == 7
+
+
+def test_validation_alone_and_runs_without_logging(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    callback = EquivarianceCallback(plan=EXACT, full=1, budget=None)
+    trainer(tmp_path, [callback]).validate(LinearModule(), loader(), verbose=False)
+    total, mean = truth(centred(64))
+    assert everything(callback)["equiv/val/loss/share"] == pytest.approx(1 - mean / total, rel=1e-9)
+    assert "val/loss" in capsys.readouterr().out
+    bare = EquivarianceCallback(every=1, light=EXACT, window=100)
+    pl.Trainer(callbacks=[bare], barebones=True, max_epochs=1, accelerator="cpu").fit(LinearModule(), loader())
+    assert everything(bare)["equiv/train/loss/share"] == pytest.approx(1 - mean / total, rel=1e-9)
+
+
+def test_stopped_by_hand_it_shows_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Stopped(LinearModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            if batch_idx == 5:
+                raise KeyboardInterrupt
+            return super().training_step(batch, batch_idx)
+
+    callback = EquivarianceCallback(every=1, light=EXACT, report=str(tmp_path / "report.json"))
+    module = Stopped()
+    before = signal.getsignal(signal.SIGINT)  # Lightning ignores it from then on
+    with pytest.raises(SystemExit):
+        trainer(tmp_path, [callback]).fit(module, loader())
+    signal.signal(signal.SIGINT, before)
+    report = Report.load(tmp_path / "report.json")
+    assert not report.complete
+    assert report.notes == ["stopped by KeyboardInterrupt"]
+    assert report["train/loss"].structures == 5
+    assert "Interrupted" in capsys.readouterr().out
+    assert "training_step" not in vars(module)

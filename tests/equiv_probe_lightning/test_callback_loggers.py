@@ -114,3 +114,21 @@ def test_what_fails_later_is_listed_and_ends_nothing(tmp_path: Path) -> None:
     assert callback.probe is not None
     assert len(callback.probe.failures) == 4
     assert callback.probe.running["train", "loss"].structures == 4
+
+
+def test_what_a_step_logs_by_hand_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    calls: list[int] = []
+    monkeypatch.setattr(wandb, "log", lambda data: calls.append(data["batch"]))
+
+    class ByHand(LinearModule):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            wandb.log({"batch": batch_idx})
+            return super().training_step(batch, batch_idx)
+
+    callback = EquivarianceCallback(every=1, light=EXACT, verbose=False)
+    trainer(tmp_path, [callback]).fit(ByHand(), loader())
+    assert calls == list(range(8))
+    assert callback.probe is not None
+    assert callback.probe.running["train", "loss"].structures == 8
