@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import Call, CallAdapter, adapter_for, cloned, read_outputs, wide
+from equiv_probe.capture import Call, CallAdapter, adapter_for, all_outputs, cloned, read_outputs, wide
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import missing_output, needs_gradient, network
@@ -98,7 +98,13 @@ class LiveOrbit:
             schema, declared = self.schema, self._declared
             if schema is None or declared is None or not (declared.inputs and declared.outputs):
                 # Also for an input that earlier calls did not have: self-conditioning begins with nothing.
-                schema = Schema.infer(call.inputs, raw, schema)
+                schema = Schema.infer(call.inputs, all_outputs(raw, list(schema.outputs) if schema else None), schema)
+                if not schema.outputs:
+                    raise EquivProbeError(
+                        f"an answer without tensors: {type(raw).__name__} of {sorted(all_outputs(raw))}",
+                        "a tensor, or a tuple, dict or dataclass of tensors",
+                        "probe a module inside that answers so, or wrap this one",
+                    )
                 schema.announce()
             elif not self._seen:
                 optional: frozenset[str] = getattr(self.adapter, "optional", frozenset())

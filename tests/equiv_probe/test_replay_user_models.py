@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -94,3 +95,35 @@ def test_missing_labels_among_the_inputs_are_the_same_question() -> None:
     calls = iter([y, y + 1])
     with pytest.raises(ep.EquivProbeError, match="asks the network something else"):
         ep.Probe(model, schema).replay(lambda: model(pos, next(calls))["forces"].square().mean(), PLAN)
+
+
+@dataclasses.dataclass
+class Answer:
+    forces: Tensor
+    hidden: Any = None
+
+
+class Answering(Linear):
+    """Answers in a form that the test chooses."""
+
+    def __init__(self, form: Any) -> None:
+        super().__init__(nn.Linear(3, 3, bias=False, dtype=torch.float64))
+        self.form = form
+
+    def forward(self, pos: Tensor, y: Tensor | None = None) -> Any:
+        return self.form(super().forward(pos, y)["forces"])
+
+
+def test_a_dataclass_is_read_without_a_schema() -> None:
+    model, (pos, _) = Answering(Answer), data()
+    with ep.Probe(model, light=PLAN, every=1) as probe:
+        model(pos)
+    found = probe.compute()["equiv/train/forces/L_equiv"]
+    assert found == pytest.approx(squares(1.0, model.body.weight.detach(), pos), rel=1e-10)
+
+
+@pytest.mark.parametrize("form", [lambda f: {"out": {"forces": f}}, lambda f: None])
+def test_an_answer_without_tensors_is_an_error_that_says_so(form: Any) -> None:
+    model, (pos, _) = Answering(form), data()
+    with ep.Probe(model, every=1), pytest.raises(ep.EquivProbeError, match="an answer without tensors"):
+        model(pos)
