@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from equiv_probe import representations as reps
 from equiv_probe.capture import Arguments, CallAdapter, Part, Rebuild, all_outputs, dicts_among
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.schema import Schema
-from equiv_probe.turning import Structures
 from equiv_probe_pyg.graphs import INDEX_NAMES, Held, dense, is_graph, per_graph, plain
 from equiv_probe_pyg.joining import join
 from equiv_probe_pyg.owners import structures_of
@@ -22,6 +19,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.representations import Representation
     from equiv_probe.schema import Named
+    from equiv_probe.turning import Structures
 
 LABELS = {"y", "target", "targets", "label", "labels"}
 """What PyG keeps labels under: they are no inputs, whatever their shape."""

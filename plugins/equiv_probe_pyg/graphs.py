@@ -7,7 +7,6 @@ attribute (``ligand.pos``, ``ligand__near__protein.edge_index``).
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,8 @@ from torch_geometric.data import Batch
 from torch_geometric.data.data import BaseData
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from equiv_probe.schema import Named

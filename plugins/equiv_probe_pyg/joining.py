@@ -81,21 +81,26 @@ class Sizes:
                 found.graphs |= {n for n in (graphs_in(value.graph),) if n is not None}
             elif isinstance(value, int) and plain(name) in {"num_graphs", "batch_size"}:
                 found.graphs.add(value)
-            elif plain(name) == "ptr" and dense(value):
-                found.graphs.add(len(value) - 1)
-            elif plain(name) in {"cell", "cells"} and dense(value) and value.ndim == 3:
-                found.graphs.add(len(value))
-            elif plain(name) in INDEX_NAMES and dense(value) and value.ndim == 1:
-                found.nodes.add(len(value))
-                if found.increment is None:
-                    found.increment = value.max() + 1 if len(value) else 0
-            elif "edge_index" in plain(name) and dense(value):
-                found.edges.add(value.shape[-1])
+            elif dense(value) and value.ndim:
+                found._note(plain(name), value)
         if not found.nodes and not found.graphs:
             raise CannotJoin
         if len(found.graphs) == 1:
             (found.increment,) = found.graphs
         return found
+
+    def _note(self, name: str, value: Tensor) -> None:
+        """What the length of a tensor of that name tells."""
+        if name == "ptr":
+            self.graphs.add(len(value) - 1)
+        elif name in {"cell", "cells"} and value.ndim == 3:
+            self.graphs.add(len(value))
+        elif name in INDEX_NAMES and value.ndim == 1:
+            self.nodes.add(len(value))
+            if self.increment is None:
+                self.increment = value.max() + 1 if len(value) else 0
+        elif "edge_index" in name:
+            self.edges.add(value.shape[-1])
 
 
 def join(inputs: Named, turned: Mapping[str, Tensor]) -> Named | None:
@@ -124,11 +129,18 @@ def join(inputs: Named, turned: Mapping[str, Tensor]) -> Named | None:
 
 
 def _axis(name: str, inputs: Named) -> int:
-    for held in inputs.values():
-        if isinstance(held, Held) and name in held.places and not held.places[name].per_graph:
-            axis = held.graph.__cat_dim__(held.places[name].attribute, inputs[name], held.store(name))
-            return int(axis or 0)
-    return 0
+    held = next((one for one in inputs.values() if isinstance(one, Held) and name in one.places), None)
+    return 0 if held is None else _axis_in(held, name, inputs[name])
+
+
+def _axis_in(held: Held, name: str, value: Tensor) -> int:
+    """Along which axis an attribute is joined, as its graph's class says."""
+    if held.places[name].per_graph:
+        return 0
+    axis = held.graph.__cat_dim__(held.places[name].attribute, value, held.store(name))
+    if isinstance(axis, tuple):
+        raise CannotJoin
+    return int(axis or 0)
 
 
 def _join_plain(name: str, value: Any, sizes: Sizes, count: int) -> Any:
@@ -156,35 +168,27 @@ def _join_plain(name: str, value: Any, sizes: Sizes, count: int) -> Any:
 
 def _join_graph(label: str, held: Held, inputs: Named, sizes: Sizes, count: int) -> Named:
     """A graph's tensors and the graph itself, side by side."""
-    graph = copy.copy(held.graph)
+    graph, own = copy.copy(held.graph), graphs_in(held.graph)
     found: Named = {}
     increments: dict[str, int | Tensor] = {}
     for name, place in held.places.items():
-        value, store = inputs[name], held.store(name)
-        noted = held.bookkeeping(name, "_slice_dict") is not None
-        ending = place.attribute.rpartition("_")[2]
+        value, noted = inputs[name], held.bookkeeping(name, "_slice_dict") is not None
+        ending = "" if noted else place.attribute.rpartition("_")[2]
         if value.ndim == 0:
             found[name] = value
-        elif ending == "ptr" and not noted:
+        elif ending == "ptr":
             found[name] = pointers(value, count)
-        elif ending == "batch" and not noted:
-            own = graphs_in(graph)
+        elif ending == "batch":
             found[name] = repeated(value, count, 0, value.max() + 1 if own is None else own)
-        elif place.per_graph:
-            increments[name] = 0
-            found[name] = repeated(value, count)
         else:
-            axis = graph.__cat_dim__(place.attribute, value, store)
-            if isinstance(axis, tuple):
-                raise CannotJoin
-            if not noted and not _fits(value, axis or 0, store, sizes):
+            axis = _axis_in(held, name, value)
+            if not noted and not place.per_graph and not _fits(value, axis, held.store(name), sizes):
                 raise CannotJoin
             increments[name] = _increment(held, name, value)
-            found[name] = repeated(value, count, axis or 0, increments[name])
+            found[name] = repeated(value, count, axis, increments[name])
     for store in graph.stores:
         _join_others(graph, store, count)
     if isinstance(graph, Batch):
-        own = graphs_in(graph)
         if own is not None:
             graph._num_graphs = own * count
         _join_bookkeeping(graph, held, increments, count)
@@ -217,8 +221,8 @@ def _increment(held: Held, name: str, value: Tensor) -> int | Tensor:
     # The class counts in its own way, maybe by a constant: ask its last graph, and add what came before.
     last = graph.get_example(graph.num_graphs - 1)
     of_last = last.stores[held.places[name].store]
-    increment = noted[-1] + last.__inc__(attribute, of_last[attribute], of_last)
-    return increment
+    total: int | Tensor = noted[-1] + last.__inc__(attribute, of_last[attribute], of_last)
+    return total
 
 
 def _join_others(graph: Any, store: Any, count: int) -> None:
