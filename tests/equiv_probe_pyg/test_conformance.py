@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
-import equiv_probe as ep
 from equiv_probe.testing import check_calls
 
 if TYPE_CHECKING:
+    import equiv_probe as ep
     from equiv_probe.testing.conformance import Field
 
 
