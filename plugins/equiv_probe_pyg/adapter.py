@@ -129,15 +129,23 @@ class GraphAdapter(CallAdapter):
 
 def defined(inputs: Named, *, labels: bool = True) -> dict[str, Representation]:
     """What PyG's own conventions say about the tensors of a call."""
-    places = {name for held in inputs.values() if isinstance(held, Held) for name in held.places}
+    places = {name: held for held in inputs.values() if isinstance(held, Held) for name in held.places}
     found: dict[str, Representation] = {}
     for name, value in inputs.items():
-        if dense(value) and value.is_floating_point():
-            if plain(name) == "pos" and value.shape[-1:] == (3,):
-                found[name] = reps.point
-            elif labels and plain(name) in LABELS and name in places:
-                found[name] = reps.fixed
+        if not (dense(value) and value.is_floating_point()):
+            continue
+        held = places.get(name)
+        if plain(name) == "pos" and value.shape[-1:] == (3,):
+            found[name] = reps.point
+        elif held is not None and ((labels and plain(name) in LABELS) or (value.ndim == 1 and _numbers(held, name))):
+            found[name] = reps.fixed
     return found
+
+
+def _numbers(held: Held, name: str) -> bool:
+    """Whether an attribute ``(L,)`` of a batch holds plain numbers: its graphs' shares are no Cartesian components."""
+    rows = held.bookkeeping(name, "_slice_dict")
+    return dense(rows) and set(rows.diff().tolist()) not in ({3}, {6}, {9})
 
 
 def require_whole_shifts_declared(inputs: Named, known: Mapping[str, Any]) -> None:

@@ -100,7 +100,12 @@ class Held:
     def bookkeeping(self, name: str, which: str) -> Any:
         """What a batch wrote down about an attribute when it was put together, ``_slice_dict`` or ``_inc_dict``."""
         place = self.places[name]
-        return entry(getattr(self.graph, which, None) or {}, self.store(name)._key, place.attribute)
+        return entry(written_down(self.graph, which) or {}, self.store(name)._key, place.attribute)
+
+
+def written_down(graph: Any, which: str) -> Any:
+    """What PyG keeps about a batch beside its attributes: ``_num_graphs``, ``_slice_dict``, ``_inc_dict``; or None."""
+    return vars(graph.stores[0]).get(which)  # asked by name, a heterogeneous graph would look through its types
 
 
 def entry(kept: Mapping[Any, Any], key: Any, attribute: str) -> Any:
@@ -120,7 +125,7 @@ def name_of(store: Any, attribute: str) -> str:
 def graphs_in(graph: Any) -> int | None:
     """The number of graphs of a batch, as far as the host knows it; None of a single graph."""
     if isinstance(graph, Batch):
-        count = getattr(graph, "_num_graphs", None)
+        count = written_down(graph, "_num_graphs")
         if count is not None:
             return int(count)
     pointer = next((store["ptr"] for store in graph.stores if "ptr" in store), None)

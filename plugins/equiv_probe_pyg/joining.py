@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch_geometric.data import Batch, Data, HeteroData
 
-from equiv_probe_pyg.graphs import INDEX_NAMES, Held, dense, graphs_in, plain
+from equiv_probe_pyg.graphs import INDEX_NAMES, Held, dense, graphs_in, plain, written_down
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -240,7 +240,7 @@ def _join_others(graph: Any, store: Any, count: int) -> None:
 
 def _join_bookkeeping(graph: Any, held: Held, increments: Mapping[str, int | Tensor], count: int) -> None:
     """So that the joined batch can be taken apart again."""
-    slices, incs = getattr(graph, "_slice_dict", None), getattr(graph, "_inc_dict", None)
+    slices, incs = written_down(graph, "_slice_dict"), written_down(graph, "_inc_dict")
     if slices is None or incs is None:
         return
     slices = {k: dict(v) if isinstance(v, dict) else v for k, v in slices.items()}
