@@ -12,8 +12,10 @@
 """
 
 from equiv_probe.augmentation import Augmentation, augment
+from equiv_probe.augmentation_check import check_augmentation
 from equiv_probe.decomposition import Decomposition, decompose
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.finding import AugmentationCheck
 from equiv_probe.orbit import Orbit
 from equiv_probe.probe import Probe
 from equiv_probe.replay import Replay
@@ -37,6 +39,7 @@ from equiv_probe.twirled import Twirled
 
 __all__ = [
     "Augmentation",
+    "AugmentationCheck",
     "Decomposition",
     "EquivProbeError",
     "Orbit",
@@ -48,6 +51,7 @@ __all__ = [
     "Twirled",
     "augment",
     "axial",
+    "check_augmentation",
     "decompose",
     "fixed",
     "grid",

@@ -21,10 +21,10 @@ import torch
 
 from equiv_probe.capture import Call, cloned, read_outputs, write_outputs
 from equiv_probe.hook import Hook
-from equiv_probe.isolation import capturing_graph, isolated, measuring, needs_gradient, rank
+from equiv_probe.isolation import capturing_graph, isolated, measuring, needs_gradient
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.rotations import RotationPlan
-from equiv_probe.turning import draw, own_generator
+from equiv_probe.turning import RotationSource
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from equiv_probe.capture import Adapter
     from equiv_probe.schema import Schema
     from equiv_probe.turning import Structures
+
+
+ONE = RotationPlan("haar", replicates=1)
 
 
 def augmentation_of(*modules: nn.Module) -> Augmentation | None:
@@ -88,7 +91,7 @@ class Augmentation:
         self.rotations: Tensor | None = None
         """The rotations of the latest training call, ``(U, 3, 3)``."""
         self._live = LiveOrbit(model, schema, center, adapter=adapter)
-        self._generator: torch.Generator | None = None
+        self._source = RotationSource(seed)
         self._turned: tuple[Structures, Tensor, list[tuple[dict[str, Any], dict[str, Any]]]] | None = None
         self._handles: list[Any] = [
             model.register_forward_pre_hook(Hook(self._before, self), with_kwargs=True),
@@ -119,13 +122,10 @@ class Augmentation:
         schema = self._live.schema
         assert schema is not None
         structures = self._live.structures(inputs)
-        device = next(v.device for v in inputs.values() if isinstance(v, torch.Tensor))
-        if self._generator is None or self._generator.device.type != device.type:
-            self._generator = own_generator(self.seed, rank(), device)
         with torch.no_grad():
-            g = draw(RotationPlan("haar", 1), self._generator, structures.count)[0, 0]
+            g = self._source.draw(ONE, inputs, structures.count)[0, 0]
             if self.improper:
-                coin = torch.rand(len(g), 1, 1, generator=self._generator, device=g.device, dtype=g.dtype)
+                coin = torch.rand(len(g), 1, 1, generator=self._source.generator(g.device), device=g.device)
                 g = torch.where(coin < 0.5, -g, g)
         self.rotations = g
         given = {**inputs, **{n: v[0] for n, v in structures.turn(inputs, schema, g[None]).items()}}

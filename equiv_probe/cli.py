@@ -16,6 +16,7 @@ from rich.text import Text
 
 from equiv_probe import plugins
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.run import PASSED_ON, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,7 @@ def build() -> typer.Typer:
     )
     app.callback(no_args_is_help=True)(_root)
     app.command()(doctor)
+    app.command(context_settings=PASSED_ON)(run)
     for plugin in plugins.installed()[0]:
         if plugin.register is None:
             continue

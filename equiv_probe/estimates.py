@@ -81,6 +81,40 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.first + other.first, self.second + other.second, self.count + other.count)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """``L_total``, ``L_mean``, ``L_equiv`` and ``share``, each with ``_stderr``, without waiting for the device.
+
+        What :meth:`ratio` gives, as 0-d tensors; NaN where there are no labels, or fewer than two structures.
+        """
+        found = {}
+        asked = {"L_total": (TOTAL, WEIGHT), "L_mean": (MEAN, WEIGHT), "L_equiv": (EQUIV, WEIGHT)}
+        for name, (a, b) in {**asked, "share": (EQUIV, TOTAL)}.items():
+            bottom = self._dot(b)
+            value = self._dot(a) / bottom
+            # Coefficients a − ρ b of the residual, Python zeros where an entry is not used: its sums may be NaN.
+            rest = [(x - y * value if y else x, k) for k, (x, y) in enumerate(zip(a, b, strict=True)) if x or y]
+            scatter = sum((r * s * self.second[i, j] for r, i in rest for s, j in rest), torch.zeros_like(value))
+            found[name] = value
+            found[f"{name}_stderr"] = (self.count / (self.count - 1) * scatter.clamp(min=0)).sqrt() / bottom.abs()
+        return found
+
+    def _dot(self, combination: tuple[float, float, float]) -> Tensor:
+        terms = [c * self.first[k] for k, c in enumerate(combination) if c]
+        return sum(terms[1:], terms[0])
+
+    def flat(self) -> Tensor:
+        """All sums in one tensor ``(13,)``, for a single collective."""
+        return torch.cat([self.first, self.second.flatten(), self.count[None]])
+
+    @classmethod
+    def from_flat(cls, flat: Tensor) -> Sums:
+        """Undo :meth:`flat`."""
+        return cls(flat[:3], flat[3:12].reshape(3, 3), flat[12])
+
+    def to(self, device: torch.device | str) -> Sums:
+        """On another device."""
+        return Sums(self.first.to(device), self.second.to(device), self.count.to(device))
+
     def ratio(
         self, numerator: tuple[float, float, float], denominator: tuple[float, float, float]
     ) -> tuple[float, float]:

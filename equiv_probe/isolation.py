@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.lending import held, lend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -79,10 +80,23 @@ class ModuleState:
 
     While it is away, buffers are clones: the originals, which the user's graph may have saved for its backward pass,
     are not written to.
+
+    Args:
+        modules: to keep, with all that is inside them.
+        contents: lend copies of what the attributes hold, too: lists, dicts, sets, deques, arrays and tensors, which a
+            step may write into (histories, running totals, the states of metrics).
+        apart: objects among these contents that are kept by somebody else.
     """
 
-    def __init__(self, modules: Iterable[nn.Module]) -> None:
-        unique = {id(m): m for root in modules for m in root.modules() if not hasattr(m, "_orig_mod")}
+    def __init__(self, modules: Iterable[nn.Module], *, contents: bool = False, apart: Iterable[object] = ()) -> None:
+        unique: dict[int, nn.Module] = {}
+        roots = list(modules)
+        while roots:
+            fresh = {id(m): m for m in roots.pop().modules() if id(m) not in unique}
+            unique.update(fresh)
+            if contents:
+                roots += [one for m in fresh.values() for one in held(m) if id(one) not in unique]
+        unique = {key: m for key, m in unique.items() if not hasattr(m, "_orig_mod")}
         scripted = [m for m in unique.values() if isinstance(m, torch.jit.ScriptModule)]
         self._flags = [(m, m.training) for m in scripted]  # all that can be put back of a scripted module
         unique = {key: m for key, m in unique.items() if not isinstance(m, torch.jit.ScriptModule)}
@@ -92,6 +106,8 @@ class ModuleState:
             for name, buffer in buffers.items():
                 if buffer is not None:
                     module._buffers[name] = clones.setdefault(id(buffer), buffer.detach().clone())
+        if contents:
+            lend(list(unique.values()), clones, apart)
 
     def restore(self) -> None:
         """Put everything back, the very same objects."""
@@ -108,15 +124,19 @@ class ModuleState:
 
 
 @contextmanager
-def isolated(*modules: nn.Module, gradients: bool = False) -> Iterator[None]:
+def isolated(
+    *modules: nn.Module, gradients: bool = False, contents: bool = False, apart: Iterable[object] = ()
+) -> Iterator[None]:
     """Run something on the modules, and leave random state, flags, attributes and buffers as they were.
 
     Args:
         modules: to protect, with all that is inside them.
         gradients: take the parameters' ``.grad`` away too, and give it back.
+        contents: lend the modules copies of what their attributes hold; see :class:`ModuleState`.
+        apart: objects among these that must stay the same.
     """
     before = RandomState.now()
-    state = ModuleState(modules)
+    state = ModuleState(modules, contents=contents, apart=apart)
     parameters = [p for module in modules for p in module.parameters()] if gradients else []
     grads = [(p, p.grad) for p in parameters]
     for p in parameters:

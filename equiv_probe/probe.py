@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,18 +30,19 @@ from equiv_probe.augmentation import augmentation_of
 from equiv_probe.capture import read_outputs
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.hook import Hook
-from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, rank, versions
+from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, versions
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.objectives import label_free, labelled
+from equiv_probe.probe_report import report_of
 from equiv_probe.replay import Replay, replay_step, require_untrained
 from equiv_probe.rotations import RotationPlan
-from equiv_probe.running import Running, estimates
+from equiv_probe.running import RunningEstimates
 from equiv_probe.schedule import Schedule
 from equiv_probe.substitution import Recorded
-from equiv_probe.turning import draw, own_generator
+from equiv_probe.turning import RotationSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor, nn
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from equiv_probe.capture import Adapter, Call
     from equiv_probe.losses import AnyLoss
     from equiv_probe.objectives import Evaluate
+    from equiv_probe.report import Report
     from equiv_probe.schedule import Cadence
     from equiv_probe.schema import Schema
 
@@ -75,7 +78,8 @@ class Probe:
         schema: representations; None infers them at the first call that is due, and prints what it assumed. Inputs are
             named as in the signature of ``forward``, and by their keys if it is given a dict.
         plan: of full mode; None is four tetrahedral replicates, 48 rotations.
-        every: training calls, or steps, between two measurements; a rule ``step -> bool``; or None for never.
+        every: training calls, or steps, between two measurements; ``"epoch"`` for one after each :meth:`begin_epoch`; a
+            rule ``step -> bool``; or None for never.
         warmup: training calls at the beginning that are left alone.
         full: evaluation calls, of which one at random is measured; a rule; or None for never.
         budget: largest share of the elapsed time that full mode may take.
@@ -109,7 +113,7 @@ class Probe:
         full: Cadence = 10,
         budget: float | None = 0.1,
         light: RotationPlan = LIGHT,
-        window: int = 20,
+        window: int = 10,
         center: str | Tensor = "centroid",
         seed: int = 0,
         adapter: Adapter | None = None,
@@ -130,22 +134,27 @@ class Probe:
         self._cadence = {"every": every, "warmup": warmup}, {"every": full, "at_random": True, "budget": budget}
         self.live = LiveOrbit(model, schema, center, adapter=adapter, stack=stack)
         self.window, self.seed, self.protect = window, seed, tuple(protect)
+        self._source = RotationSource(seed)
         self._evaluate = objectives or _against(targets, loss)
         self._replays, self._quiet = objectives is None, quiet
-        self.running: dict[tuple[str, str], Running] = {}
+        self.running = RunningEstimates(window)
         self.failures: list[str] = []
         self._handles: list[Any] = []
-        self._pending: tuple[Call, str, RandomState | None] | None = None
+        self._pending: tuple[Call, str, str, RandomState | None] | None = None
         self._awaiting: str | None = None
         self._recording: list[Recorded] | None = None
         self._stepping = False
         self._succeeded = False
-        self._generator: torch.Generator | None = None
 
     @property
     def schema(self) -> Schema | None:
         """The representations, once they are known."""
         return self.live.schema
+
+    @property
+    def recording(self) -> bool:
+        """Whether a step is in its ordinary run, and will be run again."""
+        return self._recording is not None
 
     def attach(self) -> Probe:
         """Register the hooks; ``with probe:`` does it too."""
@@ -175,7 +184,13 @@ class Probe:
     def __exit__(self, *_: object) -> None:
         self.remove()
 
-    def _schedule(self, kind: str, stage: str) -> Schedule:
+    def schedule(self, kind: str, stage: str) -> Schedule:
+        """Which calls or steps are measured, and how long that took.
+
+        Args:
+            kind: ``"call"`` or ``"step"``.
+            stage: whose.
+        """
         if (kind, stage) not in self.schedules:
             light, full = self._cadence
             self.schedules[kind, stage] = Schedule(**(light if stage == "train" else full), seed=self.seed)
@@ -190,9 +205,10 @@ class Probe:
         self._pending = None
         if self._recording is not None:
             self._recording.append(Recorded(self.live.keep(args, kwargs), RandomState.now()))
-        elif self._awaiting is not None or (not self._stepping and self._schedule("call", self._stage()).due()):
+        elif self._awaiting is not None or (not self._stepping and self.schedule("call", self._stage()).due()):
+            kind = "call" if self._awaiting is None else "step"
             before = None if self._augmentation() is None else RandomState.now()
-            self._pending = self.live.keep(args, kwargs), self._awaiting or self._stage(), before
+            self._pending = self.live.keep(args, kwargs), self._awaiting or self._stage(), kind, before
             self._awaiting = None
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
@@ -205,7 +221,7 @@ class Probe:
         elif pending is not None:
             self._attempt(lambda: self._measure(*pending, raw))
 
-    def _measure(self, call: Call, stage: str, before: RandomState | None, raw: Any) -> None:
+    def _measure(self, call: Call, stage: str, kind: str, before: RandomState | None, raw: Any) -> None:
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
         with isolated(self.live.network), torch.inference_mode(False), torch.no_grad():
@@ -214,19 +230,18 @@ class Probe:
                 self.live.network.eval()
             self.live.resolve(call, raw)
             count = self.live.structures(call.inputs).count
-            rotations = draw(plan, self._source(call.inputs), count)
+            rotations = self._source.draw(plan, call.inputs, count, turned)
             known = None
             if turned is not None and before is not None:
                 # The user's own answer is that of the first rotation; the second in the same mode, with its dropout.
                 known = {name: v.detach()[None] for name, v in read_outputs(raw, self.live.known_schema).items()}
-                rotations = torch.cat([turned[None, None].to(rotations), rotations[1:]])
                 before.restore()
             measured = self.live.measure(call, raw, plan, rotations, evaluate=self._evaluate, known=known)
             for name, found in measured.items():
                 equiv = found.estimate.equiv
                 total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
-                self._add(stage, name, equiv, total, found.weight)
-        self._schedule("call" if self._replays else "step", stage).spent(self._clock(stage) - began)
+                self.running.add(stage, name, equiv, total, found.weight).labelled = found.labelled
+        self.schedule(kind, stage).spent(self._clock(stage) - began)
 
     def _augmentation(self) -> Augmentation | None:
         """What turns the training calls, if its rotations will do for light mode."""
@@ -240,35 +255,59 @@ class Probe:
         augmentation = self._augmentation()
         return None if augmentation is None else augmentation.rotations
 
-    def step(self, step: Callable[[], T], *, stage: str | None = None) -> T:
-        """Run the user's step, and decompose its loss when that is due.
+    def begin_epoch(self, stage: str, calls: float | None = None, *, fresh: bool = False) -> None:
+        """Say that an epoch begins: for ``every="epoch"``, and so that every epoch of an evaluation is measured.
 
         Args:
-            step: a closure that calls the model and returns its loss, or a mapping or tuple of losses. It must not
+            stage: whose steps.
+            calls: in this epoch, if known.
+            fresh: forget what was measured in this stage before, as soon as something new is.
+        """
+        self.schedule("step", stage).begin_epoch(calls)
+        if fresh:
+            self.running.stale.add(stage)
+
+    def step(self, step: Callable[[], T], *, stage: str | None = None, replay: bool = True) -> T:
+        """Run the user's step, and decompose its loss when that is due. The hooks are put on for that, if need be.
+
+        Args:
+            step: a closure that calls the model and returns its loss, or a mapping or tuple of losses; an empty mapping
+                if there is none, and then ``L_equiv`` of the model's outputs is measured, without labels. It must not
                 change the weights: ``backward()`` and ``optimizer.step()`` come after it.
             stage: the name to keep the estimates under; None is ``"train"`` or ``"val"``, by the model's mode.
+            replay: False for a step that cannot be run again, because it changes the weights or takes its batch from an
+                iterator: the outputs of the model's first call are measured, without labels.
 
         Returns:
             What the closure returned in its one ordinary run, graph and all.
         """
         stage = stage or self._stage()
-        schedule = self._schedule("step", stage)
+        schedule = self.schedule("step", stage)
         if measuring() or not schedule.due():
             with self._unobserved():
                 return step()
-        if not self._replays:
-            with self._unobserved():
+        if not (self._replays and replay):
+            with self._unobserved(), self._attached():
                 self._awaiting = stage
                 try:
                     return step()
                 finally:
                     self._awaiting = None
         result: list[T] = []
+        self._attempt(lambda: self._decompose(step, stage, result), result)
+        return result[0]
+
+    def _decompose(self, step: Callable[[], T], stage: str, result: list[T]) -> None:
+        recorded, before = self._record(step, result)
+        if isinstance(result[0], Mapping) and not result[0]:
+            self._measure(recorded[0].call, stage, "step", None, recorded[0].raw)
+            return
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
-        self._attempt(lambda: self._keep(stage, self._replay(step, plan, per_structure=None, result=result)), result)
-        schedule.spent(self._clock(stage) - began)
-        return result[0]
+        try:
+            self._keep(stage, self._again(step, recorded, before, plan, result[0], per_structure=None))
+        finally:
+            self.schedule("step", stage).spent(self._clock(stage) - began)
 
     def replay(
         self, step: Callable[[], Any], plan: RotationPlan | None = None, *, per_structure: bool | None = None
@@ -285,28 +324,40 @@ class Probe:
                 over structures, and needs every call of the network to see the same structures; None: if they do, as
                 far as their number tells.
         """
-        return self._replay(step, plan or self.plan, per_structure=per_structure, result=[])
+        result: list[Any] = []
+        recorded, before = self._record(step, result)
+        return self._again(step, recorded, before, plan or self.plan, result[0], per_structure=per_structure)
 
-    def _replay(
-        self, step: Callable[[], T], plan: RotationPlan, *, per_structure: bool | None, result: list[T]
-    ) -> Replay:
+    def _record(self, step: Callable[[], T], result: list[T]) -> tuple[list[Recorded], RandomState]:
+        """The step's one ordinary run: the network's calls in it, and the random state before it."""
         modules = (self.live.network, *self.protect)
         before, old = RandomState.now(), versions(modules)
         recorded: list[Recorded] = []
-        attached, self._recording = bool(self._handles), recorded
+        self._recording = recorded
         try:
-            self.attach()
-            result.append(step())
+            with self._attached():
+                result.append(step())
         finally:
             self._recording = None
-            if not attached:
-                self.remove()
         recorded = [one for one in recorded if one.after is not None]
         require_untrained(old, versions(modules))
         if not recorded:
             raise EquivProbeError(
                 "a step that did not call the probed module", "at least one call", "ep.Probe(network)"
             )
+        return recorded, before
+
+    def _again(
+        self,
+        step: Callable[[], T],
+        recorded: list[Recorded],
+        before: RandomState,
+        plan: RotationPlan,
+        result: T,
+        *,
+        per_structure: bool | None,
+    ) -> Replay:
+        """The step's further runs, and the decomposition."""
         with torch.no_grad():
             for one in recorded:
                 self.live.resolve(one.call, one.raw)
@@ -314,35 +365,32 @@ class Probe:
             counts = {self.live.structures(one.call.inputs).count for one in recorded}
             if per_structure is None:
                 per_structure = len(counts) == 1
-            rotations = draw(plan, self._source(inputs), counts.pop() if per_structure else None)
             # Where an augmentation turned the input, the user's own answer is that of the first rotation.
-            turned, first = self._turned_by() if plan is self.light else None, None
-            if turned is not None and per_structure and len(recorded) == 1:
-                rotations = torch.cat([turned[None, None].to(rotations), rotations[1:]])
+            alone = per_structure and len(recorded) == 1 and plan is self.light
+            turned, first = self._turned_by() if alone else None, None
+            rotations = self._source.draw(plan, inputs, counts.pop() if per_structure else None, turned)
+            if turned is not None:
                 answers = read_outputs(recorded[0].raw, self.live.known_schema)
                 first = {name: value.detach() for name, value in answers.items()}
-        return replay_step(
-            step,
-            recorded,
-            result[0],
-            module=self.model,
-            live=self.live,
-            plan=plan,
-            rotations=rotations,
-            before=before,
-            first=first,
-            protect=self.protect,
-        )
+        with self._quiet():
+            return replay_step(
+                step,
+                recorded,
+                result,
+                module=self.model,
+                live=self.live,
+                plan=plan,
+                rotations=rotations,
+                before=before,
+                first=first,
+                protect=self.protect,
+            )
 
     def _keep(self, stage: str, replay: Replay) -> None:
         for name, found in replay.scalars.items():
             one = found.total[None]
-            self._add(stage, name, found.equiv[None], one, torch.ones_like(one))
-
-    def _add(self, stage: str, name: str, equiv: Tensor, total: Tensor, weight: Tensor) -> None:
-        if (stage, name) not in self.running:
-            self.running[stage, name] = Running(self.window)
-        self.running[stage, name].update(equiv, total, weight)
+            pseudo = found.pseudo_equiv, found.pseudo_total
+            self.running.add(stage, name, found.equiv[None], one, torch.ones_like(one), pseudo=pseudo)
 
     def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
         """Measure; a failure after the first success is listed and warned of, never raised."""
@@ -358,18 +406,23 @@ class Probe:
             self._succeeded = True
 
     @contextmanager
+    def _attached(self) -> Iterator[None]:
+        """The hooks on the module, for this long if they are not there."""
+        there = bool(self._handles)
+        self.attach()
+        try:
+            yield
+        finally:
+            if not there:
+                self.remove()
+
+    @contextmanager
     def _unobserved(self) -> Iterator[None]:
         stepping, self._stepping = self._stepping, True
         try:
             yield
         finally:
             self._stepping = stepping
-
-    def _source(self, inputs: dict[str, Any]) -> torch.Generator:
-        device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
-        if self._generator is None or self._generator.device.type != device.type:
-            self._generator = own_generator(self.seed, rank(), device)
-        return self._generator
 
     def _clock(self, stage: str) -> float:
         """Seconds; off the training path after waiting for the device, so that the budget counts what was computed."""
@@ -383,31 +436,27 @@ class Probe:
         Args:
             window: over the latest measurements; False for all since the start.
         """
-        found = {}
-        for (stage, name), running in self.running.items():
-            sums = running.window if window else running.everything
-            found.update({f"equiv/{stage}/{name}/{key}": value for key, value in estimates(sums).items()})
-        return found
+        return self.running.compute(window=window)
+
+    def report(self, **about: Any) -> Report:
+        """What was measured, as a report; arguments as for :func:`equiv_probe.probe_report.report_of`."""
+        return report_of(self, **about)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs: sums, counts and the generator's state."""
         return {
-            "running": {key: running.state_dict() for key, running in self.running.items()},
-            "steps": {key: schedule.step for key, schedule in self.schedules.items()},
-            "generator": None if self._generator is None else self._generator.get_state(),
+            "running": self.running.state_dict(),
+            "schedules": {key: schedule.state_dict() for key, schedule in self.schedules.items()},
+            "generator": self._source.state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`; the model must be on its device."""
-        self.running = {key: Running(self.window) for key in state["running"]}
-        for key, stored in state["running"].items():
-            self.running[key].load_state_dict(stored)
-        for key, step in state["steps"].items():
-            self._schedule(*key).step = step
-        if state["generator"] is not None:
-            device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-            self._generator = own_generator(self.seed, rank(), device)
-            self._generator.set_state(state["generator"])
+        self.running.load_state_dict(state["running"])
+        for key, stored in state["schedules"].items():
+            self.schedule(*key).load_state_dict(stored)
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        self._source.restore(state["generator"], device)
 
     def __str__(self) -> str:
         lines = [f"equiv_probe on {type(self.live.network).__name__}"]

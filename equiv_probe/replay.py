@@ -21,6 +21,7 @@ from equiv_probe.capture import wide
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import RandomState, isolated
 from equiv_probe.jackknife import Jackknife, jackknife
+from equiv_probe.quiet import silenced
 from equiv_probe.schema import named
 from equiv_probe.substitution import Operator, Player, Recorded, own_dicts
 
@@ -118,7 +119,9 @@ def replay_step(
     every = [(r, i) for r in range(count) for i in range(len(weights))]
     scalars: dict[Operator, dict[str, Tensor]] = {}
     player = Player(module, live, recorded, rotations, weights, first=first)
-    with isolated(module, live.network, *protect, gradients=True), own_dicts(recorded):
+    modules = (module, live.network, *protect)
+    dicts = [given for one in recorded for given, _ in one.call.dicts]
+    with silenced(), isolated(*modules, gradients=True, contents=True, apart=dicts), own_dicts(recorded):
 
         def losses(operator: Operator) -> dict[str, Tensor]:
             if operator not in scalars:

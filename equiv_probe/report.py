@@ -97,6 +97,7 @@ class Report:
         notes: what a reader must know to use the numbers.
         blind_spots: what the measurement cannot see.
         complete: False if the audit was interrupted.
+        history: of a training run, the estimates after each measurement: step, stage, output, ``L_total`` and so on.
     """
 
     model: str
@@ -108,6 +109,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     blind_spots: list[str] = field(default_factory=list)
     complete: bool = True
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Measured:
         """The measurement of one quantity."""

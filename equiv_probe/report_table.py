@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from equiv_probe.report import Labelled, Measured, Report
 
+OWN_LOSS = "loss"
+"""The unit of a loss that a step computed itself: the probe does not know what it is made of."""
+
 _COLOURS = {"round-off": "green", "non-deterministic": "green", "above round-off": "yellow", "broken": "red"}
 
 
@@ -38,11 +41,14 @@ def interval(low: float, high: float) -> str:
 
 def render(report: Report) -> Iterator[RenderableType]:
     """The parts of a report, in the order in which they answer questions."""
-    counted = f"{len(report.structures)} structure{'s' * (len(report.structures) != 1)}"
-    yield Text.assemble((report.model, "bold"), f" on {counted} of {report.source}")
+    counted = f"{len(report.structures)} structure{'s' * (len(report.structures) != 1)} of "
+    yield Text.assemble((report.model, "bold"), f" on {counted if report.structures else ''}{report.source}")
     if not report.complete:
-        yield Text("Interrupted: only part of the structures was measured. The same command resumes.", "bold yellow")
-    yield _symmetry(report.measured)
+        resumes = " The same command resumes." if report.structures else ""
+        yield Text(f"Interrupted: only part of it was measured.{resumes}", "bold yellow")
+    symmetry = [m for m in report.measured if m.labelled is None or math.isfinite(m.rms)]
+    if symmetry:
+        yield _symmetry(symmetry)
     labelled = [(m.name, m.labelled) for m in report.measured if m.labelled is not None]
     if labelled:
         yield _losses(labelled)
@@ -89,7 +95,10 @@ def _symmetry(measured: list[Measured]) -> Table:
 def _losses(labelled: list[tuple[str, Labelled]]) -> Table:
     columns = ("", "L_total", "L_mean", "L_equiv", "unit", "share of the loss", "95 % interval")
     counts = sorted({m.structures for _, m in labelled})
-    title = f"Loss ({labelled[0][1].loss}) against the reference on {' to '.join(map(str, counts))} structures"
+    over = " to ".join(map(str, sorted({counts[0], counts[-1]})))
+    title = f"Loss ({labelled[0][1].loss}) against the reference on {over} structures"
+    if labelled[0][1].unit == OWN_LOSS:
+        title = f"Loss of the steps themselves, {over} measurements"
     table = _table(f"{title}: L_total = L_mean + L_equiv", *columns)
 
     def with_error(value: float, error: float) -> str:

@@ -13,7 +13,76 @@ from equiv_probe.estimates import Sums
 from equiv_probe.metric import EquivarianceMetric
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
+
+
+ENOUGH = 4
+"""Replicates from which the scatter of pseudo-values gives an error bar."""
+
+
+class RunningEstimates(dict[tuple[str, str], "Running"]):
+    """The running estimates of every stage and output.
+
+    Args:
+        window: how many measurements a running estimate is over.
+    """
+
+    def __init__(self, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.stale: set[str] = set()
+        """Stages that begin anew with their next measurement."""
+
+    def add(
+        self,
+        stage: str,
+        name: str,
+        equiv: Tensor,
+        total: Tensor,
+        weight: Tensor,
+        *,
+        pseudo: tuple[Tensor, Tensor] | None = None,
+    ) -> Running:
+        """Add one measurement's structures.
+
+        Args:
+            stage: whose.
+            name: of the output.
+            equiv: ``L_equiv``, ``(U,)``.
+            total: ``L_total``, ``(U,)``; NaN without labels.
+            weight: in the loss, ``(U,)``.
+            pseudo: of one structure or batch alone, jackknife pseudo-values of both over replicates, ``(R,)``.
+        """
+        if stage in self.stale:
+            self.stale.discard(stage)
+            for key in [key for key in self if key[0] == stage]:
+                del self[key]
+        if (stage, name) not in self:
+            self[stage, name] = Running(self.window)
+        running = self[stage, name]
+        running.update(equiv, total, weight, pseudo)
+        return running
+
+    def compute(self, *, window: bool) -> dict[str, float]:
+        """The estimates as ``equiv/<stage>/<output>/L_equiv`` and so on, each with ``_stderr``."""
+        found = {}
+        for (stage, name), running in self.items():
+            sums = running.shown(running.window if window else running.everything)
+            found.update({f"equiv/{stage}/{name}/{key}": value for key, value in estimates(sums).items()})
+        return found
+
+    def state_dict(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What a checkpoint needs."""
+        return {key: running.state_dict() for key, running in self.items()}
+
+    def load_state_dict(self, state: Mapping[tuple[str, str], dict[str, Any]]) -> None:
+        """Undo :meth:`state_dict`."""
+        self.clear()
+        for key, stored in state.items():
+            self[key] = Running(self.window)
+            self[key].load_state_dict(stored)
 
 
 class Running:
@@ -26,36 +95,60 @@ class Running:
     def __init__(self, window: int) -> None:
         self.metric = EquivarianceMetric()
         self.recent: deque[Sums] = deque(maxlen=window)
+        self.structures = 0
+        """How many were added, whatever their weight: known without asking the device."""
+        self.labelled = True
+        self._single: Sums | None = None
 
-    def update(self, equiv: Tensor, total: Tensor, weight: Tensor) -> None:
-        """Add one measurement's structures, each argument ``(U,)``; what is not finite does not count."""
+    def update(self, equiv: Tensor, total: Tensor, weight: Tensor, pseudo: tuple[Tensor, Tensor] | None = None) -> None:
+        """Add one measurement's structures, each ``(U,)``, or one with pseudo-values; NaN does not count."""
         weight = torch.where(equiv.isfinite(), weight, torch.zeros_like(weight))
         if self.metric.first.device != equiv.device:
             self.metric.to(equiv.device)
+            self.recent = deque((sums.to(equiv.device) for sums in self.recent), self.recent.maxlen)
         self.metric.update(equiv, total, weight)
         self.recent.append(Sums.of(equiv, total, weight))
+        self.structures += len(equiv)
+        self._single = None
+        if pseudo is not None and self.structures == 1 and len(pseudo[0]) >= ENOUGH:
+            self._single = Sums.of(*pseudo, torch.ones_like(pseudo[0]))
+
+    @property
+    def has_error_bar(self) -> bool:
+        """Whether there is more than one structure, or the replicates of one."""
+        return self.structures > 1 or self._single is not None
+
+    def shown(self, sums: Sums) -> Sums:
+        """What error bars are taken from: of a single measurement its replicates, otherwise the sums given."""
+        return sums if self._single is None else self._single.to(sums.first.device)
+
+    @property
+    def latest(self) -> Sums:
+        """Sums over the window, where they are."""
+        return reduce(add, self.recent) if self.recent else self.metric.sums
 
     @property
     def window(self) -> Sums:
         """Sums over the window; fetches them from the device."""
-        sums = reduce(add, self.recent) if self.recent else self.metric.sums
-        return Sums(sums.first.cpu(), sums.second.cpu(), sums.count.cpu())
+        return self.latest.to("cpu")
 
     @property
     def everything(self) -> Sums:
         """Sums since the start; fetches them from the device."""
-        sums = self.metric.sums
-        return Sums(sums.first.cpu(), sums.second.cpu(), sums.count.cpu())
+        return self.metric.sums.to("cpu")
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
-        return {"everything": vars(self.everything), "recent": [vars(sums) for sums in self.recent]}
+        recent = [vars(sums.to("cpu")) for sums in self.recent]
+        known = {"structures": self.structures, "labelled": self.labelled}
+        return {"everything": vars(self.everything), "recent": recent, **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
         for name, value in state["everything"].items():
             setattr(self.metric, name, value.to(getattr(self.metric, name)))
         self.recent.extend(Sums(**sums) for sums in state["recent"])
+        self.structures, self.labelled = state["structures"], state["labelled"]
 
 
 def estimates(sums: Sums) -> dict[str, float]:

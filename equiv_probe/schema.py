@@ -166,16 +166,31 @@ def unnamed(values: Named, like: Any) -> Any:
     return next(iter(values.values()))
 
 
+def _plain(name: str) -> str:
+    """A name without its container, its case and its leading underscores."""
+    return name.rpartition(".")[2].lower().lstrip("_")
+
+
+def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
+    """What the field means by a name, leading underscores aside; None where it is nobody's usual name.
+
+    Args:
+        name: of the tensor.
+        shape: of the tensor, which tells a tensor of rank two from its Voigt form.
+    """
+    known = _NAMES.get(_plain(name))
+    if isinstance(known, reps.CartesianTensor) and known.rank == 2 and shape[-1:] == (6,):
+        return reps.voigt()  # the order is a convention; ASE's is the usual one, and the announcement shows it
+    return known
+
+
 def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[Representation, str]:
     """One tensor's representation and the reason; raises where several would do."""
     shape = tuple(value.shape)
     if not value.is_floating_point():
         return reps.fixed, f"{value.dtype} values do not turn"
-    plain = name.rpartition(".")[2].lower().lstrip("_")
-    by_name = _NAMES.get(plain)
-    if isinstance(by_name, reps.CartesianTensor) and by_name.rank == 2 and shape[-1:] == (6,):
-        by_name = reps.voigt()  # the order is a convention; ASE's is the usual one, and the announcement shows it
-    if plain in _CELLS and shape[-2:] != (3, 3) and value.is_floating_point():
+    by_name = usual(name, shape)
+    if _plain(name) in _CELLS and shape[-2:] != (3, 3) and value.is_floating_point():
         raise EquivProbeError(
             f"{role}[{name!r}] of shape {shape}, which could be the lengths of a box or one cell vector",
             "a declaration",

@@ -9,11 +9,10 @@ from torch import nn
 
 from equiv_probe.capture import Call, read_outputs, wide, write_outputs
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import rank
 from equiv_probe.jackknife import jackknife
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.rotations import RotationPlan
-from equiv_probe.turning import draw, own_generator
+from equiv_probe.turning import RotationSource
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +62,7 @@ class Twirled(nn.Module):
         self.model = model
         self.plan, self.mode, self.std = plan or RotationPlan("icosahedral", replicates=1), mode, std
         self._live = [LiveOrbit(model, schema, center, adapter=adapter)]  # a list: not a submodule of its own
-        self._generator: torch.Generator | None = None
+        self._source = RotationSource(self.plan.seed)
 
     @property
     def schema(self) -> Schema | None:
@@ -110,10 +109,7 @@ class Twirled(nn.Module):
     def _rotations(self, inputs: dict[str, Any], structures: int) -> Tensor:
         if self.mode == "fixed":
             return self.plan.rotations()
-        device = next(v.device for v in inputs.values() if isinstance(v, torch.Tensor))
-        if self._generator is None or self._generator.device.type != device.type:
-            self._generator = own_generator(self.plan.seed, rank(), device)
-        return draw(self.plan, self._generator, structures)
+        return self._source.draw(self.plan, inputs, structures)
 
 
 def _spread(means: Tensor, squares: Tensor, about: Tensor) -> Tensor:

@@ -99,9 +99,9 @@ def audit(
     plan = plan or RotationPlan()
     properties = [properties] if isinstance(properties, str) else properties
     _check(plan, rel_err, max_rotations)
-    for option, given in (("vacuum", vacuum), ("atoms_per_call", atoms_per_call)):
-        if given is not None and not given > 0:
-            raise EquivProbeError(f"{option}={given}", "a positive number")
+    for option, number in (("vacuum", vacuum), ("atoms_per_call", atoms_per_call)):
+        if number is not None and not number > 0:
+            raise EquivProbeError(f"{option}={number}", "a positive number")
     if getattr(resolve(loss), "name", "") == "cross-entropy":
         raise EquivProbeError(
             "loss='cross-entropy'", "a loss on numbers: force fields do not predict classes", "loss='mse'"

@@ -1,7 +1,9 @@
-"""The entry point: tells ``equiv-probe`` about this plugin without importing SchNetPack."""
+"""The entry point: tells the instrument about this plugin without importing SchNetPack."""
 
 from __future__ import annotations
 
 from equiv_probe.plugins import Plugin
+from equiv_probe_schnetpack.batches import adapter
+from equiv_probe_schnetpack.training import training
 
-plugin = Plugin(name="schnetpack", framework="schnetpack", packages=("schnetpack",))
+plugin = Plugin(name="schnetpack", framework="schnetpack", packages=("schnetpack",), adapter=adapter, training=training)

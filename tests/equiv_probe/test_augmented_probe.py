@@ -13,16 +13,19 @@ from equiv_probe.testing import LinearField
 
 from .live_models import FORCES, Noisy, Planted
 
+SEEN = [0]
+"""Structures evaluated; not an attribute of the module, for that is put back after a replay."""
+
 
 class Counting(nn.Module):
-    """``f(x) = x Aᵀ`` about the centroid, with a count of structures evaluated."""
+    """``f(x) = x Aᵀ`` about the centroid."""
 
     def __init__(self, matrix: Tensor) -> None:
         super().__init__()
-        self.field, self.seen = Planted(LinearField(matrix)), [0]
+        self.field = Planted(LinearField(matrix))
 
     def forward(self, pos: Tensor) -> dict[str, Tensor]:
-        self.seen[0] += len(pos)
+        SEEN[0] += len(pos)
         return self.field(pos)
 
 
@@ -58,7 +61,7 @@ def measured(model: nn.Module, mode: str, repeats: int, *, augmented: bool = Tru
 def test_one_more_forward_pass_is_enough(mode: str, augmented: bool, forward_passes: int, matrix: Tensor) -> None:
     model = Counting(matrix)
     measured(model, mode, 1, augmented=augmented)  # stacking is found out
-    model.seen[0] = 0
+    SEEN[0] = 0
     with ep.augment(model, FORCES) if augmented else nullcontext():
         probe = ep.Probe(model, FORCES, every=1, stack=True)
         with probe:
@@ -67,7 +70,7 @@ def test_one_more_forward_pass_is_enough(mode: str, augmented: bool, forward_pas
                 probe.step(lambda: model(x)["forces"].square().mean())
             else:
                 model(x)
-    assert model.seen[0] == forward_passes * 8, "the user's own among them"
+    assert SEEN[0] == forward_passes * 8, "the user's own among them"
 
 
 @pytest.mark.parametrize("mode", ["hooks", "step"])
@@ -75,7 +78,7 @@ def test_one_more_forward_pass_is_enough(mode: str, augmented: bool, forward_pas
 def test_it_is_unbiased(mode: str, independent: bool, matrix: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean over 400 measurements is the closed form within four standard errors."""
     if not independent:  # the second rotation is the augmentation's own again
-        monkeypatch.setattr("equiv_probe.probe.torch.cat", lambda parts: parts[0].expand(2, -1, -1, -1, -1))
+        monkeypatch.setattr("equiv_probe.turning.torch.cat", lambda parts: parts[0].expand(2, -1, -1, -1, -1))
     planted = LinearField(matrix)
     probe = measured(Planted(planted), mode, 400)
     sums = probe.running["train", "loss" if mode == "step" else "forces"].everything

@@ -135,3 +135,25 @@ def test_logit_interval_stays_inside_and_extremes_do_not_overflow() -> None:
     reach = float(stats.t.ppf(0.975, 50)) * 1e-4  # far from the ends, the logit scale is the linear one
     assert abs(tight.low - (0.25 - reach)) < 1e-6
     assert abs(tight.high - (0.25 + reach)) < 1e-6
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_estimates_on_the_device_are_those_on_the_host(labels: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    equiv, total, weight = torch.rand(3, 7, generator=generator, dtype=torch.float64)
+    sums = Sums.of(equiv, total if labels else torch.full_like(total, torch.nan), weight)
+    found = sums.tensors()
+    for name, estimate in {
+        "L_total": sums.total,
+        "L_mean": sums.mean,
+        "L_equiv": sums.equiv,
+        "share": sums.share,
+    }.items():
+        expected = [estimate.value, estimate.stderr]
+        got = [float(found[name]), float(found[f"{name}_stderr"])]
+        if labels or name == "L_equiv":
+            assert got == pytest.approx(expected, rel=1e-12)
+        else:
+            assert all(math.isnan(value) for value in got)
+    assert torch.equal(Sums.from_flat(sums.flat()).second.nan_to_num(), sums.second.nan_to_num())
+    assert math.isnan(Sums.of(equiv[:1], total[:1], weight[:1]).tensors()["L_equiv_stderr"])

@@ -40,7 +40,7 @@ def test_light_mode_is_unbiased_and_its_error_bar_covers(average: bool, matrix: 
     """Two rotations at a time: the mean over many is the closed form, and z-scores over seeds are standard normal."""
     if not average:  # the same rotation twice: there is no orbit to average over
         same = lambda plan, generator, count: torch.eye(3, dtype=torch.float64).expand(2, 1, count, 3, 3)  # noqa: E731
-        monkeypatch.setattr("equiv_probe.probe.draw", same)
+        monkeypatch.setattr("equiv_probe.turning.draw", same)
     planted = LinearField(matrix)
     model, x = Planted(planted).train(), batch(32)
     exact, scores = known(planted, x, "forces"), []
@@ -259,22 +259,6 @@ def test_a_model_with_scripted_parts() -> None:
         ep.Probe(part).attach()
 
 
-@pytest.mark.gpu
-def test_light_mode_does_not_wait_for_the_device() -> None:
-    torch.manual_seed(0)
-    model, x = Planted(LinearField(torch.randn(3, 3).double())).train(), batch(8).cuda()
-    with ep.Probe(model, FORCES, every=1) as probe:
-        for _ in range(2):  # the first measurement checks what can be stacked
-            model(x)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            model(x)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-    assert probe.running["train", "forces"].everything.count == 24
-    assert probe.running["train", "forces"].metric.first.is_cuda
-
-
 def test_errors_teach(matrix: Tensor) -> None:
     model, x = Planted(LinearField(matrix)), batch()
     with pytest.raises(ep.EquivProbeError, match="at least two"):
@@ -292,3 +276,30 @@ def test_errors_teach(matrix: Tensor) -> None:
         probe.replay(lambda: torch.zeros(()))
     with pytest.raises(ep.EquivProbeError, match="without a number"):
         probe.replay(lambda: model(x)["forces"].shape and None)
+
+
+def test_a_single_measurement_has_the_error_bar_of_its_replicates() -> None:
+    """Over seeds, the standard error of one batch's share is what its values scatter by; two batches use batches."""
+    torch.manual_seed(0)
+    model, x, y = Energy(inside=True).eval(), batch(4, 4), batch(4, 4, seed=1)
+    shares, errors = [], []
+    for seed in range(40):
+        probe = ep.Probe(model, BOTH, ep.RotationPlan("klein", 12), full=1, budget=None, seed=seed)
+        probe.step(lambda: (model(x)["forces"] - y).square().mean())
+        found = probe.compute()
+        shares.append(found["equiv/val/loss/share"])
+        errors.append(found["equiv/val/loss/share_stderr"])
+    scatter, claimed = torch.tensor(shares).std(), torch.tensor(errors).square().mean().sqrt()
+    assert 0.7 < float(scatter / claimed) < 1.4, "40 seeds and 12 replicates know it to a fifth"
+    probe.step(lambda: (model(2 * x)["forces"] - y).square().mean())
+    sums = probe.running["val", "loss"].everything
+    assert probe.compute()["equiv/val/loss/share_stderr"] == sums.share.stderr
+    assert sums.count == 2
+
+
+def test_few_validation_batches_are_not_left_with_one_measurement() -> None:
+    for calls, expected in ((100, 10), (20, 4), (8, 4), (3, 3), (1, 1)):
+        schedule = Schedule(10, at_random=True)
+        for _ in range(5):
+            schedule.begin_epoch(calls)
+            assert sum(schedule.due() for _ in range(calls)) == expected

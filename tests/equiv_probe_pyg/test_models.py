@@ -12,6 +12,7 @@ from torch_geometric.nn.models import visnet
 from torch_geometric.typing import WITH_PYG_LIB, WITH_TORCH_SPARSE
 
 import equiv_probe as ep
+from equiv_probe.turning import RotationSource
 
 from .graph_models import (
     Complex,
@@ -167,7 +168,7 @@ def test_forces_as_gradients_inside_the_model_or_in_the_users_step(inside: bool)
     found = ep.Probe(model, seed=4).replay(step, plan, per_structure=False)
     # The loss is on turned positions and turned labels, written out.
     losses = []
-    generator = ep.Probe(model, seed=4)._source({"pos": torch.zeros(1)})
+    generator = RotationSource(4).generator(torch.device("cpu"))
     for g in plan.rotations(generator).flatten(0, 1):
         batch = batch_of()
         centre = torch.stack([batch.pos[batch.batch == b].mean(0) for b in range(4)])[batch.batch]

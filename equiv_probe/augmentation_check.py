@@ -1,0 +1,202 @@
+"""Whether a user's own augmentation is what it should be: Haar, proper, independent, and with labels that turn along.
+
+>>> import torch, equiv_probe as ep
+>>> def three_angles(sample):  # turns about x, y and z in sequence, each by a uniform angle: not Haar; forces go stale
+...     g = torch.eye(3, dtype=torch.float64)
+...     for generator in ep.rotations.generators():
+...         g = torch.linalg.matrix_exp(2 * torch.pi * torch.rand(()) * generator) @ g
+...     return {**sample, "pos": sample["pos"] @ g.T}
+>>> check = ep.check_augmentation(three_angles)
+>>> check.ok, check["Haar"].passed, check["labels: forces"].passed, check["independent"].passed
+(False, False, False, True)
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from equiv_probe.augmentation_draws import (
+    Source,
+    counted,
+    drawn,
+    generic_item,
+    is_generic,
+    of_transform,
+    require_generic,
+    rounding,
+)
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.finding import AugmentationCheck, Finding
+from equiv_probe.independence import check_batch, check_independence, check_items, check_workers
+from equiv_probe.isolation import RandomState
+from equiv_probe.label_check import check_labels
+from equiv_probe.uniformity import moments, recipe, uniformity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from equiv_probe.label_check import Draw
+    from equiv_probe.sample_layout import Layout
+    from equiv_probe.schema import Schema
+
+_LABEL_DRAWS = 8
+
+
+def check_augmentation(
+    transform_or_dataset: Any,
+    sample: Any = None,
+    schema: Schema | None = None,
+    *,
+    draws: int = 400,
+    alpha: float = 1e-3,
+    improper: bool = False,
+    workers: int = 0,
+    seed: int | None = 0,
+    progress: bool = True,
+) -> AugmentationCheck:
+    r"""Tell whether a user's own random rotations are Haar, proper, independent per sample, and turn the labels along.
+
+    The rotation of every draw is recovered from the positions (orthogonal Procrustes), relative to the sample, or for
+    a dataset to its first draw. They are Haar if at degrees l = 1 … 4 ``V_l = (2l+1)/K Σ χ_l(g_k⁻¹ g_k')`` is χ² with
+    ``(2l+1)²`` degrees of freedom (:mod:`equiv_probe.uniformity`); then ``E[R] = 0``, ``E[R_ij²] = 1/3`` and the mean
+    angle is 126.5°. Labels must be ``ρ(g)`` of what they were, to rounding.
+
+    Args:
+        transform_or_dataset: a callable from sample to sample, or a dataset whose items are turned when fetched.
+        sample: for a transform, one sample, not flat: a tensor of positions, a dict, a tuple, PyG's ``Data``. A batch
+            shows whether each of its structures gets a rotation of its own. None is a generic dict.
+        schema: what turns how, for entries whose names do not tell; its ``inputs`` may name the positions.
+        draws: K. With 400, three uniform Euler angles are recognised practically always.
+        alpha: how often a faultless augmentation may be blamed, over all tests together.
+        improper: whether reflections are wanted, half of the time.
+        workers: also fetch through a ``DataLoader`` with that many workers, two epochs, and look for rotations that
+            two of them, or both epochs, have in common.
+        seed: of the global random states during the check, which are put back; None leaves them as they are.
+        progress: show a progress bar when it takes longer than two seconds.
+
+    Returns:
+        The findings; ``.ok`` sums them up, ``print`` shows them.
+
+    Raises:
+        EquivProbeError: there is nothing to draw from, no positions, only flat molecules, or other atoms afterwards.
+
+    Source: Giné, Ann. Statist. 3 (1975) 1243; Prentice, Biometrika 65 (1978) 169; Mardia and Jupp, Directional
+    Statistics (2000), section 13.2.
+    """
+    if draws < 50:
+        raise EquivProbeError(f"draws={draws}", "at least 50, for the tests to be what they say", "draws=400")
+    is_dataset = _is_dataset(transform_or_dataset, sample)
+    before = RandomState.now()
+    try:
+        if seed is not None:
+            _seed(seed)
+        if is_dataset:
+            source = generic_item(transform_or_dataset, schema)
+        else:
+            source = of_transform(transform_or_dataset, sample)
+        layout = source.layout(schema)
+        require_generic(source, layout)
+        found = [drawn(source, layout, source.fetch()) for _ in counted(draws, shown=progress)]
+        place = next(u for u, points in enumerate(layout.points(source.before)) if is_generic(points))
+        rotations = torch.stack([one.rotations[place] for one in found])
+        findings = list(_motion(source, layout, found, rotations, place, improper=improper, alpha=alpha / 3))
+        tolerance = min(1e-3, 2 * max(one.angle_error for one in found))
+        findings.append(check_independence(rotations, tolerance, alpha / 3))
+        findings += check_batch([one.rotations for one in found], found[0].determined, tolerance, alpha / 3)
+        if is_dataset:
+            findings += check_items(transform_or_dataset, schema)
+        if workers:
+            findings.append(check_workers(source.fetch, layout, source.before, tolerance, workers))
+        findings += check_labels(source.before, found[:_LABEL_DRAWS], layout, schema)
+        findings += _given(source)
+    finally:
+        before.restore()
+    return AugmentationCheck(tuple(findings), rotations)
+
+
+def _is_dataset(given: Any, sample: Any) -> bool:
+    indexed = hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, (type, nn.Module))
+    if indexed and not (callable(given) and sample is not None):
+        if len(given) == 0:
+            raise EquivProbeError("a dataset without items", "at least one")
+        return True
+    if not callable(given):
+        fix = "ep.check_augmentation(loader.dataset)" if hasattr(given, "dataset") else "ep.check_augmentation(dataset)"
+        raise EquivProbeError(f"a {type(given).__name__}", "a transform to call, or a dataset to index", fix)
+    return False
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the global state is what users' transforms draw from
+    torch.manual_seed(seed)
+
+
+def _motion(
+    source: Source, layout: Layout, draws: list[Draw], matrices: Tensor, place: int, *, improper: bool, alpha: float
+) -> Iterator[Finding]:
+    yield _rigid(source, layout, draws, place)
+    signs = torch.linalg.det(matrices).sign()
+    share = float((signs < 0).double().mean())
+    sentence = f"{100 * share:.0f} % of the draws are improper (determinant −1)" if share else "determinant +1, always"
+    if share and not improper:
+        sentence += ": mirror images of chiral molecules; if that is meant, improper=True"
+    yield Finding("proper", improper or share == 0, sentence, share)
+    proper = matrices * signs[:, None, None]
+    eye = torch.eye(3, dtype=matrices.dtype) if source.absolute else proper[0]
+    if float((matrices - eye).abs().max()) < min(0.2, 2 * max(one.angle_error for one in draws)):
+        yield Finding("Haar", False, "nothing is turned" if source.absolute else "no fetch is turned anew")
+        return
+    test = uniformity(matrices, improper=improper)
+    passed = test.p_value >= alpha
+    sentence = "rotations are uniform on SO(3)" if passed else f"rotations are not uniform on SO(3), at {test.part}"
+    hint = "" if passed else recipe(proper, absolute=source.absolute)
+    parts = [sentence, *([hint] if hint else []), *([moments(proper)] if source.absolute else [])]
+    yield Finding("Haar", passed, "; ".join(parts), test.statistic, test.p_value)
+
+
+def _rigid(source: Source, layout: Layout, draws: list[Draw], place: int) -> Finding:
+    motions = [one.motions[place] for one in draws]
+    before = layout.points(source.before)[place]
+    limit = max(rounding(before, layout.points(one.values)[place]) for one in draws)
+    deviation = max(motion.deviation for motion in motions)
+    if deviation <= limit:
+        return Finding("rigid", True, "distances between atoms stay as they are", deviation)
+    stretches = torch.stack([motion.stretches for motion in motions])
+    low, high = float(stretches.min()), float(stretches.max())
+    uneven = float((stretches[:, 0] - stretches[:, -1]).max())
+    if uneven < 1e-4:
+        return Finding("rigid", False, f"not a rigid motion: scaled by {low:.4g} to {high:.4g}", deviation)
+    if max(motion.nonlinear for motion in motions) <= limit and len(before) > 4:
+        return Finding("rigid", False, f"not a rigid motion: stretched by {low:.4g} to {high:.4g}", deviation)
+    mean = sum(motion.deviation for motion in motions) / len(motions)
+    what = "atoms are displaced against each other"
+    return Finding(
+        "rigid", False, f"not a rigid motion: {what}, by {mean:.3g} Å on average (root mean square)", deviation
+    )
+
+
+def _given(source: Source) -> Iterator[Finding]:
+    if source.written:
+        yield Finding(
+            "in place",
+            False,
+            f"writes into tensors that are not its own: {', '.join(sorted(source.written))}; cached "
+            "data drift from epoch to epoch",
+        )
+    elif source.replaced:
+        yield Finding(
+            "in place",
+            None,
+            f"replaces {', '.join(sorted(source.replaced))} in the very sample it was given, and leaves "
+            "its tensors alone: fine for samples that are loaded afresh, wrong for cached ones",
+        )
+    else:
+        yield Finding("in place", True, "the sample it was given stays as it was")

@@ -1,0 +1,111 @@
+"""Which module is the network: the outermost one that is called with coordinates while something runs."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.capture import CallAdapter, adapter_for
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.hook import Hook
+from equiv_probe.schema import usual
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from equiv_probe.schema import Schema
+
+
+@dataclass
+class Called:
+    """The outermost modules with parameters that were called, and how they answer for coordinates.
+
+    Attributes:
+        certain: whose inputs hold coordinates by a declaration, a framework's batch, or their name.
+        likely: whose inputs hold a floating tensor ``(..., N, 3)``.
+        others: called without anything of the kind; the names of their inputs.
+    """
+
+    certain: list[nn.Module] = field(default_factory=list)
+    likely: list[nn.Module] = field(default_factory=list)
+    others: dict[nn.Module, list[str]] = field(default_factory=dict)
+
+    def only(self, root: nn.Module) -> nn.Module:
+        """The one whose symmetry is in question.
+
+        Raises:
+            EquivProbeError: there is none, or several.
+        """
+        names = {module: name or "." for name, module in root.named_modules()}
+        found = self.certain or self.likely
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = ", ".join(f'network="{names[module]}" ({type(module).__name__})' for module in found)
+            raise EquivProbeError(f"{len(found)} modules called with coordinates", "one to measure", listed)
+        called = [f"{names[m]} ({type(m).__name__}) with {', '.join(given)}" for m, given in self.others.items()]
+        raise EquivProbeError(
+            f"a step of {type(root).__name__} that calls {'; '.join(called) or 'no module with parameters'}",
+            "a module that is called with coordinates (..., N, 3), a graph with pos, or a dict with positions",
+            'network="<name of a submodule>", schema=ep.Schema(inputs={...}, outputs={...})',
+        )
+
+
+@contextmanager
+def calls_of(root: nn.Module, schema: Schema | None = None) -> Iterator[Called]:
+    """Watch the calls inside this context, of a module and all that is in it.
+
+    Args:
+        root: the module.
+        schema: whose inputs count as coordinates where they turn.
+    """
+    called = Called()
+    inside: list[nn.Module] = []
+    wanted = frozenset(name for name, rep in schema.inputs.items() if rep.event_shape) if schema else frozenset()
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen = (*called.certain, *called.likely)
+        if not inside and module not in seen and next(module.parameters(), None) is not None:
+            how, names = coordinates(module, args, kwargs, wanted)
+            if how:
+                called.others.pop(module, None)
+                (called.certain if how == "certain" else called.likely).append(module)
+            else:
+                called.others[module] = names
+        inside.append(module)
+
+    def after(module: nn.Module, *_: Any) -> None:
+        while inside and inside.pop() is not module:
+            pass
+
+    handles: list[Any] = []
+    for module in root.modules():
+        if not isinstance(module, torch.jit.ScriptModule):
+            handles.append(module.register_forward_pre_hook(Hook(before), with_kwargs=True, prepend=True))
+            handles.append(module.register_forward_hook(Hook(after), always_call=True))
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def coordinates(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: frozenset[str] = frozenset()
+) -> tuple[str, list[str]]:
+    """Whether a call's inputs hold coordinates: ``"certain"``, ``"likely"`` or ``""``; and the inputs' names."""
+    adapter = adapter_for(module, args, kwargs)
+    leaves, _ = adapter.split(args, kwargs)
+    tensors = {name: value for name, value in leaves.items() if isinstance(value, torch.Tensor)}
+    shaped = {n for n, v in tensors.items() if v.is_floating_point() and v.ndim >= 2 and v.shape[-1] == 3}
+    if wanted:
+        return ("certain" if wanted & set(tensors) else ""), sorted(leaves)
+    by_name = any(getattr(usual(name, tuple(tensors[name].shape)), "event_shape", ()) for name in shaped)
+    if shaped and (by_name or not isinstance(adapter, CallAdapter)):
+        return "certain", sorted(leaves)
+    return ("likely" if shaped else ""), sorted(leaves)

@@ -1,0 +1,94 @@
+"""What a check of an augmentation found, thing by thing, and whether that is as it should be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[yellow]–[/]"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a check.
+
+    Attributes:
+        name: of what was looked at, such as ``"Haar"`` or ``"labels: forces"``.
+        passed: True or False; None where it could not be judged, which the sentence explains.
+        sentence: what was found, in words.
+        statistic: the number behind it, NaN where there is none.
+        p_value: of the test, where it is one.
+    """
+
+    name: str
+    passed: bool | None
+    sentence: str
+    statistic: float = float("nan")
+    p_value: float | None = None
+
+
+@dataclass(frozen=True)
+class AugmentationCheck:
+    """What :func:`equiv_probe.check_augmentation` found.
+
+    Attributes:
+        findings: in the order in which they matter.
+        rotations: that were recovered, ``(K, 3, 3)`` float64; of a dataset, relative to its first draw.
+    """
+
+    findings: tuple[Finding, ...]
+    rotations: Tensor
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong; what could not be judged does not count."""
+        return all(finding.passed is not False for finding in self.findings)
+
+    @property
+    def wrong(self) -> tuple[Finding, ...]:
+        """The findings that did not pass."""
+        return tuple(finding for finding in self.findings if finding.passed is False)
+
+    def __getitem__(self, name: str) -> Finding:
+        """A finding by name."""
+        found = {finding.name: finding for finding in self.findings}
+        if name not in found:
+            raise EquivProbeError(f"no finding {name!r}", f"one of {list(found)}")
+        return found[name]
+
+    def raise_if_wrong(self) -> None:
+        """Raise EquivProbeError unless ``ok``, to stop a training script or a test."""
+        if not self.ok:
+            raise EquivProbeError(
+                "an augmentation with faults: " + "; ".join(f"{one.name}: {one.sentence}" for one in self.wrong),
+                "Haar rotations, drawn anew for every structure, that turn the labels along",
+                "ep.augment(model) turns inputs and outputs by itself, and leaves the data alone",
+            )
+
+    def __rich__(self) -> Table:
+        count = len(self.rotations)
+        faults = f"{len(self.wrong)} fault{'s' * (len(self.wrong) != 1)}"
+        table = Table(
+            title=f"Augmentation, {count} draws: {'ok' if self.ok else faults}", title_justify="left", box=None
+        )
+        for header in ("", "what", "found", "p"):
+            table.add_column(header, overflow="fold")
+        for one in self.findings:
+            p = "" if one.p_value is None else f"{one.p_value:.2g}"
+            table.add_row(_MARKS[one.passed], one.name, one.sentence.replace("[", r"\["), p)
+        return table
+
+    def __str__(self) -> str:
+        console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
+        console.print(self)
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in text.splitlines())

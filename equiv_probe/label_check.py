@@ -1,0 +1,215 @@
+"""Whether the labels of a sample turned with its positions; and if not, what happened to them instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from equiv_probe import representations as reps
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.finding import Finding
+from equiv_probe.sample_layout import Layout, representation
+from equiv_probe.schema import Schema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from equiv_probe.alignment import Alignment
+    from equiv_probe.representations import Representation
+
+_CHANGES = "changes, but not as the positions do"
+EPS = float(torch.finfo(torch.float32).eps)
+"""Rounding that is granted even to float64: rotation matrices are often made in float32."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw: the sample afterwards, and how each structure moved.
+
+    Attributes:
+        values: of the sample after it, by name.
+        motions: of each structure.
+        angle_error: to how many radians the rotations are known, given rounding and deviations.
+        determined: for each structure, whether its points tell the rotation.
+    """
+
+    values: Mapping[str, Tensor]
+    motions: tuple[Alignment, ...]
+    angle_error: float
+    determined: tuple[bool, ...]
+
+    @property
+    def rotations(self) -> Tensor:
+        """Of each structure, ``(U, 3, 3)``."""
+        return torch.stack([motion.rotation for motion in self.motions])
+
+    @property
+    def shifts(self) -> Tensor:
+        """Of each structure, ``(U, 3)``."""
+        return torch.stack([motion.shift for motion in self.motions])
+
+
+def check_labels(
+    before: Mapping[str, Tensor], draws: list[Draw], layout: Layout, schema: Schema | None
+) -> Iterator[Finding]:
+    """Compare every entry other than the positions with ``ρ(g)`` of what it was, in several draws.
+
+    Args:
+        before: the sample by name.
+        draws: of it.
+        layout: where its positions are.
+        schema: what turns how; names decide where it does not say.
+
+    Yields:
+        A finding for each entry that turns, or that changed; one for all that stayed as they should.
+    """
+    kept: list[str] = []
+    for name, value in before.items():
+        if name == layout.name:
+            continue
+        after = [draw.values.get(name) for draw in draws]
+        present = [one for one in after if one is not None]
+        if len(present) < len(after):
+            yield Finding(f"labels: {name}", None, "is not there any more afterwards")
+            continue
+        if any(one.shape != value.shape for one in present):
+            shapes = f"{tuple(value.shape)} to {tuple(present[0].shape)}"
+            yield Finding(f"labels: {name}", False, f"changes its shape, from {shapes}")
+            continue
+        entry = _Entry(name, value, present, draws, layout, representation(name, value, schema))
+        try:
+            finding = entry.finding()
+        except EquivProbeError as error:  # it belongs to neither atoms, edges nor structures
+            finding = Finding(f"labels: {name}", None, f"cannot be judged: {error}")
+        if finding is None:
+            kept.append(name)
+        else:
+            yield finding
+    if kept:
+        yield Finding("what does not turn", True, f"as it was: {', '.join(kept)}")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    before: Tensor
+    after: list[Tensor]
+    draws: list[Draw]
+    layout: Layout
+    rep: Representation | None
+
+    def finding(self) -> Finding | None:
+        """None for what does not turn and stayed as it was."""
+        label = f"labels: {self.name}"
+        if isinstance(self.rep, reps.Fixed) or not self.before.is_floating_point() or not self.before.numel():
+            same = all(torch.equal(self.before, one) for one in self.after)
+            return None if same else Finding(label, False, "changes, though it does not turn")
+        if not bool(torch.isfinite(self.before).all()):
+            return Finding(label, None, "holds values that are not finite")
+        unchanged = self._error(lambda _: self._before, exact=True)
+        if self.rep is None:
+            return self._unknown(label, unchanged)
+        if not self.rep.event_shape:
+            return None if unchanged <= 1 else Finding(label, False, f"changes, though it is ep.{self.rep}", unchanged)
+        return self._known(label, self.rep, unchanged)
+
+    def _known(self, label: str, rep: Representation, unchanged: float) -> Finding:
+        if max(draw.angle_error for draw in self.draws) > 0.1:
+            return Finding(label, None, "cannot be judged: the positions' own motion is not rigid enough")
+        turned = self._error(lambda draw: self._turned(rep, draw))
+        if turned <= 1:
+            if unchanged <= 1:
+                why = "a turn does not change it in this sample: nothing can be said about it"
+                return Finding(label, None, why)
+            return Finding(label, True, f"turns with the positions, as ep.{rep}", turned)
+        if unchanged <= 1:
+            return Finding(label, False, "is stale: the positions were turned and it was not", turned)
+        return Finding(label, False, self._otherwise(rep), turned)
+
+    def _unknown(self, label: str, unchanged: float) -> Finding | None:
+        line = f'schema=ep.Schema(inputs={{...}}, outputs={{"{self.name}": ep.vector}})'
+        if unchanged <= 1:
+            if self.before.shape[-1:] != (3,):
+                return None
+            return Finding(
+                label, None, f"stays as it was; if it has Cartesian components it is stale: declare it, {line}"
+            )
+        for other in _candidates(self.before):
+            if self._explained(lambda draw, other=other: self._turned(other, draw)):  # type: ignore[misc]
+                return Finding(label, True, f"turns with the positions, as ep.{other} (found out, not declared)")
+            fault = self._otherwise(other)
+            if fault != _CHANGES:
+                return Finding(label, False, f"{fault}, if it is ep.{other} (found out, not declared)")
+        return Finding(label, None, f"changes from draw to draw, and not with the positions; if it should: {line}")
+
+    def _otherwise(self, rep: Representation) -> str:
+        if self._explained(lambda draw: self._turned(rep, draw, inverse=True)):
+            return "is turned by the inverse of the positions' rotation: R where it should be Rᵀ"
+        for other in _candidates(self.before):
+            if self._explained(lambda draw, other=other: self._turned(other, draw)):  # type: ignore[misc]
+                return f"turns as ep.{other} and not as ep.{rep}; if that is right, declare it"
+        if rep == reps.vector and self.before.shape[-2:] == (3, 3) and self._explained(self._columns):
+            return "is turned by its columns, where its vectors are rows: R @ cell where it should be cell @ Rᵀ"
+        if rep == reps.vector and self._error(lambda _: self._before.norm(dim=-1), lambda one: one.norm(dim=-1)) <= 1:
+            return "keeps its lengths but is turned by something else than the positions"
+        return _CHANGES
+
+    def _explained(self, candidate: Callable[[Draw], Tensor]) -> bool:
+        try:
+            return self._error(candidate) <= 1
+        except EquivProbeError:
+            return False
+
+    @property
+    def _before(self) -> Tensor:
+        return self.before.detach().cpu().double()
+
+    def _error(
+        self,
+        expected: Callable[[Draw], Tensor],
+        of: Callable[[Tensor], Tensor] = lambda one: one,
+        *,
+        exact: bool = False,
+    ) -> float:
+        """Largest difference over the draws, in units of rounding; ``exact`` where no rotation comes in."""
+        worst, eps = 0.0, 16 * max(EPS, float(torch.finfo(self.before.dtype).eps))
+        for draw, after in zip(self.draws, self.after, strict=True):
+            difference = (of(after.detach().cpu().double()) - expected(draw)).abs()
+            rounding = eps if exact else eps + 4 * draw.angle_error
+            tolerance = rounding * max(float(self.before.abs().max()), float(after.abs().max()), 1e-300)
+            if not all(draw.determined) and difference.ndim and self.layout.structures.layout != "one":
+                known = torch.tensor(draw.determined)
+                difference = difference[self.layout.structures.spread(known, self._before, self.name)]
+            worst = max(worst, float(difference.max()) / tolerance if difference.numel() else 0.0)
+        return worst
+
+    def _turned(self, rep: Representation, draw: Draw, *, inverse: bool = False) -> Tensor:
+        g = draw.rotations.mT if inverse else draw.rotations
+        value, structures = self._before, self.layout.structures
+        if not rep.event_shape:
+            return value
+        turned = structures.turn({self.name: value}, Schema({self.name: rep}, {}), g[None])[self.name][0]
+        if rep.is_affine:
+            own = draw.shifts
+            shift = own[0] if structures.layout == "one" else structures.spread(own, value, self.name)
+            turned = turned + (shift[:, None] if shift.ndim == 2 and turned.ndim == 3 else shift)
+        return turned
+
+    def _columns(self, draw: Draw) -> Tensor:
+        flipped = _Entry(self.name, self._before.mT, self.after, self.draws, self.layout, self.rep)
+        return flipped._turned(reps.vector, draw).mT
+
+
+def _candidates(value: Tensor) -> list[Representation]:
+    shape = tuple(value.shape)
+    found: list[Representation] = []
+    if shape[-1:] == (3,):
+        found += [reps.vector, reps.point, reps.axial]
+    if shape[-2:] == (3, 3):
+        found += [reps.tensor(2)]
+    if shape[-1:] == (6,):
+        found += [reps.voigt(order) for order in ("xx yy zz yz xz xy", "xx yy zz xy yz xz", "xx xy xz yy yz zz")]
+    return found

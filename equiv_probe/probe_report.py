@@ -1,0 +1,110 @@
+"""What a probe measured, as a report."""
+
+from __future__ import annotations
+
+import math
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.report import Labelled, Measured, Report
+from equiv_probe.report_table import OWN_LOSS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from equiv_probe.estimates import Sums
+    from equiv_probe.probe import Probe
+
+BLIND = [
+    "wrong but equivariant kernels",
+    "a sign or unit that is wrong in every frame",
+    "forces that are no gradient of the energy",
+]
+
+
+def report_of(
+    probe: Probe,
+    *,
+    sums: Mapping[tuple[str, str], Sums] | None = None,
+    source: str = "a live run",
+    protocol: Mapping[str, Any] | None = None,
+    history: Iterable[Mapping[str, Any]] = (),
+    notes: Iterable[str] = (),
+    complete: bool = True,
+) -> Report:
+    """Make the report of a probe.
+
+    Args:
+        probe: the probe.
+        sums: by stage and output; None is its own, of training over the window, of other stages over everything.
+        source: what it was measured on.
+        protocol: more lines beside the numbers.
+        history: earlier estimates.
+        notes: what a reader must know.
+        complete: False if the run was interrupted.
+    """
+    if sums is None:
+        sums = {k: one.shown(one.window if k[0] == "train" else one.everything) for k, one in probe.running.items()}
+    schedules = probe.schedules.values()
+    lines = {
+        "training": f"{probe.light}",
+        "evaluation": f"{probe.plan}",
+        "rotations from seed": probe.seed,
+        "seconds measuring": round(sum(schedule.seconds for schedule in schedules), 3),
+        "equiv-probe": metadata.version("equiv-probe"),
+        "torch": torch.__version__,
+    }
+    return Report(
+        model=type(probe.live.network).__name__,
+        source=source,
+        protocol={**lines, **(protocol or {})},
+        measured=[_measured(f"{stage}/{name}", one.to("cpu")) for (stage, name), one in sorted(sums.items())],
+        failures=[{"name": "a step", "error": failure} for failure in probe.failures],
+        notes=list(notes),
+        blind_spots=BLIND,
+        complete=complete,
+        history=[dict(entry) for entry in history],
+    )
+
+
+def _measured(name: str, sums: Sums) -> Measured:
+    equiv, total, mean, share = sums.equiv, sums.total, sums.mean, sums.share
+    labelled = not math.isnan(total.value)
+    found = None
+    if labelled:
+        found = Labelled(
+            loss="the step's own",
+            unit=OWN_LOSS,
+            structures=int(sums.count),
+            total=total.value,
+            total_stderr=total.stderr,
+            mean=mean.value,
+            mean_stderr=mean.stderr,
+            equiv=equiv.value,
+            equiv_stderr=equiv.stderr,
+            equiv_interval=(equiv.low, equiv.high),
+            share=share.value,
+            share_stderr=share.stderr,
+            share_interval=(share.low, share.high),
+        )
+    return Measured(
+        name=name,
+        unit=OWN_LOSS if labelled else "the output's",
+        structures=int(sums.count),
+        rms=math.nan if labelled else _root(equiv.value),
+        rms_interval=(math.nan, math.nan) if labelled else (_root(equiv.low), _root(equiv.high)),
+        equiv=equiv.value,
+        equiv_stderr=equiv.stderr,
+        relative=math.nan,
+        floor=math.nan,
+        nondeterminism=math.nan,
+        verdict="",
+        sentence="",
+        labelled=found,
+    )
+
+
+def _root(value: float) -> float:
+    return math.sqrt(max(value, 0.0)) if math.isfinite(value) else math.nan

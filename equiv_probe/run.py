@@ -1,0 +1,35 @@
+"""The command ``equiv-probe run``."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from equiv_probe import settings
+
+KNOWN = (
+    *("every", "network", "schema", "plan", "full", "budget", "warmup", "window", "augment", "light"),
+    *("center", "seed", "stages", "prog_bar", "report", "verbose"),
+)
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+def run(
+    context: typer.Context,
+    script: Annotated[str, typer.Argument(help="Script, or with -m a module; its arguments follow it.")],
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is a module's name, as for python -m.")] = False,
+    options: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="Settings: every=100, augment=true, network=model.net.")
+    ] = None,
+    report: Annotated[str | None, typer.Option(help="Where to save the report; JSON.")] = None,
+) -> None:
+    """Run a training script as it is, and measure what it trains: Lightning Trainers, and loops over graphs."""
+    from equiv_probe.running_script import run_script
+
+    asked = settings.parse(os.environ.get(settings.VARIABLE), KNOWN) or {}
+    asked |= settings.parse(",".join(options or []), KNOWN) or {}
+    if report is not None:
+        asked["report"] = report
+    raise SystemExit(run_script(script, context.args, asked, module=module))

@@ -1,0 +1,177 @@
+"""``equiv-probe run``: somebody's training script, run as it is, and measured.
+
+Under Lightning the callback does it, through ``EQUIV_PROBE``. In a loop of the user's own, a hook on all modules waits
+for one that is called with a graph, and puts a probe on it.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from equiv_probe import settings
+from equiv_probe.augmentation import augment
+from equiv_probe.capture import CallAdapter, adapter_for
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.hook import Hook
+from equiv_probe.isolation import measuring, network, rank
+from equiv_probe.probe import Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import nn
+
+REPORT = "equiv_probe_report.json"
+INTERRUPTED = 130
+
+claimed: WeakSet[nn.Module] = WeakSet()
+"""Modules that a framework's callback measures, and a :class:`Finder` must leave alone."""
+
+_CLAIMS: list[str] = []
+
+
+def claim(root: nn.Module) -> None:
+    """Say that a framework's callback measures a module, and all that is in it."""
+    claimed.update(root.modules())
+    _CLAIMS.append(type(root).__name__)
+
+
+class Finder:
+    """Puts a probe on the first modules that are called with a graph.
+
+    Args:
+        options: of :class:`equiv_probe.Probe`, and ``augment``.
+    """
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = dict(options)
+        self.augment = self.options.pop("augment", False)
+        self.probes: list[Probe] = []
+        self._inside: WeakSet[nn.Module] = WeakSet()
+        self._handle: Any = register_module_forward_pre_hook(Hook(self._called))
+
+    def remove(self) -> None:
+        """Wait no longer."""
+        self._handle.remove()
+
+    def _called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if measuring() or module in claimed or network(module) in claimed:
+            return
+        if any(module is probe.model for probe in self.probes):
+            self.remove()  # a round has been seen: whoever is called with graphs was called
+            return
+        if module in self._inside or next(module.parameters(), None) is None:
+            return
+        if isinstance(adapter_for(network(module), args, {}), CallAdapter):
+            return
+        probe = Probe(module, **self.options).attach()
+        if self.augment:
+            augment(module, seed=probe.seed)
+        self.probes.append(probe)
+        self._inside.update(module.modules())
+        print(f"equiv_probe measures {type(probe.live.network).__name__}", file=sys.stderr)
+
+
+def run_script(target: str, arguments: Sequence[str], asked: Mapping[str, Any], *, module: bool = False) -> int:
+    """Run a script as Python would, measured; in the end print the report, and save it.
+
+    Args:
+        target: path of the script, or name of a module.
+        arguments: of the script.
+        asked: settings, as in ``EQUIV_PROBE``.
+        module: whether ``target`` is a module's name.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        EquivProbeError: there is no such script.
+    """
+    if not module and not Path(target).is_file():
+        raise EquivProbeError(f"the script {target}", "a file", "equiv-probe run train.py, or -m for a module's name")
+    mine = {"every", "full", "budget", "warmup", "window", "seed", "center", "augment"}
+    finder = Finder({key: value for key, value in asked.items() if key in mine})
+    code = 0
+    with _as_main(target, arguments, asked, module=module):
+        try:
+            if module:
+                runpy.run_module(target, run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(target, run_name="__main__")
+        except SystemExit as exit_:
+            code = _code(exit_)
+        except BaseException as error:
+            error.__traceback__ = _from_the_script_on(error)
+            traceback.print_exception(error)
+            code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+        finally:
+            finder.remove()
+            _conclude(finder.probes, asked.get("report", True), code)
+    return code
+
+
+@contextmanager
+def _as_main(target: str, arguments: Sequence[str], asked: Mapping[str, Any], *, module: bool) -> Iterator[None]:
+    """What a script finds when Python starts it."""
+    before = list(sys.argv), list(sys.path), os.environ.get(settings.VARIABLE)
+    sys.argv = [target, *arguments]
+    sys.path[0] = str(Path.cwd()) if module else str(Path(target).resolve().parent)
+    os.environ[settings.VARIABLE] = settings.written(asked)
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:] = before[0], before[1]
+        if before[2] is None:
+            del os.environ[settings.VARIABLE]
+        else:
+            os.environ[settings.VARIABLE] = before[2]
+
+
+def _code(error: SystemExit) -> int:
+    """The exit code that Python would make of it."""
+    if error.code is None or isinstance(error.code, int):
+        return error.code or 0
+    print(error.code, file=sys.stderr)
+    return 1
+
+
+def _from_the_script_on(error: BaseException) -> Any:
+    """The traceback without the frames that lead to the script."""
+    ours = {__file__, runpy.__file__, "<frozen runpy>"}
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
+        trace = trace.tb_next
+    return trace
+
+
+def _conclude(probes: list[Probe], report: Any, code: int) -> None:
+    for probe in probes:
+        probe.remove()
+    if rank() != 0:
+        return
+    found = [probe for probe in probes if probe.running]
+    if not found and not _CLAIMS:
+        print(
+            "equiv_probe measured nothing: no Trainer of Lightning was run, no module was called with a graph twice. "
+            "In a loop of your own: with ep.Probe(model) as probe: loss = probe.step(lambda: ...)",
+            file=sys.stderr,
+        )
+    for number, probe in enumerate(found):
+        notes = [f"the script ended with exit code {code}"] if code else []
+        made = probe.report(source="a script's run", notes=notes, complete=not code)
+        print(made)
+        if report:
+            path = Path(REPORT) if report is True else Path(report)
+            path = path / REPORT if path.suffix != ".json" else path
+            path = path.with_stem(f"{path.stem}_{number}") if number else path
+            made.save(path)
+            print(f"Saved to {path}")

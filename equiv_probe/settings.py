@@ -1,0 +1,85 @@
+"""The environment variable ``EQUIV_PROBE``: whether to measure, and how."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+VARIABLE = "EQUIV_PROBE"
+
+_OFF, _ON = {"", "0", "false", "off", "no"}, {"1", "true", "on", "yes"}
+_WORDS: dict[str, Any] = {"true": True, "yes": True, "false": False, "no": False, "none": None}
+_NAMES = {"network", "center"}
+"""Settings whose value is a name, even if it looks like a number: children of ``nn.Sequential`` are called 0, 1, …"""
+
+
+def parse(text: str | None, known: Iterable[str]) -> dict[str, Any] | None:
+    """Read the variable.
+
+    Args:
+        text: ``"1"``; ``"every=100,augment=true"``; or JSON: ``'{"schema": {"inputs": {"x": "point"}}}'``. In a list of
+            stages ``+`` stands between them: ``"stages=train+val"``.
+        known: the settings there are.
+
+    Returns:
+        The settings; None if it is unset, or says no.
+
+    Raises:
+        EquivProbeError: an unknown setting, or one without a value.
+
+    >>> parse("every=100,augment=true,budget=none,network=model.net", ["every", "augment", "budget", "network"])
+    {'every': 100, 'augment': True, 'budget': None, 'network': 'model.net'}
+    """
+    text = (text or "").strip()
+    if text.lower() in _OFF:
+        return None
+    if text.lower() in _ON:
+        return {}
+    known = list(known)
+    try:
+        found = json.loads(text) if text.startswith("{") else dict(_pair(part) for part in text.split(",") if part)
+    except ValueError as error:
+        raise _unreadable(text, known) from error
+    if not set(found) <= set(known):
+        raise _unreadable(text, known)
+    return dict(found)
+
+
+def written(settings: Mapping[str, Any]) -> str:
+    """Undo :func:`parse`.
+
+    >>> written({"every": 100, "augment": True})
+    '{"every": 100, "augment": true}'
+    """
+    return json.dumps(dict(settings)) if settings else "1"
+
+
+def _pair(part: str) -> tuple[str, Any]:
+    key, separator, value = (piece.strip() for piece in part.partition("="))
+    if not separator or not value:
+        raise ValueError(part)
+    return key, value if key in _NAMES else _value(key, value)
+
+
+def _value(key: str, value: str) -> Any:
+    if value.lower() in _WORDS:
+        return _WORDS[value.lower()]
+    if key == "stages":
+        return value.split("+")
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _unreadable(text: str, known: list[str]) -> EquivProbeError:
+    return EquivProbeError(
+        f"{VARIABLE}={text!r}", f"1, or some of {', '.join(known)}, each with a value", f'{VARIABLE}="every=100,seed=1"'
+    )

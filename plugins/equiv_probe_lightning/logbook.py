@@ -1,0 +1,132 @@
+"""What is logged, and what was logged when: the history."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.estimates import Sums
+from equiv_probe.probe_report import report_of
+from equiv_probe_lightning import ranks
+from equiv_probe_lightning.trainers import about_to_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    import equiv_probe as ep
+    from equiv_probe.report import Report
+
+KEYS = ("L_total", "L_mean", "L_equiv", "share")
+
+
+class Logbook:
+    """Logs through the module's own ``self.log``, so that every logger gets it.
+
+    Args:
+        prog_bar: whether the progress bar shows the share.
+    """
+
+    def __init__(self, prog_bar: bool) -> None:
+        self.prog_bar = prog_bar
+        self.fresh = False
+        """Whether something was measured in training that was not logged yet."""
+        self._training: dict[str, Tensor] = {}
+        self._keys: list[ranks.Key] | None = None
+        self._history: list[tuple[int, ranks.Key, dict[str, Any]]] = []
+
+    def training(self, probe: ep.Probe, trainer: Any, module: Any) -> None:
+        """Log the estimates over the window and over ranks; nothing waits for the device."""
+        if self.fresh:
+            self.fresh = False
+            if self._keys is None or ranks.world() == 1:
+                mine = [key for key in probe.running if key[0] == "train"]
+                self._keys = sorted({key for keys in ranks.gathered(mine) for key in keys})
+            sums = ranks.of_training(probe.running, self._keys, module.device)
+            self._training = self._values(probe, sums, trainer.global_step)
+        elif not (self._training and about_to_write(trainer)):
+            return
+        self._log(trainer, module, self._training, on_step=True, on_epoch=False)
+
+    def evaluation(self, probe: ep.Probe, stage: str, trainer: Any, module: Any) -> None:
+        """Log the estimates over an epoch and over ranks."""
+        here = {key: one for key, one in probe.running.items() if key[0] == stage and stage not in probe.running.stale}
+        merged = ranks.merged(here)
+        sums = {key: Sums(**state["everything"]).to(module.device) for key, state in merged.items()}
+        sums = self._alone(probe, sums)
+        values = self._values(probe, sums, trainer.global_step)
+        self._log(trainer, module, values, on_step=False, on_epoch=True, sync_dist=True)
+
+    @staticmethod
+    def _alone(probe: ep.Probe, sums: dict[ranks.Key, Sums]) -> dict[ranks.Key, Sums]:
+        """Of a single measurement its replicates, from which its error bar comes."""
+        if ranks.world() > 1:
+            return sums
+        return {key: probe.running[key].shown(one) if key in probe.running else one for key, one in sums.items()}
+
+    def _values(self, probe: ep.Probe, sums: dict[ranks.Key, Sums], step: int) -> dict[str, Tensor]:
+        found = {}
+        for key, one in sums.items():
+            values = one.tensors()
+            running = probe.running.get(key)
+            if running is None or running.labelled:
+                wanted = [name for name in values if name.removesuffix("_stderr") in KEYS]
+            else:
+                wanted = ["L_equiv", "L_equiv_stderr"]
+            few = running is not None and ranks.world() == 1 and not running.has_error_bar
+            kept = {name: values[name] for name in wanted if not (few and name.endswith("_stderr"))}
+            self._history.append((step, key, kept))
+            found.update({f"equiv/{key[0]}/{key[1]}/{name}": value for name, value in kept.items()})
+        return found
+
+    def _log(self, trainer: Any, module: Any, values: dict[str, Tensor], **how: Any) -> None:
+        if trainer.barebones:
+            return
+        for name, value in values.items():
+            single = value.float() if value.device.type == "mps" else value
+            module.log(name, single, prog_bar=self.prog_bar and name.endswith("/share"), batch_size=1, **how)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The estimates after each measurement, as numbers; fetches them from the device."""
+        return [
+            {"step": step, "stage": key[0], "output": key[1], **{name: float(v) for name, v in values.items()}}
+            for step, key, values in self._history
+        ]
+
+    def report(
+        self, probe: ep.Probe, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | None, notes: list[str]
+    ) -> Report:
+        """The report of a run.
+
+        Args:
+            probe: which measured.
+            trainer: which ran it.
+            merged: sums over ranks; None is this rank's own.
+            notes: what a reader must know.
+        """
+        sums = None
+        if merged is not None:
+            sums = {
+                key: ranks.window(state) if key[0] == "train" else Sums(**state["everything"])
+                for key, state in merged.items()
+            }
+            sums = self._alone(probe, sums)
+        protocol = {"steps": trainer.global_step, "ranks": ranks.world(), "cost": f"{self._cost(probe)} of the run"}
+        source = f"a run of {trainer.global_step} steps, epoch {trainer.current_epoch}"
+        complete = not notes
+        return report_of(
+            probe, sums=sums, source=source, protocol=protocol, history=self.history, notes=notes, complete=complete
+        )
+
+    def _cost(self, probe: ep.Probe) -> str:
+        schedules = list(probe.schedules.values())
+        elapsed = max(schedule.elapsed for schedule in schedules)
+        return f"{100 * sum(schedule.seconds for schedule in schedules) / elapsed:.2g} %"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        history = [(step, list(key), {n: float(v) for n, v in values.items()}) for step, key, values in self._history]
+        return {"history": history}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
+        self._history = [(step, (key[0], key[1]), dict(values)) for step, key, values in state["history"]]

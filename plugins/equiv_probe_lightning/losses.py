@@ -1,0 +1,76 @@
+"""Which numbers of a step are its losses: the one it returns, and those it logs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+
+_STAGES = {"train", "training", "val", "valid", "validation", "test", "step", "epoch"}
+_ERRORS = {"mse", "mae", "rmse", "nll", "error", "err", "l1", "l2", "huber"}
+
+
+def losses_of(result: Any, logged: Mapping[str, Any]) -> dict[str, Any]:
+    """The losses of a step by name; empty if it has none.
+
+    The returned loss is ``"loss"``. Further terms are those whose name says loss; if no loss is returned, what is
+    logged decides: names with "loss", else those of errors (mse, mae, rmse, nll, error), else all scalar tensors. The
+    stage in a name (``train_energy_loss``) is left out, since the estimates are kept by stage.
+
+    Args:
+        result: what the step returned.
+        logged: what it logged, by name.
+
+    >>> x = torch.tensor(1.0)
+    >>> losses_of({"loss": x, "y": torch.zeros(3)}, {"train/energy_loss": torch.tensor(0.5), "lr": 0.1})
+    {'loss': tensor(1.), 'energy_loss': tensor(0.5000)}
+    >>> losses_of(None, {"val_mae": 0.25, "step": 3})
+    {'mae': 0.25}
+    """
+    returned = result.get("loss") if isinstance(result, Mapping) else result
+    found = {"loss": returned} if _is_scalar(returned) else {}
+    given = {**result, **logged} if isinstance(result, Mapping) else logged
+    rest = {n: v for n, v in given.items() if n != "loss" and _is_number(v) and not _same(v, returned)}
+    if not found and "loss" in given and _is_number(given["loss"]):
+        rest["loss"] = given["loss"]
+    named = {name: value for name, value in rest.items() if "loss" in name.lower()}
+    if not found and not named:
+        named = {name: value for name, value in rest.items() if _ERRORS & set(_words(name))}
+    if not found and not named:
+        named = {name: value for name, value in rest.items() if _is_scalar(value)}
+    for name, value in named.items():
+        short = _without_stage(name)
+        if short == "loss" and "loss" in found:
+            continue  # the returned loss again, under its logged name
+        found[name if short in found else short] = value
+    return found
+
+
+@cache
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(word for word in re.split(r"[\W_]+", name.lower()) if word)
+
+
+@cache
+def _without_stage(name: str) -> str:
+    words = [word for word in re.split(r"[\W_]+", name) if word and word.lower() not in _STAGES]
+    return "_".join(words) or name
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point()
+
+
+def _is_number(value: Any) -> bool:
+    return _is_scalar(value) or (isinstance(value, float))
+
+
+def _same(value: Any, returned: Any) -> bool:
+    """Whether a logged tensor is the returned loss, or a detached view of it; nothing is read from the device."""
+    if value is returned:
+        return True
+    both = isinstance(value, torch.Tensor) and isinstance(returned, torch.Tensor)
+    return both and value.dtype == returned.dtype and value.data_ptr() == returned.data_ptr() != 0

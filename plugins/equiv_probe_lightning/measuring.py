@@ -1,0 +1,344 @@
+"""The callback's logic, without a framework: Lightning's own two packages each get a class made of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence  # noqa: TC003 - configuration tools resolve the annotations
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import equiv_probe as ep
+from equiv_probe.called import calls_of
+from equiv_probe.isolation import rank
+from equiv_probe.objectives import Training
+from equiv_probe.running_script import REPORT, claim
+from equiv_probe_lightning import configured, locating, ranks
+from equiv_probe_lightning.logbook import Logbook
+from equiv_probe_lightning.losses import losses_of
+from equiv_probe_lightning.stepping import STEPS, Step, copied, recorded_logs, silent
+from equiv_probe_lightning.trainers import defines, dummy_logger, reads_iterator
+
+
+class Measuring:
+    """Measures how much of a LightningModule's loss is there only because its network does not respect rotation.
+
+    Logs ``equiv/<stage>/<loss>/L_total``, ``L_mean``, ``L_equiv`` and ``share``, each with ``_stderr``, and prints a
+    table in the end. Training steps that are due are run again with the network's answers replaced, without a trace in
+    weights, metrics, logs or random numbers.
+
+    Args:
+        every: training steps between two measurements; ``"epoch"`` for one in each; a rule ``step -> bool``; or None.
+        network: name of the submodule to measure, such as ``"model.net"``, or ``"."`` for the LightningModule itself;
+            None finds the one that is called with coordinates.
+        schema: representations, an :class:`equiv_probe.Schema` or the same as nested mappings of words; None infers.
+        plan: of validation and test; a plan, its design's name or its arguments.
+        full: validation (test) batches of which one is measured, at random, at least one an epoch; a rule; or None.
+        budget: largest share of the elapsed time that measuring in validation may take.
+        warmup: training steps at the beginning that are left alone.
+        window: training measurements in the running estimate.
+        augment: turn the network's training inputs at random too, and its answers back.
+        light: the plan of training steps; None is two rotations.
+        center: of rotation: ``"centroid"`` or ``"origin"``.
+        seed: of the rotations.
+        stages: which of ``"train"``, ``"val"`` and ``"test"`` are measured.
+        prog_bar: whether the progress bar shows the share.
+        report: where to save the report as JSON: a file, a directory, or True for ``equiv_probe_report.json`` in the
+            logger's directory.
+        verbose: whether to print the assumptions and the table.
+
+    Raises:
+        EquivProbeError: at the first step, if the network or the schema cannot be found. What cannot be measured later
+            is warned of and listed, and never ends a run.
+    """
+
+    def __init__(
+        self,
+        every: int | Literal["epoch"] | Callable[[int], bool] | None = 50,
+        *,
+        network: str | None = None,
+        schema: dict[str, Any] | ep.Schema | None = None,
+        plan: str | dict[str, Any] | ep.RotationPlan | None = None,
+        full: int | Callable[[int], bool] | None = 10,
+        budget: float | None = 0.02,
+        warmup: int = 0,
+        window: int = 10,
+        augment: bool = False,
+        light: str | dict[str, Any] | ep.RotationPlan | None = None,
+        center: str = "centroid",
+        seed: int = 0,
+        stages: Sequence[str] = ("train", "val", "test"),
+        prog_bar: bool = True,
+        report: str | bool | None = None,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network, self.schema = network, configured.schema(schema)
+        unknown = sorted(set(stages) - set(STEPS.values()))
+        if unknown:
+            raise ep.EquivProbeError(f"stages {unknown}", f"some of {list(STEPS.values())}", 'stages=("train", "val")')
+        self.options: dict[str, Any] = {
+            "every": every,
+            "warmup": warmup,
+            "full": full,
+            "budget": budget,
+            "window": window,
+            "center": center,
+            "seed": seed,
+            "plan": configured.plan(plan),
+        }
+        if light is not None:
+            self.options["light"] = configured.plan(light)
+        ep.Probe(torch.nn.Identity(), **self.options).schedule("step", "train")  # what is wrong is an error here
+        self.stages, self.augment, self.verbose = tuple(stages), augment, verbose
+        self.report_to: str | bool | None = report
+        self.from_environment = False
+        """Whether it was added by ``EQUIV_PROBE``: then it steps back behind a callback of the user's own."""
+        self.probe: ep.Probe | None = None
+        self.logbook = Logbook(prog_bar)
+        self._restored: dict[str, Any] | None = None
+        self._epochs: dict[str, float | None] = {}
+        self._directory = "."
+        self._release()
+
+    def _release(self) -> None:
+        """Hold nothing of a run."""
+        self._trainer: Any = None
+        self._module: Any = None
+        self._steps: list[Step] = []
+        self._augmentation: ep.Augmentation | None = None
+
+    @property
+    def state_key(self) -> str:
+        """The name of the callback's state in a checkpoint."""
+        return "EquivarianceCallback" + (" of EQUIV_PROBE" if self.from_environment else "")
+
+    # Begin and end of a run ----------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Stand in for the module's steps."""
+        del stage
+        self._take_off()
+        others = [one for one in trainer.callbacks if isinstance(one, Measuring) and one is not self]
+        if self.from_environment and others:
+            return
+        if self.probe is not None and all(m is not self.probe.model for m in pl_module.modules()):
+            self.probe = None  # the same callback for another model
+        self._trainer, self._module = trainer, pl_module
+        self._directory = trainer.log_dir or "."  # every rank must ask
+        claim(pl_module)
+        for name, key in STEPS.items():
+            if key in self.stages and defines(pl_module, name):
+                self._steps.append(Step(pl_module, name, self._step))
+        self._augment()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Give the module its steps back."""
+        del trainer, pl_module, stage
+        self._take_off()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Give the module its steps back, and show what was measured until then."""
+        del pl_module
+        if self._module is None:
+            return
+        self._take_off()
+        if self.probe is not None and self.probe.running and trainer.is_global_zero:
+            self._conclude(trainer, None, [f"stopped by {type(exception).__name__}"])
+
+    def _take_off(self) -> None:
+        for step in reversed(self._steps):
+            step.remove()
+        if self._augmentation is not None:
+            self._augmentation.remove()
+        self._release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the run: a copy of the callback measures anew."""
+        gone: dict[str, Any] = {"_trainer": None, "_module": None, "_steps": [], "_augmentation": None, "probe": None}
+        kept = {name: value for name, value in vars(self).items() if name not in {"log", "log_dict"}}
+        return {**kept, **gone}
+
+    # A step --------------------------------------------------------------------------------------------------------
+
+    def _step(self, stage: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a step of the module, measured if that is due."""
+        module = self._module
+        if self._trainer.sanity_checking:
+            return original(*args, **kwargs)
+        repeatable = not reads_iterator(original) and (stage != "train" or module.automatic_optimization)
+        if self.probe is None:
+            known = locating.known(module, self.network)
+            again = copied((args, kwargs)) if repeatable else None
+            if known is not None:
+                self._begin(known)
+            elif again is not None:
+                with self._quiet():
+                    self._begin(locating.seen(module, self.schema, original, *again))
+            else:  # then the user's own run shows which it is
+                with calls_of(module, self.schema) as called:
+                    result = original(*args, **kwargs)
+                self._begin(Training(called.only(module)))
+                return result
+        probe = self.probe
+        assert probe is not None
+        outcome: list[Any] = []
+        pristine: list[Any] = []
+
+        def step() -> dict[str, Any]:
+            if outcome:  # run again: on a batch of its own, for the step may write into it
+                given, named = copied(pristine[0]) or (args, kwargs)
+                with recorded_logs(module, forward=False) as logged:
+                    return losses_of(original(*given, **named), logged)
+            if probe.recording:
+                pristine.append(copied((args, kwargs)))
+            with recorded_logs(module, forward=True) as logged:
+                outcome.append(original(*args, **kwargs))
+            return losses_of(outcome[0], logged)
+
+        probe.step(step, stage=stage, replay=repeatable)
+        self.logbook.fresh |= stage == "train" and probe.schedules["step", stage].was_due
+        return outcome[0]
+
+    def _begin(self, training: Training) -> None:
+        """Make the probe."""
+        network, module = training.network, self._module
+        self.probe = ep.Probe(
+            network,
+            self.schema or training.schema,
+            objectives=training.objectives,
+            protect=(module,),
+            quiet=self._quiet,
+            **self.options,
+        )
+        if self._restored is not None:
+            self._restore(self._restored)
+        for stage, calls in self._epochs.items():
+            self._begin_epoch(stage, calls)
+        self._augment()
+        if self.verbose and self._trainer.is_global_zero:
+            name = next((name for name, m in module.named_modules() if m is network), "") or "."
+            print(f'equiv_probe measures network="{name}" ({type(network).__name__})', file=sys.stderr)
+
+    def _augment(self) -> None:
+        if self.augment and self.probe is not None and self._augmentation is None:
+            seed, center = self.options["seed"] + self._trainer.global_step, self.options["center"]
+            self._augmentation = ep.augment(self.probe.model, self.probe.schema, center=center, seed=seed)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        with silent(self._module, self._trainer, dummy_logger(self._trainer)):
+            yield
+
+    # Epochs and logging --------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Let one step of the epoch be due, if that is the cadence."""
+        del trainer, pl_module
+        self._begin_epoch("train", None)
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start the epoch's estimates from nothing."""
+        del pl_module
+        if not trainer.sanity_checking:
+            self._begin_epoch("val", sum(trainer.num_val_batches))
+
+    def on_test_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start the estimates from nothing."""
+        del pl_module
+        self._begin_epoch("test", sum(trainer.num_test_batches))
+
+    def _begin_epoch(self, stage: str, calls: float | None) -> None:
+        self._epochs[stage] = calls
+        if self.probe is None or self._module is None:
+            return
+        schedule = self.probe.schedule("step", stage)
+        self.probe.begin_epoch(stage, calls, fresh=stage != "train")
+        if stage != "train" and ranks.world() > 1:
+            # What one rank measures all must: a step that is run again may hold a collective.
+            schedule.allowance = ranks.gathered(schedule.allowed())[0]
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the running estimate, after a measurement and whenever Lightning is about to write."""
+        del outputs, batch, batch_idx
+        if self._module is not None and self.probe is not None:
+            self.logbook.training(self.probe, trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log the epoch's estimate."""
+        if not trainer.sanity_checking:
+            self._evaluated("val", trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log the estimate."""
+        self._evaluated("test", trainer, pl_module)
+
+    def _evaluated(self, stage: str, trainer: Any, pl_module: Any) -> None:
+        if self._module is not None and self.probe is not None and stage in self.stages:
+            self.logbook.evaluation(self.probe, stage, trainer, pl_module)
+
+    # The end -------------------------------------------------------------------------------------------------------
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print the table, and save the report."""
+        del pl_module
+        self._conclude_together(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print the table, unless this is part of fitting."""
+        del pl_module
+        if trainer.state.fn != "fit":
+            self._conclude_together(trainer)
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print the table, and save the report."""
+        del pl_module
+        self._conclude_together(trainer)
+
+    def _conclude_together(self, trainer: Any) -> None:
+        if self._module is None or self.probe is None:
+            return
+        merged = ranks.merged(self.probe.running)
+        if merged and trainer.is_global_zero:
+            self._conclude(trainer, merged, [])
+
+    def _conclude(self, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | None, notes: list[str]) -> None:
+        assert self.probe is not None
+        report = self.logbook.report(self.probe, trainer, merged, notes)
+        if self.verbose:
+            print(report)
+        if self.report_to:
+            path = Path(self._directory if self.report_to is True else self.report_to)
+            path = path / REPORT if path.suffix != ".json" else path
+            report.save(path)
+            if self.verbose:
+                print(f"Saved to {path}")
+
+    # Checkpoints ---------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums over all ranks, counts, and random states; every rank must call it."""
+        if self.probe is None:
+            return self._restored or {}
+        state = self.probe.state_dict()
+        generators = ranks.gathered(state.pop("generator"))
+        state["running"] = ranks.merged(self.probe.running)
+        return {"probe": state, "generators": generators, "logbook": self.logbook.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`; as soon as there is a probe."""
+        self._restored = dict(state_dict)
+        if self.probe is not None:
+            self._restore(self._restored)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        assert self.probe is not None
+        generators, mine = state["generators"], rank()
+        generator = generators[mine] if len(generators) == ranks.world() else None
+        first = mine == 0  # the sums are over all ranks
+        running = state["probe"]["running"] if first else {}
+        self.probe.load_state_dict({**state["probe"], "running": running, "generator": generator})
+        self.logbook.load_state_dict(state["logbook"])
+        self._restored = None

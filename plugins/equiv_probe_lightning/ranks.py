@@ -1,0 +1,91 @@
+"""Sums over the ranks of a distributed run."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.estimates import Sums
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
+
+    from equiv_probe.running import Running
+
+Key = tuple[str, str]
+"""Stage and output."""
+
+
+def world() -> int:
+    """How many processes train together."""
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def gathered(value: Any) -> list[Any]:
+    """The value of every rank; waits for all of them."""
+    if world() == 1:
+        return [value]
+    found: list[Any] = [None] * world()
+    torch.distributed.all_gather_object(found, value)
+    return found
+
+
+def of_training(running: Mapping[Key, Running], keys: Iterable[Key], device: torch.device) -> dict[Key, Sums]:
+    """Sums over the window and over ranks, by one collective of fixed size, without waiting for the device.
+
+    Args:
+        running: this rank's.
+        keys: the same on all ranks; what this rank has not measured counts nothing.
+        device: where the collective runs.
+    """
+    if world() == 1:
+        return {key: running[key].latest for key in keys if key in running}
+    keys = list(keys)
+    stacked: Tensor = torch.zeros(len(keys), 13, dtype=torch.float64, device=device)
+    for k, key in enumerate(keys):
+        if key in running:
+            stacked[k] = running[key].latest.flat()
+    torch.distributed.all_reduce(stacked)
+    return {key: Sums.from_flat(row) for key, row in zip(keys, stacked, strict=True)}
+
+
+def merged(running: Mapping[Key, Running]) -> dict[Key, dict[str, Any]]:
+    """The state of every rank's running estimates added up; waits for all ranks.
+
+    The windows are added measurement by measurement, from the latest: ranks measure at the same steps.
+    """
+    states = gathered({key: one.state_dict() for key, one in running.items()})
+    if len(states) == 1:
+        return dict(states[0])
+    found = {}
+    for key in sorted({key for state in states for key in state}):
+        mine = [state[key] for state in states if key in state]
+        length = max(len(state["recent"]) for state in mine)
+        recent = [
+            _sum(Sums(**state["recent"][-k]) for state in mine if k <= len(state["recent"]))
+            for k in range(length, 0, -1)
+        ]
+        everything = _sum(Sums(**state["everything"]) for state in mine)
+        structures = sum(state["structures"] for state in mine)
+        found[key] = {
+            "everything": vars(everything),
+            "recent": [vars(sums) for sums in recent],
+            "structures": structures,
+            "labelled": mine[0]["labelled"],
+        }
+    return found
+
+
+def window(state: Mapping[str, Any]) -> Sums:
+    """Sums over the window of a running estimate's state."""
+    return _sum(Sums(**sums) for sums in state["recent"])
+
+
+def _sum(several: Iterable[Sums]) -> Sums:
+    return reduce(add, several)

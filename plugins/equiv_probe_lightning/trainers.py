@@ -1,0 +1,43 @@
+"""What is asked of Lightning itself, the same for ``lightning`` and ``pytorch_lightning``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+FLAVOURS = ("lightning.pytorch", "pytorch_lightning")
+
+
+def flavour(thing: Any) -> str:
+    """Of which package a Trainer or LightningModule is, subclasses of the user's included."""
+    for kind in type(thing).__mro__:
+        for name in FLAVOURS:
+            if kind.__module__.startswith(f"{name}."):
+                return name
+    return FLAVOURS[-1]
+
+
+def dummy_logger(trainer: Any) -> type[Any]:
+    """Lightning's logger that logs nothing."""
+    kind: type[Any] = importlib.import_module(f"{flavour(trainer)}.loggers.logger").DummyLogger
+    return kind
+
+
+def defines(module: Any, name: str) -> bool:
+    """Whether a LightningModule has a method of its own, not Lightning's empty one."""
+    if name in vars(module):
+        return True
+    owner = next((kind for kind in type(module).__mro__ if name in vars(kind)), None)
+    return owner is not None and not owner.__module__.startswith(tuple(f"{each}." for each in FLAVOURS))
+
+
+def reads_iterator(step: Any) -> bool:
+    """Whether a step takes its batches from an iterator, and so gets another one when it is run again."""
+    return "dataloader_iter" in inspect.signature(step).parameters
+
+
+def about_to_write(trainer: Any) -> bool:
+    """Whether Lightning gives this step's values to its loggers; True where that cannot be known."""
+    connector = getattr(trainer, "_logger_connector", None)
+    return bool(getattr(connector, "should_update_logs", True)) or bool(trainer.fast_dev_run)

@@ -1,0 +1,142 @@
+"""Random-rotation augmentation of SchNetPack's data: every quantity of a structure turns, labels too.
+
+>>> import torch
+>>> from equiv_probe_schnetpack import RandomRotation
+>>> sample = {"_positions": torch.eye(3), "forces": torch.eye(3), "energy": torch.ones(1)}
+>>> turned = RandomRotation()(sample)
+>>> torch.equal(turned["_positions"], turned["forces"]), torch.equal(sample["forces"], torch.eye(3))
+(True, True)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from schnetpack.transform import CachedNeighborList, Transform
+
+from equiv_probe import representations as reps
+from equiv_probe import rotations
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.schema import Schema
+from equiv_probe_schnetpack.quantities import INPUTS, PROPERTIES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from equiv_probe.representations import Representation
+
+_WORDS: dict[str, Representation] = {
+    "scalar": reps.scalar,
+    "vector": reps.vector,
+    "axial": reps.axial,
+    "point": reps.point,
+    "tensor": reps.tensor(2),
+    "voigt": reps.voigt(),
+    "fixed": reps.fixed,
+}
+
+
+class RandomRotation(Transform):  # type: ignore[misc]  # SchNetPack is untyped
+    """Turn a structure and everything that is known about it by one Haar rotation about the origin.
+
+    Positions, cell, cell offsets, pair vectors, fields and labels turn; the sample that comes in, which a dataset may
+    keep, is left as it is. For ``train_transforms``, after `SubtractCenterOfMass` if there is one; before or after a
+    neighbour list, but after one that is cached on disk. The rotation is drawn from torch's global random state, which
+    the workers of a loader seed, each differently.
+
+    Args:
+        quantities: how properties of names that are not SchNetPack's turn: ``scalar``, ``vector``, ``axial``,
+            ``point``, ``tensor`` (3×3), ``voigt`` (ASE's order) or ``fixed``, by name.
+        improper: turn by rotations and, half of the time, by improper ones.
+
+    Raises:
+        EquivProbeError: at the first sample, if it holds something of which it is not known how it turns.
+    """
+
+    is_preprocessor = True
+    is_postprocessor = False
+
+    def __init__(self, quantities: Mapping[str, str] | None = None, improper: bool = False) -> None:
+        super().__init__()
+        given = dict(quantities or {})
+        unknown = sorted({word for word in given.values() if word not in _WORDS})
+        if unknown:
+            raise EquivProbeError(
+                f"quantities as {', '.join(unknown)}", f"one of {', '.join(_WORDS)}", 'quantities={"mu": "vector"}'
+            )
+        self.improper = improper
+        self._declared = {name: _WORDS[word] for name, word in given.items()}
+
+    def datamodule(self, value: Any) -> None:
+        """See that no neighbour list is cached behind a rotation: it would be that of another orientation."""
+        for stage in ("train", "val", "test"):
+            order = list(getattr(value, f"{stage}_transforms", None) or [])
+            behind = order[order.index(self) :] if self in order else []
+            if any(isinstance(one, CachedNeighborList) for one in behind):
+                raise EquivProbeError(
+                    "RandomRotation before CachedNeighborList, whose cell offsets are those of one orientation",
+                    "the cached list first",
+                    "put RandomRotation behind it in the transforms",
+                )
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The sample in another orientation.
+
+        Args:
+            inputs: one sample by property name, ``(N, 3)`` per atom and ``(1, ...)`` per structure.
+
+        Returns:
+            A new dict; what turns is new, the rest is shared.
+        """
+        g = rotations.haar(1, torch.default_generator)[0]  # torch seeds it anew in every worker and epoch
+        if self.improper and torch.rand(()) < 0.5:
+            g = -g
+        return turned(inputs, g, self._declared)
+
+
+def turned(
+    sample: Mapping[str, Tensor], rotation: Tensor, declared: Mapping[str, Representation] | None = None
+) -> dict[str, Tensor]:
+    """A sample turned about the origin by a rotation ``(3, 3)``; what turns is new.
+
+    Args:
+        sample: by property name.
+        rotation: proper or improper.
+        declared: how names turn that are not SchNetPack's.
+    """
+    found = dict(sample)
+    for name, value in sample.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            representation = representation_of(name, value, declared or {})
+            if not isinstance(representation, reps.Fixed) and representation != reps.scalar:
+                # In double precision: the rounding of a rotation in single precision would not be orthogonal.
+                found[name] = representation.turn(value.double(), rotation).to(value.dtype)
+    return found
+
+
+def representation_of(name: str, value: Tensor, declared: Mapping[str, Representation]) -> Representation:
+    """How one entry of a sample turns: as declared, by SchNetPack's names, by the field's usual names and its shape.
+
+    Raises:
+        EquivProbeError: it could turn in several ways.
+    """
+    if name in declared:
+        return declared[name]
+    known = INPUTS.get(name) or PROPERTIES.get(name)
+    if known is not None:
+        event = known.representation.event_shape
+        if tuple(value.shape[value.ndim - len(event) :]) == event:
+            return known.representation
+        if value.numel() == 1:
+            return reps.scalar  # the magnitude of a dipole, an isotropic polarizability
+    try:
+        return Schema.infer({"_positions": torch.zeros(2, 3), name: value}, {}).inputs[name]
+    except EquivProbeError as error:
+        raise EquivProbeError(
+            f"{name!r} of shape {tuple(value.shape)}, of which it is not known how it turns",
+            "a declaration",
+            f'RandomRotation(quantities={{"{name}": "vector"}}), or "fixed", "scalar", "axial", "tensor", "voigt"',
+        ) from error

@@ -1,0 +1,185 @@
+"""``equiv-probe run``: a script as Python would run it, measured, whatever way it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import equiv_probe as ep
+from equiv_probe import running_script, settings
+from equiv_probe.capture import CallAdapter
+from equiv_probe.report import Report
+from equiv_probe.running_script import REPORT, Finder, run_script
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-c", "from equiv_probe.cli import main; main()", "run"]
+
+
+def started(path: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    (path / "train.py").write_text(textwrap.dedent(script))
+    given = {key: value for key, value in os.environ.items() if key != "EQUIV_PROBE"}
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=path,
+        env={**given, **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+class Graph:
+    """A batch of one graph, such as a framework would define."""
+
+    def __init__(self, pos: Tensor) -> None:
+        self.pos = pos
+
+
+class GraphAdapter:
+    """Reads it."""
+
+    def split(self, args: Any, kwargs: Any) -> Any:
+        del kwargs
+        return {"pos": args[0].pos}, lambda values: ((Graph(values["pos"]),), {})
+
+    def stack(self, inputs: Any, turned: Any) -> None:
+        return None
+
+    def structures(self, inputs: Any, schema: Any, center: Any) -> None:
+        return None
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(module: nn.Module, args: Any, kwargs: Any) -> GraphAdapter | None:
+        return GraphAdapter() if args and isinstance(args[0], Graph) else None
+
+    monkeypatch.setattr("equiv_probe.capture._readers", lambda: [read])
+    monkeypatch.setattr(running_script, "_CLAIMS", [])
+
+
+class Field(nn.Module):
+    """``f(x) = M x``: its orbit's variance is that of ``g⁻¹ M g``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3, bias=False).double()
+        with torch.no_grad():
+            self.inner.weight.copy_(torch.diag(torch.tensor([2.0, 1.0, 1.0])))
+
+    def forward(self, graph: Graph) -> dict[str, Tensor]:
+        x = graph.pos - graph.pos.mean(-2, keepdim=True)
+        return {"forces": self.inner(x)}
+
+
+def test_a_loop_over_graphs_is_found_and_measured(graphs: None) -> None:
+    del graphs
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x - x.mean(0)
+    model, loss = nn.Sequential(Field()), nn.MSELoss()
+    finder = Finder({"every": 1, "light": ep.RotationPlan("icosahedral", replicates=2)})
+    for _ in range(3):
+        loss(model(Graph(x))["forces"], x)
+    finder.remove()
+    (probe,) = finder.probes
+    assert probe.model is model, "the outermost one"
+    # E|g⁻¹Mg x|² − |tr(M)/3 x|² = (tr(MᵀM)/3 − (tr(M)/3)²)|x|²; rounding alone, since the plan is exact
+    expected = (6 / 3 - (4 / 3) ** 2) * float(x.square().mean())
+    assert probe.compute()["equiv/train/forces/L_equiv"] == pytest.approx(expected, rel=1e-9)
+    assert probe.schedules["call", "train"].step == 2, "from the second call on"
+    probe.remove()
+
+
+def test_claimed_modules_and_plain_tensors_are_left_alone(graphs: None) -> None:
+    del graphs
+    model, graph = Field(), Graph(torch.randn(4, 3, dtype=torch.float64))
+    running_script.claim(model)
+    finder = Finder({})
+    model(graph)
+    nn.Linear(3, 3)(torch.randn(4, 3))
+    finder.remove()
+    assert not finder.probes
+    assert isinstance(ep.capture.adapter_for(nn.Linear(3, 3), (torch.zeros(3),), {}), CallAdapter)
+
+
+@pytest.mark.parametrize(("ends", "code"), [("", 0), ("raise SystemExit(7)", 7), ("raise KeyError('mine')", 1)])
+def test_the_report_is_saved_however_the_script_ends(
+    ends: str, code: int, graphs: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del graphs
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys, torch
+        from equiv_probe.loop_of_test import Field, Graph
+        assert sys.argv[1:] == ["--lr", "2"] and __name__ == "__main__"
+        model = Field()
+        for _ in range(4):
+            model(Graph(torch.randn(4, 3, dtype=torch.float64)))
+        """)
+        + ends
+    )
+    sys.modules["equiv_probe.loop_of_test"] = sys.modules[__name__]
+    before = list(sys.argv), list(sys.path)
+    try:
+        found = run_script(str(script), ["--lr", "2"], {"every": 1, "report": str(tmp_path)})
+    finally:
+        del sys.modules["equiv_probe.loop_of_test"]
+    assert found == code
+    assert (sys.argv, sys.path) == before
+    report = Report.load(tmp_path / REPORT)
+    assert report["train/forces"].structures == 3
+    assert report.complete == (code == 0)
+    printed = capsys.readouterr()
+    assert "train/forces" in printed.out
+    if "KeyError" in ends:
+        assert printed.err.splitlines()[-1] == "KeyError: 'mine'"
+        assert "running_script" not in printed.err, "the traceback begins in the script"
+
+
+def test_arguments_codes_and_tracebacks_pass_through(tmp_path: Path) -> None:
+    script = """
+        import json, os, sys
+        import beside
+        print(json.dumps([sys.argv, os.environ["EQUIV_PROBE"], __name__, sys.path[0] == os.getcwd()]))
+        raise SystemExit(int(sys.argv[-1]))
+    """
+    (tmp_path / "beside.py").write_text("")
+    done = started(tmp_path, script, "-s", "every=7", "train.py", "--every", "3", "5")
+    assert done.returncode == 5, done.stderr
+    assert done.stdout.strip() == '[["train.py", "--every", "3", "5"], "{\\"every\\": 7}", "__main__", true]'
+    assert "measured nothing" in done.stderr
+    done = started(tmp_path, script, "-m", "train", "0")
+    assert done.returncode == 0, done.stderr
+    done = started(tmp_path, "def f():\n    raise ValueError('mine')\nf()", "train.py")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0].startswith("Traceback")
+    assert "ValueError: mine" in done.stderr
+    assert "runpy" not in done.stderr
+
+
+def test_settings_and_missing_scripts_teach(tmp_path: Path) -> None:
+    done = started(tmp_path, "", "-s", "evry=7", "train.py")
+    assert done.returncode == 2
+    assert "every" in done.stderr
+    done = started(tmp_path, "", "other.py")
+    assert done.returncode == 2
+    assert "other.py" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "1", "every=100", "every=epoch,network=0,budget=none,stages=train+val,seed=3"])
+def test_settings_survive_being_written(text: str) -> None:
+    known = ["every", "network", "budget", "stages", "seed"]
+    found = settings.parse(text, known)
+    if found is not None:
+        assert settings.parse(settings.written(found), known) == found

@@ -1,0 +1,74 @@
+"""A resumed run's estimates are those of one that was not interrupted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+
+from equiv_probe_lightning import EquivarianceCallback
+
+from .lightning_models import LinearModule, loader, trainer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def fresh() -> EquivarianceCallback:
+    return EquivarianceCallback(every=3, plan="klein", full=2, budget=None, window=4, verbose=False)
+
+
+def run(path: Path, epochs: int, callback: EquivarianceCallback, checkpoint: str | None = None) -> LinearModule:
+    keep = pl.callbacks.ModelCheckpoint(path, filename="{epoch}", save_top_k=-1)
+    torch.manual_seed(0)
+    module = LinearModule(lr=1e-2)
+    fit = trainer(path, [callback, keep], max_epochs=epochs, enable_checkpointing=True)
+    fit.fit(module, loader(), loader(seed=1), ckpt_path=checkpoint)
+    return module
+
+
+def state(callback: EquivarianceCallback) -> Any:
+    assert callback.probe is not None
+    return callback.probe.compute(), callback.probe.compute(window=False), callback.logbook.history
+
+
+def test_resuming_gives_the_same_numbers(tmp_path: Path) -> None:
+    whole, first, second = fresh(), fresh(), fresh()
+    run(tmp_path / "whole", 4, whole)
+    run(tmp_path / "parts", 2, first)
+    assert state(first) != state(whole)
+    weights = run(tmp_path / "parts", 4, second, str(tmp_path / "parts" / "epoch=1.ckpt"))
+    assert state(second) == state(whole)
+    assert whole.probe is not None
+    assert second.probe is not None
+    assert second.probe.schedules["step", "train"].step == whole.probe.schedules["step", "train"].step == 32
+    assert weights.net.matrix.isfinite().all()
+
+
+def test_a_checkpoint_without_the_sums_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control."""
+    whole, first, second = fresh(), fresh(), fresh()
+    run(tmp_path / "whole", 4, whole)
+    run(tmp_path / "parts", 2, first)
+    monkeypatch.setattr(EquivarianceCallback, "load_state_dict", lambda self, state: None)
+    run(tmp_path / "parts", 4, second, str(tmp_path / "parts" / "epoch=1.ckpt"))
+    assert state(second) != state(whole)
+
+
+def test_state_survives_a_run_that_never_stepped(tmp_path: Path) -> None:
+    """A checkpoint that is loaded and saved again before the first step holds what it held."""
+    first, second = fresh(), fresh()
+    run(tmp_path, 1, first)
+    kept = first.state_dict()
+    second.load_state_dict(kept)
+    assert second.state_dict() == kept
+
+
+def test_a_checkpoint_is_read_with_weights_only(tmp_path: Path) -> None:
+    callback = fresh()
+    run(tmp_path, 1, callback)
+    stored = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)
+    assert set(stored["callbacks"]["EquivarianceCallback"]) == {"probe", "generators", "logbook"}
