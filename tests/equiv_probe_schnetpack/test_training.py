@@ -116,7 +116,7 @@ def test_the_decomposition_is_that_of_a_loop_over_rotations(setting: str, monkey
     task = make_task(potential(), *SETTINGS[setting]())
     given = batch() | {"total": torch.arange(4.0).double()}
     rotations = ep.rotations.haar(12 * 4, torch.Generator().manual_seed(3)).reshape(12, 1, 4, 3, 3)
-    monkeypatch.setattr("equiv_probe.probe.draw", lambda *args: rotations)
+    monkeypatch.setattr("equiv_probe.turning.draw", lambda *args: rotations)
     found = quiet(task)
     with ep.Probe(found.network, found.schema, light=PLAN, every=1, objectives=found.objectives) as probe:
         probe.step(lambda: task.training_step(copied(given), 0), stage="train")
