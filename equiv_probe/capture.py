@@ -33,7 +33,13 @@ Part = Callable[[Mapping[str, "Tensor"]], dict[str, "Tensor"]]
 
 
 class Adapter(Protocol):
-    """How a framework's batches are read and written."""
+    """How a framework's batches are read and written.
+
+    An adapter may also have ``infer(inputs, raw, declared)``, which takes the place of :meth:`Schema.infer` where the
+    framework defines what a tensor is, ``dicts(args, kwargs)``, the dicts inside its batches into which a network may
+    write, and ``unsure = True`` if stacking goes by convention: then two copies are evaluated together and one by one,
+    once, and must agree.
+    """
 
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
         """Arguments of a call by name, and how to make fresh arguments from such values."""
@@ -158,14 +164,21 @@ class Call:
     dicts: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
 
     @classmethod
-    def of(cls, split: Split, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """Keep a call; its tensors are cloned, since the network may write into them."""
+    def of(
+        cls, split: Split, args: tuple[Any, ...], kwargs: dict[str, Any], own: list[dict[str, Any]] | None = None
+    ) -> Call:
+        """Keep a call; its tensors are cloned, since the network may write into them, and into its ``own`` dicts."""
         leaves, rebuild = split(args, kwargs)
         differentiated = frozenset(n for n, v in leaves.items() if isinstance(v, torch.Tensor) and v.requires_grad)
-        dicts = tuple((v, dict(v)) for v in (*args, *kwargs.values()) if isinstance(v, dict))
+        dicts = tuple((v, dict(v)) for v in (dicts_among(args, kwargs) if own is None else own))
         # Outside inference mode, so that a model may differentiate the copies.
         with torch.inference_mode(False), torch.no_grad():
             return cls({name: cloned(value) for name, value in leaves.items()}, rebuild, differentiated, dicts)
+
+
+def dicts_among(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
+    """The arguments of a call that are dicts, into which a network may write."""
+    return [value for value in (*args, *kwargs.values()) if isinstance(value, dict)]
 
 
 def cloned(value: Any) -> Any:

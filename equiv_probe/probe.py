@@ -60,6 +60,12 @@ LIGHT = RotationPlan("haar", replicates=2)
 """Two rotations: the fewest with which ``L_equiv`` can be estimated without bias."""
 
 
+def _against(targets: Mapping[str, str] | Evaluate | None, loss: AnyLoss | Mapping[str, AnyLoss]) -> Evaluate:
+    if callable(targets):
+        return targets
+    return labelled(targets, loss) if targets else label_free
+
+
 class Probe:
     """Measures a module's symmetry error while it is being used.
 
@@ -83,7 +89,8 @@ class Probe:
         seed: of the rotations, which come from generators of the probe's own.
         adapter: for batches that are not made of tensors, tuples and dicts; see :class:`equiv_probe.capture.Adapter`.
         stack: whether a dense batch may hold several copies; None tries it once and compares.
-        targets: labels among the inputs of the call, by output: ``{"energy": "y"}``; their loss is decomposed.
+        targets: labels among the inputs of the call, by output: ``{"energy": "y"}``; their loss is decomposed. Or a
+            function that finds them, see :data:`equiv_probe.objectives.Evaluate`.
         loss: against the targets; a name, or one by output.
         objectives: the losses of a call, structure by structure, for those who know them: then :meth:`step` measures
             these at the network's first call, and does not run the step again.
@@ -111,7 +118,7 @@ class Probe:
         seed: int = 0,
         adapter: Adapter | None = None,
         stack: bool | None = None,
-        targets: Mapping[str, str] | None = None,
+        targets: Mapping[str, str] | Evaluate | None = None,
         loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
         objectives: Evaluate | None = None,
         protect: Iterable[nn.Module] = (),
@@ -128,7 +135,7 @@ class Probe:
         self.live = LiveOrbit(model, schema, center, adapter=adapter, stack=stack)
         self.window, self.seed, self.protect = window, seed, tuple(protect)
         self._source = RotationSource(seed)
-        self._evaluate = objectives or (labelled(targets, loss) if targets else label_free)
+        self._evaluate = objectives or _against(targets, loss)
         self._replays, self._quiet = objectives is None, quiet
         self.running = RunningEstimates(window)
         self.failures: list[str] = []
