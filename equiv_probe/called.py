@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import CallAdapter, adapter_for
+from equiv_probe.adapters import CallAdapter, adapter_for
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.hook import Hook
 from equiv_probe.schema import usual

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import Call, CallAdapter, adapter_for, cloned, dicts_among, read_outputs, wide
+from equiv_probe.adapters import CallAdapter, adapter_for
+from equiv_probe.capture import Call, cloned, read_outputs, wide
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import missing_output, needs_gradient, network
 from equiv_probe.measurement import measure
 from equiv_probe.objectives import label_free
 from equiv_probe.orbit import Moments, Orbit
-from equiv_probe.schema import Schema
 from equiv_probe.turning import Structures, resolve_batch
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from equiv_probe.capture import Adapter, Part, Rebuild
+    from equiv_probe.adapters import Adapter, Part, Rebuild
     from equiv_probe.measurement import Measurement
     from equiv_probe.objectives import Evaluate
     from equiv_probe.rotations import RotationPlan
-    from equiv_probe.schema import Named
+    from equiv_probe.schema import Named, Schema
 
 
 CPU_NUMBERS = 3 * 2048
@@ -66,22 +66,23 @@ class LiveOrbit:
         self._stacks = stack
         self._differentiates = False
 
-    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
-        """Arguments of a call by name, and how to make fresh ones; the first call shows which adapter reads them."""
+    def reading(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:
+        """What reads the calls; the first one shows it."""
         if self._adapter is None:
             self._adapter = adapter_for(self.network, args, kwargs)
-        return self._adapter.split(args, kwargs)
+        return self._adapter
+
+    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
+        """Arguments of a call by name, and how to make fresh ones."""
+        return self.reading(args, kwargs).split(args, kwargs)
 
     def keep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Keep a call."""
-        return Call.of(self.split, args, kwargs, self.dicts(args, kwargs))
+        return Call.of(self.reading(args, kwargs), args, kwargs)
 
     def dicts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
         """The dicts of a call into which the network may write."""
-        if self._adapter is None:
-            self._adapter = adapter_for(self.network, args, kwargs)
-        found: list[dict[str, Any]] = getattr(self._adapter, "dicts", dicts_among)(args, kwargs)
-        return found
+        return self.reading(args, kwargs).dicts(args, kwargs)
 
     @property
     def adapter(self) -> Adapter:
@@ -105,11 +106,10 @@ class LiveOrbit:
             schema, declared = self.schema, self._declared
             if schema is None or declared is None or not (declared.inputs and declared.outputs):
                 # Also for an input that earlier calls did not have: self-conditioning begins with nothing.
-                schema = getattr(self.adapter, "infer", Schema.infer)(call.inputs, raw, schema)
+                schema = self.adapter.infer(call.inputs, raw, schema)
                 schema.announce()
             elif not self._seen:
-                optional: frozenset[str] = getattr(self.adapter, "optional", frozenset())
-                missing = sorted(set(schema.inputs) - set(call.inputs) - optional)
+                missing = sorted(set(schema.inputs) - set(call.inputs) - self.adapter.optional)
                 if missing:
                     found = f"inputs {sorted(call.inputs)}"
                     raise EquivProbeError(found, f"the schema's inputs {missing}", "ep.Schema(inputs={...})")
@@ -226,7 +226,7 @@ class LiveOrbit:
         joined = self.adapter.stack(call.inputs, turned)
         if joined is None and structures.layout != "leading":
             return None
-        if self._stacks is None and (joined is None or getattr(self.adapter, "unsure", False)):
+        if self._stacks is None and (joined is None or self.adapter.unsure):
             two = {name: v[:2] for name, v in turned.items()}
             join = self.adapter.stack(call.inputs, two) if joined is not None else None
             self._stacks = self._stacking_is_right(call, two, lambda: self._pass(call, structures, two, join))

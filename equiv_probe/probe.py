@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from equiv_probe.adapters import Adapter
     from equiv_probe.augmentation import Augmentation
-    from equiv_probe.capture import Adapter, Call
+    from equiv_probe.capture import Call
     from equiv_probe.losses import AnyLoss
     from equiv_probe.objectives import Evaluate
     from equiv_probe.report import Report
@@ -87,7 +88,7 @@ class Probe:
         window: measurements in the running estimate.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         seed: of the rotations, which come from generators of the probe's own.
-        adapter: for batches that are not made of tensors, tuples and dicts; see :class:`equiv_probe.capture.Adapter`.
+        adapter: for batches that are not made of tensors, tuples and dicts; see :class:`equiv_probe.adapters.Adapter`.
         stack: whether a dense batch may hold several copies; None tries it once and compares.
         targets: labels among the inputs of the call, by output: ``{"energy": "y"}``; their loss is decomposed. Or a
             function that finds them, see :data:`equiv_probe.objectives.Evaluate`.

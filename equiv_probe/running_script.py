@@ -18,8 +18,8 @@ from weakref import WeakSet
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from equiv_probe import settings
+from equiv_probe.adapters import CallAdapter, adapter_for
 from equiv_probe.augmentation import augment
-from equiv_probe.capture import CallAdapter, adapter_for
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.hook import Hook
 from equiv_probe.isolation import measuring, network, rank

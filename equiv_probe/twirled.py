@@ -17,7 +17,7 @@ from equiv_probe.turning import RotationSource
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.capture import Adapter
+    from equiv_probe.adapters import Adapter
     from equiv_probe.schema import Schema
 
 

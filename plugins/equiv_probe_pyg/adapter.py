@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe import representations as reps
-from equiv_probe.capture import Arguments, CallAdapter, Part, Rebuild, all_outputs, dicts_among
+from equiv_probe.adapters import Arguments, CallAdapter, Part, Rebuild
+from equiv_probe.capture import all_outputs
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.schema import Schema
 from equiv_probe_pyg.graphs import INDEX_NAMES, Held, dense, is_graph, per_graph, plain
@@ -76,7 +77,7 @@ class GraphAdapter(CallAdapter):
     def dicts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
         """The arguments that are dicts, and those in which graphs keep their attributes."""
         graphs = [value for value in super().split(args, kwargs)[0].values() if is_graph(value)]
-        return [*dicts_among(args, kwargs), *(store._mapping for graph in graphs for store in graph.stores)]
+        return [*super().dicts(args, kwargs), *(store._mapping for graph in graphs for store in graph.stores)]
 
     def stack(self, inputs: Named, turned: Mapping[str, Tensor]) -> tuple[Named, Part] | None:
         """Copies side by side in one bigger batch; only where something tells the graphs of a batch apart."""

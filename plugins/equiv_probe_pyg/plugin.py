@@ -10,7 +10,7 @@ from equiv_probe.plugins import Plugin
 if TYPE_CHECKING:
     from torch import nn
 
-    from equiv_probe.capture import Adapter
+    from equiv_probe.adapters import Adapter
 
 
 def _adapter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter | None:
