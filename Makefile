@@ -25,6 +25,8 @@ lint: $(VENV)/.test
 bench: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_batching.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_probe.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_lightning.py
+	test -z "$$EQUIV_PROBE_DATA" || OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_pyg.py
 
 $(VENV)/.test: pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'

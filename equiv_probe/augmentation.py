@@ -29,7 +29,7 @@ from equiv_probe.turning import RotationSource
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from equiv_probe.capture import Adapter
+    from equiv_probe.adapters import Adapter
     from equiv_probe.schema import Schema
     from equiv_probe.turning import Structures
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import CallAdapter, adapter_for
+from equiv_probe.adapters import CallAdapter, adapter_for
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.hook import Hook
 from equiv_probe.schema import usual
@@ -106,6 +106,6 @@ def coordinates(
     if wanted:
         return ("certain" if wanted & set(tensors) else ""), sorted(leaves)
     by_name = any(getattr(usual(name, tuple(tensors[name].shape)), "event_shape", ()) for name in shaped)
-    if shaped and (by_name or not isinstance(adapter, CallAdapter)):
+    if shaped and (by_name or type(adapter) is not CallAdapter):
         return "certain", sorted(leaves)
     return ("likely" if shaped else ""), sorted(leaves)

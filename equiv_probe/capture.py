@@ -1,144 +1,23 @@
-"""What a module was called with, and what it answered, as tensors by name; and back to the call and to the answer.
-
-An adapter does this for batches that are not made of tensors, tuples and dicts.
-"""
+"""What a module was called with, and what it answered, as tensors by name; and back to the call and to the answer."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe import plugins
+from equiv_probe.adapters import sequence, updated
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import network
 from equiv_probe.schema import Named, named
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from equiv_probe.adapters import Adapter, Rebuild
     from equiv_probe.schema import Schema
-    from equiv_probe.turning import Structures
-
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-Rebuild = Callable[[Named], Arguments]
-Split = Callable[[tuple[Any, ...], dict[str, Any]], tuple[Named, Rebuild]]
-Part = Callable[[Mapping[str, "Tensor"]], dict[str, "Tensor"]]
-
-
-class Adapter(Protocol):
-    """How a framework's batches are read and written."""
-
-    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
-        """Arguments of a call by name, and how to make fresh arguments from such values."""
-
-    def stack(self, inputs: Named, turned: Mapping[str, Tensor]) -> tuple[Named, Part] | None:
-        """One call's arguments for several copies of a call.
-
-        Args:
-            inputs: of the call, ``(*S)`` by name.
-            turned: the inputs that turn, for every copy, ``(C, *S)`` by name.
-
-        Returns:
-            The arguments by name, and how to part the outputs of that one call into ``(C, *S)``; None where copies
-            cannot share a call.
-        """
-
-    def structures(self, inputs: Named, schema: Schema, center: str | Tensor) -> Structures | None:
-        """Which rotation belongs to what; None to go by the names of the inputs."""
-
-
-class CallAdapter:
-    """Calls with tensors, tuples, dicts and keywords, named as in the signature of ``forward``; dicts by their keys.
-
-    Copies are not stacked: the probe itself does that for dense batches.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        kinds = inspect.Parameter
-        try:
-            parameters = list(inspect.signature(network(module).forward).parameters.values())
-        except (TypeError, ValueError):
-            parameters = []
-        self._names = [p.name for p in parameters if p.kind in {kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD}]
-        self.optional = frozenset(p.name for p in parameters if p.default is not kinds.empty)
-        """Inputs that a call may leave out."""
-
-    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
-        """See :class:`Adapter`; the entries of a tuple are ``name.0``, ``name.1`` and so on."""
-        labels = [self._names[i] if i < len(self._names) else str(i) for i in range(len(args))]
-        slots = [*zip(labels, args, strict=True), *kwargs.items()]
-        leaves: Named = {}
-        places: list[dict[Any, str] | str] = []
-        for label, value in slots:
-            if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-                place = {key: key if key not in leaves else f"{label}.{key}" for key in value}
-                leaves.update({place[key]: entry for key, entry in value.items()})
-                places.append(place)
-            elif isinstance(value, (tuple, list)):
-                place = {i: f"{label}.{i}" for i in range(len(value))}
-                leaves.update({place[i]: entry for i, entry in enumerate(value)})
-                places.append(place)
-            else:
-                leaves[label] = value
-                places.append(label)
-
-        def rebuild(values: Named) -> Arguments:
-            made = [_remade(value, place, values) for (_, value), place in zip(slots, places, strict=True)]
-            return tuple(made[: len(args)]), dict(zip(kwargs, made[len(args) :], strict=True))
-
-        return leaves, rebuild
-
-    def stack(self, inputs: Named, turned: Mapping[str, Tensor]) -> tuple[Named, Part] | None:
-        """See :class:`Adapter`."""
-        del inputs, turned
-        return None
-
-    def structures(self, inputs: Named, schema: Schema, center: str | Tensor) -> Structures | None:
-        """See :class:`Adapter`."""
-        del inputs, schema, center
-        return None
-
-
-def adapter_for(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:
-    """The adapter of the plugin that knows a call's batch, or that of plain tensors, tuples and dicts."""
-    for read in _readers():
-        adapter = read(module, args, kwargs)
-        if adapter is not None:
-            return adapter
-    return CallAdapter(module)
-
-
-@cache
-def _readers() -> list[Callable[[Any, tuple[Any, ...], dict[str, Any]], Adapter | None]]:
-    return [plugin.adapter for plugin in plugins.installed()[0] if plugin.adapter is not None]
-
-
-def _remade(value: Any, place: dict[Any, str] | str, values: Named) -> Any:
-    if isinstance(place, str):
-        return values[place]
-    entries = {key: values[name] for key, name in place.items()}
-    if isinstance(value, Mapping):
-        return updated(value, entries)
-    return _sequence(value, list(entries.values()))
-
-
-def _sequence(like: Any, entries: list[Any]) -> Any:
-    return type(like)(*entries) if hasattr(like, "_fields") else type(like)(entries)
-
-
-def updated(like: Mapping[str, Any], entries: Mapping[str, Any]) -> Any:
-    """A shallow copy of a mapping, of its own type, with other entries."""
-    fresh: Any = copy.copy(like)
-    for key, entry in entries.items():
-        fresh[key] = entry
-    return fresh
 
 
 @dataclass(frozen=True)
@@ -158,11 +37,11 @@ class Call:
     dicts: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
 
     @classmethod
-    def of(cls, split: Split, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def of(cls, adapter: Adapter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Keep a call; its tensors are cloned, since the network may write into them."""
-        leaves, rebuild = split(args, kwargs)
+        leaves, rebuild = adapter.split(args, kwargs)
         differentiated = frozenset(n for n, v in leaves.items() if isinstance(v, torch.Tensor) and v.requires_grad)
-        dicts = tuple((v, dict(v)) for v in (*args, *kwargs.values()) if isinstance(v, dict))
+        dicts = tuple((given, dict(given)) for given in adapter.dicts(args, kwargs))
         # Outside inference mode, so that a model may differentiate the copies.
         with torch.inference_mode(False), torch.no_grad():
             return cls({name: cloned(value) for name, value in leaves.items()}, rebuild, differentiated, dicts)
@@ -208,5 +87,5 @@ def write_outputs(raw: Any, values: Mapping[str, Any], names: list[str]) -> Any:
         return dataclasses.replace(raw, **values)
     entries = {**named(raw, names), **values}
     if isinstance(raw, (tuple, list)):
-        return _sequence(raw, list(entries.values()))
+        return sequence(raw, list(entries.values()))
     return next(iter(entries.values()))

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from dataclasses import is_dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import Call, CallAdapter, adapter_for, all_outputs, cloned, read_outputs, wide
+from equiv_probe.adapters import CallAdapter, adapter_for
+from equiv_probe.capture import Call, all_outputs, cloned, read_outputs, wide
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import missing_output, needs_gradient, network
 from equiv_probe.measurement import measure
 from equiv_probe.objectives import label_free
 from equiv_probe.orbit import Moments, Orbit
-from equiv_probe.schema import Schema
 from equiv_probe.turning import Structures, resolve_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
-    from equiv_probe.capture import Adapter, Rebuild
+    from equiv_probe.adapters import Adapter, Part, Rebuild
     from equiv_probe.measurement import Measurement
     from equiv_probe.objectives import Evaluate
     from equiv_probe.rotations import RotationPlan
-    from equiv_probe.schema import Named
+    from equiv_probe.schema import Named, Schema
 
 
 CPU_NUMBERS = 3 * 2048
@@ -66,15 +67,23 @@ class LiveOrbit:
         self._stacks = stack
         self._differentiates = False
 
-    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
-        """Arguments of a call by name, and how to make fresh ones; the first call shows which adapter reads them."""
+    def reading(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:
+        """What reads the calls; the first one shows it."""
         if self._adapter is None:
             self._adapter = adapter_for(self.network, args, kwargs)
-        return self._adapter.split(args, kwargs)
+        return self._adapter
+
+    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
+        """Arguments of a call by name, and how to make fresh ones."""
+        return self.reading(args, kwargs).split(args, kwargs)
 
     def keep(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Keep a call."""
-        return Call.of(self.split, args, kwargs)
+        return Call.of(self.reading(args, kwargs), args, kwargs)
+
+    def dicts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
+        """The dicts of a call into which the network may write."""
+        return self.reading(args, kwargs).dicts(args, kwargs)
 
     @property
     def adapter(self) -> Adapter:
@@ -98,7 +107,7 @@ class LiveOrbit:
             schema, declared = self.schema, self._declared
             if schema is None or declared is None or not (declared.inputs and declared.outputs):
                 # Also for an input that earlier calls did not have: self-conditioning begins with nothing.
-                schema = Schema.infer(call.inputs, all_outputs(raw, list(schema.outputs) if schema else None), schema)
+                schema = self.adapter.infer(call.inputs, all_outputs(raw) if is_dataclass(raw) else raw, schema)
                 if not schema.outputs:
                     raise EquivProbeError(
                         f"an answer without tensors: {type(raw).__name__} of {sorted(all_outputs(raw))}",
@@ -107,8 +116,7 @@ class LiveOrbit:
                     )
                 schema.announce()
             elif not self._seen:
-                optional: frozenset[str] = getattr(self.adapter, "optional", frozenset())
-                missing = sorted(set(schema.inputs) - set(call.inputs) - optional)
+                missing = sorted(set(schema.inputs) - set(call.inputs) - self.adapter.optional)
                 if missing:
                     found = f"inputs {sorted(call.inputs)}"
                     raise EquivProbeError(found, f"the schema's inputs {missing}", "ep.Schema(inputs={...})")
@@ -220,15 +228,24 @@ class LiveOrbit:
 
     def _together(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Raw outputs of several copies from one pass, ``(C, *S)``; None where copies cannot be stacked."""
-        by_adapter = self.adapter.stack(call.inputs, turned)
-        if by_adapter is not None:
-            stacked, part = by_adapter
-            return part(self._one(call, stacked))
-        if self._stacks is False or structures.layout != "leading":
+        if self._stacks is False:
             return None
-        if self._stacks is None:
-            self._stacks = self._stacking_is_right(call, structures, {name: v[:2] for name, v in turned.items()})
-        return self._dense(call, structures, turned) if self._stacks else None
+        joined = self.adapter.stack(call.inputs, turned)
+        if joined is None and structures.layout != "leading":
+            return None
+        if self._stacks is None and (joined is None or self.adapter.unsure):
+            two = {name: v[:2] for name, v in turned.items()}
+            join = self.adapter.stack(call.inputs, two) if joined is not None else None
+            self._stacks = self._stacking_is_right(call, two, lambda: self._pass(call, structures, two, join))
+            if not self._stacks:
+                return None
+        return self._pass(call, structures, turned, joined)
+
+    def _pass(
+        self, call: Call, structures: Structures, turned: Mapping[str, Tensor], joined: tuple[Named, Part] | None
+    ) -> dict[str, Tensor]:
+        """One pass over copies, as the adapter joined them or, of a dense batch, along its first axis."""
+        return self._dense(call, structures, turned) if joined is None else joined[1](self._one(call, joined[0]))
 
     def _dense(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One pass over copies of a dense batch, joined along its first axis."""
@@ -244,11 +261,13 @@ class LiveOrbit:
         outputs = self._one(call, joined)
         return {name: value.reshape(count, size, *value.shape[1:]) for name, value in outputs.items()}
 
-    def _stacking_is_right(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> bool:
+    def _stacking_is_right(
+        self, call: Call, turned: Mapping[str, Tensor], together: Callable[[], dict[str, Tensor]]
+    ) -> bool:
         """Whether two copies give together what they give one by one; waits for the device, once."""
         alone = self._each(call, turned, 2)
         try:
-            joined = self._dense(call, structures, turned)
+            joined = together()
         except (RuntimeError, ValueError, IndexError, TypeError):
             return False  # an answer that does not follow the first axis, or a model of fixed batch size
         return all(alone[name].shape == joined[name].shape and _close(alone[name], joined[name]) for name in alone)

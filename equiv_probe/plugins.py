@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import typer
     from torch import nn
 
-    from equiv_probe.capture import Adapter
+    from equiv_probe.adapters import Adapter
     from equiv_probe.objectives import Training
 
 ENTRY_POINT = "equiv_probe.plugins"
@@ -38,8 +38,8 @@ class Plugin:
         register: adds commands to ``equiv-probe``; None if it has none.
         presets: what can be named on the command line.
         packages: whose versions ``equiv-probe doctor`` shows.
-        adapter: for a call ``(module, args, kwargs)`` of the framework's kind, the :class:`equiv_probe.capture.Adapter`
-            that reads its batches, otherwise None. It is asked about every kind of call: it must look in
+        adapter: for a call ``(module, args, kwargs)`` of the framework's kind, what reads its batches, an
+            :class:`equiv_probe.adapters.Adapter`, otherwise None. It is asked about every kind of call: it must look in
             ``sys.modules`` before it imports anything.
         training: for a module that is trained, what the framework defines about its loss, if it is of the framework's
             kind, otherwise None; the same rule about imports.

@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from equiv_probe.adapters import Adapter
     from equiv_probe.augmentation import Augmentation
-    from equiv_probe.capture import Adapter, Call
+    from equiv_probe.capture import Call
     from equiv_probe.losses import AnyLoss
     from equiv_probe.objectives import Evaluate
     from equiv_probe.report import Report
@@ -58,6 +59,12 @@ T = TypeVar("T")
 
 LIGHT = RotationPlan("haar", replicates=2)
 """Two rotations: the fewest with which ``L_equiv`` can be estimated without bias."""
+
+
+def _against(targets: Mapping[str, str] | Evaluate | None, loss: AnyLoss | Mapping[str, AnyLoss]) -> Evaluate:
+    if callable(targets):
+        return targets
+    return labelled(targets, loss) if targets else label_free
 
 
 class Probe:
@@ -81,9 +88,10 @@ class Probe:
         window: measurements in the running estimate.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         seed: of the rotations, which come from generators of the probe's own.
-        adapter: for batches that are not made of tensors, tuples and dicts; see :class:`equiv_probe.capture.Adapter`.
+        adapter: for batches that are not made of tensors, tuples and dicts; see :class:`equiv_probe.adapters.Adapter`.
         stack: whether a dense batch may hold several copies; None tries it once and compares.
-        targets: labels among the inputs of the call, by output: ``{"energy": "y"}``; their loss is decomposed.
+        targets: labels among the inputs of the call, by output: ``{"energy": "y"}``; their loss is decomposed. Or a
+            function that finds them, see :data:`equiv_probe.objectives.Evaluate`.
         loss: against the targets; a name, or one by output.
         objectives: the losses of a call, structure by structure, for those who know them: then :meth:`step` measures
             these at the network's first call, and does not run the step again.
@@ -111,7 +119,7 @@ class Probe:
         seed: int = 0,
         adapter: Adapter | None = None,
         stack: bool | None = None,
-        targets: Mapping[str, str] | None = None,
+        targets: Mapping[str, str] | Evaluate | None = None,
         loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
         objectives: Evaluate | None = None,
         protect: Iterable[nn.Module] = (),
@@ -128,7 +136,7 @@ class Probe:
         self.live = LiveOrbit(model, schema, center, adapter=adapter, stack=stack)
         self.window, self.seed, self.protect = window, seed, tuple(protect)
         self._source = RotationSource(seed)
-        self._evaluate = objectives or (labelled(targets, loss) if targets else label_free)
+        self._evaluate = objectives or _against(targets, loss)
         self._replays, self._quiet = objectives is None, quiet
         self.running = RunningEstimates(window)
         self.failures: list[str] = []

@@ -18,8 +18,8 @@ from weakref import WeakSet
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from equiv_probe import settings
+from equiv_probe.adapters import CallAdapter, adapter_for
 from equiv_probe.augmentation import augment
-from equiv_probe.capture import CallAdapter, adapter_for
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.hook import Hook
 from equiv_probe.isolation import measuring, network, rank
@@ -71,9 +71,10 @@ class Finder:
             return
         if module in self._inside or next(module.parameters(), None) is None:
             return
-        if isinstance(adapter_for(network(module), args, {}), CallAdapter):
+        adapter = adapter_for(network(module), args, {})
+        if type(adapter) is CallAdapter:
             return
-        probe = Probe(module, **self.options).attach()
+        probe = Probe(module, adapter=adapter, targets=adapter.labels(), **self.options).attach()
         if self.augment:
             augment(module, seed=probe.seed)
         self.probes.append(probe)

@@ -31,6 +31,7 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(("force", "forces", "velocity", "velocities", "momenta", "momentum", "v_t"), reps.vector),
     **dict.fromkeys(("dipole", "dipoles", "dipole_moment", "displacement", "displacements"), reps.vector),
     **dict.fromkeys(("cell", "cells", "lattice", "box", "offsets", "rij", "edge_vec", "edge_vectors"), reps.vector),
+    **dict.fromkeys(("shifts", "edge_shift", "edge_shifts", "shift_vectors", "pbc_offshift", "normal"), reps.vector),
     **dict.fromkeys(("torque", "angular_momentum", "magnetic_moments", "spins"), reps.axial),
     **dict.fromkeys(
         ("energy", "energies", "free_energy", "energy_u0", "charge", "charges", "partial_charges"), reps.scalar
@@ -41,6 +42,9 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(
         ("z", "atomic_numbers", "numbers", "species", "batch", "ptr", "mask", "edge_index", "t"), reps.fixed
     ),
+    # Counts of images, whole numbers even where they are stored as floats.
+    **dict.fromkeys(("unit_shifts", "cell_offset", "cell_offsets", "cell_shift", "edge_cell_shift"), reps.fixed),
+    **dict.fromkeys(("pbc_offset", "edge_image", "edge_images"), reps.fixed),
     **dict.fromkeys(("time", "times", "sigma", "natoms", "n_atoms", "pbc", "node_mask", "edge_mask"), reps.fixed),
 }
 
@@ -162,14 +166,19 @@ def unnamed(values: Named, like: Any) -> Any:
     return next(iter(values.values()))
 
 
+def _plain(name: str) -> str:
+    """A name without its container, its case and its leading underscores."""
+    return name.rpartition(".")[2].lower().lstrip("_")
+
+
 def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
-    """What the field means by a name, with or without leading underscores; None where it is nobody's usual name.
+    """What the field means by a name, leading underscores aside; None where it is nobody's usual name.
 
     Args:
         name: of the tensor.
         shape: of the tensor, which tells a tensor of rank two from its Voigt form.
     """
-    known = _NAMES.get(name.lower().lstrip("_"))
+    known = _NAMES.get(_plain(name))
     if isinstance(known, reps.CartesianTensor) and known.rank == 2 and shape[-1:] == (6,):
         return reps.voigt()  # the order is a convention; ASE's is the usual one, and the announcement shows it
     return known
@@ -181,7 +190,7 @@ def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[R
     if not value.is_floating_point():
         return reps.fixed, f"{value.dtype} values do not turn"
     by_name = usual(name, shape)
-    if name.lower().lstrip("_") in _CELLS and shape[-2:] != (3, 3) and value.is_floating_point():
+    if _plain(name) in _CELLS and shape[-2:] != (3, 3) and value.is_floating_point():
         raise EquivProbeError(
             f"{role}[{name!r}] of shape {shape}, which could be the lengths of a box or one cell vector",
             "a declaration",

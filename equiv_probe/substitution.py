@@ -165,7 +165,7 @@ class Player:
         values = self._average(call, known, RandomState.now() if beyond else one.before, attached=attached)
         if one.after is not None and not beyond:
             one.after.restore()
-        return self._answer([v for v in (*args, *kwargs.values()) if isinstance(v, dict)], one, values, attached)
+        return self._answer(self.live.dicts(args, kwargs), one, values, attached)
 
     def _repeated(self, place: int, now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
         """Whether a call asks what it asked in the user's own run, to the last bit."""
@@ -231,9 +231,10 @@ class Player:
             # Leaves that require a gradient, so that a step which goes backward can do so.
             given = read_outputs(one.raw, schema)
             values = {n: v.detach().requires_grad_(given[n].requires_grad) for n, v in values.items()}
-        for mine, left in zip(own, one.left, strict=False):
+        for mine, left, (_, held) in zip(own, one.left, one.call.dicts, strict=False):
             mine.update({name: value for name, value in left.items() if name not in mine})
-            mine.update({name: value for name, value in values.items() if name in left})
+            # What the network wrote; a label of the same name stays what it was.
+            mine.update({n: v for n, v in values.items() if n in left and left[n] is not held.get(n)})
         if one.own is not None and one.own < len(own):
             return own[one.own]
         return write_outputs(one.raw, values, list(schema.outputs))

@@ -120,7 +120,7 @@ class Structures:
 
     def owner(self, value: Tensor, name: str = "") -> Tensor | None:
         """Structure of each entry of the first axis of ``value``; None where that axis counts the structures."""
-        if name in self.owners:
+        if name in self.owners and len(self.owners[name]) == len(value):
             return self.owners[name]
         candidates = [self.index, self.edges, *self.owners.values()]
         if "edge" in name.lower():  # as many edges as nodes: a ring

@@ -17,7 +17,7 @@ from equiv_probe.turning import RotationSource
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.capture import Adapter
+    from equiv_probe.adapters import Adapter
     from equiv_probe.schema import Schema
 
 
@@ -72,11 +72,13 @@ class Twirled(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's answer, averaged; outputs that the schema does not name are the unturned model's."""
         live = self._live[0]
-        raw = self.model(*(_own(v) for v in args), **{key: _own(v) for key, v in kwargs.items()})
+        # Containers of its own for a model that writes into them.
+        inputs, rebuild = live.split(args, kwargs)
+        own, own_kwargs = rebuild(inputs)
+        raw = self.model(*own, **own_kwargs)
         live.resolve(live.keep(args, kwargs), raw)
         schema = live.schema
         assert schema is not None
-        inputs, rebuild = live.split(args, kwargs)
         structures = live.structures(inputs)
         rotations = self._rotations(inputs, structures.count)
         call = Call(inputs, rebuild, frozenset(), ())
@@ -108,11 +110,6 @@ class Twirled(nn.Module):
         if self.mode == "fixed":
             return self.plan.rotations()
         return self._source.draw(self.plan, inputs, structures)
-
-
-def _own(value: Any) -> Any:
-    """A dict of its own for a model that writes into it."""
-    return dict(value) if isinstance(value, dict) else value
 
 
 def _spread(means: Tensor, squares: Tensor, about: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from equiv_probe.capture import CallAdapter, adapter_for, cloned, read_outputs
+from equiv_probe.adapters import CallAdapter, adapter_for
+from equiv_probe.capture import cloned, read_outputs
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.probe import Probe
 from equiv_probe.testing.conformance import EXACT_PLAN, anisotropic, close, require, sizes
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from equiv_probe.capture import Arguments
+    from equiv_probe.adapters import Arguments
     from equiv_probe.schema import Schema
     from equiv_probe.testing.conformance import Field
 

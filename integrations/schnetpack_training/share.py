@@ -38,12 +38,12 @@ def main(run: Path, stage: str, output: str, rows: int) -> None:
     steps = [step for step, _ in found]
     targets = [max(1, steps[0]) * (steps[-1] / max(1, steps[0])) ** (k / (rows - 1)) for k in range(rows)]
     chosen = sorted({min(range(len(steps)), key=lambda i: abs(steps[i] - target)) for target in targets})
-    print(f"{run.name}: {stage}/{output}\n{'step':>7}{'L_total':>12}{'L_equiv':>12}{'share':>10}")
+    print(f"{run.name}: {stage}/{output}\n{'step':>7}{'L_total':>12}{'L_equiv':>12}{'share':>12}")
     for k in chosen:
         step, values = found[k]
         share = f"{100 * values['share']:.3g} %"
         error = f"± {100 * values['share_stderr']:.2g} %"
-        print(f"{step:>7}{values['L_total']:>12.4g}{values['L_equiv']:>12.3g}{share:>10} {error}")
+        print(f"{step:>7}{values['L_total']:>12.4g}{values['L_equiv']:>12.3g} {share:>11} {error}")
 
 
 if __name__ == "__main__":

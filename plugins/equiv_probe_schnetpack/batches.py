@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.adapters import Adapter
 from equiv_probe.capture import cloned
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.turning import Structures, centroids
@@ -25,7 +26,7 @@ from equiv_probe_schnetpack.quantities import INPUTS, PROPERTIES, about_the_orig
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from equiv_probe.capture import Arguments, Part, Rebuild
+    from equiv_probe.adapters import Arguments, Part, Rebuild
     from equiv_probe.schema import Named, Schema
     from equiv_probe_schnetpack.quantities import Quantity
 
@@ -47,8 +48,8 @@ def is_batch(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(value.get(key), torch.Tensor) for key in keys)
 
 
-class BatchAdapter:
-    """Reads and writes SchNetPack's batches; see :class:`equiv_probe.capture.Adapter`.
+class BatchAdapter(Adapter):
+    """Reads and writes SchNetPack's batches; see :class:`equiv_probe.adapters.Adapter`.
 
     The neighbour lists of a batch are kept for its turned copies: what is measured is the model, not the list.
 

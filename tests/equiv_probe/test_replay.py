@@ -286,3 +286,27 @@ def test_the_cube_is_averaged_exactly() -> None:
     )
     orbit = torch.stack([model(x1 @ g.mT, x1[:, 0, 0]) @ g for g in ep.RotationPlan("cube").rotations()[0]]).detach()
     assert abs(found.equiv / float((orbit - orbit.mean(0)).square().mean()) - 1) < 1e-10
+
+
+class Reading(nn.Module):
+    """Reads a dict in which a label lies under the name of its output, and writes something else into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3).double()
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs["features"] = self.layer(inputs["pos"])
+        return {"forces": inputs["features"]}
+
+
+def test_a_label_of_an_outputs_name_is_no_answer() -> None:
+    torch.manual_seed(0)
+    model, label = Reading(), data(seed=1)
+    batch = {"pos": data(), "forces": label}
+    schema = ep.Schema({"pos": ep.vector}, {"forces": ep.vector})
+    found = ep.Probe(model, schema).replay(lambda: (model(batch)["forces"] - batch["forces"]).square().mean(), PLAN)
+    plain = ep.Probe(model, schema).replay(lambda: (model({"pos": data()})["forces"] - label).square().mean(), PLAN)
+    assert batch["forces"] is label
+    assert found.total == pytest.approx(plain.total, rel=1e-12)
+    assert found.equiv == pytest.approx(plain.equiv, rel=1e-9)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe import running_script, settings
-from equiv_probe.capture import CallAdapter
+from equiv_probe.adapters import Adapter, CallAdapter
 from equiv_probe.report import Report
 from equiv_probe.running_script import REPORT, Finder, run_script
 
@@ -45,7 +45,7 @@ class Graph:
         self.pos = pos
 
 
-class GraphAdapter:
+class GraphAdapter(Adapter):
     """Reads it."""
 
     def split(self, args: Any, kwargs: Any) -> Any:
@@ -64,7 +64,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(module: nn.Module, args: Any, kwargs: Any) -> GraphAdapter | None:
         return GraphAdapter() if args and isinstance(args[0], Graph) else None
 
-    monkeypatch.setattr("equiv_probe.capture._readers", lambda: [read])
+    monkeypatch.setattr("equiv_probe.adapters._readers", lambda: [read])
     monkeypatch.setattr(running_script, "_CLAIMS", [])
 
 
@@ -109,7 +109,7 @@ def test_claimed_modules_and_plain_tensors_are_left_alone(graphs: None) -> None:
     nn.Linear(3, 3)(torch.randn(4, 3))
     finder.remove()
     assert not finder.probes
-    assert isinstance(ep.capture.adapter_for(nn.Linear(3, 3), (torch.zeros(3),), {}), CallAdapter)
+    assert type(ep.adapters.adapter_for(nn.Linear(3, 3), (torch.zeros(3),), {})) is CallAdapter
 
 
 @pytest.mark.parametrize(("ends", "code"), [("", 0), ("raise SystemExit(7)", 7), ("raise KeyError('mine')", 1)])

@@ -28,6 +28,9 @@ def zeros(*shape: int) -> torch.Tensor:
         ("velocities", (5, 3), ep.vector),
         ("spins", (5, 3), ep.axial),
         ("z", (5,), ep.fixed),
+        ("edge_shift", (9, 3), ep.vector),
+        ("unit_shifts", (9, 3), ep.fixed),  # counts of images
+        ("ligand.velocities", (5, 3), ep.vector),
     ],
 )
 def test_inputs_by_name(name: str, shape: tuple[int, ...], representation: object) -> None:

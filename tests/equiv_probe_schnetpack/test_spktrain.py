@@ -132,6 +132,15 @@ def test_the_loss_that_is_decomposed_is_the_loss_that_is_trained(train: Any) -> 
     assert any(row.get("equiv/val/loss/L_total") for row in logged(run))
 
 
+def test_the_study_shows_the_share_against_the_step(train: Any) -> None:
+    run = train("unconstrained", "variable")
+    done = subprocess.run(
+        [sys.executable, STUDY / "share.py", run], env=environment(), capture_output=True, text=True, check=True
+    )
+    share = last(run, "equiv/train/loss/share")
+    assert f"{100 * share:.3g} % ±" in done.stdout.splitlines()[-1]
+
+
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and torch.equal(a, b)

@@ -1,0 +1,133 @@
+"""The probe on a PyG model, with the labels that its graphs carry."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.objectives import Objectives, label_free, labelled
+from equiv_probe.probe import Probe
+from equiv_probe.schema import Schema
+from equiv_probe_pyg.adapter import GraphAdapter
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from equiv_probe.losses import AnyLoss
+    from equiv_probe.representations import Representation
+    from equiv_probe.rotations import RotationPlan
+    from equiv_probe.schedule import Cadence
+    from equiv_probe.schema import Named
+    from equiv_probe.turning import Structures
+
+
+def attach(
+    model: nn.Module,
+    outputs: Mapping[str, Representation] | Iterable[str] | str | None = None,
+    targets: Mapping[str, str] | str | None = None,
+    *,
+    schema: Schema | None = None,
+    every: Cadence = 50,
+    plan: RotationPlan | None = None,
+    loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
+    **options: Any,
+) -> Probe:
+    """Put a probe on a model that is called with graphs, or with their tensors, and read its labels from the graphs.
+
+    Args:
+        model: called with ``Data``, ``Batch`` or ``HeteroData`` anywhere among its arguments, or with tensors named
+            ``pos``, ``edge_index``, ``batch`` and so on.
+        outputs: what the model answers: ``{"energy": ep.scalar, "forces": ep.vector}``, or names whose representation
+            is inferred; names are given to a tuple in order. None takes what comes, by its keys or places.
+        targets: the attribute that is the label, by output, ``{"energy": "y", "forces": "force"}``, or that of the
+            single output. None takes attributes of the outputs' own names, and ``y`` for a single output of its size,
+            and prints which; an empty mapping takes none, and measures the squared-error ``L_equiv`` alone.
+        schema: representations of inputs and outputs, as far as they are to be declared.
+        every: training calls between two measurements.
+        plan: of evaluation calls; None is four tetrahedral replicates.
+        loss: against the targets; a name, or one by output.
+        options: of :class:`equiv_probe.Probe`, such as ``center="origin"`` or ``full=1``.
+
+    Returns:
+        The probe, attached; ``remove()`` takes it off, as does leaving ``with attach(...) as probe:``.
+
+    Raises:
+        EquivProbeError: at the first measurement, if something is ambiguous or does not fit.
+
+    >>> import equiv_probe as ep
+    >>> from torch_geometric.data import Batch, Data
+    >>> class Forces(torch.nn.Module):
+    ...     def forward(self, data):
+    ...         return {"forces": data.pos * torch.tensor([1.0, 2.0, 3.0])}
+    >>> model = Forces()
+    >>> batch = Batch.from_data_list([Data(pos=torch.randn(n, 3), force=torch.randn(n, 3)) for n in (4, 5)])
+    >>> with attach(model, {"forces": ep.vector}, {"forces": "force"}, every=1) as probe:
+    ...     answer = model(batch)
+    >>> probe.compute()["equiv/train/forces/L_total"] > 0
+    True
+    """
+    known: dict[str, Representation | None] | None = None
+    if isinstance(outputs, Mapping):
+        known = dict(outputs)
+    elif outputs is not None:
+        known = dict.fromkeys([outputs] if isinstance(outputs, str) else outputs)
+    if known and all(rep is not None for rep in known.values()):
+        given = schema or Schema({}, {})
+        merged = {**{name: rep for name, rep in known.items() if rep is not None}, **given.outputs}
+        schema = Schema(given.inputs, merged, given.targets, given.batch, given.mask)
+    adapter = GraphAdapter(model, known)
+    return Probe(model, schema, plan, every, adapter=adapter, targets=Labels(targets, loss), **options).attach()
+
+
+class Labels:
+    """What the answers of a call are measured against: the labels in its graphs.
+
+    Args:
+        targets: as for :func:`attach`.
+        loss: as for :func:`attach`.
+    """
+
+    def __init__(self, targets: Mapping[str, str] | str | None, loss: AnyLoss | Mapping[str, AnyLoss]) -> None:
+        self._targets, self._loss = targets, loss
+        self.found: dict[str, str] | None = None
+        """The label of each output, from the first measurement on."""
+
+    def __call__(
+        self, inputs: Named, outputs: Mapping[str, Tensor], structures: Structures, schema: Schema
+    ) -> Objectives:
+        """The losses of one call; see :data:`equiv_probe.objectives.Evaluate`."""
+        if self.found is None:
+            self.found = self._find(inputs, outputs)
+        # A call without labels (a prediction, a test set) is measured without.
+        present = {output: name for output, name in self.found.items() if name in inputs or self._targets is not None}
+        evaluate = labelled(present, self._loss) if present else label_free
+        return evaluate(inputs, outputs, structures, schema)
+
+    def _find(self, inputs: Named, outputs: Mapping[str, Tensor]) -> dict[str, str]:
+        if isinstance(self._targets, Mapping):
+            return dict(self._targets)
+        if isinstance(self._targets, str):
+            if len(outputs) != 1:
+                raise EquivProbeError(
+                    f"targets={self._targets!r} and outputs {sorted(outputs)}",
+                    "the label of each output",
+                    'attach(model, targets={"<output>": "<attribute>"})',
+                )
+            return {next(iter(outputs)): self._targets}
+        found = {name: name for name, value in outputs.items() if _labels(inputs.get(name), value)}
+        only = next(iter(outputs)) if len(outputs) == 1 else None
+        if only is not None and not found and _labels(inputs.get("y"), outputs[only]):
+            found = {only: "y"}
+        if found:
+            line = ", ".join(f'"{output}": "{name}"' for output, name in found.items())
+            print(f"equiv_probe takes labels from the graphs\n  to declare it: targets={{{line}}}", file=sys.stderr)
+        return found
+
+
+def _labels(label: Any, value: Tensor) -> bool:
+    """Whether a tensor could be the label of an output: as many numbers."""
+    return isinstance(label, torch.Tensor) and label.is_floating_point() and label.numel() == value.numel()
