@@ -75,7 +75,7 @@ class TaskLosses:
         self._task: Any = task
         names = [one.name for one in task.outputs]
         self._labels = [n if n not in names[:i] else f"{n}-{i + 1}" for i, n in enumerate(names)]
-        self._losses = [_pointwise(one) for one in task.outputs]
+        self._losses = [None if _constrained_elsewhere(one, task.outputs) else _pointwise(one) for one in task.outputs]
 
     def __call__(
         self, inputs: Named, outputs: Mapping[str, Tensor], structures: Structures, schema: Schema
@@ -162,6 +162,16 @@ def _pointwise(output: Any) -> PointwiseLoss | None:
         return None
     known = {nn.MSELoss: "mse", nn.L1Loss: "mae"}.get(type(loss))
     return LOSSES[known] if known else _elements(loss)
+
+
+def _constrained_elsewhere(output: Any, outputs: Any) -> bool:
+    """Whether another output's constraints change this one's prediction or labels too: they work in place, by name."""
+    return any(
+        other is not output
+        and list(other.constraints)
+        and (other.name == output.name or other.target_property == output.target_property)
+        for other in outputs
+    )
 
 
 def _elements(loss: Any) -> PointwiseLoss | None:

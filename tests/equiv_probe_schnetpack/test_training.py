@@ -56,6 +56,10 @@ SETTINGS: dict[str, Any] = {
         spk.task.UnsupervisedModelOutput("energy", loss_fn=lambda p: p.square().mean(), loss_weight=0.2, metrics={}),
     ),
     "twice": lambda: (output("forces", nn.MSELoss()), output("forces", nn.L1Loss(), 0.5)),
+    "twice, once selected": lambda: (
+        output("forces", nn.MSELoss()),
+        output("forces", nn.L1Loss(), 0.5, constraints=[spk.task.ConsiderOnlySelectedAtoms("considered_atoms")]),
+    ),
     "other label": lambda: (output("energy", nn.MSELoss(), target_property="total"), output("forces", nn.MSELoss())),
     "not trained": lambda: (output("energy", None), output("forces", nn.MSELoss(), 0.5)),
 }
