@@ -39,6 +39,7 @@ from equiv_probe.rotations import RotationPlan
 from equiv_probe.running import RunningEstimates
 from equiv_probe.schedule import Schedule
 from equiv_probe.substitution import Recorded
+from equiv_probe.touched import modules_of
 from equiv_probe.turning import RotationSource
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class Probe:
         loss: against the targets; a name, or one by output.
         objectives: the losses of a call, structure by structure, for those who know them: then :meth:`step` measures
             these at the network's first call, and does not run the step again.
-        protect: other modules that a replayed step touches; their buffers, flags and gradients are kept too.
+        protect: other modules that a replayed step touches; their buffers, flags and gradients are kept too. Those that
+            the step names itself, metrics or a head, are found without.
         quiet: makes contexts in which steps are replayed, for what else must not notice.
 
     Raises:
@@ -331,7 +333,7 @@ class Probe:
 
     def _record(self, step: Callable[[], T], result: list[T]) -> tuple[list[Recorded], RandomState]:
         """The step's one ordinary run: the network's calls in it, and the random state before it."""
-        modules = (self.live.network, *self.protect)
+        modules = (self.live.network, *self.protect, *modules_of(step))
         before, old = RandomState.now(), versions(modules)
         recorded: list[Recorded] = []
         self._recording = recorded
@@ -384,7 +386,7 @@ class Probe:
                 rotations=rotations,
                 before=before,
                 first=first,
-                protect=self.protect,
+                protect=(*self.protect, *modules_of(step)),
             )
 
     def _keep(self, stage: str, replay: Replay) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 import equiv_probe as ep
 
@@ -127,3 +128,43 @@ def test_an_answer_without_tensors_is_an_error_that_says_so(form: Any) -> None:
     model, (pos, _) = Answering(form), data()
     with ep.Probe(model, every=1), pytest.raises(ep.EquivProbeError, match="an answer without tensors"):
         model(pos)
+
+
+def test_modules_beside_the_network_are_found_in_the_step() -> None:
+    """A head with running statistics and a metric, which nobody told the probe about."""
+
+    def train(probing: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model, head = Linear(nn.Linear(3, 3, dtype=torch.float64)), nn.BatchNorm1d(5, dtype=torch.float64)
+        metric, (pos, y) = MeanMetric(), data()
+        optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.1)
+
+        def loss_of(answer: Tensor) -> Tensor:
+            loss = (head(answer) - y).square().mean()
+            metric.update(loss.detach())
+            return loss
+
+        probe = ep.Probe(model, FORCES, every=1)
+        for _ in range(3):
+            step = lambda: loss_of(model(pos)["forces"])  # noqa: E731
+            loss = probe.step(step) if probing else step()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert not probe.failures
+        counted = torch.tensor(metric._update_count)
+        return [*model.state_dict().values(), *head.state_dict().values(), metric.compute(), counted]
+
+    assert all(torch.equal(a, b) for a, b in zip(train(False), train(True), strict=True))
+
+
+def test_a_step_that_trains_a_module_beside_the_network_is_refused() -> None:
+    model, teacher, (pos, y) = Linear(nn.Linear(3, 3)).double(), nn.Linear(3, 3).double(), data()
+
+    def step() -> Tensor:
+        with torch.no_grad():
+            teacher.weight.lerp_(model.body.weight, 0.1)
+        return (model(pos)["forces"] - teacher(y)).square().mean()
+
+    with pytest.raises(ep.EquivProbeError, match="changes the model's weights"):
+        ep.Probe(model, FORCES).replay(step, PLAN)
