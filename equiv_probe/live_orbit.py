@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.adapters import CallAdapter, adapter_for
+from equiv_probe.alike import first_alike
 from equiv_probe.capture import Call, all_outputs, cloned, read_outputs, wide
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
@@ -18,7 +19,7 @@ from equiv_probe.isolation import missing_output, needs_gradient, network
 from equiv_probe.measurement import measure
 from equiv_probe.objectives import label_free
 from equiv_probe.orbit import Moments, Orbit
-from equiv_probe.turning import Structures, resolve_batch
+from equiv_probe.turning import Structures, primary, resolve_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -133,6 +134,19 @@ class LiveOrbit:
         assert self.schema is not None
         found = self.adapter.structures(inputs, self.schema, self.center)
         return Structures.of(inputs, self.schema, self.center) if found is None else found
+
+    def alike_turned_alike(self, inputs: Named, rotations: Tensor) -> Tensor:
+        """The same rotation for structures that are in a batch more than once; ``(R, n, U, 3, 3)``."""
+        structures, name = self.structures(inputs), primary(self.known_schema, inputs)
+        value, index = inputs[name], structures.index
+        if (
+            structures.layout == "one"
+            or not len(value)
+            or value.device.type == "mps"
+            or (index is not None and len(index) != len(value))
+        ):
+            return rotations
+        return rotations[:, :, first_alike(value, index, structures.count)]
 
     def measure(
         self,

@@ -372,6 +372,8 @@ class Probe:
             alone = per_structure and len(recorded) == 1 and plan is self.light
             turned, first = self._turned_by() if alone else None, None
             rotations = self._source.draw(plan, inputs, counts.pop() if per_structure else None, turned)
+            if turned is None and per_structure:
+                rotations = self.live.alike_turned_alike(inputs, rotations)
             if turned is not None:
                 answers = read_outputs(recorded[0].raw, self.live.known_schema)
                 first = {name: value.detach() for name, value in answers.items()}

@@ -27,9 +27,9 @@ _SENDER_NAMES = {"idx_i"}
 
 def resolve_batch(schema: Schema, inputs: Mapping[str, Any]) -> Schema:
     """The schema with the batch index and the mask that the inputs' names show, where it does not declare them."""
-    primary = _primary(schema, inputs)
-    value = inputs[primary]
-    atoms = value.shape[: value.ndim - len(schema.inputs[primary].event_shape)]
+    shown = primary(schema, inputs)
+    value = inputs[shown]
+    atoms = value.shape[: value.ndim - len(schema.inputs[shown].event_shape)]
     for name, other in inputs.items():
         if not isinstance(other, torch.Tensor) or other.is_floating_point():
             continue
@@ -44,7 +44,7 @@ def _plain(name: str) -> str:
     return name.rpartition(".")[2].lower().lstrip("_")
 
 
-def _primary(schema: Schema, inputs: Mapping[str, Any]) -> str:
+def primary(schema: Schema, inputs: Mapping[str, Any]) -> str:
     """The input that shows how the batch is laid out: the first point, or else the first that turns.
 
     Raises:
@@ -85,7 +85,7 @@ class Structures:
     @classmethod
     def of(cls, inputs: Mapping[str, Any], schema: Schema, center: str | Tensor = "centroid") -> Structures:
         """Look at the inputs of one call; ``center`` as for :func:`equiv_probe.twirl`."""
-        name = _primary(schema, inputs)
+        name = primary(schema, inputs)
         value: Tensor = inputs[name].detach()
         mask = inputs[schema.mask].detach() if schema.mask else None
         if schema.batch is not None:

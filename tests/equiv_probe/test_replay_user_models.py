@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 import equiv_probe as ep
+from equiv_probe.alike import first_alike
 
 from .live_models import FORCES
 
@@ -168,3 +169,24 @@ def test_a_step_that_trains_a_module_beside_the_network_is_refused() -> None:
 
     with pytest.raises(ep.EquivProbeError, match="changes the model's weights"):
         ep.Probe(model, FORCES).replay(step, PLAN)
+
+
+def test_guidance_in_one_doubled_batch_is_one_network() -> None:
+    """The copies of a structure are answered by one ``h_g``: ``1.5 h − 0.5 h`` is h, whose variance is known."""
+    torch.manual_seed(0)
+    model, (pos, y) = Linear(nn.Linear(3, 3, bias=False, dtype=torch.float64)), data()
+
+    def step() -> Tensor:
+        with_class, without = model(torch.cat([pos, pos]))["forces"].chunk(2)
+        return (1.5 * with_class - 0.5 * without - y).square().mean()
+
+    found = ep.Probe(model, FORCES).replay(step, PLAN)
+    assert found.equiv == pytest.approx(squares(1.0, model.body.weight.detach(), pos), rel=1e-10)
+
+
+def test_alike_structures_are_found_in_both_layouts() -> None:
+    pos, _ = data()
+    dense = pos[[0, 1, 0, 2, 1]]
+    assert first_alike(dense, None, 5).tolist() == [0, 1, 0, 3, 1]
+    index = torch.arange(5).repeat_interleave(5)
+    assert first_alike(dense.flatten(0, 1), index, 7).tolist() == [0, 1, 0, 3, 1, 5, 5], "two structures without atoms"
