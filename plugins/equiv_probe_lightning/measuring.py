@@ -119,13 +119,16 @@ class Measuring:
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Stand in for the module's steps."""
-        del stage
         self._take_off()
         others = [one for one in trainer.callbacks if isinstance(one, Measuring) and one is not self]
         if self.from_environment and others:
             return
-        if self.probe is not None and all(m is not self.probe.model for m in pl_module.modules()):
-            self.probe = None  # the same callback for another model
+        if self.probe is not None:
+            trained = ("step", "train") in self.probe.schedules and self.probe.schedules["step", "train"].step > 0
+            another = all(m is not self.probe.model for m in pl_module.modules())
+            if another or (trained and stage == "fit" and trainer.global_step == 0):
+                # The same callback for another model, or for another run: what it knows is not about this one.
+                self.probe, self.logbook = None, Logbook(self.logbook.prog_bar)
         self._trainer, self._module = trainer, pl_module
         self._directory = trainer.log_dir or "."  # every rank must ask
         claim(pl_module)
@@ -158,6 +161,7 @@ class Measuring:
     def __getstate__(self) -> dict[str, Any]:
         """Without the run: a copy of the callback measures anew."""
         gone: dict[str, Any] = {"_trainer": None, "_module": None, "_steps": [], "_augmentation": None, "probe": None}
+        gone["logbook"] = Logbook(self.logbook.prog_bar)
         kept = {name: value for name, value in vars(self).items() if name not in {"log", "log_dict"}}
         return {**kept, **gone}
 
@@ -166,7 +170,9 @@ class Measuring:
     def _step(self, stage: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a step of the module, measured if that is due."""
         module = self._module
-        if self._trainer.sanity_checking:
+        trainer = self._trainer
+        # Lightning's Tuner tries learning rates with the user's callbacks taken off: that is not the run.
+        if trainer.sanity_checking or all(one is not self for one in trainer.callbacks):
             return original(*args, **kwargs)
         repeatable = not reads_iterator(original) and (stage != "train" or module.automatic_optimization)
         if self.probe is None:
