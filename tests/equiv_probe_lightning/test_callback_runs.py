@@ -7,12 +7,12 @@ import csv
 from typing import TYPE_CHECKING
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 
 import equiv_probe as ep
+from equiv_probe.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import LinearModule, loader, trainer
@@ -64,6 +64,26 @@ def test_fitting_on_with_the_same_trainer_carries_on(tmp_path: Path) -> None:
     assert [entry["step"] for entry in callback.logbook.history] == list(range(1, 17))
 
 
+def test_the_report_says_what_its_numbers_are_of(tmp_path: Path) -> None:
+    """Validation is measured in the first epoch alone, on one of its batches, whose rotations give the error bar."""
+    target = tmp_path / "report.json"
+    callback = EquivarianceCallback(every=1, budget=0.0, report=str(target), verbose=False)
+    run = trainer(tmp_path, [callback], max_epochs=3)
+    run.fit(LinearModule(), loader(), loader())
+    report = Report.load(target)
+    assert report["val/loss"].structures == 1
+    assert report["train/loss"].structures == 10
+    assert report.complete
+    outdated, alone = report.notes
+    assert outdated.startswith("val is as it was at step 8 of 24")
+    assert alone.startswith("val/loss was measured on one batch alone")
+    callback = EquivarianceCallback(every=1, budget=None, full=1, report=str(target), verbose=False)
+    trainer(tmp_path, [callback], max_epochs=3).fit(LinearModule(), loader(), loader())
+    report = Report.load(target)
+    assert report["val/loss"].structures == 8
+    assert report.notes == []
+
+
 def test_trials_of_learning_rates_are_not_measured(tmp_path: Path) -> None:
     class Rated(LinearModule):
         def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -71,7 +91,7 @@ def test_trials_of_learning_rates_are_not_measured(tmp_path: Path) -> None:
 
     callback = EquivarianceCallback(every=1, light=EXACT, window=100)
     module = Rated()
-    run: pl.Trainer = trainer(tmp_path, [callback])
+    run = trainer(tmp_path, [callback])
     Tuner(run).lr_find(module, loader(), num_training=6, update_attr=False)
     assert callback.probe is None
     run.fit(module, loader())
