@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence  # noqa: TC003 - configuration tools resolve the annotations
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,15 @@ import torch
 
 import equiv_probe as ep
 from equiv_probe.called import calls_of
-from equiv_probe.isolation import rank
+from equiv_probe.isolation import RandomState, isolated, observed, rank
 from equiv_probe.objectives import Training
+from equiv_probe.quiet import silenced
 from equiv_probe.running_script import REPORT, claim
 from equiv_probe_lightning import configured, locating, ranks
 from equiv_probe_lightning.logbook import Logbook
 from equiv_probe_lightning.losses import losses_of
 from equiv_probe_lightning.stepping import STEPS, Step, copied, recorded_logs, silent
-from equiv_probe_lightning.trainers import defines, dummy_logger, reads_iterator
+from equiv_probe_lightning.trainers import compiled_as_a_whole, defines, dummy_logger, reads_iterator
 
 
 class Measuring:
@@ -109,6 +111,7 @@ class Measuring:
         self._module: Any = None
         self._steps: list[Step] = []
         self._augmentation: ep.Augmentation | None = None
+        self._warned = False
 
     @property
     def state_key(self) -> str:
@@ -175,6 +178,10 @@ class Measuring:
         if trainer.sanity_checking or all(one is not self for one in trainer.callbacks):
             return original(*args, **kwargs)
         repeatable = not reads_iterator(original) and (stage != "train" or module.automatic_optimization)
+        whole = compiled_as_a_whole(module)
+        if whole and not repeatable:
+            self._warn_of_compiled()
+            return original(*args, **kwargs)
         if self.probe is None:
             known = locating.known(module, self.network)
             again = copied((args, kwargs)) if repeatable else None
@@ -200,6 +207,13 @@ class Measuring:
                     return losses_of(original(*given, **named), logged)
             if probe.recording:
                 pristine.append(copied((args, kwargs)))
+                if whole:  # hooks do not reach into it: it runs as it is, and is recorded in an eager run beside that
+                    before = RandomState.now()
+                    with probe.unhooked():
+                        outcome.append(original(*args, **kwargs))
+                    with self._quiet(), silenced(), isolated(module, gradients=True, contents=True), observed():
+                        before.restore()
+                        return step()
             with recorded_logs(module, forward=True) as logged:
                 outcome.append(original(*args, **kwargs))
             return losses_of(outcome[0], logged)
@@ -207,6 +221,14 @@ class Measuring:
         probe.step(step, stage=stage, replay=repeatable)
         self.logbook.fresh |= stage == "train" and probe.schedules["step", stage].was_due
         return outcome[0]
+
+    def _warn_of_compiled(self) -> None:
+        if not self._warned:
+            self._warned = True
+            what = "a compiled LightningModule's step that cannot be run again is not measured"
+            warnings.warn(
+                f"equiv_probe: {what}; compile the network instead: self.net = torch.compile(net)", stacklevel=2
+            )
 
     def _begin(self, training: Training) -> None:
         """Make the probe."""
