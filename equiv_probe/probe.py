@@ -418,6 +418,17 @@ class Probe:
                 self.remove()
 
     @contextmanager
+    def unhooked(self) -> Iterator[None]:
+        """A context without the hooks: they do not reach into code that is compiled around the module."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        try:
+            yield
+        finally:
+            self.attach()
+
+    @contextmanager
     def _unobserved(self) -> Iterator[None]:
         stepping, self._stepping = self._stepping, True
         try:

@@ -122,6 +122,10 @@ class Running:
         """What error bars are taken from: of a single measurement its replicates, otherwise the sums given."""
         return sums if self._single is None else self._single.to(sums.first.device)
 
+    def of_one(self, sums: Sums) -> bool:
+        """Whether sums are those over the replicates of a single measurement; fetches them from the device."""
+        return self._single is not None and torch.equal(sums.first.cpu(), self._single.first.cpu())
+
     @property
     def latest(self) -> Sums:
         """Sums over the window, where they are."""
