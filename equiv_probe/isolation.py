@@ -32,6 +32,16 @@ def measuring() -> bool:
     return bool(getattr(_STATE, "depth", 0))
 
 
+@contextmanager
+def observed() -> Iterator[None]:
+    """Let the project's own hooks work inside :func:`isolated`: for a run that is there to be recorded."""
+    depth, _STATE.depth = getattr(_STATE, "depth", 0), 0
+    try:
+        yield
+    finally:
+        _STATE.depth = depth
+
+
 def network(module: nn.Module) -> nn.Module:
     """The user's own module inside ``torch.compile`` and (distributed) data-parallel wrappers.
 

@@ -243,7 +243,8 @@ class Probe:
             for name, found in measured.items():
                 equiv = found.estimate.equiv
                 total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
-                self.running.add(stage, name, equiv, total, found.weight).labelled = found.labelled
+                running = self.running.add(stage, name, equiv, total, found.weight)
+                running.labelled, running.loss = found.labelled, found.loss
         self.schedule(kind, stage).spent(self._clock(stage) - began)
 
     def _augmentation(self) -> Augmentation | None:
@@ -420,6 +421,17 @@ class Probe:
         finally:
             if not there:
                 self.remove()
+
+    @contextmanager
+    def unhooked(self) -> Iterator[None]:
+        """A context without the hooks: they do not reach into code that is compiled around the module."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        try:
+            yield
+        finally:
+            self.attach()
 
     @contextmanager
     def _unobserved(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import torch
 
 from equiv_probe.report import Labelled, Measured, Report
 from equiv_probe.report_table import OWN_LOSS
+from equiv_probe.running import OF_THE_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,6 +23,8 @@ BLIND = [
     "a sign or unit that is wrong in every frame",
     "forces that are no gradient of the energy",
 ]
+
+_OF_ONE = "{} was measured on one batch alone: its error bars are over rotations, not over batches."
 
 
 def report_of(
@@ -47,6 +50,8 @@ def report_of(
     """
     if sums is None:
         sums = {k: one.shown(one.window if k[0] == "train" else one.everything) for k, one in probe.running.items()}
+    sums = {key: one.to("cpu") for key, one in sums.items()}
+    alone = {key for key, one in sums.items() if key in probe.running and probe.running[key].of_one(one)}
     schedules = probe.schedules.values()
     lines = {
         "training": f"{probe.light}",
@@ -60,24 +65,31 @@ def report_of(
         model=type(probe.live.network).__name__,
         source=source,
         protocol={**lines, **(protocol or {})},
-        measured=[_measured(f"{stage}/{name}", one.to("cpu")) for (stage, name), one in sorted(sums.items())],
+        measured=[
+            _measured("/".join(key), one, 1 if key in alone else int(one.count), _loss(probe, key))
+            for key, one in sorted(sums.items())
+        ],
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
-        notes=list(notes),
+        notes=[*notes, *(_OF_ONE.format("/".join(key)) for key in sorted(alone))],
         blind_spots=BLIND,
         complete=complete,
         history=[dict(entry) for entry in history],
     )
 
 
-def _measured(name: str, sums: Sums) -> Measured:
+def _loss(probe: Probe, key: tuple[str, str]) -> str:
+    return probe.running[key].loss if key in probe.running else OF_THE_STEP
+
+
+def _measured(name: str, sums: Sums, structures: int, loss: str) -> Measured:
     equiv, total, mean, share = sums.equiv, sums.total, sums.mean, sums.share
     labelled = not math.isnan(total.value)
     found = None
     if labelled:
         found = Labelled(
-            loss="the step's own",
+            loss=loss,
             unit=OWN_LOSS,
-            structures=int(sums.count),
+            structures=structures,
             total=total.value,
             total_stderr=total.stderr,
             mean=mean.value,
@@ -92,7 +104,7 @@ def _measured(name: str, sums: Sums) -> Measured:
     return Measured(
         name=name,
         unit=OWN_LOSS if labelled else "the output's",
-        structures=int(sums.count),
+        structures=structures,
         rms=math.nan if labelled else _root(equiv.value),
         rms_interval=(math.nan, math.nan) if labelled else (_root(equiv.low), _root(equiv.high)),
         equiv=equiv.value,

@@ -112,9 +112,10 @@ class Logbook:
             sums = self._alone(probe, sums)
         protocol = {"steps": trainer.global_step, "ranks": ranks.world(), "cost": f"{self._cost(probe)} of the run"}
         source = f"a run of {trainer.global_step} steps, epoch {trainer.current_epoch}"
-        complete = not notes
+        history, complete = self.history, not notes
+        notes = [*notes, *_outdated(probe, history, trainer.global_step)]
         return report_of(
-            probe, sums=sums, source=source, protocol=protocol, history=self.history, notes=notes, complete=complete
+            probe, sums=sums, source=source, protocol=protocol, history=history, notes=notes, complete=complete
         )
 
     def _cost(self, probe: ep.Probe) -> str:
@@ -130,3 +131,14 @@ class Logbook:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
         self._history = [(step, (key[0], key[1]), dict(values)) for step, key, values in state["history"]]
+
+
+def _outdated(probe: ep.Probe, history: list[dict[str, Any]], now: int) -> list[str]:
+    """A line for each evaluation whose numbers are of an earlier epoch than its last."""
+    last = {entry["stage"]: entry["step"] for entry in history if entry["stage"] in probe.running.stale}
+    return [
+        f"{stage} is as it was at step {step} of {now}: later epochs were not measured, since the time for it "
+        "(budget) was used up; budget=None measures every epoch."
+        for stage, step in last.items()
+        if step < now
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence  # noqa: TC003 - configuration tools resolve the annotations
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,15 @@ import torch
 
 import equiv_probe as ep
 from equiv_probe.called import calls_of
-from equiv_probe.isolation import rank
+from equiv_probe.isolation import RandomState, isolated, observed, rank
 from equiv_probe.objectives import Training
+from equiv_probe.quiet import silenced
 from equiv_probe.running_script import REPORT, claim
 from equiv_probe_lightning import configured, locating, ranks
 from equiv_probe_lightning.logbook import Logbook
 from equiv_probe_lightning.losses import losses_of
 from equiv_probe_lightning.stepping import STEPS, Step, copied, recorded_logs, silent
-from equiv_probe_lightning.trainers import defines, dummy_logger, reads_iterator
+from equiv_probe_lightning.trainers import compiled_as_a_whole, defines, dummy_logger, reads_iterator
 
 
 class Measuring:
@@ -109,6 +111,7 @@ class Measuring:
         self._module: Any = None
         self._steps: list[Step] = []
         self._augmentation: ep.Augmentation | None = None
+        self._warned = False
 
     @property
     def state_key(self) -> str:
@@ -119,13 +122,16 @@ class Measuring:
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Stand in for the module's steps."""
-        del stage
         self._take_off()
         others = [one for one in trainer.callbacks if isinstance(one, Measuring) and one is not self]
         if self.from_environment and others:
             return
-        if self.probe is not None and all(m is not self.probe.model for m in pl_module.modules()):
-            self.probe = None  # the same callback for another model
+        if self.probe is not None:
+            trained = ("step", "train") in self.probe.schedules and self.probe.schedules["step", "train"].step > 0
+            another = all(m is not self.probe.model for m in pl_module.modules())
+            if another or (trained and stage == "fit" and trainer.global_step == 0):
+                # The same callback for another model, or for another run: what it knows is not about this one.
+                self.probe, self.logbook = None, Logbook(self.logbook.prog_bar)
         self._trainer, self._module = trainer, pl_module
         self._directory = trainer.log_dir or "."  # every rank must ask
         claim(pl_module)
@@ -158,6 +164,7 @@ class Measuring:
     def __getstate__(self) -> dict[str, Any]:
         """Without the run: a copy of the callback measures anew."""
         gone: dict[str, Any] = {"_trainer": None, "_module": None, "_steps": [], "_augmentation": None, "probe": None}
+        gone["logbook"] = Logbook(self.logbook.prog_bar)
         kept = {name: value for name, value in vars(self).items() if name not in {"log", "log_dict"}}
         return {**kept, **gone}
 
@@ -166,9 +173,15 @@ class Measuring:
     def _step(self, stage: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a step of the module, measured if that is due."""
         module = self._module
-        if self._trainer.sanity_checking:
+        trainer = self._trainer
+        # Lightning's Tuner tries learning rates with the user's callbacks taken off: that is not the run.
+        if trainer.sanity_checking or all(one is not self for one in trainer.callbacks):
             return original(*args, **kwargs)
         repeatable = not reads_iterator(original) and (stage != "train" or module.automatic_optimization)
+        whole = compiled_as_a_whole(module)
+        if whole and not repeatable:
+            self._warn_of_compiled()
+            return original(*args, **kwargs)
         if self.probe is None:
             known = locating.known(module, self.network)
             again = copied((args, kwargs)) if repeatable else None
@@ -194,6 +207,13 @@ class Measuring:
                     return losses_of(original(*given, **named), logged)
             if probe.recording:
                 pristine.append(copied((args, kwargs)))
+                if whole:  # hooks do not reach into it: it runs as it is, and is recorded in an eager run beside that
+                    before = RandomState.now()
+                    with probe.unhooked():
+                        outcome.append(original(*args, **kwargs))
+                    with self._quiet(), silenced(), isolated(module, gradients=True, contents=True), observed():
+                        before.restore()
+                        return step()
             with recorded_logs(module, forward=True) as logged:
                 outcome.append(original(*args, **kwargs))
             return losses_of(outcome[0], logged)
@@ -201,6 +221,14 @@ class Measuring:
         probe.step(step, stage=stage, replay=repeatable)
         self.logbook.fresh |= stage == "train" and probe.schedules["step", stage].was_due
         return outcome[0]
+
+    def _warn_of_compiled(self) -> None:
+        if not self._warned:
+            self._warned = True
+            what = "a compiled LightningModule's step that cannot be run again is not measured"
+            warnings.warn(
+                f"equiv_probe: {what}; compile the network instead: self.net = torch.compile(net)", stacklevel=2
+            )
 
     def _begin(self, training: Training) -> None:
         """Make the probe."""

@@ -37,6 +37,11 @@ def reads_iterator(step: Any) -> bool:
     return "dataloader_iter" in inspect.signature(step).parameters
 
 
+def compiled_as_a_whole(module: Any) -> bool:
+    """Whether the Trainer was given ``torch.compile(module)``: then its steps are compiled, not the network alone."""
+    return getattr(module, "_compiler_ctx", None) is not None
+
+
 def about_to_write(trainer: Any) -> bool:
     """Whether Lightning gives this step's values to its loggers; True where that cannot be known."""
     connector = getattr(trainer, "_logger_connector", None)
