@@ -141,6 +141,7 @@ class LiveOrbit:
         value, index = inputs[name], structures.index
         if (
             structures.layout == "one"
+            or rotations.ndim == 4  # one rotation for all
             or not len(value)
             or value.device.type == "mps"
             or (index is not None and len(index) != len(value))
