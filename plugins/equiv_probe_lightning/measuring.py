@@ -13,6 +13,7 @@ import torch
 
 import equiv_probe as ep
 from equiv_probe.called import calls_of
+from equiv_probe.generators import generators_of
 from equiv_probe.isolation import RandomState, isolated, observed, rank
 from equiv_probe.objectives import Training
 from equiv_probe.quiet import silenced
@@ -208,7 +209,7 @@ class Measuring:
             if probe.recording:
                 pristine.append(copied((args, kwargs)))
                 if whole:  # hooks do not reach into it: it runs as it is, and is recorded in an eager run beside that
-                    before = RandomState.now()
+                    before = RandomState.now(generators_of((module,)))
                     with probe.unhooked():
                         outcome.append(original(*args, **kwargs))
                     with self._quiet(), silenced(), isolated(module, gradients=True, contents=True), observed():
