@@ -38,8 +38,10 @@ class Measuring:
             None finds the one that is called with coordinates.
         schema: representations, an :class:`equiv_probe.Schema` or the same as nested mappings of words; None infers.
         plan: of validation and test; a plan, its design's name or its arguments.
-        full: validation (test) batches of which one is measured, at random, at least one an epoch; a rule; or None.
-        budget: largest share of the elapsed time that measuring in validation may take.
+        full: validation (test) batches of which one is measured, at random, as far as the budget goes at least one an
+            epoch; a rule; or None.
+        budget: largest share of the elapsed time that measuring in validation may take: in short runs most epochs are
+            not measured. None is no limit; it is needed where something monitors the share in validation.
         warmup: training steps at the beginning that are left alone.
         window: training measurements in the running estimate.
         augment: turn the network's training inputs at random too, and its answers back.
@@ -136,6 +138,7 @@ class Measuring:
         self._trainer, self._module = trainer, pl_module
         self._directory = trainer.log_dir or "."  # every rank must ask
         claim(pl_module)
+        self._warn_of_monitors(trainer)
         for name, key in STEPS.items():
             if key in self.stages and defines(pl_module, name):
                 self._steps.append(Step(pl_module, name, self._step))
@@ -222,6 +225,18 @@ class Measuring:
         probe.step(step, stage=stage, replay=repeatable)
         self.logbook.fresh |= stage == "train" and probe.schedules["step", stage].was_due
         return outcome[0]
+
+    def _warn_of_monitors(self, trainer: Any) -> None:
+        if self.options["budget"] is None:
+            return
+        for one in trainer.callbacks:
+            monitored = getattr(one, "monitor", None)
+            if isinstance(monitored, str) and monitored.startswith("equiv/val/"):
+                what = (
+                    f'{type(one).__name__} monitors "{monitored}", which keeps its old value in epochs over the budget'
+                )
+                fix = "EquivarianceCallback(budget=None) measures it in every epoch"
+                warnings.warn(f"equiv_probe: {what}; {fix}", stacklevel=2)
 
     def _warn_of_compiled(self) -> None:
         if not self._warned:

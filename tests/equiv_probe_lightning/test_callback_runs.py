@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import csv
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
@@ -82,6 +84,17 @@ def test_the_report_says_what_its_numbers_are_of(tmp_path: Path) -> None:
     report = Report.load(target)
     assert report["val/loss"].structures == 8
     assert report.notes == []
+
+
+@pytest.mark.parametrize("budget", [0.02, None])
+def test_what_monitors_a_share_that_may_be_outdated_is_warned_of(budget: float | None, tmp_path: Path) -> None:
+    stop = pl.callbacks.EarlyStopping("equiv/val/loss/share")
+    callback = EquivarianceCallback(budget=budget, verbose=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, [callback, stop]).fit(LinearModule(), loader(), loader())
+    about = [str(one.message) for one in caught if "equiv_probe: EarlyStopping monitors" in str(one.message)]
+    assert len(about) == (0 if budget is None else 1)
 
 
 def test_trials_of_learning_rates_are_not_measured(tmp_path: Path) -> None:
