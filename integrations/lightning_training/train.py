@@ -124,9 +124,10 @@ def show(log: Path) -> None:
         print(f"\n{stage}: step, L_total, L_mean, L_equiv, share")
         for row in found[:: max(1, len(found) // 12)]:
             values = [float(row[f"equiv/{stage}/loss/{name}"]) for name in ("L_total", "L_mean", "L_equiv", "share")]
-            error = float(row.get(f"equiv/{stage}/loss/share_stderr", "nan"))
             total, mean, equiv, share = values
-            print(f"{row['step']:>6} {total:9.4g} {mean:9.4g} {equiv:9.4g} {100 * share:6.2f} ± {100 * error:.2f} %")
+            error = row.get(f"equiv/{stage}/loss/share_stderr")  # from the second measurement on
+            known = f" ± {100 * float(error):.2f}" if error is not None else ""
+            print(f"{row['step']:>6} {total:9.4g} {mean:9.4g} {equiv:9.4g} {100 * share:6.2f}{known} %")
 
 
 def compare(args: argparse.Namespace) -> None:
