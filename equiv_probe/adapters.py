@@ -19,6 +19,7 @@ from equiv_probe.schema import Named, Schema
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from equiv_probe.objectives import Evaluate
     from equiv_probe.turning import Structures
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -61,6 +62,10 @@ class Adapter(ABC):
     def infer(self, inputs: Named, raw: Any, declared: Schema | None) -> Schema:
         """The schema of a call and its answer, as far as it is not declared."""
         return Schema.infer(inputs, raw, declared)
+
+    def labels(self) -> Evaluate | None:
+        """What finds the labels among the inputs of a call where nobody named them; None where nothing can."""
+        return None
 
     def dicts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
         """The caller's own dicts, into which a network may write."""

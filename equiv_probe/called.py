@@ -106,6 +106,6 @@ def coordinates(
     if wanted:
         return ("certain" if wanted & set(tensors) else ""), sorted(leaves)
     by_name = any(getattr(usual(name, tuple(tensors[name].shape)), "event_shape", ()) for name in shaped)
-    if shaped and (by_name or not isinstance(adapter, CallAdapter)):
+    if shaped and (by_name or type(adapter) is not CallAdapter):
         return "certain", sorted(leaves)
     return ("likely" if shaped else ""), sorted(leaves)

@@ -202,9 +202,13 @@ def patched_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[
             module.forward = own
 
 
-def versions(modules: Iterable[nn.Module]) -> list[int]:
-    """How often each parameter has been written to, to notice a step that trains."""
-    return [p._version for module in modules for p in module.parameters() if not p.is_inference()]
+def versions(modules: Iterable[nn.Module]) -> dict[int, int]:
+    """How often each parameter, by ``id``, has been written to, to notice a step that trains.
+
+    One that a lazy module has yet to make is left out: its first values are no training.
+    """
+    made = (p for module in modules for p in module.parameters() if not nn.parameter.is_lazy(p))
+    return {id(p): p._version for p in made if not p.is_inference()}
 
 
 def capturing_graph() -> bool:

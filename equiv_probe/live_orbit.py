@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
+from dataclasses import is_dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equiv_probe.adapters import CallAdapter, adapter_for
-from equiv_probe.capture import Call, cloned, read_outputs, wide
+from equiv_probe.capture import Call, all_outputs, cloned, read_outputs, wide
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import missing_output, needs_gradient, network
@@ -106,7 +107,13 @@ class LiveOrbit:
             schema, declared = self.schema, self._declared
             if schema is None or declared is None or not (declared.inputs and declared.outputs):
                 # Also for an input that earlier calls did not have: self-conditioning begins with nothing.
-                schema = self.adapter.infer(call.inputs, raw, schema)
+                schema = self.adapter.infer(call.inputs, all_outputs(raw) if is_dataclass(raw) else raw, schema)
+                if not schema.outputs:
+                    raise EquivProbeError(
+                        f"an answer without tensors: {type(raw).__name__} of {sorted(all_outputs(raw))}",
+                        "a tensor, or a tuple, dict or dataclass of tensors",
+                        "probe a module inside that answers so, or wrap this one",
+                    )
                 schema.announce()
             elif not self._seen:
                 missing = sorted(set(schema.inputs) - set(call.inputs) - self.adapter.optional)

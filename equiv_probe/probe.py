@@ -243,7 +243,8 @@ class Probe:
             for name, found in measured.items():
                 equiv = found.estimate.equiv
                 total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
-                self.running.add(stage, name, equiv, total, found.weight).labelled = found.labelled
+                running = self.running.add(stage, name, equiv, total, found.weight)
+                running.labelled, running.loss = found.labelled, found.loss
         self.schedule(kind, stage).spent(self._clock(stage) - began)
 
     def _augmentation(self) -> Augmentation | None:

@@ -10,6 +10,7 @@ import torch
 
 from equiv_probe.report import Labelled, Measured, Report
 from equiv_probe.report_table import OWN_LOSS
+from equiv_probe.running import OF_THE_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,7 +66,8 @@ def report_of(
         source=source,
         protocol={**lines, **(protocol or {})},
         measured=[
-            _measured("/".join(key), one, 1 if key in alone else int(one.count)) for key, one in sorted(sums.items())
+            _measured("/".join(key), one, 1 if key in alone else int(one.count), _loss(probe, key))
+            for key, one in sorted(sums.items())
         ],
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
         notes=[*notes, *(_OF_ONE.format("/".join(key)) for key in sorted(alone))],
@@ -75,13 +77,17 @@ def report_of(
     )
 
 
-def _measured(name: str, sums: Sums, structures: int) -> Measured:
+def _loss(probe: Probe, key: tuple[str, str]) -> str:
+    return probe.running[key].loss if key in probe.running else OF_THE_STEP
+
+
+def _measured(name: str, sums: Sums, structures: int, loss: str) -> Measured:
     equiv, total, mean, share = sums.equiv, sums.total, sums.mean, sums.share
     labelled = not math.isnan(total.value)
     found = None
     if labelled:
         found = Labelled(
-            loss="the step's own",
+            loss=loss,
             unit=OWN_LOSS,
             structures=structures,
             total=total.value,

@@ -7,27 +7,37 @@ import logging
 import sys
 import threading
 import warnings
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+_SILENT: Counter[int] = Counter()
+"""Threads that are silent now, and how deep."""
+_LOCK = threading.RLock()
+_INSTALLED = contextlib.ExitStack()
+
+
+def _silent() -> bool:
+    return threading.get_ident() in _SILENT
+
 
 class _Stream:
-    """A text stream that swallows what one thread writes; everything else goes through."""
+    """A text stream that swallows what silent threads write; everything else goes through."""
 
-    def __init__(self, stream: Any, thread: int) -> None:
-        self._stream, self._thread = stream, thread
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
 
     def write(self, text: str) -> int:
-        return len(text) if threading.get_ident() == self._thread else int(self._stream.write(text) or 0)
+        return len(text) if _silent() else int(self._stream.write(text) or 0)
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        if threading.get_ident() != self._thread:
+        if not _silent():
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -47,28 +57,44 @@ def silenced() -> Iterator[None]:
     def elsewhere(_: logging.LogRecord) -> bool:
         return threading.get_ident() != thread
 
-    show = warnings.showwarning
-
-    def show_elsewhere(*args: Any, **kwargs: Any) -> None:
-        if threading.get_ident() != thread:
-            show(*args, **kwargs)
-
     loggers = [
         logging.root,
-        *(one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)),
+        *(one for one in list(logging.root.manager.loggerDict.values()) if isinstance(one, logging.Logger)),
     ]
     handlers = {id(handler): handler for logger in loggers for handler in logger.handlers}
     for handler in handlers.values():
         handler.addFilter(elsewhere)
-    warnings.showwarning = show_elsewhere
+    # The streams belong to the whole process: the first thread that falls silent puts ours there, and the last one
+    # takes them away. Each on its own would put another's back, for good.
+    with _LOCK:
+        if not _SILENT:
+            _install()
+        _SILENT[thread] += 1
     try:
-        with (
-            contextlib.redirect_stdout(_Stream(sys.stdout, thread)),
-            contextlib.redirect_stderr(_Stream(sys.stderr, thread)),
-        ):
-            yield
+        yield
     finally:
-        if warnings.showwarning is show_elsewhere:
-            warnings.showwarning = show
+        with _LOCK:
+            _SILENT[thread] -= 1
+            if not _SILENT[thread]:
+                del _SILENT[thread]
+            if not _SILENT:
+                _INSTALLED.close()
         for handler in handlers.values():
             handler.removeFilter(elsewhere)
+
+
+def _install() -> None:
+    show = warnings.showwarning
+
+    def show_elsewhere(*args: Any, **kwargs: Any) -> None:
+        if not _silent():
+            show(*args, **kwargs)
+
+    def put_back() -> None:
+        if warnings.showwarning is show_elsewhere:
+            warnings.showwarning = show
+
+    warnings.showwarning = show_elsewhere
+    _INSTALLED.callback(put_back)
+    _INSTALLED.enter_context(contextlib.redirect_stdout(_Stream(sys.stdout)))
+    _INSTALLED.enter_context(contextlib.redirect_stderr(_Stream(sys.stderr)))

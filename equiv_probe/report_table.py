@@ -9,6 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from equiv_probe.running import OF_THE_STEP
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -93,13 +95,12 @@ def _symmetry(measured: list[Measured]) -> Table:
 
 
 def _losses(labelled: list[tuple[str, Labelled]]) -> Table:
-    columns = ("", "L_total", "L_mean", "L_equiv", "unit", "share of the loss", "95 % interval")
+    of_a_run = labelled[0][1].unit == OWN_LOSS
     counts = sorted({m.structures for _, m in labelled})
     over = " to ".join(map(str, sorted({counts[0], counts[-1]})))
     title = f"Loss ({labelled[0][1].loss}) against the reference on {over} structures"
-    if labelled[0][1].unit == OWN_LOSS:
-        title = f"Loss of the steps themselves, {over} measurements"
-    table = _table(f"{title}: L_total = L_mean + L_equiv", *columns)
+    columns = ("", "L_total", "L_mean", "L_equiv", "over" if of_a_run else "unit", "share of the loss", "95 % interval")
+    table = _table(f"{'Losses of the run' if of_a_run else title}: L_total = L_mean + L_equiv", *columns)
 
     def with_error(value: float, error: float) -> str:
         return f"{number(value)} ± {number(error, 2)}" if math.isfinite(error) else number(value)
@@ -113,11 +114,18 @@ def _losses(labelled: list[tuple[str, Labelled]]) -> Table:
             with_error(m.total, m.total_stderr),
             with_error(m.mean, m.mean_stderr),
             with_error(m.equiv, m.equiv_stderr),
-            m.unit,
+            _over(m) if of_a_run else m.unit,
             _percent(m.share) + error,
             f"[{_percent(low)}, {_percent(high)}]" if math.isfinite(low) and error else "",
         )
     return table
+
+
+def _over(m: Labelled) -> str:
+    """What the estimate is over: batches of which the step made one number, or structures."""
+    kind = "batch" if m.loss == OF_THE_STEP else "structure"
+    plural = {"batch": "batches", "structure": "structures"}
+    return f"{m.structures} {kind if m.structures == 1 else plural[kind]}"
 
 
 def _percent(share: float) -> str:

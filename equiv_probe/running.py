@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+OF_THE_STEP = "the step's own"
+"""The loss of a step that was run again: whatever it is, it is one number for a batch."""
 ENOUGH = 4
 """Replicates from which the scatter of pseudo-values gives an error bar."""
 
@@ -98,6 +100,7 @@ class Running:
         self.structures = 0
         """How many were added, whatever their weight: known without asking the device."""
         self.labelled = True
+        self.loss = OF_THE_STEP
         self._single: Sums | None = None
 
     def update(self, equiv: Tensor, total: Tensor, weight: Tensor, pseudo: tuple[Tensor, Tensor] | None = None) -> None:
@@ -144,7 +147,7 @@ class Running:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
         recent = [vars(sums.to("cpu")) for sums in self.recent]
-        known = {"structures": self.structures, "labelled": self.labelled}
+        known = {"structures": self.structures, "labelled": self.labelled, "loss": self.loss}
         return {"everything": vars(self.everything), "recent": recent, **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -152,7 +155,7 @@ class Running:
         for name, value in state["everything"].items():
             setattr(self.metric, name, value.to(getattr(self.metric, name)))
         self.recent.extend(Sums(**sums) for sums in state["recent"])
-        self.structures, self.labelled = state["structures"], state["labelled"]
+        self.structures, self.labelled, self.loss = state["structures"], state["labelled"], state["loss"]
 
 
 def estimates(sums: Sums) -> dict[str, float]:

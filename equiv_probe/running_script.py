@@ -71,9 +71,10 @@ class Finder:
             return
         if module in self._inside or next(module.parameters(), None) is None:
             return
-        if isinstance(adapter_for(network(module), args, {}), CallAdapter):
+        adapter = adapter_for(network(module), args, {})
+        if type(adapter) is CallAdapter:
             return
-        probe = Probe(module, **self.options).attach()
+        probe = Probe(module, adapter=adapter, targets=adapter.labels(), **self.options).attach()
         if self.augment:
             augment(module, seed=probe.seed)
         self.probes.append(probe)

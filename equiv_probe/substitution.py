@@ -94,9 +94,12 @@ class Player:
         self._place = 0
         self._original = module.forward
         self._inside = False
+        self._asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._answered: tuple[Any, dict[str, Any] | None] | None = None
 
-    def answering(self, operator: Operator) -> Any:
-        """A context in which the network is this average of ``h_g``."""
+    @contextmanager
+    def answering(self, operator: Operator) -> Iterator[None]:
+        """A context in which the network, with all hooks that its user put on it, is this average of ``h_g``."""
         self._operator, self._place = operator, 0
         seen: set[int] = set()
         for one in self.recorded:
@@ -104,17 +107,42 @@ class Player:
                 if id(given) not in seen:
                     seen.add(id(given))
                     refill(given, held)
-        return patched_forward(self.module, self.forward)
+        first = self.module.register_forward_pre_hook(self._before_hooks, with_kwargs=True, prepend=True)
+        last = self.module.register_forward_hook(self._after_hooks)
+        try:
+            with patched_forward(self.module, self.forward):
+                yield
+        finally:
+            first.remove()
+            last.remove()
+
+    # ``h_g`` is evaluated with the user's hooks on: what they change of the input or the answer is in it already. They
+    # run once more around the answer, and may look at it, but change nothing.
+    def _before_hooks(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module is self.module and not self._inside:
+            self._asked = args, kwargs
+
+    def _after_hooks(self, module: nn.Module, args: tuple[Any, ...], changed: Any) -> Any:
+        del args
+        if module is not self.module or self._inside or self._answered is None:
+            return changed
+        (answer, contents), self._answered = self._answered, None
+        if contents is not None:
+            refill(answer, contents)
+        return answer
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """In the place of the network's ``forward``; the network's own, where the orbit itself is evaluated."""
         if self._inside:
             return self._original(*args, **kwargs)
+        (args, kwargs), self._asked = self._asked or (args, kwargs), None
         self._inside = True
         try:
-            return self._substitute(args, kwargs)
+            answer = self._substitute(args, kwargs)
         finally:
             self._inside = False
+        self._answered = answer, dict(answer) if isinstance(answer, dict) else None
+        return answer
 
     def _substitute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         place, self._place = self._place, self._place + 1
@@ -151,11 +179,11 @@ class Player:
                     return False
                 pairs.append((value, other))
         if all(at_hand(a) for a, _ in pairs):
-            return all(torch.equal(a, b) for a, b in pairs)
+            return not any(bool(_differ(a, b)) for a, b in pairs)
         # Reading it would wait for the device. The first call depends on no answer: a step that can be repeated asks
         # the same, and one that cannot spoils its own result. Later calls are evaluated anew.
         if place == 0:
-            self.strayed += [(a != b).any() for a, b in pairs]
+            self.strayed += [_differ(a, b) for a, b in pairs]
         return place == 0
 
     def _turning(self) -> set[str]:
@@ -210,3 +238,8 @@ class Player:
         if one.own is not None and one.own < len(own):
             return own[one.own]
         return write_outputs(one.raw, values, list(schema.outputs))
+
+
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """Whether two tensors of one shape differ anywhere, ``()``; NaN, where a label is missing, is what it was."""
+    return ((a != b) & ~(a.isnan() & b.isnan())).any()

@@ -78,6 +78,7 @@ def merged(running: Mapping[Key, Running]) -> dict[Key, dict[str, Any]]:
             "recent": [vars(sums) for sums in recent],
             "structures": structures,
             "labelled": mine[0]["labelled"],
+            "loss": mine[0]["loss"],
         }
     return found
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from equiv_probe.objectives import Evaluate
     from equiv_probe.representations import Representation
     from equiv_probe.schema import Named
     from equiv_probe.turning import Structures
@@ -73,6 +74,12 @@ class GraphAdapter(CallAdapter):
 
         # Points first: of two arrays of threes, the other one is in need of an explanation.
         return dict(sorted(inputs.items(), key=lambda item: plain(item[0]) != "pos")), rebuild
+
+    def labels(self) -> Evaluate | None:
+        """Labels in the graphs, by the names of the outputs or as ``y``."""
+        from equiv_probe_pyg.attaching import Labels
+
+        return Labels(None, "mse")
 
     def dicts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
         """The arguments that are dicts, and those in which graphs keep their attributes."""

@@ -367,3 +367,30 @@ def test_silence_within_silence() -> None:
     with silenced(), silenced():
         print("nothing")
     assert (sys.stdout, warnings.showwarning) == before
+
+
+def test_two_threads_whose_silences_overlap_leave_the_streams_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout, sys.stderr, warnings.showwarning
+    first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with silenced():
+            first_in.set()
+            assert second_in.wait(10)
+        first_out.set()
+
+    def second() -> None:
+        assert first_in.wait(10)
+        with silenced():
+            second_in.set()
+            assert first_out.wait(10)
+            print("still silent")
+        print("heard again")
+
+    threads = [threading.Thread(target=run) for run in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (sys.stdout, sys.stderr, warnings.showwarning) == before
+    assert capsys.readouterr().out == "heard again\n"

@@ -1,0 +1,129 @@
+"""Replays of networks as users have them: hooks of their own, layers not yet made, labels that are missing."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import equiv_probe as ep
+
+from .live_models import FORCES
+
+PLAN = ep.RotationPlan("tetrahedral", 2)
+
+
+class Linear(nn.Module):
+    """``f(x) = A x`` about the centroid, with a body that the test chooses."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, pos: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+        del y
+        return {"forces": self.body(pos - pos.mean(-2, keepdim=True))}
+
+
+def data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    pos, y = torch.randn(2, 6, 5, 3, generator=generator, dtype=torch.float64)
+    return pos, y
+
+
+def squares(factor: float, matrix: Tensor, x: Tensor) -> float:
+    """``L_equiv`` of squared error of ``x -> factor A x``: the tetrahedral group averages it exactly."""
+    x = factor * (x - x.mean(-2, keepdim=True))
+    return float(x.square().mean() * (matrix.square().sum() / 3 - matrix.trace() ** 2 / 9))
+
+
+def scaled_in_place(module: nn.Module, args: Any, answer: dict[str, Tensor]) -> None:
+    del module, args
+    answer["forces"] = 1.5 * answer["forces"]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_hooks_of_the_user_are_part_of_the_network(in_place: bool) -> None:
+    """Scaling the input by 2 and the answer by 1.5 counts once, and an observer sees the answer that is substituted."""
+    torch.manual_seed(0)
+    model = Linear(nn.Linear(3, 3, bias=False, dtype=torch.float64))
+    model.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    if in_place:
+        model.register_forward_hook(scaled_in_place)
+    else:
+        model.register_forward_hook(lambda module, args, out: {name: 1.5 * value for name, value in out.items()})
+    pos, y = data()
+    found = ep.Probe(model, FORCES).replay(lambda: (model(pos)["forces"] - y).square().mean(), PLAN)
+    assert found.equiv == pytest.approx(squares(3.0, model.body.weight.detach(), pos), rel=1e-10)
+    before = len(model._forward_hooks), len(model._forward_pre_hooks)
+    assert before == (1, 1), "the replay's own are gone"
+
+
+def test_lazy_layers_are_made_in_the_users_own_run() -> None:
+    pos, y = data()
+    weights = []
+    for probing in (False, True):
+        torch.manual_seed(0)
+        model = Linear(nn.LazyLinear(3, bias=False, dtype=torch.float64))
+
+        def step(model: nn.Module = model) -> Tensor:
+            return (model(pos)["forces"] - y).square().mean()
+
+        if probing:
+            found = ep.Probe(model, FORCES).replay(step, PLAN)
+            assert found.equiv == pytest.approx(squares(1.0, model.body.weight.detach(), pos), rel=1e-10)
+        else:
+            step()
+        weights.append(model.body.weight.detach())
+    assert torch.equal(*weights)
+
+
+def test_missing_labels_among_the_inputs_are_the_same_question() -> None:
+    """A label that is missing is NaN, which equals nothing: not even itself."""
+    torch.manual_seed(0)
+    model = Linear(nn.Linear(3, 3, bias=False, dtype=torch.float64))
+    pos, y = data()
+    y[0] = torch.nan
+    schema = ep.Schema(inputs={"pos": ep.point, "y": ep.fixed}, outputs={"forces": ep.vector})
+    found = ep.Probe(model, schema).replay(
+        lambda: (model(pos, y)["forces"] - y)[1:].square().mean(), PLAN, per_structure=True
+    )
+    assert found.equiv == pytest.approx(squares(1.0, model.body.weight.detach(), pos[1:]), rel=1e-10)
+    calls = iter([y, y + 1])
+    with pytest.raises(ep.EquivProbeError, match="asks the network something else"):
+        ep.Probe(model, schema).replay(lambda: model(pos, next(calls))["forces"].square().mean(), PLAN)
+
+
+@dataclasses.dataclass
+class Answer:
+    forces: Tensor
+    hidden: Any = None
+
+
+class Answering(Linear):
+    """Answers in a form that the test chooses."""
+
+    def __init__(self, form: Any) -> None:
+        super().__init__(nn.Linear(3, 3, bias=False, dtype=torch.float64))
+        self.form = form
+
+    def forward(self, pos: Tensor, y: Tensor | None = None) -> Any:
+        return self.form(super().forward(pos, y)["forces"])
+
+
+def test_a_dataclass_is_read_without_a_schema() -> None:
+    model, (pos, _) = Answering(Answer), data()
+    with ep.Probe(model, light=PLAN, every=1) as probe:
+        model(pos)
+    found = probe.compute()["equiv/train/forces/L_equiv"]
+    assert found == pytest.approx(squares(1.0, model.body.weight.detach(), pos), rel=1e-10)
+
+
+@pytest.mark.parametrize("form", [lambda f: {"out": {"forces": f}}, lambda f: None])
+def test_an_answer_without_tensors_is_an_error_that_says_so(form: Any) -> None:
+    model, (pos, _) = Answering(form), data()
+    with ep.Probe(model, every=1), pytest.raises(ep.EquivProbeError, match="an answer without tensors"):
+        model(pos)
