@@ -232,9 +232,7 @@ class Measuring:
         for one in trainer.callbacks:
             monitored = getattr(one, "monitor", None)
             if isinstance(monitored, str) and monitored.startswith("equiv/val/"):
-                what = (
-                    f'{type(one).__name__} monitors "{monitored}", which keeps its old value in epochs over the budget'
-                )
+                what = f'{type(one).__name__} monitors "{monitored}", which is outdated in epochs over the budget'
                 fix = "EquivarianceCallback(budget=None) measures it in every epoch"
                 warnings.warn(f"equiv_probe: {what}; {fix}", stacklevel=2)
 
