@@ -350,11 +350,16 @@ class Measuring:
         assert self.probe is not None
         report = self.logbook.report(self.probe, trainer, merged, notes)
         if self.verbose:
-            print(report)
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # which may not have what tables are made of
+            print(str(report).encode(encoding, "replace").decode(encoding))
         if self.report_to:
             path = Path(self._directory if self.report_to is True else self.report_to)
             path = path / REPORT if path.suffix != ".json" else path
-            report.save(path)
+            try:
+                report.save(path)
+            except OSError as error:  # the training is done, and what comes after it in the script is the user's
+                warnings.warn(f"equiv_probe could not save its report: {error}", stacklevel=2)
+                return
             if self.verbose:
                 print(f"Saved to {path}")
 

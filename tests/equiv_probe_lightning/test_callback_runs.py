@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 import warnings
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,20 @@ def test_what_monitors_a_share_that_may_be_outdated_is_warned_of(budget: float |
         trainer(tmp_path, [callback, stop]).fit(LinearModule(), loader(), loader())
     about = [str(one.message) for one in caught if "equiv_probe: EarlyStopping monitors" in str(one.message)]
     assert len(about) == (0 if budget is None else 1)
+
+
+def test_a_report_that_cannot_be_printed_or_saved_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file where the folder should be, and a terminal that knows no ``±``."""
+    (tmp_path / "taken").write_text("")
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr("sys.stdout", out)
+    callback = EquivarianceCallback(every=1, light=EXACT, report=str(tmp_path / "taken" / "report.json"))
+    with pytest.warns(UserWarning, match="could not save its report"):
+        trainer(tmp_path, [callback]).fit(LinearModule(), loader())
+    out.seek(0)
+    assert "train/loss" in out.read()
 
 
 def test_trials_of_learning_rates_are_not_measured(tmp_path: Path) -> None:
