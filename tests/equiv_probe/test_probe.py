@@ -284,7 +284,7 @@ def test_a_single_measurement_has_the_error_bar_of_its_replicates() -> None:
     model, x, y = Energy(inside=True).eval(), batch(4, 4), batch(4, 4, seed=1)
     shares, errors = [], []
     for seed in range(40):
-        probe = ep.Probe(model, BOTH, ep.RotationPlan("klein", 12), full=1, budget=None, seed=seed)
+        probe = ep.Probe(model, BOTH, ep.RotationPlan("haar", 12), full=1, budget=None, seed=seed)
         probe.step(lambda: (model(x)["forces"] - y).square().mean())
         found = probe.compute()
         shares.append(found["equiv/val/loss/share"])
