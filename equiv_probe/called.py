@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.adapters import CallAdapter, adapter_for
+from equiv_probe.capture import all_outputs
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.hook import Hook
 from equiv_probe.schema import usual
@@ -29,11 +30,25 @@ class Called:
         certain: whose inputs hold coordinates by a declaration, a framework's batch, or their name.
         likely: whose inputs hold a floating tensor ``(..., N, 3)``.
         others: called without anything of the kind; the names of their inputs.
+        features: which of the first two answered with what looks like features of a network, not like its answer.
+        later: the others that were called after one of the first two.
     """
 
     certain: list[nn.Module] = field(default_factory=list)
     likely: list[nn.Module] = field(default_factory=list)
     others: dict[nn.Module, list[str]] = field(default_factory=dict)
+    features: dict[nn.Module, tuple[int, ...]] = field(default_factory=dict)
+    later: list[nn.Module] = field(default_factory=list)
+
+    def add(self, module: nn.Module, how: str, names: list[str]) -> None:
+        """Note a module that was called, and what :func:`coordinates` says of the call."""
+        if how:
+            self.others.pop(module, None)
+            (self.certain if how == "certain" else self.likely).append(module)
+            return
+        if (self.certain or self.likely) and module not in self.later:
+            self.later.append(module)
+        self.others[module] = names
 
     def only(self, root: nn.Module) -> nn.Module:
         """The one whose symmetry is in question.
@@ -44,6 +59,7 @@ class Called:
         names = {module: name or "." for name, module in root.named_modules()}
         found = self.certain or self.likely
         if len(found) == 1:
+            self._require_whole(found[0], names)
             return found[0]
         if found:
             listed = ", ".join(f'network="{names[module]}" ({type(module).__name__})' for module in found)
@@ -54,6 +70,17 @@ class Called:
             "a module that is called with coordinates (..., N, 3), a graph with pos, or a dict with positions",
             'network="<name of a submodule>", schema=ep.Schema(inputs={...}, outputs={...})',
         )
+
+    def _require_whole(self, module: nn.Module, names: dict[nn.Module, str]) -> None:
+        """Raise EquivProbeError for the first layers of a network whose ``forward`` is not what the step calls."""
+        if module in self.features and self.later:
+            rest = ", ".join(f"{names[one]} ({type(one).__name__})" for one in self.later[:3])
+            own = f"{names[module]} ({type(module).__name__})"
+            raise EquivProbeError(
+                f"coordinates given to {own}, which answers with features {self.features[module]}, and after it {rest}",
+                "a network that is called as one module, from coordinates to its answer",
+                f'put them into one module and call that; network="{names[module]}" if it is what you mean',
+            )
 
 
 @contextmanager
@@ -71,15 +98,13 @@ def calls_of(root: nn.Module, schema: Schema | None = None) -> Iterator[Called]:
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen = (*called.certain, *called.likely)
         if not inside and module not in seen and next(module.parameters(), None) is not None:
-            how, names = coordinates(module, args, kwargs, wanted)
-            if how:
-                called.others.pop(module, None)
-                (called.certain if how == "certain" else called.likely).append(module)
-            else:
-                called.others[module] = names
+            called.add(module, *coordinates(module, args, kwargs, wanted))
         inside.append(module)
 
-    def after(module: nn.Module, *_: Any) -> None:
+    def after(module: nn.Module, args: Any, answer: Any) -> None:
+        del args
+        if module in (*called.certain, *called.likely) and (shape := _features(answer)):
+            called.features[module] = shape
         while inside and inside.pop() is not module:
             pass
 
@@ -109,3 +134,10 @@ def coordinates(
     if shaped and (by_name or type(adapter) is not CallAdapter):
         return "certain", sorted(leaves)
     return ("likely" if shaped else ""), sorted(leaves)
+
+
+def _features(answer: Any) -> tuple[int, ...]:
+    """The shape of an answer without vectors, usual names or single numbers; nothing if it has one of these."""
+    values = {name: v for name, v in all_outputs(answer).items() if isinstance(v, torch.Tensor)}
+    plain = [v for n, v in values.items() if v.ndim >= 2 and v.shape[-1] not in {1, 3} and not usual(n, tuple(v.shape))]
+    return tuple(plain[0].shape) if plain and len(plain) == len(values) else ()

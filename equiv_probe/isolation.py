@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.generators import generators_of, put_back, state_of
 from equiv_probe.lending import held, lend
 
 if TYPE_CHECKING:
@@ -63,18 +64,24 @@ def cuda_in_use() -> bool:
 
 @dataclass(frozen=True)
 class RandomState:
-    """The global random states of Python, NumPy, torch on the CPU and torch on every CUDA device in use."""
+    """The global random states of Python, NumPy, torch on the CPU and torch on every CUDA device in use.
+
+    Attributes:
+        own: generators of the user's own, and their states.
+    """
 
     python: object
     numpy: Any
     cpu: Tensor
     cuda: tuple[Tensor, ...]
+    own: tuple[tuple[Any, Any], ...] = ()
 
     @classmethod
-    def now(cls) -> RandomState:
-        """The present states; a CUDA context is not created for it."""
+    def now(cls, generators: Iterable[Any] = ()) -> RandomState:
+        """The present states, and those of generators; a CUDA context is not created for it."""
         cuda = torch.cuda.get_rng_state_all() if cuda_in_use() else []
-        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), tuple(cuda))  # noqa: NPY002
+        own = tuple((one, state_of(one)) for one in generators)
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), tuple(cuda), own)  # noqa: NPY002
 
     def restore(self) -> None:
         """Put them back."""
@@ -83,6 +90,8 @@ class RandomState:
         torch.set_rng_state(self.cpu)
         for device, state in enumerate(self.cuda):
             torch.cuda.set_rng_state(state, device)
+        for generator, state in self.own:
+            put_back(generator, state)
 
 
 class ModuleState:
@@ -145,7 +154,7 @@ def isolated(
         contents: lend the modules copies of what their attributes hold; see :class:`ModuleState`.
         apart: objects among these that must stay the same.
     """
-    before = RandomState.now()
+    before = RandomState.now(generators_of(modules))
     state = ModuleState(modules, contents=contents, apart=apart)
     parameters = [p for module in modules for p in module.parameters()] if gradients else []
     grads = [(p, p.grad) for p in parameters]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-_INTERNAL = frozenset(vars(nn.Module()))
+INTERNAL = frozenset(vars(nn.Module()))
 """Parameters, buffers, submodules and hooks, which are kept otherwise."""
 
 _WRITABLE = (Tensor, np.ndarray, list, dict, set, deque)
@@ -33,7 +33,7 @@ def lend(modules: list[nn.Module], buffers: Mapping[int, Tensor], apart: Iterabl
     known: dict[int, Any] = {**buffers, **{id(one): one for one in apart}}
     for module in modules:
         here = vars(module)
-        for name in [name for name in here if name not in _INTERNAL]:
+        for name in [name for name in here if name not in INTERNAL]:
             here[name] = _copied(here[name], known)
 
 
@@ -62,7 +62,7 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
 
 def held(module: nn.Module) -> Iterator[nn.Module]:
     """Modules in the plain containers of a module, which torch does not know as its children: metrics in a dict."""
-    left = [value for name, value in vars(module).items() if name not in _INTERNAL]
+    left = [value for name, value in vars(module).items() if name not in INTERNAL]
     seen: set[int] = set()
     while left:
         value = left.pop()

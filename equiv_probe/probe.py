@@ -29,6 +29,7 @@ import torch
 from equiv_probe.augmentation import augmentation_of
 from equiv_probe.capture import read_outputs
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.generators import generators_of
 from equiv_probe.hook import Hook
 from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, versions
 from equiv_probe.live_orbit import LiveOrbit
@@ -146,6 +147,7 @@ class Probe:
         self._pending: tuple[Call, str, str, RandomState | None] | None = None
         self._awaiting: str | None = None
         self._recording: list[Recorded] | None = None
+        self._generators: list[Any] = []
         self._stepping = False
         self._succeeded = False
 
@@ -207,7 +209,7 @@ class Probe:
             return
         self._pending = None
         if self._recording is not None:
-            self._recording.append(Recorded(self.live.keep(args, kwargs), RandomState.now()))
+            self._recording.append(Recorded(self.live.keep(args, kwargs), RandomState.now(self._generators)))
         elif self._awaiting is not None or (not self._stepping and self.schedule("call", self._stage()).due()):
             kind = "call" if self._awaiting is None else "step"
             before = None if self._augmentation() is None else RandomState.now()
@@ -335,14 +337,15 @@ class Probe:
     def _record(self, step: Callable[[], T], result: list[T]) -> tuple[list[Recorded], RandomState]:
         """The step's one ordinary run: the network's calls in it, and the random state before it."""
         modules = (self.live.network, *self.protect, *modules_of(step))
-        before, old = RandomState.now(), versions(modules)
+        self._generators = generators_of(modules)
+        before, old = RandomState.now(self._generators), versions(modules)
         recorded: list[Recorded] = []
         self._recording = recorded
         try:
             with self._attached():
                 result.append(step())
         finally:
-            self._recording = None
+            self._recording, self._generators = None, []
         recorded = [one for one in recorded if one.after is not None]
         require_untrained(old, versions(modules))
         if not recorded:

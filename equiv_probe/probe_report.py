@@ -54,7 +54,7 @@ def report_of(
     alone = {key for key, one in sums.items() if key in probe.running and probe.running[key].of_one(one)}
     schedules = probe.schedules.values()
     lines = {
-        "training": f"{probe.light}",
+        "training": f"{probe.light}, the latest {probe.window} measurements",
         "evaluation": f"{probe.plan}",
         "rotations from seed": probe.seed,
         "seconds measuring": round(sum(schedule.seconds for schedule in schedules), 3),

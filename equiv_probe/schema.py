@@ -15,6 +15,7 @@ import torch
 
 from equiv_probe import representations as reps
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.isolation import rank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,8 +128,8 @@ class Schema:
         return self.targets.get(name, self.outputs[name])
 
     def announce(self) -> None:
-        """Print to stderr, once per process and schema, what was assumed, why, and the line that would declare it."""
-        if self.assumptions and self not in _ANNOUNCED:
+        """Print to stderr, once per run and schema, what was assumed, why, and the line that would declare it."""
+        if self.assumptions and self not in _ANNOUNCED and rank() == 0:
             _ANNOUNCED.append(self)
             lines = [*(f"  {assumption}" for assumption in self.assumptions), f"  to declare it: {self}"]
             print("equiv_probe assumes", *lines, sep="\n", file=sys.stderr)

@@ -46,7 +46,7 @@ class Recorded:
 
     def answered(self, raw: Any) -> None:
         """Keep the answer, and what the caller's dicts hold now."""
-        self.after = RandomState.now()
+        self.after = RandomState.now(generator for generator, _ in self.before.own)
         self.left = tuple(dict(given) for given, _ in self.call.dicts)
         self.own = next((k for k, (given, _) in enumerate(self.call.dicts) if given is raw), None)
         self.raw = raw if self.own is None else self.left[self.own]

@@ -120,13 +120,16 @@ def rows(log: Path, prefix: str) -> list[dict[str, Any]]:
 def show(log: Path) -> None:
     """The share against the step, in training and on held-out molecules."""
     for stage in ("train", "val"):
-        found = rows(log, f"equiv/{stage}/loss")
+        logged = rows(log, f"equiv/{stage}/loss")
+        key = f"equiv/{stage}/loss/L_total"  # the running estimate is logged with every line, and changes when measured
+        found = [row for k, row in enumerate(logged) if k == 0 or row[key] != logged[k - 1][key]]
         print(f"\n{stage}: step, L_total, L_mean, L_equiv, share")
         for row in found[:: max(1, len(found) // 12)]:
             values = [float(row[f"equiv/{stage}/loss/{name}"]) for name in ("L_total", "L_mean", "L_equiv", "share")]
-            error = float(row.get(f"equiv/{stage}/loss/share_stderr", "nan"))
             total, mean, equiv, share = values
-            print(f"{row['step']:>6} {total:9.4g} {mean:9.4g} {equiv:9.4g} {100 * share:6.2f} ± {100 * error:.2f} %")
+            error = row.get(f"equiv/{stage}/loss/share_stderr")  # from the second measurement on
+            known = f" ± {100 * float(error):.2f}" if error is not None else ""
+            print(f"{row['step']:>6} {total:9.4g} {mean:9.4g} {equiv:9.4g} {100 * share:6.2f}{known} %")
 
 
 def compare(args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ import torch
 
 import equiv_probe as ep
 from equiv_probe.called import calls_of
+from equiv_probe.generators import generators_of
 from equiv_probe.isolation import RandomState, isolated, observed, rank
 from equiv_probe.objectives import Training
 from equiv_probe.quiet import silenced
@@ -37,8 +38,10 @@ class Measuring:
             None finds the one that is called with coordinates.
         schema: representations, an :class:`equiv_probe.Schema` or the same as nested mappings of words; None infers.
         plan: of validation and test; a plan, its design's name or its arguments.
-        full: validation (test) batches of which one is measured, at random, at least one an epoch; a rule; or None.
-        budget: largest share of the elapsed time that measuring in validation may take.
+        full: validation (test) batches of which one is measured, at random, as far as the budget goes at least one an
+            epoch; a rule; or None.
+        budget: largest share of the elapsed time that measuring in validation may take: in short runs most epochs are
+            not measured. None is no limit; it is needed where something monitors the share in validation.
         warmup: training steps at the beginning that are left alone.
         window: training measurements in the running estimate.
         augment: turn the network's training inputs at random too, and its answers back.
@@ -135,6 +138,7 @@ class Measuring:
         self._trainer, self._module = trainer, pl_module
         self._directory = trainer.log_dir or "."  # every rank must ask
         claim(pl_module)
+        self._warn_of_monitors(trainer)
         for name, key in STEPS.items():
             if key in self.stages and defines(pl_module, name):
                 self._steps.append(Step(pl_module, name, self._step))
@@ -208,7 +212,7 @@ class Measuring:
             if probe.recording:
                 pristine.append(copied((args, kwargs)))
                 if whole:  # hooks do not reach into it: it runs as it is, and is recorded in an eager run beside that
-                    before = RandomState.now()
+                    before = RandomState.now(generators_of((module,)))
                     with probe.unhooked():
                         outcome.append(original(*args, **kwargs))
                     with self._quiet(), silenced(), isolated(module, gradients=True, contents=True), observed():
@@ -221,6 +225,16 @@ class Measuring:
         probe.step(step, stage=stage, replay=repeatable)
         self.logbook.fresh |= stage == "train" and probe.schedules["step", stage].was_due
         return outcome[0]
+
+    def _warn_of_monitors(self, trainer: Any) -> None:
+        if self.options["budget"] is None:
+            return
+        for one in trainer.callbacks:
+            monitored = getattr(one, "monitor", None)
+            if isinstance(monitored, str) and monitored.startswith("equiv/val/"):
+                what = f'{type(one).__name__} monitors "{monitored}", which is outdated in epochs over the budget'
+                fix = "EquivarianceCallback(budget=None) measures it in every epoch"
+                warnings.warn(f"equiv_probe: {what}; {fix}", stacklevel=2)
 
     def _warn_of_compiled(self) -> None:
         if not self._warned:
@@ -336,11 +350,16 @@ class Measuring:
         assert self.probe is not None
         report = self.logbook.report(self.probe, trainer, merged, notes)
         if self.verbose:
-            print(report)
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # which may not have what tables are made of
+            print(str(report).encode(encoding, "replace").decode(encoding))
         if self.report_to:
             path = Path(self._directory if self.report_to is True else self.report_to)
             path = path / REPORT if path.suffix != ".json" else path
-            report.save(path)
+            try:
+                report.save(path)
+            except OSError as error:  # the training is done, and what comes after it in the script is the user's
+                warnings.warn(f"equiv_probe could not save its report: {error}", stacklevel=2)
+                return
             if self.verbose:
                 print(f"Saved to {path}")
 

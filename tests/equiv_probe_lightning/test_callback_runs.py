@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
@@ -82,6 +85,31 @@ def test_the_report_says_what_its_numbers_are_of(tmp_path: Path) -> None:
     report = Report.load(target)
     assert report["val/loss"].structures == 8
     assert report.notes == []
+
+
+@pytest.mark.parametrize("budget", [0.02, None])
+def test_what_monitors_a_share_that_may_be_outdated_is_warned_of(budget: float | None, tmp_path: Path) -> None:
+    stop = pl.callbacks.EarlyStopping("equiv/val/loss/share")
+    callback = EquivarianceCallback(budget=budget, verbose=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, [callback, stop]).fit(LinearModule(), loader(), loader())
+    about = [str(one.message) for one in caught if "equiv_probe: EarlyStopping monitors" in str(one.message)]
+    assert len(about) == (0 if budget is None else 1)
+
+
+def test_a_report_that_cannot_be_printed_or_saved_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file where the folder should be, and a terminal that knows no ``±``."""
+    (tmp_path / "taken").write_text("")
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr("sys.stdout", out)
+    callback = EquivarianceCallback(every=1, light=EXACT, report=str(tmp_path / "taken" / "report.json"))
+    with pytest.warns(UserWarning, match="could not save its report"):
+        trainer(tmp_path, [callback]).fit(LinearModule(), loader())
+    out.seek(0)
+    assert "train/loss" in out.read()
 
 
 def test_trials_of_learning_rates_are_not_measured(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""Steps that draw from generators of their own: the noise is the same in every run of the step, and nothing is left."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import equiv_probe as ep
+
+MATRIX = torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
+EXACT = ep.RotationPlan("icosahedral", replicates=2)
+
+
+class Sampler:
+    """Holds a generator, and is no module."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(1)
+
+
+class Noisy(nn.Module):
+    """``M x``, and noise for the loss from five generators that a user may hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(MATRIX.clone())
+        self.torch = torch.Generator().manual_seed(0)
+        self.sampler, self.many = Sampler(), {"numpy": [np.random.default_rng(2)]}
+        self.old, self.python = np.random.RandomState(3), random.Random(4)
+
+    def forward(self, pos: Tensor) -> dict[str, Tensor]:
+        return {"forces": pos @ self.matrix.T}
+
+    def noise(self) -> Tensor:
+        """One number, of which everything drawn so far decides."""
+        drawn = [torch.randn((), generator=one).double() for one in (self.torch, self.sampler.generator)]
+        return sum(drawn, torch.tensor(self.many["numpy"][0].normal() + self.old.normal() + self.python.random()))
+
+    def states(self) -> list[Any]:
+        tensors = [self.torch.get_state().tolist(), self.sampler.generator.get_state().tolist()]
+        numpy = [self.many["numpy"][0].bit_generator.state, self.old.get_state()[1].tolist(), self.old.get_state()[2]]
+        return [*tensors, *numpy, self.python.getstate()]
+
+
+@pytest.mark.parametrize("before_the_call", [True, False])
+def test_the_same_noise_in_every_run(before_the_call: bool) -> None:
+    """``(tr(MᵀM)/3 − (tr M/3)²) ⟨x²⟩`` whatever the noise on input or label, if it is the same each time.
+
+    With a label of zero and noise ``s`` that scales the input, ``L_equiv`` is that times ``s²``.
+    """
+    x = torch.randn(8, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = x - x.mean(-2, keepdim=True)
+    plain, probed = Noisy(), Noisy()
+
+    def step(model: Noisy) -> Tensor:
+        if before_the_call:
+            return model(x * (1 + model.noise()))["forces"].square().mean()
+        return model(x)["forces"].square().mean() + model.noise()
+
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
+    scale = 1 + float(Noisy().noise()) if before_the_call else 1.0
+    probe = ep.Probe(probed, schema, every=1, light=EXACT)
+    with probe:
+        losses = [float(probe.step(lambda: step(probed)).detach()) for _ in range(3)]
+    assert losses == [float(step(plain).detach()) for _ in range(3)]
+    assert plain.states() == probed.states()
+    assert not probe.failures
+    first = ep.Probe(Noisy(), schema, light=EXACT)
+    model: Any = first.model
+    found = first.replay(lambda: step(model), EXACT)
+    exact = float((MATRIX.T @ MATRIX).trace() / 3 - (MATRIX.trace() / 3) ** 2) * float(x.square().mean()) * scale**2
+    assert found.equiv == pytest.approx(exact, rel=1e-9)
