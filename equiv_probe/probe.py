@@ -273,7 +273,14 @@ class Probe:
         if fresh:
             self.running.stale.add(stage)
 
-    def step(self, step: Callable[[], T], *, stage: str | None = None, replay: bool = True) -> T:
+    def step(
+        self,
+        step: Callable[[], T],
+        *,
+        stage: str | None = None,
+        replay: bool = True,
+        per_structure: bool | None = None,
+    ) -> T:
         """Run the user's step, and decompose its loss when that is due. The hooks are put on for that, if need be.
 
         Args:
@@ -283,6 +290,7 @@ class Probe:
             stage: the name to keep the estimates under; None is ``"train"`` or ``"val"``, by the model's mode.
             replay: False for a step that cannot be run again, because it changes the weights or takes its batch from an
                 iterator: the outputs of the model's first call are measured, without labels.
+            per_structure: as for :meth:`replay`; False for a loss that couples structures with each other.
 
         Returns:
             What the closure returned in its one ordinary run, graph and all.
@@ -300,10 +308,10 @@ class Probe:
                 finally:
                     self._awaiting = None
         result: list[T] = []
-        self._attempt(lambda: self._decompose(step, stage, result), result)
+        self._attempt(lambda: self._decompose(step, stage, result, per_structure), result)
         return result[0]
 
-    def _decompose(self, step: Callable[[], T], stage: str, result: list[T]) -> None:
+    def _decompose(self, step: Callable[[], T], stage: str, result: list[T], per_structure: bool | None) -> None:
         recorded, before = self._record(step, result)
         if isinstance(result[0], Mapping) and not result[0]:
             self._measure(recorded[0].call, stage, "step", None, recorded[0].raw)
@@ -311,7 +319,7 @@ class Probe:
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
         try:
-            self._keep(stage, self._again(step, recorded, before, plan, result[0], per_structure=None))
+            self._keep(stage, self._again(step, recorded, before, plan, result[0], per_structure=per_structure))
         finally:
             self.schedule("step", stage).spent(self._clock(stage) - began)
 

@@ -208,6 +208,8 @@ def draw(plan: RotationPlan, generator: torch.Generator, structures: int | None)
     if structures is None or not plan.is_random:
         shared = plan.rotations(generator).to(generator.device, non_blocking=True)
         return shared if structures is None else shared[:, :, None].expand(-1, -1, structures, -1, -1)
+    if structures == 0:
+        raise EquivProbeError("an empty batch", "at least one structure")
     many = replace(plan, replicates=plan.R * structures).rotations(generator)
     return many.reshape(plan.R, structures, *many.shape[1:]).transpose(1, 2)
 

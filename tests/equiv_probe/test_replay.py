@@ -13,7 +13,7 @@ import equiv_probe as ep
 from equiv_probe.jackknife import jackknife
 from equiv_probe.testing import LinearField
 
-from .live_models import FORCES, MUTATING, Energy, Mutating, Noisy, Planted, mutating_batch
+from .live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Noisy, Planted, mutating_batch
 
 PLAN = ep.RotationPlan("klein", 4)
 
@@ -310,3 +310,27 @@ def test_a_label_of_an_outputs_name_is_no_answer() -> None:
     assert batch["forces"] is label
     assert found.total == pytest.approx(plain.total, rel=1e-12)
     assert found.equiv == pytest.approx(plain.equiv, rel=1e-9)
+
+
+def test_a_loss_that_couples_structures_turns_them_alike_if_asked() -> None:
+    """The distance of two structures' predictions, of ``f(x) = M x``: one rotation for both has a closed form."""
+    matrix = torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
+    model = torch.nn.Linear(3, 3, bias=False).double()
+    model.weight.data = matrix
+    x = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    schema = ep.Schema({"input": ep.vector}, {"0": ep.vector})
+    # E‖gᵀ M g d‖² − ‖tr(M)/3 d‖² of the difference d, which turns as one
+    exact = (6 / 3 - (4 / 3) ** 2) * float((x[0] - x[1]).square().mean())
+    found = {}
+    for alike in (False, None):
+        probe = ep.Probe(model, schema, ep.RotationPlan("icosahedral", 2), full=1, every=1, budget=None)
+        model.eval()
+        probe.step(lambda: (model(x)[0] - model(x)[1]).square().mean(), per_structure=alike)
+        found[alike] = probe.compute()["equiv/val/loss/L_equiv"]
+    assert abs(found[False] / exact - 1) < 1e-9
+    assert abs(found[None] / exact - 1) > 0.1, "each by its own: another question"
+
+
+def test_an_empty_batch_is_said_to_be_empty() -> None:
+    with ep.Probe(Energy().train(), BOTH, every=1) as probe, pytest.raises(ep.EquivProbeError, match="an empty batch"):
+        probe.model(torch.zeros(0, 4, 3, dtype=torch.float64))
