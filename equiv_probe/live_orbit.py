@@ -138,14 +138,11 @@ class LiveOrbit:
     def alike_turned_alike(self, inputs: Named, rotations: Tensor) -> Tensor:
         """The same rotation for structures that are in a batch more than once; ``(R, n, U, 3, 3)``."""
         structures, name = self.structures(inputs), primary(self.known_schema, inputs)
-        value, index = inputs[name], structures.index
-        if (
-            structures.layout == "one"
-            or rotations.ndim == 4  # one rotation for all
-            or not len(value)
-            or value.device.type == "mps"
-            or (index is not None and len(index) != len(value))
-        ):
+        value = inputs[name]
+        if structures.layout == "one" or not len(value) or value.device.type == "mps":
+            return rotations
+        index = structures.owner(value, name) if structures.layout == "index" else None
+        if index is None and len(value) != structures.count:
             return rotations
         return rotations[:, :, first_alike(value, index, structures.count)]
 

@@ -120,7 +120,7 @@ def test_what_is_logged(train: Any, kind: str, way: str) -> None:
             assert abs(share) < 1e-10, "single precision: (1e-6)², with room"
         else:
             assert share > 1e-4
-    assert "Loss of the steps themselves" in (run / "printed").read_text()
+    assert "Losses of the run: L_total = L_mean + L_equiv" in (run / "printed").read_text()
 
 
 def test_the_loss_that_is_decomposed_is_the_loss_that_is_trained(train: Any) -> None:
