@@ -16,13 +16,13 @@ from equiv_probe.augmentation_check import check_augmentation
 from equiv_probe.decomposition import Decomposition, decompose
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
+from equiv_probe.grids import grid
 from equiv_probe.orbit import Orbit
 from equiv_probe.probe import Probe
 from equiv_probe.replay import Replay
 from equiv_probe.representations import (
     axial,
     fixed,
-    grid,
     irreps,
     point,
     pseudoscalar,

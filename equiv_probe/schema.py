@@ -197,7 +197,7 @@ def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[R
             "a declaration",
             f'ep.Schema({role}={{"{name}": ep.fixed}}, ...) or ep.vector',
         )
-    if by_name is not None and shape[len(shape) - len(by_name.event_shape) :] == by_name.event_shape:
+    if by_name is not None and by_name.fits(shape):
         return by_name, f"its name, and its shape {shape} fits"
     if by_name is not None and isinstance(by_name, reps.Fixed):
         return by_name, "its name"

@@ -211,7 +211,6 @@ def test_empty_values_stay_empty() -> None:
         (lambda: ep.voigt("xx yy zz yz zy xy"), "six different components"),
         (lambda: ep.voigt("xx yy zz yz xz xw"), "six different components"),
         (lambda: ep.tensor(-1), "rank of 0 or more"),
-        (ep.grid, "not implemented yet"),
     ],
 )
 def test_errors_teach(call, message: str) -> None:
