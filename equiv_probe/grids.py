@@ -1,7 +1,7 @@
-r"""Fields on voxel grids: ``(*B, C, D, H, W)``, turned about the centre of the box.
+"""Fields on voxel grids: ``(*B, C, D, H, W)``, turned about the centre of the box.
 
-The turned field is ``F'(p) = ρ(g) F(g⁻¹ p)``: the values move, and channels that are vectors turn as they go. The cube's
-rotations take voxels to voxels and are exact; any other rotation needs values between the voxels.
+The turned field is ``F'(p) = ρ(g) F(g⁻¹ p)``: the values move, and channels that are vectors turn as they go. The
+rotations of the cube take voxels to voxels and are exact; any other needs values between the voxels.
 
 >>> import torch
 >>> density = torch.arange(8.0).reshape(1, 2, 2, 2)
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
@@ -25,11 +26,12 @@ from equiv_probe.representations import ANY, CartesianTensor, Fixed, Representat
 from equiv_probe.voxel_turns import turn_voxels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from equiv_probe.interpolation import Kind
+    from equiv_probe.schema import Schema
 
 Field = tuple[int, Representation]
 """How many, and of what."""
@@ -57,6 +59,11 @@ class Grid(Representation):
     def has_equal_spacing(self) -> bool:
         """Whether its voxels are cubes."""
         return max(self.spacing) - min(self.spacing) <= 1e-9 * max(self.spacing)
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether turning it costs precision."""
+        return not self.is_exact
 
     @property
     def channels(self) -> int | None:
@@ -149,7 +156,7 @@ class Grid(Representation):
         self.check(values)
         batch = self._batch_axes(values, rotation)
         g = rotation.mT if inverse else rotation
-        lead = torch.broadcast_shapes(rotation.shape[:-2], values.shape[:batch])
+        lead = torch.Size(np.broadcast_shapes(rotation.shape[:-2], values.shape[:batch]))
         own = values.shape[batch:]
         copies = values.expand(*lead, *own).reshape(lead.numel(), own[:-3].numel(), *own[-3:])
         turned = self._moved(copies, g.expand(*lead, 3, 3).reshape(-1, 3, 3))
@@ -195,7 +202,8 @@ class Grid(Representation):
         parts, start = [], 0
         for count, rep in self.fields:
             size = math.prod(rep.event_shape)
-            block = wide.narrow(-4, start, count * size).unflatten(-4, (count, size))
+            part = wide.narrow(-4, start, count * size)
+            block = part.reshape(*part.shape[:-4], count, size, *part.shape[-3:])
             start += count * size
             if rep != CartesianTensor(0):
                 between = (1,) * (block.ndim - batch - 4)
@@ -259,6 +267,15 @@ def _ball(grid: Grid, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return grid.coordinates(shape, device, wide).square().sum(-1) <= radius**2 * (1 + 1e-6)
 
 
+def filled_outside(values: Mapping[str, Tensor], schema: Schema, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Pulled-back outputs, with the model's own, unturned ones where those do not count, outside of a ball."""
+    found = {}
+    for name, value in values.items():
+        counted = schema.outputs[name].counted(value)
+        found[name] = value if counted is None else torch.where(counted, value, own[name].to(value.dtype))
+    return found
+
+
 def _field(given: Representation | tuple[int, Representation]) -> Field:
     count, rep = given if isinstance(given, tuple) and len(given) == 2 else (1, given)
     usable = isinstance(rep, Representation) and not (rep.is_affine or rep.is_whole or isinstance(rep, Fixed))
@@ -268,7 +285,7 @@ def _field(given: Representation | tuple[int, Representation]) -> Field:
             "a representation that turns about no centre, such as ep.scalar or ep.vector, or how many of it",
             "ep.grid((5, ep.scalar), (2, ep.vector))",
         )
-    return count, rep  # type: ignore[return-value]
+    return count, rep
 
 
 def grid(
@@ -291,8 +308,8 @@ def grid(
         spacing: of the samples in Å, one for all or ``(dx, dy, dz)``.
         centred: ``"voxel"``, samples in the middle of voxels, so that the box is n spacings long, or ``"corner"``,
             samples on the corners, n − 1 spacings.
-        interpolation: None turns by the 24 (48) rotations of the cube alone, exactly. ``"linear"`` and ``"cubic"`` allow
-            any rotation; half-precision values are then interpolated in float32.
+        interpolation: None turns by the 24 (48) rotations of the cube alone, exactly. ``"linear"`` and ``"cubic"``
+            allow any rotation; half-precision values are then interpolated in float32.
         ball: count nothing outside of the ball that the box holds: turned grids are zero there, and losses do not see
             it. None does so where there is interpolation, since the corners turn out of the box.
 

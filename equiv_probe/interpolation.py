@@ -89,7 +89,7 @@ def _linear(values: Tensor, at: Tensor) -> Tensor:
     # Its weights are rounded even where the place is a voxel: there the voxel's own value is taken.
     nearest, met = _nearest(at, values.shape)
     exact = values.flatten(2).gather(2, nearest.expand(-1, values.shape[1], -1))
-    return torch.where(met, exact, between.flatten(2)).unflatten(2, at.shape[1:-1])
+    return torch.where(met, exact, between.flatten(2)).reshape(*values.shape[:2], *at.shape[1:-1])
 
 
 def _linear_adjoint(values: Tensor, at: Tensor, shape: torch.Size) -> Tensor:
@@ -143,7 +143,7 @@ def _cubic(values: Tensor, at: Tensor) -> Tensor:
     for tap in product(range(4), repeat=3):
         place = start + _flat([index[a][k] for a, k in enumerate(tap)], values.shape)
         found.addcmul_(rows.index_select(0, place), weights[0][tap[0]] * weights[1][tap[1]] * weights[2][tap[2]])
-    return found.reshape(len(at), -1, values.shape[1]).mT.unflatten(2, at.shape[1:-1])
+    return found.reshape(len(at), -1, values.shape[1]).mT.reshape(*values.shape[:2], *at.shape[1:-1])
 
 
 def _cubic_adjoint(values: Tensor, at: Tensor, shape: torch.Size) -> Tensor:
@@ -154,4 +154,4 @@ def _cubic_adjoint(values: Tensor, at: Tensor, shape: torch.Size) -> Tensor:
     for tap in product(range(4), repeat=3):
         place = start + _flat([index[a][k] for a, k in enumerate(tap)], shape)
         found.index_add_(0, place, rows * (weights[0][tap[0]] * weights[1][tap[1]] * weights[2][tap[2]]))
-    return found.reshape(shape[0], voxels, shape[1]).mT.unflatten(2, shape[2:]).contiguous()
+    return found.reshape(shape[0], voxels, shape[1]).mT.reshape(shape)

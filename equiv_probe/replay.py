@@ -141,7 +141,7 @@ def replay_step(
         mean_losses = torch.einsum("n,rn->r", weights.to(table, non_blocking=True), table)
         if plan.is_random:
             rest = torch.stack([value[name] for value in left_out])
-            found[name] = jackknife(mean_losses, of_mean[name], rest, torch.ones_like(mean_losses))
+            found[name] = jackknife(mean_losses, of_mean[name], rest, torch.ones_like(mean_losses), plan.population)
         else:
             none = mean_losses[:0]
             found[name] = Jackknife(mean_losses.mean(0), of_mean[name], none, none, none)

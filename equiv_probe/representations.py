@@ -48,9 +48,19 @@ class Representation(ABC):
         trailing = tuple(shape)[max(0, len(shape) - len(event)) :]
         return len(trailing) == len(event) and all(e in (ANY, n) for e, n in zip(event, trailing, strict=True))
 
+    @property
+    def interpolates(self) -> bool:
+        """Whether turning costs precision beyond rounding (grids, between their voxels)."""
+        return False
+
     def counted(self, values: Tensor) -> Tensor | None:
         """Which elements of a tensor count in losses, broadcastable against it; None if all do."""
         del values
+        return None
+
+    def within(self, values: Tensor) -> Tensor:
+        """The values, zero where they do not count."""
+        return values
 
     @abstractmethod
     def matrix(self, rotation: Tensor) -> Tensor:

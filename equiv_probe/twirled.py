@@ -9,6 +9,8 @@ from torch import nn
 
 from equiv_probe.capture import Call, read_outputs, wide, write_outputs
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.grid_plans import fitting_plan, require_fit
+from equiv_probe.grids import filled_outside
 from equiv_probe.jackknife import jackknife
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.rotations import RotationPlan
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from equiv_probe.adapters import Adapter
     from equiv_probe.schema import Schema
 
+DEFAULT = RotationPlan("icosahedral", replicates=1)
+
 
 class Twirled(nn.Module):
     r"""``Tf(x) ≈ Σ w ρ_out(g)⁻¹ f(ρ_in(g) x)``: called as the model is, and differentiable as the model is.
@@ -28,7 +32,8 @@ class Twirled(nn.Module):
         model: the model; part of this module, so that it moves, saves and trains with it.
         schema: representations; None infers them at the first call.
         plan: the rotations, R·n of them; None is one icosahedral replicate, 60 rotations, which removes every angular
-            degree up to 5.
+            degree up to 5; for grids without interpolation, the rotations of the cube. Outside of the ball of a grid
+            that is interpolated, the answer is the unturned model's.
         mode: ``"fixed"`` turns by the plan's own rotations at every call, the same for every structure: a
             deterministic, smooth function, fit for dynamics and minimisation. ``"random"`` draws anew at every call
             and for every structure: unbiased, so that its mean over calls is the exact twirl.
@@ -60,7 +65,8 @@ class Twirled(nn.Module):
         if mode not in {"fixed", "random"}:
             raise EquivProbeError(f"mode={mode!r}", '"fixed" or "random"')
         self.model = model
-        self.plan, self.mode, self.std = plan or RotationPlan("icosahedral", replicates=1), mode, std
+        self.plan, self.mode, self.std = plan or DEFAULT, mode, std
+        self._chosen = plan is not None
         self._live = [LiveOrbit(model, schema, center, adapter=adapter)]  # a list: not a submodule of its own
         self._source = RotationSource(self.plan.seed)
 
@@ -79,6 +85,10 @@ class Twirled(nn.Module):
         live.resolve(live.keep(args, kwargs), raw)
         schema = live.schema
         assert schema is not None
+        shapes = {**inputs, **read_outputs(raw, schema)}
+        if not self._chosen:
+            self.plan = fitting_plan(DEFAULT, schema, shapes)
+        require_fit(self.plan, schema, shapes, alone=self.mode == "fixed")
         structures = live.structures(inputs)
         rotations = self._rotations(inputs, structures.count)
         call = Call(inputs, rebuild, frozenset(), ())
@@ -100,11 +110,15 @@ class Twirled(nn.Module):
         likes = {name: torch.stack([m[name] for m in means]) for name in schema.outputs}
         plain = read_outputs(raw, schema)
         answer = {name: value.mean(0).to(plain[name].dtype) for name, value in likes.items()}
+        answer = filled_outside(answer, schema, plain)
         result = write_outputs(raw, answer, list(schema.outputs))
         if not self.std:
             return result
         second_moments = {name: torch.stack([s[name] for s in squares]) for name in schema.outputs}
-        return result, {name: _spread(likes[name], second_moments[name], about[name]) for name in schema.outputs}
+        population = self.plan.population
+        return result, {
+            name: _spread(likes[name], second_moments[name], about[name], population) for name in schema.outputs
+        }
 
     def _rotations(self, inputs: dict[str, Any], structures: int) -> Tensor:
         if self.mode == "fixed":
@@ -112,11 +126,11 @@ class Twirled(nn.Module):
         return self._source.draw(self.plan, inputs, structures)
 
 
-def _spread(means: Tensor, squares: Tensor, about: Tensor) -> Tensor:
+def _spread(means: Tensor, squares: Tensor, about: Tensor, population: int | None) -> Tensor:
     """Standard deviation of the orbit, element by element, from replicate means and ``E (h − about)²``, ``(R, *S)``."""
     off = means - about
     if len(means) < 2:
         return (squares[0] - off[0].square()).clamp_min(0).sqrt()
     left_out = (off.sum(0) - off) / (len(off) - 1)
-    found = jackknife(squares, off.mean(0).square(), left_out.square(), squares.new_ones(len(squares)))
+    found = jackknife(squares, off.mean(0).square(), left_out.square(), squares.new_ones(len(squares)), population)
     return found.equiv.clamp_min(0).sqrt()

@@ -94,11 +94,11 @@ class _Turn(Function):
     def forward(ctx: Any, values: Tensor, turns: Tensor, shape: tuple[int, ...], stray: Tensor | None) -> Tensor:
         ctx.save_for_backward(turns)
         ctx.shape = tuple(values.shape[-3:])
-        index = _sources(turns, ctx.shape, shape)
+        index = _sources(turns, tuple(values.shape[-3:]), shape)
         if stray is not None:
             index = index.clamp(0, values[0, 0].numel() - 1)
         found = values.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, values.shape[1], -1))
-        found = found.unflatten(2, shape)
+        found = found.reshape(*values.shape[:2], *shape)
         if stray is not None:
             middle = found[:, :, shape[0] // 2, shape[1] // 2, shape[2] // 2]
             middle += torch.where(stray.to(found.device), torch.nan, 0.0).to(found)[:, None]
@@ -107,7 +107,7 @@ class _Turn(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (turns,) = ctx.saved_tensors
-        return _Turn.apply(grads[0], turns.mT, ctx.shape, None), None, None, None  # type: ignore[no-untyped-call]
+        return _turned(grads[0], turns.mT, ctx.shape, None), None, None, None
 
 
 def _sources(turns: Tensor, source: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
