@@ -17,47 +17,67 @@ if TYPE_CHECKING:
     from equiv_probe.schema import Schema
 
 
-def exact_grids(schema: Schema) -> dict[str, Grid]:
-    """The inputs and outputs that only the cube's rotations turn."""
-    both = {**schema.inputs, **schema.outputs}
-    return {name: rep for name, rep in both.items() if isinstance(rep, Grid) and rep.is_exact}
+def exact_grids(
+    schema: Schema, inputs: Mapping[str, Any] | None = None, outputs: Mapping[str, Any] | None = None
+) -> list[tuple[str, Grid, Any]]:
+    """The inputs and outputs that only the cube's rotations turn: name, representation, and the tensor if known."""
+    sides = (schema.inputs, inputs or {}), (schema.outputs, outputs or {})
+    return [
+        (name, rep, tensors.get(name))
+        for representations, tensors in sides
+        for name, rep in representations.items()
+        if isinstance(rep, Grid) and rep.is_exact
+    ]
 
 
 def fitting_plan(
-    usual: RotationPlan, schema: Schema, tensors: Mapping[str, Any], subset: int | None = None
+    usual: RotationPlan,
+    schema: Schema,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any] | None = None,
+    subset: int | None = None,
 ) -> RotationPlan:
     """The plan to take where nobody chose one.
 
     Args:
         usual: what is taken without grids, or with grids that are interpolated.
         schema: representations.
-        tensors: inputs and outputs, ``(*S)`` by name, as far as they are known: their shapes count.
+        inputs: of one call, ``(*S)`` by name: their shapes count.
+        outputs: likewise, as far as they are known.
         subset: how many of the rotations; None for all.
 
     Returns:
         ``usual``, or the rotations of the cube; on boxes that are no cubes, the half turns.
     """
-    exact = exact_grids(schema)
+    exact = exact_grids(schema, inputs, outputs)
     if not exact:
         return usual
-    cubes = all(_is_cube(rep, tensors.get(name)) for name, rep in exact.items())
+    cubes = all(_is_cube(rep, value) for _, rep, value in exact)
     return RotationPlan("cube" if cubes else "box", improper=usual.improper, seed=usual.seed, subset=subset)
 
 
-def require_fit(plan: RotationPlan, schema: Schema, tensors: Mapping[str, Any], *, alone: bool = False) -> None:
+def require_fit(
+    plan: RotationPlan,
+    schema: Schema,
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any] | None = None,
+    *,
+    alone: bool = False,
+) -> None:
     """Raise unless the plan's rotations can turn the schema's grids.
 
     Args:
         plan: the plan.
         schema: representations.
-        tensors: inputs and outputs by name, as far as they are known.
+        inputs: of one call, ``(*S)`` by name.
+        outputs: likewise, as far as they are known.
         alone: copies are turned one at a time, so that their shapes may differ.
 
     Raises:
         EquivProbeError: rotations other than the cube's for a grid without interpolation, or quarter turns of a box
             that is no cube.
     """
-    for name, rep in exact_grids(schema).items():
+    for name, rep, value in exact_grids(schema, inputs, outputs):
         if plan.design not in FIXED:
             raise EquivProbeError(
                 f"the plan {plan}, and {name!r}, an ep.{rep} without interpolation",
@@ -72,7 +92,6 @@ def require_fit(plan: RotationPlan, schema: Schema, tensors: Mapping[str, Any], 
                 "half turns, which keep every axis",
                 'ep.RotationPlan("box"), or ep.grid(..., interpolation="linear")',
             )
-        value = tensors.get(name)
         if isinstance(value, torch.Tensor) and not alone and not _is_cube(rep, value):
             raise EquivProbeError(
                 f"the plan {plan}, and {name!r} of shape {tuple(value.shape)}, whose copies would differ in shape",

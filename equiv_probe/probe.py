@@ -257,14 +257,14 @@ class Probe:
     def _fitted(self, stage: str, call: Call, raw: Any, given: RotationPlan | None = None) -> RotationPlan:
         """The plan of a stage: where nobody chose one, what fits the grids of the call."""
         schema = self.live.resolve(call, raw)
-        shapes = {**call.inputs, **read_outputs(raw, schema)}
+        outputs = read_outputs(raw, schema)
         plan_chosen, light_chosen = self._chosen
         if not plan_chosen:
-            self.plan = fitting_plan(self.plan, schema, shapes)
+            self.plan = fitting_plan(self.plan, schema, call.inputs, outputs)
         if not light_chosen:
-            self.light = fitting_plan(self.light, schema, shapes, subset=2)
+            self.light = fitting_plan(self.light, schema, call.inputs, outputs, subset=2)
         plan = given or (self.light if stage == "train" else self.plan)
-        require_fit(plan, schema, shapes)
+        require_fit(plan, schema, call.inputs, outputs)
         return plan
 
     def _augmentation(self) -> Augmentation | None:

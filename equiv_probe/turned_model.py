@@ -131,9 +131,9 @@ class TurnedModel:
             value = self.inputs[name]
             if isinstance(representation, Fixed) or not value.is_floating_point():
                 continue
-            value = representation.within(value.detach())
+            value = value.detach()
             if rotations is None:
-                turned[name] = value[None].clone()
+                turned[name] = representation.within(value)[None].clone()
                 continue
             low = value.to(self.precision) if back_again and self.precision else value
             center = self._center_for(low.shape) if representation.is_affine else None

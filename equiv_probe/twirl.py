@@ -67,9 +67,8 @@ def twirl(
         EquivProbeError: see the message; what was found, what was expected, what to pass.
     """
     model = TurnedModel(predict, inputs, schema, center, precision=precision, stacked=stacked)
-    shapes = {**model.inputs, **model.identity}
-    plan = plan or fitting_plan(RotationPlan(), model.schema, shapes)
-    require_fit(plan, model.schema, shapes, alone=not stacked)
+    plan = plan or fitting_plan(RotationPlan(), model.schema, model.inputs, model.identity)
+    require_fit(plan, model.schema, model.inputs, model.identity, alone=not stacked)
     began = time.perf_counter()
     rotations = plan.rotations(generator)
     flat = rotations.reshape(-1, 3, 3)

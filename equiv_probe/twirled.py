@@ -85,10 +85,10 @@ class Twirled(nn.Module):
         live.resolve(live.keep(args, kwargs), raw)
         schema = live.schema
         assert schema is not None
-        shapes = {**inputs, **read_outputs(raw, schema)}
+        plain = read_outputs(raw, schema)
         if not self._chosen:
-            self.plan = fitting_plan(DEFAULT, schema, shapes)
-        require_fit(self.plan, schema, shapes, alone=self.mode == "fixed")
+            self.plan = fitting_plan(DEFAULT, schema, inputs, plain)
+        require_fit(self.plan, schema, inputs, plain, alone=self.mode == "fixed")
         structures = live.structures(inputs)
         rotations = self._rotations(inputs, structures.count)
         call = Call(inputs, rebuild, frozenset(), ())
@@ -108,7 +108,6 @@ class Twirled(nn.Module):
             means.append(first)
             squares.append(second)
         likes = {name: torch.stack([m[name] for m in means]) for name in schema.outputs}
-        plain = read_outputs(raw, schema)
         answer = {name: value.mean(0).to(plain[name].dtype) for name, value in likes.items()}
         answer = filled_outside(answer, schema, plain)
         result = write_outputs(raw, answer, list(schema.outputs))
