@@ -101,7 +101,7 @@ class Representation(ABC):
         size = math.prod(self.event_shape)
         rows = values.to(dtype).reshape(*lead, free.numel(), size)  # one matrix product per rotation, not per atom
         turned = rows @ matrix.mT
-        return turned.reshape(*turned.shape[:batch], *free, *self.event_shape).to(values.dtype)
+        return turned.reshape((*turned.shape[:batch], *free, *self.event_shape)).to(values.dtype)
 
     def _batch_axes(self, values: Tensor, rotation: Tensor) -> int:
         """How many leading axes the rotations have; raises EquivProbeError where the values lack them."""
@@ -159,7 +159,7 @@ class CartesianTensor(Representation):
         if self.rank == 0 and not self.pseudo:
             self.check(values)
             batch = rotation.shape[:-2]
-            return values.expand(*batch, *values.shape[len(batch) :])
+            return values.expand((*batch, *values.shape[len(batch) :]))
         return super()._apply(values, rotation, center, inverse=inverse)
 
     def __str__(self) -> str:
