@@ -283,6 +283,30 @@ class Measurement:
             labelled=all(part.labelled for part in parts.values()),
         )
 
+    @classmethod
+    def joined(cls, parts: list[Measurement]) -> Measurement:
+        """Measurements of different structures by the same rotations, as one of all of them."""
+        weights = [float(part.weight.sum()) for part in parts]
+
+        def join(field_name: str) -> Tensor:
+            return torch.cat([getattr(part.estimate, field_name) for part in parts], -1)
+
+        def pool(field_name: str) -> float:
+            values = [getattr(part, field_name) for part in parts]
+            return float(sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights))
+
+        estimate = Jackknife(
+            join("total"), join("mean"), join("pseudo_total"), join("pseudo_mean"), parts[0].estimate.sizes
+        )
+        return replace(
+            parts[0],
+            estimate=estimate,
+            weight=torch.cat([part.weight for part in parts]),
+            floor=pool("floor"),
+            nondeterminism=pool("nondeterminism"),
+            notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        )
+
     def evened(self, used: Tensor) -> Jackknife:
         """The same estimates for structures of equal weight, so that several outputs can be added.
 
