@@ -15,6 +15,8 @@ from torch.autograd import Function
 from torch.nn.functional import grid_sample
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 Kind = Literal["linear", "cubic"]
@@ -36,6 +38,42 @@ def interpolate(values: Tensor, at: Tensor, kind: Kind) -> Tensor:
     """
     found: Tensor = _Interpolate.apply(values, at.detach(), kind)  # type: ignore[no-untyped-call]
     return found
+
+
+def places(
+    rotations: Tensor,
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    half_lengths: Sequence[float],
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Where the values of a turned grid come from: ``g⁻¹ p`` for every voxel's p, counted in voxels.
+
+    Args:
+        rotations: ``(K, 3, 3)`` in the array's own axes.
+        shape: D, H and W.
+        spacing: along each.
+        half_lengths: of the box, along each.
+        device: of the result.
+
+    Returns:
+        ``(K, D, H, W, 3)``, and whether that is in the box, ``(K, D, H, W)``.
+    """
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    own = rotations.to(device, wide, non_blocking=True)
+    rounding = 64 * torch.finfo(torch.promote_types(rotations.dtype, torch.float32)).eps * max(shape)
+    at, inside = [], torch.ones((), dtype=torch.bool, device=device)
+    steps = [torch.arange(n, device=device, dtype=wide) - (n - 1) / 2 for n in shape]
+    for b, half in enumerate(half_lengths):
+        middle = (shape[b] - 1) / 2
+        slopes = [own[:, a, b][:, None, None, None] * (spacing[a] / spacing[b]) for a in range(3)]
+        x, y, z = (slopes[a] * steps[a].reshape(-1, *(1,) * (2 - a)) for a in range(3))
+        along = x + y + z + middle
+        nearest = along.round()
+        # Within rounding of a voxel it is that voxel: the cube's rotations stay exact.
+        at.append(torch.where((along - nearest).abs() < rounding, nearest, along))
+        inside = inside & ((along - middle).abs() <= half / spacing[b] + rounding)
+    return torch.stack(at, -1), inside
 
 
 class _Interpolate(Function):
