@@ -228,9 +228,11 @@ class Player:
         schema = self.live.schema
         assert schema is not None
         if not attached and torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
-            # Leaves that require a gradient, so that a step which goes backward can do so.
+            # Hanging on leaves that require a gradient, so that a step which goes backward can do so.
             given = read_outputs(one.raw, schema)
             values = {n: v.detach().requires_grad_(given[n].requires_grad) for n, v in values.items()}
+        if not attached:  # the step may write into its answer: not into what is kept, nor into a leaf
+            values = {n: v.clone() for n, v in values.items()}
         for mine, left, (_, held) in zip(own, one.left, one.call.dicts, strict=False):
             mine.update({name: value for name, value in left.items() if name not in mine})
             # What the network wrote; a label of the same name stays what it was.
