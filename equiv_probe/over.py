@@ -199,6 +199,11 @@ class BinnedSums:
         self.recent.append(sums)
 
     @property
+    def count(self) -> int:
+        """Structures in it, in a bin or outside; fetched from the device."""
+        return 0 if self.everything is None else int(self.everything[:, 12].sum())
+
+    @property
     def latest(self) -> Tensor | None:
         """Sums over the window."""
         return torch.stack([one.to(self.recent[-1].device) for one in self.recent]).sum(0) if self.recent else None

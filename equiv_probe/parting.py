@@ -91,9 +91,9 @@ def separated(
         return {}, dict.fromkeys(names, why)
     player.leaves = []
     try:
-        with torch.inference_mode(False), torch.enable_grad(), _without_backward_hooks(modules), _Differentiable():
-            answered = run(base)
-        leaves, attached = player.leaves, attached_to_a_graph(answered)
+        with _differentiating(modules), _Differentiable():
+            attached = attached_to_a_graph(run(base))
+        leaves = player.leaves
         owners = owners_of(leaves, structures)
     except (RuntimeError, EquivProbeError) as error:
         return {}, dict.fromkeys(names, f"could not be differentiated: {error}")
@@ -103,7 +103,7 @@ def separated(
     unparted = {name: "came back without the graph that it was computed by" for name in names if name not in attached}
     for name, loss in attached.items():
         try:
-            with _without_backward_hooks(modules):
+            with _differentiating(modules):
                 found[name] = _losses(loss, leaves, owners, player.kept, {o: one[name] for o, one in scalars.items()})
         except RuntimeError as error:
             unparted[name] = f"could not be differentiated twice: {error}"
@@ -125,6 +125,12 @@ def _losses(
     weight, scale = error.counts(owners)
     scaled = {operator: values * scale for operator, values in by_operator.items()}
     return Losses(scaled, weight, error.convex & fits & (weight.sum() > 0))
+
+
+@contextmanager
+def _differentiating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    with torch.inference_mode(False), torch.enable_grad(), _without_backward_hooks(modules):
+        yield
 
 
 @contextmanager

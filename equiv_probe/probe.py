@@ -508,11 +508,15 @@ class Probe:
             window: over the latest measurements; False for all since the start.
         """
         found = self.running.compute(window=window)
-        for (stage, name), running in self.running.items():
-            if running.binned.everything is not None:
-                in_bins = self.over_time(stage, name, window=window).values()
-                found.update({f"equiv/{stage}/{name}/{key}": value for key, value in in_bins.items()})
+        for stage, name in self.binned:
+            in_bins = self.over_time(stage, name, window=window).values()
+            found.update({f"equiv/{stage}/{name}/{key}": value for key, value in in_bins.items()})
         return found
+
+    @property
+    def binned(self) -> list[tuple[str, str]]:
+        """Stages and outputs that are in bins of the input named by ``over=``; fetches counts from the device."""
+        return [key for key, running in self.running.items() if self.over is not None and running.binned.count]
 
     def over_time(self, stage: str = "train", name: str | None = None, *, window: bool | None = None) -> OverTime:
         """The estimates in bins of the input named by ``over=``, to print and to plot.
@@ -525,7 +529,7 @@ class Probe:
         Raises:
             EquivProbeError: nothing was binned; the reason where it is known.
         """
-        there = [key for key, running in self.running.items() if running.binned.everything is not None]
+        there = self.binned
         found = next((key for key in there if key[0] == stage and name in {None, key[1]}), None)
         if self.over is None or found is None:
             raise EquivProbeError(

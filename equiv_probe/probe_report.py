@@ -54,8 +54,7 @@ def report_of(
     if sums is None:
         sums = {k: one.shown(one.window if k[0] == "train" else one.everything) for k, one in probe.running.items()}
     if over is None:
-        binned = sorted(key for key, one in probe.running.items() if one.binned.everything is not None)
-        over = [probe.over_time(*key) for key in binned] if probe.over is not None else []
+        over = [probe.over_time(*key) for key in sorted(probe.binned)]
     sums = {key: one.to("cpu") for key, one in sums.items()}
     alone = {key for key, one in sums.items() if key in probe.running and probe.running[key].of_one(one)}
     schedules = probe.schedules.values()

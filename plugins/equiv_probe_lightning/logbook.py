@@ -65,10 +65,10 @@ class Logbook:
 
     @staticmethod
     def _over(probe: ep.Probe, merged: Mapping[ranks.Key, Mapping[str, Any]], which: str) -> dict[ranks.Key, OverTime]:
-        """What was measured in bins, over ranks: of ``"everything"``, or of what the ``"report"`` is of in each stage."""
+        """What was measured in bins, over ranks: of ``"everything"``, or what the ``"report"`` shows of each stage."""
         found = {}
         for key, state in merged.items():
-            if probe.over is not None and state.get("binned"):
+            if probe.over is not None and state.get("binned") and bool(state["binned"]["everything"].any()):
                 recent = which == "report" and key[0] == "train"
                 rows = torch.stack(state["binned"]["recent"]).sum(0) if recent else state["binned"]["everything"]
                 known = {"labelled": state["labelled"], "loss": state["loss"]}
