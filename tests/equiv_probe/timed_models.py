@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MATRIX = torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
 TIMED = ep.Schema({"x_t": ep.vector}, {"v": ep.vector})
 """Vectors about the origin, as in a flow whose noise is centred."""
-SCALE = 1.5
+SCALE = 0.5
 """Labels are ``SCALE x``."""
 
 
