@@ -1,4 +1,4 @@
-"""Sums in bins of an input of the network: diffusion time, noise level, whatever the share changes with.
+"""Bins of an input of the network: diffusion time, noise level, whatever the share changes with.
 
 Every structure falls into the bin of its own value, and each bin keeps the sums of
 :class:`equiv_probe.estimates.Sums`: so bins merge over batches, ranks and resumed runs as everything else does.
@@ -7,7 +7,6 @@ Every structure falls into the bin of its own value, and each bin keeps the sums
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from equiv_probe.measurement import Measurement
+    from equiv_probe.replay import Replay
+    from equiv_probe.running import RunningEstimates
     from equiv_probe.turning import Structures
 
 Bins = int | Sequence[float] | Any
 """How many equal bins of [0, 1], or edges in rising order: a sequence, a tensor or an array."""
+NOT_SQUARED = "is no squared error of the network's answer, element by element"
 _SHOWN = "bins=torch.logspace(-2, 2, 11) for noise levels, bins=[0, 100, 200, ..., 1000] for integer steps"
 
 
@@ -162,6 +165,46 @@ class Over:
         flat = torch.cat([x, (x[:, :, None] * x[:, None, :]).flatten(1), counts.double()[:, None]], 1)
         return flat.new_zeros(self.rows, 13).index_add_(0, place, flat)
 
+    def add_calls(
+        self, running: RunningEstimates, stage: str, values: Tensor, measured: Mapping[str, Measurement]
+    ) -> None:
+        """Bin what was measured at a call of the network, structure by structure.
+
+        Args:
+            running: where the sums are kept.
+            stage: whose.
+            values: of the call's structures, ``(U,)``.
+            measured: by output or loss.
+        """
+        for name, found in measured.items():
+            equiv = found.estimate.equiv
+            if len(equiv) != len(values):
+                self.refuse(stage, name, "is of outputs with other structures than the call has")
+                continue
+            total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
+            running[stage, name].binned.add(self.binned(values, equiv, total, found.weight))
+
+    def add_step(
+        self, running: RunningEstimates, stage: str, calls: Sequence[Tensor], replay: Replay, *, look: bool
+    ) -> None:
+        """Bin the numbers of a step, as far as they were parted into structures.
+
+        Args:
+            running: where the sums are kept.
+            stage: whose.
+            calls: values of the structures of each call, ``(U,)``.
+            replay: what came of the step.
+            look: whether the device may be waited for, to say what was not parted.
+        """
+        for name, parted in replay.per_structure.items():
+            own = calls[0] if len(parted.weight) == len(calls[0]) else torch.cat(list(calls))
+            found = parted.estimate
+            running[stage, name].binned.add(self.binned(own, found.equiv, found.total, parted.weight))
+            if look and not bool(parted.right):
+                self.refuse(stage, name, NOT_SQUARED)
+        for name, why in replay.unparted.items():
+            self.refuse(stage, name, why)
+
     def refuse(self, stage: str, name: str, why: str) -> None:
         """Note that a loss could not be binned, and say so once."""
         note = (
@@ -180,55 +223,3 @@ class Over:
     def continues(self, state: Mapping[str, Any] | None) -> bool:
         """Whether sums that were kept with such a state are of the same bins."""
         return bool(state and state["name"] == self.name and torch.equal(state["edges"].cpu(), self.edges.cpu()))
-
-
-class BinnedSums:
-    """The sums of one output in one stage by bins, ``(rows, 13)``: of everything, and of the latest measurements.
-
-    Args:
-        window: how many measurements.
-    """
-
-    def __init__(self, window: int) -> None:
-        self.everything: Tensor | None = None
-        self.recent: deque[Tensor] = deque(maxlen=window)
-
-    def add(self, sums: Tensor) -> None:
-        """Add one measurement's."""
-        self.everything = sums if self.everything is None else self.everything.to(sums.device) + sums
-        self.recent.append(sums)
-
-    @property
-    def count(self) -> int:
-        """Structures in it, in a bin or outside; fetched from the device."""
-        return 0 if self.everything is None else int(self.everything[:, 12].sum())
-
-    @property
-    def latest(self) -> Tensor | None:
-        """Sums over the window."""
-        return torch.stack([one.to(self.recent[-1].device) for one in self.recent]).sum(0) if self.recent else None
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs; empty if nothing was binned."""
-        if self.everything is None:
-            return {}
-        return {"everything": self.everything.cpu(), "recent": [one.cpu() for one in self.recent]}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Undo :meth:`state_dict`."""
-        if state:
-            self.everything = state["everything"]
-            self.recent.extend(state["recent"])
-
-
-def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """States of :class:`BinnedSums` of several ranks added up, measurement by measurement from the latest."""
-    full = [state for state in states if state]
-    if not full:
-        return {}
-    length = max(len(state["recent"]) for state in full)
-    recent = [
-        torch.stack([state["recent"][-k] for state in full if k <= len(state["recent"])]).sum(0)
-        for k in range(length, 0, -1)
-    ]
-    return {"everything": torch.stack([state["everything"] for state in full]).sum(0), "recent": recent}

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from equiv_probe.substitution import Operator, Player
     from equiv_probe.turning import Structures
 
-NOT_SQUARED = "is no squared error of the network's answer, element by element"
-
 
 @dataclass(frozen=True)
 class Parted:

@@ -36,7 +36,6 @@ from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.objectives import label_free, labelled
 from equiv_probe.over import Over
 from equiv_probe.over_time import OverTime
-from equiv_probe.parting import NOT_SQUARED
 from equiv_probe.probe_report import report_of
 from equiv_probe.replay import Replay, replay_step, require_untrained
 from equiv_probe.rotations import RotationPlan
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
     from equiv_probe.augmentation import Augmentation
     from equiv_probe.capture import Call
     from equiv_probe.losses import AnyLoss
-    from equiv_probe.measurement import Measurement
     from equiv_probe.objectives import Evaluate
     from equiv_probe.over import Bins
     from equiv_probe.report import Report
@@ -259,7 +257,8 @@ class Probe:
                 total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
                 running = self.running.add(stage, name, equiv, total, found.weight)
                 running.labelled, running.loss = found.labelled, found.loss
-            self._bin_calls(stage, call, measured)
+            if self.over is not None:
+                self.over.add_calls(self.running, stage, self._values(call), measured)
         self.schedule(kind, stage).spent(self._clock(stage) - began)
 
     def _augmentation(self) -> Augmentation | None:
@@ -425,32 +424,13 @@ class Probe:
             pseudo = found.pseudo_equiv, found.pseudo_total
             self.running.add(stage, name, found.equiv[None], one, torch.ones_like(one), pseudo=pseudo)
         if self.over is not None:
-            calls = [self._values(one.call) for one in recorded]
-            for name, parted in replay.per_structure.items():
-                own = calls[0] if len(parted.weight) == len(calls[0]) else torch.cat(calls)
-                found = parted.estimate
-                self.running[stage, name].binned.add(self.over.binned(own, found.equiv, found.total, parted.weight))
-                if (stage != "train" or not self._succeeded) and not bool(parted.right):
-                    self.over.refuse(stage, name, NOT_SQUARED)
-            for name, why in replay.unparted.items():
-                self.over.refuse(stage, name, why)
+            look = stage != "train" or not self._succeeded
+            self.over.add_step(self.running, stage, [self._values(one.call) for one in recorded], replay, look=look)
 
     def _values(self, call: Call) -> Tensor:
         """Of the input that is binned over, for each structure of a call, ``(U,)``."""
         assert self.over is not None
         return self.over.values(call.inputs, self.live.structures(call.inputs))
-
-    def _bin_calls(self, stage: str, call: Call, measured: Mapping[str, Measurement]) -> None:
-        if self.over is None:
-            return
-        values = self._values(call)
-        for name, found in measured.items():
-            equiv = found.estimate.equiv
-            if len(equiv) != len(values):
-                self.over.refuse(stage, name, "is of outputs with other structures than the call has")
-                continue
-            total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
-            self.running[stage, name].binned.add(self.over.binned(values, equiv, total, found.weight))
 
     def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
         """Measure; a failure after the first success is listed and warned of, never raised."""

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import equiv_probe as ep
+from equiv_probe.binned_sums import BinnedSums, merged
 from equiv_probe.estimates import Sums
-from equiv_probe.over import BinnedSums, Over, merged
+from equiv_probe.over import Over
 from equiv_probe.over_time import OverTime
 from equiv_probe.report import Report
 from equiv_probe.turning import RotationSource, Structures
