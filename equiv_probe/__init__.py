@@ -16,6 +16,7 @@ from equiv_probe.augmentation_check import check_augmentation
 from equiv_probe.decomposition import Decomposition, decompose
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
+from equiv_probe.frames import frame, orientation, quaternion
 from equiv_probe.orbit import Orbit
 from equiv_probe.probe import Probe
 from equiv_probe.replay import Replay
@@ -58,11 +59,14 @@ __all__ = [
     "check_augmentation",
     "decompose",
     "fixed",
+    "frame",
     "grid",
     "infinitesimal",
     "irreps",
+    "orientation",
     "point",
     "pseudoscalar",
+    "quaternion",
     "scalar",
     "spectrum",
     "tensor",
