@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generators import state_of
 from equiv_probe.noise_frame import Draw
+from equiv_probe.rotations import from_quaternions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +86,13 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """See :func:`turned_along`."""
         self.frames += 1
         return self.frame.along(rotations) if self._along else rotations
+
+    def turned_from_left(self, orientations: Tensor) -> Tensor:
+        """Orientations ``(*S, 3, 3)`` in this frame, ``g R``."""
+        draw = Draw("orientations", tuple(orientations.shape), _where())
+        axis = self._axis(Draw(draw.call, draw.shape[:-1], draw.where))
+        self.draws[draw, axis is not None] += 1
+        return orientations if axis is None else self.frame.turn(orientations.mT, axis).mT
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every operator comes by here."""
@@ -165,13 +173,32 @@ class Randn:
             dtype: None is that of the initial noise.
             device: None is that of the initial noise.
         """
-        size = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-        size = tuple(size.shape) if isinstance(size, torch.Tensor) else tuple(size)
         self._noise.declared = turns
         try:
-            return torch.randn(size, dtype=dtype or self._like.dtype, device=device or self._like.device)
+            return torch.randn(_size(shape), dtype=dtype or self._like.dtype, device=device or self._like.device)
         finally:
             self._noise.declared = None
+
+    def orientations(
+        self, *shape: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Tensor:
+        """Uniformly distributed orientations ``(*shape, 3, 3)``, which turn from the left, ``R ↦ g R``.
+
+        Args:
+            shape: of the frames: samples, or samples and residues.
+            dtype: None is that of the initial noise.
+            device: None is that of the initial noise.
+        """
+        size = _size(shape)
+        drawn = from_quaternions(self(*size, 4, turns=False, dtype=torch.float64, device=device))
+        drawn = drawn.to(dtype or self._like.dtype)
+        return self._noise.turned_from_left(drawn)
+
+
+def _size(shape: tuple[Any, ...]) -> tuple[int, ...]:
+    """A shape given as numbers, as one tuple, or as a tensor of that shape."""
+    size = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+    return tuple(size.shape) if isinstance(size, torch.Tensor) else tuple(size)
 
 
 def _is_random(given: dict[str, Any]) -> bool:

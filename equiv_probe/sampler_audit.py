@@ -79,7 +79,8 @@ def audit_sampler(
     single path owes to them.
 
     Args:
-        sampler: ``noise -> end points``, or ``(noise, randn) -> end points`` with ``randn(shape)`` for later noise.
+        sampler: ``noise -> end points``, or ``(noise, randn) -> end points`` with ``randn(shape)`` for later noise,
+            ``randn(shape, turns=False)`` for what has no direction, and ``randn.orientations(B, N)`` for frames.
         noise: shape of the initial noise, ``(B, N, 3)``, or ``(N, 3)``, or with ``batch`` ``(N_total, 3)``: it is drawn
             from a standard normal distribution; or the noise itself; or what draws it.
         outputs: how the end points turn: a representation, or one by name or in order of an answer of several
@@ -189,7 +190,8 @@ def _require_followed(
                 f"two runs with the same noise whose {name} lie {a:.3g} apart, and {b:.3g} with other noise",
                 "a sampler that follows its noise",
                 "it draws where torch does not see it (a NumPy Generator of its own, compiled code, a seed from the "
-                "clock): take the source as an argument, def sampler(noise, randn), and draw by randn(shape)",
+                "clock): take the source as an argument, def sampler(noise, randn), and draw by randn(shape); or it "
+                "blows up what is not deterministic: torch.use_deterministic_algorithms(True)",
             )
 
 

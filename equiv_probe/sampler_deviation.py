@@ -42,8 +42,8 @@ def mean_square(gap: Tensor, rep: Representation, structures: Structures, name: 
     if structures.layout == "leading":
         mask = structures.mask
         if mask is not None and squares.shape[1:] == mask.shape:
-            held = mask.to(squares)
-            return torch.where(held > 0, squares, 0.0).sum(-1) / held.sum(-1)
+            held = mask.to(squares).flatten(1)
+            return torch.where(held > 0, squares.flatten(2), 0.0).sum(-1) / held.sum(-1)
         return squares.flatten(2).mean(2) if squares.ndim > 2 else squares
     owner = structures.owner(gap[0], name)
     each = squares.flatten(2).mean(2) if squares.ndim > 2 else squares

@@ -11,7 +11,7 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import point
 from equiv_probe.schema import Schema
-from equiv_probe.turning import Structures
+from equiv_probe.turning import Structures, centroids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,9 +69,10 @@ class InitialNoise:
             )
         if not noise.is_floating_point() or not noise.numel():
             raise EquivProbeError(f"initial noise of {noise.dtype}, {noise.numel()} numbers", "floating numbers")
-        for name, values, shape in (("batch", self.batch, noise.shape[:1]), ("mask", self.mask, noise.shape[:2])):
-            if values is not None and values.shape != shape:
-                raise EquivProbeError(f"{name} of shape {tuple(values.shape)}", f"{tuple(shape)}, one entry per atom")
+        for name, values, axes in (("batch", self.batch, 1), ("mask", self.mask, noise.ndim - 1)):
+            if values is not None and values.shape != noise.shape[:axes]:
+                expected = f"{tuple(noise.shape[:axes])}, one entry per atom"
+                raise EquivProbeError(f"{name} of shape {tuple(values.shape)}", expected)
         return noise
 
     def other(self, seed: int, first: Tensor, turned: Callable[[Tensor], Tensor]) -> Tensor:
@@ -99,13 +100,13 @@ class InitialNoise:
         generator = torch.Generator().manual_seed(stream(seed, 0))
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
         held = torch.ones(shape[:-1], dtype=noise.dtype)
-        if self.mask is not None and self.mask.shape == shape[:2]:
+        if self.mask is not None and self.mask.shape == shape[:-1]:
             held = self.mask.detach().cpu().to(noise.dtype)
-        noise = noise * held[..., None]
+        noise, held = noise * held[..., None], held[..., None]
         if self.zero_mean and self.batch is not None:
             index = self.batch.detach().cpu().long()
-            sums = torch.zeros(int(index.max()) + 1, shape[-1], dtype=noise.dtype).index_add_(0, index, noise)
-            noise = noise - (sums / torch.bincount(index)[:, None].clamp_min(1))[index]
+            noise = noise - centroids(noise, index, int(index.max()) + 1)[index]
         elif self.zero_mean:
-            noise = noise - noise.sum(-2, keepdim=True) / held.sum(-1)[..., None, None].clamp_min(1) * held[..., None]
+            atoms = tuple(range(int(len(shape) > 2), len(shape) - 1))
+            noise = noise - noise.sum(atoms, keepdim=True) / held.sum(atoms, keepdim=True).clamp_min(1) * held
         return noise.to(self.device or "cpu", self.dtype or torch.get_default_dtype())

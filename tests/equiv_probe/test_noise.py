@@ -187,6 +187,27 @@ def test_a_source_that_the_sampler_takes() -> None:
         quiet(lambda x, steps, temperature: x, SHAPE)
 
 
+def test_orientations_turn_from_the_left() -> None:
+    """Frames ``(x, R)``: forces by body-fixed vectors are equivariant if R turns; each frame is a rotation, Haar."""
+    kept: list[Tensor] = []
+
+    def sampler(x: Tensor, randn: Any) -> dict[str, Tensor]:
+        frames = randn.orientations(len(x), 4)
+        kept.append(frames)
+        return {"x": x + frames @ torch.tensor([1.0, 2.0, 3.0], dtype=x.dtype), "R": frames}
+
+    audit = quiet(sampler, SHAPE, outputs={"x": ep.point, "R": ep.orientation})
+    assert [one.verdict for one in audit.measured] == ["round-off", "round-off"]
+    assert (kept[0] @ kept[0].mT - torch.eye(3)).abs().max() < 1e-14
+    assert (torch.linalg.det(kept[0]) - 1).abs().max() < 1e-14
+    wrong = quiet(sampler, SHAPE, outputs={"R": ep.tensor(2)})
+    assert wrong.verdict == "broken", "negative control: columns turn, rows are local"
+    quiet(lambda x, randn: kept.append(randn.orientations(6, 2000)) or x, SHAPE, plan=ep.RotationPlan("haar", 1))
+    entries = kept[-1].flatten(0, 1)
+    assert entries.mean(0).abs().max() < 0.03  # 12000 rotations, entries of width 0.58: 5 σ
+    assert (entries.square().mean(0) - 1 / 3).abs().max() < 0.02
+
+
 def test_everything_is_put_back() -> None:
     network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(4), nn.Dropout(0.1)).double().train()
     own = torch.Generator().manual_seed(5)
