@@ -122,11 +122,11 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 raise _not_isotropic(draw)
             return
         with torch.no_grad():
-            fresh = torch.randn(drawn.shape, generator=self._source, dtype=torch.float64).to(drawn)
+            fresh = torch.randn(drawn.shape, generator=self._source, dtype=torch.float64).to(drawn.dtype)
             if axis is not None:
                 fresh = self.frame.turn(fresh, axis)
             mean, std = given.get("mean", 0.0), given.get("std", 1.0)
-            drawn.copy_(mean + std * fresh)
+            drawn.copy_(mean + std * fresh.to(drawn.device))
 
     def _axis(self, draw: Draw) -> int | None:
         """Along which axis a draw turns; None if it does not."""
@@ -190,9 +190,9 @@ class Randn:
             device: None is that of the initial noise.
         """
         size = _size(shape)
-        drawn = from_quaternions(self(*size, 4, turns=False, dtype=torch.float64, device=device))
-        drawn = drawn.to(dtype or self._like.dtype)
-        return self._noise.turned_from_left(drawn)
+        drawn = from_quaternions(self(*size, 4, turns=False, dtype=torch.float64, device="cpu"))
+        drawn = self._noise.turned_from_left(drawn.to(dtype or self._like.dtype))
+        return drawn.to(device or self._like.device)
 
 
 def _size(shape: tuple[Any, ...]) -> tuple[int, ...]:

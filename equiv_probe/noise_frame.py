@@ -78,19 +78,19 @@ class Frame:
         if self.rotations is None:
             return values
         if self.shared:
-            turned = self._there(values[None], self.rotations[:1])[0]
-            return turned.to(values.dtype)
+            return self._there(values[None], self.rotations[:1])[0]
         index = self.structures.index
         own = self.rotations
         if index is not None and values.shape[axis] == len(index):
-            own = own[index.to(own.device)]
+            own = own[index]
         return self._there(values.movedim(axis, 0), own).movedim(0, axis)
 
     def _there(self, values: Tensor, rotations: Tensor) -> Tensor:
-        """Turned in float64, rounded once (and, there and back, once more)."""
-        rotations = rotations.to(values.device)
-        turned = vector.turn(values.double(), rotations).to(values.dtype)
-        return vector.turn_back(turned.double(), rotations).to(values.dtype) if self.back else turned
+        """Turned in float64, rounded once (and, there and back, once more); on the CPU, which has float64."""
+        turned = vector.turn(values.cpu().double(), rotations).to(values.dtype)
+        if self.back:
+            turned = vector.turn_back(turned.double(), rotations).to(values.dtype)
+        return turned.to(values.device)
 
     def along(self, rotations: Tensor) -> Tensor:
         """Random frames ``(R, n, U, 3, 3)`` of a twirled network, turned with everything else: ``R g⁻¹``."""

@@ -109,6 +109,8 @@ def audit_sampler(
     Raises:
         EquivProbeError: noise that cannot be turned, or that nobody sees, or end points that are not finite.
     """
+    if seed < 0:
+        raise EquivProbeError(f"seed={seed}", "a seed of 0 or more")
     plan = plan or RotationPlan("haar", replicates=4)
     began = time.perf_counter()
     modules = modules_of(sampler)
@@ -117,7 +119,7 @@ def audit_sampler(
     start = InitialNoise(noise, batch, mask, center, zero_mean=zero_mean, dtype=dtype, device=device)
     with isolated(*modules):
         first = start.draw(seed)
-        structures = start.structures(first)
+        structures = start.structures(first.cpu())
         declared = {END_POINTS: outputs} if isinstance(outputs, Representation) else dict(outputs or {})
         runs = SamplerRuns(
             sampler, first, structures, declared, path, turns, frames, foreign, shared=not per_sample, grad=grad
@@ -135,10 +137,9 @@ def audit_sampler(
             floors = runs.run(seed, rotations[0], back=True)
             other = runs.run(seed + 1, noise=start.other(seed + 1, first, lambda one: runs.turned(one, rotations[0])))
             _require_followed(found, repeats, other)
-            bar = track(
-                rotations, "turning the noise", console=Console(stderr=True), transient=True, disable=not progress
-            )
-            for g in bar:
+            console = Console(stderr=True)
+            shown = progress and console.is_terminal
+            for g in track(rotations, "turning the noise", console=console, transient=True, disable=not shown):
                 for name, value in runs.run(seed, g).items():
                     found[name].add(value)
         finally:

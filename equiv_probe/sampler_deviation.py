@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimates import Estimate
 from equiv_probe.jackknife import jackknife
 
@@ -49,7 +50,6 @@ def mean_square(gap: Tensor, rep: Representation, structures: Structures, name: 
     each = squares.flatten(2).mean(2) if squares.ndim > 2 else squares
     if owner is None:
         return each
-    owner = owner.to(each.device)
     sums = each.new_zeros(len(each), structures.count).index_add_(1, owner, each)
     return sums / torch.bincount(owner, minlength=structures.count)
 
@@ -77,15 +77,24 @@ class Deviations:
         """Take in the next rotation's end points, turned back, ``(T, *S)``, in the plan's order."""
         k = len(self._each)
         weight = self._plan.weights[k % self._plan.n]
-        gap = values - self._about
         squares = self.from_start(values)
-        self._means[k // self._plan.n] += float(weight) * gap[-1]
+        self._means[k // self._plan.n] += float(weight) * (values - self._about)[-1]
         self.along = self.along + weight / self._plan.R * squares
         self._each.append(squares[-1])
 
     def from_start(self, values: Tensor) -> Tensor:
-        """Mean square distance to the end points of the unturned noise, ``(T, U)`` on the CPU."""
-        return mean_square(values - self._about, self._rep, self._structures, self._name).cpu()
+        """Mean square distance to the end points of the unturned noise, ``(T, U)``.
+
+        Raises:
+            EquivProbeError: other shapes.
+        """
+        if values.shape != self._about.shape:
+            raise EquivProbeError(
+                f"{self._name} of shape {tuple(values.shape)} after {tuple(self._about.shape)} in the first run",
+                "as many samples, atoms and points of the path in every run",
+                "fix the numbers of atoms and of steps outside the sampler",
+            )
+        return mean_square(values - self._about, self._rep, self._structures, self._name)
 
     @property
     def each(self) -> Tensor:
@@ -101,13 +110,13 @@ class Deviations:
     @property
     def size(self) -> Tensor:
         """Mean square of the end points themselves, ``(U,)``."""
-        return mean_square(self._about[-1:], self._rep, self._structures, self._name)[0].cpu()
+        return mean_square(self._about[-1:], self._rep, self._structures, self._name)[0]
 
     def spread(self) -> Tensor:
         """Mean square of the orbit about its mean, without bias, ``(U,)``; NaN for a single random replicate."""
 
         def square(values: Tensor) -> Tensor:
-            return mean_square(values, self._rep, self._structures, self._name).cpu()
+            return mean_square(values, self._rep, self._structures, self._name)
 
         losses, of_mean = self.by_replicate, square(self._means.mean(0)[None])[0]
         if not self._plan.is_random:

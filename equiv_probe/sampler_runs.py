@@ -109,12 +109,12 @@ class SamplerRuns:
     def turned(self, noise: Tensor, rotations: Tensor, *, back: bool = False) -> Tensor:
         """Initial noise, turned in float64 and rounded once."""
         wide = Schema({"noise": point}, {"noise": point})
-        given = {"noise": noise.double()}
+        given = {"noise": noise.cpu().double()}  # not every device has float64
         if back:
             given = self.structures.turn_back({"noise": given["noise"][None]}, wide, rotations[None])
         else:
             given = self.structures.turn(given, wide, rotations[None])
-        return given["noise"][0].to(noise.dtype)
+        return given["noise"][0].to(noise)
 
     def _call(self, start: Tensor, frame: Frame, seed: int) -> Any:
         """One call of the sampler, its random numbers under control."""
@@ -155,7 +155,7 @@ class SamplerRuns:
         read = [read_outputs({names[0]: one} if lone else one, self._schema) for one in steps]
         if any(one[name].shape != read[-1][name].shape for one in read for name in names):
             raise EquivProbeError("a path of points of several shapes", "one shape at all times", "path=False")
-        return {name: torch.stack([one[name].detach().double().clone() for one in read]) for name in names}
+        return {name: torch.stack([one[name].detach().cpu().double().clone() for one in read]) for name in names}
 
 
 def _takes_randn(sampler: Callable[..., Any]) -> str:

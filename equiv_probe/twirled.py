@@ -37,7 +37,8 @@ class Twirled(nn.Module):
         mode: ``"fixed"`` turns by the plan's own rotations at every call, the same for every structure: a
             deterministic, smooth function, fit for dynamics and minimisation. ``"random"`` draws anew at every call
             and for every structure: unbiased, so that its mean over calls is the exact twirl. With
-            ``RotationPlan("haar", 1)`` it costs what the model costs: the random frame of every step of a sampler.
+            ``RotationPlan("haar", 1)`` it costs what the model costs: the random frame of every step of a sampler. In
+            :func:`equiv_probe.audit_sampler` these frames turn with the rest of the noise.
         std: return ``(outputs, std)``, where std has, for each output by name, the standard deviation of the orbit,
             component by component, without bias in its square if R ≥ 2.
         center: of rotation, as for :func:`equiv_probe.twirl`.

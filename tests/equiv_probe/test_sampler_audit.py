@@ -281,6 +281,12 @@ def test_samples_that_diverge_are_left_out_and_listed(matrix: Tensor) -> None:
         quiet(lambda noise: noise / 0, (5, 4, 3))
 
 
+def test_numbers_of_atoms_or_steps_that_change_from_run_to_run() -> None:
+    lengths = iter(range(5, 100))
+    with pytest.raises(ep.EquivProbeError, match="first run"):
+        quiet(lambda x: torch.stack([x] * next(lengths)), (4, 5, 3), path=True)
+
+
 def test_what_is_printed_saved_and_drawn(tmp_path: Any, matrix: Tensor) -> None:
     audit = quiet(lambda noise: torch.stack([noise, noise @ matrix.mT]), (6, 5, 3), path=True, unit="nm")
     shown = str(audit)
