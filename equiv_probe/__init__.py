@@ -33,6 +33,8 @@ from equiv_probe.representations import (
     voigt,
 )
 from equiv_probe.rotations import RotationPlan
+from equiv_probe.sampler_audit import audit_sampler
+from equiv_probe.sampler_report import SamplerAudit
 from equiv_probe.schema import Schema
 from equiv_probe.spectrum import Spectrum, infinitesimal, spectrum
 from equiv_probe.twirl import twirl
@@ -47,9 +49,11 @@ __all__ = [
     "Probe",
     "Replay",
     "RotationPlan",
+    "SamplerAudit",
     "Schema",
     "Spectrum",
     "Twirled",
+    "audit_sampler",
     "augment",
     "axial",
     "check_augmentation",
