@@ -35,6 +35,8 @@ from equiv_probe.representations import (
     voigt,
 )
 from equiv_probe.rotations import RotationPlan
+from equiv_probe.sampler_audit import audit_sampler
+from equiv_probe.sampler_report import SamplerAudit
 from equiv_probe.schema import Schema
 from equiv_probe.spectrum import Spectrum, infinitesimal, spectrum
 from equiv_probe.twirl import twirl
@@ -51,10 +53,12 @@ __all__ = [
     "RandomRotation",
     "Replay",
     "RotationPlan",
+    "SamplerAudit",
     "Schema",
     "Spectrum",
     "Twirled",
     "audit_grid",
+    "audit_sampler",
     "augment",
     "axial",
     "check_augmentation",
