@@ -144,6 +144,16 @@ def test_boxes_that_are_no_cubes() -> None:
         net(x)
 
 
+def test_stacked_copies_are_those_one_by_one() -> None:
+    net, schema = network(averaged=False), ep.Schema({"0": ep.grid()}, {"0": ep.grid()})
+    stacked = lambda copies: net(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])  # noqa: E731
+    for x, design in ((values(2, 2, 4, 4, 4), "cube"), (values(2, 2, 3, 4, 5), "box")):
+        alone, together = ep.twirl(net, x, schema), ep.twirl(stacked, x, schema, stacked=True, chunk=5)
+        assert alone.plan.design == together.plan.design == design
+        assert torch.allclose(alone.kept("0"), together.kept("0"), atol=1e-14)
+        assert float(alone.kept("0").std(1).max()) > 1e-2
+
+
 def test_plans_that_nobody_chose_fit_the_grid(capsys: pytest.CaptureFixture[str]) -> None:
     net, x = network(averaged=False), values(2, 2, 5, 5, 5)
     with ep.Probe(net, every=1, full=1, budget=None) as probe:
