@@ -112,9 +112,10 @@ class progress_bar:  # noqa: N801 - a context manager used as a function
     """A Rich progress bar, or nothing."""
 
     def __init__(self, total: int, label: str = "twirl", *, shown: bool) -> None:
+        from rich.console import Console
         from rich.progress import Progress
 
-        self._progress = Progress(transient=True) if shown else None
+        self._progress = Progress(transient=True, console=Console(stderr=True)) if shown else None
         self._total, self._label = total, label
 
     def __enter__(self) -> Callable[[int], None]:
