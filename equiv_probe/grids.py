@@ -13,7 +13,7 @@ True
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grid_channels import Channels, field_of
+from equiv_probe.grid_channels import SCALAR, Channels, field_of
 from equiv_probe.interpolation import interpolate, places
 from equiv_probe.representations import ANY, Representation
 from equiv_probe.voxel_turns import turn_voxels
@@ -46,8 +46,11 @@ class Grid(Representation):
     centred: Literal["voxel", "corner"] = "voxel"
     interpolation: Kind | None = None
     ball: bool = False
-    event_shape: ClassVar[tuple[int, ...]] = (ANY, ANY, ANY, ANY)  # type: ignore[misc]
+    channel_axis: bool = True
     is_whole: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "event_shape", (ANY,) * (4 if self.channel_axis else 3))
 
     @property
     def is_exact(self) -> bool:
@@ -74,22 +77,34 @@ class Grid(Representation):
         """As of the channels."""
         return self.channels.norm_axes
 
+    def moves(self, values: Tensor) -> bool:
+        """Yes: whole numbers, such as classes and masks, too."""
+        del values
+        return True
+
     @property
     def _order(self) -> tuple[int, ...]:
         """The Cartesian axis of each array axis."""
         return tuple("xyz".index(axis) for axis in self.axes)
 
     def check(self, values: Tensor) -> None:
-        """Raise EquivProbeError unless these are floating grids with as many channels as the fields have."""
-        if values.ndim < 4:
+        """Raise EquivProbeError unless these are grids with as many channels as the fields have, of numbers that fit.
+
+        Whole numbers can be moved from voxel to voxel, but not interpolated, and are components of no vector.
+        """
+        if values.ndim < len(self.event_shape):
             raise EquivProbeError(
                 f"a tensor of shape {tuple(values.shape)} declared as {self}",
-                "trailing axes (channels, D, H, W)",
-                "add the axis of channels: values.unsqueeze(-4)",
+                "trailing axes (channels, D, H, W)" if self.channel_axis else "trailing axes (D, H, W)",
+                "add the axis of channels, values.unsqueeze(-4), or declare ep.grid(channel_axis=False)",
             )
-        if not values.is_floating_point():
-            raise EquivProbeError(f"{values.dtype} values declared as {self}", "floating values", "values.float()")
-        if self.channels.count not in {None, values.shape[-4]}:
+        if not (values.is_floating_point() or (self.is_exact and self.channels.are_scalars)):
+            raise EquivProbeError(
+                f"{values.dtype} values declared as {self}",
+                "floating values; whole numbers only as scalars, without interpolation",
+                "values.float(), or ep.grid()",
+            )
+        if self.channel_axis and self.channels.count not in {None, values.shape[-4]}:
             parts = " + ".join(f"{count} × {rep} of {math.prod(rep.event_shape)}" for count, rep in self.fields)
             raise EquivProbeError(
                 f"a grid of {values.shape[-4]} channels declared as {self}",
@@ -141,6 +156,9 @@ class Grid(Representation):
     def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
         del center  # grids turn about the centre of their box
         self.check(values)
+        if not self.channel_axis:
+            with_axis = replace(self, channel_axis=True)
+            return with_axis._apply(values.unsqueeze(-4), rotation, None, inverse=inverse).squeeze(-4)
         batch = self._batch_axes(values, rotation)
         g = rotation.mT if inverse else rotation
         lead = torch.Size(np.broadcast_shapes(rotation.shape[:-2], values.shape[:batch]))
@@ -176,6 +194,7 @@ class Grid(Representation):
         options += [f'centred="{self.centred}"'] if self.centred != "voxel" else []
         options += [f'interpolation="{self.interpolation}"'] if self.interpolation else []
         options += [f"ball={self.ball}"] if self.ball != (self.interpolation is not None) else []
+        options += [] if self.channel_axis else ["channel_axis=False"]
         return f"grid({', '.join(options)})"
 
 
@@ -190,7 +209,7 @@ def _ball(grid: Grid, shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 def looks_like_grid(value: Tensor) -> bool:
     """Whether a tensor has the shape of a batch of voxel grids, ``(B, C, D, H, W)``."""
-    return value.ndim == 5 and min(value.shape[2:]) >= 4 and value.is_floating_point()
+    return value.ndim == 5 and min(value.shape[2:]) >= 4
 
 
 def filled_outside(values: Mapping[str, Tensor], schema: Schema, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -209,8 +228,11 @@ def grid(
     centred: Literal["voxel", "corner"] = "voxel",
     interpolation: Kind | None = None,
     ball: bool | None = None,
+    channel_axis: bool = True,
 ) -> Grid:
     """Fields on a voxel grid, ``(..., C, D, H, W)``; the axis before the channels counts structures.
+
+    Whole numbers and booleans, classes and masks, turn like any scalars, without interpolation.
 
     Grids turn about the centre of their box. For a model from atoms to grids that means ``center="origin"`` where the
     box lies about the origin, and ``center="centroid"`` where it is laid about the structure.
@@ -227,6 +249,8 @@ def grid(
         ball: count nothing outside of the ball that the box holds: turned grids are zero there, and losses do not see
             it. None does so where there is interpolation, since the corners turn out of the box. Where a user's own
             loss is evaluated, in replays, the user's own prediction stands outside of the ball: it counts alike in all.
+        channel_axis: False for one scalar field without an axis of channels: ``(..., D, H, W)``, where the axis before
+            D counts structures.
 
     >>> import equiv_probe as ep
     >>> print(ep.grid((5, ep.scalar), ep.vector, spacing=0.5))
@@ -242,5 +266,9 @@ def grid(
     if interpolation not in {None, "linear", "cubic"}:
         raise EquivProbeError(f"interpolation={interpolation!r}", 'None, "linear" or "cubic"')
     found = tuple(field_of(one) for one in fields)
+    if not channel_axis and found not in {(), ((1, SCALAR),)}:
+        raise EquivProbeError(
+            f"channel_axis=False and the fields {fields}", "one scalar field", "add the axis: values.unsqueeze(-4)"
+        )
     make = partial(Grid, found, axes, (each[0], each[1], each[2]), centred, interpolation)
-    return make(interpolation is not None if ball is None else ball)
+    return make(interpolation is not None if ball is None else ball, channel_axis)

@@ -84,7 +84,7 @@ class RandomRotation:
         center = self._center(tensors)
         for name, rep in self.representations.items():
             value = tensors[name]
-            if isinstance(rep, Fixed) or not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            if isinstance(rep, Fixed) or not isinstance(value, torch.Tensor) or not rep.moves(value):
                 continue
             about = None if center is None or not rep.is_affine else center.to(value)
             moved = rep.turn(value, rotation, about)

@@ -62,6 +62,10 @@ class Representation(ABC):
         """The values, zero where they do not count."""
         return values
 
+    def moves(self, values: Tensor) -> bool:
+        """Whether such values turn: floating ones, and in grids also whole numbers, which go where their voxels go."""
+        return values.is_floating_point()
+
     @abstractmethod
     def matrix(self, rotation: Tensor) -> Tensor:
         """``ρ(g)`` on the flattened event, ``(*B, 3, 3) -> (*B, d, d)`` with d the product of ``event_shape``."""

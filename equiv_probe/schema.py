@@ -16,7 +16,8 @@ import torch
 from equiv_probe import frames
 from equiv_probe import representations as reps
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grids import Grid, grid, looks_like_grid
+from equiv_probe.grid_inference import could_be_field, guess_grid, unclear
+from equiv_probe.grids import Grid
 from equiv_probe.isolation import rank
 
 if TYPE_CHECKING:
@@ -128,9 +129,12 @@ class Schema:
                 if role == "inputs" and isinstance(found[role].get(name), Grid):
                     boxes.append(tuple(value.shape[-3:]))
         if all(isinstance(rep, reps.Fixed) for rep in found["inputs"].values()):
+            for name, value in named(inputs).items():
+                if could_be_field(value) and name not in known.inputs:
+                    raise unclear("inputs", name, tuple(value.shape))
             raise EquivProbeError(
                 f"inputs {sorted(found['inputs'])}, none of which turns",
-                "at least one input with positions or vectors",
+                "at least one input with positions or vectors, or a voxel grid (B, C, D, H, W)",
                 'ep.Schema(inputs={"<name>": ep.point}, outputs={...})',
             )
         return cls(found["inputs"], found["outputs"], known.targets, known.batch, known.mask, tuple(assumptions))
@@ -154,21 +158,6 @@ class Schema:
         parts += [f"targets={line(self.targets)}"] if self.targets else []
         parts += [f'{key}="{value}"' for key, value in (("batch", self.batch), ("mask", self.mask)) if value]
         return f"Schema({', '.join(parts)})"
-
-
-def _box(
-    role: str, name: str, shape: tuple[int, ...], boxes: list[tuple[int, ...]], *, certain: bool
-) -> tuple[Representation, str]:
-    """A tensor of five axes: a grid of scalars, unless there is a doubt."""
-    if certain and (role == "inputs" or shape[2:] in boxes):
-        reason = f"its shape {shape} is that of a voxel grid (B, C, D, H, W), every channel taken as a scalar"
-        return grid(), f"{reason}; if three of them are a vector, say so: ep.grid((n, ep.scalar), ep.vector)"
-    other = "ep.fixed" if role == "inputs" else "ep.scalar"
-    raise EquivProbeError(
-        f"{role}[{name!r}] of shape {shape}, which could be a voxel grid or {other}",
-        "a declaration",
-        f'ep.Schema({role}={{"{name}": ep.grid(interpolation="linear")}}, ...) or {other}',
-    )
 
 
 _ANNOUNCED: list[Schema] = []
@@ -219,9 +208,11 @@ def _guess(
 ) -> tuple[Representation, str]:
     """One tensor's representation and the reason; raises where several would do."""
     shape = tuple(value.shape)
+    by_name = usual(name, shape)
+    if found := guess_grid(role, name, value, by_name=by_name, points=points, boxes=boxes):
+        return found
     if not value.is_floating_point():
         return reps.fixed, f"{value.dtype} values do not turn"
-    by_name = usual(name, shape)
     if _plain(name) in _CELLS and shape[-2:] != (3, 3) and value.is_floating_point():
         raise EquivProbeError(
             f"{role}[{name!r}] of shape {shape}, which could be the lengths of a box or one cell vector",
@@ -230,8 +221,6 @@ def _guess(
         )
     if by_name is not None and by_name.fits(shape):
         return by_name, f"its name, and its shape {shape} fits"
-    if looks_like_grid(value):
-        return _box(role, name, shape, boxes, certain=bool(boxes) if role == "outputs" else not points)
     if shape[-1:] not in {(3,), (6,), (9,)}:
         kind = reps.fixed if role == "inputs" else reps.scalar
         return kind, f"its shape {shape} has no axis of Cartesian components"
@@ -244,6 +233,8 @@ def _guess(
                 f"a last axis of 3, shape {shape}; if it is a place rather than an arrow, it is ep.point",
             )
     likely = {3: "ep.vector, ep.point or ep.scalar", 6: "ep.voigt() or ep.scalar", 9: "ep.irreps(...) or ep.scalar"}
+    if could_be_field(value):
+        likely = {key: f"ep.grid(channel_axis=False) or {kinds}" for key, kinds in likely.items()}
     options = "ep.tensor(2) or ep.vector or ep.orientation" if shape[-2:] == (3, 3) else likely[shape[-1]]
     raise EquivProbeError(
         f"{role}[{name!r}] of shape {shape}, which could be {options}",

@@ -13,7 +13,7 @@ from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import Fixed
 from equiv_probe.schema import Schema, named, unnamed
-from equiv_probe.turning import resolve_batch
+from equiv_probe.turning import require_common_center, resolve_batch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +71,7 @@ class TurnedModel:
         name = next((name for name, rep in self.schema.inputs.items() if rep.is_affine), None)
         if name is None:
             return None
+        require_common_center(self.schema)
         points: Tensor = self.schema.inputs[name].places(self.inputs[name]).double()
         if self.schema.batch is not None:
             index = self.inputs[self.schema.batch].long()
@@ -132,13 +133,13 @@ class TurnedModel:
         turned = {}
         for name, representation in self.schema.inputs.items():
             value = self.inputs[name]
-            if isinstance(representation, Fixed) or not value.is_floating_point():
+            if isinstance(representation, Fixed) or not representation.moves(value):
                 continue
             value = value.detach()
             if rotations is None:
                 turned[name] = representation.within(value)[None].clone()
                 continue
-            low = value.to(self.precision) if back_again and self.precision else value
+            low = value.to(self.precision) if back_again and self.precision and value.is_floating_point() else value
             center = self._center_for(representation.places(low).shape) if representation.is_affine else None
             center = None if center is None else center.to(low)
             copies = representation.turn(low[None].expand(len(rotations), *low.shape), rotations, center)

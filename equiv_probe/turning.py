@@ -109,15 +109,16 @@ class Structures:
             found = cls("one", 1)
         if not schema.inputs[name].is_affine:
             return found
-        return replace(found, center=found._center(schema.inputs[name].places(value), center))
+        return replace(found, center=found._center(schema.inputs[name].places(value), center, schema))
 
-    def _center(self, points: Tensor, center: str | Tensor) -> Tensor | None:
+    def _center(self, points: Tensor, center: str | Tensor, schema: Schema) -> Tensor | None:
         if not isinstance(center, str):
             return center.detach().to(points.device)
         if center == "origin":
             return None
         if center != "centroid":
             raise EquivProbeError(f"center={center!r}", '"centroid", "origin" or a tensor')
+        require_common_center(schema)
         points = points if points.device.type == "mps" else points.double()
         if self.layout == "one":
             return points.mean(-2)
@@ -157,13 +158,19 @@ class Structures:
 
     def _apply(self, name: str, rep: Representation, values: Tensor, rotations: Tensor, *, back: bool) -> Tensor:
         """Turn copies ``(C, *S)`` of one tensor."""
-        if isinstance(rep, Fixed) or rep == CartesianTensor(0) or not values.is_floating_point():
+        if isinstance(rep, Fixed) or rep == CartesianTensor(0) or not rep.moves(values):
             return values
         if rotations.ndim == 3:
             own = rotations
         elif self.layout == "one":
             own = rotations[:, 0]
         elif rep.is_whole:
+            if self.layout == "leading" and values.shape[1] != self.count:
+                raise EquivProbeError(
+                    f"{name!r} of shape {tuple(values.shape[1:])} declared as ep.{rep}, in a batch of {self.count}",
+                    "one grid for each structure, on the first axis",
+                    "declare it ep.fixed, leave it out, or probe a module inside that answers so",
+                )
             own = rotations[:, : values.shape[1]]
         else:
             own = self.spread(rotations.transpose(0, 1), values[0], name).transpose(0, 1)
@@ -187,9 +194,7 @@ class Structures:
         return {
             name: self._apply(name, rep, value.expand(len(rotations), *value.shape), rotations, back=False)
             for name, rep in schema.inputs.items()
-            if not isinstance(rep, Fixed)
-            and isinstance(value := inputs.get(name), torch.Tensor)
-            and value.is_floating_point()
+            if not isinstance(rep, Fixed) and isinstance(value := inputs.get(name), torch.Tensor) and rep.moves(value)
         }
 
     def turn_back(self, outputs: Mapping[str, Tensor], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
@@ -197,10 +202,24 @@ class Structures:
         return {name: self._apply(name, schema.outputs[name], v, rotations, back=True) for name, v in outputs.items()}
 
 
+def require_common_center(schema: Schema) -> None:
+    """Raise EquivProbeError for points that would turn about their centroid beside grids, which turn about their box's.
+
+    The atoms would be elsewhere in the box once both were turned.
+    """
+    if any(rep.is_whole for rep in schema.inputs.values()):
+        raise EquivProbeError(
+            "points beside a voxel grid among the inputs, turned about their centroid",
+            "the centre of the box, about which the grid turns, so that both stay together",
+            'center="origin" for points that are given from the centre of the box, or a tensor: where it is',
+        )
+
+
 def _leading(inputs: Mapping[str, Any], schema: Schema, name: str) -> int | None:
     """How many structures a dense batch has; None where there is one structure. A grid shows it by itself."""
-    grids = [inputs[n] for n, rep in schema.inputs.items() if rep.is_whole and isinstance(inputs.get(n), torch.Tensor)]
-    shown, axes = (grids[0], 5) if grids else (inputs[name], len(schema.inputs[name].event_shape) + 2)
+    grids = [n for n, rep in schema.inputs.items() if rep.is_whole and isinstance(inputs.get(n), torch.Tensor)]
+    shown = inputs[grids[0] if grids else name]
+    axes = len(schema.inputs[grids[0]].event_shape) + 1 if grids else len(schema.inputs[name].event_shape) + 2
     return len(shown) if shown.ndim >= axes else None
 
 

@@ -99,7 +99,7 @@ class _Turn(Function):
             index = index.clamp(0, values[0, 0].numel() - 1)
         found = values.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, values.shape[1], -1))
         found = found.reshape(*values.shape[:2], *shape)
-        if stray is not None:
+        if stray is not None and found.is_floating_point():
             middle = found[:, :, shape[0] // 2, shape[1] // 2, shape[2] // 2]
             middle += torch.where(stray.to(found.device), torch.nan, 0.0).to(found)[:, None]
         return found

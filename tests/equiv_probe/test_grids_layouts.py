@@ -1,0 +1,179 @@
+"""Grids as users have them: classes and masks, no axis of channels, points beside them, other resolutions, any name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import equiv_probe as ep
+from equiv_probe.grid_plans import fitting_plan
+
+from .test_grids_live import cube_of, values
+
+
+def turned_back(net: Any, *fields: Tensor) -> Tensor:
+    """The orbit over the 24 rotations, ``(24, *S)``, by NumPy's turns alone: voxels carry their numbers along."""
+    numbers = torch.arange(fields[0].shape[-1] ** 3).reshape(fields[0].shape[-3:])
+    found = []
+    for *copies, places in zip(*(cube_of(field) for field in (*fields, numbers)), strict=True):
+        answer = net(*copies)
+        flat = torch.empty_like(answer).flatten(-3)
+        flat[..., places.flatten()] = answer.flatten(-3)
+        found.append(flat.reshape(answer.shape))
+    return torch.stack(found)
+
+
+def spread(orbit: Tensor) -> float:
+    """``L_equiv`` without labels."""
+    return float((orbit - orbit.mean(0)).square().mean())
+
+
+class Masked(nn.Module):
+    """A convolution of what a mask leaves, with or without an axis of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Conv3d(1, 1, 3, padding=1).double()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        given = x.double() * mask
+        return self.layer(given) if x.ndim == 5 else self.layer(given[:, None])[:, 0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("channels", [True, False])
+def test_masks_classes_and_fields_without_channels_turn_along(channels: bool, declared: bool) -> None:
+    net = Masked().eval()
+    x, mask = values(3, 1, 5, 5, 5), values(3, 1, 5, 5, 5, seed=1) > 0
+    field = ep.grid(channel_axis=channels)
+    schema = ep.Schema({"x": field, "mask": field}, {"0": field})
+    if not channels:
+        x, mask = x[:, 0], mask[:, 0]
+        schema = schema if declared else ep.Schema({"x": field}, {})
+    for number in (x, (2 * x).round().to(torch.int16)):
+        truth = spread(turned_back(net, number, mask))
+        with ep.Probe(net, schema if declared or not channels else None, full=1, budget=None) as probe:
+            net(number, mask)
+        assert probe.schema is not None
+        assert (dict(probe.schema.inputs), dict(probe.schema.outputs)) == (
+            dict.fromkeys(("x", "mask"), field),
+            {"0": field},
+        )
+        assert probe.compute()["equiv/val/0/L_equiv"] == pytest.approx(truth, rel=1e-12)
+        assert probe.compute()["equiv/val/0/L_equiv_stderr"] > 0, "over three structures"
+        orbit = ep.twirl(lambda given: net(*given.values()), {"x": number, "mask": mask}, schema_of(field))
+        assert ep.decompose(orbit, structures="leading").equiv == pytest.approx(truth, rel=1e-12)
+        left_behind = ep.Schema({"x": field, "mask": ep.fixed}, {"0": field})
+        with ep.Probe(net, left_behind, full=1, budget=None) as control:
+            net(number, mask)
+        assert control.compute()["equiv/val/0/L_equiv"] != pytest.approx(truth, rel=1e-2)
+
+
+def schema_of(field: Any) -> ep.Schema:
+    return ep.Schema({"x": field, "mask": field}, {"0": field})
+
+
+@torch.no_grad()
+def test_a_field_without_channels_is_found_beside_one_with_them() -> None:
+    layer = nn.Conv3d(1, 1, 3, padding=1).double().eval()
+    net, x = nn.Sequential(layer, nn.Flatten(1, 2)), values(3, 1, 5, 5, 5)
+    with ep.Probe(net.eval(), full=1, budget=None) as probe:
+        net(x)
+    assert probe.schema is not None
+    assert probe.schema.outputs == {"0": ep.grid(channel_axis=False)}
+    assert probe.compute()["equiv/val/0/L_equiv"] == pytest.approx(spread(turned_back(layer, x)), rel=1e-12)
+
+
+def test_labels_of_classes_turn_with_the_data() -> None:
+    x = values(2, 5, 5, 5)
+    schema = ep.Schema({"x": ep.grid()}, {}, {"classes": ep.grid(channel_axis=False), "mask": ep.grid()})
+    transform, same = ep.RandomRotation(schema), 0
+    for convert in (lambda t: t, lambda t: t.numpy()):
+        sample = {"x": convert(x), "classes": convert((x[0] > 0).long()), "mask": convert(x > 1)}
+        for _ in range(6):
+            turned = {name: torch.as_tensor(value) for name, value in transform(sample).items()}
+            assert torch.equal((turned["x"][0] > 0).long(), turned["classes"])
+            assert torch.equal(turned["x"] > 1, turned["mask"])
+            same += torch.equal(turned["x"], x)
+        assert isinstance(transform(sample)["classes"], type(sample["classes"]))
+    assert same < 6, "control: most of them were turned"
+    smooth = ep.Schema({"x": ep.grid(), "mask": ep.grid(interpolation="linear")}, {})
+    with pytest.raises(ep.EquivProbeError, match="whole numbers only as scalars, without interpolation"):
+        ep.RandomRotation(smooth)({"x": x, "mask": x > 0})
+
+
+@pytest.mark.parametrize("interpolation", [None, "linear", "cubic"])
+def test_turning_without_channels_is_turning_one_channel(interpolation: Any) -> None:
+    x, plan = values(3, 4, 5, 6), ep.RotationPlan("box" if interpolation is None else "haar", seed=1)
+    g = plan.rotations().reshape(-1, 3, 3)[1]
+    options = {"interpolation": interpolation, "spacing": (1.0, 0.8, 1.3)}
+    bare, full = ep.grid(**options, channel_axis=False), ep.grid(**options)
+    assert torch.equal(bare.turn(x, g), full.turn(x[:, None], g)[:, 0])
+    assert torch.equal(bare.turn_back(x, g), full.turn_back(x[:, None], g)[:, 0])
+    assert not torch.equal(bare.turn(x, g), bare.within(x))
+    assert fitting_plan(ep.RotationPlan(), ep.Schema({"x": ep.grid(channel_axis=False)}, {}), {"x": x}).design == "box"
+    with pytest.raises(ep.EquivProbeError, match="one scalar field"):
+        ep.grid(ep.vector, channel_axis=False)
+
+
+def test_points_beside_a_grid_stay_where_they_are_in_the_box() -> None:
+    def at_atoms(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The field's values at the atoms, which lie on voxels, counted from the box's centre: invariant."""
+        places = (given["pos"] + 2).round().long().clamp(0, 4).unbind(-1)
+        found = [field[0][tuple(p[b] for p in places)].sum() for b, field in enumerate(given["field"])]
+        return {"energy": torch.stack(found)}
+
+    class Net(nn.Module):
+        def forward(self, field: Tensor, pos: Tensor) -> dict[str, Tensor]:
+            return at_atoms({"field": field, "pos": pos})
+
+    field = values(3, 1, 5, 5, 5)
+    pos = torch.randint(-2, 3, (3, 7, 3), generator=torch.Generator().manual_seed(0)).double()
+    schema = ep.Schema({"field": ep.grid(), "pos": ep.point}, {"energy": ep.scalar})
+    orbit = ep.twirl(at_atoms, {"field": field, "pos": pos}, schema, center="origin")
+    assert ep.decompose(orbit, structures="leading").equiv < 1e-28
+    with ep.Probe(Net().eval(), schema, full=1, center="origin", budget=None) as probe:
+        probe.model(field, pos)
+    assert probe.compute()["equiv/val/energy/L_equiv"] < 1e-28
+    with pytest.raises(ep.EquivProbeError, match='Fix: center="origin"'):
+        ep.twirl(at_atoms, {"field": field, "pos": pos}, schema)
+    with pytest.raises(ep.EquivProbeError, match='Fix: center="origin"'):
+        ep.Probe(probe.model, schema).replay(lambda: probe.model(field, pos)["energy"].sum())
+
+
+def test_what_is_no_grid_for_certain_is_asked() -> None:
+    x = values(2, 1, 8, 8, 8)
+    cases = {
+        "coarser": ({"x": x}, {"y": values(2, 4, 2, 2, 2)}, r"could be a voxel grid or ep\.scalar"),
+        "coarser, no channels": ({"x": x}, {"y": values(2, 4, 4, 4)}, r"ep\.grid\(channel_axis=False\)"),
+        "a vector's name": ({"x": x}, {"forces": values(2, 3, 8, 8, 8)}, r"ep\.grid\(ep\.vector\)"),
+        "no channels": ({"x": x[:, 0]}, {"y": x[:, 0]}, r"ep\.grid\(channel_axis=False\)"),
+        "no channels, six": ({"x": values(2, 6, 6, 6)}, {"y": x}, r"ep\.grid\(channel_axis=False\)"),
+    }
+    for inputs, outputs, message in cases.values():
+        with pytest.raises(ep.EquivProbeError, match=message):
+            ep.Schema.infer(inputs, outputs)
+    found = ep.Schema.infer(
+        {"mask": x, "z": x}, {"charges": x, "pooled": values(2, 4, 1, 1, 1), "logits": values(2, 4)}
+    )
+    assert found.inputs == {"mask": ep.grid(), "z": ep.grid()}, "whatever atoms call so"
+    assert found.outputs == {"charges": ep.grid(), "pooled": ep.scalar, "logits": ep.scalar}
+    beside = ep.Schema.infer({"pos": values(2, 9, 3), "mask": x}, {"energy": values(2)})
+    assert beside.inputs["mask"] == ep.fixed, "beside points, by its name, as ever"
+
+
+def test_an_output_of_another_number_of_structures_is_refused() -> None:
+    class Mean(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(0, keepdim=True)
+
+    with (
+        pytest.raises(ep.EquivProbeError, match="one grid for each structure"),
+        ep.Probe(Mean().eval(), ep.Schema({"x": ep.grid()}, {"0": ep.grid()}), full=1) as probe,
+    ):
+        probe.model(values(3, 1, 4, 4, 4))
