@@ -91,7 +91,8 @@ def decompose(
         orbit: from :func:`equiv_probe.twirl`.
         targets: what the outputs are compared with, in the data's frame: a tensor, or a dict by output. None is
             allowed for squared error, where ``L_equiv`` is the orbit's variance and needs no labels.
-        loss: ``"mse"``, ``"mae"``, ``"mae-norm"``, ``"huber"``, ``"huber-norm"``, ``"cross-entropy"``, a dict of
+        loss: ``"mse"``, ``"mae"``, ``"mae-norm"``, ``"huber"``, ``"huber-norm"``, ``"cross-entropy"`` (classes
+            on the last axis, or on the channels of grids; targets are indices or probabilities), a dict of
             these by output, or a callable ``(prediction, target)`` to a scalar or to ``(U,)`` values per structure,
             called with dicts when there are several outputs.
         structures: None, the outputs are of one structure; ``"leading"``, of a dense batch; or PyG's ``batch`` index.

@@ -125,7 +125,7 @@ def audit_grid(
         inputs: one structure, or a dense batch of any size.
         schema: representations; None infers them. Whether its grids interpolate does not matter here.
         targets: as for :func:`equiv_probe.decompose`; None for squared error without labels.
-        loss: likewise.
+        loss: likewise. A callable sees zeros in the place of predictions outside of the ball, and counts them.
         plan: of the second number; None is four tetrahedral replicates, 48 rotations.
         interpolation: of the second number; None is the schema's own, or else ``"cubic"``.
         center: of rotation of points beside the grids or in their place; grids turn about the centre of their box.

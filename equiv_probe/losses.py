@@ -7,8 +7,8 @@ error or Huber on a vector is not; its norm-wise form is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch.nn import functional
@@ -103,6 +103,20 @@ def resolve(loss: AnyLoss) -> PointwiseLoss | Callable[..., Any]:
     if name not in LOSSES:
         raise EquivProbeError(f"loss {loss!r}", f"one of {', '.join(LOSSES)}, or a callable (prediction, target)")
     return LOSSES[name]
+
+
+def is_of_classes(loss: object) -> TypeGuard[PointwiseLoss]:
+    """Whether it is cross-entropy, whose targets may be indices of classes."""
+    return isinstance(loss, PointwiseLoss) and loss.name == "cross-entropy"
+
+
+def of_voxels(loss: PointwiseLoss) -> PointwiseLoss:
+    """The same loss of classes on the channels of grids, ``(..., C, D, H, W)``, rather than on the last axis."""
+
+    def elements(logits: Tensor, target: Tensor) -> Tensor:
+        return loss.elements(logits.movedim(-4, -1), target.movedim(-4, -1) if target.is_floating_point() else target)
+
+    return replace(loss, elements=elements)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.grids import Grid
 from equiv_probe.jackknife import Jackknife, jackknife
-from equiv_probe.losses import PointwiseLoss, Reduction, frame_dependence, resolve
+from equiv_probe.losses import PointwiseLoss, Reduction, frame_dependence, is_of_classes, of_voxels, resolve
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,12 +74,14 @@ class Objective:
                     "decompose(orbit, targets, loss=...)",
                 )
             rep, identity = orbit.schema.outputs[name], orbit.identity[name]
-            require_loss(own, rep)
+            own = loss_on(own, rep)
             reduction = Reduction(structures, _pick(weights, name), _pick(mask, name), counted=rep.counted(identity))
             target = found.get(name, identity)
-            _require_same_shape(name, own, identity, target)
-            labels_within = {name: rep.within(target.expand(identity.shape)) if rep.is_whole else target}
-            objectives[name] = cls((name,), own, labels_within, reduction, targets is not None, rep.norm_axes)
+            _require_same_shape(name, own, identity, target, -4 if rep.is_whole else -1)
+            alike = isinstance(own, PointwiseLoss) or target.shape == identity.shape
+            if rep.is_whole and target.is_floating_point() and alike:
+                target = rep.within(target.expand(identity.shape))
+            objectives[name] = cls((name,), own, {name: target}, reduction, targets is not None, rep.norm_axes)
         if not objectives:
             raise EquivProbeError("no usable target", f"targets for outputs among {names}", "a dict by output")
         return objectives
@@ -347,14 +349,13 @@ class Measurement:
         return replace(self, estimate=pooled, weight=w.sum(-1, keepdim=True))
 
 
-def require_loss(loss: object, rep: Representation) -> None:
-    """Raise EquivProbeError for classes on the last axis where that is an axis of voxels."""
-    if rep.is_whole and isinstance(loss, PointwiseLoss) and loss.name == "cross-entropy":
-        raise EquivProbeError(
-            f"the loss 'cross-entropy' on ep.{rep}, whose last axis is one of space",
-            "a loss that knows where the classes are",
-            "loss=lambda p, t: torch.nn.functional.cross_entropy(p, t, reduction='none').flatten(1).mean(1)",
-        )
+def loss_on(loss: PointwiseLoss | Callable[..., Any], rep: Representation) -> PointwiseLoss | Callable[..., Any]:
+    """The loss of such an output: of grids, cross-entropy has its classes on the axis of channels."""
+    if not (isinstance(rep, Grid) and is_of_classes(loss)):
+        return loss
+    if not rep.channel_axis:
+        raise EquivProbeError(f"the loss 'cross-entropy' on ep.{rep}", "one channel for each class", "ep.grid()")
+    return of_voxels(loss)
 
 
 def _is_squared(loss: object) -> bool:
@@ -373,12 +374,13 @@ def require_outputs(what: str, given: Any, names: list[str]) -> None:
         raise EquivProbeError(f"{what} for {unknown}", f"outputs among {names}")
 
 
-def _require_same_shape(name: str, loss: object, prediction: Tensor, target: Tensor) -> None:
+def _require_same_shape(name: str, loss: object, prediction: Tensor, target: Tensor, class_axis: int) -> None:
     """Raise if the target would broadcast the prediction: energies (B,) against (B, 1) would compare all with all."""
     if not isinstance(loss, PointwiseLoss):
         return
-    classes = loss.name == "cross-entropy" and not target.is_floating_point()
-    expected = prediction.shape[:-1] if classes else prediction.shape
+    expected = prediction.shape
+    if is_of_classes(loss) and not target.is_floating_point():
+        expected = prediction.select(class_axis, 0).shape
     axes = zip(reversed(target.shape), reversed(expected), strict=False)
     fits = target.ndim <= len(expected) and all(length in {1, wanted} for length, wanted in axes)
     if not fits and target.numel() != 1:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.losses import LOSSES, PointwiseLoss, Reduction, resolve
-from equiv_probe.measurement import Measurement, Objective, require_loss
+from equiv_probe.losses import LOSSES, PointwiseLoss, Reduction, is_of_classes, resolve
+from equiv_probe.measurement import Measurement, Objective, loss_on
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -105,12 +105,12 @@ def labelled(targets: Mapping[str, str], loss: AnyLoss | Mapping[str, AnyLoss] =
             value = outputs[name]
             if target.shape != value.shape and target.numel() == value.numel():
                 target = target.reshape(value.shape)  # energies (B,) beside (B, 1)
-            one = resolve(loss.get(name, "mse") if isinstance(loss, Mapping) else loss)
-            require_loss(one, schema.outputs[name])
+            one = loss_on(resolve(loss.get(name, "mse") if isinstance(loss, Mapping) else loss), schema.outputs[name])
+            indices = is_of_classes(one) and not target.is_floating_point()
             parts[name] = Objective(
                 (name,),
                 one,
-                {name: target.to(value)},
+                {name: target.to(value.device) if indices else target.to(value)},
                 reduction_of(structures, value, name, schema.outputs[name]),
                 labelled=True,
                 event_axes=schema.outputs[name].norm_axes,

@@ -165,8 +165,9 @@ def test_norm_wise_losses_take_the_norm_over_the_channels_of_a_voxel() -> None:
     found = ep.decompose(orbit, y, "mae-norm", structures="leading")
     assert math.isclose(found.total, float((orbit.kept("y") - y).norm(dim=3).mean()), rel_tol=1e-12)
     assert not found.notes
-    with pytest.raises(ep.EquivProbeError, match="whose last axis is one of space"):
-        ep.decompose(orbit, y, "cross-entropy")
+    bare = ep.Schema({"x": ep.grid(channel_axis=False)}, {"y": ep.grid(channel_axis=False)})
+    with pytest.raises(ep.EquivProbeError, match="one channel for each class"):
+        ep.decompose(ep.twirl(lambda inputs: {"y": inputs["x"]}, {"x": x[:, 0]}, bare), y[:, 0], "cross-entropy")
 
 
 def test_a_component_wise_loss_of_vectors_depends_on_the_frame_unless_only_the_cube_turns_it() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 import equiv_probe as ep
 from equiv_probe.grid_plans import fitting_plan
@@ -143,7 +144,7 @@ def test_points_beside_a_grid_stay_where_they_are_in_the_box() -> None:
     with pytest.raises(ep.EquivProbeError, match='Fix: center="origin"'):
         ep.twirl(at_atoms, {"field": field, "pos": pos}, schema)
     with pytest.raises(ep.EquivProbeError, match='Fix: center="origin"'):
-        ep.Probe(probe.model, schema).replay(lambda: probe.model(field, pos)["energy"].sum())
+        ep.Probe(probe.model, schema).replay(lambda: probe.model(field, pos)["energy"].square().mean())
 
 
 def test_what_is_no_grid_for_certain_is_asked() -> None:
@@ -177,3 +178,57 @@ def test_an_output_of_another_number_of_structures_is_refused() -> None:
         ep.Probe(Mean().eval(), ep.Schema({"x": ep.grid()}, {"0": ep.grid()}), full=1) as probe,
     ):
         probe.model(values(3, 1, 4, 4, 4))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("given", ["indices", "probabilities", "callable"])
+def test_segmentation_has_its_classes_on_the_channels(given: str) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Conv3d(1, 3, 3, padding=1).double().eval(), values(2, 1, 5, 5, 5)
+    y = torch.randint(0, 3, (2, 5, 5, 5), generator=torch.Generator().manual_seed(0))
+    target = y if given != "probabilities" else values(2, 3, 5, 5, 5, seed=2).softmax(1)
+    own = turned_back(net, x)
+    orbit = ep.twirl(net, x, ep.Schema({"0": ep.grid()}, {"0": ep.grid()}))
+    loss: Any = "cross-entropy"
+    if given == "callable":
+        loss = lambda p, t: cross_entropy(p, t, reduction="none").flatten(1).mean(1)  # noqa: E731
+    found = ep.decompose(orbit, target, loss, structures="leading")
+    assert found.total == pytest.approx(float(torch.stack([cross_entropy(h, target) for h in own]).mean()), rel=1e-12)
+    assert found.mean == pytest.approx(float(cross_entropy(own.mean(0), target)), rel=1e-12)
+    assert found.equiv > 1e-3, "control: the mean is not the network's own answer"
+    assert len(found.per_structure["equiv"]) == 2
+    assert not found.notes, "it depends on no frame"
+    if given != "callable":
+        ball = ep.grid(ball=True)
+        within = ep.decompose(ep.twirl(net, x, ep.Schema({"0": ball}, {"0": ball})), target, loss, structures="leading")
+        inside = ball.counted(x)
+        assert inside is not None
+        turned = turned_back(net, x * inside)
+        each = torch.stack([cross_entropy(h, target, reduction="none") for h in turned])
+        assert within.total == pytest.approx(float(each[..., inside].mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("voxels", [True, False])
+def test_indices_of_classes_that_come_with_the_call(voxels: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv3d(1, 3, 3, padding=1).double()
+
+        def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            del y
+            logits = self.layer(x)
+            return {"logits": logits if voxels else logits.tanh().mean((2, 3, 4))}
+
+    torch.manual_seed(0)
+    net, x, y = Net(), values(2, 1, 5, 5, 5), torch.randint(0, 3, (2, 5, 5, 5) if voxels else (2,))
+    schema = ep.Schema({"x": ep.grid()}, {"logits": ep.grid() if voxels else ep.scalar})
+    with ep.Probe(net.eval(), schema, full=1, targets={"logits": "y"}, loss="cross-entropy", budget=None) as probe:
+        net(x, y)
+    with torch.no_grad():
+        own = turned_back(net.layer, x)
+        own = own if voxels else own.tanh().mean((3, 4, 5))
+        total = torch.stack([cross_entropy(h, y) for h in own]).mean()
+    found = probe.compute()
+    assert found["equiv/val/logits/L_total"] == pytest.approx(float(total), rel=1e-12)
+    assert found["equiv/val/logits/L_mean"] == pytest.approx(float(cross_entropy(own.mean(0), y)), rel=1e-12)
