@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import Call, cloned, read_outputs, write_outputs
+from equiv_probe.capture import Call, cloned, laid_out_as, read_outputs, write_outputs
 from equiv_probe.grid_plans import fitting_plan, one_of, require_fit
 from equiv_probe.hook import Hook
 from equiv_probe.isolation import capturing_graph, isolated, measuring, needs_gradient
@@ -137,7 +137,8 @@ class Augmentation:
                 coin = torch.rand(len(g), 1, 1, generator=self._source.generator(g.device), device=g.device)
                 g = torch.where(coin < 0.5, -g, g)
         self.rotations = g
-        given = {**inputs, **{n: v[0] for n, v in structures.turn(inputs, schema, g[None]).items()}}
+        turned = structures.turn(inputs, schema, g[None])
+        given = {**inputs, **{n: laid_out_as(v[0], inputs[n]) for n, v in turned.items()}}
         made = rebuild(given)
         # Dicts are copies: the caller's keeps its own positions, and is shown what the model writes.
         own = [v for v in (*args, *kwargs.values()) if isinstance(v, dict)]

@@ -52,6 +52,25 @@ def cloned(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
+def laid_out_as(value: Tensor, like: Tensor) -> Tensor:
+    """The same numbers, in memory in the order of another tensor's: what can be ``view``ed of one can be of the other.
+
+    Args:
+        value: of as many axes as ``like``.
+        like: such as a batch in ``channels_last_3d``.
+
+    >>> like = torch.empty(2, 3, 4, 4, 4, memory_format=torch.channels_last_3d)
+    >>> laid_out_as(torch.rand(6, 3, 4, 4, 4), like).is_contiguous(memory_format=torch.channels_last_3d)
+    True
+    """
+    strides = like.stride()
+    if value.ndim != like.ndim or value.stride() == strides or 0 in strides:
+        return value
+    order = sorted(range(like.ndim), key=lambda axis: -strides[axis])
+    back = sorted(range(like.ndim), key=order.__getitem__)
+    return value.permute(order).contiguous().permute(back)
+
+
 def wide(value: Tensor) -> Tensor:
     """In float64, in which moments are taken; float32 on devices without it."""
     return value.float() if value.device.type == "mps" else value.double()
@@ -81,6 +100,11 @@ def all_outputs(raw: Any, names: list[str] | None = None) -> Named:
 
 def write_outputs(raw: Any, values: Mapping[str, Any], names: list[str]) -> Any:
     """A copy of a model's answer with some values replaced; ``names`` as for :func:`all_outputs`."""
+    given = all_outputs(raw, names)
+    values = {
+        name: laid_out_as(value, given[name]) if isinstance(given.get(name), torch.Tensor) else value
+        for name, value in values.items()
+    }
     if isinstance(raw, Mapping):
         return updated(raw, values)
     if dataclasses.is_dataclass(raw) and not isinstance(raw, type):

@@ -13,7 +13,7 @@ import torch
 
 from equiv_probe.adapters import CallAdapter, adapter_for
 from equiv_probe.alike import first_alike
-from equiv_probe.capture import Call, all_outputs, cloned, read_outputs, wide
+from equiv_probe.capture import Call, all_outputs, cloned, laid_out_as, read_outputs, wide
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import missing_output, needs_gradient, network
@@ -288,7 +288,8 @@ class LiveOrbit:
             if not (isinstance(value, torch.Tensor) and value.ndim and len(value) == size):
                 joined[name] = value if attached else cloned(value)
             elif name in turned:
-                joined[name] = turned[name].flatten(0, 1) if attached else turned[name].detach().flatten(0, 1).clone()
+                own = laid_out_as(turned[name].flatten(0, 1), value)
+                joined[name] = own if attached else own.detach().clone()
             else:
                 joined[name] = value.repeat(count, *(1,) * (value.ndim - 1))
         outputs = self._one(call, joined, attached=attached)
@@ -322,9 +323,10 @@ class LiveOrbit:
 
 def _copy(call: Call, turned: Mapping[str, Tensor], k: int, *, attached: bool = False) -> dict[str, Any]:
     """Fresh inputs of the k-th copy; attached, those that turn hang on the call's, and the others are the call's."""
+    own = {name: laid_out_as(value[k], call.inputs[name]) for name, value in turned.items()}
     if attached:
-        return {**call.inputs, **{name: value[k].clone() for name, value in turned.items()}}
-    return {name: cloned(turned[name][k] if name in turned else value) for name, value in call.inputs.items()}
+        return {**call.inputs, **{name: value.clone() for name, value in own.items()}}
+    return {name: cloned(own.get(name, value)) for name, value in call.inputs.items()}
 
 
 def _tensor_names(inputs: Mapping[str, Any]) -> set[str]:

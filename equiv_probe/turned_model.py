@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from equiv_probe.capture import laid_out_as
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import Fixed
@@ -157,7 +158,12 @@ class TurnedModel:
         if self.stacked:
             return self._outputs(self._predict({**self.inputs, **turned}), count)
         each = [
-            self._outputs(self._predict({**self.inputs, **{name: v[k] for name, v in turned.items()}}), None)
+            self._outputs(
+                self._predict(
+                    {**self.inputs, **{name: laid_out_as(v[k], self.inputs[name]) for name, v in turned.items()}}
+                ),
+                None,
+            )
             for k in range(count)
         ]
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}

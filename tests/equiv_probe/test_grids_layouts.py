@@ -232,3 +232,43 @@ def test_indices_of_classes_that_come_with_the_call(voxels: bool) -> None:
     found = probe.compute()
     assert found["equiv/val/logits/L_total"] == pytest.approx(float(total), rel=1e-12)
     assert found["equiv/val/logits/L_mean"] == pytest.approx(float(cross_entropy(own.mean(0), y)), rel=1e-12)
+
+
+class ChannelsLast(nn.Module):
+    """A network that reads its input, and gives its answer, with the channels last in memory, by ``view``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(2, 2).double()
+        self.mixing = nn.Conv3d(2, 2, 3, padding=1).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, *box = x.shape
+        rows = x.permute(0, 2, 3, 4, 1).view(-1, channels)
+        hidden = self.layer(rows).view(batch, *box, channels).permute(0, 4, 1, 2, 3)
+        answer = self.mixing(hidden).permute(0, 2, 3, 4, 1).contiguous()
+        return answer.permute(0, 4, 1, 2, 3)
+
+
+def test_a_step_that_views_what_lies_channels_last() -> None:
+    net, x = ChannelsLast(), values(3, 2, 5, 5, 5).contiguous(memory_format=torch.channels_last_3d)
+    y = values(3 * 125, 2, seed=1)
+    with pytest.raises(RuntimeError, match="view size is not compatible"):  # control: another layout will not do
+        net(x.contiguous())
+    loss = lambda: (net(x).permute(0, 2, 3, 4, 1).view(-1, 2) - y).square().mean()  # noqa: E731
+    with torch.no_grad():
+        own = turned_back(lambda v: net(v.contiguous(memory_format=torch.channels_last_3d)), x)
+    labels = y.view(3, 5, 5, 5, 2).permute(0, 4, 1, 2, 3)
+    found = ep.Probe(net).replay(loss)
+    assert found.total == pytest.approx(float((own - labels).square().mean()), rel=1e-12)
+    assert found.equiv == pytest.approx(spread(own), rel=1e-12)
+    probe = ep.Probe(net, every=1)
+    with ep.augment(net, plan=ep.RotationPlan("cube")):
+        for _ in range(3):
+            probe.step(loss).backward()
+    assert not probe.failures
+    twirled = ep.Twirled(net)(x)
+    assert torch.allclose(twirled.permute(0, 2, 3, 4, 1).view(-1, 2), own.mean(0).permute(0, 2, 3, 4, 1).reshape(-1, 2))
+    orbit = ep.twirl(net, x, ep.Schema({"0": ep.grid()}, {"0": ep.grid()}))
+    assert ep.decompose(orbit).equiv == pytest.approx(spread(own), rel=1e-12)
