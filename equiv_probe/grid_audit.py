@@ -42,6 +42,13 @@ if TYPE_CHECKING:
 FLOOR = 3
 """Round trips for the floor."""
 
+ABOVE = 5.0
+"""An ``L_equiv`` beyond this multiple of the floor is more than interpolation makes.
+
+The floor is that of one trip there and back. Squares, stencils and fields that are cut off at the ball make up to four
+times as much of it in models that respect every rotation as far as a grid can.
+"""
+
 
 @dataclass(frozen=True)
 class GridAudit:
@@ -71,8 +78,8 @@ class GridAudit:
 
     @property
     def is_above_interpolation(self) -> bool:
-        """Whether the second number is more than interpolation alone would make."""
-        return self.rotations.equiv > self.rotations.floor
+        """Whether the second number is more than interpolation alone would make: beyond five times its floor."""
+        return self.rotations.equiv > ABOVE * self.rotations.floor
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and words, for JSON."""
@@ -88,10 +95,10 @@ class GridAudit:
 
     def __str__(self) -> str:
         meaning = (
-            "includes finer angles, and is more than interpolation alone would make of it, its floor"
+            "includes finer angles, and is more than interpolation alone would make of it, five times its floor"
             if self.is_above_interpolation
-            else "is no more than interpolation alone would make of it, its floor: beyond the first number nothing can "
-            "be said at this spacing"
+            else "is no more than interpolation alone may make of it, up to five times its floor: beyond the first "
+            "number nothing can be said at this spacing"
         )
         lines = [
             f"{self.model}, {self.structures} structures",

@@ -82,7 +82,7 @@ class Replay:
     @property
     def resolution(self) -> float:
         """What rounding of the returned numbers alone may make of ``L_equiv`` of the first scalar."""
-        return 2 * len(self.first.sizes) * self.precision[next(iter(self.scalars))] * abs(self.total)
+        return 2 * max(1, len(self.first.sizes)) * self.precision[next(iter(self.scalars))] * abs(self.total)
 
     @property
     def share(self) -> float:

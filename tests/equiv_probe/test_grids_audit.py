@@ -75,6 +75,21 @@ def test_two_numbers(kernel: Tensor, seen_by_cube: bool, seen_by_all: bool) -> N
     assert json.loads(json.dumps(found.to_dict()))["is_above_interpolation"] == seen_by_all
 
 
+def test_an_isotropic_stencil_is_not_above_interpolation() -> None:
+    """As equivariant as a grid allows: beyond the bare floor, since a derivative sees the interpolation's kinks."""
+    stencil = torch.zeros(3, 3, 3).double()
+    stencil[1, 1, :] = stencil[1, :, 1] = stencil[:, 1, 1] = 1.0
+    stencil[1, 1, 1] = -6.0
+    model = lambda given: {"y": torch.nn.functional.conv3d(given["x"], stencil[None, None], padding=1)}  # noqa: E731
+    x = smooth(10)
+    for kind in ("linear", "cubic"):
+        plan = ep.RotationPlan("klein", 4)
+        found = ep.audit_grid(model, {"x": x}, GRIDS, plan=plan, interpolation=kind, progress=False)
+        assert found.cube.equiv < 1e-25
+        assert found.rotations.equiv > found.rotations.floor, "control: the bare floor would say it is"
+        assert not found.is_above_interpolation
+
+
 def test_the_numbers_are_those_of_twirl_and_decompose_in_chunks_of_any_size() -> None:
     model, x, y = Blur(gaussian(0.5, 1.2, 1.2)).eval(), smooth(8, 5), values(5, 1, 8, 8, 8)
     plan = ep.RotationPlan("haar", 4)

@@ -215,6 +215,7 @@ def test_replay_of_the_users_own_loss(schema: ep.Schema) -> None:
         outside = float(((net(x) - y).square() * ~inside).mean())
     assert math.isclose(found.equiv, share * whole.equiv, rel_tol=1e-10)
     assert math.isclose(found.total, share * whole.total + outside, rel_tol=1e-10)
+    assert math.isclose(found.resolution, 2 * torch.finfo(torch.float64).eps * found.total), "without replicates too"
 
 
 def train(*, probed: bool, augmented: bool, schema: ep.Schema | None) -> dict[str, Tensor]:
