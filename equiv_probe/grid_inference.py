@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grids import grid, looks_like_grid
+from equiv_probe.grids import grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,7 @@ def guess_grid(
                 f'ep.Schema({role}={{"{name}": ep.grid(ep.{by_name})}}, ...), or ep.grid() for scalars',
             )
         if not certain:
-            raise unclear(role, name, shape)
+            raise unclear(role, name, shape, of_points=bool(points))
         reason = f"its shape {shape} is that of a voxel grid (B, C, D, H, W), every channel taken as a scalar"
         return grid(), f"{reason}; if three of them are a vector, say so: ep.grid((n, ep.scalar), ep.vector)"
     if len(shape) == 4 and shape[1:] in boxes:
@@ -71,17 +71,24 @@ def guess_grid(
     return None
 
 
+def looks_like_grid(value: Tensor) -> bool:
+    """Whether a tensor has the shape of a batch of voxel grids, ``(B, C, D, H, W)``."""
+    return value.ndim == 5 and min(value.shape[2:]) >= 4
+
+
 def could_be_field(value: Any) -> bool:
     """Whether a tensor has the shape of fields without an axis of channels, or without an axis of structures."""
     return isinstance(value, torch.Tensor) and value.ndim == 4 and min(value.shape[1:]) >= 4
 
 
-def unclear(role: str, name: str, shape: tuple[int, ...]) -> EquivProbeError:
+def unclear(role: str, name: str, shape: tuple[int, ...], *, of_points: bool = False) -> EquivProbeError:
     """What could be a grid and could be something else, with the lines that say which."""
     other = "ep.fixed" if role == "inputs" else "ep.scalar"
     what, more = "ep.grid()", ""
     if len(shape) == 4:
         what, more = "ep.grid(channel_axis=False)", "; ep.grid() for the channels of one structure, (C, D, H, W)"
+    if of_points:  # the default centre is right only for a box that is laid about the structure
+        more += '; and center="origin" if the box of the grid lies about the origin of the points'
     return EquivProbeError(
         f"{role}[{name!r}] of shape {shape}, which could be a voxel grid or {other}",
         "a declaration",

@@ -207,11 +207,6 @@ def _ball(grid: Grid, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return grid.coordinates(shape, device, wide).square().sum(-1) <= radius**2 * (1 + 1e-6)
 
 
-def looks_like_grid(value: Tensor) -> bool:
-    """Whether a tensor has the shape of a batch of voxel grids, ``(B, C, D, H, W)``."""
-    return value.ndim == 5 and min(value.shape[2:]) >= 4
-
-
 def filled_outside(values: Mapping[str, Tensor], schema: Schema, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Pulled-back outputs, with the model's own, unturned ones where those do not count, outside of a ball."""
     found = {}

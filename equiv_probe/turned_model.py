@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from equiv_probe.schema import Schema, named, unnamed
 from equiv_probe.turning import require_common_center, resolve_batch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from torch import Tensor
 
 
@@ -45,7 +46,7 @@ class TurnedModel:
         if schema is None:
             first = _tensors(named(predict(inputs)))
             self.evaluations += 1
-            schema = resolve_batch(Schema.infer(tensors if isinstance(inputs, Mapping) else inputs, first), tensors)
+            schema = resolve_batch(Schema.infer(unnamed(tensors, inputs), first), tensors)
             schema.announce()
         self.schema = schema
         for name in (*schema.inputs, schema.batch, schema.mask):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,10 @@ def test_turning_without_channels_is_turning_one_channel(interpolation: Any) -> 
     assert torch.equal(bare.turn_back(x, g), full.turn_back(x[:, None], g)[:, 0])
     assert not torch.equal(bare.turn(x, g), bare.within(x))
     assert fitting_plan(ep.RotationPlan(), ep.Schema({"x": ep.grid(channel_axis=False)}, {}), {"x": x}).design == "box"
+    numpy = ep.twirl(lambda field: field * np.arange(5), np.arange(125.0).reshape(1, 1, 5, 5, 5))
+    assert (numpy.schema.inputs, numpy.schema.outputs) == ({"0": ep.grid()}, {"0": ep.grid()}), (
+        "arrays are inferred too"
+    )
     with pytest.raises(ep.EquivProbeError, match="one scalar field"):
         ep.grid(ep.vector, channel_axis=False)
 
