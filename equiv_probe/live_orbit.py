@@ -120,13 +120,20 @@ class LiveOrbit:
                     )
                 schema.announce()
             elif not self._seen:
-                missing = sorted(set(schema.inputs) - set(call.inputs) - self.adapter.optional)
+                missing = sorted(set(schema.inputs) - set(call.inputs) - self._may_come(call, schema))
                 if missing:
                     found = f"inputs {sorted(call.inputs)}"
                     raise EquivProbeError(found, f"the schema's inputs {missing}", "ep.Schema(inputs={...})")
             self.schema = resolve_batch(schema, call.inputs)
             self._seen |= _tensor_names(call.inputs)
         return self.schema
+
+    def _may_come(self, call: Call, schema: Schema) -> set[str]:
+        """Inputs that this call may leave out: optional ones, and earlier answers in a dict that is optional."""
+        optional = self.adapter.optional
+        inside = {name for name in schema.inputs if name.partition(".")[0] in optional}
+        left_out = any(call.inputs.get(name) is None for name in optional)
+        return {*optional, *inside, *(schema.outputs if left_out else ())}
 
     def knows(self, inputs: Mapping[str, Any]) -> bool:
         """Whether a call with such inputs was resolved before."""
