@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generators import generators_of, put_back, state_of
@@ -214,6 +215,11 @@ def versions(modules: Iterable[nn.Module]) -> dict[int, int]:
 def capturing_graph() -> bool:
     """Whether a CUDA graph is being captured, into which nothing must be added."""
     return cuda_in_use() and torch.cuda.is_current_stream_capturing()
+
+
+def transforming() -> bool:
+    """Whether a function is being differentiated or vectorised by ``torch.func``, or forward by dual numbers."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def at_hand(value: Tensor) -> bool:

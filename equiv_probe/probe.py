@@ -32,7 +32,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.generators import generators_of
 from equiv_probe.grid_plans import fitting_plan, require_fit
 from equiv_probe.hook import Hook
-from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, versions
+from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, transforming, versions
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.objectives import label_free, labelled
 from equiv_probe.over import Over
@@ -161,8 +161,7 @@ class Probe:
         self._awaiting: str | None = None
         self._recording: list[Recorded] | None = None
         self._generators: list[Any] = []
-        self._stepping = False
-        self._succeeded = False
+        self._stepping = self._succeeded = self._transformed = False
 
     @property
     def schema(self) -> Schema | None:
@@ -221,7 +220,9 @@ class Probe:
         if module is not self.model or measuring() or capturing_graph():
             return
         self._pending = None
-        if self._recording is not None:
+        if transforming():
+            self._transformed = True
+        elif self._recording is not None:
             self._recording.append(Recorded(self.live.keep(args, kwargs), RandomState.now(self._generators)))
         elif self._awaiting is not None or (not self._stepping and self.schedule("call", self._stage()).due()):
             kind = "call" if self._awaiting is None else "step"
@@ -381,7 +382,7 @@ class Probe:
         self._generators = generators_of(modules)
         before, old = RandomState.now(self._generators), versions(modules)
         recorded: list[Recorded] = []
-        self._recording = recorded
+        self._recording, self._transformed = recorded, False
         try:
             with self._attached():
                 result.append(step())
@@ -389,6 +390,12 @@ class Probe:
             self._recording, self._generators = None, []
         recorded = [one for one in recorded if one.after is not None]
         require_untrained(old, versions(modules))
+        if self._transformed:
+            raise EquivProbeError(
+                "a step that calls the probed module inside of torch.func (vmap, grad, jvp) or with dual numbers",
+                "calls on ordinary tensors: its derivatives cannot be replayed",
+                "probe a step that calls it so, in evaluation; every=None leaves training alone",
+            )
         if not recorded:
             raise EquivProbeError(
                 "a step that did not call the probed module", "at least one call", "ep.Probe(network)"
