@@ -16,7 +16,7 @@ from equiv_probe.alike import first_alike
 from equiv_probe.capture import Call, all_outputs, cloned, read_outputs, wide
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import missing_output, needs_gradient, network
+from equiv_probe.isolation import missing_output, needs_gradient, network, transforming
 from equiv_probe.measurement import measure
 from equiv_probe.objectives import label_free
 from equiv_probe.orbit import Moments, Orbit
@@ -219,6 +219,7 @@ class LiveOrbit:
         schema, count = self.known_schema, len(rotations)
         turned = structures.turn(call.inputs, schema, rotations)
         dense = count > 1 and structures.layout == "leading" and type(self.adapter) is CallAdapter
+        dense = dense and not (self._stacks is None and transforming())  # under vmap two answers cannot be compared
         if dense and self._stacks is None:
             two = {name: v[:2] for name, v in turned.items()}
             join = partial(self._dense, call, structures, two, attached=True)
@@ -266,7 +267,7 @@ class LiveOrbit:
 
     def _together(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Raw outputs of several copies from one pass, ``(C, *S)``; None where copies cannot be stacked."""
-        if self._stacks is False:
+        if self._stacks is False or (self._stacks is None and transforming()):
             return None
         joined = self.adapter.stack(call.inputs, turned)
         if joined is None and structures.layout != "leading":
