@@ -144,7 +144,7 @@ def replay_step(
             structures = [live.structures(one.call.inputs) for one in recorded]
             parts, unparted = separated(run, player, scalars, structures, modules)
     for name in by_structure[runs.mean]:
-        parts[name] = Losses.returned({o: one[name] for o, one in by_structure.items()}, batch.count)
+        parts[name] = Losses.returned({o: one[name] for o, one in by_structure.items()}, batch)
         unparted.pop(name, None)
     strayed = torch.stack(player.strayed).any() if player.strayed else None
     names = list(scalars[runs.mean])

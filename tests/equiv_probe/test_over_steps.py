@@ -128,6 +128,18 @@ def test_a_batch_by_index(reduction: str) -> None:
     assert parted == pytest.approx(own, rel=1e-9)
 
 
+def test_losses_of_nodes_belong_to_their_structures() -> None:
+    """A step over graphs may return a loss for each node: as if it had returned their mean."""
+    torch.manual_seed(0)
+    batch = torch.arange(8).repeat_interleave(torch.arange(2, 10))
+    x, t, net = torch.randn(len(batch), 3).double(), torch.rand(8).double(), ByIndex()
+    y = torch.randn_like(x)
+    mean = bins_of(lambda: both(net(x, t, batch), y).mean(), net)
+    assert bins_of(lambda: both(net(x, t, batch), y).mean(1), net) == pytest.approx(mean, rel=1e-9)
+    wrong = bins_of(lambda: both(net(x, t, batch), y).mean(1).flip(0), net)
+    assert wrong != pytest.approx(mean, rel=0.1), "negative control: losses of other nodes"
+
+
 class Two(Timed):
     def forward(self, x_t: Tensor, t: Tensor) -> dict[str, Tensor]:
         v = super().forward(x_t, t)
