@@ -205,10 +205,11 @@ class Over:
             own = calls[0] if len(parted.weight) == len(calls[0]) else torch.cat(list(calls))
             found = parted.estimate
             running[stage, name].binned.add(self.binned(own, found.equiv, found.total, parted.weight))
-            if look and not bool(parted.right):
+            if look and not replay.returned and not bool(parted.right):
                 self.refuse(stage, name, NOT_SQUARED)
         for name, why in replay.unparted.items():
-            self.refuse(stage, name, why)
+            if not replay.returned:
+                self.refuse(stage, name, why)
 
     def refuse(self, stage: str, name: str, why: str) -> None:
         """Note that a loss could not be binned, and say so once."""

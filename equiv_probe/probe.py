@@ -541,7 +541,7 @@ class Probe:
             raise EquivProbeError(
                 f"nothing in bins for {stage}/{name or '...'}",
                 ", ".join(map("/".join, there)) or "a measurement",
-                " ".join(self.over.notes) if self.over and self.over.notes else 'Probe(..., over="t")',
+                (" ".join(self.over.notes) or 'name="<one of them>"') if self.over else 'Probe(..., over="t")',
             )
         running = self.running[found]
         rows = running.binned.latest if (stage == "train" if window is None else window) else running.binned.everything

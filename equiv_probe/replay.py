@@ -44,6 +44,7 @@ class Replay:
         per_structure: the jackknife of each structure's part in a scalar, where the step returned losses of structures,
             or it was asked for.
         unparted: why a scalar could not be parted, as far as the host knows.
+        returned: the scalars whose parts the step itself returned: then the others need no advice to do so.
     """
 
     result: Any
@@ -53,6 +54,7 @@ class Replay:
     precision: Mapping[str, float]
     per_structure: Mapping[str, Parted] = field(default_factory=dict)
     unparted: Mapping[str, str] = field(default_factory=dict)
+    returned: tuple[str, ...] = ()
 
     @property
     def first(self) -> Jackknife:
@@ -156,6 +158,7 @@ def replay_step(
         {name: precision_of(result, name) for name in names},
         {name: Parted(runs.jackknife(one.checked(), strayed), one.weight, one.right) for name, one in parts.items()},
         unparted,
+        tuple(by_structure[runs.mean]),
     )
 
 

@@ -279,11 +279,13 @@ def test_losses_beside_a_number_count_only_if_asked() -> None:
     plain, probe = ep.Probe(net, TIMED, PLAN, every=1), ep.Probe(net, TIMED, PLAN, every=1, over="t", bins=BINS)
     plain.step(step)
     assert set(plain.running) == {("train", "loss")}
-    with pytest.warns(UserWarning, match="train/loss is not in bins"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the step does what the warning would advise
         probe.step(step)
+    assert not probe.report().notes
     assert set(probe.running) == {("train", "loss"), ("train", "losses")}
     assert len(probe.over_time(name="losses").bins) == 2
-    with pytest.raises(ep.EquivProbeError, match="nothing in bins for train/loss"):
+    with pytest.raises(ep.EquivProbeError, match="nothing in bins for train/loss; expected train/losses"):
         probe.over_time(name="loss")
 
 
