@@ -145,7 +145,11 @@ class ModuleState:
 
 @contextmanager
 def isolated(
-    *modules: nn.Module, gradients: bool = False, contents: bool = False, apart: Iterable[object] = ()
+    *modules: nn.Module,
+    gradients: bool = False,
+    contents: bool = False,
+    apart: Iterable[object] = (),
+    generators: Iterable[Any] = (),
 ) -> Iterator[None]:
     """Run something on the modules, and leave random state, flags, attributes and buffers as they were.
 
@@ -154,8 +158,9 @@ def isolated(
         gradients: take the parameters' ``.grad`` away too, and give it back.
         contents: lend the modules copies of what their attributes hold; see :class:`ModuleState`.
         apart: objects among these that must stay the same.
+        generators: random generators beside those that the modules hold.
     """
-    before = RandomState.now(generators_of(modules))
+    before = RandomState.now({id(one): one for one in (*generators_of(modules), *generators)}.values())
     state = ModuleState(modules, contents=contents, apart=apart)
     parameters = [p for module in modules for p in module.parameters()] if gradients else []
     grads = [(p, p.grad) for p in parameters]

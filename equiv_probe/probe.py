@@ -43,7 +43,7 @@ from equiv_probe.rotations import RotationPlan
 from equiv_probe.running import RunningEstimates
 from equiv_probe.schedule import Schedule
 from equiv_probe.substitution import Recorded
-from equiv_probe.touched import modules_of
+from equiv_probe.touched import generators_in, modules_of
 from equiv_probe.turning import RotationSource
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ T = TypeVar("T")
 
 LIGHT = RotationPlan("haar", replicates=2)
 """Two rotations: the fewest with which ``L_equiv`` can be estimated without bias."""
+
+
+def _there(binned: list[tuple[str, str]]) -> str:
+    """How to ask for what is in bins."""
+    return 'probe.over_time("{}", "{}")'.format(*binned[0]) if binned else 'Probe(..., over="t")'
 
 
 def _against(targets: Mapping[str, str] | Evaluate | None, loss: AnyLoss | Mapping[str, AnyLoss]) -> Evaluate:
@@ -379,7 +384,7 @@ class Probe:
     def _record(self, step: Callable[[], T], result: list[T]) -> tuple[list[Recorded], RandomState]:
         """The step's one ordinary run: the network's calls in it, and the random state before it."""
         modules = (self.live.network, *self.protect, *modules_of(step))
-        self._generators = generators_of(modules)
+        self._generators = list({id(one): one for one in (*generators_of(modules), *generators_in(step))}.values())
         before, old = RandomState.now(self._generators), versions(modules)
         recorded: list[Recorded] = []
         self._recording, self._transformed = recorded, False
@@ -541,7 +546,7 @@ class Probe:
             raise EquivProbeError(
                 f"nothing in bins for {stage}/{name or '...'}",
                 ", ".join(map("/".join, there)) or "a measurement",
-                (" ".join(self.over.notes) or 'name="<one of them>"') if self.over else 'Probe(..., over="t")',
+                " ".join(self.over.notes) if self.over and self.over.notes else _there(there),
             )
         running = self.running[found]
         rows = running.binned.latest if (stage == "train" if window is None else window) else running.binned.everything

@@ -129,6 +129,7 @@ def replay_step(
     player.keeps = part
     modules = (module, live.network, *protect)
     dicts = [given for one in recorded for given, _ in one.call.dicts]
+    own = [generator for generator, _ in before.own]
 
     def run(operator: Operator) -> Any:
         before.restore()
@@ -137,7 +138,8 @@ def replay_step(
 
     parts: dict[str, Losses] = {}
     unparted: dict[str, str] = {}
-    with silenced(), isolated(*modules, gradients=True, contents=True, apart=dicts), own_dicts(recorded):
+    isolation = isolated(*modules, gradients=True, contents=True, apart=dicts, generators=own)
+    with silenced(), isolation, own_dicts(recorded):
         for operator in runs.all:
             answered = run(operator)
             by_structure[operator] = losses_of_structures(answered, batch, named_too=part)
