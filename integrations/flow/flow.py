@@ -52,12 +52,20 @@ def loss(net: nn.Module, x1: Tensor, z: Tensor, mask: Tensor, predict: Predict =
     return off.float().square().sum() / (3 * mask.sum())
 
 
-def velocity(answer: Tensor, x: Tensor, t: float, predict: Predict, shortest: float) -> Tensor:
-    """``dx/dt`` from the network's answer at ``x``; ``shortest`` keeps the time from an end away from zero."""
+def velocity(answer: Tensor, x: Tensor, t: float, predict: Predict, shortest: float = 1e-3) -> Tensor:
+    """``dx/dt`` from the network's answer.
+
+    Args:
+        answer: what the network said ``(B, N, 3)``.
+        x: where it was asked ``(B, N, 3)``.
+        t: when.
+        predict: what it was trained for.
+        shortest: times nearer to an end than this count as that end.
+    """
     if predict == "velocity":
         return answer
-    if predict == "noise":
-        return (x - answer) / max(t, shortest)
+    if predict == "noise":  # at t = 0 the noise is known and says nothing of the data, whose mean is zero
+        return (x - answer) / t if t >= shortest else -answer
     return (answer - x) / max(1 - t, shortest)
 
 
@@ -82,7 +90,7 @@ def sampler(
         x = centred(noise, mask)
         for k in range(steps):
             t = x.new_full((len(x),), k / steps)
-            x = x + velocity(net(x, t, z, mask), x, k / steps, predict, 1 / steps) / steps
+            x = x + velocity(net(x, t, z, mask), x, k / steps, predict) / steps
         return scale * x
 
     return sample

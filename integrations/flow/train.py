@@ -174,7 +174,9 @@ class Run:
         with (self.out / "log.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, ["step", "stage", "seconds", "loss", *names])
             writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in self.rows)
+            writer.writerows(
+                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in self.rows
+            )
         state = {
             "config": asdict(self.config),
             "step": self.step,
