@@ -1,10 +1,10 @@
-"""An E(3)-equivariant graph network after Satorras, Hoogeboom and Welling, *E(n) Equivariant Graph Neural Networks* (2021).
+"""An E(3)-equivariant graph network, after Satorras, Hoogeboom and Welling, *E(n) Equivariant GNNs* (2021).
 
 Every atom talks to every other. Messages see distances alone, and coordinates move along differences of positions:
 
     m_ij = φ_e(h_i, h_j, ‖x_i − x_j‖²)
     x_i ← x_i + Σ_j (x_i − x_j) / (1 + ‖x_i − x_j‖) φ_x(m_ij) / (N − 1)
-    h_i ← h_i + φ_h(h_i, Σ_j σ(φ_a(m_ij)) m_ij / √N)
+    h_i ← h_i + φ_h(h_i, Σ_j m_ij / √N)
 """
 
 from __future__ import annotations
@@ -23,19 +23,17 @@ class Layer(nn.Module):
         self.receiver, self.sender = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.distance = nn.Linear(1, width, bias=False)
         self.message = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.attention = nn.Linear(width, 1)
         self.move = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1, bias=False))
         self.update = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, h: Tensor, x: Tensor, pairs: Tensor, atoms: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``(B, N, W)`` and coordinates; ``pairs`` ``(B, N, N, 1)`` is one for two different atoms."""
-        apart = x[:, :, None] - x[:, None]
-        squared = apart.square().sum(-1, keepdim=True)
-        m = self.message(self.receiver(h)[:, :, None] + self.sender(h)[:, None] + self.distance(squared)) * pairs
-        gathered = (torch.sigmoid(self.attention(m)) * m).sum(2) / atoms.sqrt()
+        """Features ``(B, N, W)`` and coordinates; ``pairs`` ``(B, N, N)`` is one for two different atoms."""
+        squared = (x[:, :, None] - x[:, None]).square().sum(-1)
+        m = self.message(self.receiver(h)[:, :, None] + self.sender(h)[:, None] + self.distance(squared[..., None]))
+        gathered = torch.einsum("bij,bijw->biw", pairs, m) / atoms.sqrt()
         # The small number keeps the gradient of the root finite for an atom and itself, which do not count.
-        reach = self.move(m) * pairs / (1 + (squared + 1e-12).sqrt())
-        x = x + (apart * reach).sum(2) / (atoms - 1).clamp(min=1)
+        reach = self.move(m)[..., 0] * pairs / (1 + (squared + 1e-12).sqrt())
+        x = x + (reach.sum(2, keepdim=True) * x - reach @ x) / (atoms - 1).clamp(min=1)
         return h + self.update(torch.cat([h, gathered], -1)), x
 
 
@@ -59,7 +57,7 @@ class EGNN(nn.Module):
         """A vector for each atom, ``(B, N, 3)``, of sum zero; arguments as of the transformer."""
         start = centred(x, mask)
         pairs = (mask[:, :, None] & mask[:, None]) & ~torch.eye(mask.shape[1], dtype=torch.bool, device=x.device)
-        counted = pairs[..., None].to(x.dtype)
+        counted = pairs.to(x.dtype)
         atoms = mask.sum(1)[:, None, None].to(x.dtype)
         h, moved = self.kind(z) + self.time(time_features(t, self.width))[:, None], start
         for layer in self.layers:

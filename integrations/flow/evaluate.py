@@ -1,4 +1,4 @@
-"""What a trained network's broken symmetry amounts to: by diffusion time, in its sampler, and once it is averaged away."""
+"""What a trained network's broken symmetry amounts to: by diffusion time, in its sampler, and averaged away."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def decomposed(run: train.Run, rounds: int = 4, plan: ep.RotationPlan | None = N
 
 
 def variants(run: train.Run) -> dict[str, nn.Module]:
-    """The network as it is, in a random frame at every call, and averaged over 12 and 60 rotations."""
+    """The network as it is, in a random frame at every call, and averaged over 4 and 12 rotations."""
     schema = flow.schema(run.config.predict)
 
     def twirled(design: str, mode: Any = "fixed") -> nn.Module:
@@ -61,8 +61,8 @@ def variants(run: train.Run) -> dict[str, nn.Module]:
     return {
         "as it is": run.net.eval(),
         "random frame": twirled("haar", "random"),
+        "twirled, 4": twirled("klein"),
         "twirled, 12": twirled("tetrahedral"),
-        "twirled, 60": twirled("icosahedral"),
     }
 
 
@@ -87,7 +87,7 @@ def sampled(run: train.Run, net: nn.Module, count: int = 16, frames: Any = "alon
         distributed from those of the data, in the Wasserstein metric.
     """
     x1, z, mask = run.held.take(torch.arange(count), run.device)
-    sample = flow.sampler(net, z, mask, run.held.scale, run.config.predict, STEPS)
+    sample = flow.sampler(net, z, mask, run.held.scale, predict=run.config.predict, steps=STEPS)
     audit = ep.audit_sampler(
         sample, tuple(x1.shape), mask=mask, zero_mean=True, frames=frames, seed=run.config.seed, progress=False
     )
@@ -106,11 +106,11 @@ def sampled(run: train.Run, net: nn.Module, count: int = 16, frames: Any = "alon
         "floor": one.floor,
         "scale": one.scale,
         "seconds": min(seconds),
-        "distances": wasserstein_distance(distances(end, mask), distances(run.held.scale * x1, mask)),
+        "distances": float(wasserstein_distance(_distances(end, mask), _distances(run.held.scale * x1, mask))),
     }
 
 
-def distances(x: Tensor, mask: Tensor) -> Any:
+def _distances(x: Tensor, mask: Tensor) -> Any:
     """Distances between the atoms of each structure, all in one array."""
     pairs = (mask[:, :, None] & mask[:, None]).triu(diagonal=1)
     return torch.cdist(x, x)[pairs].double().cpu().numpy()

@@ -1,7 +1,7 @@
 """Flow matching: the path from noise to data, what the network is asked for on it, and the sampler.
 
-``x_t = (1 − t) x_0 + t x_1`` with noise ``x_0`` at ``t = 0`` and data ``x_1`` at ``t = 1``, both of zero centre of mass, in
-units of the data's rms coordinate. The network is asked for the velocity ``x_1 − x_0``, the noise ``x_0`` or the data ``x_1``.
+``x_t = (1 − t) x_0 + t x_1`` with noise ``x_0`` at ``t = 0`` and data ``x_1`` at ``t = 1``, of zero centre of mass, in
+units of the data's rms coordinate. The network is asked for the velocity ``x_1 − x_0``, the noise ``x_0`` or the data.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def velocity(answer: Tensor, x: Tensor, t: float, predict: Predict, shortest: fl
 
 
 def sampler(
-    net: nn.Module, z: Tensor, mask: Tensor, scale: float, predict: Predict = "velocity", steps: int = 50
+    net: nn.Module, z: Tensor, mask: Tensor, scale: float, *, predict: Predict = "velocity", steps: int = 50
 ) -> Callable[[Tensor], Tensor]:
     """Euler's method from noise to data, as a function of the noise.
 

@@ -2,9 +2,9 @@
 
     python integrations/flow/make_data.py
 
-reads `data/drugs.txt`, couples acids with amines to amides and sulfonamides, and writes `data/ligands.npz` (kept in the
-repository). The split is by molecule. Coordinates stay in the frame in which RDKit made them, centred: that frame is far
-from random (the longest axis lies near x), as the frames of real data sets are.
+reads `data/drugs.txt`, couples the acids of `data/fragments.txt` with its amines to amides and sulfonamides, and writes
+`data/ligands.npz` (kept in the repository). The split is by molecule. Coordinates stay in the frame in which RDKit made
+them, centred: that frame is far from random (the longest axis lies near x), as the frames of real data sets are.
 """
 
 from __future__ import annotations
@@ -23,24 +23,6 @@ DATA = Path(__file__).parent / "data"
 HEAVY = (12, 32)  # atoms
 MILLI = 1000  # coordinates are stored as integers of 0.001 Å
 
-ACIDS = """
-OC(=O)c1ccccc1 OC(=O)c1ccc(F)cc1 OC(=O)c1cccc(Cl)c1 OC(=O)c1ccncc1 OC(=O)c1ccc2[nH]ccc2c1 OC(=O)c1cnc2ccccc2c1
-OC(=O)c1ccc(OC)cc1 OC(=O)c1cc(C)on1 OC(=O)c1csc(C)n1 OC(=O)C1CCOCC1 OC(=O)C1CCCCC1 OC(=O)Cc1ccccc1
-OC(=O)Cc1ccc(O)cc1 OC(=O)COc1ccc(Cl)cc1 OC(=O)CCc1c[nH]c2ccccc12 OC(=O)C1CCCN1C(C)=O OC(=O)c1ccc(cc1)C#N
-OC(=O)c1ccc(cc1)C(F)(F)F OC(=O)c1cn(C)nc1C OC(=O)c1ccco1 OC(=O)c1ccc(cc1)S(C)(=O)=O OC(=O)C1(CC1)c1ccccc1
-OC(=O)c1cc2ccccc2o1 OC(=O)CN1C(=O)c2ccccc2C1=O OC(=O)c1ccc(nc1)N1CCOCC1 OC(=O)C(C)Oc1ccccc1F
-ClS(=O)(=O)c1ccccc1 ClS(=O)(=O)c1ccc(C)cc1 ClS(=O)(=O)c1ccc(NC(C)=O)cc1 ClS(=O)(=O)c1cccs1 ClS(=O)(=O)C1CC1
-ClS(=O)(=O)c1ccc(OC)c(Cl)c1 ClS(=O)(=O)Cc1ccccc1 ClS(=O)(=O)c1cnn(C)c1
-""".split()
-
-AMINES = """
-NCc1ccccc1 NCc1ccc(F)cc1 NCCc1ccc(OC)cc1 NCCN1CCOCC1 NC1CCN(C)CC1 NC1CCCCC1 C1COCCN1 C1CN(C)CCN1
-C1CN(CCN1)c1ccccc1 C1CN(CCN1)c1ncccn1 C1CN(CCN1)c1ccc(F)cc1 C1CCNCC1 OC1CCNCC1 O=C(N)C1CCNCC1 Nc1ccc(Cl)cc1
-Nc1ccc(OC)cc1 Nc1cccc(c1)C(F)(F)F Nc1ccc2OCOc2c1 Nc1nccs1 NCc1cccnc1 NCCc1c[nH]c2ccccc12 NC(C)c1ccccc1
-NCC1CCCO1 CNCc1ccccc1 Nc1ccc(cc1)N1CCOCC1 NC1Cc2ccccc2C1 c1ccc2CNCCc2c1 C1CC(CN1)c1ccccc1 NCC(O)c1ccccc1 NCc1ccc(cc1)S(N)(=O)=O
-Nc1ccc(cc1)C(N)=O NC1CC1 C1CC(CCN1)Oc1ccccc1 C1CC(CCN1)c1nc2ccccc2[nH]1
-""".split()
-
 COUPLINGS = (
     "[C:1](=[O:2])[OX2H].[N;!$(NC=O);!$(NS=O);!H0:3]>>[C:1](=[O:2])[N:3]",
     "[S:1](=[O:2])(=[O:4])Cl.[N;!$(NC=O);!$(NS=O);!H0:3]>>[S:1](=[O:2])(=[O:4])[N:3]",
@@ -57,15 +39,21 @@ class Molecule(NamedTuple):
 
 def candidates(rng: np.random.Generator) -> list[str]:
     """Canonical SMILES without duplicates: the drugs first, then couplings in random order."""
-    drugs = [line.split()[0] for line in (DATA / "drugs.txt").read_text().splitlines() if line[0] != "#"]
+    drugs = [smiles for smiles, _ in _lines("drugs.txt")]
+    fragments = _lines("fragments.txt")
+    acids, amines = ([smiles for kind, smiles in fragments if kind == asked] for asked in ("acid", "amine"))
     coupled = []
-    for acid, amine in product(ACIDS, AMINES):
+    for acid, amine in product(acids, amines):
         pair = Chem.MolFromSmiles(acid), Chem.MolFromSmiles(amine)
         for smarts in COUPLINGS:
             made = AllChem.ReactionFromSmarts(smarts).RunReactants(pair)
             coupled += [Chem.MolToSmiles(made[0][0])] if made else []
     mols = [Chem.MolFromSmiles(smiles) for smiles in [*drugs, *rng.permutation(sorted(coupled)).tolist()]]
     return list(dict.fromkeys(Chem.MolToSmiles(mol) for mol in mols if HEAVY[0] <= mol.GetNumAtoms() <= HEAVY[1]))
+
+
+def _lines(name: str) -> list[list[str]]:
+    return [line.split() for line in (DATA / name).read_text().splitlines() if line[0] != "#"]
 
 
 def embed(smiles: str, count: int, seed: int) -> Molecule | None:

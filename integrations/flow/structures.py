@@ -1,4 +1,4 @@
-"""Data sets as padded tensors: the shipped ligands, 8000 ligands of the PDB's component dictionary, traces of a protein."""
+"""Data sets as padded tensors: the shipped ligands, 8000 of the PDB's component dictionary, traces of a protein."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _flat(path: Path, unit: float) -> tuple[list[tuple[np.ndarray, np.ndarray]],
     cuts = np.cumsum(stored["n_atoms"].astype(int))[:-1]
     pairs = zip(np.split(stored["z"], cuts), np.split(stored["xyz"] * unit, cuts), strict=True)
     rows = [(z[z > 1].astype(int), x[z > 1]) for z, x in pairs]
-    return rows, stored["held_out"] if "held_out" in stored else None
+    return rows, stored.get("held_out")
 
 
 def _padded(rows: list[tuple[np.ndarray, np.ndarray]], scale: float) -> Structures:

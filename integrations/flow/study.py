@@ -69,20 +69,20 @@ def times_of(runs: dict[str, Run], stem: Path, rounds: int) -> Table:
     """Losses and share in bins of diffusion time."""
     bins: dict[str, list[dict[str, float]]] = {}
     for title, run in runs.items():
-        found = evaluate.decomposed(run, rounds).over_time("val", "loss")
         bins[title] = [
             {
-                "low": low,
-                "high": high,
+                "low": one.low,
+                "high": one.high,
                 "structures": one.structures,
-                "L_total": one.total.value,
-                "L_equiv": one.equiv.value,
-                "L_equiv_stderr": one.equiv.stderr,
-                "share": one.share.value,
-                "share_low": one.share.low,
-                "share_high": one.share.high,
+                "L_total": one.total,
+                "L_total_stderr": one.total_stderr,
+                "L_equiv": one.equiv,
+                "L_equiv_stderr": one.equiv_stderr,
+                "share": one.share,
+                "share_low": one.share_interval[0],
+                "share_high": one.share_interval[1],
             }
-            for low, high, one in found.rows
+            for one in evaluate.decomposed(run, rounds).over_time("val", "loss").bins
         ]
     write(stem.with_name(f"{stem.name}_times.csv"), [{"run": title, **row} for title in bins for row in bins[title]])
     figures.against_time(bins, stem.with_name(f"{stem.name}_times.png"))

@@ -2,9 +2,9 @@
 
     python integrations/flow/train.py --config small --model transformer [--augment] [--predict data] [--out runs/mine]
 
-A plain loop: the probe is three lines of it (`ep.Probe`, `probe.step`, and again on held-out batches). Every random draw
-is a function of the seed and the step, and a checkpoint holds the rest, so that a run that was stopped goes on to the same
-numbers; the same command continues it.
+A plain loop: the probe is three lines of it (`ep.Probe`, `probe.step`, and again on held-out batches). Every random
+draw is a function of the seed and the step, and a checkpoint holds the rest: the same command continues a run that was
+stopped, to the same numbers.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Config:
     width: int = 96
     layers: int = 4
     heads: int = 4
-    egnn_width: int = 24
-    egnn_layers: int = 4
+    egnn_width: int = 16
+    egnn_layers: int = 3
     steps: int = 3000
     batch: int = 64
     rate: float = 1e-3
