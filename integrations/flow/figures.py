@@ -23,7 +23,7 @@ def against_step(logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
         logs: by name of the run, rows with ``step`` and the estimates.
         path: of the PNG.
     """
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
     loss, equiv, share = figure.subplots(1, 3)
     for k, (name, rows) in enumerate(logs.items()):
         colour = f"C{k}"
@@ -40,13 +40,13 @@ def against_step(logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
                 marker=".",
             )
     share.fill_between(CLAIM[1], 1e-9, CLAIM[0], color="k", alpha=0.1, label="≤ 2 % at 1k to 10k steps")
-    loss.set(ylabel="held-out L_total; dotted: in the data's frame")
+    loss.set(ylabel="L_total; dotted: in the data's frame")
     equiv.set(yscale="log", ylabel="L_equiv", ylim=(1e-9, None))
     share.set(yscale="log", ylabel="share, L_equiv / L_total", ylim=(1e-9, 1))
     for axes in (loss, equiv, share):
         axes.set(xscale="log", xlabel="training step")
-    share.legend(fontsize=7, loc="center left")
-    figure.savefig(path, dpi=110)
+    figure.legend(*share.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=4)
+    figure.savefig(path, dpi=100)
 
 
 def against_time(bins: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
@@ -56,7 +56,7 @@ def against_time(bins: Mapping[str, Sequence[Mapping[str, float]]], path: Path) 
         bins: by name of the run, rows with ``low``, ``high`` and the estimates with their intervals.
         path: of the PNG.
     """
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
     share, loss = figure.subplots(1, 2)
     for k, (name, rows) in enumerate(bins.items()):
         colour = f"C{k}"
@@ -69,6 +69,5 @@ def against_time(bins: Mapping[str, Sequence[Mapping[str, float]]], path: Path) 
         loss.plot(at, [row["L_total"] for row in rows], color=colour, label=name)
     share.set(yscale="log", ylabel="share, L_equiv / L_total", xlabel="diffusion time t (0 noise, 1 data)")
     loss.set(yscale="log", ylabel="held-out L_total; dashed: L_equiv", xlabel="diffusion time t (0 noise, 1 data)")
-    share.legend(fontsize=7)
-    loss.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    figure.legend(*loss.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=3)
+    figure.savefig(path, dpi=100)

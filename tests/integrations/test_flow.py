@@ -272,3 +272,43 @@ def test_a_misspelt_field_is_refused(study: SimpleNamespace, tmp_path: Path) -> 
     path.write_text("batches: 3\n")
     with pytest.raises(ValueError, match="batches"):
         study.train.Config.read(str(path))
+
+
+# --- evaluation
+
+
+def test_bins_of_time_add_up_to_the_loss(study: SimpleNamespace, tmp_path: Path) -> None:
+    trained = run(study, tmp_path / "run", steps=5).train()
+    probe = study.evaluate.decomposed(trained, rounds=1, plan=ep.RotationPlan("haar", replicates=2))
+    bins = probe.over_time("val", "loss").bins
+    assert [one.low for one in bins] == pytest.approx([k / 10 for k in range(10)])
+    count = sum(one.structures for one in bins)
+    assert count == len(trained.held) == 500
+    whole = probe.compute(window=False)
+    for key, name in (("L_total", "total"), ("L_equiv", "equiv")):
+        found = sum(one.structures * getattr(one, name) for one in bins) / count
+        # A batch's loss is one number for 32 structures, or for the 20 of the last batch: the mean weighs them alike.
+        assert found == pytest.approx(whole[f"equiv/val/loss/{key}"], rel=0.02)
+    assert all(one.share > 0 for one in bins)
+
+
+def test_sampler_of_the_egnn_is_at_the_floor_and_that_of_the_transformer_is_not(
+    study: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study.evaluate, "STEPS", 4)
+    found = {}
+    for model in ("egnn", "transformer"):
+        trained = run(study, tmp_path / model, model, steps=5).train()
+        nets = study.evaluate.variants(trained)
+        found[model] = study.evaluate.sampled(trained, nets["as it is"], 4)
+    assert found["egnn"]["deviation"] < 10 * found["egnn"]["floor"] < 1e-4  # Å
+    plain = found["transformer"]["deviation"]
+    assert plain > 0.05
+    assert found["transformer"]["scale"] > 1
+    twirled = study.evaluate.sampled(trained, nets["twirled, 12"], 4)
+    assert twirled["deviation"] < plain / 2
+    # Random frames that turn with the noise are compared with themselves; kept as they are, they show.
+    frames = [
+        study.evaluate.sampled(trained, nets["random frame"], 4, kind)["deviation"] for kind in ("along", "fixed")
+    ]
+    assert frames[0] < 1e-4 < frames[1]
