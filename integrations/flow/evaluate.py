@@ -51,18 +51,43 @@ def decomposed(run: train.Run, rounds: int = 4, plan: ep.RotationPlan | None = N
     return probe
 
 
-def variants(run: train.Run) -> dict[str, nn.Module]:
-    """The network as it is, in a random frame at every call, and averaged over 4 and 12 rotations."""
+def by_time(run: train.Run, rounds: int) -> list[dict[str, Any]]:
+    """The bins of :func:`decomposed`, in rows."""
+    return [
+        {
+            "low": one.low,
+            "high": one.high,
+            "structures": one.structures,
+            "L_total": one.total,
+            "L_total_stderr": one.total_stderr,
+            "L_equiv": one.equiv,
+            "L_equiv_stderr": one.equiv_stderr,
+            "share": one.share,
+            "share_low": one.share_interval[0],
+            "share_high": one.share_interval[1],
+        }
+        for one in decomposed(run, rounds).over_time("val", "loss").bins
+    ]
+
+
+def variants(run: train.Run) -> dict[str, tuple[nn.Module, Any]]:
+    """The network as it is, in a random frame at every call, averaged over 4 and 12 rotations; and frames of the audit.
+
+    Random frames are noise as well, and turn with it (see :func:`equiv_probe.audit_sampler`); kept as they are, they show
+    what a path owes to the frames that it met.
+    """
     schema = flow.schema(run.config.predict)
 
     def twirled(design: str, mode: Any = "fixed") -> nn.Module:
         return ep.Twirled(run.net, schema, ep.RotationPlan(design, replicates=1), mode, center="origin").eval()
 
+    frame = twirled("haar", "random")
     return {
-        "as it is": run.net.eval(),
-        "random frame": twirled("haar", "random"),
-        "twirled, 4": twirled("klein"),
-        "twirled, 12": twirled("tetrahedral"),
+        "as it is": (run.net.eval(), "along"),
+        "random frame": (frame, "along"),
+        "random frame, the same for turned noise": (frame, "fixed"),
+        "twirled, 4": (twirled("klein"), "along"),
+        "twirled, 12": (twirled("tetrahedral"), "along"),
     }
 
 
@@ -83,7 +108,7 @@ def sampled(run: train.Run, net: nn.Module, count: int = 16, frames: Any = "alon
 
     Returns:
         ``deviation`` (Å, rms over atoms) with interval and ``floor``; ``scale``, how far apart end points of different
-        noise lie; ``seconds`` of one run; ``distances``, how far (Å) the distances between atoms of a sample are
+        noise lie; ``seconds`` of one run (on a CPU, of the process); ``distances``, how far (Å) the distances between atoms of a sample are
         distributed from those of the data, in the Wasserstein metric.
     """
     x1, z, mask = run.held.take(torch.arange(count), run.device)
@@ -93,12 +118,14 @@ def sampled(run: train.Run, net: nn.Module, count: int = 16, frames: Any = "alon
     )
     one = audit.measured[0]
     noise = torch.randn(x1.shape, generator=torch.Generator().manual_seed(0)).to(x1)
-    seconds, end = [], noise
+    # On a CPU the process's own time, which other processes do not stretch.
+    clock = time.process_time if run.device == "cpu" else time.perf_counter
+    seconds = []
     with torch.no_grad():
         for _ in range(3):
-            began = time.perf_counter()
-            end = sample(noise)
-            seconds.append(time.perf_counter() - began)
+            began = clock()
+            end = sample(noise).cpu()
+            seconds.append(clock() - began)
     return {
         "deviation": one.rms,
         "low": one.rms_interval[0],
@@ -106,8 +133,18 @@ def sampled(run: train.Run, net: nn.Module, count: int = 16, frames: Any = "alon
         "floor": one.floor,
         "scale": one.scale,
         "seconds": min(seconds),
-        "distances": float(wasserstein_distance(_distances(end, mask), _distances(run.held.scale * x1, mask))),
+        "distances": float(wasserstein_distance(_distances(end, mask.cpu()), _distances(run.held.scale * x1, mask))),
     }
+
+
+def by_sampler(run: train.Run, samples: int) -> list[dict[str, Any]]:
+    """Audits of the sampler with the network as it is and, if that is broken, with what may take its place, in rows."""
+    rows: list[dict[str, Any]] = []
+    for name, (net, frames) in variants(run).items():
+        rows.append({"network": name, "loss": held_out_loss(run, net), **sampled(run, net, samples, frames)})
+        if rows[0]["deviation"] < 10 * rows[0]["floor"]:
+            break
+    return rows
 
 
 def _distances(x: Tensor, mask: Tensor) -> Any:

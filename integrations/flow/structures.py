@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ class Structures:
         return self.take(torch.randint(len(self), (count,)), device)
 
 
+@lru_cache
 def load(name: str) -> tuple[Structures, Structures]:
     """A training and a held-out set, the latter in random order.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -65,58 +66,43 @@ def steps_of(runs: dict[str, Run], stem: Path) -> Table:
     return table
 
 
-def times_of(runs: dict[str, Run], stem: Path, rounds: int) -> Table:
+def evaluated(run: Run, rounds: int, samples: int) -> dict[str, list[dict[str, Any]]]:
+    """Bins of diffusion time and audits of the sampler; kept beside the checkpoint, for a study that is continued."""
+    path, asked = run.out / "evaluation.json", {"rounds": rounds, "samples": samples}
+    if path.exists():
+        stored: dict[str, Any] = json.loads(path.read_text())
+        if stored["asked"] == asked:
+            return stored["found"]
+    found = {"times": evaluate.by_time(run, rounds), "samplers": evaluate.by_sampler(run, samples)}
+    path.write_text(json.dumps({"asked": asked, "found": found}, indent=1) + "\n")
+    return found
+
+
+def times_of(found: dict[str, list[dict[str, Any]]], stem: Path) -> Table:
     """Losses and share in bins of diffusion time."""
-    bins: dict[str, list[dict[str, float]]] = {}
-    for title, run in runs.items():
-        bins[title] = [
-            {
-                "low": one.low,
-                "high": one.high,
-                "structures": one.structures,
-                "L_total": one.total,
-                "L_total_stderr": one.total_stderr,
-                "L_equiv": one.equiv,
-                "L_equiv_stderr": one.equiv_stderr,
-                "share": one.share,
-                "share_low": one.share_interval[0],
-                "share_high": one.share_interval[1],
-            }
-            for one in evaluate.decomposed(run, rounds).over_time("val", "loss").bins
-        ]
-    write(stem.with_name(f"{stem.name}_times.csv"), [{"run": title, **row} for title in bins for row in bins[title]])
-    figures.against_time(bins, stem.with_name(f"{stem.name}_times.png"))
+    write(stem.with_name(f"{stem.name}_times.csv"), [{"run": title, **row} for title in found for row in found[title]])
+    figures.against_time(found, stem.with_name(f"{stem.name}_times.png"))
     table = Table("run", "t", "L_total", "L_equiv", "share, % [95 %]", title="Held out, by diffusion time")
-    for title, rows in bins.items():
+    for title, rows in found.items():
         for row in rows:
-            share = " – ".join(f"{100 * row[key]:.2g}" for key in ("share_low", "share_high"))
+            share = ", ".join(f"{100 * row[key]:.2g}" for key in ("share_low", "share_high"))
             cells = f"{row['L_total']:.3f}", f"{row['L_equiv']:.3g}", f"{100 * row['share']:.2g} [{share}]"
             table.add_row(title, f"{row['low']:.1f} to {row['high']:.1f}", *cells)
     return table
 
 
-def samplers_of(runs: dict[str, Run], stem: Path, count: int) -> Table:
+def samplers_of(found: dict[str, list[dict[str, Any]]], stem: Path) -> Table:
     """Deviation, cost and loss of every network as it is, in random frames and averaged."""
-    rows: list[dict[str, Any]] = []
-    for title, run in runs.items():
-        for variant, net in evaluate.variants(run).items():
-            if title == "EGNN" and variant != "as it is":
-                continue
-            found = evaluate.sampled(run, net, count)
-            fixed = evaluate.sampled(run, net, count, "fixed")["deviation"] if variant == "random frame" else None
-            loss = evaluate.held_out_loss(run, net)
-            rows.append({"run": title, "variant": variant, "loss": loss, **found, "fixed frames": fixed})
-            rows[-1]["cost"] = found["seconds"] / next(r["seconds"] for r in rows if r["run"] == title)
+    rows = [{"run": title, **row} for title in found for row in found[title]]
     write(stem.with_name(f"{stem.name}_samplers.csv"), rows)
     columns = ("run", "network in the sampler", "time", "held-out loss", "deviation, Å [95 %]", "distances off, Å")
     table = Table(*columns, title=f"Sampler, {evaluate.STEPS} Euler steps")
     for row in rows:
         deviation = f"{row['deviation']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
-        if row["fixed frames"] is not None:
-            deviation += f"; {row['fixed frames']:.3g} in the same frames"
-        cells = f"× {row['cost']:.1f}", f"{row['loss']:.4f}", deviation, f"{row['distances']:.2f}"
-        table.add_row(row["run"], row["variant"], *cells)
-    scale = ", ".join(f"{row['scale']:.3g} Å ({row['run']})" for row in rows if row["variant"] == "as it is")
+        plain = next(one["seconds"] for one in found[row["run"]])
+        cells = f"× {row['seconds'] / plain:.1f}", f"{row['loss']:.4f}", deviation, f"{row['distances']:.2f}"
+        table.add_row(row["run"], row["network"], *cells)
+    scale = ", ".join(f"{found[title][0]['scale']:.3g} Å ({title})" for title in found)
     table.caption = f"End points of different noise lie apart by {scale}."
     return table
 
@@ -138,8 +124,9 @@ def main() -> None:
     args.results.mkdir(parents=True, exist_ok=True)
     console = Console(width=130)
     console.print(steps_of(runs, stem))
-    console.print(times_of(runs, stem, args.rounds))
-    console.print(samplers_of(runs, stem, args.samples))
+    found = {title: evaluated(run, args.rounds, args.samples) for title, run in runs.items()}
+    console.print(times_of({title: one["times"] for title, one in found.items()}, stem))
+    console.print(samplers_of({title: one["samplers"] for title, one in found.items()}, stem))
 
 
 if __name__ == "__main__":

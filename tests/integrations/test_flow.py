@@ -172,7 +172,7 @@ def test_logged_share_is_that_of_a_direct_computation(study: SimpleNamespace, tm
     row = trained.rows[-1]
     assert (row["step"], row["stage"]) == (30, "val")
     net = copy.deepcopy(trained.net).double().eval()
-    groups, each = 40, 4  # the log's estimate is of four rotations of each structure
+    groups, each = 24, 4  # the log's estimate is of four rotations of each structure
     torch.manual_seed(study.train.EVALUATION_SEED)
     own, total, equiv = [], [], []
     for index in torch.arange(64).split(32):
@@ -240,9 +240,9 @@ def test_twirling_takes_the_equivariance_loss_away(study: SimpleNamespace, tmp_p
     """The loss of the averaged network is below the loss under rotation by L_equiv."""
     trained = run(study, tmp_path / "run").train()
     probe = ep.Probe(trained.net.eval(), study.flow.schema("velocity"), center="origin")
-    plan = ep.RotationPlan("icosahedral", replicates=4)
+    plan = ep.RotationPlan("icosahedral", replicates=2)
     torch.manual_seed(5)
-    data = trained.held.random(32)
+    data = trained.held.random(16)
 
     def loss(net: nn.Module) -> Tensor:
         torch.manual_seed(6)
@@ -252,7 +252,7 @@ def test_twirling_takes_the_equivariance_loss_away(study: SimpleNamespace, tmp_p
         replay = probe.replay(lambda: loss(trained.net), plan)
         twirled = ep.Twirled(trained.net, study.flow.schema("velocity"), plan, center="origin")
         after = float(loss(twirled))
-    # 240 rotations leave (1/240 of, and for icosahedral replicates far less than) the variance in the average.
+    # The average of 120 rotations keeps 1/120 of the variance, and far less where they are icosahedral.
     assert abs(after - (replay.total - replay.equiv)) < replay.equiv / 20
     assert replay.equiv > 20 * replay.equiv_stderr
 
@@ -300,7 +300,7 @@ def test_sampler_of_the_egnn_is_at_the_floor_and_that_of_the_transformer_is_not(
     for model in ("egnn", "transformer"):
         trained = run(study, tmp_path / model, model, steps=5).train()
         nets = study.evaluate.variants(trained)
-        found[model] = study.evaluate.sampled(trained, nets["as it is"], 4)
+        found[model] = study.evaluate.sampled(trained, *reversed_last(nets["as it is"], 4))
     assert found["egnn"]["deviation"] < 10 * found["egnn"]["floor"] < 1e-4  # Å
     plain = found["transformer"]["deviation"]
     assert plain > 0.05
