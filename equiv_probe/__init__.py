@@ -16,6 +16,7 @@ from equiv_probe.augmentation_check import check_augmentation
 from equiv_probe.decomposition import Decomposition, decompose
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
+from equiv_probe.frames import frame, orientation, quaternion
 from equiv_probe.orbit import Orbit
 from equiv_probe.probe import Probe
 from equiv_probe.replay import Replay
@@ -32,6 +33,8 @@ from equiv_probe.representations import (
     voigt,
 )
 from equiv_probe.rotations import RotationPlan
+from equiv_probe.sampler_audit import audit_sampler
+from equiv_probe.sampler_report import SamplerAudit
 from equiv_probe.schema import Schema
 from equiv_probe.spectrum import Spectrum, infinitesimal, spectrum
 from equiv_probe.twirl import twirl
@@ -46,19 +49,24 @@ __all__ = [
     "Probe",
     "Replay",
     "RotationPlan",
+    "SamplerAudit",
     "Schema",
     "Spectrum",
     "Twirled",
+    "audit_sampler",
     "augment",
     "axial",
     "check_augmentation",
     "decompose",
     "fixed",
+    "frame",
     "grid",
     "infinitesimal",
     "irreps",
+    "orientation",
     "point",
     "pseudoscalar",
+    "quaternion",
     "scalar",
     "spectrum",
     "tensor",

@@ -128,6 +128,8 @@ def reduction_of(structures: Structures, value: Tensor, name: str = "") -> Reduc
             owner = torch.arange(len(value), device=value.device)
         return Reduction(owner, count=structures.count)
     mask = structures.mask
-    if mask is None or value.shape[:2] != mask.shape:
+    while mask is not None and mask.ndim > 1 and value.shape[: mask.ndim] != mask.shape:
+        mask = mask.any(-1) if mask.dtype == torch.bool else mask.amax(-1)  # a residue is there if an atom of it is
+    if mask is None or mask.ndim < 2:
         return Reduction("leading")
-    return Reduction("leading", mask=mask.reshape(*mask.shape, *(1,) * (value.ndim - 2)))
+    return Reduction("leading", mask=mask.reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)))

@@ -34,6 +34,8 @@ from equiv_probe.hook import Hook
 from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, versions
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.objectives import label_free, labelled
+from equiv_probe.over import Over
+from equiv_probe.over_time import OverTime
 from equiv_probe.probe_report import report_of
 from equiv_probe.replay import Replay, replay_step, require_untrained
 from equiv_probe.rotations import RotationPlan
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from equiv_probe.capture import Call
     from equiv_probe.losses import AnyLoss
     from equiv_probe.objectives import Evaluate
+    from equiv_probe.over import Bins
     from equiv_probe.report import Report
     from equiv_probe.schedule import Cadence
     from equiv_probe.schema import Schema
@@ -100,6 +103,10 @@ class Probe:
         protect: other modules that a replayed step touches; their buffers, flags and gradients are kept too. Those that
             the step names itself, metrics or a head, are found without.
         quiet: makes contexts in which steps are replayed, for what else must not notice.
+        over: name of an input of the network's call, such as ``"t"``: everything is also measured in bins of it, see
+            :meth:`over_time`. A step's number can be parted into its structures if it is a weighted squared error of
+            the network's answer, or if the step returns the structures' own losses.
+        bins: how many equal bins of [0, 1], or their edges; None is ten.
 
     Raises:
         EquivProbeError: at the first measurement, if the schema cannot be inferred or does not fit. What fails later
@@ -127,6 +134,8 @@ class Probe:
         objectives: Evaluate | None = None,
         protect: Iterable[nn.Module] = (),
         quiet: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        over: str | None = None,
+        bins: Bins | None = None,
     ) -> None:
         self.model = model
         self.plan, self.light = plan or RotationPlan(), light
@@ -141,6 +150,7 @@ class Probe:
         self._source = RotationSource(seed)
         self._evaluate = objectives or _against(targets, loss)
         self._replays, self._quiet = objectives is None, quiet
+        self.over = None if over is None else Over(over, bins)
         self.running = RunningEstimates(window)
         self.failures: list[str] = []
         self._handles: list[Any] = []
@@ -247,6 +257,8 @@ class Probe:
                 total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
                 running = self.running.add(stage, name, equiv, total, found.weight)
                 running.labelled, running.loss = found.labelled, found.loss
+            if self.over is not None:
+                self.over.add_calls(self.running, stage, self._values(call), measured)
         self.schedule(kind, stage).spent(self._clock(stage) - began)
 
     def _augmentation(self) -> Augmentation | None:
@@ -319,7 +331,9 @@ class Probe:
         plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
         try:
-            self._keep(stage, self._again(step, recorded, before, plan, result[0], per_structure=per_structure))
+            self._keep(
+                stage, self._again(step, recorded, before, plan, result[0], per_structure=per_structure), recorded
+            )
         finally:
             self.schedule("step", stage).spent(self._clock(stage) - began)
 
@@ -401,13 +415,22 @@ class Probe:
                 before=before,
                 first=first,
                 protect=(*self.protect, *modules_of(step)),
+                part=self.over is not None,
             )
 
-    def _keep(self, stage: str, replay: Replay) -> None:
+    def _keep(self, stage: str, replay: Replay, recorded: list[Recorded]) -> None:
         for name, found in replay.scalars.items():
             one = found.total[None]
             pseudo = found.pseudo_equiv, found.pseudo_total
             self.running.add(stage, name, found.equiv[None], one, torch.ones_like(one), pseudo=pseudo)
+        if self.over is not None:
+            look = stage != "train" or not self._succeeded
+            self.over.add_step(self.running, stage, [self._values(one.call) for one in recorded], replay, look=look)
+
+    def _values(self, call: Call) -> Tensor:
+        """Of the input that is binned over, for each structure of a call, ``(U,)``."""
+        assert self.over is not None
+        return self.over.values(call.inputs, self.live.structures(call.inputs))
 
     def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
         """Measure; a failure after the first success is listed and warned of, never raised."""
@@ -464,7 +487,40 @@ class Probe:
         Args:
             window: over the latest measurements; False for all since the start.
         """
-        return self.running.compute(window=window)
+        found = self.running.compute(window=window)
+        for stage, name in self.binned:
+            in_bins = self.over_time(stage, name, window=window).values()
+            found.update({f"equiv/{stage}/{name}/{key}": value for key, value in in_bins.items()})
+        return found
+
+    @property
+    def binned(self) -> list[tuple[str, str]]:
+        """Stages and outputs that are in bins of the input named by ``over=``; fetches counts from the device."""
+        return [key for key, running in self.running.items() if self.over is not None and running.binned.count]
+
+    def over_time(self, stage: str = "train", name: str | None = None, *, window: bool | None = None) -> OverTime:
+        """The estimates in bins of the input named by ``over=``, to print and to plot.
+
+        Args:
+            stage: whose.
+            name: of the loss or output; None is the only one, or the first.
+            window: over the latest measurements, or all since the start; None is the former in training only.
+
+        Raises:
+            EquivProbeError: nothing was binned; the reason where it is known.
+        """
+        there = self.binned
+        found = next((key for key in there if key[0] == stage and name in {None, key[1]}), None)
+        if self.over is None or found is None:
+            raise EquivProbeError(
+                f"nothing in bins for {stage}/{name or '...'}",
+                ", ".join(map("/".join, there)) or "a measurement",
+                " ".join(self.over.notes) if self.over and self.over.notes else 'Probe(..., over="t")',
+            )
+        running = self.running[found]
+        rows = running.binned.latest if (stage == "train" if window is None else window) else running.binned.everything
+        assert rows is not None
+        return OverTime.of(self.over, found, rows, labelled=running.labelled, loss=running.loss)
 
     def report(self, **about: Any) -> Report:
         """What was measured, as a report; arguments as for :func:`equiv_probe.probe_report.report_of`."""
@@ -476,11 +532,13 @@ class Probe:
             "running": self.running.state_dict(),
             "schedules": {key: schedule.state_dict() for key, schedule in self.schedules.items()},
             "generator": self._source.state(),
+            "over": None if self.over is None else self.over.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`; the model must be on its device."""
-        self.running.load_state_dict(state["running"])
+        same_bins = self.over is not None and self.over.continues(state.get("over"))
+        self.running.load_state_dict(state["running"], binned=same_bins)
         for key, stored in state["schedules"].items():
             self.schedule(*key).load_state_dict(stored)
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))

@@ -33,6 +33,10 @@ class Representation(ABC):
     def matrix(self, rotation: Tensor) -> Tensor:
         """``ρ(g)`` on the flattened event, ``(*B, 3, 3) -> (*B, d, d)`` with d the product of ``event_shape``."""
 
+    def places(self, values: Tensor) -> Tensor:
+        """Where things are, ``(..., 3)``, of an affine representation's values: centres of rotation are found there."""
+        return values
+
     def turn(self, values: Tensor, rotation: Tensor, center: Tensor | None = None) -> Tensor:
         """Turn values by ``ρ(g)``.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe import frames
 from equiv_probe import representations as reps
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import rank
@@ -29,6 +30,12 @@ Named = dict[str, Any]
 _NAMES: dict[str, Representation] = {
     **dict.fromkeys(("pos", "positions", "coord", "coords", "coordinates", "xyz", "r", "x_t", "x0", "x1"), reps.point),
     **dict.fromkeys(("ligand_pos", "protein_pos", "ca_pos", "cart_coords", "trans", "translations"), reps.point),
+    **dict.fromkeys(("trans_t", "trans_0", "trans_1", "pred_trans", "x0_pred", "x1_pred", "pred_x0"), reps.point),
+    **dict.fromkeys(("pred_x1", "denoised", "atom37", "atom14", "atom_positions", "atom37_pos"), reps.point),
+    **dict.fromkeys(("rots", "rotmats", "rot_mats", "rotmats_t", "rotmats_0", "rotmats_1"), frames.orientation),
+    **dict.fromkeys(("pred_rotmats", "orientation", "orientations"), frames.orientation),
+    **dict.fromkeys(("rigids", "rigids_t", "rigids_0", "rigids_1", "rigid", "frames"), frames.frame()),
+    **dict.fromkeys(("v_pred", "pred_v", "noise", "noise_pred", "pred_noise", "eps", "eps_pred"), reps.vector),
     **dict.fromkeys(("force", "forces", "velocity", "velocities", "momenta", "momentum", "v_t"), reps.vector),
     **dict.fromkeys(("dipole", "dipoles", "dipole_moment", "displacement", "displacements"), reps.vector),
     **dict.fromkeys(("cell", "cells", "lattice", "box", "offsets", "rij", "edge_vec", "edge_vectors"), reps.vector),
@@ -43,6 +50,7 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(
         ("z", "atomic_numbers", "numbers", "species", "batch", "ptr", "mask", "edge_index", "t"), reps.fixed
     ),
+    **dict.fromkeys(("atom_mask", "atom37_mask", "atom14_mask", "res_mask", "residue_mask"), reps.fixed),
     # Counts of images, whole numbers even where they are stored as floats.
     **dict.fromkeys(("unit_shifts", "cell_offset", "cell_offsets", "cell_shift", "edge_cell_shift"), reps.fixed),
     **dict.fromkeys(("pbc_offset", "edge_image", "edge_images"), reps.fixed),
@@ -182,6 +190,8 @@ def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
     known = _NAMES.get(_plain(name))
     if isinstance(known, reps.CartesianTensor) and known.rank == 2 and shape[-1:] == (6,):
         return reps.voigt()  # the order is a convention; ASE's is the usual one, and the announcement shows it
+    if isinstance(known, frames.Frame) and shape[-1:] == (7,):
+        return frames.frame("quaternion")
     return known
 
 
@@ -213,7 +223,7 @@ def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[R
                 f"a last axis of 3, shape {shape}; if it is a place rather than an arrow, it is ep.point",
             )
     likely = {3: "ep.vector, ep.point or ep.scalar", 6: "ep.voigt() or ep.scalar", 9: "ep.irreps(...) or ep.scalar"}
-    options = "ep.tensor(2) or ep.vector" if shape[-2:] == (3, 3) else likely[shape[-1]]
+    options = "ep.tensor(2) or ep.vector or ep.orientation" if shape[-2:] == (3, 3) else likely[shape[-1]]
     raise EquivProbeError(
         f"{role}[{name!r}] of shape {shape}, which could be {options}",
         "a declaration",

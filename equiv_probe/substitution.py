@@ -87,6 +87,13 @@ class Player:
         self.evaluations = 0
         self.strayed: list[Tensor] = []
         """For each replay, whether the step asked something else than before, where that could not be read at once."""
+        self.kept: dict[Operator, list[dict[str, Tensor]]] = {}
+        """For each replay what its calls were answered, where :attr:`keeps` asks for it."""
+        self.keeps = False
+        self.leaves: list[dict[str, Tensor]] | None = None
+        """What the calls of the present replay are answered, as leaves of the graph of its loss, if not None."""
+        self.separable = True
+        """Whether the loss is a function of the answers alone, to the calls of the user's own run."""
         self._known: list[dict[tuple[int, int], dict[str, Tensor]]] = [{} for _ in recorded]
         if first is not None:  # what is known of the first call's first rotation
             self._known[0][0, 0] = first
@@ -163,6 +170,9 @@ class Player:
                 "fetch the batch outside the step",
             )
         values = self._average(call, known, RandomState.now() if beyond else one.before, attached=attached)
+        self.separable &= not (attached or beyond)
+        if self.keeps and self.leaves is None and not attached:
+            self.kept.setdefault(self._operator, []).append(values)
         if one.after is not None and not beyond:
             one.after.restore()
         return self._answer(self.live.dicts(args, kwargs), one, values, attached)
@@ -227,10 +237,15 @@ class Player:
         """The answer in the network's own form; also in the caller's dicts, if the network writes there."""
         schema = self.live.schema
         assert schema is not None
-        if not attached and torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
-            # Leaves that require a gradient, so that a step which goes backward can do so.
+        if self.leaves is not None and not attached:
+            values = {n: v.detach().requires_grad_(v.is_floating_point()) for n, v in values.items()}
+            self.leaves.append({n: v for n, v in values.items() if v.requires_grad})
+        elif not attached and torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            # Hanging on leaves that require a gradient, so that a step which goes backward can do so.
             given = read_outputs(one.raw, schema)
             values = {n: v.detach().requires_grad_(given[n].requires_grad) for n, v in values.items()}
+        if not attached:  # the step may write into its answer: not into what is kept, nor into a leaf
+            values = {n: v.clone() for n, v in values.items()}
         for mine, left, (_, held) in zip(own, one.left, one.call.dicts, strict=False):
             mine.update({name: value for name, value in left.items() if name not in mine})
             # What the network wrote; a label of the same name stays what it was.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from equiv_probe.schema import Schema
 
 _INDEX_NAMES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
+_MASK_NAMES = {"mask", "node_mask", "atom_mask", "atom37_mask", "atom14_mask", "res_mask", "residue_mask"}
 _EDGE_NAMES = {"edge_index", "edge_idx"}
 _SENDER_NAMES = {"idx_i"}
 
@@ -35,9 +36,16 @@ def resolve_batch(schema: Schema, inputs: Mapping[str, Any]) -> Schema:
             continue
         if schema.batch is None and len(atoms) == 1 and _plain(name) in _INDEX_NAMES and other.shape == atoms:
             schema = replace(schema, batch=name)
-        if schema.mask is None and len(atoms) == 2 and _plain(name) in {"mask", "node_mask"} and other.shape == atoms:
-            schema = replace(schema, mask=name)
+    if schema.mask is None and len(atoms) >= 2:
+        masks = [(v.ndim, n) for n, v in inputs.items() if isinstance(v, torch.Tensor) and _is_mask(n, v, atoms)]
+        if masks:  # the most detailed: of atoms rather than of residues
+            schema = replace(schema, mask=max(masks, key=lambda found: found[0])[1])
     return schema
+
+
+def _is_mask(name: str, value: Tensor, atoms: torch.Size) -> bool:
+    """Whether an input says which of the atoms ``(B, N)`` or ``(B, N, A)`` are there, also as numbers 0 and 1."""
+    return _plain(name) in _MASK_NAMES and value.ndim >= 2 and value.shape == atoms[: value.ndim]
 
 
 def _plain(name: str) -> str:
@@ -71,7 +79,7 @@ class Structures:
         edges: structure of each edge, ``(E,)``.
         owners: structure of each entry of the first axis of inputs and outputs by name, where an adapter knows better.
         center: centre of rotation of each structure, ``(U, 3)`` or ``(3,)`` float64; None is the origin.
-        mask: true where a dense batch holds an atom, ``(B, N)``.
+        mask: true where a dense batch holds an atom, ``(B, N)``, or ``(B, N, A)`` for A atoms in each residue.
     """
 
     layout: Literal["one", "leading", "index"]
@@ -97,7 +105,7 @@ class Structures:
             found = cls("one", 1)
         if not schema.inputs[name].is_affine:
             return found
-        return replace(found, center=found._center(value, center))
+        return replace(found, center=found._center(schema.inputs[name].places(value), center))
 
     def _center(self, points: Tensor, center: str | Tensor) -> Tensor | None:
         if not isinstance(center, str):
@@ -110,10 +118,13 @@ class Structures:
         if self.layout == "one":
             return points.mean(-2)
         if self.layout == "leading":
-            flat = points.flatten(1, -2)
-            if self.mask is None or self.mask.shape != flat.shape[:2]:
-                return flat.mean(1)
-            held = self.mask.to(flat)[..., None]
+            mask = self.mask
+            if mask is None or mask.shape != points.shape[: mask.ndim] or mask.ndim == points.ndim:
+                return points.flatten(1, -2).mean(1)
+            held = mask.to(points).reshape(*mask.shape, *(1,) * (points.ndim - mask.ndim))
+            held = held.expand(*points.shape[:-1], 1).flatten(1, -2)
+            # Padding may hold anything, also NaN (atoms that a residue does not have).
+            flat = torch.where(held != 0, points.flatten(1, -2), 0.0)
             return (flat * held).sum(1) / held.sum(1).clamp_min(1)
         assert self.index is not None
         return centroids(points, self.index, self.count)
@@ -155,7 +166,7 @@ class Structures:
             center = self.center
             if center.ndim == 2 and self.layout != "one":
                 center = self.spread(center, values[0], name)
-                center = center.reshape(len(center), *(1,) * (values.ndim - 3), 3)
+                center = center.reshape(len(center), *(1,) * (values.ndim - 2 - len(rep.event_shape)), 3)
             center = center.to(values)
         return rep.turn_back(values, own, center) if back else rep.turn(values, own, center)
 
