@@ -73,8 +73,8 @@ def by_time(run: train.Run, rounds: int) -> list[dict[str, Any]]:
 def variants(run: train.Run) -> dict[str, tuple[nn.Module, Any]]:
     """The network as it is, in a random frame at every call, averaged over 4 and 12 rotations; and frames of the audit.
 
-    Random frames are noise as well, and turn with it (see :func:`equiv_probe.audit_sampler`); kept as they are, they show
-    what a path owes to the frames that it met.
+    Random frames are noise as well, and turn with it (see :func:`equiv_probe.audit_sampler`); kept as they are, they
+    show what a path owes to the frames that it met.
     """
     schema = flow.schema(run.config.predict)
 
@@ -108,8 +108,8 @@ def sampled(run: train.Run, net: nn.Module, count: int = 16, frames: Any = "alon
 
     Returns:
         ``deviation`` (Å, rms over atoms) with interval and ``floor``; ``scale``, how far apart end points of different
-        noise lie; ``seconds`` of one run (on a CPU, of the process); ``distances``, how far (Å) the distances between atoms of a sample are
-        distributed from those of the data, in the Wasserstein metric.
+        noise lie; ``seconds`` of one run (on a CPU, of the process); ``distances``, how far (Å, in the Wasserstein
+        metric) the distribution of distances between the atoms of a sample is from that of the data.
     """
     x1, z, mask = run.held.take(torch.arange(count), run.device)
     sample = flow.sampler(net, z, mask, run.held.scale, predict=run.config.predict, steps=STEPS)
