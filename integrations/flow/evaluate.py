@@ -33,7 +33,7 @@ def _eachbatch(run: train.Run, rounds: int, loss: Callable[[tuple[Tensor, ...]],
     return found
 
 
-def decomposed(run: train.Run, rounds: int = 4, plan: ep.RotationPlan | None = None) -> ep.Probe:
+def decomposed(run: train.Run, rounds: int = 2, plan: ep.RotationPlan | None = None) -> ep.Probe:
     """The held-out loss, decomposed, in all and in ten bins of diffusion time.
 
     Args:

@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--config", default="small")
     parser.add_argument("--predict", choices=("velocity", "noise", "data"))
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--rounds", type=int, default=4, help="of noise and times, for the table by diffusion time")
+    parser.add_argument("--rounds", type=int, default=2, help="of noise and times, for the table by diffusion time")
     parser.add_argument("--samples", type=int, default=16, help="that are generated for the audit")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
