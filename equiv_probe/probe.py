@@ -30,6 +30,7 @@ from equiv_probe.augmentation import augmentation_of
 from equiv_probe.capture import read_outputs
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generators import generators_of
+from equiv_probe.grid_plans import fitting_plan, require_fit
 from equiv_probe.hook import Hook
 from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, versions
 from equiv_probe.live_orbit import LiveOrbit
@@ -83,7 +84,8 @@ class Probe:
         model: any module: plain, compiled, wrapped for data-parallel training.
         schema: representations; None infers them at the first call that is due, and prints what it assumed. Inputs are
             named as in the signature of ``forward``, and by their keys if it is given a dict.
-        plan: of full mode; None is four tetrahedral replicates, 48 rotations.
+        plan: of full mode; None is four tetrahedral replicates, 48 rotations; where a grid without interpolation turns
+            along, the rotations of the cube (half turns, on a box that is no cube), and two of them in light mode.
         every: training calls, or steps, between two measurements; ``"epoch"`` for one after each :meth:`begin_epoch`; a
             rule ``step -> bool``; or None for never.
         warmup: training calls at the beginning that are left alone.
@@ -139,6 +141,7 @@ class Probe:
     ) -> None:
         self.model = model
         self.plan, self.light = plan or RotationPlan(), light
+        self._chosen = plan is not None, light is not LIGHT
         for each in (self.plan, light):
             if each.R < 2 and each.is_random:
                 raise EquivProbeError("a plan of one replicate", "at least two", "RotationPlan(..., replicates=4)")
@@ -237,13 +240,15 @@ class Probe:
             self._attempt(lambda: self._measure(*pending, raw))
 
     def _measure(self, call: Call, stage: str, kind: str, before: RandomState | None, raw: Any) -> None:
-        plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
         with isolated(self.live.network), torch.inference_mode(False), torch.no_grad():
             turned = None if before is None else self._turned_by()
             if turned is None:
                 self.live.network.eval()
-            self.live.resolve(call, raw)
+            plan = self._fitted(stage, call, raw)
+            if plan.design != "haar":  # only of Haar rotations are the augmentation's a sample
+                turned = None
+                self.live.network.eval()
             count = self.live.structures(call.inputs).count
             rotations = self._source.draw(plan, call.inputs, count, turned)
             known = None
@@ -260,6 +265,19 @@ class Probe:
             if self.over is not None:
                 self.over.add_calls(self.running, stage, self._values(call), measured)
         self.schedule(kind, stage).spent(self._clock(stage) - began)
+
+    def _fitted(self, stage: str, call: Call, raw: Any, given: RotationPlan | None = None) -> RotationPlan:
+        """The plan of a stage: where nobody chose one, what fits the grids of the call."""
+        schema = self.live.resolve(call, raw)
+        outputs = read_outputs(raw, schema)
+        plan_chosen, light_chosen = self._chosen
+        if not plan_chosen:
+            self.plan = fitting_plan(self.plan, schema, call.inputs, outputs)
+        if not light_chosen:
+            self.light = fitting_plan(self.light, schema, call.inputs, outputs, subset=2)
+        plan = given or (self.light if stage == "train" else self.plan)
+        require_fit(plan, schema, call.inputs, outputs)
+        return plan
 
     def _augmentation(self) -> Augmentation | None:
         """What turns the training calls, if its rotations will do for light mode."""
@@ -328,8 +346,8 @@ class Probe:
         if isinstance(result[0], Mapping) and not result[0]:
             self._measure(recorded[0].call, stage, "step", None, recorded[0].raw)
             return
-        plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
+        plan = self._fitted(stage, recorded[0].call, recorded[0].raw)
         try:
             self._keep(
                 stage, self._again(step, recorded, before, plan, result[0], per_structure=per_structure), recorded
@@ -354,7 +372,8 @@ class Probe:
         """
         result: list[Any] = []
         recorded, before = self._record(step, result)
-        return self._again(step, recorded, before, plan or self.plan, result[0], per_structure=per_structure)
+        plan = self._fitted("", recorded[0].call, recorded[0].raw, plan)
+        return self._again(step, recorded, before, plan, result[0], per_structure=per_structure)
 
     def _record(self, step: Callable[[], T], result: list[T]) -> tuple[list[Recorded], RandomState]:
         """The step's one ordinary run: the network's calls in it, and the random state before it."""

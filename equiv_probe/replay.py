@@ -168,12 +168,14 @@ class Runs:
         mean: all of them.
         left_out: all but those of one replicate; none for a plan that is exact.
         weights: of the plan.
+        population: how many rotations the plan's are drawn from without replacement; None for independent ones.
     """
 
     each: tuple[tuple[Operator, ...], ...]
     mean: Operator
     left_out: tuple[Operator, ...]
     weights: Tensor
+    population: int | None
 
     @classmethod
     def of(cls, plan: RotationPlan, replicates: int) -> Runs:
@@ -181,7 +183,7 @@ class Runs:
         each = tuple(tuple(((r, i),) for i in range(len(plan.weights))) for r in range(replicates))
         every = tuple(g for row in each for (g,) in row)
         left_out = tuple(tuple(g for g in every if g[0] != r) for r in range(replicates)) if plan.is_random else ()
-        return cls(each, every, left_out, plan.weights)
+        return cls(each, every, left_out, plan.weights, plan.population)
 
     @property
     def all(self) -> list[Operator]:
@@ -198,7 +200,7 @@ class Runs:
             none = losses[:0]
             return Jackknife(losses.mean(0), values[self.mean], none, none, none)
         rest = torch.stack([values[one] for one in self.left_out])
-        return jackknife(losses, values[self.mean], rest, losses.new_ones(len(losses)))
+        return jackknife(losses, values[self.mean], rest, losses.new_ones(len(losses)), self.population)
 
 
 def require_untrained(before: Mapping[int, int], after: Mapping[int, int]) -> None:

@@ -138,8 +138,8 @@ def audit_sampler(
             other = runs.run(seed + 1, noise=start.other(seed + 1, first, lambda one: runs.turned(one, rotations[0])))
             _require_followed(found, repeats, other)
             console = Console(stderr=True)
-            shown = progress and console.is_terminal
-            for g in track(rotations, "turning the noise", console=console, transient=True, disable=not shown):
+            shown = progress and console.is_terminal  # otherwise Rich writes empty lines
+            for g in track(rotations, "turning the noise", console=console, transient=True) if shown else rotations:
                 for name, value in runs.run(seed, g).items():
                     found[name].add(value)
         finally:

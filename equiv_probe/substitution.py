@@ -11,6 +11,7 @@ import torch
 from equiv_probe.capture import Call, read_outputs, wide, write_outputs
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.grids import filled_outside
 from equiv_probe.isolation import RandomState, at_hand, patched_forward
 
 if TYPE_CHECKING:
@@ -169,7 +170,9 @@ class Player:
                 "a step that can be repeated: same batch, all its noise from the global random state",
                 "fetch the batch outside the step",
             )
-        values = self._average(call, known, RandomState.now() if beyond else one.before, attached=attached)
+        own = read_outputs(one.raw, self.live.known_schema)  # outside of the ball of a grid, what the user's run had
+        start = RandomState.now() if beyond else one.before
+        values = self._average(call, known, start, own, attached=attached)
         self.separable &= not (attached or beyond)
         if self.keeps and self.leaves is None and not attached:
             self.kept.setdefault(self._operator, []).append(values)
@@ -201,7 +204,13 @@ class Player:
         return {name for name, rep in self.live.schema.inputs.items() if rep.event_shape}
 
     def _average(
-        self, call: Call, known: dict[tuple[int, int], dict[str, Tensor]], start: RandomState, *, attached: bool
+        self,
+        call: Call,
+        known: dict[tuple[int, int], dict[str, Tensor]],
+        start: RandomState,
+        own: Mapping[str, Tensor],
+        *,
+        attached: bool,
     ) -> dict[str, Tensor]:
         """``Σ w h_g / Σ w`` over the operator's rotations; a single one is given as it is."""
         missing = [key for key in self._operator if key not in known]
@@ -218,7 +227,8 @@ class Player:
         done = 0
         for values in in_chunks(evaluate, len(missing), together):
             for k in range(len(next(iter(values.values())))):
-                known[missing[done]] = {name: value[k] for name, value in values.items()}
+                one = {name: value[k] for name, value in values.items()}
+                known[missing[done]] = filled_outside(one, self.live.known_schema, own)
                 done += 1
         self.evaluations += done
         if len(self._operator) == 1:

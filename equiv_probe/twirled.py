@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
-from equiv_probe.capture import Call, all_outputs, wide, write_outputs
+from equiv_probe.capture import Call, all_outputs, read_outputs, wide, write_outputs
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.grid_plans import fitting_plan, require_fit
+from equiv_probe.grids import Grid, filled_outside
 from equiv_probe.jackknife import jackknife
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.noise import turned_along
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from equiv_probe.schema import Schema
     from equiv_probe.turning import Structures
 
+DEFAULT = RotationPlan("icosahedral", replicates=1)
+
 
 class Twirled(nn.Module):
     r"""``Tf(x) ≈ Σ w ρ_out(g)⁻¹ f(ρ_in(g) x)``: called as the model is, and differentiable as the model is.
@@ -33,7 +37,8 @@ class Twirled(nn.Module):
         model: the model; part of this module, so that it moves, saves and trains with it.
         schema: representations; None infers them at the first call.
         plan: the rotations, R·n of them; None is one icosahedral replicate, 60 rotations, which removes every angular
-            degree up to 5.
+            degree up to 5; for grids without interpolation, the rotations of the cube. Outside of the ball of a grid
+            that is interpolated, the answer is the unturned model's.
         mode: ``"fixed"`` turns by the plan's own rotations at every call, the same for every structure: a
             deterministic, smooth function, fit for dynamics and minimisation. ``"random"`` draws anew at every call
             and for every structure: unbiased, so that its mean over calls is the exact twirl. With
@@ -67,7 +72,8 @@ class Twirled(nn.Module):
         if mode not in {"fixed", "random"}:
             raise EquivProbeError(f"mode={mode!r}", '"fixed" or "random"')
         self.model = model
-        self.plan, self.mode, self.std = plan or RotationPlan("icosahedral", replicates=1), mode, std
+        self.plan, self.mode, self.std = plan or DEFAULT, mode, std
+        self._chosen = plan is not None
         self._live = [LiveOrbit(model, schema, center, adapter=adapter)]  # a list: not a submodule of its own
         self._source = RotationSource(self.plan.seed)
         self._fixed: Tensor | None = None
@@ -86,6 +92,14 @@ class Twirled(nn.Module):
             raw = self._unturned(inputs, rebuild)
             live.resolve(live.keep(args, kwargs), raw)
         schema = live.known_schema
+        outside = any(isinstance(rep, Grid) and rep.ball for rep in schema.outputs.values())
+        if raw is None and outside:
+            raw = self._unturned(inputs, rebuild)
+        plain = None if raw is None else read_outputs(raw, schema)
+        if not self._chosen:
+            fitted = fitting_plan(self.plan, schema, inputs, plain)
+            self.plan, self._fixed = fitted, self._fixed if fitted == self.plan else None
+        require_fit(self.plan, schema, inputs, plain)
         structures = live.structures(inputs)
         rotations = self._rotations(inputs, structures.count)
         moments, dtypes, latest = self._moments(Call(inputs, rebuild, frozenset(), ()), structures, rotations)
@@ -96,10 +110,14 @@ class Twirled(nn.Module):
         answer = {
             name: torch.einsum("r,r...->...", share.to(value), value).to(dtypes[name]) for name, value in means.items()
         }
+        if outside and plain is not None:
+            answer = filled_outside(answer, schema, plain)
         result = write_outputs(raw, answer, list(schema.outputs))
         if not self.std:
             return result
-        return result, {name: _spread(means[name], squares[name], about[name], sizes) for name in means}
+        return result, {
+            name: _spread(means[name], squares[name], about[name], sizes, self.plan.population) for name in means
+        }
 
     def _unturned(self, inputs: dict[str, Any], rebuild: Rebuild) -> Any:
         """The model's own answer; containers of its own for a model that writes into them."""
@@ -149,7 +167,7 @@ def _whole(raw: Any, schema: Schema) -> bool:
     )
 
 
-def _spread(means: Tensor, squares: Tensor, about: Tensor, sizes: Tensor) -> Tensor:
+def _spread(means: Tensor, squares: Tensor, about: Tensor, sizes: Tensor, population: int | None) -> Tensor:
     """Standard deviation of the orbit, element by element, from replicate means and ``E (h − about)²``, ``(G, *S)``."""
     off = means - about
     if len(means) < 2:
@@ -157,4 +175,4 @@ def _spread(means: Tensor, squares: Tensor, about: Tensor, sizes: Tensor) -> Ten
     share = (sizes / sizes.sum()).to(off).reshape(-1, *(1,) * (off.ndim - 1))
     mean = (share * off).sum(0)
     left_out = (mean - share * off) / (1 - share)
-    return jackknife(squares, mean.square(), left_out.square(), sizes).equiv.clamp_min(0).sqrt()
+    return jackknife(squares, mean.square(), left_out.square(), sizes, population).equiv.clamp_min(0).sqrt()
