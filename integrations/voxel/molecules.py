@@ -31,6 +31,10 @@ class Molecules:
     def __getitem__(self, index: Tensor | slice) -> Molecules:
         return Molecules(self.pos[index], self.channel[index], self.mask[index])
 
+    def at(self, pos: Tensor) -> Molecules:
+        """The same with other positions."""
+        return Molecules(pos, self.channel, self.mask)
+
     def to(self, device: torch.device) -> Molecules:
         """The same on a device."""
         return Molecules(self.pos.to(device), self.channel.to(device), self.mask.to(device))
