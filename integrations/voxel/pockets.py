@@ -112,6 +112,7 @@ class Task:
         torch.manual_seed(config.seed)
         self.network = Scorer(config).to(self.device)
         self.network.cnn.to(memory_format=torch.channels_last_3d)
+        self.cube = PLANS["cube"].rotations()[0].to(self.device, torch.float32)
         known, count = len(POCKETS) - 1, config.held
         seen = torch.arange(count, device=self.device) % known
         self.held = {
@@ -129,8 +130,7 @@ class Task:
         which = torch.randint(known, (self.config.batch,), generator=generator, device=self.device)
         poses = self._poses(which, generator)
         if self.kind == "cube":
-            group = ep.RotationPlan("cube").rotations()[0].to(poses.pos)
-            turn = group[torch.randint(len(group), (len(which),), generator=generator, device=self.device)]
+            turn = self.cube[torch.randint(len(self.cube), (len(which),), generator=generator, device=self.device)]
             poses = Poses(poses.pos @ turn.mT, poses.channel, poses.radius, poses.mask, poses.ligand, poses.rmsd)
         return lambda: (self.network(**poses.inputs) - poses.rmsd).square().mean()
 

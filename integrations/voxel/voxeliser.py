@@ -33,7 +33,8 @@ class Voxeliser(nn.Module):
         width: standard deviation of the Gaussian over the radius.
         cutoff: distance along each axis, in standard deviations, beyond which an atom adds nothing; None for the whole
             box. At 4 what is left out is below 3.4e-4 of the atom's peak. A cube, so the 24 rotations keep it.
-        largest_radius: of any atom, Å; with a cutoff it sets how many voxels are looked at.
+        largest_radius: of any atom, Å; with a cutoff it sets how many voxels are looked at, and a larger atom is cut
+            off where one of this radius would be.
         centred: move the centroid of each structure's atoms to the middle of the box.
     """
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import equiv_probe as ep
 
@@ -155,3 +156,26 @@ def test_any_rotation_at_the_source(vx: SimpleNamespace) -> None:
         # Cubic interpolation of a Gaussian of two voxels' width: better than a percent of its amplitude.
         assert found.equiv.value == pytest.approx(expected * square, abs=0.01 * square)
         assert found.total.value == pytest.approx(square, rel=0.01)
+
+
+class NoReading(TorchDispatchMode):
+    """Raises when an operator would wait for a device."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function._schema.name.removeprefix("aten::")
+        index = args[1] if name in {"index", "index_put_"} else ()
+        masks = any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in index)
+        if masks or name in {"_local_scalar_dense", "nonzero", "_unique2", "masked_select", "equal"}:
+            raise AssertionError(f"{name} waits for the device")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("study", ["denoise", "pockets"])
+def test_steps_do_not_wait_for_the_device(vx: SimpleNamespace, shared_data: Path, tmp_path: Path, study: str) -> None:
+    """Batches, noise, poses, densities, losses and their gradients, in every kind of run."""
+    module, config = (vx.denoise, small(vx, tmp_path)) if study == "denoise" else (vx.pockets, tiny(vx, tmp_path))
+    for kind in module.RUNS:
+        task = module.Task(config, kind)
+        with NoReading():
+            task.loss_of(0)().backward()
+        assert all(p.grad is not None for p in task.network.parameters())

@@ -124,6 +124,42 @@ def test_precision_of_the_density(vx: SimpleNamespace) -> None:
         assert torch.equal(vx.voxeliser.Voxeliser(3, 10, 0.7)(**atoms(dtype=torch.float32)), single)
 
 
+@pytest.mark.parametrize("averaged", [True, False])
+def test_slopes_are_vectors(vx: SimpleNamespace, averaged: bool) -> None:
+    """Of a score that does not change under the cube's rotations the slopes turn along; of any other they do not."""
+    torch.manual_seed(0)
+    given = atoms(count=4)
+    cnn = vx.networks.ScalarCNN(3, (4, 4)).double()
+    if averaged:
+        vx.networks.respect_the_cube(cnn)
+    voxels = vx.voxeliser.Voxeliser(3, 8, 0.8)
+
+    def predict(pos: Tensor) -> dict[str, Tensor]:
+        pos = pos.detach().requires_grad_()
+        score = cnn(voxels(pos, given["channel"], given["radius"], given["mask"]))
+        return {"pull": vx.voxeliser.atom_gradients(score, pos)}
+
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"pull": ep.vector})
+    orbit = ep.twirl(predict, given["pos"], schema, ep.RotationPlan("cube"), center="origin", floor=0)
+    zero = torch.zeros_like(given["pos"])  # against nothing L_total is the slopes' mean square
+    found = ep.decompose(orbit, zero, "mse", structures="leading")
+    assert (abs(found.share) < 1e-14) == averaged  # L_total − L_mean in float64
+    assert averaged or found.share > 0.01
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cutoff", [None, 4.0])
+def test_density_on_the_gpu(vx: SimpleNamespace, cutoff: float | None) -> None:
+    """As on the CPU, in float32 under bfloat16 autocast; atomic additions come in any order."""
+    given = atoms(dtype=torch.float32)
+    voxels = vx.voxeliser.Voxeliser(3, 10, 0.7, cutoff=cutoff)
+    expected = voxels(**given)
+    with torch.autocast("cuda", torch.bfloat16):
+        found = voxels.cuda()(**{name: value.cuda() for name, value in given.items()})
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_atom_gradients_are_slopes(vx: SimpleNamespace) -> None:
     """Against central differences of a CNN's score in float64; masked atoms have none."""
     torch.manual_seed(0)
