@@ -107,8 +107,8 @@ class Run:
             self._resume()
 
     def _resume(self) -> None:
-        device = next(self.network.parameters()).device
-        state = torch.load(self.folder / "checkpoint.pt", map_location=device, weights_only=False)
+        # To the CPU, where states of generators have to be; what belongs to weights is moved by its owner.
+        state = torch.load(self.folder / "checkpoint.pt", map_location="cpu", weights_only=False)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])

@@ -179,3 +179,16 @@ def test_steps_do_not_wait_for_the_device(vx: SimpleNamespace, shared_data: Path
         with NoReading():
             task.loss_of(0)().backward()
         assert all(p.grad is not None for p in task.network.parameters())
+
+
+def test_command_line_changes_single_entries(vx: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers and tuples are read as such, words stay words, and a slip of the pen is refused."""
+    monkeypatch.setattr(
+        "sys.argv", ["denoise.py", "--config", "gpu", "--set", "widths=(4, 8)", "rate=1e-2", "folder=here"]
+    )
+    config, args = vx.training.configured(vx.denoise.PRESETS, None)
+    assert config == replace(vx.denoise.PRESETS["gpu"], widths=(4, 8), rate=0.01, folder="here")
+    assert args.runs is None
+    monkeypatch.setattr("sys.argv", ["denoise.py", "--set", "step=3"])
+    with pytest.raises(SystemExit):
+        vx.training.configured(vx.denoise.PRESETS, None)
