@@ -16,13 +16,16 @@ from equiv_probe.augmentation_check import check_augmentation
 from equiv_probe.decomposition import Decomposition, decompose
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
+from equiv_probe.frames import frame, orientation, quaternion
+from equiv_probe.grid_audit import GridAudit, audit_grid
+from equiv_probe.grids import grid
 from equiv_probe.orbit import Orbit
 from equiv_probe.probe import Probe
+from equiv_probe.random_rotation import RandomRotation
 from equiv_probe.replay import Replay
 from equiv_probe.representations import (
     axial,
     fixed,
-    grid,
     irreps,
     point,
     pseudoscalar,
@@ -32,6 +35,8 @@ from equiv_probe.representations import (
     voigt,
 )
 from equiv_probe.rotations import RotationPlan
+from equiv_probe.sampler_audit import audit_sampler
+from equiv_probe.sampler_report import SamplerAudit
 from equiv_probe.schema import Schema
 from equiv_probe.spectrum import Spectrum, infinitesimal, spectrum
 from equiv_probe.twirl import twirl
@@ -42,23 +47,31 @@ __all__ = [
     "AugmentationCheck",
     "Decomposition",
     "EquivProbeError",
+    "GridAudit",
     "Orbit",
     "Probe",
+    "RandomRotation",
     "Replay",
     "RotationPlan",
+    "SamplerAudit",
     "Schema",
     "Spectrum",
     "Twirled",
+    "audit_grid",
+    "audit_sampler",
     "augment",
     "axial",
     "check_augmentation",
     "decompose",
     "fixed",
+    "frame",
     "grid",
     "infinitesimal",
     "irreps",
+    "orientation",
     "point",
     "pseudoscalar",
+    "quaternion",
     "scalar",
     "spectrum",
     "tensor",

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe import frames
 from equiv_probe import representations as reps
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.grids import Grid, grid
 from equiv_probe.isolation import rank
 
 if TYPE_CHECKING:
@@ -29,6 +31,12 @@ Named = dict[str, Any]
 _NAMES: dict[str, Representation] = {
     **dict.fromkeys(("pos", "positions", "coord", "coords", "coordinates", "xyz", "r", "x_t", "x0", "x1"), reps.point),
     **dict.fromkeys(("ligand_pos", "protein_pos", "ca_pos", "cart_coords", "trans", "translations"), reps.point),
+    **dict.fromkeys(("trans_t", "trans_0", "trans_1", "pred_trans", "x0_pred", "x1_pred", "pred_x0"), reps.point),
+    **dict.fromkeys(("pred_x1", "denoised", "atom37", "atom14", "atom_positions", "atom37_pos"), reps.point),
+    **dict.fromkeys(("rots", "rotmats", "rot_mats", "rotmats_t", "rotmats_0", "rotmats_1"), frames.orientation),
+    **dict.fromkeys(("pred_rotmats", "orientation", "orientations"), frames.orientation),
+    **dict.fromkeys(("rigids", "rigids_t", "rigids_0", "rigids_1", "rigid", "frames"), frames.frame()),
+    **dict.fromkeys(("v_pred", "pred_v", "noise", "noise_pred", "pred_noise", "eps", "eps_pred"), reps.vector),
     **dict.fromkeys(("force", "forces", "velocity", "velocities", "momenta", "momentum", "v_t"), reps.vector),
     **dict.fromkeys(("dipole", "dipoles", "dipole_moment", "displacement", "displacements"), reps.vector),
     **dict.fromkeys(("cell", "cells", "lattice", "box", "offsets", "rij", "edge_vec", "edge_vectors"), reps.vector),
@@ -43,6 +51,7 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(
         ("z", "atomic_numbers", "numbers", "species", "batch", "ptr", "mask", "edge_index", "t"), reps.fixed
     ),
+    **dict.fromkeys(("atom_mask", "atom37_mask", "atom14_mask", "res_mask", "residue_mask"), reps.fixed),
     # Counts of images, whole numbers even where they are stored as floats.
     **dict.fromkeys(("unit_shifts", "cell_offset", "cell_offsets", "cell_shift", "edge_cell_shift"), reps.fixed),
     **dict.fromkeys(("pbc_offset", "edge_image", "edge_images"), reps.fixed),
@@ -106,15 +115,18 @@ class Schema:
         assumptions: list[Assumption] = []
         found: dict[str, dict[str, Representation]] = {}
         points: list[Tensor] = []
+        boxes: list[tuple[int, ...]] = []
         for role, values, given in (("inputs", inputs, known.inputs), ("outputs", outputs, known.outputs)):
             found[role] = dict(given)
             for name, value in named(values, list(given)).items():
                 if name not in given and isinstance(value, torch.Tensor):
-                    representation, reason = _guess(role, name, value, points)
+                    representation, reason = _guess(role, name, value, points, boxes)
                     found[role][name] = representation
                     assumptions.append(Assumption(role, name, representation, reason))
                 if role == "inputs" and isinstance(found[role].get(name), reps.Point):
                     points.append(value)
+                if role == "inputs" and isinstance(found[role].get(name), Grid):
+                    boxes.append(tuple(value.shape[-3:]))
         if all(isinstance(rep, reps.Fixed) for rep in found["inputs"].values()):
             raise EquivProbeError(
                 f"inputs {sorted(found['inputs'])}, none of which turns",
@@ -142,6 +154,21 @@ class Schema:
         parts += [f"targets={line(self.targets)}"] if self.targets else []
         parts += [f'{key}="{value}"' for key, value in (("batch", self.batch), ("mask", self.mask)) if value]
         return f"Schema({', '.join(parts)})"
+
+
+def _box(
+    role: str, name: str, shape: tuple[int, ...], boxes: list[tuple[int, ...]], *, certain: bool
+) -> tuple[Representation, str]:
+    """A tensor of five axes: a grid of scalars, unless there is a doubt."""
+    if certain and (role == "inputs" or shape[2:] in boxes):
+        reason = f"its shape {shape} is that of a voxel grid (B, C, D, H, W), every channel taken as a scalar"
+        return grid(), f"{reason}; if three of them are a vector, say so: ep.grid((n, ep.scalar), ep.vector)"
+    other = "ep.fixed" if role == "inputs" else "ep.scalar"
+    raise EquivProbeError(
+        f"{role}[{name!r}] of shape {shape}, which could be a voxel grid or {other}",
+        "a declaration",
+        f'ep.Schema({role}={{"{name}": ep.grid(interpolation="linear")}}, ...) or {other}',
+    )
 
 
 _ANNOUNCED: list[Schema] = []
@@ -182,10 +209,14 @@ def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
     known = _NAMES.get(_plain(name))
     if isinstance(known, reps.CartesianTensor) and known.rank == 2 and shape[-1:] == (6,):
         return reps.voigt()  # the order is a convention; ASE's is the usual one, and the announcement shows it
+    if isinstance(known, frames.Frame) and shape[-1:] == (7,):
+        return frames.frame("quaternion")
     return known
 
 
-def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[Representation, str]:
+def _guess(
+    role: str, name: str, value: Tensor, points: list[Tensor], boxes: list[tuple[int, ...]]
+) -> tuple[Representation, str]:
     """One tensor's representation and the reason; raises where several would do."""
     shape = tuple(value.shape)
     if not value.is_floating_point():
@@ -197,10 +228,10 @@ def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[R
             "a declaration",
             f'ep.Schema({role}={{"{name}": ep.fixed}}, ...) or ep.vector',
         )
-    if by_name is not None and shape[len(shape) - len(by_name.event_shape) :] == by_name.event_shape:
+    if by_name is not None and by_name.fits(shape):
         return by_name, f"its name, and its shape {shape} fits"
-    if by_name is not None and isinstance(by_name, reps.Fixed):
-        return by_name, "its name"
+    if len(shape) == 5 and min(shape[2:]) >= 4:
+        return _box(role, name, shape, boxes, certain=bool(boxes) if role == "outputs" else not points)
     if shape[-1:] not in {(3,), (6,), (9,)}:
         kind = reps.fixed if role == "inputs" else reps.scalar
         return kind, f"its shape {shape} has no axis of Cartesian components"
@@ -213,7 +244,7 @@ def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[R
                 f"a last axis of 3, shape {shape}; if it is a place rather than an arrow, it is ep.point",
             )
     likely = {3: "ep.vector, ep.point or ep.scalar", 6: "ep.voigt() or ep.scalar", 9: "ep.irreps(...) or ep.scalar"}
-    options = "ep.tensor(2) or ep.vector" if shape[-2:] == (3, 3) else likely[shape[-1]]
+    options = "ep.tensor(2) or ep.vector or ep.orientation" if shape[-2:] == (3, 3) else likely[shape[-1]]
     raise EquivProbeError(
         f"{role}[{name!r}] of shape {shape}, which could be {options}",
         "a declaration",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from equiv_probe import frames
 from equiv_probe import representations as reps
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def second_opinion(orbit: Orbit, name: str) -> str:
     if orbit.values is None:
         return ""
     declared = orbit.schema.outputs[name]
+    if declared.is_whole:  # nothing else has the shape of a grid
+        return ""
     values = orbit.values[name].flatten(0, 1)
     variance, size = _variance(values), float(values.square().mean())
     if not variance > BROKEN * size:
@@ -68,7 +71,7 @@ def _others(declared: Representation, raw: Tensor) -> Iterator[Representation]:
     if shape[-1:] == (3,):
         candidates += [reps.vector, reps.point, reps.axial]
     if shape[-2:] == (3, 3):
-        candidates += [reps.tensor(2)]
+        candidates += [reps.tensor(2), frames.orientation]
     if shape[-1:] == (6,):
         candidates += [reps.voigt(), reps.voigt("xx yy zz xy yz xz"), reps.voigt("xx xy xz yy yz zz")]
     for candidate in candidates:

@@ -58,7 +58,7 @@ class TurnedModel:
                     f"an empty input {name!r} of shape {tuple(tensors[name].shape)}", "a structure with atoms"
                 )
         self.center = self._center(center)
-        self.identity = {name: value[0] for name, value in self.unturned().items()}
+        self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self.unturned().items()}
 
     def _center(self, center: str | Tensor) -> Tensor | None:
         """Centre of rotation, broadcastable against points of the input, in float64."""
@@ -71,20 +71,23 @@ class TurnedModel:
         name = next((name for name, rep in self.schema.inputs.items() if rep.is_affine), None)
         if name is None:
             return None
-        points: Tensor = self.inputs[name].double()
+        points: Tensor = self.schema.inputs[name].places(self.inputs[name]).double()
         if self.schema.batch is not None:
             index = self.inputs[self.schema.batch].long()
             count = int(index.max()) + 1
             sums = points.new_zeros(count, 3).index_add_(0, index, points)
             self.structure_centers = sums / torch.bincount(index, minlength=count)[:, None]
             return self.structure_centers[index]
+        atoms = tuple(range(min(1, points.ndim - 2), points.ndim - 1))  # of a dense batch all but the first axis
         if self.schema.mask is None:
-            return points.mean(-2, keepdim=True)
-        mask: Tensor = self.inputs[self.schema.mask].to(points)[..., None]
-        return (points * mask).sum(-2, keepdim=True) / mask.sum(-2, keepdim=True).clamp_min(1)
+            return points.mean(atoms, keepdim=True)
+        mask: Tensor = self.inputs[self.schema.mask].to(points)
+        mask = mask.reshape(*mask.shape, *(1,) * (points.ndim - mask.ndim)).expand(*points.shape[:-1], 1)
+        held = torch.where(mask != 0, points, 0.0)  # padding may hold anything, also NaN
+        return (held * mask).sum(atoms, keepdim=True) / mask.sum(atoms, keepdim=True).clamp_min(1)
 
     def unturned(self) -> dict[str, Tensor]:
-        """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output."""
+        """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output; at what of a grid is in its ball."""
         return next(in_chunks(lambda _a, _b: self._call(None), 1, 1))
 
     def pulled_back(self, rotations: Tensor) -> dict[str, Tensor]:
@@ -92,7 +95,7 @@ class TurnedModel:
         found = {}
         for name, value in self._call(rotations).items():
             representation = self.schema.outputs[name]
-            center = self._center_for(value.shape[1:]) if representation.is_affine else None
+            center = self._center_for(representation.places(value).shape[1:]) if representation.is_affine else None
             found[name] = representation.turn_back(value, rotations, None if center is None else center.to(value))
         return found
 
@@ -103,7 +106,7 @@ class TurnedModel:
             return None
         if structures is not None and len(shape) == 2 and shape[0] != len(center):
             center = structures
-        if center.ndim > len(shape) and center.shape[-2] == 1:  # one point, not N, for each structure of a dense batch
+        while center.ndim > len(shape) and center.shape[-2] == 1:  # one point, not N, for each structure of a batch
             center = center.squeeze(-2)
         axes = zip(reversed(center.shape), reversed(shape), strict=False)
         if center.ndim > len(shape) or not all(length in {1, wanted} for length, wanted in axes):
@@ -133,10 +136,10 @@ class TurnedModel:
                 continue
             value = value.detach()
             if rotations is None:
-                turned[name] = value[None].clone()
+                turned[name] = representation.within(value)[None].clone()
                 continue
             low = value.to(self.precision) if back_again and self.precision else value
-            center = self._center_for(low.shape) if representation.is_affine else None
+            center = self._center_for(representation.places(low).shape) if representation.is_affine else None
             center = None if center is None else center.to(low)
             copies = representation.turn(low[None].expand(len(rotations), *low.shape), rotations, center)
             if back_again:
@@ -181,10 +184,21 @@ class TurnedModel:
         return found
 
     def floors(self, count: int, rotations: Tensor, chunk: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Predictions at round trips ``(F, *S)``, and at the very same input again ``(1, *S)``."""
+        """Predictions at round trips ``(F, *S)``, and at the very same input again ``(1, *S)``.
+
+        What is interpolated makes the round trip as output too.
+        """
         step = chunk if self.stacked else 1
-        trips = list(in_chunks(lambda a, b: self._call(rotations[a:b], back_again=True), count, step))
-        again = self.unturned()
+
+        def trip(a: int, b: int) -> dict[str, Tensor]:
+            found = self._call(rotations[a:b], back_again=True)
+            for name, rep in self.schema.outputs.items():
+                if rep.interpolates:
+                    found[name] = rep.turn_back(rep.turn(found[name], rotations[a:b]), rotations[a:b])
+            return found
+
+        trips, again = list(in_chunks(trip, count, step)), self.unturned()
+        again = {name: self.schema.outputs[name].within(value) for name, value in again.items()}
         return {name: torch.cat([part[name] for part in trips]) for name in again}, again
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from equiv_probe.schema import Schema
 
 _INDEX_NAMES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
+_MASK_NAMES = {"mask", "node_mask", "atom_mask", "atom37_mask", "atom14_mask", "res_mask", "residue_mask"}
 _EDGE_NAMES = {"edge_index", "edge_idx"}
 _SENDER_NAMES = {"idx_i"}
 
@@ -30,14 +31,23 @@ def resolve_batch(schema: Schema, inputs: Mapping[str, Any]) -> Schema:
     shown = primary(schema, inputs)
     value = inputs[shown]
     atoms = value.shape[: value.ndim - len(schema.inputs[shown].event_shape)]
+    if schema.inputs[shown].is_whole:
+        return schema
     for name, other in inputs.items():
         if not isinstance(other, torch.Tensor) or other.is_floating_point():
             continue
         if schema.batch is None and len(atoms) == 1 and _plain(name) in _INDEX_NAMES and other.shape == atoms:
             schema = replace(schema, batch=name)
-        if schema.mask is None and len(atoms) == 2 and _plain(name) in {"mask", "node_mask"} and other.shape == atoms:
-            schema = replace(schema, mask=name)
+    if schema.mask is None and len(atoms) >= 2:
+        masks = [(v.ndim, n) for n, v in inputs.items() if isinstance(v, torch.Tensor) and _is_mask(n, v, atoms)]
+        if masks:  # the most detailed: of atoms rather than of residues
+            schema = replace(schema, mask=max(masks, key=lambda found: found[0])[1])
     return schema
+
+
+def _is_mask(name: str, value: Tensor, atoms: torch.Size) -> bool:
+    """Whether an input says which of the atoms ``(B, N)`` or ``(B, N, A)`` are there, also as numbers 0 and 1."""
+    return _plain(name) in _MASK_NAMES and value.ndim >= 2 and value.shape == atoms[: value.ndim]
 
 
 def _plain(name: str) -> str:
@@ -45,7 +55,7 @@ def _plain(name: str) -> str:
 
 
 def primary(schema: Schema, inputs: Mapping[str, Any]) -> str:
-    """The input that shows how the batch is laid out: the first point, or else the first that turns.
+    """The input that shows how the batch is laid out: the first point, or else the first grid, or the first that turns.
 
     Raises:
         EquivProbeError: there is none.
@@ -55,7 +65,8 @@ def primary(schema: Schema, inputs: Mapping[str, Any]) -> str:
         raise EquivProbeError(
             f"inputs {sorted(inputs)}, none of which turns", f"one of {list(schema.inputs)}", "ep.Schema(inputs={...})"
         )
-    return next((name for name in turning if schema.inputs[name].is_affine), turning[0])
+    by_rank = sorted(turning, key=lambda name: (not schema.inputs[name].is_affine, not schema.inputs[name].is_whole))
+    return by_rank[0]
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,8 @@ class Structures:
     """The structures of one batch, found without waiting for the device.
 
     Attributes:
-        layout: ``"one"`` structure ``(N, 3)``, a dense batch with structures ``"leading"`` ``(B, N, 3)``, or an
+        layout: ``"one"`` structure ``(N, 3)``, a dense batch with structures ``"leading"`` ``(B, N, 3)`` (of grids
+            ``(C, D, H, W)`` and ``(B, C, D, H, W)``), or an
             ``"index"`` of the structure of each node.
         count: how many rotations are needed, U; for an index an upper bound (the number of nodes), since the exact
             number would have to be fetched from the device.
@@ -71,7 +83,7 @@ class Structures:
         edges: structure of each edge, ``(E,)``.
         owners: structure of each entry of the first axis of inputs and outputs by name, where an adapter knows better.
         center: centre of rotation of each structure, ``(U, 3)`` or ``(3,)`` float64; None is the origin.
-        mask: true where a dense batch holds an atom, ``(B, N)``.
+        mask: true where a dense batch holds an atom, ``(B, N)``, or ``(B, N, A)`` for A atoms in each residue.
     """
 
     layout: Literal["one", "leading", "index"]
@@ -91,13 +103,13 @@ class Structures:
         if schema.batch is not None:
             index: Tensor = inputs[schema.batch].detach().long()
             found = cls("index", len(index), index=index, edges=_edges(inputs, index))
-        elif value.ndim - len(schema.inputs[name].event_shape) >= 2:
-            found = cls("leading", len(value), mask=mask)
+        elif (batch := _leading(inputs, schema, name)) is not None:
+            found = cls("leading", batch, mask=mask)
         else:
             found = cls("one", 1)
         if not schema.inputs[name].is_affine:
             return found
-        return replace(found, center=found._center(value, center))
+        return replace(found, center=found._center(schema.inputs[name].places(value), center))
 
     def _center(self, points: Tensor, center: str | Tensor) -> Tensor | None:
         if not isinstance(center, str):
@@ -110,10 +122,13 @@ class Structures:
         if self.layout == "one":
             return points.mean(-2)
         if self.layout == "leading":
-            flat = points.flatten(1, -2)
-            if self.mask is None or self.mask.shape != flat.shape[:2]:
-                return flat.mean(1)
-            held = self.mask.to(flat)[..., None]
+            mask = self.mask
+            if mask is None or mask.shape != points.shape[: mask.ndim] or mask.ndim == points.ndim:
+                return points.flatten(1, -2).mean(1)
+            held = mask.to(points).reshape(*mask.shape, *(1,) * (points.ndim - mask.ndim))
+            held = held.expand(*points.shape[:-1], 1).flatten(1, -2)
+            # Padding may hold anything, also NaN (atoms that a residue does not have).
+            flat = torch.where(held != 0, points.flatten(1, -2), 0.0)
             return (flat * held).sum(1) / held.sum(1).clamp_min(1)
         assert self.index is not None
         return centroids(points, self.index, self.count)
@@ -148,6 +163,8 @@ class Structures:
             own = rotations
         elif self.layout == "one":
             own = rotations[:, 0]
+        elif rep.is_whole:
+            own = rotations[:, : values.shape[1]]
         else:
             own = self.spread(rotations.transpose(0, 1), values[0], name).transpose(0, 1)
         center = None
@@ -155,7 +172,7 @@ class Structures:
             center = self.center
             if center.ndim == 2 and self.layout != "one":
                 center = self.spread(center, values[0], name)
-                center = center.reshape(len(center), *(1,) * (values.ndim - 3), 3)
+                center = center.reshape(len(center), *(1,) * (values.ndim - 2 - len(rep.event_shape)), 3)
             center = center.to(values)
         return rep.turn_back(values, own, center) if back else rep.turn(values, own, center)
 
@@ -178,6 +195,13 @@ class Structures:
     def turn_back(self, outputs: Mapping[str, Tensor], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
         """Outputs ``(C, *S)`` of each copy pulled back, by name; rotations as for :meth:`turn`."""
         return {name: self._apply(name, schema.outputs[name], v, rotations, back=True) for name, v in outputs.items()}
+
+
+def _leading(inputs: Mapping[str, Any], schema: Schema, name: str) -> int | None:
+    """How many structures a dense batch has; None where there is one structure. A grid shows it by itself."""
+    grids = [inputs[n] for n, rep in schema.inputs.items() if rep.is_whole and isinstance(inputs.get(n), torch.Tensor)]
+    shown, axes = (grids[0], 5) if grids else (inputs[name], len(schema.inputs[name].event_shape) + 2)
+    return len(shown) if shown.ndim >= axes else None
 
 
 def centroids(points: Tensor, index: Tensor, count: int) -> Tensor:
@@ -210,8 +234,7 @@ def draw(plan: RotationPlan, generator: torch.Generator, structures: int | None)
         return shared if structures is None else shared[:, :, None].expand(-1, -1, structures, -1, -1)
     if structures == 0:
         raise EquivProbeError("an empty batch", "at least one structure")
-    many = replace(plan, replicates=plan.R * structures).rotations(generator)
-    return many.reshape(plan.R, structures, *many.shape[1:]).transpose(1, 2)
+    return plan.draws(structures, generator).movedim(0, 2)
 
 
 class RotationSource:
