@@ -160,6 +160,13 @@ class Task:
         molecules = self.molecules[: self.config.turned]
         return at_source(self.predict, self.density, lambda clean: self.noisy(clean, generator), molecules)
 
+    def on_the_grid(self) -> ep.GridAudit:
+        """The same turned as grids, noise and all: by the cube's rotations, and by interpolation."""
+        clean = self.density(self.molecules[: self.config.turned])
+        noisy = self.noisy(clean, generator_for(self.device, self.config.seed, 0, 3))
+        self.network.eval()
+        return ep.audit_grid(self.predict, noisy, SCHEMA, clean, progress=False)
+
     def predict(self, grid: Tensor) -> Tensor:
         """The network without gradients."""
         with torch.no_grad(), autocast(self.config, self.device):
@@ -195,6 +202,7 @@ def main() -> None:
         done[kind] = run
         print(f"\n{kind}: {run.seconds:.0f} s of training; held out, cube:\n{run.table()}", flush=True)
         exact, found = task.held_out(config.held), task.at_source()
+        print(f"\n{task.on_the_grid()}", flush=True)
         shares = [n.share for n in (exact, found.cube, found.so3)]
         cells = [f"{exact.total.value:.3g}", *(f"{100 * n.value:.3g} ± {100 * n.stderr:.1g} %" for n in shares)]
         cells.append(f"{100 * found.floor.equiv.value / found.so3.total.value:.2g} %")
