@@ -21,7 +21,7 @@ import torch
 from figures import curves
 from molecules import CHANNELS, Molecules, data_folder, load
 from networks import UNet, respect_the_cube
-from source import AtSource, at_source
+from source import PLANS, AtSource, at_source
 from torch import Tensor
 from training import KEYS, Run, Training, autocast, configured, device_of, generator_for
 from voxeliser import VOXMOL, Voxeliser
@@ -68,7 +68,7 @@ class Denoising(Training):
     widths: tuple[int, ...] = (8, 16, 32)
     held: int = 64
     watched: int = 16
-    turned: int = 16
+    turned: int = 8
 
 
 PRESETS = {
@@ -162,10 +162,10 @@ class Task:
 
     def on_the_grid(self) -> ep.GridAudit:
         """The same turned as grids, noise and all: by the cube's rotations, and by interpolation."""
-        clean = self.density(self.molecules[: self.config.turned])
+        clean = self.density(self.molecules[: self.config.turned // 2])
         noisy = self.noisy(clean, generator_for(self.device, self.config.seed, 0, 3))
         self.network.eval()
-        return ep.audit_grid(self.predict, noisy, SCHEMA, clean, progress=False)
+        return ep.audit_grid(self.predict, noisy, SCHEMA, clean, plan=PLANS["so3"], progress=False)
 
     def predict(self, grid: Tensor) -> Tensor:
         """The network without gradients."""
@@ -198,7 +198,7 @@ def main() -> None:
     done: dict[str, Run] = {}
     audited: list[str] = []
     for kind in args.runs or RUNS:
-        task, run = train(config, kind)
+        task, run = train(config, kind, args.until)
         done[kind] = run
         print(f"\n{kind}: {run.seconds:.0f} s of training; held out, cube:\n{run.table()}", flush=True)
         exact, found = task.held_out(config.held), task.at_source()

@@ -193,7 +193,7 @@ def main() -> None:
     done: dict[str, Run] = {}
     audited: list[str] = []
     for kind in args.runs or RUNS:
-        task, run = train(config, kind)
+        task, run = train(config, kind, args.until)
         done[kind] = run
         print(f"\n{kind}: {run.seconds:.0f} s of training; held out, SO(3):\n{run.table()}", flush=True)
         for which, poses in task.held.items():

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from molecules import Molecules
     from torch import Tensor
 
-PLANS = {"cube": ep.RotationPlan("cube"), "so3": ep.RotationPlan("tetrahedral", replicates=4)}
+    from equiv_probe.grids import Grid
+
+PLANS = {"cube": ep.RotationPlan("cube"), "so3": ep.RotationPlan("tetrahedral", replicates=2)}
+GRIDS = {"cube": ep.grid(ball=True), "so3": ep.grid(interpolation="cubic")}
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class AtSource:
 
     Attributes:
         cube: over the 24 rotations of the cube, where nothing is interpolated.
-        so3: over 48 rotations that are designs turned at random.
+        so3: over 24 rotations, two designs turned at random.
         floor: what the latter reads for the clean density itself, which an ideal denoiser would answer: interpolation
             alone.
     """
@@ -71,17 +74,22 @@ def at_source(
             grid = density(some.at(turned))
             return {name: predict(noisy(grid)) for name in ("first", "second")}
 
-        def ideal(turned: Tensor, some: Molecules = some) -> dict[str, Tensor]:
-            return dict.fromkeys(("first", "second"), density(some.at(turned)))
-
         for name, plan in PLANS.items():
-            parts[name].append(covariance(answers, some.pos, clean, plan))
-        parts["floor"].append(covariance(ideal, some.pos, clean, PLANS["so3"]))
+            parts[name].append(covariance(answers, some.pos, clean, plan, GRIDS[name]))
+        schema = ep.Schema(inputs={"pos": ep.point}, outputs={"0": GRIDS["so3"]})
+        ideal = ep.twirl(
+            lambda turned, some=some: density(some.at(turned)), some.pos, schema, PLANS["so3"], center="origin", floor=0
+        )
+        parts["floor"].append(ep.decompose(ideal, clean, "mse", structures="leading").sums)
     return AtSource(**{name: sum(found[1:], found[0]) for name, found in parts.items()})
 
 
 def covariance(
-    answers: Callable[[Tensor], dict[str, Tensor]], pos: Tensor, clean: Tensor, plan: ep.RotationPlan
+    answers: Callable[[Tensor], dict[str, Tensor]],
+    pos: Tensor,
+    clean: Tensor,
+    plan: ep.RotationPlan,
+    grid: Grid,
 ) -> Sums:
     """The variance over rotations of what two answers have in common, and their squared error, over structures.
 
@@ -90,18 +98,18 @@ def covariance(
         pos: unturned.
         clean: what the answers should be, `(B, C, D, H, W)`.
         plan: of the cube's rotations, or of R ≥ 2 replicates.
+        grid: how the answers turn; what counts is in its ball.
     """
-    cubic = ep.grid(interpolation="cubic")
-    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"first": cubic, "second": cubic})
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"first": grid, "second": grid})
     orbit = ep.twirl(answers, pos, schema, plan, center="origin", floor=0, keep=True)
     assert orbit.values is not None
-    away = {name: values - cubic.within(clean).double() for name, values in orbit.values.items()}  # (R, n, B, C, …)
+    away = {name: values - grid.within(clean).double() for name, values in orbit.values.items()}  # (R, n, B, C, …)
     weights = plan.weights.to(clean.device)
 
     def over_rotations(products: Tensor) -> Tensor:
         return torch.einsum("n,rnb->b", weights, products) / plan.R
 
-    inside = cubic.counted(clean)
+    inside = grid.counted(clean)
     assert inside is not None
     count = clean.shape[1] * inside.sum()
     dot = lambda a, b: (a * b).flatten(-4).sum(-1) / count  # noqa: E731

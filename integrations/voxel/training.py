@@ -202,6 +202,7 @@ def configured(presets: dict[str, C], about: str | None) -> tuple[C, argparse.Na
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=list(presets), default=next(iter(presets)))
     parser.add_argument("--runs", nargs="+", help="which of the runs; all by default")
+    parser.add_argument("--until", type=int, help="stop at this step, as if interrupted; the same command goes on")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="another value for an entry")
     args = parser.parse_args()
     config = presets[args.config]

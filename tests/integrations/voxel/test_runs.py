@@ -123,8 +123,8 @@ def test_noise_averages_out_of_the_covariance(vx: SimpleNamespace) -> None:
     field = torch.randn(1, 1, size, size, size, dtype=DOUBLE)
     clean = torch.zeros(count, 1, size, size, size, dtype=DOUBLE)
     answer = lambda: field + noise * torch.randn_like(clean)  # noqa: E731
-    pos, plan = torch.randn(count, 3, 3, dtype=DOUBLE), ep.RotationPlan("cube")
-    found = vx.source.covariance(lambda _: {"first": answer(), "second": answer()}, pos, clean, plan)
+    pos, plan, grid = torch.randn(count, 3, 3, dtype=DOUBLE), ep.RotationPlan("cube"), vx.source.GRIDS["cube"]
+    found = vx.source.covariance(lambda _: {"first": answer(), "second": answer()}, pos, clean, plan, grid)
     orbit = torch.stack([turned_grid(field, g) for g in plan.rotations()[0]])
     ball = torch.cartesian_prod(*[torch.arange(size) - (size - 1) / 2] * 3).norm(dim=-1).reshape(size, size, size) <= 3
     expected = float((orbit - orbit.mean(0)).square()[..., ball].mean())
@@ -134,7 +134,9 @@ def test_noise_averages_out_of_the_covariance(vx: SimpleNamespace) -> None:
     def same(_: Tensor) -> dict[str, Tensor]:
         return dict.fromkeys(("first", "second"), answer())
 
-    biased = vx.source.covariance(same, pos, clean, plan)  # one noise for both: the noise counts as broken symmetry
+    biased = vx.source.covariance(
+        same, pos, clean, plan, grid
+    )  # one noise for both: the noise counts as broken symmetry
     assert biased.equiv.value == pytest.approx(expected + noise**2 * 23 / 24, rel=0.02)
 
 
@@ -151,7 +153,7 @@ def test_any_rotation_at_the_source(vx: SimpleNamespace) -> None:
         def answers(_, field=field):
             return dict.fromkeys(("first", "second"), field[None, None])
 
-        found = vx.source.covariance(answers, torch.randn(1, 3, 3, dtype=DOUBLE), clean, plan)
+        found = vx.source.covariance(answers, torch.randn(1, 3, 3, dtype=DOUBLE), clean, plan, vx.source.GRIDS["so3"])
         square = float(field[ball].square().mean())
         # Cubic interpolation of a Gaussian of two voxels' width: better than a percent of its amplitude.
         assert found.equiv.value == pytest.approx(expected * square, abs=0.01 * square)
