@@ -88,14 +88,16 @@ class CallAdapter(Adapter):
         self.optional = frozenset(p.name for p in parameters if p.default is not kinds.empty)
 
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
-        """See :class:`Adapter`; the entries of a tuple are ``name.0``, ``name.1`` and so on."""
+        """See :class:`Adapter`; entries of a tuple are ``name.0`` and so on, keys that are taken ``name.key``."""
         labels = [self._names[i] if i < len(self._names) else str(i) for i in range(len(args))]
         slots = [*zip(labels, args, strict=True), *kwargs.items()]
         leaves: Named = {}
         places: list[dict[Any, str] | str] = []
+        taken = {label for label, value in slots if not isinstance(value, (Mapping, tuple, list))}
         for label, value in slots:
             if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-                place = {key: key if key not in leaves else f"{label}.{key}" for key in value}
+                place = {key: key if key not in taken else f"{label}.{key}" for key in value}
+                taken |= set(place.values())
                 leaves.update({place[key]: entry for key, entry in value.items()})
                 places.append(place)
             elif isinstance(value, (tuple, list)):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-_KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 def generators_of(modules: Iterable[nn.Module]) -> list[Any]:
@@ -37,7 +37,7 @@ def generators_of(modules: Iterable[nn.Module]) -> list[Any]:
 
 
 def _within(value: Any, seen: set[int], *, deeper: bool = True) -> Iterator[Any]:
-    if isinstance(value, _KINDS):
+    if isinstance(value, KINDS):
         yield value
     elif isinstance(value, (torch.Tensor, torch.nn.Module, str, int, float, type)) or id(value) in seen:
         return
@@ -47,7 +47,7 @@ def _within(value: Any, seen: set[int], *, deeper: bool = True) -> Iterator[Any]
             yield from _within(entry, seen, deeper=deeper)
     elif deeper and hasattr(value, "__dict__"):
         seen.add(id(value))
-        yield from (entry for entry in list(vars(value).values()) if isinstance(entry, _KINDS))
+        yield from (entry for entry in list(vars(value).values()) if isinstance(entry, KINDS))
 
 
 def state_of(generator: Any) -> Any:

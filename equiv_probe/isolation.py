@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generators import generators_of, put_back, state_of
@@ -144,7 +145,11 @@ class ModuleState:
 
 @contextmanager
 def isolated(
-    *modules: nn.Module, gradients: bool = False, contents: bool = False, apart: Iterable[object] = ()
+    *modules: nn.Module,
+    gradients: bool = False,
+    contents: bool = False,
+    apart: Iterable[object] = (),
+    generators: Iterable[Any] = (),
 ) -> Iterator[None]:
     """Run something on the modules, and leave random state, flags, attributes and buffers as they were.
 
@@ -153,8 +158,9 @@ def isolated(
         gradients: take the parameters' ``.grad`` away too, and give it back.
         contents: lend the modules copies of what their attributes hold; see :class:`ModuleState`.
         apart: objects among these that must stay the same.
+        generators: random generators beside those that the modules hold.
     """
-    before = RandomState.now(generators_of(modules))
+    before = RandomState.now({id(one): one for one in (*generators_of(modules), *generators)}.values())
     state = ModuleState(modules, contents=contents, apart=apart)
     parameters = [p for module in modules for p in module.parameters()] if gradients else []
     grads = [(p, p.grad) for p in parameters]
@@ -214,6 +220,11 @@ def versions(modules: Iterable[nn.Module]) -> dict[int, int]:
 def capturing_graph() -> bool:
     """Whether a CUDA graph is being captured, into which nothing must be added."""
     return cuda_in_use() and torch.cuda.is_current_stream_capturing()
+
+
+def transforming() -> bool:
+    """Whether a function is being differentiated or vectorised by ``torch.func``, or forward by dual numbers."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def at_hand(value: Tensor) -> bool:

@@ -16,7 +16,7 @@ from equiv_probe.alike import first_alike
 from equiv_probe.capture import Call, all_outputs, cloned, laid_out_as, read_outputs, wide
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import missing_output, needs_gradient, network
+from equiv_probe.isolation import missing_output, needs_gradient, network, transforming
 from equiv_probe.measurement import measure
 from equiv_probe.objectives import label_free
 from equiv_probe.orbit import Moments, Orbit
@@ -120,13 +120,20 @@ class LiveOrbit:
                     )
                 schema.announce()
             elif not self._seen:
-                missing = sorted(set(schema.inputs) - set(call.inputs) - self.adapter.optional)
+                missing = sorted(set(schema.inputs) - set(call.inputs) - self._may_come(call, schema))
                 if missing:
                     found = f"inputs {sorted(call.inputs)}"
                     raise EquivProbeError(found, f"the schema's inputs {missing}", "ep.Schema(inputs={...})")
             self.schema = resolve_batch(schema, call.inputs)
             self._seen |= _tensor_names(call.inputs)
         return self.schema
+
+    def _may_come(self, call: Call, schema: Schema) -> set[str]:
+        """Inputs that this call may leave out: optional ones, and earlier answers in a dict that is optional."""
+        optional = self.adapter.optional
+        inside = {name for name in schema.inputs if name.partition(".")[0] in optional}
+        left_out = any(call.inputs.get(name) is None for name in optional)
+        return {*optional, *inside, *(schema.outputs if left_out else ())}
 
     def knows(self, inputs: Mapping[str, Any]) -> bool:
         """Whether a call with such inputs was resolved before."""
@@ -212,6 +219,7 @@ class LiveOrbit:
         schema, count = self.known_schema, len(rotations)
         turned = structures.turn(call.inputs, schema, rotations)
         dense = count > 1 and structures.layout == "leading" and type(self.adapter) is CallAdapter
+        dense = dense and not (self._stacks is None and transforming())  # under vmap two answers cannot be compared
         if dense and self._stacks is None:
             two = {name: v[:2] for name, v in turned.items()}
             join = partial(self._dense, call, structures, two, attached=True)
@@ -259,7 +267,7 @@ class LiveOrbit:
 
     def _together(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Raw outputs of several copies from one pass, ``(C, *S)``; None where copies cannot be stacked."""
-        if self._stacks is False:
+        if self._stacks is False or (self._stacks is None and transforming()):
             return None
         joined = self.adapter.stack(call.inputs, turned)
         if joined is None and structures.layout != "leading":

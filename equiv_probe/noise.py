@@ -122,6 +122,8 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.sequence.append((call, draw.shape))
         self.draws[draw, axis is not None] += 1
         if axis is None:
+            if call in NORMAL and self._said(draw) is None and self.frame.disguised(draw.shape):
+                raise _laid_out_otherwise(draw, self.frame.shape)
             return
         if call not in NORMAL:
             raise _not_isotropic(draw)
@@ -131,9 +133,13 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
             mean, std = given.get("mean", 0.0), given.get("std", 1.0)
             drawn.copy_(mean + std * fresh.to(drawn.device))
 
+    def _said(self, draw: Draw) -> bool | None:
+        """What the user says of a draw."""
+        return self.declared if self.declared is not None else (self._turns(draw) if self._turns else None)
+
     def _axis(self, draw: Draw) -> int | None:
         """Along which axis a draw turns; None if it does not."""
-        said = self.declared if self.declared is not None else (self._turns(draw) if self._turns else None)
+        said = self._said(draw)
         if said is False:
             return None
         axis = self.frame.axis(draw.shape)
@@ -217,6 +223,15 @@ def _not_isotropic(draw: Draw) -> EquivProbeError:
         "normal noise, the same in law in every frame",
         "torch.randn for noise on positions; model.eval() if it is dropout; turns=lambda draw: False if these "
         "numbers are no directions",
+    )
+
+
+def _laid_out_otherwise(draw: Draw, shape: tuple[int, ...]) -> EquivProbeError:
+    return EquivProbeError(
+        f"{draw}: as many numbers as the noise of shape {shape}, laid out otherwise, so that they cannot be turned",
+        "directions along the last axis",
+        f"torch.randn{shape}, and put its axes in order afterwards; turns=lambda draw: False if these numbers are no "
+        "directions",
     )
 
 

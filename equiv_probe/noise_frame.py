@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,6 +57,7 @@ class Frame:
     ) -> None:
         self.shape, self.structures, self.rotations, self.back = shape, structures, rotations, back
         self.shared = shared or structures.count == 1
+        self._owners = _owners(shape, structures)
 
     def axis(self, shape: tuple[int, ...]) -> int | None:
         """Along which axis of a draw the samples (or their atoms) lie; -1: unclear which; None: it has no direction."""
@@ -66,12 +68,25 @@ class Frame:
             return len(shape) - len(whole)
         if self.structures.layout == "one":
             return None
-        if shape[0] in {whole[0], self.structures.count}:
+        if self._of_one(shape, all_alike=True):  # as many samples as atoms
+            return -1
+        if shape[0] in self._owners:
             return 0
-        if self.structures.index is not None:
-            sizes = torch.bincount(self.structures.index)
-            return -1 if len(shape) == 2 and bool((sizes == shape[0]).any()) else None
-        return -1 if len(whole) > 2 and shape[len(shape) - len(whole) + 1 :] == whole[1:] else None
+        return -1 if self._of_one(shape, all_alike=False) else None
+
+    def _of_one(self, shape: tuple[int, ...], *, all_alike: bool) -> bool:
+        """Whether a draw may be one sample's: laid out like one of them, or like every one."""
+        index, whole = self.structures.index, self.shape
+        if index is None:
+            return (
+                len(whole) > 2 and (shape if all_alike else shape[max(0, len(shape) - len(whole) + 1) :]) == whole[1:]
+            )
+        same = torch.bincount(index) == shape[0]
+        return len(shape) == 2 and bool(same.all() if all_alike else same.any())
+
+    def disguised(self, shape: tuple[int, ...]) -> bool:
+        """Whether a draw without direction has as many numbers as the noise: flattened, or its axes in other order."""
+        return prod(shape) == prod(self.shape) and self.axis(shape) is None
 
     def turn(self, values: Tensor, axis: int) -> Tensor:
         """A draw, turned sample by sample along an axis as :meth:`axis` gives it, in its own precision."""
@@ -79,10 +94,7 @@ class Frame:
             return values
         if self.shared:
             return self._there(values[None], self.rotations[:1])[0]
-        index = self.structures.index
-        own = self.rotations
-        if index is not None and values.shape[axis] == len(index):
-            own = own[index]
+        own = self.rotations[self._owners[values.shape[axis]]]
         return self._there(values.movedim(axis, 0), own).movedim(0, axis)
 
     def _there(self, values: Tensor, rotations: Tensor) -> Tensor:
@@ -108,3 +120,17 @@ class Frame:
                 "audit_sampler(..., per_sample=False)",
             )
         return rotations @ own.mT
+
+
+def _owners(shape: tuple[int, ...], structures: Structures) -> dict[int, Tensor]:
+    """The sample of each entry of an axis, by its length: of samples, of atoms, of the atoms that are there."""
+    samples = torch.arange(structures.count)
+    if structures.index is not None:
+        return {structures.count: samples, len(structures.index): structures.index}
+    atoms = samples.repeat_interleave(max(1, prod(shape[1:-1])))
+    found = {len(atoms): atoms, structures.count: samples}
+    mask = structures.mask
+    if mask is not None and mask.shape == shape[:-1]:
+        there = atoms[mask.flatten().cpu() != 0]
+        found = {len(there): there, **found}
+    return found

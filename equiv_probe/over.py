@@ -48,6 +48,7 @@ class Over:
         self.notes: list[str] = []
         """What could not be binned, and why."""
         self._seen = False
+        self._eps = torch.finfo(torch.float64).eps
         edges = 10 if bins is None else bins
         self._assumed = isinstance(edges, int) and not isinstance(edges, bool)
         if isinstance(edges, int) and self._assumed:
@@ -80,6 +81,7 @@ class Over:
         given = inputs[name]
         if isinstance(given, (int, float)):
             given = torch.full((), given, device=device, dtype=torch.float64 if isinstance(given, float) else None)
+        self._eps = torch.finfo(given.dtype if given.is_floating_point() else torch.float64).eps
         value = wide(given.detach().to(device, non_blocking=True))
         least, most = self._of_structures(name, value, structures)
         if not self._seen:
@@ -156,9 +158,12 @@ class Over:
         """
         if self.edges.device != equiv.device:
             self.edges = self.edges.to(equiv.device, non_blocking=True)
-        values = values.to(equiv.device, non_blocking=True)
-        place = torch.bucketize(values, self.edges, right=True)
-        place = torch.where(values == self.edges[-1], len(self.edges) - 1, place)  # the last bin holds its upper edge
+        values = values.to(equiv.device, non_blocking=True).contiguous()
+        # Of 0.1, 0.2, … as float32 some lie just below the edge that is meant, by rounding alone.
+        slack = 2 * self._eps * self.edges.abs()
+        place = torch.bucketize(values, self.edges - slack, right=True)
+        at_end = (values >= self.edges[-1] - slack[-1]) & (values <= self.edges[-1] + slack[-1])
+        place = torch.where(at_end, len(self.edges) - 1, place)  # the last bin holds its upper edge
         counts = (weight > 0) & equiv.isfinite()
         x = torch.stack([equiv * weight, total * weight, weight], -1).double()
         x = torch.where(counts[:, None], x, 0.0)
@@ -200,10 +205,11 @@ class Over:
             own = calls[0] if len(parted.weight) == len(calls[0]) else torch.cat(list(calls))
             found = parted.estimate
             running[stage, name].binned.add(self.binned(own, found.equiv, found.total, parted.weight))
-            if look and not bool(parted.right):
+            if look and not replay.returned and not bool(parted.right):
                 self.refuse(stage, name, NOT_SQUARED)
         for name, why in replay.unparted.items():
-            self.refuse(stage, name, why)
+            if not replay.returned:
+                self.refuse(stage, name, why)
 
     def refuse(self, stage: str, name: str, why: str) -> None:
         """Note that a loss could not be binned, and say so once."""

@@ -50,12 +50,19 @@ class Losses:
     right: Tensor
 
     @classmethod
-    def returned(cls, by_operator: Mapping[Operator, Tensor], count: int) -> Losses:
-        """Those that the step itself returned, ``(B,)``, beside structures of which there may be fewer than U."""
+    def returned(cls, by_operator: Mapping[Operator, Tensor], batch: Structures) -> Losses:
+        """Those that the step itself returned: ``(B,)``, beside room for U ≥ B structures, or one for each node."""
         like = next(iter(by_operator.values()))
-        padding = like.new_zeros(count - len(like))
+        right, index = torch.ones_like(like[0], dtype=torch.bool), batch.index
+        if index is not None and len(like) == len(index):
+            nodes = like.new_zeros(batch.count).index_add_(0, index, torch.ones_like(like))
+            there = (nodes > 0).to(like)
+            scale = there.sum() / len(like)  # so that the mean over structures is the mean over nodes
+            sums = {o: like.new_zeros(batch.count).index_add_(0, index, v) * scale for o, v in by_operator.items()}
+            return cls(sums, there, right)
+        padding = like.new_zeros(batch.count - len(like))
         padded = {operator: torch.cat([values, padding]) for operator, values in by_operator.items()}
-        return cls(padded, torch.cat([torch.ones_like(like), padding]), torch.ones_like(like[0], dtype=torch.bool))
+        return cls(padded, torch.cat([torch.ones_like(like), padding]), right)
 
     def checked(self) -> dict[Operator, Tensor]:
         """The losses, or NaN where they are none."""

@@ -32,7 +32,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.generators import generators_of
 from equiv_probe.grid_plans import fitting_plan, require_fit
 from equiv_probe.hook import Hook
-from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, versions
+from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, transforming, versions
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.objectives import label_free, labelled
 from equiv_probe.over import Over
@@ -43,7 +43,7 @@ from equiv_probe.rotations import RotationPlan
 from equiv_probe.running import RunningEstimates
 from equiv_probe.schedule import Schedule
 from equiv_probe.substitution import Recorded
-from equiv_probe.touched import modules_of
+from equiv_probe.touched import generators_in, modules_of
 from equiv_probe.turning import RotationSource
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ T = TypeVar("T")
 
 LIGHT = RotationPlan("haar", replicates=2)
 """Two rotations: the fewest with which ``L_equiv`` can be estimated without bias."""
+
+
+def _there(binned: list[tuple[str, str]]) -> str:
+    """How to ask for what is in bins."""
+    return 'probe.over_time("{}", "{}")'.format(*binned[0]) if binned else 'Probe(..., over="t")'
 
 
 def _against(targets: Mapping[str, str] | Evaluate | None, loss: AnyLoss | Mapping[str, AnyLoss]) -> Evaluate:
@@ -161,8 +166,7 @@ class Probe:
         self._awaiting: str | None = None
         self._recording: list[Recorded] | None = None
         self._generators: list[Any] = []
-        self._stepping = False
-        self._succeeded = False
+        self._stepping = self._succeeded = self._transformed = False
 
     @property
     def schema(self) -> Schema | None:
@@ -221,7 +225,9 @@ class Probe:
         if module is not self.model or measuring() or capturing_graph():
             return
         self._pending = None
-        if self._recording is not None:
+        if transforming():
+            self._transformed = True
+        elif self._recording is not None:
             self._recording.append(Recorded(self.live.keep(args, kwargs), RandomState.now(self._generators)))
         elif self._awaiting is not None or (not self._stepping and self.schedule("call", self._stage()).due()):
             kind = "call" if self._awaiting is None else "step"
@@ -378,10 +384,10 @@ class Probe:
     def _record(self, step: Callable[[], T], result: list[T]) -> tuple[list[Recorded], RandomState]:
         """The step's one ordinary run: the network's calls in it, and the random state before it."""
         modules = (self.live.network, *self.protect, *modules_of(step))
-        self._generators = generators_of(modules)
+        self._generators = list({id(one): one for one in (*generators_of(modules), *generators_in(step))}.values())
         before, old = RandomState.now(self._generators), versions(modules)
         recorded: list[Recorded] = []
-        self._recording = recorded
+        self._recording, self._transformed = recorded, False
         try:
             with self._attached():
                 result.append(step())
@@ -389,6 +395,12 @@ class Probe:
             self._recording, self._generators = None, []
         recorded = [one for one in recorded if one.after is not None]
         require_untrained(old, versions(modules))
+        if self._transformed:
+            raise EquivProbeError(
+                "a step that calls the probed module inside of torch.func (vmap, grad, jvp) or with dual numbers",
+                "calls on ordinary tensors: its derivatives cannot be replayed",
+                "probe a step that calls it so, in evaluation; every=None leaves training alone",
+            )
         if not recorded:
             raise EquivProbeError(
                 "a step that did not call the probed module", "at least one call", "ep.Probe(network)"
@@ -534,7 +546,7 @@ class Probe:
             raise EquivProbeError(
                 f"nothing in bins for {stage}/{name or '...'}",
                 ", ".join(map("/".join, there)) or "a measurement",
-                " ".join(self.over.notes) if self.over and self.over.notes else 'Probe(..., over="t")',
+                " ".join(self.over.notes) if self.over and self.over.notes else _there(there),
             )
         running = self.running[found]
         rows = running.binned.latest if (stage == "train" if window is None else window) else running.binned.everything

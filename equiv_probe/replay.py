@@ -44,6 +44,7 @@ class Replay:
         per_structure: the jackknife of each structure's part in a scalar, where the step returned losses of structures,
             or it was asked for.
         unparted: why a scalar could not be parted, as far as the host knows.
+        returned: the scalars whose parts the step itself returned: then the others need no advice to do so.
     """
 
     result: Any
@@ -53,6 +54,7 @@ class Replay:
     precision: Mapping[str, float]
     per_structure: Mapping[str, Parted] = field(default_factory=dict)
     unparted: Mapping[str, str] = field(default_factory=dict)
+    returned: tuple[str, ...] = ()
 
     @property
     def first(self) -> Jackknife:
@@ -127,6 +129,7 @@ def replay_step(
     player.keeps = part
     modules = (module, live.network, *protect)
     dicts = [given for one in recorded for given, _ in one.call.dicts]
+    own = [generator for generator, _ in before.own]
 
     def run(operator: Operator) -> Any:
         before.restore()
@@ -135,7 +138,8 @@ def replay_step(
 
     parts: dict[str, Losses] = {}
     unparted: dict[str, str] = {}
-    with silenced(), isolated(*modules, gradients=True, contents=True, apart=dicts), own_dicts(recorded):
+    isolation = isolated(*modules, gradients=True, contents=True, apart=dicts, generators=own)
+    with silenced(), isolation, own_dicts(recorded):
         for operator in runs.all:
             answered = run(operator)
             by_structure[operator] = losses_of_structures(answered, batch, named_too=part)
@@ -144,7 +148,7 @@ def replay_step(
             structures = [live.structures(one.call.inputs) for one in recorded]
             parts, unparted = separated(run, player, scalars, structures, modules)
     for name in by_structure[runs.mean]:
-        parts[name] = Losses.returned({o: one[name] for o, one in by_structure.items()}, batch.count)
+        parts[name] = Losses.returned({o: one[name] for o, one in by_structure.items()}, batch)
         unparted.pop(name, None)
     strayed = torch.stack(player.strayed).any() if player.strayed else None
     names = list(scalars[runs.mean])
@@ -156,6 +160,7 @@ def replay_step(
         {name: precision_of(result, name) for name in names},
         {name: Parted(runs.jackknife(one.checked(), strayed), one.weight, one.right) for name, one in parts.items()},
         unparted,
+        tuple(by_structure[runs.mean]),
     )
 
 

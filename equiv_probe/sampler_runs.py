@@ -146,17 +146,28 @@ class SamplerRuns:
 
     def _read(self, answer: Any) -> dict[str, Tensor]:
         """An answer as detached float64 tensors ``(T, *S)`` by name."""
-        steps = _steps(answer) if self.path else [answer]
+        steps = [self._first(one) for one in (_steps(answer) if self.path else [answer])]
         if not steps:
             raise EquivProbeError("a path without a point", "at least the end point", "path=False")
         if not self._resolved:
             self._schema, self._resolved = _resolve(steps[-1], self._schema), True
         names = list(self._schema.outputs)
         lone = isinstance(steps[-1], torch.Tensor)
+        if lone and self.structures.layout != "one" and steps[-1].shape[1:] == self.noise.shape:
+            found = f"end points of shape {tuple(steps[-1].shape)} from noise of shape {tuple(self.noise.shape)}"
+            raise EquivProbeError(found, "the last point of the path alone", "path=True; or return path[-1]")
         read = [read_outputs({names[0]: one} if lone else one, self._schema) for one in steps]
         if any(one[name].shape != read[-1][name].shape for one in read for name in names):
             raise EquivProbeError("a path of points of several shapes", "one shape at all times", "path=False")
         return {name: torch.stack([one[name].detach().cpu().double().clone() for one in read]) for name in names}
+
+    def _first(self, answer: Any) -> Any:
+        """Of a tuple that is longer than what was declared, the first entries."""
+        declared = list(self.outputs)
+        by_place = isinstance(answer, (tuple, list)) and not hasattr(answer, "_fields")
+        if not (by_place and 0 < len(declared) < len(answer)) or set(declared) <= set(map(str, range(len(answer)))):
+            return answer
+        return answer[0] if declared == [END_POINTS] else answer[: len(declared)]
 
 
 def _takes_randn(sampler: Callable[..., Any]) -> str:
@@ -202,15 +213,37 @@ def _resolve(answer: Any, schema: Schema) -> Schema:
         declared = next(iter(schema.outputs.items()), (END_POINTS, point))
         return replace(schema, outputs=dict([declared]))
     values = {n: v for n, v in all_outputs(answer, list(schema.outputs)).items() if isinstance(v, torch.Tensor)}
-    if schema.outputs:
-        read_outputs(answer, schema)
+    if schema.outputs and set(schema.outputs) <= set(values):
         return schema
     found = {name: usual(name, tuple(value.shape)) for name, value in values.items() if value.is_floating_point()}
-    unknown = [name for name, rep in found.items() if rep is None]
-    if unknown or not found:
+    if not found:
+        raise EquivProbeError(
+            f"an answer of type {type(answer).__name__}",
+            "end points as tensors: one, a tuple, or a dict",
+            "ep.audit_sampler(lambda noise: sampler(noise).pos, ...)",
+        )
+    if isinstance(answer, (list, tuple)) and _molecules(list(found), values):
+        raise EquivProbeError(
+            f"a list of {len(found)} tensors (N, 3), one for each sample",
+            "end points of all samples in one tensor",
+            "ep.audit_sampler(lambda noise: torch.cat(sampler(noise)), ..., batch=batch), or torch.stack",
+        )
+    if missing := sorted(set(schema.outputs) - set(values)):
         raise EquivProbeError(
             f"end points {sorted(values)}",
-            f"how {unknown or 'any of them'} turn",
+            "representations by name" if missing == [END_POINTS] else f"{missing} among them",
+            f'audit_sampler(..., outputs={{"{next(iter(found))}": ep.point}})',
+        )
+    unknown = [name for name, rep in found.items() if rep is None]
+    if unknown:
+        raise EquivProbeError(
+            f"end points {sorted(values)}",
+            f"how {unknown} turn",
             'audit_sampler(..., outputs={"pos": ep.point, "<name>": ep.scalar})',
         )
     return replace(schema, outputs={name: rep for name, rep in found.items() if rep is not None})
+
+
+def _molecules(names: list[str], values: Mapping[str, Tensor]) -> bool:
+    """Whether all of several tensors are places of atoms, ``(N, 3)``."""
+    return len(names) > 1 and all(values[name].ndim == 2 and values[name].shape[1] == 3 for name in names)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.noise import NORMAL
 from equiv_probe.representations import CartesianTensor
 from equiv_probe.sampler_deviation import interval, root, root_mean
 from equiv_probe.sampler_report import EndPoints
@@ -109,6 +110,12 @@ def notes_of(runs: SamplerRuns, frames: str) -> list[str]:
         notes.append(
             "the sampler does not draw the same shapes in the same order in every run (adaptive steps, rejection): "
             "from there on it meets other noise, which counts as deviation"
+        )
+    joint = [one.shape for one, _ in plain.draws if one.call in NORMAL and one.shape[:-1] == plain.frame.shape[:-1]]
+    if plain.draws and not any(turned for _, turned in plain.draws) and any(shape[-1] > 3 for shape in joint):
+        notes.append(
+            f"normal draws of shape {next(shape for shape in joint if shape[-1] > 3)} did not turn: if there are "
+            "directions among each atom's numbers, draw these apart"
         )
     if plain.frames:
         how = (

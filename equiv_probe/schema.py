@@ -117,11 +117,16 @@ class Schema:
         found: dict[str, dict[str, Representation]] = {}
         points: list[Tensor] = []
         boxes: list[tuple[int, ...]] = []
+        answers = {name: value for name, value in named(outputs).items() if isinstance(value, torch.Tensor)}
         for role, values, given in (("inputs", inputs, known.inputs), ("outputs", outputs, known.outputs)):
             found[role] = dict(given)
             for name, value in named(values, list(given)).items():
                 if name not in given and isinstance(value, torch.Tensor):
-                    representation, reason = _guess(role, name, value, points, boxes)
+                    answer = answers.get(name.rpartition(".")[2])
+                    if role == "inputs" and points and answer is not None and answer.shape == value.shape:
+                        representation, reason = _guess_as_output(name, value, points, boxes, known.outputs)
+                    else:
+                        representation, reason = _guess(role, name, value, points, boxes)
                     found[role][name] = representation
                     assumptions.append(Assumption(role, name, representation, reason))
                 if role == "inputs" and isinstance(found[role].get(name), reps.Point):
@@ -201,6 +206,18 @@ def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
     if isinstance(known, frames.Frame) and shape[-1:] == (7,):
         return frames.frame("quaternion")
     return known
+
+
+def _guess_as_output(
+    name: str, value: Tensor, points: list[Tensor], boxes: list[tuple[int, ...]], known: Mapping[str, Representation]
+) -> tuple[Representation, str]:
+    """An input that is named and shaped like an output, as in self-conditioning: what it could not be alone, it is."""
+    try:
+        return _guess("inputs", name, value, points, boxes)
+    except EquivProbeError:
+        like = name.rpartition(".")[2]
+        representation = known.get(like) or _guess("outputs", like, value, points, boxes)[0]
+        return representation, f"the output of that name, shape {tuple(value.shape)}"
 
 
 def _guess(

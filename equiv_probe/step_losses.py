@@ -52,7 +52,7 @@ def scalars_of(result: Any, structures: Mapping[str, Tensor] | None = None) -> d
 
 
 def losses_of_structures(result: Any, batch: Structures, *, named_too: bool) -> dict[str, Tensor]:
-    """Tensors with as many entries as there are structures, detached and in float64, ``(B,)`` by name.
+    """Tensors with as many entries as there are structures, or nodes of an index, detached and in float64, by name.
 
     They count where a step returned no number beside them.
 
@@ -70,7 +70,8 @@ def losses_of_structures(result: Any, batch: Structures, *, named_too: bool) -> 
     for name, value in entries.items():
         if not (isinstance(value, torch.Tensor) and value.ndim == 1 and value.is_floating_point()):
             continue
-        fits = len(value) == batch.count or (batch.layout == "index" and 1 < len(value) < batch.count)
+        of_nodes = batch.index is not None and len(value) == len(batch.index)
+        fits = len(value) == batch.count or of_nodes or (batch.layout == "index" and 1 < len(value) < batch.count)
         if fits and (alone or len(value) == 1 or (named_too and "loss" in name.lower())):
             found[name] = wide(value.detach())
     return found

@@ -167,7 +167,8 @@ class Player:
         elif place == 0:
             raise EquivProbeError(
                 "a step that asks the network something else when it is run again",
-                "a step that can be repeated: same batch, all its noise from the global random state",
+                "a step that can be repeated: same batch, all its noise from global random states or from generators "
+                "that the step or its modules name",
                 "fetch the batch outside the step",
             )
         own = read_outputs(one.raw, self.live.known_schema)  # outside of the ball of a grid, what the user's run had

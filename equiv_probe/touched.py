@@ -1,4 +1,4 @@
-"""The modules that a step's code can reach: metrics, heads and teachers beside the network, to be kept from replays."""
+"""What a step's code can reach beside the network, to be kept from replays: metrics, heads, teachers, generators."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import types
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from equiv_probe.generators import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +30,17 @@ def modules_of(step: Callable[..., Any]) -> list[nn.Module]:
     >>> set(modules_of(functools.partial(lambda one: (evaluate(), one), {"head": layer}))) == {metric, layer}
     True
     """
-    found: dict[int, nn.Module] = {}
+    return [one for one in _reached(step) if isinstance(one, nn.Module)]
+
+
+def generators_in(step: Callable[..., Any]) -> list[Any]:
+    """Random generators that a function names, likewise; those that modules hold are found with the modules."""
+    return [one for one in _reached(step) if isinstance(one, KINDS)]
+
+
+def _reached(step: Callable[..., Any]) -> list[Any]:
+    """Modules and generators."""
+    found: dict[int, Any] = {}
     seen: set[int] = set()
     packages: set[str] = set()
     left: list[tuple[Any, bool]] = [(step, True)]
@@ -37,7 +49,7 @@ def modules_of(step: Callable[..., Any]) -> list[nn.Module]:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, nn.Module):
+        if isinstance(value, (nn.Module, *KINDS)):
             found[id(value)] = value
         elif isinstance(value, functools.partial):
             left += [(one, True) for one in (value.func, *value.args, *value.keywords.values())]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from equiv_probe.capture import Call, all_outputs, read_outputs, wide, write_outputs
 from equiv_probe.chunking import in_chunks
@@ -156,7 +157,8 @@ class Twirled(nn.Module):
             return turned_along(self._source.draw(self.plan, inputs, structures))
         device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
         if self._fixed is None or self._fixed.device != device:
-            self._fixed = self.plan.rotations().to(device, torch.float32 if device.type == "mps" else torch.float64)
+            with temporarily_clear_interpreter_stack():  # kept: it must not be of a vmap or jvp that will be over
+                self._fixed = self.plan.rotations().to(device, torch.float32 if device.type == "mps" else torch.float64)
         return self._fixed
 
 

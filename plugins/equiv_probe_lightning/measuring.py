@@ -122,6 +122,8 @@ class Measuring:
         self._module: Any = None
         self._steps: list[Step] = []
         self._augmentation: ep.Augmentation | None = None
+        self._turns: list[Any] = []
+        """Of a checkpoint, the augmentation's state on every rank."""
         self._warned = False
 
     @property
@@ -276,6 +278,9 @@ class Measuring:
         if self.augment and self.probe is not None and self._augmentation is None:
             seed, center = self.options["seed"] + self._trainer.global_step, self.options["center"]
             self._augmentation = ep.augment(self.probe.model, self.probe.schema, center=center, seed=seed)
+            states, self._turns = self._turns, []
+            if len(states) == ranks.world():
+                self._augmentation.load_state_dict(states[rank()])
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -380,7 +385,8 @@ class Measuring:
         state = self.probe.state_dict()
         generators = ranks.gathered(state.pop("generator"))
         state["running"] = ranks.merged(self.probe.running)
-        return {"probe": state, "generators": generators, "logbook": self.logbook.state_dict()}
+        turns = ranks.gathered(self._augmentation.state_dict()) if self._augmentation is not None else []
+        return {"probe": state, "generators": generators, "turns": turns, "logbook": self.logbook.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`; as soon as there is a probe."""
@@ -396,4 +402,5 @@ class Measuring:
         running = state["probe"]["running"] if first else {}
         self.probe.load_state_dict({**state["probe"], "running": running, "generator": generator})
         self.logbook.load_state_dict(state["logbook"])
+        self._turns = state.get("turns", [])
         self._restored = None

@@ -276,3 +276,22 @@ def test_shapes_of_times(shape: str) -> None:
     over = Over("t", [0.0, 1.0])
     found = over.values({"x": torch.randn(2), "t": value}, structures)
     assert found.tolist() == pytest.approx(wanted, nan_ok=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("how", ["k/10", "1 - k/10", "k·0.1"])
+def test_times_on_the_edges_of_bins_are_not_scattered_by_rounding(how: str, dtype: torch.dtype) -> None:
+    """Ten discrete times and ten bins: one in each, whatever the precision; the end belongs to the last."""
+    k = torch.arange(11)
+    given = {"k/10": k.to(dtype) / 10, "1 - k/10": 1 - k.to(dtype) / 10, "k·0.1": k.to(dtype) * 0.1}[how]
+    over, structures = Over("t"), Structures("leading", 11)
+    values = over.values({"x": torch.randn(11, 2, 3), "t": given[:, None].expand(11, 4)}, structures)
+    one = torch.ones(11, dtype=torch.float64)
+    assert over.binned(values, one, one, one)[:, -1].tolist() == [0, *[1] * 9, 2, 0]
+
+
+def test_edges_without_room_for_rounding_would_be_caught() -> None:
+    """Negative control of the test above: 0.7 in float32 is less than 0.7, and the bin from there on stays empty."""
+    times = (torch.arange(11) / 10).double()
+    counts = torch.bincount(torch.bucketize(times, Over("t").edges, right=True), minlength=12)
+    assert counts.tolist() != [0, *[1] * 9, 2, 0]

@@ -128,6 +128,18 @@ def test_a_batch_by_index(reduction: str) -> None:
     assert parted == pytest.approx(own, rel=1e-9)
 
 
+def test_losses_of_nodes_belong_to_their_structures() -> None:
+    """A step over graphs may return a loss for each node: as if it had returned their mean."""
+    torch.manual_seed(0)
+    batch = torch.arange(8).repeat_interleave(torch.arange(2, 10))
+    x, t, net = torch.randn(len(batch), 3).double(), torch.rand(8).double(), ByIndex()
+    y = torch.randn_like(x)
+    mean = bins_of(lambda: both(net(x, t, batch), y).mean(), net)
+    assert bins_of(lambda: both(net(x, t, batch), y).mean(1), net) == pytest.approx(mean, rel=1e-9)
+    wrong = bins_of(lambda: both(net(x, t, batch), y).mean(1).flip(0), net)
+    assert wrong != pytest.approx(mean, rel=0.1), "negative control: losses of other nodes"
+
+
 class Two(Timed):
     def forward(self, x_t: Tensor, t: Tensor) -> dict[str, Tensor]:
         v = super().forward(x_t, t)
@@ -267,11 +279,13 @@ def test_losses_beside_a_number_count_only_if_asked() -> None:
     plain, probe = ep.Probe(net, TIMED, PLAN, every=1), ep.Probe(net, TIMED, PLAN, every=1, over="t", bins=BINS)
     plain.step(step)
     assert set(plain.running) == {("train", "loss")}
-    with pytest.warns(UserWarning, match="train/loss is not in bins"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the step does what the warning would advise
         probe.step(step)
+    assert not probe.report().notes
     assert set(probe.running) == {("train", "loss"), ("train", "losses")}
     assert len(probe.over_time(name="losses").bins) == 2
-    with pytest.raises(ep.EquivProbeError, match="nothing in bins for train/loss"):
+    with pytest.raises(ep.EquivProbeError, match="nothing in bins for train/loss; expected train/losses"):
         probe.over_time(name="loss")
 
 

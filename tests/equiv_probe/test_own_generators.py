@@ -75,3 +75,49 @@ def test_the_same_noise_in_every_run(before_the_call: bool) -> None:
     found = first.replay(lambda: step(model), EXACT)
     exact = float((MATRIX.T @ MATRIX).trace() / 3 - (MATRIX.trace() / 3) ** 2) * float(x.square().mean()) * scale**2
     assert found.equiv == pytest.approx(exact, rel=1e-9)
+
+
+def in_closure(kind: str) -> tuple[Any, Any]:
+    """A generator that a step names, and a number drawn from it."""
+    made = {
+        "torch": torch.Generator().manual_seed(0),
+        "held": Sampler(),
+        "numpy": np.random.default_rng(0),
+        "python": random.Random(0),
+    }[kind]
+    draws = {
+        "torch": lambda: float(torch.randn((), generator=made)),
+        "held": lambda: float(torch.randn((), generator=made.generator)),
+        "numpy": lambda: float(made.normal()),
+        "python": lambda: float(made.random()),
+    }
+    return made, draws[kind]
+
+
+@pytest.mark.parametrize("before_the_call", [True, False])
+@pytest.mark.parametrize("kind", ["torch", "held", "numpy", "python"])
+def test_generators_that_the_step_names(kind: str, before_the_call: bool) -> None:
+    """Beside the network, as flow code has them: the same noise in every run, and nothing is left of the others."""
+    x = torch.randn(8, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x, net = x - x.mean(-2, keepdim=True), Noisy()
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
+
+    def steps(draw: Any) -> Any:
+        if before_the_call:
+            return lambda: net(x * (1 + draw()))["forces"].square().mean()
+        return lambda: net(x)["forces"].square().mean() + draw()
+
+    found = ep.Probe(net, schema).replay(steps(in_closure(kind)[1]), EXACT)
+    scale = 1 + in_closure(kind)[1]() if before_the_call else 1.0
+    exact = float((MATRIX.T @ MATRIX).trace() / 3 - (MATRIX.trace() / 3) ** 2) * float(x.square().mean()) * scale**2
+    assert found.equiv == pytest.approx(exact, rel=1e-9)
+    probe, plain, probed = ep.Probe(net, schema, every=1), steps(in_closure(kind)[1]), steps(in_closure(kind)[1])
+    assert [float(probe.step(probed).detach()) for _ in range(3)] == [float(plain().detach()) for _ in range(3)]
+    assert not probe.failures
+
+
+def test_generators_that_are_not_put_back_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: other noise after every call of the network, and no refusal either."""
+    monkeypatch.setattr("equiv_probe.probe.generators_in", lambda step: [])
+    with pytest.raises(AssertionError):
+        test_generators_that_the_step_names("torch", False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +14,9 @@ from equiv_probe.rotations import haar
 from equiv_probe.testing import LinearField, QuadraticEnergy
 
 from .live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Planted, mutating_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ICOSAHEDRAL = ep.RotationPlan("icosahedral", 1)
 
@@ -106,3 +112,23 @@ def test_an_equivariant_answer_for_turned_structures(matrix: Tensor) -> None:
 def test_errors_teach() -> None:
     with pytest.raises(ep.EquivProbeError, match='"fixed" or "random"'):
         ep.Twirled(Energy(), BOTH, mode="mean")
+
+
+def jvp(twirled: ep.Twirled, x: Tensor) -> Tensor:
+    moved: Tensor = torch.func.jvp(lambda y: twirled(y)["forces"], (x,), (torch.ones_like(x),))[0]
+    return moved
+
+
+@pytest.mark.parametrize(
+    "first",
+    [jvp, lambda twirled, x: torch.func.vmap(lambda y: twirled(y[None])["forces"][0])(x)],
+    ids=["jvp", "vmap"],
+)
+def test_a_first_call_inside_of_a_transform(first: Callable[[ep.Twirled, Tensor], Tensor], matrix: Tensor) -> None:
+    """As samplers by vmap make it: right, and nothing of the transform is kept, so that it can be saved afterwards."""
+    planted, x = LinearField(matrix), data()
+    twirled = ep.Twirled(Planted(planted), FORCES, ICOSAHEDRAL)
+    exact = planted.twirl(x)["forces"]
+    assert (first(twirled, x) - exact).abs().max() < 1e-12
+    assert torch.equal(twirled(x)["forces"], ep.Twirled(Planted(planted), FORCES, ICOSAHEDRAL)(x)["forces"])
+    torch.save(twirled, io.BytesIO())

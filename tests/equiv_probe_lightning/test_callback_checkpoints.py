@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import pytorch_lightning as pl
 import torch
 
+import equiv_probe as ep
 from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import LinearModule, loader, trainer
@@ -14,11 +16,15 @@ from .lightning_models import LinearModule, loader, trainer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
+FORCES = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
 
 
 def fresh() -> EquivarianceCallback:
     return EquivarianceCallback(every=3, plan="klein", full=2, budget=None, window=4, verbose=False)
+
+
+def augmenting() -> EquivarianceCallback:
+    return EquivarianceCallback(every=None, full=None, schema=FORCES, augment=True, verbose=False)
 
 
 def run(path: Path, epochs: int, callback: EquivarianceCallback, checkpoint: str | None = None) -> LinearModule:
@@ -48,6 +54,19 @@ def test_resuming_gives_the_same_numbers(tmp_path: Path) -> None:
     assert weights.net.matrix.isfinite().all()
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_resumed_augmentation_goes_on_where_it_was(
+    kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights to the last bit; negative control: without its state the rotations are others."""
+    if not kept:
+        monkeypatch.setattr(ep.Augmentation, "load_state_dict", lambda self, state: None)
+    run(tmp_path / "parts", 2, augmenting())
+    resumed = run(tmp_path / "parts", 4, augmenting(), str(tmp_path / "parts" / "epoch=1.ckpt"))
+    whole = run(tmp_path / "whole", 4, augmenting())
+    assert torch.equal(resumed.net.matrix, whole.net.matrix) == kept
+
+
 def test_a_checkpoint_without_the_sums_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control."""
     whole, first, second = fresh(), fresh(), fresh()
@@ -71,4 +90,4 @@ def test_a_checkpoint_is_read_with_weights_only(tmp_path: Path) -> None:
     callback = fresh()
     run(tmp_path, 1, callback)
     stored = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)
-    assert set(stored["callbacks"]["EquivarianceCallback"]) == {"probe", "generators", "logbook"}
+    assert set(stored["callbacks"]["EquivarianceCallback"]) == {"probe", "generators", "turns", "logbook"}

@@ -1,0 +1,127 @@
+"""Noise and answers of a sampler in other layouts than ``(B, N, 3)``: turned rightly, or refused with the way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import equiv_probe as ep
+
+from .samplers import quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DOUBLE = {"dtype": torch.float64}
+MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0]]).bool()
+
+
+def one_by_one(x: Tensor) -> Tensor:
+    return torch.stack([one + torch.randn(x.shape[1:], **DOUBLE) for one in x])
+
+
+def held(x: Tensor) -> Tensor:
+    """Noise for the atoms that are there alone, as ``x[mask]`` has them."""
+    x = x.clone()
+    x[MASK] += torch.randn(int(MASK.sum()), 3, **DOUBLE)
+    return x
+
+
+FLAT: dict[str, tuple[Callable[[Tensor], Tensor], dict[str, Any]]] = {
+    "all atoms in a row": (lambda x: x + torch.randn(x.shape[0] * x.shape[1], 3, **DOUBLE).view(x.shape), {}),
+    "like a view": (lambda x: (x.view(-1, 3) + torch.randn_like(x.view(-1, 3))).view(x.shape), {}),
+    "the atoms that are there": (held, {"mask": MASK}),
+}
+
+
+@pytest.mark.parametrize("how", FLAT)
+def test_flat_noise_of_a_dense_batch_turns_with_its_samples(how: str) -> None:
+    sampler, options = FLAT[how]
+    audit = quiet(sampler, (5, 4, 3), **options)
+    assert audit.verdict == "round-off"
+    assert [draw["turned"] for draw in audit.draws] == [True]
+
+
+@pytest.mark.parametrize("how", FLAT)
+def test_flat_noise_that_does_not_turn_would_be_caught(how: str) -> None:
+    """Negative control: the same draws, said to have no direction."""
+    sampler, options = FLAT[how]
+    audit = quiet(sampler, (5, 4, 3), turns=lambda draw: False, **options)
+    assert audit.verdict == "broken"
+    assert audit.rms > 1
+
+
+def by_molecule(x: Tensor) -> Tensor:
+    return torch.cat([one + torch.randn(3, 3, **DOUBLE) for one in x.split(3)])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "shape", "batch"),
+    [(one_by_one, (5, 5, 3), None), (by_molecule, (9, 3), torch.arange(3).repeat_interleave(3))],
+)
+def test_as_many_samples_as_atoms(
+    sampler: Callable[[Tensor], Tensor], shape: tuple[int, ...], batch: Tensor | None
+) -> None:
+    """A draw (5, 3) may be five samples' or five atoms': an equivariant sampler is not called broken on a guess."""
+    with pytest.raises(ep.EquivProbeError, match="does not say to which sample"):
+        quiet(sampler, shape, batch=batch)
+    assert quiet(sampler, shape, batch=batch, per_sample=False).verdict == "round-off"
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 4), (5, 12), (60,)])
+def test_noise_in_another_order_of_axes_is_refused(shape: tuple[int, ...]) -> None:
+    """It cannot be turned as it is drawn; left as it is, every sampler that draws so would look broken."""
+
+    def sampler(x: Tensor) -> Tensor:
+        drawn = torch.randn(shape, **DOUBLE)
+        return x + (drawn.mT if len(shape) == 3 else drawn.view(x.shape))
+
+    with pytest.raises(ep.EquivProbeError, match="laid out otherwise"):
+        quiet(sampler, (5, 4, 3))
+    assert quiet(sampler, (5, 4, 3), turns=lambda draw: False).verdict == "broken"
+
+
+def test_the_first_of_a_tuple() -> None:
+    """Positions beside types and orders that nobody declared."""
+
+    def sampler(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return 2 * x, x[..., 0], torch.zeros(len(x), 4, dtype=torch.long)
+
+    assert [one.name for one in quiet(sampler, (5, 4, 3), outputs=ep.point).measured] == ["end points"]
+    audit = quiet(sampler, (5, 4, 3), outputs={"x": ep.point, "h": ep.scalar})
+    assert {one.name: one.verdict for one in audit.measured} == {"x": "round-off", "h": "broken"}
+    path = quiet(lambda x: [sampler(x), sampler(3 * x)], (5, 4, 3), outputs=ep.point, path=True)
+    assert len(path["end points"].along_path) == 2
+
+
+class Molecules:
+    """A batch of a framework."""
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options", "way_out"),
+    [
+        (lambda x: torch.stack([x] * 5), {}, "path=True"),
+        (lambda x: torch.stack([x] * 2), {}, "path=True"),
+        (lambda x: Molecules(), {}, r"sampler\(noise\)\.pos"),
+        (list, {}, r"torch\.cat"),
+        (lambda x: {"x_end": x, "h": x}, {"outputs": ep.point}, r'outputs=\{"x_end": ep\.point\}'),
+        (lambda x: {"x_end": x, "h": x}, {"outputs": {"pos": ep.point}}, "pos"),
+    ],
+)
+def test_answers_that_cannot_be_read_say_what_to_pass(sampler: Any, options: dict[str, Any], way_out: str) -> None:
+    """Also a path of as many points as there are samples, which could be taken for a batch."""
+    with pytest.raises(ep.EquivProbeError, match=way_out):
+        quiet(sampler, (5, 4, 3), **options)
+
+
+def test_positions_drawn_together_with_features_are_noted() -> None:
+    """Which of seven numbers are directions nobody can see; what turns beside other features is no matter."""
+    audit = quiet(lambda x: x + torch.randn(5, 4, 7, **DOUBLE)[..., :3], (5, 4, 3))
+    assert any("(5, 4, 7) did not turn" in note for note in audit.notes)
+    apart = quiet(lambda x: x + torch.randn_like(x) * torch.randn(5, 4, 7, **DOUBLE)[..., :1], (5, 4, 3))
+    assert apart.verdict == "round-off"
+    assert not apart.notes
