@@ -11,7 +11,7 @@ import torch
 from equiv_probe.adapters import CallAdapter, adapter_for
 from equiv_probe.capture import all_outputs
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grids import looks_like_grid
+from equiv_probe.grid_inference import looks_like_grid
 from equiv_probe.hook import Hook
 from equiv_probe.schema import usual
 
