@@ -107,7 +107,8 @@ class GridAudit:
             f"2. {self.plan}; {self.interpolation} interpolation, over the ball in the box",
             *(f"   {line.replace('round-off', 'interpolation')}" for line in str(self.rotations).splitlines()),
             "The first is what a subgroup sees, without interpolation and without sampling error: broken symmetry and "
-            f"nothing else, but only part of it. The second {meaning}.",
+            "nothing else, but of turns by right angles alone (less than all turns would show, where structures lie "
+            f"anyhow; not so where they are aligned with the grid). The second {meaning}.",
         ]
         return "\n".join(lines)
 

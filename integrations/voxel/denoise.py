@@ -184,11 +184,11 @@ def train(config: Denoising, kind: str, until: int | None = None) -> tuple[Task,
     task = Task(config, kind)
     probe = ep.Probe(task.network, SCHEMA, every=config.every, seed=config.seed)
     run = Run(f"denoise-{kind}", config, task.network, probe)
-    # A resumed run turns by other rotations: not those of its first steps again.
-    handle = ep.augment(task.network, SCHEMA, seed=config.seed + run.step) if kind == "cube" else None
+    if kind == "cube":
+        run.augment(task.network, SCHEMA)
     run.fit(task.loss_of, lambda: by_key(task.held_out(config.watched)), until)
-    if handle is not None:
-        handle.remove()
+    if run.augmentation is not None:
+        run.augmentation.remove()
     return task, run
 
 

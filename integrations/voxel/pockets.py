@@ -178,12 +178,11 @@ def train(config: Docking, kind: str, until: int | None = None) -> tuple[Task, R
     task = Task(config, kind)
     probe = ep.Probe(task.network, SCHEMA, every=config.every, seed=config.seed, center="origin")
     run = Run(f"pockets-{kind}", config, task.network, probe)
-    # A resumed run turns by other rotations: not those of its first steps again.
-    seed = config.seed + run.step
-    handle = ep.augment(task.network, SCHEMA, center="origin", seed=seed) if kind == "so3" else None
+    if kind == "so3":
+        run.augment(task.network, SCHEMA, center="origin")
     run.fit(task.loss_of, lambda: by_key(task.held_out(task.held["seen"], PLANS["so3"])), until)
-    if handle is not None:
-        handle.remove()
+    if run.augmentation is not None:
+        run.augmentation.remove()
     return task, run
 
 

@@ -15,17 +15,17 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+import equiv_probe as ep
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import equiv_probe as ep
 
 KEYS = ("L_total", "L_mean", "L_equiv", "share", "share_stderr")
 
@@ -96,6 +96,8 @@ class Run:
             self.optimizer, lambda k: 0.5 * (1 + math.cos(math.pi * min(1.0, k / config.steps)))
         )
         self.step, self.seconds, self.rows = 0, 0.0, list[dict[str, float]]()
+        self.augmentation: ep.Augmentation | None = None
+        self._turns: dict[str, Any] | None = None
         stored = self.folder / "config.json"
         mine = json.loads(json.dumps({k: v for k, v in asdict(config).items() if k != "folder"}))
         if stored.exists() and json.loads(stored.read_text()) != mine:
@@ -114,6 +116,13 @@ class Run:
         self.schedule.load_state_dict(state["schedule"])
         self.probe.load_state_dict(state["probe"])
         self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
+        self._turns = state["turns"]
+
+    def augment(self, module: nn.Module, schema: ep.Schema, **options: Any) -> None:
+        """Turn training inputs at random until the end of the run; a resumed one goes on with the same rotations."""
+        self.augmentation = ep.augment(module, schema, seed=self.config.seed, **options)
+        if self._turns is not None:
+            self.augmentation.load_state_dict(self._turns)
 
     def save(self) -> None:
         """Checkpoint and log, so that either is whole if the run is killed."""
@@ -122,6 +131,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "probe": self.probe.state_dict(),
+            "turns": None if self.augmentation is None else self.augmentation.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "rows": self.rows,

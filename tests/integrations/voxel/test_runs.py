@@ -101,11 +101,12 @@ def test_logged_share_is_that_of_the_24_rotations(
         assert logged["train/share"] > 0.01
 
 
-def test_denoiser_resumes(vx: SimpleNamespace, shared_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["so3", "cube"])
+def test_denoiser_resumes(vx: SimpleNamespace, shared_data: Path, tmp_path: Path, kind: str) -> None:
     """Weights, both losses and shares of a run that was stopped, to the last bit; the log is on disk."""
-    task, run = vx.denoise.train(small(vx, tmp_path / "whole"), "so3")
-    vx.denoise.train(small(vx, tmp_path / "parts"), "so3", until=2)
-    again, resumed = vx.denoise.train(small(vx, tmp_path / "parts"), "so3")
+    task, run = vx.denoise.train(small(vx, tmp_path / "whole"), kind)
+    vx.denoise.train(small(vx, tmp_path / "parts"), kind, until=2)
+    again, resumed = vx.denoise.train(small(vx, tmp_path / "parts"), kind)
     for a, b in zip(task.network.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(a, b)
     assert [{**row, "seconds": 0} for row in run.rows] == [{**row, "seconds": 0} for row in resumed.rows]
