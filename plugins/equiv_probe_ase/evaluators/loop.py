@@ -82,7 +82,7 @@ def forget(calculator: BaseCalculator) -> None:
             current.reset()
         else:  # ASE's BaseCalculator has the memory but no method to clear it
             current.atoms, current.results = None, {}
-        pending.extend(_wrapped(current))
+        pending.extend(wrapped(current))
 
 
 def in_ase_order(calculator: object, results: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +97,8 @@ def in_ase_order(calculator: object, results: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def _wrapped(calculator: BaseCalculator) -> Iterator[BaseCalculator]:
+def wrapped(calculator: BaseCalculator) -> Iterator[BaseCalculator]:
+    """The calculators that a calculator holds, as a sum of calculators does."""
     held = [*vars(calculator).values(), *getattr(getattr(calculator, "mixer", None), "calcs", [])]
     for value in held:
         members = value if isinstance(value, list | tuple) else [value]
