@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase import units
+from ase import Atoms, units
+
+from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ase import Atoms
     from numpy.typing import NDArray
 
     Vector = NDArray[np.float64]
@@ -61,14 +62,43 @@ class Mechanics:
         return self.potential + self.kinetic
 
 
+def moving_atoms(dyn: Any, atoms: Any = None) -> Atoms:
+    """The atoms that dynamics move, from inside filters.
+
+    Raises:
+        EquivProbeError: there are none, as in a band of several images.
+    """
+    found: Any = atoms if atoms is not None else getattr(dyn, "atoms", None)
+    seen = 0
+    while not isinstance(found, Atoms) and hasattr(found, "atoms") and seen < 10:
+        found, seen = found.atoms, seen + 1
+    if not isinstance(found, Atoms):
+        raise EquivProbeError(f"a {type(found).__name__} to watch", "ase.Atoms", "SymmetryMonitor(dyn, atoms)")
+    return found
+
+
 def known_results(atoms: Atoms) -> Mapping[str, Any]:
     """A calculator's results if they are of these atoms as they are now; empty otherwise. Nothing is calculated."""
     calculator = atoms.calc
     results = getattr(calculator, "results", None)
-    if not results or calculator.calculation_required(atoms, []):
+    if not results:
+        return {}
+    # ASE's own question is the same one, at several times the cost; it has the last word.
+    if not _same(getattr(calculator, "atoms", None), atoms) and calculator.calculation_required(atoms, []):
         return {}
     known: Mapping[str, Any] = results
     return known
+
+
+def _same(remembered: Any, atoms: Atoms) -> bool:
+    """Whether a calculator's atoms are where these are."""
+    return (
+        getattr(remembered, "positions", None) is not None
+        and np.array_equal(remembered.positions, atoms.positions)
+        and np.array_equal(remembered.numbers, atoms.numbers)
+        and np.array_equal(remembered.cell.array, atoms.cell.array)
+        and np.array_equal(remembered.pbc, atoms.pbc)
+    )
 
 
 def mechanics(atoms: Atoms, results: Mapping[str, Any]) -> Mechanics:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ase.io
-from ase import Atoms, units
+from ase import units
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.md import MolecularDynamics
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations import RotationPlan
-from equiv_probe_ase.budget import Budget, known_results, mechanics
+from equiv_probe_ase.budget import Budget, known_results, mechanics, moving_atoms
 from equiv_probe_ase.calculators import make_calculator
 from equiv_probe_ase.dynamics_log import DynamicsLog
 from equiv_probe_ase.dynamics_report import dynamics_report
@@ -28,6 +28,7 @@ from equiv_probe_ase.notes import versions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ase import Atoms
     from ase.calculators.calculator import Calculator
     from ase.optimize.optimize import BaseDynamics
 
@@ -247,18 +248,3 @@ class SymmetryMonitor:
             if len(self.failures) == 1:
                 warnings.warn(f"equiv_probe could not measure at {self.failures[0]}", stacklevel=2)
             return None, None
-
-
-def moving_atoms(dyn: Any, atoms: Any = None) -> Atoms:
-    """The atoms that dynamics move, from inside filters.
-
-    Raises:
-        EquivProbeError: there are none, as in a band of several images.
-    """
-    found: Any = atoms if atoms is not None else getattr(dyn, "atoms", None)
-    seen = 0
-    while not isinstance(found, Atoms) and hasattr(found, "atoms") and seen < 10:
-        found, seen = found.atoms, seen + 1
-    if not isinstance(found, Atoms):
-        raise EquivProbeError(f"a {type(found).__name__} to watch", "ase.Atoms", "SymmetryMonitor(dyn, atoms)")
-    return found
