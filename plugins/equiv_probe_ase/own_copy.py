@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe_ase.evaluators.loop import wrapped
+from equiv_probe_ase.evaluators.loop import with_wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,18 +28,19 @@ def own_copy(calculator: Calculator) -> tuple[Calculator, list[str]]:
         The copy, and the names of the attributes that it shares with the original.
     """
     memo: dict[int, Any] = {id(module): module for module in networks(calculator)}
+    originals = list(with_wrapped(calculator))
+    twins = [object.__new__(type(one)) for one in originals]
+    memo |= {id(one): twin for one, twin in zip(originals, twins, strict=True)}
     shared: list[str] = []
-    return _copied(calculator, memo, shared), shared
+    for one, twin in zip(originals, twins, strict=True):
+        shared += _fill(twin, one, memo)
+    return twins[0], shared
 
 
-def _copied(calculator: Any, memo: dict[int, Any], shared: list[str]) -> Any:
-    kind: Any = type(calculator)
-    twin = object.__new__(kind)
-    memo[id(calculator)] = twin
-    for inner in wrapped(calculator):
-        if id(inner) not in memo:
-            _copied(inner, memo, shared)
-    for name, value in vars(calculator).items():
+def _fill(twin: object, original: object, memo: dict[int, Any]) -> list[str]:
+    """Copy attributes; the names of those that are shared."""
+    kind, shared = type(original), []
+    for name, value in vars(original).items():
         attempt = dict(memo)  # an attempt that fails may leave halves behind
         try:
             vars(twin)[name] = copy.deepcopy(value, attempt)
@@ -49,7 +50,7 @@ def _copied(calculator: Any, memo: dict[int, Any], shared: list[str]) -> Any:
                 shared.append(f"{kind.__name__}.{name}")
         else:
             memo.update(attempt)
-    return twin
+    return shared
 
 
 def networks(calculator: Any) -> list[torch.nn.Module]:
