@@ -202,4 +202,4 @@ def _mean(values: Any) -> str:
     if not len(known):
         return "–"
     error = float(known.std(ddof=1) / math.sqrt(len(known))) if len(known) > 1 else math.nan
-    return f"{number(float(known.mean()))} ± {number(error)}"
+    return f"{number(float(known.mean()))}" + (f" ± {number(error)}" if len(known) > 1 else " (one frame)")

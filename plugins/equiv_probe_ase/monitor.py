@@ -155,7 +155,8 @@ class SymmetryMonitor:
         if math.isnan(self.began):
             self.began = began
             self._begin()
-            self.measuring_seconds += time.perf_counter() - began
+            self.measuring_seconds = self.seconds = time.perf_counter() - began
+            began = time.perf_counter()
         if self.step == self._last:  # a second run() begins where the first ended
             return
         results = known_results(self.atoms)
