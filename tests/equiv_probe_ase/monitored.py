@@ -78,3 +78,8 @@ def crystal() -> Atoms:
     atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
     atoms.set_momenta(rng.normal(scale=2.0, size=atoms.positions.shape))
     return atoms
+
+
+def tilted_field() -> LinearField:
+    """For the command line."""
+    return LinearField(TILT)
