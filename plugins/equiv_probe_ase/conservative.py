@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from ase import units
+from scipy.stats import f as fisher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float64]
 
-STEPS = {torch.float64: 5e-3}
+STEPS = {torch.float64: 3e-3}
 """Root-mean-square displacement of an atom, Å, by precision: where rounding and curvature spoil the least."""
-COARSE_STEP = 2e-2
+COARSE_STEP = 1e-2
+DIRECTIONS = 3
+"""Random directions at each structure."""
 _STENCIL = np.array([-2.0, -1.0, 1.0, 2.0])
 _SLOPE = np.array([1.0, -8.0, 8.0, -1.0]) / 12
 _FOURTH = np.array([1.0, -4.0, -4.0, 1.0])
@@ -79,6 +82,18 @@ class Defect:
     power: float
     power_floor: float
     twirled_power: float
+
+
+def beyond_noise(square: float, floor: float, samples: int) -> bool:
+    """Whether a mean square is more than its floor explains.
+
+    Both are means of squares over ``samples`` directions; of equal noise their ratio follows Fisher's F, which exceeds
+    this limit once in a thousand. Less than a factor of two is never counted: noise is not quite Gaussian.
+
+    >>> beyond_noise(20.0, 1.0, 3), beyond_noise(20.0, 1.0, 9)
+    (False, True)
+    """
+    return square > max(4.0, float(fisher.isf(1e-3, samples, samples))) * floor
 
 
 def step_of(precision: torch.dtype) -> float:
@@ -138,7 +153,7 @@ def defect(
     *,
     energy: str = "energy",
     precision: torch.dtype = torch.float64,
-    count: int = 3,
+    count: int = DIRECTIONS,
     turned: Sequence[Atoms] = (),
 ) -> Defect:
     """Measure the defect at one structure.

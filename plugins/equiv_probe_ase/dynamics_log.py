@@ -55,6 +55,7 @@ COLUMNS = {
     "stress_L_equiv_stderr": "(meV/Å³)²",
     "defect_rms_meV_per_A": "meV/Å",
     "defect_floor_meV_per_A": "meV/Å",
+    "forces_size_meV_per_A": "meV/Å",
     "defect_power_eV_per_ps": "eV/ps",
     "defect_power_floor_eV_per_ps": "eV/ps",
     "twirled_defect_power_eV_per_ps": "eV/ps",

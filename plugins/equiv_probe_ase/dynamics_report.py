@@ -12,8 +12,9 @@ from scipy.stats import linregress
 
 from equiv_probe.report import Report
 from equiv_probe.report_table import number
-from equiv_probe.verdict import ROUND_OFF_FACTOR
+from equiv_probe.verdict import BROKEN_RELATIVE, ROUND_OFF_FACTOR
 from equiv_probe_ase.budget import HBAR
+from equiv_probe_ase.conservative import DIRECTIONS, beyond_noise
 from equiv_probe_ase.dynamics_log import plain
 from equiv_probe_ase.summary import blind_spots, summarise
 
@@ -135,7 +136,8 @@ def _bound(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     if not pairs:
         return []
     spread, bound = (math.sqrt(float(np.mean(np.square(values)))) for values in zip(*pairs, strict=True))
-    floors = [record["quantities"]["energy"]["floor"] or 0.0 for record in monitor.records]
+    values = [record["quantities"]["energy"] for record in monitor.records]
+    floors = [max(one["floor"] or 0.0, one["nondeterminism"] or 0.0, one["resolution"] or 0.0) for one in values]
     if spread <= ROUND_OFF_FACTOR * max(floors, default=0.0):
         return []
     if spread > 1.05 * bound:
@@ -154,20 +156,20 @@ def _conservative(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     having = [row for row in rows if math.isfinite(row.get("defect_rms_meV_per_A", math.nan))]
     if not having:
         return _drift(monitor, rows)
-    rms, floor = (_rms(having, f"defect_{key}_meV_per_A") for key in ("rms", "floor"))
-    broken = rms > ROUND_OFF_FACTOR * floor
+    rms, floor, size = (_rms(having, f"{key}_meV_per_A") for key in ("defect_rms", "defect_floor", "forces_size"))
+    real = beyond_noise(rms**2, floor**2, DIRECTIONS * len(having))
+    broken = real and rms > BROKEN_RELATIVE * size
     frames = f"{len(having)} frame{'s' * (len(having) > 1)}"
+    words = "not the energy's gradient" if broken else "the energy's gradient" + (", almost" if real else "")
     notes = [
-        f"the forces are {'not ' if broken else ''}the energy's gradient: F + ∇E is {number(rms)} meV/Å per component "
-        f"beside a floor of {number(floor)} ({frames}, random directions)"
+        f"the forces are {words}: F + ∇E is {number(rms)} meV/Å per component beside forces of {number(size)}, and "
+        f"rounding and kinks of the energy make {number(floor)} of it ({frames}, random directions)"
     ]
     notes += _drift(monitor, rows)
-    power = [
-        row["defect_power_eV_per_ps"] for row in having if math.isfinite(row.get("defect_power_eV_per_ps", math.nan))
-    ]
-    if not power or not broken:
-        if broken or not power:
-            return notes
+    power = [value for row in having if math.isfinite(value := row.get("defect_power_eV_per_ps", math.nan))]
+    if not power:
+        return notes
+    if not broken:
         return [*notes, "what drift there is comes from the integrator (and from thermostats), not from the forces"]
     twirled = [row.get("twirled_defect_power_eV_per_ps", math.nan) for row in having]
     notes.append(

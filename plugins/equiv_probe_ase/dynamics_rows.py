@@ -77,6 +77,7 @@ def _defect(defect: Defect) -> dict[str, Any]:
     return {
         "defect_rms_meV_per_A": 1e3 * math.sqrt(defect.square),
         "defect_floor_meV_per_A": 1e3 * math.sqrt(defect.floor),
+        "forces_size_meV_per_A": 1e3 * math.sqrt(defect.size),
         "defect_power_eV_per_ps": 1e3 * defect.power,
         "defect_power_floor_eV_per_ps": 1e3 * defect.power_floor,
         "twirled_defect_power_eV_per_ps": 1e3 * defect.twirled_power,
