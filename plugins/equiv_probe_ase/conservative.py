@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 STEPS = {torch.float64: 3e-3}
 """Root-mean-square displacement of an atom, Å, by precision: where rounding and curvature spoil the least."""
 COARSE_STEP = 1e-2
-DIRECTIONS = 3
+DIRECTIONS = 2
 """Random directions at each structure."""
 _STENCIL = np.array([-2.0, -1.0, 1.0, 2.0])
 _SLOPE = np.array([1.0, -8.0, 8.0, -1.0]) / 12

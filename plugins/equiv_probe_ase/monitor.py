@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from equiv_probe.report import Report
     from equiv_probe_ase.conservative import Defect
 
-PLAN = RotationPlan("klein", replicates=4)
-"""Sixteen rotations of a frame: the fewest with error bars that average vectors exactly."""
+PLAN = RotationPlan("haar", replicates=4)
+"""Four rotations of a frame, the fewest with error bars: a trajectory has many frames, and each draws its own."""
 
 
 class SymmetryMonitor:
@@ -52,7 +52,7 @@ class SymmetryMonitor:
         dyn: any of ASE's dynamics or optimisers; the monitor attaches itself.
         atoms: that move; None takes those of ``dyn``, also from inside a cell filter.
         every: steps between two measurements of symmetry, and two rows of the log; the first is at the first step.
-        plan: of the rotations; None is four replicates of the Klein group, 16.
+        plan: of the rotations; None is four independent ones, which cost least.
         log: ``.csv``, or ``.jsonl``, which ``ase.io`` reads as structures; None writes none.
         conservative_every: steps between two measurements of non-conservative forces; None is 10 ``every``, 0 never.
         properties: ASE's names; None takes energy, forces and (if periodic) stress, as far as there are any.

@@ -141,7 +141,7 @@ def _plan(given: Any, asked: dict[str, Any]) -> Any:
         return RotationPlan(**{"seed": seed, **given})
     if given is None and not seed:
         return None
-    return RotationPlan(given or "klein", 4, seed=seed)
+    return RotationPlan(given or "haar", 4, seed=seed)
 
 
 def _conclude() -> None:
