@@ -11,6 +11,7 @@ from equiv_probe import settings
 
 KNOWN = (
     *("every", "network", "schema", "plan", "full", "budget", "warmup", "window", "augment", "light"),
+    *("over", "bins"),
     *("center", "seed", "stages", "prog_bar", "report", "verbose"),
     *("log", "trajectory", "conservative_every", "properties", "resume"),  # of molecular dynamics
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.chunking import in_chunks
+from equiv_probe.grid_plans import exact_grids, fitting_plan, one_of, require_fit
 from equiv_probe.orbit import Moments, Orbit
 from equiv_probe.rotations import RotationPlan, haar
 from equiv_probe.turned_model import TurnedModel
@@ -44,7 +45,8 @@ def twirl(
         predict: the model, inputs to outputs (tensor, tuple or dict of tensors or NumPy arrays).
         inputs: tensor, tuple or dict; one structure, a dense batch, or node tensors with a batch index.
         schema: representations; None infers them and prints what was assumed.
-        plan: None is four tetrahedral replicates, 48 rotations.
+        plan: None is four tetrahedral replicates, 48 rotations; for grids without interpolation the rotations of the
+            cube, or on boxes that are no cubes the half turns.
         stacked: False calls ``predict`` with one turned copy at a time; True once per chunk, with a leading rotation
             axis ``(C, ...)`` on the inputs that turn, and expects it on every output.
         chunk: rotations per call when stacked; halved when memory runs out.
@@ -63,15 +65,16 @@ def twirl(
     Raises:
         EquivProbeError: see the message; what was found, what was expected, what to pass.
     """
-    plan = plan or RotationPlan()
     model = TurnedModel(predict, inputs, schema, center, precision=precision, stacked=stacked)
+    plan = plan or fitting_plan(RotationPlan(), model.schema, model.inputs, model.identity)
+    require_fit(plan, model.schema, model.inputs, model.identity, alone=not stacked)
     began = time.perf_counter()
     rotations = plan.rotations(generator)
     flat = rotations.reshape(-1, 3, 3)
     moments = Moments(model.identity, plan.weights, len(rotations))
     size = sum(value.numel() for value in model.identity.values()) * len(flat)
     stored: list[dict[str, Tensor]] | None = [] if (keep if keep is not None else size <= KEEP_LIMIT) else None
-    with _bar(len(flat), shown=progress) as advance:
+    with progress_bar(len(flat), shown=progress) as advance:
         step = chunk if stacked else 1
         for values in in_chunks(lambda a, b: model.pulled_back(flat[a:b]), len(flat), step):
             moments.add(values)
@@ -82,7 +85,7 @@ def twirl(
     if stored is not None:
         joined = {name: torch.cat([part[name] for part in stored]) for name in model.identity}
         kept = {name: v.reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in joined.items()}
-    extra = model.floors(floor, haar(floor, plan.generator(1)), chunk) if floor else ({}, {})
+    extra = model.floors(floor, _round_trips(floor, plan, model.schema), chunk) if floor else ({}, {})
     return Orbit(
         model.schema,
         plan,
@@ -97,20 +100,29 @@ def twirl(
     )
 
 
-class _bar:  # noqa: N801 - a context manager used as a function
+def _round_trips(count: int, plan: RotationPlan, schema: Schema) -> Tensor:
+    """Rotations there and back, ``(count, 3, 3)``: any, where nothing but the cube's turn a grid those."""
+    generator = plan.generator(1)
+    if not exact_grids(schema):
+        return haar(count, generator)
+    return one_of(plan).draws(count, generator).reshape(-1, 3, 3)
+
+
+class progress_bar:  # noqa: N801 - a context manager used as a function
     """A Rich progress bar, or nothing."""
 
-    def __init__(self, total: int, *, shown: bool) -> None:
+    def __init__(self, total: int, label: str = "twirl", *, shown: bool) -> None:
+        from rich.console import Console
         from rich.progress import Progress
 
-        self._progress = Progress(transient=True) if shown else None
-        self._total = total
+        self._progress = Progress(transient=True, console=Console(stderr=True)) if shown else None
+        self._total, self._label = total, label
 
     def __enter__(self) -> Callable[[int], None]:
         if self._progress is None:
             return lambda _: None
         self._progress.start()
-        task = self._progress.add_task("twirl", total=self._total)
+        task = self._progress.add_task(self._label, total=self._total)
         return lambda count: self._progress.advance(task, count) if self._progress else None
 
     def __exit__(self, *_: object) -> None:
