@@ -123,8 +123,7 @@ class SymmetryMonitor:
         self._calculator = make_calculator(calculator) if isinstance(calculator, str) else calculator
         self._resume, self._first_step = resume, first_step
         self._trajectory = Path(trajectory).resolve() if trajectory is not None else None
-        self._annotate = annotate
-        self._table = RunningTable(quiet=quiet)
+        self._annotate, self._table = annotate, RunningTable(quiet=quiet)
         self._offset, self._last = 0, -1
         self._records: list[dict[str, Any]] = []
         dyn.attach(self, 1)
@@ -173,7 +172,7 @@ class SymmetryMonitor:
         self.dyn.observers[:] = [entry for entry in self.dyn.observers if entry[0] is not self]
 
     def report(self) -> Report:
-        """What was found so far, with its history over time; ``.save("report.json")`` keeps it."""
+        """What was found so far, with its history; ``.save("report.json")`` keeps it."""
         return dynamics_report(self)
 
     @property
