@@ -111,6 +111,15 @@ class Augmentation:
             handle.remove()
         self._handles = []
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs: the generator's state."""
+        return {"generator": self._source.state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`; the model must be on its device."""
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        self._source.restore(state["generator"], device)
+
     def __enter__(self) -> Augmentation:
         return self
 

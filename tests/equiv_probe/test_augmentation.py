@@ -167,3 +167,19 @@ def test_replay_of_an_augmented_model_is_in_the_datas_frame() -> None:
             probe = ep.Probe(model, BOTH)
             values.append(probe.replay(lambda: (model(x)["forces"] - y).square().mean(), plan).equiv)
     assert values[0] == values[1]
+
+
+def test_a_resumed_augmentation_goes_on_with_the_same_rotations() -> None:
+    model, x = Noisy().double().train(), data(0)
+    with ep.augment(model, FORCES, seed=3) as augmentation:
+        model(x)
+        state = augmentation.state_dict()
+        model(x)
+        expected = augmentation.rotations
+    with ep.augment(model, FORCES, seed=3) as again:
+        model(x)
+        first = again.rotations
+        again.load_state_dict(state)
+        model(x)
+        assert torch.equal(again.rotations, expected)
+        assert not torch.equal(first, expected)  # without the state it would begin anew
