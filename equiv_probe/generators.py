@@ -43,7 +43,8 @@ def _within(value: Any, seen: set[int], *, deeper: bool = True) -> Iterator[Any]
         return
     elif isinstance(value, (list, tuple, dict, set, deque)):
         seen.add(id(value))
-        for entry in list(value.values() if isinstance(value, dict) else value):
+        # iter(): a tuple of somebody's own (e3nn's Irrep) may have no length, and list() asks for it.
+        for entry in list(iter(value.values() if isinstance(value, dict) else value)):
             yield from _within(entry, seen, deeper=deeper)
     elif deeper and hasattr(value, "__dict__"):
         seen.add(id(value))

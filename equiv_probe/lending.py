@@ -70,4 +70,4 @@ def held(module: nn.Module) -> Iterator[nn.Module]:
             yield value
         elif isinstance(value, (list, tuple, dict, set, deque)) and id(value) not in seen:
             seen.add(id(value))
-            left.extend(value.values() if isinstance(value, dict) else value)
+            left.extend(iter(value.values() if isinstance(value, dict) else value))  # some tuples have no length

@@ -13,6 +13,7 @@ KNOWN = (
     *("every", "network", "schema", "plan", "full", "budget", "warmup", "window", "augment", "light"),
     *("over", "bins"),
     *("center", "seed", "stages", "prog_bar", "report", "verbose"),
+    *("log", "trajectory", "conservative_every", "properties", "resume"),  # of molecular dynamics
 )
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -26,7 +27,7 @@ def run(
     ] = None,
     report: Annotated[str | None, typer.Option(help="Where to save the report; JSON.")] = None,
 ) -> None:
-    """Run a training script as it is, and measure what it trains: Lightning Trainers, and loops over graphs."""
+    """Run a training script as it is, and measure what it trains (Lightning, loops over graphs) or moves (ASE)."""
     from equiv_probe.running_script import run_script
 
     asked = settings.parse(os.environ.get(settings.VARIABLE), KNOWN) or {}

@@ -26,7 +26,7 @@ from equiv_probe.isolation import measuring, network, rank
 from equiv_probe.probe import Probe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import nn
 
@@ -41,8 +41,14 @@ _CLAIMS: list[str] = []
 
 def claim(root: nn.Module) -> None:
     """Say that a framework's callback measures a module, and all that is in it."""
-    claimed.update(root.modules())
-    _CLAIMS.append(type(root).__name__)
+    claim_all([root], type(root).__name__)
+
+
+def claim_all(modules: Iterable[nn.Module], name: str) -> None:
+    """Say that a plugin measures what these modules do, if there are any, under a name."""
+    for root in modules:
+        claimed.update(root.modules())
+    _CLAIMS.append(name)
 
 
 class Finder:
@@ -159,10 +165,12 @@ def _conclude(probes: list[Probe], report: Any, code: int) -> None:
         probe.remove()
     if rank() != 0:
         return
-    found = [probe for probe in probes if probe.running]
+    # One that was called before the plugin could say so is measured twice; the plugin knows better.
+    found = [probe for probe in probes if probe.running and probe.model not in claimed]
     if not found and not _CLAIMS:
         print(
-            "equiv_probe measured nothing: no Trainer of Lightning was run, no module was called with a graph twice. "
+            "equiv_probe measured nothing: no Trainer of Lightning was run, no module was called with a graph twice, "
+            "no dynamics of ASE was run. "
             "In a loop of your own: with ep.Probe(model) as probe: loss = probe.step(lambda: ...)",
             file=sys.stderr,
         )

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from equiv_probe_ase.auditing import audit
     from equiv_probe_ase.calculators import make_calculator
+    from equiv_probe_ase.monitor import SymmetryMonitor
 
-__all__ = ["audit", "make_calculator"]
+__all__ = ["SymmetryMonitor", "audit", "make_calculator"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,4 +30,8 @@ def __getattr__(name: str) -> Any:
         from equiv_probe_ase.calculators import make_calculator
 
         return make_calculator
+    if name == "SymmetryMonitor":
+        from equiv_probe_ase.monitor import SymmetryMonitor
+
+        return SymmetryMonitor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The commands that ASE calculators make possible: ``equiv-probe audit`` and ``equiv-probe demo``."""
+"""The commands that ASE calculators make possible: ``equiv-probe audit``, ``md`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ def _option(*names: str, help: str, show: str | bool = True) -> Any:  # noqa: A0
 def register(app: typer.Typer) -> None:
     """Add the commands to ``equiv-probe``."""
     app.command("audit")(audit_command)
+    from equiv_probe_ase.md_command import md_command
+
+    app.command("md")(md_command)
     app.command("demo")(demo_command)
 
 
@@ -108,7 +111,8 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
             fingerprint=spec_fingerprint(calculator),
         )
     report.save(output)
-    _show(report, output, as_json=as_json)
+    files = f"Report: {output}; results as they came: {output.with_suffix('.jsonl')} (the same command resumes from it)"
+    show(report, files, as_json=as_json)
     raise typer.Exit(_exit_code(report, thresholds))
 
 
@@ -135,12 +139,12 @@ def quiet(*, verbose: bool) -> Iterator[None]:
         yield
 
 
-def _show(report: Report, output: Path, *, as_json: bool) -> None:
+def show(report: Report, files: str, *, as_json: bool) -> None:
+    """Print a report on stdout, and on stderr which files there are."""
     if as_json:
         print(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
     else:
         wide_console().print(report)
-    files = f"Report: {output}; results as they came: {output.with_suffix('.jsonl')} (the same command resumes from it)"
     print(files, file=sys.stderr)
 
 

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
+from equiv_probe.generators import generators_of
+from equiv_probe.isolation import isolated
+from equiv_probe.lending import held
 
 MATRIX = torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
 EXACT = ep.RotationPlan("icosahedral", replicates=2)
@@ -21,6 +24,26 @@ class Sampler:
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(1)
+
+
+class Unmeasured(tuple):  # as e3nn's Irrep
+    """A tuple that does not tell its length."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+def test_generators_and_modules_in_tuples_without_a_length() -> None:
+    generator, metric = torch.Generator(), nn.Linear(1, 1)
+    module = nn.Module()
+    module.kept = [Unmeasured((generator, metric))]
+    assert generators_of([module]) == [generator]
+    assert list(held(module)) == [metric]
+    with isolated(module, contents=True):
+        torch.rand(3, generator=generator)
+    assert torch.equal(torch.rand(3, generator=generator), torch.rand(3, generator=torch.Generator()))
 
 
 class Noisy(nn.Module):

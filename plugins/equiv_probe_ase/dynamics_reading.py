@@ -1,0 +1,35 @@
+"""The monitor's log in JSON lines as structures: ``ase.io.read("monitor.jsonl", ":")``."""
+
+from __future__ import annotations
+
+import json
+from typing import IO, Any
+
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from equiv_probe_ase.dynamics_rows import info_of
+
+
+def read_equiv_probe_dynamics(file: IO[str], index: Any = -1) -> list[Atoms]:
+    """The frames of a log, with what was measured in ``info`` under names that begin with ``equiv_``.
+
+    Args:
+        file: open at its beginning.
+        index: a number or a slice, as ASE passes it.
+    """
+    lines = [line for line in file if line.endswith("\n")]  # one that was torn by a kill has no end
+    rows = [json.loads(line) for line in lines[1:]]
+    frames = [_atoms(row) for row in rows if isinstance(row.get("frame"), dict)]
+    return frames[index] if isinstance(index, slice) else [frames[index]]
+
+
+def _atoms(row: dict[str, Any]) -> Atoms:
+    frame = row["frame"]
+    atoms = Atoms(frame["numbers"], frame["positions"], cell=frame["cell"], pbc=frame["pbc"])
+    if "momenta" in frame:
+        atoms.set_momenta(frame["momenta"])
+    known = {name: frame[name] for name in ("energy", "forces", "stress") if name in frame}
+    atoms.calc = SinglePointCalculator(atoms, **known)
+    atoms.info = {"name": f"step {row['step']}", **info_of({n: v for n, v in row.items() if v is not None})}
+    return atoms

@@ -1,0 +1,207 @@
+"""What a trajectory says about the model that moved it: the package's report, with the budget in words."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase.md.verlet import VelocityVerlet
+from scipy.stats import linregress
+
+from equiv_probe.report import Report
+from equiv_probe.report_table import number
+from equiv_probe.verdict import BROKEN_RELATIVE, ROUND_OFF_FACTOR
+from equiv_probe_ase.budget import HBAR
+from equiv_probe_ase.conservative import DIRECTIONS, beyond_noise
+from equiv_probe_ase.dynamics_log import plain
+from equiv_probe_ase.summary import blind_spots, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from equiv_probe_ase.monitor import SymmetryMonitor
+
+    Row = Mapping[str, Any]
+
+
+def dynamics_report(monitor: SymmetryMonitor) -> Report:
+    """The report of what a monitor saw so far.
+
+    Args:
+        monitor: that was called at least once, or nothing is in it.
+    """
+    rows = [plain(row) for row in monitor.log.rows]
+    if monitor.budget.last is not None and (not rows or rows[-1]["step"] < monitor.step):
+        rows.append(monitor.now)
+    blind = blind_spots(monitor.plan)
+    if any("defect_rms_meV_per_A" in row for row in rows):
+        blind = [line for line in blind if "gradient" not in line]
+    return Report(
+        model=monitor.name or type(monitor.model).__name__,
+        source=f"{type(monitor.dyn).__name__} of {monitor.atoms.get_chemical_formula()}",
+        protocol=_protocol(monitor, rows),
+        measured=summarise(monitor.records, monitor.symmetry.quantities, "mse"),
+        structures=monitor.records,
+        failures=[{"name": line.partition(":")[0], "error": line.partition(": ")[2]} for line in monitor.failures],
+        notes=[*_notes(monitor, rows), *monitor.notes],
+        blind_spots=blind,
+        history=[{"stage": "md" if monitor.is_dynamics else "optimisation", **row} for row in rows],
+    )
+
+
+def _protocol(monitor: SymmetryMonitor, rows: Sequence[Row]) -> dict[str, Any]:
+    stated = monitor.protocol()
+    run = time.perf_counter() - monitor.began - monitor.seconds
+    free = monitor.seconds - monitor.measuring_seconds
+    return {
+        "plan": stated["plan"],
+        "every": f"{monitor.every} steps",
+        "steps": rows[-1]["step"] if rows else 0,
+        **({"timestep": f"{stated['timestep_fs']:g} fs"} if monitor.is_dynamics else {}),
+        "center": stated["center"],
+        "precision": str(monitor.symmetry.precision).removeprefix("torch."),
+        "evaluator": monitor.symmetry.evaluator,
+        "evaluations": monitor.symmetry.evaluations,
+        "cost": f"{100 * monitor.seconds / run:.2g} % of the run, {100 * free / run:.2g} % without the turned copies"
+        if run > 0
+        else "unknown",
+        "versions": stated["versions"],
+    }
+
+
+def _notes(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+    if monitor.budget.last is None:
+        return ["the dynamics has not run yet"]
+    notes = [*_pushed(monitor), *_spun(monitor), *_bound(monitor, rows), *_conservative(monitor, rows)]
+    if len(monitor.records) > 1:
+        notes.append("frames of one trajectory are correlated: intervals that treat them as independent are too narrow")
+    if monitor.symmetry.shared:
+        notes.append(
+            f"the calculator's {', '.join(monitor.symmetry.shared)} could not be copied and is shared with the "
+            "dynamics, which may not be bit for bit what it is without the monitor: pass calculator= one of its own"
+        )
+    return notes
+
+
+def _others(monitor: SymmetryMonitor) -> str:
+    """What else acts on the atoms, in words; empty for plain velocity Verlet."""
+    acting = [] if type(monitor.dyn) is VelocityVerlet else [type(monitor.dyn).__name__]
+    return " and ".join([*acting, *dict.fromkeys(type(c).__name__ for c in monitor.atoms.constraints)])
+
+
+def _pushed(monitor: SymmetryMonitor) -> list[str]:
+    budget = monitor.budget
+    if not math.isfinite(budget.force):
+        return ["the calculator keeps no forces that could be read without another call: there is no budget"]
+    push = f"net force of the model {number(1e3 * budget.force)} meV/Å (root mean square over steps)"
+    if not monitor.is_dynamics:
+        return [push]
+    change, rest = (float(np.linalg.norm(v)) for v in (budget.momentum, budget.momentum_remainder))
+    return [
+        f"{push}; the momentum changed by {number(change)} eV·fs/Å, of which the net force leaves "
+        f"{number(rest)} unexplained" + (f" ({_others(monitor)})" if _others(monitor) else "")
+    ]
+
+
+def _spun(monitor: SymmetryMonitor) -> list[str]:
+    budget = monitor.budget
+    if monitor.atoms.pbc.any():
+        return [
+            "net torque and angular momentum are not defined for periodic structures: they would depend on which image "
+            "of each atom is counted"
+        ]
+    if not math.isfinite(budget.torque):
+        return []
+    spin = f"net torque of the model {number(1e3 * budget.torque)} meV (root mean square over steps)"
+    if not monitor.is_dynamics:
+        return [spin]
+    change, impulse, rest = (
+        float(np.linalg.norm(v)) for v in (budget.angular, budget.angular_impulse, budget.remainder)
+    )
+    return [
+        f"{spin}; the angular momentum changed by {number(change)} eV·fs ({number(change / HBAR)} ħ) in "
+        f"{number(budget.time)} fs, the model's torque makes {number(impulse)}, and {number(rest)} is not "
+        "explained by it" + (f" ({_others(monitor)})" if _others(monitor) else " (velocity Verlet: rounding)")
+    ]
+
+
+def _bound(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+    pairs = [
+        (row["energy_rms_meV_per_atom"], row["energy_torque_bound_meV_per_atom"])
+        for row in rows
+        if math.isfinite(row.get("energy_torque_bound_meV_per_atom", math.nan))
+    ]
+    if not pairs:
+        return []
+    spread, bound = (math.sqrt(float(np.mean(np.square(values)))) for values in zip(*pairs, strict=True))
+    values = [record["quantities"]["energy"] for record in monitor.records]
+    floors = [max(one["floor"] or 0.0, one["nondeterminism"] or 0.0, one["resolution"] or 0.0) for one in values]
+    if spread <= ROUND_OFF_FACTOR * max(floors, default=0.0):
+        return []
+    if spread > 1.05 * bound:
+        return [
+            f"over rotations the energy varies by {number(spread)} meV/atom, more than the {number(bound)} meV/atom "
+            "that the net torque allows: the forces are not the energy's gradient"
+        ]
+    return [
+        f"over rotations the energy varies by {number(spread)} meV/atom; net torque allows {number(bound)} meV/atom "
+        "(√(½⟨τ²⟩)) if the forces are the energy's gradient"
+    ]
+
+
+def _conservative(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+    """Whether the forces are the energy's gradient, and where a drift of the total energy comes from."""
+    having = [row for row in rows if math.isfinite(row.get("defect_rms_meV_per_A", math.nan))]
+    if not having:
+        return _drift(monitor, rows)
+    rms, floor, size = (_rms(having, f"{key}_meV_per_A") for key in ("defect_rms", "defect_floor", "forces_size"))
+    real = beyond_noise(rms**2, floor**2, DIRECTIONS * len(having))
+    broken = real and rms > BROKEN_RELATIVE * size
+    frames = f"{len(having)} frame{'s' * (len(having) > 1)}"
+    words = "not the energy's gradient" if broken else "the energy's gradient" + (", almost" if real else "")
+    notes = [
+        f"the forces are {words}: F + ∇E is {number(rms)} meV/Å per component beside forces of {number(size)}, and "
+        f"rounding and kinks of the energy make {number(floor)} of it ({frames}, random directions)"
+    ]
+    notes += _drift(monitor, rows)
+    power = [value for row in having if math.isfinite(value := row.get("defect_power_eV_per_ps", math.nan))]
+    if not power:
+        return notes
+    if not broken:
+        return [*notes, "what drift there is comes from the integrator (and from thermostats), not from the forces"]
+    twirled = [row.get("twirled_defect_power_eV_per_ps", math.nan) for row in having]
+    notes.append(
+        f"non-conservative forces change the total energy at {_mean(power)} eV/ps; of the twirled model it would be "
+        f"{_mean(twirled)} eV/ps: the difference comes with broken rotation, {_mean(np.subtract(power, twirled))} eV/ps"
+    )
+    return notes
+
+
+def _drift(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+    """The drift of the total energy where it should be constant."""
+    if not isinstance(monitor.dyn, VelocityVerlet) or len(rows) < 3:
+        return []
+    times, changes = (np.array([row.get(key, math.nan) for row in rows]) for key in ("time_fs", "energy_change_eV"))
+    if not np.isfinite(changes).all():
+        return []
+    fit = linregress(times, changes)
+    return [
+        f"total energy: {number(1e3 * fit.slope)} ± {number(1e3 * fit.stderr)} eV/ps (straight line through "
+        f"{len(rows)} rows), {number(float(changes[-1]))} eV in all"
+    ]
+
+
+def _rms(rows: Sequence[Row], key: str) -> float:
+    return math.sqrt(float(np.mean([row[key] ** 2 for row in rows])))
+
+
+def _mean(values: Any) -> str:
+    """Mean over frames with its standard error."""
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return "–"
+    error = float(known.std(ddof=1) / math.sqrt(len(known))) if len(known) > 1 else math.nan
+    return f"{number(float(known.mean()))}" + (f" ± {number(error)}" if len(known) > 1 else " (one frame)")

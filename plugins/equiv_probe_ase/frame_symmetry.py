@@ -1,0 +1,133 @@
+"""The twirl at one frame of a trajectory, on a copy of the atoms and of the calculator."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from equiv_probe.isolation import isolated
+from equiv_probe_ase.conservative import Defect, defect
+from equiv_probe_ase.engine import Engine
+from equiv_probe_ase.evaluators import evaluator_for
+from equiv_probe_ase.inspection import default_atoms_per_call, model_precision, trial
+from equiv_probe_ase.orbits import Job, evaluate_jobs, quantities_of
+from equiv_probe_ase.own_copy import networks, own_copy
+from equiv_probe_ase.quantities import adapted, choose
+from equiv_probe_ase.record import record
+from equiv_probe_ase.structures import Structure
+from equiv_probe_ase.turning import Turner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+    from equiv_probe.rotations import RotationPlan
+    from equiv_probe_ase.quantities import Quantity
+
+DEFAULTS = ("energy", "forces", "stress")
+FLOOR_EVERY = 10
+"""Measurements between two of the round-off floor, which changes little along a trajectory."""
+
+
+@dataclass
+class FrameSymmetry:
+    """Measures frames of one trajectory.
+
+    Args:
+        plan: of the rotations; each frame draws its own, by its step.
+        properties: ASE's names; None takes energy, forces and (if periodic) stress, as far as there are any.
+        center: of rotation, as in :func:`equiv_probe_ase.audit`.
+        batched: whether to use the model's batched evaluation.
+        atoms_per_call: most atoms in one model pass; None is a default of the model's.
+    """
+
+    plan: RotationPlan
+    properties: Sequence[str] | None = None
+    center: str | Sequence[float] = "centroid"
+    batched: bool = True
+    atoms_per_call: int | None = None
+    quantities: dict[str, Quantity] = field(default_factory=dict)
+    precision: torch.dtype = torch.float64
+    evaluator: str = ""
+    shared: tuple[str, ...] = ()
+    evaluations: int = 0
+    _measured: int = 0
+    _resolution: dict[str, float] = field(default_factory=dict)
+
+    def prepare(self, calculator: Calculator, atoms: Atoms) -> None:
+        """Find out what the calculator really gives, and in which precision.
+
+        Raises:
+            EquivProbeError: nothing to measure.
+        """
+        with self._engine(calculator) as engine:
+            implemented = list(calculator.implemented_properties)
+            asked = self.properties or ([n for n in DEFAULTS if n in implemented] or None)
+            chosen = choose(implemented, asked)
+            given, sample = trial(engine.evaluator, chosen, [Structure(0, "start", atoms.copy())])
+            self.quantities = adapted(chosen if self.properties else given, sample)
+            self.precision = model_precision(calculator, sample)
+            self.evaluator = engine.evaluator.name
+
+    def measure(self, calculator: Calculator, atoms: Atoms, step: int) -> dict[str, Any]:
+        """The record of one frame, as an audit writes it, with the twirled energy.
+
+        Args:
+            calculator: of the dynamics.
+            atoms: the frame.
+            step: its number, on which its rotations depend.
+
+        Raises:
+            Exception: whatever the calculator raises on a turned structure.
+        """
+        structure = Structure(step, f"step {step}", atoms.copy())
+        chosen = quantities_of(self.quantities, structure.atoms, self.properties)
+        job = Job(structure, chosen, self.plan, Turner(structure.atoms, self.center), self.precision)
+        with self._engine(calculator) as engine:
+            if self._measured % FLOOR_EVERY:
+                # Not what the dynamics has: a wavefunction that started from the last step's is converged elsewhere.
+                job.accept_known(next(engine.run([structure.atoms], list(chosen))), self._resolution)
+            failed = evaluate_jobs(engine, [job])
+        if failed:
+            raise failed[step]
+        self._measured += 1
+        self._resolution = job.resolution
+        found = record(job, "mse")
+        if "energy" in chosen:
+            means = job.orbit().means["energy"] * len(atoms) / chosen["energy"].factor
+            error = float(means.std() / math.sqrt(len(means))) if len(means) > 1 else math.nan
+            found["energy_twirl"] = [float(means.mean()), error]
+        return found
+
+    def defect(self, calculator: Calculator, atoms: Atoms, step: int) -> Defect | None:
+        """Whether the forces are the energy's gradient at one frame; None where there is no energy or no force."""
+        implemented = calculator.implemented_properties
+        if "forces" not in self.quantities or not {"energy", "free_energy"} & set(implemented):
+            return None
+        energy = "free_energy" if "free_energy" in implemented else "energy"
+        frame = atoms.copy()
+        frame.set_constraint()
+        # One replicate of the design: unbiased, and the spread over frames says how well the mean is known.
+        rotations = self.plan.rotations(self.plan.generator(step, 2))[0]
+        turned = Turner(frame, self.center).copies(rotations)
+        generator = np.random.default_rng((self.plan.seed, step))
+        with self._engine(calculator) as engine:
+            return defect(engine, frame, generator, energy=energy, precision=self.precision, turned=turned)
+
+    @contextmanager
+    def _engine(self, calculator: Calculator) -> Iterator[Engine]:
+        """An engine on a copy of the calculator, made anew: the user may have changed its parameters."""
+        twin, shared = own_copy(calculator)
+        self.shared = tuple(shared)
+        with isolated(*networks(calculator)):
+            evaluator = evaluator_for(twin, batched=self.batched)
+            engine = Engine(evaluator, self.atoms_per_call or default_atoms_per_call(twin, evaluator))
+            yield engine
+        self.evaluations += engine.evaluations

@@ -1,0 +1,80 @@
+"""The command ``equiv-probe md``."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.rotations import RotationPlan
+from equiv_probe_ase.commands import INTERRUPTED, quiet, show
+from equiv_probe_ase.commands import _option as option
+from equiv_probe_ase.commands import _require_ase as require_ase
+from equiv_probe_ase.commands import _slug as slug
+
+
+def md_command(  # noqa: PLR0917 - a command line has as many options as it has
+    calculator: Annotated[str, typer.Argument(help="A preset, module:callable?key=value or file.py:callable.")],
+    structure: Annotated[str, typer.Argument(help="Any file that ASE reads; of several frames the last.")],
+    steps: Annotated[int, option(help="How many, those before a resumption included.")] = 1000,
+    timestep: Annotated[float, option(help="fs.")] = 0.5,
+    temperature: Annotated[float, option(help="K, of the first momenta and of the thermostat.")] = 300.0,
+    ensemble: Annotated[str, option(help="nve or langevin.")] = "nve",
+    friction: Annotated[float, option(help="Of langevin, 1/fs.")] = 0.01,
+    every: Annotated[int, option(help="Steps between two measurements.")] = 100,
+    conservative_every: Annotated[
+        int | None, option(help="Steps between two looks at F + ∇E; 0 is never.", show="10 every")
+    ] = None,
+    output: Annotated[Path | None, option("-o", "--output", help="Log, .csv or .jsonl.", show="md-….csv")] = None,
+    traj: Annotated[Path | None, option(help="Trajectory, a frame for each measurement.")] = None,
+    resume: Annotated[bool, option("--resume", help="Go on from the last frame of --traj.")] = False,
+    design: Annotated[str, option(help="klein, tetrahedral, octahedral, icosahedral, haar, …")] = "klein",
+    replicates: Annotated[int, option(help="Random turns of the design; four give error bars.")] = 4,
+    seed: Annotated[int, option(help="Of momenta, thermostat and rotations.")] = 0,
+    vacuum: Annotated[float | None, option(help="Box margin (Å) for structures without a cell.")] = None,
+    device: Annotated[str | None, option(help="cpu, cuda, …")] = None,
+    dtype: Annotated[str | None, option(help="float32 or float64, where the model lets you choose.")] = None,
+    silent: Annotated[bool, option("-q", "--quiet", help="No running table.")] = False,
+    as_json: Annotated[bool, option("--json", help="Print the report as JSON.")] = False,
+    verbose: Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
+) -> None:
+    """Run molecular dynamics, and see what broken rotation symmetry does to the trajectory."""
+    require_ase()
+    from equiv_probe_ase.calculators import make_calculator
+    from equiv_probe_ase.md import molecular_dynamics
+    from equiv_probe_ase.structures import load
+
+    log = output or Path(f"md-{slug(calculator)}-{slug(Path(structure).stem)}.csv")
+    if log.suffix not in {".csv", ".jsonl"}:
+        raise EquivProbeError(f"-o {log}", "a name that ends in .csv or .jsonl")
+    for path in (log, traj):
+        if path is not None and path.exists() and Path(structure).exists() and path.samefile(structure):
+            raise EquivProbeError(f"{path}, the structure itself, to write to", "a file of its own")
+    with contextlib.redirect_stdout(sys.stderr), quiet(verbose=verbose):
+        atoms = load(structure, vacuum=vacuum)[-1].atoms
+        report = molecular_dynamics(
+            make_calculator(calculator, device=device, dtype=dtype),
+            atoms,
+            steps=steps,
+            timestep=timestep,
+            temperature=temperature,
+            ensemble=ensemble,
+            friction=friction,
+            seed=seed,
+            trajectory=traj,
+            resume=resume,
+            every=every,
+            conservative_every=conservative_every,
+            plan=RotationPlan(design, replicates, seed=seed),
+            log=log,
+            quiet=silent or None,
+            name=calculator + (f" in {dtype}" if dtype else ""),
+        )
+    report.save(log.with_suffix(".json"))
+    files = f"Report: {log.with_suffix('.json')}; log: {log}" + (f"; trajectory: {traj}" if traj else "")
+    show(report, files, as_json=as_json)
+    raise typer.Exit(0 if report.complete else INTERRUPTED)

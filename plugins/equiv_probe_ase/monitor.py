@@ -1,0 +1,250 @@
+"""What broken symmetry does to a trajectory, watched while it runs: an observer for any of ASE's dynamics."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ase.io
+from ase import units
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.md.md import MolecularDynamics
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.rotations import RotationPlan
+from equiv_probe_ase.budget import Budget, known_results, mechanics, moving_atoms
+from equiv_probe_ase.calculators import make_calculator
+from equiv_probe_ase.dynamics_log import DynamicsLog
+from equiv_probe_ase.dynamics_report import dynamics_report
+from equiv_probe_ase.dynamics_rows import frame_of, info_of, resumed_budget, row_of
+from equiv_probe_ase.dynamics_table import RunningTable
+from equiv_probe_ase.frame_symmetry import FrameSymmetry
+from equiv_probe_ase.inspection import weights_digest
+from equiv_probe_ase.notes import versions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+    from ase.optimize.optimize import BaseDynamics
+
+    from equiv_probe.report import Report
+    from equiv_probe_ase.conservative import Defect
+
+PLAN = RotationPlan("haar", replicates=4)
+"""Four rotations of a frame, the fewest with error bars: a trajectory has many frames, and each draws its own."""
+
+
+class SymmetryMonitor:
+    """Attaches to ASE dynamics or an optimiser; measures its budget at every step and its symmetry at some.
+
+    Every step, from what the dynamics has computed anyway: net force and torque, energies, momentum and angular
+    momentum, and their changes against the time integrals of force and torque (:mod:`equiv_probe_ase.budget`). Every
+    ``every`` steps the twirl of energy, forces and stress, on copies of atoms and calculator. Every
+    ``conservative_every`` steps whether the forces are the gradient of the energy, and how much of a drift of the total
+    energy that makes (:mod:`equiv_probe_ase.conservative`). The trajectory is bit for bit what it is without.
+
+    Args:
+        dyn: any of ASE's dynamics or optimisers; the monitor attaches itself.
+        atoms: that move; None takes those of ``dyn``, also from inside a cell filter.
+        every: steps between two measurements of symmetry, and two rows of the log; the first is at the first step.
+        plan: of the rotations; None is four independent ones, which cost least.
+        log: ``.csv``, or ``.jsonl``, which ``ase.io`` reads as structures; None writes none.
+        conservative_every: steps between two measurements of non-conservative forces; None is 10 ``every``, 0 never.
+        properties: ASE's names; None takes energy, forces and (if periodic) stress, as far as there are any.
+        center: of rotation: ``"centroid"``, ``"origin"``, ``"cell"`` or a point (Å).
+        calculator: that is turned; None takes a copy of the one that moves the atoms. Also a name as on the command
+            line.
+        batched: False calls the calculator once for each rotation even if its model takes batches.
+        atoms_per_call: most atoms in one model pass.
+        resume: continue a log of the same run: rows and steps are counted on.
+        first_step: the number of the step at which this run begins; None goes on after the last row of a resumed log,
+            or where ``dyn.nsteps`` is.
+        trajectory: a file for the measured frames with the measured values in their ``info``, in any format of ASE
+            that can be appended to (``.extxyz``, ``.traj``).
+        annotate: put the measured values into ``atoms.info`` too, under names that begin with ``equiv_``.
+        quiet: print no running table; None prints one to a terminal only.
+        name: of the model, for the report.
+
+    Raises:
+        EquivProbeError: an impossible option, or a log of another run.
+
+    >>> from ase.build import molecule
+    >>> from ase.calculators.emt import EMT
+    >>> from ase.md.verlet import VelocityVerlet
+    >>> atoms = molecule("CO")
+    >>> atoms.calc = EMT()
+    >>> dyn = VelocityVerlet(atoms, 1.0 * units.fs)
+    >>> monitor = SymmetryMonitor(dyn, atoms, every=10, log=None)
+    >>> dyn.run(20)
+    True
+    >>> monitor.report()["forces"].verdict
+    'round-off'
+    """
+
+    def __init__(
+        self,
+        dyn: BaseDynamics,
+        atoms: Atoms | None = None,
+        every: int = 100,
+        plan: RotationPlan | None = None,
+        log: str | Path | None = "monitor.csv",
+        *,
+        conservative_every: int | None = None,
+        properties: Sequence[str] | None = None,
+        center: str | Sequence[float] = "centroid",
+        calculator: Calculator | str | None = None,
+        batched: bool = True,
+        atoms_per_call: int | None = None,
+        resume: bool = False,
+        first_step: int | None = None,
+        trajectory: str | Path | None = None,
+        annotate: bool = False,
+        quiet: bool | None = None,
+        name: str | None = None,
+    ) -> None:
+        if every < 1:
+            raise EquivProbeError(f"every={every}", "a number of steps", "SymmetryMonitor(dyn, atoms, every=100)")
+        self.dyn, self.every = dyn, every
+        self.atoms = moving_atoms(dyn, atoms)
+        self.plan = plan or PLAN
+        if not self.plan.is_random or self.plan.R < 2:
+            raise EquivProbeError(str(self.plan), "at least two randomly turned replicates", 'RotationPlan("klein", 4)')
+        self.conservative_every = 10 * every if conservative_every is None else conservative_every
+        self.symmetry = FrameSymmetry(self.plan, properties, center, batched, atoms_per_call)
+        self.log = DynamicsLog(Path(log) if log is not None else None)
+        self.budget, self.failures, self.notes = Budget(), list[str](), list[str]()
+        self.seconds, self.measuring_seconds, self.began = 0.0, 0.0, math.nan
+        self.name = name
+        self._calculator = make_calculator(calculator) if isinstance(calculator, str) else calculator
+        self._resume, self._first_step = resume, first_step
+        self._trajectory = Path(trajectory).resolve() if trajectory is not None else None
+        self._annotate, self._table = annotate, RunningTable(quiet=quiet)
+        self._offset, self._last = 0, -1
+        self._records: list[dict[str, Any]] = []
+        dyn.attach(self, 1)
+
+    @property
+    def step(self) -> int:
+        """Number of the present step, counted over restarts."""
+        return self._offset + int(self.dyn.nsteps)
+
+    @property
+    def timestep(self) -> float:
+        """Of the dynamics, fs; NaN of an optimiser."""
+        return float(self.dyn.dt) / units.fs if self.is_dynamics else math.nan
+
+    @property
+    def is_dynamics(self) -> bool:
+        """Whether there is a time: an optimiser has none, and its momenta mean nothing."""
+        return isinstance(self.dyn, MolecularDynamics)
+
+    @property
+    def model(self) -> Any:
+        """The calculator whose symmetry is measured."""
+        return self._calculator if self._calculator is not None else self.atoms.calc
+
+    def __call__(self) -> None:
+        """Observe the present step; ASE calls this."""
+        began = time.perf_counter()
+        if math.isnan(self.began):
+            self.began = began
+            self._begin()
+            self.measuring_seconds = self.seconds = time.perf_counter() - began
+            began = time.perf_counter()
+        if self.step == self._last:  # a second run() begins where the first ended
+            return
+        results = known_results(self.atoms)
+        self.budget.add(mechanics(self.atoms, results), self.timestep)
+        self._last = self.step
+        if self.step % self.every == 0 or self.budget.instants == 1:
+            free = time.perf_counter()
+            self._row(results)
+            self.measuring_seconds += time.perf_counter() - free
+        self.seconds += time.perf_counter() - began
+
+    def detach(self) -> None:
+        """Watch no longer."""
+        self.dyn.observers[:] = [entry for entry in self.dyn.observers if entry[0] is not self]
+
+    def report(self) -> Report:
+        """What was found so far, with its history; ``.save("report.json")`` keeps it."""
+        return dynamics_report(self)
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """What was measured at each frame, as an audit's report has it."""
+        return self._records
+
+    @property
+    def now(self) -> dict[str, Any]:
+        """The present step's row, without what costs something."""
+        return row_of(self.step, self.budget)
+
+    def protocol(self) -> dict[str, Any]:
+        """What the rows depend on."""
+        return {
+            "structure": self.atoms.get_chemical_formula(),
+            "dynamics": type(self.dyn).__name__,
+            "timestep_fs": None if math.isnan(self.timestep) else round(self.timestep, 9),
+            "every": self.every,
+            "plan": str(self.plan),
+            "center": str(self.symmetry.center),
+            "model": self.name or type(self.model).__name__,
+            "weights": weights_digest(self.model),
+            "versions": versions(self.model),
+        }
+
+    def _begin(self) -> None:
+        self.log.begin(self.protocol(), resume=self._resume, first_step=self._first_step)
+        first = self._first_step
+        if self.log.rows:
+            self.budget = resumed_budget(self.log.rows)
+            self._records = [row["record"] for row in self.log.rows if isinstance(row.get("record"), dict)]
+            last = int(self.log.rows[-1]["step"])
+            first = first if first is not None else max(last, int(self.dyn.nsteps))
+            self.notes.append(f"continued at step {first} from {len(self.log.rows)} rows up to step {last}")
+            self._last = last if first == last else -1
+        elif self._trajectory is not None and not self._resume:
+            self._trajectory.unlink(missing_ok=True)
+        self._offset = 0 if first is None else first - int(self.dyn.nsteps)
+        if self._last == self.step:  # written before the restart; its instant is where the sums go on from
+            self.budget.last = mechanics(self.atoms, known_results(self.atoms))
+        self.symmetry.prepare(self.model, self.atoms)
+
+    def _row(self, results: Any) -> None:
+        record, defect = self._measured()
+        row = row_of(self.step, self.budget, record, defect)
+        if self.log.keeps_frames:
+            row |= {"frame": frame_of(self.atoms, results), "record": record}
+        self.log.add(row)
+        if record is not None:
+            self._records.append(record)
+        self._table.show(row)
+        found = info_of(row)
+        if self._annotate:
+            self.atoms.info.update(found)
+        if self._trajectory is not None:
+            frame = self.atoms.copy()
+            known = {k: v for k, v in results.items() if k in {"energy", "forces", "stress"} and v is not None}
+            frame.calc = SinglePointCalculator(frame, **known)
+            frame.info |= found
+            ase.io.write(self._trajectory, frame, append=True)
+
+    def _measured(self) -> tuple[dict[str, Any] | None, Defect | None]:
+        """The twirl and, if due, the defect; a frame that fails later than the first is noted, and the run goes on."""
+        try:
+            record = self.symmetry.measure(self.model, self.atoms, self.step)
+            due = self.conservative_every and self.step % self.conservative_every == 0
+            return record, self.symmetry.defect(self.model, self.atoms, self.step) if due else None
+        except Exception as error:
+            if not self.log.rows:  # at the first frame something is set up wrongly
+                raise
+            self.failures.append(f"step {self.step}: {type(error).__name__}: {error}")
+            if len(self.failures) == 1:
+                warnings.warn(f"equiv_probe could not measure at {self.failures[0]}", stacklevel=2)
+            return None, None

@@ -1,0 +1,80 @@
+"""A calculator of one's own: evaluating it leaves the original's memory, neighbour lists and wavefunction alone."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe_ase.evaluators.loop import with_wrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ase.calculators.calculator import Calculator
+
+
+def own_copy(calculator: Calculator) -> tuple[Calculator, list[str]]:
+    """A copy of a calculator and of the calculators that it wraps; networks are shared: evaluation only reads them.
+
+    What cannot be copied (handles of compiled libraries) is left out if the class has a default for it, so that the
+    copy makes its own; otherwise it is shared.
+
+    Args:
+        calculator: any.
+
+    Returns:
+        The copy, and the names of the attributes that it shares with the original.
+    """
+    memo: dict[int, Any] = {id(module): module for module in networks(calculator)}
+    originals = list(with_wrapped(calculator))
+    twins = [object.__new__(type(one)) for one in originals]
+    memo |= {id(one): twin for one, twin in zip(originals, twins, strict=True)}
+    shared: list[str] = []
+    for one, twin in zip(originals, twins, strict=True):
+        shared += _fill(twin, one, memo)
+    return twins[0], shared
+
+
+def _fill(twin: object, original: object, memo: dict[int, Any]) -> list[str]:
+    """Copy attributes; the names of those that are shared."""
+    kind, shared = type(original), []
+    for name, value in vars(original).items():
+        attempt = dict(memo)  # an attempt that fails may leave halves behind
+        try:
+            vars(twin)[name] = copy.deepcopy(value, attempt)
+        except Exception:  # whatever a library's objects raise when they are copied
+            if not hasattr(kind, name):
+                vars(twin)[name] = value
+                shared.append(f"{kind.__name__}.{name}")
+        else:
+            memo.update(attempt)
+    return shared
+
+
+def networks(calculator: Any) -> list[torch.nn.Module]:
+    """The torch modules of a calculator: its own, in lists and dicts, one object further in, and of those it wraps."""
+    found: dict[int, torch.nn.Module] = {}
+    pending, seen = [(calculator, 2)], set[int]()
+    while pending:
+        holder, depth = pending.pop()
+        if id(holder) in seen:
+            continue
+        seen.add(id(holder))
+        for value in _held(holder):
+            if isinstance(value, torch.nn.Module):
+                found[id(value)] = value
+            elif depth and hasattr(value, "__dict__") and not isinstance(value, type):
+                pending.append((value, depth - 1))
+    return list(found.values())
+
+
+def _held(holder: Any) -> Iterator[Any]:
+    for value in vars(holder).values():
+        if isinstance(value, dict):
+            yield from value.values()
+        elif isinstance(value, list | tuple):
+            yield from value
+        else:
+            yield value
