@@ -104,7 +104,7 @@ class Twirled(nn.Module):
         if not self.std:
             return result
         second_moments = {name: torch.stack([s[name] for s in squares]) for name in schema.outputs}
-        return result, {name: _spread(likes[name], second_moments[name], about[name]) for name in schema.outputs}
+        return result, {name: orbit_std(likes[name], second_moments[name], about[name]) for name in schema.outputs}
 
     def _rotations(self, inputs: dict[str, Any], structures: int) -> Tensor:
         if self.mode == "fixed":
@@ -112,8 +112,17 @@ class Twirled(nn.Module):
         return self._source.draw(self.plan, inputs, structures)
 
 
-def _spread(means: Tensor, squares: Tensor, about: Tensor) -> Tensor:
-    """Standard deviation of the orbit, element by element, from replicate means and ``E (h − about)²``, ``(R, *S)``."""
+def orbit_std(means: Tensor, squares: Tensor, about: Tensor) -> Tensor:
+    """Standard deviation of the orbit, element by element, ``(*S)``.
+
+    Args:
+        means: replicate means ``m_r``, ``(R, *S)``.
+        squares: replicate means of ``(h − about)²``, ``(R, *S)``.
+        about: any value near the orbit, ``(*S)``: it keeps the difference of squares from cancelling.
+
+    Returns:
+        Without bias in its square if R ≥ 2; with one replicate, the spread about that replicate's own mean.
+    """
     off = means - about
     if len(means) < 2:
         return (squares[0] - off[0].square()).clamp_min(0).sqrt()

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from equiv_probe_ase.auditing import audit
     from equiv_probe_ase.calculators import make_calculator
+    from equiv_probe_ase.twirled_calculator import TwirledCalculator
 
-__all__ = ["audit", "make_calculator"]
+__all__ = ["TwirledCalculator", "audit", "make_calculator"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,4 +30,8 @@ def __getattr__(name: str) -> Any:
         from equiv_probe_ase.calculators import make_calculator
 
         return make_calculator
+    if name == "TwirledCalculator":
+        from equiv_probe_ase.twirled_calculator import TwirledCalculator
+
+        return TwirledCalculator
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
