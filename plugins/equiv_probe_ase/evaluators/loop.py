@@ -72,17 +72,22 @@ class BatchMethodEvaluator(Evaluator):
 
 def forget(calculator: BaseCalculator) -> None:
     """Empty the memory of a calculator and of the calculators it wraps, as a sum of calculators does."""
-    pending, seen = [calculator], set[int]()
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
+    for current in with_wrapped(calculator):
         if hasattr(current, "reset"):
             current.reset()
         else:  # ASE's BaseCalculator has the memory but no method to clear it
             current.atoms, current.results = None, {}
-        pending.extend(_wrapped(current))
+
+
+def with_wrapped(calculator: BaseCalculator) -> Iterator[BaseCalculator]:
+    """The calculator and all that it wraps, however deep, each once."""
+    pending, seen = [calculator], set[int]()
+    while pending:
+        current = pending.pop()
+        if id(current) not in seen:
+            seen.add(id(current))
+            yield current
+            pending.extend(_wrapped(current))
 
 
 def in_ase_order(calculator: object, results: dict[str, Any]) -> dict[str, Any]:
