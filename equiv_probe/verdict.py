@@ -48,7 +48,7 @@ def verdict(rms: float, floor: float, nondeterminism: float, unit: str, relative
     if not math.isfinite(floor):
         return Verdict("unknown", f"{rms:.3g} {unit}, with no floor to compare it with")
     repeat = nondeterminism if math.isfinite(nondeterminism) else 0.0
-    # A model that answers anew each time spoils the round trips as well: the floor is then the same noise once more, and
+    # A model that answers anew each time spoils the round trips too: the floor is then the same noise once more, and
     # which of the two estimates is the larger is chance.
     if repeat > floor / 3 and rms <= 3 * max(repeat, floor):
         return Verdict("non-deterministic", f"not above the model's own non-determinism ({repeat:.2g} {unit})")

@@ -67,7 +67,8 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
             octahedral group takes 4, 12 or 24.
         mode: ``"average"`` or ``"random-frame"``, which takes no plan.
         redraw: turn the plan anew at every call.
-        store_std: put uncertainties beside the results, see below.
+        store_std: put uncertainties beside the results, see below; without, ``results`` has ASE's own names alone, as
+            ``SinglePointCalculator(atoms, **calc.results)`` insists.
         seed: of the rotations; None takes the plan's.
         properties: ASE property names; None takes all that the calculator has and of which it is known how they turn.
         schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
