@@ -49,11 +49,12 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
     """The nearest equivariant force field to a calculator: its answers to turned copies, turned back and averaged.
 
     ``"average"`` uses the plan's own rotations at every call. It is a deterministic, smooth function of the positions,
-    fit for minimisation and for NVE: a calculator whose forces are the gradient of its energy stays one, and one whose
-    forces are not stays so too (averaging over rotations cures no other fault). What a plan of degree t leaves of the
-    broken symmetry is of angular degree above t, and a replicate of a finite group is symmetric under that group: with
-    one icosahedral replicate degrees 1 to 5 are gone, 6 is not, and L is conserved up to that. More replicates, or
-    ``"lebedev-<degree>"``, go further.
+    fit for minimisation and for NVE: a calculator whose forces are the gradient of its energy stays one. What a plan of
+    degree t leaves of the broken symmetry is of angular degree above t, and a replicate of a finite group is symmetric
+    under that group: with one icosahedral replicate degrees 1 to 5 are gone, 6 is not, and angular momentum is
+    conserved up to that. More replicates, or ``"lebedev-<degree>"``, go further. Averaging over rotations cures no
+    other fault: forces that a model predicts beside its energy are no gradient before or after, so energy drifts, and
+    their net torque need not vanish even when they turn with the structure as they should.
 
     ``redraw=True`` turns the plan anew at every call, and ``"random-frame"`` evaluates a single random rotation, at
     the price of the calculator alone. Both are unbiased: over calls, the mean is the exact twirl. But a call is noisy,

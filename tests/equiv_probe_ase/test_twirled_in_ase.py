@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
-from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.mixing import SumCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -19,7 +19,9 @@ from ase.io.trajectory import Trajectory
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase import TwirledCalculator, audit
+from equiv_probe_ase import TwirledCalculator, audit, evaluators
+from equiv_probe_ase.evaluators import Evaluator, registry
+from equiv_probe_ase.evaluators.evaluator import ase_results
 from equiv_probe_ase.inspection import model_precision, weights_digest
 from equiv_probe_ase.notes import versions
 
@@ -91,6 +93,38 @@ def test_copies_go_their_own_ways_and_draw_what_the_original_would(cluster: Atom
     assert copies[1].calculator is not original.calculator
     assert copies[0].calculator is original.calculator
     assert (found[0] - TwirledCalculator(Well(), original.plan, redraw=True, seed=6).get_forces(moved)).any()
+
+
+class HoldsAModule(Evaluator):
+    """As that of SevenNet does: a module can be neither copied nor pickled."""
+
+    batched, name = True, "holds a module"
+
+    def __init__(self, calculator: Well) -> None:
+        self.module, self.calculator = np, calculator
+
+    def evaluate(self, structures, properties):
+        return self.calculator.calculate_all(structures, properties)
+
+
+class Registered(Well):
+    def calculate(self, atoms=None, properties=("energy",), system_changes=tuple(all_changes)) -> None:
+        raise AssertionError("called one by one")
+
+    def calculate_all(self, structures, properties):
+        batch = BatchedWell(self.quartic).calculate_batch(structures, properties)
+        return [ase_results(one, properties, len(atoms), "well") for one, atoms in zip(batch, structures, strict=True)]
+
+
+def test_evaluators_that_cannot_be_copied_are_found_again(cluster: Atoms, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_EVALUATORS", {f"{__name__}.Registered": "equiv_probe_ase.evaluators:Planted"})
+    monkeypatch.setattr(evaluators, "Planted", HoldsAModule, raising=False)
+    calc = TwirledCalculator(Registered(), ep.RotationPlan("klein", replicates=1), properties=["forces"])
+    forces = calc.get_forces(cluster)
+    for one in (copy.copy(calc), copy.deepcopy(calc)):
+        one.reset()
+        np.testing.assert_array_equal(one.get_forces(cluster), forces)
+        assert one.model_calls == 2  # in one pass again; what was counted goes with it
 
 
 def test_parameters_results_and_names_are_what_ase_writes(crystal: Atoms, tmp_path: Path) -> None:
