@@ -17,13 +17,15 @@ from equiv_probe.decomposition import Decomposition, decompose
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
 from equiv_probe.frames import frame, orientation, quaternion
+from equiv_probe.grid_audit import GridAudit, audit_grid
+from equiv_probe.grids import grid
 from equiv_probe.orbit import Orbit
 from equiv_probe.probe import Probe
+from equiv_probe.random_rotation import RandomRotation
 from equiv_probe.replay import Replay
 from equiv_probe.representations import (
     axial,
     fixed,
-    grid,
     irreps,
     point,
     pseudoscalar,
@@ -33,6 +35,8 @@ from equiv_probe.representations import (
     voigt,
 )
 from equiv_probe.rotations import RotationPlan
+from equiv_probe.sampler_audit import audit_sampler
+from equiv_probe.sampler_report import SamplerAudit
 from equiv_probe.schema import Schema
 from equiv_probe.spectrum import Spectrum, infinitesimal, spectrum
 from equiv_probe.twirl import twirl
@@ -43,13 +47,18 @@ __all__ = [
     "AugmentationCheck",
     "Decomposition",
     "EquivProbeError",
+    "GridAudit",
     "Orbit",
     "Probe",
+    "RandomRotation",
     "Replay",
     "RotationPlan",
+    "SamplerAudit",
     "Schema",
     "Spectrum",
     "Twirled",
+    "audit_grid",
+    "audit_sampler",
     "augment",
     "axial",
     "check_augmentation",

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.capture import Call, cloned, read_outputs, write_outputs
+from equiv_probe.grid_plans import fitting_plan
 from equiv_probe.hook import Hook
 from equiv_probe.isolation import capturing_graph, isolated, measuring, needs_gradient
 from equiv_probe.live_orbit import LiveOrbit
@@ -56,6 +57,9 @@ def augment(
     adapter: Adapter | None = None,
 ) -> Augmentation:
     """Turn every structure by a fresh Haar rotation on its way into the model, and the answer back, in train mode.
+
+    Where a grid without interpolation turns along, it is one of the cube's rotations (half turns, where a box is no
+    cube). Of grids that are interpolated, the answer is zero outside of the ball that the box holds.
 
     Works with forces that are differentiated inside the model or outside of it. Do not use it on a module that is
     recomputed under activation checkpointing: each recomputation would be turned anew.
@@ -123,7 +127,7 @@ class Augmentation:
         assert schema is not None
         structures = self._live.structures(inputs)
         with torch.no_grad():
-            g = self._source.draw(ONE, inputs, structures.count)[0, 0]
+            g = self._source.draw(fitting_plan(ONE, schema, inputs, subset=1), inputs, structures.count)[0, 0]
             if self.improper:
                 coin = torch.rand(len(g), 1, 1, generator=self._source.generator(g.device), device=g.device)
                 g = torch.where(coin < 0.5, -g, g)

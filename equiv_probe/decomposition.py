@@ -112,7 +112,7 @@ def decompose(
             orbit.require_finite(name)
     given = Objective.of(orbit, targets, loss, structures=structures, weights=weights, mask=mask)
     parts = {name: measure(orbit, objective) for name, objective in given.items()}
-    decomposed = {name: _summarise(part, orbit.unit(name)) for name, part in parts.items()}
+    decomposed = {name: summarise(part, orbit.unit(name)) for name, part in parts.items()}
     for name, part in decomposed.items():
         above_floor = not part.equiv <= 100 * part.floor  # at round-off there is nothing to explain
         doubt = second_opinion(orbit, name) if name in orbit.identity and above_floor else ""
@@ -121,15 +121,20 @@ def decompose(
         name, only = next(iter(decomposed.items()))
         return replace(only, parts={name: only})
     factors = {name: (coefficients or {}).get(name, 1.0) for name in parts}
-    return replace(_summarise(Measurement.sum(parts, factors), ""), parts=decomposed)
+    return replace(summarise(Measurement.sum(parts, factors), ""), parts=decomposed)
 
 
 _KEYS = ("total", "mean", "equiv", "share")
 _SCALES: dict[str, Scale] = {"equiv": "log", "share": "logit"}
 
 
-def _summarise(measured: Measurement, unit: str) -> Decomposition:
-    """The numbers with their error bars."""
+def summarise(measured: Measurement, unit: str) -> Decomposition:
+    """The numbers with their error bars.
+
+    Args:
+        measured: of one objective.
+        unit: of its output.
+    """
     est, nan = measured.estimate, math.nan
     total = est.total if measured.labelled else torch.full_like(est.total, nan)
     sums = Sums.of(est.equiv, total, measured.weight)

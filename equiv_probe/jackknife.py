@@ -7,8 +7,18 @@ With replicate means ``m_r = Σ_i w_i h(g_{ri})``, independent and each with mea
     L_equiv = L_total − L_mean.
 
 For squared error this is exactly unbiased for every R ≥ 2 and every design; for other smooth convex losses the bias is
-O(1/R²). Sources: Quenouille, Biometrika 43 (1956) 353; Tukey, Ann. Math. Statist. 29 (1958) 614 (pseudo-values);
-Busing, Meijer & van der Leeden, Stat. Comput. 9 (1999) 3 (groups of unequal size, needed where replicates are merged).
+O(1/R²).
+
+Of a finite group of N rotations, k may be drawn without replacement. Then ``E ℓ(m̄_k) = ℓ(Tf) + c (1/k − 1/N)`` to the
+same order, exactly for squared error, and with ``f = 1 − k/N``
+
+    L_mean  = ℓ(m̄) − (k−1) f (mean_r ℓ(m̄₋r) − ℓ(m̄)),
+
+which is the plug-in for k = N, where nothing is left to chance, and the above for N → ∞. Variances carry the same f.
+
+Sources: Quenouille, Biometrika 43 (1956) 353; Tukey, Ann. Math. Statist. 29 (1958) 614 (pseudo-values);
+Busing, Meijer & van der Leeden, Stat. Comput. 9 (1999) 3 (groups of unequal size, needed where replicates are merged);
+Cochran, Sampling Techniques (1977), § 2.6 (finite populations).
 """
 
 from __future__ import annotations
@@ -50,7 +60,13 @@ class Jackknife:
         return ((pseudo - center).square() * share / (1 - share)).mean(0).sqrt()
 
 
-def jackknife(losses: Tensor, loss_of_mean: Tensor, losses_left_out: Tensor, sizes: Tensor | None = None) -> Jackknife:
+def jackknife(
+    losses: Tensor,
+    loss_of_mean: Tensor,
+    losses_left_out: Tensor,
+    sizes: Tensor | None = None,
+    population: int | None = None,
+) -> Jackknife:
     """Decompose losses that were evaluated on the orbit, on its mean, and on its leave-one-out means.
 
     Args:
@@ -58,6 +74,7 @@ def jackknife(losses: Tensor, loss_of_mean: Tensor, losses_left_out: Tensor, siz
         loss_of_mean: ``ℓ(m̄, y)``, ``(*U)``.
         losses_left_out: ``ℓ(m̄₋r, y)``, ``(G, *U)``.
         sizes: replicates in each group, ``(G,)``; None is one each.
+        population: N, of which the G were drawn without replacement; None where they are independent.
 
     Returns:
         The estimates. ``E[mean] = ℓ(Tf, y)`` exactly for squared error, to O(1/R²) for smooth convex losses.
@@ -71,4 +88,12 @@ def jackknife(losses: Tensor, loss_of_mean: Tensor, losses_left_out: Tensor, siz
     sizes = losses.new_ones(groups) if sizes is None else sizes
     share = (sizes / sizes.sum()).to(losses, non_blocking=True).reshape(-1, *(1,) * (losses.ndim - 1))
     pseudo_mean = (loss_of_mean - (1 - share) * losses_left_out) / share
-    return Jackknife((share * losses).sum(0), (share * pseudo_mean).sum(0), losses, pseudo_mean, sizes)
+    total, mean = (share * losses).sum(0), (share * pseudo_mean).sum(0)
+    if population is not None:
+        fraction = 1 - groups / population
+        scatter = fraction**0.5
+        mean_of_sample = loss_of_mean + fraction * (mean - loss_of_mean)
+        losses = total + scatter * (losses - total)
+        pseudo_mean = mean_of_sample + scatter * (pseudo_mean - mean)
+        mean = mean_of_sample
+    return Jackknife(total, mean, losses, pseudo_mean, sizes)

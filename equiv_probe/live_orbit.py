@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import is_dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,8 @@ class LiveOrbit:
         self._seen: set[str] = set()
         self._stacks = stack
         self._differentiates = False
+        self.on_answer: Callable[[Any], object] | None = None
+        """Shown every answer of the network as it came, for whoever needs its container."""
 
     def reading(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:
         """What reads the calls; the first one shows it."""
@@ -202,16 +205,22 @@ class LiveOrbit:
         return self._evaluate(call, structures, rotations)
 
     def attached(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
-        """``h_g`` one by one, hanging on the call's own inputs, so that it can be differentiated by them."""
-        schema = self.schema
-        assert schema is not None
-        back = []
-        for g in rotations:
-            turned = structures.turn(call.inputs, schema, g[None])
-            args, kwargs = call.rebuild({**call.inputs, **{name: value[0] for name, value in turned.items()}})
-            outputs = read_outputs(self.network(*args, **kwargs), schema)
-            back.append(structures.turn_back({n: v[None] for n, v in outputs.items()}, schema, g[None]))
-        return {name: torch.cat([one[name] for one in back]) for name in schema.outputs}
+        """``h_g``, ``(C, *S)`` by output, hanging on the call's own inputs, so that it can be differentiated by them.
+
+        Copies of dense batches are stacked where that gives what they give one by one.
+        """
+        schema, count = self.known_schema, len(rotations)
+        turned = structures.turn(call.inputs, schema, rotations)
+        dense = count > 1 and structures.layout == "leading" and type(self.adapter) is CallAdapter
+        if dense and self._stacks is None:
+            two = {name: v[:2] for name, v in turned.items()}
+            join = partial(self._dense, call, structures, two, attached=True)
+            self._stacks = self._stacking_is_right(call, two, join, attached=True)
+        if dense and self._stacks:
+            outputs = self._dense(call, structures, turned, attached=True)
+        else:
+            outputs = self._each(call, turned, count, attached=True)
+        return structures.turn_back(outputs, schema, rotations)
 
     def _evaluate(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
         schema = self.schema
@@ -224,18 +233,28 @@ class LiveOrbit:
             outputs = self._each(call, turned, len(rotations)) if together is None else together
             return structures.turn_back(outputs, schema, rotations)
 
-    def _one(self, call: Call, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        """Raw outputs of one pass, detached."""
+    def _one(self, call: Call, inputs: dict[str, Any], *, attached: bool = False) -> dict[str, Tensor]:
+        """Raw outputs of one pass, detached unless they are to hang on the inputs."""
         assert self.schema is not None
-        if self._differentiates:
+        if self._differentiates and not attached:
             for name in call.differentiated:
                 inputs[name].requires_grad_()
         args, kwargs = call.rebuild(inputs)
-        return {name: v.detach() for name, v in read_outputs(self.network(*args, **kwargs), self.schema).items()}
+        outputs = read_outputs(self._answer(*args, **kwargs), self.schema)
+        return outputs if attached else {name: v.detach() for name, v in outputs.items()}
 
-    def _each(self, call: Call, turned: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    def _answer(self, *args: Any, **kwargs: Any) -> Any:
+        """The network's raw answer."""
+        raw = self.network(*args, **kwargs)
+        if self.on_answer is not None:
+            self.on_answer(raw)
+        return raw
+
+    def _each(
+        self, call: Call, turned: Mapping[str, Tensor], count: int, *, attached: bool = False
+    ) -> dict[str, Tensor]:
         """Raw outputs of copies, one pass each, ``(C, *S)``."""
-        each = [self._one(call, _copy(call, turned, k)) for k in range(count)]
+        each = [self._one(call, _copy(call, turned, k, attached=attached), attached=attached) for k in range(count)]
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
     def _together(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -259,25 +278,32 @@ class LiveOrbit:
         """One pass over copies, as the adapter joined them or, of a dense batch, along its first axis."""
         return self._dense(call, structures, turned) if joined is None else joined[1](self._one(call, joined[0]))
 
-    def _dense(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _dense(
+        self, call: Call, structures: Structures, turned: Mapping[str, Tensor], *, attached: bool = False
+    ) -> dict[str, Tensor]:
         """One pass over copies of a dense batch, joined along its first axis."""
         size, count = structures.count, len(next(iter(turned.values())))
         joined: dict[str, Any] = {}
         for name, value in call.inputs.items():
             if not (isinstance(value, torch.Tensor) and value.ndim and len(value) == size):
-                joined[name] = cloned(value)
+                joined[name] = value if attached else cloned(value)
             elif name in turned:
-                joined[name] = turned[name].detach().flatten(0, 1).clone()
+                joined[name] = turned[name].flatten(0, 1) if attached else turned[name].detach().flatten(0, 1).clone()
             else:
                 joined[name] = value.repeat(count, *(1,) * (value.ndim - 1))
-        outputs = self._one(call, joined)
+        outputs = self._one(call, joined, attached=attached)
         return {name: value.reshape(count, size, *value.shape[1:]) for name, value in outputs.items()}
 
     def _stacking_is_right(
-        self, call: Call, turned: Mapping[str, Tensor], together: Callable[[], dict[str, Tensor]]
+        self,
+        call: Call,
+        turned: Mapping[str, Tensor],
+        together: Callable[[], dict[str, Tensor]],
+        *,
+        attached: bool = False,
     ) -> bool:
         """Whether two copies give together what they give one by one; waits for the device, once."""
-        alone = self._each(call, turned, 2)
+        alone = self._each(call, turned, 2, attached=attached)
         try:
             joined = together()
         except (RuntimeError, ValueError, IndexError, TypeError):
@@ -294,8 +320,10 @@ class LiveOrbit:
         return max(1, min(self.chunk, CPU_NUMBERS // max(1, given[0].numel()))) if on_cpu else self.chunk
 
 
-def _copy(call: Call, turned: Mapping[str, Tensor], k: int) -> dict[str, Any]:
-    """Fresh inputs of the k-th copy."""
+def _copy(call: Call, turned: Mapping[str, Tensor], k: int, *, attached: bool = False) -> dict[str, Any]:
+    """Fresh inputs of the k-th copy; attached, those that turn hang on the call's, and the others are the call's."""
+    if attached:
+        return {**call.inputs, **{name: value[k].clone() for name, value in turned.items()}}
     return {name: cloned(turned[name][k] if name in turned else value) for name, value in call.inputs.items()}
 
 
@@ -307,6 +335,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
     """Equal up to rounding in their precision, on the scale of the whole tensor."""
     if not a.is_floating_point():
         return bool(torch.equal(a, b))
+    a, b = a.detach(), b.detach()
     scale = float(a.abs().max()) if a.numel() else 0.0
     gap = float((a - b).abs().max()) if a.numel() else 0.0
     return math.isfinite(gap) and gap <= 100 * torch.finfo(a.dtype).eps * max(scale, torch.finfo(a.dtype).tiny)

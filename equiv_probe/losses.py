@@ -46,10 +46,13 @@ class PointwiseLoss:
         Args:
             prediction: ``(..., *event)``.
             target: broadcastable against it.
-            event_axes: of the output's representation.
+            event_axes: ``norm_axes`` of the output's representation; −4 for the channels of a grid.
         """
         if not self.normwise:
             return self.elements(prediction, target)
+        if event_axes < 0:
+            target = target.expand(prediction.shape[prediction.ndim - max(target.ndim, -event_axes) :])
+            return self.elements(prediction.movedim(event_axes, -1), target.movedim(event_axes, -1))
         target = target.expand(prediction.shape[prediction.ndim - max(target.ndim, event_axes) :])
         if event_axes == 0:
             return self.elements(prediction[..., None], target[..., None])
@@ -114,12 +117,14 @@ class Reduction:
         mask: true where an element counts, broadcastable likewise.
         count: how many structures an index speaks of, or more, for those who know and must not wait for the device;
             structures that are not there get weight zero.
+        counted: true where an element can count at all: in the ball of a grid.
     """
 
     structures: str | Tensor | None = None
     weights: Tensor | None = None
     mask: Tensor | None = None
     count: int | None = None
+    counted: Tensor | None = None
 
     def index(self, length: int, device: torch.device) -> tuple[Tensor, int]:
         """Structure of every entry of the first axis ``(length,)``, and how many structures there are."""
@@ -157,7 +162,7 @@ class Reduction:
     def element_weights(self, shape: torch.Size, like: Tensor) -> Tensor:
         """Weights times mask, expanded to the shape of the loss elements."""
         weights = like.new_ones(shape)
-        for factor in (self.weights, self.mask):
+        for factor in (self.weights, self.mask, self.counted):
             if factor is not None:
                 values = torch.as_tensor(factor).to(like)
                 try:
@@ -205,7 +210,7 @@ def frame_dependence(
 
     def evaluate(p: Tensor, t: Tensor) -> Tensor:
         if isinstance(loss, PointwiseLoss):
-            values, weight = reduction(loss.of(p, t, len(representations[0].event_shape)), 0)
+            values, weight = reduction(loss.of(p, t, representations[0].norm_axes), 0)
             return (values * weight).sum() / weight.sum()
         return torch.as_tensor(loss(p, t)).double().mean()
 

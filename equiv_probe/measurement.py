@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.grids import Grid
 from equiv_probe.jackknife import Jackknife, jackknife
 from equiv_probe.losses import PointwiseLoss, Reduction, frame_dependence, resolve
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from equiv_probe.losses import AnyLoss
     from equiv_probe.orbit import Orbit
+    from equiv_probe.representations import Representation
+    from equiv_probe.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Objective:
     reduction: Reduction
     labelled: bool
     event_axes: int = 0
-    """Trailing axes of one event of the output: 0 for scalars, 1 for vectors, 2 for tensors of rank 2."""
+    """Of one event of the output: 0 for scalars, 1 for vectors, 2 for tensors of rank 2, −4 for channels of grids."""
 
     @classmethod
     def of(
@@ -70,11 +73,13 @@ class Objective:
                     "a target: only squared error has an L_equiv that does not depend on the labels",
                     "decompose(orbit, targets, loss=...)",
                 )
-            reduction = Reduction(structures, _pick(weights, name), _pick(mask, name))
-            target = found.get(name, orbit.identity[name])
-            _require_same_shape(name, own, orbit.identity[name], target)
-            axes = len(orbit.schema.outputs[name].event_shape)
-            objectives[name] = cls((name,), own, {name: target}, reduction, targets is not None, axes)
+            rep, identity = orbit.schema.outputs[name], orbit.identity[name]
+            require_loss(own, rep)
+            reduction = Reduction(structures, _pick(weights, name), _pick(mask, name), counted=rep.counted(identity))
+            target = found.get(name, identity)
+            _require_same_shape(name, own, identity, target)
+            labels_within = {name: rep.within(target)}
+            objectives[name] = cls((name,), own, labels_within, reduction, targets is not None, rep.norm_axes)
         if not objectives:
             raise EquivProbeError("no usable target", f"targets for outputs among {names}", "a dict by output")
         return objectives
@@ -125,7 +130,7 @@ def measure(orbit: Orbit, objective: Objective, *, live: bool = False) -> Measur
     return Measurement(
         estimate,
         weight,
-        floor=_floor(orbit, orbit.round_trips, objective),
+        floor=_floor(orbit, orbit.round_trips, objective, among=_interpolates(orbit.schema)),
         nondeterminism=_floor(orbit, orbit.repeats, objective),
         loss=objective.label,
         squared=_is_squared(objective.loss),
@@ -154,11 +159,12 @@ def _estimate(orbit: Orbit, objective: Objective, *, live: bool = False) -> tupl
         # The L_equiv of squared error does not depend on the labels, replicate by replicate: taken about the unturned
         # prediction it does not drown in the rounding of a large L_total.
         own, _ = _estimate(orbit, objective.about(orbit.identity), live=live)
-        total = (share.to(losses)[:, None] * losses).sum(0)
-        estimate = Jackknife(total, total - own.equiv, losses, losses - own.pseudo_equiv, orbit.sizes)
+        total = jackknife(losses, of_mean, losses, orbit.sizes, orbit.plan.population)
+        pseudo = total.pseudo_total
+        estimate = Jackknife(total.total, total.total - own.equiv, pseudo, pseudo - own.pseudo_equiv, orbit.sizes)
     else:
         left_out = {name: (mean[name] - shares[name] * m) / (1 - shares[name]) for name, m in means.items()}
-        estimate = jackknife(losses, of_mean, objective(left_out, 1)[0], orbit.sizes)
+        estimate = jackknife(losses, of_mean, objective(left_out, 1)[0], orbit.sizes, orbit.plan.population)
     return estimate, weight
 
 
@@ -181,13 +187,25 @@ def _group_losses(orbit: Orbit, objective: Objective) -> Tensor:
     return objective.reduction(elements, 1)[0]
 
 
-def _floor(orbit: Orbit, copies: Mapping[str, Tensor], objective: Objective) -> float:
-    """The same estimator over the unturned prediction and evaluations that should equal it; NaN if there are none."""
-    if not copies:
+def _interpolates(schema: Schema) -> bool:
+    return any(rep.interpolates for rep in (*schema.inputs.values(), *schema.outputs.values()))
+
+
+def _floor(orbit: Orbit, copies: Mapping[str, Tensor], objective: Objective, *, among: bool = False) -> float:
+    """The same estimator over the unturned prediction and evaluations that should equal it; NaN if there are none.
+
+    Args:
+        orbit: whose floor it is.
+        copies: the evaluations.
+        objective: the loss.
+        among: them alone. Interpolation smooths every turned copy, and what it does to all of them is no scatter.
+    """
+    if not copies or (among and len(next(iter(copies.values()))) < 2):
         return math.nan
     if _is_squared(objective.loss):
         objective = objective.about(orbit.identity)
-    rows = {name: torch.cat([orbit.identity[name][None], copies[name]]) for name in objective.outputs}
+    first = 1 if among else 0
+    rows = {name: torch.cat([orbit.identity[name][None], copies[name]])[first:] for name in objective.outputs}
     losses, weight = objective(rows, 1)
     mean = {name: values.mean(0) for name, values in rows.items()}
     left_out = {name: (len(v) * mean[name] - v) / (len(v) - 1) for name, v in rows.items()}
@@ -203,12 +221,15 @@ def _notes(orbit: Orbit, objective: Objective) -> tuple[str, ...]:
     representation = orbit.schema.outputs[name]
     if not objective.labelled or representation.event_shape == ():
         return ()
+    target = orbit.schema.target(name)
+    if isinstance(representation, Grid) and isinstance(target, Grid):  # where the voxels go changes no loss of voxels
+        representation, target = representation.channels_alone, target.channels_alone
     change = frame_dependence(
         objective.loss,
         objective.reduction,
         orbit.identity[name],
         objective.targets[name],
-        representations=(representation, orbit.schema.target(name)),
+        representations=(representation, target),
         rotations=orbit.rotations.reshape(-1, 3, 3)[:4],
     )
     if change < 1e-5:
@@ -262,6 +283,30 @@ class Measurement:
             labelled=all(part.labelled for part in parts.values()),
         )
 
+    @classmethod
+    def joined(cls, parts: list[Measurement]) -> Measurement:
+        """Measurements of different structures by the same rotations, as one of all of them."""
+        weights = [float(part.weight.sum()) for part in parts]
+
+        def join(field_name: str) -> Tensor:
+            return torch.cat([getattr(part.estimate, field_name) for part in parts], -1)
+
+        def pool(field_name: str) -> float:
+            values = [getattr(part, field_name) for part in parts]
+            return float(sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights))
+
+        estimate = Jackknife(
+            join("total"), join("mean"), join("pseudo_total"), join("pseudo_mean"), parts[0].estimate.sizes
+        )
+        return replace(
+            parts[0],
+            estimate=estimate,
+            weight=torch.cat([part.weight for part in parts]),
+            floor=pool("floor"),
+            nondeterminism=pool("nondeterminism"),
+            notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        )
+
     def evened(self, used: Tensor) -> Jackknife:
         """The same estimates for structures of equal weight, so that several outputs can be added.
 
@@ -293,6 +338,16 @@ class Measurement:
 
         pooled = Jackknife(pool(est.total), pool(est.mean), pool(est.pseudo_total), pool(est.pseudo_mean), est.sizes)
         return replace(self, estimate=pooled, weight=w.sum(-1, keepdim=True))
+
+
+def require_loss(loss: object, rep: Representation) -> None:
+    """Raise EquivProbeError for classes on the last axis where that is an axis of voxels."""
+    if rep.is_whole and isinstance(loss, PointwiseLoss) and loss.name == "cross-entropy":
+        raise EquivProbeError(
+            f"the loss 'cross-entropy' on ep.{rep}, whose last axis is one of space",
+            "a loss that knows where the classes are",
+            "loss=lambda p, t: torch.nn.functional.cross_entropy(p, t, reduction='none').flatten(1).mean(1)",
+        )
 
 
 def _is_squared(loss: object) -> bool:

@@ -10,12 +10,13 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.losses import LOSSES, PointwiseLoss, Reduction, resolve
-from equiv_probe.measurement import Measurement, Objective
+from equiv_probe.measurement import Measurement, Objective, require_loss
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equiv_probe.losses import AnyLoss
+    from equiv_probe.representations import Representation
     from equiv_probe.schema import Named, Schema
     from equiv_probe.turning import Structures
 
@@ -74,9 +75,9 @@ def label_free(inputs: Named, outputs: Mapping[str, Tensor], structures: Structu
             (name,),
             LOSSES["mse"],
             {name: value},
-            reduction_of(structures, value, name),
+            reduction_of(structures, value, name, schema.outputs[name]),
             labelled=False,
-            event_axes=len(schema.outputs[name].event_shape),
+            event_axes=schema.outputs[name].norm_axes,
         )
         for name, value in outputs.items()
     }
@@ -105,23 +106,27 @@ def labelled(targets: Mapping[str, str], loss: AnyLoss | Mapping[str, AnyLoss] =
             if target.shape != value.shape and target.numel() == value.numel():
                 target = target.reshape(value.shape)  # energies (B,) beside (B, 1)
             one = resolve(loss.get(name, "mse") if isinstance(loss, Mapping) else loss)
+            require_loss(one, schema.outputs[name])
             parts[name] = Objective(
                 (name,),
                 one,
                 {name: target.to(value)},
-                reduction_of(structures, value, name),
+                reduction_of(structures, value, name, schema.outputs[name]),
                 labelled=True,
-                event_axes=len(schema.outputs[name].event_shape),
+                event_axes=schema.outputs[name].norm_axes,
             )
         return Objectives(parts, {})
 
     return evaluate
 
 
-def reduction_of(structures: Structures, value: Tensor, name: str = "") -> Reduction:
+def reduction_of(structures: Structures, value: Tensor, name: str = "", rep: Representation | None = None) -> Reduction:
     """How the elements of one output belong to structures."""
+    counted = None if rep is None else rep.counted(value)
     if structures.layout == "one" or value.ndim == 0:
-        return Reduction()
+        return Reduction(counted=counted)
+    if rep is not None and rep.is_whole:
+        return Reduction("leading", counted=counted)
     if structures.layout == "index":
         owner = structures.owner(value, name)
         if owner is None:

@@ -30,10 +30,13 @@ from equiv_probe.augmentation import augmentation_of
 from equiv_probe.capture import read_outputs
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generators import generators_of
+from equiv_probe.grid_plans import fitting_plan, require_fit
 from equiv_probe.hook import Hook
 from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, versions
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.objectives import label_free, labelled
+from equiv_probe.over import Over
+from equiv_probe.over_time import OverTime
 from equiv_probe.probe_report import report_of
 from equiv_probe.replay import Replay, replay_step, require_untrained
 from equiv_probe.rotations import RotationPlan
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from equiv_probe.capture import Call
     from equiv_probe.losses import AnyLoss
     from equiv_probe.objectives import Evaluate
+    from equiv_probe.over import Bins
     from equiv_probe.report import Report
     from equiv_probe.schedule import Cadence
     from equiv_probe.schema import Schema
@@ -80,7 +84,8 @@ class Probe:
         model: any module: plain, compiled, wrapped for data-parallel training.
         schema: representations; None infers them at the first call that is due, and prints what it assumed. Inputs are
             named as in the signature of ``forward``, and by their keys if it is given a dict.
-        plan: of full mode; None is four tetrahedral replicates, 48 rotations.
+        plan: of full mode; None is four tetrahedral replicates, 48 rotations; where a grid without interpolation turns
+            along, the rotations of the cube (half turns, on a box that is no cube), and two of them in light mode.
         every: training calls, or steps, between two measurements; ``"epoch"`` for one after each :meth:`begin_epoch`; a
             rule ``step -> bool``; or None for never.
         warmup: training calls at the beginning that are left alone.
@@ -100,6 +105,10 @@ class Probe:
         protect: other modules that a replayed step touches; their buffers, flags and gradients are kept too. Those that
             the step names itself, metrics or a head, are found without.
         quiet: makes contexts in which steps are replayed, for what else must not notice.
+        over: name of an input of the network's call, such as ``"t"``: everything is also measured in bins of it, see
+            :meth:`over_time`. A step's number can be parted into its structures if it is a weighted squared error of
+            the network's answer, or if the step returns the structures' own losses.
+        bins: how many equal bins of [0, 1], or their edges; None is ten.
 
     Raises:
         EquivProbeError: at the first measurement, if the schema cannot be inferred or does not fit. What fails later
@@ -127,9 +136,12 @@ class Probe:
         objectives: Evaluate | None = None,
         protect: Iterable[nn.Module] = (),
         quiet: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        over: str | None = None,
+        bins: Bins | None = None,
     ) -> None:
         self.model = model
         self.plan, self.light = plan or RotationPlan(), light
+        self._chosen = plan is not None, light is not LIGHT
         for each in (self.plan, light):
             if each.R < 2 and each.is_random:
                 raise EquivProbeError("a plan of one replicate", "at least two", "RotationPlan(..., replicates=4)")
@@ -141,6 +153,7 @@ class Probe:
         self._source = RotationSource(seed)
         self._evaluate = objectives or _against(targets, loss)
         self._replays, self._quiet = objectives is None, quiet
+        self.over = None if over is None else Over(over, bins)
         self.running = RunningEstimates(window)
         self.failures: list[str] = []
         self._handles: list[Any] = []
@@ -227,13 +240,15 @@ class Probe:
             self._attempt(lambda: self._measure(*pending, raw))
 
     def _measure(self, call: Call, stage: str, kind: str, before: RandomState | None, raw: Any) -> None:
-        plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
         with isolated(self.live.network), torch.inference_mode(False), torch.no_grad():
             turned = None if before is None else self._turned_by()
             if turned is None:
                 self.live.network.eval()
-            self.live.resolve(call, raw)
+            plan = self._fitted(stage, call, raw)
+            if plan.design != "haar":  # only of Haar rotations are the augmentation's a sample
+                turned = None
+                self.live.network.eval()
             count = self.live.structures(call.inputs).count
             rotations = self._source.draw(plan, call.inputs, count, turned)
             known = None
@@ -247,7 +262,22 @@ class Probe:
                 total = found.estimate.total if found.labelled else torch.full_like(equiv, torch.nan)
                 running = self.running.add(stage, name, equiv, total, found.weight)
                 running.labelled, running.loss = found.labelled, found.loss
+            if self.over is not None:
+                self.over.add_calls(self.running, stage, self._values(call), measured)
         self.schedule(kind, stage).spent(self._clock(stage) - began)
+
+    def _fitted(self, stage: str, call: Call, raw: Any, given: RotationPlan | None = None) -> RotationPlan:
+        """The plan of a stage: where nobody chose one, what fits the grids of the call."""
+        schema = self.live.resolve(call, raw)
+        outputs = read_outputs(raw, schema)
+        plan_chosen, light_chosen = self._chosen
+        if not plan_chosen:
+            self.plan = fitting_plan(self.plan, schema, call.inputs, outputs)
+        if not light_chosen:
+            self.light = fitting_plan(self.light, schema, call.inputs, outputs, subset=2)
+        plan = given or (self.light if stage == "train" else self.plan)
+        require_fit(plan, schema, call.inputs, outputs)
+        return plan
 
     def _augmentation(self) -> Augmentation | None:
         """What turns the training calls, if its rotations will do for light mode."""
@@ -316,10 +346,12 @@ class Probe:
         if isinstance(result[0], Mapping) and not result[0]:
             self._measure(recorded[0].call, stage, "step", None, recorded[0].raw)
             return
-        plan = self.light if stage == "train" else self.plan
         began = self._clock(stage)
+        plan = self._fitted(stage, recorded[0].call, recorded[0].raw)
         try:
-            self._keep(stage, self._again(step, recorded, before, plan, result[0], per_structure=per_structure))
+            self._keep(
+                stage, self._again(step, recorded, before, plan, result[0], per_structure=per_structure), recorded
+            )
         finally:
             self.schedule("step", stage).spent(self._clock(stage) - began)
 
@@ -340,7 +372,8 @@ class Probe:
         """
         result: list[Any] = []
         recorded, before = self._record(step, result)
-        return self._again(step, recorded, before, plan or self.plan, result[0], per_structure=per_structure)
+        plan = self._fitted("", recorded[0].call, recorded[0].raw, plan)
+        return self._again(step, recorded, before, plan, result[0], per_structure=per_structure)
 
     def _record(self, step: Callable[[], T], result: list[T]) -> tuple[list[Recorded], RandomState]:
         """The step's one ordinary run: the network's calls in it, and the random state before it."""
@@ -401,13 +434,22 @@ class Probe:
                 before=before,
                 first=first,
                 protect=(*self.protect, *modules_of(step)),
+                part=self.over is not None,
             )
 
-    def _keep(self, stage: str, replay: Replay) -> None:
+    def _keep(self, stage: str, replay: Replay, recorded: list[Recorded]) -> None:
         for name, found in replay.scalars.items():
             one = found.total[None]
             pseudo = found.pseudo_equiv, found.pseudo_total
             self.running.add(stage, name, found.equiv[None], one, torch.ones_like(one), pseudo=pseudo)
+        if self.over is not None:
+            look = stage != "train" or not self._succeeded
+            self.over.add_step(self.running, stage, [self._values(one.call) for one in recorded], replay, look=look)
+
+    def _values(self, call: Call) -> Tensor:
+        """Of the input that is binned over, for each structure of a call, ``(U,)``."""
+        assert self.over is not None
+        return self.over.values(call.inputs, self.live.structures(call.inputs))
 
     def _attempt(self, measure: Callable[[], None], result: list[Any] | None = None) -> None:
         """Measure; a failure after the first success is listed and warned of, never raised."""
@@ -464,7 +506,40 @@ class Probe:
         Args:
             window: over the latest measurements; False for all since the start.
         """
-        return self.running.compute(window=window)
+        found = self.running.compute(window=window)
+        for stage, name in self.binned:
+            in_bins = self.over_time(stage, name, window=window).values()
+            found.update({f"equiv/{stage}/{name}/{key}": value for key, value in in_bins.items()})
+        return found
+
+    @property
+    def binned(self) -> list[tuple[str, str]]:
+        """Stages and outputs that are in bins of the input named by ``over=``; fetches counts from the device."""
+        return [key for key, running in self.running.items() if self.over is not None and running.binned.count]
+
+    def over_time(self, stage: str = "train", name: str | None = None, *, window: bool | None = None) -> OverTime:
+        """The estimates in bins of the input named by ``over=``, to print and to plot.
+
+        Args:
+            stage: whose.
+            name: of the loss or output; None is the only one, or the first.
+            window: over the latest measurements, or all since the start; None is the former in training only.
+
+        Raises:
+            EquivProbeError: nothing was binned; the reason where it is known.
+        """
+        there = self.binned
+        found = next((key for key in there if key[0] == stage and name in {None, key[1]}), None)
+        if self.over is None or found is None:
+            raise EquivProbeError(
+                f"nothing in bins for {stage}/{name or '...'}",
+                ", ".join(map("/".join, there)) or "a measurement",
+                " ".join(self.over.notes) if self.over and self.over.notes else 'Probe(..., over="t")',
+            )
+        running = self.running[found]
+        rows = running.binned.latest if (stage == "train" if window is None else window) else running.binned.everything
+        assert rows is not None
+        return OverTime.of(self.over, found, rows, labelled=running.labelled, loss=running.loss)
 
     def report(self, **about: Any) -> Report:
         """What was measured, as a report; arguments as for :func:`equiv_probe.probe_report.report_of`."""
@@ -476,11 +551,13 @@ class Probe:
             "running": self.running.state_dict(),
             "schedules": {key: schedule.state_dict() for key, schedule in self.schedules.items()},
             "generator": self._source.state(),
+            "over": None if self.over is None else self.over.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`; the model must be on its device."""
-        self.running.load_state_dict(state["running"])
+        same_bins = self.over is not None and self.over.continues(state.get("over"))
+        self.running.load_state_dict(state["running"], binned=same_bins)
         for key, stored in state["schedules"].items():
             self.schedule(*key).load_state_dict(stored)
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from equiv_probe.estimates import Sums
+    from equiv_probe.over_time import OverTime
     from equiv_probe.probe import Probe
 
 BLIND = [
@@ -31,6 +32,7 @@ def report_of(
     probe: Probe,
     *,
     sums: Mapping[tuple[str, str], Sums] | None = None,
+    over: Iterable[OverTime] | None = None,
     source: str = "a live run",
     protocol: Mapping[str, Any] | None = None,
     history: Iterable[Mapping[str, Any]] = (),
@@ -42,6 +44,7 @@ def report_of(
     Args:
         probe: the probe.
         sums: by stage and output; None is its own, of training over the window, of other stages over everything.
+        over: losses in bins; None is the probe's own, likewise.
         source: what it was measured on.
         protocol: more lines beside the numbers.
         history: earlier estimates.
@@ -50,6 +53,8 @@ def report_of(
     """
     if sums is None:
         sums = {k: one.shown(one.window if k[0] == "train" else one.everything) for k, one in probe.running.items()}
+    if over is None:
+        over = [probe.over_time(*key) for key in sorted(probe.binned)]
     sums = {key: one.to("cpu") for key, one in sums.items()}
     alone = {key for key, one in sums.items() if key in probe.running and probe.running[key].of_one(one)}
     schedules = probe.schedules.values()
@@ -70,10 +75,15 @@ def report_of(
             for key, one in sorted(sums.items())
         ],
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
-        notes=[*notes, *(_OF_ONE.format("/".join(key)) for key in sorted(alone))],
+        notes=[
+            *notes,
+            *(probe.over.notes if probe.over else []),
+            *(_OF_ONE.format("/".join(key)) for key in sorted(alone)),
+        ],
         blind_spots=BLIND,
         complete=complete,
         history=[dict(entry) for entry in history],
+        over=list(over),
     )
 
 

@@ -9,24 +9,21 @@ substituted answer (self-conditioning) is evaluated anew, one that does not is l
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from equiv_probe.capture import wide
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import RandomState, isolated
 from equiv_probe.jackknife import Jackknife, jackknife
+from equiv_probe.parting import Losses, Parted, separated
 from equiv_probe.quiet import silenced
-from equiv_probe.schema import named
+from equiv_probe.step_losses import losses_of_structures, precision_of, scalars_of
 from equiv_probe.substitution import Operator, Player, Recorded, own_dicts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
@@ -44,6 +41,9 @@ class Replay:
         calls: how often the step called the network.
         evaluations: how many turned batches the network was evaluated on.
         precision: by scalar, the spacing of numbers in its type, relative to one.
+        per_structure: the jackknife of each structure's part in a scalar, where the step returned losses of structures,
+            or it was asked for.
+        unparted: why a scalar could not be parted, as far as the host knows.
     """
 
     result: Any
@@ -51,6 +51,8 @@ class Replay:
     calls: int
     evaluations: int
     precision: Mapping[str, float]
+    per_structure: Mapping[str, Parted] = field(default_factory=dict)
+    unparted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def first(self) -> Jackknife:
@@ -100,6 +102,7 @@ def replay_step(
     before: RandomState,
     first: dict[str, Tensor] | None = None,
     protect: tuple[nn.Module, ...] = (),
+    part: bool = False,
 ) -> Replay:
     """Decompose the scalars of a step that was just run and recorded.
 
@@ -114,69 +117,90 @@ def replay_step(
         before: the random state before the user's own run.
         first: the pulled-back prediction of the first rotation, where it is known and there is one call.
         protect: other modules that the step touches.
+        part: whether to part its numbers into losses of the structures, by one run more.
     """
-    weights, count = plan.weights, len(rotations)
-    every = [(r, i) for r in range(count) for i in range(len(weights))]
+    runs = Runs.of(plan, len(rotations))
+    batch = live.structures(recorded[0].call.inputs)
     scalars: dict[Operator, dict[str, Tensor]] = {}
-    player = Player(module, live, recorded, rotations, weights, first=first)
+    by_structure: dict[Operator, dict[str, Tensor]] = {}
+    player = Player(module, live, recorded, rotations, plan.weights, first=first)
+    player.keeps = part
     modules = (module, live.network, *protect)
     dicts = [given for one in recorded for given, _ in one.call.dicts]
+
+    def run(operator: Operator) -> Any:
+        before.restore()
+        with player.answering(operator):
+            return step()
+
+    parts: dict[str, Losses] = {}
+    unparted: dict[str, str] = {}
     with silenced(), isolated(*modules, gradients=True, contents=True, apart=dicts), own_dicts(recorded):
-
-        def losses(operator: Operator) -> dict[str, Tensor]:
-            if operator not in scalars:
-                before.restore()
-                with player.answering(operator):
-                    scalars[operator] = scalars_of(step())
-            return scalars[operator]
-
-        each = [[losses(((r, i),)) for i in range(len(weights))] for r in range(count)]
-        of_mean = losses(tuple(every))
-        left_out = [losses(tuple(g for g in every if g[0] != r)) for r in range(count)] if plan.is_random else []
-    found = {}
-    for name in scalars_of(result):
-        table = torch.stack([torch.stack([value[name] for value in row]) for row in each])
-        if player.strayed:  # a step that could not be repeated has no decomposition
-            table = torch.where(torch.stack(player.strayed).any(), torch.nan, table)
-        mean_losses = torch.einsum("n,rn->r", weights.to(table, non_blocking=True), table)
-        if plan.is_random:
-            rest = torch.stack([value[name] for value in left_out])
-            found[name] = jackknife(mean_losses, of_mean[name], rest, torch.ones_like(mean_losses))
-        else:
-            none = mean_losses[:0]
-            found[name] = Jackknife(mean_losses.mean(0), of_mean[name], none, none, none)
-    precision = {name: _precision(result, name) for name in found}
-    return Replay(result, found, len(recorded), player.evaluations, precision)
+        for operator in runs.all:
+            answered = run(operator)
+            by_structure[operator] = losses_of_structures(answered, batch, named_too=part)
+            scalars[operator] = scalars_of(answered, by_structure[operator])
+        if part:
+            structures = [live.structures(one.call.inputs) for one in recorded]
+            parts, unparted = separated(run, player, scalars, structures, modules)
+    for name in by_structure[runs.mean]:
+        parts[name] = Losses.returned({o: one[name] for o, one in by_structure.items()}, batch.count)
+        unparted.pop(name, None)
+    strayed = torch.stack(player.strayed).any() if player.strayed else None
+    names = list(scalars[runs.mean])
+    return Replay(
+        result,
+        {name: runs.jackknife({o: one[name] for o, one in scalars.items()}, strayed) for name in names},
+        len(recorded),
+        player.evaluations,
+        {name: precision_of(result, name) for name in names},
+        {name: Parted(runs.jackknife(one.checked(), strayed), one.weight, one.right) for name, one in parts.items()},
+        unparted,
+    )
 
 
-def scalars_of(result: Any) -> dict[str, Tensor]:
-    """The numbers that a step returned, by name, detached and in float64; one alone is ``"loss"``.
+@dataclass(frozen=True)
+class Runs:
+    """The networks with which a step is run again.
 
-    Raises:
-        EquivProbeError: there is none.
+    Attributes:
+        each: every rotation of every replicate, ``(R, n)``.
+        mean: all of them.
+        left_out: all but those of one replicate; none for a plan that is exact.
+        weights: of the plan.
+        population: how many rotations the plan's are drawn from without replacement; None for independent ones.
     """
-    several = isinstance(result, (Mapping, tuple, list))
-    found = {}
-    for name, value in (named(result) if several else {"loss": result}).items():
-        if isinstance(value, torch.Tensor) and value.numel() == 1 and value.dtype != torch.bool:
-            found[name] = wide(value.detach().reshape(()))
-        elif isinstance(value, (numbers.Real, np.generic)) and not isinstance(value, bool):
-            found[name] = torch.tensor(float(value), dtype=torch.float64)
-    if not found:
-        raise EquivProbeError(
-            f"a step that returned {type(result).__name__} without a number",
-            "its loss, or a dict of losses",
-            "return loss",
-        )
-    return found
 
+    each: tuple[tuple[Operator, ...], ...]
+    mean: Operator
+    left_out: tuple[Operator, ...]
+    weights: Tensor
+    population: int | None
 
-def _precision(result: Any, name: str) -> float:
-    value = result
-    if isinstance(result, (Mapping, tuple, list)):
-        value = named(result)[name]
-    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
-    return float(torch.finfo(value.dtype if floating else torch.float64).eps)
+    @classmethod
+    def of(cls, plan: RotationPlan, replicates: int) -> Runs:
+        """Those of a plan."""
+        each = tuple(tuple(((r, i),) for i in range(len(plan.weights))) for r in range(replicates))
+        every = tuple(g for row in each for (g,) in row)
+        left_out = tuple(tuple(g for g in every if g[0] != r) for r in range(replicates)) if plan.is_random else ()
+        return cls(each, every, left_out, plan.weights, plan.population)
+
+    @property
+    def all(self) -> list[Operator]:
+        """Each once."""
+        return list(dict.fromkeys((*(one for row in self.each for one in row), self.mean, *self.left_out)))
+
+    def jackknife(self, values: Mapping[Operator, Tensor], strayed: Tensor | None) -> Jackknife:
+        """Decompose what came back, ``(*U)`` for each network; NaN if the step could not be repeated."""
+        table = torch.stack([torch.stack([values[one] for one in row]) for row in self.each])
+        if strayed is not None:  # a step that could not be repeated has no decomposition
+            table = torch.where(strayed, torch.nan, table)
+        losses = torch.einsum("n,rn...->r...", self.weights.to(table, non_blocking=True), table)
+        if not self.left_out:
+            none = losses[:0]
+            return Jackknife(losses.mean(0), values[self.mean], none, none, none)
+        rest = torch.stack([values[one] for one in self.left_out])
+        return jackknife(losses, values[self.mean], rest, losses.new_ones(len(losses)), self.population)
 
 
 def require_untrained(before: Mapping[int, int], after: Mapping[int, int]) -> None:

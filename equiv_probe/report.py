@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.over_time import OverTime
 from equiv_probe.report_table import render
 
 SCHEMA_VERSION = 1
@@ -98,6 +99,7 @@ class Report:
         blind_spots: what the measurement cannot see.
         complete: False if the audit was interrupted.
         history: of a training run, the estimates after each measurement: step, stage, output, ``L_total`` and so on.
+        over: losses in bins of an input of the network, such as its time.
     """
 
     model: str
@@ -110,6 +112,7 @@ class Report:
     blind_spots: list[str] = field(default_factory=list)
     complete: bool = True
     history: list[dict[str, Any]] = field(default_factory=list)
+    over: list[OverTime] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Measured:
         """The measurement of one quantity."""
@@ -135,6 +138,7 @@ class Report:
             raise EquivProbeError(f"schema_version {version}", str(SCHEMA_VERSION), "the version that wrote the file")
         fields = {key: value for key, value in stored.items() if key != "schema_version"}
         fields["measured"] = [_measured(entry) for entry in fields["measured"]]
+        fields["over"] = [OverTime.from_dict(entry) for entry in fields.get("over", [])]
         return cls(**fields)
 
     def save(self, path: str | Path) -> None:

@@ -41,6 +41,11 @@ def interval(low: float, high: float) -> str:
     return f"[{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
+def with_error(value: float, error: float) -> str:
+    """A value with its standard error, where there is one."""
+    return f"{number(value)} ± {number(error, 2)}" if math.isfinite(error) else number(value)
+
+
 def render(report: Report) -> Iterator[RenderableType]:
     """The parts of a report, in the order in which they answer questions."""
     counted = f"{len(report.structures)} structure{'s' * (len(report.structures) != 1)} of "
@@ -54,6 +59,7 @@ def render(report: Report) -> Iterator[RenderableType]:
     labelled = [(m.name, m.labelled) for m in report.measured if m.labelled is not None]
     if labelled:
         yield _losses(labelled)
+    yield from (profile.table() for profile in report.over)
     if len(report.structures) > 1 or any(m.over_rotations for m in report.measured):
         yield _spread(report.measured)
     for measured in report.measured:
@@ -73,7 +79,8 @@ def _row(table: Table, *cells: str | Text) -> None:
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
-def _table(title: str, *columns: str, wraps: tuple[str, ...] = ()) -> Table:
+def table_of(title: str, *columns: str, wraps: tuple[str, ...] = ()) -> Table:
+    """An empty table: the first column to the left, numbers to the right."""
     table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(
@@ -84,7 +91,7 @@ def _table(title: str, *columns: str, wraps: tuple[str, ...] = ()) -> Table:
 
 def _symmetry(measured: list[Measured]) -> Table:
     columns = ("", "√L_equiv", "95 % interval", "unit", "relative", "floor")
-    table = _table("Symmetry error (root mean square over rotations)", *columns)
+    table = table_of("Symmetry error (root mean square over rotations)", *columns)
     table.add_column("verdict", justify="left", no_wrap=False)
     for m in measured:
         relative = f"{100 * m.relative:.2g} %" if math.isfinite(m.relative) else "–"
@@ -100,13 +107,10 @@ def _losses(labelled: list[tuple[str, Labelled]]) -> Table:
     over = " to ".join(map(str, sorted({counts[0], counts[-1]})))
     title = f"Loss ({labelled[0][1].loss}) against the reference on {over} structures"
     columns = ("", "L_total", "L_mean", "L_equiv", "over" if of_a_run else "unit", "share of the loss", "95 % interval")
-    table = _table(f"{'Losses of the run' if of_a_run else title}: L_total = L_mean + L_equiv", *columns)
-
-    def with_error(value: float, error: float) -> str:
-        return f"{number(value)} ± {number(error, 2)}" if math.isfinite(error) else number(value)
+    table = table_of(f"{'Losses of the run' if of_a_run else title}: L_total = L_mean + L_equiv", *columns)
 
     for name, m in labelled:
-        error = f" ± {_percent(m.share_stderr)}" if math.isfinite(m.share_stderr) and abs(m.share) > 1e-8 else ""
+        error = f" ± {percent(m.share_stderr)}" if math.isfinite(m.share_stderr) and abs(m.share) > 1e-8 else ""
         low, high = m.share_interval
         _row(
             table,
@@ -115,8 +119,8 @@ def _losses(labelled: list[tuple[str, Labelled]]) -> Table:
             with_error(m.mean, m.mean_stderr),
             with_error(m.equiv, m.equiv_stderr),
             _over(m) if of_a_run else m.unit,
-            _percent(m.share) + error,
-            f"[{_percent(low)}, {_percent(high)}]" if math.isfinite(low) and error else "",
+            percent(m.share) + error,
+            f"[{percent(low)}, {percent(high)}]" if math.isfinite(low) and error else "",
         )
     return table
 
@@ -128,14 +132,15 @@ def _over(m: Labelled) -> str:
     return f"{m.structures} {kind if m.structures == 1 else plural[kind]}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in percent."""
     return "< 1e-6 %" if abs(share) < 1e-8 else f"{number(100 * share)} %"
 
 
 def _spread(measured: list[Measured]) -> Table:
     columns = ("", "median", "95 %", "max", "worst structure", "median", "95 %", "max", "one atom, max", "unit")
     title = "Spread: over structures (left), over single rotations (right)"
-    table = _table(title, *columns, wraps=("worst structure",))
+    table = table_of(title, *columns, wraps=("worst structure",))
     for m in measured:
         structures, rotations = m.over_structures, m.over_rotations
         worst: Any = structures.get("worst", "")
@@ -146,7 +151,7 @@ def _spread(measured: list[Measured]) -> Table:
 
 
 def _where(m: Measured) -> Table:
-    table = _table(f"Where: {m.name} by element, and the worst atoms ({m.unit})", "element", "√L_equiv", "atoms")
+    table = table_of(f"Where: {m.name} by element, and the worst atoms ({m.unit})", "element", "√L_equiv", "atoms")
     table.add_column("   worst atom", justify="left")
     table.add_column("√L_equiv", justify="right")
     ranked = sorted(m.by_element.items(), key=lambda item: -item[1]["rms"])[:8]

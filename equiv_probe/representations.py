@@ -12,14 +12,20 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
+
+
+ANY: Final = -1
+"""In an event's shape, an axis of any length."""
 
 
 class Representation(ABC):
@@ -28,6 +34,33 @@ class Representation(ABC):
     event_shape: tuple[int, ...] = ()
     is_affine: ClassVar[bool] = False
     """Whether the centre of rotation matters (points)."""
+    is_whole: ClassVar[bool] = False
+    """Whether one event is a whole structure (a grid), not an atom's part of it."""
+
+    @property
+    def norm_axes(self) -> int:
+        """Trailing axes over which a norm-wise loss takes the norm of one event; −4 for the channels of a grid."""
+        return len(self.event_shape)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of this shape ends in ``event_shape``."""
+        event = self.event_shape
+        trailing = tuple(shape)[max(0, len(shape) - len(event)) :]
+        return len(trailing) == len(event) and all(e in (ANY, n) for e, n in zip(event, trailing, strict=True))
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether turning costs precision beyond rounding (grids, between their voxels)."""
+        return False
+
+    def counted(self, values: Tensor) -> Tensor | None:
+        """Which elements of a tensor count in losses, broadcastable against it; None if all do."""
+        del values
+        return None
+
+    def within(self, values: Tensor) -> Tensor:
+        """The values, zero where they do not count."""
+        return values
 
     @abstractmethod
     def matrix(self, rotation: Tensor) -> Tensor:
@@ -63,18 +96,23 @@ class Representation(ABC):
         matrix = self.matrix(rotation.to(values.device, dtype))
         if inverse:
             matrix = self.inverse(matrix)
-        batch, event = rotation.ndim - 2, len(self.event_shape)
-        if values.ndim - event < batch:
+        batch, event = self._batch_axes(values, rotation), len(self.event_shape)
+        lead, free = values.shape[:batch], values.shape[batch : values.ndim - event]
+        size = math.prod(self.event_shape)
+        rows = values.to(dtype).reshape(*lead, free.numel(), size)  # one matrix product per rotation, not per atom
+        turned = rows @ matrix.mT
+        return turned.reshape((*turned.shape[:batch], *free, *self.event_shape)).to(values.dtype)
+
+    def _batch_axes(self, values: Tensor, rotation: Tensor) -> int:
+        """How many leading axes the rotations have; raises EquivProbeError where the values lack them."""
+        batch = rotation.ndim - 2
+        if values.ndim - len(self.event_shape) < batch:
             raise EquivProbeError(
                 f"values of shape {tuple(values.shape)} with rotations of shape {tuple(rotation.shape)}",
                 "values with the rotations' leading axes",
                 "add them: values[None]",
             )
-        lead, free = values.shape[:batch], values.shape[batch : values.ndim - event]
-        size = math.prod(self.event_shape)
-        rows = values.to(dtype).reshape(*lead, free.numel(), size)  # one matrix product per rotation, not per atom
-        turned = rows @ matrix.mT
-        return turned.reshape(*turned.shape[:batch], *free, *self.event_shape).to(values.dtype)
+        return batch
 
     def inverse(self, matrix: Tensor) -> Tensor:
         """``ρ(g)⁻¹`` from ``ρ(g)``: the transpose, since every representation here but Voigt stress is orthogonal."""
@@ -82,8 +120,7 @@ class Representation(ABC):
 
     def check(self, values: Tensor) -> None:
         """Raise EquivProbeError unless ``values`` are floating and end in ``event_shape``."""
-        event = len(self.event_shape)
-        if tuple(values.shape[values.ndim - event :]) != self.event_shape or values.ndim < event:
+        if not self.fits(values.shape):
             raise EquivProbeError(
                 f"a tensor of shape {tuple(values.shape)} declared as {self}",
                 f"trailing axes {self.event_shape}",
@@ -122,7 +159,7 @@ class CartesianTensor(Representation):
         if self.rank == 0 and not self.pseudo:
             self.check(values)
             batch = rotation.shape[:-2]
-            return values.expand(*batch, *values.shape[len(batch) :])
+            return values.expand((*batch, *values.shape[len(batch) :]))
         return super()._apply(values, rotation, center, inverse=inverse)
 
     def __str__(self) -> str:
@@ -295,16 +332,3 @@ def voigt(order: str = "xx yy zz yz xz xy") -> Voigt:
 def irreps(irreps: str) -> Irreps:
     """e3nn irreps, ``(..., dim)``, such as ``ep.irreps("1x0e+1x2e")``."""
     return Irreps(irreps)
-
-
-def grid() -> Representation:
-    """Fields on voxel grids: not yet there.
-
-    Raises:
-        EquivProbeError: always, for now.
-    """
-    raise EquivProbeError(
-        "ep.grid()",
-        "a representation that this version has: fields on voxel grids are not implemented yet",
-        "turn the atoms before the voxeliser and declare the scalar or vector output",
-    )

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 GROUP_DEGREES: Final = {"klein": 1, "tetrahedral": 2, "octahedral": 3, "icosahedral": 5}
 GROUP_ORDERS: Final = {"klein": 4, "tetrahedral": 12, "octahedral": 24, "icosahedral": 60}
+FIXED: Final = {"cube": "octahedral", "box": "klein"}
+"""Designs that are not turned, and their groups."""
 
 
 def haar(count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -187,12 +189,15 @@ class RotationPlan:
             ``"lebedev-<degree>"``, or ``"cube"``: the 24 rotations of the cube as they are, not turned, whose average
             over that subgroup is exact and has no sampling error.
         replicates: R, how many independent Haar rotations turn the design. None takes the design's default: four for
-            a group or a quadrature, 16 for ``"haar"``, one for ``"cube"``.
+            a group or a quadrature, 16 for ``"haar"``, one for ``"cube"`` and ``"box"``.
         improper: average over O(3): every rotation comes with its product with the inversion, and n doubles.
         seed: of the generator that :meth:`rotations` makes when it is given none.
+        subset: of ``"cube"`` and ``"box"``: draw so many of the rotations, without replacement; each is then a
+            replicate of its own, and R is their number.
 
     Raises:
-        EquivProbeError: unknown design, fewer than one replicate, or a ``"cube"`` with more than one.
+        EquivProbeError: unknown design, fewer than one replicate, a ``"cube"`` with more than one, or a subset that the
+            group does not have.
 
     >>> plan = RotationPlan("icosahedral", replicates=2)
     >>> plan.rotations().shape, plan.degree, plan.size
@@ -203,22 +208,30 @@ class RotationPlan:
     replicates: int | None = None
     improper: bool = False
     seed: int = 0
+    subset: int | None = None
 
     def __post_init__(self) -> None:
-        if self.design not in {"haar", "cube", *GROUP_ORDERS} and not re.fullmatch(r"lebedev-\d+", self.design):
-            names = ", ".join(["haar", *GROUP_ORDERS, "lebedev-<degree>", "cube"])
+        if self.design not in {"haar", *FIXED, *GROUP_ORDERS} and not re.fullmatch(r"lebedev-\d+", self.design):
+            names = ", ".join(["haar", *GROUP_ORDERS, "lebedev-<degree>", *FIXED])
             raise EquivProbeError(f"design {self.design!r}", f"one of {names}", 'RotationPlan("tetrahedral")')
         if self.replicates is None:
-            object.__setattr__(self, "replicates", {"haar": 16, "cube": 1}.get(self.design, 4))
+            object.__setattr__(self, "replicates", self.subset or {"haar": 16, "cube": 1, "box": 1}.get(self.design, 4))
         if not isinstance(self.replicates, int) or self.replicates < 1:
             raise EquivProbeError(f"replicates={self.replicates!r}", "a whole number, at least 1 (error bars need 4)")
         if self.seed < 0:
             raise EquivProbeError(f"seed={self.seed}", "a seed of 0 or more")
-        if self.design == "cube" and self.replicates != 1:
+        if self.subset is not None and not (self.design in FIXED and 1 <= self.subset <= len(self._design()[1])):
             raise EquivProbeError(
-                f'"cube" with replicates={self.replicates}',
-                "one: its 24 rotations are not turned at random",
-                'RotationPlan("octahedral", replicates=…) for the randomly turned group',
+                f"subset={self.subset} of {self.design!r}",
+                "so many of the rotations of the cube (24, or 48 with improper ones) or of the box (4, or 8)",
+                'RotationPlan("cube", subset=4)',
+            )
+        if self.design in FIXED and self.replicates != (self.subset or 1):
+            raise EquivProbeError(
+                f'"{self.design}" with replicates={self.replicates}',
+                "one: its rotations are not turned at random",
+                f'RotationPlan("cube", subset=…), or RotationPlan("{self._group}", replicates=…) for the randomly '
+                "turned group",
             )
         self._design()  # an impossible quadrature degree is an error here, not at first use
 
@@ -235,7 +248,7 @@ class RotationPlan:
 
     @property
     def _group(self) -> str:
-        return "octahedral" if self.design == "cube" else self.design
+        return FIXED.get(self.design, self.design)
 
     @property
     def R(self) -> int:  # noqa: N802 - the letter of the formulas
@@ -245,8 +258,8 @@ class RotationPlan:
 
     @property
     def n(self) -> int:
-        """How many rotations the design has."""
-        return len(self._design()[1])
+        """How many rotations a replicate has: those of the design, or the one that was drawn of it."""
+        return len(self.weights)
 
     @property
     def size(self) -> int:
@@ -256,19 +269,30 @@ class RotationPlan:
     @property
     def weights(self) -> Tensor:
         """Weights of the design, ``(n,)`` float64, that sum to one."""
-        return self._design()[1]
+        weights = self._design()[1]
+        return weights if self.subset is None else torch.ones_like(weights[:1])
+
+    @property
+    def population(self) -> int | None:
+        """How many rotations a subset is drawn from; None where the rotations are independent, or all are taken."""
+        return None if self.subset is None else len(self._design()[1])
 
     @property
     def degree(self) -> int:
-        """The degree up to which the design averages every Wigner function to zero; 0 for ``"haar"``."""
-        if self.design == "haar":
+        """The degree up to which the design averages every Wigner function to zero; 0 for ``"haar"`` and subsets."""
+        if self.design == "haar" or self.subset is not None:
             return 0
         return GROUP_DEGREES[self._group] if self._group in GROUP_DEGREES else int(self.design.split("-")[1])
 
     @property
     def is_random(self) -> bool:
-        """Whether the design is turned at random; False for ``"cube"``, which is averaged exactly over its subgroup."""
-        return self.design != "cube"
+        """Whether chance has a part in it; False for ``"cube"`` and ``"box"``, averaged exactly over their subgroup."""
+        return self.is_turned or self.subset is not None
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the design is turned at random, so that every rotation is Haar; not ``"cube"`` and ``"box"``."""
+        return self.design not in FIXED
 
     def generator(self, *key: int) -> torch.Generator:
         """A generator for one unit, independent of every other unit's: the seed and ``key`` through a SeedSequence.
@@ -285,14 +309,30 @@ class RotationPlan:
         Args:
             generator: source of the Haar rotations. None makes one from ``seed``: the same rotations at every call.
         """
-        elements, _ = self._design()
+        return self._design()[0][None] if not self.is_random else self.draws(1, generator)[0]
+
+    def draws(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw the plan's rotations several times, ``(count, R, n, 3, 3)`` float64, where the generator is.
+
+        Args:
+            count: how often.
+            generator: as for :meth:`rotations`.
+        """
+        generator = generator if generator is not None else self.generator()
+        elements = self._design()[0].to(generator.device, non_blocking=True)
+        if self.subset is not None:
+            keys = torch.rand(count, len(elements), generator=generator, dtype=torch.float64, device=generator.device)
+            return elements[keys.argsort(1)[:, : self.subset]][:, :, None]
         if not self.is_random:
-            return elements[None]
-        turns = haar(self.R, generator if generator is not None else self.generator())
-        return torch.einsum("rij,njk->rnik", turns, elements.to(turns.device, non_blocking=True))
+            return elements.expand(count, 1, *elements.shape)
+        turns = haar(count * self.R, generator).reshape(self.R, count, 3, 3).transpose(0, 1)
+        return torch.einsum("urij,njk->urnik", turns, elements)
 
     def __str__(self) -> str:
         kind = " (with improper rotations)" if self.improper else ""
+        what = "the cube" if self.design == "cube" else "the box, its half turns"
+        if self.subset is not None:
+            return f"{self.subset} of the {self.population} rotations of {what}{kind}, seed {self.seed}"
         if not self.is_random:
-            return f"cube: the {self.n} rotations of the cube{kind}, exact on that subgroup"
+            return f"{self.design}: the {self.n} rotations of {what}{kind}, exact on that subgroup"
         return f"{self.R} × {self.design} = {self.size} rotations{kind}, degree {self.degree}, seed {self.seed}"

@@ -11,6 +11,7 @@ from equiv_probe import settings
 
 KNOWN = (
     *("every", "network", "schema", "plan", "full", "budget", "warmup", "window", "augment", "light"),
+    *("over", "bins"),
     *("center", "seed", "stages", "prog_bar", "report", "verbose"),
 )
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.binned_sums import BinnedSums
 from equiv_probe.estimates import Sums
 from equiv_probe.metric import EquivarianceMetric
 
@@ -79,12 +80,19 @@ class RunningEstimates(dict[tuple[str, str], "Running"]):
         """What a checkpoint needs."""
         return {key: running.state_dict() for key, running in self.items()}
 
-    def load_state_dict(self, state: Mapping[tuple[str, str], dict[str, Any]]) -> None:
-        """Undo :meth:`state_dict`."""
+    def load_state_dict(self, state: Mapping[tuple[str, str], dict[str, Any]], *, binned: bool = True) -> None:
+        """Undo :meth:`state_dict`.
+
+        Args:
+            state: what it gave.
+            binned: also the sums in bins; not if the bins are others now.
+        """
         self.clear()
         for key, stored in state.items():
             self[key] = Running(self.window)
             self[key].load_state_dict(stored)
+            if binned:
+                self[key].binned.load_state_dict(stored.get("binned", {}))
 
 
 class Running:
@@ -97,6 +105,7 @@ class Running:
     def __init__(self, window: int) -> None:
         self.metric = EquivarianceMetric()
         self.recent: deque[Sums] = deque(maxlen=window)
+        self.binned = BinnedSums(window)
         self.structures = 0
         """How many were added, whatever their weight: known without asking the device."""
         self.labelled = True
@@ -148,7 +157,8 @@ class Running:
         """What a checkpoint needs."""
         recent = [vars(sums.to("cpu")) for sums in self.recent]
         known = {"structures": self.structures, "labelled": self.labelled, "loss": self.loss}
-        return {"everything": vars(self.everything), "recent": recent, **known}
+        binned = {"binned": self.binned.state_dict()} if self.binned.everything is not None else {}
+        return {"everything": vars(self.everything), "recent": recent, **known, **binned}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""

@@ -99,7 +99,7 @@ def run_script(target: str, arguments: Sequence[str], asked: Mapping[str, Any], 
     """
     if not module and not Path(target).is_file():
         raise EquivProbeError(f"the script {target}", "a file", "equiv-probe run train.py, or -m for a module's name")
-    mine = {"every", "full", "budget", "warmup", "window", "seed", "center", "augment"}
+    mine = {"every", "full", "budget", "warmup", "window", "seed", "center", "augment", "over", "bins"}
     finder = Finder({key: value for key, value in asked.items() if key in mine})
     code = 0
     with _as_main(target, arguments, asked, module=module):

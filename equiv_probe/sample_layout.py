@@ -80,7 +80,7 @@ def representation(name: str, value: Tensor, schema: Schema | None) -> Represent
         return reps.fixed
     key, shape = plain(name), tuple(value.shape)
     known = usual(key, shape) or _MORE_NAMES.get(key)
-    if known is None or shape[len(shape) - len(known.event_shape) :] != known.event_shape:
+    if known is None or not known.fits(shape):
         return None
     return None if key in _CELLS and shape[-2:] != (3, 3) else known
 

@@ -16,6 +16,7 @@ import torch
 from equiv_probe import frames
 from equiv_probe import representations as reps
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.grids import Grid, grid
 from equiv_probe.isolation import rank
 
 if TYPE_CHECKING:
@@ -114,15 +115,18 @@ class Schema:
         assumptions: list[Assumption] = []
         found: dict[str, dict[str, Representation]] = {}
         points: list[Tensor] = []
+        boxes: list[tuple[int, ...]] = []
         for role, values, given in (("inputs", inputs, known.inputs), ("outputs", outputs, known.outputs)):
             found[role] = dict(given)
             for name, value in named(values, list(given)).items():
                 if name not in given and isinstance(value, torch.Tensor):
-                    representation, reason = _guess(role, name, value, points)
+                    representation, reason = _guess(role, name, value, points, boxes)
                     found[role][name] = representation
                     assumptions.append(Assumption(role, name, representation, reason))
                 if role == "inputs" and isinstance(found[role].get(name), reps.Point):
                     points.append(value)
+                if role == "inputs" and isinstance(found[role].get(name), Grid):
+                    boxes.append(tuple(value.shape[-3:]))
         if all(isinstance(rep, reps.Fixed) for rep in found["inputs"].values()):
             raise EquivProbeError(
                 f"inputs {sorted(found['inputs'])}, none of which turns",
@@ -150,6 +154,21 @@ class Schema:
         parts += [f"targets={line(self.targets)}"] if self.targets else []
         parts += [f'{key}="{value}"' for key, value in (("batch", self.batch), ("mask", self.mask)) if value]
         return f"Schema({', '.join(parts)})"
+
+
+def _box(
+    role: str, name: str, shape: tuple[int, ...], boxes: list[tuple[int, ...]], *, certain: bool
+) -> tuple[Representation, str]:
+    """A tensor of five axes: a grid of scalars, unless there is a doubt."""
+    if certain and (role == "inputs" or shape[2:] in boxes):
+        reason = f"its shape {shape} is that of a voxel grid (B, C, D, H, W), every channel taken as a scalar"
+        return grid(), f"{reason}; if three of them are a vector, say so: ep.grid((n, ep.scalar), ep.vector)"
+    other = "ep.fixed" if role == "inputs" else "ep.scalar"
+    raise EquivProbeError(
+        f"{role}[{name!r}] of shape {shape}, which could be a voxel grid or {other}",
+        "a declaration",
+        f'ep.Schema({role}={{"{name}": ep.grid(interpolation="linear")}}, ...) or {other}',
+    )
 
 
 _ANNOUNCED: list[Schema] = []
@@ -195,7 +214,9 @@ def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
     return known
 
 
-def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[Representation, str]:
+def _guess(
+    role: str, name: str, value: Tensor, points: list[Tensor], boxes: list[tuple[int, ...]]
+) -> tuple[Representation, str]:
     """One tensor's representation and the reason; raises where several would do."""
     shape = tuple(value.shape)
     if not value.is_floating_point():
@@ -207,10 +228,10 @@ def _guess(role: str, name: str, value: Tensor, points: list[Tensor]) -> tuple[R
             "a declaration",
             f'ep.Schema({role}={{"{name}": ep.fixed}}, ...) or ep.vector',
         )
-    if by_name is not None and shape[len(shape) - len(by_name.event_shape) :] == by_name.event_shape:
+    if by_name is not None and by_name.fits(shape):
         return by_name, f"its name, and its shape {shape} fits"
-    if by_name is not None and isinstance(by_name, reps.Fixed):
-        return by_name, "its name"
+    if len(shape) == 5 and min(shape[2:]) >= 4:
+        return _box(role, name, shape, boxes, certain=bool(boxes) if role == "outputs" else not points)
     if shape[-1:] not in {(3,), (6,), (9,)}:
         kind = reps.fixed if role == "inputs" else reps.scalar
         return kind, f"its shape {shape} has no axis of Cartesian components"

@@ -36,6 +36,8 @@ def second_opinion(orbit: Orbit, name: str) -> str:
     if orbit.values is None:
         return ""
     declared = orbit.schema.outputs[name]
+    if declared.is_whole:  # nothing else has the shape of a grid
+        return ""
     values = orbit.values[name].flatten(0, 1)
     variance, size = _variance(values), float(values.square().mean())
     if not variance > BROKEN * size:

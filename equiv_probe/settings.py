@@ -14,7 +14,7 @@ VARIABLE = "EQUIV_PROBE"
 
 _OFF, _ON = {"", "0", "false", "off", "no"}, {"1", "true", "on", "yes"}
 _WORDS: dict[str, Any] = {"true": True, "yes": True, "false": False, "no": False, "none": None}
-_NAMES = {"network", "center"}
+_NAMES = {"network", "center", "over"}
 """Settings whose value is a name, even if it looks like a number: children of ``nn.Sequential`` are called 0, 1, …"""
 
 
@@ -23,7 +23,7 @@ def parse(text: str | None, known: Iterable[str]) -> dict[str, Any] | None:
 
     Args:
         text: ``"1"``; ``"every=100,augment=true"``; or JSON: ``'{"schema": {"inputs": {"x": "point"}}}'``. In a list of
-            stages ``+`` stands between them: ``"stages=train+val"``.
+            stages or edges of bins ``+`` stands between them: ``"stages=train+val"``, ``"over=t,bins=0+0.5+1"``.
         known: the settings there are.
 
     Returns:
@@ -34,6 +34,8 @@ def parse(text: str | None, known: Iterable[str]) -> dict[str, Any] | None:
 
     >>> parse("every=100,augment=true,budget=none,network=model.net", ["every", "augment", "budget", "network"])
     {'every': 100, 'augment': True, 'budget': None, 'network': 'model.net'}
+    >>> parse("over=t,bins=0+100+1000", ["over", "bins"])
+    {'over': 't', 'bins': [0.0, 100.0, 1000.0]}
     """
     text = (text or "").strip()
     if text.lower() in _OFF:
@@ -71,6 +73,8 @@ def _value(key: str, value: str) -> Any:
         return _WORDS[value.lower()]
     if key == "stages":
         return value.split("+")
+    if key == "bins" and "+" in value:
+        return [float(edge) for edge in value.split("+")]
     for kind in (int, float):
         try:
             return kind(value)

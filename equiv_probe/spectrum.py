@@ -86,7 +86,7 @@ def spectrum(orbit: Orbit, max_degree: int = 6, output: str | None = None) -> Sp
     values = orbit.kept(name)
     orbit.require_finite(name)
     replicates = len(values)
-    if replicates < 2 or orbit.plan.improper or not orbit.plan.is_random:
+    if replicates < 2 or orbit.plan.improper or not orbit.plan.is_turned:
         raise EquivProbeError(str(orbit.plan), "two or more randomly turned replicates of proper rotations")
     # Degrees l ≥ 1 do not see a constant: subtracting one that does not depend on the rotations takes the noise of a
     # large mean away and leaves the estimate unbiased.
@@ -162,7 +162,7 @@ def infinitesimal(
         differences is O(step²).
     """
     plan = plan or RotationPlan()
-    if not plan.is_random:
+    if not plan.is_turned:
         raise EquivProbeError(str(plan), "randomly turned rotations: this averages over all of SO(3)", "RotationPlan()")
     model = TurnedModel(predict, inputs, schema, center, stacked=stacked)
     names = list(model.identity)

@@ -11,6 +11,7 @@ import torch
 from equiv_probe.capture import Call, read_outputs, wide, write_outputs
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.grids import filled_outside
 from equiv_probe.isolation import RandomState, at_hand, patched_forward
 
 if TYPE_CHECKING:
@@ -87,6 +88,13 @@ class Player:
         self.evaluations = 0
         self.strayed: list[Tensor] = []
         """For each replay, whether the step asked something else than before, where that could not be read at once."""
+        self.kept: dict[Operator, list[dict[str, Tensor]]] = {}
+        """For each replay what its calls were answered, where :attr:`keeps` asks for it."""
+        self.keeps = False
+        self.leaves: list[dict[str, Tensor]] | None = None
+        """What the calls of the present replay are answered, as leaves of the graph of its loss, if not None."""
+        self.separable = True
+        """Whether the loss is a function of the answers alone, to the calls of the user's own run."""
         self._known: list[dict[tuple[int, int], dict[str, Tensor]]] = [{} for _ in recorded]
         if first is not None:  # what is known of the first call's first rotation
             self._known[0][0, 0] = first
@@ -162,7 +170,12 @@ class Player:
                 "a step that can be repeated: same batch, all its noise from the global random state",
                 "fetch the batch outside the step",
             )
-        values = self._average(call, known, RandomState.now() if beyond else one.before, attached=attached)
+        own = read_outputs(one.raw, self.live.known_schema)  # outside of the ball of a grid, what the user's run had
+        start = RandomState.now() if beyond else one.before
+        values = self._average(call, known, start, own, attached=attached)
+        self.separable &= not (attached or beyond)
+        if self.keeps and self.leaves is None and not attached:
+            self.kept.setdefault(self._operator, []).append(values)
         if one.after is not None and not beyond:
             one.after.restore()
         return self._answer(self.live.dicts(args, kwargs), one, values, attached)
@@ -191,7 +204,13 @@ class Player:
         return {name for name, rep in self.live.schema.inputs.items() if rep.event_shape}
 
     def _average(
-        self, call: Call, known: dict[tuple[int, int], dict[str, Tensor]], start: RandomState, *, attached: bool
+        self,
+        call: Call,
+        known: dict[tuple[int, int], dict[str, Tensor]],
+        start: RandomState,
+        own: Mapping[str, Tensor],
+        *,
+        attached: bool,
     ) -> dict[str, Tensor]:
         """``Σ w h_g / Σ w`` over the operator's rotations; a single one is given as it is."""
         missing = [key for key in self._operator if key not in known]
@@ -208,7 +227,8 @@ class Player:
         done = 0
         for values in in_chunks(evaluate, len(missing), together):
             for k in range(len(next(iter(values.values())))):
-                known[missing[done]] = {name: value[k] for name, value in values.items()}
+                one = {name: value[k] for name, value in values.items()}
+                known[missing[done]] = filled_outside(one, self.live.known_schema, own)
                 done += 1
         self.evaluations += done
         if len(self._operator) == 1:
@@ -227,10 +247,15 @@ class Player:
         """The answer in the network's own form; also in the caller's dicts, if the network writes there."""
         schema = self.live.schema
         assert schema is not None
-        if not attached and torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
-            # Leaves that require a gradient, so that a step which goes backward can do so.
+        if self.leaves is not None and not attached:
+            values = {n: v.detach().requires_grad_(v.is_floating_point()) for n, v in values.items()}
+            self.leaves.append({n: v for n, v in values.items() if v.requires_grad})
+        elif not attached and torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            # Hanging on leaves that require a gradient, so that a step which goes backward can do so.
             given = read_outputs(one.raw, schema)
             values = {n: v.detach().requires_grad_(given[n].requires_grad) for n, v in values.items()}
+        if not attached:  # the step may write into its answer: not into what is kept, nor into a leaf
+            values = {n: v.clone() for n, v in values.items()}
         for mine, left, (_, held) in zip(own, one.left, one.call.dicts, strict=False):
             mine.update({name: value for name, value in left.items() if name not in mine})
             # What the network wrote; a label of the same name stays what it was.

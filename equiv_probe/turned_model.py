@@ -58,7 +58,7 @@ class TurnedModel:
                     f"an empty input {name!r} of shape {tuple(tensors[name].shape)}", "a structure with atoms"
                 )
         self.center = self._center(center)
-        self.identity = {name: value[0] for name, value in self.unturned().items()}
+        self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self.unturned().items()}
 
     def _center(self, center: str | Tensor) -> Tensor | None:
         """Centre of rotation, broadcastable against points of the input, in float64."""
@@ -87,7 +87,7 @@ class TurnedModel:
         return (held * mask).sum(atoms, keepdim=True) / mask.sum(atoms, keepdim=True).clamp_min(1)
 
     def unturned(self) -> dict[str, Tensor]:
-        """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output."""
+        """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output; at what of a grid is in its ball."""
         return next(in_chunks(lambda _a, _b: self._call(None), 1, 1))
 
     def pulled_back(self, rotations: Tensor) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ class TurnedModel:
                 continue
             value = value.detach()
             if rotations is None:
-                turned[name] = value[None].clone()
+                turned[name] = representation.within(value)[None].clone()
                 continue
             low = value.to(self.precision) if back_again and self.precision else value
             center = self._center_for(representation.places(low).shape) if representation.is_affine else None
@@ -184,10 +184,21 @@ class TurnedModel:
         return found
 
     def floors(self, count: int, rotations: Tensor, chunk: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Predictions at round trips ``(F, *S)``, and at the very same input again ``(1, *S)``."""
+        """Predictions at round trips ``(F, *S)``, and at the very same input again ``(1, *S)``.
+
+        What is interpolated makes the round trip as output too.
+        """
         step = chunk if self.stacked else 1
-        trips = list(in_chunks(lambda a, b: self._call(rotations[a:b], back_again=True), count, step))
-        again = self.unturned()
+
+        def trip(a: int, b: int) -> dict[str, Tensor]:
+            found = self._call(rotations[a:b], back_again=True)
+            for name, rep in self.schema.outputs.items():
+                if rep.interpolates:
+                    found[name] = rep.turn_back(rep.turn(found[name], rotations[a:b]), rotations[a:b])
+            return found
+
+        trips, again = list(in_chunks(trip, count, step)), self.unturned()
+        again = {name: self.schema.outputs[name].within(value) for name, value in again.items()}
         return {name: torch.cat([part[name] for part in trips]) for name in again}, again
 
 

@@ -31,6 +31,8 @@ def resolve_batch(schema: Schema, inputs: Mapping[str, Any]) -> Schema:
     shown = primary(schema, inputs)
     value = inputs[shown]
     atoms = value.shape[: value.ndim - len(schema.inputs[shown].event_shape)]
+    if schema.inputs[shown].is_whole:
+        return schema
     for name, other in inputs.items():
         if not isinstance(other, torch.Tensor) or other.is_floating_point():
             continue
@@ -53,7 +55,7 @@ def _plain(name: str) -> str:
 
 
 def primary(schema: Schema, inputs: Mapping[str, Any]) -> str:
-    """The input that shows how the batch is laid out: the first point, or else the first that turns.
+    """The input that shows how the batch is laid out: the first point, or else the first grid, or the first that turns.
 
     Raises:
         EquivProbeError: there is none.
@@ -63,7 +65,8 @@ def primary(schema: Schema, inputs: Mapping[str, Any]) -> str:
         raise EquivProbeError(
             f"inputs {sorted(inputs)}, none of which turns", f"one of {list(schema.inputs)}", "ep.Schema(inputs={...})"
         )
-    return next((name for name in turning if schema.inputs[name].is_affine), turning[0])
+    by_rank = sorted(turning, key=lambda name: (not schema.inputs[name].is_affine, not schema.inputs[name].is_whole))
+    return by_rank[0]
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ class Structures:
     """The structures of one batch, found without waiting for the device.
 
     Attributes:
-        layout: ``"one"`` structure ``(N, 3)``, a dense batch with structures ``"leading"`` ``(B, N, 3)``, or an
+        layout: ``"one"`` structure ``(N, 3)``, a dense batch with structures ``"leading"`` ``(B, N, 3)`` (of grids
+            ``(C, D, H, W)`` and ``(B, C, D, H, W)``), or an
             ``"index"`` of the structure of each node.
         count: how many rotations are needed, U; for an index an upper bound (the number of nodes), since the exact
             number would have to be fetched from the device.
@@ -99,8 +103,8 @@ class Structures:
         if schema.batch is not None:
             index: Tensor = inputs[schema.batch].detach().long()
             found = cls("index", len(index), index=index, edges=_edges(inputs, index))
-        elif value.ndim - len(schema.inputs[name].event_shape) >= 2:
-            found = cls("leading", len(value), mask=mask)
+        elif (batch := _leading(inputs, schema, name)) is not None:
+            found = cls("leading", batch, mask=mask)
         else:
             found = cls("one", 1)
         if not schema.inputs[name].is_affine:
@@ -159,6 +163,8 @@ class Structures:
             own = rotations
         elif self.layout == "one":
             own = rotations[:, 0]
+        elif rep.is_whole:
+            own = rotations[:, : values.shape[1]]
         else:
             own = self.spread(rotations.transpose(0, 1), values[0], name).transpose(0, 1)
         center = None
@@ -191,6 +197,13 @@ class Structures:
         return {name: self._apply(name, schema.outputs[name], v, rotations, back=True) for name, v in outputs.items()}
 
 
+def _leading(inputs: Mapping[str, Any], schema: Schema, name: str) -> int | None:
+    """How many structures a dense batch has; None where there is one structure. A grid shows it by itself."""
+    grids = [inputs[n] for n, rep in schema.inputs.items() if rep.is_whole and isinstance(inputs.get(n), torch.Tensor)]
+    shown, axes = (grids[0], 5) if grids else (inputs[name], len(schema.inputs[name].event_shape) + 2)
+    return len(shown) if shown.ndim >= axes else None
+
+
 def centroids(points: Tensor, index: Tensor, count: int) -> Tensor:
     """Mean of the points ``(N, 3)`` of each structure, ``(count, 3)``; zero where there are none."""
     sums = points.new_zeros(count, 4)
@@ -221,8 +234,7 @@ def draw(plan: RotationPlan, generator: torch.Generator, structures: int | None)
         return shared if structures is None else shared[:, :, None].expand(-1, -1, structures, -1, -1)
     if structures == 0:
         raise EquivProbeError("an empty batch", "at least one structure")
-    many = replace(plan, replicates=plan.R * structures).rotations(generator)
-    return many.reshape(plan.R, structures, *many.shape[1:]).transpose(1, 2)
+    return plan.draws(structures, generator).movedim(0, 2)
 
 
 class RotationSource:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equiv_probe.chunking import in_chunks
+from equiv_probe.grid_plans import exact_grids, fitting_plan, require_fit
 from equiv_probe.orbit import Moments, Orbit
 from equiv_probe.rotations import RotationPlan, haar
 from equiv_probe.turned_model import TurnedModel
@@ -44,7 +46,8 @@ def twirl(
         predict: the model, inputs to outputs (tensor, tuple or dict of tensors or NumPy arrays).
         inputs: tensor, tuple or dict; one structure, a dense batch, or node tensors with a batch index.
         schema: representations; None infers them and prints what was assumed.
-        plan: None is four tetrahedral replicates, 48 rotations.
+        plan: None is four tetrahedral replicates, 48 rotations; for grids without interpolation the rotations of the
+            cube, or on boxes that are no cubes the half turns.
         stacked: False calls ``predict`` with one turned copy at a time; True once per chunk, with a leading rotation
             axis ``(C, ...)`` on the inputs that turn, and expects it on every output.
         chunk: rotations per call when stacked; halved when memory runs out.
@@ -63,8 +66,9 @@ def twirl(
     Raises:
         EquivProbeError: see the message; what was found, what was expected, what to pass.
     """
-    plan = plan or RotationPlan()
     model = TurnedModel(predict, inputs, schema, center, precision=precision, stacked=stacked)
+    plan = plan or fitting_plan(RotationPlan(), model.schema, model.inputs, model.identity)
+    require_fit(plan, model.schema, model.inputs, model.identity, alone=not stacked)
     began = time.perf_counter()
     rotations = plan.rotations(generator)
     flat = rotations.reshape(-1, 3, 3)
@@ -82,7 +86,7 @@ def twirl(
     if stored is not None:
         joined = {name: torch.cat([part[name] for part in stored]) for name in model.identity}
         kept = {name: v.reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in joined.items()}
-    extra = model.floors(floor, haar(floor, plan.generator(1)), chunk) if floor else ({}, {})
+    extra = model.floors(floor, _round_trips(floor, plan, model.schema), chunk) if floor else ({}, {})
     return Orbit(
         model.schema,
         plan,
@@ -95,6 +99,14 @@ def twirl(
         evaluations=model.evaluations,
         seconds=time.perf_counter() - began,
     )
+
+
+def _round_trips(count: int, plan: RotationPlan, schema: Schema) -> Tensor:
+    """Rotations there and back, ``(count, 3, 3)``: any, where nothing but the cube's turn a grid those."""
+    generator = plan.generator(1)
+    if not exact_grids(schema):
+        return haar(count, generator)
+    return replace(plan, replicates=None, subset=1).draws(count, generator).reshape(-1, 3, 3)
 
 
 class _bar:  # noqa: N801 - a context manager used as a function

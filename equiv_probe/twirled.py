@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
-from equiv_probe.capture import Call, read_outputs, wide, write_outputs
+from equiv_probe.capture import Call, all_outputs, read_outputs, wide, write_outputs
+from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.grid_plans import fitting_plan, require_fit
+from equiv_probe.grids import Grid, filled_outside
 from equiv_probe.jackknife import jackknife
 from equiv_probe.live_orbit import LiveOrbit
+from equiv_probe.noise import turned_along
+from equiv_probe.orbit import Moments
 from equiv_probe.rotations import RotationPlan
 from equiv_probe.turning import RotationSource
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.adapters import Adapter
+    from equiv_probe.adapters import Adapter, Rebuild
     from equiv_probe.schema import Schema
+    from equiv_probe.turning import Structures
+
+DEFAULT = RotationPlan("icosahedral", replicates=1)
 
 
 class Twirled(nn.Module):
@@ -28,10 +37,13 @@ class Twirled(nn.Module):
         model: the model; part of this module, so that it moves, saves and trains with it.
         schema: representations; None infers them at the first call.
         plan: the rotations, R·n of them; None is one icosahedral replicate, 60 rotations, which removes every angular
-            degree up to 5.
+            degree up to 5; for grids without interpolation, the rotations of the cube. Outside of the ball of a grid
+            that is interpolated, the answer is the unturned model's.
         mode: ``"fixed"`` turns by the plan's own rotations at every call, the same for every structure: a
             deterministic, smooth function, fit for dynamics and minimisation. ``"random"`` draws anew at every call
-            and for every structure: unbiased, so that its mean over calls is the exact twirl.
+            and for every structure: unbiased, so that its mean over calls is the exact twirl. With
+            ``RotationPlan("haar", 1)`` it costs what the model costs: the random frame of every step of a sampler. In
+            :func:`equiv_probe.audit_sampler` these frames turn with the rest of the noise.
         std: return ``(outputs, std)``, where std has, for each output by name, the standard deviation of the orbit,
             component by component, without bias in its square if R ≥ 2.
         center: of rotation, as for :func:`equiv_probe.twirl`.
@@ -60,9 +72,11 @@ class Twirled(nn.Module):
         if mode not in {"fixed", "random"}:
             raise EquivProbeError(f"mode={mode!r}", '"fixed" or "random"')
         self.model = model
-        self.plan, self.mode, self.std = plan or RotationPlan("icosahedral", replicates=1), mode, std
+        self.plan, self.mode, self.std = plan or DEFAULT, mode, std
+        self._chosen = plan is not None
         self._live = [LiveOrbit(model, schema, center, adapter=adapter)]  # a list: not a submodule of its own
         self._source = RotationSource(self.plan.seed)
+        self._fixed: Tensor | None = None
 
     @property
     def schema(self) -> Schema | None:
@@ -72,60 +86,104 @@ class Twirled(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's answer, averaged; outputs that the schema does not name are the unturned model's."""
         live = self._live[0]
-        # Containers of its own for a model that writes into them.
         inputs, rebuild = live.split(args, kwargs)
-        own, own_kwargs = rebuild(inputs)
-        raw = self.model(*own, **own_kwargs)
-        live.resolve(live.keep(args, kwargs), raw)
-        schema = live.schema
-        assert schema is not None
+        raw = None
+        if not live.knows(inputs):
+            raw = self._unturned(inputs, rebuild)
+            live.resolve(live.keep(args, kwargs), raw)
+        schema = live.known_schema
+        outside = any(isinstance(rep, Grid) and rep.ball for rep in schema.outputs.values())
+        if raw is None and outside:
+            raw = self._unturned(inputs, rebuild)
+        plain = None if raw is None else read_outputs(raw, schema)
+        if not self._chosen:
+            fitted = fitting_plan(self.plan, schema, inputs, plain)
+            self.plan, self._fixed = fitted, self._fixed if fitted == self.plan else None
+        require_fit(self.plan, schema, inputs, plain)
         structures = live.structures(inputs)
         rotations = self._rotations(inputs, structures.count)
-        call = Call(inputs, rebuild, frozenset(), ())
-        weights = self.plan.weights
-        means: list[dict[str, Tensor]] = []
-        squares: list[dict[str, Tensor]] = []
-        about: dict[str, Tensor] = {}
-        for replicate in rotations:
-            first: dict[str, Tensor] = {}
-            second: dict[str, Tensor] = {}
-            for g, w in zip(replicate, weights.tolist(), strict=True):
-                for name, value in live.attached(call, structures, g[None]).items():
-                    h = wide(value[0])
-                    away = (h - about.setdefault(name, h.detach())).square() if self.std else h
-                    first[name] = first[name] + w * h if name in first else w * h
-                    second[name] = second[name] + w * away if name in second else w * away
-            means.append(first)
-            squares.append(second)
-        likes = {name: torch.stack([m[name] for m in means]) for name in schema.outputs}
-        plain = read_outputs(raw, schema)
-        answer = {name: value.mean(0).to(plain[name].dtype) for name, value in likes.items()}
+        moments, dtypes, latest = self._moments(Call(inputs, rebuild, frozenset(), ()), structures, rotations)
+        if raw is None:
+            raw = latest if _whole(latest, schema) else self._unturned(inputs, rebuild)
+        sizes, about, means, squares = moments.result()
+        share = sizes / sizes.sum()
+        answer = {
+            name: torch.einsum("r,r...->...", share.to(value), value).to(dtypes[name]) for name, value in means.items()
+        }
+        if outside and plain is not None:
+            answer = filled_outside(answer, schema, plain)
         result = write_outputs(raw, answer, list(schema.outputs))
         if not self.std:
             return result
-        second_moments = {name: torch.stack([s[name] for s in squares]) for name in schema.outputs}
-        return result, {name: orbit_std(likes[name], second_moments[name], about[name]) for name in schema.outputs}
+        return result, {
+            name: orbit_std(means[name], squares[name], about[name], sizes, self.plan.population) for name in means
+        }
+
+    def _unturned(self, inputs: dict[str, Any], rebuild: Rebuild) -> Any:
+        """The model's own answer; containers of its own for a model that writes into them."""
+        args, kwargs = rebuild(inputs)
+        return self.model(*args, **kwargs)
+
+    def _moments(
+        self, call: Call, structures: Structures, rotations: Tensor
+    ) -> tuple[Moments, dict[str, torch.dtype], Any]:
+        """Moments of the orbit, the model's precision by output, and the answer for the last copies as it came."""
+        live, flat = self._live[0], rotations.flatten(0, 1)
+        evaluate = live.attached if torch.is_grad_enabled() else live.pulled_back
+        chunks = in_chunks(
+            lambda a, b: evaluate(call, structures, flat[a:b]),
+            len(flat),
+            live.copies_at_once(structures, call.inputs),
+        )
+        moments: Moments | None = None
+        dtypes: dict[str, torch.dtype] = {}
+        latest: list[Any] = [None]
+        live.on_answer = partial(latest.__setitem__, 0)
+        try:
+            for values in chunks:
+                if moments is None:
+                    dtypes = {name: value.dtype for name, value in values.items()}
+                    about = {name: wide(value[0].detach()) for name, value in values.items()}
+                    moments = Moments(about, self.plan.weights, len(rotations))
+                moments.add({name: wide(value) for name, value in values.items()})
+        finally:
+            live.on_answer = None
+        assert moments is not None
+        return moments, dtypes, latest[0]
 
     def _rotations(self, inputs: dict[str, Any], structures: int) -> Tensor:
-        if self.mode == "fixed":
-            return self.plan.rotations()
-        return self._source.draw(self.plan, inputs, structures)
+        if self.mode == "random":
+            return turned_along(self._source.draw(self.plan, inputs, structures))
+        device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
+        if self._fixed is None or self._fixed.device != device:
+            self._fixed = self.plan.rotations().to(device, torch.float32 if device.type == "mps" else torch.float64)
+        return self._fixed
 
 
-def orbit_std(means: Tensor, squares: Tensor, about: Tensor) -> Tensor:
+def _whole(raw: Any, schema: Schema) -> bool:
+    """Whether an answer holds nothing but what the schema names, so that the unturned model need not be asked."""
+    return all(
+        name in schema.outputs or value is None for name, value in all_outputs(raw, list(schema.outputs)).items()
+    )
+
+
+def orbit_std(means: Tensor, squares: Tensor, about: Tensor, sizes: Tensor, population: int | None) -> Tensor:
     """Standard deviation of the orbit, element by element, ``(*S)``.
 
     Args:
-        means: replicate means ``m_r``, ``(R, *S)``.
-        squares: replicate means of ``(h − about)²``, ``(R, *S)``.
+        means: of groups of replicates, ``(G, *S)``.
+        squares: group means of ``(h − about)²``, ``(G, *S)``.
         about: any value near the orbit, ``(*S)``: it keeps the difference of squares from cancelling.
+        sizes: replicates in each group, ``(G,)``.
+        population: of which the replicates are a sample without replacement, or None.
 
     Returns:
-        Without bias in its square if R ≥ 2; with one replicate, the spread about that replicate's own mean.
+        Without bias in its square if G ≥ 2; with one replicate, the spread about that replicate's own mean.
     """
     off = means - about
     if len(means) < 2:
         return (squares[0] - off[0].square()).clamp_min(0).sqrt()
-    left_out = (off.sum(0) - off) / (len(off) - 1)
-    found = jackknife(squares, off.mean(0).square(), left_out.square(), squares.new_ones(len(squares)))
-    return found.equiv.clamp_min(0).sqrt()
+    share = (sizes / sizes.sum()).to(off).reshape(-1, *(1,) * (off.ndim - 1))
+    mean = (share * off).sum(0)
+    left_out = (mean - share * off) / (1 - share)
+    return jackknife(squares, mean.square(), left_out.square(), sizes, population).equiv.clamp_min(0).sqrt()

@@ -174,7 +174,7 @@ def audit(
 
 
 def _check(plan: RotationPlan, rel_err: float | None, max_rotations: int) -> None:
-    if not plan.is_random or plan.R < 2:
+    if not plan.is_turned or plan.R < 2:
         raise EquivProbeError(str(plan), "at least two randomly turned replicates", "RotationPlan(..., replicates=4)")
     if rel_err is not None and not rel_err > 0:
         raise EquivProbeError(f"rel_err={rel_err}", "a positive fraction", "rel_err=0.1")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from equiv_probe.orbit import Moments
 from equiv_probe.twirled import orbit_std
 from equiv_probe_ase.quantities import adapted
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from equiv_probe.rotations import RotationPlan
     from equiv_probe_ase.engine import Engine
     from equiv_probe_ase.quantities import Quantity
     from equiv_probe_ase.turning import Turner
@@ -32,20 +34,17 @@ class Average:
 
     Args:
         turner: of the structure.
-        rotations: ``(R, n, 3, 3)``.
-        weights: of the design, ``(n,)``.
+        plan: of the rotations.
+        rotations: drawn from it, ``(R, n, 3, 3)``.
         quantities: to average, in ASE's own units.
     """
 
-    def __init__(self, turner: Turner, rotations: Tensor, weights: Tensor, quantities: Mapping[str, Quantity]) -> None:
-        self.turner, self.quantities = turner, quantities
-        self.replicates, n = rotations.shape[:2]
+    def __init__(
+        self, turner: Turner, plan: RotationPlan, rotations: Tensor, quantities: Mapping[str, Quantity]
+    ) -> None:
+        self.turner, self.plan, self.quantities = turner, plan, quantities
         self._rotations = rotations.reshape(-1, 3, 3)
-        self._weights = weights.repeat(self.replicates)
-        self._owner = torch.arange(self.replicates).repeat_interleave(n)
-        self._about: dict[str, Tensor] = {}
-        self._means: dict[str, Tensor] = {}
-        self._squares: dict[str, Tensor] = {}
+        self._moments: Moments | None = None
 
     def parts(self, atoms: int) -> Iterator[slice]:
         """The rotations in parts of at most so many atoms, and of one rotation at least."""
@@ -61,30 +60,33 @@ class Average:
         """Take what the calculator says of :meth:`copies`, in order."""
         self.quantities = adapted(self.quantities, answers[0])
         pivot = torch.as_tensor(self.turner.pivot())
+        values = {}
         for name, quantity in self.quantities.items():
             raw = torch.from_numpy(np.stack([quantity.values(one[name], self.turner.atoms) for one in answers]))
-            values = quantity.representation.turn_back(raw, self._rotations[part], pivot)
-            if name not in self._about:
-                self._about[name] = values[0]
-                self._means[name] = values.new_zeros(self.replicates, *values.shape[1:])
-                self._squares[name] = torch.zeros_like(self._means[name])
-            # Sums of deviations: energies are thousands of eV, and what is to be seen is in their last digits.
-            away = values - self._about[name]
-            weights = self._weights[part].reshape(-1, *(1,) * (values.ndim - 1))
-            self._means[name].index_add_(0, self._owner[part], weights * away)
-            self._squares[name].index_add_(0, self._owner[part], weights * away.square())
+            values[name] = quantity.representation.turn_back(raw, self._rotations[part], pivot)
+        if self._moments is None:
+            # About the first: energies are thousands of eV, and what is to be seen is in their last digits.
+            first = {name: value[0] for name, value in values.items()}
+            self._moments = Moments(first, self.plan.weights, self.plan.R)
+        self._moments.add(values)
 
     def results(self, *, store_std: bool) -> dict[str, Answer]:
         """The averages by ASE's names, and with them, if asked for, ``<name>_std`` and ``<name>_stderr``."""
+        assert self._moments is not None  # there is at least one rotation
+        sizes, about, means, squares = self._moments.result()
+        share = sizes / sizes.sum()
         found = {}
-        for name, away in self._means.items():
-            found[name] = self._in_ase_shape(name, self._about[name] + away.mean(0))
+        for name, values in means.items():
+            mean = torch.einsum("r,r...->...", share, values)
+            found[name] = self._in_ase_shape(name, mean)
             if store_std and len(self._rotations) > 1:
-                std = orbit_std(away, self._squares[name], torch.zeros_like(self._about[name]))
+                std = orbit_std(values, squares[name], about[name], sizes, self.plan.population)
                 found[f"{name}_std"] = self._in_ase_shape(name, std)
-            if store_std and self.replicates > 1:
-                error = away.std(0) / self.replicates**0.5
-                found[f"{name}_stderr"] = self._in_ase_shape(name, error)
+            if store_std and len(values) > 1:
+                # Of a sample without replacement, that share of the population is known for certain.
+                unknown = 1 - self.plan.R / (self.plan.population or torch.inf)
+                variance = torch.einsum("r,r...->...", share, (values - mean).square()) / (len(values) - 1) * unknown
+                found[f"{name}_stderr"] = self._in_ase_shape(name, variance.sqrt())
         return found
 
     def _in_ase_shape(self, name: str, values: Tensor) -> Answer:

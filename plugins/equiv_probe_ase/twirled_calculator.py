@@ -235,9 +235,8 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         self, structures: Sequence[Atoms], names: Sequence[str], rotations: Sequence[Tensor]
     ) -> list[dict[str, Answer]]:
         quantities = {name: self._quantities[name] for name in names}
-        weights = self.plan.weights
         averages = [
-            Average(Turner(atoms, "origin", self._inputs), g, weights, quantities)
+            Average(Turner(atoms, "origin", self._inputs), self.plan, g, quantities)
             for atoms, g in zip(structures, rotations, strict=True)
         ]
         evaluate_averages(self._engine, averages)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from equiv_probe.estimates import Sums
+from equiv_probe.over_time import OverTime
 from equiv_probe.probe_report import report_of
 from equiv_probe_lightning import ranks
 from equiv_probe_lightning.trainers import about_to_write
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     import equiv_probe as ep
@@ -53,7 +58,22 @@ class Logbook:
         sums = {key: Sums(**state["everything"]).to(module.device) for key, state in merged.items()}
         sums = self._alone(probe, sums)
         values = self._values(probe, sums, trainer.global_step)
+        for key, one in self._over(probe, merged, "everything").items():
+            found = {f"equiv/{key[0]}/{key[1]}/{name}": value for name, value in one.values().items()}
+            values.update({n: torch.tensor(v, dtype=torch.float64, device=module.device) for n, v in found.items()})
         self._log(trainer, module, values, on_step=False, on_epoch=True, sync_dist=True)
+
+    @staticmethod
+    def _over(probe: ep.Probe, merged: Mapping[ranks.Key, Mapping[str, Any]], which: str) -> dict[ranks.Key, OverTime]:
+        """What was measured in bins, over ranks: of ``"everything"``, or what the ``"report"`` shows of each stage."""
+        found = {}
+        for key, state in merged.items():
+            if probe.over is not None and state.get("binned") and bool(state["binned"]["everything"].any()):
+                recent = which == "report" and key[0] == "train"
+                rows = torch.stack(state["binned"]["recent"]).sum(0) if recent else state["binned"]["everything"]
+                known = {"labelled": state["labelled"], "loss": state["loss"]}
+                found[key] = OverTime.of(probe.over, key, rows, **known)
+        return found
 
     @staticmethod
     def _alone(probe: ep.Probe, sums: dict[ranks.Key, Sums]) -> dict[ranks.Key, Sums]:
@@ -82,7 +102,13 @@ class Logbook:
             return
         for name, value in values.items():
             single = value.float() if value.device.type == "mps" else value
-            module.log(name, single, prog_bar=self.prog_bar and name.endswith("/share"), batch_size=1, **how)
+            module.log(
+                name,
+                single,
+                prog_bar=self.prog_bar and name.endswith("/share") and name.count("/") == 3,
+                batch_size=1,
+                **how,
+            )
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -103,8 +129,9 @@ class Logbook:
             merged: sums over ranks; None is this rank's own.
             notes: what a reader must know.
         """
-        sums = None
+        sums = over = None
         if merged is not None:
+            over = [one for _, one in sorted(self._over(probe, merged, "report").items())]
             sums = {
                 key: ranks.window(state) if key[0] == "train" else Sums(**state["everything"])
                 for key, state in merged.items()
@@ -115,7 +142,14 @@ class Logbook:
         history, complete = self.history, not notes
         notes = [*notes, *_outdated(probe, history, trainer.global_step)]
         return report_of(
-            probe, sums=sums, source=source, protocol=protocol, history=history, notes=notes, complete=complete
+            probe,
+            sums=sums,
+            over=over,
+            source=source,
+            protocol=protocol,
+            history=history,
+            notes=notes,
+            complete=complete,
         )
 
     def _cost(self, probe: ep.Probe) -> str:

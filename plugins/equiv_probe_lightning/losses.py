@@ -13,7 +13,7 @@ _STAGES = {"train", "training", "val", "valid", "validation", "test", "step", "e
 _ERRORS = {"mse", "mae", "rmse", "nll", "error", "err", "l1", "l2", "huber"}
 
 
-def losses_of(result: Any, logged: Mapping[str, Any]) -> dict[str, Any]:
+def losses_of(result: Any, logged: Mapping[str, Any], *, by_structure: bool = False) -> dict[str, Any]:
     """The losses of a step by name; empty if it has none.
 
     The returned loss is ``"loss"``. Further terms are those whose name says loss; if no loss is returned, what is
@@ -23,6 +23,7 @@ def losses_of(result: Any, logged: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         result: what the step returned.
         logged: what it logged, by name.
+        by_structure: also returned tensors ``(B,)`` whose name says loss.
 
     >>> x = torch.tensor(1.0)
     >>> losses_of({"loss": x, "y": torch.zeros(3)}, {"train/energy_loss": torch.tensor(0.5), "lr": 0.1})
@@ -46,6 +47,8 @@ def losses_of(result: Any, logged: Mapping[str, Any]) -> dict[str, Any]:
         if short == "loss" and "loss" in found:
             continue  # the returned loss again, under its logged name
         found[name if short in found else short] = value
+    if by_structure and isinstance(result, Mapping):
+        found.update({n: v for n, v in result.items() if n not in found and "loss" in n.lower() and _is_column(v)})
     return found
 
 
@@ -62,6 +65,10 @@ def _without_stage(name: str) -> str:
 
 def _is_scalar(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.numel() == 1 and value.is_floating_point()
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 1 and value.is_floating_point()
 
 
 def _is_number(value: Any) -> bool:

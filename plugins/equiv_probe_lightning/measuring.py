@@ -50,6 +50,10 @@ class Measuring:
         seed: of the rotations.
         stages: which of ``"train"``, ``"val"`` and ``"test"`` are measured.
         prog_bar: whether the progress bar shows the share.
+        over: name of an input of the network's call, such as ``"t"``, in bins of which everything is measured too: in
+            the report, and logged at the end of evaluation epochs. A step whose loss is no squared error of the
+            network's answer returns the losses of the structures beside it: ``{"loss": ..., "losses": (B,)}``.
+        bins: how many equal bins of [0, 1], or their edges; None is ten.
         report: where to save the report as JSON: a file, a directory, or True for ``equiv_probe_report.json`` in the
             logger's directory.
         verbose: whether to print the assumptions and the table.
@@ -76,6 +80,8 @@ class Measuring:
         seed: int = 0,
         stages: Sequence[str] = ("train", "val", "test"),
         prog_bar: bool = True,
+        over: str | None = None,
+        bins: int | Sequence[float] | None = None,
         report: str | bool | None = None,
         verbose: bool = True,
     ) -> None:
@@ -93,6 +99,8 @@ class Measuring:
             "center": center,
             "seed": seed,
             "plan": configured.plan(plan),
+            "over": over,
+            "bins": bins,
         }
         if light is not None:
             self.options["light"] = configured.plan(light)
@@ -208,7 +216,7 @@ class Measuring:
             if outcome:  # run again: on a batch of its own, for the step may write into it
                 given, named = copied(pristine[0]) or (args, kwargs)
                 with recorded_logs(module, forward=False) as logged:
-                    return losses_of(original(*given, **named), logged)
+                    return losses_of(original(*given, **named), logged, by_structure=probe.over is not None)
             if probe.recording:
                 pristine.append(copied((args, kwargs)))
                 if whole:  # hooks do not reach into it: it runs as it is, and is recorded in an eager run beside that
@@ -220,7 +228,7 @@ class Measuring:
                         return step()
             with recorded_logs(module, forward=True) as logged:
                 outcome.append(original(*args, **kwargs))
-            return losses_of(outcome[0], logged)
+            return losses_of(outcome[0], logged, by_structure=probe.over is not None)
 
         probe.step(step, stage=stage, replay=repeatable)
         self.logbook.fresh |= stage == "train" and probe.schedules["step", stage].was_due

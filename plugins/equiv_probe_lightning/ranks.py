@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe import binned_sums
 from equiv_probe.estimates import Sums
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def merged(running: Mapping[Key, Running]) -> dict[Key, dict[str, Any]]:
             "labelled": mine[0]["labelled"],
             "loss": mine[0]["loss"],
         }
+        if binned := binned_sums.merged([state.get("binned", {}) for state in mine]):
+            found[key]["binned"] = binned
     return found
 
 

@@ -127,8 +127,7 @@ def representation_of(name: str, value: Tensor, declared: Mapping[str, Represent
         return declared[name]
     known = INPUTS.get(name) or PROPERTIES.get(name)
     if known is not None:
-        event = known.representation.event_shape
-        if tuple(value.shape[value.ndim - len(event) :]) == event:
+        if known.representation.fits(value.shape):
             return known.representation
         if value.numel() == 1:
             return reps.scalar  # the magnitude of a dipole, an isotropic polarizability

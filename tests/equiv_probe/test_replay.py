@@ -334,3 +334,21 @@ def test_a_loss_that_couples_structures_turns_them_alike_if_asked() -> None:
 def test_an_empty_batch_is_said_to_be_empty() -> None:
     with ep.Probe(Energy().train(), BOTH, every=1) as probe, pytest.raises(ep.EquivProbeError, match="an empty batch"):
         probe.model(torch.zeros(0, 4, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_step_that_writes_into_the_answer(grad: bool) -> None:
+    """In training the answer must be no leaf; in evaluation the kept predictions must stay what they are."""
+    net, x, y = torch.nn.Linear(3, 3).double(), data(), data(seed=1)
+    schema = ep.Schema({"input": ep.vector}, {"0": ep.vector})
+
+    def writing() -> Tensor:
+        answer = net(x)
+        answer -= y
+        return answer.square().mean()
+
+    with torch.set_grad_enabled(grad):
+        found, plain = (
+            ep.Probe(net, schema).replay(step, PLAN) for step in (writing, lambda: (net(x) - y).square().mean())
+        )
+    assert (found.total, found.equiv) == (plain.total, plain.equiv)

@@ -197,6 +197,13 @@ def test_empty_values_stay_empty() -> None:
         assert representation.turn(empty, rotations(2)).shape == empty.shape
 
 
+def test_a_single_number_turns_as_well() -> None:
+    turn, mirror = haar(1, torch.Generator().manual_seed(0))[0], -torch.eye(3).double()
+    for rep, sign in ((ep.scalar, 1.0), (ep.pseudoscalar, -1.0)):
+        assert torch.equal(rep.turn(torch.tensor(1.5), turn), torch.tensor(1.5))
+        assert torch.equal(rep.turn(torch.tensor(1.5), mirror), torch.tensor(sign * 1.5))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -211,7 +218,6 @@ def test_empty_values_stay_empty() -> None:
         (lambda: ep.voigt("xx yy zz yz zy xy"), "six different components"),
         (lambda: ep.voigt("xx yy zz yz xz xw"), "six different components"),
         (lambda: ep.tensor(-1), "rank of 0 or more"),
-        (ep.grid, "not implemented yet"),
     ],
 )
 def test_errors_teach(call, message: str) -> None:

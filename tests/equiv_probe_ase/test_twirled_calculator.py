@@ -193,3 +193,21 @@ def test_one_replicate_of_a_group_is_symmetric_under_that_group_and_no_more(clus
         turned = cluster.copy()
         turned.positions = cluster.positions @ matrix.T
         assert (abs(calc.get_potential_energy(turned) - energy) < 1e-11) == same
+
+
+def test_a_sample_of_the_cubes_rotations_is_as_uncertain_as_what_is_left_out(cluster: Atoms) -> None:
+    """All 24 without replacement are the cube itself, and nothing is left to chance."""
+    cube = TwirledCalculator(Well(quartic=1.0), ep.RotationPlan("cube"), properties=["energy"])
+    energy = cube.get_potential_energy(cluster)
+    results = {}
+    for subset in (12, 24):
+        plan = ep.RotationPlan("cube", subset=subset)
+        calc = TwirledCalculator(Well(quartic=1.0), plan, redraw=True, properties=["energy"])
+        errors, stderrs = [], []
+        for _ in range(100):
+            calc.reset()
+            errors.append(calc.get_potential_energy(cluster) - energy)
+            stderrs.append(calc.results["energy_stderr"])
+        results[subset] = np.sqrt(np.mean(np.square(errors))), np.sqrt(np.mean(np.square(stderrs)))
+    assert max(results[24]) < 1e-10
+    assert results[12][1] == pytest.approx(results[12][0], rel=0.25)  # 100 squares: √(2/100)/2 = 7 %, three times that

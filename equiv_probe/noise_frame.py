@@ -1,0 +1,110 @@
+"""Which random draws of a sampler have a direction, to which of its samples they belong, and how they turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.representations import vector
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from equiv_probe.turning import Structures
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw of random numbers by a sampler.
+
+    Attributes:
+        call: the operator, such as ``"randn_like"``.
+        shape: of what was drawn.
+        where: file and line of the sampler's code.
+    """
+
+    call: str
+    shape: tuple[int, ...]
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.call} of shape {self.shape}{f' at {self.where}' if self.where else ''}"
+
+
+class Frame:
+    """A rotation for each sample, and which entries of a draw belong to which sample.
+
+    Args:
+        shape: of the initial noise.
+        structures: its samples.
+        rotations: ``(U, 3, 3)``; None for the unturned frame.
+        shared: whether all samples turn alike, so that it need not be known to which of them a draw belongs.
+        back: turn there and back again, which leaves nothing but rounding.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        structures: Structures,
+        rotations: Tensor | None,
+        *,
+        shared: bool = False,
+        back: bool = False,
+    ) -> None:
+        self.shape, self.structures, self.rotations, self.back = shape, structures, rotations, back
+        self.shared = shared or structures.count == 1
+
+    def axis(self, shape: tuple[int, ...]) -> int | None:
+        """Along which axis of a draw the samples (or their atoms) lie; -1: unclear which; None: it has no direction."""
+        whole = self.shape
+        if len(shape) < 2 or shape[-1] != 3:
+            return None
+        if shape[len(shape) - len(whole) :] == whole:
+            return len(shape) - len(whole)
+        if self.structures.layout == "one":
+            return None
+        if shape[0] in {whole[0], self.structures.count}:
+            return 0
+        if self.structures.index is not None:
+            sizes = torch.bincount(self.structures.index)
+            return -1 if len(shape) == 2 and bool((sizes == shape[0]).any()) else None
+        return -1 if len(whole) > 2 and shape[len(shape) - len(whole) + 1 :] == whole[1:] else None
+
+    def turn(self, values: Tensor, axis: int) -> Tensor:
+        """A draw, turned sample by sample along an axis as :meth:`axis` gives it, in its own precision."""
+        if self.rotations is None:
+            return values
+        if self.shared:
+            return self._there(values[None], self.rotations[:1])[0]
+        index = self.structures.index
+        own = self.rotations
+        if index is not None and values.shape[axis] == len(index):
+            own = own[index]
+        return self._there(values.movedim(axis, 0), own).movedim(0, axis)
+
+    def _there(self, values: Tensor, rotations: Tensor) -> Tensor:
+        """Turned in float64, rounded once (and, there and back, once more); on the CPU, which has float64."""
+        turned = vector.turn(values.cpu().double(), rotations).to(values.dtype)
+        if self.back:
+            turned = vector.turn_back(turned.double(), rotations).to(values.dtype)
+        return turned.to(values.device)
+
+    def along(self, rotations: Tensor) -> Tensor:
+        """Random frames ``(R, n, U, 3, 3)`` of a twirled network, turned with everything else: ``R g⁻¹``."""
+        if self.rotations is None or self.back:
+            return rotations
+        own, count = self.rotations.to(rotations), rotations.shape[2]
+        if self.shared:
+            return rotations @ own[0].mT
+        if self.structures.layout == "index" and count >= len(own):  # as many as there are nodes: an upper bound
+            own = torch.cat([own, torch.eye(3).to(own).expand(count - len(own), 3, 3)])
+        if count != len(own):
+            raise EquivProbeError(
+                f"a twirled network that draws frames for {count} structures in a sampler of {len(own)} samples",
+                "one frame for each sample, or one rotation for all of them",
+                "audit_sampler(..., per_sample=False)",
+            )
+        return rotations @ own.mT

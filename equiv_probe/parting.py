@@ -1,0 +1,172 @@
+"""A replayed step's numbers, parted into the losses of its structures: by one run more, with the answer as a leaf."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.separation import agrees, owners_of, read_off
+from equiv_probe.step_losses import attached_to_a_graph, precision_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from equiv_probe.jackknife import Jackknife
+    from equiv_probe.separation import Owners
+    from equiv_probe.substitution import Operator, Player
+    from equiv_probe.turning import Structures
+
+
+@dataclass(frozen=True)
+class Parted:
+    """One number of a step, parted into its structures.
+
+    Attributes:
+        estimate: the jackknife of each structure, ``(U,)``, scaled so that the mean over structures is the step's
+            number. NaN if that turned out to be something else.
+        weight: one for structures that are there and count, else zero, ``(U,)``.
+        right: whether it can be parted so, ``()``.
+    """
+
+    estimate: Jackknife
+    weight: Tensor
+    right: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of the structures, ``(U,)`` for every replay; weights and ``right`` as for :class:`Parted`."""
+
+    by_operator: Mapping[Operator, Tensor]
+    weight: Tensor
+    right: Tensor
+
+    @classmethod
+    def returned(cls, by_operator: Mapping[Operator, Tensor], count: int) -> Losses:
+        """Those that the step itself returned, ``(B,)``, beside structures of which there may be fewer than U."""
+        like = next(iter(by_operator.values()))
+        padding = like.new_zeros(count - len(like))
+        padded = {operator: torch.cat([values, padding]) for operator, values in by_operator.items()}
+        return cls(padded, torch.cat([torch.ones_like(like), padding]), torch.ones_like(like[0], dtype=torch.bool))
+
+    def checked(self) -> dict[Operator, Tensor]:
+        """The losses, or NaN where they are none."""
+        return {operator: torch.where(self.right, values, torch.nan) for operator, values in self.by_operator.items()}
+
+
+def separated(
+    run: Callable[[Operator], Any],
+    player: Player,
+    scalars: Mapping[Operator, Mapping[str, Tensor]],
+    structures: Sequence[Structures],
+    modules: Sequence[nn.Module],
+) -> tuple[dict[str, Losses], dict[str, str]]:
+    """Part the numbers of a step that are weighted squared errors of the network's answers.
+
+    Args:
+        run: the step once more, as this network.
+        player: which answers, and kept what it answered.
+        scalars: the numbers that came back, by network.
+        structures: of each call.
+        modules: whose backward hooks are for the user's own backward pass.
+
+    Returns:
+        Losses of structures by name, and why there are none of another name.
+    """
+    base = next(iter(scalars))
+    names = list(scalars[base])
+    if not player.separable or any(len(one) != len(structures) for one in player.kept.values()):
+        why = "depends on more than the network's answers: the step differentiates its input, or goes another way"
+        return {}, dict.fromkeys(names, why)
+    player.leaves = []
+    try:
+        with _differentiating(modules), _Differentiable():
+            attached = attached_to_a_graph(run(base))
+        leaves = player.leaves
+        owners = owners_of(leaves, structures)
+    except (RuntimeError, EquivProbeError) as error:
+        return {}, dict.fromkeys(names, f"could not be differentiated: {error}")
+    finally:
+        player.leaves = None
+    found: dict[str, Losses] = {}
+    unparted = {name: "came back without the graph that it was computed by" for name in names if name not in attached}
+    for name, loss in attached.items():
+        try:
+            with _differentiating(modules):
+                found[name] = _losses(loss, leaves, owners, player.kept, {o: one[name] for o, one in scalars.items()})
+        except RuntimeError as error:
+            unparted[name] = f"could not be differentiated twice: {error}"
+    return found, unparted
+
+
+def _losses(
+    loss: Tensor,
+    leaves: Sequence[Mapping[str, Tensor]],
+    owners: Owners,
+    kept: Mapping[Operator, Sequence[Mapping[str, Tensor]]],
+    returned: Mapping[Operator, Tensor],
+) -> Losses:
+    error = read_off(loss, leaves)
+    by_operator = {operator: error.losses(kept[operator], owners) for operator in returned}
+    coarsest = max(torch.finfo(v.dtype).eps for one in leaves for v in one.values())
+    coarsest = max(coarsest, precision_of(loss, "loss"))
+    fits = agrees(list(by_operator.values()), list(returned.values()), coarsest)
+    weight, scale = error.counts(owners)
+    scaled = {operator: values * scale for operator, values in by_operator.items()}
+    return Losses(scaled, weight, error.convex & fits & (weight.sum() > 0))
+
+
+@contextmanager
+def _differentiating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    with torch.inference_mode(False), torch.enable_grad(), _without_backward_hooks(modules):
+        yield
+
+
+@contextmanager
+def _without_backward_hooks(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Modules without hooks on their backward pass, which the user put there for another."""
+    inside = {id(m): m for root in modules for m in root.modules() if not hasattr(m, "_orig_mod")}
+    ordinary = [m for m in inside.values() if not isinstance(m, torch.jit.ScriptModule)]
+    kept = [(m, m._backward_hooks, m._backward_pre_hooks) for m in ordinary]
+    for module in ordinary:
+        module._backward_hooks, module._backward_pre_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for module, hooks, before in kept:
+            module._backward_hooks, module._backward_pre_hooks = hooks, before
+
+
+class _Differentiable(TorchFunctionMode):
+    """Lets a step's loss be differentiated twice, unseen.
+
+    Tensors made in inference mode, as evaluation batches are, cannot be saved for a backward pass: clones of them can.
+    Hooks that the step puts on its tensors are for the user's own backward pass, and are left out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clones: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if function in {torch.Tensor.register_hook, torch.Tensor.retain_grad}:
+            return None
+        args, kwargs = tree_map(self._ordinary, (args, kwargs or {}))
+        return function(*args, **kwargs)
+
+    def _ordinary(self, value: Any) -> Any:
+        if not (isinstance(value, torch.Tensor) and value.is_inference()):
+            return value
+        if id(value) not in self._clones:
+            self._clones[id(value)] = value, value.clone()
+        return self._clones[id(value)][1]

@@ -1,0 +1,127 @@
+"""Random rotations on the data's side: a transform that turns one sample as a whole, labels and all.
+
+>>> import torch, equiv_probe as ep
+>>> schema = ep.Schema({"density": ep.grid(), "dipole": ep.vector}, {})
+>>> transform = RandomRotation(schema)
+>>> sample = {"density": torch.rand(1, 4, 4, 4), "dipole": torch.tensor([1.0, 2, 3]), "id": 7}
+>>> turned = transform(sample)
+>>> sorted(turned["dipole"].abs().tolist()), turned["id"]  # grids without interpolation: by the rotations of the cube
+([1.0, 2.0, 3.0], 7)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.grid_plans import fitting_plan, require_fit
+from equiv_probe.representations import Fixed
+from equiv_probe.rotations import RotationPlan
+from equiv_probe.schema import named, unnamed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from equiv_probe.representations import Representation
+    from equiv_probe.schema import Schema
+
+
+class RandomRotation:
+    """Turn everything that a schema names of one sample by one random rotation, another at every call.
+
+    For a dataset, before samples are put into batches. Turning the labels too, it is right for every loss; rather than
+    in the model, as :func:`equiv_probe.augment` does it, the work is done by the data loader's workers.
+
+    Args:
+        schema: representations; inputs, outputs and targets alike are entries of the sample here: keys of a dict, or
+            entries of a tuple in this order.
+        plan: from which the one rotation is drawn. None is the rotations of the cube where a grid without
+            interpolation turns along (half turns, on a box that is no cube), and all rotations otherwise.
+        seed: of generators of its own: one in this process, and one in each worker of a data loader, which goes on
+            from torch's own seed for the worker, and so is another in every epoch.
+        center: of rotation of points: ``"origin"``, ``"centroid"``, or ``(3,)``; None is the origin, about which a grid
+            turns, if there is one, and the centroid otherwise.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        plan: RotationPlan | None = None,
+        seed: int = 0,
+        *,
+        center: str | Tensor | None = None,
+    ) -> None:
+        self.schema, self.plan, self.seed = schema, plan, seed
+        declared = {**schema.inputs, **schema.outputs, **schema.targets}
+        self.representations: dict[str, Representation] = declared
+        if all(isinstance(rep, Fixed) for rep in declared.values()):
+            raise EquivProbeError(str(schema), "something that turns", 'ep.Schema(inputs={"x": ep.grid()}, outputs={})')
+        if isinstance(center, str) and center not in {"origin", "centroid"}:
+            raise EquivProbeError(f"center={center!r}", '"origin", "centroid" or a tensor (3,)')
+        if center is None:
+            center = "origin" if any(rep.is_whole for rep in declared.values()) else "centroid"
+        self.center: str | Tensor = center
+        self._generator: tuple[int, torch.Generator] | None = None
+
+    def __call__(self, sample: Any) -> Any:
+        """A turned copy of a sample; the sample itself stays as it is.
+
+        Raises:
+            EquivProbeError: an entry that the schema names is missing or does not fit, or the plan does not.
+        """
+        entries = named(sample, list(self.representations))
+        missing = [name for name in self.representations if name not in entries]
+        if missing:
+            raise EquivProbeError(f"a sample with {sorted(entries)}", f"the schema's {missing}", "ep.Schema(...)")
+        arrays = {name for name, value in entries.items() if isinstance(value, np.ndarray)}
+        tensors = {name: torch.as_tensor(v) if name in arrays else v for name, v in entries.items()}
+        rotation = self._draw(tensors)
+        turned: dict[str, Any] = {}
+        center = self._center(tensors)
+        for name, rep in self.representations.items():
+            value = tensors[name]
+            if isinstance(rep, Fixed) or not isinstance(value, torch.Tensor) or not value.is_floating_point():
+                continue
+            about = None if center is None or not rep.is_affine else center.to(value)
+            moved = rep.turn(value, rotation, about)
+            turned[name] = moved.numpy() if name in arrays else moved
+        return unnamed({**entries, **turned}, sample)
+
+    def _draw(self, tensors: dict[str, Any]) -> Tensor:
+        """One rotation, ``(3, 3)``."""
+        schema = replace(self.schema, inputs=self.representations, outputs={})
+        plan = self.plan or fitting_plan(RotationPlan("haar", 1), schema, tensors)
+        require_fit(plan, schema, tensors, alone=True)
+        generator = self._source()
+        if not plan.is_turned:
+            return replace(plan, replicates=None, subset=1).draws(1, generator)[0, 0, 0]
+        g = RotationPlan("haar", 1).draws(1, generator)[0, 0, 0]
+        return -g if plan.improper and float(torch.rand((), generator=generator)) < 0.5 else g
+
+    def _center(self, tensors: dict[str, Any]) -> Tensor | None:
+        """The centre of rotation, ``(3,)``; None is the origin."""
+        points = [rep.places(tensors[name]) for name, rep in self.representations.items() if rep.is_affine]
+        if not isinstance(self.center, str):
+            return self.center
+        return None if self.center == "origin" or not points else points[0].double().reshape(-1, 3).mean(0)
+
+    def _source(self) -> torch.Generator:
+        """This process's generator. A forked worker would otherwise go on from a copy of the same state as the rest."""
+        worker = torch.utils.data.get_worker_info()
+        number = -1 if worker is None else int(worker.seed)
+        if self._generator is None or self._generator[0] != number:
+            key = () if worker is None else (number,)
+            self._generator = number, RotationPlan("haar", seed=self.seed).generator(5, *key)
+        return self._generator[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_generator": None}
+
+    def __repr__(self) -> str:
+        shown = {"plan": self.plan, "seed": self.seed, "center": self.center}
+        options = "".join(f", {name}={value!r}" for name, value in shown.items())
+        return f"{type(self).__name__}({self.schema}{options})"

@@ -1,0 +1,215 @@
+"""One run of a sampler after the other, in this frame or that, with the same random numbers in each."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from equiv_probe.capture import all_outputs, read_outputs
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.generators import put_back
+from equiv_probe.noise import Noise, Randn
+from equiv_probe.noise_frame import Frame
+from equiv_probe.representations import point
+from equiv_probe.sampler_noise import stream
+from equiv_probe.schema import Schema, usual
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from equiv_probe.noise import Turns
+    from equiv_probe.representations import Representation
+    from equiv_probe.turning import Structures
+
+END_POINTS = "end points"
+"""What a sampler's answer is called if it is one tensor."""
+_FIX = 'take the source of noise as an argument, def sampler(noise, randn), and draw by randn(shape); or, if these \
+numbers are no directions, audit_sampler(..., foreign="same")'
+
+
+@dataclass
+class SamplerRuns:
+    """How a sampler is run.
+
+    Args:
+        sampler: ``noise -> end points`` or ``(noise, randn) -> end points``.
+        noise: the initial noise.
+        structures: its samples.
+        outputs: representations of the end points, as far as they are declared.
+        path: whether the sampler answers with all that it passes by.
+        turns: whether a draw has a direction, see :class:`equiv_probe.noise.Noise`.
+        frames: whether random frames of a twirled network turn ``"along"``.
+        foreign: what becomes of noise from NumPy's and Python's random state.
+        shared: whether all samples turn alike.
+        grad: run with gradients enabled.
+
+    Attributes:
+        noises: what the runs drew, in order.
+    """
+
+    sampler: Callable[..., Any]
+    noise: Tensor
+    structures: Structures
+    outputs: Mapping[str, Representation]
+    path: bool = False
+    turns: Turns | None = None
+    frames: Literal["along", "fixed"] = "along"
+    foreign: Literal["refuse", "same"] = "refuse"
+    shared: bool = False
+    grad: bool = False
+    noises: list[Noise] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._schema = Schema({"noise": point}, dict(self.outputs))
+        self._resolved = False
+        self._randn = _takes_randn(self.sampler)
+        self._generators: dict[int, tuple[Any, Any]] = {}
+
+    @property
+    def schema(self) -> Schema:
+        """The representations, all of them after the first run."""
+        return self._schema
+
+    def run(
+        self, seed: int, rotations: Tensor | None = None, *, back: bool = False, noise: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """End points, turned back, by name, ``(T, *S)`` float64; T is 1 without a path.
+
+        Args:
+            seed: of everything that is drawn on the way.
+            rotations: ``(U, 3, 3)``; None runs in the unturned frame.
+            back: turn all noise there and back again, so that nothing turns but the last digits.
+            noise: initial noise in the place of the own.
+        """
+        start = self.noise if noise is None else noise
+        frame = Frame(tuple(start.shape), self.structures, rotations, shared=self.shared, back=back)
+        if rotations is not None:
+            start = self.turned(start, rotations)
+            if back:
+                start = self.turned(start, rotations, back=True)
+        answer = self._call(start.clone(), frame, seed)
+        values = self._read(answer)
+        if rotations is None or back:
+            return values
+        steps = len(next(iter(values.values())))
+        return self.structures.turn_back(values, self._schema, rotations.expand(steps, *rotations.shape))
+
+    def put_back(self) -> None:
+        """Undo what the sampler's own generators were asked for."""
+        for generator, state in self._generators.values():
+            put_back(generator, state)
+
+    def turned(self, noise: Tensor, rotations: Tensor, *, back: bool = False) -> Tensor:
+        """Initial noise, turned in float64 and rounded once."""
+        wide = Schema({"noise": point}, {"noise": point})
+        given = {"noise": noise.cpu().double()}  # not every device has float64
+        if back:
+            given = self.structures.turn_back({"noise": given["noise"][None]}, wide, rotations[None])
+        else:
+            given = self.structures.turn(given, wide, rotations[None])
+        return given["noise"][0].to(noise)
+
+    def _call(self, start: Tensor, frame: Frame, seed: int) -> Any:
+        """One call of the sampler, its random numbers under control."""
+        self.put_back()
+        own = stream(seed, 1)
+        random.seed(own)
+        np.random.seed(own)  # noqa: NPY002 - the global state is what users draw from
+        torch.manual_seed(own)
+        before, cpu = _foreign_states(), torch.get_rng_state()
+        noise = Noise(frame, stream(seed, 2), self.turns, along=self.frames == "along")
+        arguments: dict[str, Any] = {self._randn: Randn(noise, start)} if self._randn else {}
+        try:
+            with torch.set_grad_enabled(self.grad), noise:
+                answer = self.sampler(start, **arguments)
+                if self.path and not isinstance(answer, (torch.Tensor, Mapping)):
+                    answer = list(answer)  # a generator runs here
+        finally:
+            self._generators = {**noise.generators, **self._generators}
+        for name, was, now in zip(("NumPy", "Python"), before, _foreign_states(), strict=True):
+            if was != now and self.foreign == "refuse":
+                found = f"a sampler that draws from {name}'s global random state, which cannot be turned with the frame"
+                raise EquivProbeError(found, "noise from torch", _FIX)
+        if not noise.seen and not torch.equal(cpu, torch.get_rng_state()):
+            found = "a sampler that moves torch's random state by code that draws around torch's operators"
+            raise EquivProbeError(found, "noise from torch's operators", _FIX)
+        self.noises.append(noise)
+        return answer
+
+    def _read(self, answer: Any) -> dict[str, Tensor]:
+        """An answer as detached float64 tensors ``(T, *S)`` by name."""
+        steps = _steps(answer) if self.path else [answer]
+        if not steps:
+            raise EquivProbeError("a path without a point", "at least the end point", "path=False")
+        if not self._resolved:
+            self._schema, self._resolved = _resolve(steps[-1], self._schema), True
+        names = list(self._schema.outputs)
+        lone = isinstance(steps[-1], torch.Tensor)
+        read = [read_outputs({names[0]: one} if lone else one, self._schema) for one in steps]
+        if any(one[name].shape != read[-1][name].shape for one in read for name in names):
+            raise EquivProbeError("a path of points of several shapes", "one shape at all times", "path=False")
+        return {name: torch.stack([one[name].detach().cpu().double().clone() for one in read]) for name in names}
+
+
+def _takes_randn(sampler: Callable[..., Any]) -> str:
+    """The name of the argument by which a sampler takes its source of noise; empty if it takes none."""
+    called = sampler.forward if isinstance(sampler, nn.Module) else sampler
+    try:
+        parameters = list(inspect.signature(called).parameters.values())
+    except (TypeError, ValueError):
+        return ""
+    kinds = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    named = [one for one in parameters if one.kind in kinds]
+    if any(one.name == "randn" for one in named):
+        return "randn"
+    needed = [one.name for one in named if one.default is inspect.Parameter.empty]
+    if len(needed) > 2:
+        raise EquivProbeError(
+            f"a sampler with the arguments {needed}",
+            "noise alone, or noise and a source of more",
+            "ep.audit_sampler(lambda noise: sampler(noise, ...), ...)",
+        )
+    return needed[1] if len(needed) == 2 else ""
+
+
+def _foreign_states() -> tuple[Any, Any]:
+    name, key, *rest = np.random.get_state()  # noqa: NPY002
+    return (name, bytes(np.asarray(key)), *rest), random.getstate()
+
+
+def _steps(answer: Any) -> list[Any]:
+    """A path as a list of what the sampler would answer at each time."""
+    if isinstance(answer, torch.Tensor):
+        return list(answer.unbind(0))
+    if isinstance(answer, Mapping):
+        return [dict(zip(answer, one, strict=True)) for one in zip(*answer.values(), strict=True)]
+    if isinstance(answer, (list, tuple, Iterator)):
+        return list(answer)
+    raise EquivProbeError(f"a path of type {type(answer).__name__}", "a tensor (T, ...), or one entry for each time")
+
+
+def _resolve(answer: Any, schema: Schema) -> Schema:
+    """The representations of an answer: as declared, of one tensor a point, by their usual names, or else an error."""
+    if isinstance(answer, torch.Tensor):
+        declared = next(iter(schema.outputs.items()), (END_POINTS, point))
+        return replace(schema, outputs=dict([declared]))
+    values = {n: v for n, v in all_outputs(answer, list(schema.outputs)).items() if isinstance(v, torch.Tensor)}
+    if schema.outputs:
+        read_outputs(answer, schema)
+        return schema
+    found = {name: usual(name, tuple(value.shape)) for name, value in values.items() if value.is_floating_point()}
+    unknown = [name for name, rep in found.items() if rep is None]
+    if unknown or not found:
+        raise EquivProbeError(
+            f"end points {sorted(values)}",
+            f"how {unknown or 'any of them'} turn",
+            'audit_sampler(..., outputs={"pos": ep.point, "<name>": ep.scalar})',
+        )
+    return replace(schema, outputs={name: rep for name, rep in found.items() if rep is not None})

@@ -1,0 +1,122 @@
+"""From the runs of a sampler to what is reported of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.representations import CartesianTensor
+from equiv_probe.sampler_deviation import interval, root, root_mean
+from equiv_probe.sampler_report import EndPoints
+from equiv_probe.verdict import verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from equiv_probe.representations import Representation
+    from equiv_probe.sampler_deviation import Deviations
+    from equiv_probe.sampler_runs import SamplerRuns
+
+
+def end_points(
+    one: Deviations,
+    name: str,
+    unit: str,
+    others: tuple[Tensor, Tensor, Tensor],
+    good: Tensor,
+    *,
+    shared: bool,
+    precision: torch.dtype,
+    path: bool,
+) -> EndPoints:
+    """Everything about one output, of the samples that are good."""
+    repeat, back, scale = (one.from_start(values)[:, good] for values in others)
+    each, deviation = one.each[:, good], one.by_replicate[:, good].mean(0)
+    along, size = one.along[:, good], root_mean(one.size[good])
+    # Rounded once, numbers of that size are off by this much.
+    resolution = torch.finfo(precision).eps * size / math.sqrt(12)
+    rms, scatter = root_mean(deviation), root_mean(scale[-1])
+    floor, again = max(root_mean(back[-1]), resolution), root_mean(repeat[-1])
+    # What is left of the floor without the non-determinism that is in it, too.
+    rounding = max(root(floor**2 - again**2), resolution)
+    says = verdict(rms, rounding, again, unit, rms / scatter if scatter else math.nan)
+    kept = left_out(~good)
+    samples, rotations = deviation.sqrt(), each.flatten().sqrt()
+    return EndPoints(
+        name=name,
+        unit=unit,
+        samples=len(kept),
+        rms=rms,
+        rms_interval=interval(one.by_replicate[:, good], shared=shared),
+        spread=root(float(one.spread()[good].mean())),
+        scale=scatter,
+        floor=floor,
+        nondeterminism=again,
+        verdict=says.kind,
+        sentence=says.sentence,
+        over_samples={**_quantiles(samples), "worst": float(kept[int(samples.argmax())])},
+        over_rotations=_quantiles(rotations),
+        by_sample=[
+            {"sample": u, "rms": float(a), "max": float(b), "floor": float(c), "nondeterminism": float(d)}
+            for u, a, b, c, d in zip(
+                kept, samples, each.max(0).values.sqrt(), back[-1].sqrt(), repeat[-1].sqrt(), strict=True
+            )
+        ],
+        along_path=[
+            {"point": t, "rms": root_mean(a), "floor": root_mean(b), "other noise": root_mean(c)}
+            for t, (a, b, c) in enumerate(zip(along, back, scale, strict=True))
+        ]
+        if path
+        else [],
+    )
+
+
+def _quantiles(values: Tensor) -> dict[str, float]:
+    """Median, 95 % quantile and maximum."""
+    q50, q95 = torch.quantile(values, torch.tensor([0.5, 0.95], dtype=values.dtype)).tolist()
+    return {"q50": q50, "q95": q95, "max": float(values.max())}
+
+
+def left_out(good: Tensor) -> list[int]:
+    """Which samples are not good."""
+    return [int(u) for u in (~good).nonzero()]
+
+
+def unit_of(unit: str | Mapping[str, str], name: str, rep: Representation) -> str:
+    """Lengths have the unit that was given, anything else its own."""
+    if not isinstance(unit, str):
+        return unit.get(name, "")
+    return unit if isinstance(rep, CartesianTensor) and rep.rank == 1 else "(own unit)"
+
+
+def drawn(runs: SamplerRuns) -> list[dict[str, Any]]:
+    """What the unturned run drew."""
+    return [
+        {"call": one.call, "shape": list(one.shape), "times": times, "turned": turned, "where": one.where}
+        for (one, turned), times in runs.noises[0].draws.items()
+    ]
+
+
+def notes_of(runs: SamplerRuns, frames: str) -> list[str]:
+    """What a reader must know: draws that depend on the frame, and what became of random frames."""
+    notes = []
+    plain = runs.noises[0]
+    if any(one.sequence != plain.sequence for one in runs.noises):
+        notes.append(
+            "the sampler does not draw the same shapes in the same order in every run (adaptive steps, rejection): "
+            "from there on it meets other noise, which counts as deviation"
+        )
+    if plain.frames:
+        how = (
+            "they turned along with the noise, so this is about the distribution of samples; "
+            'frames="fixed" shows how much a single path owes to the frames'
+            if frames == "along"
+            else 'they were the same in every run: this is what a single path owes to them; frames="along" turns them '
+            "with the noise, as the distribution of samples sees them"
+        )
+        notes.append(f"a twirled network drew random frames {plain.frames} times: {how}")
+    return notes

@@ -1,0 +1,125 @@
+"""Grids turned by the rotations of the cube, which move voxels onto voxels: nothing is interpolated, no bit changes.
+
+``values`` are ``(K, M, D, H, W)`` here, and ``turns`` ``(K, 3, 3)`` signed permutations of the three array axes: an
+array index ``u'`` about the centre of the turned grid is ``turns`` times that of the voxel it came from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.autograd import Function
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.isolation import at_hand
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NEAR = 1e-6
+"""A matrix this close to whole numbers, element by element, is meant to be of whole numbers."""
+
+USE_BOX = (
+    'ep.RotationPlan("box"), the half turns, which fit any box; or ep.RotationPlan("cube") with one copy at a time'
+    " (twirl without stacked=True)"
+)
+
+
+def turn_voxels(values: Tensor, rotations: Tensor, *, equal_spacing: bool = True) -> Tensor:
+    """Move every voxel to where its rotation takes it.
+
+    Args:
+        values: ``(K, M, D, H, W)``.
+        rotations: ``(K, 3, 3)`` in the array's own axes. Where reading them would wait for a device they are not
+            checked: a rotation that does not fit then leaves a NaN in the middle of its copy.
+        equal_spacing: whether the voxels are cubes, so that axes may change places.
+
+    Returns:
+        ``(K, M, *S)``; S is another order of D, H, W where all rotations exchange unequal axes in the same way.
+
+    Raises:
+        EquivProbeError: a rotation that is none of the cube's, that exchanges axes of different spacing, or copies
+            that would have different shapes.
+    """
+    shape = tuple(values.shape[-3:])
+    whole = rotations.round()
+    stray = ((rotations - whole).abs() > NEAR).flatten(1).any(1) | (whole.abs().sum(2) != 1).any(1)
+    may_exchange = equal_spacing and len(set(shape)) == 1
+    turns = whole.long().to(values.device, non_blocking=True)
+    if at_hand(rotations):
+        turned_shape = _require_fit(whole, stray, shape, equal_spacing=equal_spacing)
+        return _turned(values, turns, turned_shape, None)
+    if not may_exchange:
+        kept = torch.diag_embed(whole.diagonal(dim1=1, dim2=2))
+        stray = stray | ((kept - whole) != 0).flatten(1).any(1)
+        turns = kept.long()
+    return _turned(values, turns, shape, stray)
+
+
+def _require_fit(whole: Tensor, stray: Tensor, shape: tuple[int, ...], *, equal_spacing: bool) -> tuple[int, ...]:
+    """The shape of the turned grids."""
+    if bool(stray.any()):
+        raise EquivProbeError(
+            "a rotation that does not take voxels to voxels, for a grid without interpolation",
+            "one of the 24 rotations of the cube (48 with improper ones)",
+            'ep.RotationPlan("cube"), or declare ep.grid(interpolation="linear")',
+        )
+    orders = {tuple(row) for row in whole.abs().argmax(2).tolist()}
+    if not equal_spacing and orders - {(0, 1, 2)}:
+        raise EquivProbeError(
+            "a quarter turn of a grid whose spacing differs from axis to axis",
+            "half turns, which keep every axis",
+            'ep.RotationPlan("box"), or ep.grid(..., interpolation="linear")',
+        )
+    shapes = {tuple(shape[axis] for axis in order) for order in orders}
+    if len(shapes) > 1:
+        raise EquivProbeError(
+            f"copies of a {'×'.join(map(str, shape))} box that would have different shapes once turned",
+            "rotations that keep the shape, for copies or structures that share an array",
+            USE_BOX,
+        )
+    return shapes.pop() if shapes else shape
+
+
+def _turned(values: Tensor, turns: Tensor, shape: tuple[int, ...], stray: Tensor | None) -> Tensor:
+    found: Tensor = _Turn.apply(values, turns, shape, stray)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Turn(Function):
+    """A permutation, whose derivative is the inverse permutation: a gather both ways."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, turns: Tensor, shape: tuple[int, ...], stray: Tensor | None) -> Tensor:
+        ctx.save_for_backward(turns)
+        ctx.shape = tuple(values.shape[-3:])
+        index = _sources(turns, tuple(values.shape[-3:]), shape)
+        if stray is not None:
+            index = index.clamp(0, values[0, 0].numel() - 1)
+        found = values.flatten(2).gather(2, index.flatten(1)[:, None].expand(-1, values.shape[1], -1))
+        found = found.reshape(*values.shape[:2], *shape)
+        if stray is not None:
+            middle = found[:, :, shape[0] // 2, shape[1] // 2, shape[2] // 2]
+            middle += torch.where(stray.to(found.device), torch.nan, 0.0).to(found)[:, None]
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (turns,) = ctx.saved_tensors
+        return _turned(grads[0], turns.mT, ctx.shape, None), None, None, None
+
+
+def _sources(turns: Tensor, source: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+    """For every voxel of the turned grid the one it came from, flattened: ``(K, *shape)``.
+
+    Along the source's axis b it is ``Σ_a turns_ab i_a``, counted from the other end if that is a minus.
+    """
+    strides = (source[1] * source[2], source[2], 1)
+    ends = [(1 - turns[:, :, b].sum(1)) // 2 * ((source[b] - 1) * strides[b]) for b in range(3)]
+    index = (ends[0] + ends[1] + ends[2])[:, None, None, None]
+    for a in range(3):
+        step = turns[:, a, 0] * strides[0] + turns[:, a, 1] * strides[1] + turns[:, a, 2] * strides[2]
+        along = torch.arange(shape[a], device=turns.device).reshape(-1, *(1,) * (2 - a))
+        index = index + step[:, None, None, None] * along
+    return index

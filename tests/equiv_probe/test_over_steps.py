@@ -1,0 +1,346 @@
+"""A step's one number, parted into its structures: equal to their own losses, or refused; and unseen."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import equiv_probe as ep
+
+from .test_no_waiting import NoReading
+from .timed_models import TIMED, Timed, drawn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PLAN = ep.RotationPlan("klein", 2)
+BINS = [0.0, 0.5, 1.0]
+
+
+def both(answer: Tensor, y: Tensor) -> Tensor:
+    return (answer - y).square()
+
+
+def inputs(dtype: torch.dtype = torch.float64, count: int = 12) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Positions, times, labels and a mask that leaves at least one atom."""
+    torch.manual_seed(0)
+    x, t = drawn(count, 4, dtype)
+    mask = (torch.rand(count, 4) < 0.6).to(dtype)
+    mask[:, 0] = 1
+    return x, t, torch.randn_like(x), mask
+
+
+# Each a step's number and the losses of its structures, whose mean it is.
+Losses = tuple["Callable[[Tensor], Tensor]", "Callable[[Tensor], Tensor]"]
+
+
+def squared(dtype: torch.dtype = torch.float64) -> dict[str, Losses]:
+    x, t, y, mask = inputs(dtype)
+    w, held = 1 / (1.1 - t) ** 2, mask[..., None]
+
+    def by_structure(elements: Tensor) -> Tensor:
+        return elements.mean((1, 2))
+
+    def denoised(v: Tensor) -> Tensor:  # x₁ = x_t + (1 − t) v, as flows and preconditioned networks have it
+        return ((x + (1 - t)[:, None, None] * v - y) * held).square()
+
+    return {
+        "mean": (lambda v: functional.mse_loss(v, y), lambda v: by_structure(both(v, y))),
+        "sum": (lambda v: functional.mse_loss(v, y, reduction="sum"), lambda v: len(v) * both(v, y).sum((1, 2))),
+        "weights": (lambda v: (w * by_structure(both(v, y))).mean(), lambda v: w * by_structure(both(v, y))),
+        "mask": (
+            lambda v: (both(v, y) * held).sum() / held.sum(),
+            lambda v: len(v) * (both(v, y) * held).sum((1, 2)) / held.sum(),
+        ),
+        "norms of atoms": (
+            lambda v: torch.linalg.vector_norm(v - y, dim=-1).pow(2).mean(),
+            lambda v: torch.linalg.vector_norm(v - y, dim=-1).pow(2).mean(1),
+        ),
+        "denoised": (lambda v: denoised(v).mean(), lambda v: by_structure(denoised(v))),
+        "selected": (lambda v: both(v, y)[:, :2].mean(), lambda v: both(v, y)[:, :2].mean((1, 2))),
+    }
+
+
+def bins_of(step: Callable[[], Any], net: nn.Module, schema: ep.Schema = TIMED, **options: Any) -> dict[str, float]:
+    probe = ep.Probe(net, schema, PLAN, every=1, full=1, budget=None, over="t", bins=BINS, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        probe.step(step)
+    assert not probe.failures
+    return {name: value for name, value in probe.compute().items() if "/t_" in name}
+
+
+@pytest.mark.parametrize("grad", ["train", "no_grad", "inference_mode"])
+@pytest.mark.parametrize("case", squared())
+def test_a_squared_error_is_parted_into_its_structures(case: str, grad: str) -> None:
+    """In float64 to rounding, against what the step gives when it returns the structures' own losses."""
+    mode = {"train": torch.enable_grad, "no_grad": torch.no_grad, "inference_mode": torch.inference_mode}[grad]
+    with mode():
+        number, losses = squared()[case]
+        x, t, _, _ = inputs()
+        net = Timed().train(grad == "train")
+        parted = bins_of(lambda: number(net(x, t)), net)
+        own = bins_of(lambda: losses(net(x, t)), net)
+    assert parted == pytest.approx(own, rel=1e-9)
+    assert len(parted) == 2 * 8, "two bins, four numbers, each with its standard error"
+
+
+@pytest.mark.parametrize(("dtype", "rel"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_in_lower_precision(dtype: torch.dtype, rel: float) -> None:
+    """Labels are read off to rounding; in bfloat16 the losses that the step itself returns have three digits."""
+    x, t, _, _ = inputs(dtype)
+    net = Timed(dtype)
+    for number, losses in (squared(dtype)["mean"], squared(dtype)["mask"]):
+        parted, own = bins_of(lambda n=number: n(net(x, t)), net), bins_of(lambda n=losses: n(net(x, t)), net)
+        values = {name: value for name, value in own.items() if "stderr" not in name}
+        assert {name: parted[name] for name in values} == pytest.approx(values, rel=rel)
+
+
+class ByIndex(Timed):
+    def forward(self, x_t: Tensor, t: Tensor, batch: Tensor) -> Tensor:
+        return super().forward(x_t, t[batch])
+
+
+@pytest.mark.parametrize("reduction", ["nodes", "graphs"])
+def test_a_batch_by_index(reduction: str) -> None:
+    torch.manual_seed(0)
+    batch = torch.arange(8).repeat_interleave(torch.arange(2, 10))
+    x, t, net = torch.randn(len(batch), 3).double(), torch.rand(8).double(), ByIndex()
+    y = torch.randn_like(x)
+
+    def summed(v: Tensor) -> Tensor:
+        return torch.zeros(8, dtype=v.dtype).index_add(0, batch, both(v, y).sum(1))
+
+    if reduction == "nodes":
+        number, losses = (lambda v: both(v, y).mean()), (lambda v: 8 * summed(v) / v.numel())
+    else:
+        number = lambda v: (summed(v) / batch.bincount()).mean()  # noqa: E731
+        losses = lambda v: summed(v) / batch.bincount()  # noqa: E731
+    parted, own = bins_of(lambda: number(net(x, t, batch)), net), bins_of(lambda: losses(net(x, t, batch)), net)
+    assert parted == pytest.approx(own, rel=1e-9)
+
+
+class Two(Timed):
+    def forward(self, x_t: Tensor, t: Tensor) -> dict[str, Tensor]:
+        v = super().forward(x_t, t)
+        return {"energy": v[..., 0].square().sum(1), "forces": v}
+
+
+def test_several_outputs_and_several_numbers() -> None:
+    x, t, y, _ = inputs()
+    net, schema = Two(), ep.Schema({"x_t": ep.vector}, {"energy": ep.scalar, "forces": ep.vector})
+
+    def terms() -> tuple[Tensor, Tensor]:
+        found = net(x, t)
+        return (found["energy"] - 3).square(), both(found["forces"], y).mean((1, 2))
+
+    def numbers() -> dict[str, Tensor]:
+        energy, forces = (one.mean() for one in terms())
+        return {"loss": energy + 10 * forces, "energy_loss": energy, "forces_loss": forces}
+
+    def by_structure() -> dict[str, Tensor]:
+        energy, forces = terms()
+        return {"loss": energy + 10 * forces, "energy_loss": energy, "forces_loss": forces}
+
+    assert bins_of(numbers, net, schema) == pytest.approx(bins_of(by_structure, net, schema), rel=1e-9)
+
+
+class Conditioned(Timed):
+    def forward(self, x_t: Tensor, t: Tensor, before: Tensor | None = None) -> Tensor:
+        return super().forward(x_t if before is None else x_t + 0.3 * before, t)
+
+
+def test_self_conditioning() -> None:
+    """The first call's answer changes the second's; the loss is of the second alone."""
+    x, t, y, _ = inputs()
+    net, schema = Conditioned(), ep.Schema({"x_t": ep.vector, "before": ep.vector}, {"v": ep.vector})
+
+    def losses() -> Tensor:
+        with torch.no_grad():
+            first = net(x, t)
+        return both(net(x, t, first), y).mean((1, 2))
+
+    assert bins_of(lambda: losses().mean(), net, schema) == pytest.approx(bins_of(losses, net, schema), rel=1e-9)
+
+
+def test_a_mask_leaves_out_whole_structures() -> None:
+    """What counts nowhere in the loss is in no bin."""
+    x, t, y, _ = inputs()
+    held = (torch.arange(12) % 3 > 0).double()[:, None, None]
+    net = Timed()
+    probe = ep.Probe(net, TIMED, every=1, over="t")
+    probe.step(lambda: (both(net(x, t), y) * held).sum() / held.sum())
+    found = probe.over_time()
+    assert sum(one.structures for one in found.bins) == 8
+    mean = sum(one.total * one.structures for one in found.bins if one.structures) / 8
+    assert mean == pytest.approx(probe.compute()["equiv/train/loss/L_total"], rel=1e-9)
+
+
+def unparted() -> dict[str, Callable[[Tensor], Tensor]]:
+    _, _, y, _ = inputs()
+    return {
+        "absolute": lambda v: (v - y).abs().mean(),
+        "Huber": lambda v: functional.huber_loss(v, y, delta=0.5),
+        "norm": lambda v: torch.linalg.vector_norm(v - y, dim=-1).mean(),
+        "root": lambda v: both(v, y).mean().sqrt(),
+        "fourth power": lambda v: (v - y).pow(4).mean(),
+        "less the batch's mean": lambda v: (v - y - (v - y).mean(0)).square().mean(),
+        "pairs of structures": lambda v: (v - v.roll(1, 0)).square().mean(),
+        "beside a constant": lambda v: both(v, y).mean() + 1,
+        "beside a linear term": lambda v: both(v, y)[:, :2].mean() + v[:, 2:].mean(),
+        "a little of another": lambda v: both(v, y).mean() + 0.05 * (v - y).abs().mean(),
+        "no graph": lambda v: both(v, y).mean().detach(),
+    }
+
+
+@pytest.mark.parametrize("case", unparted())
+def test_any_other_loss_is_refused_and_said(case: str) -> None:
+    x, t, _, _ = inputs()
+    number, net = unparted()[case], Timed()
+    plain = ep.Probe(net, TIMED, PLAN, every=1)
+    plain.step(lambda: number(net(x, t)))
+    probe = ep.Probe(net, TIMED, PLAN, every=1, over="t", bins=BINS)
+    with pytest.warns(UserWarning, match="Return the structures' own losses"):
+        probe.step(lambda: number(net(x, t)))
+    assert probe.compute() == plain.compute(), "the step's number is decomposed as ever, and nothing is in bins"
+    assert any("cannot be parted by structure" in note for note in probe.report().notes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        probe.step(lambda: number(net(x, t)))  # said once
+
+
+def test_without_the_check_a_coupled_loss_would_be_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control of the refusals: it is the check that refuses."""
+    x, t, y, _ = inputs()
+    net = Timed()
+    monkeypatch.setattr("equiv_probe.parting.agrees", lambda *_: torch.tensor(True))
+    assert bins_of(lambda: both(net(x, t), y).mean() + 1, net)
+
+
+def test_a_loss_that_is_no_squared_error_by_returned_losses() -> None:
+    """Norms: the step's own value is decomposed as its mean, and the bins add up to it."""
+    x, t, y, _ = inputs()
+    net = Timed()
+
+    def losses() -> Tensor:
+        return torch.linalg.vector_norm(net(x, t) - y, dim=-1).mean(1)
+
+    probe = ep.Probe(net, TIMED, PLAN, every=1, over="t", bins=BINS)
+    returned = probe.step(losses)
+    assert returned.requires_grad
+    assert torch.equal(returned, losses()), "what the step returned comes back as it is"
+    plain = ep.Probe(net, TIMED, PLAN, every=1)
+    plain.step(lambda: losses().mean())
+    for name, value in plain.compute().items():
+        assert probe.compute()[name] == pytest.approx(value, rel=1e-12, nan_ok=True)
+    bins = probe.over_time().bins
+    for key in ("total", "mean", "equiv"):
+        mean = sum(getattr(one, key) * one.structures for one in bins) / len(x)
+        assert mean == pytest.approx(plain.compute()[f"equiv/train/loss/L_{key}"], rel=1e-9)
+
+
+def test_losses_beside_a_number_count_only_if_asked() -> None:
+    x, t, y, _ = inputs()
+    net = Timed()
+
+    def step() -> dict[str, Tensor]:
+        losses = (net(x, t) - y).abs().mean((1, 2))
+        return {"loss": losses.mean(), "losses": losses, "sizes": losses.detach()}
+
+    plain, probe = ep.Probe(net, TIMED, PLAN, every=1), ep.Probe(net, TIMED, PLAN, every=1, over="t", bins=BINS)
+    plain.step(step)
+    assert set(plain.running) == {("train", "loss")}
+    with pytest.warns(UserWarning, match="train/loss is not in bins"):
+        probe.step(step)
+    assert set(probe.running) == {("train", "loss"), ("train", "losses")}
+    assert len(probe.over_time(name="losses").bins) == 2
+    with pytest.raises(ep.EquivProbeError, match="nothing in bins for train/loss"):
+        probe.over_time(name="loss")
+
+
+def trained(over: str | None) -> list[Any]:
+    """Weights, random states, and what hooks on tensors and modules saw, after steps that go backward."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    net, shift = Timed(), nn.Linear(1, 1, dtype=torch.float64)
+    seen: list[Any] = []
+    net.register_full_backward_hook(lambda *_: seen.append("network"))
+    shift.register_full_backward_hook(lambda *_: seen.append("shift"))
+    net.matrix.register_hook(lambda g: seen.append(float(g.norm())))
+    optimizer = torch.optim.Adam([*net.parameters(), *shift.parameters()], 0.01)
+    probe = ep.Probe(net, TIMED, every=2, over=over, bins=BINS if over else None, protect=(shift,))
+
+    def step() -> Tensor:
+        x, t = drawn(8)
+        answer = shift(net(x, t)[..., None])[..., 0]
+        answer.register_hook(lambda g: seen.append(float(g.norm())))
+        return (answer - np.random.rand() * x).square().mean() * random.random()  # noqa: NPY002
+
+    for _ in range(6):
+        loss = probe.step(step) if over is not None else step()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert over is None or sum(one.structures for one in probe.over_time().bins) == 3 * 8
+    return [*net.parameters(), *shift.parameters(), torch.get_rng_state(), seen, random.random(), np.random.rand()]  # noqa: NPY002
+
+
+def alike(some: list[Any], others: list[Any]) -> bool:
+    pairs = zip(some, others, strict=True)
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_training_leaves_no_trace() -> None:
+    assert alike(trained("t"), trained(None)), "to the last bit"
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_a_trace_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: the user's hooks on modules left on for the backward passes of the measurement."""
+    monkeypatch.setattr("equiv_probe.parting._without_backward_hooks", lambda _: nullcontext())
+    assert not alike(trained("t"), trained(None))
+
+
+def test_inference_mode_and_the_users_own_tensors() -> None:
+    """Batches made in inference mode cannot be saved for backward: clones are, and the user's stay what they are."""
+    with torch.inference_mode():
+        x, t, y, mask = inputs()
+        before = [one.clone() for one in (x, t, y, mask)]
+        net = Timed().eval()
+        held = mask[..., None] * t[:, None, None]
+        found = bins_of(lambda: functional.mse_loss(net(x, t) * held, y * held), net)
+        assert len(found) == 16
+        assert all(torch.equal(a, b) for a, b in zip(before, (x, t, y, mask), strict=True))
+        assert x.is_inference()
+
+
+@pytest.mark.parametrize("case", ["mean", "mask", "absolute", "returned", "hooks"])
+def test_nothing_waits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("equiv_probe.substitution.at_hand", lambda value: False)
+    x, t, y, _ = inputs()
+    net = Timed()
+    losses = lambda v: (v - y).abs().mean((1, 2))  # noqa: E731
+    number = {**{n: pair[0] for n, pair in squared().items()}, **unparted(), "returned": losses}.get(case)
+    with warnings.catch_warnings(), ep.Probe(net, TIMED, every=1, over="t", bins=BINS) as probe:
+        warnings.simplefilter("ignore")  # that the absolute error cannot be parted
+
+        def run() -> None:
+            net(x, t) if number is None else probe.step(lambda: number(net(x, t)))
+
+        run()  # the first measurement looks at the times, and whether the loss was parted
+        with NoReading():
+            run()
+    assert not probe.failures
+    name = "v" if number is None else "loss"
+    counted = probe.running["train", name].binned.everything[:, 12]
+    assert counted.tolist() == ([0, 0, 0, 0] if case == "absolute" else [0, *(2 * torch.histc(t, 2, 0, 1)).tolist(), 0])
