@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,15 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 
 import equiv_probe as ep
+from equiv_probe.cli import main
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report import Report
 from equiv_probe_ase import TwirledCalculator, audit, evaluators
 from equiv_probe_ase.evaluators import Evaluator, registry
 from equiv_probe_ase.evaluators.evaluator import ase_results
 from equiv_probe_ase.inspection import model_precision, weights_digest
 from equiv_probe_ase.notes import versions
+from equiv_probe_ase.twirl_plans import parse_twirl
 
 from .wells import ROUND_OFF, BatchedWell, Well, cluster, crystal
 
@@ -201,3 +205,44 @@ def test_an_audit_sees_the_model_within() -> None:
 
 def _of_package(name: str) -> EMT:
     return type("Foreign", (EMT,), {"__module__": f"{name}.calculators"})()
+
+
+TILTED = """
+import numpy as np
+from ase.calculators.emt import EMT
+
+class Tilted(EMT):
+    def calculate(self, *args):
+        super().calculate(*args)
+        self.results["forces"] = self.results["forces"] + np.array([0.1, 0.0, 0.0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "verdict"),
+    [("klein", "round-off"), ("haar:2", "broken"), ("random-frame", "non-deterministic")],
+)
+def test_an_audit_from_the_command_line(
+    how: str, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A constant force is of degree 1: four rotations of the Klein group make nothing of it, two of no group do not."""
+    (tmp_path / "tilted.py").write_text(TILTED)
+    ase.io.write(tmp_path / "two.xyz", [molecule("H2O"), molecule("CH4")], format="extxyz")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["equiv-probe", "audit", "tilted.py:Tilted", "two.xyz", "--twirl", how])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 0
+    (file,) = tmp_path.glob(f"audit-tilted.py-Tilted-{how.replace(':', '-')}-two.json")
+    report = json.loads(file.read_text())
+    assert Report.from_dict(report)["forces"].verdict == verdict
+    assert f"twirled: {how}" in capsys.readouterr().out
+
+
+def test_words_for_rotations() -> None:
+    assert parse_twirl("octahedral")[0] == ep.RotationPlan("octahedral", replicates=1)
+    assert parse_twirl("lebedev-3:2")[0] == ep.RotationPlan("lebedev-3", replicates=2)
+    assert parse_twirl("random-frame") == (None, "random-frame")
+    for wrong, found in (("cubic", "design 'cubic'"), ("klein:many", "'klein:many'"), ("klein:0", "replicates=0")):
+        with pytest.raises(EquivProbeError, match=found):
+            parse_twirl(wrong)
