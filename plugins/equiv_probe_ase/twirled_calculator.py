@@ -48,13 +48,13 @@ ON_DEMAND = {"energies", "stresses"}
 class TwirledCalculator(Calculator):  # type: ignore[misc]
     """The nearest equivariant force field to a calculator: its answers to turned copies, turned back and averaged.
 
-    ``"average"`` uses the plan's own rotations at every call. It is a deterministic, smooth function of the positions,
-    fit for minimisation and for NVE: a calculator whose forces are the gradient of its energy stays one. What a plan of
-    degree t leaves of the broken symmetry is of angular degree above t, and a replicate of a finite group is symmetric
-    under that group: with one icosahedral replicate degrees 1 to 5 are gone, 6 is not, and angular momentum is
-    conserved up to that. More replicates, or ``"lebedev-<degree>"``, go further. Averaging over rotations cures no
-    other fault: forces that a model predicts beside its energy are no gradient before or after, so energy drifts, and
-    their net torque need not vanish even when they turn with the structure as they should.
+    ``"average"`` uses the plan's own rotations at every call. It is a function of the positions, as smooth as the
+    calculator and fit for minimisation and NVE: a calculator whose forces are the gradient of its energy stays one.
+    What a plan of degree t leaves of the broken symmetry is of angular degree above t, and a replicate of a finite
+    group is symmetric under that group: with one icosahedral replicate degrees 1 to 5 are gone, 6 is not, and angular
+    momentum is conserved up to that. More replicates, or ``"lebedev-<degree>"``, go further. Averaging over rotations
+    cures no other fault: forces that a model predicts beside its energy are no gradient before or after, so energy
+    drifts, and their net torque need not vanish even when they turn with the structure as they should.
 
     ``redraw=True`` turns the plan anew at every call, and ``"random-frame"`` evaluates a single random rotation, at
     the price of the calculator alone. Both are unbiased: over calls, the mean is the exact twirl. But a call is noisy,
@@ -63,7 +63,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
 
     Args:
         calc: any ASE calculator, its name as on the command line, or a function that makes one. It is not copied, and
-            its memory is emptied at every call.
+            what it remembers of its last structure is lost.
         plan: the rotations; None is one icosahedral replicate, 60 rotations. One replicate of the Klein, tetrahedral or
             octahedral group takes 4, 12 or 24.
         mode: ``"average"`` or ``"random-frame"``, which takes no plan.
@@ -86,12 +86,6 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
 
     Constraints act outside, as ever in ASE: these are the model's forces. What one state is asked for in several calls
     comes from the same rotations; ``reset()`` draws anew where rotations are drawn.
-
-    Attributes:
-        calculator: the calculator within.
-        plan: the rotations' plan.
-        evaluations: how many structures the model has evaluated, ``model_calls`` in how many passes, and
-            ``model_seconds`` the time they took.
 
     Raises:
         EquivProbeError: a plan for ``"random-frame"``, an unknown mode or property, nothing that could be averaged.
@@ -116,7 +110,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         redraw: bool = False,
         store_std: bool = True,
         seed: int | None = None,
-        properties: Sequence[str] | None = None,
+        properties: Sequence[str] | str | None = None,
         schema: Schema | None = None,
         batched: bool = True,
         atoms_per_call: int | None = None,
@@ -126,7 +120,8 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         self.mode, self.redraw, self.store_std = mode, redraw or mode == RANDOM_FRAME, store_std
         self.calculator = as_calculator(calc)
         implemented = list(getattr(self.calculator, "implemented_properties", []))
-        asked = properties or [name for name in QUANTITIES if name in implemented]
+        asked = [properties] if isinstance(properties, str) else properties
+        asked = asked or [name for name in QUANTITIES if name in implemented]
         chosen = choose(implemented, [*asked, *(schema.outputs if schema else {})], schema)
         self._quantities = {name: replace(q, factor=1.0, extensive=False) for name, q in chosen.items()}
         self.implemented_properties = list(chosen)

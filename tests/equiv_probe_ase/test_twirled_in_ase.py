@@ -162,7 +162,7 @@ def test_what_cannot_be_averaged_is_said() -> None:
     with pytest.raises(EquivProbeError, match="turned at random"):
         TwirledCalculator(EMT(), ep.RotationPlan("cube"), redraw=True)
     with pytest.raises(EquivProbeError, match="what the calculator has"):
-        TwirledCalculator(EMT(), properties=["dipole"])
+        TwirledCalculator(EMT(), properties="dipole")
     with pytest.raises(EquivProbeError, match="an ASE calculator, its name, or a factory"):
         TwirledCalculator(3)
 
