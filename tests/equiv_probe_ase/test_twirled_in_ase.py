@@ -66,9 +66,21 @@ def test_one_evaluation_of_the_orbit_serves_everything_asked_of_a_state(cluster:
     assert (calc.evaluations - before, calc.model_calls > 0, calc.model_seconds > 0) == (8, True, True)
 
 
+def test_what_is_asked_of_a_state_later_comes_from_the_same_rotations(cluster: Atoms) -> None:
+    """Energies of atoms, asked for on demand only, sum up to the energy of the same frame; a copy asks for itself."""
+    calc = TwirledCalculator(Well(), mode="random-frame")
+    energy = calc.get_potential_energy(cluster)
+    other = copy.copy(calc)
+    assert other.get_property("energies", cluster).sum() == pytest.approx(energy, rel=1e-12)
+    assert "energies" not in calc.results
+    assert calc.get_potential_energies(cluster).sum() == pytest.approx(energy, rel=1e-12)
+    calc.reset()
+    assert abs(calc.get_potential_energy(cluster) - energy) > 1e-3
+
+
 def test_what_the_calculator_does_not_give_is_not_implemented(cluster: Atoms) -> None:
     cluster.calc = TwirledCalculator(Well(), ep.RotationPlan("klein", replicates=1))
-    for name in ("stress", "magmoms", "energies"):  # no cell; promised only; never heard of
+    for name in ("stress", "magmoms", "stresses"):  # no cell; promised only; never heard of
         with pytest.raises(PropertyNotImplementedError, match=name):
             cluster.calc.get_property(name, cluster)
     assert np.isfinite(cluster.get_forces()).all()

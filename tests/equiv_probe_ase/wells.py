@@ -29,6 +29,7 @@ class Well(Calculator):
     implemented_properties: ClassVar[list[str]] = [
         "energy",
         "free_energy",
+        "energies",
         "forces",
         "stress",
         "dipole",
@@ -50,6 +51,7 @@ class Well(Calculator):
         energy = 0.5 * np.einsum("ni,ij,nj->", v, WELL, v) + self.quartic / 4 * (along**4).sum()
         forces = -x @ WELL - self.quartic * along[:, None] ** 3 * ALONG
         self.results = {"energy": energy, "free_energy": energy, "forces": forces}
+        self.results["energies"] = 0.5 * np.einsum("ni,ij,nj->n", x, WELL, x) + self.quartic / 4 * along**4
         self.results |= {"dipole": x.sum(0) @ WELL, "charges": x[:, 0].copy()}
         if self.atoms.cell.rank == 3:
             virial = (v @ WELL).T @ v - (forces + x @ WELL).T @ x
