@@ -215,7 +215,7 @@ def main() -> None:
         if options.only is None or name in options.only:
             own, runs[name] = study(name, make(), options)
             rows += own
-    write(rows, runs, options.output)
+            write(rows, runs, options.output)  # after every model: the next may take long
     Console(width=160).print(table(rows))
 
 
