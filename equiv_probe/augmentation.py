@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.capture import Call, cloned, read_outputs, write_outputs
-from equiv_probe.grid_plans import fitting_plan
+from equiv_probe.grid_plans import fitting_plan, one_of, require_fit
 from equiv_probe.hook import Hook
 from equiv_probe.isolation import capturing_graph, isolated, measuring, needs_gradient
 from equiv_probe.live_orbit import LiveOrbit
@@ -39,12 +39,12 @@ ONE = RotationPlan("haar", replicates=1)
 
 
 def augmentation_of(*modules: nn.Module) -> Augmentation | None:
-    """The one augmentation by proper rotations on a network or its wrappers, if there is exactly one."""
+    """The one augmentation by any proper rotations on a network or its wrappers, if there is exactly one."""
     hooks = {id(hook): hook for module in modules for hook in module._forward_pre_hooks.values()}
     owners = [hook.owner for hook in hooks.values() if isinstance(hook, Hook)]
     active = [owner for owner in owners if isinstance(owner, Augmentation)]
     # Of two augmentations, one inside the other, neither's rotation is the whole of it.
-    return active[0] if len(active) == 1 and not active[0].improper else None
+    return active[0] if len(active) == 1 and not active[0].improper and active[0].plan is None else None
 
 
 def augment(
@@ -55,6 +55,7 @@ def augment(
     seed: int = 0,
     improper: bool = False,
     adapter: Adapter | None = None,
+    plan: RotationPlan | None = None,
 ) -> Augmentation:
     """Turn every structure by a fresh Haar rotation on its way into the model, and the answer back, in train mode.
 
@@ -71,11 +72,12 @@ def augment(
         seed: of the augmentation's own generator; ranks of a distributed run draw their own rotations.
         improper: turn by rotations and, half of the time, improper ones.
         adapter: for batches that are not made of tensors, tuples and dicts.
+        plan: whose rotations are drawn, one for each structure, such as ``"box"``; None as said above.
 
     Returns:
         A handle with ``remove()``, which is also a context manager.
     """
-    return Augmentation(model, schema, center, seed, improper=improper, adapter=adapter)
+    return Augmentation(model, schema, center, seed, improper=improper, adapter=adapter, plan=plan)
 
 
 class Augmentation:
@@ -90,8 +92,9 @@ class Augmentation:
         *,
         improper: bool,
         adapter: Adapter | None,
+        plan: RotationPlan | None = None,
     ) -> None:
-        self.model, self.seed, self.improper = model, seed, improper
+        self.model, self.seed, self.improper, self.plan = model, seed, improper, plan
         self.rotations: Tensor | None = None
         """The rotations of the latest training call, ``(U, 3, 3)``."""
         self._live = LiveOrbit(model, schema, center, adapter=adapter)
@@ -127,8 +130,10 @@ class Augmentation:
         assert schema is not None
         structures = self._live.structures(inputs)
         with torch.no_grad():
-            g = self._source.draw(fitting_plan(ONE, schema, inputs, subset=1), inputs, structures.count)[0, 0]
-            if self.improper:
+            plan = one_of(self.plan or fitting_plan(ONE, schema, inputs))
+            require_fit(plan, schema, inputs)
+            g = self._source.draw(plan, inputs, structures.count)[0, 0]
+            if self.improper or plan.improper:
                 coin = torch.rand(len(g), 1, 1, generator=self._source.generator(g.device), device=g.device)
                 g = torch.where(coin < 0.5, -g, g)
         self.rotations = g

@@ -191,9 +191,11 @@ def rounding(before: Tensor, after: Tensor) -> float:
 
 def counted(total: int, *, shown: bool) -> Iterator[int]:
     """Count to ``total``, with a progress bar once it has taken two seconds."""
+    from rich.console import Console
     from rich.progress import Progress
 
-    began, bar, task = time.perf_counter(), Progress(transient=True), None
+    # On stderr: what a program prints is not disturbed.
+    began, bar, task = time.perf_counter(), Progress(transient=True, console=Console(stderr=True)), None
     try:
         for k in range(total):
             yield k

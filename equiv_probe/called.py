@@ -11,6 +11,7 @@ import torch
 from equiv_probe.adapters import CallAdapter, adapter_for
 from equiv_probe.capture import all_outputs
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.grids import looks_like_grid
 from equiv_probe.hook import Hook
 from equiv_probe.schema import usual
 
@@ -67,7 +68,8 @@ class Called:
         called = [f"{names[m]} ({type(m).__name__}) with {', '.join(given)}" for m, given in self.others.items()]
         raise EquivProbeError(
             f"a step of {type(root).__name__} that calls {'; '.join(called) or 'no module with parameters'}",
-            "a module that is called with coordinates (..., N, 3), a graph with pos, or a dict with positions",
+            "a module that is called with coordinates (..., N, 3), a graph with pos, a dict with positions, or "
+            "voxel grids (B, C, D, H, W)",
             'network="<name of a submodule>", schema=ep.Schema(inputs={...}, outputs={...})',
         )
 
@@ -133,7 +135,8 @@ def coordinates(
     by_name = any(getattr(usual(name, tuple(tensors[name].shape)), "event_shape", ()) for name in shaped)
     if shaped and (by_name or type(adapter) is not CallAdapter):
         return "certain", sorted(leaves)
-    return ("likely" if shaped else ""), sorted(leaves)
+    likely = bool(shaped) or any(looks_like_grid(value) for value in tensors.values())
+    return ("likely" if likely else ""), sorted(leaves)
 
 
 def _features(answer: Any) -> tuple[int, ...]:

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +28,10 @@ from equiv_probe.rotations import RotationPlan
 from equiv_probe.schema import named, unnamed
 from equiv_probe.turned_model import TurnedModel
 from equiv_probe.turning import Structures, resolve_batch
-from equiv_probe.twirl import twirl
+from equiv_probe.twirl import progress_bar, twirl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -153,8 +152,8 @@ def audit_grid(
     first = TurnedModel(parts.predict(lambda: None), parts.inputs[0], exact, center)
     cube_plan = fitting_plan(plan, exact, whole, first.identity)
     evaluations = len(parts.inputs) * (cube_plan.size + plan.size + 2 * (FLOOR + 2))
-    with _bar(evaluations, shown=progress) as advance:
-        predict = parts.predict(advance)
+    with progress_bar(evaluations, "turning grids", shown=progress) as advance:
+        predict = parts.predict(lambda: advance(1))
         cube = parts.decompose(predict, exact, cube_plan, center, loss)
         rotations = parts.decompose(predict, smooth, plan, center, loss)
     name = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "model")
@@ -269,16 +268,3 @@ def _evaluated(model: Callable[[Any], Any], advance: Callable[[], None]) -> Call
                 module.training = True
 
     return predict
-
-
-@contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
-    """A Rich progress bar, or nothing."""
-    if not shown:
-        yield lambda: None
-        return
-    from rich.progress import Progress
-
-    with Progress(transient=True) as progress:
-        task = progress.add_task("turning grids", total=total)
-        yield lambda: progress.advance(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,6 +99,13 @@ def require_fit(
                 "rotations that keep the shape, where copies or structures share an array",
                 USE_BOX,
             )
+
+
+def one_of(plan: RotationPlan) -> RotationPlan:
+    """A plan that draws a single one of another plan's rotations."""
+    if plan.is_turned:
+        return replace(plan, design="haar", replicates=1)
+    return replace(plan, replicates=None, subset=1)
 
 
 def _is_cube(rep: Grid, value: Any) -> bool:

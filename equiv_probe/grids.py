@@ -21,8 +21,9 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.interpolation import interpolate
-from equiv_probe.representations import ANY, CartesianTensor, Fixed, Representation
+from equiv_probe.grid_channels import Channels, field_of
+from equiv_probe.interpolation import interpolate, places
+from equiv_probe.representations import ANY, Representation
 from equiv_probe.voxel_turns import turn_voxels
 
 if TYPE_CHECKING:
@@ -30,11 +31,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from equiv_probe.grid_channels import Field
     from equiv_probe.interpolation import Kind
     from equiv_probe.schema import Schema
-
-Field = tuple[int, Representation]
-"""How many, and of what."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +65,14 @@ class Grid(Representation):
         return not self.is_exact
 
     @property
-    def channels(self) -> int | None:
-        """How many channels there must be; None where all are scalars, any number."""
-        return sum(count * math.prod(rep.event_shape) for count, rep in self.fields) if self.fields else None
+    def channels(self) -> Channels:
+        """What the channels are: a representation of them alone, for what does not depend on where the voxels go."""
+        return Channels(self.fields)
 
     @property
     def norm_axes(self) -> int:
-        """Norm-wise losses take the norm over the channels of a voxel; of scalars, of each channel."""
-        return 0 if self._are_scalars else -4
-
-    @property
-    def _are_scalars(self) -> bool:
-        return all(rep == CartesianTensor(0) for _, rep in self.fields)
+        """As of the channels."""
+        return self.channels.norm_axes
 
     @property
     def _order(self) -> tuple[int, ...]:
@@ -94,25 +89,17 @@ class Grid(Representation):
             )
         if not values.is_floating_point():
             raise EquivProbeError(f"{values.dtype} values declared as {self}", "floating values", "values.float()")
-        if self.channels not in {None, values.shape[-4]}:
+        if self.channels.count not in {None, values.shape[-4]}:
             parts = " + ".join(f"{count} × {rep} of {math.prod(rep.event_shape)}" for count, rep in self.fields)
             raise EquivProbeError(
                 f"a grid of {values.shape[-4]} channels declared as {self}",
-                f"{parts} = {self.channels} channels, on the fourth axis from the end",
+                f"{parts} = {self.channels.count} channels, on the fourth axis from the end",
                 "ep.grid((5, ep.scalar), (2, ep.vector)) for 5 + 2·3 = 11 channels, or ep.grid() for scalars",
             )
 
     def matrix(self, rotation: Tensor) -> Tensor:
-        """How the channels of one voxel turn, ``(*B, C, C)``, block by block."""
-        blocks = [(count, rep.matrix(rotation)) for count, rep in self.fields or ((1, CartesianTensor(0)),)]
-        size = sum(count * block.shape[-1] for count, block in blocks)
-        matrix, start = rotation.new_zeros(*rotation.shape[:-2], size, size), 0
-        for count, block in blocks:
-            for _ in range(count):
-                stop = start + block.shape[-1]
-                matrix[..., start:stop, start:stop] = block
-                start = stop
-        return matrix
+        """How the channels of one voxel turn, ``(*B, C, C)``."""
+        return self.channels.matrix(rotation)
 
     def coordinates(
         self,
@@ -161,7 +148,7 @@ class Grid(Representation):
         copies = values.expand(*lead, *own).reshape(lead.numel(), own[:-3].numel(), *own[-3:])
         turned = self._moved(copies, g.expand(*lead, 3, 3).reshape(-1, 3, 3))
         turned = turned.reshape(*lead, *own[:-3], *turned.shape[-3:])
-        return self.within(self.turn_channels(turned, g)).to(values.dtype)
+        return self.within(self.channels.turn(turned, g)).to(values.dtype)
 
     def _moved(self, values: Tensor, rotations: Tensor) -> Tensor:
         """Values ``(K, M, D, H, W)`` carried to their new places, channels as they were."""
@@ -170,63 +157,19 @@ class Grid(Representation):
         own = torch.stack([rows[:, :, axis] for axis in order], 2)  # the rotation in the array's own axes
         if self.interpolation is None:
             return turn_voxels(values, own, equal_spacing=self.has_equal_spacing)
-        wide = torch.float32 if values.device.type == "mps" else torch.float64
-        own = own.to(values.device, wide, non_blocking=True)
-        shape, device = values.shape[-3:], values.device
-        spacing = [self.spacing[axis] for axis in order]
-        rounding = 64 * torch.finfo(torch.promote_types(rotations.dtype, torch.float32)).eps * max(shape)
-        at, inside = [], torch.ones((), dtype=torch.bool, device=device)
-        for b, half in enumerate(self.half_lengths(shape)):
-            middle = (shape[b] - 1) / 2
-            along: Tensor | float = middle
-            for a in range(3):
-                steps = torch.arange(shape[a], device=device, dtype=wide) - (shape[a] - 1) / 2
-                slope = own[:, a, b][:, None, None, None] * (spacing[a] / spacing[b])
-                along = along + slope * steps.reshape(-1, *(1,) * (2 - a))
-            assert not isinstance(along, float)
-            nearest = along.round()
-            # Within rounding of a voxel it is that voxel: the cube's rotations stay exact.
-            at.append(torch.where((along - nearest).abs() < rounding, nearest, along))
-            inside = inside & ((along - middle).abs() <= half / spacing[b] + rounding)
+        at, inside = places(
+            own,
+            values.shape[-3:],
+            [self.spacing[axis] for axis in order],
+            self.half_lengths(values.shape[-3:]),
+            values.device,
+        )
         floating = values.to(torch.promote_types(values.dtype, torch.float32))
-        found = interpolate(floating, torch.stack(at, -1), self.interpolation)
+        found = interpolate(floating, at, self.interpolation)
         return found if self.ball else torch.where(inside[:, None], found, found.new_zeros(()))
 
-    def turn_channels(self, values: Tensor, rotation: Tensor) -> Tensor:
-        """Turn the channels of every voxel ``(*B, ..., C, D, H, W)`` where it is."""
-        if self._are_scalars:
-            return values
-        batch = rotation.ndim - 2
-        wide = values.to(torch.promote_types(values.dtype, torch.float32))
-        matrices = {rep: rep.matrix(rotation.to(wide)) for _, rep in self.fields}
-        parts, start = [], 0
-        for count, rep in self.fields:
-            size = math.prod(rep.event_shape)
-            part = wide.narrow(-4, start, count * size)
-            block = part.reshape(*part.shape[:-4], count, size, *part.shape[-3:])
-            start += count * size
-            if rep != CartesianTensor(0):
-                between = (1,) * (block.ndim - batch - 4)
-                columns = matrices[rep].unbind(-1)
-                # Sums of products instead of a matrix product, which tensor cores would round.
-                terms = [
-                    column.reshape(*column.shape[:batch], *between, size, 1, 1, 1) * block.narrow(-4, j, 1)
-                    for j, column in enumerate(columns)
-                ]
-                block = sum(terms[1:], terms[0])
-            parts.append(block.flatten(-5, -4))
-        return torch.cat(parts, -4).to(values.dtype)
-
-    @property
-    def channels_alone(self) -> Representation:
-        """The same channels, turning where they are: for what does not depend on where the voxels go."""
-        return ChannelsOnly(self)
-
     def __str__(self) -> str:
-        def entry(count: int, rep: Representation) -> str:
-            return f"ep.{rep}" if count == 1 else f"({count}, ep.{rep})"
-
-        options = [entry(*one) for one in self.fields]
+        options = [str(self.channels)] if self.fields else []
         options += [f'axes="{self.axes}"'] if self.axes != "xyz" else []
         if self.spacing != (1.0, 1.0, 1.0):
             options.append(f"spacing={self.spacing[0] if len(set(self.spacing)) == 1 else self.spacing}")
@@ -234,28 +177,6 @@ class Grid(Representation):
         options += [f'interpolation="{self.interpolation}"'] if self.interpolation else []
         options += [f"ball={self.ball}"] if self.ball != (self.interpolation is not None) else []
         return f"grid({', '.join(options)})"
-
-
-@dataclass(frozen=True)
-class ChannelsOnly(Representation):
-    """The channels of a grid, turning where they are."""
-
-    grid: Grid
-    event_shape: ClassVar[tuple[int, ...]] = Grid.event_shape  # type: ignore[misc]
-    is_whole: ClassVar[bool] = True
-
-    @property
-    def norm_axes(self) -> int:
-        """As the grid's."""
-        return self.grid.norm_axes
-
-    def matrix(self, rotation: Tensor) -> Tensor:
-        """As the grid's."""
-        return self.grid.matrix(rotation)
-
-    def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
-        del center
-        return self.grid.turn_channels(values, rotation.mT if inverse else rotation)
 
 
 @cache
@@ -267,6 +188,11 @@ def _ball(grid: Grid, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return grid.coordinates(shape, device, wide).square().sum(-1) <= radius**2 * (1 + 1e-6)
 
 
+def looks_like_grid(value: Tensor) -> bool:
+    """Whether a tensor has the shape of a batch of voxel grids, ``(B, C, D, H, W)``."""
+    return value.ndim == 5 and min(value.shape[2:]) >= 4 and value.is_floating_point()
+
+
 def filled_outside(values: Mapping[str, Tensor], schema: Schema, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Pulled-back outputs, with the model's own, unturned ones where those do not count, outside of a ball."""
     found = {}
@@ -274,18 +200,6 @@ def filled_outside(values: Mapping[str, Tensor], schema: Schema, own: Mapping[st
         counted = schema.outputs[name].counted(value)
         found[name] = value if counted is None else torch.where(counted, value, own[name].to(value.dtype))
     return found
-
-
-def _field(given: Representation | tuple[int, Representation]) -> Field:
-    count, rep = given if isinstance(given, tuple) and len(given) == 2 else (1, given)
-    usable = isinstance(rep, Representation) and not (rep.is_affine or rep.is_whole or isinstance(rep, Fixed))
-    if not usable or not isinstance(count, int) or count < 1:
-        raise EquivProbeError(
-            f"the field {given!r} of a grid",
-            "a representation that turns about no centre, such as ep.scalar or ep.vector, or how many of it",
-            "ep.grid((5, ep.scalar), (2, ep.vector))",
-        )
-    return count, rep
 
 
 def grid(
@@ -311,9 +225,11 @@ def grid(
         interpolation: None turns by the 24 (48) rotations of the cube alone, exactly. ``"linear"`` and ``"cubic"``
             allow any rotation; half-precision values are then interpolated in float32.
         ball: count nothing outside of the ball that the box holds: turned grids are zero there, and losses do not see
-            it. None does so where there is interpolation, since the corners turn out of the box.
+            it. None does so where there is interpolation, since the corners turn out of the box. Where a user's own
+            loss is evaluated, in replays, the user's own prediction stands outside of the ball: it counts alike in all.
 
-    >>> print(grid((5, CartesianTensor(0)), CartesianTensor(1), spacing=0.5))
+    >>> import equiv_probe as ep
+    >>> print(ep.grid((5, ep.scalar), ep.vector, spacing=0.5))
     grid((5, ep.scalar), ep.vector, spacing=0.5)
     """
     if sorted(axes) != ["x", "y", "z"]:
@@ -325,6 +241,6 @@ def grid(
         raise EquivProbeError(f"centred={centred!r}", '"voxel" or "corner"')
     if interpolation not in {None, "linear", "cubic"}:
         raise EquivProbeError(f"interpolation={interpolation!r}", 'None, "linear" or "cubic"')
-    found = tuple(_field(one) for one in fields)
+    found = tuple(field_of(one) for one in fields)
     make = partial(Grid, found, axes, (each[0], each[1], each[2]), centred, interpolation)
     return make(interpolation is not None if ball is None else ball)

@@ -7,17 +7,21 @@ adjoint's derivative is interpolation again. So both can be differentiated as of
 
 from __future__ import annotations
 
-from itertools import product
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.autograd import Function
-from torch.nn.functional import grid_sample
+from torch.nn.functional import embedding_bag, grid_sample
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from torch import Tensor
 
 Kind = Literal["linear", "cubic"]
+
+CPU_PLACES, DEVICE_PLACES = 2**13, 2**19
+"""Places of which all 64 taps are held at a time."""
 
 
 def interpolate(values: Tensor, at: Tensor, kind: Kind) -> Tensor:
@@ -36,6 +40,42 @@ def interpolate(values: Tensor, at: Tensor, kind: Kind) -> Tensor:
     """
     found: Tensor = _Interpolate.apply(values, at.detach(), kind)  # type: ignore[no-untyped-call]
     return found
+
+
+def places(
+    rotations: Tensor,
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    half_lengths: Sequence[float],
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Where the values of a turned grid come from: ``g⁻¹ p`` for every voxel's p, counted in voxels.
+
+    Args:
+        rotations: ``(K, 3, 3)`` in the array's own axes.
+        shape: D, H and W.
+        spacing: along each.
+        half_lengths: of the box, along each.
+        device: of the result.
+
+    Returns:
+        ``(K, D, H, W, 3)``, and whether that is in the box, ``(K, D, H, W)``.
+    """
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    own = rotations.to(device, wide, non_blocking=True)
+    rounding = 64 * torch.finfo(torch.promote_types(rotations.dtype, torch.float32)).eps * max(shape)
+    at, inside = [], torch.ones((), dtype=torch.bool, device=device)
+    steps = [torch.arange(n, device=device, dtype=wide) - (n - 1) / 2 for n in shape]
+    for b, half in enumerate(half_lengths):
+        middle = (shape[b] - 1) / 2
+        slopes = [own[:, a, b][:, None, None, None] * (spacing[a] / spacing[b]) for a in range(3)]
+        x, y, z = (slopes[a] * steps[a].reshape(-1, *(1,) * (2 - a)) for a in range(3))
+        along = x + y + z + middle
+        nearest = along.round()
+        # Within rounding of a voxel it is that voxel: the cube's rotations stay exact.
+        at.append(torch.where((along - nearest).abs() < rounding, nearest, along))
+        inside = inside & ((along - middle).abs() <= half / spacing[b] + rounding)
+    return torch.stack(at, -1), inside
 
 
 class _Interpolate(Function):
@@ -97,7 +137,7 @@ def _linear_adjoint(values: Tensor, at: Tensor, shape: torch.Size) -> Tensor:
     nearest, met = _nearest(at, shape)
     zero = flat.new_zeros(())
     between = torch.where(met, zero, flat)[:, :, None, None]
-    like = flat.new_empty(()).expand(shape)  # only its shape is looked at
+    like = zero.expand(shape)  # its shape counts, and that it is finite
     spread: Tensor = torch.ops.aten.grid_sampler_3d_backward(
         between, like, _places(at, flat, shape), 0, 1, True, (True, False)
     )[0]
@@ -106,23 +146,40 @@ def _linear_adjoint(values: Tensor, at: Tensor, shape: torch.Size) -> Tensor:
     return spread + exact.view(shape)
 
 
-def _taps(at: Tensor, shape: torch.Size, like: Tensor) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
-    """Voxel numbers and weights of the four taps along each axis, ``(K·V,)`` each."""
-    flat = at.reshape(-1, 3)
+def _taps(at: Tensor, start: Tensor, shape: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
+    """For each of the 64 taps of places ``(P, 3)`` its row among all voxels and its weight, ``(P, 64)``.
+
+    Args:
+        at: the places.
+        start: the row at which the grid of each place begins, ``(P,)``.
+        shape: of the grids.
+        like: of the weights' type.
+    """
     index, weights = [], []
     for a in range(3):
-        base = flat[:, a].floor()
-        t = (flat[:, a] - base).to(like)[:, None]
-        index.append([(base + step).long().clamp(0, shape[a - 3] - 1) for step in (-1, 0, 1, 2)])
-        weights.append(
-            [
-                t * (t * (1 - t / 2) - 0.5),
-                1 + t * t * (1.5 * t - 2.5),
-                t * (0.5 + t * (2 - 1.5 * t)),
-                t * t * (t - 1) / 2,
-            ]
-        )
-    return index, weights
+        base = at[:, a].floor()
+        t = (at[:, a] - base).to(like)
+        taps = [
+            t * (t * (1 - t / 2) - 0.5),
+            1 + t * t * (1.5 * t - 2.5),
+            t * (0.5 + t * (2 - 1.5 * t)),
+            t * t * (t - 1) / 2,
+        ]
+        index.append(torch.stack([(base + step).long().clamp(0, shape[a - 3] - 1) for step in (-1, 0, 1, 2)], 1))
+        weights.append(torch.stack(taps, 1))
+    plane = start[:, None, None] + (index[0][:, :, None] * shape[-2] + index[1][:, None]) * shape[-1]
+    rows = plane[..., None] + index[2][:, None, None]
+    weight = (weights[0][:, :, None] * weights[1][:, None])[..., None] * weights[2][:, None, None]
+    return rows.flatten(1), weight.flatten(1)
+
+
+def _blocks(at: Tensor, shape: torch.Size) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Places in blocks, with the rows at which their grids begin; on a CPU as many as its cache is good for."""
+    flat, starts = at.reshape(-1, 3), _offsets(at, shape)
+    size = CPU_PLACES if at.device.type == "cpu" else DEVICE_PLACES
+    for begin in range(0, len(flat), size):
+        block = slice(begin, begin + size)
+        yield block, flat[block], starts[block]
 
 
 def _rows(values: Tensor) -> Tensor:
@@ -137,21 +194,19 @@ def _offsets(at: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _cubic(values: Tensor, at: Tensor) -> Tensor:
-    rows, start = _rows(values), _offsets(at, values.shape)
-    index, weights = _taps(at, values.shape, values)
-    found = rows.new_zeros(len(start), rows.shape[1])
-    for tap in product(range(4), repeat=3):
-        place = start + _flat([index[a][k] for a, k in enumerate(tap)], values.shape)
-        found.addcmul_(rows.index_select(0, place), weights[0][tap[0]] * weights[1][tap[1]] * weights[2][tap[2]])
+    rows = _rows(values)
+    found = rows.new_empty(at.numel() // 3, rows.shape[1])
+    for block, near, start in _blocks(at, values.shape):
+        place, weight = _taps(near, start, values.shape, values)
+        found[block] = embedding_bag(place, rows, per_sample_weights=weight, mode="sum")
     return found.reshape(len(at), -1, values.shape[1]).mT.reshape(*values.shape[:2], *at.shape[1:-1])
 
 
 def _cubic_adjoint(values: Tensor, at: Tensor, shape: torch.Size) -> Tensor:
-    rows, start = _rows(values), _offsets(at, shape)
-    index, weights = _taps(at, shape, values)
+    rows = _rows(values)
     voxels = shape[-3] * shape[-2] * shape[-1]
     found = rows.new_zeros(shape[0] * voxels, rows.shape[1])
-    for tap in product(range(4), repeat=3):
-        place = start + _flat([index[a][k] for a, k in enumerate(tap)], shape)
-        found.index_add_(0, place, rows * (weights[0][tap[0]] * weights[1][tap[1]] * weights[2][tap[2]]))
+    for block, near, start in _blocks(at, shape):
+        for place, weight in zip(*(taps.unbind(1) for taps in _taps(near, start, shape, values)), strict=True):
+            found.index_add_(0, place, rows[block] * weight[:, None])
     return found.reshape(shape[0], voxels, shape[1]).mT.reshape(shape)

@@ -78,7 +78,7 @@ class Objective:
             reduction = Reduction(structures, _pick(weights, name), _pick(mask, name), counted=rep.counted(identity))
             target = found.get(name, identity)
             _require_same_shape(name, own, identity, target)
-            labels_within = {name: rep.within(target)}
+            labels_within = {name: rep.within(target.expand(identity.shape)) if rep.is_whole else target}
             objectives[name] = cls((name,), own, labels_within, reduction, targets is not None, rep.norm_axes)
         if not objectives:
             raise EquivProbeError("no usable target", f"targets for outputs among {names}", "a dict by output")
@@ -135,7 +135,7 @@ def measure(orbit: Orbit, objective: Objective, *, live: bool = False) -> Measur
         loss=objective.label,
         squared=_is_squared(objective.loss),
         labelled=objective.labelled,
-        notes=() if live else _notes(orbit, objective),
+        notes=() if live else (*_notes(orbit, objective), *_of_interpolation(orbit)),
     )
 
 
@@ -187,6 +187,13 @@ def _group_losses(orbit: Orbit, objective: Objective) -> Tensor:
     return objective.reduction(elements, 1)[0]
 
 
+def _of_interpolation(orbit: Orbit) -> tuple[str, ...]:
+    """What a reader must know of the floor."""
+    if not _interpolates(orbit.schema) or not orbit.round_trips:
+        return ()
+    return ("grids were interpolated: the floor is not that of rounding, but of interpolation there and back",)
+
+
 def _interpolates(schema: Schema) -> bool:
     return any(rep.interpolates for rep in (*schema.inputs.values(), *schema.outputs.values()))
 
@@ -223,7 +230,7 @@ def _notes(orbit: Orbit, objective: Objective) -> tuple[str, ...]:
         return ()
     target = orbit.schema.target(name)
     if isinstance(representation, Grid) and isinstance(target, Grid):  # where the voxels go changes no loss of voxels
-        representation, target = representation.channels_alone, target.channels_alone
+        representation, target = representation.channels, target.channels
     change = frame_dependence(
         objective.loss,
         objective.reduction,

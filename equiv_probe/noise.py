@@ -1,7 +1,8 @@
 """The random numbers of one run of a sampler: the same in every frame, and turned with it where they have a direction.
 
 Every operator of torch that draws at random is seen as it reaches the dispatcher, also in scripted and compiled code,
-with any generator. Normal draws are taken from one seeded source instead; those laid out like the noise are turned.
+with any generator. Normal draws that are laid out like the noise come from one seeded source instead, and are turned;
+all others stay as they are: the states that they come from are put back for every run.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from equiv_probe import rotations
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generators import state_of
 from equiv_probe.noise_frame import Draw
-from equiv_probe.rotations import from_quaternions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +51,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         frame: the rotations.
-        seed: of the source of normal draws.
+        seed: of the source of draws that turn.
         turns: says whether a draw has a direction; None, or its None, goes by the shape.
         along: whether random frames of :class:`equiv_probe.Twirled` turn along.
 
@@ -89,7 +90,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def turned_from_left(self, orientations: Tensor) -> Tensor:
         """Orientations ``(*S, 3, 3)`` in this frame, ``g R``."""
-        draw = Draw("orientations", tuple(orientations.shape), _where())
+        draw = Draw("orientations", tuple(orientations.shape), _where()[0])
         axis = self._axis(Draw(draw.call, draw.shape[:-1], draw.where))
         self.draws[draw, axis is not None] += 1
         return orientations if axis is None else self.frame.turn(orientations.mT, axis).mT
@@ -112,19 +113,21 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return answer
 
     def _take(self, call: str, drawn: Tensor, given: dict[str, Any]) -> None:
-        """Note a draw; put the source's own numbers in the place of normal ones; refuse what cannot be turned."""
-        draw = Draw(call, tuple(drawn.shape), _where())
+        """Note a draw; put turned numbers of the source in the place of those with a direction, or refuse to."""
+        place, ours = _where()
+        if ours:
+            return  # frames of a twirled network, from a generator of its own
+        draw = Draw(call, tuple(drawn.shape), place)
         axis = self._axis(draw)
         self.sequence.append((call, draw.shape))
         self.draws[draw, axis is not None] += 1
-        if call not in NORMAL:
-            if axis is not None:
-                raise _not_isotropic(draw)
+        if axis is None:
             return
+        if call not in NORMAL:
+            raise _not_isotropic(draw)
         with torch.no_grad():
             fresh = torch.randn(drawn.shape, generator=self._source, dtype=torch.float64).to(drawn.dtype)
-            if axis is not None:
-                fresh = self.frame.turn(fresh, axis)
+            fresh = self.frame.turn(fresh, axis)
             mean, std = given.get("mean", 0.0), given.get("std", 1.0)
             drawn.copy_(mean + std * fresh.to(drawn.device))
 
@@ -190,7 +193,7 @@ class Randn:
             device: None is that of the initial noise.
         """
         size = _size(shape)
-        drawn = from_quaternions(self(*size, 4, turns=False, dtype=torch.float64, device="cpu"))
+        drawn = rotations.from_quaternions(self(*size, 4, turns=False, dtype=torch.float64, device="cpu"))
         drawn = self._noise.turned_from_left(drawn.to(dtype or self._like.dtype))
         return drawn.to(device or self._like.device)
 
@@ -217,12 +220,14 @@ def _not_isotropic(draw: Draw) -> EquivProbeError:
     )
 
 
-def _where() -> str:
-    """File and line of the innermost code that is neither torch's nor ours."""
+def _where() -> tuple[str, bool]:
+    """File and line of the innermost code that is not torch's nor of an audit, and whether it draws our rotations."""
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((_HERE, _TORCH, "<")):
-            return f"{Path(file).name}:{frame.f_lineno}"
+        if not file.startswith(_TORCH) and file != __file__:
+            if file.startswith(_HERE):
+                return "", file == rotations.__file__
+            return f"{Path(file).name}:{frame.f_lineno}", False
         frame = frame.f_back  # type: ignore[assignment]
-    return ""
+    return "", False

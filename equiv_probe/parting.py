@@ -11,7 +11,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.separation import agrees, owners_of, read_off
 from equiv_probe.step_losses import attached_to_a_graph, precision_of
 
@@ -93,8 +92,8 @@ def separated(
             attached = attached_to_a_graph(run(base))
         leaves = player.leaves
         owners = owners_of(leaves, structures)
-    except (RuntimeError, EquivProbeError) as error:
-        return {}, dict.fromkeys(names, f"could not be differentiated: {error}")
+    except Exception as error:  # the step never ran so before; what it cannot do here, it need not be able to do
+        return {}, dict.fromkeys(names, f"could not be run with gradients ({type(error).__name__}: {error})")
     finally:
         player.leaves = None
     found: dict[str, Losses] = {}
@@ -104,7 +103,7 @@ def separated(
             with _differentiating(modules):
                 found[name] = _losses(loss, leaves, owners, player.kept, {o: one[name] for o, one in scalars.items()})
         except RuntimeError as error:
-            unparted[name] = f"could not be differentiated twice: {error}"
+            unparted[name] = f"could not be differentiated twice ({error})"
     return found, unparted
 
 
@@ -150,7 +149,8 @@ class _Differentiable(TorchFunctionMode):
     """Lets a step's loss be differentiated twice, unseen.
 
     Tensors made in inference mode, as evaluation batches are, cannot be saved for a backward pass: clones of them can.
-    Hooks that the step puts on its tensors are for the user's own backward pass, and are left out.
+    Hooks that the step puts on its tensors are for the user's own backward pass, and are left out. Where the step hands
+    numbers to NumPy, as evaluation steps do without a thought of gradients, it hands them over detached.
     """
 
     def __init__(self) -> None:
@@ -162,6 +162,8 @@ class _Differentiable(TorchFunctionMode):
         if function in {torch.Tensor.register_hook, torch.Tensor.retain_grad}:
             return None
         args, kwargs = tree_map(self._ordinary, (args, kwargs or {}))
+        if function in (torch.Tensor.numpy, torch.Tensor.__array__):
+            args = (args[0].detach(), *args[1:])
         return function(*args, **kwargs)
 
     def _ordinary(self, value: Any) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grid_plans import fitting_plan, require_fit
+from equiv_probe.grid_plans import fitting_plan, one_of, require_fit
 from equiv_probe.representations import Fixed
 from equiv_probe.rotations import RotationPlan
 from equiv_probe.schema import named, unnamed
@@ -97,10 +97,8 @@ class RandomRotation:
         plan = self.plan or fitting_plan(RotationPlan("haar", 1), schema, tensors)
         require_fit(plan, schema, tensors, alone=True)
         generator = self._source()
-        if not plan.is_turned:
-            return replace(plan, replicates=None, subset=1).draws(1, generator)[0, 0, 0]
-        g = RotationPlan("haar", 1).draws(1, generator)[0, 0, 0]
-        return -g if plan.improper and float(torch.rand((), generator=generator)) < 0.5 else g
+        signed = one_of(plan).draws(1, generator)[0, 0]  # with improper rotations of a turned plan, g and −g
+        return signed[int(torch.randint(len(signed), (), generator=generator))]
 
     def _center(self, tensors: dict[str, Any]) -> Tensor | None:
         """The centre of rotation, ``(3,)``; None is the origin."""

@@ -46,7 +46,7 @@ UNSEEN = 0.5
 
 def audit_sampler(
     sampler: Callable[..., Any],
-    noise: tuple[int, ...] | Tensor | Callable[[], Tensor],
+    noise_shape: tuple[int, ...] | Tensor | Callable[[], Tensor],
     *,
     outputs: Representation | Mapping[str, Representation] | None = None,
     batch: Tensor | None = None,
@@ -81,8 +81,8 @@ def audit_sampler(
     Args:
         sampler: ``noise -> end points``, or ``(noise, randn) -> end points`` with ``randn(shape)`` for later noise,
             ``randn(shape, turns=False)`` for what has no direction, and ``randn.orientations(B, N)`` for frames.
-        noise: shape of the initial noise, ``(B, N, 3)``, or ``(N, 3)``, or with ``batch`` ``(N_total, 3)``: it is drawn
-            from a standard normal distribution; or the noise itself; or what draws it.
+        noise_shape: of the initial noise, ``(B, N, 3)``, or ``(N, 3)``, or with ``batch`` ``(N_total, 3)``: it is drawn
+            from a standard normal distribution. Or the noise itself, or what draws it.
         outputs: how the end points turn: a representation, or one by name or in order of an answer of several
             tensors, of which those not named are not measured. A single tensor is :data:`equiv_probe.point` by default.
         batch: the sample of each atom, ``(N_total,)``.
@@ -114,9 +114,9 @@ def audit_sampler(
     plan = plan or RotationPlan("haar", replicates=4)
     began = time.perf_counter()
     modules = modules_of(sampler)
-    if device is None and not isinstance(noise, torch.Tensor):
+    if device is None and not isinstance(noise_shape, torch.Tensor):
         device = next((p.device for module in modules for p in module.parameters()), None)
-    start = InitialNoise(noise, batch, mask, center, zero_mean=zero_mean, dtype=dtype, device=device)
+    start = InitialNoise(noise_shape, batch, mask, center, zero_mean=zero_mean, dtype=dtype, device=device)
     with isolated(*modules):
         first = start.draw(seed)
         structures = start.structures(first.cpu())
@@ -138,8 +138,8 @@ def audit_sampler(
             other = runs.run(seed + 1, noise=start.other(seed + 1, first, lambda one: runs.turned(one, rotations[0])))
             _require_followed(found, repeats, other)
             console = Console(stderr=True)
-            shown = progress and console.is_terminal
-            for g in track(rotations, "turning the noise", console=console, transient=True, disable=not shown):
+            shown = progress and console.is_terminal  # otherwise Rich writes empty lines
+            for g in track(rotations, "turning the noise", console=console, transient=True) if shown else rotations:
                 for name, value in runs.run(seed, g).items():
                     found[name].add(value)
         finally:

@@ -124,7 +124,7 @@ class Deviations:
         if self._plan.R < 2:
             return torch.full_like(of_mean, math.nan)
         left_out = square((self._means.sum(0) - self._means) / (self._plan.R - 1))
-        return jackknife(losses, of_mean, left_out).equiv
+        return jackknife(losses, of_mean, left_out, None, self._plan.population).equiv
 
 
 def root(value: float) -> float:

@@ -86,9 +86,11 @@ class SamplerRuns:
             seed: of everything that is drawn on the way.
             rotations: ``(U, 3, 3)``; None runs in the unturned frame.
             back: turn all noise there and back again, so that nothing turns but the last digits.
-            noise: initial noise in the place of the own.
+            noise: another initial noise; the sampler's own generators go on, too, and give other numbers.
         """
         start = self.noise if noise is None else noise
+        if noise is None:
+            self.put_back()
         frame = Frame(tuple(start.shape), self.structures, rotations, shared=self.shared, back=back)
         if rotations is not None:
             start = self.turned(start, rotations)
@@ -118,7 +120,6 @@ class SamplerRuns:
 
     def _call(self, start: Tensor, frame: Frame, seed: int) -> Any:
         """One call of the sampler, its random numbers under control."""
-        self.put_back()
         own = stream(seed, 1)
         random.seed(own)
         np.random.seed(own)  # noqa: NPY002 - the global state is what users draw from

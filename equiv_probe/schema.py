@@ -16,7 +16,7 @@ import torch
 from equiv_probe import frames
 from equiv_probe import representations as reps
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grids import Grid, grid
+from equiv_probe.grids import Grid, grid, looks_like_grid
 from equiv_probe.isolation import rank
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def _guess(
         )
     if by_name is not None and by_name.fits(shape):
         return by_name, f"its name, and its shape {shape} fits"
-    if len(shape) == 5 and min(shape[2:]) >= 4:
+    if looks_like_grid(value):
         return _box(role, name, shape, boxes, certain=bool(boxes) if role == "outputs" else not points)
     if shape[-1:] not in {(3,), (6,), (9,)}:
         kind = reps.fixed if role == "inputs" else reps.scalar

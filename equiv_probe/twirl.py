@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equiv_probe.chunking import in_chunks
-from equiv_probe.grid_plans import exact_grids, fitting_plan, require_fit
+from equiv_probe.grid_plans import exact_grids, fitting_plan, one_of, require_fit
 from equiv_probe.orbit import Moments, Orbit
 from equiv_probe.rotations import RotationPlan, haar
 from equiv_probe.turned_model import TurnedModel
@@ -75,7 +74,7 @@ def twirl(
     moments = Moments(model.identity, plan.weights, len(rotations))
     size = sum(value.numel() for value in model.identity.values()) * len(flat)
     stored: list[dict[str, Tensor]] | None = [] if (keep if keep is not None else size <= KEEP_LIMIT) else None
-    with _bar(len(flat), shown=progress) as advance:
+    with progress_bar(len(flat), shown=progress) as advance:
         step = chunk if stacked else 1
         for values in in_chunks(lambda a, b: model.pulled_back(flat[a:b]), len(flat), step):
             moments.add(values)
@@ -106,23 +105,24 @@ def _round_trips(count: int, plan: RotationPlan, schema: Schema) -> Tensor:
     generator = plan.generator(1)
     if not exact_grids(schema):
         return haar(count, generator)
-    return replace(plan, replicates=None, subset=1).draws(count, generator).reshape(-1, 3, 3)
+    return one_of(plan).draws(count, generator).reshape(-1, 3, 3)
 
 
-class _bar:  # noqa: N801 - a context manager used as a function
+class progress_bar:  # noqa: N801 - a context manager used as a function
     """A Rich progress bar, or nothing."""
 
-    def __init__(self, total: int, *, shown: bool) -> None:
+    def __init__(self, total: int, label: str = "twirl", *, shown: bool) -> None:
+        from rich.console import Console
         from rich.progress import Progress
 
-        self._progress = Progress(transient=True) if shown else None
-        self._total = total
+        self._progress = Progress(transient=True, console=Console(stderr=True)) if shown else None
+        self._total, self._label = total, label
 
     def __enter__(self) -> Callable[[int], None]:
         if self._progress is None:
             return lambda _: None
         self._progress.start()
-        task = self._progress.add_task("twirl", total=self._total)
+        task = self._progress.add_task(self._label, total=self._total)
         return lambda count: self._progress.advance(task, count) if self._progress else None
 
     def __exit__(self, *_: object) -> None:

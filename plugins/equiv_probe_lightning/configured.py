@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import re
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,32 +25,49 @@ def representation(value: Any) -> Representation:
     """A representation from its name.
 
     Args:
-        value: such as ``"point"``, ``"tensor(2)"``, ``"voigt"``, ``"irreps('1x0e+1x2e')"``; or the thing itself.
+        value: such as ``"point"``, ``"tensor(2)"``, ``"voigt"``, ``"irreps('1x0e+1x2e')"``,
+            ``"grid((5, scalar), vector, interpolation='linear')"``; or the thing itself.
 
     Raises:
         EquivProbeError: another name.
 
     >>> print(representation("tensor(2)"), representation("ep.vector"))
     tensor(2) vector
+    >>> print(representation("grid((5, scalar), ep.vector, interpolation='linear')"))
+    grid((5, ep.scalar), ep.vector, interpolation="linear")
     """
     if isinstance(value, Representation):
         return value
-    match = re.fullmatch(r"(?:ep\.)?(\w+)(?:\((.*)\))?", str(value).strip())
-    name, argument = match.groups() if match else ("", None)
-    if name in _PLAIN and argument is None:
-        return _PLAIN[name]
-    if name in _MADE:
-        try:
-            made = _MADE[name](*([ast.literal_eval(argument)] if argument else []))
-        except (ValueError, SyntaxError, TypeError):
-            pass
-        else:
+    with contextlib.suppress(ValueError, SyntaxError, TypeError):
+        made = _made(ast.parse(str(value).strip(), mode="eval").body)
+        if isinstance(made, Representation):
             return made
     raise ep.EquivProbeError(
         f"the representation {value!r}",
-        f"one of {', '.join([*_PLAIN, 'tensor(<rank>)', 'voigt', 'irreps(...)'])}",
+        f"one of {', '.join([*_PLAIN, 'tensor(<rank>)', 'voigt', 'irreps(...)', 'grid(...)'])}",
         'schema={"inputs": {"pos": "point"}, "outputs": {"forces": "vector"}}',
     )
+
+
+def _made(node: ast.expr) -> Any:
+    """A representation, or what one is made with, from a parsed expression; nothing else is evaluated.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if isinstance(node, ast.Tuple):
+        return tuple(_made(each) for each in node.elts)
+    called = node.func if isinstance(node, ast.Call) else node
+    if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "ep":
+        called = ast.Name(called.attr)
+    if not isinstance(called, ast.Name) or called.id not in {**_PLAIN, **_MADE}:
+        return ast.literal_eval(node)
+    if not isinstance(node, ast.Call):
+        return _PLAIN[called.id] if called.id in _PLAIN else _MADE[called.id]()
+    if called.id in _PLAIN:
+        raise ValueError(ast.unparse(node))
+    options = {each.arg: _made(each.value) for each in node.keywords if each.arg}
+    return _MADE[called.id](*(_made(each) for each in node.args), **options)
 
 
 def schema(value: Any) -> ep.Schema | None:

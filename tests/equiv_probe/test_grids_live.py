@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
 
 import equiv_probe as ep
+from equiv_probe.called import calls_of
 
 from .test_no_waiting import NoReading
 
@@ -141,6 +142,16 @@ def test_boxes_that_are_no_cubes() -> None:
         ep.Probe(net, SCALARS, ep.RotationPlan("haar", 4), full=1),
     ):
         net(x)
+
+
+def test_stacked_copies_are_those_one_by_one() -> None:
+    net, schema = network(averaged=False), ep.Schema({"0": ep.grid()}, {"0": ep.grid()})
+    stacked = lambda copies: net(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])  # noqa: E731
+    for x, design in ((values(2, 2, 4, 4, 4), "cube"), (values(2, 2, 3, 4, 5), "box")):
+        alone, together = ep.twirl(net, x, schema), ep.twirl(stacked, x, schema, stacked=True, chunk=5)
+        assert alone.plan.design == together.plan.design == design
+        assert torch.allclose(alone.kept("0"), together.kept("0"), atol=1e-14)
+        assert float(alone.kept("0").std(1).max()) > 1e-2
 
 
 def test_plans_that_nobody_chose_fit_the_grid(capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,6 +298,40 @@ def test_the_twirled_network_is_equivariant(mode: str) -> None:
     assert float((net(ep.grid().turn(x, g)) - ep.grid().turn(net(x), g)).detach().abs().max()) > 1e-3
     (gradient,) = torch.autograd.grad(out.square().sum(), x)
     assert float(gradient.abs().max()) > 0
+
+
+def test_augmentation_draws_from_the_plan_it_is_given() -> None:
+    net, x = network(averaged=False).train(), values(8, 2, 4, 4, 4)
+    with ep.augment(net, SCALARS, plan=ep.RotationPlan("box", improper=True)) as handle:
+        net(x)
+        assert handle.rotations is not None
+        assert torch.equal(handle.rotations.diagonal(dim1=1, dim2=2).abs(), torch.ones(8, 3).double())
+        assert {float(d) for d in torch.linalg.det(handle.rotations)} == {1.0, -1.0}
+    with ep.augment(net, SCALARS, plan=ep.RotationPlan("haar")), pytest.raises(ep.EquivProbeError, match="to voxels"):
+        net(x)
+
+
+@pytest.mark.parametrize("schema", [SCALARS, SMOOTH], ids=["exact", "interpolated"])
+def test_a_network_in_half_precision(schema: ep.Schema) -> None:
+    """Voxel by voxel it is equivariant to the last bit where nothing is interpolated; a convolution is not."""
+    for net, broken in ((nn.Conv3d(2, 2, 1), False), (nn.Conv3d(2, 2, 3, padding=1), True)):
+        half = net.to(torch.bfloat16).eval()
+        with torch.no_grad():
+            half.weight.copy_(values(*half.weight.shape, seed=7))
+            half.bias.zero_()
+        x = values(2, 2, 5, 5, 5, dtype=torch.bfloat16)
+        with ep.Probe(half, schema, full=1, budget=None) as probe:
+            assert half(x).dtype == torch.bfloat16
+        found = probe.compute()["equiv/val/0/L_equiv"]
+        assert (found > 0.5) if broken else found < (1e-30 if schema is SCALARS else 0.5)
+
+
+def test_a_step_that_calls_a_network_with_grids_shows_which() -> None:
+    net, x = network(averaged=False), values(2, 2, 5, 5, 5)
+    outer = nn.ModuleDict({"net": net, "head": nn.Linear(1, 1)})
+    with calls_of(outer) as called:
+        outer["net"](x)
+    assert called.only(outer) is net
 
 
 class Voxeliser(nn.Module):

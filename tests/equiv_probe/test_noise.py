@@ -69,6 +69,24 @@ def test_normal_noise_turns_however_it_is_drawn(how: str) -> None:
     assert all(one["turned"] for one in audit.draws)
 
 
+@torch.jit.script
+def scripted_langevin(x: Tensor) -> Tensor:
+    for _ in range(5):
+        x = 0.9 * x + 0.3 * torch.randn_like(x)
+    return x
+
+
+def test_samplers_without_a_file_of_their_own() -> None:
+    """Scripted as a whole, or typed into an interpreter."""
+    assert quiet(scripted_langevin, SHAPE).verdict == "round-off"
+    assert quiet(scripted_langevin, SHAPE, turns=lambda draw: False).verdict == "broken"
+    names: dict[str, Any] = {"torch": torch}
+    exec("def typed(x):\n    return x + torch.randn_like(x)", names)
+    audit = quiet(names["typed"], SHAPE)
+    assert audit.verdict == "round-off"
+    assert audit.draws[0]["where"] == "<string>:2"
+
+
 def test_noise_has_the_law_that_was_asked_for() -> None:
     """Mean and width of the numbers that take the place of the sampler's own: 5 σ of 60000 of them is 0.02."""
     seen: dict[str, Tensor] = {}

@@ -158,6 +158,15 @@ class Conditioned(Timed):
         return super().forward(x_t if before is None else x_t + 0.3 * before, t)
 
 
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return (1 + t)[:, None, None].bfloat16() * self.layer(x_t)
+
+
 def test_self_conditioning() -> None:
     """The first call's answer changes the second's; the loss is of the second alone."""
     x, t, y, _ = inputs()
@@ -322,6 +331,43 @@ def test_inference_mode_and_the_users_own_tensors() -> None:
         assert len(found) == 16
         assert all(torch.equal(a, b) for a, b in zip(before, (x, t, y, mask), strict=True))
         assert x.is_inference()
+
+
+def test_an_evaluation_step_that_does_not_think_of_gradients() -> None:
+    """It hands predictions to NumPy and writes into them; a step that fails with gradients is refused, no more."""
+    x, t, y, _ = inputs()
+    net, kept = Timed().eval(), np.zeros(3)
+
+    def step() -> Tensor:
+        answer = net(x, t)
+        kept[:] = answer.numpy().mean((0, 1))
+        kept[:] += np.asarray(answer).mean((0, 1))
+        answer -= y
+        return answer.square().mean()
+
+    def fails() -> Tensor:
+        if torch.is_grad_enabled():
+            raise KeyError("gradients")
+        return step()
+
+    with torch.no_grad():
+        own = bins_of(lambda: both(net(x, t), y).mean((1, 2)), net)
+        assert bins_of(step, net) == pytest.approx(own, rel=1e-9)
+        probe = ep.Probe(net, TIMED, PLAN, full=1, budget=None, over="t")
+        with pytest.warns(UserWarning, match="could not be run with gradients .KeyError"):
+            probe.step(fails)
+    assert probe.compute()["equiv/val/loss/L_equiv"] > 0
+
+
+def test_under_autocast() -> None:
+    """The network answers in bfloat16, the loss is of float32: read off to the two digits of the former."""
+    torch.manual_seed(0)
+    net, (x, t, y, _) = Layer(), inputs(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(x, t).dtype == torch.bfloat16
+        parted = bins_of(lambda: functional.mse_loss(net(x, t).float(), y), net)
+        own = bins_of(lambda: (net(x, t).float() - y).square().mean((1, 2)), net)
+    assert parted == pytest.approx(own, rel=0.02)
 
 
 @pytest.mark.parametrize("case", ["mean", "mask", "absolute", "returned", "hooks"])

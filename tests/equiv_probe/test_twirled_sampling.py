@@ -174,6 +174,28 @@ def test_more_rotations_leave_less_deviation() -> None:
     assert found[4] < 1e-2 * found[0]
 
 
+def test_an_audit_leaves_the_rotations_alone() -> None:
+    """Fixed rotations that are first drawn inside an audit are the plan's own, and shift no later noise."""
+    network, (x, t) = Counting(), batch()
+    plan = ep.RotationPlan("icosahedral", 1)
+    for mode in ("fixed", "random"):
+        twirled = ep.Twirled(network, FIELD, plan, mode, center="origin")
+
+        def sampler(noise: Tensor, model: nn.Module = twirled) -> Tensor:
+            y = noise
+            for k in range(4):
+                y = y + 0.1 * model(y, y.new_full((len(y),), k / 4)) + 0.3 * torch.randn_like(y)
+            return y
+
+        audit = quiet(sampler, (5, 4, 3))
+        assert audit.rms < 1e-3, "the later noise is the same in every run"
+        assert audit["end points"].nondeterminism == 0
+        assert [one["call"] for one in audit.draws] == ["randn_like"]
+    fixed = ep.Twirled(network, FIELD, plan, center="origin")
+    quiet(euler(fixed), (5, 4, 3))
+    assert torch.equal(fixed(x, t), ep.Twirled(network, FIELD, plan, center="origin")(x, t))
+
+
 def test_flat_batches_and_shared_frames() -> None:
     """Frames by the index of the structure; and one frame for all where the audit turns all samples alike."""
 

@@ -1,0 +1,102 @@
+"""What the channels of a grid are: scalars, vectors and so on, which turn as the voxels move."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.representations import ANY, CartesianTensor, Fixed, Representation
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Field = tuple[int, Representation]
+"""How many, and of what."""
+
+SCALAR = CartesianTensor(0)
+
+
+def field_of(given: Representation | tuple[int, Representation]) -> Field:
+    """One field, or several of a kind, as given to :func:`equiv_probe.grid`.
+
+    Raises:
+        EquivProbeError: something that is no field, such as a point.
+    """
+    count, rep = given if isinstance(given, tuple) and len(given) == 2 else (1, given)
+    usable = isinstance(rep, Representation) and not (rep.is_affine or rep.is_whole or isinstance(rep, Fixed))
+    if not usable or not isinstance(count, int) or count < 1:
+        raise EquivProbeError(
+            f"the field {given!r} of a grid",
+            "a representation that turns about no centre, such as ep.scalar or ep.vector, or how many of it",
+            "ep.grid((5, ep.scalar), (2, ep.vector))",
+        )
+    return count, rep
+
+
+@dataclass(frozen=True)
+class Channels(Representation):
+    """The channels of a grid, turning where they are, ``(*B, ..., C, D, H, W)``; no fields are scalars, any number."""
+
+    fields: tuple[Field, ...] = ()
+    event_shape: ClassVar[tuple[int, ...]] = (ANY, ANY, ANY, ANY)  # type: ignore[misc]
+    is_whole: ClassVar[bool] = True
+
+    @property
+    def count(self) -> int | None:
+        """How many channels there must be; None for any number."""
+        return sum(count * math.prod(rep.event_shape) for count, rep in self.fields) if self.fields else None
+
+    @property
+    def are_scalars(self) -> bool:
+        """Whether none turns."""
+        return all(rep == SCALAR for _, rep in self.fields)
+
+    @property
+    def norm_axes(self) -> int:
+        """Norm-wise losses take the norm over the channels of a voxel; of scalars, of each channel."""
+        return 0 if self.are_scalars else -4
+
+    def matrix(self, rotation: Tensor) -> Tensor:
+        """How the channels of one voxel turn, ``(*B, C, C)``, block by block."""
+        blocks = [(count, rep.matrix(rotation)) for count, rep in self.fields or ((1, SCALAR),)]
+        size = sum(count * block.shape[-1] for count, block in blocks)
+        matrix, start = rotation.new_zeros((*rotation.shape[:-2], size, size)), 0
+        for count, block in blocks:
+            for _ in range(count):
+                stop = start + block.shape[-1]
+                matrix[..., start:stop, start:stop] = block
+                start = stop
+        return matrix
+
+    def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
+        del center
+        if self.are_scalars:
+            return values
+        batch = self._batch_axes(values, rotation)
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        g = (rotation.mT if inverse else rotation).to(wide)
+        matrices = {rep: rep.matrix(g) for _, rep in self.fields}
+        parts, start = [], 0
+        for count, rep in self.fields:
+            size = math.prod(rep.event_shape)
+            part = wide.narrow(-4, start, count * size)
+            start += count * size
+            if rep != SCALAR:
+                block = part.reshape(*part.shape[:-4], count, size, *part.shape[-3:])
+                between = (1,) * (block.ndim - batch - 4)
+                # Sums of products instead of a matrix product, which tensor cores would round.
+                terms = [
+                    column.reshape(*column.shape[:batch], *between, size, 1, 1, 1) * block.narrow(-4, j, 1)
+                    for j, column in enumerate(matrices[rep].unbind(-1))
+                ]
+                part = sum(terms[1:], terms[0]).flatten(-5, -4)
+            parts.append(part)
+        return torch.cat(parts, -4).to(values.dtype)
+
+    def __str__(self) -> str:
+        entries = [f"ep.{rep}" if count == 1 else f"({count}, ep.{rep})" for count, rep in self.fields]
+        return ", ".join(entries)
