@@ -49,7 +49,7 @@ COLUMNS = {
     "angular momentum lost": "ħ, at most",
     "cost": "of the plain model",
 }
-COLOURS = {"plain": "black", "random-frame": "#D55E00", "average": ("#F0E442", "#56B4E9", "#009E73", "#0072B2")}
+COLOURS = {"plain": "black", "random-frame": "#D55E00", "average": ("#CC79A7", "#56B4E9", "#009E73", "#0072B2")}
 
 
 def modes(model: Any) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def main() -> None:
     """Run the study."""
     found = sorted((Path(os.environ.get("EQUIV_PROBE_DATA", ".")).parent / "weights").glob("orb_d3_xs_v2/*.pt"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--orb-steps", type=int, default=100, help="fewer: Orb costs more")
     parser.add_argument("--timestep", type=float, default=0.5, help="fs")
     parser.add_argument("--kelvin", type=float, default=300.0)
