@@ -117,7 +117,7 @@ class Twirled(nn.Module):
         if not self.std:
             return result
         return result, {
-            name: _spread(means[name], squares[name], about[name], sizes, self.plan.population) for name in means
+            name: orbit_std(means[name], squares[name], about[name], sizes, self.plan.population) for name in means
         }
 
     def _unturned(self, inputs: dict[str, Any], rebuild: Rebuild) -> Any:
@@ -169,8 +169,19 @@ def _whole(raw: Any, schema: Schema) -> bool:
     )
 
 
-def _spread(means: Tensor, squares: Tensor, about: Tensor, sizes: Tensor, population: int | None) -> Tensor:
-    """Standard deviation of the orbit, element by element, from replicate means and ``E (h − about)²``, ``(G, *S)``."""
+def orbit_std(means: Tensor, squares: Tensor, about: Tensor, sizes: Tensor, population: int | None) -> Tensor:
+    """Standard deviation of the orbit, element by element, ``(*S)``.
+
+    Args:
+        means: of groups of replicates, ``(G, *S)``.
+        squares: group means of ``(h − about)²``, ``(G, *S)``.
+        about: any value near the orbit, ``(*S)``: it keeps the difference of squares from cancelling.
+        sizes: replicates in each group, ``(G,)``.
+        population: of which the replicates are a sample without replacement, or None.
+
+    Returns:
+        Without bias in its square if G ≥ 2; with one replicate, the spread about that replicate's own mean.
+    """
     off = means - about
     if len(means) < 2:
         return (squares[0] - off[0].square()).clamp_min(0).sqrt()

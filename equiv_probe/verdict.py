@@ -48,7 +48,9 @@ def verdict(rms: float, floor: float, nondeterminism: float, unit: str, relative
     if not math.isfinite(floor):
         return Verdict("unknown", f"{rms:.3g} {unit}, with no floor to compare it with")
     repeat = nondeterminism if math.isfinite(nondeterminism) else 0.0
-    if repeat > floor and rms <= 3 * repeat:
+    # A model that answers anew each time spoils the round trips too: the floor is then the same noise once more, and
+    # which of the two estimates is the larger is chance.
+    if repeat > floor / 3 and rms <= 3 * max(repeat, floor):
         return Verdict("non-deterministic", f"not above the model's own non-determinism ({repeat:.2g} {unit})")
     base = max(floor, repeat)
     if rms <= ROUND_OFF_FACTOR * base:

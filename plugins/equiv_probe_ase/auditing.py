@@ -7,13 +7,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ase.calculators.calculator import BaseCalculator
-
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.losses import resolve
 from equiv_probe.report import Report
 from equiv_probe.rotations import RotationPlan
-from equiv_probe_ase.calculators import make_calculator
+from equiv_probe_ase.calculators import as_calculator
 from equiv_probe_ase.engine import Engine
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.inspection import default_atoms_per_call, model_precision, trial, weights_digest
@@ -95,7 +93,7 @@ def audit(
 
     Source: Shen, Nowara, Maser & Cho, TMLR 12/2025 (arXiv:2512.02303) for the decomposition.
     """
-    calc = _calculator(calculator)
+    calc = as_calculator(calculator)
     plan = plan or RotationPlan()
     properties = [properties] if isinstance(properties, str) else properties
     _check(plan, rel_err, max_rotations)
@@ -173,20 +171,6 @@ def audit(
         blind_spots=blind_spots(plan),
         complete=complete,
     )
-
-
-def _calculator(given: Any) -> Calculator:
-    """A calculator, one made by name, or one made by a factory."""
-    if isinstance(given, str):
-        given = make_calculator(given)
-    if not isinstance(given, BaseCalculator) and not hasattr(given, "calculate"):
-        if not callable(given):
-            raise EquivProbeError(
-                f"a {type(given).__name__} as calculator", "an ASE calculator, its name, or a factory"
-            )
-        given = given()
-    calculator: Calculator = given
-    return calculator
 
 
 def _check(plan: RotationPlan, rel_err: float | None, max_rotations: int) -> None:

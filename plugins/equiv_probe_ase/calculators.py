@@ -101,6 +101,23 @@ def _explained(spec: str, device: str | None, dtype: str | None) -> Iterator[Non
         raise EquivProbeError(f"{spec}{options}, of which no calculator could be made ({reason})") from error
 
 
+def as_calculator(given: Calculator | str | Callable[[], Calculator]) -> Calculator:
+    """A calculator as it is, one made by name, or one made by a factory.
+
+    Raises:
+        EquivProbeError: something else, or what :func:`make_calculator` raises.
+    """
+    from ase.calculators.calculator import BaseCalculator
+
+    made: Any = make_calculator(given) if isinstance(given, str) else given
+    if not isinstance(made, BaseCalculator) and not hasattr(made, "calculate"):
+        if not callable(made):
+            raise EquivProbeError(f"a {type(made).__name__} as calculator", "an ASE calculator, its name, or a factory")
+        made = made()
+    calculator: Calculator = made
+    return calculator
+
+
 def spec_fingerprint(spec: str) -> str:
     """A digest of the file that a calculator's name refers to (checkpoint or Python file); empty if to none."""
     head = spec.partition("?")[0]

@@ -21,6 +21,8 @@ from equiv_probe.rotations import RotationPlan
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ase.calculators.calculator import Calculator
+
     from equiv_probe.report import Report
     from equiv_probe_ase.thresholds import Threshold
 
@@ -55,6 +57,9 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     replicates: Annotated[int | None, _option(help="Random turns of the design; four give error bars.")] = None,
     improper: Annotated[bool, _option("--improper", help="Average over reflections too.")] = False,
     seed: Annotated[int, _option(help="Of the rotations.")] = 0,
+    twirl: Annotated[
+        str | None, _option(help="Audit the calculator averaged over icosahedral, tetrahedral:4, …, or random-frame.")
+    ] = None,
     rel_err: Annotated[float | None, _option(help="Add rotations until L_equiv is known to this fraction.")] = None,
     max_rotations: Annotated[int, _option(help="Per structure, with --rel-err.")] = 960,
     center: Annotated[str, _option(help="Of rotation: centroid, origin, cell, or x,y,z in Å.")] = "centroid",
@@ -80,7 +85,8 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     plan = RotationPlan(design, replicates, improper, seed)
     path, _, selected = structures.rpartition("@") if "@" in structures else (structures, "", "")
     part = f"-{selected}" if selected else ""  # two parts of one file are two audits
-    output = output or Path(f"audit-{_slug(calculator)}-{_slug(Path(path).stem + part)}.json")
+    model = _slug(calculator) + (f"-{_slug(twirl)}" if twirl else "")
+    output = output or Path(f"audit-{model}-{_slug(Path(path).stem + part)}.json")
     if any(
         name.exists() and Path(path).exists() and name.samefile(path) for name in (output, output.with_suffix(".jsonl"))
     ):
@@ -92,7 +98,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     # Models print what they like; stdout is for the report.
     with contextlib.redirect_stdout(sys.stderr), quiet(verbose=verbose):
         report = audit(
-            lambda: make_calculator(calculator, device=device, dtype=dtype),
+            lambda: _twirled(make_calculator(calculator, device=device, dtype=dtype), twirl),
             structures,
             properties=[name.strip() for name in properties.split(",")] if properties else None,
             plan=plan,
@@ -107,7 +113,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
             journal=output.with_suffix(".jsonl"),
             fresh=fresh,
             progress=sys.stderr.isatty() or verbose,
-            name=calculator + (f" in {dtype}" if dtype else ""),
+            name=calculator + (f" in {dtype}" if dtype else "") + (f", twirled: {twirl}" if twirl else ""),
             fingerprint=spec_fingerprint(calculator),
         )
     report.save(output)
@@ -123,6 +129,16 @@ def demo_command() -> None:
 
     with quiet(verbose=False):
         demo(wide_console())
+
+
+def _twirled(calculator: Calculator, how: str | None) -> Calculator:
+    """The calculator, or its average over the rotations that were asked for."""
+    if how is None:
+        return calculator
+    from equiv_probe_ase.twirl_plans import parse_twirl
+    from equiv_probe_ase.twirled_calculator import TwirledCalculator
+
+    return TwirledCalculator(calculator, *parse_twirl(how), store_std=False)
 
 
 def _require_ase() -> None:

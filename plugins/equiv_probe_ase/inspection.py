@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from equiv_probe_ase.engine import ATOMS_PER_CALL, GPU_ATOMS_PER_CALL
+from equiv_probe_ase.evaluators.loop import with_wrapped
 from equiv_probe_ase.quantities import Quantity, applies
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ def default_atoms_per_call(calculator: object, evaluator: Evaluator) -> int:
 
 
 def _modules(calculator: object) -> list[torch.nn.Module]:
-    """The torch modules that a calculator holds, alone or in lists."""
-    held = [v for value in vars(calculator).values() for v in (value if isinstance(value, list | tuple) else [value])]
-    return [value for value in held if isinstance(value, torch.nn.Module)]
+    """The torch modules that a calculator, or one that it wraps, holds alone or in lists."""
+    held = [value for current in with_wrapped(calculator) for value in vars(current).values()]
+    single = [v for value in held for v in (value if isinstance(value, list | tuple) else [value])]
+    return [value for value in single if isinstance(value, torch.nn.Module)]
 
 
 def weights_digest(calculator: object) -> str:
@@ -91,8 +93,9 @@ def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64
     From its own ``dtype``, from the parameters of a torch module it holds, else from its results: numbers that are all
     exactly representable in float32 were computed in it.
     """
-    own = getattr(calculator, "dtype", None)
-    if isinstance(own, torch.dtype):
+    declared = [getattr(current, "dtype", None) for current in with_wrapped(calculator)]
+    own = next((dtype for dtype in declared if isinstance(dtype, torch.dtype)), None)
+    if own is not None:
         return own
     floats = [p.dtype for module in _modules(calculator) for p in module.parameters() if p.is_floating_point()]
     if floats:

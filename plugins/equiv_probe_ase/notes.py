@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from equiv_probe_ase.evaluators.loop import with_wrapped
 from equiv_probe_ase.turning import turned_constraints
 
 if TYPE_CHECKING:
@@ -81,9 +82,9 @@ def _torque(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def versions(calculator: object) -> str:
-    """Versions of Python, of this package, and of the packages behind a calculator."""
-    package = type(calculator).__module__.split(".")[0]
-    names = ["equiv-probe", "torch", "ase", *({"orb_models": ["orb-models"]}.get(package, [package]))]
+    """Versions of Python, of this package, and of the packages behind a calculator and those that it wraps."""
+    packages = [type(current).__module__.split(".")[0] for current in with_wrapped(calculator)]
+    names = ["equiv-probe", "torch", "ase", *({"orb_models": "orb-models"}.get(name, name) for name in packages)]
     found = [f"Python {platform.python_version()}"]
     for name in dict.fromkeys(names):
         try:

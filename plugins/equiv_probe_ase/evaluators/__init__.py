@@ -6,7 +6,7 @@ cutoff or an edge chosen by the cell's orientation is a real way to break the sy
 over the rotations would hide it.
 """
 
-from equiv_probe_ase.evaluators.evaluator import CannotBatchError, Evaluator
+from equiv_probe_ase.evaluators.evaluator import CannotBatchError, Evaluator, MissingPropertyError
 from equiv_probe_ase.evaluators.loop import BatchMethodEvaluator, LoopEvaluator
 from equiv_probe_ase.evaluators.registry import evaluator_for, register_evaluator
 
@@ -15,6 +15,7 @@ __all__ = [
     "CannotBatchError",
     "Evaluator",
     "LoopEvaluator",
+    "MissingPropertyError",
     "evaluator_for",
     "register_evaluator",
 ]

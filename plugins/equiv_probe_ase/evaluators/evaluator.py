@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from ase.calculators.calculator import PropertyNotImplementedError
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from equiv_probe.errors import EquivProbeError
@@ -59,8 +60,12 @@ class Evaluator(ABC):
             order xx yy zz yz xz xy; dipole ``(3,)`` e·Å; charges ``(N,)`` e; magmom ``()`` and magmoms ``(N,)`` μB.
 
         Raises:
-            EquivProbeError: a requested property is not produced.
+            MissingPropertyError: a requested property is not produced.
         """
+
+
+class MissingPropertyError(EquivProbeError, PropertyNotImplementedError):  # type: ignore[misc]
+    """Raised when a requested property is not produced: ASE's own error too, since ASE's callers look for that one."""
 
 
 class CannotBatchError(Exception):
@@ -89,12 +94,13 @@ def ase_results(
         One float64 array (a copy) per property.
 
     Raises:
-        EquivProbeError: a property is missing, is None, or is not of the shape its name promises.
+        MissingPropertyError: a property is missing or None.
+        EquivProbeError: a property is not of the shape its name promises.
     """
     missing = [name for name in properties if raw.get(name) is None]
     if missing:
         produced = sorted(name for name, value in raw.items() if value is not None)
-        raise EquivProbeError(
+        raise MissingPropertyError(
             f"no {', '.join(missing)} in the results of {source}",
             f"one of what it produces: {', '.join(produced) or 'nothing'}",
             "pass properties=[...] with these only",

@@ -1,0 +1,123 @@
+"""The average of a calculator's answers over rotations of one structure, and how far it is to be trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from equiv_probe.orbit import Moments
+from equiv_probe.twirled import orbit_std
+from equiv_probe_ase.quantities import adapted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from equiv_probe.rotations import RotationPlan
+    from equiv_probe_ase.engine import Engine
+    from equiv_probe_ase.quantities import Quantity
+    from equiv_probe_ase.turning import Turner
+
+    Results = dict[str, NDArray[np.float64]]
+
+Answer: TypeAlias = "float | NDArray[np.float64]"
+
+
+class Average:
+    """One structure's answers over a plan's rotations, as they come: sums are kept, not the answers.
+
+    Args:
+        turner: of the structure.
+        plan: of the rotations.
+        rotations: drawn from it, ``(R, n, 3, 3)``.
+        quantities: to average, in ASE's own units.
+    """
+
+    def __init__(
+        self, turner: Turner, plan: RotationPlan, rotations: Tensor, quantities: Mapping[str, Quantity]
+    ) -> None:
+        self.turner, self.plan, self.quantities = turner, plan, quantities
+        self._rotations = rotations.reshape(-1, 3, 3)
+        self._moments: Moments | None = None
+
+    def parts(self, atoms: int) -> Iterator[slice]:
+        """The rotations in parts of at most so many atoms, and of one rotation at least."""
+        step = max(1, atoms // max(1, len(self.turner.atoms)))
+        for start in range(0, len(self._rotations), step):
+            yield slice(start, min(start + step, len(self._rotations)))
+
+    def copies(self, part: slice) -> list[Atoms]:
+        """The structure, turned by these rotations."""
+        return self.turner.copies(self._rotations[part])
+
+    def accept(self, part: slice, answers: Sequence[Results]) -> None:
+        """Take what the calculator says of :meth:`copies`, in order."""
+        self.quantities = adapted(self.quantities, answers[0])
+        pivot = torch.as_tensor(self.turner.pivot())
+        values = {}
+        for name, quantity in self.quantities.items():
+            raw = torch.from_numpy(np.stack([quantity.values(one[name], self.turner.atoms) for one in answers]))
+            values[name] = quantity.representation.turn_back(raw, self._rotations[part], pivot)
+        if self._moments is None:
+            # About the first: energies are thousands of eV, and what is to be seen is in their last digits.
+            first = {name: value[0] for name, value in values.items()}
+            self._moments = Moments(first, self.plan.weights, self.plan.R)
+        self._moments.add(values)
+
+    def results(self, *, store_std: bool) -> dict[str, Answer]:
+        """The averages by ASE's names, and with them, if asked for, ``<name>_std`` and ``<name>_stderr``."""
+        assert self._moments is not None  # there is at least one rotation
+        sizes, about, means, squares = self._moments.result()
+        share = sizes / sizes.sum()
+        found = {}
+        for name, values in means.items():
+            mean = torch.einsum("r,r...->...", share, values)
+            found[name] = self._in_ase_shape(name, mean)
+            if store_std and len(self._rotations) > 1:
+                std = orbit_std(values, squares[name], about[name], sizes, self.plan.population)
+                found[f"{name}_std"] = self._in_ase_shape(name, std)
+            if store_std and len(values) > 1:
+                # Of a sample without replacement, that share of the population is known for certain.
+                unknown = 1 - self.plan.R / (self.plan.population or torch.inf)
+                variance = torch.einsum("r,r...->...", share, (values - mean).square()) / (len(values) - 1) * unknown
+                found[f"{name}_stderr"] = self._in_ase_shape(name, variance.sqrt())
+        return found
+
+    def _in_ase_shape(self, name: str, values: Tensor) -> Answer:
+        array = values.numpy()
+        if self.quantities[name].full_tensor:
+            array = np.asarray(full_3x3_to_voigt_6_stress(array))
+        return array if array.ndim else float(array)
+
+
+def evaluate_averages(engine: Engine, averages: Sequence[Average]) -> None:
+    """Evaluate all rotations of all structures, as many together as the engine puts into one pass.
+
+    Raises:
+        Exception: whatever the calculator raises.
+    """
+    waiting: list[tuple[Average, slice]] = []
+    atoms = 0
+    for average in averages:
+        for part in average.parts(engine.atoms_per_call):
+            size = (part.stop - part.start) * len(average.turner.atoms)
+            if waiting and atoms + size > engine.atoms_per_call:
+                _evaluate_parts(engine, waiting)
+                waiting, atoms = [], 0
+            waiting.append((average, part))
+            atoms += size
+    _evaluate_parts(engine, waiting)
+
+
+def _evaluate_parts(engine: Engine, parts: Sequence[tuple[Average, slice]]) -> None:
+    names = list(parts[0][0].quantities)
+    copies = [average.copies(part) for average, part in parts]
+    answers: Any = engine.run([atoms for some in copies for atoms in some], names)
+    for (average, part), some in zip(parts, copies, strict=True):
+        average.accept(part, [next(answers) for _ in some])

@@ -1,0 +1,53 @@
+"""Which rotations a twirled calculator averages over, as an argument and as a word on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final, Literal, TypeAlias
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.rotations import RotationPlan
+
+Mode: TypeAlias = Literal["average", "random-frame"]
+RANDOM_FRAME: Final = "random-frame"
+
+
+def plan_of(mode: str, plan: RotationPlan | None, *, redraw: bool = False, seed: int | None = None) -> RotationPlan:
+    """The plan of a mode: one icosahedral replicate by default, one Haar rotation for a random frame.
+
+    Args:
+        mode: ``"average"`` or ``"random-frame"``.
+        plan: given by the user, who has no choice for a random frame.
+        redraw: whether the plan is to be turned anew at every call.
+        seed: that replaces the plan's; None keeps it.
+
+    Raises:
+        EquivProbeError: an unknown mode, a plan for a random frame, or one that cannot be turned anew.
+    """
+    if mode not in {"average", RANDOM_FRAME}:
+        raise EquivProbeError(f"mode={mode!r}", f'"average" or "{RANDOM_FRAME}"')
+    if mode == RANDOM_FRAME:
+        if plan is not None:
+            raise EquivProbeError(f"{plan} for one random frame", "no plan", f'mode="{RANDOM_FRAME}", plan=None')
+        plan = RotationPlan("haar", replicates=1)
+    plan = plan or RotationPlan("icosahedral", replicates=1)
+    if redraw and not plan.is_random:
+        raise EquivProbeError(f"redraw=True for {plan}", "a plan that is turned at random", "redraw=False")
+    return plan if seed is None else replace(plan, seed=seed)
+
+
+def parse_twirl(text: str) -> tuple[RotationPlan | None, Mode]:
+    """Plan and mode from ``random-frame``, ``<design>`` (one replicate) or ``<design>:<replicates>``.
+
+    Raises:
+        EquivProbeError: an unknown design, or replicates that are no number.
+
+    >>> parse_twirl("tetrahedral:2")[0].size, parse_twirl("icosahedral")[0].size, parse_twirl("random-frame")
+    (24, 60, (None, 'random-frame'))
+    """
+    if text == RANDOM_FRAME:
+        return None, RANDOM_FRAME
+    design, colon, replicates = text.partition(":")
+    if colon and not replicates.isdecimal():
+        raise EquivProbeError(f"{text!r}", "<design>:<replicates>, such as tetrahedral:4")
+    return RotationPlan(design, int(replicates) if colon else 1), "average"

@@ -1,0 +1,273 @@
+r"""``TwirledCalculator``: any ASE calculator, averaged over rotations at every call.
+
+With rotations ``g_k`` and weights ``w_k`` that do not change from call to call, the averaged energy is
+
+    ``Ē(x) = Σ_k w_k E(g_k x)``,   and so   ``−∇Ē(x) = Σ_k w_k g_kᵀ (−∇E)(g_k x) = Σ_k w_k g_kᵀ F(g_k x)``
+
+by the chain rule if ``F = −∇E``: the average of the turned-back forces *is* the gradient of the average energy, for any
+rotations, and dynamics conserves ``Ē`` plus kinetic energy as well as the calculator's own dynamics conserves its own.
+The same holds for strain and stress. It rests on two things. Rotation is about the origin: about the centroid, which
+moves with the atoms, a model that depends on where the structure is would leave a term in the net force. And the
+rotations stay: with new ones at every call there is no function of the positions of which the forces were the gradient.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.outputs import Properties, all_outputs
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe_ase.averaging import Average, evaluate_averages
+from equiv_probe_ase.calculators import as_calculator
+from equiv_probe_ase.engine import Engine
+from equiv_probe_ase.evaluators import evaluator_for
+from equiv_probe_ase.inspection import default_atoms_per_call
+from equiv_probe_ase.quantities import QUANTITIES, applies, choose
+from equiv_probe_ase.turning import Turner
+from equiv_probe_ase.twirl_plans import RANDOM_FRAME, plan_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ase import Atoms
+    from torch import Tensor
+
+    from equiv_probe.rotations import RotationPlan
+    from equiv_probe.schema import Schema
+    from equiv_probe_ase.averaging import Answer
+    from equiv_probe_ase.twirl_plans import Mode
+
+ON_DEMAND = {"energies", "stresses"}
+"""Evaluated when asked for only: they cost some models a pass of their own, and no dynamics reads them."""
+
+
+class TwirledCalculator(Calculator):  # type: ignore[misc]
+    """The nearest equivariant force field to a calculator: its answers to turned copies, turned back and averaged.
+
+    ``"average"`` uses the plan's own rotations at every call. It is a function of the positions, as smooth as the
+    calculator and fit for minimisation and NVE: a calculator whose forces are the gradient of its energy stays one.
+    What a plan of degree t leaves of the broken symmetry is of angular degree above t, and a replicate of a finite
+    group is symmetric under that group: with one icosahedral replicate degrees 1 to 5 are gone, 6 is not, and angular
+    momentum is conserved up to that. More replicates, or ``"lebedev-<degree>"``, go further. Averaging over rotations
+    cures no other fault: forces that a model predicts beside its energy are no gradient before or after, so energy
+    drifts, and their net torque need not vanish even when they turn with the structure as they should.
+
+    ``redraw=True`` turns the plan anew at every call, and ``"random-frame"`` evaluates a single random rotation, at
+    the price of the calculator alone. Both are unbiased: over calls, the mean is the exact twirl. But a call is noisy,
+    energies as well as forces, so neither conserves energy: noise ``δF`` in the forces heats NVE by
+    ``Σ_i ⟨|δF_i|²⟩ Δt² / 2m_i`` a step on average. Use them with a thermostat, and not with line searches.
+
+    Args:
+        calc: any ASE calculator, its name as on the command line, or a function that makes one. It is not copied, and
+            what it remembers of its last structure is lost.
+        plan: the rotations; None is one icosahedral replicate, 60 rotations. One replicate of the Klein, tetrahedral or
+            octahedral group takes 4, 12 or 24.
+        mode: ``"average"`` or ``"random-frame"``, which takes no plan.
+        redraw: turn the plan anew at every call.
+        store_std: put uncertainties beside the results, see below; without, ``results`` has ASE's own names alone, as
+            ``SinglePointCalculator(atoms, **calc.results)`` insists.
+        seed: of the rotations; None takes the plan's.
+        properties: ASE property names; None takes all that the calculator has and of which it is known how they turn.
+        schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
+        batched: False calls the calculator once per rotation even if its model takes batches.
+        atoms_per_call: most atoms in one model pass; halved when memory runs out.
+
+    ``results`` holds the averages under ASE's names and in ASE's units and, with ``store_std``:
+
+    - ``energy_std``, ``forces_std`` ``(N, 3)``, ``stress_std`` ``(6,)``, …: standard deviation of the orbit, component
+      by component: how far one frame is from the average. Its square is unbiased if the plan has two replicates or
+      more. Not in ``"random-frame"``, where one rotation shows no spread.
+    - ``energy_stderr``, ``forces_stderr``, …: standard error of the average, from the spread of the replicates' means;
+      with two replicates or more.
+
+    Constraints act outside, as ever in ASE: these are the model's forces. What one state is asked for in several calls
+    comes from the same rotations; ``reset()`` draws anew where rotations are drawn.
+
+    Raises:
+        EquivProbeError: a plan for ``"random-frame"``, an unknown mode or property, nothing that could be averaged.
+
+    >>> from ase.build import molecule
+    >>> from ase.calculators.emt import EMT
+    >>> from equiv_probe import RotationPlan
+    >>> atoms = molecule("CO")
+    >>> atoms.calc = TwirledCalculator(EMT(), RotationPlan("tetrahedral", replicates=2))
+    >>> bool(abs(atoms.get_forces() - EMT().get_forces(atoms)).max() < 1e-12)  # EMT breaks nothing
+    True
+    >>> bool(atoms.calc.results["forces_std"].max() < 1e-12)
+    True
+    """
+
+    def __init__(
+        self,
+        calc: Calculator | str | Callable[[], Calculator],
+        plan: RotationPlan | None = None,
+        mode: Mode = "average",
+        *,
+        redraw: bool = False,
+        store_std: bool = True,
+        seed: int | None = None,
+        properties: Sequence[str] | str | None = None,
+        schema: Schema | None = None,
+        batched: bool = True,
+        atoms_per_call: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.plan = plan_of(mode, plan, redraw=redraw, seed=seed)
+        self.mode, self.redraw, self.store_std = mode, redraw or mode == RANDOM_FRAME, store_std
+        self.calculator = as_calculator(calc)
+        implemented = list(getattr(self.calculator, "implemented_properties", []))
+        asked = [properties] if isinstance(properties, str) else properties
+        asked = asked or [name for name in QUANTITIES if name in implemented]
+        chosen = choose(implemented, [*asked, *(schema.outputs if schema else {})], schema)
+        self._quantities = {name: replace(q, factor=1.0, extensive=False) for name, q in chosen.items()}
+        self.implemented_properties = list(chosen)
+        self.ignored_changes = set(getattr(self.calculator, "ignored_changes", ()))
+        self._inputs = dict(schema.inputs) if schema else {}
+        self._batched = batched
+        evaluator = evaluator_for(self.calculator, batched=batched)
+        self._engine = Engine(evaluator, atoms_per_call or default_atoms_per_call(self.calculator, evaluator))
+        self.draws = 0
+        # Properties that the calculator lists but does not give, by boundary conditions.
+        self._absent: dict[tuple[bool, ...], set[str]] = {}
+        self.parameters.update(
+            calculator=_name_of(self.calculator),
+            mode=mode,
+            redraw=self.redraw,
+            design=self.plan.design,
+            replicates=self.plan.R,
+            improper=self.plan.improper,
+            seed=self.plan.seed,
+        )
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """ASE's entry point: everything that dynamics reads comes at once, from the same rotations.
+
+        Raises:
+            PropertyNotImplementedError: the calculator within has no such property for this structure.
+            Exception: whatever the calculator within raises.
+        """
+        super().calculate(atoms, properties, system_changes)
+        if system_changes or not self.draws:
+            self.results = {}
+            self.draws += 1
+        self._require(properties)
+        absent = self._absent.setdefault(tuple(self.atoms.pbc), set())
+        usual = [
+            name
+            for name, quantity in self._quantities.items()
+            if name not in ON_DEMAND | absent and applies(quantity, self.atoms, asked=False)
+        ]
+        more = [name for name in usual if name not in properties]
+        try:
+            found = self._average([self.atoms], [*properties, *more], [self.rotations])
+        except PropertyNotImplementedError:
+            absent.update(self._not_given(more))
+            more = [name for name in more if name not in absent]
+            found = self._average([self.atoms], [*properties, *more], [self.rotations])
+        self.results.update(found[0])
+
+    def calculate_batch(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, Answer]]:
+        """Answer for many structures in as few passes of the model as possible; an audit makes use of it.
+
+        Args:
+            structures: any; each is averaged over the same rotations, or over its own where rotations are drawn.
+            properties: of `implemented_properties`.
+
+        Returns:
+            One dict per structure, as `results` would be.
+        """
+        self._require(properties)
+        rotations = []
+        for _ in structures:
+            self.draws += 1
+            rotations.append(self.rotations)
+        return self._average(structures, properties, rotations)
+
+    @property
+    def rotations(self) -> Tensor:
+        """The rotations of the present state, ``(R, n, 3, 3)``."""
+        return self.plan.rotations(self.plan.generator(self.draws) if self.redraw else None)
+
+    @property
+    def evaluations(self) -> int:
+        """How many structures the model has evaluated."""
+        return self._engine.evaluations
+
+    @property
+    def model_calls(self) -> int:
+        """In how many passes of the model."""
+        return self._engine.calls
+
+    @property
+    def model_seconds(self) -> float:
+        """How long the model took for them."""
+        return self._engine.seconds
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Refuse: rotations that change would change the energy under a running simulation."""
+        if kwargs:
+            raise EquivProbeError(
+                f"set({', '.join(kwargs)}) on a TwirledCalculator",
+                "options at construction",
+                "TwirledCalculator(calc, …)",
+            )
+        return {}
+
+    def export_properties(self) -> Properties:
+        """What ASE knows by name; its table has no uncertainties."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
+
+    def _average(
+        self, structures: Sequence[Atoms], names: Sequence[str], rotations: Sequence[Tensor]
+    ) -> list[dict[str, Answer]]:
+        quantities = {name: self._quantities[name] for name in names}
+        averages = [
+            Average(Turner(atoms, "origin", self._inputs), self.plan, g, quantities)
+            for atoms, g in zip(structures, rotations, strict=True)
+        ]
+        evaluate_averages(self._engine, averages)
+        return [average.results(store_std=self.store_std) for average in averages]
+
+    def _not_given(self, names: Sequence[str]) -> list[str]:
+        """Which properties the calculator does not give for the present structure, tried one by one."""
+        missing = []
+        for name in names:
+            try:
+                list(self._engine.run([self.atoms], [name]))
+            except PropertyNotImplementedError:
+                missing.append(name)
+        return missing
+
+    def _require(self, properties: Sequence[str]) -> None:
+        unknown = [name for name in properties if name not in self._quantities]
+        if unknown:
+            raise PropertyNotImplementedError(
+                f"{', '.join(unknown)}: {self.name} averages {', '.join(self.implemented_properties)}"
+            )
+
+    def _get_name(self) -> str:
+        return f"twirled({_name_of(self.calculator)})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A batched evaluator may hold modules and functions of its package; it is found again for the calculator. The
+        # results are another dict: a shallow copy that goes on must not write into them.
+        state = {**self.__dict__, "results": dict(self.results), "_engine": copy(self._engine)}
+        state["_engine"].evaluator = None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._engine.evaluator = evaluator_for(self.calculator, batched=self._batched)
+
+
+def _name_of(calculator: object) -> str:
+    return str(getattr(calculator, "name", None) or type(calculator).__name__.lower())
