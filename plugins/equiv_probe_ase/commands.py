@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 FAILED, INTERRUPTED = 1, 130
 
 
-def _option(*names: str, help: str, show: str | bool = True) -> Any:  # noqa: A002 - Typer's word
+def option(*names: str, help: str, show: str | bool = True) -> Any:  # noqa: A002 - Typer's word
+    """An option of a command, with its help and what to show as its default."""
     return typer.Option(*names, help=help, show_default=show)
 
 
@@ -46,37 +47,37 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     calculator: Annotated[str, typer.Argument(help="A preset, module:callable?key=value or file.py:callable.")],
     structures: Annotated[str, typer.Argument(help="Any file that ASE reads; FILE@0:50 takes the first fifty.")],
     output: Annotated[
-        Path | None, _option("-o", "--output", help="Report, .json or .csv.", show="audit-….json")
+        Path | None, option("-o", "--output", help="Report, .json, .csv or .html.", show="audit-….json")
     ] = None,
-    device: Annotated[str | None, _option(help="cpu, cuda, …")] = None,
-    dtype: Annotated[str | None, _option(help="float32 or float64, where the model lets you choose.")] = None,
-    properties: Annotated[str | None, _option(help="Comma-separated, such as energy,forces,stress.")] = None,
+    device: Annotated[str | None, option(help="cpu, cuda, …")] = None,
+    dtype: Annotated[str | None, option(help="float32 or float64, where the model lets you choose.")] = None,
+    properties: Annotated[str | None, option(help="Comma-separated, such as energy,forces,stress.")] = None,
     design: Annotated[
-        str, _option(help="haar, klein, tetrahedral, octahedral, icosahedral, lebedev-7, …")
+        str, option(help="haar, klein, tetrahedral, octahedral, icosahedral, lebedev-7, …")
     ] = "tetrahedral",
-    replicates: Annotated[int | None, _option(help="Random turns of the design; four give error bars.")] = None,
-    improper: Annotated[bool, _option("--improper", help="Average over reflections too.")] = False,
-    seed: Annotated[int, _option(help="Of the rotations.")] = 0,
+    replicates: Annotated[int | None, option(help="Random turns of the design; four give error bars.")] = None,
+    improper: Annotated[bool, option("--improper", help="Average over reflections too.")] = False,
+    seed: Annotated[int, option(help="Of the rotations.")] = 0,
     twirl: Annotated[
-        str | None, _option(help="Audit the calculator averaged over icosahedral, tetrahedral:4, …, or random-frame.")
+        str | None, option(help="Audit the calculator averaged over icosahedral, tetrahedral:4, …, or random-frame.")
     ] = None,
-    rel_err: Annotated[float | None, _option(help="Add rotations until L_equiv is known to this fraction.")] = None,
-    max_rotations: Annotated[int, _option(help="Per structure, with --rel-err.")] = 960,
-    center: Annotated[str, _option(help="Of rotation: centroid, origin, cell, or x,y,z in Å.")] = "centroid",
-    loss: Annotated[str, _option(help="For reference values: mse, mae, mae-norm, huber, huber-norm.")] = "mse",
+    rel_err: Annotated[float | None, option(help="Add rotations until L_equiv is known to this fraction.")] = None,
+    max_rotations: Annotated[int, option(help="Per structure, with --rel-err.")] = 960,
+    center: Annotated[str, option(help="Of rotation: centroid, origin, cell, or x,y,z in Å.")] = "centroid",
+    loss: Annotated[str, option(help="For reference values: mse, mae, mae-norm, huber, huber-norm.")] = "mse",
     reference: Annotated[
-        list[str] | None, _option(help="A reference value's key: energy=my_energy. Repeatable.")
+        list[str] | None, option(help="A reference value's key: energy=my_energy. Repeatable.")
     ] = None,
-    vacuum: Annotated[float | None, _option(help="Box margin (Å) for structures without a cell.")] = None,
-    fail_above: Annotated[list[str] | None, _option(help="Exit 1 if √L_equiv is above: 1meV/A. Repeatable.")] = None,
-    batch: Annotated[bool, _option(help="Evaluate many rotations in one model pass where possible.")] = True,
-    atoms_per_call: Annotated[int | None, _option(help="Most atoms in one model pass.")] = None,
-    fresh: Annotated[bool, _option("--fresh", help="Start over instead of resuming.")] = False,
-    as_json: Annotated[bool, _option("--json", help="Print the report as JSON.")] = False,
-    verbose: Annotated[bool, _option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
+    vacuum: Annotated[float | None, option(help="Box margin (Å) for structures without a cell.")] = None,
+    fail_above: Annotated[list[str] | None, option(help="Exit 1 if √L_equiv is above: 1meV/A. Repeatable.")] = None,
+    batch: Annotated[bool, option(help="Evaluate many rotations in one model pass where possible.")] = True,
+    atoms_per_call: Annotated[int | None, option(help="Most atoms in one model pass.")] = None,
+    fresh: Annotated[bool, option("--fresh", help="Start over instead of resuming.")] = False,
+    as_json: Annotated[bool, option("--json", help="Print the report as JSON.")] = False,
+    verbose: Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
 ) -> None:
     """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off."""
-    _require_ase()
+    require_ase()
     from equiv_probe_ase.auditing import audit
     from equiv_probe_ase.calculators import make_calculator, spec_fingerprint
     from equiv_probe_ase.thresholds import Threshold
@@ -85,20 +86,20 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     plan = RotationPlan(design, replicates, improper, seed)
     path, _, selected = structures.rpartition("@") if "@" in structures else (structures, "", "")
     part = f"-{selected}" if selected else ""  # two parts of one file are two audits
-    model = _slug(calculator) + (f"-{_slug(twirl)}" if twirl else "")
-    output = output or Path(f"audit-{model}-{_slug(Path(path).stem + part)}.json")
+    model = slug(calculator) + (f"-{slug(twirl)}" if twirl else "")
+    output = output or Path(f"audit-{model}-{slug(Path(path).stem + part)}.json")
     if any(
         name.exists() and Path(path).exists() and name.samefile(path) for name in (output, output.with_suffix(".jsonl"))
     ):
         raise EquivProbeError(f"-o {output}, the structures themselves", "a file of its own for the report")
     if output.parent.exists() and not os.access(output.parent, os.W_OK):
         raise EquivProbeError(f"-o {output} in a folder that cannot be written", "a writable folder")
-    if output.suffix not in {".json", ".csv"}:
-        raise EquivProbeError(f"-o {output}", "a name that ends in .json or .csv")
+    if output.suffix not in {".json", ".csv", ".html"}:
+        raise EquivProbeError(f"-o {output}", "a name that ends in .json, .csv or .html")
     # Models print what they like; stdout is for the report.
     with contextlib.redirect_stdout(sys.stderr), quiet(verbose=verbose):
         report = audit(
-            lambda: _twirled(make_calculator(calculator, device=device, dtype=dtype), twirl),
+            lambda: twirled(make_calculator(calculator, device=device, dtype=dtype), twirl),
             structures,
             properties=[name.strip() for name in properties.split(",")] if properties else None,
             plan=plan,
@@ -124,14 +125,14 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
 
 def demo_command() -> None:
     """Audit CHGNet and a small unconstrained transformer on embedded molecules, side by side (a minute, no network)."""
-    _require_ase()
+    require_ase()
     from equiv_probe_ase.demo import demo
 
     with quiet(verbose=False):
         demo(wide_console())
 
 
-def _twirled(calculator: Calculator, how: str | None) -> Calculator:
+def twirled(calculator: Calculator, how: str | None) -> Calculator:
     """The calculator, or its average over the rotations that were asked for."""
     if how is None:
         return calculator
@@ -141,7 +142,8 @@ def _twirled(calculator: Calculator, how: str | None) -> Calculator:
     return TwirledCalculator(calculator, *parse_twirl(how), store_std=False)
 
 
-def _require_ase() -> None:
+def require_ase() -> None:
+    """Raise EquivProbeError, with what to install, where there is no ASE."""
     if importlib.util.find_spec("ase") is None:
         raise EquivProbeError("no ase", "ASE, for structures and calculators", "pip install 'equiv-probe[ase]'")
 
@@ -201,7 +203,7 @@ def _center(text: str) -> Any:
     return point
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """A calculator or file name as part of a file name."""
     last = Path(text.partition("?")[0].rpartition("/")[2]).name
     return re.sub(r"[^A-Za-z0-9.-]+", "-", last).strip("-") or "calculator"

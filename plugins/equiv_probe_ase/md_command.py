@@ -11,10 +11,7 @@ import typer
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations import RotationPlan
-from equiv_probe_ase.commands import INTERRUPTED, quiet, show
-from equiv_probe_ase.commands import _option as option
-from equiv_probe_ase.commands import _require_ase as require_ase
-from equiv_probe_ase.commands import _slug as slug
+from equiv_probe_ase.commands import INTERRUPTED, option, quiet, require_ase, show, slug, twirled
 
 
 def md_command(  # noqa: PLR0917 - a command line has as many options as it has
@@ -35,6 +32,9 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     design: Annotated[str, option(help="klein, tetrahedral, octahedral, icosahedral, haar, …")] = "klein",
     replicates: Annotated[int, option(help="Random turns of the design; four give error bars.")] = 4,
     seed: Annotated[int, option(help="Of momenta, thermostat and rotations.")] = 0,
+    twirl: Annotated[
+        str | None, option(help="Average the calculator: icosahedral, tetrahedral:4, random-frame, …", show=False)
+    ] = None,
     vacuum: Annotated[float | None, option(help="Box margin (Å) for structures without a cell.")] = None,
     device: Annotated[str | None, option(help="cpu, cuda, …")] = None,
     dtype: Annotated[str | None, option(help="float32 or float64, where the model lets you choose.")] = None,
@@ -48,7 +48,8 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     from equiv_probe_ase.md import molecular_dynamics
     from equiv_probe_ase.structures import load
 
-    log = output or Path(f"md-{slug(calculator)}-{slug(Path(structure).stem)}.csv")
+    model = slug(calculator) + (f"-{slug(twirl)}" if twirl else "")
+    log = output or Path(f"md-{model}-{slug(Path(structure).stem)}.csv")
     if log.suffix not in {".csv", ".jsonl"}:
         raise EquivProbeError(f"-o {log}", "a name that ends in .csv or .jsonl")
     for path in (log, traj):
@@ -57,7 +58,7 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     with contextlib.redirect_stdout(sys.stderr), quiet(verbose=verbose):
         atoms = load(structure, vacuum=vacuum)[-1].atoms
         report = molecular_dynamics(
-            make_calculator(calculator, device=device, dtype=dtype),
+            twirled(make_calculator(calculator, device=device, dtype=dtype), twirl),
             atoms,
             steps=steps,
             timestep=timestep,
@@ -72,7 +73,7 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
             plan=RotationPlan(design, replicates, seed=seed),
             log=log,
             quiet=silent or None,
-            name=calculator + (f" in {dtype}" if dtype else ""),
+            name=calculator + (f" in {dtype}" if dtype else "") + (f", twirled: {twirl}" if twirl else ""),
         )
     report.save(log.with_suffix(".json"))
     files = f"Report: {log.with_suffix('.json')}; log: {log}" + (f"; trajectory: {traj}" if traj else "")

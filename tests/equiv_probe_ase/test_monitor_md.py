@@ -65,6 +65,19 @@ def test_files_of_a_run_and_of_one_in_two_parts(
     assert [entry["step"] for entry in report.history] == [0, 5, 10, 15, 20, 25, 30]
 
 
+def test_an_averaged_calculator_breaks_nothing_along_the_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty rotations average a linear field exactly; what is left is the centroid's way from the field's origin."""
+    atoms = molecule("CH3OH")
+    atoms.positions -= atoms.positions.mean(0)
+    ase.io.write("methanol.xyz", atoms)
+    run = ["md", FIELD, "methanol.xyz", "--every", "1", "--steps", "2", "--timestep", "0.1"]
+    assert equiv_probe(monkeypatch, *run, "-o", "plain.csv") == 0
+    assert equiv_probe(monkeypatch, *run, "-o", "averaged.csv", "--twirl", "icosahedral") == 0
+    plain, averaged = (Report.load(folder / f"{name}.json") for name in ("plain", "averaged"))
+    assert averaged["forces"].rms < 1e-2 * plain["forces"].rms
+    assert "twirled: icosahedral" in averaged.model
+
+
 def test_the_first_momenta_and_the_thermostat(folder: Path) -> None:
     atoms = molecule("CH3OH")
     molecular_dynamics(LinearField(TILT), atoms, steps=1, timestep=1e-6, log=None, temperature=500.0)
