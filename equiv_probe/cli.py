@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from equiv_probe import plugins
+from equiv_probe import plugins, reporting
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.run import PASSED_ON, run
 
@@ -35,6 +35,7 @@ def build() -> typer.Typer:
     app.callback(no_args_is_help=True)(_root)
     app.command()(doctor)
     app.command(context_settings=PASSED_ON)(run)
+    reporting.register(app)
     for plugin in plugins.installed()[0]:
         if plugin.register is None:
             continue

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.over_time import OverTime
+from equiv_probe.report_figures import Figures
 from equiv_probe.report_table import render
 
 SCHEMA_VERSION = 1
@@ -43,6 +44,9 @@ class Measured:
         by_element: root error and number of atoms by element.
         worst_atoms: structure, atom index, element and root error.
         labelled: the decomposition against reference values, if there are any.
+        angular: the spectrum ``power`` of degrees 1 … and the ``rest`` above, with their ``stderr``; and by angle and
+            by axis of the turn between two predictions half their mean square difference, ``by_angle`` and ``by_axis``
+            (:mod:`equiv_probe.variogram`). All in ``unit`` squared; empty where it was not measured.
     """
 
     name: str
@@ -63,6 +67,12 @@ class Measured:
     by_element: dict[str, dict[str, float]] = field(default_factory=dict)
     worst_atoms: list[dict[str, Any]] = field(default_factory=list)
     labelled: Labelled | None = None
+    angular: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def highest_floor(self) -> float:
+        """The higher of the two floors: what ``rms`` is judged beside; NaN if neither was measured."""
+        return max((floor for floor in (self.floor, self.nondeterminism) if math.isfinite(floor)), default=math.nan)
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Figures):
     """The result of an audit.
 
     Attributes:
@@ -142,18 +152,22 @@ class Report:
         return cls(**fields)
 
     def save(self, path: str | Path) -> None:
-        """Write ``.json`` (everything) or ``.csv`` (one row per structure and quantity).
+        """Write ``.json`` (everything), ``.csv`` (one row per structure and quantity) or ``.html`` (a page to look at).
 
         Raises:
-            EquivProbeError: another suffix.
+            EquivProbeError: another suffix, or, for a page, Matplotlib is not installed.
         """
         path = Path(path)
         if path.suffix == ".json":
             text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         elif path.suffix == ".csv":
             text = self.to_csv()
+        elif path.suffix == ".html":
+            from equiv_probe.page import page
+
+            text = page([self])
         else:
-            raise EquivProbeError(f"the suffix {path.suffix!r}", ".json or .csv", 'report.save("report.json")')
+            raise EquivProbeError(f"the suffix {path.suffix!r}", ".json, .csv or .html", 'report.save("report.json")')
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
@@ -186,6 +200,15 @@ class Report:
     def __rich_console__(self, console: Console, options: Any) -> Any:
         """The report as Rich tables."""
         yield from render(self)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; without Matplotlib it shows the text instead."""
+        from equiv_probe.page import fragment
+
+        try:
+            return fragment(self)
+        except EquivProbeError:
+            return None
 
     def __str__(self) -> str:
         console = Console(file=StringIO(), width=120, highlight=False, color_system=None)

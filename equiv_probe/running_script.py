@@ -31,6 +31,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 REPORT = "equiv_probe_report.json"
+
+
+def report_path(where: str | Path) -> Path:
+    """Where a report goes: the file that is named, or the usual name in a folder.
+
+    >>> print(report_path("runs"), report_path("share.html"))
+    runs/equiv_probe_report.json share.html
+    """
+    path = Path(where)
+    return path if path.suffix in {".json", ".csv", ".html"} else path / REPORT
+
+
 INTERRUPTED = 130
 
 claimed: WeakSet[nn.Module] = WeakSet()
@@ -179,8 +191,7 @@ def _conclude(probes: list[Probe], report: Any, code: int) -> None:
         made = probe.report(source="a script's run", notes=notes, complete=not code)
         print(made)
         if report:
-            path = Path(REPORT) if report is True else Path(report)
-            path = path / REPORT if path.suffix != ".json" else path
+            path = report_path("." if report is True else report)
             path = path.with_stem(f"{path.stem}_{number}") if number else path
             made.save(path)
             print(f"Saved to {path}")

@@ -23,6 +23,7 @@ from equiv_probe_ase.quantities import adapted, choose
 from equiv_probe_ase.structures import load
 from equiv_probe_ase.summary import blind_spots, summarise
 from equiv_probe_ase.turning import Turner
+from equiv_probe_ase.worst import with_geometry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -165,7 +166,7 @@ def audit(
         source=source,
         protocol=protocol,
         measured=summarise(records, chosen, loss),
-        structures=records,
+        structures=with_geometry(records, todo),
         failures=failures,
         notes=notes,
         blind_spots=blind_spots(plan),

@@ -9,7 +9,8 @@ import torch
 
 from equiv_probe import EquivProbeError, decompose
 from equiv_probe.report import without_nan
-from equiv_probe.spectrum import torque_bound
+from equiv_probe.spectrum import spectrum, torque_bound
+from equiv_probe.variogram import Pairs, variogram
 from equiv_probe_ase.structures import reference_values
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from equiv_probe_ase.quantities import Quantity
 
 WORST_ATOMS = 5
+MAX_DEGREE = 6
+"""Of the angular spectrum."""
 
 
 def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
@@ -35,7 +38,8 @@ def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
         EquivProbeError: a prediction is not finite.
     """
     orbit, atoms = job.orbit(), job.structure.atoms
-    quantities = {name: _quantity(job, orbit, quantity, loss) for name, quantity in job.quantities.items()}
+    pairs = None if orbit.plan.improper else Pairs.of(orbit)
+    quantities = {name: _quantity(job, orbit, quantity, loss, pairs) for name, quantity in job.quantities.items()}
     if "energy" in quantities and "forces" in quantities and not atoms.pbc.any():
         quantities["energy"]["torque_bound"] = _torque_bound(job, orbit)
     found: dict[str, Any] = without_nan(
@@ -52,7 +56,7 @@ def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
     return found
 
 
-def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss) -> dict[str, Any]:
+def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: Pairs | None) -> dict[str, Any]:
     name = quantity.name
     single = orbit.only(name)
     found = decompose(single)
@@ -73,12 +77,16 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss) -> dict
         "resolution": job.resolution[name],
         "notes": list(found.notes),
         "largest": float(_magnitudes(deviation, quantity).max()),
-        "over_rotations": [float(f"{x:.4g}") for x in deviation.flatten(2).square().mean(-1).sqrt().flatten()]
-        if deviation.ndim > 2
-        else [float(f"{x:.4g}") for x in deviation.abs().flatten()],
+        "over_rotations": _short(
+            (deviation.flatten(2).square().mean(-1).sqrt() if deviation.ndim > 2 else deviation.abs())
+            .flatten()
+            .tolist()
+        ),
     }
     if quantity.per_atom:
         values |= _by_atom(job, single)
+    if turns is not None:
+        values["angular"] = _angular(single, name, turns)
     try:
         target = reference_values(job.structure, quantity)
         known = None if target is None else decompose(single, torch.from_numpy(target), loss)
@@ -114,7 +122,7 @@ def _magnitudes(deviation: Tensor, quantity: Quantity) -> Tensor:
 
 
 def _by_atom(job: Job, orbit: Orbit) -> dict[str, Any]:
-    """Sums by element, and the worst atoms."""
+    """Sums by element, the worst atoms, and every atom's root error."""
     per_atom = decompose(orbit, structures="leading").per_structure["equiv"]
     symbols = job.structure.atoms.get_chemical_symbols()
     elements: dict[str, list[float]] = {}
@@ -124,7 +132,25 @@ def _by_atom(job: Job, orbit: Orbit) -> dict[str, Any]:
         entry[1] += 1
     worst = per_atom.argsort(descending=True)[:WORST_ATOMS].tolist()
     ranked = [{"atom": i, "element": symbols[i], "rms": math.sqrt(max(float(per_atom[i]), 0.0))} for i in worst]
-    return {"elements": elements, "worst_atoms": ranked}
+    roots = per_atom.clamp(min=0).sqrt().tolist()
+    return {"elements": elements, "worst_atoms": ranked, "per_atom": _short(roots)}
+
+
+def _short(numbers: list[float]) -> list[float]:
+    """Four digits: what is drawn needs no more, and the journal keeps it for every structure."""
+    return [float(f"{x:.4g}") for x in numbers]
+
+
+def _angular(orbit: Orbit, name: str, turns: Pairs) -> dict[str, Any]:
+    """At which angular degrees the orbit varies, and between which turns: what kind of error it is."""
+    power, pairs = spectrum(orbit, MAX_DEGREE), variogram(orbit, name, turns)
+    return {
+        "power": _short(list(power.power[1:])),
+        "power_stderr": _short(list(power.stderr[1:])),
+        "rest": power.rest,
+        "by_angle": [_short(pairs.by_angle.tolist()), _short(pairs.pairs_by_angle.tolist())],
+        "by_axis": [_short(pairs.by_axis.tolist()), _short(pairs.pairs_by_axis.tolist())],
+    }
 
 
 def _torque_bound(job: Job, orbit: Orbit) -> float:

@@ -11,6 +11,7 @@ import torch
 from equiv_probe.estimates import Sums
 from equiv_probe.report import Labelled, Measured
 from equiv_probe.verdict import verdict
+from equiv_probe_ase.angular import angular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,6 +90,7 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measu
         by_element=_by_element(values),
         worst_atoms=_worst_atoms(records, quantity.name),
         labelled=_labelled(values, loss),
+        angular=angular(values),
     )
 
 

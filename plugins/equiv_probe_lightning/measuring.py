@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence  # noqa: TC003 - configuration tools resolve the annotations
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,8 +16,9 @@ from equiv_probe.generators import generators_of
 from equiv_probe.isolation import RandomState, isolated, observed, rank
 from equiv_probe.objectives import Training
 from equiv_probe.quiet import silenced
-from equiv_probe.running_script import REPORT, claim
+from equiv_probe.running_script import claim, report_path
 from equiv_probe_lightning import configured, locating, ranks
+from equiv_probe_lightning.figures import log_figures
 from equiv_probe_lightning.logbook import Logbook
 from equiv_probe_lightning.losses import losses_of
 from equiv_probe_lightning.stepping import STEPS, Step, copied, recorded_logs, silent
@@ -54,8 +54,9 @@ class Measuring:
             the report, and logged at the end of evaluation epochs. A step whose loss is no squared error of the
             network's answer returns the losses of the structures beside it: ``{"loss": ..., "losses": (B,)}``.
         bins: how many equal bins of [0, 1], or their edges; None is ten.
-        report: where to save the report as JSON: a file, a directory, or True for ``equiv_probe_report.json`` in the
-            logger's directory.
+        report: where to save the report: a file (``.json``, ``.csv`` or ``.html``), a directory, or True
+            for ``equiv_probe_report.json`` in the logger's directory.
+        figures: whether to give the share and its history as figures to loggers that take figures, at the end of a fit.
         verbose: whether to print the assumptions and the table.
 
     Raises:
@@ -83,6 +84,7 @@ class Measuring:
         over: str | None = None,
         bins: int | Sequence[float] | None = None,
         report: str | bool | None = None,
+        figures: bool = True,
         verbose: bool = True,
     ) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class Measuring:
         if light is not None:
             self.options["light"] = configured.plan(light)
         ep.Probe(torch.nn.Identity(), **self.options).schedule("step", "train")  # what is wrong is an error here
-        self.stages, self.augment, self.verbose = tuple(stages), augment, verbose
+        self.stages, self.augment, self.verbose, self.figures = tuple(stages), augment, verbose, figures
         self.report_to: str | bool | None = report
         self.from_environment = False
         """Whether it was added by ``EQUIV_PROBE``: then it steps back behind a callback of the user's own."""
@@ -337,7 +339,7 @@ class Measuring:
     # The end -------------------------------------------------------------------------------------------------------
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Print the table, and save the report."""
+        """Print the table, save the report, and log its figures."""
         del pl_module
         self._conclude_together(trainer)
 
@@ -365,12 +367,13 @@ class Measuring:
         if self.verbose:
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # which may not have what tables are made of
             print(str(report).encode(encoding, "replace").decode(encoding))
+        if self.figures and trainer.state.fn == "fit" and not trainer.barebones:
+            log_figures(report, trainer.loggers, trainer.global_step)
         if self.report_to:
-            path = Path(self._directory if self.report_to is True else self.report_to)
-            path = path / REPORT if path.suffix != ".json" else path
+            path = report_path(self._directory if self.report_to is True else self.report_to)
             try:
                 report.save(path)
-            except OSError as error:  # the training is done, and what comes after it in the script is the user's
+            except (OSError, ep.EquivProbeError) as error:  # the training is done; what comes after is the user's
                 warnings.warn(f"equiv_probe could not save its report: {error}", stacklevel=2)
                 return
             if self.verbose:

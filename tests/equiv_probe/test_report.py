@@ -111,7 +111,7 @@ def test_without_nan_makes_strict_json_and_changes_nothing_else(value: Any) -> N
 def test_another_schema_version_and_another_suffix_are_refused(tmp_path: Path) -> None:
     with pytest.raises(EquivProbeError, match="schema_version 99"):
         Report.from_dict({**report().to_dict(), "schema_version": 99})
-    with pytest.raises(EquivProbeError, match=r"'\.txt'.*\.json or \.csv"):
+    with pytest.raises(EquivProbeError, match=r"'\.txt'.*\.json, \.csv or \.html"):
         report().save(tmp_path / "report.txt")
 
 

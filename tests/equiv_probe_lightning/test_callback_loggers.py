@@ -59,6 +59,11 @@ def test_all_loggers_get_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run = mlflow.experiment.get_run(mlflow.run_id)
     found["mlflow"] = {key: float(value) for key, value in run.data.metrics.items() if key in expected}
     wandb.experiment.finish()
+    figures = {"equiv/figures/share", "equiv/figures/history"}
+    assert set(events.Tags()["images"]) == figures
+    assert {key for key in offline.seen if "figures" in key} == figures
+    stored = {file.path for file in mlflow.experiment.list_artifacts(mlflow.run_id, "equiv/figures")}
+    assert stored == {f"{name}.png" for name in figures}
     for name, values in found.items():
         assert set(values) == expected, name
         # 1e-6: TensorBoard keeps float32; 1e-7 where the error of an exact plan is rounding alone
@@ -96,6 +101,25 @@ def test_the_table_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert train[0]["L_total"] == pytest.approx(own[0][0], rel=1e-9)
     assert train[7]["L_total"] == pytest.approx(sum(t for t, _ in own) / 8, rel=1e-9)
     json.loads((tmp_path / "out" / "equiv_probe_report.json").read_text())
+
+
+def test_the_report_as_a_page(tmp_path: Path) -> None:
+    callback = EquivarianceCallback(every=1, light=EXACT, report=str(tmp_path / "share.html"), verbose=False)
+    trainer(tmp_path, [callback]).fit(LinearModule(), loader())
+    page = (tmp_path / "share.html").read_text()
+    assert "Share of the loss over the run" in page
+    total, mean = truth(centred(64))
+    assert "because the model does not respect rotation" in page
+    assert f"{100 * (1 - mean / total):.1f}" in page
+
+
+def test_figures_can_be_left_out(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = pl.loggers.TensorBoardLogger(tmp_path / "board")
+    callback = EquivarianceCallback(every=1, light=EXACT, figures=False, verbose=False)
+    trainer(tmp_path, [callback], logger=board).fit(LinearModule(), loader())
+    assert EventAccumulator(board.log_dir).Reload().Tags()["images"] == []
 
 
 def test_what_fails_later_is_listed_and_ends_nothing(tmp_path: Path) -> None:

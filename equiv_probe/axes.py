@@ -1,0 +1,97 @@
+"""What all figures share: axes, colours that everybody can tell apart, a quiet grid, and text that is never markup."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.axes import Axes
+
+    from equiv_probe.report import Measured, Report
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+INK, LINE, CALM, ALARM = "#222222", "#cccccc", "#0072b2", "#d55e00"
+"""Text, grid, ``L_mean``, ``L_equiv``: blue and vermilion of Okabe and Ito, which all kinds of sight tell apart."""
+SERIES = (ALARM, CALM, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+LONGEST = 28
+"""Characters of a name from a file: longer ones leave no room for the figure."""
+SIZE = (4.7, 3.1)
+"""Inches: readable at the width of a phone."""
+
+
+def short(name: str) -> str:
+    """A name with its middle left out where it is too long to stand beside an axis."""
+    half = LONGEST // 2
+    return name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}"
+
+
+def figure(draw: Callable[P, T]) -> Callable[P, T]:
+    """Draw names that come from files as they are: dollar signs in them are no formulas.
+
+    Raises:
+        EquivProbeError: Matplotlib is not installed.
+    """
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            from matplotlib import rc_context
+        except ImportError as error:
+            raise EquivProbeError("no matplotlib", "Matplotlib", "pip install 'equiv-probe[report]'") from error
+        with rc_context({"text.parse_math": False, "legend.frameon": False}):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def axes_or_new(ax: Axes | None, **how: Any) -> Axes:
+    """The given axes, or those of a new figure of pyplot's, which shows itself in notebooks and by ``plt.show()``."""
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    new: Axes = pyplot.figure(figsize=SIZE, layout="constrained").add_subplot(**how)
+    return new
+
+
+def chosen(report: Report, quantity: str | None, fits: Any = lambda _: True, wanted: str = "") -> Measured:
+    """The quantity that was asked for; else forces if they fit, else the first that does.
+
+    Raises:
+        EquivProbeError: it is not in the report, or nothing there fits.
+    """
+    having = {m.name: m for m in report.measured if fits(m)}
+    name = quantity or ("forces" if "forces" in having else next(iter(having), None))
+    if name not in having:
+        names = ", ".join(m.name for m in report.measured) or "nothing"
+        raise EquivProbeError(f"a report of {names}", quantity or wanted or "a quantity")
+    return having[name]
+
+
+def value_of(stored: float | None) -> float:
+    """A number as JSON has it: None is NaN."""
+    return math.nan if stored is None else stored
+
+
+def tidied(ax: Axes, grid: str = "both") -> Axes:
+    """No box, a quiet grid behind the data, and numbers as people write them."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_axisbelow(True)
+    ax.grid(visible=True, axis=grid, color=LINE, lw=0.7)  # type: ignore[arg-type]
+    for one in (ax.xaxis, ax.yaxis):
+        one.label.set_parse_math(False)  # axes of the caller's own were made outside of ``figure``
+        if one.get_scale() == "log":
+            one.set_major_formatter(FuncFormatter(lambda value, _: re.sub(r"e\+?(-?)0*", r"e\1", f"{value:g}")))
+            one.set_minor_formatter(NullFormatter())
+    return ax

@@ -1,0 +1,115 @@
+r"""How much one estimate differs from another, and whether that is more than chance.
+
+Everything compared is a ratio of sums over structures, ``θ = Σa / Σb``, and structure i moves it by its influence
+``u_i = (a_i − θ b_i) / Σb``. For the same structures in both reports the difference has the variance
+``n/(n−1) Σ (u_i − u'_i)²`` (paired: what makes a structure hard is in both and drops out); otherwise the variances add,
+with the degrees of freedom of Welch and Satterthwaite. Errors and losses are compared on the log scale, by their ratio,
+shares by their difference. Student t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+Samples: TypeAlias = Mapping[tuple[str, str, int], tuple[float, float]]
+"""``(a, b)`` by structure: its name, formula and number of atoms."""
+NAN = math.nan
+
+
+@dataclass(frozen=True)
+class Change:
+    """Against the first report: a ratio or a difference, its 95 % interval, and how likely chance alone exceeds it."""
+
+    value: float = NAN
+    low: float = NAN
+    high: float = NAN
+    p: float = NAN
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A ratio of sums with the influence of every structure on it."""
+
+    value: float
+    influence: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[float, float]]) -> Sample:
+        """From ``(a, b)`` of each structure."""
+        a, b = np.array(rows, dtype=float).reshape(-1, 2).T
+        value = float(a.sum() / b.sum()) if b.sum() else NAN
+        return cls(value, (a - value * b) / b.sum())
+
+    @property
+    def variance(self) -> float:
+        """Of the value; NaN below two structures."""
+        count = len(self.influence)
+        return count / (count - 1) * float((self.influence**2).sum()) if count > 1 else NAN
+
+    def log(self) -> Sample:
+        """On the log scale."""
+        return Sample(math.log(self.value), self.influence / self.value)
+
+
+def change(first: Samples, second: Samples, *, ratio: bool) -> Change:
+    """How the second differs from the first.
+
+    Args:
+        first: ``(a, b)`` by structure.
+        second: the same of the other report.
+        ratio: compare on the log scale, and give the ratio of the values; if a value is not positive, nothing.
+
+    Returns:
+        The change, over the structures that both have if these are at least half of either.
+    """
+    common = [key for key in first if key in second]
+    paired = len(common) > 1 and 2 * len(common) >= max(len(first), len(second))
+    if paired:
+        a, b = (Sample.of([samples[key] for key in common]) for samples in (first, second))
+        some = (
+            "" if len(common) == len(first) == len(second) else f" that both have (of {len(first)} and {len(second)})"
+        )
+        how = f"paired, {len(common)} structures{some}"
+    else:
+        a, b = (Sample.of(list(samples.values())) for samples in (first, second))
+        how = f"not paired, {len(first)} and {len(second)} structures"
+    if ratio:
+        if not (a.value > 0 and b.value > 0):
+            return Change(how=how)
+        a, b = a.log(), b.log()
+    if paired:
+        variance, dof = Sample(0.0, a.influence - b.influence).variance, float(len(common) - 1)
+    else:
+        variance, dof = welch((a.variance, b.variance), (len(first), len(second)))
+    return tested(b.value - a.value, variance, dof, ratio=ratio, how=how)
+
+
+def welch(variances: tuple[float, float], counts: tuple[int, int]) -> tuple[float, float]:
+    """Variance of a difference of independent estimates, and its degrees of freedom (Satterthwaite 1946)."""
+    total = sum(variances)
+    below = sum(v * v / (n - 1) for v, n in zip(variances, counts, strict=True) if n > 1)
+    return total, total * total / below if below > 0 else NAN
+
+
+def tested(difference: float, variance: float, dof: float, *, ratio: bool, how: str) -> Change:
+    """A change from a difference (of logarithms, for a ratio), its variance and the degrees of freedom of that."""
+    back = math.exp if ratio else float
+    if not (math.isfinite(variance) and variance > 0 and dof >= 1):
+        same = variance == 0 and difference == 0
+        return Change(back(difference), p=1.0 if same else NAN, how=how)
+    error = math.sqrt(variance)
+    reach = float(stdtrit(dof, 0.975)) * error
+    p = 2 * float(stdtr(dof, -abs(difference) / error))
+    return Change(back(difference), back(difference - reach), back(difference + reach), p, how)

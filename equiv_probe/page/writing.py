@@ -1,0 +1,167 @@
+"""Reports to HTML: whatever comes from files is escaped, and only scripts that were written here may run.
+
+Jinja escapes what the templates show. Should anything slip through, the page's content security policy names the hashes
+of its scripts, so that the browser runs no other, and lets it fetch nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import re
+from functools import cache, partial
+from importlib import metadata, resources
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from equiv_probe.comparison import NOT_CORRECTED, p_value
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.page import viewer
+from equiv_probe.page.figures import svg
+from equiv_probe.page.sections import view
+from equiv_probe.plots import contrast as contrast_plot
+from equiv_probe.report_table import interval, number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jinja2 import Environment
+    from matplotlib.axes import Axes
+
+    from equiv_probe.comparison import Comparison, Contrast
+    from equiv_probe.report import Report
+
+_SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def page(reports: Sequence[Report], title: str = "") -> str:
+    """One self-contained page of one or more reports.
+
+    Args:
+        reports: to show, one after the other.
+        title: of the page; the models' names by default.
+
+    Returns:
+        HTML. It fetches nothing, and runs two scripts: its own and, if ``chemiscope`` is installed and there are
+        structures to show, chemiscope's.
+
+    Raises:
+        EquivProbeError: no report, or Matplotlib is not installed.
+    """
+    if not reports:
+        raise EquivProbeError("no report", "at least one")
+    views = [view(report, f"r{place}") for place, report in enumerate(reports)]
+    models = list(dict.fromkeys(report.model for report in reports))
+    return _written(
+        "page.html.jinja",
+        title=title or f"{', '.join(models)}: rotational symmetry",
+        views=views,
+        datasets={one.key: one.dataset for one in views if one.dataset},
+    )
+
+
+def comparison_page(found: Comparison) -> str:
+    """Reports side by side as a page: a figure and a table for each number.
+
+    Raises:
+        EquivProbeError: Matplotlib is not installed.
+    """
+    shown = [
+        (
+            contrast,
+            svg(
+                partial(_draw, contrast),
+                f"c{place}",
+                f"{contrast.number} of {contrast.quantity} with 95 % intervals; the table holds the numbers.",
+                height=1.0 + 0.35 * len(contrast.entries),
+            ),
+        )
+        for place, contrast in enumerate(found.contrasts)
+    ]
+    return _written("comparison.html.jinja", names=found.names, shown=shown, not_corrected=NOT_CORRECTED)
+
+
+def _draw(contrast: Contrast, ax: Axes) -> Axes:
+    return contrast_plot(contrast, ax=ax)
+
+
+def fragment(report: Report) -> str:
+    """The answer, the loss and its share as HTML for a notebook's cell: no script, and styles that stay inside."""
+    return _written("fragment.html.jinja", view=view(report, "n", brief=True))
+
+
+def _written(template: str, **context: Any) -> str:
+    script, style = (_text(name) for name in ("page.js", "style.css"))
+    code = viewer.code() if context.get("datasets") else None
+    hashes = " ".join(f"'sha256-{_digest(text)}'" for text in (script, *([code.text] if code else [])))
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **context,
+            policy=f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+            "font-src data:; base-uri 'none'; form-action 'none'",
+            script=Markup(script),
+            style=Markup(style),
+            code=code,
+            missing=viewer.MISSING,
+            version=metadata.version("equiv-probe"),
+        )
+        .strip()
+    )
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("equiv_probe.page", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": pretty, "percent": percent, "span": span, "powers": powers, "p": p_value}
+    return environment
+
+
+def _text(name: str) -> str:
+    return resources.files("equiv_probe.page").joinpath(name).read_text(encoding="utf-8").strip()
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def pretty(value: float | None, digits: int = 3) -> str:
+    """A number as people write it.
+
+    >>> pretty(1.2e-7), pretty(138.2), pretty(None)
+    ('1.2 × 10⁻⁷', '138', '–')
+    """
+    return powers(number(math.nan if value is None else value, digits))
+
+
+def powers(text: str) -> str:
+    """Exponents as powers of ten.
+
+    >>> powers("broken: 3e4 times")
+    'broken: 3 × 10⁴ times'
+    """
+    return re.sub(r"(?<=\d)e(-?)\+?(\d+)\b", lambda m: f" × 10{(m[1] + m[2]).translate(_SUPERSCRIPT)}", text)
+
+
+def percent(part: float | None) -> str:
+    """A part of one in percent."""
+    if part is not None and abs(part) < 1e-8:
+        return "< 10⁻⁶ %"
+    return f"{pretty(None if part is None else 100 * part)} %"
+
+
+def span(ends: Sequence[float | None], scale: float = 1.0) -> str:
+    """A 95 % interval, or a dash where there is none."""
+    low, high = (math.nan if end is None else scale * end for end in ends)
+    return powers(interval(low, high)) or "–"

@@ -1,0 +1,167 @@
+"""Figures of a report, as Matplotlib axes: how much, on which structures, on which elements, and when.
+
+Every function draws into the axes it is given, or into a new figure of pyplot's, and returns the axes. What the report
+does not hold raises an error that says what would measure it. Of what kind: :mod:`equiv_probe.angular_plots`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equiv_probe.axes import ALARM, CALM, INK, SERIES, axes_or_new, chosen, figure, short, tidied, value_of
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.report_table import number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+
+    from equiv_probe.comparison import Contrast
+    from equiv_probe.report import Report
+
+TIMES = {"step": "training step", "time": "time", "t": "t", "epoch": "epoch"}
+"""Columns of a history that it can be drawn against, with what they are called."""
+
+
+@figure
+def share(report: Report, ax: Axes | None = None) -> Axes:
+    """``L_equiv`` as a part of ``L_total``, of every quantity that has reference values (or a loss of its own).
+
+    Raises:
+        EquivProbeError: no loss was measured.
+    """
+    having = [(m.name, m.labelled) for m in report.measured if m.labelled is not None]
+    if not having:
+        raise EquivProbeError("a report without a loss", "reference values, or a run's own loss")
+    ax = axes_or_new(ax)
+    for row, (_, known) in enumerate(having):
+        part = 100 * min(max(known.share, 0.0), 1.0)
+        ax.barh(row, part, color=ALARM, height=0.5, label="L_equiv: broken symmetry" if row == 0 else None)
+        ax.barh(row, 100 - part, left=part, color=CALM, height=0.5, label="L_mean: the rest" if row == 0 else None)
+        low, high = (100 * end for end in known.share_interval)
+        if math.isfinite(low):
+            ax.errorbar(part, row, xerr=[[max(part - low, 0)], [max(high - part, 0)]], color=INK, capsize=4, lw=1.5)
+    ax.set_yticks(range(len(having)), [short(name) for name, _ in having], parse_math=False)
+    ax.set_ylim(len(having) - 0.4, -0.6)
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("part of the loss L_total, %")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return tidied(ax, grid="x")
+
+
+@figure
+def structures(report: Report, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+    """How the root error is spread over structures: for each value, the percentage of structures that lie below.
+
+    Raises:
+        EquivProbeError: the report holds no structures, or not this quantity.
+    """
+    measured = chosen(report, quantity)
+    values = np.sort([r for r in _roots(report, measured.name) if r is not None])
+    if not len(values):
+        raise EquivProbeError("a report without structures", "an audit, or a measurement that names its structures")
+    ax = axes_or_new(ax)
+    ax.step([values[0], *values], 100 * np.arange(len(values) + 1) / len(values), where="post", color=ALARM, lw=2)
+    floor = measured.highest_floor
+    positive = values[values > 0]
+    # On a log axis the floor fits in beside what towers above it.
+    if len(positive) and floor > 0 and (positive.max() > 20 * positive.min() or floor > positive.min() / 20):
+        ax.set_xscale("log")
+        ax.axvline(floor, color=INK, ls=":", label=f"floor {number(floor)}")
+    for level, style in ((50, "-"), (95, "--")):
+        at = float(np.quantile(values, level / 100))
+        name = "median" if level == 50 else "95 %"
+        ax.axvline(at, color=CALM, ls=style, lw=1, label=f"{name} {number(at)}")
+    ax.set_ylim(0, 103)
+    ax.set_xlabel(f"√L_equiv of a structure's {short(measured.name)}, {short(measured.unit)}")
+    ax.set_ylabel("structures below, %")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    return tidied(ax)
+
+
+@figure
+def elements(report: Report, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+    """Root error by chemical element, of a quantity that atoms have.
+
+    Raises:
+        EquivProbeError: the quantity has no values by atom.
+    """
+    measured = chosen(report, quantity, lambda m: bool(m.by_element), "one that atoms have, such as forces")
+    ranked = sorted(measured.by_element.items(), key=lambda item: -(item[1]["rms"] or 0))[:12]
+    ax = axes_or_new(ax)
+    ax.barh(range(len(ranked)), [values["rms"] for _, values in ranked], color=ALARM, height=0.6)
+    names = [f"{short(element)} ({int(values['atoms'])})" for element, values in ranked]
+    ax.set_yticks(range(len(ranked)), names, parse_math=False)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"√L_equiv of {short(measured.name)}, {short(measured.unit)}")
+    ax.set_ylabel("element (atoms)")
+    return tidied(ax, grid="x")
+
+
+@figure
+def history(report: Report, value: str = "share", x: str | None = None, ax: Axes | None = None) -> Axes:
+    """An estimate over the course of a run, with its 95 % interval (two standard errors) as a band.
+
+    Args:
+        report: of a run.
+        value: a column of ``report.history``, such as ``"share"`` (drawn in percent) or ``"L_equiv"``.
+        x: the column to draw it against; None takes the first of step, time, t that is there.
+        ax: to draw into.
+
+    Raises:
+        EquivProbeError: the report holds no history, or not these columns.
+    """
+    columns = [name for entry in report.history for name in entry]
+    x = x or next((name for name in columns if name in TIMES or name.startswith("time")), None)
+    if not report.history or x not in columns or value not in columns:
+        found = ", ".join(dict.fromkeys(columns)) or "no history"
+        raise EquivProbeError(f"a report with {found}", f"a history with {x or 'step'} and {value}")
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in report.history:
+        if entry.get(x) is not None and entry.get(value) is not None:
+            name = "/".join(str(entry[key]) for key in ("stage", "output") if entry.get(key))
+            lines.setdefault(name, []).append(entry)
+    ax = axes_or_new(ax)
+    scale = 100 if value == "share" else 1
+    for index, (name, entries) in enumerate(lines.items()):
+        colour = SERIES[index % len(SERIES)]
+        at, values = _column(entries, x), scale * _column(entries, value)
+        errors = 2 * scale * np.nan_to_num(_column(entries, f"{value}_stderr"))
+        few = {"marker": "o", "ms": 4} if len(entries) < 40 else {}
+        ax.plot(at, values, color=colour, lw=1.8, label=short(name) or None, **few)  # type: ignore[arg-type]
+        lowest = 0.0 if bool((values > 0).all()) else -math.inf  # what cannot be negative has no band there
+        ax.fill_between(at, np.maximum(values - errors, lowest), values + errors, color=colour, alpha=0.2, lw=0)
+    ax.set_xlabel(TIMES.get(x, short(x.replace("_", " "))))
+    ax.set_ylabel("share of the loss, %" if value == "share" else short(value))
+    if any(lines) and len(lines) < 9:
+        ax.legend(loc="best")
+    return tidied(ax)
+
+
+@figure
+def contrast(found: Contrast, ax: Axes | None = None) -> Axes:
+    """One number of several reports with its 95 % intervals, the first at the top."""
+    ax = axes_or_new(ax)
+    for row, entry in enumerate(found.entries):
+        finite = math.isfinite(entry.low) and math.isfinite(entry.high)
+        reach = [[max(entry.value - entry.low, 0)], [max(entry.high - entry.value, 0)]] if finite else None
+        ax.errorbar(entry.value, row, xerr=reach, fmt="o", color=CALM if row == 0 else ALARM, capsize=4, lw=1.8)
+    ax.set_yticks(range(len(found.entries)), [short(entry.report) for entry in found.entries], parse_math=False)
+    ax.set_ylim(len(found.entries) - 0.5, -0.5)
+    values = [entry.value for entry in found.entries]
+    if min(values) > 0 and max(values) > 30 * min(values):
+        ax.set_xscale("log")
+    ax.set_xlabel(f"{found.number} of {short(found.quantity)}" + (f", {short(found.unit)}" if found.unit else ""))
+    return tidied(ax, grid="x")
+
+
+def _roots(report: Report, name: str) -> list[float | None]:
+    return [record["quantities"][name]["rms"] for record in report.structures if name in record["quantities"]]
+
+
+def _column(entries: Sequence[Mapping[str, Any]], name: str) -> Any:
+    return np.array([value_of(entry.get(name)) for entry in entries], dtype=float)

@@ -1,0 +1,96 @@
+"""The commands ``equiv-probe report`` and ``equiv-probe compare``: from saved reports to pages and tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from equiv_probe.comparison import compare
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.report import Report
+
+Files = Annotated[list[Path], typer.Argument(help="Reports in JSON, as audits and training runs save them.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to ``equiv-probe``."""
+    app.command("report")(report_command)
+    app.command("compare")(compare_command)
+
+
+def report_command(
+    files: Files,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page.", show_default="FILE.html")] = None,
+    title: Annotated[str, typer.Option(help="Of the page.", show_default="the models' names")] = "",
+) -> None:
+    """Make one self-contained page of reports: figures, tables, and the worst structures in 3D."""
+    from equiv_probe.page import page
+
+    output = output or files[0].with_suffix(".html")
+    _require_another(output, files, {".html", ".htm"})
+    text = page([read(path) for path in files], title)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, encoding="utf-8")
+    print(f"Page: {output}", file=sys.stderr)
+
+
+def compare_command(
+    files: Files,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also as .html or .json.")] = None,
+) -> None:
+    """Put reports side by side: what differs from the first, by how much, and whether that is more than chance."""
+    if output is not None:
+        _require_another(output, files, {".html", ".json"})
+    found = compare([read(path) for path in files], names_of(files))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(found)
+    if output is not None:
+        found.save(output)
+        print(f"Comparison: {output}", file=sys.stderr)
+
+
+def read(path: Path) -> Report:
+    """A saved report.
+
+    Raises:
+        EquivProbeError: the file is not there, or is no report.
+    """
+    if not path.is_file():
+        raise EquivProbeError(f"no file {path}", "a report that was saved as JSON")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if "schema_version" not in stored:
+            raise KeyError("schema_version")
+        return Report.from_dict(stored)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise EquivProbeError(
+            f"{path}, which is not a report ({reason})", 'what report.save("report.json") writes'
+        ) from error
+
+
+def names_of(files: list[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the files apart.
+
+    >>> names_of([Path("runs/a/report.json"), Path("runs/b/report.json")])
+    ['a/report', 'b/report']
+    >>> names_of([Path("runs/a.json"), Path("runs/b.json")])
+    ['a', 'b']
+    """
+    parts = [path.with_suffix("").parts for path in files]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{path} ({place})" for place, path in enumerate(files, 1)]
+
+
+def _require_another(output: Path, files: list[Path], suffixes: set[str]) -> None:
+    if output.suffix not in suffixes:
+        raise EquivProbeError(f"-o {output}", f"a name that ends in {' or '.join(sorted(suffixes))}")
+    if output.exists() and any(path.exists() and path.samefile(output) for path in files):
+        raise EquivProbeError(f"-o {output}, one of the reports", "a file of its own")

@@ -1,0 +1,49 @@
+"""The geometry of the worst structures, so that a page can show where on them the error sits."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from equiv_probe_ase.structures import Structure
+
+WORST_STRUCTURES = 8
+"""Of each quantity."""
+
+
+def with_geometry(records: Sequence[dict[str, Any]], structures: Sequence[Structure]) -> list[dict[str, Any]]:
+    """Records for the report: the worst structures with their atoms, all others without numbers by atom.
+
+    Args:
+        records: of structures, with ``per_atom`` root errors where the quantity has any.
+        structures: all that were read; found by their key.
+
+    Returns:
+        Copies; the worst of each quantity get a ``geometry``: symbols, positions and cell in Å.
+    """
+    worst: set[str] = set()
+    for name in {name for entry in records for name in entry["quantities"]}:
+        having = [entry for entry in records if name in entry["quantities"]]
+        having.sort(key=lambda entry: -(entry["quantities"][name]["rms"] or -math.inf))
+        worst |= {entry["key"] for entry in having[:WORST_STRUCTURES]}
+    known = {structure.key: structure.atoms for structure in structures if structure.key in worst}
+    found = []
+    for entry in records:
+        atoms = known.get(entry["key"])
+        if atoms is None:
+            slim = {
+                name: {k: v for k, v in values.items() if k != "per_atom"}
+                for name, values in entry["quantities"].items()
+            }
+            found.append({**entry, "quantities": slim})
+            continue
+        geometry: dict[str, Any] = {
+            "symbols": atoms.get_chemical_symbols(),
+            "positions": [[round(x, 4) for x in row] for row in atoms.positions.tolist()],
+            "cell": atoms.cell.array.round(6).tolist() if atoms.cell.rank == 3 else None,
+        }
+        found.append({**entry, "geometry": geometry})
+    return found

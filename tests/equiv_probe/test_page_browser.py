@@ -1,0 +1,210 @@
+"""Pages in a real browser: they open without errors, fetch nothing, run nothing foreign, draw, and fit a phone."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from equiv_probe.comparison import compare
+from equiv_probe.page import comparison_page, page
+
+from .page_reports import audit_report, run_report, structure
+from .test_page import HOSTILE, hostile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--enable-unsafe-swiftshader",  # WebGL without a graphics card
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1000,800",
+)
+
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER) and not os.environ.get("CI"),
+    reason="needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    assert CHROMIUM, "CI is set, and there is no Chromium"
+    assert DRIVER, "CI is set, and there is no chromedriver"
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_script_timeout(60)
+    yield driver
+    driver.quit()
+
+
+def opened(browser: Any, folder: Path, html: str) -> Any:
+    """The browser with this page, its logs emptied before."""
+    path = folder / "page.html"
+    path.write_text(html, encoding="utf-8")
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(path.as_uri())
+    return browser
+
+
+def errors(browser: Any) -> list[str]:
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def fetched(browser: Any) -> list[str]:
+    """What was asked of the network, or of the disk, since the page was opened; the page itself comes first."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    return [url for url in urls if not url.startswith(("data:", "blob:"))]
+
+
+def within(seconds: float, condition: Any) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def pixels(browser: Any, css: str) -> Any:
+    """What an element looks like, ``(H, W, 3)``."""
+    png = browser.find_element("css selector", css).screenshot_as_png
+    return image.imread(io.BytesIO(png), format="png")[..., :3]
+
+
+def colours(picture: Any) -> int:
+    return len(np.unique((picture.reshape(-1, 3) * 255).astype(int), axis=0))
+
+
+def test_the_viewer_draws_and_a_click_on_a_worst_structure_shows_it(browser: Any, tmp_path: Path) -> None:
+    sodium = structure("salt of <b>many</b> atoms", 30.0, symbols=["Na", "Cl"] * 3)
+    report = audit_report(structures=[sodium, structure("water", 20.0)])
+    opened(browser, tmp_path, page([report]))
+    waiting = "return document.querySelector('.stage .waiting') === null"
+    browser.execute_script("document.querySelector('.viewer').scrollIntoView()")
+    assert within(90, lambda: browser.execute_script(waiting)), errors(browser)
+    time.sleep(0.5)
+    first = pixels(browser, "#r0-stage")
+    assert colours(first) > 500  # shaded spheres and a colour bar; a blank canvas has a handful
+    shown = browser.find_element("id", "r0-shown")
+    assert shown.text == "Shown: salt of <b>many</b> atoms"
+
+    browser.find_element("css selector", "button[data-structure='1']").click()
+    assert within(30, lambda: shown.text == "Shown: water")
+    time.sleep(0.5)
+    second = pixels(browser, "#r0-stage")
+    assert colours(second) > 500
+    assert float((np.abs(first - second).max(-1) > 0.1).mean()) > 0.01  # another picture
+    pressed = browser.find_elements("css selector", "button[aria-pressed='true']")
+    assert [button.text for button in pressed] == ["water"]
+
+    browser.find_element("css selector", "button[data-structure='0']").click()
+    assert within(30, lambda: shown.text.startswith("Shown: salt"))
+    time.sleep(0.5)
+    again = pixels(browser, "#r0-stage")
+    assert float((np.abs(first - again).max(-1) > 0.1).mean()) < 0.01  # negative control: the same picture as before
+
+    assert errors(browser) == []
+    assert len(fetched(browser)) == 1
+
+
+@pytest.mark.parametrize("policy", [True, False], ids=["with its policy", "without"])
+def test_hostile_names_do_nothing(browser: Any, tmp_path: Path, policy: bool) -> None:
+    """Escaping alone suffices: also without the content security policy nothing runs."""
+    html = page([hostile(text) for text in HOSTILE])
+    if not policy:
+        html = html.replace('http-equiv="Content-Security-Policy"', 'name="none"')
+    opened(browser, tmp_path, html)
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.execute_script("return document.querySelectorAll('article').length") == len(HOSTILE)
+    for key, text in enumerate(HOSTILE):
+        heading = browser.find_element("css selector", f"#r{key} h1").get_attribute("textContent")
+        assert heading == text
+        button = browser.find_element("css selector", f"#r{key} button").get_attribute("textContent")
+        assert button == text
+    assert browser.execute_script("return getComputedStyle(document.body).display") != "none"
+    assert errors(browser) == []
+    assert len(fetched(browser)) == 1
+
+
+def test_the_policy_stops_what_would_slip_through(browser: Any, tmp_path: Path) -> None:
+    """Negative control of both tests: an injected script is found by them, and the policy refuses it."""
+    html = page([run_report()])
+    injected = html.replace("</main>", "<script>window.hacked=1</script><img src='http://127.0.0.1:9/x.png'></main>")
+    opened(browser, tmp_path, injected)
+    assert browser.execute_script("return window.hacked") is None
+    assert len(errors(browser)) >= 2
+    opened(browser, tmp_path, injected.replace('http-equiv="Content-Security-Policy"', 'name="none"'))
+    assert browser.execute_script("return window.hacked") == 1
+    assert within(10, lambda: any("127.0.0.1" in url for url in fetched(browser)))
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_fits_the_screen(browser: Any, tmp_path: Path, width: int) -> None:
+    size = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    long = "a/very/long/path/without/any/space/to/break/it/" * 3
+    reports = [audit_report(model=long, source=long), run_report()]
+    try:
+        for html in (page(reports), comparison_page(compare([reports[0], reports[0]], [long, "b"]))):
+            opened(browser, tmp_path, html)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            for box in browser.execute_script(
+                "return [...document.querySelectorAll('figure svg')].map((one) => one.getBoundingClientRect().toJSON())"
+            ):
+                assert box["right"] <= width
+                assert box["width"] > 0.7 * min(width, 450)
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_it_is_dark_where_that_is_wished_and_light_on_paper(browser: Any, tmp_path: Path) -> None:
+    opened(browser, tmp_path, page([run_report()]))
+    brightness = """
+        return getComputedStyle(document.querySelector(arguments[0])).getPropertyValue(arguments[1])
+            .match(/\\d+/g).slice(0, 3).map(Number).reduce((a, b) => a + b) / 765
+    """
+
+    def bright(css: str, what: str) -> float:
+        return float(browser.execute_script(brightness, css, what))
+
+    seen = {}
+    for name, media in {
+        "light": {"features": [{"name": "prefers-color-scheme", "value": "light"}]},
+        "dark": {"features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+        "paper": {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]},
+    }.items():
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        seen[name] = (bright("body", "background-color"), bright("body", "color"), bright("figure svg text", "fill"))
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    for name, (ground, text, label) in seen.items():
+        assert (ground > 0.9) == (name != "dark")
+        assert abs(ground - text) > 0.6, name
+        assert abs(ground - label) > 0.6, name
+    assert errors(browser) == []
