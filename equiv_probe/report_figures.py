@@ -57,3 +57,15 @@ class Figures:
         from equiv_probe import plots
 
         return plots.history(self, value, x, ax=ax)
+
+    def plot_trajectory(self: Report, name: str = "forces_rms_meV_per_A", ax: Axes | None = None) -> Axes:  # type: ignore[misc]
+        """See :func:`equiv_probe.trajectory_plots.trajectory`."""
+        from equiv_probe import trajectory_plots
+
+        return trajectory_plots.trajectory(self, name, ax)
+
+    def plot_angular_momentum(self: Report, ax: Axes | None = None) -> Axes:  # type: ignore[misc]
+        """See :func:`equiv_probe.trajectory_plots.angular_momentum`."""
+        from equiv_probe import trajectory_plots
+
+        return trajectory_plots.angular_momentum(self, ax)

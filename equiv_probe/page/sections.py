@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe import angular_plots, plots
+from equiv_probe import angular_plots, plots, trajectory_plots
 from equiv_probe.axes import tidied, value_of
 from equiv_probe.page import viewer
 from equiv_probe.page.figures import svg
@@ -215,3 +215,15 @@ def _time(figures: _Figures, report: Report) -> None:
             listed = (f"{one + ' ' if one else ''}{number(value)}{unit}" for one, value in last.items())
             text = f"In the end: {', '.join(listed)}."
             figures.add("time", plots.history, f"{title} over the run", text, name)
+    for name, (title, label) in trajectory_plots.COLUMNS.items():
+        if name in columns and trajectory_plots.TIME in columns:
+            times, values = trajectory_plots.column_of(report, name)
+            quantity, _, unit = label.rpartition(", ")
+            text = (
+                f"{quantity}: {number(values[0])} {unit} at first, {number(values[-1])} {unit} after "
+                f"{number(times[-1])} fs; between {number(values.min())} and {number(values.max())}."
+            )
+            figures.add("time", trajectory_plots.trajectory, f"{title} over the trajectory", text, name)
+    if {"angular_change_x_eV_fs", "angular_impulse_x_eV_fs"} <= columns:
+        text = "How far the angular momentum moved, and what the net torque of the model makes of it."
+        figures.add("time", trajectory_plots.angular_momentum, "Angular momentum over the trajectory", text)

@@ -147,3 +147,15 @@ def sampled_report(name: str, equiv: Any, total: Any, weight: Any, names: list[s
         rms=math.sqrt(e.value), rms_interval=(math.sqrt(e.low), math.sqrt(e.high)), equiv=e.value, labelled=labelled
     )
     return audit_report(model=name, structures=records, measured=[one])
+
+
+def dynamics(explained: bool = True) -> Report:
+    """A trajectory in which the torque about z is constant: the angular momentum grows with time."""
+    rows = [
+        {"stage": "md", "step": k, "time_fs": 0.5 * k, "energy_change_eV": 0.01 * k, "net_torque_eV": 2.0,
+         **{f"angular_change_{a}_eV_fs": float(k) if a == "z" else 0.0 for a in "xyz"},
+         **{f"angular_impulse_{a}_eV_fs": float(k) * explained if a == "z" else 0.0 for a in "xyz"}}
+        for k in range(5)
+    ]  # fmt: skip
+    rows[2]["forces_rms_meV_per_A"], rows[4]["forces_rms_meV_per_A"] = 90.0, 110.0  # measured at some steps only
+    return run_report(history=rows)

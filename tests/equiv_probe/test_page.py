@@ -10,14 +10,18 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
+import equiv_probe as ep
 from equiv_probe import cli
 from equiv_probe.comparison import compare
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.page import comparison_page, fragment, page, viewer
 from equiv_probe.page.headline import headline
+from equiv_probe.report_table import number
 
-from .page_reports import NAN, audit_report, measured, run_report, structure
+from .page_reports import NAN, audit_report, dynamics, measured, run_report, structure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,6 +86,15 @@ class Elements(HTMLParser):
             self.text.append(data)
 
 
+class Timed(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return t[:, None, None] * self.net(x_t)
+
+
 @pytest.fixture(scope="module")
 def plain() -> str:
     return page([audit_report()])
@@ -98,6 +111,27 @@ def test_it_answers_in_the_order_in_which_people_ask(plain: str) -> None:
         "What can it not tell?",
     ]
     assert "Over time" in re.findall(r"<h2>(.*?)</h2>", page([run_report()]))
+
+
+def test_over_time_shows_diffusion_times_and_trajectories() -> None:
+    """What there is of it, each with its figure and its numbers in words."""
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 3)
+    timed = Timed(net)
+    probe = ep.Probe(timed, every=1, over="t", bins=2, center="origin")
+    x, t = torch.randn(64, 4, 3), torch.rand(64)
+    probe.step(lambda: (timed(x, t) - x).square().mean())
+    (profile,) = probe.report().over
+    text = page([probe.report()])
+    assert "Over t: train/loss" in text
+    assert f"{profile.bins[0].label}: {number(100 * profile.bins[0].share)} %" in text
+    text = page([dynamics()])
+    assert "Symmetry error of the forces over the trajectory" in text
+    first, last, after = number(90.0), number(110.0), number(2.0)
+    said = f"√L_equiv of forces: {first} meV/Å at first, {last} meV/Å after {after} fs; between {first} and {last}."
+    assert said in text
+    assert "Angular momentum over the trajectory" in text
+    assert "Angular momentum over the trajectory" not in page([run_report()])
 
 
 def test_the_answer_is_a_sentence_and_a_number_beside_the_floor_and_the_models_error(plain: str) -> None:

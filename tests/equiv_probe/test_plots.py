@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from equiv_probe.errors import EquivProbeError
 
-from .page_reports import audit_report, measured, run_report, structure
+from .page_reports import audit_report, dynamics, measured, run_report, structure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,3 +163,23 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.M
     with pytest.raises(EquivProbeError, match=r"pip install 'equiv-probe\[report\]'"):
         audit_report().plot_share()
     assert audit_report()._repr_html_() is None  # a notebook shows the text then
+
+
+def test_columns_of_a_trajectory_where_they_were_measured(ax: Axes) -> None:
+    dynamics().plot_trajectory(ax=ax)
+    assert list(ax.lines[0].get_xdata()) == [1.0, 2.0]
+    assert list(ax.lines[0].get_ydata()) == [90.0, 110.0]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time, fs", "√L_equiv of forces, meV/Å")
+
+
+@pytest.mark.parametrize("explained", [True, False])
+def test_angular_momentum_beside_what_explains_it(explained: bool, ax: Axes) -> None:
+    dynamics(explained).plot_angular_momentum(ax=ax)
+    measured_line, torque_line = ax.lines
+    assert list(measured_line.get_ydata()) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert (list(torque_line.get_ydata()) == list(measured_line.get_ydata())) == explained
+
+
+def test_a_training_run_is_no_trajectory(ax: Axes) -> None:
+    with pytest.raises(EquivProbeError, match="time_fs"):
+        run_report().plot_trajectory(ax=ax)
