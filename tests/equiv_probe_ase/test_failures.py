@@ -30,6 +30,13 @@ def sixty() -> list[Atoms]:
     return made
 
 
+def measured_of(record: dict[str, Any]) -> dict[str, Any]:
+    """What was measured on a structure, without the atoms: those stay with the worst alone, which depends on others."""
+    plain = {key: value for key, value in record.items() if key != "geometry"}
+    quantities = record["quantities"].items()
+    return {**plain, "quantities": {name: {**found, "per_atom": None} for name, found in quantities}}
+
+
 @pytest.mark.parametrize("together", [False, True], ids=["loop", "batched"])
 def test_three_of_sixty_fail(planted: Any, batched: Any, quadratic: QuadraticEnergy, together: bool) -> None:
     calculator = (batched if together else planted)(quadratic, unknown=ARGON, poison=XENON)
@@ -45,7 +52,7 @@ def test_three_of_sixty_fail(planted: Any, batched: Any, quadratic: QuadraticEne
     assert "non-finite predictions of 'forces'" in failed[f"structure[{POISON}]"]
     assert "empty structure" in failed[f"structure[{EMPTY}]"]
     rest = [record for record in before.structures if record["index"] not in {UNKNOWN, POISON, EMPTY}]
-    assert report.structures == rest
+    assert [measured_of(record) for record in report.structures] == [measured_of(record) for record in rest]
     assert all(np.isfinite([m.rms, m.floor, m.equiv_stderr]).all() for m in report.measured)
     assert "57 of 60 structures measured, 3 failed and are listed" in report.notes
 

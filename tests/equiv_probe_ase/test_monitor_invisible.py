@@ -20,6 +20,7 @@ from ase.md.melchionna import MelchionnaNPT
 from ase.md.nptberendsen import NPTBerendsen
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS, FIRE
+from threadpoolctl import threadpool_limits
 
 import equiv_probe as ep
 from equiv_probe_ase import SymmetryMonitor, frame_symmetry, make_calculator
@@ -27,7 +28,14 @@ from equiv_probe_ase import SymmetryMonitor, frame_symmetry, make_calculator
 from .monitored import TILT, TRANSFORMER, LinearField, crystal, molecule_in_motion, moving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums over several threads differ from run to run in their last bits (tblite's do), watched or not."""
+    with threadpool_limits(1):
+        yield
 
 
 def verlet(atoms: Atoms) -> Any:
