@@ -187,8 +187,6 @@ def train(config: Denoising, kind: str, until: int | None = None) -> tuple[Task,
     if kind == "cube":
         run.augment(task.network, SCHEMA)
     run.fit(task.loss_of, lambda: by_key(task.held_out(config.watched)), until)
-    if run.augmentation is not None:
-        run.augmentation.remove()
     return task, run
 
 

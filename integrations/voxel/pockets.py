@@ -181,8 +181,6 @@ def train(config: Docking, kind: str, until: int | None = None) -> tuple[Task, R
     if kind == "so3":
         run.augment(task.network, SCHEMA, center="origin")
     run.fit(task.loss_of, lambda: by_key(task.held_out(task.held["seen"], PLANS["so3"])), until)
-    if run.augmentation is not None:
-        run.augmentation.remove()
     return task, run
 
 

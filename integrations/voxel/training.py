@@ -184,6 +184,8 @@ class Run:
                     recent = []
                     self.save()
         self.network.eval()
+        if self.augmentation is not None:
+            self.augmentation.remove()
         return self.rows
 
     def _line(self, own: dict[str, float], held: dict[str, float], train: dict[str, float] | None = None) -> None:
