@@ -12,6 +12,8 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from equiv_probe.testing import QuadraticEnergy
 
+from . import wells
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -73,6 +75,16 @@ def _mixed() -> list[Atoms]:
     for seed, atoms in enumerate(made):
         atoms.positions += np.random.default_rng(seed).normal(scale=0.1, size=atoms.positions.shape)
     return made
+
+
+@pytest.fixture
+def cluster() -> Atoms:
+    return wells.cluster()
+
+
+@pytest.fixture
+def crystal() -> Atoms:
+    return wells.crystal()
 
 
 @pytest.fixture

@@ -20,20 +20,10 @@ import equiv_probe as ep
 from equiv_probe.rotations import group
 from equiv_probe_ase import TwirledCalculator
 
-from .wells import ROUND_OFF, TRACE, WELL, BatchedWell, Well, cluster, crystal, traceless, twirled
+from .wells import ROUND_OFF, TRACE, WELL, BatchedWell, Well, traceless, twirled
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-
-@pytest.fixture(name="cluster")
-def _cluster() -> Atoms:
-    return cluster()
-
-
-@pytest.fixture(name="crystal")
-def _crystal() -> Atoms:
-    return crystal()
 
 
 @pytest.mark.parametrize("design", ["tetrahedral", "octahedral", "icosahedral", "lebedev-3"])

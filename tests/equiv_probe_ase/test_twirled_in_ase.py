@@ -29,22 +29,12 @@ from equiv_probe_ase.inspection import model_precision, weights_digest
 from equiv_probe_ase.notes import versions
 from equiv_probe_ase.twirl_plans import parse_twirl
 
-from .wells import ROUND_OFF, BatchedWell, Well, cluster, crystal
+from .wells import ROUND_OFF, BatchedWell, Well
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ase import Atoms
-
-
-@pytest.fixture(name="cluster")
-def _cluster() -> Atoms:
-    return cluster()
-
-
-@pytest.fixture(name="crystal")
-def _crystal() -> Atoms:
-    return crystal()
 
 
 def test_one_evaluation_of_the_orbit_serves_everything_asked_of_a_state(cluster: Atoms) -> None:
