@@ -40,6 +40,10 @@ class Structures:
         x, z = self.x[index, :width], self.z[index, :width]
         return (x.to(device, non_blocking=True), z.to(device, non_blocking=True), (z > 0).to(device, non_blocking=True))
 
+    def subset(self, index: Tensor) -> Structures:
+        """Some structures, in the same units."""
+        return Structures(self.z[index], self.x[index], self.sizes[index], self.scale)
+
     def random(self, count: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
         """A batch drawn with replacement from torch's global random state."""
         return self.take(torch.randint(len(self), (count,)), device)

@@ -15,7 +15,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flow
 import structures
@@ -30,6 +30,8 @@ import equiv_probe as ep
 HERE = Path(__file__).parent
 KINDS = 256  # elements, or residue numbers
 EVALUATION_SEED = 2**40  # no step's seed: held-out noise and times are the same at every evaluation
+Optimizer = Literal["adamw", "sgd"]
+Schedule = Literal["cosine", "constant"]
 LOGGED = ("L_total", "L_mean", "L_equiv", "share")
 
 
@@ -53,6 +55,10 @@ class Config:
     held_out: int = 256  # structures in each of them
     precision: str = "float32"  # or bfloat16: automatic mixed precision
     seed: int = 0
+    marks: tuple[int, ...] = ()  # steps at which held-out structures are measured and the weights are kept, besides
+    structures: int = 0  # of the training set, drawn at random; 0 for all
+    optimizer: Optimizer = "adamw"
+    schedule: Schedule = "cosine"
 
     @classmethod
     def read(cls, name: str, **changes: Any) -> Config:
@@ -62,7 +68,8 @@ class Config:
         unknown = sorted(set(given) - {field.name for field in fields(cls)})
         if unknown:
             raise ValueError(f"{name}: {unknown} are not fields of a configuration")
-        return cls(**{**given, **{key: value for key, value in changes.items() if value is not None}})
+        marks = tuple(given.pop("marks", ()))
+        return cls(**{**given, "marks": marks, **{k: value for k, value in changes.items() if value is not None}})
 
     def network(self, model: str) -> torch.nn.Module:
         """A new network, from the seed."""
@@ -74,11 +81,19 @@ class Config:
     def evaluated(self) -> set[int]:
         """Steps before which held-out structures are measured: the first, and from the tenth on at equal ratios."""
         first, count = min(10, self.steps), self.evaluations - 2
-        return {0, *(round(first * (self.steps / first) ** (k / count)) for k in range(count + 1))}
+        marks = (step for step in self.marks if step < self.steps)
+        return {0, *marks, *(round(first * (self.steps / first) ** (k / count)) for k in range(count + 1))}
 
     def rate_at(self, step: int) -> float:
-        """Linear warm-up, then a cosine to zero."""
-        return self.rate * min(1, (step + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        """Linear warm-up, then a cosine to zero, or no change."""
+        rest = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.schedule == "cosine" else 1.0
+        return self.rate * min(1, (step + 1) / self.warmup) * rest
+
+    def optimizer_of(self, net: torch.nn.Module) -> torch.optim.Optimizer:
+        """Of a network's weights."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(net.parameters(), lr=self.rate, momentum=0.9, nesterov=True)
+        return torch.optim.AdamW(net.parameters(), lr=self.rate)
 
 
 class Run:
@@ -97,8 +112,11 @@ class Run:
     ) -> None:
         self.config, self.device, self.out = config, device, out
         self.fit, self.held = structures.load(config.data)
+        if config.structures:
+            chosen = torch.randperm(len(self.fit), generator=torch.Generator().manual_seed(config.seed))
+            self.fit = self.fit.subset(chosen[: config.structures])
         self.net = config.network(model).to(device)
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=config.rate)
+        self.optimizer = config.optimizer_of(self.net)
         schema = flow.schema(config.predict)
         plan = ep.RotationPlan("haar", replicates=4)
         self.probe = ep.Probe(
@@ -124,6 +142,7 @@ class Run:
             while self.step < until:
                 if self.step in evaluated:
                     self.evaluate()
+                self._keep_mark()
                 self._train_step()
                 self.step += 1
                 progress.update(task, completed=self.step)
@@ -133,7 +152,17 @@ class Run:
                     if self.step == self.config.steps:
                         self.evaluate()
                     self.save()
+        self._keep_mark()
         return self
+
+    def weights_at(self, step: int) -> Path:
+        """Where the weights of a mark are."""
+        return self.out / f"weights-{step}.pt"
+
+    def _keep_mark(self) -> None:
+        if self.step in self.config.marks and not self.weights_at(self.step).exists():
+            self.out.mkdir(parents=True, exist_ok=True)
+            torch.save(self.net.state_dict(), self.weights_at(self.step))
 
     def _train_step(self) -> None:
         torch.manual_seed(self.config.seed + 1_000_003 * (self.step + 1))
