@@ -73,6 +73,7 @@ class Denoising(Training):
 
 PRESETS = {
     "small": Denoising(),
+    "long": Denoising(steps=3000, folder="runs-long", evaluate=250, marks=(0, 100, 1000, 3000)),
     "gpu": Denoising(
         steps=100_000,
         batch=64,

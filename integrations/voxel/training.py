@@ -44,6 +44,7 @@ class Training:
         seed: of the weights and of everything drawn.
         amp: bfloat16 autocast, on CUDA only.
         folder: where runs are kept, beside the scripts.
+        marks: steps at which the weights are kept, and held-out structures evaluated, besides.
     """
 
     steps: int = 1500
@@ -55,6 +56,7 @@ class Training:
     seed: int = 0
     amp: bool = False
     folder: str = "runs"
+    marks: tuple[int, ...] = ()
 
 
 C = TypeVar("C", bound=Training)
@@ -164,6 +166,7 @@ class Run:
             task = progress.add_task(self.name, total=self.config.steps, completed=self.step)
             if self.step == 0 and not self.rows:
                 self._line({}, held_out())
+                self._keep_mark()
             while self.step < last:
                 began = time.perf_counter()
                 self.network.train()
@@ -176,17 +179,27 @@ class Run:
                 self.step += 1
                 self.seconds += time.perf_counter() - began
                 progress.update(task, completed=self.step)
-                if self.step % self.config.log == 0 or self.step == last:
-                    due = self.step % self.config.evaluate == 0 or self.step == self.config.steps
+                marked = self.step in self.config.marks
+                if self.step % self.config.log == 0 or self.step == last or marked:
+                    due = self.step % self.config.evaluate == 0 or self.step == self.config.steps or marked
                     names = {f"equiv/train/loss/{key}": key for key in KEYS}
                     train = {names[name]: value for name, value in self.probe.compute().items() if name in names}
                     self._line({"loss": float(torch.stack(recent).mean())}, held_out() if due else {}, train)
                     recent = []
+                    self._keep_mark()
                     self.save()
         self.network.eval()
         if self.augmentation is not None:
             self.augmentation.remove()
         return self.rows
+
+    def weights_at(self, step: int) -> Path:
+        """Where the weights of a mark are."""
+        return self.folder / f"weights-{step}.pt"
+
+    def _keep_mark(self) -> None:
+        if self.step in self.config.marks:
+            torch.save(self.network.state_dict(), self.weights_at(self.step))
 
     def _line(self, own: dict[str, float], held: dict[str, float], train: dict[str, float] | None = None) -> None:
         line = {"step": float(self.step), "seconds": self.seconds, **own}
