@@ -13,12 +13,14 @@
 
 from equiv_probe.augmentation import Augmentation, augment
 from equiv_probe.augmentation_check import check_augmentation
+from equiv_probe.curvature_record import Curvature
 from equiv_probe.decomposition import Decomposition, decompose
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
 from equiv_probe.frames import frame, orientation, quaternion
 from equiv_probe.grid_audit import GridAudit, audit_grid
 from equiv_probe.grids import grid
+from equiv_probe.loss_curvature import curvature
 from equiv_probe.orbit import Orbit
 from equiv_probe.probe import Probe
 from equiv_probe.random_rotation import RandomRotation
@@ -45,6 +47,7 @@ from equiv_probe.twirled import Twirled
 __all__ = [
     "Augmentation",
     "AugmentationCheck",
+    "Curvature",
     "Decomposition",
     "EquivProbeError",
     "GridAudit",
@@ -62,6 +65,7 @@ __all__ = [
     "augment",
     "axial",
     "check_augmentation",
+    "curvature",
     "decompose",
     "fixed",
     "frame",
