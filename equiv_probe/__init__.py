@@ -15,6 +15,7 @@ from equiv_probe.augmentation import Augmentation, augment
 from equiv_probe.augmentation_check import check_augmentation
 from equiv_probe.curvature_record import Curvature
 from equiv_probe.decomposition import Decomposition, decompose
+from equiv_probe.differentiable import OrbitLoss
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
 from equiv_probe.frames import frame, orientation, quaternion
@@ -52,6 +53,7 @@ __all__ = [
     "EquivProbeError",
     "GridAudit",
     "Orbit",
+    "OrbitLoss",
     "Probe",
     "RandomRotation",
     "Replay",
