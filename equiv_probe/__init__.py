@@ -21,8 +21,10 @@ from equiv_probe.finding import AugmentationCheck
 from equiv_probe.frames import frame, orientation, quaternion
 from equiv_probe.grid_audit import GridAudit, audit_grid
 from equiv_probe.grids import grid
+from equiv_probe.line_record import Line
 from equiv_probe.loss_curvature import curvature
 from equiv_probe.orbit import Orbit
+from equiv_probe.parameter_line import along_line
 from equiv_probe.probe import Probe
 from equiv_probe.random_rotation import RandomRotation
 from equiv_probe.replay import Replay
@@ -52,6 +54,7 @@ __all__ = [
     "Decomposition",
     "EquivProbeError",
     "GridAudit",
+    "Line",
     "Orbit",
     "OrbitLoss",
     "Probe",
@@ -62,6 +65,7 @@ __all__ = [
     "Schema",
     "Spectrum",
     "Twirled",
+    "along_line",
     "audit_grid",
     "audit_sampler",
     "augment",

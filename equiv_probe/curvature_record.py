@@ -36,7 +36,8 @@ class LossCurvature:
     """The curvature matrix of one loss.
 
     Every number is an :class:`equiv_probe.estimates.Estimate`. Its standard error is over random probes and, where
-    there are several sets of rotations, over those too; the interval is Student t, on the log scale for what is positive.
+    there are several sets of rotations, over those too; the interval is Student t, on the log scale for
+    what is positive.
 
     Attributes:
         densities: what was found with each set of rotations, S of them.

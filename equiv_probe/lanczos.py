@@ -2,8 +2,8 @@ r"""Lanczos with full reorthogonalisation, and the Gauss quadrature that its tri
 
 With T, the tridiagonal matrix of m steps from a unit vector v, ``vᵀ f(H) v ≈ Σ_i τ_i f(θ_i)``: θ are the eigenvalues of
 T and τ the squares of the first components of its eigenvectors; exact for polynomials up to degree 2m − 1. Averaged
-over random v it is the spectral density of H (Ubaru, Chen & Saad, SIAM J. Matrix Anal. Appl. 38 (2017) 1075; for networks
-Ghorbani, Krishnan & Xiao, ICML 2019, arXiv:1901.10159).
+over random v it is the spectral density of H (Ubaru, Chen & Saad, SIAM J. Matrix Anal. Appl. 38 (2017) 1075; for
+networks Ghorbani, Krishnan & Xiao, ICML 2019, arXiv:1901.10159).
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from .live_models import BOTH, FORCES, MUTATING, Energy, Mutating, mutating_batch
 from torch import Tensor, nn
 
 import equiv_probe as ep
+
+from .live_models import BOTH, FORCES, MUTATING, Energy, Mutating, mutating_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
