@@ -231,10 +231,11 @@ def test_ratio_of_condition_numbers_covers_the_truth() -> None:
         for kind, truth in exact.items():
             estimate = found.ratio(kind)
             inside[kind] += estimate.low <= truth <= estimate.high
-    # 95 of 100 expected; below 89 has a probability of 0.4 %. A quantile jumps from node to node: it may miss more.
+    # 95 of 100 expected; below 89 has a probability of 0.4 %. A quantile jumps from
+    # node to node, its error is made to be wide.
     assert inside["weighted"] >= 89, inside
     assert inside["mean"] >= 89, inside
-    assert inside["mass-0.9"] >= 75, inside
+    assert inside["mass-0.9"] >= 89, inside
 
 
 def test_nothing_but_zeros_is_no_error() -> None:
