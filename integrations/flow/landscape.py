@@ -1,0 +1,109 @@
+"""Curvature of both losses and lines through the weights that a run kept: is `L_equiv` the easier one to lower?
+
+    python integrations/flow/landscape.py [--config long] [--steps 0 100 1000 3000 10000]
+
+The loss is the study's own, of a few held-out structures at one draw of noise and times; nobody tells the instrument
+what loss that is (`ep.OrbitLoss.of_step`). Writes `results/<config>_landscape.csv` mark by mark, and goes on where it
+was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from typing import TYPE_CHECKING
+
+import flow
+import torch
+from rich.console import Console
+from rich.table import Table
+from study import write
+from train import EVALUATION_SEED, HERE, Config, Run
+
+import equiv_probe as ep
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CONDITIONS = ("mass-0.99", "mean")
+LOSSES = ("mean", "equiv")
+
+
+def losses(run: Run, structures: int, plan: str, sets: int) -> list[ep.OrbitLoss]:
+    """The decomposed loss as a function of the weights, with independent sets of rotations.
+
+    Args:
+        run: whose network and held-out structures.
+        structures: how many.
+        plan: name of the design; two replicates.
+        sets: of rotations; their scatter is in the error bars.
+    """
+    batch, config = run.held.take(torch.arange(structures), run.device), run.config
+
+    def step() -> torch.Tensor:
+        return run.loss(batch)
+
+    found = []
+    for k in range(sets):
+        torch.manual_seed(EVALUATION_SEED)
+        rotations = ep.RotationPlan(plan, replicates=2, seed=k)
+        found.append(
+            ep.OrbitLoss.of_step(run.net, step, rotations, schema=flow.schema(config.predict), center="origin")
+        )
+    return found
+
+
+def measured(given: Sequence[ep.OrbitLoss], probes: int, lanczos: int, seed: int) -> dict[str, float]:
+    """One row: losses, curvature, condition numbers and how fast the losses grow with a change of the weights."""
+    found = ep.curvature(given, losses=LOSSES, top=1, probes=probes, steps=lanczos, trace_probes=4, tolerance=1e-2)
+    ray = [sign * 10 ** (k / 4) for k in range(-10, 1) for sign in (-1, 1)]
+    line = ep.along_line(given, "random", ray, seed=seed)
+    print(found, line, sep="\n", flush=True)
+    row = {"L_mean": float(line.mean[line.origin]), "L_equiv": float(line.equiv[line.origin])}
+    for name in LOSSES:
+        one, exponent = getattr(found, name), line.exponent(name).power
+        for key in ("largest", "smallest", "trace", "rank"):
+            row |= {f"{name}_{key}": getattr(one, key).value, f"{name}_{key}_stderr": getattr(one, key).stderr}
+        row |= {f"{name}_condition_{kind}": one.condition(kind).value for kind in CONDITIONS}
+        row |= {f"{name}_exponent": exponent.value, f"{name}_exponent_stderr": exponent.stderr}
+    for kind in CONDITIONS:
+        ratio = found.ratio(kind)
+        row |= {f"ratio_{kind}": ratio.value, f"ratio_{kind}_low": ratio.low, f"ratio_{kind}_high": ratio.high}
+    return row
+
+
+def main() -> None:
+    """Measure every mark that is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="long")
+    parser.add_argument("--steps", type=int, nargs="*")
+    parser.add_argument("--structures", type=int, default=8)
+    parser.add_argument("--plan", default="octahedral")
+    parser.add_argument("--sets", type=int, default=2)
+    parser.add_argument("--probes", type=int, default=2)
+    parser.add_argument("--lanczos", type=int, default=12)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    config = Config.read(args.config)
+    run = Run(config, augment=False, out=HERE / "runs" / args.config / "transformer-turned", device=args.device)
+    path = HERE / "results" / f"{args.config}_landscape.csv"
+    rows: list[dict[str, float]] = []
+    if path.exists():
+        with path.open() as file:
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    for step in args.steps or config.marks:
+        if run.weights_at(step).exists() and step not in {row["step"] for row in rows}:
+            run.net.load_state_dict(torch.load(run.weights_at(step), map_location=args.device, weights_only=True))
+            given = losses(run, args.structures, args.plan, args.sets)
+            rows.append({"step": float(step), **measured(given, args.probes, args.lanczos, step)})
+            write(path, sorted(rows, key=lambda row: row["step"]))
+    table = Table("step", "L_mean", "L_equiv", *(f"κ {k}: L_mean, L_equiv" for k in CONDITIONS), "exponent of L_equiv")
+    for row in sorted(rows, key=lambda row: row["step"]):
+        kappas = [", ".join(f"{row[f'{name}_condition_{kind}']:.3g}" for name in LOSSES) for kind in CONDITIONS]
+        exponent = f"{row['equiv_exponent']:.2f} ± {row['equiv_exponent_stderr']:.2f}"
+        table.add_row(f"{row['step']:.0f}", f"{row['L_mean']:.4f}", f"{row['L_equiv']:.2e}", *kappas, exponent)
+    Console(width=130).print(table)
+
+
+if __name__ == "__main__":
+    main()
