@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from equiv_probe.curvature_record import Curvature
-    from equiv_probe.parameter_line import Line
+    from equiv_probe.line_record import Line
 
 COLOURS = {"L_total": INK, "L_mean": CALM, "L_equiv": ALARM}
 DECADES = 8

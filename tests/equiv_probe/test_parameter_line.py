@@ -66,7 +66,7 @@ def test_at_an_equivariant_point_of_a_network_too() -> None:
 
     x = draw(3, 4, 3, seed=5)
     loss = OrbitMse(Radial(), x, 0.2 * x, ep.RotationPlan("icosahedral", replicates=2))
-    line = ep.along_line(loss, "gradient", seed=1, progress=False)
+    line = ep.along_line(loss, seed=1, progress=False)
     for name, truth in (("equiv", 2), ("mean", 1), ("total", 1)):
         power = line.exponent(name).power
         assert power.low <= truth <= power.high
@@ -151,7 +151,7 @@ def test_interrupted_it_puts_the_weights_back(after: int) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     line = ep.along_line(loss, progress=False)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert line.total[line.origin] == pytest.approx(float(loss()[0]), rel=1e-14)
+    assert line.total[line.origin] == pytest.approx(loss()[0].item(), rel=1e-14)
 
 
 def test_standard_errors_are_over_structures_or_over_rotations() -> None:
