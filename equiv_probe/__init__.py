@@ -18,6 +18,7 @@ from equiv_probe.differentiable import OrbitLoss
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
 from equiv_probe.frames import frame, orientation, quaternion
+from equiv_probe.gradients import Gradients, gradients
 from equiv_probe.grid_audit import GridAudit, audit_grid
 from equiv_probe.grids import grid
 from equiv_probe.orbit import Orbit
@@ -48,6 +49,7 @@ __all__ = [
     "AugmentationCheck",
     "Decomposition",
     "EquivProbeError",
+    "Gradients",
     "GridAudit",
     "Orbit",
     "OrbitLoss",
@@ -67,6 +69,7 @@ __all__ = [
     "decompose",
     "fixed",
     "frame",
+    "gradients",
     "grid",
     "infinitesimal",
     "irreps",
