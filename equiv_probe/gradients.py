@@ -239,3 +239,15 @@ def _labels(parameters: Mapping[str, Tensor], groups: Groups) -> Callable[[str],
         for parameter in group["params"]
     }
     return lambda name: owner.get(id(parameters[name]))
+
+
+def parameters_of(modules: Iterable[torch.nn.Module]) -> dict[str, Tensor]:
+    """The parameters of modules by name, each once; of two of one name, the later is told apart by its place."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for k, module in enumerate(modules):
+        for name, value in module.named_parameters():
+            if id(value) not in seen:
+                seen.add(id(value))
+                found[name if name not in found else f"{k}.{name}"] = value
+    return found
