@@ -16,6 +16,7 @@ True
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from equiv_probe.capture import read_outputs
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generators import generators_of
+from equiv_probe.gradients import parameters_of
 from equiv_probe.grid_plans import fitting_plan, require_fit
 from equiv_probe.isolation import RandomState
 from equiv_probe.live_orbit import LiveOrbit
@@ -38,7 +40,7 @@ from equiv_probe.touched import modules_of
 from equiv_probe.turning import draw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -137,7 +139,7 @@ class OrbitLoss:
                     state=state,
                 )
             )
-        named = _parameters(modules) if parameters is None else None
+        named = parameters_of(modules) if parameters is None else None
         self._begin(parts, named or dict(parameters or {}), chunk)
         self.per_structure = per_structure
 
@@ -188,7 +190,7 @@ class OrbitLoss:
         ]
         found = cls.__new__(cls)
         modules = [model, *(module for one in steps for module in modules_of(one))]
-        found._begin(parts, dict(parameters) if parameters is not None else _parameters(modules), 1)
+        found._begin(parts, dict(parameters) if parameters is not None else parameters_of(modules), 1)
         found.per_structure = per_structure
         return found
 
@@ -246,7 +248,7 @@ class OrbitLoss:
         size = self.chunk if structures is None else structures
         for part, start, stop in self._parts:
             for a in range(start, stop, size):
-                yield lambda part=part, a=a, b=min(a + size, stop): self._part(part, a, b)  # type: ignore[misc]
+                yield partial(self._part, part, a, min(a + size, stop))
 
     def accumulate(self, of: Callable[[Decomposed], Sequence[Tensor]]) -> list[Tensor]:
         """Sum over pieces of something that is linear in the loss: gradients, Hessian-vector products.
@@ -329,18 +331,6 @@ def _ranges(units: list[tuple[Part, int]]) -> list[tuple[Part, int, int]]:
             found[-1] = part, found[-1][1], k + 1
         else:
             found.append((part, k, k + 1))
-    return found
-
-
-def _parameters(modules: Iterable[nn.Module]) -> dict[str, Tensor]:
-    """The parameters of modules by name, each once; of two of one name, the later is told apart by its place."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for k, module in enumerate(modules):
-        for name, value in module.named_parameters():
-            if id(value) not in seen:
-                seen.add(id(value))
-                found[name if name not in found else f"{k}.{name}"] = value
     return found
 
 
