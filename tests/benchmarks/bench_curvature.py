@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_curvature.py
     python tests/benchmarks/bench_curvature.py --structures 16 --replicates 2 --rounds 5 --device cuda
 
-On the force-field transformer of integrations/force_field (189 k parameters, float32), with icosahedral replicates. Times
-are the processor's, since the machine may be busy (wall time on a GPU); medians over rounds, which take turns.
+On the force-field transformer of integrations/force_field (189 k parameters, float32), with icosahedral replicates.
+Times are the processor's, since the machine may be busy (wall time on a GPU); medians over rounds, which take turns.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main() -> None:
     plain, held = CurvatureProducts(loss, space), CurvatureProducts(loss, space, hold=True)
     vector = space.random(torch.Generator().manual_seed(0))
     calls: dict[str, Callable[[], Any]] = {
-        "losses, without graph": lambda: torch.no_grad()(loss)(),
+        "losses, without graph": torch.no_grad()(loss),
         "gradient": lambda: plain.gradient("equiv"),
         "Hessian times vector": lambda: plain(vector, "equiv"),
     }
@@ -100,7 +100,9 @@ def main() -> None:
             took[name].append((time.perf_counter() if on_gpu else time.process_time()) - began)
     seconds = {name: statistics.median(values) for name, values in took.items()}
     rotations = 60 * given.replicates
-    table = Table(title=f"{given.structures} molecules × {rotations} rotations, {space.size} parameters, {given.device}")
+    table = Table(
+        title=f"{given.structures} molecules × {rotations} rotations, {space.size} parameters, {given.device}"
+    )
     for column in ("", "seconds", "a second", "÷ gradient"):
         table.add_column(column, justify="left" if not column else "right")
     for name, value in seconds.items():
