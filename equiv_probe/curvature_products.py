@@ -145,7 +145,7 @@ class CurvatureProducts:
         total = torch.zeros(self.space.size, dtype=self.space.dtype, device=self.space.device)
         for piece in self.pieces:
             total += self.space.flat(of(piece()[place]))
-        return cast("Tensor", total)
+        return total
 
     def _slopes(self, value: Tensor) -> Sequence[Tensor | None]:
         return _grad([value], self.space.tensors, create_graph=True)
