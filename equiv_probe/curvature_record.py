@@ -76,7 +76,7 @@ class LossCurvature:
 
     @property
     def rank(self) -> Estimate:
-        """The effective rank ``(tr H)² / ‖H‖_F²``."""
+        """The effective rank ``(tr H)² / ‖H‖_F²``; of an indefinite matrix it may be anything, even below one."""
         return self._combined(lambda d: d.rank, "log")
 
     @property
