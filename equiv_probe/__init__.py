@@ -22,6 +22,7 @@ from equiv_probe.gradients import Gradients, gradients
 from equiv_probe.grid_audit import GridAudit, audit_grid
 from equiv_probe.grids import grid
 from equiv_probe.orbit import Orbit
+from equiv_probe.penalty import EquivariancePenalty, equivariance_penalty
 from equiv_probe.probe import Probe
 from equiv_probe.random_rotation import RandomRotation
 from equiv_probe.replay import Replay
@@ -49,6 +50,7 @@ __all__ = [
     "AugmentationCheck",
     "Decomposition",
     "EquivProbeError",
+    "EquivariancePenalty",
     "Gradients",
     "GridAudit",
     "Orbit",
@@ -67,6 +69,7 @@ __all__ = [
     "axial",
     "check_augmentation",
     "decompose",
+    "equivariance_penalty",
     "fixed",
     "frame",
     "gradients",
