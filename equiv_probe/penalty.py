@@ -110,7 +110,9 @@ class EquivariancePenalty:
         flat = (rotations if known is None else rotations[1:]).flatten(0, 1)
         with unobserved():
             chunk = live.copies_at_once(structures, call.inputs)
-            rows = [live.attached(call, structures, flat[a : a + chunk]) for a in range(0, len(flat), chunk)]
+            # Where nobody asks for gradients, models whose forces are derivatives still need them inside.
+            evaluate = live.attached if torch.is_grad_enabled() else live.pulled_back
+            rows = [evaluate(call, structures, flat[a : a + chunk]) for a in range(0, len(flat), chunk)]
         rows = rows if known is None else [{name: v[None] for name, v in known.items()}, *rows]
         values = {name: torch.cat([row[name] for row in rows]) for name in schema.outputs}
         dtype = next(iter(values.values())).dtype
