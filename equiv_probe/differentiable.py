@@ -31,7 +31,7 @@ from equiv_probe.gradients import parameters_of
 from equiv_probe.grid_plans import fitting_plan, require_fit
 from equiv_probe.isolation import RandomState
 from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.orbit_parts import BatchPart, Decomposed, Part, against, answered, as_evaluated
+from equiv_probe.orbit_parts import BatchPart, Decomposed, Function, Part, against, answered, as_evaluated
 from equiv_probe.orbit_step import StepPart
 from equiv_probe.probe import Probe
 from equiv_probe.rotations import RotationPlan
@@ -105,7 +105,7 @@ class OrbitLoss:
         adapter: Adapter | None = None,
         stack: bool | None = None,
     ) -> None:
-        module = model if isinstance(model, nn.Module) else _Function(model)
+        module = model if isinstance(model, nn.Module) else Function(model)
         modules = [module] if module is model else [module, *modules_of(model)]
         batches = inputs if isinstance(inputs, list) else [inputs]
         if adapter is None:
@@ -361,14 +361,3 @@ def _ranges(units: list[tuple[Part, int]]) -> list[tuple[Part, int, int]]:
         else:
             found.append((part, k, k + 1))
     return found
-
-
-class _Function(nn.Module):
-    """A function as a module, which holds none of the modules that the function names."""
-
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, inputs: Any) -> Any:
-        return self.function(inputs)

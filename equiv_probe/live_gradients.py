@@ -34,7 +34,7 @@ USUAL = 500
 BLOCKS = 3
 """The fewest that give error bars."""
 HALF_SCALE = 2.0**12
-"""By which a loss is multiplied before it is differentiated in half precision, which cannot hold its small gradients."""
+"""By which a loss is multiplied before it is differentiated in half precision, which cannot hold small gradients."""
 
 
 class LiveGradients:
@@ -104,7 +104,8 @@ class LiveGradients:
                 name = name or next(iter(found))
                 one = found[name]
                 mean.append(of_losses(one.mean, given, keep=True, scale=scale))
-                equiv.append(of_losses(one.equiv, given, scale=scale))
+                # Kept too: what the step names from outside of it may hang on the user's own graph.
+                equiv.append(of_losses(one.equiv, given, keep=True, scale=scale))
         self.add(name, of_blocks(mean, equiv, every, members))
 
     def add(self, name: str, found: Gradients) -> None:
@@ -128,7 +129,7 @@ class LiveGradients:
         return {f"train/{name}": _merged(list(one)).to_dict() for name, one in rows.items()}
 
     def values(self, found: Mapping[str, Gradients]) -> dict[str, Tensor]:
-        """What is logged, as 0-d tensors: ``<output>/grad_ratio`` of all parameters, ``<output>/<group>/grad_ratio``."""
+        """What is logged, as 0-d tensors: ``<output>/grad_ratio``, and of a group ``<output>/<group>/grad_ratio``."""
         return {
             f"{name}/{key}" if group == "all" else f"{name}/{group}/{key}": value
             for name, one in found.items()

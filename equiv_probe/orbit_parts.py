@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
+from torch import nn
 
 from equiv_probe.capture import wide
 from equiv_probe.chunking import in_chunks
@@ -21,7 +22,7 @@ from equiv_probe.rotations import RotationPlan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from equiv_probe.capture import Call
     from equiv_probe.live_orbit import LiveOrbit
@@ -284,3 +285,15 @@ def answered(live: LiveOrbit, call: Call, modules: Sequence[nn.Module]) -> Any:
         raw = live.network(*args, **kwargs)
         live.resolve(call, raw)
     return raw
+
+
+class Function(nn.Module):
+    """A function as a module, which holds none of the modules that the function names."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: Any) -> Any:
+        """What the function answers."""
+        return self.function(inputs)

@@ -364,7 +364,8 @@ class Measuring:
         if self._module is None or self.probe is None:
             return
         merged = ranks.merged(self.probe.running)
-        if merged and trainer.is_global_zero:
+        gradients = self.probe.gradients is not None and self.probe.gradients.everything
+        if (merged or gradients) and trainer.is_global_zero:
             self._conclude(trainer, merged, [])
 
     def _conclude(self, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | None, notes: list[str]) -> None:

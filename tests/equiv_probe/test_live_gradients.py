@@ -57,11 +57,11 @@ def test_the_norms_are_unbiased_over_steps() -> None:
         return loss
 
     probe = ep.Probe(model, BOTH, every=None, gradients=1)
-    for _ in range(60):
+    for _ in range(25):
         probe.step(step)
     assert not probe.failures
     assert probe.gradients is not None
-    plan = ep.RotationPlan("icosahedral", replicates=6)
+    plan = ep.RotationPlan("octahedral", replicates=6)
     expected = ep.gradients(ep.OrbitLoss(model, x, {"energy": energy, "forces": forces}, BOTH, plan))["all"]
     found = probe.gradients.everything["loss"]["all"]
     for key in ("squared_mean", "squared_equiv", "inner"):
@@ -151,6 +151,42 @@ def test_nothing_waits_for_the_device(case: str, monkeypatch: pytest.MonkeyPatch
     assert not probe.failures
     assert probe.gradients is not None
     assert probe.gradients.everything["loss"]["all"].sums.count == 6
+
+
+class Two(nn.Module):
+    """A symmetric output beside the one that is measured, and an encoder outside of the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.size, self.encoder = nn.Linear(3, 3), nn.Linear(1, 1), nn.Linear(2, 1)
+
+    def forward(self, pos: Tensor) -> dict[str, Tensor]:
+        return {"forces": self.layer(pos), "size": self.size(pos.norm(dim=-1, keepdim=True))}
+
+
+def test_the_users_own_graph_is_not_used_up() -> None:
+    torch.manual_seed(0)
+    model, x, found = Two(), torch.randn(4, 5, 3), []
+    schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
+    calls: list[int] = []
+    model.size.register_full_backward_hook(lambda *_: calls.append(1))
+    for gradients in (False, 1):
+        probe = ep.Probe(model, schema, every=None, gradients=gradients)
+        outside = model.encoder(torch.ones(2)).exp()
+        calls.clear()
+
+        def step(outside: Tensor = outside) -> Tensor:
+            out = model(x)
+            return (out["forces"] * outside).square().mean() + out["size"].square().mean()
+
+        loss = probe.step(step)
+        assert not calls
+        found.append([one.clone() for one in torch.autograd.grad(loss, list(model.parameters()))])
+        assert not probe.failures
+        assert len(calls) == 1
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert probe.gradients is not None
+    assert probe.gradients.everything["loss"]["encoder"].squared_mean.value > 0
 
 
 def test_a_step_that_cannot_be_differentiated_is_listed_and_goes_on() -> None:
