@@ -42,6 +42,10 @@ def make_calculator(spec: str, *, device: str | None = None, dtype: str | None =
     if preset is None or (argument and not preset.argument):
         if argument:
             return _from_callable(name, argument, device=device, dtype=dtype, keywords=keywords)
+        if Path(head).is_file():  # structures, most likely
+            raise EquivProbeError(
+                f"a file as calculator, {spec}", "a calculator first, then structures", f"equiv-probe audit emt {spec}"
+            )
         raise EquivProbeError(
             f"calculator {spec!r}",
             f"a preset ({', '.join(p.name + (':' + p.argument if p.argument else '') for p in PRESETS.values())}), "
@@ -83,8 +87,10 @@ def as_calculator(given: Calculator | str | Callable[[], Calculator]) -> Calcula
     from ase.calculators.calculator import BaseCalculator
 
     made: Any = make_calculator(given) if isinstance(given, str) else given
-    if not isinstance(made, BaseCalculator) and not hasattr(made, "calculate"):
-        if not callable(made):
+    for attempt in (made, None):
+        if isinstance(made, BaseCalculator) or (hasattr(made, "calculate") and not isinstance(made, type)):
+            break
+        if attempt is None or not callable(made) or hasattr(made, "forward"):  # a network is not a factory
             raise EquivProbeError(f"a {type(made).__name__} as calculator", "an ASE calculator, its name, or a factory")
         made = made()
     calculator: Calculator = made

@@ -77,6 +77,8 @@ def molecular_dynamics(
     if start == 0:
         _thermal(atoms, temperature, seed)
     atoms.calc = calculator
+    if start and getattr(calculator, "redraw", False):  # go on with the frames that would have come next
+        calculator.draws = start
     if ensemble == "nve":
         dyn: Any = VelocityVerlet(atoms, timestep * units.fs)
     else:

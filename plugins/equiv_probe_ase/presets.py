@@ -90,7 +90,11 @@ def _ase(module: str, name: str) -> Callable[..., Calculator]:
     def make(_: None, device: str | None, dtype: str | None, **keywords: Any) -> Calculator:
         _only(dtype, "float64", name)
         _only_cpu(device, name)
-        calculator: Calculator = getattr(importlib.import_module(module), name)(**keywords)
+        cls = getattr(importlib.import_module(module), name)
+        unknown = keywords.keys() - cls.default_parameters.keys()
+        if unknown:  # which ASE would take, and never look at
+            raise EquivProbeError(f"{min(unknown)}= for {name}", f"one of {', '.join(cls.default_parameters)}")
+        calculator: Calculator = cls(**keywords)
         return calculator
 
     return make
