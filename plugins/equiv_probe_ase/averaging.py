@@ -127,6 +127,7 @@ class Averager:
         Raises:
             Exception: whatever the calculator raises.
         """
+        self._find_evaluator()
         waiting: list[tuple[Average, slice]] = []
         atoms = 0
         for average in averages:
@@ -142,6 +143,7 @@ class Averager:
 
     def not_given(self, atoms: Atoms, names: Sequence[str]) -> list[str]:
         """Which properties the calculator does not give for a structure, tried one by one."""
+        self._find_evaluator()
         missing = []
         for name in names:
             try:
@@ -150,13 +152,14 @@ class Averager:
                 missing.append(name)
         return missing
 
-    def __getstate__(self) -> dict[str, Any]:
-        # A batched evaluator may hold modules and functions of its package; it is found again for the calculator.
-        return {**self.__dict__, "engine": replace(self.engine, evaluator=None)}  # type: ignore[arg-type]
+    def _find_evaluator(self) -> None:
+        """Once more, for a copy: only when it is asked something is its calculator sure to be complete."""
+        if self.engine.evaluator is None:
+            self.engine.evaluator = evaluator_for(self.calculator, batched=self._batched)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.engine.evaluator = evaluator_for(self.calculator, batched=self._batched)
+    def __getstate__(self) -> dict[str, Any]:
+        # A batched evaluator may hold modules and functions of its package, which cannot be copied.
+        return {**self.__dict__, "engine": replace(self.engine, evaluator=None)}  # type: ignore[arg-type]
 
 
 def _evaluate_parts(engine: Engine, parts: Sequence[tuple[Average, slice]]) -> None:

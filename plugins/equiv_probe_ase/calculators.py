@@ -43,9 +43,7 @@ def make_calculator(spec: str, *, device: str | None = None, dtype: str | None =
         if argument:
             return _from_callable(name, argument, device=device, dtype=dtype, keywords=keywords)
         if Path(head).is_file():  # structures, most likely
-            raise EquivProbeError(
-                f"a file as calculator, {spec}", "a calculator first, then structures", f"equiv-probe audit emt {spec}"
-            )
+            raise EquivProbeError(f"the file {spec} as calculator", "a calculator, then structures", f"emt {spec}")
         raise EquivProbeError(
             f"calculator {spec!r}",
             f"a preset ({', '.join(p.name + (':' + p.argument if p.argument else '') for p in PRESETS.values())}), "

@@ -82,9 +82,9 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
       with two replicates or more.
 
     Constraints act outside, as ever in ASE: these are the model's forces. What one state is asked for in several calls
-    comes from the same rotations; ``reset()`` draws anew where rotations are drawn. The n-th state's are the n-th of
-    the seed, and `draws` counts states: dynamics that goes on from a file after so many steps goes on in the frames that
-    it would have had with ``calc.draws = steps``, and a pickled calculator does by itself.
+    comes from the same rotations; ``reset()`` draws anew where rotations are drawn. The n-th state has the n-th of the
+    seed, and `draws` counts states: with ``calc.draws = steps`` dynamics that goes on from a file after so many steps
+    goes on in the frames that it would have had. A pickled calculator does by itself.
 
     Raises:
         EquivProbeError: a plan for ``"random-frame"``, an unknown mode or property, nothing that could be averaged.

@@ -19,6 +19,7 @@ import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase import TwirledCalculator
 from equiv_probe_ase.md import molecular_dynamics
+from equiv_probe_ase.own_copy import own_copy
 
 from .wells import BatchedWell, Well
 
@@ -170,3 +171,16 @@ def test_a_class_is_a_factory(crystal: Atoms) -> None:
     for wrong in (lambda: 3, __import__("torch").nn.Linear(1, 1), int):
         with pytest.raises(EquivProbeError, match="expected an ASE calculator, its name, or a factory"):
             TwirledCalculator(wrong)
+
+
+def test_a_copy_of_its_own_shares_nothing_and_draws_on_its_own(cluster: Atoms) -> None:
+    """That with which a monitor measures: neither frames nor counts of the calculator that moves the atoms change."""
+    calc = TwirledCalculator(BatchedWell(), mode="random-frame", properties=["energy", "forces"])
+    calc.get_forces(cluster)
+    twin, shared = own_copy(calc)
+    assert shared == []
+    assert twin.calculator is not calc.calculator
+    energies = [one["energy"] for one in twin.calculate_batch([cluster] * 3, ["energy"])]
+    assert (calc.draws, twin.draws, calc.evaluations, twin.evaluations) == (1, 4, 1, 4)
+    calc.reset()
+    assert calc.get_potential_energy(cluster) == pytest.approx(energies[0], rel=1e-12)  # the second frame of the seed
