@@ -14,10 +14,11 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.io.trajectory import Trajectory
 from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase import TwirledCalculator
+from equiv_probe_ase import TwirledCalculator, audit
 from equiv_probe_ase.md import molecular_dynamics
 from equiv_probe_ase.own_copy import own_copy
 
@@ -184,3 +185,38 @@ def test_a_copy_of_its_own_shares_nothing_and_draws_on_its_own(cluster: Atoms) -
     assert (calc.draws, twin.draws, calc.evaluations, twin.evaluations) == (1, 4, 1, 4)
     calc.reset()
     assert calc.get_potential_energy(cluster) == pytest.approx(energies[0], rel=1e-12)  # the second frame of the seed
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_drawn_is_called_chance_and_never_round_off(cluster: Atoms, seed: int) -> None:
+    """One structure has one pair of repeats, which agree by chance now and then: the round trips are chance as well."""
+    calc = TwirledCalculator(Well(), mode="random-frame", seed=seed)
+    report = audit(calc, cluster, properties=["energy", "forces"])
+    assert report["energy"].verdict == report["forces"].verdict == "non-deterministic"
+    assert any("draws new rotations at every call" in note for note in report.notes)
+
+
+def test_md_in_random_frames_claims_no_gradient(tmp_path: Path) -> None:
+    notes = {}
+    for mode, plan in (("random-frame", None), ("average", KLEIN)):
+        calc = TwirledCalculator(Well(), plan, mode, properties=["energy", "forces"])
+        run = {"steps": 4, "every": 2, "log": tmp_path / f"{mode}.csv", "quiet": True}
+        notes[mode] = " ".join(molecular_dynamics(calc, _moving(None), **run).notes)
+    assert "there is no energy that the forces could be the gradient of" in notes["random-frame"]
+    assert "not from the forces" not in notes["random-frame"]
+    assert "the forces are the energy's gradient" in notes["average"]
+
+
+def test_no_optimiser_converges_in_random_frames(cluster: Atoms) -> None:
+    """A tug along the laboratory's axes averages to nothing over four rotations, and is a tug in each of them."""
+
+    class Tugged(Well):
+        def calculate(self, *args: Any) -> None:
+            super().calculate(*args)
+            self.results["forces"] = 0.2 - self.atoms.positions
+
+    for mode, plan, converges in (("average", KLEIN, True), ("random-frame", None, False)):
+        atoms = cluster.copy()
+        atoms.calc = TwirledCalculator(Tugged(), plan, mode, properties=["energy", "forces"])
+        assert BFGS(atoms, logfile=None).run(fmax=0.05, steps=40) == converges
+        assert (abs(atoms.positions).max() < 0.05) == converges
