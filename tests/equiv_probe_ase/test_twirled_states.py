@@ -189,7 +189,7 @@ def test_a_copy_of_its_own_shares_nothing_and_draws_on_its_own(cluster: Atoms) -
 
 @pytest.mark.parametrize("seed", [0, 6, 22])
 def test_what_is_drawn_is_called_chance_and_never_round_off(cluster: Atoms, seed: int) -> None:
-    """One structure has one pair of repeats, which agree by chance (seeds 6, 22): the round trips are chance as well."""
+    """One structure has one pair of repeats, alike by chance (seeds 6, 22): the round trips are chance as well."""
     calc = TwirledCalculator(Well(), mode="random-frame", seed=seed)
     report = audit(calc, cluster, properties=["energy", "forces"])
     assert report["energy"].verdict == report["forces"].verdict == "non-deterministic"
