@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from equiv_probe.comparison import Contrast
+    from equiv_probe.contrasts import Contrast
     from equiv_probe.report import Report
 
 TIMES = {"step": "training step", "time": "time", "t": "t", "epoch": "epoch"}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from equiv_probe.comparison import NOT_CORRECTED, p_value
+from equiv_probe.comparison import p_value
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.page import viewer
 from equiv_probe.page.figures import svg
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.axes import Axes
 
-    from equiv_probe.comparison import Comparison, Contrast
+    from equiv_probe.comparison import Comparison
+    from equiv_probe.contrasts import Contrast
     from equiv_probe.report import Report
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
@@ -80,7 +81,7 @@ def comparison_page(found: Comparison) -> str:
         )
         for place, contrast in enumerate(found.contrasts)
     ]
-    return _written("comparison.html.jinja", names=found.names, shown=shown, not_corrected=NOT_CORRECTED)
+    return _written("comparison.html.jinja", found=found, shown=shown)
 
 
 def _draw(contrast: Contrast, ax: Axes) -> Axes:
