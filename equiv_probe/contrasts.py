@@ -145,8 +145,8 @@ def _samples(
         source = values if number == "√L_equiv" or values is None else values.get("labelled")
         if source is None:
             continue
-        weight = source["weight"]
-        row = (source[upper], source["total"] if number == "share" else 1.0)
+        weight = source.get("weight")
+        row = (source.get(upper), source.get("total") if number == "share" else 1.0)
         if weight and None not in row:
             found[key] = (row[0] * weight, row[1] * weight)
     return found

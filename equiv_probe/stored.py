@@ -60,9 +60,9 @@ _ANGULAR = {
     "by_axis": (NUMBER,) * 48,
 }
 _QUANTITY = {
-    **dict.fromkeys(("rms", "equiv", "weight"), NUMBER),
+    **dict.fromkeys(("rms?", "equiv?", "weight?"), NUMBER),
     "worst_atoms?": [_ATOM],
-    "labelled?": Maybe(dict.fromkeys(("total", "mean", "equiv", "weight"), NUMBER)),
+    "labelled?": Maybe(dict.fromkeys(("total?", "mean?", "equiv?", "weight?"), NUMBER)),
 }
 _STRUCTURE = {"name": TEXT, "formula": TEXT, "n_atoms": COUNT, "rotations": COUNT, "quantities": Each(_QUANTITY)}
 _OVER = {
