@@ -160,7 +160,9 @@ def contrast(found: Contrast, ax: Axes | None = None) -> Axes:
 
 
 def _roots(report: Report, name: str) -> list[float]:
-    return [value_of(record["quantities"][name].get("rms")) for record in report.structures if name in record["quantities"]]
+    return [
+        value_of(record["quantities"][name].get("rms")) for record in report.structures if name in record["quantities"]
+    ]
 
 
 def _column(entries: Sequence[Mapping[str, Any]], name: str) -> Any:
