@@ -16,6 +16,7 @@ from equiv_probe.verdict import BROKEN_RELATIVE, ROUND_OFF_FACTOR
 from equiv_probe_ase.budget import HBAR
 from equiv_probe_ase.conservative import DIRECTIONS, beyond_noise
 from equiv_probe_ase.dynamics_log import plain
+from equiv_probe_ase.dynamics_rows import protocol_of
 from equiv_probe_ase.summary import blind_spots, summarise
 
 if TYPE_CHECKING:
@@ -42,17 +43,17 @@ def dynamics_report(monitor: SymmetryMonitor) -> Report:
         model=monitor.name or type(monitor.model).__name__,
         source=f"{type(monitor.dyn).__name__} of {monitor.atoms.get_chemical_formula()}",
         protocol=_protocol(monitor, rows),
-        measured=summarise(monitor.records, monitor.symmetry.quantities, "mse"),
+        measured=summarise(monitor.records, monitor.quantities, "mse"),
         structures=monitor.records,
         failures=[{"name": line.partition(":")[0], "error": line.partition(": ")[2]} for line in monitor.failures],
-        notes=[*_notes(monitor, rows), *monitor.notes],
+        notes=[*_notes(monitor, rows), *monitor.notes, *monitor.log.notes, *monitor.frames_file.notes],
         blind_spots=blind,
         history=[{"stage": "md" if monitor.is_dynamics else "optimisation", **row} for row in rows],
     )
 
 
 def _protocol(monitor: SymmetryMonitor, rows: Sequence[Row]) -> dict[str, Any]:
-    stated = monitor.protocol()
+    stated = protocol_of(monitor)
     run = time.perf_counter() - monitor.began - monitor.seconds
     free = monitor.seconds - monitor.measuring_seconds
     return {
@@ -181,15 +182,14 @@ def _conservative(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
 
 def _drift(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     """The drift of the total energy where it should be constant."""
-    if not isinstance(monitor.dyn, VelocityVerlet) or len(rows) < 3:
+    having = [row for row in rows if math.isfinite(row.get("total_eV", math.nan))]
+    if type(monitor.dyn) is not VelocityVerlet or len(having) < 3:  # its children in ASE are thermostats
         return []
-    times, changes = (np.array([row.get(key, math.nan) for row in rows]) for key in ("time_fs", "energy_change_eV"))
-    if not np.isfinite(changes).all():
-        return []
+    times, changes = (np.array([row[key] for row in having]) for key in ("time_fs", "energy_change_eV"))
     fit = linregress(times, changes)
     return [
         f"total energy: {number(1e3 * fit.slope)} ± {number(1e3 * fit.stderr)} eV/ps (straight line through "
-        f"{len(rows)} rows), {number(float(changes[-1]))} eV in all"
+        f"{len(having)} rows), {number(float(changes[-1]))} eV in all"
     ]
 
 
