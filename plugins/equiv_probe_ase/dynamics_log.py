@@ -12,7 +12,6 @@ import io
 import json
 import math
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -21,6 +20,7 @@ from equiv_probe.report import without_nan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 MARK = "equiv_probe_dynamics"
 SCHEMA_VERSION = 1

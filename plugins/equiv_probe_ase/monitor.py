@@ -119,7 +119,11 @@ class SymmetryMonitor:
         self.name = name
         self._calculator = make_calculator(calculator) if isinstance(calculator, str) else calculator
         self._resume, self._first_step = resume, first_step
-        self.frames_file, self.worst, self._between = FramesFile(trajectory), WorstFrames(), BetweenRuns(dyn, self.atoms)
+        self.frames_file, self.worst, self._between = (
+            FramesFile(trajectory),
+            WorstFrames(),
+            BetweenRuns(dyn, self.atoms),
+        )
         self._moved_by: Any = None
         self._annotate, self._table = annotate, RunningTable(quiet=quiet)
         self._offset, self._last = 0, -1
