@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     Row = Mapping[str, Any]
 
+NO_TORQUE = 0.1
+"""Of what the energy's variation needs: not even four rotations of one frame come out so small by chance."""
 ROUNDED = 1e-5
 """Of all that moves: what single precision makes of a sum over many steps is less."""
 
@@ -176,7 +178,8 @@ def _bound(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     # has to be seen over frames, each with rotations of its own.
     excess = variances - bounds
     error = float(excess.std(ddof=1)) / math.sqrt(len(excess)) if len(excess) > 2 else math.inf
-    if float(excess.mean()) > max(float(student.isf(1e-3, len(excess) - 1)) * error, 0.1 * bound**2):
+    beyond = float(excess.mean()) > max(float(student.isf(1e-3, len(excess) - 1)) * error, 0.1 * bound**2)
+    if beyond or bound < NO_TORQUE * spread:
         return [
             f"{varies}, more than the {number(bound)} meV/atom that the net torque allows ({len(excess)} frames): the "
             "forces are not the energy's gradient"
