@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ase.io
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.trajectory import Trajectory
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.worst import geometry, slim
@@ -70,8 +71,8 @@ class FramesFile:
         if frames and len(kept) == len(frames):
             return
         self.path.unlink()
-        if kept:
-            ase.io.write(self.path, kept)
+        for frame in kept:
+            _append(self.path, frame)
 
     def add(self, atoms: Atoms, results: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         """Append a frame; a disk that is full does not end the run.
@@ -88,7 +89,7 @@ class FramesFile:
         frame.calc = SinglePointCalculator(frame, **known)
         frame.info |= found
         try:
-            ase.io.write(self.path, frame, append=True)
+            _append(self.path, frame)
         except OSError as error:
             self.notes[4:] = [f"the frame of step {found.get(MARK)} was not written to {self.path}: {error}"]
             if len(self.notes) == 1:
@@ -96,6 +97,14 @@ class FramesFile:
 
     def _refused(self, expected: str) -> EquivProbeError:
         return EquivProbeError(f"trajectory={str(self.path)!r}", expected, 'trajectory="seen.extxyz"')
+
+
+def _append(path: Path, frame: Atoms) -> None:
+    if path.suffix == ".traj":  # of which ase.io.write appends nothing that can be read
+        with Trajectory(path, "a") as file:
+            file.write(frame)
+    else:
+        ase.io.write(path, frame, format="extxyz", append=True)
 
 
 def _writes_to(dyn: Any, path: Path) -> bool:
