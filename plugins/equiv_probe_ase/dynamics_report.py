@@ -72,7 +72,7 @@ def _protocol(monitor: SymmetryMonitor, rows: Sequence[Row]) -> dict[str, Any]:
         "precision": str(monitor.symmetry.precision).removeprefix("torch."),
         "evaluator": monitor.symmetry.evaluator,
         "evaluations": monitor.symmetry.evaluations,
-        "cost": f"{100 * monitor.seconds / run:.2g} % of the run, {100 * free / run:.2g} % without the turned copies"
+        "cost": f"{number(100 * monitor.seconds / run)} % of the run, {number(100 * free / run)} % without the turned copies"
         if run > 0
         else "unknown",
         "versions": stated["versions"],

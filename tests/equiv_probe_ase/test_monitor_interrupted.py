@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
-from ase import units
 from ase.calculators.lj import LennardJones
-from ase.md.verlet import VelocityVerlet
 
 from equiv_probe_ase import SymmetryMonitor
 from equiv_probe_ase.own_copy import own_copy
 
 from .monitored import SPIN, TILT, LinearField, angular_momentum, cluster, moving
+
+if TYPE_CHECKING:
+    from ase.md.verlet import VelocityVerlet
 
 
 def watched(calculator: Any, **options: Any) -> tuple[Any, VelocityVerlet, SymmetryMonitor]:
