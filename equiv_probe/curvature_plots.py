@@ -26,8 +26,8 @@ PER_DECADE = 3
 def density(found: Curvature, ax: Axes | None = None) -> Axes:
     """How many directions bend how much: the number of eigenvalues in bins alike on a symmetric log axis.
 
-    The bin at zero holds what is below about 1e-6 of the largest magnitude. Both axes are logarithmic: outliers are single
-    directions among thousands.
+    The bin at zero holds what is below about 1e-6 of the largest magnitude. Both axes are logarithmic: outliers are
+    single directions among thousands.
     """
     having = list(found.named())
     largest = max(float(np.abs(one.density[0]).max()) for _, one in having) or 1.0

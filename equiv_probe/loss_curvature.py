@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from equiv_probe.curvature_estimates import LossCurvature
 from equiv_probe.curvature_products import LOSSES, CurvatureProducts, space_of
-from equiv_probe.curvature_record import Curvature, LossCurvature
+from equiv_probe.curvature_record import Curvature
 from equiv_probe.eigenvalue_density import EigenvalueDensity
 from equiv_probe.eigenvalues import dense, extreme
 from equiv_probe.errors import EquivProbeError
@@ -61,7 +62,8 @@ def curvature(
     With finitely many rotations the matrix of ``L_equiv`` is an estimate: its trace is unbiased, its extreme
     eigenvalues err outwards, and L_mean's too. So use a plan of high degree, of icosahedral replicates, and give two or
     more losses with independent rotations (``loss.blocks(2)`` of one with four replicates): the change between them is
-    then in the error bars, and the largest eigenvalue is bracketed. The structures are taken as given: error bars do not speak of others.
+    then in the error bars, and the largest eigenvalue is bracketed. The structures are taken as
+    given: error bars do not speak of others.
 
     Args:
         orbit_loss: a callable without arguments that gives ``(total, mean, equiv)``, 0-d with graph, at the current
