@@ -167,7 +167,7 @@ def test_standard_errors_are_over_structures_or_over_rotations() -> None:
     assert np.isnan(whole.stderr("total")).all()
     several = [OrbitMse(loss.model, loss.x, loss.y, loss.plan, seed) for seed in (1, 2, 3)]
     turned = ep.along_line(several, steps=steps, progress=False)
-    each = np.array([float(one()[2]) for one in several])
+    each = np.array([one()[2].item() for one in several])
     assert turned.equiv[0] == pytest.approx(each.mean())
     assert turned.stderr("equiv")[0] == pytest.approx(each.std(ddof=1) / math.sqrt(3))
     both = ep.along_line([perceptron(parts=4), perceptron(parts=4)], steps=steps, over="structures", progress=False)
