@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_curvature.py
     python tests/benchmarks/bench_curvature.py --structures 16 --replicates 2 --rounds 5 --device cuda
 
-On the force-field transformer of integrations/force_field (189 k parameters, float32), with icosahedral replicates.
+On the force-field transformer of integrations/force_field (189 k parameters, float32), of forces.
 Times are the processor's, since the machine may be busy (wall time on a GPU); medians over rounds, which take turns.
 """
 
@@ -41,7 +41,7 @@ class Forces(torch.nn.Module):
         return {"forces": self.network(inputs["positions"], inputs["species"])[1]}
 
 
-def orbit_loss(structures: int, replicates: int, chunk: int, device: str) -> ep.OrbitLoss:
+def orbit_loss(structures: int, plan: ep.RotationPlan, chunk: int, device: str) -> ep.OrbitLoss:
     """Squared error of the forces of some of the embedded molecules."""
     spec = importlib.util.spec_from_file_location("bench_transformer", FOLDER / "transformer.py")
     assert spec is not None
@@ -61,7 +61,7 @@ def orbit_loss(structures: int, replicates: int, chunk: int, device: str) -> ep.
         {"positions": x, "species": z},
         {"forces": forces},
         ep.Schema(inputs={"positions": ep.point, "species": ep.scalar}, outputs={"forces": ep.vector}),
-        ep.RotationPlan("icosahedral", replicates=replicates),
+        plan,
         mask={"forces": (z != 0)[..., None].expand(-1, -1, 3)},
         chunk=chunk,
     )
@@ -71,13 +71,15 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--structures", type=int, default=4)
-    parser.add_argument("--replicates", type=int, default=2)
+    parser.add_argument("--design", default="icosahedral")
+    parser.add_argument("--replicates", type=int, default=2, help="two or more")
     parser.add_argument("--chunk", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-hold", action="store_true", help="leave out held graphs, which take memory")
     given = parser.parse_args()
-    loss = orbit_loss(given.structures, given.replicates, given.chunk, given.device)
+    plan = ep.RotationPlan(given.design, replicates=given.replicates)
+    loss = orbit_loss(given.structures, plan, given.chunk, given.device)
     space = space_of(loss, None)
     plain, held = CurvatureProducts(loss, space), CurvatureProducts(loss, space, hold=True)
     vector = space.random(torch.Generator().manual_seed(0))
@@ -99,7 +101,7 @@ def main() -> None:
                 torch.cuda.synchronize()
             took[name].append((time.perf_counter() if on_gpu else time.process_time()) - began)
     seconds = {name: statistics.median(values) for name, values in took.items()}
-    rotations = 60 * given.replicates
+    rotations = len(plan.weights) * given.replicates
     table = Table(
         title=f"{given.structures} molecules × {rotations} rotations, {space.size} parameters, {given.device}"
     )
