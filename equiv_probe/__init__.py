@@ -19,12 +19,14 @@ from equiv_probe.differentiable import OrbitLoss
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
 from equiv_probe.frames import frame, orientation, quaternion
+from equiv_probe.gradients import Gradients, gradients
 from equiv_probe.grid_audit import GridAudit, audit_grid
 from equiv_probe.grids import grid
 from equiv_probe.line_record import Line
 from equiv_probe.loss_curvature import curvature
 from equiv_probe.orbit import Orbit
 from equiv_probe.parameter_line import along_line
+from equiv_probe.penalty import EquivariancePenalty, equivariance_penalty
 from equiv_probe.probe import Probe
 from equiv_probe.random_rotation import RandomRotation
 from equiv_probe.replay import Replay
@@ -53,6 +55,8 @@ __all__ = [
     "Curvature",
     "Decomposition",
     "EquivProbeError",
+    "EquivariancePenalty",
+    "Gradients",
     "GridAudit",
     "Line",
     "Orbit",
@@ -73,8 +77,10 @@ __all__ = [
     "check_augmentation",
     "curvature",
     "decompose",
+    "equivariance_penalty",
     "fixed",
     "frame",
+    "gradients",
     "grid",
     "infinitesimal",
     "irreps",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,14 @@ import torch
 
 from equiv_probe import binned_sums
 from equiv_probe.estimates import Sums
+from equiv_probe.gradient_sums import GradientSums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
+    from equiv_probe.gradients import Gradients
     from equiv_probe.running import Running
 
 Key = tuple[str, str]
@@ -54,6 +57,26 @@ def of_training(running: Mapping[Key, Running], keys: Iterable[Key], device: tor
             stacked[k] = running[key].latest.flat()
     torch.distributed.all_reduce(stacked)
     return {key: Sums.from_flat(row) for key, row in zip(keys, stacked, strict=True)}
+
+
+def of_gradients(latest: Mapping[str, Gradients]) -> dict[str, Gradients]:
+    """The last measurements of gradients over ranks, by one collective of fixed size, without waiting for the device.
+
+    Every rank differentiates the loss of its own batch: the squared norms are averaged over the ranks' batches.
+
+    Args:
+        latest: this rank's, by output; the same outputs and groups on all ranks.
+    """
+    if world() == 1 or not latest:
+        return dict(latest)
+    places = [(name, group) for name, one in latest.items() for group in one.groups]
+    stacked = torch.stack([latest[name].groups[group].sums.flat() for name, group in places])
+    torch.distributed.all_reduce(stacked)
+    sums = dict(zip(places, stacked, strict=True))
+    return {
+        name: replace(one, groups={g: GradientSums(Sums.from_flat(sums[name, g])) for g in one.groups})
+        for name, one in latest.items()
+    }
 
 
 def merged(running: Mapping[Key, Running]) -> dict[Key, dict[str, Any]]:
