@@ -1,12 +1,14 @@
 """What the equivariance penalty costs, and what it buys beside augmentation at equal compute.
 
-    python tests/benchmarks/bench_penalty.py [--passes 1800] [--seeds 2] [--json out.json]
+    python tests/benchmarks/bench_penalty.py [--passes 6000] [--seeds 3] [--json out.json]
 
-A small transformer (energy and forces from two heads) learns rMD17 ethanol: 950 frames to train on, 200 held out, from
-the folder that EQUIV_PROBE_DATA names. Ways to train, given the same number of passes forward and back: plain,
-augmented, and augmented with the penalty at several weights; the penalty takes one pass more a step, since the
-prediction for the turned batch is one of its two (``prediction=``). All with AdamW and a cosine that ends with the
-passes. What is reported is ``L_total`` and ``L_equiv`` on held-out frames, in units of the labels' variance.
+The problem is small, so that it is learned in a minute: three atoms of one molecule, rattled by 0.2 Å and turned at
+random, whose energy is that of Morse bonds between all pairs; 1000 structures to train on, 500 held out. The model is a
+perceptron of the coordinates about the centroid, with energy and forces from two heads, which knows nothing of
+rotation. Ways to train, given the same number of passes forward and back: plain, augmented, and augmented with the
+penalty at several weights; the penalty takes one pass more a step, since the prediction for the turned batch is one of
+its two (``prediction=``). All with AdamW and a cosine that ends with the passes. What is reported is ``L_total`` and
+``L_equiv`` on held-out structures, in units of the labels' variance (the sum of energy and forces).
 
 Seconds a step are measured first: loops of all ways take turns, so that a busy machine slows all alike; medians and
 quartiles of the ratio to a plain step.
@@ -17,15 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from ase.io import read
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -33,43 +32,39 @@ from torch import Tensor, nn
 import equiv_probe as ep
 from equiv_probe.rotations import haar
 
-sys.path.insert(0, str(Path(ep.__file__).parents[1] / "integrations" / "force_field"))
-from transformer import Config, Transformer, padded  # type: ignore[import-not-found]
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SCHEMA = ep.Schema(inputs={"pos": ep.point}, outputs={"energy": ep.scalar, "forces": ep.vector})
-HELD_OUT = 200
+ATOMS, TRAINED, HELD_OUT = 3, 1000, 500
 
 
 class ForceField(nn.Module):
-    """The transformer, with outputs in units of the labels' standard deviations."""
+    """A perceptron of all coordinates, with outputs in units of the labels' standard deviations."""
 
-    def __init__(self, species: Tensor, width: int, layers: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.network = Transformer(Config(width=width, layers=layers))
-        self.register_buffer("species", species)
+        self.layers = nn.Sequential(
+            nn.Linear(3 * ATOMS, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1 + 3 * ATOMS)
+        )
 
     def forward(self, pos: Tensor) -> dict[str, Tensor]:
-        energy, forces = self.network(pos, self.species.expand(len(pos), -1))
-        return {"energy": energy, "forces": forces}
+        out = self.layers((pos - pos.mean(1, keepdim=True)).flatten(1))
+        return {"energy": out[:, 0], "forces": out[:, 1:].reshape(pos.shape)}
 
 
-def load() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Positions (F, N, 3), species (N,), and energies (F,) and forces (F, N, 3) in units of their deviations."""
-    (path,) = sorted((Path(os.environ["EQUIV_PROBE_DATA"]) / "ethanol_rmd17").glob("*train*.xyz"))[:1]
-    frames = read(path, ":")
-    positions, species = padded(frames)
-    energy = torch.tensor([atoms.get_potential_energy() for atoms in frames], dtype=torch.float64)
-    forces = torch.stack([torch.as_tensor(atoms.get_forces(), dtype=torch.float32) for atoms in frames])
-    energy = ((energy - energy.mean()) / energy.std()).float()
-    return (
-        torch.as_tensor(positions).float(),
-        torch.as_tensor(species[0]),
-        energy,
-        forces / forces.square().mean().sqrt(),
-    )
+def load() -> tuple[Tensor, Tensor, Tensor]:
+    """Positions (F, N, 3), and energies (F,) and forces (F, N, 3) in units of their deviations."""
+    generator = torch.Generator().manual_seed(0)
+    triangle = 1.6 * torch.eye(3).double()
+    x = triangle + 0.2 * torch.randn(HELD_OUT + TRAINED, ATOMS, 3, generator=generator, dtype=torch.float64)
+    x = (x @ haar(len(x), generator).mT).requires_grad_()
+    i, j = torch.triu_indices(ATOMS, ATOMS, 1)
+    energy = (1 - torch.exp(-(torch.linalg.vector_norm(x[:, i] - x[:, j], dim=-1) - 2.0))).square().sum(1)
+    (slope,) = torch.autograd.grad(energy.sum(), x)
+    energy, forces = energy.detach(), -slope
+    energy = (energy - energy.mean()) / energy.std()
+    return x.detach().float(), energy.float(), (forces / forces.square().mean().sqrt()).float()
 
 
 def turned(x: Tensor, f: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -89,12 +84,15 @@ class Way:
         name: as it is shown.
         augment: whether batches are turned.
         weight: of the penalty; zero leaves it out.
-        passes: how often a step goes through the network.
+        reuse: whether the prediction for the turned batch is one of the penalty's two.
+        passes: how many a step is counted as; None is how often it goes through the network.
     """
 
-    def __init__(self, name: str, *, augment: bool, weight: float = 0.0, reuse: bool = True) -> None:
+    def __init__(
+        self, name: str, *, augment: bool, weight: float = 0.0, reuse: bool = True, passes: int | None = None
+    ) -> None:
         self.name, self.augment, self.weight, self.reuse = name, augment, weight, reuse
-        self.passes = 1 if weight == 0 else 2 if reuse else 3
+        self.passes = passes or (1 if weight == 0 else 2 if reuse else 3)
 
     def loss(
         self,
@@ -116,16 +114,17 @@ class Way:
 WAYS = [
     Way("plain", augment=False),
     Way("augmented", augment=True),
-    *(Way(f"augmented, penalty {w:g}", augment=True, weight=w) for w in (0.3, 1.0, 3.0)),
+    Way("augmented, half the steps", augment=True, passes=2),
+    *(Way(f"augmented, penalty {w:g}", augment=True, weight=w) for w in (0.1, 1.0)),
 ]
 FULL = Way("augmented, penalty of two new rotations", augment=True, weight=1.0, reuse=False)
 
 
 def train(way: Way, passes: int, data: tuple[Tensor, ...], seed: int, arguments: Any) -> ep.OrbitLoss:
     """Train for so many passes, and return the loss on held-out frames."""
-    x, species, energy, forces = data
+    x, energy, forces = data
     torch.manual_seed(seed)
-    model = ForceField(species, arguments.width, arguments.layers)
+    model = ForceField(arguments.width)
     penalty = ep.EquivariancePenalty(model, SCHEMA, stack=True)
     steps, generator = passes // way.passes, torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
@@ -144,9 +143,9 @@ def train(way: Way, passes: int, data: tuple[Tensor, ...], seed: int, arguments:
 
 def seconds(data: tuple[Tensor, ...], arguments: Any, rounds: int = 15) -> dict[str, list[float]]:
     """Of a step of each way, in turns."""
-    x, species, energy, forces = data
-    ways, found = [WAYS[0], WAYS[1], WAYS[3], FULL], {}
-    model = ForceField(species, arguments.width, arguments.layers)
+    x, energy, forces = data
+    ways, found = [WAYS[0], WAYS[1], WAYS[-1], FULL], {}
+    model = ForceField(arguments.width)
     penalty = ep.EquivariancePenalty(model, SCHEMA, stack=True)
     generator = torch.Generator().manual_seed(0)
     batch = x[: arguments.batch], energy[: arguments.batch], forces[: arguments.batch]
@@ -168,11 +167,10 @@ def seconds(data: tuple[Tensor, ...], arguments: Any, rounds: int = 15) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--passes", type=int, default=1800)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--passes", type=int, default=6000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
