@@ -167,7 +167,8 @@ def of_losses(loss: Tensor, parameters: Sequence[Tensor], *, keep: bool = False,
     found = torch.autograd.grad(
         loss, list(parameters), seed, retain_graph=keep, allow_unused=True, materialize_grads=True
     )
-    return [one.detach() if scale == 1.0 else one.detach().float() / scale for one in found]
+    wider = (one.detach().to(torch.promote_types(one.dtype, torch.float32)) for one in found)
+    return [one if scale == 1.0 else one / scale for one in wider]
 
 
 def of_blocks(

@@ -34,7 +34,7 @@ USUAL = 500
 BLOCKS = 3
 """The fewest that give error bars."""
 HALF_SCALE = 2.0**12
-"""By which a loss is multiplied before it is differentiated in half precision, which cannot hold small gradients."""
+"""By which a loss is multiplied, and its gradient divided: half precision, if any takes part, holds no small ones."""
 
 
 class LiveGradients:
@@ -85,7 +85,7 @@ class LiveGradients:
         own = len(counts) == 1 if per_structure is None else per_structure
         inputs = recorded[0].call.inputs
         device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
-        scale = HALF_SCALE if _half(given, device) else 1.0
+        scale = 1.0 if all(one.dtype == torch.float64 for one in given) else HALF_SCALE
         name, mean, equiv = "", [], []
         with torch.enable_grad(), without_hooks(given):
             for _ in range(BLOCKS):
@@ -190,11 +190,3 @@ def without_hooks(parameters: Sequence[Tensor]) -> Iterator[None]:
     finally:
         for one, hooks in kept:
             one._backward_hooks = hooks
-
-
-def _half(parameters: Sequence[Tensor], device: torch.device) -> bool:
-    """Whether anything is computed in half precision."""
-    kind = device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    low = autocast and torch.get_autocast_dtype(kind) == torch.float16
-    return low or any(one.dtype == torch.float16 for one in parameters)

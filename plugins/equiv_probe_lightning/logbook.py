@@ -38,6 +38,7 @@ class Logbook:
         """Likewise of gradients."""
         self._training: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
+        self._places: list[ranks.Place] = []
         self._gradient_history: list[tuple[int, dict[str, Tensor]]] = []
         self._keys: list[ranks.Key] | None = None
         self._history: list[tuple[int, ranks.Key, dict[str, Any]]] = []
@@ -68,7 +69,10 @@ class Logbook:
         if self.fresh_gradients:
             self.fresh_gradients = False
             assert probe.gradients is not None
-            values = probe.gradients.values(ranks.of_gradients(probe.gradients.latest()))
+            latest = probe.gradients.latest()
+            if not self._places:
+                self._places = ranks.places_of(latest)
+            values = probe.gradients.values(ranks.of_gradients(latest, self._places))
             self._gradients = {f"equiv/train/{name}": value for name, value in values.items()}
             if self._gradients:
                 self._gradient_history.append((trainer.global_step, values))
