@@ -93,7 +93,7 @@ def optimum(z: Array, log_y: Array, delta: float | None, floor: float | None) ->
     starts = starts_of(z, log_y, floor)
     bounds = bounds_of(z.shape[1], floor)
     if delta is None:
-        # A guess, only to know how far the runs scatter: from a small delta, which outliers do not move, to the right one.
+        # A guess, to know how far the runs scatter: from a small delta, which outliers do not move, to the right one.
         guess, known = starts, 0.01
         for _ in range(3):
             ends, _, _ = solve(z, log_y[None], np.ones((1, len(log_y))), guess, bounds=bounds, delta=known)

@@ -56,17 +56,17 @@ def coverage(repetitions: int, noise: float, **how: object) -> tuple[dict[str, f
 
 
 def test_intervals_of_residuals_cover_with_eight_runs():
-    """Of 200, 95 % are 190 ± 3.1; three standard errors below the nominal and the 1.5 % that 150 resamples cost: 0.89."""
+    """Of 200, 95 % are 190 ± 3.1; 0.89 is three standard errors and the 1.5 % that 150 resamples cost below."""
     covered, fits = coverage(200, 0.03)
     for name in TRUTH:
         assert 0.89 <= covered[name] <= 0.99, covered
-    # Not by being too long: the interval's width agrees with the scatter of the estimates (Student's t, 5 degrees: 5.1 σ).
+    # Not by being too long: twice Student's t of 5 degrees of freedom are 5.1 standard deviations of the estimates.
     widths = np.median([one["alpha"].high - one["alpha"].low for one in fits])
     spread = np.std([one["alpha"].value for one in fits])
     assert 3.5 * spread < widths < 7 * spread
     # Negative control: without the degrees of freedom that the fit took, percentiles are too narrow.
     naive = 0
-    for seed, one in enumerate(fits):
+    for one in fits:
         wide = (one["alpha"].high - one["alpha"].value) * np.sqrt(5 / 8) * 1.96 / 2.57
         naive += abs(one["alpha"].value - TRUTH["alpha"]) < wide
     assert naive / len(fits) < 0.88
@@ -83,7 +83,7 @@ def test_intervals_of_the_law_in_two_variables_cover():
 
 
 def test_an_outlier_does_not_move_the_fit():
-    """A diverged run, of a hundred times the loss, moves the exponent less than its interval is long; least squares moves far."""
+    """A diverged run, with a hundredfold loss, moves the exponent by less than its interval; least squares by more."""
     sizes = np.repeat(SIZES, 3)
     clean = losses(0.02, 1, sizes)
     spoiled = clean.copy()
@@ -175,7 +175,7 @@ def test_strata_and_groups_are_kept():
 
 
 def test_steps_of_one_run_are_no_independent_runs():
-    """Every run's value five times over: drawn together the interval is as long as with one each, apart far too short."""
+    """Every run's value five times: drawn together the interval is as long as with one each, apart far too short."""
     y = losses(0.05, 2)
     once = fit({"D": SIZES, "L_total": y}, "D", floor=0.05)
     columns = {"D": np.repeat(SIZES, 5), "L_total": np.repeat(y, 5), "run": np.repeat(np.arange(8), 5)}
