@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def told_apart(difference: Array, draws: Array, low: Array, high: Array, level: float) -> NDArray[np.int8]:
-    """The sign of the difference where it is known: 0 where its interval holds 0, or where chance may have made it.
+    """The sign of the difference where it is known: 0 where its interval holds 0, or chance may have made it.
 
-    Chance is what the largest of all deviations does, in units of the intervals' half lengths, in ``level`` of the draws.
+    Chance is what the largest of all deviations does, in half lengths of the intervals, in ``level`` of the draws.
     A stretch that nowhere goes beyond that is not told apart.
 
     Args:
