@@ -140,7 +140,8 @@ class Fit:
     def __rich_console__(self, console: Console, options: Any) -> Any:
         """The parameters as a Rich table."""
         del console, options
-        table = table_of(f"{self.formula}, {self.runs} runs", "", "value", f"{100 * self.level:g} % interval")
+        yield Text(f"{self.formula}, {self.runs} runs", "bold")
+        table = table_of("", "", "value", f"{100 * self.level:g} % interval")
         for name, one in self.parameters.items():
             table.add_row(*map(Text, (name, shown(one.value), one.interval)))
         yield table
