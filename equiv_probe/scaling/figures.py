@@ -64,13 +64,13 @@ def panels(result: Result, runs: Table | None = None, unit: str = "") -> list[Pa
     if isinstance(result, DataEfficiency):
         found = [Panel(partial(_efficiency, result, unit), f"{result.loss} against {result.x} for both models.")]
         text = f"How much more data {result.names[0]} needs than {result.names[1]}, against the loss."
-        needs = f"{result.x} that {short(result.names[0])} needs / {short(result.names[1])} needs"
+        needs = f"{result.x} needed: {short(result.names[0])} / {short(result.names[1])}"
         return [*found, Panel(partial(_factor, result.losses, result.factor, needs, (result.loss, unit)), text)]
     found = [
         Panel(partial(_curves, result, unit), f"{result.loss} against {result.x} for both models. {result.verdict}.")
     ]
     if result.losses:
-        needs = f"{result.x} that {short(result.names[1])} needs / {short(result.names[0])} needs"
+        needs = f"{result.x} needed: {short(result.names[1])} / {short(result.names[0])}"
         text = "The ratio of what both models need to come to a loss."
         found.append(Panel(partial(_factor, result.losses, result.factor, needs, (result.loss, unit)), text))
     return found
@@ -99,7 +99,19 @@ def _labelled(ax: Axes, x: str, y: str, unit: str = "") -> None:
     ax.set_ylabel(short(y) + (f", {unit}" if unit else ""))
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="best", fontsize="small")
+    _ticked(ax)
     tidied(ax)
+
+
+def _ticked(ax: Axes) -> None:
+    """Numbers on axes that span less than some decades, too."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    for axis, (low, high) in ((ax.xaxis, sorted(ax.get_xlim())), (ax.yaxis, sorted(ax.get_ylim()))):
+        if high / low < 3:
+            axis.set_major_locator(MaxNLocator(4))
+        elif high / low < 100:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
 def _law(law: Fit, runs: Table | None, unit: str, ax: Axes, *, colour: str = CALM, label: str = "") -> None:
