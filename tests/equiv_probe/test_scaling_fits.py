@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.scaling import Fit, fit
+from equiv_probe.scaling import Fit, fit, table_of
 from equiv_probe.scaling.power_law import bounds_of, optimum
 from equiv_probe.scaling.resampling import of_residuals, of_runs
 from equiv_probe.scaling.solver import huber, predicted, solve
@@ -183,3 +183,33 @@ def test_steps_of_one_run_are_no_independent_runs():
     lengths = [one["alpha"].high - one["alpha"].low for one in (once, together, apart)]
     assert lengths[1] == pytest.approx(lengths[0], rel=0.4)
     assert lengths[2] < 0.6 * lengths[0]
+
+
+def test_the_frontier_of_compute():
+    """Runs of four sizes, of which at each compute one is best: the law of compute goes through these."""
+    size, steps = (a.ravel() for a in np.meshgrid([1e3, 1e4, 1e5, 1e6], np.geomspace(1e2, 1e6, 40)))
+    table = table_of({"N": size, "C": 6 * size * steps, "L_total": 0.01 + 3 * size**-0.4 + 2 * steps**-0.4})
+    best = table.frontier("C")
+    cost, loss = best.numbers("C"), best.numbers("L_total")
+    assert (np.diff(cost) > 0).all()
+    assert (np.diff(loss) < 0).all()
+    for c, value in zip(table.numbers("C"), table.numbers("L_total"), strict=True):
+        assert loss[cost <= c].min() <= value
+    # With equal exponents the best loss falls as C^-0.2; four sizes are a staircase about that, within 10 %.
+    found = fit(best.where(C=lambda c: 1e7 < c < 1e12), "C", floor=0.01, resamples=0)
+    assert found["alpha"].value == pytest.approx(0.2, rel=0.1)
+
+
+def test_a_fit_without_resamples_has_no_intervals():
+    found = fit({"D": SIZES, "L_total": losses(0.02)}, "D", resamples=0)
+    assert np.isnan(found["alpha"].low)
+    assert all(np.isnan(end).all() for end in found.band(SIZES))
+    few = fit({"D": SIZES[:3], "L_total": losses()[:3]}, "D")
+    assert "95 % interval" in str(few)
+    assert few.to_dict()["parameters"]["alpha"]["low"] is None
+
+
+def test_words_for_the_bootstrap_are_checked():
+    for how in ({"bootstrap": "rows"}, {"interval": "normal"}):
+        with pytest.raises(EquivProbeError, match='"residuals" or "runs"'):
+            fit({"D": SIZES, "L_total": losses()}, "D", **how)
