@@ -14,12 +14,15 @@
 from equiv_probe.augmentation import Augmentation, augment
 from equiv_probe.augmentation_check import check_augmentation
 from equiv_probe.decomposition import Decomposition, decompose
+from equiv_probe.differentiable import OrbitLoss
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
 from equiv_probe.frames import frame, orientation, quaternion
+from equiv_probe.gradients import Gradients, gradients
 from equiv_probe.grid_audit import GridAudit, audit_grid
 from equiv_probe.grids import grid
 from equiv_probe.orbit import Orbit
+from equiv_probe.penalty import EquivariancePenalty, equivariance_penalty
 from equiv_probe.probe import Probe
 from equiv_probe.random_rotation import RandomRotation
 from equiv_probe.replay import Replay
@@ -47,8 +50,11 @@ __all__ = [
     "AugmentationCheck",
     "Decomposition",
     "EquivProbeError",
+    "EquivariancePenalty",
+    "Gradients",
     "GridAudit",
     "Orbit",
+    "OrbitLoss",
     "Probe",
     "RandomRotation",
     "Replay",
@@ -63,8 +69,10 @@ __all__ = [
     "axial",
     "check_augmentation",
     "decompose",
+    "equivariance_penalty",
     "fixed",
     "frame",
+    "gradients",
     "grid",
     "infinitesimal",
     "irreps",

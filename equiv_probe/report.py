@@ -115,6 +115,8 @@ class Report(Figures):
         history: of a training run, the estimates after each measurement: step, stage, output, seconds since the start,
             ``L_total`` and so on.
         over: losses in bins of an input of the network, such as its time.
+        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.Gradients.to_dict` gives
+            them, over the latest measurements, and their ``history``.
     """
 
     model: str
@@ -128,6 +130,7 @@ class Report(Figures):
     complete: bool = True
     history: list[dict[str, Any]] = field(default_factory=list)
     over: list[OverTime] = field(default_factory=list)
+    gradients: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Measured:
         """The measurement of one quantity."""
