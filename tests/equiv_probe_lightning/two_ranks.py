@@ -64,7 +64,7 @@ def main(out: str, ranks: int, probed: bool, itself: bool) -> None:
         plan=EXACT,
         full=1,
         budget=None,
-        gradients=11,
+        gradients=100,
         verbose=False,
         report=f"{out}.json",
         window=3,
