@@ -25,7 +25,7 @@ import equiv_probe as ep
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-CONDITIONS = ("mass-0.99", "mean")
+CONDITIONS = ("weighted", "mean")
 LOSSES = ("mean", "equiv")
 
 
