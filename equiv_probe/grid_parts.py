@@ -49,6 +49,7 @@ class Parts:
 
     @classmethod
     def of(cls, model: Callable[[Any], Any], inputs: Any, targets: Any, schema: Schema, chunk: int) -> Parts:
+        """Cut a batch up; a single structure is one part."""
         if not any(isinstance(rep, Grid) for rep in (*schema.inputs.values(), *schema.outputs.values())):
             raise EquivProbeError(str(schema), "a grid among the inputs or outputs", 'outputs={"density": ep.grid()}')
         tensors = {n: torch.as_tensor(v) for n, v in named(inputs, list(schema.inputs)).items() if n in schema.inputs}
@@ -88,10 +89,10 @@ class Parts:
 
     def predict(self, advance: Callable[[], None]) -> Callable[[Any], Any]:
         """The model, counted, and asked for the precision of its answers."""
-        evaluated = evaluated(self.model, advance)
+        model = evaluated(self.model, advance)
 
         def predict(values: Any) -> Any:
-            found = evaluated(values)
+            found = model(values)
             for value in named(found).values():
                 if isinstance(value, torch.Tensor) and value.is_floating_point():
                     self.precisions.add(value.dtype)

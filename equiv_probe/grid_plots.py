@@ -1,7 +1,7 @@
 """Figures of the audit of a model of grids, as Matplotlib axes: both numbers, over structures, against the angle.
 
-Every function draws into the axes it is given, or into a new figure of pyplot's, and returns the axes. For squared error
-roots are drawn, in the output's own unit, otherwise ``L_equiv`` itself.
+Every function draws into the axes it is given, or into a new figure of pyplot's, and returns the axes. For squared
+error roots are drawn, in the output's own unit, otherwise ``L_equiv`` itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equiv_probe.axes import ALARM, CALM, INK, LINE, axes_or_new, figure, tidied, value_of
+from equiv_probe.axes import ALARM, CALM, INK, LINE, axes_or_new, figure, is_near, tidied, value_of
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.grid_report import ABOVE
 from equiv_probe.report_table import number
@@ -53,6 +53,8 @@ def numbers(audit: GridAudit, ax: Axes | None = None) -> Axes:
     Raises:
         EquivProbeError: Matplotlib is not installed.
     """
+    from matplotlib.ticker import LogLocator
+
     ax = axes_or_new(ax)
     rows = ((audit.cube, "floor: rounding", CALM), (audit.rotations, "floor: interpolation", ALARM))
     seen = [shown(one, x) for one, *_ in rows for x in (one.equiv, one.floor)]
@@ -73,6 +75,7 @@ def numbers(audit: GridAudit, ax: Axes | None = None) -> Axes:
         else:
             ax.annotate("none", (least, row), color=colour, ha="center", va="center")
     ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(numticks=6))
     ax.set_yticks((0, 1), (RIGHT_ANGLES, ALL))
     ax.set_ylim(1.6, -0.6)
     ax.set_xlabel(label(audit))
@@ -100,9 +103,10 @@ def structures(audit: GridAudit, ax: Axes | None = None) -> Axes:
         below = 100 * np.arange(len(values) + 1) / len(values)
         ax.step([values[0], *values], below, where="post", color=colour, lw=2, label=name)
         floor = shown(one, one.floor)
-        if floor > 0:
+        if is_near(floor, [x for values, *_ in drawn.values() for x in values]):
             ax.axvline(floor, color=colour, ls=":", label=f"its floor {number(floor)}")
-    if all(values[0] > 0 for values, *_ in drawn.values()):
+    ends = [x for values, *_ in drawn.values() for x in (values[0], values[-1])]
+    if min(ends) > 0 and max(ends) > 20 * min(ends):
         ax.set_xscale("log")
     ax.set_ylim(0, 103)
     ax.set_xlabel(label(audit))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.axes import ALARM, CALM, INK, axes_or_new, figure, short, tidied, value_of
+from equiv_probe.axes import ALARM, CALM, INK, axes_or_new, figure, is_near, short, tidied, value_of
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report_table import number
 
@@ -42,9 +42,9 @@ def samples(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None
     ax = axes_or_new(ax)
     ax.step([values[0], *values], 100 * np.arange(len(values) + 1) / len(values), where="post", color=ALARM, lw=2)
     for value, label, style in ((one.highest_floor, "floor", ":"), (one.scale, "other noise", "--")):
-        if value > 0 and math.isfinite(value):
+        if is_near(value, values):
             ax.axvline(value, color=INK, ls=style, lw=1, label=f"{label} {number(value)}")
-    if values[0] > 0:
+    if values[0] > 0 and values[-1] > 20 * values[0]:
         ax.set_xscale("log")
     ax.set_ylim(0, 103)
     ax.set_xlabel(f"deviation of {short(one.name)}, {short(one.unit)}")
@@ -65,6 +65,8 @@ def path(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -
     Raises:
         EquivProbeError: there is no such output, or the path was not measured.
     """
+    from matplotlib.ticker import MaxNLocator
+
     one = _chosen(audit, name)
     if not one.along_path:
         raise EquivProbeError("a report without a path", "the points of the path", "audit_sampler(..., path=True)")
@@ -75,8 +77,12 @@ def path(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -
     found = {key: _column(one.along_path, key) for key, *_ in lines}
     for key, label, colour, style in lines:
         ax.plot(steps, found[key], color=colour, ls=style, lw=1.8, label=label, **few if key == "rms" else {})
-    if any(bool((values > 0).any()) for values in found.values()):  # noise itself, at the start, does not deviate
+    real = found["rms"][found["rms"] > 10 * np.nan_to_num(found["floor"])]
+    if any(bool((values > 0).any()) for values in found.values()):
         ax.set_yscale("log", nonpositive="mask")
+    if len(real) and not is_near(one.highest_floor, real):  # the noise itself, at the start, only rounds
+        ax.set_ylim(bottom=real.min() / 3)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("step of the path, the noise first")
     ax.set_ylabel(f"{short(one.name)}: root mean square, {short(one.unit)}")
     _legend(ax)

@@ -211,6 +211,6 @@ class SamplerAudit:
 def _restored(stored: dict[str, Any]) -> EndPoints:
     """None back to NaN, and the interval back to a tuple."""
     known = {entry.name for entry in fields(EndPoints)}
-    plain = {key: math.nan if value is None else value for key, value in stored.items() if key in known}
+    plain: dict[str, Any] = {key: math.nan if value is None else value for key, value in stored.items() if key in known}
     low, high = (math.nan if end is None else end for end in stored["rms_interval"])
     return EndPoints(**{**plain, "rms_interval": (low, high)})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from equiv_probe.stored import ANY, COUNT, FLAG, NUMBER, TEXT, Each, Maybe
 
 _SPAN = (NUMBER, NUMBER)
 _BIN = {"low": COUNT, "high": COUNT, "rms": NUMBER, "count": COUNT}
-_QUANTILES = {"q50": NUMBER, "q95": NUMBER, "max": NUMBER}
-_END_POINTS = {
+_QUANTILES: dict[str, Any] = {"q50": NUMBER, "q95": NUMBER, "max": NUMBER}
+_END_POINTS: dict[str, Any] = {
     **dict.fromkeys(("name", "unit", "verdict", "sentence"), TEXT),
     **dict.fromkeys(("rms", "spread", "scale", "floor", "nondeterminism"), NUMBER),
     "samples": COUNT,
