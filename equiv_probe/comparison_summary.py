@@ -26,10 +26,9 @@ def summary(found: Comparison) -> str:
         return f"No difference from {first} could be tested: there are no error bars on both sides."
     pairs = [(one, entry) for one in found.contrasts for entry in one.entries if entry.change.p_holm < LEVEL]
     if not pairs:
-        many = (
-            f"of {found.tests} comparisons none survives" if found.tests > 1 else "the one comparison does not survive"
-        )
-        return f"No difference from {first} is resolved: {many} Holm's correction."
+        if found.tests == 1:
+            return f"No difference from {first} is resolved, in the only comparison that could be tested."
+        return f"No difference from {first} is resolved: of {found.tests} comparisons none survives Holm's correction."
     contrast, entry = min(pairs, key=lambda pair: _ORDER.index(pair[0].number))
     if found.tests == 1:
         rest = "the only difference that could be tested"

@@ -75,12 +75,15 @@ def path(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -
     lines = (("rms", "deviation", ALARM, "-"), ("other noise", "other noise", CALM, "--"), ("floor", "floor", INK, ":"))
     few: dict[str, Any] = {"marker": "o", "ms": 3} if len(steps) < 60 else {}
     found = {key: _column(one.along_path, key) for key, *_ in lines}
-    for key, label, colour, style in lines:
-        ax.plot(steps, found[key], color=colour, ls=style, lw=1.8, label=label, **few if key == "rms" else {})
     real = found["rms"][found["rms"] > 10 * np.nan_to_num(found["floor"])]
+    below = len(real) > 0 and not is_near(one.highest_floor, real)
+    for key, label, colour, style in lines:
+        if key == "floor" and below:
+            continue  # far below, it would squeeze what is to be seen
+        ax.plot(steps, found[key], color=colour, ls=style, lw=1.8, label=label, **few if key == "rms" else {})
     if any(bool((values > 0).any()) for values in found.values()):
         ax.set_yscale("log", nonpositive="mask")
-    if len(real) and not is_near(one.highest_floor, real):  # the noise itself, at the start, only rounds
+    if below:  # the noise itself, at the start, only rounds
         ax.set_ylim(bottom=real.min() / 3)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("step of the path, the noise first")

@@ -106,7 +106,8 @@ def _add(figures: Figures[SamplerAudit], one: EndPoints, *, main: bool) -> None:
         top = max(range(len(roots)), key=lambda place: roots[place] if math.isfinite(roots[place]) else -math.inf)
         text = (
             f"{number(roots[0])} {one.unit} at the start, {number(roots[-1])} after {len(roots) - 1} "
-            f"step{'s' * (len(roots) != 2)}; the largest is {number(roots[top])}, at step {top}. Other noise shows how "
+            f"step{'s' * (len(roots) != 2)}; the largest is {number(roots[top])}, at step {top}, beside a "
+            f"floor of {number(one.highest_floor)}. Other noise shows how "
             "far two paths can lie apart."
         )
         figures.add("time", sampler_plots.path, f"Along the path: {one.name}", text, one.name, main=main)
