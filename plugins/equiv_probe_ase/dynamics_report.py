@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import units
 from ase.md.verlet import VelocityVerlet
-from scipy.stats import linregress
 from scipy.stats import t as student
 
 from equiv_probe.report import Report
@@ -19,6 +18,7 @@ from equiv_probe_ase.budget import HBAR
 from equiv_probe_ase.conservative import DIRECTIONS, beyond_noise
 from equiv_probe_ase.dynamics_log import plain
 from equiv_probe_ase.dynamics_rows import protocol_of
+from equiv_probe_ase.energy_drift import energy_drift
 from equiv_probe_ase.inspection import draws_anew
 from equiv_probe_ase.summary import blind_spots, summarise
 
@@ -229,10 +229,15 @@ def _drift(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     if type(monitor.dyn) is not VelocityVerlet or len(having) < 3:  # its children in ASE are thermostats
         return []
     times, changes = (np.array([row[key] for row in having]) for key in ("time_fs", "energy_change_eV"))
-    fit = linregress(times, changes)
+    line = energy_drift(1e-3 * times, changes)
+    low, high = line.interval
+    drift, bar = number(line.slope), "no error bar: too few rows, or too much alike from row to row"
+    if math.isfinite(line.stderr):
+        # Beside the standard error: with six blocks the interval is nearly three of them.
+        drift, bar = f"{drift} ± {number(line.stderr)}", f"95 % interval [{number(low)}, {number(high)}]"
     return [
-        f"total energy: {number(1e3 * fit.slope)} ± {number(1e3 * fit.stderr)} eV/ps (straight line through "
-        f"{len(having)} rows), {number(float(changes[-1]))} eV in all"
+        f"total energy: {drift} eV/ps (straight line through {len(having)} rows; {bar}), "
+        f"{number(float(changes[-1]))} eV in all"
     ]
 
 
