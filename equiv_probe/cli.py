@@ -121,5 +121,10 @@ def main() -> None:
     try:
         build()()
     except EquivProbeError as error:
-        Console(stderr=True, highlight=False).print(Text.assemble(("Error: ", "bold red"), str(error)))
+        explain(error)
         sys.exit(USAGE_ERROR)
+
+
+def explain(error: EquivProbeError) -> None:
+    """Print an error on stderr, in one line."""
+    Console(stderr=True, highlight=False).print(Text.assemble(("Error: ", "bold red"), str(error)))

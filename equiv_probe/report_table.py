@@ -72,7 +72,7 @@ def render(report: Report) -> Iterator[RenderableType]:
         (shown(report.model), "bold"), f" on {counted if report.structures else ''}{shown(report.source)}"
     )
     if not report.complete:
-        resumes = " The same command resumes." if report.structures else ""
+        resumes = " The same command resumes." if report.structures and not report.history else ""
         yield Text(f"Interrupted: only part of it was measured.{resumes}", "bold yellow")
     symmetry = [m for m in report.measured if m.labelled is None or math.isfinite(m.rms)]
     if symmetry:

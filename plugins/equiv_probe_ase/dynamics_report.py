@@ -42,7 +42,7 @@ def dynamics_report(monitor: SymmetryMonitor) -> Report:
         monitor: that was called at least once, or nothing is in it.
     """
     rows = [plain(row) for row in monitor.log.rows]
-    if monitor.budget.last is not None and (not rows or rows[-1]["step"] < monitor.step):
+    if monitor.budget.last is not None and (not rows or rows[-1]["step"] < monitor.now["step"]):
         rows.append(monitor.now)
     blind = blind_spots(monitor.plan)
     if any("defect_rms_meV_per_A" in row for row in rows):

@@ -191,8 +191,8 @@ class SymmetryMonitor:
 
     @property
     def now(self) -> dict[str, Any]:
-        """The present step's row, without what costs something."""
-        return row_of(self.step, self.budget)
+        """The row of the step that was observed last, without what costs something."""
+        return row_of(self._last, self.budget)
 
     def _begin(self) -> None:
         self.log.begin(protocol_of(self), resume=self._resume, first_step=self._first_step)
