@@ -66,25 +66,29 @@ def stop_where_not_finite(dyn: Any, atoms: Atoms) -> Callable[[], None]:
     return check
 
 
-def broken_off(error: BaseException, report: Report | None, step: int, trajectory: Path | None) -> EquivProbeError:
-    """What to raise for an exception that ended dynamics.
+def not_begun(error: BaseException) -> EquivProbeError:
+    """What to raise where the calculator failed at the first step: there is nothing to report."""
+    return EquivProbeError(f"{_named(error)} from the calculator at the first step", "energy and forces")
+
+
+def broken_off(error: BaseException, report: Report, step: int, trajectory: Path | None) -> BrokenOffError:
+    """What to raise for an exception that ended dynamics in mid run.
 
     Args:
         error: the exception.
-        report: of the steps before; None if there were none.
+        report: of the steps before.
         step: that had been reached.
         trajectory: that a run could be resumed from.
     """
+    found, expected, fix = _named(error), "energy and forces", ""
     if isinstance(error, EquivProbeError):
         found, expected, fix = error.found, error.expected, error.fix
-    else:
-        words = printable(" ".join(str(error).split())[:500])
-        found, expected, fix = f"{type(error).__name__}{': ' if words else ''}{words}", "energy and forces", ""
-        found += " from the calculator" if report is None else ""
-    if report is None:
-        return EquivProbeError(f"{found}, at the first step", expected, fix)
     found = f"{found}, after {step} steps"
     if not fix and trajectory is not None and trajectory.exists():
         fix = f"what failed; then --resume goes on from the last frame of {trajectory}"
-    note = f"broken off: {found}"
-    return BrokenOffError(found, expected, fix, replace(report, notes=[note, *report.notes]))
+    return BrokenOffError(found, expected, fix, replace(report, notes=[f"broken off: {found}", *report.notes]))
+
+
+def _named(error: BaseException) -> str:
+    words = printable(" ".join(str(error).split())[:500])
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__

@@ -14,7 +14,7 @@ from ase.md.langevin import Langevin
 from ase.md.verlet import VelocityVerlet
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.breaking_off import broken_off, stop_where_not_finite
+from equiv_probe_ase.breaking_off import broken_off, not_begun, stop_where_not_finite
 from equiv_probe_ase.monitor import SymmetryMonitor
 
 if TYPE_CHECKING:
@@ -96,8 +96,10 @@ def molecular_dynamics(
             complete = False
         except (Exception, SystemExit) as error:  # calculators raise anything, and some packages exit
             complete, failure = False, error
+    if isinstance(failure, EquivProbeError) and not monitor.log.rows:
+        raise failure
     if failure is not None and not monitor.log.rows:
-        raise broken_off(failure, None, dyn.nsteps, None) from failure
+        raise not_begun(failure) from failure
     report = monitor.report()
     stated = {"ensemble": ensemble, "temperature": f"{temperature:g} K", "seed": seed}
     if ensemble == "langevin":

@@ -65,11 +65,13 @@ def test_what_never_had_forces_is_a_mistake_and_makes_no_report(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for how, words in (("raises", "RuntimeError: not converged in 100 cycles"), ("nan", "NaN or infinite forces")):
+    for how, words in (
+        ("raises", "in 100 cycles from the calculator at the first step"),
+        ("nan", "NaN or infinite forces"),
+    ):
         assert equiv_probe(monkeypatch, "md", f"{BREAKS}?at=1&how={how}", "methanol.xyz", "-o", "log.csv") == 2
         told = " ".join(capsys.readouterr().err.split())
         assert words in told
-        assert "at the first step" in told
         assert not Path("log.json").exists()
     ase.io.write("nothing.extxyz", molecule("CH4")[:0])
     assert equiv_probe(monkeypatch, "md", FIELD, "nothing.extxyz", "-o", "log.csv") == 2
