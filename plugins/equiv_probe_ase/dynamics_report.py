@@ -49,12 +49,14 @@ def dynamics_report(monitor: SymmetryMonitor) -> Report:
         blind = [line for line in blind if "gradient" not in line]
     return Report(
         model=monitor.name or type(monitor.model).__name__,
-        source=f"{type(monitor.dyn).__name__} of {monitor.atoms.get_chemical_formula()}",
+        source=f"a trajectory of {monitor.atoms.get_chemical_formula()} ({type(monitor.dyn).__name__})",
         protocol=_protocol(monitor, rows),
         measured=summarise(monitor.records, monitor.quantities, "mse"),
         structures=monitor.records,
-        failures=[{"name": line.partition(":")[0], "error": line.partition(": ")[2]} for line in monitor.failures],
-        notes=[*_notes(monitor, rows), *monitor.notes, *monitor.log.notes, *monitor.frames_file.notes],
+        failures=[
+            {"name": line.partition(":")[0], "error": line.partition(": ")[2]} for line in monitor.remarks.failures
+        ],
+        notes=[*_notes(monitor, rows), *monitor.remarks.notes, *monitor.log.notes, *monitor.frames_file.notes],
         blind_spots=blind,
         history=[{"stage": "md" if monitor.is_dynamics else "optimisation", **row} for row in rows],
     )
@@ -230,15 +232,7 @@ def _drift(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
         return []
     times, changes = (np.array([row[key] for row in having]) for key in ("time_fs", "energy_change_eV"))
     line = energy_drift(1e-3 * times, changes)
-    low, high = line.interval
-    drift, bar = number(line.slope), "no error bar: too few rows, or too much alike from row to row"
-    if math.isfinite(line.stderr):
-        # Beside the standard error: with six blocks the interval is nearly three of them.
-        drift, bar = f"{drift} ± {number(line.stderr)}", f"95 % interval [{number(low)}, {number(high)}]"
-    return [
-        f"total energy: {drift} eV/ps (straight line through {len(having)} rows; {bar}), "
-        f"{number(float(changes[-1]))} eV in all"
-    ]
+    return [f"total energy: {line.in_words('eV/ps')}, {number(float(changes[-1]))} eV in all"]
 
 
 def _rms(rows: Sequence[Row], key: str) -> float:

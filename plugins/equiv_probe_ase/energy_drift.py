@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import t as student
 
+from equiv_probe.report_table import number
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -47,6 +49,14 @@ class Drift:
     interval: tuple[float, float]
     rows: int
     correlation: float
+
+    def in_words(self, unit: str) -> str:
+        """The slope and its error, with the interval beside it: of six blocks it is nearly three standard errors."""
+        drift, bar = number(self.slope), "no error bar: too few rows, or too much alike from row to row"
+        if math.isfinite(self.stderr):
+            drift = f"{drift} ± {number(self.stderr, 2)}"
+            bar = f"95 % interval [{number(self.interval[0])}, {number(self.interval[1])}]"
+        return f"{drift} {unit} (straight line through {self.rows} rows; {bar})"
 
 
 def energy_drift(times: Any, energies: Any) -> Drift:

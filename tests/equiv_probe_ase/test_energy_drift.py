@@ -62,6 +62,9 @@ def test_few_rows_have_a_slope_and_no_error_bar() -> None:
     assert line.slope == pytest.approx(2.0)
     assert math.isnan(line.stderr)
     assert math.isnan(line.interval[0])
+    assert line.in_words("eV/ps") == (
+        "2.00 eV/ps (straight line through 4 rows; no error bar: too few rows, or too much alike from row to row)"
+    )
 
 
 def test_a_curve_is_no_straight_line_with_an_error_bar() -> None:
@@ -69,3 +72,6 @@ def test_a_curve_is_no_straight_line_with_an_error_bar() -> None:
     assert math.isnan(energy_drift(times, times**2).stderr)
     straight = energy_drift(times, 3.0 * times)
     assert straight.interval == pytest.approx((3.0, 3.0))
+    words = energy_drift(times, [3.0 * t + (-1) ** k for k, t in enumerate(times)]).in_words("eV/ps")
+    assert " ± " in words
+    assert "200 rows; 95 % interval [" in words
