@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from equiv_probe.cli import explain
+from equiv_probe.cli import INTERRUPTED, explain
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations import RotationPlan
-from equiv_probe_ase.commands import FAILED, INTERRUPTED, option, quiet, require_ase, show, slug, twirled
+from equiv_probe_ase.commands import FAILED, option, quiet, require_ase, show, slug, twirled
 
 
 def md_command(  # noqa: PLR0917 - a command line has as many options as it has
