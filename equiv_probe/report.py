@@ -112,8 +112,11 @@ class Report(Figures):
         notes: what a reader must know to use the numbers.
         blind_spots: what the measurement cannot see.
         complete: False if the audit was interrupted.
-        history: of a training run, the estimates after each measurement: step, stage, output, ``L_total`` and so on.
+        history: of a training run, the estimates after each measurement: step, stage, output, seconds since the start,
+            ``L_total`` and so on.
         over: losses in bins of an input of the network, such as its time.
+        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.Gradients.to_dict` gives
+            them, over the latest measurements, and their ``history``.
     """
 
     model: str
@@ -127,6 +130,7 @@ class Report(Figures):
     complete: bool = True
     history: list[dict[str, Any]] = field(default_factory=list)
     over: list[OverTime] = field(default_factory=list)
+    gradients: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Measured:
         """The measurement of one quantity."""

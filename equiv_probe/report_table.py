@@ -85,6 +85,7 @@ def render(report: Report) -> Iterator[RenderableType]:
     if labelled:
         yield _losses(labelled)
     yield from (profile.table() for profile in report.over)
+    yield from _gradients(report)
     if len(report.structures) > 1 or any(m.over_rotations for m in report.measured):
         yield _spread(report.measured)
     for measured in report.measured:
@@ -97,6 +98,12 @@ def render(report: Report) -> Iterator[RenderableType]:
     yield Text.assemble(("Measured with ", "bold"), shown("; ".join(f"{k} {v}" for k, v in report.protocol.items())))
     if report.blind_spots:
         yield Text.assemble(("Does not see ", "bold"), shown("; ".join(report.blind_spots)))
+
+
+def _gradients(report: Report) -> Iterator[Table]:
+    from equiv_probe.gradient_table import table
+
+    return (table(found, f"Gradients of {name}") for name, found in report.gradients.items())
 
 
 def _row(table: Table, *cells: str | Text) -> None:
