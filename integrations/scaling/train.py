@@ -117,8 +117,7 @@ class Run:
         self.fit, self.held = fit.take(slice(setting.structures)).to(device), held.to(device)
         self.net = setting.network().to(device)
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
-        fused = torch.device(device).type == "cuda"
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=setting.rate, weight_decay=0.01, fused=fused)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=setting.rate, weight_decay=0.01, fused=True)
         self.augmentation = None
         if setting.augment:
             self.augmentation = ep.augment(self.net, SCHEMA, center="origin", seed=setting.seed)
@@ -198,7 +197,7 @@ class Run:
         held = self.held
         given = {"position": held.position, "velocity": held.velocity, "mass": held.mass}
         with torch.no_grad():
-            orbit = ep.twirl(predict, given, SCHEMA, PLAN, stacked=True, chunk=4, center="origin", floor=0)
+            orbit = ep.twirl(predict, given, SCHEMA, PLAN, stacked=True, chunk=2, center="origin", floor=0)
             own = (self.average(held.position, held.velocity, held.mass) - held.target).square().mean()
         found = ep.decompose(orbit, {"displacement": held.target}, "mse", structures="leading")
         row: dict[str, Any] = {
