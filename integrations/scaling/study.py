@@ -25,7 +25,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def plan(config: dict[str, Any]) -> list[Setting]:
-    """Every run, the most telling first: all sizes on all structures there are, one size on fewer, then the rest.
+    """Every run, the most telling first: all sizes on all structures there are, one size on fewer, longer, and again.
 
     The rate of learning falls with the root of the width, from that of the configuration at a width of 32.
     """
@@ -39,12 +39,14 @@ def plan(config: dict[str, Any]) -> list[Setting]:
 
     repeated, longer, models = config["repeated"], config["longer"], config["models"]
     sizes = range(len(models[0]["widths"]))
-    cells = [(w, counts[0]) for w in sizes] + [(repeated["width"], d) for d in counts]
-    cells += [(w, d) for d in counts for w in sizes]
-    settings = [setting(model, w, d) for w, d in dict.fromkeys(cells) for model in models]
-    again = [(longer["width"], counts[0], {"steps": longer["steps"]})]
-    again += [(repeated["width"], d, {"seed": seed}) for seed in repeated["seeds"] for d in counts]
-    return settings + [setting(model, w, d, **others) for w, d, others in again for model in models]
+    here = repeated["width"]
+    cross = [(w, counts[0], {}) for w in sizes] + [(here, d, {}) for d in counts[1:]]
+    more = [(longer["width"], counts[0], {"steps": longer["steps"]})]
+    again = [(here, d, {"seed": seed}) for d in counts for seed in repeated["seeds"]]
+    rest = [(w, d, {}) for d in counts[1:] for w in sizes if w != here]
+    count = len(repeated["seeds"])
+    cells = cross + more + again[:count] + rest + again[count:]
+    return [setting(model, w, d, **others) for w, d, others in cells for model in models]
 
 
 def train_all(config: dict[str, Any], folder: Path, device: str) -> list[Run]:
