@@ -23,11 +23,11 @@ POINTS = BODIES * CORNERS
 DURATION, STEPS = 1.5, 60
 SOFTENING = 0.4
 SCALE = 0.93
-"""Displacements are divided by this, about the root mean square of a component: a network that says zero has a loss of one."""
+"""Displacements are divided by this, about the root mean square of a component: saying zero is a loss of one."""
 BLOCK = 1024
 """Structures are drawn in blocks, each from its own seed: a smaller data set is the beginning of a larger one."""
-HELD_OUT = 2**32
-"""First block of held-out structures."""
+HELD_OUT = 2**31
+"""First block of held-out structures; of a seed, PyTorch's generator on the CPU takes no more than 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Structures:
 
 @dataclass(frozen=True)
 class State:
-    """Of every body, leading axes ``(B, bodies)``: centre, its velocity, corners about it, angular momentum about it."""
+    """Of every body, leading axes ``(B, bodies)``: centre and its velocity, corners and angular momentum about it."""
 
     centre: Tensor
     velocity: Tensor
@@ -144,7 +144,7 @@ def draw(count: int, seed: int) -> tuple[State, Tensor]:
     mass = torch.exp(0.4 * normal()) / CORNERS
     total = mass.sum(1)[:, None, None]
     centre, velocity = 1.6 * normal(3), 0.5 * normal(3)
-    # A Haar frame, and in its plane a stretched equilateral triangle: one that is nearly a line would spin without bound.
+    # A Haar frame, and in its plane a stretched equilateral triangle: a line could spin about itself without bound.
     q, r = torch.linalg.qr(normal(3, 2))
     # LAPACK's choice of signs depends on the frame; with positive diagonals of r the directions do not.
     frame = q * r.diagonal(dim1=-2, dim2=-1).sign()[:, :, None] * torch.exp(0.25 * normal(1, 2))

@@ -1,4 +1,4 @@
-"""An unconstrained transformer and an equivariant network of the same task: points that move, to their displacements."""
+"""An unconstrained transformer and an equivariant network of one task: points that move, to their displacements."""
 
 from __future__ import annotations
 

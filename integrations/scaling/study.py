@@ -1,20 +1,33 @@
 """The whole study in one command: train every size on every number of structures, then tables, fits and figures.
 
-    python integrations/scaling/study.py [--config small|gpu]
+    python integrations/scaling/study.py [--config small|gpu] [--only-report]
 
-Runs that were stopped are continued, and what is finished is not done again.
+Runs that were stopped are continued, and what is finished is not done again. Writes `results/<config>_runs.csv` (a row
+for every run and step), `_laws.csv`, `_factors.csv` and figures, and prints the tables that stand in the README.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import figures
+import fits
 import torch
 import yaml
+from rich.console import Console
+from rich.table import Table
 from train import HERE, Run, Setting, load
+
+from equiv_probe import scaling
+
+STEPS = (0, 32, 128, 512, 1024, 2048, 4096, 8192)
+"""That are shown."""
 
 
 def read(name: str) -> dict[str, Any]:
@@ -66,13 +79,111 @@ def train_all(config: dict[str, Any], folder: Path, device: str) -> list[Run]:
     return list(runs.values())
 
 
+def collected(settings: list[Setting], folder: Path) -> list[dict[str, Any]]:
+    """Rows of every run that has begun, in the order of the plan."""
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(one.folder for one in settings):
+        path = folder / name / "rows.json"
+        rows += json.loads(path.read_text()) if path.exists() else []
+    return rows
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A CSV file of numbers with six digits."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+
+def parameters_of(answers: fits.Answers) -> list[dict[str, Any]]:
+    """Every parameter of every law, with its interval."""
+    found = []
+    for law, of_model in (("L(N, D)", answers.sizes), ("L(N, step)", answers.lengths), ("L(C)", answers.compute)):
+        for model, fitted in of_model.items():
+            for name, one in fitted.parameters.items():
+                found.append({"law": law, "model": model, "parameter": name, **vars(one), "runs": fitted.runs})
+    for model, best in answers.allocations.items():
+        for name, one in (("N exponent", best.n_exponent), ("step exponent", best.d_exponent)):
+            found.append({"law": "allocation", "model": model, "parameter": name, **vars(one), "runs": ""})
+    return found
+
+
+def factors_of(answers: fits.Answers) -> list[dict[str, Any]]:
+    """How much more of something the second model of a pair needs than the first, at several losses."""
+    found = []
+    for (a, b, x), gap in answers.gaps.items():
+        for loss, first, second, factor in zip(gap.losses, *gap.needed, gap.factor, strict=True):
+            found.append(
+                {"of": x, "first": a, "second": b, "loss": loss, "needs": first, "needed": second, **vars(factor)}
+            )
+    for (a, b), pair in answers.data.items():
+        for loss, first, second, factor in zip(pair.losses, pair.data[a], pair.data[b], pair.factor, strict=True):
+            # Of data the factor is the first model's need over the second's; here as in the other rows.
+            turned = {
+                "value": 1 / factor.value,
+                "low": 1 / factor.high,
+                "high": 1 / factor.low if factor.low else math.inf,
+            }
+            needs = {"needs": first.value, "needed": second.value}
+            found.append({"of": "structures", "first": a, "second": b, "loss": loss, **needs, **turned})
+    return found
+
+
+def shares_of(runs: scaling.Table, width: dict[str, float]) -> Table:
+    """The share against steps, at the largest training set."""
+    table = Table("model", "step", "L_total", "L_mean", "L_equiv", "share, %", title="Held out, first seed")
+    rows = runs.where(seed=0, structures=runs.numbers("structures").max(), step=lambda s: s in STEPS)
+    for model, own in figures.models_of(rows).items():
+        for (step,), one in own.where(width=width[model]).by("step").items():
+            value = {
+                k: float(one[k][0]) for k in ("L_total", "L_mean", "L_equiv", "L_equiv_stderr", "share", "share_stderr")
+            }
+            share = f"{100 * value['share']:.2g} ± {100 * value['share_stderr']:.1g}"
+            equiv = f"{value['L_equiv']:.3g} ± {value['L_equiv_stderr']:.1g}"
+            table.add_row(model, f"{step:g}", f"{value['L_total']:.4f}", f"{value['L_mean']:.4f}", equiv, share)
+    return table
+
+
+def report(config: dict[str, Any], rows: list[dict[str, Any]], stem: Path) -> None:
+    """Tables, fits and figures from all rows there are."""
+    write(stem.with_name(f"{stem.name}_runs.csv"), rows)
+    runs = scaling.read_table(stem.with_name(f"{stem.name}_runs.csv"))
+    middle = config["repeated"]["width"]
+    width = {m: sorted(set(own.numbers("width").tolist()))[middle] for m, own in figures.models_of(runs).items()}
+    answers, console = fits.answered(runs, config["steps"], middle), Console(width=140)
+    console.print(shares_of(runs, width))
+    for model, law in answers.sizes.items():
+        console.print(model, law)
+    for model, law in answers.compute.items():
+        console.print(model, law, *([answers.allocations[model]] if model in answers.allocations else []))
+    for found in (*answers.data.values(), *answers.gaps.values()):
+        console.print(found)
+    for line in answers.left:
+        console.print(f"Not found: {line}")
+    write(stem.with_name(f"{stem.name}_laws.csv"), parameters_of(answers))
+    write(stem.with_name(f"{stem.name}_factors.csv"), factors_of(answers))
+    most = runs.numbers("structures").max()
+    best = fits.stopped(runs, config["steps"])
+    first = best.where(seed=0)
+    figures.against_data(first, answers.sizes, stem.with_name(f"{stem.name}_data.png"))
+    figures.against_cost(runs.where(structures=most), width, stem.with_name(f"{stem.name}_cost.png"))
+    figures.shares(runs, best, width, stem.with_name(f"{stem.name}_shares.png"))
+
+
 def main() -> None:
     """Do all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="small")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only-report", action="store_true", help="of the runs as far as they are; train nothing")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
     args = parser.parse_args()
-    train_all(read(args.config), HERE / "runs" / args.config, args.device)
+    config, folder = read(args.config), HERE / "runs" / Path(args.config).stem
+    if not args.only_report:
+        train_all(config, folder, args.device)
+    args.results.mkdir(parents=True, exist_ok=True)
+    report(config, collected(plan(config), folder), args.results / folder.name)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python integrations/scaling/train.py --model transformer --width 32 --structures 4000 [--augment] [--out runs/mine]
 
 The learning rate is constant after its warm-up, and what is measured is the average of the weights over about the last
-tenth of the steps so far: it stands in for a learning rate that decays to zero (Hägele et al., arXiv:2405.18392), so that every
-measurement is that of a finished run of this length. Every random draw is a function of the seed and the step, and
-a checkpoint holds the rest: the same command continues a run that was stopped, to the same numbers.
+tenth of the steps so far: it stands in for a learning rate that decays to zero (Hägele et al., arXiv:2405.18392), so
+that every measurement is that of a finished run of this length. Every random draw is a function of the seed and the
+step, and a checkpoint holds the rest: the same command continues a run that was stopped, to the same numbers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The scaling study: its physics against an integration of another kind, its networks, its bookkeeping, and resumption."""
+"""The scaling study: its physics against another integration, its networks, its bookkeeping, and resumption."""
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ def study() -> Iterator[SimpleNamespace]:
             module = importlib.util.module_from_spec(spec)
             patch.setitem(sys.modules, name, module)
             spec.loader.exec_module(module)
+        patch.setattr(sys.modules["bodies"], "BLOCK", 128)
         yield SimpleNamespace(**{name: sys.modules[name] for name in NAMES})
 
 
@@ -60,14 +62,16 @@ def haar(seed: int = 0) -> Tensor:
 
 
 def euler(x: np.ndarray, v: np.ndarray, mass: np.ndarray, softening: float, duration: float) -> np.ndarray:
-    """Final corners by Euler's equations in each body's own axes, one rotation matrix a body, by an eighth-order method.
+    """Final corners by Euler's equations in each body's own axes, by a method of eighth order.
 
     x, v: ``(bodies, corners, 3)``; mass: of a corner, ``(bodies,)``.
     """
     bodies, corners = x.shape[:2]
     centre, drift = x.mean(1), v.mean(1)
     shape = x - centre[:, None]
-    inertia = np.stack([m * sum((r @ r) * np.eye(3) - np.outer(r, r) for r in s) for m, s in zip(mass, shape, strict=True)])
+    inertia = np.stack(
+        [m * sum((r @ r) * np.eye(3) - np.outer(r, r) for r in s) for m, s in zip(mass, shape, strict=True)]
+    )
     spin = [
         np.linalg.solve(i, m * np.cross(s, u).sum(0))
         for i, m, s, u in zip(inertia, mass, shape, v - drift[:, None], strict=True)
@@ -82,7 +86,9 @@ def euler(x: np.ndarray, v: np.ndarray, mass: np.ndarray, softening: float, dura
             pull = np.zeros((corners, 3))
             for other in set(range(bodies)) - {b}:
                 apart = at[other][None] - at[b][:, None]
-                pull += mass[b] * mass[other] * (apart / ((apart**2).sum(-1, keepdims=True) + softening**2) ** 1.5).sum(1)
+                pull += (
+                    mass[b] * mass[other] * (apart / ((apart**2).sum(-1, keepdims=True) + softening**2) ** 1.5).sum(1)
+                )
             torque = turned[b].T @ np.cross(at[b] - place[b], pull).sum(0)
             a, w = omega[b], np.cross
             spun = np.linalg.solve(inertia[b], w(inertia[b] @ a, a) + torque)
@@ -103,7 +109,7 @@ def test_labels_are_those_of_eulers_equations(study: SimpleNamespace) -> None:
         x, v = (value[k].unflatten(0, (3, 3)).numpy() for value in (made.position, made.velocity))
         expected = euler(x, v, made.mass[k, ::3].numpy(), bodies.SOFTENING, bodies.DURATION)
         found = made.position[k] + bodies.SCALE * made.target[k]
-        # A fourth-order method with 60 steps; it moves by 5e-8 in the median of structures when the steps are quartered.
+        # A fourth-order method with 60 steps: 5e-8 in the median of structures, by the same with more steps.
         assert np.abs(found.numpy() - expected.reshape(9, 3)).max() < 2e-6
 
 
@@ -116,7 +122,8 @@ def test_what_motion_conserves_is_conserved_and_bodies_are_rigid(study: SimpleNa
     for one in (state, later):
         assert (of_point * bodies.velocities(one, mass)).sum(1).abs().max() < 1e-12  # total momentum
     turning = [
-        (of_point * torch.linalg.cross(bodies.points(one), bodies.velocities(one, mass))).sum(1) for one in (state, later)
+        (of_point * torch.linalg.cross(bodies.points(one), bodies.velocities(one, mass))).sum(1)
+        for one in (state, later)
     ]
     torch.testing.assert_close(*turning, rtol=0, atol=1e-6)
     sides = [torch.cdist(one.corners, one.corners) for one in (state, later)]
@@ -133,7 +140,9 @@ def test_labels_turn_with_the_structure_and_no_direction_is_preferred(study: Sim
     torch.testing.assert_close(bodies.points(bodies.after(turned, mass)), moved @ g.mT, rtol=0, atol=1e-10)
     many = bodies.draw(20000, 3)[0]
     for value in (many.centre, many.velocity, many.corners, many.spin):
-        first = value.flatten(1, -2)[:, 0]  # of one body, of one corner: the mean of all corners is zero by construction
+        first = value.flatten(1, -2)[
+            :, 0
+        ]  # of one body, of one corner: the mean of all corners is zero by construction
         for number in (first, torch.stack([first[:, 0] * first[:, 1], first[:, 0] ** 2 - first[:, 2] ** 2], -1)):
             error = number.std(0) / len(number) ** 0.5
             assert (number.mean(0).abs() < 4.5 * error).all()
@@ -151,7 +160,7 @@ def test_smaller_sets_are_the_beginning_of_larger_ones(study: SimpleNamespace, t
     held = bodies.generate(10, bodies.HELD_OUT)
     assert not torch.isclose(held.position[:, None], large.position[None]).all(-1).any()
     # Targets are in units in which a network that says zero has a loss of about one.
-    assert large.target.square().mean().item() == pytest.approx(1, abs=0.1)
+    assert large.target.square().mean().item() == pytest.approx(1, abs=0.15)
 
 
 # --- networks
@@ -213,11 +222,12 @@ def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: repr(value) for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize(("model", "augment"), [("transformer", True), ("egnn", False)])
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("changes", [{"model": "transformer", "augment": True}, {"model": "egnn"}])
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(
-    study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path, one_thread: None, model: str, augment: bool
+    study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    setting = study.train.Setting(**TINY, model=model, augment=augment)
+    setting = study.train.Setting(**TINY, **changes)
     whole = study.train.Run(setting, tmp_path / "whole", data).train()
     study.train.Run(setting, tmp_path / "parts", data).train(until=50)  # past the checkpoint of step 32
     later = study.train.Run(setting, tmp_path / "parts", data)
@@ -237,7 +247,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(
         study.train.Run(replace(setting, rate=1e-2), tmp_path / "whole", data)
 
 
-def test_the_decomposed_loss_of_a_planted_network(study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path) -> None:
+def test_the_decomposed_loss_of_a_planted_network(
+    study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path
+) -> None:
     """``f(x) = A x`` is ``g⁻¹ A g`` pulled back, of second degree in g: tetrahedral replicates average it exactly."""
     torch.manual_seed(0)
     a = torch.eye(3) + 0.3 * torch.randn(3, 3)
@@ -263,7 +275,9 @@ def test_the_decomposed_loss_of_a_planted_network(study: SimpleNamespace, data: 
     assert row["share"] == pytest.approx(row["L_equiv"] / row["L_total"], rel=1e-6)
 
 
-def test_weights_are_averaged_by_a_power_of_the_step(study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path) -> None:
+def test_weights_are_averaged_by_a_power_of_the_step(
+    study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path
+) -> None:
     run = study.train.Run(study.train.Setting(**TINY), tmp_path, data)
     seen = []
     for _ in range(20):
@@ -274,3 +288,109 @@ def test_weights_are_averaged_by_a_power_of_the_step(study: SimpleNamespace, dat
     found = torch.nn.utils.parameters_to_vector(run.average.parameters()).double()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)  # single precision
     assert (found - seen[-1]).abs().max() > 1e-3
+
+
+# --- the study
+
+
+def config() -> dict[str, Any]:
+    common = {"layers": 1, "widths": [4, 8], "rate": 1e-3}
+    return {
+        **{key: TINY[key] for key in ("batch", "held_out", "warmup")},
+        "steps": 32,
+        "structures": [16, 64],
+        "models": [{"model": "transformer", "augment": True, **common}],
+        "repeated": {"width": 1, "seeds": [1]},
+        "longer": {"width": 1, "steps": 64},
+    }
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_study_that_was_stopped_ends_with_the_same_table(
+    study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study.study, "load", lambda structures, held_out: data)
+    settings = study.study.plan(config())
+    # Two sizes by two training sets, one size again with another seed, and one longer.
+    assert len(settings) == 4 + 2 + 1
+    assert len({one.folder for one in settings}) == 4 + 2
+    study.study.train_all(config(), tmp_path / "whole", "cpu")
+
+    class Stopped(Exception):
+        pass
+
+    class Limited(study.train.Run):
+        def save(self) -> None:
+            if len(list((tmp_path / "parts").glob("*/rows.json"))) == 3:
+                raise Stopped
+            super().save()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study.study, "Run", Limited)
+        with pytest.raises(Stopped):
+            study.study.train_all(config(), tmp_path / "parts", "cpu")
+    before = study.study.collected(settings, tmp_path / "parts")
+    study.study.train_all(config(), tmp_path / "parts", "cpu")
+    rows = [study.study.collected(settings, tmp_path / name) for name in ("whole", "parts")]
+    assert same(rows[0]) == same(rows[1])
+    assert len(before) < len(rows[0]) == 6 * 2 + 1
+    again = study.study.collected(settings, tmp_path / "parts")
+    assert again == rows[1]  # seconds too: what is done is not done again
+
+
+def planted(exponents: dict[str, float]) -> list[dict[str, Any]]:
+    """Rows of runs whose loss is a law of parameters, structures and steps."""
+    rows = []
+    for model, exponent in exponents.items():
+        for width, d, step in itertools.product((8, 16, 32, 64), (256, 1024, 4096, 16384), (0, 32, 128, 512, 1024)):
+            loss = 4 * width**-exponent + 30 * d**-exponent + 40 * (step or 0.1) ** -exponent
+            row = {
+                "model": model,
+                "width": width,
+                "parameters": 10 * width**2,
+                "structures": d,
+                "seed": 0,
+                "step": step,
+            }
+            row |= {"seconds": step * width * 1e-3, "flops": 1e3 * step * width**2, "L_total": loss}
+            rows.append({**row, "L_total_stderr": 0.02 * loss, "share": 0.1, "share_stderr": 0.01})
+    return rows
+
+
+def study_law(exponent: float) -> tuple[float, float]:
+    """What the planted loss comes to without end of data, at a width of 32, and its exponent."""
+    return 4 * 32**-exponent + 40 * 1024**-exponent, exponent
+
+
+def test_fits_find_planted_laws(study: SimpleNamespace, tmp_path: Path) -> None:
+    from equiv_probe import scaling
+
+    rows = planted({"slow": 0.6, "fast": 0.7})
+    study.study.write(tmp_path / "runs.csv", rows)
+    runs = scaling.read_table(tmp_path / "runs.csv")
+    best = study.fits.stopped(runs, 1024)
+    assert len(best) == 2 * 16
+    assert (best.numbers("step") == 1024).all()
+    lowest = study.fits.frontier(runs.where(model="slow", step=lambda s: s > 0))
+    assert (np.diff(lowest.numbers("C")) > 0).all()
+    assert (np.diff(lowest.numbers("L_total")) < 0).all()
+    found = study.fits.answered(runs, 1024, 2, resamples=100)
+    for model, exponent in (("slow", 0.6), ("fast", 0.7)):
+        law, length = found.sizes[model], found.lengths[model]
+        # Parameters are the width's square; the loss of the steps is a floor of the law in sizes and data.
+        assert law["alpha"].value == pytest.approx(exponent / 2, rel=1e-2)
+        assert law["beta"].value == pytest.approx(exponent, rel=1e-2)
+        assert law["E"].value == pytest.approx(40 * 1024**-exponent, rel=1e-2)
+        assert length["beta"].value == pytest.approx(exponent, rel=1e-2)
+        # Operations grow as N times steps, and N^-a/2 against steps^-a: two thirds of compute's power to N.
+        assert found.allocations[model].n_exponent.value == pytest.approx(2 / 3, rel=1e-2)
+    assert found.gaps["slow", "fast", "step"].ratio[-1] == pytest.approx(
+        (4 * 32**-0.7 + 30 * 16384**-0.7 + 40 * 1024**-0.7) / (4 * 32**-0.6 + 30 * 16384**-0.6 + 40 * 1024**-0.6)
+    )
+    laws = {model: study_law(exponent) for model, exponent in (("slow", 0.6), ("fast", 0.7))}
+    efficiency = found.data["slow", "fast"]
+    for loss, factor in zip(efficiency.losses, efficiency.factor, strict=True):
+        needed = {model: ((loss - floor) / 30) ** (-1 / exponent) for model, (floor, exponent) in laws.items()}
+        assert factor.value == pytest.approx(needed["slow"] / needed["fast"], rel=0.02)
+        assert factor.value > 1
+    assert found.left == []
