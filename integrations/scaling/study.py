@@ -56,7 +56,7 @@ def plan(config: dict[str, Any]) -> list[Setting]:
     cross = [(w, counts[0], {}) for w in sizes] + [(here, d, {}) for d in counts[1:]]
     more = [(longer["width"], counts[0], {"steps": longer["steps"]})]
     again = [(here, d, {"seed": seed}) for d in counts for seed in repeated["seeds"]]
-    rest = [(w, d, {}) for d in counts[1:] for w in sizes if w != here]
+    rest = [(w, d, {}) for d in counts[:0:-1] for w in sizes if w != here]
     count = len(repeated["seeds"])
     cells = cross + more + again[:count] + rest + again[count:]
     return [setting(model, w, d, **others) for w, d, others in cells for model in models]
