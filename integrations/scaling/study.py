@@ -22,7 +22,8 @@ import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
-from train import HERE, Run, Setting, load
+from setting import Setting
+from train import HERE, Run, load
 
 from equiv_probe import scaling
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER = Path(__file__).parents[2] / "integrations" / "scaling"
-NAMES = ("bodies", "networks", "train", "figures", "fits", "study")
+NAMES = ("bodies", "networks", "setting", "train", "figures", "fits", "study")
 TINY = {"width": 8, "layers": 1, "structures": 64, "batch": 8, "held_out": 16, "warmup": 5, "steps": 70}
 
 
@@ -173,7 +173,7 @@ def test_egnn_is_equivariant_to_rounding_and_the_transformer_is_not(
     held, g = data[1], haar() * (-1 if improper else 1)
     off = {}
     for model in ("egnn", "transformer"):
-        net = study.train.Setting(model=model, width=16, layers=2).network().double()
+        net = study.setting.Setting(model=model, width=16, layers=2).network().double()
         with torch.no_grad():
             answer = net(held.position, held.velocity, held.mass)
             turned = net(held.position @ g.mT, held.velocity @ g.mT, held.mass)
@@ -207,7 +207,7 @@ def test_messages_are_those_of_the_formula(study: SimpleNamespace, data: tuple[A
 
 def test_operations_are_counted_as_by_hand(study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path) -> None:
     width, layers, points = 32, 2, 9
-    run = study.train.Run(study.train.Setting(width=width, layers=layers, batch=8), tmp_path, data)
+    run = study.train.Run(study.setting.Setting(width=width, layers=layers, batch=8), tmp_path, data)
     linear = 2 * points * (10 * width + layers * 12 * width**2 + 3 * width)
     attention = layers * 2 * 2 * points**2 * width
     unneeded = 2 * points * 10 * width  # the gradient with respect to the network's own inputs
@@ -227,7 +227,7 @@ def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(
     study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    setting = study.train.Setting(**TINY, **changes)
+    setting = study.setting.Setting(**TINY, **changes)
     whole = study.train.Run(setting, tmp_path / "whole", data).train()
     study.train.Run(setting, tmp_path / "parts", data).train(until=50)  # past the checkpoint of step 32
     later = study.train.Run(setting, tmp_path / "parts", data)
@@ -258,7 +258,7 @@ def test_the_decomposed_loss_of_a_planted_network(
         def forward(self, position: Tensor, velocity: Tensor, mass: Tensor) -> Tensor:
             return position @ a.mT
 
-    run = study.train.Run(study.train.Setting(**TINY), tmp_path, data)
+    run = study.train.Run(study.setting.Setting(**TINY), tmp_path, data)
     run.average = Planted()
     run.flops_per_step = 0
     run._evaluate()
@@ -278,7 +278,7 @@ def test_the_decomposed_loss_of_a_planted_network(
 def test_weights_are_averaged_by_a_power_of_the_step(
     study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path
 ) -> None:
-    run = study.train.Run(study.train.Setting(**TINY), tmp_path, data)
+    run = study.train.Run(study.setting.Setting(**TINY), tmp_path, data)
     seen = []
     for _ in range(20):
         run._train_step()
