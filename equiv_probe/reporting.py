@@ -1,4 +1,4 @@
-"""The commands ``equiv-probe report`` and ``equiv-probe compare``: from saved reports to pages and tables."""
+"""Commands on what was measured before: ``equiv-probe report`` and ``compare`` of saved reports, and ``scaling``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from equiv_probe.comparison import compare
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report import Report
+from equiv_probe.scaling.command import scaling_command
 
 Files = Annotated[list[Path], typer.Argument(help="Reports in JSON, as audits and training runs save them.")]
 
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to ``equiv-probe``."""
     app.command("report")(report_command)
     app.command("compare")(compare_command)
+    app.command("scaling")(scaling_command)
 
 
 def report_command(

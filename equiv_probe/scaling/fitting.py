@@ -72,6 +72,9 @@ def fit(
         EquivProbeError: fewer than three sizes of a variable (two with a known floor), fewer runs than parameters, a
             loss that is not positive, or not above the floor.
     """
+    if bootstrap not in {"residuals", "runs"} or interval not in {"percentile", "bca"}:
+        found_words = f"bootstrap={bootstrap!r}, interval={interval!r}"
+        raise EquivProbeError(found_words, '"residuals" or "runs"; "percentile" or "bca"')
     table = table_of(runs)
     names = (x,) if isinstance(x, str) else tuple(x)
     values = np.column_stack([table.numbers(name) for name in names])

@@ -14,15 +14,15 @@ plain and again are not told apart anywhere between 10.0 and 1000 step
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.scaling.crossings import crossings_of, told_apart
 from equiv_probe.scaling.curves import Curve, common_grid, curves_of, drawn, on_grid
 from equiv_probe.scaling.estimates import Estimate, interval_of
-from equiv_probe.scaling.gap_result import Crossing, Gap, stretches
+from equiv_probe.scaling.gap_result import Gap
 from equiv_probe.scaling.table import table_of
 
 if TYPE_CHECKING:
@@ -86,6 +86,9 @@ def gap(
         low, high = (np.array(one) for one in zip(*ends, strict=True))
     else:
         low = high = np.full(len(grid), np.nan)
+    lower = (
+        told_apart(difference, draws[1] - draws[0], low, high, level) if known else np.sign(difference).astype(np.int8)
+    )
     at, needed, factor = _times(grid, best, draws if known else None, losses, level)
     return Gap(
         names=names,
@@ -97,7 +100,8 @@ def gap(
         ratio=np.exp(difference),
         ratio_low=np.exp(low),
         ratio_high=np.exp(high),
-        crossings=_crossings(grid, difference, low, high, curve=best[0], names=names, known=known),
+        lower=lower,
+        crossings=crossings_of(grid, difference, lower, curve=best[0], names=names, known=known),
         losses=at,
         needed=needed,
         factor=factor,
@@ -139,45 +143,6 @@ def _band(draws: Array, level: float, *, known: bool) -> tuple[Array, Array]:
         return np.full(draws.shape[1], np.nan), np.full(draws.shape[1], np.nan)
     tail = (1 - level) / 2
     return np.exp(np.quantile(draws, tail, axis=0)), np.exp(np.quantile(draws, 1 - tail, axis=0))
-
-
-def _crossings(
-    grid: Array, difference: Array, low: Array, high: Array, *, curve: Array, names: tuple[str, str], known: bool
-) -> list[Crossing]:
-    """Changes from one model to the other; wiggles within a stretch where they are not told apart are one or none."""
-    parts = stretches(low, high) if known else stretches(difference, difference)
-    resolved = [part for part in parts if part[2] != 0]
-    found = [
-        _crossing(grid, difference, curve, (before[1], after[0]), names[after[2] < 0], known=known)
-        for before, after in itertools.pairwise(resolved)
-        if before[2] != after[2]
-    ]
-    if resolved:  # at either end the mean curves may cross, and what lies beyond is not told apart
-        (start, _, first), (_, stop, last) = resolved[0], resolved[-1]
-        end = len(grid) - 1
-        if difference[0] * first < 0:
-            found.insert(0, _crossing(grid, difference, curve, (0, start), names[first < 0], known=known))
-        if difference[end] * last < 0:
-            found.append(_crossing(grid, difference, curve, (stop, end), names[last > 0], known=known))
-    return found
-
-
-def _crossing(
-    grid: Array, difference: Array, curve: Array, span: tuple[int, int], after: str, *, known: bool
-) -> Crossing:
-    """The crossing of the mean curves between two places: the middle one, if there are several."""
-    start, stop = span
-    signs = np.sign(difference[start : stop + 1])
-    changes = start + np.flatnonzero(signs[:-1] * signs[1:] <= 0)
-    left = int(changes[len(changes) // 2])
-    step = difference[left + 1] - difference[left]
-    part = 0.0 if step == 0 else float(-difference[left] / step)
-    at = grid[left] + part * (grid[left + 1] - grid[left])
-    # Not told apart up to an end of the range: for all that is known the crossing lies beyond it.
-    low = 0.0 if start == 0 else float(np.exp(grid[start]))
-    high = np.inf if stop == len(grid) - 1 else float(np.exp(grid[stop]))
-    place = Estimate(float(np.exp(at)), low, high) if known else Estimate(float(np.exp(at)))
-    return Crossing(place, float(np.exp(np.interp(at, grid, curve))), after)
 
 
 def _times(

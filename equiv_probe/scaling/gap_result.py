@@ -14,6 +14,7 @@ from equiv_probe.scaling.estimates import Estimate, shown
 from equiv_probe.scaling.law import printed
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from rich.console import Console
 
     from equiv_probe.scaling.solver import Array
@@ -49,6 +50,9 @@ class Gap:
         ratio: the second model's loss over the first's, ``(G,)``.
         ratio_low: its interval at each place; NaN where there is none.
         ratio_high: its interval's other end.
+        lower: at each place 1 where the first model is told to be below the second, -1 where the second is, 0 where
+            they are not told apart, ``(G,)``. A stretch counts if it goes beyond what chance does anywhere along the
+            curves, so that many places to look at do not make differences of their own.
         crossings: where the lower loss changes.
         losses: at which times are compared.
         needed: what either model needs for them; infinite where it does not get there.
@@ -67,6 +71,7 @@ class Gap:
     ratio: Array
     ratio_low: Array
     ratio_high: Array
+    lower: NDArray[np.int8]
     crossings: list[Crossing]
     losses: list[float]
     needed: tuple[list[float], list[float]]
@@ -85,8 +90,7 @@ class Gap:
         """The answer in a sentence."""
         a, b = self.names
         span = f"between {shown(self.at[0])} and {shown(self.at[-1])} {self.x}"
-        low, high = (self.ratio_low, self.ratio_high) if self.measured else (self.ratio, self.ratio)
-        parts = stretches(np.log(low), np.log(high))
+        parts = stretches(self.lower)
         told = [part for part in parts if part[2] != 0]
         if not told:
             return f"{a} and {b} are not told apart anywhere {span}"
@@ -129,6 +133,7 @@ class Gap:
                 "ratio": self.ratio.tolist(),
                 "ratio_low": self.ratio_low.tolist(),
                 "ratio_high": self.ratio_high.tolist(),
+                "lower": self.lower.tolist(),
             },
             "notes": self.notes,
             "level": self.level,
@@ -161,13 +166,12 @@ class Gap:
         return printed(self)
 
 
-def stretches(low: Array, high: Array) -> list[tuple[int, int, int]]:
-    """First and last place of each stretch, and the sign that an interval of a difference has there; 0 if it holds 0.
+def stretches(signs: Any) -> list[tuple[int, int, int]]:
+    """First and last place of each stretch of one sign, and the sign.
 
-    >>> stretches(np.array([1.0, 0.5, -1.0, -3.0]), np.array([2.0, 2.0, 1.0, -2.0]))
+    >>> stretches(np.array([1, 1, 0, -1]))
     [(0, 1, 1), (2, 2, 0), (3, 3, -1)]
     """
-    signs = np.where(low > 0, 1, np.where(high < 0, -1, 0))
     edges = np.flatnonzero(np.diff(signs)) + 1
     starts, stops = [0, *edges.tolist()], [*(edges - 1).tolist(), len(signs) - 1]
     return [(start, stop, int(signs[start])) for start, stop in zip(starts, stops, strict=True)]

@@ -99,7 +99,7 @@ class Fit:
         grids = np.broadcast_arrays(*(np.asarray(one, dtype=float) for one in x))
         z = np.log(np.column_stack([grid.ravel() for grid in grids]))
         values = predicted(np.nan_to_num(theta), z)
-        return np.asarray(values.reshape(*theta.shape[:-1], *grids[0].shape))
+        return np.asarray(values.reshape((*theta.shape[:-1], *grids[0].shape)))
 
     def reach(self, loss: Any) -> Array:
         """The size at which a law in one variable comes to a loss: ``(A / (L − E))^(1 / alpha)``; infinite below ``E``.
@@ -140,7 +140,8 @@ class Fit:
     def __rich_console__(self, console: Console, options: Any) -> Any:
         """The parameters as a Rich table."""
         del console, options
-        table = table_of(f"{self.formula}, {self.runs} runs", "", "value", f"{100 * self.level:g} % interval")
+        yield Text(f"{self.formula}, {self.runs} runs", "bold")
+        table = table_of("", "", "value", f"{100 * self.level:g} % interval")
         for name, one in self.parameters.items():
             table.add_row(*map(Text, (name, shown(one.value), one.interval)))
         yield table

@@ -65,7 +65,7 @@ def starts_of(z: Array, log_y: Array, floor: float | None) -> Array:
     Returns:
         ``(S, 1 + 2 k)``.
     """
-    grid = (0.1, 0.25, 0.5, 1.0, 2.0)
+    grid = (0.1, 0.3, 0.7, 1.5)
     y = np.exp(log_y)
     found = []
     for exponents in itertools.product(grid, repeat=z.shape[1]):
@@ -92,15 +92,18 @@ def optimum(z: Array, log_y: Array, delta: float | None, floor: float | None) ->
     """
     starts = starts_of(z, log_y, floor)
     bounds = bounds_of(z.shape[1], floor)
-    known = 0.01 if delta is None else delta
-    theta, agreeing = _descend(z, log_y, starts, bounds, known)
     if delta is None:
-        for _ in range(2):
-            known = scatter(log_y - _log(theta, z), _free(bounds)) * EFFICIENT
-            known = max(known, EXACT)
-            theta, _ = _descend(z, log_y, np.array([theta]), bounds, known)
-        theta, agreeing = _descend(z, log_y, np.vstack([theta, starts]), bounds, known)
-    return Optimum(theta, log_y - _log(theta, z), known, len(starts), min(agreeing, len(starts)))
+        # A guess, to know how far the runs scatter: from a small delta, which outliers do not move, to the right one.
+        guess, known = starts, 0.01
+        for _ in range(3):
+            ends, _, _ = solve(z, log_y[None], np.ones((1, len(log_y))), guess, bounds=bounds, delta=known)
+            known = max(EFFICIENT * scatter(log_y - _log(ends[0], z), _free(bounds)), EXACT)
+            guess = ends
+        starts = np.vstack([starts, guess])
+    else:
+        known = delta
+    theta, agreeing = _descend(z, log_y, starts, bounds, known)
+    return Optimum(theta, log_y - _log(theta, z), known, len(starts), agreeing)
 
 
 def scatter(residuals: Array, parameters: int) -> float:
