@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 mpl.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
 COLOURS = {"transformer": "#d55e00", "transformer, augmented": "#0072b2", "EGNN": "#009e73"}
+LINES = {"transformer": "-", "transformer, augmented": "--", "EGNN": "-"}
 MARKS = "osD^v"
 CLAIM = 0.02, (1000, 10000)
 """Shen et al., arXiv:2512.02303: a share of at most 2 % within 1k to 10k steps."""
@@ -71,11 +72,11 @@ def against_cost(runs: Table, width: dict[str, float], path: Path) -> None:
         for model, rows in models_of(runs).items():
             for (own_width, _), one in rows.where(step=lambda s: s > 0).by("width", "seed").items():
                 bold = own_width == width[model]
-                style = {"lw": 1.8 if bold else 0.7, "alpha": 1 if bold else 0.5, "zorder": 3 if bold else 2}
-                axes.plot(one.numbers(x), one.numbers("L_total"), color=COLOURS[model], **style)
+                style = {"lw": 1.8 if bold else 0.7, "alpha": 1 if bold else 0.6, "zorder": 3 if bold else 2}
+                axes.plot(one.numbers(x), one.numbers("L_total"), LINES[model], color=COLOURS[model], **style)
         _logarithmic(axes, label, "held-out L_total" if axes is panels[0] else "")
     for model in models_of(runs):
-        panels[0].plot([], [], color=COLOURS[model], label=model)
+        panels[0].plot([], [], LINES[model], color=COLOURS[model], label=model)
     panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=100)
 

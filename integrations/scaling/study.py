@@ -158,7 +158,8 @@ def report(config: dict[str, Any], rows: list[dict[str, Any]], stem: Path) -> No
         console.print(model, law)
     for model, law in answers.compute.items():
         console.print(model, law, *([answers.allocations[model]] if model in answers.allocations else []))
-    for found in (*answers.data.values(), *answers.gaps.values()):
+    for key, found in (*answers.data.items(), *answers.gaps.items()):
+        console.rule(": ".join(key))
         console.print(found)
     for line in answers.left:
         console.print(f"Not found: {line}")
