@@ -88,6 +88,9 @@ def answered(runs: Table, steps: int, width: int, resamples: int = 1000) -> Answ
         pair = best.where(model=lambda m, pair=(a, b): m in pair, width=lambda w, pair=(a, b): w in map(one.get, pair))
         with answers.attempt(f"Data efficiency of {a} and {b}"):
             answers.data[a, b] = scaling.data_efficiency(pair, a, b, **drawn)
+        with answers.attempt(f"Gap of {a} and {b} against structures"):
+            sides = [_complete(pair.where(model=m)) for m in (a, b)]
+            answers.gaps[a, b, "structures"] = scaling.gap(*sides, "structures", names=(a, b), **drawn)
         for x in ("step", "seconds", "C"):
             sides = [_seeds(runs.where(model=m, width=one[m], structures=most), steps) for m in (a, b)]
             with answers.attempt(f"Gap of {a} and {b} against {x}"):
@@ -116,3 +119,10 @@ def _seeds(runs: Table, steps: int) -> Table:
     """Runs of the full length, to that length."""
     done = {key for key, rows in runs.by("seed").items() if rows.numbers("step").max() >= steps}
     return runs.where(seed=lambda s: (s,) in done, step=lambda s: 0 < s <= steps)
+
+
+def _complete(best: Table) -> Table:
+    """Seeds that ran on every training set."""
+    counts = len(set(best.numbers("structures").tolist()))
+    whole = {key for key, rows in best.by("seed").items() if len(rows) == counts}
+    return best.where(seed=lambda s: (s,) in whole)

@@ -146,6 +146,20 @@ def shares_of(runs: scaling.Table, width: dict[str, float]) -> Table:
     return table
 
 
+def grid_of(best: scaling.Table) -> Table:
+    """The lowest loss of every size on every training set, and its share."""
+    counts = sorted(set(best.numbers("structures").tolist()))
+    table = Table("model", "parameters", *(f"D = {d:g}" for d in counts), title="Lowest held-out L_total (share)")
+    for model, own in figures.models_of(best).items():
+        for (parameters,), rows in sorted(own.by("parameters").items()):
+            cells = {
+                d: f"{rows['L_total'][k]:.4f} ({100 * rows['share'][k]:.2g} %)"
+                for k, d in enumerate(rows["structures"])
+            }
+            table.add_row(model, f"{parameters:g}", *(cells.get(d, "") for d in counts))
+    return table
+
+
 def report(config: dict[str, Any], rows: list[dict[str, Any]], stem: Path) -> None:
     """Tables, fits and figures from all rows there are."""
     write(stem.with_name(f"{stem.name}_runs.csv"), rows)
@@ -153,7 +167,9 @@ def report(config: dict[str, Any], rows: list[dict[str, Any]], stem: Path) -> No
     middle = config["repeated"]["width"]
     width = {m: sorted(set(own.numbers("width").tolist()))[middle] for m, own in figures.models_of(runs).items()}
     answers, console = fits.answered(runs, config["steps"], middle), Console(width=140)
-    console.print(shares_of(runs, width))
+    best = fits.stopped(runs, config["steps"])
+    first = best.where(seed=0)
+    console.print(shares_of(runs, width), grid_of(first))
     for model, law in answers.sizes.items():
         console.print(model, law)
     for model, law in answers.compute.items():
@@ -166,8 +182,6 @@ def report(config: dict[str, Any], rows: list[dict[str, Any]], stem: Path) -> No
     write(stem.with_name(f"{stem.name}_laws.csv"), parameters_of(answers))
     write(stem.with_name(f"{stem.name}_factors.csv"), factors_of(answers))
     most = runs.numbers("structures").max()
-    best = fits.stopped(runs, config["steps"])
-    first = best.where(seed=0)
     figures.against_data(first, answers.sizes, stem.with_name(f"{stem.name}_data.png"))
     figures.against_cost(runs.where(structures=most), width, stem.with_name(f"{stem.name}_cost.png"))
     figures.shares(runs, best, width, stem.with_name(f"{stem.name}_shares.png"))
