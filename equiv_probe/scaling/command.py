@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -44,8 +44,10 @@ def scaling_command(
     compute: Annotated[str, typer.Option(help="Budgets at which the best sizes are sought: 1e12,1e13.")] = "",
     cost: Annotated[str, typer.Option(help="k of C = k N D, or a column of measured costs: seconds.")] = "6",
     data: Annotated[str, typer.Option(help="Two models, A,B: how much more data A needs; with --by.")] = "",
-    is_gap: Annotated[bool, typer.Option("--gap", help="Compare two models: two files, or --by a column.")] = False,
-    names: Annotated[str, typer.Option(help="Of the two models.", show_default="the files', or the column's")] = "",
+    is_gap: Annotated[
+        bool, typer.Option("--gap", help="Compare models with the first: files, or --by a column.")
+    ] = False,
+    names: Annotated[str, typer.Option(help="Of the models.", show_default="the files', or the column's")] = "",
     smooth: Annotated[str, typer.Option(help="Of curves: minimum, median or none.")] = "minimum",
     resamples: Annotated[int, typer.Option(help="For the intervals.")] = 1000,
     unit: Annotated[str, typer.Option(help="Of the loss, for figures.")] = "",
@@ -56,9 +58,20 @@ def scaling_command(
     runs: dict[str, Table] = {}
     results: dict[str, Result] = {}
     if is_gap:
-        pair, sides = _pair(tables, files, by, _split(names))
-        how: Any = {"smooth": smooth, "resamples": resamples}
-        results[" and ".join(pair)] = gap(*sides, x or "seconds", loss, names=pair, **how)
+        sides = _sides(tables, files, by, _split(names))
+        first, *others = sides
+        for other in others:
+            pair = (first, other)
+            found = gap(
+                sides[first],
+                sides[other],
+                x or "seconds",
+                loss,
+                names=pair,
+                smooth=cast("Any", smooth),
+                resamples=resamples,
+            )
+            results[" and ".join(pair)] = found
     else:
         table = joined(tables) if len(tables) > 1 else tables[0]
         sizes = _split(x) or ["D"] if data else _split(x) or ["N", "D"]
@@ -107,25 +120,29 @@ def _best(law: Any, runs: Table, compute: str, cost: str) -> Result:
     return allocate(law, budgets, measured)
 
 
-def _pair(
-    tables: list[Table], files: list[Path], by: str, names: list[str]
-) -> tuple[tuple[str, str], tuple[Table, Table]]:
-    """Two models' names and rows."""
+def _sides(tables: list[Table], files: list[Path], by: str, names: list[str]) -> dict[str, Table]:
+    """Models' rows by their names; the first is what the others are compared with."""
     if by:
         there = joined(tables) if len(tables) > 1 else tables[0]
-        parts = {str(key[0]): rows for key, rows in there.by(by).items()}
-        first, second = _two(names or list(parts), "--gap --by")
-        for name in (first, second):
-            if name not in parts:
-                raise EquivProbeError(f"{by} = {', '.join(parts)}", name, f"--names {','.join(list(parts)[:2])}")
-        return (first, second), (parts[first], parts[second])
-    if len(tables) != 2:
+        sides = {str(key[0]): rows for key, rows in there.by(by).items()}
+        for name in names:
+            if name not in sides:
+                raise EquivProbeError(f"{by} = {', '.join(sides)}", name, f"--names {','.join(list(sides)[:2])}")
+        sides = {name: sides[name] for name in names or sides}
+    else:
+        stems = [path.stem for path in files]
+        known = names or (stems if len(set(stems)) == len(stems) else [str(path) for path in files])
+        if len(known) != len(tables):
+            raise EquivProbeError(f"--names {','.join(known)}", f"a name for each of {len(tables)} files")
+        sides = dict(zip(known, tables, strict=True))
+    if len(sides) < 2:
+        count = len(tables)
         raise EquivProbeError(
-            f"{len(tables)} file{'s' * (len(tables) != 1)}", "two", "--gap A.csv B.csv, or --by model"
+            f"{', '.join(sides)} in {count} file{'s' * (count != 1)}",
+            "two models or more",
+            "--gap A.csv B.csv, or --by model",
         )
-    stems = [path.stem for path in files]
-    found = names or (stems if stems[0] != stems[1] else [str(path) for path in files])
-    return _two(found, "--names"), (tables[0], tables[1])
+    return sides
 
 
 def _two(names: list[str], option: str) -> tuple[str, str]:

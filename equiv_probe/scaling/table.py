@@ -73,12 +73,15 @@ class Table:
         return self.name_of(name) is not None
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """A column, under its name or an alias of it.
+        """A column, under its name or an alias of it; ``"hours"`` also from seconds.
 
         Raises:
             EquivProbeError: there is none.
         """
         found = self.name_of(name)
+        if found is None and name == "hours" and "seconds" in self:
+            hours: NDArray[Any] = self.numbers("seconds") / 3600
+            return hours
         if found is None:
             raise EquivProbeError(
                 f"{self.source or 'a table'} with the columns {', '.join(self.columns) or '(none)'}",

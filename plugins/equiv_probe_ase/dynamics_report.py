@@ -16,6 +16,7 @@ from equiv_probe.verdict import BROKEN_RELATIVE, ROUND_OFF_FACTOR
 from equiv_probe_ase.budget import HBAR
 from equiv_probe_ase.conservative import DIRECTIONS, beyond_noise
 from equiv_probe_ase.dynamics_log import plain
+from equiv_probe_ase.inspection import draws_anew
 from equiv_probe_ase.summary import blind_spots, summarise
 
 if TYPE_CHECKING:
@@ -153,6 +154,12 @@ def _bound(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
 
 def _conservative(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     """Whether the forces are the energy's gradient, and where a drift of the total energy comes from."""
+    if draws_anew(monitor.model):
+        return [
+            "the calculator draws new rotations at every call: energy and forces are those of one draw, there is no "
+            "energy that the forces could be the gradient of, and their noise heats constant-energy dynamics",
+            *_drift(monitor, rows),
+        ]
     having = [row for row in rows if math.isfinite(row.get("defect_rms_meV_per_A", math.nan))]
     if not having:
         return _drift(monitor, rows)

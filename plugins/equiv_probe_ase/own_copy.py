@@ -41,15 +41,17 @@ def _fill(twin: object, original: object, memo: dict[int, Any]) -> list[str]:
     """Copy attributes; the names of those that are shared."""
     kind, shared = type(original), []
     for name, value in vars(original).items():
-        attempt = dict(memo)  # an attempt that fails may leave halves behind
+        before = set(memo)
         try:
-            vars(twin)[name] = copy.deepcopy(value, attempt)
+            vars(twin)[name] = copy.deepcopy(value, memo)
         except Exception:  # whatever a library's objects raise when they are copied
+            # The halves that it leaves behind. One memo for all: it holds its own address as a key, and of a memo that
+            # is gone another object may get the address, and pass for copied.
+            for key in memo.keys() - before - {id(memo)}:
+                del memo[key]
             if not hasattr(kind, name):
                 vars(twin)[name] = value
                 shared.append(f"{kind.__name__}.{name}")
-        else:
-            memo.update(attempt)
     return shared
 
 

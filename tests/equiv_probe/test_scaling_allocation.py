@@ -144,3 +144,12 @@ def test_a_floor_above_the_loss_is_reached_by_no_data():
         data_efficiency({**columns.columns, "L_total": columns["L_total"] + 2 * plain}, "plain", "egnn")
     with pytest.raises(EquivProbeError, match="model = plain, egnn; expected painn"):
         data_efficiency(columns, "plain", "painn")
+
+
+def test_a_model_with_too_few_runs_has_no_interval_and_takes_none_from_the_other():
+    columns = two_models(0.02)
+    kept = [0, 3, 6, *range(15, 30)]
+    found = data_efficiency({name: np.array(values)[kept] for name, values in columns.items()}, "plain", "egnn")
+    assert np.isfinite(found.data["egnn"][0].low)
+    assert np.isnan(found.data["plain"][0].low)
+    assert np.isnan(found.factor[0].low)

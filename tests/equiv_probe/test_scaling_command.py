@@ -86,6 +86,23 @@ def test_the_gap_between_two_files(path, tmp_path):
     assert json.loads(out.read_text())["plain and egnn"]["verdict"] == stored["verdict"]
 
 
+def test_several_models_are_compared_with_the_first(path, tmp_path):
+    more = tmp_path / "more.csv"
+    head, *lines = path.read_text().splitlines()
+    again = [line.replace("egnn,", "painn,") for line in lines if line.startswith("egnn,")]
+    more.write_text("\n".join([head, *lines, *again]) + "\n")
+    out = tmp_path / "gaps.json"
+    run(more, "--gap", "--by", "model", "--x", "hours", *ONE, "-o", out)
+    stored = json.loads(out.read_text())
+    assert set(stored) == {"plain and egnn", "plain and painn"}
+    assert stored["plain and egnn"]["times"] == [
+        {k.replace("painn", "egnn"): v for k, v in one.items()} for one in stored["plain and painn"]["times"]
+    ]
+    by_seconds = gap(*(read_table(more).where(model=m, N=1e4, D=1e3) for m in ("plain", "egnn")), "seconds")
+    hours = [one["plain"] for one in stored["plain and egnn"]["times"]]
+    np.testing.assert_allclose(hours, np.array(by_seconds.needed[0]) / 3600, rtol=1e-9)
+
+
 def test_data_efficiency(path, tmp_path):
     out = tmp_path / "data.json"
     run(path, "--data", "plain,egnn", "--where", "parameters=10000", "--resamples", 100, "-o", out)
@@ -137,7 +154,7 @@ def test_figures_show_the_data(path, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gap"], "1 file; expected two"),
+        (["--gap"], "runs in 1 file; expected two models"),
         (["--gap", "--by", "model", "--names", "plain,painn"], "expected painn"),
         (["--where", "model"], "column=value"),
         (["--where", "model=painn"], "a value of model: plain, egnn"),
