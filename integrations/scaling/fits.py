@@ -105,7 +105,7 @@ def answered(runs: Table, steps: int, width: int, resamples: int = 1000) -> Answ
 def _laws(answers: Answers, model: str, best: Table, late: Table, resamples: int) -> None:
     """Of one model: its rows of lowest loss, and those of the largest training set after its warm-up."""
     with answers.attempt(f"L(N, D) of {model}"):
-        answers.sizes[model] = scaling.fit(best, ("N", "D"), resamples=resamples)
+        answers.sizes[model] = scaling.fit(best, ("N", "D"), bootstrap="runs", resamples=resamples)
     with answers.attempt(f"L(C) of {model}"):
         answers.compute[model] = scaling.fit(frontier(late), "C", resamples=resamples)
     with answers.attempt(f"L(N, steps) of {model}"):

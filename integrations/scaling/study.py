@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,16 +117,6 @@ def factors_of(answers: fits.Answers) -> list[dict[str, Any]]:
             found.append(
                 {"of": x, "first": a, "second": b, "loss": loss, "needs": first, "needed": second, **vars(factor)}
             )
-    for (a, b), pair in answers.data.items():
-        for loss, first, second, factor in zip(pair.losses, pair.data[a], pair.data[b], pair.factor, strict=True):
-            # Of data the factor is the first model's need over the second's; here as in the other rows.
-            turned = {
-                "value": 1 / factor.value,
-                "low": 1 / factor.high,
-                "high": 1 / factor.low if factor.low else math.inf,
-            }
-            needs = {"needs": first.value, "needed": second.value}
-            found.append({"of": "structures", "first": a, "second": b, "loss": loss, **needs, **turned})
     return found
 
 

@@ -395,3 +395,12 @@ def test_fits_find_planted_laws(study: SimpleNamespace, tmp_path: Path) -> None:
         assert factor.value == pytest.approx(needed["slow"] / needed["fast"], rel=0.02)
         assert factor.value > 1
     assert found.left == []
+    laws = {(row["law"], row["model"], row["parameter"]): row["value"] for row in study.study.parameters_of(found)}
+    assert len(laws) == 2 * (5 + 5 + 3 + 2)
+    assert laws["L(N, D)", "fast", "beta"] == found.sizes["fast"]["beta"].value
+    factors = study.study.factors_of(found)
+    assert {row["of"] for row in factors} == {"structures", "step", "seconds", "C", "seconds, any size", "C, any size"}
+    for row in factors:
+        # A model that is below the other everywhere needs less of everything.
+        assert row["value"] == pytest.approx(row["needed"] / row["needs"])
+        assert row["value"] < 1
