@@ -82,7 +82,7 @@ def answered(runs: Table, steps: int, width: int, resamples: int = 1000) -> Answ
     most, best = runs.numbers("structures").max(), stopped(runs, steps)
     early = runs.where(seed=0, structures=most, step=lambda s: 0 < s <= steps)
     for model in models:
-        late = early.where(model=model, step=lambda s: s >= LEARNED)
+        late = runs.where(model=model, structures=most, step=lambda s: LEARNED <= s <= steps)
         _laws(answers, model, best.where(model=model), late, resamples)
     for a, b in itertools.combinations(models, 2):
         pair = best.where(model=lambda m, pair=(a, b): m in pair, width=lambda w, pair=(a, b): w in map(one.get, pair))
@@ -107,9 +107,11 @@ def _laws(answers: Answers, model: str, best: Table, late: Table, resamples: int
     with answers.attempt(f"L(N, D) of {model}"):
         answers.sizes[model] = scaling.fit(best, ("N", "D"), bootstrap="runs", resamples=resamples)
     with answers.attempt(f"L(C) of {model}"):
-        answers.compute[model] = scaling.fit(frontier(late), "C", resamples=resamples)
+        answers.compute[model] = scaling.fit(frontier(late.where(seed=0)), "C", resamples=resamples)
     with answers.attempt(f"L(N, steps) of {model}"):
-        answers.lengths[model] = scaling.fit(late, ("N", "step"), groups="width", resamples=resamples)
+        # Labels are exact, and there are too few runs to find that out: no floor.
+        how = {"groups": ("width", "seed"), "floor": 0.0, "resamples": resamples}
+        answers.lengths[model] = scaling.fit(late, ("N", "step"), **how)
         cost, spent = scaling.measured_cost(late, "C", ("N", "step")), late.numbers("C")
         budgets = np.geomspace(spent.min(), spent.max(), 4)[1:].tolist()
         answers.allocations[model] = scaling.allocate(answers.lengths[model], budgets, cost)

@@ -343,7 +343,7 @@ def planted(exponents: dict[str, float]) -> list[dict[str, Any]]:
     rows = []
     for model, exponent in exponents.items():
         for width, d, step in itertools.product((8, 16, 32, 64), (256, 1024, 4096, 16384), (0, 32, 128, 512, 1024)):
-            loss = 4 * width**-exponent + 30 * d**-exponent + 40 * (step or 0.1) ** -exponent
+            loss = 4 * width**-exponent + 30 * (d**-exponent - 16384**-exponent) + 40 * (step or 0.1) ** -exponent
             row = {
                 "model": model,
                 "width": width,
@@ -359,7 +359,7 @@ def planted(exponents: dict[str, float]) -> list[dict[str, Any]]:
 
 def study_law(exponent: float) -> tuple[float, float]:
     """What the planted loss comes to without end of data, at a width of 32, and its exponent."""
-    return 4 * 32**-exponent + 40 * 1024**-exponent, exponent
+    return 4 * 32**-exponent + 40 * 1024**-exponent - 30 * 16384**-exponent, exponent
 
 
 def test_fits_find_planted_laws(study: SimpleNamespace, tmp_path: Path) -> None:
@@ -380,12 +380,12 @@ def test_fits_find_planted_laws(study: SimpleNamespace, tmp_path: Path) -> None:
         # Parameters are the width's square; the loss of the steps is a floor of the law in sizes and data.
         assert law["alpha"].value == pytest.approx(exponent / 2, rel=1e-2)
         assert law["beta"].value == pytest.approx(exponent, rel=1e-2)
-        assert law["E"].value == pytest.approx(40 * 1024**-exponent, rel=1e-2)
+        assert law["E"].value == pytest.approx(40 * 1024**-exponent - 30 * 16384**-exponent, rel=1e-2)
         assert length["beta"].value == pytest.approx(exponent, rel=1e-2)
         # Operations grow as N times steps, and N^-a/2 against steps^-a: two thirds of compute's power to N.
         assert found.allocations[model].n_exponent.value == pytest.approx(2 / 3, rel=1e-2)
     assert found.gaps["slow", "fast", "step"].ratio[-1] == pytest.approx(
-        (4 * 32**-0.7 + 30 * 16384**-0.7 + 40 * 1024**-0.7) / (4 * 32**-0.6 + 30 * 16384**-0.6 + 40 * 1024**-0.6),
+        (4 * 32**-0.7 + 40 * 1024**-0.7) / (4 * 32**-0.6 + 40 * 1024**-0.6),
         rel=1e-5,  # six digits in the table
     )
     laws = {model: study_law(exponent) for model, exponent in (("slow", 0.6), ("fast", 0.7))}
