@@ -54,7 +54,7 @@ def against_data(best: Table, laws: dict[str, Fit], path: Path) -> None:
                 axes.plot(grid, laws[model].at(np.full(50, parameters), grid), color=colour, lw=1)
         _logarithmic(axes, "training structures D", "lowest held-out L_total" if axes is panels[0] else "", model)
         axes.legend(title="parameters N", fontsize=7, title_fontsize=7)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
 
 
 def against_cost(runs: Table, width: dict[str, float], path: Path) -> None:
@@ -78,7 +78,7 @@ def against_cost(runs: Table, width: dict[str, float], path: Path) -> None:
     for model in models_of(runs):
         panels[0].plot([], [], LINES[model], color=COLOURS[model], label=model)
     panels[0].legend(fontsize=8)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
 
 
 def shares(runs: Table, best: Table, width: dict[str, float], path: Path) -> None:
@@ -120,4 +120,4 @@ def shares(runs: Table, best: Table, width: dict[str, float], path: Path) -> Non
         _logarithmic(axes, x, "share, L_equiv / L_total" if axes is panels[0] else "")
         axes.set(ylim=(2e-3, 0.5))
     figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=3)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
