@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import Call, read_outputs, wide, write_outputs
+from equiv_probe.capture import Call, all_outputs, read_outputs, wide, write_outputs
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.grids import filled_outside
@@ -93,6 +93,8 @@ class Player:
         self.keeps = False
         self.leaves: list[dict[str, Tensor]] | None = None
         """What the calls of the present replay are answered, as leaves of the graph of its loss, if not None."""
+        self.graph = False
+        """Whether answers keep the graph of the network's weights, so that the loss can be differentiated by them."""
         self.separable = True
         """Whether the loss is a function of the answers alone, to the calls of the user's own run."""
         self._known: list[dict[tuple[int, int], dict[str, Tensor]]] = [{} for _ in recorded]
@@ -158,10 +160,13 @@ class Player:
         beyond = place >= len(self.recorded)
         one = self.recorded[-1 if beyond else place]
         call, known = self.live.keep(args, kwargs), {}
-        attached = torch.is_grad_enabled() and bool(call.differentiated & one.call.differentiated & self._turning())
-        if attached:
+        by_input = torch.is_grad_enabled() and bool(call.differentiated & one.call.differentiated & self._turning())
+        attached = by_input or (self.graph and torch.is_grad_enabled())
+        if attached and (by_input or call.differentiated):
             # The step may differentiate its own input (forces as a gradient of the energy): the answer hangs on it.
             call = Call(*self.live.split(args, kwargs), call.differentiated, ())
+        if by_input:
+            pass
         elif not beyond and self._repeated(place, call.inputs, one.call.inputs):
             known = self._known[place]
         elif place == 0:
@@ -255,15 +260,22 @@ class Player:
             # Hanging on leaves that require a gradient, so that a step which goes backward can do so.
             given = read_outputs(one.raw, schema)
             values = {n: v.detach().requires_grad_(given[n].requires_grad) for n, v in values.items()}
-        if not attached:  # the step may write into its answer: not into what is kept, nor into a leaf
+        if not attached or self.graph:  # the step may write into its answer: not into what is kept, nor into a leaf
             values = {n: v.clone() for n, v in values.items()}
         for mine, left, (_, held) in zip(own, one.left, one.call.dicts, strict=False):
-            mine.update({name: value for name, value in left.items() if name not in mine})
+            mine.update({name: self._apart(value) for name, value in left.items() if name not in mine})
             # What the network wrote; a label of the same name stays what it was.
             mine.update({n: v for n, v in values.items() if n in left and left[n] is not held.get(n)})
         if one.own is not None and one.own < len(own):
             return own[one.own]
+        if self.graph:
+            rest = all_outputs(one.raw, list(schema.outputs))
+            values = {n: self._apart(v) for n, v in rest.items() if isinstance(v, torch.Tensor)} | values
         return write_outputs(one.raw, values, list(schema.outputs))
+
+    def _apart(self, value: Any) -> Any:
+        """What is not measured is as in the user's own run, whose graph is not ours to go through."""
+        return value.detach() if self.graph and isinstance(value, torch.Tensor) else value
 
 
 def _differ(a: Tensor, b: Tensor) -> Tensor:
