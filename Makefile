@@ -26,6 +26,11 @@ bench: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_batching.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_probe.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_lightning.py
+	# Smaller than by default, a minute or two each; their own --help says how to ask for more.
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_grids.py --voxels 32
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_monitor.py --models emt transformer --rounds 3
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_twirled_calculator.py --repeats 3
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_sampler.py --steps 300 --samples 8
 	test -z "$$EQUIV_PROBE_DATA" || OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_pyg.py
 
 $(VENV)/.test: pyproject.toml Makefile

@@ -20,7 +20,8 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
 from equiv_probe.frames import frame, orientation, quaternion
 from equiv_probe.gradients import Gradients, gradients
-from equiv_probe.grid_audit import GridAudit, audit_grid
+from equiv_probe.grid_audit import audit_grid
+from equiv_probe.grid_report import GridAudit
 from equiv_probe.grids import grid
 from equiv_probe.line_record import Line
 from equiv_probe.loss_curvature import curvature

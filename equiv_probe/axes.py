@@ -84,6 +84,11 @@ def value_of(stored: Any) -> float:
     return finite(stored)
 
 
+def is_near(line: float, values: Any) -> bool:
+    """Whether a line fits in beside values without squeezing them: not twenty times below, nor above."""
+    return bool(line > 0 and min(values) / 20 < line < 20 * max(values))
+
+
 def tidied(ax: Axes, grid: str = "both") -> Axes:
     """No box, a quiet grid behind the data, and numbers as people write them."""
     from matplotlib.ticker import FuncFormatter, NullFormatter

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
 
 
 def build() -> typer.Typer:
@@ -117,9 +118,17 @@ def _version(package: str) -> str | None:
 
 
 def main() -> None:
-    """Run ``equiv-probe``; an error that can be explained is one line on stderr and exit code 2."""
+    """Run ``equiv-probe``; an error that can be explained is one line on stderr and exit code 2, Ctrl-C is 130."""
     try:
         build()()
     except EquivProbeError as error:
-        Console(stderr=True, highlight=False).print(Text.assemble(("Error: ", "bold red"), str(error)))
+        explain(error)
         sys.exit(USAGE_ERROR)
+    except KeyboardInterrupt:  # while commands are being imported; later Typer says the same
+        print("Aborted.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def explain(error: EquivProbeError) -> None:
+    """Print an error on stderr, in one line."""
+    Console(stderr=True, highlight=False).print(Text.assemble(("Error: ", "bold red"), str(error)))

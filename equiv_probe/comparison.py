@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field, replace
 from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
+from equiv_probe.comparison_summary import summary
 from equiv_probe.contrasts import NUMBERS, Contrast, entries_of
 from equiv_probe.differences import holm
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.pairing import Pairing
 from equiv_probe.report import without_nan
-from equiv_probe.report_table import interval, number, table_of
+from equiv_probe.report_table import interval, number, shown, table_of
+from equiv_probe.saving import as_json, write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rich.table import Table
 
@@ -44,6 +45,11 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def summary(self) -> str:
+        """What differs by more than chance, in one sentence."""
+        return summary(self)
+
+    @property
     def meaning(self) -> str:
         """What intervals and p values are, in words."""
         return (
@@ -63,20 +69,16 @@ class Comparison:
         Raises:
             EquivProbeError: another suffix.
         """
-        path = Path(path)
-        if path.suffix == ".json":
-            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        elif path.suffix == ".html":
-            from equiv_probe.page import comparison_page
+        write(path, {".json": lambda: as_json(self.to_dict()), ".html": self._page})
 
-            text = comparison_page(self)
-        else:
-            raise EquivProbeError(f"the suffix {path.suffix!r}", ".json or .html", 'comparison.save("comparison.html")')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    def _page(self) -> str:
+        from equiv_probe.page import comparison_page
+
+        return comparison_page(self)
 
     def __rich_console__(self, console: Console, options: Any) -> Any:
-        """One table per number."""
+        """The sentence, and one table per number."""
+        yield Text(shown(self.summary), "bold")
         for contrast in self.contrasts:
             yield _table(contrast)
         for note in self.notes:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimates import Sums
 from equiv_probe.report_table import interval, number, table_of, with_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from matplotlib.axes import Axes
     from rich.table import Table
     from torch import Tensor
 
@@ -179,40 +179,21 @@ class OverTime:
         Console(file=out, width=120, highlight=False, color_system=None).print(self.table())
         return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
-    def plot(self, ax: Any = None) -> Any:
+    def plot(self, ax: Axes | None = None) -> Axes:
         """The share against the input, with intervals; without labels ``L_equiv``.
 
         Args:
-            ax: axes of Matplotlib to draw on; None makes a figure.
+            ax: to draw into; None takes those of a new figure of pyplot's.
 
         Returns:
-            The figure.
+            The axes.
 
         Raises:
             EquivProbeError: Matplotlib is not installed.
         """
-        try:
-            from matplotlib import pyplot
-        except ImportError as error:
-            raise EquivProbeError("no Matplotlib", "Matplotlib, for figures", "pip install matplotlib") from error
-        if ax is None:
-            _, ax = pyplot.subplots()
-        key = "share" if any(math.isfinite(one.share) for one in self.bins) else "equiv"
-        filled = [one for one in self.bins if math.isfinite(getattr(one, key))]
-        spread = self.edges[0] > 0 and self.edges[-1] > 50 * self.edges[0]
-        unit = 100.0 if key == "share" else 1.0
-        for one in filled:
-            value, (low, high) = getattr(one, key), getattr(one, f"{key}_interval")
-            middle = math.sqrt(one.low * one.high) if spread else (one.low + one.high) / 2
-            ax.plot([one.low, one.high], [unit * value] * 2, color="C0", linewidth=2)
-            if math.isfinite(low + high):
-                reach = [[unit * max(value - low, 0)], [unit * max(high - value, 0)]]
-                ax.errorbar([middle], [unit * value], yerr=reach, color="C0", capsize=2)
-        ax.set_xscale("log" if spread else "linear")
-        ax.set_xlabel(self.over)
-        ax.set_ylabel("L_equiv / L_total (%)" if key == "share" else "L_equiv")
-        ax.set_title(f"{self.stage}/{self.name}")
-        return ax.figure
+        from equiv_probe import plots
+
+        return plots.profile(self, ax=ax)
 
 
 def _plain(value: float) -> str:

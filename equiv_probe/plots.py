@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from equiv_probe.contrasts import Contrast
+    from equiv_probe.over_time import OverTime
     from equiv_probe.report import Report
 
 TIMES = {"step": "training step", "time": "time", "t": "t", "epoch": "epoch"}
@@ -139,6 +140,27 @@ def history(report: Report, value: str = "share", x: str | None = None, ax: Axes
     ax.set_ylabel("share of the loss, %" if value == "share" else short(value))
     if any(lines) and len(lines) < 9:
         ax.legend(loc="best")
+    return tidied(ax)
+
+
+@figure
+def profile(found: OverTime, ax: Axes | None = None) -> Axes:
+    """The share in bins of an input of the network, with 95 % intervals; without labels ``L_equiv``."""
+    ax = axes_or_new(ax)
+    key = "share" if any(math.isfinite(one.share) for one in found.bins) else "equiv"
+    filled = [one for one in found.bins if math.isfinite(getattr(one, key))]
+    spread = found.edges[0] > 0 and found.edges[-1] > 50 * found.edges[0]
+    unit = 100.0 if key == "share" else 1.0
+    for one in filled:
+        value, (low, high) = getattr(one, key), getattr(one, f"{key}_interval")
+        middle = math.sqrt(one.low * one.high) if spread else (one.low + one.high) / 2
+        ax.plot([one.low, one.high], [unit * value] * 2, color=CALM, lw=2)
+        if math.isfinite(low + high):
+            reach = [[unit * max(value - low, 0)], [unit * max(high - value, 0)]]
+            ax.errorbar([middle], [unit * value], yerr=reach, color=CALM, capsize=2)
+    ax.set_xscale("log" if spread else "linear")
+    ax.set_xlabel(short(found.over))
+    ax.set_ylabel("share of the loss, %" if key == "share" else "L_equiv")
     return tidied(ax)
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
 from io import StringIO
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -17,7 +15,11 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.over_time import Bin, OverTime
 from equiv_probe.report_figures import Figures
 from equiv_probe.report_table import render
-from equiv_probe.stored import ANY, parsed, require, require_report, without_nan
+from equiv_probe.saving import as_json, as_page, read, require_version, write
+from equiv_probe.stored import require_report, without_nan
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["SCHEMA_VERSION", "Labelled", "Measured", "Report", "without_nan"]
 
@@ -151,11 +153,7 @@ class Report(Figures):
         Raises:
             EquivProbeError: another schema version, or no report.
         """
-        require(stored, {"schema_version": ANY})
-        version = stored["schema_version"]
-        if type(version) is not int or version != SCHEMA_VERSION:
-            shown = repr(version)[:60]
-            raise EquivProbeError(f"schema_version {shown}", str(SCHEMA_VERSION), "the version that wrote the file")
+        require_version(stored, SCHEMA_VERSION)
         require_report(stored)
         fields = _known(cls, stored)
         fields["measured"] = [_measured(entry) for entry in fields["measured"]]
@@ -171,19 +169,7 @@ class Report(Figures):
         Raises:
             EquivProbeError: another suffix, or, for a page, Matplotlib is not installed.
         """
-        path = Path(path)
-        if path.suffix == ".json":
-            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        elif path.suffix == ".csv":
-            text = self.to_csv()
-        elif path.suffix == ".html":
-            from equiv_probe.page import page
-
-            text = page([self])
-        else:
-            raise EquivProbeError(f"the suffix {path.suffix!r}", ".json, .csv or .html", 'report.save("report.json")')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write(path, {".json": lambda: as_json(self.to_dict()), ".csv": self.to_csv, ".html": lambda: as_page(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -192,13 +178,8 @@ class Report(Figures):
         Raises:
             EquivProbeError: there is no such file, or no report in it.
         """
-        path = Path(path)
-        stored = parsed(path)
-        try:
-            return cls.from_dict(stored)
-        except EquivProbeError as error:
-            found = f"{path}, which is not a report of this version ({error.found})"
-            raise EquivProbeError(found, error.expected, error.fix) from error
+        found: Report = read(path, cls.from_dict)
+        return found
 
     def to_csv(self) -> str:
         """One row per structure and quantity, with units in the header."""

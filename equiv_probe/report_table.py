@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from equiv_probe.fitting import Fitting
 from equiv_probe.running import OF_THE_STEP
 from equiv_probe.stored import finite
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 OWN_LOSS = "loss"
 """The unit of a loss that a step computed itself: the probe does not know what it is made of."""
 
+_MUCH = 10.0
+_WORDS = 30
+"""Columns for a verdict, at least; it is wrapped into them."""
 _COLOURS = {"round-off": "green", "non-deterministic": "green", "above round-off": "yellow", "broken": "red"}
 
 
@@ -72,7 +76,7 @@ def render(report: Report) -> Iterator[RenderableType]:
         (shown(report.model), "bold"), f" on {counted if report.structures else ''}{shown(report.source)}"
     )
     if not report.complete:
-        resumes = " The same command resumes." if report.structures else ""
+        resumes = " The same command resumes." if report.structures and not report.history else ""
         yield Text(f"Interrupted: only part of it was measured.{resumes}", "bold yellow")
     symmetry = [m for m in report.measured if m.labelled is None or math.isfinite(m.rms)]
     if symmetry:
@@ -117,40 +121,43 @@ def table_of(title: str, *columns: str, wraps: tuple[str, ...] = ()) -> Table:
     return table
 
 
-def _symmetry(measured: list[Measured]) -> Table:
+def _symmetry(measured: list[Measured]) -> Fitting:
     columns = ("", "√L_equiv", "95 % interval", "unit", "relative", "floor")
-    table = table_of("Symmetry error (root mean square over rotations)", *columns)
+    table, bare = (table_of("Symmetry error (root mean square over rotations)", *columns) for _ in range(2))
     table.add_column("verdict", justify="left", no_wrap=False)
+    verdicts = []
     for m in measured:
-        relative = f"{100 * m.relative:.2g} %" if math.isfinite(m.relative) else "–"
+        # Of what the average nearly cancels, a percentage says nothing.
+        parts = f"{100 * m.relative:.2g} %" if m.relative < _MUCH else f"> {100 * _MUCH:.0f} %"
         floor = max((f for f in (m.floor, m.nondeterminism) if math.isfinite(f)), default=math.nan)
+        relative = parts if math.isfinite(m.relative) else "–"
         cells = (m.name, number(m.rms), interval(*m.rms_interval), m.unit, relative, number(floor))
-        _row(table, *cells, Text(m.sentence, _COLOURS.get(m.verdict, "")))
-    return table
+        says = Text(m.sentence, _COLOURS.get(m.verdict, ""))
+        _row(table, *cells, says)
+        _row(bare, *cells)
+        verdicts.append(Text.assemble(f"{shown(m.name)}: ", says))
+    longest = max((len(m.sentence) for m in measured), default=0)
+    return Fitting(table, [bare, *verdicts], spare=max(0, longest - _WORDS))
 
 
-def _losses(labelled: list[tuple[str, Labelled]]) -> Table:
+def _losses(labelled: list[tuple[str, Labelled]]) -> Fitting:
     of_a_run = labelled[0][1].unit == OWN_LOSS
     counts = sorted({m.structures for _, m in labelled})
     many = " to ".join(map(str, sorted({counts[0], counts[-1]})))
     title = f"Loss ({labelled[0][1].loss}) against the reference on {many} structure{'s' * (many != '1')}"
     columns = ("", "L_total", "L_mean", "L_equiv", "over" if of_a_run else "unit", "share of the loss", "95 % interval")
-    table = table_of(f"{'Losses of the run' if of_a_run else title}: L_total = L_mean + L_equiv", *columns)
-
+    title = f"{'Losses of the run' if of_a_run else title}: L_total = L_mean + L_equiv"
+    table, parts, shares = table_of(title, *columns), table_of(title, *columns[:5]), table_of("", "", *columns[5:])
     for name, m in labelled:
         error = f" ± {percent(m.share_stderr)}" if math.isfinite(m.share_stderr) and abs(m.share) > 1e-8 else ""
         low, high = m.share_interval
-        _row(
-            table,
-            name,
-            with_error(m.total, m.total_stderr),
-            with_error(m.mean, m.mean_stderr),
-            with_error(m.equiv, m.equiv_stderr),
-            over(m) if of_a_run else m.unit,
-            percent(m.share) + error,
-            f"[{percent(low)}, {percent(high)}]" if math.isfinite(low) and error else "",
-        )
-    return table
+        values = [with_error(getattr(m, key), getattr(m, f"{key}_stderr")) for key in ("total", "mean", "equiv")]
+        values.append(over(m) if of_a_run else m.unit)
+        share = [percent(m.share) + error, f"[{percent(low)}, {percent(high)}]" if math.isfinite(low) and error else ""]
+        _row(table, name, *values, *share)
+        _row(parts, name, *values)
+        _row(shares, name, *share)
+    return Fitting(table, [parts, shares])
 
 
 def over(m: Labelled) -> str:
@@ -165,17 +172,24 @@ def percent(share: float) -> str:
     return "< 1e-6 %" if abs(share) < 1e-8 else f"{number(100 * share)} %"
 
 
-def _spread(measured: list[Measured]) -> Table:
-    columns = ("", "median", "95 %", "max", "worst structure", "median", "95 %", "max", "one atom, max", "unit")
-    title = "Spread: over structures (left), over single rotations (right)"
-    table = table_of(title, *columns, wraps=("worst structure",))
+def _spread(measured: list[Measured]) -> Fitting:
+    """Over structures and over rotations: side by side where both fit."""
+    quantiles = ("median", "95 %", "max")
+    columns = ("", *quantiles, "worst structure", *quantiles, "one atom, max", "unit")
+    both = table_of("Spread: over structures (left), over single rotations (right)", *columns)
+    # A name too long even so is folded; its end, the number of the structure in its file, must not be cut off.
+    left = table_of("Spread over structures", "", *quantiles, "unit", "worst structure", wraps=("worst structure",))
+    right = table_of("Spread over single rotations", "", *quantiles, "one atom, max", "unit")
     for m in measured:
-        structures, rotations = m.over_structures, m.over_rotations
-        worst: Any = structures.get("worst", "")
-        cells = [number(structures.get(key, math.nan)) for key in ("q50", "q95", "max")]
-        cells += [str(worst), *(number(rotations.get(key, math.nan)) for key in ("q50", "q95", "max"))]
-        _row(table, m.name, *cells, number(m.largest), m.unit)
-    return table
+        worst = str(m.over_structures.get("worst", ""))
+        over_structures, over_rotations = (
+            [number(where.get(key, math.nan)) for key in ("q50", "q95", "max")]
+            for where in (m.over_structures, m.over_rotations)
+        )
+        _row(both, m.name, *over_structures, worst, *over_rotations, number(m.largest), m.unit)
+        _row(left, m.name, *over_structures, m.unit, worst)
+        _row(right, m.name, *over_rotations, number(m.largest), m.unit)
+    return Fitting(both, [left, right])
 
 
 def _where(m: Measured) -> Table:

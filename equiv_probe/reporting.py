@@ -12,6 +12,7 @@ from rich.console import Console
 from equiv_probe.comparison import compare
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report import Report
+from equiv_probe.saving import load
 from equiv_probe.scaling.command import scaling_command
 
 Files = Annotated[list[Path], typer.Argument(help="Reports in JSON, as audits and training runs save them.")]
@@ -34,7 +35,7 @@ def report_command(
 
     output = output or files[0].with_suffix(".html")
     _require_another(output, files, {".html", ".htm"})
-    text = page([Report.load(path) for path in files], title)
+    text = page([load(path) for path in files], title)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     print(f"Page: {output}", file=sys.stderr)

@@ -153,6 +153,7 @@ def audit_sampler(
             units[name],
             (repeats[name], floors[name], other[name]),
             good,
+            turns=rotations,
             shared=not per_sample,
             precision=first.dtype,
             path=path,

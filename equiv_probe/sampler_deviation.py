@@ -102,6 +102,11 @@ class Deviations:
         return torch.stack(self._each)
 
     @property
+    def weights(self) -> Tensor:
+        """Of all rotations, ``(K,)``."""
+        return self._plan.weights.repeat(self._plan.R) / self._plan.R
+
+    @property
     def by_replicate(self) -> Tensor:
         """The same, averaged within replicates, ``(R, U)``."""
         each = self.each.reshape(self._plan.R, self._plan.n, -1)

@@ -1,28 +1,25 @@
-"""What an audit of a sampler found: as a table to read, as JSON for machines, as a figure."""
+"""What an audit of a sampler found: as a table to read, as JSON for machines, as figures, as a page."""
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report import without_nan
-from equiv_probe.report_table import interval, number
+from equiv_probe.sampler_table import render
+from equiv_probe.saving import as_json, as_page, read, require_version, write
+from equiv_probe.stored import require, without_nan
+from equiv_probe.stored_audits import SAMPLER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from rich.console import RenderableType
 
 SCHEMA_VERSION = 1
 BLIND = [
@@ -30,7 +27,6 @@ BLIND = [
     "which is enough for the distribution but not necessary (a random augmentation inside the sampler, say)",
     "noise drawn around torch's operators that is the same at every run (a generator with a fixed seed)",
 ]
-_COLOURS = {"round-off": "green", "non-deterministic": "green", "above round-off": "yellow", "broken": "red"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,8 @@ class EndPoints:
         over_rotations: quantiles and maximum of single rotations and samples.
         by_sample: deviation, floor and non-determinism of each sample.
         along_path: deviation and floor at each point of the path, if it was asked for.
+        by_angle: deviation by the angle of the rotation, in bins from ``low`` to ``high`` degrees, with how many
+            rotations of a sample are in each as ``count``; empty for improper rotations, which have no angle.
     """
 
     name: str
@@ -70,6 +68,12 @@ class EndPoints:
     over_rotations: dict[str, float]
     by_sample: list[dict[str, float]]
     along_path: list[dict[str, float]] = field(default_factory=list)
+    by_angle: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def highest_floor(self) -> float:
+        """The higher of the two floors: what ``rms`` is judged beside; NaN if neither was measured."""
+        return max((floor for floor in (self.floor, self.nondeterminism) if math.isfinite(floor)), default=math.nan)
 
 
 @dataclass(frozen=True)
@@ -120,18 +124,56 @@ class SamplerAudit:
         plain: dict[str, Any] = without_nan({"schema_version": SCHEMA_VERSION, **asdict(self)})
         return plain
 
-    def save(self, path: str | Path) -> None:
-        """Write JSON.
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> SamplerAudit:
+        """Undo :meth:`to_dict`.
 
         Raises:
-            EquivProbeError: another suffix.
+            EquivProbeError: another schema version, or no audit of a sampler.
         """
-        path = Path(path)
-        if path.suffix != ".json":
-            raise EquivProbeError(f"the suffix {path.suffix!r}", ".json", 'audit.save("audit.json")')
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        require_version(stored, SCHEMA_VERSION)
+        require(stored, SAMPLER)
+        known = {entry.name for entry in fields(cls)}
+        measured = [_restored(entry) for entry in stored["measured"]]
+        if not measured:
+            raise EquivProbeError("measured: nothing", "at least one output", 'what audit.save("audit.json") writes')
+        return cls(**{key: value for key, value in stored.items() if key in known} | {"measured": measured})
+
+    def save(self, path: str | Path) -> None:
+        """Write ``.json`` (everything) or ``.html`` (a page to look at).
+
+        Raises:
+            EquivProbeError: another suffix, or, for a page, Matplotlib is not installed.
+        """
+        write(path, {".json": lambda: as_json(self.to_dict()), ".html": lambda: as_page(self)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> SamplerAudit:
+        """Read what :meth:`save` wrote as JSON.
+
+        Raises:
+            EquivProbeError: there is no such file, or no audit of a sampler in it.
+        """
+        found: SamplerAudit = read(path, cls.from_dict)
+        return found
+
+    def plot_samples(self, name: str | None = None, ax: Axes | None = None) -> Axes:
+        """How the deviation is spread over samples; see :func:`equiv_probe.sampler_plots.samples`."""
+        from equiv_probe import sampler_plots
+
+        return sampler_plots.samples(self, name, ax)
+
+    def plot_path(self, name: str | None = None, ax: Axes | None = None) -> Axes:
+        """The deviation along the path, step by step; see :func:`equiv_probe.sampler_plots.path`."""
+        from equiv_probe import sampler_plots
+
+        return sampler_plots.path(self, name, ax)
+
+    def plot_angle(self, name: str | None = None, ax: Axes | None = None) -> Axes:
+        """The deviation against the angle of the rotation; see :func:`equiv_probe.sampler_plots.angle`."""
+        from equiv_probe import sampler_plots
+
+        return sampler_plots.angle(self, name, ax)
 
     def plot(self, name: str | None = None) -> Figure:
         """Deviations of the samples beside the floor, and along the path if there is one (needs Matplotlib).
@@ -142,32 +184,22 @@ class SamplerAudit:
         Raises:
             EquivProbeError: there is no Matplotlib.
         """
+        from equiv_probe import sampler_plots
+
+        return sampler_plots.both(self, name)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; without Matplotlib it shows the text instead."""
+        from equiv_probe.page import fragment
+
         try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise EquivProbeError("no matplotlib", "it, for figures", "pip install matplotlib") from error
-        one = self[name or self.measured[0].name]
-        figure = Figure(figsize=(9 if one.along_path else 5, 3.5), layout="constrained")
-        axes = figure.subplots(1, 2 if one.along_path else 1, squeeze=False)[0]
-        deviations = [max(entry["rms"], 1e-300) for entry in one.by_sample]
-        low, high = math.log10(min(deviations)) - 0.1, math.log10(max(deviations)) + 0.1
-        axes[0].hist(deviations, bins=[10 ** (low + (high - low) * k / 20) for k in range(21)])
-        for value, label, style in ((one.floor, "round-off floor", ":"), (one.scale, "other noise", "--")):
-            if value > 0 and math.isfinite(value):
-                axes[0].axvline(value, color="k", linestyle=style, label=label)
-        axes[0].set(xscale="log", xlabel=f"deviation of {one.name} ({one.unit})", ylabel="samples")
-        axes[0].legend()
-        if one.along_path:
-            steps = range(len(one.along_path))
-            for key, label in (("rms", "deviation"), ("floor", "round-off floor")):
-                axes[1].plot(steps, [entry[key] for entry in one.along_path], label=label)
-            axes[1].set(yscale="log", xlabel="point of the path", ylabel=f"root mean square ({one.unit})")
-            axes[1].legend()
-        return figure
+            return fragment(self)
+        except EquivProbeError:
+            return None
 
     def __rich_console__(self, console: Console, options: Any) -> Any:
         """The audit as Rich tables."""
-        yield from _render(self)
+        yield from render(self)
 
     def __str__(self) -> str:
         console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
@@ -176,53 +208,9 @@ class SamplerAudit:
         return "\n".join(line.rstrip() for line in text.splitlines())
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, column in enumerate(columns):
-        words = place == 0 or column in {"verdict", "where"}
-        table.add_column(column, justify="left" if words else "right", no_wrap=column != "verdict")
-    return table
-
-
-def _render(audit: SamplerAudit) -> Iterator[RenderableType]:
-    """The answer first, then its spread, then what was drawn, then how it was measured."""
-    counted = f"{audit.measured[0].samples} sample{'s' * (audit.measured[0].samples != 1)}"
-    yield Text.assemble((audit.sampler, "bold"), f" on {counted}")
-    columns = ("", "deviation", "95 % interval", "unit", "spread", "other noise", "floor", "verdict")
-    table = _table("End points of turned noise, turned back (root mean square over atoms)", *columns)
-    for one in audit.measured:
-        floor = max((f for f in (one.floor, one.nondeterminism) if math.isfinite(f)), default=math.nan)
-        cells = [one.name, number(one.rms), interval(*one.rms_interval), one.unit]
-        cells += [number(value) for value in (one.spread, one.scale, floor)]
-        table.add_row(*map(Text, cells), Text(one.sentence, _COLOURS.get(one.verdict, "")))
-    yield table
-    title = "Spread: over samples (left), over single rotations and samples (right)"
-    table = _table(title, "", "median", "95 %", "max", "worst sample", "median", "95 %", "max", "unit")
-    for one in audit.measured:
-        left, right = ([number(group[key]) for key in ("q50", "q95", "max")] for group in _quantiles(one))
-        table.add_row(*map(Text, (one.name, *left, str(int(one.over_samples["worst"])), *right, one.unit)))
-    yield table
-    if audit.draws:
-        table = _table("Drawn on the way", "call", "shape", "times", "turned", "where")
-        for entry in audit.draws[:12]:
-            shape = "(" + ", ".join(map(str, entry["shape"])) + ")"
-            table.add_row(
-                *map(
-                    Text,
-                    (entry["call"], shape, str(entry["times"]), "yes" if entry["turned"] else "no", entry["where"]),
-                )
-            )
-        yield table
-    if audit.failures:
-        listed = "; ".join(f"{entry['name']}: {entry['error']}" for entry in audit.failures[:20])
-        yield Text.assemble((f"Left out {len(audit.failures)}: ", "bold red"), listed)
-    for note in audit.notes:
-        yield Text.assemble(("Note: ", "bold"), note)
-    yield Text.assemble(
-        ("Measured with ", "bold"), "; ".join(f"{key} {value}" for key, value in audit.protocol.items())
-    )
-    yield Text.assemble(("Does not see ", "bold"), "; ".join(audit.blind_spots))
-
-
-def _quantiles(one: EndPoints) -> tuple[dict[str, float], dict[str, float]]:
-    return one.over_samples, one.over_rotations
+def _restored(stored: dict[str, Any]) -> EndPoints:
+    """None back to NaN, and the interval back to a tuple."""
+    known = {entry.name for entry in fields(EndPoints)}
+    plain: dict[str, Any] = {key: math.nan if value is None else value for key, value in stored.items() if key in known}
+    low, high = (math.nan if end is None else end for end in stored["rms_interval"])
+    return EndPoints(**{**plain, "rms_interval": (low, high)})

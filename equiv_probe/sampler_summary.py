@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.deviation_by_angle import by_angle
 from equiv_probe.noise import NORMAL
 from equiv_probe.representations import CartesianTensor
 from equiv_probe.sampler_deviation import interval, root, root_mean
@@ -30,11 +31,12 @@ def end_points(
     others: tuple[Tensor, Tensor, Tensor],
     good: Tensor,
     *,
+    turns: Tensor,
     shared: bool,
     precision: torch.dtype,
     path: bool,
 ) -> EndPoints:
-    """Everything about one output, of the samples that are good."""
+    """Everything about one output, of the samples that are good; ``turns`` are the rotations, ``(K, U, 3, 3)``."""
     repeat, back, scale = (one.from_start(values)[:, good] for values in others)
     each, deviation = one.each[:, good], one.by_replicate[:, good].mean(0)
     along, size = one.along[:, good], root_mean(one.size[good])
@@ -73,6 +75,7 @@ def end_points(
         ]
         if path
         else [],
+        by_angle=by_angle(each, turns[:, good], one.weights),
     )
 
 

@@ -14,6 +14,8 @@ ROUND_OFF_FACTOR = 10.0
 The floor comes from inputs that differ in the last digit; turned inputs also change the order and the size of every
 intermediate result, which in practice costs a small multiple of it.
 """
+CHANCE_FACTOR = 3.0
+"""Root errors up to this multiple of what repeating the same input makes are chance: both are estimates."""
 BROKEN_FACTOR = 100.0
 """Beyond this multiple of the floor no accumulation of rounding explains the error."""
 BROKEN_RELATIVE = 1e-3
@@ -48,15 +50,19 @@ def verdict(rms: float, floor: float, nondeterminism: float, unit: str, relative
     if not math.isfinite(floor):
         return Verdict("unknown", f"{rms:.3g} {unit}, with no floor to compare it with")
     repeat = nondeterminism if math.isfinite(nondeterminism) else 0.0
-    # A model that answers anew each time spoils the round trips too: the floor is then the same noise once more, and
-    # which of the two estimates is the larger is chance.
-    if repeat > floor / 3 and rms <= 3 * max(repeat, floor):
-        return Verdict("non-deterministic", f"not above the model's own non-determinism ({repeat:.2g} {unit})")
     base = max(floor, repeat)
-    if rms <= ROUND_OFF_FACTOR * base:
-        return Verdict("round-off", f"at round-off: {rms:.2g} {unit} beside a floor of {base:.2g} {unit}")
     ratio = rms / base if base else math.inf
     times = f"{ratio:.0f}" if ratio < 1e4 else f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")
-    if rms <= BROKEN_FACTOR * base and not relative > BROKEN_RELATIVE:
-        return Verdict("above round-off", f"small but real: {times} times the round-off floor of {base:.2g} {unit}")
-    return Verdict("broken", f"broken: {times} times the round-off floor of {base:.2g} {unit}")
+    # A model that answers anew each time spoils the round trips too: the floor is then the same noise once more, and
+    # which of the two estimates is the larger is chance.
+    chance = repeat > floor / 3
+    if rms <= ROUND_OFF_FACTOR * base and not chance:
+        return Verdict("round-off", f"at round-off: {rms:.2g} {unit} beside a floor of {base:.2g} {unit}")
+    if rms <= CHANCE_FACTOR * base:
+        return Verdict("non-deterministic", f"not above the model's own non-determinism ({repeat:.2g} {unit})")
+    what = "model's own non-determinism" if chance else "round-off floor"
+    against = f"{times} times the {what} of {base:.2g} {unit}"
+    if rms <= BROKEN_FACTOR * base and (rms <= ROUND_OFF_FACTOR * base or not relative > BROKEN_RELATIVE):
+        words = "small but real" if rms > ROUND_OFF_FACTOR * base else "more than chance"
+        return Verdict("above round-off", f"{words}: {against}")
+    return Verdict("broken", f"broken: {against}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SEVERITY = ("broken", "above round-off", "unknown", "", "non-deterministic", "round-off")
 """Verdicts, the worst first: a page's headline is about the quantity that is broken most."""
-_ANSWERS = {
+ANSWERS = {
     "broken": "Yes: the model does not respect rotation.",
     "above round-off": "Slightly: there is more than rounding.",
     "round-off": "No: it respects rotation, down to rounding.",
@@ -66,20 +66,15 @@ def _severity(m: Measured) -> int:
 
 
 def _of_symmetry(m: Measured) -> Headline:
-    floor = m.highest_floor
-    beside = []
-    if floor > 0:
-        repeats = math.isfinite(m.nondeterminism) and floor == m.nondeterminism > m.floor
-        why = "the same input, evaluated again, makes" if repeats else "rounding leaves"
-        beside.append(f"{_times(m.rms / floor)} times the floor of {number(floor)} {m.unit} that {why}.")
+    beside = beside_floor(m.rms, m.floor, m.nondeterminism, m.unit)
     if math.isfinite(m.relative):
-        beside.append(f"{_percent(m.relative)} of the size of the predicted {m.name}.")
+        beside.append(f"{percent(m.relative)} of the size of the predicted {m.name}.")
     if m.labelled is not None:
-        beside += _errors(m.name, m.unit, m.labelled)
+        beside += errors(m.name, m.unit, m.labelled)
     return Headline(
         about=m.name,
         kind=m.verdict if m.verdict in SEVERITY and m.verdict else "unknown",
-        answer=_ANSWERS.get(m.verdict, "It was measured, with no floor to compare it with."),
+        answer=ANSWERS.get(m.verdict, "It was measured, with no floor to compare it with."),
         value=number(m.rms),
         unit="in the output's own unit" if m.unit == "the output's" else m.unit,
         span=f"{number(m.rms_interval[0])} to {number(m.rms_interval[1])}" if math.isfinite(m.rms_interval[0]) else "",
@@ -89,7 +84,16 @@ def _of_symmetry(m: Measured) -> Headline:
     )
 
 
-def _errors(name: str, unit: str, known: Labelled) -> list[str]:
+def beside_floor(rms: float, floor: float, nondeterminism: float, unit: str) -> list[str]:
+    """How many times the higher of the two floors a root error is, in a sentence; none if there is no floor."""
+    highest = max((one for one in (floor, nondeterminism) if math.isfinite(one)), default=0.0)
+    if not highest > 0:
+        return []
+    why = "the same input, evaluated again, makes" if highest == nondeterminism > floor else "rounding leaves"
+    return [f"{times(rms / highest)} times the floor of {f'{number(highest)} {unit}'.rstrip()} that {why}."]
+
+
+def errors(name: str, unit: str, known: Labelled) -> list[str]:
     """The model's error against the reference, with and without the broken symmetry, where it is a squared error."""
     if not math.isfinite(known.share):  # the loss is zero
         return [
@@ -100,13 +104,13 @@ def _errors(name: str, unit: str, known: Labelled) -> list[str]:
     if known.loss != "mse" or not (known.total > 0 and known.mean > 0):
         if not _is_there(known):
             return [f"No part of the {known.loss} loss against the reference can be told to be there because of it."]
-        return [f"{_percent(known.share)}{span} of the {known.loss} loss is there only because of it."]
+        return [f"{percent(known.share)}{span} of the {known.loss} loss is there only because of it."]
     total, mean = math.sqrt(known.total), math.sqrt(known.mean)
-    error = f"The model's error against the reference {name} is {number(total)} {unit}."
+    error = f"The model's error against the reference {name} is {f'{number(total)} {unit}'.rstrip()}."
     if not _is_there(known):
         return [f"{error} No part of that can be told to be broken symmetry."]
     return [
-        f"{error} Averaged over orientations it would be {number(mean)}: {_percent(known.share)}{span} of the squared "
+        f"{error} Averaged over orientations it would be {number(mean)}: {percent(known.share)}{span} of the squared "
         "error is broken symmetry alone."
     ]
 
@@ -140,7 +144,7 @@ def _of_run(m: Measured) -> Headline:
     elif known.share < HARDLY:
         answer = "Hardly: next to nothing of the loss is there because the model does not respect rotation."
     else:
-        answer = f"{_percent(known.share)} of the loss is there only because the model does not respect rotation."
+        answer = f"{percent(known.share)} of the loss is there only because the model does not respect rotation."
     averaged = f"; averaging the model over orientations would bring it to {number(known.mean)}"
     return Headline(
         about=m.name,
@@ -154,9 +158,11 @@ def _of_run(m: Measured) -> Headline:
     )
 
 
-def _times(ratio: float) -> str:
+def times(ratio: float) -> str:
+    """How many times, without needless digits."""
     return number(ratio, 2) if ratio < 1e4 else f"{ratio:.0e}".replace("e+0", "e").replace("e+", "e")
 
 
-def _percent(part: float) -> str:
+def percent(part: float) -> str:
+    """A part of one in percent."""
     return "less than 1e-6 %" if abs(part) < 1e-8 else f"{number(100 * part)} %"

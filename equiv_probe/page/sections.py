@@ -3,69 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from equiv_probe import angular_plots, plots, trajectory_plots
-from equiv_probe.axes import tidied
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.page import viewer
-from equiv_probe.page.figures import svg
-from equiv_probe.page.headline import Headline, headline
+from equiv_probe.page.headline import headline
+from equiv_probe.page.views import Figures, View
 from equiv_probe.report_table import number
 from equiv_probe.stored import finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from markupsafe import Markup
     from matplotlib.axes import Axes
 
     from equiv_probe.over_time import Bin, OverTime
     from equiv_probe.report import Measured, Report
 
 BROKEN = ("broken", "above round-off", "unknown", "")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure, its title, the sentence below it, and whether it is about what the headline is about."""
-
-    title: str
-    image: Markup
-    caption: str
-    main: bool = True
-
-
-@dataclass
-class View:
-    """One report on a page.
-
-    Attributes:
-        report: it.
-        key: unlike any other report's on the page; for ids.
-        headline: the answer.
-        symmetry: measurements of the symmetry error.
-        losses: measurements of a loss.
-        figures: by section: share, where, kind, time.
-        worst: records of the structures that are worst in what the headline is about, and of those that can be shown
-            in 3D since they are worst in something else; the worst first.
-        places: of those that can be shown, by their place in ``worst``: the place in the viewer's dataset.
-        columns: the quantities that the table of the worst structures shows.
-        dataset: for the 3D view, or None.
-    """
-
-    report: Report
-    key: str
-    headline: Headline | None
-    symmetry: list[Measured] = field(default_factory=list)
-    losses: list[Measured] = field(default_factory=list)
-    figures: dict[str, list[Figure]] = field(default_factory=dict)
-    worst: list[dict[str, Any]] = field(default_factory=list)
-    places: dict[int, int] = field(default_factory=dict)
-    columns: list[Measured] = field(default_factory=list)
-    dataset: dict[str, Any] | None = None
 
 
 WORST = 12
@@ -79,10 +33,18 @@ def view(report: Report, key: str = "r0", *, brief: bool = False) -> View:
         report,
         key,
         top,
+        template="report.html.jinja",
+        name=report.model,
+        source=report.source,
         symmetry=[m for m in report.measured if math.isfinite(m.rms)],
         losses=[m for m in report.measured if m.labelled is not None],
+        protocol=report.protocol,
+        failures=report.failures,
+        complete=report.complete,
+        notes=report.notes,
+        blind_spots=report.blind_spots,
     )
-    figures = _Figures(report, key)
+    figures = Figures(report, key)
     if found.losses:
         figures.add("share", plots.share, "Parts of the loss", _share_text(found.losses), height=_height(found))
     if report.structures and top is not None and not brief:
@@ -94,34 +56,6 @@ def view(report: Report, key: str = "r0", *, brief: bool = False) -> View:
         _time(figures, report)
     found.figures = figures.by_section
     return found
-
-
-class _Figures:
-    """Figures by section, each with an id of its own."""
-
-    def __init__(self, report: Report, key: str) -> None:
-        self.report, self.key = report, key
-        self.by_section: dict[str, list[Figure]] = {}
-
-    def add(
-        self,
-        section: str,
-        draw: Callable[..., Axes],
-        title: str,
-        text: str,
-        *args: Any,
-        caption: str = "",
-        main: bool = True,
-        **how: Any,
-    ) -> None:
-        place = sum(map(len, self.by_section.values()))
-        try:
-            image = svg(lambda ax: draw(self.report, *args, ax=ax), f"{self.key}-f{place}", f"{title}. {text}", **how)
-        except EquivProbeError as error:
-            if not error.found.startswith("a report"):
-                raise
-            return  # of what was not measured there is no figure
-        self.by_section.setdefault(section, []).append(Figure(title, image, caption or text, main))
 
 
 def _height(found: View) -> float:
@@ -139,15 +73,12 @@ def _share_text(losses: list[Measured]) -> str:
 
 
 def _profile(profile: OverTime, report: Report, ax: Axes) -> Axes:
-    """Of the input that the losses are binned by; its title stands above the figure."""
     del report
-    profile.plot(ax)
-    ax.set_title("")
-    return tidied(ax)
+    return plots.profile(profile, ax)
 
 
-def _where(figures: _Figures, found: View, about: str) -> None:
-    report = found.report
+def _where(figures: Figures[Report], found: View, about: str) -> None:
+    report = figures.of
     for m in found.columns:
         spread = m.over_structures
         text = (
@@ -170,7 +101,7 @@ def _where(figures: _Figures, found: View, about: str) -> None:
     found.places = {row: drawn[id(record)] for row, record in enumerate(found.worst) if id(record) in drawn}
 
 
-def _kind(figures: _Figures, found: View, about: str) -> None:
+def _kind(figures: Figures[Report], found: View, about: str) -> None:
     for m in sorted(found.symmetry, key=lambda m: m.name != about):
         main = m.name == about
         if not m.angular or not m.equiv > 0 or m.verdict not in BROKEN:
@@ -214,7 +145,7 @@ def _binned(one: Bin) -> str:
     return f"{one.label}: {what}{number(scale * (one.share if has_share else one.equiv))}{unit}{span}"
 
 
-def _time(figures: _Figures, report: Report) -> None:
+def _time(figures: Figures[Report], report: Report) -> None:
     for profile in report.over:
         text = "; ".join(_binned(one) for one in profile.bins)
         title = f"Over {profile.over}: {profile.stage}/{profile.name}"

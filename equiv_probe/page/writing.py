@@ -19,11 +19,12 @@ from markupsafe import Markup
 
 from equiv_probe.comparison import p_value
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.page import viewer
+from equiv_probe.grid_report import GridAudit
+from equiv_probe.page import grid_sections, sampler_sections, sections, viewer
 from equiv_probe.page.figures import svg
-from equiv_probe.page.sections import view
 from equiv_probe.plots import contrast as contrast_plot
 from equiv_probe.report_table import interval, number, over, shown
+from equiv_probe.sampler_report import SamplerAudit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,16 +34,17 @@ if TYPE_CHECKING:
 
     from equiv_probe.comparison import Comparison
     from equiv_probe.contrasts import Contrast
-    from equiv_probe.report import Report
+    from equiv_probe.page.views import View
+    from equiv_probe.saving import Saved
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
-def page(reports: Sequence[Report], title: str = "") -> str:
+def page(reports: Sequence[Saved], title: str = "") -> str:
     """One self-contained page of one or more reports.
 
     Args:
-        reports: to show, one after the other.
+        reports: to show, one after the other: also audits of samplers and of models of grids.
         title: of the page; the models' names by default.
 
     Returns:
@@ -54,14 +56,23 @@ def page(reports: Sequence[Report], title: str = "") -> str:
     """
     if not reports:
         raise EquivProbeError("no report", "at least one")
-    views = [view(report, f"r{place}") for place, report in enumerate(reports)]
-    models = list(dict.fromkeys(report.model for report in reports))
+    views = [_view(report, f"r{place}") for place, report in enumerate(reports)]
+    models = list(dict.fromkeys(one.name for one in views))
     return _written(
         "page.html.jinja",
         title=title or f"{', '.join(models)}: rotational symmetry",
         views=views,
         datasets={one.key: one.dataset for one in views if one.dataset},
     )
+
+
+def _view(report: Saved, key: str, *, brief: bool = False) -> View:
+    """What the templates are given, by the kind of measurement."""
+    if isinstance(report, SamplerAudit):
+        return sampler_sections.view(report, key, brief=brief)
+    if isinstance(report, GridAudit):
+        return grid_sections.view(report, key, brief=brief)
+    return sections.view(report, key, brief=brief)
 
 
 def comparison_page(found: Comparison) -> str:
@@ -89,11 +100,11 @@ def _draw(contrast: Contrast, ax: Axes) -> Axes:
     return contrast_plot(contrast, ax=ax)
 
 
-def fragment(report: Report) -> str:
+def fragment(report: Saved) -> str:
     """The answer, the loss and its share as HTML for a notebook's cell: no script, and styles that stay inside."""
     digest = hashlib.sha256(json.dumps(report.to_dict(), sort_keys=True, default=str).encode())
     key = f"equiv-probe-{digest.hexdigest()[:12]}"  # reports in one notebook must not share ids
-    return _written("fragment.html.jinja", view=view(report, key, brief=True))
+    return _written("fragment.html.jinja", view=_view(report, key, brief=True))
 
 
 def _written(template: str, **context: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -17,6 +18,7 @@ from equiv_probe_ase.engine import Engine
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.inspection import default_atoms_per_call
 from equiv_probe_ase.quantities import adapted
+from equiv_probe_ase.reflections import Hands, words_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +53,7 @@ class Average:
         self.turner, self.plan, self.quantities = turner, plan, quantities
         self._rotations = rotations.reshape(-1, 3, 3)
         self._moments: Moments | None = None
+        self._hands: dict[str, Hands] = {}
 
     def parts(self, atoms: int) -> Iterator[slice]:
         """The rotations in parts of at most so many atoms, and of one rotation at least."""
@@ -75,10 +78,16 @@ class Average:
             first = {name: value[0] for name, value in values.items()}
             self._moments = Moments(first, self.plan.weights, self.plan.R)
         self._moments.add(values)
+        for name, value in values.items() if self.plan.improper else ():
+            self._hands.setdefault(name, Hands()).add(value, self._rotations[part])
 
     def results(self, *, store_std: bool) -> dict[str, Answer]:
         """The averages by ASE's names, and with them, if asked for, ``<name>_std`` and ``<name>_stderr``."""
         assert self._moments is not None  # there is at least one rotation
+        for odd in (name for name, hands in self._hands.items() if hands.are_opposite):
+            # A barostat would see no stress at all.
+            words = f"{words_on(odd)}: averaged over improper rotations it is zero; take improper=False"
+            warnings.warn(f"equiv_probe: {words}", stacklevel=2)
         sizes, about, means, squares = self._moments.result()
         share = sizes / sizes.sum()
         found = {}

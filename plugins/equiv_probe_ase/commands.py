@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equiv_probe.cli import wide_console
+from equiv_probe.cli import INTERRUPTED, wide_console
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations import RotationPlan
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from equiv_probe.report import Report
     from equiv_probe_ase.thresholds import Threshold
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 
 
 def option(*names: str, help: str, show: str | bool = True) -> Any:  # noqa: A002 - Typer's word

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 MARK = "equiv_step"
-WORST_FRAMES = 6
-"""Of each quantity, with their geometry in the report."""
+WORST_FRAMES = 12
+"""Of each quantity: as many as a page lists, so that every one that is listed can be looked at."""
 SUFFIXES = (".extxyz", ".xyz", ".traj")
 """Of the formats that ASE appends to, those that keep ``info``."""
 _WRITTEN = ("energy", "forces", "stress")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import units
 from ase.md.verlet import VelocityVerlet
-from scipy.stats import linregress
 from scipy.stats import t as student
 
 from equiv_probe.report import Report
@@ -19,6 +18,7 @@ from equiv_probe_ase.budget import HBAR
 from equiv_probe_ase.conservative import DIRECTIONS, beyond_noise
 from equiv_probe_ase.dynamics_log import plain
 from equiv_probe_ase.dynamics_rows import protocol_of
+from equiv_probe_ase.energy_drift import energy_drift
 from equiv_probe_ase.inspection import draws_anew
 from equiv_probe_ase.summary import blind_spots, summarise
 
@@ -42,19 +42,21 @@ def dynamics_report(monitor: SymmetryMonitor) -> Report:
         monitor: that was called at least once, or nothing is in it.
     """
     rows = [plain(row) for row in monitor.log.rows]
-    if monitor.budget.last is not None and (not rows or rows[-1]["step"] < monitor.step):
+    if monitor.budget.last is not None and (not rows or rows[-1]["step"] < monitor.now["step"]):
         rows.append(monitor.now)
     blind = blind_spots(monitor.plan)
     if any("defect_rms_meV_per_A" in row for row in rows):
         blind = [line for line in blind if "gradient" not in line]
     return Report(
         model=monitor.name or type(monitor.model).__name__,
-        source=f"{type(monitor.dyn).__name__} of {monitor.atoms.get_chemical_formula()}",
+        source=f"a trajectory of {monitor.atoms.get_chemical_formula()} ({type(monitor.dyn).__name__})",
         protocol=_protocol(monitor, rows),
         measured=summarise(monitor.records, monitor.quantities, "mse"),
         structures=monitor.records,
-        failures=[{"name": line.partition(":")[0], "error": line.partition(": ")[2]} for line in monitor.failures],
-        notes=[*_notes(monitor, rows), *monitor.notes, *monitor.log.notes, *monitor.frames_file.notes],
+        failures=[
+            {"name": line.partition(":")[0], "error": line.partition(": ")[2]} for line in monitor.remarks.failures
+        ],
+        notes=[*_notes(monitor, rows), *monitor.remarks.notes, *monitor.log.notes, *monitor.frames_file.notes],
         blind_spots=blind,
         history=[{"stage": "md" if monitor.is_dynamics else "optimisation", **row} for row in rows],
     )
@@ -229,11 +231,8 @@ def _drift(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     if type(monitor.dyn) is not VelocityVerlet or len(having) < 3:  # its children in ASE are thermostats
         return []
     times, changes = (np.array([row[key] for row in having]) for key in ("time_fs", "energy_change_eV"))
-    fit = linregress(times, changes)
-    return [
-        f"total energy: {number(1e3 * fit.slope)} ± {number(1e3 * fit.stderr)} eV/ps (straight line through "
-        f"{len(having)} rows), {number(float(changes[-1]))} eV in all"
-    ]
+    line = energy_drift(1e-3 * times, changes)
+    return [f"total energy: {line.in_words('eV/ps')}, {number(float(changes[-1]))} eV in all"]
 
 
 def _rms(rows: Sequence[Row], key: str) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from equiv_probe.chunking import unless_out_of_memory
 from equiv_probe.errors import EquivProbeError
+from equiv_probe_ase.evaluators.loop import model_work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ class Engine:
     Args:
         evaluator: of the calculator.
         atoms_per_call: how many atoms go into one pass at most.
+
+    Of a calculator that averages over rotations, what its model does is counted, not its answers.
     """
 
     evaluator: Evaluator
@@ -52,6 +55,7 @@ class Engine:
             stop = self._stop(structures, start)
             began = time.perf_counter()
             part = structures[start:stop]
+            before = model_work(getattr(self.evaluator, "calculator", None))
             results = unless_out_of_memory(lambda part=part: self.evaluator.evaluate(part, properties))  # type: ignore[misc]
             self.seconds += time.perf_counter() - began
             if results is None:
@@ -59,10 +63,17 @@ class Engine:
                     raise EquivProbeError(f"{len(part[0])} atoms, which do not fit in memory", "a smaller structure")
                 self.atoms_per_call = max(1, sum(map(len, part)) // 2)
                 continue
-            self.calls += 1
-            self.evaluations += len(results)
+            self._count(len(results), before)
             yield from results
             start = stop
+
+    def _count(self, answers: int, before: tuple[int, int] | None) -> None:
+        now = model_work(getattr(self.evaluator, "calculator", None))
+        if before is None or now is None:
+            self.evaluations, self.calls = self.evaluations + answers, self.calls + 1
+        else:
+            self.evaluations += now[0] - before[0]
+            self.calls += now[1] - before[1]
 
     def _stop(self, structures: Sequence[Atoms], start: int) -> int:
         """End of the longest run from ``start`` that stays within ``atoms_per_call`` (at least one structure)."""

@@ -14,6 +14,7 @@ from ase.md.langevin import Langevin
 from ase.md.verlet import VelocityVerlet
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe_ase.breaking_off import broken_off, not_begun, stop_where_not_finite
 from equiv_probe_ase.monitor import SymmetryMonitor
 
 if TYPE_CHECKING:
@@ -63,15 +64,11 @@ def molecular_dynamics(
         The report; incomplete after Ctrl-C.
 
     Raises:
-        EquivProbeError: an impossible option, or nothing to resume from.
+        EquivProbeError: an impossible option, nothing to resume from, or no forces at the first step.
+        BrokenOffError: the calculator failed, or its forces were not finite, at a later step; with the report of what
+            there is.
     """
-    for name, value in (("steps", steps), ("timestep", timestep), ("friction", friction)):
-        if not value > 0:
-            raise EquivProbeError(f"{name}={value}", "a positive number")
-    if not temperature >= 0:
-        raise EquivProbeError(f"temperature={temperature}", "a temperature in K")
-    if ensemble not in ENSEMBLES:
-        raise EquivProbeError(f"ensemble {ensemble!r}", " or ".join(ENSEMBLES))
+    _require_possible(atoms, ensemble, temperature=temperature, steps=steps, timestep=timestep, friction=friction)
     every = watching.get("every", 100)
     start = _resumed(atoms, trajectory, every) if resume else 0
     if start == 0:
@@ -85,21 +82,45 @@ def molecular_dynamics(
         # Not the same noise again after a resumption.
         dyn = Langevin(atoms, timestep * units.fs, rng=np.random.default_rng((seed, start)), **bath)
     dyn.nsteps = start
+    check = stop_where_not_finite(dyn, atoms)  # before the monitor looks, and before a frame is written
     monitor = SymmetryMonitor(dyn, atoms, resume=resume, first_step=start, **watching)
-    complete = True
+    complete, failure = True, None
     with _frames(dyn, atoms, trajectory, every, start):
         try:
             atoms.get_forces()
             if start:  # the first instant: dynamics that counts on from a step does not announce it
+                check()
                 monitor()
             dyn.run(max(0, steps - start))
         except KeyboardInterrupt:
             complete = False
+        except (Exception, SystemExit) as error:  # calculators raise anything, and some packages exit
+            complete, failure = False, error
+    if isinstance(failure, EquivProbeError) and not monitor.log.rows:
+        raise failure
+    if failure is not None and not monitor.log.rows:
+        raise not_begun(failure) from failure
     report = monitor.report()
     stated = {"ensemble": ensemble, "temperature": f"{temperature:g} K", "seed": seed}
     if ensemble == "langevin":
         stated["friction"] = f"{friction:g} /fs"
-    return replace(report, protocol={**stated, **report.protocol}, complete=complete)
+    report = replace(report, protocol={**stated, **report.protocol}, complete=complete)
+    if failure is not None:
+        raise broken_off(failure, report, dyn.nsteps, trajectory) from failure
+    return report
+
+
+def _require_possible(atoms: Atoms, ensemble: str, *, temperature: float, **positive: float) -> None:
+    """Raise for what no dynamics could be made of."""
+    if not len(atoms):
+        raise EquivProbeError("a structure without atoms", "at least one")
+    for name, value in positive.items():
+        if not value > 0:
+            raise EquivProbeError(f"{name}={value}", "a positive number")
+    if not temperature >= 0:
+        raise EquivProbeError(f"temperature={temperature}", "a temperature in K")
+    if ensemble not in ENSEMBLES:
+        raise EquivProbeError(f"ensemble {ensemble!r}", " or ".join(ENSEMBLES))
 
 
 def _thermal(atoms: Atoms, temperature: float, seed: int) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from equiv_probe.cli import INTERRUPTED, explain
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations import RotationPlan
-from equiv_probe_ase.commands import INTERRUPTED, option, quiet, require_ase, show, slug, twirled
+from equiv_probe_ase.commands import FAILED, option, quiet, require_ase, show, slug, twirled
 
 
 def md_command(  # noqa: PLR0917 - a command line has as many options as it has
@@ -26,7 +28,10 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     conservative_every: Annotated[
         int | None, option(help="Steps between two looks at F + ∇E; 0 is never.", show="10 every")
     ] = None,
-    output: Annotated[Path | None, option("-o", "--output", help="Log, .csv or .jsonl.", show="md-….csv")] = None,
+    output: Annotated[
+        Path | None,
+        option("-o", "--output", help="Log, .csv or .jsonl; or the report, .json or .html.", show="md-….csv"),
+    ] = None,
     traj: Annotated[Path | None, option(help="Trajectory, a frame for each measurement.")] = None,
     resume: Annotated[bool, option("--resume", help="Go on from the last frame of --traj.")] = False,
     design: Annotated[str, option(help="klein, tetrahedral, octahedral, icosahedral, haar, …")] = "klein",
@@ -44,38 +49,60 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
 ) -> None:
     """Run molecular dynamics, and see what broken rotation symmetry does to the trajectory."""
     require_ase()
+    from equiv_probe_ase.breaking_off import BrokenOffError
     from equiv_probe_ase.calculators import make_calculator
     from equiv_probe_ase.md import molecular_dynamics
     from equiv_probe_ase.structures import load
+    from equiv_probe_ase.written_files import require_writable, save
 
     model = slug(calculator) + (f"-{slug(twirl)}" if twirl else "")
-    log = output or Path(f"md-{model}-{slug(Path(structure).stem)}.csv")
-    if log.suffix not in {".csv", ".jsonl"}:
-        raise EquivProbeError(f"-o {log}", "a name that ends in .csv or .jsonl")
-    for path in (log, traj):
-        if path is not None and path.exists() and Path(structure).exists() and path.samefile(structure):
+    output = output or Path(f"md-{model}-{slug(Path(structure).stem)}.csv")
+    log, saved = _files(output)
+    for path in (log, saved, traj):
+        if path is None:
+            continue
+        if path.exists() and Path(structure).exists() and path.samefile(structure):
             raise EquivProbeError(f"{path}, the structure itself, to write to", "a file of its own")
+        require_writable(path, "--traj" if path == traj else "-o")
+    broken: BrokenOffError | None = None
     with contextlib.redirect_stdout(sys.stderr), quiet(verbose=verbose):
         atoms = load(structure, vacuum=vacuum)[-1].atoms
-        report = molecular_dynamics(
-            twirled(make_calculator(calculator, device=device, dtype=dtype), twirl),
-            atoms,
-            steps=steps,
-            timestep=timestep,
-            temperature=temperature,
-            ensemble=ensemble,
-            friction=friction,
-            seed=seed,
-            trajectory=traj,
-            resume=resume,
-            every=every,
-            conservative_every=conservative_every,
-            plan=RotationPlan(design, replicates, seed=seed),
-            log=log,
-            quiet=silent or None,
-            name=calculator + (f" in {dtype}" if dtype else "") + (f", twirled: {twirl}" if twirl else ""),
-        )
-    report.save(log.with_suffix(".json"))
-    files = f"Report: {log.with_suffix('.json')}; log: {log}" + (f"; trajectory: {traj}" if traj else "")
+        try:
+            report = molecular_dynamics(
+                twirled(make_calculator(calculator, device=device, dtype=dtype), twirl),
+                atoms,
+                steps=steps,
+                timestep=timestep,
+                temperature=temperature,
+                ensemble=ensemble,
+                friction=friction,
+                seed=seed,
+                trajectory=traj,
+                resume=resume,
+                every=every,
+                conservative_every=conservative_every,
+                plan=RotationPlan(design, replicates, seed=seed),
+                log=log,
+                quiet=silent or None,
+                name=calculator + (f" in {dtype}" if dtype else "") + (f", twirled: {twirl}" if twirl else ""),
+            )
+        except BrokenOffError as error:
+            broken, report = error, error.report
+    unsaved = save(report, saved)
+    files = f"Report: {unsaved or saved}; log: {log}" + (f"; trajectory: {traj}" if traj else "")
     show(report, files, as_json=as_json)
-    raise typer.Exit(0 if report.complete else INTERRUPTED)
+    if broken is not None:
+        explain(broken)
+        if verbose and broken.__cause__ is not None:
+            traceback.print_exception(broken.__cause__)
+        raise typer.Exit(FAILED)
+    raise typer.Exit(FAILED if unsaved else 0 if report.complete else INTERRUPTED)
+
+
+def _files(output: Path) -> tuple[Path, Path]:
+    """The log and the report, by the one of them that was named."""
+    if output.suffix in {".csv", ".jsonl"}:
+        return output, output.with_suffix(".json")
+    if output.suffix in {".json", ".html"}:
+        return output.with_suffix(".jsonl"), output
+    raise EquivProbeError(f"-o {output}", "a log that ends in .csv or .jsonl, or a report that ends in .json or .html")

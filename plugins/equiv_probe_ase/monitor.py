@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from equiv_probe_ase.dynamics_report import dynamics_report
 from equiv_probe_ase.dynamics_rows import frame_of, info_of, protocol_of, resumed_budget, row_of
 from equiv_probe_ase.dynamics_table import RunningTable
 from equiv_probe_ase.frame_symmetry import FrameSymmetry
+from equiv_probe_ase.remarks import Remarks
 from equiv_probe_ase.watched_atoms import moving_atoms, require_watchable
 
 if TYPE_CHECKING:
@@ -114,16 +114,13 @@ class SymmetryMonitor:
         self.conservative_every = 10 * every if conservative_every is None else conservative_every
         self.symmetry = FrameSymmetry(self.plan, properties, center, batched, atoms_per_call)
         self.log = DynamicsLog(Path(log) if log is not None else None)
-        self.budget, self.failures, self.notes = Budget(), list[str](), list[str]()
+        self.budget, self.remarks = Budget(), Remarks()
         self.seconds, self.measuring_seconds, self.began = 0.0, 0.0, math.nan
         self.name = name
         self._calculator = make_calculator(calculator) if isinstance(calculator, str) else calculator
         self._resume, self._first_step = resume, first_step
-        self.frames_file, self.worst, self._between = (
-            FramesFile(trajectory),
-            WorstFrames(),
-            BetweenRuns(dyn, self.atoms),
-        )
+        self.frames_file, self.worst = FramesFile(trajectory), WorstFrames()
+        self._between = BetweenRuns(dyn, self.atoms)
         self._moved_by: Any = None
         self._annotate, self._table = annotate, RunningTable(quiet=quiet)
         self._offset, self._last = 0, -1
@@ -167,7 +164,7 @@ class SymmetryMonitor:
             self._take_up(self.atoms.calc)
             joined = False
         elif not joined:
-            self._note("the atoms were moved, heated or stopped by something else before step")
+            self.remarks.at(self.step, "the atoms were moved, heated or stopped by something else before step")
         self.budget.add(mechanics(self.atoms, results), self.timestep, joined=joined)
         self._last = self.step
         if self.step % self.every == 0 or self.budget.instants == 1:
@@ -191,8 +188,8 @@ class SymmetryMonitor:
 
     @property
     def now(self) -> dict[str, Any]:
-        """The present step's row, without what costs something."""
-        return row_of(self.step, self.budget)
+        """The row of the step that was observed last, without what costs something."""
+        return row_of(self._last, self.budget)
 
     def _begin(self) -> None:
         self.log.begin(protocol_of(self), resume=self._resume, first_step=self._first_step)
@@ -205,7 +202,7 @@ class SymmetryMonitor:
             self.budget = resumed_budget(rows)
             last = int(rows[-1]["step"])
             first = first if first is not None else max(last, int(self.dyn.nsteps))
-            self.notes.append(f"continued at step {first} from {len(rows)} rows up to step {last}")
+            self.remarks.notes.append(f"continued at step {first} from {len(rows)} rows up to step {last}")
             self.budget.time += (first - last) * self.timestep
             self._last = last if first == last else -1
         self.frames_file.begin(self.dyn, resume=self._resume, last=int(rows[-1]["step"]) if rows else None)
@@ -219,13 +216,13 @@ class SymmetryMonitor:
     def _take_up(self, calculator: Any) -> None:
         """Another calculator moves the atoms from now on."""
         self._moved_by = calculator
-        self._note(f"another calculator, {type(calculator).__name__}, moves the atoms from step")
+        self.remarks.at(self.step, f"another calculator, {type(calculator).__name__}, moves the atoms from step")
         if self._calculator is not None:
             return
         try:
             self.symmetry.prepare(calculator, self.atoms)
         except EquivProbeError as error:
-            self._failed(error)
+            self.remarks.failed(self.step, error)
         self.quantities |= self.symmetry.quantities
 
     def _row(self, results: Any) -> None:
@@ -250,16 +247,5 @@ class SymmetryMonitor:
         except Exception as error:
             if not self.log.rows:  # at the first frame something is set up wrongly
                 raise
-            self._failed(error)
+            self.remarks.failed(self.step, error)
             return record, None
-
-    def _failed(self, error: Exception) -> None:
-        self.failures.append(f"step {self.step}: {type(error).__name__}: {error}")
-        if len(self.failures) == 1:
-            warnings.warn(f"equiv_probe could not measure at {self.failures[0]}", stacklevel=2)
-
-    def _note(self, words: str) -> None:
-        """Say something once for each step that it happens at, and not more than a few times."""
-        alike = [note for note in self.notes if note.startswith(words)]
-        if len(alike) < 3:
-            self.notes.append(f"{words} {self.step}")

@@ -11,6 +11,7 @@ from equiv_probe import EquivProbeError, decompose
 from equiv_probe.report import without_nan
 from equiv_probe.spectrum import spectrum, torque_bound
 from equiv_probe.variogram import Pairs, variogram
+from equiv_probe_ase.reflections import Hands, spread_of_proper, words_on
 from equiv_probe_ase.structures import reference_values
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: 
             .tolist()
         ),
     }
+    if job.plan.improper:
+        values["notes"] += _on_reflection(kept.flatten(0, 1), orbit.rotations.reshape(-1, 3, 3), quantity, found.equiv)
     if quantity.per_atom:
         values |= _by_atom(job, single)
     if turns is not None:
@@ -98,6 +101,19 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: 
         values["notes"] = list(known.notes)
         values["labelled"] = _labelled(known)
     return values
+
+
+def _on_reflection(values: Tensor, rotations: Tensor, quantity: Quantity, equiv: float) -> list[str]:
+    """An error that is a change of sign between the two hands, and what there is without it."""
+    hands = Hands()
+    hands.add(values, rotations)
+    if not hands.are_opposite:
+        return []
+    both, proper = math.sqrt(max(equiv, 0.0)), spread_of_proper(values, rotations)
+    return [
+        f"{words_on(quantity.name)}: over rotations and reflections it is off by {both:.2g} {quantity.unit}, over "
+        f"rotations alone by {proper:.2g} {quantity.unit}"
+    ]
 
 
 def _labelled(known: Decomposition) -> dict[str, Any]:

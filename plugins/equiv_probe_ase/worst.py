@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from equiv_probe_ase.structures import Structure
 
-WORST_STRUCTURES = 8
-"""Of each quantity."""
+WORST_STRUCTURES = 12
+"""Of each quantity: as many as a page lists, so that every one that is listed can be looked at."""
 
 
 def with_geometry(records: Sequence[dict[str, Any]], structures: Sequence[Structure]) -> list[dict[str, Any]]:

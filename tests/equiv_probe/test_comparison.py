@@ -16,6 +16,7 @@ from equiv_probe import cli, differences
 from equiv_probe.comparison import Comparison, compare, p_value
 from equiv_probe.differences import change, holm, welch
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report_table import number
 
 from .page_reports import audit_report, measured, run_report, sampled_report
 
@@ -327,3 +328,47 @@ def test_from_the_command_line(
     (tmp_path / "no.json").write_text("{}")
     assert run("a.json", "no.json") == 2
     assert "no.json, which is not a report" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_sentence_names_what_survives_the_correction() -> None:
+    rng = np.random.default_rng(5)
+    hard = np.exp(rng.standard_normal(60))
+    a = drawn(rng, 60, hard)
+    less = (0.4 * a[0] * np.exp(0.1 * rng.standard_normal(60)), a[1] - 0.6 * a[0], a[2])
+    found = compare([sampled_report("A", *a), sampled_report("B", *less)])
+    change_of_root = contrast(found, "√L_equiv").entries[1].change
+    kept = [e for c in found.contrasts for e in c.entries if e.change.p_holm < 0.05]
+    percent, low, high = (number(100 * (1 - getattr(change_of_root, k) ** 2)) for k in ("value", "high", "low"))
+    assert found.summary.startswith(f"B has {percent} % less L_equiv of forces than A ({low} to {high} %), ")
+    assert 55 < float(percent) < 65
+    assert len(kept) > 1
+    assert f"one of {len(kept)} differences of {found.tests} that survive Holm's correction." in found.summary
+    assert str(found).startswith(found.summary[:60])
+    back = compare([sampled_report("B", *less), sampled_report("A", *a)])
+    ratio = number(contrast(back, "√L_equiv").entries[1].change.value ** 2)
+    assert back.summary.startswith(f"A has {ratio} times the L_equiv of forces that B has (")
+    same = compare([sampled_report("A", *a), sampled_report("A2", *drawn(rng, 60, hard))])
+    none = f"of {same.tests} comparisons none survives Holm's correction."
+    assert same.summary == f"No difference from A is resolved: {none}"
+    untested = Comparison(same.names, [], 0)
+    assert untested.summary == "No difference from A could be tested: there are no error bars on both sides."
+
+
+def test_the_sentence_of_a_single_survivor_and_of_a_share() -> None:
+    def resolved(number: str, p_holm: float, **values: float) -> Contrast:
+        one = contrast(compare([run_report(), run_report(model="other")]), number, "val/loss")
+        held = replace(one.entries[1].change, p=p_holm / 2, p_holm=p_holm, **values)
+        return replace(one, entries=[one.entries[0], replace(one.entries[1], change=held)])
+
+    share = resolved("share", 0.01, value=-3.0, low=-4.5, high=-1.5)
+    total = resolved("L_total", 0.2, value=1.1, low=0.9, high=1.3)
+    found = Comparison(["Net", "other"], [share, total], 2)
+    assert found.summary == (
+        "other has a share of val/loss that is 3.00 points lower than that of Net (1.50 to 4.50), "
+        "the only difference of 2 that survives Holm's correction."
+    )
+    more = resolved("L_total", 0.01, value=1.1, low=1.05, high=1.2)
+    assert "other has 10.0 % more L_total of val/loss than Net (5.00 to 20.0 %), the only difference that could" in (
+        Comparison(["Net", "other"], [more], 1).summary
+    )
+    assert "in the only comparison that could be tested" in Comparison(["Net", "other"], [total], 1).summary

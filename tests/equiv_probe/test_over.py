@@ -212,12 +212,15 @@ def test_a_figure_shows_the_shares() -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot", reason="figures are optional")
     pyplot.switch_backend("agg")
     found = measured(0, 2)
-    figure = found.plot()
-    (axes,) = figure.axes
+    axes = found.plot()
     levels = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_xdata())) == 2]
     assert levels == pytest.approx([100 * one.share for one in found.bins])
     assert axes.get_xlabel() == "t"
-    pyplot.close(figure)
+    assert "share" in axes.get_ylabel()
+    pyplot.close(axes.figure)
+    own = pyplot.figure().add_subplot()
+    assert found.plot(own) is own
+    pyplot.close(own.figure)
 
 
 @pytest.mark.parametrize(

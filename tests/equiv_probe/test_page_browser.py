@@ -19,6 +19,9 @@ from equiv_probe.page import comparison_page, fragment, page
 from equiv_probe.report_table import shown
 
 from .page_reports import audit_report, measured, run_report, structure
+from .samplers import quiet
+from .test_audit_pages import grid, hostile_grid, hostile_sampler, path
+from .test_grids_audit import gaussian
 from .test_page import HOSTILE, hostile
 
 if TYPE_CHECKING:
@@ -165,6 +168,54 @@ def test_the_policy_stops_what_would_slip_through(browser: Any, tmp_path: Path) 
     opened(browser, tmp_path, injected.replace('http-equiv="Content-Security-Policy"', 'name="none"'))
     assert browser.execute_script("return window.hacked") == 1
     assert within(10, lambda: any("127.0.0.1" in url for url in fetched(browser)))
+
+
+@pytest.fixture(scope="module")
+def audits() -> list[Any]:
+    """Of a sampler and of a model of grids."""
+    return [quiet(path, (4, 3, 3), path=True), grid(gaussian(0.5, 1.2, 1.2), labels=True)]
+
+
+def test_pages_of_audits_open_fit_and_fetch_nothing(browser: Any, tmp_path: Path, audits: list[Any]) -> None:
+    """Nor do names in them do anything, also without the policy."""
+    makers = (hostile_sampler, hostile_grid)
+    hacked = page([make(audit, text) for text in HOSTILE for make, audit in zip(makers, audits, strict=True)])
+    for html in (page(audits), hacked.replace('http-equiv="Content-Security-Policy"', 'name="none"')):
+        for width in (360, 1280):
+            size = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            try:
+                opened(browser, tmp_path, html)
+                assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            finally:
+                browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+            assert browser.execute_script("return window.hacked") is None
+            assert browser.execute_script("return getComputedStyle(document.body).display") != "none"
+            assert browser.execute_script("return document.querySelectorAll('figure svg').length") >= 7
+            assert errors(browser) == []
+            assert len(fetched(browser)) == 1
+
+
+def test_pages_of_audits_print_whole(browser: Any, tmp_path: Path, audits: list[Any]) -> None:
+    import pypdfium2
+
+    opened(browser, tmp_path, page(audits))
+    file = tmp_path / "page.pdf"
+    file.write_bytes(base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]))
+    sheets = list(pypdfium2.PdfDocument(file))
+    pages = [" ".join(sheet.get_textpage().get_text_range().split()) for sheet in sheets]
+    for title, label in (
+        ("Along the path: end points", "step of the path, the noise first"),
+        ("Over samples: end points", "deviation of end points, Å"),
+        ("Beside their floors", "√L_equiv, unit of the output"),
+        ("Against the angle", "angle of the rotation, degrees"),
+    ):  # the first and the last line of a figure, on one sheet
+        assert any(title in text and label in text for text in pages), title
+    for sheet in sheets:
+        words = sheet.get_textpage()
+        for place in range(words.count_chars()):
+            left, _, right, _ = words.get_charbox(place)
+            assert -1 <= left <= right <= sheet.get_width() + 1
 
 
 @pytest.mark.parametrize("width", [360, 1280])

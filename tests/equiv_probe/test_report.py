@@ -143,6 +143,46 @@ def test_text_says_the_answer_its_error_bar_its_unit_and_its_protocol() -> None:
     assert max(map(len, text.splitlines())) <= 120
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_a_narrow_terminal_cuts_no_number_and_no_name(width: int) -> None:
+    """What does not fit side by side stands one below the other, with every character of it."""
+    spread = {"q50": 0.00622, "q95": 1.2345, "max": 45.67}
+    name = "mptrj-random-1k.xyz[512]"
+    long = measured(
+        "magmoms",
+        rms=0.01234,
+        rms_interval=(0.01111, 0.0222),
+        unit="meV/atom",
+        over_structures={**spread, "worst": name},
+        over_rotations=spread,
+    )
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(report(measured=[measured(), long]))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    told = " ".join(lines)
+    assert name in told
+    for word in ("0.0123", "[0.0111, 0.0222]", "0.00622", "1.23", "45.7", "meV/atom", "magmoms", "one atom, max"):
+        assert word in told, word
+    for word in ("10.0 ± 1.0", "[16.0 %, 25.0 %]", "20.0 % ± 2.00 %", "L_equiv"):
+        assert word in told, word
+    assert "broken: 3e5 times" in told
+    assert "…" not in told
+
+
+def test_a_name_longer_than_the_terminal_is_folded() -> None:
+    name = "a" * 90 + ".xyz[7]"
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    spread = {"q50": 1.0, "q95": 2.0, "max": 3.0}
+    console.print(report(measured=[measured(over_structures={**spread, "worst": name}, over_rotations=spread)]))
+    told = "".join(line[35:].strip() for line in console.file.getvalue().splitlines())
+    assert name in told
+
+
+def test_a_part_of_what_nearly_cancels_is_not_spelled_out() -> None:
+    assert "> 1000 %" in str(report(measured=[measured(relative=5.3e5)]))
+
+
 def test_elements_are_ranked_and_left_out_at_round_off() -> None:
     text = str(report())
     assert text.index("Cl   ") < text.index("Na   ")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from equiv_probe import cli
 from equiv_probe.comparison import compare
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.page import page, sections, viewer
+from equiv_probe.page import page, viewer, views
 from equiv_probe.report import Report
 
 from .page_reports import audit_report, run_report
@@ -72,7 +72,7 @@ def test_whatever_stands_anywhere_in_a_file_it_is_refused_or_shown(value: Any, m
         draw(canvas.add_subplot(projection="polar" if polar else None))
         return ""
 
-    monkeypatch.setattr(sections, "svg", drawn)
+    monkeypatch.setattr(views, "svg", drawn)
     monkeypatch.setattr(viewer, "code", lambda: None)
     whole, refused = stored(), 0
     whole["structures"], whole["history"] = whole["structures"][:2], whole["history"][:2]

@@ -27,7 +27,10 @@ sizes = st.floats(1e-12, 1e6)
         (26.8, 1e-4, 0.0, "broken"),
         (1.0, 0.0, 0.0, "broken"),  # no rounding at all to explain it
         (0.02, 1e-4, 0.01, "non-deterministic"),
-        (0.031, 1e-4, 0.01, "round-off"),  # above three times the noise, but within ten of it: not more than noise
+        (0.031, 1e-4, 0.01, "above round-off"),  # neither rounding, which is far below, nor chance
+        (0.99e-1, 1e-4, 0.01, "above round-off"),
+        (0.035, 0.02, 0.01, "non-deterministic"),
+        (0.07, 0.031, 0.01, "round-off"),  # mostly rounding, though the model is not quite deterministic
         (1.0, 1.2, 0.9, "non-deterministic"),  # answers drawn anew: round trips show the same noise
         (0.2, 1e-4, 0.01, "above round-off"),
         (5.0, 1e-4, 0.01, "broken"),
@@ -55,6 +58,18 @@ def test_sentences_name_the_numbers_and_the_unit() -> None:
     assert "0.001 meV/Å" in verdict(57.74, 1e-3, 0.0, "meV/Å").sentence
     assert "5e-06 meV/Å beside a floor of 1e-06 meV/Å" in verdict(5e-6, 1e-6, 0.0, "meV/Å").sentence
     assert "non-determinism (0.01 meV/Å)" in verdict(0.02, 1e-4, 0.01, "meV/Å").sentence
+
+
+def test_chance_is_not_called_rounding() -> None:
+    """Of a model that answers anew each time, what is compared with is its chance, and the sentence says so."""
+    for rms, words in (
+        (0.02, "not above the model's own non-determinism (0.01 meV/Å)"),
+        (0.05, "more than chance: 5 times the model's own non-determinism of 0.01 meV/Å"),
+        (0.5, "small but real: 50 times the model's own non-determinism of 0.01 meV/Å"),
+        (5.0, "broken: 500 times the model's own non-determinism of 0.01 meV/Å"),
+    ):
+        assert verdict(rms, 1e-4, 0.01, "meV/Å").sentence == words
+    assert "round-off floor" in verdict(0.5, 0.01, 0.0, "meV/Å").sentence
 
 
 @given(sizes, sizes, sizes, sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,3 +84,32 @@ def crystal() -> Atoms:
 def tilted_field() -> LinearField:
     """For the command line."""
     return LinearField(TILT)
+
+
+class Breaks(LinearField):
+    """Goes wrong at one call; copies of it do not.
+
+    Args:
+        at: the call.
+        how: ``"raises"``, ``"nan"``, ``"exits"`` or ``"waits"``, long enough to be interrupted.
+    """
+
+    moving: ClassVar[int] = 0
+
+    def __init__(self, at: int = 8, how: str = "raises") -> None:
+        super().__init__(TILT)
+        self.at, self.how = at, how
+        Breaks.moving = id(self)
+
+    def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = tuple(all_changes)) -> None:
+        super().calculate(atoms, properties, system_changes)
+        if id(self) != Breaks.moving or self.calls != self.at:
+            return
+        if self.how == "raises":
+            raise RuntimeError("not converged\nin 100 cycles")
+        if self.how == "exits":
+            raise SystemExit(3)
+        if self.how == "waits":
+            print("waiting", flush=True)
+            time.sleep(60)
+        self.results["forces"][1] = np.nan

@@ -53,7 +53,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def command(folder: Path, *options: str, pause: float = 0.0) -> subprocess.Popen[str]:
-    program = "from equiv_probe.cli import main; main()"
+    # A shell that started the tests in the background has the signal ignored, and children inherit that.
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{heeded}; from equiv_probe.cli import main; main()"
     arguments = ["audit", "slow.py:Slow", "molecules.xyz", "-o", "report.json", "--design", "klein", *options]
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],

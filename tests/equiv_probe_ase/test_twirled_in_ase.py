@@ -17,12 +17,13 @@ from ase.calculators.emt import EMT
 from ase.calculators.mixing import SumCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
+from ase.md.verlet import VelocityVerlet
 
 import equiv_probe as ep
 from equiv_probe.cli import main
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report import Report
-from equiv_probe_ase import TwirledCalculator, audit, evaluators
+from equiv_probe_ase import SymmetryMonitor, TwirledCalculator, audit, evaluators
 from equiv_probe_ase.evaluators import Evaluator, registry
 from equiv_probe_ase.evaluators.evaluator import ase_results
 from equiv_probe_ase.inspection import model_precision, weights_digest
@@ -190,7 +191,7 @@ def test_an_audit_of_the_average_finds_it_symmetric_and_that_of_a_frame_finds_ch
     report = audit(TwirledCalculator(plain), atoms, properties=["energy", "forces"], center="origin")
     assert {report["energy"].verdict, report["forces"].verdict} == {"round-off"}
     assert plain.evaluations > 60 * 48 * 2
-    assert report.protocol["model calls"] < 5
+    assert report.protocol["model calls"] < 20
     assert audit(Well(), atoms, properties=["forces"], center="origin")["forces"].verdict == "broken"
     frame = TwirledCalculator(Well(), mode="random-frame")
     assert audit(frame, atoms, properties=["forces"])["forces"].verdict == "non-deterministic"
@@ -248,3 +249,29 @@ def test_words_for_rotations() -> None:
     for wrong, found in (("cubic", "design 'cubic'"), ("klein:many", "'klein:many'"), ("klein:0", "replicates=0")):
         with pytest.raises(EquivProbeError, match=found):
             parse_twirl(wrong)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_protocol_counts_what_the_model_evaluated_and_not_averages(cluster: Atoms, batched: bool) -> None:
+    """Each answer takes four evaluations, also behind a sum of calculators, which takes one call for each."""
+    plan = ep.RotationPlan("klein", 1)
+    plain = audit(Well(), cluster, batched=batched).protocol
+    twirled = audit(TwirledCalculator(Well(), plan), cluster, batched=batched).protocol
+    assert twirled["evaluations"] == 4 * plain["evaluations"]
+    assert twirled["model calls"] >= (1 if batched else 4) * plain["model calls"]
+    twice = TwirledCalculator(TwirledCalculator(Well(), plan), plan)
+    assert audit(twice, cluster, batched=batched).protocol["evaluations"] == 16 * plain["evaluations"]
+    within = SumCalculator([TwirledCalculator(Well(), plan), Well()])
+    assert audit(within, cluster, properties="forces").protocol["evaluations"] == 4 * plain["evaluations"]
+
+
+def test_so_does_the_protocol_of_a_trajectory(cluster: Atoms) -> None:
+    counted = []
+    for calc in (Well(), TwirledCalculator(Well(), ep.RotationPlan("klein", 1))):
+        atoms = cluster.copy()
+        atoms.calc = calc
+        dyn = VelocityVerlet(atoms, 0.1)
+        monitor = SymmetryMonitor(dyn, atoms, every=1, log=None, properties=["energy", "forces"], conservative_every=0)
+        dyn.run(2)
+        counted.append(monitor.report().protocol["evaluations"])
+    assert counted[1] == 4 * counted[0] > 0

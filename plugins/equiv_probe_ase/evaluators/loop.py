@@ -90,6 +90,23 @@ def with_wrapped(calculator: BaseCalculator) -> Iterator[BaseCalculator]:
             pending.extend(_wrapped(current))
 
 
+def model_work(calculator: BaseCalculator | None) -> tuple[int, int] | None:
+    """How many structures the model behind a calculator that averages has evaluated, and in how many passes.
+
+    Args:
+        calculator: that one was asked, or one that wraps it; of several that average, the busiest counts.
+
+    Returns:
+        What such calculators count as ``evaluations`` and ``model_calls``; None where an answer is one evaluation.
+    """
+    found = [
+        (int(current.evaluations), int(current.model_calls))
+        for current in (() if calculator is None else with_wrapped(calculator))
+        if hasattr(current, "model_calls")
+    ]
+    return max(found) if found else None
+
+
 def in_ase_order(calculator: object, results: dict[str, Any]) -> dict[str, Any]:
     """Undo what is known to be stored against ASE's conventions, or the pull-back would turn it wrongly.
 

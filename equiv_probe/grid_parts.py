@@ -1,0 +1,184 @@
+"""A batch of grids for an audit, in parts that fit in memory, and what all parts together decompose into."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from equiv_probe.decomposition import Decomposition, summarise
+from equiv_probe.deviation_by_angle import by_angle
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.grids import Grid
+from equiv_probe.isolation import needs_gradient
+from equiv_probe.losses import PointwiseLoss
+from equiv_probe.measurement import Measurement, Objective, measure
+from equiv_probe.schema import named, unnamed
+from equiv_probe.turning import Structures, resolve_batch
+from equiv_probe.twirl import twirl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from equiv_probe.interpolation import Kind
+    from equiv_probe.losses import AnyLoss
+    from equiv_probe.orbit import Orbit
+    from equiv_probe.rotations import RotationPlan
+    from equiv_probe.schema import Schema
+
+FLOOR = 3
+"""Round trips for the floor."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A batch in parts that fit in memory."""
+
+    model: Callable[[Any], Any]
+    inputs: list[Any]
+    targets: list[Any]
+    schema: Schema
+    structures: int
+    layout: str | None
+    precisions: set[torch.dtype] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, model: Callable[[Any], Any], inputs: Any, targets: Any, schema: Schema, chunk: int) -> Parts:
+        """Cut a batch up; a single structure is one part."""
+        if not any(isinstance(rep, Grid) for rep in (*schema.inputs.values(), *schema.outputs.values())):
+            raise EquivProbeError(str(schema), "a grid among the inputs or outputs", 'outputs={"density": ep.grid()}')
+        tensors = {n: torch.as_tensor(v) for n, v in named(inputs, list(schema.inputs)).items() if n in schema.inputs}
+        schema = resolve_batch(schema, {**named(inputs, list(schema.inputs)), **tensors})
+        found = Structures.of({**named(inputs, list(schema.inputs)), **tensors}, schema, "origin")
+        if found.layout == "index":
+            raise EquivProbeError("a flat batch with an index", "one structure, or a dense batch", "audit them in turn")
+        if found.layout == "one":
+            return cls(model, [inputs], [targets], schema, 1, None)
+        starts = range(0, found.count, chunk)
+
+        def cut(values: Any) -> list[Any]:
+            if values is None:
+                return [None] * len(starts)
+            entries = named(values)
+            return [
+                unnamed({name: _slice(v, start, start + chunk, found.count) for name, v in entries.items()}, values)
+                for start in starts
+            ]
+
+        return cls(model, cut(inputs), cut(targets), schema, found.count, "leading")
+
+    def grids(self) -> list[Grid]:
+        """The grids of the schema."""
+        both = (*self.schema.inputs.values(), *self.schema.outputs.values())
+        return [rep for rep in both if isinstance(rep, Grid)]
+
+    def declared(self, kind: Kind | None) -> Schema:
+        """The schema with such an interpolation."""
+
+        def own(rep: Any) -> Any:
+            return replace(rep, interpolation=kind, ball=kind is not None) if isinstance(rep, Grid) else rep
+
+        sides = (self.schema.inputs, self.schema.outputs, self.schema.targets)
+        made = [{name: own(rep) for name, rep in side.items()} for side in sides]
+        return replace(self.schema, inputs=made[0], outputs=made[1], targets=made[2])
+
+    def predict(self, advance: Callable[[], None]) -> Callable[[Any], Any]:
+        """The model, counted, and asked for the precision of its answers."""
+        model = evaluated(self.model, advance)
+
+        def predict(values: Any) -> Any:
+            found = model(values)
+            for value in named(found).values():
+                if isinstance(value, torch.Tensor) and value.is_floating_point():
+                    self.precisions.add(value.dtype)
+            return found
+
+        return predict
+
+    def decompose(
+        self,
+        predict: Callable[[Any], Any],
+        schema: Schema,
+        plan: RotationPlan,
+        center: str | Tensor,
+        loss: AnyLoss | Mapping[str, AnyLoss],
+    ) -> tuple[Decomposition, list[dict[str, float]]]:
+        """All parts, turned by the same rotations, as one; and how far they deviate by angle."""
+        found: dict[str, list[Measurement]] = {}
+        deviations: list[Tensor | None] = []
+        for inputs, targets in zip(self.inputs, self.targets, strict=True):
+            orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR)
+            for name in orbit.identity:
+                orbit.require_finite(name)
+            given = Objective.of(orbit, targets, loss, structures=self.layout, weights=None, mask=None)
+            for name, objective in given.items():
+                one = measure(orbit, objective)
+                least = self.resolution(orbit, objective, one)
+                found.setdefault(name, []).append(replace(one, floor=max(one.floor, least)))
+            deviations.append(_deviation(orbit, given))
+        joined = {name: Measurement.joined(parts) for name, parts in found.items()}
+        parts = {name: summarise(one, "") for name, one in joined.items()}
+        each = [one for one in deviations if one is not None]
+        weights = orbit.weights.repeat(plan.R)
+        turns = orbit.rotations.flatten(0, 1)
+        bins = by_angle(torch.cat(each, -1), turns, weights, exact=not plan.is_turned) if each else []
+        if len(parts) == 1:
+            return replace(next(iter(parts.values())), parts=parts), bins
+        return replace(summarise(Measurement.sum(joined, dict.fromkeys(joined, 1.0)), ""), parts=parts), bins
+
+    def resolution(self, orbit: Orbit, objective: Objective, measured: Measurement) -> float:
+        """What rounding the prediction once, or the loss, makes of ``L_equiv``.
+
+        Turns of the cube there and back give the very same grid, so that their floor may be nothing at all.
+        """
+        size = sum(float(orbit.identity[name].square().mean()) for name in objective.outputs)
+        step = max((torch.finfo(one).eps for one in self.precisions), default=0.0) * math.sqrt(size / 12)
+        of_loss = torch.finfo(torch.float64).eps * float(measured.estimate.total.abs().mean())
+        return max(step**2 if measured.squared else step, of_loss if measured.labelled else 0.0)
+
+
+def _deviation(orbit: Orbit, given: Mapping[str, Objective]) -> Tensor | None:
+    """Mean squares of predictions turned back about the unturned ones, ``(K, U)``, of a single output that was kept."""
+    if len(given) != 1:
+        return None
+    (name, objective), *_ = given.items()
+    if orbit.values is None or not (isinstance(objective.loss, PointwiseLoss) and objective.loss.squared):
+        return None
+    each, _ = objective.about(orbit.identity)({name: orbit.values[name]}, 2)
+    return each.flatten(0, 1)
+
+
+def _slice(value: Any, start: int, stop: int, count: int) -> Any:
+    """Some structures of a batch; what is not of structures, as it is."""
+    return value[start:stop] if hasattr(value, "shape") and value.shape[:1] == (count,) else value
+
+
+def evaluated(model: Callable[[Any], Any], advance: Callable[[], None]) -> Callable[[Any], Any]:
+    """The model in eval mode, without gradients unless it needs them."""
+    differentiates = [False]
+
+    def predict(values: Any) -> Any:
+        advance()
+        modules = list(model.modules()) if isinstance(model, nn.Module) else []
+        training = [module for module in modules if module.training]
+        for module in training:
+            module.training = False
+        try:
+            with torch.set_grad_enabled(differentiates[0]):
+                return model(values)
+        except RuntimeError as error:
+            if differentiates[0] or not needs_gradient(error):
+                raise
+            differentiates[0] = True
+            with torch.enable_grad():
+                return model(values)
+        finally:
+            for module in training:
+                module.training = True
+
+    return predict

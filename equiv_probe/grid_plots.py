@@ -1,0 +1,156 @@
+"""Figures of the audit of a model of grids, as Matplotlib axes: both numbers, over structures, against the angle.
+
+Every function draws into the axes it is given, or into a new figure of pyplot's, and returns the axes. For squared
+error roots are drawn, in the output's own unit, otherwise ``L_equiv`` itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equiv_probe.axes import ALARM, CALM, INK, LINE, axes_or_new, figure, is_near, tidied, value_of
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.grid_report import ABOVE
+from equiv_probe.report_table import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from equiv_probe.decomposition import Decomposition
+    from equiv_probe.grid_report import GridAudit
+
+RIGHT_ANGLES, ALL = "right angles", "all rotations"
+SQUARED = "mse"
+
+
+def label(audit: GridAudit) -> str:
+    """What is drawn, and in which unit."""
+    return "√L_equiv, unit of the output" if is_root(audit.cube) else f"L_equiv ({audit.cube.loss})"
+
+
+def is_root(found: Decomposition) -> bool:
+    """Whether a number is shown as its root: of squared error, where that is in the output's unit."""
+    return found.loss == SQUARED
+
+
+def shown(found: Decomposition, value: float) -> float:
+    """A number as it is shown; an estimate below zero is zero."""
+    value = value_of(value)
+    return math.sqrt(max(value, 0.0)) if is_root(found) else value
+
+
+@figure
+def numbers(audit: GridAudit, ax: Axes | None = None) -> Axes:
+    """Both numbers with their 95 % intervals, beside their floors, and up to where interpolation may reach.
+
+    Args:
+        audit: of a model of grids.
+        ax: to draw into.
+
+    Raises:
+        EquivProbeError: Matplotlib is not installed.
+    """
+    from matplotlib.ticker import LogLocator
+
+    ax = axes_or_new(ax)
+    rows = ((audit.cube, "floor: rounding", CALM), (audit.rotations, "floor: interpolation", ALARM))
+    seen = [shown(one, x) for one, *_ in rows for x in (one.equiv, one.floor)]
+    least = min((x for x in seen if x > 0), default=1e-16)
+    for row, (one, name, colour) in enumerate(rows):
+        floor = max(shown(one, one.floor), 0.0)
+        if floor > 0:
+            ax.plot([floor] * 2, [row - 0.35, row + 0.35], color=INK, ls=(":", "--")[row], lw=1.5, label=name)
+        if one is audit.rotations and floor > 0:
+            reach = shown(one, ABOVE * one.floor)
+            ax.fill_betweenx([row - 0.35, row + 0.35], floor, reach, color=LINE, lw=0, label="what it may make")
+        value = shown(one, one.equiv)
+        low, high = (shown(one, end) for end in one.equiv_interval)
+        if value > 0:
+            known = math.isfinite(low) and math.isfinite(high)
+            span = [[max(value - max(low, least / 3), 0)], [max(high - value, 0)]] if known else None
+            ax.errorbar(value, row, xerr=span, fmt="o", color=colour, capsize=4, lw=1.8)
+        else:
+            ax.annotate("none", (least, row), color=colour, ha="center", va="center")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(numticks=6))
+    ax.set_yticks((0, 1), (RIGHT_ANGLES, ALL))
+    ax.set_ylim(1.6, -0.6)
+    ax.set_xlabel(label(audit))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return tidied(ax, grid="x")
+
+
+@figure
+def structures(audit: GridAudit, ax: Axes | None = None) -> Axes:
+    """How both numbers are spread over structures: for each value, the percentage of structures that lie below.
+
+    Args:
+        audit: of a model of grids.
+        ax: to draw into.
+
+    Raises:
+        EquivProbeError: the audit does not hold its structures.
+    """
+    pairs = ((audit.cube, RIGHT_ANGLES, CALM), (audit.rotations, ALL, ALARM))
+    drawn = {name: (_by_structure(one), one, colour) for one, name, colour in pairs}
+    if not all(len(values) for values, *_ in drawn.values()):
+        raise EquivProbeError("a report without structures", "an audit that kept them")
+    ax = axes_or_new(ax)
+    for name, (values, one, colour) in drawn.items():
+        below = 100 * np.arange(len(values) + 1) / len(values)
+        ax.step([values[0], *values], below, where="post", color=colour, lw=2, label=name)
+        floor = shown(one, one.floor)
+        if is_near(floor, [x for values, *_ in drawn.values() for x in values]):
+            ax.axvline(floor, color=colour, ls=":", label=f"its floor {number(floor)}")
+    ends = [x for values, *_ in drawn.values() for x in (values[0], values[-1])]
+    if min(ends) > 0 and max(ends) > 20 * min(ends):
+        ax.set_xscale("log")
+    ax.set_ylim(0, 103)
+    ax.set_xlabel(label(audit))
+    ax.set_ylabel("structures below, %")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return tidied(ax)
+
+
+@figure
+def angle(audit: GridAudit, ax: Axes | None = None) -> Axes:
+    """How far predictions turned back lie from the unturned ones, against the angle of the rotation.
+
+    Args:
+        audit: of a model of grids.
+        ax: to draw into.
+
+    Raises:
+        EquivProbeError: deviations were not kept by angle.
+    """
+    found = {name: at_angles(audit, name) for name in ("cube", "rotations")}
+    if not any(found.values()):
+        raise EquivProbeError("a report without angles", "squared error of a single output, over proper rotations")
+    ax = axes_or_new(ax)
+    ax.plot(*_columns(found["rotations"]), color=ALARM, lw=1.8, marker="o", ms=4, label=f"{ALL}, interpolated")
+    ax.plot(*_columns(found["cube"]), color=CALM, ls="", marker="s", ms=6, label=f"{RIGHT_ANGLES}, exact")
+    ax.set_xlim(0, 184)
+    ax.set_ylim(bottom=0)
+    ax.set_xticks(range(0, 181, 45))
+    ax.set_xlabel("angle of the rotation, degrees")
+    ax.set_ylabel("root mean square, unit of the output")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return tidied(ax)
+
+
+def at_angles(audit: GridAudit, name: str) -> list[tuple[float, float]]:
+    """Angles in degrees, in the middle of their bins, and deviations there; ``name`` is "cube" or "rotations"."""
+    bins = [(bin_, value_of(bin_["rms"])) for bin_ in audit.by_angle.get(name, [])]
+    return [((bin_["low"] + bin_["high"]) / 2, rms) for bin_, rms in bins if math.isfinite(rms)]
+
+
+def _columns(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [at for at, _ in pairs], [value for _, value in pairs]
+
+
+def _by_structure(found: Decomposition) -> np.ndarray:
+    values = found.per_structure.get("equiv")
+    return np.array([]) if values is None else np.sort([shown(found, x) for x in values.tolist() if math.isfinite(x)])

@@ -1,0 +1,127 @@
+"""What the templates are given: one measurement with its answer, its tables and its figures by section."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.page.figures import svg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from markupsafe import Markup
+    from matplotlib.axes import Axes
+
+    from equiv_probe.page.headline import Headline
+    from equiv_probe.report import Measured
+    from equiv_probe.sampler_report import EndPoints
+    from equiv_probe.saving import Saved
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure, its title, the sentence below it, and whether it is about what the headline is about."""
+
+    title: str
+    image: Markup
+    caption: str
+    main: bool = True
+
+
+@dataclass
+class View:
+    """One measurement on a page.
+
+    Attributes:
+        report: it.
+        key: unlike any other's on the page; for ids.
+        headline: the answer.
+        template: of its article.
+        name: of what was measured.
+        source: on what.
+        symmetry: measurements of the symmetry error.
+        losses: measurements of a loss.
+        end_points: of the audit of a sampler.
+        numbers: rows of the audit of a model of grids.
+        figures: by section: share, where, kind, time.
+        worst: records of the structures that are worst in what the headline is about, and of those that can be shown
+            in 3D since they are worst in something else; the worst first.
+        places: of those that can be shown, by their place in ``worst``: the place in the viewer's dataset.
+        columns: the quantities that the table of the worst structures shows.
+        dataset: for the 3D view, or None.
+        protocol: how it was measured.
+        failures: what could not be measured, with the reason.
+        complete: False if it was interrupted.
+        notes: what a reader must know.
+        blind_spots: what it cannot tell.
+    """
+
+    report: Saved
+    key: str
+    headline: Headline | None
+    template: str
+    name: str
+    source: str
+    symmetry: list[Measured] = field(default_factory=list)
+    losses: list[Measured] = field(default_factory=list)
+    end_points: list[EndPoints] = field(default_factory=list)
+    numbers: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, list[Figure]] = field(default_factory=dict)
+    worst: list[dict[str, Any]] = field(default_factory=list)
+    places: dict[int, int] = field(default_factory=dict)
+    columns: list[Measured] = field(default_factory=list)
+    dataset: dict[str, Any] | None = None
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    complete: bool = True
+    notes: list[str] = field(default_factory=list)
+    blind_spots: list[str] = field(default_factory=list)
+
+
+class Figures(Generic[T]):
+    """Figures by section, each with an id of its own.
+
+    Args:
+        of: what they are drawn of.
+        key: unlike that of any other measurement on the page.
+    """
+
+    def __init__(self, of: T, key: str) -> None:
+        self.of, self.key = of, key
+        self.by_section: dict[str, list[Figure]] = {}
+
+    def add(
+        self,
+        section: str,
+        draw: Callable[..., Axes],
+        title: str,
+        text: str,
+        *args: Any,
+        caption: str = "",
+        main: bool = True,
+        **how: Any,
+    ) -> None:
+        """Draw one, if the measurement holds what is to be drawn.
+
+        Args:
+            section: where it stands.
+            draw: called with the measurement, ``args`` and ``ax``.
+            title: above it.
+            text: what a reader who does not see it should know; below it, too, unless there is a caption.
+            args: for ``draw``.
+            caption: below it.
+            main: False folds it up.
+            how: for :func:`equiv_probe.page.figures.svg`.
+        """
+        place = sum(map(len, self.by_section.values()))
+        try:
+            image = svg(lambda ax: draw(self.of, *args, ax=ax), f"{self.key}-f{place}", f"{title}. {text}", **how)
+        except EquivProbeError as error:
+            if not error.found.startswith("a report"):
+                raise
+            return  # of what was not measured there is no figure
+        self.by_section.setdefault(section, []).append(Figure(title, image, caption or text, main))

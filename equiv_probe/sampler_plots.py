@@ -1,0 +1,146 @@
+"""Figures of the audit of a sampler, as Matplotlib axes: over samples, along the path, against the angle.
+
+Every function draws into the axes it is given, or into a new figure of pyplot's, and returns the axes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equiv_probe.axes import ALARM, CALM, INK, axes_or_new, figure, is_near, short, tidied, value_of
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.report_table import number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from equiv_probe.sampler_report import EndPoints, SamplerAudit
+
+
+@figure
+def samples(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -> Axes:
+    """How the deviation is spread over samples: for each value, the percentage of samples that lie below.
+
+    Args:
+        audit: of a sampler.
+        name: of the output; None is the first.
+        ax: to draw into.
+
+    Raises:
+        EquivProbeError: there is no such output.
+    """
+    one = _chosen(audit, name)
+    values = np.sort([r for r in (value_of(entry["rms"]) for entry in one.by_sample) if math.isfinite(r)])
+    if not len(values):
+        raise EquivProbeError("a report without samples", "an audit that kept its samples")
+    ax = axes_or_new(ax)
+    ax.step([values[0], *values], 100 * np.arange(len(values) + 1) / len(values), where="post", color=ALARM, lw=2)
+    for value, label, style in ((one.highest_floor, "floor", ":"), (one.scale, "other noise", "--")):
+        if is_near(value, values):
+            ax.axvline(value, color=INK, ls=style, lw=1, label=f"{label} {number(value)}")
+    if values[0] > 0 and values[-1] > 20 * values[0]:
+        ax.set_xscale("log")
+    ax.set_ylim(0, 103)
+    ax.set_xlabel(f"deviation of {short(one.name)}, {short(one.unit)}")
+    ax.set_ylabel("samples below, %")
+    _legend(ax)
+    return tidied(ax)
+
+
+@figure
+def path(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -> Axes:
+    """The deviation at each step of the path, beside the floor and beside other noise.
+
+    Args:
+        audit: of a sampler, with its path.
+        name: of the output; None is the first.
+        ax: to draw into.
+
+    Raises:
+        EquivProbeError: there is no such output, or the path was not measured.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    one = _chosen(audit, name)
+    if not one.along_path:
+        raise EquivProbeError("a report without a path", "the points of the path", "audit_sampler(..., path=True)")
+    steps = [entry["point"] for entry in one.along_path]
+    ax = axes_or_new(ax)
+    lines = (("rms", "deviation", ALARM, "-"), ("other noise", "other noise", CALM, "--"), ("floor", "floor", INK, ":"))
+    few: dict[str, Any] = {"marker": "o", "ms": 3} if len(steps) < 60 else {}
+    found = {key: _column(one.along_path, key) for key, *_ in lines}
+    real = found["rms"][found["rms"] > 10 * np.nan_to_num(found["floor"])]
+    below = len(real) > 0 and not is_near(one.highest_floor, real)
+    for key, label, colour, style in lines:
+        if key == "floor" and below:
+            continue  # far below, it would squeeze what is to be seen
+        ax.plot(steps, found[key], color=colour, ls=style, lw=1.8, label=label, **few if key == "rms" else {})
+    if any(bool((values > 0).any()) for values in found.values()):
+        ax.set_yscale("log", nonpositive="mask")
+    if below:  # the noise itself, at the start, only rounds
+        ax.set_ylim(bottom=real.min() / 3)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("step of the path, the noise first")
+    ax.set_ylabel(f"{short(one.name)}: root mean square, {short(one.unit)}")
+    _legend(ax)
+    return tidied(ax)
+
+
+@figure
+def angle(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -> Axes:
+    """The deviation against the angle by which the noise was turned.
+
+    Args:
+        audit: of a sampler.
+        name: of the output; None is the first.
+        ax: to draw into.
+
+    Raises:
+        EquivProbeError: there is no such output, or deviations were not kept by angle.
+    """
+    one = _chosen(audit, name)
+    filled = [entry for entry in one.by_angle if math.isfinite(value_of(entry["rms"]))]
+    if not filled:
+        raise EquivProbeError("a report without angles", "an audit by proper rotations")
+    ax = axes_or_new(ax)
+    middles = [(entry["low"] + entry["high"]) / 2 for entry in filled]
+    ax.plot(middles, [entry["rms"] for entry in filled], color=ALARM, lw=1.8, marker="o", ms=4)
+    ax.set_xlim(0, 180)
+    ax.set_ylim(bottom=0)
+    ax.set_xticks(range(0, 181, 45))
+    ax.set_xlabel("angle of the rotation, degrees")
+    ax.set_ylabel(f"deviation of {short(one.name)}, {short(one.unit)}")
+    return tidied(ax)
+
+
+@figure
+def both(audit: SamplerAudit, name: str | None = None) -> Figure:
+    """Over samples, and along the path if there is one, in a figure of its own."""
+    from matplotlib.figure import Figure
+
+    one = _chosen(audit, name)
+    made = Figure(figsize=(9 if one.along_path else 5, 3.5), layout="constrained")
+    panels = made.subplots(1, 2 if one.along_path else 1, squeeze=False)[0]
+    samples(audit, one.name, panels[0])
+    if one.along_path:
+        path(audit, one.name, panels[1])
+    return made
+
+
+def _chosen(audit: SamplerAudit, name: str | None) -> EndPoints:
+    return audit.measured[0] if name is None else audit[name]
+
+
+def _column(entries: Sequence[dict[str, float]], name: str) -> Any:
+    return np.array([value_of(entry.get(name)) for entry in entries], dtype=float)
+
+
+def _legend(ax: Axes) -> None:
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)

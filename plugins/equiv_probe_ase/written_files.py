@@ -1,0 +1,54 @@
+"""Files that a command writes: refused before it runs, since afterwards there would be nothing to show for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from equiv_probe.report import Report
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Refuse a file that could not be written; it is left as it is, and not made.
+
+    Its folder is made, since a command would make it anyway. What permissions alone say is not enough: on a disk that
+    is mounted read-only they allow everything.
+
+    Args:
+        path: of the file.
+        option: of the command line that named it.
+
+    Raises:
+        EquivProbeError: with what the system says.
+    """
+    there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise EquivProbeError(f"{option} {path}, which cannot be written ({reason})", "a writable place") from error
+
+
+def save(report: Report, path: Path) -> str:
+    """Save a report at the end of a run.
+
+    Args:
+        report: to save.
+        path: that could be written when the run began.
+
+    Returns:
+        Why it could not be, in a line, or nothing: numbers that took hours must still be printed.
+    """
+    try:
+        report.save(path)
+    except OSError as error:
+        return f"the report could not be written to {path}: {error.strerror or error}"
+    return ""

@@ -1,0 +1,323 @@
+"""Pages of the audits of samplers and of models of grids: what they say, read back from files, nothing injected."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import equiv_probe as ep
+from equiv_probe import cli, grid_plots, sampler_plots
+from equiv_probe.deviation_by_angle import by_angle
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.page import fragment, page
+from equiv_probe.page.grid_sections import headline, kind_of
+from equiv_probe.report import Report
+from equiv_probe.report_table import number, shown
+from equiv_probe.rotations import angles, group, haar
+from equiv_probe.saving import load
+
+from .page_reports import audit_report
+from .samplers import HAAR4, quiet, rotations
+from .test_grids_audit import CUBIC, GRIDS, Blur, gaussian, smooth
+from .test_page import HOSTILE, Elements
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def path(noise: Tensor, steep: float = 2.0) -> Tensor:
+    """Langevin dynamics in a well that is steeper along z, all points of it."""
+    points = [noise]
+    for _ in range(6):
+        pull = points[-1] * torch.tensor([1.0, 1.0, steep], dtype=noise.dtype)
+        points.append(points[-1] - 0.1 * pull + 0.1 * torch.randn_like(noise))
+    return torch.stack(points)
+
+
+def grid(
+    kernel: Tensor, *, labels: bool = False, dtype: torch.dtype = torch.float64, n: int = 8, count: int = 3
+) -> ep.GridAudit:
+    x = smooth(n, count).to(dtype)
+    plan = ep.RotationPlan("klein", 4)
+    model, targets = Blur(kernel).to(dtype), {"y": x} if labels else None
+    return ep.audit_grid(model, {"x": x}, GRIDS, targets, plan=plan, progress=False)
+
+
+@pytest.fixture(scope="module")
+def sampled() -> ep.SamplerAudit:
+    return quiet(path, (6, 4, 3), path=True)
+
+
+@pytest.fixture(scope="module")
+def oblong() -> ep.GridAudit:
+    return grid(gaussian(0.5, 1.2, 1.2), labels=True)
+
+
+@pytest.fixture(scope="module")
+def audits(sampled: ep.SamplerAudit, oblong: ep.GridAudit) -> dict[str, Any]:
+    return {"sampler": sampled, "grid": oblong}
+
+
+def words(html: str) -> str:
+    return " ".join(" ".join(Elements(html).text).split())
+
+
+@pytest.mark.parametrize("kind", ["sampler", "grid"])
+def test_what_is_saved_is_read_back_whole(audits: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    audit = audits[kind]
+    audit.save(tmp_path / "a.json")
+    loaded = load(tmp_path / "a.json")
+    assert type(loaded) is type(audit)
+    assert loaded.to_dict() == audit.to_dict()
+    assert str(loaded) == str(audit)
+    assert page([loaded]) == page([audit])
+    with pytest.raises(EquivProbeError, match=r"\.json or \.html"):
+        audit.save(tmp_path / "a.txt")
+    audit_report().save(tmp_path / "r.json")
+    assert isinstance(load(tmp_path / "r.json"), Report)
+
+
+@pytest.mark.parametrize(
+    ("kind", "broken"),
+    [
+        ("sampler", {"measured": []}),
+        ("sampler", {"schema_version": 2}),
+        ("sampler", {"draws": [{"call": 3}]}),
+        ("sampler", {"measured": [{"name": "x"}]}),
+        ("grid", {"cube": {}}),
+        ("grid", {"by_angle": {"cube": "x"}}),
+        ("grid", {"structures": None}),
+    ],
+)
+def test_what_is_no_audit_is_refused(audits: dict[str, Any], kind: str, broken: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(audits[kind].to_dict() | broken))
+    with pytest.raises(EquivProbeError, match=r"a\.json, which is not a report of this version"):
+        load(tmp_path / "a.json")
+
+
+def test_a_plan_that_is_none_is_refused(oblong: ep.GridAudit) -> None:
+    stored = copy.deepcopy(oblong.to_dict())
+    stored["rotations"]["rotation_plan"]["design"] = "<b>"
+    with pytest.raises(EquivProbeError, match="design '<b>'"):
+        ep.GridAudit.from_dict(stored)
+
+
+def test_the_samplers_page_answers_in_order(sampled: ep.SamplerAudit) -> None:
+    html = page([sampled])
+    assert re.findall(r"<h2>(.*?)</h2>", html) == [
+        "Is it broken?",
+        "Where is it?",
+        "What kind is it?",
+        "Over time",
+        "What did it draw on the way?",
+        "How was it measured?",
+        "What can it not tell?",
+    ]
+    one, said = sampled.measured[0], words(html)
+    low, high = map(number, one.rms_interval)
+    assert f"samples do not turn with it. {number(one.rms)} Å 95 % interval {low} to {high}" in said
+    assert f"{number(100 * one.rms / one.scale)} % of how far end points of other noise lie apart" in said
+    assert f"{number(one.along_path[-1]['rms'])} after 6 steps" in said
+    assert "randn_like 6 × 4 × 3 6 yes" in said
+    worst = max(one.by_sample, key=lambda entry: entry["rms"])
+    assert f"{int(worst['sample'])} {number(worst['rms'])} {number(worst['max'])}" in said
+
+
+def test_a_sampler_at_round_off_is_told_from_a_broken_one() -> None:
+    """Negative control: without the steep well the same page says no."""
+    found = quiet(lambda noise: path(noise, 1.0), (6, 4, 3), path=True)
+    said = words(fragment(found))
+    assert "No: samples turn with their noise, down to rounding." in said
+    assert "do not turn with it" not in said
+
+
+@pytest.mark.parametrize(
+    ("kernel", "answer", "of"),
+    [
+        (gaussian(1.2, 1.2, 1.2), "Not that one could tell: nothing at right angles", "rotations"),
+        (gaussian(0.5, 1.2, 1.2), "Yes: turns by right angles, which interpolate nothing, already show it.", "cube"),
+        (CUBIC, "Yes, between right angles: more than interpolation makes of it.", "rotations"),
+    ],
+    ids=["round", "oblong", "cubic"],
+)
+def test_the_grids_page_tells_the_three_cases_apart(kernel: Tensor, answer: str, of: str) -> None:
+    found = grid(kernel, n=14)
+    top, one = headline(found), getattr(found, of)
+    assert top.answer.startswith(answer)
+    assert top.value == number(math.sqrt(one.equiv))
+    low, high = (number(math.sqrt(end)) for end in one.equiv_interval)
+    assert top.span == f"{low} to {high}"
+    assert (top.kind == "round-off") == answer.startswith("Not")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_cubes_floor_is_never_below_the_resolution_of_the_numbers(dtype: torch.dtype) -> None:
+    """Round trips of the cube differ by nothing at all, and the model still rounds: no finding of a round kernel."""
+    found = grid(gaussian(1.2, 1.2, 1.2), dtype=dtype)
+    with torch.no_grad():
+        size = float(Blur(gaussian(1.2, 1.2, 1.2)).eval()({"x": smooth(8)})["y"].square().mean())
+    least = torch.finfo(dtype).eps ** 2 * size / 12
+    assert found.cube.floor >= 0.99 * least
+    assert found.cube.floor < 100 * least
+    assert kind_of(found.cube) == "round-off"
+    assert kind_of(replace(found.cube, floor=1e-6 * least)) == "broken", "control: a floor of nothing would find it"
+
+
+def test_labels_do_not_make_the_cubes_number_a_finding() -> None:
+    """``L_total − L_mean`` rounds as the loss does: of a round model with labels nothing may be found."""
+    found = grid(gaussian(1.2, 1.2, 1.2), labels=True)
+    assert kind_of(found.cube) == "round-off"
+    assert found.cube.floor >= 0.99 * torch.finfo(torch.float64).eps * found.cube.total
+    assert headline(found).answer.startswith("Not that one could tell")
+
+
+def test_labels_add_the_loss(oblong: ep.GridAudit) -> None:
+    html = page([oblong])
+    said = words(html)
+    assert "How much of the loss is it?" in html
+    assert f"right angles: {number(100 * oblong.cube.share)} %" in said
+    assert f"all rotations: {number(100 * oblong.rotations.share)} %" in said
+    assert f"{number(100 * oblong.cube.share)} % ({number(100 * oblong.cube.share_interval[0])} to" in said
+    bare = {name: replace(getattr(oblong, name), total=math.nan) for name in ("cube", "rotations")}
+    assert "How much of the loss" not in page([replace(oblong, **bare)])
+
+
+def test_by_angle_is_the_root_mean_square_of_what_is_in_the_bin() -> None:
+    turns, squares = haar(40, torch.Generator().manual_seed(0)), torch.rand(40, 3).double()
+    weights = torch.rand(40).double()
+    found = by_angle(squares, turns, weights)
+    degrees = torch.rad2deg(angles(turns))
+    assert [entry["low"] for entry in found] == list(range(0, 180, 20))
+    assert sum(entry["count"] for entry in found) == 120
+    for entry in found:
+        inside = (degrees >= entry["low"]) & (degrees < entry["high"])
+        if inside.any():
+            mean = (weights[inside, None] * squares[inside]).sum() / (3 * weights[inside].sum())
+            assert math.isclose(entry["rms"], math.sqrt(mean), rel_tol=1e-12)
+        else:
+            assert math.isnan(entry["rms"])
+    cube = by_angle(torch.ones(24, 1), group("octahedral"), torch.ones(24), exact=True)
+    assert [(entry["low"], entry["count"]) for entry in cube] == [(90, 6), (120, 8), (180, 9)]
+    assert by_angle(torch.ones(24, 1), -group("octahedral"), torch.ones(24)) == []
+
+
+def test_the_angles_of_a_linear_sampler_follow_its_closed_form(matrix: Tensor) -> None:
+    """Every rotation's deviation is known; bin by bin to rounding."""
+    noise = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    one = quiet(lambda x: x @ matrix.mT, noise).measured[0]
+    g = rotations(HAAR4, 5)
+    gap = torch.einsum("kuab,unb->kuna", g.mT @ matrix @ g - matrix, noise).square().sum(-1).mean(-1)
+    degrees = torch.rad2deg(angles(g))
+    filled = [entry for entry in one.by_angle if entry["count"]]
+    assert sum(entry["count"] for entry in filled) == 20
+    for entry in filled:
+        inside = (degrees >= entry["low"]) & (degrees < entry["high"])
+        assert math.isclose(entry["rms"], math.sqrt(gap[inside].mean()), rel_tol=1e-12)
+
+
+def test_the_cubes_angles_are_those_of_its_rotations(oblong: ep.GridAudit) -> None:
+    """Half a turn about any face's axis leaves an oblong kernel as it is; quarter turns about two of three do not."""
+    model, x = Blur(gaussian(0.5, 1.2, 1.2)), smooth(8)
+    rep, plan = ep.grid(), ep.RotationPlan("cube")
+    g = plan.rotations()[0]
+    with torch.no_grad():
+        about = model.eval()({"x": x})["y"]
+        back = torch.stack([rep.turn(model({"x": rep.turn(x, one)})["y"], one.mT) for one in g])
+    squares, degrees = (back - about).square().flatten(1).mean(1), torch.rad2deg(angles(g)).round()
+    found = {entry["low"]: entry["rms"] for entry in oblong.by_angle["cube"]}
+    for at in (90.0, 120.0, 180.0):
+        assert math.isclose(found[at], math.sqrt(squares[degrees == at].mean()), rel_tol=1e-9)
+
+
+def hostile_sampler(audit: ep.SamplerAudit, text: str) -> ep.SamplerAudit:
+    one = replace(audit.measured[0], name=text, unit=text, sentence=text, verdict=text)
+    return replace(
+        audit,
+        sampler=text,
+        protocol={text: text},
+        measured=[one],
+        draws=[{"call": text, "shape": [1], "times": 1, "turned": True, "where": text}],
+        failures=[{"name": text, "error": text}],
+        notes=[text],
+        blind_spots=[text],
+    )
+
+
+def hostile_grid(audit: ep.GridAudit, text: str) -> ep.GridAudit:
+    part = replace(audit.cube, loss=text, unit=text, notes=(text,), parts={})
+    other = replace(audit.rotations, loss=text, unit=text, parts={text: part, "plain": part})
+    cube = replace(part, parts={text: part, "plain": part})
+    return replace(audit, cube=cube, rotations=other, model=text, interpolation=text, protocol={text: text})
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("kind", ["sampler", "grid"])
+def test_whatever_comes_from_files_is_text(audits: dict[str, Any], kind: str, text: str) -> None:
+    make: Any = {"sampler": hostile_sampler, "grid": hostile_grid}[kind]
+    for write in (lambda one: page([one]), fragment):
+        found, harmless = Elements(write(make(audits[kind], text))), Elements(write(make(audits[kind], "harmless")))
+        assert found.outside == harmless.outside
+        assert not any(name.startswith("on") for _, attributes in found.found for name in attributes)
+        assert shown(text) in " ".join(found.text)
+
+
+@pytest.mark.parametrize("kind", ["sampler", "grid"])
+def test_figures_have_words_and_labels_and_ids_of_their_own(audits: dict[str, Any], kind: str) -> None:
+    html = page([audits[kind], audits[kind]])
+    images = [attributes for tag, attributes in Elements(html).found if tag == "svg"]
+    assert len(images) == {"sampler": 6, "grid": 8}[kind]
+    assert all(one["role"] == "img" and len(one["aria-label"] or "") > 60 for one in images)
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert not re.search(r">\s*(nan|None|\[nan.*|inf)\s*<", html)
+
+
+def test_in_a_notebook_and_from_the_command_line(
+    audits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, audit in audits.items():
+        html = audit._repr_html_()
+        assert "Yes: " in html
+        assert "<script" not in html
+        audit.save(tmp_path / f"{kind}.json")
+        given = ["equiv-probe", "report", str(tmp_path / f"{kind}.json"), "-o", str(tmp_path / "out.html")]
+        monkeypatch.setattr(sys, "argv", given)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert not stopped.value.code
+        found = Elements((tmp_path / "out.html").read_text())
+        assert found.outside == Elements(page([audit])).outside
+    mixed = page([audit_report(), *audits.values()])
+    assert re.findall(r'<article id="(\w+)">', mixed) == ["r0", "r1", "r2"]
+
+
+def test_figures_show_the_numbers(sampled: ep.SamplerAudit, oblong: ep.GridAudit) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot", reason="figures need Matplotlib")
+    pyplot.switch_backend("agg")
+    one = sampled.measured[0]
+    drawn = sampler_plots.samples(sampled).lines[0].get_xdata()
+    assert list(drawn[1:]) == sorted(entry["rms"] for entry in one.by_sample)
+    along = sampled.plot_path().lines[0].get_ydata()
+    assert list(along) == [entry["rms"] for entry in one.along_path]
+    filled = [entry["rms"] for entry in one.by_angle if entry["count"]]
+    assert list(sampled.plot_angle().lines[0].get_ydata()) == filled
+    roots = sorted(map(math.sqrt, oblong.cube.per_structure["equiv"].tolist()))
+    assert list(oblong.plot_structures().lines[0].get_xdata()[1:]) == pytest.approx(roots)
+    assert [at for at, _ in grid_plots.at_angles(oblong, "cube")] == [90.0, 120.0, 180.0]
+    places = [line.get_xdata()[0] for line in oblong.plot_numbers().lines if len(line.get_xdata()) == 1]
+    assert any(math.isclose(at, math.sqrt(oblong.cube.equiv)) for at in places)
+    assert oblong.plot_angle().get_xlabel() == "angle of the rotation, degrees"
+    pyplot.close("all")
+    bare = replace(sampled, measured=[replace(one, along_path=[])])
+    with pytest.raises(EquivProbeError, match="a report without a path"):
+        bare.plot_path()
+    assert "Over time" not in page([bare])
