@@ -1,10 +1,10 @@
-"""Curvature of both losses and lines through the weights that a run kept: is `L_equiv` the easier one to lower?
+"""Gradients and curvature of both losses, and lines, at the weights that a run kept: is `L_equiv` easier to lower?
 
     python integrations/flow/landscape.py [--config long] [--steps 0 100 1000 3000 10000]
 
-The loss is the study's own, of a few held-out structures at one draw of noise and times; nobody tells the instrument
-what loss that is (`ep.OrbitLoss.of_step`). Writes `results/<config>_landscape.csv` mark by mark, and goes on where it
-was stopped.
+The loss is the study's own, of held-out structures at fixed noise and times: a few at one draw for the curvature,
+128 at eight draws for the gradients. Nobody tells the instrument what loss that is (`ep.OrbitLoss.of_step`). Writes
+`results/<config>_landscape.csv` mark by mark, and goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from train import EVALUATION_SEED, HERE, Config, Run
 import equiv_probe as ep
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 CONDITIONS = ("weighted", "mean")
 LOSSES = ("mean", "equiv")
@@ -51,6 +51,42 @@ def losses(run: Run, structures: int, plan: str, sets: int) -> list[ep.OrbitLoss
             ep.OrbitLoss.of_step(run.net, step, rotations, schema=flow.schema(config.predict), center="origin")
         )
     return found
+
+
+def gradients(run: Run, batches: int, size: int, seed: int) -> dict[str, float]:
+    """Lengths of both gradients and the cosine between them: unbiased over structures, noise, times and rotations.
+
+    Args:
+        run: whose network and held-out structures.
+        batches: independent blocks, each with its own structures and draw.
+        size: structures of each.
+        seed: of the rotations.
+    """
+
+    def step(k: int) -> Callable[[], torch.Tensor]:
+        batch = run.held.take(torch.arange(k * size, (k + 1) * size), run.device)
+
+        def loss() -> torch.Tensor:
+            torch.manual_seed(EVALUATION_SEED + k)  # so that every block has noise and times of its own
+            return run.loss(batch)
+
+        return loss
+
+    loss = ep.OrbitLoss.of_step(
+        run.net,
+        [step(k) for k in range(batches)],
+        ep.RotationPlan("tetrahedral", replicates=2, seed=seed),
+        schema=flow.schema(run.config.predict),
+        center="origin",
+        per_structure=True,
+    )
+    found = ep.gradients(loss, over="structures", blocks=batches)
+    print(found, flush=True)
+    row: dict[str, float] = {}
+    for key in ("norm_mean", "norm_equiv", "ratio", "cosine"):
+        one = getattr(found, key)
+        row |= {f"gradient_{key}": one.value, f"gradient_{key}_stderr": one.stderr}
+    return row
 
 
 def measured(given: Sequence[ep.OrbitLoss], probes: int, lanczos: int, seed: int) -> dict[str, float]:
@@ -82,27 +118,41 @@ def main() -> None:
     parser.add_argument("--sets", type=int, default=2)
     parser.add_argument("--probes", type=int, default=2)
     parser.add_argument("--lanczos", type=int, default=12)
+    parser.add_argument("--batches", type=int, default=8, help="for the gradients")
+    parser.add_argument("--size", type=int, default=16, help="structures of each")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     config = Config.read(args.config)
     run = Run(config, augment=False, out=HERE / "runs" / args.config / "transformer-turned", device=args.device)
     path = HERE / "results" / f"{args.config}_landscape.csv"
-    rows: list[dict[str, float]] = []
+    known: dict[float, dict[str, float]] = {}
     if path.exists():
         with path.open() as file:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            rows = ({key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file))
+            known = {row["step"]: row for row in rows}
     for step in args.steps or config.marks:
-        if run.weights_at(step).exists() and step not in {row["step"] for row in rows}:
-            run.net.load_state_dict(torch.load(run.weights_at(step), map_location=args.device, weights_only=True))
+        if not run.weights_at(step).exists():
+            continue
+        run.net.load_state_dict(torch.load(run.weights_at(step), map_location=args.device, weights_only=True))
+        row = known.setdefault(float(step), {"step": float(step)})
+        if "L_mean" not in row:
             given = losses(run, args.structures, args.plan, args.sets)
-            rows.append({"step": float(step), **measured(given, args.probes, args.lanczos, step)})
-            write(path, sorted(rows, key=lambda row: row["step"]))
-    table = Table("step", "L_mean", "L_equiv", *(f"κ {k}: L_mean, L_equiv" for k in CONDITIONS), "exponent of L_equiv")
-    for row in sorted(rows, key=lambda row: row["step"]):
+            row |= measured(given, args.probes, args.lanczos, step)
+        if "gradient_ratio" not in row:
+            row |= gradients(run, args.batches, args.size, step)
+        write(path, [known[step] for step in sorted(known)])
+    heads = "step", "L_mean", "L_equiv", "‖∇L_mean‖", "‖∇L_equiv‖", "cosine"
+    table = Table(*heads, *(f"κ {k}: L_mean, L_equiv" for k in CONDITIONS), "exponent of L_equiv")
+    for row in (known[step] for step in sorted(known)):
         kappas = [", ".join(f"{row[f'{name}_condition_{kind}']:.3g}" for name in LOSSES) for kind in CONDITIONS]
         exponent = f"{row['equiv_exponent']:.2f} ± {row['equiv_exponent_stderr']:.2f}"
-        table.add_row(f"{row['step']:.0f}", f"{row['L_mean']:.4f}", f"{row['L_equiv']:.2e}", *kappas, exponent)
-    Console(width=130).print(table)
+        gradient = [
+            f"{row[f'gradient_{key}']:.2g} ± {row[f'gradient_{key}_stderr']:.1g}"
+            for key in ("norm_mean", "norm_equiv", "cosine")
+        ]
+        both = f"{row['L_mean']:.4f}", f"{row['L_equiv']:.2e}"
+        table.add_row(f"{row['step']:.0f}", *both, *gradient, *kappas, exponent)
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def train_all(config: Config, name: str, device: str) -> dict[str, Run]:
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     """A CSV file of numbers with six digits."""
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
