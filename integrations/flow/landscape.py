@@ -4,7 +4,8 @@
 
 The loss is the study's own, of held-out structures at fixed noise and times: a few at one draw for the curvature,
 128 at eight draws for the gradients. Nobody tells the instrument what loss that is (`ep.OrbitLoss.of_step`). Writes
-`results/<config>_landscape.csv` mark by mark, and goes on where it was stopped.
+`results/<config>_landscape.csv` mark by mark, and goes on where it was stopped; and the run's log with its figure,
+`results/<config>_steps.*`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import csv
 from typing import TYPE_CHECKING
 
+import figures
 import flow
 import torch
 from rich.console import Console
@@ -141,6 +143,9 @@ def main() -> None:
         if "gradient_ratio" not in row:
             row |= gradients(run, args.batches, args.size, step)
         write(path, [known[step] for step in sorted(known)])
+    log = [row for row in run.rows if row["stage"] == "val"]
+    write(path.with_name(f"{args.config}_steps.csv"), log)
+    figures.against_step({"augmented": log}, path.with_name(f"{args.config}_steps.png"))
     heads = "step", "L_mean", "L_equiv", "‖∇L_mean‖", "‖∇L_equiv‖", "cosine"
     table = Table(*heads, *(f"κ {k}: L_mean, L_equiv" for k in CONDITIONS), "exponent of L_equiv")
     for row in (known[step] for step in sorted(known)):

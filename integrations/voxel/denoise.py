@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from figures import curves
+from figures import RESULTS, curves
 from molecules import CHANNELS, Molecules, data_folder, load
 from networks import UNet, respect_the_cube
 from source import PLANS, AtSource, at_source
@@ -208,7 +208,9 @@ def main() -> None:
         audited.append(f"| `{kind}` | " + " | ".join(cells) + " |")
     print("\n| run | `L_total` | share, cube | noise averaged: cube | SO(3) at the source | its interpolation floor |")
     print("|---|---|---|---|---|---|\n" + "\n".join(audited))
-    curves({kind: run.rows for kind, run in done.items()}, f"denoise-{args.config}", "U-Net denoiser")
+    trial = bool(args.set) or args.until is not None
+    folder = run.folder.parent if trial else RESULTS
+    curves({kind: run.rows for kind, run in done.items()}, f"denoise-{args.config}", "U-Net denoiser", folder)
 
 
 if __name__ == "__main__":

@@ -12,19 +12,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-from typing import TYPE_CHECKING
 
 import torch
 from denoise import CUBE, PRESETS, SCHEMA, Task
-from figures import RESULTS
+from figures import RESULTS, write
 from rich.console import Console
 from rich.table import Table
 from training import Run, generator_for
 
 import equiv_probe as ep
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CONDITIONS = ("mass-0.99", "weighted", "mean")
 LOSSES = ("mean", "equiv")
@@ -114,15 +110,6 @@ def main() -> None:
 def pair(row: dict[str, float], key: str) -> str:
     """A number and its standard error."""
     return f"{row[key]:.2g} ± {row[f'{key}_stderr']:.1g}"
-
-
-def write(path: Path, rows: list[dict[str, float]]) -> None:
-    """A CSV file of numbers with six digits."""
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in rows)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from figures import curves
+from figures import RESULTS, curves
 from molecules import data_folder
 from networks import ScalarCNN
 from poses import CHANNELS, POCKETS, Poses, draw, load
@@ -202,7 +202,9 @@ def main() -> None:
             audited.append(f"| `{kind}` | {which} | " + " | ".join(cells) + " |")
     print("\n| run | pockets | `L_total`, Å² | share, cube | share, SO(3) | ligand slopes: √`L_equiv`, rms |")
     print("|---|---|---|---|---|---|\n" + "\n".join(audited))
-    curves({kind: run.rows for kind, run in done.items()}, f"pockets-{args.config}", "Pose scorer")
+    trial = bool(args.set) or args.until is not None
+    folder = run.folder.parent if trial else RESULTS
+    curves({kind: run.rows for kind, run in done.items()}, f"pockets-{args.config}", "Pose scorer", folder)
 
 
 if __name__ == "__main__":
