@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 from typing import TYPE_CHECKING
 
 import figures
@@ -23,11 +24,13 @@ from study import write
 from train import EVALUATION_SEED, HERE, Config, Run
 
 import equiv_probe as ep
+from equiv_probe.growth_exponent import growth_exponent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 CONDITIONS = ("weighted", "mean")
+KAPPAS = [f"condition_{kind}" for kind in CONDITIONS]
 LOSSES = ("mean", "equiv")
 
 
@@ -91,19 +94,31 @@ def gradients(run: Run, batches: int, size: int, seed: int) -> dict[str, float]:
     return row
 
 
-def measured(given: Sequence[ep.OrbitLoss], probes: int, lanczos: int, seed: int) -> dict[str, float]:
-    """One row: losses, curvature, condition numbers and how fast the losses grow with a change of the weights."""
+def line(given: Sequence[ep.OrbitLoss], seed: int) -> dict[str, float]:
+    """With which power of the distance both losses grow along a random direction.
+
+    Away from a minimum a loss has a slope along the line too; its even part ``(L(t) + L(−t)) / 2 − L(0)`` has none.
+    """
+    found = ep.along_line(given, "random", [sign * 10 ** (k / 4) for k in range(-10, 1) for sign in (-1, 1)], seed=seed)
+    ahead, row = found.t > 0, {}
+    for k, (name, values, _) in enumerate(found.named()):
+        even = (values + values[::-1])[ahead] / 2 - values[found.origin]
+        power = growth_exponent(found.t[ahead], even, float(found.floor[k])).power
+        row |= {f"{name}": float(values[found.origin])} if name != "L_total" else {}
+        row |= {f"{name}_power": power.value, f"{name}_power_stderr": power.stderr}
+    return row
+
+
+def curvature(given: Sequence[ep.OrbitLoss], probes: int, lanczos: int) -> dict[str, float]:
+    """Largest and smallest eigenvalues, traces, ranks and condition numbers of both losses."""
     found = ep.curvature(given, losses=LOSSES, top=1, probes=probes, steps=lanczos, trace_probes=4, tolerance=1e-2)
-    ray = [sign * 10 ** (k / 4) for k in range(-10, 1) for sign in (-1, 1)]
-    line = ep.along_line(given, "random", ray, seed=seed)
-    print(found, line, sep="\n", flush=True)
-    row = {"L_mean": float(line.mean[line.origin]), "L_equiv": float(line.equiv[line.origin])}
+    print(found, flush=True)
+    row: dict[str, float] = {}
     for name in LOSSES:
-        one, exponent = getattr(found, name), line.exponent(name).power
+        one = getattr(found, name)
         for key in ("largest", "smallest", "trace", "rank"):
             row |= {f"{name}_{key}": getattr(one, key).value, f"{name}_{key}_stderr": getattr(one, key).stderr}
         row |= {f"{name}_condition_{kind}": one.condition(kind).value for kind in CONDITIONS}
-        row |= {f"{name}_exponent": exponent.value, f"{name}_exponent_stderr": exponent.stderr}
     for kind in CONDITIONS:
         ratio = found.ratio(kind)
         row |= {f"ratio_{kind}": ratio.value, f"ratio_{kind}_low": ratio.low, f"ratio_{kind}_high": ratio.high}
@@ -137,27 +152,30 @@ def main() -> None:
             continue
         run.net.load_state_dict(torch.load(run.weights_at(step), map_location=args.device, weights_only=True))
         row = known.setdefault(float(step), {"step": float(step)})
-        if "L_mean" not in row:
-            given = losses(run, args.structures, args.plan, args.sets)
-            row |= measured(given, args.probes, args.lanczos, step)
+        given = losses(run, args.structures, args.plan, args.sets)
+        if "mean_largest" not in row:
+            row |= curvature(given, args.probes, args.lanczos)
+        if "L_equiv_power" not in row:
+            row |= line(given, step)
         if "gradient_ratio" not in row:
             row |= gradients(run, args.batches, args.size, step)
         write(path, [known[step] for step in sorted(known)])
     log = [row for row in run.rows if row["stage"] == "val"]
     write(path.with_name(f"{args.config}_steps.csv"), log)
     figures.against_step({"augmented": log}, path.with_name(f"{args.config}_steps.png"))
-    heads = "step", "L_mean", "L_equiv", "‖∇L_mean‖", "‖∇L_equiv‖", "cosine"
-    table = Table(*heads, *(f"κ {k}: L_mean, L_equiv" for k in CONDITIONS), "exponent of L_equiv")
+    heads = "step", "L_mean", "L_equiv", "‖∇L_mean‖", "‖∇L_equiv‖", "cosine", "λmax: L_mean, L_equiv"
+    table = Table(*heads, *(f"κ {k}: L_mean, L_equiv" for k in CONDITIONS), "power of L_equiv")
     for row in (known[step] for step in sorted(known)):
-        kappas = [", ".join(f"{row[f'{name}_condition_{kind}']:.3g}" for name in LOSSES) for kind in CONDITIONS]
-        exponent = f"{row['equiv_exponent']:.2f} ± {row['equiv_exponent_stderr']:.2f}"
-        gradient = [
-            f"{row[f'gradient_{key}']:.2g} ± {row[f'gradient_{key}_stderr']:.1g}"
-            for key in ("norm_mean", "norm_equiv", "cosine")
-        ]
+        gradient = [pair(row, f"gradient_{key}") for key in ("norm_mean", "norm_equiv", "cosine")]
+        pairs = [", ".join(f"{row[f'{n}_{key}']:.3g}" for n in LOSSES) for key in ("largest", *KAPPAS)]
         both = f"{row['L_mean']:.4f}", f"{row['L_equiv']:.2e}"
-        table.add_row(f"{row['step']:.0f}", *both, *gradient, *kappas, exponent)
+        table.add_row(f"{row['step']:.0f}", *both, *gradient, *pairs, pair(row, "L_equiv_power"))
     Console(width=150).print(table)
+
+
+def pair(row: dict[str, float], key: str) -> str:
+    """A number with its standard error; a dash where it could not be told from zero."""
+    return "–" if math.isnan(row[key]) else f"{row[key]:.3g} ± {row[f'{key}_stderr']:.1g}"
 
 
 if __name__ == "__main__":

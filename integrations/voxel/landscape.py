@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 
 import torch
 from denoise import CUBE, PRESETS, SCHEMA, Task
@@ -108,8 +109,8 @@ def main() -> None:
 
 
 def pair(row: dict[str, float], key: str) -> str:
-    """A number and its standard error."""
-    return f"{row[key]:.2g} ± {row[f'{key}_stderr']:.1g}"
+    """A number with its standard error; a dash where it could not be told from zero."""
+    return "–" if math.isnan(row[key]) else f"{row[key]:.2g} ± {row[f'{key}_stderr']:.1g}"
 
 
 if __name__ == "__main__":
