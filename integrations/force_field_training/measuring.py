@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
+from force_field import PADDING
 from torch import Tensor, nn
 
 import equiv_probe as ep
-
-sys.path.append(str(Path(__file__).parents[1] / "force_field"))
-from transformer import PADDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +18,12 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": lambda found, label: (found - label).square(),
     "mae-norm": lambda found, label: torch.linalg.vector_norm(found - label, dim=-1),
 }
-CHUNK = 24 * 60  # structures in one pass
+CHUNK = 240  # structures in one pass: more are slower on a CPU, for want of cache
 SEED = 2**20  # of the rotations, the same at every step and in every run
 
 
 class Batch(NamedTuple):
-    """Structures and labels: positions (B, N, 3) Å, species (B, N), energies per atom (B,) eV, forces (B, N, 3) eV/Å."""
+    """Positions (B, N, 3) in Å, species (B, N), energies per atom (B,) in eV and forces (B, N, 3) in eV/Å."""
 
     positions: Tensor
     species: Tensor
@@ -43,9 +39,7 @@ def predict(net: nn.Module, positions: Tensor, species: Tensor) -> tuple[Tensor,
 
 def schema() -> ep.Schema:
     """How inputs and outputs of `predict` turn."""
-    return ep.Schema(
-        inputs={"positions": ep.point}, outputs={"energy": ep.scalar, "forces": ep.vector}, mask="mask"
-    )
+    return ep.Schema(inputs={"positions": ep.point}, outputs={"energy": ep.scalar, "forces": ep.vector}, mask="mask")
 
 
 def orbit(net: nn.Module, batch: Batch, plan: ep.RotationPlan) -> ep.Orbit:
@@ -87,7 +81,10 @@ def decomposed(net: nn.Module, batch: Batch, plan: ep.RotationPlan) -> list[dict
             mask = {"mask": real[..., None]} if name == "forces" and loss == "mse" else {}
             mask = {"mask": real} if name == "forces" and loss != "mse" else mask
             parts = ep.decompose(found.only(name), {name: target}, loss, structures="leading", **mask)
-            own = elements(found.identity[name].reshape(*target.shape[: real.ndim], -1), target.reshape(*target.shape[: real.ndim], -1))
+            own = elements(
+                found.identity[name].reshape(*target.shape[: real.ndim], -1),
+                target.reshape(*target.shape[: real.ndim], -1),
+            )
             frame = (own[real] if name == "forces" else own).mean()
             errors = {
                 f"{key}{suffix}": getattr(parts, field + tail)

@@ -6,21 +6,17 @@ energy does not change under rotation, and its forces are the gradient of the en
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Literal
 
 import torch
 from ase.data import atomic_numbers
+from force_field import ELEMENTS, PADDING, Config, Transformer
 from schnetpack import properties
 from schnetpack.atomistic import Atomwise, Forces, PairwiseDistances
 from schnetpack.model import NeuralNetworkPotential
 from schnetpack.nn import CosineCutoff, GaussianRBF
 from schnetpack.representation import PaiNN
 from torch import Tensor, nn
-
-sys.path.append(str(Path(__file__).parents[1] / "force_field"))
-from transformer import ELEMENTS, PADDING, Config, Transformer
 
 Model = Literal["transformer", "painn"]
 CUTOFF = 5.0  # Å

@@ -1,21 +1,18 @@
-"""The three sets, as padded tensors: a part to train on, a part that is held out, noise on the labels if it is wanted."""
+"""The three sets as padded tensors: a part to train on, a part that is held out, and noise on the labels if wanted."""
 
 from __future__ import annotations
 
+import functools
 import os
-import sys
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+from force_field import FOLDER, PADDING, Labelled, generator, load
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).parents[1] / "force_field"))
-from labelled import Labelled, generator, load
-from transformer import PADDING
-
 Data = Literal["gfn2", "ethanol", "3bpa"]
-GENERATED = Path(__file__).parents[1] / "force_field" / "data"
+GENERATED = FOLDER / "data"
 FILES = {"ethanol": "ethanol_rmd17/train.xyz", "3bpa": "3bpa/train_mixedT.xyz"}
 SPLIT_SEED = 6
 SHUFFLE, TRAIN_NOISE, HELD_NOISE = 10, 11, 12  # streams of random numbers, beside those of `labelled` and `train`
@@ -45,6 +42,7 @@ def noisy(data: Labelled, sigma: float, seed: int, stream: int) -> Labelled:
     return data._replace(forces=data.forces + noise * (data.species != PADDING)[..., None])
 
 
+@functools.cache
 def read(name: Data) -> tuple[Labelled, Labelled]:
     """The whole training part and the whole held-out part.
 

@@ -1,0 +1,49 @@
+"""Figures of the study: both losses and the share against the step, and the loss against seconds of the device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+mpl.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
+CLAIM = 0.02, (1000, 10000)
+"""Shen et al., arXiv:2512.02303: a share of at most 2 % within 1k to 10k steps."""
+
+
+def against_step(logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, seconds: bool = True) -> None:
+    """Held-out ``L_total``, ``L_equiv`` and share of the forces of every run.
+
+    Args:
+        logs: by name of the run, rows with ``step``, ``seconds`` and the estimates.
+        path: of the PNG.
+        seconds: whether the loss against the device's seconds is shown too.
+    """
+    figure = Figure(figsize=(13 if seconds else 10, 3.6), layout="constrained")
+    total, equiv, share, *rest = figure.subplots(1, 4 if seconds else 3)
+    for k, (name, rows) in enumerate(logs.items()):
+        steps, how = [max(row["step"], 1) for row in rows], {"color": f"C{k}", "label": name, "marker": "."}
+        total.plot(steps, [row["L_total"] for row in rows], **how)
+        for axes, key in ((equiv, "L_equiv"), (share, "share")):
+            values = [abs(row[key]) for row in rows]  # at round-off an estimate may come out negative
+            errors = [min(row[f"{key}_stderr"], 0.9 * value) for row, value in zip(rows, values, strict=True)]
+            axes.errorbar(steps, values, errors, **how)
+        for axes in rest:
+            axes.plot([row["seconds"] for row in rows[1:]], [row["L_total"] for row in rows[1:]], **how)
+    share.fill_between(CLAIM[1], 1e-9, CLAIM[0], color="k", alpha=0.1, label="≤ 2 % at 1k to 10k steps")
+    total.set(ylabel="forces, held out: L_total, (eV/Å)²")
+    equiv.set(ylabel="L_equiv, (eV/Å)²", ylim=(1e-5, None))
+    share.set(ylabel="share, L_equiv / L_total", ylim=(1e-4, 1))
+    for axes in rest:
+        axes.set(ylabel="L_total, (eV/Å)²", xlabel="seconds of one core")
+    for axes in (total, equiv, share, *rest):
+        axes.set(xscale="log", yscale="log")
+    for axes in (total, equiv, share):
+        axes.set(xlabel="training step")
+    figure.legend(*share.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=6)
+    figure.savefig(path, dpi=90)
