@@ -28,14 +28,14 @@ class PaddedPaiNN(nn.Module):
     Args:
         width: features per atom.
         layers: interactions.
-        energy_scale: eV; what the atom-wise sum is multiplied with, so that the gradient is too.
+        scale: eV; what the atom-wise sum is multiplied with, and so its gradient.
     """
 
     numbers: Tensor
 
-    def __init__(self, width: int, layers: int, energy_scale: float) -> None:
+    def __init__(self, width: int, layers: int, scale: float) -> None:
         super().__init__()
-        self.energy_scale = energy_scale
+        self.scale = scale
         self.register_buffer("numbers", torch.tensor([0, *(atomic_numbers[e] for e in ELEMENTS)]), persistent=False)
         self.potential = NeuralNetworkPotential(
             representation=PaiNN(width, layers, GaussianRBF(n_rbf=20, cutoff=CUTOFF), CosineCutoff(CUTOFF)),
@@ -67,7 +67,7 @@ class PaddedPaiNN(nn.Module):
         # An output per structure keeps its axis also where there is one structure.
         energy, forces = found["energy"].reshape(count), torch.zeros_like(positions)
         forces = forces.masked_scatter(real[..., None], found["forces"])
-        return energy * self.energy_scale, forces * self.energy_scale
+        return energy * self.scale, forces * self.scale
 
 
 def network(model: Model, width: int, layers: int, energy_scale: float, force_scale: float) -> nn.Module:
@@ -81,7 +81,8 @@ def network(model: Model, width: int, layers: int, energy_scale: float, force_sc
         force_scale: rms of the force components, eV/Å.
     """
     if model == "painn":
-        return PaddedPaiNN(width, layers, energy_scale)
+        # Energies change by about the force on an atom when it moves by 1 Å.
+        return PaddedPaiNN(width, layers, force_scale)
     # A head takes at least eight numbers; pairs keep pace with the width.
     config = Config(
         width=width,

