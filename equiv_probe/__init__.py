@@ -13,13 +13,18 @@
 
 from equiv_probe.augmentation import Augmentation, augment
 from equiv_probe.augmentation_check import check_augmentation
+from equiv_probe.curvature_record import Curvature
 from equiv_probe.decomposition import Decomposition, decompose
+from equiv_probe.differentiable import OrbitLoss
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
 from equiv_probe.frames import frame, orientation, quaternion
 from equiv_probe.grid_audit import GridAudit, audit_grid
 from equiv_probe.grids import grid
+from equiv_probe.line_record import Line
+from equiv_probe.loss_curvature import curvature
 from equiv_probe.orbit import Orbit
+from equiv_probe.parameter_line import along_line
 from equiv_probe.probe import Probe
 from equiv_probe.random_rotation import RandomRotation
 from equiv_probe.replay import Replay
@@ -45,10 +50,13 @@ from equiv_probe.twirled import Twirled
 __all__ = [
     "Augmentation",
     "AugmentationCheck",
+    "Curvature",
     "Decomposition",
     "EquivProbeError",
     "GridAudit",
+    "Line",
     "Orbit",
+    "OrbitLoss",
     "Probe",
     "RandomRotation",
     "Replay",
@@ -57,11 +65,13 @@ __all__ = [
     "Schema",
     "Spectrum",
     "Twirled",
+    "along_line",
     "audit_grid",
     "audit_sampler",
     "augment",
     "axial",
     "check_augmentation",
+    "curvature",
     "decompose",
     "fixed",
     "frame",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from equiv_probe import plugins
 from equiv_probe.isolation import network
-from equiv_probe.schema import Named, Schema
+from equiv_probe.schema import Named, Schema, named, unnamed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -113,6 +113,24 @@ class CallAdapter(Adapter):
             return tuple(made[: len(args)]), dict(zip(kwargs, made[len(args) :], strict=True))
 
         return leaves, rebuild
+
+
+class InputAdapter(CallAdapter):
+    """Calls with one argument, named as :func:`equiv_probe.twirl` names it: tensors and tuples by the schema's order.
+
+    Args:
+        module: the network.
+        names: of the argument, or of its entries.
+    """
+
+    def __init__(self, module: nn.Module, names: list[str]) -> None:
+        super().__init__(module)
+        self._order = names
+
+    def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
+        """See :class:`Adapter`."""
+        (given,) = args
+        return named(given, self._order), lambda values: ((unnamed(values, given),), kwargs)
 
 
 def adapter_for(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:

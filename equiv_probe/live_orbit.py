@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.adapters import CallAdapter, adapter_for
+from equiv_probe.adapters import CallAdapter, InputAdapter, adapter_for
 from equiv_probe.alike import first_alike
 from equiv_probe.capture import Call, all_outputs, cloned, laid_out_as, read_outputs, wide
 from equiv_probe.chunking import in_chunks
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 CPU_NUMBERS = 3 * 2048
 """Coordinates in one pass on a CPU: more atoms at a time make a transformer slower again."""
+
+
+_PLAIN = (CallAdapter, InputAdapter)
+"""Adapters that leave it to the orbit to join the copies of dense batches."""
 
 
 class LiveOrbit:
@@ -218,7 +222,7 @@ class LiveOrbit:
         """
         schema, count = self.known_schema, len(rotations)
         turned = structures.turn(call.inputs, schema, rotations)
-        dense = count > 1 and structures.layout == "leading" and type(self.adapter) is CallAdapter
+        dense = count > 1 and structures.layout == "leading" and type(self.adapter) in _PLAIN
         dense = dense and not (self._stacks is None and transforming())  # under vmap two answers cannot be compared
         if dense and self._stacks is None:
             two = {name: v[:2] for name, v in turned.items()}
@@ -321,7 +325,7 @@ class LiveOrbit:
 
     def copies_at_once(self, structures: Structures, inputs: Mapping[str, Any]) -> int:
         """Copies to try in one pass: as many as can be stacked; on a CPU no more than its cache is good for."""
-        if type(self.adapter) is CallAdapter and (structures.layout != "leading" or self._stacks is False):
+        if type(self.adapter) in _PLAIN and (structures.layout != "leading" or self._stacks is False):
             return 1
         assert self.schema is not None
         given = [v for n, rep in self.schema.inputs.items() if rep.event_shape and (v := inputs.get(n)) is not None]

@@ -117,7 +117,9 @@ class Objective:
             value = self.loss(prediction[name], self.targets[name])
         else:
             value = self.loss(dict(prediction), dict(self.targets))
-        return torch.as_tensor(value).detach().double().reshape(-1)
+        value = torch.as_tensor(value).double().reshape(-1)
+        # Of the prediction's graph alone: a loss may have parameters of its own.
+        return value if any(given.requires_grad for given in prediction.values()) else value.detach()
 
 
 def measure(orbit: Orbit, objective: Objective, *, live: bool = False) -> Measurement:

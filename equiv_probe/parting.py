@@ -95,7 +95,7 @@ def separated(
         return {}, dict.fromkeys(names, why)
     player.leaves = []
     try:
-        with _differentiating(modules), _Differentiable():
+        with differentiating(modules), Differentiable():
             attached = attached_to_a_graph(run(base))
         leaves = player.leaves
         owners = owners_of(leaves, structures)
@@ -107,7 +107,7 @@ def separated(
     unparted = {name: "came back without the graph that it was computed by" for name in names if name not in attached}
     for name, loss in attached.items():
         try:
-            with _differentiating(modules):
+            with differentiating(modules):
                 found[name] = _losses(loss, leaves, owners, player.kept, {o: one[name] for o, one in scalars.items()})
         except RuntimeError as error:
             unparted[name] = f"could not be differentiated twice ({error})"
@@ -132,7 +132,8 @@ def _losses(
 
 
 @contextmanager
-def _differentiating(modules: Sequence[nn.Module]) -> Iterator[None]:
+def differentiating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """A context in which what runs builds a graph, and the modules' backward hooks, the user's, do not notice."""
     with torch.inference_mode(False), torch.enable_grad(), _without_backward_hooks(modules):
         yield
 
@@ -152,7 +153,7 @@ def _without_backward_hooks(modules: Sequence[nn.Module]) -> Iterator[None]:
             module._backward_hooks, module._backward_pre_hooks = hooks, before
 
 
-class _Differentiable(TorchFunctionMode):
+class Differentiable(TorchFunctionMode):
     """Lets a step's loss be differentiated twice, unseen.
 
     Tensors made in inference mode, as evaluation batches are, cannot be saved for a backward pass: clones of them can.

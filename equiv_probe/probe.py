@@ -44,7 +44,7 @@ from equiv_probe.running import RunningEstimates
 from equiv_probe.schedule import Schedule
 from equiv_probe.substitution import Recorded
 from equiv_probe.touched import generators_in, modules_of
-from equiv_probe.turning import RotationSource
+from equiv_probe.turning import RotationSource, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -285,6 +285,33 @@ class Probe:
         require_fit(plan, schema, call.inputs, outputs)
         return plan
 
+    def fitted(self, call: Call, raw: Any, plan: RotationPlan) -> RotationPlan:
+        """A plan, once it is known to fit what is turned."""
+        return self._fitted("", call, raw, plan)
+
+    def turns(
+        self,
+        recorded: list[Recorded],
+        plan: RotationPlan,
+        generator: torch.Generator | None,
+        *,
+        per_structure: bool,
+    ) -> Tensor:
+        """A plan's rotations for a recorded step, ``(R, n, 3, 3)``, or ``(R, n, U, 3, 3)`` for each structure."""
+        with torch.no_grad():
+            for one in recorded:
+                self.live.resolve(one.call, one.raw)
+            inputs = recorded[0].call.inputs
+            counts = {self.live.structures(one.call.inputs).count for one in recorded}
+            if per_structure and len(counts) > 1:
+                raise EquivProbeError(
+                    f"calls of {sorted(counts)} structures in one step", "the same structures", "per_structure=False"
+                )
+            rotations = draw(plan, generator or plan.generator(), counts.pop() if per_structure else None)
+            device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), rotations.device)
+            rotations = rotations.to(device, non_blocking=True)
+            return self.live.alike_turned_alike(inputs, rotations) if per_structure else rotations
+
     def _augmentation(self) -> Augmentation | None:
         """What turns the training calls, if its rotations will do for light mode."""
         light = self.light
@@ -348,7 +375,7 @@ class Probe:
         return result[0]
 
     def _decompose(self, step: Callable[[], T], stage: str, result: list[T], per_structure: bool | None) -> None:
-        recorded, before = self._record(step, result)
+        recorded, before = self.record(step, result)
         if isinstance(result[0], Mapping) and not result[0]:
             self._measure(recorded[0].call, stage, "step", None, recorded[0].raw)
             return
@@ -377,12 +404,17 @@ class Probe:
                 far as their number tells.
         """
         result: list[Any] = []
-        recorded, before = self._record(step, result)
+        recorded, before = self.record(step, result)
         plan = self._fitted("", recorded[0].call, recorded[0].raw, plan)
         return self._again(step, recorded, before, plan, result[0], per_structure=per_structure)
 
-    def _record(self, step: Callable[[], T], result: list[T]) -> tuple[list[Recorded], RandomState]:
-        """The step's one ordinary run: the network's calls in it, and the random state before it."""
+    def record(self, step: Callable[[], T], result: list[T]) -> tuple[list[Recorded], RandomState]:
+        """The step's one ordinary run: the network's calls in it, and the random state before it.
+
+        Args:
+            step: as for :meth:`step`.
+            result: what it returns is appended to it.
+        """
         modules = (self.live.network, *self.protect, *modules_of(step))
         self._generators = list({id(one): one for one in (*generators_of(modules), *generators_in(step))}.values())
         before, old = RandomState.now(self._generators), versions(modules)

@@ -93,6 +93,8 @@ class Player:
         self.keeps = False
         self.leaves: list[dict[str, Tensor]] | None = None
         """What the calls of the present replay are answered, as leaves of the graph of its loss, if not None."""
+        self.graph = False
+        """Whether answers keep the graph of the network's weights, so that the loss can be differentiated by them."""
         self.separable = True
         """Whether the loss is a function of the answers alone, to the calls of the user's own run."""
         self._known: list[dict[tuple[int, int], dict[str, Tensor]]] = [{} for _ in recorded]
@@ -158,10 +160,13 @@ class Player:
         beyond = place >= len(self.recorded)
         one = self.recorded[-1 if beyond else place]
         call, known = self.live.keep(args, kwargs), {}
-        attached = torch.is_grad_enabled() and bool(call.differentiated & one.call.differentiated & self._turning())
-        if attached:
+        by_input = torch.is_grad_enabled() and bool(call.differentiated & one.call.differentiated & self._turning())
+        attached = by_input or (self.graph and torch.is_grad_enabled())
+        if attached and (by_input or call.differentiated):
             # The step may differentiate its own input (forces as a gradient of the energy): the answer hangs on it.
             call = Call(*self.live.split(args, kwargs), call.differentiated, ())
+        if by_input:
+            pass
         elif not beyond and self._repeated(place, call.inputs, one.call.inputs):
             known = self._known[place]
         elif place == 0:
@@ -255,7 +260,7 @@ class Player:
             # Hanging on leaves that require a gradient, so that a step which goes backward can do so.
             given = read_outputs(one.raw, schema)
             values = {n: v.detach().requires_grad_(given[n].requires_grad) for n, v in values.items()}
-        if not attached:  # the step may write into its answer: not into what is kept, nor into a leaf
+        if not attached or self.graph:  # the step may write into its answer: not into what is kept, nor into a leaf
             values = {n: v.clone() for n, v in values.items()}
         for mine, left, (_, held) in zip(own, one.left, one.call.dicts, strict=False):
             mine.update({name: value for name, value in left.items() if name not in mine})

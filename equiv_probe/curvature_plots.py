@@ -1,0 +1,102 @@
+"""Figures of the landscape: the density of eigenvalues, and the losses along a line, as Matplotlib axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from equiv_probe.axes import ALARM, CALM, INK, axes_or_new, figure, tidied
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from equiv_probe.curvature_record import Curvature
+    from equiv_probe.parameter_line import Line
+
+COLOURS = {"L_total": INK, "L_mean": CALM, "L_equiv": ALARM}
+DECADES = 8
+"""Of the symmetric logarithmic axis, on each side of zero."""
+PER_DECADE = 4
+
+
+@figure
+def density(found: Curvature, ax: Axes | None = None) -> Axes:
+    """How many directions bend how much: the number of eigenvalues in bins of equal width on a symmetric log axis.
+
+    The bin at zero holds what is below 1e-8 of the largest magnitude. Both axes are logarithmic: outliers are single
+    directions among thousands.
+    """
+    having = list(found.named())
+    top = max(float(np.abs(one.density[0]).max()) for _, one in having) or 1.0
+    decades = np.linspace(-DECADES, 0, DECADES * PER_DECADE + 1)
+    positive = top * 1.0001 * 10.0**decades
+    edges = np.concatenate([-positive[::-1], positive])
+    ax = axes_or_new(ax)
+    for name, one in having:
+        nodes, weights = one.density
+        counts, _ = np.histogram(nodes, edges, weights=weights * one.size)
+        ax.stairs(np.maximum(counts, 0), edges, color=COLOURS[name], lw=1.6, label=name, baseline=None)
+    ax.set_xscale("symlog", linthresh=float(positive[0]), linscale=0.5)
+    ax.set_yscale("log")
+    ax.set_ylim(bottom=0.3)
+    reach = [top * 10.0**-k for k in range(0, DECADES + 1, 4)]
+    ax.set_xticks(
+        [*(-x for x in reach), 0, *reach[::-1]],
+        [f"{x:.0e}" if x else "0" for x in [*(-x for x in reach), 0, *reach[::-1]]],
+    )
+    ax.set_xlabel("eigenvalue")
+    ax.set_ylabel(f"eigenvalues of {having[0][1].size}")
+    ax.legend(loc="best")
+    ax.minorticks_off()
+    return tidied(ax)
+
+
+@figure
+def profile(line: Line, ax: Axes | None = None) -> Axes:
+    """``L_total``, ``L_mean`` and ``L_equiv`` against t, with bands of two standard errors where there are any."""
+    ax = axes_or_new(ax)
+    for name, values, errors in line.named():
+        ax.plot(line.t, values, color=COLOURS[name], lw=1.8, label=name)
+        if np.isfinite(errors).any():
+            _band(ax, line.t, values, errors, COLOURS[name])
+    if min(values.min() for _, values, _ in line.named()) > 0:
+        ax.set_yscale("log")
+    ax.set_xlabel("t")
+    ax.set_ylabel("loss")
+    ax.legend(loc="best")
+    return tidied(ax)
+
+
+@figure
+def growth(line: Line, ax: Axes | None = None) -> Axes:
+    """``|L(t) − L(0)|`` against ``|t|`` on logarithmic axes, with the fitted powers where there are any."""
+    ax = axes_or_new(ax)
+    for name, values, _ in line.named():
+        change = np.abs(values - values[line.origin])
+        for side, mark in ((line.t > 0, "o"), (line.t < 0, "v")):
+            there = side & (change > 0)
+            if there.any():
+                ax.plot(np.abs(line.t[there]), change[there], mark, ms=3.5, color=COLOURS[name], mfc="none")
+        fit = line.exponent(name.removeprefix("L_"))
+        if np.isfinite(fit.power.value):
+            t = np.geomspace(fit.low, fit.high, 30)
+            ax.plot(
+                t,
+                fit.coefficient * t**fit.power.value,
+                color=COLOURS[name],
+                lw=1.6,
+                label=f"{name} ∝ t^{fit.power.value:.2f}",
+            )
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("|t|")
+    ax.set_ylabel("|L(t) − L(0)|")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="best")
+    return tidied(ax)
+
+
+def _band(ax: Axes, t: NDArray[np.float64], values: NDArray[np.float64], errors: NDArray[np.float64], c: str) -> None:
+    ax.fill_between(t, values - 2 * errors, values + 2 * errors, color=c, alpha=0.2, lw=0)

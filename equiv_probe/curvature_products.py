@@ -1,0 +1,180 @@
+"""Products of the curvature of ``L_total``, ``L_mean`` and ``L_equiv`` with vectors, without ever forming a matrix.
+
+Exact up to rounding, by differentiating twice (Pearlmutter, Neural Comput. 6 (1994) 147), piece by piece, so that
+memory is bounded by one piece. Attention kernels have no second derivative in their fast forms: PyTorch's plain form
+of ``scaled_dot_product_attention`` is used for the while. Other kernels without a second derivative (cuDNN's recurrent
+networks, compiled models) raise PyTorch's own error.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.parameter_space import ParameterSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+Which = Literal["total", "mean", "equiv"]
+Matrix = Literal["hessian", "gauss-newton"]
+LOSSES: tuple[Which, ...] = ("total", "mean", "equiv")
+Three = tuple["Tensor", "Tensor", "Tensor"]
+
+
+class DecomposedLoss(Protocol):
+    """A loss as a function of the weights: called, it returns ``(total, mean, equiv)``, 0-d, with graph.
+
+    It must be a deterministic function of the weights: fixed structures, fixed rotations, fixed noise. Optional:
+
+    * ``parameters``: the weights, by name.
+    * ``pieces()``: losses of the same kind whose sum it is.
+    * ``outputs()`` and ``of_outputs(outputs)``: the same in two steps, for Gauss–Newton matrices.
+    """
+
+    def __call__(self) -> Three:
+        """The three losses at the weights as they are now."""
+
+
+def space_of(
+    loss: DecomposedLoss, parameters: nn.Module | Mapping[str, Tensor] | Iterable[Any] | None
+) -> ParameterSpace:
+    """The weights that are given, or those that the loss names.
+
+    Raises:
+        EquivProbeError: neither is there.
+    """
+    if parameters is None:
+        parameters = getattr(loss, "parameters", None)
+        parameters = parameters() if callable(parameters) else parameters
+    if parameters is None:
+        raise EquivProbeError("a loss that does not name its weights", "the weights", "parameters=model")
+    return ParameterSpace(parameters)
+
+
+def pieces_of(loss: DecomposedLoss) -> list[DecomposedLoss]:
+    """The pieces whose sum a loss is; itself where it has none."""
+    pieces: Callable[[], Iterable[DecomposedLoss]] | None = getattr(loss, "pieces", None)
+    return [loss] if pieces is None else list(pieces())
+
+
+class CurvatureProducts:
+    """The Hessians, or the Gauss–Newton matrices, of the three losses at the current weights, as products with vectors.
+
+    The Gauss–Newton matrix of ``ℓ(z(θ))`` is ``Jᵀ (∂²ℓ/∂z²) J`` with the Jacobian J of the outputs: what is left of the
+    Hessian when the network is linearised. Here z are the pulled-back predictions of all rotations. For squared error
+    that of ``L_equiv`` is the covariance of J over the orbit, and positive semidefinite; that of ``L_mean`` is
+    estimated without bias, and so may have negative eigenvalues as large as the noise of the rotations.
+
+    Args:
+        loss: see :class:`DecomposedLoss`.
+        space: the weights.
+        matrix: ``"hessian"`` or ``"gauss-newton"``.
+        hold: keep the graph of the first derivative of every piece: about half the time a product, but all pieces are
+            in memory at once. The weights must not change meanwhile.
+
+    Raises:
+        EquivProbeError: a Gauss–Newton matrix of a loss that does not give its outputs.
+    """
+
+    def __init__(
+        self, loss: DecomposedLoss, space: ParameterSpace, *, matrix: Matrix = "hessian", hold: bool = False
+    ) -> None:
+        if matrix not in {"hessian", "gauss-newton"}:
+            raise EquivProbeError(f"matrix={matrix!r}", '"hessian" or "gauss-newton"')
+        self.space, self.matrix, self.hold = space, matrix, hold
+        self.pieces = pieces_of(loss)
+        if matrix == "gauss-newton" and not all(hasattr(piece, "of_outputs") for piece in self.pieces):
+            raise EquivProbeError(
+                "a loss without outputs() and of_outputs()",
+                "one in two steps, outputs and their loss",
+                'matrix="hessian"',
+            )
+        self.count = 0
+        """Products made so far."""
+        self._held: dict[tuple[int, Which], Any] = {}
+
+    def __call__(self, vector: Tensor, which: Which = "total") -> Tensor:
+        """The matrix of one loss times a vector.
+
+        Args:
+            vector: ``(size,)``.
+            which: of the losses.
+
+        Returns:
+            ``(size,)``, in the loss's unit.
+
+        Raises:
+            EquivProbeError: the product is not finite.
+        """
+        parts = self.space.parts(vector)
+        product = torch.zeros_like(vector)
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            for index in range(len(self.pieces)):
+                one = self._hessian if self.matrix == "hessian" else self._gauss_newton
+                product += self.space.flat(one(index, which, parts))
+        self.count += 1
+        if not bool(product.isfinite().all()):
+            raise EquivProbeError(
+                f"a product of the curvature of L_{which} that is not finite",
+                "a loss that is smooth at these weights",
+                "look at its gradient; in half precision, measure in float32",
+            )
+        return product
+
+    def gradient(self, which: Which = "total") -> Tensor:
+        """The gradient of one loss, ``(size,)``."""
+        total = torch.zeros(self.space.size, dtype=self.space.dtype, device=self.space.device)
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            for piece in self.pieces:
+                value = piece()[LOSSES.index(which)]
+                if value.requires_grad:
+                    total += self.space.flat(torch.autograd.grad(value, self.space.tensors, allow_unused=True))
+        return total
+
+    def _hessian(self, index: int, which: Which, vector: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        tensors = self.space.tensors
+        gradients = self._held.get((index, which))
+        if gradients is None:
+            value = self.pieces[index]()[LOSSES.index(which)]
+            gradients = _grad([value], tensors, create_graph=True)
+            if self.hold:
+                self._held[index, which] = gradients
+        return _grad(gradients, tensors, vector, retain_graph=self.hold)
+
+    def _gauss_newton(self, index: int, which: Which, vector: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        tensors, piece = self.space.tensors, cast("Any", self.pieces[index])
+        held = self._held.get((index, "total"))  # the same for the three losses
+        if held is None:
+            outputs = list(piece.outputs())
+            # J v by differentiating Jᵀ u, which is linear in u, with respect to u.
+            dummies = [torch.zeros_like(z, requires_grad=True) for z in outputs]
+            held = outputs, dummies, _grad(outputs, tensors, dummies, create_graph=True)
+            if self.hold:
+                self._held[index, "total"] = held
+        outputs, dummies, pulled = held
+        pushed = [
+            torch.zeros_like(z) if p is None else p
+            for z, p in zip(outputs, _grad(pulled, dummies, vector, retain_graph=True), strict=True)
+        ]
+        leaves = [z.detach().requires_grad_() for z in outputs]
+        slopes = _grad([piece.of_outputs(leaves)[LOSSES.index(which)]], leaves, create_graph=True)
+        bent = [
+            torch.zeros_like(z) if b is None else b for z, b in zip(outputs, _grad(slopes, leaves, pushed), strict=True)
+        ]
+        return _grad(outputs, tensors, bent, retain_graph=self.hold)
+
+
+def _grad(
+    of: Sequence[Tensor | None], by: Sequence[Tensor], along: Sequence[Tensor] | None = None, **how: bool
+) -> Sequence[Tensor | None]:
+    """``torch.autograd.grad``; what does not depend on anything has a derivative of None, which is zero."""
+    pairs = [(z, None if along is None else along[k]) for k, z in enumerate(of) if z is not None and z.requires_grad]
+    if not pairs:
+        return [None] * len(by)
+    return torch.autograd.grad([z for z, _ in pairs], by, [v for _, v in pairs], allow_unused=True, **how)

@@ -1,0 +1,125 @@
+r"""The power with which a loss grows along a line: ``L(t) − L(0) ≈ b |t|^p`` at small t.
+
+``log|L(t) − L(0)| = log b_± + p log|t| + c_± |t|`` is fitted by weighted least squares, with one p for both sides and a
+coefficient and a first correction for each: the next order of the expansion is in the fit, not in p.
+
+Which t: from below, those where ``|L(t) − L(0)|`` is a hundred times what rounding makes of it; from above, the longest
+range that begins there in which the correction stays below one half and the fit leaves no more than 2 %, or the noise.
+The interval is Student t from the residuals, widened by how much p changes when one more order is fitted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equiv_probe.estimates import Estimate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.float64]
+
+ABOVE_FLOOR = 100.0
+CORRECTION = 0.5
+MISFIT = 0.02
+FEWEST = 5
+"""Points on a side: slope, coefficient, correction, and two left over."""
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """``L(t) − L(0) = coefficient |t|^power`` for ``low ≤ |t| ≤ high``.
+
+    Attributes:
+        power: p, with its interval; NaN where no range of t will do.
+        coefficient: b, at t > 0 where there is such a side; negative where the loss falls.
+        low: the smallest ``|t|`` used.
+        high: the largest.
+        points: how many.
+        why: where there is no power, what is missing.
+    """
+
+    power: Estimate
+    coefficient: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    points: int = 0
+    why: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return asdict(self)
+
+
+def growth_exponent(t: Values, change: Values, floor: float, errors: Values | None = None) -> Exponent:
+    """Fit a power.
+
+    Args:
+        t: along the line, without zero, ``(T,)``, of one sign or both.
+        change: ``L(t) − L(0)``, ``(T,)``.
+        floor: what rounding makes of a change, in the loss's unit.
+        errors: standard errors of ``change``, ``(T,)``; None is exact but for rounding.
+    """
+    errors = np.zeros_like(change) if errors is None else np.nan_to_num(errors)
+    seen = np.isfinite(change) & (np.abs(change) > ABOVE_FLOOR * floor) & (np.abs(change) > 5 * errors)
+    # From the first t on each side beyond which nothing drowns: a lone point below is luck.
+    for sign in (-1, 1):
+        side = np.sign(t) == sign
+        drowned = np.abs(t[side & ~seen])
+        if len(drowned):
+            seen &= ~side | (np.abs(t) > drowned[_gap(drowned, np.abs(t[side & seen]))])
+    sizes = np.unique(np.abs(t[seen]))
+    best: Exponent | None = None
+    for high in sizes[::-1]:
+        use = seen & (np.abs(t) <= high)
+        if min(int((use & (np.sign(t) == s)).sum()) for s in np.unique(np.sign(t[use]))) < FEWEST:
+            continue
+        best = _fitted(t[use], change[use], errors[use], floor)
+        if best is not None:
+            return best
+    why = "too few points above rounding and noise" if len(sizes) < FEWEST else "no range in which it is one power of t"
+    return Exponent(Estimate(math.nan), why=why)
+
+
+def _gap(drowned: Values, seen: Values) -> int:
+    """The largest of what drowns below the bulk of what is seen."""
+    below = np.flatnonzero(drowned < (np.median(seen) if len(seen) else math.inf))
+    return int(below[np.argmax(drowned[below])]) if len(below) else int(np.argmin(drowned))
+
+
+def _fitted(t: Values, change: Values, errors: Values, floor: float) -> Exponent | None:
+    sides = [np.sign(t) == s for s in (1, -1) if (np.sign(t) == s).any()]
+    if any(len(np.unique(np.sign(change[side]))) > 1 for side in sides):
+        return None  # it turns round
+    y, size = np.log(np.abs(change)), np.abs(t)
+    noise = np.hypot(errors, floor) / np.abs(change)
+    scale = np.hypot(noise, 1e-12)
+    columns = [np.log(size), *(side.astype(float) for side in sides), *(side * size for side in sides)]
+    more = [*columns, *(side * size**2 for side in sides)]
+    x = np.stack(columns, 1)
+    solution, _, rank, _ = np.linalg.lstsq(x / scale[:, None], y / scale, rcond=1e-13)
+    left = y - x @ solution
+    dof = len(y) - x.shape[1]
+    corrections = solution[1 + len(sides) :] * size.max()
+    if rank < x.shape[1] or dof < 2 or np.abs(corrections).max() > CORRECTION:
+        return None
+    misfit = math.sqrt(float((left**2).mean()))
+    if misfit > max(MISFIT, 1.5 * math.sqrt(float((noise**2).mean()))):
+        return None
+    # As noisy as the errors say, or as the residuals show.
+    spread = max(1.0, float((left / scale) @ (left / scale)) / dof)
+    variance = spread * np.linalg.inv((x / scale[:, None]).T @ (x / scale[:, None]))[0, 0]
+    order = 0.0
+    if len(y) > len(more):
+        z = np.stack(more, 1)
+        order = abs(float(np.linalg.lstsq(z / scale[:, None], y / scale, rcond=1e-13)[0][0]) - float(solution[0]))
+        # With noise the longer fit differs by chance as well: what is expected of that is in the interval already.
+        order = order if float(noise.max()) < 1e-3 else 0.0
+    power = Estimate.with_interval(float(solution[0]), math.sqrt(float(variance)), dof)
+    power = Estimate(power.value, power.stderr, power.low - order, power.high + order)
+    sign = float(np.sign(change[sides[0]][0]))
+    return Exponent(power, sign * math.exp(solution[1]), float(size.min()), float(size.max()), len(y))

@@ -1,0 +1,172 @@
+"""The three losses along a line in parameter space: values, exponents, to print, to plot and to save."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equiv_probe.curvature_record import as_json, printed, write
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.growth_exponent import Exponent, growth_exponent
+from equiv_probe.report_table import interval, number, table_of, with_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+    from rich.table import Table
+
+NAMES = ("total", "mean", "equiv")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Losses at ``θ + t d``.
+
+    Attributes:
+        t: where, ``(T,)``, rising, 0 among them.
+        rows: ``L_total``, ``L_mean``, ``L_equiv`` of every structure or set of rotations, ``(T, U, 3)``.
+        floor: what a change of every weight in its last place makes of the three, ``(3,)``.
+        direction: which.
+        over: what standard errors are over: ``"structures"``, ``"rotations"``, or nothing.
+        sets: of rotations; with structures too, these are the rows of all sets in turn.
+        length: ``‖d‖ / ‖θ‖``.
+        seed: of the random numbers.
+    """
+
+    t: NDArray[np.float64]
+    rows: NDArray[np.float64]
+    floor: NDArray[np.float64]
+    direction: str
+    over: str
+    sets: int
+    length: float
+    seed: int
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        """``L_total``, ``(T,)``."""
+        return self._values(0)
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """``L_mean``, ``(T,)``."""
+        return self._values(1)
+
+    @property
+    def equiv(self) -> NDArray[np.float64]:
+        """``L_equiv``, ``(T,)``."""
+        return self._values(2)
+
+    @property
+    def origin(self) -> int:
+        """The place of t = 0."""
+        return int(np.flatnonzero(self.t == 0)[0])
+
+    def stderr(self, loss: str) -> NDArray[np.float64]:
+        """Standard errors of one loss, ``(T,)``; NaN where there is nothing to estimate them from."""
+        return _scatter(self._samples(loss))
+
+    def change(self, loss: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """``L(t) − L(0)`` and its standard errors, each ``(T,)``; of the same structures and rotations."""
+        samples = self._samples(loss)
+        differences = samples - samples[self.origin]
+        return differences.mean(1), _scatter(differences)
+
+    def exponent(self, loss: str = "equiv") -> Exponent:
+        """The power p of ``L(t) − L(0) = b |t|^p`` at small t, of ``"total"``, ``"mean"`` or ``"equiv"``.
+
+        Which t, and what the interval holds: :mod:`equiv_probe.growth_exponent`. It is of the structures and rotations
+        at hand: what they share is no noise along the line.
+        """
+        away = self.t != 0
+        change, _ = self.change(loss)
+        return growth_exponent(self.t[away], change[away], float(self.floor[NAMES.index(loss)]))
+
+    def named(self) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
+        """Name, values and standard errors of the three losses."""
+        for name in NAMES:
+            yield f"L_{name}", self._values(NAMES.index(name)), self.stderr(name)
+
+    def table(self) -> Table:
+        """A Rich table: the losses at 0 and at the ends, and the powers."""
+        columns = ("", "at t = 0", f"at t = {self.t[-1]:g}", "power of |t|", "95 % interval", "for |t| in")
+        title = f"Along a line ({self.direction}), t = 1 is {number(self.length)} of the weights' length"
+        table = table_of(title, *columns)
+        for name, values, errors in self.named():
+            fit = self.exponent(name.removeprefix("L_"))
+            at = [with_error(float(values[k]), float(errors[k])) for k in (self.origin, -1)]
+            power = number(fit.power.value, 4) if math.isfinite(fit.power.value) else fit.why
+            reach = interval(fit.low, fit.high)
+            ends = f"[{fit.power.low:.3f}, {fit.power.high:.3f}]" if math.isfinite(fit.power.low) else ""
+            table.add_row(name, *at, power, ends, reach)
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON."""
+        return {
+            "direction": self.direction,
+            "seed": self.seed,
+            "over": self.over,
+            "sets": self.sets,
+            "length": self.length,
+            "floor": self.floor.tolist(),
+            "t": self.t.tolist(),
+            **{name: values.tolist() for name, values, _ in self.named()},
+            **{f"{name}_stderr": errors.tolist() for name, _, errors in self.named()},
+            "exponents": {name: self.exponent(name).to_dict() for name in NAMES},
+        }
+
+    def to_csv(self) -> str:
+        """A row for every t."""
+        out = StringIO()
+        writer = csv.writer(out)
+        having = list(self.named())
+        writer.writerow(["t", *(label for name, _, _ in having for label in (name, f"{name}_stderr"))])
+        for k, t in enumerate(self.t):
+            cells = [float(x[k]) for _, values, errors in having for x in (values, errors)]
+            writer.writerow([float(t), *("" if math.isnan(cell) else cell for cell in cells)])
+        return out.getvalue()
+
+    def save(self, path: str | Path) -> None:
+        """Write ``.json`` (everything) or ``.csv`` (a row for every t).
+
+        Raises:
+            EquivProbeError: another suffix.
+        """
+        write(Path(path), {".json": lambda: as_json(self.to_dict()), ".csv": self.to_csv})
+
+    def plot(self, ax: Axes | None = None, *, growth: bool = False) -> Axes:
+        """The profile, or with ``growth`` the change on logarithmic axes; see :mod:`equiv_probe.curvature_plots`."""
+        from equiv_probe import curvature_plots
+
+        return curvature_plots.growth(self, ax) if growth else curvature_plots.profile(self, ax)
+
+    def __str__(self) -> str:
+        return printed(self.table(), ())
+
+    def _values(self, which: int) -> NDArray[np.float64]:
+        return np.asarray(self.rows[:, :, which].mean(1))
+
+    def _samples(self, loss: str) -> NDArray[np.float64]:
+        """Independent estimates, ``(T, n)``: of structures, or of sets of rotations."""
+        if loss not in NAMES:
+            raise EquivProbeError(f"loss={loss!r}", ", ".join(NAMES))
+        rows = self.rows[:, :, NAMES.index(loss)]
+        if self.over == "structures" and self.sets > 1:  # the same structures under several sets of rotations
+            rows = rows.reshape(len(rows), self.sets, -1).mean(1)
+        return np.asarray(rows)
+
+
+def _scatter(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    count = samples.shape[1]
+    if count < 2:
+        return np.full(len(samples), math.nan)
+    return np.asarray(samples.std(1, ddof=1) / math.sqrt(count))

@@ -1,0 +1,265 @@
+"""Fixed data under fixed rotations, from which a loss is summed: one batch, or a part of its structures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+
+from equiv_probe.capture import wide
+from equiv_probe.chunking import in_chunks
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.isolation import RandomState, isolated
+from equiv_probe.losses import PointwiseLoss
+from equiv_probe.measurement import Objective, measure
+from equiv_probe.orbit import Orbit
+from equiv_probe.parting import differentiating
+from equiv_probe.rotations import RotationPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from equiv_probe.capture import Call
+    from equiv_probe.live_orbit import LiveOrbit
+    from equiv_probe.losses import AnyLoss
+    from equiv_probe.objectives import Evaluate
+    from equiv_probe.turning import Structures
+
+
+class Decomposed(NamedTuple):
+    """``L_total``, ``L_mean`` and ``L_equiv``, or sums of theirs, as 0-d tensors."""
+
+    total: Tensor
+    mean: Tensor
+    equiv: Tensor
+
+
+class Part(Protocol):
+    """Some structures with the rotations they are turned by."""
+
+    weights: Mapping[str, Tensor]
+    """By loss, of each structure in it, ``(count,)``."""
+    factors: Mapping[str, float]
+    """By loss, its coefficient in the sum."""
+
+    @property
+    def count(self) -> int:
+        """How many structures can be evaluated apart."""
+        ...
+
+    @property
+    def replicates(self) -> int:
+        """R, of the plan."""
+        ...
+
+    def sums(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Decomposed]:
+        """By loss, the weighted sums over structures from ``start`` up to ``stop``, from some of the replicates."""
+        ...
+
+
+Found = tuple[dict[str, Objective], Mapping[str, float]]
+"""Losses and their coefficients."""
+Objectives = Callable[[Orbit, "Call", "Structures", Callable[[Any], Any]], Found]
+"""Of an orbit of some structures, its losses; and what takes these structures' share of a tensor of the whole batch."""
+_TWO = RotationPlan("haar", replicates=2)
+
+
+class BatchPart:
+    """One batch.
+
+    Args:
+        live: how the network is evaluated at its turned copies.
+        call: the batch, as the network's call.
+        rotations: ``(R, n, 3, 3)`` for all structures alike, or ``(R, n, U, 3, 3)``.
+        plan: which drew them.
+        objectives: the losses.
+        modules: to protect.
+        state: the random state in which the network is evaluated, so that what it draws is the same each time.
+    """
+
+    def __init__(
+        self,
+        live: LiveOrbit,
+        call: Call,
+        rotations: Tensor,
+        plan: RotationPlan,
+        *,
+        objectives: Objectives,
+        modules: Sequence[nn.Module],
+        state: RandomState,
+    ) -> None:
+        self.live, self.call, self.rotations, self.plan = live, call, rotations, plan
+        self._objectives, self._modules, self._state = objectives, tuple(modules), state
+        self.structures = live.structures(call.inputs)
+        self.weights: Mapping[str, Tensor]
+        self.factors: Mapping[str, float]
+        self.weights, self.factors = self._weights()
+
+    @property
+    def count(self) -> int:
+        """See :class:`Part`."""
+        return len(next(iter(self.weights.values())))
+
+    @property
+    def replicates(self) -> int:
+        """See :class:`Part`."""
+        return len(self.rotations)
+
+    def sums(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Decomposed]:
+        """See :class:`Part`."""
+        whole = start == 0 and stop == self.count
+        which = None if whole else slice(start, stop)
+        rotations = self.rotations[list(replicates)]
+        found, orbit = self._losses(which, rotations, self.plan)
+        sums = {}
+        for name, objective in found[0].items():
+            measured = measure(orbit, objective, live=True)
+            weight = self.weights[name][start:stop] if self.count > 1 else self._scaled(name, measured.weight)
+            estimate = measured.estimate
+            equiv = (weight * estimate.equiv).sum()
+            total = (weight * estimate.total).sum()
+            if not objective.labelled:
+                total = torch.full_like(total.detach(), torch.nan)
+            self._require_graph(name, equiv)
+            sums[name] = Decomposed(total, total - equiv, equiv)
+        return sums
+
+    def _scaled(self, name: str, weight: Tensor) -> Tensor:
+        """Weights of what a loss gives for a batch that is not parted, which add up to that of the batch."""
+        return weight * (self.weights[name].sum() / weight.sum())
+
+    def _require_graph(self, name: str, value: Tensor) -> None:
+        if torch.is_grad_enabled() and not value.requires_grad:
+            raise EquivProbeError(
+                f"a loss of {name!r} that does not hang on any parameter",
+                "outputs with the graph of the weights",
+                "model.train(), or the network's own flag, where forces are derivatives that keep their graph only in "
+                "training; parameters that require a gradient",
+            )
+
+    def _losses(self, which: slice | None, rotations: Tensor, plan: RotationPlan) -> tuple[Found, Orbit]:
+        """The losses and the orbit, with its graph where gradients are enabled."""
+        call, structures = self._of(which)
+        if which is not None and rotations.ndim == 5:
+            rotations = rotations[:, :, which]
+        flat, live, graph = rotations.flatten(0, 1), self.live, torch.is_grad_enabled()
+        chunk = live.copies_at_once(structures, call.inputs)
+
+        def evaluate(a: int, b: int) -> dict[str, Tensor]:
+            self._state.restore()
+            return (live.attached if graph else live.pulled_back)(call, structures, flat[a:b])
+
+        with isolated(*self._modules):
+            if graph:
+                with differentiating(self._modules):
+                    rows = [evaluate(a, min(a + chunk, len(flat))) for a in range(0, len(flat), chunk)]
+            else:
+                rows = list(in_chunks(evaluate, len(flat), chunk))
+        schema = live.known_schema
+        values = {name: wide(torch.cat([row[name] for row in rows])) for name in schema.outputs}
+        values = {name: v.reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in values.items()}
+        # What the moments are taken about: L_equiv does not depend on it, and drowns in no large number's rounding.
+        about = {name: v[0, 0].detach() for name, v in values.items()}
+        orbit = Orbit.from_values(values, about, schema, plan, rotations)
+        whole = self.structures.count
+        return self._objectives(orbit, call, structures, lambda value: parted(value, whole, which)), orbit
+
+    def _of(self, which: slice | None) -> tuple[Call, Structures]:
+        """The call of some of the structures, its tensors fresh leaves where the user's required a gradient."""
+        call, structures = self.call, self.structures
+        inputs = dict(call.inputs)
+        if which is not None:
+            inputs = {name: parted(value, structures.count, which) for name, value in inputs.items()}
+            center, mask = structures.center, structures.mask
+            structures = replace(
+                structures,
+                count=which.stop - which.start,
+                center=center[which] if center is not None and center.ndim == 2 else center,
+                mask=None if mask is None else mask[which],
+            )
+        for name in call.differentiated:
+            inputs[name] = inputs[name].detach().clone().requires_grad_(torch.is_grad_enabled())
+        return replace(call, inputs=inputs), structures
+
+    def _weights(self) -> tuple[dict[str, Tensor], Mapping[str, float]]:
+        """Weights of the structures and coefficients of the losses, from one evaluation of two copies."""
+        with torch.no_grad():  # two: here it is found out whether copies can be stacked
+            two = self.rotations.flatten(0, 1)[:2, None]
+            (found, factors), orbit = self._losses(None, two, _TWO)
+            weights = {}
+            for name, objective in found.items():
+                _, weight = objective({n: orbit.identity[n] for n in objective.outputs}, 0)
+                whole = not isinstance(objective.loss, PointwiseLoss)
+                if len(weight) == 1 and whole:
+                    weight = weight * self._number_of_structures()  # a number for all of them
+                weights[name] = weight
+        layout, count = self.structures.layout, self.structures.count
+        parts = layout == "leading" and all(len(w) == count for w in weights.values())
+        return (weights if parts else {name: w.sum()[None] for name, w in weights.items()}), factors
+
+    def _number_of_structures(self) -> int:
+        index = self.structures.index
+        return self.structures.count if index is None else int(index.max()) + 1
+
+
+def parted(value: Any, count: int, which: slice | None) -> Any:
+    """Some structures' share of a tensor whose first axis counts them; anything else as it is."""
+    if which is None or not (isinstance(value, torch.Tensor) and value.ndim and len(value) == count):
+        return value
+    return value[which]
+
+
+def against(
+    targets: Any,
+    loss: AnyLoss | Mapping[str, AnyLoss],
+    *,
+    weights: Any,
+    mask: Any,
+    coefficients: Mapping[str, float] | None,
+) -> Objectives:
+    """Losses against targets, as :func:`equiv_probe.decompose` takes them; a target may be the name of an input."""
+
+    def share_of(values: Any, call: Call, share: Callable[[Any], Any]) -> Any:
+        if isinstance(values, Mapping):
+            return {name: share_of(value, call, share) for name, value in values.items()}
+        if isinstance(values, str):
+            if not isinstance(call.inputs.get(values), torch.Tensor):
+                raise EquivProbeError(f"inputs {sorted(call.inputs)}", f"the label {values!r} among them")
+            return call.inputs[values]
+        return share(values)
+
+    def objectives(orbit: Orbit, call: Call, structures: Structures, share: Callable[[Any], Any]) -> Found:
+        labels, own, counts = (share_of(values, call, share) for values in (targets, weights, mask))
+        layout = "leading" if structures.layout == "leading" else None
+        found = Objective.of(orbit, labels, loss, structures=layout, weights=own, mask=counts)
+        return found, {name: (coefficients or {}).get(name, 1.0) for name in found}
+
+    return objectives
+
+
+def as_evaluated(evaluate: Evaluate) -> Objectives:
+    """The losses that the probe would measure in a call; see :data:`equiv_probe.objectives.Evaluate`."""
+
+    def objectives(orbit: Orbit, call: Call, structures: Structures, share: Callable[[Any], Any]) -> Found:
+        del share  # labels are among the inputs
+        found = evaluate(call.inputs, orbit.identity, structures, orbit.schema)
+        factors = found.factors or dict.fromkeys(found.parts, 1.0)
+        return {name: found.parts[name] for name in factors}, factors
+
+    return objectives
+
+
+def answered(live: LiveOrbit, call: Call, modules: Sequence[nn.Module]) -> Any:
+    """The network's raw answer to a call, from which its schema is resolved."""
+    with isolated(*modules), torch.enable_grad():
+        inputs = {name: v.detach().clone() if isinstance(v, torch.Tensor) else v for name, v in call.inputs.items()}
+        for name in call.differentiated:
+            inputs[name].requires_grad_()
+        args, kwargs = call.rebuild(inputs)
+        raw = live.network(*args, **kwargs)
+        live.resolve(call, raw)
+    return raw

@@ -1,0 +1,164 @@
+"""A user's own step on networks that are averages over rotations, with the graph of the weights kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.capture import wide
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.isolation import isolated, observed
+from equiv_probe.orbit_parts import Decomposed
+from equiv_probe.parting import Differentiable, differentiating
+from equiv_probe.quiet import silenced
+from equiv_probe.replay import Runs
+from equiv_probe.step_losses import entries_of
+from equiv_probe.substitution import Player, own_dicts
+from equiv_probe.touched import modules_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from equiv_probe.isolation import RandomState
+    from equiv_probe.jackknife import Jackknife
+    from equiv_probe.live_orbit import LiveOrbit
+    from equiv_probe.probe import Probe
+    from equiv_probe.rotations import RotationPlan
+    from equiv_probe.substitution import Recorded
+
+
+def replay_attached(
+    step: Callable[[], Any],
+    recorded: list[Recorded],
+    *,
+    module: nn.Module,
+    live: LiveOrbit,
+    plan: RotationPlan,
+    rotations: Tensor,
+    before: RandomState,
+    protect: Sequence[nn.Module] = (),
+) -> dict[str, Jackknife]:
+    """The scalars of a step that was recorded, decomposed, by name; each hangs on the parameters it was computed from.
+
+    As :func:`equiv_probe.replay.replay_step`, but every answer in the network's place keeps its graph. Where gradients
+    are disabled, so is the graph.
+
+    Args:
+        step: the user's closure.
+        recorded: the network's calls in its own run.
+        module: whose ``forward`` is replaced.
+        live: how to evaluate it at turned inputs.
+        plan: which drew the rotations.
+        rotations: ``(R, n, 3, 3)``, or ``(R, n, U, 3, 3)`` where every call sees the same structures.
+        before: the random state before the user's own run.
+        protect: other modules that the step touches.
+
+    Raises:
+        EquivProbeError: no number came back that hangs on a graph.
+    """
+    runs = Runs.of(plan, len(rotations))
+    player = Player(module, live, recorded, rotations, plan.weights)
+    player.graph = True
+    modules = (module, live.network, *protect)
+    dicts = [given for one in recorded for given, _ in one.call.dicts]
+    own = [generator for generator, _ in before.own]
+    scalars: dict[Any, dict[str, Tensor]] = {}
+    graph = torch.is_grad_enabled()
+    isolation = isolated(*modules, gradients=True, contents=True, apart=dicts, generators=own)
+    with silenced(), isolation, own_dicts(recorded), differentiating(modules), Differentiable():
+        for operator in runs.all:
+            before.restore()
+            with torch.set_grad_enabled(graph), player.answering(operator):
+                scalars[operator] = numbers_of(step(), attached=graph)
+    strayed = torch.stack(player.strayed).any() if player.strayed else None
+    names = [name for name in scalars[runs.mean] if all(name in one for one in scalars.values())]
+    if not names:
+        raise EquivProbeError(
+            "a step that returned no number with a graph",
+            "a loss that can be differentiated by the parameters",
+            "return loss, not loss.item() or loss.detach()",
+        )
+    return {name: runs.jackknife({o: one[name] for o, one in scalars.items()}, strayed) for name in names}
+
+
+def numbers_of(result: Any, *, attached: bool) -> dict[str, Tensor]:
+    """The numbers that a step returned, in float64; of losses by structure their mean.
+
+    Args:
+        result: what it returned.
+        attached: those alone that have a graph.
+    """
+    entries = {name: v for name, v in entries_of(result).items() if isinstance(v, torch.Tensor)}
+    entries = {name: v for name, v in entries.items() if v.is_floating_point() and (v.requires_grad or not attached)}
+    found = {name: wide(value.reshape(())) for name, value in entries.items() if value.numel() == 1}
+    return found or {name: wide(value).mean() for name, value in entries.items() if value.ndim == 1}
+
+
+class StepPart:
+    """A step of the user's own, deterministic: the random state before it is put back every time.
+
+    Args:
+        probe: on the network whose symmetry is in question.
+        step: the closure.
+        plan: of the rotations.
+        name: of the number that is decomposed; None is the first.
+        generator: source of the rotations; None uses the plan's seed.
+        per_structure: turn every structure by rotations of its own.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        step: Callable[[], Any],
+        plan: RotationPlan,
+        *,
+        name: str | None,
+        generator: torch.Generator | None,
+        per_structure: bool,
+    ) -> None:
+        self._probe, self._step, self._plan, self._protect = probe, step, plan, modules_of(step)
+        result: list[Any] = []
+        with isolated(probe.live.network, *self._protect, gradients=True, contents=True), observed():
+            recorded, self._before = probe.record(step, result)
+            self._plan = probe.fitted(recorded[0].call, recorded[0].raw, plan)
+            self.rotations = probe.turns(recorded, self._plan, generator, per_structure=per_structure)
+            found = numbers_of(result[0], attached=False)
+        if not found or name not in {None, *found}:
+            raise EquivProbeError(
+                f"a step that returned the numbers {sorted(found)}", f"{name or 'its loss'!r} among them", "return loss"
+            )
+        self.name = name or next(iter(found))
+        self.weights: Mapping[str, Tensor] = {self.name: found[self.name].new_ones(1)}
+        self.factors: Mapping[str, float] = {self.name: 1.0}
+        self.count = 1
+
+    @property
+    def replicates(self) -> int:
+        """See :class:`equiv_probe.orbit_parts.Part`."""
+        return len(self.rotations)
+
+    def sums(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Decomposed]:
+        """See :class:`equiv_probe.orbit_parts.Part`."""
+        del start, stop
+        probe, modules = self._probe, (self._probe.live.network, *self._protect)
+        # Recorded anew: with other weights, the network may be asked something else.
+        with isolated(*modules, gradients=True, contents=True), observed():
+            self._before.restore()
+            recorded, before = probe.record(self._step, [])
+        found = replay_attached(
+            self._step,
+            recorded,
+            module=probe.model,
+            live=probe.live,
+            plan=self._plan,
+            rotations=self.rotations[list(replicates)],
+            before=before,
+            protect=self._protect,
+        )
+        if self.name not in found:
+            raise EquivProbeError(f"a step whose {self.name!r} has no graph", f"one of {sorted(found)}", "name=")
+        one = found[self.name]
+        return {self.name: Decomposed(one.total, one.mean, one.equiv)}

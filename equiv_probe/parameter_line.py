@@ -1,0 +1,171 @@
+"""The three losses along a line in the space of the weights: to a perturbation, down a gradient, to a checkpoint.
+
+>>> import equiv_probe as ep
+>>> weights = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+>>> def loss():  # at the bottom of L_equiv, on a slope of L_mean
+...     mean, equiv = weights.sum(), (weights - torch.tensor([1.0, 2.0])).square().sum()
+...     return mean + equiv, mean, equiv
+>>> line = ep.along_line(loss, parameters=[weights], seed=1)
+>>> print(f"{line.exponent('equiv').power.value:.3f} {line.exponent('mean').power.value:.3f} {weights.tolist()}")
+2.000 1.000 [1.0, 2.0]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from equiv_probe.curvature_products import LOSSES, CurvatureProducts, pieces_of, space_of
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.line_record import Line
+from equiv_probe.loss_curvature import require_same_twice, several
+from equiv_probe.twirl import progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from equiv_probe.curvature_products import DecomposedLoss
+    from equiv_probe.parameter_space import ParameterSpace
+
+DIRECTIONS = ("random", "gradient", "gradient-mean", "gradient-equiv")
+ROUNDINGS = 4
+
+
+def along_line(
+    orbit_loss: DecomposedLoss | Sequence[DecomposedLoss],
+    direction: str | Mapping[str, Tensor] | Tensor = "random",
+    steps: Sequence[float] | None = None,
+    *,
+    to: Mapping[str, Tensor] | None = None,
+    parameters: nn.Module | Mapping[str, Tensor] | Iterable[Any] | None = None,
+    over: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Line:
+    """``L_total``, ``L_mean`` and ``L_equiv`` at ``θ + t d``; afterwards the weights have their old bits.
+
+    Buffers are not moved: statistics of normalisation layers stay those of the model as it is.
+
+    Args:
+        orbit_loss: a callable without arguments that gives ``(total, mean, equiv)`` at the current weights, such as
+            :class:`equiv_probe.OrbitLoss`; or several that differ in their rotations alone, whose mean is taken and
+            whose scatter is the standard error.
+        direction: ``"random"``, normal numbers of which every filter is as long as the filter that it moves (Li et al.
+            2018), so that t is a relative displacement; ``"gradient"``, ``"gradient-mean"`` or ``"gradient-equiv"``,
+            down the gradient of L_total, L_mean or L_equiv, as long as all weights together; tensors by name, or a
+            vector ``(size,)``, as they are.
+        steps: the t, 0 is added where it is not among them; None is 0 and ±10⁻⁵…1 in quarters of a decade, or 0…1 in
+            twentieths towards ``to``.
+        to: a state dict in the place of a direction: t = 1 is there.
+        parameters: the weights; None takes those that the loss names.
+        over: ``"structures"`` evaluates structure by structure and gives standard errors over them, where the loss has
+            ``pieces``; their sizes count as part of the draw.
+        seed: of the random direction, and of the changes that show what rounding does.
+        progress: show a progress bar in a terminal.
+
+    Returns:
+        The losses and their exponents, which print and plot.
+
+    Raises:
+        EquivProbeError: a direction that is not known or is zero, no weights, a loss that changes between calls.
+    """
+    given = several(orbit_loss)
+    if over not in {None, "structures"}:
+        raise EquivProbeError(f"over={over!r}", '"structures" or None')
+    space = space_of(given[0], parameters)
+    require_same_twice(pieces_of(given[0])[0])
+    if to is not None:
+        vector, name = space.of_names(to, missing="error") - space.here, "to a checkpoint"
+    else:
+        vector, name = _direction(given, space, direction, seed)
+    if not bool(vector.isfinite().all()) or not bool(vector.any()):
+        raise EquivProbeError(f"the direction {name!r}, which is zero or not finite", "one that moves the weights")
+    if steps is None:
+        scale = 10 ** (np.arange(-20, 1) / 4)
+        chosen = np.linspace(0, 1, 21) if to is not None else np.concatenate([-scale[::-1], [0.0], scale])
+    else:
+        chosen = np.unique(np.append(np.asarray(steps, dtype=np.float64), 0.0))
+    units = [unit for loss in given for unit in _units(loss, over)]
+    rows = np.empty((len(chosen), len(units), 3))
+    generator = torch.Generator().manual_seed(seed + 1)
+    with (
+        space.walking() as walk,
+        progress_bar(len(chosen) + ROUNDINGS, "line", shown=progress and sys.stderr.isatty()) as advance,
+    ):
+        for row, t in enumerate(chosen):
+            walk.to(float(t) * vector)
+            rows[row] = [_values(unit) for unit in units]
+            advance(1)
+        origin = int(np.flatnonzero(chosen == 0)[0])
+        floors = []
+        for _ in range(ROUNDINGS):
+            # Every weight by one unit in its last place, up or down: what rounding alone may change.
+            ulps = torch.cat([torch.full((p.numel(),), torch.finfo(p.dtype).eps) for p in space.tensors])
+            signs = torch.randn(space.size, generator=generator).sign()
+            walk.to((ulps * signs).to(space.here) * walk.start)
+            floors.append(np.abs(np.array([_values(unit) for unit in units]) - rows[origin]))
+            advance(1)
+    parts = len(units) // len(given)
+    if over == "structures":  # n × a structure's part of the sum is what it is a mean of
+        rows, floors = rows * parts, [floor * parts for floor in floors]
+    reach = np.abs(rows.mean(1)).max()
+    least = 4 * torch.finfo(torch.float64).eps * reach
+    return Line(
+        t=chosen,
+        rows=rows,
+        floor=np.maximum(np.max([floor.mean(0) for floor in floors], axis=0), least),
+        direction=name,
+        over=over or ("rotations" if len(given) > 1 else ""),
+        sets=len(given),
+        length=float(vector.norm() / space.here.norm()),
+        seed=seed,
+    )
+
+
+def _direction(
+    given: Sequence[DecomposedLoss], space: ParameterSpace, direction: str | Mapping[str, Tensor] | Tensor, seed: int
+) -> tuple[Tensor, str]:
+    if isinstance(direction, torch.Tensor):
+        if tuple(direction.shape) != (space.size,):
+            raise EquivProbeError(f"a direction of shape {tuple(direction.shape)}", f"({space.size},)")
+        return direction.detach().to(space.device, space.dtype), "given"
+    if isinstance(direction, Mapping):
+        return space.of_names(direction, missing="zero"), "given"
+    if direction == "random":
+        return space.filter_normalised(space.random(torch.Generator().manual_seed(seed))), direction
+    if direction not in DIRECTIONS:
+        raise EquivProbeError(f"direction={direction!r}", ", ".join(DIRECTIONS), "or tensors by name, or to=state_dict")
+    which = LOSSES[["gradient", "gradient-mean", "gradient-equiv"].index(direction)]
+    down = torch.stack([-CurvatureProducts(loss, space).gradient(which) for loss in given]).mean(0)
+    return down * (space.here.norm() / down.norm()), direction
+
+
+def _units(loss: DecomposedLoss, over: str | None) -> list[Any]:
+    """What is evaluated one by one and has a scatter: structures, or the whole."""
+    if over is None:
+        return [loss]
+    pieces = getattr(loss, "pieces", None)
+    if pieces is None:
+        raise EquivProbeError("over='structures' and a loss without pieces", "ep.OrbitLoss, or pieces()")
+    try:
+        return list(pieces(1))
+    except TypeError:
+        return list(pieces())
+
+
+def _values(loss: DecomposedLoss) -> NDArray[np.float64]:
+    """The three losses now, in pieces as far as the loss has any."""
+    found = torch.zeros(3, dtype=torch.float64)
+    # Forces may be derivatives, so the graph is kept as the loss wants it; it is gone with the piece.
+    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        for piece in pieces_of(loss):
+            found += torch.stack([value.detach().double().cpu() for value in piece()])
+    return found.numpy()

@@ -1,0 +1,128 @@
+"""Losses as functions of weights: of a linear model in closed form, of a small network, of any symmetric matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator  # noqa: TC003 - dataclasses resolve their annotations
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+import equiv_probe as ep
+
+Three = tuple[Tensor, Tensor, Tensor]
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@dataclass
+class Quadratic:
+    """``½ θᵀ A θ`` for L_mean and ``½ θᵀ B θ`` for L_equiv."""
+
+    mean: Tensor
+    equiv: Tensor
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.weights = draw(len(self.mean), seed=self.seed).requires_grad_()
+        self.parameters = {"weights": self.weights}
+
+    def __call__(self) -> Three:
+        mean, equiv = (self.weights @ m @ self.weights / 2 for m in (self.mean, self.equiv))
+        return mean + equiv, mean, equiv
+
+
+def with_spectrum(values: Tensor, seed: int = 0) -> Tensor:
+    """A symmetric matrix with given eigenvalues and random eigenvectors."""
+    turn = torch.linalg.qr(draw(len(values), len(values), seed=seed))[0]
+    return turn @ torch.diag(values) @ turn.mT
+
+
+@dataclass
+class OrbitMse:
+    """The jackknife's three losses of squared error, of a model of positions to vectors, as a function of its weights.
+
+    ``x`` and ``y`` are ``(B, N, 3)``; a mean over all of them. With ``averaged=False`` the average over the orbit is
+    replaced by the identity: what tests must notice.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    plan: ep.RotationPlan
+    seed: int = 0
+    averaged: bool = True
+    parts: int = 1
+    rotations: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        dtype = next(self.model.parameters()).dtype
+        self.rotations = self.plan.rotations(torch.Generator().manual_seed(self.seed)).to(self.x)
+        self.rotations = self.rotations.to(dtype)
+        self.parameters = dict(self.model.named_parameters())
+
+    def outputs(self) -> list[Tensor]:
+        """Pulled-back predictions, ``(R, n, B, N, 3)``."""
+        turns = self.rotations[:, :, None]
+        return [self.model(self.x @ turns.mT) @ turns]
+
+    def of_outputs(self, outputs: list[Tensor]) -> Three:
+        h, y, replicates = outputs[0], self.y, len(self.rotations)
+        w = self.plan.weights.to(h).reshape(-1, 1, 1, 1)
+        total = ((h - y).square() * w).sum(1).mean()
+        if not self.averaged:
+            return total, total, 0 * total
+        means = (h * w).sum(1)
+        left_out = (means.sum(0) - means) / (replicates - 1)
+        mean = replicates * (means.mean(0) - y).square().mean() - (replicates - 1) * (left_out - y).square().mean()
+        return total, mean, total - mean
+
+    def __call__(self) -> Three:
+        return self.of_outputs(self.outputs())
+
+    def pieces(self) -> Iterator[OrbitMse]:
+        size = len(self.x) // self.parts
+        for start in range(0, len(self.x), size):
+            piece = OrbitMse(
+                self.model,
+                self.x[start : start + size],
+                self.y[start : start + size],
+                self.plan,
+                self.seed,
+                self.averaged,
+            )
+            scale = len(piece.x) / len(self.x)
+            inner = piece.of_outputs
+            piece.of_outputs = lambda outputs, inner=inner, scale=scale: tuple(  # type: ignore[method-assign]
+                scale * value for value in inner(outputs)
+            )
+            yield piece
+
+
+class Linear(nn.Module):
+    """``f(x) = W x``."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(matrix.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.mT
+
+
+def linear(seed: int = 0, plan: str = "octahedral", replicates: int = 4, **how: bool) -> OrbitMse:
+    """A random linear model on Gaussian positions, labels from another."""
+    x, w, b = draw(6, 5, 3, seed=seed), draw(3, 3, seed=seed + 50), draw(3, 3, seed=seed + 90)
+    return OrbitMse(Linear(w), x, x @ b.mT, ep.RotationPlan(plan, replicates=replicates), seed, **how)
+
+
+def perceptron(seed: int = 0, width: int = 6, parts: int = 1, plan: str = "tetrahedral", **how: bool) -> OrbitMse:
+    """A small network on every position, float64."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Linear(3, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 3)
+    ).double()
+    x = draw(4, 5, 3, seed=seed + 7)
+    return OrbitMse(model, x, 0.5 * x, ep.RotationPlan(plan, replicates=2), seed, parts=parts, **how)

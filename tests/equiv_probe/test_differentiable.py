@@ -1,0 +1,291 @@
+"""The decomposed loss as a function of the weights: values, gradients and curvature against closed forms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import equiv_probe as ep
+
+from .live_models import BOTH, FORCES, MUTATING, Energy, Mutating, mutating_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TETRAHEDRAL = ep.RotationPlan("tetrahedral", replicates=2, seed=3)
+
+
+class Linear(nn.Module):
+    """Forces ``W x``: twirled ``tr(W)/3 x``. All averages over it are of degree 2, exact for tetrahedral rotations."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.matrix = nn.Parameter(torch.randn(3, 3, generator=generator, dtype=torch.float64))
+
+    def forward(self, pos: Tensor) -> dict[str, Tensor]:
+        return {"forces": pos @ self.matrix.T}
+
+
+def data(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def by_differences(loss: ep.OrbitLoss, which: int) -> list[Tensor]:
+    """Central differences: their error is about 1e-10 in float64 with steps of 1e-5 for functions of order one."""
+    found = []
+    with torch.no_grad():
+        for parameter in loss.parameters.values():
+            flat, slopes = parameter.view(-1), torch.zeros(parameter.numel(), dtype=torch.float64)
+            for k in range(len(flat)):
+                kept = flat[k].item()
+                values = []
+                for shift in (1e-5, -1e-5):
+                    flat[k] = kept + shift
+                    values.append(loss()[which])
+                flat[k] = kept
+                slopes[k] = (values[0] - values[1]) / 2e-5
+            found.append(slopes.reshape(parameter.shape))
+    return found
+
+
+def gradients(loss: ep.OrbitLoss, which: int) -> list[Tensor]:
+    given = list(loss.parameters.values())
+    return list(torch.autograd.grad(loss()[which], given, allow_unused=True, materialize_grads=True))
+
+
+def require_slopes(loss: ep.OrbitLoss) -> None:
+    for which in range(3):
+        for found, expected in zip(gradients(loss, which), by_differences(loss, which), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_closed_form_of_values_gradients_and_curvature() -> None:
+    model, x, y = Linear(), data(6, 5, 3), data(6, 5, 3, seed=2)
+    loss = ep.OrbitLoss(model, x, y, FORCES, TETRAHEDRAL, center="origin")
+    total, mean, equiv = loss()
+    w = model.matrix.detach()
+    size, trace, eye = x.square().mean(), w.trace(), torch.eye(3, dtype=torch.float64)
+    expected_mean = (trace / 3 * x - y).square().mean()
+    expected_equiv = (w.square().sum() / 3 - (trace / 3).square()) * size
+    torch.testing.assert_close(mean.detach(), expected_mean)
+    torch.testing.assert_close(equiv.detach(), expected_equiv)
+    torch.testing.assert_close(total, mean + equiv)
+    of_mean = 2 / 3 * ((trace / 3 * x - y) * x).mean() * eye
+    of_equiv = (2 / 3 * w - 2 / 9 * trace * eye) * size
+    torch.testing.assert_close(gradients(loss, 1)[0], of_mean)
+    torch.testing.assert_close(gradients(loss, 2)[0], of_equiv)
+    # Negative control: the orbit's first rotation alone, as if averaging were the identity, has another slope.
+    alone = loss.blocks(2, "rotations") if loss.replicates >= 4 else [loss]
+    assert len(alone) == 1
+    identity = 2 * ((x @ w.T - y).mT @ x).sum(0) / x.numel()
+    assert (identity - of_mean).norm() > 0.1 * of_mean.norm()
+    # H v of L_equiv: the same linear map of v.
+    v = data(3, 3, seed=5)
+    (gradient,) = torch.autograd.grad(loss().equiv, [model.matrix], create_graph=True)
+    (product,) = torch.autograd.grad((gradient * v).sum(), [model.matrix])
+    torch.testing.assert_close(product, (2 / 3 * v - 2 / 9 * v.trace() * eye) * size)
+
+
+@pytest.mark.parametrize("name", ["mse", "mae-norm", "huber"])
+@pytest.mark.parametrize("plan", [ep.RotationPlan("haar", replicates=3), TETRAHEDRAL, ep.RotationPlan("cube")])
+def test_values_are_those_of_decompose(name: str, plan: ep.RotationPlan) -> None:
+    model, x = Energy().train(), data(5, 4, 3)
+    targets = {"energy": data(5, seed=3), "forces": data(5, 4, 3, seed=4)}
+    mask = {"forces": torch.arange(20).reshape(5, 4, 1) % 3 != 0}
+    factors = {"energy": 0.5, "forces": 2.0}
+    loss = ep.OrbitLoss(model, x, targets, BOTH, plan, loss=name, mask=mask, coefficients=factors)
+    orbit = ep.twirl(model, x, BOTH, plan, floor=0)
+    expected = ep.decompose(orbit, targets, name, structures="leading", mask=mask, coefficients=factors)
+    for found in (loss(), *([loss_without_graph(loss)])):
+        for value, wanted in zip(found, (expected.total, expected.mean, expected.equiv), strict=True):
+            assert value.item() == pytest.approx(wanted, rel=1e-11)
+    assert loss.structures == 5
+
+
+def loss_without_graph(loss: ep.OrbitLoss) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        found = loss()
+    assert not any(value.requires_grad for value in found)
+    return found
+
+
+def test_gradients_through_forces_that_are_derivatives() -> None:
+    model, x = Energy().train(), data(3, 4, 3)
+    targets = {"energy": data(3, seed=3), "forces": data(3, 4, 3, seed=4)}
+    require_slopes(ep.OrbitLoss(model, x, targets, BOTH, TETRAHEDRAL, loss="huber-norm"))
+
+
+def test_forces_without_a_graph_are_an_error() -> None:
+    model, x = Energy().eval(), data(3, 4, 3)
+    loss = ep.OrbitLoss(model, x, {"forces": data(3, 4, 3, seed=4)}, BOTH, TETRAHEDRAL)
+    with pytest.raises(ep.EquivProbeError, match=r"model\.train\(\)"):
+        loss()
+
+
+def test_without_labels_only_the_symmetry_error_is_known() -> None:
+    model, x = Linear(), data(6, 5, 3)
+    loss = ep.OrbitLoss(model, x, None, FORCES, TETRAHEDRAL)
+    labelled = ep.OrbitLoss(model, x, x, FORCES, TETRAHEDRAL)
+    assert loss().total.isnan()
+    assert loss().mean.isnan()
+    torch.testing.assert_close(gradients(loss, 2), gradients(labelled, 2))
+
+
+def test_pieces_add_up_also_when_memory_runs_out() -> None:
+    model, x = Energy().train(), data(7, 4, 3)
+    targets = {"energy": data(7, seed=3), "forces": data(7, 4, 3, seed=4)}
+    loss = ep.OrbitLoss(model, x, targets, BOTH, TETRAHEDRAL)
+    sizes = []
+
+    def gradient(piece: tuple[Tensor, ...]) -> list[Tensor]:
+        return list(torch.autograd.grad(piece[1], list(loss.parameters.values())))
+
+    def needy(batch: dict[str, Tensor]) -> None:
+        sizes.append(len(batch) // 24)
+
+    expected = gradients(loss, 1)
+    summed = [sum(values) for values in zip(*(gradient(piece()) for piece in loss.pieces(3)), strict=True)]
+    torch.testing.assert_close(summed, expected)
+    original = model.forward
+
+    def limited(pos: Tensor) -> dict[str, Tensor]:
+        needy(pos)
+        if len(pos) > 2 * 24:
+            raise torch.OutOfMemoryError("out of memory")
+        return original(pos)
+
+    model.forward = limited  # type: ignore[method-assign]
+    torch.testing.assert_close(loss.accumulate(gradient), expected)
+    assert max(sizes) == 7
+    assert sizes[-1] <= 2
+
+
+def test_a_list_of_batches_is_one_loss() -> None:
+    model, x, y = Linear(), data(7, 5, 3), data(7, 5, 3, seed=2)
+    whole = ep.OrbitLoss(model, x, y, FORCES, TETRAHEDRAL)
+    listed = ep.OrbitLoss(model, [x[:2], x[2:]], [y[:2], y[2:]], FORCES, TETRAHEDRAL)
+    torch.testing.assert_close(listed(), whole())
+    torch.testing.assert_close(gradients(listed, 1), gradients(whole, 1))
+
+
+def test_a_framework_batch_that_the_model_writes_into() -> None:
+    model, batch = Mutating().train(), mutating_batch()
+    before = {name: value.clone() for name, value in batch.items()}
+    targets = {"energy": data(3), "forces": data(12, 3, seed=4)}
+    schema = ep.Schema(MUTATING.inputs, MUTATING.outputs, batch="_idx_m")
+    loss = ep.OrbitLoss(model, batch, targets, schema, TETRAHEDRAL)
+    orbit = ep.twirl(model, {name: value.clone() for name, value in batch.items()}, schema, TETRAHEDRAL, floor=0)
+    assert loss().equiv.item() == pytest.approx(ep.decompose(orbit, targets).equiv, rel=1e-11)
+    require_slopes(loss)
+    assert batch.keys() == before.keys()
+    assert all(torch.equal(batch[name], value) for name, value in before.items())
+
+
+class Head(nn.Module):
+    """A network with dropout, which is asked with features from a layer outside of it, and with noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Dropout(0.3), nn.Linear(16, 12)).double()
+
+    def forward(self, pos: Tensor, features: Tensor) -> Tensor:
+        x = pos - pos.mean(-2, keepdim=True)
+        out: Tensor = self.layers(torch.cat([x.flatten(1), features], 1))
+        return out.reshape(x.shape)
+
+
+HEAD = ep.Schema(inputs={"pos": ep.point, "features": ep.fixed}, outputs={"0": ep.vector})
+
+
+def noisy_step(net: Head, embedding: nn.Embedding, x: Tensor) -> Callable[[], Tensor]:
+    kinds = torch.arange(len(x)) % 3
+
+    def step() -> Tensor:
+        noisy = x + 0.1 * torch.randn_like(x)
+        error = (net(noisy, embedding(kinds)) - x).square().mean()
+        return error + 0.01 * embedding.weight.square().sum()
+
+    return step
+
+
+@pytest.mark.parametrize("per_structure", [False, True])
+def test_a_step_of_the_users_own(per_structure: bool) -> None:
+    torch.manual_seed(0)
+    net, embedding, x = Head().train(), nn.Embedding(3, 4).double(), data(5, 4, 3)
+    step = noisy_step(net, embedding, x)
+    plan = ep.RotationPlan("haar", replicates=3)
+    loss = ep.OrbitLoss.of_step(net, step, plan, schema=HEAD, per_structure=per_structure)
+    assert len(loss.parameters) == 5
+    state = torch.get_rng_state()
+    first, second = loss(), loss()
+    torch.testing.assert_close(first, second, rtol=0, atol=0)  # the same noise and the same dropout each time
+    torch.testing.assert_close(loss_without_graph(loss), tuple(v.detach() for v in first))
+    require_slopes(loss)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(value.grad is None for value in loss.parameters.values())
+
+
+def test_a_step_gives_what_the_data_give() -> None:
+    model, x = Energy().train(), data(3, 4, 3)
+    energy, forces = data(3, seed=3), data(3, 4, 3, seed=4)
+
+    def step() -> dict[str, Tensor]:
+        out = model(x)
+        return {"loss": (out["energy"] - energy).square().mean() + (out["forces"] - forces).square().mean()}
+
+    by_step = ep.OrbitLoss.of_step(model, step, TETRAHEDRAL, schema=BOTH)
+    of_data = ep.OrbitLoss(model, x, {"energy": energy, "forces": forces}, BOTH, TETRAHEDRAL)
+    torch.testing.assert_close(by_step(), of_data())
+    for which in range(3):
+        torch.testing.assert_close(gradients(by_step, which), gradients(of_data, which))
+
+
+def test_forces_that_the_step_takes_itself() -> None:
+    model, x, forces = Energy(inside=False).train(), data(3, 4, 3), data(3, 4, 3, seed=4)
+
+    def step() -> Tensor:
+        pos = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(model(pos)["energy"].sum(), pos, create_graph=True)
+        return (-slope - forces).square().mean()
+
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"energy": ep.scalar})
+    loss = ep.OrbitLoss.of_step(model, step, ep.RotationPlan("haar", replicates=3), schema=schema)
+    inside = Energy().train()
+    inside.load_state_dict(model.state_dict())
+    of_data = ep.OrbitLoss(inside, x, {"forces": forces}, BOTH, ep.RotationPlan("haar", replicates=3))
+    torch.testing.assert_close(loss(), of_data())
+    torch.testing.assert_close(gradients(loss, 1)[:3], gradients(of_data, 1)[:3])
+
+
+def test_blocks_are_of_different_rotations_and_structures() -> None:
+    model, x, y = Linear(), data(6, 5, 3), data(6, 5, 3, seed=2)
+    plan = ep.RotationPlan("haar", replicates=5)
+    loss = ep.OrbitLoss(model, x, y, FORCES, plan, per_structure=True)
+    by_rotation, by_structure = loss.blocks(2), loss.blocks(3, "structures")
+    assert [one.replicates for one in by_rotation] == [2, 3]
+    assert [one.structures for one in by_structure] == [2, 2, 2]
+    torch.testing.assert_close(sum(one().equiv for one in by_structure) / 3, loss().equiv)
+    total = (2 * by_rotation[0]().total + 3 * by_rotation[1]().total) / 5
+    torch.testing.assert_close(total, loss().total)
+    alike = ep.OrbitLoss(model, x, y, FORCES, plan)
+    with pytest.raises(ep.EquivProbeError, match="per_structure=True"):
+        alike.blocks(2, "structures")
+    with pytest.raises(ep.EquivProbeError, match="replicates=8"):
+        alike.blocks(3)
+
+
+def test_lines_in_parameter_space_are_smooth() -> None:
+    """Along a line the linear model's losses are parabolas: third differences vanish to rounding."""
+    model, x, y = Linear(), data(6, 5, 3), data(6, 5, 3, seed=2)
+    loss, direction = ep.OrbitLoss(model, x, y, FORCES, ep.RotationPlan("haar", replicates=2)), data(3, 3, seed=9)
+    start, rows = model.matrix.detach().clone(), []
+    with torch.no_grad():
+        for step in range(4):
+            model.matrix.copy_(start + step * direction)
+            rows.append(torch.stack(list(loss())))
+    third = rows[3] - 3 * rows[2] + 3 * rows[1] - rows[0]
+    assert third.abs().max() < 1e-10 * rows[3].abs().max()
