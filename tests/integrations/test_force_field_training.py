@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 STUDY = Path(__file__).parents[2] / "integrations" / "force_field_training"
 NAMES = {
     STUDY.parent / "force_field": ("transformer", "labelled", "evaluate", "train"),
-    STUDY: ("force_field", "labelled_sets", "networks", "measuring", "training", "figures", "study"),
+    STUDY: ("force_field", "labelled_sets", "networks", "measuring", "training", "figures", "study", "landscape"),
 }
 TINY = {"width": 16, "layers": 1, "batch": 8, "warmup": 3, "steps": 12, "evaluations": 3, "held_out": 6, "rate": 1e-2}
 
@@ -359,3 +359,43 @@ def test_settings_that_differ_are_told_apart(study: SimpleNamespace) -> None:
     usual = study.training.Settings()
     assert study.study.settings_of(usual) == {}
     assert study.study.settings_of(replace(usual, noise=0.3, steps=5)) == {"noise": 0.3, "steps": 5}
+
+
+# --- the landscape
+
+
+def test_the_landscape_is_that_of_the_measured_losses(study: SimpleNamespace, tmp_path: Path) -> None:
+    """The differentiable loss is the measured one, and its curvature that of finite differences of its gradient."""
+    one = run(study, tmp_path, width=8, augment=True).train()
+    batch = study.landscape.molecules(one, 2)
+    plan = study.measuring.ep.RotationPlan("tetrahedral", replicates=2, seed=4)
+    row = next(r for r in study.measuring.decomposed(one.net, batch, plan) if r["output"] == "forces")
+    given = study.landscape.losses(one.net, batch, plan)
+    total, mean, equiv = (float(value.detach()) for value in given[0]())
+    # Single precision on either side, in another order.
+    assert (total, equiv) == pytest.approx((row["L_total"], row["L_equiv"]), rel=1e-4)
+    assert mean == pytest.approx(total - equiv, rel=1e-9)
+    assert float(given[1]()[2].detach()) != equiv  # other rotations
+    found = study.landscape.curvature(given, probes=2, steps=4)
+    for name, which in (("mean", 1), ("equiv", 2)):
+        weights = [p for p in one.net.parameters() if p.requires_grad]
+        assert found[name]["parameters"] == sum(p.numel() for p in weights)
+        # A random direction's curvature is below the largest eigenvalue, and above the smallest.
+        torch.manual_seed(1)
+        step = [torch.randn_like(p) for p in weights]
+        length = sum(float(s.square().sum()) for s in step) ** 0.5
+        slopes = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                for p, s in zip(weights, step, strict=True):
+                    p.add_(s, alpha=sign * 1e-2 / length)
+            grads = torch.autograd.grad(given[0]()[which], weights, allow_unused=True)
+            slopes.append(sum(float((g * s).sum()) for g, s in zip(grads, step, strict=True) if g is not None) / length)
+            with torch.no_grad():
+                for p, s in zip(weights, step, strict=True):
+                    p.sub_(s, alpha=sign * 1e-2 / length)
+        bend = (slopes[0] - slopes[1]) / 2e-2
+        assert found[name]["smallest"]["value"] <= bend <= found[name]["largest"]["value"]
+        assert found[name]["largest"]["value"] > 0
+    line = study.landscape.line(given, seed=0)
+    assert line

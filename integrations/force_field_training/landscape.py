@@ -1,0 +1,127 @@
+"""Gradients, curvature and lines of both losses at the weights that a run kept: is `L_equiv` the easier one to lower?
+
+    python integrations/force_field_training/landscape.py --config small --run augmented [--steps 100 1000 10000]
+
+Everything is of the force error of a few held-out molecules, squared, per component. Writes
+`results/<config>_<run>_landscape.json`, and goes on where it was stopped, checkpoint by checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import labelled_sets
+import measuring
+import torch
+from force_field import PADDING
+from study import RESULTS
+from torch import Tensor, nn
+from training import HERE, LANDMARKS, Run, Settings
+
+import equiv_probe as ep
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SETS = 2  # of independent rotations, whose scatter is part of the error bars
+
+
+class Forces(nn.Module):
+    """A force field as a module from a dict of tensors to the forces."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Forces (B, N, 3) of positions (B, N, 3) and species (B, N)."""
+        return {"forces": self.net(inputs["positions"], inputs["species"])[1]}
+
+
+def losses(net: nn.Module, batch: measuring.Batch, plan: ep.RotationPlan) -> list[ep.OrbitLoss]:
+    """The decomposed force loss as a function of the weights, with independent rotations.
+
+    Args:
+        net: of the signature of `Transformer`; put in training mode, where forces that are derivatives have a graph.
+        batch: structures and labels.
+        plan: its seed is that of the first set.
+    """
+    schema = ep.Schema(inputs={"positions": ep.point}, outputs={"forces": ep.vector}, mask="mask")
+    real = batch.species != PADDING
+    inputs = {"positions": batch.positions, "species": batch.species, "mask": real}
+    model = Forces(net.train())
+    return [
+        ep.OrbitLoss(
+            model,
+            inputs,
+            {"forces": batch.forces},
+            schema,
+            ep.RotationPlan(plan.design, replicates=plan.R, seed=plan.seed + k),
+            mask=real[..., None],
+        )
+        for k in range(SETS)
+    ]
+
+
+def molecules(run: Run, count: int) -> measuring.Batch:
+    """So many structures of the held-out part, spread evenly over it."""
+    rows = torch.linspace(0, len(run.sets.held.energies) - 1, count).round().long()
+    return run.labels(labelled_sets.take(run.sets.held, rows))
+
+
+def curvature(given: Sequence[ep.OrbitLoss], *, probes: int, steps: int) -> dict[str, Any]:
+    """Eigenvalues and condition numbers of both losses, and their ratio under every definition."""
+    found = ep.curvature(
+        given, losses=("mean", "equiv"), top=1, probes=probes, steps=steps, trace_probes=2 * probes, tolerance=1e-2
+    )
+    print(found)
+    plain = found.to_dict()
+    for name in ("mean", "equiv"):
+        del plain[name]["density"]
+    return plain
+
+
+def line(given: Sequence[ep.OrbitLoss], seed: int) -> dict[str, Any]:
+    """Both losses along a random direction, and the exponents with which they grow."""
+    steps = [sign * 10 ** (k / 4) for k in range(-10, 1) for sign in (-1, 1)]
+    found = ep.along_line(given, "random", steps, seed=seed)
+    print(found)
+    return found.to_dict()
+
+
+def main() -> None:
+    """Measure every checkpoint that is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="small")
+    parser.add_argument("--run", default="augmented")
+    parser.add_argument("--steps", type=int, nargs="*", default=LANDMARKS)
+    parser.add_argument("--molecules", type=int, default=3)
+    parser.add_argument("--probes", type=int, default=2)
+    parser.add_argument("--lanczos", type=int, default=12)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = HERE / "runs" / Path(args.config).stem / args.run
+    run = Run(Settings.read(args.config)[args.run], folder, args.device)
+    path = RESULTS / f"{Path(args.config).stem}_{args.run}_landscape.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    batch, plan = molecules(run, args.molecules), ep.RotationPlan("tetrahedral", replicates=2, seed=measuring.SEED)
+    for step in args.steps:
+        weights = folder / f"step{step}.pt"
+        if not weights.exists() or str(step) in found:
+            continue
+        print(f"step {step}")
+        run.net.load_state_dict(torch.load(weights, map_location=run.device, weights_only=True))
+        given = losses(run.net, batch, plan)
+        found[str(step)] = {
+            "line": line(given, step),
+            "curvature": curvature(given, probes=args.probes, steps=args.lanczos),
+        }
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
