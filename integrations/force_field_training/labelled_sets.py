@@ -13,6 +13,7 @@ from torch import Tensor
 
 Data = Literal["gfn2", "ethanol", "3bpa"]
 GENERATED = FOLDER / "data"
+KEPT = Path(__file__).parent / "runs"
 FILES = {"ethanol": "ethanol_rmd17/train.xyz", "3bpa": "3bpa/train_mixedT.xyz"}
 SPLIT_SEED = 6
 SHUFFLE, TRAIN_NOISE, HELD_NOISE = 10, 11, 12  # streams of random numbers, beside those of `labelled` and `train`
@@ -42,6 +43,21 @@ def noisy(data: Labelled, sigma: float, seed: int, stream: int) -> Labelled:
     return data._replace(forces=data.forces + noise * (data.species != PADDING)[..., None])
 
 
+def kept(path: Path) -> Labelled:
+    """A set from its file, which takes ten seconds; its tensors are kept with the runs until the file changes."""
+    stamp, copy = path.stat().st_mtime_ns, KEPT / f"{path.stem}.pt"
+    if copy.exists():
+        stored = torch.load(copy, weights_only=True)
+        if stored["stamp"] == stamp:
+            return Labelled(*stored["tensors"])
+    data = load(path)
+    KEPT.mkdir(exist_ok=True)
+    partial = copy.with_suffix(f".{os.getpid()}")
+    torch.save({"stamp": stamp, "tensors": list(data)}, partial)
+    partial.replace(copy)
+    return data
+
+
 @functools.cache
 def read(name: Data) -> tuple[Labelled, Labelled]:
     """The whole training part and the whole held-out part.
@@ -53,7 +69,7 @@ def read(name: Data) -> tuple[Labelled, Labelled]:
         path = GENERATED / "train.extxyz"
         if not path.exists():
             raise FileNotFoundError("python integrations/force_field/make_data.py  # two minutes, makes train.extxyz")
-        return load(path), load(GENERATED / "molecules.extxyz")
+        return kept(path), load(GENERATED / "molecules.extxyz")
     path = Path(os.environ.get("EQUIV_PROBE_DATA", ".")) / FILES[name]
     if not path.exists():
         raise FileNotFoundError(f"{FILES[name]} is not below $EQUIV_PROBE_DATA; see the README for where it comes from")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from ase.io import read, write
 from scipy.spatial.transform import Rotation
 
 if TYPE_CHECKING:
@@ -142,6 +143,20 @@ def test_noise_puts_a_floor_of_its_variance_under_the_loss_and_leaves_the_equiva
     # Var of a mean of 3N squares of noise, and of the cross term with errors of mean square L_total.
     error = math.sqrt((2 * sigma**4 + 4 * sigma**2 * found[0.0]["L_total"]) / (3 * atoms))
     assert abs(found[2.0]["L_total"] - found[0.0]["L_total"] - sigma**2) < 5 * error < sigma**2
+
+
+def test_kept_tensors_are_those_of_the_file(
+    study: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study.labelled_sets, "KEPT", tmp_path / "runs")
+    path, frames = tmp_path / "some.extxyz", read(study.evaluate.HELD_OUT, ":6")
+    for some in (frames[:3], frames[3:]):  # the file, and the file when it has changed
+        write(path, some)
+        first, again = study.labelled_sets.kept(path), study.labelled_sets.kept(path)
+        for one, other, fresh in zip(first, again, study.labelled.load(path), strict=True):
+            assert torch.equal(one, fresh)
+            assert torch.equal(other, fresh)
+    assert [file.name for file in (tmp_path / "runs").iterdir()] == ["some.pt"]
 
 
 @pytest.mark.skipif("EQUIV_PROBE_DATA" not in os.environ, reason="EQUIV_PROBE_DATA is not set")
