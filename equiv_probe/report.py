@@ -108,7 +108,8 @@ class Report(Figures):
         notes: what a reader must know to use the numbers.
         blind_spots: what the measurement cannot see.
         complete: False if the audit was interrupted.
-        history: of a training run, the estimates after each measurement: step, stage, output, ``L_total`` and so on.
+        history: of a training run, the estimates after each measurement: step, stage, output, seconds since the start,
+            ``L_total`` and so on.
         over: losses in bins of an input of the network, such as its time.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +38,9 @@ class Logbook:
         self._training: dict[str, Tensor] = {}
         self._keys: list[ranks.Key] | None = None
         self._history: list[tuple[int, ranks.Key, dict[str, Any]]] = []
+        self._began: float | None = None
+        self._earlier = 0.0
+        """Seconds of training before the checkpoint that this run goes on from."""
 
     def training(self, probe: ep.Probe, trainer: Any, module: Any) -> None:
         """Log the estimates over the window and over ranks; nothing waits for the device."""
@@ -83,6 +87,8 @@ class Logbook:
         return {key: probe.running[key].shown(one) if key in probe.running else one for key, one in sums.items()}
 
     def _values(self, probe: ep.Probe, sums: dict[ranks.Key, Sums], step: int) -> dict[str, Tensor]:
+        if self._began is None:
+            self._began = min(schedule.began for schedule in probe.schedules.values())
         found = {}
         for key, one in sums.items():
             values = one.tensors()
@@ -93,7 +99,7 @@ class Logbook:
                 wanted = ["L_equiv", "L_equiv_stderr"]
             few = running is not None and ranks.world() == 1 and not running.has_error_bar
             kept = {name: values[name] for name in wanted if not (few and name.endswith("_stderr"))}
-            self._history.append((step, key, kept))
+            self._history.append((step, key, {"seconds": self.seconds, **kept}))
             found.update({f"equiv/{key[0]}/{key[1]}/{name}": value for name, value in kept.items()})
         return found
 
@@ -109,6 +115,11 @@ class Logbook:
                 batch_size=1,
                 **how,
             )
+
+    @property
+    def seconds(self) -> float:
+        """Since the first step, evaluation and measuring included, by this process's clock: no device is waited for."""
+        return self._earlier + (0.0 if self._began is None else time.perf_counter() - self._began)
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -160,11 +171,12 @@ class Logbook:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
         history = [(step, list(key), {n: float(v) for n, v in values.items()}) for step, key, values in self._history]
-        return {"history": history}
+        return {"history": history, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
         self._history = [(step, (key[0], key[1]), dict(values)) for step, key, values in state["history"]]
+        self._earlier, self._began = state.get("seconds", 0.0), time.perf_counter()
 
 
 def _outdated(probe: ep.Probe, history: list[dict[str, Any]], now: int) -> list[str]:

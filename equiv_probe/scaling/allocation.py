@@ -1,0 +1,243 @@
+"""How to spend compute: the model size and data size with the lowest loss at a given cost.
+
+For ``L = E + A N^−alpha + B D^−beta`` and a cost ``C = k N^p D^q`` the optimum is in closed form: at it, ``alpha A
+N^−alpha / p = beta B D^−beta / q``. With ``p = q = 1`` this is Hoffmann et al. (2022, arXiv:2203.15556), equation 4.
+
+>>> from equiv_probe.scaling import fit
+>>> N, D = np.repeat([1e3, 1e4, 1e5, 1e6], 4), np.tile([1e2, 1e3, 1e4, 1e5], 4)
+>>> law = fit({"N": N, "D": D, "L_total": 0.01 + 3 * N**-0.5 + 2 * D**-0.5}, resamples=0)
+>>> best = allocate(law, compute=[1e6, 1e8], cost=6.0)
+>>> [f"{n.value:.0f}" for n in best.n], f"{best.n_exponent.value:.3f}"
+(['612', '6124'], '0.500')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.text import Text
+from scipy.interpolate import CubicSpline
+from scipy.optimize import brentq, minimize_scalar
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.report_table import table_of as rich_table
+from equiv_probe.scaling.estimates import Estimate, interval_of, shown
+from equiv_probe.scaling.law import Fit, printed
+from equiv_probe.scaling.table import table_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+    from equiv_probe.scaling.solver import Array
+    from equiv_probe.scaling.table import Table
+
+
+@dataclass(frozen=True)
+class Cost:
+    """``C = k N^p D^q``.
+
+    Attributes:
+        k: such as 6 for floating-point operations of a transformer per parameter and token.
+        p: exponent of ``N``.
+        q: exponent of ``D``.
+        scatter: standard deviation of ``log C`` about a measured law; NaN for one that was stated.
+    """
+
+    k: float
+    p: float = 1.0
+    q: float = 1.0
+    scatter: float = float("nan")
+
+    def __call__(self, n: float, d: float) -> float:
+        """The cost of a run."""
+        return float(self.k * n**self.p * d**self.q)
+
+
+CostLike = float | Cost | Callable[[float, float], float]
+"""``k`` of ``C = k N D``, a :class:`Cost`, or a function ``(N, D) -> C`` that grows with both."""
+
+
+def measured_cost(runs: Table | Mapping[str, Any], cost: str = "seconds", x: Sequence[str] = ("N", "D")) -> Cost:
+    """The cost of runs as they were measured, by least squares of ``log C`` on ``log N`` and ``log D``.
+
+    Args:
+        runs: one row per run.
+        cost: the column of what a run cost, such as device seconds.
+        x: the columns of model size and data size.
+
+    Raises:
+        EquivProbeError: fewer than two sizes of either, or sizes that always go together.
+    """
+    table = table_of(runs)
+    columns = np.column_stack([np.ones(len(table)), *(np.log(table.numbers(name)) for name in x)])
+    if np.linalg.matrix_rank(columns - np.array([0.0, *columns[:, 1:].mean(0)])) < 3:
+        raise EquivProbeError("sizes that do not vary apart", f"two or more of {x[0]} and of {x[1]}", "Cost(k, p, q)")
+    y = np.log(table.numbers(cost))
+    solved = np.linalg.lstsq(columns, y, rcond=None)[0]
+    left = ((y - columns @ solved) ** 2).sum() / max(len(y) - 3, 1)
+    return Cost(float(np.exp(solved[0])), float(solved[1]), float(solved[2]), float(np.sqrt(left)))
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The best sizes at each cost.
+
+    Attributes:
+        compute: the costs.
+        n: the first variable, such as parameters.
+        d: the second, such as structures.
+        loss: the law's loss there.
+        n_exponent: ``n`` grows as compute to this power; NaN where the cost is a function.
+        d_exponent: likewise of ``d``.
+        names: of the variables.
+        notes: what a reader must know.
+    """
+
+    compute: list[float]
+    n: list[Estimate]
+    d: list[Estimate]
+    loss: list[Estimate]
+    n_exponent: Estimate
+    d_exponent: Estimate
+    names: tuple[str, str]
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers."""
+        rows = [
+            {"compute": c, self.names[0]: n.to_dict(), self.names[1]: d.to_dict(), "loss": loss.to_dict()}
+            for c, n, d, loss in zip(self.compute, self.n, self.d, self.loss, strict=True)
+        ]
+        exponents = {
+            f"{self.names[0]}_exponent": self.n_exponent.to_dict(),
+            f"{self.names[1]}_exponent": self.d_exponent.to_dict(),
+        }
+        return {"allocations": rows, **exponents, "notes": self.notes}
+
+    def __rich_console__(self, console: Console, options: Any) -> Any:
+        """The best sizes as a Rich table."""
+        del console, options
+        table = rich_table("Best sizes at a given compute C", "C", *self.names, "loss")
+        for c, n, d, loss in zip(self.compute, self.n, self.d, self.loss, strict=True):
+            table.add_row(*(Text(cell) for cell in (shown(c), str(n), str(d), str(loss))))
+        yield table
+        if np.isfinite(self.n_exponent.value):
+            yield Text(f"{self.names[0]} ∝ C^{self.n_exponent}, {self.names[1]} ∝ C^{self.d_exponent}")
+        for note in self.notes:
+            yield Text.assemble(("Note: ", "bold"), note)
+
+    def __str__(self) -> str:
+        return printed(self)
+
+
+def allocate(law: Fit, compute: Sequence[float] | float, cost: CostLike) -> Allocation:
+    """The sizes with the lowest loss at given costs, with the fit's intervals.
+
+    Args:
+        law: in two variables.
+        compute: costs, in the unit of ``cost``.
+        cost: ``k`` of ``C = k N D``; a :class:`Cost`, such as :func:`measured_cost` gives; or a function that grows
+            with both sizes, for which the optimum is found numerically.
+
+    Raises:
+        EquivProbeError: a law in one variable, or one whose loss does not depend on both.
+    """
+    if len(law.x) != 2:
+        raise EquivProbeError(f"a law in {law.x[0]}", "one in two variables", 'fit(runs, x=("N", "D"))')
+    if not np.isfinite(law.values).all() or min(law["A"].value, law["B"].value) <= 0:
+        raise EquivProbeError("a loss that does not depend on both sizes", "a fit with A and B above zero")
+    costs = np.atleast_1d(np.asarray(compute, dtype=float))
+    if not (costs > 0).all():
+        raise EquivProbeError(f"a compute of {costs.min():g}", "positive numbers", "compute=[1e15, 1e16]")
+    known = Cost(float(cost)) if isinstance(cost, (int, float)) else cost
+    thetas = np.vstack([law.values, law.draws])
+    with np.errstate(all="ignore"):
+        if isinstance(known, Cost):
+            n, d = _closed(thetas, costs, known)
+            a, b = thetas[:, 2], thetas[:, 4]
+            shares = known.p * b + known.q * a
+            n_exponent, d_exponent = _of(b / shares, law.level), _of(a / shares, law.level)
+        else:
+            n, d = _numerical(thetas[:201], costs, known, law)
+            n_exponent = d_exponent = Estimate(float("nan"))
+        t = thetas[: len(n), :, None]
+        losses = t[:, 0] + t[:, 1] * n ** -t[:, 2] + t[:, 3] * d ** -t[:, 4]
+    best_n, best_d, best_loss = ([_of(one, law.level) for one in values.T] for values in (n, d, losses))
+    notes = [_beyond(law, costs, n[0], d[0])] if _beyond(law, costs, n[0], d[0]) else []
+    return Allocation(costs.tolist(), best_n, best_d, best_loss, n_exponent, d_exponent, (law.x[0], law.x[1]), notes)
+
+
+def _closed(thetas: Array, costs: Array, cost: Cost) -> tuple[Array, Array]:
+    """Two linear equations in ``log N`` and ``log D``: of the slopes, and of the cost."""
+    _, a, alpha, b, beta = (thetas[:, i, None] for i in range(5))
+    ratio = np.log(alpha * a * cost.q / (beta * b * cost.p))
+    budget = np.log(costs / cost.k)
+    log_n = (cost.q * ratio + beta * budget) / (cost.q * alpha + cost.p * beta)
+    log_d = (budget - cost.p * log_n) / cost.q
+    return np.exp(log_n), np.exp(log_d)
+
+
+def _numerical(thetas: Array, costs: Array, cost: Callable[[float, float], float], law: Fit) -> tuple[Array, Array]:
+    """Along the line of one cost, the lowest loss; sizes may leave the range of the runs by a factor of a million."""
+    (n_low, n_high), (d_low, d_high) = (law.range[name] for name in law.x)
+    u_range = np.log(n_low / 1e6), np.log(n_high * 1e6)
+    v_range = np.log(d_low / 1e6), np.log(d_high * 1e6)
+    n, d = np.full((2, len(thetas), len(costs)), np.nan)
+    for place, budget in enumerate(costs):
+        log_n, log_d = _isocost(cost, float(budget), u_range, v_range)
+        if len(log_n) < 3:
+            continue
+        # Smooth in the logarithms, as costs are; the loss along it is then a function of one variable.
+        line = CubicSpline(log_n, log_d)
+        for row, theta in enumerate(thetas):
+            best = int(np.argmin(_along(log_n, log_d, theta)))
+            ends = log_n[max(best - 1, 0)], log_n[min(best + 1, len(log_n) - 1)]
+            u = minimize_scalar(
+                lambda at, theta=theta, line=line: float(_along(at, line(at), theta)),
+                bounds=ends,
+                method="bounded",
+                options={"xatol": 1e-9},
+            ).x
+            n[row, place], d[row, place] = np.exp(u), np.exp(line(u))
+    return n, d
+
+
+def _along(log_n: Any, log_d: Any, theta: Array) -> Any:
+    """What of the loss depends on the sizes."""
+    _, a, alpha, b, beta = theta
+    return a * np.exp(-alpha * log_n) + b * np.exp(-beta * log_d)
+
+
+def _isocost(
+    cost: Callable[[float, float], float], budget: float, u_range: tuple[float, float], v_range: tuple[float, float]
+) -> tuple[Array, Array]:
+    """Sizes that cost the budget: logarithms of ``N`` and of ``D``."""
+
+    def over(v: float, u: float) -> float:
+        return float(np.log(cost(float(np.exp(u)), float(np.exp(v))) / budget))
+
+    grid = [u for u in np.linspace(*u_range, 241) if over(v_range[0], u) < 0 < over(v_range[1], u)]
+    return np.array(grid), np.array([brentq(over, *v_range, args=(u,), xtol=1e-12) for u in grid])
+
+
+def _of(values: Array, level: float) -> Estimate:
+    return Estimate(float(values[0]), *interval_of(values[1:], level))
+
+
+def _beyond(law: Fit, costs: Array, n: Array, d: Array) -> str:
+    ends = [law.range[name] for name in law.x]
+    outside = [
+        c
+        for c, *sizes in zip(costs, n, d, strict=True)
+        if any(not low <= size <= high for size, (low, high) in zip(sizes, ends, strict=True))
+    ]
+    if not outside:
+        return ""
+    return (
+        f"At C = {', '.join(map(shown, outside))} the best sizes lie outside of the sizes that were run: extrapolated."
+    )

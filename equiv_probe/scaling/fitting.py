@@ -1,0 +1,230 @@
+"""Power laws of the loss in model size, data size or compute, with intervals.
+
+>>> N = [1e3, 1e3, 1e4, 1e4, 1e5, 1e5, 1e6, 1e6]
+>>> losses = [0.02 + 5 * n**-0.4 * (1 + 0.02 * (-1) ** i) for i, n in enumerate(N)]
+>>> law = fit({"N": N, "L_total": losses}, x="N")
+>>> 0.4 in law["alpha"], 0.02 in law["E"]
+(True, True)
+>>> law.formula
+'L_total = E + A·N^−alpha'
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.scaling.estimates import Estimate, bca_of, interval_of
+from equiv_probe.scaling.law import Fit, names_of
+from equiv_probe.scaling.power_law import LARGEST, SMALLEST, Optimum, bounds_of, optimum
+from equiv_probe.scaling.resampling import Resamples, labels, of_residuals, of_runs
+from equiv_probe.scaling.solver import predicted, solve
+from equiv_probe.scaling.table import Table, table_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from equiv_probe.scaling.estimates import Interval
+    from equiv_probe.scaling.resampling import Bootstrap
+    from equiv_probe.scaling.solver import Array
+
+
+def fit(
+    runs: Table | Mapping[str, Any],
+    x: str | Sequence[str] = ("N", "D"),
+    loss: str = "L_total",
+    *,
+    floor: float | None = None,
+    delta: float | None = None,
+    bootstrap: Bootstrap = "residuals",
+    interval: Interval = "percentile",
+    strata: str | Sequence[str] = (),
+    groups: str | Sequence[str] = (),
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Fit:
+    """Fit ``L = E + A x^−alpha``, or ``L = E + A N^−alpha + B D^−beta``.
+
+    The Huber loss of the residuals of ``log L`` is minimised from many starts (Hoffmann et al., 2022,
+    arXiv:2203.15556); intervals come from a bootstrap. They say what the scatter of the runs leaves open. That losses
+    follow a power law at all, and follow it beyond the sizes that were run, is an assumption that no interval here
+    covers.
+
+    Args:
+        runs: one row per run (see :meth:`equiv_probe.scaling.Table.final`), or a mapping of columns.
+        x: the column of the variable, or the columns of two: ``"N"`` (parameters), ``"D"`` (structures), ``"C"``
+            (compute).
+        loss: the column of the loss, in its unit; positive.
+        floor: ``E`` where it is known: 0 for labels without noise. None fits it.
+        delta: Huber's, for residuals of ``log L``; None is 1.345 robust standard deviations of the residuals.
+        bootstrap: what is drawn anew: ``"residuals"`` about the law, or whole ``"runs"``.
+        interval: ``"percentile"``, or ``"bca"`` with ``bootstrap="runs"``.
+        strata: columns; runs are drawn within rows that are equal there.
+        groups: columns; rows that are equal there are drawn together, such as the steps of one run, or one seed.
+        resamples: how many.
+        level: of the intervals.
+        seed: of the draws.
+
+    Raises:
+        EquivProbeError: fewer than three sizes of a variable (two with a known floor), fewer runs than parameters, a
+            loss that is not positive, or not above the floor.
+    """
+    table = table_of(runs)
+    names = (x,) if isinstance(x, str) else tuple(x)
+    values = np.column_stack([table.numbers(name) for name in names])
+    y = table.numbers(loss)
+    _require(values, y, names, loss, floor)
+    centre, scale = np.log(values).mean(0), float(np.exp(np.log(y).mean()))
+    z, log_y = np.log(values) - centre, np.log(y / scale)
+    known = None if floor is None else floor / scale
+    found = optimum(z, log_y, delta, known)
+    parameters = 1 + 2 * len(names) - (floor is not None)
+    clusters = labels([table[name] for name in _listed(groups)], len(y)) if groups else None
+    units = len(y) if clusters is None else int(clusters.max()) + 1
+    notes = _notes(found, units, parameters)
+    draws, thetas = np.empty((0, len(found.theta))), found.theta[None]
+    if units > parameters and resamples:
+        if bootstrap == "runs":
+            layers = labels([table[name] for name in _listed(strata)], len(y))
+            own = np.arange(len(y)) if clusters is None else clusters
+            samples = of_runs(log_y, layers, own, resamples, seed)
+        else:
+            law = np.log(predicted(found.theta, z))
+            samples = of_residuals(law, found.residuals, parameters, groups=clusters, resamples=resamples, seed=seed)
+        draws, lost = _refit(samples, z, found, known)
+        if lost > 0.01:
+            notes.append(f"{100 * lost:.0f} % of the resamples' fits did not converge.")
+        thetas = np.vstack([thetas, draws])
+    natural = _natural(thetas, centre, scale)
+    jackknife = None
+    if interval == "bca" and len(draws):
+        if bootstrap != "runs":
+            raise EquivProbeError('interval="bca" of residuals', "resampled runs", 'bootstrap="runs"')
+        own = np.arange(len(y)) if clusters is None else clusters
+        without = (np.arange(units)[:, None] != own).astype(float)
+        again, _ = _refit(Resamples(np.broadcast_to(log_y, without.shape), without), z, found, known)
+        jackknife = _natural(again, centre, scale)
+    estimates = _estimates(natural, jackknife, floor, level, len(names))
+    notes += _unbounded(estimates, natural[0], level)
+    return Fit(
+        x=names,
+        loss=loss,
+        parameters=dict(zip(names_of(len(names)), estimates, strict=True)),
+        draws=natural[1:],
+        runs=len(y),
+        scatter=float(np.sqrt((found.residuals**2).sum() / max(len(y) - parameters, 1))),
+        residuals=found.residuals,
+        delta=found.delta,
+        agreeing=(found.agreeing, found.starts),
+        range={name: (float(values[:, i].min()), float(values[:, i].max())) for i, name in enumerate(names)},
+        notes=notes,
+        level=level,
+    )
+
+
+def _require(values: Array, y: Array, names: tuple[str, ...], loss: str, floor: float | None) -> None:
+    if len(names) not in {1, 2}:
+        raise EquivProbeError(f"{len(names)} variables", "one or two", 'x=("N", "D")')
+    for name, column in zip((*names, loss), (*values.T, y), strict=True):
+        if not (np.isfinite(column).all() and (column > 0).all()):
+            wrong = column[~(np.isfinite(column) & (column > 0))]
+            raise EquivProbeError(
+                f"{name} = {wrong[0]:g} in {len(wrong)} of {len(column)} runs",
+                "positive numbers, which have logarithms",
+                f"table.where({name}=lambda value: value > 0)",
+            )
+    needed = 3 if floor is None else 2
+    for name, column in zip(names, values.T, strict=True):
+        sizes = len(np.unique(column))
+        if sizes < needed:
+            unknown = f"E, a coefficient and an exponent of {name}" if floor is None else f"an exponent of {name}"
+            raise EquivProbeError(
+                f"{sizes} size{'s' * (sizes != 1)} of {name}",
+                f"{needed} or more, to tell {unknown}",
+                "run more sizes" + (", or give the floor if it is known: floor=0.0" if floor is None else ""),
+            )
+    parameters = 1 + 2 * len(names) - (floor is not None)
+    if len(y) < parameters:
+        raise EquivProbeError(f"{len(y)} runs", f"at least as many as the {parameters} parameters", "run more sizes")
+    if floor is not None and not 0 <= floor < y.min():
+        raise EquivProbeError(
+            f"a floor of {floor:g}", f"0 or more, and below the lowest loss, {y.min():g}", "floor=0.0"
+        )
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _refit(samples: Resamples, z: Array, found: Optimum, floor: float | None) -> tuple[Array, float]:
+    """Fits of resamples, and the part that did not converge."""
+    bounds = bounds_of(z.shape[1], floor)
+    starts = [found.theta]
+    for exponent in (0.3, 1.0):
+        start = found.theta.copy()
+        start[0] = 0.5 * np.exp(np.log(predicted(found.theta, z)).min()) if floor is None else floor
+        start[1::2], start[2::2] = np.maximum(start[1::2], 0.05), exponent
+        starts.append(start)
+    theta, _, converged = solve(z, samples.log_y, samples.weights, np.array(starts), bounds=bounds, delta=found.delta)
+    return theta, float(1 - converged.mean())
+
+
+def _natural(thetas: Array, centre: Array, scale: float) -> Array:
+    """Parameters in the data's own units; an exponent whose term is not there is unknown."""
+    natural = thetas.copy()
+    natural[:, 0] *= scale
+    with np.errstate(over="ignore"):
+        natural[:, 1::2] = thetas[:, 1::2] * scale * np.exp(thetas[:, 2::2] * centre)
+    natural[:, 2::2] = np.where(thetas[:, 1::2] <= 1e-9, np.nan, thetas[:, 2::2])
+    return natural
+
+
+def _estimates(
+    natural: Array, jackknife: Array | None, floor: float | None, level: float, variables: int
+) -> list[Estimate]:
+    found = []
+    for place in range(1 + 2 * variables):
+        value, draws = natural[0, place], natural[1:, place]
+        if place == 0 and floor is not None:
+            found.append(Estimate(value, value, value))
+            continue
+        low, high = interval_of(draws, level)
+        if jackknife is not None:
+            low, high = bca_of(draws, value, jackknife[:, place], level)
+        if place and place % 2 == 0:
+            low = 0.0 if low <= SMALLEST * 1.01 else low
+            high = np.inf if high >= LARGEST * 0.999 else high
+        found.append(Estimate(float(value), low, high))
+    return found
+
+
+def _notes(found: Optimum, units: int, parameters: int) -> list[str]:
+    notes = []
+    if units <= parameters:
+        notes.append(f"{units} independent runs for {parameters} parameters: there is no interval; run more sizes.")
+    if found.agreeing < 2:
+        notes.append(f"Only one of {found.starts} starts found the best fit: look at it before you use it.")
+    return notes
+
+
+def _unbounded(estimates: Sequence[Estimate], best: Array, level: float) -> list[str]:
+    notes = []
+    names = names_of((len(estimates) - 1) // 2)
+    if estimates[0].low == 0 and estimates[0].high > 0:
+        notes.append(
+            f"E is not distinguished from zero at {100 * level:g} %; floor=0.0 fixes it where labels are exact."
+        )
+    for place in range(2, len(estimates), 2):
+        value, name = best[place], names[place]
+        if np.isnan(value):
+            notes.append(
+                f"The loss does not depend on this variable: {names[place - 1]} is 0, and {name} means nothing."
+            )
+        elif value >= LARGEST * 0.999 or value <= SMALLEST * 1.01:
+            notes.append(f"{name} is at the end of what is searched, [{SMALLEST}, {LARGEST:g}]: it is not identified.")
+        elif estimates[place].low == 0 or estimates[place].high == np.inf:
+            notes.append(f"The runs do not bound {name} on both sides: more sizes, or a wider range of them, would.")
+    return notes

@@ -1,0 +1,217 @@
+"""The efficiency gap: which of two models has the lower loss after the same time or steps, and where that changes.
+
+>>> steps = [10, 30, 100, 300, 1000]
+>>> seeds = [0] * 5 + [1] * 5
+>>> slow, fast = [t**-0.5 for t in steps], [3 * t**-0.8 for t in steps]
+>>> a = {"step": steps * 2, "seed": seeds, "L_total": slow + [1.02 * y for y in slow]}
+>>> b = {"step": steps * 2, "seed": seeds, "L_total": fast + [1.01 * y for y in fast]}
+>>> found = gap(a, b, x="step", names=("plain", "equivariant"))
+>>> f"{found.crossings[0].x.value:.1f}", found.crossings[0].after
+('38.3', 'equivariant')
+>>> print(gap(a, a, x="step", names=("plain", "again")).verdict)
+plain and again are not told apart anywhere between 10.0 and 1000 step
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.scaling.crossings import crossings_of, told_apart
+from equiv_probe.scaling.curves import Curve, common_grid, curves_of, drawn, on_grid
+from equiv_probe.scaling.estimates import Estimate, interval_of
+from equiv_probe.scaling.gap_result import Gap
+from equiv_probe.scaling.table import table_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from equiv_probe.scaling.curves import Smooth
+    from equiv_probe.scaling.solver import Array
+    from equiv_probe.scaling.table import Table
+
+
+def gap(
+    a: Table | Mapping[str, Any],
+    b: Table | Mapping[str, Any],
+    x: str = "seconds",
+    loss: str = "L_total",
+    *,
+    names: tuple[str, str] = ("A", "B"),
+    seeds: str = "seed",
+    structure: str = "structure",
+    smooth: Smooth = "minimum",
+    losses: Sequence[float] | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Gap:
+    """Compare two models' loss against time or steps.
+
+    Curves are smoothed, interpolated in the logarithms of both axes, and averaged (geometrically) over seeds, over the
+    range that all runs have. The interval of a crossing is made of all places at which the two models are not told
+    apart: it holds the true crossing as often as the intervals at single places hold the true difference.
+
+    Args:
+        a: rows of one model: one per run and step.
+        b: rows of the other.
+        x: column of what is spent: ``"seconds"``, ``"step"``, ``"C"``; or ``"D"``, over runs of several sizes.
+        loss: column of the loss, in one unit in both.
+        names: of the models.
+        seeds: column that tells the runs of a model apart (else ``"run"``); without it each table is one run.
+        structure: column that names held-out structures; then structures are drawn anew too, the same ones for both
+            models where they are the same. Without it and with a single run, ``{loss}_stderr`` is taken for the
+            intervals, if it is there.
+        smooth: ``"minimum"`` so far, ``"median"`` of five points, or ``"none"``.
+        losses: at which times are compared; None takes nine that both models reach.
+        resamples: how many draws.
+        level: of the intervals, at each place.
+        seed: of the draws.
+
+    Returns:
+        The curves' ratio, the crossings and the ratio of times, with intervals; these are NaN with one run each.
+    """
+    sides = [curves_of(table_of(t), x, loss, seeds, structure) for t in (a, b)]
+    _same_structures(sides)
+    grid = common_grid(sides)
+    best = [np.stack([on_grid(c, grid, smooth) for c in side]).mean(0) for side in sides]
+    generator = np.random.default_rng(seed)
+    draws = _draws(sides, grid, smooth, resamples, generator)
+    known = all(_has_interval(side) for side in sides)
+    difference = best[1] - best[0]
+    if known:
+        ends = [interval_of(one, level, -np.inf) for one in (draws[1] - draws[0]).T]
+        low, high = (np.array(one) for one in zip(*ends, strict=True))
+    else:
+        low = high = np.full(len(grid), np.nan)
+    lower = (
+        told_apart(difference, draws[1] - draws[0], low, high, level) if known else np.sign(difference).astype(np.int8)
+    )
+    at, needed, factor = _times(grid, best, draws if known else None, losses, level)
+    return Gap(
+        names=names,
+        x=x,
+        loss=loss,
+        at=np.exp(grid),
+        curves=(np.exp(best[0]), np.exp(best[1])),
+        bands=tuple(_band(one, level, known=known) for one in draws),  # type: ignore[arg-type]
+        ratio=np.exp(difference),
+        ratio_low=np.exp(low),
+        ratio_high=np.exp(high),
+        lower=lower,
+        crossings=crossings_of(grid, difference, lower, curve=best[0], names=names, known=known),
+        losses=at,
+        needed=needed,
+        factor=factor,
+        runs=(len(sides[0]), len(sides[1])),
+        notes=_notes(sides, names),
+        level=level,
+    )
+
+
+def _same_structures(sides: list[list[Curve]]) -> None:
+    for side in sides:
+        if len({curve.structures for curve in side}) > 1:
+            raise EquivProbeError("runs of one model on different structures", "the same held-out structures")
+
+
+def _has_interval(side: list[Curve]) -> bool:
+    return len(side) > 1 or len(side[0].structures) > 1 or bool(np.isfinite(side[0].stderr).all())
+
+
+def _draws(
+    sides: list[list[Curve]], grid: Array, smooth: Smooth, resamples: int, generator: np.random.Generator
+) -> list[Array]:
+    """Both models' curves; structures that both were measured on are drawn for both at once."""
+    times: list[Array | None] = []
+    for side in sides:
+        held_out = side[0].structures
+        if times and held_out and held_out == sides[0][0].structures:
+            times.append(times[0])
+        elif len(held_out) > 1:
+            count = len(held_out)
+            times.append(generator.multinomial(count, np.full(count, 1 / count), resamples).astype(float))
+        else:
+            times.append(None)
+    return [drawn(side, grid, smooth, resamples, generator, times=t) for side, t in zip(sides, times, strict=True)]
+
+
+def _band(draws: Array, level: float, *, known: bool) -> tuple[Array, Array]:
+    if not known:
+        return np.full(draws.shape[1], np.nan), np.full(draws.shape[1], np.nan)
+    tail = (1 - level) / 2
+    return np.exp(np.quantile(draws, tail, axis=0)), np.exp(np.quantile(draws, 1 - tail, axis=0))
+
+
+def _times(
+    grid: Array, best: list[Array], draws: list[Array] | None, losses: Sequence[float] | None, level: float
+) -> tuple[list[float], tuple[list[float], list[float]], list[Estimate]]:
+    """When each model comes to a loss, and the ratio of the two."""
+    falling = [np.minimum.accumulate(one) for one in best]
+    if losses is None:
+        low, high = max(one[-1] for one in falling), min(one[0] for one in falling)
+        if low >= high:
+            return [], ([], []), []
+        wanted = np.linspace(high, low, 9)
+    else:
+        wanted = np.log(np.asarray(losses, dtype=float))
+    first, second = (reached(grid, one[None], wanted)[0] for one in falling)
+    values = second - first
+    if draws is None:
+        factor = [Estimate(float(np.exp(value))) for value in values]
+    else:
+        drawn_times = [reached(grid, np.minimum.accumulate(one, 1), wanted) for one in draws]
+        with np.errstate(invalid="ignore"):
+            ratios = np.exp(drawn_times[1] - drawn_times[0])
+        factor = [Estimate(float(np.exp(values[i])), *interval_of(ratios[:, i], level)) for i in range(len(wanted))]
+    return np.exp(wanted).tolist(), (np.exp(first).tolist(), np.exp(second).tolist()), factor
+
+
+def reached(grid: Array, curves: Array, levels: Array) -> Array:
+    """Where falling curves come to levels, by linear interpolation; infinite where they do not.
+
+    Args:
+        grid: ``(G,)``.
+        curves: ``(B, G)``, falling.
+        levels: ``(L,)``.
+
+    Returns:
+        ``(B, L)``; the first point of the grid where a curve is below a level from the start.
+    """
+    found = np.full((len(curves), len(levels)), np.inf)
+    for column, level in enumerate(levels):
+        below = curves <= level + 1e-12
+        place = below.argmax(1)
+        there = below.any(1)
+        before = np.maximum(place - 1, 0)
+        rows = np.arange(len(curves))
+        upper, lower = curves[rows, before], curves[rows, place]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            part = np.where(upper > lower, (upper - level) / (upper - lower), 1.0)
+        at = grid[before] + np.clip(part, 0, 1) * (grid[place] - grid[before])
+        found[there, column] = at[there]
+    return found
+
+
+def _notes(sides: list[list[Curve]], names: tuple[str, str]) -> list[str]:
+    notes = []
+    for side, name in zip(sides, names, strict=True):
+        if len(side) > 1:
+            continue
+        if len(side[0].structures) > 1:
+            notes.append(
+                f"{name} is one run: its interval is over held-out structures, and says nothing of other seeds."
+            )
+        elif np.isfinite(side[0].stderr).all():
+            notes.append(
+                f"{name} is one run: its interval is the held-out loss's own error, and says nothing of other seeds."
+            )
+        else:
+            notes.append(f"{name} is one run without an error bar: there are no intervals. A second seed gives some.")
+    if any(len(side) == 2 for side in sides):
+        notes.append(
+            "Two runs of a model leave one degree of freedom: intervals are long; a third run shortens them most."
+        )
+    return notes

@@ -1,0 +1,164 @@
+"""Tables from what training runs leave behind: the callback's report and CSV log, TensorBoard's event files, plain CSV.
+
+The callback's columns ``equiv/<stage>/<output>/L_total`` become rows with the columns stage, output, step, ``L_total``
+and so on, so that all sources look alike. Seconds are those of training since the start: the report's history has them,
+TensorBoard has the time of each entry, and a CSV log has them if the run logged a column of that name.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.scaling.table import Table, read_csv, table_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PREFIX = "equiv/"
+EVENTS = "events.out.tfevents.*"
+CLOCKS = ("seconds", "time", "wall_time", "elapsed")
+
+
+def read_table(path: str | Path) -> Table:
+    """Read a table of runs.
+
+    Args:
+        path: a CSV file with a row per run or step; Lightning's ``metrics.csv`` with the callback's columns; a report
+            of a run, as JSON; an event file of TensorBoard, or a folder with some.
+
+    Returns:
+        The table. Columns that the fits look for are ``N`` (or ``parameters``), ``D`` (or ``structures``), ``C`` (or
+        ``flops``), ``step``, ``seconds``, ``seed``, ``model`` and the losses; others are kept.
+
+    Raises:
+        EquivProbeError: no such file, a file of another kind, or nothing in it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.rglob(EVENTS))
+        if files:
+            return _of_events(files)
+        found = sorted(path.rglob("metrics.csv"))
+        if len(found) == 1:
+            return read_table(found[0])
+        raise EquivProbeError(f"the folder {path} with {len(found)} metrics.csv", "event files, or one metrics.csv")
+    if not path.is_file():
+        raise EquivProbeError(f"no file {path}", "a table of runs, a log or a report")
+    if "tfevents" in path.name:
+        return _of_events([path])
+    if path.suffix == ".json":
+        return _of_report(path)
+    table = read_csv(path)
+    return _long(table, path) if any(name.startswith(PREFIX) for name in table.columns) else table
+
+
+def joined(tables: Iterable[Table], **columns: Iterable[Any]) -> Table:
+    """Tables below each other.
+
+    Args:
+        tables: with columns of the same kind; what one lacks is missing there.
+        columns: more columns: one value for each table.
+
+    >>> first, second = table_of({"step": [1, 2]}), table_of({"step": [1]})
+    >>> joined([first, second], seed=[0, 1])["seed"].tolist()
+    [0.0, 0.0, 1.0]
+    """
+    parts = list(tables)
+    names = list(dict.fromkeys(name for part in parts for name in part.columns))
+    whole: dict[str, list[Any]] = {
+        name: [v for part in parts for v in (part.columns[name] if name in part.columns else [None] * len(part))]
+        for name in names
+    }
+    for name, values in columns.items():
+        whole[name] = [value for value, part in zip(values, parts, strict=True) for _ in range(len(part))]
+    return table_of(whole, ", ".join(dict.fromkeys(part.source for part in parts if part.source)))
+
+
+def _long(table: Table, path: Path) -> Table:
+    """One row per step, stage and output of a log in which these are in the columns' names."""
+    shared: list[str] = [name for name in ("step", "epoch", *CLOCKS) if name in table.columns]
+    kinds: dict[tuple[str, str], dict[str, str]] = {}
+    for name in table.columns:
+        parts = name.split("/")
+        if name.startswith(PREFIX) and len(parts) >= 4 and "bin" not in parts[-2]:
+            kinds.setdefault((parts[1], "/".join(parts[2:-1])), {})[parts[-1]] = name
+    clock = next((name for name in CLOCKS if name in shared), None)
+    rows: list[dict[str, Any]] = []
+    for (stage, output), columns in kinds.items():
+        values = {key: table.numbers(name) for key, name in columns.items()}
+        filled = np.any([np.isfinite(one) for one in values.values()], axis=0)
+        for row in np.flatnonzero(filled):
+            place: dict[str, Any] = {name: table.columns[name][row] for name in shared}
+            if clock is not None and np.isnan(place[clock]):
+                place[clock] = _nearby(table, clock, int(row))
+            rows.append({**place, "stage": stage, "output": output, **{key: one[row] for key, one in values.items()}})
+    return _rows(rows, path.name)
+
+
+def _nearby(table: Table, clock: str, row: int) -> float:
+    """The time of a row without one: what is logged at other moments of a step is in rows of its own."""
+    steps, times = table.numbers("step"), table.numbers(clock)
+    known = np.isfinite(times) & np.isfinite(steps)
+    if not known.any():
+        return float("nan")
+    order = np.argsort(steps[known], kind="stable")
+    return float(np.interp(steps[row], steps[known][order], times[known][order], left=np.nan, right=np.nan))
+
+
+def _of_report(path: Path) -> Table:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        history = stored["history"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EquivProbeError(
+            f"{path} without a history", "the report of a run", 'report.save("report.json")'
+        ) from error
+    if not history:
+        raise EquivProbeError(f"{path} with an empty history", "the report of a training run")
+    return _rows(history, path.name)
+
+
+def _of_events(files: list[Path]) -> Table:
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+    except ImportError as error:
+        raise EquivProbeError("no tensorboard", "TensorBoard", "pip install 'equiv-probe[tensorboard]'") from error
+    rows: list[dict[str, Any]] = []
+    for folder in dict.fromkeys(file.parent for file in files):
+        own = [file for file in files if file.parent == folder]
+        reader = EventAccumulator(str(own[0] if len(own) == 1 else folder), size_guidance={SCALARS: 0})
+        reader.Reload()
+        rows += _scalars(reader, "" if len({file.parent for file in files}) == 1 else folder.name)
+    if not rows:
+        raise EquivProbeError(f"{files[0].parent} without {PREFIX}<stage>/<output>/...", "the callback's entries")
+    return _rows(rows, str(files[0].parent.name))
+
+
+def _scalars(reader: Any, run: str) -> list[dict[str, Any]]:
+    found: dict[tuple[str, str, int], dict[str, Any]] = {}
+    tags = list(reader.Tags()["scalars"])
+    began = min((reader.Scalars(tag)[0].wall_time for tag in tags), default=0.0)
+    for tag in tags:
+        parts = tag.split("/")
+        if not tag.startswith(PREFIX) or len(parts) < 4 or "bin" in parts[-2]:
+            continue
+        stage, output, key = parts[1], "/".join(parts[2:-1]), parts[-1]
+        for event in reader.Scalars(tag):
+            row = found.setdefault((stage, output, event.step), {"step": event.step, "stage": stage, "output": output})
+            row["seconds"] = event.wall_time - began
+            row[key] = event.value
+            if run:
+                row["run"] = run
+    return list(found.values())
+
+
+def _rows(rows: list[dict[str, Any]], source: str) -> Table:
+    if not rows:
+        raise EquivProbeError(f"{source} without values", "a log with the callback's columns")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return table_of({name: [row.get(name) for row in rows] for name in names}, source)

@@ -1,0 +1,185 @@
+"""Power laws: planted exponents come back, and intervals that say 95 % cover."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.scaling import Fit, fit
+from equiv_probe.scaling.power_law import bounds_of, optimum
+from equiv_probe.scaling.resampling import of_residuals, of_runs
+from equiv_probe.scaling.solver import huber, predicted, solve
+
+SIZES = 10 ** np.linspace(2, 5, 8)
+TRUTH = {"E": 0.05, "A": 3.0, "alpha": 0.5}
+N, D = np.repeat(10 ** np.linspace(3, 6, 5), 5), np.tile(10 ** np.linspace(2, 5, 5), 5)
+JOINT = {"E": 0.05, "A": 3.0, "alpha": 0.4, "B": 2.0, "beta": 0.5}
+
+
+def losses(noise: float = 0.0, seed: int = 0, sizes: np.ndarray = SIZES) -> np.ndarray:
+    scatter = np.random.default_rng(seed).standard_normal(len(sizes))
+    return (TRUTH["E"] + TRUTH["A"] * sizes ** -TRUTH["alpha"]) * np.exp(noise * scatter)
+
+
+def joint(noise: float = 0.0, seed: int = 0) -> dict[str, np.ndarray]:
+    law = JOINT["E"] + JOINT["A"] * N ** -JOINT["alpha"] + JOINT["B"] * D ** -JOINT["beta"]
+    scatter = np.random.default_rng(seed).standard_normal(len(N))
+    return {"N": N, "D": D, "L_total": law * np.exp(noise * scatter)}
+
+
+def test_exact_losses_give_the_planted_law():
+    """To 1e-5: the optimiser ends where the loss is at round-off."""
+    found = fit({"D": SIZES, "L_total": losses()}, "D")
+    for name, value in TRUTH.items():
+        assert found[name].value == pytest.approx(value, rel=1e-5)
+    found = fit(joint(), ("N", "D"))
+    for name, value in JOINT.items():
+        assert found[name].value == pytest.approx(value, rel=1e-5)
+    assert found.at(1e9, 1e9) == pytest.approx(0.05 + 3 * 1e9**-0.4 + 2 * 1e9**-0.5, rel=1e-4)
+
+
+def test_units_of_loss_and_sizes_do_not_matter():
+    plain = fit({"D": SIZES, "L_total": losses(0.03)}, "D", resamples=50)
+    scaled = fit({"D": 1e6 * SIZES, "L_total": 1e-9 * losses(0.03)}, "D", resamples=50)
+    assert scaled["alpha"].value == pytest.approx(plain["alpha"].value, rel=1e-6)
+    assert scaled["E"].value == pytest.approx(1e-9 * plain["E"].value, rel=1e-6)
+    assert scaled["A"].value == pytest.approx(1e-9 * plain["A"].value * 1e6 ** plain["alpha"].value, rel=1e-5)
+    assert scaled["alpha"].low == pytest.approx(plain["alpha"].low, rel=1e-4)
+
+
+def coverage(repetitions: int, noise: float, **how: object) -> tuple[dict[str, float], list[Fit]]:
+    fits = [
+        fit({"D": SIZES, "L_total": losses(noise, seed)}, "D", resamples=150, seed=seed, **how)
+        for seed in range(repetitions)
+    ]
+    return {name: np.mean([value in one[name] for one in fits]) for name, value in TRUTH.items()}, fits
+
+
+def test_intervals_of_residuals_cover_with_eight_runs():
+    """Of 200, 95 % are 190 ± 3.1; 0.89 is three standard errors and the 1.5 % that 150 resamples cost below."""
+    covered, fits = coverage(200, 0.03)
+    for name in TRUTH:
+        assert 0.89 <= covered[name] <= 0.99, covered
+    # Not by being too long: twice Student's t of 5 degrees of freedom are 5.1 standard deviations of the estimates.
+    widths = np.median([one["alpha"].high - one["alpha"].low for one in fits])
+    spread = np.std([one["alpha"].value for one in fits])
+    assert 3.5 * spread < widths < 7 * spread
+    # Negative control: without the degrees of freedom that the fit took, percentiles are too narrow.
+    naive = 0
+    for one in fits:
+        wide = (one["alpha"].high - one["alpha"].value) * np.sqrt(5 / 8) * 1.96 / 2.57
+        naive += abs(one["alpha"].value - TRUTH["alpha"]) < wide
+    assert naive / len(fits) < 0.88
+
+
+def test_intervals_of_the_law_in_two_variables_cover():
+    """Of 25, 23.75 ± 1.1: four standard errors below are 19."""
+    covered = dict.fromkeys(JOINT, 0)
+    for seed in range(25):
+        found = fit(joint(0.03, seed), ("N", "D"), resamples=100, seed=seed)
+        for name, value in JOINT.items():
+            covered[name] += value in found[name]
+    assert min(covered.values()) >= 19, covered
+
+
+def test_an_outlier_does_not_move_the_fit():
+    """A diverged run, with a hundredfold loss, moves the exponent by less than its interval; least squares by more."""
+    sizes = np.repeat(SIZES, 3)
+    clean = losses(0.02, 1, sizes)
+    spoiled = clean.copy()
+    spoiled[19] *= 100
+    plain, robust = (fit({"D": sizes, "L_total": y}, "D") for y in (clean, spoiled))
+    squares = fit({"D": sizes, "L_total": spoiled}, "D", delta=1e3, resamples=0)
+    length = plain["alpha"].high - plain["alpha"].low
+    assert abs(robust["alpha"].value - plain["alpha"].value) < 0.3 * length
+    assert abs(squares["alpha"].value - plain["alpha"].value) > length
+    assert TRUTH["alpha"] in robust["alpha"]
+
+
+def test_the_batched_solver_finds_what_scipy_finds():
+    """On resamples, against L-BFGS-B from every start of the grid: the same loss to 1e-6 of it, or lower."""
+    z, log_y = np.log(SIZES)[:, None], np.log(losses(0.05, 3))
+    z = z - z.mean(0)
+    best = optimum(z, log_y, None, None)
+    samples = of_residuals(log_y - best.residuals, best.residuals, 3, groups=None, resamples=12, seed=0)
+    bounds = bounds_of(1, None)
+    theta, loss, converged = solve(z, samples.log_y, samples.weights, best.theta[None], bounds=bounds, delta=best.delta)
+    assert converged.all()
+    for row in range(12):
+
+        def objective(one, row=row):
+            return huber(np.log(predicted(one, z)) - samples.log_y[row], best.delta).sum()
+
+        limits = list(zip(bounds[0] + [1e-9, 0, 0], [None, None, bounds[1][2]], strict=True))
+        starts = [best.theta, theta[row] * [1, 1.1, 0.9], np.array([0.1, 0.5, 0.3])]
+        lowest = min(minimize(objective, s, method="L-BFGS-B", bounds=limits).fun for s in starts)
+        assert loss[row] <= lowest * (1 + 1e-6) + 1e-9
+
+
+def test_a_loss_without_a_floor_says_so():
+    found = fit({"D": SIZES, "L_total": 3 * SIZES**-0.3 * (losses(0.05, 5) / losses())}, "D")
+    assert found["E"].low == 0
+    assert any("E is not distinguished from zero" in note for note in found.notes)
+    known = fit({"D": SIZES, "L_total": 3 * SIZES**-0.3 * (losses(0.05, 5) / losses())}, "D", floor=0.0)
+    assert known["E"].value == known["E"].high == 0
+    assert known["alpha"].high - known["alpha"].low < found["alpha"].high - found["alpha"].low
+    assert 0.3 in known["alpha"]
+
+
+def test_what_the_runs_do_not_say_is_said():
+    """A flat loss has no exponent: its interval is without bounds, and a note says so."""
+    flat = fit({"D": SIZES, "L_total": np.exp(0.02 * np.random.default_rng(0).standard_normal(8))}, "D")
+    assert flat["alpha"].low == 0 or flat["alpha"].high == np.inf
+    assert any("bound alpha" in note or "not identified" in note or "means nothing" in note for note in flat.notes)
+    few = fit({"D": SIZES[:3], "L_total": losses()[:3]}, "D")
+    assert np.isnan(few["alpha"].low)
+    assert "there is no interval" in few.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "x", "how", "message"),
+    [
+        ({"D": [10, 10, 100, 100], "L_total": [4, 4, 2, 2]}, "D", {}, "2 sizes of D"),
+        ({"D": [10, 10], "L_total": [4, 4]}, "D", {"floor": 0.0}, "1 size of D"),
+        ({"D": [10, 100, 1000], "L_total": [4, 0, 2]}, "D", {}, "L_total = 0 in 1 of 3"),
+        ({"D": [10, 100, 1000], "L_total": [4, 3, 2]}, "D", {"floor": 2.5}, "floor of 2.5"),
+        ({"D": [10, 100, 1000], "L_total": [4, 3, 2]}, "N", {}, "columns D, L_total; expected N or parameters"),
+        ({"D": [1, 2, 3, 4], "L_total": [4, 3, 2.5, 2.2]}, "D", {"interval": "bca"}, 'bootstrap="runs"'),
+    ],
+)
+def test_errors_teach(columns, x, how, message):
+    with pytest.raises(EquivProbeError, match=message.replace("(", r"\(")):
+        fit(columns, x, **how)
+
+
+def test_resampled_runs_and_bca_cover():
+    """40 repetitions of 24 runs: three standard errors below 95 % are 34."""
+    sizes = np.repeat(SIZES, 3)
+    for interval in ("percentile", "bca"):
+        hits = 0
+        for seed in range(40):
+            columns = {"D": sizes, "L_total": losses(0.03, seed, sizes)}
+            found = fit(columns, "D", bootstrap="runs", interval=interval, resamples=200, seed=seed)
+            hits += TRUTH["alpha"] in found["alpha"]
+        assert hits >= 34, interval
+
+
+def test_strata_and_groups_are_kept():
+    strata, groups = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 2, 2, 3])
+    drawn = of_runs(np.zeros(5), strata, groups, 500, 0).weights
+    assert (drawn[:, :2].sum(1) == 2).all()
+    np.testing.assert_array_equal(drawn[:, 2], drawn[:, 3])
+    np.testing.assert_allclose(drawn.mean(0), 1, atol=0.15)  # 3.3 standard errors of √(1/500)
+    with pytest.raises(EquivProbeError, match="different strata"):
+        of_runs(np.zeros(5), strata, np.array([0, 1, 1, 2, 3]), 10, 0)
+
+
+def test_steps_of_one_run_are_no_independent_runs():
+    """Every run's value five times: drawn together the interval is as long as with one each, apart far too short."""
+    y = losses(0.05, 2)
+    once = fit({"D": SIZES, "L_total": y}, "D", floor=0.05)
+    columns = {"D": np.repeat(SIZES, 5), "L_total": np.repeat(y, 5), "run": np.repeat(np.arange(8), 5)}
+    together, apart = fit(columns, "D", floor=0.05, groups="run"), fit(columns, "D", floor=0.05)
+    lengths = [one["alpha"].high - one["alpha"].low for one in (once, together, apart)]
+    assert lengths[1] == pytest.approx(lengths[0], rel=0.4)
+    assert lengths[2] < 0.6 * lengths[0]
