@@ -66,16 +66,17 @@ def losses(net: nn.Module, batch: measuring.Batch, plan: ep.RotationPlan) -> lis
     ]
 
 
-def molecules(run: Run, count: int) -> measuring.Batch:
-    """So many structures of the held-out part, spread evenly over it."""
-    rows = torch.linspace(0, len(run.sets.held.energies) - 1, count).round().long()
+def molecules(run: Run, count: int, atoms: int) -> measuring.Batch:
+    """So many structures of the held-out part with at most so many atoms, spread evenly over it."""
+    small = ((run.sets.held.species != PADDING).sum(1) <= atoms).nonzero()[:, 0]
+    rows = small[torch.linspace(0, len(small) - 1, count).round().long()]
     return run.labels(labelled_sets.take(run.sets.held, rows))
 
 
 def curvature(given: Sequence[ep.OrbitLoss], *, probes: int, steps: int) -> dict[str, Any]:
     """Eigenvalues and condition numbers of both losses, and their ratio under every definition."""
     found = ep.curvature(
-        given, losses=("mean", "equiv"), top=1, probes=probes, steps=steps, trace_probes=2 * probes, tolerance=1e-2
+        given, losses=("mean", "equiv"), top=1, probes=probes, steps=steps, trace_probes=2 * probes, tolerance=0.1
     )
     print(found)
     plain = found.to_dict()
@@ -98,9 +99,10 @@ def main() -> None:
     parser.add_argument("--config", default="small")
     parser.add_argument("--run", default="augmented")
     parser.add_argument("--steps", type=int, nargs="*", default=LANDMARKS)
-    parser.add_argument("--molecules", type=int, default=3)
+    parser.add_argument("--molecules", type=int, default=6)
+    parser.add_argument("--atoms", type=int, default=12, help="of these molecules, at most")
     parser.add_argument("--probes", type=int, default=2)
-    parser.add_argument("--lanczos", type=int, default=12)
+    parser.add_argument("--lanczos", type=int, default=8)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -108,7 +110,10 @@ def main() -> None:
     run = Run(Settings.read(args.config)[args.run], folder, args.device)
     path = RESULTS / f"{Path(args.config).stem}_{args.run}_landscape.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    batch, plan = molecules(run, args.molecules), ep.RotationPlan("tetrahedral", replicates=2, seed=measuring.SEED)
+    batch, plan = (
+        molecules(run, args.molecules, args.atoms),
+        ep.RotationPlan("tetrahedral", replicates=2, seed=measuring.SEED),
+    )
     for step in args.steps:
         weights = folder / f"step{step}.pt"
         if not weights.exists() or str(step) in found:

@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 STUDY = Path(__file__).parents[2] / "integrations" / "force_field_training"
 NAMES = {
     STUDY.parent / "force_field": ("transformer", "labelled", "evaluate", "train"),
-    STUDY: ("force_field", "labelled_sets", "networks", "measuring", "training", "figures", "study", "landscape"),
+    STUDY: (
+        "force_field",
+        "labelled_sets",
+        "networks",
+        "measuring",
+        "training",
+        "figures",
+        "study",
+        "landscape",
+        "efficiency",
+    ),
 }
 TINY = {"width": 16, "layers": 1, "batch": 8, "warmup": 3, "steps": 12, "evaluations": 3, "held_out": 6, "rate": 1e-2}
 
@@ -382,7 +392,9 @@ def test_settings_that_differ_are_told_apart(study: SimpleNamespace) -> None:
 def test_the_landscape_is_that_of_the_measured_losses(study: SimpleNamespace, tmp_path: Path) -> None:
     """The differentiable loss is the measured one, and its curvature that of finite differences of its gradient."""
     one = run(study, tmp_path, width=8, augment=True).train()
-    batch = study.landscape.molecules(one, 2)
+    batch = study.landscape.molecules(one, 2, 12)
+    assert batch.species.shape[0] == 2
+    assert batch.species.shape[1] <= 12
     plan = study.measuring.ep.RotationPlan("tetrahedral", replicates=2, seed=4)
     row = next(r for r in study.measuring.decomposed(one.net, batch, plan) if r["output"] == "forces")
     given = study.landscape.losses(one.net, batch, plan)
@@ -414,3 +426,33 @@ def test_the_landscape_is_that_of_the_measured_losses(study: SimpleNamespace, tm
         assert found[name]["largest"]["value"] > 0
     line = study.landscape.line(given, seed=0)
     assert line
+
+
+# --- loss per time of the device
+
+
+def test_the_faster_of_two_planted_curves_is_found(
+    study: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses t^-½ and 3 t^-0.8 of seconds t cross at 3^(1/0.3) s; steps of the second take twice as long."""
+    rows = []
+    for run, loss, cost in (("plain", lambda t: t**-0.5, 1.0), ("equal", lambda t: 3 * t**-0.8, 2.0)):
+        for step in (0, *(round(2 ** (k / 2)) for k in range(4, 20))):
+            found = loss(cost * step) if step else 9.0
+            common = {
+                "run": run,
+                "step": step,
+                "seconds": cost * step,
+                "part": "held",
+                "output": "forces",
+                "loss": "mse",
+            }
+            rows += [{**common, "L_total": found, "L_total_stderr": 0.01 * found}]
+            rows += [{**common, "loss": "mae-norm", "L_total": 5.0, "L_total_stderr": 0.1}]
+    monkeypatch.setattr(study.efficiency, "RESULTS", tmp_path)
+    study.training.write(tmp_path / "mine_steps.csv", rows)
+    for x, expected in (("seconds", 3 ** (1 / 0.3)), ("step", (3 * 2**-0.8) ** (1 / 0.3))):
+        (crossing,) = study.efficiency.compared("mine", "plain", "equal", x).crossings
+        assert crossing.after == "equal"
+        assert crossing.x.value == pytest.approx(expected, rel=0.02)  # interpolated between steps
+        assert crossing.x.low < expected < crossing.x.high
