@@ -19,6 +19,7 @@ from equiv_probe.differentiable import OrbitLoss
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.finding import AugmentationCheck
 from equiv_probe.frames import frame, orientation, quaternion
+from equiv_probe.gradients import Gradients, gradients
 from equiv_probe.grid_audit import GridAudit, audit_grid
 from equiv_probe.grids import grid
 from equiv_probe.line_record import Line
@@ -53,6 +54,7 @@ __all__ = [
     "Curvature",
     "Decomposition",
     "EquivProbeError",
+    "Gradients",
     "GridAudit",
     "Line",
     "Orbit",
@@ -75,6 +77,7 @@ __all__ = [
     "decompose",
     "fixed",
     "frame",
+    "gradients",
     "grid",
     "infinitesimal",
     "irreps",

@@ -16,6 +16,7 @@ True
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -246,7 +247,7 @@ class OrbitLoss:
         size = self.chunk if structures is None else structures
         for part, start, stop in self._parts:
             for a in range(start, stop, size):
-                yield lambda part=part, a=a, b=min(a + size, stop): self._part(part, a, b)  # type: ignore[misc]
+                yield partial(self._part, part, a, min(a + size, stop))
 
     def accumulate(self, of: Callable[[Decomposed], Sequence[Tensor]]) -> list[Tensor]:
         """Sum over pieces of something that is linear in the loss: gradients, Hessian-vector products.

@@ -1,0 +1,195 @@
+r"""Squared norms and the inner product of two gradients, without the bias that noise gives them; and their ratio.
+
+A gradient ``ĝ_b = g + ε_b`` that was estimated from a block b of rotations has ``E‖ĝ_b‖² = ‖g‖² + E‖ε_b‖²``: its norm
+is biased upward by its variance, and the cosine of two of them towards that of their noise. Blocks that are independent
+have ``E⟨ĝ_a, ĝ_b⟩ = ‖g‖²``, so over B blocks
+
+    ‖g‖² ≈ Σ_{a≠b} ⟨ĝ_a, ĝ_b⟩ / (B (B − 1))
+
+is unbiased (a U-statistic: Hoeffding, Ann. Math. Statist. 19 (1948) 293), and negative now and then where the gradient
+is smaller than its noise. It is kept as it is: clamped before averaging, it would be biased again. Its pseudo-values
+over blocks (Arvesen, Ann. Math. Statist. 40 (1969) 2076) give error bars from three blocks on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from equiv_probe.capture import wide
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.estimates import Estimate, Sums
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+KEYS = ("grad_norm_L_mean", "grad_norm_L_equiv", "grad_ratio", "grad_cosine")
+"""What is logged."""
+
+
+def products(mean: Sequence[Sequence[Tensor]], equiv: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Unbiased ``‖∇L_mean‖²``, ``‖∇L_equiv‖²`` and ``⟨∇L_mean, ∇L_equiv⟩`` from independent blocks.
+
+    Args:
+        mean: of each of B blocks, the gradient of ``L_mean`` by each parameter.
+        equiv: likewise of ``L_equiv``.
+
+    Returns:
+        ``(B, 3)`` pseudo-values, whose mean is the estimate; from two blocks ``(1, 3)``, the estimate alone.
+
+    Raises:
+        EquivProbeError: fewer than two blocks.
+
+    >>> a, b = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 3.0])
+    >>> products([[a], [a + b], [a - b]], [[b], [b], [b]]).mean(0)
+    tensor([1., 9., 0.], dtype=torch.float64)
+    """
+    blocks = len(mean)
+    if blocks < 2:
+        raise EquivProbeError("one block of gradients", "at least two, three for error bars", "blocks=3")
+    gram: Tensor | None = None
+    for values in _rows(mean, equiv):
+        flat = wide(torch.stack([value.detach().reshape(-1) for value in values]))
+        gram = flat @ flat.mT if gram is None else gram + flat @ flat.mT
+    assert gram is not None
+    quarters = gram[:blocks, :blocks], gram[blocks:, blocks:], gram[:blocks, blocks:]
+    return torch.stack([_pseudo_values(one) for one in quarters], -1)
+
+
+def _rows(mean: Sequence[Sequence[Tensor]], equiv: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """For each parameter its gradients, of ``L_mean`` by all blocks and then of ``L_equiv``."""
+    return [[block[k] for block in (*mean, *equiv)] for k in range(len(mean[0]))]
+
+
+def _pseudo_values(gram: Tensor) -> Tensor:
+    """Of the mean of the entries off the diagonal, ``(B, B) -> (B,)``; of two blocks, ``(1,)``, the mean itself."""
+    blocks = len(gram)
+    off = gram - torch.diag(gram.diagonal())
+    whole = off.sum() / (blocks * (blocks - 1))
+    if blocks < 3:
+        return whole[None]
+    rest = (off.sum() - off.sum(0) - off.sum(1)) / ((blocks - 1) * (blocks - 2))
+    return blocks * whole - (blocks - 1) * rest
+
+
+@dataclass(frozen=True)
+class GradientSums:
+    """Two gradients' squared norms and inner product as mergeable sums over units; ``+`` merges.
+
+    A unit is a block's pseudo-value, or a whole measurement of two blocks.
+
+    Attributes:
+        sums: of ``x = (‖∇L_mean‖², ‖∇L_equiv‖², ⟨∇L_mean, ∇L_equiv⟩)``, of ``x xᵀ``, and how many there are.
+    """
+
+    sums: Sums
+
+    @classmethod
+    def of(cls, x: Tensor) -> GradientSums:
+        """Sum over units ``(B, 3)``."""
+        return cls(Sums(x.sum(0), x.mT @ x, _count(x)))
+
+    def __add__(self, other: GradientSums) -> GradientSums:
+        return GradientSums(self.sums + other.sums)
+
+    @property
+    def squared_mean(self) -> Estimate:
+        """``‖∇L_mean‖²``; negative where it is less than its noise."""
+        return self._linear((1.0, 0.0, 0.0))
+
+    @property
+    def squared_equiv(self) -> Estimate:
+        """``‖∇L_equiv‖²``."""
+        return self._linear((0.0, 1.0, 0.0))
+
+    @property
+    def inner(self) -> Estimate:
+        """``⟨∇L_mean, ∇L_equiv⟩``."""
+        return self._linear((0.0, 0.0, 1.0))
+
+    @property
+    def squared_total(self) -> Estimate:
+        """``‖∇L_total‖²``."""
+        return self._linear((1.0, 1.0, 2.0))
+
+    @property
+    def norm_mean(self) -> Estimate:
+        """``‖∇L_mean‖``, NaN where the square is negative; the interval is the root of that of the square."""
+        return _root(self.squared_mean)
+
+    @property
+    def norm_equiv(self) -> Estimate:
+        """``‖∇L_equiv‖``, likewise."""
+        return _root(self.squared_equiv)
+
+    @property
+    def norm_total(self) -> Estimate:
+        """``‖∇L_total‖``, likewise."""
+        return _root(self.squared_total)
+
+    @property
+    def ratio(self) -> Estimate:
+        """``‖∇L_equiv‖ / ‖∇L_mean‖``, interval on the log scale; NaN where a square is negative."""
+        return self._shown("grad_ratio", "log")
+
+    @property
+    def cosine(self) -> Estimate:
+        """Of the angle between the two gradients; noise may take it beyond one. NaN where a square is negative."""
+        return self._shown("grad_cosine", "linear")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The four numbers that are logged, each with ``_stderr``, as 0-d tensors without waiting for the device.
+
+        Standard errors by the delta method over units; NaN of fewer than two.
+        """
+        n = self.sums.count
+        m, e, c = (self.sums.first / n).unbind()
+        covariance = (self.sums.second / n - torch.outer(self.sums.first / n, self.sums.first / n)) / (n - 1)
+        zero = torch.zeros_like(m)
+        a, b = m.sqrt(), e.sqrt()  # NaN of what is negative
+        ratio, cosine = b / a, c / (a * b)
+        slopes = {
+            KEYS[0]: (a, (0.5 / a, zero, zero)),
+            KEYS[1]: (b, (zero, 0.5 / b, zero)),
+            KEYS[2]: (ratio, (-ratio / (2 * m), ratio / (2 * e), zero)),
+            KEYS[3]: (cosine, (-cosine / (2 * m), -cosine / (2 * e), 1 / (a * b))),
+        }
+        found = {}
+        for key, (value, slope) in slopes.items():
+            along = torch.stack(slope)
+            found[key] = value
+            found[f"{key}_stderr"] = (along @ covariance @ along).clamp(min=0).sqrt()
+        return found
+
+    def _linear(self, combination: tuple[float, float, float]) -> Estimate:
+        n = float(self.sums.count)
+        a = self.sums.first.new_tensor(combination)
+        value = float(a @ self.sums.first) / n
+        if n < 2:
+            return Estimate(value)
+        scatter = float(a @ self.sums.second @ a) / n - value**2
+        return Estimate.with_interval(value, math.sqrt(max(scatter, 0.0) / (n - 1)), n - 1)
+
+    def _shown(self, key: str, scale: str) -> Estimate:
+        found = self.tensors()
+        value, stderr = float(found[key]), float(found[f"{key}_stderr"])
+        dof = float(self.sums.count) - 1
+        return Estimate.with_interval(value, stderr, dof, "log" if scale == "log" else "linear")
+
+
+def _count(x: Tensor) -> Tensor:
+    """How many rows, on their device without waiting for it."""
+    return torch.full((), float(len(x)), dtype=x.dtype, device=x.device)
+
+
+def _root(square: Estimate) -> Estimate:
+    low, high = (math.sqrt(max(end, 0.0)) if math.isfinite(end) else math.nan for end in (square.low, square.high))
+    if square.value <= 0 or math.isnan(square.value):
+        return Estimate(math.nan if square.value else 0.0, math.nan, low, high)
+    root = math.sqrt(square.value)
+    return Estimate(root, square.stderr / (2 * root), low, high)

@@ -1,0 +1,48 @@
+"""Gradients as a Rich table."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+from equiv_probe.report_table import number, with_error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_HEADS = {
+    "norm_total": "‖∇L_total‖",
+    "norm_mean": "‖∇L_mean‖",
+    "norm_equiv": "‖∇L_equiv‖",
+    "ratio": "equiv / mean",
+    "cosine": "cosine",
+}
+
+
+def table(found: Mapping[str, Any], title: str = "") -> Table:
+    """One row for each group of parameters.
+
+    Args:
+        found: as :meth:`equiv_probe.gradients.Gradients.to_dict` gives it.
+        title: of the table.
+    """
+    shown = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("parameters")
+    shown.add_column("how many", justify="right")
+    for head in _HEADS.values():
+        shown.add_column(head, justify="right")
+    for name, row in found["groups"].items():
+        count = row.get("parameters")
+        shown.add_row(name, "–" if count is None else f"{count}", *(_entry(row, key) for key in _HEADS))
+    return shown
+
+
+def _entry(row: Mapping[str, Any], key: str) -> str:
+    value, stderr = (math.nan if row[name] is None else row[name] for name in (key, f"{key}_stderr"))
+    if math.isfinite(value):
+        return with_error(value, stderr)
+    high = (row.get(f"{key}_interval") or (None, None))[1]
+    return f"< {number(high, 2)}" if high is not None and math.isfinite(high) else "–"
