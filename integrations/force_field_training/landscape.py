@@ -41,29 +41,35 @@ class Forces(nn.Module):
         return {"forces": self.net(inputs["positions"], inputs["species"])[1]}
 
 
-def losses(net: nn.Module, batch: measuring.Batch, plan: ep.RotationPlan) -> list[ep.OrbitLoss]:
-    """The decomposed force loss as a function of the weights, with independent rotations.
+def loss_of(
+    net: nn.Module, batch: measuring.Batch, plan: ep.RotationPlan, *, per_structure: bool = False
+) -> ep.OrbitLoss:
+    """The decomposed force loss as a function of the weights.
 
     Args:
         net: of the signature of `Transformer`; put in training mode, where forces that are derivatives have a graph.
         batch: structures and labels.
-        plan: its seed is that of the first set.
+        plan: the rotations.
+        per_structure: turn every structure by rotations of its own.
     """
     schema = ep.Schema(inputs={"positions": ep.point}, outputs={"forces": ep.vector}, mask="mask")
     real = batch.species != PADDING
     inputs = {"positions": batch.positions, "species": batch.species, "mask": real}
-    model = Forces(net.train())
-    return [
-        ep.OrbitLoss(
-            model,
-            inputs,
-            {"forces": batch.forces},
-            schema,
-            ep.RotationPlan(plan.design, replicates=plan.R, seed=plan.seed + k),
-            mask=real[..., None],
-        )
-        for k in range(SETS)
-    ]
+    return ep.OrbitLoss(
+        Forces(net.train()),
+        inputs,
+        {"forces": batch.forces},
+        schema,
+        plan,
+        mask=real[..., None],
+        per_structure=per_structure,
+    )
+
+
+def losses(net: nn.Module, batch: measuring.Batch, plan: ep.RotationPlan) -> list[ep.OrbitLoss]:
+    """The same loss with independent rotations; the plan's seed is that of the first set."""
+    plans = [ep.RotationPlan(plan.design, replicates=plan.R, seed=plan.seed + k) for k in range(SETS)]
+    return [loss_of(net, batch, one) for one in plans]
 
 
 def molecules(run: Run, count: int, atoms: int) -> measuring.Batch:
@@ -85,6 +91,15 @@ def curvature(given: Sequence[ep.OrbitLoss], *, probes: int, steps: int) -> dict
     return plain
 
 
+def gradients(net: nn.Module, batch: measuring.Batch, replicates: int) -> dict[str, Any]:
+    """Lengths of both gradients, unbiased over structures and their rotations, and the angle between them."""
+    plan = ep.RotationPlan("tetrahedral", replicates=replicates, seed=measuring.SEED + SETS)
+    found = ep.gradients(loss_of(net, batch, plan, per_structure=True), over="structures")
+    print(found)
+    plain: dict[str, Any] = found.to_dict()["groups"]["all"]
+    return plain
+
+
 def line(given: Sequence[ep.OrbitLoss], seed: int) -> dict[str, Any]:
     """Both losses along a random direction, and the exponents with which they grow."""
     steps = [sign * 10 ** (k / 4) for k in range(-10, 1) for sign in (-1, 1)]
@@ -103,6 +118,7 @@ def main() -> None:
     parser.add_argument("--atoms", type=int, default=12, help="of these molecules, at most")
     parser.add_argument("--probes", type=int, default=2)
     parser.add_argument("--lanczos", type=int, default=8)
+    parser.add_argument("--parts", nargs="*", default=["gradients", "line", "curvature"])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -116,16 +132,21 @@ def main() -> None:
     )
     for step in args.steps:
         weights = folder / f"step{step}.pt"
-        if not weights.exists() or str(step) in found:
+        if not weights.exists():
             continue
         print(f"step {step}")
+        own = found.setdefault(str(step), {})
         run.net.load_state_dict(torch.load(weights, map_location=run.device, weights_only=True))
         given = losses(run.net, batch, plan)
-        found[str(step)] = {
-            "line": line(given, step),
-            "curvature": curvature(given, probes=args.probes, steps=args.lanczos),
+        parts = {
+            "gradients": lambda: gradients(run.net, run.labels(run.sets.held), 2),
+            "line": lambda given=given, step=step: line(given, step),
+            "curvature": lambda given=given: curvature(given, probes=args.probes, steps=args.lanczos),
         }
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        for name, part in parts.items():
+            if name in args.parts and name not in own:
+                own[name] = part()
+                path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -424,6 +424,15 @@ def test_the_landscape_is_that_of_the_measured_losses(study: SimpleNamespace, tm
         bend = (slopes[0] - slopes[1]) / 2e-2
         assert found[name]["smallest"]["value"] <= bend <= found[name]["largest"]["value"]
         assert found[name]["largest"]["value"] > 0
+    # One structure's gradient against another's, averaged over all pairs: the length without the noise's own.
+    whole = one.labels(one.sets.held)
+    lengths = study.landscape.gradients(one.net, whole, 2)
+    loss = study.landscape.loss_of(one.net, whole, plan)
+    exact = torch.autograd.grad(loss()[2], weights, allow_unused=True)
+    squared = sum(float(g.square().sum()) for g in exact if g is not None)
+    assert lengths["units"] == len(whole.species)
+    # Of six structures; the plain square is longer by their noise.
+    assert abs(lengths["squared_equiv"] - squared) < 5 * lengths["squared_equiv_stderr"] + squared / 2
     line = study.landscape.line(given, seed=0)
     assert line
 
