@@ -47,3 +47,43 @@ def against_step(logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *,
         axes.set(xlabel="training step")
     figure.legend(*share.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=6)
     figure.savefig(path, dpi=90)
+
+
+def landscape(found: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Lengths of both gradients beside the share, condition numbers, and both losses along a line.
+
+    Args:
+        found: by step, as `landscape.py` writes it.
+        rows: of the run, with ``step`` and ``share``.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    lengths, numbers, line = figure.subplots(1, 3)
+    colours = {"mean": "C0", "equiv": "C1"}
+    given = {max(int(step), 1): one["gradients"] for step, one in found.items() if "gradients" in one}
+    for name, colour in colours.items():
+        values = [one[f"norm_{name}"] for one in given.values()]
+        errors = [one[f"norm_{name}_stderr"] for one in given.values()]
+        lengths.errorbar(list(given), values, errors, color=colour, marker="o", label=f"‖∇L_{name}‖, eV²/Å²")
+    steps = [max(row["step"], 1) for row in rows]
+    lengths.plot(steps, [row["share"] for row in rows], "k.:", label="share")
+    bent = {max(int(step), 1): one["curvature"] for step, one in found.items() if "curvature" in one}
+    for kind, style in (("mass-0.99", "o-"), ("weighted", "s--"), ("median", "^:")):
+        for name, colour in colours.items():
+            values = [one[name]["condition"][kind]["value"] for one in bent.values()]
+            numbers.plot(list(bent), values, style, color=colour, label=f"L_{name}, {kind}")
+    for k, (step, one) in enumerate((step, one["line"]) for step, one in found.items() if "line" in one):
+        ahead = [(t, j) for j, t in enumerate(one["t"]) if t > 0]
+        origin = one["t"].index(0.0)
+        for name, style in (("mean", "-"), ("equiv", "--")):
+            values = one[f"L_{name}"]
+            even = [(values[j] + values[-1 - j]) / 2 - values[origin] for _, j in ahead]
+            line.plot(
+                [t for t, _ in ahead], [abs(v) for v in even], style, color=f"C{k}", label=f"L_{name}, step {step}"
+            )
+    lengths.set(xscale="log", yscale="log", xlabel="training step")
+    numbers.set(xscale="log", yscale="log", xlabel="training step", ylabel="condition number")
+    line.set(xscale="log", yscale="log", xlabel="t, relative displacement", ylabel="even part of L(t) − L(0), (eV/Å)²")
+    for axes in (lengths, numbers, line):
+        axes.legend(fontsize=6)
+    figure.savefig(path, dpi=90)

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import figures
 import labelled_sets
 import measuring
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from training import HERE, LANDMARKS, Run, Settings
 
 import equiv_probe as ep
+from equiv_probe.growth_exponent import growth_exponent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,11 +103,19 @@ def gradients(net: nn.Module, batch: measuring.Batch, replicates: int) -> dict[s
 
 
 def line(given: Sequence[ep.OrbitLoss], seed: int) -> dict[str, Any]:
-    """Both losses along a random direction, and the exponents with which they grow."""
-    steps = [sign * 10 ** (k / 4) for k in range(-10, 1) for sign in (-1, 1)]
-    found = ep.along_line(given, "random", steps, seed=seed)
+    """Both losses along a random direction, and the powers with which they grow.
+
+    Away from a minimum a loss has a slope along the line too; its even part ``(L(t) + L(−t)) / 2 − L(0)`` has none, and
+    grows with the square of t where the loss is smooth.
+    """
+    found = ep.along_line(given, "random", [sign * 10 ** (k / 4) for k in range(-12, 1) for sign in (-1, 1)], seed=seed)
     print(found)
-    return found.to_dict()
+    plain, ahead = found.to_dict(), found.t > 0
+    for k, (name, values, _) in enumerate(found.named()):
+        even = (values + values[::-1])[ahead] / 2 - values[found.origin]
+        plain[f"{name}_even"] = growth_exponent(found.t[ahead], even, float(found.floor[k])).to_dict()
+        print(name, "even part: power", plain[f"{name}_even"]["power"])
+    return plain
 
 
 def main() -> None:
@@ -147,6 +157,8 @@ def main() -> None:
             if name in args.parts and name not in own:
                 own[name] = part()
                 path.write_text(json.dumps(found, indent=1) + "\n")
+    rows = [row for row in run.rows if (row["part"], row["output"], row["loss"]) == ("held", "forces", "mse")]
+    figures.landscape(found, rows, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":
