@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from equiv_probe.axes import value_of
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -37,7 +39,7 @@ def against_step(logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *,
             axes.plot([row["seconds"] for row in rows[1:]], [row["L_total"] for row in rows[1:]], **how)
     share.fill_between(CLAIM[1], 1e-9, CLAIM[0], color="k", alpha=0.1, label="≤ 2 % at 1k to 10k steps")
     total.set(ylabel="forces, held out: L_total, (eV/Å)²")
-    equiv.set(ylabel="L_equiv, (eV/Å)²", ylim=(1e-5, None))
+    equiv.set(ylabel="L_equiv, (eV/Å)²", ylim=(1e-3, None))
     share.set(ylabel="share, L_equiv / L_total", ylim=(1e-4, 1))
     for axes in rest:
         axes.set(ylabel="L_total, (eV/Å)²", xlabel="seconds of one core")
@@ -62,15 +64,16 @@ def landscape(found: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str
     colours = {"mean": "C0", "equiv": "C1"}
     given = {max(int(step), 1): one["gradients"] for step, one in found.items() if "gradients" in one}
     for name, colour in colours.items():
-        values = [one[f"norm_{name}"] for one in given.values()]
-        errors = [one[f"norm_{name}_stderr"] for one in given.values()]
+        values, errors = (
+            [value_of(one[f"norm_{name}{suffix}"]) for one in given.values()] for suffix in ("", "_stderr")
+        )
         lengths.errorbar(list(given), values, errors, color=colour, marker="o", label=f"‖∇L_{name}‖, eV²/Å²")
     steps = [max(row["step"], 1) for row in rows]
     lengths.plot(steps, [row["share"] for row in rows], "k.:", label="share")
     bent = {max(int(step), 1): one["curvature"] for step, one in found.items() if "curvature" in one}
     for kind, style in (("mass-0.99", "o-"), ("weighted", "s--"), ("median", "^:")):
         for name, colour in colours.items():
-            values = [one[name]["condition"][kind]["value"] for one in bent.values()]
+            values = [value_of(one[name]["condition"][kind]["value"]) for one in bent.values()]
             numbers.plot(list(bent), values, style, color=colour, label=f"L_{name}, {kind}")
     for k, (step, one) in enumerate((step, one["line"]) for step, one in found.items() if "line" in one):
         ahead = [(t, j) for j, t in enumerate(one["t"]) if t > 0]

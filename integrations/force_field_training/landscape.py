@@ -24,6 +24,7 @@ from training import HERE, LANDMARKS, Run, Settings
 
 import equiv_probe as ep
 from equiv_probe.growth_exponent import growth_exponent
+from equiv_probe.report import without_nan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,7 +157,7 @@ def main() -> None:
         for name, part in parts.items():
             if name in args.parts and name not in own:
                 own[name] = part()
-                path.write_text(json.dumps(found, indent=1) + "\n")
+                path.write_text(json.dumps(without_nan(found), indent=1) + "\n")
     rows = [row for row in run.rows if (row["part"], row["output"], row["loss"]) == ("held", "forces", "mse")]
     figures.landscape(found, rows, path.with_suffix(".png"))
 
