@@ -18,9 +18,10 @@ import labelled_sets
 import measuring
 import torch
 from force_field import PADDING
+from settings import HERE, LANDMARKS, Settings
 from study import RESULTS
 from torch import Tensor, nn
-from training import HERE, LANDMARKS, Run, Settings
+from training import Run
 
 import equiv_probe as ep
 from equiv_probe.growth_exponent import growth_exponent

@@ -17,7 +17,8 @@ import figures
 import torch
 from rich.console import Console
 from rich.table import Table
-from training import HERE, LANDMARKS, Run, Settings, write
+from settings import HERE, LANDMARKS, Settings
+from training import Run, write
 
 RESULTS = HERE / "results"
 KEPT = ("step", "seconds", "train_loss", "part", "output", "loss", "L_data")

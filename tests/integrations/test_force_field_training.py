@@ -30,6 +30,7 @@ NAMES = {
         "labelled_sets",
         "networks",
         "measuring",
+        "settings",
         "training",
         "figures",
         "study",
