@@ -26,6 +26,7 @@ from equiv_probe.line_record import Line
 from equiv_probe.loss_curvature import curvature
 from equiv_probe.orbit import Orbit
 from equiv_probe.parameter_line import along_line
+from equiv_probe.penalty import EquivariancePenalty, equivariance_penalty
 from equiv_probe.probe import Probe
 from equiv_probe.random_rotation import RandomRotation
 from equiv_probe.replay import Replay
@@ -54,6 +55,7 @@ __all__ = [
     "Curvature",
     "Decomposition",
     "EquivProbeError",
+    "EquivariancePenalty",
     "Gradients",
     "GridAudit",
     "Line",
@@ -75,6 +77,7 @@ __all__ = [
     "check_augmentation",
     "curvature",
     "decompose",
+    "equivariance_penalty",
     "fixed",
     "frame",
     "gradients",

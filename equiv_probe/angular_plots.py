@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.axes import ALARM, CALM, INK, axes_or_new, chosen, figure, short, tidied, value_of
+from equiv_probe.axes import ALARM, CALM, INK, axes_or_new, chosen, figure, short, tidied
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.report_table import number
+from equiv_probe.stored import finite
 from equiv_probe.variogram import ANGLE_EDGES, BANDS, SECTORS
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from equiv_probe.report import Measured, Report
 
+MIDDLES = [(a + b) // 2 for a, b in pairwise(ANGLE_EDGES)]
+"""Of the bins of angles, in degrees."""
 RESOLVED = 30.0
 """Degrees whose 95 % interval reaches farther than this many percent of ``L_equiv`` say nothing one by one."""
 
@@ -65,7 +69,7 @@ def resolved(measured: Measured) -> list[Bar]:
     scale = 100 / measured.equiv
     found = measured.angular
     bars = [
-        Bar(str(degree), scale * value_of(power), 2 * scale * value_of(error))
+        Bar(str(degree), scale * finite(power), 2 * scale * finite(error))
         for degree, (power, error) in enumerate(zip(found["power"], found["stderr"], strict=True), 1)
     ]
     return list(takewhile(lambda bar: bar.reach <= RESOLVED, bars))
@@ -85,10 +89,9 @@ def angle(report: Report, quantity: str | None = None, ax: Axes | None = None) -
         EquivProbeError: the report holds no such differences.
     """
     measured = angular_of(report, quantity)
-    middles = [(a + b) / 2 for a, b in pairwise(ANGLE_EDGES)]
-    roots = [math.sqrt(max(value_of(x), 0.0)) if x is not None else math.nan for x in measured.angular["by_angle"]]
+    roots = [math.nan if math.isnan(x) else math.sqrt(max(x, 0.0)) for x in map(finite, measured.angular["by_angle"])]
     ax = axes_or_new(ax)
-    ax.plot(middles, roots, color=ALARM, marker="o", lw=2)
+    ax.plot(MIDDLES, roots, color=ALARM, marker="o", lw=2)
     if math.isfinite(measured.rms):
         ax.axhline(measured.rms, color=CALM, ls="--", label=f"√L_equiv, {number(measured.rms)}")
         ax.legend(loc="lower right")
@@ -98,6 +101,12 @@ def angle(report: Report, quantity: str | None = None, ax: Axes | None = None) -
     ax.set_xlabel("angle between two orientations, degrees")
     ax.set_ylabel(f"difference of {short(measured.name)} / √2, {short(measured.unit)}")
     return tidied(ax)
+
+
+def by_angle(measured: Measured) -> list[tuple[int, float]]:
+    """Middles of the bins of angles that hold any pairs, in degrees, and the root differences there."""
+    pairs = zip(MIDDLES, map(finite, measured.angular["by_angle"]), strict=True)
+    return [(middle, math.sqrt(max(value, 0.0))) for middle, value in pairs if math.isfinite(value)]
 
 
 @figure
@@ -115,7 +124,10 @@ def axis_map(report: Report, quantity: str | None = None, ax: Axes | None = None
         EquivProbeError: the report holds no such differences.
     """
     measured = angular_of(report, quantity)
-    cells = np.array([math.nan if x is None else math.sqrt(max(x, 0.0)) for x in measured.angular["by_axis"]])
+    stored = np.array([finite(x) for x in measured.angular["by_axis"]])
+    if np.isnan(stored).all():
+        raise EquivProbeError("a report without pairs of orientations", "a plan of several replicates")
+    cells = np.sqrt(np.maximum(stored, 0.0))
     ax = axes_or_new(ax, projection="polar")
     heights = np.linspace(0, 1, BANDS + 1)
     radii = np.sqrt(1 - heights)  # Lambert's equal-area projection

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report_table import shown
+from equiv_probe.stored import finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,8 @@ SIZE = (4.7, 3.1)
 
 
 def short(name: str) -> str:
-    """A name with its middle left out where it is too long to stand beside an axis."""
+    """A name on one line, with its middle left out where it is too long to stand beside an axis."""
+    name = shown(" ".join(name.split()))
     half = LONGEST // 2
     return name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}"
 
@@ -77,9 +79,9 @@ def chosen(report: Report, quantity: str | None, fits: Any = lambda _: True, wan
     return having[name]
 
 
-def value_of(stored: float | None) -> float:
-    """A number as JSON has it: None is NaN."""
-    return math.nan if stored is None else stored
+def value_of(stored: Any) -> float:
+    """A number as JSON has it: None is NaN, and so is what is no number."""
+    return finite(stored)
 
 
 def tidied(ax: Axes, grid: str = "both") -> Axes:

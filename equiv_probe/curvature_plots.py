@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,39 +14,37 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from equiv_probe.curvature_record import Curvature
-    from equiv_probe.parameter_line import Line
+    from equiv_probe.line_record import Line
 
 COLOURS = {"L_total": INK, "L_mean": CALM, "L_equiv": ALARM}
-DECADES = 8
+DECADES = 6
 """Of the symmetric logarithmic axis, on each side of zero."""
-PER_DECADE = 4
+PER_DECADE = 3
 
 
 @figure
 def density(found: Curvature, ax: Axes | None = None) -> Axes:
-    """How many directions bend how much: the number of eigenvalues in bins of equal width on a symmetric log axis.
+    """How many directions bend how much: the number of eigenvalues in bins alike on a symmetric log axis.
 
-    The bin at zero holds what is below 1e-8 of the largest magnitude. Both axes are logarithmic: outliers are single
-    directions among thousands.
+    The bin at zero holds what is below about 1e-6 of the largest magnitude. Both axes are logarithmic: outliers are
+    single directions among thousands.
     """
     having = list(found.named())
-    top = max(float(np.abs(one.density[0]).max()) for _, one in having) or 1.0
-    decades = np.linspace(-DECADES, 0, DECADES * PER_DECADE + 1)
-    positive = top * 1.0001 * 10.0**decades
+    largest = max(float(np.abs(one.density[0]).max()) for _, one in having) or 1.0
+    top = math.ceil(math.log10(largest) + 1e-9)
+    positive = 10.0 ** (top + np.arange(-DECADES * PER_DECADE, 1) / PER_DECADE)
     edges = np.concatenate([-positive[::-1], positive])
     ax = axes_or_new(ax)
     for name, one in having:
         nodes, weights = one.density
         counts, _ = np.histogram(nodes, edges, weights=weights * one.size)
         ax.stairs(np.maximum(counts, 0), edges, color=COLOURS[name], lw=1.6, label=name, baseline=None)
-    ax.set_xscale("symlog", linthresh=float(positive[0]), linscale=0.5)
+    ax.set_xscale("symlog", linthresh=float(positive[0]), linscale=0.4)
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.3)
-    reach = [top * 10.0**-k for k in range(0, DECADES + 1, 4)]
-    ax.set_xticks(
-        [*(-x for x in reach), 0, *reach[::-1]],
-        [f"{x:.0e}" if x else "0" for x in [*(-x for x in reach), 0, *reach[::-1]]],
-    )
+    powers = [top - 1 - k for k in range(0, DECADES - 1, 2)]
+    ticks = [(s * 10.0**k, f"{'−' * (s < 0)}1e{k}") for k in powers for s in (-1, 1)]
+    ax.set_xticks([0, *(at for at, _ in ticks)], ["0", *(label for _, label in ticks)])
     ax.set_xlabel("eigenvalue")
     ax.set_ylabel(f"eigenvalues of {having[0][1].size}")
     ax.legend(loc="best")

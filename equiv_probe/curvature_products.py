@@ -88,7 +88,7 @@ class CurvatureProducts:
         if matrix not in {"hessian", "gauss-newton"}:
             raise EquivProbeError(f"matrix={matrix!r}", '"hessian" or "gauss-newton"')
         self.space, self.matrix, self.hold = space, matrix, hold
-        self.pieces = pieces_of(loss)
+        self._loss, self.pieces = loss, pieces_of(loss)
         if matrix == "gauss-newton" and not all(hasattr(piece, "of_outputs") for piece in self.pieces):
             raise EquivProbeError(
                 "a loss without outputs() and of_outputs()",
@@ -115,9 +115,12 @@ class CurvatureProducts:
         parts = self.space.parts(vector)
         product = torch.zeros_like(vector)
         with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-            for index in range(len(self.pieces)):
-                one = self._hessian if self.matrix == "hessian" else self._gauss_newton
-                product += self.space.flat(one(index, which, parts))
+            if self.matrix == "hessian" and not self.hold:
+                product = self._accumulated(lambda value: _grad(self._slopes(value), self.space.tensors, parts), which)
+            else:
+                for index in range(len(self.pieces)):
+                    one = self._held_hessian if self.matrix == "hessian" else self._gauss_newton
+                    product += self.space.flat(one(index, which, parts))
         self.count += 1
         if not bool(product.isfinite().all()):
             raise EquivProbeError(
@@ -129,23 +132,29 @@ class CurvatureProducts:
 
     def gradient(self, which: Which = "total") -> Tensor:
         """The gradient of one loss, ``(size,)``."""
-        total = torch.zeros(self.space.size, dtype=self.space.dtype, device=self.space.device)
         with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-            for piece in self.pieces:
-                value = piece()[LOSSES.index(which)]
-                if value.requires_grad:
-                    total += self.space.flat(torch.autograd.grad(value, self.space.tensors, allow_unused=True))
+            return self._accumulated(lambda value: _grad([value], self.space.tensors), which)
+
+    def _accumulated(self, of: Callable[[Tensor], Sequence[Tensor | None]], which: Which) -> Tensor:
+        """The sum over pieces of something linear in the loss; a loss that can halve its pieces does."""
+        place = LOSSES.index(which)
+        accumulate: Any = getattr(self._loss, "accumulate", None)
+        if accumulate is not None:
+            (total,) = accumulate(lambda piece: [self.space.flat(of(piece[place]))])
+            return cast("Tensor", total)
+        total = torch.zeros(self.space.size, dtype=self.space.dtype, device=self.space.device)
+        for piece in self.pieces:
+            total += self.space.flat(of(piece()[place]))
         return total
 
-    def _hessian(self, index: int, which: Which, vector: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        tensors = self.space.tensors
+    def _slopes(self, value: Tensor) -> Sequence[Tensor | None]:
+        return _grad([value], self.space.tensors, create_graph=True)
+
+    def _held_hessian(self, index: int, which: Which, vector: Sequence[Tensor]) -> Sequence[Tensor | None]:
         gradients = self._held.get((index, which))
         if gradients is None:
-            value = self.pieces[index]()[LOSSES.index(which)]
-            gradients = _grad([value], tensors, create_graph=True)
-            if self.hold:
-                self._held[index, which] = gradients
-        return _grad(gradients, tensors, vector, retain_graph=self.hold)
+            gradients = self._held[index, which] = self._slopes(self.pieces[index]()[LOSSES.index(which)])
+        return _grad(gradients, self.space.tensors, vector, retain_graph=True)
 
     def _gauss_newton(self, index: int, which: Which, vector: Sequence[Tensor]) -> Sequence[Tensor | None]:
         tensors, piece = self.space.tensors, cast("Any", self.pieces[index])

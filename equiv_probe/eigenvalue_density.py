@@ -109,8 +109,18 @@ class EigenvalueDensity:
         return self._over_probes(entropy_rank)
 
     def condition(self, kind: str = "mass-0.99") -> tuple[float, float]:
-        """A condition number, see :mod:`equiv_probe.conditioning`, and its standard error over probes."""
-        return self._over_probes(lambda values, weights: condition(kind, values, weights))
+        """A condition number, see :mod:`equiv_probe.conditioning`, and its standard error.
+
+        Means have the jackknife's over probes. Of what is read off at one place of the spectrum (mass, cutoff, median)
+        the jackknife knows little, and a few nodes stand for a continuum: there it is the scatter, on the log scale, of
+        what single probes say, not divided by the root of their number.
+        """
+        if kind in {"weighted", "mean"} or not self.probes:
+            return self._over_probes(lambda values, weights: condition(kind, values, weights))
+        single = np.log([condition(kind, *self._weighted([probe])) for probe in self.probes])
+        value = condition(kind, self.nodes, self.weights)
+        scatter = float(single.std(ddof=1)) if len(single) > 1 and np.isfinite(single).all() else math.nan
+        return value, value * scatter
 
     def of(self, function: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> tuple[float, float]:
         """``tr f(H) / n``, the mean of a function over eigenvalues, and its standard error over probes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ def extreme(product: Callable[[Tensor], Tensor], start: Tensor, count: int, tole
         basis = torch.eye(1, n, dtype=start.dtype, device=start.device)
         return Eigenpairs(np.zeros(1), basis, np.zeros(1), 0.0, True)
 
-    def found(sign: float, shift: float, k: int, which: str) -> tuple[NDArray[np.float64], bool]:
+    def found(sign: float, shift: float, k: int, which: Literal["LM", "LA"]) -> tuple[NDArray[np.float64], bool]:
         def times(x: NDArray[np.float64]) -> NDArray[np.float64]:
             vector = torch.as_tensor(np.ascontiguousarray(x).reshape(-1)).to(start)
             return np.asarray((sign * product(vector)).double().cpu().numpy() + shift * x.reshape(-1))

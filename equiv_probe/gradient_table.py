@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.table import Table
-
-from equiv_probe.report_table import number, with_error
+from equiv_probe.report_table import number, table_of, with_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from rich.table import Table
 
 _HEADS = {
     "norm_total": "‖∇L_total‖",
@@ -29,11 +28,7 @@ def table(found: Mapping[str, Any], title: str = "") -> Table:
         found: as :meth:`equiv_probe.gradients.Gradients.to_dict` gives it.
         title: of the table.
     """
-    shown = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("parameters")
-    shown.add_column("how many", justify="right")
-    for head in _HEADS.values():
-        shown.add_column(head, justify="right")
+    shown = table_of(title, "parameters", "how many", *_HEADS.values())
     for name, row in found["groups"].items():
         count = row.get("parameters")
         shown.add_row(name, "–" if count is None else f"{count}", *(_entry(row, key) for key in _HEADS))

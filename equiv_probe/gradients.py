@@ -167,7 +167,8 @@ def of_losses(loss: Tensor, parameters: Sequence[Tensor], *, keep: bool = False,
     found = torch.autograd.grad(
         loss, list(parameters), seed, retain_graph=keep, allow_unused=True, materialize_grads=True
     )
-    return [one.detach() if scale == 1.0 else one.detach().float() / scale for one in found]
+    wider = (one.detach().to(torch.promote_types(one.dtype, torch.float32)) for one in found)
+    return [one if scale == 1.0 else one / scale for one in wider]
 
 
 def of_blocks(
@@ -239,3 +240,15 @@ def _labels(parameters: Mapping[str, Tensor], groups: Groups) -> Callable[[str],
         for parameter in group["params"]
     }
     return lambda name: owner.get(id(parameters[name]))
+
+
+def parameters_of(modules: Iterable[torch.nn.Module]) -> dict[str, Tensor]:
+    """The parameters of modules by name, each once; of two of one name, the later is told apart by its place."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for k, module in enumerate(modules):
+        for name, value in module.named_parameters():
+            if id(value) not in seen:
+                seen.add(id(value))
+                found[name if name not in found else f"{k}.{name}"] = value
+    return found

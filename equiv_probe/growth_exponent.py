@@ -1,11 +1,11 @@
 r"""The power with which a loss grows along a line: ``L(t) − L(0) ≈ b |t|^p`` at small t.
 
-``log|L(t) − L(0)| = log b_± + p log|t| + c_± |t|`` is fitted by weighted least squares, with one p for both sides and a
-coefficient and a first correction for each: the next order of the expansion is in the fit, not in p.
+``log|L(t) − L(0)| = log b_± + p log|t| + c_± |t| + d_± t²`` is fitted by weighted least squares, with one p for both
+sides and a coefficient and corrections for each: the next two orders of the expansion are in the fit, not in p.
 
 Which t: from below, those where ``|L(t) − L(0)|`` is a hundred times what rounding makes of it; from above, the longest
-range that begins there in which the correction stays below one half and the fit leaves no more than 2 %, or the noise.
-The interval is Student t from the residuals, widened by how much p changes when one more order is fitted.
+range that begins there in which the corrections stay below 0.3 and the fit leaves no more than 0.5 %, or the noise. The
+interval is Student t from the residuals, widened by how much p changes when one more order is fitted.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 ABOVE_FLOOR = 100.0
-CORRECTION = 0.5
-MISFIT = 0.02
-FEWEST = 5
-"""Points on a side: slope, coefficient, correction, and two left over."""
+CORRECTION = 0.3
+MISFIT = 0.005
+FEWEST = 6
+"""Points on a side: power, coefficient, two corrections, and two left over."""
 
 
 @dataclass(frozen=True)
@@ -95,30 +95,27 @@ def _fitted(t: Values, change: Values, errors: Values, floor: float) -> Exponent
     sides = [np.sign(t) == s for s in (1, -1) if (np.sign(t) == s).any()]
     if any(len(np.unique(np.sign(change[side]))) > 1 for side in sides):
         return None  # it turns round
-    y, size = np.log(np.abs(change)), np.abs(t)
+    size = np.abs(t)
     noise = np.hypot(errors, floor) / np.abs(change)
     scale = np.hypot(noise, 1e-12)
-    columns = [np.log(size), *(side.astype(float) for side in sides), *(side * size for side in sides)]
-    more = [*columns, *(side * size**2 for side in sides)]
-    x = np.stack(columns, 1)
+    y = np.log(np.abs(change))
+    slope = [np.log(size), *(side.astype(float) for side in sides)]
+    orders = [[side * size**k for side in sides] for k in (1, 2, 3)]
+    x, longer = (np.stack([*slope, *(column for order in orders[:k] for column in order)], 1) for k in (2, 3))
+    dof = len(y) - x.shape[1]
+    if dof < 2:
+        return None
     solution, _, rank, _ = np.linalg.lstsq(x / scale[:, None], y / scale, rcond=1e-13)
     left = y - x @ solution
-    dof = len(y) - x.shape[1]
-    corrections = solution[1 + len(sides) :] * size.max()
-    if rank < x.shape[1] or dof < 2 or np.abs(corrections).max() > CORRECTION:
-        return None
+    correction = np.abs((x[:, len(slope) :] @ solution[len(slope) :])[size == size.max()]).max()
     misfit = math.sqrt(float((left**2).mean()))
-    if misfit > max(MISFIT, 1.5 * math.sqrt(float((noise**2).mean()))):
+    if rank < x.shape[1] or correction > CORRECTION or misfit > MISFIT + 1.5 * math.sqrt(float((noise**2).mean())):
         return None
     # As noisy as the errors say, or as the residuals show.
     spread = max(1.0, float((left / scale) @ (left / scale)) / dof)
     variance = spread * np.linalg.inv((x / scale[:, None]).T @ (x / scale[:, None]))[0, 0]
-    order = 0.0
-    if len(y) > len(more):
-        z = np.stack(more, 1)
-        order = abs(float(np.linalg.lstsq(z / scale[:, None], y / scale, rcond=1e-13)[0][0]) - float(solution[0]))
-        # With noise the longer fit differs by chance as well: what is expected of that is in the interval already.
-        order = order if float(noise.max()) < 1e-3 else 0.0
+    neglected = np.linalg.lstsq(longer / scale[:, None], y / scale, rcond=1e-13)[0][0] - solution[0]
+    order = abs(float(neglected)) if len(y) > longer.shape[1] else 0.0
     power = Estimate.with_interval(float(solution[0]), math.sqrt(float(variance)), dof)
     power = Estimate(power.value, power.stderr, power.low - order, power.high + order)
     sign = float(np.sign(change[sides[0]][0]))

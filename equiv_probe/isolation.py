@@ -44,6 +44,16 @@ def observed() -> Iterator[None]:
         _STATE.depth = depth
 
 
+@contextmanager
+def unobserved() -> Iterator[None]:
+    """Let the project's own hooks rest: for passes that are the project's own, but part of the user's training."""
+    _STATE.depth = getattr(_STATE, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _STATE.depth -= 1
+
+
 def network(module: nn.Module) -> nn.Module:
     """The user's own module inside ``torch.compile`` and (distributed) data-parallel wrappers.
 

@@ -67,7 +67,7 @@ def lanczos(
         beside.append(length)
         rows.append(rest / length)
     nodes, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside))
-    return Quadrature(nodes, vectors[0] ** 2, quadratic, square)
+    return Quadrature(np.asarray(nodes, np.float64), np.asarray(vectors[0] ** 2, np.float64), quadratic, square)
 
 
 def _orthogonal(vector: Tensor, basis: Tensor) -> Tensor:

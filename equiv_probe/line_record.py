@@ -105,7 +105,7 @@ class Line:
             at = [with_error(float(values[k]), float(errors[k])) for k in (self.origin, -1)]
             power = number(fit.power.value, 4) if math.isfinite(fit.power.value) else fit.why
             reach = interval(fit.low, fit.high)
-            ends = f"[{fit.power.low:.3f}, {fit.power.high:.3f}]" if math.isfinite(fit.power.low) else ""
+            ends = f"[{fit.power.low:.5g}, {fit.power.high:.5g}]" if math.isfinite(fit.power.low) else ""
             table.add_row(name, *at, power, ends, reach)
         return table
 

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from equiv_probe.curvature_estimates import LossCurvature
 from equiv_probe.curvature_products import LOSSES, CurvatureProducts, space_of
-from equiv_probe.curvature_record import Curvature, LossCurvature
+from equiv_probe.curvature_record import Curvature
 from equiv_probe.eigenvalue_density import EigenvalueDensity
 from equiv_probe.eigenvalues import dense, extreme
 from equiv_probe.errors import EquivProbeError
@@ -59,9 +60,10 @@ def curvature(
     """The curvature of ``L_total``, ``L_mean`` and ``L_equiv`` on fixed structures and rotations.
 
     With finitely many rotations the matrix of ``L_equiv`` is an estimate: its trace is unbiased, its extreme
-    eigenvalues err outwards, and L_mean's too. So use a plan of high degree (two or more icosahedral
-    replicates), and give two or more losses with independent rotations: the change between them is then in the error
-    bars, and the largest eigenvalue is bracketed. The structures are taken as given: error bars do not speak of others.
+    eigenvalues err outwards, and L_mean's too. So use a plan of high degree, of icosahedral replicates, and give two or
+    more losses with independent rotations (``loss.blocks(2)`` of one with four replicates): the change between them is
+    then in the error bars, and the largest eigenvalue is bracketed. The structures are taken as
+    given: error bars do not speak of others.
 
     Args:
         orbit_loss: a callable without arguments that gives ``(total, mean, equiv)``, 0-d with graph, at the current
@@ -101,6 +103,7 @@ def curvature(
     small = min(top, max(1, n - 2))
     each = n if all_of_them else max(2 * small + 1, 20) * 2 + probes * steps + max(trace_probes - probes, 0)
     found: dict[Which, LossCurvature] = {}
+    converged = True
     shown = progress and sys.stderr.isatty()
     with progress_bar(len(losses) * len(sets) * each, "curvature", shown=shown) as advance:
         for which in losses:
@@ -114,10 +117,11 @@ def curvature(
                     outer = extreme(one, space.random(generator), small, tolerance)
                     rest = _probed(one, outer, space, generator, (probes, steps, max(trace_probes, probes)))
                 pairs.append(outer)
+                converged = converged and outer.converged
                 densities.append(EigenvalueDensity(n, outer.values, outer.residuals, outer.square, **rest))
             found[which] = LossCurvature(tuple(densities), _bracket(times, pairs))
     notes = [] if len(given) > 1 else ["one set of rotations: their noise is in the numbers and not in the error bars"]
-    if not all(p.converged for p in pairs):
+    if not converged:
         notes.append("the eigenvalue solver stopped early: extreme eigenvalues may lie further out; raise tolerance")
     return Curvature(
         found.get("total"),

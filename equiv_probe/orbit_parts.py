@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
+from torch import nn
 
 from equiv_probe.capture import wide
 from equiv_probe.chunking import in_chunks
@@ -21,7 +22,7 @@ from equiv_probe.rotations import RotationPlan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from equiv_probe.capture import Call
     from equiv_probe.live_orbit import LiveOrbit
@@ -111,10 +112,18 @@ class BatchPart:
 
     def sums(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Decomposed]:
         """See :class:`Part`."""
-        whole = start == 0 and stop == self.count
-        which = None if whole else slice(start, stop)
+        return self.sums_of(self.outputs(start, stop, replicates), start, stop, replicates)
+
+    def outputs(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Tensor]:
+        """Pulled-back predictions of some structures by output, float64, ``(R, n, *S)``."""
+        return self._values(self._which(start, stop), self.rotations[list(replicates)])
+
+    def sums_of(
+        self, outputs: Mapping[str, Tensor], start: int, stop: int, replicates: Sequence[int]
+    ) -> dict[str, Decomposed]:
+        """What :meth:`sums` gives when the network answers with these :meth:`outputs`."""
         rotations = self.rotations[list(replicates)]
-        found, orbit = self._losses(which, rotations, self.plan)
+        found, orbit = self._judged(dict(outputs), self._which(start, stop), rotations, self.plan)
         sums = {}
         for name, objective in found[0].items():
             measured = measure(orbit, objective, live=True)
@@ -141,8 +150,14 @@ class BatchPart:
                 "training; parameters that require a gradient",
             )
 
+    def _which(self, start: int, stop: int) -> slice | None:
+        return None if start == 0 and stop == self.count else slice(start, stop)
+
     def _losses(self, which: slice | None, rotations: Tensor, plan: RotationPlan) -> tuple[Found, Orbit]:
         """The losses and the orbit, with its graph where gradients are enabled."""
+        return self._judged(self._values(which, rotations), which, rotations, plan)
+
+    def _values(self, which: slice | None, rotations: Tensor) -> dict[str, Tensor]:
         call, structures = self._of(which)
         if which is not None and rotations.ndim == 5:
             rotations = rotations[:, :, which]
@@ -161,10 +176,17 @@ class BatchPart:
                 rows = list(in_chunks(evaluate, len(flat), chunk))
         schema = live.known_schema
         values = {name: wide(torch.cat([row[name] for row in rows])) for name in schema.outputs}
-        values = {name: v.reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in values.items()}
+        return {name: v.reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in values.items()}
+
+    def _judged(
+        self, values: dict[str, Tensor], which: slice | None, rotations: Tensor, plan: RotationPlan
+    ) -> tuple[Found, Orbit]:
+        call, structures = self._of(which)
+        if which is not None and rotations.ndim == 5:
+            rotations = rotations[:, :, which]
         # What the moments are taken about: L_equiv does not depend on it, and drowns in no large number's rounding.
         about = {name: v[0, 0].detach() for name, v in values.items()}
-        orbit = Orbit.from_values(values, about, schema, plan, rotations)
+        orbit = Orbit.from_values(values, about, self.live.known_schema, plan, rotations)
         whole = self.structures.count
         return self._objectives(orbit, call, structures, lambda value: parted(value, whole, which)), orbit
 
@@ -263,3 +285,15 @@ def answered(live: LiveOrbit, call: Call, modules: Sequence[nn.Module]) -> Any:
         raw = live.network(*args, **kwargs)
         live.resolve(call, raw)
     return raw
+
+
+class Function(nn.Module):
+    """A function as a module, which holds none of the modules that the function names."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: Any) -> Any:
+        """What the function answers."""
+        return self.function(inputs)

@@ -21,6 +21,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from equiv_probe.curvature_products import LOSSES, CurvatureProducts, pieces_of, space_of
+from equiv_probe.differentiable import OrbitLoss
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.line_record import Line
 from equiv_probe.loss_curvature import require_same_twice, several
@@ -93,7 +94,7 @@ def along_line(
         chosen = np.linspace(0, 1, 21) if to is not None else np.concatenate([-scale[::-1], [0.0], scale])
     else:
         chosen = np.unique(np.append(np.asarray(steps, dtype=np.float64), 0.0))
-    units = [unit for loss in given for unit in _units(loss, over)]
+    units = [unit for loss in given for unit in ([pieces_of(loss)] if over is None else _structures(loss))]
     rows = np.empty((len(chosen), len(units), 3))
     generator = torch.Generator().manual_seed(seed + 1)
     with (
@@ -148,24 +149,19 @@ def _direction(
     return down * (space.here.norm() / down.norm()), direction
 
 
-def _units(loss: DecomposedLoss, over: str | None) -> list[Any]:
-    """What is evaluated one by one and has a scatter: structures, or the whole."""
-    if over is None:
-        return [loss]
-    pieces = getattr(loss, "pieces", None)
-    if pieces is None:
+def _structures(loss: DecomposedLoss) -> list[list[DecomposedLoss]]:
+    """The smallest pieces that a loss has."""
+    if not hasattr(loss, "pieces"):
         raise EquivProbeError("over='structures' and a loss without pieces", "ep.OrbitLoss, or pieces()")
-    try:
-        return list(pieces(1))
-    except TypeError:
-        return list(pieces())
+    pieces = loss.pieces(1) if isinstance(loss, OrbitLoss) else pieces_of(loss)
+    return [[piece] for piece in pieces]
 
 
-def _values(loss: DecomposedLoss) -> NDArray[np.float64]:
-    """The three losses now, in pieces as far as the loss has any."""
+def _values(pieces: list[DecomposedLoss]) -> NDArray[np.float64]:
+    """The sum of the three losses of pieces now."""
     found = torch.zeros(3, dtype=torch.float64)
     # Forces may be derivatives, so the graph is kept as the loss wants it; it is gone with the piece.
     with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-        for piece in pieces_of(loss):
+        for piece in pieces:
             found += torch.stack([value.detach().double().cpu() for value in piece()])
     return found.numpy()

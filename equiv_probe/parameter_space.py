@@ -64,7 +64,7 @@ class ParameterSpace:
 
     def parts(self, vector: Tensor) -> list[Tensor]:
         """A vector ``(size,)`` as tensors with the shapes, types and devices of the parameters."""
-        pieces = vector.split(self.sizes)
+        pieces = torch.split(vector, self.sizes)
         return [v.reshape(p.shape).to(p.device, p.dtype) for v, p in zip(pieces, self.tensors, strict=True)]
 
     @property
@@ -117,7 +117,7 @@ class ParameterSpace:
             ``(size,)``; zero for filters that are zero.
         """
         scaled: list[Tensor | None] = []
-        for given, parameter in zip(direction.split(self.sizes), self.tensors, strict=True):
+        for given, parameter in zip(torch.split(direction, self.sizes), self.tensors, strict=True):
             rows = len(parameter) if parameter.ndim > 1 else 1
             d, p = given.reshape(rows, -1), parameter.detach().reshape(rows, -1).to(given)
             length = d.norm(dim=1, keepdim=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from equiv_probe.comparison import Contrast
+    from equiv_probe.contrasts import Contrast
     from equiv_probe.report import Report
 
 TIMES = {"step": "training step", "time": "time", "t": "t", "epoch": "epoch"}
@@ -61,7 +61,7 @@ def structures(report: Report, quantity: str | None = None, ax: Axes | None = No
         EquivProbeError: the report holds no structures, or not this quantity.
     """
     measured = chosen(report, quantity)
-    values = np.sort([r for r in _roots(report, measured.name) if r is not None])
+    values = np.sort([r for r in _roots(report, measured.name) if math.isfinite(r)])
     if not len(values):
         raise EquivProbeError("a report without structures", "an audit, or a measurement that names its structures")
     ax = axes_or_new(ax)
@@ -91,9 +91,9 @@ def elements(report: Report, quantity: str | None = None, ax: Axes | None = None
         EquivProbeError: the quantity has no values by atom.
     """
     measured = chosen(report, quantity, lambda m: bool(m.by_element), "one that atoms have, such as forces")
-    ranked = sorted(measured.by_element.items(), key=lambda item: -(item[1]["rms"] or 0))[:12]
+    ranked = sorted(measured.by_element.items(), key=lambda item: -value_of(item[1]["rms"]))[:12]
     ax = axes_or_new(ax)
-    ax.barh(range(len(ranked)), [values["rms"] for _, values in ranked], color=ALARM, height=0.6)
+    ax.barh(range(len(ranked)), [value_of(values["rms"]) for _, values in ranked], color=ALARM, height=0.6)
     names = [f"{short(element)} ({int(values['atoms'])})" for element, values in ranked]
     ax.set_yticks(range(len(ranked)), names, parse_math=False)
     ax.invert_yaxis()
@@ -159,8 +159,10 @@ def contrast(found: Contrast, ax: Axes | None = None) -> Axes:
     return tidied(ax, grid="x")
 
 
-def _roots(report: Report, name: str) -> list[float | None]:
-    return [record["quantities"][name]["rms"] for record in report.structures if name in record["quantities"]]
+def _roots(report: Report, name: str) -> list[float]:
+    return [
+        value_of(record["quantities"][name].get("rms")) for record in report.structures if name in record["quantities"]
+    ]
 
 
 def _column(entries: Sequence[Mapping[str, Any]], name: str) -> Any:

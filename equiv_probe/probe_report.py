@@ -38,6 +38,7 @@ def report_of(
     history: Iterable[Mapping[str, Any]] = (),
     notes: Iterable[str] = (),
     complete: bool = True,
+    gradients: Mapping[str, Any] | None = None,
 ) -> Report:
     """Make the report of a probe.
 
@@ -50,7 +51,10 @@ def report_of(
         history: earlier estimates.
         notes: what a reader must know.
         complete: False if the run was interrupted.
+        gradients: by stage and output, as in the report; None is the probe's own, over the latest measurements.
     """
+    if gradients is None:
+        gradients = {} if probe.gradients is None else probe.gradients.shown()
     if sums is None:
         sums = {k: one.shown(one.window if k[0] == "train" else one.everything) for k, one in probe.running.items()}
     if over is None:
@@ -78,12 +82,14 @@ def report_of(
         notes=[
             *notes,
             *(probe.over.notes if probe.over else []),
+            *(probe.gradients.notes if probe.gradients else []),
             *(_OF_ONE.format("/".join(key)) for key in sorted(alone)),
         ],
         blind_spots=BLIND,
         complete=complete,
         history=[dict(entry) for entry in history],
         over=list(over),
+        gradients=dict(gradients),
     )
 
 

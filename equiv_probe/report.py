@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.over_time import OverTime
+from equiv_probe.over_time import Bin, OverTime
 from equiv_probe.report_figures import Figures
 from equiv_probe.report_table import render
+from equiv_probe.stored import ANY, parsed, require, require_report, without_nan
+
+__all__ = ["SCHEMA_VERSION", "Labelled", "Measured", "Report", "without_nan"]
 
 SCHEMA_VERSION = 1
 
@@ -111,6 +115,8 @@ class Report(Figures):
         history: of a training run, the estimates after each measurement: step, stage, output, seconds since the start,
             ``L_total`` and so on.
         over: losses in bins of an input of the network, such as its time.
+        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.Gradients.to_dict` gives
+            them, over the latest measurements, and their ``history``.
     """
 
     model: str
@@ -124,6 +130,7 @@ class Report(Figures):
     complete: bool = True
     history: list[dict[str, Any]] = field(default_factory=list)
     over: list[OverTime] = field(default_factory=list)
+    gradients: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Measured:
         """The measurement of one quantity."""
@@ -142,14 +149,20 @@ class Report(Figures):
         """Undo :meth:`to_dict`.
 
         Raises:
-            EquivProbeError: another schema version.
+            EquivProbeError: another schema version, or no report.
         """
-        version = stored.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise EquivProbeError(f"schema_version {version}", str(SCHEMA_VERSION), "the version that wrote the file")
-        fields = {key: value for key, value in stored.items() if key != "schema_version"}
+        require(stored, {"schema_version": ANY})
+        version = stored["schema_version"]
+        if type(version) is not int or version != SCHEMA_VERSION:
+            shown = repr(version)[:60]
+            raise EquivProbeError(f"schema_version {shown}", str(SCHEMA_VERSION), "the version that wrote the file")
+        require_report(stored)
+        fields = _known(cls, stored)
         fields["measured"] = [_measured(entry) for entry in fields["measured"]]
-        fields["over"] = [OverTime.from_dict(entry) for entry in fields.get("over", [])]
+        over = [_known(OverTime, entry) for entry in fields.get("over", [])]
+        fields["over"] = [
+            OverTime.from_dict({**entry, "bins": [_known(Bin, one) for one in entry["bins"]]}) for entry in over
+        ]
         return cls(**fields)
 
     def save(self, path: str | Path) -> None:
@@ -174,8 +187,18 @@ class Report(Figures):
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """Read what :meth:`save` wrote as JSON."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read what :meth:`save` wrote as JSON.
+
+        Raises:
+            EquivProbeError: there is no such file, or no report in it.
+        """
+        path = Path(path)
+        stored = parsed(path)
+        try:
+            return cls.from_dict(stored)
+        except EquivProbeError as error:
+            found = f"{path}, which is not a report of this version ({error.found})"
+            raise EquivProbeError(found, error.expected, error.fix) from error
 
     def to_csv(self) -> str:
         """One row per structure and quantity, with units in the header."""
@@ -218,21 +241,17 @@ class Report(Figures):
         return "\n".join(line.rstrip() for line in text.splitlines())
 
 
-def without_nan(value: Any) -> Any:
-    """Replace NaN and infinities by None, which JSON has."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def _known(kind: type[Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """The entries that have a place; what another program adds is left out."""
+    names = {entry.name for entry in dataclass_fields(kind)}
+    return {key: value for key, value in stored.items() if key in names}
 
 
 def _measured(stored: dict[str, Any]) -> Measured:
-    fields = dict(stored)
-    labelled = fields.pop("labelled")
-    return Measured(**_restored(fields), labelled=Labelled(**_restored(labelled)) if labelled is not None else None)
+    fields = _known(Measured, stored)
+    labelled = fields.pop("labelled", None)
+    known = None if labelled is None else Labelled(**_restored(_known(Labelled, labelled)))
+    return Measured(**_restored(fields), labelled=known)
 
 
 def _restored(fields: dict[str, Any]) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from equiv_probe.running import OF_THE_STEP
+from equiv_probe.stored import finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +38,23 @@ def number(value: float, digits: int = 3) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def shown(text: str) -> str:
+    r"""Text as it can be shown: what would move the cursor or turn the direction of writing stands there as its code.
+
+    >>> shown("a\x1b[2Jb\u202ec")
+    'a\\x1b[2Jb\\u202ec'
+    """
+    return "".join(repr(c)[1:-1] if _acts(c) else c for c in text) if any(map(_acts, text)) else text
+
+
+def _acts(character: str) -> bool:
+    kind = category(character)
+    return (kind == "Cc" and character not in "\n\t") or kind == "Cs" or character in _DIRECTIONS
+
+
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
 def interval(low: float, high: float) -> str:
     """A 95 % interval, or nothing where there is none."""
     return f"[{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
@@ -49,7 +68,9 @@ def with_error(value: float, error: float) -> str:
 def render(report: Report) -> Iterator[RenderableType]:
     """The parts of a report, in the order in which they answer questions."""
     counted = f"{len(report.structures)} structure{'s' * (len(report.structures) != 1)} of "
-    yield Text.assemble((report.model, "bold"), f" on {counted if report.structures else ''}{report.source}")
+    yield Text.assemble(
+        (shown(report.model), "bold"), f" on {counted if report.structures else ''}{shown(report.source)}"
+    )
     if not report.complete:
         resumes = " The same command resumes." if report.structures else ""
         yield Text(f"Interrupted: only part of it was measured.{resumes}", "bold yellow")
@@ -60,6 +81,7 @@ def render(report: Report) -> Iterator[RenderableType]:
     if labelled:
         yield _losses(labelled)
     yield from (profile.table() for profile in report.over)
+    yield from _gradients(report)
     if len(report.structures) > 1 or any(m.over_rotations for m in report.measured):
         yield _spread(report.measured)
     for measured in report.measured:
@@ -68,15 +90,21 @@ def render(report: Report) -> Iterator[RenderableType]:
     if report.failures:
         yield _failures(report.failures)
     for note in report.notes:
-        yield Text.assemble(("Note: ", "bold"), note)
-    yield Text.assemble(("Measured with ", "bold"), "; ".join(f"{k} {v}" for k, v in report.protocol.items()))
+        yield Text.assemble(("Note: ", "bold"), shown(note))
+    yield Text.assemble(("Measured with ", "bold"), shown("; ".join(f"{k} {v}" for k, v in report.protocol.items())))
     if report.blind_spots:
-        yield Text.assemble(("Does not see ", "bold"), "; ".join(report.blind_spots))
+        yield Text.assemble(("Does not see ", "bold"), shown("; ".join(report.blind_spots)))
+
+
+def _gradients(report: Report) -> Iterator[Table]:
+    from equiv_probe.gradient_table import table
+
+    return (table(found, f"Gradients of {name}") for name, found in report.gradients.items())
 
 
 def _row(table: Table, *cells: str | Text) -> None:
     """Add a row; names come from files, and square brackets in them are not markup."""
-    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
+    table.add_row(*(Text(shown(cell)) if isinstance(cell, str) else cell for cell in cells))
 
 
 def table_of(title: str, *columns: str, wraps: tuple[str, ...] = ()) -> Table:
@@ -104,8 +132,8 @@ def _symmetry(measured: list[Measured]) -> Table:
 def _losses(labelled: list[tuple[str, Labelled]]) -> Table:
     of_a_run = labelled[0][1].unit == OWN_LOSS
     counts = sorted({m.structures for _, m in labelled})
-    over = " to ".join(map(str, sorted({counts[0], counts[-1]})))
-    title = f"Loss ({labelled[0][1].loss}) against the reference on {over} structures"
+    many = " to ".join(map(str, sorted({counts[0], counts[-1]})))
+    title = f"Loss ({labelled[0][1].loss}) against the reference on {many} structure{'s' * (many != '1')}"
     columns = ("", "L_total", "L_mean", "L_equiv", "over" if of_a_run else "unit", "share of the loss", "95 % interval")
     table = table_of(f"{'Losses of the run' if of_a_run else title}: L_total = L_mean + L_equiv", *columns)
 
@@ -118,14 +146,14 @@ def _losses(labelled: list[tuple[str, Labelled]]) -> Table:
             with_error(m.total, m.total_stderr),
             with_error(m.mean, m.mean_stderr),
             with_error(m.equiv, m.equiv_stderr),
-            _over(m) if of_a_run else m.unit,
+            over(m) if of_a_run else m.unit,
             percent(m.share) + error,
             f"[{percent(low)}, {percent(high)}]" if math.isfinite(low) and error else "",
         )
     return table
 
 
-def _over(m: Labelled) -> str:
+def over(m: Labelled) -> str:
     """What the estimate is over: batches of which the step made one number, or structures."""
     kind = "batch" if m.loss == OF_THE_STEP else "structure"
     plural = {"batch": "batches", "structure": "structures"}
@@ -154,7 +182,7 @@ def _where(m: Measured) -> Table:
     table = table_of(f"Where: {m.name} by element, and the worst atoms ({m.unit})", "element", "√L_equiv", "atoms")
     table.add_column("   worst atom", justify="left")
     table.add_column("√L_equiv", justify="right")
-    ranked = sorted(m.by_element.items(), key=lambda item: -item[1]["rms"])[:8]
+    ranked = sorted(m.by_element.items(), key=lambda item: -finite(item[1]["rms"]))[:8]
     worst = m.worst_atoms[:8]
     for row in range(max(len(ranked), len(worst))):
         left = ["", "", ""]

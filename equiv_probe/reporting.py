@@ -1,8 +1,7 @@
-"""The commands ``equiv-probe report`` and ``equiv-probe compare``: from saved reports to pages and tables."""
+"""Commands on what was measured before: ``equiv-probe report`` and ``compare`` of saved reports, and ``scaling``."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from rich.console import Console
 from equiv_probe.comparison import compare
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report import Report
+from equiv_probe.scaling.command import scaling_command
 
 Files = Annotated[list[Path], typer.Argument(help="Reports in JSON, as audits and training runs save them.")]
 
@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to ``equiv-probe``."""
     app.command("report")(report_command)
     app.command("compare")(compare_command)
+    app.command("scaling")(scaling_command)
 
 
 def report_command(
@@ -33,7 +34,7 @@ def report_command(
 
     output = output or files[0].with_suffix(".html")
     _require_another(output, files, {".html", ".htm"})
-    text = page([read(path) for path in files], title)
+    text = page([Report.load(path) for path in files], title)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     print(f"Page: {output}", file=sys.stderr)
@@ -46,31 +47,11 @@ def compare_command(
     """Put reports side by side: what differs from the first, by how much, and whether that is more than chance."""
     if output is not None:
         _require_another(output, files, {".html", ".json"})
-    found = compare([read(path) for path in files], names_of(files))
+    found = compare([Report.load(path) for path in files], names_of(files))
     Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(found)
     if output is not None:
         found.save(output)
         print(f"Comparison: {output}", file=sys.stderr)
-
-
-def read(path: Path) -> Report:
-    """A saved report.
-
-    Raises:
-        EquivProbeError: the file is not there, or is no report.
-    """
-    if not path.is_file():
-        raise EquivProbeError(f"no file {path}", "a report that was saved as JSON")
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if "schema_version" not in stored:
-            raise KeyError("schema_version")
-        return Report.from_dict(stored)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise EquivProbeError(
-            f"{path}, which is not a report ({reason})", 'what report.save("report.json") writes'
-        ) from error
 
 
 def names_of(files: list[Path]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import Call, read_outputs, wide, write_outputs
+from equiv_probe.capture import Call, all_outputs, read_outputs, wide, write_outputs
 from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.grids import filled_outside
@@ -263,12 +263,19 @@ class Player:
         if not attached or self.graph:  # the step may write into its answer: not into what is kept, nor into a leaf
             values = {n: v.clone() for n, v in values.items()}
         for mine, left, (_, held) in zip(own, one.left, one.call.dicts, strict=False):
-            mine.update({name: value for name, value in left.items() if name not in mine})
+            mine.update({name: self._apart(value) for name, value in left.items() if name not in mine})
             # What the network wrote; a label of the same name stays what it was.
             mine.update({n: v for n, v in values.items() if n in left and left[n] is not held.get(n)})
         if one.own is not None and one.own < len(own):
             return own[one.own]
+        if self.graph:
+            rest = all_outputs(one.raw, list(schema.outputs))
+            values = {n: self._apart(v) for n, v in rest.items() if isinstance(v, torch.Tensor)} | values
         return write_outputs(one.raw, values, list(schema.outputs))
+
+    def _apart(self, value: Any) -> Any:
+        """What is not measured is as in the user's own run, whose graph is not ours to go through."""
+        return value.detach() if self.graph and isinstance(value, torch.Tensor) else value
 
 
 def _differ(a: Tensor, b: Tensor) -> Tensor:

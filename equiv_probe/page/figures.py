@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from equiv_probe import axes
 from equiv_probe.axes import figure
+from equiv_probe.report_table import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,10 +70,13 @@ def svg(
             root.remove(child)
     for element in root.iter():
         _adapt(element, name)
+        if element.tag.endswith("style"):  # Matplotlib's is of every element of the page that holds the figure
+            element.text = (element.text or "").replace("*{", f"#{name} *{{")
+    root.set("id", name)
     root.attrib.pop("width")
     root.attrib.pop("height")
     root.set("role", "img")
-    root.set("aria-label", text)
+    root.set("aria-label", shown(text))
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _LINK)
     return Markup(ElementTree.tostring(root, encoding="unicode"))

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from scipy.special import stdtrit
+
 from equiv_probe.report_table import number
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ _ANSWERS = {
     "round-off": "No: it respects rotation, down to rounding.",
     "non-deterministic": "Not that one could tell: repeating the same input varies as much.",
 }
+HARDLY = 1e-6
+"""A share that single precision alone may make."""
 _STAGES = ("test", "val", "train")
 
 
@@ -51,43 +55,66 @@ def headline(report: Report) -> Headline | None:
     """The headline of a report; None if nothing was measured."""
     symmetry = [m for m in report.measured if math.isfinite(m.rms)]
     if symmetry:
-        worst = min(symmetry, key=lambda m: (SEVERITY.index(m.verdict), m.name != "forces"))
+        worst = min(symmetry, key=lambda m: (_severity(m), m.name != "forces"))
         return _of_symmetry(worst)
     runs = [m for m in report.measured if m.labelled is not None]
     return _of_run(min(runs, key=lambda m: (_outdated(report, m), *_stage(m)))) if runs else None
+
+
+def _severity(m: Measured) -> int:
+    return SEVERITY.index(m.verdict if m.verdict in SEVERITY else "unknown")
 
 
 def _of_symmetry(m: Measured) -> Headline:
     floor = m.highest_floor
     beside = []
     if floor > 0:
-        beside.append(f"{_times(m.rms / floor)} times the floor of {number(floor)} {m.unit} that rounding leaves.")
+        repeats = math.isfinite(m.nondeterminism) and floor == m.nondeterminism > m.floor
+        why = "the same input, evaluated again, makes" if repeats else "rounding leaves"
+        beside.append(f"{_times(m.rms / floor)} times the floor of {number(floor)} {m.unit} that {why}.")
     if math.isfinite(m.relative):
-        beside.append(f"{_percent(m.relative)} of the size of the {m.name} themselves.")
+        beside.append(f"{_percent(m.relative)} of the size of the predicted {m.name}.")
     if m.labelled is not None:
         beside += _errors(m.name, m.unit, m.labelled)
     return Headline(
         about=m.name,
-        kind=m.verdict or "unknown",
+        kind=m.verdict if m.verdict in SEVERITY and m.verdict else "unknown",
         answer=_ANSWERS.get(m.verdict, "It was measured, with no floor to compare it with."),
         value=number(m.rms),
-        unit=m.unit,
+        unit="in the output's own unit" if m.unit == "the output's" else m.unit,
         span=f"{number(m.rms_interval[0])} to {number(m.rms_interval[1])}" if math.isfinite(m.rms_interval[0]) else "",
-        meaning=f"√L_equiv: how far the {m.name} in one orientation lie from their average over all orientations "
-        "(root mean square).",
+        meaning=f"√L_equiv of {m.name}: how far a prediction in one orientation lies from the average over all "
+        "orientations (root mean square).",
         beside=beside,
     )
 
 
 def _errors(name: str, unit: str, known: Labelled) -> list[str]:
     """The model's error against the reference, with and without the broken symmetry, where it is a squared error."""
+    if not math.isfinite(known.share):  # the loss is zero
+        return [
+            f"Its {known.loss} loss against the reference {name} is {number(known.total)}: there is no share of it."
+        ]
+    low, high = known.share_interval
+    span = f" ({number(100 * low)} to {number(100 * high)} %)" if math.isfinite(low) else ""
     if known.loss != "mse" or not (known.total > 0 and known.mean > 0):
-        return [f"{_percent(known.share)} of the loss against the reference is there only because of it."]
+        if not _is_there(known):
+            return [f"No part of the {known.loss} loss against the reference can be told to be there because of it."]
+        return [f"{_percent(known.share)}{span} of the {known.loss} loss is there only because of it."]
     total, mean = math.sqrt(known.total), math.sqrt(known.mean)
+    error = f"The model's error against the reference {name} is {number(total)} {unit}."
+    if not _is_there(known):
+        return [f"{error} No part of that can be told to be broken symmetry."]
     return [
-        f"The model's error against the reference {name} is {number(total)} {unit}. Averaged over orientations it "
-        f"would be {number(mean)}: {_percent(known.share)} of the squared error is broken symmetry alone."
+        f"{error} Averaged over orientations it would be {number(mean)}: {_percent(known.share)}{span} of the squared "
+        "error is broken symmetry alone."
     ]
+
+
+def _is_there(known: Labelled) -> bool:
+    """Whether a share is more than chance: more than its error bar, two-sided at 5 %."""
+    reach = float(stdtrit(max(known.structures - 1, 1), 0.975)) if known.structures > 1 else 2.0
+    return known.share > 0 and not known.share <= reach * known.share_stderr
 
 
 def _outdated(report: Report, m: Measured) -> bool:
@@ -106,18 +133,24 @@ def _of_run(m: Measured) -> Headline:
     known = m.labelled
     assert known is not None  # chosen so
     low, high = known.share_interval
+    if not math.isfinite(known.share):
+        answer = "The loss is zero: there is no share of it to measure."
+    elif not _is_there(known):
+        answer = "Not that one could tell: the broken part of the loss is no more than its error bar."
+    elif known.share < HARDLY:
+        answer = "Hardly: next to nothing of the loss is there because the model does not respect rotation."
+    else:
+        answer = f"{_percent(known.share)} of the loss is there only because the model does not respect rotation."
+    averaged = f"; averaging the model over orientations would bring it to {number(known.mean)}"
     return Headline(
         about=m.name,
         kind="unknown",
-        answer=f"{_percent(known.share)} of the loss is there only because the model does not respect rotation.",
+        answer=answer,
         value=number(100 * known.share),
         unit="% of the loss",
         span=f"{number(100 * low)} to {number(100 * high)}" if math.isfinite(low) else "",
         meaning=f"The share L_equiv / L_total of {m.name}.",
-        beside=[
-            f"The loss under random rotation is {number(known.total)}; averaging the model over orientations would "
-            f"bring it to {number(known.mean)}."
-        ],
+        beside=[f"The loss under random rotation is {number(known.total)}{averaged if known.mean > 0 else ''}."],
     )
 
 

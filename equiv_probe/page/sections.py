@@ -8,11 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe import angular_plots, plots, trajectory_plots
-from equiv_probe.axes import tidied, value_of
+from equiv_probe.axes import tidied
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.page import viewer
 from equiv_probe.page.figures import svg
 from equiv_probe.page.headline import Headline, headline
 from equiv_probe.report_table import number
+from equiv_probe.stored import finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-    from equiv_probe.over_time import OverTime
+    from equiv_probe.over_time import Bin, OverTime
     from equiv_probe.report import Measured, Report
 
 BROKEN = ("broken", "above round-off", "unknown", "")
@@ -47,7 +49,9 @@ class View:
         symmetry: measurements of the symmetry error.
         losses: measurements of a loss.
         figures: by section: share, where, kind, time.
-        worst: records of the worst structures, those first that can be shown in 3D.
+        worst: records of the structures that are worst in what the headline is about, and of those that can be shown
+            in 3D since they are worst in something else; the worst first.
+        places: of those that can be shown, by their place in ``worst``: the place in the viewer's dataset.
         columns: the quantities that the table of the worst structures shows.
         dataset: for the 3D view, or None.
     """
@@ -59,6 +63,7 @@ class View:
     losses: list[Measured] = field(default_factory=list)
     figures: dict[str, list[Figure]] = field(default_factory=dict)
     worst: list[dict[str, Any]] = field(default_factory=list)
+    places: dict[int, int] = field(default_factory=dict)
     columns: list[Measured] = field(default_factory=list)
     dataset: dict[str, Any] | None = None
 
@@ -110,7 +115,12 @@ class _Figures:
         **how: Any,
     ) -> None:
         place = sum(map(len, self.by_section.values()))
-        image = svg(lambda ax: draw(self.report, *args, ax=ax), f"{self.key}-f{place}", f"{title}. {text}", **how)
+        try:
+            image = svg(lambda ax: draw(self.report, *args, ax=ax), f"{self.key}-f{place}", f"{title}. {text}", **how)
+        except EquivProbeError as error:
+            if not error.found.startswith("a report"):
+                raise
+            return  # of what was not measured there is no figure
         self.by_section.setdefault(section, []).append(Figure(title, image, caption or text, main))
 
 
@@ -148,15 +158,16 @@ def _where(figures: _Figures, found: View, about: str) -> None:
             figures.add("where", plots.structures, f"Over structures: {m.name}", text, m.name, main=m.name == about)
     for m in found.columns:
         if m.by_element and m.verdict in BROKEN:
-            ranked = sorted(m.by_element.items(), key=lambda item: -value_of(item[1]["rms"]))
-            listed = ", ".join(f"{element} {number(value_of(values['rms']))}" for element, values in ranked[:12])
+            ranked = sorted(m.by_element.items(), key=lambda item: -finite(item[1]["rms"]))
+            listed = ", ".join(f"{element} {number(finite(values['rms']))}" for element, values in ranked[:12])
             text = f"√L_equiv in {m.unit}: {listed}."
             figures.add("where", plots.elements, f"By element: {m.name}", text, m.name, main=m.name == about)
     shown = viewer.shown(report, about)
-    rest = [record for record in report.structures if all(record is not one for one in shown)]
-    rest.sort(key=lambda record: -(record["quantities"].get(about, {}).get("rms") or 0.0))
     found.dataset = viewer.dataset(report, shown)
-    found.worst = [*shown, *rest][: max(WORST, len(shown))]
+    drawn = {id(record): place for place, record in enumerate(shown)}
+    by_rank = sorted(report.structures, key=lambda record: viewer.rank(record, about))
+    found.worst = [record for place, record in enumerate(by_rank) if place < WORST or id(record) in drawn]
+    found.places = {row: drawn[id(record)] for row, record in enumerate(found.worst) if id(record) in drawn}
 
 
 def _kind(figures: _Figures, found: View, about: str) -> None:
@@ -164,28 +175,27 @@ def _kind(figures: _Figures, found: View, about: str) -> None:
         main = m.name == about
         if not m.angular or not m.equiv > 0 or m.verdict not in BROKEN:
             continue
-        bars = [*angular_plots.resolved(m), angular_plots.left(m)]
+        resolved = angular_plots.resolved(m)
+        bars = [*resolved, angular_plots.left(m)]
         parts = ", ".join(f"{'l = ' if bar.name.isdigit() else ''}{bar.name}: {number(bar.part)} %" for bar in bars)
         caption = (
             "Low degrees are a smooth tilt, high ones are noise from orientation to orientation. Others: degrees that "
             "this plan does not resolve one by one, and all above."
         )
-        figures.add(
-            "kind",
-            angular_plots.spectrum,
-            f"Angular spectrum: {m.name}",
-            f"{parts}.",
-            m.name,
-            caption=caption,
-            main=main,
-        )
-        roots = [math.sqrt(max(value_of(x), 0.0)) for x in m.angular["by_angle"] if x is not None]
-        text = (
-            f"From {number(roots[0])} {m.unit} between orientations less than 20° apart to {number(roots[-1])} at "
-            "more than 160°."
-        )
-        figures.add("kind", angular_plots.angle, f"Against the angle: {m.name}", text, m.name, main=main)
-        cells = [math.sqrt(max(x, 0.0)) for x in m.angular["by_axis"] if x is not None]
+        if resolved:  # all degrees in one bar would say nothing
+            title = f"Angular spectrum: {m.name}"
+            figures.add("kind", angular_plots.spectrum, title, f"{parts}.", m.name, caption=caption, main=main)
+        roots = angular_plots.by_angle(m)
+        if len(roots) > 1:
+            (first, lowest), (last, highest) = roots[0], roots[-1]
+            text = (
+                f"From {number(lowest)} {m.unit} between orientations {first - 10} to {first + 10}° apart to "
+                f"{number(highest)} {m.unit} at {last - 10} to {last + 10}°."
+            )
+            figures.add("kind", angular_plots.angle, f"Against the angle: {m.name}", text, m.name, main=main)
+        cells = [math.sqrt(max(finite(x), 0.0)) for x in m.angular["by_axis"] if math.isfinite(finite(x))]
+        if not cells:
+            continue
         text = (
             f"Between {number(min(cells))} and {number(max(cells))} {m.unit} over all axes. Turns about the axes of "
             "one colour change the prediction alike; the disc is the upper half of the sphere, seen from z."
@@ -193,13 +203,20 @@ def _kind(figures: _Figures, found: View, about: str) -> None:
         figures.add("kind", angular_plots.axis_map, f"Against the axis: {m.name}", text, m.name, polar=True, main=main)
 
 
+def _binned(one: Bin) -> str:
+    """A bin in words; without labels there is no share of a loss."""
+    if not one.structures:
+        return f"{one.label}: nothing there"
+    has_share = math.isfinite(one.share)
+    scale, unit, (low, high) = (100, " %", one.share_interval) if has_share else (1, "", one.equiv_interval)
+    span = f" ({number(scale * low)} to {number(scale * high)})" if math.isfinite(low) else ""
+    what = "" if has_share else "L_equiv "
+    return f"{one.label}: {what}{number(scale * (one.share if has_share else one.equiv))}{unit}{span}"
+
+
 def _time(figures: _Figures, report: Report) -> None:
     for profile in report.over:
-        shares = [(one.label, one.share, one.equiv) for one in profile.bins]
-        text = "; ".join(
-            f"{label}: {f'{number(100 * share)} %' if math.isfinite(share) else number(equiv)}"
-            for label, share, equiv in shares
-        )
+        text = "; ".join(_binned(one) for one in profile.bins)
         title = f"Over {profile.over}: {profile.stage}/{profile.name}"
         figures.add("time", partial(_profile, profile), title, f"{text}.")
     columns = {name for entry in report.history for name, value in entry.items() if value is not None}
@@ -208,7 +225,7 @@ def _time(figures: _Figures, report: Report) -> None:
             title = "Share of the loss" if name == "share" else name
             scale, unit = (100, " %") if name == "share" else (1, "")
             last = {
-                "/".join(str(entry[key]) for key in ("stage", "output") if entry.get(key)): scale * entry[name]
+                "/".join(str(entry[key]) for key in ("stage", "output") if entry.get(key)): scale * finite(entry[name])
                 for entry in report.history
                 if entry.get(name) is not None
             }
@@ -218,6 +235,8 @@ def _time(figures: _Figures, report: Report) -> None:
     for name, (title, label) in trajectory_plots.COLUMNS.items():
         if name in columns and trajectory_plots.TIME in columns:
             times, values = trajectory_plots.column_of(report, name)
+            if len(times) < 2:  # one point is no course
+                continue
             quantity, _, unit = label.rpartition(", ")
             text = (
                 f"{quantity}: {number(values[0])} {unit} at first, {number(values[-1])} {unit} after "

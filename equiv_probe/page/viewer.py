@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import gzip
 import importlib.util
+import math
 import re
 from dataclasses import dataclass
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from equiv_probe.stored import finite
 
 if TYPE_CHECKING:
     from equiv_probe.report import Report
@@ -33,12 +37,13 @@ class Code:
     version: str
     licence: str
 
-    @property
+    @cached_property
     def packed(self) -> str:
         """Gzip in base64: a third of the size, and nothing in it can end a script element."""
         return base64.b64encode(gzip.compress(self.text.encode(), mtime=0)).decode()
 
 
+@cache
 def code() -> Code | None:
     """Chemiscope's code from the installed package, which is not imported; None if it is not there."""
     found = importlib.util.find_spec("chemiscope")
@@ -60,13 +65,20 @@ def shown(report: Report, about: str) -> list[dict[str, Any]]:
         about: the quantity.
     """
     having = [record for record in report.structures if _drawable(record.get("geometry"))]
-    having.sort(key=lambda record: -(record["quantities"].get(about, {}).get("rms") or 0.0))
+    having.sort(key=lambda record: rank(record, about))
     kept, atoms = [], 0
     for record in having:
-        atoms += len(record["geometry"]["symbols"])
-        if atoms <= MOST_ATOMS:
+        count = len(record["geometry"]["symbols"])
+        if atoms + count <= MOST_ATOMS:  # one that is too large leaves room for the others
             kept.append(record)
+            atoms += count
     return kept
+
+
+def rank(record: dict[str, Any], about: str) -> float:
+    """What structures are sorted by: the worst in a quantity first, those without it last."""
+    root = finite(record["quantities"].get(about, {}).get("rms"))
+    return -root if math.isfinite(root) else math.inf
 
 
 def dataset(report: Report, records: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -109,6 +121,8 @@ def _drawable(geometry: Any) -> bool:
     symbols, positions, cell = (geometry.get(key) for key in ("symbols", "positions", "cell"))
     if not (isinstance(symbols, list) and isinstance(positions, list) and len(symbols) == len(positions) > 0):
         return False
+    if cell is not None and not (isinstance(cell, list) and len(cell) == 3):
+        return False
     rows = [*positions, *(cell or [])]
     return all(isinstance(row, list) and len(row) == 3 and all(map(_is_number, row)) for row in rows)
 
@@ -129,7 +143,7 @@ def _by_atom(record: dict[str, Any], name: str) -> list[float] | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return math.isfinite(finite(value))
 
 
 def _plain(name: str) -> str:

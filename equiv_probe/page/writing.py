@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 import re
 from functools import cache, partial
@@ -16,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from equiv_probe.comparison import NOT_CORRECTED, p_value
+from equiv_probe.comparison import p_value
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.page import viewer
 from equiv_probe.page.figures import svg
 from equiv_probe.page.sections import view
 from equiv_probe.plots import contrast as contrast_plot
-from equiv_probe.report_table import interval, number
+from equiv_probe.report_table import interval, number, over, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.axes import Axes
 
-    from equiv_probe.comparison import Comparison, Contrast
+    from equiv_probe.comparison import Comparison
+    from equiv_probe.contrasts import Contrast
     from equiv_probe.report import Report
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
@@ -68,7 +70,7 @@ def comparison_page(found: Comparison) -> str:
     Raises:
         EquivProbeError: Matplotlib is not installed.
     """
-    shown = [
+    figures = [
         (
             contrast,
             svg(
@@ -80,7 +82,7 @@ def comparison_page(found: Comparison) -> str:
         )
         for place, contrast in enumerate(found.contrasts)
     ]
-    return _written("comparison.html.jinja", names=found.names, shown=shown, not_corrected=NOT_CORRECTED)
+    return _written("comparison.html.jinja", found=found, shown=figures)
 
 
 def _draw(contrast: Contrast, ax: Axes) -> Axes:
@@ -89,7 +91,9 @@ def _draw(contrast: Contrast, ax: Axes) -> Axes:
 
 def fragment(report: Report) -> str:
     """The answer, the loss and its share as HTML for a notebook's cell: no script, and styles that stay inside."""
-    return _written("fragment.html.jinja", view=view(report, "n", brief=True))
+    digest = hashlib.sha256(json.dumps(report.to_dict(), sort_keys=True, default=str).encode())
+    key = f"equiv-probe-{digest.hexdigest()[:12]}"  # reports in one notebook must not share ids
+    return _written("fragment.html.jinja", view=view(report, key, brief=True))
 
 
 def _written(template: str, **context: Any) -> str:
@@ -121,11 +125,24 @@ def _environment() -> Environment:
         loader=PackageLoader("equiv_probe.page", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": pretty, "percent": percent, "span": span, "powers": powers, "p": p_value}
+    environment.filters |= {
+        "number": pretty,
+        "percent": percent,
+        "span": span,
+        "powers": powers,
+        "p": p_value,
+        "over": over,
+    }
     return environment
+
+
+def _visible(value: Any) -> Any:
+    """Text from files with what would turn the direction of writing as its code; the templates' own markup as it is."""
+    return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _text(name: str) -> str:

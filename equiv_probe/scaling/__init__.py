@@ -14,6 +14,7 @@ gap between two models, from tables of runs or from the callback's logs.
 from equiv_probe.scaling.allocation import Allocation, Cost, allocate, measured_cost
 from equiv_probe.scaling.data_efficiency import DataEfficiency, data_efficiency
 from equiv_probe.scaling.estimates import Estimate
+from equiv_probe.scaling.figures import figure_of
 from equiv_probe.scaling.fitting import fit
 from equiv_probe.scaling.gap import gap
 from equiv_probe.scaling.gap_result import Crossing, Gap
@@ -32,6 +33,7 @@ __all__ = [
     "Table",
     "allocate",
     "data_efficiency",
+    "figure_of",
     "fit",
     "gap",
     "joined",

@@ -122,7 +122,8 @@ class Allocation:
     def __rich_console__(self, console: Console, options: Any) -> Any:
         """The best sizes as a Rich table."""
         del console, options
-        table = rich_table("Best sizes at a given compute C", "C", *self.names, "loss")
+        yield Text("Best sizes at a given compute C", "bold")
+        table = rich_table("", "C", *self.names, "loss")
         for c, n, d, loss in zip(self.compute, self.n, self.d, self.loss, strict=True):
             table.add_row(*(Text(cell) for cell in (shown(c), str(n), str(d), str(loss))))
         yield table

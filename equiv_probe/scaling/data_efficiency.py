@@ -147,7 +147,8 @@ def data_efficiency(
         needed[name] = law.reached(law.values, at), law.reached(law.draws, at)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = needed[first][0] / needed[second][0]
-        drawn = needed[first][1] / needed[second][1]
+        both = min(len(law.draws) for law in laws.values())  # none, if one of the laws has no interval
+        drawn = needed[first][1][:both] / needed[second][1][:both]
     level = laws[first].level
     data = {name: [_of(best[i], draws[:, i], level) for i in range(len(at))] for name, (best, draws) in needed.items()}
     if any(one.high == np.inf for estimates in data.values() for one in estimates):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling.estimates import Estimate, bca_of, interval_of
@@ -60,7 +61,8 @@ def fit(
         loss: the column of the loss, in its unit; positive.
         floor: ``E`` where it is known: 0 for labels without noise. None fits it.
         delta: Huber's, for residuals of ``log L``; None is 1.345 robust standard deviations of the residuals.
-        bootstrap: what is drawn anew: ``"residuals"`` about the law, or whole ``"runs"``.
+        bootstrap: what is drawn anew: ``"residuals"`` about the law, good for few runs that scatter alike at all sizes;
+            or whole ``"runs"``, for some twenty and more, whatever their scatter.
         interval: ``"percentile"``, or ``"bca"`` with ``bootstrap="runs"``.
         strata: columns; runs are drawn within rows that are equal there.
         groups: columns; rows that are equal there are drawn together, such as the steps of one run, or one seed.
@@ -72,6 +74,9 @@ def fit(
         EquivProbeError: fewer than three sizes of a variable (two with a known floor), fewer runs than parameters, a
             loss that is not positive, or not above the floor.
     """
+    if bootstrap not in {"residuals", "runs"} or interval not in {"percentile", "bca"}:
+        found_words = f"bootstrap={bootstrap!r}, interval={interval!r}"
+        raise EquivProbeError(found_words, '"residuals" or "runs"; "percentile" or "bca"')
     table = table_of(runs)
     names = (x,) if isinstance(x, str) else tuple(x)
     values = np.column_stack([table.numbers(name) for name in names])
@@ -84,7 +89,7 @@ def fit(
     parameters = 1 + 2 * len(names) - (floor is not None)
     clusters = labels([table[name] for name in _listed(groups)], len(y)) if groups else None
     units = len(y) if clusters is None else int(clusters.max()) + 1
-    notes = _notes(found, units, parameters)
+    notes = [*_notes(found, units, parameters), *(_uneven(z, found, names) if bootstrap == "residuals" else [])]
     draws, thetas = np.empty((0, len(found.theta))), found.theta[None]
     if units > parameters and resamples:
         if bootstrap == "runs":
@@ -208,6 +213,17 @@ def _notes(found: Optimum, units: int, parameters: int) -> list[str]:
     if found.agreeing < 2:
         notes.append(f"Only one of {found.starts} starts found the best fit: look at it before you use it.")
     return notes
+
+
+def _uneven(z: Array, found: Optimum, names: tuple[str, ...]) -> list[str]:
+    """A note where runs of some sizes scatter more than others, by rank correlation."""
+    if len(z) < 12 or np.ptp(found.residuals) < 1e-9:
+        return []
+    return [
+        f'The scatter depends on {name}: the intervals are not right; bootstrap="runs" takes that into account.'
+        for name, column in zip(names, z.T, strict=True)
+        if spearmanr(column, np.abs(found.residuals)).pvalue < 0.01 / len(names)
+    ]
 
 
 def _unbounded(estimates: Sequence[Estimate], best: Array, level: float) -> list[str]:

@@ -54,6 +54,9 @@ def gap(
     range that all runs have. The interval of a crossing is made of all places at which the two models are not told
     apart: it holds the true crossing as often as the intervals at single places hold the true difference.
 
+    The seeds of the two models are taken as independent of each other; where they share data or order, intervals are
+    longer than they need be.
+
     Args:
         a: rows of one model: one per run and step.
         b: rows of the other.

@@ -87,7 +87,10 @@ class Fit:
         return self._at(self.values, x)
 
     def band(self, *x: Any) -> tuple[Array, Array]:
-        """The interval of the law's loss (of the law itself; a run scatters about it), shaped as :meth:`at`."""
+        """The interval of the law's loss (of the law, not of a run about it), shaped as :meth:`at`; NaN without."""
+        if not len(self.draws):
+            unknown = np.full(self.at(*x).shape, np.nan)
+            return unknown, unknown
         drawn = self._at(self.draws, x)
         ends = [interval_of(one, self.level) for one in drawn.reshape(len(self.draws), -1).T]
         shape = drawn.shape[1:]
@@ -140,7 +143,8 @@ class Fit:
     def __rich_console__(self, console: Console, options: Any) -> Any:
         """The parameters as a Rich table."""
         del console, options
-        table = table_of(f"{self.formula}, {self.runs} runs", "", "value", f"{100 * self.level:g} % interval")
+        yield Text(f"{self.formula}, {self.runs} runs", "bold")
+        table = table_of("", "", "value", f"{100 * self.level:g} % interval")
         for name, one in self.parameters.items():
             table.add_row(*map(Text, (name, shown(one.value), one.interval)))
         yield table

@@ -67,7 +67,8 @@ def of_residuals(
     free = units - parameters
     tails = np.sqrt(free / generator.chisquare(free, (resamples, 1)))
     if groups is None:
-        drawn = residuals[generator.integers(0, n, (resamples, n))] - residuals.mean()
+        # Not about their mean: Huber's is the mean that a robust fit has set to zero, and outliers move the other.
+        drawn = residuals[generator.integers(0, n, (resamples, n))]
     else:
         drawn = residuals * generator.standard_normal((resamples, units))[:, groups]
     return Resamples(fitted + np.sqrt(units / free) * tails * drawn, np.ones((resamples, n)))

@@ -70,15 +70,18 @@ class Table:
         return len(next(iter(self.columns.values()), ()))
 
     def __contains__(self, name: str) -> bool:
-        return self._name(name) is not None
+        return self.name_of(name) is not None
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """A column, under its name or an alias of it.
+        """A column, under its name or an alias of it; ``"hours"`` also from seconds.
 
         Raises:
             EquivProbeError: there is none.
         """
-        found = self._name(name)
+        found = self.name_of(name)
+        if found is None and name == "hours" and "seconds" in self:
+            hours: NDArray[Any] = self.numbers("seconds") / 3600
+            return hours
         if found is None:
             raise EquivProbeError(
                 f"{self.source or 'a table'} with the columns {', '.join(self.columns) or '(none)'}",
@@ -87,7 +90,8 @@ class Table:
             )
         return self.columns[found]
 
-    def _name(self, name: str) -> str | None:
+    def name_of(self, name: str) -> str | None:
+        """The column's own name, for a name or an alias; None where there is no such column."""
         return next((one for one in (name, *ALIASES.get(name, ())) if one in self.columns), None)
 
     def numbers(self, name: str) -> Array:
@@ -141,6 +145,21 @@ class Table:
             own = rows["(row)"].astype(int)
             last.append(own[int(np.nanargmax(steps[own]))])
         return self.take(np.array(sorted(last), dtype=int))
+
+    def frontier(self, x: str = "C", loss: str = "L_total") -> Table:
+        """Rows with a lower loss than all that cost less, for a fit of ``L(C)`` (Hoffmann et al., 2022, approach 1).
+
+        The least of many noisy losses is too low by chance: the more runs there are at a cost, the more so.
+
+        Args:
+            x: column of the cost.
+            loss: column of the loss.
+        """
+        cost, values = self.numbers(x), self.numbers(loss)
+        order = np.lexsort((values, cost))
+        order = order[np.isfinite(cost[order]) & np.isfinite(values[order]) & (cost[order] > 0)]
+        before = np.minimum.accumulate(np.concatenate([[np.inf], values[order][:-1]]))
+        return self.take(order[values[order] < before])
 
 
 def table_of(columns: Table | Mapping[str, Any], source: str = "") -> Table:

@@ -14,11 +14,12 @@ from equiv_probe.rotations import RotationPlan
 from equiv_probe_ase.calculators import as_calculator
 from equiv_probe_ase.engine import Engine
 from equiv_probe_ase.evaluators import evaluator_for
-from equiv_probe_ase.inspection import default_atoms_per_call, model_precision, trial, weights_digest
+from equiv_probe_ase.inspection import default_atoms_per_call, draws_anew, model_precision, trial, weights_digest
 from equiv_probe_ase.journal import Journal
 from equiv_probe_ase.measuring import Options, measure_window, windows
 from equiv_probe_ase.notes import notes_on, versions
 from equiv_probe_ase.orbits import ROUND_TRIPS
+from equiv_probe_ase.own_answers import without_own_answers
 from equiv_probe_ase.quantities import adapted, choose
 from equiv_probe_ase.structures import load
 from equiv_probe_ase.summary import blind_spots, summarise
@@ -115,6 +116,9 @@ def audit(
         chosen = given
     chosen = adapted(chosen, sample)
     precision = precision or model_precision(calc, sample)
+    todo, remarks = without_own_answers(todo, evaluator, chosen, precision, asked=reference_keys is not None)
+    if draws_anew(calc):
+        remarks.append("the calculator draws new rotations at every call: what one frame is off by shows as chance")
     label = name or type(calc).__name__
     source = str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures"
     options = Options(plan, center, dict(schema.inputs) if schema else {}, loss, rel_err, max_rotations, properties)
@@ -160,7 +164,7 @@ def audit(
         **({"resumed structures": resumed} if resumed else {}),
         "versions": versions(calc),
     }
-    notes = notes_on(todo, records, failures, options)
+    notes = [*notes_on(todo, records, failures, options), *remarks]
     return Report(
         model=label,
         source=source,

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
+from ase.calculators.calculator import PropertyNotImplementedError
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit import Moments
 from equiv_probe.twirled import orbit_std
+from equiv_probe_ase.engine import Engine
+from equiv_probe_ase.evaluators import evaluator_for
+from equiv_probe_ase.inspection import default_atoms_per_call
 from equiv_probe_ase.quantities import adapted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ase import Atoms
+    from ase.calculators.calculator import Calculator
     from numpy.typing import NDArray
     from torch import Tensor
 
     from equiv_probe.rotations import RotationPlan
-    from equiv_probe_ase.engine import Engine
     from equiv_probe_ase.quantities import Quantity
     from equiv_probe_ase.turning import Turner
 
@@ -96,23 +102,64 @@ class Average:
         return array if array.ndim else float(array)
 
 
-def evaluate_averages(engine: Engine, averages: Sequence[Average]) -> None:
-    """Evaluate all rotations of all structures, as many together as the engine puts into one pass.
+class Averager:
+    """Evaluates averages with one calculator, as many rotations and structures together as go into one model pass.
+
+    Args:
+        calculator: not copied.
+        batched: False calls it once per rotation even if its model takes batches.
+        atoms_per_call: most atoms in one model pass; None takes what suits model and device.
 
     Raises:
-        Exception: whatever the calculator raises.
+        EquivProbeError: a number of atoms below one.
     """
-    waiting: list[tuple[Average, slice]] = []
-    atoms = 0
-    for average in averages:
-        for part in average.parts(engine.atoms_per_call):
-            size = (part.stop - part.start) * len(average.turner.atoms)
-            if waiting and atoms + size > engine.atoms_per_call:
-                _evaluate_parts(engine, waiting)
-                waiting, atoms = [], 0
-            waiting.append((average, part))
-            atoms += size
-    _evaluate_parts(engine, waiting)
+
+    def __init__(self, calculator: Calculator, *, batched: bool = True, atoms_per_call: int | None = None) -> None:
+        if atoms_per_call is not None and atoms_per_call < 1:
+            raise EquivProbeError(f"atoms_per_call={atoms_per_call}", "a positive number")
+        self.calculator, self._batched = calculator, batched
+        evaluator = evaluator_for(calculator, batched=batched)
+        self.engine = Engine(evaluator, atoms_per_call or default_atoms_per_call(calculator, evaluator))
+
+    def run(self, averages: Sequence[Average]) -> None:
+        """Evaluate all rotations of all structures.
+
+        Raises:
+            Exception: whatever the calculator raises.
+        """
+        self._find_evaluator()
+        waiting: list[tuple[Average, slice]] = []
+        atoms = 0
+        for average in averages:
+            for part in average.parts(self.engine.atoms_per_call):
+                size = (part.stop - part.start) * len(average.turner.atoms)
+                if waiting and atoms + size > self.engine.atoms_per_call:
+                    _evaluate_parts(self.engine, waiting)
+                    waiting, atoms = [], 0
+                waiting.append((average, part))
+                atoms += size
+        if waiting:
+            _evaluate_parts(self.engine, waiting)
+
+    def not_given(self, atoms: Atoms, names: Sequence[str]) -> list[str]:
+        """Which properties the calculator does not give for a structure, tried one by one."""
+        self._find_evaluator()
+        missing = []
+        for name in names:
+            try:
+                list(self.engine.run([atoms], [name]))
+            except PropertyNotImplementedError:
+                missing.append(name)
+        return missing
+
+    def _find_evaluator(self) -> None:
+        """Once more, for a copy: only when it is asked something is its calculator sure to be complete."""
+        if self.engine.evaluator is None:
+            self.engine.evaluator = evaluator_for(self.calculator, batched=self._batched)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A batched evaluator may hold modules and functions of its package, which cannot be copied.
+        return {**self.__dict__, "engine": replace(self.engine, evaluator=None)}  # type: ignore[arg-type]
 
 
 def _evaluate_parts(engine: Engine, parts: Sequence[tuple[Average, slice]]) -> None:

@@ -20,13 +20,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase import Atoms, units
-
-from equiv_probe.errors import EquivProbeError
+from ase import units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ase import Atoms
     from numpy.typing import NDArray
 
     Vector = NDArray[np.float64]
@@ -60,21 +59,6 @@ class Mechanics:
     def total(self) -> float:
         """Potential and kinetic energy, eV."""
         return self.potential + self.kinetic
-
-
-def moving_atoms(dyn: Any, atoms: Any = None) -> Atoms:
-    """The atoms that dynamics move, from inside filters.
-
-    Raises:
-        EquivProbeError: there are none, as in a band of several images.
-    """
-    found: Any = atoms if atoms is not None else getattr(dyn, "atoms", None)
-    seen = 0
-    while not isinstance(found, Atoms) and hasattr(found, "atoms") and seen < 10:
-        found, seen = found.atoms, seen + 1
-    if not isinstance(found, Atoms):
-        raise EquivProbeError(f"a {type(found).__name__} to watch", "ase.Atoms", "SymmetryMonitor(dyn, atoms)")
-    return found
 
 
 def known_results(atoms: Atoms) -> Mapping[str, Any]:
@@ -118,14 +102,16 @@ def mechanics(atoms: Atoms, results: Mapping[str, Any]) -> Mechanics:
     masses = atoms.get_masses()
     arms = atoms.positions - masses @ atoms.positions / masses.sum()
     forces, momenta = results.get("forces"), atoms.arrays.get("momenta")
+    if forces is not None:
+        forces = np.asarray(forces, dtype=float)  # sums of single precision would round more than the model
     periodic = atoms.pbc.any()
     potential = results.get("free_energy", results.get("energy"))
     moves = momenta is not None
     return Mechanics(
         potential=math.nan if potential is None else float(potential) + _springs(atoms),
         kinetic=0.5 * float((momenta * momenta / masses[:, None]).sum()) if moves else 0.0,
-        force=unknown if forces is None else np.asarray(forces.sum(0), dtype=float),
-        torque=unknown if periodic or forces is None else _cross_sum(arms, np.asarray(forces, dtype=float)),
+        force=unknown if forces is None else forces.sum(0),
+        torque=unknown if periodic or forces is None else _cross_sum(arms, forces),
         momentum=momenta.sum(0) / units.fs if moves else np.zeros(3),
         angular=unknown if periodic else _cross_sum(arms, momenta) / units.fs if moves else np.zeros(3),
     )
@@ -147,49 +133,79 @@ def _springs(atoms: Atoms) -> float:
 class Budget:
     """Changes since the start, and the time integrals that should explain them.
 
+    What happens between two instants counts only if the forces of both are known; a step where they are not is a gap,
+    and so is one before which somebody else moved the atoms.
+
     Attributes:
         time: since the start, fs.
         instants: how many were added.
+        known: of these, with forces.
+        gaps: steps that were left out.
         momentum: its change ``(3,)``, eV·fs/Å.
         angular: change of the angular momentum ``(3,)``, eV·fs.
         energy: change of the total energy, eV.
         impulse: ``∫ F dt`` ``(3,)``, eV·fs/Å.
         angular_impulse: ``∫ τ dt`` ``(3,)``, eV·fs.
-        torque_squares: sum of ``‖τ‖²``, eV².
+        torque_squares: sum of ``‖τ‖²`` over the known instants, eV².
         force_squares: sum of ``‖F‖²``, (eV/Å)².
         last: the latest instant.
+        reference: total energy that was known last, eV.
     """
 
     time: float = 0.0
     instants: int = 0
+    known: int = 0
+    gaps: int = 0
     momentum: Vector = field(default_factory=lambda: np.zeros(3))
     angular: Vector = field(default_factory=lambda: np.zeros(3))
-    energy: float = 0.0
+    energy: float = math.nan
     impulse: Vector = field(default_factory=lambda: np.zeros(3))
     angular_impulse: Vector = field(default_factory=lambda: np.zeros(3))
     torque_squares: float = 0.0
     force_squares: float = 0.0
     last: Mechanics | None = None
+    reference: float = math.nan
 
-    def add(self, now: Mechanics, step: float) -> None:
+    def add(self, now: Mechanics, step: float, *, joined: bool = True) -> None:
         """Take in the next instant.
 
         Args:
             now: the instant.
             step: time since the instant before, fs; NaN where there is no time, as in an optimisation.
+            joined: whether only the dynamics moved the atoms in between.
         """
         self.instants += 1
-        self.torque_squares += float(now.torque @ now.torque)
-        self.force_squares += float(now.force @ now.force)
         before, self.last = self.last, now
+        known = bool(np.isfinite(now.force).all())
+        if known:
+            self.known += 1
+            self.torque_squares += float(now.torque @ now.torque)
+            self.force_squares += float(now.force @ now.force)
+        self._add_energy(now.total, joined=joined)
         if before is None:
             return
         self.time += step
+        if not (known and joined and np.isfinite(before.force).all()):
+            self.gaps += 1
+            return
         self.momentum = self.momentum + now.momentum - before.momentum
         self.angular = self.angular + now.angular - before.angular
-        self.energy += now.total - before.total
         self.impulse = self.impulse + 0.5 * step * (before.force + now.force)
         self.angular_impulse = self.angular_impulse + 0.5 * step * (before.torque + now.torque)
+
+    def _add_energy(self, total: float, *, joined: bool) -> None:
+        """Some calculators give it at some steps only: its change is from the one that was known last."""
+        if not math.isfinite(total):
+            return
+        if math.isnan(self.energy):
+            self.energy = 0.0
+        elif joined and math.isfinite(self.reference):
+            self.energy += total - self.reference
+        self.reference = total
+
+    def resume_at(self, now: Mechanics) -> None:
+        """Go on from an instant that is in the sums already."""
+        self.last, self.reference = now, now.total
 
     @property
     def remainder(self) -> Vector:
@@ -204,9 +220,9 @@ class Budget:
     @property
     def torque(self) -> float:
         """Root mean square of the net torque over the instants, eV."""
-        return math.sqrt(self.torque_squares / self.instants) if self.instants else math.nan
+        return math.sqrt(self.torque_squares / self.known) if self.known else math.nan
 
     @property
     def force(self) -> float:
         """Root mean square of the net force over the instants, eV/Å."""
-        return math.sqrt(self.force_squares / self.instants) if self.instants else math.nan
+        return math.sqrt(self.force_squares / self.known) if self.known else math.nan

@@ -45,7 +45,12 @@ def register(app: typer.Typer) -> None:
 
 def audit_command(  # noqa: PLR0917 - a command line has as many options as it has
     calculator: Annotated[str, typer.Argument(help="A preset, module:callable?key=value or file.py:callable.")],
-    structures: Annotated[str, typer.Argument(help="Any file that ASE reads; FILE@0:50 takes the first fifty.")],
+    structures: Annotated[
+        str | None,
+        typer.Argument(
+            help="Any file that ASE reads; FILE@0:50 takes the first fifty.", metavar="structures", show_default=False
+        ),
+    ] = None,
     output: Annotated[
         Path | None, option("-o", "--output", help="Report, .json, .csv or .html.", show="audit-….json")
     ] = None,
@@ -82,6 +87,8 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     from equiv_probe_ase.calculators import make_calculator, spec_fingerprint
     from equiv_probe_ase.thresholds import Threshold
 
+    if structures is None:
+        raise _one_missing(calculator)
     thresholds = [Threshold.parse(text) for text in fail_above or []]
     plan = RotationPlan(design, replicates, improper, seed)
     path, _, selected = structures.rpartition("@") if "@" in structures else (structures, "", "")
@@ -164,6 +171,23 @@ def show(report: Report, files: str, *, as_json: bool) -> None:
     else:
         wide_console().print(report)
     print(files, file=sys.stderr)
+
+
+def _one_missing(given: str) -> EquivProbeError:
+    """One argument where two are needed: a trajectory says what made it, but not with which options or weights."""
+    if not Path(given.rpartition("@")[0] or given).exists():
+        return EquivProbeError(f"no structures for {given}", "a file", f"equiv-probe audit {given} structures.xyz")
+    from equiv_probe_ase.structures import load
+
+    calc = load(given)[0].atoms.calc
+    made = (
+        f" (written with one that calls itself {calc.name!r})"
+        if getattr(calc, "name", None) not in {None, "unknown"}
+        else ""
+    )
+    return EquivProbeError(
+        f"{given} without a calculator{made}", "a calculator, then structures", f"equiv-probe audit emt {given}"
+    )
 
 
 def _exit_code(report: Report, thresholds: list[Threshold]) -> int:

@@ -11,7 +11,9 @@ import csv
 import io
 import json
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report import without_nan
@@ -81,6 +83,8 @@ class DynamicsLog:
         self.path = path.resolve() if path is not None else None
         """Where the file is; a script may change its folder during the run."""
         self.rows: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+        self._unwritten, self._size = "", 0
 
     @property
     def keeps_frames(self) -> bool:
@@ -99,22 +103,56 @@ class DynamicsLog:
         Raises:
             EquivProbeError: the file is of another run, or no log.
         """
-        self.rows = []
+        self.rows, self._unwritten = [], ""
         if self.path is None:
             return
         header: dict[str, Any] = {MARK: SCHEMA_VERSION, "protocol": json.loads(json.dumps(without_nan(dict(protocol))))}
-        if resume and self.path.exists() and self.path.stat().st_size:
-            self._resume(self.path, header, first_step)
-            return
+        if self.path.exists() and self.path.stat().st_size:
+            lines = _lines(self.path)
+            if not lines and not _begins_as_a_log(self.path):  # torn in its first line there is nothing to resume
+                raise _no_log(self.path)
+            old = self._header(self.path, lines) if lines else header
+            if resume and lines:
+                self._resume(self.path, lines, header, first_step)
+                return
+            other = _owners.get(self.path)
+            if other is not None and other.rows and old != header:
+                words = f"equiv_probe: {self.path}, the log of another dynamics of this process, is started over"
+                warnings.warn(f"{words}: pass log= to keep both", stacklevel=2)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        _owners[self.path] = self
         self.path.write_text(self._head(header), encoding="utf-8")
+        self._size = self.path.stat().st_size
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Write one row; what it lacks of the columns is left empty."""
-        self.rows.append(dict(row))
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(self._line(row))
+        """Write one row; what it lacks of the columns is left empty.
+
+        A disk that is full, or gone, does not end the run: rows wait for the next one, which tries again.
+        """
+        self.rows.append(plain(row))
+        if self.path is None:
+            return
+        if _owners.get(self.path) is not self:
+            self._note(f"another monitor has started the log {self.path} over: the rows from here on are not in it")
+            return
+        self._unwritten += self._line(row)
+        try:
+            with self.path.open("r+b") as file:
+                file.seek(self._size)  # behind the last whole row
+                file.write(self._unwritten.encode())
+                file.truncate()
+        except OSError as error:
+            self._note(f"the log could not be written at step {row['step']}: {error}")
+            return
+        self._size += len(self._unwritten.encode())
+        self._unwritten = ""
+
+    def _note(self, line: str) -> None:
+        """Say it in the report, and the first time aloud."""
+        if not self.notes:
+            warnings.warn(f"equiv_probe: {line}", stacklevel=2)
+        if line not in self.notes:
+            self.notes = [*self.notes[:4], line]
 
     def _head(self, header: Mapping[str, Any]) -> str:
         text = json.dumps(header, ensure_ascii=False)
@@ -127,8 +165,7 @@ class DynamicsLog:
         csv.writer(out, lineterminator="\n").writerow([_cell(row.get(name)) for name in COLUMNS])
         return out.getvalue()
 
-    def _resume(self, path: Path, header: Mapping[str, Any], first_step: int | None) -> None:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # what follows the last line break is torn
+    def _resume(self, path: Path, lines: list[str], header: Mapping[str, Any], first_step: int | None) -> None:
         old = self._header(path, lines)
         if old != header:
             before, now = old.get("protocol", {}), header["protocol"]
@@ -138,30 +175,61 @@ class DynamicsLog:
                 "the same dynamics as before",
                 "another log=, or resume=False to start over",
             )
-        rows = [row for line in lines[1:] if (row := self._row(line)) is not None]
+        rows = [row for place, line in enumerate(lines[1:], 2) if (row := self._row(line, place)) is not None]
         self.rows = [row for row in rows if first_step is None or row["step"] <= first_step]
         fresh = path.with_name(path.name + ".part")
         fresh.write_text(self._head(header) + "".join(map(self._line, self.rows)), encoding="utf-8")
         fresh.replace(path)  # a kill in between leaves the one or the other
+        _owners[path], self._size = self, path.stat().st_size
 
     def _header(self, path: Path, lines: list[str]) -> dict[str, Any]:
         try:
             header = json.loads(lines[0].removeprefix("# "))
         except (ValueError, IndexError) as error:
-            raise EquivProbeError(f"{path}, which is no log of a trajectory", "one", "another log=") from error
+            raise _no_log(path) from error
         if not isinstance(header, dict) or MARK not in header:
-            raise EquivProbeError(f"{path}, which is no log of a trajectory", "one", "another log=")
+            raise _no_log(path)
         return header
 
-    def _row(self, line: str) -> dict[str, Any] | None:
-        if self.keeps_frames:
-            found: dict[str, Any] = json.loads(line)
-            return {name: math.nan if value is None else value for name, value in found.items()}
-        cells = next(csv.reader([line]))
-        if cells == list(COLUMNS):
-            return None
-        row = {name: float(cell) for name, cell in zip(COLUMNS, cells, strict=True) if cell}
-        return {**row, "step": int(row["step"])}
+    def _row(self, line: str, place: int) -> dict[str, Any] | None:
+        try:
+            if self.keeps_frames:
+                found: dict[str, Any] = json.loads(line)
+                return {name: math.nan if value is None else value for name, value in found.items()} | {
+                    "step": int(found["step"])
+                }
+            cells = next(csv.reader([line]))
+            if cells == list(COLUMNS):
+                return None
+            row = {name: float(cell) for name, cell in zip(COLUMNS, cells, strict=True) if cell}
+            return {**row, "step": int(row["step"])}
+        except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+            raise EquivProbeError(
+                f"{self.path}, whose line {place} is no row of it ({' '.join(str(error).split())[:80]})",
+                "rows as they were written",
+                "the line taken out, another log=, or resume=False to start over",
+            ) from error
+
+
+_owners: WeakValueDictionary[Path, DynamicsLog] = WeakValueDictionary()
+"""Which log of this process writes to a file: two would write into each other's rows."""
+
+
+def _lines(path: Path) -> list[str]:
+    """Whole lines; what follows the last line break was torn by a kill."""
+    try:
+        return path.read_text(encoding="utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise _no_log(path) from error
+
+
+def _begins_as_a_log(path: Path) -> bool:
+    with path.open("rb") as file:
+        return MARK.encode() in file.read(64)
+
+
+def _no_log(path: Path) -> EquivProbeError:
+    return EquivProbeError(f"{path}, which is no log of a trajectory", "one, or no file", "another log=")
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:

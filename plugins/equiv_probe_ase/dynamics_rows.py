@@ -9,6 +9,8 @@ import numpy as np
 
 from equiv_probe_ase.budget import Budget
 from equiv_probe_ase.dynamics_log import plain
+from equiv_probe_ase.inspection import weights_digest
+from equiv_probe_ase.notes import versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,8 +18,24 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from equiv_probe_ase.conservative import Defect
+    from equiv_probe_ase.monitor import SymmetryMonitor
 
 _UNITS = {"energy": "meV_per_atom", "forces": "meV_per_A", "stress": "meV_per_A3"}
+
+
+def protocol_of(monitor: SymmetryMonitor) -> dict[str, Any]:
+    """What the rows of a monitor depend on."""
+    return {
+        "structure": monitor.atoms.get_chemical_formula(),
+        "dynamics": type(monitor.dyn).__name__,
+        "timestep_fs": None if math.isnan(monitor.timestep) else round(monitor.timestep, 9),
+        "every": int(monitor.every),
+        "plan": str(monitor.plan),
+        "center": str(monitor.symmetry.center),
+        "model": monitor.name or type(monitor.model).__name__,
+        "weights": weights_digest(monitor.model),
+        "versions": versions(monitor.model),
+    }
 
 
 def row_of(
@@ -95,6 +113,7 @@ def resumed_budget(rows: Sequence[Mapping[str, Any]]) -> Budget:
     return Budget(
         time=last.get("time_fs", math.nan),
         instants=instants,
+        known=instants,
         momentum=vector("momentum_change", "eV_fs_per_A"),
         angular=vector("angular_change", "eV_fs"),
         energy=last.get("energy_change_eV", math.nan),

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import isolated
 from equiv_probe_ase.conservative import Defect, defect
 from equiv_probe_ase.engine import Engine
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.inspection import default_atoms_per_call, model_precision, trial
 from equiv_probe_ase.orbits import Job, evaluate_jobs, quantities_of
-from equiv_probe_ase.own_copy import networks, own_copy
-from equiv_probe_ase.quantities import adapted, choose
+from equiv_probe_ase.own_copy import networks, own_copy, own_directories
+from equiv_probe_ase.quantities import QUANTITIES, adapted, choose
 from equiv_probe_ase.record import record
 from equiv_probe_ase.structures import Structure
 from equiv_probe_ase.turning import Turner
@@ -59,7 +60,12 @@ class FrameSymmetry:
     shared: tuple[str, ...] = ()
     evaluations: int = 0
     _measured: int = 0
+    _conserved: str = ""
     _resolution: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.plan.is_random or self.plan.R < 2:
+            raise EquivProbeError(str(self.plan), "at least two randomly turned replicates", 'RotationPlan("klein", 4)')
 
     def prepare(self, calculator: Calculator, atoms: Atoms) -> None:
         """Find out what the calculator really gives, and in which precision.
@@ -68,10 +74,14 @@ class FrameSymmetry:
             EquivProbeError: nothing to measure.
         """
         with self._engine(calculator) as engine:
-            implemented = list(calculator.implemented_properties)
+            implemented = _implemented(calculator)
             asked = self.properties or ([n for n in DEFAULTS if n in implemented] or None)
             chosen = choose(implemented, asked)
-            given, sample = trial(engine.evaluator, chosen, [Structure(0, "start", atoms.copy())])
+            # Some list a free energy that they never give.
+            tried = chosen | {n: QUANTITIES[n] for n in ("free_energy",) if n in implemented and n not in chosen}
+            given, sample = trial(engine.evaluator, tried, [Structure(0, "start", atoms.copy())])
+            self._conserved = next((n for n in ("free_energy", "energy") if n in given and n in sample), "")
+            given = {name: quantity for name, quantity in given.items() if name in chosen}
             self.quantities = adapted(chosen if self.properties else given, sample)
             self.precision = model_precision(calculator, sample)
             self.evaluator = engine.evaluator.name
@@ -108,10 +118,8 @@ class FrameSymmetry:
 
     def defect(self, calculator: Calculator, atoms: Atoms, step: int) -> Defect | None:
         """Whether the forces are the energy's gradient at one frame; None where there is no energy or no force."""
-        implemented = calculator.implemented_properties
-        if "forces" not in self.quantities or not {"energy", "free_energy"} & set(implemented):
+        if "forces" not in self.quantities or not self._conserved:
             return None
-        energy = "free_energy" if "free_energy" in implemented else "energy"
         frame = atoms.copy()
         frame.set_constraint()
         # One replicate of the design: unbiased, and the spread over frames says how well the mean is known.
@@ -119,15 +127,31 @@ class FrameSymmetry:
         turned = Turner(frame, self.center).copies(rotations)
         generator = np.random.default_rng((self.plan.seed, step))
         with self._engine(calculator) as engine:
-            return defect(engine, frame, generator, energy=energy, precision=self.precision, turned=turned)
+            return defect(engine, frame, generator, energy=self._conserved, precision=self.precision, turned=turned)
 
     @contextmanager
     def _engine(self, calculator: Calculator) -> Iterator[Engine]:
         """An engine on a copy of the calculator, made anew: the user may have changed its parameters."""
         twin, shared = own_copy(calculator)
         self.shared = tuple(shared)
-        with isolated(*networks(calculator)):
+        with isolated(*networks(calculator)), own_directories(twin):
             evaluator = evaluator_for(twin, batched=self.batched)
             engine = Engine(evaluator, self.atoms_per_call or default_atoms_per_call(twin, evaluator))
             yield engine
         self.evaluations += engine.evaluations
+
+
+def _implemented(calculator: Any) -> list[str]:
+    """ASE's names of what a calculator gives.
+
+    Raises:
+        EquivProbeError: it does not say.
+    """
+    found = getattr(calculator, "implemented_properties", None)
+    if found is None:
+        raise EquivProbeError(
+            f"a {type(calculator).__name__} without implemented_properties",
+            "one of ASE's calculators",
+            "SymmetryMonitor(..., calculator=...)",
+        )
+    return list(found)

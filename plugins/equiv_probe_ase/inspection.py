@@ -87,6 +87,11 @@ def weights_digest(calculator: object) -> str:
     return digest.hexdigest()[:16] if parameters else ""
 
 
+def draws_anew(calculator: object) -> bool:
+    """Whether it, or one that it wraps, answers every call in rotations of its own, as a TwirledCalculator may."""
+    return any(getattr(current, "redraw", False) is True for current in with_wrapped(calculator))
+
+
 def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64]] | None = None) -> torch.dtype:
     """The precision a calculator works in.
 

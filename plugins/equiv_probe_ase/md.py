@@ -77,6 +77,7 @@ def molecular_dynamics(
     if start == 0:
         _thermal(atoms, temperature, seed)
     atoms.calc = calculator
+    _draw_on(calculator, start)
     if ensemble == "nve":
         dyn: Any = VelocityVerlet(atoms, timestep * units.fs)
     else:
@@ -133,6 +134,12 @@ def _resumed(atoms: Atoms, trajectory: Path | None, every: int) -> int:
     atoms.positions[:] = last.positions
     atoms.set_momenta(last.get_momenta(), apply_constraint=False)
     return (count - 1) * every
+
+
+def _draw_on(calculator: Any, steps: int) -> None:
+    """Let a calculator that draws rotations for every state go on with those that would have come next."""
+    if steps and hasattr(calculator, "draws"):
+        calculator.draws = steps
 
 
 def _frames(dyn: Any, atoms: Atoms, trajectory: Path | None, every: int, start: int) -> Any:

@@ -8,22 +8,22 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import ase.io
 from ase import units
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.md.md import MolecularDynamics
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations import RotationPlan
-from equiv_probe_ase.budget import Budget, known_results, mechanics, moving_atoms
+from equiv_probe_ase.between_runs import BetweenRuns
+from equiv_probe_ase.budget import Budget, known_results, mechanics
 from equiv_probe_ase.calculators import make_calculator
-from equiv_probe_ase.dynamics_log import DynamicsLog
+from equiv_probe_ase.dynamics_frames import FramesFile, WorstFrames
+from equiv_probe_ase.dynamics_log import DynamicsLog, plain
+from equiv_probe_ase.dynamics_reading import atoms_of
 from equiv_probe_ase.dynamics_report import dynamics_report
-from equiv_probe_ase.dynamics_rows import frame_of, info_of, resumed_budget, row_of
+from equiv_probe_ase.dynamics_rows import frame_of, info_of, protocol_of, resumed_budget, row_of
 from equiv_probe_ase.dynamics_table import RunningTable
 from equiv_probe_ase.frame_symmetry import FrameSymmetry
-from equiv_probe_ase.inspection import weights_digest
-from equiv_probe_ase.notes import versions
+from equiv_probe_ase.watched_atoms import moving_atoms, require_watchable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.report import Report
     from equiv_probe_ase.conservative import Defect
+    from equiv_probe_ase.quantities import Quantity
 
 PLAN = RotationPlan("haar", replicates=4)
 """Four rotations of a frame, the fewest with error bars: a trajectory has many frames, and each draws its own."""
@@ -64,14 +65,13 @@ class SymmetryMonitor:
         resume: continue a log of the same run: rows and steps are counted on.
         first_step: the number of the step at which this run begins; None goes on after the last row of a resumed log,
             or where ``dyn.nsteps`` is.
-        trajectory: a file for the measured frames with the measured values in their ``info``, in any format of ASE
-            that can be appended to (``.extxyz``, ``.traj``).
+        trajectory: a file for the measured frames with the measured values in their ``info``, ``.extxyz`` or ``.traj``.
         annotate: put the measured values into ``atoms.info`` too, under names that begin with ``equiv_``.
         quiet: print no running table; None prints one to a terminal only.
         name: of the model, for the report.
 
     Raises:
-        EquivProbeError: an impossible option, or a log of another run.
+        EquivProbeError: an impossible option, or a file of another run.
 
     >>> from ase.build import molecule
     >>> from ase.calculators.emt import EMT
@@ -107,13 +107,10 @@ class SymmetryMonitor:
         quiet: bool | None = None,
         name: str | None = None,
     ) -> None:
-        if every < 1:
-            raise EquivProbeError(f"every={every}", "a number of steps", "SymmetryMonitor(dyn, atoms, every=100)")
+        require_watchable(every, conservative_every)
         self.dyn, self.every = dyn, every
         self.atoms = moving_atoms(dyn, atoms)
         self.plan = plan or PLAN
-        if not self.plan.is_random or self.plan.R < 2:
-            raise EquivProbeError(str(self.plan), "at least two randomly turned replicates", 'RotationPlan("klein", 4)')
         self.conservative_every = 10 * every if conservative_every is None else conservative_every
         self.symmetry = FrameSymmetry(self.plan, properties, center, batched, atoms_per_call)
         self.log = DynamicsLog(Path(log) if log is not None else None)
@@ -122,10 +119,16 @@ class SymmetryMonitor:
         self.name = name
         self._calculator = make_calculator(calculator) if isinstance(calculator, str) else calculator
         self._resume, self._first_step = resume, first_step
-        self._trajectory = Path(trajectory).resolve() if trajectory is not None else None
+        self.frames_file, self.worst, self._between = (
+            FramesFile(trajectory),
+            WorstFrames(),
+            BetweenRuns(dyn, self.atoms),
+        )
+        self._moved_by: Any = None
         self._annotate, self._table = annotate, RunningTable(quiet=quiet)
         self._offset, self._last = 0, -1
         self._records: list[dict[str, Any]] = []
+        self.quantities: dict[str, Quantity] = {}
         dyn.attach(self, 1)
 
     @property
@@ -159,7 +162,13 @@ class SymmetryMonitor:
         if self.step == self._last:  # a second run() begins where the first ended
             return
         results = known_results(self.atoms)
-        self.budget.add(mechanics(self.atoms, results), self.timestep)
+        joined = self._between.observe(results)
+        if self.atoms.calc is not self._moved_by:
+            self._take_up(self.atoms.calc)
+            joined = False
+        elif not joined:
+            self._note("the atoms were moved, heated or stopped by something else before step")
+        self.budget.add(mechanics(self.atoms, results), self.timestep, joined=joined)
         self._last = self.step
         if self.step % self.every == 0 or self.budget.instants == 1:
             free = time.perf_counter()
@@ -177,66 +186,63 @@ class SymmetryMonitor:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """What was measured at each frame, as an audit's report has it."""
-        return self._records
+        """What was measured at each frame, as an audit's report has it: numbers by atom only of the worst frames."""
+        return self.worst.records(self._records)
 
     @property
     def now(self) -> dict[str, Any]:
         """The present step's row, without what costs something."""
         return row_of(self.step, self.budget)
 
-    def protocol(self) -> dict[str, Any]:
-        """What the rows depend on."""
-        return {
-            "structure": self.atoms.get_chemical_formula(),
-            "dynamics": type(self.dyn).__name__,
-            "timestep_fs": None if math.isnan(self.timestep) else round(self.timestep, 9),
-            "every": self.every,
-            "plan": str(self.plan),
-            "center": str(self.symmetry.center),
-            "model": self.name or type(self.model).__name__,
-            "weights": weights_digest(self.model),
-            "versions": versions(self.model),
-        }
-
     def _begin(self) -> None:
-        self.log.begin(self.protocol(), resume=self._resume, first_step=self._first_step)
+        self.log.begin(protocol_of(self), resume=self._resume, first_step=self._first_step)
         first = self._first_step
-        if self.log.rows:
-            self.budget = resumed_budget(self.log.rows)
-            self._records = [row["record"] for row in self.log.rows if isinstance(row.get("record"), dict)]
-            last = int(self.log.rows[-1]["step"])
+        rows, self.log.rows = self.log.rows, [plain(row) for row in self.log.rows]
+        for row in rows:
+            if isinstance(row.get("record"), dict):
+                self._records.append(self.worst.add(row["record"], atoms_of(row)))
+        if rows:
+            self.budget = resumed_budget(rows)
+            last = int(rows[-1]["step"])
             first = first if first is not None else max(last, int(self.dyn.nsteps))
-            self.notes.append(f"continued at step {first} from {len(self.log.rows)} rows up to step {last}")
+            self.notes.append(f"continued at step {first} from {len(rows)} rows up to step {last}")
+            self.budget.time += (first - last) * self.timestep
             self._last = last if first == last else -1
-        elif self._trajectory is not None and not self._resume:
-            self._trajectory.unlink(missing_ok=True)
+        self.frames_file.begin(self.dyn, resume=self._resume, last=int(rows[-1]["step"]) if rows else None)
         self._offset = 0 if first is None else first - int(self.dyn.nsteps)
         if self._last == self.step:  # written before the restart; its instant is where the sums go on from
-            self.budget.last = mechanics(self.atoms, known_results(self.atoms))
+            self.budget.resume_at(mechanics(self.atoms, known_results(self.atoms)))
+        self._moved_by = self.atoms.calc
         self.symmetry.prepare(self.model, self.atoms)
+        self.quantities = dict(self.symmetry.quantities)
+
+    def _take_up(self, calculator: Any) -> None:
+        """Another calculator moves the atoms from now on."""
+        self._moved_by = calculator
+        self._note(f"another calculator, {type(calculator).__name__}, moves the atoms from step")
+        if self._calculator is not None:
+            return
+        try:
+            self.symmetry.prepare(calculator, self.atoms)
+        except EquivProbeError as error:
+            self._failed(error)
+        self.quantities |= self.symmetry.quantities
 
     def _row(self, results: Any) -> None:
         record, defect = self._measured()
         row = row_of(self.step, self.budget, record, defect)
-        if self.log.keeps_frames:
-            row |= {"frame": frame_of(self.atoms, results), "record": record}
-        self.log.add(row)
+        self.log.add(row | {"frame": frame_of(self.atoms, results), "record": record} if self.log.keeps_frames else row)
         if record is not None:
-            self._records.append(record)
+            self._records.append(self.worst.add(record, self.atoms))
         self._table.show(row)
         found = info_of(row)
         if self._annotate:
             self.atoms.info.update(found)
-        if self._trajectory is not None:
-            frame = self.atoms.copy()
-            known = {k: v for k, v in results.items() if k in {"energy", "forces", "stress"} and v is not None}
-            frame.calc = SinglePointCalculator(frame, **known)
-            frame.info |= found
-            ase.io.write(self._trajectory, frame, append=True)
+        self.frames_file.add(self.atoms, results, found)
 
     def _measured(self) -> tuple[dict[str, Any] | None, Defect | None]:
         """The twirl and, if due, the defect; a frame that fails later than the first is noted, and the run goes on."""
+        record = None
         try:
             record = self.symmetry.measure(self.model, self.atoms, self.step)
             due = self.conservative_every and self.step % self.conservative_every == 0
@@ -244,7 +250,16 @@ class SymmetryMonitor:
         except Exception as error:
             if not self.log.rows:  # at the first frame something is set up wrongly
                 raise
-            self.failures.append(f"step {self.step}: {type(error).__name__}: {error}")
-            if len(self.failures) == 1:
-                warnings.warn(f"equiv_probe could not measure at {self.failures[0]}", stacklevel=2)
-            return None, None
+            self._failed(error)
+            return record, None
+
+    def _failed(self, error: Exception) -> None:
+        self.failures.append(f"step {self.step}: {type(error).__name__}: {error}")
+        if len(self.failures) == 1:
+            warnings.warn(f"equiv_probe could not measure at {self.failures[0]}", stacklevel=2)
+
+    def _note(self, words: str) -> None:
+        """Say something once for each step that it happens at, and not more than a few times."""
+        alike = [note for note in self.notes if note.startswith(words)]
+        if len(alike) < 3:
+            self.notes.append(f"{words} {self.step}")

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+from ase.calculators.calculator import FileIOCalculator
+from ase.calculators.genericfileio import GenericFileIOCalculator
 
 from equiv_probe_ase.evaluators.loop import with_wrapped
 
@@ -41,16 +46,40 @@ def _fill(twin: object, original: object, memo: dict[int, Any]) -> list[str]:
     """Copy attributes; the names of those that are shared."""
     kind, shared = type(original), []
     for name, value in vars(original).items():
-        attempt = dict(memo)  # an attempt that fails may leave halves behind
+        before = set(memo)
         try:
-            vars(twin)[name] = copy.deepcopy(value, attempt)
+            vars(twin)[name] = copy.deepcopy(value, memo)
         except Exception:  # whatever a library's objects raise when they are copied
+            # The halves that it leaves behind. One memo for all: it holds its own address as a key, and of a memo that
+            # is gone another object may get the address, and pass for copied.
+            for key in memo.keys() - before - {id(memo)}:
+                del memo[key]
             if not hasattr(kind, name):
                 vars(twin)[name] = value
                 shared.append(f"{kind.__name__}.{name}")
-        else:
-            memo.update(attempt)
     return shared
+
+
+@contextmanager
+def own_directories(calculator: Calculator) -> Iterator[None]:
+    """Let a copied calculator that runs a program work in a folder of its own, which is removed afterwards.
+
+    In the original's folder it would overwrite the input, the output and the wavefunction from which the next step of
+    the dynamics starts.
+
+    Args:
+        calculator: a copy; those that it wraps get folders too.
+    """
+    running = [one for one in with_wrapped(calculator) if isinstance(one, (FileIOCalculator, GenericFileIOCalculator))]
+    if not running:
+        yield
+        return
+    with TemporaryDirectory(prefix="equiv_probe_") as folder:
+        for place, one in enumerate(running):
+            own = Path(folder) / str(place)
+            own.mkdir()
+            one.directory = own if isinstance(one.directory, Path) else str(own)
+        yield
 
 
 def networks(calculator: Any) -> list[torch.nn.Module]:

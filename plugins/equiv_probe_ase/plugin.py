@@ -17,7 +17,7 @@ def _register(app: typer.Typer) -> None:
 
 
 def _presets() -> list[PresetStatus]:
-    from equiv_probe_ase.calculators import PRESETS
+    from equiv_probe_ase.presets import PRESETS
 
     return [
         PresetStatus(

@@ -67,7 +67,8 @@ def load(
     """
     label, frames = _frames(source, index)
     if not frames:
-        raise EquivProbeError(f"no structures in {label}", "at least one")
+        selected = f", frames {str(source).rpartition('@')[2]}" if "@" in str(source) else ""
+        raise EquivProbeError(f"no structures in {label}{selected}", "at least one")
     references_found = [references(atoms, reference_keys) for atoms in frames]
     _require_keys(frames, references_found, reference_keys)
     single = len(frames) == 1
@@ -118,8 +119,10 @@ def _frames(source: Source, index: str) -> tuple[str, list[Atoms]]:
     try:
         read = ase.io.read(path, index=own_index or index, do_not_split_by_at_sign=True)
     except Exception as error:  # readers raise anything
+        part = f"frames {own_index!r} of " if own_index else ""
         raise EquivProbeError(
-            f"{path}, which ASE cannot read ({type(error).__name__}: {error})", "a format that ASE reads"
+            f"{part}{path}, which ASE cannot read ({type(error).__name__}: {error})",
+            "a format that ASE reads" + (", and frames as in FILE@0:50" if own_index else ""),
         ) from error
     return Path(path).name, list(read) if isinstance(read, Sequence) and not isinstance(read, Atoms) else [read]
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Record = Mapping[str, Any]
 
 WORST_ATOMS = 10
+CHANCE = 1e3
+"""Answers that differ between two calls by so many times their last digit's rounding are drawn, not rounded."""
 
 
 def blind_spots(plan: RotationPlan) -> list[str]:
@@ -38,14 +40,19 @@ def blind_spots(plan: RotationPlan) -> list[str]:
 def summarise(records: Sequence[Record], quantities: Mapping[str, Quantity], loss: str) -> list[Measured]:
     """One measurement per quantity that any structure has."""
     found = []
+    drawn = any(
+        (values["nondeterminism"] or 0.0) > CHANCE * (values["resolution"] or math.inf)
+        for record in records
+        for values in record["quantities"].values()
+    )
     for name, quantity in quantities.items():
         having = [record for record in records if name in record["quantities"]]
         if having:
-            found.append(_measured(quantity, having, loss))
+            found.append(_measured(quantity, having, loss, drawn=drawn))
     return found
 
 
-def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measured:
+def _measured(quantity: Quantity, records: Sequence[Record], loss: str, *, drawn: bool) -> Measured:
     values = [record["quantities"][quantity.name] for record in records]
     equiv = _column(values, "equiv")
     weight = _column(values, "weight")
@@ -66,6 +73,8 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measu
 
     floor, nondeterminism = mean_square("floor"), mean_square("nondeterminism")
     floor = max(floor, mean_square("resolution"))
+    if drawn and math.isfinite(nondeterminism):  # then the round trips show chance once more, and not rounding
+        nondeterminism = max(nondeterminism, floor)
     size = float((_column(values, "size") * weight).sum() / weight.sum())
     relative = rms / math.sqrt(size) if size > 0 else math.nan
     judged = verdict(rms, floor, nondeterminism, quantity.unit, relative)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Integral
 from typing import Final, Literal, TypeAlias
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations import RotationPlan
+from equiv_probe.rotations import GROUP_ORDERS, RotationPlan
 
 Mode: TypeAlias = Literal["average", "random-frame"]
 RANDOM_FRAME: Final = "random-frame"
@@ -22,8 +23,14 @@ def plan_of(mode: str, plan: RotationPlan | None, *, redraw: bool = False, seed:
         seed: that replaces the plan's; None keeps it.
 
     Raises:
-        EquivProbeError: an unknown mode, a plan for a random frame, or one that cannot be turned anew.
+        EquivProbeError: an unknown mode, a plan or a seed that is none, a plan for a random frame, or one that cannot
+            be turned anew.
     """
+    if plan is not None and not isinstance(plan, RotationPlan):
+        named = f'mode="{RANDOM_FRAME}"' if plan == RANDOM_FRAME else 'RotationPlan("icosahedral", replicates=1)'
+        raise EquivProbeError(f"plan={plan!r}", "a RotationPlan", named)
+    if seed is not None and not isinstance(seed, Integral):
+        raise EquivProbeError(f"seed={seed!r}", "a whole number")
     if mode not in {"average", RANDOM_FRAME}:
         raise EquivProbeError(f"mode={mode!r}", f'"average" or "{RANDOM_FRAME}"')
     if mode == RANDOM_FRAME:
@@ -33,7 +40,7 @@ def plan_of(mode: str, plan: RotationPlan | None, *, redraw: bool = False, seed:
     plan = plan or RotationPlan("icosahedral", replicates=1)
     if redraw and not plan.is_random:
         raise EquivProbeError(f"redraw=True for {plan}", "a plan that is turned at random", "redraw=False")
-    return plan if seed is None else replace(plan, seed=seed)
+    return plan if seed is None else replace(plan, seed=int(seed))
 
 
 def parse_twirl(text: str) -> tuple[RotationPlan | None, Mode]:
@@ -48,6 +55,13 @@ def parse_twirl(text: str) -> tuple[RotationPlan | None, Mode]:
     if text == RANDOM_FRAME:
         return None, RANDOM_FRAME
     design, colon, replicates = text.partition(":")
-    if colon and not replicates.isdecimal():
-        raise EquivProbeError(f"{text!r}", "<design>:<replicates>, such as tetrahedral:4")
-    return RotationPlan(design, int(replicates) if colon else 1), "average"
+    try:
+        if colon and not replicates.isdecimal():
+            raise EquivProbeError(f"{replicates!r} replicates", "a whole number")
+        return RotationPlan(design, int(replicates) if colon else 1), "average"
+    except EquivProbeError as error:
+        raise EquivProbeError(
+            f"rotations {text!r} ({error.found})",
+            f"{RANDOM_FRAME}, or <design>:<replicates>: {', '.join(GROUP_ORDERS)}, lebedev-<degree>, haar or cube",
+            "--twirl icosahedral, or --twirl tetrahedral:4",
+        ) from error

@@ -17,32 +17,28 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.outputs import Properties, all_outputs
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.averaging import Average, evaluate_averages
+from equiv_probe_ase.averaging import Average, Averager
 from equiv_probe_ase.calculators import as_calculator
-from equiv_probe_ase.engine import Engine
-from equiv_probe_ase.evaluators import evaluator_for
-from equiv_probe_ase.inspection import default_atoms_per_call
-from equiv_probe_ase.quantities import QUANTITIES, applies, choose
+from equiv_probe_ase.companions import Companions
+from equiv_probe_ase.quantities import QUANTITIES, choose
+from equiv_probe_ase.seen_changes import changed, declared_values, seen_by
 from equiv_probe_ase.turning import Turner
 from equiv_probe_ase.twirl_plans import RANDOM_FRAME, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ase import Atoms
     from torch import Tensor
 
     from equiv_probe.rotations import RotationPlan
     from equiv_probe.schema import Schema
     from equiv_probe_ase.averaging import Answer
     from equiv_probe_ase.twirl_plans import Mode
-
-ON_DEMAND = {"energies", "stresses"}
-"""Evaluated when asked for only: they cost some models a pass of their own, and no dynamics reads them."""
 
 
 class TwirledCalculator(Calculator):  # type: ignore[misc]
@@ -59,7 +55,8 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
     ``redraw=True`` turns the plan anew at every call, and ``"random-frame"`` evaluates a single random rotation, at
     the price of the calculator alone. Both are unbiased: over calls, the mean is the exact twirl. But a call is noisy,
     energies as well as forces, so neither conserves energy: noise ``δF`` in the forces heats NVE by
-    ``Σ_i ⟨|δF_i|²⟩ Δt² / 2m_i`` a step on average. Use them with a thermostat, and not with line searches.
+    ``Σ_i ⟨|δF_i|²⟩ Δt² / 2m_i`` a step on average. Use them with a thermostat. No optimiser converges with them: the
+    forces at a minimum are as noisy as elsewhere, and never fall below that.
 
     Args:
         calc: any ASE calculator, its name as on the command line, or a function that makes one. It is not copied, and
@@ -85,7 +82,9 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
       with two replicates or more.
 
     Constraints act outside, as ever in ASE: these are the model's forces. What one state is asked for in several calls
-    comes from the same rotations; ``reset()`` draws anew where rotations are drawn.
+    comes from the same rotations; ``reset()`` draws anew where rotations are drawn. The n-th state has the n-th of the
+    seed, and `draws` counts states: with ``calc.draws = steps`` dynamics that goes on from a file after so many steps
+    goes on in the frames that it would have had. A pickled calculator does by itself.
 
     Raises:
         EquivProbeError: a plan for ``"random-frame"``, an unknown mode or property, nothing that could be averaged.
@@ -127,12 +126,10 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         self.implemented_properties = list(chosen)
         self.ignored_changes = set(getattr(self.calculator, "ignored_changes", ()))
         self._inputs = dict(schema.inputs) if schema else {}
-        self._batched = batched
-        evaluator = evaluator_for(self.calculator, batched=batched)
-        self._engine = Engine(evaluator, atoms_per_call or default_atoms_per_call(self.calculator, evaluator))
-        self.draws = 0
-        # Properties that the calculator lists but does not give, by boundary conditions.
-        self._absent: dict[tuple[bool, ...], set[str]] = {}
+        self._averager = Averager(self.calculator, batched=batched, atoms_per_call=atoms_per_call)
+        self._companions = Companions(self._quantities)
+        self._given = declared_values(Atoms(), ())
+        self.draws = self._present = 0
         self.parameters.update(
             calculator=_name_of(self.calculator),
             mode=mode,
@@ -146,7 +143,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
     def calculate(
         self,
         atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
+        properties: Sequence[str] | None = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """ASE's entry point: everything that dynamics reads comes at once, from the same rotations.
@@ -156,24 +153,38 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
             Exception: whatever the calculator within raises.
         """
         super().calculate(atoms, properties, system_changes)
-        if system_changes or not self.draws:
+        if self.atoms is None:
+            raise EquivProbeError("no structure to evaluate", "atoms", "calc.get_forces(atoms), or atoms.calc = calc")
+        asked = [] if properties is None else properties
+        self._require(asked)
+        if system_changes or not self._present:
             self.results = {}
-            self.draws += 1
-        self._require(properties)
-        absent = self._absent.setdefault(tuple(self.atoms.pbc), set())
-        usual = [
-            name
-            for name, quantity in self._quantities.items()
-            if name not in ON_DEMAND | absent and applies(quantity, self.atoms, asked=False)
-        ]
-        more = [name for name in usual if name not in properties]
+            self.draws = self._present = self.draws + 1
+            self._given = declared_values(self.atoms, self._inputs)
+            self._companions.begin(self.atoms)
+        more = self._companions.of(self.atoms, asked)
         try:
-            found = self._average([self.atoms], [*properties, *more], [self.rotations])
+            found = self._average([self.atoms], [*asked, *more], [self.rotations])
         except PropertyNotImplementedError:
-            absent.update(self._not_given(more))
-            more = [name for name in more if name not in absent]
-            found = self._average([self.atoms], [*properties, *more], [self.rotations])
+            self._companions.leave_out(self.atoms, self._averager.not_given(self.atoms, more))
+            more = self._companions.of(self.atoms, asked)
+            found = self._average([self.atoms], [*asked, *more], [self.rotations])
         self.results.update(found[0])
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """ASE's, with an eye on what is asked of every state."""
+        found = super().get_property(name, atoms, allow_calculation)
+        if allow_calculation:
+            self._companions.note([name])
+        return found
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last calculation, declared inputs and what the calculator within looks at included."""
+        changes: list[str] = super().check_state(atoms, tol=tol)
+        if changes or self.atoms is None:
+            return changes
+        now = declared_values(atoms, self._inputs)
+        return changed(self._given, now) or seen_by(self.calculator, self.atoms, atoms, tol)
 
     def calculate_batch(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, Answer]]:
         """Answer for many structures in as few passes of the model as possible; an audit makes use of it.
@@ -186,31 +197,30 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
             One dict per structure, as `results` would be.
         """
         self._require(properties)
-        rotations = []
-        for _ in structures:
-            self.draws += 1
-            rotations.append(self.rotations)
-        return self._average(structures, properties, rotations)
+        if not len(structures):
+            return []
+        first, self.draws = self.draws + 1, self.draws + len(structures)
+        return self._average(structures, properties, [self._drawn(first + k) for k in range(len(structures))])
 
     @property
     def rotations(self) -> Tensor:
         """The rotations of the present state, ``(R, n, 3, 3)``."""
-        return self.plan.rotations(self.plan.generator(self.draws) if self.redraw else None)
+        return self._drawn(self._present)
 
     @property
     def evaluations(self) -> int:
         """How many structures the model has evaluated."""
-        return self._engine.evaluations
+        return self._averager.engine.evaluations
 
     @property
     def model_calls(self) -> int:
         """In how many passes of the model."""
-        return self._engine.calls
+        return self._averager.engine.calls
 
     @property
     def model_seconds(self) -> float:
         """How long the model took for them."""
-        return self._engine.seconds
+        return self._averager.engine.seconds
 
     def set(self, **kwargs: Any) -> dict[str, Any]:
         """Refuse: rotations that change would change the energy under a running simulation."""
@@ -226,6 +236,9 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         """What ASE knows by name; its table has no uncertainties."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
+    def _drawn(self, draw: int) -> Tensor:
+        return self.plan.rotations(self.plan.generator(draw) if self.redraw else None)
+
     def _average(
         self, structures: Sequence[Atoms], names: Sequence[str], rotations: Sequence[Tensor]
     ) -> list[dict[str, Answer]]:
@@ -234,20 +247,12 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
             Average(Turner(atoms, "origin", self._inputs), self.plan, g, quantities)
             for atoms, g in zip(structures, rotations, strict=True)
         ]
-        evaluate_averages(self._engine, averages)
+        self._averager.run(averages)
         return [average.results(store_std=self.store_std) for average in averages]
 
-    def _not_given(self, names: Sequence[str]) -> list[str]:
-        """Which properties the calculator does not give for the present structure, tried one by one."""
-        missing = []
-        for name in names:
-            try:
-                list(self._engine.run([self.atoms], [name]))
-            except PropertyNotImplementedError:
-                missing.append(name)
-        return missing
-
     def _require(self, properties: Sequence[str]) -> None:
+        if isinstance(properties, str):
+            raise EquivProbeError(f"properties={properties!r}", "a list of names", f'properties=["{properties}"]')
         unknown = [name for name in properties if name not in self._quantities]
         if unknown:
             raise PropertyNotImplementedError(
@@ -258,15 +263,9 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         return f"twirled({_name_of(self.calculator)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        # A batched evaluator may hold modules and functions of its package; it is found again for the calculator. The
-        # results are another dict: a shallow copy that goes on must not write into them.
-        state = {**self.__dict__, "results": dict(self.results), "_engine": copy(self._engine)}
-        state["_engine"].evaluator = None
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._engine.evaluator = evaluator_for(self.calculator, batched=self._batched)
+        # A shallow copy that goes on must not write into these.
+        own = {"results": dict(self.results), "_averager": copy(self._averager), "_companions": copy(self._companions)}
+        return {**self.__dict__, **own}
 
 
 def _name_of(calculator: object) -> str:

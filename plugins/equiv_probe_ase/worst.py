@@ -6,7 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from ase import Atoms
 
     from equiv_probe_ase.structures import Structure
 
@@ -34,16 +36,22 @@ def with_geometry(records: Sequence[dict[str, Any]], structures: Sequence[Struct
     for entry in records:
         atoms = known.get(entry["key"])
         if atoms is None:
-            slim = {
-                name: {k: v for k, v in values.items() if k != "per_atom"}
-                for name, values in entry["quantities"].items()
-            }
-            found.append({**entry, "quantities": slim})
+            found.append(slim(entry))
             continue
-        geometry: dict[str, Any] = {
-            "symbols": atoms.get_chemical_symbols(),
-            "positions": [[round(x, 4) for x in row] for row in atoms.positions.tolist()],
-            "cell": atoms.cell.array.round(6).tolist() if atoms.cell.rank == 3 else None,
-        }
-        found.append({**entry, "geometry": geometry})
+        found.append({**entry, "geometry": geometry(atoms)})
     return found
+
+
+def geometry(atoms: Atoms) -> dict[str, Any]:
+    """Symbols, positions and cell in Å, as plain data for a page."""
+    return {
+        "symbols": atoms.get_chemical_symbols(),
+        "positions": [[round(x, 4) for x in row] for row in atoms.positions.tolist()],
+        "cell": atoms.cell.array.round(6).tolist() if atoms.cell.rank == 3 else None,
+    }
+
+
+def slim(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without numbers by atom."""
+    quantities = {n: {k: v for k, v in values.items() if k != "per_atom"} for n, values in record["quantities"].items()}
+    return {**record, "quantities": quantities}

@@ -35,12 +35,23 @@ class Logbook:
         self.prog_bar = prog_bar
         self.fresh = False
         """Whether something was measured in training that was not logged yet."""
+        self.fresh_gradients = False
+        """Likewise of gradients."""
         self._training: dict[str, Tensor] = {}
+        self._gradients: dict[str, Tensor] = {}
+        self._places: list[ranks.Place] = []
+        self._gradient_history: list[tuple[int, dict[str, Tensor]]] = []
         self._keys: list[ranks.Key] | None = None
         self._history: list[tuple[int, ranks.Key, dict[str, Any]]] = []
         self._began: float | None = None
         self._earlier = 0.0
         """Seconds of training before the checkpoint that this run goes on from."""
+
+    def stepped(self, probe: ep.Probe, stage: str) -> None:
+        """Note what a step measured."""
+        if stage == "train":
+            self.fresh |= probe.schedules["step", stage].was_due
+            self.fresh_gradients |= probe.gradients is not None and probe.schedule("gradients", stage).was_due
 
     def training(self, probe: ep.Probe, trainer: Any, module: Any) -> None:
         """Log the estimates over the window and over ranks; nothing waits for the device."""
@@ -52,8 +63,26 @@ class Logbook:
             sums = ranks.of_training(probe.running, self._keys, module.device)
             self._training = self._values(probe, sums, trainer.global_step)
         elif not (self._training and about_to_write(trainer)):
+            self._of_gradients(probe, trainer, module)
             return
         self._log(trainer, module, self._training, on_step=True, on_epoch=False)
+        self._of_gradients(probe, trainer, module)
+
+    def _of_gradients(self, probe: ep.Probe, trainer: Any, module: Any) -> None:
+        """Log the last measurement of gradients, over ranks; nothing waits for the device."""
+        if self.fresh_gradients:
+            self.fresh_gradients = False
+            assert probe.gradients is not None
+            latest = probe.gradients.latest()
+            if not self._places:
+                self._places = ranks.places_of(latest)
+            values = probe.gradients.values(ranks.of_gradients(latest, self._places))
+            self._gradients = {f"equiv/train/{name}": value for name, value in values.items()}
+            if self._gradients:
+                self._gradient_history.append((trainer.global_step, values))
+        elif not about_to_write(trainer):
+            return
+        self._log(trainer, module, self._gradients, on_step=True, on_epoch=False)
 
     def evaluation(self, probe: ep.Probe, stage: str, trainer: Any, module: Any) -> None:
         """Log the estimates over an epoch and over ranks."""
@@ -151,6 +180,7 @@ class Logbook:
         protocol = {"steps": trainer.global_step, "ranks": ranks.world(), "cost": f"{self._cost(probe)} of the run"}
         source = f"a run of {trainer.global_step} steps, epoch {trainer.current_epoch}"
         history, complete = self.history, not notes
+        gradients = self._shown(probe)
         notes = [*notes, *_outdated(probe, history, trainer.global_step)]
         return report_of(
             probe,
@@ -161,7 +191,22 @@ class Logbook:
             history=history,
             notes=notes,
             complete=complete,
+            gradients=gradients,
         )
+
+    def _shown(self, probe: ep.Probe) -> dict[str, Any]:
+        """The gradients of this rank for a report, and what was logged of all of them."""
+        if probe.gradients is None:
+            return {}
+        rows = [(step, {n: float(v) for n, v in values.items()}) for step, values in self._gradient_history]
+        found = probe.gradients.shown()
+        for key, entry in found.items():
+            start = key.removeprefix("train/") + "/"
+            entry["history"] = [
+                {"step": step, **{n.removeprefix(start): v for n, v in values.items() if n.startswith(start)}}
+                for step, values in rows
+            ]
+        return found
 
     def _cost(self, probe: ep.Probe) -> str:
         schedules = list(probe.schedules.values())
@@ -171,11 +216,16 @@ class Logbook:
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
         history = [(step, list(key), {n: float(v) for n, v in values.items()}) for step, key, values in self._history]
-        return {"history": history, "seconds": self.seconds}
+        rows = [(step, {n: float(v) for n, v in values.items()}) for step, values in self._gradient_history]
+        return {"history": history, "gradients": rows, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
         self._history = [(step, (key[0], key[1]), dict(values)) for step, key, values in state["history"]]
+        rows = state.get("gradients", [])
+        self._gradient_history = [
+            (step, {n: torch.tensor(v, dtype=torch.float64) for n, v in values.items()}) for step, values in rows
+        ]
         self._earlier, self._began = state.get("seconds", 0.0), time.perf_counter()
 
 

@@ -10,9 +10,11 @@ import torch
 
 from equiv_probe import binned_sums
 from equiv_probe.estimates import Sums
+from equiv_probe.gradient_sums import GradientSums
+from equiv_probe.gradients import Gradients
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 Key = tuple[str, str]
 """Stage and output."""
+Place = tuple[str, str, int]
+"""Output, group of parameters, and how many these are."""
 
 
 def world() -> int:
@@ -54,6 +58,35 @@ def of_training(running: Mapping[Key, Running], keys: Iterable[Key], device: tor
             stacked[k] = running[key].latest.flat()
     torch.distributed.all_reduce(stacked)
     return {key: Sums.from_flat(row) for key, row in zip(keys, stacked, strict=True)}
+
+
+def places_of(latest: Mapping[str, Gradients]) -> list[Place]:
+    """What any rank has measured gradients of; waits for all of them."""
+    mine = [(name, group, one.sizes.get(group, 0)) for name, one in latest.items() for group in one.groups]
+    return list(dict.fromkeys(place for places in gathered(mine) for place in places))
+
+
+def of_gradients(latest: Mapping[str, Gradients], places: Sequence[Place]) -> dict[str, Gradients]:
+    """The last measurements of gradients over ranks, by one collective of fixed size, without waiting for the device.
+
+    Every rank differentiates the loss of its own batch: squared norms are averaged over the ranks' batches.
+
+    Args:
+        latest: this rank's, by output.
+        places: the same on all ranks; what this rank has not measured counts nothing.
+    """
+    if world() == 1 or not places:
+        return dict(latest)
+    own = {(name, group): sums.sums.flat() for name, one in latest.items() for group, sums in one.groups.items()}
+    like = next(iter(own.values()), torch.zeros(13, dtype=torch.float64))
+    stacked = torch.stack([own.get(place[:2], torch.zeros_like(like)) for place in places])
+    torch.distributed.all_reduce(stacked)
+    found: dict[str, Gradients] = {}
+    for (name, group, size), row in zip(places, stacked, strict=True):
+        one = found.get(name, Gradients({}))
+        groups = {**one.groups, group: GradientSums(Sums.from_flat(row))}
+        found[name] = Gradients(groups, sizes={**one.sizes, group: size})
+    return found
 
 
 def merged(running: Mapping[Key, Running]) -> dict[Key, dict[str, Any]]:

@@ -93,6 +93,7 @@ class OrbitMse:
                 self.seed,
                 self.averaged,
             )
+            piece.rotations = self.rotations
             scale = len(piece.x) / len(self.x)
             inner = piece.of_outputs
             piece.of_outputs = lambda outputs, inner=inner, scale=scale: tuple(  # type: ignore[method-assign]

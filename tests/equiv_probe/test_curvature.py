@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.conditioning import condition
+from equiv_probe.curvature_estimates import LossCurvature
 from equiv_probe.curvature_products import LOSSES, CurvatureProducts, Which, space_of
-from equiv_probe.curvature_record import Curvature, LossCurvature
+from equiv_probe.curvature_record import Curvature
 from equiv_probe.eigenvalue_density import EigenvalueDensity
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.lanczos import lanczos
@@ -231,10 +232,11 @@ def test_ratio_of_condition_numbers_covers_the_truth() -> None:
         for kind, truth in exact.items():
             estimate = found.ratio(kind)
             inside[kind] += estimate.low <= truth <= estimate.high
-    # 95 of 100 expected; below 89 has a probability of 0.4 %. A quantile jumps from node to node: it may miss more.
+    # 95 of 100 expected; below 89 has a probability of 0.4 %. A quantile jumps from
+    # node to node, its error is made to be wide.
     assert inside["weighted"] >= 89, inside
     assert inside["mean"] >= 89, inside
-    assert inside["mass-0.9"] >= 75, inside
+    assert inside["mass-0.9"] >= 89, inside
 
 
 def test_nothing_but_zeros_is_no_error() -> None:
@@ -245,25 +247,23 @@ def test_nothing_but_zeros_is_no_error() -> None:
     assert math.isnan(found.condition("mass-0.9").value)
 
 
-def test_two_sets_of_rotations_bracket_the_largest_eigenvalue() -> None:
-    """Noise makes extremes larger, another set's Rayleigh quotient smaller. The truth is of an icosahedral plan."""
-    true = ep.curvature(perceptron(plan="icosahedral"), exact=True, progress=False).equiv
-    assert true is not None
-    inner, outer = [], []
-    for seed in range(8):
-        losses = []
-        for k in (1, 2):
-            one = perceptron(plan="klein")
-            losses.append(OrbitMse(one.model, one.x, one.y, one.plan, seed=100 * k + seed))
-        found = ep.curvature(losses, losses=("equiv",), exact=True, progress=False).equiv
+def test_sets_of_rotations_cover_the_trace_and_bracket_the_largest_eigenvalue() -> None:
+    """Noise makes extremes larger, another set's Rayleigh quotient smaller; the truth is in closed form."""
+    base = linear()
+    truth = 2 * float(base.x.square().sum(-1).mean()) / 9  # eight times, see above
+    inside, inner, outer = 0, [], []
+    for seed in range(100):
+        plan = ep.RotationPlan("klein", replicates=2)
+        sets = [OrbitMse(base.model, base.x, base.y, plan, seed=10 * seed + k) for k in range(4)]
+        found = ep.curvature(sets, losses=("equiv",), hold=True, progress=False).equiv
         assert found is not None
-        assert found.largest.stderr > 0
-        inner.append(found.bracket[0] - true.largest.value)
-        outer.append(found.bracket[1] - true.largest.value)
-    error = np.std(outer, ddof=1) / math.sqrt(8)
-    assert np.mean(inner) < 2 * error
-    assert np.mean(outer) > -2 * error
-    assert np.mean(outer) > np.mean(inner)
+        inside += found.trace.low <= 8 * truth <= found.trace.high
+        inner.append(found.bracket[0])
+        outer.append(found.bracket[1])
+    assert inside >= 89  # 95 expected; fewer have a probability of 0.4 %
+    error = np.std(outer, ddof=1) / 10
+    assert np.mean(inner) < truth + 2 * error
+    assert np.mean(outer) > truth + 5 * error  # by far: single sets overestimate
 
 
 def test_float32_agrees_with_float64() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -14,9 +15,10 @@ import pytest
 from matplotlib import image
 
 from equiv_probe.comparison import compare
-from equiv_probe.page import comparison_page, page
+from equiv_probe.page import comparison_page, fragment, page
+from equiv_probe.report_table import shown
 
-from .page_reports import audit_report, run_report, structure
+from .page_reports import audit_report, measured, run_report, structure
 from .test_page import HOSTILE, hostile
 
 if TYPE_CHECKING:
@@ -112,11 +114,11 @@ def test_the_viewer_draws_and_a_click_on_a_worst_structure_shows_it(browser: Any
     time.sleep(0.5)
     first = pixels(browser, "#r0-stage")
     assert colours(first) > 500  # shaded spheres and a colour bar; a blank canvas has a handful
-    shown = browser.find_element("id", "r0-shown")
-    assert shown.text == "Shown: salt of <b>many</b> atoms"
+    told = browser.find_element("id", "r0-shown")
+    assert told.text == "Shown: salt of <b>many</b> atoms"
 
     browser.find_element("css selector", "button[data-structure='1']").click()
-    assert within(30, lambda: shown.text == "Shown: water")
+    assert within(30, lambda: told.text == "Shown: water")
     time.sleep(0.5)
     second = pixels(browser, "#r0-stage")
     assert colours(second) > 500
@@ -125,7 +127,7 @@ def test_the_viewer_draws_and_a_click_on_a_worst_structure_shows_it(browser: Any
     assert [button.text for button in pressed] == ["water"]
 
     browser.find_element("css selector", "button[data-structure='0']").click()
-    assert within(30, lambda: shown.text.startswith("Shown: salt"))
+    assert within(30, lambda: told.text.startswith("Shown: salt"))
     time.sleep(0.5)
     again = pixels(browser, "#r0-stage")
     assert float((np.abs(first - again).max(-1) > 0.1).mean()) < 0.01  # negative control: the same picture as before
@@ -145,9 +147,9 @@ def test_hostile_names_do_nothing(browser: Any, tmp_path: Path, policy: bool) ->
     assert browser.execute_script("return document.querySelectorAll('article').length") == len(HOSTILE)
     for key, text in enumerate(HOSTILE):
         heading = browser.find_element("css selector", f"#r{key} h1").get_attribute("textContent")
-        assert heading == text
+        assert heading == shown(text)
         button = browser.find_element("css selector", f"#r{key} button").get_attribute("textContent")
-        assert button == text
+        assert button == shown(text)
     assert browser.execute_script("return getComputedStyle(document.body).display") != "none"
     assert errors(browser) == []
     assert len(fetched(browser)) == 1
@@ -208,3 +210,65 @@ def test_it_is_dark_where_that_is_wished_and_light_on_paper(browser: Any, tmp_pa
         assert abs(ground - text) > 0.6, name
         assert abs(ground - label) > 0.6, name
     assert errors(browser) == []
+
+
+def test_two_reports_in_a_notebook_leave_each_other_and_the_notebook_alone(browser: Any, tmp_path: Path) -> None:
+    """Neither styles nor ids of a report's cell reach anything outside of it."""
+    around = (
+        "<table id=own><tr><td>1<td class=text>2</table><p class=caption>a</p><ul class=broken><li>b</ul>"
+        "<svg id=drawn viewBox='0 0 9 9'><path d='M0 0L9 9' stroke='red'/></svg>"
+    )
+    looks = """
+        return [...document.querySelectorAll('#own, #own *, .caption, body > ul, #drawn, #drawn *')]
+            .filter((one) => !one.closest('.equiv-probe'))
+            .map((one) => [...getComputedStyle(one)].map((key) => getComputedStyle(one).getPropertyValue(key)).join())
+    """
+    opened(browser, tmp_path, f"<!doctype html>{around}")
+    before = browser.execute_script(looks)
+    cells = [fragment(report) for report in (audit_report(), run_report())]
+    opened(browser, tmp_path, f"<!doctype html>{around}<div>{cells[0]}</div><div>{cells[1]}</div>")
+    after = browser.execute_script(looks)
+    assert len(before) > 5
+    assert after == before
+    ids = browser.execute_script("return [...document.querySelectorAll('[id]')].map((one) => one.id)")
+    assert len(ids) == len(set(ids))
+    assert errors(browser) == []
+    assert all(len(cell) < 60_000 for cell in cells)
+    # Negative control: Matplotlib's own style is for every element of the document.
+    leaking = cells[0].replace(" *{", ",*{")
+    opened(browser, tmp_path, f"<!doctype html>{around}<div>{leaking}</div>")
+    assert browser.execute_script(looks) != before
+
+
+def test_printed_it_has_all_sections_and_whole_figures(browser: Any, tmp_path: Path) -> None:
+    """The PDF: every section and what is folded up on the screen, no figure over the edge or over two sheets."""
+    import pypdfium2
+
+    reports = [audit_report(measured=[measured(), measured("dipole", "e·Å")]), run_report()]
+    opened(browser, tmp_path, page(reports))
+    path = tmp_path / "page.pdf"
+    path.write_bytes(base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"]))
+    sheets = [sheet.get_textpage() for sheet in pypdfium2.PdfDocument(path)]
+    text = " ".join(" ".join(one.get_text_range() for one in sheets).split())
+    for heading in (
+        "Is it broken?", "How much of the loss is it?", "Where is it?", "What kind is it?", "Over time",
+        "How was it measured?", "What can it not tell?", "Against the angle: dipole", "KeyError: 'Xe'",
+    ):  # fmt: skip
+        assert heading in text, heading
+    assert "ARISING IN ANY WAY" not in text  # the viewer's licence is no part of what is printed
+    figures = (
+        ("Parts of the loss", "part of the loss L_total, %"),
+        ("Over structures: forces", "√L_equiv of a structure's forces, meV/Å"),
+        ("By element: forces", "√L_equiv of forces, meV/Å"),
+        ("Angular spectrum: forces", "angular degree l"),
+        ("Against the angle: forces", "angle between two orientations, degrees"),
+        ("Share of the loss over the run", "training step"),
+    )
+    for title, label in figures:  # the first and the last line of a figure, on one sheet
+        both = [all(part in " ".join(one.get_text_range().split()) for part in (title, label)) for one in sheets]
+        assert any(both), title
+    for sheet in pypdfium2.PdfDocument(path):
+        words = sheet.get_textpage()
+        for place in range(words.count_chars()):
+            left, _, right, _ = words.get_charbox(place)
+            assert -1 <= left <= right <= sheet.get_width() + 1

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.emt import EMT
 
 from equiv_probe.cli import main
 from equiv_probe.report import Report
@@ -52,6 +53,10 @@ def folder(tmp_path: Path) -> Path:
     made[0].info["name"] = "[red]x[/red]\x1b[31m[/b]"
     made[1].info["name"] = "[bold]methane"
     ase.io.write(tmp_path / "two.xyz", made, format="extxyz")
+    moved = molecule("H2O")
+    moved.calc = EMT()
+    moved.get_forces()
+    ase.io.write(tmp_path / "moved.traj", moved)
     (tmp_path / "tilted.py").write_text(TILTED)
     return tmp_path
 
@@ -137,7 +142,16 @@ def test_fail_above_guards_a_release(folder: Path, limits: list[str], code: int,
         (["emt", "two.xyz", "--center", "1,2"], "--center 1,2"),
         (["emt", "two.xyz", "--reference", "energy"], "property=key"),
         (["emt", "two.xyz", "--properties", "spin"], "property 'spin'"),
-        (["emt"], "Missing argument"),
+        (["emt"], "found no structures for emt"),
+        ([], "Missing argument"),
+        (["two.xyz"], "found two.xyz without a calculator; expected a calculator, then structures"),
+        (["moved.traj@0:1"], "moved.traj@0:1 without a calculator (written with one that calls itself 'emt')"),
+        (["two.xyz", "emt"], "found the file two.xyz as calculator"),
+        (["emt", "two.xyz@a"], "frames 'a' of two.xyz"),
+        (["emt", "two.xyz@5:7"], "no structures in two.xyz, frames 5:7"),
+        (["emt?rcut=3", "two.xyz"], "found rcut= for EMT; expected one of asap_cutoff"),
+        (["emt", "two.xyz", "--twirl", "average"], "rotations 'average' (design 'average'); expected random-frame, or"),
+        (["emt", "two.xyz", "--twirl", "klein:0"], "rotations 'klein:0' (replicates=0)"),
         (["emt", "two.xyz", "--rel-err", "much"], "--rel-err"),
     ],
 )

@@ -127,7 +127,7 @@ def test_a_thermostat_and_a_held_atom_are_what_remains() -> None:
         assert np.linalg.norm(budget.angular_impulse) < 1e-10
         assert np.linalg.norm(budget.angular) > 0.1
         np.testing.assert_allclose(budget.remainder, budget.angular, atol=1e-10)
-        assert f"({'FixAtoms' if held else 'LangevinBAOAB'})" in " ".join(monitor.report().notes)
+        assert f"({'FixAtoms' if held else 'LangevinBAOAB'}: what acts beside" in " ".join(monitor.report().notes)
 
 
 def test_a_periodic_structure_has_no_torque_and_says_why() -> None:

@@ -97,7 +97,7 @@ def test_the_first_momenta_and_the_thermostat(folder: Path) -> None:
     )
     assert 50 < bath.get_temperature() < 1200  # heated from nothing; six atoms fluctuate by 0.3 and more
     assert report.protocol["friction"] == "0.1 /fs"
-    assert "(Langevin)" in " ".join(report.notes)
+    assert "(Langevin: what acts" in " ".join(report.notes)
 
 
 def test_mistakes_are_explained(

@@ -36,6 +36,9 @@ def test_two_ranks_equal_one(which: str, tmp_path: Path) -> None:
     assert names <= set(one["logged"])
     for name in names:  # 1e-9: gradients and losses are averaged in another order
         assert two[0]["logged"][name] == pytest.approx(one["logged"][name], rel=1e-9)
+    # Every rank's batch has its own |x|², by which both gradients scale: their ratio is that of one process.
+    ratio = "equiv/train/loss/grad_ratio"
+    assert two[0]["logged"][ratio] == pytest.approx(one["logged"][ratio], rel=1e-6)
     reports = {name: Report.load(tmp_path / f"{name}.json") for name in ("one", "two")}
     for name in ("train/loss", "val/loss"):
         a, b = (reports[kind][name].labelled for kind in ("one", "two"))

@@ -59,7 +59,15 @@ def main(out: str, ranks: int, probed: bool, itself: bool) -> None:
     sampler = DistributedSampler(data, ranks, int(os.environ.get("LOCAL_RANK", "0")), shuffle=False)
     loader = DataLoader(data, batch_size=8 // ranks, sampler=sampler)
     callback = EquivarianceCallback(
-        every=2, light=EXACT, plan=EXACT, full=1, budget=None, verbose=False, report=f"{out}.json", window=3
+        every=2,
+        light=EXACT,
+        plan=EXACT,
+        full=1,
+        budget=None,
+        gradients=100,
+        verbose=False,
+        report=f"{out}.json",
+        window=3,
     )
     keep = pl.callbacks.ModelCheckpoint(Path(out).parent, filename=Path(out).name)
     trainer = pl.Trainer(

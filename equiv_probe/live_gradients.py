@@ -1,0 +1,192 @@
+"""Gradients of a user's own step in a live run: measured now and then beside the user's own, which do not notice."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import contextmanager
+from functools import reduce
+from operator import add
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.estimates import Sums
+from equiv_probe.gradient_sums import GradientSums
+from equiv_probe.gradients import Gradients, grouped, of_blocks, of_losses, parameters_of
+from equiv_probe.isolation import rank
+from equiv_probe.orbit_step import replay_attached
+from equiv_probe.rotations import RotationPlan
+from equiv_probe.turning import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from equiv_probe.gradients import Groups
+    from equiv_probe.isolation import RandomState
+    from equiv_probe.live_orbit import LiveOrbit
+    from equiv_probe.schedule import Cadence
+    from equiv_probe.substitution import Recorded
+
+USUAL = 500
+"""Steps between two measurements: with 6 rotations a measurement costs about as much as 15 training steps, so 3 %."""
+BLOCKS = 3
+"""The fewest that give error bars."""
+HALF_SCALE = 2.0**12
+"""By which a loss is multiplied, and its gradient divided: half precision, if any takes part, holds no small ones."""
+
+
+class LiveGradients:
+    """What was measured, by output; how it is measured.
+
+    Args:
+        every: cadence, or True for the usual one.
+        groups: of parameters, as for :func:`equiv_probe.gradients`.
+        window: how many measurements are kept one by one.
+    """
+
+    def __init__(self, every: Cadence | bool, groups: Groups, window: int) -> None:
+        self.every: Cadence = USUAL if every is True else every
+        self.groups, self.window = groups, window
+        self.recent: dict[str, deque[Gradients]] = {}
+        self.everything: dict[str, Gradients] = {}
+        self.notes: list[str] = []
+
+    def measure(
+        self,
+        step: Callable[[], Any],
+        recorded: list[Recorded],
+        before: RandomState,
+        *,
+        module: nn.Module,
+        live: LiveOrbit,
+        plan: RotationPlan,
+        generator: torch.Generator,
+        protect: Sequence[nn.Module],
+        per_structure: bool | None,
+    ) -> None:
+        """Differentiate a recorded step, in blocks of independent rotations; nothing waits for the device.
+
+        Args:
+            step: the user's closure.
+            recorded: the network's calls in its own run.
+            before: the random state before that.
+            module: whose ``forward`` is replaced.
+            live: how to evaluate it at turned inputs.
+            plan: of one block.
+            generator: of the rotations.
+            protect: other modules that the step touches, whose parameters count too.
+            per_structure: as for :meth:`equiv_probe.Probe.replay`.
+        """
+        every = {n: p for n, p in parameters_of([live.network, *protect]).items() if p.requires_grad}
+        members, given = grouped(every, self.groups), list(every.values())
+        counts = {live.structures(one.call.inputs).count for one in recorded}
+        own = len(counts) == 1 if per_structure is None else per_structure
+        inputs = recorded[0].call.inputs
+        device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
+        scale = 1.0 if all(one.dtype == torch.float64 for one in given) else HALF_SCALE
+        name, mean, equiv = "", [], []
+        with torch.enable_grad(), without_hooks(given):
+            for _ in range(BLOCKS):
+                rotations = draw(plan, generator, next(iter(counts)) if own else None)
+                rotations = rotations.to(device, non_blocking=True)
+                found = replay_attached(
+                    step,
+                    recorded,
+                    module=module,
+                    live=live,
+                    plan=plan,
+                    rotations=live.alike_turned_alike(inputs, rotations) if own else rotations,
+                    before=before,
+                    protect=protect,
+                )
+                name = name or next(iter(found))
+                one = found[name]
+                mean.append(of_losses(one.mean, given, keep=True, scale=scale))
+                # Kept too: what the step names from outside of it may hang on the user's own graph.
+                equiv.append(of_losses(one.equiv, given, keep=True, scale=scale))
+        self.add(name, of_blocks(mean, equiv, every, members))
+
+    def add(self, name: str, found: Gradients) -> None:
+        """Take in a measurement of one output."""
+        self.recent.setdefault(name, deque(maxlen=self.window)).append(found)
+        known = self.everything.get(name)
+        same = known is not None and known.groups.keys() == found.groups.keys()
+        self.everything[name] = known + found if known is not None and same else found
+
+    def latest(self) -> dict[str, Gradients]:
+        """The last measurement of each output."""
+        return {name: rows[-1] for name, rows in self.recent.items()}
+
+    def shown(self, recent: Mapping[str, Sequence[Gradients]] | None = None) -> dict[str, Any]:
+        """For a report, by ``train/<output>``: plain numbers over the latest measurements; waits for the device.
+
+        Args:
+            recent: measurements by output, the latest last; None is these.
+        """
+        rows = self.recent if recent is None else recent
+        return {f"train/{name}": _merged(list(one)).to_dict() for name, one in rows.items()}
+
+    def values(self, found: Mapping[str, Gradients]) -> dict[str, Tensor]:
+        """What is logged, as 0-d tensors: ``<output>/grad_ratio``, and of a group ``<output>/<group>/grad_ratio``."""
+        return {
+            f"{name}/{key}" if group == "all" else f"{name}/{group}/{key}": value
+            for name, one in found.items()
+            for group, sums in one.groups.items()
+            for key, value in sums.tensors().items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+
+        def plain(one: Gradients) -> dict[str, Any]:
+            return {"sums": {name: sums.sums.flat() for name, sums in one.groups.items()}, "sizes": dict(one.sizes)}
+
+        return {
+            "recent": {name: [plain(one) for one in rows] for name, rows in self.recent.items()},
+            "everything": {name: plain(one) for name, one in self.everything.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Undo :meth:`state_dict`."""
+
+        def read(one: Mapping[str, Any]) -> Gradients:
+            sums = {name: GradientSums(Sums.from_flat(flat)) for name, flat in one["sums"].items()}
+            return Gradients(sums, sizes=one["sizes"])
+
+        self.recent = {
+            name: deque((read(one) for one in rows), maxlen=self.window) for name, rows in state["recent"].items()
+        }
+        self.everything = {name: read(one) for name, one in state["everything"].items()}
+
+
+def _merged(rows: Sequence[Gradients]) -> Gradients:
+    """Those measurements that are of the groups of the last one, as one."""
+    alike = [one for one in rows if one.groups.keys() == rows[-1].groups.keys()]
+    return reduce(add, alike)
+
+
+def source(seed: int, measurement: int, device: torch.device) -> torch.Generator:
+    """A generator for one measurement, nobody else's: there is no state to keep.
+
+    Args:
+        seed: of the probe.
+        measurement: its number, such as that of the step.
+        device: where the rotations are needed.
+    """
+    state = RotationPlan("haar", seed=seed).generator(rank(), 4, measurement).initial_seed()
+    return torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(state)
+
+
+@contextmanager
+def without_hooks(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Parameters without the hooks that their user put on them for another backward pass."""
+    kept = [(one, one._backward_hooks) for one in parameters if one._backward_hooks]
+    for one, _ in kept:
+        one._backward_hooks = None
+    try:
+        yield
+    finally:
+        for one, hooks in kept:
+            one._backward_hooks = hooks

@@ -1,0 +1,198 @@
+"""``L_equiv`` as a term of a training loss: two independent rotations of the batch, differentiable, unbiased.
+
+With augmentation a squared-error training loss is ``L_total = L_mean + L_equiv`` already. The penalty changes the
+weight of one of its parts: ``L_total + λ L_equiv = L_mean + (1 + λ) L_equiv``. It needs no labels.
+
+>>> import torch, equiv_probe as ep
+>>> model = torch.nn.Linear(3, 3, bias=False).double()
+>>> x = torch.randn(64, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+>>> schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
+>>> loss = (model(x) - 2 * x).square().mean() + ep.equivariance_penalty(model, x, 0.1, schema=schema)
+>>> loss.backward()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from equiv_probe.adapters import CallAdapter, InputAdapter, adapter_for
+from equiv_probe.capture import Call, read_outputs, wide
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.grid_plans import require_fit
+from equiv_probe.isolation import unobserved
+from equiv_probe.live_orbit import LiveOrbit
+from equiv_probe.measurement import measure
+from equiv_probe.objectives import label_free
+from equiv_probe.orbit import Orbit
+from equiv_probe.orbit_parts import Function, answered
+from equiv_probe.rotations import RotationPlan
+from equiv_probe.turning import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from equiv_probe.adapters import Adapter
+    from equiv_probe.schema import Schema
+
+PAIR = RotationPlan("haar", replicates=2)
+
+
+class EquivariancePenalty:
+    r"""The squared-error ``L_equiv`` of a model on a batch, to be added to its training loss.
+
+    With independent Haar rotations g, g' of every structure, ``E ½‖h_g − h_g'‖² = E_g‖h_g − Tf‖² = L_equiv``, and the
+    gradient is unbiased likewise; the mean is over atoms and components, as in ``mse_loss``, and the sum over outputs.
+
+    Cost: two further forward passes and their part of the backward pass, where plain training has one of each: a step
+    takes about three times as long, and twice with ``prediction=``. On a small force-field transformer on a CPU: see
+    ``tests/benchmarks/bench_penalty.py``.
+
+    Args:
+        model: called as ``model(batch)``; a module, or a function of modules. Its mode, its buffers and the random
+            state are those of the training: the passes of the penalty are ordinary passes.
+        schema: representations; None infers them at the first call, and prints what was assumed.
+        plan: of R ≥ 2 replicates; None is two Haar rotations. More make the estimate more precise.
+        outputs: names, or coefficients by name; None is all outputs of the schema, with one each.
+        center: of rotation, as for :func:`equiv_probe.twirl`.
+        adapter: of the batches; None finds that of a plugin.
+        stack: whether a dense batch may hold several copies; None tries it once, and compares.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Any], Any],
+        schema: Schema | None = None,
+        *,
+        plan: RotationPlan | None = None,
+        outputs: Mapping[str, float] | Iterable[str] | None = None,
+        center: str | Tensor = "centroid",
+        adapter: Adapter | None = None,
+        stack: bool | None = None,
+    ) -> None:
+        self._module = model if isinstance(model, nn.Module) else Function(model)
+        self.plan = plan or PAIR
+        if self.plan.R < 2 or not self.plan.is_random:
+            raise EquivProbeError(f"the plan {self.plan}", "two independent rotations or more", 'RotationPlan("haar")')
+        self._outputs = outputs if outputs is None or isinstance(outputs, Mapping) else dict.fromkeys(outputs, 1.0)
+        self._options: dict[str, Any] = {"center": center, "stack": stack}
+        self._schema, self._adapter = schema, adapter
+        self._live: LiveOrbit | None = None
+
+    def __call__(
+        self, batch: Any, weight: float = 1.0, *, generator: torch.Generator | None = None, prediction: Any = None
+    ) -> Tensor:
+        """The penalty, ``()``, in the precision of the outputs, with its graph.
+
+        Args:
+            batch: what the model is called with: a tensor, tuple or dict, or a framework's batch.
+            weight: λ.
+            generator: source of the rotations; None is torch's global one, where the batch is.
+            prediction: the model's answer to this very batch, with its graph, in the place of the first rotation's:
+                one further pass instead of two. Then the data's own frame is one of the two: the penalty is unbiased
+                only if the batch was turned at random, each structure on its own.
+        """
+        call = self._call(batch, prediction)
+        live, plan = self._ready, self.plan
+        schema, structures = live.known_schema, live.structures(call.inputs)
+        device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
+        if generator is None:
+            cuda = device.type == "cuda"
+            generator = torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
+        rotations = draw(plan, generator, structures.count).to(device, non_blocking=True)
+        rotations = live.alike_turned_alike(call.inputs, rotations)
+        known = None if prediction is None else self._known(prediction, schema)
+        flat = (rotations if known is None else rotations[1:]).flatten(0, 1)
+        with unobserved():
+            chunk = live.copies_at_once(structures, call.inputs)
+            # Where nobody asks for gradients, models whose forces are derivatives still need them inside.
+            evaluate = live.attached if torch.is_grad_enabled() else live.pulled_back
+            rows = [evaluate(call, structures, flat[a : a + chunk]) for a in range(0, len(flat), chunk)]
+        rows = rows if known is None else [{name: v[None] for name, v in known.items()}, *rows]
+        values = {name: torch.cat([row[name] for row in rows]) for name in schema.outputs}
+        dtype = next(iter(values.values())).dtype
+        table = {name: wide(v).reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in values.items()}
+        about = {name: v[0, 0].detach() for name, v in table.items()}
+        orbit = Orbit.from_values(table, about, schema, plan, rotations)
+        objectives = label_free(call.inputs, about, structures, schema)
+        total = torch.zeros((), dtype=next(iter(table.values())).dtype, device=device)
+        for name, factor in self._factors(schema).items():
+            measured = measure(orbit, objectives.parts[name], live=True)
+            total = total + factor * (measured.estimate.equiv * measured.weight).sum() / measured.weight.sum()
+        return (weight * total).to(dtype)
+
+    @property
+    def _ready(self) -> LiveOrbit:
+        assert self._live is not None
+        return self._live
+
+    def _call(self, batch: Any, prediction: Any) -> Call:
+        """The call of a batch, whose tensors keep their graph; with the first one, the schema is resolved."""
+        if self._live is None:
+            adapter = self._adapter or adapter_for(self._module, (batch,), {})
+            if type(adapter) is CallAdapter and self._schema is not None and not isinstance(batch, Mapping):
+                adapter = InputAdapter(self._module, list(self._schema.inputs))
+            self._live = LiveOrbit(self._module, self._schema, adapter=adapter, **self._options)
+        live = self._live
+        call = Call(*live.split((batch,), {}), differentiated=frozenset(), dicts=())
+        if live.schema is None or not live.knows(call.inputs):
+            kept = live.keep((batch,), {})
+            raw = answered(live, kept, [self._module]) if prediction is None else prediction
+            schema = live.resolve(kept, raw)
+            require_fit(self.plan, schema, kept.inputs, read_outputs(raw, schema))
+        return call
+
+    def _known(self, prediction: Any, schema: Schema) -> dict[str, Tensor]:
+        if self.plan.n != 1:
+            raise EquivProbeError(
+                f"prediction= beside the plan {self.plan}",
+                "single rotations",
+                'plan=RotationPlan("haar", replicates=2)',
+            )
+        return read_outputs(prediction, schema)
+
+    def _factors(self, schema: Schema) -> Mapping[str, float]:
+        wanted = dict.fromkeys(schema.outputs, 1.0) if self._outputs is None else self._outputs
+        unknown = sorted(set(wanted) - set(schema.outputs))
+        if unknown:
+            raise EquivProbeError(f"outputs {unknown}", f"some of {list(schema.outputs)}", "outputs={...}")
+        return wanted
+
+
+def equivariance_penalty(
+    model: Callable[[Any], Any],
+    batch: Any,
+    weight: float = 1.0,
+    *,
+    schema: Schema | None = None,
+    plan: RotationPlan | None = None,
+    outputs: Mapping[str, float] | Iterable[str] | None = None,
+    generator: torch.Generator | None = None,
+    prediction: Any = None,
+    center: str | Tensor = "centroid",
+    stack: bool = False,
+) -> Tensor:
+    """``weight · ½‖h_g − h_g'‖²`` of a batch: ``weight`` times an unbiased, differentiable estimate of ``L_equiv``.
+
+    The one-line form of :class:`EquivariancePenalty`, which see for arguments and cost. In a training loop make that
+    once, if the schema is to be inferred, or copies stacked on a GPU.
+
+    Args:
+        model: as above.
+        batch: what it is called with.
+        weight: λ.
+        schema: representations; None infers them, by a further pass at every call.
+        plan: None is two Haar rotations for each structure.
+        outputs: names, or coefficients by name.
+        generator: source of the rotations; None is torch's global one, where the batch is.
+        prediction: the model's answer to a randomly turned batch, to be used as one of the two.
+        center: of rotation.
+        stack: whether copies of a dense batch go through the model together.
+    """
+    penalty = EquivariancePenalty(model, schema, plan=plan, outputs=outputs, center=center, stack=stack)
+    return penalty(batch, weight, generator=generator, prediction=prediction)

@@ -1,0 +1,90 @@
+"""Gradients under Lightning: logged, reported, and unseen by the training."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from equiv_probe_lightning import EquivarianceCallback
+
+from .lightning_models import MATRIX, LinearModule, centred, loader, trainer
+from .test_callback_invisible import train
+
+KEYS = ("grad_norm_L_mean", "grad_norm_L_equiv", "grad_ratio", "grad_cosine")
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}]
+)
+def test_training_is_bit_identical(given: dict[str, Any], tmp_path: Path) -> None:
+    without = train(tmp_path / "without", [], epochs=2, **given)
+    callback = EquivarianceCallback(every=None, gradients=3, full=None, verbose=False)
+    found = train(tmp_path / "with", [callback], epochs=2, **given)
+    for key, value in without.items():
+        assert found[key] == value, key
+    assert callback.probe is not None
+    assert not callback.probe.failures
+    assert callback.probe.schedules["gradients", "train"].measured == 7
+
+
+def test_closed_form_in_logs_and_report(tmp_path: Path) -> None:
+    """Tetrahedral rotations make the gradients of ``M x`` exact: logged numbers are met to single precision."""
+    logger = pl.loggers.CSVLogger(tmp_path)
+    callback = EquivarianceCallback(
+        every=None,
+        gradients=4,
+        full=None,
+        light={"design": "tetrahedral", "replicates": 2},
+        report=str(tmp_path / "report.json"),
+        verbose=False,
+    )
+    module = LinearModule()
+    trainer(tmp_path, [callback], logger=logger).fit(module, loader())
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("equiv/train/loss/grad_ratio")]
+    size = [float(x.square().mean()) for x in torch.split(centred(64), 8)]
+    trace, eye = MATRIX.trace(), torch.eye(3, dtype=torch.float64)
+    mean = (2 / 9 * (trace - 4.5) * eye).norm()
+    equiv = (2 / 3 * MATRIX - 2 / 9 * trace * eye).norm()
+    for row, batch in zip((rows[0], rows[4]), (0, 4), strict=True):
+        for key, expected in {"grad_norm_L_mean": mean, "grad_norm_L_equiv": equiv}.items():
+            assert float(row[f"equiv/train/loss/{key}"]) == pytest.approx(float(expected) * size[batch], rel=1e-5)
+    ratio = float(equiv / mean)
+    assert float(rows[0]["equiv/train/loss/grad_ratio"]) == pytest.approx(ratio, rel=1e-5)
+    assert float(rows[0]["equiv/train/loss/matrix/grad_ratio"]) == pytest.approx(ratio, rel=1e-5)
+    assert float(rows[0]["equiv/train/loss/grad_cosine"]) == pytest.approx(0, abs=1e-6)
+    assert all(f"equiv/train/loss/{key}_stderr" in rows[0] for key in KEYS)
+    stored = json.loads((tmp_path / "report.json").read_text())["gradients"]["train/loss"]
+    assert stored["groups"]["all"]["ratio"] == pytest.approx(ratio, rel=1e-9)
+    assert [entry["step"] for entry in stored["history"]] == [1, 5]
+    assert stored["history"][0]["grad_norm_L_equiv"] == pytest.approx(float(equiv) * size[0], rel=1e-9)
+
+
+class ByHand(LinearModule):
+    def __init__(self) -> None:
+        super().__init__(lr=1e-3)
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.optimizers().zero_grad()  # type: ignore[union-attr]
+        self.manual_backward(loss)
+        self.optimizers().step()  # type: ignore[union-attr]
+        return loss
+
+
+def test_manual_optimisation_says_what_it_cannot(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    callback = EquivarianceCallback(every=2, gradients=2, full=None, report=str(report), verbose=False)
+    trainer(tmp_path, [callback]).fit(ByHand(), loader())
+    stored = json.loads(report.read_text())
+    assert any("manual optimisation" in note for note in stored["notes"])
+    assert stored["gradients"] == {}
+    assert stored["measured"]
