@@ -61,6 +61,7 @@ def landscape(found: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str
     """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     lengths, numbers, line = figure.subplots(1, 3)
+    found = dict(sorted(found.items(), key=lambda item: int(item[0])))
     colours = {"mean": "C0", "equiv": "C1"}
     given = {max(int(step), 1): one["gradients"] for step, one in found.items() if "gradients" in one}
     for name, colour in colours.items():
