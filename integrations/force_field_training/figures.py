@@ -29,7 +29,8 @@ def against_step(logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *,
     figure = Figure(figsize=(13 if seconds else 10, 3.6), layout="constrained")
     total, equiv, share, *rest = figure.subplots(1, 4 if seconds else 3)
     for k, (name, rows) in enumerate(logs.items()):
-        steps, how = [max(row["step"], 1) for row in rows], {"color": f"C{k}", "label": name, "marker": "."}
+        steps = [max(row["step"], 1) for row in rows]
+        how = {"color": f"C{k % 10}", "ls": "--" if k >= 10 else "-", "label": name, "marker": "."}
         total.plot(steps, [row["L_total"] for row in rows], **how)
         for axes, key in ((equiv, "L_equiv"), (share, "share")):
             values = [abs(row[key]) for row in rows]  # at round-off an estimate may come out negative
@@ -39,8 +40,8 @@ def against_step(logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *,
             axes.plot([row["seconds"] for row in rows[1:]], [row["L_total"] for row in rows[1:]], **how)
     share.fill_between(CLAIM[1], 1e-9, CLAIM[0], color="k", alpha=0.1, label="≤ 2 % at 1k to 10k steps")
     total.set(ylabel="forces, held out: L_total, (eV/Å)²")
-    equiv.set(ylabel="L_equiv, (eV/Å)²", ylim=(1e-3, None))
-    share.set(ylabel="share, L_equiv / L_total", ylim=(1e-4, 1))
+    equiv.set(ylabel="L_equiv, (eV/Å)²", ylim=(2e-4, None))
+    share.set(ylabel="share, L_equiv / L_total", ylim=(5e-5, 1))
     for axes in rest:
         axes.set(ylabel="L_total, (eV/Å)²", xlabel="seconds of one core")
     for axes in (total, equiv, share, *rest):
