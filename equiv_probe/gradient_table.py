@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.report_table import number, table_of, with_error
+from rich.text import Text
+
+from equiv_probe.report_table import number, shown, table_of, with_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,11 +30,12 @@ def table(found: Mapping[str, Any], title: str = "") -> Table:
         found: as :meth:`equiv_probe.gradients.Gradients.to_dict` gives it.
         title: of the table.
     """
-    shown = table_of(title, "parameters", "how many", *_HEADS.values())
+    made = table_of(shown(title), "parameters", "how many", *_HEADS.values())
     for name, row in found["groups"].items():
         count = row.get("parameters")
-        shown.add_row(name, "–" if count is None else f"{count}", *(_entry(row, key) for key in _HEADS))
-    return shown
+        cells = (shown(name), "–" if count is None else f"{count}", *(_entry(row, key) for key in _HEADS))
+        made.add_row(*map(Text, cells))  # square brackets in names are not markup
+    return made
 
 
 def _entry(row: Mapping[str, Any], key: str) -> str:
