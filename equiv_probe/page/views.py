@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
+    from equiv_probe.page.gradient_sections import GradientsShown
     from equiv_probe.page.headline import Headline
     from equiv_probe.report import Measured
     from equiv_probe.sampler_report import EndPoints
@@ -47,7 +48,8 @@ class View:
         losses: measurements of a loss.
         end_points: of the audit of a sampler.
         numbers: rows of the audit of a model of grids.
-        figures: by section: share, where, kind, time.
+        gradients: of a run, by output.
+        figures: by section: share, where, kind, time, gradients.
         worst: records of the structures that are worst in what the headline is about, and of those that can be shown
             in 3D since they are worst in something else; the worst first.
         places: of those that can be shown, by their place in ``worst``: the place in the viewer's dataset.
@@ -70,6 +72,7 @@ class View:
     losses: list[Measured] = field(default_factory=list)
     end_points: list[EndPoints] = field(default_factory=list)
     numbers: list[dict[str, Any]] = field(default_factory=list)
+    gradients: list[GradientsShown] = field(default_factory=list)
     figures: dict[str, list[Figure]] = field(default_factory=dict)
     worst: list[dict[str, Any]] = field(default_factory=list)
     places: dict[int, int] = field(default_factory=dict)

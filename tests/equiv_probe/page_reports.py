@@ -164,7 +164,7 @@ def dynamics(explained: bool = True) -> Report:
 
 
 def gradients(
-    ratio: float = 0.5, cosine: float = 0.0, noise: float = 0.05, groups: tuple[str, ...] = ("encoder",)
+    ratio: float = 0.5, cosine: float = 0.0, noise: float = 0.05, groups: tuple[str, ...] = ("encoder",), seed: int = 0
 ) -> dict[str, Any]:
     """Gradients of a run as its report holds them, with their history: noisy copies of a pair of this kind.
 
@@ -173,8 +173,9 @@ def gradients(
         cosine: of the angle between them.
         noise: standard deviation of every entry, there are four for each group.
         groups: of parameters.
+        seed: of the noise.
     """
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     count = len(groups)
     mean = np.tile([1.0, 0.0, 0.0, 0.0], count) / math.sqrt(count)
     equiv = ratio * np.tile([cosine, math.sqrt(1 - cosine**2), 0.0, 0.0], count) / math.sqrt(count)

@@ -18,7 +18,7 @@ from equiv_probe.comparison import compare
 from equiv_probe.page import comparison_page, fragment, page
 from equiv_probe.report_table import shown
 
-from .page_reports import audit_report, measured, run_report, structure
+from .page_reports import audit_report, gradients, measured, run_report, structure
 from .samplers import quiet
 from .test_audit_pages import grid, hostile_grid, hostile_sampler, path
 from .test_grids_audit import gaussian
@@ -223,7 +223,7 @@ def test_it_fits_the_screen(browser: Any, tmp_path: Path, width: int) -> None:
     size = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     long = "a/very/long/path/without/any/space/to/break/it/" * 3
-    reports = [audit_report(model=long, source=long), run_report()]
+    reports = [audit_report(model=long, source=long), run_report(gradients=gradients(groups=(long, "head")))]
     try:
         for html in (page(reports), comparison_page(compare([reports[0], reports[0]], [long, "b"]))):
             opened(browser, tmp_path, html)
@@ -238,7 +238,7 @@ def test_it_fits_the_screen(browser: Any, tmp_path: Path, width: int) -> None:
 
 
 def test_it_is_dark_where_that_is_wished_and_light_on_paper(browser: Any, tmp_path: Path) -> None:
-    opened(browser, tmp_path, page([run_report()]))
+    opened(browser, tmp_path, page([run_report(gradients=gradients(groups=("encoder", "head")))]))
     brightness = """
         return getComputedStyle(document.querySelector(arguments[0])).getPropertyValue(arguments[1])
             .match(/\\d+/g).slice(0, 3).map(Number).reduce((a, b) => a + b) / 765
@@ -255,6 +255,12 @@ def test_it_is_dark_where_that_is_wished_and_light_on_paper(browser: Any, tmp_pa
     }.items():
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
         seen[name] = (bright("body", "background-color"), bright("body", "color"), bright("figure svg text", "fill"))
+        inks = browser.execute_script(
+            "return [...document.querySelectorAll('figure svg text, figure svg [style*=\"var(--ink\"]')]"
+            ".map((one) => getComputedStyle(one)).map((s) => s.stroke === 'none' ? s.fill : s.stroke)"
+        )
+        assert len(inks) > 100
+        assert len(set(inks)) == 1  # labels, error bars and markers alike
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     for name, (ground, text, label) in seen.items():
         assert (ground > 0.9) == (name != "dark")
