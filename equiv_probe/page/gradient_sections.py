@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe import gradient_plots
 from equiv_probe.gradient_sentence import sentence
 from equiv_probe.gradient_table import HEADS, cells
+from equiv_probe.page.views import Rows
 from equiv_probe.report_table import with_error
 
 if TYPE_CHECKING:
@@ -17,30 +17,25 @@ if TYPE_CHECKING:
     from equiv_probe.report import Report
 
 
-@dataclass(frozen=True)
-class GradientsShown:
-    """The gradients of one output.
-
-    Attributes:
-        name: of the output, such as ``train/loss``.
-        sentence: what was found of all parameters; empty where they are not in the report.
-        heads: of the columns.
-        rows: by group of parameters.
-    """
-
-    name: str
-    sentence: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
+_CAPTION = (
+    "over the latest measurements (± standard error). Norms are free of the length that noise adds; what is less than "
+    "its noise is given as the upper end of its 95 % interval."
+)
 
 
-def shown(report: Report) -> list[GradientsShown]:
-    """The gradients of every output."""
+def sentences(report: Report) -> dict[str, str]:
+    """What was found of all parameters, by output; empty where they are not in the report."""
+    wholes = {name: one["groups"].get("all") for name, one in report.gradients.items()}
+    return {name: sentence(whole) if whole else "" for name, whole in wholes.items()}
+
+
+def tables(report: Report) -> list[Rows]:
+    """The gradients of every output by group of parameters."""
     found = []
     for name, one in report.gradients.items():
-        whole = one["groups"].get("all")
+        title = f"Gradients of {name} by group of parameters"
         rows = [cells(group, row) for group, row in one["groups"].items()]
-        found.append(GradientsShown(name, sentence(whole) if whole else "", HEADS, rows))
+        found.append(Rows(title, f"{title}, {_CAPTION}", HEADS, rows))
     return found
 
 

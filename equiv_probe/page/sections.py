@@ -54,7 +54,8 @@ def view(report: Report, key: str = "r0", *, brief: bool = False) -> View:
         _kind(figures, found, top.about)
     if not brief:
         _time(figures, report)
-        found.gradients = gradient_sections.shown(report)
+        found.gradients = gradient_sections.sentences(report)
+        found.tables = gradient_sections.tables(report)
         gradient_sections.add(figures, report)
     found.figures = figures.by_section
     return found
