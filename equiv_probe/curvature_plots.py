@@ -91,6 +91,7 @@ def profile(line: AnyLine, ax: Axes | None = None) -> Axes:
             _band(ax, line.t, values, errors, COLOURS[name])
     if min(values.min() for _, values, _ in line.named()) > 0:
         ax.set_yscale("log")
+    ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel("t")
     ax.set_ylabel("loss")
     ax.legend(loc="best")

@@ -48,7 +48,7 @@ def view(found: SavedCurvature, key: str, *, brief: bool = False) -> View:
         headline(found),
         template="landscape.html.jinja",
         name=found.name or "Curvature of the losses",
-        source=f"{MATRICES[found.matrix]} in {size} parameters",
+        source=f"the {MATRICES[found.matrix]} in {size} parameters",
         tables=[Rows("Curvature of each loss", _CAPTION, heads, rows)],
         figures=figures.by_section,
         protocol={
@@ -81,10 +81,7 @@ def headline(found: SavedCurvature) -> Headline:
             question=QUESTION,
         )
     ratio = found.ratio(FIRST)
-    others = {kind: found.ratio(kind).value for kind in KINDS if kind != FIRST}
-    listed = ", ".join(f"{kind} {number(value)}" for kind, value in others.items() if math.isfinite(value))
-    if listed:
-        beside.append(f"Under other definitions of κ the ratio is: {listed}.")
+    beside += _others(found)
     if found.mean.sets == 1:
         beside.append("It is of one set of rotations: what others would change is not in the interval.")
     beside.append(
@@ -101,6 +98,26 @@ def headline(found: SavedCurvature) -> Headline:
         beside=beside,
         question=QUESTION,
     )
+
+
+def _others(found: SavedCurvature) -> list[str]:
+    """The ratio under the other definitions, and which of them tell it from one."""
+    ratios = {kind: found.ratio(kind) for kind in KINDS}
+    listed = [f"{_plain(kind)} {number(one.value)}" for kind, one in ratios.items() if math.isfinite(one.value)]
+    above = [_plain(kind) for kind, one in ratios.items() if one.low > 1]
+    below = [_plain(kind) for kind, one in ratios.items() if one.high < 1]
+    ends = [
+        f"{side} one for certain under {', '.join(kinds)}"
+        for side, kinds in (("above", above), ("below", below))
+        if kinds
+    ]
+    certain = f" It is {' and '.join(ends)}." if ends else " Under none of them can it be told from one."
+    return [f"Under each definition of κ the ratio is: {', '.join(listed)}.{certain}"] if listed else []
+
+
+def _plain(kind: str) -> str:
+    """A definition as prose has it: its cut-off is a part of its name, no number of the report."""
+    return kind.replace("1e-4", "10⁻⁴").replace("-", " ", 1)
 
 
 def _answer(ratio: Estimate) -> str:
@@ -149,6 +166,6 @@ def _add(figures: Figures[SavedCurvature], losses: dict[str, SavedLossCurvature]
     figures.add("kind", curvature_plots.density, title, f"{listed}.", caption=f"{listed}. {caption}")
     both = figures.of.mean is not None and figures.of.equiv is not None
     known = [(kind, figures.of.ratio(kind)) for kind in KINDS] if both else []
-    text = "; ".join(f"{kind}: {number(one.value)}" for kind, one in known if math.isfinite(one.value))
+    text = "; ".join(f"{_plain(kind)}: {number(one.value)}" for kind, one in known if math.isfinite(one.value))
     caption = "κ(L_mean) / κ(L_equiv) under six definitions, with 95 % intervals; one is the dotted line."
     figures.add("kind", curvature_plots.ratios, "Ratio of condition numbers", f"{text}.", caption=caption)
