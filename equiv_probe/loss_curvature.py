@@ -26,6 +26,7 @@ from equiv_probe.eigenvalue_density import EigenvalueDensity
 from equiv_probe.eigenvalues import dense, extreme
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.lanczos import lanczos
+from equiv_probe.second_derivatives import APART, disagreement
 from equiv_probe.twirl import progress_bar
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 DENSE = 256
 """Up to this many parameters all eigenvalues are computed: random probes would cost as much."""
+FLOORS = 16.0
+"""Rounding of a difference, in units of the precision: below that it is nothing else."""
 
 
 def curvature(
@@ -86,20 +89,22 @@ def curvature(
 
     Raises:
         EquivProbeError: no weights, a loss that changes between calls, fewer than two probes, a product that is not
-            finite.
+            finite, a model that cannot be differentiated twice.
     """
     given = several(orbit_loss)
     if not given or not losses or set(losses) - set(LOSSES):
         raise EquivProbeError(f"{len(given)} losses, and of them {losses!r}", f"one or more, and of them {LOSSES}")
     if probes < 2 or steps < 2:
         raise EquivProbeError(f"probes={probes}, steps={steps}", "two or more of each: error bars are over probes")
+    if top < 1:
+        raise EquivProbeError(f"top={top}", "one eigenvalue or more")
     began = time.perf_counter()
     spaces = [space_of(loss, parameters) for loss in given]
     sets = [CurvatureProducts(loss, s, matrix=matrix, hold=hold) for loss, s in zip(given, spaces, strict=True)]
     for products in sets:
-        require_same_twice(products.pieces[0])
+        require_same_twice(products.pieces[0], losses)
     n = spaces[0].size
-    all_of_them = exact if exact is not None else n <= DENSE
+    all_of_them = n < 3 or (exact if exact is not None else n <= DENSE)
     small = min(top, max(1, n - 2))
     each = n if all_of_them else max(2 * small + 1, 20) * 2 + probes * steps + max(trace_probes - probes, 0)
     found: dict[Which, LossCurvature] = {}
@@ -123,6 +128,7 @@ def curvature(
     notes = [] if len(given) > 1 else ["one set of rotations: their noise is in the numbers and not in the error bars"]
     if not converged:
         notes.append("the eigenvalue solver stopped early: extreme eigenvalues may lie further out; raise tolerance")
+    notes += _doubts(sets[0], found, seed)
     return Curvature(
         found.get("total"),
         found.get("mean"),
@@ -139,16 +145,23 @@ def several(orbit_loss: DecomposedLoss | Sequence[DecomposedLoss]) -> list[Decom
     return [orbit_loss] if callable(orbit_loss) else list(orbit_loss)
 
 
-def require_same_twice(loss: DecomposedLoss) -> None:
+def require_same_twice(loss: DecomposedLoss, losses: Sequence[Which]) -> None:
     """See that a loss is a function of the weights.
 
+    Args:
+        loss: whole, or a piece of it.
+        losses: what is asked of it: without labels that is L_equiv alone.
+
     Raises:
-        EquivProbeError: two calls in a row differ by more than rounding.
+        EquivProbeError: two calls in a row differ by more than rounding, or are not finite.
     """
+    asked = [LOSSES.index(which) for which in losses]
     with torch.enable_grad():
         first, second = (torch.stack([value.detach().double().cpu() for value in loss()]) for _ in range(2))
-    if not bool(first.isfinite().all()):
-        raise EquivProbeError(f"losses {first.tolist()}", "finite numbers at the weights as they are")
+    if not bool(first[asked].isfinite().all()):
+        labels = "" if not bool(first[2].isfinite()) else 'losses=("equiv",), which needs no labels'
+        raise EquivProbeError(f"losses {first.tolist()}", "finite numbers at the weights as they are", labels)
+    first, second = first[asked], second[asked]
     if float((first - second).abs().max()) > 1e-4 * float(first.abs().max()):
         raise EquivProbeError(
             f"a loss that is {first.tolist()} and then {second.tolist()}",
@@ -177,6 +190,27 @@ def _probed(
         "quadratic": np.array([one.quadratic for one in all_made]),
         "squares": np.array([one.square for one in all_made]),
     }
+
+
+def _doubts(products: CurvatureProducts, found: Mapping[Which, LossCurvature], seed: int) -> list[str]:
+    """Notes on numbers that may not mean what they say: L_equiv within rounding, products that lack something."""
+    space, notes = products.space, []
+    vector = space.random(torch.Generator().manual_seed(seed))
+    equiv = found.get("equiv")
+    if equiv is not None and bool(torch.stack(list(products.pieces[0]())).isfinite().all()):
+        eps = max(torch.finfo(p.dtype).eps for p in space.tensors)
+        rounding = eps * float(products(vector, "total").norm() / vector.norm()) * space.size**0.5
+        if 0 < equiv.norm_squared.value < (FLOORS * rounding) ** 2:
+            notes.append("the curvature of L_equiv is within rounding of that of L_total: its numbers say nothing")
+    if products.matrix == "hessian":
+        which = next(iter(found))
+        apart = disagreement(products(vector, which), lambda: products.gradient(which), space, vector)
+        if apart is not None and apart > APART:
+            notes.append(
+                f"products of the Hessian differ from differences of gradients by {100 * apart:.0f} %: kinks such as "
+                "ReLU's have no second derivative, or an operation of one's own gives none"
+            )
+    return notes
 
 
 def _bracket(times: Sequence[Callable[[Tensor], Tensor]], pairs: Sequence[Eigenpairs]) -> tuple[float, float]:
