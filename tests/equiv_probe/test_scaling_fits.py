@@ -121,11 +121,27 @@ def test_what_the_runs_do_not_say_is_said():
         ({"D": [10, 100, 1000], "L_total": [4, 3, 2]}, "D", {"floor": 2.5}, "floor of 2.5"),
         ({"D": [10, 100, 1000], "L_total": [4, 3, 2]}, "N", {}, "columns D, L_total; expected N or parameters"),
         ({"D": [1, 2, 3, 4], "L_total": [4, 3, 2.5, 2.2]}, "D", {"interval": "bca"}, 'bootstrap="runs"'),
+        ({"D": [1, 2, 3, 4], "L_total": [4, 3, 2.5, 2.2]}, "D", {"resamples": 5}, "0 resamples or 20"),
+        ({"D": [1, 2, 3, 4], "L_total": [4, 3, 2.5, 2.2]}, "D", {"level": 95}, "level=95"),
+        ({"D": [1, 2, 3, 4], "L_total": [4, 3, 2.5, 2.2]}, "D", {"delta": 0.0}, "delta=0.0"),
+        ({"D": [1, 2, 3, 4], "L_total": [4, 3, 2.5, 2.2]}, (), {}, "one or two columns"),
+        ({"D": [1, 2, 3, 4, 5], "L_total": [4, 3, 2.5, 2.2, 2.1]}, ("D", "D"), {}, "one or two columns"),
     ],
 )
 def test_errors_teach(columns, x, how, message):
     with pytest.raises(EquivProbeError, match=message.replace("(", r"\(")):
         fit(columns, x, **how)
+
+
+def test_sizes_that_go_together_are_not_told_apart():
+    """Data in proportion to the model, as many budgets ask for: every split of the loss fits, and none is meant."""
+    generator = np.random.default_rng(0)
+    y = joint(0.02)["L_total"]
+    with pytest.raises(EquivProbeError, match="N and D that always go together"):
+        fit({"N": N, "D": 20 * N, "L_total": y})
+    near = fit({"N": N, "D": 20 * N * np.exp(0.1 * generator.standard_normal(25)), "L_total": y}, resamples=20)
+    assert any("N and D go together" in note for note in near.notes)
+    assert not any("go together" in note for note in fit(joint(0.02), resamples=20).notes)
 
 
 def test_strata_and_groups_are_kept():
