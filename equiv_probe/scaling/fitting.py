@@ -89,6 +89,7 @@ def fit(
     table = table_of(runs)
     names = (x,) if isinstance(x, str) else tuple(x)
     require_variables(names)
+    table.require_one("stage", "output")
     values = np.column_stack([table.numbers(name) for name in names])
     y = table.numbers(loss)
     require(values, y, names, loss, floor)
