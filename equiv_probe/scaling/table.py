@@ -120,11 +120,14 @@ class Table:
 
     def by(self, *names: str) -> dict[tuple[Any, ...], Table]:
         """Tables of the rows that are equal in some columns, in order of appearance."""
+        return {key: self.take(rows) for key, rows in self._rows_by(names).items()}
+
+    def _rows_by(self, names: Sequence[str]) -> dict[tuple[Any, ...], NDArray[np.intp]]:
         groups: dict[tuple[Any, ...], list[int]] = {}
         columns = [self[name] for name in names]
         for row in range(len(self)):
             groups.setdefault(tuple(_plain(column[row]) for column in columns), []).append(row)
-        return {key: self.take(np.array(rows)) for key, rows in groups.items()}
+        return {key: np.array(rows, dtype=np.intp) for key, rows in groups.items()}
 
     def require_one(self, *names: str) -> None:
         """See that rows are of one kind, where columns tell kinds apart.
@@ -157,11 +160,8 @@ class Table:
             by: the columns that tell runs apart; None takes those that are known to.
         """
         last = []
-        place = np.arange(len(self))
-        steps = self.numbers("step") if "step" in self else place.astype(float)
-        whole = Table({**self.columns, "(row)": place.astype(float)}, self.source)
-        for rows in whole.by(*(self.runs if by is None else by)).values():
-            own = rows["(row)"].astype(int)
+        steps = self.numbers("step") if "step" in self else np.arange(len(self), dtype=float)
+        for own in self._rows_by(self.runs if by is None else by).values():
             order = np.argsort(np.nan_to_num(steps[own], nan=-np.inf), kind="stable")
             last.append(own[order[-1]])  # of equal steps the later row: a run that was begun again
         return self.take(np.array(sorted(last), dtype=int))
