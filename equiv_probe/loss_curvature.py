@@ -27,7 +27,7 @@ from equiv_probe.eigenvalue_density import EigenvalueDensity
 from equiv_probe.eigenvalues import dense, extreme
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.lanczos import lanczos
-from equiv_probe.second_derivatives import APART, disagreement
+from equiv_probe.second_derivatives import doubts
 from equiv_probe.twirl import progress_bar
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 DENSE = 256
 """Up to this many parameters all eigenvalues are computed: random probes would cost as much."""
-FLOORS = 16.0
-"""Rounding of a difference, in units of the precision: below that it is nothing else."""
 
 
 def curvature(
@@ -131,7 +129,7 @@ def curvature(
     notes = [] if len(given) > 1 else ["one set of rotations: their noise is in the numbers and not in the error bars"]
     if not converged:
         notes.append("the eigenvalue solver stopped early: extreme eigenvalues may lie further out; raise tolerance")
-    notes += _doubts(sets[0], found, seed)
+    notes += doubts(sets[0], found, seed)
     return Curvature(
         found.get("total"),
         found.get("mean"),
@@ -217,27 +215,6 @@ def _probed(
         "quadratic": np.array([one.quadratic for one in all_made]),
         "squares": np.array([one.square for one in all_made]),
     }
-
-
-def _doubts(products: CurvatureProducts, found: Mapping[Which, LossCurvature], seed: int) -> list[str]:
-    """Notes on numbers that may not mean what they say: L_equiv within rounding, products that lack something."""
-    space, notes = products.space, []
-    vector = space.random(torch.Generator().manual_seed(seed))
-    equiv = found.get("equiv")
-    if equiv is not None and bool(torch.stack(list(products.pieces[0]())).isfinite().all()):
-        eps = max(torch.finfo(p.dtype).eps for p in space.tensors)
-        rounding = eps * float(products(vector, "total").norm() / vector.norm()) * space.size**0.5
-        if 0 < equiv.norm_squared.value < (FLOORS * rounding) ** 2:
-            notes.append("the curvature of L_equiv is within rounding of that of L_total: its numbers say nothing")
-    if products.matrix == "hessian":
-        which = next(iter(found))
-        apart = disagreement(products(vector, which), lambda: products.gradient(which), space, vector)
-        if apart is not None and apart > APART:
-            notes.append(
-                f"products of the Hessian differ from differences of gradients by {100 * apart:.0f} %: kinks such as "
-                "ReLU's have no second derivative, or an operation of one's own gives none"
-            )
-    return notes
 
 
 def _bracket(times: Sequence[Callable[[Tensor], Tensor]], pairs: Sequence[Eigenpairs]) -> tuple[float, float]:
