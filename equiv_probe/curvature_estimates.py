@@ -77,11 +77,11 @@ class LossCurvature:
     @property
     def entropy_rank(self) -> Estimate:
         """The exponential of the entropy of ``|λ| / Σ|λ|``; a rank in Roy and Vetterli's sense where all λ ≥ 0."""
-        return self._combined(lambda d: d.entropy_rank, "log")
+        return self._combined(lambda d: d.entropy_rank, "log", len(self.densities[0].probes))
 
     def condition(self, kind: str = "mass-0.99") -> Estimate:
         """A condition number: which eigenvalue is compared with which, see :mod:`equiv_probe.conditioning`."""
-        return self._combined(lambda d: d.condition(kind), "log")
+        return self._combined(lambda d: d.condition(kind), "log", len(self.densities[0].probes))
 
     @cached_property
     def density(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -105,10 +105,14 @@ class LossCurvature:
         }
 
     def _combined(
-        self, number: Callable[[EigenvalueDensity], tuple[float, float]], scale: Scale = "linear"
+        self,
+        number: Callable[[EigenvalueDensity], tuple[float, float]],
+        scale: Scale = "linear",
+        probes: int | None = None,
     ) -> Estimate:
+        """Over sets of rotations; what the density tells comes from fewer probes than what the trace does."""
         found = [number(density) for density in self.densities]
-        return combined(found, len(self.densities[0].quadratic), scale)
+        return combined(found, len(self.densities[0].quadratic) if probes is None else probes, scale)
 
 
 def combined(found: list[tuple[float, float]], probes: int, scale: Scale) -> Estimate:

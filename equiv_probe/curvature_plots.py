@@ -89,7 +89,7 @@ def profile(line: AnyLine, ax: Axes | None = None) -> Axes:
         ax.plot(line.t, values, color=COLOURS[name], lw=1.8, label=name)
         if np.isfinite(errors).any():
             _band(ax, line.t, values, errors, COLOURS[name])
-    if min(values.min() for _, values, _ in line.named()) > 0:
+    if min(values[np.isfinite(values)].min(initial=np.inf) for _, values, _ in line.named()) > 0:
         ax.set_yscale("log")
     ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel("t")
@@ -113,7 +113,7 @@ def growth(line: AnyLine, ax: Axes | None = None) -> Axes:
             t = np.geomspace(fit.low, fit.high, 30)
             ax.plot(
                 t,
-                fit.coefficient * t**fit.power.value,
+                abs(fit.coefficient) * t**fit.power.value,
                 color=COLOURS[name],
                 lw=1.6,
                 label=f"{name} ∝ t^{fit.power.value:.2f}",

@@ -3,7 +3,7 @@
 Exact up to rounding, by differentiating twice (Pearlmutter, Neural Comput. 6 (1994) 147), piece by piece, so that
 memory is bounded by one piece. Attention kernels have no second derivative in their fast forms: PyTorch's plain form
 of ``scaled_dot_product_attention`` is used for the while. Other kernels without a second derivative (cuDNN's recurrent
-networks, compiled models) raise PyTorch's own error.
+networks, compiled models) are an error.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.parameter_space import ParameterSpace
+from equiv_probe.second_derivatives import explained, require_no_marks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -110,11 +111,11 @@ class CurvatureProducts:
             ``(size,)``, in the loss's unit.
 
         Raises:
-            EquivProbeError: the product is not finite.
+            EquivProbeError: the product is not finite, or something in the model has no second derivative.
         """
         parts = self.space.parts(vector)
         product = torch.zeros_like(vector)
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with explained(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             if self.matrix == "hessian" and not self.hold:
                 product = self._accumulated(lambda value: _grad(self._slopes(value), self.space.tensors, parts), which)
             else:
@@ -148,7 +149,13 @@ class CurvatureProducts:
         return total
 
     def _slopes(self, value: Tensor) -> Sequence[Tensor | None]:
-        return _grad([value], self.space.tensors, create_graph=True)
+        return self._checked(_grad([value], self.space.tensors, create_graph=True))
+
+    def _checked(self, slopes: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """First derivatives, of which the first ones are searched for what has no second."""
+        if self.count == 0:
+            require_no_marks(slopes)
+        return slopes
 
     def _held_hessian(self, index: int, which: Which, vector: Sequence[Tensor]) -> Sequence[Tensor | None]:
         gradients = self._held.get((index, which))
@@ -163,7 +170,7 @@ class CurvatureProducts:
             outputs = list(piece.outputs())
             # J v by differentiating Jᵀ u, which is linear in u, with respect to u.
             dummies = [torch.zeros_like(z, requires_grad=True) for z in outputs]
-            held = outputs, dummies, _grad(outputs, tensors, dummies, create_graph=True)
+            held = outputs, dummies, self._checked(_grad(outputs, tensors, dummies, create_graph=True))
             if self.hold:
                 self._held[index, "total"] = held
         outputs, dummies, pulled = held

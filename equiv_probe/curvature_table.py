@@ -10,6 +10,7 @@ from rich.console import Console
 
 from equiv_probe.conditioning import KINDS
 from equiv_probe.report_table import interval, number, table_of, with_error
+from equiv_probe.report_table import shown as printable
 from equiv_probe.stored_landscape import MATRICES, NAMES
 
 if TYPE_CHECKING:
@@ -83,4 +84,4 @@ def printed(table: Table, notes: tuple[str, ...]) -> str:
     out = StringIO()
     Console(file=out, width=140, highlight=False, color_system=None).print(table)
     lines = [line.rstrip() for line in out.getvalue().rstrip().splitlines()]
-    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
+    return "\n".join([*lines, *(f"note: {printable(note)}" for note in notes)])

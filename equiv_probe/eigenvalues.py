@@ -56,7 +56,9 @@ def extreme(product: Callable[[Tensor], Tensor], start: Tensor, count: int, tole
         basis = torch.eye(1, n, dtype=start.dtype, device=start.device)
         return Eigenpairs(np.zeros(1), basis, np.zeros(1), 0.0, True)
 
-    def found(sign: float, shift: float, k: int, which: Literal["LM", "LA"]) -> tuple[NDArray[np.float64], bool]:
+    def found(
+        sign: float, shift: float, k: int, which: Literal["LM", "LA"], tolerance: float
+    ) -> tuple[NDArray[np.float64], bool]:
         def times(x: NDArray[np.float64]) -> NDArray[np.float64]:
             vector = torch.as_tensor(np.ascontiguousarray(x).reshape(-1)).to(start)
             return np.asarray((sign * product(vector)).double().cpu().numpy() + shift * x.reshape(-1))
@@ -67,12 +69,12 @@ def extreme(product: Callable[[Tensor], Tensor], start: Tensor, count: int, tole
         try:
             _, vectors = eigsh(operator, k=k, which=which, tol=tolerance, v0=v0, ncv=ncv, maxiter=RESTARTS)
         except ArpackNoConvergence as error:
-            if not np.size(error.eigenvectors):
-                raise
+            if not np.size(error.eigenvectors):  # a tolerance below what a crowd of eigenvalues, or rounding, allows
+                return found(sign, shift, k, which, 30 * tolerance)[0], False
             return np.asarray(error.eigenvectors), False
         return np.asarray(vectors), True
 
-    vectors, converged = found(1.0, 0.0, count, "LM")
+    vectors, converged = found(1.0, 0.0, count, "LM", tolerance)
     pairs = _rayleigh(product, vectors, start, converged)
     largest = float(np.abs(pairs.values).max())
     if largest == 0:
@@ -80,7 +82,7 @@ def extreme(product: Callable[[Tensor], Tensor], start: Tensor, count: int, tole
     columns = [vectors]
     for sign, there in ((-1.0, pairs.values.min() < 0), (1.0, pairs.values.max() > 0)):
         if not there:
-            end, ok = found(sign, 2 * largest, 1, "LA")
+            end, ok = found(sign, 2 * largest, 1, "LA", tolerance)
             columns.append(end)
             converged = converged and ok
     return pairs if len(columns) == 1 else _rayleigh(product, np.concatenate(columns, 1), start, converged)

@@ -69,9 +69,7 @@ def growth_exponent(t: Values, change: Values, floor: float, errors: Values | No
     # From the first t on each side beyond which nothing drowns: a lone point below is luck.
     for sign in (-1, 1):
         side = np.sign(t) == sign
-        drowned = np.abs(t[side & ~seen])
-        if len(drowned):
-            seen &= ~side | (np.abs(t) > drowned[_gap(drowned, np.abs(t[side & seen]))])
+        seen &= ~side | (np.abs(t) > _drowned(np.abs(t[side & ~seen]), np.abs(t[side & seen])))
     sizes = np.unique(np.abs(t[seen]))
     best: Exponent | None = None
     for high in sizes[::-1]:
@@ -82,13 +80,13 @@ def growth_exponent(t: Values, change: Values, floor: float, errors: Values | No
         if best is not None:
             return best
     why = "too few points above rounding and noise" if len(sizes) < FEWEST else "no range in which it is one power of t"
-    return Exponent(Estimate(math.nan), why=why)
+    return Exponent(Estimate(math.nan), why=why if np.isfinite(change).any() else "not measured")
 
 
-def _gap(drowned: Values, seen: Values) -> int:
-    """The largest of what drowns below the bulk of what is seen."""
-    below = np.flatnonzero(drowned < (np.median(seen) if len(seen) else math.inf))
-    return int(below[np.argmax(drowned[below])]) if len(below) else int(np.argmin(drowned))
+def _drowned(unseen: Values, seen: Values) -> float:
+    """The largest of what is not seen below the bulk of what is; beyond that a loss may be infinite, or turn round."""
+    below = unseen[unseen < (np.median(seen) if len(seen) else math.inf)]
+    return float(below.max(initial=0.0))
 
 
 def _fitted(t: Values, change: Values, errors: Values, floor: float) -> Exponent | None:

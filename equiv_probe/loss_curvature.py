@@ -27,6 +27,7 @@ from equiv_probe.eigenvalue_density import EigenvalueDensity
 from equiv_probe.eigenvalues import dense, extreme
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.lanczos import lanczos
+from equiv_probe.second_derivatives import doubts
 from equiv_probe.twirl import progress_bar
 
 if TYPE_CHECKING:
@@ -89,20 +90,22 @@ def curvature(
 
     Raises:
         EquivProbeError: no weights, a loss that changes between calls, fewer than two probes, a product that is not
-            finite.
+            finite, a model that cannot be differentiated twice.
     """
     given = several(orbit_loss)
     if not given or not losses or set(losses) - set(LOSSES):
         raise EquivProbeError(f"{len(given)} losses, and of them {losses!r}", f"one or more, and of them {LOSSES}")
     if probes < 2 or steps < 2:
         raise EquivProbeError(f"probes={probes}, steps={steps}", "two or more of each: error bars are over probes")
+    if top < 1:
+        raise EquivProbeError(f"top={top}", "one eigenvalue or more")
     began = time.perf_counter()
     spaces = [space_of(loss, parameters) for loss in given]
     sets = [CurvatureProducts(loss, s, matrix=matrix, hold=hold) for loss, s in zip(given, spaces, strict=True)]
     for products in sets:
-        require_same_twice(products.pieces[0])
+        require_same_twice(products.pieces[0], losses)
     n = spaces[0].size
-    all_of_them = exact if exact is not None else n <= DENSE
+    all_of_them = n < 3 or (exact if exact is not None else n <= DENSE)
     small = min(top, max(1, n - 2))
     each = n if all_of_them else max(2 * small + 1, 20) * 2 + probes * steps + max(trace_probes - probes, 0)
     found: dict[Which, LossCurvature] = {}
@@ -126,6 +129,7 @@ def curvature(
     notes = [] if len(given) > 1 else ["one set of rotations: their noise is in the numbers and not in the error bars"]
     if not converged:
         notes.append("the eigenvalue solver stopped early: extreme eigenvalues may lie further out; raise tolerance")
+    notes += doubts(sets[0], found, seed)
     return Curvature(
         found.get("total"),
         found.get("mean"),
@@ -166,16 +170,23 @@ def several(orbit_loss: DecomposedLoss | Sequence[DecomposedLoss]) -> list[Decom
     return [orbit_loss] if callable(orbit_loss) else list(orbit_loss)
 
 
-def require_same_twice(loss: DecomposedLoss) -> None:
+def require_same_twice(loss: DecomposedLoss, losses: Sequence[Which]) -> None:
     """See that a loss is a function of the weights.
 
+    Args:
+        loss: whole, or a piece of it.
+        losses: what is asked of it: without labels that is L_equiv alone.
+
     Raises:
-        EquivProbeError: two calls in a row differ by more than rounding.
+        EquivProbeError: two calls in a row differ by more than rounding, or are not finite.
     """
+    asked = [LOSSES.index(which) for which in losses]
     with torch.enable_grad():
         first, second = (torch.stack([value.detach().double().cpu() for value in loss()]) for _ in range(2))
-    if not bool(first.isfinite().all()):
-        raise EquivProbeError(f"losses {first.tolist()}", "finite numbers at the weights as they are")
+    if not bool(first[asked].isfinite().all()):
+        labels = "" if not bool(first[2].isfinite()) else 'losses=("equiv",), which needs no labels'
+        raise EquivProbeError(f"losses {first.tolist()}", "finite numbers at the weights as they are", labels)
+    first, second = first[asked], second[asked]
     if float((first - second).abs().max()) > 1e-4 * float(first.abs().max()):
         raise EquivProbeError(
             f"a loss that is {first.tolist()} and then {second.tolist()}",

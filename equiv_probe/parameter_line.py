@@ -84,7 +84,10 @@ def along_line(
     if over not in {None, "structures"}:
         raise EquivProbeError(f"over={over!r}", '"structures" or None')
     space = space_of(given[0], parameters)
-    require_same_twice(pieces_of(given[0])[0])
+    first = pieces_of(given[0])[0]
+    with torch.enable_grad():
+        known = [which for which, value in zip(LOSSES, first(), strict=True) if bool(value.detach().isfinite())]
+    require_same_twice(first, LOSSES if "equiv" not in known else known)  # without labels there is L_equiv alone
     if to is not None:
         vector, which = space.of_names(to, missing="error") - space.here, "to a checkpoint"
     else:
@@ -119,8 +122,8 @@ def along_line(
     parts = len(units) // len(given)
     if over == "structures":  # n × a structure's part of the sum is what it is a mean of
         rows, floors = rows * parts, [floor * parts for floor in floors]
-    reach = np.abs(rows.mean(1)).max()
-    least = 4 * torch.finfo(torch.float64).eps * reach
+    # Of the losses where the line begins: far along it they may be anything, even infinite.
+    least = 4 * torch.finfo(torch.float64).eps * np.nanmax(np.abs(rows[origin].mean(0)))
     return Line(
         t=chosen,
         rows=rows,

@@ -118,6 +118,9 @@ class ParameterSpace:
         """
         scaled: list[Tensor | None] = []
         for given, parameter in zip(torch.split(direction, self.sizes), self.tensors, strict=True):
+            if not parameter.numel():  # some layers keep empty weights
+                scaled.append(None)
+                continue
             rows = len(parameter) if parameter.ndim > 1 else 1
             d, p = given.reshape(rows, -1), parameter.detach().reshape(rows, -1).to(given)
             length = d.norm(dim=1, keepdim=True)

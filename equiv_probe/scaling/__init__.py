@@ -11,7 +11,8 @@ gap between two models, from tables of runs or from the callback's logs.
 '0.500 0.400'
 """
 
-from equiv_probe.scaling.allocation import Allocation, Cost, allocate, measured_cost
+from equiv_probe.scaling.allocation import Allocation, allocate
+from equiv_probe.scaling.cost import Cost, measured_cost
 from equiv_probe.scaling.data_efficiency import DataEfficiency, data_efficiency
 from equiv_probe.scaling.estimates import Estimate
 from equiv_probe.scaling.figures import figure_of

@@ -13,7 +13,6 @@ N^−alpha / p = beta B D^−beta / q``. With ``p = q = 1`` this is Hoffmann et 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,63 +23,17 @@ from scipy.optimize import brentq, minimize_scalar
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report_table import table_of as rich_table
+from equiv_probe.scaling.cost import Cost
 from equiv_probe.scaling.estimates import Estimate, interval_of, shown
 from equiv_probe.scaling.law import Fit, printed
-from equiv_probe.scaling.table import table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
+    from equiv_probe.scaling.cost import CostLike
     from equiv_probe.scaling.solver import Array
-    from equiv_probe.scaling.table import Table
-
-
-@dataclass(frozen=True)
-class Cost:
-    """``C = k N^p D^q``.
-
-    Attributes:
-        k: such as 6 for floating-point operations of a transformer per parameter and token.
-        p: exponent of ``N``.
-        q: exponent of ``D``.
-        scatter: standard deviation of ``log C`` about a measured law; NaN for one that was stated.
-    """
-
-    k: float
-    p: float = 1.0
-    q: float = 1.0
-    scatter: float = float("nan")
-
-    def __call__(self, n: float, d: float) -> float:
-        """The cost of a run."""
-        return float(self.k * n**self.p * d**self.q)
-
-
-CostLike = float | Cost | Callable[[float, float], float]
-"""``k`` of ``C = k N D``, a :class:`Cost`, or a function ``(N, D) -> C`` that grows with both."""
-
-
-def measured_cost(runs: Table | Mapping[str, Any], cost: str = "seconds", x: Sequence[str] = ("N", "D")) -> Cost:
-    """The cost of runs as they were measured, by least squares of ``log C`` on ``log N`` and ``log D``.
-
-    Args:
-        runs: one row per run.
-        cost: the column of what a run cost, such as device seconds.
-        x: the columns of model size and data size.
-
-    Raises:
-        EquivProbeError: fewer than two sizes of either, or sizes that always go together.
-    """
-    table = table_of(runs)
-    columns = np.column_stack([np.ones(len(table)), *(np.log(table.numbers(name)) for name in x)])
-    if np.linalg.matrix_rank(columns - np.array([0.0, *columns[:, 1:].mean(0)])) < 3:
-        raise EquivProbeError("sizes that do not vary apart", f"two or more of {x[0]} and of {x[1]}", "Cost(k, p, q)")
-    y = np.log(table.numbers(cost))
-    solved = np.linalg.lstsq(columns, y, rcond=None)[0]
-    left = ((y - columns @ solved) ** 2).sum() / max(len(y) - 3, 1)
-    return Cost(float(np.exp(solved[0])), float(solved[1]), float(solved[2]), float(np.sqrt(left)))
 
 
 @dataclass(frozen=True)
@@ -146,16 +99,23 @@ def allocate(law: Fit, compute: Sequence[float] | float, cost: CostLike) -> Allo
             with both sizes, for which the optimum is found numerically.
 
     Raises:
-        EquivProbeError: a law in one variable, or one whose loss does not depend on both.
+        EquivProbeError: a law in one variable, or one whose loss does not depend on both; a cost that does not grow
+            with both.
     """
     if len(law.x) != 2:
         raise EquivProbeError(f"a law in {law.x[0]}", "one in two variables", 'fit(runs, x=("N", "D"))')
     if not np.isfinite(law.values).all() or min(law["A"].value, law["B"].value) <= 0:
         raise EquivProbeError("a loss that does not depend on both sizes", "a fit with A and B above zero")
     costs = np.atleast_1d(np.asarray(compute, dtype=float))
-    if not (costs > 0).all():
-        raise EquivProbeError(f"a compute of {costs.min():g}", "positive numbers", "compute=[1e15, 1e16]")
+    if not len(costs) or not ((costs > 0) & (costs < np.inf)).all():
+        raise EquivProbeError(f"a compute of {costs.tolist()}", "positive numbers", "compute=[1e15, 1e16]")
     known = Cost(float(cost)) if isinstance(cost, (int, float)) else cost
+    if isinstance(known, Cost) and not (0 < known.k < np.inf and min(known.p, known.q) > 1e-6):
+        raise EquivProbeError(
+            f"a cost of {known.k:.3g} {law.x[0]}^{known.p:.3g} {law.x[1]}^{known.q:.3g}",
+            "one that grows with both sizes: k, p and q above zero",
+            "cost=6.0, or Cost(k, p, q)",
+        )
     thetas = np.vstack([law.values, law.draws])
     with np.errstate(all="ignore"):
         if isinstance(known, Cost):
@@ -192,7 +152,11 @@ def _numerical(thetas: Array, costs: Array, cost: Callable[[float, float], float
     for place, budget in enumerate(costs):
         log_n, log_d = _isocost(cost, float(budget), u_range, v_range)
         if len(log_n) < 3:
-            continue
+            raise EquivProbeError(
+                f"no sizes within a million times those of the runs that cost {budget:g}",
+                "a cost that grows with both sizes, and a compute in its unit",
+                "compute=[...], cost=lambda n, d: ...",
+            )
         # Smooth in the logarithms, as costs are; the loss along it is then a function of one variable.
         line = CubicSpline(log_n, log_d)
         for row, theta in enumerate(thetas):

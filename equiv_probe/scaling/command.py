@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.scaling.allocation import Cost, allocate, measured_cost
+from equiv_probe.scaling.allocation import allocate
+from equiv_probe.scaling.cost import Cost, measured_cost
 from equiv_probe.scaling.data_efficiency import data_efficiency
 from equiv_probe.scaling.fitting import fit
 from equiv_probe.scaling.gap import gap
@@ -38,7 +39,7 @@ def scaling_command(
     by: Annotated[str, typer.Option(help="A column of models, each fitted on its own.")] = "",
     where: Annotated[list[str] | None, typer.Option(help="Only rows with column=value; repeatable.")] = None,
     floor: Annotated[float | None, typer.Option(help="E, where it is known: 0 for labels without noise.")] = None,
-    bootstrap: Annotated[str, typer.Option(help="What is drawn anew: residuals or runs.")] = "residuals",
+    bootstrap: Annotated[str, typer.Option(help="What is drawn anew: residuals, wild or runs.")] = "residuals",
     groups: Annotated[str, typer.Option(help="Columns whose equal rows are drawn together, such as seed.")] = "",
     every_row: Annotated[bool, typer.Option("--every-row", help="Fit all rows, not the last of each run.")] = False,
     compute: Annotated[str, typer.Option(help="Budgets at which the best sizes are sought: 1e12,1e13.")] = "",

@@ -59,6 +59,7 @@ def curves_of(table: Table, x: str, loss: str, seeds: str, structure: str) -> li
     Raises:
         EquivProbeError: fewer than two points, or structures that are not at every point.
     """
+    table.require_one("stage", "output")
     column = next((name for name in (seeds, "run") if name in table), None)
     parts = [table] if column is None else list(table.by(column).values())
     return [_curve(part, x, loss, structure) for part in parts]

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+MARGIN = 1.5
+"""How far outside of the sizes that were run a law is believed without a word."""
+
 
 @dataclass(frozen=True)
 class DataEfficiency:
@@ -153,6 +156,17 @@ def data_efficiency(
     data = {name: [_of(best[i], draws[:, i], level) for i in range(len(at))] for name, (best, draws) in needed.items()}
     if any(one.high == np.inf for estimates in data.values() for one in estimates):
         notes.append("∞: the floor E of the law may lie above that loss, so that no amount of data would do.")
+    beyond = [
+        shown(value)
+        for i, value in enumerate(at)
+        if any(
+            not law.range[x][0] / MARGIN <= needed[name][0][i] <= law.range[x][1] * MARGIN
+            for name, law in laws.items()
+            if np.isfinite(needed[name][0][i])
+        )
+    ]
+    if beyond:
+        notes.append(f"At {loss} = {', '.join(beyond)} a model needs {x} outside of what was run: extrapolated.")
     return DataEfficiency(
         (first, second),
         laws,

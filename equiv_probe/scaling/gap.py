@@ -21,8 +21,9 @@ import numpy as np
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling.crossings import crossings_of, told_apart
 from equiv_probe.scaling.curves import Curve, common_grid, curves_of, drawn, on_grid
-from equiv_probe.scaling.estimates import Estimate, interval_of
+from equiv_probe.scaling.estimates import Estimate, interval_of, shown
 from equiv_probe.scaling.gap_result import Gap
+from equiv_probe.scaling.identifiability import FEWEST
 from equiv_probe.scaling.table import table_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from equiv_probe.scaling.curves import Smooth
     from equiv_probe.scaling.solver import Array
     from equiv_probe.scaling.table import Table
+
+LONGER = 1.5
+"""Runs that go on for so many times the shortest one's length are said not to be compared to their ends."""
 
 
 def gap(
@@ -76,6 +80,11 @@ def gap(
     Returns:
         The curves' ratio, the crossings and the ratio of times, with intervals; these are NaN with one run each.
     """
+    if resamples < FEWEST or not 0 < level < 1 or names[0] == names[1]:
+        given = f"resamples={resamples}, level={level:g}, names={names}"
+        raise EquivProbeError(given, f"{FEWEST} resamples or more, a level in (0, 1), two names")
+    if losses is not None and not all(one > 0 for one in losses):
+        raise EquivProbeError(f"losses={list(losses)}", "positive numbers, which have logarithms")
     sides = [curves_of(table_of(t), x, loss, seeds, structure) for t in (a, b)]
     _same_structures(sides)
     grid = common_grid(sides)
@@ -109,7 +118,7 @@ def gap(
         needed=needed,
         factor=factor,
         runs=(len(sides[0]), len(sides[1])),
-        notes=_notes(sides, names),
+        notes=[*_notes(sides, names), *_left_out(sides, names, x)],
         level=level,
     )
 
@@ -161,7 +170,8 @@ def _times(
     else:
         wanted = np.log(np.asarray(losses, dtype=float))
     first, second = (reached(grid, one[None], wanted)[0] for one in falling)
-    values = second - first
+    with np.errstate(invalid="ignore"):  # what neither comes to has no ratio
+        values = second - first
     if draws is None:
         factor = [Estimate(float(np.exp(value))) for value in values]
     else:
@@ -196,6 +206,20 @@ def reached(grid: Array, curves: Array, levels: Array) -> Array:
         at = grid[before] + np.clip(part, 0, 1) * (grid[place] - grid[before])
         found[there, column] = at[there]
     return found
+
+
+def _left_out(sides: list[list[Curve]], names: tuple[str, str], x: str) -> list[str]:
+    """A note where a run ends long before others of it or of the other model do: it was shorter, or lost its loss."""
+    ends = [[curve.x[-1] for curve in side] for side in sides]
+    first, last = min(map(min, ends)), max(map(max, ends))
+    if last < LONGER * first:
+        return []
+    place = int(np.argmin([min(one) for one in ends]))
+    short = sum(end < last / LONGER for end in ends[place])
+    return [
+        f"Compared up to {shown(first)} {x}, where {short} of {len(ends[place])} runs of {names[place]} end or have no "
+        f"finite loss from there on; others go on to {shown(last)}."
+    ]
 
 
 def _notes(sides: list[list[Curve]], names: tuple[str, str]) -> list[str]:

@@ -1,19 +1,22 @@
 """Tables from what training runs leave behind: the callback's report and CSV log, TensorBoard's event files, plain CSV.
 
 The callback's columns ``equiv/<stage>/<output>/L_total`` become rows with the columns stage, output, step, ``L_total``
-and so on, so that all sources look alike. Seconds are those of training since the start: the report's history has them,
-TensorBoard has the time of each entry, and a CSV log has them if the run logged a column of that name.
+and so on, so that all sources look alike. Seconds are those of training since the start, as the callback logs them
+(``equiv/seconds``). In logs without, TensorBoard has the time of each entry, and a CSV log a column of that name if the
+run logged one. Of a run that was stopped and begun again, what it did twice is read once.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.scaling.continued import continued
 from equiv_probe.scaling.table import Table, read_csv, table_of
 
 if TYPE_CHECKING:
@@ -21,7 +24,9 @@ if TYPE_CHECKING:
 
 PREFIX = "equiv/"
 EVENTS = "events.out.tfevents.*"
+CLOCK = "equiv/seconds"
 CLOCKS = ("seconds", "time", "wall_time", "elapsed")
+LOSSES = ("L_total", "L_mean", "L_equiv", "share")
 
 
 def read_table(path: str | Path) -> Table:
@@ -81,23 +86,35 @@ def joined(tables: Iterable[Table], **columns: Iterable[Any]) -> Table:
 
 def _long(table: Table, path: Path) -> Table:
     """One row per step, stage and output of a log in which these are in the columns' names."""
+    if CLOCK in table:
+        others = {name: column for name, column in table.columns.items() if name not in {"seconds", CLOCK}}
+        table = Table({**others, "seconds": table.columns[CLOCK]}, table.source)
+    if "step" not in table:
+        raise EquivProbeError(f"{path.name} without steps", "the column step, which Lightning's CSVLogger writes")
     shared: list[str] = [name for name in ("step", "epoch", *CLOCKS) if name in table.columns]
     kinds: dict[tuple[str, str], dict[str, str]] = {}
     for name in table.columns:
         parts = name.split("/")
-        if name.startswith(PREFIX) and len(parts) >= 4 and "bin" not in parts[-2]:
+        if name.startswith(PREFIX) and len(parts) >= 4:
             kinds.setdefault((parts[1], "/".join(parts[2:-1])), {})[parts[-1]] = name
     clock = next((name for name in CLOCKS if name in shared), None)
     rows: list[dict[str, Any]] = []
     for (stage, output), columns in kinds.items():
         values = {key: table.numbers(name) for key, name in columns.items()}
+        if not any(key in LOSSES for key in values):  # gradients of one group
+            continue
         filled = np.any([np.isfinite(one) for one in values.values()], axis=0)
         for row in np.flatnonzero(filled):
             place: dict[str, Any] = {name: table.columns[name][row] for name in shared}
             if clock is not None and np.isnan(place[clock]):
                 place[clock] = _nearby(table, clock, int(row))
             rows.append({**place, "stage": stage, "output": output, **{key: one[row] for key, one in values.items()}})
-    return _rows(rows, path.name)
+    return _rows(_with_losses(continued(rows)), path.name)
+
+
+def _with_losses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with a loss: gradients have a cadence of their own."""
+    return [row for row in rows if any(row.get(key) is not None and not np.isnan(row[key]) for key in LOSSES)]
 
 
 def _nearby(table: Table, clock: str, row: int) -> float:
@@ -118,6 +135,8 @@ def _of_report(path: Path) -> Table:
         raise EquivProbeError(
             f"{path} without a history", "the report of a run", 'report.save("report.json")'
         ) from error
+    if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
+        raise EquivProbeError(f"{path} with another history", "the report of a run", 'report.save("report.json")')
     if not history:
         raise EquivProbeError(f"{path} with an empty history", "the report of a training run")
     return _rows(history, path.name)
@@ -129,32 +148,49 @@ def _of_events(files: list[Path]) -> Table:
     except ImportError as error:
         raise EquivProbeError("no tensorboard", "TensorBoard", "pip install 'equiv-probe[tensorboard]'") from error
     rows: list[dict[str, Any]] = []
-    for folder in dict.fromkeys(file.parent for file in files):
-        own = [file for file in files if file.parent == folder]
-        reader = EventAccumulator(str(own[0] if len(own) == 1 else folder), size_guidance={SCALARS: 0})
-        reader.Reload()
-        rows += _scalars(reader, "" if len({file.parent for file in files}) == 1 else folder.name)
+    folders = list(dict.fromkeys(file.parent for file in files))
+    common = Path(os.path.commonpath(folders))
+    for folder in folders:
+        readers = [EventAccumulator(str(file), size_guidance={SCALARS: 0}) for file in files if file.parent == folder]
+        rows += _scalars(readers, "" if len(folders) == 1 else folder.relative_to(common).as_posix())
+    rows = _with_losses(continued(rows))
     if not rows:
         raise EquivProbeError(f"{files[0].parent} without {PREFIX}<stage>/<output>/...", "the callback's entries")
     return _rows(rows, str(files[0].parent.name))
 
 
-def _scalars(reader: Any, run: str) -> list[dict[str, Any]]:
-    found: dict[tuple[str, str, int], dict[str, Any]] = {}
-    tags = list(reader.Tags()["scalars"])
-    began = min((reader.Scalars(tag)[0].wall_time for tag in tags), default=0.0)
-    for tag in tags:
-        parts = tag.split("/")
-        if not tag.startswith(PREFIX) or len(parts) < 4 or "bin" in parts[-2]:
-            continue
-        stage, output, key = parts[1], "/".join(parts[2:-1]), parts[-1]
-        for event in reader.Scalars(tag):
-            row = found.setdefault((stage, output, event.step), {"step": event.step, "stage": stage, "output": output})
-            row["seconds"] = event.wall_time - began
-            row[key] = event.value
-            if run:
-                row["run"] = run
-    return list(found.values())
+def _scalars(readers: list[Any], run: str) -> list[dict[str, Any]]:
+    """Rows of a folder: its files are parts of one run, between which the clock stood still."""
+    found: list[dict[str, Any]] = []
+    parts = []
+    for reader in readers:
+        reader.Reload()
+        entries = {tag: reader.Scalars(tag) for tag in reader.Tags()["scalars"]}
+        times = [event.wall_time for events in entries.values() for event in events]
+        if times:
+            parts.append((min(times), max(times), entries))
+    ended: float | None = None
+    start = idle = 0.0
+    for began, last, entries in sorted(parts, key=lambda part: part[0]):
+        start = began if ended is None else start
+        idle += 0.0 if ended is None else max(began - ended, 0.0)
+        ended = last if ended is None else max(ended, last)
+        clock = {event.step: event.value for event in entries.get(CLOCK, ())}
+        rows: dict[tuple[str, str, int], dict[str, Any]] = {}
+        for tag, events in entries.items():
+            names = tag.split("/")
+            if not tag.startswith(PREFIX) or len(names) < 4:
+                continue
+            stage, output, key = names[1], "/".join(names[2:-1]), names[-1]
+            for event in events:
+                place = (stage, output, event.step)
+                row = rows.setdefault(place, {"step": event.step, "stage": stage, "output": output})
+                row["seconds"] = clock.get(event.step, np.nan) if clock else event.wall_time - start - idle
+                row[key] = event.value
+                if run:
+                    row["run"] = run
+        found += sorted(rows.values(), key=lambda row: row["step"])
+    return found
 
 
 def _rows(rows: list[dict[str, Any]], source: str) -> Table:

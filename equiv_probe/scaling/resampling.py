@@ -2,8 +2,9 @@
 
 ``"residuals"`` keeps the sizes of the runs, which were chosen and are not random, and draws the scatter about the law
 anew. Few runs have few degrees of freedom: the scatter is scaled up by ``√(n / ν)``, and each resample by ``√(ν /
-χ²_ν)``, which gives a straight line's fit the intervals of Student's t instead of too narrow ones. ``"runs"`` draws
-whole runs, which asks less (the scatter may depend on size) and needs many of them.
+χ²_ν)``, which gives a straight line's fit the intervals of Student's t instead of too narrow ones. ``"wild"`` keeps
+every residual where it is, enlarged by what the fit took from it, and draws its sign: so the scatter may depend on
+size. ``"runs"`` draws whole runs, which asks least and needs many of them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     from equiv_probe.scaling.solver import Array
 
-Bootstrap = Literal["residuals", "runs"]
+Bootstrap = Literal["residuals", "wild", "runs"]
+NEARLY = 0.1
+"""What a fit leaves of a run is not enlarged by more than the inverse."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,25 @@ def labels(columns: list[Any], count: int) -> NDArray[np.intp]:
     return np.array([known.setdefault(tuple(row), len(known)) for row in rows], dtype=np.intp)
 
 
+def left_over(residuals: Array, hat: Array, groups: NDArray[np.intp]) -> Array:
+    """What the residuals of groups would be of a fit without them: ``(1 − H_gg)⁻¹ r_g``, ``(n,)``.
+
+    A fit goes where few runs pull it, and leaves them little: without this, runs at the ends of the range would seem to
+    scatter least (MacKinnon and White, J. Econometrics 29 (1985) 305; for groups Bell and McCaffrey, 2002).
+
+    Args:
+        residuals: ``(n,)``.
+        hat: what the fit makes of a change of the data, ``(n, n)``.
+        groups: ``(n,)``.
+    """
+    found = residuals.copy()
+    for group in range(int(groups.max()) + 1):
+        own = np.flatnonzero(groups == group)
+        values, vectors = np.linalg.eigh((hat[np.ix_(own, own)] + hat[np.ix_(own, own)].T) / 2)
+        found[own] = vectors @ ((vectors.T @ residuals[own]) / np.maximum(1 - values, NEARLY))
+    return found
+
+
 def of_residuals(
     fitted: Array, residuals: Array, parameters: int, *, groups: NDArray[np.intp] | None, resamples: int, seed: int
 ) -> Resamples:
@@ -57,7 +79,8 @@ def of_residuals(
         residuals: ``(n,)``.
         parameters: that were fitted.
         groups: rows whose residuals belong together, such as steps of one run: these keep their shape and are
-            multiplied by one normal number (a wild bootstrap); None draws every residual on its own.
+            multiplied by one sign (a wild bootstrap), and are :func:`left_over` already; None draws every residual
+            anew from all of them.
         resamples: how many.
         seed: of the draws.
     """
@@ -68,10 +91,10 @@ def of_residuals(
     tails = np.sqrt(free / generator.chisquare(free, (resamples, 1)))
     if groups is None:
         # Not about their mean: Huber's is the mean that a robust fit has set to zero, and outliers move the other.
-        drawn = residuals[generator.integers(0, n, (resamples, n))]
+        drawn = np.sqrt(units / free) * residuals[generator.integers(0, n, (resamples, n))]
     else:
-        drawn = residuals * generator.standard_normal((resamples, units))[:, groups]
-    return Resamples(fitted + np.sqrt(units / free) * tails * drawn, np.ones((resamples, n)))
+        drawn = residuals * generator.choice(np.array([-1.0, 1.0]), (resamples, units))[:, groups]
+    return Resamples(fitted + tails * drawn, np.ones((resamples, n)))
 
 
 def of_runs(log_y: Array, strata: NDArray[np.intp], groups: NDArray[np.intp], resamples: int, seed: int) -> Resamples:

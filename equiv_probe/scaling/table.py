@@ -102,7 +102,8 @@ class Table:
         """
         column = self[name]
         if column.dtype.kind != "f":
-            raise EquivProbeError(f"the column {name} with {column[0]!r}", "numbers")
+            wrong = next((one for one in column if not _is_number(one)), column[0])
+            raise EquivProbeError(f"the column {name} with {str(wrong)[:60]!r}", "numbers")
         return column
 
     def take(self, rows: Any) -> Table:
@@ -119,11 +120,32 @@ class Table:
 
     def by(self, *names: str) -> dict[tuple[Any, ...], Table]:
         """Tables of the rows that are equal in some columns, in order of appearance."""
+        return {key: self.take(rows) for key, rows in self._rows_by(names).items()}
+
+    def _rows_by(self, names: Sequence[str]) -> dict[tuple[Any, ...], NDArray[np.intp]]:
         groups: dict[tuple[Any, ...], list[int]] = {}
         columns = [self[name] for name in names]
         for row in range(len(self)):
             groups.setdefault(tuple(_plain(column[row]) for column in columns), []).append(row)
-        return {key: self.take(np.array(rows)) for key, rows in groups.items()}
+        return {key: np.array(rows, dtype=np.intp) for key, rows in groups.items()}
+
+    def require_one(self, *names: str) -> None:
+        """See that rows are of one kind, where columns tell kinds apart.
+
+        Args:
+            names: of the columns; those that are not there are left alone.
+
+        Raises:
+            EquivProbeError: there are several.
+        """
+        for name in names:
+            kinds = list(dict.fromkeys(map(str, self.columns.get(name, ()))))
+            if len(kinds) > 1:
+                raise EquivProbeError(
+                    f"rows of {len(kinds)} kinds of {name}: {', '.join(kinds)[:200]}",
+                    "one",
+                    f'table.where({name}="{kinds[-1]}"), or --where {name}={kinds[-1]}',
+                )
 
     @property
     def runs(self) -> list[str]:
@@ -138,12 +160,10 @@ class Table:
             by: the columns that tell runs apart; None takes those that are known to.
         """
         last = []
-        place = np.arange(len(self))
-        steps = self.numbers("step") if "step" in self else place.astype(float)
-        whole = Table({**self.columns, "(row)": place.astype(float)}, self.source)
-        for rows in whole.by(*(self.runs if by is None else by)).values():
-            own = rows["(row)"].astype(int)
-            last.append(own[int(np.nanargmax(steps[own]))])
+        steps = self.numbers("step") if "step" in self else np.arange(len(self), dtype=float)
+        for own in self._rows_by(self.runs if by is None else by).values():
+            order = np.argsort(np.nan_to_num(steps[own], nan=-np.inf), kind="stable")
+            last.append(own[order[-1]])  # of equal steps the later row: a run that was begun again
         return self.take(np.array(sorted(last), dtype=int))
 
     def frontier(self, x: str = "C", loss: str = "L_total") -> Table:
@@ -181,10 +201,13 @@ def read_csv(path: Path) -> Table:
     """A table from a CSV file with a header; lines that start with ``#`` are comments.
 
     Raises:
-        EquivProbeError: the file holds no rows.
+        EquivProbeError: the file holds no rows, or no text.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise EquivProbeError(f"{path}, which is no table ({error})", "a CSV file in UTF-8") from error
     if not rows:
         raise EquivProbeError(f"{path} without rows", "a header and a row per run or step")
     return table_of({name: [row[name] for row in rows] for name in rows[0] if name is not None}, path.name)
@@ -195,6 +218,14 @@ def _array(values: list[Any]) -> NDArray[Any]:
         return np.array([np.nan if v is None or v == "" else float(v) for v in values], dtype=np.float64)
     except (TypeError, ValueError):
         return np.array(["" if v is None else str(v) for v in values], dtype=object)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value or "nan")
+    except ValueError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

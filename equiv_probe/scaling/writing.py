@@ -57,10 +57,17 @@ def save(path: Path, results: dict[str, Result], runs: dict[str, Table], unit: s
         unit: of the loss.
 
     Raises:
-        EquivProbeError: another suffix; Matplotlib is not installed, for pages and figures.
+        EquivProbeError: another suffix, or a path that cannot be written; for pages and figures, no Matplotlib.
     """
     if path.suffix not in {".json", ".html", *FIGURES}:
         raise EquivProbeError(f"-o {path}", f"a name that ends in .json, .html, {', '.join(FIGURES)}")
+    try:
+        _written(path, results, runs, unit)
+    except OSError as error:
+        raise EquivProbeError(f"-o {path}: {error.strerror or error}", "a file that can be written") from error
+
+
+def _written(path: Path, results: dict[str, Result], runs: dict[str, Table], unit: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
         plain = without_nan({name: result.to_dict() for name, result in results.items()})

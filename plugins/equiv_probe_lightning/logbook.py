@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from equiv_probe.report import Report
 
 KEYS = ("L_total", "L_mean", "L_equiv", "share")
+SECONDS = "equiv/seconds"
+"""Of training so far, when the estimates beside it were made."""
 
 
 class Logbook:
@@ -62,6 +64,8 @@ class Logbook:
                 self._keys = sorted({key for keys in ranks.gathered(mine) for key in keys})
             sums = ranks.of_training(probe.running, self._keys, module.device)
             self._training = self._values(probe, sums, trainer.global_step)
+            if self._training:  # on the CPU, where the clock is: no device waits for it
+                self._training[SECONDS] = torch.tensor(self.seconds, dtype=torch.float64)
         elif not (self._training and about_to_write(trainer)):
             self._of_gradients(probe, trainer, module)
             return
@@ -94,6 +98,9 @@ class Logbook:
         for key, one in self._over(probe, merged, "everything").items():
             found = {f"equiv/{key[0]}/{key[1]}/{name}": value for name, value in one.values().items()}
             values.update({n: torch.tensor(v, dtype=torch.float64, device=module.device) for n, v in found.items()})
+        if values:
+            exact = torch.float32 if module.device.type == "mps" else torch.float64
+            values[SECONDS] = torch.tensor(self.seconds, dtype=exact, device=module.device)
         self._log(trainer, module, values, on_step=False, on_epoch=True, sync_dist=True)
 
     @staticmethod

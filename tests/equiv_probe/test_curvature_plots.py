@@ -61,6 +61,23 @@ def test_profiles_and_their_powers(ax: Axes) -> None:
     np.testing.assert_allclose(np.log(y), truth, atol=0.05)
 
 
+def test_the_power_of_a_loss_that_falls_is_drawn_too() -> None:
+    weights = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    start = weights.detach().clone()
+
+    def loss() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        square = (weights - start).square().sum()
+        return 3 - square, 3 - 2 * square, square
+
+    line = ep.along_line(loss, parameters=[weights], seed=3, progress=False)
+    growth = line.plot(Figure().add_subplot(), growth=True)
+    for name in ("total", "mean"):
+        fitted = next(one for one in growth.lines if one.get_label() == f"L_{name} ∝ t^2.00")
+        change, _ = line.change(name)
+        truth = np.interp(np.log(fitted.get_xdata()), np.log(line.t[line.t > 0]), np.log(-change[line.t > 0]))
+        np.testing.assert_allclose(np.log(fitted.get_ydata()), truth, atol=1e-3)
+
+
 def test_bands_are_two_standard_errors(ax: Axes) -> None:
     several = [linear(plan="klein", replicates=2) for _ in range(3)]
     several = [OrbitMse(several[0].model, s.x, s.y, s.plan, seed=k) for k, s in enumerate(several)]

@@ -101,6 +101,48 @@ def test_what_is_no_power_has_no_exponent() -> None:
     assert "one power" in wiggly.why
 
 
+def steep() -> tuple[ep.Line, Tensor]:
+    """``L_mean = exp(400 ‖δ‖²) − ‖δ‖²``, infinite from ‖δ‖ = 1.4 on, and ``L_equiv = ‖δ‖²`` along 2.2 t."""
+    weights = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    start = weights.detach().clone()
+
+    def loss() -> tuple[Tensor, Tensor, Tensor]:
+        square = (weights - start).square().sum()
+        mean = torch.exp(400 * square) - square
+        return mean + square, mean, square
+
+    return ep.along_line(loss, parameters=[weights], progress=False), weights
+
+
+def test_a_loss_that_is_infinite_far_away_has_its_exponent_near() -> None:
+    line, weights = steep()
+    assert not np.isfinite(line.mean[-1])
+    for name in ("total", "mean", "equiv"):
+        assert line.exponent(name).power.value == pytest.approx(2, abs=0.01)
+    assert weights.tolist() == [1.0, 2.0]
+
+
+def test_what_cannot_be_seen_far_away_takes_nothing_from_what_is_near() -> None:
+    t = 10 ** (np.arange(-16, 1) / 4)
+    change = np.where(t < 0.5, t**2, 0.0)  # as where a loss comes back to where it was
+    fit = growth_exponent(t, change, 1e-15)
+    assert fit.power.value == pytest.approx(2, abs=1e-9)
+
+
+def test_without_labels_there_is_a_line_of_equiv_alone() -> None:
+    x = draw(6, 5, 3, seed=0)
+    schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
+    model = Linear(1.3 * torch.eye(3, dtype=torch.float64))
+    loss = ep.OrbitLoss(model, x, None, schema, ep.RotationPlan("octahedral", replicates=2), center="origin")
+    line = ep.along_line(loss, seed=3, progress=False)
+    assert line.exponent("equiv").power.value == pytest.approx(2, abs=1e-6)
+    assert line.exponent("mean").why == "not measured"
+    assert "not measured" in str(line)
+    spread = float(line_direction(line, 3).square().sum() - line_direction(line, 3).trace() ** 2 / 3)
+    x2 = float(x.square().sum(-1).mean())
+    np.testing.assert_allclose(line.equiv, line.t**2 * spread * x2 / 9, atol=1e-13)
+
+
 def test_float32_leaves_rounding_out_of_the_fit() -> None:
     model = equivariant()
     rough = OrbitMse(model.model.float(), model.x.float(), model.y.float(), model.plan, model.seed)

@@ -82,6 +82,13 @@ def test_a_filter_moves_by_its_own_length_and_a_scaled_layer_by_its_own() -> Non
     assert not scaled[4][1].any()
 
 
+def test_an_empty_weight_is_no_obstacle() -> None:
+    weights = [torch.zeros(0, 5), torch.ones(2, 2), torch.zeros(0)]
+    space = ParameterSpace([weight.requires_grad_() for weight in weights])
+    assert space.size == 4
+    torch.testing.assert_close(space.filter_normalised(torch.full((4,), 3.0).double()), torch.ones(4).double())
+
+
 def test_weights_of_another_model_are_refused_by_name_and_shape() -> None:
     space = ParameterSpace(network())
     with pytest.raises(EquivProbeError, match=r"without '0\.bias'"):

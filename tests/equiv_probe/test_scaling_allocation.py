@@ -95,8 +95,23 @@ def test_extrapolation_is_said():
     assert "1.0e20 the best sizes lie outside" in allocate(law, [1e9, 1e20], 6).notes[0]
     with pytest.raises(EquivProbeError, match="one in two variables"):
         allocate(fit({"D": [1, 2, 3, 4], "L_total": [4, 3, 2.5, 2.2]}, "D"), 1, 6)
-    with pytest.raises(EquivProbeError, match="positive numbers"):
-        allocate(law, [0], 6)
+    for budgets in ([0], [], [np.inf], [np.nan]):
+        with pytest.raises(EquivProbeError, match="positive numbers"):
+            allocate(law, budgets, 6)
+
+
+@pytest.mark.parametrize("cost", [0, -6.0, Cost(1, 1, 0), Cost(1, 1, -0.5), Cost(np.nan), Cost(1, np.nan, 1)])
+def test_a_cost_that_does_not_grow_with_both_sizes_has_no_best_ones(cost):
+    with pytest.raises(EquivProbeError, match="grows with both sizes"):
+        allocate(fit(runs(), resamples=0), 1e9, cost)
+
+
+def test_a_cost_that_no_size_has_and_one_that_is_missing():
+    with pytest.raises(EquivProbeError, match=r"that cost 1e\+09"):
+        allocate(fit(runs(), resamples=0), 1e9, lambda n, d: 1e40 * n * d)
+    for lost in (np.nan, 0.0):
+        with pytest.raises(EquivProbeError, match="in 4 of 16 runs; expected positive numbers"):
+            measured_cost({**runs(), "seconds": np.where(N > 1e5, lost, N * D)})
 
 
 SIZES = np.repeat(np.geomspace(100, 1e4, 5), 3)
@@ -130,6 +145,14 @@ def test_the_factor_s_interval_covers():
         found = data_efficiency(columns, "plain", "egnn", losses=[0.1, 0.06, 0.04], floor=0.0, resamples=150, seed=seed)
         covered += [9 in one for one in found.factor]
     assert (covered >= 34).all(), covered
+
+
+def test_losses_that_no_run_came_to_are_said_to_be_extrapolated():
+    columns = two_models(0.02)
+    beyond = data_efficiency(columns, "plain", "egnn", losses=[0.1, 1e-3], floor=0.0, resamples=20)
+    assert any("At L_total = 0.00100 a model needs D outside" in note for note in beyond.notes)
+    within = data_efficiency(columns, "plain", "egnn", floor=0.0, resamples=20)
+    assert within.notes == []
 
 
 def test_a_floor_above_the_loss_is_reached_by_no_data():

@@ -25,7 +25,7 @@ def path(tmp_path_factory):
     generator = np.random.default_rng(0)
     with file.open("w", newline="") as opened:
         writer = csv.writer(opened)
-        writer.writerow(["model", "parameters", "structures", "seed", "step", "seconds", "L_total"])
+        writer.writerow(["model", "parameters", "structures", "seed", "step", "seconds", "flops", "L_total"])
         for model, factor, slow in (("plain", 3.0, 1.0), ("egnn", 1.0, 4.0)):
             for n in (1e3, 1e4, 1e5, 1e6):
                 for d in (1e2, 1e3, 1e4, 1e5):
@@ -33,7 +33,7 @@ def path(tmp_path_factory):
                         scatter = np.exp(0.02 * generator.standard_normal())
                         for t in STEPS:
                             loss = (2 * n**-0.4 + factor * d**-0.5 + 30 / t) * scatter
-                            writer.writerow([model, n, d, seed, t, slow * t * 1e-3, loss])
+                            writer.writerow([model, n, d, seed, t, slow * t * 1e-3, 6 * n * d, loss])
     return file
 
 
@@ -46,7 +46,7 @@ def run(*arguments):
 
 def test_fits_by_model_and_best_sizes(path, tmp_path):
     out = tmp_path / "laws.json"
-    result = run(path, "--by", "model", "--resamples", 100, "--compute", "1e9,1e10", "--cost", "seconds", "-o", out)
+    result = run(path, "--by", "model", "--resamples", 100, "--compute", "1e9,1e10", "--cost", "flops", "-o", out)
     assert "L_total = E + A·N^−alpha + B·D^−beta, 32 runs" in result.stdout
     stored = json.loads(out.read_text())
     assert set(stored) == {"plain", "egnn", "plain: best sizes", "egnn: best sizes"}
@@ -55,7 +55,8 @@ def test_fits_by_model_and_best_sizes(path, tmp_path):
     expected = fit(rows, ("N", "D"), resamples=100)
     for name in ("E", "A", "alpha", "B", "beta"):
         assert stored["plain"]["parameters"][name] == expected[name].to_dict()
-    assert len(stored["egnn: best sizes"]["allocations"]) == 2
+    best = stored["egnn: best sizes"]["allocations"]
+    assert [6 * one["N"]["value"] * one["D"]["value"] for one in best] == pytest.approx([1e9, 1e10], rel=1e-6)
 
 
 def test_seconds_that_grow_with_nothing_are_no_cost(path):
@@ -159,7 +160,11 @@ def test_figures_show_the_data(path, tmp_path):
         (["--where", "model"], "column=value"),
         (["--where", "model=painn"], "a value of model: plain, egnn"),
         (["--loss", "energy"], "expected energy"),
+        (["--x", "N,D,C"], "one or two columns"),
+        (["-o", "/dev/null/laws.json"], "a file that can be written"),
+        (["--resamples", "-5"], "0 resamples or 20"),
         (["--compute", "1e9", "--cost", "hours"], "a number, or a column"),
+        (["--compute", "1e9", "--cost", "seconds"], "grows with both sizes"),
         (["-o", "laws.txt"], r"ends in \.json"),
         (["--bootstrap", "rows"], "residuals"),
         (["--gap", "--by", "model"], "one row each in a run"),

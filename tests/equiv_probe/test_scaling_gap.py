@@ -162,6 +162,47 @@ def test_when_a_level_is_reached():
     np.testing.assert_allclose(reached(grid, curves, np.array([3.0, 2.0])), [[0.5, 1.0], [2.0, np.inf]])
 
 
+def test_curves_that_cross_twice_cross_twice():
+    """``t^-0.5`` and that times ``exp(sin(2π log(t/10)/log 1000 + 0.4)/2)``: at phases π and 2π."""
+    generator = np.random.default_rng(5)
+
+    def wave(t):
+        return slow(t) * np.exp(np.sin(2 * np.pi * np.log(t / 10) / np.log(1000) + 0.4) / 2)
+
+    found = gap(runs(slow, 3, 0.01, generator), runs(wave, 3, 0.01, generator), "step", names=("a", "b"), smooth="none")
+    assert [one.after for one in found.crossings] == ["b", "a"]
+    for crossing, phase in zip(found.crossings, (np.pi, 2 * np.pi), strict=True):
+        true = 10 * np.exp((phase - 0.4) / (2 * np.pi) * np.log(1000))
+        assert true in crossing.x
+        assert crossing.x.value == pytest.approx(true, rel=0.05)
+
+
+def test_a_run_that_ends_early_or_loses_its_loss_is_said():
+    """All runs are compared where all have values; one of six that diverges must not shorten that in silence."""
+    generator = np.random.default_rng(6)
+    a, b = runs(slow, 3, 0.01, generator), runs(fast, 3, 0.01, generator)
+    assert not any("Compared up to" in note for note in gap(a, b, "step").notes)
+    a.columns["L_total"][(a.numbers("seed") == 1) & (a.numbers("step") > 300)] = np.nan
+    found = gap(a, b, "step", names=("a", "b"))
+    assert found.at[-1] < 300
+    assert any("where 1 of 3 runs of a end" in note for note in found.notes)
+
+
+def test_losses_that_neither_comes_to_have_no_ratio():
+    generator = np.random.default_rng(7)
+    found = gap(runs(slow, 3, 0.01, generator), runs(fast, 3, 0.01, generator), "step", losses=[1e-9, 0.05])
+    assert np.isnan(found.factor[0].value)
+    assert found.needed[0][0] == found.needed[1][0] == np.inf
+    assert found.factor[1].value == pytest.approx((3 / 0.05) ** 1.25 * 0.05**2, rel=0.1)
+
+
+@pytest.mark.parametrize("how", [{"resamples": 0}, {"level": 95}, {"names": ("A", "A")}, {"losses": [-1.0]}])
+def test_options_out_of_range_are_refused(how):
+    a = {"step": STEPS, "L_total": slow(STEPS)}
+    with pytest.raises(EquivProbeError, match=f"{next(iter(how))}="):
+        gap(a, a, "step", **how)
+
+
 def test_errors_teach():
     a = {"step": STEPS, "L_total": slow(STEPS)}
     with pytest.raises(EquivProbeError, match="range that all runs have"):
