@@ -41,8 +41,10 @@ def against_step(logs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) ->
             )
     share.fill_between(CLAIM[1], 1e-9, CLAIM[0], color="k", alpha=0.1, label="≤ 2 % at 1k to 10k steps")
     loss.set(ylabel="L_total; dotted: in the data's frame")
-    equiv.set(yscale="log", ylabel="L_equiv", ylim=(1e-9, None))
-    share.set(yscale="log", ylabel="share, L_equiv / L_total", ylim=(1e-9, 1))
+    least = min(abs(row["share"]) for rows in logs.values() for row in rows)
+    bottom = max(1e-9, 0.3 * least)  # an equivariant network is at round-off, which may be anything
+    equiv.set(yscale="log", ylabel="L_equiv", ylim=(bottom, None))
+    share.set(yscale="log", ylabel="share, L_equiv / L_total", ylim=(bottom, 1))
     for axes in (loss, equiv, share):
         axes.set(xscale="log", xlabel="training step")
     figure.legend(*share.get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=4)
