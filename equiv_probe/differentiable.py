@@ -55,14 +55,15 @@ class OrbitLoss:
     Called without arguments it returns the three, as 0-d float64 tensors with their graph (without, under
     ``torch.no_grad()``), at the weights that the model has now. Their values are those of
     ``ep.decompose(ep.twirl(model, inputs, schema, plan), targets, loss)``. The model is evaluated in the mode it is in,
-    with the random state of the construction; its buffers and the random state are left as they were.
+    with the random state of the construction: in train mode with the same dropout for every rotation (of pieces with
+    one of their own, and with their own batch statistics). Its buffers and the random state are left as they were.
 
     Args:
         model: called as ``model(inputs)``; a module, or a function of modules.
         inputs: tensor, tuple or dict, one structure or a dense batch, or a batch of a framework's that has an adapter;
             or a list of such batches, which need not fit in memory together.
         targets: a tensor, a dict by output, the name of an input, or a dict of such names; a list of these for a list
-            of batches. None: of squared error ``L_equiv`` alone, the others are NaN.
+            of batches. None: of squared error ``L_equiv`` alone; the others, and their gradients, are NaN.
         schema: representations; None infers them and prints what was assumed.
         plan: None is four tetrahedral replicates, 48 rotations.
         loss: as for :func:`equiv_probe.decompose`.
@@ -108,12 +109,13 @@ class OrbitLoss:
         module = model if isinstance(model, nn.Module) else Function(model)
         modules = [module] if module is model else [module, *modules_of(model)]
         batches = inputs if isinstance(inputs, list) else [inputs]
+        require_lists_alike(batches if isinstance(inputs, list) else None, targets=targets, weights=weights, mask=mask)
         if adapter is None:
             adapter = adapter_for(module, (batches[0],), {})
             if type(adapter) is CallAdapter and schema is not None and not isinstance(batches[0], Mapping):
                 adapter = InputAdapter(module, list(schema.inputs))
         live = LiveOrbit(module, schema, center, adapter=adapter, stack=stack)
-        state = RandomState.now(generators_of(modules))
+        state = live.start = RandomState.now(generators_of(modules))
         parts: list[Part] = []
         for k, batch in enumerate(batches):
             call = live.keep((batch,), {})
@@ -350,6 +352,20 @@ class Piece:
         named = dict(zip(self._part.live.known_schema.outputs, outputs, strict=True))
         sums = self._part.sums_of(named, *self._range, self._loss._chosen(self._part))
         return self._loss._summed(self._part, sums)
+
+
+def require_lists_alike(batches: list[Any] | None, **given: Any) -> None:
+    """Raise EquivProbeError unless lists stand beside a list of batches, with an entry for each."""
+    if batches is not None and not batches:
+        raise EquivProbeError("an empty list of batches", "at least one batch", "OrbitLoss(model, [batch], ...)")
+    beside = "one batch" if batches is None else f"{len(batches)} batches"
+    for name, value in given.items():
+        if isinstance(value, list) and (batches is None or len(value) != len(batches)):
+            raise EquivProbeError(
+                f"{name} as a list of {len(value)} beside {beside}",
+                "one entry for each of a list of batches",
+                f"{name}=torch.stack({name}) for one batch",
+            )
 
 
 def _ranges(units: list[tuple[Part, int]]) -> list[tuple[Part, int, int]]:

@@ -14,7 +14,7 @@ from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import RandomState, isolated
 from equiv_probe.losses import PointwiseLoss
-from equiv_probe.measurement import Objective, measure
+from equiv_probe.measurement import Objective, measure, require_outputs
 from equiv_probe.orbit import Orbit
 from equiv_probe.parting import differentiating
 from equiv_probe.rotations import RotationPlan
@@ -132,7 +132,7 @@ class BatchPart:
             equiv = (weight * estimate.equiv).sum()
             total = (weight * estimate.total).sum()
             if not objective.labelled:
-                total = torch.full_like(total.detach(), torch.nan)
+                total = equiv * torch.nan  # and its gradient, and that of L_mean
             self._require_graph(name, equiv)
             sums[name] = Decomposed(total, total - equiv, equiv)
         return sums
@@ -257,6 +257,7 @@ def against(
     def objectives(orbit: Orbit, call: Call, structures: Structures, share: Callable[[Any], Any]) -> Found:
         labels, own, counts = (share_of(values, call, share) for values in (targets, weights, mask))
         layout = "leading" if structures.layout == "leading" else None
+        require_outputs("coefficients", coefficients, list(orbit.identity))
         found = Objective.of(orbit, labels, loss, structures=layout, weights=own, mask=counts)
         return found, {name: (coefficients or {}).get(name, 1.0) for name in found}
 
