@@ -168,7 +168,7 @@ class OrbitLoss:
             model: the network whose symmetry is in question, called by the step any number of times.
             step: a closure that returns its loss, or a mapping or tuple of losses; or a list of these, of equal weight.
             plan: as above.
-            name: of the loss; None is the first.
+            name: of the loss; None is ``"loss"``, or else the first.
             schema: representations, as for :class:`equiv_probe.Probe`.
             center: of rotation.
             per_structure: as above; every call of the network must then see the same structures.

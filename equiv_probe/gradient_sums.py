@@ -97,6 +97,11 @@ class GradientSums:
     def __add__(self, other: GradientSums) -> GradientSums:
         return GradientSums(self.sums + other.sums)
 
+    def finite(self) -> GradientSums:
+        """Themselves where they are finite, nothing elsewhere; without waiting for the device."""
+        flat = self.sums.flat()
+        return GradientSums(Sums.from_flat(torch.where(flat.isfinite().all(), flat, torch.zeros_like(flat))))
+
     @property
     def squared_mean(self) -> Estimate:
         """``‖∇L_mean‖²``; negative where it is less than its noise."""

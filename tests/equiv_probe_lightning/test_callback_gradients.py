@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from equiv_probe.isolation import measuring
 from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import MATRIX, LinearModule, centred, loader, trainer
@@ -88,3 +89,27 @@ def test_manual_optimisation_says_what_it_cannot(tmp_path: Path) -> None:
     assert any("manual optimisation" in note for note in stored["notes"])
     assert stored["gradients"] == {}
     assert stored["measured"]
+
+
+class OnceOnly(LinearModule):
+    """Its third batch is one that it takes once alone."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if batch_idx == 2 and measuring():
+            raise RuntimeError("taken already")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:equiv_probe could not measure gradients")
+def test_a_measurement_that_fails_is_not_the_one_before_again(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    callback = EquivarianceCallback(every=None, gradients=2, full=None, report=str(report), verbose=False)
+    logger = pl.loggers.CSVLogger(tmp_path)
+    trainer(tmp_path, [callback], logger=logger, max_epochs=1).fit(OnceOnly(), loader())
+    assert callback.probe is not None
+    assert len(callback.probe.failures) == 1
+    stored = json.loads(report.read_text())["gradients"]["train/loss"]
+    assert [entry["step"] for entry in stored["history"]] == [1, 5, 7]
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("equiv/train/loss/grad_ratio")]
+    assert "2" not in {row["step"] for row in rows}
