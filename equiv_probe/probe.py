@@ -370,7 +370,9 @@ class Probe:
         Args:
             step: a closure that calls the model and returns its loss, or a mapping or tuple of losses; an empty mapping
                 if there is none, and then ``L_equiv`` of the model's outputs is measured, without labels. It must not
-                change the weights: ``backward()`` and ``optimizer.step()`` come after it.
+                change the weights: ``backward()`` and ``optimizer.step()`` come after it. It is run again when that is
+                due: what the caller needs of it, a prediction for one, it returns; a variable outside would be left as
+                the last run left it.
             stage: the name to keep the estimates under; None is ``"train"`` or ``"val"``, by the model's mode.
             replay: False for a step that cannot be run again, because it changes the weights or takes its batch from an
                 iterator: the outputs of the model's first call are measured, without labels.
