@@ -166,3 +166,53 @@ def test_what_was_loaded_from_elsewhere_is_taken_along() -> None:
     second.gradients.add("loss", there)
     assert {one.sums.first.device.type for one in second.gradients.everything["loss"].groups.values()} == {"meta"}
     assert {g["all"].sums.first.device.type for g in second.gradients.recent["loss"]} == {"meta"}
+
+
+class Beside(nn.Module):
+    """Forces ``W x`` and sizes of atoms by one shared weight; answers with a new dict, or with the one it was given."""
+
+    def __init__(self, inside: bool) -> None:
+        super().__init__()
+        self.inside = inside
+        self.matrix = nn.Parameter(drawn(3, 3, seed=0))
+
+    def forward(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        out = {"forces": given["pos"] @ self.matrix.T, "size": self.matrix.square().sum() * given["pos"].norm(dim=-1)}
+        if not self.inside:
+            return out
+        given.update(out)
+        return given
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_the_schema_does_not_name_is_part_of_the_gradient(inside: bool) -> None:
+    """An output of the network that is not measured belongs to L_mean, and so does its gradient."""
+    model, norms = Beside(inside), []
+    hooked: list[int] = []
+    for outputs in ({"forces": ep.vector}, {"forces": ep.vector, "size": ep.scalar}):
+        schema = ep.Schema(inputs={"pos": ep.vector}, outputs=outputs)
+
+        def step() -> Tensor:
+            out = model({"pos": X})
+            if out["size"].requires_grad:
+                out["size"].register_hook(lambda g: hooked.append(1))
+            return (out["forces"] - X).square().mean() + 0.1 * (out["size"] - 1).square().mean()
+
+        probe = ep.Probe(model, schema, every=None, gradients=1, light=LIGHT)
+        loss = probe.step(step)
+        assert not hooked
+        loss.backward()
+        assert hooked == [1]
+        hooked.clear()
+        assert not probe.failures
+        assert probe.gradients is not None
+        found = probe.gradients.everything["loss"]["all"]
+        norms.append([found.squared_mean.value, found.squared_equiv.value, found.inner.value])
+        by_step = ep.gradients(
+            ep.OrbitLoss.of_step(model, step, ep.RotationPlan("tetrahedral", replicates=6), schema=schema)
+        )
+        norms.append(
+            [by_step["all"].squared_mean.value, by_step["all"].squared_equiv.value, by_step["all"].inner.value]
+        )
+    for row in norms:
+        assert row == pytest.approx(norms[-1], rel=1e-9)
