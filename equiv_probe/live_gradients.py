@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from equiv_probe.substitution import Recorded
 
 USUAL = 500
-"""Steps between two measurements: with 6 rotations a measurement costs about as much as 15 training steps, so 3 %."""
+"""Steps between two measurements: with 6 rotations one costs about as much as 15 training steps, so 3 %; of steps of a
+few milliseconds, in which the calls themselves count, 25."""
 BLOCKS = 3
 """The fewest that give error bars."""
 HALF_SCALE = 2.0**12

@@ -53,9 +53,9 @@ class EquivariancePenalty:
     gradient is unbiased likewise; the mean is over atoms and components, as in ``mse_loss``, and the sum over outputs.
 
     Cost: two further forward passes and their part of the backward pass, where plain training has one of each: a step
-    takes about three times as long, and twice with ``prediction=``; see ``tests/benchmarks/bench_penalty.py``. What is
-    compiled runs eagerly here, and what is wrapped for data-parallel training without its wrapper: the penalty belongs
-    into one ``backward()`` with a loss of the wrapped model's own.
+    takes about three times as long, and twice with ``prediction=``, and 5 ms more on a CPU for turning and averaging;
+    see ``tests/benchmarks/bench_penalty.py``. What is compiled runs eagerly here, and what is wrapped for data-parallel
+    training without its wrapper: the penalty belongs into one ``backward()`` with a loss of the wrapped model's own.
 
     Args:
         model: called as ``model(batch)``; a module, or a function of modules. Its mode and its buffers are those of the

@@ -124,7 +124,8 @@ class Probe:
         gradients: measure the gradients of ``L_mean`` and ``L_equiv`` by the parameters too, in training steps that go
             through :meth:`step`: every so many, or a cadence as ``every``; True is every 500th. The step is run again
             with the graph kept, in three blocks of two rotations; that costs about as much as 15 training steps, 3 % at
-            that cadence.
+            that cadence (25 steps of a few milliseconds). They are those of the step's own batch, noise of the batch
+            included.
         groups: of parameters, as for :func:`equiv_probe.gradients`.
 
     Raises:
