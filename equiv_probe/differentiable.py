@@ -29,7 +29,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.generators import generators_of
 from equiv_probe.gradients import parameters_of
 from equiv_probe.grid_plans import fitting_plan, require_fit
-from equiv_probe.isolation import RandomState
+from equiv_probe.isolation import RandomState, isolated
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.orbit_parts import BatchPart, Decomposed, Function, Part, against, answered, as_evaluated
 from equiv_probe.orbit_step import StepPart
@@ -141,7 +141,7 @@ class OrbitLoss:
                 )
             )
         named = parameters_of(modules) if parameters is None else None
-        self._begin(parts, named or dict(parameters or {}), chunk)
+        self._begin(parts, named or dict(parameters or {}), chunk, modules)
         self.per_structure = per_structure
 
     @classmethod
@@ -191,12 +191,14 @@ class OrbitLoss:
         ]
         found = cls.__new__(cls)
         modules = [model, *(module for one in steps for module in modules_of(one))]
-        found._begin(parts, dict(parameters) if parameters is not None else parameters_of(modules), 1)
+        found._begin(parts, dict(parameters) if parameters is not None else parameters_of(modules), 1, modules)
         found.per_structure = per_structure
         return found
 
-    def _begin(self, parts: list[Part], parameters: Mapping[str, Tensor], chunk: int) -> None:
-        self._parameters, self.chunk = parameters, chunk
+    def _begin(
+        self, parts: list[Part], parameters: Mapping[str, Tensor], chunk: int, modules: Sequence[nn.Module]
+    ) -> None:
+        self._parameters, self.chunk, self._modules = parameters, chunk, modules
         self._parts: list[tuple[Part, int, int]] = [(part, 0, part.count) for part in parts]
         self._replicates: Sequence[int] | None = None
         self._weigh()
@@ -272,14 +274,16 @@ class OrbitLoss:
         True
         """
         sums: list[Tensor] | None = None
-        for part, start, stop in self._parts:
-            rows = in_chunks(
-                lambda a, b, part=part, start=start: list(of(self._part(part, start + a, start + b))),  # type: ignore[misc]
-                stop - start,
-                self.chunk,
-            )
-            for row in rows:
-                sums = row if sums is None else [one + more for one, more in zip(sums, row, strict=True)]
+        # What is checkpointed is evaluated again in a backward pass, batch norm and all.
+        with isolated(*self._modules):
+            for part, start, stop in self._parts:
+                rows = in_chunks(
+                    lambda a, b, part=part, start=start: list(of(self._part(part, start + a, start + b))),  # type: ignore[misc]
+                    stop - start,
+                    self.chunk,
+                )
+                for row in rows:
+                    sums = row if sums is None else [one + more for one, more in zip(sums, row, strict=True)]
         assert sums is not None
         return sums
 
@@ -322,6 +326,7 @@ class OrbitLoss:
         found = OrbitLoss.__new__(OrbitLoss)
         found._parts, found._replicates = parts, replicates
         found._parameters, found.chunk, found.per_structure = self._parameters, self.chunk, self.per_structure
+        found._modules = self._modules
         found._weigh()
         return found
 

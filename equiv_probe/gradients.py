@@ -232,7 +232,8 @@ def grouped(parameters: Mapping[str, Tensor], groups: Groups = None) -> dict[str
         group = label(name)
         if group is not None:
             found[ALL].append(k)
-            found.setdefault(group, []).append(k)
+            if group != ALL:
+                found.setdefault(group, []).append(k)
     if not found[ALL]:
         raise EquivProbeError(f"groups that hold none of {list(parameters)}", "at least one parameter", "groups=None")
     return found

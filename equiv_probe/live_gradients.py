@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimates import Sums
 from equiv_probe.gradient_sums import GradientSums
 from equiv_probe.gradients import Gradients, grouped, of_blocks, of_losses, parameters_of
@@ -85,6 +86,10 @@ class LiveGradients:
         members, given = grouped(every, self.groups), list(every.values())
         counts = {live.structures(one.call.inputs).count for one in recorded}
         own = len(counts) == 1 if per_structure is None else per_structure
+        if own and len(counts) > 1:
+            raise EquivProbeError(
+                f"calls of {sorted(counts)} structures in one step", "the same structures", "per_structure=False"
+            )
         inputs = recorded[0].call.inputs
         device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
         scale = 1.0 if all(one.dtype == torch.float64 for one in given) else HALF_SCALE

@@ -224,6 +224,8 @@ def test_merging_and_groups() -> None:
     assert list(by_function.groups) == ["all", "mine"]
     for one in (by_optimizer["matrix"], by_function["mine"], by_function["all"]):
         assert one.ratio.value == pytest.approx(ep.gradients(loss)["rest"].ratio.value)
+    named_all = ep.gradients(loss, lambda name: "all")
+    assert named_all.norm_equiv.value == pytest.approx(ep.gradients(loss).norm_equiv.value)
     with pytest.raises(ep.EquivProbeError, match="groups=None"):
         ep.gradients(loss, lambda name: None)
 

@@ -124,6 +124,29 @@ def test_what_is_checkpointed_leaves_no_trace() -> None:
     assert probe.compute()[KEY] > 0
 
 
+def test_gradients_of_an_orbit_loss_leave_no_trace_either() -> None:
+    model = Checkpointed().train()
+    loss = ep.OrbitLoss(model, X.float(), X.float(), SCHEMA, ep.RotationPlan("haar", replicates=4))
+    before = {name: value.tolist() for name, value in model.state_dict().items()}
+    state, passes = torch.get_rng_state(), model.passes
+    assert ep.gradients(loss).norm_equiv.value > 0
+    assert before == {name: value.tolist() for name, value in model.state_dict().items()}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.passes == passes
+
+
+def test_calls_of_other_structures_are_not_turned_one_by_one() -> None:
+    model = Linear()
+    probe = ep.Probe(model, SCHEMA, every=None, gradients=1)
+    with pytest.warns(UserWarning, match="could not measure gradients"):
+        probe.step(
+            lambda: model(X)["forces"].square().mean() + model(X[:3])["forces"].square().mean(), per_structure=True
+        )
+    assert "per_structure=False" in probe.failures[0]
+    probe.step(lambda: model(X)["forces"].square().mean() + model(X[:3])["forces"].square().mean())
+    assert len(probe.failures) == 1
+
+
 def test_a_closure_that_goes_backward_itself() -> None:
     """As optimizers like LBFGS are given: the measurement looks at the loss that it returns."""
     model, weights = Linear(), []
