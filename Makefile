@@ -31,6 +31,8 @@ bench: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_monitor.py --models emt transformer --rounds 3
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_twirled_calculator.py --repeats 3
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_sampler.py --steps 300 --samples 8
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_penalty.py --passes 600 --seeds 1
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_curvature.py --structures 2
 	test -z "$$EQUIV_PROBE_DATA" || OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_pyg.py
 
 $(VENV)/.test: pyproject.toml Makefile

@@ -45,6 +45,11 @@ class LossCurvature:
         return self.densities[0].size
 
     @property
+    def sets(self) -> int:
+        """How many sets of rotations it is from."""
+        return len(self.densities)
+
+    @property
     def largest(self) -> Estimate:
         """The largest eigenvalue; its error holds what the eigenvalue solver left."""
         return self._combined(lambda d: (d.largest, float(d.residuals[-1])))

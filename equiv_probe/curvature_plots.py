@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equiv_probe.axes import ALARM, CALM, INK, axes_or_new, figure, tidied
+from equiv_probe.conditioning import KINDS
+from equiv_probe.curvature_table import losses
+from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from equiv_probe.curvature_record import Curvature
-    from equiv_probe.line_record import Line
+    from equiv_probe.curvature_table import AnyCurvature
+    from equiv_probe.line_table import AnyLine
 
 COLOURS = {"L_total": INK, "L_mean": CALM, "L_equiv": ALARM}
 DECADES = 6
@@ -23,14 +26,15 @@ PER_DECADE = 3
 
 
 @figure
-def density(found: Curvature, ax: Axes | None = None) -> Axes:
+def density(found: AnyCurvature, ax: Axes | None = None) -> Axes:
     """How many directions bend how much: the number of eigenvalues in bins alike on a symmetric log axis.
 
     The bin at zero holds what is below about 1e-6 of the largest magnitude. Both axes are logarithmic: outliers are
     single directions among thousands.
     """
-    having = list(found.named())
-    largest = max(float(np.abs(one.density[0]).max()) for _, one in having) or 1.0
+    having = losses(found)
+    largest = max(float(np.abs(one.density[0]).max()) for _, one in having)
+    largest = largest if largest > 1e-290 else 1.0
     top = math.ceil(math.log10(largest) + 1e-9)
     positive = 10.0 ** (top + np.arange(-DECADES * PER_DECADE, 1) / PER_DECADE)
     edges = np.concatenate([-positive[::-1], positive])
@@ -53,7 +57,32 @@ def density(found: Curvature, ax: Axes | None = None) -> Axes:
 
 
 @figure
-def profile(line: Line, ax: Axes | None = None) -> Axes:
+def ratios(found: AnyCurvature, ax: Axes | None = None) -> Axes:
+    """κ(L_mean) / κ(L_equiv) under every definition of κ, with 95 % intervals: right of one, L_equiv is the better.
+
+    Raises:
+        EquivProbeError: one of the two was not measured, or no ratio is a number.
+    """
+    both = found.mean is not None and found.equiv is not None
+    known = [(kind, one) for kind in KINDS if both and math.isfinite((one := found.ratio(kind)).value)]
+    if not known:
+        raise EquivProbeError("a report without a ratio of condition numbers", 'losses=("mean", "equiv")')
+    ax = axes_or_new(ax)
+    for row, (_, one) in enumerate(known):
+        finite = math.isfinite(one.low + one.high)
+        reach = [[max(one.value - one.low, 0)], [max(one.high - one.value, 0)]] if finite else None
+        ax.errorbar(one.value, row, xerr=reach, fmt="o", color=CALM, capsize=4, lw=1.8)
+    ax.axvline(1, color=INK, lw=1, ls=":")
+    ax.set_xscale("log")
+    ax.set_yticks(range(len(known)), [kind for kind, _ in known])
+    ax.set_ylim(len(known) - 0.5, -0.5)
+    ax.set_xlabel("κ(L_mean) / κ(L_equiv)")
+    ax.set_ylabel("condition number κ")
+    return tidied(ax, grid="x")
+
+
+@figure
+def profile(line: AnyLine, ax: Axes | None = None) -> Axes:
     """``L_total``, ``L_mean`` and ``L_equiv`` against t, with bands of two standard errors where there are any."""
     ax = axes_or_new(ax)
     for name, values, errors in line.named():
@@ -62,6 +91,7 @@ def profile(line: Line, ax: Axes | None = None) -> Axes:
             _band(ax, line.t, values, errors, COLOURS[name])
     if min(values.min() for _, values, _ in line.named()) > 0:
         ax.set_yscale("log")
+    ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel("t")
     ax.set_ylabel("loss")
     ax.legend(loc="best")
@@ -69,7 +99,7 @@ def profile(line: Line, ax: Axes | None = None) -> Axes:
 
 
 @figure
-def growth(line: Line, ax: Axes | None = None) -> Axes:
+def growth(line: AnyLine, ax: Axes | None = None) -> Axes:
     """``|L(t) − L(0)|`` against ``|t|`` on logarithmic axes, with the fitted powers where there are any."""
     ax = axes_or_new(ax)
     for name, values, _ in line.named():
@@ -79,7 +109,7 @@ def growth(line: Line, ax: Axes | None = None) -> Axes:
             if there.any():
                 ax.plot(np.abs(line.t[there]), change[there], mark, ms=3.5, color=COLOURS[name], mfc="none")
         fit = line.exponent(name.removeprefix("L_"))
-        if np.isfinite(fit.power.value):
+        if np.isfinite([fit.power.value, fit.coefficient, fit.low, fit.high]).all() and 0 < fit.low <= fit.high:
             t = np.geomspace(fit.low, fit.high, 30)
             ax.plot(
                 t,

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
 
 from equiv_probe.conditioning import KINDS
 from equiv_probe.curvature_estimates import combined
+from equiv_probe.curvature_table import printed, table
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimates import Estimate
-from equiv_probe.report import without_nan
-from equiv_probe.report_table import interval, number, table_of, with_error
+from equiv_probe.saved_curvature import SavedCurvature
+from equiv_probe.saving import as_json, as_page, write
+from equiv_probe.stored import without_nan
+from equiv_probe.stored_landscape import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from matplotlib.axes import Axes
     from rich.table import Table
@@ -37,6 +37,8 @@ class Curvature:
         products: how many products with vectors it took, in all.
         seconds: and how long.
         notes: what to know before the numbers are believed.
+        name: of what it is the curvature; may be empty.
+        protocol: how it was measured.
     """
 
     total: LossCurvature | None
@@ -46,6 +48,8 @@ class Curvature:
     products: int
     seconds: float
     notes: tuple[str, ...] = ()
+    name: str = ""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
 
     def ratio(self, kind: str = "mass-0.99") -> Estimate:
         """How many times worse ``L_mean`` is conditioned than ``L_equiv``: κ(L_mean) / κ(L_equiv).
@@ -76,38 +80,19 @@ class Curvature:
 
     def table(self) -> Table:
         """A Rich table: a row for every number, a column for every loss."""
-        having = list(self.named())
-        matrix = {"hessian": "Hessian", "gauss-newton": "Gauss–Newton matrix"}[self.matrix]
-        table = table_of(f"Curvature: {matrix} in {having[0][1].size} parameters", "", *(n for n, _ in having))
-
-        def row(label: str, cell: Callable[[LossCurvature], str], last: str = "") -> None:
-            table.add_row(label, *(cell(one) for _, one in having), *([last] if both else []))
-
-        both = self.mean is not None and self.equiv is not None
-        if both:
-            table.add_column("L_mean / L_equiv", justify="right", no_wrap=True)
-        for label, name in (("largest eigenvalue", "largest"), ("smallest eigenvalue", "smallest"), ("trace", "trace")):
-            row(label, lambda one, name=name: shown(getattr(one, name)))  # type: ignore[misc]
-        if any(math.isfinite(one.bracket[0]) for _, one in having):
-            row("largest lies within", lambda one: interval(*one.bracket))
-        row("effective rank, tr² / ‖H‖²", lambda one: shown(one.rank))
-        row("effective rank, entropy", lambda one: shown(one.entropy_rank))
-        for kind in KINDS:
-            row(
-                f"condition number, {kind}",
-                lambda one, kind=kind: shown(one.condition(kind)),  # type: ignore[misc]
-                shown(self.ratio(kind)) if both else "",
-            )
-        return table
+        return table(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON; the condition numbers' ratio under every definition."""
         both = self.mean is not None and self.equiv is not None
         return {
+            "schema_version": VERSION,
+            "name": self.name,
             "matrix": self.matrix,
             "products": self.products,
             "seconds": self.seconds,
             "notes": list(self.notes),
+            "protocol": dict(self.protocol),
             **{name.removeprefix("L_"): one.to_dict() for name, one in self.named()},
             "condition_ratio": {kind: vars(self.ratio(kind)) for kind in KINDS} if both else {},
         }
@@ -121,13 +106,24 @@ class Curvature:
             writer.writerows([name, float(x), float(w)] for x, w in zip(*one.density, strict=True))
         return out.getvalue()
 
+    def saved(self) -> SavedCurvature:
+        """Its numbers alone, as they are read back from a file."""
+        return SavedCurvature(without_nan(self.to_dict()))
+
     def save(self, path: str | Path) -> None:
-        """Write ``.json`` (everything) or ``.csv`` (the densities).
+        """Write ``.json`` (everything), ``.csv`` (the densities) or ``.html`` (a page to look at).
 
         Raises:
-            EquivProbeError: another suffix.
+            EquivProbeError: another suffix, or, for a page, Matplotlib is not installed.
         """
-        write(Path(path), {".json": lambda: as_json(self.to_dict()), ".csv": self.to_csv})
+        write(
+            path,
+            {".json": lambda: as_json(self.to_dict()), ".csv": self.to_csv, ".html": lambda: as_page(self.saved())},
+        )
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; without Matplotlib it shows the text instead."""
+        return self.saved()._repr_html_()
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The densities, see :func:`equiv_probe.curvature_plots.density`."""
@@ -136,40 +132,7 @@ class Curvature:
         return density(self, ax)
 
     def __str__(self) -> str:
-        return printed(self.table(), self.notes)
-
-
-def shown(estimate: Estimate) -> str:
-    """A value with its standard error, where it has one."""
-    value = estimate.value
-    if math.isinf(value):
-        return "∞"
-    return with_error(value, estimate.stderr) if estimate.stderr > 1e-12 * abs(value) else number(value)
-
-
-def printed(table: Table, notes: tuple[str, ...]) -> str:
-    """A table as plain text, with notes below it."""
-    out = StringIO()
-    Console(file=out, width=140, highlight=False, color_system=None).print(table)
-    lines = [line.rstrip() for line in out.getvalue().rstrip().splitlines()]
-    return "\n".join([*lines, *(f"note: {note}" for note in notes)])
-
-
-def write(path: Path, forms: dict[str, Callable[[], str]]) -> None:
-    """Write text in the form that the suffix names.
-
-    Raises:
-        EquivProbeError: another suffix.
-    """
-    if path.suffix not in forms:
-        raise EquivProbeError(f"the suffix {path.suffix!r}", " or ".join(forms))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(forms[path.suffix](), encoding="utf-8")
-
-
-def as_json(plain: dict[str, Any]) -> str:
-    """JSON, in which NaN is null."""
-    return json.dumps(without_nan(plain), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return printed(table(self), self.notes)
 
 
 def _exp(value: float) -> float:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.report_table import number, table_of, with_error
+from rich.text import Text
+
+from equiv_probe.gradient_sentence import limit
+from equiv_probe.report_table import number, shown, table_of, with_error
+from equiv_probe.stored import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rich.table import Table
 
-_HEADS = {
+_COLUMNS = {
     "norm_total": "‖∇L_total‖",
     "norm_mean": "‖∇L_mean‖",
     "norm_equiv": "‖∇L_equiv‖",
     "ratio": "equiv / mean",
     "cosine": "cosine",
 }
+HEADS = ("parameters", "how many", *_COLUMNS.values())
+"""Of the columns."""
 
 
 def table(found: Mapping[str, Any], title: str = "") -> Table:
@@ -28,16 +34,26 @@ def table(found: Mapping[str, Any], title: str = "") -> Table:
         found: as :meth:`equiv_probe.gradients.Gradients.to_dict` gives it.
         title: of the table.
     """
-    shown = table_of(title, "parameters", "how many", *_HEADS.values())
+    made = table_of(shown(title), *HEADS)
     for name, row in found["groups"].items():
-        count = row.get("parameters")
-        shown.add_row(name, "–" if count is None else f"{count}", *(_entry(row, key) for key in _HEADS))
-    return shown
+        made.add_row(*(Text(shown(cell)) for cell in cells(name, row)))  # square brackets in names are not markup
+    return made
+
+
+def cells(name: str, row: Mapping[str, Any]) -> list[str]:
+    """The row of a group of parameters as text; what is less than its noise as an upper limit.
+
+    Args:
+        name: of the group.
+        row: of it, as :meth:`equiv_probe.gradients.Gradients.to_dict` gives it.
+    """
+    count = finite(row.get("parameters"))
+    return [name, f"{count:.0f}" if math.isfinite(count) else "–", *(_entry(row, key) for key in _COLUMNS)]
 
 
 def _entry(row: Mapping[str, Any], key: str) -> str:
-    value, stderr = (math.nan if row[name] is None else row[name] for name in (key, f"{key}_stderr"))
+    value, stderr = finite(row[key]), finite(row[f"{key}_stderr"])
     if math.isfinite(value):
         return with_error(value, stderr)
-    high = (row.get(f"{key}_interval") or (None, None))[1]
-    return f"< {number(high, 2)}" if high is not None and math.isfinite(high) else "–"
+    high = limit(row) if key == "ratio" else finite((row.get(f"{key}_interval") or (None, None))[1])
+    return f"< {number(high, 2)}" if math.isfinite(high) and key != "cosine" else "–"

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.curvature_record import as_json, printed, write
+from equiv_probe.curvature_table import printed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.growth_exponent import Exponent, growth_exponent
-from equiv_probe.report_table import interval, number, table_of, with_error
+from equiv_probe.line_table import table
+from equiv_probe.saved_line import SavedLine
+from equiv_probe.saving import as_json, as_page, write
+from equiv_probe.stored import without_nan
+from equiv_probe.stored_landscape import NAMES, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
     from rich.table import Table
-
-NAMES = ("total", "mean", "equiv")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Line:
         sets: of rotations; with structures too, these are the rows of all sets in turn.
         length: ``‖d‖ / ‖θ‖``.
         seed: of the random numbers.
+        name: of whose weights; may be empty.
+        protocol: how it was measured.
     """
 
     t: NDArray[np.float64]
@@ -49,6 +53,8 @@ class Line:
     sets: int
     length: float
     seed: int
+    name: str = ""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def total(self) -> NDArray[np.float64]:
@@ -97,27 +103,20 @@ class Line:
 
     def table(self) -> Table:
         """A Rich table: the losses at 0 and at the ends, and the powers."""
-        columns = ("", "at t = 0", f"at t = {self.t[-1]:g}", "power of |t|", "95 % interval", "for |t| in")
-        title = f"Along a line ({self.direction}), t = 1 is {number(self.length)} of the weights' length"
-        table = table_of(title, *columns)
-        for name, values, errors in self.named():
-            fit = self.exponent(name.removeprefix("L_"))
-            at = [with_error(float(values[k]), float(errors[k])) for k in (self.origin, -1)]
-            power = number(fit.power.value, 4) if math.isfinite(fit.power.value) else fit.why
-            reach = interval(fit.low, fit.high)
-            ends = f"[{fit.power.low:.5g}, {fit.power.high:.5g}]" if math.isfinite(fit.power.low) else ""
-            table.add_row(name, *at, power, ends, reach)
-        return table
+        return table(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON."""
         return {
+            "schema_version": VERSION,
+            "name": self.name,
             "direction": self.direction,
             "seed": self.seed,
             "over": self.over,
             "sets": self.sets,
             "length": self.length,
             "floor": self.floor.tolist(),
+            "protocol": dict(self.protocol),
             "t": self.t.tolist(),
             **{name: values.tolist() for name, values, _ in self.named()},
             **{f"{name}_stderr": errors.tolist() for name, _, errors in self.named()},
@@ -135,13 +134,24 @@ class Line:
             writer.writerow([float(t), *("" if math.isnan(cell) else cell for cell in cells)])
         return out.getvalue()
 
+    def saved(self) -> SavedLine:
+        """Its numbers alone, as they are read back from a file."""
+        return SavedLine(without_nan(self.to_dict()))
+
     def save(self, path: str | Path) -> None:
-        """Write ``.json`` (everything) or ``.csv`` (a row for every t).
+        """Write ``.json`` (everything), ``.csv`` (a row for every t) or ``.html`` (a page to look at).
 
         Raises:
-            EquivProbeError: another suffix.
+            EquivProbeError: another suffix, or, for a page, Matplotlib is not installed.
         """
-        write(Path(path), {".json": lambda: as_json(self.to_dict()), ".csv": self.to_csv})
+        write(
+            path,
+            {".json": lambda: as_json(self.to_dict()), ".csv": self.to_csv, ".html": lambda: as_page(self.saved())},
+        )
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows; without Matplotlib it shows the text instead."""
+        return self.saved()._repr_html_()
 
     def plot(self, ax: Axes | None = None, *, growth: bool = False) -> Axes:
         """The profile, or with ``growth`` the change on logarithmic axes; see :mod:`equiv_probe.curvature_plots`."""
@@ -150,7 +160,7 @@ class Line:
         return curvature_plots.growth(self, ax) if growth else curvature_plots.profile(self, ax)
 
     def __str__(self) -> str:
-        return printed(self.table(), ())
+        return printed(table(self), ())
 
     def _values(self, which: int) -> NDArray[np.float64]:
         return np.asarray(self.rows[:, :, which].mean(1))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,7 @@ def curvature(
     exact: bool | None = None,
     hold: bool = False,
     seed: int = 0,
+    name: str = "",
     progress: bool = True,
 ) -> Curvature:
     """The curvature of ``L_total``, ``L_mean`` and ``L_equiv`` on fixed structures and rotations.
@@ -79,6 +81,7 @@ def curvature(
         exact: compute all eigenvalues, one product a parameter; None does so up to 256 parameters.
         hold: keep graphs between products: about twice as fast, if memory allows.
         seed: of the random vectors.
+        name: of the model, for the page and the file.
         progress: show a progress bar in a terminal.
 
     Returns:
@@ -131,7 +134,31 @@ def curvature(
         products=sum(products.count for products in sets),
         seconds=time.perf_counter() - began,
         notes=tuple(notes),
+        name=name,
+        protocol={
+            **rotations_of(given),
+            "eigenvalues": "all" if all_of_them else f"{small} of largest magnitude, to {tolerance:g} of the largest",
+            "random vectors": f"{probes} of {steps} steps, {max(trace_probes, probes)} for trace and norm, seed {seed}"
+            if not all_of_them
+            else "none",
+            "precision": str(spaces[0].tensors[0].dtype).removeprefix("torch."),
+            **versions(),
+        },
     )
+
+
+def rotations_of(given: Sequence[DecomposedLoss]) -> dict[str, Any]:
+    """Structures and rotations of losses, as far as they tell."""
+    known = {name: getattr(given[0], name, None) for name in ("structures", "replicates")}
+    return {
+        "sets of rotations": len(given),
+        **{what: number for what, number in known.items() if isinstance(number, int)},
+    }
+
+
+def versions() -> dict[str, str]:
+    """What it was measured with."""
+    return {"equiv-probe": metadata.version("equiv-probe"), "torch": torch.__version__}
 
 
 def several(orbit_loss: DecomposedLoss | Sequence[DecomposedLoss]) -> list[DecomposedLoss]:

@@ -24,7 +24,7 @@ from equiv_probe.curvature_products import LOSSES, CurvatureProducts, pieces_of,
 from equiv_probe.differentiable import OrbitLoss
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.line_record import Line
-from equiv_probe.loss_curvature import require_same_twice, several
+from equiv_probe.loss_curvature import require_same_twice, rotations_of, several, versions
 from equiv_probe.twirl import progress_bar
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def along_line(
     parameters: nn.Module | Mapping[str, Tensor] | Iterable[Any] | None = None,
     over: str | None = None,
     seed: int = 0,
+    name: str = "",
     progress: bool = True,
 ) -> Line:
     """``L_total``, ``L_mean`` and ``L_equiv`` at ``θ + t d``; afterwards the weights have their old bits.
@@ -70,6 +71,7 @@ def along_line(
         over: ``"structures"`` evaluates structure by structure and gives standard errors over them, where the loss has
             ``pieces``; their sizes count as part of the draw.
         seed: of the random direction, and of the changes that show what rounding does.
+        name: of the model, for the page and the file.
         progress: show a progress bar in a terminal.
 
     Returns:
@@ -84,11 +86,11 @@ def along_line(
     space = space_of(given[0], parameters)
     require_same_twice(pieces_of(given[0])[0])
     if to is not None:
-        vector, name = space.of_names(to, missing="error") - space.here, "to a checkpoint"
+        vector, which = space.of_names(to, missing="error") - space.here, "to a checkpoint"
     else:
-        vector, name = _direction(given, space, direction, seed)
+        vector, which = _direction(given, space, direction, seed)
     if not bool(vector.isfinite().all()) or not bool(vector.any()):
-        raise EquivProbeError(f"the direction {name!r}, which is zero or not finite", "one that moves the weights")
+        raise EquivProbeError(f"the direction {which!r}, which is zero or not finite", "one that moves the weights")
     if steps is None:
         scale = 10 ** (np.arange(-20, 1) / 4)
         chosen = np.linspace(0, 1, 21) if to is not None else np.concatenate([-scale[::-1], [0.0], scale])
@@ -123,11 +125,18 @@ def along_line(
         t=chosen,
         rows=rows,
         floor=np.maximum(np.max([floor.mean(0) for floor in floors], axis=0), least),
-        direction=name,
+        direction=which,
         over=over or ("rotations" if len(given) > 1 else ""),
         sets=len(given),
         length=float(vector.norm() / space.here.norm()),
         seed=seed,
+        name=name,
+        protocol={
+            "parameters": space.size,
+            **rotations_of(given),
+            "precision": str(space.tensors[0].dtype).removeprefix("torch."),
+            **versions(),
+        },
     )
 
 

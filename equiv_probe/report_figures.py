@@ -58,6 +58,12 @@ class Figures:
 
         return plots.history(self, value, x, ax=ax)
 
+    def plot_gradients(self: Report, value: str = "ratio", output: str | None = None, ax: Axes | None = None) -> Axes:  # type: ignore[misc]
+        """Gradients of a run, ``"ratio"`` or ``"cosine"``; see :func:`equiv_probe.gradient_plots.history`."""
+        from equiv_probe import gradient_plots
+
+        return gradient_plots.history(self, value, output, ax=ax)
+
     def plot_trajectory(self: Report, name: str = "forces_rms_meV_per_A", ax: Axes | None = None) -> Axes:  # type: ignore[misc]
         """See :func:`equiv_probe.trajectory_plots.trajectory`."""
         from equiv_probe import trajectory_plots

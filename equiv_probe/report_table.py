@@ -100,10 +100,14 @@ def render(report: Report) -> Iterator[RenderableType]:
         yield Text.assemble(("Does not see ", "bold"), shown("; ".join(report.blind_spots)))
 
 
-def _gradients(report: Report) -> Iterator[Table]:
+def _gradients(report: Report) -> Iterator[RenderableType]:
+    from equiv_probe.gradient_sentence import sentence
     from equiv_probe.gradient_table import table
 
-    return (table(found, f"Gradients of {name}") for name, found in report.gradients.items())
+    for name, found in report.gradients.items():
+        yield table(found, f"Gradients of {name}")
+        if "all" in found["groups"]:
+            yield Text(sentence(found["groups"]["all"]))
 
 
 def _row(table: Table, *cells: str | Text) -> None:

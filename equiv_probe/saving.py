@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from equiv_probe.grid_report import GridAudit
     from equiv_probe.report import Report
     from equiv_probe.sampler_report import SamplerAudit
+    from equiv_probe.saved_curvature import SavedCurvature
+    from equiv_probe.saved_line import SavedLine
 
-    Saved: TypeAlias = Report | SamplerAudit | GridAudit
+    Saved: TypeAlias = Report | SamplerAudit | GridAudit | SavedCurvature | SavedLine
 
 
 def as_json(plain: Mapping[str, Any]) -> str:
@@ -56,7 +58,7 @@ def as_page(found: Saved) -> str:
 
 
 def load(path: str | Path) -> Saved:
-    """Read whatever was saved as JSON: a report, or the audit of a sampler or of a model of grids.
+    """Read whatever was saved as JSON: a report, the audit of a sampler or of a model of grids, a curvature, a line.
 
     Raises:
         EquivProbeError: there is no such file, or nothing of that kind in it.
@@ -69,11 +71,14 @@ def _from_dict(stored: Any) -> Saved:
     from equiv_probe.grid_report import GridAudit
     from equiv_probe.report import Report
     from equiv_probe.sampler_report import SamplerAudit
+    from equiv_probe.saved_curvature import SavedCurvature
+    from equiv_probe.saved_line import SavedLine
 
+    kinds = {"sampler": SamplerAudit, "cube": GridAudit, "matrix": SavedCurvature, "direction": SavedLine}
     names = set(stored) if isinstance(stored, dict) else set()
-    if "sampler" in names:
-        return SamplerAudit.from_dict(stored)
-    return GridAudit.from_dict(stored) if "cube" in names else Report.from_dict(stored)
+    kind: Any = next((kind for name, kind in kinds.items() if name in names), Report)
+    found: Saved = kind.from_dict(stored)
+    return found
 
 
 def read(path: str | Path, from_dict: Callable[[Any], Any]) -> Any:

@@ -70,6 +70,20 @@ _OVER = {
     "outside": COUNT,
     "bins": [{"low": COUNT, "high": COUNT, "structures": COUNT, **_LOSSES, **_SHARE}],
 }
+_GRADIENT = dict.fromkeys(
+    ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine", "squared_mean", "squared_equiv", "inner"), NUMBER
+)
+_GRADIENTS = {
+    "over": TEXT,
+    "groups": Each({
+        "parameters": NUMBER,
+        "units": COUNT,
+        **_GRADIENT,
+        **{f"{name}_stderr": NUMBER for name in _GRADIENT},
+        **{f"{name}_interval": _SPAN for name in _GRADIENT},
+    }),
+    "history?": [Each(NUMBER)],
+}  # fmt: skip
 REPORT = {
     "model": TEXT,
     "source": TEXT,
@@ -82,6 +96,7 @@ REPORT = {
     "complete?": FLAG,
     "history?": [{"step?": NUMBER, "stage?": TEXT, "output?": TEXT}],
     "over?": [_OVER],
+    "gradients?": Each(_GRADIENTS),
 }
 
 

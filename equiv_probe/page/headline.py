@@ -39,6 +39,7 @@ class Headline:
         span: its 95 % interval as text, or empty.
         meaning: what the number is.
         beside: comparisons, one sentence each.
+        question: that it answers.
     """
 
     about: str
@@ -49,6 +50,7 @@ class Headline:
     span: str
     meaning: str
     beside: list[str] = field(default_factory=list)
+    question: str = "Is it broken?"
 
 
 def headline(report: Report) -> Headline | None:

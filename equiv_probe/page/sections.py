@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from equiv_probe import angular_plots, plots, trajectory_plots
-from equiv_probe.page import viewer
+from equiv_probe.page import gradient_sections, viewer
 from equiv_probe.page.headline import headline
 from equiv_probe.page.views import Figures, View
 from equiv_probe.report_table import number
@@ -54,6 +54,9 @@ def view(report: Report, key: str = "r0", *, brief: bool = False) -> View:
         _kind(figures, found, top.about)
     if not brief:
         _time(figures, report)
+        found.gradients = gradient_sections.sentences(report)
+        found.tables = gradient_sections.tables(report)
+        gradient_sections.add(figures, report)
     found.figures = figures.by_section
     return found
 

@@ -9,7 +9,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.page.figures import svg
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from markupsafe import Markup
     from matplotlib.axes import Axes
@@ -32,6 +32,16 @@ class Figure:
     main: bool = True
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A table, its title for those who do not see it, and the sentence above it."""
+
+    title: str
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 @dataclass
 class View:
     """One measurement on a page.
@@ -47,7 +57,9 @@ class View:
         losses: measurements of a loss.
         end_points: of the audit of a sampler.
         numbers: rows of the audit of a model of grids.
-        figures: by section: share, where, kind, time.
+        gradients: what was found of those of a run, in words by output.
+        tables: of gradients, of curvatures, of a line.
+        figures: by section: share, where, kind, time, gradients.
         worst: records of the structures that are worst in what the headline is about, and of those that can be shown
             in 3D since they are worst in something else; the worst first.
         places: of those that can be shown, by their place in ``worst``: the place in the viewer's dataset.
@@ -70,6 +82,8 @@ class View:
     losses: list[Measured] = field(default_factory=list)
     end_points: list[EndPoints] = field(default_factory=list)
     numbers: list[dict[str, Any]] = field(default_factory=list)
+    gradients: dict[str, str] = field(default_factory=dict)
+    tables: list[Rows] = field(default_factory=list)
     figures: dict[str, list[Figure]] = field(default_factory=dict)
     worst: list[dict[str, Any]] = field(default_factory=list)
     places: dict[int, int] = field(default_factory=dict)

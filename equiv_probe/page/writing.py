@@ -20,11 +20,13 @@ from markupsafe import Markup
 from equiv_probe.comparison import p_value
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.grid_report import GridAudit
-from equiv_probe.page import grid_sections, sampler_sections, sections, viewer
+from equiv_probe.page import curvature_sections, grid_sections, line_sections, sampler_sections, sections, viewer
 from equiv_probe.page.figures import svg
 from equiv_probe.plots import contrast as contrast_plot
 from equiv_probe.report_table import interval, number, over, shown
 from equiv_probe.sampler_report import SamplerAudit
+from equiv_probe.saved_curvature import SavedCurvature
+from equiv_probe.saved_line import SavedLine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +46,7 @@ def page(reports: Sequence[Saved], title: str = "") -> str:
     """One self-contained page of one or more reports.
 
     Args:
-        reports: to show, one after the other: also audits of samplers and of models of grids.
+        reports: to show, one after the other: also audits of samplers and of models of grids, curvatures and lines.
         title: of the page; the models' names by default.
 
     Returns:
@@ -72,6 +74,10 @@ def _view(report: Saved, key: str, *, brief: bool = False) -> View:
         return sampler_sections.view(report, key, brief=brief)
     if isinstance(report, GridAudit):
         return grid_sections.view(report, key, brief=brief)
+    if isinstance(report, SavedCurvature):
+        return curvature_sections.view(report, key, brief=brief)
+    if isinstance(report, SavedLine):
+        return line_sections.view(report, key, brief=brief)
     return sections.view(report, key, brief=brief)
 
 

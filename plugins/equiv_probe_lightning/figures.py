@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.axes import SIZE
@@ -23,6 +24,10 @@ def figures(report: Report) -> Iterator[tuple[str, Any]]:
 
     draws: dict[str, Any] = {"share": report.plot_share, "history": report.plot_history}
     draws |= {f"{one.stage}_{one.name}_over_{one.over}": one.plot for one in report.over}
+    for output in report.gradients:
+        for value in ("ratio", "cosine"):
+            name = f"gradients_{output.removeprefix('train/')}_{value}"
+            draws[name] = partial(report.plot_gradients, value, output)
     for name, draw in draws.items():
         figure = Figure(figsize=SIZE, layout="constrained")
         try:

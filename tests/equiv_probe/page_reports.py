@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from equiv_probe.estimates import Sums
+from equiv_probe.gradients import grouped, of_blocks
+from equiv_probe.live_gradients import LiveGradients
 from equiv_probe.report import Labelled, Measured, Report
 
 NAN = math.nan
@@ -159,3 +161,35 @@ def dynamics(explained: bool = True) -> Report:
     ]  # fmt: skip
     rows[2]["forces_rms_meV_per_A"], rows[4]["forces_rms_meV_per_A"] = 90.0, 110.0  # measured at some steps only
     return run_report(history=rows)
+
+
+def gradients(
+    ratio: float = 0.5, cosine: float = 0.0, noise: float = 0.05, groups: tuple[str, ...] = ("encoder",), seed: int = 0
+) -> dict[str, Any]:
+    """Gradients of a run as its report holds them, with their history: noisy copies of a pair of this kind.
+
+    Args:
+        ratio: ``‖∇L_equiv‖ / ‖∇L_mean‖`` without noise; ``∇L_mean`` has length one.
+        cosine: of the angle between them.
+        noise: standard deviation of every entry, there are four for each group.
+        groups: of parameters.
+        seed: of the noise.
+    """
+    random = np.random.default_rng(seed)
+    count = len(groups)
+    mean = np.tile([1.0, 0.0, 0.0, 0.0], count) / math.sqrt(count)
+    equiv = ratio * np.tile([cosine, math.sqrt(1 - cosine**2), 0.0, 0.0], count) / math.sqrt(count)
+    parameters = {f"{name}.weight": torch.zeros(4) for name in groups}
+    live = LiveGradients(True, lambda name: name.rpartition(".")[0], 20)
+    history = []
+    for step in range(8):
+        rows = [
+            [[torch.tensor(part) for part in np.split(one + noise * random.normal(size=4 * count), count)]
+             for _ in range(3)] for one in (mean, equiv)
+        ]  # fmt: skip
+        live.add("loss", of_blocks(rows[0], rows[1], parameters, grouped(parameters, live.groups)))
+        values = live.values(live.latest())
+        history.append({"step": 50 * step, **{key.removeprefix("loss/"): float(v) for key, v in values.items()}})
+    found = live.shown()
+    found["train/loss"]["history"] = history
+    return found

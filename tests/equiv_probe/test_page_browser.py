@@ -14,14 +14,17 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+import equiv_probe as ep
 from equiv_probe.comparison import compare
 from equiv_probe.page import comparison_page, fragment, page
 from equiv_probe.report_table import shown
 
-from .page_reports import audit_report, measured, run_report, structure
+from .page_reports import audit_report, gradients, measured, run_report, structure
+from .planted_losses import linear, perceptron
 from .samplers import quiet
 from .test_audit_pages import grid, hostile_grid, hostile_sampler, path
 from .test_grids_audit import gaussian
+from .test_landscape_pages import hostile_saved
 from .test_page import HOSTILE, hostile
 
 if TYPE_CHECKING:
@@ -172,13 +175,18 @@ def test_the_policy_stops_what_would_slip_through(browser: Any, tmp_path: Path) 
 
 @pytest.fixture(scope="module")
 def audits() -> list[Any]:
-    """Of a sampler and of a model of grids."""
-    return [quiet(path, (4, 3, 3), path=True), grid(gaussian(0.5, 1.2, 1.2), labels=True)]
+    """Of a sampler and of a model of grids; a curvature and a line."""
+    landscape = (
+        ep.curvature([perceptron(), perceptron()], progress=False, losses=("mean", "equiv")),
+        ep.along_line(linear(), seed=3, progress=False),
+    )
+    audited = (quiet(path, (4, 3, 3), path=True), grid(gaussian(0.5, 1.2, 1.2), labels=True))
+    return [*audited, *(one.saved() for one in landscape)]
 
 
 def test_pages_of_audits_open_fit_and_fetch_nothing(browser: Any, tmp_path: Path, audits: list[Any]) -> None:
     """Nor do names in them do anything, also without the policy."""
-    makers = (hostile_sampler, hostile_grid)
+    makers = (hostile_sampler, hostile_grid, hostile_saved, hostile_saved)
     hacked = page([make(audit, text) for text in HOSTILE for make, audit in zip(makers, audits, strict=True)])
     for html in (page(audits), hacked.replace('http-equiv="Content-Security-Policy"', 'name="none"')):
         for width in (360, 1280):
@@ -209,6 +217,8 @@ def test_pages_of_audits_print_whole(browser: Any, tmp_path: Path, audits: list[
         ("Over samples: end points", "deviation of end points, Å"),
         ("Beside their floors", "√L_equiv, unit of the output"),
         ("Against the angle", "angle of the rotation, degrees"),
+        ("Ratio of condition numbers", "κ(L_mean) / κ(L_equiv)"),
+        ("Away from where it is", "|L(t) − L(0)|"),
     ):  # the first and the last line of a figure, on one sheet
         assert any(title in text and label in text for text in pages), title
     for sheet in sheets:
@@ -223,7 +233,7 @@ def test_it_fits_the_screen(browser: Any, tmp_path: Path, width: int) -> None:
     size = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     long = "a/very/long/path/without/any/space/to/break/it/" * 3
-    reports = [audit_report(model=long, source=long), run_report()]
+    reports = [audit_report(model=long, source=long), run_report(gradients=gradients(groups=(long, "head")))]
     try:
         for html in (page(reports), comparison_page(compare([reports[0], reports[0]], [long, "b"]))):
             opened(browser, tmp_path, html)
@@ -238,7 +248,7 @@ def test_it_fits_the_screen(browser: Any, tmp_path: Path, width: int) -> None:
 
 
 def test_it_is_dark_where_that_is_wished_and_light_on_paper(browser: Any, tmp_path: Path) -> None:
-    opened(browser, tmp_path, page([run_report()]))
+    opened(browser, tmp_path, page([run_report(gradients=gradients(groups=("encoder", "head")))]))
     brightness = """
         return getComputedStyle(document.querySelector(arguments[0])).getPropertyValue(arguments[1])
             .match(/\\d+/g).slice(0, 3).map(Number).reduce((a, b) => a + b) / 765
@@ -255,6 +265,12 @@ def test_it_is_dark_where_that_is_wished_and_light_on_paper(browser: Any, tmp_pa
     }.items():
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
         seen[name] = (bright("body", "background-color"), bright("body", "color"), bright("figure svg text", "fill"))
+        inks = browser.execute_script(
+            "return [...document.querySelectorAll('figure svg text, figure svg [style*=\"var(--ink\"]')]"
+            ".map((one) => getComputedStyle(one)).map((s) => s.stroke === 'none' ? s.fill : s.stroke)"
+        )
+        assert len(inks) > 100
+        assert len(set(inks)) == 1  # labels, error bars and markers alike
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
     for name, (ground, text, label) in seen.items():
         assert (ground > 0.9) == (name != "dark")

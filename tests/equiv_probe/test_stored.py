@@ -16,7 +16,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.page import page, viewer, views
 from equiv_probe.report import Report
 
-from .page_reports import audit_report, run_report
+from .page_reports import audit_report, gradients, run_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,7 @@ def stored() -> Any:
                   "mean_stderr": 0.1, "equiv": 0.1, "equiv_stderr": 0.01, "equiv_interval": [0.05, 0.2],
                   "share": 0.1, "share_stderr": 0.01, "share_interval": [0.05, 0.2]}],
     }]  # fmt: skip
+    whole["gradients"] = gradients()
     return json.loads(json.dumps(whole))
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 import equiv_probe as ep
 from equiv_probe.isolation import measuring
+from equiv_probe.report import Report
 from equiv_probe_lightning import EquivarianceCallback
+from equiv_probe_lightning.figures import figures
 
 from .lightning_models import MATRIX, LinearModule, centred, loader, trainer
 from .test_callback_invisible import train
@@ -67,6 +69,11 @@ def test_closed_form_in_logs_and_report(tmp_path: Path) -> None:
     assert stored["groups"]["all"]["ratio"] == pytest.approx(ratio, rel=1e-9)
     assert [entry["step"] for entry in stored["history"]] == [1, 5]
     assert stored["history"][0]["grad_norm_L_equiv"] == pytest.approx(float(equiv) * size[0], rel=1e-9)
+    drawn = dict(figures(Report.load(tmp_path / "report.json")))
+    for value, expected in (("ratio", ratio), ("cosine", 0.0)):
+        (line, _, _) = drawn[f"equiv/figures/gradients_loss_{value}"].axes[0].containers[0].lines
+        assert line.get_xdata().tolist() == [1, 5]
+        assert line.get_ydata() == pytest.approx([expected] * 2, rel=1e-9, abs=1e-9)
 
 
 class ByHand(LinearModule):
