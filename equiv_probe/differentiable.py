@@ -31,7 +31,9 @@ from equiv_probe.gradients import parameters_of
 from equiv_probe.grid_plans import fitting_plan, require_fit
 from equiv_probe.isolation import RandomState, isolated
 from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.orbit_parts import BatchPart, Decomposed, Function, Part, against, answered, as_evaluated
+from equiv_probe.orbit_objectives import against, as_evaluated, require_lists_alike
+from equiv_probe.orbit_parts import BatchPart, Decomposed, Function, Part, answered
+from equiv_probe.orbit_pieces import Piece
 from equiv_probe.orbit_step import StepPart
 from equiv_probe.probe import Probe
 from equiv_probe.rotations import RotationPlan
@@ -329,48 +331,6 @@ class OrbitLoss:
         found._modules = self._modules
         found._weigh()
         return found
-
-
-class Piece:
-    """The share of some structures in the three losses; called, it returns them."""
-
-    def __init__(self, loss: OrbitLoss, part: Part, start: int, stop: int) -> None:
-        self._loss, self._part, self._range = loss, part, (start, stop)
-
-    def __call__(self) -> Decomposed:
-        """The three losses now, 0-d."""
-        return self._loss._part(self._part, *self._range)
-
-    def outputs(self) -> list[Tensor]:
-        """The pulled-back predictions that the losses are functions of.
-
-        Raises:
-            EquivProbeError: a user's step, whose loss is not known.
-        """
-        if not isinstance(self._part, BatchPart):
-            raise EquivProbeError("a user's own step", "a loss of known outputs: OrbitLoss(model, inputs, targets)")
-        return list(self._part.outputs(*self._range, self._loss._chosen(self._part)).values())
-
-    def of_outputs(self, outputs: Sequence[Tensor]) -> Decomposed:
-        """The three losses if the predictions were these."""
-        assert isinstance(self._part, BatchPart)
-        named = dict(zip(self._part.live.known_schema.outputs, outputs, strict=True))
-        sums = self._part.sums_of(named, *self._range, self._loss._chosen(self._part))
-        return self._loss._summed(self._part, sums)
-
-
-def require_lists_alike(batches: list[Any] | None, **given: Any) -> None:
-    """Raise EquivProbeError unless lists stand beside a list of batches, with an entry for each."""
-    if batches is not None and not batches:
-        raise EquivProbeError("an empty list of batches", "at least one batch", "OrbitLoss(model, [batch], ...)")
-    beside = "one batch" if batches is None else f"{len(batches)} batches"
-    for name, value in given.items():
-        if isinstance(value, list) and (batches is None or len(value) != len(batches)):
-            raise EquivProbeError(
-                f"{name} as a list of {len(value)} beside {beside}",
-                "one entry for each of a list of batches",
-                f"{name}=torch.stack({name}) for one batch",
-            )
 
 
 def _ranges(units: list[tuple[Part, int]]) -> list[tuple[Part, int, int]]:
