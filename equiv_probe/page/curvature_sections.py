@@ -122,16 +122,16 @@ def _plain(kind: str) -> str:
 
 def _answer(ratio: Estimate) -> str:
     if ratio.low > 1:
-        return "Yes, L_equiv: plain gradient descent needs fewer steps for it than for L_mean, from these weights."
+        return "Yes, L_equiv: at these weights it is the better conditioned of the two."
     if ratio.high < 1:
-        return "Yes, L_mean: plain gradient descent needs fewer steps for it than for L_equiv, from these weights."
+        return "Yes, L_mean: at these weights it is the better conditioned of the two."
     return "Not that one could tell: the ratio of their condition numbers may be one."
 
 
 def _meaning(start: str) -> str:
     return (
         f"{start} is the largest magnitude of an eigenvalue over the smallest of those that hold 99 % of all curvature "
-        f"({FIRST}); the number of steps of plain gradient descent grows with it."
+        f"({FIRST}); about a minimum, the number of steps of plain gradient descent grows with it."
     )
 
 

@@ -107,8 +107,8 @@ def test_the_command_makes_one_page_of_both(
 @pytest.mark.parametrize(
     ("mean", "equiv", "answer", "ratio"),
     [
-        ((9.0, 3.0, 1.0), (1.0, 1.0, 1.0), "Yes, L_equiv: plain gradient descent needs fewer steps", 9.0),
-        ((2.0, 2.0, 2.0), (8.0, 3.0, 1.0), "Yes, L_mean: plain gradient descent needs fewer steps", 1 / 8),
+        ((9.0, 3.0, 1.0), (1.0, 1.0, 1.0), "Yes, L_equiv: at these weights it is the better conditioned", 9.0),
+        ((2.0, 2.0, 2.0), (8.0, 3.0, 1.0), "Yes, L_mean: at these weights it is the better conditioned", 1 / 8),
         ((4.0, 1.0, 2.0), (8.0, 2.0, 4.0), "Not that one could tell", 1.0),
     ],
     ids=["equiv", "mean", "alike"],
