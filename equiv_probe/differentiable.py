@@ -29,9 +29,11 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.generators import generators_of
 from equiv_probe.gradients import parameters_of
 from equiv_probe.grid_plans import fitting_plan, require_fit
-from equiv_probe.isolation import RandomState
+from equiv_probe.isolation import RandomState, isolated
 from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.orbit_parts import BatchPart, Decomposed, Function, Part, against, answered, as_evaluated
+from equiv_probe.orbit_objectives import against, as_evaluated, require_lists_alike
+from equiv_probe.orbit_parts import BatchPart, Decomposed, Function, Part, answered
+from equiv_probe.orbit_pieces import Piece
 from equiv_probe.orbit_step import StepPart
 from equiv_probe.probe import Probe
 from equiv_probe.rotations import RotationPlan
@@ -55,14 +57,15 @@ class OrbitLoss:
     Called without arguments it returns the three, as 0-d float64 tensors with their graph (without, under
     ``torch.no_grad()``), at the weights that the model has now. Their values are those of
     ``ep.decompose(ep.twirl(model, inputs, schema, plan), targets, loss)``. The model is evaluated in the mode it is in,
-    with the random state of the construction; its buffers and the random state are left as they were.
+    with the random state of the construction: in train mode with the same dropout for every rotation (of pieces with
+    one of their own, and with their own batch statistics). Its buffers and the random state are left as they were.
 
     Args:
         model: called as ``model(inputs)``; a module, or a function of modules.
         inputs: tensor, tuple or dict, one structure or a dense batch, or a batch of a framework's that has an adapter;
             or a list of such batches, which need not fit in memory together.
         targets: a tensor, a dict by output, the name of an input, or a dict of such names; a list of these for a list
-            of batches. None: of squared error ``L_equiv`` alone, the others are NaN.
+            of batches. None: of squared error ``L_equiv`` alone; the others, and their gradients, are NaN.
         schema: representations; None infers them and prints what was assumed.
         plan: None is four tetrahedral replicates, 48 rotations.
         loss: as for :func:`equiv_probe.decompose`.
@@ -108,12 +111,13 @@ class OrbitLoss:
         module = model if isinstance(model, nn.Module) else Function(model)
         modules = [module] if module is model else [module, *modules_of(model)]
         batches = inputs if isinstance(inputs, list) else [inputs]
+        require_lists_alike(batches if isinstance(inputs, list) else None, targets=targets, weights=weights, mask=mask)
         if adapter is None:
             adapter = adapter_for(module, (batches[0],), {})
             if type(adapter) is CallAdapter and schema is not None and not isinstance(batches[0], Mapping):
                 adapter = InputAdapter(module, list(schema.inputs))
         live = LiveOrbit(module, schema, center, adapter=adapter, stack=stack)
-        state = RandomState.now(generators_of(modules))
+        state = live.start = RandomState.now(generators_of(modules))
         parts: list[Part] = []
         for k, batch in enumerate(batches):
             call = live.keep((batch,), {})
@@ -139,7 +143,7 @@ class OrbitLoss:
                 )
             )
         named = parameters_of(modules) if parameters is None else None
-        self._begin(parts, named or dict(parameters or {}), chunk)
+        self._begin(parts, named or dict(parameters or {}), chunk, modules)
         self.per_structure = per_structure
 
     @classmethod
@@ -166,7 +170,7 @@ class OrbitLoss:
             model: the network whose symmetry is in question, called by the step any number of times.
             step: a closure that returns its loss, or a mapping or tuple of losses; or a list of these, of equal weight.
             plan: as above.
-            name: of the loss; None is the first.
+            name: of the loss; None is ``"loss"``, or else the first.
             schema: representations, as for :class:`equiv_probe.Probe`.
             center: of rotation.
             per_structure: as above; every call of the network must then see the same structures.
@@ -189,12 +193,14 @@ class OrbitLoss:
         ]
         found = cls.__new__(cls)
         modules = [model, *(module for one in steps for module in modules_of(one))]
-        found._begin(parts, dict(parameters) if parameters is not None else parameters_of(modules), 1)
+        found._begin(parts, dict(parameters) if parameters is not None else parameters_of(modules), 1, modules)
         found.per_structure = per_structure
         return found
 
-    def _begin(self, parts: list[Part], parameters: Mapping[str, Tensor], chunk: int) -> None:
-        self._parameters, self.chunk = parameters, chunk
+    def _begin(
+        self, parts: list[Part], parameters: Mapping[str, Tensor], chunk: int, modules: Sequence[nn.Module]
+    ) -> None:
+        self._parameters, self.chunk, self._modules = parameters, chunk, modules
         self._parts: list[tuple[Part, int, int]] = [(part, 0, part.count) for part in parts]
         self._replicates: Sequence[int] | None = None
         self._weigh()
@@ -270,14 +276,16 @@ class OrbitLoss:
         True
         """
         sums: list[Tensor] | None = None
-        for part, start, stop in self._parts:
-            rows = in_chunks(
-                lambda a, b, part=part, start=start: list(of(self._part(part, start + a, start + b))),  # type: ignore[misc]
-                stop - start,
-                self.chunk,
-            )
-            for row in rows:
-                sums = row if sums is None else [one + more for one, more in zip(sums, row, strict=True)]
+        # What is checkpointed is evaluated again in a backward pass, batch norm and all.
+        with isolated(*self._modules):
+            for part, start, stop in self._parts:
+                rows = in_chunks(
+                    lambda a, b, part=part, start=start: list(of(self._part(part, start + a, start + b))),  # type: ignore[misc]
+                    stop - start,
+                    self.chunk,
+                )
+                for row in rows:
+                    sums = row if sums is None else [one + more for one, more in zip(sums, row, strict=True)]
         assert sums is not None
         return sums
 
@@ -320,36 +328,9 @@ class OrbitLoss:
         found = OrbitLoss.__new__(OrbitLoss)
         found._parts, found._replicates = parts, replicates
         found._parameters, found.chunk, found.per_structure = self._parameters, self.chunk, self.per_structure
+        found._modules = self._modules
         found._weigh()
         return found
-
-
-class Piece:
-    """The share of some structures in the three losses; called, it returns them."""
-
-    def __init__(self, loss: OrbitLoss, part: Part, start: int, stop: int) -> None:
-        self._loss, self._part, self._range = loss, part, (start, stop)
-
-    def __call__(self) -> Decomposed:
-        """The three losses now, 0-d."""
-        return self._loss._part(self._part, *self._range)
-
-    def outputs(self) -> list[Tensor]:
-        """The pulled-back predictions that the losses are functions of.
-
-        Raises:
-            EquivProbeError: a user's step, whose loss is not known.
-        """
-        if not isinstance(self._part, BatchPart):
-            raise EquivProbeError("a user's own step", "a loss of known outputs: OrbitLoss(model, inputs, targets)")
-        return list(self._part.outputs(*self._range, self._loss._chosen(self._part)).values())
-
-    def of_outputs(self, outputs: Sequence[Tensor]) -> Decomposed:
-        """The three losses if the predictions were these."""
-        assert isinstance(self._part, BatchPart)
-        named = dict(zip(self._part.live.known_schema.outputs, outputs, strict=True))
-        sums = self._part.sums_of(named, *self._range, self._loss._chosen(self._part))
-        return self._loss._summed(self._part, sums)
 
 
 def _ranges(units: list[tuple[Part, int]]) -> list[tuple[Part, int, int]]:

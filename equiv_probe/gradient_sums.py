@@ -97,6 +97,11 @@ class GradientSums:
     def __add__(self, other: GradientSums) -> GradientSums:
         return GradientSums(self.sums + other.sums)
 
+    def finite(self) -> GradientSums:
+        """Themselves where they are finite, nothing elsewhere; without waiting for the device."""
+        flat = self.sums.flat()
+        return GradientSums(Sums.from_flat(torch.where(flat.isfinite().all(), flat, torch.zeros_like(flat))))
+
     @property
     def squared_mean(self) -> Estimate:
         """``‖∇L_mean‖²``; negative where it is less than its noise."""
@@ -150,29 +155,30 @@ class GradientSums:
         n = self.sums.count
         m, e, c = (self.sums.first / n).unbind()
         covariance = (self.sums.second / n - torch.outer(self.sums.first / n, self.sums.first / n)) / (n - 1)
-        zero = torch.zeros_like(m)
         a, b = m.sqrt(), e.sqrt()  # NaN of what is negative
         ratio, cosine = b / a, c / (a * b)
-        slopes = {
-            KEYS[0]: (a, (0.5 / a, zero, zero)),
-            KEYS[1]: (b, (zero, 0.5 / b, zero)),
-            KEYS[2]: (ratio, (-ratio / (2 * m), ratio / (2 * e), zero)),
-            KEYS[3]: (cosine, (-cosine / (2 * m), -cosine / (2 * e), 1 / (a * b))),
+        slopes = {  # by place in x: what is not there may be NaN, without labels
+            KEYS[0]: (a, {0: 0.5 / a}),
+            KEYS[1]: (b, {1: 0.5 / b}),
+            KEYS[2]: (ratio, {0: -ratio / (2 * m), 1: ratio / (2 * e)}),
+            KEYS[3]: (cosine, {0: -cosine / (2 * m), 1: -cosine / (2 * e), 2: 1 / (a * b)}),
         }
         found = {}
         for key, (value, slope) in slopes.items():
-            along = torch.stack(slope)
+            terms = [s * t * covariance[i, j] for i, s in slope.items() for j, t in slope.items()]
             found[key] = value
-            found[f"{key}_stderr"] = (along @ covariance @ along).clamp(min=0).sqrt()
+            found[f"{key}_stderr"] = torch.stack(terms).sum().clamp(min=0).sqrt()
         return found
 
     def _linear(self, combination: tuple[float, float, float]) -> Estimate:
-        n = float(self.sums.count)
-        a = self.sums.first.new_tensor(combination)
-        value = float(a @ self.sums.first) / n
+        n, used = float(self.sums.count), [k for k, factor in enumerate(combination) if factor]
+        a, first = self.sums.first.new_tensor(combination)[used], self.sums.first[used]
+        value = float(a @ first) / n if n else math.nan
         if n < 2:
             return Estimate(value)
-        scatter = float(a @ self.sums.second @ a) / n - value**2
+        scatter = float(a @ self.sums.second[used][:, used] @ a) / n - value**2
+        if math.isnan(scatter):
+            return Estimate(value)
         return Estimate.with_interval(value, math.sqrt(max(scatter, 0.0) / (n - 1)), n - 1)
 
     def _shown(self, key: str, scale: str) -> Estimate:

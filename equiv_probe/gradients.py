@@ -63,6 +63,15 @@ class Gradients:
         merged = {name: one + other.groups[name] for name, one in self.groups.items()}
         return Gradients(merged, self.over, self.sizes)
 
+    def to(self, device: torch.device | str) -> Gradients:
+        """On another device."""
+        moved = {name: GradientSums(one.sums.to(device)) for name, one in self.groups.items()}
+        return Gradients(moved, self.over, self.sizes)
+
+    def finite(self) -> Gradients:
+        """Without what is not finite: it counts nothing."""
+        return Gradients({name: one.finite() for name, one in self.groups.items()}, self.over, self.sizes)
+
     @property
     def norm_total(self) -> Estimate:
         """``‖∇L_total‖`` over all parameters."""
@@ -167,8 +176,15 @@ def of_losses(loss: Tensor, parameters: Sequence[Tensor], *, keep: bool = False,
     found = torch.autograd.grad(
         loss, list(parameters), seed, retain_graph=keep, allow_unused=True, materialize_grads=True
     )
-    wider = (one.detach().to(torch.promote_types(one.dtype, torch.float32)) for one in found)
+    real = (_real(one.detach()) for one in found)
+    wider = (one.to(torch.promote_types(one.dtype, torch.float32)) for one in real)
     return [one if scale == 1.0 else one / scale for one in wider]
+
+
+def _real(gradient: Tensor) -> Tensor:
+    """Of what kind a parameter may be, a dense tensor of real numbers: of complex ones both parts."""
+    dense = gradient if gradient.layout == torch.strided else gradient.to_dense()
+    return torch.view_as_real(dense) if dense.is_complex() else dense
 
 
 def of_blocks(
@@ -216,7 +232,8 @@ def grouped(parameters: Mapping[str, Tensor], groups: Groups = None) -> dict[str
         group = label(name)
         if group is not None:
             found[ALL].append(k)
-            found.setdefault(group, []).append(k)
+            if group != ALL:
+                found.setdefault(group, []).append(k)
     if not found[ALL]:
         raise EquivProbeError(f"groups that hold none of {list(parameters)}", "at least one parameter", "groups=None")
     return found

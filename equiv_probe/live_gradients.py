@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimates import Sums
 from equiv_probe.gradient_sums import GradientSums
 from equiv_probe.gradients import Gradients, grouped, of_blocks, of_losses, parameters_of
-from equiv_probe.isolation import rank
-from equiv_probe.orbit_step import replay_attached
+from equiv_probe.isolation import isolated, rank
+from equiv_probe.orbit_step import loss_among, replay_attached
 from equiv_probe.rotations import RotationPlan
 from equiv_probe.turning import draw
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from equiv_probe.substitution import Recorded
 
 USUAL = 500
-"""Steps between two measurements: with 6 rotations a measurement costs about as much as 15 training steps, so 3 %."""
+"""Steps between two measurements: with 6 rotations one costs about as much as 15 training steps, so 3 %; of steps of a
+few milliseconds, in which the calls themselves count, 25."""
 BLOCKS = 3
 """The fewest that give error bars."""
 HALF_SCALE = 2.0**12
@@ -52,6 +54,7 @@ class LiveGradients:
         self.recent: dict[str, deque[Gradients]] = {}
         self.everything: dict[str, Gradients] = {}
         self.notes: list[str] = []
+        self._new: dict[str, Gradients] = {}
 
     def measure(
         self,
@@ -83,11 +86,17 @@ class LiveGradients:
         members, given = grouped(every, self.groups), list(every.values())
         counts = {live.structures(one.call.inputs).count for one in recorded}
         own = len(counts) == 1 if per_structure is None else per_structure
+        if own and len(counts) > 1:
+            raise EquivProbeError(
+                f"calls of {sorted(counts)} structures in one step", "the same structures", "per_structure=False"
+            )
         inputs = recorded[0].call.inputs
         device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
         scale = 1.0 if all(one.dtype == torch.float64 for one in given) else HALF_SCALE
         name, mean, equiv = "", [], []
-        with torch.enable_grad(), without_hooks(given):
+        # Isolated as a whole: what is checkpointed is evaluated again, batch norm and all, in the backward pass.
+        aside = isolated(module, live.network, *protect, gradients=True)
+        with torch.enable_grad(), without_hooks(given), aside:
             for _ in range(BLOCKS):
                 rotations = draw(plan, generator, next(iter(counts)) if own else None)
                 rotations = rotations.to(device, non_blocking=True)
@@ -101,16 +110,23 @@ class LiveGradients:
                     before=before,
                     protect=protect,
                 )
-                name = name or next(iter(found))
-                one = found[name]
+                name = name or loss_among(found)
+                one = found.pop(name)
                 mean.append(of_losses(one.mean, given, keep=True, scale=scale))
                 # Kept too: what the step names from outside of it may hang on the user's own graph.
                 equiv.append(of_losses(one.equiv, given, keep=True, scale=scale))
+                del found, one  # their graph, before the next one is made
         self.add(name, of_blocks(mean, equiv, every, members))
 
     def add(self, name: str, found: Gradients) -> None:
-        """Take in a measurement of one output."""
+        """Take in a measurement of one output; what is not finite does not count."""
+        found = found.finite()
+        device = next(iter(found.groups.values())).sums.first.device
+        if name in self.everything:  # a checkpoint was read onto another device
+            self.everything[name] = self.everything[name].to(device)
+            self.recent[name] = deque((one.to(device) for one in self.recent[name]), maxlen=self.window)
         self.recent.setdefault(name, deque(maxlen=self.window)).append(found)
+        self._new[name] = found
         known = self.everything.get(name)
         same = known is not None and known.groups.keys() == found.groups.keys()
         self.everything[name] = known + found if known is not None and same else found
@@ -118,6 +134,11 @@ class LiveGradients:
     def latest(self) -> dict[str, Gradients]:
         """The last measurement of each output."""
         return {name: rows[-1] for name, rows in self.recent.items()}
+
+    def new(self) -> dict[str, Gradients]:
+        """What was measured since this was asked last: nothing, where it could not be."""
+        found, self._new = self._new, {}
+        return found
 
     def shown(self, recent: Mapping[str, Sequence[Gradients]] | None = None) -> dict[str, Any]:
         """For a report, by ``train/<output>``: plain numbers over the latest measurements; waits for the device.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equiv_probe.adapters import Adapter, Part, Rebuild
+    from equiv_probe.isolation import RandomState
     from equiv_probe.measurement import Measurement
     from equiv_probe.objectives import Evaluate
     from equiv_probe.rotations import RotationPlan
@@ -72,6 +73,8 @@ class LiveOrbit:
         self._seen: set[str] = set()
         self._stacks = stack
         self._differentiates = False
+        self.start: RandomState | None = None
+        """Random state in which copies that do not share a pass are evaluated each; None: as it comes."""
         self.on_answer: Callable[[Any], object] | None = None
         """Shown every answer of the network as it came, for whoever needs its container."""
 
@@ -266,7 +269,11 @@ class LiveOrbit:
         self, call: Call, turned: Mapping[str, Tensor], count: int, *, attached: bool = False
     ) -> dict[str, Tensor]:
         """Raw outputs of copies, one pass each, ``(C, *S)``."""
-        each = [self._one(call, _copy(call, turned, k, attached=attached), attached=attached) for k in range(count)]
+        each = []
+        for k in range(count):
+            if self.start is not None:
+                self.start.restore()
+            each.append(self._one(call, _copy(call, turned, k, attached=attached), attached=attached))
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
     def _together(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

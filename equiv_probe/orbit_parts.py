@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -14,20 +13,20 @@ from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.isolation import RandomState, isolated
 from equiv_probe.losses import PointwiseLoss
-from equiv_probe.measurement import Objective, measure
+from equiv_probe.measurement import measure
 from equiv_probe.orbit import Orbit
+from equiv_probe.orbit_objectives import parted
 from equiv_probe.parting import differentiating
 from equiv_probe.rotations import RotationPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
     from equiv_probe.capture import Call
     from equiv_probe.live_orbit import LiveOrbit
-    from equiv_probe.losses import AnyLoss
-    from equiv_probe.objectives import Evaluate
+    from equiv_probe.orbit_objectives import Found, Objectives
     from equiv_probe.turning import Structures
 
 
@@ -62,10 +61,6 @@ class Part(Protocol):
         ...
 
 
-Found = tuple[dict[str, Objective], Mapping[str, float]]
-"""Losses and their coefficients."""
-Objectives = Callable[[Orbit, "Call", "Structures", Callable[[Any], Any]], Found]
-"""Of an orbit of some structures, its losses; and what takes these structures' share of a tensor of the whole batch."""
 _TWO = RotationPlan("haar", replicates=2)
 
 
@@ -132,7 +127,7 @@ class BatchPart:
             equiv = (weight * estimate.equiv).sum()
             total = (weight * estimate.total).sum()
             if not objective.labelled:
-                total = torch.full_like(total.detach(), torch.nan)
+                total = equiv * torch.nan  # and its gradient, and that of L_mean
             self._require_graph(name, equiv)
             sums[name] = Decomposed(total, total - equiv, equiv)
         return sums
@@ -226,53 +221,6 @@ class BatchPart:
     def _number_of_structures(self) -> int:
         index = self.structures.index
         return self.structures.count if index is None else int(index.max()) + 1
-
-
-def parted(value: Any, count: int, which: slice | None) -> Any:
-    """Some structures' share of a tensor whose first axis counts them; anything else as it is."""
-    if which is None or not (isinstance(value, torch.Tensor) and value.ndim and len(value) == count):
-        return value
-    return value[which]
-
-
-def against(
-    targets: Any,
-    loss: AnyLoss | Mapping[str, AnyLoss],
-    *,
-    weights: Any,
-    mask: Any,
-    coefficients: Mapping[str, float] | None,
-) -> Objectives:
-    """Losses against targets, as :func:`equiv_probe.decompose` takes them; a target may be the name of an input."""
-
-    def share_of(values: Any, call: Call, share: Callable[[Any], Any]) -> Any:
-        if isinstance(values, Mapping):
-            return {name: share_of(value, call, share) for name, value in values.items()}
-        if isinstance(values, str):
-            if not isinstance(call.inputs.get(values), torch.Tensor):
-                raise EquivProbeError(f"inputs {sorted(call.inputs)}", f"the label {values!r} among them")
-            return call.inputs[values]
-        return share(values)
-
-    def objectives(orbit: Orbit, call: Call, structures: Structures, share: Callable[[Any], Any]) -> Found:
-        labels, own, counts = (share_of(values, call, share) for values in (targets, weights, mask))
-        layout = "leading" if structures.layout == "leading" else None
-        found = Objective.of(orbit, labels, loss, structures=layout, weights=own, mask=counts)
-        return found, {name: (coefficients or {}).get(name, 1.0) for name in found}
-
-    return objectives
-
-
-def as_evaluated(evaluate: Evaluate) -> Objectives:
-    """The losses that the probe would measure in a call; see :data:`equiv_probe.objectives.Evaluate`."""
-
-    def objectives(orbit: Orbit, call: Call, structures: Structures, share: Callable[[Any], Any]) -> Found:
-        del share  # labels are among the inputs
-        found = evaluate(call.inputs, orbit.identity, structures, orbit.schema)
-        factors = found.factors or dict.fromkeys(found.parts, 1.0)
-        return {name: found.parts[name] for name in factors}, factors
-
-    return objectives
 
 
 def answered(live: LiveOrbit, call: Call, modules: Sequence[nn.Module]) -> Any:

@@ -97,6 +97,11 @@ def numbers_of(result: Any, *, attached: bool) -> dict[str, Tensor]:
     return found or {name: wide(value).mean() for name, value in entries.items() if value.ndim == 1}
 
 
+def loss_among(numbers: Mapping[str, Any]) -> str:
+    """The number that is differentiated where nobody says which: ``"loss"``, or else the first."""
+    return "loss" if "loss" in numbers else next(iter(numbers))
+
+
 class StepPart:
     """A step of the user's own, deterministic: the random state before it is put back every time.
 
@@ -104,7 +109,7 @@ class StepPart:
         probe: on the network whose symmetry is in question.
         step: the closure.
         plan: of the rotations.
-        name: of the number that is decomposed; None is the first.
+        name: of the number that is decomposed; None is ``"loss"``, or else the first.
         generator: source of the rotations; None uses the plan's seed.
         per_structure: turn every structure by rotations of its own.
     """
@@ -130,7 +135,7 @@ class StepPart:
             raise EquivProbeError(
                 f"a step that returned the numbers {sorted(found)}", f"{name or 'its loss'!r} among them", "return loss"
             )
-        self.name = name or next(iter(found))
+        self.name = name or loss_among(found)
         self.weights: Mapping[str, Tensor] = {self.name: found[self.name].new_ones(1)}
         self.factors: Mapping[str, float] = {self.name: 1.0}
         self.count = 1

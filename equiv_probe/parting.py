@@ -157,8 +157,9 @@ class Differentiable(TorchFunctionMode):
     """Lets a step's loss be differentiated twice, unseen.
 
     Tensors made in inference mode, as evaluation batches are, cannot be saved for a backward pass: clones of them can.
-    Hooks that the step puts on its tensors are for the user's own backward pass, and are left out. Where the step hands
-    numbers to NumPy, as evaluation steps do without a thought of gradients, it hands them over detached.
+    Hooks that the step puts on its tensors are for the user's own backward pass, and are left out; and so is that pass,
+    where the step goes backward itself. Where it hands numbers to NumPy, as evaluation steps do without a thought of
+    gradients, it hands them over detached.
     """
 
     def __init__(self) -> None:
@@ -167,7 +168,7 @@ class Differentiable(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        if function in {torch.Tensor.register_hook, torch.Tensor.retain_grad}:
+        if function in {torch.Tensor.register_hook, torch.Tensor.retain_grad, torch.Tensor.backward}:
             return None
         args, kwargs = tree_map(self._ordinary, (args, kwargs or {}))
         if function in (torch.Tensor.numpy, torch.Tensor.__array__):

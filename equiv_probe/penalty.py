@@ -14,6 +14,7 @@ weight of one of its parts: ``L_total + λ L_equiv = L_mean + (1 + λ) L_equiv``
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,18 +23,20 @@ from torch import nn
 from equiv_probe.adapters import CallAdapter, InputAdapter, adapter_for
 from equiv_probe.capture import Call, read_outputs, wide
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.generators import generators_of
 from equiv_probe.grid_plans import require_fit
-from equiv_probe.isolation import unobserved
+from equiv_probe.isolation import RandomState, measuring, unobserved
 from equiv_probe.live_orbit import LiveOrbit
 from equiv_probe.measurement import measure
 from equiv_probe.objectives import label_free
 from equiv_probe.orbit import Orbit
 from equiv_probe.orbit_parts import Function, answered
 from equiv_probe.rotations import RotationPlan
+from equiv_probe.touched import modules_of
 from equiv_probe.turning import draw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -50,12 +53,14 @@ class EquivariancePenalty:
     gradient is unbiased likewise; the mean is over atoms and components, as in ``mse_loss``, and the sum over outputs.
 
     Cost: two further forward passes and their part of the backward pass, where plain training has one of each: a step
-    takes about three times as long, and twice with ``prediction=``. On a small force-field transformer on a CPU: see
-    ``tests/benchmarks/bench_penalty.py``.
+    takes about three times as long, and twice with ``prediction=``, and 5 ms more on a CPU for turning and averaging;
+    see ``tests/benchmarks/bench_penalty.py``. What is compiled runs eagerly here, and what is wrapped for data-parallel
+    training without its wrapper: the penalty belongs into one ``backward()`` with a loss of the wrapped model's own.
 
     Args:
-        model: called as ``model(batch)``; a module, or a function of modules. Its mode, its buffers and the random
-            state are those of the training: the passes of the penalty are ordinary passes.
+        model: called as ``model(batch)``; a module, or a function of modules. Its mode and its buffers are those of the
+            training: batch norm, for one, counts the batch once more with every pass. All passes have the same dropout,
+            so that it is no asymmetry; not that of a ``prediction=``, whose noise the penalty then includes.
         schema: representations; None infers them at the first call, and prints what was assumed.
         plan: of R ≥ 2 replicates; None is two Haar rotations. More make the estimate more precise.
         outputs: names, or coefficients by name; None is all outputs of the schema, with one each.
@@ -83,11 +88,15 @@ class EquivariancePenalty:
         self._options: dict[str, Any] = {"center": center, "stack": stack}
         self._schema, self._adapter = schema, adapter
         self._live: LiveOrbit | None = None
+        self._generators: list[Any] | None = None
 
     def __call__(
         self, batch: Any, weight: float = 1.0, *, generator: torch.Generator | None = None, prediction: Any = None
     ) -> Tensor:
-        """The penalty, ``()``, in the precision of the outputs, with its graph.
+        """The penalty, ``()``, in the precision of the outputs, at least single, with its graph.
+
+        In a step that a probe or :meth:`OrbitLoss.of_step` runs again it is zero: what they decompose is the loss
+        without the penalty.
 
         Args:
             batch: what the model is called with: a tensor, tuple or dict, or a framework's batch.
@@ -105,17 +114,20 @@ class EquivariancePenalty:
             cuda = device.type == "cuda"
             generator = torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
         rotations = draw(plan, generator, structures.count).to(device, non_blocking=True)
+        if measuring():  # the rotations were drawn, so that whatever is drawn after them is the same
+            return torch.zeros((), device=device)
         rotations = live.alike_turned_alike(call.inputs, rotations)
         known = None if prediction is None else self._known(prediction, schema)
         flat = (rotations if known is None else rotations[1:]).flatten(0, 1)
-        with unobserved():
+        with unobserved(), self._from_one_state(live):
             chunk = live.copies_at_once(structures, call.inputs)
             # Where nobody asks for gradients, models whose forces are derivatives still need them inside.
             evaluate = live.attached if torch.is_grad_enabled() else live.pulled_back
             rows = [evaluate(call, structures, flat[a : a + chunk]) for a in range(0, len(flat), chunk)]
         rows = rows if known is None else [{name: v[None] for name, v in known.items()}, *rows]
         values = {name: torch.cat([row[name] for row in rows]) for name in schema.outputs}
-        dtype = next(iter(values.values())).dtype
+        # Under autocast, as mean squared errors are: a scaled loss does not fit into half precision.
+        dtype = torch.promote_types(next(iter(values.values())).dtype, torch.float32)
         table = {name: wide(v).reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in values.items()}
         about = {name: v[0, 0].detach() for name, v in table.items()}
         orbit = Orbit.from_values(table, about, schema, plan, rotations)
@@ -125,6 +137,19 @@ class EquivariancePenalty:
             measured = measure(orbit, objectives.parts[name], live=True)
             total = total + factor * (measured.estimate.equiv * measured.weight).sum() / measured.weight.sum()
         return (weight * total).to(dtype)
+
+    @contextmanager
+    def _from_one_state(self, live: LiveOrbit) -> Iterator[None]:
+        """The same random state for every pass, so that dropout is no asymmetry; and for what comes after them."""
+        if self._generators is None:
+            named = modules_of(self._module.function) if isinstance(self._module, Function) else []
+            self._generators = generators_of([self._module, *named])
+        live.start = RandomState.now(self._generators)
+        try:
+            yield
+        finally:
+            live.start.restore()
+            live.start = None
 
     @property
     def _ready(self) -> LiveOrbit:

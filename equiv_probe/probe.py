@@ -124,7 +124,8 @@ class Probe:
         gradients: measure the gradients of ``L_mean`` and ``L_equiv`` by the parameters too, in training steps that go
             through :meth:`step`: every so many, or a cadence as ``every``; True is every 500th. The step is run again
             with the graph kept, in three blocks of two rotations; that costs about as much as 15 training steps, 3 % at
-            that cadence.
+            that cadence (25 steps of a few milliseconds). They are those of the step's own batch, noise of the batch
+            included.
         groups: of parameters, as for :func:`equiv_probe.gradients`.
 
     Raises:
@@ -370,7 +371,9 @@ class Probe:
         Args:
             step: a closure that calls the model and returns its loss, or a mapping or tuple of losses; an empty mapping
                 if there is none, and then ``L_equiv`` of the model's outputs is measured, without labels. It must not
-                change the weights: ``backward()`` and ``optimizer.step()`` come after it.
+                change the weights: ``backward()`` and ``optimizer.step()`` come after it. It is run again when that is
+                due: what the caller needs of it, a prediction for one, it returns; a variable outside would be left as
+                the last run left it.
             stage: the name to keep the estimates under; None is ``"train"`` or ``"val"``, by the model's mode.
             replay: False for a step that cannot be run again, because it changes the weights or takes its batch from an
                 iterator: the outputs of the model's first call are measured, without labels.

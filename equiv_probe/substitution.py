@@ -100,6 +100,7 @@ class Player:
         self._known: list[dict[tuple[int, int], dict[str, Tensor]]] = [{} for _ in recorded]
         if first is not None:  # what is known of the first call's first rotation
             self._known[0][0, 0] = first
+        self._others: list[dict[str, Tensor]] = [{} for _ in recorded]
         self._operator: Operator = ()
         self._place = 0
         self._original = module.forward
@@ -179,12 +180,41 @@ class Player:
         own = read_outputs(one.raw, self.live.known_schema)  # outside of the ball of a grid, what the user's run had
         start = RandomState.now() if beyond else one.before
         values = self._average(call, known, start, own, attached=attached)
+        others = self._others[place] if not beyond and known is self._known[place] else {}
+        beside = self._beside(others, call, one, start)
         self.separable &= not (attached or beyond)
         if self.keeps and self.leaves is None and not attached:
             self.kept.setdefault(self._operator, []).append(values)
         if one.after is not None and not beyond:
             one.after.restore()
-        return self._answer(self.live.dicts(args, kwargs), one, values, attached)
+        return self._answer(self.live.dicts(args, kwargs), one, values, beside, attached)
+
+    def _beside(self, known: dict[str, Tensor], call: Call, one: Recorded, start: RandomState) -> Mapping[str, Tensor]:
+        """What the network answers beside what is measured, on a graph of ours: it may hang on the same weights.
+
+        What it only left behind in the dict it was given (layers' features) is not counted among its answers.
+
+        Args:
+            known: what it answered to the same before, to be filled.
+            call: what it is asked.
+            one: that call in the user's own run.
+            start: the random state before that.
+        """
+        assert self.live.schema is not None
+        if not (self.graph and torch.is_grad_enabled()):
+            return {}
+        outputs = self.live.schema.outputs
+        held = {} if one.own is None else one.call.dicts[one.own][1]
+        given = {n: v for n, v in all_outputs(one.raw, list(outputs)).items() if n not in outputs}
+        given = {n: v for n, v in given.items() if isinstance(v, torch.Tensor) and v is not held.get(n)}
+        wanted = [n for n, v in given.items() if v.requires_grad]
+        if wanted and not known:
+            start.restore()
+            fresh = {n: v.clone() if isinstance(v, torch.Tensor) else v for n, v in call.inputs.items()}
+            args, kwargs = call.rebuild(fresh)
+            found = all_outputs(self.live.network(*args, **kwargs), list(outputs))
+            known.update({n: found[n] for n in wanted})
+        return known
 
     def _repeated(self, place: int, now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
         """Whether a call asks what it asked in the user's own run, to the last bit."""
@@ -249,7 +279,14 @@ class Player:
             ).to(like.dtype)
         return averaged
 
-    def _answer(self, own: list[dict[str, Any]], one: Recorded, values: dict[str, Tensor], attached: bool) -> Any:
+    def _answer(
+        self,
+        own: list[dict[str, Any]],
+        one: Recorded,
+        values: dict[str, Tensor],
+        beside: Mapping[str, Tensor],
+        attached: bool,
+    ) -> Any:
         """The answer in the network's own form; also in the caller's dicts, if the network writes there."""
         schema = self.live.schema
         assert schema is not None
@@ -261,7 +298,7 @@ class Player:
             given = read_outputs(one.raw, schema)
             values = {n: v.detach().requires_grad_(given[n].requires_grad) for n, v in values.items()}
         if not attached or self.graph:  # the step may write into its answer: not into what is kept, nor into a leaf
-            values = {n: v.clone() for n, v in values.items()}
+            values = {n: v.clone() for n, v in {**values, **beside}.items()}
         for mine, left, (_, held) in zip(own, one.left, one.call.dicts, strict=False):
             mine.update({name: self._apart(value) for name, value in left.items() if name not in mine})
             # What the network wrote; a label of the same name stays what it was.

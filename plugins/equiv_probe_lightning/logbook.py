@@ -77,10 +77,10 @@ class Logbook:
         if self.fresh_gradients:
             self.fresh_gradients = False
             assert probe.gradients is not None
-            latest = probe.gradients.latest()
+            found = probe.gradients.new()  # nothing, where it failed: what was measured before is not logged again
             if not self._places:
-                self._places = ranks.places_of(latest)
-            values = probe.gradients.values(ranks.of_gradients(latest, self._places))
+                self._places = ranks.places_of(found)
+            values = probe.gradients.values(ranks.of_gradients(found, self._places, module.device))
             self._gradients = {f"equiv/train/{name}": value for name, value in values.items()}
             if self._gradients:
                 self._gradient_history.append((trainer.global_step, values))

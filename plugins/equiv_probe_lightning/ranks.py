@@ -66,7 +66,9 @@ def places_of(latest: Mapping[str, Gradients]) -> list[Place]:
     return list(dict.fromkeys(place for places in gathered(mine) for place in places))
 
 
-def of_gradients(latest: Mapping[str, Gradients], places: Sequence[Place]) -> dict[str, Gradients]:
+def of_gradients(
+    latest: Mapping[str, Gradients], places: Sequence[Place], device: torch.device
+) -> dict[str, Gradients]:
     """The last measurements of gradients over ranks, by one collective of fixed size, without waiting for the device.
 
     Every rank differentiates the loss of its own batch: squared norms are averaged over the ranks' batches.
@@ -74,12 +76,13 @@ def of_gradients(latest: Mapping[str, Gradients], places: Sequence[Place]) -> di
     Args:
         latest: this rank's, by output.
         places: the same on all ranks; what this rank has not measured counts nothing.
+        device: where the collective runs.
     """
     if world() == 1 or not places:
         return dict(latest)
     own = {(name, group): sums.sums.flat() for name, one in latest.items() for group, sums in one.groups.items()}
-    like = next(iter(own.values()), torch.zeros(13, dtype=torch.float64))
-    stacked = torch.stack([own.get(place[:2], torch.zeros_like(like)) for place in places])
+    none = torch.zeros(13, dtype=torch.float64, device=device)
+    stacked = torch.stack([own.get(place[:2], none) for place in places])
     torch.distributed.all_reduce(stacked)
     found: dict[str, Gradients] = {}
     for (name, group, size), row in zip(places, stacked, strict=True):

@@ -88,6 +88,36 @@ def test_exact_where_the_averages_are() -> None:
     assert found["rest"].ratio.value == pytest.approx(found["rest"].norm_equiv.value / found["rest"].norm_mean.value)
 
 
+class Along(nn.Module):
+    """Energies ``Σ (v·x)²``, whose average over rotations is ``‖v‖² Σ ‖x‖² / 3``: both gradients are along v."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.v = nn.Parameter(drawn(3, seed=3))
+
+    def forward(self, pos: Tensor) -> dict[str, Tensor]:
+        return {"energy": (pos @ self.v).square().sum(-1)}
+
+
+@pytest.mark.parametrize("excess", [1.5, -1.5])
+def test_the_sign_of_the_angle(excess: float) -> None:
+    """Where the averaged energy is too large, both losses ask for a shorter v; where too small, L_mean for a longer."""
+    model, x = Along(), drawn(5, 4, 3, seed=1)
+    size, sums = float(model.v.detach().square().sum()), x.square().sum((1, 2))
+    schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"energy": ep.scalar})
+    plan = ep.RotationPlan("icosahedral", replicates=6)  # the square of an energy of degree 2: exact
+    found = ep.gradients(ep.OrbitLoss(model, x, size * sums / 3 - excess, schema, plan))["all"]
+    moment = x.mT @ x
+    traceless = moment - sums[:, None, None] / 3 * EYE
+    m = excess * 4 / 3 * float(sums.mean()) * math.sqrt(size)
+    e = 8 / 15 * size**1.5 * float(traceless.square().sum((1, 2)).mean())
+    assert found.squared_mean.value == pytest.approx(m**2, rel=1e-9)
+    assert found.squared_equiv.value == pytest.approx(e**2, rel=1e-9)
+    assert found.inner.value == pytest.approx(m * e, rel=1e-9)
+    assert found.squared_total.value == pytest.approx((m + e) ** 2, rel=1e-9)
+    assert found.cosine.value == pytest.approx(math.copysign(1.0, excess), rel=1e-9)
+
+
 def test_squares_are_unbiased_and_the_naive_ones_are_not() -> None:
     model, x = Linear(), drawn(2, 2, 3, seed=1)
     y = model.weight().detach().trace() / 3 * x + 0.1 * drawn(2, 2, 3, seed=2)  # L_mean is nearly at its minimum
@@ -194,6 +224,8 @@ def test_merging_and_groups() -> None:
     assert list(by_function.groups) == ["all", "mine"]
     for one in (by_optimizer["matrix"], by_function["mine"], by_function["all"]):
         assert one.ratio.value == pytest.approx(ep.gradients(loss)["rest"].ratio.value)
+    named_all = ep.gradients(loss, lambda name: "all")
+    assert named_all.norm_equiv.value == pytest.approx(ep.gradients(loss).norm_equiv.value)
     with pytest.raises(ep.EquivProbeError, match="groups=None"):
         ep.gradients(loss, lambda name: None)
 

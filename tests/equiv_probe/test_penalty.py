@@ -185,3 +185,85 @@ def test_what_it_refuses() -> None:
     plan = ep.RotationPlan("klein", replicates=2)
     with pytest.raises(ep.EquivProbeError, match="single rotations"):
         ep.equivariance_penalty(model, x, schema=SCHEMA, plan=plan, prediction=model(x))
+
+
+class Dropping(nn.Module):
+    """Forces ``m x`` with a random mask m for each atom: equivariant, whatever the mask is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.drop = nn.Parameter(torch.ones((), dtype=torch.float64)), nn.Dropout(0.5)
+
+    def forward(self, pos: Tensor) -> dict[str, Tensor]:
+        return {"forces": self.scale * self.drop(torch.ones_like(pos[..., :1])) * pos}
+
+
+@pytest.mark.parametrize("stack", [None, False])
+def test_dropout_is_no_asymmetry(stack: bool | None) -> None:
+    model, x = Dropping().train(), drawn(6, 2, 3, seed=1)
+    penalty = ep.EquivariancePenalty(model, SCHEMA, stack=stack)
+    assert not torch.equal(model(x)["forces"], model(x)["forces"])
+    for _ in range(3):
+        state = torch.get_rng_state()
+        assert abs(penalty(x).item()) < 1e-28
+        assert not torch.equal(torch.get_rng_state(), state)  # new rotations the next time
+
+
+def test_the_penalty_holds_what_half_precision_cannot() -> None:
+    """As mean squared errors do under autocast: a scaled loss of float16 would overflow on its way back."""
+    model, x = nn.Linear(3, 3), drawn(6, 2, 3, seed=1).float()
+    schema = ep.Schema(inputs={"input": ep.vector}, outputs={"0": ep.vector})
+    penalty = ep.EquivariancePenalty(model, schema)
+    with torch.autocast("cpu", torch.float16):
+        low = penalty(x, generator=torch.Generator().manual_seed(0))
+    assert low.dtype == torch.float32
+    assert low.item() == pytest.approx(penalty(x, generator=torch.Generator().manual_seed(0)).item(), rel=0.01)
+    (2.0**16 * low).backward()
+    assert model.weight.grad is not None
+    assert model.weight.grad.isfinite().all()
+    large = 300 * x
+    with torch.autocast("cpu", torch.float16):
+        assert penalty(large, 1e6).isfinite()
+
+
+TETRAHEDRAL = ep.RotationPlan("tetrahedral", replicates=2)
+
+
+@pytest.mark.parametrize("place", ["before", "after", "prediction"])
+@pytest.mark.parametrize("stack", [None, False])
+def test_a_probed_step_is_decomposed_without_its_penalty(place: str, stack: bool | None) -> None:
+    """Noise that is drawn after the penalty is the same in every run of the step."""
+    model, x = Linear(), drawn(6, 2, 3, seed=1)
+    penalty = ep.EquivariancePenalty(model, SCHEMA, stack=stack)
+    noise: list[Tensor] = []
+
+    def step() -> Tensor:
+        before = penalty(x, 0.5) if place == "before" else torch.zeros(())
+        noise.append(torch.randn_like(x))
+        out = model(x + noise[-1])
+        loss = (out["forces"] - 2 * x).square().mean() + before
+        if place != "before":
+            loss = loss + penalty(x, 0.5, prediction=out if place == "prediction" else None)
+        return loss
+
+    probe = ep.Probe(model, SCHEMA, every=1, gradients=1, light=TETRAHEDRAL)
+    for _ in range(2):
+        torch.manual_seed(0)
+        loss = probe.step(step)
+    assert not probe.failures
+    matrix, given = model.matrix.detach(), x + noise[0]
+    value, slope = closed_form(matrix, given)
+    mean = (matrix.trace() / 3 * given - 2 * x).square().mean()
+    found = probe.compute()
+    assert found["equiv/train/loss/L_equiv"] == pytest.approx(value.item(), rel=1e-9)
+    assert found["equiv/train/loss/L_mean"] == pytest.approx(mean.item(), rel=1e-9)
+    assert found["equiv/train/loss/grad_norm_L_equiv"] == pytest.approx(slope.norm().item(), rel=1e-9)
+    assert loss.item() > (model(given)["forces"] - 2 * x).square().mean().item()  # the user's own has it
+    by_step = ep.OrbitLoss.of_step(model, step, TETRAHEDRAL, schema=SCHEMA)
+    torch.manual_seed(5)
+    torch.testing.assert_close(by_step().equiv, by_step().equiv, rtol=0, atol=0)
+
+
+def test_an_empty_batch_is_an_error() -> None:
+    with pytest.raises(ep.EquivProbeError, match="an empty batch"):
+        ep.equivariance_penalty(Linear(), drawn(0, 2, 3, seed=1), schema=SCHEMA)

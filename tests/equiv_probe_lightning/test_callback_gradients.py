@@ -12,6 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+import equiv_probe as ep
+from equiv_probe.isolation import measuring
 from equiv_probe.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 from equiv_probe_lightning.figures import figures
@@ -95,3 +97,57 @@ def test_manual_optimisation_says_what_it_cannot(tmp_path: Path) -> None:
     assert any("manual optimisation" in note for note in stored["notes"])
     assert stored["gradients"] == {}
     assert stored["measured"]
+
+
+class OnceOnly(LinearModule):
+    """Its third batch is one that it takes once alone."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if batch_idx == 2 and measuring():
+            raise RuntimeError("taken already")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:equiv_probe could not measure gradients")
+def test_a_measurement_that_fails_is_not_the_one_before_again(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    callback = EquivarianceCallback(every=None, gradients=2, full=None, report=str(report), verbose=False)
+    trainer(tmp_path, [callback], max_epochs=1).fit(OnceOnly(), loader())
+    assert callback.probe is not None
+    assert len(callback.probe.failures) == 1
+    stored = json.loads(report.read_text())["gradients"]["train/loss"]
+    assert [entry["step"] for entry in stored["history"]] == [1, 5, 7]
+
+
+class Penalised(LinearModule):
+    """Trains against the penalty too, of the same network, by the prediction for its batch."""
+
+    def __init__(self) -> None:
+        super().__init__(lr=1e-3)
+        self.penalty = ep.EquivariancePenalty(self.net)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        before = self.penalty(batch[0], 0.5)
+        loss = super().training_step(batch, batch_idx)
+        assert before.requires_grad or measuring()
+        return loss + before
+
+
+def test_a_loss_with_the_penalty_is_decomposed_without_it(tmp_path: Path) -> None:
+    light = {"design": "tetrahedral", "replicates": 2}
+    seen = []
+    for module in (LinearModule(lr=0.0), Penalised()):
+        callback = EquivarianceCallback(every=3, gradients=3, light=light, full=None, verbose=False)
+        trainer(tmp_path, [callback], limit_train_batches=1, max_epochs=1).fit(module, loader())
+        assert callback.probe is not None
+        assert not callback.probe.failures
+        seen.append(callback.probe.compute())
+    assert seen[1] == pytest.approx(seen[0], rel=1e-9, nan_ok=True)
+    trained = []
+    for callbacks in ([], [EquivarianceCallback(every=2, gradients=3, full=None, verbose=False)]):
+        pl.seed_everything(0, verbose=False)
+        module = Penalised()
+        trainer(tmp_path, callbacks, max_epochs=1).fit(module, loader())
+        trained.append(module.net.matrix.detach())
+    assert torch.equal(*trained)
+    assert not torch.equal(trained[0], MATRIX)

@@ -1,0 +1,67 @@
+"""What an orbit loss is given: without labels nothing is said of L_mean, and what does not fit is an error."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import equiv_probe as ep
+
+SCHEMA = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
+PLAN = ep.RotationPlan("tetrahedral", replicates=6)
+
+
+class Linear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(drawn(3, 3, seed=0))
+
+    def forward(self, pos: Tensor) -> dict[str, Tensor]:
+        return {"forces": pos @ self.matrix.T}
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_without_labels_the_gradient_of_the_symmetry_error_alone_is_known() -> None:
+    """Else ``L_mean = −L_equiv`` up to a constant: a cosine of −1, without an error bar."""
+    model, x = Linear(), drawn(6, 5, 3, seed=1)
+    unlabelled = ep.OrbitLoss(model, x, None, SCHEMA, PLAN)
+    found = ep.gradients(unlabelled)
+    labelled = ep.gradients(ep.OrbitLoss(model, x, x, SCHEMA, PLAN))
+    assert found.norm_equiv.value == pytest.approx(labelled.norm_equiv.value, rel=1e-9)
+    assert found.norm_equiv.value > 0.1
+    assert math.isfinite(found.norm_equiv.stderr)
+    for one in (found.norm_mean, found.norm_total, found.cosine, found.ratio, found["matrix"].cosine):
+        assert math.isnan(one.value)
+        assert math.isnan(one.stderr)
+        assert math.isnan(one.low)
+    logged = found["all"].tensors()
+    assert logged["grad_norm_L_equiv"].item() == pytest.approx(labelled.norm_equiv.value, rel=1e-9)
+    assert logged["grad_norm_L_equiv_stderr"].isfinite()
+    assert logged["grad_cosine"].isnan()
+    losses = unlabelled()
+    for value, known in ((losses.total, False), (losses.mean, False), (losses.equiv, True)):
+        (gradient,) = torch.autograd.grad(value, model.matrix, retain_graph=True)
+        assert bool(gradient.isfinite().all()) == known
+
+
+def test_lists_must_fit_the_list_of_batches() -> None:
+    model, x, y = Linear(), drawn(2, 5, 3, seed=1), drawn(2, 5, 3, seed=2)
+    for inputs, targets in ((x, list(y)), ([x], [y, y]), ([x, x], [y])):
+        with pytest.raises(ep.EquivProbeError, match="targets as a list of"):
+            ep.OrbitLoss(model, inputs, targets, SCHEMA)
+    with pytest.raises(ep.EquivProbeError, match="weights as a list of 2 beside one batch"):
+        ep.OrbitLoss(model, x, y, SCHEMA, weights=[1.0, 2.0])
+    with pytest.raises(ep.EquivProbeError, match="at least one batch"):
+        ep.OrbitLoss(model, [], [], SCHEMA)
+
+
+def test_unknown_coefficients_are_an_error() -> None:
+    model, x = Linear(), drawn(2, 5, 3, seed=1)
+    with pytest.raises(ep.EquivProbeError, match=r"coefficients for \['force'\]"):
+        ep.OrbitLoss(model, x, x, SCHEMA, coefficients={"force": 3.0})
