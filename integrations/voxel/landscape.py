@@ -1,7 +1,8 @@
-"""Gradients and curvature of both losses at the weights that a denoiser kept: is `L_equiv` the easier one to lower?
+"""Gradients (and curvature) of both losses at the weights that a denoiser kept: is `L_equiv` the easier one to lower?
 
     python integrations/voxel/denoise.py --config long --runs cube     # trains, and keeps weights at its marks
-    python integrations/voxel/landscape.py [--run cube]                # minutes a mark, on one thread
+    python integrations/voxel/landscape.py [--run cube]                # two minutes a mark, on one thread
+    python integrations/voxel/landscape.py --curvature                 # more than half an hour a mark: for a GPU
 
 The mean over all 24 rotations of the cube is exact, so that only molecules and noise are sampled: 16 of the held-out
 for the gradients, one for the curvature, where it is taken as given. Writes `results/denoise-long-landscape.csv` mark
@@ -74,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", default="cube")
     parser.add_argument("--molecules", type=int, default=16, help="for the gradients")
+    parser.add_argument("--curvature", action="store_true")
     parser.add_argument("--few", type=int, default=1, help="for the curvature")
     parser.add_argument("--probes", type=int, default=2)
     parser.add_argument("--lanczos", type=int, default=6)
@@ -88,10 +90,10 @@ def main() -> None:
         with path.open() as file:
             known = {int(row["step"]): {k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)}
     marks = [step for step in config.marks if run.weights_at(step).exists()]
-    for key, measure in (
-        ("gradient_ratio", lambda: gradients(task, args.molecules)),
-        ("mean_trace", lambda: curvature(task, args.few, args.probes, args.lanczos)),
-    ):
+    measures = {"gradient_ratio": lambda: gradients(task, args.molecules)}
+    if args.curvature:
+        measures["mean_trace"] = lambda: curvature(task, args.few, args.probes, args.lanczos)
+    for key, measure in measures.items():
         for step in reversed(marks):  # the last first: it matters most
             row = known.setdefault(step, {"step": step})
             if key not in row:
@@ -103,8 +105,9 @@ def main() -> None:
     table = Table(*heads, *(f"κ ratio, {kind}" for kind in CONDITIONS))
     for step, row in sorted(known.items()):
         cells = [pair(row, f"gradient_{key}") for key in ("norm_mean", "norm_equiv", "cosine")]
-        cells.append(", ".join(f"{row[f'{name}_largest']:.3g}" for name in LOSSES))
-        table.add_row(str(step), *cells, *(pair(row, f"ratio_{kind}") for kind in CONDITIONS))
+        bends = "mean_trace" in row
+        cells.append(", ".join(f"{row[f'{name}_largest']:.3g}" for name in LOSSES) if bends else "")
+        table.add_row(str(step), *cells, *(pair(row, f"ratio_{kind}") if bends else "" for kind in CONDITIONS))
     Console(width=130).print(table)
 
 
