@@ -10,9 +10,9 @@ TORCH ?= torch==2.13.0
 demo: $(VENV)/.test
 	$(BIN)/equiv-probe demo
 
-# Models of the tests are small: a second thread waits more than it works, by far where the machine is shared.
+# Models of the tests are small: a second process helps, a second thread waits more than it works.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/pytest --durations=30
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=30
 
 test-gpu: $(VENV)/.test
 	$(BIN)/pytest -m gpu
