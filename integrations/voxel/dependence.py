@@ -2,8 +2,8 @@
 
     python integrations/voxel/dependence.py [--only "160 molecules" …] [--steps 3000]
 
-Each line of `VARIATIONS` is a run of 1000 steps, some five minutes on one free thread (the largest fifteen); one that was
-stopped is continued. Writes `results/dependence.csv` and the figure, and prints the table that stands in the README.
+Each line of `VARIATIONS` is a run of 1000 steps, some five minutes on one free thread (the largest fifteen); one that
+was stopped is continued. Writes `results/dependence.csv` and the figure, and prints the table of the README.
 """
 
 from __future__ import annotations
