@@ -2,7 +2,7 @@
 
     python integrations/voxel/dependence.py [--only "160 molecules" …] [--steps 3000]
 
-Each line of `VARIATIONS` is a run of 1000 steps, some five minutes on one free thread (the largest fifteen); one that
+Each line of `VARIATIONS` is a run of 500 steps, some three minutes on one free thread (the largest eight); one that
 was stopped is continued. Writes `results/dependence.csv` and the figure, and prints the table of the README.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from denoise import Denoising, train
 from figures import RESULTS, curves
 
-MARKS = (0, 100, 300, 1000)
+MARKS = (0, 100, 300, 500, 1000)
 VARIATIONS: dict[str, dict[str, Any]] = {
     "as in the study": {},
     "23 k weights": {"widths": (4, 8, 16)},
@@ -30,7 +30,7 @@ def main() -> None:
     """Train every variation and show both losses and the share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=list(VARIATIONS), choices=list(VARIATIONS))
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=500)
     args = parser.parse_args()
     runs: dict[str, list[dict[str, float]]] = {}
     lines, marks = [], (*(k for k in MARKS if k < args.steps), args.steps)
