@@ -11,12 +11,11 @@ import numpy as np
 from equiv_probe.curvature_table import printed, table
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimates import Estimate
-from equiv_probe.saving import as_json, as_page, read, require_version, write
-from equiv_probe.stored_landscape import NAMES, VERSION, require_curvature
+from equiv_probe.saved_record import SavedRecord
+from equiv_probe.stored_landscape import NAMES, require_curvature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
@@ -85,19 +84,14 @@ class SavedLossCurvature:
 
 
 @dataclass(frozen=True)
-class SavedCurvature:
+class SavedCurvature(SavedRecord):
     """Curvatures of the three losses, with the names of :class:`equiv_probe.Curvature`.
 
     Attributes:
         stored: what :meth:`equiv_probe.Curvature.to_dict` gave.
     """
 
-    stored: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Of what it is the curvature; may be empty."""
-        return str(self.stored.get("name", ""))
+    require = staticmethod(require_curvature)
 
     @property
     def matrix(self) -> str:
@@ -118,11 +112,6 @@ class SavedCurvature:
     def notes(self) -> tuple[str, ...]:
         """What to know before the numbers are believed."""
         return tuple(self.stored["notes"])
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """How it was measured."""
-        return dict(self.stored.get("protocol", {}))
 
     @property
     def total(self) -> SavedLossCurvature | None:
@@ -159,48 +148,6 @@ class SavedCurvature:
         from equiv_probe.curvature_plots import density
 
         return density(self, ax)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What was stored."""
-        return self.stored
-
-    @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> SavedCurvature:
-        """Undo :meth:`to_dict`.
-
-        Raises:
-            EquivProbeError: another schema version, or no curvature.
-        """
-        require_version(stored, VERSION)
-        require_curvature(stored)
-        return cls(stored)
-
-    def save(self, path: str | Path) -> None:
-        """Write ``.json`` (everything) or ``.html`` (a page to look at).
-
-        Raises:
-            EquivProbeError: another suffix, or, for a page, Matplotlib is not installed.
-        """
-        write(path, {".json": lambda: as_json(self.stored), ".html": lambda: as_page(self)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> SavedCurvature:
-        """Read what was saved as JSON.
-
-        Raises:
-            EquivProbeError: there is no such file, or no curvature in it.
-        """
-        found: SavedCurvature = read(path, cls.from_dict)
-        return found
-
-    def _repr_html_(self) -> str | None:
-        """What a notebook shows; without Matplotlib it shows the text instead."""
-        from equiv_probe.page import fragment
-
-        try:
-            return fragment(self)
-        except EquivProbeError:
-            return None
 
     def __str__(self) -> str:
         return printed(table(self), self.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,32 +13,26 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.growth_exponent import Exponent
 from equiv_probe.line_table import table
 from equiv_probe.saved_curvature import estimate
-from equiv_probe.saving import as_json, as_page, read, require_version, write
+from equiv_probe.saved_record import SavedRecord
 from equiv_probe.stored import finite
-from equiv_probe.stored_landscape import NAMES, VERSION, require_line
+from equiv_probe.stored_landscape import NAMES, require_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class SavedLine:
+class SavedLine(SavedRecord):
     """Losses along a line, with the names of :class:`equiv_probe.Line`.
 
     Attributes:
         stored: what :meth:`equiv_probe.Line.to_dict` gave.
     """
 
-    stored: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Of whose weights; may be empty."""
-        return str(self.stored.get("name", ""))
+    require = staticmethod(require_line)
 
     @property
     def direction(self) -> str:
@@ -59,11 +53,6 @@ class SavedLine:
     def length(self) -> float:
         """``‖d‖ / ‖θ‖``."""
         return float(self.stored["length"] or math.nan)
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        """How it was measured."""
-        return dict(self.stored.get("protocol", {}))
 
     @property
     def t(self) -> NDArray[np.float64]:
@@ -97,48 +86,6 @@ class SavedLine:
         from equiv_probe import curvature_plots
 
         return curvature_plots.growth(self, ax) if growth else curvature_plots.profile(self, ax)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What was stored."""
-        return self.stored
-
-    @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> SavedLine:
-        """Undo :meth:`to_dict`.
-
-        Raises:
-            EquivProbeError: another schema version, or no line.
-        """
-        require_version(stored, VERSION)
-        require_line(stored)
-        return cls(stored)
-
-    def save(self, path: str | Path) -> None:
-        """Write ``.json`` (everything) or ``.html`` (a page to look at).
-
-        Raises:
-            EquivProbeError: another suffix, or, for a page, Matplotlib is not installed.
-        """
-        write(path, {".json": lambda: as_json(self.stored), ".html": lambda: as_page(self)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> SavedLine:
-        """Read what was saved as JSON.
-
-        Raises:
-            EquivProbeError: there is no such file, or no line in it.
-        """
-        found: SavedLine = read(path, cls.from_dict)
-        return found
-
-    def _repr_html_(self) -> str | None:
-        """What a notebook shows; without Matplotlib it shows the text instead."""
-        from equiv_probe.page import fragment
-
-        try:
-            return fragment(self)
-        except EquivProbeError:
-            return None
 
     def __str__(self) -> str:
         return printed(table(self), ())

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from equiv_probe.grid_report import GridAudit
     from equiv_probe.report import Report
     from equiv_probe.sampler_report import SamplerAudit
-    from equiv_probe.saved_curvature import SavedCurvature
-    from equiv_probe.saved_line import SavedLine
+    from equiv_probe.saved_record import SavedRecord
 
-    Saved: TypeAlias = Report | SamplerAudit | GridAudit | SavedCurvature | SavedLine
+    Saved: TypeAlias = Report | SamplerAudit | GridAudit | SavedRecord
 
 
 def as_json(plain: Mapping[str, Any]) -> str:

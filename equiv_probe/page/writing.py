@@ -27,6 +27,7 @@ from equiv_probe.report_table import interval, number, over, shown
 from equiv_probe.sampler_report import SamplerAudit
 from equiv_probe.saved_curvature import SavedCurvature
 from equiv_probe.saved_line import SavedLine
+from equiv_probe.saved_record import SavedRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +79,7 @@ def _view(report: Saved, key: str, *, brief: bool = False) -> View:
         return curvature_sections.view(report, key, brief=brief)
     if isinstance(report, SavedLine):
         return line_sections.view(report, key, brief=brief)
+    assert not isinstance(report, SavedRecord)
     return sections.view(report, key, brief=brief)
 
 
