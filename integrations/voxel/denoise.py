@@ -51,6 +51,7 @@ class Denoising(Training):
         reach: the largest distance of an atom from the centroid, Å.
         widths: channels of the U-Net's levels.
         held: molecules kept out of training.
+        molecules: of the others, how many are trained on; 0 for all.
         watched: of those, how many are evaluated while it trains.
         turned: of those, how many are turned at the source, in the end.
     """
@@ -67,6 +68,7 @@ class Denoising(Training):
     reach: float = 5.0
     widths: tuple[int, ...] = (8, 16, 32)
     held: int = 64
+    molecules: int = 0
     watched: int = 16
     turned: int = 8
 
@@ -125,7 +127,7 @@ class Task:
     def loss_of(self, step: int) -> Callable[[], Tensor]:
         """The closure of a step: the same batch and noise whenever it is called."""
         generator = generator_for(self.device, self.config.seed, step)
-        number = len(self.molecules) - self.config.held
+        number = self.config.molecules or len(self.molecules) - self.config.held
         picked = torch.randint(number, (self.config.batch,), generator=generator, device=self.device)
         molecules = self.molecules[self.config.held + picked]
         if self.kind == "so3":

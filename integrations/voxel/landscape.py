@@ -56,7 +56,9 @@ def gradients(task: Task, count: int) -> dict[str, float]:
 def curvature(task: Task, count: int, probes: int, lanczos: int) -> dict[str, float]:
     """Largest eigenvalues, traces and condition numbers of both losses."""
     given = loss_of(task, 0, count, per_structure=False)
-    found = ep.curvature(given, losses=LOSSES, top=1, probes=probes, steps=lanczos, trace_probes=4, tolerance=0.05)
+    found = ep.curvature(
+        given, losses=LOSSES, top=1, probes=probes, steps=lanczos, trace_probes=2, tolerance=0.1, hold=True
+    )
     print(found, flush=True)
     row: dict[str, float] = {}
     for name in LOSSES:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 import equiv_probe as ep
 
@@ -37,7 +38,9 @@ class Training:
     Attributes:
         steps: of the optimiser.
         batch: structures in a step.
-        rate: of AdamW at the beginning; it falls to zero along a cosine.
+        rate: at the beginning; it falls to zero along a cosine.
+        optimizer: `"adamw"`, or `"sgd"` with Nesterov's momentum of 0.9.
+        schedule: `"cosine"`, or `"constant"`.
         every: steps between two measurements of the probe, two rotations each.
         log: steps between two lines of the log, and two checkpoints.
         evaluate: steps between two evaluations on held-out structures.
@@ -50,6 +53,8 @@ class Training:
     steps: int = 1500
     batch: int = 16
     rate: float = 1e-3
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
     every: int = 5
     log: int = 50
     evaluate: int = 250
@@ -78,6 +83,23 @@ def autocast(config: Training, device: torch.device) -> torch.autocast | nullcon
     return torch.autocast("cuda", torch.bfloat16) if config.amp and device.type == "cuda" else nullcontext()
 
 
+def optimizer_of(config: Training, network: nn.Module) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """The optimiser of a network's weights, and the schedule of its rate."""
+    optimizers: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "adamw": lambda: torch.optim.AdamW(network.parameters(), lr=config.rate),
+        "sgd": lambda: torch.optim.SGD(network.parameters(), lr=config.rate, momentum=0.9, nesterov=True),
+    }
+    schedules: dict[str, Callable[[int], float]] = {
+        "cosine": lambda k: 0.5 * (1 + math.cos(math.pi * min(1.0, k / config.steps))),
+        "constant": lambda _: 1.0,
+    }
+    for given, known in ((config.optimizer, optimizers), (config.schedule, schedules)):
+        if given not in known:
+            raise SystemExit(f"{given!r} is not among {', '.join(known)}")
+    optimizer = optimizers[config.optimizer]()
+    return optimizer, LambdaLR(optimizer, schedules[config.schedule])
+
+
 class Run:
     """One run in a folder of its own: its log, its checkpoint.
 
@@ -93,10 +115,7 @@ class Run:
         self.name, self.config, self.network, self.probe = name, config, network, probe
         self.folder = Path(__file__).parent / config.folder / name  # an absolute folder stays what it is
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda k: 0.5 * (1 + math.cos(math.pi * min(1.0, k / config.steps)))
-        )
+        self.optimizer, self.schedule = optimizer_of(config, network)
         self.step, self.seconds, self.rows = 0, 0.0, list[dict[str, float]]()
         self.augmentation: ep.Augmentation | None = None
         self._turns: dict[str, Any] | None = None
