@@ -11,27 +11,31 @@
 51 % of the loss is broken symmetry
 """
 
-from equiv_probe.augmentation import Augmentation, augment
-from equiv_probe.augmentation_check import check_augmentation
-from equiv_probe.curvature_record import Curvature
-from equiv_probe.decomposition import Decomposition, decompose
-from equiv_probe.differentiable import OrbitLoss
+from equiv_probe.augmentation.augment import Augmentation, augment
+from equiv_probe.augmentation.check import check_augmentation
+from equiv_probe.augmentation.findings import AugmentationCheck
+from equiv_probe.augmentation.random_rotation import RandomRotation
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.finding import AugmentationCheck
-from equiv_probe.frames import frame, orientation, quaternion
-from equiv_probe.gradients import Gradients, gradients
-from equiv_probe.grid_audit import audit_grid
-from equiv_probe.grid_report import GridAudit
-from equiv_probe.grids import grid
-from equiv_probe.line_record import Line
-from equiv_probe.loss_curvature import curvature
-from equiv_probe.orbit import Orbit
-from equiv_probe.parameter_line import along_line
-from equiv_probe.penalty import EquivariancePenalty, equivariance_penalty
-from equiv_probe.probe import Probe
-from equiv_probe.random_rotation import RandomRotation
-from equiv_probe.replay import Replay
-from equiv_probe.representations import (
+from equiv_probe.estimation.decomposition import Decomposition, decompose
+from equiv_probe.estimation.orbit import Orbit
+from equiv_probe.estimation.spectrum import Spectrum, spectrum
+from equiv_probe.generative.sampler_audit import audit_sampler
+from equiv_probe.generative.sampler_report import SamplerAudit
+from equiv_probe.landscape.curvature import curvature
+from equiv_probe.landscape.curvature_record import Curvature
+from equiv_probe.landscape.gradients import Gradients, gradients
+from equiv_probe.landscape.line_record import Line
+from equiv_probe.landscape.orbit_loss import OrbitLoss
+from equiv_probe.landscape.parameter_line import along_line
+from equiv_probe.landscape.penalty import EquivariancePenalty, equivariance_penalty
+from equiv_probe.live.twirled import Twirled
+from equiv_probe.orbit.infinitesimal import infinitesimal
+from equiv_probe.orbit.twirl import twirl
+from equiv_probe.probe.probe import Probe
+from equiv_probe.probe.replay import Replay
+from equiv_probe.representations.frames import frame, orientation, quaternion
+from equiv_probe.representations.grids import grid
+from equiv_probe.representations.representation import (
     axial,
     fixed,
     irreps,
@@ -42,13 +46,10 @@ from equiv_probe.representations import (
     vector,
     voigt,
 )
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.sampler_audit import audit_sampler
-from equiv_probe.sampler_report import SamplerAudit
-from equiv_probe.schema import Schema
-from equiv_probe.spectrum import Spectrum, infinitesimal, spectrum
-from equiv_probe.twirl import twirl
-from equiv_probe.twirled import Twirled
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.schema import Schema
+from equiv_probe.voxels.grid_audit import audit_grid
+from equiv_probe.voxels.grid_report import GridAudit
 
 __all__ = [
     "Augmentation",

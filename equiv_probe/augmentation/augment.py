@@ -19,32 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import Call, cloned, laid_out_as, read_outputs, write_outputs
-from equiv_probe.grid_plans import fitting_plan, one_of, require_fit
-from equiv_probe.hook import Hook
-from equiv_probe.isolation import capturing_graph, isolated, measuring, needs_gradient
-from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.turning import RotationSource
+from equiv_probe.live.capture import Call, cloned, read_outputs, write_outputs
+from equiv_probe.live.hook import CallRotation, Hook
+from equiv_probe.live.isolation import capturing_graph, isolated, measuring, needs_gradient
+from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.orbit.memory_layout import laid_out_as
+from equiv_probe.rotations.drawing import RotationSource
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.grid_plans import fitting_plan, one_of, require_fit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from equiv_probe.adapters import Adapter
-    from equiv_probe.schema import Schema
-    from equiv_probe.turning import Structures
+    from equiv_probe.live.adapters import Adapter
+    from equiv_probe.schema.schema import Schema
+    from equiv_probe.schema.structures import Structures
 
 
 ONE = RotationPlan("haar", replicates=1)
-
-
-def augmentation_of(*modules: nn.Module) -> Augmentation | None:
-    """The one augmentation by any proper rotations on a network or its wrappers, if there is exactly one."""
-    hooks = {id(hook): hook for module in modules for hook in module._forward_pre_hooks.values()}
-    owners = [hook.owner for hook in hooks.values() if isinstance(hook, Hook)]
-    active = [owner for owner in owners if isinstance(owner, Augmentation)]
-    # Of two augmentations, one inside the other, neither's rotation is the whole of it.
-    return active[0] if len(active) == 1 and not active[0].improper and active[0].plan is None else None
 
 
 def augment(
@@ -80,7 +72,7 @@ def augment(
     return Augmentation(model, schema, center, seed, improper=improper, adapter=adapter, plan=plan)
 
 
-class Augmentation:
+class Augmentation(CallRotation):
     """The handle of :func:`augment`; arguments as there."""
 
     def __init__(

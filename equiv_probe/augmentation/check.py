@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from equiv_probe.augmentation_draws import (
+from equiv_probe.augmentation.draws import (
     Source,
     counted,
     drawn,
@@ -30,21 +30,21 @@ from equiv_probe.augmentation_draws import (
     require_generic,
     rounding,
 )
+from equiv_probe.augmentation.findings import AugmentationCheck, Finding
+from equiv_probe.augmentation.independence import check_batch, check_independence, check_items, check_workers
+from equiv_probe.augmentation.label_check import check_labels
+from equiv_probe.augmentation.uniformity import moments, recipe, uniformity
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.finding import AugmentationCheck, Finding
-from equiv_probe.independence import check_batch, check_independence, check_items, check_workers
-from equiv_probe.isolation import RandomState
-from equiv_probe.label_check import check_labels
-from equiv_probe.uniformity import moments, recipe, uniformity
+from equiv_probe.live.isolation import RandomState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-    from equiv_probe.label_check import Draw
-    from equiv_probe.sample_layout import Layout
-    from equiv_probe.schema import Schema
+    from equiv_probe.augmentation.label_check import Draw
+    from equiv_probe.augmentation.sample_layout import Layout
+    from equiv_probe.schema.schema import Schema
 
 _LABEL_DRAWS = 8
 
@@ -65,7 +65,7 @@ def check_augmentation(
 
     The rotation of every draw is recovered from the positions (orthogonal Procrustes), relative to the sample, or for
     a dataset to its first draw. They are Haar if at degrees l = 1 … 4 ``V_l = (2l+1)/K Σ χ_l(g_k⁻¹ g_k')`` is χ² with
-    ``(2l+1)²`` degrees of freedom (:mod:`equiv_probe.uniformity`); then ``E[R] = 0``, ``E[R_ij²] = 1/3`` and the mean
+    ``(2l+1)²`` degrees of freedom (:mod:`equiv_probe.augmentation.uniformity`); then ``E[R] = 0``, ``E[R_ij²] = 1/3`` and the mean
     angle is 126.5°. Labels must be ``ρ(g)`` of what they were, to rounding.
 
     Args:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.alignment import align, extents
+from equiv_probe.augmentation.alignment import align, extents
+from equiv_probe.augmentation.label_check import EPS, Draw
+from equiv_probe.augmentation.sample_layout import Layout, generic_sample, read
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.label_check import EPS, Draw
-from equiv_probe.sample_layout import Layout, generic_sample, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
-    from equiv_probe.schema import Schema
+    from equiv_probe.schema.schema import Schema
 
 _FLAT = 1e-3
 """Below this fraction of its longest extent a structure counts as flat: reflections in its plane cannot be seen."""

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from equiv_probe.alignment import align
-from equiv_probe.augmentation_draws import is_generic
-from equiv_probe.finding import Finding
-from equiv_probe.sample_layout import Layout, read
-from equiv_probe.uniformity import association, serial
+from equiv_probe.augmentation.alignment import align
+from equiv_probe.augmentation.draws import is_generic
+from equiv_probe.augmentation.findings import Finding
+from equiv_probe.augmentation.sample_layout import Layout, read
+from equiv_probe.augmentation.uniformity import association, serial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
-    from equiv_probe.schema import Schema
+    from equiv_probe.schema.schema import Schema
 
 _ITEMS, _PASSES = 8, 3
 _STRUCTURES = 4

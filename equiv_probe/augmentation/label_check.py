@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from equiv_probe import representations as reps
+from equiv_probe.augmentation.findings import Finding
+from equiv_probe.augmentation.sample_layout import Layout, representation
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.finding import Finding
-from equiv_probe.sample_layout import Layout, representation
-from equiv_probe.schema import Schema
+from equiv_probe.representations import representation as reps
+from equiv_probe.schema.schema import Schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from equiv_probe.alignment import Alignment
-    from equiv_probe.representations import Representation
+    from equiv_probe.augmentation.alignment import Alignment
+    from equiv_probe.representations.representation import Representation
 
 _CHANGES = "changes, but not as the positions do"
 EPS = float(torch.finfo(torch.float32).eps)

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grid_plans import fitting_plan, one_of, require_fit
-from equiv_probe.representations import Fixed
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.schema import named, unnamed
+from equiv_probe.representations.representation import Fixed
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.grid_plans import fitting_plan, one_of, require_fit
+from equiv_probe.schema.schema import named, unnamed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.representations import Representation
-    from equiv_probe.schema import Schema
+    from equiv_probe.representations.representation import Representation
+    from equiv_probe.schema.schema import Schema
 
 
 class RandomRotation:

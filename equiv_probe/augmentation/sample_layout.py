@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equiv_probe import representations as reps
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.schema import Schema, usual
-from equiv_probe.turning import Structures
+from equiv_probe.representations import representation as reps
+from equiv_probe.schema.schema import Schema, usual
+from equiv_probe.schema.structures import Structures
 
 if TYPE_CHECKING:
-    from equiv_probe.representations import Representation
+    from equiv_probe.representations.representation import Representation
 
 _INDICES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
 _MASKS = {"mask", "node_mask"}

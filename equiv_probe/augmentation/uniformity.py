@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 import torch
 from scipy import stats
 
-from equiv_probe.rotations import angles
-from equiv_probe.spectrum import character
+from equiv_probe.estimation.spectrum import character
+from equiv_probe.rotations.plan import angles
 
 if TYPE_CHECKING:
     from collections.abc import Callable

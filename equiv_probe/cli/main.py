@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from equiv_probe import plugins, reporting
+from equiv_probe.cli import report_commands as reporting
+from equiv_probe.cli.run_command import PASSED_ON, run
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.run import PASSED_ON, run
+from equiv_probe.live import plugins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from equiv_probe.comparison import compare
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report import Report
-from equiv_probe.saving import load
+from equiv_probe.report.saving import load
+from equiv_probe.results.comparison import compare
+from equiv_probe.results.report import Report
 from equiv_probe.scaling.command import scaling_command
 
 Files = Annotated[list[Path], typer.Argument(help="Reports in JSON, as audits and training runs save them.")]
@@ -31,7 +31,7 @@ def report_command(
     title: Annotated[str, typer.Option(help="Of the page.", show_default="the models' names")] = "",
 ) -> None:
     """Make one self-contained page of reports: figures, tables, and the worst structures in 3D."""
-    from equiv_probe.page import page
+    from equiv_probe.report.page import page
 
     output = output or files[0].with_suffix(".html")
     _require_another(output, files, {".html", ".htm"})

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from equiv_probe import settings
+from equiv_probe.probe import settings
 
 KNOWN = (
     *("every", "network", "schema", "plan", "full", "budget", "warmup", "window", "augment", "light"),
@@ -28,7 +28,7 @@ def run(
     report: Annotated[str | None, typer.Option(help="Where to save the report; JSON.")] = None,
 ) -> None:
     """Run a training script as it is, and measure what it trains (Lightning, loops over graphs) or moves (ASE)."""
-    from equiv_probe.running_script import run_script
+    from equiv_probe.cli.run_script import run_script
 
     asked = settings.parse(os.environ.get(settings.VARIABLE), KNOWN) or {}
     asked |= settings.parse(",".join(options or []), KNOWN) or {}

@@ -17,13 +17,14 @@ from weakref import WeakSet
 
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from equiv_probe import settings
-from equiv_probe.adapters import CallAdapter, adapter_for
-from equiv_probe.augmentation import augment
+from equiv_probe.augmentation.augment import augment
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.hook import Hook
-from equiv_probe.isolation import measuring, network, rank
-from equiv_probe.probe import Probe
+from equiv_probe.live.adapters import CallAdapter, adapter_for
+from equiv_probe.live.hook import Hook
+from equiv_probe.live.isolation import measuring, network
+from equiv_probe.probe import settings
+from equiv_probe.probe.probe import Probe
+from equiv_probe.rotations.drawing import rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.estimates import Estimate, Sums
-from equiv_probe.measurement import Measurement, Objective, measure, require_outputs
-from equiv_probe.second_opinion import second_opinion
+from equiv_probe.estimation.estimates import Estimate, Sums
+from equiv_probe.estimation.measurement import Measurement, Objective, measure, require_outputs
+from equiv_probe.estimation.second_opinion import second_opinion
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.estimates import Scale
-    from equiv_probe.losses import AnyLoss
-    from equiv_probe.orbit import Orbit
+    from equiv_probe.estimation.estimates import Scale
+    from equiv_probe.estimation.losses import AnyLoss
+    from equiv_probe.estimation.orbit import Orbit
 
 
 @dataclass(frozen=True)

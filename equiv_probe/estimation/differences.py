@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Samples: TypeAlias = Mapping[Hashable, tuple[float, float]]
-"""``(a, b)`` by structure; the same structure has the same key in both (:mod:`equiv_probe.pairing`)."""
+"""``(a, b)`` by structure; the same structure has the same key in both (:mod:`equiv_probe.results.pairing`)."""
 NAN = math.nan
 
 

@@ -18,7 +18,7 @@ from equiv_probe.errors import EquivProbeError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.representations import Representation
+    from equiv_probe.representations.representation import Representation
 
 AnyLoss = str | Callable[..., Any]
 

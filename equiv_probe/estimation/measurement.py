@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grids import Grid
-from equiv_probe.jackknife import Jackknife, jackknife
-from equiv_probe.losses import PointwiseLoss, Reduction, frame_dependence, is_of_classes, of_voxels, resolve
+from equiv_probe.estimation.jackknife import Jackknife, jackknife
+from equiv_probe.estimation.losses import PointwiseLoss, Reduction, frame_dependence, is_of_classes, of_voxels, resolve
+from equiv_probe.representations.grids import Grid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.losses import AnyLoss
-    from equiv_probe.orbit import Orbit
-    from equiv_probe.representations import Representation
-    from equiv_probe.schema import Schema
+    from equiv_probe.estimation.losses import AnyLoss
+    from equiv_probe.estimation.orbit import Orbit
+    from equiv_probe.representations.representation import Representation
+    from equiv_probe.schema.schema import Schema
 
 
 @dataclass(frozen=True)

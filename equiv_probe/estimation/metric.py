@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from equiv_probe.estimates import Sums
+from equiv_probe.estimation.estimates import Sums
 
 
 class EquivarianceMetric(Metric):
     """Accumulate ``L_total``, ``L_mean``, ``L_equiv`` and the share of one output over structures.
 
     The states are sums, so distributed reduction, ``merge_state`` and a saved ``state_dict`` all give what one pass
-    over everything would have given. The mathematics is in :class:`equiv_probe.estimates.Sums`.
+    over everything would have given. The mathematics is in :class:`equiv_probe.estimation.estimates.Sums`.
 
     Args:
         kwargs: of :class:`torchmetrics.Metric`.

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.losses import LOSSES, PointwiseLoss, Reduction, is_of_classes, resolve
-from equiv_probe.measurement import Measurement, Objective, loss_on
+from equiv_probe.estimation.losses import LOSSES, PointwiseLoss, Reduction, is_of_classes, resolve
+from equiv_probe.estimation.measurement import Measurement, Objective, loss_on
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from equiv_probe.losses import AnyLoss
-    from equiv_probe.representations import Representation
-    from equiv_probe.schema import Named, Schema
-    from equiv_probe.turning import Structures
+    from equiv_probe.estimation.losses import AnyLoss
+    from equiv_probe.representations.representation import Representation
+    from equiv_probe.schema.schema import Named, Schema
+    from equiv_probe.schema.structures import Structures
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.rotations import RotationPlan
-    from equiv_probe.schema import Schema
+    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.schema.schema import Schema
 
 MAX_GROUPS = 64
 """Replicates beyond this are merged into groups of nearly equal size, so that moments take bounded memory."""

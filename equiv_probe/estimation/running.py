@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.binned_sums import BinnedSums
-from equiv_probe.estimates import Sums
-from equiv_probe.metric import EquivarianceMetric
+from equiv_probe.estimation.binned_sums import BinnedSums
+from equiv_probe.estimation.estimates import Sums
+from equiv_probe.estimation.metric import EquivarianceMetric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from equiv_probe import frames
-from equiv_probe import representations as reps
+from equiv_probe.representations import frames
+from equiv_probe.representations import representation as reps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-    from equiv_probe.orbit import Orbit
-    from equiv_probe.representations import Representation
+    from equiv_probe.estimation.orbit import Orbit
+    from equiv_probe.representations.representation import Representation
 
 FAR_BETTER = 1e-2
 """The other representation must leave less than this fraction of the declared one's variance."""

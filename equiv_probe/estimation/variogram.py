@@ -4,7 +4,7 @@ For rotations ``g`` and ``g' = r g``, ``r`` turns about an axis of the frame in 
 
     D(θ) = ½ E ‖h_g − h_{g'}‖²  over pairs with r of angle θ  =  Σ_{l≥1} P_l (1 − χ_l(θ)/(2l+1)),
 
-with the angular spectrum ``P_l`` of :mod:`equiv_probe.spectrum`: nothing at 0, about ``L_equiv`` at large angles.
+with the angular spectrum ``P_l`` of :mod:`equiv_probe.estimation.spectrum`: nothing at 0, about ``L_equiv`` at large angles.
 Against the axis of ``r`` it shows whether the frame's directions are alike: a model that treats z apart, but knows all
 rotations about it, has nothing at the pole. Norms are means over the output's components.
 """
@@ -21,7 +21,7 @@ from scipy.spatial.transform import Rotation
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.orbit import Orbit
+    from equiv_probe.estimation.orbit import Orbit
 
 ANGLE_EDGES = tuple(range(0, 181, 20))
 """Degrees."""

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimates import Estimate
-from equiv_probe.jackknife import jackknife
+from equiv_probe.estimation.estimates import Estimate
+from equiv_probe.estimation.jackknife import jackknife
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.representations import Representation
-    from equiv_probe.rotations import RotationPlan
-    from equiv_probe.turning import Structures
+    from equiv_probe.representations.representation import Representation
+    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.schema.structures import Structures
 
 
 def mean_square(gap: Tensor, rep: Representation, structures: Structures, name: str = "") -> Tensor:

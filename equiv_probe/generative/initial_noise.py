@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.representations import point
-from equiv_probe.schema import Schema
-from equiv_probe.turning import Structures, centroids
+from equiv_probe.representations.representation import point
+from equiv_probe.schema.schema import Schema
+from equiv_probe.schema.structures import Structures, centroids
 
 if TYPE_CHECKING:
     from collections.abc import Callable

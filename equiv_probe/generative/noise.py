@@ -10,17 +10,17 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from equiv_probe import rotations
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generators import state_of
-from equiv_probe.noise_frame import Draw
+from equiv_probe.generative.noise_frame import Draw
+from equiv_probe.live.generators import state_of
+from equiv_probe.live.random_frames import FOLLOWED_BY
+from equiv_probe.rotations import plan as rotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,22 +28,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.noise_frame import Frame
+    from equiv_probe.generative.noise_frame import Frame
 
     Turns = Callable[[Draw], bool | None]
 
 NORMAL = {"randn", "randn_like", "normal", "normal_", "normal_functional"}
 """Operators whose draws are isotropic: turned ones are as likely."""
 _HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (__file__, torch.__file__))
-
-
-_ACTIVE: ContextVar[Noise | None] = ContextVar("equiv_probe_noise", default=None)
-
-
-def turned_along(rotations: Tensor) -> Tensor:
-    """Random frames ``(R, n, U, 3, 3)`` as they are; in an audit of a sampler, turned along with its noise."""
-    noise = _ACTIVE.get()
-    return rotations if noise is None else noise.frames_along(rotations)
 
 
 class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -72,16 +63,16 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.generators: dict[int, tuple[Any, Any]] = {}
         self.frames = self.seen = 0
         self.declared: bool | None = None
-        self._tokens: list[Token[Noise | None]] = []
+        self._tokens: list[Token[Any]] = []
 
     def __enter__(self) -> Noise:
-        self._tokens.append(_ACTIVE.set(self))
+        self._tokens.append(FOLLOWED_BY.set(self.frames_along))
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        _ACTIVE.reset(self._tokens.pop())
+        FOLLOWED_BY.reset(self._tokens.pop())
 
     def frames_along(self, rotations: Tensor) -> Tensor:
         """See :func:`turned_along`."""

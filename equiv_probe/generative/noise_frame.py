@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.representations import vector
+from equiv_probe.representations.representation import vector
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.turning import Structures
+    from equiv_probe.schema.structures import Structures
 
 
 @dataclass(frozen=True)

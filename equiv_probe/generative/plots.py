@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.axes import ALARM, CALM, INK, axes_or_new, figure, is_near, short, tidied, value_of
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report_table import number
+from equiv_probe.report.axes import ALARM, CALM, INK, axes_or_new, figure, is_near, short, tidied, value_of
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from equiv_probe.sampler_report import EndPoints, SamplerAudit
+    from equiv_probe.generative.sampler_report import EndPoints, SamplerAudit
 
 
 @figure

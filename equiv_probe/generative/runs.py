@@ -12,21 +12,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from equiv_probe.capture import all_outputs, read_outputs
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generators import put_back
-from equiv_probe.noise import Noise, Randn
-from equiv_probe.noise_frame import Frame
-from equiv_probe.representations import point
-from equiv_probe.sampler_noise import stream
-from equiv_probe.schema import Schema, usual
+from equiv_probe.generative.initial_noise import stream
+from equiv_probe.generative.noise import Noise, Randn
+from equiv_probe.generative.noise_frame import Frame
+from equiv_probe.live.capture import all_outputs, read_outputs
+from equiv_probe.live.generators import put_back
+from equiv_probe.representations.representation import point
+from equiv_probe.schema.schema import Schema, usual
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.noise import Turns
-    from equiv_probe.representations import Representation
-    from equiv_probe.turning import Structures
+    from equiv_probe.generative.noise import Turns
+    from equiv_probe.representations.representation import Representation
+    from equiv_probe.schema.structures import Structures
 
 END_POINTS = "end points"
 """What a sampler's answer is called if it is one tensor."""
@@ -44,7 +44,7 @@ class SamplerRuns:
         structures: its samples.
         outputs: representations of the end points, as far as they are declared.
         path: whether the sampler answers with all that it passes by.
-        turns: whether a draw has a direction, see :class:`equiv_probe.noise.Noise`.
+        turns: whether a draw has a direction, see :class:`equiv_probe.generative.noise.Noise`.
         frames: whether random frames of a twirled network turn ``"along"``.
         foreign: what becomes of noise from NumPy's and Python's random state.
         shared: whether all samples turn alike.

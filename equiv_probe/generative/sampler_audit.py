@@ -22,23 +22,23 @@ from rich.console import Console
 from rich.progress import track
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import isolated
-from equiv_probe.representations import Representation
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.sampler_deviation import Deviations, root_mean
-from equiv_probe.sampler_noise import InitialNoise
-from equiv_probe.sampler_report import SamplerAudit
-from equiv_probe.sampler_runs import END_POINTS, SamplerRuns
-from equiv_probe.sampler_summary import drawn, end_points, left_out, notes_of, unit_of
-from equiv_probe.touched import modules_of
-from equiv_probe.turning import draw
+from equiv_probe.generative.deviation import Deviations, root_mean
+from equiv_probe.generative.initial_noise import InitialNoise
+from equiv_probe.generative.runs import END_POINTS, SamplerRuns
+from equiv_probe.generative.sampler_report import SamplerAudit
+from equiv_probe.generative.summary import drawn, end_points, left_out, notes_of, unit_of
+from equiv_probe.live.isolation import isolated
+from equiv_probe.live.reachable import modules_of
+from equiv_probe.representations.representation import Representation
+from equiv_probe.rotations.drawing import draw
+from equiv_probe.rotations.plan import RotationPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-    from equiv_probe.noise import Turns
+    from equiv_probe.generative.noise import Turns
 
 UNSEEN = 0.5
 """Two runs with the same noise that differ by this part of what other noise makes do not follow the noise."""

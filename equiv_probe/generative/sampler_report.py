@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.sampler_table import render
-from equiv_probe.saving import as_json, as_page, read, require_version, write
-from equiv_probe.stored import require, without_nan
-from equiv_probe.stored_audits import SAMPLER
+from equiv_probe.generative.table import render
+from equiv_probe.report.saving import as_json, as_page, read, require_version, write
+from equiv_probe.report.stored import require, without_nan
+from equiv_probe.report.stored_audits import SAMPLER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ class EndPoints:
         scale: how far end points of different noise lie apart.
         floor: what noise that was turned there and back again reads, and not less than the resolution of the numbers.
         nondeterminism: what the same run reads, run again.
-        verdict: one of the kinds of :mod:`equiv_probe.verdict`.
+        verdict: one of the kinds of :mod:`equiv_probe.estimation.verdict`.
         sentence: the verdict in words.
         over_samples: quantiles, maximum and worst of the samples' deviations.
         over_rotations: quantiles and maximum of single rotations and samples.
@@ -158,20 +158,20 @@ class SamplerAudit:
         return found
 
     def plot_samples(self, name: str | None = None, ax: Axes | None = None) -> Axes:
-        """How the deviation is spread over samples; see :func:`equiv_probe.sampler_plots.samples`."""
-        from equiv_probe import sampler_plots
+        """How the deviation is spread over samples; see :func:`equiv_probe.generative.plots.samples`."""
+        from equiv_probe.generative import plots as sampler_plots
 
         return sampler_plots.samples(self, name, ax)
 
     def plot_path(self, name: str | None = None, ax: Axes | None = None) -> Axes:
-        """The deviation along the path, step by step; see :func:`equiv_probe.sampler_plots.path`."""
-        from equiv_probe import sampler_plots
+        """The deviation along the path, step by step; see :func:`equiv_probe.generative.plots.path`."""
+        from equiv_probe.generative import plots as sampler_plots
 
         return sampler_plots.path(self, name, ax)
 
     def plot_angle(self, name: str | None = None, ax: Axes | None = None) -> Axes:
-        """The deviation against the angle of the rotation; see :func:`equiv_probe.sampler_plots.angle`."""
-        from equiv_probe import sampler_plots
+        """The deviation against the angle of the rotation; see :func:`equiv_probe.generative.plots.angle`."""
+        from equiv_probe.generative import plots as sampler_plots
 
         return sampler_plots.angle(self, name, ax)
 
@@ -184,13 +184,13 @@ class SamplerAudit:
         Raises:
             EquivProbeError: there is no Matplotlib.
         """
-        from equiv_probe import sampler_plots
+        from equiv_probe.generative import plots as sampler_plots
 
         return sampler_plots.both(self, name)
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows; without Matplotlib it shows the text instead."""
-        from equiv_probe.page import fragment
+        from equiv_probe.report.page import fragment
 
         try:
             return fragment(self)

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.deviation_by_angle import by_angle
-from equiv_probe.noise import NORMAL
-from equiv_probe.representations import CartesianTensor
-from equiv_probe.sampler_deviation import interval, root, root_mean
-from equiv_probe.sampler_report import EndPoints
-from equiv_probe.verdict import verdict
+from equiv_probe.estimation.deviation_by_angle import by_angle
+from equiv_probe.estimation.verdict import verdict
+from equiv_probe.generative.deviation import interval, root, root_mean
+from equiv_probe.generative.noise import NORMAL
+from equiv_probe.generative.sampler_report import EndPoints
+from equiv_probe.representations.representation import CartesianTensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from equiv_probe.representations import Representation
-    from equiv_probe.sampler_deviation import Deviations
-    from equiv_probe.sampler_runs import SamplerRuns
+    from equiv_probe.generative.deviation import Deviations
+    from equiv_probe.generative.runs import SamplerRuns
+    from equiv_probe.representations.representation import Representation
 
 
 def end_points(

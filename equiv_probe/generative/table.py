@@ -9,14 +9,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from equiv_probe.report_table import interval, number
+from equiv_probe.report.formatting import interval, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import RenderableType
 
-    from equiv_probe.sampler_report import EndPoints, SamplerAudit
+    from equiv_probe.generative.sampler_report import EndPoints, SamplerAudit
 
 _COLOURS = {"round-off": "green", "non-deterministic": "green", "above round-off": "yellow", "broken": "red"}
 

@@ -20,24 +20,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from equiv_probe.curvature_estimates import LossCurvature
-from equiv_probe.curvature_products import LOSSES, CurvatureProducts, space_of
-from equiv_probe.curvature_record import Curvature
-from equiv_probe.eigenvalue_density import EigenvalueDensity
-from equiv_probe.eigenvalues import dense, extreme
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.lanczos import lanczos
-from equiv_probe.second_derivatives import doubts
-from equiv_probe.twirl import progress_bar
+from equiv_probe.landscape.curvature_estimates import LossCurvature
+from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, space_of
+from equiv_probe.landscape.curvature_record import Curvature
+from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
+from equiv_probe.landscape.eigenvalues import dense, extreme
+from equiv_probe.landscape.lanczos import lanczos
+from equiv_probe.landscape.second_derivatives import doubts
+from equiv_probe.orbit.twirl import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
-    from equiv_probe.curvature_products import DecomposedLoss, Matrix, Which
-    from equiv_probe.eigenvalues import Eigenpairs
-    from equiv_probe.parameter_space import ParameterSpace
+    from equiv_probe.landscape.curvature_products import DecomposedLoss, Matrix, Which
+    from equiv_probe.landscape.eigenvalues import Eigenpairs
+    from equiv_probe.landscape.parameter_space import ParameterSpace
 
 DENSE = 256
 """Up to this many parameters all eigenvalues are computed: random probes would cost as much."""

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.conditioning import KINDS
-from equiv_probe.estimates import Estimate
+from equiv_probe.estimation.estimates import Estimate
+from equiv_probe.landscape.conditioning import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from equiv_probe.eigenvalue_density import EigenvalueDensity
-    from equiv_probe.estimates import Scale
+    from equiv_probe.estimation.estimates import Scale
+    from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
 
 
 @dataclass(frozen=True)
 class LossCurvature:
     """The curvature matrix of one loss.
 
-    Every number is an :class:`equiv_probe.estimates.Estimate`. Its standard error is over random probes and, where
+    Every number is an :class:`equiv_probe.estimation.estimates.Estimate`. Its standard error is over random probes and, where
     there are several sets of rotations, over those too; the interval is Student t, on the log scale for
     what is positive.
 
@@ -80,7 +80,7 @@ class LossCurvature:
         return self._combined(lambda d: d.entropy_rank, "log", len(self.densities[0].probes))
 
     def condition(self, kind: str = "mass-0.99") -> Estimate:
-        """A condition number: which eigenvalue is compared with which, see :mod:`equiv_probe.conditioning`."""
+        """A condition number: which eigenvalue is compared with which, see :mod:`equiv_probe.landscape.conditioning`."""
         return self._combined(lambda d: d.condition(kind), "log", len(self.densities[0].probes))
 
     @cached_property

@@ -14,8 +14,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.parameter_space import ParameterSpace
-from equiv_probe.second_derivatives import explained, require_no_marks
+from equiv_probe.landscape.parameter_space import ParameterSpace
+from equiv_probe.landscape.second_derivatives import explained, require_no_marks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

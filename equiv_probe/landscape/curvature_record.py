@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.conditioning import KINDS
-from equiv_probe.curvature_estimates import combined
-from equiv_probe.curvature_table import printed, table
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimates import Estimate
-from equiv_probe.saved_curvature import SavedCurvature
-from equiv_probe.saving import as_json, as_page, write
-from equiv_probe.stored import without_nan
-from equiv_probe.stored_landscape import VERSION
+from equiv_probe.estimation.estimates import Estimate
+from equiv_probe.landscape.conditioning import KINDS
+from equiv_probe.landscape.curvature_estimates import combined
+from equiv_probe.landscape.curvature_table import printed, table
+from equiv_probe.landscape.saved_curvature import SavedCurvature
+from equiv_probe.report.saving import as_json, as_page, write
+from equiv_probe.report.stored import without_nan
+from equiv_probe.report.stored_landscape import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
 
-    from equiv_probe.curvature_estimates import LossCurvature
+    from equiv_probe.landscape.curvature_estimates import LossCurvature
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ class Curvature:
         return self.saved()._repr_html_()
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The densities, see :func:`equiv_probe.curvature_plots.density`."""
-        from equiv_probe.curvature_plots import density
+        """The densities, see :func:`equiv_probe.landscape.plots.density`."""
+        from equiv_probe.landscape.plots import density
 
         return density(self, ax)
 

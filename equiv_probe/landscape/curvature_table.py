@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
 
-from equiv_probe.conditioning import KINDS
-from equiv_probe.report_table import interval, number, table_of, with_error
-from equiv_probe.report_table import shown as printable
-from equiv_probe.stored_landscape import MATRICES, NAMES
+from equiv_probe.landscape.conditioning import KINDS
+from equiv_probe.report.formatting import interval, number, table_of, with_error
+from equiv_probe.report.formatting import shown as printable
+from equiv_probe.report.stored_landscape import MATRICES, NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.table import Table
 
-    from equiv_probe.curvature_estimates import LossCurvature
-    from equiv_probe.curvature_record import Curvature
-    from equiv_probe.estimates import Estimate
-    from equiv_probe.saved_curvature import SavedCurvature, SavedLossCurvature
+    from equiv_probe.estimation.estimates import Estimate
+    from equiv_probe.landscape.curvature_estimates import LossCurvature
+    from equiv_probe.landscape.curvature_record import Curvature
+    from equiv_probe.landscape.saved_curvature import SavedCurvature, SavedLossCurvature
 
     AnyCurvature: TypeAlias = Curvature | SavedCurvature
     AnyLoss: TypeAlias = LossCurvature | SavedLossCurvature

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.conditioning import condition, entropy_rank
+from equiv_probe.landscape.conditioning import condition, entropy_rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from equiv_probe.lanczos import Quadrature
+    from equiv_probe.landscape.lanczos import Quadrature
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class EigenvalueDensity:
 
     @property
     def entropy_rank(self) -> tuple[float, float]:
-        """See :func:`equiv_probe.conditioning.entropy_rank`, with its standard error over probes.
+        """See :func:`equiv_probe.landscape.conditioning.entropy_rank`, with its standard error over probes.
 
         A quadrature of m nodes knows moments up to 2m − 1; p log p at small p is not one of them, so that with few
         steps it is a rough number.
@@ -109,7 +109,7 @@ class EigenvalueDensity:
         return self._over_probes(entropy_rank)
 
     def condition(self, kind: str = "mass-0.99") -> tuple[float, float]:
-        """A condition number, see :mod:`equiv_probe.conditioning`, and its standard error.
+        """A condition number, see :mod:`equiv_probe.landscape.conditioning`, and its standard error.
 
         Means have the jackknife's over probes. Of what is read off at one place of the spectrum (mass, cutoff, median)
         the jackknife knows little, and a few nodes stand for a continuum: there it is the scatter, on the log scale, of

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.capture import wide
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimates import Estimate, Sums
+from equiv_probe.estimation.estimates import Estimate, Sums
+from equiv_probe.live.capture import wide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

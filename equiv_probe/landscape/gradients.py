@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.gradient_sums import GradientSums, products
+from equiv_probe.landscape.gradient_sums import GradientSums, products
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from equiv_probe.differentiable import OrbitLoss
-    from equiv_probe.estimates import Estimate
-    from equiv_probe.orbit_parts import Decomposed
+    from equiv_probe.estimation.estimates import Estimate
+    from equiv_probe.landscape.orbit_loss import OrbitLoss
+    from equiv_probe.landscape.orbit_parts import Decomposed
 
 ALL = "all"
 """The group of all parameters."""
@@ -110,7 +110,7 @@ class Gradients:
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         """The numbers as a Rich table."""
-        from equiv_probe.gradient_table import table
+        from equiv_probe.results.gradient_table import table
 
         yield table(self.to_dict())
 
@@ -133,7 +133,7 @@ def gradients(
     """The gradients of ``L_mean`` and ``L_equiv``: norms, their ratio, and the cosine of the angle between them.
 
     Norms and products come from different blocks of rotations, so that the noise of a gradient does not lengthen it;
-    see :mod:`equiv_probe.gradient_sums`. Two gradients a block are held in memory at once.
+    see :mod:`equiv_probe.landscape.gradient_sums`. Two gradients a block are held in memory at once.
 
     Args:
         loss: the decomposed loss, with at least two replicates a block; its ``.parameters`` are differentiated by.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.estimates import Estimate
+from equiv_probe.estimation.estimates import Estimate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

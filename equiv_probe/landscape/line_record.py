@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.curvature_table import printed
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.growth_exponent import Exponent, growth_exponent
-from equiv_probe.line_table import table
-from equiv_probe.saved_line import SavedLine
-from equiv_probe.saving import as_json, as_page, write
-from equiv_probe.stored import without_nan
-from equiv_probe.stored_landscape import NAMES, VERSION
+from equiv_probe.landscape.curvature_table import printed
+from equiv_probe.landscape.growth_exponent import Exponent, growth_exponent
+from equiv_probe.landscape.line_table import table
+from equiv_probe.landscape.saved_line import SavedLine
+from equiv_probe.report.saving import as_json, as_page, write
+from equiv_probe.report.stored import without_nan
+from equiv_probe.report.stored_landscape import NAMES, VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -89,7 +89,7 @@ class Line:
     def exponent(self, loss: str = "equiv") -> Exponent:
         """The power p of ``L(t) − L(0) = b |t|^p`` at small t, of ``"total"``, ``"mean"`` or ``"equiv"``.
 
-        Which t, and what the interval holds: :mod:`equiv_probe.growth_exponent`. It is of the structures and rotations
+        Which t, and what the interval holds: :mod:`equiv_probe.landscape.growth_exponent`. It is of the structures and rotations
         at hand: what they share is no noise along the line.
         """
         away = self.t != 0
@@ -154,8 +154,8 @@ class Line:
         return self.saved()._repr_html_()
 
     def plot(self, ax: Axes | None = None, *, growth: bool = False) -> Axes:
-        """The profile, or with ``growth`` the change on logarithmic axes; see :mod:`equiv_probe.curvature_plots`."""
-        from equiv_probe import curvature_plots
+        """The profile, or with ``growth`` the change on logarithmic axes; see :mod:`equiv_probe.landscape.plots`."""
+        from equiv_probe.landscape import plots as curvature_plots
 
         return curvature_plots.growth(self, ax) if growth else curvature_plots.profile(self, ax)
 

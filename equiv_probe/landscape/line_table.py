@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rich.text import Text
 
-from equiv_probe.report_table import interval, number, shown, table_of, with_error
+from equiv_probe.report.formatting import interval, number, shown, table_of, with_error
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from equiv_probe.line_record import Line
-    from equiv_probe.saved_line import SavedLine
+    from equiv_probe.landscape.line_record import Line
+    from equiv_probe.landscape.saved_line import SavedLine
 
     AnyLine: TypeAlias = Line | SavedLine
 

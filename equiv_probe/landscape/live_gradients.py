@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimates import Sums
-from equiv_probe.gradient_sums import GradientSums
-from equiv_probe.gradients import Gradients, grouped, of_blocks, of_losses, parameters_of
-from equiv_probe.isolation import isolated, rank
-from equiv_probe.orbit_step import loss_among, replay_attached
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.turning import draw
+from equiv_probe.estimation.estimates import Sums
+from equiv_probe.landscape.gradient_sums import GradientSums
+from equiv_probe.landscape.gradients import Gradients, grouped, of_blocks, of_losses, parameters_of
+from equiv_probe.landscape.orbit_step import loss_among, replay_attached
+from equiv_probe.live.isolation import isolated
+from equiv_probe.rotations.drawing import draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
-    from equiv_probe.gradients import Groups
-    from equiv_probe.isolation import RandomState
-    from equiv_probe.live_orbit import LiveOrbit
-    from equiv_probe.schedule import Cadence
-    from equiv_probe.substitution import Recorded
+    from equiv_probe.landscape.gradients import Groups
+    from equiv_probe.live.isolation import RandomState
+    from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.probe.schedule import Cadence
+    from equiv_probe.probe.substitution import Recorded
+    from equiv_probe.rotations.plan import RotationPlan
 
 USUAL = 500
 """Steps between two measurements: with 6 rotations one costs about as much as 15 training steps, so 3 %; of steps of a
@@ -186,18 +186,6 @@ def _merged(rows: Sequence[Gradients]) -> Gradients:
     """Those measurements that are of the groups of the last one, as one."""
     alike = [one for one in rows if one.groups.keys() == rows[-1].groups.keys()]
     return reduce(add, alike)
-
-
-def source(seed: int, measurement: int, device: torch.device) -> torch.Generator:
-    """A generator for one measurement, nobody else's: there is no state to keep.
-
-    Args:
-        seed: of the probe.
-        measurement: its number, such as that of the step.
-        device: where the rotations are needed.
-    """
-    state = RotationPlan("haar", seed=seed).generator(rank(), 4, measurement).initial_seed()
-    return torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(state)
 
 
 @contextmanager

@@ -22,33 +22,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from equiv_probe.adapters import CallAdapter, InputAdapter, adapter_for
-from equiv_probe.capture import read_outputs
-from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generators import generators_of
-from equiv_probe.gradients import parameters_of
-from equiv_probe.grid_plans import fitting_plan, require_fit
-from equiv_probe.isolation import RandomState, isolated
-from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.orbit_objectives import against, as_evaluated, require_lists_alike
-from equiv_probe.orbit_parts import BatchPart, Decomposed, Function, Part, answered
-from equiv_probe.orbit_pieces import Piece
-from equiv_probe.orbit_step import StepPart
-from equiv_probe.probe import Probe
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.touched import modules_of
-from equiv_probe.turning import draw
+from equiv_probe.landscape.gradients import parameters_of
+from equiv_probe.landscape.orbit_objectives import against, as_evaluated, require_lists_alike
+from equiv_probe.landscape.orbit_parts import BatchPart, Decomposed, Function, Part, answered
+from equiv_probe.landscape.orbit_pieces import Piece
+from equiv_probe.landscape.orbit_step import StepPart
+from equiv_probe.live.adapters import CallAdapter, InputAdapter, adapter_for
+from equiv_probe.live.capture import read_outputs
+from equiv_probe.live.generators import generators_of
+from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.reachable import modules_of
+from equiv_probe.orbit.chunking import in_chunks
+from equiv_probe.probe.probe import Probe
+from equiv_probe.rotations.drawing import draw
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
-    from equiv_probe.adapters import Adapter
-    from equiv_probe.losses import AnyLoss
-    from equiv_probe.objectives import Evaluate
-    from equiv_probe.schema import Schema
+    from equiv_probe.estimation.losses import AnyLoss
+    from equiv_probe.estimation.objectives import Evaluate
+    from equiv_probe.live.adapters import Adapter
+    from equiv_probe.schema.schema import Schema
 
 
 class OrbitLoss:

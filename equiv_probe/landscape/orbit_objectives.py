@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.measurement import Objective, require_outputs
-from equiv_probe.orbit import Orbit
+from equiv_probe.estimation.measurement import Objective, require_outputs
+from equiv_probe.estimation.orbit import Orbit
 
 if TYPE_CHECKING:
-    from equiv_probe.capture import Call
-    from equiv_probe.losses import AnyLoss
-    from equiv_probe.objectives import Evaluate
-    from equiv_probe.turning import Structures
+    from equiv_probe.estimation.losses import AnyLoss
+    from equiv_probe.estimation.objectives import Evaluate
+    from equiv_probe.live.capture import Call
+    from equiv_probe.schema.structures import Structures
 
 Found = tuple[dict[str, Objective], Mapping[str, float]]
 """Losses and their coefficients."""
@@ -60,7 +60,7 @@ def against(
 
 
 def as_evaluated(evaluate: Evaluate) -> Objectives:
-    """The losses that the probe would measure in a call; see :data:`equiv_probe.objectives.Evaluate`."""
+    """The losses that the probe would measure in a call; see :data:`equiv_probe.estimation.objectives.Evaluate`."""
 
     def objectives(orbit: Orbit, call: Call, structures: Structures, share: Callable[[Any], Any]) -> Found:
         del share  # labels are among the inputs

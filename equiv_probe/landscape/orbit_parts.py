@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
-from equiv_probe.capture import wide
-from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import RandomState, isolated
-from equiv_probe.losses import PointwiseLoss
-from equiv_probe.measurement import measure
-from equiv_probe.orbit import Orbit
-from equiv_probe.orbit_objectives import parted
-from equiv_probe.parting import differentiating
-from equiv_probe.rotations import RotationPlan
+from equiv_probe.estimation.losses import PointwiseLoss
+from equiv_probe.estimation.measurement import measure
+from equiv_probe.estimation.orbit import Orbit
+from equiv_probe.landscape.orbit_objectives import parted
+from equiv_probe.live.capture import wide
+from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.orbit.chunking import in_chunks
+from equiv_probe.probe.per_structure import differentiating
+from equiv_probe.rotations.plan import RotationPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
-    from equiv_probe.capture import Call
-    from equiv_probe.live_orbit import LiveOrbit
-    from equiv_probe.orbit_objectives import Found, Objectives
-    from equiv_probe.turning import Structures
+    from equiv_probe.landscape.orbit_objectives import Found, Objectives
+    from equiv_probe.live.capture import Call
+    from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.schema.structures import Structures
 
 
 class Decomposed(NamedTuple):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.orbit_parts import BatchPart
+from equiv_probe.landscape.orbit_parts import BatchPart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from equiv_probe.differentiable import OrbitLoss
-    from equiv_probe.orbit_parts import Decomposed, Part
+    from equiv_probe.landscape.orbit_loss import OrbitLoss
+    from equiv_probe.landscape.orbit_parts import Decomposed, Part
 
 
 class Piece:

@@ -6,28 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import wide
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import isolated, observed
-from equiv_probe.orbit_parts import Decomposed
-from equiv_probe.parting import Differentiable, differentiating
-from equiv_probe.quiet import silenced
-from equiv_probe.replay import Runs
-from equiv_probe.step_losses import entries_of
-from equiv_probe.substitution import Player, own_dicts
-from equiv_probe.touched import modules_of
+from equiv_probe.landscape.orbit_parts import Decomposed
+from equiv_probe.live.capture import wide
+from equiv_probe.live.isolation import isolated, observed
+from equiv_probe.live.reachable import modules_of
+from equiv_probe.live.silence import silenced
+from equiv_probe.probe.per_structure import Differentiable, differentiating
+from equiv_probe.probe.replay import Runs
+from equiv_probe.probe.step_losses import entries_of
+from equiv_probe.probe.substitution import Player, own_dicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
-    from equiv_probe.isolation import RandomState
-    from equiv_probe.jackknife import Jackknife
-    from equiv_probe.live_orbit import LiveOrbit
-    from equiv_probe.probe import Probe
-    from equiv_probe.rotations import RotationPlan
-    from equiv_probe.substitution import Recorded
+    from equiv_probe.estimation.jackknife import Jackknife
+    from equiv_probe.live.isolation import RandomState
+    from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.probe.probe import Probe
+    from equiv_probe.probe.substitution import Recorded
+    from equiv_probe.rotations.plan import RotationPlan
 
 
 def replay_attached(
@@ -43,7 +43,7 @@ def replay_attached(
 ) -> dict[str, Jackknife]:
     """The scalars of a step that was recorded, decomposed, by name; each hangs on the parameters it was computed from.
 
-    As :func:`equiv_probe.replay.replay_step`, but every answer in the network's place keeps its graph. Where gradients
+    As :func:`equiv_probe.probe.replay.replay_step`, but every answer in the network's place keeps its graph. Where gradients
     are disabled, so is the graph.
 
     Args:
@@ -142,11 +142,11 @@ class StepPart:
 
     @property
     def replicates(self) -> int:
-        """See :class:`equiv_probe.orbit_parts.Part`."""
+        """See :class:`equiv_probe.landscape.orbit_parts.Part`."""
         return len(self.rotations)
 
     def sums(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Decomposed]:
-        """See :class:`equiv_probe.orbit_parts.Part`."""
+        """See :class:`equiv_probe.landscape.orbit_parts.Part`."""
         del start, stop
         probe, modules = self._probe, (self._probe.live.network, *self._protect)
         # Recorded anew: with other weights, the network may be asked something else.

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from equiv_probe.curvature_products import LOSSES, CurvatureProducts, pieces_of, space_of
-from equiv_probe.differentiable import OrbitLoss
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.line_record import Line
-from equiv_probe.loss_curvature import require_same_twice, rotations_of, several, versions
-from equiv_probe.twirl import progress_bar
+from equiv_probe.landscape.curvature import require_same_twice, rotations_of, several, versions
+from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, pieces_of, space_of
+from equiv_probe.landscape.line_record import Line
+from equiv_probe.landscape.orbit_loss import OrbitLoss
+from equiv_probe.orbit.twirl import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from equiv_probe.curvature_products import DecomposedLoss
-    from equiv_probe.parameter_space import ParameterSpace
+    from equiv_probe.landscape.curvature_products import DecomposedLoss
+    from equiv_probe.landscape.parameter_space import ParameterSpace
 
 DIRECTIONS = ("random", "gradient", "gradient-mean", "gradient-equiv")
 ROUNDINGS = 4

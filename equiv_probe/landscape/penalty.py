@@ -20,28 +20,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from equiv_probe.adapters import CallAdapter, InputAdapter, adapter_for
-from equiv_probe.capture import Call, read_outputs, wide
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generators import generators_of
-from equiv_probe.grid_plans import require_fit
-from equiv_probe.isolation import RandomState, measuring, unobserved
-from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.measurement import measure
-from equiv_probe.objectives import label_free
-from equiv_probe.orbit import Orbit
-from equiv_probe.orbit_parts import Function, answered
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.touched import modules_of
-from equiv_probe.turning import draw
+from equiv_probe.estimation.measurement import measure
+from equiv_probe.estimation.objectives import label_free
+from equiv_probe.estimation.orbit import Orbit
+from equiv_probe.landscape.orbit_parts import Function, answered
+from equiv_probe.live.adapters import CallAdapter, InputAdapter, adapter_for
+from equiv_probe.live.capture import Call, read_outputs, wide
+from equiv_probe.live.generators import generators_of
+from equiv_probe.live.isolation import RandomState, measuring, unobserved
+from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.reachable import modules_of
+from equiv_probe.rotations.drawing import draw
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.grid_plans import require_fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-    from equiv_probe.adapters import Adapter
-    from equiv_probe.schema import Schema
+    from equiv_probe.live.adapters import Adapter
+    from equiv_probe.schema.schema import Schema
 
 PAIR = RotationPlan("haar", replicates=2)
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equiv_probe.axes import ALARM, CALM, INK, axes_or_new, figure, tidied
-from equiv_probe.conditioning import KINDS
-from equiv_probe.curvature_table import losses
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.landscape.conditioning import KINDS
+from equiv_probe.landscape.curvature_table import losses
+from equiv_probe.report.axes import ALARM, CALM, INK, axes_or_new, figure, tidied
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from equiv_probe.curvature_table import AnyCurvature
-    from equiv_probe.line_table import AnyLine
+    from equiv_probe.landscape.curvature_table import AnyCurvature
+    from equiv_probe.landscape.line_table import AnyLine
 
 COLOURS = {"L_total": INK, "L_mean": CALM, "L_equiv": ALARM}
 DECADES = 6

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.curvature_table import printed, table
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimates import Estimate
-from equiv_probe.saved_record import SavedRecord
-from equiv_probe.stored_landscape import NAMES, require_curvature
+from equiv_probe.estimation.estimates import Estimate
+from equiv_probe.landscape.curvature_table import printed, table
+from equiv_probe.landscape.saved_record import SavedRecord
+from equiv_probe.report.stored_landscape import NAMES, require_curvature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedLossCurvature:
-    """The curvature of one loss, with the names of :class:`equiv_probe.curvature_estimates.LossCurvature`."""
+    """The curvature of one loss, with the names of :class:`equiv_probe.landscape.curvature_estimates.LossCurvature`."""
 
     stored: dict[str, Any]
 
@@ -144,8 +144,8 @@ class SavedCurvature(SavedRecord):
                 yield f"L_{name}", found
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The densities, see :func:`equiv_probe.curvature_plots.density`."""
-        from equiv_probe.curvature_plots import density
+        """The densities, see :func:`equiv_probe.landscape.plots.density`."""
+        from equiv_probe.landscape.plots import density
 
         return density(self, ax)
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equiv_probe.curvature_table import printed
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.growth_exponent import Exponent
-from equiv_probe.line_table import table
-from equiv_probe.saved_curvature import estimate
-from equiv_probe.saved_record import SavedRecord
-from equiv_probe.stored import finite
-from equiv_probe.stored_landscape import NAMES, require_line
+from equiv_probe.landscape.curvature_table import printed
+from equiv_probe.landscape.growth_exponent import Exponent
+from equiv_probe.landscape.line_table import table
+from equiv_probe.landscape.saved_curvature import estimate
+from equiv_probe.landscape.saved_record import SavedRecord
+from equiv_probe.report.stored import finite
+from equiv_probe.report.stored_landscape import NAMES, require_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,8 +82,8 @@ class SavedLine(SavedRecord):
         return Exponent(estimate(found["power"]), points=int(found["points"]), why=found["why"], **rest)
 
     def plot(self, ax: Axes | None = None, *, growth: bool = False) -> Axes:
-        """The profile, or with ``growth`` the change on logarithmic axes; see :mod:`equiv_probe.curvature_plots`."""
-        from equiv_probe import curvature_plots
+        """The profile, or with ``growth`` the change on logarithmic axes; see :mod:`equiv_probe.landscape.plots`."""
+        from equiv_probe.landscape import plots as curvature_plots
 
         return curvature_plots.growth(self, ax) if growth else curvature_plots.profile(self, ax)
 

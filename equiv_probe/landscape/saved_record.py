@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.saving import as_json, as_page, read, require_version, write
-from equiv_probe.stored_landscape import VERSION
+from equiv_probe.report.saving import as_json, as_page, read, require_version, write
+from equiv_probe.report.stored_landscape import VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +73,7 @@ class SavedRecord:
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows; without Matplotlib it shows the text instead."""
-        from equiv_probe.page import fragment
+        from equiv_probe.report.page import fragment
 
         try:
             return fragment(self)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.curvature_estimates import LossCurvature
-    from equiv_probe.curvature_products import CurvatureProducts, Which
-    from equiv_probe.parameter_space import ParameterSpace
+    from equiv_probe.landscape.curvature_estimates import LossCurvature
+    from equiv_probe.landscape.curvature_products import CurvatureProducts, Which
+    from equiv_probe.landscape.parameter_space import ParameterSpace
 
 STEP = {8: 1e-4, 4: 3e-3}
 """Of differences, relative to the weights' length, by the bytes of a weight."""

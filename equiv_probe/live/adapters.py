@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from equiv_probe import plugins
-from equiv_probe.isolation import network
-from equiv_probe.schema import Named, Schema, named, unnamed
+from equiv_probe.live import plugins
+from equiv_probe.live.isolation import network
+from equiv_probe.schema.schema import Named, Schema, named, unnamed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from equiv_probe.objectives import Evaluate
-    from equiv_probe.turning import Structures
+    from equiv_probe.estimation.objectives import Evaluate
+    from equiv_probe.schema.structures import Structures
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Rebuild = Callable[[Named], Arguments]

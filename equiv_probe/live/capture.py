@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.adapters import sequence, updated
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.schema import Named, named
+from equiv_probe.live.adapters import sequence, updated
+from equiv_probe.orbit.memory_layout import laid_out_as
+from equiv_probe.schema.schema import Named, named
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.adapters import Adapter, Rebuild
-    from equiv_probe.schema import Schema
+    from equiv_probe.live.adapters import Adapter, Rebuild
+    from equiv_probe.schema.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -50,25 +51,6 @@ class Call:
 def cloned(value: Any) -> Any:
     """A detached clone of a tensor; anything else as it is."""
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
-
-
-def laid_out_as(value: Tensor, like: Tensor) -> Tensor:
-    """The same numbers, in memory in the order of another tensor's: what can be ``view``ed of one can be of the other.
-
-    Args:
-        value: of as many axes as ``like``.
-        like: such as a batch in ``channels_last_3d``.
-
-    >>> like = torch.empty(2, 3, 4, 4, 4, memory_format=torch.channels_last_3d)
-    >>> laid_out_as(torch.rand(6, 3, 4, 4, 4), like).is_contiguous(memory_format=torch.channels_last_3d)
-    True
-    """
-    strides = like.stride()
-    if value.ndim != like.ndim or value.stride() == strides or 0 in strides:
-        return value
-    order = sorted(range(like.ndim), key=lambda axis: -strides[axis])
-    back = sorted(range(like.ndim), key=order.__getitem__)
-    return value.permute(order).contiguous().permute(back)
 
 
 def wide(value: Tensor) -> Tensor:

@@ -9,6 +9,33 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor, nn
+
+    from equiv_probe.rotations.plan import RotationPlan
+
+
+class CallRotation:
+    """Who rotates a module's calls by hooks of its own, such as an augmentation: the probe can reuse its rotations.
+
+    Attributes:
+        rotations: of the latest call, ``(U, 3, 3)``.
+        improper: whether improper rotations are among them.
+        plan: whose rotations they are; None for any proper ones.
+    """
+
+    rotations: Tensor | None
+    improper: bool
+    plan: RotationPlan | None
+
+
+def rotation_of_calls(*modules: nn.Module) -> CallRotation | None:
+    """Who rotates the calls of a network or its wrappers by any proper rotations, if there is exactly one."""
+    hooks = {id(hook): hook for module in modules for hook in module._forward_pre_hooks.values()}
+    owners = [hook.owner for hook in hooks.values() if isinstance(hook, Hook)]
+    active = [owner for owner in owners if isinstance(owner, CallRotation)]
+    # Of two, one inside the other, neither's rotation is the whole of it.
+    return active[0] if len(active) == 1 and not active[0].improper and active[0].plan is None else None
+
 
 class Hook:
     """A hook that stays out of copies and pickles of the model it is on, and out of compiled graphs."""

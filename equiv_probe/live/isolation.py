@@ -18,8 +18,8 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generators import generators_of, put_back, state_of
-from equiv_probe.lending import held, lend
+from equiv_probe.live.contents import held, lend
+from equiv_probe.live.generators import generators_of, put_back, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -235,17 +235,6 @@ def capturing_graph() -> bool:
 def transforming() -> bool:
     """Whether a function is being differentiated or vectorised by ``torch.func``, or forward by dual numbers."""
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
-def at_hand(value: Tensor) -> bool:
-    """Whether a tensor's numbers can be read without waiting for a device."""
-    return value.device.type == "cpu"
-
-
-def rank() -> int:
-    """This process's number among those that train together, so that each draws its own rotations."""
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
 def needs_gradient(error: BaseException) -> bool:

@@ -11,28 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.adapters import CallAdapter, InputAdapter, adapter_for
-from equiv_probe.alike import first_alike
-from equiv_probe.capture import Call, all_outputs, cloned, laid_out_as, read_outputs, wide
-from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import missing_output, needs_gradient, network, transforming
-from equiv_probe.measurement import measure
-from equiv_probe.objectives import label_free
-from equiv_probe.orbit import Moments, Orbit
-from equiv_probe.turning import Structures, primary, resolve_batch
+from equiv_probe.estimation.measurement import measure
+from equiv_probe.estimation.objectives import label_free
+from equiv_probe.estimation.orbit import Moments, Orbit
+from equiv_probe.live.adapters import CallAdapter, InputAdapter, adapter_for
+from equiv_probe.live.capture import Call, all_outputs, cloned, read_outputs, wide
+from equiv_probe.live.isolation import missing_output, needs_gradient, network, transforming
+from equiv_probe.orbit.chunking import in_chunks
+from equiv_probe.orbit.memory_layout import laid_out_as
+from equiv_probe.schema.repeated_structures import first_alike
+from equiv_probe.schema.structures import Structures, primary, resolve_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
-    from equiv_probe.adapters import Adapter, Part, Rebuild
-    from equiv_probe.isolation import RandomState
-    from equiv_probe.measurement import Measurement
-    from equiv_probe.objectives import Evaluate
-    from equiv_probe.rotations import RotationPlan
-    from equiv_probe.schema import Named, Schema
+    from equiv_probe.estimation.measurement import Measurement
+    from equiv_probe.estimation.objectives import Evaluate
+    from equiv_probe.live.adapters import Adapter, Part, Rebuild
+    from equiv_probe.live.isolation import RandomState
+    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.schema.schema import Named, Schema
 
 
 CPU_NUMBERS = 3 * 2048

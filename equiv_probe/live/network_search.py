@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.adapters import CallAdapter, adapter_for
-from equiv_probe.capture import all_outputs
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grid_inference import looks_like_grid
-from equiv_probe.hook import Hook
-from equiv_probe.schema import usual
+from equiv_probe.live.adapters import CallAdapter, adapter_for
+from equiv_probe.live.capture import all_outputs
+from equiv_probe.live.hook import Hook
+from equiv_probe.schema.grid_inference import looks_like_grid
+from equiv_probe.schema.schema import usual
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import nn
 
-    from equiv_probe.schema import Schema
+    from equiv_probe.schema.schema import Schema
 
 
 @dataclass

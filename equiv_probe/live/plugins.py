@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import typer
     from torch import nn
 
-    from equiv_probe.adapters import Adapter
-    from equiv_probe.objectives import Training
+    from equiv_probe.estimation.objectives import Training
+    from equiv_probe.live.adapters import Adapter
 
 ENTRY_POINT = "equiv_probe.plugins"
 
@@ -39,7 +39,7 @@ class Plugin:
         presets: what can be named on the command line.
         packages: whose versions ``equiv-probe doctor`` shows.
         adapter: for a call ``(module, args, kwargs)`` of the framework's kind, what reads its batches, an
-            :class:`equiv_probe.adapters.Adapter`, otherwise None. It is asked about every kind of call: it must look in
+            :class:`equiv_probe.live.adapters.Adapter`, otherwise None. It is asked about every kind of call: it must look in
             ``sys.modules`` before it imports anything.
         training: for a module that is trained, what the framework defines about its loss, if it is of the framework's
             kind, otherwise None; the same rule about imports.
@@ -76,5 +76,7 @@ def installed() -> tuple[list[Plugin], list[str]]:
         if isinstance(plugin, Plugin):
             plugins.append(plugin)
         else:
-            broken.append(f"{entry.name} ({entry.value}): a {type(plugin).__name__}, not an equiv_probe.plugins.Plugin")
+            broken.append(
+                f"{entry.name} ({entry.value}): a {type(plugin).__name__}, not an equiv_probe.live.plugins.Plugin"
+            )
     return plugins, broken

@@ -9,24 +9,24 @@ import torch
 from torch import nn
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from equiv_probe.capture import Call, all_outputs, read_outputs, wide, write_outputs
-from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grid_plans import fitting_plan, require_fit
-from equiv_probe.grids import Grid, filled_outside
-from equiv_probe.jackknife import jackknife
-from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.noise import turned_along
-from equiv_probe.orbit import Moments
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.turning import RotationSource
+from equiv_probe.estimation.jackknife import jackknife
+from equiv_probe.estimation.orbit import Moments
+from equiv_probe.live.capture import Call, all_outputs, read_outputs, wide, write_outputs
+from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.random_frames import rotated_along
+from equiv_probe.orbit.chunking import in_chunks
+from equiv_probe.representations.grids import Grid, filled_outside
+from equiv_probe.rotations.drawing import RotationSource
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.adapters import Adapter, Rebuild
-    from equiv_probe.schema import Schema
-    from equiv_probe.turning import Structures
+    from equiv_probe.live.adapters import Adapter, Rebuild
+    from equiv_probe.schema.schema import Schema
+    from equiv_probe.schema.structures import Structures
 
 DEFAULT = RotationPlan("icosahedral", replicates=1)
 
@@ -112,7 +112,7 @@ class Twirled(nn.Module):
             name: torch.einsum("r,r...->...", share.to(value), value).to(dtypes[name]) for name, value in means.items()
         }
         if outside and plain is not None:
-            answer = filled_outside(answer, schema, plain)
+            answer = filled_outside(answer, schema.outputs, plain)
         result = write_outputs(raw, answer, list(schema.outputs))
         if not self.std:
             return result
@@ -154,7 +154,7 @@ class Twirled(nn.Module):
 
     def _rotations(self, inputs: dict[str, Any], structures: int) -> Tensor:
         if self.mode == "random":
-            return turned_along(self._source.draw(self.plan, inputs, structures))
+            return rotated_along(self._source.draw(self.plan, inputs, structures))
         device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
         if self._fixed is None or self._fixed.device != device:
             with temporarily_clear_interpreter_stack():  # kept: it must not be of a vmap or jvp that will be over

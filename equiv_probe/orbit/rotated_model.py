@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from equiv_probe.capture import laid_out_as
-from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.representations import Fixed
-from equiv_probe.schema import Schema, named, unnamed
-from equiv_probe.turning import require_common_center, resolve_batch
+from equiv_probe.orbit.chunking import in_chunks
+from equiv_probe.orbit.memory_layout import laid_out_as
+from equiv_probe.representations.representation import Fixed
+from equiv_probe.schema.schema import Schema, named, unnamed
+from equiv_probe.schema.structures import require_common_center, resolve_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.chunking import in_chunks
-from equiv_probe.grid_plans import exact_grids, fitting_plan, one_of, require_fit
-from equiv_probe.orbit import Moments, Orbit
-from equiv_probe.rotations import RotationPlan, haar
-from equiv_probe.turned_model import TurnedModel
+from equiv_probe.estimation.orbit import Moments, Orbit
+from equiv_probe.orbit.chunking import in_chunks
+from equiv_probe.orbit.rotated_model import TurnedModel
+from equiv_probe.rotations.plan import RotationPlan, haar
+from equiv_probe.schema.grid_plans import exact_grids, fitting_plan, one_of, require_fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
-    from equiv_probe.schema import Schema
+    from equiv_probe.schema.schema import Schema
 
 KEEP_LIMIT = 2**24
 """Orbits of at most this many numbers (128 MiB) are kept without being asked for."""

@@ -1,7 +1,7 @@
 """Bins of an input of the network: diffusion time, noise level, whatever the share changes with.
 
 Every structure falls into the bin of its own value, and each bin keeps the sums of
-:class:`equiv_probe.estimates.Sums`: so bins merge over batches, ranks and resumed runs as everything else does.
+:class:`equiv_probe.estimation.estimates.Sums`: so bins merge over batches, ranks and resumed runs as everything else does.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import wide
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.capture import wide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from equiv_probe.measurement import Measurement
-    from equiv_probe.replay import Replay
-    from equiv_probe.running import RunningEstimates
-    from equiv_probe.turning import Structures
+    from equiv_probe.estimation.measurement import Measurement
+    from equiv_probe.estimation.running import RunningEstimates
+    from equiv_probe.probe.replay import Replay
+    from equiv_probe.schema.structures import Structures
 
 Bins = int | Sequence[float] | Any
 """How many equal bins of [0, 1], or edges in rising order: a sequence, a tensor or an array."""
@@ -154,7 +154,7 @@ class Over:
             weight: in the loss, ``(U,)``.
 
         Returns:
-            For each bin what :meth:`equiv_probe.estimates.Sums.flat` gives.
+            For each bin what :meth:`equiv_probe.estimation.estimates.Sums.flat` gives.
         """
         if self.edges.device != equiv.device:
             self.edges = self.edges.to(equiv.device, non_blocking=True)

@@ -11,18 +11,18 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from equiv_probe.separation import agrees, owners_of, read_off
-from equiv_probe.step_losses import attached_to_a_graph, precision_of
+from equiv_probe.probe.separation import agrees, owners_of, read_off
+from equiv_probe.probe.step_losses import attached_to_a_graph, precision_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
-    from equiv_probe.jackknife import Jackknife
-    from equiv_probe.separation import Owners
-    from equiv_probe.substitution import Operator, Player
-    from equiv_probe.turning import Structures
+    from equiv_probe.estimation.jackknife import Jackknife
+    from equiv_probe.probe.separation import Owners
+    from equiv_probe.probe.substitution import Operator, Player
+    from equiv_probe.schema.structures import Structures
 
 
 @dataclass(frozen=True)

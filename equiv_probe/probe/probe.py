@@ -26,42 +26,48 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from equiv_probe.augmentation import augmentation_of
-from equiv_probe.capture import read_outputs
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generators import generators_of
-from equiv_probe.grid_plans import fitting_plan, require_fit
-from equiv_probe.hook import Hook
-from equiv_probe.isolation import RandomState, capturing_graph, cuda_in_use, isolated, measuring, transforming, versions
-from equiv_probe.live_gradients import LiveGradients, source
-from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.objectives import label_free, labelled
-from equiv_probe.over import Over
-from equiv_probe.over_time import OverTime
-from equiv_probe.probe_report import report_of
-from equiv_probe.replay import Replay, replay_step, require_untrained
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.running import RunningEstimates
-from equiv_probe.schedule import Schedule
-from equiv_probe.substitution import Recorded
-from equiv_probe.touched import generators_in, modules_of
-from equiv_probe.turning import RotationSource, draw
+from equiv_probe.estimation.objectives import label_free, labelled
+from equiv_probe.estimation.running import RunningEstimates
+from equiv_probe.live.capture import read_outputs
+from equiv_probe.live.generators import generators_of
+from equiv_probe.live.hook import CallRotation, Hook, rotation_of_calls
+from equiv_probe.live.isolation import (
+    RandomState,
+    capturing_graph,
+    cuda_in_use,
+    isolated,
+    measuring,
+    transforming,
+    versions,
+)
+from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.reachable import generators_in, modules_of
+from equiv_probe.probe.bins import Over
+from equiv_probe.probe.probe_report import report_of
+from equiv_probe.probe.replay import Replay, replay_step, require_untrained
+from equiv_probe.probe.schedule import Schedule
+from equiv_probe.probe.step_gradients import step_gradients
+from equiv_probe.probe.substitution import Recorded
+from equiv_probe.results.over_time import OverTime
+from equiv_probe.rotations.drawing import RotationSource, draw, source
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor, nn
 
-    from equiv_probe.adapters import Adapter
-    from equiv_probe.augmentation import Augmentation
-    from equiv_probe.capture import Call
-    from equiv_probe.gradients import Groups
-    from equiv_probe.losses import AnyLoss
-    from equiv_probe.objectives import Evaluate
-    from equiv_probe.over import Bins
-    from equiv_probe.report import Report
-    from equiv_probe.schedule import Cadence
-    from equiv_probe.schema import Schema
+    from equiv_probe.estimation.losses import AnyLoss
+    from equiv_probe.estimation.objectives import Evaluate
+    from equiv_probe.live.adapters import Adapter
+    from equiv_probe.live.capture import Call
+    from equiv_probe.probe.bins import Bins
+    from equiv_probe.probe.schedule import Cadence
+    from equiv_probe.probe.step_gradients import Groups
+    from equiv_probe.results.report import Report
+    from equiv_probe.schema.schema import Schema
 
 T = TypeVar("T")
 
@@ -107,10 +113,10 @@ class Probe:
         window: measurements in the running estimate.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         seed: of the rotations, which come from generators of the probe's own.
-        adapter: for batches that are not made of tensors, tuples and dicts; see :class:`equiv_probe.adapters.Adapter`.
+        adapter: for batches that are not made of tensors, tuples and dicts; see :class:`equiv_probe.live.adapters.Adapter`.
         stack: whether a dense batch may hold several copies; None tries it once and compares.
         targets: labels among the inputs of the call, by output: ``{"energy": "y"}``; their loss is decomposed. Or a
-            function that finds them, see :data:`equiv_probe.objectives.Evaluate`.
+            function that finds them, see :data:`equiv_probe.estimation.objectives.Evaluate`.
         loss: against the targets; a name, or one by output.
         objectives: the losses of a call, structure by structure, for those who know them: then :meth:`step` measures
             these at the network's first call, and does not run the step again.
@@ -176,7 +182,7 @@ class Probe:
         self.over = None if over is None else Over(over, bins)
         self.running = RunningEstimates(window)
         wanted = gradients is not None and gradients is not False
-        self.gradients = LiveGradients(gradients, groups, window) if wanted else None
+        self.gradients = step_gradients(gradients, groups, window) if wanted else None
         self.failures: list[str] = []
         self._handles: list[Any] = []
         self._pending: tuple[Call, str, str, RandomState | None] | None = None
@@ -332,12 +338,12 @@ class Probe:
             rotations = rotations.to(device, non_blocking=True)
             return self.live.alike_turned_alike(inputs, rotations) if per_structure else rotations
 
-    def _augmentation(self) -> Augmentation | None:
+    def _augmentation(self) -> CallRotation | None:
         """What turns the training calls, if its rotations will do for light mode."""
         light = self.light
         if not (self.live.network.training and (light.design, light.R, light.improper) == ("haar", 2, False)):
             return None
-        return augmentation_of(self.model, self.live.network)
+        return rotation_of_calls(self.model, self.live.network)
 
     def _turned_by(self) -> Tensor | None:
         """The rotations of the latest training call, ``(U, 3, 3)``."""
@@ -680,10 +686,12 @@ class Probe:
         running = self.running[found]
         rows = running.binned.latest if (stage == "train" if window is None else window) else running.binned.everything
         assert rows is not None
-        return OverTime.of(self.over, found, rows, labelled=running.labelled, loss=running.loss)
+        return OverTime.of(
+            self.over.name, self.over.edges.tolist(), found, rows, labelled=running.labelled, loss=running.loss
+        )
 
     def report(self, **about: Any) -> Report:
-        """What was measured, as a report; arguments as for :func:`equiv_probe.probe_report.report_of`."""
+        """What was measured, as a report; arguments as for :func:`equiv_probe.probe.probe_report.report_of`."""
         return report_of(self, **about)
 
     def state_dict(self) -> dict[str, Any]:

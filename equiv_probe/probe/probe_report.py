@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.report import Labelled, Measured, Report
-from equiv_probe.report_table import OWN_LOSS
-from equiv_probe.running import OF_THE_STEP
+from equiv_probe.estimation.running import OF_THE_STEP
+from equiv_probe.results.report import Labelled, Measured, Report
+from equiv_probe.results.report_table import OWN_LOSS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from equiv_probe.estimates import Sums
-    from equiv_probe.over_time import OverTime
-    from equiv_probe.probe import Probe
+    from equiv_probe.estimation.estimates import Sums
+    from equiv_probe.probe.probe import Probe
+    from equiv_probe.results.over_time import OverTime
 
 BLIND = [
     "wrong but equivariant kernels",

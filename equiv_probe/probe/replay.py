@@ -4,7 +4,7 @@ The step ``ℓ`` is a function of the network ``f``, which it may call any numbe
 the mean ``m̄`` over the plan, and with the means ``m̄₋r`` that leave out a replicate, each as a *network*: whatever the
 step asks, it is answered with that network's value at what is asked then. So a call that depends on an earlier,
 substituted answer (self-conditioning) is evaluated anew, one that does not is looked up. The scalars that come back are
-``ℓ(h_{ri})``, ``ℓ(m̄)`` and ``ℓ(m̄₋r)``, which :func:`equiv_probe.jackknife.jackknife` decomposes.
+``ℓ(h_{ri})``, ``ℓ(m̄)`` and ``ℓ(m̄₋r)``, which :func:`equiv_probe.estimation.jackknife.jackknife` decomposes.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import RandomState, isolated
-from equiv_probe.jackknife import Jackknife, jackknife
-from equiv_probe.parting import Losses, Parted, separated
-from equiv_probe.quiet import silenced
-from equiv_probe.step_losses import losses_of_structures, precision_of, scalars_of
-from equiv_probe.substitution import Operator, Player, Recorded, own_dicts
+from equiv_probe.estimation.jackknife import Jackknife, jackknife
+from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.live.silence import silenced
+from equiv_probe.probe.per_structure import Losses, Parted, separated
+from equiv_probe.probe.step_losses import losses_of_structures, precision_of, scalars_of
+from equiv_probe.probe.substitution import Operator, Player, Recorded, own_dicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
-    from equiv_probe.live_orbit import LiveOrbit
-    from equiv_probe.rotations import RotationPlan
+    from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.rotations.plan import RotationPlan
 
 
 @dataclass(frozen=True)

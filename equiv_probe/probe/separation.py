@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.capture import wide
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.objectives import reduction_of
+from equiv_probe.estimation.objectives import reduction_of
+from equiv_probe.live.capture import wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
-    from equiv_probe.turning import Structures
+    from equiv_probe.schema.structures import Structures
 
 Owners = tuple[dict[str, tuple["Tensor", int]], ...]
 """For each call and output: the structure of each entry of the first axis, and how many structures there are."""

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from equiv_probe.capture import wide
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.schema import named
+from equiv_probe.live.capture import wide
+from equiv_probe.schema.schema import named
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.turning import Structures
+    from equiv_probe.schema.structures import Structures
 
 
 def entries_of(result: Any) -> dict[str, Any]:

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.capture import Call, all_outputs, read_outputs, wide, write_outputs
-from equiv_probe.chunking import in_chunks
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grids import filled_outside
-from equiv_probe.isolation import RandomState, at_hand, patched_forward
+from equiv_probe.live.capture import Call, all_outputs, read_outputs, wide, write_outputs
+from equiv_probe.live.isolation import RandomState, patched_forward
+from equiv_probe.orbit.chunking import in_chunks
+from equiv_probe.representations.grids import filled_outside
+from equiv_probe.representations.voxel_rotations import at_hand
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
-    from equiv_probe.live_orbit import LiveOrbit
+    from equiv_probe.live.live_orbit import LiveOrbit
 
 Operator = tuple[tuple[int, int], ...]
 """Which rotations ``(r, i)`` of the plan the network's answer is averaged over."""
@@ -264,7 +265,7 @@ class Player:
         for values in in_chunks(evaluate, len(missing), together):
             for k in range(len(next(iter(values.values())))):
                 one = {name: value[k] for name, value in values.items()}
-                known[missing[done]] = filled_outside(one, self.live.known_schema, own)
+                known[missing[done]] = filled_outside(one, self.live.known_schema.outputs, own)
                 done += 1
         self.evaluations += done
         if len(self._operator) == 1:

@@ -7,15 +7,15 @@ import re
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report_table import shown
-from equiv_probe.stored import finite
+from equiv_probe.report.formatting import shown
+from equiv_probe.report.stored import finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from matplotlib.axes import Axes
 
-    from equiv_probe.report import Measured, Report
+    from equiv_probe.results.report import Measured, Report
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.stored import ANY, parsed, require, without_nan
+from equiv_probe.report.stored import ANY, parsed, require, without_nan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from equiv_probe.grid_report import GridAudit
-    from equiv_probe.report import Report
-    from equiv_probe.sampler_report import SamplerAudit
-    from equiv_probe.saved_record import SavedRecord
+    from equiv_probe.generative.sampler_report import SamplerAudit
+    from equiv_probe.landscape.saved_record import SavedRecord
+    from equiv_probe.results.report import Report
+    from equiv_probe.voxels.grid_report import GridAudit
 
     Saved: TypeAlias = Report | SamplerAudit | GridAudit | SavedRecord
 
@@ -51,7 +51,7 @@ def as_page(found: Saved) -> str:
     Raises:
         EquivProbeError: Matplotlib is not installed.
     """
-    from equiv_probe.page import page
+    from equiv_probe.report.page import page
 
     return page([found])
 
@@ -67,11 +67,11 @@ def load(path: str | Path) -> Saved:
 
 
 def _from_dict(stored: Any) -> Saved:
-    from equiv_probe.grid_report import GridAudit
-    from equiv_probe.report import Report
-    from equiv_probe.sampler_report import SamplerAudit
-    from equiv_probe.saved_curvature import SavedCurvature
-    from equiv_probe.saved_line import SavedLine
+    from equiv_probe.generative.sampler_report import SamplerAudit
+    from equiv_probe.landscape.saved_curvature import SavedCurvature
+    from equiv_probe.landscape.saved_line import SavedLine
+    from equiv_probe.results.report import Report
+    from equiv_probe.voxels.grid_report import GridAudit
 
     kinds = {"sampler": SamplerAudit, "cube": GridAudit, "matrix": SavedCurvature, "direction": SavedLine}
     names = set(stored) if isinstance(stored, dict) else set()

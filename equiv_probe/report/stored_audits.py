@@ -1,10 +1,10 @@
-"""What the saved audits of samplers and of models of grids look like (:mod:`equiv_probe.stored` holds files to it)."""
+"""What the saved audits of samplers and of models of grids look like (:mod:`equiv_probe.report.stored` holds files to it)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from equiv_probe.stored import ANY, COUNT, FLAG, NUMBER, TEXT, Each, Maybe
+from equiv_probe.report.stored import ANY, COUNT, FLAG, NUMBER, TEXT, Each, Maybe
 
 _SPAN = (NUMBER, NUMBER)
 _BIN = {"low": COUNT, "high": COUNT, "rms": NUMBER, "count": COUNT}

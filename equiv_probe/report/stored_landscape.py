@@ -1,12 +1,12 @@
-"""What saved curvatures and lines look like (:mod:`equiv_probe.stored` holds files to it)."""
+"""What saved curvatures and lines look like (:mod:`equiv_probe.report.stored` holds files to it)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from equiv_probe.conditioning import KINDS
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.stored import ANY, COUNT, NUMBER, TEXT, Each, require
+from equiv_probe.landscape.conditioning import KINDS
+from equiv_probe.report.stored import ANY, COUNT, NUMBER, TEXT, Each, require
 
 VERSION = 1
 NAMES = ("total", "mean", "equiv")

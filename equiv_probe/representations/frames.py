@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.representations import Representation
+from equiv_probe.representations.representation import Representation
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.representations import ANY, CartesianTensor, Fixed, Representation
+from equiv_probe.representations.representation import ANY, CartesianTensor, Fixed, Representation
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,19 +21,18 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grid_channels import SCALAR, Channels, field_of
-from equiv_probe.interpolation import interpolate, places
-from equiv_probe.representations import ANY, Representation
-from equiv_probe.voxel_turns import turn_voxels
+from equiv_probe.representations.grid_channels import SCALAR, Channels, field_of
+from equiv_probe.representations.interpolation import interpolate, places
+from equiv_probe.representations.representation import ANY, Representation
+from equiv_probe.representations.voxel_rotations import turn_voxels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from equiv_probe.grid_channels import Field
-    from equiv_probe.interpolation import Kind
-    from equiv_probe.schema import Schema
+    from equiv_probe.representations.grid_channels import Field
+    from equiv_probe.representations.interpolation import Kind
 
 
 @dataclass(frozen=True)
@@ -207,11 +206,13 @@ def _ball(grid: Grid, shape: tuple[int, ...], device: torch.device) -> Tensor:
         return grid.coordinates(shape, device, wide).square().sum(-1) <= radius**2 * (1 + 1e-6)
 
 
-def filled_outside(values: Mapping[str, Tensor], schema: Schema, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def filled_outside(
+    values: Mapping[str, Tensor], outputs: Mapping[str, Representation], own: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Pulled-back outputs, with the model's own, unturned ones where those do not count, outside of a ball."""
     found = {}
     for name, value in values.items():
-        counted = schema.outputs[name].counted(value)
+        counted = outputs[name].counted(value)
         found[name] = value if counted is None else torch.where(counted, value, own[name].to(value.dtype))
     return found
 

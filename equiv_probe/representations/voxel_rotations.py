@@ -12,7 +12,6 @@ import torch
 from torch.autograd import Function
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import at_hand
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +23,11 @@ USE_BOX = (
     'ep.RotationPlan("box"), the half turns, which fit any box; or ep.RotationPlan("cube") with one copy at a time'
     " (twirl without stacked=True)"
 )
+
+
+def at_hand(value: Tensor) -> bool:
+    """Whether a tensor's numbers can be read without waiting for a device."""
+    return value.device.type == "cpu"
 
 
 def turn_voxels(values: Tensor, rotations: Tensor, *, equal_spacing: bool = True) -> Tensor:

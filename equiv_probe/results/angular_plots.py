@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.axes import ALARM, CALM, INK, axes_or_new, chosen, figure, short, tidied
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report_table import number
-from equiv_probe.stored import finite
-from equiv_probe.variogram import ANGLE_EDGES, BANDS, SECTORS
+from equiv_probe.estimation.variogram import ANGLE_EDGES, BANDS, SECTORS
+from equiv_probe.report.axes import ALARM, CALM, INK, axes_or_new, chosen, figure, short, tidied
+from equiv_probe.report.formatting import number
+from equiv_probe.report.stored import finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from equiv_probe.report import Measured, Report
+    from equiv_probe.results.report import Measured, Report
 
 MIDDLES = [(a + b) // 2 for a, b in pairwise(ANGLE_EDGES)]
 """Of the bins of angles, in degrees."""
@@ -83,7 +83,7 @@ def left(measured: Measured) -> Bar:
 
 @figure
 def angle(report: Report, quantity: str | None = None, ax: Axes | None = None) -> Axes:
-    """How much two predictions differ against the angle of the turn between them (see :mod:`equiv_probe.variogram`).
+    """How much two predictions differ against the angle of the turn between them (see :mod:`equiv_probe.estimation.variogram`).
 
     Raises:
         EquivProbeError: the report holds no such differences.

@@ -1,4 +1,4 @@
-"""Reports side by side, and which differences between them are more than chance (:mod:`equiv_probe.differences`)."""
+"""Reports side by side, and which differences between them are more than chance (:mod:`equiv_probe.estimation.differences`)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from equiv_probe.comparison_summary import summary
-from equiv_probe.contrasts import NUMBERS, Contrast, entries_of
-from equiv_probe.differences import holm
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.pairing import Pairing
-from equiv_probe.report import without_nan
-from equiv_probe.report_table import interval, number, shown, table_of
-from equiv_probe.saving import as_json, write
+from equiv_probe.estimation.differences import holm
+from equiv_probe.report.formatting import interval, number, shown, table_of
+from equiv_probe.report.saving import as_json, write
+from equiv_probe.results.comparison_summary import summary
+from equiv_probe.results.contrasts import NUMBERS, Contrast, entries_of
+from equiv_probe.results.pairing import Pairing
+from equiv_probe.results.report import without_nan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from equiv_probe.report import Measured, Report
+    from equiv_probe.results.report import Measured, Report
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Comparison:
         write(path, {".json": lambda: as_json(self.to_dict()), ".html": self._page})
 
     def _page(self) -> str:
-        from equiv_probe.page import comparison_page
+        from equiv_probe.report.page import comparison_page
 
         return comparison_page(self)
 

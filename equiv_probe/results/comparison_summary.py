@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from equiv_probe.report_table import number
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
-    from equiv_probe.comparison import Comparison
-    from equiv_probe.contrasts import Contrast, Entry
+    from equiv_probe.results.comparison import Comparison
+    from equiv_probe.results.contrasts import Contrast, Entry
 
 LEVEL = 0.05
 """Of Holm's p values: below it a difference is resolved."""

@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from equiv_probe.differences import NAN, Change, change, tested, welch
-from equiv_probe.estimates import Estimate
-from equiv_probe.pairing import Pairing
+from equiv_probe.estimation.differences import NAN, Change, change, tested, welch
+from equiv_probe.estimation.estimates import Estimate
+from equiv_probe.results.pairing import Pairing
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
-    from equiv_probe.report import Measured, Report
+    from equiv_probe.results.report import Measured, Report
 
 SAME = ("round-off", "non-deterministic")
 """Verdicts beneath which a difference means nothing."""

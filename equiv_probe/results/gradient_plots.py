@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.axes import INK, SERIES, axes_or_new, figure, short, tidied, value_of
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.axes import INK, SERIES, axes_or_new, figure, short, tidied, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 LABELS = {
     "ratio": "‖∇L_equiv‖ / ‖∇L_mean‖",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.report_table import number
-from equiv_probe.stored import finite
+from equiv_probe.report.formatting import number
+from equiv_probe.report.stored import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ def sentence(row: Mapping[str, Any]) -> str:
     """What was found for one group of parameters, with what could not be told.
 
     Args:
-        row: of a group, as :meth:`equiv_probe.gradients.Gradients.to_dict` gives it.
+        row: of a group, as :meth:`equiv_probe.landscape.gradients.Gradients.to_dict` gives it.
 
     >>> squares = {"squared_mean_interval": (0.9, 1.1), "squared_equiv_interval": (-0.01, 0.04)}
     >>> sentence({"ratio": None, "cosine": None, **squares})

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from equiv_probe.gradient_sentence import limit
-from equiv_probe.report_table import number, shown, table_of, with_error
-from equiv_probe.stored import finite
+from equiv_probe.report.formatting import number, shown, table_of, with_error
+from equiv_probe.report.stored import finite
+from equiv_probe.results.gradient_sentence import limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +31,7 @@ def table(found: Mapping[str, Any], title: str = "") -> Table:
     """One row for each group of parameters.
 
     Args:
-        found: as :meth:`equiv_probe.gradients.Gradients.to_dict` gives it.
+        found: as :meth:`equiv_probe.landscape.gradients.Gradients.to_dict` gives it.
         title: of the table.
     """
     made = table_of(shown(title), *HEADS)
@@ -45,7 +45,7 @@ def cells(name: str, row: Mapping[str, Any]) -> list[str]:
 
     Args:
         name: of the group.
-        row: of it, as :meth:`equiv_probe.gradients.Gradients.to_dict` gives it.
+        row: of it, as :meth:`equiv_probe.landscape.gradients.Gradients.to_dict` gives it.
     """
     count = finite(row.get("parameters"))
     return [name, f"{count:.0f}" if math.isfinite(count) else "–", *(_entry(row, key) for key in _COLUMNS)]

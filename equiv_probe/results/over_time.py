@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from equiv_probe.estimates import Sums
-from equiv_probe.report_table import interval, number, table_of, with_error
+from equiv_probe.estimation.estimates import Sums
+from equiv_probe.report.formatting import interval, number, table_of, with_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from rich.table import Table
     from torch import Tensor
-
-    from equiv_probe.over import Over
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _WIDTH = 12
@@ -98,21 +96,23 @@ class OverTime:
     outside: int
 
     @classmethod
-    def of(cls, over: Over, key: tuple[str, str], rows: Tensor, *, labelled: bool, loss: str) -> OverTime:
+    def of(
+        cls, over: str, edges: Sequence[float], key: tuple[str, str], rows: Tensor, *, labelled: bool, loss: str
+    ) -> OverTime:
         """From sums by bins; fetches them from the device.
 
         Args:
-            over: the input and the edges.
+            over: name of the input.
+            edges: of the bins.
             key: stage and output.
-            rows: as :meth:`equiv_probe.over.Over.binned` gives them.
+            rows: as :meth:`equiv_probe.probe.bins.Over.binned` gives them.
             labelled: whether there are labels.
             loss: what kind of loss.
         """
-        rows, edges = rows.cpu(), over.edges.tolist()
-        sums = [Sums.from_flat(row) for row in rows]
+        sums = [Sums.from_flat(row) for row in rows.cpu()]
         bins = [Bin.of(low, high, one) for low, high, one in zip(edges[:-1], edges[1:], sums[1:-1], strict=True)]
         outside = int(sums[0].count + sums[-1].count)
-        return cls(over.name, *key, loss if labelled else "squared, without labels", tuple(bins), outside)
+        return cls(over, *key, loss if labelled else "squared, without labels", tuple(bins), outside)
 
     @property
     def edges(self) -> tuple[float, ...]:
@@ -191,7 +191,7 @@ class OverTime:
         Raises:
             EquivProbeError: Matplotlib is not installed.
         """
-        from equiv_probe import plots
+        from equiv_probe.results import plots
 
         return plots.profile(self, ax=ax)
 

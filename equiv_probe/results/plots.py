@@ -1,7 +1,7 @@
 """Figures of a report, as Matplotlib axes: how much, on which structures, on which elements, and when.
 
 Every function draws into the axes it is given, or into a new figure of pyplot's, and returns the axes. What the report
-does not hold raises an error that says what would measure it. Of what kind: :mod:`equiv_probe.angular_plots`.
+does not hold raises an error that says what would measure it. Of what kind: :mod:`equiv_probe.results.angular_plots`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.axes import ALARM, CALM, INK, SERIES, axes_or_new, chosen, figure, short, tidied, value_of
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report_table import number
+from equiv_probe.report.axes import ALARM, CALM, INK, SERIES, axes_or_new, chosen, figure, short, tidied, value_of
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
 
-    from equiv_probe.contrasts import Contrast
-    from equiv_probe.over_time import OverTime
-    from equiv_probe.report import Report
+    from equiv_probe.results.contrasts import Contrast
+    from equiv_probe.results.over_time import OverTime
+    from equiv_probe.results.report import Report
 
 TIMES = {"step": "training step", "time": "time", "t": "t", "epoch": "epoch"}
 """Columns of a history that it can be drawn against, with what they are called."""

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.over_time import Bin, OverTime
-from equiv_probe.report_figures import Figures
-from equiv_probe.report_table import render
-from equiv_probe.saving import as_json, as_page, read, require_version, write
-from equiv_probe.stored import require_report, without_nan
+from equiv_probe.report.saving import as_json, as_page, read, require_version, write
+from equiv_probe.report.stored import require_report, without_nan
+from equiv_probe.results.over_time import Bin, OverTime
+from equiv_probe.results.report_figures import Figures
+from equiv_probe.results.report_table import render
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ class Measured:
         floor: what the same measurement reads from rounding alone: from inputs that differ by rounding, and not less
             than the resolution of the numbers themselves.
         nondeterminism: what it reads from evaluating the same input again, in a batch of its own.
-        verdict: one of the kinds of :mod:`equiv_probe.verdict`.
+        verdict: one of the kinds of :mod:`equiv_probe.estimation.verdict`.
         sentence: the verdict in words.
         over_structures: quantiles and maximum of the root error of structures.
         over_rotations: quantiles and maximum of the root deviation of single rotations.
@@ -52,7 +52,7 @@ class Measured:
         labelled: the decomposition against reference values, if there are any.
         angular: the spectrum ``power`` of degrees 1 … and the ``rest`` above, with their ``stderr``; and by angle and
             by axis of the turn between two predictions half their mean square difference, ``by_angle`` and ``by_axis``
-            (:mod:`equiv_probe.variogram`). All in ``unit`` squared; empty where it was not measured.
+            (:mod:`equiv_probe.estimation.variogram`). All in ``unit`` squared; empty where it was not measured.
     """
 
     name: str
@@ -208,7 +208,7 @@ class Report(Figures):
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows; without Matplotlib it shows the text instead."""
-        from equiv_probe.page import fragment
+        from equiv_probe.report.page import fragment
 
         try:
             return fragment(self)

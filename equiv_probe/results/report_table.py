@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
-from unicodedata import category
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from equiv_probe.fitting import Fitting
-from equiv_probe.running import OF_THE_STEP
-from equiv_probe.stored import finite
+from equiv_probe.estimation.running import OF_THE_STEP
+from equiv_probe.report.fitting import Fitting
+from equiv_probe.report.formatting import interval, number, percent, shown, table_of, with_error
+from equiv_probe.report.stored import finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import RenderableType
 
-    from equiv_probe.report import Labelled, Measured, Report
+    from equiv_probe.results.report import Labelled, Measured, Report
 
 OWN_LOSS = "loss"
 """The unit of a loss that a step computed itself: the probe does not know what it is made of."""
@@ -28,45 +28,6 @@ _MUCH = 10.0
 _WORDS = 30
 """Columns for a verdict, at least; it is wrapped into them."""
 _COLOURS = {"round-off": "green", "non-deterministic": "green", "above round-off": "yellow", "broken": "red"}
-
-
-def number(value: float, digits: int = 3) -> str:
-    """Significant digits, without needless exponents; a dash for what was not measured."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    if 1e-3 <= abs(value) < 1e7:
-        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
-    mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def shown(text: str) -> str:
-    r"""Text as it can be shown: what would move the cursor or turn the direction of writing stands there as its code.
-
-    >>> shown("a\x1b[2Jb\u202ec")
-    'a\\x1b[2Jb\\u202ec'
-    """
-    return "".join(repr(c)[1:-1] if _acts(c) else c for c in text) if any(map(_acts, text)) else text
-
-
-def _acts(character: str) -> bool:
-    kind = category(character)
-    return (kind == "Cc" and character not in "\n\t") or kind == "Cs" or character in _DIRECTIONS
-
-
-_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def interval(low: float, high: float) -> str:
-    """A 95 % interval, or nothing where there is none."""
-    return f"[{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
-
-
-def with_error(value: float, error: float) -> str:
-    """A value with its standard error, where there is one."""
-    return f"{number(value)} ± {number(error, 2)}" if math.isfinite(error) else number(value)
 
 
 def render(report: Report) -> Iterator[RenderableType]:
@@ -101,8 +62,8 @@ def render(report: Report) -> Iterator[RenderableType]:
 
 
 def _gradients(report: Report) -> Iterator[RenderableType]:
-    from equiv_probe.gradient_sentence import sentence
-    from equiv_probe.gradient_table import table
+    from equiv_probe.results.gradient_sentence import sentence
+    from equiv_probe.results.gradient_table import table
 
     for name, found in report.gradients.items():
         yield table(found, f"Gradients of {name}")
@@ -113,16 +74,6 @@ def _gradients(report: Report) -> Iterator[RenderableType]:
 def _row(table: Table, *cells: str | Text) -> None:
     """Add a row; names come from files, and square brackets in them are not markup."""
     table.add_row(*(Text(shown(cell)) if isinstance(cell, str) else cell for cell in cells))
-
-
-def table_of(title: str, *columns: str, wraps: tuple[str, ...] = ()) -> Table:
-    """An empty table: the first column to the left, numbers to the right."""
-    table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(
-            column, justify="left" if index == 0 else "right", no_wrap=column not in wraps, overflow="fold"
-        )
-    return table
 
 
 def _symmetry(measured: list[Measured]) -> Fitting:
@@ -169,11 +120,6 @@ def over(m: Labelled) -> str:
     kind = "batch" if m.loss == OF_THE_STEP else "structure"
     plural = {"batch": "batches", "structure": "structures"}
     return f"{m.structures} {kind if m.structures == 1 else plural[kind]}"
-
-
-def percent(share: float) -> str:
-    """A share in percent."""
-    return "< 1e-6 %" if abs(share) < 1e-8 else f"{number(100 * share)} %"
 
 
 def _spread(measured: list[Measured]) -> Fitting:

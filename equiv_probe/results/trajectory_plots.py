@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equiv_probe.axes import ALARM, CALM, axes_or_new, figure, tidied
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.axes import ALARM, CALM, axes_or_new, figure, tidied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from matplotlib.axes import Axes
 
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 TIME = "time_fs"
 COLUMNS: Mapping[str, tuple[str, str]] = {

@@ -22,7 +22,7 @@ from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq, minimize_scalar
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report_table import table_of as rich_table
+from equiv_probe.report.formatting import table_of as rich_table
 from equiv_probe.scaling.cost import Cost
 from equiv_probe.scaling.estimates import Estimate, interval_of, shown
 from equiv_probe.scaling.law import Fit, printed

@@ -20,7 +20,7 @@ import numpy as np
 from rich.text import Text
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report_table import table_of as rich_table
+from equiv_probe.report.formatting import table_of as rich_table
 from equiv_probe.scaling.estimates import Estimate, interval_of, shown
 from equiv_probe.scaling.fitting import fit
 from equiv_probe.scaling.law import Fit, printed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from equiv_probe.report_table import number
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from equiv_probe.scaling.solver import Array

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equiv_probe.axes import CALM, INK, SERIES, SIZE, figure, short, tidied
+from equiv_probe.report.axes import CALM, INK, SERIES, SIZE, figure, short, tidied
 from equiv_probe.scaling.allocation import Allocation
 from equiv_probe.scaling.data_efficiency import DataEfficiency
 from equiv_probe.scaling.gap_result import Gap

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.text import Text
 
-from equiv_probe.report import without_nan
-from equiv_probe.report_table import table_of
+from equiv_probe.report.formatting import table_of
+from equiv_probe.results.report import without_nan
 from equiv_probe.scaling.estimates import Estimate, shown
 from equiv_probe.scaling.law import printed
 

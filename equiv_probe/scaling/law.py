@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report_table import table_of
+from equiv_probe.report.formatting import table_of
 from equiv_probe.scaling.estimates import Estimate, interval_of, shown
 from equiv_probe.scaling.solver import predicted
 

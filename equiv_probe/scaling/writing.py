@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report import without_nan
+from equiv_probe.results.report import without_nan
 from equiv_probe.scaling.figures import figure_of, panels
 from equiv_probe.scaling.law import printed
 
@@ -84,7 +84,7 @@ def page(results: dict[str, Result], runs: dict[str, Table], unit: str = "") -> 
     """One page without scripts and without the network; what comes from files is escaped."""
     from jinja2 import Environment
 
-    from equiv_probe.page.figures import svg
+    from equiv_probe.report.page.figures import svg
 
     sections = []
     for place, (name, result) in enumerate(results.items()):
@@ -93,7 +93,7 @@ def page(results: dict[str, Result], runs: dict[str, Table], unit: str = "") -> 
             for index, part in enumerate(panels(result, runs.get(name), unit))
         ]
         sections.append((name, drawings, printed(result)))
-    style = Markup(resources.files("equiv_probe.page").joinpath("style.css").read_text(encoding="utf-8"))
+    style = Markup(resources.files("equiv_probe.report.page").joinpath("style.css").read_text(encoding="utf-8"))
     template = Environment(autoescape=True).from_string(_PAGE)
     return template.render(title="Scaling", style=style, sections=sections)
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grids import grid
+from equiv_probe.representations.grids import grid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.representations import Representation
+    from equiv_probe.representations.representation import Representation
 
 
 def guess_grid(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grids import Grid
-from equiv_probe.rotations import FIXED, RotationPlan
-from equiv_probe.voxel_turns import USE_BOX
+from equiv_probe.representations.grids import Grid
+from equiv_probe.representations.voxel_rotations import USE_BOX
+from equiv_probe.rotations.plan import FIXED, RotationPlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from equiv_probe.schema import Schema
+    from equiv_probe.schema.schema import Schema
 
 
 def exact_grids(

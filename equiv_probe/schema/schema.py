@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe import frames
-from equiv_probe import representations as reps
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grid_inference import could_be_field, guess_grid, unclear
-from equiv_probe.grids import Grid
-from equiv_probe.isolation import rank
+from equiv_probe.representations import frames
+from equiv_probe.representations import representation as reps
+from equiv_probe.representations.grids import Grid
+from equiv_probe.rotations.drawing import rank
+from equiv_probe.schema.grid_inference import could_be_field, guess_grid, unclear
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.representations import Representation
+    from equiv_probe.representations.representation import Representation
 
 Named = dict[str, Any]
 """Tensors by name, in the model's own order."""

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import rank
-from equiv_probe.representations import CartesianTensor, Fixed
-from equiv_probe.rotations import RotationPlan
+from equiv_probe.representations.representation import CartesianTensor, Fixed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from equiv_probe.representations import Representation
-    from equiv_probe.schema import Schema
+    from equiv_probe.representations.representation import Representation
+    from equiv_probe.schema.schema import Schema
 
 _INDEX_NAMES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
 _MASK_NAMES = {"mask", "node_mask", "atom_mask", "atom37_mask", "atom14_mask", "res_mask", "residue_mask"}
@@ -238,69 +236,3 @@ def _edges(inputs: Mapping[str, Any], index: Tensor) -> Tensor | None:
             if _plain(name) in _SENDER_NAMES and value.ndim == 1:
                 return index[value.long()]
     return None
-
-
-def draw(plan: RotationPlan, generator: torch.Generator, structures: int | None) -> Tensor:
-    """A plan's rotations, drawn for each structure on its own, ``(R, n, U, 3, 3)``; for all alike ``(R, n, 3, 3)``.
-
-    Args:
-        plan: the plan.
-        generator: source of the Haar rotations; they live on its device.
-        structures: U, or None for rotations that all structures share.
-    """
-    if structures is None or not plan.is_random:
-        shared = plan.rotations(generator).to(generator.device, non_blocking=True)
-        return shared if structures is None else shared[:, :, None].expand(-1, -1, structures, -1, -1)
-    if structures == 0:
-        raise EquivProbeError("an empty batch", "at least one structure")
-    return plan.draws(structures, generator).movedim(0, 2)
-
-
-class RotationSource:
-    """Rotations from a generator of its own, which lives where the tensors do, so that nothing needs copying.
-
-    Args:
-        seed: of the generator; every rank of a distributed run has another.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self._generator: torch.Generator | None = None
-
-    def generator(self, device: torch.device) -> torch.Generator:
-        """The generator; a new one where the device has changed."""
-        if self._generator is None or self._generator.device.type != device.type:
-            self._generator = own_generator(self.seed, rank(), device)
-        return self._generator
-
-    def draw(
-        self, plan: RotationPlan, inputs: Mapping[str, Any], structures: int | None, first: Tensor | None = None
-    ) -> Tensor:
-        """A plan's rotations for one call; as :func:`draw`.
-
-        Args:
-            plan: the plan.
-            inputs: of the call, which show the device.
-            structures: how many are turned, each on its own; None for all alike.
-            first: rotations ``(U, 3, 3)`` in the place of the first replicate's, where they are given already.
-        """
-        device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
-        rotations = draw(plan, self.generator(device), structures)
-        return rotations if first is None else torch.cat([first[None, None].to(rotations), rotations[1:]])
-
-    def state(self) -> Tensor | None:
-        """What a checkpoint needs."""
-        return None if self._generator is None else self._generator.get_state()
-
-    def restore(self, state: Tensor | None, device: torch.device) -> None:
-        """Undo :meth:`state`."""
-        if state is not None:
-            self._generator = own_generator(self.seed, rank(), device)
-            self._generator.set_state(state)
-
-
-def own_generator(seed: int, process: int, device: torch.device) -> torch.Generator:
-    """A generator that nobody else draws from: on the GPU for tensors there, so that rotations need no copying."""
-    state = RotationPlan("haar", seed=seed).generator(process, 3).initial_seed()
-    place = device if device.type == "cuda" else torch.device("cpu")
-    return torch.Generator(place).manual_seed(state)

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from equiv_probe.adapters import CallAdapter, adapter_for
-from equiv_probe.capture import cloned, read_outputs
-from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.probe import Probe
+from equiv_probe.live.adapters import CallAdapter, adapter_for
+from equiv_probe.live.capture import cloned, read_outputs
+from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.probe.probe import Probe
+from equiv_probe.rotations.drawing import draw
 from equiv_probe.testing.conformance import EXACT_PLAN, anisotropic, close, require, sizes
-from equiv_probe.turning import draw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor, nn
 
-    from equiv_probe.adapters import Arguments
-    from equiv_probe.schema import Schema
+    from equiv_probe.live.adapters import Arguments
+    from equiv_probe.schema.schema import Schema
     from equiv_probe.testing.conformance import Field
 
 COPIES = 5

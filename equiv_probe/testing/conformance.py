@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equiv_probe.decomposition import decompose
-from equiv_probe.rotations import RotationPlan
+from equiv_probe.estimation.decomposition import decompose
+from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.testing.planted import CentralForces, PlantedModel, QuadraticEnergy
 
 if TYPE_CHECKING:
-    from equiv_probe.orbit import Orbit
+    from equiv_probe.estimation.orbit import Orbit
 
 Field = Callable[[Tensor], dict[str, Tensor]]
 """Positions ``(..., N, 3)`` to ``energy`` ``(...)``, ``forces`` ``(..., N, 3)`` and ``stress`` ``(..., 6)``."""

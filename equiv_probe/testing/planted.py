@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, ClassVar, final
 import torch
 from torch import Tensor
 
-from equiv_probe import representations as reps
+from equiv_probe.representations import representation as reps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from equiv_probe.representations import Representation
+    from equiv_probe.representations.representation import Representation
 
 Named = dict[str, Tensor]
 Power = dict[int, float]

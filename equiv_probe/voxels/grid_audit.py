@@ -19,22 +19,22 @@ import torch
 from torch import nn
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grid_parts import FLOOR, Parts, evaluated
-from equiv_probe.grid_plans import fitting_plan
-from equiv_probe.grid_report import GridAudit
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.schema import named
-from equiv_probe.turned_model import TurnedModel
-from equiv_probe.twirl import progress_bar
+from equiv_probe.orbit.rotated_model import TurnedModel
+from equiv_probe.orbit.twirl import progress_bar
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.grid_plans import fitting_plan
+from equiv_probe.schema.schema import named
+from equiv_probe.voxels.grid_report import GridAudit
+from equiv_probe.voxels.parts import FLOOR, Parts, evaluated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-    from equiv_probe.interpolation import Kind
-    from equiv_probe.losses import AnyLoss
-    from equiv_probe.schema import Schema
+    from equiv_probe.estimation.losses import AnyLoss
+    from equiv_probe.representations.interpolation import Kind
+    from equiv_probe.schema.schema import Schema
 
 
 def audit_grid(

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.decomposition import Decomposition
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.saving import as_json, as_page, read, require_version, write
-from equiv_probe.stored import require, without_nan
-from equiv_probe.stored_audits import GRID
+from equiv_probe.estimation.decomposition import Decomposition
+from equiv_probe.report.saving import as_json, as_page, read, require_version, write
+from equiv_probe.report.stored import require, without_nan
+from equiv_probe.report.stored_audits import GRID
+from equiv_probe.rotations.plan import RotationPlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,26 +137,26 @@ class GridAudit:
         return found
 
     def plot_numbers(self, ax: Axes | None = None) -> Axes:
-        """Both numbers beside their floors; see :func:`equiv_probe.grid_plots.numbers`."""
-        from equiv_probe import grid_plots
+        """Both numbers beside their floors; see :func:`equiv_probe.voxels.plots.numbers`."""
+        from equiv_probe.voxels import plots as grid_plots
 
         return grid_plots.numbers(self, ax)
 
     def plot_structures(self, ax: Axes | None = None) -> Axes:
-        """How both are spread over structures; see :func:`equiv_probe.grid_plots.structures`."""
-        from equiv_probe import grid_plots
+        """How both are spread over structures; see :func:`equiv_probe.voxels.plots.structures`."""
+        from equiv_probe.voxels import plots as grid_plots
 
         return grid_plots.structures(self, ax)
 
     def plot_angle(self, ax: Axes | None = None) -> Axes:
-        """Against the angle of the rotation; see :func:`equiv_probe.grid_plots.angle`."""
-        from equiv_probe import grid_plots
+        """Against the angle of the rotation; see :func:`equiv_probe.voxels.plots.angle`."""
+        from equiv_probe.voxels import plots as grid_plots
 
         return grid_plots.angle(self, ax)
 
     def _repr_html_(self) -> str | None:
         """What a notebook shows; without Matplotlib it shows the text instead."""
-        from equiv_probe.page import fragment
+        from equiv_probe.report.page import fragment
 
         try:
             return fragment(self)

@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from equiv_probe.decomposition import Decomposition, summarise
-from equiv_probe.deviation_by_angle import by_angle
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grids import Grid
-from equiv_probe.isolation import needs_gradient
-from equiv_probe.losses import PointwiseLoss
-from equiv_probe.measurement import Measurement, Objective, measure
-from equiv_probe.schema import named, unnamed
-from equiv_probe.turning import Structures, resolve_batch
-from equiv_probe.twirl import twirl
+from equiv_probe.estimation.decomposition import Decomposition, summarise
+from equiv_probe.estimation.deviation_by_angle import by_angle
+from equiv_probe.estimation.losses import PointwiseLoss
+from equiv_probe.estimation.measurement import Measurement, Objective, measure
+from equiv_probe.live.isolation import needs_gradient
+from equiv_probe.orbit.twirl import twirl
+from equiv_probe.representations.grids import Grid
+from equiv_probe.schema.schema import named, unnamed
+from equiv_probe.schema.structures import Structures, resolve_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-    from equiv_probe.interpolation import Kind
-    from equiv_probe.losses import AnyLoss
-    from equiv_probe.orbit import Orbit
-    from equiv_probe.rotations import RotationPlan
-    from equiv_probe.schema import Schema
+    from equiv_probe.estimation.losses import AnyLoss
+    from equiv_probe.estimation.orbit import Orbit
+    from equiv_probe.representations.interpolation import Kind
+    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.schema.schema import Schema
 
 FLOOR = 3
 """Round trips for the floor."""

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equiv_probe.axes import ALARM, CALM, INK, LINE, axes_or_new, figure, is_near, tidied, value_of
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grid_report import ABOVE
-from equiv_probe.report_table import number
+from equiv_probe.report.axes import ALARM, CALM, INK, LINE, axes_or_new, figure, is_near, tidied, value_of
+from equiv_probe.report.formatting import number
+from equiv_probe.voxels.grid_report import ABOVE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from equiv_probe.decomposition import Decomposition
-    from equiv_probe.grid_report import GridAudit
+    from equiv_probe.estimation.decomposition import Decomposition
+    from equiv_probe.voxels.grid_report import GridAudit
 
 RIGHT_ANGLES, ALL = "right angles", "all rotations"
 SQUARED = "mse"

@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 import equiv_probe as ep
-from equiv_probe.report_table import number
+from equiv_probe.report.formatting import number
 from equiv_probe_ase import make_calculator
-from equiv_probe_ase.budget import HBAR
-from equiv_probe_ase.md import molecular_dynamics
+from equiv_probe_ase.dynamics.budget import HBAR
+from equiv_probe_ase.dynamics.molecular_dynamics import molecular_dynamics
 
 if TYPE_CHECKING:
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 HERE = Path(__file__).parent
 TRANSFORMER = f"{HERE.parent / 'force_field' / 'transformer.py'}:calculator"

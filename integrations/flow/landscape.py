@@ -24,7 +24,7 @@ from study import write
 from train import EVALUATION_SEED, HERE, Config, Run
 
 import equiv_probe as ep
-from equiv_probe.growth_exponent import growth_exponent
+from equiv_probe.landscape.growth_exponent import growth_exponent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from equiv_probe.axes import value_of
+from equiv_probe.report.axes import value_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from training import Run
 
 import equiv_probe as ep
-from equiv_probe.growth_exponent import growth_exponent
-from equiv_probe.report import without_nan
+from equiv_probe.landscape.growth_exponent import growth_exponent
+from equiv_probe.results.report import without_nan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

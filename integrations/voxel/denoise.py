@@ -27,12 +27,12 @@ from training import KEYS, Run, Training, autocast, configured, device_of, gener
 from voxeliser import VOXMOL, Voxeliser
 
 import equiv_probe as ep
-from equiv_probe.rotations import haar
+from equiv_probe.rotations.plan import haar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from equiv_probe.estimates import Sums
+    from equiv_probe.estimation.estimates import Sums
 
 RUNS = ("none", "cube", "so3", "control", "random")
 SCHEMA = ep.Schema(inputs={"grid": ep.grid()}, outputs={"0": ep.grid()})

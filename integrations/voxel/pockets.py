@@ -31,7 +31,7 @@ import equiv_probe as ep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from equiv_probe.estimates import Sums
+    from equiv_probe.estimation.estimates import Sums
 
 RUNS = ("none", "cube", "so3")
 SCHEMA = ep.Schema(inputs={"pos": ep.point}, outputs={"0": ep.scalar}, mask="mask")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import equiv_probe as ep
-from equiv_probe.estimates import Sums
+from equiv_probe.estimation.estimates import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from molecules import Molecules
     from torch import Tensor
 
-    from equiv_probe.grids import Grid
+    from equiv_probe.representations.grids import Grid
 
 PLANS = {"cube": ep.RotationPlan("cube"), "so3": ep.RotationPlan("tetrahedral", replicates=2)}
 GRIDS = {"cube": ep.grid(ball=True), "so3": ep.grid(interpolation="cubic")}

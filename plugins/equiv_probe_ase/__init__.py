@@ -14,17 +14,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from equiv_probe_ase.auditing import audit
-    from equiv_probe_ase.calculators import make_calculator
-    from equiv_probe_ase.monitor import SymmetryMonitor
-    from equiv_probe_ase.twirled_calculator import TwirledCalculator
+    from equiv_probe_ase.auditing.audit import audit
+    from equiv_probe_ase.averaging.twirled_calculator import TwirledCalculator
+    from equiv_probe_ase.calculators.by_name import make_calculator
+    from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 
 __all__ = ["SymmetryMonitor", "TwirledCalculator", "audit", "make_calculator"]
 _MODULES = {
-    "SymmetryMonitor": "monitor",
-    "TwirledCalculator": "twirled_calculator",
-    "audit": "auditing",
-    "make_calculator": "calculators",
+    "SymmetryMonitor": "dynamics.monitor",
+    "TwirledCalculator": "averaging.twirled_calculator",
+    "audit": "auditing.audit",
+    "make_calculator": "calculators.by_name",
 }
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from equiv_probe.plugins import Plugin, PresetStatus
+from equiv_probe.live.plugins import Plugin, PresetStatus
 
 if TYPE_CHECKING:
     import typer
 
 
 def _register(app: typer.Typer) -> None:
-    from equiv_probe_ase.commands import register
+    from equiv_probe_ase.commands.audit import register
 
     register(app)
 
 
 def _presets() -> list[PresetStatus]:
-    from equiv_probe_ase.presets import PRESETS
+    from equiv_probe_ase.calculators.presets import PRESETS
 
     return [
         PresetStatus(

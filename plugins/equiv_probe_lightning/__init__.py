@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from equiv_probe_lightning.of_pytorch_lightning import EquivarianceCallback
+    from equiv_probe_lightning.callback_pytorch_lightning import EquivarianceCallback
 
 __all__ = ["EquivarianceCallback"]
 
@@ -25,5 +25,5 @@ def __getattr__(name: str) -> Any:
     found = found or [each for each in both if find_spec(each) is not None]
     if not found:
         raise ModuleNotFoundError("the callback needs Lightning: pip install 'equiv-probe[lightning]'")
-    made = found[0] if len(found) == 1 else "either"
-    return importlib.import_module(f"{__name__}.of_{made}").EquivarianceCallback
+    made = f"callback_{found[0]}" if len(found) == 1 else "callback"
+    return importlib.import_module(f"{__name__}.{made}").EquivarianceCallback

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import equiv_probe as ep
-from equiv_probe.representations import Representation
+from equiv_probe.representations.representation import Representation
 
 _PLAIN: dict[str, Representation] = {
     name: getattr(ep, name) for name in ("scalar", "pseudoscalar", "vector", "axial", "point", "fixed")

@@ -11,12 +11,12 @@ from typing import Any
 
 def lightning_callbacks() -> list[Any]:
     """Return the callbacks for ``lightning``."""
-    return _callbacks("of_lightning")
+    return _callbacks("callback_lightning")
 
 
 def pytorch_lightning_callbacks() -> list[Any]:
     """Return the callbacks for ``pytorch_lightning``."""
-    return _callbacks("of_pytorch_lightning")
+    return _callbacks("callback_pytorch_lightning")
 
 
 def _callbacks(kind: str) -> list[Any]:
@@ -26,7 +26,7 @@ def _callbacks(kind: str) -> list[Any]:
     import inspect
     from importlib import import_module
 
-    from equiv_probe import settings
+    from equiv_probe.probe import settings
     from equiv_probe_lightning.measuring import Measuring
 
     known = list(inspect.signature(Measuring.__init__).parameters)[1:]

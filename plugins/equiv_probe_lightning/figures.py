@@ -7,13 +7,13 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.axes import SIZE
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.axes import SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 
 def figures(report: Report) -> Iterator[tuple[str, Any]]:

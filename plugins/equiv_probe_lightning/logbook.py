@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.estimates import Sums
-from equiv_probe.over_time import OverTime
-from equiv_probe.probe_report import report_of
+from equiv_probe.estimation.estimates import Sums
+from equiv_probe.probe.probe_report import report_of
+from equiv_probe.results.over_time import OverTime
 from equiv_probe_lightning import ranks
 from equiv_probe_lightning.trainers import about_to_write
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     import equiv_probe as ep
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 KEYS = ("L_total", "L_mean", "L_equiv", "share")
 SECONDS = "equiv/seconds"
@@ -112,7 +112,7 @@ class Logbook:
                 recent = which == "report" and key[0] == "train"
                 rows = torch.stack(state["binned"]["recent"]).sum(0) if recent else state["binned"]["everything"]
                 known = {"labelled": state["labelled"], "loss": state["loss"]}
-                found[key] = OverTime.of(probe.over, key, rows, **known)
+                found[key] = OverTime.of(probe.over.name, probe.over.edges.tolist(), key, rows, **known)
         return found
 
     @staticmethod

@@ -11,17 +11,20 @@ from typing import Any, Literal
 import torch
 
 import equiv_probe as ep
-from equiv_probe.called import calls_of
-from equiv_probe.generators import generators_of
-from equiv_probe.isolation import RandomState, isolated, observed, rank
-from equiv_probe.objectives import Training
-from equiv_probe.quiet import silenced
-from equiv_probe.running_script import claim, report_path
-from equiv_probe_lightning import configured, locating, ranks
+from equiv_probe.cli.run_script import claim, report_path
+from equiv_probe.estimation.objectives import Training
+from equiv_probe.live.generators import generators_of
+from equiv_probe.live.isolation import RandomState, isolated, observed
+from equiv_probe.live.network_search import calls_of
+from equiv_probe.live.silence import silenced
+from equiv_probe.rotations.drawing import rank
+from equiv_probe_lightning import configuration as configured
+from equiv_probe_lightning import network as locating
+from equiv_probe_lightning import ranks
 from equiv_probe_lightning.figures import log_figures
 from equiv_probe_lightning.logbook import Logbook
 from equiv_probe_lightning.losses import losses_of
-from equiv_probe_lightning.stepping import STEPS, Step, copied, recorded_logs, silent
+from equiv_probe_lightning.step import STEPS, Step, copied, recorded_logs, silent
 from equiv_probe_lightning.trainers import compiled_as_a_whole, defines, dummy_logger, reads_iterator
 
 

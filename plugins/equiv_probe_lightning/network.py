@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe import plugins
-from equiv_probe.called import calls_of
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import isolated
-from equiv_probe.objectives import Training
-from equiv_probe.quiet import silenced
-from equiv_probe_lightning.stepping import recorded_logs
+from equiv_probe.estimation.objectives import Training
+from equiv_probe.live import plugins
+from equiv_probe.live.isolation import isolated
+from equiv_probe.live.network_search import calls_of
+from equiv_probe.live.silence import silenced
+from equiv_probe_lightning.step import recorded_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from equiv_probe.schema import Schema
+    from equiv_probe.schema.schema import Schema
 
 
 def known(module: Any, name: str | None) -> Training | None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from equiv_probe.plugins import Plugin
+from equiv_probe.live.plugins import Plugin
 
 plugin = Plugin(name="lightning", framework="pytorch_lightning", packages=("pytorch-lightning", "lightning"))

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe import binned_sums
-from equiv_probe.estimates import Sums
-from equiv_probe.gradient_sums import GradientSums
-from equiv_probe.gradients import Gradients
+from equiv_probe.estimation import binned_sums
+from equiv_probe.estimation.estimates import Sums
+from equiv_probe.landscape.gradient_sums import GradientSums
+from equiv_probe.landscape.gradients import Gradients
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
-    from equiv_probe.running import Running
+    from equiv_probe.estimation.running import Running
 
 Key = tuple[str, str]
 """Stage and output."""

@@ -7,7 +7,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.isolation import measuring
+from equiv_probe.live.isolation import measuring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from equiv_probe_pyg.attaching import attach
-    from equiv_probe_pyg.rotation import RandomRotation
+    from equiv_probe_pyg.attachment import attach
+    from equiv_probe_pyg.random_rotation import RandomRotation
 
 __all__ = ["RandomRotation", "attach"]
 
@@ -17,11 +17,11 @@ __all__ = ["RandomRotation", "attach"]
 def __getattr__(name: str) -> Any:
     # Not imported up front: the probe loads this package to learn of its adapter, with or without PyG.
     if name == "attach":
-        from equiv_probe_pyg.attaching import attach
+        from equiv_probe_pyg.attachment import attach
 
         return attach
     if name == "RandomRotation":
-        from equiv_probe_pyg.rotation import RandomRotation
+        from equiv_probe_pyg.random_rotation import RandomRotation
 
         return RandomRotation
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

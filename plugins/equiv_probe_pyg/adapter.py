@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe import representations as reps
-from equiv_probe.adapters import Arguments, CallAdapter, Part, Rebuild
-from equiv_probe.capture import all_outputs
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.schema import Schema
+from equiv_probe.live.adapters import Arguments, CallAdapter, Part, Rebuild
+from equiv_probe.live.capture import all_outputs
+from equiv_probe.representations import representation as reps
+from equiv_probe.schema.schema import Schema
 from equiv_probe_pyg.graphs import INDEX_NAMES, Held, dense, is_graph, per_graph, plain
 from equiv_probe_pyg.joining import join
 from equiv_probe_pyg.owners import structures_of
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from equiv_probe.objectives import Evaluate
-    from equiv_probe.representations import Representation
-    from equiv_probe.schema import Named
-    from equiv_probe.turning import Structures
+    from equiv_probe.estimation.objectives import Evaluate
+    from equiv_probe.representations.representation import Representation
+    from equiv_probe.schema.schema import Named
+    from equiv_probe.schema.structures import Structures
 
 LABELS = {"y", "target", "targets", "label", "labels"}
 """What PyG keeps labels under: they are no inputs, whatever their shape."""
@@ -77,7 +77,7 @@ class GraphAdapter(CallAdapter):
 
     def labels(self) -> Evaluate | None:
         """Labels in the graphs, by the names of the outputs or as ``y``."""
-        from equiv_probe_pyg.attaching import Labels
+        from equiv_probe_pyg.attachment import Labels
 
         return Labels(None, "mse")
 

@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.objectives import Objectives, label_free, labelled
-from equiv_probe.probe import Probe
-from equiv_probe.schema import Schema
+from equiv_probe.estimation.objectives import Objectives, label_free, labelled
+from equiv_probe.probe.probe import Probe
+from equiv_probe.schema.schema import Schema
 from equiv_probe_pyg.adapter import GraphAdapter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from equiv_probe.losses import AnyLoss
-    from equiv_probe.representations import Representation
-    from equiv_probe.rotations import RotationPlan
-    from equiv_probe.schedule import Cadence
-    from equiv_probe.schema import Named
-    from equiv_probe.turning import Structures
+    from equiv_probe.estimation.losses import AnyLoss
+    from equiv_probe.probe.schedule import Cadence
+    from equiv_probe.representations.representation import Representation
+    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.schema.schema import Named
+    from equiv_probe.schema.structures import Structures
 
 
 def attach(
@@ -99,7 +99,7 @@ class Labels:
     def __call__(
         self, inputs: Named, outputs: Mapping[str, Tensor], structures: Structures, schema: Schema
     ) -> Objectives:
-        """The losses of one call; see :data:`equiv_probe.objectives.Evaluate`."""
+        """The losses of one call; see :data:`equiv_probe.estimation.objectives.Evaluate`."""
         if self.found is None:
             self.found = self._find(inputs, outputs)
         # A call without labels (a prediction, a test set) is measured without.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.schema import Named
+    from equiv_probe.schema.schema import Named
 
 _MATRICES = {"cell", "cells", "lattice", "box", "stress", "stresses", "virial", "virials"}
 _MATRICES |= {"polarizability", "quadrupole"}

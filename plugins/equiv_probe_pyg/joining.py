@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.schema import Named
+    from equiv_probe.schema.schema import Named
 
 _COUNTS = {"num_graphs", "batch_size", "num_nodes", "dim_size"}
 _NODE_NUMBERS = {"idx_i", "idx_j", "senders", "receivers", "row", "col", "src", "dst", "face", "edge_idx"}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.turning import Structures, centroids
+from equiv_probe.schema.structures import Structures, centroids
 from equiv_probe_pyg.graphs import Held, dense, graphs_in, plain
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.schema import Named, Schema
+    from equiv_probe.schema.schema import Named, Schema
 
 
 def structures_of(inputs: Named, schema: Schema, center: str | Tensor) -> Structures:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.plugins import Plugin
+from equiv_probe.live.plugins import Plugin
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from equiv_probe.adapters import Adapter
+    from equiv_probe.live.adapters import Adapter
 
 
 def _adapter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter | None:

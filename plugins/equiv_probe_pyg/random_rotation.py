@@ -9,15 +9,15 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.schema import Schema
-from equiv_probe.turning import draw
+from equiv_probe.rotations.drawing import draw
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.schema import Schema
 from equiv_probe_pyg.adapter import defined, require_whole_shifts_declared
 from equiv_probe_pyg.graphs import Held, dense
 from equiv_probe_pyg.owners import structures_of
 
 if TYPE_CHECKING:
-    from equiv_probe.schema import Named
+    from equiv_probe.schema.schema import Named
 
 
 @functional_transform("random_haar_rotation")

@@ -10,7 +10,7 @@ from equiv_probe_pyg.graphs import INDEX_NAMES, Held, dense, graphs_in, plain
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.schema import Named
+    from equiv_probe.schema.schema import Named
 
 
 class CannotJoin(Exception):  # noqa: N818 - an answer rather than an error

@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.adapters import Adapter
-from equiv_probe.capture import cloned
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.turning import Structures, centroids
+from equiv_probe.live.adapters import Adapter
+from equiv_probe.live.capture import cloned
+from equiv_probe.schema.structures import Structures, centroids
 from equiv_probe_schnetpack.quantities import INPUTS, PROPERTIES, about_the_origin, finds_pairs, predicted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from equiv_probe.adapters import Arguments, Part, Rebuild
-    from equiv_probe.schema import Named, Schema
+    from equiv_probe.live.adapters import Arguments, Part, Rebuild
+    from equiv_probe.schema.schema import Named, Schema
     from equiv_probe_schnetpack.quantities import Quantity
 
 POSITIONS, STRUCTURE_OF_ATOM, SIZES, PAIRS = "_positions", "_idx_m", "_n_atoms", "_idx_j"
@@ -49,7 +49,7 @@ def is_batch(value: Any) -> bool:
 
 
 class BatchAdapter(Adapter):
-    """Reads and writes SchNetPack's batches; see :class:`equiv_probe.adapters.Adapter`.
+    """Reads and writes SchNetPack's batches; see :class:`equiv_probe.live.adapters.Adapter`.
 
     The neighbour lists of a batch are kept for its turned copies: what is measured is the model, not the list.
 

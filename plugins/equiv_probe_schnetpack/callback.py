@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from equiv_probe_lightning.of_pytorch_lightning import EquivarianceCallback as LightningCallback
+from equiv_probe_lightning.callback_pytorch_lightning import EquivarianceCallback as LightningCallback
 
 
 class EquivarianceCallback(LightningCallback):

@@ -11,13 +11,13 @@ import torch
 from schnetpack import units
 from schnetpack.md.simulation_hooks import SimulationHook
 
-from equiv_probe.capture import wide
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import isolated, rank
-from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.rotations import RotationPlan
-from equiv_probe.schema import Schema
-from equiv_probe.turning import draw, own_generator
+from equiv_probe.live.capture import wide
+from equiv_probe.live.isolation import isolated
+from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.rotations.drawing import draw, own_generator, rank
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.schema import Schema
 from equiv_probe_schnetpack.batches import BatchAdapter
 from equiv_probe_schnetpack.dynamics_log import DynamicsLog
 from equiv_probe_schnetpack.quantities import INPUTS, PROPERTIES

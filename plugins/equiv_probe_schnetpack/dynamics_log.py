@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from equiv_probe.rotations import RotationPlan
+    from equiv_probe.rotations.plan import RotationPlan
 
 _UNITS = {"energy": "eV", "forces": "eV/Å", "stress": "eV/Å³", "net_force": "eV/Å", "net_torque": "eV"}
 _COLUMNS = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from equiv_probe.plugins import Plugin
+from equiv_probe.live.plugins import Plugin
 from equiv_probe_schnetpack.batches import adapter
 from equiv_probe_schnetpack.training import training
 

@@ -9,14 +9,14 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from equiv_probe import representations as reps
+from equiv_probe.representations import representation as reps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import nn
 
-    from equiv_probe.representations import Representation
+    from equiv_probe.representations.representation import Representation
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from schnetpack.transform import CachedNeighborList, Transform
 
-from equiv_probe import representations as reps
-from equiv_probe import rotations
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.schema import Schema
+from equiv_probe.representations import representation as reps
+from equiv_probe.rotations import plan as rotations
+from equiv_probe.schema.schema import Schema
 from equiv_probe_schnetpack.quantities import INPUTS, PROPERTIES
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.representations import Representation
+    from equiv_probe.representations.representation import Representation
 
 _WORDS: dict[str, Representation] = {
     "scalar": reps.scalar,

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from equiv_probe import representations as reps
-from equiv_probe import rotations
-from equiv_probe.isolation import isolated
-from equiv_probe.losses import LOSSES, PointwiseLoss, Reduction, frame_dependence
-from equiv_probe.measurement import Objective
-from equiv_probe.objectives import Objectives, Training, label_free, reduction_of
-from equiv_probe.schema import Schema
+from equiv_probe.estimation.losses import LOSSES, PointwiseLoss, Reduction, frame_dependence
+from equiv_probe.estimation.measurement import Objective
+from equiv_probe.estimation.objectives import Objectives, Training, label_free, reduction_of
+from equiv_probe.live.isolation import isolated
+from equiv_probe.representations import representation as reps
+from equiv_probe.rotations import plan as rotations
+from equiv_probe.schema.schema import Schema
 from equiv_probe_schnetpack.quantities import INPUTS, quantity
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.schema import Named
-    from equiv_probe.turning import Structures
+    from equiv_probe.schema.schema import Named
+    from equiv_probe.schema.structures import Structures
 
 _OWN_STEPS = ("training_step", "loss_fn", "apply_constraints", "predict_without_postprocessing", "forward")
 
@@ -62,7 +62,7 @@ def _schema(task: Any) -> Schema:
 
 
 class TaskLosses:
-    """The objectives of one call of a task's model; an :data:`equiv_probe.objectives.Evaluate`.
+    """The objectives of one call of a task's model; an :data:`equiv_probe.estimation.objectives.Evaluate`.
 
     A loss that is a mean over elements is evaluated structure by structure. Any other (of the whole batch, without
     labels, after a constraint that is not SchNetPack's own) is asked of the task itself, for the batch as one.
@@ -80,7 +80,7 @@ class TaskLosses:
     def __call__(
         self, inputs: Named, outputs: Mapping[str, Tensor], structures: Structures, schema: Schema
     ) -> Objectives:
-        """See :data:`equiv_probe.objectives.Evaluate`."""
+        """See :data:`equiv_probe.estimation.objectives.Evaluate`."""
         plain = label_free(inputs, outputs, structures, schema).parts
         parts: dict[str, Objective] = {}
         factors: dict[str, float] = {}

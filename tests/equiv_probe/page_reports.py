@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from equiv_probe.estimates import Sums
-from equiv_probe.gradients import grouped, of_blocks
-from equiv_probe.live_gradients import LiveGradients
-from equiv_probe.report import Labelled, Measured, Report
+from equiv_probe.estimation.estimates import Sums
+from equiv_probe.landscape.gradients import grouped, of_blocks
+from equiv_probe.landscape.live_gradients import LiveGradients
+from equiv_probe.results.report import Labelled, Measured, Report
 
 NAN = math.nan
 MOLECULES = {"water": ("OHH", 3), "methane": ("CHHHH", 5), "salt": ("NaCl", 2), "ammonia": ("NHHH", 4)}

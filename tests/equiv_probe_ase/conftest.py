@@ -12,7 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from equiv_probe.testing import QuadraticEnergy
 
-from . import wells
+from .averaging import wells
 
 if TYPE_CHECKING:
     from ase import Atoms

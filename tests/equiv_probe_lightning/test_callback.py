@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.report import Report
+from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import MATRIX, Linear, LinearModule, centred, loader, trainer
@@ -57,7 +57,9 @@ def test_logged_share_is_the_closed_form(kind: str, tmp_path: Path) -> None:
 def test_without_averaging_the_closed_form_would_be_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: with identities in the place of rotations there is no broken symmetry to see."""
     one = torch.eye(3, dtype=torch.float64)
-    monkeypatch.setattr("equiv_probe.turning.draw", lambda plan, generator, count: one.expand(2, 60, count, 3, 3))
+    monkeypatch.setattr(
+        "equiv_probe.rotations.drawing.draw", lambda plan, generator, count: one.expand(2, 60, count, 3, 3)
+    )
     callback = EquivarianceCallback(every=1, light=EXACT, window=100)
     trainer(tmp_path, [callback]).fit(LinearModule(), loader())
     assert everything(callback)["equiv/train/loss/share"] == pytest.approx(0, abs=1e-12)

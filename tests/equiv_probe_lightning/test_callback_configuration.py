@@ -11,8 +11,10 @@ import pytest
 import pytorch_lightning as pl
 
 import equiv_probe as ep
-from equiv_probe.report import Report
-from equiv_probe_lightning import EquivarianceCallback, configured, of_lightning
+from equiv_probe.results.report import Report
+from equiv_probe_lightning import EquivarianceCallback
+from equiv_probe_lightning import callback_lightning as of_lightning
+from equiv_probe_lightning import configuration as configured
 from equiv_probe_lightning.environment import lightning_callbacks, pytorch_lightning_callbacks
 from equiv_probe_lightning.measuring import Measuring
 
@@ -39,7 +41,7 @@ def check(callback: Any) -> None:
     assert callback.options["every"] == 10
 
 
-@pytest.mark.parametrize("where", ["equiv_probe_lightning", "equiv_probe_lightning.of_lightning"])
+@pytest.mark.parametrize("where", ["equiv_probe_lightning", "equiv_probe_lightning.callback_lightning"])
 def test_hydra_instantiates_it(where: str) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf

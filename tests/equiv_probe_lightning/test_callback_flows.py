@@ -151,7 +151,8 @@ def test_places_declared_as_vectors_would_be_caught(tmp_path: Path, monkeypatch:
     wrong = probe.replay(lambda: module.loss((x, mask)), EXACT).equiv
     assert wrong > 10 * as_point
     monkeypatch.setattr(
-        "equiv_probe.turning.draw", lambda plan, generator, count: torch.eye(3).double().expand(2, 12, count, 3, 3)
+        "equiv_probe.rotations.drawing.draw",
+        lambda plan, generator, count: torch.eye(3).double().expand(2, 12, count, 3, 3),
     )
     right = ep.Probe(module.net, ep.Schema(inputs={"x_t": ep.point}, outputs={"0": ep.point}))
     assert right.replay(lambda: module.loss((x, mask)), EXACT).equiv == pytest.approx(0, abs=1e-12)

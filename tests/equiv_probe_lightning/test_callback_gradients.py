@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.isolation import measuring
-from equiv_probe.report import Report
+from equiv_probe.live.isolation import measuring
+from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 from equiv_probe_lightning.figures import figures
 

@@ -17,7 +17,7 @@ from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
 import equiv_probe as ep
-from equiv_probe.report import Report
+from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import MATRIX, trainer

@@ -71,7 +71,7 @@ def test_a_replay_that_is_not_isolated_would_be_caught(tmp_path: Path, monkeypat
         train(tmp_path / "with", [callback], epochs=2)
     callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
     monkeypatch.setattr("equiv_probe_lightning.measuring.copied", copy.deepcopy)
-    monkeypatch.setattr("equiv_probe.isolation.ModuleState.restore", lambda self: None)
+    monkeypatch.setattr("equiv_probe.live.isolation.ModuleState.restore", lambda self: None)
     found = train(tmp_path / "with", [callback], epochs=2)
     assert found["weights"] != without["weights"]
     assert found["rows"] != without["rows"]

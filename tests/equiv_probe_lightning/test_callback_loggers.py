@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from equiv_probe.report import Report
+from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import LinearModule, centred, loader, trainer

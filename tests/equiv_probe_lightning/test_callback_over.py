@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import equiv_probe as ep
-from equiv_probe.report import Report
+from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 
 from ..equiv_probe.timed_models import SCALE, TIMED, Timed, drawn, exact

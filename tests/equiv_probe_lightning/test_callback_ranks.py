@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from equiv_probe.report import Report
+from equiv_probe.results.report import Report
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 
 import equiv_probe as ep
-from equiv_probe.report import Report
+from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import LinearModule, loader, trainer

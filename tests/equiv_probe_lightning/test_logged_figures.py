@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from equiv_probe.report import Labelled, Measured, Report
+from equiv_probe.results.report import Labelled, Measured, Report
 from equiv_probe_lightning.figures import figures, log_figures
 
 if TYPE_CHECKING:

@@ -79,8 +79,8 @@ def test_training_is_bit_identical(workers: int) -> None:
 
 def test_a_probe_that_draws_from_the_global_state_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     without, _, _ = train("without", 0)
-    monkeypatch.setattr("equiv_probe.isolation.RandomState.restore", lambda self: None)
-    monkeypatch.setattr("equiv_probe.isolation.ModuleState.restore", lambda self: None)
+    monkeypatch.setattr("equiv_probe.live.isolation.RandomState.restore", lambda self: None)
+    monkeypatch.setattr("equiv_probe.live.isolation.ModuleState.restore", lambda self: None)
     assert train("hooks", 0)[0] != without
 
 
@@ -138,7 +138,7 @@ def calls() -> list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]:
 def test_nothing_on_the_training_path_reads_from_the_device(
     kind: int, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("equiv_probe.substitution.at_hand", lambda value: False)
+    monkeypatch.setattr("equiv_probe.probe.substitution.at_hand", lambda value: False)
     model, args, options = calls()[kind]
 
     def call() -> Any:

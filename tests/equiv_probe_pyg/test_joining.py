@@ -11,8 +11,8 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import global_add_pool
 
 import equiv_probe as ep
-from equiv_probe.live_orbit import LiveOrbit
-from equiv_probe.turning import draw
+from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.rotations.drawing import draw
 
 from .graph_models import SIZES, Complex, Equivariant, Everything, batch_of, graph, hetero, heteros
 

@@ -12,7 +12,7 @@ from torch_geometric.nn.models import visnet
 from torch_geometric.typing import WITH_PYG_LIB, WITH_TORCH_SPARSE
 
 import equiv_probe as ep
-from equiv_probe.turning import RotationSource
+from equiv_probe.rotations.drawing import RotationSource
 
 from .graph_models import (
     Complex,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import equiv_probe as ep
-from equiv_probe.schema import Schema
+from equiv_probe.schema.schema import Schema
 from equiv_probe_schnetpack import EquivarianceCallback
 
 from .spk_models import Quadratic, batch, copied, make_task, output

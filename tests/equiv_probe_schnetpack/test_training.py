@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.capture import wide
-from equiv_probe.live_orbit import LiveOrbit
+from equiv_probe.live.capture import wide
+from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe_schnetpack.training import training
 
 from ..equiv_probe.test_no_waiting import NoReading
@@ -120,7 +120,7 @@ def test_the_decomposition_is_that_of_a_loop_over_rotations(setting: str, monkey
     task = make_task(potential(), *SETTINGS[setting]())
     given = batch() | {"total": torch.arange(4.0).double()}
     rotations = ep.rotations.haar(12 * 4, torch.Generator().manual_seed(3)).reshape(12, 1, 4, 3, 3)
-    monkeypatch.setattr("equiv_probe.turning.draw", lambda *args: rotations)
+    monkeypatch.setattr("equiv_probe.rotations.drawing.draw", lambda *args: rotations)
     found = quiet(task)
     with ep.Probe(found.network, found.schema, light=PLAN, every=1, objectives=found.objectives) as probe:
         probe.step(lambda: task.training_step(copied(given), 0), stage="train")

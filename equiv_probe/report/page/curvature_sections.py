@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe import curvature_plots
-from equiv_probe.conditioning import KINDS
-from equiv_probe.curvature_table import cells, shown
-from equiv_probe.page.headline import Headline
-from equiv_probe.page.views import Figures, Rows, View
-from equiv_probe.report_table import number
-from equiv_probe.stored_landscape import MATRICES
+from equiv_probe.landscape import plots as curvature_plots
+from equiv_probe.landscape.conditioning import KINDS
+from equiv_probe.landscape.curvature_table import cells, shown
+from equiv_probe.report.formatting import number
+from equiv_probe.report.page.headline import Headline
+from equiv_probe.report.page.views import Figures, Rows, View
+from equiv_probe.report.stored_landscape import MATRICES
 
 if TYPE_CHECKING:
-    from equiv_probe.estimates import Estimate
-    from equiv_probe.saved_curvature import SavedCurvature, SavedLossCurvature
+    from equiv_probe.estimation.estimates import Estimate
+    from equiv_probe.landscape.saved_curvature import SavedCurvature, SavedLossCurvature
 
 FIRST = KINDS[0]
 QUESTION = "Is one of the losses easier to lower?"

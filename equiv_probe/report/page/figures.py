@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from equiv_probe import axes
-from equiv_probe.axes import figure
-from equiv_probe.report_table import shown
+from equiv_probe.report import axes
+from equiv_probe.report.axes import figure
+from equiv_probe.report.formatting import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe import gradient_plots
-from equiv_probe.gradient_sentence import sentence
-from equiv_probe.gradient_table import HEADS, cells
-from equiv_probe.page.views import Rows
-from equiv_probe.report_table import with_error
+from equiv_probe.report.formatting import with_error
+from equiv_probe.report.page.views import Rows
+from equiv_probe.results import gradient_plots
+from equiv_probe.results.gradient_sentence import sentence
+from equiv_probe.results.gradient_table import HEADS, cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from equiv_probe.page.views import Figures
-    from equiv_probe.report import Report
+    from equiv_probe.report.page.views import Figures
+    from equiv_probe.results.report import Report
 
 
 _CAPTION = (

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe import grid_plots, plots
-from equiv_probe.grid_plots import ALL, RIGHT_ANGLES, is_root, shown
-from equiv_probe.grid_report import ABOVE, BLIND
-from equiv_probe.page.headline import SEVERITY, Headline, beside_floor, errors, times
-from equiv_probe.page.views import Figures, View
-from equiv_probe.report import Labelled, Measured, Report
-from equiv_probe.report_table import OWN_LOSS, number
-from equiv_probe.verdict import verdict
+from equiv_probe.estimation.verdict import verdict
+from equiv_probe.report.formatting import number
+from equiv_probe.report.page.headline import SEVERITY, Headline, beside_floor, errors, times
+from equiv_probe.report.page.views import Figures, View
+from equiv_probe.results import plots
+from equiv_probe.results.report import Labelled, Measured, Report
+from equiv_probe.results.report_table import OWN_LOSS
+from equiv_probe.voxels import plots as grid_plots
+from equiv_probe.voxels.grid_report import ABOVE, BLIND
+from equiv_probe.voxels.plots import ALL, RIGHT_ANGLES, is_root, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from equiv_probe.decomposition import Decomposition
-    from equiv_probe.grid_report import GridAudit
+    from equiv_probe.estimation.decomposition import Decomposition
+    from equiv_probe.voxels.grid_report import GridAudit
 
 _OWN = "in the output's own unit"
 _BROKEN = ("broken", "above round-off")

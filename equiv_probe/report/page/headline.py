@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from scipy.special import stdtrit
 
-from equiv_probe.report_table import number
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
-    from equiv_probe.report import Labelled, Measured, Report
+    from equiv_probe.results.report import Labelled, Measured, Report
 
 SEVERITY = ("broken", "above round-off", "unknown", "", "non-deterministic", "round-off")
 """Verdicts, the worst first: a page's headline is about the quantity that is broken most."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe import curvature_plots
-from equiv_probe.line_table import cells
-from equiv_probe.page.headline import Headline
-from equiv_probe.page.views import Figures, Rows, View
-from equiv_probe.report_table import number
+from equiv_probe.landscape import plots as curvature_plots
+from equiv_probe.landscape.line_table import cells
+from equiv_probe.report.formatting import number
+from equiv_probe.report.page.headline import Headline
+from equiv_probe.report.page.views import Figures, Rows, View
 
 if TYPE_CHECKING:
-    from equiv_probe.growth_exponent import Exponent
-    from equiv_probe.saved_line import SavedLine
+    from equiv_probe.landscape.growth_exponent import Exponent
+    from equiv_probe.landscape.saved_line import SavedLine
 
 DIRECTIONS = {
     "random": "a random direction, every filter by its own length",

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe import sampler_plots
-from equiv_probe.page.headline import SEVERITY, Headline, beside_floor, percent
-from equiv_probe.page.views import Figures, View
-from equiv_probe.report_table import number
-from equiv_probe.stored import finite
+from equiv_probe.generative import plots as sampler_plots
+from equiv_probe.report.formatting import number
+from equiv_probe.report.page.headline import SEVERITY, Headline, beside_floor, percent
+from equiv_probe.report.page.views import Figures, View
+from equiv_probe.report.stored import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from equiv_probe.sampler_report import EndPoints, SamplerAudit
+    from equiv_probe.generative.sampler_report import EndPoints, SamplerAudit
 
 WORST = 12
 """Rows of the table of samples."""

@@ -6,18 +6,18 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from equiv_probe import angular_plots, plots, trajectory_plots
-from equiv_probe.page import gradient_sections, viewer
-from equiv_probe.page.headline import headline
-from equiv_probe.page.views import Figures, View
-from equiv_probe.report_table import number
-from equiv_probe.stored import finite
+from equiv_probe.report.formatting import number
+from equiv_probe.report.page import gradient_sections, viewer
+from equiv_probe.report.page.headline import headline
+from equiv_probe.report.page.views import Figures, View
+from equiv_probe.report.stored import finite
+from equiv_probe.results import angular_plots, plots, trajectory_plots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from equiv_probe.over_time import Bin, OverTime
-    from equiv_probe.report import Measured, Report
+    from equiv_probe.results.over_time import Bin, OverTime
+    from equiv_probe.results.report import Measured, Report
 
 BROKEN = ("broken", "above round-off", "unknown", "")
 

@@ -13,10 +13,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.stored import finite
+from equiv_probe.report.stored import finite
 
 if TYPE_CHECKING:
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 MISSING = "pip install 'equiv-probe[report]' adds a 3D view of them to this page."
 MOST_ATOMS = 20_000

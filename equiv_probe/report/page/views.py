@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.page.figures import svg
+from equiv_probe.report.page.figures import svg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-    from equiv_probe.page.headline import Headline
-    from equiv_probe.report import Measured
-    from equiv_probe.sampler_report import EndPoints
-    from equiv_probe.saving import Saved
+    from equiv_probe.generative.sampler_report import EndPoints
+    from equiv_probe.report.page.headline import Headline
+    from equiv_probe.report.saving import Saved
+    from equiv_probe.results.report import Measured
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class Figures(Generic[T]):
             args: for ``draw``.
             caption: below it.
             main: False folds it up.
-            how: for :func:`equiv_probe.page.figures.svg`.
+            how: for :func:`equiv_probe.report.page.figures.svg`.
         """
         place = sum(map(len, self.by_section.values()))
         try:

@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from equiv_probe.comparison import p_value
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.grid_report import GridAudit
-from equiv_probe.page import curvature_sections, grid_sections, line_sections, sampler_sections, sections, viewer
-from equiv_probe.page.figures import svg
-from equiv_probe.plots import contrast as contrast_plot
-from equiv_probe.report_table import interval, number, over, shown
-from equiv_probe.sampler_report import SamplerAudit
-from equiv_probe.saved_curvature import SavedCurvature
-from equiv_probe.saved_line import SavedLine
-from equiv_probe.saved_record import SavedRecord
+from equiv_probe.generative.sampler_report import SamplerAudit
+from equiv_probe.landscape.saved_curvature import SavedCurvature
+from equiv_probe.landscape.saved_line import SavedLine
+from equiv_probe.landscape.saved_record import SavedRecord
+from equiv_probe.report.formatting import interval, number, shown
+from equiv_probe.report.page import curvature_sections, grid_sections, line_sections, sampler_sections, sections, viewer
+from equiv_probe.report.page.figures import svg
+from equiv_probe.results.comparison import p_value
+from equiv_probe.results.plots import contrast as contrast_plot
+from equiv_probe.results.report_table import over
+from equiv_probe.voxels.grid_report import GridAudit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.axes import Axes
 
-    from equiv_probe.comparison import Comparison
-    from equiv_probe.contrasts import Contrast
-    from equiv_probe.page.views import View
-    from equiv_probe.saving import Saved
+    from equiv_probe.report.page.views import View
+    from equiv_probe.report.saving import Saved
+    from equiv_probe.results.comparison import Comparison
+    from equiv_probe.results.contrasts import Contrast
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
@@ -141,7 +142,7 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("equiv_probe.page", "."),
+        loader=PackageLoader("equiv_probe.report.page", "."),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_visible,
@@ -165,7 +166,7 @@ def _visible(value: Any) -> Any:
 
 
 def _text(name: str) -> str:
-    return resources.files("equiv_probe.page").joinpath(name).read_text(encoding="utf-8").strip()
+    return resources.files("equiv_probe.report.page").joinpath(name).read_text(encoding="utf-8").strip()
 
 
 def _digest(text: str) -> str:

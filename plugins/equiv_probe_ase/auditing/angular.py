@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.report import without_nan
+from equiv_probe.results.report import without_nan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
 def angular(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Pool what :func:`equiv_probe_ase.record.record` keeps of each structure, weighted as ``L_equiv`` is.
+    """Pool what :func:`equiv_probe_ase.auditing.record.record` keeps of each structure, weighted as ``L_equiv`` is.
 
     Args:
         values: of one quantity, by structure. Those without (of improper plans, or resumed from older journals) are

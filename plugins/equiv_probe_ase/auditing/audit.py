@@ -8,23 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.losses import resolve
-from equiv_probe.report import Report
-from equiv_probe.rotations import RotationPlan
-from equiv_probe_ase.calculators import as_calculator
-from equiv_probe_ase.engine import Engine
+from equiv_probe.estimation.losses import resolve
+from equiv_probe.results.report import Report
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe_ase.auditing.journal import Journal
+from equiv_probe_ase.auditing.notes import notes_on, versions
+from equiv_probe_ase.auditing.orbits import ROUND_TRIPS
+from equiv_probe_ase.auditing.self_labels import without_own_answers
+from equiv_probe_ase.auditing.summary import blind_spots, summarise
+from equiv_probe_ase.auditing.windows import Options, measure_window, windows
+from equiv_probe_ase.auditing.worst_structures import with_geometry
+from equiv_probe_ase.calculators.by_name import as_calculator
+from equiv_probe_ase.calculators.inspection import (
+    default_atoms_per_call,
+    draws_anew,
+    model_precision,
+    trial,
+    weights_digest,
+)
 from equiv_probe_ase.evaluators import evaluator_for
-from equiv_probe_ase.inspection import default_atoms_per_call, draws_anew, model_precision, trial, weights_digest
-from equiv_probe_ase.journal import Journal
-from equiv_probe_ase.measuring import Options, measure_window, windows
-from equiv_probe_ase.notes import notes_on, versions
-from equiv_probe_ase.orbits import ROUND_TRIPS
-from equiv_probe_ase.own_answers import without_own_answers
-from equiv_probe_ase.quantities import adapted, choose
-from equiv_probe_ase.structures import load
-from equiv_probe_ase.summary import blind_spots, summarise
-from equiv_probe_ase.turning import Turner
-from equiv_probe_ase.worst import with_geometry
+from equiv_probe_ase.evaluators.engine import Engine
+from equiv_probe_ase.structures.loading import load
+from equiv_probe_ase.structures.quantities import adapted, choose
+from equiv_probe_ase.structures.rotation import Turner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,8 +38,8 @@ if TYPE_CHECKING:
     import torch
     from ase.calculators.calculator import Calculator
 
-    from equiv_probe.schema import Schema
-    from equiv_probe_ase.structures import Source
+    from equiv_probe.schema.schema import Schema
+    from equiv_probe_ase.structures.loading import Source
 
 
 def audit(
@@ -191,6 +197,6 @@ def _progress(total: int, done: int, label: str, *, shown: bool) -> Any:
     """A progress bar over structures as a context manager that gives ``advance(count)``."""
     if not shown:
         return nullcontext(lambda _: None)
-    from equiv_probe_ase.progress import bar
+    from equiv_probe_ase.auditing.progress import bar
 
     return bar(total, done, label)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe_ase.evaluators.loop import with_wrapped
-from equiv_probe_ase.turning import turned_constraints
+from equiv_probe_ase.structures.rotation import turned_constraints
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from equiv_probe_ase.measuring import Options
-    from equiv_probe_ase.structures import Structure
+    from equiv_probe_ase.auditing.windows import Options
+    from equiv_probe_ase.structures.loading import Structure
 
 
 def notes_on(

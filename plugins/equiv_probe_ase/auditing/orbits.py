@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from equiv_probe.orbit import Orbit
-from equiv_probe.representations import point
-from equiv_probe.rotations import RotationPlan, haar
-from equiv_probe.schema import Schema
-from equiv_probe_ase.inspection import stored_precision
-from equiv_probe_ase.quantities import Quantity, applies
+from equiv_probe.estimation.orbit import Orbit
+from equiv_probe.representations.representation import point
+from equiv_probe.rotations.plan import RotationPlan, haar
+from equiv_probe.schema.schema import Schema
+from equiv_probe_ase.calculators.inspection import stored_precision
+from equiv_probe_ase.structures.quantities import Quantity, applies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from equiv_probe_ase.engine import Engine
-    from equiv_probe_ase.structures import Structure
-    from equiv_probe_ase.turning import Turner
+    from equiv_probe_ase.evaluators.engine import Engine
+    from equiv_probe_ase.structures.loading import Structure
+    from equiv_probe_ase.structures.rotation import Turner
 
     Results = dict[str, NDArray[np.float64]]
 

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe import EquivProbeError, decompose
-from equiv_probe.report import without_nan
-from equiv_probe.spectrum import spectrum, torque_bound
-from equiv_probe.variogram import Pairs, variogram
-from equiv_probe_ase.reflections import Hands, spread_of_proper, words_on
-from equiv_probe_ase.structures import reference_values
+from equiv_probe.estimation.spectrum import spectrum, torque_bound
+from equiv_probe.estimation.variogram import Pairs, variogram
+from equiv_probe.results.report import without_nan
+from equiv_probe_ase.auditing.reflections import Hands, spread_of_proper, words_on
+from equiv_probe_ase.structures.loading import reference_values
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.decomposition import Decomposition
-    from equiv_probe.losses import AnyLoss
-    from equiv_probe.orbit import Orbit
-    from equiv_probe_ase.orbits import Job
-    from equiv_probe_ase.quantities import Quantity
+    from equiv_probe.estimation.decomposition import Decomposition
+    from equiv_probe.estimation.losses import AnyLoss
+    from equiv_probe.estimation.orbit import Orbit
+    from equiv_probe_ase.auditing.orbits import Job
+    from equiv_probe_ase.structures.quantities import Quantity
 
 WORST_ATOMS = 5
 MAX_DEGREE = 6

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from equiv_probe_ase.structures import reference_values
+from equiv_probe_ase.structures.loading import reference_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from equiv_probe_ase.evaluators import Evaluator
-    from equiv_probe_ase.quantities import Quantity
-    from equiv_probe_ase.structures import Structure
+    from equiv_probe_ase.structures.loading import Structure
+    from equiv_probe_ase.structures.quantities import Quantity
 
 LOOKED_AT = 3
 """Structures, the smallest: no model meets somebody else's numbers to the last digits on all of them."""

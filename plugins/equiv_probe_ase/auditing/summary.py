@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from equiv_probe.estimates import Sums
-from equiv_probe.report import Labelled, Measured
-from equiv_probe.verdict import verdict
-from equiv_probe_ase.angular import angular
+from equiv_probe.estimation.estimates import Sums
+from equiv_probe.estimation.verdict import verdict
+from equiv_probe.results.report import Labelled, Measured
+from equiv_probe_ase.auditing.angular import angular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from equiv_probe.rotations import RotationPlan
-    from equiv_probe_ase.quantities import Quantity
+    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe_ase.structures.quantities import Quantity
 
     Record = Mapping[str, Any]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.quantities import QUANTITIES
+from equiv_probe_ase.structures.quantities import QUANTITIES
 
 if TYPE_CHECKING:
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 _PREFIXES = {"": 1e3, "m": 1.0, "µ": 1e-3, "u": 1e-3}  # quantities are reported in milli-units
 _DEFAULT_QUANTITY = {

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.verdict import verdict
-from equiv_probe_ase.orbits import Job, evaluate_jobs, quantities_of
-from equiv_probe_ase.record import record
-from equiv_probe_ase.structures import printable
-from equiv_probe_ase.turning import Turner
+from equiv_probe.estimation.verdict import verdict
+from equiv_probe_ase.auditing.orbits import Job, evaluate_jobs, quantities_of
+from equiv_probe_ase.auditing.record import record
+from equiv_probe_ase.structures.loading import printable
+from equiv_probe_ase.structures.rotation import Turner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import torch
 
-    from equiv_probe.rotations import RotationPlan
-    from equiv_probe_ase.engine import Engine
-    from equiv_probe_ase.quantities import Quantity
-    from equiv_probe_ase.structures import Structure
+    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe_ase.evaluators.engine import Engine
+    from equiv_probe_ase.structures.loading import Structure
+    from equiv_probe_ase.structures.quantities import Quantity
 
 WINDOW = 32
 """Structures that are evaluated and written to the journal together, at most."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from equiv_probe_ase.structures import Structure
+    from equiv_probe_ase.structures.loading import Structure
 
 WORST_STRUCTURES = 12
 """Of each quantity: as many as a page lists, so that every one that is listed can be looked at."""

@@ -12,13 +12,13 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.orbit import Moments
-from equiv_probe.twirled import orbit_std
-from equiv_probe_ase.engine import Engine
+from equiv_probe.estimation.orbit import Moments
+from equiv_probe.live.twirled import orbit_std
+from equiv_probe_ase.auditing.reflections import Hands, words_on
+from equiv_probe_ase.calculators.inspection import default_atoms_per_call
 from equiv_probe_ase.evaluators import evaluator_for
-from equiv_probe_ase.inspection import default_atoms_per_call
-from equiv_probe_ase.quantities import adapted
-from equiv_probe_ase.reflections import Hands, words_on
+from equiv_probe_ase.evaluators.engine import Engine
+from equiv_probe_ase.structures.quantities import adapted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from equiv_probe.rotations import RotationPlan
-    from equiv_probe_ase.quantities import Quantity
-    from equiv_probe_ase.turning import Turner
+    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe_ase.structures.quantities import Quantity
+    from equiv_probe_ase.structures.rotation import Turner
 
     Results = dict[str, NDArray[np.float64]]
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from equiv_probe_ase.quantities import applies
+from equiv_probe_ase.structures.quantities import applies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ase import Atoms
 
-    from equiv_probe_ase.quantities import Quantity
+    from equiv_probe_ase.structures.quantities import Quantity
 
 ON_DEMAND = {"energies", "stresses"}
 """Evaluated when asked for only: they cost some models a pass of their own, and no dynamics reads them."""

@@ -22,23 +22,23 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.outputs import Properties, all_outputs
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.averaging import Average, Averager
-from equiv_probe_ase.calculators import as_calculator
-from equiv_probe_ase.companions import Companions
-from equiv_probe_ase.quantities import QUANTITIES, choose
-from equiv_probe_ase.seen_changes import changed, declared_values, seen_by
-from equiv_probe_ase.turning import Turner
-from equiv_probe_ase.twirl_plans import RANDOM_FRAME, plan_of
+from equiv_probe_ase.averaging.average import Average, Averager
+from equiv_probe_ase.averaging.companions import Companions
+from equiv_probe_ase.averaging.plans import RANDOM_FRAME, plan_of
+from equiv_probe_ase.averaging.state_changes import changed, declared_values, seen_by
+from equiv_probe_ase.calculators.by_name import as_calculator
+from equiv_probe_ase.structures.quantities import QUANTITIES, choose
+from equiv_probe_ase.structures.rotation import Turner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from equiv_probe.rotations import RotationPlan
-    from equiv_probe.schema import Schema
-    from equiv_probe_ase.averaging import Answer
-    from equiv_probe_ase.twirl_plans import Mode
+    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.schema.schema import Schema
+    from equiv_probe_ase.averaging.average import Answer
+    from equiv_probe_ase.averaging.plans import Mode
 
 
 class TwirledCalculator(Calculator):  # type: ignore[misc]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.presets import PRESETS
+from equiv_probe_ase.calculators.presets import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from equiv_probe_ase.engine import ATOMS_PER_CALL, GPU_ATOMS_PER_CALL
+from equiv_probe_ase.evaluators.engine import ATOMS_PER_CALL, GPU_ATOMS_PER_CALL
 from equiv_probe_ase.evaluators.loop import with_wrapped
-from equiv_probe_ase.quantities import Quantity, applies
+from equiv_probe_ase.structures.quantities import Quantity, applies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from equiv_probe_ase.evaluators import Evaluator
-    from equiv_probe_ase.structures import Structure
+    from equiv_probe_ase.structures.loading import Structure
 
     Results = dict[str, NDArray[np.float64]]
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equiv_probe.cli import INTERRUPTED, wide_console
+from equiv_probe.cli.main import INTERRUPTED, wide_console
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations import RotationPlan
+from equiv_probe.rotations.plan import RotationPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ase.calculators.calculator import Calculator
 
-    from equiv_probe.report import Report
-    from equiv_probe_ase.thresholds import Threshold
+    from equiv_probe.results.report import Report
+    from equiv_probe_ase.auditing.thresholds import Threshold
 
 FAILED = 1
 
@@ -37,7 +37,7 @@ def option(*names: str, help: str, show: str | bool = True) -> Any:  # noqa: A00
 def register(app: typer.Typer) -> None:
     """Add the commands to ``equiv-probe``."""
     app.command("audit")(audit_command)
-    from equiv_probe_ase.md_command import md_command
+    from equiv_probe_ase.commands.md import md_command
 
     app.command("md")(md_command)
     app.command("demo")(demo_command)
@@ -83,9 +83,9 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
 ) -> None:
     """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off."""
     require_ase()
-    from equiv_probe_ase.auditing import audit
-    from equiv_probe_ase.calculators import make_calculator, spec_fingerprint
-    from equiv_probe_ase.thresholds import Threshold
+    from equiv_probe_ase.auditing.audit import audit
+    from equiv_probe_ase.auditing.thresholds import Threshold
+    from equiv_probe_ase.calculators.by_name import make_calculator, spec_fingerprint
 
     if structures is None:
         raise _one_missing(calculator)
@@ -133,7 +133,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
 def demo_command() -> None:
     """Audit CHGNet and a small unconstrained transformer on embedded molecules, side by side (a minute, no network)."""
     require_ase()
-    from equiv_probe_ase.demo import demo
+    from equiv_probe_ase.commands.demo import demo
 
     with quiet(verbose=False):
         demo(wide_console())
@@ -143,8 +143,8 @@ def twirled(calculator: Calculator, how: str | None) -> Calculator:
     """The calculator, or its average over the rotations that were asked for."""
     if how is None:
         return calculator
-    from equiv_probe_ase.twirl_plans import parse_twirl
-    from equiv_probe_ase.twirled_calculator import TwirledCalculator
+    from equiv_probe_ase.averaging.plans import parse_twirl
+    from equiv_probe_ase.averaging.twirled_calculator import TwirledCalculator
 
     return TwirledCalculator(calculator, *parse_twirl(how), store_std=False)
 
@@ -177,7 +177,7 @@ def _one_missing(given: str) -> EquivProbeError:
     """One argument where two are needed: a trajectory says what made it, but not with which options or weights."""
     if not Path(given.rpartition("@")[0] or given).exists():
         return EquivProbeError(f"no structures for {given}", "a file", f"equiv-probe audit {given} structures.xyz")
-    from equiv_probe_ase.structures import load
+    from equiv_probe_ase.structures.loading import load
 
     calc = load(given)[0].atoms.calc
     made = (
@@ -196,7 +196,7 @@ def _exit_code(report: Report, thresholds: list[Threshold]) -> int:
     if not report.structures:
         print("Nothing could be measured: every structure failed.", file=sys.stderr)
         return FAILED
-    from equiv_probe_ase.thresholds import exceeded
+    from equiv_probe_ase.auditing.thresholds import exceeded
 
     lines = [line for threshold in thresholds for line in exceeded(threshold, report)]
     if thresholds and report.failures:  # a guard does not wave through what it could not look at

@@ -14,14 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report_table import interval, number
-from equiv_probe_ase.auditing import audit
-from equiv_probe_ase.calculators import make_calculator
+from equiv_probe.report.formatting import interval, number
+from equiv_probe_ase.auditing.audit import audit
+from equiv_probe_ase.calculators.by_name import make_calculator
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from equiv_probe.report import Measured, Report
+    from equiv_probe.results.report import Measured, Report
 
 VACUUM = 6.0
 """Margin of CHGNet's box (Å): its atom graph ends at 6 Å."""
@@ -36,7 +36,7 @@ a small [bold]transformer[/bold] that saw nothing but randomly turned training d
 
 def force_field_folder() -> Path:
     """Where the project's own transformer lies: in the wheel beside this file, in a checkout under ``integrations``."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     for folder in (here / "force_field", here.parents[1] / "integrations" / "force_field"):
         if (folder / "transformer.py").exists():
             return folder

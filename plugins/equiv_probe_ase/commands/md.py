@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from equiv_probe.cli import INTERRUPTED, explain
+from equiv_probe.cli.main import INTERRUPTED, explain
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations import RotationPlan
-from equiv_probe_ase.commands import FAILED, option, quiet, require_ase, show, slug, twirled
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe_ase.commands.audit import FAILED, option, quiet, require_ase, show, slug, twirled
 
 
 def md_command(  # noqa: PLR0917 - a command line has as many options as it has
@@ -49,11 +49,11 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
 ) -> None:
     """Run molecular dynamics, and see what broken rotation symmetry does to the trajectory."""
     require_ase()
-    from equiv_probe_ase.breaking_off import BrokenOffError
-    from equiv_probe_ase.calculators import make_calculator
-    from equiv_probe_ase.md import molecular_dynamics
-    from equiv_probe_ase.structures import load
-    from equiv_probe_ase.written_files import require_writable, save
+    from equiv_probe_ase.calculators.by_name import make_calculator
+    from equiv_probe_ase.commands.output_files import require_writable, save
+    from equiv_probe_ase.dynamics.interruption import BrokenOffError
+    from equiv_probe_ase.dynamics.molecular_dynamics import molecular_dynamics
+    from equiv_probe_ase.structures.loading import load
 
     model = slug(calculator) + (f"-{slug(twirl)}" if twirl else "")
     output = output or Path(f"md-{model}-{slug(Path(structure).stem)}.csv")

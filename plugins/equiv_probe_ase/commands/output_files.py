@@ -9,7 +9,7 @@ from equiv_probe.errors import EquivProbeError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 
 def require_writable(path: Path, option: str) -> None:

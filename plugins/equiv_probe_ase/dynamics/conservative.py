@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
-    from equiv_probe_ase.engine import Engine
+    from equiv_probe_ase.evaluators.engine import Engine
 
     Vector = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import t as student
 
-from equiv_probe.report_table import number
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,11 +16,11 @@ from weakref import WeakSet
 from ase.parallel import world
 from ase.utils import IOContext
 
-from equiv_probe import settings
+from equiv_probe.cli.run_command import KNOWN
+from equiv_probe.cli.run_script import REPORT, claim_all
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import measuring
-from equiv_probe.run import KNOWN
-from equiv_probe.running_script import REPORT, claim_all
+from equiv_probe.live.isolation import measuring
+from equiv_probe.probe import settings
 
 LOG = "equiv_probe_dynamics.csv"
 MOST = 10
@@ -65,7 +65,7 @@ def _replace(root: Any) -> None:
 
 
 def _attach(dyn: Any) -> None:
-    from equiv_probe_ase.monitor import SymmetryMonitor
+    from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 
     if any(isinstance(entry[0], SymmetryMonitor) for entry in dyn.observers):
         return
@@ -90,7 +90,7 @@ def _attach(dyn: Any) -> None:
     monitor.detach()
     dyn.attach(Guarded(monitor), 1)
     _monitors.append(monitor)
-    from equiv_probe_ase.own_copy import networks
+    from equiv_probe_ase.calculators.private_copy import networks
 
     claim_all(networks(monitor.model), type(dyn).__name__)
     _say(f"watches {type(dyn).__name__} of {monitor.atoms.get_chemical_formula()}, log {monitor.log.path}")
@@ -134,7 +134,7 @@ def _files(options: dict[str, Any]) -> dict[str, Any]:
 
 def _plan(given: Any, asked: dict[str, Any]) -> Any:
     """A plan from its design's name and the seed; None leaves it to the monitor."""
-    from equiv_probe.rotations import RotationPlan
+    from equiv_probe.rotations.plan import RotationPlan
 
     seed = int(asked.get("seed", 0))
     if isinstance(given, dict):

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.isolation import isolated
-from equiv_probe_ase.conservative import Defect, defect
-from equiv_probe_ase.engine import Engine
+from equiv_probe.live.isolation import isolated
+from equiv_probe_ase.auditing.orbits import Job, evaluate_jobs, quantities_of
+from equiv_probe_ase.auditing.record import record
+from equiv_probe_ase.calculators.inspection import default_atoms_per_call, model_precision, trial
+from equiv_probe_ase.calculators.private_copy import networks, own_copy, own_directories
+from equiv_probe_ase.dynamics.conservative import Defect, defect
 from equiv_probe_ase.evaluators import evaluator_for
-from equiv_probe_ase.inspection import default_atoms_per_call, model_precision, trial
-from equiv_probe_ase.orbits import Job, evaluate_jobs, quantities_of
-from equiv_probe_ase.own_copy import networks, own_copy, own_directories
-from equiv_probe_ase.quantities import QUANTITIES, adapted, choose
-from equiv_probe_ase.record import record
-from equiv_probe_ase.structures import Structure
-from equiv_probe_ase.turning import Turner
+from equiv_probe_ase.evaluators.engine import Engine
+from equiv_probe_ase.structures.loading import Structure
+from equiv_probe_ase.structures.quantities import QUANTITIES, adapted, choose
+from equiv_probe_ase.structures.rotation import Turner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
 
-    from equiv_probe.rotations import RotationPlan
-    from equiv_probe_ase.quantities import Quantity
+    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe_ase.structures.quantities import Quantity
 
 DEFAULTS = ("energy", "forces", "stress")
 FLOOR_EVERY = 10

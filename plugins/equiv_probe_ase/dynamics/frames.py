@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.worst import geometry, slim
+from equiv_probe_ase.auditing.worst_structures import geometry, slim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

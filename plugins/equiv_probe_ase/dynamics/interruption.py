@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.budget import known_results
-from equiv_probe_ase.structures import printable
+from equiv_probe_ase.dynamics.budget import known_results
+from equiv_probe_ase.structures.loading import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 
 class BrokenOffError(EquivProbeError):

@@ -13,11 +13,11 @@ from ase.utils.plugins import ExternalIOFormat
 dynamics = ExternalIOFormat(
     desc="log of equiv_probe's SymmetryMonitor",
     code="+F",
-    module="equiv_probe_ase.dynamics_reading",
+    module="equiv_probe_ase.dynamics.log_reading",
     magic=b'{"equiv_probe_dynamics"',
 )
 
 if os.environ.get("EQUIV_PROBE", "") not in {"", "0"}:
-    from equiv_probe_ase.watching import watch
+    from equiv_probe_ase.dynamics.environment import watch
 
     watch()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report import without_nan
+from equiv_probe.results.report import without_nan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.dynamics_rows import info_of
+from equiv_probe_ase.dynamics.rows import info_of
 
 
 def read_equiv_probe_dynamics(file: IO[str], index: Any = -1) -> list[Atoms]:

@@ -14,8 +14,8 @@ from ase.md.langevin import Langevin
 from ase.md.verlet import VelocityVerlet
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.breaking_off import broken_off, not_begun, stop_where_not_finite
-from equiv_probe_ase.monitor import SymmetryMonitor
+from equiv_probe_ase.dynamics.interruption import broken_off, not_begun, stop_where_not_finite
+from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
 
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 ENSEMBLES = ("nve", "langevin")
 

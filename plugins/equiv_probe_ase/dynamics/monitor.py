@@ -11,19 +11,19 @@ from ase import units
 from ase.md.md import MolecularDynamics
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations import RotationPlan
-from equiv_probe_ase.between_runs import BetweenRuns
-from equiv_probe_ase.budget import Budget, known_results, mechanics
-from equiv_probe_ase.calculators import make_calculator
-from equiv_probe_ase.dynamics_frames import FramesFile, WorstFrames
-from equiv_probe_ase.dynamics_log import DynamicsLog, plain
-from equiv_probe_ase.dynamics_reading import atoms_of
-from equiv_probe_ase.dynamics_report import dynamics_report
-from equiv_probe_ase.dynamics_rows import frame_of, info_of, protocol_of, resumed_budget, row_of
-from equiv_probe_ase.dynamics_table import RunningTable
-from equiv_probe_ase.frame_symmetry import FrameSymmetry
-from equiv_probe_ase.remarks import Remarks
-from equiv_probe_ase.watched_atoms import moving_atoms, require_watchable
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe_ase.calculators.by_name import make_calculator
+from equiv_probe_ase.dynamics.budget import Budget, known_results, mechanics
+from equiv_probe_ase.dynamics.frame_symmetry import FrameSymmetry
+from equiv_probe_ase.dynamics.frames import FramesFile, WorstFrames
+from equiv_probe_ase.dynamics.log import DynamicsLog, plain
+from equiv_probe_ase.dynamics.log_reading import atoms_of
+from equiv_probe_ase.dynamics.moved_atoms import BetweenRuns
+from equiv_probe_ase.dynamics.moving_atoms import moving_atoms, require_watchable
+from equiv_probe_ase.dynamics.remarks_log import Remarks
+from equiv_probe_ase.dynamics.report import dynamics_report
+from equiv_probe_ase.dynamics.rows import frame_of, info_of, protocol_of, resumed_budget, row_of
+from equiv_probe_ase.dynamics.table import RunningTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
     from ase.optimize.optimize import BaseDynamics
 
-    from equiv_probe.report import Report
-    from equiv_probe_ase.conservative import Defect
-    from equiv_probe_ase.quantities import Quantity
+    from equiv_probe.results.report import Report
+    from equiv_probe_ase.dynamics.conservative import Defect
+    from equiv_probe_ase.structures.quantities import Quantity
 
 PLAN = RotationPlan("haar", replicates=4)
 """Four rotations of a frame, the fewest with error bars: a trajectory has many frames, and each draws its own."""
@@ -44,10 +44,10 @@ class SymmetryMonitor:
     """Attaches to ASE dynamics or an optimiser; measures its budget at every step and its symmetry at some.
 
     Every step, from what the dynamics has computed anyway: net force and torque, energies, momentum and angular
-    momentum, and their changes against the time integrals of force and torque (:mod:`equiv_probe_ase.budget`). Every
+    momentum, and their changes against the time integrals of force and torque (:mod:`equiv_probe_ase.dynamics.budget`). Every
     ``every`` steps the twirl of energy, forces and stress, on copies of atoms and calculator. Every
     ``conservative_every`` steps whether the forces are the gradient of the energy, and how much of a drift of the total
-    energy that makes (:mod:`equiv_probe_ase.conservative`). The trajectory is bit for bit what it is without.
+    energy that makes (:mod:`equiv_probe_ase.dynamics.conservative`). The trajectory is bit for bit what it is without.
 
     Args:
         dyn: any of ASE's dynamics or optimisers; the monitor attaches itself.

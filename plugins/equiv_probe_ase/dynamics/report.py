@@ -11,21 +11,21 @@ from ase import units
 from ase.md.verlet import VelocityVerlet
 from scipy.stats import t as student
 
-from equiv_probe.report import Report
-from equiv_probe.report_table import number
-from equiv_probe.verdict import BROKEN_RELATIVE, ROUND_OFF_FACTOR
-from equiv_probe_ase.budget import HBAR
-from equiv_probe_ase.conservative import DIRECTIONS, beyond_noise
-from equiv_probe_ase.dynamics_log import plain
-from equiv_probe_ase.dynamics_rows import protocol_of
-from equiv_probe_ase.energy_drift import energy_drift
-from equiv_probe_ase.inspection import draws_anew
-from equiv_probe_ase.summary import blind_spots, summarise
+from equiv_probe.estimation.verdict import BROKEN_RELATIVE, ROUND_OFF_FACTOR
+from equiv_probe.report.formatting import number
+from equiv_probe.results.report import Report
+from equiv_probe_ase.auditing.summary import blind_spots, summarise
+from equiv_probe_ase.calculators.inspection import draws_anew
+from equiv_probe_ase.dynamics.budget import HBAR
+from equiv_probe_ase.dynamics.conservative import DIRECTIONS, beyond_noise
+from equiv_probe_ase.dynamics.energy_drift import energy_drift
+from equiv_probe_ase.dynamics.log import plain
+from equiv_probe_ase.dynamics.rows import protocol_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from equiv_probe_ase.monitor import SymmetryMonitor
+    from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 
     Row = Mapping[str, Any]
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe_ase.budget import Budget
-from equiv_probe_ase.dynamics_log import plain
-from equiv_probe_ase.inspection import weights_digest
-from equiv_probe_ase.notes import versions
+from equiv_probe_ase.auditing.notes import versions
+from equiv_probe_ase.calculators.inspection import weights_digest
+from equiv_probe_ase.dynamics.budget import Budget
+from equiv_probe_ase.dynamics.log import plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ase import Atoms
 
-    from equiv_probe_ase.conservative import Defect
-    from equiv_probe_ase.monitor import SymmetryMonitor
+    from equiv_probe_ase.dynamics.conservative import Defect
+    from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 
 _UNITS = {"energy": "meV_per_atom", "forces": "meV_per_A", "stress": "meV_per_A3"}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from equiv_probe.report_table import number
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from equiv_probe.chunking import unless_out_of_memory
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.orbit.chunking import unless_out_of_memory
 from equiv_probe_ase.evaluators.loop import model_work
 
 if TYPE_CHECKING:

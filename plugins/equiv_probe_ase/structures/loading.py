@@ -16,7 +16,7 @@ from ase import Atoms
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
-    from equiv_probe_ase.quantities import Quantity
+    from equiv_probe_ase.structures.quantities import Quantity
 
 Source: TypeAlias = str | Path | Atoms | Iterable[Atoms]
 REFERENCE_PREFIXES = ("REF_", "ref_", "dft_", "DFT_")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
-    from equiv_probe.representations import Representation
+    from equiv_probe.representations.representation import Representation
 
 
 @dataclass(frozen=True)

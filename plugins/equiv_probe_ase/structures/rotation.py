@@ -13,7 +13,7 @@ from ase.cell import Cell
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.representations import Fixed
+from equiv_probe.representations.representation import Fixed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from equiv_probe.representations import Representation
+    from equiv_probe.representations.representation import Representation
 
 # Constraints that say nothing about a direction in the laboratory.
 _INVARIANT = {

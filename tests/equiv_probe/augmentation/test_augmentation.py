@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 
-from .live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Noisy, mutating_batch
+from ..live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Noisy, mutating_batch
 
 SAME = 1e-12
 

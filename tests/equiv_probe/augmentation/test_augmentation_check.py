@@ -17,9 +17,9 @@ from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.transforms import Compose, RandomJitter, RandomRotate, RandomScale
 
 import equiv_probe as ep
-from equiv_probe.augmentation_draws import counted
-from equiv_probe.rotations import generators, haar
-from equiv_probe.sample_layout import generic_sample
+from equiv_probe.augmentation.draws import counted
+from equiv_probe.augmentation.sample_layout import generic_sample
+from equiv_probe.rotations.plan import generators, haar
 
 Names = dict[str, Tensor]
 

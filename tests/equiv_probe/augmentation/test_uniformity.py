@@ -9,8 +9,17 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from equiv_probe.rotations import from_quaternions, generators, group, haar
-from equiv_probe.uniformity import DEGREES, HAAR_ANGLE, association, moments, recipe, serial, sobolev, uniformity
+from equiv_probe.augmentation.uniformity import (
+    DEGREES,
+    HAAR_ANGLE,
+    association,
+    moments,
+    recipe,
+    serial,
+    sobolev,
+    uniformity,
+)
+from equiv_probe.rotations.plan import from_quaternions, generators, group, haar
 
 
 def generator(seed: int = 0) -> torch.Generator:

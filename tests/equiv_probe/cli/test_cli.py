@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from equiv_probe import cli, plugins
+from equiv_probe.cli import main as cli
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.plugins import Plugin, PresetStatus
+from equiv_probe.live import plugins
+from equiv_probe.live.plugins import Plugin, PresetStatus
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -121,7 +122,7 @@ def test_a_broken_plugin_does_not_take_the_others_down(installed: Any, capsys: p
     assert [plugin.name for plugin in found] == ["good"]
     assert broken == [
         "bad (bad:plugin): ImportError: no module named [bar]",
-        "odd (odd:plugin): a int, not an equiv_probe.plugins.Plugin",
+        "odd (odd:plugin): a int, not an equiv_probe.live.plugins.Plugin",
     ]
     assert called("doctor") == 0
     assert "no module named [bar]" in capsys.readouterr().out

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe import running_script, settings
-from equiv_probe.adapters import Adapter, CallAdapter
-from equiv_probe.report import Report
-from equiv_probe.running_script import REPORT, Finder, run_script
+from equiv_probe.cli import run_script as running_script
+from equiv_probe.cli.run_script import REPORT, Finder, run_script
+from equiv_probe.live.adapters import Adapter, CallAdapter
+from equiv_probe.probe import settings
+from equiv_probe.results.report import Report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMAND = [sys.executable, "-c", "from equiv_probe.cli import main; main()", "run"]
+COMMAND = [sys.executable, "-c", "from equiv_probe.cli.main import main; main()", "run"]
 
 
 def started(path: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -64,7 +65,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(module: nn.Module, args: Any, kwargs: Any) -> GraphAdapter | None:
         return GraphAdapter() if args and isinstance(args[0], Graph) else None
 
-    monkeypatch.setattr("equiv_probe.adapters._readers", lambda: [read])
+    monkeypatch.setattr("equiv_probe.live.adapters._readers", lambda: [read])
     monkeypatch.setattr(running_script, "_CLAIMS", [])
 
 

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from equiv_probe.estimates import EQUIV, MEAN, TOTAL, WEIGHT, Estimate, Sums
+from equiv_probe.estimation.estimates import EQUIV, MEAN, TOTAL, WEIGHT, Estimate, Sums
 
 
 def structures(count: int, repetitions: int = 1, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

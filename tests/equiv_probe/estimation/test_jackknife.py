@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.jackknife import jackknife
-from equiv_probe.losses import LOSSES
-from equiv_probe.rotations import haar
+from equiv_probe.estimation.jackknife import jackknife
+from equiv_probe.estimation.losses import LOSSES
+from equiv_probe.rotations.plan import haar
 
 
 def reduced(elements: Tensor, lead: int) -> Tensor:

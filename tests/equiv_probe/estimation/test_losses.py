@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import equiv_probe as ep
-from equiv_probe.losses import LOSSES, Reduction, frame_dependence, resolve
-from equiv_probe.rotations import haar
+from equiv_probe.estimation.losses import LOSSES, Reduction, frame_dependence, resolve
+from equiv_probe.rotations.plan import haar
 
 
 def pair(*shape: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import equiv_probe as ep
-from equiv_probe.jackknife import jackknife
+from equiv_probe.estimation.jackknife import jackknife
 from equiv_probe.testing import LinearField, QuadraticEnergy
 
 SCHEMA = ep.Schema({"pos": ep.point}, {"forces": ep.vector})

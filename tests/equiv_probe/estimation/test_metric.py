@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.estimates import Sums
-from equiv_probe.metric import EquivarianceMetric
+from equiv_probe.estimation.estimates import Sums
+from equiv_probe.estimation.metric import EquivarianceMetric
 from equiv_probe.testing import LinearField
 
 # Sums in another order: float64 rounding, amplified in the standard errors by the cancellation in their residuals.
@@ -106,7 +106,7 @@ def test_a_resumed_run_carries_on() -> None:
 
 RANK = """
 import sys, torch
-from equiv_probe.metric import EquivarianceMetric
+from equiv_probe.estimation.metric import EquivarianceMetric
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.orbit import MAX_GROUPS, Moments
+from equiv_probe.estimation.orbit import MAX_GROUPS, Moments
 from equiv_probe.testing import CentralForces, LinearField
 
 CENTRAL = ep.Schema({"pos": ep.point}, {"energy": ep.scalar, "forces": ep.vector})

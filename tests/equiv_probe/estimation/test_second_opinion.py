@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.representations import Representation  # noqa: TC001
-from equiv_probe.second_opinion import second_opinion
+from equiv_probe.estimation.second_opinion import second_opinion
+from equiv_probe.representations.representation import Representation  # noqa: TC001
 from equiv_probe.testing import CentralForces, LinearDenoiser, LinearField, QuadraticEnergy
 
 PLAN = ep.RotationPlan("tetrahedral", 4)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.spectrum import character, torque_bound
+from equiv_probe.estimation.spectrum import character, torque_bound
 from equiv_probe.testing import (
     CentralForces,
     HarmonicEnergy,

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import equiv_probe as ep
-from equiv_probe.orbit import Orbit
-from equiv_probe.spectrum import character
-from equiv_probe.variogram import ANGLE_EDGES, BANDS, SECTORS, Pairs, Variogram, variogram
+from equiv_probe.estimation.orbit import Orbit
+from equiv_probe.estimation.spectrum import character
+from equiv_probe.estimation.variogram import ANGLE_EDGES, BANDS, SECTORS, Pairs, Variogram, variogram
 
 SCHEMA = ep.Schema(inputs={"pos": ep.point}, outputs={"out": ep.vector})
 # gᵀ A g is of degree one for an antisymmetric A, of degree two for a symmetric one without a trace.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiv_probe.verdict import BROKEN_FACTOR, ROUND_OFF_FACTOR, verdict
+from equiv_probe.estimation.verdict import BROKEN_FACTOR, ROUND_OFF_FACTOR, verdict
 
 NAN = math.nan
 sizes = st.floats(1e-12, 1e6)

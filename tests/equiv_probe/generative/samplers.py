@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.turning import draw
+from equiv_probe.rotations.drawing import draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.rotations import haar
-from equiv_probe.sampler_deviation import interval
-from equiv_probe.sampler_noise import InitialNoise
+from equiv_probe.generative.deviation import interval
+from equiv_probe.generative.initial_noise import InitialNoise
+from equiv_probe.rotations.plan import haar
 
 from .samplers import HAAR4, Egnn, euler, langevin, quiet, rotations
 

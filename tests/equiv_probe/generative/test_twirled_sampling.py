@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import equiv_probe as ep
 from equiv_probe.testing import LinearField
 
-from .live_models import FORCES, Planted
+from ..live.test_no_waiting import NoReading
+from ..live_models import FORCES, Planted
 from .samplers import Egnn, euler, quiet
-from .test_no_waiting import NoReading
 
 FIELD = ep.Schema(inputs={"x": ep.point}, outputs={"v": ep.vector})
 ONE, TWELVE = ep.RotationPlan("haar", 1), ep.RotationPlan("tetrahedral", 1)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.conditioning import condition
-from equiv_probe.curvature_estimates import LossCurvature
-from equiv_probe.curvature_products import LOSSES, CurvatureProducts, Which, space_of
-from equiv_probe.curvature_record import Curvature
-from equiv_probe.eigenvalue_density import EigenvalueDensity
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.lanczos import lanczos
+from equiv_probe.landscape.conditioning import condition
+from equiv_probe.landscape.curvature_estimates import LossCurvature
+from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, Which, space_of
+from equiv_probe.landscape.curvature_record import Curvature
+from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
+from equiv_probe.landscape.lanczos import lanczos
 
 from .planted_losses import OrbitMse, Quadratic, draw, linear, perceptron, with_spectrum
 

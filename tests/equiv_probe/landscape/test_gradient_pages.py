@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from equiv_probe import gradient_plots
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.gradient_sentence import limit, sentence
-from equiv_probe.gradient_table import HEADS
-from equiv_probe.page import page, viewer
-from equiv_probe.report_table import number, shown, with_error
+from equiv_probe.report.formatting import number, shown, with_error
+from equiv_probe.report.page import page, viewer
+from equiv_probe.results import gradient_plots
+from equiv_probe.results.gradient_sentence import limit, sentence
+from equiv_probe.results.gradient_table import HEADS
 
-from .page_reports import gradients, run_report
-from .test_audit_pages import words
-from .test_page import HOSTILE, Elements
+from ..page_reports import gradients, run_report
+from ..report.test_page import HOSTILE, Elements
+from ..results.test_audit_pages import words
 
 if TYPE_CHECKING:
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 GROUPS = ("encoder", "head")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.gradient_sums import GradientSums, products
+from equiv_probe.landscape.gradient_sums import GradientSums, products
 
 SCHEMA = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
 EYE = torch.eye(3, dtype=torch.float64)

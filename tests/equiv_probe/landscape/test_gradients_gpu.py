@@ -8,8 +8,8 @@ from torch import Tensor
 
 import equiv_probe as ep
 
-from .live_models import BOTH, Energy
-from .test_probe_gpu import no_waiting, positions
+from ..live_models import BOTH, Energy
+from ..probe.test_probe_gpu import no_waiting, positions
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,29 +14,30 @@ import torch
 from matplotlib.figure import Figure
 
 import equiv_probe as ep
-from equiv_probe import cli, curvature_plots
-from equiv_probe.conditioning import KINDS
-from equiv_probe.curvature_table import cells
+from equiv_probe.cli import main as cli
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.line_table import cells as line_cells
-from equiv_probe.page import curvature_sections, fragment, line_sections, page, views
-from equiv_probe.page.curvature_sections import headline
-from equiv_probe.page.line_sections import headline as line_headline
-from equiv_probe.page.writing import powers
-from equiv_probe.report_table import number, shown
-from equiv_probe.saved_curvature import SavedCurvature
-from equiv_probe.saved_line import SavedLine
-from equiv_probe.saving import load
+from equiv_probe.landscape import plots as curvature_plots
+from equiv_probe.landscape.conditioning import KINDS
+from equiv_probe.landscape.curvature_table import cells
+from equiv_probe.landscape.line_table import cells as line_cells
+from equiv_probe.landscape.saved_curvature import SavedCurvature
+from equiv_probe.landscape.saved_line import SavedLine
+from equiv_probe.report.formatting import number, shown
+from equiv_probe.report.page import curvature_sections, fragment, line_sections, page, views
+from equiv_probe.report.page.curvature_sections import headline
+from equiv_probe.report.page.line_sections import headline as line_headline
+from equiv_probe.report.page.writing import powers
+from equiv_probe.report.saving import load
 
+from ..report.test_page import HOSTILE, Elements
+from ..report.test_stored import WRONG, changed, places
+from ..results.test_audit_pages import words
 from .planted_losses import Linear, OrbitMse, Quadratic, linear, perceptron, with_spectrum
-from .test_audit_pages import words
-from .test_page import HOSTILE, Elements
-from .test_stored import WRONG, changed, places
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from equiv_probe.page.headline import Headline
+    from equiv_probe.report.page.headline import Headline
 
 
 FEW = [value for value in WRONG if value not in (-1e308, {}, [[[]]], True)]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 
-from .live_models import BOTH, FORCES, Energy, Noisy
-from .test_no_waiting import CASES, NoReading
+from ..live.test_no_waiting import CASES, NoReading
+from ..live_models import BOTH, FORCES, Energy, Noisy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +133,7 @@ def test_gradients_of_the_unscaled_loss_in_half_precision() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_waits_for_the_device(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equiv_probe.substitution.at_hand", lambda value: False)
+    monkeypatch.setattr("equiv_probe.probe.substitution.at_hand", lambda value: False)
     torch.manual_seed(0)
     make, schema, inputs = CASES[case]
     model = make().train()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 
-from .live_models import BOTH, FORCES, MUTATING, Energy, Mutating, mutating_batch
+from ..live_models import BOTH, FORCES, MUTATING, Energy, Mutating, mutating_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.growth_exponent import growth_exponent
+from equiv_probe.landscape.growth_exponent import growth_exponent
 
 from .planted_losses import Linear, OrbitMse, Quadratic, draw, linear, perceptron, with_spectrum
 
@@ -46,7 +46,7 @@ def test_at_an_equivariant_point_equiv_grows_with_the_square_and_mean_on_a_slope
 
 
 def line_direction(line: ep.Line, seed: int) -> Tensor:
-    from equiv_probe.parameter_space import ParameterSpace
+    from equiv_probe.landscape.parameter_space import ParameterSpace
 
     space = ParameterSpace(equivariant().model)
     return space.filter_normalised(space.random(torch.Generator().manual_seed(seed))).reshape(3, 3)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.parameter_space import ParameterSpace
+from equiv_probe.landscape.parameter_space import ParameterSpace
 
 
 def network(dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.rotations import haar
+from equiv_probe.rotations.plan import haar
 
-from .live_models import BOTH, MUTATING, Energy, Mutating, mutating_batch
-from .test_no_waiting import CASES, NoReading
+from ..live.test_no_waiting import CASES, NoReading
+from ..live_models import BOTH, MUTATING, Energy, Mutating, mutating_batch
 
 EYE = torch.eye(3, dtype=torch.float64)
 SCHEMA = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.eigenvalues import extreme
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.landscape.eigenvalues import extreme
 
 from .planted_losses import OrbitMse, Quadratic, draw, perceptron, with_spectrum
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.generators import generators_of
-from equiv_probe.isolation import isolated
-from equiv_probe.lending import held
+from equiv_probe.live.contents import held
+from equiv_probe.live.generators import generators_of
+from equiv_probe.live.isolation import isolated
 
 MATRIX = torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
 EXACT = ep.RotationPlan("icosahedral", replicates=2)
@@ -141,6 +141,6 @@ def test_generators_that_the_step_names(kind: str, before_the_call: bool) -> Non
 
 def test_generators_that_are_not_put_back_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: other noise after every call of the network, and no refusal either."""
-    monkeypatch.setattr("equiv_probe.probe.generators_in", lambda step: [])
+    monkeypatch.setattr("equiv_probe.probe.probe.generators_in", lambda step: [])
     with pytest.raises(AssertionError):
         test_generators_that_the_step_names("torch", False)

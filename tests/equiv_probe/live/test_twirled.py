@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.rotations import haar
+from equiv_probe.rotations.plan import haar
 from equiv_probe.testing import LinearField, QuadraticEnergy
 
-from .live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Planted, mutating_batch
+from ..live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Planted, mutating_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

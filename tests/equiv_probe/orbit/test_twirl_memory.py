@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.chunking import in_chunks
+from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.testing import LinearField
 
 PLAN = ep.RotationPlan("tetrahedral", replicates=2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import equiv_probe as ep
 from equiv_probe.testing import LinearField
 
-from .live_models import FORCES, Noisy, Planted
+from ..live_models import FORCES, Noisy, Planted
 
 SEEN = [0]
 """Structures evaluated; not an attribute of the module, for that is put back after a replay."""
@@ -78,7 +78,7 @@ def test_one_more_forward_pass_is_enough(mode: str, augmented: bool, forward_pas
 def test_it_is_unbiased(mode: str, independent: bool, matrix: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean over 400 measurements is the closed form within four standard errors."""
     if not independent:  # the second rotation is the augmentation's own again
-        monkeypatch.setattr("equiv_probe.turning.torch.cat", lambda parts: parts[0].expand(2, -1, -1, -1, -1))
+        monkeypatch.setattr("equiv_probe.rotations.drawing.torch.cat", lambda parts: parts[0].expand(2, -1, -1, -1, -1))
     planted = LinearField(matrix)
     probe = measured(Planted(planted), mode, 400)
     sums = probe.running["train", "loss" if mode == "step" else "forces"].everything
@@ -96,7 +96,7 @@ def test_it_is_unbiased(mode: str, independent: bool, matrix: Tensor, monkeypatc
 @pytest.mark.parametrize("restored", [True, False], ids=["", "negative-control"])
 def test_both_predictions_have_the_same_dropout(mode: str, restored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not restored:
-        monkeypatch.setattr("equiv_probe.isolation.RandomState.restore", lambda self: None)
+        monkeypatch.setattr("equiv_probe.live.isolation.RandomState.restore", lambda self: None)
     torch.manual_seed(0)
     probe = measured(Masked(), mode, 3)
     sums = probe.running["train", "loss" if mode == "step" else "forces"].everything

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 import equiv_probe as ep
-from equiv_probe.binned_sums import BinnedSums, merged
-from equiv_probe.estimates import Sums
-from equiv_probe.over import Over
-from equiv_probe.over_time import OverTime
-from equiv_probe.report import Report
-from equiv_probe.turning import RotationSource, Structures
+from equiv_probe.estimation.binned_sums import BinnedSums, merged
+from equiv_probe.estimation.estimates import Sums
+from equiv_probe.probe.bins import Over
+from equiv_probe.results.over_time import OverTime
+from equiv_probe.results.report import Report
+from equiv_probe.rotations.drawing import RotationSource
+from equiv_probe.schema.structures import Structures
 
-from .timed_models import SCALE, TIMED, Timed, drawn, exact
+from ..timed_models import SCALE, TIMED, Timed, drawn, exact
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import torch
 
 import equiv_probe as ep
 
-from .timed_models import SCALE, TIMED, Timed, drawn, exact
+from ..timed_models import SCALE, TIMED, Timed, drawn, exact
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 import equiv_probe as ep
 
-from .test_no_waiting import NoReading
-from .timed_models import TIMED, Timed, drawn
+from ..live.test_no_waiting import NoReading
+from ..timed_models import TIMED, Timed, drawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -242,7 +242,7 @@ def test_without_the_check_a_coupled_loss_would_be_parted(monkeypatch: pytest.Mo
     """Negative control of the refusals: it is the check that refuses."""
     x, t, y, _ = inputs()
     net = Timed()
-    monkeypatch.setattr("equiv_probe.parting.agrees", lambda *_: torch.tensor(True))
+    monkeypatch.setattr("equiv_probe.probe.per_structure.agrees", lambda *_: torch.tensor(True))
     assert bins_of(lambda: both(net(x, t), y).mean() + 1, net)
 
 
@@ -330,7 +330,7 @@ def test_training_leaves_no_trace() -> None:
 @pytest.mark.filterwarnings("ignore:Full backward hook")
 def test_a_trace_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: the user's hooks on modules left on for the backward passes of the measurement."""
-    monkeypatch.setattr("equiv_probe.parting._without_backward_hooks", lambda _: nullcontext())
+    monkeypatch.setattr("equiv_probe.probe.per_structure._without_backward_hooks", lambda _: nullcontext())
     assert not alike(trained("t"), trained(None))
 
 
@@ -386,7 +386,7 @@ def test_under_autocast() -> None:
 
 @pytest.mark.parametrize("case", ["mean", "mask", "absolute", "returned", "hooks"])
 def test_nothing_waits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equiv_probe.substitution.at_hand", lambda value: False)
+    monkeypatch.setattr("equiv_probe.probe.substitution.at_hand", lambda value: False)
     x, t, y, _ = inputs()
     net = Timed()
     losses = lambda v: (v - y).abs().mean((1, 2))  # noqa: E731

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d, pad
 
 import equiv_probe as ep
-from equiv_probe.called import calls_of
+from equiv_probe.live.network_search import calls_of
 
-from .test_no_waiting import NoReading
+from ..live.test_no_waiting import NoReading
 
 SCALARS = ep.Schema({"input": ep.grid()}, {"0": ep.grid()})
 SMOOTH = ep.Schema({"input": ep.grid(interpolation="linear")}, {"0": ep.grid(interpolation="linear")})
@@ -255,7 +255,7 @@ def test_training_is_the_same_to_the_last_bit(schema: ep.Schema | None, augmente
 @pytest.mark.parametrize("augmented", [False, True], ids=["", "augmented"])
 @pytest.mark.parametrize("case", ["exact", "box", "interpolated"])
 def test_light_mode_reads_nothing(case: str, augmented: bool, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("substitution", "voxel_turns"):
+    for module in ("probe.substitution", "representations.voxel_rotations"):
         monkeypatch.setattr(f"equiv_probe.{module}.at_hand", lambda value: False)
     schema = SMOOTH if case == "interpolated" else SCALARS
     net, x = network(averaged=False).train(), values(3, 2, 4, 4, 3 if case == "box" else 4)

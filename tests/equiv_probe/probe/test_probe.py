@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.schedule import Schedule
+from equiv_probe.probe.schedule import Schedule
 from equiv_probe.testing import CentralForces, LinearField, PlantedModel, QuadraticEnergy
 
-from .live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Planted, mutating_batch
+from ..live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Planted, mutating_batch
 
 EXACT = ep.RotationPlan("icosahedral", replicates=2)
 
@@ -40,7 +40,7 @@ def test_light_mode_is_unbiased_and_its_error_bar_covers(average: bool, matrix: 
     """Two rotations at a time: the mean over many is the closed form, and z-scores over seeds are standard normal."""
     if not average:  # the same rotation twice: there is no orbit to average over
         same = lambda plan, generator, count: torch.eye(3, dtype=torch.float64).expand(2, 1, count, 3, 3)  # noqa: E731
-        monkeypatch.setattr("equiv_probe.turning.draw", same)
+        monkeypatch.setattr("equiv_probe.rotations.drawing.draw", same)
     planted = LinearField(matrix)
     model, x = Planted(planted).train(), batch(32)
     exact, scores = known(planted, x, "forces"), []

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import equiv_probe as ep
 from equiv_probe.testing import LinearField, QuadraticEnergy
 
-from .live_models import BOTH, FORCES, Energy, Noisy, Planted
+from ..live_models import BOTH, FORCES, Energy, Noisy, Planted
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import equiv_probe as ep
 
-from .live_models import FORCES, MUTATING, Energy, Mutating, Noisy, mutating_batch
+from ..live_models import FORCES, MUTATING, Energy, Mutating, Noisy, mutating_batch
 
 
 class Noise(Dataset[tuple[Tensor, Tensor]]):
@@ -99,8 +99,8 @@ def test_training_under_autocast_is_bit_identical(mode: str) -> None:
 def test_a_probe_that_draws_from_the_global_state_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: without the isolation, training is another."""
     without, _, _ = train("without", epochs=2)
-    monkeypatch.setattr("equiv_probe.isolation.RandomState.restore", lambda self: None)
-    monkeypatch.setattr("equiv_probe.isolation.ModuleState.restore", lambda self: None)
+    monkeypatch.setattr("equiv_probe.live.isolation.RandomState.restore", lambda self: None)
+    monkeypatch.setattr("equiv_probe.live.isolation.ModuleState.restore", lambda self: None)
     found, _, _ = train("hooks", epochs=2)
     assert found != without
 

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 import equiv_probe as ep
 
-from .timed_models import TIMED, Timed, drawn
+from ..timed_models import TIMED, Timed, drawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable

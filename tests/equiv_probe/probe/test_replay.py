@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.jackknife import jackknife
+from equiv_probe.estimation.jackknife import jackknife
 from equiv_probe.testing import LinearField
 
-from .live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Noisy, Planted, mutating_batch
+from ..live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Noisy, Planted, mutating_batch
 
 PLAN = ep.RotationPlan("klein", 4)
 
@@ -59,7 +59,7 @@ def decomposed(values: dict[str, Any], weights: Tensor) -> tuple[float, float, f
 def rotations_of(probe: ep.Probe, plan: ep.RotationPlan) -> Tensor:
     """The rotations that a fresh probe with the same seed draws for its first replay."""
     del probe
-    from equiv_probe.turning import draw, own_generator
+    from equiv_probe.rotations.drawing import draw, own_generator
 
     return draw(plan, own_generator(0, 0, torch.device("cpu")), None)
 

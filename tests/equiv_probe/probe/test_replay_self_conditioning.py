@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.adapters import CallAdapter
+from equiv_probe.live.adapters import CallAdapter
 
-from .timed_models import MATRIX
+from ..timed_models import MATRIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,9 +18,9 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, SpearmanCorrCoef
 
 import equiv_probe as ep
-from equiv_probe.quiet import silenced
+from equiv_probe.live.silence import silenced
 
-from .live_models import FORCES, MUTATING, Mutating, mutating_batch
+from ..live_models import FORCES, MUTATING, Mutating, mutating_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,7 +152,7 @@ def test_without_lending_the_books_are_wrong(monkeypatch: pytest.MonkeyPatch) ->
     """Negative control: one entry for each replay."""
     plain, probed = model(), model()
     plain.step(*batch())
-    monkeypatch.setattr("equiv_probe.isolation.lend", lambda *_: None)
+    monkeypatch.setattr("equiv_probe.live.isolation.lend", lambda *_: None)
     by_replay(ep.Probe(probed, FORCES), lambda: probed.step(*batch()))
     # One ordinary run, eight rotations, their mean, and two means that leave a replicate out.
     assert len(probed.history) == 1 + 8 + 1 + 2
@@ -225,7 +225,7 @@ def test_a_batch_that_the_module_keeps_stays_the_batch() -> None:
 
 def test_a_measurement_of_the_network_alone_copies_no_contents(monkeypatch: pytest.MonkeyPatch) -> None:
     lent = []
-    monkeypatch.setattr("equiv_probe.isolation.lend", lambda *_: lent.append(1))
+    monkeypatch.setattr("equiv_probe.live.isolation.lend", lambda *_: lent.append(1))
     network = model()
     with ep.Probe(network, FORCES, every=1) as probe:
         network(batch()[0])
@@ -287,7 +287,7 @@ def test_without_silence_it_would_be_heard_twelve_times(
     where: str, capsys: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control: one ordinary run, and eleven replays."""
-    monkeypatch.setattr("equiv_probe.replay.silenced", contextmanager(lambda: iter([None])))
+    monkeypatch.setattr("equiv_probe.probe.replay.silenced", contextmanager(lambda: iter([None])))
     network = model()
 
     def step() -> Tensor:

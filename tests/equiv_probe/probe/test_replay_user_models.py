@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 import equiv_probe as ep
-from equiv_probe.alike import first_alike
+from equiv_probe.schema.repeated_structures import first_alike
 
-from .live_models import FORCES
+from ..live_models import FORCES
 
 PLAN = ep.RotationPlan("tetrahedral", 2)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.schedule import Schedule
+from equiv_probe.probe.schedule import Schedule
 
 
 def test_one_in_every_epoch() -> None:

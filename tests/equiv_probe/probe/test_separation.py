@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.separation import agrees, owners_of, read_off
-from equiv_probe.turning import Structures
+from equiv_probe.probe.separation import agrees, owners_of, read_off
+from equiv_probe.schema.structures import Structures
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe import cli
-from equiv_probe.comparison import compare
+from equiv_probe.cli import main as cli
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.page import comparison_page, fragment, page, viewer
-from equiv_probe.page.headline import headline
-from equiv_probe.report_table import number, shown
+from equiv_probe.report.formatting import number, shown
+from equiv_probe.report.page import comparison_page, fragment, page, viewer
+from equiv_probe.report.page.headline import headline
+from equiv_probe.results.comparison import compare
 
-from .page_reports import NAN, audit_report, dynamics, measured, run_report, structure
+from ..page_reports import NAN, audit_report, dynamics, measured, run_report, structure
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 HOSTILE = [
     "</script><script>window.hacked=1</script>\"><img src=x onerror='window.hacked=1'>",

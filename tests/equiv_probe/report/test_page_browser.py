@@ -15,16 +15,16 @@ import pytest
 from matplotlib import image
 
 import equiv_probe as ep
-from equiv_probe.comparison import compare
-from equiv_probe.page import comparison_page, fragment, page
-from equiv_probe.report_table import shown
+from equiv_probe.report.formatting import shown
+from equiv_probe.report.page import comparison_page, fragment, page
+from equiv_probe.results.comparison import compare
 
-from .page_reports import audit_report, gradients, measured, run_report, structure
-from .planted_losses import linear, perceptron
-from .samplers import quiet
-from .test_audit_pages import grid, hostile_grid, hostile_sampler, path
-from .test_grids_audit import gaussian
-from .test_landscape_pages import hostile_saved
+from ..generative.samplers import quiet
+from ..landscape.planted_losses import linear, perceptron
+from ..landscape.test_landscape_pages import hostile_saved
+from ..page_reports import audit_report, gradients, measured, run_report, structure
+from ..results.test_audit_pages import grid, hostile_grid, hostile_sampler, path
+from ..voxels.test_grids_audit import gaussian
 from .test_page import HOSTILE, hostile
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from matplotlib.figure import Figure
 
-from equiv_probe import cli
-from equiv_probe.comparison import compare
+from equiv_probe.cli import main as cli
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.page import page, viewer, views
-from equiv_probe.report import Report
+from equiv_probe.report.page import page, viewer, views
+from equiv_probe.results.comparison import compare
+from equiv_probe.results.report import Report
 
-from .page_reports import audit_report, gradients, run_report
+from ..page_reports import audit_report, gradients, run_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,11 +11,11 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.frames import quaternions
-from equiv_probe.rotations import haar
+from equiv_probe.representations.frames import quaternions
+from equiv_probe.rotations.plan import haar
 
 if TYPE_CHECKING:
-    from equiv_probe.representations import Representation
+    from equiv_probe.representations.representation import Representation
 
 EXACT = 1e-12  # float64: a few products of numbers of order one
 PLAN = ep.RotationPlan("tetrahedral", replicates=2)  # exact for what is linear in ρ_in and in ρ_out

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.grids import Grid
-from equiv_probe.rotations import haar
-from equiv_probe.voxel_turns import turn_voxels
+from equiv_probe.representations.grids import Grid
+from equiv_probe.representations.voxel_rotations import turn_voxels
+from equiv_probe.rotations.plan import haar
 
 CUBE = ep.RotationPlan("cube", improper=True).rotations()[0]
 CUBES = [(4, 4, 4), (5, 5, 5)]
@@ -95,7 +95,7 @@ def test_without_reading_the_rotations_the_result_is_the_same(
     plan = ep.RotationPlan("cube" if len(set(shape)) == 1 else "box", improper=True)
     g = plan.rotations()[0][:, None].expand(-1, 3, 3, 3)
     expected = rep.turn(field[None], g)
-    monkeypatch.setattr("equiv_probe.voxel_turns.at_hand", lambda value: False)
+    monkeypatch.setattr("equiv_probe.representations.voxel_rotations.at_hand", lambda value: False)
     assert torch.equal(rep.turn(field[None], g), expected)
 
 
@@ -103,7 +103,7 @@ def test_without_reading_the_rotations_the_result_is_the_same(
 def test_a_wrong_rotation_that_could_not_be_read_leaves_a_nan(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("equiv_probe.voxel_turns.at_hand", lambda value: False)
+    monkeypatch.setattr("equiv_probe.representations.voxel_rotations.at_hand", lambda value: False)
     good, wrong = torch.eye(3).double(), haar(1, torch.Generator().manual_seed(0))[0]
     turned = turn_voxels(values(3, 2, *shape), torch.stack([good, wrong, good]))
     assert turned.isnan().flatten(1).any(1).tolist() == [False, True, False]

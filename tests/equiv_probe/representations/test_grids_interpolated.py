@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.interpolation import interpolate
-from equiv_probe.rotations import haar
+from equiv_probe.representations.interpolation import interpolate
+from equiv_probe.rotations.plan import haar
 
 CUBE = ep.RotationPlan("cube", improper=True).rotations()[0]
 KINDS = ["linear", "cubic"]

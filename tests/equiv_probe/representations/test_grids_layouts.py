@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import equiv_probe as ep
-from equiv_probe.grid_plans import fitting_plan
+from equiv_probe.schema.grid_plans import fitting_plan
 
-from .test_grids_live import cube_of, values
+from ..probe.test_grids_live import cube_of, values
 
 
 def turned_back(net: Any, *fields: Tensor) -> Tensor:

@@ -15,20 +15,22 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe import cli, grid_plots, sampler_plots
-from equiv_probe.deviation_by_angle import by_angle
+from equiv_probe.cli import main as cli
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.page import fragment, page
-from equiv_probe.page.grid_sections import headline, kind_of
-from equiv_probe.report import Report
-from equiv_probe.report_table import number, shown
-from equiv_probe.rotations import angles, group, haar
-from equiv_probe.saving import load
+from equiv_probe.estimation.deviation_by_angle import by_angle
+from equiv_probe.generative import plots as sampler_plots
+from equiv_probe.report.formatting import number, shown
+from equiv_probe.report.page import fragment, page
+from equiv_probe.report.page.grid_sections import headline, kind_of
+from equiv_probe.report.saving import load
+from equiv_probe.results.report import Report
+from equiv_probe.rotations.plan import angles, group, haar
+from equiv_probe.voxels import plots as grid_plots
 
-from .page_reports import audit_report
-from .samplers import HAAR4, quiet, rotations
-from .test_grids_audit import CUBIC, GRIDS, Blur, gaussian, smooth
-from .test_page import HOSTILE, Elements
+from ..generative.samplers import HAAR4, quiet, rotations
+from ..page_reports import audit_report
+from ..report.test_page import HOSTILE, Elements
+from ..voxels.test_grids_audit import CUBIC, GRIDS, Blur, gaussian, smooth
 
 if TYPE_CHECKING:
     from pathlib import Path

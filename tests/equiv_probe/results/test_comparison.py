@@ -12,21 +12,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from equiv_probe import cli, differences
-from equiv_probe.comparison import Comparison, compare, p_value
-from equiv_probe.differences import change, holm, welch
+from equiv_probe.cli import main as cli
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report_table import number
+from equiv_probe.estimation import differences
+from equiv_probe.estimation.differences import change, holm, welch
+from equiv_probe.report.formatting import number
+from equiv_probe.results.comparison import Comparison, compare, p_value
 
-from .page_reports import audit_report, measured, run_report, sampled_report
+from ..page_reports import audit_report, measured, run_report, sampled_report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.random import Generator
 
-    from equiv_probe.contrasts import Contrast
-    from equiv_probe.report import Report
+    from equiv_probe.results.contrasts import Contrast
+    from equiv_probe.results.report import Report
 
 
 def contrast(found: Comparison, number: str, quantity: str = "forces") -> Contrast:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from equiv_probe.page import page, viewer
-from equiv_probe.page.headline import headline
-from equiv_probe.page.sections import view
-from equiv_probe.report_table import shown
+from equiv_probe.report.formatting import shown
+from equiv_probe.report.page import page, viewer
+from equiv_probe.report.page.headline import headline
+from equiv_probe.report.page.sections import view
 
-from .page_reports import NAN, audit_report, dynamics, measured, run_report, structure
+from ..page_reports import NAN, audit_report, dynamics, measured, run_report, structure
 
 if TYPE_CHECKING:
-    from equiv_probe.page.headline import Headline
-    from equiv_probe.report import Report
+    from equiv_probe.report.page.headline import Headline
+    from equiv_probe.results.report import Report
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from equiv_probe.errors import EquivProbeError
 
-from .page_reports import audit_report, dynamics, measured, run_report, structure
+from ..page_reports import audit_report, dynamics, measured, run_report, structure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report import Labelled, Measured, Report, without_nan
-from equiv_probe.report_table import interval, number
+from equiv_probe.report.formatting import interval, number
+from equiv_probe.results.report import Labelled, Measured, Report, without_nan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations import GROUP_DEGREES, GROUP_ORDERS, RotationPlan, angles, generators, group, haar
+from equiv_probe.rotations.plan import GROUP_DEGREES, GROUP_ORDERS, RotationPlan, angles, generators, group, haar
 
 DESIGNS = [
     "klein",

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from equiv_probe.cli import build
+from equiv_probe.cli.main import build
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling import allocate, data_efficiency, figure_of, fit, gap, read_table
 

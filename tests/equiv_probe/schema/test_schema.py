@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import equiv_probe as ep
-from equiv_probe import schema as schema_module
-from equiv_probe.schema import Schema, named, unnamed
+from equiv_probe.schema import schema as schema_module
+from equiv_probe.schema.schema import Schema, named, unnamed
 
 
 def zeros(*shape: int) -> torch.Tensor:

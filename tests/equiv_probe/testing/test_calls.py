@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.adapters import Adapter
+from equiv_probe.live.adapters import Adapter
+from equiv_probe.schema.structures import Structures, centroids
 from equiv_probe.testing import CallCase, Field, check_calls
-from equiv_probe.turning import Structures, centroids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,7 +114,7 @@ class FlockCase:
 
 def use(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> CallCase:
     reader = lambda module, args, kwargs: adapter if args and isinstance(args[0], Flock) else None  # noqa: E731
-    monkeypatch.setattr("equiv_probe.adapters._readers", lambda: [reader])
+    monkeypatch.setattr("equiv_probe.live.adapters._readers", lambda: [reader])
     return FlockCase()
 
 
@@ -140,6 +140,6 @@ def test_a_wrong_adapter_is_caught(wrong: FlockAdapter, check: str, monkeypatch:
 
 def test_an_adapter_that_is_not_registered_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     case = use(FlockAdapter(), monkeypatch)
-    monkeypatch.setattr("equiv_probe.adapters._readers", list)
+    monkeypatch.setattr("equiv_probe.live.adapters._readers", list)
     with pytest.raises(AssertionError, match="recognised"):
         check_calls(case)

@@ -11,8 +11,8 @@ from scipy.stats import t as student
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.jackknife import Jackknife, jackknife
-from equiv_probe.turning import draw
+from equiv_probe.estimation.jackknife import Jackknife, jackknife
+from equiv_probe.rotations.drawing import draw
 
 POPULATION = 6
 GENERATOR = torch.Generator().manual_seed(0)

@@ -17,15 +17,15 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 
 import equiv_probe as ep
-from equiv_probe.representations import CartesianTensor
+from equiv_probe.representations.representation import CartesianTensor
 from equiv_probe.testing import CentralForces, HandedModel, LinearField, QuadraticEnergy
 from equiv_probe_ase import audit
-from equiv_probe_ase.turning import Turner
+from equiv_probe_ase.structures.rotation import Turner
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 EXACT = ep.RotationPlan("icosahedral", replicates=2, seed=1)
 FIELD = torch.tensor([[1.2, 0.7, -0.3], [-0.5, 0.4, 0.9], [0.1, -0.8, 0.6]], dtype=torch.float64)

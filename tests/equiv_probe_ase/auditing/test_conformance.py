@@ -11,12 +11,12 @@ from ase.build import bulk, molecule
 
 import equiv_probe as ep
 from equiv_probe.testing import Field, check_adapter
-from equiv_probe_ase.engine import Engine
+from equiv_probe_ase.auditing.orbits import Job, evaluate_jobs
 from equiv_probe_ase.evaluators import evaluator_for
-from equiv_probe_ase.orbits import Job, evaluate_jobs
-from equiv_probe_ase.quantities import Quantity
-from equiv_probe_ase.structures import Structure
-from equiv_probe_ase.turning import Turner
+from equiv_probe_ase.evaluators.engine import Engine
+from equiv_probe_ase.structures.loading import Structure
+from equiv_probe_ase.structures.quantities import Quantity
+from equiv_probe_ase.structures.rotation import Turner
 
 if TYPE_CHECKING:
     from ase import Atoms

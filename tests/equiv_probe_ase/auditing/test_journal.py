@@ -19,7 +19,7 @@ import torch
 from ase.build import molecule
 
 import equiv_probe as ep
-from equiv_probe.report import Report
+from equiv_probe.results.report import Report
 from equiv_probe.testing import LinearField, QuadraticEnergy
 from equiv_probe_ase import audit
 
@@ -55,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 def command(folder: Path, *options: str, pause: float = 0.0) -> subprocess.Popen[str]:
     # A shell that started the tests in the background has the signal ignored, and children inherit that.
     heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    program = f"{heeded}; from equiv_probe.cli import main; main()"
+    program = f"{heeded}; from equiv_probe.cli.main import main; main()"
     arguments = ["audit", "slow.py:Slow", "molecules.xyz", "-o", "report.json", "--design", "klein", *options]
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],

@@ -16,9 +16,9 @@ from ase.calculators.mixing import SumCalculator
 import equiv_probe as ep
 from equiv_probe.testing import CentralForces, LinearField
 from equiv_probe_ase import audit
-from equiv_probe_ase.engine import Engine
+from equiv_probe_ase.calculators.inspection import model_precision
 from equiv_probe_ase.evaluators import Evaluator
-from equiv_probe_ase.inspection import model_precision
+from equiv_probe_ase.evaluators.engine import Engine
 
 FIELD = torch.tensor([[1.2, 0.7, -0.3], [-0.5, 0.4, 0.9], [0.1, -0.8, 0.6]], dtype=torch.float64)
 

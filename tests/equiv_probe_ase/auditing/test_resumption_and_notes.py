@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations import RotationPlan, haar
+from equiv_probe.rotations.plan import RotationPlan, haar
 from equiv_probe.testing import QuadraticEnergy
 from equiv_probe_ase import audit
-from equiv_probe_ase.turning import Turner
+from equiv_probe_ase.structures.rotation import Turner
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import equiv_probe as ep
-from equiv_probe_ase.quantities import QUANTITIES
-from equiv_probe_ase.thresholds import Threshold
+from equiv_probe_ase.auditing.thresholds import Threshold
+from equiv_probe_ase.structures.quantities import QUANTITIES
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from ase.calculators.calculator import Calculator
 
 from equiv_probe import RotationPlan
 from equiv_probe_ase import audit
-from equiv_probe_ase.angular import angular
-from equiv_probe_ase.worst import WORST_STRUCTURES
+from equiv_probe_ase.auditing.angular import angular
+from equiv_probe_ase.auditing.worst_structures import WORST_STRUCTURES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from equiv_probe.report import Report
+    from equiv_probe.results.report import Report
 
 # z × x: gᵀ A g is of degree one alone. The rest of the force is the gradient of a spring, and respects rotation.
 SWIRL = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])

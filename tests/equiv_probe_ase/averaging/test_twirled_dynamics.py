@@ -29,7 +29,7 @@ from .wells import WELL, Well, cluster, traceless, twirled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FORCE_FIELD = Path(__file__).parents[2] / "integrations" / "force_field" / "transformer.py"
+FORCE_FIELD = Path(__file__).parents[3] / "integrations" / "force_field" / "transformer.py"
 KLEIN = ep.RotationPlan("klein", replicates=1)
 
 

@@ -20,15 +20,15 @@ from ase.io.trajectory import Trajectory
 from ase.md.verlet import VelocityVerlet
 
 import equiv_probe as ep
-from equiv_probe.cli import main
+from equiv_probe.cli.main import main
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report import Report
+from equiv_probe.results.report import Report
 from equiv_probe_ase import SymmetryMonitor, TwirledCalculator, audit, evaluators
+from equiv_probe_ase.auditing.notes import versions
+from equiv_probe_ase.averaging.plans import parse_twirl
+from equiv_probe_ase.calculators.inspection import model_precision, weights_digest
 from equiv_probe_ase.evaluators import Evaluator, registry
 from equiv_probe_ase.evaluators.evaluator import ase_results
-from equiv_probe_ase.inspection import model_precision, weights_digest
-from equiv_probe_ase.notes import versions
-from equiv_probe_ase.twirl_plans import parse_twirl
 
 from .wells import ROUND_OFF, BatchedWell, Well
 

@@ -19,8 +19,8 @@ from ase.optimize import BFGS
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase import TwirledCalculator, audit
-from equiv_probe_ase.md import molecular_dynamics
-from equiv_probe_ase.own_copy import own_copy
+from equiv_probe_ase.calculators.private_copy import own_copy
+from equiv_probe_ase.dynamics.molecular_dynamics import molecular_dynamics
 
 from .wells import BatchedWell, Well
 

@@ -13,8 +13,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 
 import equiv_probe as ep
-from equiv_probe_ase.calculators import make_calculator
-from equiv_probe_ase.presets import PRESETS
+from equiv_probe_ase.calculators.by_name import make_calculator
+from equiv_probe_ase.calculators.presets import PRESETS
 
 OWN = """
 from ase.calculators.lj import LennardJones

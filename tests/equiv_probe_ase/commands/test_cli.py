@@ -17,8 +17,8 @@ from ase import Atoms
 from ase.build import molecule
 from ase.calculators.emt import EMT
 
-from equiv_probe.cli import main
-from equiv_probe.report import Report
+from equiv_probe.cli.main import main
+from equiv_probe.results.report import Report
 
 TILTED = """
 import numpy as np

@@ -9,10 +9,10 @@ from ase.build import molecule
 from ase.io import write
 from typer.testing import CliRunner
 
-from equiv_probe.cli import build
+from equiv_probe.cli.main import build
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.calculators import make_calculator
-from equiv_probe_ase.structures import load
+from equiv_probe_ase.calculators.by_name import make_calculator
+from equiv_probe_ase.structures.loading import load
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from ase.md.verlet import VelocityVerlet
 TILT = np.array([[1.1, 0.3, -0.2], [0.3, 0.8, 0.2], [-0.2, 0.2, 0.5]])
 SPIN = np.array([[0.0, -0.5, 0.2], [0.5, 0.0, 0.1], [-0.2, -0.1, 0.0]])
 
-TRANSFORMER = str(Path(__file__).parents[2] / "integrations/force_field/transformer.py") + ":calculator"
+TRANSFORMER = str(Path(__file__).parents[3] / "integrations/force_field/transformer.py") + ":calculator"
 
 
 class LinearField(Calculator):

@@ -9,7 +9,7 @@ import pytest
 from scipy.signal import lfilter
 from scipy.stats import linregress
 
-from equiv_probe_ase.energy_drift import energy_drift
+from equiv_probe_ase.dynamics.energy_drift import energy_drift
 
 SLOPE = 0.3
 

@@ -16,9 +16,9 @@ import pytest
 from ase.build import molecule
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report import Report
-from equiv_probe_ase.breaking_off import BrokenOffError
-from equiv_probe_ase.md import molecular_dynamics
+from equiv_probe.results.report import Report
+from equiv_probe_ase.dynamics.interruption import BrokenOffError
+from equiv_probe_ase.dynamics.molecular_dynamics import molecular_dynamics
 
 from .monitored import TILT, Breaks, LinearField
 from .test_monitor_log import rows_of
@@ -118,7 +118,7 @@ def test_an_interrupt_from_the_keyboard_writes_log_and_report(folder: Path) -> N
     """In a process of its own, with the signal: it arrives in the middle of a calculation."""
     # A shell that started the tests in the background has the signal ignored, and children inherit that.
     heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = f"{heeded}; from equiv_probe.cli import main; main()"
+    command = f"{heeded}; from equiv_probe.cli.main import main; main()"
     run = ["md", f"{BREAKS}?at=8&how=waits", "methanol.xyz", "--every", "5", "-o", "log.csv", "-q"]
     process = subprocess.Popen(
         [sys.executable, "-c", command, *run],

@@ -15,7 +15,7 @@ from ase.optimize import FIRE
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report import Report
+from equiv_probe.results.report import Report
 from equiv_probe_ase import SymmetryMonitor, make_calculator
 
 from .monitored import SPIN, TILT, TRANSFORMER, LinearField, cluster, crystal, molecule_in_motion, moving

@@ -9,8 +9,8 @@ from ase.calculators.lj import LennardJones
 from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.verlet import VelocityVerlet
 
-from equiv_probe_ase.budget import Budget, known_results, mechanics
-from equiv_probe_ase.monitor import SymmetryMonitor
+from equiv_probe_ase.dynamics.budget import Budget, known_results, mechanics
+from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 
 from .monitored import SPIN, TILT, LinearField, angular_momentum, cluster, fixed, moving
 

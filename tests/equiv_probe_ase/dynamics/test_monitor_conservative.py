@@ -11,12 +11,12 @@ from ase import Atoms, units
 from ase.calculators.lj import LennardJones
 from ase.md.verlet import VelocityVerlet
 
-from equiv_probe.rotations import haar
-from equiv_probe_ase.conservative import defect, directions, slopes
-from equiv_probe_ase.engine import Engine
+from equiv_probe.rotations.plan import haar
+from equiv_probe_ase.dynamics.conservative import defect, directions, slopes
+from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 from equiv_probe_ase.evaluators import evaluator_for
-from equiv_probe_ase.monitor import SymmetryMonitor
-from equiv_probe_ase.turning import Turner
+from equiv_probe_ase.evaluators.engine import Engine
+from equiv_probe_ase.structures.rotation import Turner
 
 from .monitored import SPIN, TILT, LinearField, cluster, moving
 

@@ -17,11 +17,12 @@ from ase.mep import NEB
 from ase.optimize import BFGS
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.page.viewer import dataset, shown
-from equiv_probe.report import Report
-from equiv_probe_ase import SymmetryMonitor, watched_atoms
-from equiv_probe_ase.dynamics_frames import WORST_FRAMES
-from equiv_probe_ase.dynamics_reading import read_equiv_probe_dynamics
+from equiv_probe.report.page.viewer import dataset, shown
+from equiv_probe.results.report import Report
+from equiv_probe_ase import SymmetryMonitor
+from equiv_probe_ase.dynamics import moving_atoms as watched_atoms
+from equiv_probe_ase.dynamics.frames import WORST_FRAMES
+from equiv_probe_ase.dynamics.log_reading import read_equiv_probe_dynamics
 
 from .monitored import TILT, LinearField, cluster, moving
 from .test_monitor_log import rows_of, run

@@ -10,7 +10,7 @@ import pytest
 from ase.calculators.lj import LennardJones
 
 from equiv_probe_ase import SymmetryMonitor
-from equiv_probe_ase.own_copy import own_copy
+from equiv_probe_ase.calculators.private_copy import own_copy
 
 from .monitored import SPIN, TILT, LinearField, angular_momentum, cluster, moving
 

@@ -23,7 +23,8 @@ from ase.optimize import BFGS, FIRE
 from threadpoolctl import threadpool_limits
 
 import equiv_probe as ep
-from equiv_probe_ase import SymmetryMonitor, frame_symmetry, make_calculator
+from equiv_probe_ase import SymmetryMonitor, make_calculator
+from equiv_probe_ase.dynamics import frame_symmetry
 
 from .monitored import TILT, TRANSFORMER, LinearField, crystal, molecule_in_motion, moving
 

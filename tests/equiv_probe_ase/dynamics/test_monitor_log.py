@@ -16,7 +16,7 @@ from ase.md.verlet import VelocityVerlet
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase import SymmetryMonitor, audit
-from equiv_probe_ase.dynamics_log import COLUMNS, DynamicsLog
+from equiv_probe_ase.dynamics.log import COLUMNS, DynamicsLog
 
 from .monitored import TILT, LinearField, cluster, moving
 

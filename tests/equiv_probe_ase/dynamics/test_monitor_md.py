@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from ase.build import molecule
 
-from equiv_probe.cli import main
+from equiv_probe.cli.main import main
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report import Report
-from equiv_probe_ase.md import molecular_dynamics
+from equiv_probe.results.report import Report
+from equiv_probe_ase.dynamics.molecular_dynamics import molecular_dynamics
 
 from .monitored import TILT, LinearField, molecule_in_motion
 from .test_monitor_log import rows_of

@@ -17,13 +17,13 @@ from ase.md.verlet import VelocityVerlet
 
 import equiv_probe
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report import Report
-from equiv_probe_ase import watching
-from equiv_probe_ase.monitor import SymmetryMonitor
+from equiv_probe.results.report import Report
+from equiv_probe_ase.dynamics import environment as watching
+from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 
 from .monitored import TILT, LinearField, cluster, moving
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT = """
     import numpy as np
     from ase import Atoms, units
@@ -79,7 +79,7 @@ def run(folder: Path, script: str, *command: str, **environment: str) -> subproc
     )
 
 
-RUN = ("-c", "from equiv_probe.cli import main; main()", "run")
+RUN = ("-c", "from equiv_probe.cli.main import main; main()", "run")
 
 
 def test_unset_it_does_nothing_and_imports_nothing(folder: Path) -> None:

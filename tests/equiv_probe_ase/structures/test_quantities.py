@@ -10,7 +10,7 @@ from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
 from tblite.ase import TBLite
 
-from equiv_probe.rotations import RotationPlan
+from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe_ase import audit
 
 if TYPE_CHECKING:

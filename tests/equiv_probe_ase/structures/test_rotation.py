@@ -13,8 +13,8 @@ import torch
 from ase.build import bulk, fcc111, molecule
 
 import equiv_probe as ep
-from equiv_probe.rotations import haar
-from equiv_probe_ase.turning import Turner
+from equiv_probe.rotations.plan import haar
+from equiv_probe_ase.structures.rotation import Turner
 
 if TYPE_CHECKING:
     from ase import Atoms

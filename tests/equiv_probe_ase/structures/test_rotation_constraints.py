@@ -16,8 +16,8 @@ from ase import Atoms, constraints
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
-from equiv_probe.rotations import haar
-from equiv_probe_ase.turning import Turner, turned_constraints
+from equiv_probe.rotations.plan import haar
+from equiv_probe_ase.structures.rotation import Turner, turned_constraints
 
 if TYPE_CHECKING:
     from collections.abc import Callable

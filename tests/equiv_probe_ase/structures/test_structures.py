@@ -15,8 +15,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 import equiv_probe as ep
-from equiv_probe_ase.quantities import QUANTITIES, choose
-from equiv_probe_ase.structures import load, reference_values
+from equiv_probe_ase.structures.loading import load, reference_values
+from equiv_probe_ase.structures.quantities import QUANTITIES, choose
 
 if TYPE_CHECKING:
     from pathlib import Path

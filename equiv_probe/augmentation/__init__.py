@@ -1,0 +1,1 @@
+"""Hooks and transforms that rotate, and checks of somebody's own augmentation."""

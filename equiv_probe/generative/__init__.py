@@ -1,0 +1,1 @@
+"""Samplers, audited with noise that rotates along."""

@@ -1,0 +1,1 @@
+"""Gradients, curvature, lines and a penalty: the decomposed loss as a function of the weights."""

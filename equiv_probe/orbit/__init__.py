@@ -1,0 +1,1 @@
+"""Evaluating a model at rotated inputs: in chunks, stacked, with moments streamed."""

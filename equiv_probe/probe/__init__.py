@@ -1,0 +1,1 @@
+"""When to measure, replay, accumulate: the probe."""

@@ -1,0 +1,1 @@
+"""How each quantity rotates: Cartesian tensors, irreps, rigid frames and voxel grids."""

@@ -1,0 +1,1 @@
+"""Results that several packages share: the report of an audit or a run, and the comparison of reports."""

@@ -1,0 +1,1 @@
+"""Audits of models of voxel grids."""

@@ -1,0 +1,1 @@
+"""Calculators averaged over rotations."""

@@ -1,0 +1,1 @@
+"""Calculators: by name, made, looked into, and copied to have one of our own."""

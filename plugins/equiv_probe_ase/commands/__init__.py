@@ -1,0 +1,1 @@
+"""The commands that ASE calculators make possible: ``equiv-probe audit``, ``md`` and ``demo``."""

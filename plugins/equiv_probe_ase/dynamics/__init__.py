@@ -1,0 +1,1 @@
+"""Molecular dynamics: the monitor, its log, budget and report."""

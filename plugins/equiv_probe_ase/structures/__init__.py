@@ -1,0 +1,1 @@
+"""Structures: read, rotated, and the quantities that belong to them."""
