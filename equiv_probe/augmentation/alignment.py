@@ -54,11 +54,11 @@ def align(before: Tensor, after: Tensor, *, proper: bool = False) -> Alignment:
     if proper and torch.linalg.det(u @ vh) < 0:
         u = u * u.new_tensor([1.0, 1.0, -1.0])
     g = u @ vh
-    turned = x @ g.mT
-    scale = (turned * y).sum() / x.square().sum().clamp_min(1e-300)
+    rotated = x @ g.mT
+    scale = (rotated * y).sum() / x.square().sum().clamp_min(1e-300)
     linear = torch.linalg.lstsq(x, y, driver="gelsd").solution
     return Alignment(
-        g, d - g @ c, _rms(turned - y), _rms(scale * turned - y), torch.linalg.svdvals(linear), _rms(x @ linear - y)
+        g, d - g @ c, _rms(rotated - y), _rms(scale * rotated - y), torch.linalg.svdvals(linear), _rms(x @ linear - y)
     )
 
 

@@ -1,14 +1,14 @@
-"""Random-rotation augmentation as hooks: inputs are turned, outputs turned back, and the user's code sees neither.
+"""Random-rotation augmentation as hooks: inputs are rotated, outputs rotated back, and the user's code sees neither.
 
 For a loss that does not depend on the frame, ``ℓ(ρ(g)⁻¹ f(ρ(g) x), y) = ℓ(f(ρ(g) x), ρ(g) y)``: training on the
-model's answers turned back, with untouched labels, *is* training on turned data with turned labels.
+model's answers rotated back, with untouched labels, *is* training on rotated data with rotated labels.
 
 >>> import torch, equiv_probe as ep
 >>> model = torch.nn.Linear(3, 3)
 >>> schema = ep.Schema(inputs={"input": ep.point}, outputs={"0": ep.vector})
 >>> handle = ep.augment(model, schema)
 >>> positions = torch.randn(8, 5, 3)
->>> bool((model(positions) == model(positions)).all())  # turned anew at every call
+>>> bool((model(positions) == model(positions)).all())  # rotated anew at every call
 False
 >>> handle.remove()
 """
@@ -49,20 +49,20 @@ def augment(
     adapter: Adapter | None = None,
     plan: RotationPlan | None = None,
 ) -> Augmentation:
-    """Turn every structure by a fresh Haar rotation on its way into the model, and the answer back, in train mode.
+    """Rotate every structure by a fresh Haar rotation on its way into the model, and the answer back, in train mode.
 
-    Where a grid without interpolation turns along, it is one of the cube's rotations (half turns, where a box is no
+    Where a grid without interpolation rotates along, it is one of the cube's rotations (half turns, where a box is no
     cube). Of grids that are interpolated, the answer is zero outside of the ball that the box holds.
 
     Works with forces that are differentiated inside the model or outside of it. Do not use it on a module that is
-    recomputed under activation checkpointing: each recomputation would be turned anew.
+    recomputed under activation checkpointing: each recomputation would be rotated anew.
 
     Args:
         model: any module; hooks of the same kind as the probe's.
         schema: representations; None infers them at the first training call, with one more forward pass.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         seed: of the augmentation's own generator; ranks of a distributed run draw their own rotations.
-        improper: turn by rotations and, half of the time, improper ones.
+        improper: rotate by rotations and, half of the time, improper ones.
         adapter: for batches that are not made of tensors, tuples and dicts.
         plan: whose rotations are drawn, one for each structure, such as ``"box"``; None as said above.
 
@@ -91,7 +91,7 @@ class Augmentation(CallRotation):
         """The rotations of the latest training call, ``(U, 3, 3)``."""
         self._live = LiveOrbit(model, schema, center, adapter=adapter)
         self._source = RotationSource(seed)
-        self._turned: tuple[Structures, Tensor, list[tuple[dict[str, Any], dict[str, Any]]]] | None = None
+        self._rotated: tuple[Structures, Tensor, list[tuple[dict[str, Any], dict[str, Any]]]] | None = None
         self._handles: list[Any] = [
             model.register_forward_pre_hook(Hook(self._before, self), with_kwargs=True),
             model.register_forward_hook(Hook(self._after), with_kwargs=True, prepend=True),
@@ -121,7 +121,7 @@ class Augmentation(CallRotation):
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if module is not self.model or measuring() or capturing_graph():
             return None
-        self._turned = None
+        self._rotated = None
         if not self._live.network.training:
             return None
         inputs, rebuild = self._live.split(args, kwargs)
@@ -138,25 +138,25 @@ class Augmentation(CallRotation):
                 coin = torch.rand(len(g), 1, 1, generator=self._source.generator(g.device), device=g.device)
                 g = torch.where(coin < 0.5, -g, g)
         self.rotations = g
-        turned = structures.turn(inputs, schema, g[None])
-        given = {**inputs, **{n: laid_out_as(v[0], inputs[n]) for n, v in turned.items()}}
+        rotated = structures.rotate(inputs, schema, g[None])
+        given = {**inputs, **{n: laid_out_as(v[0], inputs[n]) for n, v in rotated.items()}}
         made = rebuild(given)
         # Dicts are copies: the caller's keeps its own positions, and is shown what the model writes.
         own = [v for v in (*args, *kwargs.values()) if isinstance(v, dict)]
         new = [v for v in (*made[0], *made[1].values()) if isinstance(v, dict)]
-        self._turned = structures, g, list(zip(own, new, strict=False))
+        self._rotated = structures, g, list(zip(own, new, strict=False))
         return made
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> Any:
         del args, kwargs
-        if self._turned is None or module is not self.model or measuring():
+        if self._rotated is None or module is not self.model or measuring():
             return None
-        turned, self._turned = self._turned, None
-        structures, g, dicts = turned
+        rotated, self._rotated = self._rotated, None
+        structures, g, dicts = rotated
         schema = self._live.schema
         assert schema is not None
         answer = {name: value[None] for name, value in read_outputs(raw, schema).items()}
-        back = {name: value[0] for name, value in structures.turn_back(answer, schema, g[None]).items()}
+        back = {name: value[0] for name, value in structures.rotate_back(answer, schema, g[None]).items()}
         for own, new in dicts:
             kept = {name: own[name] for name in schema.inputs if name in own}
             written = {name: value for name, value in new.items() if name not in own or own[name] is not value}

@@ -1,8 +1,8 @@
-"""Whether a user's own augmentation is what it should be: Haar, proper, independent, and with labels that turn along.
+"""Whether a user's own augmentation is what it should be: Haar, proper, independent, and with labels that rotate along.
 
 >>> import torch, equiv_probe as ep
->>> def three_angles(sample):  # turns about x, y and z in sequence, each by a uniform angle: not Haar; forces go stale
-...     g = torch.eye(3, dtype=torch.float64)
+>>> def three_angles(sample):  # rotates about x, y and z in sequence, each by a uniform angle: not Haar; forces go
+stale ...     g = torch.eye(3, dtype=torch.float64)
 ...     for generator in ep.rotations.generators():
 ...         g = torch.linalg.matrix_exp(2 * torch.pi * torch.rand(()) * generator) @ g
 ...     return {**sample, "pos": sample["pos"] @ g.T}
@@ -61,18 +61,18 @@ def check_augmentation(
     seed: int | None = 0,
     progress: bool = True,
 ) -> AugmentationCheck:
-    r"""Tell whether a user's own random rotations are Haar, proper, independent per sample, and turn the labels along.
+    r"""Tell whether a user's own random rotations are Haar, proper, independent, and rotate the labels along.
 
     The rotation of every draw is recovered from the positions (orthogonal Procrustes), relative to the sample, or for
     a dataset to its first draw. They are Haar if at degrees l = 1 … 4 ``V_l = (2l+1)/K Σ χ_l(g_k⁻¹ g_k')`` is χ² with
-    ``(2l+1)²`` degrees of freedom (:mod:`equiv_probe.augmentation.uniformity`); then ``E[R] = 0``, ``E[R_ij²] = 1/3`` and the mean
-    angle is 126.5°. Labels must be ``ρ(g)`` of what they were, to rounding.
+    ``(2l+1)²`` degrees of freedom (:mod:`equiv_probe.augmentation.uniformity`); then ``E[R] = 0``, ``E[R_ij²] = 1/3``
+    and the mean angle is 126.5°. Labels must be ``ρ(g)`` of what they were, to rounding.
 
     Args:
-        transform_or_dataset: a callable from sample to sample, or a dataset whose items are turned when fetched.
+        transform_or_dataset: a callable from sample to sample, or a dataset whose items are rotated when fetched.
         sample: for a transform, one sample, not flat: a tensor of positions, a dict, a tuple, PyG's ``Data``. A batch
             shows whether each of its structures gets a rotation of its own. None is a generic dict.
-        schema: what turns how, for entries whose names do not tell; its ``inputs`` may name the positions.
+        schema: what rotates how, for entries whose names do not tell; its ``inputs`` may name the positions.
         draws: K. With 400, three uniform Euler angles are recognised practically always.
         alpha: how often a faultless augmentation may be blamed, over all tests together.
         improper: whether reflections are wanted, half of the time.
@@ -152,7 +152,7 @@ def _motion(
     proper = matrices * signs[:, None, None]
     eye = torch.eye(3, dtype=matrices.dtype) if source.absolute else proper[0]
     if float((matrices - eye).abs().max()) < min(0.2, 2 * max(one.angle_error for one in draws)):
-        yield Finding("Haar", False, "nothing is turned" if source.absolute else "no fetch is turned anew")
+        yield Finding("Haar", False, "nothing is rotated" if source.absolute else "no fetch is rotated anew")
         return
     test = uniformity(matrices, improper=improper)
     passed = test.p_value >= alpha

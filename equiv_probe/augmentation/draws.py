@@ -39,7 +39,7 @@ class Source:
     Attributes:
         fetch: a fresh draw; for a transform, of a copy of the sample.
         before: the sample by name; of a dataset, its first draw.
-        absolute: whether ``before`` is the unturned sample, or one that was turned itself.
+        absolute: whether ``before`` is the unrotated sample, or one that was rotated itself.
         written: names of tensors that a draw wrote into though they belong to somebody else.
         replaced: names of entries that the transform replaced in the very sample it was given.
     """

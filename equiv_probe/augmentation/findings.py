@@ -70,8 +70,8 @@ class AugmentationCheck:
         if not self.ok:
             raise EquivProbeError(
                 "an augmentation with faults: " + "; ".join(f"{one.name}: {one.sentence}" for one in self.wrong),
-                "Haar rotations, drawn anew for every structure, that turn the labels along",
-                "ep.augment(model) turns inputs and outputs by itself, and leaves the data alone",
+                "Haar rotations, drawn anew for every structure, that rotate the labels along",
+                "ep.augment(model) rotates inputs and outputs by itself, and leaves the data alone",
             )
 
     def __rich__(self) -> Table:

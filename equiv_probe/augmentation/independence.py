@@ -62,7 +62,7 @@ def check_independence(rotations: Tensor, tolerance: float, alpha: float) -> Fin
 def check_batch(
     rotations: list[Tensor], determined: tuple[bool, ...], tolerance: float, alpha: float
 ) -> Iterator[Finding]:
-    """Look for structures of one batch that are turned alike.
+    """Look for structures of one batch that are rotated alike.
 
     Args:
         rotations: of each draw, those of the structures, ``(U, 3, 3)``.
@@ -90,7 +90,7 @@ def check_batch(
 
 
 def check_items(dataset: Any, schema: Schema | None) -> Iterator[Finding]:
-    """Fetch several items in several passes, and look for items that are turned alike in one pass."""
+    """Fetch several items in several passes, and look for items that are rotated alike in one pass."""
     passes: list[list[Tensor]] = []
     layouts: list[tuple[int, Layout, Tensor]] = []
     for index in range(len(dataset)):
@@ -105,15 +105,15 @@ def check_items(dataset: Any, schema: Schema | None) -> Iterator[Finding]:
         return
     for _ in range(_PASSES - 1):
         passes.append([align(x, layout.points(read(dataset[i]))[0]).rotation for i, layout, x in layouts])
-    turned = torch.tensor([float((torch.stack(one) - torch.eye(3)).abs().max()) > 1e-3 for one in passes])
+    rotated = torch.tensor([float((torch.stack(one) - torch.eye(3)).abs().max()) > 1e-3 for one in passes])
     alike = [bool(repeats(torch.stack(one), 1e-4).any()) for one in passes]
-    if bool(turned.any()):
+    if bool(rotated.any()):
         passed = not any(alike)
         found = "items fetched one after the other get rotations of their own"
-        yield Finding("per item", passed, found if passed else "different items are turned alike in one pass")
+        yield Finding("per item", passed, found if passed else "different items are rotated alike in one pass")
 
 
-class _Turned(Dataset[tuple[int, "Tensor"]]):
+class _Rotated(Dataset[tuple[int, "Tensor"]]):
     """The positions of fresh draws, and which worker made them."""
 
     def __init__(self, fetch: Callable[[], Any], layout: Layout) -> None:
@@ -138,12 +138,12 @@ def check_workers(
     Args:
         fetch: a fresh draw.
         layout: where the positions are.
-        before: the sample before it was turned.
+        before: the sample before it was rotated.
         tolerance: to which two rotations count as the same.
         workers: how many.
     """
     loader = DataLoader(
-        _Turned(fetch, layout), batch_size=None, sampler=[0] * (_FETCHES * workers), num_workers=workers
+        _Rotated(fetch, layout), batch_size=None, sampler=[0] * (_FETCHES * workers), num_workers=workers
     )
     epochs, owners, rotations = [], [], []
     sizes = [len(atoms) for atoms in layout.atoms]

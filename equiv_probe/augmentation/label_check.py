@@ -1,4 +1,4 @@
-"""Whether the labels of a sample turned with its positions; and if not, what happened to them instead."""
+"""Whether the labels of a sample rotated with its positions; and if not, what happened to them instead."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def check_labels(
         before: the sample by name.
         draws: of it.
         layout: where its positions are.
-        schema: what turns how; names decide where it does not say.
+        schema: what rotates how; names decide where it does not say.
 
     Yields:
-        A finding for each entry that turns, or that changed; one for all that stayed as they should.
+        A finding for each entry that rotates, or that changed; one for all that stayed as they should.
     """
     kept: list[str] = []
     for name, value in before.items():
@@ -89,7 +89,7 @@ def check_labels(
         else:
             yield finding
     if kept:
-        yield Finding("what does not turn", True, f"as it was: {', '.join(kept)}")
+        yield Finding("what does not rotate", True, f"as it was: {', '.join(kept)}")
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,11 @@ class _Entry:
     rep: Representation | None
 
     def finding(self) -> Finding | None:
-        """None for what does not turn and stayed as it was."""
+        """None for what does not rotate and stayed as it was."""
         label = f"labels: {self.name}"
         if isinstance(self.rep, reps.Fixed) or not self.before.is_floating_point() or not self.before.numel():
             same = all(torch.equal(self.before, one) for one in self.after)
-            return None if same else Finding(label, False, "changes, though it does not turn")
+            return None if same else Finding(label, False, "changes, though it does not rotate")
         if not bool(torch.isfinite(self.before).all()):
             return Finding(label, None, "holds values that are not finite")
         unchanged = self._error(lambda _: self._before, exact=True)
@@ -119,15 +119,15 @@ class _Entry:
     def _known(self, label: str, rep: Representation, unchanged: float) -> Finding:
         if max(draw.angle_error for draw in self.draws) > 0.1:
             return Finding(label, None, "cannot be judged: the positions' own motion is not rigid enough")
-        turned = self._error(lambda draw: self._turned(rep, draw))
-        if turned <= 1:
+        rotated = self._error(lambda draw: self._rotated(rep, draw))
+        if rotated <= 1:
             if unchanged <= 1:
-                why = "a turn does not change it in this sample: nothing can be said about it"
+                why = "a rotation does not change it in this sample: nothing can be said about it"
                 return Finding(label, None, why)
-            return Finding(label, True, f"turns with the positions, as ep.{rep}", turned)
+            return Finding(label, True, f"rotates with the positions, as ep.{rep}", rotated)
         if unchanged <= 1:
-            return Finding(label, False, "is stale: the positions were turned and it was not", turned)
-        return Finding(label, False, self._otherwise(rep), turned)
+            return Finding(label, False, "is stale: the positions were rotated and it was not", rotated)
+        return Finding(label, False, self._otherwise(rep), rotated)
 
     def _unknown(self, label: str, unchanged: float) -> Finding | None:
         line = f'schema=ep.Schema(inputs={{...}}, outputs={{"{self.name}": ep.vector}})'
@@ -138,23 +138,23 @@ class _Entry:
                 label, None, f"stays as it was; if it has Cartesian components it is stale: declare it, {line}"
             )
         for other in _candidates(self.before):
-            if self._explained(lambda draw, other=other: self._turned(other, draw)):  # type: ignore[misc]
-                return Finding(label, True, f"turns with the positions, as ep.{other} (found out, not declared)")
+            if self._explained(lambda draw, other=other: self._rotated(other, draw)):  # type: ignore[misc]
+                return Finding(label, True, f"rotates with the positions, as ep.{other} (found out, not declared)")
             fault = self._otherwise(other)
             if fault != _CHANGES:
                 return Finding(label, False, f"{fault}, if it is ep.{other} (found out, not declared)")
         return Finding(label, None, f"changes from draw to draw, and not with the positions; if it should: {line}")
 
     def _otherwise(self, rep: Representation) -> str:
-        if self._explained(lambda draw: self._turned(rep, draw, inverse=True)):
-            return "is turned by the inverse of the positions' rotation: R where it should be Rᵀ"
+        if self._explained(lambda draw: self._rotated(rep, draw, inverse=True)):
+            return "is rotated by the inverse of the positions' rotation: R where it should be Rᵀ"
         for other in _candidates(self.before):
-            if self._explained(lambda draw, other=other: self._turned(other, draw)):  # type: ignore[misc]
-                return f"turns as ep.{other} and not as ep.{rep}; if that is right, declare it"
+            if self._explained(lambda draw, other=other: self._rotated(other, draw)):  # type: ignore[misc]
+                return f"rotates as ep.{other} and not as ep.{rep}; if that is right, declare it"
         if rep == reps.vector and self.before.shape[-2:] == (3, 3) and self._explained(self._columns):
-            return "is turned by its columns, where its vectors are rows: R @ cell where it should be cell @ Rᵀ"
+            return "is rotated by its columns, where its vectors are rows: R @ cell where it should be cell @ Rᵀ"
         if rep == reps.vector and self._error(lambda _: self._before.norm(dim=-1), lambda one: one.norm(dim=-1)) <= 1:
-            return "keeps its lengths but is turned by something else than the positions"
+            return "keeps its lengths but is rotated by something else than the positions"
         return _CHANGES
 
     def _explained(self, candidate: Callable[[Draw], Tensor]) -> bool:
@@ -186,21 +186,21 @@ class _Entry:
             worst = max(worst, float(difference.max()) / tolerance if difference.numel() else 0.0)
         return worst
 
-    def _turned(self, rep: Representation, draw: Draw, *, inverse: bool = False) -> Tensor:
+    def _rotated(self, rep: Representation, draw: Draw, *, inverse: bool = False) -> Tensor:
         g = draw.rotations.mT if inverse else draw.rotations
         value, structures = self._before, self.layout.structures
         if not rep.event_shape:
             return value
-        turned = structures.turn({self.name: value}, Schema({self.name: rep}, {}), g[None])[self.name][0]
+        rotated = structures.rotate({self.name: value}, Schema({self.name: rep}, {}), g[None])[self.name][0]
         if rep.is_affine:
             own = draw.shifts
             shift = own[0] if structures.layout == "one" else structures.spread(own, value, self.name)
-            turned = turned + (shift[:, None] if shift.ndim == 2 and turned.ndim == 3 else shift)
-        return turned
+            rotated = rotated + (shift[:, None] if shift.ndim == 2 and rotated.ndim == 3 else shift)
+        return rotated
 
     def _columns(self, draw: Draw) -> Tensor:
         flipped = _Entry(self.name, self._before.mT, self.after, self.draws, self.layout, self.rep)
-        return flipped._turned(reps.vector, draw).mT
+        return flipped._rotated(reps.vector, draw).mT
 
 
 def _candidates(value: Tensor) -> list[Representation]:

@@ -1,11 +1,11 @@
-"""Random rotations on the data's side: a transform that turns one sample as a whole, labels and all.
+"""Random rotations on the data's side: a transform that rotates one sample as a whole, labels and all.
 
 >>> import torch, equiv_probe as ep
 >>> schema = ep.Schema({"density": ep.grid(), "dipole": ep.vector}, {})
 >>> transform = RandomRotation(schema)
 >>> sample = {"density": torch.rand(1, 4, 4, 4), "dipole": torch.tensor([1.0, 2, 3]), "id": 7}
->>> turned = transform(sample)
->>> sorted(turned["dipole"].abs().tolist()), turned["id"]  # grids without interpolation: by the rotations of the cube
+>>> rotated = transform(sample)
+>>> sorted(rotated["dipole"].abs().tolist()), rotated["id"]  # grids without interpolation: by the rotations of the cube
 ([1.0, 2.0, 3.0], 7)
 """
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
 
 
 class RandomRotation:
-    """Turn everything that a schema names of one sample by one random rotation, another at every call.
+    """Rotate everything that a schema names of one sample by one random rotation, another at every call.
 
-    For a dataset, before samples are put into batches. Turning the labels too, it is right for every loss; rather than
+    For a dataset, before samples are put into batches. Rotating the labels too, it is right for every loss; rather than
     in the model, as :func:`equiv_probe.augment` does it, the work is done by the data loader's workers.
 
     Args:
         schema: representations; inputs, outputs and targets alike are entries of the sample here: keys of a dict, or
             entries of a tuple in this order.
         plan: from which the one rotation is drawn. None is the rotations of the cube where a grid without
-            interpolation turns along (half turns, on a box that is no cube), and all rotations otherwise.
+            interpolation rotates along (half turns, on a box that is no cube), and all rotations otherwise.
         seed: of generators of its own: one in this process, and one in each worker of a data loader, which goes on
             from torch's own seed for the worker, and so is another in every epoch.
         center: of rotation of points: ``"origin"``, ``"centroid"``, or ``(3,)``; None is the origin, about which a grid
-            turns, if there is one, and the centroid otherwise.
+            rotates, if there is one, and the centroid otherwise.
     """
 
     def __init__(
@@ -59,7 +59,9 @@ class RandomRotation:
         declared = {**schema.inputs, **schema.outputs, **schema.targets}
         self.representations: dict[str, Representation] = declared
         if all(isinstance(rep, Fixed) for rep in declared.values()):
-            raise EquivProbeError(str(schema), "something that turns", 'ep.Schema(inputs={"x": ep.grid()}, outputs={})')
+            raise EquivProbeError(
+                str(schema), "something that rotates", 'ep.Schema(inputs={"x": ep.grid()}, outputs={})'
+            )
         if isinstance(center, str) and center not in {"origin", "centroid"}:
             raise EquivProbeError(f"center={center!r}", '"origin", "centroid" or a tensor (3,)')
         if center is None:
@@ -68,7 +70,7 @@ class RandomRotation:
         self._generator: tuple[int, torch.Generator] | None = None
 
     def __call__(self, sample: Any) -> Any:
-        """A turned copy of a sample; the sample itself stays as it is.
+        """A rotated copy of a sample; the sample itself stays as it is.
 
         Raises:
             EquivProbeError: an entry that the schema names is missing or does not fit, or the plan does not.
@@ -80,16 +82,16 @@ class RandomRotation:
         arrays = {name for name, value in entries.items() if isinstance(value, np.ndarray)}
         tensors = {name: torch.as_tensor(v) if name in arrays else v for name, v in entries.items()}
         rotation = self._draw(tensors)
-        turned: dict[str, Any] = {}
+        rotated: dict[str, Any] = {}
         center = self._center(tensors)
         for name, rep in self.representations.items():
             value = tensors[name]
             if isinstance(rep, Fixed) or not isinstance(value, torch.Tensor) or not rep.moves(value):
                 continue
             about = None if center is None or not rep.is_affine else center.to(value)
-            moved = rep.turn(value, rotation, about)
-            turned[name] = moved.numpy() if name in arrays else moved
-        return unnamed({**entries, **turned}, sample)
+            moved = rep.rotate(value, rotation, about)
+            rotated[name] = moved.numpy() if name in arrays else moved
+        return unnamed({**entries, **rotated}, sample)
 
     def _draw(self, tensors: dict[str, Any]) -> Tensor:
         """One rotation, ``(3, 3)``."""
@@ -97,7 +99,7 @@ class RandomRotation:
         plan = self.plan or fitting_plan(RotationPlan("haar", 1), schema, tensors)
         require_fit(plan, schema, tensors, alone=True)
         generator = self._source()
-        signed = one_of(plan).draws(1, generator)[0, 0]  # with improper rotations of a turned plan, g and −g
+        signed = one_of(plan).draws(1, generator)[0, 0]  # with improper rotations of a rotated plan, g and −g
         return signed[int(torch.randint(len(signed), (), generator=generator))]
 
     def _center(self, tensors: dict[str, Any]) -> Tensor | None:

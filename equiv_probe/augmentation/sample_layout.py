@@ -70,7 +70,7 @@ def plain(name: str) -> str:
 
 
 def representation(name: str, value: Tensor, schema: Schema | None) -> Representation | None:
-    """How an entry turns: as the schema says, or else by its name; None where neither knows."""
+    """How an entry rotates: as the schema says, or else by its name; None where neither knows."""
     if schema is not None:
         declared = {**schema.inputs, **schema.outputs, **schema.targets}
         for key in (name, name.rpartition(".")[2]):

@@ -88,7 +88,7 @@ def serial(rotations: Tensor) -> Test:
     """Test whether each draw knows of the one before it, whatever their distribution.
 
     The mean of ``χ_l(g_k⁻¹ g_{k+1})``, for l = 1 and 2, against its mean and variance over other orders of the same
-    draws, as a z-value. A fixed turn from draw to draw shows at one of the two degrees, whatever its angle.
+    draws, as a z-value. A fixed rotation from draw to draw shows at one of the two degrees, whatever its angle.
 
     Args:
         rotations: proper, in order, ``(K, 3, 3)``.
@@ -158,7 +158,7 @@ def _one_axis(rotations: Tensor) -> str:
     place = int(axis.abs().argmax())
     exact = float(axis[place].abs()) > 1 - 1e-6
     label = "xyz"[place] if exact else "(" + ", ".join(f"{float(a):.2f}" for a in axis) + ")"
-    return f"turns about one axis only: {label}"
+    return f"rotates about one axis only: {label}"
 
 
 def _small(rotations: Tensor, *, absolute: bool) -> str:
@@ -182,7 +182,7 @@ def _euler(rotations: Tensor) -> str:
         others = float((values[:2] - 1 / 4).abs().max())
         if abs(float(values[-1]) - 1 / 2) < near and abs(fourth - 3 / 8) < fourth_near and others < others_near:
             return (
-                "looks like three uniform Euler angles, or a turn about each coordinate axis in sequence: the middle "
+                "looks like three uniform Euler angles, or one about each coordinate axis in sequence: the middle "
                 "angle must have density sin β (or cos β)"
             )
     return ""

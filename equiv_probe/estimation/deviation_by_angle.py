@@ -1,4 +1,4 @@
-"""How far predictions turned back lie from the unturned ones, against the angle of the rotation: pure functions."""
+"""How far predictions rotated back lie from the unrotated ones, against the angle of the rotation: pure functions."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ WIDTH = 20
 """Degrees of a bin."""
 
 
-def by_angle(squares: Tensor, turns: Tensor, weights: Tensor, *, exact: bool = False) -> list[dict[str, float]]:
+def by_angle(squares: Tensor, rotations: Tensor, weights: Tensor, *, exact: bool = False) -> list[dict[str, float]]:
     """Root mean square against the angle of the rotation.
 
     Args:
         squares: mean squares of single rotations and structures, ``(K, U)``.
-        turns: those rotations, ``(K, 3, 3)``, or of each structure its own, ``(K, U, 3, 3)``.
+        rotations: those rotations, ``(K, 3, 3)``, or of each structure its own, ``(K, U, 3, 3)``.
         weights: of the rotations, ``(K,)``.
-        exact: by whole degrees, for rotations of the cube, without the one that turns nothing; otherwise in bins.
+        exact: by whole degrees, for rotations of the cube, without the one that rotates nothing; otherwise in bins.
 
     Returns:
         Bins from ``low`` to ``high`` degrees, with how many rotations of a structure are in each as ``count``; a bin
         without any has the ``rms`` NaN. Nothing for improper rotations, which have no angle.
     """
-    if bool((torch.linalg.det(turns) < 0).any()):
+    if bool((torch.linalg.det(rotations) < 0).any()):
         return []
-    each = angles(turns) if turns.ndim == 4 else angles(turns)[:, None].expand_as(squares)
+    each = angles(rotations) if rotations.ndim == 4 else angles(rotations)[:, None].expand_as(squares)
     degrees = torch.rad2deg(each).flatten()
     values = squares.double().flatten()
     weight = weights.double()[:, None].expand_as(squares).flatten()

@@ -1,6 +1,6 @@
 """Convex losses, element by element, and their reduction to one value per structure.
 
-A loss is *frame-independent* if turning prediction and target together leaves it unchanged. Component-wise absolute
+A loss is *frame-independent* if rotating prediction and target together leaves it unchanged. Component-wise absolute
 error or Huber on a vector is not; its norm-wise form is.
 """
 
@@ -208,7 +208,7 @@ def frame_dependence(
     representations: tuple[Representation, Representation],
     rotations: Tensor,
 ) -> float:
-    """How much the loss changes, relatively, when prediction and target turn together.
+    """How much the loss changes, relatively, when prediction and target rotate together.
 
     Args:
         loss: the loss.
@@ -229,12 +229,12 @@ def frame_dependence(
         return torch.as_tensor(loss(p, t)).double().mean()
 
     reference = evaluate(prediction, target)
-    turned = [
+    rotated = [
         evaluate(
-            representations[0].turn(prediction, g),
-            representations[1].turn(target, g) if target.is_floating_point() else target,
+            representations[0].rotate(prediction, g),
+            representations[1].rotate(target, g) if target.is_floating_point() else target,
         )
         for g in rotations
     ]
-    change = (torch.stack(turned) - reference).abs().max()
+    change = (torch.stack(rotated) - reference).abs().max()
     return float(change / reference.abs().clamp_min(torch.finfo(torch.float64).tiny))

@@ -160,7 +160,7 @@ def _estimate(orbit: Orbit, objective: Objective, *, live: bool = False) -> tupl
     if not orbit.plan.is_random:  # the average over the subgroup is exact: no replicates, and no noise from them
         estimate = Jackknife(losses.mean(0), of_mean, losses[:0], losses[:0], orbit.sizes)
     elif objective.labelled and _is_squared(objective.loss):
-        # The L_equiv of squared error does not depend on the labels, replicate by replicate: taken about the unturned
+        # The L_equiv of squared error does not depend on the labels, replicate by replicate: taken about the unrotated
         # prediction it does not drown in the rounding of a large L_total.
         own, _ = _estimate(orbit, objective.about(orbit.identity), live=live)
         total = jackknife(losses, of_mean, losses, orbit.sizes, orbit.plan.population)
@@ -183,7 +183,7 @@ def _group_losses(orbit: Orbit, objective: Objective) -> Tensor:
             "the orbit itself, for a loss other than squared error",
             "twirl(..., keep=True)",
         )
-    # E(h − y)² from moments about the unturned prediction: no cancellation against large energies.
+    # E(h − y)² from moments about the unrotated prediction: no cancellation against large energies.
     (name,) = objective.outputs
     identity, target = orbit.identity[name], objective.targets[name]
     shift = identity - target
@@ -203,13 +203,13 @@ def _interpolates(schema: Schema) -> bool:
 
 
 def _floor(orbit: Orbit, copies: Mapping[str, Tensor], objective: Objective, *, among: bool = False) -> float:
-    """The same estimator over the unturned prediction and evaluations that should equal it; NaN if there are none.
+    """The same estimator over the unrotated prediction and evaluations that should equal it; NaN if there are none.
 
     Args:
         orbit: whose floor it is.
         copies: the evaluations.
         objective: the loss.
-        among: them alone. Interpolation smooths every turned copy, and what it does to all of them is no scatter.
+        among: them alone. Interpolation smooths every rotated copy, and what it does to all of them is no scatter.
     """
     if not copies or (among and len(next(iter(copies.values()))) < 2):
         return math.nan
@@ -251,7 +251,7 @@ def _notes(orbit: Orbit, objective: Objective) -> tuple[str, ...]:
     }.get(objective.label, "give Voigt shears weight 2, or use the full tensor")
     return (
         f"the loss {objective.label!r} on {name!r} depends on the frame (it changed by {100 * change:.2g} % when "
-        "prediction and target turned together), so L_total here is that of the data's own frame; "
+        "prediction and target rotated together), so L_total here is that of the data's own frame; "
         f"{remedy} for a frame-independent one",
     )
 

@@ -33,7 +33,7 @@ class Orbit:
         rotations: ``(R, n, 3, 3)``.
         weights: of the design, ``(n,)``.
         sizes: replicates in each group, ``(G,)``.
-        identity: the unturned prediction, ``(*S)``.
+        identity: the unrotated prediction, ``(*S)``.
         means: of each group, ``(G, *S)``.
         squares: ``E (h − identity)²`` of each group, ``(G, *S)``.
         values: the orbit itself, ``(R, n, *S)``, or None if it was not kept.
@@ -117,16 +117,16 @@ class Orbit:
 
     def require_finite(self, name: str) -> None:
         """Raise EquivProbeError if any prediction of this output is NaN or infinite."""
-        for where, tensor in (("at the unturned input", self.identity[name]), ("over the orbit", self.squares[name])):
+        for where, tensor in (("at the unrotated input", self.identity[name]), ("over the orbit", self.squares[name])):
             if not bool(tensor.isfinite().all()):
                 raise EquivProbeError(f"non-finite predictions of {name!r} {where}", "finite values", "check the input")
 
 
 class Moments:
-    """Streaming group means and second moments about the unturned prediction.
+    """Streaming group means and second moments about the unrotated prediction.
 
     Args:
-        identity: the unturned prediction by output, ``(*S)``.
+        identity: the unrotated prediction by output, ``(*S)``.
         weights: of the design, ``(n,)``.
         replicates: R.
     """

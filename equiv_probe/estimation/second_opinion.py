@@ -44,10 +44,10 @@ def second_opinion(orbit: Orbit, name: str) -> str:
         return ""
     rotations = orbit.rotations.flatten(0, 1)
     center = orbit.centers.get(name)
-    raw = declared.turn(values, rotations, center)
+    raw = declared.rotate(values, rotations, center)
     others = [other for other in _others(declared, raw) if center is not None or not other.is_affine]
     best, left = min(
-        ((other, _variance(other.turn_back(raw, rotations, center))) for other in others),
+        ((other, _variance(other.rotate_back(raw, rotations, center))) for other in others),
         key=lambda found: found[1],
         default=(declared, variance),
     )

@@ -46,7 +46,7 @@ class Spectrum:
 
     @property
     def infinitesimal(self) -> float:
-        """``Σ_l l(l+1) P_l`` up to ``max_degree``: what :func:`equiv_probe.infinitesimal` measures, if nothing lies above."""
+        """``Σ_l l(l+1) P_l`` up to ``max_degree``: what :func:`equiv_probe.infinitesimal` gives if that is all."""
         return sum(degree * (degree + 1) * power for degree, power in enumerate(self.power))
 
     def __str__(self) -> str:
@@ -81,8 +81,8 @@ def spectrum(orbit: Orbit, max_degree: int = 6, output: str | None = None) -> Sp
     values = orbit.kept(name)
     orbit.require_finite(name)
     replicates = len(values)
-    if replicates < 2 or orbit.plan.improper or not orbit.plan.is_turned:
-        raise EquivProbeError(str(orbit.plan), "two or more randomly turned replicates of proper rotations")
+    if replicates < 2 or orbit.plan.improper or not orbit.plan.is_rotated:
+        raise EquivProbeError(str(orbit.plan), "two or more randomly rotated replicates of proper rotations")
     # Degrees l ≥ 1 do not see a constant: subtracting one that does not depend on the rotations takes the noise of a
     # large mean away and leaves the estimate unbiased.
     flat = values.reshape(replicates, values.shape[1], -1)

@@ -1,12 +1,12 @@
-r"""How two predictions of one orbit differ, against the angle and the axis of the turn that lies between them.
+r"""How two predictions of one orbit differ, against the angle and the axis of the rotation that lies between them.
 
-For rotations ``g`` and ``g' = r g``, ``r`` turns about an axis of the frame in which the model sees its inputs:
+For rotations ``g`` and ``g' = r g``, ``r`` rotates about an axis of the frame in which the model sees its inputs:
 
     D(θ) = ½ E ‖h_g − h_{g'}‖²  over pairs with r of angle θ  =  Σ_{l≥1} P_l (1 − χ_l(θ)/(2l+1)),
 
-with the angular spectrum ``P_l`` of :mod:`equiv_probe.estimation.spectrum`: nothing at 0, about ``L_equiv`` at large angles.
-Against the axis of ``r`` it shows whether the frame's directions are alike: a model that treats z apart, but knows all
-rotations about it, has nothing at the pole. Norms are means over the output's components.
+with the angular spectrum ``P_l`` of :mod:`equiv_probe.estimation.spectrum`: nothing at 0, about ``L_equiv`` at large
+angles. Against the axis of ``r`` it shows whether the frame's directions are alike: a model that treats z apart, but
+knows all rotations about it, has nothing at the pole. Norms are means over the output's components.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Variogram:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of rotations of an orbit from different replicates, with their weights and the bins of the turn between.
+    """Pairs of rotations of an orbit from different replicates, with their weights and the bins between them.
 
-    Within a replicate the turn has one of the design's few axes, seen from the structure: not any one at random.
+    Within a replicate the rotation has one of the design's few axes, seen from the structure: not any one at random.
     """
 
     first: Tensor
@@ -60,23 +60,23 @@ class Pairs:
 
     @classmethod
     def of(cls, orbit: Orbit) -> Pairs:
-        """Of an orbit of proper rotations, two or more randomly turned replicates; the same for all its outputs."""
+        """Of an orbit of proper rotations, two or more randomly rotated replicates; the same for all its outputs."""
         rotations = orbit.rotations[:MOST_REPLICATES]
         replicates, n = rotations.shape[:2]
         of = torch.arange(replicates).repeat_interleave(n)
         first, second = torch.triu_indices(len(of), len(of), 1)
         apart = of[first] != of[second]
         first, second = first[apart], second[apart]
-        turns = rotations.reshape(-1, 3, 3)
+        rotations = rotations.reshape(-1, 3, 3)
         weights = n * orbit.weights.repeat(replicates)
-        return cls(first, second, weights[first] * weights[second], *_bins(turns[second] @ turns[first].mT))
+        return cls(first, second, weights[first] * weights[second], *_bins(rotations[second] @ rotations[first].mT))
 
 
 def variogram(orbit: Orbit, output: str, pairs: Pairs | None = None) -> Variogram:
     """Differences within an orbit by angle and by axis, unbiased within each bin.
 
     Args:
-        orbit: kept, of a plan of proper rotations with at least two randomly turned replicates.
+        orbit: kept, of a plan of proper rotations with at least two randomly rotated replicates.
         output: which of its outputs, ``(R, n, *S)``.
         pairs: of the orbit, where they are at hand already.
 
@@ -100,13 +100,13 @@ def variogram(orbit: Orbit, output: str, pairs: Pairs | None = None) -> Variogra
     )
 
 
-def _bins(turns: Tensor) -> tuple[Tensor, Tensor]:
+def _bins(rotations: Tensor) -> tuple[Tensor, Tensor]:
     """Bin of the angle and cell of the axis of each rotation, ``(P, 3, 3)``."""
-    vectors = torch.from_numpy(Rotation.from_matrix(turns.double().numpy()).as_rotvec())
+    vectors = torch.from_numpy(Rotation.from_matrix(rotations.double().numpy()).as_rotvec())
     angle = vectors.norm(dim=-1)
     width = math.radians(ANGLE_EDGES[1] - ANGLE_EDGES[0])
     angle_bin = (angle / width).long().clamp(max=len(ANGLE_EDGES) - 2)
-    # Turning by θ about an axis and by −θ about its opposite is the same, and D does not tell θ from −θ.
+    # Rotating by θ about an axis and by −θ about its opposite is the same, and D does not tell θ from −θ.
     axis = vectors * torch.where(vectors[:, 2:] < 0, -1.0, 1.0) / angle.clamp(min=1e-12)[:, None]
     band = (axis[:, 2] * BANDS).long().clamp(0, BANDS - 1)
     longitude = torch.atan2(axis[:, 1], axis[:, 0]) % (2 * math.pi)

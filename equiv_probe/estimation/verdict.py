@@ -11,7 +11,7 @@ Kind = Literal["round-off", "non-deterministic", "above round-off", "broken", "u
 ROUND_OFF_FACTOR = 10.0
 """Root errors up to this multiple of the floor are round-off.
 
-The floor comes from inputs that differ in the last digit; turned inputs also change the order and the size of every
+The floor comes from inputs that differ in the last digit; rotated inputs also change the order and the size of every
 intermediate result, which in practice costs a small multiple of it.
 """
 CHANCE_FACTOR = 3.0

@@ -1,8 +1,8 @@
 r"""How far end points lie apart that should be the same, per sample: pure functions, and the sums over rotations.
 
-With ``h_g`` the end points of turned noise, turned back, and ``h_1`` those of the unturned noise, the deviation of a
+With ``h_g`` the end points of rotated noise, rotated back, and ``h_1`` those of the unrotated noise, the deviation of a
 sample is ``(E_g mean_atoms |h_g − h_1|²)^½``. The spread of its orbit ``h_g`` about the mean, without bias by the
-jackknife over replicates, is ``√2`` times less: for isotropic noise the unturned frame is one like all others.
+jackknife over replicates, is ``√2`` times less: for isotropic noise the unrotated frame is one like all others.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def mean_square(gap: Tensor, rep: Representation, structures: Structures, name: 
 
 
 class Deviations:
-    """Sums over the rotations of one output, about the end points of the unturned noise.
+    """Sums over the rotations of one output, about the end points of the unrotated noise.
 
     Args:
         about: those end points, with the path to them, ``(T, *S)``.
-        rep: how they turn.
+        rep: how they rotate.
         structures: the samples.
         plan: the rotations.
         name: of the output.
@@ -74,7 +74,7 @@ class Deviations:
         self._each: list[Tensor] = []
 
     def add(self, values: Tensor) -> None:
-        """Take in the next rotation's end points, turned back, ``(T, *S)``, in the plan's order."""
+        """Take in the next rotation's end points, rotated back, ``(T, *S)``, in the plan's order."""
         k = len(self._each)
         weight = self._plan.weights[k % self._plan.n]
         squares = self.from_start(values)
@@ -83,7 +83,7 @@ class Deviations:
         self._each.append(squares[-1])
 
     def from_start(self, values: Tensor) -> Tensor:
-        """Mean square distance to the end points of the unturned noise, ``(T, U)``.
+        """Mean square distance to the end points of the unrotated noise, ``(T, U)``.
 
         Raises:
             EquivProbeError: other shapes.

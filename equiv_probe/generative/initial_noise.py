@@ -75,9 +75,9 @@ class InitialNoise:
                 raise EquivProbeError(f"{name} of shape {tuple(values.shape)}", expected)
         return noise
 
-    def other(self, seed: int, first: Tensor, turned: Callable[[Tensor], Tensor]) -> Tensor:
-        """Another noise, as likely: drawn anew, or where one was given, that one turned."""
-        return turned(first) if isinstance(self.given, torch.Tensor) else self.draw(seed)
+    def other(self, seed: int, first: Tensor, rotated: Callable[[Tensor], Tensor]) -> Tensor:
+        """Another noise, as likely: drawn anew, or where one was given, that one rotated."""
+        return rotated(first) if isinstance(self.given, torch.Tensor) else self.draw(seed)
 
     def structures(self, noise: Tensor) -> Structures:
         """The samples of the noise."""

@@ -1,7 +1,7 @@
-"""The random numbers of one run of a sampler: the same in every frame, and turned with it where they have a direction.
+"""The random numbers of one run of a sampler: the same in every frame, and rotated with it where they have a direction.
 
 Every operator of torch that draws at random is seen as it reaches the dispatcher, also in scripted and compiled code,
-with any generator. Normal draws that are laid out like the noise come from one seeded source instead, and are turned;
+with any generator. Normal draws that are laid out like the noise come from one seeded source instead, and are rotated;
 all others stay as they are: the states that they come from are put back for every run.
 """
 
@@ -30,33 +30,33 @@ if TYPE_CHECKING:
 
     from equiv_probe.generative.noise_frame import Frame
 
-    Turns = Callable[[Draw], bool | None]
+    Rotates = Callable[[Draw], bool | None]
 
 NORMAL = {"randn", "randn_like", "normal", "normal_", "normal_functional"}
-"""Operators whose draws are isotropic: turned ones are as likely."""
+"""Operators whose draws are isotropic: rotated ones are as likely."""
 _HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (__file__, torch.__file__))
 
 
 class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A context in which the random draws of a sampler are the same in every frame, and turned with it.
+    """A context in which the random draws of a sampler are the same in every frame, and rotated with it.
 
     Args:
         frame: the rotations.
-        seed: of the source of draws that turn.
-        turns: says whether a draw has a direction; None, or its None, goes by the shape.
-        along: whether random frames of :class:`equiv_probe.Twirled` turn along.
+        seed: of the source of draws that rotate.
+        rotates: says whether a draw has a direction; None, or its None, goes by the shape.
+        along: whether random frames of :class:`equiv_probe.Twirled` rotate along.
 
     Attributes:
-        draws: how often each draw was made, by draw and whether it turned.
+        draws: how often each draw was made, by draw and whether it rotated.
         sequence: calls and shapes in order.
         generators: of the sampler's own that it drew from, and their states before.
         frames: how many sets of random frames were drawn.
         seen: how many operators were seen that may draw at random.
     """
 
-    def __init__(self, frame: Frame, seed: int, turns: Turns | None = None, *, along: bool = True) -> None:
+    def __init__(self, frame: Frame, seed: int, rotates: Rotates | None = None, *, along: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.frame, self._turns, self._along = frame, turns, along
+        self.frame, self._rotates, self._along = frame, rotates, along
         self._source = torch.Generator().manual_seed(seed)
         self.draws: Counter[tuple[Draw, bool]] = Counter()
         self.sequence: list[tuple[str, tuple[int, ...]]] = []
@@ -75,16 +75,16 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         FOLLOWED_BY.reset(self._tokens.pop())
 
     def frames_along(self, rotations: Tensor) -> Tensor:
-        """See :func:`turned_along`."""
+        """See :func:`rotated_along`."""
         self.frames += 1
         return self.frame.along(rotations) if self._along else rotations
 
-    def turned_from_left(self, orientations: Tensor) -> Tensor:
+    def rotated_from_left(self, orientations: Tensor) -> Tensor:
         """Orientations ``(*S, 3, 3)`` in this frame, ``g R``."""
         draw = Draw("orientations", tuple(orientations.shape), _where()[0])
         axis = self._axis(Draw(draw.call, draw.shape[:-1], draw.where))
         self.draws[draw, axis is not None] += 1
-        return orientations if axis is None else self.frame.turn(orientations.mT, axis).mT
+        return orientations if axis is None else self.frame.rotate(orientations.mT, axis).mT
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every operator comes by here."""
@@ -104,7 +104,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return answer
 
     def _take(self, call: str, drawn: Tensor, given: dict[str, Any]) -> None:
-        """Note a draw; put turned numbers of the source in the place of those with a direction, or refuse to."""
+        """Note a draw; put rotated numbers of the source in the place of those with a direction, or refuse to."""
         place, ours = _where()
         if ours:
             return  # frames of a twirled network, from a generator of its own
@@ -120,16 +120,16 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise _not_isotropic(draw)
         with torch.no_grad():
             fresh = torch.randn(drawn.shape, generator=self._source, dtype=torch.float64).to(drawn.dtype)
-            fresh = self.frame.turn(fresh, axis)
+            fresh = self.frame.rotate(fresh, axis)
             mean, std = given.get("mean", 0.0), given.get("std", 1.0)
             drawn.copy_(mean + std * fresh.to(drawn.device))
 
     def _said(self, draw: Draw) -> bool | None:
         """What the user says of a draw."""
-        return self.declared if self.declared is not None else (self._turns(draw) if self._turns else None)
+        return self.declared if self.declared is not None else (self._rotates(draw) if self._rotates else None)
 
     def _axis(self, draw: Draw) -> int | None:
-        """Along which axis a draw turns; None if it does not."""
+        """Along which axis a draw rotates; None if it does not."""
         said = self._said(draw)
         if said is False:
             return None
@@ -137,12 +137,12 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if said and (axis is None and draw.shape[-1:] == (3,)):
             axis = -1
         if said and axis is None:
-            raise EquivProbeError(f"turns=True for {draw}", "a last axis of 3", "turns=None goes by the shape")
+            raise EquivProbeError(f"rotates=True for {draw}", "a last axis of 3", "rotates=None goes by the shape")
         if axis == -1 and not self.frame.shared:
             raise EquivProbeError(
                 f"{draw}, which does not say to which sample of {self.frame.shape} it belongs",
                 "noise for all samples at once, or one rotation for all of them",
-                "audit_sampler(..., per_sample=False); or, if it is no direction, turns=lambda draw: False",
+                "audit_sampler(..., per_sample=False); or, if it is no direction, rotates=lambda draw: False",
             )
         return 0 if axis == -1 else axis
 
@@ -161,7 +161,7 @@ class Randn:
     def __call__(
         self,
         *shape: Any,
-        turns: bool | None = None,
+        rotates: bool | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
@@ -169,11 +169,11 @@ class Randn:
 
         Args:
             shape: as numbers, as one tuple, or a tensor of that shape.
-            turns: whether they are directions in space; None goes by the shape.
+            rotates: whether they are directions in space; None goes by the shape.
             dtype: None is that of the initial noise.
             device: None is that of the initial noise.
         """
-        self._noise.declared = turns
+        self._noise.declared = rotates
         try:
             return torch.randn(_size(shape), dtype=dtype or self._like.dtype, device=device or self._like.device)
         finally:
@@ -182,7 +182,7 @@ class Randn:
     def orientations(
         self, *shape: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> Tensor:
-        """Uniformly distributed orientations ``(*shape, 3, 3)``, which turn from the left, ``R ↦ g R``.
+        """Uniformly distributed orientations ``(*shape, 3, 3)``, which rotate from the left, ``R ↦ g R``.
 
         Args:
             shape: of the frames: samples, or samples and residues.
@@ -190,8 +190,8 @@ class Randn:
             device: None is that of the initial noise.
         """
         size = _size(shape)
-        drawn = rotations.from_quaternions(self(*size, 4, turns=False, dtype=torch.float64, device="cpu"))
-        drawn = self._noise.turned_from_left(drawn.to(dtype or self._like.dtype))
+        drawn = rotations.from_quaternions(self(*size, 4, rotates=False, dtype=torch.float64, device="cpu"))
+        drawn = self._noise.rotated_from_left(drawn.to(dtype or self._like.dtype))
         return drawn.to(device or self._like.device)
 
 
@@ -210,18 +210,18 @@ def _is_random(given: dict[str, Any]) -> bool:
 
 def _not_isotropic(draw: Draw) -> EquivProbeError:
     return EquivProbeError(
-        f"{draw}: numbers laid out like the noise that are not normal, and so have other odds once they are turned",
+        f"{draw}: numbers laid out like the noise that are not normal, and so have other odds once they are rotated",
         "normal noise, the same in law in every frame",
-        "torch.randn for noise on positions; model.eval() if it is dropout; turns=lambda draw: False if these "
+        "torch.randn for noise on positions; model.eval() if it is dropout; rotates=lambda draw: False if these "
         "numbers are no directions",
     )
 
 
 def _laid_out_otherwise(draw: Draw, shape: tuple[int, ...]) -> EquivProbeError:
     return EquivProbeError(
-        f"{draw}: as many numbers as the noise of shape {shape}, laid out otherwise, so that they cannot be turned",
+        f"{draw}: as many numbers as the noise of shape {shape}, laid out otherwise, so that they cannot be rotated",
         "directions along the last axis",
-        f"torch.randn{shape}, and put its axes in order afterwards; turns=lambda draw: False if these numbers are no "
+        f"torch.randn{shape}, and put its axes in order afterwards; rotates=lambda draw: False if these numbers are no "
         "directions",
     )
 

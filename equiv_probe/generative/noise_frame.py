@@ -1,4 +1,4 @@
-"""Which random draws of a sampler have a direction, to which of its samples they belong, and how they turn."""
+"""Which random draws of a sampler have a direction, to which of its samples they belong, and how they rotate."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Frame:
     Args:
         shape: of the initial noise.
         structures: its samples.
-        rotations: ``(U, 3, 3)``; None for the unturned frame.
-        shared: whether all samples turn alike, so that it need not be known to which of them a draw belongs.
-        back: turn there and back again, which leaves nothing but rounding.
+        rotations: ``(U, 3, 3)``; None for the unrotated frame.
+        shared: whether all samples rotate alike, so that it need not be known to which of them a draw belongs.
+        back: rotate there and back again, which leaves nothing but rounding.
     """
 
     def __init__(
@@ -88,8 +88,8 @@ class Frame:
         """Whether a draw without direction has as many numbers as the noise: flattened, or its axes in other order."""
         return prod(shape) == prod(self.shape) and self.axis(shape) is None
 
-    def turn(self, values: Tensor, axis: int) -> Tensor:
-        """A draw, turned sample by sample along an axis as :meth:`axis` gives it, in its own precision."""
+    def rotate(self, values: Tensor, axis: int) -> Tensor:
+        """A draw, rotated sample by sample along an axis as :meth:`axis` gives it, in its own precision."""
         if self.rotations is None:
             return values
         if self.shared:
@@ -98,14 +98,14 @@ class Frame:
         return self._there(values.movedim(axis, 0), own).movedim(0, axis)
 
     def _there(self, values: Tensor, rotations: Tensor) -> Tensor:
-        """Turned in float64, rounded once (and, there and back, once more); on the CPU, which has float64."""
-        turned = vector.turn(values.cpu().double(), rotations).to(values.dtype)
+        """Rotated in float64, rounded once (and, there and back, once more); on the CPU, which has float64."""
+        rotated = vector.rotate(values.cpu().double(), rotations).to(values.dtype)
         if self.back:
-            turned = vector.turn_back(turned.double(), rotations).to(values.dtype)
-        return turned.to(values.device)
+            rotated = vector.rotate_back(rotated.double(), rotations).to(values.dtype)
+        return rotated.to(values.device)
 
     def along(self, rotations: Tensor) -> Tensor:
-        """Random frames ``(R, n, U, 3, 3)`` of a twirled network, turned with everything else: ``R g⁻¹``."""
+        """Random frames ``(R, n, U, 3, 3)`` of a twirled network, rotated with everything else: ``R g⁻¹``."""
         if self.rotations is None or self.back:
             return rotations
         own, count = self.rotations.to(rotations), rotations.shape[2]

@@ -94,7 +94,7 @@ def path(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -
 
 @figure
 def angle(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -> Axes:
-    """The deviation against the angle by which the noise was turned.
+    """The deviation against the angle by which the noise was rotated.
 
     Args:
         audit: of a sampler.

@@ -24,7 +24,7 @@ from equiv_probe.schema.schema import Schema, usual
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.generative.noise import Turns
+    from equiv_probe.generative.noise import Rotates
     from equiv_probe.representations.representation import Representation
     from equiv_probe.schema.structures import Structures
 
@@ -44,10 +44,10 @@ class SamplerRuns:
         structures: its samples.
         outputs: representations of the end points, as far as they are declared.
         path: whether the sampler answers with all that it passes by.
-        turns: whether a draw has a direction, see :class:`equiv_probe.generative.noise.Noise`.
-        frames: whether random frames of a twirled network turn ``"along"``.
+        rotates: whether a draw has a direction, see :class:`equiv_probe.generative.noise.Noise`.
+        frames: whether random frames of a twirled network rotate ``"along"``.
         foreign: what becomes of noise from NumPy's and Python's random state.
-        shared: whether all samples turn alike.
+        shared: whether all samples rotate alike.
         grad: run with gradients enabled.
 
     Attributes:
@@ -59,7 +59,7 @@ class SamplerRuns:
     structures: Structures
     outputs: Mapping[str, Representation]
     path: bool = False
-    turns: Turns | None = None
+    rotates: Rotates | None = None
     frames: Literal["along", "fixed"] = "along"
     foreign: Literal["refuse", "same"] = "refuse"
     shared: bool = False
@@ -80,12 +80,12 @@ class SamplerRuns:
     def run(
         self, seed: int, rotations: Tensor | None = None, *, back: bool = False, noise: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """End points, turned back, by name, ``(T, *S)`` float64; T is 1 without a path.
+        """End points, rotated back, by name, ``(T, *S)`` float64; T is 1 without a path.
 
         Args:
             seed: of everything that is drawn on the way.
-            rotations: ``(U, 3, 3)``; None runs in the unturned frame.
-            back: turn all noise there and back again, so that nothing turns but the last digits.
+            rotations: ``(U, 3, 3)``; None runs in the unrotated frame.
+            back: rotate all noise there and back again, so that nothing rotates but the last digits.
             noise: another initial noise; the sampler's own generators go on, too, and give other numbers.
         """
         start = self.noise if noise is None else noise
@@ -93,29 +93,29 @@ class SamplerRuns:
             self.put_back()
         frame = Frame(tuple(start.shape), self.structures, rotations, shared=self.shared, back=back)
         if rotations is not None:
-            start = self.turned(start, rotations)
+            start = self.rotated(start, rotations)
             if back:
-                start = self.turned(start, rotations, back=True)
+                start = self.rotated(start, rotations, back=True)
         answer = self._call(start.clone(), frame, seed)
         values = self._read(answer)
         if rotations is None or back:
             return values
         steps = len(next(iter(values.values())))
-        return self.structures.turn_back(values, self._schema, rotations.expand(steps, *rotations.shape))
+        return self.structures.rotate_back(values, self._schema, rotations.expand(steps, *rotations.shape))
 
     def put_back(self) -> None:
         """Undo what the sampler's own generators were asked for."""
         for generator, state in self._generators.values():
             put_back(generator, state)
 
-    def turned(self, noise: Tensor, rotations: Tensor, *, back: bool = False) -> Tensor:
-        """Initial noise, turned in float64 and rounded once."""
+    def rotated(self, noise: Tensor, rotations: Tensor, *, back: bool = False) -> Tensor:
+        """Initial noise, rotated in float64 and rounded once."""
         wide = Schema({"noise": point}, {"noise": point})
         given = {"noise": noise.cpu().double()}  # not every device has float64
         if back:
-            given = self.structures.turn_back({"noise": given["noise"][None]}, wide, rotations[None])
+            given = self.structures.rotate_back({"noise": given["noise"][None]}, wide, rotations[None])
         else:
-            given = self.structures.turn(given, wide, rotations[None])
+            given = self.structures.rotate(given, wide, rotations[None])
         return given["noise"][0].to(noise)
 
     def _call(self, start: Tensor, frame: Frame, seed: int) -> Any:
@@ -125,7 +125,7 @@ class SamplerRuns:
         np.random.seed(own)  # noqa: NPY002 - the global state is what users draw from
         torch.manual_seed(own)
         before, cpu = _foreign_states(), torch.get_rng_state()
-        noise = Noise(frame, stream(seed, 2), self.turns, along=self.frames == "along")
+        noise = Noise(frame, stream(seed, 2), self.rotates, along=self.frames == "along")
         arguments: dict[str, Any] = {self._randn: Randn(noise, start)} if self._randn else {}
         try:
             with torch.set_grad_enabled(self.grad), noise:
@@ -136,7 +136,9 @@ class SamplerRuns:
             self._generators = {**noise.generators, **self._generators}
         for name, was, now in zip(("NumPy", "Python"), before, _foreign_states(), strict=True):
             if was != now and self.foreign == "refuse":
-                found = f"a sampler that draws from {name}'s global random state, which cannot be turned with the frame"
+                found = (
+                    f"a sampler that draws from {name}'s global random state, which cannot be rotated with the frame"
+                )
                 raise EquivProbeError(found, "noise from torch", _FIX)
         if not noise.seen and not torch.equal(cpu, torch.get_rng_state()):
             found = "a sampler that moves torch's random state by code that draws around torch's operators"
@@ -238,7 +240,7 @@ def _resolve(answer: Any, schema: Schema) -> Schema:
     if unknown:
         raise EquivProbeError(
             f"end points {sorted(values)}",
-            f"how {unknown} turn",
+            f"how {unknown} rotate",
             'audit_sampler(..., outputs={"pos": ep.point, "<name>": ep.scalar})',
         )
     return replace(schema, outputs={name: rep for name, rep in found.items() if rep is not None})

@@ -1,4 +1,4 @@
-"""Is a generative sampler equivariant along its path? All noise turns, and the end points should turn with it.
+"""Is a generative sampler equivariant along its path? All noise rotates, and the end points should rotate with it.
 
 >>> import torch, equiv_probe as ep
 >>> def sampler(noise, steps=20):  # overdamped Langevin dynamics in a well that is steeper along z
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.generative.noise import Turns
+    from equiv_probe.generative.noise import Rotates
 
 UNSEEN = 0.5
 """Two runs with the same noise that differ by this part of what other noise makes do not follow the noise."""
@@ -56,7 +56,7 @@ def audit_sampler(
     center: str | Tensor = "origin",
     zero_mean: bool = False,
     per_sample: bool = True,
-    turns: Turns | None = None,
+    rotates: Rotates | None = None,
     frames: Literal["along", "fixed"] = "along",
     foreign: Literal["refuse", "same"] = "refuse",
     unit: str | Mapping[str, str] = "Å",
@@ -66,24 +66,24 @@ def audit_sampler(
     seed: int = 0,
     progress: bool = True,
 ) -> SamplerAudit:
-    """Turn all noise of a sampler, run it, turn its end points back, and compare with those of the unturned noise.
+    """Rotate all noise of a sampler, run it, rotate its end points back, and compare with those of the unrotated noise.
 
-    Every normal draw on the way is the same in every frame, and turned with it if it is laid out like the initial noise
-    (ends in 3, and has the samples or their atoms as an axis); times, features and other draws come out the same. The
-    sampler runs K + 4 times: unturned, the same again, with noise turned there and back again (round-off), with other
-    noise (the scale), and once for every rotation. Random states and modules are afterwards as they were.
+    Every normal draw on the way is the same in every frame, and rotated with it if it is laid out like the initial
+    noise (ends in 3, and has the samples or their atoms as an axis); times, features and other draws come out the
+    same. The sampler runs K + 4 times: unrotated, the same again, with noise rotated there and back again (round-off),
+    with other noise (the scale), and once for every rotation. Random states and modules are afterwards as they were.
 
-    Random frames of ``ep.Twirled(..., mode="random")`` are noise too: drawn as R in the unturned run, they are
-    ``R g⁻¹`` in a turned one, which is as likely. So a sampler that turns its network at random at every step is found
-    equivariant, as its distribution is; ``frames="fixed"`` draws the same frames in every run, and shows how much a
-    single path owes to them.
+    Random frames of ``ep.Twirled(..., mode="random")`` are noise too: drawn as R in the unrotated run, they are
+    ``R g⁻¹`` in a rotated one, which is as likely. So a sampler that rotates its network at random at every step is
+    found equivariant, as its distribution is; ``frames="fixed"`` draws the same frames in every run, and shows how much
+    a single path owes to them.
 
     Args:
         sampler: ``noise -> end points``, or ``(noise, randn) -> end points`` with ``randn(shape)`` for later noise,
-            ``randn(shape, turns=False)`` for what has no direction, and ``randn.orientations(B, N)`` for frames.
+            ``randn(shape, rotates=False)`` for what has no direction, and ``randn.orientations(B, N)`` for frames.
         noise_shape: of the initial noise, ``(B, N, 3)``, or ``(N, 3)``, or with ``batch`` ``(N_total, 3)``: it is drawn
             from a standard normal distribution. Or the noise itself, or what draws it.
-        outputs: how the end points turn: a representation, or one by name or in order of an answer of several
+        outputs: how the end points rotate: a representation, or one by name or in order of an answer of several
             tensors, of which those not named are not measured. A single tensor is :data:`equiv_probe.point` by default.
         batch: the sample of each atom, ``(N_total,)``.
         mask: true where a dense batch holds an atom, ``(B, N)``.
@@ -91,8 +91,8 @@ def audit_sampler(
         path: the sampler answers with (or yields) all points of the path, ``(T, B, N, 3)``; the last is the end point.
         center: of rotation: ``"origin"``, ``"centroid"`` (of the initial noise), or a tensor.
         zero_mean: take the centre of mass out of the noise that is drawn.
-        per_sample: False turns all samples alike, for samplers that draw noise for them one by one.
-        turns: says of a draw (call, shape, where) whether it is one of directions; None goes by the shape.
+        per_sample: False rotates all samples alike, for samplers that draw noise for them one by one.
+        rotates: says of a draw (call, shape, where) whether it is one of directions; None goes by the shape.
         frames: ``"along"`` or ``"fixed"``, see above.
         foreign: noise from NumPy's or Python's global random state is refused; ``"same"`` lets it be the same in every
             frame, which is right for times and orders.
@@ -107,7 +107,7 @@ def audit_sampler(
         Deviations of the end points with floors and a verdict; ``print`` shows them.
 
     Raises:
-        EquivProbeError: noise that cannot be turned, or that nobody sees, or end points that are not finite.
+        EquivProbeError: noise that cannot be rotated, or that nobody sees, or end points that are not finite.
     """
     if seed < 0:
         raise EquivProbeError(f"seed={seed}", "a seed of 0 or more")
@@ -122,7 +122,7 @@ def audit_sampler(
         structures = start.structures(first.cpu())
         declared = {END_POINTS: outputs} if isinstance(outputs, Representation) else dict(outputs or {})
         runs = SamplerRuns(
-            sampler, first, structures, declared, path, turns, frames, foreign, shared=not per_sample, grad=grad
+            sampler, first, structures, declared, path, rotates, frames, foreign, shared=not per_sample, grad=grad
         )
         try:
             rotations = draw(plan, plan.generator(), structures.count if per_sample else None).flatten(0, 1)
@@ -135,11 +135,11 @@ def audit_sampler(
             }
             repeats = runs.run(seed)
             floors = runs.run(seed, rotations[0], back=True)
-            other = runs.run(seed + 1, noise=start.other(seed + 1, first, lambda one: runs.turned(one, rotations[0])))
+            other = runs.run(seed + 1, noise=start.other(seed + 1, first, lambda one: runs.rotated(one, rotations[0])))
             _require_followed(found, repeats, other)
             console = Console(stderr=True)
             shown = progress and console.is_terminal  # otherwise Rich writes empty lines
-            for g in track(rotations, "turning the noise", console=console, transient=True) if shown else rotations:
+            for g in track(rotations, "rotating the noise", console=console, transient=True) if shown else rotations:
                 for name, value in runs.run(seed, g).items():
                     found[name].add(value)
         finally:
@@ -153,7 +153,7 @@ def audit_sampler(
             units[name],
             (repeats[name], floors[name], other[name]),
             good,
-            turns=rotations,
+            rotations=rotations,
             shared=not per_sample,
             precision=first.dtype,
             path=path,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 BLIND = [
-    "whether the distribution of samples is equivariant although paths are not: turned noise tests path by path, "
+    "whether the distribution of samples is equivariant although paths are not: rotated noise tests path by path, "
     "which is enough for the distribution but not necessary (a random augmentation inside the sampler, say)",
     "noise drawn around torch's operators that is the same at every run (a generator with a fixed seed)",
 ]
@@ -37,11 +37,12 @@ class EndPoints:
         name: of the output.
         unit: of all lengths.
         samples: how many it was measured on.
-        rms: deviation of turned noise's end points, turned back, from the unturned noise's: over rotations and samples.
+        rms: deviation of rotated noise's end points, rotated back, from the unrotated noise's: over rotations and
+            samples.
         rms_interval: its 95 % interval.
-        spread: of the orbit about its mean, without bias: ``rms / √2`` but for the luck of the unturned frame.
+        spread: of the orbit about its mean, without bias: ``rms / √2`` but for the luck of the unrotated frame.
         scale: how far end points of different noise lie apart.
-        floor: what noise that was turned there and back again reads, and not less than the resolution of the numbers.
+        floor: what noise that was rotated there and back again reads, and not less than the resolution of the numbers.
         nondeterminism: what the same run reads, run again.
         verdict: one of the kinds of :mod:`equiv_probe.estimation.verdict`.
         sentence: the verdict in words.
@@ -84,7 +85,7 @@ class SamplerAudit:
         sampler: its name.
         protocol: how it was measured.
         measured: by output.
-        draws: what the sampler drew on the way, how often in one run, and whether it turned with the frame.
+        draws: what the sampler drew on the way, how often in one run, and whether it rotated with the frame.
         failures: samples that were left out, with the reason.
         notes: what a reader must know to use the numbers.
         blind_spots: what the measurement cannot see.

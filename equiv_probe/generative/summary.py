@@ -31,12 +31,12 @@ def end_points(
     others: tuple[Tensor, Tensor, Tensor],
     good: Tensor,
     *,
-    turns: Tensor,
+    rotations: Tensor,
     shared: bool,
     precision: torch.dtype,
     path: bool,
 ) -> EndPoints:
-    """Everything about one output, of the samples that are good; ``turns`` are the rotations, ``(K, U, 3, 3)``."""
+    """Everything about one output, of the samples that are good; ``rotations`` are those, ``(K, U, 3, 3)``."""
     repeat, back, scale = (one.from_start(values)[:, good] for values in others)
     each, deviation = one.each[:, good], one.by_replicate[:, good].mean(0)
     along, size = one.along[:, good], root_mean(one.size[good])
@@ -75,7 +75,7 @@ def end_points(
         ]
         if path
         else [],
-        by_angle=by_angle(each, turns[:, good], one.weights),
+        by_angle=by_angle(each, rotations[:, good], one.weights),
     )
 
 
@@ -98,10 +98,10 @@ def unit_of(unit: str | Mapping[str, str], name: str, rep: Representation) -> st
 
 
 def drawn(runs: SamplerRuns) -> list[dict[str, Any]]:
-    """What the unturned run drew."""
+    """What the unrotated run drew."""
     return [
-        {"call": one.call, "shape": list(one.shape), "times": times, "turned": turned, "where": one.where}
-        for (one, turned), times in runs.noises[0].draws.items()
+        {"call": one.call, "shape": list(one.shape), "times": times, "turned": rotated, "where": one.where}
+        for (one, rotated), times in runs.noises[0].draws.items()
     ]
 
 
@@ -115,18 +115,18 @@ def notes_of(runs: SamplerRuns, frames: str) -> list[str]:
             "from there on it meets other noise, which counts as deviation"
         )
     joint = [one.shape for one, _ in plain.draws if one.call in NORMAL and one.shape[:-1] == plain.frame.shape[:-1]]
-    if plain.draws and not any(turned for _, turned in plain.draws) and any(shape[-1] > 3 for shape in joint):
+    if plain.draws and not any(rotated for _, rotated in plain.draws) and any(shape[-1] > 3 for shape in joint):
         notes.append(
-            f"normal draws of shape {next(shape for shape in joint if shape[-1] > 3)} did not turn: if there are "
+            f"normal draws of shape {next(shape for shape in joint if shape[-1] > 3)} did not rotate: if there are "
             "directions among each atom's numbers, draw these apart"
         )
     if plain.frames:
         how = (
-            "they turned along with the noise, so this is about the distribution of samples; "
+            "they rotated along with the noise, so this is about the distribution of samples; "
             'frames="fixed" shows how much a single path owes to the frames'
             if frames == "along"
-            else 'they were the same in every run: this is what a single path owes to them; frames="along" turns them '
-            "with the noise, as the distribution of samples sees them"
+            else 'they were the same in every run: this is what a single path owes to them; frames="along" rotates '
+            "them with the noise, as the distribution of samples sees them"
         )
         notes.append(f"a twirled network drew random frames {plain.frames} times: {how}")
     return notes

@@ -34,7 +34,7 @@ def render(audit: SamplerAudit) -> Iterator[RenderableType]:
     counted = f"{audit.measured[0].samples} sample{'s' * (audit.measured[0].samples != 1)}"
     yield Text.assemble((audit.sampler, "bold"), f" on {counted}")
     columns = ("", "deviation", "95 % interval", "unit", "spread", "other noise", "floor", "verdict")
-    table = _table("End points of turned noise, turned back (root mean square over atoms)", *columns)
+    table = _table("End points of rotated noise, rotated back (root mean square over atoms)", *columns)
     for one in audit.measured:
         floor = max((f for f in (one.floor, one.nondeterminism) if math.isfinite(f)), default=math.nan)
         cells = [one.name, number(one.rms), interval(*one.rms_interval), one.unit]

@@ -191,7 +191,7 @@ def require_same_twice(loss: DecomposedLoss, losses: Sequence[Which]) -> None:
         raise EquivProbeError(
             f"a loss that is {first.tolist()} and then {second.tolist()}",
             "the same at the same weights",
-            "fix its rotations and its noise, and turn dropout off: model.eval()",
+            "fix its rotations and its noise, and rotate dropout off: model.eval()",
         )
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class LossCurvature:
     """The curvature matrix of one loss.
 
-    Every number is an :class:`equiv_probe.estimation.estimates.Estimate`. Its standard error is over random probes and, where
-    there are several sets of rotations, over those too; the interval is Student t, on the log scale for
+    Every number is an :class:`equiv_probe.estimation.estimates.Estimate`. Its standard error is over random probes
+    and, where there are several sets of rotations, over those too; the interval is Student t, on the log scale for
     what is positive.
 
     Attributes:
@@ -80,7 +80,7 @@ class LossCurvature:
         return self._combined(lambda d: d.entropy_rank, "log", len(self.densities[0].probes))
 
     def condition(self, kind: str = "mass-0.99") -> Estimate:
-        """A condition number: which eigenvalue is compared with which, see :mod:`equiv_probe.landscape.conditioning`."""
+        """A condition number, of a kind that :mod:`equiv_probe.landscape.conditioning` defines."""
         return self._combined(lambda d: d.condition(kind), "log", len(self.densities[0].probes))
 
     @cached_property

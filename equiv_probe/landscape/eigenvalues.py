@@ -114,8 +114,8 @@ def _rayleigh(
     basis = torch.as_tensor(orthonormal.T.copy()).to(like)
     images = torch.stack([product(row) for row in basis])
     small = (images @ basis.mT).double().cpu().numpy()
-    values, turn = np.linalg.eigh((small + small.T) / 2)
-    turned = torch.as_tensor(turn.T.copy()).to(like)
-    vectors, images = turned @ basis, turned @ images
+    values, rotate = np.linalg.eigh((small + small.T) / 2)
+    rotated = torch.as_tensor(rotate.T.copy()).to(like)
+    vectors, images = rotated @ basis, rotated @ images
     residuals = (images - torch.as_tensor(values).to(like)[:, None] * vectors).norm(dim=1).double().cpu().numpy()
     return Eigenpairs(values, vectors, residuals, float(images.square().sum()), converged)

@@ -89,8 +89,8 @@ class Line:
     def exponent(self, loss: str = "equiv") -> Exponent:
         """The power p of ``L(t) − L(0) = b |t|^p`` at small t, of ``"total"``, ``"mean"`` or ``"equiv"``.
 
-        Which t, and what the interval holds: :mod:`equiv_probe.landscape.growth_exponent`. It is of the structures and rotations
-        at hand: what they share is no noise along the line.
+        Which t, and what the interval holds: :mod:`equiv_probe.landscape.growth_exponent`. It is of the structures and
+        rotations at hand: what they share is no noise along the line.
         """
         away = self.t != 0
         change, _ = self.change(loss)

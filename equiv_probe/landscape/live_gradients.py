@@ -76,7 +76,7 @@ class LiveGradients:
             recorded: the network's calls in its own run.
             before: the random state before that.
             module: whose ``forward`` is replaced.
-            live: how to evaluate it at turned inputs.
+            live: how to evaluate it at rotated inputs.
             plan: of one block.
             generator: of the rotations.
             protect: other modules that the step touches, whose parameters count too.
@@ -106,7 +106,7 @@ class LiveGradients:
                     module=module,
                     live=live,
                     plan=plan,
-                    rotations=live.alike_turned_alike(inputs, rotations) if own else rotations,
+                    rotations=live.repeats_rotated_alike(inputs, rotations) if own else rotations,
                     before=before,
                     protect=protect,
                 )

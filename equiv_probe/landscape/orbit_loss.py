@@ -74,7 +74,7 @@ class OrbitLoss:
         mask: true where an element counts, likewise.
         coefficients: of each output's loss in the sum over outputs.
         objectives: the losses of a call in the place of targets and loss, as for :class:`equiv_probe.Probe`.
-        per_structure: turn every structure by rotations of its own, which is more precise, rather than all alike.
+        per_structure: rotate every structure by rotations of its own, which is more precise, rather than all alike.
         chunk: structures of a dense batch whose graph is held at a time by :meth:`accumulate`; halved when memory runs
             out.
         parameters: by name; None is the model's.
@@ -295,7 +295,7 @@ class OrbitLoss:
         Args:
             count: how many.
             over: ``"rotations"``: each from at least two replicates of its own, on all data; ``"structures"``: each
-                from its own structures, turned by rotations of their own.
+                from its own structures, rotated by rotations of their own.
 
         Raises:
             EquivProbeError: there are too few replicates or structures, or structures share their rotations.
@@ -304,7 +304,7 @@ class OrbitLoss:
             raise EquivProbeError(f"over={over!r}", '"rotations" or "structures"')
         if over == "structures" and not self.per_structure:
             raise EquivProbeError(
-                "structures that all turn by the same rotations: their estimates are not independent",
+                "structures that all rotate by the same rotations: their estimates are not independent",
                 "rotations of its own for every structure",
                 "OrbitLoss(..., per_structure=True)",
             )

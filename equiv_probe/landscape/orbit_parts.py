@@ -39,7 +39,7 @@ class Decomposed(NamedTuple):
 
 
 class Part(Protocol):
-    """Some structures with the rotations they are turned by."""
+    """Some structures with the rotations they are rotated by."""
 
     weights: Mapping[str, Tensor]
     """By loss, of each structure in it, ``(count,)``."""
@@ -68,7 +68,7 @@ class BatchPart:
     """One batch.
 
     Args:
-        live: how the network is evaluated at its turned copies.
+        live: how the network is evaluated at its rotated copies.
         call: the batch, as the network's call.
         rotations: ``(R, n, 3, 3)`` for all structures alike, or ``(R, n, U, 3, 3)``.
         plan: which drew them.

@@ -43,14 +43,14 @@ def replay_attached(
 ) -> dict[str, Jackknife]:
     """The scalars of a step that was recorded, decomposed, by name; each hangs on the parameters it was computed from.
 
-    As :func:`equiv_probe.probe.replay.replay_step`, but every answer in the network's place keeps its graph. Where gradients
-    are disabled, so is the graph.
+    As :func:`equiv_probe.probe.replay.replay_step`, but every answer in the network's place keeps its graph. Where
+    gradients are disabled, so is the graph.
 
     Args:
         step: the user's closure.
         recorded: the network's calls in its own run.
         module: whose ``forward`` is replaced.
-        live: how to evaluate it at turned inputs.
+        live: how to evaluate it at rotated inputs.
         plan: which drew the rotations.
         rotations: ``(R, n, 3, 3)``, or ``(R, n, U, 3, 3)`` where every call sees the same structures.
         before: the random state before the user's own run.
@@ -111,7 +111,7 @@ class StepPart:
         plan: of the rotations.
         name: of the number that is decomposed; None is ``"loss"``, or else the first.
         generator: source of the rotations; None uses the plan's seed.
-        per_structure: turn every structure by rotations of its own.
+        per_structure: rotate every structure by rotations of its own.
     """
 
     def __init__(

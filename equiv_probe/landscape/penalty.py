@@ -53,7 +53,7 @@ class EquivariancePenalty:
     gradient is unbiased likewise; the mean is over atoms and components, as in ``mse_loss``, and the sum over outputs.
 
     Cost: two further forward passes and their part of the backward pass, where plain training has one of each: a step
-    takes about three times as long, and twice with ``prediction=``, and 5 ms more on a CPU for turning and averaging;
+    takes about three times as long, and twice with ``prediction=``, and 5 ms more on a CPU for rotating and averaging;
     see ``tests/benchmarks/bench_penalty.py``. What is compiled runs eagerly here, and what is wrapped for data-parallel
     training without its wrapper: the penalty belongs into one ``backward()`` with a loss of the wrapped model's own.
 
@@ -104,7 +104,7 @@ class EquivariancePenalty:
             generator: source of the rotations; None is torch's global one, where the batch is.
             prediction: the model's answer to this very batch, with its graph, in the place of the first rotation's:
                 one further pass instead of two. Then the data's own frame is one of the two: the penalty is unbiased
-                only if the batch was turned at random, each structure on its own.
+                only if the batch was rotated at random, each structure on its own.
         """
         call = self._call(batch, prediction)
         live, plan = self._ready, self.plan
@@ -116,7 +116,7 @@ class EquivariancePenalty:
         rotations = draw(plan, generator, structures.count).to(device, non_blocking=True)
         if measuring():  # the rotations were drawn, so that whatever is drawn after them is the same
             return torch.zeros((), device=device)
-        rotations = live.alike_turned_alike(call.inputs, rotations)
+        rotations = live.repeats_rotated_alike(call.inputs, rotations)
         known = None if prediction is None else self._known(prediction, schema)
         flat = (rotations if known is None else rotations[1:]).flatten(0, 1)
         with unobserved(), self._from_one_state(live):
@@ -215,7 +215,7 @@ def equivariance_penalty(
         plan: None is two Haar rotations for each structure.
         outputs: names, or coefficients by name.
         generator: source of the rotations; None is torch's global one, where the batch is.
-        prediction: the model's answer to a randomly turned batch, to be used as one of the two.
+        prediction: the model's answer to a randomly rotated batch, to be used as one of the two.
         center: of rotation.
         stack: whether copies of a dense batch go through the model together.
     """

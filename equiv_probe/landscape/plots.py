@@ -36,7 +36,8 @@ def density(found: AnyCurvature, ax: Axes | None = None) -> Axes:
     largest = max(float(np.abs(one.density[0]).max()) for _, one in having)
     largest = largest if largest > 1e-290 else 1.0
     top = math.ceil(math.log10(largest) + 1e-9)
-    positive = 10.0 ** (top + np.arange(-DECADES * PER_DECADE, 1) / PER_DECADE)
+    # Edges lie between round numbers: an eigenvalue of 1 stays in its bin whichever way its last digit falls.
+    positive = 10.0 ** (top + (np.arange(-DECADES * PER_DECADE, 1) + 0.5) / PER_DECADE)
     edges = np.concatenate([-positive[::-1], positive])
     ax = axes_or_new(ax)
     for name, one in having:

@@ -40,18 +40,18 @@ class Adapter(ABC):
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
         """Arguments of a call by name, and how to make fresh arguments from such values."""
 
-    def stack(self, inputs: Named, turned: Mapping[str, Tensor]) -> tuple[Named, Part] | None:
+    def stack(self, inputs: Named, rotated: Mapping[str, Tensor]) -> tuple[Named, Part] | None:
         """One call's arguments for several copies of a call.
 
         Args:
             inputs: of the call, ``(*S)`` by name.
-            turned: the inputs that turn, for every copy, ``(C, *S)`` by name.
+            rotated: the inputs that rotate, for every copy, ``(C, *S)`` by name.
 
         Returns:
             The arguments by name, and how to part the outputs of that one call into ``(C, *S)``; None where copies
             cannot share a call, or are dense batches ``(B, N, 3)``, which the probe joins itself.
         """
-        del inputs, turned
+        del inputs, rotated
         return None
 
     def structures(self, inputs: Named, schema: Schema, center: str | Tensor) -> Structures | None:

@@ -1,4 +1,4 @@
-"""The orbit of one captured call of a live module: turned copies through the network, in as few passes as will do."""
+"""The orbit of one captured call of a live module: rotated copies through the network, in as few passes as will do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _PLAIN = (CallAdapter, InputAdapter)
 
 
 class LiveOrbit:
-    """How to evaluate a module at turned copies of its calls.
+    """How to evaluate a module at rotated copies of its calls.
 
     Args:
         module: the module whose calls were captured, wrapped or not.
@@ -153,7 +153,7 @@ class LiveOrbit:
         found = self.adapter.structures(inputs, self.schema, self.center)
         return Structures.of(inputs, self.schema, self.center) if found is None else found
 
-    def alike_turned_alike(self, inputs: Named, rotations: Tensor) -> Tensor:
+    def repeats_rotated_alike(self, inputs: Named, rotations: Tensor) -> Tensor:
         """The same rotation for structures that are in a batch more than once; ``(R, n, U, 3, 3)``."""
         structures, name = self.structures(inputs), primary(self.known_schema, inputs)
         value = inputs[name]
@@ -225,18 +225,18 @@ class LiveOrbit:
         Copies of dense batches are stacked where that gives what they give one by one.
         """
         schema, count = self.known_schema, len(rotations)
-        turned = structures.turn(call.inputs, schema, rotations)
+        rotated = structures.rotate(call.inputs, schema, rotations)
         dense = count > 1 and structures.layout == "leading" and type(self.adapter) in _PLAIN
         dense = dense and not (self._stacks is None and transforming())  # under vmap two answers cannot be compared
         if dense and self._stacks is None:
-            two = {name: v[:2] for name, v in turned.items()}
+            two = {name: v[:2] for name, v in rotated.items()}
             join = partial(self._dense, call, structures, two, attached=True)
             self._stacks = self._stacking_is_right(call, two, join, attached=True)
         if dense and self._stacks:
-            outputs = self._dense(call, structures, turned, attached=True)
+            outputs = self._dense(call, structures, rotated, attached=True)
         else:
-            outputs = self._each(call, turned, count, attached=True)
-        return structures.turn_back(outputs, schema, rotations)
+            outputs = self._each(call, rotated, count, attached=True)
+        return structures.rotate_back(outputs, schema, rotations)
 
     def _evaluate(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
         schema = self.schema
@@ -244,10 +244,10 @@ class LiveOrbit:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.set_grad_enabled(self._differentiates))
-            turned = structures.turn(call.inputs, schema, rotations)
-            together = self._together(call, structures, turned) if len(rotations) > 1 else None
-            outputs = self._each(call, turned, len(rotations)) if together is None else together
-            return structures.turn_back(outputs, schema, rotations)
+            rotated = structures.rotate(call.inputs, schema, rotations)
+            together = self._together(call, structures, rotated) if len(rotations) > 1 else None
+            outputs = self._each(call, rotated, len(rotations)) if together is None else together
+            return structures.rotate_back(outputs, schema, rotations)
 
     def _one(self, call: Call, inputs: dict[str, Any], *, attached: bool = False) -> dict[str, Tensor]:
         """Raw outputs of one pass, detached unless they are to hang on the inputs."""
@@ -267,48 +267,48 @@ class LiveOrbit:
         return raw
 
     def _each(
-        self, call: Call, turned: Mapping[str, Tensor], count: int, *, attached: bool = False
+        self, call: Call, rotated: Mapping[str, Tensor], count: int, *, attached: bool = False
     ) -> dict[str, Tensor]:
         """Raw outputs of copies, one pass each, ``(C, *S)``."""
         each = []
         for k in range(count):
             if self.start is not None:
                 self.start.restore()
-            each.append(self._one(call, _copy(call, turned, k, attached=attached), attached=attached))
+            each.append(self._one(call, _copy(call, rotated, k, attached=attached), attached=attached))
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}
 
-    def _together(self, call: Call, structures: Structures, turned: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    def _together(self, call: Call, structures: Structures, rotated: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Raw outputs of several copies from one pass, ``(C, *S)``; None where copies cannot be stacked."""
         if self._stacks is False or (self._stacks is None and transforming()):
             return None
-        joined = self.adapter.stack(call.inputs, turned)
+        joined = self.adapter.stack(call.inputs, rotated)
         if joined is None and structures.layout != "leading":
             return None
         if self._stacks is None and (joined is None or self.adapter.unsure):
-            two = {name: v[:2] for name, v in turned.items()}
+            two = {name: v[:2] for name, v in rotated.items()}
             join = self.adapter.stack(call.inputs, two) if joined is not None else None
             self._stacks = self._stacking_is_right(call, two, lambda: self._pass(call, structures, two, join))
             if not self._stacks:
                 return None
-        return self._pass(call, structures, turned, joined)
+        return self._pass(call, structures, rotated, joined)
 
     def _pass(
-        self, call: Call, structures: Structures, turned: Mapping[str, Tensor], joined: tuple[Named, Part] | None
+        self, call: Call, structures: Structures, rotated: Mapping[str, Tensor], joined: tuple[Named, Part] | None
     ) -> dict[str, Tensor]:
         """One pass over copies, as the adapter joined them or, of a dense batch, along its first axis."""
-        return self._dense(call, structures, turned) if joined is None else joined[1](self._one(call, joined[0]))
+        return self._dense(call, structures, rotated) if joined is None else joined[1](self._one(call, joined[0]))
 
     def _dense(
-        self, call: Call, structures: Structures, turned: Mapping[str, Tensor], *, attached: bool = False
+        self, call: Call, structures: Structures, rotated: Mapping[str, Tensor], *, attached: bool = False
     ) -> dict[str, Tensor]:
         """One pass over copies of a dense batch, joined along its first axis."""
-        size, count = structures.count, len(next(iter(turned.values())))
+        size, count = structures.count, len(next(iter(rotated.values())))
         joined: dict[str, Any] = {}
         for name, value in call.inputs.items():
             if not (isinstance(value, torch.Tensor) and value.ndim and len(value) == size):
                 joined[name] = value if attached else cloned(value)
-            elif name in turned:
-                own = laid_out_as(turned[name].flatten(0, 1), value)
+            elif name in rotated:
+                own = laid_out_as(rotated[name].flatten(0, 1), value)
                 joined[name] = own if attached else own.detach().clone()
             else:
                 joined[name] = value.repeat(count, *(1,) * (value.ndim - 1))
@@ -318,13 +318,13 @@ class LiveOrbit:
     def _stacking_is_right(
         self,
         call: Call,
-        turned: Mapping[str, Tensor],
+        rotated: Mapping[str, Tensor],
         together: Callable[[], dict[str, Tensor]],
         *,
         attached: bool = False,
     ) -> bool:
         """Whether two copies give together what they give one by one; waits for the device, once."""
-        alone = self._each(call, turned, 2, attached=attached)
+        alone = self._each(call, rotated, 2, attached=attached)
         try:
             joined = together()
         except (RuntimeError, ValueError, IndexError, TypeError):
@@ -341,9 +341,9 @@ class LiveOrbit:
         return max(1, min(self.chunk, CPU_NUMBERS // max(1, given[0].numel()))) if on_cpu else self.chunk
 
 
-def _copy(call: Call, turned: Mapping[str, Tensor], k: int, *, attached: bool = False) -> dict[str, Any]:
-    """Fresh inputs of the k-th copy; attached, those that turn hang on the call's, and the others are the call's."""
-    own = {name: laid_out_as(value[k], call.inputs[name]) for name, value in turned.items()}
+def _copy(call: Call, rotated: Mapping[str, Tensor], k: int, *, attached: bool = False) -> dict[str, Any]:
+    """Fresh inputs of the k-th copy; attached, those that rotate hang on the call's, and the others are the call's."""
+    own = {name: laid_out_as(value[k], call.inputs[name]) for name, value in rotated.items()}
     if attached:
         return {**call.inputs, **{name: value.clone() for name, value in own.items()}}
     return {name: cloned(own.get(name, value)) for name, value in call.inputs.items()}

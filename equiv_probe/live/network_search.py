@@ -91,7 +91,7 @@ def calls_of(root: nn.Module, schema: Schema | None = None) -> Iterator[Called]:
 
     Args:
         root: the module.
-        schema: whose inputs count as coordinates where they turn.
+        schema: whose inputs count as coordinates where they rotate.
     """
     called = Called()
     inside: list[nn.Module] = []

@@ -39,8 +39,8 @@ class Plugin:
         presets: what can be named on the command line.
         packages: whose versions ``equiv-probe doctor`` shows.
         adapter: for a call ``(module, args, kwargs)`` of the framework's kind, what reads its batches, an
-            :class:`equiv_probe.live.adapters.Adapter`, otherwise None. It is asked about every kind of call: it must look in
-            ``sys.modules`` before it imports anything.
+            :class:`equiv_probe.live.adapters.Adapter`, otherwise None. It is asked about every kind of call: it must
+            look in ``sys.modules`` before it imports anything.
         training: for a module that is trained, what the framework defines about its loss, if it is of the framework's
             kind, otherwise None; the same rule about imports.
     """

@@ -39,12 +39,12 @@ class Twirled(nn.Module):
         schema: representations; None infers them at the first call.
         plan: the rotations, R·n of them; None is one icosahedral replicate, 60 rotations, which removes every angular
             degree up to 5; for grids without interpolation, the rotations of the cube. Outside of the ball of a grid
-            that is interpolated, the answer is the unturned model's.
-        mode: ``"fixed"`` turns by the plan's own rotations at every call, the same for every structure: a
+            that is interpolated, the answer is the unrotated model's.
+        mode: ``"fixed"`` rotates by the plan's own rotations at every call, the same for every structure: a
             deterministic, smooth function, fit for dynamics and minimisation. ``"random"`` draws anew at every call
             and for every structure: unbiased, so that its mean over calls is the exact twirl. With
             ``RotationPlan("haar", 1)`` it costs what the model costs: the random frame of every step of a sampler. In
-            :func:`equiv_probe.audit_sampler` these frames turn with the rest of the noise.
+            :func:`equiv_probe.audit_sampler` these frames rotate with the rest of the noise.
         std: return ``(outputs, std)``, where std has, for each output by name, the standard deviation of the orbit,
             component by component, without bias in its square if R ≥ 2.
         center: of rotation, as for :func:`equiv_probe.twirl`.
@@ -85,17 +85,17 @@ class Twirled(nn.Module):
         return self._live[0].schema
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's answer, averaged; outputs that the schema does not name are the unturned model's."""
+        """The model's answer, averaged; outputs that the schema does not name are the unrotated model's."""
         live = self._live[0]
         inputs, rebuild = live.split(args, kwargs)
         raw = None
         if not live.knows(inputs):
-            raw = self._unturned(inputs, rebuild)
+            raw = self._unrotated(inputs, rebuild)
             live.resolve(live.keep(args, kwargs), raw)
         schema = live.known_schema
         outside = any(isinstance(rep, Grid) and rep.ball for rep in schema.outputs.values())
         if raw is None and outside:
-            raw = self._unturned(inputs, rebuild)
+            raw = self._unrotated(inputs, rebuild)
         plain = None if raw is None else read_outputs(raw, schema)
         if not self._chosen:
             fitted = fitting_plan(self.plan, schema, inputs, plain)
@@ -105,7 +105,7 @@ class Twirled(nn.Module):
         rotations = self._rotations(inputs, structures.count)
         moments, dtypes, latest = self._moments(Call(inputs, rebuild, frozenset(), ()), structures, rotations)
         if raw is None:
-            raw = latest if _whole(latest, schema) else self._unturned(inputs, rebuild)
+            raw = latest if _whole(latest, schema) else self._unrotated(inputs, rebuild)
         sizes, about, means, squares = moments.result()
         share = sizes / sizes.sum()
         answer = {
@@ -120,7 +120,7 @@ class Twirled(nn.Module):
             name: orbit_std(means[name], squares[name], about[name], sizes, self.plan.population) for name in means
         }
 
-    def _unturned(self, inputs: dict[str, Any], rebuild: Rebuild) -> Any:
+    def _unrotated(self, inputs: dict[str, Any], rebuild: Rebuild) -> Any:
         """The model's own answer; containers of its own for a model that writes into them."""
         args, kwargs = rebuild(inputs)
         return self.model(*args, **kwargs)
@@ -163,7 +163,7 @@ class Twirled(nn.Module):
 
 
 def _whole(raw: Any, schema: Schema) -> bool:
-    """Whether an answer holds nothing but what the schema names, so that the unturned model need not be asked."""
+    """Whether an answer holds nothing but what the schema names, so that the unrotated model need not be asked."""
     return all(
         name in schema.outputs or value is None for name, value in all_outputs(raw, list(schema.outputs)).items()
     )

@@ -8,7 +8,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.chunking import in_chunks
-from equiv_probe.orbit.rotated_model import TurnedModel
+from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.rotations.plan import RotationPlan, generators
 
 if TYPE_CHECKING:
@@ -49,9 +49,11 @@ def infinitesimal(
         differences is O(step²).
     """
     plan = plan or RotationPlan()
-    if not plan.is_turned:
-        raise EquivProbeError(str(plan), "randomly turned rotations: this averages over all of SO(3)", "RotationPlan()")
-    model = TurnedModel(predict, inputs, schema, center, stacked=stacked)
+    if not plan.is_rotated:
+        raise EquivProbeError(
+            str(plan), "randomly rotated rotations: this averages over all of SO(3)", "RotationPlan()"
+        )
+    model = RotatedModel(predict, inputs, schema, center, stacked=stacked)
     names = list(model.identity)
     if output is None and len(names) > 1:
         raise EquivProbeError(f"outputs {names}", "one", f"infinitesimal(..., output={names[0]!r})")
@@ -61,8 +63,8 @@ def infinitesimal(
         step = 1e-4 if all(dtype == torch.float64 for dtype in floats) else 1e-2
     rotations = plan.rotations()
     tilts = torch.stack([torch.linalg.matrix_exp(sign * step * generators()) for sign in (1, -1)])  # (2, 3, 3, 3)
-    turned = torch.einsum("saij,kjl->ksail", tilts, rotations.reshape(-1, 3, 3)).reshape(-1, 3, 3)
-    parts = list(in_chunks(lambda a, b: model.pulled_back(turned[a:b])[name], len(turned), chunk if stacked else 1))
+    rotated = torch.einsum("saij,kjl->ksail", tilts, rotations.reshape(-1, 3, 3)).reshape(-1, 3, 3)
+    parts = list(in_chunks(lambda a, b: model.pulled_back(rotated[a:b])[name], len(rotated), chunk if stacked else 1))
     values = torch.cat(parts).reshape(plan.size, 2, 3, -1)
     slopes = (values[:, 0] - values[:, 1]) / (2 * step)
     per_rotation = slopes.square().mean(-1).sum(-1)

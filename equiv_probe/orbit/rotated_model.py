@@ -1,4 +1,4 @@
-"""A callable with its input and schema, evaluated at turned copies of the input."""
+"""A callable with its input and schema, evaluated at rotated copies of the input."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class TurnedModel:
-    """A callable with its input and schema: evaluates turned copies and pulls the answers back."""
+class RotatedModel:
+    """A callable with its input and schema: evaluates rotated copies and pulls the answers back."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class TurnedModel:
                     f"an empty input {name!r} of shape {tuple(tensors[name].shape)}", "a structure with atoms"
                 )
         self.center = self._center(center)
-        self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self.unturned().items()}
+        self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self.unrotated().items()}
 
     def _center(self, center: str | Tensor) -> Tensor | None:
         """Centre of rotation, broadcastable against points of the input, in float64."""
@@ -89,7 +89,7 @@ class TurnedModel:
         held = torch.where(mask != 0, points, 0.0)  # padding may hold anything, also NaN
         return (held * mask).sum(atoms, keepdim=True) / mask.sum(atoms, keepdim=True).clamp_min(1)
 
-    def unturned(self) -> dict[str, Tensor]:
+    def unrotated(self) -> dict[str, Tensor]:
         """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output; at what of a grid is in its ball."""
         return next(in_chunks(lambda _a, _b: self._call(None), 1, 1))
 
@@ -99,7 +99,7 @@ class TurnedModel:
         for name, value in self._call(rotations).items():
             representation = self.schema.outputs[name]
             center = self._center_for(representation.places(value).shape[1:]) if representation.is_affine else None
-            found[name] = representation.turn_back(value, rotations, None if center is None else center.to(value))
+            found[name] = representation.rotate_back(value, rotations, None if center is None else center.to(value))
         return found
 
     def _center_for(self, shape: torch.Size) -> Tensor | None:
@@ -130,38 +130,38 @@ class TurnedModel:
                     found[name] = center
         return found
 
-    def _turned(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
-        """Copies of the inputs that turn, ``(C, ...)``: turned, or turned and turned back in the model's precision."""
-        turned = {}
+    def _rotated(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
+        """Copies of the inputs that rotate, ``(C, …)``: rotated, or there and back in the model's precision."""
+        rotated = {}
         for name, representation in self.schema.inputs.items():
             value = self.inputs[name]
             if isinstance(representation, Fixed) or not representation.moves(value):
                 continue
             value = value.detach()
             if rotations is None:
-                turned[name] = representation.within(value)[None].clone()
+                rotated[name] = representation.within(value)[None].clone()
                 continue
             low = value.to(self.precision) if back_again and self.precision and value.is_floating_point() else value
             center = self._center_for(representation.places(low).shape) if representation.is_affine else None
             center = None if center is None else center.to(low)
-            copies = representation.turn(low[None].expand(len(rotations), *low.shape), rotations, center)
+            copies = representation.rotate(low[None].expand(len(rotations), *low.shape), rotations, center)
             if back_again:
-                copies = representation.turn_back(copies, rotations, center)
+                copies = representation.rotate_back(copies, rotations, center)
             # A copy even of what does not change: the model may write into its input, and that is the caller's.
-            turned[name] = copies.to(value.dtype, copy=True)
-        return turned
+            rotated[name] = copies.to(value.dtype, copy=True)
+        return rotated
 
     def _call(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
-        """Raw outputs at turned inputs, or at one unturned copy, ``(C, *S)`` in float64."""
-        turned = self._turned(rotations, back_again=back_again)
+        """Raw outputs at rotated inputs, or at one unrotated copy, ``(C, *S)`` in float64."""
+        rotated = self._rotated(rotations, back_again=back_again)
         count = 1 if rotations is None else len(rotations)
         self.evaluations += count
         if self.stacked:
-            return self._outputs(self._predict({**self.inputs, **turned}), count)
+            return self._outputs(self._predict({**self.inputs, **rotated}), count)
         each = [
             self._outputs(
                 self._predict(
-                    {**self.inputs, **{name: laid_out_as(v[k], self.inputs[name]) for name, v in turned.items()}}
+                    {**self.inputs, **{name: laid_out_as(v[k], self.inputs[name]) for name, v in rotated.items()}}
                 ),
                 None,
             )
@@ -202,10 +202,10 @@ class TurnedModel:
             found = self._call(rotations[a:b], back_again=True)
             for name, rep in self.schema.outputs.items():
                 if rep.interpolates:
-                    found[name] = rep.turn_back(rep.turn(found[name], rotations[a:b]), rotations[a:b])
+                    found[name] = rep.rotate_back(rep.rotate(found[name], rotations[a:b]), rotations[a:b])
             return found
 
-        trips, again = list(in_chunks(trip, count, step)), self.unturned()
+        trips, again = list(in_chunks(trip, count, step)), self.unrotated()
         again = {name: self.schema.outputs[name].within(value) for name, value in again.items()}
         return {name: torch.cat([part[name] for part in trips]) for name in again}, again
 

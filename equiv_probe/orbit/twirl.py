@@ -9,7 +9,7 @@ import torch
 
 from equiv_probe.estimation.orbit import Moments, Orbit
 from equiv_probe.orbit.chunking import in_chunks
-from equiv_probe.orbit.rotated_model import TurnedModel
+from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.rotations.plan import RotationPlan, haar
 from equiv_probe.schema.grid_plans import exact_grids, fitting_plan, one_of, require_fit
 
@@ -47,8 +47,8 @@ def twirl(
         schema: representations; None infers them and prints what was assumed.
         plan: None is four tetrahedral replicates, 48 rotations; for grids without interpolation the rotations of the
             cube, or on boxes that are no cubes the half turns.
-        stacked: False calls ``predict`` with one turned copy at a time; True once per chunk, with a leading rotation
-            axis ``(C, ...)`` on the inputs that turn, and expects it on every output.
+        stacked: False calls ``predict`` with one rotated copy at a time; True once per chunk, with a leading rotation
+            axis ``(C, ...)`` on the inputs that rotate, and expects it on every output.
         chunk: rotations per call when stacked; halved when memory runs out.
         center: centre of rotation of points: ``"centroid"`` of each structure's first point input, ``"origin"``, or a
             tensor that broadcasts against the points.
@@ -65,7 +65,7 @@ def twirl(
     Raises:
         EquivProbeError: see the message; what was found, what was expected, what to pass.
     """
-    model = TurnedModel(predict, inputs, schema, center, precision=precision, stacked=stacked)
+    model = RotatedModel(predict, inputs, schema, center, precision=precision, stacked=stacked)
     plan = plan or fitting_plan(RotationPlan(), model.schema, model.inputs, model.identity)
     require_fit(plan, model.schema, model.inputs, model.identity, alone=not stacked)
     began = time.perf_counter()
@@ -101,7 +101,7 @@ def twirl(
 
 
 def _round_trips(count: int, plan: RotationPlan, schema: Schema) -> Tensor:
-    """Rotations there and back, ``(count, 3, 3)``: any, where nothing but the cube's turn a grid those."""
+    """Rotations there and back, ``(count, 3, 3)``: any, where nothing but the cube's rotate a grid those."""
     generator = plan.generator(1)
     if not exact_grids(schema):
         return haar(count, generator)

@@ -1,7 +1,8 @@
 """Bins of an input of the network: diffusion time, noise level, whatever the share changes with.
 
 Every structure falls into the bin of its own value, and each bin keeps the sums of
-:class:`equiv_probe.estimation.estimates.Sums`: so bins merge over batches, ranks and resumed runs as everything else does.
+:class:`equiv_probe.estimation.estimates.Sums`: so bins merge over batches, ranks and resumed runs as everything else
+does.
 """
 
 from __future__ import annotations

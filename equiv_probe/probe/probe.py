@@ -102,8 +102,9 @@ class Probe:
         model: any module: plain, compiled, wrapped for data-parallel training.
         schema: representations; None infers them at the first call that is due, and prints what it assumed. Inputs are
             named as in the signature of ``forward``, and by their keys if it is given a dict.
-        plan: of full mode; None is four tetrahedral replicates, 48 rotations; where a grid without interpolation turns
-            along, the rotations of the cube (half turns, on a box that is no cube), and two of them in light mode.
+        plan: of full mode; None is four tetrahedral replicates, 48 rotations; where a grid without interpolation
+            rotates along, the rotations of the cube (half turns, on a box that is no cube), and two of them in light
+            mode.
         every: training calls, or steps, between two measurements; ``"epoch"`` for one after each :meth:`begin_epoch`; a
             rule ``step -> bool``; or None for never.
         warmup: training calls at the beginning that are left alone.
@@ -113,7 +114,8 @@ class Probe:
         window: measurements in the running estimate.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         seed: of the rotations, which come from generators of the probe's own.
-        adapter: for batches that are not made of tensors, tuples and dicts; see :class:`equiv_probe.live.adapters.Adapter`.
+        adapter: for batches that are not made of tensors, tuples and dicts; see
+            :class:`equiv_probe.live.adapters.Adapter`.
         stack: whether a dense batch may hold several copies; None tries it once and compares.
         targets: labels among the inputs of the call, by output: ``{"energy": "y"}``; their loss is decomposed. Or a
             function that finds them, see :data:`equiv_probe.estimation.objectives.Evaluate`.
@@ -274,17 +276,17 @@ class Probe:
     def _measure(self, call: Call, stage: str, kind: str, before: RandomState | None, raw: Any) -> None:
         began = self._clock(stage)
         with isolated(self.live.network), torch.inference_mode(False), torch.no_grad():
-            turned = None if before is None else self._turned_by()
-            if turned is None:
+            rotated = None if before is None else self._rotated_by()
+            if rotated is None:
                 self.live.network.eval()
             plan = self._fitted(stage, call, raw)
             if plan.design != "haar":  # only of Haar rotations are the augmentation's a sample
-                turned = None
+                rotated = None
                 self.live.network.eval()
             count = self.live.structures(call.inputs).count
-            rotations = self._source.draw(plan, call.inputs, count, turned)
+            rotations = self._source.draw(plan, call.inputs, count, rotated)
             known = None
-            if turned is not None and before is not None:
+            if rotated is not None and before is not None:
                 # The user's own answer is that of the first rotation; the second in the same mode, with its dropout.
                 known = {name: v.detach()[None] for name, v in read_outputs(raw, self.live.known_schema).items()}
                 before.restore()
@@ -312,7 +314,7 @@ class Probe:
         return plan
 
     def fitted(self, call: Call, raw: Any, plan: RotationPlan) -> RotationPlan:
-        """A plan, once it is known to fit what is turned."""
+        """A plan, once it is known to fit what is rotated."""
         return self._fitted("", call, raw, plan)
 
     def turns(
@@ -336,16 +338,16 @@ class Probe:
             rotations = draw(plan, generator or plan.generator(), counts.pop() if per_structure else None)
             device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), rotations.device)
             rotations = rotations.to(device, non_blocking=True)
-            return self.live.alike_turned_alike(inputs, rotations) if per_structure else rotations
+            return self.live.repeats_rotated_alike(inputs, rotations) if per_structure else rotations
 
     def _augmentation(self) -> CallRotation | None:
-        """What turns the training calls, if its rotations will do for light mode."""
+        """What rotates the training calls, if its rotations will do for light mode."""
         light = self.light
         if not (self.live.network.training and (light.design, light.R, light.improper) == ("haar", 2, False)):
             return None
         return rotation_of_calls(self.model, self.live.network)
 
-    def _turned_by(self) -> Tensor | None:
+    def _rotated_by(self) -> Tensor | None:
         """The rotations of the latest training call, ``(U, 3, 3)``."""
         augmentation = self._augmentation()
         return None if augmentation is None else augmentation.rotations
@@ -495,7 +497,7 @@ class Probe:
         Args:
             step: as for :meth:`step`.
             plan: None is the probe's own.
-            per_structure: turn each structure by rotations of its own, which is more precise for a loss that is a sum
+            per_structure: rotate each structure by rotations of its own, which is more precise for a loss that is a sum
                 over structures, and needs every call of the network to see the same structures; None: if they do, as
                 far as their number tells.
         """
@@ -553,13 +555,13 @@ class Probe:
             counts = {self.live.structures(one.call.inputs).count for one in recorded}
             if per_structure is None:
                 per_structure = len(counts) == 1
-            # Where an augmentation turned the input, the user's own answer is that of the first rotation.
+            # Where an augmentation rotated the input, the user's own answer is that of the first rotation.
             alone = per_structure and len(recorded) == 1 and plan is self.light
-            turned, first = self._turned_by() if alone else None, None
-            rotations = self._source.draw(plan, inputs, counts.pop() if per_structure else None, turned)
-            if turned is None and per_structure:
-                rotations = self.live.alike_turned_alike(inputs, rotations)
-            if turned is not None:
+            rotated, first = self._rotated_by() if alone else None, None
+            rotations = self._source.draw(plan, inputs, counts.pop() if per_structure else None, rotated)
+            if rotated is None and per_structure:
+                rotations = self.live.repeats_rotated_alike(inputs, rotations)
+            if rotated is not None:
                 answers = read_outputs(recorded[0].raw, self.live.known_schema)
                 first = {name: value.detach() for name, value in answers.items()}
         with self._quiet():

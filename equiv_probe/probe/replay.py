@@ -39,7 +39,7 @@ class Replay:
         result: what the user's own run returned.
         scalars: the jackknife of each scalar by name; of a step that returns one number, ``"loss"``.
         calls: how often the step called the network.
-        evaluations: how many turned batches the network was evaluated on.
+        evaluations: how many rotated batches the network was evaluated on.
         precision: by scalar, the spacing of numbers in its type, relative to one.
         per_structure: the jackknife of each structure's part in a scalar, where the step returned losses of structures,
             or it was asked for.
@@ -113,7 +113,7 @@ def replay_step(
         recorded: the network's calls in its own run.
         result: what that run returned.
         module: whose ``forward`` is replaced.
-        live: how to evaluate it at turned inputs.
+        live: how to evaluate it at rotated inputs.
         plan: of R ≥ 2 replicates.
         rotations: ``(R, n, 3, 3)``, or ``(R, n, U, 3, 3)`` where every call sees the same structures.
         before: the random state before the user's own run.

@@ -17,7 +17,8 @@ def number(value: float, digits: int = 3) -> str:
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e7:
-        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f}"
+        power = int(f"{value:.{digits - 1}e}".split("e")[1])  # of the rounded value: 0.9999999 is 1.00, not 1.000
+        return f"{value:.{max(0, digits - 1 - power)}f}"
     mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 

@@ -1,4 +1,4 @@
-"""What the saved audits of samplers and of models of grids look like (:mod:`equiv_probe.report.stored` holds files to it)."""
+"""What the saved audits of samplers and of models of grids look like."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Rigid frames ``(R, t)``, the residues and fragments of generative models: how orientations and places turn.
+"""Rigid frames ``(R, t)``, the residues and fragments of generative models: how orientations and places rotate.
 
-A frame maps local to global coordinates, ``x = R u + t``. A rotation ``g`` of the molecule turns its orientation from
+A frame maps local to global coordinates, ``x = R u + t``. A rotation ``g`` of the molecule rotates its orientation from
 the left, ``R ↦ g R``, and its place as a point. An improper ``g`` reflects what the frame was built from: with axes one
 and two from differences of points and the third their cross product (Gram-Schmidt, as in AlphaFold 2, Jumper et al.,
 Nature 596 (2021) 583, supplement 1.8.1), the orientation stays proper, ``R ↦ g R diag(1, 1, det g)``.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Orientation(Representation):
-    """Rotation matrices ``(..., 3, 3)`` from local to global axes: columns turn, ``R ↦ g R``; rows are local."""
+    """Rotation matrices ``(..., 3, 3)`` from local to global axes: columns rotate, ``R ↦ g R``; rows are local."""
 
     event_shape = (3, 3)
 
@@ -47,14 +47,14 @@ class Orientation(Representation):
 class Quaternion(Representation):
     """Orientations as unit quaternions ``(..., 4)``, w first: ``q ↦ q_g q``, given with w ≥ 0.
 
-    ``q`` and ``−q`` are the same orientation, and no choice between them is continuous: what was turned has w ≥ 0, as
+    ``q`` and ``−q`` are the same orientation, and no choice between them is continuous: what was rotated has w ≥ 0, as
     most codes make it. A network that is fed quaternions of either sign sees that choice.
     """
 
     event_shape = (4,)
 
     def matrix(self, rotation: Tensor) -> Tensor:
-        """Left multiplication by the quaternion of g, ``(*B, 4, 4)``; an improper g also turns about the third axis."""
+        """Left multiplication by the quaternion of g, ``(*B, 4, 4)``; an improper g also rotates about the local z."""
         parity = _parity(rotation)
         matrix = _left(quaternions(rotation * parity[..., None, None]))
         # g R diag(1, 1, −1) = (−g) R diag(−1, −1, 1): a half turn about the local z axis, from the right.
@@ -62,8 +62,8 @@ class Quaternion(Representation):
         return torch.where((parity < 0)[..., None, None], matrix @ half_turn, matrix)
 
     def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
-        turned = super()._apply(values, rotation, center, inverse=inverse)
-        return torch.where(turned[..., :1] < 0, -turned, turned)
+        rotated = super()._apply(values, rotation, center, inverse=inverse)
+        return torch.where(rotated[..., :1] < 0, -rotated, rotated)
 
     def __str__(self) -> str:
         return "quaternion"
@@ -114,11 +114,11 @@ class Frame(Representation):
     def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
         self.check(values)
         shift = self._at(values, center, -1.0)
-        turned = super()._apply(shift, rotation, None, inverse=inverse)
+        rotated = super()._apply(shift, rotation, None, inverse=inverse)
         if self.form == "quaternion":
-            q, places = turned[..., :4], turned[..., 4:]
-            turned = torch.cat([torch.where(q[..., :1] < 0, -q, q), places], -1)
-        return self._at(turned, center, 1.0)
+            q, places = rotated[..., :4], rotated[..., 4:]
+            rotated = torch.cat([torch.where(q[..., :1] < 0, -q, q), places], -1)
+        return self._at(rotated, center, 1.0)
 
     def _at(self, values: Tensor, center: Tensor | None, sign: float) -> Tensor:
         """Frames with their places shifted by ± the centre."""

@@ -1,4 +1,4 @@
-"""What the channels of a grid are: scalars, vectors and so on, which turn as the voxels move."""
+"""What the channels of a grid are: scalars, vectors and so on, which rotate as the voxels move."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def field_of(given: Representation | tuple[int, Representation]) -> Field:
     if not usable or not isinstance(count, int) or count < 1:
         raise EquivProbeError(
             f"the field {given!r} of a grid",
-            "a representation that turns about no centre, such as ep.scalar or ep.vector, or how many of it",
+            "a representation that rotates about no centre, such as ep.scalar or ep.vector, or how many of it",
             "ep.grid((5, ep.scalar), (2, ep.vector))",
         )
     return count, rep
@@ -39,7 +39,7 @@ def field_of(given: Representation | tuple[int, Representation]) -> Field:
 
 @dataclass(frozen=True)
 class Channels(Representation):
-    """The channels of a grid, turning where they are, ``(*B, ..., C, D, H, W)``; no fields are scalars, any number."""
+    """The channels of a grid, rotating where they are, ``(*B, ..., C, D, H, W)``; no fields are scalars, any number."""
 
     fields: tuple[Field, ...] = ()
     event_shape: ClassVar[tuple[int, ...]] = (ANY, ANY, ANY, ANY)  # type: ignore[misc]
@@ -52,7 +52,7 @@ class Channels(Representation):
 
     @property
     def are_scalars(self) -> bool:
-        """Whether none turns."""
+        """Whether none rotates."""
         return all(rep == SCALAR for _, rep in self.fields)
 
     @property
@@ -61,7 +61,7 @@ class Channels(Representation):
         return 0 if self.are_scalars else -4
 
     def matrix(self, rotation: Tensor) -> Tensor:
-        """How the channels of one voxel turn, ``(*B, C, C)``, block by block."""
+        """How the channels of one voxel rotate, ``(*B, C, C)``, block by block."""
         blocks = [(count, rep.matrix(rotation)) for count, rep in self.fields or ((1, SCALAR),)]
         size = sum(count * block.shape[-1] for count, block in blocks)
         matrix, start = rotation.new_zeros((*rotation.shape[:-2], size, size)), 0

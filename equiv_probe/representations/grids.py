@@ -1,12 +1,12 @@
-"""Fields on voxel grids: ``(*B, C, D, H, W)``, turned about the centre of the box.
+"""Fields on voxel grids: ``(*B, C, D, H, W)``, rotated about the centre of the box.
 
-The turned field is ``F'(p) = ρ(g) F(g⁻¹ p)``: the values move, and channels that are vectors turn as they go. The
+The rotated field is ``F'(p) = ρ(g) F(g⁻¹ p)``: the values move, and channels that are vectors rotate as they go. The
 rotations of the cube take voxels to voxels and are exact; any other needs values between the voxels.
 
 >>> import torch
 >>> density = torch.arange(8.0).reshape(1, 2, 2, 2)
 >>> quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # about z
->>> torch.equal(grid().turn(density, quarter), density.rot90(1, (1, 2)))
+>>> torch.equal(grid().rotate(density, quarter), density.rot90(1, (1, 2)))
 True
 """
 
@@ -24,7 +24,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.grid_channels import SCALAR, Channels, field_of
 from equiv_probe.representations.interpolation import interpolate, places
 from equiv_probe.representations.representation import ANY, Representation
-from equiv_probe.representations.voxel_rotations import turn_voxels
+from equiv_probe.representations.voxel_rotations import rotate_voxels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class Grid(Representation):
 
     @property
     def is_exact(self) -> bool:
-        """Whether only the cube's rotations turn it, which move voxels onto voxels."""
+        """Whether only the cube's rotations rotate it, which move voxels onto voxels."""
         return self.interpolation is None
 
     @property
@@ -63,7 +63,7 @@ class Grid(Representation):
 
     @property
     def interpolates(self) -> bool:
-        """Whether turning it costs precision."""
+        """Whether rotating it costs precision."""
         return not self.is_exact
 
     @property
@@ -112,7 +112,7 @@ class Grid(Representation):
             )
 
     def matrix(self, rotation: Tensor) -> Tensor:
-        """How the channels of one voxel turn, ``(*B, C, C)``."""
+        """How the channels of one voxel rotate, ``(*B, C, C)``."""
         return self.channels.matrix(rotation)
 
     def coordinates(
@@ -153,7 +153,7 @@ class Grid(Representation):
         return _ball(self, tuple(values.shape[-3:]), values.device) if self.ball else None
 
     def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
-        del center  # grids turn about the centre of their box
+        del center  # grids rotate about the centre of their box
         self.check(values)
         if not self.channel_axis:
             with_axis = replace(self, channel_axis=True)
@@ -163,9 +163,9 @@ class Grid(Representation):
         lead = torch.Size(np.broadcast_shapes(rotation.shape[:-2], values.shape[:batch]))
         own = values.shape[batch:]
         copies = values.expand(*lead, *own).reshape(lead.numel(), own[:-3].numel(), *own[-3:])
-        turned = self._moved(copies, g.expand(*lead, 3, 3).reshape(-1, 3, 3))
-        turned = turned.reshape(*lead, *own[:-3], *turned.shape[-3:])
-        return self.within(self.channels.turn(turned, g)).to(values.dtype)
+        rotated = self._moved(copies, g.expand(*lead, 3, 3).reshape(-1, 3, 3))
+        rotated = rotated.reshape(*lead, *own[:-3], *rotated.shape[-3:])
+        return self.within(self.channels.rotate(rotated, g)).to(values.dtype)
 
     def _moved(self, values: Tensor, rotations: Tensor) -> Tensor:
         """Values ``(K, M, D, H, W)`` carried to their new places, channels as they were."""
@@ -173,7 +173,7 @@ class Grid(Representation):
         rows = torch.stack([rotations[:, axis] for axis in order], 1)
         own = torch.stack([rows[:, :, axis] for axis in order], 2)  # the rotation in the array's own axes
         if self.interpolation is None:
-            return turn_voxels(values, own, equal_spacing=self.has_equal_spacing)
+            return rotate_voxels(values, own, equal_spacing=self.has_equal_spacing)
         at, inside = places(
             own,
             values.shape[-3:],
@@ -209,7 +209,7 @@ def _ball(grid: Grid, shape: tuple[int, ...], device: torch.device) -> Tensor:
 def filled_outside(
     values: Mapping[str, Tensor], outputs: Mapping[str, Representation], own: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Pulled-back outputs, with the model's own, unturned ones where those do not count, outside of a ball."""
+    """Pulled-back outputs, with the model's own, unrotated ones where those do not count, outside of a ball."""
     found = {}
     for name, value in values.items():
         counted = outputs[name].counted(value)
@@ -228,9 +228,9 @@ def grid(
 ) -> Grid:
     """Fields on a voxel grid, ``(..., C, D, H, W)``; the axis before the channels counts structures.
 
-    Whole numbers and booleans, classes and masks, turn like any scalars, without interpolation.
+    Whole numbers and booleans, classes and masks, rotate like any scalars, without interpolation.
 
-    Grids turn about the centre of their box. For a model from atoms to grids that means ``center="origin"`` where the
+    Grids rotate about the centre of their box. For a model from atoms to grids that means ``center="origin"`` where the
     box lies about the origin, and ``center="centroid"`` where it is laid about the structure.
 
     Args:
@@ -240,9 +240,9 @@ def grid(
         spacing: of the samples in Å, one for all or ``(dx, dy, dz)``.
         centred: ``"voxel"``, samples in the middle of voxels, so that the box is n spacings long, or ``"corner"``,
             samples on the corners, n − 1 spacings.
-        interpolation: None turns by the 24 (48) rotations of the cube alone, exactly. ``"linear"`` and ``"cubic"``
+        interpolation: None rotates by the 24 (48) rotations of the cube alone, exactly. ``"linear"`` and ``"cubic"``
             allow any rotation; half-precision values are then interpolated in float32.
-        ball: count nothing outside of the ball that the box holds: turned grids are zero there, and losses do not see
+        ball: count nothing outside of the ball that the box holds: rotated grids are zero there, and losses do not see
             it. None does so where there is interpolation, since the corners turn out of the box. Where a user's own
             loss is evaluated, in replays, the user's own prediction stands outside of the ball: it counts alike in all.
         channel_axis: False for one scalar field without an axis of channels: ``(..., D, H, W)``, where the axis before

@@ -49,7 +49,7 @@ def places(
     half_lengths: Sequence[float],
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Where the values of a turned grid come from: ``g⁻¹ p`` for every voxel's p, counted in voxels.
+    """Where the values of a rotated grid come from: ``g⁻¹ p`` for every voxel's p, counted in voxels.
 
     Args:
         rotations: ``(K, 3, 3)`` in the array's own axes.

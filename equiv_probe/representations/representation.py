@@ -1,8 +1,8 @@
-"""How each quantity turns under a rotation: ``ρ(g)`` forward and ``ρ(g)⁻¹`` back.
+"""How each quantity rotates under a rotation: ``ρ(g)`` forward and ``ρ(g)⁻¹`` back.
 
 Rotations ``(*B, 3, 3)`` broadcast against the leading axes of the values: one rotation ``(3, 3)`` acts on values of any
 leading shape, a batch ``(K, 3, 3)`` acts on ``(K, ...)`` or ``(1, ...)``, copy by copy. Everything is differentiable in
-the values and in the rotation. Half-precision values are turned in float32 and returned in their own dtype.
+the values and in the rotation. Half-precision values are rotated in float32 and returned in their own dtype.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ANY: Final = -1
 
 
 class Representation(ABC):
-    """How one tensor turns. ``event_shape`` is the trailing shape that one element of it occupies."""
+    """How one tensor rotates. ``event_shape`` is the trailing shape that one element of it occupies."""
 
     event_shape: tuple[int, ...] = ()
     is_affine: ClassVar[bool] = False
@@ -50,7 +50,7 @@ class Representation(ABC):
 
     @property
     def interpolates(self) -> bool:
-        """Whether turning costs precision beyond rounding (grids, between their voxels)."""
+        """Whether rotating costs precision beyond rounding (grids, between their voxels)."""
         return False
 
     def counted(self, values: Tensor) -> Tensor | None:
@@ -63,7 +63,7 @@ class Representation(ABC):
         return values
 
     def moves(self, values: Tensor) -> bool:
-        """Whether such values turn: floating ones, and in grids also whole numbers, which go where their voxels go."""
+        """Whether such values rotate: floating ones, and in grids also whole numbers, which go with their voxels."""
         return values.is_floating_point()
 
     @abstractmethod
@@ -74,8 +74,8 @@ class Representation(ABC):
         """Where things are, ``(..., 3)``, of an affine representation's values: centres of rotation are found there."""
         return values
 
-    def turn(self, values: Tensor, rotation: Tensor, center: Tensor | None = None) -> Tensor:
-        """Turn values by ``ρ(g)``.
+    def rotate(self, values: Tensor, rotation: Tensor, center: Tensor | None = None) -> Tensor:
+        """Rotate values by ``ρ(g)``.
 
         Args:
             values: ``(*B, ..., *event_shape)``, floating.
@@ -83,12 +83,12 @@ class Representation(ABC):
             center: for points, the fixed centre, broadcastable against ``values``; None is the origin.
 
         Raises:
-            EquivProbeError: the values' trailing shape is not ``event_shape``, or an integer tensor was to be turned.
+            EquivProbeError: the values' trailing shape is not ``event_shape``, or an integer tensor was to be rotated.
         """
         return self._apply(values, rotation, center, inverse=False)
 
-    def turn_back(self, values: Tensor, rotation: Tensor, center: Tensor | None = None) -> Tensor:
-        """Turn values by ``ρ(g)⁻¹``; arguments as for :meth:`turn`."""
+    def rotate_back(self, values: Tensor, rotation: Tensor, center: Tensor | None = None) -> Tensor:
+        """Rotate values by ``ρ(g)⁻¹``; arguments as for :meth:`rotate`."""
         return self._apply(values, rotation, center, inverse=True)
 
     def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
@@ -104,8 +104,8 @@ class Representation(ABC):
         lead, free = values.shape[:batch], values.shape[batch : values.ndim - event]
         size = math.prod(self.event_shape)
         rows = values.to(dtype).reshape(*lead, free.numel(), size)  # one matrix product per rotation, not per atom
-        turned = rows @ matrix.mT
-        return turned.reshape((*turned.shape[:batch], *free, *self.event_shape)).to(values.dtype)
+        rotated = rows @ matrix.mT
+        return rotated.reshape((*rotated.shape[:batch], *free, *self.event_shape)).to(values.dtype)
 
     def _batch_axes(self, values: Tensor, rotation: Tensor) -> int:
         """How many leading axes the rotations have; raises EquivProbeError where the values lack them."""
@@ -136,7 +136,7 @@ class Representation(ABC):
 
 @dataclass(frozen=True)
 class CartesianTensor(Representation):
-    """A tensor of rank r whose every axis turns as a vector; ``pseudo`` adds the factor ``det g``.
+    """A tensor of rank r whose every axis rotates as a vector; ``pseudo`` adds the factor ``det g``.
 
     Rank 0 is a scalar, rank 1 a vector; pseudo rank 0 a pseudoscalar, pseudo rank 1 an axial vector (magnetic moments,
     angular momenta, torques).
@@ -292,7 +292,7 @@ def _clebsch_gordan(degree: int, device: torch.device, dtype: torch.dtype) -> Te
 
 @dataclass(frozen=True)
 class Fixed(Representation):
-    """Something that does not turn and is passed on as it is: atomic numbers, masks, times, edge indices."""
+    """Something that does not rotate and is passed on as it is: atomic numbers, masks, times, edge indices."""
 
     def matrix(self, rotation: Tensor) -> Tensor:
         """The identity, ``(*B, 1, 1)``."""

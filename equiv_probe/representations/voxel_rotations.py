@@ -1,7 +1,7 @@
-"""Grids turned by the rotations of the cube, which move voxels onto voxels: nothing is interpolated, no bit changes.
+"""Grids rotated by the rotations of the cube, which move voxels onto voxels: nothing is interpolated, no bit changes.
 
-``values`` are ``(K, M, D, H, W)`` here, and ``turns`` ``(K, 3, 3)`` signed permutations of the three array axes: an
-array index ``u'`` about the centre of the turned grid is ``turns`` times that of the voxel it came from.
+``values`` are ``(K, M, D, H, W)`` here, and ``rotates`` ``(K, 3, 3)`` signed permutations of the three array axes: an
+array index ``u'`` about the centre of the rotated grid is ``rotates`` times that of the voxel it came from.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def at_hand(value: Tensor) -> bool:
     return value.device.type == "cpu"
 
 
-def turn_voxels(values: Tensor, rotations: Tensor, *, equal_spacing: bool = True) -> Tensor:
+def rotate_voxels(values: Tensor, rotations: Tensor, *, equal_spacing: bool = True) -> Tensor:
     """Move every voxel to where its rotation takes it.
 
     Args:
@@ -52,17 +52,17 @@ def turn_voxels(values: Tensor, rotations: Tensor, *, equal_spacing: bool = True
     may_exchange = equal_spacing and len(set(shape)) == 1
     turns = whole.long().to(values.device, non_blocking=True)
     if at_hand(rotations):
-        turned_shape = _require_fit(whole, stray, shape, equal_spacing=equal_spacing)
-        return _turned(values, turns, turned_shape, None)
+        rotated_shape = _require_fit(whole, stray, shape, equal_spacing=equal_spacing)
+        return _rotated(values, turns, rotated_shape, None)
     if not may_exchange:
         kept = torch.diag_embed(whole.diagonal(dim1=1, dim2=2))
         stray = stray | ((kept - whole) != 0).flatten(1).any(1)
         turns = kept.long()
-    return _turned(values, turns, shape, stray)
+    return _rotated(values, turns, shape, stray)
 
 
 def _require_fit(whole: Tensor, stray: Tensor, shape: tuple[int, ...], *, equal_spacing: bool) -> tuple[int, ...]:
-    """The shape of the turned grids."""
+    """The shape of the rotated grids."""
     if bool(stray.any()):
         raise EquivProbeError(
             "a rotation that does not take voxels to voxels, for a grid without interpolation",
@@ -79,19 +79,19 @@ def _require_fit(whole: Tensor, stray: Tensor, shape: tuple[int, ...], *, equal_
     shapes = {tuple(shape[axis] for axis in order) for order in orders}
     if len(shapes) > 1:
         raise EquivProbeError(
-            f"copies of a {'×'.join(map(str, shape))} box that would have different shapes once turned",
+            f"copies of a {'×'.join(map(str, shape))} box that would have different shapes once rotated",
             "rotations that keep the shape, for copies or structures that share an array",
             USE_BOX,
         )
     return shapes.pop() if shapes else shape
 
 
-def _turned(values: Tensor, turns: Tensor, shape: tuple[int, ...], stray: Tensor | None) -> Tensor:
-    found: Tensor = _Turn.apply(values, turns, shape, stray)  # type: ignore[no-untyped-call]
+def _rotated(values: Tensor, turns: Tensor, shape: tuple[int, ...], stray: Tensor | None) -> Tensor:
+    found: Tensor = _Rotate.apply(values, turns, shape, stray)  # type: ignore[no-untyped-call]
     return found
 
 
-class _Turn(Function):
+class _Rotate(Function):
     """A permutation, whose derivative is the inverse permutation: a gather both ways."""
 
     @staticmethod
@@ -111,11 +111,11 @@ class _Turn(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (turns,) = ctx.saved_tensors
-        return _turned(grads[0], turns.mT, ctx.shape, None), None, None, None
+        return _rotated(grads[0], turns.mT, ctx.shape, None), None, None, None
 
 
 def _sources(turns: Tensor, source: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
-    """For every voxel of the turned grid the one it came from, flattened: ``(K, *shape)``.
+    """For every voxel of the rotated grid the one it came from, flattened: ``(K, *shape)``.
 
     Along the source's axis b it is ``Σ_a turns_ab i_a``, counted from the other end if that is a minus.
     """

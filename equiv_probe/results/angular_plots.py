@@ -1,4 +1,4 @@
-"""Figures of what kind of error it is: the angular spectrum, and differences against angle and axis of a turn."""
+"""Figures of what kind of error it is: the angular spectrum, and differences against angle and axis of a rotation."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def left(measured: Measured) -> Bar:
 
 @figure
 def angle(report: Report, quantity: str | None = None, ax: Axes | None = None) -> Axes:
-    """How much two predictions differ against the angle of the turn between them (see :mod:`equiv_probe.estimation.variogram`).
+    """How much two predictions differ against the angle of the rotation between them.
 
     Raises:
         EquivProbeError: the report holds no such differences.
@@ -111,7 +111,7 @@ def by_angle(measured: Measured) -> list[tuple[int, float]]:
 
 @figure
 def axis_map(report: Report, quantity: str | None = None, ax: Axes | None = None) -> Axes:
-    """How much two predictions differ against the axis of the turn between them, on a map of the upper half sphere.
+    """How much two predictions differ against the axis of the rotation between them, on a map of the upper half sphere.
 
     Equal areas of the disc are equal areas of the sphere; its rim is the plane of x and y, its centre z.
 

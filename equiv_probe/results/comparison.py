@@ -1,4 +1,4 @@
-"""Reports side by side, and which differences between them are more than chance (:mod:`equiv_probe.estimation.differences`)."""
+"""Reports side by side, and which differences between them are more than chance."""
 
 from __future__ import annotations
 

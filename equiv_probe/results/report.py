@@ -51,8 +51,9 @@ class Measured:
         worst_atoms: structure, atom index, element and root error.
         labelled: the decomposition against reference values, if there are any.
         angular: the spectrum ``power`` of degrees 1 … and the ``rest`` above, with their ``stderr``; and by angle and
-            by axis of the turn between two predictions half their mean square difference, ``by_angle`` and ``by_axis``
-            (:mod:`equiv_probe.estimation.variogram`). All in ``unit`` squared; empty where it was not measured.
+            by axis of the rotation between two predictions half their mean square difference, ``by_angle`` and
+            ``by_axis`` (:mod:`equiv_probe.estimation.variogram`). All in ``unit`` squared; empty where it was not
+            measured.
     """
 
     name: str

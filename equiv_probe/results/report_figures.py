@@ -47,7 +47,7 @@ class Figures:
         return angular_plots.angle(self, quantity, ax=ax)
 
     def plot_axis_map(self: Report, quantity: str | None = None, ax: Axes | None = None) -> Axes:  # type: ignore[misc]
-        """How much two predictions differ against the axis of the turn between them; given axes must be polar."""
+        """How much two predictions differ against the axis of the rotation between them; given axes must be polar."""
         from equiv_probe.results import angular_plots
 
         return angular_plots.axis_map(self, quantity, ax=ax)

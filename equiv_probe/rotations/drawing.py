@@ -62,7 +62,7 @@ class RotationSource:
         Args:
             plan: the plan.
             inputs: of the call, which show the device.
-            structures: how many are turned, each on its own; None for all alike.
+            structures: how many are rotated, each on its own; None for all alike.
             first: rotations ``(U, 3, 3)`` in the place of the first replicate's, where they are given already.
         """
         device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))

@@ -1,6 +1,6 @@
-r"""Rotations to average over: Haar sampling, designs, and the plan that turns a design at random.
+r"""Rotations to average over: Haar sampling, designs, and the plan that rotates a design at random.
 
-Rotations are ``(..., 3, 3)`` float64 tensors acting on column vectors, ``x' = g x``; row-stored coordinates turn as
+Rotations are ``(..., 3, 3)`` float64 tensors acting on column vectors, ``x' = g x``; row-stored coordinates rotate as
 ``pos @ g.mT``.
 
 A *design* ``{d_i, w_i}`` of degree ``t`` averages every Wigner function up to degree ``t`` exactly:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 GROUP_DEGREES: Final = {"klein": 1, "tetrahedral": 2, "octahedral": 3, "icosahedral": 5}
 GROUP_ORDERS: Final = {"klein": 4, "tetrahedral": 12, "octahedral": 24, "icosahedral": 60}
 FIXED: Final = {"cube": "octahedral", "box": "klein"}
-"""Designs that are not turned, and their groups."""
+"""Designs that are not rotated, and their groups."""
 
 
 def haar(count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -59,7 +59,7 @@ def haar(count: int, generator: torch.Generator | None = None) -> Tensor:
 
 
 def from_quaternions(quaternions: Tensor) -> Tensor:
-    """Turn quaternions ``(..., 4)`` (w, x, y, z; any non-zero length) into rotations ``(..., 3, 3)``."""
+    """Rotate quaternions ``(..., 4)`` (w, x, y, z; any non-zero length) into rotations ``(..., 3, 3)``."""
     w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
     rows = (
         (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
@@ -79,7 +79,7 @@ def angles(rotations: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def generators() -> Tensor:
-    """The skew generators ``J_a`` of rotation about x, y, z, ``(3, 3, 3)`` float64: ``exp(θ J_a)`` turns by θ."""
+    """The skew generators ``J_a`` of rotation about x, y, z, ``(3, 3, 3)`` float64: ``exp(θ J_a)`` rotates by θ."""
     basis = torch.zeros(3, 3, 3, dtype=torch.float64)
     for a, (b, c) in enumerate(((1, 2), (2, 0), (0, 1))):
         basis[a, c, b], basis[a, b, c] = 1.0, -1.0
@@ -130,7 +130,7 @@ def group(name: str) -> Tensor:
     if name not in seeds:
         raise EquivProbeError(f"group {name!r}", f"one of {', '.join(seeds)}")
     elements = _generated_by(*seeds[name])
-    # The three groups of the cube are signed permutations: exact integers, so that grids turn without interpolation.
+    # The three groups of the cube are signed permutations: exact integers, so that grids rotate without interpolation.
     return elements if name == "icosahedral" else elements.round() + 0.0
 
 
@@ -138,7 +138,7 @@ def group(name: str) -> Tensor:
 def quadrature(degree: int) -> tuple[Tensor, Tensor]:
     """Lebedev × uniform quadrature on SO(3).
 
-    A rotation is a direction for the z axis, taken from SciPy's Lebedev rule, after a turn about z by one of
+    A rotation is a direction for the z axis, taken from SciPy's Lebedev rule, after a rotation about z by one of
     ``degree + 1`` equal steps.
 
     Args:
@@ -156,8 +156,8 @@ def quadrature(degree: int) -> tuple[Tensor, Tensor]:
     polar, azimuth = np.arccos(np.clip(z, -1, 1)), np.arctan2(y, x)
     spin = 2 * np.pi * np.arange(degree + 1) / (degree + 1)
     tilt = torch.from_numpy(_about_z(azimuth) @ _about_y(polar))
-    turn = torch.from_numpy(_about_z(spin))
-    rotations = torch.einsum("pij,sjk->psik", tilt, turn).reshape(-1, 3, 3)
+    rotate = torch.from_numpy(_about_z(spin))
+    rotations = torch.einsum("pij,sjk->psik", tilt, rotate).reshape(-1, 3, 3)
     measure = torch.from_numpy(weights / weights.sum()).repeat_interleave(degree + 1) / (degree + 1)
     return rotations, measure
 
@@ -182,13 +182,13 @@ def _about_y(angle: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RotationPlan:
-    """A design, turned by independent Haar rotations: ``g_{ri} = q_r d_i``.
+    """A design, rotated by independent Haar rotations: ``g_{ri} = q_r d_i``.
 
     Args:
         design: ``"haar"`` (one rotation), ``"klein"``, ``"tetrahedral"``, ``"octahedral"``, ``"icosahedral"``,
-            ``"lebedev-<degree>"``, or ``"cube"``: the 24 rotations of the cube as they are, not turned, whose average
+            ``"lebedev-<degree>"``, or ``"cube"``: the 24 rotations of the cube as they are, not rotated, whose average
             over that subgroup is exact and has no sampling error.
-        replicates: R, how many independent Haar rotations turn the design. None takes the design's default: four for
+        replicates: R, how many independent Haar rotations rotate the design. None takes the design's default: four for
             a group or a quadrature, 16 for ``"haar"``, one for ``"cube"`` and ``"box"``.
         improper: average over O(3): every rotation comes with its product with the inversion, and n doubles.
         seed: of the generator that :meth:`rotations` makes when it is given none.
@@ -229,14 +229,14 @@ class RotationPlan:
         if self.design in FIXED and self.replicates != (self.subset or 1):
             raise EquivProbeError(
                 f'"{self.design}" with replicates={self.replicates}',
-                "one: its rotations are not turned at random",
+                "one: its rotations are not rotated at random",
                 f'RotationPlan("cube", subset=…), or RotationPlan("{self._group}", replicates=…) for the randomly '
-                "turned group",
+                "rotated group",
             )
         self._design()  # an impossible quadrature degree is an error here, not at first use
 
     def _design(self) -> tuple[Tensor, Tensor]:
-        """The design before it is turned: rotations ``(n, 3, 3)`` and weights ``(n,)``."""
+        """The design before it is rotated: rotations ``(n, 3, 3)`` and weights ``(n,)``."""
         if self.design.startswith("lebedev-"):
             elements, weights = quadrature(int(self.design.removeprefix("lebedev-")))
         else:
@@ -287,11 +287,11 @@ class RotationPlan:
     @property
     def is_random(self) -> bool:
         """Whether chance has a part in it; False for ``"cube"`` and ``"box"``, averaged exactly over their subgroup."""
-        return self.is_turned or self.subset is not None
+        return self.is_rotated or self.subset is not None
 
     @property
-    def is_turned(self) -> bool:
-        """Whether the design is turned at random, so that every rotation is Haar; not ``"cube"`` and ``"box"``."""
+    def is_rotated(self) -> bool:
+        """Whether the design is rotated at random, so that every rotation is Haar; not ``"cube"`` and ``"box"``."""
         return self.design not in FIXED
 
     def generator(self, *key: int) -> torch.Generator:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def exact_grids(
     schema: Schema, inputs: Mapping[str, Any] | None = None, outputs: Mapping[str, Any] | None = None
 ) -> list[tuple[str, Grid, Any]]:
-    """The inputs and outputs that only the cube's rotations turn: name, representation, and the tensor if known."""
+    """The inputs and outputs that only the cube's rotations rotate: name, representation, and the tensor if known."""
     sides = (schema.inputs, inputs or {}), (schema.outputs, outputs or {})
     return [
         (name, rep, tensors.get(name))
@@ -65,14 +65,14 @@ def require_fit(
     *,
     alone: bool = False,
 ) -> None:
-    """Raise unless the plan's rotations can turn the schema's grids.
+    """Raise unless the plan's rotations can rotate the schema's grids.
 
     Args:
         plan: the plan.
         schema: representations.
         inputs: of one call, ``(*S)`` by name.
         outputs: likewise, as far as they are known.
-        alone: copies are turned one at a time, so that their shapes may differ.
+        alone: copies are rotated one at a time, so that their shapes may differ.
 
     Raises:
         EquivProbeError: rotations other than the cube's for a grid without interpolation, or quarter turns of a box
@@ -103,7 +103,7 @@ def require_fit(
 
 def one_of(plan: RotationPlan) -> RotationPlan:
     """A plan that draws a single one of another plan's rotations."""
-    if plan.is_turned:
+    if plan.is_rotated:
         return replace(plan, design="haar", replicates=1)
     return replace(plan, replicates=None, subset=1)
 

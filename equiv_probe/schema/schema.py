@@ -82,9 +82,9 @@ class Schema:
     """Names to representations.
 
     Args:
-        inputs: of every input that turns; inputs that are not named are passed on as they are.
+        inputs: of every input that rotates; inputs that are not named are passed on as they are.
         outputs: of every output to be measured; outputs that are not named are ignored.
-        targets: of targets that turn otherwise than the output of the same name.
+        targets: of targets that rotate otherwise than the output of the same name.
         batch: the input that holds, per node, the index of its structure (PyG's ``batch``), for the centroids.
         mask: the input ``(..., N)`` that is true where a dense batch holds an atom, for the centroids.
         assumptions: what was inferred, for print; made by :meth:`infer`.
@@ -110,7 +110,7 @@ class Schema:
             declared: a schema that already says part of it; what it says stands.
 
         Raises:
-            EquivProbeError: nothing turns, or a tensor could carry several representations.
+            EquivProbeError: nothing rotates, or a tensor could carry several representations.
         """
         known = declared or cls({}, {})
         assumptions: list[Assumption] = []
@@ -138,14 +138,14 @@ class Schema:
                 if could_be_field(value) and name not in known.inputs:
                     raise unclear("inputs", name, tuple(value.shape))
             raise EquivProbeError(
-                f"inputs {sorted(found['inputs'])}, none of which turns",
+                f"inputs {sorted(found['inputs'])}, none of which rotates",
                 "at least one input with positions or vectors, or a voxel grid (B, C, D, H, W)",
                 'ep.Schema(inputs={"<name>": ep.point}, outputs={...})',
             )
         return cls(found["inputs"], found["outputs"], known.targets, known.batch, known.mask, tuple(assumptions))
 
     def target(self, name: str) -> Representation:
-        """How the target of output ``name`` turns."""
+        """How the target of output ``name`` rotates."""
         return self.targets.get(name, self.outputs[name])
 
     def announce(self) -> None:
@@ -229,7 +229,7 @@ def _guess(
     if found := guess_grid(role, name, value, by_name=by_name, points=points, boxes=boxes):
         return found
     if not value.is_floating_point():
-        return reps.fixed, f"{value.dtype} values do not turn"
+        return reps.fixed, f"{value.dtype} values do not rotate"
     if _plain(name) in _CELLS and shape[-2:] != (3, 3) and value.is_floating_point():
         raise EquivProbeError(
             f"{role}[{name!r}] of shape {shape}, which could be the lengths of a box or one cell vector",

@@ -53,7 +53,7 @@ def _plain(name: str) -> str:
 
 
 def primary(schema: Schema, inputs: Mapping[str, Any]) -> str:
-    """The input that shows how the batch is laid out: the first point, or else the first grid, or the first that turns.
+    """The input that shows how the batch is laid out: the first point, else the first grid, else the first to rotate.
 
     Raises:
         EquivProbeError: there is none.
@@ -61,7 +61,9 @@ def primary(schema: Schema, inputs: Mapping[str, Any]) -> str:
     turning = [n for n, rep in schema.inputs.items() if rep.event_shape and isinstance(inputs.get(n), torch.Tensor)]
     if not turning:
         raise EquivProbeError(
-            f"inputs {sorted(inputs)}, none of which turns", f"one of {list(schema.inputs)}", "ep.Schema(inputs={...})"
+            f"inputs {sorted(inputs)}, none of which rotates",
+            f"one of {list(schema.inputs)}",
+            "ep.Schema(inputs={...})",
         )
     by_rank = sorted(turning, key=lambda name: (not schema.inputs[name].is_affine, not schema.inputs[name].is_whole))
     return by_rank[0]
@@ -155,7 +157,7 @@ class Structures:
         return per_structure[: len(value)]
 
     def _apply(self, name: str, rep: Representation, values: Tensor, rotations: Tensor, *, back: bool) -> Tensor:
-        """Turn copies ``(C, *S)`` of one tensor."""
+        """Rotate copies ``(C, *S)`` of one tensor."""
         if isinstance(rep, Fixed) or rep == CartesianTensor(0) or not rep.moves(values):
             return values
         if rotations.ndim == 3:
@@ -179,10 +181,10 @@ class Structures:
                 center = self.spread(center, values[0], name)
                 center = center.reshape(len(center), *(1,) * (values.ndim - 2 - len(rep.event_shape)), 3)
             center = center.to(values)
-        return rep.turn_back(values, own, center) if back else rep.turn(values, own, center)
+        return rep.rotate_back(values, own, center) if back else rep.rotate(values, own, center)
 
-    def turn(self, inputs: Mapping[str, Any], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
-        """Copies of the inputs that turn, turned, ``(C, *S)`` by name; differentiable.
+    def rotate(self, inputs: Mapping[str, Any], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
+        """Copies of the inputs that rotate, rotated, ``(C, *S)`` by name; differentiable.
 
         Args:
             inputs: of one call, ``(*S)`` by name.
@@ -195,20 +197,20 @@ class Structures:
             if not isinstance(rep, Fixed) and isinstance(value := inputs.get(name), torch.Tensor) and rep.moves(value)
         }
 
-    def turn_back(self, outputs: Mapping[str, Tensor], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
-        """Outputs ``(C, *S)`` of each copy pulled back, by name; rotations as for :meth:`turn`."""
+    def rotate_back(self, outputs: Mapping[str, Tensor], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
+        """Outputs ``(C, *S)`` of each copy pulled back, by name; rotations as for :meth:`rotate`."""
         return {name: self._apply(name, schema.outputs[name], v, rotations, back=True) for name, v in outputs.items()}
 
 
 def require_common_center(schema: Schema) -> None:
-    """Raise EquivProbeError for points that would turn about their centroid beside grids, which turn about their box's.
+    """Raise EquivProbeError for points that would rotate about their centroid beside grids, which do about their box's.
 
-    The atoms would be elsewhere in the box once both were turned.
+    The atoms would be elsewhere in the box once both were rotated.
     """
     if any(rep.is_whole for rep in schema.inputs.values()):
         raise EquivProbeError(
-            "points beside a voxel grid among the inputs, turned about their centroid",
-            "the centre of the box, about which the grid turns, so that both stay together",
+            "points beside a voxel grid among the inputs, rotated about their centroid",
+            "the centre of the box, about which the grid rotates, so that both stay together",
             'center="origin" for points that are given from the centre of the box, or a tensor: where it is',
         )
 

@@ -1,8 +1,8 @@
-"""Conformance of adapters to live calls: does a plugin read, turn, stack and part a framework's batches rightly?
+"""Conformance of adapters to live calls: does a plugin read, rotate, stack and part a framework's batches rightly?
 
 A plugin describes one call of its kind by a :class:`CallCase` and runs :func:`check_calls` in a test. Planted models
 are evaluated structure by structure inside a module of the framework's kind, and what the probe finds on the plugin's
-path is compared with the planted model itself, turned by hand, and with its closed form.
+path is compared with the planted model itself, rotated by hand, and with its closed form.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def check_calls(case: CallCase, tolerance: float = 1e-9, *, stacks: bool = True)
     Args:
         case: the plugin's.
         tolerance: of every comparison, relative to the size of the output; 1e-4 for frameworks in float32.
-        stacks: whether several turned copies are expected to share a call.
+        stacks: whether several rotated copies are expected to share a call.
 
     Raises:
         AssertionError: says which check failed, what was found and what was expected.
@@ -115,7 +115,7 @@ def check_call_untouched(case: CallCase) -> None:
 
 
 def check_own_rotations(case: CallCase, tolerance: float, *, stacks: bool) -> None:
-    """Every structure turns by its own rotation about its own centroid, whether copies share a call or not."""
+    """Every structure rotates by its own rotation about its own centroid, whether copies share a call or not."""
     model = anisotropic()
     module, (args, kwargs) = case.module(model).eval(), case.call()
     live = LiveOrbit(module, case.schema)
@@ -123,8 +123,8 @@ def check_own_rotations(case: CallCase, tolerance: float, *, stacks: bool) -> No
     live.resolve(call, module(*args, **kwargs))
     structures = live.structures(call.inputs)
     rotations = draw(EXACT_PLAN, EXACT_PLAN.generator(), structures.count)[0, :COPIES]
-    turned = structures.turn(call.inputs, live.known_schema, rotations)
-    stacked = live.adapter.stack(call.inputs, turned)
+    rotated = structures.rotate(call.inputs, live.known_schema, rotations)
+    stacked = live.adapter.stack(call.inputs, rotated)
     require(stacked is not None or not stacks, "copies share a call", stacked, "a stacked call (or stacks=False)")
     found = live.pulled_back(call, structures, rotations)
     each = [live.pulled_back(call, structures, g[None]) for g in rotations]
@@ -136,7 +136,7 @@ def check_own_rotations(case: CallCase, tolerance: float, *, stacks: bool) -> No
         for b, one in enumerate(case.positions()):
             center, g = one.double().mean(0), rotations[:, b]
             answers = [model((one.double() - center) @ r.mT + center)[name] for r in g]
-            parts.append(model.outputs[name].turn_back(torch.stack(answers), g))
+            parts.append(model.outputs[name].rotate_back(torch.stack(answers), g))
         joined = torch.cat([part if part.ndim > 1 else part[:, None] for part in parts], 1)
         close(value.reshape(joined.shape), joined, scale, tolerance, f"{name}, each structure by its own rotation")
 

@@ -1,4 +1,4 @@
-"""The adapter conformance suite: does a plugin turn, batch and pull back as the core does?
+"""The adapter conformance suite: does a plugin rotate, batch and pull back as the core does?
 
 A plugin describes itself by an :class:`AdapterCase` and calls :func:`check_adapter` in a test. The suite wraps planted
 models, whose ``L_equiv`` and twirl are known in closed form, as models of the framework, and lets the plugin
@@ -38,12 +38,12 @@ class AdapterCase(Protocol):
         """At least two of the framework's own structures, of different sizes, none of them a single atom."""
 
     def positions(self, structure: Any) -> Tensor:
-        """Positions of a structure, ``(N, 3)``, as the model sees them when nothing is turned."""
+        """Positions of a structure, ``(N, 3)``, as the model sees them when nothing is rotated."""
 
     def orbit(self, field: Field, structure: Any, plan: RotationPlan) -> Orbit:
         """The orbit of one structure, evaluated on the framework's own path.
 
-        Wrap ``field`` as a model of the framework; let the plugin turn, stack, evaluate and pull back as it does for
+        Wrap ``field`` as a model of the framework; let the plugin rotate, stack, evaluate and pull back as it does for
         users. Outputs are named as in ``field``; leave out those that the framework does not have.
         """
 
@@ -95,7 +95,7 @@ def check_closed_form(case: AdapterCase, index: int, tolerance: float) -> None:
 
 
 def check_every_rotation(case: AdapterCase, index: int, tolerance: float) -> None:
-    """Every replicate mean, and every kept prediction, equals the planted model's, turned one copy at a time."""
+    """Every replicate mean, and every kept prediction, equals the planted model's, rotated one copy at a time."""
     structure, model = case.structures()[index], anisotropic()
     positions = case.positions(structure).double()
     for plan in (RotationPlan("haar", replicates=5, seed=3), EXACT_PLAN):  # below and beyond one batch
@@ -103,13 +103,13 @@ def check_every_rotation(case: AdapterCase, index: int, tolerance: float) -> Non
         rotations = orbit.rotations.double().cpu()
         shape = (plan.R, plan.n, 3, 3)
         require(tuple(rotations.shape) == shape, f"rotations of {plan}", tuple(rotations.shape), f"shape {shape}")
-        turned = [model(positions @ g.mT) for g in rotations.reshape(-1, 3, 3)]
+        rotated = [model(positions @ g.mT) for g in rotations.reshape(-1, 3, 3)]
         for name in orbit.identity:
-            flat = torch.stack([one[name] for one in turned])
-            reference = model.outputs[name].turn_back(flat, rotations.reshape(-1, 3, 3))
+            flat = torch.stack([one[name] for one in rotated])
+            reference = model.outputs[name].rotate_back(flat, rotations.reshape(-1, 3, 3))
             reference = reference.reshape(plan.R, plan.n, *flat.shape[1:])
             size, where = sizes(model, positions)[name], f"{name} of structure {index}, {plan}"
-            close(orbit.identity[name], model(positions)[name], size, tolerance, f"unturned prediction, {where}")
+            close(orbit.identity[name], model(positions)[name], size, tolerance, f"unrotated prediction, {where}")
             mean = torch.einsum("n,rn...->r...", plan.weights, reference)
             close(orbit.means[name], mean, size, tolerance, f"means of replicates, {where}")
             if orbit.values is not None:

@@ -32,7 +32,7 @@ class PlantedModel(ABC):
     """A model whose symmetry breaking is known in closed form."""
 
     outputs: ClassVar[Mapping[str, Representation]]
-    """How each output turns."""
+    """How each output rotates."""
 
     @abstractmethod
     def __call__(self, positions: Tensor) -> Named:

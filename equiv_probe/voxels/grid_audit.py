@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.orbit.rotated_model import TurnedModel
+from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.orbit.twirl import progress_bar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.grid_plans import fitting_plan
@@ -60,7 +60,7 @@ def audit_grid(
         loss: likewise. A callable sees zeros in the place of predictions outside of the ball, and counts them.
         plan: of the second number; None is four tetrahedral replicates, 48 rotations.
         interpolation: of the second number; None is the schema's own, or else ``"cubic"``.
-        center: of rotation of points beside the grids or in their place; grids turn about the centre of their box.
+        center: of rotation of points beside the grids or in their place; grids rotate about the centre of their box.
         chunk: structures in one pass.
         progress: show a progress bar.
 
@@ -72,19 +72,19 @@ def audit_grid(
     """
     began = time.perf_counter()
     plan = plan or RotationPlan()
-    if not plan.is_turned:
+    if not plan.is_rotated:
         raise EquivProbeError(str(plan), "a plan of all rotations: those of the cube are the first number", "plan=None")
     if schema is None:
-        schema = TurnedModel(evaluated(model, lambda: None), inputs, None, center).schema
+        schema = RotatedModel(evaluated(model, lambda: None), inputs, None, center).schema
     parts = Parts.of(model, inputs, targets, schema, chunk)
     kinds = [rep.interpolation for rep in parts.grids() if rep.interpolation]
     kind = interpolation or (kinds[0] if kinds else "cubic")
     exact, smooth = parts.declared(None), parts.declared(kind)
     whole = named(inputs, list(exact.inputs))
-    first = TurnedModel(parts.predict(lambda: None), parts.inputs[0], exact, center)
+    first = RotatedModel(parts.predict(lambda: None), parts.inputs[0], exact, center)
     cube_plan = fitting_plan(plan, exact, whole, first.identity)
     evaluations = len(parts.inputs) * (cube_plan.size + plan.size + 2 * (FLOOR + 2))
-    with progress_bar(evaluations, "turning grids", shown=progress) as advance:
+    with progress_bar(evaluations, "rotating grids", shown=progress) as advance:
         predict = parts.predict(lambda: advance(1))
         cube, at_right_angles = parts.decompose(predict, exact, cube_plan, center, loss)
         rotations, at_angles = parts.decompose(predict, smooth, plan, center, loss)

@@ -29,9 +29,9 @@ The floor is that of one trip there and back. Squares, stencils and fields that 
 times as much of it in models that respect every rotation as far as a grid can.
 """
 BLIND = [
-    "what turns between right angles do to structures below the interpolation's floor: finer grids lower it",
-    "in the corners of the box, outside of the ball that turns within it, anything but turns by right angles",
-    "of structures that lie aligned with the grid, what they would show in other orientations: turns by right angles "
+    "what rotates between right angles do to structures below the interpolation's floor: finer grids lower it",
+    "in the corners of the box, outside of the ball that rotates within it, anything but rotates by right angles",
+    "of structures that lie aligned with the grid, what they would show in other orientations: rotates by right angles "
     "keep them aligned",
 ]
 
@@ -51,7 +51,7 @@ class GridAudit:
         model: its name.
         structures: how many.
         seconds: it took.
-        by_angle: of both, ``"cube"`` and ``"rotations"``, how far predictions turned back lie from the unturned ones
+        by_angle: of both, ``"cube"`` and ``"rotations"``, how far predictions rotated back lie from the unrotated ones
             (root mean square) by the angle of the rotation, in bins from ``low`` to ``high`` degrees; nothing for a
             loss other than squared error, several outputs, improper rotations, or where predictions were too large to
             be kept.
@@ -177,8 +177,8 @@ class GridAudit:
             f"2. {self.plan}; {self.interpolation} interpolation, over the ball in the box",
             *(f"   {line.replace('round-off', 'interpolation')}" for line in str(self.rotations).splitlines()),
             "The first is what a subgroup sees, without interpolation and without sampling error: broken symmetry and "
-            "nothing else, but of turns by right angles alone (less than all turns would show, where structures lie "
-            f"anyhow; not so where they are aligned with the grid). The second {meaning}.",
+            "nothing else, but of rotations by right angles alone (less than all rotations would show where structures "
+            f"lie anyhow; not so where they are aligned with the grid). The second {meaning}.",
         ]
         return "\n".join(lines)
 

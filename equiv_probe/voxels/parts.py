@@ -108,7 +108,7 @@ class Parts:
         center: str | Tensor,
         loss: AnyLoss | Mapping[str, AnyLoss],
     ) -> tuple[Decomposition, list[dict[str, float]]]:
-        """All parts, turned by the same rotations, as one; and how far they deviate by angle."""
+        """All parts, rotated by the same rotations, as one; and how far they deviate by angle."""
         found: dict[str, list[Measurement]] = {}
         deviations: list[Tensor | None] = []
         for inputs, targets in zip(self.inputs, self.targets, strict=True):
@@ -126,7 +126,7 @@ class Parts:
         each = [one for one in deviations if one is not None]
         weights = orbit.weights.repeat(plan.R)
         turns = orbit.rotations.flatten(0, 1)
-        bins = by_angle(torch.cat(each, -1), turns, weights, exact=not plan.is_turned) if each else []
+        bins = by_angle(torch.cat(each, -1), turns, weights, exact=not plan.is_rotated) if each else []
         if len(parts) == 1:
             return replace(next(iter(parts.values())), parts=parts), bins
         return replace(summarise(Measurement.sum(joined, dict.fromkeys(joined, 1.0)), ""), parts=parts), bins
@@ -134,7 +134,7 @@ class Parts:
     def resolution(self, orbit: Orbit, objective: Objective, measured: Measurement) -> float:
         """What rounding the prediction once, or the loss, makes of ``L_equiv``.
 
-        Turns of the cube there and back give the very same grid, so that their floor may be nothing at all.
+        Rotates of the cube there and back give the very same grid, so that their floor may be nothing at all.
         """
         size = sum(float(orbit.identity[name].square().mean()) for name in objective.outputs)
         step = max((torch.finfo(one).eps for one in self.precisions), default=0.0) * math.sqrt(size / 12)
@@ -143,7 +143,7 @@ class Parts:
 
 
 def _deviation(orbit: Orbit, given: Mapping[str, Objective]) -> Tensor | None:
-    """Mean squares of predictions turned back about the unturned ones, ``(K, U)``, of a single output that was kept."""
+    """Mean squares of predictions rotated back about the unrotated ones, ``(K, U)``, of one output that was kept."""
     if len(given) != 1:
         return None
     (name, objective), *_ = given.items()

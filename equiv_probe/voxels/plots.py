@@ -117,7 +117,7 @@ def structures(audit: GridAudit, ax: Axes | None = None) -> Axes:
 
 @figure
 def angle(audit: GridAudit, ax: Axes | None = None) -> Axes:
-    """How far predictions turned back lie from the unturned ones, against the angle of the rotation.
+    """How far predictions rotated back lie from the unrotated ones, against the angle of the rotation.
 
     Args:
         audit: of a model of grids.

@@ -62,7 +62,7 @@ def modes(model: Any) -> dict[str, Any]:
 
 
 def start(index: int, kelvin: float) -> Atoms:
-    """A held-out molecule with momenta that neither move nor turn it as a whole."""
+    """A held-out molecule with momenta that neither move nor rotate it as a whole."""
     atoms = ase.io.read(MOLECULES, index)
     atoms.calc = None
     MaxwellBoltzmannDistribution(atoms, temperature_K=kelvin, rng=np.random.default_rng(0))
@@ -79,17 +79,17 @@ def heating(average: TwirledCalculator, frames: list[Atoms], femtoseconds: float
 
 
 def cost(calculators: dict[str, Any], atoms: Atoms, rounds: int) -> dict[str, float]:
-    """Time of a force call over the plain model's: medians of ratios, all calculators taking turns."""
+    """Time of a force call over the plain model's: medians of ratios, all calculators taking rotates."""
     ratios: dict[str, list[float]] = {name: [] for name in calculators}
-    for turn in range(rounds + 1):
+    for rotate in range(rounds + 1):
         moved = atoms.copy()
-        moved.rattle(0.01, seed=turn)
+        moved.rattle(0.01, seed=rotate)
         seconds = {}
         for name, calculator in calculators.items():
             began = time.perf_counter()
             calculator.get_forces(moved)
             seconds[name] = time.perf_counter() - began
-        if turn:  # the first warms up
+        if rotate:  # the first warms up
             for name, spent in seconds.items():
                 ratios[name].append(spent / seconds["plain"])
     return {name: float(np.median(found)) for name, found in ratios.items()}
@@ -129,7 +129,7 @@ def study(name: str, model: Any, options: argparse.Namespace) -> tuple[list[dict
 
 
 def models(orb: Path | None) -> dict[str, Callable[[], Any]]:
-    """What is compared, as factories: a model is loaded when its turn comes."""
+    """What is compared, as factories: a model is loaded when its rotate comes."""
     found: dict[str, Callable[[], Any]] = {
         "GFN2-xTB": lambda: make_calculator("gfn2-xtb?accuracy=0.01"),
         "transformer, gradient": gradient_forces,

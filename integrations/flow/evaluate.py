@@ -73,7 +73,7 @@ def by_time(run: train.Run, rounds: int) -> list[dict[str, Any]]:
 def variants(run: train.Run) -> dict[str, tuple[nn.Module, Any]]:
     """The network as it is, in a random frame at every call, averaged over 4 and 12 rotations; and frames of the audit.
 
-    Random frames are noise as well, and turn with it (see :func:`equiv_probe.audit_sampler`); kept as they are, they
+    Random frames are noise as well, and rotate with it (see :func:`equiv_probe.audit_sampler`); kept as they are, they
     show what a path owes to the frames that it met.
     """
     schema = flow.schema(run.config.predict)
@@ -85,7 +85,7 @@ def variants(run: train.Run) -> dict[str, tuple[nn.Module, Any]]:
     return {
         "as it is": (run.net.eval(), "along"),
         "random frame": (frame, "along"),
-        "random frame, the same for turned noise": (frame, "fixed"),
+        "random frame, the same for rotated noise": (frame, "fixed"),
         "twirled, 4": (twirled("klein"), "along"),
         "twirled, 12": (twirled("tetrahedral"), "along"),
     }
@@ -98,7 +98,7 @@ def held_out_loss(run: train.Run, net: nn.Module, rounds: int = 1) -> float:
 
 
 def sampled(run: train.Run, net: nn.Module, count: int = 16, frames: Any = "along") -> dict[str, float]:
-    """Audit of the sampler: noise turned, end points turned back.
+    """Audit of the sampler: noise rotated, end points rotated back.
 
     Args:
         run: whose structures and units.

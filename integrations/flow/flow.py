@@ -22,7 +22,7 @@ Predict = Literal["velocity", "noise", "data"]
 
 
 def schema(predict: Predict) -> ep.Schema:
-    """How the network's input and answer turn; the centre of rotation is the origin."""
+    """How the network's input and answer rotate; the centre of rotation is the origin."""
     return ep.Schema(inputs={"x": ep.point}, outputs={"0": ep.point if predict == "data" else ep.vector})
 
 

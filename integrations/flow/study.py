@@ -33,7 +33,7 @@ def train_all(config: Config, name: str, device: str) -> dict[str, Run]:
     """Train, or continue, every run."""
     runs = {}
     for title, (model, augment) in RUNS.items():
-        folder = HERE / "runs" / name / f"{model}{'-turned' if augment else ''}"
+        folder = HERE / "runs" / name / f"{model}{'-rotated' if augment else ''}"
         runs[title] = Run(config, model, augment=augment, out=folder, device=device).train()
     return runs
 

@@ -102,7 +102,7 @@ class Run:
     Args:
         config: sizes and lengths.
         model: ``"transformer"`` or ``"egnn"``.
-        augment: whether training structures are turned at random.
+        augment: whether training structures are rotated at random.
         out: folder of checkpoint and log.
         device: where to train.
     """
@@ -249,7 +249,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int)
     args = parser.parse_args()
     config = Config.read(args.config, data=args.data, predict=args.predict, steps=args.steps, seed=args.seed)
-    out = args.out or HERE / "runs" / args.config / f"{args.model}{'-turned' if args.augment else ''}"
+    out = args.out or HERE / "runs" / args.config / f"{args.model}{'-rotated' if args.augment else ''}"
     run = Run(config, args.model, augment=args.augment, out=out, device=args.device).train()
     for row in run.rows:
         if row["stage"] == "val":

@@ -59,10 +59,10 @@ def force_decomposition(network: Transformer, data: Labelled, rotations: int, se
     parameter = next(network.parameters())
     real = data.species != PADDING
     orbit = []
-    for turn in haar_rotations(rotations, generator(seed, 2, 0)):
+    for rotate in haar_rotations(rotations, generator(seed, 2, 0)):
         with torch.no_grad():
-            _, forces = network((data.positions @ turn.T).to(parameter), data.species.to(parameter.device))
-        orbit.append((forces.cpu() @ turn)[real])
+            _, forces = network((data.positions @ rotate.T).to(parameter), data.species.to(parameter.device))
+        orbit.append((forces.cpu() @ rotate)[real])
     pulled_back = torch.stack(orbit)
     total = (pulled_back - data.forces[real]).square().mean()
     return total.item(), pulled_back.var(dim=0, correction=1).mean().item()

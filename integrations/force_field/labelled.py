@@ -1,4 +1,4 @@
-"""Labelled molecules as padded tensors, and the random rotations that turn them."""
+"""Labelled molecules as padded tensors, and the random rotations that rotate them."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def conformers(molecule: Molecule, count: int, seed: int) -> list[Atoms]:
 
 
 def labelled(molecule: Molecule, n_conformers: int, n_geometries: int, seed: int) -> list[Atoms]:
-    """Displace, turn and label one molecule.
+    """Displace, rotate and label one molecule.
 
     Args:
         molecule: which one.
@@ -112,9 +112,9 @@ def labelled(molecule: Molecule, n_conformers: int, n_geometries: int, seed: int
         displaced = atoms.positions + rng.normal(scale=sigma, size=(len(atoms), 3))
         # RDKit's embedding has preferred directions. A Haar rotation removes them, so that the frame of the data tells
         # the model nothing, and the loss in that frame is the loss under random rotation.
-        turn = Rotation.random(rng=rng)
+        rotate = Rotation.random(rng=rng)
         # Rounded to what the file keeps, so that the labels belong to the stored geometry to the last digit.
-        atoms.positions = np.round(turn.apply(displaced - displaced.mean(axis=0)), 6)
+        atoms.positions = np.round(rotate.apply(displaced - displaced.mean(axis=0)), 6)
         atoms.calc = TBLite(method="GFN2-xTB", verbosity=0, accuracy=0.1)
         energy, forces = atoms.get_potential_energy(), atoms.get_forces()
         atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)

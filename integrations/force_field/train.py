@@ -86,7 +86,7 @@ class Run:
         self._batches: list[Tensor] = []
 
     def batch(self) -> tuple[Labelled, Tensor]:
-        """Return the next batch, turned if the settings say so, and its sizes (B,); energies are without references."""
+        """The next batch, rotated if the settings say so, and its sizes (B,); energies are without references."""
         epoch, place = divmod(self.done, self._per_epoch)
         if place == 0 or not self._batches:
             self._batches = epoch_batches(self.sizes, self.settings.batch, self.settings.seed, epoch)
@@ -94,8 +94,8 @@ class Run:
         longest = int(self.sizes[rows].max())
         positions, forces = self.data.positions[rows, :longest], self.data.forces[rows, :longest]
         if self.settings.augment:
-            turn = haar_rotations(len(rows), generator(self.settings.seed, 1, self.done)).mT
-            positions, forces = positions @ turn, forces @ turn
+            rotate = haar_rotations(len(rows), generator(self.settings.seed, 1, self.done)).mT
+            positions, forces = positions @ rotate, forces @ rotate
         tensors = (positions, self.data.species[rows, :longest], self.interaction[rows], forces)
         return Labelled(*(tensor.to(self.device) for tensor in tensors)), self.sizes[rows].to(self.device)
 
@@ -161,7 +161,7 @@ def main(
     width: Annotated[int, typer.Option(help="features per atom")] = Settings().width,
     layers: Annotated[int, typer.Option(help="attention layers")] = Settings().layers,
     seed: Annotated[int, typer.Option(help="of the initial weights, the batches and the rotations")] = 0,
-    augment: Annotated[bool, typer.Option(help="turn every molecule by a Haar rotation at every step")] = True,
+    augment: Annotated[bool, typer.Option(help="rotate every molecule by a Haar rotation at every step")] = True,
     device: Annotated[str, typer.Option(help="where to train, as torch spells it")] = "cpu",
     threads: Annotated[int, typer.Option(help="CPU threads; the last digits depend on it")] = 1,
     every: Annotated[int, typer.Option(help="steps between two looks at the held-out set")] = 1000,

@@ -54,7 +54,7 @@ def loss_of(
         net: of the signature of `Transformer`; put in training mode, where forces that are derivatives have a graph.
         batch: structures and labels.
         plan: the rotations.
-        per_structure: turn every structure by rotations of its own.
+        per_structure: rotate every structure by rotations of its own.
     """
     schema = ep.Schema(inputs={"positions": ep.point}, outputs={"forces": ep.vector}, mask="mask")
     real = batch.species != PADDING

@@ -38,7 +38,7 @@ def predict(net: nn.Module, positions: Tensor, species: Tensor) -> tuple[Tensor,
 
 
 def schema() -> ep.Schema:
-    """How inputs and outputs of `predict` turn."""
+    """How inputs and outputs of `predict` rotate."""
     return ep.Schema(inputs={"positions": ep.point}, outputs={"energy": ep.scalar, "forces": ep.vector}, mask="mask")
 
 
@@ -53,8 +53,8 @@ def orbit(net: nn.Module, batch: Batch, plan: ep.RotationPlan) -> ep.Orbit:
     count = len(batch.species)
 
     def stacked(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        turned = inputs["positions"]
-        energy, forces = predict(net, turned.flatten(0, 1), batch.species.repeat(len(turned), 1))
+        rotated = inputs["positions"]
+        energy, forces = predict(net, rotated.flatten(0, 1), batch.species.repeat(len(rotated), 1))
         return {"energy": energy.unflatten(0, (-1, count)), "forces": forces.unflatten(0, (-1, count))}
 
     inputs = {"positions": batch.positions, "mask": batch.species != PADDING}

@@ -79,7 +79,7 @@ class Run:
         return measuring.Batch(*(value.to(self.device) for value in tensors))
 
     def batch(self) -> measuring.Batch:
-        """The structures of this step, turned if the settings say so."""
+        """The structures of this step, rotated if the settings say so."""
         epoch, place = divmod(self.step, self._per_epoch)
         if self._batches[0] != epoch:
             self._batches = epoch, epoch_batches(self.sizes, self.settings.batch, self.settings.seed, epoch)
@@ -87,8 +87,8 @@ class Run:
         longest = int(self.sizes[rows].max())
         positions, forces = (v[rows, :longest] for v in (self.sets.train.positions, self.sets.train.forces))
         if self.settings.augment:
-            turn = haar_rotations(len(rows), generator(self.settings.seed, 1, self.step)).mT
-            positions, forces = positions @ turn, forces @ turn
+            rotate = haar_rotations(len(rows), generator(self.settings.seed, 1, self.step)).mT
+            positions, forces = positions @ rotate, forces @ rotate
         tensors = (
             positions,
             self.sets.train.species[rows, :longest],

@@ -94,9 +94,9 @@ class Exchange(nn.Module):
         along = self.move(m).permute(3, 0, 1, 2) / (count - 1)
         a, b, d, e = along.sum(-1, keepdim=True)
         pushed = a * x - along[0] @ x + b * v - along[1] @ v + self.drift(h) * v
-        turned = d * x - along[2] @ x + e * v - along[3] @ v
+        rotated = d * x - along[2] @ x + e * v - along[3] @ v
         h = h + self.update(torch.cat([h, m.sum(2) / count**0.5], -1))
-        return h, x + pushed, v + turned
+        return h, x + pushed, v + rotated
 
 
 class EGNN(nn.Module):

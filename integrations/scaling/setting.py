@@ -18,7 +18,7 @@ class Setting:
 
     Attributes:
         model: ``"transformer"`` or ``"egnn"``.
-        augment: whether training structures are turned at random.
+        augment: whether training structures are rotated at random.
         width: of a token, or of features and messages.
         layers: blocks, or rounds of messages.
         structures: in the training set.
@@ -53,8 +53,8 @@ class Setting:
     @property
     def folder(self) -> str:
         """The name of the run's folder."""
-        turned = "-turned" if self.augment else ""
-        return f"{self.model}{turned}-w{self.width}-l{self.layers}-d{self.structures}-s{self.seed}"
+        rotated = "-turned" if self.augment else ""
+        return f"{self.model}{rotated}-w{self.width}-l{self.layers}-d{self.structures}-s{self.seed}"
 
     def network(self) -> nn.Module:
         """A new network, from the seed."""

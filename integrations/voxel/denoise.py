@@ -7,7 +7,7 @@
 
 The same command goes on with what was interrupted. The setting is VoxMol's (Pinheiro et al., NeurIPS 2023): the density
 x of a molecule, `y = x + σ ε` with white noise, and the squared error of the network's guess of x from y. Runs: `none`,
-no augmentation; `cube`, a random rotation of the cube by `ep.augment`; `so3`, the atoms turned at random before they
+no augmentation; `cube`, a random rotation of the cube by `ep.augment`; `so3`, the atoms rotated at random before they
 become a density; `control`, no augmentation, and kernels averaged over the cube's rotations; `random`, no augmentation,
 of molecules each of which has a random orientation of its own.
 """
@@ -53,7 +53,7 @@ class Denoising(Training):
         held: molecules kept out of training.
         molecules: of the others, how many are trained on; 0 for all.
         watched: of those, how many are evaluated while it trains.
-        turned: of those, how many are turned at the source, in the end.
+        rotated: of those, how many are rotated at the source, in the end.
     """
 
     steps: int = 1000
@@ -70,7 +70,7 @@ class Denoising(Training):
     held: int = 64
     molecules: int = 0
     watched: int = 16
-    turned: int = 8
+    rotated: int = 8
 
 
 PRESETS = {
@@ -93,7 +93,7 @@ PRESETS = {
         widths=(32, 64, 128, 256),
         held=512,
         watched=64,
-        turned=64,
+        rotated=64,
     ),
 }
 
@@ -131,8 +131,8 @@ class Task:
         picked = torch.randint(number, (self.config.batch,), generator=generator, device=self.device)
         molecules = self.molecules[self.config.held + picked]
         if self.kind == "so3":
-            turn = haar(self.config.batch, generator).to(molecules.pos)
-            molecules = molecules.at(molecules.pos @ turn.mT)
+            rotate = haar(self.config.batch, generator).to(molecules.pos)
+            molecules = molecules.at(molecules.pos @ rotate.mT)
         clean = self.density(molecules)
         noisy = self.noisy(clean, generator)
 
@@ -144,7 +144,7 @@ class Task:
         return loss
 
     def held_out(self, count: int, batch: int = 16) -> Sums:
-        """Squared error of held-out molecules over all 24 rotations of the cube: exact, noise turned along."""
+        """Squared error of held-out molecules over all 24 rotations of the cube: exact, noise rotated along."""
         self.network.eval()
         sums: Sums | None = None
         for start in range(0, count, batch):
@@ -157,15 +157,15 @@ class Task:
         return sums
 
     def at_source(self) -> AtSource:
-        """The noise-averaged denoiser; atoms are turned before they are densities."""
+        """The noise-averaged denoiser; atoms are rotated before they are densities."""
         self.network.eval()
         generator = generator_for(self.device, self.config.seed, 0, 2)
-        molecules = self.molecules[: self.config.turned]
+        molecules = self.molecules[: self.config.rotated]
         return at_source(self.predict, self.density, lambda clean: self.noisy(clean, generator), molecules)
 
     def on_the_grid(self) -> ep.GridAudit:
-        """The same turned as grids, noise and all: by the cube's rotations, and by interpolation."""
-        clean = self.density(self.molecules[: self.config.turned // 2])
+        """The same rotated as grids, noise and all: by the cube's rotations, and by interpolation."""
+        clean = self.density(self.molecules[: self.config.rotated // 2])
         noisy = self.noisy(clean, generator_for(self.device, self.config.seed, 0, 3))
         self.network.eval()
         return ep.audit_grid(self.predict, noisy, SCHEMA, clean, plan=PLANS["so3"], progress=False)

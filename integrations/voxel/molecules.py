@@ -57,7 +57,7 @@ def load(path: Path, reach: float, orientation: str, seed: int = 0) -> Molecules
         path: the npz file.
         reach: Å.
         orientation: `"principal"` puts the longest axis of every molecule along x and the shortest along z, so that
-            the data prefer a direction and the symmetry has to be learned; `"random"` turns every molecule once, at
+            the data prefer a direction and the symmetry has to be learned; `"random"` rotates every molecule once, at
             random, so that the data themselves are as good as augmented; `"given"` leaves them.
         seed: of the order, and of the random orientations.
     """
@@ -78,9 +78,9 @@ def load(path: Path, reach: float, orientation: str, seed: int = 0) -> Molecules
     return Molecules(pos, channel.clamp_min(0), channel >= 0)
 
 
-def _oriented(pos: Tensor, orientation: str, turn: Tensor) -> Tensor:
+def _oriented(pos: Tensor, orientation: str, rotate: Tensor) -> Tensor:
     if orientation == "random":
-        return pos @ turn.T
+        return pos @ rotate.T
     if orientation == "given":
         return pos
     _, axes = torch.linalg.eigh(pos.T @ pos)

@@ -8,8 +8,8 @@
 The same command goes on with what was interrupted. The network sees typed atoms of a protein pocket and of its ligand,
 which was moved at random, as 28 densities; it is to say how far, in Å (root mean square over the ligand's atoms;
 squared error). The complexes keep the orientation of their crystals. Its answer is a number, so rotations are made at
-the source, where nothing is interpolated: the atoms turn about the middle of the box, before they become densities.
-Runs: `none`, no augmentation; `cube`, turned by random rotations of the cube; `so3`, by any rotation (`ep.augment`).
+the source, where nothing is interpolated: the atoms rotate about the middle of the box, before they become densities.
+Runs: `none`, no augmentation; `cube`, rotated by random rotations of the cube; `so3`, by any rotation (`ep.augment`).
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ class Task:
         which = torch.randint(known, (self.config.batch,), generator=generator, device=self.device)
         poses = self._poses(which, generator)
         if self.kind == "cube":
-            turn = self.cube[torch.randint(len(self.cube), (len(which),), generator=generator, device=self.device)]
-            poses = Poses(poses.pos @ turn.mT, poses.channel, poses.radius, poses.mask, poses.ligand, poses.rmsd)
+            rotate = self.cube[torch.randint(len(self.cube), (len(which),), generator=generator, device=self.device)]
+            poses = Poses(poses.pos @ rotate.mT, poses.channel, poses.radius, poses.mask, poses.ligand, poses.rmsd)
         return lambda: (self.network(**poses.inputs) - poses.rmsd).square().mean()
 
     def held_out(self, poses: Poses, plan: ep.RotationPlan, batch: int = 16) -> Sums:

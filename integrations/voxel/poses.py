@@ -82,12 +82,12 @@ class Poses:
         return Poses(*(value[index] for value in vars(self).values()))
 
 
-def draw(pockets: Pockets, which: Tensor, generator: torch.Generator, shift: float = 4.0, turn: float = 1.0) -> Poses:
-    """Move the ligands of pockets `which`, `(B,)`: a turn about the ligand's centroid, and a shift.
+def draw(pockets: Pockets, which: Tensor, generator: torch.Generator, shift: float = 4.0, rotate: float = 1.0) -> Poses:
+    """Move the ligands of pockets `which`, `(B,)`: a rotation about the ligand's centroid, and a shift.
 
-    The shift is uniform in length up to `shift` Å and isotropic. The turn is by a fraction, uniform up to `turn`, of a
-    Haar rotation's angle, so that poses near the crystal's are among them. The label is the root mean square
-    displacement of the ligand's atoms, which no rotation of the whole changes.
+    The shift is uniform in length up to `shift` Å and isotropic. The rotation is by a fraction, uniform up to
+    `rotate`, of a Haar rotation's angle, so that poses near the crystal's are among them. The label is the root mean
+    square displacement of the ligand's atoms, which no rotation of the whole changes.
     """
     device, count = which.device, len(which)
     pos, ligand = pockets.pos[which], pockets.ligand[which]
@@ -97,7 +97,7 @@ def draw(pockets: Pockets, which: Tensor, generator: torch.Generator, shift: flo
     scale = torch.rand(count, 2, generator=generator, device=device)
     direction = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, device=device), dim=-1)
     shifts = (shift * scale[:, :1] * direction)[:, None]
-    rotation = _part_of_haar(turn * scale[:, 1], generator).to(pos)
+    rotation = _part_of_haar(rotate * scale[:, 1], generator).to(pos)
     moved = (pos - middle) @ rotation.mT + middle + shifts
     rmsd = ((moved - pos).square() * held).sum((1, 2)).div(number[:, 0, 0]).sqrt()
     placed = torch.where(ligand[..., None], moved, pos)

@@ -1,6 +1,7 @@
-"""The denoiser under any rotation: atoms turn at the source, answers turn back by interpolation, noise averages out.
+"""The denoiser under any rotation: atoms rotate at the source, answers rotate back by interpolation, noise averages
+out.
 
-White noise on a grid cannot be turned by an angle other than the cube's: interpolated, it is no longer white. Turned
+White noise on a grid cannot be rotated by an angle other than the cube's: interpolated, it is no longer white. Rotated
 atoms get fresh noise instead, and what is measured is the denoiser `f̄(x) = E_ε f(x + σ ε)`, averaged over the noise.
 With two independent noises for every rotation, h and h', each about the clean density y,
 
@@ -39,7 +40,7 @@ class AtSource:
 
     Attributes:
         cube: over the 24 rotations of the cube, where nothing is interpolated.
-        so3: over 24 rotations, two designs turned at random.
+        so3: over 24 rotations, two designs rotated at random.
         floor: what the latter reads for the clean density itself, which an ideal denoiser would answer: interpolation
             alone.
     """
@@ -70,15 +71,20 @@ def at_source(
         some = molecules[start : start + batch]
         clean = density(some)
 
-        def answers(turned: Tensor, some: Molecules = some) -> dict[str, Tensor]:
-            grid = density(some.at(turned))
+        def answers(rotated: Tensor, some: Molecules = some) -> dict[str, Tensor]:
+            grid = density(some.at(rotated))
             return {name: predict(noisy(grid)) for name in ("first", "second")}
 
         for name, plan in PLANS.items():
             parts[name].append(covariance(answers, some.pos, clean, plan, GRIDS[name]))
         schema = ep.Schema(inputs={"pos": ep.point}, outputs={"0": GRIDS["so3"]})
         ideal = ep.twirl(
-            lambda turned, some=some: density(some.at(turned)), some.pos, schema, PLANS["so3"], center="origin", floor=0
+            lambda rotated, some=some: density(some.at(rotated)),
+            some.pos,
+            schema,
+            PLANS["so3"],
+            center="origin",
+            floor=0,
         )
         parts["floor"].append(ep.decompose(ideal, clean, "mse", structures="leading").sums)
     return AtSource(**{name: sum(found[1:], found[0]) for name, found in parts.items()})
@@ -95,10 +101,10 @@ def covariance(
 
     Args:
         answers: positions `(B, N, 3)` to grids `"first"` and `"second"`.
-        pos: unturned.
+        pos: unrotated.
         clean: what the answers should be, `(B, C, D, H, W)`.
         plan: of the cube's rotations, or of R ≥ 2 replicates.
-        grid: how the answers turn; what counts is in its ball.
+        grid: how the answers rotate; what counts is in its ball.
     """
     schema = ep.Schema(inputs={"pos": ep.point}, outputs={"first": grid, "second": grid})
     orbit = ep.twirl(answers, pos, schema, plan, center="origin", floor=0, keep=True)

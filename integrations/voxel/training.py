@@ -140,7 +140,7 @@ class Run:
         self._turns = state["turns"]
 
     def augment(self, module: nn.Module, schema: ep.Schema, **options: Any) -> None:
-        """Turn training inputs at random until the end of the run; a resumed one goes on with the same rotations."""
+        """Rotate training inputs at random until the end of the run; a resumed one goes on with the same rotations."""
         self.augmentation = ep.augment(module, schema, seed=self.config.seed, **options)
         if self._turns is not None:
             self.augmentation.load_state_dict(self._turns)

@@ -47,7 +47,7 @@ class Measuring:
             not measured. None is no limit; it is needed where something monitors the share in validation.
         warmup: training steps at the beginning that are left alone.
         window: training measurements in the running estimate.
-        augment: turn the network's training inputs at random too, and its answers back.
+        augment: rotate the network's training inputs at random too, and its answers back.
         light: the plan of training steps; None is two rotations.
         center: of rotation: ``"centroid"`` or ``"origin"``.
         seed: of the rotations.

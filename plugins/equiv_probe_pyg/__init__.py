@@ -1,4 +1,4 @@
-"""The probe for PyG models, and a transform that turns graphs as a whole.
+"""The probe for PyG models, and a transform that rotates graphs as a whole.
 
 ``ep.Probe``, ``ep.augment`` and ``ep.Twirled`` read PyG's calls by themselves; :func:`attach` adds the labels.
 """

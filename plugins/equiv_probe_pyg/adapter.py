@@ -42,7 +42,7 @@ def _indexes(name: str, value: Any) -> bool:
 
 
 class GraphAdapter(CallAdapter):
-    """Reads, turns, joins and parts calls with PyG's graphs or their tensors.
+    """Reads, rotates, joins and parts calls with PyG's graphs or their tensors.
 
     Args:
         module: the network that is called.
@@ -86,12 +86,12 @@ class GraphAdapter(CallAdapter):
         graphs = [value for value in super().split(args, kwargs)[0].values() if is_graph(value)]
         return [*super().dicts(args, kwargs), *(store._mapping for graph in graphs for store in graph.stores)]
 
-    def stack(self, inputs: Named, turned: Mapping[str, Tensor]) -> tuple[Named, Part] | None:
+    def stack(self, inputs: Named, rotated: Mapping[str, Tensor]) -> tuple[Named, Part] | None:
         """Copies side by side in one bigger batch; only where something tells the graphs of a batch apart."""
-        together = join(inputs, turned)
+        together = join(inputs, rotated)
         if together is None:
             return None
-        count = len(next(iter(turned.values())))
+        count = len(next(iter(rotated.values())))
 
         def part(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
             for name, value in outputs.items():

@@ -50,14 +50,14 @@ def pointers(value: Tensor, count: int) -> Tensor:
     return torch.cat([value[:1], (value[1:] + steps * value[-1]).flatten()])
 
 
-def join(inputs: Named, turned: Mapping[str, Tensor]) -> Named | None:
-    """The inputs of so many copies as there are of what turns, side by side; None where that cannot be.
+def join(inputs: Named, rotated: Mapping[str, Tensor]) -> Named | None:
+    """The inputs of so many copies as there are of what rotates, side by side; None where that cannot be.
 
     Args:
         inputs: of one call by name, ``(*S)``.
-        turned: what turns, ``(C, *S)`` by name.
+        rotated: what rotates, ``(C, *S)`` by name.
     """
-    count = len(next(iter(turned.values())))
+    count = len(next(iter(rotated.values())))
     try:
         sizes = Sizes.of(inputs)
         found: Named = {}
@@ -69,7 +69,7 @@ def join(inputs: Named, turned: Mapping[str, Tensor]) -> Named | None:
                 found[name] = _join_plain(name, value, sizes, count)
     except CannotJoin:
         return None
-    for name, copies in turned.items():
+    for name, copies in rotated.items():
         if copies.ndim > 1:
             found[name] = joined(copies.detach(), _axis(name, inputs)).clone()
     return found

@@ -1,4 +1,4 @@
-"""Which structure every node, edge and point of a call of graphs belongs to, and about what each structure turns."""
+"""Which structure every node, edge and point of a call of graphs belongs to, and about what each structure rotates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PyG transform that turns a graph as a whole: positions, and everything else that has a direction."""
+"""A PyG transform that rotates a graph as a whole: positions, and everything else that has a direction."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ if TYPE_CHECKING:
 
 @functional_transform("random_haar_rotation")
 class RandomRotation(BaseTransform):  # type: ignore[misc]
-    """Turn a graph, each graph of a batch on its own, by a Haar rotation.
+    """Rotate a graph, each graph of a batch on its own, by a Haar rotation.
 
-    Every quantity turns: positions, velocities, cells, shifts of edges, edge vectors, and the labels: forces, dipoles,
-    stresses. PyG's own ``RandomRotate`` turns ``pos`` alone, by angles about axes, and leaves force labels stale.
+    Every quantity rotates: positions, velocities, cells, shifts of edges, edge vectors, and the labels: forces,
+    dipoles, stresses. PyG's own ``RandomRotate`` rotates ``pos`` alone, by angles about axes, and leaves force labels
+    stale.
 
     Args:
         schema: representations; inputs, outputs and targets alike are attributes here. What it does not name is
             inferred from names and shapes, which is printed once; what is ambiguous is an error.
-        improper: turn by rotations and, half of the time, improper ones.
+        improper: rotate by rotations and, half of the time, improper ones.
         seed: of a generator of its own, which starts anew in every worker of a data loader; None draws from torch's
             global random state, as PyG's transforms do.
         center: of rotation: ``"centroid"`` of each graph's points, or ``"origin"``.
 
     >>> from torch_geometric.data import Data
     >>> data = Data(pos=torch.eye(3, dtype=torch.float64), force=2 * torch.eye(3, dtype=torch.float64))
-    >>> turned = RandomRotation(center="origin")(data)
-    >>> torch.allclose(turned.force, 2 * turned.pos), torch.equal(turned.pos, data.pos)
+    >>> rotated = RandomRotation(center="origin")(data)
+    >>> torch.allclose(rotated.force, 2 * rotated.pos), torch.equal(rotated.pos, data.pos)
     (True, False)
     """
 
@@ -52,10 +53,10 @@ class RandomRotation(BaseTransform):  # type: ignore[misc]
         self._known: dict[tuple[Any, ...], Schema] = {}
 
     def forward(self, data: Any) -> Any:
-        """A turned copy of a graph; the graph itself, its tensors and what a data set caches stay as they are.
+        """A rotated copy of a graph; the graph itself, its tensors and what a data set caches stay as they are.
 
         Raises:
-            EquivProbeError: nothing turns, something could turn in several ways, or a declared input is missing.
+            EquivProbeError: nothing rotates, something could rotate in several ways, or a declared input is missing.
         """
         held, values = Held.of(data, "data", {})
         inputs: Named = dict(sorted({**values, "<data>": held}.items(), key=lambda item: not item[0].endswith("pos")))
@@ -67,8 +68,8 @@ class RandomRotation(BaseTransform):  # type: ignore[misc]
             if self.improper:
                 coin = torch.rand(len(g), 1, 1, generator=generator, device=g.device, dtype=g.dtype)
                 g = torch.where(coin < 0.5, -g, g)
-            turned = structures.turn(inputs, schema, g[None])
-        return held.rebuilt({**inputs, **{name: value[0] for name, value in turned.items()}})
+            rotated = structures.rotate(inputs, schema, g[None])
+        return held.rebuilt({**inputs, **{name: value[0] for name, value in rotated.items()}})
 
     def _resolved(self, inputs: Named) -> Schema:
         """Representations of all attributes, once for each kind of graph."""

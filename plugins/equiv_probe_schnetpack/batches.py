@@ -51,7 +51,7 @@ def is_batch(value: Any) -> bool:
 class BatchAdapter(Adapter):
     """Reads and writes SchNetPack's batches; see :class:`equiv_probe.live.adapters.Adapter`.
 
-    The neighbour lists of a batch are kept for its turned copies: what is measured is the model, not the list.
+    The neighbour lists of a batch are kept for its rotated copies: what is measured is the model, not the list.
 
     Args:
         module: the network.
@@ -80,9 +80,9 @@ class BatchAdapter(Adapter):
 
         return {name: value for name, value in batch.items() if name not in self._written}, rebuild
 
-    def stack(self, inputs: Named, turned: Mapping[str, Tensor]) -> tuple[Named, Part]:
+    def stack(self, inputs: Named, rotated: Mapping[str, Tensor]) -> tuple[Named, Part]:
         """One batch that holds all copies, one after the other."""
-        copies = len(next(iter(turned.values())))
+        copies = len(next(iter(rotated.values())))
         atoms, structures = len(inputs[POSITIONS]), len(inputs[SIZES])
         steps = {STRUCTURE_OF_ATOM: structures, **dict.fromkeys(ATOM_INDICES, atoms)}
         if PAIRS in inputs:
@@ -91,8 +91,8 @@ class BatchAdapter(Adapter):
         for name, value in inputs.items():
             if not isinstance(value, torch.Tensor) or value.ndim == 0:
                 stacked[name] = cloned(value)
-            elif name in turned:
-                stacked[name] = turned[name].detach().flatten(0, 1).clone()
+            elif name in rotated:
+                stacked[name] = rotated[name].detach().flatten(0, 1).clone()
             else:
                 stacked[name] = value.detach().repeat(copies, *(1,) * (value.ndim - 1))
                 if name in steps:

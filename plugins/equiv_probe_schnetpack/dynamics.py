@@ -46,8 +46,8 @@ class Ensemble(torch.nn.Module):
 class EquivarianceHook(SimulationHook):  # type: ignore[misc]  # SchNetPack is untyped
     """Measure the symmetry error of the model that moves the atoms, every so many steps, where they are.
 
-    The forces of the dynamics are neither touched nor evaluated again; the turned copies come on top. Units in the file
-    and the summary are eV, Å and fs, whatever the model and SchNetPack's dynamics use.
+    The forces of the dynamics are neither touched nor evaluated again; the rotated copies come on top. Units in the
+    file and the summary are eV, Å and fs, whatever the model and SchNetPack's dynamics use.
 
     Args:
         every: steps between two measurements; the first is at the first step.
@@ -145,13 +145,13 @@ def net_force_and_torque(batch: dict[str, Tensor], forces: Tensor) -> tuple[Tens
 
 
 def _live(calculator: Any) -> LiveOrbit:
-    """How to evaluate a calculator's model at turned copies of its batches."""
+    """How to evaluate a calculator's model at rotated copies of its batches."""
     model = getattr(calculator, "model", None)
     if isinstance(model, (list, tuple, torch.nn.ModuleList)):
         model = Ensemble(model).eval()
     if not isinstance(model, torch.nn.Module) or not hasattr(calculator, "_generate_input"):
         raise EquivProbeError(
-            f"a {type(calculator).__name__}, which has no model to ask about turned structures",
+            f"a {type(calculator).__name__}, which has no model to ask about rotated structures",
             "a SchNetPackCalculator or SchNetPackEnsembleCalculator",
         )
     known = {key: PROPERTIES[what] for what, key in names(calculator).items()}

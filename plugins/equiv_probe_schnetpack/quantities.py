@@ -1,4 +1,4 @@
-"""How SchNetPack's quantities turn, and whose they are: by its names and by the modules that predict them.
+"""How SchNetPack's quantities rotate, and whose they are: by its names and by the modules that predict them.
 
 Nothing here imports SchNetPack before somebody else has.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantity:
-    """How one tensor of a batch turns, and what its first axis counts."""
+    """How one tensor of a batch rotates, and what its first axis counts."""
 
     representation: Representation
     per: Literal["structure", "atom", "pair", "far pair"]
@@ -57,7 +57,7 @@ PROPERTIES: dict[str, Quantity] = {
 """What is predicted or is a label, under SchNetPack's own names (`schnetpack.properties`)."""
 
 ABOUT_THE_ORIGIN = ("DipoleMoment", "Polarizability")
-"""Modules whose answers are sums over positions: of a net charge, they turn about the origin alone."""
+"""Modules whose answers are sums over positions: of a net charge, they rotate about the origin alone."""
 
 
 def predicted(network: nn.Module) -> dict[str, Quantity]:
@@ -77,7 +77,7 @@ def predicted(network: nn.Module) -> dict[str, Quantity]:
 
 
 def quantity(network: nn.Module, name: str) -> Quantity | None:
-    """How one output of a model turns: by the module that predicts it, or by its name; None if neither is known."""
+    """How one output of a model rotates: by the module that predicts it, or by its name; None if neither is known."""
     return predicted(network).get(name) or PROPERTIES.get(name)
 
 

@@ -1,10 +1,10 @@
-"""Random-rotation augmentation of SchNetPack's data: every quantity of a structure turns, labels too.
+"""Random-rotation augmentation of SchNetPack's data: every quantity of a structure rotates, labels too.
 
 >>> import torch
 >>> from equiv_probe_schnetpack import RandomRotation
 >>> sample = {"_positions": torch.eye(3), "forces": torch.eye(3), "energy": torch.ones(1)}
->>> turned = RandomRotation()(sample)
->>> torch.equal(turned["_positions"], turned["forces"]), torch.equal(sample["forces"], torch.eye(3))
+>>> rotated = RandomRotation()(sample)
+>>> torch.equal(rotated["_positions"], rotated["forces"]), torch.equal(sample["forces"], torch.eye(3))
 (True, True)
 """
 
@@ -40,20 +40,20 @@ _WORDS: dict[str, Representation] = {
 
 
 class RandomRotation(Transform):  # type: ignore[misc]  # SchNetPack is untyped
-    """Turn a structure and everything that is known about it by one Haar rotation about the origin.
+    """Rotate a structure and everything that is known about it by one Haar rotation about the origin.
 
-    Positions, cell, cell offsets, pair vectors, fields and labels turn; the sample that comes in, which a dataset may
+    Positions, cell, cell offsets, pair vectors, fields and labels rotate; the sample that comes in, which a dataset may
     keep, is left as it is. For ``train_transforms``, after `SubtractCenterOfMass` if there is one; before or after a
     neighbour list, but after one that is cached on disk. The rotation is drawn from torch's global random state, which
     the workers of a loader seed, each differently.
 
     Args:
-        quantities: how properties of names that are not SchNetPack's turn: ``scalar``, ``vector``, ``axial``,
+        quantities: how properties of names that are not SchNetPack's rotate: ``scalar``, ``vector``, ``axial``,
             ``point``, ``tensor`` (3×3), ``voigt`` (ASE's order) or ``fixed``, by name.
-        improper: turn by rotations and, half of the time, by improper ones.
+        improper: rotate by rotations and, half of the time, by improper ones.
 
     Raises:
-        EquivProbeError: at the first sample, if it holds something of which it is not known how it turns.
+        EquivProbeError: at the first sample, if it holds something of which it is not known how it rotates.
     """
 
     is_preprocessor = True
@@ -89,23 +89,23 @@ class RandomRotation(Transform):  # type: ignore[misc]  # SchNetPack is untyped
             inputs: one sample by property name, ``(N, 3)`` per atom and ``(1, ...)`` per structure.
 
         Returns:
-            A new dict; what turns is new, the rest is shared.
+            A new dict; what rotates is new, the rest is shared.
         """
         g = rotations.haar(1, torch.default_generator)[0]  # torch seeds it anew in every worker and epoch
         if self.improper and torch.rand(()) < 0.5:
             g = -g
-        return turned(inputs, g, self._declared)
+        return rotated(inputs, g, self._declared)
 
 
-def turned(
+def rotated(
     sample: Mapping[str, Tensor], rotation: Tensor, declared: Mapping[str, Representation] | None = None
 ) -> dict[str, Tensor]:
-    """A sample turned about the origin by a rotation ``(3, 3)``; what turns is new.
+    """A sample rotated about the origin by a rotation ``(3, 3)``; what rotates is new.
 
     Args:
         sample: by property name.
         rotation: proper or improper.
-        declared: how names turn that are not SchNetPack's.
+        declared: how names rotate that are not SchNetPack's.
     """
     found = dict(sample)
     for name, value in sample.items():
@@ -113,15 +113,15 @@ def turned(
             representation = representation_of(name, value, declared or {})
             if not isinstance(representation, reps.Fixed) and representation != reps.scalar:
                 # In double precision: the rounding of a rotation in single precision would not be orthogonal.
-                found[name] = representation.turn(value.double(), rotation).to(value.dtype)
+                found[name] = representation.rotate(value.double(), rotation).to(value.dtype)
     return found
 
 
 def representation_of(name: str, value: Tensor, declared: Mapping[str, Representation]) -> Representation:
-    """How one entry of a sample turns: as declared, by SchNetPack's names, by the field's usual names and its shape.
+    """How one entry of a sample rotates: as declared, by SchNetPack's names, by the field's usual names and its shape.
 
     Raises:
-        EquivProbeError: it could turn in several ways.
+        EquivProbeError: it could rotate in several ways.
     """
     if name in declared:
         return declared[name]
@@ -135,7 +135,7 @@ def representation_of(name: str, value: Tensor, declared: Mapping[str, Represent
         return Schema.infer({"_positions": torch.zeros(2, 3), name: value}, {}).inputs[name]
     except EquivProbeError as error:
         raise EquivProbeError(
-            f"{name!r} of shape {tuple(value.shape)}, of which it is not known how it turns",
+            f"{name!r} of shape {tuple(value.shape)}, of which it is not known how it rotates",
             "a declaration",
             f'RandomRotation(quantities={{"{name}": "vector"}}), or "fixed", "scalar", "axial", "tensor", "voigt"',
         ) from error

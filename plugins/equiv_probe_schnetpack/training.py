@@ -51,7 +51,7 @@ def training(module: nn.Module) -> Training | None:
 
 
 def _schema(task: Any) -> Schema:
-    """How the task's outputs turn; where one of them is not known, they are left to be inferred."""
+    """How the task's outputs rotate; where one of them is not known, they are left to be inferred."""
     inputs: dict[str, Any] = {name: known.representation for name, known in INPUTS.items()}
     known = {one.name: quantity(task.model, one.name) for one in task.outputs}
     outputs = {name: found.representation for name, found in known.items() if found is not None}
@@ -105,16 +105,16 @@ class TaskLosses:
         return Objectives(parts, factors)
 
     def warn_of_frames(self, schema: Schema) -> None:
-        """Say of which losses the frame is part: they change when prediction and label turn together."""
+        """Say of which losses the frame is part: they change when prediction and label rotate together."""
         generator = torch.Generator().manual_seed(0)
         for one, loss in zip(self._task.outputs, self._losses, strict=True):
             representation = schema.outputs.get(one.name)
             if loss is None or representation is None or not representation.event_shape or not one.loss_weight:
                 continue
             given = [torch.randn(16, *representation.event_shape, generator=generator).double() for _ in range(2)]
-            turned = rotations.haar(4, generator)
+            rotated = rotations.haar(4, generator)
             change = frame_dependence(
-                loss, Reduction(), *given, representations=(representation, representation), rotations=turned
+                loss, Reduction(), *given, representations=(representation, representation), rotations=rotated
             )
             if change > 1e-5:
                 warnings.warn(

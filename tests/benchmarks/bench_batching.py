@@ -2,8 +2,9 @@
 
     python tests/benchmarks/bench_batching.py
 
-The two, and the batch cut into calls of about `Evaluator.cpu_atoms_per_call` atoms, take turns in one run, and medians
-of the paired ratios are printed, so that a busy machine slows all alike. Energy, forces and stress are asked for.
+The two, and the batch cut into calls of about `Evaluator.cpu_atoms_per_call` atoms, take rotates in one run, and
+medians of the paired ratios are printed, so that a busy machine slows all alike. Energy, forces and stress are asked
+for.
 
 What limits the ratio on a CPU: the overhead of a call disappears, the arithmetic does not. Building the graphs anew for
 every copy is 1 to 12 % of a batch (most for Orb), so sharing them over the rotations would buy little, and it would
@@ -50,22 +51,22 @@ def cases() -> dict[str, list[Atoms]]:
     ethanol.pbc = True
     for seed, atoms in enumerate((crystal, large, slab, ethanol)):
         atoms.rattle(0.05, seed=seed)
-    mixed = [copy for atoms in (crystal, slab, ethanol, bulk("Si")) for copy in turned_copies(atoms, 4)]
+    mixed = [copy for atoms in (crystal, slab, ethanol, bulk("Si")) for copy in rotated_copies(atoms, 4)]
     return {
-        "48 copies of NaCl, 4 atoms": turned_copies(crystal, 48),
-        "48 copies of ethanol, 9 atoms": turned_copies(ethanol, 48),
+        "48 copies of NaCl, 4 atoms": rotated_copies(crystal, 48),
+        "48 copies of ethanol, 9 atoms": rotated_copies(ethanol, 48),
         "16 structures, 2 to 12 atoms": mixed,
-        "12 copies of NaCl, 32 atoms": turned_copies(large, 12),
+        "12 copies of NaCl, 32 atoms": rotated_copies(large, 12),
     }
 
 
-def turned_copies(atoms: Atoms, count: int) -> list[Atoms]:
-    """Return copies turned by independent Haar rotations, cells included."""
+def rotated_copies(atoms: Atoms, count: int) -> list[Atoms]:
+    """Return copies rotated by independent Haar rotations, cells included."""
     copies = []
-    for turn in Rotation.random(count, random_state=0).as_matrix():
+    for rotate in Rotation.random(count, random_state=0).as_matrix():
         copy = atoms.copy()
-        copy.set_cell(copy.cell.array @ turn.T)
-        copy.positions = copy.positions @ turn.T
+        copy.set_cell(copy.cell.array @ rotate.T)
+        copy.positions = copy.positions @ rotate.T
         copies.append(copy)
     return copies
 

@@ -4,7 +4,7 @@
     python tests/benchmarks/bench_curvature.py --structures 16 --replicates 2 --rounds 5 --device cuda
 
 On the force-field transformer of integrations/force_field (189 k parameters, float32), of forces.
-Times are the processor's, since the machine may be busy (wall time on a GPU); medians over rounds, which take turns.
+Times are the processor's, since the machine may be busy (wall time on a GPU); medians over rounds, which take rotates.
 """
 
 from __future__ import annotations

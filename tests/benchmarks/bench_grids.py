@@ -1,8 +1,8 @@
-"""How long it takes to turn a batch of voxel grids: exactly, by torch's own flips and permutations, by interpolation.
+"""How long it takes to rotate a batch of voxel grids: exactly, by torch's own flips and permutations, by interpolation.
 
     python tests/benchmarks/bench_grids.py [--device cuda] [--voxels 64] [--channels 8] [--copies 4]
 
-Prints milliseconds per copy, as a ratio to a copy in memory and to `torch.rot90`, which turns all alike.
+Prints milliseconds per copy, as a ratio to a copy in memory and to `torch.rot90`, which rotates all alike.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ def main() -> None:
     leaf = field.clone().requires_grad_()
 
     def backward(rep: ep.representations.Representation, g: torch.Tensor) -> None:
-        torch.autograd.grad(rep.turn(leaf, g).sum(), leaf)
+        torch.autograd.grad(rep.rotate(leaf, g).sum(), leaf)
 
     linear, cubic = ep.grid(interpolation="linear"), ep.grid(interpolation="cubic")
     cases: dict[str, Callable[[], object]] = {
         "copy": field.clone,
         "torch.rot90, one for all": lambda: torch.rot90(field, 1, (2, 4)).contiguous(),
         "torch flip and permute": lambda: field.permute(0, 1, 4, 2, 3).flip(2, 4).contiguous(),
-        "exact, one each": lambda: ep.grid().turn(field, cube),
-        "exact, vector channels": lambda: vectors.turn(field, cube),
+        "exact, one each": lambda: ep.grid().rotate(field, cube),
+        "exact, vector channels": lambda: vectors.rotate(field, cube),
         "exact, and backward": lambda: backward(ep.grid(), cube),
-        "linear": lambda: linear.turn(field, haar),
+        "linear": lambda: linear.rotate(field, haar),
         "linear, and backward": lambda: backward(linear, haar),
-        "cubic": lambda: cubic.turn(field, haar),
+        "cubic": lambda: cubic.rotate(field, haar),
         "cubic, and backward": lambda: backward(cubic, haar),
     }
     took = {name: milliseconds(run, device, 2 if "cubic" in name else 5) / copies for name, run in cases.items()}

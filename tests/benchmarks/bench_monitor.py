@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_monitor.py
     python tests/benchmarks/bench_monitor.py --models transformer chgnet --rounds 5
 
-Processor time, since the machine may be busy; runs with and without take turns, and medians of the paired ratios are
+Processor time, since the machine may be busy; runs with and without take rotates, and medians of the paired ratios are
 printed. "every step" is the free part alone, the budget; the last column adds what the defaults add: 4 rotations every
 100 steps, non-conservative forces every 1000, and the floor with every tenth measurement.
 """

@@ -2,15 +2,15 @@
 
     python tests/benchmarks/bench_penalty.py [--passes 6000] [--seeds 3] [--json out.json]
 
-The problem is small, so that it is learned in a minute: three atoms of one molecule, rattled by 0.2 Å and turned at
+The problem is small, so that it is learned in a minute: three atoms of one molecule, rattled by 0.2 Å and rotated at
 random, whose energy is that of Morse bonds between all pairs; 1000 structures to train on, 500 held out. The model is a
 perceptron of the coordinates about the centroid, with energy and forces from two heads, which knows nothing of
 rotation. Ways to train, given the same number of passes forward and back: plain, augmented, and augmented with the
-penalty at several weights; the penalty takes one pass more a step, since the prediction for the turned batch is one of
+penalty at several weights; the penalty takes one pass more a step, since the prediction for the rotated batch is one of
 its two (``prediction=``). All with AdamW and a cosine that ends with the passes. What is reported is ``L_total`` and
 ``L_equiv`` on held-out structures, in units of the labels' variance (the sum of energy and forces).
 
-Seconds a step are measured first: loops of all ways take turns, so that a busy machine slows all alike; medians and
+Seconds a step are measured first: loops of all ways take rotates, so that a busy machine slows all alike; medians and
 quartiles of the ratio to a plain step.
 """
 
@@ -67,7 +67,7 @@ def load() -> tuple[Tensor, Tensor, Tensor]:
     return x.detach().float(), energy.float(), (forces / forces.square().mean().sqrt()).float()
 
 
-def turned(x: Tensor, f: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def rotated(x: Tensor, f: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Every structure and its forces by a rotation of its own."""
     g = haar(len(x), generator).float().mT
     return x @ g, f @ g
@@ -82,9 +82,9 @@ class Way:
 
     Args:
         name: as it is shown.
-        augment: whether batches are turned.
+        augment: whether batches are rotated.
         weight: of the penalty; zero leaves it out.
-        reuse: whether the prediction for the turned batch is one of the penalty's two.
+        reuse: whether the prediction for the rotated batch is one of the penalty's two.
         passes: how many a step is counted as; None is how often it goes through the network.
     """
 
@@ -103,7 +103,7 @@ class Way:
     ) -> Tensor:
         x, energy, forces = batch
         if self.augment:
-            x, forces = turned(x, forces, generator)
+            x, forces = rotated(x, forces, generator)
         out = model(x)
         loss = loss_of(out, energy, forces)
         if self.weight:
@@ -142,7 +142,7 @@ def train(way: Way, passes: int, data: tuple[Tensor, ...], seed: int, arguments:
 
 
 def seconds(data: tuple[Tensor, ...], arguments: Any, rounds: int = 15) -> dict[str, list[float]]:
-    """Of a step of each way, in turns."""
+    """Of a step of each way, in rotates."""
     x, energy, forces = data
     ways, found = [WAYS[0], WAYS[1], WAYS[-1], FULL], {}
     model = ForceField(arguments.width)

@@ -4,7 +4,7 @@
 
 Peak memory is that of one training step that is measured over one that is not: beyond the weights, what tensors hold.
 
-Loops of the same length with and without the probe take turns, so that a busy machine slows all alike, and medians of
+Loops of the same length with and without the probe take rotates, so that a busy machine slows all alike, and medians of
 paired ratios are printed with the quartiles. The ratio to expect on paper: a training step costs about three forward
 passes, a measurement two (hooks in eval mode; steps in the step's own mode, where dropout costs, and three closures
 without the network besides), so a fiftieth of 2/3 is 1.3 %. The twirl is K rotations over K plain forward passes of the

@@ -3,7 +3,7 @@
     EQUIV_PROBE_DATA=... python tests/benchmarks/bench_pyg.py [--steps 2000]
 
 A graph transformer with positions as features learns forces, without augmentation and with :class:`RandomRotation`.
-Then loops with and without the probe take turns, and the median of paired ratios is printed with the quartiles.
+Then loops with and without the probe take rotates, and the median of paired ratios is printed with the quartiles.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def graphs(count: int) -> list[Any]:
     return [Data(z=numbers, pos=p, forces=f, edge_index=pairs) for p, f in zip(pos, forces, strict=True)]
 
 
-class Turning(torch.utils.data.Dataset[Any]):
+class Rotating(torch.utils.data.Dataset[Any]):
     """Graphs through a transform, anew each time."""
 
     def __init__(self, kept: list[Any], transform: Any) -> None:
@@ -80,7 +80,7 @@ class Turning(torch.utils.data.Dataset[Any]):
 def batches(transform: Any, size: int) -> Any:
     """Batches without end."""
     while True:
-        yield from DataLoader(Turning(graphs(1000), transform), batch_size=size, shuffle=True, drop_last=True)
+        yield from DataLoader(Rotating(graphs(1000), transform), batch_size=size, shuffle=True, drop_last=True)
 
 
 def share(steps: int, transform: Any) -> None:
@@ -107,7 +107,7 @@ def share(steps: int, transform: Any) -> None:
 
 
 def overhead(rounds: int, every: int) -> None:
-    """Print the ratio of training times with and without the probe: blocks of one measurement each take turns."""
+    """Print the ratio of training times with and without the probe: blocks of one measurement each take rotates."""
     source = batches(None, 32)
     kept = [next(source) for _ in range(4)]
 

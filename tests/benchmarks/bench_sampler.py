@@ -105,7 +105,7 @@ def audits(network: nn.Module, noise: Tensor) -> Table:
     cases: dict[str, tuple[nn.Module, Literal["along", "fixed"]]] = {
         "plain": (network, "along"),
         "random frame per step": (twirled(network, "haar", "random"), "along"),
-        "  its frames not turned": (twirled(network, "haar", "random"), "fixed"),
+        "  its frames not rotated": (twirled(network, "haar", "random"), "fixed"),
     }
     for design in ("klein", "tetrahedral", "octahedral", "icosahedral"):
         cases[f"Twirled, {design}, K = {ep.RotationPlan(design, 1).size}"] = (twirled(network, design), "along")

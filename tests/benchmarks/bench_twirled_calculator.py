@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_twirled_calculator.py
 
-All ways take turns in one run, on structures that are moved a little each time so that nothing comes from memory, and
-medians of the ratios to the plain call of the same turn are printed: a busy machine slows all alike. K evaluations one
-by one would cost K; what batching saves is the overhead of a call, and what is left is the arithmetic.
+All ways take rotates in one run, on structures that are moved a little each time so that nothing comes from memory, and
+medians of the ratios to the plain call of the same rotate are printed: a busy machine slows all alike. K evaluations
+one by one would cost K; what batching saves is the overhead of a call, and what is left is the arithmetic.
 """
 
 from __future__ import annotations
@@ -62,18 +62,18 @@ def ways(model: Any) -> dict[str, Any]:
 
 
 def ratios(calculators: dict[str, Any], atoms: Atoms, repeats: int) -> dict[str, float]:
-    """Median ratio to the plain call of the same turn; the first turn warms up and does not count."""
+    """Median ratio to the plain call of the same rotate; the first rotate warms up and does not count."""
     found: dict[str, list[float]] = {name: [] for name in calculators}
-    for turn in range(repeats + 1):
+    for rotate in range(repeats + 1):
         moved = atoms.copy()
-        moved.rattle(0.02, seed=turn)
+        moved.rattle(0.02, seed=rotate)
         seconds = {}
         for name, calculator in calculators.items():
             calculator.reset()
             began = time.perf_counter()
             calculator.get_forces(moved)
             seconds[name] = time.perf_counter() - began
-        if turn:
+        if rotate:
             for name, spent in seconds.items():
                 found[name].append(spent / seconds["plain"])
     return {name: statistics.median(values) for name, values in found.items()}

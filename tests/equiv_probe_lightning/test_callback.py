@@ -214,7 +214,7 @@ def test_accumulated_gradients_and_several_losses(tmp_path: Path) -> None:
     assert found["equiv/train/force_loss/L_equiv"] == pytest.approx(2 * (total - mean), rel=1e-9)
 
 
-def test_augmentation_turns_what_the_network_sees_and_not_what_is_measured(tmp_path: Path) -> None:
+def test_augmentation_rotates_what_the_network_sees_and_not_what_is_measured(tmp_path: Path) -> None:
     seen: list[Tensor] = []
 
     class Spy(Linear):

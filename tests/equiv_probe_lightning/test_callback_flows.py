@@ -141,7 +141,7 @@ def test_the_users_own_loss_is_the_closed_form(kind: str, predicts: str, tmp_pat
 
 
 def test_places_declared_as_vectors_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Negative controls: an answer that moves with the centre, turned about the origin; and no turning at all."""
+    """Negative controls: an answer that moves with the centre, rotated about the origin; and no rotating at all."""
     module, found = fitted("dense", "data", tmp_path)
     as_point = found["equiv/train/loss/L_equiv"]
     schema = ep.Schema(inputs={"x_t": ep.point}, outputs={"0": ep.vector})

@@ -68,7 +68,7 @@ def test_the_loss_against_labels_in_the_graphs_is_the_closed_form(kind: str) -> 
     assert found["equiv/val/forces/L_equiv"] == pytest.approx(equiv, rel=1e-9)
     assert found["equiv/val/forces/share"] == pytest.approx(equiv / (mean + equiv), rel=1e-9)
     identity = float((model.matrix.detach() @ centred(batch).T - batch.force.T).square().mean())
-    assert identity != pytest.approx(mean, rel=0.01), "negative control: the unturned model's loss is another"
+    assert identity != pytest.approx(mean, rel=0.01), "negative control: the unrotated model's loss is another"
 
 
 def test_labels_are_found_and_announced(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +162,7 @@ def test_a_model_that_writes_into_its_batch() -> None:
     assert "features" not in fresh, "the twirl's copies are its own"
 
 
-def test_augmentation_turns_each_graph_and_nothing_of_the_users() -> None:
+def test_augmentation_rotates_each_graph_and_nothing_of_the_users() -> None:
     batch, model = batch_of(), Linear("dict")
     before = {key: value.clone() for key, value in batch.to_dict().items() if isinstance(value, Tensor)}
     with ep.augment(model) as handle:

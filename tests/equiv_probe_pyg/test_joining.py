@@ -31,10 +31,10 @@ def orbit(module: nn.Module, *args: Any, schema: ep.Schema | None = None, **kwar
 
 def joined_and_apart(live: Any, call: Any, rotations: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     structures = live.structures(call.inputs)
-    turned = structures.turn(call.inputs, live.schema, rotations)
-    joined = live.adapter.stack(call.inputs, turned)
+    rotated = structures.rotate(call.inputs, live.schema, rotations)
+    joined = live.adapter.stack(call.inputs, rotated)
     assert joined is not None
-    together = structures.turn_back(joined[1](live._one(call, joined[0])), live.schema, rotations)
+    together = structures.rotate_back(joined[1](live._one(call, joined[0])), live.schema, rotations)
     each = [live.pulled_back(call, structures, g[None]) for g in rotations]
     return together, {name: torch.cat([one[name] for one in each]) for name in together}
 
@@ -53,12 +53,12 @@ def test_outputs_of_nodes_edges_and_graphs_with_cells_and_shifts(time: str | Non
     together, apart = joined_and_apart(live, call, rotations)
     assert set(together) == {"energy", "forces", "edge_flow", "stress"}
     same(together, apart)
-    # And each structure on its own, turned by hand.
+    # And each structure on its own, rotated by hand.
     for b, data in enumerate(batch.to_data_list()):
         for k, g in enumerate(rotations[:, b]):
-            turned = data.clone()
-            turned.pos, turned.cell, turned.edge_shift = data.pos @ g.mT, data.cell @ g.mT, data.edge_shift @ g.mT
-            answer = model(turned, None if t is None else t if t.ndim == 0 else t[b])
+            rotated = data.clone()
+            rotated.pos, rotated.cell, rotated.edge_shift = data.pos @ g.mT, data.cell @ g.mT, data.edge_shift @ g.mT
+            answer = model(rotated, None if t is None else t if t.ndim == 0 else t[b])
             torch.testing.assert_close(together["energy"][k, b], answer["energy"][0], rtol=1e-9, atol=1e-9)
             torch.testing.assert_close(together["forces"][k, batch.batch == b], answer["forces"] @ g)
             edges = batch.batch[batch.edge_index[0]] == b
@@ -78,8 +78,8 @@ def test_what_each_tensor_is() -> None:
 def test_a_joined_batch_is_a_batch() -> None:
     batch = batch_of()
     live, call, rotations = orbit(Everything(), batch)
-    turned = live.structures(call.inputs).turn(call.inputs, live.schema, rotations)
-    (joined,), _ = call.rebuild(live.adapter.stack(call.inputs, turned)[0])
+    rotated = live.structures(call.inputs).rotate(call.inputs, live.schema, rotations)
+    (joined,), _ = call.rebuild(live.adapter.stack(call.inputs, rotated)[0])
     count = len(SIZES)
     assert joined.num_graphs == COPIES * count
     assert len(joined.ptr) == COPIES * count + 1
@@ -139,8 +139,8 @@ def test_a_class_with_increments_of_its_own() -> None:
     )
     live, call, rotations = orbit(PairModel(), batch, schema=schema)
     same(*joined_and_apart(live, call, rotations))
-    turned = live.structures(call.inputs).turn(call.inputs, live.schema, rotations)
-    (joined,), _ = call.rebuild(live.adapter.stack(call.inputs, turned)[0])
+    rotated = live.structures(call.inputs).rotate(call.inputs, live.schema, rotations)
+    (joined,), _ = call.rebuild(live.adapter.stack(call.inputs, rotated)[0])
     for k, data in enumerate(joined.to_data_list()):
         original = batch.get_example(k % 3)
         assert torch.equal(data.edge_index, original.edge_index)
@@ -149,7 +149,7 @@ def test_a_class_with_increments_of_its_own() -> None:
     assert joined.num_nodes == 9 * COPIES
 
 
-def test_a_heterogeneous_graph_turns_about_the_centroid_of_all_its_points() -> None:
+def test_a_heterogeneous_graph_rotates_about_the_centroid_of_all_its_points() -> None:
     batch, model = heteros(), Complex()
     live, call, rotations = orbit(model, batch)
     structures = live.structures(call.inputs)
@@ -224,8 +224,8 @@ def test_what_cannot_be_joined_is_evaluated_one_by_one(what: str) -> None:
         data.extra = [torch.ones(3), torch.ones(2)]
     live, call, rotations = orbit(Everything(), data)
     structures = live.structures(call.inputs)
-    turned = structures.turn(call.inputs, live.schema, rotations)
-    assert live.adapter.stack(call.inputs, turned) is None
+    rotated = structures.rotate(call.inputs, live.schema, rotations)
+    assert live.adapter.stack(call.inputs, rotated) is None
     found = live.pulled_back(call, structures, rotations)
     expected = Everything()(data)["energy"]
     assert found["energy"].shape == (COPIES, *expected.shape)

@@ -79,7 +79,7 @@ def test_an_egnn_type_layer_reads_at_the_floor() -> None:
     assert found["1"] < FLOOR, "vectors"
     as_scalars = ep.Schema({"pos": ep.point}, {"0": ep.scalar, "1": ep.scalar}, batch="batch")
     args = batch.z, batch.pos, batch.edge_index, batch.batch
-    assert relative(double(Equivariant()), *args, schema=as_scalars)["1"] > 0.05, "its forces do turn"
+    assert relative(double(Equivariant()), *args, schema=as_scalars)["1"] > 0.05, "its forces do rotate"
 
 
 def test_networks_on_positions_are_broken() -> None:
@@ -120,7 +120,7 @@ def test_periodic_images_and_forces_by_autograd(tilt: float) -> None:
     assert tilt == 0 or found["forces"] > 1e-2
 
 
-def test_counts_of_images_do_not_turn_and_shifts_do() -> None:
+def test_counts_of_images_do_not_rotate_and_shifts_do() -> None:
     batch = batch_of()
     for left_behind in ("edge_shift", "cell"):
         schema = ep.Schema(
@@ -128,7 +128,7 @@ def test_counts_of_images_do_not_turn_and_shifts_do() -> None:
             {"energy": ep.scalar, "forces": ep.vector},
         )
         found = relative(Periodic(0.0), batch, schema=schema)
-        assert (found["energy"] > 1e-3) == (left_behind == "edge_shift"), "a volume does not turn, an arrow does"
+        assert (found["energy"] > 1e-3) == (left_behind == "edge_shift"), "a volume does not rotate, an arrow does"
     counts = batch_of()
     counts.edge_shift = counts.images.double()
     with pytest.raises(ep.EquivProbeError, match="counts of images"):
@@ -166,7 +166,7 @@ def test_forces_as_gradients_inside_the_model_or_in_the_users_step(inside: bool)
     plan = ep.RotationPlan("klein", 3)
     torch.manual_seed(1)
     found = ep.Probe(model, seed=4).replay(step, plan, per_structure=False)
-    # The loss is on turned positions and turned labels, written out.
+    # The loss is on rotated positions and rotated labels, written out.
     losses = []
     generator = RotationSource(4).generator(torch.device("cpu"))
     for g in plan.rotations(generator).flatten(0, 1):

@@ -100,11 +100,11 @@ def test_the_penalty_and_its_gradient_are_unbiased(output: str, reuse: bool) -> 
     given = model.matrix if output == "forces" else model.along
     rows = []
     for seed in range(150):
-        generator, turned, prediction = torch.Generator().manual_seed(seed), batch.clone(), None
+        generator, rotated, prediction = torch.Generator().manual_seed(seed), batch.clone(), None
         if reuse:
-            turned.pos = torch.einsum("nij,nj->ni", haar(len(SIZES), generator)[batch.batch], batch.pos)
-            prediction = model(turned)
-        value = penalty(turned, generator=generator, prediction=prediction)
+            rotated.pos = torch.einsum("nij,nj->ni", haar(len(SIZES), generator)[batch.batch], batch.pos)
+            prediction = model(rotated)
+        value = penalty(rotated, generator=generator, prediction=prediction)
         rows.append(torch.cat([value.detach()[None], torch.autograd.grad(value, given)[0].flatten()]))
     wanted = closed_forms(model.matrix, model.along, [batch])[output][1]
     expected = torch.cat([wanted.detach()[None], torch.autograd.grad(wanted, given)[0].flatten()])

@@ -1,4 +1,4 @@
-"""The transform turns all of a graph, by Haar rotations, and nothing that is cached."""
+"""The transform rotates all of a graph, by Haar rotations, and nothing that is cached."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def rotation_between(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.lstsq(a, b).solution.T
 
 
-def test_everything_turns_together() -> None:
+def test_everything_rotates_together() -> None:
     data = graph(6)
     before = {key: value.clone() for key, value in data.to_dict().items() if isinstance(value, Tensor)}
-    turned = RandomRotation(seed=0)(data)
-    g = rotation_between(data.pos, turned.pos)
+    rotated = RandomRotation(seed=0)(data)
+    g = rotation_between(data.pos, rotated.pos)
     identity = torch.eye(3, dtype=torch.float64)
     torch.testing.assert_close(g @ g.T, identity)
     torch.testing.assert_close(torch.linalg.det(g), torch.ones_like(g[0, 0]))
     assert float((g - identity).abs().max()) > 0.1
-    torch.testing.assert_close(turned.pos.mean(0), data.pos.mean(0))
+    torch.testing.assert_close(rotated.pos.mean(0), data.pos.mean(0))
     for name in ("force", "cell", "edge_shift", "dipole"):
-        torch.testing.assert_close(turned[name], data[name] @ g.T)
-    torch.testing.assert_close(turned.stress, g @ data.stress @ g.T)
+        torch.testing.assert_close(rotated[name], data[name] @ g.T)
+    torch.testing.assert_close(rotated.stress, g @ data.stress @ g.T)
     for name in ("z", "edge_index", "images", "y"):
-        assert torch.equal(turned[name], data[name])
-    assert turned.name == data.name
+        assert torch.equal(rotated[name], data[name])
+    assert rotated.name == data.name
     for key, value in before.items():
         assert torch.equal(data[key], value), f"{key} of the cached graph"
 
@@ -47,16 +47,16 @@ def test_everything_turns_together() -> None:
 def test_pygs_own_transform_leaves_labels_stale() -> None:
     """Negative control: what the transform is there for."""
     data = graph(6)
-    turned = T.RandomRotate(180)(data.clone())
-    assert torch.equal(turned.force, data.force)
+    rotated = T.RandomRotate(180)(data.clone())
+    assert torch.equal(rotated.force, data.force)
 
 
-def test_each_graph_of_a_batch_turns_on_its_own() -> None:
+def test_each_graph_of_a_batch_rotates_on_its_own() -> None:
     batch = batch_of()
-    turned = RandomRotation(seed=1)(batch)
-    assert turned.cell.shape == batch.cell.shape
+    rotated = RandomRotation(seed=1)(batch)
+    assert rotated.cell.shape == batch.cell.shape
     rotations = []
-    for old, new in zip(batch.to_data_list(), turned.to_data_list(), strict=True):
+    for old, new in zip(batch.to_data_list(), rotated.to_data_list(), strict=True):
         rotations.append(rotation_between(old.pos, new.pos))
         torch.testing.assert_close(new.force, old.force @ rotations[-1].T)
         torch.testing.assert_close(new.cell, old.cell @ rotations[-1].T)
@@ -66,10 +66,10 @@ def test_each_graph_of_a_batch_turns_on_its_own() -> None:
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_a_heterogeneous_graph_turns_as_one(batched: bool) -> None:
+def test_a_heterogeneous_graph_rotates_as_one(batched: bool) -> None:
     data: Any = heteros() if batched else hetero(3, 5, 0)
-    turned: Any = RandomRotation(seed=2)(data)
-    pairs = zip(data.to_data_list(), turned.to_data_list(), strict=True) if batched else [(data, turned)]
+    rotated: Any = RandomRotation(seed=2)(data)
+    pairs = zip(data.to_data_list(), rotated.to_data_list(), strict=True) if batched else [(data, rotated)]
     for old, new in pairs:
         a, b = (torch.cat([one["ligand"].pos, one["protein"].pos]) for one in (old, new))
         torch.testing.assert_close(torch.cdist(a, a), torch.cdist(b, b))
@@ -88,8 +88,8 @@ def test_numbers_of_three_graphs_are_no_arrow_and_one_graphs_three_numbers_could
 
 def test_rotations_are_haar() -> None:
     data = Data(pos=torch.eye(3, dtype=torch.float64), force=torch.eye(3, dtype=torch.float64))
-    turn = RandomRotation(seed=3, center="origin")
-    g = torch.stack([turn(data).force.T for _ in range(4000)])
+    rotate = RandomRotation(seed=3, center="origin")
+    g = torch.stack([rotate(data).force.T for _ in range(4000)])
     # E R = 0 and E R_ij² = 1/3, with standard errors of sqrt(1/3 / 4000) and sqrt(4/45 / 4000).
     assert float(g.mean(0).abs().max()) < 4.5 * (1 / 12000) ** 0.5
     assert float((g.square().mean(0) - 1 / 3).abs().max()) < 4.5 * (4 / 45 / 4000) ** 0.5
@@ -101,12 +101,12 @@ def test_rotations_are_haar() -> None:
 
 def test_the_source_of_randomness() -> None:
     data = graph(4)
-    turn = RandomRotation()
+    rotate = RandomRotation()
     torch.manual_seed(5)
-    first = turn(data).pos
-    assert not torch.equal(turn(data).pos, first)
+    first = rotate(data).pos
+    assert not torch.equal(rotate(data).pos, first)
     torch.manual_seed(5)
-    assert torch.equal(turn(data).pos, first), "torch's own random state"
+    assert torch.equal(rotate(data).pos, first), "torch's own random state"
     own, twin = RandomRotation(seed=9), pickle.loads(pickle.dumps(RandomRotation(seed=9)))
     state = torch.get_rng_state()
     assert torch.equal(own(data).pos, twin(data).pos)
@@ -118,10 +118,10 @@ def test_what_is_ambiguous_is_refused_and_what_is_declared_stands(capsys: pytest
     data.x = torch.randn(5, 3, dtype=torch.float64)
     with pytest.raises(ep.EquivProbeError, match="'x'"):
         RandomRotation()(data)
-    turn = RandomRotation(ep.Schema({"x": ep.fixed}, {"y": ep.scalar}))
-    assert torch.equal(turn(data).x, data.x)
-    turned = RandomRotation(ep.Schema({"x": ep.vector}, {}))(data)
-    torch.testing.assert_close(turned.x, data.x @ rotation_between(data.pos, turned.pos).T)
+    rotate = RandomRotation(ep.Schema({"x": ep.fixed}, {"y": ep.scalar}))
+    assert torch.equal(rotate(data).x, data.x)
+    rotated = RandomRotation(ep.Schema({"x": ep.vector}, {}))(data)
+    torch.testing.assert_close(rotated.x, data.x @ rotation_between(data.pos, rotated.pos).T)
     with pytest.raises(ep.EquivProbeError, match="velocity"):
         RandomRotation(ep.Schema({"velocity": ep.vector, "x": ep.fixed}, {}))(data)
     label = graph(5)
@@ -133,12 +133,12 @@ def test_what_is_ambiguous_is_refused_and_what_is_declared_stands(capsys: pytest
         RandomRotation(center="centre")
 
 
-def test_what_turns_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_rotates_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     data = Data(pos=torch.randn(4, 3), velocities=torch.randn(4, 3), weight=torch.randn(4))
-    turn = RandomRotation()
+    rotate = RandomRotation()
     capsys.readouterr()
-    turn(data)
-    turn(data)
+    rotate(data)
+    rotate(data)
     assert capsys.readouterr().err.count("inputs['velocities'] is vector") == 1
 
 
@@ -155,10 +155,10 @@ def test_in_a_data_loader_with_a_cached_data_set(workers: int) -> None:
     torch.manual_seed(0)
     epochs = [list(loader), list(loader)]
     for batches in epochs:
-        for k, turned in enumerate(one for batch in batches for one in batch.to_data_list()):
-            g = rotation_between(plain[k].pos, turned.pos)
+        for k, rotated in enumerate(one for batch in batches for one in batch.to_data_list()):
+            g = rotation_between(plain[k].pos, rotated.pos)
             torch.testing.assert_close(g @ g.T, torch.eye(3, dtype=torch.float64))
-            torch.testing.assert_close(turned.force, plain[k].force @ g.T)
+            torch.testing.assert_close(rotated.force, plain[k].force @ g.T)
     assert not torch.allclose(epochs[0][0].pos, epochs[1][0].pos), "other rotations in the next epoch"
     assert torch.equal(kept._data.pos, plain._data.pos), "what is kept"
     torch.manual_seed(0)
@@ -167,7 +167,7 @@ def test_in_a_data_loader_with_a_cached_data_set(workers: int) -> None:
 
 def test_a_transform_of_a_batch_without_bookkeeping() -> None:
     data = Batch(pos=torch.randn(6, 3), batch=torch.tensor([0, 0, 0, 1, 1, 1]))
-    turned = RandomRotation()(data)
-    first, second = (rotation_between(data.pos[p].double(), turned.pos[p].double()) for p in (slice(3), slice(3, 6)))
+    rotated = RandomRotation()(data)
+    first, second = (rotation_between(data.pos[p].double(), rotated.pos[p].double()) for p in (slice(3), slice(3, 6)))
     assert float((first - second).abs().max()) > 1e-2
-    torch.testing.assert_close(torch.cdist(data.pos[:3], data.pos[:3]), torch.cdist(turned.pos[:3], turned.pos[:3]))
+    torch.testing.assert_close(torch.cdist(data.pos[:3], data.pos[:3]), torch.cdist(rotated.pos[:3], rotated.pos[:3]))

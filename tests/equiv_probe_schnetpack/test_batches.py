@@ -72,7 +72,7 @@ def test_what_the_model_wrote_is_not_taken_for_an_input() -> None:
 
 
 def test_pair_vectors_that_are_given_are_an_input() -> None:
-    """A representation alone, as somebody might probe it: its pair vectors turn, with the structure they belong to."""
+    """A representation alone, as somebody might probe it: its pair vectors rotate with their structure."""
     given = spk.atomistic.PairwiseDistances()(batch())
     representation = potential("painn").representation
     schema = ep.Schema(
@@ -137,8 +137,8 @@ def test_atoms_pairs_and_structures_in_equal_numbers_are_told_apart(names: tuple
 
 
 @pytest.mark.parametrize("correct", [True, False])
-def test_dipoles_of_charged_molecules_turn_about_the_origin(correct: bool) -> None:
-    """``Σ q x`` with a net charge moves with the point it is turned about; only the origin leaves it equivariant."""
+def test_dipoles_of_charged_molecules_rotate_about_the_origin(correct: bool) -> None:
+    """``Σ q x`` with a net charge moves with the point it is rotated about; only the origin leaves it equivariant."""
     dipole = spk.atomistic.DipoleMoment(n_in=16, correct_charges=correct)
     polarizability = spk.atomistic.Polarizability(n_in=16)
     model = potential("painn", modules=(dipole, polarizability))

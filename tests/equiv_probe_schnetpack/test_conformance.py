@@ -73,7 +73,7 @@ def test_adapter_conforms(atoms: list[Atoms], schema: ep.Schema | None, keyword:
 
 
 @pytest.mark.parametrize("kind", ["unconstrained", "painn"])
-def test_an_augmented_model_answers_as_for_turned_data(kind: str) -> None:
+def test_an_augmented_model_answers_as_for_rotated_data(kind: str) -> None:
     task, given = make_task(potential(kind)), batch()
     found = training(task)
     plain = task.predict_without_postprocessing(copied(given))

@@ -1,4 +1,4 @@
-"""Every quantity turns by the same Haar rotation, and nothing that came in is touched."""
+"""Every quantity rotates by the same Haar rotation, and nothing that came in is touched."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_schnetpack import RandomRotation
-from equiv_probe_schnetpack.random_rotation import turned
+from equiv_probe_schnetpack.random_rotation import rotated
 
 from .spk_models import CUTOFF, copied, crystals, potential, sample, structures
 
@@ -48,15 +48,15 @@ def rotation_between(before: Tensor, after: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("improper", [False, True])
 @pytest.mark.parametrize("atoms", [structures()[0], crystals()[1]], ids=["molecule", "crystal"])
-def test_every_quantity_turns_by_the_same_rotation(atoms: Atoms, improper: bool) -> None:
+def test_every_quantity_rotates_by_the_same_rotation(atoms: Atoms, improper: bool) -> None:
     torch.manual_seed(0)
     signs = set()
     for _ in range(8):
         before = full(atoms)
         after = RandomRotation(improper=improper)(before)
         forces = before["forces"] if len(atoms) > 2 else torch.cat([before["forces"], before["electric_field"]])
-        turned_forces = after["forces"] if len(atoms) > 2 else torch.cat([after["forces"], after["electric_field"]])
-        g = rotation_between(forces, turned_forces)
+        rotated_forces = after["forces"] if len(atoms) > 2 else torch.cat([after["forces"], after["electric_field"]])
+        g = rotation_between(forces, rotated_forces)
         sign = torch.linalg.det(g)
         signs.add(round(float(sign)))
         torch.testing.assert_close(g @ g.T, torch.eye(3).double())
@@ -70,7 +70,7 @@ def test_every_quantity_turns_by_the_same_rotation(atoms: Atoms, improper: bool)
         torch.testing.assert_close(after["polarizability_derivatives"], third)
         for name in ("energy", "partial_charges", "masses", "_atomic_numbers", "_n_atoms", "_pbc", "_idx_i"):
             assert torch.equal(after[name], before[name]), name
-        # The neighbour list stays true: pair vectors from turned positions and offsets are the turned pair vectors.
+        # The neighbour list stays true: pair vectors from rotated positions and offsets are the rotated pair vectors.
         again = spk.atomistic.PairwiseDistances()({**after})["_Rij"]
         torch.testing.assert_close(again, after["_Rij"])
     assert signs == ({1, -1} if improper else {1})
@@ -103,7 +103,7 @@ def test_rotations_are_haar() -> None:
 @pytest.mark.parametrize("kind", ["schnet", "painn"])
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_an_equivariant_model_cannot_tell(kind: str, order: str) -> None:
-    """Before or after the neighbour list: energies stay, forces and stress turn with the labels."""
+    """Before or after the neighbour list: energies stay, forces and stress rotate with the labels."""
     torch.manual_seed(3)
     atoms = crystals()[1]
     model = potential(kind, stress=True)
@@ -119,11 +119,11 @@ def test_an_equivariant_model_cannot_tell(kind: str, order: str) -> None:
     torch.testing.assert_close(found["stress"], g @ expected["stress"] @ g.T)
 
 
-def test_single_precision_keeps_its_type_and_turns_to_rounding() -> None:
+def test_single_precision_keeps_its_type_and_rotates_to_rounding() -> None:
     one = {name: v.float() if v.is_floating_point() else v for name, v in full(crystals()[0]).items()}
     g = ep.rotations.haar(1, torch.Generator().manual_seed(0))[0]
-    exact = turned(full(crystals()[0]), g)
-    for name, value in turned(one, g).items():
+    exact = rotated(full(crystals()[0]), g)
+    for name, value in rotated(one, g).items():
         assert value.dtype == one[name].dtype
         torch.testing.assert_close(value.double(), exact[name].double(), rtol=2e-6, atol=2e-6)
 
@@ -173,7 +173,7 @@ def test_every_epoch_and_every_worker_draws_its_own_rotation(
     for _ in range(2):
         for one in data.train_dataloader():
             first = one["_idx_m"] == 0
-            # Forces were stored as the positions plus a constant for the structure: they turn together.
+            # Forces were stored as the positions plus a constant for the structure: they rotate together.
             shifted = one["forces"] - one["_positions"]
             assert torch.allclose(shifted[first], shifted[first][:1].expand_as(shifted[first]), atol=1e-5)
             seen.append(shifted[first][0] / shifted[first][0].norm())
@@ -182,7 +182,7 @@ def test_every_epoch_and_every_worker_draws_its_own_rotation(
     assert float(gaps.min()) > 1e-3
     for one in data.val_dataloader():
         shifted = one["forces"] - one["_positions"]
-        assert torch.allclose(shifted, shifted[:, :1].expand_as(shifted), atol=1e-5), "validation is not turned"
+        assert torch.allclose(shifted, shifted[:, :1].expand_as(shifted), atol=1e-5), "validation is not rotated"
 
 
 def test_a_cached_neighbour_list_behind_it_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Any:
         asked = CALLBACK if way == "callback" else ()
         variable = {"EQUIV_PROBE": "every=3"} if way == "variable" else {}
         command = [
-            Path(sys.executable).with_name("spktrain"), f"--config-dir={STUDY}", "experiment=turned", "+seed=1",
+            Path(sys.executable).with_name("spktrain"), f"--config-dir={STUDY}", "experiment=rotated", "+seed=1",
             f"data.datapath={database}", f"run.path={folder}", f"run.id={name}", f"data.split_file={folder / name}.npz",
             "data.batch_size=4", "data.num_train=40", "data.num_val=12", "data.num_test=8", "trainer.max_epochs=15",
             *SMALL[kind], *asked,

@@ -81,14 +81,14 @@ def direct_loss(task: spk.AtomisticTask, given: dict[str, Tensor], prediction: d
 def pulled_back(task: spk.AtomisticTask, given: dict[str, Tensor], rotations: Tensor) -> dict[str, Tensor]:
     """``h_g`` of one rotation per structure, by the model itself, without the code under test."""
     own = rotations[given["_idx_m"]]
-    turned = copied(given)
+    rotated = copied(given)
     sizes = given["_n_atoms"]
     centre = torch.zeros(len(sizes), 3).double().index_add(0, given["_idx_m"], given["_positions"]) / sizes[:, None]
     centre = centre[given["_idx_m"]]
-    turned["_positions"] = torch.einsum("nij,nj->ni", own, given["_positions"] - centre) + centre
-    turned["_cell"] = torch.einsum("bij,bkj->bki", rotations, given["_cell"])
-    turned["_offsets"] = torch.einsum("eij,ej->ei", own[given["_idx_i"]], given["_offsets"])
-    answer = {name: value.detach() for name, value in task.predict_without_postprocessing(turned).items()}
+    rotated["_positions"] = torch.einsum("nij,nj->ni", own, given["_positions"] - centre) + centre
+    rotated["_cell"] = torch.einsum("bij,bkj->bki", rotations, given["_cell"])
+    rotated["_offsets"] = torch.einsum("eij,ej->ei", own[given["_idx_i"]], given["_offsets"])
+    answer = {name: value.detach() for name, value in task.predict_without_postprocessing(rotated).items()}
     back = {"energy": answer["energy"], "forces": torch.einsum("nji,nj->ni", own, answer["forces"])}
     if "stress" in answer:
         back["stress"] = torch.einsum("bji,bjk,bkl->bil", rotations, answer["stress"], rotations)
@@ -96,7 +96,7 @@ def pulled_back(task: spk.AtomisticTask, given: dict[str, Tensor], rotations: Te
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_unturned_the_objectives_are_the_loss_that_is_trained(setting: str) -> None:
+def test_unrotated_the_objectives_are_the_loss_that_is_trained(setting: str) -> None:
     task = make_task(potential(), *SETTINGS[setting]())
     given = batch() | {"total": torch.arange(4.0).double()}
     found = quiet(task)

@@ -51,7 +51,7 @@ def test_gradient_forces_are_the_gradient_of_the_energy_and_the_direct_ones_are_
     np.testing.assert_allclose(two[1]["forces"], forces, atol=1e-9)
 
 
-class Turning(Calculator):
+class Rotating(Calculator):
     """A constant torque and a constant power: tangential forces on a ring, beside no energy at all."""
 
     implemented_properties = ("energy", "forces")
@@ -71,13 +71,13 @@ def test_drifts_are_the_closed_forms() -> None:
     module = load_by_path("drift")
     atoms = Atoms("Au2", [[1.0, 0, 0], [-1.0, 0, 0]])
     atoms.set_masses([1e6, 1e6])
-    atoms.calc = Turning()
+    atoms.calc = Rotating()
     run = module.run_nve(atoms, steps=100, femtoseconds=1.0)
     picosecond = 1000 * units.fs
     hbar = 6.582119569e-16 * 1e15 * units.fs  # eV·s
     assert run.times[-1] == pytest.approx(0.1)
     assert run.momentum_drift == pytest.approx(2e-3 * picosecond / hbar, rel=1e-6)
     assert run.momentum_lost[-1] == pytest.approx(2e-4 * picosecond / hbar, rel=1e-6)
-    forces = Turning().get_forces(Atoms("Au2", [[1.0, 0, 0], [-1.0, 0, 0]]))
+    forces = Rotating().get_forces(Atoms("Au2", [[1.0, 0, 0], [-1.0, 0, 0]]))
     parabola = float((forces**2).sum()) / 2e6 / 2 * picosecond**2  # eV/atom/ps²
     assert run.energy_drift == pytest.approx(1e3 * parabola * 0.1, rel=1e-3)

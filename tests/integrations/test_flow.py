@@ -230,10 +230,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(
 
 
 def test_augmentation_alone_makes_the_difference(study: SimpleNamespace, tmp_path: Path) -> None:
-    plain, turned = (run(study, tmp_path / str(k), steps=3, augment=bool(k)).train() for k in range(2))
-    assert plain.rows[0]["L_equiv"] == turned.rows[0]["L_equiv"]  # the same network to begin with
+    plain, rotated = (run(study, tmp_path / str(k), steps=3, augment=bool(k)).train() for k in range(2))
+    assert plain.rows[0]["L_equiv"] == rotated.rows[0]["L_equiv"]  # the same network to begin with
     names = dict(plain.net.named_parameters())
-    assert any(not torch.equal(names[name], value) for name, value in turned.net.named_parameters())
+    assert any(not torch.equal(names[name], value) for name, value in rotated.net.named_parameters())
 
 
 def test_twirling_takes_the_equivariance_loss_away(study: SimpleNamespace, tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ def test_sampler_of_the_egnn_is_at_the_floor_and_that_of_the_transformer_is_not(
     assert found["transformer"]["scale"] > 1
     twirled = study.evaluate.sampled(trained, nets["twirled, 12"][0], 4)
     assert twirled["deviation"] < plain / 2
-    # Random frames that turn with the noise are compared with themselves; kept as they are, they show.
+    # Random frames that rotate with the noise are compared with themselves; kept as they are, they show.
     frames = {
         kind: study.evaluate.sampled(trained, net, 4, kind)["deviation"]
         for name, (net, kind) in nets.items()

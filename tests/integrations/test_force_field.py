@@ -73,7 +73,7 @@ def bare(atoms: Atoms) -> Atoms:
     return Atoms(atoms.numbers, atoms.positions)
 
 
-def turned(atoms: Atoms, rotation: np.ndarray) -> Atoms:
+def rotated(atoms: Atoms, rotation: np.ndarray) -> Atoms:
     return Atoms(atoms.numbers, atoms.positions @ rotation.T)
 
 
@@ -153,7 +153,7 @@ def test_rotation_does_matter(ff: SimpleNamespace, calc: Any, structures: list[A
     rotations = ff.labelled.haar_rotations(8, torch.Generator().manual_seed(0)).double().numpy()
     for atoms in structures[::15]:
         still = calc.calculate_batch([bare(atoms)], PROPERTIES)[0]["forces"]
-        copies = calc.calculate_batch([turned(atoms, rotation) for rotation in rotations], PROPERTIES)
+        copies = calc.calculate_batch([rotated(atoms, rotation) for rotation in rotations], PROPERTIES)
         change = rms([found["forces"] @ g - still for found, g in zip(copies, rotations, strict=True)])
         assert change > 100 * ROUNDING
         # Yet it learned the forces: what rotation changes is small beside the forces themselves.
@@ -210,7 +210,7 @@ def test_documented_share(ff: SimpleNamespace, calc: Any, heldout: Any) -> None:
 
 
 def test_decomposition_of_an_equivariant_network_is_zero(ff: SimpleNamespace, heldout: Any) -> None:
-    """The control: a spring to the centroid turns with the molecule."""
+    """The control: a spring to the centroid rotates with the molecule."""
 
     class Spring(torch.nn.Module):
         def __init__(self) -> None:
@@ -299,15 +299,15 @@ def identical(a: Any, b: Any) -> bool:
     return all(torch.equal(state_a[name], state_b[name]) for name in state_a)
 
 
-def test_labels_turn_with_the_molecule(ff: SimpleNamespace, heldout: Any) -> None:
+def test_labels_rotate_with_the_molecule(ff: SimpleNamespace, heldout: Any) -> None:
     """Forces planted equal to the positions stay equal to them, and pair distances do not change."""
     planted = heldout._replace(forces=heldout.positions)
     turning, _ = trained(ff, planted, 0)
     straight, _ = trained(ff, planted, 0, augment=False)
-    (turned_batch, _), (straight_batch, _) = turning.batch(), straight.batch()
-    torch.testing.assert_close(turned_batch.forces, turned_batch.positions, rtol=0, atol=0)
-    assert rms((turned_batch.positions - straight_batch.positions).numpy()) > 0.5
-    distances = [torch.cdist(b.positions, b.positions) for b in (turned_batch, straight_batch)]
+    (rotated_batch, _), (straight_batch, _) = turning.batch(), straight.batch()
+    torch.testing.assert_close(rotated_batch.forces, rotated_batch.positions, rtol=0, atol=0)
+    assert rms((rotated_batch.positions - straight_batch.positions).numpy()) > 0.5
+    distances = [torch.cdist(b.positions, b.positions) for b in (rotated_batch, straight_batch)]
     # cdist in float32, through its matrix product, on molecules of some 10 Å.
     torch.testing.assert_close(*distances, rtol=0, atol=5e-3)
 
@@ -325,7 +325,7 @@ def test_training_is_reproducible(ff: SimpleNamespace, heldout: Any) -> None:
 
 
 def test_training_fits_a_few_molecules(ff: SimpleNamespace, heldout: Any) -> None:
-    """Six molecules in one frame are learned by heart; turned anew at every step, they are not."""
+    """Six molecules in one frame are learned by heart; rotated anew at every step, they are not."""
     few = ff.labelled.Labelled(*(tensor[3:9] for tensor in heldout))
     _, fixed = trained(ff, few, 120, steps=400, batch=6, augment=False)
     _, turning = trained(ff, few, 120, steps=400, batch=6, augment=True)

@@ -83,13 +83,13 @@ def molecules(study: SimpleNamespace) -> tuple[Tensor, Tensor]:
 
 def test_painn_is_equivariant_to_rounding_and_the_transformer_is_not(study: SimpleNamespace) -> None:
     positions, species = molecules(study)
-    turn, off = haar(1)[0], {}
+    rotate, off = haar(1)[0], {}
     for model in ("painn", "transformer"):
         net = net_of(study, model)
         energy, forces = (value.detach() for value in net(positions, species))
-        other, turned = (value.detach() for value in net(positions @ turn.T, species))
+        other, rotated = (value.detach() for value in net(positions @ rotate.T, species))
         off[model] = max(
-            float((turned - forces @ turn.T).abs().max() / forces.abs().max()),
+            float((rotated - forces @ rotate.T).abs().max() / forces.abs().max()),
             float((other - energy).abs().max() / energy.abs().max()),
         )
     assert off["painn"] < 1e-11  # float64 through two interactions
@@ -257,16 +257,16 @@ def run(study: SimpleNamespace, out: Path, **changes: Any) -> Any:
     return study.training.Run(study.training.Settings(**{**TINY, **changes}), out)
 
 
-def test_labels_turn_with_the_molecules(study: SimpleNamespace, tmp_path: Path) -> None:
+def test_labels_rotate_with_the_molecules(study: SimpleNamespace, tmp_path: Path) -> None:
     """Forces planted equal to the positions stay equal to them, and distances stay."""
     batches = []
     for augment in (True, False):
         one = run(study, tmp_path / str(augment), augment=augment)
         one.sets = one.sets._replace(train=one.sets.train._replace(forces=one.sets.train.positions))
         batches.append(one.batch())
-    turned, straight = batches
-    assert torch.equal(turned.forces, turned.positions)
-    assert float((turned.positions - straight.positions).square().mean()) > 0.5
+    rotated, straight = batches
+    assert torch.equal(rotated.forces, rotated.positions)
+    assert float((rotated.positions - straight.positions).square().mean()) > 0.5
     lengths = [batch.positions.norm(dim=-1) for batch in batches]
     torch.testing.assert_close(*lengths, rtol=0, atol=1e-4)
 
@@ -360,7 +360,7 @@ def test_the_command_writes_what_was_measured(
     study: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "tiny.yaml"
-    path.write_text(f"all: {TINY}\nruns:\n  plain: {{}}\n  turned: {{augment: true}}\n".replace("'", ""))
+    path.write_text(f"all: {TINY}\nruns:\n  plain: {{}}\n  rotated: {{augment: true}}\n".replace("'", ""))
     monkeypatch.setattr(study.study, "HERE", tmp_path)
     monkeypatch.setattr(study.study, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(sys, "argv", ["study.py", "--config", str(path), "--device", "cpu"])

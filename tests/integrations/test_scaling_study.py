@@ -79,8 +79,8 @@ def euler(x: np.ndarray, v: np.ndarray, mass: np.ndarray, softening: float, dura
 
     def slope(_: float, flat: np.ndarray) -> np.ndarray:
         state = flat.reshape(bodies, 18)
-        place, speed, turned, omega = state[:, :3], state[:, 3:6], state[:, 6:15].reshape(-1, 3, 3), state[:, 15:]
-        at = place[:, None] + np.einsum("bij,bkj->bki", turned, shape)
+        place, speed, rotated, omega = state[:, :3], state[:, 3:6], state[:, 6:15].reshape(-1, 3, 3), state[:, 15:]
+        at = place[:, None] + np.einsum("bij,bkj->bki", rotated, shape)
         out = np.empty_like(state)
         for b in range(bodies):
             pull = np.zeros((corners, 3))
@@ -89,11 +89,11 @@ def euler(x: np.ndarray, v: np.ndarray, mass: np.ndarray, softening: float, dura
                 pull += (
                     mass[b] * mass[other] * (apart / ((apart**2).sum(-1, keepdims=True) + softening**2) ** 1.5).sum(1)
                 )
-            torque = turned[b].T @ np.cross(at[b] - place[b], pull).sum(0)
+            torque = rotated[b].T @ np.cross(at[b] - place[b], pull).sum(0)
             a, w = omega[b], np.cross
             spun = np.linalg.solve(inertia[b], w(inertia[b] @ a, a) + torque)
             hat = np.array([[0, -a[2], a[1]], [a[2], 0, -a[0]], [-a[1], a[0], 0]])
-            out[b] = [*speed[b], *(pull.sum(0) / (corners * mass[b])), *(turned[b] @ hat).ravel(), *spun]
+            out[b] = [*speed[b], *(pull.sum(0) / (corners * mass[b])), *(rotated[b] @ hat).ravel(), *spun]
         return out.ravel()
 
     start = np.concatenate(
@@ -132,12 +132,12 @@ def test_what_motion_conserves_is_conserved_and_bodies_are_rigid(study: SimpleNa
     assert (spins[0] - spins[1]).abs().median() > 0.01  # bodies do exert torques on one another
 
 
-def test_labels_turn_with_the_structure_and_no_direction_is_preferred(study: SimpleNamespace) -> None:
+def test_labels_rotate_with_the_structure_and_no_direction_is_preferred(study: SimpleNamespace) -> None:
     bodies, g = study.bodies, haar()
     state, mass = bodies.draw(64, 2)
-    turned = bodies.State(*(value @ g.mT for value in vars(state).values()))
+    rotated = bodies.State(*(value @ g.mT for value in vars(state).values()))
     moved = bodies.points(bodies.after(state, mass))
-    torch.testing.assert_close(bodies.points(bodies.after(turned, mass)), moved @ g.mT, rtol=0, atol=1e-10)
+    torch.testing.assert_close(bodies.points(bodies.after(rotated, mass)), moved @ g.mT, rtol=0, atol=1e-10)
     many = bodies.draw(20000, 3)[0]
     for value in (many.centre, many.velocity, many.corners, many.spin):
         first = value.flatten(1, -2)[
@@ -176,8 +176,8 @@ def test_egnn_is_equivariant_to_rounding_and_the_transformer_is_not(
         net = study.setting.Setting(model=model, width=16, layers=2).network().double()
         with torch.no_grad():
             answer = net(held.position, held.velocity, held.mass)
-            turned = net(held.position @ g.mT, held.velocity @ g.mT, held.mass)
-        off[model] = float((turned - answer @ g.mT).abs().max() / answer.abs().max())
+            rotated = net(held.position @ g.mT, held.velocity @ g.mT, held.mass)
+        off[model] = float((rotated - answer @ g.mT).abs().max() / answer.abs().max())
     assert off["egnn"] < 1e-12  # float64 through two layers
     assert off["transformer"] > 0.1
 
@@ -188,7 +188,7 @@ def test_messages_are_those_of_the_formula(study: SimpleNamespace, data: tuple[A
     layer = study.networks.Exchange(4).double()
     h, x, v = torch.randn(2, 9, 4, dtype=torch.float64), held.position, held.velocity
     with torch.no_grad():
-        features, moved, turned = layer(h, x, v)
+        features, moved, rotated = layer(h, x, v)
         for b, i in ((0, 0), (1, 7)):
             gathered, to_x, to_v = torch.zeros(4, dtype=x.dtype), x[b, i].clone(), v[b, i].clone()
             for j in range(9):
@@ -201,7 +201,7 @@ def test_messages_are_those_of_the_formula(study: SimpleNamespace, data: tuple[A
                 to_v += along[2] * dx + along[3] * dv
             to_x += layer.drift(h[b, i]) * v[b, i]
             torch.testing.assert_close(moved[b, i], to_x)
-            torch.testing.assert_close(turned[b, i], to_v)
+            torch.testing.assert_close(rotated[b, i], to_v)
             torch.testing.assert_close(features[b, i], h[b, i] + layer.update(torch.cat([h[b, i], gathered / 3])))
 
 

@@ -66,7 +66,7 @@ def view(audit: GridAudit, key: str, *, brief: bool = False) -> View:
 
 
 def kind_of(found: Decomposition) -> str:
-    """The verdict on turns by right angles, whose floor is rounding."""
+    """The verdict on rotates by right angles, whose floor is rounding."""
     return verdict(*_against(found), "").kind
 
 
@@ -83,7 +83,7 @@ def headline(audit: GridAudit) -> Headline:
     )
     if kind in _BROKEN:
         start = "Yes" if kind == "broken" else "Slightly"
-        answer = f"{start}: turns by right angles, which interpolate nothing, already show it."
+        answer = f"{start}: rotates by right angles, which interpolate nothing, already show it."
         over, floors = _over(audit, exact=True), _beside(cube)
         return _headline(cube, kind, answer, over, [*floors, finer, *_errors(cube)])
     floors = [f"{times(_ratio(rotations))} times {_floor(rotations)} that interpolation leaves."]
@@ -211,9 +211,9 @@ def _add(figures: Figures[GridAudit], audit: GridAudit) -> None:
     for name, how in (("cube", RIGHT_ANGLES), ("rotations", f"{ALL}, interpolated")):
         listed = ", ".join(f"{number(root)} at {at:g}°" for at, root in grid_plots.at_angles(audit, name))
         ends.append(f"{how}: {listed or 'nothing'}")
-    text = f"How far predictions, turned back, lie from the unturned ones. {'; '.join(ends)}."
+    text = f"How far predictions, rotated back, lie from the unrotated ones. {'; '.join(ends)}."
     caption = (
-        "How far predictions, turned back, lie from the unturned ones (root mean square). At right angles over the "
+        "How far predictions, rotated back, lie from the unrotated ones (root mean square). At right angles over the "
         "whole box, and nothing interpolated; otherwise over the ball, where interpolation has its part at every angle."
     )
     figures.add("kind", grid_plots.angle, "Against the angle", text, caption=caption)

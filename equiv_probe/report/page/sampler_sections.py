@@ -1,4 +1,4 @@
-"""What a page says of the audit of a sampler: do its end points turn as its noise does?"""
+"""What a page says of the audit of a sampler: do its end points rotate as its noise does?"""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 WORST = 12
 """Rows of the table of samples."""
 _ANSWERS = {
-    "broken": "Yes: where the noise turns, the samples do not turn with it.",
-    "above round-off": "Slightly: samples turn with their noise up to a little more than rounding.",
-    "round-off": "No: samples turn with their noise, down to rounding.",
+    "broken": "Yes: where the noise rotates, the samples do not rotate with it.",
+    "above round-off": "Slightly: samples rotate with their noise up to a little more than rounding.",
+    "round-off": "No: samples rotate with their noise, down to rounding.",
     "non-deterministic": "Not that one could tell: the same noise, run again, varies as much.",
 }
 
@@ -68,7 +68,7 @@ def headline(one: EndPoints) -> Headline:
         value=number(one.rms),
         unit=one.unit,
         span=f"{number(low)} to {number(high)}" if math.isfinite(low) and math.isfinite(high) else "",
-        meaning=f"How far the {one.name} of turned noise, turned back, lie from those of the noise as it was: root "
+        meaning=f"How far the {one.name} of rotated noise, rotated back, lie from those of the noise as it was: root "
         "mean square over atoms, rotations and samples.",
         beside=beside,
     )
@@ -96,7 +96,7 @@ def _add(figures: Figures[SamplerAudit], one: EndPoints, *, main: bool) -> None:
     filled = [(bin_, root) for bin_, root in bins if math.isfinite(root)]
     if len(filled) > 1:
         ends = (
-            f"{number(root)} {one.unit} where the noise turned by {bin_['low']:g} to {bin_['high']:g}°"
+            f"{number(root)} {one.unit} where the noise rotated by {bin_['low']:g} to {bin_['high']:g}°"
             for bin_, root in (filled[0], filled[-1])
         )
         text = f"{' and '.join(ends)}. In bins of 20 degrees, {sum(int(bin_['count']) for bin_, _ in filled)} runs."

@@ -131,7 +131,7 @@ def _kind(figures: Figures[Report], found: View, about: str) -> None:
         if not cells:
             continue
         text = (
-            f"Between {number(min(cells))} and {number(max(cells))} {m.unit} over all axes. Turns about the axes of "
+            f"Between {number(min(cells))} and {number(max(cells))} {m.unit} over all axes. Rotates about the axes of "
             "one colour change the prediction alike; the disc is the upper half of the sphere, seen from z."
         )
         figures.add("kind", angular_plots.axis_map, f"Against the axis: {m.name}", text, m.name, polar=True, main=main)

@@ -30,7 +30,7 @@ from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.evaluators.engine import Engine
 from equiv_probe_ase.structures.loading import load
 from equiv_probe_ase.structures.quantities import adapted, choose
-from equiv_probe_ase.structures.rotation import Turner
+from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,8 +66,8 @@ def audit(
 ) -> Report:
     """Measure the symmetry error of an ASE calculator over random rotations of structures.
 
-    Every structure is turned as a whole (positions, cell, momenta, magnetic moments, constraints) and the calculator's
-    answers are turned back: whatever still varies is broken symmetry or rounding.
+    Every structure is rotated as a whole (positions, cell, momenta, magnetic moments, constraints) and the calculator's
+    answers are rotated back: whatever still varies is broken symmetry or rounding.
 
     Args:
         calculator: any ASE calculator, its name as on the command line, or a function that makes one.
@@ -114,7 +114,7 @@ def audit(
         )
     todo = load(structures, reference_keys=reference_keys, vacuum=vacuum)
     if center != "cell":  # which is a matter of each structure
-        Turner(todo[0].atoms, center).pivot()  # an impossible centre is the caller's mistake, not a structure's
+        Rotator(todo[0].atoms, center).pivot()  # an impossible centre is the caller's mistake, not a structure's
     evaluator = evaluator_for(calc, batched=batched)
     chosen = choose(calc.implemented_properties, properties, schema)
     given, sample = trial(evaluator, chosen, todo)
@@ -185,8 +185,8 @@ def audit(
 
 
 def _check(plan: RotationPlan, rel_err: float | None, max_rotations: int) -> None:
-    if not plan.is_turned or plan.R < 2:
-        raise EquivProbeError(str(plan), "at least two randomly turned replicates", "RotationPlan(..., replicates=4)")
+    if not plan.is_rotated or plan.R < 2:
+        raise EquivProbeError(str(plan), "at least two randomly rotated replicates", "RotationPlan(..., replicates=4)")
     if rel_err is not None and not rel_err > 0:
         raise EquivProbeError(f"rel_err={rel_err}", "a positive fraction", "rel_err=0.1")
     if rel_err is not None and max_rotations < plan.size:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe_ase.evaluators.loop import with_wrapped
-from equiv_probe_ase.structures.rotation import turned_constraints
+from equiv_probe_ase.structures.rotation import rotated_constraints
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,10 +41,10 @@ def notes_on(
             doubts[name] = doubts.get(name) or values["notes"]
     notes += [note for found in doubts.values() for note in found]
     identity = np.eye(3)
-    unknown = {n for s in todo for n in turned_constraints(s.atoms.constraints, identity, identity[0])[1]}
+    unknown = {n for s in todo for n in rotated_constraints(s.atoms.constraints, identity, identity[0])[1]}
     if unknown:
         notes.append(
-            f"constraints that cannot be turned were left out of the turned copies: {', '.join(sorted(unknown))}"
+            f"constraints that cannot be rotated were left out of the rotated copies: {', '.join(sorted(unknown))}"
         )
     notes += _torque(records)
     if options.rel_err is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from equiv_probe_ase.evaluators.engine import Engine
     from equiv_probe_ase.structures.loading import Structure
-    from equiv_probe_ase.structures.rotation import Turner
+    from equiv_probe_ase.structures.rotation import Rotator
 
     Results = dict[str, NDArray[np.float64]]
 
@@ -33,20 +33,20 @@ ROUND_TRIPS = 3
 
 @dataclass
 class Job:
-    """One structure on its way: what was evaluated so far, and how to turn it into an orbit.
+    """One structure on its way: what was evaluated so far, and how to rotate it into an orbit.
 
     Args:
         structure: to audit.
         quantities: to measure on it.
         plan: the rotation plan; replicates are added to by :meth:`more`.
-        turner: of the structure.
+        rotator: of the structure.
         precision: of the model, for the round trips; None finds out from the first results.
     """
 
     structure: Structure
     quantities: Mapping[str, Quantity]
     plan: RotationPlan
-    turner: Turner
+    rotator: Rotator
     precision: torch.dtype
     rotations: Tensor = field(init=False)
     fresh: Tensor = field(init=False)
@@ -68,24 +68,24 @@ class Job:
 
     def copies(self) -> list[Atoms]:
         """The copies that have still to be evaluated, round trips first if they are not there yet."""
-        turned = self.turner.copies(self.fresh.reshape(-1, 3, 3))
+        rotated = self.rotator.copies(self.fresh.reshape(-1, 3, 3))
         if self.identity:
-            return turned
+            return rotated
         trips = haar(ROUND_TRIPS, self.plan.generator(self.structure.index, 1))
-        return [*self.turner.round_trips(trips, self.precision), *turned]
+        return [*self.rotator.round_trips(trips, self.precision), *rotated]
 
     def accept(self, results: Sequence[Results], plain: Sequence[Results]) -> None:
         """Take the results of :meth:`copies`, in order, and, at first, of two evaluations of the structure as it is."""
-        turned = results
+        rotated = results
         if not self.identity:
             self.identity = {name: rows[0] for name, rows in self._stack(plain[:1]).items()}
             self.resolution = {name: self._resolution(name, [*plain, *results]) for name in self.identity}
             self.repeats = self._stack(plain[1:])
             self.round_trips = self._stack(results[:ROUND_TRIPS])
-            turned = results[ROUND_TRIPS:]
+            rotated = results[ROUND_TRIPS:]
         flat = self.fresh.reshape(-1, 3, 3)
-        for name, raw in self._stack(turned).items():
-            back = self._turned_back(name, raw, flat)
+        for name, raw in self._stack(rotated).items():
+            back = self._rotated_back(name, raw, flat)
             self.values.setdefault(name, []).append(back.reshape(*self.fresh.shape[:2], *back.shape[1:]))
 
     def accept_known(self, known: Results, resolution: Mapping[str, float]) -> None:
@@ -98,11 +98,11 @@ class Job:
         self.identity = {name: rows[0] for name, rows in self._stack([known]).items()}
         self.resolution = dict(resolution)
 
-    def _turned_back(self, name: str, raw: Tensor, rotations: Tensor) -> Tensor:
-        """``ρ(g)⁻¹`` of raw values ``(C, *S)``. The dipole of an ion depends on the origin: it turns about ``Q c``."""
+    def _rotated_back(self, name: str, raw: Tensor, rotations: Tensor) -> Tensor:
+        """``ρ(g)⁻¹`` of raw values ``(C, *S)``. An ion's dipole depends on the origin: it rotates about ``Q c``."""
         if name == "dipole" and not self.structure.atoms.pbc.any():
-            return point.turn_back(raw, rotations, self._charge() * self._pivot)
-        return self.quantities[name].representation.turn_back(raw, rotations, self._pivot)
+            return point.rotate_back(raw, rotations, self._charge() * self._pivot)
+        return self.quantities[name].representation.rotate_back(raw, rotations, self._pivot)
 
     def _resolution(self, name: str, results: Sequence[Results]) -> float:
         """Standard deviation of rounding to the last place, in the reported unit, judged over all evaluations.
@@ -123,7 +123,7 @@ class Job:
 
     @property
     def _pivot(self) -> Tensor:
-        return torch.as_tensor(self.turner.pivot())
+        return torch.as_tensor(self.rotator.pivot())
 
     def _stack(self, results: Sequence[Results]) -> dict[str, Tensor]:
         """Results in the reported units, ``(C, *S)`` by quantity."""

@@ -158,7 +158,7 @@ def _short(numbers: list[float]) -> list[float]:
 
 
 def _angular(orbit: Orbit, name: str, turns: Pairs) -> dict[str, Any]:
-    """At which angular degrees the orbit varies, and between which turns: what kind of error it is."""
+    """At which angular degrees the orbit varies, and between which rotates: what kind of error it is."""
     power, pairs = spectrum(orbit, MAX_DEGREE), variogram(orbit, name, turns)
     return {
         "power": _short(list(power.power[1:])),
@@ -172,7 +172,7 @@ def _angular(orbit: Orbit, name: str, turns: Pairs) -> dict[str, Any]:
 def _torque_bound(job: Job, orbit: Orbit) -> float:
     """``√(½⟨τ²⟩)`` in meV/atom: how much the net torque allows the energy to vary, if the forces conserve it."""
     forces = orbit.kept("forces")
-    arms = torch.from_numpy(job.structure.atoms.positions - job.turner.pivot())
-    # Pulled-back forces on unturned arms: torques turn with the frame, so their size is the same.
+    arms = torch.from_numpy(job.structure.atoms.positions - job.rotator.pivot())
+    # Pulled-back forces on unrotated arms: torques rotate with the frame, so their size is the same.
     torque = torch.linalg.cross(arms.expand_as(forces), forces).sum(-2)
     return math.sqrt(torque_bound(torque, orbit.weights)) / len(arms)

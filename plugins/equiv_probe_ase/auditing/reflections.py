@@ -2,7 +2,7 @@
 
 A reflected crystal has a left-handed cell: the determinant of its lattice vectors is negative. A model that divides by
 that determinant where it means the volume, as CHGNet 0.3.0 does, gives the stress of a reflected crystal the wrong
-sign. The crystal is turned as it should be, and its energy and forces come out right; ASE's own volume is positive.
+sign. The crystal is rotated as it should be, and its energy and forces come out right; ASE's own volume is positive.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MUCH = 0.1
 
 
 class Hands:
-    """Sums of pulled-back answers to turned copies and to reflected ones, as they come.
+    """Sums of pulled-back answers to rotated copies and to reflected ones, as they come.
 
     >>> hands = Hands()
     >>> hands.add(torch.tensor([2.0, -2.0]), torch.stack([torch.eye(3), -torch.eye(3)]))
@@ -28,7 +28,7 @@ class Hands:
         self._counts = [0, 0]
 
     def add(self, values: Tensor, rotations: Tensor) -> None:
-        """Take in values ``(K, ...)`` that were pulled back from copies turned by rotations ``(K, 3, 3)``."""
+        """Take in values ``(K, ...)`` that were pulled back from copies rotated by rotations ``(K, 3, 3)``."""
         proper = torch.linalg.det(rotations) > 0
         for hand, chosen in enumerate((proper, ~proper)):
             if chosen.any():

@@ -13,7 +13,7 @@ from equiv_probe.estimation.verdict import verdict
 from equiv_probe_ase.auditing.orbits import Job, evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.record import record
 from equiv_probe_ase.structures.loading import printable
-from equiv_probe_ase.structures.rotation import Turner
+from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -81,13 +81,13 @@ def measure_window(
     finished: dict[int, dict[str, Any]] = {}
     for structure in window:
         try:
-            turner = Turner(structure.atoms, options.center, options.extra)
+            rotator = Rotator(structure.atoms, options.center, options.extra)
             own = quantities_of(chosen, structure.atoms, options.asked)
             if len(structure.atoms) == 0:
                 raise EquivProbeError("an empty structure", "at least one atom")
             if not (np.isfinite(structure.atoms.positions).all() and np.isfinite(structure.atoms.cell.array).all()):
                 raise EquivProbeError("positions or a cell with NaN or infinities", "finite ones")
-            jobs[structure.index] = Job(structure, own, options.plan, turner, precision)
+            jobs[structure.index] = Job(structure, own, options.plan, rotator, precision)
         except EquivProbeError as error:
             finished[structure.index] = _failure(structure, error)
     open_jobs = list(jobs.values())

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe_ase.structures.quantities import Quantity
-    from equiv_probe_ase.structures.rotation import Turner
+    from equiv_probe_ase.structures.rotation import Rotator
 
     Results = dict[str, NDArray[np.float64]]
 
@@ -41,38 +41,38 @@ class Average:
     """One structure's answers over a plan's rotations, as they come: sums are kept, not the answers.
 
     Args:
-        turner: of the structure.
+        rotator: of the structure.
         plan: of the rotations.
         rotations: drawn from it, ``(R, n, 3, 3)``.
         quantities: to average, in ASE's own units.
     """
 
     def __init__(
-        self, turner: Turner, plan: RotationPlan, rotations: Tensor, quantities: Mapping[str, Quantity]
+        self, rotator: Rotator, plan: RotationPlan, rotations: Tensor, quantities: Mapping[str, Quantity]
     ) -> None:
-        self.turner, self.plan, self.quantities = turner, plan, quantities
+        self.rotator, self.plan, self.quantities = rotator, plan, quantities
         self._rotations = rotations.reshape(-1, 3, 3)
         self._moments: Moments | None = None
         self._hands: dict[str, Hands] = {}
 
     def parts(self, atoms: int) -> Iterator[slice]:
         """The rotations in parts of at most so many atoms, and of one rotation at least."""
-        step = max(1, atoms // max(1, len(self.turner.atoms)))
+        step = max(1, atoms // max(1, len(self.rotator.atoms)))
         for start in range(0, len(self._rotations), step):
             yield slice(start, min(start + step, len(self._rotations)))
 
     def copies(self, part: slice) -> list[Atoms]:
-        """The structure, turned by these rotations."""
-        return self.turner.copies(self._rotations[part])
+        """The structure, rotated by these rotations."""
+        return self.rotator.copies(self._rotations[part])
 
     def accept(self, part: slice, answers: Sequence[Results]) -> None:
         """Take what the calculator says of :meth:`copies`, in order."""
         self.quantities = adapted(self.quantities, answers[0])
-        pivot = torch.as_tensor(self.turner.pivot())
+        pivot = torch.as_tensor(self.rotator.pivot())
         values = {}
         for name, quantity in self.quantities.items():
-            raw = torch.from_numpy(np.stack([quantity.values(one[name], self.turner.atoms) for one in answers]))
-            values[name] = quantity.representation.turn_back(raw, self._rotations[part], pivot)
+            raw = torch.from_numpy(np.stack([quantity.values(one[name], self.rotator.atoms) for one in answers]))
+            values[name] = quantity.representation.rotate_back(raw, self._rotations[part], pivot)
         if self._moments is None:
             # About the first: energies are thousands of eV, and what is to be seen is in their last digits.
             first = {name: value[0] for name, value in values.items()}
@@ -141,7 +141,7 @@ class Averager:
         atoms = 0
         for average in averages:
             for part in average.parts(self.engine.atoms_per_call):
-                size = (part.stop - part.start) * len(average.turner.atoms)
+                size = (part.stop - part.start) * len(average.rotator.atoms)
                 if waiting and atoms + size > self.engine.atoms_per_call:
                     _evaluate_parts(self.engine, waiting)
                     waiting, atoms = [], 0

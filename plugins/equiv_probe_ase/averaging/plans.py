@@ -19,12 +19,12 @@ def plan_of(mode: str, plan: RotationPlan | None, *, redraw: bool = False, seed:
     Args:
         mode: ``"average"`` or ``"random-frame"``.
         plan: given by the user, who has no choice for a random frame.
-        redraw: whether the plan is to be turned anew at every call.
+        redraw: whether the plan is to be rotated anew at every call.
         seed: that replaces the plan's; None keeps it.
 
     Raises:
         EquivProbeError: an unknown mode, a plan or a seed that is none, a plan for a random frame, or one that cannot
-            be turned anew.
+            be rotated anew.
     """
     if plan is not None and not isinstance(plan, RotationPlan):
         named = f'mode="{RANDOM_FRAME}"' if plan == RANDOM_FRAME else 'RotationPlan("icosahedral", replicates=1)'
@@ -39,7 +39,7 @@ def plan_of(mode: str, plan: RotationPlan | None, *, redraw: bool = False, seed:
         plan = RotationPlan("haar", replicates=1)
     plan = plan or RotationPlan("icosahedral", replicates=1)
     if redraw and not plan.is_random:
-        raise EquivProbeError(f"redraw=True for {plan}", "a plan that is turned at random", "redraw=False")
+        raise EquivProbeError(f"redraw=True for {plan}", "a plan that is rotated at random", "redraw=False")
     return plan if seed is None else replace(plan, seed=int(seed))
 
 

@@ -4,10 +4,10 @@ With rotations ``g_k`` and weights ``w_k`` that do not change from call to call,
 
     ``Ē(x) = Σ_k w_k E(g_k x)``,   and so   ``−∇Ē(x) = Σ_k w_k g_kᵀ (−∇E)(g_k x) = Σ_k w_k g_kᵀ F(g_k x)``
 
-by the chain rule if ``F = −∇E``: the average of the turned-back forces *is* the gradient of the average energy, for any
-rotations, and dynamics conserves ``Ē`` plus kinetic energy as well as the calculator's own dynamics conserves its own.
-The same holds for strain and stress. It rests on two things. Rotation is about the origin: about the centroid, which
-moves with the atoms, a model that depends on where the structure is would leave a term in the net force. And the
+by the chain rule if ``F = −∇E``: the average of the rotated-back forces *is* the gradient of the average energy, for
+any rotations, and dynamics conserves ``Ē`` plus kinetic energy as well as the calculator's own dynamics conserves its
+own. The same holds for strain and stress. It rests on two things. Rotation is about the origin: about the centroid,
+which moves with the atoms, a model that depends on where the structure is would leave a term in the net force. And the
 rotations stay: with new ones at every call there is no function of the positions of which the forces were the gradient.
 """
 
@@ -28,7 +28,7 @@ from equiv_probe_ase.averaging.plans import RANDOM_FRAME, plan_of
 from equiv_probe_ase.averaging.state_changes import changed, declared_values, seen_by
 from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.structures.quantities import QUANTITIES, choose
-from equiv_probe_ase.structures.rotation import Turner
+from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class TwirledCalculator(Calculator):  # type: ignore[misc]
-    """The nearest equivariant force field to a calculator: its answers to turned copies, turned back and averaged.
+    """The nearest equivariant force field to a calculator: its answers to rotated copies, rotated back and averaged.
 
     ``"average"`` uses the plan's own rotations at every call. It is a function of the positions, as smooth as the
     calculator and fit for minimisation and NVE: a calculator whose forces are the gradient of its energy stays one.
@@ -50,9 +50,9 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
     group is symmetric under that group: with one icosahedral replicate degrees 1 to 5 are gone, 6 is not, and angular
     momentum is conserved up to that. More replicates, or ``"lebedev-<degree>"``, go further. Averaging over rotations
     cures no other fault: forces that a model predicts beside its energy are no gradient before or after, so energy
-    drifts, and their net torque need not vanish even when they turn with the structure as they should.
+    drifts, and their net torque need not vanish even when they rotate with the structure as they should.
 
-    ``redraw=True`` turns the plan anew at every call, and ``"random-frame"`` evaluates a single random rotation, at
+    ``redraw=True`` rotates the plan anew at every call, and ``"random-frame"`` evaluates a single random rotation, at
     the price of the calculator alone. Both are unbiased: over calls, the mean is the exact twirl. But a call is noisy,
     energies as well as forces, so neither conserves energy: noise ``δF`` in the forces heats NVE by
     ``Σ_i ⟨|δF_i|²⟩ Δt² / 2m_i`` a step on average. Use them with a thermostat. No optimiser converges with them: the
@@ -64,11 +64,11 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         plan: the rotations; None is one icosahedral replicate, 60 rotations. One replicate of the Klein, tetrahedral or
             octahedral group takes 4, 12 or 24.
         mode: ``"average"`` or ``"random-frame"``, which takes no plan.
-        redraw: turn the plan anew at every call.
+        redraw: rotate the plan anew at every call.
         store_std: put uncertainties beside the results, see below; without, ``results`` has ASE's own names alone, as
             ``SinglePointCalculator(atoms, **calc.results)`` insists.
         seed: of the rotations; None takes the plan's.
-        properties: ASE property names; None takes all that the calculator has and of which it is known how they turn.
+        properties: ASE property names; None takes all that the calculator has and of which it is known how they rotate.
         schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
         batched: False calls the calculator once per rotation even if its model takes batches.
         atoms_per_call: most atoms in one model pass; halved when memory runs out.
@@ -244,7 +244,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
     ) -> list[dict[str, Answer]]:
         quantities = {name: self._quantities[name] for name in names}
         averages = [
-            Average(Turner(atoms, "origin", self._inputs), self.plan, g, quantities)
+            Average(Rotator(atoms, "origin", self._inputs), self.plan, g, quantities)
             for atoms, g in zip(structures, rotations, strict=True)
         ]
         self._averager.run(averages)

@@ -60,7 +60,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     design: Annotated[
         str, option(help="haar, klein, tetrahedral, octahedral, icosahedral, lebedev-7, …")
     ] = "tetrahedral",
-    replicates: Annotated[int | None, option(help="Random turns of the design; four give error bars.")] = None,
+    replicates: Annotated[int | None, option(help="Random rotates of the design; four give error bars.")] = None,
     improper: Annotated[bool, option("--improper", help="Average over reflections too.")] = False,
     seed: Annotated[int, option(help="Of the rotations.")] = 0,
     twirl: Annotated[

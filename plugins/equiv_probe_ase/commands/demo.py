@@ -28,9 +28,9 @@ VACUUM = 6.0
 
 
 _INTRODUCTION = """\
-Two force fields on the same molecules (GFN2-xTB geometries and labels), each molecule turned 48 ways:
+Two force fields on the same molecules (GFN2-xTB geometries and labels), each molecule rotated 48 ways:
 [bold]CHGNet[/bold], equivariant by construction (in a box, since it is made for crystals), and
-a small [bold]transformer[/bold] that saw nothing but randomly turned training data.
+a small [bold]transformer[/bold] that saw nothing but randomly rotated training data.
 """
 
 

@@ -35,7 +35,7 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     traj: Annotated[Path | None, option(help="Trajectory, a frame for each measurement.")] = None,
     resume: Annotated[bool, option("--resume", help="Go on from the last frame of --traj.")] = False,
     design: Annotated[str, option(help="klein, tetrahedral, octahedral, icosahedral, haar, …")] = "klein",
-    replicates: Annotated[int, option(help="Random turns of the design; four give error bars.")] = 4,
+    replicates: Annotated[int, option(help="Random rotates of the design; four give error bars.")] = 4,
     seed: Annotated[int, option(help="Of momenta, thermostat and rotations.")] = 0,
     twirl: Annotated[
         str | None, option(help="Average the calculator: icosahedral, tetrahedral:4, random-frame, …", show=False)

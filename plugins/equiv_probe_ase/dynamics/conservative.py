@@ -11,7 +11,7 @@ and at no other, but for the integrator's error. **Broken rotation alone does no
 gradient of an energy which depends on the orientation conserve that energy. It changes the angular momentum instead.
 
 The twirled model's forces and energy obey the same equation, and the twirl commutes with the gradient, so the power of
-the twirled model is the mean of the powers at turned copies that move along turned velocities: what is left of the
+the twirled model is the mean of the powers at rotated copies that move along rotated velocities: what is left of the
 drift when rotation is respected. The difference is the drift that broken rotation and non-conservative forces make
 together.
 """
@@ -73,7 +73,7 @@ class Defect:
         size: mean square of a component of the forces, (eV/Å)².
         power: ``v·d``, eV/fs; NaN at rest.
         power_floor: what rounding makes of it, eV/fs.
-        twirled_power: the same of the twirled model, eV/fs; NaN if no turned copies were given.
+        twirled_power: the same of the twirled model, eV/fs; NaN if no rotated copies were given.
     """
 
     square: float
@@ -154,7 +154,7 @@ def defect(
     energy: str = "energy",
     precision: torch.dtype = torch.float64,
     count: int = DIRECTIONS,
-    turned: Sequence[Atoms] = (),
+    rotated: Sequence[Atoms] = (),
 ) -> Defect:
     """Measure the defect at one structure.
 
@@ -165,17 +165,17 @@ def defect(
         energy: the property that the forces should be the gradient of.
         precision: of the model.
         count: random directions.
-        turned: copies of ``atoms`` turned by Haar-distributed rotations, with their momenta.
+        rotated: copies of ``atoms`` rotated by Haar-distributed rotations, with their momenta.
 
     Returns:
-        The defect; 4 (``count`` + 1) + 1 evaluations, and 5 for each turned copy.
+        The defect; 4 (``count`` + 1) + 1 evaluations, and 5 for each rotated copy.
     """
     step = step_of(precision)
-    moving = [_unit_velocity(one) for one in (atoms, *turned)]
+    moving = [_unit_velocity(one) for one in (atoms, *rotated)]
     moves = moving[0][1] > 0
     random = directions(count, atoms, generator)
     own = np.concatenate([random, moving[0][0][None]]) if moves else random
-    copies = list(turned) if moves else []
+    copies = list(rotated) if moves else []
     along = [own, *(unit[None] for unit, _ in moving[1 : 1 + len(copies)])]
     found = slopes(engine, [atoms, *copies], along, energy, step)
     speed = moving[0][1]

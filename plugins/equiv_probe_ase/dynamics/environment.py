@@ -112,7 +112,7 @@ class Guarded:
             return
         try:
             self.monitor()
-        except Exception as error:  # whatever a calculator raises on a turned structure
+        except Exception as error:  # whatever a calculator raises on a rotated structure
             _say(f"watches no longer: {type(error).__name__}: {error}")
             _monitors.remove(self.monitor)
             self.monitor = None

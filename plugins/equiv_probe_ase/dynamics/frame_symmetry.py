@@ -21,7 +21,7 @@ from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.evaluators.engine import Engine
 from equiv_probe_ase.structures.loading import Structure
 from equiv_probe_ase.structures.quantities import QUANTITIES, adapted, choose
-from equiv_probe_ase.structures.rotation import Turner
+from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,7 +65,9 @@ class FrameSymmetry:
 
     def __post_init__(self) -> None:
         if not self.plan.is_random or self.plan.R < 2:
-            raise EquivProbeError(str(self.plan), "at least two randomly turned replicates", 'RotationPlan("klein", 4)')
+            raise EquivProbeError(
+                str(self.plan), "at least two randomly rotated replicates", 'RotationPlan("klein", 4)'
+            )
 
     def prepare(self, calculator: Calculator, atoms: Atoms) -> None:
         """Find out what the calculator really gives, and in which precision.
@@ -95,11 +97,11 @@ class FrameSymmetry:
             step: its number, on which its rotations depend.
 
         Raises:
-            Exception: whatever the calculator raises on a turned structure.
+            Exception: whatever the calculator raises on a rotated structure.
         """
         structure = Structure(step, f"step {step}", atoms.copy())
         chosen = quantities_of(self.quantities, structure.atoms, self.properties)
-        job = Job(structure, chosen, self.plan, Turner(structure.atoms, self.center), self.precision)
+        job = Job(structure, chosen, self.plan, Rotator(structure.atoms, self.center), self.precision)
         with self._engine(calculator) as engine:
             if self._measured % FLOOR_EVERY:
                 # Not what the dynamics has: a wavefunction that started from the last step's is converged elsewhere.
@@ -124,10 +126,10 @@ class FrameSymmetry:
         frame.set_constraint()
         # One replicate of the design: unbiased, and the spread over frames says how well the mean is known.
         rotations = self.plan.rotations(self.plan.generator(step, 2))[0]
-        turned = Turner(frame, self.center).copies(rotations)
+        rotated = Rotator(frame, self.center).copies(rotations)
         generator = np.random.default_rng((self.plan.seed, step))
         with self._engine(calculator) as engine:
-            return defect(engine, frame, generator, energy=self._conserved, precision=self.precision, turned=turned)
+            return defect(engine, frame, generator, energy=self._conserved, precision=self.precision, rotated=rotated)
 
     @contextmanager
     def _engine(self, calculator: Calculator) -> Iterator[Engine]:

@@ -44,10 +44,11 @@ class SymmetryMonitor:
     """Attaches to ASE dynamics or an optimiser; measures its budget at every step and its symmetry at some.
 
     Every step, from what the dynamics has computed anyway: net force and torque, energies, momentum and angular
-    momentum, and their changes against the time integrals of force and torque (:mod:`equiv_probe_ase.dynamics.budget`). Every
-    ``every`` steps the twirl of energy, forces and stress, on copies of atoms and calculator. Every
-    ``conservative_every`` steps whether the forces are the gradient of the energy, and how much of a drift of the total
-    energy that makes (:mod:`equiv_probe_ase.dynamics.conservative`). The trajectory is bit for bit what it is without.
+    momentum, and their changes against the time integrals of force and torque
+    (:mod:`equiv_probe_ase.dynamics.budget`). Every ``every`` steps the twirl of energy, forces and stress, on copies
+    of atoms and calculator. Every ``conservative_every`` steps whether the forces are the gradient of the energy, and
+    how much of a drift of the total energy that makes (:mod:`equiv_probe_ase.dynamics.conservative`). The trajectory
+    is bit for bit what it is without.
 
     Args:
         dyn: any of ASE's dynamics or optimisers; the monitor attaches itself.
@@ -58,7 +59,7 @@ class SymmetryMonitor:
         conservative_every: steps between two measurements of non-conservative forces; None is 10 ``every``, 0 never.
         properties: ASE's names; None takes energy, forces and (if periodic) stress, as far as there are any.
         center: of rotation: ``"centroid"``, ``"origin"``, ``"cell"`` or a point (Å).
-        calculator: that is turned; None takes a copy of the one that moves the atoms. Also a name as on the command
+        calculator: that is rotated; None takes a copy of the one that moves the atoms. Also a name as on the command
             line.
         batched: False calls the calculator once for each rotation even if its model takes batches.
         atoms_per_call: most atoms in one model pass.

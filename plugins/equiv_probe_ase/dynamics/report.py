@@ -75,7 +75,7 @@ def _protocol(monitor: SymmetryMonitor, rows: Sequence[Row]) -> dict[str, Any]:
         "precision": str(monitor.symmetry.precision).removeprefix("torch."),
         "evaluator": monitor.symmetry.evaluator,
         "evaluations": monitor.symmetry.evaluations,
-        "cost": f"{number(100 * monitor.seconds / run)} % of the run, {number(100 * free / run)} % without the turned "
+        "cost": f"{number(100 * monitor.seconds / run)} % of the run, {number(100 * free / run)} % without the rotated "
         "copies"
         if run > 0
         else "unknown",

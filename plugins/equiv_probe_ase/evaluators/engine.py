@@ -28,7 +28,7 @@ GPU_ATOMS_PER_CALL = 16384
 
 @dataclass
 class Engine:
-    """Evaluates turned structures in calls of bounded size.
+    """Evaluates rotated structures in calls of bounded size.
 
     Args:
         evaluator: of the calculator.

@@ -108,7 +108,7 @@ def model_work(calculator: BaseCalculator | None) -> tuple[int, int] | None:
 
 
 def in_ase_order(calculator: object, results: dict[str, Any]) -> dict[str, Any]:
-    """Undo what is known to be stored against ASE's conventions, or the pull-back would turn it wrongly.
+    """Undo what is known to be stored against ASE's conventions, or the pull-back would rotate it wrongly.
 
     SevenNet stores per-atom ``stresses`` as xx yy zz xy yz xz (and, unlike its ``stress``, as eV, not eV/Å³, with the
     opposite sign; neither matters to a rotation and both are kept).

@@ -1,4 +1,4 @@
-"""What ASE calculators give, how it turns, and the units it is reported in."""
+"""What ASE calculators give, how it rotates, and the units it is reported in."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Quantity:
     has_zero: bool = True
 
     def values(self, raw: Any, atoms: Atoms) -> NDArray[np.float64]:
-        """A calculator's value in the reported unit and in the shape that ``representation`` turns."""
+        """A calculator's value in the reported unit and in the shape that ``representation`` rotates."""
         array = np.asarray(raw, dtype=np.float64)
         if self.full_tensor and array.shape[-1:] == (6,):
             array = np.asarray(voigt_6_to_full_3x3_stress(array))
@@ -54,7 +54,7 @@ class Quantity:
         if self.name in QUANTITIES and self.representation == ep.scalar and array.ndim > self.per_atom:
             raise EquivProbeError(
                 f"{self.name} of shape {array.shape}",
-                "numbers, or a declaration of how it turns (non-collinear moments are axial vectors)",
+                "numbers, or a declaration of how it rotates (non-collinear moments are axial vectors)",
                 f'schema=ep.Schema(inputs={{}}, outputs={{"{self.name}": ep.axial}})',
             )
         return np.asarray(array * (self.factor / (len(atoms) if self.extensive else 1)))
@@ -99,7 +99,7 @@ def choose(
     Args:
         implemented: the calculator's ``implemented_properties``.
         asked: property names; None takes every default that is implemented.
-        schema: representations of properties that ASE does not define, or that turn otherwise than usual.
+        schema: representations of properties that ASE does not define, or that rotate otherwise than usual.
 
     Raises:
         EquivProbeError: a property that is not known, or that the calculator does not have.

@@ -1,4 +1,4 @@
-"""Turning an ASE structure: positions, cell, momenta, magnetic moments and constraints, together."""
+"""Rotating an ASE structure: positions, cell, momenta, magnetic moments and constraints, together."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _INVARIANT = {
 
 
 @dataclass(frozen=True)
-class Turner:
-    """One structure, ready to be turned about its centre.
+class Rotator:
+    """One structure, ready to be rotated about its centre.
 
     Args:
         atoms: the structure; never changed.
         center: ``"centroid"`` (the default), ``"origin"``, ``"cell"`` (the middle of the cell) or a point (Å). The cell
-            turns about the origin of its vectors, so fractional coordinates shift together unless the centre is
+            rotates about the origin of its vectors, so fractional coordinates shift together unless the centre is
             ``"origin"``: a translation, which periodic models do not see.
         extra: representations of further ``atoms.arrays`` or ``atoms.info`` entries that the calculator reads, such as
             an external field.
@@ -68,29 +68,31 @@ class Turner:
         return np.asarray(self.atoms.positions.mean(0))
 
     def copies(self, rotations: Tensor) -> list[Atoms]:
-        """Turned copies, one per rotation ``(K, 3, 3)``; nothing is wrapped or re-standardised."""
+        """Rotated copies, one per rotation ``(K, 3, 3)``; nothing is wrapped or re-standardised."""
         return self._copies(rotations, back_again=False, precision=torch.float64)
 
     def round_trips(self, rotations: Tensor, precision: torch.dtype) -> list[Atoms]:
-        """Copies turned and turned back in the model's precision: they differ from the structure by rounding only."""
+        """Copies rotated and rotated back in the model's precision: they differ from the structure by rounding only."""
         return self._copies(rotations, back_again=True, precision=precision)
 
     def _copies(self, rotations: Tensor, *, back_again: bool, precision: torch.dtype) -> list[Atoms]:
-        turned = {}
+        rotated = {}
         for name, (values, representation) in self._quantities().items():
             low = torch.as_tensor(values, dtype=torch.float64).to(precision)
             pivot = torch.as_tensor(self.pivot()).to(precision)
-            stack = representation.turn(low[None].expand(len(rotations), *low.shape), rotations, pivot)
+            stack = representation.rotate(low[None].expand(len(rotations), *low.shape), rotations, pivot)
             if back_again:
-                stack = representation.turn_back(stack, rotations, pivot)
-            turned[name] = stack.double().contiguous().numpy()  # expanded scalars would share memory
+                stack = representation.rotate_back(stack, rotations, pivot)
+            rotated[name] = stack.double().contiguous().numpy()  # expanded scalars would share memory
         return [
-            self._copy({name: stack[k] for name, stack in turned.items()}, None if back_again else rotations[k].numpy())
+            self._copy(
+                {name: stack[k] for name, stack in rotated.items()}, None if back_again else rotations[k].numpy()
+            )
             for k in range(len(rotations))
         ]
 
     def _quantities(self) -> dict[str, tuple[NDArray[np.float64], Representation]]:
-        """Everything that turns, with its representation, by the name it is put back under."""
+        """Everything that rotates, with its representation, by the name it is put back under."""
         atoms = self.atoms
         found: dict[str, tuple[NDArray[np.float64], Representation]] = {
             "positions": (atoms.positions, ep.point),
@@ -111,26 +113,26 @@ class Turner:
             found[name] = (np.asarray(source[name], dtype=float), representation)
         return found
 
-    def _copy(self, turned: Mapping[str, NDArray[np.float64]], rotation: NDArray[np.float64] | None) -> Atoms:
+    def _copy(self, rotated: Mapping[str, NDArray[np.float64]], rotation: NDArray[np.float64] | None) -> Atoms:
         copy = self.atoms.copy()
-        kept, _ = turned_constraints(self.atoms.constraints, np.eye(3) if rotation is None else rotation, self.pivot())
+        kept, _ = rotated_constraints(self.atoms.constraints, np.eye(3) if rotation is None else rotation, self.pivot())
         copy.set_constraint(kept)
-        # Constraints on the cell (FixSymmetry) must not act on a turn of everything.
-        copy.set_cell(turned["cell"], scale_atoms=False, apply_constraint=False)
-        copy.set_celldisp(turned["celldisp"].reshape(self.atoms.get_celldisp().shape))
-        copy.arrays["positions"][:] = turned["positions"]
-        for name in turned.keys() - {"positions", "cell", "celldisp"}:
+        # Constraints on the cell (FixSymmetry) must not act on a rotation of everything.
+        copy.set_cell(rotated["cell"], scale_atoms=False, apply_constraint=False)
+        copy.set_celldisp(rotated["celldisp"].reshape(self.atoms.get_celldisp().shape))
+        copy.arrays["positions"][:] = rotated["positions"]
+        for name in rotated.keys() - {"positions", "cell", "celldisp"}:
             if name in copy.arrays:
-                copy.arrays[name] = turned[name]
+                copy.arrays[name] = rotated[name]
             else:
-                copy.info[name] = turned[name]
+                copy.info[name] = rotated[name]
         return copy
 
 
-def turned_constraints(
+def rotated_constraints(
     constraints: Sequence[FixConstraint], rotation: NDArray[np.float64], pivot: NDArray[np.float64]
 ) -> tuple[list[FixConstraint], list[str]]:
-    """Turn constraints with the atoms.
+    """Rotate constraints with the atoms.
 
     Args:
         constraints: of the structure.
@@ -138,31 +140,31 @@ def turned_constraints(
         pivot: the fixed point, ``(3,)`` in Å.
 
     Returns:
-        The turned constraints, and the class names of those that are not known and were left out of the copies. (Audits
-        measure the model's raw forces, on which constraints do not act.)
+        The rotated constraints, and the class names of those that are not known and were left out of the copies.
+        (Audits measure the model's raw forces, on which constraints do not act.)
     """
-    turned: list[FixConstraint] = []
+    rotated: list[FixConstraint] = []
     unknown: list[str] = []
     for constraint in constraints:
         name = type(constraint).__name__
         if name in _INVARIANT:
-            turned.append(_own_copy(constraint, rotation))
+            rotated.append(_own_copy(constraint, rotation))
         elif name in {"FixedPlane", "FixedLine"}:
-            turned.append(type(constraint)(constraint.index, rotation @ constraint.dir))
+            rotated.append(type(constraint)(constraint.index, rotation @ constraint.dir))
         elif name == "FixedMode":
             mode = constraint.mode.reshape(-1, 3) @ rotation.T
-            turned.append(ase_constraints.FixedMode(mode))
+            rotated.append(ase_constraints.FixedMode(mode))
         elif name == "FixCartesian":
-            turned.extend(_turned_cartesian(constraint, rotation))
+            rotated.extend(_rotated_cartesian(constraint, rotation))
         elif name == "Hookean":
-            turned.append(_turned_hookean(constraint, rotation, pivot))
+            rotated.append(_rotated_hookean(constraint, rotation, pivot))
         else:
             unknown.append(name)
-    return turned, unknown
+    return rotated, unknown
 
 
 def _own_copy(constraint: FixConstraint, rotation: NDArray[np.float64]) -> FixConstraint:
-    """A copy that shares no state; FixInternals remembers the cell of its first use, and that turns."""
+    """A copy that shares no state; FixInternals remembers the cell of its first use, and that rotates."""
     own = deepcopy(constraint)
     for internal in getattr(own, "constraints", []):
         if internal.cell is not None:
@@ -170,8 +172,8 @@ def _own_copy(constraint: FixConstraint, rotation: NDArray[np.float64]) -> FixCo
     return own
 
 
-def _turned_cartesian(constraint: FixConstraint, rotation: NDArray[np.float64]) -> list[FixConstraint]:
-    """Fixed Cartesian components are no longer along the axes after a turn: planes, lines and points say the same."""
+def _rotated_cartesian(constraint: FixConstraint, rotation: NDArray[np.float64]) -> list[FixConstraint]:
+    """Fixed Cartesian components are not along the axes after a rotation: planes, lines and points say the same."""
     fixed = np.asarray(constraint.mask, dtype=bool)
     index = constraint.index
     if fixed.all():
@@ -183,16 +185,16 @@ def _turned_cartesian(constraint: FixConstraint, rotation: NDArray[np.float64]) 
     return []
 
 
-def _turned_hookean(
+def _rotated_hookean(
     constraint: FixConstraint, rotation: NDArray[np.float64], pivot: NDArray[np.float64]
 ) -> FixConstraint:
-    """A spring between atoms does not turn; its anchor point or plane does."""
+    """A spring between atoms does not rotate; its anchor point or plane does."""
     stored = constraint.todict()["kwargs"]
     if constraint._type == "point":
         stored["a2"] = rotation @ (np.asarray(constraint.origin) - pivot) + pivot
     elif constraint._type == "plane":
         a, b, c, d = constraint.plane
         normal = rotation @ np.array([a, b, c])
-        # The plane n·x + d = 0 turns about the pivot: n'·x + d + (n − n')·pivot with n' = g n.
+        # The plane n·x + d = 0 rotates about the pivot: n'·x + d + (n − n')·pivot with n' = g n.
         stored["a2"] = [*normal, d + float((np.array([a, b, c]) - normal) @ pivot)]
     return ase_constraints.Hookean(**stored)

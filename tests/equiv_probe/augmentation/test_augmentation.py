@@ -1,4 +1,4 @@
-"""Augmentation by hooks equals turning data and labels by hand, in value and in gradient."""
+"""Augmentation by hooks equals rotating data and labels by hand, in value and in gradient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def data(seed: int, count: int = 6, atoms: int = 4) -> Tensor:
     return torch.randn(count, atoms, 3, generator=generator, dtype=torch.float64) + 2.0
 
 
-def turned(x: Tensor, g: Tensor) -> Tensor:
+def rotated(x: Tensor, g: Tensor) -> Tensor:
     centre = x.mean(1, keepdim=True)
     return (x - centre) @ g.mT + centre
 
@@ -57,7 +57,7 @@ def test_equals_explicit_rotation_of_data_and_labels(inside: bool) -> None:
     by_hooks = gradients(model)
     model.zero_grad()
     g = augmentation.rotations
-    by_hand = loss_of(turned(x, g), forces @ g.mT)
+    by_hand = loss_of(rotated(x, g), forces @ g.mT)
     by_hand.backward()
     assert abs(float((loss - by_hand).detach())) < SAME * float(by_hand.detach())
     assert_same(by_hooks, gradients(model))
@@ -66,7 +66,7 @@ def test_equals_explicit_rotation_of_data_and_labels(inside: bool) -> None:
     assert abs(float((plain - by_hand).detach())) > 1e-3, "negative control: the rotation matters"
 
 
-def test_batch_norm_and_dropout_see_the_turned_data() -> None:
+def test_batch_norm_and_dropout_see_the_rotated_data() -> None:
     torch.manual_seed(0)
     model = Noisy().double().train()
     twin, x, y = copy.deepcopy(model), data(0), data(1)
@@ -76,7 +76,7 @@ def test_batch_norm_and_dropout_see_the_turned_data() -> None:
         loss.backward()
     g = augmentation.rotations
     torch.manual_seed(3)
-    by_hand = (twin(turned(x, g))["forces"] - y @ g.mT).square().mean()
+    by_hand = (twin(rotated(x, g))["forces"] - y @ g.mT).square().mean()
     by_hand.backward()
     assert abs(float((loss - by_hand).detach())) < SAME
     assert_same(gradients(model), gradients(twin))
@@ -127,7 +127,7 @@ def test_the_global_random_state_and_the_batch_are_untouched() -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert batch["_positions"] is positions
     assert torch.equal(positions, kept)
-    assert torch.equal(batch["forces"], answer["forces"]), "what the model writes is turned back there too"
+    assert torch.equal(batch["forces"], answer["forces"]), "what the model writes is rotated back there too"
     assert answer["energy"].requires_grad
 
 

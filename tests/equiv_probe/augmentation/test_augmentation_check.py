@@ -36,7 +36,7 @@ def three_angles() -> Tensor:
 
 
 def turning(draw: Callable[[], Tensor], **wrong: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Names], Names]:
-    """A transform that turns everything in the generic sample as it should, but for what is given."""
+    """A transform that rotates everything in the generic sample as it should, but for what is given."""
     right: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "pos": lambda g, x: x @ g.T,
         "forces": lambda g, x: x @ g.T,
@@ -66,7 +66,7 @@ ALL_WELL = {
     "labels: dipole": True,
     "labels: cell": True,
     "labels: stress": True,
-    "what does not turn": True,
+    "what does not rotate": True,
     "in place": True,
 }
 
@@ -120,9 +120,9 @@ def test_reflections_pass_only_where_they_are_wanted() -> None:
     assert not ep.check_augmentation(turning(scipy_rotation), improper=True)["Haar"].passed, "none is improper"
 
 
-def test_no_turn_at_all() -> None:
+def test_no_rotation_at_all() -> None:
     check = ep.check_augmentation(dict)
-    assert check["Haar"].sentence == "nothing is turned"
+    assert check["Haar"].sentence == "nothing is rotated"
     assert not check.ok
 
 
@@ -138,12 +138,12 @@ OTHERWISE: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor], str]] = {
     "other rotation": ("forces", lambda g, x: x @ scipy_rotation().T, "something else"),
     "noisy forces": ("forces", lambda g, x: x @ g.T + 0.01 * torch.randn_like(x), "but not as the positions do"),
     "energy changes": ("energy", lambda g, x: x + 1e-3, "scalar"),
-    "numbers change": ("z", lambda g, x: x.flip(0), "does not turn"),
+    "numbers change": ("z", lambda g, x: x.flip(0), "does not rotate"),
 }
 
 
 @pytest.mark.parametrize("case", OTHERWISE)
-def test_labels_that_do_not_turn_along(case: str) -> None:
+def test_labels_that_do_not_rotate_along(case: str) -> None:
     name, how, words = OTHERWISE[case]
     check = ep.check_augmentation(turning(scipy_rotation, **{name: how}), draws=60)
     wrong = check[f"labels: {name}"]
@@ -156,15 +156,15 @@ def test_voigt_stress_in_another_order() -> None:
     ase, other = ep.voigt(), ep.voigt("xx yy zz xy yz xz")
     sample = {"pos": generic_sample()["pos"], "stress": torch.randn(6, dtype=torch.float64)}
     for schema, passed in ((None, False), (ep.Schema({"pos": ep.point}, {"stress": other}), True)):
-        check = ep.check_augmentation(turning(scipy_rotation, stress=lambda g, x: other.turn(x, g)), sample, schema)
+        check = ep.check_augmentation(turning(scipy_rotation, stress=lambda g, x: other.rotate(x, g)), sample, schema)
         assert check["labels: stress"].passed is passed
     assert (
         "xx yy zz xy yz xz"
-        in ep.check_augmentation(turning(scipy_rotation, stress=lambda g, x: other.turn(x, g)), sample)[
+        in ep.check_augmentation(turning(scipy_rotation, stress=lambda g, x: other.rotate(x, g)), sample)[
             "labels: stress"
         ].sentence
     )
-    assert ep.check_augmentation(turning(scipy_rotation, stress=lambda g, x: ase.turn(x, g)), sample).ok
+    assert ep.check_augmentation(turning(scipy_rotation, stress=lambda g, x: ase.rotate(x, g)), sample).ok
 
 
 def test_what_cannot_be_judged_is_said_and_not_blamed() -> None:
@@ -189,7 +189,7 @@ def test_what_cannot_be_judged_is_said_and_not_blamed() -> None:
 
 @pytest.mark.parametrize("name", ["y", "extra"])
 def test_entries_that_nobody_declared(name: str) -> None:
-    """A denoising target is noise, of which nothing is known; a vector that turns the wrong way is seen."""
+    """A denoising target is noise, of which nothing is known; a vector that rotates the wrong way is seen."""
     sample = {"pos": generic_sample()["pos"], name: torch.randn(6, 3, dtype=torch.float64)}
     cases: list[tuple[Callable[[Tensor, Tensor], Tensor], bool | None, str]] = [
         (lambda g, x: torch.randn_like(x), None, "changes from draw to draw"),
@@ -228,9 +228,9 @@ def test_flat_molecules_of_a_batch_are_judged_by_their_plane() -> None:
 
     class WaterIsStale(RightForPyG):
         def __call__(self, data: Data) -> Data:
-            turned = super().__call__(data)
-            turned.force = torch.cat([turned.force[:2], data.force[2:5], turned.force[5:]])
-            return turned
+            rotated = super().__call__(data)
+            rotated.force = torch.cat([rotated.force[:2], data.force[2:5], rotated.force[5:]])
+            return rotated
 
     check = ep.check_augmentation(WaterIsStale(), sample=batch, draws=60)
     assert [one.name for one in check.wrong] == ["labels: force"]
@@ -317,7 +317,7 @@ def test_random_rotate_of_pyg_is_caught() -> None:
 def test_random_rotate_about_each_axis_is_caught() -> None:
     transform = Compose([RandomRotate(180, axis=axis) for axis in range(3)])
     check = ep.check_augmentation(transform, sample=molecule())
-    assert "a turn about each coordinate axis in sequence" in check["Haar"].sentence
+    assert "one about each coordinate axis in sequence" in check["Haar"].sentence
     assert "stale" in check["labels: force"].sentence
     small = ep.check_augmentation(RandomRotate(15, axis=2), sample=molecule())
     assert "one axis only: z" in small["Haar"].sentence
@@ -329,7 +329,7 @@ def test_jitter_and_scale_of_pyg_are_not_rigid() -> None:
 
 
 class RightForPyG:
-    """Turns a Data, or a whole Batch by one rotation or by one for each structure."""
+    """Rotates a Data, or a whole Batch by one rotation or by one for each structure."""
 
     def __init__(self, each: bool = True) -> None:
         self.each = each
@@ -424,7 +424,7 @@ def test_the_same_seed_gives_the_same_answer() -> None:
 
 
 class Molecules(Dataset[Names]):
-    """Items turned when they are fetched, by a generator of the kind that is asked for."""
+    """Items rotated when they are fetched, by a generator of the kind that is asked for."""
 
     def __init__(self, kind: str = "global", flat_first: bool = False) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -489,7 +489,7 @@ def test_faults_of_datasets() -> None:
     assert "Euler" in ep.check_augmentation(Angles())["Haar"].sentence
 
 
-def test_items_that_are_turned_alike_in_one_pass() -> None:
+def test_items_that_are_rotated_alike_in_one_pass() -> None:
     class Epochs(Molecules):
         """One rotation for each epoch, drawn when item 0 is fetched."""
 
@@ -542,11 +542,11 @@ def test_samples_of_other_kinds() -> None:
     check = ep.check_augmentation(pair, (pos, pos.flip(0) * 2))
     assert "found out, not declared" in check["labels: 1"].sentence
 
-    class Turn(nn.Sequential):
+    class Rotate(nn.Sequential):
         def forward(self, sample: Names) -> Names:
             return turning(scipy_rotation)(sample)
 
-    assert ep.check_augmentation(Turn(nn.Identity())).ok
+    assert ep.check_augmentation(Rotate(nn.Identity())).ok
 
 
 def test_errors_teach() -> None:

@@ -62,7 +62,7 @@ def test_the_statistic_is_the_squared_mean_of_wigner_matrices() -> None:
     assert float(sobolev(g, 1)) == pytest.approx(3 * 50 * float(g.mean(0).square().sum()), rel=1e-12)
 
 
-def test_the_statistic_is_invariant_to_turns_from_both_sides() -> None:
+def test_the_statistic_is_invariant_to_rotations_from_both_sides() -> None:
     g, (a, b) = euler("zyx", 60), haar(2, generator(2))
     for degree in DEGREES:
         assert float(sobolev(a @ g @ b, degree)) == pytest.approx(float(sobolev(g, degree)), rel=1e-9)
@@ -95,7 +95,7 @@ def test_independence_is_tested_at_its_level_whatever_the_distribution(kind: str
 
 
 @pytest.mark.parametrize("angle", [5.0, 90.0, 120.0, 180.0])
-def test_a_fixed_turn_from_draw_to_draw_is_found(angle: float) -> None:
+def test_a_fixed_rotation_from_draw_to_draw_is_found(angle: float) -> None:
     """Pairs (g, g c): each is Haar on its own. At 120° the character of degree 1 vanishes, the next does not."""
     step = about("z", torch.tensor([math.radians(angle)], dtype=torch.float64))[0]
     first = haar(150, generator(3))
@@ -122,7 +122,7 @@ def test_three_uniform_euler_angles_are_found_and_named(order: str) -> None:
     g = euler(order)
     assert uniformity(g).p_value < 1e-6
     assert "Euler" in recipe(g, absolute=True)
-    assert "Euler" in recipe(g @ haar(1, generator(6)), absolute=False), "relative to a turned first draw"
+    assert "Euler" in recipe(g @ haar(1, generator(6)), absolute=False), "relative to a rotated first draw"
 
 
 def test_the_right_density_of_the_middle_angle_passes() -> None:
@@ -139,8 +139,8 @@ def axis_angle(count: int = 400) -> Tensor:
 
 
 WRONG = {
-    "turns about one axis only: z": about("z", uniform(400, 0)),
-    "turns about one axis only: x": about("x", uniform(400, 0) / 8),
+    "rotates about one axis only: z": about("z", uniform(400, 0)),
+    "rotates about one axis only: x": about("x", uniform(400, 0) / 8),
     "angles too small: never more than": torch.linalg.matrix_exp(
         torch.einsum("ka,aij->kij", 0.1 * torch.randn(400, 3, generator=generator(12)).double(), generators())
     ),

@@ -53,7 +53,7 @@ class GraphAdapter(Adapter):
         del kwargs
         return {"pos": args[0].pos}, lambda values: ((Graph(values["pos"]),), {})
 
-    def stack(self, inputs: Any, turned: Any) -> None:
+    def stack(self, inputs: Any, rotated: Any) -> None:
         return None
 
     def structures(self, inputs: Any, schema: Any, center: Any) -> None:

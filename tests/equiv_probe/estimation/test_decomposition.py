@@ -53,7 +53,7 @@ def test_squared_error_is_unbiased_with_every_design(design: str, replicates: in
     assert max(abs(z) for z in scores) < BOUND, scores
 
 
-@pytest.mark.parametrize("taken_away", ["every rotation is the identity", "the design is not turned"])
+@pytest.mark.parametrize("taken_away", ["every rotation is the identity", "the design is not rotated"])
 def test_negative_control_without_averaging_the_same_assertion_fails(
     taken_away: str, network, repeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ def test_coverage_of_the_other_designs_is_as_stated(design: str, replicates: int
         assert abs(covered - stated) < 3.5 * math.sqrt(stated * (1 - stated) / 480) + 0.005, (vectors, covered)
 
 
-def test_negative_control_a_plan_that_does_not_turn_covers_nothing(
+def test_negative_control_a_plan_that_does_not_rotate_covers_nothing(
     make_network, repeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def untwisted(self: ep.RotationPlan, generator: object = None) -> Tensor:

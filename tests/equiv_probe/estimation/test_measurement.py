@@ -191,8 +191,8 @@ def test_frame_dependence_is_reported_with_the_remedy(loss: str, remedy: str | N
         assert notes[0] in str(ep.decompose(orbit, y, loss))
 
 
-def test_targets_may_turn_otherwise_than_their_output(matrix: Tensor) -> None:
-    # Squares of a vector against three numbers that do not turn: that depends on the frame.
+def test_targets_may_rotate_otherwise_than_their_output(matrix: Tensor) -> None:
+    # Squares of a vector against three numbers that do not rotate: that depends on the frame.
     orbit, y = batch_orbit(matrix)
     assert ep.decompose(orbit, y).notes == ()
     orbit.schema = ep.Schema(SCHEMA.inputs, SCHEMA.outputs, targets={"forces": ep.fixed})

@@ -52,7 +52,7 @@ def test_an_orbit_from_values_is_the_streamed_one(matrix: Tensor, positions: Ten
 
 
 def test_large_energies_do_not_cancel() -> None:
-    # A spread of 1e-3 on an energy of 1e7: a sum of squares would keep 2 digits of 16 − 2·10; about the unturned
+    # A spread of 1e-3 on an energy of 1e7: a sum of squares would keep 2 digits of 16 − 2·10; about the unrotated
     # prediction nothing is lost.
     plan = ep.RotationPlan("tetrahedral", 4)
     spread = torch.randn(4, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -86,7 +86,7 @@ def test_round_off_floor_of_an_equivariant_float32_model(distance: float) -> Non
             found[name].append((part.equiv, part.floor))
     # Both read rounding of coordinates and sums. The orbit's coordinates are rounded once and the round trip's twice,
     # and a variance from nine numbers, some of which round alike, scatters by half: seen, ratios of medians from 0.7 to
-    # 1.2, and up to 12 for a single structure. A wrong turn is off by 10¹⁰.
+    # 1.2, and up to 12 for a single structure. A wrong rotate is off by 10¹⁰.
     for name, pairs in found.items():
         equiv, floor = torch.tensor(pairs).unbind(1)
         # An energy of a few float32 digits may round to the very same number at every rotation.
@@ -152,5 +152,5 @@ def test_refusals() -> None:
     with pytest.raises(ep.EquivProbeError, match="non-finite predictions of 'forces' over the orbit"):
         broken.require_finite("forces")
     identity["forces"][0, 0] = torch.inf
-    with pytest.raises(ep.EquivProbeError, match="at the unturned input"):
+    with pytest.raises(ep.EquivProbeError, match="at the unrotated input"):
         ep.Orbit.from_values(values, identity, FORCES, plan, plan.rotations()).require_finite("forces")

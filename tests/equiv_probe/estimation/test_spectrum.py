@@ -97,7 +97,7 @@ def test_unbiased_over_seeds_and_stderr_is_the_scatter(
                 assert 0.75 < stated / scatter < 1.8, (degree, stated, scatter)
 
 
-def test_negative_control_without_turning_there_is_no_spectrum(
+def test_negative_control_without_rotating_there_is_no_spectrum(
     matrix: Tensor, positions: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     identity = torch.eye(3, dtype=torch.float64)
@@ -182,22 +182,22 @@ def test_torque_bounds_the_variance_of_a_conservative_energy(matrix: Tensor, pos
     model = QuadraticEnergy(matrix)
     plan = ep.RotationPlan("icosahedral", 1)
     rotations = plan.rotations()
-    turned = (positions - positions.mean(0)) @ rotations.mT
-    torque = torch.linalg.cross(turned, model(turned)["forces"]).sum(-2)
+    rotated = (positions - positions.mean(0)) @ rotations.mT
+    torque = torch.linalg.cross(rotated, model(rotated)["forces"]).sum(-2)
     bound, variance = torque_bound(torque, plan.weights), model.equiv(positions)["energy"]
     # The energy is l = 2 only: ½ E‖τ‖² = ½·6 P_2 = 3 Var E.
     assert abs(bound / (3 * variance) - 1) < 1e-12
     assert abs(2 * bound / model.infinitesimal(positions)["energy"] - 1) < 1e-12
-    central = CentralForces()(turned)["forces"]
-    assert torque_bound(torch.linalg.cross(turned, central).sum(-2), plan.weights) < 1e-28
+    central = CentralForces()(rotated)["forces"]
+    assert torque_bound(torch.linalg.cross(rotated, central).sum(-2), plan.weights) < 1e-28
 
 
 def test_torque_bound_takes_the_weights_of_the_design(matrix: Tensor, positions: Tensor) -> None:
     model = HarmonicEnergy(3, AXIS)
     plan = ep.RotationPlan("lebedev-7", 2)
-    turned = ((positions - positions.mean(0)) @ plan.rotations().mT).requires_grad_()
-    (forces,) = torch.autograd.grad(-model(turned)["energy"].sum(), turned)
-    torque = torch.linalg.cross(turned.detach(), forces).sum(-2)
+    rotated = ((positions - positions.mean(0)) @ plan.rotations().mT).requires_grad_()
+    (forces,) = torch.autograd.grad(-model(rotated)["energy"].sum(), rotated)
+    torque = torch.linalg.cross(rotated.detach(), forces).sum(-2)
     found = torque_bound(torque, plan.weights)
     assert abs(found / (6 * model.equiv(positions)["energy"]) - 1) < 1e-12
     assert abs(torque_bound(torque, torch.full_like(plan.weights, 1 / plan.n)) / found - 1) > 1e-4, (
@@ -216,9 +216,9 @@ def test_printing(matrix: Tensor, positions: Tensor) -> None:
 @pytest.mark.parametrize(
     ("plan", "kwargs", "message"),
     [
-        (ep.RotationPlan("klein", 1), {}, "two or more randomly turned replicates"),
+        (ep.RotationPlan("klein", 1), {}, "two or more randomly rotated replicates"),
         (ep.RotationPlan("klein", 2, improper=True), {}, "proper rotations"),
-        (ep.RotationPlan("cube"), {}, "randomly turned"),
+        (ep.RotationPlan("cube"), {}, "randomly rotated"),
         (ep.RotationPlan("klein", 2), {"keep": False}, "keep=True"),
     ],
 )

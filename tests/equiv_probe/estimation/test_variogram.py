@@ -1,4 +1,4 @@
-"""Differences by angle and by axis of a turn, against closed forms: ``f(x) = A x`` of one angular degree."""
+"""Differences by angle and by axis of a rotation, against closed forms: ``f(x) = A x`` of one angular degree."""
 
 from __future__ import annotations
 

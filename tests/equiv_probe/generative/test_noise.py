@@ -1,4 +1,4 @@
-"""Later noise: every way of drawing it turns, what cannot turn is refused by name, and all is put back."""
+"""Later noise: every way of drawing it rotates, what cannot rotate is refused by name, and all is put back."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ NORMAL = {
 
 
 @pytest.mark.parametrize("how", NORMAL)
-def test_normal_noise_turns_however_it_is_drawn(how: str) -> None:
-    """Equivariant to rounding (float32 draws are turned in float32), and moved by the noise all the same."""
+def test_normal_noise_rotates_however_it_is_drawn(how: str) -> None:
+    """Equivariant to rounding (float32 draws are rotated in float32), and moved by the noise all the same."""
     OWN.manual_seed(1)
     audit = quiet(lambda x: x + NORMAL[how](x), SHAPE)
     assert audit.rms < (1e-6 if "float32" in how else 1e-14)
-    fixed = quiet(lambda x: x + NORMAL[how](x), SHAPE, turns=lambda draw: False)
+    fixed = quiet(lambda x: x + NORMAL[how](x), SHAPE, rotates=lambda draw: False)
     assert fixed.rms > 0.1, "negative control: left as it is, the same noise breaks the symmetry"
     assert all(one["turned"] for one in audit.draws)
 
@@ -79,7 +79,7 @@ def scripted_langevin(x: Tensor) -> Tensor:
 def test_samplers_without_a_file_of_their_own() -> None:
     """Scripted as a whole, or typed into an interpreter."""
     assert quiet(scripted_langevin, SHAPE).verdict == "round-off"
-    assert quiet(scripted_langevin, SHAPE, turns=lambda draw: False).verdict == "broken"
+    assert quiet(scripted_langevin, SHAPE, rotates=lambda draw: False).verdict == "broken"
     names: dict[str, Any] = {"torch": torch}
     exec("def typed(x):\n    return x + torch.randn_like(x)", names)
     audit = quiet(names["typed"], SHAPE)
@@ -147,7 +147,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("how", REFUSED)
-def test_noise_that_cannot_be_turned_is_refused_by_name(how: str) -> None:
+def test_noise_that_cannot_be_rotated_is_refused_by_name(how: str) -> None:
     sampler, words = REFUSED[how]
     with pytest.raises(ep.EquivProbeError, match=words) as error:
         quiet(sampler, SHAPE)
@@ -185,7 +185,7 @@ def test_ways_out() -> None:
     one_by_one = REFUSED["sample by sample"][0]
     assert quiet(one_by_one, SHAPE, per_sample=False).verdict == "round-off"
     assert quiet(lambda x: x * float(np.random.rand()), SHAPE, foreign="same").verdict == "round-off"  # noqa: NPY002
-    noise = quiet(lambda x: x * torch.rand_like(x), SHAPE, turns=lambda draw: False)
+    noise = quiet(lambda x: x * torch.rand_like(x), SHAPE, rotates=lambda draw: False)
     assert noise.verdict == "broken"
     assert noise.draws[0]["turned"] is False
 
@@ -194,19 +194,19 @@ def test_a_source_that_the_sampler_takes() -> None:
     """By position or by name; it says itself what has a direction: features of three channels have none."""
 
     def sampler(x: Tensor, randn: Any) -> Tensor:
-        weight = randn(x.shape, turns=False).mean(-1, keepdim=True)
+        weight = randn(x.shape, rotates=False).mean(-1, keepdim=True)
         return x * weight + randn(len(x), 4, 3) + randn(x, dtype=torch.float64)
 
     assert quiet(sampler, SHAPE).verdict == "round-off"
     assert quiet(lambda x, steps=3, *, randn: x + randn(x.shape), SHAPE).verdict == "round-off"
     assert quiet(lambda x, source: x + source(x.shape), SHAPE).verdict == "round-off"
-    assert quiet(lambda x, source: x + source(x.shape, turns=False), SHAPE).verdict == "broken"
+    assert quiet(lambda x, source: x + source(x.shape, rotates=False), SHAPE).verdict == "broken"
     with pytest.raises(ep.EquivProbeError, match="arguments"):
         quiet(lambda x, steps, temperature: x, SHAPE)
 
 
-def test_orientations_turn_from_the_left() -> None:
-    """Frames ``(x, R)``: forces by body-fixed vectors are equivariant if R turns; each frame is a rotation, Haar."""
+def test_orientations_rotate_from_the_left() -> None:
+    """Frames ``(x, R)``: forces by body-fixed vectors are equivariant if R rotates; each frame is a rotation, Haar."""
     kept: list[Tensor] = []
 
     def sampler(x: Tensor, randn: Any) -> dict[str, Tensor]:
@@ -219,7 +219,7 @@ def test_orientations_turn_from_the_left() -> None:
     assert (kept[0] @ kept[0].mT - torch.eye(3)).abs().max() < 1e-14
     assert (torch.linalg.det(kept[0]) - 1).abs().max() < 1e-14
     wrong = quiet(sampler, SHAPE, outputs={"R": ep.tensor(2)})
-    assert wrong.verdict == "broken", "negative control: columns turn, rows are local"
+    assert wrong.verdict == "broken", "negative control: columns rotate, rows are local"
     quiet(lambda x, randn: kept.append(randn.orientations(6, 2000)) or x, SHAPE, plan=ep.RotationPlan("haar", 1))
     entries = kept[-1].flatten(0, 1)
     assert entries.mean(0).abs().max() < 0.03  # 12000 rotations, entries of width 0.58: 5 σ

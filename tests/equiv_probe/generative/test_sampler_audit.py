@@ -21,7 +21,7 @@ DOUBLE = {"dtype": torch.float64}
 
 
 def test_linear_sampler_sample_by_sample(matrix: Tensor) -> None:
-    """``x₁ = A ε``: turned back it is ``g⁻¹ A g ε``, so that every deviation is known; float64, to rounding."""
+    """``x₁ = A ε``: rotated back it is ``g⁻¹ A g ε``, so that every deviation is known; float64, to rounding."""
     audit = quiet(lambda noise: noise @ matrix.mT, (6, 5, 3), seed=3)
     noise = InitialNoise((6, 5, 3), dtype=torch.float64).draw(3)
     g = rotations(HAAR4, 6)
@@ -47,7 +47,7 @@ def test_linear_sampler_in_the_mean(matrix: Tensor) -> None:
 
 
 def test_spread_is_unbiased_where_the_deviation_is_not_twice_it(matrix: Tensor) -> None:
-    """About the twirl, not about the unturned frame: exact for a design that averages the orbit exactly."""
+    """About the twirl, not about the unrotated frame: exact for a design that averages the orbit exactly."""
     noise = torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(0), **DOUBLE)
     one = quiet(lambda x: x @ matrix.mT, noise, plan=ep.RotationPlan("octahedral", 2))["end points"]
     traceless = matrix - matrix.trace() / 3 * torch.eye(3, **DOUBLE)
@@ -59,7 +59,7 @@ def test_spread_is_unbiased_where_the_deviation_is_not_twice_it(matrix: Tensor) 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_langevin_is_equivariant_because_later_noise_turns(dtype: torch.dtype) -> None:
+def test_langevin_is_equivariant_because_later_noise_rotates(dtype: torch.dtype) -> None:
     audit = quiet(langevin, (16, 4, 3), dtype=dtype)
     assert audit.verdict == "round-off"
     assert audit.rms < 100 * torch.finfo(dtype).eps
@@ -69,17 +69,17 @@ def test_langevin_is_equivariant_because_later_noise_turns(dtype: torch.dtype) -
     assert audit.draws[0]["where"].startswith("samplers.py:")
 
 
-def test_later_noise_that_does_not_turn_shows() -> None:
+def test_later_noise_that_does_not_rotate_shows() -> None:
     """Negative control: the same sampler, its later noise left as it is, is off by what that noise makes."""
-    audit = quiet(langevin, (400, 4, 3), turns=lambda draw: False)
-    # x = Σ 0.9^(11−k) 0.3 z_k; turned back and not: independent directions in the mean, variance 2·3 per atom.
+    audit = quiet(langevin, (400, 4, 3), rotates=lambda draw: False)
+    # x = Σ 0.9^(11−k) 0.3 z_k; rotated back and not: independent directions in the mean, variance 2·3 per atom.
     expected = math.sqrt(2 * 3 * sum((0.3 * 0.9**k) ** 2 for k in range(12)))
     assert abs(audit.rms / expected - 1) < 0.06
     assert audit.verdict == "broken"
 
 
 def test_langevin_with_an_axis_follows_the_linear_algebra() -> None:
-    """Every draw of the run is recorded and the turned runs are computed by hand; float64, to rounding."""
+    """Every draw of the run is recorded and the rotated runs are computed by hand; float64, to rounding."""
     drawn: list[Tensor] = []
 
     def recording(noise: Tensor, randn: Any) -> Tensor:
@@ -141,7 +141,7 @@ def test_dense_masked_and_flat_agree(matrix: Tensor) -> None:
 
 
 @pytest.mark.parametrize("layout", ["masked", "flat", "single"])
-def test_later_noise_turns_in_every_layout(layout: str) -> None:
+def test_later_noise_rotates_in_every_layout(layout: str) -> None:
     batch = torch.arange(3).repeat_interleave(torch.tensor([5, 3, 4]))
     options: dict[str, Any] = {
         "masked": {"noise": (3, 5, 3), "mask": torch.arange(5) < torch.tensor([[5], [3], [4]])},
@@ -212,7 +212,7 @@ def test_intervals_cover(shared: bool, matrix: Tensor) -> None:
 
 
 def test_several_outputs_each_by_its_representation() -> None:
-    """Positions and velocities turn, a scalar and a matrix of rank two do as well; each wrong declaration shows."""
+    """Positions and velocities rotate, a scalar and a matrix of rank two do as well; each wrong declaration shows."""
     right = {"x": ep.point, "v": ep.vector, "q": ep.scalar, "s": ep.tensor(2)}
 
     def several(noise: Tensor) -> dict[str, Tensor]:

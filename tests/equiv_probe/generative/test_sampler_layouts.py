@@ -1,4 +1,4 @@
-"""Noise and answers of a sampler in other layouts than ``(B, N, 3)``: turned rightly, or refused with the way out."""
+"""Noise and answers of a sampler in other layouts than ``(B, N, 3)``: rotated rightly, or refused with the way out."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FLAT: dict[str, tuple[Callable[[Tensor], Tensor], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("how", FLAT)
-def test_flat_noise_of_a_dense_batch_turns_with_its_samples(how: str) -> None:
+def test_flat_noise_of_a_dense_batch_rotates_with_its_samples(how: str) -> None:
     sampler, options = FLAT[how]
     audit = quiet(sampler, (5, 4, 3), **options)
     assert audit.verdict == "round-off"
@@ -46,10 +46,10 @@ def test_flat_noise_of_a_dense_batch_turns_with_its_samples(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", FLAT)
-def test_flat_noise_that_does_not_turn_would_be_caught(how: str) -> None:
+def test_flat_noise_that_does_not_rotate_would_be_caught(how: str) -> None:
     """Negative control: the same draws, said to have no direction."""
     sampler, options = FLAT[how]
-    audit = quiet(sampler, (5, 4, 3), turns=lambda draw: False, **options)
+    audit = quiet(sampler, (5, 4, 3), rotates=lambda draw: False, **options)
     assert audit.verdict == "broken"
     assert audit.rms > 1
 
@@ -73,7 +73,7 @@ def test_as_many_samples_as_atoms(
 
 @pytest.mark.parametrize("shape", [(5, 3, 4), (5, 12), (60,)])
 def test_noise_in_another_order_of_axes_is_refused(shape: tuple[int, ...]) -> None:
-    """It cannot be turned as it is drawn; left as it is, every sampler that draws so would look broken."""
+    """It cannot be rotated as it is drawn; left as it is, every sampler that draws so would look broken."""
 
     def sampler(x: Tensor) -> Tensor:
         drawn = torch.randn(shape, **DOUBLE)
@@ -81,7 +81,7 @@ def test_noise_in_another_order_of_axes_is_refused(shape: tuple[int, ...]) -> No
 
     with pytest.raises(ep.EquivProbeError, match="laid out otherwise"):
         quiet(sampler, (5, 4, 3))
-    assert quiet(sampler, (5, 4, 3), turns=lambda draw: False).verdict == "broken"
+    assert quiet(sampler, (5, 4, 3), rotates=lambda draw: False).verdict == "broken"
 
 
 def test_the_first_of_a_tuple() -> None:
@@ -119,9 +119,9 @@ def test_answers_that_cannot_be_read_say_what_to_pass(sampler: Any, options: dic
 
 
 def test_positions_drawn_together_with_features_are_noted() -> None:
-    """Which of seven numbers are directions nobody can see; what turns beside other features is no matter."""
+    """Which of seven numbers are directions nobody can see; what rotates beside other features is no matter."""
     audit = quiet(lambda x: x + torch.randn(5, 4, 7, **DOUBLE)[..., :3], (5, 4, 3))
-    assert any("(5, 4, 7) did not turn" in note for note in audit.notes)
+    assert any("(5, 4, 7) did not rotate" in note for note in audit.notes)
     apart = quiet(lambda x: x + torch.randn_like(x) * torch.randn(5, 4, 7, **DOUBLE)[..., :1], (5, 4, 3))
     assert apart.verdict == "round-off"
     assert not apart.notes

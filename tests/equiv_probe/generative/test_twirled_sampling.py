@@ -50,7 +50,7 @@ def batch(count: int = 5) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("answer", ["tensor", "dict", "None", "features"])
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_random_frame_costs_one_evaluation(answer: str, grad: bool) -> None:
-    """The unturned model is asked at the first call, and wherever it answers with more than the schema names."""
+    """The unrotated model is asked at the first call, and wherever it answers with more than the schema names."""
     network, (x, t) = Counting(answer), batch()
     schema = ep.Schema({"x": ep.point}, {"0": ep.vector}) if answer == "None" else FIELD
     twirled = ep.Twirled(network, schema, ONE, "random", center="origin")
@@ -144,15 +144,15 @@ def test_nothing_is_read_back_from_the_device(mode: str) -> None:
                 twirled(x, t)
 
 
-def test_random_frames_turn_along_with_the_noise() -> None:
-    """The distribution is equivariant, and so is the path if its frames turn; drawn anew, a path owes much to them."""
+def test_random_frames_rotate_along_with_the_noise() -> None:
+    """The distribution is equivariant, and so is the path if its frames rotate; drawn anew, it owes much to them."""
     network = Counting()
     for plan in (ONE, ep.RotationPlan("haar", 3)):
         flow = euler(ep.Twirled(network, FIELD, plan, "random", center="origin"))
         along = quiet(flow, (6, 4, 3))
         assert along.verdict == "round-off"
         assert along.rms < 1e-13
-        assert any("turned along" in note for note in along.notes)
+        assert any("rotated along" in note for note in along.notes)
         fixed = quiet(flow, (6, 4, 3), frames="fixed")
         assert fixed.verdict == "broken"
         assert any("same in every run" in note for note in fixed.notes)
@@ -197,7 +197,7 @@ def test_an_audit_leaves_the_rotations_alone() -> None:
 
 
 def test_flat_batches_and_shared_frames() -> None:
-    """Frames by the index of the structure; and one frame for all where the audit turns all samples alike."""
+    """Frames by the index of the structure; and one frame for all where the audit rotates all samples alike."""
 
     class Flat(nn.Module):
         def forward(self, x: Tensor, batch: Tensor) -> Tensor:

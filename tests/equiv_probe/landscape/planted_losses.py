@@ -36,8 +36,8 @@ class Quadratic:
 
 def with_spectrum(values: Tensor, seed: int = 0) -> Tensor:
     """A symmetric matrix with given eigenvalues and random eigenvectors."""
-    turn = torch.linalg.qr(draw(len(values), len(values), seed=seed))[0]
-    return turn @ torch.diag(values) @ turn.mT
+    rotate = torch.linalg.qr(draw(len(values), len(values), seed=seed))[0]
+    return rotate @ torch.diag(values) @ rotate.mT
 
 
 @dataclass

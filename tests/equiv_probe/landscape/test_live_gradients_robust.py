@@ -135,7 +135,7 @@ def test_gradients_of_an_orbit_loss_leave_no_trace_either() -> None:
     assert model.passes == passes
 
 
-def test_calls_of_other_structures_are_not_turned_one_by_one() -> None:
+def test_calls_of_other_structures_are_not_rotated_one_by_one() -> None:
     model = Linear()
     probe = ep.Probe(model, SCHEMA, every=None, gradients=1)
     with pytest.warns(UserWarning, match="could not measure gradients"):

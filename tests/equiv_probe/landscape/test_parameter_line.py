@@ -208,10 +208,10 @@ def test_standard_errors_are_over_structures_or_over_rotations() -> None:
     np.testing.assert_allclose(line.total, whole.total, rtol=1e-12)
     assert np.isnan(whole.stderr("total")).all()
     several = [OrbitMse(loss.model, loss.x, loss.y, loss.plan, seed) for seed in (1, 2, 3)]
-    turned = ep.along_line(several, steps=steps, progress=False)
+    rotated = ep.along_line(several, steps=steps, progress=False)
     each = np.array([one()[2].item() for one in several])
-    assert turned.equiv[0] == pytest.approx(each.mean())
-    assert turned.stderr("equiv")[0] == pytest.approx(each.std(ddof=1) / math.sqrt(3))
+    assert rotated.equiv[0] == pytest.approx(each.mean())
+    assert rotated.stderr("equiv")[0] == pytest.approx(each.std(ddof=1) / math.sqrt(3))
     both = ep.along_line([perceptron(parts=4), perceptron(parts=4)], steps=steps, over="structures", progress=False)
     assert both.stderr("equiv")[0] == pytest.approx(line.stderr("equiv")[0])
 

@@ -72,13 +72,13 @@ def test_value_and_gradient_are_unbiased() -> None:
         require_mean(fixed, value, within=6)
 
 
-def test_a_prediction_for_turned_data_is_as_good_as_a_rotation() -> None:
+def test_a_prediction_for_rotated_data_is_as_good_as_a_rotation() -> None:
     model, x = Linear(), drawn(6, 2, 3, seed=1)
     penalty = ep.EquivariancePenalty(model, SCHEMA, stack=False)
 
     def evaluate(generator: torch.Generator) -> Tensor:
-        turned = torch.einsum("bij,bnj->bni", haar(6, generator), x)
-        return penalty(turned, generator=generator, prediction=model(turned))
+        rotated = torch.einsum("bij,bnj->bni", haar(6, generator), x)
+        return penalty(rotated, generator=generator, prediction=model(rotated))
 
     values, slopes = sampled(evaluate, model.matrix, 300)
     value, slope = closed_form(model.matrix.detach(), x)

@@ -101,7 +101,7 @@ def test_self_mutating_models_and_a_fixed_answer() -> None:
     assert (first + 2 * trace / 3 * centred).abs().max() < 1e-12
 
 
-def test_an_equivariant_answer_for_turned_structures(matrix: Tensor) -> None:
+def test_an_equivariant_answer_for_rotated_structures(matrix: Tensor) -> None:
     x, (g,) = data(), haar(1, torch.Generator().manual_seed(0))
     centre = x.mean(1, keepdim=True)
     twirled = ep.Twirled(Planted(LinearField(matrix)), FORCES, ICOSAHEDRAL)

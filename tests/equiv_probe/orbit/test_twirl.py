@@ -40,7 +40,7 @@ def test_stacked_equals_loop_for_every_chunk(matrix: Tensor, positions: Tensor, 
     loop = ep.twirl(field(matrix), {"pos": positions}, FORCES, PLAN)
     stacked = ep.twirl(counted, {"pos": positions}, FORCES, PLAN, stacked=True, chunk=chunk)
     assert largest_gap(loop, stacked) < SAME
-    orbit_calls = calls[1 : 1 + -(-PLAN.size // chunk)]  # after the unturned one, as few passes as the chunk allows
+    orbit_calls = calls[1 : 1 + -(-PLAN.size // chunk)]  # after the unrotated one, as few passes as the chunk allows
     assert sum(shape[0] for shape in orbit_calls) == PLAN.size
     assert max(shape[0] for shape in calls) == min(chunk, PLAN.size)
     assert loop.evaluations == stacked.evaluations == PLAN.size + 1 + 3 + 1
@@ -77,7 +77,7 @@ def test_tensor_tuple_dict_and_numpy_inputs_give_the_same_orbit(matrix: Tensor, 
     model = LinearField(matrix)
 
     def by_place(sample: tuple[Tensor, Tensor]) -> Tensor:
-        assert torch.equal(torch.as_tensor(sample[1]), numbers), "what does not turn is passed on"
+        assert torch.equal(torch.as_tensor(sample[1]), numbers), "what does not rotate is passed on"
         return model(sample[0])["forces"]
 
     def by_attribute(sample: Sample) -> tuple[Tensor, Tensor]:
@@ -111,7 +111,7 @@ def test_python_floats_keep_their_precision_and_inputs_their_type(positions: Ten
     schema = ep.Schema(inputs={"pos": ep.point}, outputs={"energy": ep.scalar})
     orbit = ep.twirl(predict, {"pos": positions, "time": 0.1}, schema, PLAN)
     assert float(orbit.identity["energy"]) == 123456.789012345
-    assert seen == [0.1] * len(seen), "inputs that do not turn are the caller's own"
+    assert seen == [0.1] * len(seen), "inputs that do not rotate are the caller's own"
     assert all(type(time) is float for time in seen)
 
 
@@ -256,7 +256,7 @@ def test_equivariant_models_have_orbits_without_spread(positions: Tensor) -> Non
 
 
 @pytest.mark.parametrize("layout", ["single", "dense", "batch"])
-def test_one_point_per_structure_turns_about_its_structure(layout: str) -> None:
+def test_one_point_per_structure_rotates_about_its_structure(layout: str) -> None:
     # A centre of mass, shifted by a fixed vector b: the orbit is c + g⁻¹ b, so L_equiv is |b|²/3 in every layout.
     shift = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     generator = torch.Generator().manual_seed(5)

@@ -27,7 +27,7 @@ def values(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def cube_of(array: Tensor) -> list[Tensor]:
-    """An array in the cube's 24 orientations, by NumPy: each of six faces to the front, and four turns about it."""
+    """An array in the cube's 24 orientations, by NumPy: each of six faces to the front, and four rotates about it."""
     given = array.numpy()
     faces = [np.rot90(given, k, (-3, -1)) for k in range(4)] + [np.rot90(given, k, (-2, -1)) for k in (1, 3)]
     return [torch.from_numpy(np.rot90(face, k, (-3, -2)).copy()) for face in faces for k in range(4)]
@@ -99,7 +99,7 @@ def test_a_mixing_of_vector_channels_has_its_trace_as_twirl() -> None:
         assert math.isclose(found.equiv, float(each.sum() / weight.sum()), rel_tol=1e-12)
 
 
-def test_vectors_beside_a_grid_turn_along() -> None:
+def test_vectors_beside_a_grid_rotate_along() -> None:
     """``f(field, d)``, the derivative of a field along an arrow, is a scalar field; with the arrow left behind, not."""
 
     def predict(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -118,16 +118,16 @@ def test_boxes_that_are_no_cubes() -> None:
     net, x = network(averaged=False), values(2, 2, 3, 4, 5)
     by_default = ep.twirl(net, x, ep.Schema({"0": ep.grid()}, {"0": ep.grid()}))
     assert by_default.plan.design == "box"
-    # One copy at a time, all 24; the mean over NumPy's own turns.
+    # One copy at a time, all 24; the mean over NumPy's own rotates.
     schema = ep.Schema({"0": ep.grid()}, {"0": ep.grid()})
     orbit = ep.twirl(net, x, schema, ep.RotationPlan("cube"))
     kernels = zip(*(cube_of(net[i].weight.data) for i in (0, 2)), strict=True)
-    turned = []
+    rotated = []
     with torch.no_grad():
         for first, second in kernels:
             hidden = torch.nn.functional.silu(conv3d(x, first, net[0].bias, padding=1))
-            turned.append(conv3d(hidden, second, net[2].bias, padding=1))
-    assert torch.allclose(orbit.means["0"][0], torch.stack(turned).mean(0), atol=1e-13)
+            rotated.append(conv3d(hidden, second, net[2].bias, padding=1))
+    assert torch.allclose(orbit.means["0"][0], torch.stack(rotated).mean(0), atol=1e-13)
     stacked = lambda copies: net(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])  # noqa: E731
     with pytest.raises(ep.EquivProbeError, match="whose copies would differ in shape"):
         ep.twirl(stacked, x, schema, ep.RotationPlan("cube"), stacked=True)
@@ -271,7 +271,7 @@ def test_light_mode_reads_nothing(case: str, augmented: bool, mode: str, monkeyp
     assert all(running.everything.equiv.value > 0 for running in probe.running.values())
 
 
-def test_augmentation_turns_each_structure_by_one_of_the_cubes_rotations_and_back() -> None:
+def test_augmentation_rotates_each_structure_by_one_of_the_cubes_rotations_and_back() -> None:
     net, x = network(averaged=False).train(), values(4, 2, 5, 5, 5)
     with ep.augment(net, SCALARS, improper=True) as handle:
         for _ in range(5):
@@ -279,11 +279,11 @@ def test_augmentation_turns_each_structure_by_one_of_the_cubes_rotations_and_bac
             assert handle.rotations is not None
             assert torch.equal(handle.rotations.abs().sum(-1), torch.ones(4, 3).double())
             with torch.no_grad():
-                turned = torch.stack([ep.grid().turn(v, g) for v, g in zip(x, handle.rotations, strict=True)])
+                rotated = torch.stack([ep.grid().rotate(v, g) for v, g in zip(x, handle.rotations, strict=True)])
                 net.eval()
-                answer = net(turned)
+                answer = net(rotated)
                 net.train()
-            back = [ep.grid().turn_back(v, g) for v, g in zip(answer, handle.rotations, strict=True)]
+            back = [ep.grid().rotate_back(v, g) for v, g in zip(answer, handle.rotations, strict=True)]
             assert torch.allclose(found, torch.stack(back), atol=1e-14)
         assert torch.autograd.grad(found.sum(), net[0].weight)[0].abs().max() > 0
 
@@ -295,8 +295,8 @@ def test_the_twirled_network_is_equivariant(mode: str) -> None:
     g = ep.RotationPlan("cube").rotations()[0][11]
     out = model(x)
     assert model.plan.design == "cube"
-    assert torch.allclose(model(ep.grid().turn(x, g)), ep.grid().turn(out, g), atol=1e-14)
-    assert float((net(ep.grid().turn(x, g)) - ep.grid().turn(net(x), g)).detach().abs().max()) > 1e-3
+    assert torch.allclose(model(ep.grid().rotate(x, g)), ep.grid().rotate(out, g), atol=1e-14)
+    assert float((net(ep.grid().rotate(x, g)) - ep.grid().rotate(net(x), g)).detach().abs().max()) > 1e-3
     (gradient,) = torch.autograd.grad(out.square().sum(), x)
     assert float(gradient.abs().max()) > 0
 
@@ -365,7 +365,7 @@ def test_at_the_source_a_round_voxeliser_is_at_the_floor_and_an_oblong_one_is_no
             model(pos)
         near = probe.compute()["equiv/val/density/L_equiv"]
         assert 0.3 < near / found.parts["density"].equiv < 3
-    # Turned about another centre than the box's, even the round one seems broken: the centre matters.
+    # Rotated about another centre than the box's, even the round one seems broken: the centre matters.
     aside = pos + torch.tensor([1.0, 0, 0])
     wrong = ep.twirl(lambda x: Voxeliser((0.8, 0.8, 0.8))(x["pos"]), {"pos": aside}, schema, plan)
     assert ep.decompose(wrong, structures="leading").parts["density"].equiv > 1e-3 * size
@@ -381,10 +381,10 @@ def test_augmentation_and_twirls_at_the_source() -> None:
     # Cubic interpolation of Gaussians 1.3 voxels wide.
     assert float((twirled - plain).detach().abs().max()) < 0.05
     with ep.augment(model.train(), schema, center="origin") as handle:
-        turned = model(pos)["density"]
-        assert float((turned - plain)[..., inside].detach().abs().max()) < 0.1
-        assert not torch.equal(turned, plain)
-        assert float((torch.autograd.grad(turned.sum(), pos)[0]).abs().max()) > 0
+        rotated = model(pos)["density"]
+        assert float((rotated - plain)[..., inside].detach().abs().max()) < 0.1
+        assert not torch.equal(rotated, plain)
+        assert float((torch.autograd.grad(rotated.sum(), pos)[0]).abs().max()) > 0
         assert bool((handle.rotations.round() != handle.rotations).any())
     exact = ep.Schema({"pos": ep.point}, {"density": ep.grid(spacing=0.6)})
     orbit = ep.twirl(lambda x: model(x["pos"]), {"pos": pos.detach()}, exact, center="origin")

@@ -68,8 +68,8 @@ def averaged(network: Any, rotations: Tensor, weights: Tensor) -> Any:
     """``Σ w h_g`` as a network, written out; all inputs and the output are vectors but the time."""
 
     def answer(x_t: Tensor, t: Tensor, before: Tensor | None = None) -> Tensor:
-        turned = [network(x_t @ g.mT, t, None if before is None else before @ g.mT) @ g for g in rotations]
-        return torch.einsum("k,k...->...", weights / weights.sum(), torch.stack(turned))
+        rotated = [network(x_t @ g.mT, t, None if before is None else before @ g.mT) @ g for g in rotations]
+        return torch.einsum("k,k...->...", weights / weights.sum(), torch.stack(rotated))
 
     return answer
 
@@ -82,9 +82,9 @@ def explicit(step: Any, network: Any, plan: ep.RotationPlan, rotations: Tensor) 
     def without(r: int) -> Tensor:
         return torch.cat([rotations[k] for k in reps if k != r])
 
-    def value(turned: Tensor, weights: Tensor) -> Tensor:
+    def value(rotated: Tensor, weights: Tensor) -> Tensor:
         torch.manual_seed(7)
-        return step(averaged(network, turned, weights)).detach()
+        return step(averaged(network, rotated, weights)).detach()
 
     values = {
         "each": [[value(rotations[r, i : i + 1], torch.ones(1).double()) for i in range(len(w))] for r in reps],
@@ -136,7 +136,7 @@ def test_replay_equals_the_networks_put_in_by_hand(make: Any) -> None:
 
 
 def test_substituting_only_the_last_call_would_be_caught() -> None:
-    """Negative control: self-conditioning on the unturned answer is another number."""
+    """Negative control: self-conditioning on the unrotated answer is another number."""
     model, x1 = flow(), data()
     twin = copy.deepcopy(model)
 
@@ -195,8 +195,8 @@ def test_forces_that_the_step_differentiates_itself() -> None:
     inside.load_state_dict(model.state_dict())
     rotations = rotations_of(probe, PLAN)
     centre = x.mean(1, keepdim=True)
-    turned = [[inside((x - centre) @ g.mT + centre)["forces"].detach() @ g for g in row] for row in rotations]
-    orbit = torch.stack([torch.stack(row) for row in turned])
+    rotated = [[inside((x - centre) @ g.mT + centre)["forces"].detach() @ g for g in row] for row in rotations]
+    orbit = torch.stack([torch.stack(row) for row in rotated])
     direct = ep.Orbit.from_values({"forces": orbit}, {"forces": orbit[0, 0]}, FORCES, PLAN, rotations)
     expected = ep.decompose(direct, y)
     assert abs(float(found.total) / expected.total - 1) < 1e-12
@@ -312,14 +312,14 @@ def test_a_label_of_an_outputs_name_is_no_answer() -> None:
     assert found.equiv == pytest.approx(plain.equiv, rel=1e-9)
 
 
-def test_a_loss_that_couples_structures_turns_them_alike_if_asked() -> None:
+def test_a_loss_that_couples_structures_rotates_them_alike_if_asked() -> None:
     """The distance of two structures' predictions, of ``f(x) = M x``: one rotation for both has a closed form."""
     matrix = torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
     model = torch.nn.Linear(3, 3, bias=False).double()
     model.weight.data = matrix
     x = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     schema = ep.Schema({"input": ep.vector}, {"0": ep.vector})
-    # E‖gᵀ M g d‖² − ‖tr(M)/3 d‖² of the difference d, which turns as one
+    # E‖gᵀ M g d‖² − ‖tr(M)/3 d‖² of the difference d, which rotates as one
     exact = (6 / 3 - (4 / 3) ** 2) * float((x[0] - x[1]).square().mean())
     found = {}
     for alike in (False, None):

@@ -84,12 +84,12 @@ def _wanted() -> float:
     ],
     ids=["inferred", "declared", "in part"],
 )
-def test_an_earlier_answer_in_a_dict_turns_along(schema: ep.Schema | None, wanted: float) -> None:
+def test_an_earlier_answer_in_a_dict_rotates_along(schema: ep.Schema | None, wanted: float) -> None:
     """Whether the first call has it or not: as if its entries were given one by one, to rounding."""
     assert equiv(ByDict(), schema) == pytest.approx(wanted, rel=1e-10)
 
 
-def test_an_earlier_answer_that_does_not_turn_would_be_caught(wanted: float) -> None:
+def test_an_earlier_answer_that_does_not_rotate_would_be_caught(wanted: float) -> None:
     """Negative control."""
     schema = ep.Schema({"x_t": ep.point, "x": ep.fixed}, OUT)
     assert abs(equiv(ByDict(), schema) / wanted - 1) > 1e-3

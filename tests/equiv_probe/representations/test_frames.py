@@ -72,23 +72,23 @@ def test_quaternions_against_scipy_at_every_angle_and_the_half_turns() -> None:
     assert bool(matrices.grad.isfinite().all())
 
 
-def test_orientations_turn_as_frames_that_are_built_from_points_do() -> None:
+def test_orientations_rotate_as_frames_that_are_built_from_points_do() -> None:
     """Also under reflections, where the third axis is a cross product and the frame stays proper."""
     points = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     g = improper(6)
-    turned = built(ep.point.turn(points, g))
-    assert float((ep.orientation.turn(built(points), g) - turned).abs().max()) < EXACT
-    assert float((torch.linalg.det(turned) - 1).abs().max()) < EXACT
-    # A tensor of rank two would turn from both sides.
-    assert float((ep.tensor(2).turn(built(points), g) - turned).abs().max()) > 0.1
+    rotated = built(ep.point.rotate(points, g))
+    assert float((ep.orientation.rotate(built(points), g) - rotated).abs().max()) < EXACT
+    assert float((torch.linalg.det(rotated) - 1).abs().max()) < EXACT
+    # A tensor of rank two would rotate from both sides.
+    assert float((ep.tensor(2).rotate(built(points), g) - rotated).abs().max()) > 0.1
 
 
-def test_quaternions_turn_as_orientations_do() -> None:
+def test_quaternions_rotate_as_orientations_do() -> None:
     orientations, _ = random_frames(6, 4)
     g = improper(6)
-    turned = ep.quaternion.turn(quaternions(orientations), g)
-    assert float((as_matrices(turned) - ep.orientation.turn(orientations, g)).abs().max()) < EXACT
-    assert bool((turned[..., 0] >= 0).all())
+    rotated = ep.quaternion.rotate(quaternions(orientations), g)
+    assert float((as_matrices(rotated) - ep.orientation.rotate(orientations, g)).abs().max()) < EXACT
+    assert bool((rotated[..., 0] >= 0).all())
 
 
 @pytest.mark.parametrize("form", ["matrix", "quaternion"])
@@ -97,10 +97,10 @@ def test_a_frame_is_an_orientation_and_a_point(form: str, centred: bool) -> None
     orientations, places = random_frames(6, 4)
     g, rep = improper(6), ep.frame("matrix") if form == "matrix" else ep.frame("quaternion")
     center = torch.randn(6, 1, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64) if centred else None
-    expected = whole(ep.orientation.turn(orientations, g), ep.point.turn(places, g, center), form)
+    expected = whole(ep.orientation.rotate(orientations, g), ep.point.rotate(places, g, center), form)
     frames = whole(orientations, places, form)
-    assert float((rep.turn(frames, g, center) - expected).abs().max()) < EXACT
-    assert float((rep.turn_back(expected, g, center) - frames).abs().max()) < EXACT
+    assert float((rep.rotate(frames, g, center) - expected).abs().max()) < EXACT
+    assert float((rep.rotate_back(expected, g, center) - frames).abs().max()) < EXACT
     assert torch.equal(rep.places(frames), places)
     if not centred:
         size = int(np.prod(rep.event_shape))
@@ -120,15 +120,15 @@ def test_homomorphism_batches_and_precision(rep: Representation) -> None:
         'frame("quaternion")': whole(orientations, places, "quaternion"),
     }[str(rep)]
     g, h = improper(6, 2), improper(6, 3).flip(0)
-    in_turn = rep.turn(rep.turn(values, h), g)
-    assert float((rep.turn(values, g @ h) - in_turn).abs().max()) < EXACT
-    assert float((rep.turn(values, h @ g) - in_turn).abs().max()) > 0.01
-    singles = torch.stack([rep.turn(v, r) for v, r in zip(values, g, strict=True)])
-    assert float((singles - rep.turn(values, g)).abs().max()) < EXACT
+    in_turn = rep.rotate(rep.rotate(values, h), g)
+    assert float((rep.rotate(values, g @ h) - in_turn).abs().max()) < EXACT
+    assert float((rep.rotate(values, h @ g) - in_turn).abs().max()) > 0.01
+    singles = torch.stack([rep.rotate(v, r) for v, r in zip(values, g, strict=True)])
+    assert float((singles - rep.rotate(values, g)).abs().max()) < EXACT
     for dtype, tolerance in ((torch.float32, 2e-6), (torch.bfloat16, 2.0**-5)):
-        low = rep.turn(values.to(dtype), g)
+        low = rep.rotate(values.to(dtype), g)
         assert low.dtype == dtype
-        exact = rep.turn(values.to(dtype).double(), g)
+        exact = rep.rotate(values.to(dtype).double(), g)
         gap = (low.double() - exact).abs().amax(-1)
         # Near w = 0 the sign may fall either way; such quaternions are equal up to it.
         if "quaternion" in str(rep):
@@ -142,7 +142,7 @@ def test_wrong_forms_and_shapes_teach() -> None:
     with pytest.raises(ep.EquivProbeError, match="matrix"):
         ep.frame("euler")  # type: ignore[arg-type]
     with pytest.raises(ep.EquivProbeError, match="trailing axes"):
-        ep.frame().turn(torch.zeros(2, 7), torch.eye(3, dtype=torch.float64))
+        ep.frame().rotate(torch.zeros(2, 7), torch.eye(3, dtype=torch.float64))
 
 
 class OnFrames(nn.Module):
@@ -172,7 +172,7 @@ def masked_batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def test_a_step_on_frames_is_the_closed_form_without_a_schema() -> None:
-    """Names as in public codes for proteins; the loss draws nothing that turns, so only A and B are broken."""
+    """Names as in public codes for proteins; the loss draws nothing that rotates, so only A and B are broken."""
     net, (r, x, t, mask) = OnFrames(), masked_batch()
     held = mask.sum()
 
@@ -232,7 +232,7 @@ def test_networks_on_whole_frames(broken: bool) -> None:
     assert found.equiv == pytest.approx(expected, rel=1e-10, abs=1e-25)
 
 
-def test_quaternion_frames_in_a_network_that_turns_them_from_the_right_are_at_the_floor() -> None:
+def test_quaternion_frames_in_a_network_that_rotates_them_from_the_right_are_at_the_floor() -> None:
     r, t = random_frames(4, 6)
     update = rotations(1, 5)[0]
 
@@ -247,8 +247,8 @@ def test_quaternion_frames_in_a_network_that_turns_them_from_the_right_are_at_th
     assert ep.decompose(orbit).equiv < 1e-25
 
 
-def test_augmentation_turns_orientations_and_places_together() -> None:
-    """Training mode: what the network sees is a turned frame, what the user sees is turned back."""
+def test_augmentation_rotates_orientations_and_places_together() -> None:
+    """Training mode: what the network sees is a rotated frame, what the user sees is rotated back."""
     net, (r, x, t, mask) = OnFrames(), masked_batch()
     seen: list[Tensor] = []
     net.register_forward_hook(lambda module, args, out: seen.append(args[0].detach()))

@@ -1,4 +1,4 @@
-"""Grids turned exactly: against NumPy's index arithmetic, as a group, in every layout; and errors that teach."""
+"""Grids rotated exactly: against NumPy's index arithmetic, as a group, in every layout; and errors that teach."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 import equiv_probe as ep
 from equiv_probe.representations.grids import Grid
-from equiv_probe.representations.voxel_rotations import turn_voxels
+from equiv_probe.representations.voxel_rotations import rotate_voxels
 from equiv_probe.rotations.plan import haar
 
 CUBE = ep.RotationPlan("cube", improper=True).rotations()[0]
@@ -41,11 +41,11 @@ def test_quarter_turns_and_reflections_are_those_of_numpy(axes: str, shape: tupl
     for axis in range(3):
         ahead, behind = place[(axis + 1) % 3], place[(axis + 2) % 3]
         expected = np.rot90(field.numpy(), 1, (ahead, behind))  # from the first axis towards the second
-        assert np.array_equal(rep.turn(field, quarter(axis)).numpy(), expected)
-        assert np.array_equal(rep.turn_back(torch.from_numpy(expected.copy()), quarter(axis)).numpy(), field.numpy())
+        assert np.array_equal(rep.rotate(field, quarter(axis)).numpy(), expected)
+        assert np.array_equal(rep.rotate_back(torch.from_numpy(expected.copy()), quarter(axis)).numpy(), field.numpy())
         mirror = torch.eye(3).double()
         mirror[axis, axis] = -1
-        assert np.array_equal(rep.turn(field, mirror).numpy(), np.flip(field.numpy(), place[axis]))
+        assert np.array_equal(rep.rotate(field, mirror).numpy(), np.flip(field.numpy(), place[axis]))
 
 
 @pytest.mark.parametrize("shape", BOXES)
@@ -56,35 +56,35 @@ def test_values_and_vectors_arrive_where_the_rotation_takes_them(axes: str, shap
     field = values(6, *shape)
     old = rep.coordinates(shape).reshape(-1, 3)
     for g in CUBE:
-        turned = rep.turn(field, g)
-        new = rep.coordinates(turned.shape[-3:]).reshape(-1, 3)
+        rotated = rep.rotate(field, g)
+        new = rep.coordinates(rotated.shape[-3:]).reshape(-1, 3)
         distance = torch.cdist(new @ g, old)  # g⁻¹ p
         assert float(distance.amin(1).max()) < 1e-12, "every voxel came from a voxel"
         there = field.flatten(1)[:, distance.argmin(1)]
         parity = float(torch.linalg.det(g))
         expected = torch.cat([there[:1], g @ there[1:4], parity * there[4:]])
-        assert torch.equal(turned.flatten(1), expected)
+        assert torch.equal(rotated.flatten(1), expected)
 
 
 @pytest.mark.parametrize("shape", BOXES)
-def test_turns_compose_as_the_group_does(shape: tuple[int, ...]) -> None:
+def test_rotations_compose_as_the_group_does(shape: tuple[int, ...]) -> None:
     rep, field = ep.grid((2, ep.scalar), ep.axial, ep.tensor(2)), values(3, 14, *shape)
     for g in CUBE[::5]:
         for h in CUBE[::3]:
-            assert torch.equal(rep.turn(rep.turn(field, h), g), rep.turn(field, g @ h))
-        assert torch.equal(rep.turn_back(rep.turn(field, g), g), field)
-    assert torch.equal(rep.turn(field, CUBE[0]), field)
+            assert torch.equal(rep.rotate(rep.rotate(field, h), g), rep.rotate(field, g @ h))
+        assert torch.equal(rep.rotate_back(rep.rotate(field, g), g), field)
+    assert torch.equal(rep.rotate(field, CUBE[0]), field)
 
 
 @pytest.mark.parametrize("shape", CUBES)
 def test_every_structure_of_every_copy_has_its_own_rotation(shape: tuple[int, ...]) -> None:
     rep, field = ep.grid(ep.vector, ep.scalar), values(5, 4, *shape)
     g = CUBE[torch.randint(48, (6, 5), generator=torch.Generator().manual_seed(0))]
-    turned = rep.turn(field.expand(6, *field.shape), g)
+    rotated = rep.rotate(field.expand(6, *field.shape), g)
     for copy in range(6):
         for b in range(5):
-            assert torch.equal(turned[copy, b], rep.turn(field[b], g[copy, b]))
-    assert torch.equal(rep.turn_back(turned, g), field.expand_as(turned))
+            assert torch.equal(rotated[copy, b], rep.rotate(field[b], g[copy, b]))
+    assert torch.equal(rep.rotate_back(rotated, g), field.expand_as(rotated))
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 4), (2, 3, 4)])
@@ -94,9 +94,9 @@ def test_without_reading_the_rotations_the_result_is_the_same(
     rep, field = ep.grid(), values(3, 2, *shape)
     plan = ep.RotationPlan("cube" if len(set(shape)) == 1 else "box", improper=True)
     g = plan.rotations()[0][:, None].expand(-1, 3, 3, 3)
-    expected = rep.turn(field[None], g)
+    expected = rep.rotate(field[None], g)
     monkeypatch.setattr("equiv_probe.representations.voxel_rotations.at_hand", lambda value: False)
-    assert torch.equal(rep.turn(field[None], g), expected)
+    assert torch.equal(rep.rotate(field[None], g), expected)
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 4), (2, 3, 4)])
@@ -105,26 +105,26 @@ def test_a_wrong_rotation_that_could_not_be_read_leaves_a_nan(
 ) -> None:
     monkeypatch.setattr("equiv_probe.representations.voxel_rotations.at_hand", lambda value: False)
     good, wrong = torch.eye(3).double(), haar(1, torch.Generator().manual_seed(0))[0]
-    turned = turn_voxels(values(3, 2, *shape), torch.stack([good, wrong, good]))
-    assert turned.isnan().flatten(1).any(1).tolist() == [False, True, False]
+    rotated = rotate_voxels(values(3, 2, *shape), torch.stack([good, wrong, good]))
+    assert rotated.isnan().flatten(1).any(1).tolist() == [False, True, False]
     if len(set(shape)) > 1:
-        assert bool(turn_voxels(values(1, 2, *shape), quarter(0)[None]).isnan().any())
+        assert bool(rotate_voxels(values(1, 2, *shape), quarter(0)[None]).isnan().any())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_low_precision_is_moved_and_not_rounded(dtype: torch.dtype) -> None:
     rep, field = ep.grid((2, ep.scalar), ep.vector), values(5, 4, 4, 4, dtype=dtype)
     for g in CUBE[::7]:
-        turned = rep.turn(field, g)
-        assert turned.dtype == dtype
-        assert torch.equal(turned.double(), rep.turn(field.double(), g))
+        rotated = rep.rotate(field, g)
+        assert rotated.dtype == dtype
+        assert torch.equal(rotated.double(), rep.rotate(field.double(), g))
 
 
 def test_gradients_are_the_inverse_permutation() -> None:
     rep, field = ep.grid(ep.vector), values(3, 2, 2, 1).requires_grad_()
     for g in (CUBE[3], CUBE[17], CUBE[40]):
-        assert torch.autograd.gradcheck(lambda x, g=g: rep.turn(x, g), field)
-        assert torch.autograd.gradgradcheck(lambda x, g=g: rep.turn(x, g).pow(2), field)
+        assert torch.autograd.gradcheck(lambda x, g=g: rep.rotate(x, g), field)
+        assert torch.autograd.gradgradcheck(lambda x, g=g: rep.rotate(x, g).pow(2), field)
 
 
 def test_coordinates_and_the_ball_follow_the_box() -> None:
@@ -146,15 +146,15 @@ def test_coordinates_and_the_ball_follow_the_box() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ep.grid().turn(values(1, 4, 4, 4), haar(1)[0]), r"RotationPlan\(\"cube\"\), or declare ep.grid"),
-        (lambda: ep.grid().turn(values(2, 1, 2, 3, 4), CUBE[:2]), r"RotationPlan\(\"box\"\)"),
-        (lambda: ep.grid(spacing=(1, 1, 2)).turn(values(1, 4, 4, 4), quarter(0)), "spacing differs"),
-        (lambda: ep.grid((5, ep.scalar), (2, ep.vector)).turn(values(8, 2, 2, 2), CUBE[0]), r"= 11 channels"),
-        (lambda: ep.grid().turn(values(4, 4, 4), CUBE[0]), r"values.unsqueeze\(-4\)"),
-        (lambda: ep.grid(interpolation="cubic").turn(torch.zeros(1, 2, 2, 2).long(), CUBE[0]), r"values.float\(\)"),
-        (lambda: ep.grid(ep.vector).turn(torch.zeros(3, 2, 2, 2).bool(), CUBE[0]), "only as scalars"),
-        (lambda: ep.grid().turn(values(1, 4, 4, 4), CUBE[:2]), r"add them: values\[None\]"),
-        (lambda: ep.grid(ep.point), "turns about no centre"),
+        (lambda: ep.grid().rotate(values(1, 4, 4, 4), haar(1)[0]), r"RotationPlan\(\"cube\"\), or declare ep.grid"),
+        (lambda: ep.grid().rotate(values(2, 1, 2, 3, 4), CUBE[:2]), r"RotationPlan\(\"box\"\)"),
+        (lambda: ep.grid(spacing=(1, 1, 2)).rotate(values(1, 4, 4, 4), quarter(0)), "spacing differs"),
+        (lambda: ep.grid((5, ep.scalar), (2, ep.vector)).rotate(values(8, 2, 2, 2), CUBE[0]), r"= 11 channels"),
+        (lambda: ep.grid().rotate(values(4, 4, 4), CUBE[0]), r"values.unsqueeze\(-4\)"),
+        (lambda: ep.grid(interpolation="cubic").rotate(torch.zeros(1, 2, 2, 2).long(), CUBE[0]), r"values.float\(\)"),
+        (lambda: ep.grid(ep.vector).rotate(torch.zeros(3, 2, 2, 2).bool(), CUBE[0]), "only as scalars"),
+        (lambda: ep.grid().rotate(values(1, 4, 4, 4), CUBE[:2]), r"add them: values\[None\]"),
+        (lambda: ep.grid(ep.point), "rotates about no centre"),
         (lambda: ep.grid((0, ep.vector)), "the field"),
         (lambda: ep.grid(axes="xyx"), "x, y and z in some order"),
         (lambda: ep.grid(spacing=0), "one positive length, or three"),
@@ -173,7 +173,7 @@ def test_errors_teach(call: Any, message: str) -> None:
 def test_equal_axes_may_change_places_on_a_box_with_unequal_ones() -> None:
     rep, field = ep.grid(), values(2, 1, 3, 3, 5)
     about_z = torch.stack([quarter(2), quarter(2).mT])
-    assert torch.equal(rep.turn(field, about_z)[0], rep.turn(field[0], quarter(2)))
+    assert torch.equal(rep.rotate(field, about_z)[0], rep.rotate(field[0], quarter(2)))
 
 
 def test_a_declaration_prints_as_it_is_written() -> None:
@@ -193,12 +193,12 @@ def test_a_declaration_prints_as_it_is_written() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_on_the_device_as_on_the_host(dtype: torch.dtype) -> None:
     rep, field = ep.grid((2, ep.scalar), ep.vector), values(48, 5, 6, 6, 6, dtype=dtype)
-    expected = rep.turn(field, CUBE)
+    expected = rep.rotate(field, CUBE)
     for g in (CUBE, CUBE.cuda()):
-        assert torch.equal(rep.turn(field.cuda(), g).cpu(), expected)
+        assert torch.equal(rep.rotate(field.cuda(), g).cpu(), expected)
     on_device, g = field.cuda(), CUBE.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        rep.turn(on_device, g)
+        rep.rotate(on_device, g)
     finally:
         torch.cuda.set_sync_debug_mode("default")

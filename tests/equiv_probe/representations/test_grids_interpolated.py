@@ -1,4 +1,4 @@
-"""Grids turned by any rotation: order of convergence, exactness at the voxels, the ball, the interpolation floor."""
+"""Grids rotated by any rotation: order of convergence, exactness at the voxels, the ball, the interpolation floor."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_error_falls_with_the_order_of_the_interpolation(kind: str, order: float
     for n in (12, 24, 48):
         rep = ep.grid(spacing=8 / n, interpolation=kind, axes=axes)
         places = rep.coordinates((n, n, n))
-        turned = rep.turn(blob(places)[None, None].expand(2, -1, -1, -1, -1), g)
+        rotated = rep.rotate(blob(places)[None, None].expand(2, -1, -1, -1, -1), g)
         expected = torch.stack([blob(places @ one) for one in g])[:, None]  # f(g⁻¹ p)
         inside = places.norm(dim=-1) < 3.5
-        errors.append(float((turned - expected)[:, :, inside].square().mean().sqrt()))
+        errors.append(float((rotated - expected)[:, :, inside].square().mean().sqrt()))
     # Halving the voxel divides the error by 2^order, of which a tenth is left for the coarsest grid.
     assert errors[0] / errors[1] > 0.9 * 2**order
     assert errors[1] / errors[2] > 0.9 * 2**order
@@ -53,7 +53,7 @@ def test_rotations_of_the_cube_stay_exact(n: int, kind: str, centred: str, dtype
     fields = (ep.scalar, ep.vector)
     rep = ep.grid(*fields, spacing=0.3, centred=centred, interpolation=kind, ball=False)
     for g in CUBE:
-        assert torch.equal(rep.turn(field, g), ep.grid(*fields).turn(field, g))
+        assert torch.equal(rep.rotate(field, g), ep.grid(*fields).rotate(field, g))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,20 +61,20 @@ def test_half_turns_are_exact_on_any_box(kind: str) -> None:
     field = values(1, 4, 5, 7)
     rep = ep.grid(spacing=(0.5, 0.7, 0.3), interpolation=kind, ball=False)
     for g in ep.RotationPlan("box", improper=True).rotations()[0]:
-        assert torch.equal(rep.turn(field, g), ep.grid().turn(field, g))
+        assert torch.equal(rep.rotate(field, g), ep.grid().rotate(field, g))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_copy_is_turned_by_its_own_rotation_and_vectors_with_it(kind: str) -> None:
+def test_each_copy_is_rotated_by_its_own_rotation_and_vectors_with_it(kind: str) -> None:
     rep, g = ep.grid(ep.vector, interpolation=kind), haar(6, torch.Generator().manual_seed(0)).reshape(3, 2, 3, 3)
     field = values(2, 3, 6, 6, 6)
-    turned = rep.turn(field[None], g)
+    rotated = rep.rotate(field[None], g)
     alone = ep.grid(interpolation=kind)
     for k in range(3):
         for b in range(2):
-            assert torch.allclose(turned[k, b], rep.turn(field[b], g[k, b]), atol=1e-14)
-            moved = alone.turn(field[b], g[k, b])
-            assert torch.allclose(turned[k, b], torch.einsum("ij,jxyz->ixyz", g[k, b], moved), atol=1e-14)
+            assert torch.allclose(rotated[k, b], rep.rotate(field[b], g[k, b]), atol=1e-14)
+            moved = alone.rotate(field[b], g[k, b])
+            assert torch.allclose(rotated[k, b], torch.einsum("ij,jxyz->ixyz", g[k, b], moved), atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,18 +84,18 @@ def test_low_precision_is_interpolated_in_float32(kind: str) -> None:
         values(2, 6, 6, 6, dtype=torch.bfloat16),
         haar(1, torch.Generator().manual_seed(3))[0],
     )
-    turned = rep.turn(field, g)
-    assert turned.dtype == torch.bfloat16
+    rotated = rep.rotate(field, g)
+    assert rotated.dtype == torch.bfloat16
     # The result is rounded once, to eight significant bits: 2⁻⁸ relatively at most, and what float32 may add.
-    exact = rep.turn(field.double(), g)
-    assert bool(((turned.double() - exact).abs() <= 2**-8 * 1.001 * exact.abs() + 1e-5).all())
+    exact = rep.rotate(field.double(), g)
+    assert bool(((rotated.double() - exact).abs() <= 2**-8 * 1.001 * exact.abs() + 1e-5).all())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_to_second_order(kind: str) -> None:
     rep, field = ep.grid(ep.vector, interpolation=kind), values(3, 2, 3, 3).requires_grad_()
     g = torch.stack([haar(1, torch.Generator().manual_seed(2))[0], CUBE[5]])
-    assert torch.autograd.gradcheck(lambda x: rep.turn(x[None], g), field)
+    assert torch.autograd.gradcheck(lambda x: rep.rotate(x[None], g), field)
     at = 2 * torch.rand(2, 2, 2, 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     at[0, 0, 0] = 1.0  # at a voxel
     small = values(2, 1, 3, 3, 3).requires_grad_()
@@ -107,9 +107,9 @@ def test_nothing_outside_of_the_ball_is_seen_or_counted() -> None:
     field = values(1, 10, 10, 10)
     distance = rep.coordinates((10, 10, 10)).norm(dim=-1)
     outside, far = distance > 5, distance > 5 + math.sqrt(3)  # at the ball's edge the nearest voxels are asked
-    turned = rep.turn(field[None], haar(4, torch.Generator().manual_seed(0)))
-    assert bool((turned[:, 0, outside] == 0).all())
-    assert bool((turned[:, 0, ~outside] != 0).any())
+    rotated = rep.rotate(field[None], haar(4, torch.Generator().manual_seed(0)))
+    assert bool((rotated[:, 0, outside] == 0).all())
+    assert bool((rotated[:, 0, ~outside] != 0).any())
     schema = ep.Schema({"x": rep}, {"y": rep})
     noise, y = values(1, 10, 10, 10, seed=1), values(1, 10, 10, 10, seed=2)
 
@@ -170,7 +170,7 @@ def test_norm_wise_losses_take_the_norm_over_the_channels_of_a_voxel() -> None:
         ep.decompose(ep.twirl(lambda inputs: {"y": inputs["x"]}, {"x": x[:, 0]}, bare), y[:, 0], "cross-entropy")
 
 
-def test_a_component_wise_loss_of_vectors_depends_on_the_frame_unless_only_the_cube_turns_it() -> None:
+def test_a_component_wise_loss_of_vectors_depends_on_the_frame_unless_only_the_cube_rotates_it() -> None:
     x = values(3, 4, 4, 4)
     for rep, noted in ((ep.grid(ep.vector), False), (ep.grid(ep.vector, interpolation="linear"), True)):
         schema = ep.Schema({"x": rep}, {"y": rep})
@@ -186,13 +186,13 @@ def test_a_component_wise_loss_of_vectors_depends_on_the_frame_unless_only_the_c
 def test_on_the_device_as_on_the_host(dtype: torch.dtype, kind: str) -> None:
     rep, field = ep.grid((2, ep.scalar), ep.vector, interpolation=kind), values(5, 6, 6, 6, dtype=dtype)
     g = haar(4, torch.Generator().manual_seed(0))
-    expected, on_device = rep.turn(field[None], g), field.cuda()
-    rep.turn(on_device[None], g.cuda())  # the ball is kept where it is used
+    expected, on_device = rep.rotate(field[None], g), field.cuda()
+    rep.rotate(on_device[None], g.cuda())  # the ball is kept where it is used
     g = g.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        turned = rep.turn(on_device[None], g)
+        rotated = rep.rotate(on_device[None], g)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     rounding = 1e-5 if dtype == torch.float32 else 2**-7
-    assert torch.allclose(turned.cpu().float(), expected.float(), atol=rounding, rtol=rounding)
+    assert torch.allclose(rotated.cpu().float(), expected.float(), atol=rounding, rtol=rounding)

@@ -16,8 +16,8 @@ from equiv_probe.schema.grid_plans import fitting_plan
 from ..probe.test_grids_live import cube_of, values
 
 
-def turned_back(net: Any, *fields: Tensor) -> Tensor:
-    """The orbit over the 24 rotations, ``(24, *S)``, by NumPy's turns alone: voxels carry their numbers along."""
+def rotated_back(net: Any, *fields: Tensor) -> Tensor:
+    """The orbit over the 24 rotations, ``(24, *S)``, by NumPy's rotates alone: voxels carry their numbers along."""
     numbers = torch.arange(fields[0].shape[-1] ** 3).reshape(fields[0].shape[-3:])
     found = []
     for *copies, places in zip(*(cube_of(field) for field in (*fields, numbers)), strict=True):
@@ -49,7 +49,7 @@ class Masked(nn.Module):
 @torch.no_grad()
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("channels", [True, False])
-def test_masks_classes_and_fields_without_channels_turn_along(channels: bool, declared: bool) -> None:
+def test_masks_classes_and_fields_without_channels_rotate_along(channels: bool, declared: bool) -> None:
     net = Masked().eval()
     x, mask = values(3, 1, 5, 5, 5), values(3, 1, 5, 5, 5, seed=1) > 0
     field = ep.grid(channel_axis=channels)
@@ -58,7 +58,7 @@ def test_masks_classes_and_fields_without_channels_turn_along(channels: bool, de
         x, mask = x[:, 0], mask[:, 0]
         schema = schema if declared else ep.Schema({"x": field}, {})
     for number in (x, (2 * x).round().to(torch.int16)):
-        truth = spread(turned_back(net, number, mask))
+        truth = spread(rotated_back(net, number, mask))
         with ep.Probe(net, schema if declared or not channels else None, full=1, budget=None) as probe:
             net(number, mask)
         assert probe.schema is not None
@@ -88,36 +88,36 @@ def test_a_field_without_channels_is_found_beside_one_with_them() -> None:
         net(x)
     assert probe.schema is not None
     assert probe.schema.outputs == {"0": ep.grid(channel_axis=False)}
-    assert probe.compute()["equiv/val/0/L_equiv"] == pytest.approx(spread(turned_back(layer, x)), rel=1e-12)
+    assert probe.compute()["equiv/val/0/L_equiv"] == pytest.approx(spread(rotated_back(layer, x)), rel=1e-12)
 
 
-def test_labels_of_classes_turn_with_the_data() -> None:
+def test_labels_of_classes_rotate_with_the_data() -> None:
     x = values(2, 5, 5, 5)
     schema = ep.Schema({"x": ep.grid()}, {}, {"classes": ep.grid(channel_axis=False), "mask": ep.grid()})
     transform, same = ep.RandomRotation(schema), 0
     for convert in (lambda t: t, lambda t: t.numpy()):
         sample = {"x": convert(x), "classes": convert((x[0] > 0).long()), "mask": convert(x > 1)}
         for _ in range(6):
-            turned = {name: torch.as_tensor(value) for name, value in transform(sample).items()}
-            assert torch.equal((turned["x"][0] > 0).long(), turned["classes"])
-            assert torch.equal(turned["x"] > 1, turned["mask"])
-            same += torch.equal(turned["x"], x)
+            rotated = {name: torch.as_tensor(value) for name, value in transform(sample).items()}
+            assert torch.equal((rotated["x"][0] > 0).long(), rotated["classes"])
+            assert torch.equal(rotated["x"] > 1, rotated["mask"])
+            same += torch.equal(rotated["x"], x)
         assert isinstance(transform(sample)["classes"], type(sample["classes"]))
-    assert same < 6, "control: most of them were turned"
+    assert same < 6, "control: most of them were rotated"
     smooth = ep.Schema({"x": ep.grid(), "mask": ep.grid(interpolation="linear")}, {})
     with pytest.raises(ep.EquivProbeError, match="whole numbers only as scalars, without interpolation"):
         ep.RandomRotation(smooth)({"x": x, "mask": x > 0})
 
 
 @pytest.mark.parametrize("interpolation", [None, "linear", "cubic"])
-def test_turning_without_channels_is_turning_one_channel(interpolation: Any) -> None:
+def test_rotating_without_channels_is_rotating_one_channel(interpolation: Any) -> None:
     x, plan = values(3, 4, 5, 6), ep.RotationPlan("box" if interpolation is None else "haar", seed=1)
     g = plan.rotations().reshape(-1, 3, 3)[1]
     options = {"interpolation": interpolation, "spacing": (1.0, 0.8, 1.3)}
     bare, full = ep.grid(**options, channel_axis=False), ep.grid(**options)
-    assert torch.equal(bare.turn(x, g), full.turn(x[:, None], g)[:, 0])
-    assert torch.equal(bare.turn_back(x, g), full.turn_back(x[:, None], g)[:, 0])
-    assert not torch.equal(bare.turn(x, g), bare.within(x))
+    assert torch.equal(bare.rotate(x, g), full.rotate(x[:, None], g)[:, 0])
+    assert torch.equal(bare.rotate_back(x, g), full.rotate_back(x[:, None], g)[:, 0])
+    assert not torch.equal(bare.rotate(x, g), bare.within(x))
     assert fitting_plan(ep.RotationPlan(), ep.Schema({"x": ep.grid(channel_axis=False)}, {}), {"x": x}).design == "box"
     numpy = ep.twirl(lambda field: field * np.arange(5), np.arange(125.0).reshape(1, 1, 5, 5, 5))
     assert (numpy.schema.inputs, numpy.schema.outputs) == ({"0": ep.grid()}, {"0": ep.grid()}), (
@@ -192,7 +192,7 @@ def test_segmentation_has_its_classes_on_the_channels(given: str) -> None:
     net, x = nn.Conv3d(1, 3, 3, padding=1).double().eval(), values(2, 1, 5, 5, 5)
     y = torch.randint(0, 3, (2, 5, 5, 5), generator=torch.Generator().manual_seed(0))
     target = y if given != "probabilities" else values(2, 3, 5, 5, 5, seed=2).softmax(1)
-    own = turned_back(net, x)
+    own = rotated_back(net, x)
     orbit = ep.twirl(net, x, ep.Schema({"0": ep.grid()}, {"0": ep.grid()}))
     loss: Any = "cross-entropy"
     if given == "callable":
@@ -208,8 +208,8 @@ def test_segmentation_has_its_classes_on_the_channels(given: str) -> None:
         within = ep.decompose(ep.twirl(net, x, ep.Schema({"0": ball}, {"0": ball})), target, loss, structures="leading")
         inside = ball.counted(x)
         assert inside is not None
-        turned = turned_back(net, x * inside)
-        each = torch.stack([cross_entropy(h, target, reduction="none") for h in turned])
+        rotated = rotated_back(net, x * inside)
+        each = torch.stack([cross_entropy(h, target, reduction="none") for h in rotated])
         assert within.total == pytest.approx(float(each[..., inside].mean()), rel=1e-12)
 
 
@@ -231,7 +231,7 @@ def test_indices_of_classes_that_come_with_the_call(voxels: bool) -> None:
     with ep.Probe(net.eval(), schema, full=1, targets={"logits": "y"}, loss="cross-entropy", budget=None) as probe:
         net(x, y)
     with torch.no_grad():
-        own = turned_back(net.layer, x)
+        own = rotated_back(net.layer, x)
         own = own if voxels else own.tanh().mean((3, 4, 5))
         total = torch.stack([cross_entropy(h, y) for h in own]).mean()
     found = probe.compute()
@@ -263,7 +263,7 @@ def test_a_step_that_views_what_lies_channels_last() -> None:
         net(x.contiguous())
     loss = lambda: (net(x).permute(0, 2, 3, 4, 1).view(-1, 2) - y).square().mean()  # noqa: E731
     with torch.no_grad():
-        own = turned_back(lambda v: net(v.contiguous(memory_format=torch.channels_last_3d)), x)
+        own = rotated_back(lambda v: net(v.contiguous(memory_format=torch.channels_last_3d)), x)
     labels = y.view(3, 5, 5, 5, 2).permute(0, 4, 1, 2, 3)
     found = ep.Probe(net).replay(loss)
     assert found.total == pytest.approx(float((own - labels).square().mean()), rel=1e-12)

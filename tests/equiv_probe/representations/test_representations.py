@@ -45,56 +45,58 @@ def values_of(representation: Representation, *lead: int, seed: int = 1) -> Tens
 @everything
 def test_round_trip(representation: Representation) -> None:
     values, turns = values_of(representation, 6, 4), rotations(6)
-    back = representation.turn_back(representation.turn(values, turns), turns)
+    back = representation.rotate_back(representation.rotate(values, turns), turns)
     assert float((back - values).abs().max()) < EXACT
 
 
 @everything
 def test_homomorphism_over_o3(representation: Representation) -> None:
     values, g, h = values_of(representation, 6, 4), rotations(6, 2), rotations(6, 3).flip(0)
-    product = representation.turn(values, g @ h)
-    in_turn = representation.turn(representation.turn(values, h), g)
+    product = representation.rotate(values, g @ h)
+    in_turn = representation.rotate(representation.rotate(values, h), g)
     assert float((product - in_turn).abs().max()) < EXACT
     # The other order is another rotation: without this, a representation by the identity would pass.
     if representation.event_shape not in {(), (3, 3, 3)} and "0e" not in str(representation):
-        assert float((representation.turn(values, h @ g) - in_turn).abs().max()) > 0.01
+        assert float((representation.rotate(values, h @ g) - in_turn).abs().max()) > 0.01
 
 
 @everything
 def test_a_batch_equals_singles_and_a_single_acts_on_any_leading_shape(representation: Representation) -> None:
     values, turns = values_of(representation, 5, 2, 4), rotations(5)
-    batch = representation.turn(values, turns)
-    singles = torch.stack([representation.turn(v, g) for v, g in zip(values, turns, strict=True)])
+    batch = representation.rotate(values, turns)
+    singles = torch.stack([representation.rotate(v, g) for v, g in zip(values, turns, strict=True)])
     assert float((batch - singles).abs().max()) < EXACT
-    shared = representation.turn(values[:1], turns)
+    shared = representation.rotate(values[:1], turns)
     assert shared.shape == (5, *values.shape[1:])
-    assert float((shared[3] - representation.turn(values[0], turns[3])).abs().max()) < EXACT
+    assert float((shared[3] - representation.rotate(values[0], turns[3])).abs().max()) < EXACT
 
 
 def test_vector_axial_scalar_pseudoscalar_by_formula() -> None:
     g, parity = rotations(4), torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
     v, s = values_of(ep.vector, 4, 5), values_of(ep.scalar, 4, 5)
-    assert torch.allclose(ep.vector.turn(v, g), torch.einsum("kij,knj->kni", g, v), atol=EXACT)
-    assert torch.allclose(ep.axial.turn(v, g), parity[:, None, None] * torch.einsum("kij,knj->kni", g, v), atol=EXACT)
-    assert torch.equal(ep.scalar.turn(s, g), s)
-    assert torch.allclose(ep.pseudoscalar.turn(s, g), parity[:, None] * s, atol=EXACT)
+    assert torch.allclose(ep.vector.rotate(v, g), torch.einsum("kij,knj->kni", g, v), atol=EXACT)
+    assert torch.allclose(ep.axial.rotate(v, g), parity[:, None, None] * torch.einsum("kij,knj->kni", g, v), atol=EXACT)
+    assert torch.equal(ep.scalar.rotate(s, g), s)
+    assert torch.allclose(ep.pseudoscalar.rotate(s, g), parity[:, None] * s, atol=EXACT)
 
 
-def test_axial_is_how_a_cross_product_turns_and_pseudoscalar_how_a_triple_product_does() -> None:
+def test_axial_is_how_a_cross_product_rotates_and_pseudoscalar_how_a_triple_product_does() -> None:
     a, b, c = (values_of(ep.vector, 6, seed=seed) for seed in (1, 2, 3))
     g = rotations(6)
-    ga, gb, gc = (ep.vector.turn(x, g) for x in (a, b, c))
+    ga, gb, gc = (ep.vector.rotate(x, g) for x in (a, b, c))
     cross = torch.linalg.cross
-    assert torch.allclose(cross(ga, gb), ep.axial.turn(cross(a, b), g), atol=EXACT)
-    assert torch.allclose((cross(ga, gb) * gc).sum(-1), ep.pseudoscalar.turn((cross(a, b) * c).sum(-1), g), atol=EXACT)
+    assert torch.allclose(cross(ga, gb), ep.axial.rotate(cross(a, b), g), atol=EXACT)
+    assert torch.allclose(
+        (cross(ga, gb) * gc).sum(-1), ep.pseudoscalar.rotate((cross(a, b) * c).sum(-1), g), atol=EXACT
+    )
 
 
 def test_tensor_rank_three_against_einsum() -> None:
     t, g = values_of(ep.tensor(3), 4, 2), rotations(4)
     expected = torch.einsum("kia,kjb,kcd,knabd->knijc", g, g, g, t)
-    assert torch.allclose(ep.tensor(3).turn(t, g), expected, atol=EXACT)
+    assert torch.allclose(ep.tensor(3).rotate(t, g), expected, atol=EXACT)
     parity = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64).reshape(4, 1, 1, 1, 1)
-    assert torch.allclose(ep.tensor(3, pseudo=True).turn(t, g), parity * expected, atol=EXACT)
+    assert torch.allclose(ep.tensor(3, pseudo=True).rotate(t, g), parity * expected, atol=EXACT)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -106,8 +108,8 @@ def test_voigt_against_the_full_tensor(order: str) -> None:
     def six(tensor: Tensor) -> Tensor:
         return torch.stack([tensor[:, i, j] for i, j in pick], -1)
 
-    assert torch.allclose(ep.voigt(order).turn(six(full), g), six(g @ full @ g.mT), atol=EXACT)
-    assert torch.allclose(ep.voigt(order).turn_back(six(full), g), six(g.mT @ full @ g), atol=EXACT)
+    assert torch.allclose(ep.voigt(order).rotate(six(full), g), six(g @ full @ g.mT), atol=EXACT)
+    assert torch.allclose(ep.voigt(order).rotate_back(six(full), g), six(g.mT @ full @ g), atol=EXACT)
 
 
 def test_irreps_against_e3nn_and_vectors() -> None:
@@ -120,28 +122,28 @@ def test_irreps_against_e3nn_and_vectors() -> None:
         # The matrices also carry the spherical harmonics of any vector: independent of D_from_matrix.
         v = values_of(ep.vector, 6)
         harmonics = o3.spherical_harmonics([1, 2, 3], v, normalize=False)
-        turned = o3.spherical_harmonics([1, 2, 3], torch.einsum("kij,kj->ki", g, v), normalize=False)
+        rotated = o3.spherical_harmonics([1, 2, 3], torch.einsum("kij,kj->ki", g, v), normalize=False)
     finally:
         torch.set_default_dtype(before)
     values = values_of(ep.irreps(names), 6)
-    assert torch.allclose(ep.irreps(names).turn(values, g), torch.einsum("kij,kj->ki", expected, values), atol=EXACT)
-    assert torch.allclose(ep.irreps("1o+2e+3o").turn(harmonics, g), turned, atol=1e-11)
-    assert torch.allclose(ep.irreps("1o").turn(v, g), ep.vector.turn(v, g), atol=EXACT)
+    assert torch.allclose(ep.irreps(names).rotate(values, g), torch.einsum("kij,kj->ki", expected, values), atol=EXACT)
+    assert torch.allclose(ep.irreps("1o+2e+3o").rotate(harmonics, g), rotated, atol=1e-11)
+    assert torch.allclose(ep.irreps("1o").rotate(v, g), ep.vector.rotate(v, g), atol=EXACT)
     assert torch.get_default_dtype() == before
 
 
 def test_irreps_do_not_depend_on_the_default_dtype() -> None:
     values, g = values_of(ep.irreps("2e"), 3), rotations(3)
-    plain = ep.irreps("2e").turn(values, g)
+    plain = ep.irreps("2e").rotate(values, g)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        assert torch.allclose(ep.irreps("2e").turn(values, g), plain, atol=EXACT)
+        assert torch.allclose(ep.irreps("2e").rotate(values, g), plain, atol=EXACT)
     finally:
         torch.set_default_dtype(before)
 
 
-# One rounding of the result (2^-53, 2^-24, 2^-11, 2^-8) times a few for the products; half precision is turned in
+# One rounding of the result (2^-53, 2^-24, 2^-11, 2^-8) times a few for the products; half precision is rotated in
 # float32 and rounded once.
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
@@ -150,10 +152,10 @@ def test_irreps_do_not_depend_on_the_default_dtype() -> None:
 @everything
 def test_dtypes(representation: Representation, dtype: torch.dtype, tolerance: float) -> None:
     values, g = values_of(representation, 3, 4).to(dtype), rotations(3)
-    turned = representation.turn(values, g)
-    assert turned.dtype == dtype
-    exact = representation.turn(values.double(), g)
-    assert float((turned.double() - exact).abs().max()) <= tolerance * float(exact.abs().max())
+    rotated = representation.rotate(values, g)
+    assert rotated.dtype == dtype
+    exact = representation.rotate(values.double(), g)
+    assert float((rotated.double() - exact).abs().max()) <= tolerance * float(exact.abs().max())
 
 
 @everything
@@ -161,8 +163,8 @@ def test_gradients_in_values_and_rotation(representation: Representation) -> Non
     values = values_of(representation, 2, 2).requires_grad_()
     turns = rotations(2).requires_grad_()
     if "irreps" not in str(representation):  # e3nn's Euler angles are a function on rotations, not on all matrices
-        assert torch.autograd.gradcheck(representation.turn, (values, turns))
-        assert torch.autograd.gradcheck(representation.turn_back, (values, turns))
+        assert torch.autograd.gradcheck(representation.rotate, (values, turns))
+        assert torch.autograd.gradcheck(representation.rotate_back, (values, turns))
         return
     skew = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
 
@@ -170,50 +172,55 @@ def test_gradients_in_values_and_rotation(representation: Representation) -> Non
         from equiv_probe.rotations.plan import generators
 
         tilt = torch.linalg.matrix_exp(torch.einsum("ka,aij->kij", skew, generators()))
-        return representation.turn(values, tilt @ turns.detach())
+        return representation.rotate(values, tilt @ turns.detach())
 
     assert torch.autograd.gradcheck(along, (values, skew))
 
 
-def test_points_turn_about_a_center() -> None:
+def test_points_rotate_about_a_center() -> None:
     x, center, g = values_of(ep.point, 3, 5), torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64), rotations(3)
     expected = torch.einsum("kij,knj->kni", g, x - center) + center
-    assert torch.allclose(ep.point.turn(x, g, center), expected, atol=EXACT)
-    assert torch.allclose(ep.point.turn_back(expected, g, center), x, atol=EXACT)
-    assert torch.allclose(ep.point.turn(center.expand(3, 1, 3), g, center), center.expand(3, 1, 3), atol=EXACT)
-    assert torch.allclose(ep.point.turn(x, g), ep.vector.turn(x, g), atol=EXACT), "about the origin without a centre"
-    assert torch.equal(ep.vector.turn(x, g, center), ep.vector.turn(x, g)), "a vector has no place"
+    assert torch.allclose(ep.point.rotate(x, g, center), expected, atol=EXACT)
+    assert torch.allclose(ep.point.rotate_back(expected, g, center), x, atol=EXACT)
+    assert torch.allclose(ep.point.rotate(center.expand(3, 1, 3), g, center), center.expand(3, 1, 3), atol=EXACT)
+    assert torch.allclose(ep.point.rotate(x, g), ep.vector.rotate(x, g), atol=EXACT), (
+        "about the origin without a centre"
+    )
+    assert torch.equal(ep.vector.rotate(x, g, center), ep.vector.rotate(x, g)), "a vector has no place"
 
 
 def test_fixed_passes_anything_on() -> None:
     numbers = torch.arange(5)
-    assert ep.fixed.turn(numbers, rotations(1)[0]) is numbers
-    assert ep.fixed.turn_back(numbers, rotations(3)) is numbers
+    assert ep.fixed.rotate(numbers, rotations(1)[0]) is numbers
+    assert ep.fixed.rotate_back(numbers, rotations(3)) is numbers
 
 
 def test_empty_values_stay_empty() -> None:
     for representation in REPRESENTATIONS:
         empty = values_of(representation, 2, 0)
-        assert representation.turn(empty, rotations(2)).shape == empty.shape
+        assert representation.rotate(empty, rotations(2)).shape == empty.shape
 
 
-def test_a_single_number_turns_as_well() -> None:
-    turn, mirror = haar(1, torch.Generator().manual_seed(0))[0], -torch.eye(3).double()
+def test_a_single_number_rotates_as_well() -> None:
+    rotate, mirror = haar(1, torch.Generator().manual_seed(0))[0], -torch.eye(3).double()
     for rep, sign in ((ep.scalar, 1.0), (ep.pseudoscalar, -1.0)):
-        assert torch.equal(rep.turn(torch.tensor(1.5), turn), torch.tensor(1.5))
-        assert torch.equal(rep.turn(torch.tensor(1.5), mirror), torch.tensor(sign * 1.5))
+        assert torch.equal(rep.rotate(torch.tensor(1.5), rotate), torch.tensor(1.5))
+        assert torch.equal(rep.rotate(torch.tensor(1.5), mirror), torch.tensor(sign * 1.5))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (
-            lambda: ep.vector.turn(torch.zeros(5, 2), torch.eye(3)),
+            lambda: ep.vector.rotate(torch.zeros(5, 2), torch.eye(3)),
             r"\(5, 2\) declared as vector; expected trailing axes \(3,\)",
         ),
-        (lambda: ep.tensor(2).turn(torch.zeros(3), torch.eye(3)), r"expected trailing axes \(3, 3\)"),
-        (lambda: ep.vector.turn(torch.zeros(5, 3, dtype=torch.long), torch.eye(3)), r"floating values. Fix: ep.fixed"),
-        (lambda: ep.vector.turn(torch.zeros(3), torch.eye(3).expand(4, 3, 3)), r"add them: values\[None\]"),
+        (lambda: ep.tensor(2).rotate(torch.zeros(3), torch.eye(3)), r"expected trailing axes \(3, 3\)"),
+        (
+            lambda: ep.vector.rotate(torch.zeros(5, 3, dtype=torch.long), torch.eye(3)),
+            r"floating values. Fix: ep.fixed",
+        ),
+        (lambda: ep.vector.rotate(torch.zeros(3), torch.eye(3).expand(4, 3, 3)), r"add them: values\[None\]"),
         (lambda: ep.voigt("xx yy zz yz xz"), "six different components"),
         (lambda: ep.voigt("xx yy zz yz zy xy"), "six different components"),
         (lambda: ep.voigt("xx yy zz yz xz xw"), "six different components"),
@@ -229,6 +236,6 @@ def test_errors_teach(call, message: str) -> None:
 @everything
 def test_values_stay_on_their_device(representation: Representation) -> None:
     values, g = values_of(representation, 3, 4), RotationPlan("haar", replicates=3).rotations()[:, 0]
-    turned = representation.turn(values.cuda(), g)
-    assert turned.device.type == "cuda"
-    assert torch.allclose(turned.cpu(), representation.turn(values, g), atol=EXACT)
+    rotated = representation.rotate(values.cuda(), g)
+    assert rotated.device.type == "cuda"
+    assert torch.allclose(rotated.cpu(), representation.rotate(values, g), atol=EXACT)

@@ -126,7 +126,7 @@ def test_the_samplers_page_answers_in_order(sampled: ep.SamplerAudit) -> None:
     ]
     one, said = sampled.measured[0], words(html)
     low, high = map(number, one.rms_interval)
-    assert f"samples do not turn with it. {number(one.rms)} Å 95 % interval {low} to {high}" in said
+    assert f"samples do not rotate with it. {number(one.rms)} Å 95 % interval {low} to {high}" in said
     assert f"{number(100 * one.rms / one.scale)} % of how far end points of other noise lie apart" in said
     assert f"{number(one.along_path[-1]['rms'])} after 6 steps" in said
     assert "randn_like 6 × 4 × 3 6 yes" in said
@@ -138,15 +138,15 @@ def test_a_sampler_at_round_off_is_told_from_a_broken_one() -> None:
     """Negative control: without the steep well the same page says no."""
     found = quiet(lambda noise: path(noise, 1.0), (6, 4, 3), path=True)
     said = words(fragment(found))
-    assert "No: samples turn with their noise, down to rounding." in said
-    assert "do not turn with it" not in said
+    assert "No: samples rotate with their noise, down to rounding." in said
+    assert "do not rotate with it" not in said
 
 
 @pytest.mark.parametrize(
     ("kernel", "answer", "of"),
     [
         (gaussian(1.2, 1.2, 1.2), "Not that one could tell: nothing at right angles", "rotations"),
-        (gaussian(0.5, 1.2, 1.2), "Yes: turns by right angles, which interpolate nothing, already show it.", "cube"),
+        (gaussian(0.5, 1.2, 1.2), "Yes: rotates by right angles, which interpolate nothing, already show it.", "cube"),
         (CUBIC, "Yes, between right angles: more than interpolation makes of it.", "rotations"),
     ],
     ids=["round", "oblong", "cubic"],
@@ -233,7 +233,7 @@ def test_the_cubes_angles_are_those_of_its_rotations(oblong: ep.GridAudit) -> No
     g = plan.rotations()[0]
     with torch.no_grad():
         about = model.eval()({"x": x})["y"]
-        back = torch.stack([rep.turn(model({"x": rep.turn(x, one)})["y"], one.mT) for one in g])
+        back = torch.stack([rep.rotate(model({"x": rep.rotate(x, one)})["y"], one.mT) for one in g])
     squares, degrees = (back - about).square().flatten(1).mean(1), torch.rad2deg(angles(g)).round()
     found = {entry["low"]: entry["rms"] for entry in oblong.by_angle["cube"]}
     for at in (90.0, 120.0, 180.0):

@@ -135,7 +135,7 @@ def test_one_point_is_no_course() -> None:
 
 
 @pytest.mark.parametrize("bidi", ["\u202e", "\u2066", "\u200f", "\x1b[2J", "\x08"])
-def test_names_do_not_turn_or_move_what_stands_around_them(bidi: str) -> None:
+def test_names_do_not_rotate_or_move_what_stands_around_them(bidi: str) -> None:
     report = audit_report(model=f"a{bidi}b", source=f"c{bidi}d", notes=[f"e{bidi}f"])
     for text in (page([report]), str(report)):
         assert bidi not in text

@@ -46,7 +46,7 @@ def wigner_average(rotations: Tensor, weights: Tensor, degree: int, parity: int 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_design_averages_wigner_matrices_up_to_its_degree_and_not_beyond(design: str, float64_default: None) -> None:
     plan = RotationPlan(design, replicates=1)
-    rotations = plan.rotations()[0]  # turned at random, so that no element sits on a pole of the Euler angles
+    rotations = plan.rotations()[0]  # rotated at random, so that no element sits on a pole of the Euler angles
     assert abs(float(plan.weights.sum()) - 1) < 1e-14
     assert bool((plan.weights > 0).all())
     for degree in range(1, plan.degree + 1):
@@ -154,12 +154,12 @@ def test_haar_draws_are_rotations() -> None:
 
 @pytest.mark.parametrize("angle", [1e-9, 1e-4, 1.0, math.pi - 1e-9, math.pi])
 def test_angles_are_accurate_at_both_ends(angle: float) -> None:
-    turn = torch.linalg.matrix_exp(angle * generators()[1])
+    rotate = torch.linalg.matrix_exp(angle * generators()[1])
     # arccos of the trace would be off by 1e-8 at both ends; arctan2 is good to rounding.
-    assert abs(float(angles(turn)) - angle) < 1e-14
+    assert abs(float(angles(rotate)) - angle) < 1e-14
 
 
-def test_generators_turn_the_right_way() -> None:
+def test_generators_rotate_the_right_way() -> None:
     quarter = torch.linalg.matrix_exp(math.pi / 2 * generators())
     basis = torch.eye(3, dtype=torch.float64)
     for a in range(3):  # about x, y turns to z, and so on
@@ -228,7 +228,7 @@ def test_cube_is_the_untouched_group() -> None:
         ({"design": "lebedev-0"}, "1 to 131"),
         ({"replicates": 0}, "at least 1"),
         ({"replicates": 2.0}, "whole number"),
-        ({"design": "cube", "replicates": 2}, "not turned at random"),
+        ({"design": "cube", "replicates": 2}, "not rotated at random"),
         ({"seed": -1}, "seed"),
     ],
 )

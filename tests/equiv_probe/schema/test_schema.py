@@ -68,7 +68,7 @@ def test_shapes_decide_where_names_say_nothing() -> None:
     reasons = {a.name: a.reason for a in inferred.assumptions}
     assert "first floating input with a last axis of 3, shape (5, 3)" in reasons["a"]
     assert "(5, 16) has no axis of Cartesian components" in reasons["b"]
-    assert "torch.int64 values do not turn" in reasons["c"]
+    assert "torch.int64 values do not rotate" in reasons["c"]
     assert "if it is a place rather than an arrow, it is ep.point" in reasons["y"]
 
 
@@ -111,8 +111,8 @@ def test_a_second_array_of_threes_among_inputs_is_ambiguous() -> None:
         Schema.infer({"a": zeros(5, 3), "b": zeros(5, 3)}, {"y": zeros()})
 
 
-def test_inputs_none_of_which_turns_are_an_error() -> None:
-    with pytest.raises(ep.EquivProbeError, match="none of which turns"):
+def test_inputs_none_of_which_rotates_are_an_error() -> None:
+    with pytest.raises(ep.EquivProbeError, match="none of which rotates"):
         Schema.infer({"z": torch.zeros(5, dtype=torch.long)}, {"energy": zeros()})
 
 

@@ -37,8 +37,8 @@ class FlockAdapter(Adapter):
 
         return {"places": flock.places, "sizes": flock.sizes}, rebuild
 
-    def stack(self, inputs: dict[str, Any], turned: Mapping[str, Tensor]) -> Any:
-        places = turned["places"]
+    def stack(self, inputs: dict[str, Any], rotated: Mapping[str, Tensor]) -> Any:
+        places = rotated["places"]
         count = len(places)
 
         def part(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -66,8 +66,8 @@ class InPlace(FlockAdapter):
 
 
 class Shuffled(FlockAdapter):
-    def stack(self, inputs: dict[str, Any], turned: Mapping[str, Tensor]) -> Any:
-        stacked, part = super().stack(inputs, turned)
+    def stack(self, inputs: dict[str, Any], rotated: Mapping[str, Tensor]) -> Any:
+        stacked, part = super().stack(inputs, rotated)
         return stacked, lambda outputs: {name: value.flip(0) for name, value in part(outputs).items()}
 
 
@@ -79,7 +79,7 @@ class WrongOwner(FlockAdapter):
 
 
 class Alone(FlockAdapter):
-    def stack(self, inputs: dict[str, Any], turned: Mapping[str, Tensor]) -> Any:
+    def stack(self, inputs: dict[str, Any], rotated: Mapping[str, Tensor]) -> Any:
         return None
 
 

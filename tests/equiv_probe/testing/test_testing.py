@@ -42,7 +42,7 @@ def test_closed_forms_against_quadrature(name: str, matrix: Tensor, positions: T
     g, center = plan.rotations()[0], positions.mean(0)
     outputs = model((positions - center) @ g.mT + center)
     for output, values in outputs.items():
-        h = model.outputs[output].turn_back(values, g, center)
+        h = model.outputs[output].rotate_back(values, g, center)
         twirl = torch.einsum("n,n...->...", plan.weights, h)
         expected = model.twirl(positions, improper=improper)[output]
         size = max(float(h.abs().max()), 1.0)  # l = 1 about the centroid is zero
@@ -105,7 +105,7 @@ class ToyAdapter:
         default_factory=lambda: [Molecule(np.random.default_rng(n).normal(size=(n, 3)) + n) for n in (3, 5)]
     )
     batch: int = 16
-    turn: str = "right"
+    rotate: str = "right"
     pull_back: bool = True
     outputs: tuple[str, ...] = ("energy", "forces", "stress")
     voigt: str = "xx yy zz yz xz xy"
@@ -130,7 +130,7 @@ class ToyAdapter:
     def orbit(self, field: Field, structure: Molecule, plan: ep.RotationPlan) -> ep.Orbit:
         self.calls += 1
         rotations = replace(plan, seed=self.calls).rotations() if self.ignores_seed else plan.rotations()
-        copies = [self._turned(structure, g) for g in rotations.reshape(-1, 3, 3)]
+        copies = [self._rotated(structure, g) for g in rotations.reshape(-1, 3, 3)]
         answers: list[dict[str, np.ndarray]] = []
         for start in range(0, len(copies), self.batch):
             part = run_batch(field, copies[start : start + self.batch])
@@ -150,19 +150,19 @@ class ToyAdapter:
             {"energy": ep.scalar, "forces": ep.vector, "stress": ep.voigt(self.voigt)},
         )
         values, identity = {}, {}
-        unturned = run_batch(field, [copy.deepcopy(structure)])[0]
+        unrotated = run_batch(field, [copy.deepcopy(structure)])[0]
         for name in self.outputs:
             raw = torch.stack([torch.from_numpy(np.asarray(a[name])) for a in answers]).double()
             raw = raw + self.noise * torch.randn(raw.shape, generator=torch.Generator().manual_seed(self.calls))
-            back = schema.outputs[name].turn_back(raw, rotations.reshape(-1, 3, 3)) if self.pull_back else raw
+            back = schema.outputs[name].rotate_back(raw, rotations.reshape(-1, 3, 3)) if self.pull_back else raw
             values[name] = back.reshape(plan.R, plan.n, *raw.shape[1:])
-            identity[name] = torch.from_numpy(np.asarray(unturned[name])).double()
+            identity[name] = torch.from_numpy(np.asarray(unrotated[name])).double()
         return ep.Orbit.from_values(values, identity, schema, plan, rotations)
 
-    def _turned(self, structure: Molecule, g: Tensor) -> Molecule:
-        if self.turn == "not":
+    def _rotated(self, structure: Molecule, g: Tensor) -> Molecule:
+        if self.rotate == "not":
             return copy.deepcopy(structure)
-        matrix = g.numpy() if self.turn == "transposed" else g.numpy().T
+        matrix = g.numpy() if self.rotate == "transposed" else g.numpy().T
         dtype = np.float32 if self.single else np.float64
         return Molecule((structure.positions.astype(dtype) @ matrix.astype(dtype)).astype(dtype))
 
@@ -177,8 +177,8 @@ def test_a_right_adapter_passes() -> None:
 @pytest.mark.parametrize(
     ("sabotage", "check"),
     [
-        ({"turn": "not"}, "closed-form"),
-        ({"turn": "transposed"}, "closed-form twirl, forces"),
+        ({"rotate": "not"}, "closed-form"),
+        ({"rotate": "transposed"}, "closed-form twirl, forces"),
         ({"pull_back": False}, "closed-form twirl, forces"),
         ({"voigt": "xx yy zz xy yz xz", "outputs": ("stress",)}, "stress"),
         ({"loses_last_batch": True, "outputs": ("energy",)}, "energy"),
@@ -201,7 +201,7 @@ def test_sabotage_is_caught_and_named(sabotage: dict[str, Any], check: str) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_turning_without_pulling_back_shows_even_for_an_equivariant_model() -> None:
+def test_rotating_without_pulling_back_shows_even_for_an_equivariant_model() -> None:
     with pytest.raises(AssertionError, match="equivariant model, forces of structure 1"):
         testing.check_equivariant(ToyAdapter(pull_back=False), 1, 1e-4)
     testing.check_equivariant(ToyAdapter(), 1, 1e-9)

@@ -152,7 +152,7 @@ def sample() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("interpolation", [None, "linear"])
-def test_everything_turns_together(interpolation: Any) -> None:
+def test_everything_rotates_together(interpolation: Any) -> None:
     rep = ep.grid(ep.scalar, ep.vector, interpolation=interpolation)
     schema = ep.Schema({**BESIDE.inputs, "density": rep}, BESIDE.outputs)
     given, before = sample(), sample()
@@ -168,7 +168,7 @@ def test_everything_turns_together(interpolation: Any) -> None:
         assert isinstance(found["dipole"], np.ndarray)
         assert np.allclose(found["dipole"], g.numpy() @ before["dipole"], atol=1e-12)
         exact = g.round() if interpolation is None else g
-        assert torch.allclose(found["density"], rep.turn(before["density"], exact), atol=1e-12)
+        assert torch.allclose(found["density"], rep.rotate(before["density"], exact), atol=1e-12)
         assert (found["energy"], found["name"]) == (before["energy"], "water")
         assert found["z"] is given["z"]
     assert torch.equal(given["density"], before["density"])
@@ -183,9 +183,9 @@ def test_containers_centres_and_plans() -> None:
     for given in ((x, y), [x, y], Pair(x, y)):
         found = transform(given)
         assert type(found) is type(given)
-        turns = [g for g in ep.RotationPlan("cube").rotations()[0] if torch.equal(ep.grid().turn(x, g), found[0])]
+        turns = [g for g in ep.RotationPlan("cube").rotations()[0] if torch.equal(ep.grid().rotate(x, g), found[0])]
         assert len(turns) == 1
-        assert torch.equal(ep.grid().turn(y, turns[0]), found[1])
+        assert torch.equal(ep.grid().rotate(y, turns[0]), found[1])
     alone = ep.RandomRotation(ep.Schema({"x": ep.grid()}, {}))(x)
     assert alone.shape == x.shape
     box = ep.RandomRotation(ep.Schema({"x": ep.grid()}, {}))
@@ -205,7 +205,7 @@ def test_containers_centres_and_plans() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ep.RandomRotation(ep.Schema({"z": ep.fixed}, {})), "something that turns"),
+        (lambda: ep.RandomRotation(ep.Schema({"z": ep.fixed}, {})), "something that rotates"),
         (lambda: ep.RandomRotation(GRIDS, center="box"), '"origin", "centroid" or a tensor'),
         (lambda: ep.RandomRotation(GRIDS)({"x": values(1, 2, 2, 2)}), r"the schema's \['y'\]"),
         (lambda: ep.RandomRotation(GRIDS, ep.RotationPlan("haar"))((values(1, 2, 2, 2),) * 2), "voxels to voxels"),
@@ -217,7 +217,7 @@ def test_errors_teach(call: Any, message: str) -> None:
 
 
 class Items(Dataset[Tensor]):
-    """The same arrow again and again, turned."""
+    """The same arrow again and again, rotated."""
 
     def __init__(self) -> None:
         self.transform = ep.RandomRotation(ep.Schema({"x": ep.vector}, {}), seed=1)

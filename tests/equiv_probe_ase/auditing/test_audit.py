@@ -20,7 +20,7 @@ import equiv_probe as ep
 from equiv_probe.representations.representation import CartesianTensor
 from equiv_probe.testing import CentralForces, HandedModel, LinearField, QuadraticEnergy
 from equiv_probe_ase import audit
-from equiv_probe_ase.structures.rotation import Turner
+from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -142,21 +142,21 @@ def test_an_equivariant_calculator_is_at_round_off(planted: Any, mixed: list[Ato
     assert forces.nondeterminism == 0
 
 
-def test_negative_control_answers_that_are_not_turned_back(
+def test_negative_control_answers_that_are_not_rotated_back(
     planted: Any, mixed: list[Atoms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All but points: the round trips of the floor are turned back as ever.
-    turn_back = CartesianTensor.turn_back
+    # All but points: the round trips of the floor are rotated back as ever.
+    rotate_back = CartesianTensor.rotate_back
     monkeypatch.setattr(
-        CartesianTensor, "turn_back", lambda self, v, *rest: turn_back(self, v, *rest) if self.is_affine else v
+        CartesianTensor, "rotate_back", lambda self, v, *rest: rotate_back(self, v, *rest) if self.is_affine else v
     )
     assert audit(planted(CentralForces()), mixed)["forces"].verdict == "broken"
 
 
-def test_negative_control_structures_that_are_not_turned(
+def test_negative_control_structures_that_are_not_rotated(
     planted: Any, quadratic: QuadraticEnergy, mixed: list[Atoms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Turner, "copies", lambda self, rotations: [self.atoms.copy() for _ in rotations])
+    monkeypatch.setattr(Rotator, "copies", lambda self, rotations: [self.atoms.copy() for _ in rotations])
     report = audit(planted(quadratic), mixed, plan=EXACT)
     assert report["energy"].rms == 0  # where the planted model's is not
     assert audit(planted(CentralForces()), mixed)["forces"].verdict == "broken"
@@ -187,7 +187,7 @@ def test_the_net_torque_bounds_the_spread_of_a_conservative_energy(
     assert any("net torque" in note for note in report.notes)
 
 
-def test_a_constant_force_offset_does_not_turn(planted: Any) -> None:
+def test_a_constant_force_offset_does_not_rotate(planted: Any) -> None:
     """Forces that point along z whatever the structure: all of it is broken symmetry, a third per component."""
     report = audit(
         planted(lambda x: {"forces": torch.tensor([0.0, 0.0, 0.3], dtype=x.dtype).expand_as(x)}, names=["forces"]),
@@ -252,7 +252,7 @@ def test_the_callers_state_is_left_alone(planted: Any, quadratic: QuadraticEnerg
 
 def test_plans_that_give_no_error_bar_are_refused(planted: Any, quadratic: QuadraticEnergy) -> None:
     for plan in (ep.RotationPlan("cube"), ep.RotationPlan("tetrahedral", replicates=1)):
-        with pytest.raises(ep.EquivProbeError, match="at least two randomly turned replicates"):
+        with pytest.raises(ep.EquivProbeError, match="at least two randomly rotated replicates"):
             audit(planted(quadratic), molecule("H2O"), plan=plan)
     for center, expected in (("middle", "centroid"), ([1.0, 2.0], "three coordinates")):
         with pytest.raises(ep.EquivProbeError, match=expected):
@@ -266,6 +266,6 @@ def test_the_report_says_how_it_was_measured(planted: Any, quadratic: QuadraticE
     assert "5 × haar" in report.protocol["plan"]
     assert "seed 3" in report.protocol["plan"]
     assert report.protocol["rotations"] == 5 * len(mixed)
-    assert report.protocol["evaluations"] == (5 + 1 + 3 + 1) * len(mixed)  # turned, itself, round trips, again
+    assert report.protocol["evaluations"] == (5 + 1 + 3 + 1) * len(mixed)  # rotated, itself, round trips, again
     assert "ase" in report.protocol["versions"]
     assert report.complete

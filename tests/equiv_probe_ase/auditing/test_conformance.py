@@ -1,4 +1,4 @@
-"""The adapter conformance suite on the plugin's own path: turner, evaluator, engine and job, as an audit uses them."""
+"""The adapter conformance suite on the plugin's own path: rotator, evaluator, engine and job, as an audit uses them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.evaluators.engine import Engine
 from equiv_probe_ase.structures.loading import Structure
 from equiv_probe_ase.structures.quantities import Quantity
-from equiv_probe_ase.structures.rotation import Turner
+from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -51,7 +51,7 @@ class AseCase:
         given = field(self.positions(structure))
         quantities = {name: QUANTITIES[name] for name in given}
         evaluator = evaluator_for(self.calculator(field, names=list(given)))
-        job = Job(Structure(0, "one", structure), quantities, plan, Turner(structure), torch.float64)
+        job = Job(Structure(0, "one", structure), quantities, plan, Rotator(structure), torch.float64)
         failed = evaluate_jobs(Engine(evaluator, self.atoms_per_call), [job])
         for error in failed.values():
             raise error
@@ -71,13 +71,13 @@ def test_calculators_in_a_loop_conform(planted: Any) -> None:
     check_adapter(AseCase(planted), tolerance=1e-9)
 
 
-@pytest.mark.parametrize("broken", ["copies", "turn_back"])
-def test_negative_control_a_plugin_that_turns_nothing(
+@pytest.mark.parametrize("broken", ["copies", "rotate_back"])
+def test_negative_control_a_plugin_that_rotates_nothing(
     planted: Any, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     if broken == "copies":
-        monkeypatch.setattr(Turner, "copies", lambda self, rotations: [self.atoms.copy() for _ in rotations])
+        monkeypatch.setattr(Rotator, "copies", lambda self, rotations: [self.atoms.copy() for _ in rotations])
     else:
-        monkeypatch.setattr(ep.representations.CartesianTensor, "turn_back", lambda self, values, *_: values)
+        monkeypatch.setattr(ep.representations.CartesianTensor, "rotate_back", lambda self, values, *_: values)
     with pytest.raises(AssertionError, match="adapter conformance"):
         check_adapter(AseCase(planted), tolerance=1e-9)

@@ -136,7 +136,7 @@ def test_properties_that_were_asked_for_are_not_dropped(planted: Any, mixed: lis
 
 
 class Unheard(FixConstraint):
-    """A constraint of somebody else's, which cannot be turned."""
+    """A constraint of somebody else's, which cannot be rotated."""
 
     def adjust_positions(self, atoms: Atoms, new: np.ndarray) -> None:
         pass
@@ -145,7 +145,7 @@ class Unheard(FixConstraint):
         pass
 
 
-def test_a_constraint_that_cannot_be_turned_is_noted(planted: Any) -> None:
+def test_a_constraint_that_cannot_be_rotated_is_noted(planted: Any) -> None:
     crystal = bulk("NaCl", "rocksalt", 5.64)
     crystal.set_constraint(Unheard())
     report = audit(planted(CentralForces()), crystal, plan=PLAN)

@@ -71,7 +71,7 @@ def test_orb_is_broken_on_crystals(shared_data: Path, crystals: list[Atoms]) -> 
     report = audit(orb(shared_data), crystals, plan=PLAN)
     assert report["forces"].verdict == report["energy"].verdict == "broken"
     assert all(m.nondeterminism == 0 for m in report.measured)  # its repeat noise is exactly nothing
-    # 26.8 meV/Å and 1.86 meV/atom on 25 crystals: five of them scatter, and a distance from the unturned prediction is
+    # 26.8 meV/Å and 1.86 meV/atom on 25 crystals: five of them scatter, and a distance from the unrotated prediction is
     # √2 times that from the average. A factor of two covers both.
     assert 0.5 < report["forces"].rms / 26.8 < 2
     assert 0.5 < report["energy"].rms / 1.86 < 2

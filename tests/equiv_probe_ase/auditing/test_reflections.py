@@ -39,7 +39,7 @@ def skewed() -> Atoms:
     return Atoms("Cu2", [[0, 0, 0], [1, 2, 1]], cell=[[4, 0.3, 0], [0, 5, 0.2], [0.4, 0, 6]], pbc=True)
 
 
-def test_turning_a_cell_by_reflections_is_right(skewed: Atoms) -> None:
+def test_rotating_a_cell_by_reflections_is_right(skewed: Atoms) -> None:
     """What takes the volume as ASE does is exact under both hands."""
     report = audit(Strained(signed=False), skewed, plan=RotationPlan("klein", 4, improper=True))
     assert report["stress"].rms < 1e-9

@@ -12,7 +12,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations.plan import RotationPlan, haar
 from equiv_probe.testing import QuadraticEnergy
 from equiv_probe_ase import audit
-from equiv_probe_ase.structures.rotation import Turner
+from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,16 +61,16 @@ def test_the_cell_as_centre_needs_a_cell(planted: Any, quadratic: Any, mixed: li
     report = audit(planted(quadratic), mixed, center="cell")
     assert {failure["name"] for failure in report.failures} == {"structure[0]", "structure[3]"}  # the molecules
     with pytest.raises(EquivProbeError, match="without a cell"):
-        Turner(mixed[0], "cell").pivot()
+        Rotator(mixed[0], "cell").pivot()
 
 
 def test_round_trips_carry_the_models_rounding(mixed: list[Atoms]) -> None:
-    # Turned and turned back in float32: off by about an ulp of the coordinates, 2⁻²³ × a few Å, and not by nothing;
+    # Rotated and rotated back in float32: off by about an ulp of the coordinates, 2⁻²³ × a few Å, and not by nothing;
     # in float64 by 2⁻⁵².
     rotations = haar(3, torch.Generator().manual_seed(0))
     atoms = mixed[1]
     for precision in (torch.float32, torch.float64):
-        trips = Turner(atoms).round_trips(rotations, precision)
+        trips = Rotator(atoms).round_trips(rotations, precision)
         error = np.abs([trip.positions - atoms.positions for trip in trips]).max()
         scale = torch.finfo(precision).eps * np.abs(atoms.positions).max()
         assert 0.05 * scale < error < 10 * scale

@@ -54,7 +54,7 @@ def test_without_averaging_it_is_not(cluster: Atoms, monkeypatch: pytest.MonkeyP
 
 
 def test_four_rotations_leave_degree_two(cluster: Atoms) -> None:
-    """The Klein group is of degree 1: degree 2 goes on average over its random turns, not in each."""
+    """The Klein group is of degree 1: degree 2 goes on average over its random rotations, not in each."""
     cluster.calc = TwirledCalculator(Well(), ep.RotationPlan("klein", replicates=1))
     assert abs(cluster.get_forces() + TRACE / 3 * cluster.positions).max() > 0.05
     many = TwirledCalculator(Well(), ep.RotationPlan("klein", replicates=500), properties=["forces"])
@@ -180,9 +180,9 @@ def test_one_replicate_of_a_group_is_symmetric_under_that_group_and_no_more(clus
     calc = TwirledCalculator(Well(quartic=1.0), plan, properties=["energy"])
     energy = calc.get_potential_energy(cluster)
     for matrix, same in ((group("octahedral")[5].numpy(), True), (group("icosahedral")[7].numpy(), False)):
-        turned = cluster.copy()
-        turned.positions = cluster.positions @ matrix.T
-        assert (abs(calc.get_potential_energy(turned) - energy) < 1e-11) == same
+        rotated = cluster.copy()
+        rotated.positions = cluster.positions @ matrix.T
+        assert (abs(calc.get_potential_energy(rotated) - energy) < 1e-11) == same
 
 
 def test_a_sample_of_the_cubes_rotations_is_as_uncertain_as_what_is_left_out(cluster: Atoms) -> None:

@@ -140,7 +140,7 @@ def test_where_nothing_is_broken_every_dynamics_goes_as_before(name: str, mode: 
         assert (averaged[0].get_forces()[0] == 0).all()  # the structure does
 
 
-def test_everything_of_a_structure_turns_with_it() -> None:
+def test_everything_of_a_structure_rotates_with_it() -> None:
     """Momenta, cell and directions of constraints reach the calculator within as they are in its frame."""
     seen: list[Atoms] = []
 
@@ -160,10 +160,10 @@ def test_everything_of_a_structure_turns_with_it() -> None:
 
 def by_hand(calculator: Any, atoms: Atoms, rotations: np.ndarray) -> np.ndarray:
     """Mean over rotations of the forces, one call each: the definition."""
-    return np.mean([calculator.get_forces(turned(atoms, g)) @ g for g in rotations], axis=0)
+    return np.mean([calculator.get_forces(rotated(atoms, g)) @ g for g in rotations], axis=0)
 
 
-def turned(atoms: Atoms, g: np.ndarray) -> Atoms:
+def rotated(atoms: Atoms, g: np.ndarray) -> Atoms:
     copied = atoms.copy()
     copied.positions, copied.cell = atoms.positions @ g.T, atoms.cell.array @ g.T
     return copied

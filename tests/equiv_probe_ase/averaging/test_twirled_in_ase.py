@@ -162,7 +162,7 @@ def test_what_cannot_be_averaged_is_said() -> None:
         TwirledCalculator(EMT(), mode="mean")
     with pytest.raises(EquivProbeError, match="expected no plan"):
         TwirledCalculator(EMT(), ep.RotationPlan("klein"), "random-frame")
-    with pytest.raises(EquivProbeError, match="turned at random"):
+    with pytest.raises(EquivProbeError, match="rotated at random"):
         TwirledCalculator(EMT(), ep.RotationPlan("cube"), redraw=True)
     with pytest.raises(EquivProbeError, match="what the calculator has"):
         TwirledCalculator(EMT(), properties="dipole")

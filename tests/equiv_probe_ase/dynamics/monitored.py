@@ -40,7 +40,7 @@ class LinearField(Calculator):
 
 
 def cluster(seed: int = 0, count: int = 5) -> Atoms:
-    """A few atoms off the origin that move and turn."""
+    """A few atoms off the origin that move and rotate."""
     rng = np.random.default_rng(seed)
     atoms = Atoms("CHNOF"[:count], rng.normal(scale=1.2, size=(count, 3)) + np.array([0.4, -0.3, 0.2]))
     atoms.set_momenta(rng.normal(scale=0.4, size=(count, 3)))

@@ -175,7 +175,7 @@ def test_what_cannot_be_watched_is_said() -> None:
     atoms, dyn = moving(LinearField(TILT + SPIN))
     with pytest.raises(EquivProbeError, match="every=0"):
         SymmetryMonitor(dyn, atoms, every=0)
-    with pytest.raises(EquivProbeError, match="two randomly turned replicates"):
+    with pytest.raises(EquivProbeError, match="two randomly rotated replicates"):
         SymmetryMonitor(dyn, atoms, plan=ep.RotationPlan("klein", 1))
     with pytest.raises(EquivProbeError, match=r"ends in \.csv or \.jsonl"):
         SymmetryMonitor(dyn, atoms, log="monitor.txt")

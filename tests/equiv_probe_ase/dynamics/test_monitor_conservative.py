@@ -16,7 +16,7 @@ from equiv_probe_ase.dynamics.conservative import defect, directions, slopes
 from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.evaluators.engine import Engine
-from equiv_probe_ase.structures.rotation import Turner
+from equiv_probe_ase.structures.rotation import Rotator
 
 from .monitored import SPIN, TILT, LinearField, cluster, moving
 
@@ -41,17 +41,17 @@ def test_mean_square_over_directions_in_closed_form(strength: float) -> None:
 
 
 def test_power_along_the_motion_and_of_the_twirled_model() -> None:
-    """Turned antisymmetric matrices average to zero: no power is left of the twirled model."""
+    """Rotated antisymmetric matrices average to zero: no power is left of the twirled model."""
     atoms = cluster()
-    turned = Turner(atoms, "origin").copies(haar(400, torch.Generator().manual_seed(0)))
-    found = defect(engine(LinearField(TILT + SPIN)), atoms, np.random.default_rng(0), turned=turned)
+    rotated = Rotator(atoms, "origin").copies(haar(400, torch.Generator().manual_seed(0)))
+    found = defect(engine(LinearField(TILT + SPIN)), atoms, np.random.default_rng(0), rotated=rotated)
     velocities = atoms.get_velocities() * units.fs
     assert found.power == pytest.approx(-float((velocities * (atoms.positions @ SPIN.T)).sum()), rel=1e-9)
     # The power over rotations scatters by about itself; 400 of them.
     assert abs(found.twirled_power) < 0.2 * abs(found.power)
-    # Control: with copies that are not turned, nothing is taken away.
-    unturned = Turner(atoms, "origin").copies(torch.eye(3).double().expand(3, 3, 3))
-    same = defect(engine(LinearField(TILT + SPIN)), atoms, np.random.default_rng(0), turned=unturned)
+    # Control: with copies that are not rotated, nothing is taken away.
+    unrotated = Rotator(atoms, "origin").copies(torch.eye(3).double().expand(3, 3, 3))
+    same = defect(engine(LinearField(TILT + SPIN)), atoms, np.random.default_rng(0), rotated=unrotated)
     assert same.twirled_power == pytest.approx(found.power, rel=1e-9)
 
 

@@ -217,7 +217,7 @@ def test_a_copied_calculator_is_a_whole_copy() -> None:
 
 
 def test_a_program_runs_in_a_folder_of_its_own(tmp_path: Any) -> None:
-    """Turned copies must not overwrite the files of the dynamics, from which its next step may start."""
+    """Rotated copies must not overwrite the files of the dynamics, from which its next step may start."""
     from ase.calculators.calculator import FileIOCalculator
 
     class Program(FileIOCalculator):  # type: ignore[misc]

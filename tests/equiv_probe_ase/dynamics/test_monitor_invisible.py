@@ -128,7 +128,7 @@ def test_the_trajectory_is_bit_for_bit_the_same(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["noisy model", "wavefunction"])
 def test_without_a_calculator_of_its_own_it_would_not_be(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Control for the test above: the user's calculator is turned, and forgets its wavefunction and its results."""
+    """Control for the test above: the user's calculator is rotated, and forgets its wavefunction and its results."""
     if case == "wavefunction":
         pytest.importorskip("tblite", reason="tblite is not installed")
     make, atoms, dynamics = CASES[case]

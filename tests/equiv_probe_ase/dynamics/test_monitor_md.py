@@ -122,7 +122,7 @@ def test_interrupted_dynamics_gives_what_there_is(folder: Path) -> None:
     class Stopped(LinearField):
         def calculate(self, *args, **kwargs) -> None:
             super().calculate(*args, **kwargs)
-            if self.calls == 8 and self is calculator:  # not a copy that is turned
+            if self.calls == 8 and self is calculator:  # not a copy that is rotated
                 raise KeyboardInterrupt
 
     calculator = Stopped(TILT)

@@ -34,16 +34,16 @@ TOLERANCE = 1e-5
 UNITS_FLOOR = {"stress": 0.1}
 
 
-def turned(atoms: Atoms, seed: int) -> Atoms:
-    """Return a copy with atoms and cell turned together, which makes every cell a general triclinic one."""
-    copy, turn = atoms.copy(), Rotation.random(random_state=seed).as_matrix()
-    copy.set_cell(copy.cell.array @ turn.T, scale_atoms=False)
-    copy.positions = copy.positions @ turn.T
+def rotated(atoms: Atoms, seed: int) -> Atoms:
+    """Return a copy with atoms and cell rotated together, which makes every cell a general triclinic one."""
+    copy, rotate = atoms.copy(), Rotation.random(random_state=seed).as_matrix()
+    copy.set_cell(copy.cell.array @ rotate.T, scale_atoms=False)
+    copy.positions = copy.positions @ rotate.T
     return copy
 
 
 def structures(*, boxed: bool) -> list[Atoms]:
-    """Return a crystal, one without bonds below 3 Å, a slab, a molecule, and the first turned: 1 to 13 atoms."""
+    """Return a crystal, one without bonds below 3 Å, a slab, a molecule, and the first rotated: 1 to 13 atoms."""
     crystal = bulk("NaCl", "rocksalt", 5.64) * (2, 1, 1)
     slab = fcc111("Cu", (2, 2, 3), vacuum=8.0)
     slab.pbc = True
@@ -56,8 +56,8 @@ def structures(*, boxed: bool) -> list[Atoms]:
     rattled = [crystal, bulk("Cs", "bcc", 6.1), slab, ethanol]
     for seed, atoms in enumerate(rattled):
         atoms.positions += np.random.default_rng(seed).normal(scale=0.05, size=atoms.positions.shape)
-    rattled = [turned(atoms, seed) for seed, atoms in enumerate(rattled)]
-    return [*rattled, turned(rattled[0], 10)]
+    rattled = [rotated(atoms, seed) for seed, atoms in enumerate(rattled)]
+    return [*rattled, rotated(rattled[0], 10)]
 
 
 def chgnet() -> SimpleNamespace:
@@ -186,7 +186,7 @@ def test_a_batch_says_what_single_calls_say(case: SimpleNamespace) -> None:
 
 
 def test_the_comparison_would_notice_a_mix_up(case: SimpleNamespace) -> None:
-    # The turned copy of the first structure has its energy but not its forces: swapping the two must not pass.
+    # The rotated copy of the first structure has its energy but not its forces: swapping the two must not pass.
     original, copy = case.results[0], case.results[-1]
     assert np.abs(original["forces"] - copy["forces"]).max() > 100 * TOLERANCE
     assert np.abs(original["stress"] - copy["stress"]).max() > 100 * TOLERANCE * UNITS_FLOOR["stress"]

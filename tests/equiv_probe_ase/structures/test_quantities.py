@@ -21,7 +21,7 @@ EXACT = RotationPlan("icosahedral", replicates=4)
 
 
 def ammonium() -> Atoms:
-    """NH4⁺ far from the origin, where the dipole of an ion is large and turns about ``Q c``."""
+    """NH4⁺ far from the origin, where the dipole of an ion is large and rotates about ``Q c``."""
     from ase import Atoms
 
     corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * 0.6
@@ -72,7 +72,7 @@ def test_norm_wise_losses_take_energies_and_stresses_too(
         assert labelled is not None
         assert labelled.total > 0
         assert labelled.equiv > 0
-    if loss == "mae-norm":  # the Frobenius norm of a tensor that does not turn: the same in every frame
+    if loss == "mae-norm":  # the Frobenius norm of a tensor that does not rotate: the same in every frame
         calculator = planted(quadratic)
         crystal = next(atoms for atoms in mixed if atoms.pbc.all())
         calculator.calculate(crystal)

@@ -1,4 +1,4 @@
-"""Turned structures: what has a direction turns, nothing else changes, and the caller's atoms stay as they are.
+"""Rotated structures: what has a direction rotates, nothing else changes, and the caller's atoms stay as they are.
 
 Tolerances are float64 rounding of coordinates of some ten ångström (1e-12), unless a test says otherwise.
 """
@@ -14,7 +14,7 @@ from ase.build import bulk, fcc111, molecule
 
 import equiv_probe as ep
 from equiv_probe.rotations.plan import haar
-from equiv_probe_ase.structures.rotation import Turner
+from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,8 +37,8 @@ def ethanol() -> Atoms:
     return atoms
 
 
-def turn(atoms: Atoms, rotation: np.ndarray, **options: object) -> Atoms:
-    return Turner(atoms, **options).copies(torch.from_numpy(rotation)[None])[0]
+def rotate(atoms: Atoms, rotation: np.ndarray, **options: object) -> Atoms:
+    return Rotator(atoms, **options).copies(torch.from_numpy(rotation)[None])[0]
 
 
 def everything(atoms: Atoms) -> dict[str, object]:
@@ -49,25 +49,25 @@ def everything(atoms: Atoms) -> dict[str, object]:
     return {**arrays, **rest, "info": info, "constraints": [repr(vars(c)) for c in atoms.constraints]}
 
 
-def test_positions_turn_about_the_centroid_and_the_cell_about_the_origin(g: np.ndarray) -> None:
+def test_positions_rotate_about_the_centroid_and_the_cell_about_the_origin(g: np.ndarray) -> None:
     atoms = ethanol()
-    turned, centre = turn(atoms, g), atoms.positions.mean(0)
-    np.testing.assert_allclose(turned.positions, (atoms.positions - centre) @ g.T + centre, atol=ROUNDING)
-    np.testing.assert_allclose(turned.cell.array, atoms.cell.array @ g.T, atol=ROUNDING)
-    assert turned.pbc.tolist() == atoms.pbc.tolist()
-    assert turned.numbers.tolist() == atoms.numbers.tolist()
-    np.testing.assert_allclose(turned.get_all_distances(mic=True), atoms.get_all_distances(mic=True), atol=ROUNDING)
-    assert abs(turned.get_volume() - atoms.get_volume()) < 1e-9  # 500 Å³
+    rotated, centre = rotate(atoms, g), atoms.positions.mean(0)
+    np.testing.assert_allclose(rotated.positions, (atoms.positions - centre) @ g.T + centre, atol=ROUNDING)
+    np.testing.assert_allclose(rotated.cell.array, atoms.cell.array @ g.T, atol=ROUNDING)
+    assert rotated.pbc.tolist() == atoms.pbc.tolist()
+    assert rotated.numbers.tolist() == atoms.numbers.tolist()
+    np.testing.assert_allclose(rotated.get_all_distances(mic=True), atoms.get_all_distances(mic=True), atol=ROUNDING)
+    assert abs(rotated.get_volume() - atoms.get_volume()) < 1e-9  # 500 Å³
 
 
 def test_fractional_coordinates_are_kept_and_nothing_is_wrapped(g: np.ndarray) -> None:
     atoms = ethanol()
     before = atoms.get_scaled_positions(wrap=False)
     assert before.min() < 0  # some atoms lie outside of the cell, and have to stay there
-    about_origin = turn(atoms, g, center="origin").get_scaled_positions(wrap=False)
+    about_origin = rotate(atoms, g, center="origin").get_scaled_positions(wrap=False)
     np.testing.assert_allclose(about_origin, before, atol=ROUNDING)
     # About any other point all atoms shift together relative to the cell.
-    shift = turn(atoms, g).get_scaled_positions(wrap=False) - before
+    shift = rotate(atoms, g).get_scaled_positions(wrap=False) - before
     np.testing.assert_allclose(shift, np.broadcast_to(shift[0], shift.shape), atol=ROUNDING)
 
 
@@ -78,13 +78,13 @@ def test_fractional_coordinates_are_kept_and_nothing_is_wrapped(g: np.ndarray) -
 def test_the_centre_is_the_fixed_point(g: np.ndarray, center: object, fixed_point: list[float] | None) -> None:
     atoms = ethanol()
     there = atoms.positions.mean(0) if fixed_point is None else np.array(fixed_point, float)
-    turned = turn(atoms, g, center=center)
-    np.testing.assert_allclose(turned.positions - there, (atoms.positions - there) @ g.T, atol=ROUNDING)
+    rotated = rotate(atoms, g, center=center)
+    np.testing.assert_allclose(rotated.positions - there, (atoms.positions - there) @ g.T, atol=ROUNDING)
 
 
 def test_an_unknown_centre_says_which_there_are() -> None:
     with pytest.raises(ep.EquivProbeError, match="centroid"):
-        turn(ethanol(), np.eye(3), center="middle")
+        rotate(ethanol(), np.eye(3), center="middle")
 
 
 def test_momenta_moments_and_cell_displacement(g: np.ndarray) -> None:
@@ -95,41 +95,41 @@ def test_momenta_moments_and_cell_displacement(g: np.ndarray) -> None:
     atoms.set_initial_magnetic_moments(moments)
     atoms.set_celldisp([0.1, 0.2, 0.3])
     atoms.set_initial_charges(rng.normal(size=9))
-    turned = turn(atoms, g)
-    np.testing.assert_allclose(turned.get_momenta(), momenta @ g.T, atol=ROUNDING)
+    rotated = rotate(atoms, g)
+    np.testing.assert_allclose(rotated.get_momenta(), momenta @ g.T, atol=ROUNDING)
     # Magnetic moments are axial: the inversion leaves them alone.
-    np.testing.assert_allclose(turned.get_initial_magnetic_moments(), np.linalg.det(g) * moments @ g.T, atol=ROUNDING)
-    np.testing.assert_allclose(turned.get_celldisp().ravel(), g @ [0.1, 0.2, 0.3], atol=ROUNDING)
-    assert turned.get_initial_charges().tolist() == atoms.get_initial_charges().tolist()
+    np.testing.assert_allclose(rotated.get_initial_magnetic_moments(), np.linalg.det(g) * moments @ g.T, atol=ROUNDING)
+    np.testing.assert_allclose(rotated.get_celldisp().ravel(), g @ [0.1, 0.2, 0.3], atol=ROUNDING)
+    assert rotated.get_initial_charges().tolist() == atoms.get_initial_charges().tolist()
 
 
 def test_collinear_moments_are_numbers(g: np.ndarray) -> None:
     atoms = ethanol()
     atoms.set_initial_magnetic_moments(np.arange(9.0))
-    assert turn(atoms, g).get_initial_magnetic_moments().tolist() == list(range(9))
+    assert rotate(atoms, g).get_initial_magnetic_moments().tolist() == list(range(9))
 
 
 def test_an_untouched_cell_displacement_keeps_ases_shape(g: np.ndarray) -> None:
     atoms = ethanol()
-    assert turn(atoms, g).get_celldisp().shape == atoms.get_celldisp().shape
+    assert rotate(atoms, g).get_celldisp().shape == atoms.get_celldisp().shape
 
 
-def test_further_inputs_turn_as_the_schema_says(g: np.ndarray) -> None:
+def test_further_inputs_rotate_as_the_schema_says(g: np.ndarray) -> None:
     atoms = ethanol()
     field, dipoles, tags = np.array([0.1, 0.0, 0.3]), np.arange(27.0).reshape(9, 3), np.arange(9)
     atoms.info["field"] = field
     atoms.arrays["dipoles"] = dipoles
     atoms.arrays["kind"] = tags
     extra = {"field": ep.vector, "dipoles": ep.axial, "kind": ep.fixed}
-    turned = turn(atoms, g, extra=extra)
-    np.testing.assert_allclose(turned.info["field"], g @ field, atol=ROUNDING)
-    np.testing.assert_allclose(turned.arrays["dipoles"], np.linalg.det(g) * dipoles @ g.T, atol=1e-11)
-    assert turned.arrays["kind"].tolist() == tags.tolist()
-    assert turned.arrays["kind"].dtype == tags.dtype  # integers stay integers
-    undeclared = turn(atoms, g)
+    rotated = rotate(atoms, g, extra=extra)
+    np.testing.assert_allclose(rotated.info["field"], g @ field, atol=ROUNDING)
+    np.testing.assert_allclose(rotated.arrays["dipoles"], np.linalg.det(g) * dipoles @ g.T, atol=1e-11)
+    assert rotated.arrays["kind"].tolist() == tags.tolist()
+    assert rotated.arrays["kind"].dtype == tags.dtype  # integers stay integers
+    undeclared = rotate(atoms, g)
     assert undeclared.info["field"].tolist() == field.tolist()
     with pytest.raises(ep.EquivProbeError, match="'flux'"):
-        turn(atoms, g, extra={"flux": ep.vector})
+        rotate(atoms, g, extra={"flux": ep.vector})
 
 
 def test_the_callers_atoms_are_not_touched(g: np.ndarray) -> None:
@@ -137,9 +137,12 @@ def test_the_callers_atoms_are_not_touched(g: np.ndarray) -> None:
     atoms.set_momenta(np.ones((8, 3)))
     atoms.info["field"] = np.ones(3)
     before = everything(atoms)
-    turner = Turner(atoms, extra={"field": ep.vector})
-    turned = [*turner.copies(torch.from_numpy(g)[None]), *turner.round_trips(torch.from_numpy(g)[None], torch.float32)]
-    for one in turned:
+    rotator = Rotator(atoms, extra={"field": ep.vector})
+    rotated = [
+        *rotator.copies(torch.from_numpy(g)[None]),
+        *rotator.round_trips(torch.from_numpy(g)[None], torch.float32),
+    ]
+    for one in rotated:
         for values in (*one.arrays.values(), one.cell.array, one.info["field"]):
             values[...] = 0  # nor do the copies share memory with it
         one.pbc = False
@@ -149,7 +152,7 @@ def test_the_callers_atoms_are_not_touched(g: np.ndarray) -> None:
 @pytest.mark.parametrize(("precision", "unit"), [(torch.float32, 2.0**-24), (torch.float64, 2.0**-53)])
 def test_round_trips_differ_by_rounding_only(precision: torch.dtype, unit: float) -> None:
     atoms = ethanol()
-    trips = Turner(atoms).round_trips(haar(3, torch.Generator().manual_seed(1)), precision)
+    trips = Rotator(atoms).round_trips(haar(3, torch.Generator().manual_seed(1)), precision)
     for trip in trips:
         change = np.abs(trip.positions - atoms.positions).max()
         # A dozen roundings of numbers below 8 Å.
@@ -159,19 +162,19 @@ def test_round_trips_differ_by_rounding_only(precision: torch.dtype, unit: float
 
 
 def test_a_molecule_without_a_cell_and_a_slab_stay_what_they_are(g: np.ndarray) -> None:
-    gas = turn(molecule("H2O"), g)
+    gas = rotate(molecule("H2O"), g)
     assert gas.cell.rank == 0
     assert not gas.pbc.any()
     slab = fcc111("Cu", (2, 2, 2), vacuum=5.0)
-    assert turn(slab, g).pbc.tolist() == [True, True, False]
+    assert rotate(slab, g).pbc.tolist() == [True, True, False]
     flat = bulk("Cu")
     flat.cell[2] = 0
-    assert turn(flat, g).cell.rank == 2
+    assert rotate(flat, g).cell.rank == 2
 
 
 def test_copies_are_independent_of_each_other() -> None:
     atoms = ethanol()
     atoms.arrays["weight"] = np.ones(9)
-    first, second = Turner(atoms, extra={"weight": ep.scalar}).copies(haar(2, torch.Generator().manual_seed(0)))
+    first, second = Rotator(atoms, extra={"weight": ep.scalar}).copies(haar(2, torch.Generator().manual_seed(0)))
     first.arrays["weight"][0] = 5
     assert second.arrays["weight"].tolist() == [1.0] * 9

@@ -1,4 +1,4 @@
-"""Constraints turn with the atoms: they act on a turned structure as they do on the structure itself, turned.
+"""Constraints rotate with the atoms: they act on a rotated structure as they do on the structure itself, rotated.
 
 That is checked by what they do to forces, steps and momenta, not by what they store. Tolerance: float64 rounding of
 numbers below 10, and 1e-6 for the bond constraints, which ASE solves by iteration to 1e-7.
@@ -17,7 +17,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
 from equiv_probe.rotations.plan import haar
-from equiv_probe_ase.structures.rotation import Turner, turned_constraints
+from equiv_probe_ase.structures.rotation import Rotator, rotated_constraints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,44 +92,44 @@ def acted_on(atoms: Atoms, vectors: np.ndarray, points: np.ndarray) -> dict[str,
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["proper", "improper"])
 @pytest.mark.parametrize("name", CASES)
-def test_a_turned_constraint_acts_as_the_constraint_turned(name: str, sign: int) -> None:
+def test_a_rotated_constraint_acts_as_the_constraint_rotated(name: str, sign: int) -> None:
     case = CASES[name]
     rng = np.random.default_rng(7)
     vectors, step = rng.normal(size=(9, 3)), 0.05 * rng.normal(size=(9, 3))
     g = sign * haar(1, torch.Generator().manual_seed(2))[0].numpy()
     atoms = ethanol(case.make)
-    turned = Turner(atoms).copies(torch.from_numpy(g)[None])[0]
-    turned.calc = EMT()  # as the structure itself: MirrorForce asks it
+    rotated = Rotator(atoms).copies(torch.from_numpy(g)[None])[0]
+    rotated.calc = EMT()  # as the structure itself: MirrorForce asks it
     centre = atoms.positions.mean(0)
 
     expected = acted_on(atoms, vectors, atoms.positions + step)
-    found = acted_on(turned, vectors @ g.T, turned.positions + step @ g.T)
-    turned_back = {
+    found = acted_on(rotated, vectors @ g.T, rotated.positions + step @ g.T)
+    rotated_back = {
         "forces": found["forces"] @ g,
         "momenta": found["momenta"] @ g,
         "positions": (found["positions"] - centre) @ g + centre,
         "energy": found["energy"],
     }
     for what, value in ((what, expected[what]) for what in case.compare):
-        np.testing.assert_allclose(turned_back[what], value, rtol=0, atol=case.tolerance, err_msg=f"{name}: {what}")
+        np.testing.assert_allclose(rotated_back[what], value, rtol=0, atol=case.tolerance, err_msg=f"{name}: {what}")
 
     # The negative control: left as they were, constraints that name a direction do something else.
-    turned.set_constraint(case.make(turned))
-    wrong = acted_on(turned, vectors @ g.T, turned.positions + step @ g.T)
+    rotated.set_constraint(case.make(rotated))
+    wrong = acted_on(rotated, vectors @ g.T, rotated.positions + step @ g.T)
     off = np.abs((wrong["positions"] - centre) @ g + centre - expected["positions"]).max()
     if "forces" in case.compare:
         off = max(off, np.abs(wrong["forces"] @ g - expected["forces"]).max())
     assert (off > 1e-3) == case.lab
 
 
-def test_turning_keeps_the_number_of_fixed_degrees_of_freedom() -> None:
+def test_rotating_keeps_the_number_of_fixed_degrees_of_freedom() -> None:
     """Temperatures are computed from it."""
     g = haar(1, torch.Generator().manual_seed(2))
     for name, case in CASES.items():
         if name.startswith(("Fix", "several")):
             atoms = ethanol(case.make)
-            (turned,) = Turner(atoms).copies(g)
-            removed = [sum(c.get_removed_dof(one) for c in one.constraints) for one in (atoms, turned)]
+            (rotated,) = Rotator(atoms).copies(g)
+            removed = [sum(c.get_removed_dof(one) for c in one.constraints) for one in (atoms, rotated)]
             assert removed[0] == removed[1] > 0, name
 
 
@@ -143,7 +143,7 @@ def test_constraints_do_act_on_these_vectors() -> None:
         assert max(np.abs(found[what] - value).max() for what, value in unchanged.items()) > 1e-3, name
 
 
-def test_internals_that_were_used_before_follow_the_turned_cell() -> None:
+def test_internals_that_were_used_before_follow_the_rotated_cell() -> None:
     """FixInternals remembers the cell of its first use: a bond across the boundary would be lost."""
     g = haar(1, torch.Generator().manual_seed(2))[0].numpy()
     places = [[0.2, 0.0, 0.0], [5.8, 0.0, 0.0], [3.0, 3.0, 3.0], [1.0, 5.0, 5.0], [4.0, 1.0, 6.0]]
@@ -151,22 +151,22 @@ def test_internals_that_were_used_before_follow_the_turned_cell() -> None:
     atoms.set_constraint(constraints.FixInternals(bonds=[[None, [0, 1]]], mic=True))
     step = 0.1 * np.random.default_rng(0).normal(size=(5, 3))
     expected = acted_on(atoms, step, atoms.positions + step)
-    turned = Turner(atoms).copies(torch.from_numpy(g)[None])[0]
-    found = acted_on(turned, step @ g.T, turned.positions + step @ g.T)
+    rotated = Rotator(atoms).copies(torch.from_numpy(g)[None])[0]
+    found = acted_on(rotated, step @ g.T, rotated.positions + step @ g.T)
     np.testing.assert_allclose(found["forces"] @ g, expected["forces"], atol=1e-9)
 
 
-def test_a_space_group_turns_with_its_crystal() -> None:
-    """ASE's FixSymmetry refuses large changes of the cell; a turn of everything is none."""
+def test_a_space_group_rotates_with_its_crystal() -> None:
+    """ASE's FixSymmetry refuses large changes of the cell; a rotation of everything is none."""
     pytest.importorskip("spglib", reason="spglib, which FixSymmetry needs, is not installed")
     g = haar(1, torch.Generator().manual_seed(2))[0].numpy()
     crystal = bulk("NaCl", "rocksalt", 5.64, cubic=True)
     crystal.set_constraint(constraints.FixSymmetry(crystal))
     forces = np.random.default_rng(0).normal(size=(8, 3))
     expected = acted_on(crystal, forces, crystal.positions)
-    turned = Turner(crystal).copies(torch.from_numpy(g)[None])[0]
-    np.testing.assert_allclose(turned.cell.array, crystal.cell.array @ g.T, atol=1e-12)
-    found = acted_on(turned, forces @ g.T, turned.positions)
+    rotated = Rotator(crystal).copies(torch.from_numpy(g)[None])[0]
+    np.testing.assert_allclose(rotated.cell.array, crystal.cell.array @ g.T, atol=1e-12)
+    found = acted_on(rotated, forces @ g.T, rotated.positions)
     np.testing.assert_allclose(found["forces"] @ g, expected["forces"], atol=1e-9)  # spglib's tolerance is 1e-2
 
 
@@ -182,13 +182,13 @@ class Unheard(constraints.FixConstraint):
 
 def test_an_unknown_constraint_is_named_and_left_out() -> None:
     fixed = constraints.FixAtoms([0])
-    kept, unknown = turned_constraints([fixed, Unheard()], np.eye(3), np.zeros(3))
+    kept, unknown = rotated_constraints([fixed, Unheard()], np.eye(3), np.zeros(3))
     assert [type(one).__name__ for one in kept] == ["FixAtoms"]
     assert unknown == ["Unheard"]
 
 
 def test_a_copys_constraints_are_its_own() -> None:
     atoms = ethanol(lambda a: [constraints.FixAtoms([0, 1])])
-    turned = Turner(atoms).copies(haar(1, torch.Generator().manual_seed(0)))[0]
-    turned.constraints[0].index[0] = 5
+    rotated = Rotator(atoms).copies(haar(1, torch.Generator().manual_seed(0)))[0]
+    rotated.constraints[0].index[0] = 5
     assert atoms.constraints[0].index.tolist() == [0, 1]

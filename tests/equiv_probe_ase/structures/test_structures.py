@@ -201,7 +201,7 @@ def test_an_unreadable_file_and_an_empty_slice(tmp_path: Path) -> None:
 
 
 def test_quantities_that_are_declared_keep_their_unit() -> None:
-    """A declaration says how a property turns; it is still reported per atom."""
+    """A declaration says how a property rotates; it is still reported per atom."""
     atoms = labelled()
     declared = choose(["energy", "magmoms"], ["energy"], ep.Schema(inputs={}, outputs={"energy": ep.pseudoscalar}))
     assert declared["energy"].unit == "meV/atom"

@@ -19,7 +19,7 @@ DOUBLE = torch.float64
 
 
 def cube_error(network: torch.nn.Module, grid: Tensor) -> tuple[float, float]:
-    """Largest difference, over the 24 rotations, between turning before and after a network of grids; and its scale."""
+    """Largest difference, over the 24 rotations, between rotating before and after a network; and its scale."""
     size = grid.shape[-1]
     place = torch.cartesian_prod(*[torch.arange(size, dtype=DOUBLE) - (size - 1) / 2] * 3)
     with torch.no_grad():
@@ -27,8 +27,8 @@ def cube_error(network: torch.nn.Module, grid: Tensor) -> tuple[float, float]:
         worst = 0.0
         for rotation in ep.RotationPlan("cube").rotations()[0]:
             x, y, z = (place @ rotation + (size - 1) / 2).round().long().unbind(-1)  # value at p comes from g⁻¹ p
-            turn = lambda values: values[:, :, x, y, z].reshape(values.shape) if values.ndim == 5 else values  # noqa: B023, E731
-            worst = max(worst, float((network(turn(grid)) - turn(plain)).abs().max()))
+            rotate = lambda values: values[:, :, x, y, z].reshape(values.shape) if values.ndim == 5 else values  # noqa: B023, E731
+            worst = max(worst, float((network(rotate(grid)) - rotate(plain)).abs().max()))
     return worst, float(plain.std())
 
 
@@ -102,6 +102,6 @@ def test_molecules_are_oriented_as_asked(vx: SimpleNamespace, shared_data: Path)
     between = torch.cdist(molecule["given"], molecule["given"])
     for name in ("principal", "random"):
         torch.testing.assert_close(torch.cdist(molecule[name], molecule[name]), between, rtol=0, atol=1e-4)
-        # Proper: a mirror image would turn the sign of every signed volume.
+        # Proper: a mirror image would rotate the sign of every signed volume.
         volume = lambda p: torch.linalg.det((p[1:4] - p[0]).double())  # noqa: E731
         torch.testing.assert_close(volume(molecule[name]), volume(molecule["given"]), rtol=1e-3, atol=1e-4)

@@ -44,8 +44,8 @@ def test_pose_run_resumes_and_measures(vx: SimpleNamespace, shared_data: Path, t
     scores = []
     with torch.no_grad():
         for rotation in ep.RotationPlan("cube").rotations()[0]:
-            turned = {**poses.inputs, "pos": poses.pos.double() @ rotation.T}
-            scores.append(network(**{**turned, "radius": poses.radius.double()}))
+            rotated = {**poses.inputs, "pos": poses.pos.double() @ rotation.T}
+            scores.append(network(**{**rotated, "radius": poses.radius.double()}))
     orbit = torch.stack(scores).double()
     total = (orbit - poses.rmsd).square().mean()
     equiv = (orbit - orbit.mean(0)).square().mean()
@@ -57,7 +57,7 @@ def test_pose_run_resumes_and_measures(vx: SimpleNamespace, shared_data: Path, t
         vx.pockets.train(replace(tiny(vx, tmp_path / "whole"), batch=3), "cube")
 
 
-def turned_grid(grid: Tensor, rotation: Tensor) -> Tensor:
+def rotated_grid(grid: Tensor, rotation: Tensor) -> Tensor:
     """`F'(p) = F(g⁻¹ p)` for a rotation of the cube, by looking up where each voxel's value comes from."""
     size = grid.shape[-1]
     place = torch.cartesian_prod(*[torch.arange(size, dtype=DOUBLE) - (size - 1) / 2] * 3)
@@ -69,7 +69,7 @@ def small(vx: SimpleNamespace, folder: Path) -> Any:
     """Denoising in a few steps."""
     return vx.denoise.Denoising(
         steps=4, batch=2, every=1, log=2, evaluate=4, folder=str(folder), size=12, resolution=1.0, radius=1.5,
-        reach=4.0, widths=(4, 4), held=4, watched=4, turned=4,
+        reach=4.0, widths=(4, 4), held=4, watched=4, rotated=4,
     )  # fmt: skip
 
 
@@ -84,7 +84,10 @@ def test_logged_share_is_that_of_the_24_rotations(
     network = copy.deepcopy(task.network).double()
     with torch.no_grad():
         orbit = torch.stack(
-            [turned_grid(network(turned_grid(noisy.double(), g)), g.T) for g in ep.RotationPlan("cube").rotations()[0]]
+            [
+                rotated_grid(network(rotated_grid(noisy.double(), g)), g.T)
+                for g in ep.RotationPlan("cube").rotations()[0]
+            ]
         )
     total, equiv = (orbit - clean).square().mean(), (orbit - orbit.mean(0)).square().mean()
     logged = run.rows[-1]
@@ -126,7 +129,7 @@ def test_noise_averages_out_of_the_covariance(vx: SimpleNamespace) -> None:
     answer = lambda: field + noise * torch.randn_like(clean)  # noqa: E731
     pos, plan, grid = torch.randn(count, 3, 3, dtype=DOUBLE), ep.RotationPlan("cube"), vx.source.GRIDS["cube"]
     found = vx.source.covariance(lambda _: {"first": answer(), "second": answer()}, pos, clean, plan, grid)
-    orbit = torch.stack([turned_grid(field, g) for g in plan.rotations()[0]])
+    orbit = torch.stack([rotated_grid(field, g) for g in plan.rotations()[0]])
     ball = torch.cartesian_prod(*[torch.arange(size) - (size - 1) / 2] * 3).norm(dim=-1).reshape(size, size, size) <= 3
     expected = float((orbit - orbit.mean(0)).square()[..., ball].mean())
     assert found.equiv.value == pytest.approx(expected, abs=4 * found.equiv.stderr)

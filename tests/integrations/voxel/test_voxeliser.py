@@ -97,18 +97,18 @@ def test_density_is_differentiable(vx: SimpleNamespace, cutoff: float | None) ->
 
 @pytest.mark.parametrize("cutoff", [None, 2.5])
 @pytest.mark.parametrize("size", [9, 10])
-def test_turned_atoms_are_a_turned_grid(vx: SimpleNamespace, cutoff: float | None, size: int) -> None:
-    """For the 24 rotations: the density of turned atoms at `g p` is that of the atoms at p, found by coordinates."""
+def test_rotated_atoms_are_a_rotated_grid(vx: SimpleNamespace, cutoff: float | None, size: int) -> None:
+    """For the 24 rotations: the density of rotated atoms at `g p` is that of the atoms at p, found by coordinates."""
     given = atoms()
     voxels = vx.voxeliser.Voxeliser(3, size, 0.7, cutoff=cutoff)
     density, places = voxels(**given), voxels.coordinates()
     for rotation in ep.RotationPlan("cube").rotations()[0]:
-        turned = voxels(**{**given, "pos": given["pos"] @ rotation.T})
+        rotated = voxels(**{**given, "pos": given["pos"] @ rotation.T})
         index = ((places @ rotation.T) / 0.7 + (size - 1) / 2).round().long()
         x, y, z = index.unbind(-1)
-        torch.testing.assert_close(turned[:, :, x, y, z], density, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(rotated[:, :, x, y, z], density, rtol=1e-12, atol=1e-15)
     half_turned = voxels(**{**given, "pos": given["pos"] @ ep.RotationPlan("haar").rotations()[0, 0].T})
-    assert float((half_turned - density).abs().max()) > 0.1  # the test would see a grid that did not turn
+    assert float((half_turned - density).abs().max()) > 0.1  # the test would see a grid that did not rotate
 
 
 def test_precision_of_the_density(vx: SimpleNamespace) -> None:
@@ -126,7 +126,7 @@ def test_precision_of_the_density(vx: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("averaged", [True, False])
 def test_slopes_are_vectors(vx: SimpleNamespace, averaged: bool) -> None:
-    """Of a score that does not change under the cube's rotations the slopes turn along; of any other they do not."""
+    """Of a score that does not change under the cube's rotations the slopes rotate along; of any other they do not."""
     torch.manual_seed(0)
     given = atoms(count=4)
     cnn = vx.networks.ScalarCNN(3, (4, 4)).double()
