@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.loading import from_dict
 from equiv_probe.report.stored import ANY, parsed, require, without_nan
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def load(path: str | Path) -> Saved:
 
 
 def _from_dict(stored: Any) -> Saved:
+    if isinstance(stored, dict) and "kind" in stored:
+        return from_dict(stored)  # type: ignore[return-value]
+
     from equiv_probe.generative.sampler_report import SamplerAudit
     from equiv_probe.landscape.saved_curvature import SavedCurvature
     from equiv_probe.landscape.saved_line import SavedLine

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from scipy import stats
 
 from equiv_probe.cli import main as cli
