@@ -7,8 +7,9 @@ notebook.
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -248,6 +249,17 @@ class Document:
     def each(self) -> Iterator[Block]:
         """All blocks, those in sections too."""
         return _each(self.blocks)
+
+
+@runtime_checkable
+class Documented(typing.Protocol):
+    """What describes itself as a document, and gives its numbers as plain data."""
+
+    def document(self) -> Document:
+        """What it says."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers."""
 
 
 def method(

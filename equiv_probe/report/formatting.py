@@ -31,6 +31,11 @@ def finite(found: Any) -> float:
     return float(found) if is_number and abs(found) <= sys.float_info.max else math.nan
 
 
+def counted(found: Any) -> str:
+    """A stored count; a dash for what is none."""
+    return f"{finite(found):.0f}" if math.isfinite(finite(found)) else "–"
+
+
 def shown(text: str) -> str:
     r"""Text as it can be shown: what would move the cursor or turn the direction of writing stands there as its code.
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import msgspec
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report import loading
+from equiv_probe.report import kinds
+from equiv_probe.report.files import naming, parsed, write
 from equiv_probe.report.formatting import shown
-from equiv_probe.report.stored_data import FIX, converted, parsed, plain, schema
+from equiv_probe.report.stored_data import FIX, converted, plain, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,7 +55,7 @@ class Record(Part, frozen=True):
     def __init_subclass__(cls, **how: Any) -> None:
         super().__init_subclass__(**how)
         if cls.kind:
-            loading.register(cls.kind, f"{cls.__module__}:{cls.__qualname__}")
+            kinds.register(cls.kind, f"{cls.__module__}:{cls.__qualname__}")
 
     def document(self) -> Document:
         """What the result says. It is made anew at every call, and cheap: figures are drawn by those who show them."""
@@ -90,7 +91,7 @@ class Record(Part, frozen=True):
         if not isinstance(stored, dict):
             raise EquivProbeError(f"a report: a {type(stored).__name__}", "an object", FIX)
         version = _version(stored)
-        kind = stored.get("kind") if version >= VERSION else loading.kind_of_first(stored)
+        kind = kinds.kind_of(stored)
         if kind != cls.kind:
             raise EquivProbeError(f"a {str(kind)[:40]!r}", f"a {cls.kind!r}", "equiv_probe.load reads all kinds")
         return converted(stored if version == VERSION else cls.upgraded(dict(stored)), cls)
@@ -102,8 +103,9 @@ class Record(Part, frozen=True):
         Raises:
             EquivProbeError: there is no such file, or something else in it; the message names the file and the place.
         """
-        with loading.naming(path):
-            return cls.from_dict(parsed(Path(path)))
+        stored = parsed(Path(path))
+        with naming(Path(path)):
+            return cls.from_dict(stored)
 
     def save(self, path: str | Path) -> None:
         """Write ``.json`` (everything), ``.html`` (a page), or what is tabular as ``.csv`` or ``.parquet``.
@@ -111,7 +113,7 @@ class Record(Part, frozen=True):
         Raises:
             EquivProbeError: another suffix, or a package that it takes (Matplotlib, pandas, pyarrow) is not installed.
         """
-        loading.write(Path(path), self._ways())
+        write(Path(path), self._ways())
 
     def _ways(self) -> dict[str, Any]:
         tables = {".parquet": self.to_parquet} if self.rows() else {}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.loading import from_dict
 from equiv_probe.report.stored import ANY, parsed, require, without_nan
 
 if TYPE_CHECKING:
@@ -55,33 +54,6 @@ def as_page(found: Saved) -> str:
     from equiv_probe.report.page import page
 
     return page([found])
-
-
-def load(path: str | Path) -> Saved:
-    """Read whatever was saved as JSON: a report, the audit of a sampler or of a model of grids, a curvature, a line.
-
-    Raises:
-        EquivProbeError: there is no such file, or nothing of that kind in it.
-    """
-    found: Saved = read(path, _from_dict)
-    return found
-
-
-def _from_dict(stored: Any) -> Saved:
-    if isinstance(stored, dict) and "kind" in stored:
-        return from_dict(stored)  # type: ignore[return-value]
-
-    from equiv_probe.generative.sampler_report import SamplerAudit
-    from equiv_probe.landscape.saved_curvature import SavedCurvature
-    from equiv_probe.landscape.saved_line import SavedLine
-    from equiv_probe.results.report import Report
-    from equiv_probe.voxels.grid_report import GridAudit
-
-    kinds = {"sampler": SamplerAudit, "cube": GridAudit, "matrix": SavedCurvature, "direction": SavedLine}
-    names = set(stored) if isinstance(stored, dict) else set()
-    kind: Any = next((kind for name, kind in kinds.items() if name in names), Report)
-    found: Saved = kind.from_dict(stored)
-    return found
 
 
 def read(path: str | Path, from_dict: Callable[[Any], Any]) -> Any:

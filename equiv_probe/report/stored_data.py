@@ -5,40 +5,20 @@ JSON has no NaN: what was not measured is null there, and comes back as NaN wher
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import inspect
 
 from equiv_probe.errors import EquivProbeError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 T = TypeVar("T")
 FIX = 'what save("report.json") writes'
 BEYOND = 2.0**1000
 """No measured number is as large, and its square would overflow."""
-
-
-def parsed(path: Path) -> Any:
-    """The JSON of a file; NaN and infinities, which some writers put there, are null.
-
-    Raises:
-        EquivProbeError: there is no file, or not JSON in it.
-    """
-    if not path.is_file():
-        raise EquivProbeError(f"no file {path}", "a report that was saved as JSON")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin with a mark of byte order
-        return without_nan(json.loads(text))
-    except (ValueError, RecursionError) as error:  # of nesting without end
-        reason = f"{type(error).__name__}: {error}"
-        raise EquivProbeError(f"{path}, which is not JSON ({reason[:200]})", FIX) from error
 
 
 def converted(stored: Any, kind: type[T]) -> T:
@@ -170,7 +150,8 @@ def _taught(said: str, stored: Any) -> EquivProbeError:
     if wrong := re.match(r"Expected `(.*)`(.*?), got `?([^`]*)`?$", said):
         value = _at(stored, where)
         brief = "" if value is _UNKNOWN or value is None else f" {_brief(value)}"
-        found = f"{where or 'a report'}: {_WORDS.get(wrong[3], wrong[3])}{brief}"
+        what = "a list" if wrong[3].isdigit() else _WORDS.get(wrong[3], wrong[3])  # of another length
+        found = f"{where or 'a report'}: {what}{brief}"
         return EquivProbeError(found, f"{_expected(wrong[1])}{wrong[2]}", FIX)
     return EquivProbeError(f"{where}: {said}" if where else said[:300], "another value", FIX)
 

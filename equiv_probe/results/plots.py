@@ -13,7 +13,7 @@ import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.axes import ALARM, CALM, INK, SERIES, axes_or_new, figure, short, tidied, value_of
-from equiv_probe.report.formatting import number
+from equiv_probe.report.formatting import counted, number
 from equiv_probe.results.measured import chosen
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def elements(measured: Sequence[Measured], quantity: str | None = None, ax: Axes
     ranked = sorted(one.by_element.items(), key=lambda item: -value_of(item[1]["rms"]))[:12]
     ax = axes_or_new(ax)
     ax.barh(range(len(ranked)), [value_of(values["rms"]) for _, values in ranked], color=ALARM, height=0.6)
-    names = [f"{short(element)} ({int(values['atoms'])})" for element, values in ranked]
+    names = [f"{short(element)} ({counted(values['atoms'])})" for element, values in ranked]
     ax.set_yticks(range(len(ranked)), names, parse_math=False)
     ax.invert_yaxis()
     ax.set_xlabel(f"√L_equiv of {short(one.name)}, {short(one.unit)}")

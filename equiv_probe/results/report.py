@@ -102,8 +102,10 @@ class Report(Record, frozen=True):
         for name, one in self.gradients.items():
             for group, row in one["groups"].items():
                 wanted = {f"{key}{end}" for key in _GRADIENTS for end in ("", "_stderr", "_interval")}
-                if missing := (wanted | {"parameters", "units"}) - row.keys():
-                    raise ValueError(f"gradients of {name}, {group}: no {min(missing)}")
+                for key in sorted(wanted | {"parameters", "units"}):
+                    is_span = isinstance(row.get(key, None), (tuple, list))
+                    if key not in row or is_span != key.endswith("_interval"):
+                        raise ValueError(f"gradients of {name}, {group}: no {key}")
 
     def __getitem__(self, name: str) -> Measured:
         """The measurement of one quantity."""

@@ -22,12 +22,11 @@ from equiv_probe.generative.sampler_report import SamplerAudit
 from equiv_probe.landscape.saved_curvature import SavedCurvature
 from equiv_probe.landscape.saved_line import SavedLine
 from equiv_probe.report.cells import interval_of, text_of, value_of
-from equiv_probe.report.document import Verdict
+from equiv_probe.report.document import Documented, Verdict
 from equiv_probe.report.formatting import interval, number, shown
 from equiv_probe.report.page import curvature_sections, grid_sections, line_sections, sampler_sections, viewer
 from equiv_probe.report.page.document_view import DocumentView, grouped
 from equiv_probe.report.page.figures import svg
-from equiv_probe.report.record import Record
 from equiv_probe.results.comparison import p_value
 from equiv_probe.results.contrast_plot import contrast as contrast_plot
 from equiv_probe.results.quantity_tables import over
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from equiv_probe.report.page.views import View
     from equiv_probe.report.saving import Saved as Old
 
-    Saved = Old | Record
+    Saved = Old | Documented
     from equiv_probe.results.comparison import Comparison
     from equiv_probe.results.contrasts import Contrast
 
@@ -77,7 +76,7 @@ def page(reports: Sequence[Saved], title: str = "") -> str:
 
 def _view(report: Saved, key: str, *, brief: bool = False) -> View | DocumentView:
     """What the templates are given, by the kind of measurement."""
-    if isinstance(report, Record):
+    if isinstance(report, Documented):
         return DocumentView(report.document().on("notebook" if brief else "page"), key)
     if isinstance(report, SamplerAudit):
         return sampler_sections.view(report, key, brief=brief)
@@ -118,7 +117,7 @@ def fragment(report: Saved) -> str:
     """The answer, the loss and its share as HTML for a notebook's cell: no script, and styles that stay inside."""
     digest = hashlib.sha256(json.dumps(report.to_dict(), sort_keys=True, default=str).encode())
     key = f"equiv-probe-{digest.hexdigest()[:12]}"  # reports in one notebook must not share ids
-    template = "notebook.html.jinja" if isinstance(report, Record) else "fragment.html.jinja"
+    template = "notebook.html.jinja" if isinstance(report, Documented) else "fragment.html.jinja"
     return _written(template, view=_view(report, key, brief=True))
 
 
