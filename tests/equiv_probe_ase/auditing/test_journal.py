@@ -127,7 +127,7 @@ def test_ctrl_c_keeps_and_shows_what_was_done(folder: Path) -> None:
     assert "Interrupted" not in out
     complete = Report.load(folder / "report.json")
     assert complete.complete
-    assert complete.structures[: len(partial.structures)] == partial.structures
+    assert complete.structures[: len(partial.structures)] == list(partial.structures)
 
 
 def test_resuming_evaluates_only_what_is_left(
