@@ -48,7 +48,7 @@ def end_points(
     rounding = max(root(floor**2 - again**2), resolution)
     says = verdict(rms, rounding, again, unit, rms / scatter if scatter else math.nan)
     kept = left_out(~good)
-    samples, rotations = deviation.sqrt(), each.flatten().sqrt()
+    samples, by_rotation = deviation.sqrt(), each.flatten().sqrt()
     return EndPoints(
         name=name,
         unit=unit,
@@ -62,7 +62,7 @@ def end_points(
         verdict=says.kind,
         sentence=says.sentence,
         over_samples={**_quantiles(samples), "worst": float(kept[int(samples.argmax())])},
-        over_rotations=_quantiles(rotations),
+        over_rotations=_quantiles(by_rotation),
         by_sample=[
             {"sample": u, "rms": float(a), "max": float(b), "floor": float(c), "nondeterminism": float(d)}
             for u, a, b, c, d in zip(
