@@ -118,8 +118,8 @@ class Report(Figures):
         history: of a training run, the estimates after each measurement: step, stage, output, seconds since the start,
             ``L_total`` and so on.
         over: losses in bins of an input of the network, such as its time.
-        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.Gradients.to_dict` gives
-            them, over the latest measurements, and their ``history``.
+        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.analysis.Gradients.to_dict`
+            gives them, over the latest measurements, and their ``history``.
     """
 
     model: str

@@ -43,13 +43,13 @@ def slope(function: Any, model: Linear, data: Any) -> Tensor:
 def test_the_decomposed_loss_of_a_batch_of_graphs_and_its_gradients() -> None:
     model, batch = Forces(), batch_of()
     plan = ep.RotationPlan("tetrahedral", 4, seed=1)
-    loss = ep.OrbitLoss(model, batch, {"forces": batch.force}, SCHEMA, plan)
+    loss = ep.analysis.OrbitLoss(model, batch, {"forces": batch.force}, SCHEMA, plan)
     _, mean, equiv = loss()
     torch.testing.assert_close((mean.item(), equiv.item()), closed_form(model, batch))
     for value, function in ((mean, mean_of), (equiv, equiv_of)):
         (found,) = torch.autograd.grad(value, model.matrix, retain_graph=True)
         torch.testing.assert_close(found, slope(function, model, batch))
-    found = ep.gradients(loss)
+    found = ep.analysis.gradients(loss)
     torch.testing.assert_close(
         found.ratio.value, float(slope(equiv_of, model, batch).norm() / slope(mean_of, model, batch).norm())
     )

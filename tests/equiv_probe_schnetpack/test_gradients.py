@@ -65,7 +65,7 @@ def test_closed_form_and_bit_identical_weights(tmp_path: Path) -> None:
     model = Quadratic(MATRIX).train()
     schema = Schema({"_positions": ep.point}, {"forces": ep.vector}, batch="_idx_m")
     plan = ep.RotationPlan("tetrahedral", replicates=6)
-    expected = ep.gradients(ep.OrbitLoss(model, copied(given), {"forces": "forces"}, schema, plan))
+    expected = ep.analysis.gradients(ep.analysis.OrbitLoss(model, copied(given), {"forces": "forces"}, schema, plan))
     assert values["equiv/train/loss/grad_norm_L_mean"] == pytest.approx(0.7 * expected.norm_mean.value, rel=1e-6)
     assert values["equiv/train/loss/grad_norm_L_equiv"] == pytest.approx(0.7 * expected.norm_equiv.value, rel=1e-6)
     x = (

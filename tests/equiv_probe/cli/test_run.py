@@ -65,7 +65,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(module: nn.Module, args: Any, kwargs: Any) -> GraphAdapter | None:
         return GraphAdapter() if args and isinstance(args[0], Graph) else None
 
-    monkeypatch.setattr("equiv_probe.live.adapters._readers", lambda: [read])
+    monkeypatch.setattr("equiv_probe.live.adapter_choice._readers", lambda: [read])
     monkeypatch.setattr(running_script, "_CLAIMS", [])
 
 
