@@ -120,10 +120,16 @@ __all__ = [
     "voigt",
 ]
 
+_PACKAGES = (
+    *("augmentation", "estimation", "generative", "landscape", "live", "orbit", "probe", "report", "representations"),
+    *("results", "rotations", "schema", "voxels"),
+)
+
 if not TYPE_CHECKING:
     _find, __dir__ = lazily(
         __name__,
         {
+            **dict.fromkeys(_PACKAGES, ()),
             "analysis": (),
             "augmentation.augment": ("Augmentation", "augment"),
             "augmentation.check": ("check_augmentation",),

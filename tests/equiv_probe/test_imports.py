@@ -83,6 +83,11 @@ def test_a_lazy_package_says_the_same_to_python_and_to_type_checkers(package: st
         assert getattr(module, name) is expected, name
 
 
+def test_packages_are_there_without_an_import_of_their_own() -> None:
+    loaded = loaded_by("import equiv_probe as ep; assert ep.rotations.haar(2).shape == (2, 3, 3)")
+    assert loaded == {"torch", "numpy"}
+
+
 def test_what_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'equiv_probe' has no attribute 'vektor'"):
         ep.vektor  # noqa: B018
