@@ -44,7 +44,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Train for 150 steps, once for every way to ask; the folder with what came of it."""
+    """Train for 60 steps, once for every way to ask; the folder with what came of it."""
     folder = tmp_path_factory.mktemp("spktrain")
     database = folder / "molecules.db"
     made = warm_processes.run(
@@ -60,7 +60,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Any:
         command = [
             f"--config-dir={STUDY}", "experiment=rotated", "+seed=1",
             f"data.datapath={database}", f"run.path={folder}", f"run.id={name}", f"data.split_file={folder / name}.npz",
-            "data.batch_size=4", "data.num_train=40", "data.num_val=12", "data.num_test=8", "trainer.max_epochs=15",
+            "data.batch_size=4", "data.num_train=40", "data.num_val=12", "data.num_test=8", "trainer.max_epochs=6",
             *SMALL[kind], *asked,
         ]  # fmt: skip
         done = warm_processes.run(
@@ -92,7 +92,7 @@ def test_training_with_it_is_bit_identical(train: Any, kind: str, way: str, monk
     monkeypatch.syspath_prepend(STUDY)  # from where the stored model is unpickled
     without, probed = train(kind, "nothing"), train(kind, way)
     states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=False) for run in (without, probed)]
-    assert states[0]["global_step"] == states[1]["global_step"] == 150
+    assert states[0]["global_step"] == states[1]["global_step"] == 60
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
         assert _same(states[0][part], states[1][part]), part
     best = [torch.load(run / "best_model", weights_only=False) for run in (without, probed)]
