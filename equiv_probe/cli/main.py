@@ -14,6 +14,7 @@ from equiv_probe.cli import report_commands as reporting
 from equiv_probe.cli.run_command import PASSED_ON, run
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live import plugins
+from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ def build() -> typer.Typer:
         try:
             plugin.register(app)
         except Exception as error:  # somebody else's package must not take the command line down
-            print(f"plugin {plugin.name} adds no commands: {type(error).__name__}: {error}", file=sys.stderr)
+            logger.warning(f"plugin {plugin.name} adds no commands: {type(error).__name__}: {error}")
     return app
 
 

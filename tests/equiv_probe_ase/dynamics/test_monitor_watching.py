@@ -153,7 +153,7 @@ def test_optimisers_filters_and_what_cannot_be_watched(folder: Path) -> None:
     assert (folder / "equiv_probe_report_2.json").exists()
 
 
-def test_a_watched_run_does_not_end_because_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_watched_run_does_not_end_because_of_it(caplog: pytest.LogCaptureFixture) -> None:
     class Alone(LinearField):
         def calculate(self, *args, **kwargs) -> None:
             super().calculate(*args, **kwargs)
@@ -167,7 +167,7 @@ def test_a_watched_run_does_not_end_because_of_it(capsys: pytest.CaptureFixture[
     watching._monitors.append(monitor)
     dyn.attach(watching.Guarded(monitor))
     dyn.run(3)
-    assert capsys.readouterr().err.count("watches no longer: RuntimeError: a copy") == 1
+    assert caplog.text.count("watches no longer: RuntimeError: a copy") == 1
     assert monitor not in watching._monitors
     assert dyn.nsteps == 3
 
