@@ -63,6 +63,7 @@ class OnGraphs(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), self.lr)
 
 
+@pytest.mark.slow
 def test_the_share_is_the_closed_form(tmp_path: Path) -> None:
     callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, budget=None, window=100)
     fit = trainer(tmp_path, [callback])
@@ -87,6 +88,7 @@ def test_training_on_graphs_is_bit_identical(tmp_path: Path) -> None:
     assert not torch.equal(weights[0], MATRIX), "it did train"
 
 
+@pytest.mark.slow
 def test_a_plain_loop_over_graphs_under_run(tmp_path: Path) -> None:
     """Labels are found by name, so the report has a share; and the loop trains as without."""
     (tmp_path / "train.py").write_text(

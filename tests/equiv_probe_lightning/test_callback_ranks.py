@@ -14,6 +14,8 @@ from equiv_probe.results.report import Report
 from .. import warm_processes
 from .two_ranks import main
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 

@@ -207,6 +207,7 @@ def test_answers_that_are_graphs_are_refused() -> None:
         probe.model(batch_of())
 
 
+@pytest.mark.slow
 def test_importing_the_plugin_imports_no_framework() -> None:
     code = "import sys, equiv_probe, equiv_probe_pyg, equiv_probe_pyg.plugin as p, torch\n"
     code += "assert p.plugin.adapter(torch.nn.Linear(3, 3), (torch.ones(3),), {}) is None\n"

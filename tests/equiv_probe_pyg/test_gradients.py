@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -55,6 +56,7 @@ def test_the_decomposed_loss_of_a_batch_of_graphs_and_its_gradients() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_probe_on_a_loop_over_graphs_measures_gradients_and_leaves_those_of_the_loop() -> None:
     model, batch = Forces(), batch_of()
     plan = ep.RotationPlan("tetrahedral", 4, seed=1)  # exact for forces that are linear
@@ -71,6 +73,7 @@ def test_a_probe_on_a_loop_over_graphs_measures_gradients_and_leaves_those_of_th
     torch.testing.assert_close(measured, norms)
 
 
+@pytest.mark.slow
 def test_the_penalty_of_graphs_is_unbiased_and_so_is_its_gradient() -> None:
     """400 draws: the mean of each number is within four of its standard errors."""
     model, batch = Forces(), batch_of()

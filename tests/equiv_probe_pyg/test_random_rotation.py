@@ -86,6 +86,7 @@ def test_numbers_of_three_graphs_are_no_arrow_and_one_graphs_three_numbers_could
         RandomRotation()(three.get_example(0))
 
 
+@pytest.mark.slow
 def test_rotations_are_haar() -> None:
     data = Data(pos=torch.eye(3, dtype=torch.float64), force=torch.eye(3, dtype=torch.float64))
     rotate = RandomRotation(seed=3, center="origin")

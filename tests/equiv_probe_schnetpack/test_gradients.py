@@ -45,6 +45,7 @@ def trained(path: Path, callbacks: list[Any], lr: float) -> tuple[Tensor, dict[s
     return task.model.matrix.detach(), given
 
 
+@pytest.mark.slow
 def test_closed_form_and_bit_identical_weights(tmp_path: Path) -> None:
     """``E = Σ xᵀ A x`` has forces ``−2 S x``, linear in x: tetrahedral rotations make the gradients exact."""
     light = {"design": "tetrahedral", "replicates": 2}

@@ -15,6 +15,8 @@ import equiv_probe as ep
 
 from .. import warm_processes
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(ep.__file__).parents[1]
 STUDY = ROOT / "integrations" / "schnetpack_training"
 MOLECULES = ROOT / "integrations" / "force_field" / "data" / "molecules.extxyz"

@@ -262,6 +262,7 @@ def test_nothing_but_zeros_is_no_error() -> None:
     assert math.isnan(found.condition("mass-0.9").value)
 
 
+@pytest.mark.slow
 def test_sets_of_rotations_cover_the_trace_and_bracket_the_largest_eigenvalue() -> None:
     """Noise makes extremes larger, another set's Rayleigh quotient smaller; the truth is in closed form."""
     base = linear()

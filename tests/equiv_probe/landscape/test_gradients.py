@@ -118,6 +118,7 @@ def test_the_sign_of_the_angle(excess: float) -> None:
     assert found.cosine.value == pytest.approx(math.copysign(1.0, excess), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_squares_are_unbiased_and_the_naive_ones_are_not() -> None:
     model, x = Linear(), drawn(2, 2, 3, seed=1)
     y = model.weight().detach().trace() / 3 * x + 0.1 * drawn(2, 2, 3, seed=2)  # L_mean is nearly at its minimum
@@ -150,6 +151,7 @@ def test_identities_in_the_place_of_rotations_leave_no_symmetry_error() -> None:
     assert abs(float(found[0]) - expected[0]) > 0.1 * expected[0]
 
 
+@pytest.mark.slow
 def test_blocks_of_structures_are_unbiased_for_the_population() -> None:
     model = Linear()
     of_population, of_batch = [], []
@@ -165,6 +167,7 @@ def test_blocks_of_structures_are_unbiased_for_the_population() -> None:
     assert rows[:, 0].mean() > 5 * rows[:, 0].std() / math.sqrt(len(rows))
 
 
+@pytest.mark.slow
 def test_error_bars_cover() -> None:
     """95 % intervals of squares over eight blocks: their coverage is between 85 and 100 % (binomial, 60 seeds)."""
     model, x, y = Linear(), drawn(4, 3, 3, seed=1), drawn(4, 3, 3, seed=2)

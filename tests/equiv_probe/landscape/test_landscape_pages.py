@@ -232,6 +232,7 @@ def harmless(found: dict[str, Any]) -> dict[str, list[list[str]]]:
     return {kind: [Elements(write(one)).outside for write in WRITERS] for kind, one in saved.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("kind", ["curvature", "line"])
 def test_whatever_comes_from_files_is_text(
@@ -260,6 +261,7 @@ def test_figures_have_words_and_labels_and_ids_of_their_own(found: dict[str, Any
         assert label in html
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["curvature", "line"])
 @pytest.mark.parametrize("value", FEW, ids=[repr(value)[:12] for value in FEW])
 def test_whatever_stands_anywhere_in_a_file_it_is_refused_or_shown(

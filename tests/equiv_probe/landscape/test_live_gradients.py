@@ -45,6 +45,7 @@ def test_a_live_measurement_is_that_of_the_orbit_loss() -> None:
     assert "Gradients of train/loss" in str(probe.report())
 
 
+@pytest.mark.slow
 def test_the_norms_are_unbiased_over_steps() -> None:
     """Averaged over measurements, squares of noisy gradients meet those of many rotations."""
     torch.manual_seed(0)

@@ -229,6 +229,7 @@ def test_the_penalty_holds_what_half_precision_cannot() -> None:
 TETRAHEDRAL = ep.RotationPlan("tetrahedral", replicates=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["before", "after", "prediction"])
 @pytest.mark.parametrize("stack", [None, False])
 def test_a_probed_step_is_decomposed_without_its_penalty(place: str, stack: bool | None) -> None:

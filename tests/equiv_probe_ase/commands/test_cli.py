@@ -56,6 +56,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_report_on_stdout_and_in_files(folder: Path) -> None:
     command = [Path(sys.executable).with_name("equiv-probe"), "audit", "tilted.py:Tilted", "two.xyz", *FAST]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
@@ -205,6 +206,7 @@ def test_reference_values_and_slices(folder: Path) -> None:
     assert "share of the loss" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_shows_one_model_at_round_off_and_one_broken(tmp_path: Path) -> None:
     """The share that the project's README states, 20.8 %: the weights and the rotations are fixed, so within 2 %."""
     pytest.importorskip("chgnet", reason="CHGNet is not installed")

@@ -103,6 +103,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_run(
     assert sorted(path.name for path in folder.iterdir()) == ["methanol.xyz", "taken.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run.json", "run.html"])
 def test_the_report_may_be_named_instead_of_the_log(
     folder: Path,  # noqa: F811
@@ -114,6 +115,7 @@ def test_the_report_may_be_named_instead_of_the_log(
     assert "forces" in Path(name).read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupt_from_the_keyboard_writes_log_and_report(folder: Path) -> None:  # noqa: F811
     """In a process of its own, with the signal: it arrives in the middle of a calculation."""
     run = ["md", f"{BREAKS}?at=8&how=waits", "methanol.xyz", "--every", "5", "-o", "log.csv", "-q"]

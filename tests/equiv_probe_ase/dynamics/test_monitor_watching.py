@@ -89,6 +89,7 @@ def test_unset_it_does_nothing_and_imports_nothing(folder: Path) -> None:
     assert not list(folder.glob("*.csv"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["variable", "command"])
 def test_any_script_is_watched_unchanged(folder: Path, how: str) -> None:
     atoms = cluster()
@@ -121,6 +122,7 @@ def test_any_script_is_watched_unchanged(folder: Path, how: str) -> None:
     assert float(away) == 0
 
 
+@pytest.mark.slow
 def test_optimisers_filters_and_what_cannot_be_watched(folder: Path) -> None:
     script = """
         from ase.build import bulk, molecule
