@@ -23,11 +23,13 @@ LAZY = ["equiv_probe", "equiv_probe_ase", "equiv_probe_pyg", "equiv_probe_schnet
 RESEARCH = ("Curvature", "Gradients", "Line", "OrbitLoss", "along_line", "curvature", "gradients", "infinitesimal")
 
 
-def loaded_by(code: str) -> set[str]:
-    """Which heavy packages a fresh interpreter has imported after some code."""
-    ask = f"import sys\n{code}\nprint('loaded:', *sorted(sys.modules.keys() & {HEAVY!r}))"
-    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
-    return set(done.stdout.rpartition("loaded:")[2].split())
+def loaded_by(*steps: str) -> list[set[str]]:
+    """Which heavy packages a fresh interpreter has imported after each of some lines of code."""
+    ask = f"print('loaded:', *sorted(sys.modules.keys() & {HEAVY!r}))"
+    code = "\n".join(["import sys", *(f"{step}\n{ask}" for step in steps)])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("loaded:")]
+    return [set(line.split()[1:]) for line in lines]
 
 
 def command(*arguments: str) -> str:
@@ -38,28 +40,35 @@ def command(*arguments: str) -> str:
     )
 
 
+def test_nothing_is_imported_before_it_is_used() -> None:
+    step = "probe.running.add('train', 'x', *torch.ones(3, 4))"
+    package, error, schema, rotations, orbit, probe, measured = loaded_by(
+        "import equiv_probe as ep",
+        "ep.EquivProbeError, dir(ep)",
+        "ep.vector, ep.grid(), ep.Schema, ep.RotationPlan('haar')",
+        "assert ep.rotations.haar(2).shape == (2, 3, 3)",  # packages are there without an import of their own
+        "ep.twirl, ep.decompose, ep.Twirled, ep.augment",
+        "ep.Probe",
+        f"import torch; probe = ep.Probe(torch.nn.Linear(3, 3)); {step}",
+    )
+    assert package == error == set()
+    assert schema == rotations == orbit == {"torch", "numpy"}, "NumPy comes with torch"
+    assert probe <= {"torch", "numpy", "rich"}
+    assert measured >= {"torch", "torchmetrics"}, "negative control: what is used is found"
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        ("import equiv_probe", set()),
-        ("import equiv_probe as ep; ep.EquivProbeError, dir(ep)", set()),
-        ("import equiv_probe as ep; ep.vector, ep.grid(), ep.Schema, ep.RotationPlan('haar')", {"torch", "numpy"}),
-        ("import equiv_probe as ep; ep.twirl, ep.decompose, ep.Twirled, ep.augment", {"torch", "numpy"}),
-        ("import equiv_probe as ep; ep.Probe", {"torch", "numpy", "rich"}),
-        ("from equiv_probe.live import plugins; print(plugins.installed())", set()),
+        ("from equiv_probe.live import plugins; assert plugins.installed()[0]", set()),
         (command("--version"), set()),
         (command("--help"), {"rich"}),
         (command("audit", "--help"), {"rich"}),
     ],
-    ids=["package", "error", "schema", "twirl", "probe", "plugins", "--version", "--help", "audit --help"],
+    ids=["plugins", "--version", "--help", "audit --help"],
 )
-def test_nothing_is_imported_before_it_is_used(code: str, expected: set[str]) -> None:
-    assert loaded_by(code) <= expected, "NumPy comes with torch, Rich with Typer's help"
-
-
-def test_such_a_test_would_find_what_is_imported() -> None:
-    probe = "import torch, equiv_probe as ep; ep.Probe(torch.nn.Linear(3, 3)).running.add"
-    assert loaded_by(f"{probe}('train', 'x', *torch.ones(3, 4))") >= {"torch", "numpy", "torchmetrics"}
+def test_the_command_line_imports_no_torch(code: str, expected: set[str]) -> None:
+    assert loaded_by(code) == [expected], "Rich comes with Typer's help"
 
 
 @pytest.mark.parametrize("package", LAZY)
@@ -81,11 +90,6 @@ def test_a_lazy_package_says_the_same_to_python_and_to_type_checkers(package: st
             continue
         expected = getattr(importlib.import_module(home), name)
         assert getattr(module, name) is expected, name
-
-
-def test_packages_are_there_without_an_import_of_their_own() -> None:
-    loaded = loaded_by("import equiv_probe as ep; assert ep.rotations.haar(2).shape == (2, 3, 3)")
-    assert loaded == {"torch", "numpy"}
 
 
 def test_what_is_not_there_is_an_attribute_error() -> None:
