@@ -19,28 +19,14 @@ from equiv_probe.lazy_names import lazily
 
 if TYPE_CHECKING:
     from equiv_probe import analysis, scaling, testing
-    from equiv_probe.analysis import (
+    from equiv_probe.analysis import (  # isort: skip
         Curvature as Curvature,
-    )
-    from equiv_probe.analysis import (
         Gradients as Gradients,
-    )
-    from equiv_probe.analysis import (
         Line as Line,
-    )
-    from equiv_probe.analysis import (
         OrbitLoss as OrbitLoss,
-    )
-    from equiv_probe.analysis import (
         along_line as along_line,
-    )
-    from equiv_probe.analysis import (
         curvature as curvature,
-    )
-    from equiv_probe.analysis import (
         gradients as gradients,
-    )
-    from equiv_probe.analysis import (
         infinitesimal as infinitesimal,
     )
     from equiv_probe.augmentation.augment import Augmentation, augment
@@ -58,6 +44,7 @@ if TYPE_CHECKING:
     from equiv_probe.orbit.twirl import twirl
     from equiv_probe.probe.probe import Probe
     from equiv_probe.probe.replay import Replay
+    from equiv_probe.report.loading import load
     from equiv_probe.representations.frames import frame, orientation, quaternion
     from equiv_probe.representations.grids import grid
     from equiv_probe.representations.representation import (
@@ -106,6 +93,7 @@ __all__ = [
     "frame",
     "grid",
     "irreps",
+    "load",
     "orientation",
     "point",
     "pseudoscalar",
@@ -146,6 +134,7 @@ if not TYPE_CHECKING:
             "orbit.twirl": ("twirl",),
             "probe.probe": ("Probe",),
             "probe.replay": ("Replay",),
+            "report.loading": ("load",),
             "representations.frames": ("frame", "orientation", "quaternion"),
             "representations.grids": ("grid",),
             "representations.representation": (

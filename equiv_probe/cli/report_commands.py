@@ -27,8 +27,8 @@ def report_command(
     title: Annotated[str, typer.Option(help="Of the page.", show_default="the models' names")] = "",
 ) -> None:
     """Make one self-contained page of reports: figures, tables, and the worst structures in 3D."""
+    from equiv_probe.report.loading import load
     from equiv_probe.report.page import page
-    from equiv_probe.report.saving import load
 
     output = output or files[0].with_suffix(".html")
     _require_another(output, files, {".html", ".htm"})
