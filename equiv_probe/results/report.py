@@ -70,8 +70,8 @@ class Report(Record, frozen=True):
         history: of a training run, the estimates after each measurement: step, stage, output, seconds since the start,
             ``L_total`` and so on.
         over: losses in bins of an input of the network, such as its time.
-        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.Gradients.to_dict` gives
-            them, over the latest measurements, and their ``history``.
+        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.analysis.Gradients.to_dict`
+            gives them, over the latest measurements, and their ``history``.
 
     The methods ``plot_…`` draw into the given Matplotlib axes, or into those of a new figure of pyplot's, and return
     the axes. They raise EquivProbeError if the report does not hold what is to be drawn, or Matplotlib is missing.
