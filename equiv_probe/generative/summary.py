@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from equiv_probe.estimation.deviation_by_angle import by_angle
 from equiv_probe.estimation.verdict import verdict
 from equiv_probe.generative.deviation import interval, root, root_mean
+from equiv_probe.generative.drawn_rotations import WAYS
 from equiv_probe.generative.noise import NORMAL
 from equiv_probe.generative.sampler_report import EndPoints
 from equiv_probe.representations.representation import CartesianTensor
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.generative.deviation import Deviations
+    from equiv_probe.generative.drawn_rotations import Way
+    from equiv_probe.generative.law import Law
+    from equiv_probe.generative.paths import Paths
     from equiv_probe.generative.runs import SamplerRuns
     from equiv_probe.representations.representation import Representation
 
@@ -105,7 +110,26 @@ def drawn(runs: SamplerRuns) -> list[dict[str, Any]]:
     ]
 
 
-def notes_of(runs: SamplerRuns, frames: str) -> list[str]:
+def in_law(one: EndPoints, law: Law | None, way: Way, paths: Paths) -> EndPoints:
+    """The verdict on paths together with what was found in distribution, and with what became of drawn rotations."""
+    kind, sentence = one.verdict, one.sentence
+    if way != "same":
+        sentence = f"{sentence}, the rotations that the sampler draws {WAYS[way].split(',')[0]}"
+    if law is None:
+        return replace(one, sentence=sentence)
+    broken = kind in {"broken", "above round-off"}
+    if broken and not law.differs:
+        kind, sentence = "path only", f"paths do not rotate, samples may: {law}; paths: {sentence}"
+    elif broken:
+        kind, sentence = "broken", f"{sentence}; {law}"
+    elif law.differs and paths.not_uniform:
+        kind, sentence = "broken", f"broken: {law}, though paths are {sentence}, by rotations that are not uniform"
+    else:
+        sentence = f"{sentence}; {law}"
+    return replace(one, verdict=kind, sentence=sentence, law=asdict(law))
+
+
+def notes_of(runs: SamplerRuns, frames: str, paths: Paths) -> list[str]:
     """What a reader must know: draws that depend on the frame, and what became of random frames."""
     notes = []
     plain = runs.noises[0]
@@ -129,4 +153,43 @@ def notes_of(runs: SamplerRuns, frames: str) -> list[str]:
             "them with the noise, as the distribution of samples sees them"
         )
         notes.append(f"a twirled network drew random frames {plain.frames} times: {how}")
+    return notes + _on_drawn_rotations(runs, frames, paths)
+
+
+def _on_drawn_rotations(runs: SamplerRuns, frames: str, paths: Paths) -> list[str]:
+    """Which draws became rotations, what became of them, and the line that declares it."""
+    plain = runs.noises[0]
+    if runs.drawn is None or not runs.drawn.targets or plain.following is None:
+        return []
+    made = [plain.following.made[place] for place in sorted(runs.drawn.targets)]
+    places = list(dict.fromkeys(one.where for one in made if one.where))
+    count = sum(one.matrices[..., 0, 0].numel() for one in made)
+    at = f" at {', '.join(places[:3])}" if places else ""
+    notes = [f"random draws became {count} rotations in a run{at}; they are {WAYS[runs.way]}"]
+    shapes = [
+        tuple(one.matrices.shape) for one in made if plain.frame.axis_of_matrices(tuple(one.matrices.shape)) is None
+    ]
+    if shapes:
+        notes[0] += (
+            f". Of shape {shapes[0]}, they do not say to which sample they belong: audit_sampler(..., "
+            "per_sample=False) rotates all samples alike, and the drawn rotations along"
+        )
+    elif frames == "fixed":
+        notes[0] += '; frames="along" takes them along, as the distribution of samples sees them'
+    elif runs.way != "same" and frames == "along":
+        notes[0] += (
+            f', which is as likely if they are uniform (p = {paths.uniform:.2g}). frames="{runs.way}" declares it; '
+            'frames="fixed" shows what a single path owes to them'
+        )
+    elif runs.way == "same" and not paths.not_uniform:
+        notes[0] += (
+            ". Under none of the ways to take them along did end points rotate better: declare rotations of several "
+            "kinds one by one, def sampler(noise, randn), by randn.rotations(B) and randn.orientations(B, N)"
+        )
+    if paths.not_uniform:
+        notes.append(
+            f"the rotations that the sampler draws are not uniform (p = {paths.uniform:.1g}; three Euler angles, the QR "
+            "of a Gaussian matrix without its signs mended, and rotations by a small angle are not), so that taking "
+            "them along would prove nothing: what was found in distribution decides"
+        )
     return notes

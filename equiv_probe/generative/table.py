@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
     from equiv_probe.generative.sampler_report import EndPoints, SamplerAudit
 
-_COLOURS = {"round-off": "green", "non-deterministic": "green", "above round-off": "yellow", "broken": "red"}
+_COLOURS = {
+    "round-off": "green",
+    "non-deterministic": "green",
+    "above round-off": "yellow",
+    "path only": "yellow",
+    "broken": "red",
+}
 
 
 def _table(title: str, *columns: str) -> Table:
