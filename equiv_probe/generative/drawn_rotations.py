@@ -16,7 +16,7 @@ from scipy import stats
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from equiv_probe.estimation.spectrum import character
-from equiv_probe.rotations.plan import angles
+from equiv_probe.rotations.plan import angles, haar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,9 +30,9 @@ WAYS: dict[Way, str] = {
     "left": "rotating along as g R, as the orientations of rigid bodies do",
     "right": "rotating along as R g⁻¹, as frames that are undone do",
 }
-"""How a drawn rotation goes with a rotation g of all noise. If R is Haar, all of these are as likely as R."""
-NOT_UNIFORM = 1e-5
-"""Rotations of which chance makes less than this are not uniform."""
+"""How a drawn rotation goes with a rotation g of all noise: each as likely as R, if R is Haar."""
+NOT_AS_LIKELY = 1e-3
+"""Drawn rotations with a p-value below this are not taken along: in another frame they are not as likely."""
 _TOLERANCE = 1e-3
 _COPIES = {"clone", "_to_copy", "repeat", "index", "index_select", "gather", "cat", "stack", "copy_", "constant_pad_nd"}
 _BY_SHAPE_ALONE = ("_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided")
@@ -210,18 +210,53 @@ def _are_orthogonal(tensor: Tensor) -> bool:
     return bool(((wide @ wide.mT - eye).abs() < _TOLERANCE).all()) and bool(((wide - eye).abs() > _TOLERANCE).any())
 
 
-def chance_of_uniform(matrices: Tensor) -> float:
-    """p-value of the hypothesis that matrices ``(K, 3, 3)`` are Haar rotations, up to their signs.
+def chance_of_law(matrices: Tensor, way: Way) -> float:
+    """p-value of the hypothesis that rotations which go along in a way are as likely as before.
 
-    The Sobolev statistic ``V_l = (2l+1)/K Σ_{k,k'} χ_l(g_k⁻¹ g_k')`` is χ² with ``(2l+1)²`` degrees of freedom; of
-    degrees 1 and 2 the smaller p-value, times two. Every recipe in use that is not Haar shows at one of them.
+    For ``g R`` and ``R g⁻¹`` that is Haar; for ``g R g⁻¹`` an axis in all directions alike is enough, at any angle.
 
-    Source: Giné, Ann. Statist. 3 (1975) 1243.
+    Args:
+        matrices: independent ones, ``(K, 3, 3)``; signs are dropped.
+        way: how they go along.
     """
     proper = matrices * torch.linalg.det(matrices).sign()[:, None, None]
+    return 1.0 if way == "same" else _isotropy(proper) if way == "conjugate" else _uniformity(proper)
+
+
+def _uniformity(proper: Tensor) -> float:
+    """The Sobolev statistic ``V_l = (2l+1)/K Σ_{k,k'} χ_l(g_k⁻¹ g_k')``, χ² with ``(2l+1)²`` degrees of freedom if Haar.
+
+    Of degrees 1 and 2 the smaller p-value, times two: every recipe in use that is not Haar shows at one of them.
+    Source: Giné, Ann. Statist. 3 (1975) 1243.
+    """
     angle = angles(proper[:, None].mT @ proper[None])
     found = []
     for degree in (1, 2):
         value = (2 * degree + 1) / len(proper) * float(character(angle, degree).sum())
         found.append(float(stats.chi2.sf(value, (2 * degree + 1) ** 2)))
     return min(1.0, 2 * min(found))
+
+
+def _isotropy(proper: Tensor, copies: int = 200) -> float:
+    """Whether axes prefer no direction: the means of R and of R ⊗ R, beside those of ``h_k R_k h_k⁻¹`` with random h.
+
+    Squared distances from the mean over random ``h``, which keep every angle; their upper tail by a gamma law of the
+    same mean and variance.
+    """
+    generator = torch.Generator().manual_seed(0)
+    means = [_powers(proper)]
+    for _ in range(copies):
+        h = haar(len(proper), generator)
+        means.append(_powers(h @ proper @ h.mT))
+    stacked = torch.stack(means)
+    squares = (stacked - stacked[1:].mean(0)).square().sum(1)
+    mean, variance = float(squares[1:].mean()), float(squares[1:].var())
+    if variance <= 0:
+        return 1.0
+    return float(stats.gamma.sf(float(squares[0]), mean**2 / variance, scale=variance / mean))
+
+
+def _powers(rotations: Tensor) -> Tensor:
+    """Means of R and of R ⊗ R, ``(90,)``."""
+    second = torch.einsum("kab,kcd->abcd", rotations, rotations) / len(rotations)
+    return torch.cat([rotations.mean(0).flatten(), second.flatten()])

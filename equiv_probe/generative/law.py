@@ -2,8 +2,9 @@ r"""Is a sampler equivariant in distribution? Its samples against those of rotat
 
 Paths need not rotate for the distribution to: a sampler may draw rotations of its own, or meet its noise in another
 order. With ``F`` the sampler and ``g`` a rotation of each sample's noise, ``F(ε)`` and ``g⁻¹ F(g ε')`` have one law if
-it is equivariant in distribution, whatever ``g``. They are compared sample by sample (the same molecule, another draw),
-by the energy distance of what a rotation moves, never of invariants, which a preferred direction leaves alone:
+it is equivariant in distribution, whatever ``g``: here one of two fixed rotations by 120°, about axes at right angles,
+so that no direction is left alone by both. They are compared sample by sample (the same molecule, another draw), by the
+energy distance of what a rotation moves, never of invariants, which do not know of a preferred direction:
 
 * all positions as they are listed, which sees any difference of the joint law;
 * their mean, and their second moments about it, which see a shift or a squeeze where the order of atoms means nothing.
@@ -23,9 +24,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from equiv_probe.rotations.plan import group, haar
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from equiv_probe.representations.grids import Grid
     from equiv_probe.representations.representation import Representation
     from equiv_probe.schema.structures import Structures
 
@@ -38,6 +42,7 @@ RUNS = 32
 BLOCKS = 16
 """Runs of each kind, at least, where these are what is swapped: 2¹⁶ ways."""
 _SWAPS = 999
+_RESOLVED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -69,25 +74,34 @@ class Law:
         return f"p = {self.p_value:.2g} in distribution, {found} ({self.samples} samples of each kind{units})"
 
 
-def features(values: Tensor, rep: Representation, structures: Structures) -> list[Tensor]:
-    """What a rotation moves of each sample, in blocks ``(U, d)``.
+@dataclass(frozen=True)
+class Block:
+    """Some features of each sample, ``(U, d)``, and how large the numbers are that they are made of."""
+
+    values: Tensor
+    size: float
+
+
+def features(values: Tensor, rep: Representation, structures: Structures) -> list[Block]:
+    """What a rotation moves of each sample.
 
     Args:
         values: end points, ``(*S)``.
         rep: how they rotate.
         structures: the samples.
     """
+    size = float(values.square().mean().sqrt())
     if rep.is_whole:
         fields = values[None] if structures.layout == "one" else values
-        return [fields.flatten(1), *_moments_of_grids(fields)]
+        return [Block(fields.flatten(1), size), *(Block(m, size * fields[0].numel()) for m in _moments_of_grids(fields))]
     atoms, held = _by_sample(values.flatten(values.ndim - len(rep.event_shape)), structures)
     count = held.sum(1).clamp_min(1)
     mean = (atoms * held).sum(1) / count
     about = (atoms - mean[:, None]) * held
     second = torch.einsum("una,unb->uab", about, about) / count[..., None]
     upper = torch.triu_indices(atoms.shape[2], atoms.shape[2])
-    blocks = [(atoms * held).flatten(1), mean]
-    return [*blocks, second[:, upper[0], upper[1]]] if atoms.shape[1] > 1 else blocks
+    blocks = [Block((atoms * held).flatten(1), size), Block(mean, size)]
+    return [*blocks, Block(second[:, upper[0], upper[1]], size**2)] if atoms.shape[1] > 1 else blocks
 
 
 def _by_sample(values: Tensor, structures: Structures) -> tuple[Tensor, Tensor]:
@@ -122,28 +136,38 @@ def _moments_of_grids(fields: Tensor) -> list[Tensor]:
 
 
 def energy_test(
-    plain: list[Tensor], rotated: list[Tensor], runs: Tensor, *, by_run: bool, seed: int = 0, swaps: int = _SWAPS
+    plain: list[Block],
+    rotated: list[Block],
+    runs: Tensor,
+    groups: Tensor,
+    *,
+    by_run: bool,
+    seed: int = 0,
+    swaps: int = _SWAPS,
 ) -> Law:
     """Test whether paired samples can be swapped.
 
     With ``D`` the distances between all samples and ``s = ±1`` telling the two kinds apart, n of each, the energy
-    distance is ``−sᵀ D s / n²``; a swap turns the signs of a pair.
+    distance is ``−sᵀ D s / n²``; a swap changes the signs of a pair. Only samples of one rotation are compared.
 
     Args:
-        plain: blocks of features of the one kind, ``(n, d)``.
+        plain: features of the one kind, n samples.
         rotated: of the other, pair by pair.
         runs: of which run each pair is, ``(n,)``.
+        groups: by which rotation each pair is rotated, ``(n,)``.
         by_run: swap whole runs.
         seed: of the swaps.
         swaps: how many.
     """
     count = len(runs)
     signed = torch.zeros(count, count, dtype=torch.float64)
-    for a, b in zip(plain, rotated, strict=True):
+    for one, other in zip(plain, rotated, strict=True):
+        a, b = one.values, other.values
         aa, bb, ab = torch.cdist(a, a), torch.cdist(b, b), torch.cdist(a, b)
         scale = float((aa.mean() + bb.mean() + 2 * ab.mean()) / 4)
-        if scale > 0:
+        if scale > _RESOLVED * max(one.size, other.size):  # what is fixed but for rounding tells of rounding
             signed += (ab + ab.mT - aa - bb) / scale
+    signed *= groups[:, None] == groups
     labels = runs if by_run else torch.arange(count)
     units = int(labels.max()) + 1
     generator = torch.Generator().manual_seed(seed)
@@ -154,6 +178,30 @@ def energy_test(
     margin = 1e-9 * max(float(found.abs().max()), 1.0)
     p_value = float((found[1:] >= found[0] - margin).sum() + 1) / (swaps + 1)
     return Law(p_value, float(found[0]), count, units, by_run)
+
+
+def two_rotations(generator: torch.Generator, *, grid: Grid | None = None, is_cube: bool = True) -> Tensor:
+    """By 120° about two random axes at right angles; of the cube, about two of its diagonals; of a box, half turns.
+
+    Args:
+        generator: source of the axes.
+        grid: what is rotated, if that is a grid.
+        is_cube: whether its box is a cube.
+
+    Returns:
+        ``(2, 3, 3)`` float64.
+    """
+    if grid is not None:
+        if not is_cube:
+            return torch.diag_embed(torch.tensor([[1.0, -1, -1], [-1, 1, -1]], dtype=torch.float64))
+        elements = group("octahedral")
+        first = elements[elements.diagonal(dim1=-2, dim2=-1).sum(-1) == 0][0]  # its axis is a diagonal of the cube
+        quarter = next(g for g in elements if g.diagonal().sum() == 1)
+        return torch.stack([first, quarter @ first @ quarter.mT])
+    frame = haar(1, generator)[0]
+    third = torch.tensor([[-0.5, -(0.75**0.5), 0], [0.75**0.5, -0.5, 0], [0, 0, 1]], dtype=torch.float64)
+    other = third.roll((1, 1), (0, 1))  # about x
+    return frame @ torch.stack([third, other]) @ frame.mT
 
 
 def runs_needed(samples_per_run: int, asked: int | None, *, by_run: bool) -> int:

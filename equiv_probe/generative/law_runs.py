@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.initial_noise import stream
-from equiv_probe.generative.law import energy_test, features, runs_needed
+from equiv_probe.generative.law import Block, energy_test, features, runs_needed, two_rotations
+from equiv_probe.representations.grids import Grid
 from equiv_probe.rotations.plan import RotationPlan
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def compare_laws(
-    runs: SamplerRuns, start: InitialNoise, first: Tensor, rotations: Tensor, seed: int, asked: int | None
+    runs: SamplerRuns, start: InitialNoise, first: Tensor, seed: int, asked: int | None, *, improper: bool
 ) -> dict[str, Law]:
     """Run a sampler on independent noise and on independent noise that is rotated, and compare the end points.
 
@@ -28,9 +30,9 @@ def compare_laws(
         runs: of the sampler, after its first.
         start: where initial noise comes from.
         first: that of the audit; noise that is given is taken in random orientations.
-        rotations: ``(K, U, 3, 3)``; each sample of rotated noise takes one of its own, at random.
         seed: of all noise.
         asked: samples of each kind, if a number was asked for.
+        improper: whether one of the two rotations is improper.
 
     Returns:
         What was found for each output.
@@ -41,27 +43,29 @@ def compare_laws(
     count = runs.structures.count
     by_run = count > 1 and shares_draws(runs)
     generator = torch.Generator().manual_seed(stream(seed, 3))
-    found: dict[str, list[list[list[Tensor]]]] = {name: [] for name in runs.schema.outputs}
+    grid = runs.rep if isinstance(runs.rep, Grid) else None
+    is_cube = grid is None or (grid.has_equal_spacing and len(set(first.shape[-3:])) == 1)
+    g = two_rotations(generator, grid=grid, is_cube=is_cube)
+    g = g * torch.tensor([1.0, -1.0 if improper else 1.0])[:, None, None]
+    groups: list[Tensor] = []
+    found: dict[str, list[list[list[Block]]]] = {name: [] for name in runs.schema.outputs}
     way, runs.way = runs.way, "same"  # what is drawn keeps its own law
     try:
         for k in range(runs_needed(count, asked, by_run=by_run)):
+            group = torch.arange(count) * (not runs.shared) + k  # every second sample, or run, by the other rotation
+            groups.append(group % 2)
             pair = []
             for kind in range(2):
                 own = stream(seed, 4, k, kind)
-                noise = (
-                    start.draw(own) if not isinstance(start.given, torch.Tensor) else _oriented(runs, first, generator)
-                )
-                if kind:
-                    pick = torch.randint(0, len(rotations), (count,), generator=generator)
-                    pick = pick[:1].expand(count) if runs.shared else pick
-                    pair.append(runs.run(own, rotations[pick, torch.arange(count)], noise=noise))
-                else:
-                    pair.append(runs.run(own, noise=noise))
+                given = isinstance(start.given, torch.Tensor)
+                noise = _oriented(runs, first, generator) if given else start.draw(own)
+                pair.append(runs.run(own, g[groups[-1]] if kind else None, noise=noise))
             for name, rep in runs.schema.outputs.items():
                 found[name].append([features(values[name][-1], rep, runs.structures) for values in pair])
     finally:
         runs.way = way
-    return {name: _test(pairs, by_run=by_run, seed=seed, name=name) for name, pairs in found.items()}
+    rotated_by = torch.cat(groups)
+    return {name: _test(pairs, rotated_by, by_run=by_run, seed=seed, name=name) for name, pairs in found.items()}
 
 
 def shares_draws(runs: SamplerRuns) -> bool:
@@ -76,13 +80,19 @@ def _oriented(runs: SamplerRuns, noise: Tensor, generator: torch.Generator) -> T
     return runs.rotated(noise, plan.draws(runs.structures.count, generator)[:, 0, 0])
 
 
-def _test(pairs: list[list[list[Tensor]]], *, by_run: bool, seed: int, name: str) -> Law:
-    plain, rotated = (
-        [torch.cat(blocks) for blocks in zip(*(pair[kind] for pair in pairs), strict=True)] for kind in (0, 1)
-    )
-    runs = torch.arange(len(pairs)).repeat_interleave(len(pairs[0][0][0]))
-    good = torch.stack([one.isfinite().all(1) for one in (*plain, *rotated)]).all(0)
+def _test(pairs: list[list[list[Block]]], groups: Tensor, *, by_run: bool, seed: int, name: str) -> Law:
+    """Test one output, without samples that are not finite; ``pairs`` by run, kind and block."""
+    runs = torch.arange(len(pairs)).repeat_interleave(len(pairs[0][0][0].values))
+    plain, rotated = ([_joined(blocks) for blocks in zip(*(pair[kind] for pair in pairs), strict=True)] for kind in (0, 1))
+    good = torch.stack([one.values.isfinite().all(1) for one in (*plain, *rotated)]).all(0)
     if not bool(good.any()):
         raise EquivProbeError(f"{name} that are not finite, in every sample", "finite numbers", "check the sampler")
     kept = runs[good].unique(return_inverse=True)[1]
-    return energy_test([a[good] for a in plain], [b[good] for b in rotated], kept, by_run=by_run, seed=stream(seed, 5))
+    plain, rotated = ([Block(one.values[good], one.size) for one in kind] for kind in (plain, rotated))
+    return energy_test(plain, rotated, kept, groups[good], by_run=by_run, seed=stream(seed, 5))
+
+
+def _joined(blocks: tuple[Block, ...]) -> Block:
+    """One block of features of all runs."""
+    sizes = [one.size for one in blocks if math.isfinite(one.size)]
+    return Block(torch.cat([one.values for one in blocks]), max(sizes, default=0.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +12,7 @@ from rich.progress import track
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.generative.deviation import Deviations, root_mean
-from equiv_probe.generative.drawn_rotations import NOT_UNIFORM, WAYS, chance_of_uniform
+from equiv_probe.generative.drawn_rotations import NOT_AS_LIKELY, WAYS, chance_of_law
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 UNSEEN = 0.5
 """Two runs with the same noise that differ by this part of what other noise makes do not follow the noise."""
-_ENOUGH, _MORE_RUNS, _MOST = 200, 4, 400
+_ENOUGH, _MORE_RUNS, _MOST = 400, 8, 500
 """Drawn rotations that tell whether they are uniform; runs to gather them by; and beyond which no more are looked at."""
 
 
@@ -40,7 +40,7 @@ class Paths:
         floors: of noise that was rotated there and back.
         other: of other noise.
         count: how many rotations one run draws.
-        uniform: p-value of their being uniform; None if none were looked at.
+        chance: p-value of their being as likely when they are taken along; None if they were not looked at.
     """
 
     found: dict[str, Deviations]
@@ -48,12 +48,12 @@ class Paths:
     floors: dict[str, Tensor]
     other: dict[str, Tensor]
     count: int = 0
-    uniform: float | None = field(default=None)
+    chance: float | None = None
 
     @property
-    def not_uniform(self) -> bool:
-        """Whether drawn rotations are not Haar, so that taking them along proves nothing."""
-        return self.uniform is not None and self.uniform < NOT_UNIFORM
+    def not_as_likely(self) -> bool:
+        """Whether drawn rotations have another law when they are taken along, which then proves nothing."""
+        return self.chance is not None and self.chance < NOT_AS_LIKELY
 
 
 def run_paths(
@@ -105,14 +105,9 @@ def _take_along(
     runs: SamplerRuns, start: InitialNoise, paths: Paths, rotation: Tensor, seed: int, frames: Frames
 ) -> None:
     """Choose how drawn rotations go with the frame, as declared or the way under which end points rotate best."""
-    drawn = _matrices(runs, start, seed)
-    paths.uniform = chance_of_uniform(drawn[:_MOST])
     paths.count = sum(runs.noises[0].following.made[k].matrices[..., 0, 0].numel() for k in runs.drawn.targets)
-    if frames != "along":
-        runs.way = frames
-        return
     tried: dict[Way, float] = {}
-    for way in WAYS:
+    for way in WAYS if frames == "along" else ():
         runs.way = way
         values = runs.run(seed, rotation)
         if runs.noises[-1].unaligned:
@@ -120,8 +115,13 @@ def _take_along(
         tried[way] = max(_beside_floor(paths, name, value) for name, value in values.items())
         if tried[way] <= ROUND_OFF_FACTOR:
             break
-    best = min(tried, key=lambda way: tried[way], default="same")
-    runs.way = "same" if paths.not_uniform or not tried or tried[best] > 0.9 * tried["same"] else best
+    best = min(tried, key=lambda way: tried[way], default="same") if frames == "along" else frames
+    if frames == "along" and (not tried or tried[best] > 0.9 * tried["same"]):
+        best = "same"
+    runs.way = "same"
+    if best != "same":
+        paths.chance = chance_of_law(_matrices(runs, start, seed)[:_MOST], best)
+        runs.way = "same" if paths.not_as_likely and frames == "along" else best
 
 
 def _beside_floor(paths: Paths, name: str, value: Tensor) -> float:

@@ -165,7 +165,7 @@ def audit_sampler(
             paths = run_paths(runs, start, first, rotations, plan, seed, frames=frames, progress=progress)
             good = finite(paths.found)
             measured = _measured(runs, paths, good, rotations, unit)
-            laws = _laws(runs, start, rotations, seed, paths, measured, law)
+            laws = _laws(runs, start, seed, paths, measured, law, improper=plan.improper)
         finally:
             runs.put_back()
     return SamplerAudit(
@@ -237,17 +237,18 @@ def _measured(
 def _laws(
     runs: SamplerRuns,
     start: InitialNoise,
-    rotations: Tensor,
     seed: int,
     paths: Paths,
     measured: list[EndPoints],
     asked: bool | int | None,
+    *,
+    improper: bool,
 ) -> dict[str, Law]:
     """Tests in distribution: if asked for, or if paths do not tell because the sampler draws rotations."""
     draws_rotations = runs.drawn is not None and bool(runs.drawn.targets)
-    unclear = any(one.verdict in {"broken", "above round-off"} for one in measured) or paths.not_uniform
+    unclear = any(one.verdict in {"broken", "above round-off"} for one in measured) or paths.not_as_likely
     if asked is None:
         asked = draws_rotations and runs.frames != "fixed" and unclear
     if not asked:
         return {}
-    return compare_laws(runs, start, runs.noise, rotations, seed, None if asked is True else int(asked))
+    return compare_laws(runs, start, runs.noise, seed, None if asked is True else int(asked), improper=improper)

@@ -122,8 +122,8 @@ def in_law(one: EndPoints, law: Law | None, way: Way, paths: Paths) -> EndPoints
         kind, sentence = "path only", f"paths do not rotate, samples may: {law}; paths: {sentence}"
     elif broken:
         kind, sentence = "broken", f"{sentence}; {law}"
-    elif law.differs and paths.not_uniform:
-        kind, sentence = "broken", f"broken: {law}, though paths are {sentence}, by rotations that are not uniform"
+    elif law.differs and paths.not_as_likely:
+        kind, sentence = "broken", f"broken: {law}, though paths are {sentence}, by rotations that are not as likely in another frame"
     else:
         sentence = f"{sentence}; {law}"
     return replace(one, verdict=kind, sentence=sentence, law=asdict(law))
@@ -178,18 +178,18 @@ def _on_drawn_rotations(runs: SamplerRuns, frames: str, paths: Paths) -> list[st
         notes[0] += '; frames="along" takes them along, as the distribution of samples sees them'
     elif runs.way != "same" and frames == "along":
         notes[0] += (
-            f', which is as likely if they are uniform (p = {paths.uniform:.2g}). frames="{runs.way}" declares it; '
+            f', which is as likely (tested: p = {paths.chance:.2g}). frames="{runs.way}" declares it; '
             'frames="fixed" shows what a single path owes to them'
         )
-    elif runs.way == "same" and not paths.not_uniform:
+    elif runs.way == "same" and not paths.not_as_likely:
         notes[0] += (
             ". Under none of the ways to take them along did end points rotate better: declare rotations of several "
             "kinds one by one, def sampler(noise, randn), by randn.rotations(B) and randn.orientations(B, N)"
         )
-    if paths.not_uniform:
+    if paths.not_as_likely:
         notes.append(
-            f"the rotations that the sampler draws are not uniform (p = {paths.uniform:.1g}; three Euler angles, the QR "
-            "of a Gaussian matrix without its signs mended, and rotations by a small angle are not), so that taking "
-            "them along would prove nothing: what was found in distribution decides"
+            f"the rotations that the sampler draws are not as likely once they are taken along (p = {paths.chance:.1g}): "
+            "they are not uniform, as three Euler angles and the QR of a Gaussian matrix without its signs mended are "
+            "not. So paths prove nothing, and what was found in distribution decides"
         )
     return notes
