@@ -86,7 +86,7 @@ class Answers:
         return usual_one(next(iter(self._declared), ""), answer)
 
     def _require_usual(self, value: Tensor, rep: Representation) -> None:
-        flat = value.numel() == self.noise.numel() and not self.noise.shape[-1:] == value.shape[-1:]
+        flat = value.numel() == self.noise.numel() and self.noise.shape[-1:] != value.shape[-1:]
         if flat and _is_rank_one(rep) and not self.schema.inputs["noise"].is_whole:
             raise EquivProbeError(
                 f"end points of shape {tuple(value.shape)} from noise of shape {tuple(self.noise.shape)}",

@@ -1,4 +1,4 @@
-"""Which random draws of a sampler become rotations: 3×3 orthogonal matrices made from draws alone, seen as they are made.
+"""Which random draws of a sampler become rotations: orthogonal 3×3 matrices from draws alone, seen as they are made.
 
 Public codes make them in many ways (normalised quaternions, QR of Gaussian matrices, Euler angles, an angle about a
 random axis), so they are recognised by what the draws become, not by how. Every tensor is followed by its storage: it
@@ -12,11 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from scipy import stats
 from torch.multiprocessing.reductions import StorageWeakRef
-
-from equiv_probe.estimation.spectrum import character
-from equiv_probe.rotations.plan import angles, haar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,15 +23,16 @@ Way = Literal["same", "conjugate", "left", "right"]
 WAYS: dict[Way, str] = {
     "same": "the same in every run",
     "conjugate": "rotating along as g R g⁻¹, as rotations of the state that are never undone do",
-    "left": "rotating along as g R, as the orientations of rigid bodies do",
+    "left": "rotating along as g R, as the orientations of rigid bodies do, and frames of rows that are undone",
     "right": "rotating along as R g⁻¹, as frames that are undone do",
 }
 """How a drawn rotation goes with a rotation g of all noise: each as likely as R, if R is Haar."""
-NOT_AS_LIKELY = 1e-3
-"""Drawn rotations with a p-value below this are not taken along: in another frame they are not as likely."""
 _TOLERANCE = 1e-3
 _COPIES = {"clone", "_to_copy", "repeat", "index", "index_select", "gather", "cat", "stack", "copy_", "constant_pad_nd"}
 _BY_SHAPE_ALONE = ("_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided")
+_TAKEN_OVER = {"_to_copy", "lift_fresh", "clone"}
+FOREIGN = -1
+"""In the place of a draw's ordinal, for numbers of NumPy's or Python's."""
 _PRUNED = 20_000
 
 
@@ -67,6 +64,11 @@ class _Origin:
     writes: int = 0
     examined: int = -1
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the storage is still in use."""
+        return self.ref is not None and not self.ref.expired()  # type: ignore[no-untyped-call]
+
 
 @dataclass
 class Following:
@@ -76,6 +78,7 @@ class Following:
         start: the initial noise.
         where: file and line of the sampler's code.
         on_made: what is called with the number of each :class:`Made` and its tensor, as it is made.
+        foreign: whether NumPy or Python have drawn in this run, so that what comes from elsewhere may be theirs.
 
     Attributes:
         made: rotations that were drawn, in order.
@@ -84,6 +87,7 @@ class Following:
     start: Tensor
     where: Callable[[], str]
     on_made: Callable[[int, Tensor], None]
+    foreign: Callable[[], bool] = lambda: False
     made: list[Made] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -106,14 +110,14 @@ class Following:
             if tensor.shape[-2:] == (3, 3) and (origin := self._known(tensor)) is not None:
                 self._examine(tensor, origin)
 
-    def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any) -> None:
-        """Follow an operator's answer."""
+    def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any) -> Any:
+        """Follow an operator's answer, and give it back (a copy of it where it lies in NumPy's memory)."""
         name = func._schema.name.removeprefix("aten::")
         if name.endswith(_BY_SHAPE_ALONE):
-            return
+            return answer
         known = [one for t in _tensors((args, kwargs)) if (one := self._known(t)) is not None]
         if not known:
-            return
+            return self._from_elsewhere(name, answer)
         state = any(one.state for one in known)
         draws = frozenset().union(*(one.draws for one in known if not one.state))
         made = frozenset().union(*(one.made for one in known if not one.state))
@@ -131,6 +135,14 @@ class Following:
                 origin.examined = origin.writes
             elif tensor.shape[-2:] == (3, 3):
                 self._examine(tensor, origin)
+        return answer
+
+    def _from_elsewhere(self, name: str, answer: Any) -> Any:
+        """Look at what was taken over from NumPy's numbers in this run, once these may be random."""
+        if name in _TAKEN_OVER and answer.shape[-2:] == (3, 3) and self.foreign():
+            answer = answer.clone() if name == "lift_fresh" else answer
+            self._examine(answer, self._origin(answer, draws=frozenset([FOREIGN])))
+        return answer
 
     def forget(self) -> None:
         """Let go of all tensors; what was made stays."""
@@ -174,11 +186,11 @@ class Following:
         if key is None:
             return _Origin(None, state=True)  # no storage that could be followed
         if len(self._origins) > self._prune_at:
-            self._origins = {k: one for k, one in self._origins.items() if one.ref and not one.ref.expired()}
+            self._origins = {k: one for k, one in self._origins.items() if one.is_alive}
             self._prune_at = len(self._origins) + _PRUNED
         before = self._origins.get(key)
         writes = 0 if before is None else before.writes + 1
-        ref = StorageWeakRef(tensor.untyped_storage()) if before is None else before.ref
+        ref = before.ref if before is not None else _reference(tensor)
         self._origins[key] = _Origin(ref, state, draws, made, writes)
         return self._origins[key]
 
@@ -201,6 +213,10 @@ def _key(tensor: Tensor) -> int | None:
     return found
 
 
+def _reference(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
+
+
 def _are_orthogonal(tensor: Tensor) -> bool:
     """Whether all matrices are orthogonal, and not all the identity."""
     if tensor.numel() == 0:
@@ -208,55 +224,3 @@ def _are_orthogonal(tensor: Tensor) -> bool:
     wide = tensor.detach().double() if tensor.device.type != "mps" else tensor.detach().cpu().double()
     eye = torch.eye(3, dtype=wide.dtype, device=wide.device)
     return bool(((wide @ wide.mT - eye).abs() < _TOLERANCE).all()) and bool(((wide - eye).abs() > _TOLERANCE).any())
-
-
-def chance_of_law(matrices: Tensor, way: Way) -> float:
-    """p-value of the hypothesis that rotations which go along in a way are as likely as before.
-
-    For ``g R`` and ``R g⁻¹`` that is Haar; for ``g R g⁻¹`` an axis in all directions alike is enough, at any angle.
-
-    Args:
-        matrices: independent ones, ``(K, 3, 3)``; signs are dropped.
-        way: how they go along.
-    """
-    proper = matrices * torch.linalg.det(matrices).sign()[:, None, None]
-    return 1.0 if way == "same" else _isotropy(proper) if way == "conjugate" else _uniformity(proper)
-
-
-def _uniformity(proper: Tensor) -> float:
-    """The Sobolev statistic ``V_l = (2l+1)/K Σ_{k,k'} χ_l(g_k⁻¹ g_k')``, χ² with ``(2l+1)²`` degrees of freedom if Haar.
-
-    Of degrees 1 and 2 the smaller p-value, times two: every recipe in use that is not Haar shows at one of them.
-    Source: Giné, Ann. Statist. 3 (1975) 1243.
-    """
-    angle = angles(proper[:, None].mT @ proper[None])
-    found = []
-    for degree in (1, 2):
-        value = (2 * degree + 1) / len(proper) * float(character(angle, degree).sum())
-        found.append(float(stats.chi2.sf(value, (2 * degree + 1) ** 2)))
-    return min(1.0, 2 * min(found))
-
-
-def _isotropy(proper: Tensor, copies: int = 200) -> float:
-    """Whether axes prefer no direction: the means of R and of R ⊗ R, beside those of ``h_k R_k h_k⁻¹`` with random h.
-
-    Squared distances from the mean over random ``h``, which keep every angle; their upper tail by a gamma law of the
-    same mean and variance.
-    """
-    generator = torch.Generator().manual_seed(0)
-    means = [_powers(proper)]
-    for _ in range(copies):
-        h = haar(len(proper), generator)
-        means.append(_powers(h @ proper @ h.mT))
-    stacked = torch.stack(means)
-    squares = (stacked - stacked[1:].mean(0)).square().sum(1)
-    mean, variance = float(squares[1:].mean()), float(squares[1:].var())
-    if variance <= 0:
-        return 1.0
-    return float(stats.gamma.sf(float(squares[0]), mean**2 / variance, scale=variance / mean))
-
-
-def _powers(rotations: Tensor) -> Tensor:
-    """Means of R and of R ⊗ R, ``(90,)``."""
-    second = torch.einsum("kab,kcd->abcd", rotations, rotations) / len(rotations)
-    return torch.cat([rotations.mean(0).flatten(), second.flatten()])

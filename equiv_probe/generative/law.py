@@ -1,4 +1,4 @@
-r"""Is a sampler equivariant in distribution? Its samples against those of rotated noise, rotated back: independent runs.
+r"""Is a sampler equivariant in distribution? Its samples against those of rotated noise, of independent runs.
 
 Paths need not rotate for the distribution to: a sampler may draw rotations of its own, or meet its noise in another
 order. With ``F`` the sampler and ``g`` a rotation of each sample's noise, ``F(ε)`` and ``g⁻¹ F(g ε')`` have one law if
@@ -93,7 +93,10 @@ def features(values: Tensor, rep: Representation, structures: Structures) -> lis
     size = float(values.square().mean().sqrt())
     if rep.is_whole:
         fields = values[None] if structures.layout == "one" else values
-        return [Block(fields.flatten(1), size), *(Block(m, size * fields[0].numel()) for m in _moments_of_grids(fields))]
+        return [
+            Block(fields.flatten(1), size),
+            *(Block(m, size * fields[0].numel()) for m in _moments_of_grids(fields)),
+        ]
     atoms, held = _by_sample(values.flatten(values.ndim - len(rep.event_shape)), structures)
     count = held.sum(1).clamp_min(1)
     mean = (atoms * held).sum(1) / count
@@ -112,7 +115,7 @@ def _by_sample(values: Tensor, structures: Structures) -> tuple[Tensor, Tensor]:
             return values[:, None].flatten(2), torch.ones_like(values[:, None, :1])
         counts = torch.bincount(owner.cpu(), minlength=structures.count)
         order = owner.cpu().argsort(stable=True)
-        atoms = torch.nn.utils.rnn.pad_sequence(list(values[order].split(counts.tolist())), batch_first=True)
+        atoms = torch.nn.utils.rnn.pad_sequence(list(torch.split(values[order], counts.tolist())), batch_first=True)
         return atoms, (torch.arange(atoms.shape[1]) < counts[:, None])[..., None].to(values)
     leading = values[None] if structures.layout == "one" else values
     atoms = leading.flatten(1, -2) if leading.ndim > 2 else leading[:, None]

@@ -68,8 +68,8 @@ class Layout:
     def usual(self, values: Tensor) -> Tensor:
         """Values that are laid out so as ``(..., N, 3)``."""
         if self.form == "(N 3)":
-            return values.unflatten(-1, (self.atoms, 3))
-        return (values.unflatten(-1, (3, self.atoms)) if self.form == "(3 N)" else values).mT
+            return values.reshape(*values.shape[:-1], self.atoms, 3)
+        return (values.reshape(*values.shape[:-1], 3, self.atoms) if self.form == "(3 N)" else values).mT
 
     def back(self, values: Tensor) -> Tensor:
         """Undo :meth:`usual`, in memory as a sampler would have drawn it."""

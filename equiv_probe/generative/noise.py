@@ -18,13 +18,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generative import drawn_rotations
 from equiv_probe.generative.drawn_rotations import Following
 from equiv_probe.generative.noise_frame import Draw
+from equiv_probe.generative.refused_draws import (
+    belongs_to_no_sample,
+    is_fresh,
+    is_random,
+    laid_out_otherwise,
+    not_isotropic,
+)
 from equiv_probe.live.generators import state_of
 from equiv_probe.live.random_frames import FOLLOWED_BY
-from equiv_probe.representations.grids import Grid
-from equiv_probe.rotations import plan as rotations
+from equiv_probe.rotations import plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,16 +37,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.generative.drawn_rotations import Way
+    from equiv_probe.generative.drawn_rotations import Made, Way
     from equiv_probe.generative.noise_frame import Frame
 
     Rotates = Callable[[Draw], bool | None]
 
 NORMAL = {"randn", "randn_like", "normal", "normal_", "normal_functional"}
 """Operators whose draws are isotropic: rotated ones are as likely."""
-_BY_ELEMENT = {"bernoulli", "poisson", "binomial", "multinomial", "native_dropout", "_standard_gamma", "dropout"}
-"""Operators of which each number has a law of its own, by the tensor that they are given."""
-_PASSED = {__file__, drawn_rotations.__file__}
+_PASSED = {str(Path(__file__).with_name(f"{name}.py")) for name in ("noise", "noise_source", "drawn_rotations")}
 _HERE, _TORCH = (f"{path}{os.sep}" for path in (Path(__file__).parents[1], Path(torch.__file__).parent))
 
 
@@ -69,6 +72,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         start: the initial noise as the sampler sees it; None does not look for drawn rotations.
         drawn: what the first run showed of them; None in the first run, which waits with refusing a draw to its end.
         way: how drawn rotations go with the frame.
+        foreign: whether NumPy or Python have drawn in this run.
 
     Attributes:
         sequence: calls and shapes in order.
@@ -89,6 +93,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         start: Tensor | None = None,
         drawn: Drawn | None = None,
         way: Way = "same",
+        foreign: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.frame, self._rotates, self._along, self._drawn, self._way = frame, rotates, along, drawn, way
@@ -101,7 +106,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.declared: bool | None = None
         self.unfollowed = False
         self._tokens: list[Token[Any]] = []
-        self.following = None if start is None else Following(start, lambda: _where()[0], self._made)
+        self.following = None if start is None else Following(start, lambda: _where()[0], self._made, foreign)
         self.unaligned: list[tuple[int, ...]] = []
 
     @property
@@ -121,6 +126,12 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return Drawn()
         targets = frozenset(self.following.targets())
         return Drawn(targets, frozenset().union(*(self.following.made[k].draws for k in targets)))
+
+    @property
+    def rotations(self) -> list[Made]:
+        """Rotations that the sampler drew in this run and uses."""
+        made = self.following.made if self.following is not None else []
+        return [made[place] for place in sorted((self._drawn or self.found()).targets) if place < len(made)]
 
     def require_allowed(self) -> None:
         """Raise EquivProbeError for the first draw that cannot be rotated and has become no rotation."""
@@ -147,7 +158,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         draw = Draw("orientations" if way == "left" else "rotations", tuple(drawn.shape), _where()[0])
         axis = self.frame.axis_of_matrices(draw.shape)
         if axis is None:
-            raise _belongs_to_no_sample(draw, self.frame.shape)
+            raise belongs_to_no_sample(draw, self.frame.shape)
         self._taken.append((draw, True, -1))
         return self.frame.carried(drawn, axis, way)
 
@@ -159,9 +170,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
             following.before(args, kwargs)
         if torch.Tag.nondeterministic_seeded not in func.tags:
             answer = func(*args, **kwargs)
-            if following is not None:
-                following.after(func, args, kwargs, answer)
-            return answer
+            return answer if following is None else following.after(func, args, kwargs, answer)
         self.seen += 1
         names = [argument.name for argument in func._schema.arguments]
         given = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -170,7 +179,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.generators[id(generator)] = (generator, state_of(generator))
         answer = func(*args, **kwargs)
         drawn = answer[0] if isinstance(answer, (tuple, list)) else answer
-        if isinstance(drawn, torch.Tensor) and _is_random(given):
+        if isinstance(drawn, torch.Tensor) and is_random(given):
             call = func._schema.name.removeprefix("aten::")
             place, ours = _where()
             if ours:
@@ -220,11 +229,11 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         axis = self._axis(draw)
         if axis is None:
             if draw.call in NORMAL and self._said(draw) is None and self.frame.disguised(draw.shape):
-                raise _laid_out_otherwise(draw, self.frame)
+                raise laid_out_otherwise(draw, self.frame)
             return None
-        alike = self.frame.only_moves and _is_fresh(draw.call, given)
+        alike = self.frame.only_moves and is_fresh(draw.call, given)
         if draw.call not in NORMAL and not alike:
-            raise _not_isotropic(draw)
+            raise not_isotropic(draw)
         return axis
 
     def _said(self, draw: Draw) -> bool | None:
@@ -242,136 +251,8 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if said and axis is None:
             raise EquivProbeError(f"rotates=True for {draw}", "a last axis of 3", "rotates=None goes by the shape")
         if axis == -1 and not self.frame.shared:
-            raise _belongs_to_no_sample(draw, self.frame.shape)
+            raise belongs_to_no_sample(draw, self.frame.shape)
         return 0 if axis == -1 else axis
-
-
-class Randn:
-    """The source of later noise that a sampler may take as its second argument: ``randn(shape)``.
-
-    Args:
-        noise: of the run.
-        like: shows precision and device.
-    """
-
-    def __init__(self, noise: Noise, like: Tensor) -> None:
-        self._noise, self._like = noise, like
-
-    def __call__(
-        self,
-        *shape: Any,
-        rotates: bool | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Standard normal numbers.
-
-        Args:
-            shape: as numbers, as one tuple, or a tensor of that shape.
-            rotates: whether they are directions in space; None goes by the shape.
-            dtype: None is that of the initial noise.
-            device: None is that of the initial noise.
-        """
-        self._noise.declared = rotates
-        try:
-            return torch.randn(_size(shape), dtype=dtype or self._like.dtype, device=device or self._like.device)
-        finally:
-            self._noise.declared = None
-
-    def orientations(
-        self, *shape: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> Tensor:
-        """Uniformly distributed orientations ``(*shape, 3, 3)``, which rotate from the left, ``R ↦ g R``.
-
-        Args:
-            shape: of the frames: samples, or samples and residues.
-            dtype: None is that of the initial noise.
-            device: None is that of the initial noise.
-        """
-        return self._uniform(_size(shape), "left", dtype, device)
-
-    def rotations(
-        self, *shape: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> Tensor:
-        """Uniformly distributed rotations ``(*shape, 3, 3)`` to augment the state by, ``R ↦ g R g⁻¹``.
-
-        For a sampler that rotates its state at random and does not rotate it back; arguments as for
-        :meth:`orientations`.
-        """
-        return self._uniform(_size(shape), "conjugate", dtype, device)
-
-    def _uniform(
-        self, size: tuple[int, ...], way: Way, dtype: torch.dtype | None, device: torch.device | str | None
-    ) -> Tensor:
-        self._noise.unfollowed = True  # what becomes of these draws is known
-        try:
-            drawn = rotations.from_quaternions(self(*size, 4, rotates=False, dtype=torch.float64, device="cpu"))
-            drawn = self._noise.declared_rotations(drawn.to(dtype or self._like.dtype), way)
-            return drawn.to(device or self._like.device)
-        finally:
-            self._noise.unfollowed = False
-
-
-def _size(shape: tuple[Any, ...]) -> tuple[int, ...]:
-    """A shape given as numbers, as one tuple, or as a tensor of that shape."""
-    size = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-    return tuple(size.shape) if isinstance(size, torch.Tensor) else tuple(size)
-
-
-def _is_random(given: dict[str, Any]) -> bool:
-    """Whether an operator's arguments leave anything to chance: dropout that is off does not."""
-    if given.get("train") is False or given.get("training") is False or given.get("dropout_p") == 0:
-        return False
-    return not (isinstance(given.get("p"), (int, float)) and given["p"] in {0, 1})
-
-
-def _is_fresh(call: str, given: dict[str, Any]) -> bool:
-    """Whether all numbers of a draw have one law: it takes none of them, nor its parameters, from a tensor."""
-    if call in _BY_ELEMENT:
-        return False
-    own = () if not call.endswith(("_", "_like", "_functional")) else ("self",)
-    return not any(isinstance(value, torch.Tensor) for name, value in given.items() if name not in own)
-
-
-def _belongs_to_no_sample(draw: Draw, shape: tuple[int, ...]) -> EquivProbeError:
-    return EquivProbeError(
-        f"{draw}, which does not say to which sample of {shape} it belongs",
-        "noise for all samples at once, or one rotation for all of them",
-        "audit_sampler(..., per_sample=False); or, if it is no direction, rotates=lambda draw: False",
-    )
-
-
-def _not_isotropic(draw: Draw) -> EquivProbeError:
-    return EquivProbeError(
-        f"{draw}: numbers laid out like the noise that are not normal, and so have other odds once they are rotated",
-        "normal noise, the same in law in every frame",
-        "torch.randn for noise on positions; model.eval() if it is dropout; rotates=lambda draw: False if these "
-        "numbers are no directions",
-    )
-
-
-def _laid_out_otherwise(draw: Draw, frame: Frame) -> EquivProbeError:
-    found = f"{draw}: as many numbers as the noise of shape {frame.shape}, laid out otherwise, so that they cannot be "
-    if isinstance(frame.rep, Grid):
-        return EquivProbeError(
-            f"{found}rotated",
-            "a grid laid out like the noise",
-            f"torch.randn{frame.shape}, and put its axes in order afterwards; rotates=lambda draw: False if these "
-            "numbers lie on no grid",
-        )
-    flat = draw.shape[-1] % 3 == 0
-    declare = (
-        'audit_sampler(..., layout="B (N 3)") where x, y, z of one atom follow those of the other, "B (3 N)" where '
-        "all x come first"
-        if flat
-        else 'audit_sampler(..., layout="B 3 N")'
-    )
-    return EquivProbeError(
-        f"{found}rotated",
-        "directions along the last axis, or a layout that is declared",
-        f"{declare}; or torch.randn{frame.shape}, and put its axes in order afterwards; rotates=lambda draw: False if "
-        "these numbers are no directions",
-    )
 
 
 def _where() -> tuple[str, bool]:
@@ -381,7 +262,7 @@ def _where() -> tuple[str, bool]:
         file = frame.f_code.co_filename
         if not file.startswith(_TORCH) and file not in _PASSED:
             if file.startswith(_HERE):
-                return "", file == rotations.__file__
+                return "", file == plan.__file__
             return f"{Path(file).name}:{frame.f_lineno}", False
         frame = frame.f_back  # type: ignore[assignment]
     return "", False

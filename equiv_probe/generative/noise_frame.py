@@ -78,7 +78,10 @@ class Frame:
         """Along which axis of a draw the samples (or their atoms) lie; -1: unclear which; None: it has no direction."""
         if isinstance(self.rep, Grid):
             return self._axis_of_grids(self.rep, shape)
-        whole, shape = self.shape, self.layout.usual_shape(shape) if self.layout else shape
+        return self._axis_of_atoms(self.layout.usual_shape(shape) if self.layout else shape)
+
+    def _axis_of_atoms(self, shape: tuple[int, ...]) -> int | None:
+        whole = self.shape
         if len(shape) < 2 or shape[-1] != 3:
             return None
         if shape[len(shape) - len(whole) :] == whole:
@@ -98,9 +101,9 @@ class Frame:
             return len(shape) - len(whole)
         if shape == whole[1:]:
             return -1
-        if not rep.channels.are_scalars or len(shape) != len(whole) or len(set(whole[-3:])) > 1:
+        if not rep.channels.are_scalars or self.structures.layout == "one" or len(shape) < 4:
             return None
-        alike = len(set(shape[-3:])) == 1 < shape[-1]
+        alike = shape[-3:] == whole[-3:] or len(set(shape[-3:])) == len(set(whole[-3:])) == 1 < shape[-1]
         return 0 if alike and shape[0] == whole[0] else None
 
     def axis_of_matrices(self, shape: tuple[int, ...]) -> int | None:
@@ -117,17 +120,13 @@ class Frame:
 
     def carried(self, matrices: Tensor, axis: int, way: Way) -> Tensor:
         """Rotations R that were drawn as they go with the frame: ``g R g⁻¹``, ``g R``, ``R g⁻¹``, or as they are."""
-        if self.rotations is None or self.back or way == "same":
+        if self.rotations is None or way == "same":
             return matrices
         g = self.rotations[:1] if self.shared else self.rotations[self._owners[matrices.shape[axis]]]
-        moved = matrices[None] if self.shared else matrices.movedim(axis, 0)
-        wide = moved.cpu().double()
-        if way in {"right", "conjugate"}:
-            wide = vector.rotate(wide, g)
-        if way in {"left", "conjugate"}:
-            wide = vector.rotate(wide.mT, g).mT
-        found = wide.to(matrices)
-        return found[0] if self.shared else found.movedim(0, axis)
+        moved = _carried(matrices[None] if self.shared else matrices.movedim(axis, 0), g, way)
+        if self.back:
+            moved = _carried(moved, g.mT, way)
+        return moved[0] if self.shared else moved.movedim(0, axis)
 
     def _of_one(self, shape: tuple[int, ...], *, all_alike: bool) -> bool:
         """Whether a draw may be one sample's: laid out like one of them, or like every one."""
@@ -168,7 +167,7 @@ class Frame:
         if isinstance(rep, Grid):
             if self.back:
                 return self.in_the_last_digit(values)
-            rep = replace(rep, fields=()) if self.only_moves else rep  # also of other numbers of channels
+            rep = replace(rep, fields=(), channel_axis=False) if self.only_moves else rep  # of any channels
         wide = values.cpu() if self.only_moves else values.cpu().double()
         rotated = rep.rotate(wide, rotations).to(values.dtype)
         if self.back:
@@ -199,6 +198,16 @@ class Frame:
                 "audit_sampler(..., per_sample=False)",
             )
         return rotations @ own.mT
+
+
+def _carried(matrices: Tensor, g: Tensor, way: Way) -> Tensor:
+    """Rotations ``(U, ..., 3, 3)`` and those of their samples ``(U, 3, 3)``, rounded once."""
+    wide = matrices.cpu().double()
+    if way in {"right", "conjugate"}:
+        wide = vector.rotate(wide, g)
+    if way in {"left", "conjugate"}:
+        wide = vector.rotate(wide.mT, g).mT
+    return wide.to(matrices)
 
 
 def _owners(shape: tuple[int, ...], structures: Structures, rep: Representation) -> dict[int, Tensor]:

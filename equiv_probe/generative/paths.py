@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from rich.console import Console
@@ -11,8 +11,9 @@ from rich.progress import track
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
+from equiv_probe.generative.as_likely import NOT_AS_LIKELY, chance_of_law
 from equiv_probe.generative.deviation import Deviations, root_mean
-from equiv_probe.generative.drawn_rotations import NOT_AS_LIKELY, WAYS, chance_of_law
+from equiv_probe.generative.drawn_rotations import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 
     from equiv_probe.generative.drawn_rotations import Way
     from equiv_probe.generative.initial_noise import InitialNoise
-    from equiv_probe.generative.runs import Frames, SamplerRuns
+    from equiv_probe.generative.runs import SamplerRuns
     from equiv_probe.rotations.plan import RotationPlan
 
 UNSEEN = 0.5
 """Two runs with the same noise that differ by this part of what other noise makes do not follow the noise."""
 _ENOUGH, _MORE_RUNS, _MOST = 400, 8, 500
-"""Drawn rotations that tell whether they are uniform; runs to gather them by; and beyond which no more are looked at."""
+"""Drawn rotations that tell whether they are uniform; runs to gather them by; more than are looked at."""
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Paths:
         other: of other noise.
         count: how many rotations one run draws.
         chance: p-value of their being as likely when they are taken along; None if they were not looked at.
+        looked_at: how many rotations that is.
     """
 
     found: dict[str, Deviations]
@@ -49,6 +51,7 @@ class Paths:
     other: dict[str, Tensor]
     count: int = 0
     chance: float | None = None
+    looked_at: int = 0
 
     @property
     def not_as_likely(self) -> bool:
@@ -57,26 +60,16 @@ class Paths:
 
 
 def run_paths(
-    runs: SamplerRuns,
-    start: InitialNoise,
-    first: Tensor,
-    rotations: Tensor,
-    plan: RotationPlan,
-    seed: int,
-    *,
-    frames: Frames,
-    progress: bool,
+    runs: SamplerRuns, start: InitialNoise, rotations: Tensor, plan: RotationPlan, seed: int, *, progress: bool
 ) -> Paths:
     """Run a sampler in all frames.
 
     Args:
         runs: of the sampler; its ``way`` is set to how drawn rotations go with the frame.
         start: where initial noise comes from.
-        first: the initial noise.
         rotations: ``(K, U, 3, 3)``.
         plan: they are of.
         seed: of all noise.
-        frames: what the user says of random frames and drawn rotations.
         progress: show a progress bar.
 
     Raises:
@@ -88,11 +81,13 @@ def run_paths(
         name: Deviations(value, runs.schema.outputs[name], runs.structures, plan, name) for name, value in about.items()
     }
     paths = Paths(found, runs.run(seed), runs.run(seed, g0, back=True), {})
-    paths.other = runs.run(seed + 1, noise=start.other(seed + 1, first, lambda noise: runs.rotated(noise, g0)))
+    paths.other = runs.run(seed + 1, noise=start.other(seed + 1, runs.noise, lambda noise: runs.rotated(noise, g0)))
     _require_followed(paths)
-    _require_drawn(runs, frames)
-    if runs.drawn is not None and runs.drawn.targets and frames != "fixed":
-        _take_along(runs, start, paths, g0, seed, frames)
+    _require_drawn(runs)
+    if runs.noises[0].rotations and runs.frames != "fixed":
+        _take_along(runs, start, paths, g0, seed)
+        if runs.way != "same":
+            paths.floors = runs.run(seed, g0, back=True)  # these round as well
     console = Console(stderr=True)
     shown = progress and console.is_terminal  # otherwise Rich writes empty lines
     for g in track(rotations, "rotating the noise", console=console, transient=True) if shown else rotations:
@@ -101,13 +96,11 @@ def run_paths(
     return paths
 
 
-def _take_along(
-    runs: SamplerRuns, start: InitialNoise, paths: Paths, rotation: Tensor, seed: int, frames: Frames
-) -> None:
+def _take_along(runs: SamplerRuns, start: InitialNoise, paths: Paths, rotation: Tensor, seed: int) -> None:
     """Choose how drawn rotations go with the frame, as declared or the way under which end points rotate best."""
-    paths.count = sum(runs.noises[0].following.made[k].matrices[..., 0, 0].numel() for k in runs.drawn.targets)
+    paths.count = sum(one.matrices[..., 0, 0].numel() for one in runs.noises[0].rotations)
     tried: dict[Way, float] = {}
-    for way in WAYS if frames == "along" else ():
+    for way in WAYS if runs.frames == "along" else ():
         runs.way = way
         values = runs.run(seed, rotation)
         if runs.noises[-1].unaligned:
@@ -115,13 +108,16 @@ def _take_along(
         tried[way] = max(_beside_floor(paths, name, value) for name, value in values.items())
         if tried[way] <= ROUND_OFF_FACTOR:
             break
-    best = min(tried, key=lambda way: tried[way], default="same") if frames == "along" else frames
-    if frames == "along" and (not tried or tried[best] > 0.9 * tried["same"]):
+    best: Way = min(tried, key=lambda way: tried[way], default="same")
+    if tried and tried[best] > 0.9 * tried["same"]:
         best = "same"
+    if runs.frames in WAYS:
+        best = cast("Way", runs.frames)
     runs.way = "same"
     if best != "same":
-        paths.chance = chance_of_law(_matrices(runs, start, seed)[:_MOST], best)
-        runs.way = "same" if paths.not_as_likely and frames == "along" else best
+        drawn = _matrices(runs, start, seed)[:_MOST]
+        paths.chance, paths.looked_at = chance_of_law(drawn, best), len(drawn)
+        runs.way = "same" if paths.not_as_likely and runs.frames == "along" else best
 
 
 def _beside_floor(paths: Paths, name: str, value: Tensor) -> float:
@@ -138,15 +134,10 @@ def _matrices(runs: SamplerRuns, start: InitialNoise, seed: int) -> Tensor:
     noises = [runs.noises[0], runs.noises[3]]
     gathered: list[Tensor] = []
     for k in range(_MORE_RUNS + 1):
-        for noise in noises:
-            made = noise.following.made if noise.following is not None else []
-            gathered += [
-                made[place].matrices.reshape(-1, 3, 3) for place in sorted(runs.drawn.targets) if place < len(made)
-            ]
+        gathered += [one.matrices.reshape(-1, 3, 3) for noise in noises for one in noise.rotations]
         found = torch.cat(gathered)
-        found = found[
-            sorted({tuple(row): k for k, row in reversed(list(enumerate(found.flatten(1).tolist())))}.values())
-        ]
+        first = {tuple(row): place for place, row in reversed(list(enumerate(found.flatten(1).tolist())))}
+        found = found[sorted(first.values())]
         if len(found) >= _ENOUGH or k == _MORE_RUNS:
             break
         runs.run(seed + 2 + k, noise=start.draw(seed + 2 + k))
@@ -154,23 +145,22 @@ def _matrices(runs: SamplerRuns, start: InitialNoise, seed: int) -> Tensor:
     return found
 
 
-def _require_drawn(runs: SamplerRuns, frames: Frames) -> None:
+def _require_drawn(runs: SamplerRuns) -> None:
     """Raise EquivProbeError if rotations were declared to be drawn, and none are, or of no sample in particular."""
-    if frames in {"along", "fixed"}:
+    if runs.frames in {"along", "fixed"}:
         return
     noise = runs.noises[0]
-    if runs.drawn is None or not runs.drawn.targets:
+    if not noise.rotations:
         raise EquivProbeError(
-            f"frames={frames!r} for a sampler whose draws were not seen to become 3×3 rotation matrices",
+            f"frames={runs.frames!r} for a sampler whose draws were not seen to become 3×3 rotation matrices",
             "a sampler that draws rotations by torch",
             'def sampler(noise, randn), with randn.rotations(B) or randn.orientations(B, N); or frames="along"',
         )
-    for place in runs.drawn.targets:
-        shape = tuple(noise.following.made[place].matrices.shape)
+    for one in noise.rotations:
+        shape = tuple(one.matrices.shape)
         if noise.frame.axis_of_matrices(shape) is None:
             raise EquivProbeError(
-                f"rotations of shape {shape} at {noise.following.made[place].where}, which do not say to which sample "
-                "they belong",
+                f"rotations of shape {shape} at {one.where}, which do not say to which sample they belong",
                 "one rotation of its own for each sample, or one rotation of the noise for all of them",
                 "audit_sampler(..., per_sample=False)",
             )

@@ -14,9 +14,11 @@ from torch import nn
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.answers import Answers
+from equiv_probe.generative.drawn_rotations import FOREIGN
 from equiv_probe.generative.initial_noise import stream
-from equiv_probe.generative.noise import Noise, Randn
+from equiv_probe.generative.noise import Noise
 from equiv_probe.generative.noise_frame import Frame
+from equiv_probe.generative.noise_source import Randn
 from equiv_probe.live.generators import put_back
 from equiv_probe.representations.representation import point, vector
 from equiv_probe.schema.schema import Schema
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from equiv_probe.representations.representation import Representation
     from equiv_probe.schema.structures import Structures
 
+_FIX_ROTATIONS = (
+    'audit_sampler(..., foreign="same") where these are all numbers of it, the rotations then go along; or \
+def sampler(noise, randn), and draw them by randn.rotations(B)'
+)
 Frames = Literal["along", "fixed", "conjugate", "left", "right"]
 _FIX = 'take the source of noise as an argument, def sampler(noise, randn), and draw by randn(shape); or, if these \
 numbers are no directions, audit_sampler(..., foreign="same")'
@@ -151,6 +157,7 @@ class SamplerRuns:
             start=followed,
             drawn=self.drawn,
             way=self.way,
+            foreign=lambda: _foreign_states() != before,
         )
         arguments: dict[str, Any] = {self._randn: Randn(noise, start)} if self._randn else {}
         try:
@@ -166,7 +173,9 @@ class SamplerRuns:
                 found = (
                     f"a sampler that draws from {name}'s global random state, which cannot be rotated with the frame"
                 )
-                raise EquivProbeError(found, "noise from torch", _FIX)
+                if FOREIGN in noise.making:
+                    found = f"{found}; rotation matrices were made of it"
+                raise EquivProbeError(found, "noise from torch", _FIX_ROTATIONS if FOREIGN in noise.making else _FIX)
         if not noise.seen and not torch.equal(cpu, torch.get_rng_state()):
             found = "a sampler that moves torch's random state by code that draws around torch's operators"
             raise EquivProbeError(found, "noise from torch's operators", _FIX)

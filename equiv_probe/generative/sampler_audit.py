@@ -23,11 +23,11 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.answers import END_POINTS
 from equiv_probe.generative.drawn_rotations import WAYS
 from equiv_probe.generative.initial_noise import InitialNoise
-from equiv_probe.generative.law_runs import compare_laws
+from equiv_probe.generative.law_runs import laws_of
 from equiv_probe.generative.paths import finite, run_paths
 from equiv_probe.generative.runs import SamplerRuns
 from equiv_probe.generative.sampler_report import BLIND, SamplerAudit
-from equiv_probe.generative.summary import drawn, end_points, in_law, left_out, notes_of, unit_of
+from equiv_probe.generative.summary import drawn, in_law, left_out, measured_of, notes_of
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.reachable import modules_of
 from equiv_probe.representations.grids import Grid
@@ -40,11 +40,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.generative.law import Law
     from equiv_probe.generative.noise import Rotates
-    from equiv_probe.generative.paths import Paths
     from equiv_probe.generative.runs import Frames
-    from equiv_probe.generative.sampler_report import EndPoints
     from equiv_probe.schema.structures import Structures
 
 
@@ -98,8 +95,8 @@ def audit_sampler(
             from a standard normal distribution. Or the noise itself, or what draws it.
         noise: how the noise rotates: points, or :func:`equiv_probe.grid` for voxels ``(B, C, D, H, W)``, rotated by
             rotations of the cube (of the box, where that has unequal sides), which move voxels onto voxels.
-        layout: of noise, draws and end points that are not ``(..., N, 3)``: ``"B (N 3)"``, one flat axis with x, y, z of
-            one atom after those of the other; ``"B (3 N)"``, all x first; ``"B 3 N"``, atoms on the last axis.
+        layout: of noise, draws and end points that are not ``(..., N, 3)``: ``"B (N 3)"``, one flat axis, with x, y, z
+            of one atom after those of the other; ``"B (3 N)"``, all x first; ``"B 3 N"``, atoms on the last axis.
         outputs: how the end points rotate: a representation, or one by name or in order of an answer of several
             tensors, of which those not named are not measured. A single tensor rotates as the noise by default.
         batch: the sample of each atom, ``(N_total,)``.
@@ -162,10 +159,10 @@ def audit_sampler(
         )
         try:
             rotations = _rotations(plan, structures, per_sample=per_sample)
-            paths = run_paths(runs, start, first, rotations, plan, seed, frames=frames, progress=progress)
+            paths = run_paths(runs, start, rotations, plan, seed, progress=progress)
             good = finite(paths.found)
-            measured = _measured(runs, paths, good, rotations, unit)
-            laws = _laws(runs, start, seed, paths, measured, law, improper=plan.improper)
+            measured = measured_of(runs, paths, good, rotations, unit)
+            laws = laws_of(runs, start, seed, paths, measured=measured, asked=law, improper=plan.improper)
         finally:
             runs.put_back()
     return SamplerAudit(
@@ -212,43 +209,3 @@ def _rotations(plan: RotationPlan, structures: Structures, *, per_sample: bool) 
     """``(K, U, 3, 3)``."""
     rotations = draw(plan, plan.generator(), structures.count if per_sample else None).flatten(0, 1)
     return rotations if per_sample else rotations[:, None].expand(-1, structures.count, 3, 3)
-
-
-def _measured(
-    runs: SamplerRuns, paths: Paths, good: Tensor, rotations: Tensor, unit: str | Mapping[str, str]
-) -> list[EndPoints]:
-    """What is reported of each output."""
-    return [
-        end_points(
-            one,
-            name,
-            unit_of(unit, name, runs.schema.outputs[name]),
-            (paths.repeats[name], paths.floors[name], paths.other[name]),
-            good,
-            rotations=rotations,
-            shared=runs.shared,
-            precision=runs.noise.dtype,
-            path=runs.path,
-        )
-        for name, one in paths.found.items()
-    ]
-
-
-def _laws(
-    runs: SamplerRuns,
-    start: InitialNoise,
-    seed: int,
-    paths: Paths,
-    measured: list[EndPoints],
-    asked: bool | int | None,
-    *,
-    improper: bool,
-) -> dict[str, Law]:
-    """Tests in distribution: if asked for, or if paths do not tell because the sampler draws rotations."""
-    draws_rotations = runs.drawn is not None and bool(runs.drawn.targets)
-    unclear = any(one.verdict in {"broken", "above round-off"} for one in measured) or paths.not_as_likely
-    if asked is None:
-        asked = draws_rotations and runs.frames != "fixed" and unclear
-    if not asked:
-        return {}
-    return compare_laws(runs, start, runs.noise, seed, None if asked is True else int(asked), improper=improper)

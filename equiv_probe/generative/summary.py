@@ -29,6 +29,26 @@ if TYPE_CHECKING:
     from equiv_probe.representations.representation import Representation
 
 
+def measured_of(
+    runs: SamplerRuns, paths: Paths, good: Tensor, rotations: Tensor, unit: str | Mapping[str, str]
+) -> list[EndPoints]:
+    """What is reported of each output."""
+    return [
+        end_points(
+            one,
+            name,
+            unit_of(unit, name, runs.schema.outputs[name]),
+            (paths.repeats[name], paths.floors[name], paths.other[name]),
+            good,
+            rotations=rotations,
+            shared=runs.shared,
+            precision=runs.noise.dtype,
+            path=runs.path,
+        )
+        for name, one in paths.found.items()
+    ]
+
+
 def end_points(
     one: Deviations,
     name: str,
@@ -123,7 +143,10 @@ def in_law(one: EndPoints, law: Law | None, way: Way, paths: Paths) -> EndPoints
     elif broken:
         kind, sentence = "broken", f"{sentence}; {law}"
     elif law.differs and paths.not_as_likely:
-        kind, sentence = "broken", f"broken: {law}, though paths are {sentence}, by rotations that are not as likely in another frame"
+        kind, sentence = (
+            "broken",
+            f"broken: {law}, though paths are {sentence}, by rotations that are not as likely in another frame",
+        )
     else:
         sentence = f"{sentence}; {law}"
     return replace(one, verdict=kind, sentence=sentence, law=asdict(law))
@@ -139,7 +162,13 @@ def notes_of(runs: SamplerRuns, frames: str, paths: Paths) -> list[str]:
             "from there on it meets other noise, which counts as deviation"
         )
     joint = [one.shape for one, _ in plain.draws if one.call in NORMAL and one.shape[:-1] == plain.frame.shape[:-1]]
-    if plain.draws and not any(rotated for _, rotated in plain.draws) and any(shape[-1] > 3 for shape in joint):
+    grids = runs.rep.is_whole
+    if (
+        plain.draws
+        and not grids
+        and not any(rotated for _, rotated in plain.draws)
+        and any(shape[-1] > 3 for shape in joint)
+    ):
         notes.append(
             f"normal draws of shape {next(shape for shape in joint if shape[-1] > 3)} did not rotate: if there are "
             "directions among each atom's numbers, draw these apart"
@@ -159,16 +188,14 @@ def notes_of(runs: SamplerRuns, frames: str, paths: Paths) -> list[str]:
 def _on_drawn_rotations(runs: SamplerRuns, frames: str, paths: Paths) -> list[str]:
     """Which draws became rotations, what became of them, and the line that declares it."""
     plain = runs.noises[0]
-    if runs.drawn is None or not runs.drawn.targets or plain.following is None:
+    made = plain.rotations
+    if not made:
         return []
-    made = [plain.following.made[place] for place in sorted(runs.drawn.targets)]
     places = list(dict.fromkeys(one.where for one in made if one.where))
     count = sum(one.matrices[..., 0, 0].numel() for one in made)
     at = f" at {', '.join(places[:3])}" if places else ""
     notes = [f"random draws became {count} rotations in a run{at}; they are {WAYS[runs.way]}"]
-    shapes = [
-        tuple(one.matrices.shape) for one in made if plain.frame.axis_of_matrices(tuple(one.matrices.shape)) is None
-    ]
+    shapes = [shape for one in made if plain.frame.axis_of_matrices(shape := tuple(one.matrices.shape)) is None]
     if shapes:
         notes[0] += (
             f". Of shape {shapes[0]}, they do not say to which sample they belong: audit_sampler(..., "
@@ -178,8 +205,8 @@ def _on_drawn_rotations(runs: SamplerRuns, frames: str, paths: Paths) -> list[st
         notes[0] += '; frames="along" takes them along, as the distribution of samples sees them'
     elif runs.way != "same" and frames == "along":
         notes[0] += (
-            f', which is as likely (tested: p = {paths.chance:.2g}). frames="{runs.way}" declares it; '
-            'frames="fixed" shows what a single path owes to them'
+            f', which is as likely (of {paths.looked_at} rotations: p = {paths.chance:.2g}). frames="{runs.way}" '
+            'declares it; frames="fixed" shows what a single path owes to them'
         )
     elif runs.way == "same" and not paths.not_as_likely:
         notes[0] += (
@@ -188,8 +215,8 @@ def _on_drawn_rotations(runs: SamplerRuns, frames: str, paths: Paths) -> list[st
         )
     if paths.not_as_likely:
         notes.append(
-            f"the rotations that the sampler draws are not as likely once they are taken along (p = {paths.chance:.1g}): "
-            "they are not uniform, as three Euler angles and the QR of a Gaussian matrix without its signs mended are "
+            f"the rotations that the sampler draws are not as likely once they are taken along (p = "
+            f"{paths.chance:.1g}): they are not uniform, as three Euler angles and the QR of a Gaussian matrix without its signs mended are "
             "not. So paths prove nothing, and what was found in distribution decides"
         )
     return notes
