@@ -215,8 +215,8 @@ def _on_drawn_rotations(runs: SamplerRuns, frames: str, paths: Paths) -> list[st
         )
     if paths.not_as_likely:
         notes.append(
-            f"the rotations that the sampler draws are not as likely once they are taken along (p = "
-            f"{paths.chance:.1g}): they are not uniform, as three Euler angles and the QR of a Gaussian matrix without its signs mended are "
-            "not. So paths prove nothing, and what was found in distribution decides"
+            f"the rotations that the sampler draws are not as likely once they are taken along (p = {paths.chance:.1g},"
+            " as with three Euler angles, or the QR of a Gaussian matrix without its signs mended). So paths prove "
+            "nothing, and what was found in distribution decides"
         )
     return notes

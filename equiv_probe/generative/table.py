@@ -47,6 +47,11 @@ def render(audit: SamplerAudit) -> Iterator[RenderableType]:
         cells += [number(value) for value in (one.spread, one.scale, floor)]
         table.add_row(*map(Text, cells), Text(one.sentence, _COLOURS.get(one.verdict, "")))
     yield table
+    for one in audit.measured:
+        if one.law:
+            swapped = f", {one.law['swapped']} runs swapped" if one.law["by_run"] else ""
+            found = f"p = {number(one.law['p_value'])} of {one.law['samples']} samples of each kind{swapped}"
+            yield Text.assemble((f"In distribution {one.name}: ", "bold"), found)
     title = "Spread: over samples (left), over single rotations and samples (right)"
     table = _table(title, "", "median", "95 %", "max", "worst sample", "median", "95 %", "max", "unit")
     for one in audit.measured:
