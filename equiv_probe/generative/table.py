@@ -59,7 +59,7 @@ def render(audit: SamplerAudit) -> Iterator[RenderableType]:
         table.add_row(*map(Text, (one.name, *left, str(int(one.over_samples["worst"])), *right, one.unit)))
     yield table
     if audit.draws:
-        table = _table("Drawn on the way", "call", "shape", "times", "turned", "where")
+        table = _table("Drawn on the way", "call", "shape", "times", "rotated", "where")
         for entry in audit.draws[:12]:
             shape = "(" + ", ".join(map(str, entry["shape"])) + ")"
             table.add_row(
