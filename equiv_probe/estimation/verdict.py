@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["round-off", "non-deterministic", "above round-off", "broken", "unknown"]
+Kind = Literal["round-off", "non-deterministic", "above round-off", "broken", "path only", "unknown"]
 
 ROUND_OFF_FACTOR = 10.0
 """Root errors up to this multiple of the floor are round-off.

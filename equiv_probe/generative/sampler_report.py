@@ -52,6 +52,8 @@ class EndPoints:
         along_path: deviation and floor at each point of the path, if it was asked for.
         by_angle: deviation by the angle of the rotation, in bins from ``low`` to ``high`` degrees, with how many
             rotations of a sample are in each as ``count``; empty for improper rotations, which have no angle.
+        law: the test in distribution, if there was one: ``p_value``, ``distance``, ``samples`` of each kind, how many
+            units were ``swapped``, and whether these were runs, ``by_run``.
     """
 
     name: str
@@ -70,6 +72,7 @@ class EndPoints:
     by_sample: list[dict[str, float]]
     along_path: list[dict[str, float]] = field(default_factory=list)
     by_angle: list[dict[str, float]] = field(default_factory=list)
+    law: dict[str, Any] = field(default_factory=dict)
 
     @property
     def highest_floor(self) -> float:

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
     from equiv_probe.generative.sampler_report import EndPoints, SamplerAudit
 
-_COLOURS = {"round-off": "green", "non-deterministic": "green", "above round-off": "yellow", "broken": "red"}
+_COLOURS = {
+    "round-off": "green",
+    "non-deterministic": "green",
+    "above round-off": "yellow",
+    "path only": "yellow",
+    "broken": "red",
+}
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -41,6 +47,11 @@ def render(audit: SamplerAudit) -> Iterator[RenderableType]:
         cells += [number(value) for value in (one.spread, one.scale, floor)]
         table.add_row(*map(Text, cells), Text(one.sentence, _COLOURS.get(one.verdict, "")))
     yield table
+    for one in audit.measured:
+        if one.law:
+            swapped = f", {one.law['swapped']} runs swapped" if one.law["by_run"] else ""
+            found = f"p = {number(one.law['p_value'])} of {one.law['samples']} samples of each kind{swapped}"
+            yield Text.assemble((f"In distribution {one.name}: ", "bold"), found)
     title = "Spread: over samples (left), over single rotations and samples (right)"
     table = _table(title, "", "median", "95 %", "max", "worst sample", "median", "95 %", "max", "unit")
     for one in audit.measured:
@@ -48,7 +59,7 @@ def render(audit: SamplerAudit) -> Iterator[RenderableType]:
         table.add_row(*map(Text, (one.name, *left, str(int(one.over_samples["worst"])), *right, one.unit)))
     yield table
     if audit.draws:
-        table = _table("Drawn on the way", "call", "shape", "times", "turned", "where")
+        table = _table("Drawn on the way", "call", "shape", "times", "rotated", "where")
         for entry in audit.draws[:12]:
             shape = "(" + ", ".join(map(str, entry["shape"])) + ")"
             table.add_row(

@@ -19,6 +19,7 @@ _END_POINTS: dict[str, Any] = {
     "by_sample": [{"sample": COUNT, **dict.fromkeys(("rms", "max", "floor", "nondeterminism"), NUMBER)}],
     "along_path?": [{"point": COUNT, "rms": NUMBER, "floor": NUMBER, "other noise": NUMBER}],
     "by_angle?": [_BIN],
+    "law?": Each(ANY),
 }
 SAMPLER = {
     "sampler": TEXT,

@@ -22,6 +22,7 @@ _ANSWERS = {
     "broken": "Yes: where the noise rotates, the samples do not rotate with it.",
     "above round-off": "Slightly: samples rotate with their noise up to a little more than rounding.",
     "round-off": "No: samples rotate with their noise, down to rounding.",
+    "path only": "Not in distribution, as far as the samples tell: paths do not rotate with their noise.",
     "non-deterministic": "Not that one could tell: the same noise, run again, varies as much.",
 }
 
