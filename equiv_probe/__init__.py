@@ -37,6 +37,7 @@ from equiv_probe.representations.frames import frame, orientation, quaternion
 from equiv_probe.representations.grids import grid
 from equiv_probe.representations.representation import (
     axial,
+    concat,
     fixed,
     irreps,
     point,
@@ -77,6 +78,7 @@ __all__ = [
     "augment",
     "axial",
     "check_augmentation",
+    "concat",
     "curvature",
     "decompose",
     "equivariance_penalty",

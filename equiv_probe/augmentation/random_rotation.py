@@ -20,7 +20,9 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.representation import Fixed
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, one_of, require_fit
+from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import named, unnamed
 
 if TYPE_CHECKING:
@@ -50,12 +52,12 @@ class RandomRotation:
     def __init__(
         self,
         schema: Schema,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         seed: int = 0,
         *,
         center: str | Tensor | None = None,
     ) -> None:
-        self.schema, self.plan, self.seed = schema, plan, seed
+        self.schema, self.plan, self.seed = schema, rotation_plan(plan), seed
         declared = {**schema.inputs, **schema.outputs, **schema.targets}
         self.representations: dict[str, Representation] = declared
         if all(isinstance(rep, Fixed) for rep in declared.values()):
@@ -68,12 +70,14 @@ class RandomRotation:
             center = "origin" if any(rep.is_whole for rep in declared.values()) else "centroid"
         self.center: str | Tensor = center
         self._generator: tuple[int, torch.Generator] | None = None
+        self._looked = False
 
     def __call__(self, sample: Any) -> Any:
         """A rotated copy of a sample; the sample itself stays as it is.
 
         Raises:
-            EquivProbeError: an entry that the schema names is missing or does not fit, or the plan does not.
+            EquivProbeError: an entry that the schema names is missing or does not fit, or the plan does not; or an
+                entry that it does not name holds coordinates, which the first sample shows.
         """
         entries = named(sample, list(self.representations))
         missing = [name for name in self.representations if name not in entries]
@@ -81,6 +85,9 @@ class RandomRotation:
             raise EquivProbeError(f"a sample with {sorted(entries)}", f"the schema's {missing}", "ep.Schema(...)")
         arrays = {name for name, value in entries.items() if isinstance(value, np.ndarray)}
         tensors = {name: torch.as_tensor(v) if name in arrays else v for name, v in entries.items()}
+        if not self._looked:
+            require_nothing_hidden({n: v for n, v in tensors.items() if torch.is_tensor(v)}, self.representations)
+            self._looked = True
         rotation = self._draw(tensors)
         rotated: dict[str, Any] = {}
         center = self._center(tensors)

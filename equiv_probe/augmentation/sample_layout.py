@@ -13,11 +13,12 @@ from torch import Tensor
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import representation as reps
-from equiv_probe.schema.schema import Schema, usual
 from equiv_probe.schema.structures import Structures
+from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
     from equiv_probe.representations.representation import Representation
+    from equiv_probe.schema.schema import Schema
 
 _INDICES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
 _MASKS = {"mask", "node_mask"}

@@ -19,7 +19,8 @@ from equiv_probe.generative.noise_frame import Frame
 from equiv_probe.live.capture import all_outputs, read_outputs
 from equiv_probe.live.generators import put_back
 from equiv_probe.representations.representation import point
-from equiv_probe.schema.schema import Schema, usual
+from equiv_probe.schema.schema import Schema
+from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -30,8 +30,10 @@ from equiv_probe.generative.summary import drawn, end_points, left_out, notes_of
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.reachable import modules_of
 from equiv_probe.representations.representation import Representation
+from equiv_probe.representations.spelling import representation
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,10 +50,10 @@ def audit_sampler(
     sampler: Callable[..., Any],
     noise_shape: tuple[int, ...] | Tensor | Callable[[], Tensor],
     *,
-    outputs: Representation | Mapping[str, Representation] | None = None,
+    outputs: Representation | str | Mapping[str, Representation | str] | None = None,
     batch: Tensor | None = None,
     mask: Tensor | None = None,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     path: bool = False,
     center: str | Tensor = "origin",
     zero_mean: bool = False,
@@ -111,7 +113,7 @@ def audit_sampler(
     """
     if seed < 0:
         raise EquivProbeError(f"seed={seed}", "a seed of 0 or more")
-    plan = plan or RotationPlan("haar", replicates=4)
+    plan = rotation_plan(plan) or RotationPlan("haar", replicates=4)
     began = time.perf_counter()
     modules = modules_of(sampler)
     if device is None and not isinstance(noise_shape, torch.Tensor):
@@ -120,7 +122,8 @@ def audit_sampler(
     with isolated(*modules):
         first = start.draw(seed)
         structures = start.structures(first.cpu())
-        declared = {END_POINTS: outputs} if isinstance(outputs, Representation) else dict(outputs or {})
+        given = {END_POINTS: outputs} if isinstance(outputs, (Representation, str)) else dict(outputs or {})
+        declared = {name: representation(rep) for name, rep in given.items()}
         runs = SamplerRuns(
             sampler, first, structures, declared, path, rotates, frames, foreign, shared=not per_sample, grad=grad
         )

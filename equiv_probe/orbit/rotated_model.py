@@ -12,8 +12,10 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.representations.representation import Fixed
+from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import Schema, named, unnamed
 from equiv_probe.schema.structures import require_common_center, resolve_batch
+from equiv_probe.schema.translation import settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,7 +49,11 @@ class RotatedModel:
             first = _tensors(named(predict(inputs)))
             self.evaluations += 1
             schema = resolve_batch(Schema.infer(unnamed(tensors, inputs), first), tensors)
+            if center != "origin":
+                schema = settled(schema, tensors, self._named_outputs)
             schema.announce()
+        else:
+            require_nothing_hidden(tensors, schema.inputs, {*schema.outputs, *schema.targets})
         self.schema = schema
         for name in (*schema.inputs, schema.batch, schema.mask):
             if name is not None and name not in tensors:
@@ -61,6 +67,11 @@ class RotatedModel:
                 )
         self.center = self._center(center)
         self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self.unrotated().items()}
+
+    def _named_outputs(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """All outputs for some inputs, by name."""
+        self.evaluations += 1
+        return _tensors(named(self._predict({n: v.clone() if torch.is_tensor(v) else v for n, v in tensors.items()})))
 
     def _center(self, center: str | Tensor) -> Tensor | None:
         """Centre of rotation, broadcastable against points of the input, in float64."""

@@ -22,8 +22,9 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.grid_channels import SCALAR, Channels, field_of
+from equiv_probe.representations.interface import ANY, Representation
 from equiv_probe.representations.interpolation import interpolate, places
-from equiv_probe.representations.representation import ANY, Representation
+from equiv_probe.representations.registry import maker
 from equiv_probe.representations.voxel_rotations import rotate_voxels
 
 if TYPE_CHECKING:
@@ -217,6 +218,7 @@ def filled_outside(
     return found
 
 
+@maker
 def grid(
     *fields: Representation | tuple[int, Representation],
     axes: str = "xyz",

@@ -22,6 +22,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.orbit.twirl import progress_bar
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan
 from equiv_probe.schema.schema import named
 from equiv_probe.voxels.grid_report import GridAudit
@@ -44,7 +45,7 @@ def audit_grid(
     targets: Any = None,
     loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
     *,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     interpolation: Kind | None = None,
     center: str | Tensor = "origin",
     chunk: int = 8,
@@ -71,7 +72,7 @@ def audit_grid(
         EquivProbeError: no grid in the schema, a flat batch, or what decompose raises.
     """
     began = time.perf_counter()
-    plan = plan or RotationPlan()
+    plan = rotation_plan(plan) or RotationPlan()
     if not plan.is_rotated:
         raise EquivProbeError(str(plan), "a plan of all rotations: those of the cube are the first number", "plan=None")
     if schema is None:
