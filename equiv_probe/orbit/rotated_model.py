@@ -14,7 +14,7 @@ from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.representations.representation import Fixed
 from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import Schema, named, unnamed
-from equiv_probe.schema.structures import require_common_center, resolve_batch
+from equiv_probe.schema.structures import box_center, require_common_center, resolve_batch
 from equiv_probe.schema.translation import settled
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ class RotatedModel:
         """Centre of rotation, broadcastable against points of the input, in float64."""
         if not isinstance(center, str):
             return torch.as_tensor(center).double()
-        if center == "origin":
-            return None
+        if center in {"origin", "box"}:
+            return None if center == "origin" else box_center(self.schema, self.inputs)
         if center != "centroid":
-            raise EquivProbeError(f"center={center!r}", '"centroid", "origin" or a tensor')
+            raise EquivProbeError(f"center={center!r}", '"centroid", "origin", "box" or a tensor')
         name = next((name for name, rep in self.schema.inputs.items() if rep.is_affine), None)
         if name is None:
             return None

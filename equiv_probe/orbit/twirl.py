@@ -51,8 +51,9 @@ def twirl(
         stacked: False calls ``predict`` with one rotated copy at a time; True once per chunk, with a leading rotation
             axis ``(C, ...)`` on the inputs that rotate, and expects it on every output.
         chunk: rotations per call when stacked; halved when memory runs out.
-        center: centre of rotation of points: ``"centroid"`` of each structure's first point input, ``"origin"``, or a
-            tensor that broadcasts against the points.
+        center: centre of rotation of points: ``"centroid"`` of each structure's first point input, ``"origin"``,
+            ``"box"`` for points that are counted in voxels (times the spacing) from the first sample of a grid among
+            the inputs, or a tensor that broadcasts against the points.
         keep: whether to keep the orbit itself; None keeps it while it is small. Otherwise only moments stay, whose size
             does not grow with the number of rotations.
         generator: source of the rotations; None uses the plan's seed.

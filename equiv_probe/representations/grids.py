@@ -139,6 +139,11 @@ class Grid(Representation):
         of_axis = dict(zip(self._order, torch.meshgrid(*lines, indexing="ij"), strict=True))
         return torch.stack([of_axis[axis] for axis in range(3)], -1)
 
+    def middle(self, shape: Sequence[int]) -> Tensor:
+        """The middle of the box as seen from its first sample: x, y, z in the spacing's unit, ``(3,)`` float64."""
+        lengths = {axis: (n - 1) / 2 * self.spacing[axis] for n, axis in zip(shape, self._order, strict=True)}
+        return torch.tensor([lengths[axis] for axis in range(3)], dtype=torch.float64)
+
     def half_lengths(self, shape: Sequence[int]) -> list[float]:
         """Half of the box along each array axis: its faces are half a voxel beyond the samples, or on them."""
         beyond = 0 if self.centred == "voxel" else 1

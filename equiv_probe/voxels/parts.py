@@ -14,6 +14,7 @@ from equiv_probe.estimation.decomposition import Decomposition, summarise
 from equiv_probe.estimation.deviation_by_angle import by_angle
 from equiv_probe.estimation.losses import PointwiseLoss
 from equiv_probe.estimation.measurement import Measurement, Objective, measure
+from equiv_probe.estimation.second_opinion import second_opinion
 from equiv_probe.live.isolation import needs_gradient
 from equiv_probe.orbit.twirl import twirl
 from equiv_probe.representations.grids import Grid
@@ -111,6 +112,7 @@ class Parts:
         """All parts, rotated by the same rotations, as one; and how far they deviate by angle."""
         found: dict[str, list[Measurement]] = {}
         deviations: list[Tensor | None] = []
+        doubts: dict[str, str] = {}
         for inputs, targets in zip(self.inputs, self.targets, strict=True):
             orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR)
             for name in orbit.identity:
@@ -118,11 +120,13 @@ class Parts:
             given = Objective.of(orbit, targets, loss, structures=self.layout, weights=None, mask=None)
             for name, objective in given.items():
                 one = measure(orbit, objective)
+                if name in orbit.identity and one.estimate.equiv.mean() > 100 * one.floor:
+                    doubts.setdefault(name, second_opinion(orbit, name))
                 least = self.resolution(orbit, objective, one)
                 found.setdefault(name, []).append(replace(one, floor=max(one.floor, least)))
             deviations.append(_deviation(orbit, given))
         joined = {name: Measurement.joined(parts) for name, parts in found.items()}
-        parts = {name: summarise(one, "") for name, one in joined.items()}
+        parts = {name: _noted(summarise(one, ""), doubts.get(name, "")) for name, one in joined.items()}
         each = [one for one in deviations if one is not None]
         weights = orbit.weights.repeat(plan.R)
         turns = orbit.rotations.flatten(0, 1)
@@ -140,6 +144,10 @@ class Parts:
         step = max((torch.finfo(one).eps for one in self.precisions), default=0.0) * math.sqrt(size / 12)
         of_loss = torch.finfo(torch.float64).eps * float(measured.estimate.total.abs().mean())
         return max(step**2 if measured.squared else step, of_loss if measured.labelled else 0.0)
+
+
+def _noted(found: Decomposition, note: str) -> Decomposition:
+    return replace(found, notes=(*found.notes, note)) if note else found
 
 
 def _deviation(orbit: Orbit, given: Mapping[str, Objective]) -> Tensor | None:
