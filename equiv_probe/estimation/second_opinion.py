@@ -64,7 +64,12 @@ def second_opinion(orbit: Orbit, name: str) -> str:
         found += _representations(orbit, name, others, raw)
     if declared.event_shape:
         found += _defects(orbit, name, raw, is_known=is_known)
-    found += _moved(orbit, name, raw, is_known=is_known)
+    moved = list(_moved(orbit, name, raw, is_known=is_known))
+    if declared == reps.point and any(rep.is_whole for rep in orbit.schema.inputs.values()):
+        # Places that hardly leave the middle of a box vary least as scalars: that explains nothing.
+        found = [one for one in moved if _variance(one.values) < FAR_BETTER * variance] or found
+    else:
+        found += moved
     left = [_variance(one.values) for one in found]
     # Of several that explain it equally well, the first.
     enough = min(FAR_BETTER * variance, 100 * min(left, default=0.0) + 1e-12 * variance)

@@ -162,6 +162,18 @@ class Peak(torch.nn.Module):
         return x.square().flatten(2).softmax(-1) @ places
 
 
+def test_places_that_hardly_leave_the_middle_are_no_scalars() -> None:
+    """Broken a little, and of little spread: as scalars they would vary least of all."""
+    net, x = Peak(1.0, "xyz"), torch.rand(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    schema = ep.Schema({"x": ep.grid()}, {"0": ep.point})
+    off = torch.tensor([0.03, 0.0, 0.0], dtype=torch.float64)
+    for about, said in (("origin", 'center="box"'), ("box", "")):
+        orbit = ep.twirl(lambda v: net(v) + off * v.mean(), x, schema, center=about)
+        found = ep.decompose(orbit)
+        assert said in "".join(found.notes)
+        assert "ep.scalar" not in "".join(found.notes)
+
+
 @pytest.mark.parametrize(("spacing", "axes"), [(1.0, "xyz"), (0.5, "xyz"), (1.0, "zyx")])
 @pytest.mark.parametrize("side", [7, 8])
 def test_places_counted_in_voxels_rotate_about_the_middle_of_the_box(side: int, spacing: float, axes: str) -> None:
