@@ -24,6 +24,7 @@ from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, one_of, require_fit
 from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import named, unnamed
+from equiv_probe.schema.structures import box_center
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,11 +43,12 @@ class RandomRotation:
         schema: representations; inputs, outputs and targets alike are entries of the sample here: keys of a dict, or
             entries of a tuple in this order.
         plan: from which the one rotation is drawn. None is the rotations of the cube where a grid without
-            interpolation rotates along (half turns, on a box that is no cube), and all rotations otherwise.
+            interpolation rotates along (on a box that is no cube, those that keep it), and all rotations otherwise.
         seed: of generators of its own: one in this process, and one in each worker of a data loader, which goes on
             from torch's own seed for the worker, and so is another in every epoch.
-        center: of rotation of points: ``"origin"``, ``"centroid"``, or ``(3,)``; None is the origin, about which a grid
-            rotates, if there is one, and the centroid otherwise.
+        center: of rotation of points: ``"origin"``, ``"centroid"``, ``(3,)``, or ``"box"``, the middle of a grid as
+            seen from its first sample; None is the origin, about which a grid rotates, if there is one, and the
+            centroid otherwise.
     """
 
     def __init__(
@@ -64,8 +66,8 @@ class RandomRotation:
             raise EquivProbeError(
                 str(schema), "something that rotates", 'ep.Schema(inputs={"x": ep.grid()}, outputs={})'
             )
-        if isinstance(center, str) and center not in {"origin", "centroid"}:
-            raise EquivProbeError(f"center={center!r}", '"origin", "centroid" or a tensor (3,)')
+        if isinstance(center, str) and center not in {"origin", "centroid", "box"}:
+            raise EquivProbeError(f"center={center!r}", '"origin", "centroid", "box" or a tensor (3,)')
         if center is None:
             center = "origin" if any(rep.is_whole for rep in declared.values()) else "centroid"
         self.center: str | Tensor = center
@@ -114,6 +116,8 @@ class RandomRotation:
         points = [rep.places(tensors[name]) for name, rep in self.representations.items() if rep.is_affine]
         if not isinstance(self.center, str):
             return self.center
+        if self.center == "box":
+            return box_center(replace(self.schema, inputs=self.representations), tensors)
         return None if self.center == "origin" or not points else points[0].double().reshape(-1, 3).mean(0)
 
     def _source(self) -> torch.Generator:

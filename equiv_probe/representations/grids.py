@@ -179,7 +179,7 @@ class Grid(Representation):
         rows = torch.stack([rotations[:, axis] for axis in order], 1)
         own = torch.stack([rows[:, :, axis] for axis in order], 2)  # the rotation in the array's own axes
         if self.interpolation is None:
-            return rotate_voxels(values, own, equal_spacing=self.has_equal_spacing)
+            return rotate_voxels(values, own, spacing=[self.spacing[axis] for axis in order])
         at, inside = places(
             own,
             values.shape[-3:],
