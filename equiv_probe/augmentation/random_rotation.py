@@ -77,6 +77,9 @@ class RandomRotation:
     def __call__(self, sample: Any) -> Any:
         """A rotated copy of a sample; the sample itself stays as it is.
 
+        What rotates comes back as a plain tensor, also where it was one that carries where its voxels are (MONAI's
+        ``MetaTensor``): its affine matrix would be that of the unrotated grid.
+
         Raises:
             EquivProbeError: an entry that the schema names is missing or does not fit, or the plan does not; or an
                 entry that it does not name holds coordinates, which the first sample shows.
@@ -86,7 +89,7 @@ class RandomRotation:
         if missing:
             raise EquivProbeError(f"a sample with {sorted(entries)}", f"the schema's {missing}", "ep.Schema(...)")
         arrays = {name for name, value in entries.items() if isinstance(value, np.ndarray)}
-        tensors = {name: torch.as_tensor(v) if name in arrays else v for name, v in entries.items()}
+        tensors = {name: torch.as_tensor(v) if name in arrays else _plain(v) for name, v in entries.items()}
         if not self._looked:
             require_nothing_hidden({n: v for n, v in tensors.items() if torch.is_tensor(v)}, self.representations)
             self._looked = True
@@ -136,3 +139,10 @@ class RandomRotation:
         shown = {"plan": self.plan, "seed": self.seed, "center": self.center}
         options = "".join(f", {name}={value!r}" for name, value in shown.items())
         return f"{type(self).__name__}({self.schema}{options})"
+
+
+def _plain(value: Any) -> Any:
+    """A tensor without what a class of its own says about it, which a rotation would leave stale."""
+    if isinstance(value, torch.Tensor) and type(value) not in {torch.Tensor, torch.nn.Parameter}:
+        return value.as_subclass(torch.Tensor)
+    return value

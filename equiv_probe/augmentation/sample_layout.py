@@ -86,6 +86,15 @@ def representation(name: str, value: Tensor, schema: Schema | None) -> Represent
     return None if key in _CELLS and shape[-2:] != (3, 3) else known
 
 
+def has_positions(values: Mapping[str, Tensor], schema: Schema | None) -> bool:
+    """Whether a sample has positions, as :meth:`Layout.of` looks for them."""
+    try:
+        Layout.of(values, schema)
+    except EquivProbeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the positions of a sample are.

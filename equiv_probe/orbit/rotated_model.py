@@ -11,7 +11,9 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.memory_layout import laid_out_as
+from equiv_probe.orbit.rounding import perturbed, perturbed_weights
 from equiv_probe.representations.representation import Fixed
+from equiv_probe.schema.grid_plans import exact_grids
 from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import Schema, named, unnamed
 from equiv_probe.schema.structures import box_center, require_common_center, resolve_batch
@@ -38,6 +40,7 @@ class RotatedModel:
     ) -> None:
         self.predict, self.like, self.stacked, self.precision = predict, inputs, stacked, precision
         self.evaluations = 0
+        self._perturbing: torch.Generator | None = None
         given = named(inputs, list(schema.inputs) if schema else None)
         self.arrays = {name for name, value in given.items() if isinstance(value, np.ndarray)}
         tensors = {name: torch.as_tensor(v) if name in self.arrays else v for name, v in given.items()}
@@ -158,6 +161,8 @@ class RotatedModel:
             copies = representation.rotate(low[None].expand(len(rotations), *low.shape), rotations, center)
             if back_again:
                 copies = representation.rotate_back(copies, rotations, center)
+            if back_again and self._perturbing is not None:
+                copies = perturbed(copies, self._perturbing)
             # A copy even of what does not change: the model may write into its input, and that is the caller's.
             rotated[name] = copies.to(value.dtype, copy=True)
         return rotated
@@ -205,18 +210,29 @@ class RotatedModel:
     def floors(self, count: int, rotations: Tensor, chunk: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Predictions at round trips ``(F, *S)``, and at the very same input again ``(1, *S)``.
 
-        What is interpolated makes the round trip as output too.
+        What is interpolated makes the round trip as output too. Where a grid makes it to the last bit, inputs and
+        weights are perturbed by their rounding, with other draws in every trip; see :mod:`equiv_probe.orbit.rounding`.
         """
-        step = chunk if self.stacked else 1
+        exact = bool(exact_grids(self.schema))
+        step = chunk if self.stacked and not exact else 1
+        self._perturbing = torch.Generator().manual_seed(0) if exact else None
 
         def trip(a: int, b: int) -> dict[str, Tensor]:
-            found = self._call(rotations[a:b], back_again=True)
+            if self._perturbing is None:
+                found = self._call(rotations[a:b], back_again=True)
+            else:
+                with perturbed_weights(self.predict, self._perturbing):
+                    found = self._call(rotations[a:b], back_again=True)
             for name, rep in self.schema.outputs.items():
                 if rep.interpolates:
                     found[name] = rep.rotate_back(rep.rotate(found[name], rotations[a:b]), rotations[a:b])
             return found
 
-        trips, again = list(in_chunks(trip, count, step)), self.unrotated()
+        try:
+            trips = list(in_chunks(trip, count, step))
+        finally:
+            self._perturbing = None
+        again = self.unrotated()
         again = {name: self.schema.outputs[name].within(value) for name, value in again.items()}
         return {name: torch.cat([part[name] for part in trips]) for name in again}, again
 
