@@ -87,7 +87,8 @@ def check_grids(
             raise EquivProbeError(
                 f"the grid {first!r}, gone or of another shape after a draw", "the same voxels, rotated", "draw by draw"
             )
-    found = [_motion(source.before[first], values[first], grids[first]) for values in after]
+    reference = _Reference(source.before[first], grids[first])
+    found = [reference.motion(values[first]) for values in after]
     rotations = torch.stack([one.rotation for one in found])
     box = grids[first], tuple(source.before[first].shape[-3:])
     findings = list(_rotations(found, rotations, source, box, alpha=alpha / 2, improper=improper))
@@ -144,25 +145,36 @@ def _require_generic(name: str, value: Tensor, rep: Grid) -> None:
         )
 
 
-def _motion(before: Tensor, after: Tensor, rep: Grid) -> _Motion:
-    """The rotation that took one field to another."""
-    old, new = (_lengths(_single(one, rep), rep) for one in (before, after))
-    plain, tolerance = grid(axes=rep.axes, spacing=rep.spacing), 1e-5 * float(old.abs().max())
-    for g in _cube(rep, tuple(old.shape[-3:])):
-        if float((plain.rotate(old, g) - new).abs().max()) <= tolerance:
-            return _Motion(g, True, 0.0)
-    return _between(old, new, rep)
+class _Reference:
+    """A grid before any draw, with what is needed to tell how it moved.
 
+    Args:
+        before: the grid.
+        rep: what it is.
+    """
 
-def _between(old: Tensor, new: Tensor, rep: Grid) -> _Motion:
-    """The rotation nearest to what happened to the moments; improper only where that explains them far better."""
-    x, y = (_vectors(one, rep) for one in (old, new))
-    u, _, vh = torch.linalg.svd(y.mT @ x)
-    sign = float(torch.linalg.det(u @ vh).sign())
-    tries = [u @ torch.diag(torch.tensor([1.0, 1.0, last]).double()) @ vh for last in (sign, -sign)]
-    misfits = [float((y - x @ g.mT).norm() / y.norm().clamp_min(1e-300)) for g in tries]
-    best = 1 if misfits[1] < 0.5 * misfits[0] else 0  # the vectors of one channel lie nearly in a plane
-    return _Motion(tries[best], False, misfits[best])
+    def __init__(self, before: Tensor, rep: Grid) -> None:
+        self.rep, self.plain = rep, grid(axes=rep.axes, spacing=rep.spacing)
+        self.field = _lengths(_single(before, rep), rep)
+        self.vectors, self.group = _vectors(self.field, rep), _cube(rep, tuple(self.field.shape[-3:]))
+
+    def motion(self, after: Tensor) -> _Motion:
+        """The rotation that took the field to another: one of the box if that is exact, or the nearest to the moments.
+
+        It is improper only where that explains the moments far better.
+        """
+        new = _lengths(_single(after, self.rep), self.rep)
+        x, y = self.vectors, _vectors(new, self.rep)
+        likely = (torch.einsum("gij,nj->gni", self.group, x) - y).flatten(1).norm(dim=1).argsort()[:2]
+        for g in self.group[likely]:
+            if float((self.plain.rotate(self.field, g) - new).abs().max()) <= 1e-5 * float(self.field.abs().max()):
+                return _Motion(g, True, 0.0)
+        u, _, vh = torch.linalg.svd(y.mT @ x)
+        sign = float(torch.linalg.det(u @ vh).sign())
+        tries = [u @ torch.diag(torch.tensor([1.0, 1.0, last]).double()) @ vh for last in (sign, -sign)]
+        misfits = [float((y - x @ g.mT).norm() / y.norm().clamp_min(1e-300)) for g in tries]
+        best = 1 if misfits[1] < 0.5 * misfits[0] else 0  # the vectors of one channel lie nearly in a plane
+        return _Motion(tries[best], False, misfits[best])
 
 
 def _vectors(field: Tensor, rep: Grid) -> Tensor:
@@ -262,8 +274,8 @@ def _label(name: str, before: Tensor, after: list[Tensor], rep: Grid, found: lis
     turned = [float((one.rotation - torch.eye(3).double()).abs().max()) > 1e-6 for one in found]
     if all(same for same, moved in zip(stale, turned, strict=True) if moved):
         return Finding(label, False, "is stale: the grid was rotated and it was not", max(errors))
-    moved_only = all(_motion(before, values, rep).exact for values in after) and not rep.channels.are_scalars
-    if moved_only:
+    reference = _Reference(before, rep)
+    if not rep.channels.are_scalars and all(reference.motion(values).exact for values in after):
         return Finding(label, False, "its voxels move and the vectors in its channels do not rotate", max(errors))
     return Finding(label, False, "changes, but not as the grid does", max(errors))
 

@@ -1,4 +1,4 @@
-"""Augmentations of voxel grids: right ones pass, and each fault is found and said, with voxels moved or interpolated."""
+"""Augmentations of voxel grids: right ones pass, and each fault is found and said, also where voxels are mixed."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ DECLARED = ep.Schema({"image": ep.grid()}, {"label": ep.grid()})
 @pytest.mark.parametrize("schema", [None, DECLARED], ids=["found out", "declared"])
 @pytest.mark.parametrize("shape", [(6, 6, 6), (5, 5, 7), (4, 5, 6)], ids=str)
 def test_the_right_rotations_of_a_box_pass(shape: tuple[int, ...], schema: ep.Schema | None) -> None:
-    check = checked(ep.RandomRotation(DECLARED), sample(*shape), schema)
+    check = checked(ep.RandomRotation(DECLARED, seed=1), sample(*shape), schema)
     assert check.ok, check
     assert check["labels: label"].passed
     assert f"{ {1: 24, 2: 8, 3: 4}[len(set(shape))] } rotations" in check["uniform"].sentence
@@ -94,7 +94,7 @@ def test_the_right_rotations_of_a_box_pass(shape: tuple[int, ...], schema: ep.Sc
         (quarter_turns((0, 1)), {"uniform"}, "rotates about one axis only: z"),
         (quarter_turns((1, 2), skip=0.0), {"uniform"}, "never come"),
         (flips, {"proper", "uniform"}, "mirror images"),
-        (lambda one: {**one, "image": torch.rot90(one["image"], int(torch.randint(4, ())), (1, 2))}, {"uniform", "labels: label"}, "stale"),
+        (lambda one: {**quarter_turns((0, 1))(one), "label": one["label"]}, {"uniform", "labels: label"}, "stale"),
         (lambda one: one, {"uniform"}, "nothing is rotated"),
         (lambda one: {**one, "image": torch.rand_like(one["image"])}, {"rigid"}, "no rotation explains"),
     ],
@@ -130,9 +130,9 @@ def test_draws_that_know_of_the_one_before_are_noticed() -> None:
 def test_vectors_in_channels_must_rotate_as_their_voxels_move() -> None:
     schema = ep.Schema({"image": ep.grid(ep.scalar), "field": ep.grid(ep.vector)}, {})
     one = {"image": sample(6, 6, 6)["image"], "field": sample(6, 6, 6, channels=3)["image"]}
-    assert checked(ep.RandomRotation(schema), one, schema).ok
+    assert checked(ep.RandomRotation(schema, seed=1), one, schema).ok
     scalars = ep.Schema({"image": ep.grid(), "field": ep.grid()}, {})
-    check = checked(ep.RandomRotation(scalars), one, schema)
+    check = checked(ep.RandomRotation(scalars, seed=1), one, schema)
     assert [finding.name for finding in check.wrong] == ["labels: field"]
     assert "vectors in its channels do not rotate" in check["labels: field"].sentence
 
