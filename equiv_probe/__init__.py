@@ -33,6 +33,7 @@ from equiv_probe.orbit.infinitesimal import infinitesimal
 from equiv_probe.orbit.twirl import twirl
 from equiv_probe.probe.probe import Probe
 from equiv_probe.probe.replay import Replay
+from equiv_probe.report.loading import load
 from equiv_probe.representations.frames import frame, orientation, quaternion
 from equiv_probe.representations.grids import grid
 from equiv_probe.representations.representation import (
@@ -47,6 +48,7 @@ from equiv_probe.representations.representation import (
     vector,
     voigt,
 )
+from equiv_probe.results.report import Report
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.schema import Schema
 from equiv_probe.voxels.grid_audit import audit_grid
@@ -67,6 +69,7 @@ __all__ = [
     "Probe",
     "RandomRotation",
     "Replay",
+    "Report",
     "RotationPlan",
     "SamplerAudit",
     "Schema",
@@ -88,6 +91,7 @@ __all__ = [
     "grid",
     "infinitesimal",
     "irreps",
+    "load",
     "orientation",
     "point",
     "pseudoscalar",

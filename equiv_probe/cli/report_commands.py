@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.saving import load
+from equiv_probe.report.loading import load
 from equiv_probe.results.comparison import compare
 from equiv_probe.results.report import Report
 from equiv_probe.scaling.command import scaling_command

@@ -23,11 +23,11 @@ from equiv_probe.landscape.line_table import cells as line_cells
 from equiv_probe.landscape.saved_curvature import SavedCurvature
 from equiv_probe.landscape.saved_line import SavedLine
 from equiv_probe.report.formatting import number, shown
+from equiv_probe.report.loading import load
 from equiv_probe.report.page import curvature_sections, fragment, line_sections, page, views
 from equiv_probe.report.page.curvature_sections import headline
 from equiv_probe.report.page.line_sections import headline as line_headline
 from equiv_probe.report.page.writing import powers
-from equiv_probe.report.saving import load
 
 from ..report.test_page import HOSTILE, Elements
 from ..report.test_stored import WRONG, changed, places

@@ -20,9 +20,9 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.deviation_by_angle import by_angle
 from equiv_probe.generative import plots as sampler_plots
 from equiv_probe.report.formatting import number, shown
+from equiv_probe.report.loading import load
 from equiv_probe.report.page import fragment, page
 from equiv_probe.report.page.grid_sections import headline, kind_of
-from equiv_probe.report.saving import load
 from equiv_probe.results.report import Report
 from equiv_probe.rotations.plan import angles, group, haar
 from equiv_probe.voxels import plots as grid_plots
