@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.augmentation.alignment import Alignment
     from equiv_probe.representations.representation import Representation
-    from equiv_probe.schema.hidden_coordinates import Hidden
+    from equiv_probe.schema.column_relations import Hidden
 
 _CHANGES = "changes, but not as the positions do"
 EPS = float(torch.finfo(torch.float32).eps)
