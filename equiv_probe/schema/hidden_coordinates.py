@@ -5,9 +5,9 @@ rotate with them, or the network is shown two orientations at once and looks inv
 columns that is parallel to the positions (about the origin or their centroid), to their differences along edges, or to
 another array of vectors, row by row, is no accident in more than a few rows.
 
->>> import torch
+>>> import torch, equiv_probe as ep
 >>> pos = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
->>> print(Evidence({"pos": pos}, {"pos": point}).of("x", torch.cat([torch.ones(9, 1), pos], 1)).representation)
+>>> print(Evidence({"pos": pos}, {"pos": ep.point}).of("x", torch.cat([torch.ones(9, 1), pos], 1)).representation)
 concat(1, ep.point)
 """
 

@@ -11,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 
 import equiv_probe as ep
+from equiv_probe.representations.spelling import representation
 from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 from equiv_probe_lightning import callback_lightning as of_lightning
