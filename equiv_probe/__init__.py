@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from equiv_probe.representations.grids import grid
     from equiv_probe.representations.representation import (
         axial,
+        concat,
         fixed,
         irreps,
         point,
@@ -87,6 +88,7 @@ __all__ = [
     "augment",
     "axial",
     "check_augmentation",
+    "concat",
     "decompose",
     "equivariance_penalty",
     "fixed",
@@ -138,7 +140,7 @@ if not TYPE_CHECKING:
             "representations.frames": ("frame", "orientation", "quaternion"),
             "representations.grids": ("grid",),
             "representations.representation": (
-                *("axial", "fixed", "irreps", "point", "pseudoscalar", "scalar", "tensor", "vector", "voigt"),
+                *("axial", "concat", "fixed", "irreps", "point", "pseudoscalar", "scalar", "tensor", "vector", "voigt"),
             ),
             "results.report": ("Report",),
             "rotations.plan": ("RotationPlan",),

@@ -33,8 +33,10 @@ from equiv_probe.live.isolation import isolated
 from equiv_probe.live.reachable import modules_of
 from equiv_probe.representations.grids import Grid
 from equiv_probe.representations.representation import Point, Representation, point
+from equiv_probe.representations.spelling import representation
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,12 +53,12 @@ def audit_sampler(
     sampler: Callable[..., Any],
     noise_shape: tuple[int, ...] | Tensor | Callable[[], Tensor],
     *,
-    noise: Representation = point,
+    noise: Representation | str = point,
     layout: str | None = None,
-    outputs: Representation | Mapping[str, Representation] | None = None,
+    outputs: Representation | str | Mapping[str, Representation | str] | None = None,
     batch: Tensor | None = None,
     mask: Tensor | None = None,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     path: bool = False,
     center: str | Tensor = "origin",
     zero_mean: bool = False,
@@ -132,7 +134,9 @@ def audit_sampler(
     """
     if seed < 0:
         raise EquivProbeError(f"seed={seed}", "a seed of 0 or more")
+    noise = representation(noise)
     _require_noise(noise)
+    plan = rotation_plan(plan)
     began = time.perf_counter()
     modules = modules_of(sampler)
     if device is None and not isinstance(noise_shape, torch.Tensor):
@@ -144,7 +148,8 @@ def audit_sampler(
         first = start.draw(seed)
         structures = start.structures(first.cpu())
         plan = plan or _usual_plan(first, noise)
-        declared = {END_POINTS: outputs} if isinstance(outputs, Representation) else dict(outputs or {})
+        given = {END_POINTS: outputs} if isinstance(outputs, (Representation, str)) else dict(outputs or {})
+        declared = {name: representation(rep) for name, rep in given.items()}
         runs = SamplerRuns(
             sampler,
             first,

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 GROUP_DEGREES: Final = {"klein": 1, "tetrahedral": 2, "octahedral": 3, "icosahedral": 5}
 GROUP_ORDERS: Final = {"klein": 4, "tetrahedral": 12, "octahedral": 24, "icosahedral": 60}
-FIXED: Final = {"cube": "octahedral", "box": "klein"}
-"""Designs that are not rotated, and their groups."""
+FIXED: Final = {"cube": "octahedral", "box": "klein", **{f"box-{axis}": f"dihedral-{axis}" for axis in "xyz"}}
+"""Designs that are not rotated, and their groups: of a cube, of any box, and of a box with a square face."""
 
 
 def haar(count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -107,13 +107,14 @@ def _generated_by(*seeds: Tensor) -> Tensor:
     return torch.stack(elements)
 
 
-@lru_cache(maxsize=len(GROUP_ORDERS))
+@lru_cache(maxsize=8)
 def group(name: str) -> Tensor:
     """Elements of a finite rotation group, ``(order, 3, 3)`` float64, the identity first.
 
     Args:
-        name: ``"klein"`` (4, degree 1), ``"tetrahedral"`` (12, degree 2), ``"octahedral"`` (24, degree 3) or
-            ``"icosahedral"`` (60, degree 5).
+        name: ``"klein"`` (4, degree 1), ``"tetrahedral"`` (12, degree 2), ``"octahedral"`` (24, degree 3),
+            ``"icosahedral"`` (60, degree 5), or ``"dihedral-x"``, ``-y`` or ``-z`` (8, degree 1): the quarter turns
+            about that axis and the half turns about the others, those of a box with two equal sides.
 
     >>> [len(group(name)) for name in GROUP_ORDERS]
     [4, 12, 24, 60]
@@ -126,10 +127,13 @@ def group(name: str) -> Tensor:
         "octahedral": (_about((0, 0, 1), math.pi / 2), third_turn),
         "icosahedral": (_about((0, 1, golden), 2 * math.pi / 5), third_turn),
     }
+    for axis, other, direction in (("x", "y", (1, 0, 0)), ("y", "z", (0, 1, 0)), ("z", "x", (0, 0, 1))):
+        across = {"x": (1, 0, 0), "y": (0, 1, 0), "z": (0, 0, 1)}[other]
+        seeds[f"dihedral-{axis}"] = (_about(direction, math.pi / 2), _about(across, math.pi))
     if name not in seeds:
         raise EquivProbeError(f"group {name!r}", f"one of {', '.join(seeds)}")
     elements = _generated_by(*seeds[name])
-    # The three groups of the cube are signed permutations: exact integers, so that grids rotate without interpolation.
+    # The groups of the cube are signed permutations: exact integers, so that grids rotate without interpolation.
     return elements if name == "icosahedral" else elements.round() + 0.0
 
 
@@ -190,12 +194,13 @@ class RotationPlan:
     Args:
         design: ``"haar"`` (one rotation), ``"klein"``, ``"tetrahedral"``, ``"octahedral"``, ``"icosahedral"``,
             ``"lebedev-<degree>"``, or ``"cube"``: the 24 rotations of the cube as they are, not rotated, whose average
-            over that subgroup is exact and has no sampling error.
+            over that subgroup is exact and has no sampling error. ``"box"`` is the four half turns, which any box of
+            voxels allows, and ``"box-z"`` (or x, y) the eight rotations of a box whose sides across z are equal.
         replicates: R, how many independent Haar rotations rotate the design. None takes the design's default: four for
-            a group or a quadrature, 16 for ``"haar"``, one for ``"cube"`` and ``"box"``.
+            a group or a quadrature, 16 for ``"haar"``, one for ``"cube"`` and boxes.
         improper: average over O(3): every rotation comes with its product with the inversion, and n doubles.
         seed: of the generator that :meth:`rotations` makes when it is given none.
-        subset: of ``"cube"`` and ``"box"``: draw so many of the rotations, without replacement; each is then a
+        subset: of ``"cube"`` and boxes: draw so many of the rotations, without replacement; each is then a
             replicate of its own, and R is their number.
 
     Raises:
@@ -218,7 +223,8 @@ class RotationPlan:
             names = ", ".join(["haar", *GROUP_ORDERS, "lebedev-<degree>", *FIXED])
             raise EquivProbeError(f"design {self.design!r}", f"one of {names}", 'RotationPlan("tetrahedral")')
         if self.replicates is None:
-            object.__setattr__(self, "replicates", self.subset or {"haar": 16, "cube": 1, "box": 1}.get(self.design, 4))
+            usual = 1 if self.design in FIXED else {"haar": 16}.get(self.design, 4)
+            object.__setattr__(self, "replicates", self.subset or usual)
         if not isinstance(self.replicates, int) or self.replicates < 1:
             raise EquivProbeError(f"replicates={self.replicates!r}", "a whole number, at least 1 (error bars need 4)")
         if self.seed < 0:
@@ -226,14 +232,15 @@ class RotationPlan:
         if self.subset is not None and not (self.design in FIXED and 1 <= self.subset <= len(self._design()[1])):
             raise EquivProbeError(
                 f"subset={self.subset} of {self.design!r}",
-                "so many of the rotations of the cube (24, or 48 with improper ones) or of the box (4, or 8)",
+                "so many of the rotations of the cube (24, improper ones 48) or of the box (4 or 8, or twice so)",
                 'RotationPlan("cube", subset=4)',
             )
         if self.design in FIXED and self.replicates != (self.subset or 1):
+            group_or_klein = self._group if self._group in GROUP_ORDERS else "klein"
             raise EquivProbeError(
                 f'"{self.design}" with replicates={self.replicates}',
                 "one: its rotations are not rotated at random",
-                f'RotationPlan("cube", subset=…), or RotationPlan("{self._group}", replicates=…) for the randomly '
+                f'RotationPlan("cube", subset=…), or RotationPlan("{group_or_klein}", replicates=…) for the randomly '
                 "rotated group",
             )
         self._design()  # an impossible quadrature degree is an error here, not at first use
@@ -285,7 +292,9 @@ class RotationPlan:
         """The degree up to which the design averages every Wigner function to zero; 0 for ``"haar"`` and subsets."""
         if self.design == "haar" or self.subset is not None:
             return 0
-        return GROUP_DEGREES[self._group] if self._group in GROUP_DEGREES else int(self.design.split("-")[1])
+        if self.design.startswith("lebedev-"):
+            return int(self.design.removeprefix("lebedev-"))
+        return GROUP_DEGREES.get(self._group, 1)  # the dihedral groups average vectors to zero, and not 3z² − r²
 
     @property
     def is_random(self) -> bool:
@@ -333,7 +342,8 @@ class RotationPlan:
 
     def __str__(self) -> str:
         kind = " (with improper rotations)" if self.improper else ""
-        what = "the cube" if self.design == "cube" else "the box, its half turns"
+        turns = "its half turns" if self.design == "box" else f"with quarter turns about {self.design[-1]}"
+        what = "the cube" if self.design == "cube" else f"the box, {turns}"
         if self.subset is not None:
             return f"{self.subset} of the {self.population} rotations of {what}{kind}, seed {self.seed}"
         if not self.is_random:

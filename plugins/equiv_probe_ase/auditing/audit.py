@@ -11,6 +11,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.losses import resolve
 from equiv_probe.results.report import Report
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe_ase.auditing.journal import Journal
 from equiv_probe_ase.auditing.notes import notes_on, versions
 from equiv_probe_ase.auditing.orbits import ROUND_TRIPS
@@ -47,7 +48,7 @@ def audit(
     structures: Source,
     *,
     properties: Sequence[str] | None = None,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     center: str | Sequence[float] = "centroid",
     schema: Schema | None = None,
     loss: str = "mse",
@@ -102,7 +103,7 @@ def audit(
     Source: Shen, Nowara, Maser & Cho, TMLR 12/2025 (arXiv:2512.02303) for the decomposition.
     """
     calc = as_calculator(calculator)
-    plan = plan or RotationPlan()
+    plan = rotation_plan(plan) or RotationPlan()
     properties = [properties] if isinstance(properties, str) else properties
     _check(plan, rel_err, max_rotations)
     for option, number in (("vacuum", vacuum), ("atoms_per_call", atoms_per_call)):

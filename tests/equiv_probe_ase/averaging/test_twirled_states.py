@@ -151,9 +151,15 @@ def test_md_in_random_frames_resumes_as_if_it_had_not_stopped(tmp_path: Path) ->
 
 
 def test_slips_are_explained(cluster: Atoms) -> None:
-    for plan, fix in (("tetrahedral", "RotationPlan"), ("random-frame", 'mode="random-frame"'), (12, "RotationPlan")):
-        with pytest.raises(EquivProbeError, match=f"expected a RotationPlan. Fix: {fix}"):
+    slips = (
+        ("tetraedral", "did you mean 'tetrahedral'"),
+        ("random-frame", 'mode="random-frame"'),
+        (12, "RotationPlan"),
+    )
+    for plan, said in slips:
+        with pytest.raises(EquivProbeError, match=said):
             TwirledCalculator(EMT(), plan)
+    assert TwirledCalculator(EMT(), "tetrahedral").plan == ep.RotationPlan("tetrahedral")
     with pytest.raises(EquivProbeError, match=r"seed=1.5; expected a whole number"):
         TwirledCalculator(EMT(), seed=1.5)
     with pytest.raises(EquivProbeError, match="atoms_per_call=0; expected a positive number"):
