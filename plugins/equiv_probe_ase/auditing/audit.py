@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.estimation.controls import failures_of
 from equiv_probe.estimation.losses import resolve
 from equiv_probe.results.report import Report
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe_ase.auditing.controls import controls_of, summary_of
 from equiv_probe_ase.auditing.journal import Journal
 from equiv_probe_ase.auditing.notes import notes_on, versions
 from equiv_probe_ase.auditing.orbits import ROUND_TRIPS
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
 
     from equiv_probe.schema.schema import Schema
     from equiv_probe_ase.structures.loading import Source
+
+FEW = 10
+"""Structures, of which single floors do not average out."""
 
 
 def audit(
@@ -127,7 +132,8 @@ def audit(
         remarks.append("the calculator draws new rotations at every call: what one frame is off by shows as chance")
     label = name or type(calc).__name__
     source = str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures"
-    options = Options(plan, center, dict(schema.inputs) if schema else {}, loss, rel_err, max_rotations, properties)
+    inputs = dict(schema.inputs) if schema else {}
+    options = Options(plan, center, inputs, loss, rel_err, max_rotations, properties, few=len(todo) < FEW)
     question = {
         **options.question(),
         "model": label,
@@ -149,7 +155,7 @@ def audit(
         resumed = len(todo) - len(rest)
         try:
             with _progress(len(todo), resumed, label, shown=progress) as advance:
-                for window in windows(rest, plan.size + ROUND_TRIPS + 1, engine):
+                for window in windows(rest, plan.size + ROUND_TRIPS + 3, engine):
                     book.append(measure_window(window, engine, chosen, options, precision))
                     advance(len(window))
         except KeyboardInterrupt:
@@ -157,12 +163,14 @@ def audit(
         done = [book.records[s.key] for s in todo if s.key in book.records]
     records = [entry for entry in done if "error" not in entry]
     failures = [{"name": entry["name"], "error": entry["error"]} for entry in done if "error" in entry]
+    controls = controls_of(records, chosen, moved=options.is_moved)
     protocol = {
         "plan": str(plan) + (f", more until ± {100 * rel_err:g} %" if rel_err else ""),
         "rotations": sum(entry["rotations"] for entry in records),
         "center": str(center),
         "precision": str(precision).removeprefix("torch."),
         "evaluator": evaluator.name + (f" ({evaluator.note})" if evaluator.note else ""),
+        "controls": summary_of(controls),
         "evaluations": engine.evaluations,
         "model calls": engine.calls,
         "model seconds": round(engine.seconds, 1),
@@ -170,7 +178,7 @@ def audit(
         **({"resumed structures": resumed} if resumed else {}),
         "versions": versions(calc),
     }
-    notes = [*notes_on(todo, records, failures, options), *remarks]
+    notes = [*failures_of(controls), *notes_on(todo, records, failures, options), *remarks]
     return Report(
         model=label,
         source=source,
@@ -179,7 +187,7 @@ def audit(
         structures=with_geometry(records, todo),
         failures=failures,
         notes=notes,
-        blind_spots=blind_spots(plan),
+        blind_spots=blind_spots(plan, moved=options.is_moved),
         complete=complete,
     )
 

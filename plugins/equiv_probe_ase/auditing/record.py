@@ -76,6 +76,7 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: 
         "floor": math.sqrt(max(found.floor, 0.0)),
         "nondeterminism": math.sqrt(max(found.nondeterminism, 0.0)),
         "resolution": job.resolution[name],
+        **_control_readings(job, name),
         "notes": list(found.notes),
         "largest": float(_magnitudes(deviation, quantity).max()),
         "over_rotations": _short(
@@ -101,6 +102,22 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: 
         values["notes"] = list(known.notes)
         values["labelled"] = _labelled(known)
     return values
+
+
+def _control_readings(job: Job, name: str) -> dict[str, Any]:
+    """What the controls of one structure read, in the quantity's unit; None where one was not run."""
+    own = job.identity[name]
+
+    def from_own(rows: dict[str, Tensor]) -> float | None:
+        return float((rows[name] - own).square().mean().sqrt()) if name in rows else None
+
+    return {
+        "explained": job.explained(name),
+        "jolted": from_own(job.jolts),
+        "deformed": from_own(job.deformed),
+        "moved": from_own(job.moved),
+        "unmoved": job.unmoved[name] and bool(own.any()),
+    }
 
 
 def _on_reflection(values: Tensor, rotations: Tensor, quantity: Quantity, equiv: float) -> list[str]:

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from equiv_probe.estimation.estimates import Sums
-from equiv_probe.estimation.verdict import verdict
+from equiv_probe.estimation.verdict import Verdict, verdict
 from equiv_probe.results.report import Labelled, Measured
 from equiv_probe_ase.auditing.angular import angular
+from equiv_probe_ase.auditing.controls import is_stuck, root_mean_square, rounding_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,14 +27,20 @@ CHANCE = 1e3
 """Answers that differ between two calls by so many times their last digit's rounding are drawn, not rounded."""
 
 
-def blind_spots(plan: RotationPlan) -> list[str]:
-    """What an audit with this plan cannot see."""
+def blind_spots(plan: RotationPlan, *, moved: bool = False) -> list[str]:
+    """What a measurement with this plan cannot see.
+
+    Args:
+        plan: of the rotations.
+        moved: whether structures were moved too.
+    """
     return [
         "errors that respect rotation: a wrong sign of the stress, a wrong but equivariant model",
         "forces that are not the gradient of the energy",
         "broken permutation symmetry"
         if plan.improper
         else "broken reflection (improper rotations) or permutation symmetry",
+        *([] if moved else ["whether the model depends on where a structure is (broken translation)"]),
     ]
 
 
@@ -65,19 +72,15 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str, *, drawn
         stderr = _column(values, "equiv_stderr")[0]
     rms = math.sqrt(max(pooled.value, 0.0))
 
-    def mean_square(key: str) -> float:
-        squares, known = _column(values, key) ** 2, np.isfinite(_column(values, key))
-        if not known.any():
-            return math.nan
-        return math.sqrt(float((squares[known] * weight[known]).sum() / weight[known].sum()))
-
-    floor, nondeterminism = mean_square("floor"), mean_square("nondeterminism")
-    floor = max(floor, mean_square("resolution"))
+    floor, nondeterminism = root_mean_square(values, "floor"), root_mean_square(values, "nondeterminism")
+    floor = max(floor, root_mean_square(values, "resolution"))
     if drawn and math.isfinite(nondeterminism):  # then the round trips show chance once more, and not rounding
         nondeterminism = max(nondeterminism, floor)
     size = float((_column(values, "size") * weight).sum() / weight.sum())
     relative = rms / math.sqrt(size) if size > 0 else math.nan
-    judged = verdict(rms, floor, nondeterminism, quantity.unit, relative)
+    judged = verdict(rms, floor, nondeterminism, quantity.unit, relative, rounding=rounding_of(values))
+    if all(is_stuck(value) for value in values):
+        judged = Verdict("unknown", "not measured: the same to the last bit at rotated and at displaced atoms")
     roots = _column(values, "rms")
     deviations = np.concatenate([np.asarray(value["over_rotations"], dtype=float) for value in values])
     return Measured(
@@ -104,7 +107,7 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str, *, drawn
 
 
 def _column(values: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    return np.array([math.nan if value[key] is None else value[key] for value in values], dtype=float)
+    return np.array([math.nan if value.get(key) is None else value[key] for value in values], dtype=float)
 
 
 def _quantiles(values: np.ndarray) -> dict[str, Any]:

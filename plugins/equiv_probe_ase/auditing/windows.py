@@ -10,7 +10,9 @@ import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.verdict import verdict
-from equiv_probe_ase.auditing.orbits import Job, evaluate_jobs, quantities_of
+from equiv_probe_ase.auditing.control_copies import ControlCopies
+from equiv_probe_ase.auditing.controls import rounding_of
+from equiv_probe_ase.auditing.orbits import JOLTS, MORE_ROUND_TRIPS, ROUND_TRIPS, Job, evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.record import record
 from equiv_probe_ase.structures.loading import printable
 from equiv_probe_ase.structures.rotation import Rotator
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 WINDOW = 32
 """Structures that are evaluated and written to the journal together, at most."""
+UNCERTAIN = (3.0, 300.0)
+"""Times the floor: errors between are judged by it, and it is known from three round trips to a factor of ten or so."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,13 @@ class Options:
     rel_err: float | None
     max_rotations: int
     asked: Sequence[str] | None
+    few: bool = False
+    """Whether so few structures are measured that their floors do not average out."""
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether moving a structure must change nothing: not if a centre was named, or a field is among the inputs."""
+        return isinstance(self.center, str) and self.center in {"centroid", "cell"} and not self.extra
 
     def question(self) -> dict[str, Any]:
         """What a journal must agree on before it is resumed."""
@@ -87,7 +98,9 @@ def measure_window(
                 raise EquivProbeError("an empty structure", "at least one atom")
             if not (np.isfinite(structure.atoms.positions).all() and np.isfinite(structure.atoms.cell.array).all()):
                 raise EquivProbeError("positions or a cell with NaN or infinities", "finite ones")
-            jobs[structure.index] = Job(structure, own, options.plan, rotator, precision)
+            seed = (options.plan.seed, structure.index)
+            controls = ControlCopies(structure.atoms, seed, moves=options.is_moved)
+            jobs[structure.index] = Job(structure, own, options.plan, rotator, precision, controls)
         except EquivProbeError as error:
             finished[structure.index] = _failure(structure, error)
     open_jobs = list(jobs.values())
@@ -106,9 +119,7 @@ def measure_window(
             ) as error:  # whatever a calculator raises on one structure stays with that structure
                 finished[index] = _failure(job.structure, error)
                 continue
-            extra = _replicates_to_add(finished[index], job, options)
-            if extra:
-                job.more(extra)
+            if _asks_for_more(finished[index], job, options):
                 again.append(job)
         open_jobs = again
     return [finished[structure.index] for structure in window]
@@ -124,6 +135,31 @@ def _failure(structure: Structure, error: BaseException) -> dict[str, Any]:
     }
 
 
+def _asks_for_more(found: Mapping[str, Any], job: Job, options: Options) -> bool:
+    """Ask for what the numbers still need, if anything: a surer floor first, since it says when to stop."""
+    trips, jolts = _of_the_floor(found, job, options)
+    if trips or jolts:
+        job.more_of_the_floor(trips=trips, jolts=jolts)
+        return True
+    extra = _replicates_to_add(found, job, options)
+    if extra:
+        job.more(extra)
+    return bool(extra)
+
+
+def _of_the_floor(found: Mapping[str, Any], job: Job, options: Options) -> tuple[int, int]:
+    """Further round trips where three leave open what is rounding, and jolted copies where it is not only that."""
+    trips = jolts = 0
+    for name, values in found["quantities"].items():
+        floor = max(values["floor"], values["resolution"])
+        if name not in job.jolts and not rounding_of([values]).explains(values["floor"]):
+            jolts = JOLTS
+        in_question = UNCERTAIN[0] * floor < values["rms"] < UNCERTAIN[1] * floor
+        if options.few and in_question and len(job.round_trips.get(name, ())) == ROUND_TRIPS:
+            trips = MORE_ROUND_TRIPS
+    return trips, jolts
+
+
 def _replicates_to_add(found: Mapping[str, Any], job: Job, options: Options) -> int:
     """How many more replicates a structure needs: none at round-off, when tight enough, or at the limit."""
     if options.rel_err is None:
@@ -137,7 +173,7 @@ def _replicates_to_add(found: Mapping[str, Any], job: Job, options: Options) -> 
         floors = [values[key] for key in ("floor", "resolution") if values[key] is not None]
         repeat = math.nan if values["nondeterminism"] is None else values["nondeterminism"]
         relative = math.nan if values["relative"] is None else values["relative"]
-        judged = verdict(values["rms"], max(floors), repeat, unit, relative)
+        judged = verdict(values["rms"], max(floors), repeat, unit, relative, rounding=rounding_of([values]))
         low, high = values["equiv_interval"]
         if judged.kind in {"round-off", "non-deterministic"} or low is None or values["equiv"] <= 0:
             continue
