@@ -73,8 +73,7 @@ def sees_rotation(outputs: Sequence[str], stuck: Sequence[str], tested: int, *, 
         SEES_ROTATION,
         False,
         f"{_some(outputs)}: these outputs do not depend on the rotated inputs (the same to the last bit when atoms are "
-        f"rotated and when they are displaced, on {of}): a cache, or coordinates that come in elsewhere; nothing was "
-        "measured",
+        f"rotated and when they are displaced, on {of}): a cache, or coordinates that come in elsewhere",
         float(len(stuck)),
         0.0,
     )
@@ -117,8 +116,8 @@ def does_not_move(output: str, difference: float, rounding: float, unit: str, mo
     return Control(
         TRANSLATION,
         False,
-        f"{output} changes by {difference:.2g} {unit} where structures are only {moved}: the model depends on where a "
-        "structure is, and rotation about another point than its own shows it as a rotation error",
+        f"{output}: off by {difference:.2g} {unit} where structures are only {moved}: the model depends on where a "
+        "structure is, which shows as a rotation error too",
         difference,
         limit,
     )

@@ -22,6 +22,7 @@ from equiv_probe_ase.auditing.windows import Options, measure_window, windows
 from equiv_probe_ase.auditing.worst_structures import with_geometry
 from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.calculators.inspection import (
+    at_deformed,
     default_atoms_per_call,
     draws_anew,
     model_precision,
@@ -126,7 +127,7 @@ def audit(
     if properties is None:
         chosen = given
     chosen = adapted(chosen, sample)
-    precision = precision or model_precision(calc, sample)
+    precision = precision or model_precision(calc, at_deformed(evaluator, sample, todo))
     todo, remarks = without_own_answers(todo, evaluator, chosen, precision, asked=reference_keys is not None)
     if draws_anew(calc):
         remarks.append("the calculator draws new rotations at every call: what one frame is off by shows as chance")

@@ -9,7 +9,7 @@ import numpy as np
 
 from equiv_probe.estimation.controls import TRANSLATION, Control, does_not_move, floor_explained, sees_rotation
 from equiv_probe.estimation.verdict import Rounding
-from equiv_probe_ase.auditing.control_copies import SHIFT
+from equiv_probe_ase.structures.control_copies import SHIFT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

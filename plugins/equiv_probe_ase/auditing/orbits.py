@@ -13,8 +13,8 @@ from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.representations.representation import point
 from equiv_probe.rotations.plan import RotationPlan, haar
 from equiv_probe.schema.schema import Schema
-from equiv_probe_ase.auditing.control_copies import DISPLACEMENT
 from equiv_probe_ase.calculators.inspection import stored_precision
+from equiv_probe_ase.structures.control_copies import DISPLACEMENT
 from equiv_probe_ase.structures.quantities import Quantity, applies
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from equiv_probe_ase.auditing.control_copies import ControlCopies
     from equiv_probe_ase.evaluators.engine import Engine
+    from equiv_probe_ase.structures.control_copies import ControlCopies
     from equiv_probe_ase.structures.loading import Structure
     from equiv_probe_ase.structures.rotation import Rotator
 
@@ -153,12 +153,15 @@ class Job:
         """What rounding to the model's precision can make of an output, root mean square in the reported unit.
 
         The response to the deformed copy, scaled to the displacement that rounding makes on the way there and once
-        more in the model, beside the resolution of the numbers. NaN without a deformed copy.
+        more in the model, beside the resolution of the numbers, not less than that of a number of natural size. NaN
+        without a deformed copy.
         """
         if name not in self.deformed:
             return math.nan
         response = float((self.deformed[name] - self.identity[name]).square().mean().sqrt())
-        return math.hypot(response * math.sqrt(2) * self.rounding / DISPLACEMENT, self.resolution[name])
+        natural = self.quantities[name].factor * torch.finfo(self.precision).eps / 12**0.5
+        of_the_inputs = response * math.sqrt(2) * self.rounding / DISPLACEMENT
+        return math.hypot(of_the_inputs, self.resolution[name], natural)
 
     def accept_known(self, known: Results, resolution: Mapping[str, float]) -> None:
         """Take the structure's own results, evaluated once: no floor is measured.

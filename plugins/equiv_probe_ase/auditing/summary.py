@@ -79,7 +79,7 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str, *, drawn
     size = float((_column(values, "size") * weight).sum() / weight.sum())
     relative = rms / math.sqrt(size) if size > 0 else math.nan
     judged = verdict(rms, floor, nondeterminism, quantity.unit, relative, rounding=rounding_of(values))
-    if all(is_stuck(value) for value in values):
+    if judged.kind == "round-off" and all(is_stuck(value) for value in values):
         judged = Verdict("unknown", "not measured: the same to the last bit at rotated and at displaced atoms")
     roots = _column(values, "rms")
     deviations = np.concatenate([np.asarray(value["over_rotations"], dtype=float) for value in values])

@@ -10,10 +10,10 @@ import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.verdict import verdict
-from equiv_probe_ase.auditing.control_copies import ControlCopies
 from equiv_probe_ase.auditing.controls import rounding_of
 from equiv_probe_ase.auditing.orbits import JOLTS, MORE_ROUND_TRIPS, ROUND_TRIPS, Job, evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.record import record
+from equiv_probe_ase.structures.control_copies import ControlCopies
 from equiv_probe_ase.structures.loading import printable
 from equiv_probe_ase.structures.rotation import Rotator
 
@@ -151,8 +151,8 @@ def _of_the_floor(found: Mapping[str, Any], job: Job, options: Options) -> tuple
     """Further round trips where three leave open what is rounding, and jolted copies where it is not only that."""
     trips = jolts = 0
     for name, values in found["quantities"].items():
-        floor = max(values["floor"], values["resolution"])
-        if name not in job.jolts and not rounding_of([values]).explains(values["floor"]):
+        floor = max(values["floor"] or 0.0, values["resolution"])
+        if name not in job.jolts and not rounding_of([values]).explains(floor):
             jolts = JOLTS
         in_question = UNCERTAIN[0] * floor < values["rms"] < UNCERTAIN[1] * floor
         if options.few and in_question and len(job.round_trips.get(name, ())) == ROUND_TRIPS:
