@@ -20,7 +20,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.noise_frame import Draw
 from equiv_probe.live.generators import state_of
 from equiv_probe.live.random_frames import FOLLOWED_BY
-from equiv_probe.rotations import plan as rotations
+from equiv_probe.rotations import haar as rotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable

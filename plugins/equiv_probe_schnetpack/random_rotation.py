@@ -17,7 +17,7 @@ from schnetpack.transform import CachedNeighborList, Transform
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import representation as reps
-from equiv_probe.rotations import plan as rotations
+from equiv_probe.rotations import haar as rotations
 from equiv_probe.schema.schema import Schema
 from equiv_probe_schnetpack.quantities import INPUTS, PROPERTIES
 

@@ -16,7 +16,7 @@ from equiv_probe.estimation.measurement import Objective
 from equiv_probe.estimation.objectives import Objectives, Training, label_free, reduction_of
 from equiv_probe.live.isolation import isolated
 from equiv_probe.representations import representation as reps
-from equiv_probe.rotations import plan as rotations
+from equiv_probe.rotations import haar as rotations
 from equiv_probe.schema.schema import Schema
 from equiv_probe_schnetpack.quantities import INPUTS, quantity
 

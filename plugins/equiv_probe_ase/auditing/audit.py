@@ -168,6 +168,7 @@ def audit(
     protocol = {
         "plan": str(plan) + (f", more until ± {100 * rel_err:g} %" if rel_err else ""),
         "rotations": sum(entry["rotations"] for entry in records),
+        "distinct orientations": sum(entry.get("orientations", entry["rotations"]) for entry in records),
         "center": str(center),
         "precision": str(precision).removeprefix("torch."),
         "evaluator": evaluator.name + (f" ({evaluator.note})" if evaluator.note else ""),

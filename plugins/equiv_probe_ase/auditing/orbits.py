@@ -11,7 +11,8 @@ import torch
 
 from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.representations.representation import point
-from equiv_probe.rotations.plan import RotationPlan, haar
+from equiv_probe.rotations.haar import haar
+from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.schema import Schema
 from equiv_probe_ase.calculators.inspection import stored_precision
 from equiv_probe_ase.structures.control_copies import DISPLACEMENT

@@ -13,6 +13,7 @@ from equiv_probe.estimation.variogram import Pairs, variogram
 from equiv_probe.results.report import without_nan
 from equiv_probe_ase.auditing.reflections import Hands, spread_of_proper, words_on
 from equiv_probe_ase.structures.loading import reference_values
+from equiv_probe_ase.structures.orientations import distinct_orientations
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,7 @@ def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
             "formula": atoms.get_chemical_formula(),
             "n_atoms": len(atoms),
             "rotations": orbit.rotations.shape[0] * orbit.rotations.shape[1],
+            "orientations": distinct_orientations(atoms, orbit.rotations),
             "quantities": quantities,
         }
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 import equiv_probe as ep
 from equiv_probe.representations.grids import Grid
 from equiv_probe.representations.voxel_rotations import rotate_voxels
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 CUBE = ep.RotationPlan("cube", improper=True).rotations()[0]
 CUBES = [(4, 4, 4), (5, 5, 5)]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import RotationPlan, haar
+from equiv_probe.rotations.haar import haar
+from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.testing import QuadraticEnergy
 from equiv_probe_ase import audit
 from equiv_probe_ase.structures.rotation import Rotator

@@ -17,7 +17,7 @@ from ase.calculators.lj import LennardJones
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 import equiv_probe as ep
-from equiv_probe.rotations.plan import group
+from equiv_probe.rotations.designs import group
 from equiv_probe_ase import TwirledCalculator
 
 from .wells import ROUND_OFF, TRACE, WELL, BatchedWell, Well, traceless, twirled
