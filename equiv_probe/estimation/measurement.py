@@ -131,16 +131,36 @@ def measure(orbit: Orbit, objective: Objective, *, live: bool = False) -> Measur
         live: on a training path: nothing is checked and noted that would wait for the device.
     """
     estimate, weight = _estimate(orbit, objective, live=live)
+    estimate, noise, told = _without_noise(orbit, objective, estimate)
     return Measurement(
         estimate,
         weight,
+        noise=float((noise * weight).sum() / weight.sum()) if noise is not None else math.nan,
         floor=_floor(orbit, orbit.round_trips, objective, among=_interpolates(orbit.schema)),
         nondeterminism=_floor(orbit, orbit.repeats, objective),
         loss=objective.label,
         squared=_is_squared(objective.loss),
         labelled=objective.labelled,
-        notes=() if live else (*_notes(orbit, objective), *_of_interpolation(orbit)),
+        notes=() if live else (*_notes(orbit, objective), *_of_interpolation(orbit), *told),
     )
+
+
+def _without_noise(
+    orbit: Orbit, objective: Objective, estimate: Jackknife
+) -> tuple[Jackknife, Tensor | None, tuple[str, ...]]:
+    """The estimate for the model's mean over calls, the variance of one call ``(U,)``, and what there is to say.
+
+    See :mod:`equiv_probe.estimation.noise`. Of other losses than squared error nothing can be subtracted.
+    """
+    of_noise = orbit.of_the_noise()
+    if of_noise is None:
+        return estimate, None, ()
+    if not _is_squared(objective.loss):
+        said = f"the outputs vary from call to call, which a {objective.label!r} loss counts with the rest"
+        return estimate, None, (said,)
+    own, _ = _estimate(of_noise, objective.about(of_noise.identity))
+    less = replace(estimate, total=estimate.total - own.equiv, pseudo_total=estimate.pseudo_total - own.pseudo_equiv)
+    return less, 2 * own.equiv, ()
 
 
 def _estimate(orbit: Orbit, objective: Objective, *, live: bool = False) -> tuple[Jackknife, Tensor]:
@@ -268,6 +288,8 @@ class Measurement:
     squared: bool
     labelled: bool
     notes: tuple[str, ...] = ()
+    noise: float = math.nan
+    """Variance of one call about the model's mean, where outputs vary from call to call and it was measured."""
 
     @classmethod
     def sum(cls, parts: Mapping[str, Measurement], factors: Mapping[str, float]) -> Measurement:

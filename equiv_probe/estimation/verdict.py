@@ -26,6 +26,8 @@ AMPLIFIED = 100.0
 """Floors up to this multiple of what the precision explains are rounding: arithmetic adds to that of the inputs."""
 GROWS = 10.0
 """Inputs that differ 100 times more than by rounding change a smooth output more than so many times the floor."""
+SIGNIFICANT = 3.3
+"""Standard errors beyond which noise is no explanation: chance gets there once in two thousand."""
 JUMPS = 1e-3
 """Of what a deformation of the structure changes: rounding that makes as much is no accumulation of small errors."""
 
@@ -110,6 +112,30 @@ def verdict(
         words = "small but real" if rms > ROUND_OFF_FACTOR * base else "more than chance"
         return Verdict("above round-off", f"{words}: {against}")
     return Verdict("broken", f"broken: {against}")
+
+
+def verdict_beside_noise(
+    equiv: float, stderr: float, noise: float, score: float, unit: str, *, relative: float = math.nan
+) -> Verdict:
+    """The verdict on outputs that vary from call to call: of the model's mean, by a test and not by a factor.
+
+    Args:
+        equiv: ``L_equiv`` of the mean over calls, the noise subtracted without bias, in ``unit`` squared.
+        stderr: its standard error.
+        noise: standard deviation of one call, in ``unit``.
+        score: standard normal where the mean is equivariant.
+        unit: for the sentence.
+        relative: root of ``equiv`` over the size of the prediction.
+    """
+    rms = math.sqrt(max(equiv, 0.0))
+    if not score > SIGNIFICANT:
+        most = math.sqrt(max(equiv + 2 * stderr, 0.0)) if math.isfinite(stderr) else math.nan
+        most_at = f"; the mean over calls is off by {most:.2g} {unit} at most" if math.isfinite(most) else ""
+        return Verdict("non-deterministic", f"not above chance, which is {noise:.2g} {unit} from call to call{most_at}")
+    beside = f"{rms:.2g} {unit} of the mean over calls, beside {noise:.2g} {unit} from call to call ({score:.1f} σ)"
+    if rms > noise or relative > BROKEN_RELATIVE:
+        return Verdict("broken", f"broken: {beside}")
+    return Verdict("above round-off", f"small but real: {beside}")
 
 
 def _of_an_unexplained_floor(rms: float, floor: float, rounding: Rounding, unit: str) -> Verdict:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from equiv_probe.estimation.controls import TRANSLATION, Control, does_not_move, floor_explained, sees_rotation
-from equiv_probe.estimation.verdict import Rounding
+from equiv_probe_ase.auditing.judgement import is_stuck, root_mean_square, rounding_of, varies
 from equiv_probe_ase.structures.control_copies import SHIFT
 
 if TYPE_CHECKING:
@@ -34,8 +32,9 @@ def controls_of(records: Sequence[Record], quantities: Mapping[str, Quantity], *
     for name, quantity in quantities.items():
         values = [record["quantities"][name] for record in records if name in record["quantities"]]
         if values:
-            floor = root_mean_square(values, "floor")
-            found.append(floor_explained(name, floor, rounding_of(values), quantity.unit))
+            if not varies(values):  # then the round trips show noise once more, and not rounding
+                floor = root_mean_square(values, "floor")
+                found.append(floor_explained(name, floor, rounding_of(values), quantity.unit))
             found += [_moved(name, values, quantity.unit)] if moved else []
     if not moved:
         found.append(Control(TRANSLATION, None, "structures were not moved: the rotation is about a fixed point"))
@@ -56,29 +55,6 @@ def summary_of(controls: Sequence[Control]) -> str:
     return "; ".join(f"{name}: {state}" for name, state in states.items())
 
 
-def is_stuck(values: Mapping[str, Any]) -> bool:
-    """Whether an output is the same, to the last bit, at rotated and at deformed atoms, and is not zero."""
-    return bool(values.get("unmoved")) and values.get("deformed") == 0.0
-
-
-def rounding_of(values: Sequence[Mapping[str, Any]]) -> Rounding:
-    """What the floor of a quantity is judged by, over structures."""
-    jolted = [value for value in values if value.get("jolted") is not None]
-    if not jolted:
-        return Rounding(root_mean_square(values, "explained"), math.nan, root_mean_square(values, "deformed"))
-    worst = max(jolted, key=lambda value: value["floor"])
-    return Rounding(root_mean_square(values, "explained"), worst["jolted"], worst["deformed"])
-
-
-def root_mean_square(values: Sequence[Mapping[str, Any]], key: str) -> float:
-    """Root mean square over structures, weighted as ``L_equiv`` is; NaN where no structure has it."""
-    having = [(value["weight"], value[key]) for value in values if value.get(key) is not None]
-    if not having:
-        return math.nan
-    weights, numbers = np.array(having, dtype=float).T
-    return math.sqrt(float(weights @ numbers**2 / weights.sum()))
-
-
 def _sees_rotation(records: Sequence[Record]) -> Control:
     tested, stuck, outputs = 0, [], {}
     for record in records:
@@ -93,7 +69,7 @@ def _sees_rotation(records: Sequence[Record]) -> Control:
 
 def _moved(name: str, values: Sequence[Mapping[str, Any]], unit: str) -> Control:
     rounding = max(
-        (root_mean_square(values, key) for key in ("floor", "resolution", "explained", "nondeterminism")),
+        (root_mean_square(values, key) for key in ("floor", "resolution", "explained", "nondeterminism", "noise")),
         key=lambda x: -math.inf if math.isnan(x) else x,
     )
     how = f"moved by {SHIFT:g} Å, and wrapped into their cell where they are periodic"

@@ -62,6 +62,8 @@ class Job:
     rotations: Tensor = field(init=False)
     fresh: Tensor = field(init=False)
     values: dict[str, list[Tensor]] = field(default_factory=dict)
+    again: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Second evaluations at the same rotations, of a model that varies from call to call."""
     identity: dict[str, Tensor] = field(default_factory=dict)
     round_trips: dict[str, Tensor] = field(default_factory=dict)
     jolts: dict[str, Tensor] = field(default_factory=dict)
@@ -80,11 +82,22 @@ class Job:
         self.rotations = self.fresh = self.plan.rotations(self._generator)
         self._wanted = {"trips": ROUND_TRIPS, "jolts": 0}
         self._rounds = 0
+        self._is_noisy = False
 
     def more(self, replicates: int) -> None:
         """Ask for further replicates."""
         self.fresh = RotationPlan(self.plan.design, replicates, self.plan.improper).rotations(self._generator)
         self.rotations = torch.cat([self.rotations, self.fresh])
+
+    def twice(self) -> None:
+        """Ask for a second evaluation at every rotation, these and all that follow."""
+        self._is_noisy = True
+
+    @property
+    def _to_repeat(self) -> Tensor:
+        """Rotations that lack their second evaluation, ``(R', n, 3, 3)``."""
+        done = sum(len(part) for part in next(iter(self.again.values()), []))
+        return self.rotations[done:] if self._is_noisy else self.rotations[:0]
 
     def more_of_the_floor(self, *, trips: int = 0, jolts: int = 0) -> None:
         """Ask for further round trips, or for copies displaced more than rounding does; without further rotations."""
@@ -97,7 +110,8 @@ class Job:
         trips = self._round_trips(self._wanted["trips"], generator)
         jolted = self._round_trips(self._wanted["jolts"], generator, JOLT)
         others = self.controls.copies() if self.controls and not self.identity else []
-        rotated = self.rotator.copies(self.fresh.reshape(-1, 3, 3)) if len(self.fresh) else []
+        wanted = torch.cat([self.fresh, self._to_repeat]).reshape(-1, 3, 3)
+        rotated = self.rotator.copies(wanted) if len(wanted) else []
         return [*trips, *jolted, *others, *rotated]
 
     def _round_trips(self, count: int, generator: torch.Generator, jolt: float = 0.0) -> list[Atoms]:
@@ -130,12 +144,16 @@ class Job:
             {name: torch.cat([held[name], rows]) if name in held else rows for name, rows in new.items()} or held
             for held, new in ((self.round_trips, trips), (self.jolts, jolts))
         )
-        flat = self.fresh.reshape(-1, 3, 3)
-        for name, raw in self._stack(results[ends[-1] :]).items():
-            same = bool((raw == self.identity[name]).all())
-            self.unmoved[name] = same and self.unmoved.get(name, True)
-            back = self._rotated_back(name, raw, flat)
-            self.values.setdefault(name, []).append(back.reshape(*self.fresh.shape[:2], *back.shape[1:]))
+        rotated = results[ends[-1] :]
+        new = self.fresh.shape[0] * self.fresh.shape[1]
+        for held, rotations, rows in (
+            (self.values, self.fresh, rotated[:new]),
+            (self.again, self._to_repeat, rotated[new:]),
+        ):
+            for name, raw in self._stack(rows).items():
+                self.unmoved[name] = bool((raw == self.identity[name]).all()) and self.unmoved.get(name, True)
+                back = self._rotated_back(name, raw, rotations.reshape(-1, 3, 3))
+                held.setdefault(name, []).append(back.reshape(*rotations.shape[:2], *back.shape[1:]))
         self.fresh = self.fresh[:0]
 
     def _control_counts(self, *, first: bool) -> tuple[int, int]:
@@ -216,14 +234,18 @@ class Job:
         """The orbit so far."""
         plan = RotationPlan(self.plan.design, len(self.rotations), self.plan.improper, self.plan.seed)
         outputs = {name: quantity.representation for name, quantity in self.quantities.items()}
+        values = {name: torch.cat(parts) for name, parts in self.values.items()}
+        again = {name: torch.cat(parts) for name, parts in self.again.items()}
+        halves = {name: (values[name] - second) / 2 for name, second in again.items()}
         return Orbit.from_values(
-            {name: torch.cat(parts) for name, parts in self.values.items()},
+            {name: value - halves[name] if name in halves else value for name, value in values.items()},
             self.identity,
             Schema({"positions": point}, outputs),
             plan,
             self.rotations,
             round_trips=self.round_trips,
             repeats=self.repeats,
+            half_differences=halves,
             centers=dict.fromkeys(outputs, self._pivot),
             units={name: quantity.unit for name, quantity in self.quantities.items()},
         )

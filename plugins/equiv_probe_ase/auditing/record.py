@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe import EquivProbeError, decompose
+from equiv_probe.estimation.noise import pairing_score
 from equiv_probe.estimation.spectrum import spectrum, torque_bound
 from equiv_probe.estimation.variogram import Pairs, variogram
 from equiv_probe.results.report import without_nan
@@ -79,6 +80,7 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: 
         "nondeterminism": math.sqrt(max(found.nondeterminism, 0.0)),
         "resolution": job.resolution[name],
         **_control_readings(job, name),
+        **_noise(single, name, found.noise),
         "notes": list(found.notes),
         "largest": float(_magnitudes(deviation, quantity).max()),
         "over_rotations": _short(
@@ -120,6 +122,14 @@ def _control_readings(job: Job, name: str) -> dict[str, Any]:
         "moved": from_own(job.moved),
         "unmoved": job.unmoved[name] and bool(own.any()),
     }
+
+
+def _noise(orbit: Orbit, name: str, variance: float) -> dict[str, Any]:
+    """What varies from call to call: standard deviation of one call, and whether the pairing of two calls matters."""
+    if name not in orbit.half_differences:
+        return {}
+    mean, half = (values.flatten(0, 1) for values in (orbit.kept(name), orbit.half_differences[name]))
+    return {"noise": math.sqrt(max(variance, 0.0)), "pairing": list(pairing_score(mean + half, mean - half))}
 
 
 def _on_reflection(values: Tensor, rotations: Tensor, quantity: Quantity, equiv: float) -> list[str]:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from equiv_probe.estimation.estimates import Sums
-from equiv_probe.estimation.verdict import Verdict, verdict
+from equiv_probe.estimation.estimates import EQUIV, TOTAL, WEIGHT, Sums
 from equiv_probe.results.report import Labelled, Measured
 from equiv_probe_ase.auditing.angular import angular
-from equiv_probe_ase.auditing.controls import is_stuck, root_mean_square, rounding_of
+from equiv_probe_ase.auditing.judgement import floor_of, judged, root_mean_square, varies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     Record = Mapping[str, Any]
 
 WORST_ATOMS = 10
-CHANCE = 1e3
-"""Answers that differ between two calls by so many times their last digit's rounding are drawn, not rounded."""
 
 
 def blind_spots(plan: RotationPlan, *, moved: bool = False) -> list[str]:
@@ -47,40 +44,31 @@ def blind_spots(plan: RotationPlan, *, moved: bool = False) -> list[str]:
 def summarise(records: Sequence[Record], quantities: Mapping[str, Quantity], loss: str) -> list[Measured]:
     """One measurement per quantity that any structure has."""
     found = []
-    drawn = any(
-        (values["nondeterminism"] or 0.0) > CHANCE * (values["resolution"] or math.inf)
-        for record in records
-        for values in record["quantities"].values()
-    )
     for name, quantity in quantities.items():
         having = [record for record in records if name in record["quantities"]]
         if having:
-            found.append(_measured(quantity, having, loss, drawn=drawn))
+            found.append(_measured(quantity, having, loss))
     return found
 
 
-def _measured(quantity: Quantity, records: Sequence[Record], loss: str, *, drawn: bool) -> Measured:
+def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measured:
     values = [record["quantities"][quantity.name] for record in records]
     equiv = _column(values, "equiv")
     weight = _column(values, "weight")
-    pooled = Sums.of(
-        torch.from_numpy(equiv), torch.full((len(equiv),), math.nan).double(), torch.from_numpy(weight)
-    ).equiv
+    sums = Sums.of(torch.from_numpy(equiv), torch.full((len(equiv),), math.nan).double(), torch.from_numpy(weight))
+    pooled = sums.estimate(EQUIV, WEIGHT) if varies(values) else sums.equiv
     low, high, stderr = pooled.low, pooled.high, pooled.stderr
     if len(values) == 1:  # one structure: its own interval, from the replicates
         low, high = (math.nan if x is None else x for x in values[0]["equiv_interval"])
         stderr = _column(values, "equiv_stderr")[0]
     rms = math.sqrt(max(pooled.value, 0.0))
 
-    floor, nondeterminism = root_mean_square(values, "floor"), root_mean_square(values, "nondeterminism")
-    floor = max(floor, root_mean_square(values, "resolution"))
-    if drawn and math.isfinite(nondeterminism):  # then the round trips show chance once more, and not rounding
-        nondeterminism = max(nondeterminism, floor)
+    floor, nondeterminism = floor_of(values), root_mean_square(values, "nondeterminism")
+    if varies(values):
+        nondeterminism = root_mean_square(values, "noise")
     size = float((_column(values, "size") * weight).sum() / weight.sum())
     relative = rms / math.sqrt(size) if size > 0 else math.nan
-    judged = verdict(rms, floor, nondeterminism, quantity.unit, relative, rounding=rounding_of(values))
-    if judged.kind == "round-off" and all(is_stuck(value) for value in values):
-        judged = Verdict("unknown", "not measured: the same to the last bit at rotated and at displaced atoms")
+    says = judged(values, pooled.value, float(stderr), relative, quantity.unit)
     roots = _column(values, "rms")
     deviations = np.concatenate([np.asarray(value["over_rotations"], dtype=float) for value in values])
     return Measured(
@@ -94,8 +82,8 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str, *, drawn
         relative=relative,
         floor=floor,
         nondeterminism=nondeterminism,
-        verdict=judged.kind,
-        sentence=judged.sentence,
+        verdict=says.kind,
+        sentence=says.sentence,
         over_structures={**_quantiles(roots), "worst": records[int(roots.argmax())]["name"]},
         over_rotations=_quantiles(deviations),
         largest=float(_column(values, "largest").max()),
@@ -141,6 +129,8 @@ def _labelled(values: Sequence[Mapping[str, Any]], loss: str) -> Labelled | None
     columns = [torch.from_numpy(_column(known, key)) for key in ("equiv", "total", "weight")]
     sums = Sums.of(*columns)
     total, mean, equiv, share = sums.total, sums.mean, sums.equiv, sums.share
+    if varies(values):  # nothing may be left of what noise was subtracted from: no scale that ends at zero
+        equiv, share = sums.estimate(EQUIV, WEIGHT), sums.estimate(EQUIV, TOTAL)
     own = known[0]
 
     def error(key: str, pooled: float) -> float:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.verdict import verdict
-from equiv_probe_ase.auditing.controls import rounding_of
+from equiv_probe_ase.auditing.judgement import is_drawn, judged, rounding_of
 from equiv_probe_ase.auditing.orbits import JOLTS, MORE_ROUND_TRIPS, ROUND_TRIPS, Job, evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.record import record
 from equiv_probe_ase.structures.control_copies import ControlCopies
@@ -137,7 +136,10 @@ def _failure(structure: Structure, error: BaseException) -> dict[str, Any]:
 
 def _asks_for_more(found: Mapping[str, Any], job: Job, options: Options) -> bool:
     """Ask for what the numbers still need, if anything: a surer floor first, since it says when to stop."""
-    trips, jolts = _of_the_floor(found, job, options)
+    if not job.again and any(is_drawn(values) for values in found["quantities"].values()):
+        job.twice()
+        return True
+    trips, jolts = (0, 0) if job.again else _of_the_floor(found, job, options)
     if trips or jolts:
         job.more_of_the_floor(trips=trips, jolts=jolts)
         return True
@@ -170,12 +172,11 @@ def _replicates_to_add(found: Mapping[str, Any], job: Job, options: Options) -> 
     wanted = 0.0
     for name, values in found["quantities"].items():
         unit = job.quantities[name].unit
-        floors = [values[key] for key in ("floor", "resolution") if values[key] is not None]
-        repeat = math.nan if values["nondeterminism"] is None else values["nondeterminism"]
+        stderr = math.nan if values["equiv_stderr"] is None else values["equiv_stderr"]
         relative = math.nan if values["relative"] is None else values["relative"]
-        judged = verdict(values["rms"], max(floors), repeat, unit, relative, rounding=rounding_of([values]))
+        says = judged([values], values["equiv"], stderr, relative, unit)
         low, high = values["equiv_interval"]
-        if judged.kind in {"round-off", "non-deterministic"} or low is None or values["equiv"] <= 0:
+        if says.kind in {"round-off", "non-deterministic"} or low is None or values["equiv"] <= 0:
             continue
         wanted = max(wanted, (high - low) / 2 / values["equiv"] / options.rel_err)
     if wanted <= 1 or have >= limit:

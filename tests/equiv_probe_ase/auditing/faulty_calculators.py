@@ -160,3 +160,22 @@ class ForgetsToWrap(Faulty):
 
     def answer(self, atoms: Atoms) -> dict[str, Any]:
         return {"energy": pair_energy(atoms.positions)}
+
+
+class Noisy(Faulty):
+    """Forces towards the centre, with a fault along z of a given size, and noise at every call."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, noise: float, fault: float = 0.0, seed: int = 0) -> None:
+        super().__init__()
+        self.noise, self.fault, self.rng = noise, fault, np.random.default_rng(seed)
+
+    def answer(self, atoms: Atoms) -> dict[str, Any]:
+        x = atoms.positions - atoms.positions.mean(0)
+        along_z = np.stack([np.zeros(len(x)), np.zeros(len(x)), x[:, 2]], 1)
+        noise = self.noise * self.rng.standard_normal(x.shape)
+        return {
+            "energy": pair_energy(x) + self.noise * self.rng.standard_normal(),
+            "forces": -x + self.fault * along_z + noise,
+        }

@@ -186,3 +186,32 @@ def test_sound_models_pass_all_controls(planted: Any, mixed: list[Atoms], dtype:
     assert "FAILED" not in report.protocol["controls"]
     assert not report.notes
     assert all(math.isfinite(m.rms) and m.verdict == "round-off" for m in report.measured)
+
+
+def test_noise_alone_is_no_broken_symmetry_and_no_part_of_the_loss() -> None:
+    """Twelve audits of noise: chance calls one of them more than chance once in 150 runs."""
+    atoms = [rattled(name) for name in ("CH3CH2OH", "H2O", "CH4")]
+    for one in atoms:  # labels that are off by 0.1 eV/Å everywhere
+        one.arrays["REF_forces"] = -(one.positions - one.positions.mean(0)) + 0.1
+    kinds, shares = [], []
+    for seed in range(12):
+        report = audit(faulty.Noisy(0.3, seed=seed), atoms, plan=ep.RotationPlan(seed=seed))
+        kinds += [m.verdict for m in report.measured]
+        shares.append(report["forces"].labelled.share)
+        assert report["forces"].nondeterminism == pytest.approx(300, rel=0.1)
+        assert report["forces"].labelled.share_interval[0] < 0.05
+    assert set(kinds) == {"non-deterministic"}
+    assert abs(np.mean(shares)) < 0.15, "noise of 300 meV/Å beside an error of 100 meV/Å was nearly all of the loss"
+
+
+def test_a_fault_beneath_the_noise_is_found_and_measured_without_it() -> None:
+    atoms = rattled("CH3CH2OH")
+    plan = ep.RotationPlan("tetrahedral", 40)
+    exact = audit(faulty.Noisy(0.0, 0.2), atoms, plan=plan)["forces"]
+    noisy = audit(faulty.Noisy(0.15, 0.2), atoms, plan=plan)["forces"]
+    assert exact.rms < 0.6 * 150, "well beneath the noise"
+    assert noisy.verdict == "broken"
+    assert "from call to call" in noisy.sentence
+    low, high = noisy.rms_interval
+    assert low < exact.rms < high
+    assert noisy.rms == pytest.approx(exact.rms, rel=0.15)
