@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SEES_ROTATION = "sees the rotation"
 FLOOR_EXPLAINED = "the precision explains the floor"
 TRANSLATION = "does not depend on where the structure is"
+BATCH = "does not depend on its batch"
 MOVES = 30.0
 """Times rounding that a translation may change: one difference beside a floor from few others."""
 
@@ -121,6 +122,34 @@ def does_not_move(output: str, difference: float, rounding: float, unit: str, mo
         difference,
         limit,
     )
+
+
+def batch_agrees(output: str, structure: str, difference: float, limit: float, unit: str) -> Control:
+    """Whether a structure's output is the same alone and beside other structures in one batch.
+
+    Args:
+        output: name of one that is not; empty if all are.
+        structure: on which.
+        difference: root mean square, in ``unit``.
+        limit: what another order of sums explains.
+        unit: of the output.
+    """
+    if difference <= limit:
+        return Control(BATCH, True, "structures get alone what they get in a batch", difference, limit)
+    return Control(
+        BATCH,
+        False,
+        f"{output} of {structure} differs by {difference:.2g} {unit} between a call of its own and a batch with other "
+        "structures: the output depends on its neighbours in the batch (padding, batch normalisation in training mode, "
+        "pooling over the batch); every structure was evaluated alone",
+        difference,
+        limit,
+    )
+
+
+def batch_not_asked() -> Control:
+    """The control of batches, where the structures that it takes could not be evaluated."""
+    return Control(BATCH, None, "the structures that were to be compared alone and in a batch could not be evaluated")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from equiv_probe.estimation.controls import failures_of
 from equiv_probe.estimation.losses import resolve
 from equiv_probe.results.report import Report
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe_ase.auditing.batch_check import trusted
 from equiv_probe_ase.auditing.controls import controls_of, summary_of
 from equiv_probe_ase.auditing.journal import Journal
 from equiv_probe_ase.auditing.notes import notes_on, versions
@@ -128,6 +129,7 @@ def audit(
         chosen = given
     chosen = adapted(chosen, sample)
     precision = precision or model_precision(calc, at_deformed(evaluator, sample, todo))
+    evaluator, of_the_batch = trusted(evaluator, calc, chosen, todo, precision)
     todo, remarks = without_own_answers(todo, evaluator, chosen, precision, asked=reference_keys is not None)
     if draws_anew(calc):
         remarks.append("the calculator draws new rotations at every call: what one frame is off by shows as chance")
@@ -164,7 +166,7 @@ def audit(
         done = [book.records[s.key] for s in todo if s.key in book.records]
     records = [entry for entry in done if "error" not in entry]
     failures = [{"name": entry["name"], "error": entry["error"]} for entry in done if "error" in entry]
-    controls = controls_of(records, chosen, moved=options.is_moved)
+    controls = [*of_the_batch, *controls_of(records, chosen, moved=options.is_moved)]
     protocol = {
         "plan": str(plan) + (f", more until ± {100 * rel_err:g} %" if rel_err else ""),
         "rotations": sum(entry["rotations"] for entry in records),

@@ -93,7 +93,7 @@ def test_the_pairing_score_has_its_level_and_finds_what_is_there() -> None:
     assert abs(null.mean()) < 4 / math.sqrt(1000)
     assert null.std() == pytest.approx(1, abs=0.1)
     assert (null > 2.33).sum() < 22
-    assert np.mean([score(0.5, seed) for seed in range(50)]) > 3.3
+    assert np.mean([score(1.0, seed) for seed in range(50)]) > 3.3
 
 
 def test_the_variance_of_the_score_is_that_over_all_pairings() -> None:

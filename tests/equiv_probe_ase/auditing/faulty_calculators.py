@@ -179,3 +179,25 @@ class Noisy(Faulty):
             "energy": pair_energy(x) + self.noise * self.rng.standard_normal(),
             "forces": -x + self.fault * along_z + noise,
         }
+
+
+class BatchCoupled(Faulty):
+    """Invariant, but scaled by a mean over the batch, as a norm over samples does it."""
+
+    def calculate_batch(self, structures: list[Atoms], properties: list[str]) -> list[dict[str, Any]]:
+        energies = np.array([pair_energy(atoms.positions) for atoms in structures])
+        return [{"energy": energy} for energy in energies * (1 + 0.3 * np.tanh(energies.mean() - 5))]
+
+    def answer(self, atoms: Atoms) -> dict[str, Any]:
+        return self.calculate_batch([atoms], ["energy"])[0]
+
+
+class PaddingLeaks(Faulty):
+    """Pads a batch to its largest structure, and pools over the padding too."""
+
+    def calculate_batch(self, structures: list[Atoms], properties: list[str]) -> list[dict[str, Any]]:
+        longest = max(map(len, structures))
+        return [{"energy": pair_energy(atoms.positions) * len(atoms) / longest} for atoms in structures]
+
+    def answer(self, atoms: Atoms) -> dict[str, Any]:
+        return self.calculate_batch([atoms], ["energy"])[0]

@@ -212,6 +212,31 @@ def test_a_fault_beneath_the_noise_is_found_and_measured_without_it() -> None:
     assert exact.rms < 0.6 * 150, "well beneath the noise"
     assert noisy.verdict == "broken"
     assert "from call to call" in noisy.sentence
-    low, high = noisy.rms_interval
-    assert low < exact.rms < high
+    assert abs(noisy.equiv - exact.equiv) < 4 * noisy.equiv_stderr
     assert noisy.rms == pytest.approx(exact.rms, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", [faulty.BatchCoupled, faulty.PaddingLeaks, faulty.AnswersForTheFirst])
+def test_a_batch_that_changes_what_a_structure_gets_is_not_trusted(kind: Any) -> None:
+    """Labels that are off by 50 meV/atom from what the model says of each structure alone: L_total is 2500."""
+    atoms = [rattled(name) for name in ("CH3CH2OH", "CH4", "C6H6", "H2O", "NH3")]
+    model = kind()
+    for one in atoms:
+        one.info["REF_energy"] = model.answer(one)["energy"] + 0.05 * len(one)
+    report = audit(model, atoms)
+    assert report["energy"].labelled.total == pytest.approx(2500, rel=1e-6)
+    assert report["energy"].verdict == "round-off"
+    assert state(report, "does not depend on its batch") == "FAILED"
+    assert "depends on its neighbours in the batch" in report.notes[0]
+    assert "one call per structure" in report.protocol["evaluator"]
+
+
+def test_a_single_structure_is_compared_with_itself_beside_a_deformed_copy() -> None:
+    assert state(audit(faulty.BatchCoupled(), rattled("H2O")), "does not depend on its batch") == "FAILED"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_sound_batch_is_trusted(batched: Any, mixed: list[Atoms], dtype: torch.dtype) -> None:
+    report = audit(batched(CentralForces(), dtype), mixed)
+    assert state(report, "does not depend on its batch") == "passed"
+    assert "batched" in report.protocol["evaluator"]
