@@ -31,6 +31,23 @@ FIXED: Final = {"cube": "octahedral", "box": "klein"}
 """Designs that are not rotated, and their groups."""
 
 
+def as_plan(plan: RotationPlan | str | None) -> RotationPlan:
+    """A plan, or the one of a design with its default replicates; None is four tetrahedral replicates.
+
+    >>> as_plan("icosahedral").size
+    240
+    """
+    if plan is None:
+        return RotationPlan()
+    if isinstance(plan, str):
+        return RotationPlan(plan)
+    if not isinstance(plan, RotationPlan):
+        raise EquivProbeError(
+            f"a {type(plan).__name__} as plan", "a RotationPlan or the name of a design", 'plan="haar"'
+        )
+    return plan
+
+
 @dataclass(frozen=True)
 class RotationPlan:
     """A design, rotated by independent Haar rotations from both sides: ``g_{ri} = q_r d_i p_r``.
@@ -176,14 +193,11 @@ class RotationPlan:
             return elements[keys.argsort(1)[:, : self.subset]][:, :, None]
         if not self.is_random:
             return elements.expand(count, 1, *elements.shape)
-        from_the_left = self._haar(count, generator)
-        if self.design == "haar":  # a single rotation is Haar already
-            return torch.einsum("urij,njk->urnik", from_the_left, elements)
-        return torch.einsum("urij,njk,urkl->urnil", from_the_left, elements, self._haar(count, generator))
-
-    def _haar(self, count: int, generator: torch.Generator) -> Tensor:
-        """One rotation for every draw and replicate, ``(count, R, 3, 3)``."""
-        return haar(count * self.R, generator).reshape(self.R, count, 3, 3).transpose(0, 1)
+        # Replicate by replicate, so that a longer plan begins with the replicates of a shorter one.
+        sides = 1 if self.design == "haar" else 2  # a single rotation is Haar already
+        drawn = haar(self.R * sides * count, generator).reshape(self.R, sides, count, 3, 3)
+        rotated = torch.einsum("ruij,njk->urnik", drawn[:, 0], elements)
+        return rotated if sides == 1 else torch.einsum("urnik,rukl->urnil", rotated, drawn[:, 1])
 
     def __str__(self) -> str:
         kind = " (with improper rotations)" if self.improper else ""

@@ -56,7 +56,8 @@ def summary_of(controls: Sequence[Control]) -> str:
 
 
 def _sees_rotation(records: Sequence[Record]) -> Control:
-    tested, stuck, outputs = 0, [], {}
+    tested, stuck = 0, []
+    outputs: dict[str, None] = {}
     for record in records:
         known = {n: v for n, v in record["quantities"].items() if v.get("deformed") is not None}
         tested += bool(known)

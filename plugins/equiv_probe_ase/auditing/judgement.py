@@ -10,7 +10,7 @@ import numpy as np
 from equiv_probe.estimation.verdict import Rounding, Verdict, verdict, verdict_beside_noise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     Values = Mapping[str, Any]
 
@@ -46,7 +46,7 @@ def is_drawn(values: Values) -> bool:
     return (values["nondeterminism"] or 0.0) > CHANCE * (values["resolution"] or math.inf)
 
 
-def varies(values: Sequence[Values]) -> bool:
+def varies(values: Iterable[Values]) -> bool:
     """Whether an output varies from call to call, and by how much was measured."""
     return any("pairing" in value and value["noise"] > CHANCE * value["resolution"] for value in values)
 

@@ -79,6 +79,7 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: 
         "floor": math.sqrt(max(found.floor, 0.0)),
         "nondeterminism": math.sqrt(max(found.nondeterminism, 0.0)),
         "resolution": job.resolution[name],
+        "plain": _mark(job.identity[name]),
         **_control_readings(job, name),
         **_noise(single, name, found.noise),
         "notes": list(found.notes),
@@ -105,7 +106,15 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: 
     if known is not None:
         values["notes"] = list(known.notes)
         values["labelled"] = _labelled(known)
+        if quantity.extensive and target is not None:
+            values["labelled"]["residual"] = float(orbit.means[name].mean()) - float(target)
     return values
+
+
+def _mark(values: Tensor) -> list[float]:
+    """Two numbers by which a later run sees whether the model still says the same of the structure as it is."""
+    flat = values.double().flatten()
+    return [float(flat.mean()), float(flat.square().mean().sqrt())]
 
 
 def _control_readings(job: Job, name: str) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.auditing.judgement import is_drawn, judged, rounding_of
+from equiv_probe_ase.auditing.judgement import is_drawn, judged, rounding_of, varies
 from equiv_probe_ase.auditing.orbits import JOLTS, MORE_ROUND_TRIPS, ROUND_TRIPS, Job, evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.record import record
 from equiv_probe_ase.structures.control_copies import ControlCopies
@@ -19,48 +18,15 @@ from equiv_probe_ase.structures.rotation import Rotator
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import torch
-
-    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe_ase.auditing.options import Options
+    from equiv_probe_ase.auditing.subject import Subject
     from equiv_probe_ase.evaluators.engine import Engine
     from equiv_probe_ase.structures.loading import Structure
-    from equiv_probe_ase.structures.quantities import Quantity
 
 WINDOW = 32
 """Structures that are evaluated and written to the journal together, at most."""
 UNCERTAIN = (3.0, 300.0)
 """Times the floor: errors between are judged by it, and it is known from three round trips to a factor of ten or so."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the numbers depend on, besides model and structures."""
-
-    plan: RotationPlan
-    center: str | Sequence[float]
-    extra: Mapping[str, Any]
-    loss: str
-    rel_err: float | None
-    max_rotations: int
-    asked: Sequence[str] | None
-    few: bool = False
-    """Whether so few structures are measured that their floors do not average out."""
-
-    @property
-    def is_moved(self) -> bool:
-        """Whether moving a structure must change nothing: not if a centre was named, or a field is among the inputs."""
-        return isinstance(self.center, str) and self.center in {"centroid", "cell"} and not self.extra
-
-    def question(self) -> dict[str, Any]:
-        """What a journal must agree on before it is resumed."""
-        return {
-            "plan": str(self.plan),
-            "center": str(self.center),
-            "inputs": {name: str(rep) for name, rep in self.extra.items()},
-            "loss": self.loss,
-            "rel_err": self.rel_err,
-            "max_rotations": self.max_rotations if self.rel_err else None,
-        }
 
 
 def windows(structures: Sequence[Structure], copies: int, engine: Engine) -> Iterator[list[Structure]]:
@@ -81,10 +47,8 @@ def windows(structures: Sequence[Structure], copies: int, engine: Engine) -> Ite
 
 def measure_window(
     window: Sequence[Structure],
-    engine: Engine,
-    chosen: Mapping[str, Quantity],
+    subject: Subject,
     options: Options,
-    precision: torch.dtype,
 ) -> list[dict[str, Any]]:
     """Records of a window's structures, with an ``"error"`` where one failed."""
     jobs: dict[int, Job] = {}
@@ -92,19 +56,19 @@ def measure_window(
     for structure in window:
         try:
             rotator = Rotator(structure.atoms, options.center, options.extra)
-            own = quantities_of(chosen, structure.atoms, options.asked)
+            own = quantities_of(subject.quantities, structure.atoms, options.asked)
             if len(structure.atoms) == 0:
                 raise EquivProbeError("an empty structure", "at least one atom")
             if not (np.isfinite(structure.atoms.positions).all() and np.isfinite(structure.atoms.cell.array).all()):
                 raise EquivProbeError("positions or a cell with NaN or infinities", "finite ones")
             seed = (options.plan.seed, structure.index)
             controls = ControlCopies(structure.atoms, seed, moves=options.is_moved)
-            jobs[structure.index] = Job(structure, own, options.plan, rotator, precision, controls)
+            jobs[structure.index] = Job(structure, own, options.plan, rotator, subject.precision, controls)
         except EquivProbeError as error:
             finished[structure.index] = _failure(structure, error)
     open_jobs = list(jobs.values())
     while open_jobs:
-        failed = evaluate_jobs(engine, open_jobs)
+        failed = evaluate_jobs(subject.engine, open_jobs)
         again = []
         for job in open_jobs:
             index = job.structure.index
@@ -136,10 +100,12 @@ def _failure(structure: Structure, error: BaseException) -> dict[str, Any]:
 
 def _asks_for_more(found: Mapping[str, Any], job: Job, options: Options) -> bool:
     """Ask for what the numbers still need, if anything: a surer floor first, since it says when to stop."""
-    if not job.again and any(is_drawn(values) for values in found["quantities"].values()):
+    each = found["quantities"].values()
+    suspicious = any(is_drawn(values) or not rounding_of([values]).explains(values["floor"] or 0.0) for values in each)
+    if suspicious and not job.again:  # two calls at one input may be alike by chance, but not at all rotations
         job.twice()
         return True
-    trips, jolts = (0, 0) if job.again else _of_the_floor(found, job, options)
+    trips, jolts = (0, 0) if varies(each) else _of_the_floor(found, job, options)
     if trips or jolts:
         job.more_of_the_floor(trips=trips, jolts=jolts)
         return True

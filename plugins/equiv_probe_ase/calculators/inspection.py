@@ -93,9 +93,11 @@ def _modules(calculator: object) -> list[torch.nn.Module]:
 
 
 def weights_digest(calculator: object) -> str:
-    """A digest of the parameters of the torch modules that a calculator holds; empty if it holds none."""
+    """A digest of parameters and buffers of the torch modules that a calculator holds; empty if it holds none."""
     digest = hashlib.sha256()
-    parameters = [item for module in _modules(calculator) for item in module.named_parameters()]
+    parameters = [
+        item for module in _modules(calculator) for item in (*module.named_parameters(), *module.named_buffers())
+    ]
     for name, parameter in parameters:
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
         digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

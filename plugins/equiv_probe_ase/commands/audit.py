@@ -94,7 +94,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     path, _, selected = structures.rpartition("@") if "@" in structures else (structures, "", "")
     part = f"-{selected}" if selected else ""  # two parts of one file are two audits
     model = slug(calculator) + (f"-{slug(twirl)}" if twirl else "")
-    output = output or Path(f"audit-{model}-{slug(Path(path).stem + part)}.json")
+    output = output or Path(f"audit-{model}-{slug(Path(path).name + part)}.json")
     if any(
         name.exists() and Path(path).exists() and name.samefile(path) for name in (output, output.with_suffix(".jsonl"))
     ):

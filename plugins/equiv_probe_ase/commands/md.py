@@ -56,7 +56,7 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     from equiv_probe_ase.structures.loading import load
 
     model = slug(calculator) + (f"-{slug(twirl)}" if twirl else "")
-    output = output or Path(f"md-{model}-{slug(Path(structure).stem)}.csv")
+    output = output or Path(f"md-{model}-{slug(Path(structure).name)}.csv")
     log, saved = _files(output)
     for path in (log, saved, traj):
         if path is None:

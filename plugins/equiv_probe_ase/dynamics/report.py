@@ -11,16 +11,16 @@ from ase import units
 from ase.md.verlet import VelocityVerlet
 from scipy.stats import t as student
 
-from equiv_probe.estimation.verdict import BROKEN_RELATIVE, ROUND_OFF_FACTOR
+from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.report.formatting import number
 from equiv_probe.results.report import Report
 from equiv_probe_ase.auditing.summary import blind_spots, summarise
 from equiv_probe_ase.calculators.inspection import draws_anew
 from equiv_probe_ase.dynamics.budget import HBAR
-from equiv_probe_ase.dynamics.conservative import DIRECTIONS, beyond_noise
 from equiv_probe_ase.dynamics.energy_drift import energy_drift
 from equiv_probe_ase.dynamics.log import plain
 from equiv_probe_ase.dynamics.rows import protocol_of
+from equiv_probe_ase.evaluators.conservative import DIRECTIONS, is_gradient, words_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -203,14 +203,11 @@ def _conservative(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     if not having:
         return _drift(monitor, rows)
     rms, floor, size = (_rms(having, f"{key}_meV_per_A") for key in ("defect_rms", "defect_floor", "forces_size"))
-    real = beyond_noise(rms**2, floor**2, DIRECTIONS * len(having))
-    broken = real and rms > BROKEN_RELATIVE * size
+    square, noise, forces = ((1e-3 * value) ** 2 for value in (rms, floor, size))
+    samples = DIRECTIONS * len(having)
+    broken = not is_gradient(square, noise, forces, samples)
     frames = f"{len(having)} frame{'s' * (len(having) > 1)}"
-    words = "not the energy's gradient" if broken else "the energy's gradient" + (", almost" if real else "")
-    notes = [
-        f"the forces are {words}: F + ∇E is {number(rms)} meV/Å per component beside forces of {number(size)}, and "
-        f"rounding and kinks of the energy make {number(floor)} of it ({frames}, random directions)"
-    ]
+    notes = [f"{words_on(square, noise, forces, samples)} ({frames}, random directions)"]
     notes += _drift(monitor, rows)
     power = [value for row in having if math.isfinite(value := row.get("defect_power_eV_per_ps", math.nan))]
     if not power:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from equiv_probe_ase.dynamics.conservative import Defect
     from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
+    from equiv_probe_ase.evaluators.conservative import Defect
 
 _UNITS = {"energy": "meV_per_atom", "forces": "meV_per_A", "stress": "meV_per_A3"}
 

@@ -67,10 +67,10 @@ def test_a_report_on_stdout_and_in_files(folder: Path) -> None:
     assert "broken" in done.stdout
     assert "meV/Å" in done.stdout
     assert "a model that talks" not in done.stdout
-    report = Report.load(folder / "audit-tilted.py-Tilted-two.json")
+    report = Report.load(folder / "audit-tilted.py-Tilted-two.xyz.json")
     assert report["forces"].rms == pytest.approx(RMS, rel=1e-6)
     assert f"{RMS:.1f}" in done.stdout
-    assert "audit-tilted.py-Tilted-two.json" in done.stderr
+    assert "audit-tilted.py-Tilted-two.xyz.json" in done.stderr
     assert max(len(line) for line in done.stdout.splitlines()) <= 120
     # Names come from the file, and are shown as they are.
     assert "\x1b" not in done.stdout
