@@ -17,6 +17,8 @@ SEES_ROTATION = "sees the rotation"
 FLOOR_EXPLAINED = "the precision explains the floor"
 TRANSLATION = "does not depend on where the structure is"
 BATCH = "does not depend on its batch"
+FEW = 10.0
+"""Structures or rotations that a number should rest on: with less, 95 % intervals cover 88 % and less."""
 MOVES = 30.0
 """Times rounding that a translation may change: one difference beside a floor from few others."""
 
@@ -150,6 +152,27 @@ def batch_agrees(output: str, structure: str, difference: float, limit: float, u
 def batch_not_asked() -> Control:
     """The control of batches, where the structures that it takes could not be evaluated."""
     return Control(BATCH, None, "the structures that were to be compared alone and in a batch could not be evaluated")
+
+
+def many_carry(output: str, effective: float, count: int, what: str, largest: str = "") -> Control:
+    """Whether enough structures, or rotations, carry a number for its interval to be honest.
+
+    Args:
+        output: name.
+        effective: how many equal ones they are worth (:func:`equiv_probe.estimation.few.effective_number`).
+        count: how many there are.
+        what: ``"structures"`` or ``"rotations"``.
+        largest: more about those that carry it.
+    """
+    name = f"many {what} carry the number"
+    if count < FEW:
+        return Control(name, None, f"{output}: too few {what} to tell", effective, FEW)
+    enough = effective >= min(FEW, count / 3)
+    found = f"{output}: {count} {what} are worth {effective:.1f} equal ones"
+    if enough:
+        return Control(name, True, found, effective, FEW)
+    few = f"{found}: a few {what} carry this number{largest}, and its 95 % interval covers less often than it says"
+    return Control(name, False, few, effective, FEW)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -5,8 +5,19 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.estimation.controls import TRANSLATION, Control, does_not_move, floor_explained, sees_rotation
-from equiv_probe_ase.auditing.judgement import is_stuck, root_mean_square, rounding_of, varies
+import numpy as np
+
+from equiv_probe.estimation.controls import (
+    TRANSLATION,
+    Control,
+    does_not_move,
+    floor_explained,
+    many_carry,
+    sees_rotation,
+)
+from equiv_probe.estimation.few import effective_number
+from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
+from equiv_probe_ase.auditing.judgement import floor_of, is_stuck, root_mean_square, rounding_of, varies
 from equiv_probe_ase.structures.control_copies import SHIFT
 
 if TYPE_CHECKING:
@@ -36,6 +47,7 @@ def controls_of(records: Sequence[Record], quantities: Mapping[str, Quantity], *
                 floor = root_mean_square(values, "floor")
                 found.append(floor_explained(name, floor, rounding_of(values), quantity.unit))
             found += [_moved(name, values, quantity.unit)] if moved else []
+            found += _carried(name, [record for record in records if name in record["quantities"]])
     if not moved:
         found.append(Control(TRANSLATION, None, "structures were not moved: the rotation is about a fixed point"))
     return found
@@ -66,6 +78,25 @@ def _sees_rotation(records: Sequence[Record]) -> Control:
             stuck += [record["name"]] if still else []
             outputs |= dict.fromkeys(still)
     return sees_rotation(list(outputs), stuck, tested)
+
+
+def _carried(name: str, records: Sequence[Record]) -> list[Control]:
+    """Whether few structures, or few rotations of each, carry the number; nothing is asked of rounding."""
+    values = [record["quantities"][name] for record in records]
+    terms = np.array([value["equiv"] * value["weight"] for value in values])
+    rounding = max(floor_of(values), root_mean_square(values, "explained"))
+    if varies(values) or not math.sqrt(max(float(terms.sum()), 0.0)) > ROUND_OFF_FACTOR * rounding * math.sqrt(
+        sum(value["weight"] for value in values)
+    ):
+        return []
+    worst = records[int(terms.argmax())]["name"]
+    largest = f" ({worst} makes {100 * terms.max() / terms.sum():.0f} %)"
+    over = sum(value.get("effective_rotations", 0.0) for value in values)
+    rotations = sum(record["rotations"] for record in records)
+    return [
+        many_carry(name, effective_number(terms), len(terms), "structures", largest),
+        many_carry(name, over, rotations, "rotations", " (its errors are in a narrow cone of orientations)"),
+    ]
 
 
 def _moved(name: str, values: Sequence[Mapping[str, Any]], unit: str) -> Control:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe import EquivProbeError, decompose
+from equiv_probe.estimation.few import effective_number
 from equiv_probe.estimation.noise import pairing_score
 from equiv_probe.estimation.spectrum import spectrum, torque_bound
 from equiv_probe.estimation.variogram import Pairs, variogram
@@ -80,6 +81,9 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: 
         "nondeterminism": math.sqrt(max(found.nondeterminism, 0.0)),
         "resolution": job.resolution[name],
         "plain": _mark(job.identity[name]),
+        "effective_rotations": effective_number(deviation.flatten(2).square().mean(-1).flatten().numpy())
+        if deviation.ndim > 2
+        else effective_number(deviation.square().flatten().numpy()),
         **_control_readings(job, name),
         **_noise(single, name, found.noise),
         "notes": list(found.notes),

@@ -31,9 +31,9 @@ def left_to_do(book: Journal, structures: Sequence[Structure], subject: Subject)
     """
     done = [one for one in structures if "error" not in book.records.get(one.key, {"error": "not measured yet"})]
     if done:
-        print(f"equiv_probe: resumed {len(done)} of {len(structures)} structures from {book.path}", file=sys.stderr)
         smallest = min(done, key=lambda one: len(one.atoms))
         _require_same(smallest, book.records[smallest.key]["quantities"], subject, book)
+        print(f"equiv_probe: resumed {len(done)} of {len(structures)} structures from {book.path}", file=sys.stderr)
     known = {one.key for one in done}
     return [one for one in structures if one.key not in known]
 

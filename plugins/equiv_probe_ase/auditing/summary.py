@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from equiv_probe.estimation.estimates import EQUIV, TOTAL, WEIGHT, Sums
+from equiv_probe.estimation.few import HEAVY, bootstrap_t, effective_number
 from equiv_probe.results.report import Labelled, Measured
 from equiv_probe_ase.auditing.angular import angular
 from equiv_probe_ase.auditing.judgement import floor_of, judged, root_mean_square, varies
@@ -58,6 +59,8 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measu
     sums = Sums.of(torch.from_numpy(equiv), torch.full((len(equiv),), math.nan).double(), torch.from_numpy(weight))
     pooled = sums.estimate(EQUIV, WEIGHT) if varies(values) else sums.equiv
     low, high, stderr = pooled.low, pooled.high, pooled.stderr
+    if effective_number(equiv * weight) < HEAVY * len(values) and not varies(values):
+        low, high = bootstrap_t(equiv * weight, weight)
     if len(values) == 1:  # one structure: its own interval, from the replicates
         low, high = (math.nan if x is None else x for x in values[0]["equiv_interval"])
         stderr = _column(values, "equiv_stderr")[0]

@@ -240,3 +240,30 @@ def test_a_sound_batch_is_trusted(batched: Any, mixed: list[Atoms], dtype: torch
     report = audit(batched(CentralForces(), dtype), mixed)
     assert state(report, "does not depend on its batch") == "passed"
     assert "batched" in report.protocol["evaluator"]
+
+
+def test_a_few_structures_or_a_narrow_cone_of_orientations_are_told() -> None:
+    class Uneven(faulty.Faulty):
+        """One structure in twenty is a thousand times as wrong; with a sharpness, in a narrow cone alone."""
+
+        def __init__(self, sharpness: float) -> None:
+            super().__init__()
+            self.sharpness = sharpness
+
+        def answer(self, atoms: Atoms) -> dict[str, Any]:
+            arms = atoms.positions[1:] - atoms.positions[0]
+            along_z = arms[:, 2] / np.linalg.norm(arms, axis=1)
+            size = 1.0 if len(atoms) > 3 else 1e-3
+            return {"energy": pair(atoms) + size * float(np.exp(self.sharpness * (along_z[:1] - 1)).sum())}
+
+    pair = lambda atoms: faulty.pair_energy(atoms.positions)  # noqa: E731 - the exact part
+    many = [rattled("H2O", seed) for seed in range(19)]
+    few = audit(Uneven(1.0), [*many, rattled("CH4")])
+    assert state(few, "many structures carry the number") == "FAILED"
+    assert "a few structures carry this number (structure[19] makes 1" in few.notes[0]
+    assert state(few, "many rotations carry the number") == "passed"
+    even = audit(Uneven(1.0), many)
+    assert state(even, "many structures carry the number") == "passed"
+    cone = audit(Uneven(100.0), rattled("CH4"))
+    assert state(cone, "many rotations carry the number") == "FAILED"
+    assert any("narrow cone" in note for note in cone.notes)

@@ -79,7 +79,8 @@ def test_a_report_on_stdout_and_in_files(folder: Path) -> None:
 
     again = run(folder, "audit", "tilted.py:Tilted", "two.xyz", *FAST)
     assert again.returncode == 0
-    assert "resumed structures 2" in again.stdout
+    assert "resumed structures 2" in " ".join(again.stdout.split())
+    assert "equiv_probe: resumed 2 of 2 structures" in again.stderr
     other = run(folder, "audit", "tilted.py:Tilted", "two.xyz", *FAST, "--seed", "1")
     assert other.returncode == 2
     assert "another question" in " ".join(other.stderr.split())
