@@ -13,7 +13,7 @@ import typer
 from equiv_probe.cli.main import INTERRUPTED, explain
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations.plan import RotationPlan
-from equiv_probe_ase.commands.audit import FAILED, option, quiet, require_ase, show, slug, twirled
+from equiv_probe_ase.commands.shared import FAILED, option, quiet, require_ase, show, slug, twirled
 
 
 def md_command(  # noqa: PLR0917 - a command line has as many options as it has

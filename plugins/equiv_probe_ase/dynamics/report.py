@@ -25,7 +25,7 @@ from equiv_probe_ase.evaluators.conservative import DIRECTIONS, is_gradient, wor
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
+    from equiv_probe_ase.dynamics.watched import Watched
 
     Row = Mapping[str, Any]
 
@@ -35,7 +35,7 @@ ROUNDED = 1e-5
 """Of all that moves: what single precision makes of a sum over many steps is less."""
 
 
-def dynamics_report(monitor: SymmetryMonitor) -> Report:
+def dynamics_report(monitor: Watched) -> Report:
     """The report of what a monitor saw so far.
 
     Args:
@@ -62,7 +62,7 @@ def dynamics_report(monitor: SymmetryMonitor) -> Report:
     )
 
 
-def _protocol(monitor: SymmetryMonitor, rows: Sequence[Row]) -> dict[str, Any]:
+def _protocol(monitor: Watched, rows: Sequence[Row]) -> dict[str, Any]:
     stated = protocol_of(monitor)
     run = time.perf_counter() - monitor.began - monitor.seconds
     free = monitor.seconds - monitor.measuring_seconds
@@ -83,7 +83,7 @@ def _protocol(monitor: SymmetryMonitor, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _notes(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+def _notes(monitor: Watched, rows: Sequence[Row]) -> list[str]:
     if monitor.budget.last is None:
         return ["the dynamics has not run yet"]
     notes = [*_pushed(monitor), *_spun(monitor), *_bound(monitor, rows), *_conservative(monitor, rows)]
@@ -97,7 +97,7 @@ def _notes(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _remainder(monitor: SymmetryMonitor, rest: float, scale: float) -> str:
+def _remainder(monitor: Watched, rest: float, scale: float) -> str:
     """What the model's forces leave unexplained, and who made it."""
     others = [] if type(monitor.dyn) is VelocityVerlet else [type(monitor.dyn).__name__]
     others += dict.fromkeys(type(c).__name__ for c in monitor.atoms.constraints)
@@ -111,7 +111,7 @@ def _remainder(monitor: SymmetryMonitor, rest: float, scale: float) -> str:
     )
 
 
-def _gaps(monitor: SymmetryMonitor) -> list[str]:
+def _gaps(monitor: Watched) -> list[str]:
     budget = monitor.budget
     if not budget.gaps or not budget.known:
         return []
@@ -122,7 +122,7 @@ def _gaps(monitor: SymmetryMonitor) -> list[str]:
     ]
 
 
-def _pushed(monitor: SymmetryMonitor) -> list[str]:
+def _pushed(monitor: Watched) -> list[str]:
     budget = monitor.budget
     if not budget.known:
         return ["the calculator never had forces of these atoms that could be read without a call: there is no budget"]
@@ -138,7 +138,7 @@ def _pushed(monitor: SymmetryMonitor) -> list[str]:
     ]
 
 
-def _spun(monitor: SymmetryMonitor) -> list[str]:
+def _spun(monitor: Watched) -> list[str]:
     budget, atoms = monitor.budget, monitor.atoms
     if atoms.pbc.any():
         return [
@@ -162,7 +162,7 @@ def _spun(monitor: SymmetryMonitor) -> list[str]:
     ]
 
 
-def _bound(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+def _bound(monitor: Watched, rows: Sequence[Row]) -> list[str]:
     """Whether the energy varies over rotations by more than the torque of conservative forces allows."""
     pairs = [
         (row["energy_L_equiv"], row["energy_torque_bound_meV_per_atom"] ** 2)
@@ -191,7 +191,7 @@ def _bound(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     return [f"{varies}; net torque allows {number(bound)} meV/atom (√(½⟨τ²⟩)) if the forces are the energy's gradient"]
 
 
-def _conservative(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+def _conservative(monitor: Watched, rows: Sequence[Row]) -> list[str]:
     """Whether the forces are the energy's gradient, and where a drift of the total energy comes from."""
     if draws_anew(monitor.model):
         return [
@@ -222,7 +222,7 @@ def _conservative(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _drift(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+def _drift(monitor: Watched, rows: Sequence[Row]) -> list[str]:
     """The drift of the total energy where it should be constant."""
     having = [row for row in rows if math.isfinite(row.get("total_eV", math.nan))]
     if type(monitor.dyn) is not VelocityVerlet or len(having) < 3:  # its children in ASE are thermostats
