@@ -47,8 +47,12 @@ def exact_audits() -> Iterator[tuple[str, Any, Atoms]]:
             if far:
                 direction = rng.standard_normal(3)
                 atoms.positions += rng.uniform(50, 200) * direction / np.linalg.norm(direction)
-            kind = f"{'float32' if single else 'float64'} {'far' if far else 'near'} {'crystal' if periodic else 'molecule'}"
-            yield kind, faulty.InSinglePrecision() if single else EMT(), atoms
+            words = (
+                "float32" if single else "float64",
+                "far" if far else "near",
+                "crystal" if periodic else "molecule",
+            )
+            yield " ".join(words), faulty.InSinglePrecision() if single else EMT(), atoms
 
 
 def alarms(count: int) -> None:

@@ -55,7 +55,7 @@ def torque_notes(records: Sequence[Mapping[str, Any]], structures: Sequence[Stru
 
 
 def _rounding(energy: Mapping[str, Any]) -> float:
-    return max(energy[key] or 0.0 for key in ("floor", "resolution", "nondeterminism"))
+    return max(energy[key] or 0.0 for key in ("floor", "resolution", "explained", "nondeterminism"))
 
 
 def _defect(structure: Structure, subject: Subject) -> Defect | None:

@@ -57,8 +57,13 @@ def is_stuck(values: Values) -> bool:
 
 
 def floor_of(values: Sequence[Values]) -> float:
-    """What rounding alone makes, and not less than the resolution of the numbers; NaN if it was not measured."""
-    return max(root_mean_square(values, "floor"), root_mean_square(values, "resolution"))
+    """What rounding alone makes; NaN if it was not measured.
+
+    Not less than the resolution of the numbers, and not less than what the precision of the coordinates makes of them:
+    round trips of symmetric structures may end where they began.
+    """
+    known = (root_mean_square(values, key) for key in ("resolution", "explained"))
+    return max(root_mean_square(values, "floor"), *(one for one in known if not math.isnan(one)))
 
 
 def rounding_of(values: Sequence[Values]) -> Rounding:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from equiv_probe.estimation.orbit import Orbit
+from equiv_probe.estimation.verdict import GROWS
 from equiv_probe.representations.representation import point
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
@@ -120,7 +121,9 @@ class Job:
         copies = self.rotator.round_trips(haar(count, generator), self.precision)
         own = self.structure.atoms.positions
         if math.isnan(self.rounding):
-            self.rounding = float(np.sqrt(np.mean([(one.positions - own) ** 2 for one in copies])))
+            seen = float(np.sqrt(np.mean([(one.positions - own) ** 2 for one in copies])))
+            # Round trips along the axes may end where they began; an ulp over √12 is what rounding is on average.
+            self.rounding = max(seen, torch.finfo(self.precision).eps * float(np.sqrt(np.mean(own**2) / 12)))
         for one in copies if jolt else ():
             noise = torch.randn(own.shape, generator=generator, dtype=torch.float64).numpy()
             one.positions[:] += jolt * self.rounding * noise
@@ -177,10 +180,19 @@ class Job:
         """
         if name not in self.deformed:
             return math.nan
-        response = float((self.deformed[name] - self.identity[name]).square().mean().sqrt())
-        natural = self.quantities[name].factor * torch.finfo(self.precision).eps / 12**0.5
-        of_the_inputs = response * math.sqrt(2) * self.rounding / DISPLACEMENT
-        return math.hypot(of_the_inputs, self.resolution[name], natural)
+        own, quantity = self.identity[name], self.quantities[name]
+        response = float((self.deformed[name] - own).square().mean().sqrt()) / DISPLACEMENT
+        if own.numel() == 1:  # one number may be the same at one deformed copy by chance
+            if quantity.extensive and "forces" in self.identity:
+                response = max(response, float(self.identity["forces"].norm()) / len(self.structure.atoms))
+            if name in self.jolts:
+                jolted = float((self.jolts[name] - own).square().mean().sqrt())
+                response = max(response, jolted / (JOLT * self.rounding) if jolted > GROWS * self._floor(name) else 0)
+        natural = quantity.factor * torch.finfo(self.precision).eps / 12**0.5
+        return math.hypot(response * math.sqrt(2) * self.rounding, self.resolution[name], natural)
+
+    def _floor(self, name: str) -> float:
+        return float((self.round_trips[name] - self.identity[name]).square().mean().sqrt())
 
     def accept_known(self, known: Results, resolution: Mapping[str, float]) -> None:
         """Take the structure's own results, evaluated once: no floor is measured.

@@ -119,7 +119,7 @@ def _of_the_floor(found: Mapping[str, Any], job: Job, options: Options) -> tuple
     """Further round trips where three leave open what is rounding, and jolted copies where it is not only that."""
     trips = jolts = 0
     for name, values in found["quantities"].items():
-        floor = max(values["floor"] or 0.0, values["resolution"])
+        floor = max(values[key] or 0.0 for key in ("floor", "resolution", "explained"))
         if name not in job.jolts and not rounding_of([values]).explains(floor):
             jolts = JOLTS
         in_question = UNCERTAIN[0] * floor < values["rms"] < UNCERTAIN[1] * floor
