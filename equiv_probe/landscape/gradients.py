@@ -4,8 +4,8 @@
 >>> model = torch.nn.Linear(3, 3, bias=False).double()
 >>> x = torch.randn(8, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 >>> schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
->>> loss = ep.OrbitLoss(model, x, 2 * x, schema, ep.RotationPlan("tetrahedral", replicates=6))
->>> found = ep.gradients(loss)
+>>> loss = ep.analysis.OrbitLoss(model, x, 2 * x, schema, ep.RotationPlan("tetrahedral", replicates=6))
+>>> found = ep.analysis.gradients(loss)
 >>> abs(found.cosine.value) < 1e-6  # of a linear model the two are orthogonal: one is the trace, the other the rest
 True
 """
@@ -110,9 +110,10 @@ class Gradients:
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         """The numbers as a Rich table."""
+        from equiv_probe.report.terminal import FittedTable
         from equiv_probe.results.gradient_table import table
 
-        yield table(self.to_dict())
+        yield FittedTable(table(self.to_dict()))
 
     def __str__(self) -> str:
         from rich.console import Console

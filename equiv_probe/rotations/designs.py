@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
-from scipy.integrate import lebedev_rule
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations.haar import from_quaternions
@@ -90,6 +89,8 @@ def quadrature(degree: int) -> tuple[Tensor, Tensor]:
     Returns:
         rotations ``(n, 3, 3)`` and weights ``(n,)`` that sum to one, float64. n is 24, 84, 208 for degree 3, 5, 7.
     """
+    from scipy.integrate import lebedev_rule  # scipy.integrate takes a third of a second to import
+
     rule = next((d for d in range(degree, 132) if _has_lebedev(d)), None)
     if degree < 1 or rule is None:
         raise EquivProbeError(f"quadrature of degree {degree}", "a degree from 1 to 131")
@@ -105,6 +106,8 @@ def quadrature(degree: int) -> tuple[Tensor, Tensor]:
 
 
 def _has_lebedev(degree: int) -> bool:
+    from scipy.integrate import lebedev_rule
+
     try:
         _, weights = lebedev_rule(degree)
     except NotImplementedError:

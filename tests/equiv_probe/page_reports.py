@@ -11,7 +11,8 @@ import torch
 from equiv_probe.estimation.estimates import Sums
 from equiv_probe.landscape.gradients import grouped, of_blocks
 from equiv_probe.landscape.live_gradients import LiveGradients
-from equiv_probe.results.report import Labelled, Measured, Report
+from equiv_probe.results.measured import Labelled, Measured
+from equiv_probe.results.report import Report
 
 NAN = math.nan
 MOLECULES = {"water": ("OHH", 3), "methane": ("CHHHH", 5), "salt": ("NaCl", 2), "ammonia": ("NHHH", 4)}

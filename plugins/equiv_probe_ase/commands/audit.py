@@ -12,7 +12,6 @@ import typer
 
 from equiv_probe.cli.main import INTERRUPTED, wide_console
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe_ase.commands.shared import FAILED, option, quiet, require_ase, show, slug, twirled
 
 if TYPE_CHECKING:
@@ -69,6 +68,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
 ) -> None:
     """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off."""
     require_ase()
+    from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe_ase.auditing.audit import audit
     from equiv_probe_ase.auditing.thresholds import Threshold
     from equiv_probe_ase.calculators.by_name import make_calculator, spec_fingerprint
