@@ -22,7 +22,8 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.noise_frame import Draw
 from equiv_probe.live.generators import state_of
 from equiv_probe.live.random_frames import FOLLOWED_BY
-from equiv_probe.rotations import haar as rotations
+from equiv_probe.rotations import plan as rotations
+from equiv_probe.rotations.haar import from_quaternions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,7 +199,7 @@ class Randn:
             device: None is that of the initial noise.
         """
         size = _size(shape)
-        drawn = rotations.from_quaternions(self(*size, 4, rotates=False, dtype=torch.float64, device="cpu"))
+        drawn = from_quaternions(self(*size, 4, rotates=False, dtype=torch.float64, device="cpu"))
         drawn = self._noise.rotated_from_left(drawn.to(dtype or self._like.dtype))
         return drawn.to(device or self._like.device)
 

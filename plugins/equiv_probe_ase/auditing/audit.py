@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.controls import failures_of
 from equiv_probe.results.report import Report
+from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.rotations.plan import as_plan
 from equiv_probe_ase.auditing.controls import controls_of, summary_of
 from equiv_probe_ase.auditing.energy_zero import relative_to_one_zero
@@ -157,7 +158,7 @@ def audit(
             "versions": subject.versions,
         },
         measured=summarise(records, subject.quantities, loss),
-        structures=with_geometry(records, todo),
+        structures=StructureTable.of(with_geometry(records, todo)),
         failures=failures,
         notes=[
             *failures_of(controls),

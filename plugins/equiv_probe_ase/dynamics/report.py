@@ -14,6 +14,7 @@ from scipy.stats import t as student
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.report.formatting import number
 from equiv_probe.results.report import Report
+from equiv_probe.results.structure_table import StructureTable
 from equiv_probe_ase.auditing.summary import blind_spots, summarise
 from equiv_probe_ase.calculators.inspection import draws_anew
 from equiv_probe_ase.dynamics.budget import HBAR
@@ -52,7 +53,7 @@ def dynamics_report(monitor: Watched) -> Report:
         source=f"a trajectory of {monitor.atoms.get_chemical_formula()} ({type(monitor.dyn).__name__})",
         protocol=_protocol(monitor, rows),
         measured=summarise(monitor.records, monitor.quantities, "mse"),
-        structures=monitor.records,
+        structures=StructureTable.of(monitor.records),
         failures=[
             {"name": line.partition(":")[0], "error": line.partition(": ")[2]} for line in monitor.remarks.failures
         ],
