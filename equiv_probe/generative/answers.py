@@ -11,7 +11,7 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.capture import all_outputs, read_outputs
 from equiv_probe.representations.representation import CartesianTensor, point
-from equiv_probe.schema.schema import usual
+from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from equiv_probe.estimation.spectrum import character
-from equiv_probe.rotations.plan import angles, haar
+from equiv_probe.rotations.haar import angles, haar
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.rotations.plan import group, haar
+from equiv_probe.rotations.designs import group
+from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.deprecation import renamed
-from equiv_probe.rotations import plan
+from equiv_probe.rotations.haar import from_quaternions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +76,7 @@ class Randn:
     ) -> Tensor:
         self._noise.unfollowed = True  # what becomes of these draws is known
         try:
-            drawn = plan.from_quaternions(self(*size, 4, rotates=False, dtype=torch.float64, device="cpu"))
+            drawn = from_quaternions(self(*size, 4, rotates=False, dtype=torch.float64, device="cpu"))
             drawn = self._noise.declared_rotations(drawn.to(dtype or self._like.dtype), way)
             return drawn.to(device or self._like.device)
         finally:

@@ -9,7 +9,8 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.rotated_model import RotatedModel
-from equiv_probe.rotations.plan import RotationPlan, generators
+from equiv_probe.rotations.haar import generators
+from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import torch
 from equiv_probe.estimation.orbit import Moments, Orbit
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.rotated_model import RotatedModel
-from equiv_probe.rotations.plan import RotationPlan, haar
+from equiv_probe.rotations.haar import haar
+from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import exact_grids, fitting_plan, one_of, require_fit
 

@@ -93,7 +93,7 @@ def _estimate(m: Measured, number: str) -> tuple[float, float, float]:
 
 
 def _against(base: tuple[Report, Measured], other: tuple[Report, Measured], number: str) -> Change:
-    pairing = Pairing.of(base[0].structures, other[0].structures)
+    pairing = Pairing.of(list(base[0].structures), list(other[0].structures))
     sides = ((base, pairing.first), (other, pairing.second))
     samples = [_samples(report, keys, m.name, number) for (report, m), keys in sides]
     if all(len(one) > 1 for one in samples):

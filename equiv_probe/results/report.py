@@ -201,7 +201,7 @@ class Report(Record, frozen=True):
 
     def plot_structures(self, quantity: str | None = None, ax: Axes | None = None) -> Axes:
         """How the root error is spread over structures."""
-        return plots.structures(self.measured, self.structures, quantity, ax=ax)
+        return plots.structures(self.measured, list(self.structures), quantity, ax=ax)
 
     def plot_elements(self, quantity: str | None = None, ax: Axes | None = None) -> Axes:
         """Root error by chemical element."""

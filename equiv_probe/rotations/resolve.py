@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, overload
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import FIXED, GROUP_ORDERS, RotationPlan
+from equiv_probe.rotations.designs import GROUP_ORDERS
+from equiv_probe.rotations.plan import FIXED, RotationPlan
 
 PlanLike = RotationPlan | str | Mapping[str, Any]
 """What is taken wherever a plan is."""

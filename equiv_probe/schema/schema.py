@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from equiv_probe.messages import logger
 from equiv_probe.representations.spelling import representation
 from equiv_probe.rotations.drawing import rank
 from equiv_probe.schema.inference import Assumption, infer

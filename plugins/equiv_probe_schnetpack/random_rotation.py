@@ -18,7 +18,7 @@ from schnetpack.transform import CachedNeighborList, Transform
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import representation as reps
 from equiv_probe.representations.spelling import representation
-from equiv_probe.rotations import plan as rotations
+from equiv_probe.rotations.haar import haar
 from equiv_probe.schema.schema import Schema
 from equiv_probe_schnetpack.quantities import INPUTS, PROPERTIES
 
@@ -79,7 +79,7 @@ class RandomRotation(Transform):  # type: ignore[misc]  # SchNetPack is untyped
         Returns:
             A new dict; what rotates is new, the rest is shared.
         """
-        g = rotations.haar(1, torch.default_generator)[0]  # torch seeds it anew in every worker and epoch
+        g = haar(1, torch.default_generator)[0]  # torch seeds it anew in every worker and epoch
         if self.improper and torch.rand(()) < 0.5:
             g = -g
         return rotated(inputs, g, self._declared)

@@ -10,7 +10,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.nn import NNConv, global_add_pool
 
 import equiv_probe as ep
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 from equiv_probe_pyg import RandomRotation, attach
 
 

@@ -7,7 +7,8 @@ from numbers import Integral
 from typing import Final, Literal, TypeAlias
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import GROUP_ORDERS, RotationPlan
+from equiv_probe.rotations.designs import GROUP_ORDERS
+from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 
 Mode: TypeAlias = Literal["average", "random-frame"]

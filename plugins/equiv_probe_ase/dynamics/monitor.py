@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ase.optimize.optimize import BaseDynamics
 
     from equiv_probe.results.report import Report
-    from equiv_probe_ase.dynamics.conservative import Defect
+    from equiv_probe_ase.evaluators.conservative import Defect
     from equiv_probe_ase.structures.quantities import Quantity
 
 PLAN = RotationPlan("haar", replicates=4)
@@ -48,7 +48,7 @@ class SymmetryMonitor:
     momentum, and their changes against the time integrals of force and torque
     (:mod:`equiv_probe_ase.dynamics.budget`). Every ``every`` steps the twirl of energy, forces and stress, on copies
     of atoms and calculator. Every ``conservative_every`` steps whether the forces are the gradient of the energy, and
-    how much of a drift of the total energy that makes (:mod:`equiv_probe_ase.dynamics.conservative`). The trajectory
+    how much of a drift of the total energy that makes (:mod:`equiv_probe_ase.evaluators.conservative`). The trajectory
     is bit for bit what it is without.
 
     Args:

@@ -19,7 +19,7 @@ from torch_geometric.transforms import Compose, RandomJitter, RandomRotate, Rand
 import equiv_probe as ep
 from equiv_probe.augmentation.draws import counted
 from equiv_probe.augmentation.sample_layout import generic_sample
-from equiv_probe.rotations.plan import generators, haar
+from equiv_probe.rotations.haar import generators, haar
 
 Names = dict[str, Tensor]
 

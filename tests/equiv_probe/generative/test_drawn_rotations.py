@@ -11,7 +11,7 @@ from torch import Tensor
 
 import equiv_probe as ep
 from equiv_probe.generative.as_likely import chance_of_law
-from equiv_probe.rotations.plan import angles, haar
+from equiv_probe.rotations.haar import angles, haar
 
 from .drawn import (
     CONJUGATE,

@@ -12,7 +12,7 @@ from torch import Tensor
 import equiv_probe as ep
 from equiv_probe.generative.law import Block, energy_test, features, two_rotations
 from equiv_probe.representations.representation import point
-from equiv_probe.rotations.plan import angles, haar
+from equiv_probe.rotations.haar import angles, haar
 from equiv_probe.schema.structures import Structures
 
 from .drawn import augmented, householder

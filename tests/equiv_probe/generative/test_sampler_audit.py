@@ -13,7 +13,7 @@ from torch import Tensor
 import equiv_probe as ep
 from equiv_probe.generative.deviation import interval
 from equiv_probe.generative.initial_noise import InitialNoise
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 from .samplers import HAAR4, Egnn, euler, langevin, quiet, rotations
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.generative.initial_noise import InitialNoise
-from equiv_probe.rotations.plan import group
+from equiv_probe.rotations.designs import group
 
 from .samplers import quiet, rotations
 

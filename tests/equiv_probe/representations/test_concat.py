@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import equiv_probe as ep
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 
 def rotation() -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 import equiv_probe as ep
 from equiv_probe.representations.grids import Grid
 from equiv_probe.representations.voxel_rotations import rotate_voxels
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 CUBE = ep.RotationPlan("cube", improper=True).rotations()[0]

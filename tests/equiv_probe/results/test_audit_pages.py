@@ -24,7 +24,8 @@ from equiv_probe.report.loading import load
 from equiv_probe.report.page import fragment, page
 from equiv_probe.report.page.grid_sections import headline, kind_of
 from equiv_probe.results.report import Report
-from equiv_probe.rotations.plan import angles, group, haar
+from equiv_probe.rotations.designs import group
+from equiv_probe.rotations.haar import angles, haar
 from equiv_probe.voxels import plots as grid_plots
 
 from ..generative.samplers import HAAR4, quiet, rotations

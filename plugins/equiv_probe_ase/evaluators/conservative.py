@@ -27,6 +27,9 @@ import torch
 from ase import units
 from scipy.stats import f as fisher
 
+from equiv_probe.estimation.verdict import BROKEN_RELATIVE
+from equiv_probe.report.formatting import number
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -94,6 +97,31 @@ def beyond_noise(square: float, floor: float, samples: int) -> bool:
     (False, True)
     """
     return square > max(4.0, float(fisher.isf(1e-3, samples, samples))) * floor
+
+
+def is_gradient(square: float, floor: float, size: float, samples: int) -> bool:
+    """Whether forces are the gradient of the energy, but for rounding and for what no trajectory would show.
+
+    Args:
+        square: mean square of a component of the defect.
+        floor: mean square that rounding makes of it.
+        size: mean square of a component of the forces.
+        samples: directions that they are means over.
+    """
+    return not (beyond_noise(square, floor, samples) and square > BROKEN_RELATIVE**2 * size)
+
+
+def words_on(square: float, floor: float, size: float, samples: int) -> str:
+    """The same in words, with the numbers, from squares in (eV/Å)²."""
+    almost = ", almost" if beyond_noise(square, floor, samples) else ""
+    words = (
+        f"the energy's gradient{almost}" if is_gradient(square, floor, size, samples) else "not the energy's gradient"
+    )
+    rms, noise, forces = (number(1e3 * math.sqrt(value)) for value in (square, floor, size))
+    return (
+        f"the forces are {words}: F + ∇E is {rms} meV/Å per component beside forces of {forces}, and rounding and "
+        f"kinks of the energy make {noise} of it"
+    )
 
 
 def step_of(precision: torch.dtype) -> float:

@@ -46,7 +46,7 @@ def test_a_models_own_answers_are_no_labels(frames: list[Atoms], suffix: str, tm
     report = audit(Tilted(), tmp_path / f"own.{suffix}", plan=PLAN)
     assert report["forces"].labelled is None
     assert report["forces"].rms == pytest.approx(100 / 3**0.5, rel=1e-6)
-    assert any("(energy, forces) are this model's own answers" in note for note in report.notes)
+    assert any("(energy, forces) are this model's own outputs" in note for note in report.notes)
 
 
 def test_somebody_elses_are(frames: list[Atoms]) -> None:
@@ -57,7 +57,7 @@ def test_somebody_elses_are(frames: list[Atoms]) -> None:
     report = audit(Tilted(), frames, plan=PLAN)
     assert report["forces"].labelled.share == pytest.approx(1, abs=1e-6)
     assert report["forces"].labelled.total == pytest.approx(1e4 / 3, rel=1e-6)
-    assert not any("own answers" in note for note in report.notes)
+    assert not any("own outputs" in note for note in report.notes)
 
 
 def test_one_frame_of_somebody_elses_is_enough(frames: list[Atoms]) -> None:

@@ -1,4 +1,4 @@
-"""Whether reference values are the model's own answers, as in every trajectory that it moved: no loss is in them."""
+"""Whether reference values are the model's own outputs, as in every trajectory that it moved: no loss is in them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from equiv_probe_ase.structures.loading import reference_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from equiv_probe_ase.evaluators import Evaluator
+    from equiv_probe_ase.auditing.subject import Subject
     from equiv_probe_ase.structures.loading import Structure
-    from equiv_probe_ase.structures.quantities import Quantity
 
 LOOKED_AT = 3
 """Structures, the smallest: no model meets somebody else's numbers to the last digits on all of them."""
@@ -24,43 +23,39 @@ WRITTEN = 1e-2
 """What files round to, in meV/Å and the like, with much to spare."""
 
 
-def without_own_answers(
+def without_models_own_labels(
     structures: Sequence[Structure],
-    evaluator: Evaluator,
-    chosen: Mapping[str, Quantity],
-    precision: torch.dtype,
+    subject: Subject,
     *,
     asked: bool,
 ) -> tuple[list[Structure], list[str]]:
-    """Leave out reference values that are the model's own answers.
+    """Leave out reference values that are the model's own outputs.
 
     A trajectory holds what the calculator said of each frame as it was. Against that, ``L_total`` is symmetry error and
     nothing else, and a share of it says nothing.
 
     Args:
         structures: with reference values, or without.
-        evaluator: of the model.
-        chosen: what is measured.
-        precision: of the model.
+        subject: the model.
         asked: whether the user named the values; then they are kept, and it is said what they are.
 
     Returns:
         The structures, and a note if the values are the model's own.
     """
-    labelled = [s for s in structures if len(s.atoms) and s.reference.keys() & chosen.keys()]
+    labelled = [s for s in structures if len(s.atoms) and s.reference.keys() & subject.quantities.keys()]
     labelled = sorted(labelled, key=lambda s: len(s.atoms))[:LOOKED_AT]
-    if not labelled or not all(_own(one, evaluator, chosen, precision) for one in labelled):
+    if not labelled or not all(_own(one, subject) for one in labelled):
         return list(structures), []
-    names = ", ".join(name for name in chosen if any(name in s.reference for s in labelled))
-    own = f"the reference values ({names}) are this model's own answers, as in a trajectory that it moved"
+    names = ", ".join(name for name in subject.quantities if any(name in s.reference for s in labelled))
+    own = f"the reference values ({names}) are this model's own outputs, as in a trajectory that it moved"
     if asked:
         return list(structures), [f"{own}: the loss against them is symmetry error and nothing else"]
     return [replace(s, reference={}) for s in structures], [f"{own}: there is no loss to compare with"]
 
 
-def _own(structure: Structure, evaluator: Evaluator, chosen: Mapping[str, Quantity], precision: torch.dtype) -> bool:
+def _own(structure: Structure, subject: Subject) -> bool:
     """Whether everything that is known of a structure, and is not zero, is what the model says."""
-    known = {}
+    known, chosen = {}, subject.quantities
     for name, quantity in chosen.items():
         try:
             values = reference_values(structure, quantity)
@@ -69,15 +64,15 @@ def _own(structure: Structure, evaluator: Evaluator, chosen: Mapping[str, Quanti
         if values is not None:
             known[name] = values
     try:
-        (found,) = evaluator.evaluate([structure.atoms], list(known))
+        (found,) = subject.engine.evaluator.evaluate([structure.atoms], list(known))
     except (Exception, SystemExit):  # which the audit meets again, and lists
         return False
     telling = False
     for name, values in known.items():
-        answer = chosen[name].values(found[name], structure.atoms)
+        output = chosen[name].values(found[name], structure.atoms)
         size = float(np.sqrt(np.mean(np.square(values))))
-        relative = RELATIVE if chosen[name].has_zero else 4 * torch.finfo(precision).eps
-        if answer.shape != values.shape or not abs(answer - values).max() <= relative * size + WRITTEN:
+        relative = RELATIVE if chosen[name].has_zero else 4 * torch.finfo(subject.precision).eps
+        if output.shape != values.shape or not abs(output - values).max() <= relative * size + WRITTEN:
             return False
         telling |= size > 10 * WRITTEN
     return telling
