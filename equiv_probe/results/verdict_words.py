@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scipy.special import stdtrit
-
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
@@ -77,6 +75,8 @@ def errors(name: str, unit: str, known: Labelled) -> list[str]:
 
 def is_there(known: Labelled) -> bool:
     """Whether a share is more than chance: more than its error bar, two-sided at 5 %."""
+    from scipy.special import stdtrit
+
     reach = float(stdtrit(max(known.structures - 1, 1), 0.975)) if known.structures > 1 else 2.0
     return known.share > 0 and not known.share <= reach * known.share_stderr
 
