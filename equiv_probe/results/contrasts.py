@@ -123,8 +123,9 @@ class Side:
 
     def entry(self, against: Change) -> Entry:
         """As it is shown: the report's own value and interval, or those over the structures that were kept."""
-        count = len(self.samples) if len(self.samples) > 1 else self.known.structures
-        return Entry(self.name, *self._shown(), self.measured.verdict, against, count)
+        return Entry(
+            self.name, *self._shown(), self.measured.verdict, against, len(self.samples) or self.known.structures
+        )
 
     def _shown(self) -> tuple[float, float, float]:
         if self.number == "√L_equiv" and self.is_whole:
