@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypedDict
 
 import msgspec
 
-from equiv_probe.estimation.deviation_by_angle import AngleBin
 from equiv_probe.report.record import Part
+from equiv_probe.results.angle_bins import AngleBin
 
 if TYPE_CHECKING:
     Quantiles = dict[str, float]

@@ -4,7 +4,7 @@
 >>> model = torch.nn.Linear(3, 3, bias=False).double()
 >>> x = torch.randn(8, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 >>> schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
->>> loss = ep.OrbitLoss(model, x, 2 * x, schema, center="origin")
+>>> loss = ep.analysis.OrbitLoss(model, x, 2 * x, schema, center="origin")
 >>> total, mean, equiv = loss()
 >>> gradient, = torch.autograd.grad(equiv, loss.parameters.values())
 >>> print(f"{abs(ep.decompose(ep.twirl(model, x, schema, center='origin'), 2 * x).equiv - equiv.item()):.6f}")
@@ -28,7 +28,8 @@ from equiv_probe.landscape.orbit_objectives import against, as_evaluated, requir
 from equiv_probe.landscape.orbit_parts import BatchPart, Decomposed, Function, Part, answered
 from equiv_probe.landscape.orbit_pieces import Piece
 from equiv_probe.landscape.orbit_step import StepPart
-from equiv_probe.live.adapters import CallAdapter, InputAdapter, adapter_for
+from equiv_probe.live.adapter_choice import adapter_for
+from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import read_outputs
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import RandomState, isolated
@@ -269,7 +270,8 @@ class OrbitLoss:
         >>> model = torch.nn.Linear(3, 3, bias=False).double()
         >>> import equiv_probe as ep
         >>> schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
-        >>> loss = ep.OrbitLoss(model, torch.ones(6, 5, 3).double(), torch.ones(6, 5, 3).double(), schema, chunk=4)
+        >>> x = torch.ones(6, 5, 3).double()
+        >>> loss = ep.analysis.OrbitLoss(model, x, x, schema, chunk=4)
         >>> by_pieces, = loss.accumulate(lambda piece: torch.autograd.grad(piece.mean, loss.parameters.values()))
         >>> at_once, = torch.autograd.grad(loss().mean, loss.parameters.values())
         >>> torch.allclose(by_pieces, at_once)

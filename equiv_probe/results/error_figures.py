@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.report.document import Block
     from equiv_probe.results.measured import Measured
-    from equiv_probe.results.structure_records import StructureRecord
+    from equiv_probe.results.structure_table import StructureRecord
 
 
 def main_first(made: Sequence[tuple[str, Figure]], about: str) -> list[Block]:

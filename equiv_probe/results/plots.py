@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from equiv_probe.results.measured import Labelled, Measured
-    from equiv_probe.results.structure_records import StructureRecord
+    from equiv_probe.results.structure_table import StructureRecord
 
 TIMES = {"step": "training step", "time": "time", "t": "t", "epoch": "epoch"}
 """Columns of a history that it can be drawn against, with what they are called."""

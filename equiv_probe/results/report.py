@@ -9,7 +9,7 @@ import msgspec
 
 from equiv_probe.report.document import Document, Note, Paragraph, Section, method
 from equiv_probe.report.record import Record
-from equiv_probe.report.stored_data import without_nan
+from equiv_probe.report.stored_data import plain, without_nan
 from equiv_probe.results import angular_plots, gradient_plots, gradient_table, plots, trajectory_plots
 from equiv_probe.results.course_figures import course_figures
 from equiv_probe.results.error_figures import kind_figures, main_first, where_figures
@@ -18,7 +18,7 @@ from equiv_probe.results.headline import headline
 from equiv_probe.results.measured import Labelled, Measured, labelled
 from equiv_probe.results.over_time import OverTime
 from equiv_probe.results.quantity_tables import element_table, loss_blocks, spread_tables, symmetry_table
-from equiv_probe.results.structure_records import StructureRecord
+from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.results.verdict_words import BROKEN
 from equiv_probe.results.worst_structures import worst_structures
 
@@ -54,7 +54,7 @@ class Report(Record, frozen=True):
         source: on which structures.
         protocol: plan, seed, precision, versions, cost: how it was measured.
         measured: by quantity.
-        structures: one record per structure, as in the journal.
+        structures: their numbers, in columns; a sequence of records. A list of records is taken too.
         failures: structures that could not be measured, with the reason.
         notes: what a reader must know to use the numbers.
         blind_spots: what the measurement cannot see.
@@ -62,8 +62,8 @@ class Report(Record, frozen=True):
         history: of a training run, the estimates after each measurement: step, stage, output, seconds since the start,
             ``L_total`` and so on.
         over: losses in bins of an input of the network, such as its time.
-        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.Gradients.to_dict` gives
-            them, over the latest measurements, and their ``history``.
+        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.analysis.Gradients.to_dict`
+            gives them, over the latest measurements, and their ``history``.
 
     The methods ``plot_…`` draw into the given Matplotlib axes, or into those of a new figure of pyplot's, and return
     the axes. They raise EquivProbeError if the report does not hold what is to be drawn, or Matplotlib is missing.
@@ -75,7 +75,7 @@ class Report(Record, frozen=True):
     source: str
     protocol: dict[str, Any]
     measured: list[Measured]
-    structures: list[StructureRecord] = msgspec.field(default_factory=list)
+    structures: StructureTable = msgspec.field(default_factory=StructureTable)
     failures: list[Failure] = msgspec.field(default_factory=list)
     notes: list[str] = msgspec.field(default_factory=list)
     blind_spots: list[str] = msgspec.field(default_factory=list)
@@ -86,6 +86,8 @@ class Report(Record, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse a history and gradients that could not be shown."""
+        if not isinstance(self.structures, StructureTable):
+            msgspec.structs.force_setattr(self, "structures", StructureTable.of(self.structures))
         for place, entry in enumerate(self.history):
             for name, types in _STATED.items():
                 found = entry.get(name)
@@ -108,8 +110,8 @@ class Report(Record, frozen=True):
 
     @classmethod
     def upgraded(cls, stored: dict[str, Any]) -> dict[str, Any]:
-        """Version 1 had the same entries, without a kind."""
-        return stored
+        """Version 1 had the same entries, without a kind, and a record for each structure."""
+        return {**stored, "structures": plain(StructureTable.of_version_1(stored.get("structures", [])))}
 
     def document(self) -> Document:
         """The answer, then the loss, then where the error sits and of what kind it is, then how it was measured."""
@@ -139,7 +141,7 @@ class Report(Record, frozen=True):
         if self.complete:
             return []
         resumes = " The same command resumes." if self.structures and not self.history else ""
-        return [Note(f"Interrupted: only a part of it was measured.{resumes}", warning=True)]
+        return [Note(f"Interrupted: only part of it was measured.{resumes}", warning=True)]
 
     def _where(self, about: str) -> list[Block]:
         if not self.measured:
@@ -150,8 +152,9 @@ class Report(Record, frozen=True):
         tables += [element_table(m) for m in self.measured if m.by_element and m.verdict in BROKEN]
         if not self.structures:
             return tables
-        figures = main_first(where_figures(self.measured, self.structures, about), about)
-        return [*tables, *figures, worst_structures(self.measured, self.structures, about)]
+        records = list(self.structures)
+        figures = main_first(where_figures(self.measured, records, about), about)
+        return [*tables, *figures, worst_structures(self.measured, records, about)]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per structure and quantity, with units."""

@@ -8,11 +8,11 @@ import msgspec
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.decomposition import Decomposition
-from equiv_probe.estimation.deviation_by_angle import AngleBin
 from equiv_probe.report.document import TERMINAL, Column, Document, Figure, Paragraph, Section, Table, method
 from equiv_probe.report.formatting import number
 from equiv_probe.report.record import Record
 from equiv_probe.report.stored_data import FIX
+from equiv_probe.results.angle_bins import AngleBin
 from equiv_probe.results.quantity_tables import loss_blocks
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.voxels import plots

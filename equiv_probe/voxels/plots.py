@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from equiv_probe.estimation.decomposition import Decomposition
-    from equiv_probe.estimation.deviation_by_angle import AngleBin
+    from equiv_probe.results.angle_bins import AngleBin
 
 
 @figure

@@ -17,6 +17,7 @@ from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import RandomState, isolated, observed
 from equiv_probe.live.network_search import calls_of
 from equiv_probe.live.silence import silenced
+from equiv_probe.messages import logger
 from equiv_probe.rotations.drawing import rank
 from equiv_probe_lightning import configuration as configured
 from equiv_probe_lightning import network as locating
@@ -285,7 +286,7 @@ class Measuring:
         self._augment()
         if self.verbose and self._trainer.is_global_zero:
             name = next((name for name, m in module.named_modules() if m is network), "") or "."
-            print(f'equiv_probe measures network="{name}" ({type(network).__name__})', file=sys.stderr)
+            logger.info(f'equiv_probe measures network="{name}" ({type(network).__name__})')
 
     def _augment(self) -> None:
         if self.augment and self.probe is not None and self._augmentation is None:
@@ -389,7 +390,7 @@ class Measuring:
                 warnings.warn(f"equiv_probe could not save its report: {error}", stacklevel=2)
                 return
             if self.verbose:
-                print(f"Saved to {path}")
+                logger.info(f"Saved to {path}")
 
     # Checkpoints ---------------------------------------------------------------------------------------------------
 

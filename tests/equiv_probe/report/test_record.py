@@ -276,7 +276,13 @@ def test_files_of_version_1_are_read(name: str) -> None:
     assert ep.Report.load(DATA / f"{name}_v1.json") == found
     again = found.to_dict()
     assert (again.pop("kind"), again.pop("schema_version"), stored.pop("schema_version")) == ("report", 2, 1)
+    kept, records = again.pop("structures"), stored.pop("structures", [])
     assert again == stored
+    assert kept["name"] == [record["name"] for record in records]
+    for place, record in enumerate(records):
+        for quantity, values in record["quantities"].items():
+            for key in ("rms", "equiv", "floor", "weight"):
+                assert kept["quantities"][quantity][key][place] == values[key]
     assert ep.Report.from_dict(found.to_dict()) == found
 
 

@@ -335,6 +335,7 @@ def hostile_grid(audit: ep.GridAudit, text: str) -> ep.GridAudit:
     return replace(audit, cube=cube, rotations=other, model=text, interpolation=text, protocol={text: text})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("kind", ["sampler", "grid"])
 def test_whatever_comes_from_files_is_text(audits: dict[str, Any], kind: str, text: str) -> None:
@@ -357,6 +358,7 @@ def test_figures_have_words_and_labels_and_ids_of_their_own(audits: dict[str, An
     assert not re.search(r">\s*(nan|None|\[nan.*|inf)\s*<", html)
 
 
+@pytest.mark.slow
 def test_in_a_notebook_and_from_the_command_line(
     audits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
