@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         vector,
         voigt,
     )
+    from equiv_probe.results.comparison import Comparison, compare
     from equiv_probe.results.report import Report
     from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe.schema.schema import Schema
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Augmentation",
     "AugmentationCheck",
+    "Comparison",
     "Decomposition",
     "EquivProbeError",
     "EquivariancePenalty",
@@ -88,6 +90,7 @@ __all__ = [
     "augment",
     "axial",
     "check_augmentation",
+    "compare",
     "concat",
     "decompose",
     "equivariance_penalty",
@@ -142,6 +145,7 @@ if not TYPE_CHECKING:
             "representations.representation": (
                 *("axial", "concat", "fixed", "irreps", "point", "pseudoscalar", "scalar", "tensor", "vector", "voigt"),
             ),
+            "results.comparison": ("Comparison", "compare"),
             "results.report": ("Report",),
             "rotations.plan": ("RotationPlan",),
             "scaling": (),

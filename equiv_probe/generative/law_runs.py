@@ -16,11 +16,11 @@ from equiv_probe.rotations.plan import RotationPlan
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from equiv_probe.generative.end_points import EndPoints
     from equiv_probe.generative.initial_noise import InitialNoise
     from equiv_probe.generative.law import Law
     from equiv_probe.generative.paths import Paths
     from equiv_probe.generative.runs import SamplerRuns
-    from equiv_probe.generative.sampler_report import EndPoints
 
 
 def laws_of(

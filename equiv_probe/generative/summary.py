@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
+from msgspec.structs import replace
 
 from equiv_probe.estimation.deviation_by_angle import by_angle
 from equiv_probe.estimation.verdict import verdict
 from equiv_probe.generative.deviation import interval, root, root_mean
 from equiv_probe.generative.drawn_rotations import WAYS
+from equiv_probe.generative.end_points import EndPoints
 from equiv_probe.generative.noise import NORMAL
-from equiv_probe.generative.sampler_report import EndPoints
 from equiv_probe.representations.representation import CartesianTensor
 
 if TYPE_CHECKING:

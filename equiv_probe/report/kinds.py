@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 _PLACES: dict[str, str] = {
     "report": "equiv_probe.results.report:Report",
     "bins": "equiv_probe.results.over_time:OverTime",
-    # No records yet; their classes have ``from_dict`` all the same.
+    "comparison": "equiv_probe.results.comparison:Comparison",
     "sampler": "equiv_probe.generative.sampler_report:SamplerAudit",
     "grid": "equiv_probe.voxels.grid_report:GridAudit",
+    # No records yet; their classes have ``from_dict`` all the same.
     "curvature": "equiv_probe.landscape.saved_curvature:SavedCurvature",
     "line": "equiv_probe.landscape.saved_line:SavedLine",
 }

@@ -12,12 +12,9 @@ from equiv_probe.report.stored import ANY, parsed, require, without_nan
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from equiv_probe.generative.sampler_report import SamplerAudit
     from equiv_probe.landscape.saved_record import SavedRecord
-    from equiv_probe.results.report import Report
-    from equiv_probe.voxels.grid_report import GridAudit
 
-    Saved: TypeAlias = Report | SamplerAudit | GridAudit | SavedRecord
+    Saved: TypeAlias = SavedRecord
 
 
 def as_json(plain: Mapping[str, Any]) -> str:

@@ -6,16 +6,13 @@ of shapes by name, in which names that end in ``?`` may be missing. Further entr
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.files import parsed
 from equiv_probe.report.formatting import finite
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from equiv_probe.report.stored_data import without_nan
 
 __all__ = ["ANY", "COUNT", "FLAG", "NUMBER", "TEXT", "Each", "Maybe", "finite", "parsed", "require", "without_nan"]
 NUMBER, COUNT, TEXT, FLAG, ANY = "a number or null", "a number", "a text", "true or false", "anything"
@@ -33,105 +30,6 @@ class Maybe:
     """A shape, or null."""
 
     of: Any
-
-
-_SPAN = (NUMBER, NUMBER)
-_ATOM = {"atom": COUNT, "element": TEXT, "rms": NUMBER}
-_LOSSES = dict.fromkeys(("total", "total_stderr", "mean", "mean_stderr", "equiv", "equiv_stderr"), NUMBER)
-_SHARE = {"equiv_interval": _SPAN, "share": NUMBER, "share_stderr": NUMBER, "share_interval": _SPAN}
-_MEASURED = {
-    **dict.fromkeys(("name", "unit", "verdict", "sentence"), TEXT),
-    **dict.fromkeys(("rms", "equiv", "equiv_stderr", "relative", "floor", "nondeterminism"), NUMBER),
-    "structures": COUNT,
-    "rms_interval": _SPAN,
-    "largest?": NUMBER,
-    "over_structures?": {f"{name}?": NUMBER for name in ("q5", "q25", "q50", "q75", "q95", "max")} | {"worst?": TEXT},
-    "over_rotations?": Each(NUMBER),
-    "by_element?": Each({"rms": NUMBER, "atoms": COUNT}),
-    "worst_atoms?": [{**_ATOM, "structure": TEXT}],
-    "labelled?": Maybe({"loss": TEXT, "unit": TEXT, "structures": COUNT, **_LOSSES, **_SHARE}),
-    "angular?": Each(ANY),
-}
-_ANGULAR = {
-    "power": [NUMBER],
-    "stderr": [NUMBER],
-    "rest": NUMBER,
-    "rest_stderr": NUMBER,
-    "by_angle": (NUMBER,) * 9,
-    "by_axis": (NUMBER,) * 48,
-}
-_QUANTITY = {
-    **dict.fromkeys(("rms?", "equiv?", "weight?"), NUMBER),
-    "worst_atoms?": [_ATOM],
-    "labelled?": Maybe(dict.fromkeys(("total?", "mean?", "equiv?", "weight?"), NUMBER)),
-}
-_STRUCTURE = {"name": TEXT, "formula": TEXT, "n_atoms": COUNT, "rotations": COUNT, "quantities": Each(_QUANTITY)}
-_OVER = {
-    **dict.fromkeys(("over", "stage", "name", "loss"), TEXT),
-    "outside": COUNT,
-    "bins": [{"low": COUNT, "high": COUNT, "structures": COUNT, **_LOSSES, **_SHARE}],
-}
-_GRADIENT = dict.fromkeys(
-    ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine", "squared_mean", "squared_equiv", "inner"), NUMBER
-)
-_GRADIENTS = {
-    "over": TEXT,
-    "groups": Each({
-        "parameters": NUMBER,
-        "units": COUNT,
-        **_GRADIENT,
-        **{f"{name}_stderr": NUMBER for name in _GRADIENT},
-        **{f"{name}_interval": _SPAN for name in _GRADIENT},
-    }),
-    "history?": [Each(NUMBER)],
-}  # fmt: skip
-REPORT = {
-    "model": TEXT,
-    "source": TEXT,
-    "protocol": Each(ANY),
-    "measured": [_MEASURED],
-    "structures?": [_STRUCTURE],
-    "failures?": [{"name": TEXT, "error": TEXT}],
-    "notes?": [TEXT],
-    "blind_spots?": [TEXT],
-    "complete?": FLAG,
-    "history?": [{"step?": NUMBER, "stage?": TEXT, "output?": TEXT}],
-    "over?": [_OVER],
-    "gradients?": Each(_GRADIENTS),
-}
-
-
-def parsed(path: Path) -> Any:
-    """The JSON of a file; NaN and infinities, which some writers put there, are null.
-
-    Raises:
-        EquivProbeError: there is no file, or not JSON in it.
-    """
-    if not path.is_file():
-        raise EquivProbeError(f"no file {path}", "a report that was saved as JSON")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin with a mark of byte order
-        return without_nan(json.loads(text))
-    except (ValueError, RecursionError) as error:  # of nesting without end
-        reason = f"{type(error).__name__}: {error}"
-        raise EquivProbeError(
-            f"{path}, which is not JSON ({reason})", 'what report.save("report.json") writes'
-        ) from error
-
-
-def require_report(found: Any) -> None:
-    """Hold stored data against what a report looks like.
-
-    Raises:
-        EquivProbeError: it is not like that; the message says where.
-    """
-    require(found, REPORT)
-    for place, entry in enumerate(found["measured"]):
-        angular, where = entry.get("angular"), f"measured[{place}].angular"
-        if angular:
-            require(angular, _ANGULAR, where)
-            power, stderr = angular["power"], angular["stderr"]
-            _require(len(power) == len(stderr), stderr, f"as many as of power, {len(power)}", f"{where}.stderr")
 
 
 def require(found: Any, shape: Any, where: str = "") -> None:
@@ -190,14 +88,3 @@ def _brief(found: Any) -> str:
         return f"of {len(found)}"
     text = repr(found) if not isinstance(found, int) or abs(found) < 2**63 else "beyond all measure"
     return text if len(text) < 60 else f"{text[:50]}…"
-
-
-def without_nan(value: Any) -> Any:
-    """Replace NaN and infinities by None, which JSON has."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 
 SEVERITY: Mapping[str, Severity] = {
     "broken": "bad",
+    "discontinuous": "bad",
+    "ill-conditioned": "bad",
     "above round-off": "fair",
+    "path only": "fair",
     "unknown": "unknown",
     "": "unknown",
     "non-deterministic": "good",
     "round-off": "good",
 }
 """How grave a verdict is, the worst first: a headline is about the quantity that is broken most."""
-BROKEN = ("broken", "above round-off", "unknown", "")
+BROKEN = ("broken", "discontinuous", "ill-conditioned", "above round-off", "unknown", "")
 """Verdicts that leave something to look into."""
 ANSWERS = {
     "broken": "Yes: the model does not respect rotation.",
+    "discontinuous": "It cannot be told: the outputs jump where inputs differ by rounding alone.",
+    "ill-conditioned": "It cannot be told: the model amplifies rounding far beyond what the precision explains.",
     "above round-off": "Slightly: there is more than rounding.",
     "round-off": "No: it respects rotation, down to rounding.",
     "non-deterministic": "It cannot be told: repeating the same input varies as much.",

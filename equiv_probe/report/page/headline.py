@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from equiv_probe.results.verdict_words import beside_floor, errors, percent, times
-
-__all__ = ["SEVERITY", "Headline", "beside_floor", "errors", "percent", "times"]
-
-SEVERITY = ("broken", "above round-off", "unknown", "", "non-deterministic", "round-off")
-
 
 @dataclass(frozen=True)
 class Headline:

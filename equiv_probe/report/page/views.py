@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-    from equiv_probe.generative.sampler_report import EndPoints
     from equiv_probe.report.page.headline import Headline
     from equiv_probe.report.saving import Saved
-    from equiv_probe.results.report import Measured
 
 T = TypeVar("T")
 
@@ -53,17 +51,8 @@ class View:
         template: of its article.
         name: of what was measured.
         source: on what.
-        symmetry: measurements of the symmetry error.
-        losses: measurements of a loss.
-        end_points: of the audit of a sampler.
-        numbers: rows of the audit of a model of grids.
-        gradients: what was found of those of a run, in words by output.
-        tables: of gradients, of curvatures, of a line.
-        figures: by section: share, where, kind, time, gradients.
-        worst: records of the structures that are worst in what the headline is about, and of those that can be shown
-            in 3D since they are worst in something else; the worst first.
-        places: of those that can be shown, by their place in ``worst``: the place in the viewer's dataset.
-        columns: the quantities that the table of the worst structures shows.
+        tables: of curvatures, of a line.
+        figures: by section.
         dataset: for the 3D view, or None.
         protocol: how it was measured.
         failures: what could not be measured, with the reason.
@@ -78,16 +67,8 @@ class View:
     template: str
     name: str
     source: str
-    symmetry: list[Measured] = field(default_factory=list)
-    losses: list[Measured] = field(default_factory=list)
-    end_points: list[EndPoints] = field(default_factory=list)
-    numbers: list[dict[str, Any]] = field(default_factory=list)
-    gradients: dict[str, str] = field(default_factory=dict)
     tables: list[Rows] = field(default_factory=list)
     figures: dict[str, list[Figure]] = field(default_factory=dict)
-    worst: list[dict[str, Any]] = field(default_factory=list)
-    places: dict[int, int] = field(default_factory=dict)
-    columns: list[Measured] = field(default_factory=list)
     dataset: dict[str, Any] | None = None
     protocol: Mapping[str, Any] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
