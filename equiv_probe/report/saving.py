@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from equiv_probe.generative.sampler_report import SamplerAudit
-    from equiv_probe.landscape.saved_record import SavedRecord
     from equiv_probe.results.report import Report
     from equiv_probe.voxels.grid_report import GridAudit
 
-    Saved: TypeAlias = Report | SamplerAudit | GridAudit | SavedRecord
+    Saved: TypeAlias = Report | SamplerAudit | GridAudit
 
 
 def as_json(plain: Mapping[str, Any]) -> str:

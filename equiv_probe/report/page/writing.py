@@ -19,12 +19,10 @@ from markupsafe import Markup
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.sampler_report import SamplerAudit
-from equiv_probe.landscape.saved_curvature import SavedCurvature
-from equiv_probe.landscape.saved_line import SavedLine
 from equiv_probe.report.cells import interval_of, text_of, value_of
 from equiv_probe.report.document import Documented, Verdict
 from equiv_probe.report.formatting import interval, number, shown
-from equiv_probe.report.page import curvature_sections, grid_sections, line_sections, sampler_sections, viewer
+from equiv_probe.report.page import grid_sections, sampler_sections, viewer
 from equiv_probe.report.page.document_view import DocumentView, grouped
 from equiv_probe.report.page.figures import svg
 from equiv_probe.results.comparison import p_value
@@ -80,12 +78,8 @@ def _view(report: Saved, key: str, *, brief: bool = False) -> View | DocumentVie
         return DocumentView(report.document().on("notebook" if brief else "page"), key)
     if isinstance(report, SamplerAudit):
         return sampler_sections.view(report, key, brief=brief)
-    if isinstance(report, GridAudit):
-        return grid_sections.view(report, key, brief=brief)
-    if isinstance(report, SavedLine):
-        return line_sections.view(report, key, brief=brief)
-    assert isinstance(report, SavedCurvature)
-    return curvature_sections.view(report, key, brief=brief)
+    assert isinstance(report, GridAudit)
+    return grid_sections.view(report, key, brief=brief)
 
 
 def comparison_page(found: Comparison) -> str:
