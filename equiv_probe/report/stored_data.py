@@ -46,7 +46,7 @@ def plain(value: Any) -> Any:
         EquivProbeError: something in it cannot be stored.
     """
     try:
-        return without_nan(msgspec.to_builtins(value, enc_hook=_of_arrays))
+        return without_nan(msgspec.to_builtins(value, enc_hook=_plain_one))
     except (TypeError, NotImplementedError) as error:
         raise EquivProbeError(f"a record with {error}", "numbers, texts, lists and dicts") from error
 
@@ -75,10 +75,13 @@ def _nullable(node: Any) -> Any:
     return [_nullable(entry) for entry in node] if isinstance(node, list) else node
 
 
-def _of_arrays(value: Any) -> Any:
-    """NumPy's and torch's numbers and arrays as plain ones."""
+def _plain_one(value: Any) -> Any:
+    """NumPy's and torch's numbers and arrays as plain ones, and children of plain types as these."""
     if hasattr(value, "tolist"):
         return value.tolist()
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
     raise NotImplementedError(f"a {type(value).__name__}")
 
 

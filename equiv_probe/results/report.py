@@ -147,7 +147,7 @@ class Report(Record, frozen=True):
         if self.complete:
             return []
         resumes = " The same command resumes." if self.structures and not self.history else ""
-        return [Note(f"Interrupted: only a part of it was measured.{resumes}", warning=True)]
+        return [Note(f"Interrupted: only part of it was measured.{resumes}", warning=True)]
 
     def _where(self, about: str) -> list[Block]:
         if not self.measured:

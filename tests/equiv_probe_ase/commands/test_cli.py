@@ -97,7 +97,7 @@ def test_json_is_all_there_is_on_stdout(folder: Path) -> None:
 
     found = json.loads(done.stdout, parse_constant=refuse)
     assert found == json.loads((folder / "out/deep/report.json").read_text())
-    assert found["schema_version"] == 1
+    assert (found["kind"], found["schema_version"]) == ("report", 2)
     by_name = {entry["name"]: entry for entry in found["measured"]}
     assert by_name["forces"]["rms"] == pytest.approx(RMS, rel=1e-6)
     assert by_name["forces"]["verdict"] == "broken"
