@@ -15,7 +15,7 @@ from equiv_probe.landscape.curvature_products import LOSSES
 from equiv_probe.landscape.growth_exponent import Exponent, growth_exponent
 from equiv_probe.report.document import Column, Document, Figure, Section, Table, Uncertain, method
 from equiv_probe.report.formatting import number
-from equiv_probe.report.record import Record
+from equiv_probe.report.record import Part, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 _COLUMNS = [f"L_{name}{end}" for name in LOSSES for end in ("", "_stderr")]
+
+
+class Exponents(Part, frozen=True):
+    """The powers with which the losses grow."""
+
+    total: Exponent
+    mean: Exponent
+    equiv: Exponent
 
 
 class Line(Record, frozen=True, dict=True):
@@ -49,7 +57,7 @@ class Line(Record, frozen=True, dict=True):
         L_total_stderr: standard errors; NaN where there is nothing to estimate them from.
         L_mean_stderr: likewise.
         L_equiv_stderr: likewise.
-        exponents: the powers with which the losses grow, by name: ``"total"``, ``"mean"``, ``"equiv"``.
+        exponents: the powers with which the losses grow.
         floor: what a change of every weight in its last place makes of the three.
         name: of whose weights; may be empty.
         protocol: how it was measured.
@@ -69,7 +77,7 @@ class Line(Record, frozen=True, dict=True):
     L_total_stderr: list[float]
     L_mean_stderr: list[float]
     L_equiv_stderr: list[float]
-    exponents: dict[str, Exponent]
+    exponents: Exponents
     floor: list[float] = field(default_factory=list)
     name: str = ""
     protocol: dict[str, Any] = field(default_factory=dict)
@@ -81,8 +89,6 @@ class Line(Record, frozen=True, dict=True):
         for name in _COLUMNS:
             if len(getattr(self, name)) != len(self.at):
                 raise ValueError(f"{name}, {len(getattr(self, name))} numbers at {len(self.at)} places")
-        if missing := [name for name in LOSSES if name not in self.exponents]:
-            raise ValueError(f"exponents without {', '.join(missing)}")
 
     @classmethod
     def of(cls, t: Values, samples: Values, floor: Values, *, over: str, sets: int, **rest: Any) -> Self:
@@ -104,9 +110,8 @@ class Line(Record, frozen=True, dict=True):
             columns |= {f"L_{name}": values.tolist(), f"L_{name}_stderr": _stderr(independent).tolist()}
             change = (independent - independent[t == 0]).mean(1)
             exponents[name] = growth_exponent(t[t != 0], change[t != 0], float(floor[k]))
-        found = cls(
-            over=over, sets=sets, at=t.tolist(), floor=floor.tolist(), exponents=exponents, **columns, **rest
-        )  # fmt: skip
+        powers = Exponents(**exponents)
+        found = cls(over=over, sets=sets, at=t.tolist(), floor=floor.tolist(), exponents=powers, **columns, **rest)
         found.__dict__["_samples"] = samples
         return found
 
@@ -178,7 +183,8 @@ class Line(Record, frozen=True, dict=True):
         Raises:
             EquivProbeError: another loss.
         """
-        return self.exponents[_known(loss)]
+        found: Exponent = getattr(self.exponents, _known(loss))
+        return found
 
     def named(self) -> Iterator[tuple[str, Values, Values]]:
         """Name, values and standard errors of the three losses."""
@@ -208,7 +214,7 @@ class Line(Record, frozen=True, dict=True):
 
     @property
     def _exponents(self) -> dict[str, Exponent]:
-        return {f"L_{name}": self.exponents[name] for name in LOSSES}
+        return {f"L_{name}": self.exponent(name) for name in LOSSES}
 
     def _table(self) -> Table:
         columns = [

@@ -150,8 +150,8 @@ def test_what_a_file_does_not_hold_is_said(found: dict[str, Any]) -> None:
         ("line", ("t", 0), 2.0, "numbers that do not rise with 0 among them"),
         ("line", ("t", 0), None, "numbers that do not rise with 0 among them"),
         ("line", ("L_mean",), [1.0], "L_mean, 1 numbers at"),
-        ("line", ("exponents",), {}, "exponents without total, mean, equiv"),
-        ("line", ("exponents", "mean", "points"), 1.5, "a number 1.5; expected a whole number"),
+        ("line", ("exponents",), {}, "no exponents.total"),
+        ("line", ("exponents", "mean", "points"), 1.5, "exponents.mean.points: a number 1.5; expected a whole number"),
     ],
 )
 def test_wrong_entries_are_refused_with_their_place(
