@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _PLACES: dict[str, str] = {
     "report": "equiv_probe.results.report:Report",
     "bins": "equiv_probe.results.over_time:OverTime",
+    "gradients": "equiv_probe.results.gradient_record:GradientRecord",
     "curvature": "equiv_probe.landscape.curvature_record:Curvature",
     "line": "equiv_probe.landscape.line_record:Line",
     # No records yet; their classes have ``from_dict`` all the same.
