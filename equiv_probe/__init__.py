@@ -47,6 +47,7 @@ from equiv_probe.representations.representation import (
     vector,
     voigt,
 )
+from equiv_probe.results.comparison import Comparison, compare
 from equiv_probe.results.report import Report
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.schema import Schema
@@ -56,6 +57,7 @@ from equiv_probe.voxels.grid_report import GridAudit
 __all__ = [
     "Augmentation",
     "AugmentationCheck",
+    "Comparison",
     "Curvature",
     "Decomposition",
     "EquivProbeError",
@@ -80,6 +82,7 @@ __all__ = [
     "augment",
     "axial",
     "check_augmentation",
+    "compare",
     "curvature",
     "decompose",
     "equivariance_penalty",

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping  # noqa: TC003 - dataclasses resolve their annotations
+from collections.abc import Mapping  # noqa: TC003 - what reads files resolves annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from equiv_probe.estimation.estimates import Estimate, Sums
 from equiv_probe.estimation.measurement import Measurement, Objective, measure, require_outputs
 from equiv_probe.estimation.second_opinion import second_opinion
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from equiv_probe.estimation.estimates import Scale
     from equiv_probe.estimation.losses import AnyLoss
     from equiv_probe.estimation.orbit import Orbit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
@@ -12,11 +12,23 @@ from equiv_probe.rotations.plan import angles
 if TYPE_CHECKING:
     from torch import Tensor
 
+    AngleBin = dict[str, float]
+else:  # what is read from files is held to this
+
+    class AngleBin(TypedDict):
+        """Angles from ``low`` to ``high`` degrees: the deviation there, and how many rotations of a structure."""
+
+        low: float
+        high: float
+        rms: float
+        count: float
+
+
 WIDTH = 20
 """Degrees of a bin."""
 
 
-def by_angle(squares: Tensor, rotations: Tensor, weights: Tensor, *, exact: bool = False) -> list[dict[str, float]]:
+def by_angle(squares: Tensor, rotations: Tensor, weights: Tensor, *, exact: bool = False) -> list[AngleBin]:
     """Root mean square against the angle of the rotation.
 
     Args:

@@ -10,8 +10,8 @@ import torch
 from equiv_probe.estimation.deviation_by_angle import by_angle
 from equiv_probe.estimation.verdict import verdict
 from equiv_probe.generative.deviation import interval, root, root_mean
+from equiv_probe.generative.end_points import EndPoints
 from equiv_probe.generative.noise import NORMAL
-from equiv_probe.generative.sampler_report import EndPoints
 from equiv_probe.representations.representation import CartesianTensor
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ _PLACES: dict[str, str] = {
     "gradients": "equiv_probe.results.gradient_record:GradientRecord",
     "curvature": "equiv_probe.landscape.curvature_record:Curvature",
     "line": "equiv_probe.landscape.line_record:Line",
-    # No records yet; their classes have ``from_dict`` all the same.
+    "comparison": "equiv_probe.results.comparison:Comparison",
     "sampler": "equiv_probe.generative.sampler_report:SamplerAudit",
     "grid": "equiv_probe.voxels.grid_report:GridAudit",
 }

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from equiv_probe.report.document import Column, Document, Note, Paragraph, Section, Table, method
+from equiv_probe.report.document import Document, Note, Paragraph, Section, method
 from equiv_probe.report.record import Record
 from equiv_probe.report.stored_data import without_nan
 from equiv_probe.results import angular_plots, gradient_plots, gradient_record, plots, trajectory_plots
 from equiv_probe.results.course_figures import course_figures
 from equiv_probe.results.error_figures import kind_figures, main_first, where_figures
+from equiv_probe.results.failures import Failure, failed, remark
 from equiv_probe.results.gradient_record import GradientRecord
 from equiv_probe.results.headline import headline
-from equiv_probe.results.measured import Labelled, Measured
+from equiv_probe.results.measured import Labelled, Measured, labelled
 from equiv_probe.results.over_time import OverTime
 from equiv_probe.results.quantity_tables import element_table, loss_blocks, spread_tables, symmetry_table
 from equiv_probe.results.structure_records import StructureRecord
@@ -29,19 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Failure", "Labelled", "Measured", "Report", "without_nan"]
 
-LISTED = 200
-"""Failures that a table shows."""
 _STATED = {"step": (int, float), "stage": (str,), "output": (str,)}
-
-if TYPE_CHECKING:
-    Failure = dict[str, Any]
-else:  # what is read from files is held to this
-
-    class Failure(TypedDict):
-        """What could not be measured, and why."""
-
-        name: str
-        error: str
 
 
 class Report(Record, frozen=True):
@@ -116,14 +105,14 @@ class Report(Record, frozen=True):
                 *self._interrupted(),
                 top or Paragraph("Nothing was measured."),
                 *([symmetry_table(symmetry)] if symmetry else []),
-                Section("How much of the loss is it?", loss_blocks(self.measured)),
+                Section("How much of the loss is it?", loss_blocks(labelled(self.measured))),
                 Section("Where is it?", self._where(about)),
                 Section("What kind is it?", main_first(kind_figures(self.measured, about), about)),
                 Section("Over time", [*(b for one in self.over for b in one.blocks()), *course_figures(self.history)]),
                 Section("How does it pull on the weights?", gradient_record.blocks(self.gradients)),
-                *method(self.protocol, self.notes, self._failures(), self.blind_spots),
+                *method(self.protocol, self.notes, failed(self.failures), self.blind_spots),
             ],
-            f"{len(self.failures)} could not be measured" if self.failures else "",
+            remark(self.failures),
         )
 
     def _interrupted(self) -> list[Note]:
@@ -143,15 +132,6 @@ class Report(Record, frozen=True):
             return tables
         figures = main_first(where_figures(self.measured, self.structures, about), about)
         return [*tables, *figures, worst_structures(self.measured, self.structures, about)]
-
-    def _failures(self) -> list[Block]:
-        if not self.failures:
-            return []
-        many, listed = len(self.failures), self.failures[:LISTED]
-        title = f"Not measured: {many}" + (f", the first {LISTED} listed" if many > LISTED else "")
-        rows = [[str(one["name"]), str(one["error"])] for one in listed]
-        columns = [Column("structure", kind="text"), Column("reason", kind="text")]
-        return [Section(title, [Table(title, columns, rows)], folded=True)]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per structure and quantity, with units."""
@@ -177,7 +157,7 @@ class Report(Record, frozen=True):
 
     def plot_share(self, ax: Axes | None = None) -> Axes:
         """``L_equiv`` as a part of ``L_total``, with its 95 % interval."""
-        return plots.share(self.measured, ax=ax)
+        return plots.share(labelled(self.measured), ax=ax)
 
     def plot_structures(self, quantity: str | None = None, ax: Axes | None = None) -> Axes:
         """How the root error is spread over structures."""

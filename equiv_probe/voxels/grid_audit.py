@@ -89,11 +89,11 @@ def audit_grid(
         cube, at_right_angles = parts.decompose(predict, exact, cube_plan, center, loss)
         rotations, at_angles = parts.decompose(predict, smooth, plan, center, loss)
     return GridAudit(
-        cube,
-        rotations,
-        cube_plan,
-        plan,
-        kind,
+        cube=cube,
+        rotations=rotations,
+        cube_plan=cube_plan,
+        plan=plan,
+        interpolation=kind,
         model=type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "model"),
         structures=parts.structures,
         seconds=time.perf_counter() - began,

@@ -295,7 +295,7 @@ def test_what_is_printed_saved_and_drawn(tmp_path: Any, matrix: Tensor) -> None:
     assert f"{audit.rms:.2f}" in shown
     audit.save(tmp_path / "audit.json")
     stored = json.loads((tmp_path / "audit.json").read_text())
-    assert stored["schema_version"] == 1
+    assert (stored["kind"], stored["schema_version"]) == ("sampler", 2)
     assert stored["measured"][0]["rms"] == audit.rms
     assert stored["protocol"]["runs"] == 8
     with pytest.raises(ep.EquivProbeError, match=r"\.json"):

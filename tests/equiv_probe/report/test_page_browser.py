@@ -16,7 +16,7 @@ from matplotlib import image
 
 import equiv_probe as ep
 from equiv_probe.report.formatting import shown
-from equiv_probe.report.page import comparison_page, fragment, page
+from equiv_probe.report.page import fragment, page
 from equiv_probe.results.comparison import compare
 
 from ..generative.samplers import quiet
@@ -235,7 +235,7 @@ def test_it_fits_the_screen(browser: Any, tmp_path: Path, width: int) -> None:
     long = "a/very/long/path/without/any/space/to/break/it/" * 3
     reports = [audit_report(model=long, source=long), run_report(gradients=gradients(groups=(long, "head")))]
     try:
-        for html in (page(reports), comparison_page(compare([reports[0], reports[0]], [long, "b"]))):
+        for html in (page(reports), page([compare([reports[0], reports[0]], [long, "b"])])):
             opened(browser, tmp_path, html)
             assert browser.execute_script("return document.documentElement.scrollWidth") <= width
             for box in browser.execute_script(
