@@ -126,8 +126,6 @@ def test_gradients_alone_are_a_result(tmp_path: Path) -> None:
     schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
     loss = ep.analysis.OrbitLoss(model, x, 2 * x, schema, ep.RotationPlan("tetrahedral", replicates=6))
     found = ep.analysis.gradients(loss)
-        ep.analysis.OrbitLoss(model, x, 2 * x, schema, ep.RotationPlan("tetrahedral", replicates=6))
-    )
     found.save(tmp_path / "g.json")
     loaded = ep.load(tmp_path / "g.json")
     assert loaded == found.record()
