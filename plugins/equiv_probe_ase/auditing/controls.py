@@ -104,5 +104,5 @@ def _moved(name: str, values: Sequence[Mapping[str, Any]], unit: str) -> Control
         (root_mean_square(values, key) for key in ("floor", "resolution", "explained", "nondeterminism", "noise")),
         key=lambda x: -math.inf if math.isnan(x) else x,
     )
-    how = f"moved by {SHIFT:g} Å, and wrapped into their cell where they are periodic"
+    how = f"moved by {SHIFT:g} Å, and atoms of periodic ones by lattice vectors"
     return does_not_move(name, root_mean_square(values, "moved"), rounding, unit, how)

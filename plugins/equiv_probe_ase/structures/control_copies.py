@@ -64,11 +64,16 @@ class ControlCopies:
         return copy
 
     def moved(self) -> Atoms:
-        """Moved by a random vector, and along periodic directions wrapped into the cell by lattice vectors."""
+        """Moved by a random vector, wrapped into the cell where it is periodic, and half of the atoms moved a cell on.
+
+        Wrapping alone makes the mirror image of some perfect crystals' cells.
+        """
         copy = _bare(self.atoms)
         copy.positions += self.shift
         if copy.pbc.any():
             copy.wrap()
+            images = np.random.default_rng((*self.seed, 2)).integers(0, 2, (len(copy), 3)) * copy.pbc
+            copy.positions += images @ copy.cell.array
         return copy
 
 
