@@ -23,7 +23,8 @@ from equiv_probe.generative.sampler_audit import audit_sampler
 from equiv_probe.generative.sampler_report import SamplerAudit
 from equiv_probe.landscape.curvature import curvature
 from equiv_probe.landscape.curvature_record import Curvature
-from equiv_probe.landscape.gradients import Gradients, gradients
+from equiv_probe.landscape.gradient_record import Gradients
+from equiv_probe.landscape.gradients import gradients
 from equiv_probe.landscape.line_record import Line
 from equiv_probe.landscape.orbit_loss import OrbitLoss
 from equiv_probe.landscape.parameter_line import along_line

@@ -19,7 +19,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from equiv_probe.augmentation.augment import augment
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.adapters import CallAdapter, adapter_for
+from equiv_probe.live.adapter_choice import adapter_for
+from equiv_probe.live.adapters import CallAdapter
 from equiv_probe.live.hook import Hook
 from equiv_probe.live.isolation import measuring, network
 from equiv_probe.probe import settings

@@ -25,7 +25,8 @@ from equiv_probe.estimation.measurement import measure
 from equiv_probe.estimation.objectives import label_free
 from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.landscape.orbit_parts import Function, answered
-from equiv_probe.live.adapters import CallAdapter, InputAdapter, adapter_for
+from equiv_probe.live.adapter_choice import adapter_for
+from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import Call, read_outputs, wide
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import RandomState, measuring, unobserved

@@ -15,7 +15,8 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.measurement import measure
 from equiv_probe.estimation.objectives import label_free
 from equiv_probe.estimation.orbit import Moments, Orbit
-from equiv_probe.live.adapters import CallAdapter, InputAdapter, adapter_for
+from equiv_probe.live.adapter_choice import adapter_for
+from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import Call, all_outputs, cloned, read_outputs, wide
 from equiv_probe.live.isolation import missing_output, needs_gradient, network, transforming
 from equiv_probe.orbit.chunking import in_chunks

@@ -1,4 +1,4 @@
-"""A replayed step's numbers, parted into the losses of its structures: by one run more, with the answer as a leaf."""
+"""A replayed step's numbers, split into the losses of its structures: by one run more, with the output as a leaf."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equiv_probe.estimation.jackknife import Jackknife
+    from equiv_probe.probe.operators import Operator
+    from equiv_probe.probe.player import Player
     from equiv_probe.probe.separation import Owners
-    from equiv_probe.probe.substitution import Operator, Player
     from equiv_probe.schema.structures import Structures
 
 
 @dataclass(frozen=True)
-class Parted:
-    """One number of a step, parted into its structures.
+class Split:
+    """One number of a step, split by structure.
 
     Attributes:
         estimate: the jackknife of each structure, ``(U,)``, scaled so that the mean over structures is the step's
             number. NaN if that turned out to be something else.
         weight: one for structures that are there and count, else zero, ``(U,)``.
-        right: whether it can be parted so, ``()``.
+        right: whether it can be split so, ``()``.
     """
 
     estimate: Jackknife
@@ -43,7 +44,7 @@ class Parted:
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of the structures, ``(U,)`` for every replay; weights and ``right`` as for :class:`Parted`."""
+    """The losses of the structures, ``(U,)`` for every replay; weights and ``right`` as for :class:`Split`."""
 
     by_operator: Mapping[Operator, Tensor]
     weight: Tensor
@@ -76,7 +77,7 @@ def separated(
     structures: Sequence[Structures],
     modules: Sequence[nn.Module],
 ) -> tuple[dict[str, Losses], dict[str, str]]:
-    """Part the numbers of a step that are weighted squared errors of the network's answers.
+    """Split the numbers of a step that are weighted squared errors of the network's outputs.
 
     Args:
         run: the step once more, as this network.
@@ -91,7 +92,7 @@ def separated(
     base = next(iter(scalars))
     names = list(scalars[base])
     if not player.separable or any(len(one) != len(structures) for one in player.kept.values()):
-        why = "depends on more than the network's answers: the step differentiates its input, or goes another way"
+        why = "depends on more than the network's outputs: the step differentiates its input, or goes another way"
         return {}, dict.fromkeys(names, why)
     player.leaves = []
     try:
@@ -104,14 +105,14 @@ def separated(
     finally:
         player.leaves = None
     found: dict[str, Losses] = {}
-    unparted = {name: "came back without the graph that it was computed by" for name in names if name not in attached}
+    unsplit = {name: "came back without the graph that it was computed by" for name in names if name not in attached}
     for name, loss in attached.items():
         try:
             with differentiating(modules):
                 found[name] = _losses(loss, leaves, owners, player.kept, {o: one[name] for o, one in scalars.items()})
         except RuntimeError as error:
-            unparted[name] = f"could not be differentiated twice ({error})"
-    return found, unparted
+            unsplit[name] = f"could not be differentiated twice ({error})"
+    return found, unsplit
 
 
 def _losses(

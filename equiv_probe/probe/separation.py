@@ -1,6 +1,6 @@
-r"""A step's one number, parted into losses of the structures.
+r"""A step's one number, split into losses of the structures.
 
-A weighted squared error of the network's answer p, whatever its weights, masks and reductions,
+A weighted squared error of the network's output p, whatever its weights, masks and reductions,
 
     L = Σ_e w_e (p_e − y_e)²,    g_e = ∂L/∂p_e = 2 w_e (p_e − y_e),    H_e = (∂²L/∂p² · 1)_e = 2 w_e,
 
@@ -32,7 +32,7 @@ Owners = tuple[dict[str, tuple["Tensor", int]], ...]
 """For each call and output: the structure of each entry of the first axis, and how many structures there are."""
 
 TOLERANCE = 1e-3
-"""Of the check, relative, beside rounding: a loss that is another by less is parted as well as that."""
+"""Of the check, relative, beside rounding: a loss that is another by less is split as well as that."""
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,15 @@ def read_off(loss: Tensor, answers: Sequence[Mapping[str, Tensor]]) -> SquaredEr
     return SquaredError(tuple(curvature), tuple(labels), ~torch.stack(wrong).any())
 
 
-def agrees(parted: Sequence[Tensor], returned: Sequence[Tensor], precision: float) -> Tensor:
-    """Whether parted losses add up to the numbers that the step returned, ``()``.
+def agrees(parts: Sequence[Tensor], returned: Sequence[Tensor], precision: float) -> Tensor:
+    """Whether losses by structure add up to the numbers that the step returned, ``()``.
 
     Args:
-        parted: losses of the structures, ``(U,)`` for each answer.
+        parts: losses of the structures, ``(U,)`` for each answer.
         returned: the step's number for each answer.
         precision: spacing of numbers relative to one, in the coarsest type that took part.
     """
-    found, wanted = torch.stack([one.sum() for one in parted]), torch.stack(list(returned))
+    found, wanted = torch.stack([one.sum() for one in parts]), torch.stack(list(returned))
     allowed = (TOLERANCE + 16 * precision) * wanted.abs().mean()
     return ((found - wanted).abs() <= allowed).all()  # NaN agrees with nothing
 

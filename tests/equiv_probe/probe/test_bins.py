@@ -152,7 +152,7 @@ def test_sums_of_a_bin_are_those_of_its_structures() -> None:
     for k, (low, high) in enumerate(pairwise(EDGES)):
         own = (t >= low) & ((t < high) | (high == 1) & (t == 1)) & equiv.isfinite()
         assert torch.allclose(rows[k + 1], Sums.of(equiv[own], total[own], weight[own]).flat(), rtol=1e-12)
-    assert OverTime.of(over, ("val", "loss"), rows, labelled=True, loss="mse").outside == 3
+    assert OverTime.of("t", EDGES, ("val", "loss"), rows, labelled=True, loss="mse").outside == 3
     halves = [over.binned(*(v[part] for v in (t, equiv, total, weight))) for part in (slice(20), slice(20, 50))]
     assert torch.allclose(halves[0] + halves[1], rows, rtol=1e-12)
 
@@ -203,7 +203,7 @@ def test_names_print_report_and_figure() -> None:
     lines = [line for line in str(report).splitlines() if " to " in line]
     assert [line.split()[:3] for line in lines] == [[f"{a:g}", "to", f"{b:g}"] for a, b in pairwise(EDGES)]
     assert lines[0].endswith("█" * 12), "the largest share has the longest bar"
-    empty = OverTime.of(Over("t", [1e-3, 1, 2.5e7]), ("val", "loss"), torch.zeros(4, 13), labelled=True, loss="mse")
+    empty = OverTime.of("t", [1e-3, 1, 2.5e7], ("val", "loss"), torch.zeros(4, 13), labelled=True, loss="mse")
     assert [one.label for one in empty.bins] == ["0.001-1", "1-2.5e7"]
     assert empty.values() == {}
     assert "–" in str(empty)

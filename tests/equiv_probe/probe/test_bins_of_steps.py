@@ -232,7 +232,7 @@ def test_any_other_loss_is_refused_and_said(case: str) -> None:
     with pytest.warns(UserWarning, match="Return the structures' own losses"):
         probe.step(lambda: number(net(x, t)))
     assert probe.compute() == plain.compute(), "the step's number is decomposed as ever, and nothing is in bins"
-    assert any("cannot be parted by structure" in note for note in probe.report().notes)
+    assert any("cannot be split by structure" in note for note in probe.report().notes)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         probe.step(lambda: number(net(x, t)))  # said once
@@ -386,7 +386,7 @@ def test_under_autocast() -> None:
 
 @pytest.mark.parametrize("case", ["mean", "mask", "absolute", "returned", "hooks"])
 def test_nothing_waits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equiv_probe.probe.substitution.at_hand", lambda value: False)
+    monkeypatch.setattr("equiv_probe.probe.player.at_hand", lambda value: False)
     x, t, y, _ = inputs()
     net = Timed()
     losses = lambda v: (v - y).abs().mean((1, 2))  # noqa: E731

@@ -287,7 +287,7 @@ def test_without_silence_it_would_be_heard_twelve_times(
     where: str, capsys: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control: one ordinary run, and eleven replays."""
-    monkeypatch.setattr("equiv_probe.probe.replay.silenced", contextmanager(lambda: iter([None])))
+    monkeypatch.setattr("equiv_probe.probe.recorded.silenced", contextmanager(lambda: iter([None])))
     network = model()
 
     def step() -> Tensor:
