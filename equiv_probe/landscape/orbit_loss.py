@@ -115,7 +115,7 @@ class OrbitLoss(OrbitSum):
             if type(adapter) is CallAdapter and schema is not None and not isinstance(batches[0], Mapping):
                 adapter = InputAdapter(module, list(schema.inputs))
         live = LiveOrbit(module, schema, center, adapter=adapter, stack=stack)
-        state = live.start = RandomState.now(generators_of(modules))
+        state = live.copies.start = RandomState.now(generators_of(modules))
         parts: list[Part] = []
         for k, batch in enumerate(batches):
             call = live.keep((batch,), {})
