@@ -16,7 +16,7 @@ from equiv_probe.live.capture import wide
 from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe_schnetpack.training import training
 
-from ..equiv_probe.test_no_waiting import NoReading
+from ..equiv_probe.live.test_no_waiting import NoReading
 from .spk_models import Quadratic, batch, copied, crystals, make_task, output, potential, quadratic_truth
 
 PLAN = ep.RotationPlan("haar", replicates=12)
