@@ -1,8 +1,8 @@
 """Whether a user's own augmentation is what it should be: Haar, proper, independent, and with labels that rotate along.
 
 >>> import torch, equiv_probe as ep
->>> def three_angles(sample):  # rotates about x, y and z in sequence, each by a uniform angle: not Haar; forces go
-stale ...     g = torch.eye(3, dtype=torch.float64)
+>>> def three_angles(sample):  # about x, y and z in sequence, each by a uniform angle: not Haar; forces go stale
+...     g = torch.eye(3, dtype=torch.float64)
 ...     for generator in ep.rotations.generators():
 ...         g = torch.linalg.matrix_exp(2 * torch.pi * torch.rand(()) * generator) @ g
 ...     return {**sample, "pos": sample["pos"] @ g.T}

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 NORMAL = {"randn", "randn_like", "normal", "normal_", "normal_functional"}
 """Operators whose draws are isotropic: rotated ones are as likely."""
-_HERE, _TORCH = (str(Path(file).parent) + os.sep for file in (__file__, torch.__file__))
+_HERE, _TORCH = (f"{path}{os.sep}" for path in (Path(__file__).parents[1], Path(torch.__file__).parent))
 
 
 class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -36,7 +36,7 @@ def end_points(
     precision: torch.dtype,
     path: bool,
 ) -> EndPoints:
-    """Everything about one output, of the samples that are good; ``rotations`` are those, ``(K, U, 3, 3)``."""
+    """Everything about one output, of the samples that are good; the rotations are ``(K, U, 3, 3)``."""
     repeat, back, scale = (one.from_start(values)[:, good] for values in others)
     each, deviation = one.each[:, good], one.by_replicate[:, good].mean(0)
     along, size = one.along[:, good], root_mean(one.size[good])
@@ -48,7 +48,7 @@ def end_points(
     rounding = max(root(floor**2 - again**2), resolution)
     says = verdict(rms, rounding, again, unit, rms / scatter if scatter else math.nan)
     kept = left_out(~good)
-    samples, rotations = deviation.sqrt(), each.flatten().sqrt()
+    samples, deviations = deviation.sqrt(), each.flatten().sqrt()
     return EndPoints(
         name=name,
         unit=unit,
@@ -62,7 +62,7 @@ def end_points(
         verdict=says.kind,
         sentence=says.sentence,
         over_samples={**_quantiles(samples), "worst": float(kept[int(samples.argmax())])},
-        over_rotations=_quantiles(rotations),
+        over_rotations=_quantiles(deviations),
         by_sample=[
             {"sample": u, "rms": float(a), "max": float(b), "floor": float(c), "nondeterminism": float(d)}
             for u, a, b, c, d in zip(

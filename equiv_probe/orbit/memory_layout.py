@@ -15,6 +15,7 @@ def laid_out_as(value: Tensor, like: Tensor) -> Tensor:
         value: of as many axes as ``like``.
         like: such as a batch in ``channels_last_3d``.
 
+    >>> import torch
     >>> like = torch.empty(2, 3, 4, 4, 4, memory_format=torch.channels_last_3d)
     >>> laid_out_as(torch.rand(6, 3, 4, 4, 4), like).is_contiguous(memory_format=torch.channels_last_3d)
     True

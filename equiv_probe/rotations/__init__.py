@@ -1,1 +1,5 @@
 """Rotations to average over: Haar sampling, designs, and the plans made of them."""
+
+from equiv_probe.rotations.plan import RotationPlan, angles, from_quaternions, generators, haar
+
+__all__ = ["RotationPlan", "angles", "from_quaternions", "generators", "haar"]

@@ -369,7 +369,7 @@ def test_the_command_writes_what_was_measured(
     lines = [
         dict(zip(first.split("\n")[0].split(","), line.split(","), strict=True)) for line in first.splitlines()[1:]
     ]
-    assert {line["run"] for line in lines} == {"plain", "turned"}
+    assert {line["run"] for line in lines} == {"plain", "rotated"}
     for line in lines:
         assert float(line["L_mean"]) == pytest.approx(float(line["L_total"]) - float(line["L_equiv"]), abs=2e-5)
     shown = capsys.readouterr().out

@@ -160,7 +160,7 @@ def test_an_error_that_can_be_explained_is_one_line_and_exit_code_2(
 
 def test_finding_plugins_imports_no_framework() -> None:
     script = (
-        "import sys; from equiv_probe import plugins; [p.presets() for p in plugins.installed()[0]];"
+        "import sys; from equiv_probe.live import plugins; [p.presets() for p in plugins.installed()[0]];"
         "print(sorted({'ase', 'chgnet', 'sevenn', 'schnetpack', 'orb_models'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

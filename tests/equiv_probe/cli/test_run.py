@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import equiv_probe as ep
 from equiv_probe.cli import run_script as running_script
 from equiv_probe.cli.run_script import REPORT, Finder, run_script
-from equiv_probe.live.adapters import Adapter, CallAdapter
+from equiv_probe.live.adapters import Adapter, CallAdapter, adapter_for
 from equiv_probe.probe import settings
 from equiv_probe.results.report import Report
 
@@ -110,7 +110,7 @@ def test_claimed_modules_and_plain_tensors_are_left_alone(graphs: None) -> None:
     nn.Linear(3, 3)(torch.randn(4, 3))
     finder.remove()
     assert not finder.probes
-    assert type(ep.adapters.adapter_for(nn.Linear(3, 3), (torch.zeros(3),), {})) is CallAdapter
+    assert type(adapter_for(nn.Linear(3, 3), (torch.zeros(3),), {})) is CallAdapter
 
 
 @pytest.mark.parametrize(("ends", "code"), [("", 0), ("raise SystemExit(7)", 7), ("raise KeyError('mine')", 1)])

@@ -152,7 +152,7 @@ def test_sums_of_a_bin_are_those_of_its_structures() -> None:
     for k, (low, high) in enumerate(pairwise(EDGES)):
         own = (t >= low) & ((t < high) | (high == 1) & (t == 1)) & equiv.isfinite()
         assert torch.allclose(rows[k + 1], Sums.of(equiv[own], total[own], weight[own]).flat(), rtol=1e-12)
-    assert OverTime.of("t", EDGES, ("val", "loss"), rows, labelled=True, loss="mse").outside == 3
+    assert OverTime.of(over.name, over.edges.tolist(), ("val", "loss"), rows, labelled=True, loss="mse").outside == 3
     halves = [over.binned(*(v[part] for v in (t, equiv, total, weight))) for part in (slice(20), slice(20, 50))]
     assert torch.allclose(halves[0] + halves[1], rows, rtol=1e-12)
 

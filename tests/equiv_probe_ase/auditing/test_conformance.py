@@ -10,6 +10,7 @@ import torch
 from ase.build import bulk, molecule
 
 import equiv_probe as ep
+from equiv_probe.representations.representation import CartesianTensor
 from equiv_probe.testing import Field, check_adapter
 from equiv_probe_ase.auditing.orbits import Job, evaluate_jobs
 from equiv_probe_ase.evaluators import evaluator_for
@@ -78,6 +79,6 @@ def test_negative_control_a_plugin_that_rotates_nothing(
     if broken == "copies":
         monkeypatch.setattr(Rotator, "copies", lambda self, rotations: [self.atoms.copy() for _ in rotations])
     else:
-        monkeypatch.setattr(ep.representations.CartesianTensor, "rotate_back", lambda self, values, *_: values)
+        monkeypatch.setattr(CartesianTensor, "rotate_back", lambda self, values, *_: values)
     with pytest.raises(AssertionError, match="adapter conformance"):
         check_adapter(AseCase(planted), tolerance=1e-9)
