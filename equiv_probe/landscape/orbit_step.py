@@ -111,6 +111,7 @@ class StepPart:
             drawn = generator or self._plan.generator()
             self.rotations = drawn_for(run, self._plan, drawn, per_structure=per_structure)
             found = numbers_of(result[0], attached=False)
+            run.undo()
         if not found or name not in {None, *found}:
             raise EquivProbeError(
                 f"a step that returned the numbers {sorted(found)}", f"{name or 'its loss'!r} among them", "return loss"
@@ -133,6 +134,7 @@ class StepPart:
         with isolated(*modules, gradients=True, contents=True), observed():
             self._before.restore()
             run = probe.record(self._step, [])
+            run.undo()
         found = replay_attached(run, self._plan, self.rotations[list(replicates)])
         if self.name not in found:
             raise EquivProbeError(f"a step whose {self.name!r} has no graph", f"one of {sorted(found)}", "name=")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from equiv_probe.live.capture import Call
     from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.live.memory import Memory
+    from equiv_probe.live.module_snapshot import ModuleSnapshot
     from equiv_probe.schema.structures import Structures
 
 
@@ -60,6 +62,7 @@ class RecordedStep:
         result: what it returned.
         module: the probed module, in whose place others are put.
         live: how to evaluate it at rotated inputs.
+        memory: what the step can write into, as it was before its ordinary run; and modules likewise.
         protect: other modules that the step touches.
     """
 
@@ -69,6 +72,8 @@ class RecordedStep:
     result: Any
     module: nn.Module
     live: LiveOrbit
+    memory: Memory
+    snapshot: ModuleSnapshot
     protect: tuple[nn.Module, ...] = ()
 
     @property
@@ -99,12 +104,24 @@ class RecordedStep:
         dicts = [given for one in self.calls for given, _ in one.call.dicts]
         own = [generator for generator, _ in self.before.own]
         isolation = isolated(*self.modules, gradients=True, contents=True, apart=dicts, generators=own)
+        after, objects = self.memory.now(), self.snapshot.objects.now()
         with silenced(), isolation, own_dicts(self.calls):
-            yield
+            try:
+                yield
+            finally:
+                after.restore(surely=True)
+                objects.restore(surely=True)
 
     def rewind(self) -> None:
         """Put the state before the step in place, for another run of it inside :meth:`repeating`."""
         self.before.restore()
+        self.snapshot.restore()
+        self.memory.restore()
+
+    def undo(self) -> None:
+        """Let everything outside of modules be as if the step had not run, where its ordinary run was ours."""
+        self.snapshot.objects.restore(surely=True)
+        self.memory.restore(surely=True)
 
 
 @contextmanager

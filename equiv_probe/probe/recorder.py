@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import RandomState, versions
+from equiv_probe.live.memory import Memory
+from equiv_probe.live.module_snapshot import ModuleSnapshot
 from equiv_probe.live.reachable import generators_in, modules_of
 from equiv_probe.probe.recorded import Recorded, RecordedStep
 
@@ -68,6 +70,7 @@ class Recorder:
         modules = (self._parts.live.network, *protect)
         self._generators = list({id(one): one for one in (*generators_of(modules), *generators_in(step))}.values())
         before, old = RandomState.now(self._generators), versions(modules)
+        memory, snapshot = Memory.of_step(step), ModuleSnapshot((self._parts.model, *modules))
         calls: list[Recorded] = []
         self._calls, self.transformed = calls, False
         try:
@@ -87,7 +90,17 @@ class Recorder:
             raise EquivProbeError(
                 "a step that did not call the probed module", "at least one call", "ep.Probe(network)"
             )
-        return RecordedStep(step, calls, before, result[0], self._parts.model, self._parts.live, protect)
+        return RecordedStep(
+            step,
+            calls,
+            before,
+            result[0],
+            self._parts.model,
+            self._parts.live,
+            memory=memory,
+            snapshot=snapshot,
+            protect=protect,
+        )
 
 
 def require_untrained(before: Mapping[int, int], after: Mapping[int, int]) -> None:

@@ -386,7 +386,8 @@ def test_under_autocast() -> None:
 
 @pytest.mark.parametrize("case", ["mean", "mask", "absolute", "returned", "hooks"])
 def test_nothing_waits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equiv_probe.probe.player.at_hand", lambda value: False)
+    for where in ("probe.player", "live.kept_values"):
+        monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     x, t, y, _ = inputs()
     net = Timed()
     losses = lambda v: (v - y).abs().mean((1, 2))  # noqa: E731
