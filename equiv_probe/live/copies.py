@@ -61,6 +61,20 @@ class Copies:
         self._differentiates = True
         return self._evaluate(call, structures, rotations)
 
+    def at(self, call: Call, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The network's outputs, detached, ``(*S)`` by name, with other values of some inputs, in one pass."""
+        inputs = {name: cloned(changed.get(name, value)) for name, value in call.inputs.items()}
+        with torch.inference_mode(False):
+            try:
+                with torch.set_grad_enabled(self._differentiates):
+                    return self._one(call, inputs)
+            except Exception as error:
+                if self._differentiates or not (needs_gradient(error) or missing_output(error)):
+                    raise
+            self._differentiates = True
+            with torch.enable_grad():
+                return self._one(call, {name: cloned(changed.get(name, v)) for name, v in call.inputs.items()})
+
     def attached(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
         """``h_g``, ``(C, *S)`` by output, hanging on the call's own inputs, so that it can be differentiated by them.
 

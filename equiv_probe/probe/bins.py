@@ -208,9 +208,20 @@ class Over:
             running[stage, name].binned.add(self.binned(own, found.equiv, found.total, split.weight))
             if look and not replay.returned and not bool(split.right):
                 self.refuse(stage, name, NOT_SQUARED)
+            elif look and split.constant is not None and bool(split.right):
+                self._note_constant(stage, name, float(split.constant), float(replay.scalars[name].total))
         for name, why in replay.unsplit.items():
             if not replay.returned:
                 self.refuse(stage, name, why)
+
+    def _note_constant(self, stage: str, name: str, constant: float, total: float) -> None:
+        """Note that some of a number depends on no structure's output; the first time."""
+        beginning = f"{stage}/{name} in bins of {self.name!r}:"
+        if abs(constant) > 1e-3 * abs(total) and not any(note.startswith(beginning) for note in self.notes):
+            self.notes.append(
+                f"{beginning} {constant:.3g} of {total:.3g} does not depend on the network's outputs (a constant, a "
+                "prior, a divergence); all structures bear it alike."
+            )
 
     def refuse(self, stage: str, name: str, why: str) -> None:
         """Note that a loss could not be binned, and say so once."""

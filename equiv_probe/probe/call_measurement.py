@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.live.capture import read_outputs
-from equiv_probe.live.isolation import isolated
+from equiv_probe.live.isolation import RandomState, isolated
 
 if TYPE_CHECKING:
     from equiv_probe.live.capture import Call
-    from equiv_probe.live.isolation import RandomState
     from equiv_probe.probe.parts import Parts
 
 
@@ -55,7 +54,14 @@ def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
         if plan.design != "haar":  # only of Haar rotations are the augmentation's a sample
             rotated = None
             live.network.eval()
-        rotations = parts.plans.source.draw(plan, call.inputs, live.structures(call.inputs).count, rotated)
+        parts.checks.of_call(live, call, RandomState.now(), plan)
+        if pending.kind == "call":
+            parts.checks.of_chance(live, call)
+        count = live.structures(call.inputs).count
+        if parts.checks.rotates_alike(live) and rotated is None:
+            rotations = parts.plans.source.draw(plan, call.inputs, None)[:, :, None].expand(-1, -1, count, -1, -1)
+        else:
+            rotations = parts.plans.source.draw(plan, call.inputs, count, rotated)
         known = None
         if rotated is not None and before is not None:
             # The user's own output is that of the first rotation; the second in the same mode, with its dropout.

@@ -76,10 +76,13 @@ class Hooks:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._recorder.deafen()
         try:
             yield
         finally:
             self.attach()
+            if self._recorder.active:
+                self._recorder.listen()
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -121,8 +124,6 @@ class Hooks:
         if module is not self._parts.model or measuring():
             return
         pending, self._pending = self._pending, None
-        if self._recorder.active:
-            self._recorder.answered(raw)
-        elif pending is not None:
+        if pending is not None and not self._recorder.active:
             with self._parts.failures.listed():
                 measure_call(self._parts, pending, raw)

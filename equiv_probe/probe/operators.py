@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Operator = tuple[tuple[int, int], ...]
 """Which rotations ``(r, i)`` of the plan the network's output is averaged over."""
+BENT = 1e-4
+"""Relative to the loss, what is more than rounding, half precision in the network's outputs included."""
+OWN: Operator = ((-1, -1),)
+"""No rotation: the outputs that the network had in the step's ordinary run."""
 
 
 @dataclass(frozen=True)
@@ -62,3 +66,12 @@ class Runs:
             return Jackknife(losses.mean(0), values[self.mean], none, none, none)
         rest = torch.stack([values[one] for one in self.left_out])
         return jackknife(losses, values[self.mean], rest, losses.new_ones(len(losses)), self.population)
+
+    def bent(self, values: Mapping[Operator, Tensor]) -> Tensor:
+        """Whether the loss of the mean exceeds the mean of the losses by more than rounding, ``()``: it is not convex.
+
+        By Jensen's inequality no convex function of the network's outputs does that, whatever the rotations.
+        """
+        table = torch.stack([torch.stack([values[one] for one in row]) for row in self.each])
+        mean = torch.einsum("n,rn->", self.weights.to(table, non_blocking=True), table) / len(table)
+        return values[self.mean] - mean > BENT * table.abs().mean()

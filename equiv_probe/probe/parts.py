@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.objectives import Evaluate
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.probe.accumulated import Accumulated
+    from equiv_probe.probe.checks import Checks
     from equiv_probe.probe.failures import Failures
     from equiv_probe.probe.plans import Plans
     from equiv_probe.probe.schedules import Schedules
@@ -30,6 +31,7 @@ class Parts:
         schedules: when to measure.
         so_far: what was measured.
         failures: what could not be.
+        checks: what the numbers must have passed.
         evaluate: what a call is compared with.
         replays: whether steps are run again; not where the losses of a call are known.
         protect: other modules that a step touches.
@@ -43,6 +45,7 @@ class Parts:
     schedules: Schedules
     so_far: Accumulated
     failures: Failures
+    checks: Checks
     evaluate: Evaluate
     replays: bool
     protect: tuple[nn.Module, ...]

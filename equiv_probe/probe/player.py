@@ -9,13 +9,15 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.capture import Call, all_outputs, read_outputs, write_outputs
+from equiv_probe.live.hook import rotations_of_calls
 from equiv_probe.live.isolation import RandomState, patched_forward
 from equiv_probe.probe.averages import Averages, beside
+from equiv_probe.probe.operators import OWN
 from equiv_probe.probe.recorded import refill
 from equiv_probe.representations.voxel_rotations import at_hand
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -54,6 +56,10 @@ class Player:
         self.keeps = False
         self.leaves: list[dict[str, Tensor]] | None = None
         """What the calls of the present replay are given, as leaves of the graph of its loss, if not None."""
+        self.shifts: Sequence[Mapping[str, Tensor]] = ()
+        """By which these are moved, for each call."""
+        self.rotated = False
+        """Whether the ordinary run cannot be repeated: an augmentation rotated an input that is differentiated."""
         self.separable = True
         """Whether the loss is a function of the outputs alone, for the calls of the user's own run."""
         self._known: list[Known] = [{} for _ in run.calls]
@@ -139,6 +145,12 @@ class Player:
             )
         own = read_outputs(one.raw, self.live.known_schema)  # outside of the ball of a grid, what the user's run had
         start = RandomState.now() if beyond else one.before
+        if self._operator == OWN:
+            if by_input:  # it has to hang on this very input; which hooks of ours rotated then, and do not now
+                self.rotated |= bool(rotations_of_calls(self.module, self.live.network))
+                start.restore()
+                return self.live.network(*args, **kwargs)
+            return self._answer(self.live.dicts(args, kwargs), one, self._own(one, place), {}, attached=False)
         values = self.averages.of(self._operator, call, known, start, own, attached=attached)
         others = self._others[place] if not beyond and known is self._known[place] else {}
         if self.graph and torch.is_grad_enabled():
@@ -149,6 +161,12 @@ class Player:
         if one.after is not None and not beyond:
             one.after.restore()
         return self._answer(self.live.dicts(args, kwargs), one, values, others, attached)
+
+    def _own(self, one: Recorded, place: int) -> dict[str, Tensor]:
+        """What the network put out in the ordinary run; the random state goes on as it did there."""
+        if one.after is not None and place < len(self.recorded):
+            one.after.restore()
+        return one.known(self.live.known_schema)
 
     def _repeated(self, place: int, now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
         """Whether a call asks what it asked in the user's own run, to the last bit."""
@@ -201,7 +219,9 @@ class Player:
         if attached:
             return values
         if self.leaves is not None:
-            values = {n: v.detach().requires_grad_(v.is_floating_point()) for n, v in values.items()}
+            moved = self.shifts[len(self.leaves)] if self.shifts else {}
+            values = {n: v.detach() + moved[n] if n in moved else v.detach() for n, v in values.items()}
+            values = {n: v.requires_grad_(v.is_floating_point()) for n, v in values.items()}
             self.leaves.append({n: v for n, v in values.items() if v.requires_grad})
         elif torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
             given = read_outputs(one.raw, self.live.known_schema)

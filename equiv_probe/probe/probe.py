@@ -28,6 +28,7 @@ from equiv_probe.live.isolation import measuring
 from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.probe.accumulated import Accumulated
 from equiv_probe.probe.bins import Over
+from equiv_probe.probe.checks import Checks
 from equiv_probe.probe.failures import Failures
 from equiv_probe.probe.hooks import Hooks
 from equiv_probe.probe.parts import Parts
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.estimation.losses import AnyLoss
     from equiv_probe.estimation.objectives import Evaluate
     from equiv_probe.estimation.running import RunningEstimates
@@ -149,6 +151,7 @@ class Probe:
             ),
             Accumulated(window, None if over is None else Over(over, bins), differentiating),
             Failures(),
+            Checks(),
             evaluate=objectives or compared,
             replays=objectives is None,
             protect=tuple(protect),
@@ -204,6 +207,11 @@ class Probe:
     def failures(self) -> list[str]:
         """What could not be measured."""
         return self._parts.failures
+
+    @property
+    def controls(self) -> list[Control]:
+        """What the numbers have passed, and first of all what they have not; fetches numbers from the device."""
+        return self._parts.checks.all(self.running)
 
     @property
     def recording(self) -> bool:

@@ -15,6 +15,7 @@ from equiv_probe.results.report_table import OWN_LOSS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.estimation.estimates import Sums
     from equiv_probe.estimation.running import RunningEstimates
     from equiv_probe.live.live_orbit import LiveOrbit
@@ -55,6 +56,8 @@ class Measuring(Protocol):
     def gradients(self) -> StepGradients | None: ...  # noqa: D102
     @property
     def failures(self) -> list[str]: ...  # noqa: D102
+    @property
+    def controls(self) -> list[Control]: ...  # noqa: D102
     @property
     def binned(self) -> list[tuple[str, str]]: ...  # noqa: D102
 
@@ -115,6 +118,7 @@ def report_of(
         ],
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
         notes=[
+            *(one.sentence for one in probe.controls if not one.passed),
             *notes,
             *(probe.over.notes if probe.over else []),
             *(probe.gradients.notes if probe.gradients else []),

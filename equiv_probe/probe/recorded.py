@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.live.capture import all_outputs
 from equiv_probe.live.isolation import RandomState, isolated
 from equiv_probe.live.silence import silenced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from equiv_probe.live.capture import Call
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.live.memory import Memory
     from equiv_probe.live.module_snapshot import ModuleSnapshot
+    from equiv_probe.schema.schema import Schema
     from equiv_probe.schema.structures import Structures
 
 
@@ -34,6 +36,7 @@ class Recorded:
         raw: the output; a copy, where the network outputs the dict it was given.
         own: which of the call's dicts the network put out, if so.
         left: what the call's dicts held after it.
+        outputs: copies of the tensors in the output, by name: the step may write into its own.
     """
 
     call: Call
@@ -42,6 +45,7 @@ class Recorded:
     raw: Any = None
     own: int | None = None
     left: tuple[dict[str, Any], ...] = ()
+    outputs: dict[str, Tensor] = field(default_factory=dict)
 
     def answered(self, raw: Any) -> None:
         """Keep the output, and what the caller's dicts hold now."""
@@ -49,6 +53,14 @@ class Recorded:
         self.left = tuple(dict(given) for given, _ in self.call.dicts)
         self.own = next((k for k, (given, _) in enumerate(self.call.dicts) if given is raw), None)
         self.raw = raw if self.own is None else self.left[self.own]
+        with torch.no_grad():
+            self.outputs = {n: v.detach().clone() for n, v in all_outputs(raw).items() if isinstance(v, torch.Tensor)}
+
+    def known(self, schema: Schema) -> dict[str, Tensor]:
+        """The outputs that a schema names, as they were when the network returned."""
+        names = list(all_outputs(self.raw))
+        renamed = dict(zip(all_outputs(self.raw, list(schema.outputs)), names, strict=True))
+        return {name: self.outputs[renamed[name]] for name in schema.outputs}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.generators import generators_of
-from equiv_probe.live.isolation import RandomState, versions
+from equiv_probe.live.hook import Hook
+from equiv_probe.live.isolation import RandomState, measuring, versions
 from equiv_probe.live.memory import Memory
 from equiv_probe.live.module_snapshot import ModuleSnapshot
 from equiv_probe.live.reachable import generators_in, modules_of
@@ -15,6 +16,8 @@ from equiv_probe.probe.recorded import Recorded, RecordedStep
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
+
+    from torch import nn
 
     from equiv_probe.probe.parts import Parts
 
@@ -30,6 +33,7 @@ class Recorder:
         self._parts = parts
         self._calls: list[Recorded] | None = None
         self._generators: list[Any] = []
+        self._last: Any = None
         self.transformed = False
         """Whether the network was called inside of ``torch.func`` since the recording began."""
 
@@ -44,9 +48,19 @@ class Recorder:
         call = self._parts.live.keep(args, kwargs)
         self._calls.append(Recorded(call, RandomState.now(self._generators)))
 
-    def answered(self, raw: Any) -> None:
-        """Note what it put out."""
-        if self._calls:
+    def listen(self) -> None:
+        """Put a hook behind all others on the network: what they make of its output counts."""
+        self._last = self._parts.model.register_forward_hook(Hook(self._answered))
+
+    def deafen(self) -> None:
+        """Take it off."""
+        if self._last is not None:
+            self._last.remove()
+        self._last = None
+
+    def _answered(self, module: nn.Module, args: tuple[Any, ...], raw: Any) -> None:
+        del args
+        if module is self._parts.model and not measuring() and self._calls:
             self._calls[-1].answered(raw)
 
     def stop(self) -> None:
@@ -75,8 +89,10 @@ class Recorder:
         self._calls, self.transformed = calls, False
         try:
             with hooked():
+                self.listen()
                 result.append(step())
         finally:
+            self.deafen()
             self._calls, self._generators = None, []
         calls = [one for one in calls if one.after is not None]
         require_untrained(old, versions(modules))

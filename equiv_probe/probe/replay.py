@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.probe.operators import Runs
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.probe.operators import OWN, Runs
 from equiv_probe.probe.per_structure import Losses, Split, separated
 from equiv_probe.probe.player import Player
 from equiv_probe.probe.step_losses import losses_of_structures, precision_of, scalars_of
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from equiv_probe.probe.operators import Operator
     from equiv_probe.probe.recorded import RecordedStep
     from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.schema.structures import Structures
+
+ROUNDING = 64.0
+"""Spacings of numbers by which a step's number may differ when it is computed once more."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,10 @@ class Replay:
         unsplit: why a scalar could not be split by structure, as far as the host knows.
         returned: the scalars whose losses by structure the step returned itself: then the others need no advice
             to do so.
+        reproduced: by scalar, its value in the ordinary run and with the network's own outputs put in its place, where
+            that was checked: the same, or the step has a memory.
+        bent: by scalar, whether it was larger for the mean of the outputs than in the mean over them: then it is not
+            convex in them.
     """
 
     result: Any
@@ -55,6 +64,13 @@ class Replay:
     per_structure: Mapping[str, Split] = field(default_factory=dict)
     unsplit: Mapping[str, str] = field(default_factory=dict)
     returned: tuple[str, ...] = ()
+    reproduced: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    bent: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def unreproduced(self, name: str) -> Tensor:
+        """Whether a scalar was another one when the step was run again with the network's own outputs, ``()``."""
+        own, again = self.reproduced[name]
+        return differs(own, again, self.precision[name])
 
     @property
     def first(self) -> Jackknife:
@@ -99,6 +115,7 @@ def replay_step(
     *,
     first: dict[str, Tensor] | None = None,
     split: bool = False,
+    check: bool = True,
 ) -> Replay:
     """Decompose the scalars of a step that was just run and recorded.
 
@@ -108,6 +125,7 @@ def replay_step(
         rotations: ``(R, n, 3, 3)``, or ``(R, n, U, 3, 3)`` where every call sees the same structures.
         first: ``h_g`` of the first rotation, where it is known and there is one call.
         split: whether to split its numbers into losses of the structures, by one run more.
+        check: whether to run it once more with the network's own outputs, whose numbers must be the ordinary run's.
     """
     runs = Runs.of(plan, len(rotations))
     batch = run.structures[0]
@@ -127,23 +145,70 @@ def replay_step(
             returned = again(operator)
             by_structure[operator] = losses_of_structures(returned, batch, named_too=split)
             scalars[operator] = scalars_of(returned, by_structure[operator])
+        # Last: what piles up over the runs shows here.
+        reproduced = _reproduced(again(OWN), run, batch, named_too=split) if check else {}
+        reproduced = {} if player.rotated else reproduced
         if split:
             of_structures, unsplit = separated(again, player, scalars, run.structures, run.modules)
     for name in by_structure[runs.mean]:
         of_structures[name] = Losses.returned({o: one[name] for o, one in by_structure.items()}, batch)
         unsplit.pop(name, None)
-    strayed = torch.stack(player.strayed).any() if player.strayed else None
-    names = list(scalars[runs.mean])
+    names, precision = list(scalars[runs.mean]), {name: precision_of(run.result, name) for name in scalars[runs.mean]}
+    strayed = {name: _strayed(player, reproduced.get(name), precision[name]) for name in names}
     return Replay(
         run.result,
-        {name: runs.jackknife({o: one[name] for o, one in scalars.items()}, strayed) for name in names},
+        {name: runs.jackknife({o: one[name] for o, one in scalars.items()}, strayed[name]) for name in names},
         len(run.calls),
         player.averages.evaluations,
-        {name: precision_of(run.result, name) for name in names},
+        precision,
         {
-            name: Split(runs.jackknife(one.checked(), strayed), one.weight, one.right)
+            name: Split(runs.jackknife(one.checked(), strayed[name]), one.weight, one.right, one.constant)
             for name, one in of_structures.items()
         },
         unsplit,
         tuple(by_structure[runs.mean]),
+        reproduced,
+        {name: runs.bent({o: one[name] for o, one in scalars.items()}) for name in names},
     )
+
+
+def _strayed(player: Player, numbers: tuple[Tensor, Tensor] | None, precision: float) -> Tensor | None:
+    """Whether a step asked something else than in its ordinary run, or returned another number; None: surely not."""
+    found = list(player.strayed)
+    if numbers is not None:
+        found.append(differs(*numbers, precision))
+    return torch.stack([one.to(found[-1].device) for one in found]).any() if found else None
+
+
+def _reproduced(
+    again: Any, run: RecordedStep, batch: Structures, *, named_too: bool
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The numbers of a step's ordinary run, and those with the network's own outputs in its place, by name."""
+    both = [scalars_of(one, losses_of_structures(one, batch, named_too=named_too)) for one in (run.result, again)]
+    return {name: (value, both[1].get(name, torch.full_like(value, torch.nan))) for name, value in both[0].items()}
+
+
+def differs(own: Tensor, again: Tensor, precision: float) -> Tensor:
+    """Whether two numbers that should be the same differ by more than rounding, ``()``, without waiting."""
+    allowed = ROUNDING * precision * torch.maximum(own.abs(), again.abs())
+    return ((own - again).abs() > allowed) | (own.isnan() != again.isnan())
+
+
+def require_reproduced(replay: Replay, run: RecordedStep) -> None:
+    """Raise EquivProbeError for a step with a memory that could not be put back; waits for the device.
+
+    Of several numbers, that of the loss counts.
+    """
+    name = "loss" if "loss" in replay.scalars else next(iter(replay.scalars))
+    lost = run.memory.lost
+    if name in replay.reproduced and bool(replay.unreproduced(name)):
+        own, again = (float(value) for value in replay.reproduced[name])
+        written = f"; it wrote into {', '.join(lost)}, too large to be put back" if lost else ""
+        raise EquivProbeError(
+            f"a step that returned {name} = {own:.6g}, and {again:.6g} when it was run again with the very outputs "
+            f"that the network had{written}",
+            "a step that depends on its batch, the network and random numbers alone: no running mean, queue, counter "
+            "or iterator that cannot be put back, nothing written into its batch",
+            "keep what it remembers in a module, or in an object or dict that the step names; or leave it out: "
+            "probe.step(lambda: loss_without_memory)",
+        )

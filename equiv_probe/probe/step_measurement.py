@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.probe.call_measurement import Pending, measure_call
-from equiv_probe.probe.replay import Replay, replay_step
+from equiv_probe.probe.replay import Replay, replay_step, require_reproduced
 from equiv_probe.rotations.drawing import source
 
 if TYPE_CHECKING:
     from equiv_probe.probe.parts import Parts
     from equiv_probe.probe.recorded import RecordedStep
     from equiv_probe.rotations.plan import RotationPlan
+
+CHECKED = 32
+"""Measurements in training after which it is checked again that a step reproduces its number."""
 
 NOT_REPLAYED = (
     "gradients were not measured: they need a step that can be run again, not one that changes the weights itself "
@@ -43,17 +46,54 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
         return
     with parts.schedules.timed("step", stage):
         plan = parts.plans.fitted(parts.live, first.call, first.raw, stage)
-        found = replayed(parts, run, plan, per_structure)
-        parts.so_far.add_step(stage, run, found, look=stage != "train" or not parts.failures.succeeded)
+        # On the training path the device may be waited for at the first measurement only.
+        look = stage != "train" or not parts.failures.succeeded
+        check = look or parts.schedules["step", stage].measured % CHECKED == 0
+        found = replayed(parts, run, plan, per_structure, stage=stage, look=look, check=check)
+        parts.so_far.add_step(stage, run, found, look=look)
 
 
-def replayed(parts: Parts, run: RecordedStep, plan: RotationPlan, per_structure: bool | None) -> Replay:
-    """Run a recorded step again, and decompose what it returns."""
+def replayed(
+    parts: Parts,
+    run: RecordedStep,
+    plan: RotationPlan,
+    per_structure: bool | None,
+    *,
+    stage: str = "",
+    look: bool = True,
+    check: bool = True,
+) -> Replay:
+    """Run a recorded step again, and decompose what it returns.
+
+    Args:
+        parts: of the probe.
+        run: the step.
+        plan: of the rotations.
+        per_structure: as for :meth:`equiv_probe.Probe.replay`.
+        stage: whose.
+        look: whether the device may be waited for.
+        check: whether to run it with the network's own outputs too.
+
+    Raises:
+        EquivProbeError: it returns another number then.
+    """
     run.resolve()
+    written: list[str] = []
+    if look:
+        written = list(dict.fromkeys((*run.memory.changes, *run.snapshot.changes)))
+        parts.checks.of_step(run)
+        with torch.no_grad():
+            parts.checks.of_call(run.live, run.calls[0].call, run.calls[0].before, plan)
+    if per_structure is None and parts.checks.rotates_alike(run.live):
+        per_structure = False
     with torch.no_grad():
         rotations, first = parts.plans.of_step(run, plan, per_structure=per_structure)
     with parts.quiet():
-        return replay_step(run, plan, rotations, first=first, split=parts.so_far.over is not None)
+        found = replay_step(run, plan, rotations, first=first, split=parts.so_far.over is not None, check=check)
+    if look:
+        require_reproduced(found, run)
+    parts.checks.of_replay(run, found, written, stage)
+    return found
 
 
 def measure_gradients(parts: Parts, run: RecordedStep, per_structure: bool | None) -> None:

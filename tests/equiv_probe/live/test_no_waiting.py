@@ -5,6 +5,7 @@ The same is tested on a real device where there is one, under ``torch.cuda.set_s
 
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
 from typing import Any
 
@@ -107,11 +108,11 @@ def test_a_step_that_cannot_be_repeated_spoils_only_its_own_result(monkeypatch: 
     """Where the inputs of a replay cannot be compared at once, a step that strays is dropped, not believed."""
     for where in ("probe.player", "live.kept_values"):
         monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
-    model, x, shift = Planted(LinearField(torch.diag(torch.tensor([2.0, 1.0, 1.0])).double())), dense()[0], [0.0]
+    model, x = Planted(LinearField(torch.diag(torch.tensor([2.0, 1.0, 1.0])).double())), dense()[0]
+    shift = itertools.count(1.0)  # an iterator, which nobody puts back
 
     def straying() -> Tensor:
-        shift[0] += 1.0
-        return model(x * shift[0])["forces"].square().mean()
+        return model(x * next(shift))["forces"].square().mean()
 
     with ep.Probe(model, FORCES, every=1) as probe:
         probe.step(lambda: model(x)["forces"].square().mean())
