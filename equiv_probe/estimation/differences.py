@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,6 +132,8 @@ def tested(difference: float, variance: float, dof: float, *, ratio: bool, how: 
     if not (math.isfinite(variance) and variance > 0 and dof >= 1):
         same = variance == 0 and difference == 0
         return Change(back(difference), p=1.0 if same else NAN, how=how)
+    from scipy.special import stdtr, stdtrit
+
     error = math.sqrt(variance)
     reach = float(stdtrit(dof, 0.975)) * error
     p = 2 * float(stdtr(dof, -abs(difference) / error))

@@ -46,7 +46,7 @@ class Spectrum:
 
     @property
     def infinitesimal(self) -> float:
-        """``Σ_l l(l+1) P_l`` up to ``max_degree``: what :func:`equiv_probe.infinitesimal` gives if that is all."""
+        """``Σ_l l(l+1) P_l`` to ``max_degree``: what :func:`equiv_probe.analysis.infinitesimal` gives if it is all."""
         return sum(degree * (degree + 1) * power for degree, power in enumerate(self.power))
 
     def __str__(self) -> str:

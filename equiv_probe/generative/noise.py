@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from equiv_probe import deprecation
+from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.noise_frame import Draw
 from equiv_probe.live.generators import state_of
@@ -34,7 +36,12 @@ if TYPE_CHECKING:
 
 NORMAL = {"randn", "randn_like", "normal", "normal_", "normal_functional"}
 """Operators whose draws are isotropic: rotated ones are as likely."""
-_HERE, _TORCH = (f"{path}{os.sep}" for path in (Path(__file__).parents[1], Path(torch.__file__).parent))
+_OURS, _ROTATIONS, _TORCH = (
+    str(folder) + os.sep
+    for folder in (Path(__file__).parents[1], Path(rotations.__file__).parent, Path(torch.__file__).parent)
+)
+_ON_THE_WAY = {__file__, deprecation.__file__}
+"""What stands between a sampler's line and the draw that it asks for."""
 
 
 class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -158,6 +165,7 @@ class Randn:
     def __init__(self, noise: Noise, like: Tensor) -> None:
         self._noise, self._like = noise, like
 
+    @renamed(turns="rotates")
     def __call__(
         self,
         *shape: Any,
@@ -231,9 +239,9 @@ def _where() -> tuple[str, bool]:
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_TORCH) and file != __file__:
-            if file.startswith(_HERE):
-                return "", file == rotations.__file__
+        if not file.startswith(_TORCH) and file not in _ON_THE_WAY:
+            if file.startswith(_OURS):
+                return "", file.startswith(_ROTATIONS)
             return f"{Path(file).name}:{frame.f_lineno}", False
         frame = frame.f_back  # type: ignore[assignment]
     return "", False

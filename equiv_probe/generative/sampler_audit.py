@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.deviation import Deviations, root_mean
 from equiv_probe.generative.initial_noise import InitialNoise
@@ -44,6 +45,7 @@ UNSEEN = 0.5
 """Two runs with the same noise that differ by this part of what other noise makes do not follow the noise."""
 
 
+@renamed(turns="rotates")
 def audit_sampler(
     sampler: Callable[..., Any],
     noise_shape: tuple[int, ...] | Tensor | Callable[[], Tensor],

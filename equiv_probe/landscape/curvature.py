@@ -5,7 +5,7 @@
 >>> def loss():  # a bowl, nine times steeper in L_mean than in L_equiv along the second weight
 ...     mean, equiv = (9 * weights[1] ** 2 + weights[0] ** 2) / 2, (weights**2).sum() / 2
 ...     return mean + equiv, mean, equiv
->>> found = ep.curvature(loss, parameters=[weights])
+>>> found = ep.analysis.curvature(loss, parameters=[weights])
 >>> found.mean.condition("mass-1").value, found.equiv.condition("mass-1").value
 (9.0, 1.0)
 """
@@ -70,7 +70,7 @@ def curvature(
 
     Args:
         orbit_loss: a callable without arguments that gives ``(total, mean, equiv)``, 0-d with graph, at the current
-            weights, such as :class:`equiv_probe.OrbitLoss`; or several that differ in their rotations alone.
+            weights, such as :class:`equiv_probe.analysis.OrbitLoss`; or several that differ in their rotations alone.
         parameters: the weights; None takes those that the loss names.
         losses: of ``"total"``, ``"mean"`` and ``"equiv"``, those to look at.
         matrix: ``"hessian"``, or ``"gauss-newton"`` for a loss that gives its outputs.

@@ -92,9 +92,10 @@ class Gradients:
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
         """The numbers as a Rich table."""
+        from equiv_probe.report.terminal import FittedTable
         from equiv_probe.results.gradient_table import table
 
-        yield table(self.to_dict())
+        yield FittedTable(table(self.to_dict()))
 
     def __str__(self) -> str:
         from rich.console import Console

@@ -4,8 +4,8 @@
 >>> model = torch.nn.Linear(3, 3, bias=False).double()
 >>> x = torch.randn(8, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 >>> schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
->>> loss = ep.OrbitLoss(model, x, 2 * x, schema, ep.RotationPlan("tetrahedral", replicates=6))
->>> found = ep.gradients(loss)
+>>> loss = ep.analysis.OrbitLoss(model, x, 2 * x, schema, ep.RotationPlan("tetrahedral", replicates=6))
+>>> found = ep.analysis.gradients(loss)
 >>> abs(found.cosine.value) < 1e-6  # of a linear model the two are orthogonal: one is the trace, the other the rest
 True
 """

@@ -43,7 +43,7 @@ class LiveGradients:
 
     Args:
         every: cadence, or True for the usual one.
-        groups: of parameters, as for :func:`equiv_probe.gradients`.
+        groups: of parameters, as for :func:`equiv_probe.analysis.gradients`.
         window: how many measurements are kept one by one.
     """
 

@@ -4,7 +4,7 @@
 >>> model = torch.nn.Linear(3, 3, bias=False).double()
 >>> x = torch.randn(8, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 >>> schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
->>> loss = ep.OrbitLoss(model, x, 2 * x, schema, center="origin")
+>>> loss = ep.analysis.OrbitLoss(model, x, 2 * x, schema, center="origin")
 >>> total, mean, equiv = loss()
 >>> gradient, = torch.autograd.grad(equiv, loss.parameters.values())
 >>> print(f"{abs(ep.decompose(ep.twirl(model, x, schema, center='origin'), 2 * x).equiv - equiv.item()):.6f}")

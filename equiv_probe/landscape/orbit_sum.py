@@ -113,7 +113,8 @@ class OrbitSum:
         >>> model = torch.nn.Linear(3, 3, bias=False).double()
         >>> import equiv_probe as ep
         >>> schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
-        >>> loss = ep.OrbitLoss(model, torch.ones(6, 5, 3).double(), torch.ones(6, 5, 3).double(), schema, chunk=4)
+        >>> x = torch.ones(6, 5, 3).double()
+        >>> loss = ep.analysis.OrbitLoss(model, x, x, schema, chunk=4)
         >>> by_pieces, = loss.accumulate(lambda piece: torch.autograd.grad(piece.mean, loss.parameters.values()))
         >>> at_once, = torch.autograd.grad(loss().mean, loss.parameters.values())
         >>> torch.allclose(by_pieces, at_once)

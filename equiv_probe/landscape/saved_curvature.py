@@ -85,10 +85,10 @@ class SavedLossCurvature:
 
 @dataclass(frozen=True)
 class SavedCurvature(SavedRecord):
-    """Curvatures of the three losses, with the names of :class:`equiv_probe.Curvature`.
+    """Curvatures of the three losses, with the names of :class:`equiv_probe.analysis.Curvature`.
 
     Attributes:
-        stored: what :meth:`equiv_probe.Curvature.to_dict` gave.
+        stored: what :meth:`equiv_probe.analysis.Curvature.to_dict` gave.
     """
 
     require = staticmethod(require_curvature)

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedLine(SavedRecord):
-    """Losses along a line, with the names of :class:`equiv_probe.Line`.
+    """Losses along a line, with the names of :class:`equiv_probe.analysis.Line`.
 
     Attributes:
-        stored: what :meth:`equiv_probe.Line.to_dict` gave.
+        stored: what :meth:`equiv_probe.analysis.Line.to_dict` gave.
     """
 
     require = staticmethod(require_line)

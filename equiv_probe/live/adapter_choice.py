@@ -1,4 +1,4 @@
-"""Which adapter reads the calls of a module: that of the plugin that knows them, or that of plain tensors."""
+"""Which adapter a call needs: the plugins are asked, one after another."""
 
 from __future__ import annotations
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Rebuild = Callable[[Named], Arguments]
-Split = Callable[[tuple[Any, ...], dict[str, Any]], tuple[Named, Rebuild]]
 Part = Callable[[Mapping[str, "Tensor"]], dict[str, "Tensor"]]
 
 

@@ -63,9 +63,9 @@ class Checks:
             plan: whose rotations fit the inputs.
         """
         training = live.network.training
-        if not self._first("call", training):
-            return
         device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
+        if device.type == "meta" or not self._first("call", training):
+            return
         rotations = plan.rotations(plan.generator()).flatten(0, 1)[1:4].to(device)
         blind = blind_outputs(live, call, start, rotations)
         coupled = coupled_outputs(live, call, start)

@@ -105,7 +105,7 @@ class Probe:
             with the graph kept, in three blocks of two rotations; that costs about as much as 15 training steps, 3 % at
             that cadence (25 steps of a few milliseconds). They are those of the step's own batch, noise of the batch
             included.
-        groups: of parameters, as for :func:`equiv_probe.gradients`.
+        groups: of parameters, as for :func:`equiv_probe.analysis.gradients`.
 
     Raises:
         EquivProbeError: at the first measurement, if the schema cannot be inferred or does not fit. What fails later

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from equiv_probe.estimation.running import OF_THE_STEP
-from equiv_probe.results.report import Labelled, Measured, Report
-from equiv_probe.results.report_table import OWN_LOSS
+from equiv_probe.results.measured import Labelled, Measured
+from equiv_probe.results.quantity_tables import OWN_LOSS
+from equiv_probe.results.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from equiv_probe.rotations.plan import RotationPlan
 
 Groups: TypeAlias = "Callable[[str], str | None] | torch.optim.Optimizer | Iterable[Mapping[str, Any]] | None"
-"""Of parameters, as for :func:`equiv_probe.gradients`."""
+"""Of parameters, as for :func:`equiv_probe.analysis.gradients`."""
 
 IMPLEMENTATION = "equiv_probe.landscape.live_gradients:LiveGradients"
 

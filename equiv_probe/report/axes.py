@@ -7,15 +7,13 @@ import re
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.formatting import shown
-from equiv_probe.report.stored import finite
+from equiv_probe.report.document import HEIGHT, WIDTH
+from equiv_probe.report.formatting import finite, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from matplotlib.axes import Axes
-
-    from equiv_probe.results.report import Measured, Report
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,7 +23,7 @@ INK, LINE, CALM, ALARM = "#222222", "#cccccc", "#0072b2", "#d55e00"
 SERIES = (ALARM, CALM, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LONGEST = 28
 """Characters of a name from a file: longer ones leave no room for the figure."""
-SIZE = (4.7, 3.1)
+SIZE = (WIDTH, HEIGHT)
 """Inches: readable at the width of a phone."""
 
 
@@ -63,20 +61,6 @@ def axes_or_new(ax: Axes | None, **how: Any) -> Axes:
 
     new: Axes = pyplot.figure(figsize=SIZE, layout="constrained").add_subplot(**how)
     return new
-
-
-def chosen(report: Report, quantity: str | None, fits: Any = lambda _: True, wanted: str = "") -> Measured:
-    """The quantity that was asked for; else forces if they fit, else the first that does.
-
-    Raises:
-        EquivProbeError: it is not in the report, or nothing there fits.
-    """
-    having = {m.name: m for m in report.measured if fits(m)}
-    name = quantity or ("forces" if "forces" in having else next(iter(having), None))
-    if name not in having:
-        names = ", ".join(m.name for m in report.measured) or "nothing"
-        raise EquivProbeError(f"a report of {names}", quantity or wanted or "a quantity")
-    return having[name]
 
 
 def value_of(stored: Any) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from typing import Any
 from unicodedata import category
 
 from rich import box
@@ -21,6 +23,17 @@ def number(value: float, digits: int = 3) -> str:
         return f"{value:.{max(0, digits - 1 - power)}f}"
     mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
+
+
+def finite(found: Any) -> float:
+    """A stored number; NaN for whatever is none."""
+    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
+    return float(found) if is_number and abs(found) <= sys.float_info.max else math.nan
+
+
+def counted(found: Any) -> str:
+    """A stored count; a dash for what is none."""
+    return f"{finite(found):.0f}" if math.isfinite(finite(found)) else "–"
 
 
 def shown(text: str) -> str:

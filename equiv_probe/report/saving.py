@@ -56,30 +56,6 @@ def as_page(found: Saved) -> str:
     return page([found])
 
 
-def load(path: str | Path) -> Saved:
-    """Read whatever was saved as JSON: a report, the audit of a sampler or of a model of grids, a curvature, a line.
-
-    Raises:
-        EquivProbeError: there is no such file, or nothing of that kind in it.
-    """
-    found: Saved = read(path, _from_dict)
-    return found
-
-
-def _from_dict(stored: Any) -> Saved:
-    from equiv_probe.generative.sampler_report import SamplerAudit
-    from equiv_probe.landscape.saved_curvature import SavedCurvature
-    from equiv_probe.landscape.saved_line import SavedLine
-    from equiv_probe.results.report import Report
-    from equiv_probe.voxels.grid_report import GridAudit
-
-    kinds = {"sampler": SamplerAudit, "cube": GridAudit, "matrix": SavedCurvature, "direction": SavedLine}
-    names = set(stored) if isinstance(stored, dict) else set()
-    kind: Any = next((kind for name, kind in kinds.items() if name in names), Report)
-    found: Saved = kind.from_dict(stored)
-    return found
-
-
 def read(path: str | Path, from_dict: Callable[[Any], Any]) -> Any:
     """Read one kind of measurement from JSON.
 

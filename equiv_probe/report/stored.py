@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.formatting import finite
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+__all__ = ["ANY", "COUNT", "FLAG", "NUMBER", "TEXT", "Each", "Maybe", "finite", "parsed", "require", "without_nan"]
 NUMBER, COUNT, TEXT, FLAG, ANY = "a number or null", "a number", "a text", "true or false", "anything"
 
 
@@ -200,9 +201,3 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def finite(found: Any) -> float:
-    """A stored number; NaN for whatever is none."""
-    is_number = isinstance(found, (int, float)) and not isinstance(found, bool)
-    return float(found) if is_number and abs(found) <= sys.float_info.max else math.nan

@@ -11,14 +11,16 @@ import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.variogram import ANGLE_EDGES, BANDS, SECTORS
-from equiv_probe.report.axes import ALARM, CALM, INK, axes_or_new, chosen, figure, short, tidied
-from equiv_probe.report.formatting import number
-from equiv_probe.report.stored import finite
+from equiv_probe.report.axes import ALARM, CALM, INK, axes_or_new, figure, short, tidied
+from equiv_probe.report.formatting import finite, number
+from equiv_probe.results.measured import chosen
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
 
-    from equiv_probe.results.report import Measured, Report
+    from equiv_probe.results.measured import Measured
 
 MIDDLES = [(a + b) // 2 for a, b in pairwise(ANGLE_EDGES)]
 """Of the bins of angles, in degrees."""
@@ -27,7 +29,7 @@ RESOLVED = 30.0
 
 
 @figure
-def spectrum(report: Report, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+def spectrum(quantities: Sequence[Measured], quantity: str | None = None, ax: Axes | None = None) -> Axes:
     """At which angular degrees ``L_equiv`` lies, with 95 % intervals (two standard errors).
 
     Degrees that the plan does not resolve one by one are drawn together: what is left of ``L_equiv``.
@@ -35,7 +37,7 @@ def spectrum(report: Report, quantity: str | None = None, ax: Axes | None = None
     Raises:
         EquivProbeError: the report holds no spectrum.
     """
-    measured = angular_of(report, quantity)
+    measured = angular_of(quantities, quantity)
     bars = [*resolved(measured), left(measured)]
     ax = axes_or_new(ax)
     ax.bar(range(len(bars)), [bar.part for bar in bars], color=[ALARM] * (len(bars) - 1) + [CALM], width=0.6)
@@ -82,13 +84,13 @@ def left(measured: Measured) -> Bar:
 
 
 @figure
-def angle(report: Report, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+def angle(quantities: Sequence[Measured], quantity: str | None = None, ax: Axes | None = None) -> Axes:
     """How much two predictions differ against the angle of the rotation between them.
 
     Raises:
         EquivProbeError: the report holds no such differences.
     """
-    measured = angular_of(report, quantity)
+    measured = angular_of(quantities, quantity)
     roots = [math.nan if math.isnan(x) else math.sqrt(max(x, 0.0)) for x in map(finite, measured.angular["by_angle"])]
     ax = axes_or_new(ax)
     ax.plot(MIDDLES, roots, color=ALARM, marker="o", lw=2)
@@ -110,20 +112,20 @@ def by_angle(measured: Measured) -> list[tuple[int, float]]:
 
 
 @figure
-def axis_map(report: Report, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+def axis_map(quantities: Sequence[Measured], quantity: str | None = None, ax: Axes | None = None) -> Axes:
     """How much two predictions differ against the axis of the rotation between them, on a map of the upper half sphere.
 
     Equal areas of the disc are equal areas of the sphere; its rim is the plane of x and y, its centre z.
 
     Args:
-        report: of an audit.
+        quantities: of an audit.
         quantity: which; None takes the first that has a map.
         ax: polar axes.
 
     Raises:
         EquivProbeError: the report holds no such differences.
     """
-    measured = angular_of(report, quantity)
+    measured = angular_of(quantities, quantity)
     stored = np.array([finite(x) for x in measured.angular["by_axis"]])
     if np.isnan(stored).all():
         raise EquivProbeError("a report without pairs of orientations", "a plan of several replicates")
@@ -145,10 +147,10 @@ def axis_map(report: Report, quantity: str | None = None, ax: Axes | None = None
     return ax
 
 
-def angular_of(report: Report, quantity: str | None = None) -> Measured:
+def angular_of(quantities: Sequence[Measured], quantity: str | None = None) -> Measured:
     """The quantity asked for, or the first, with what kind of error it has."""
     wanted = "a quantity with an angular spectrum: audit it again with proper rotations"
-    return chosen(report, quantity, lambda m: bool(m.angular) and m.equiv > 0, wanted)
+    return chosen(quantities, quantity, lambda m: bool(m.angular) and m.equiv > 0, wanted)
 
 
 def _ticks(values: Any) -> list[float]:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from equiv_probe.results.report import Report
-
 LABELS = {
     "ratio": "‖∇L_equiv‖ / ‖∇L_mean‖",
     "cosine": "cosine of the angle",
@@ -43,11 +41,13 @@ def course(history: Sequence[Mapping[str, Any]], value: str, group: str = "") ->
 
 
 @figure
-def history(report: Report, value: str = "ratio", output: str | None = None, ax: Axes | None = None) -> Axes:
+def history(
+    gradients: Mapping[str, Any], value: str = "ratio", output: str | None = None, ax: Axes | None = None
+) -> Axes:
     """A number of the gradients over the course of a run: of all parameters with its standard error, and by group.
 
     Args:
-        report: of a run that measured gradients.
+        gradients: those of a report, by output.
         value: ``"ratio"``, ``"cosine"``, ``"norm_L_mean"`` or ``"norm_L_equiv"``.
         output: as ``"train/loss"``; None is the first.
         ax: to draw into.
@@ -57,14 +57,14 @@ def history(report: Report, value: str = "ratio", output: str | None = None, ax:
     """
     if value not in LABELS:
         raise EquivProbeError(f"value={value!r}", f"one of {', '.join(LABELS)}")
-    name = output or next(iter(report.gradients), "")
-    entries = report.gradients.get(name, {}).get("history", [])
+    name = output or next(iter(gradients), "")
+    entries = gradients.get(name, {}).get("history", [])
     all_of_them = course(entries, value)
     if not len(all_of_them):
         found = f"a report without a history of gradients{f' of {name}' if name else ''}"
         raise EquivProbeError(found, "the report of a run", "EquivarianceCallback(gradients=True)")
     ax = axes_or_new(ax)
-    groups = [group for group in report.gradients[name]["groups"] if group != "all"]
+    groups = [group for group in gradients[name]["groups"] if group != "all"]
     for place, group in enumerate(groups[: len(SERIES)] if len(groups) > 1 else ()):
         at, values, _ = course(entries, value, group).T
         ax.plot(at, values, color=SERIES[place], lw=1.2, marker=".", ms=4, label=short(group))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.report.formatting import number
-from equiv_probe.report.stored import finite
+from equiv_probe.report.formatting import finite, number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

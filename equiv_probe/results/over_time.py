@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.console import Console
-from rich.text import Text
+from msgspec import structs
 
 from equiv_probe.estimation.estimates import Sums
-from equiv_probe.report.formatting import interval, number, table_of, with_error
+from equiv_probe.report.axes import CALM, axes_or_new, figure, short, tidied
+from equiv_probe.report.document import TERMINAL, Block, Cell, Column, Document, Figure, Table, Uncertain
+from equiv_probe.report.formatting import number
+from equiv_probe.report.record import Part, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from matplotlib.axes import Axes
-    from rich.table import Table
     from torch import Tensor
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -25,8 +25,7 @@ _WIDTH = 12
 _NONE = (math.nan, math.nan)
 
 
-@dataclass(frozen=True)
-class Bin:
+class Bin(Part, frozen=True):
     """One bin ``[low, high)``: the losses of its structures, with standard errors and 95 % intervals over them.
 
     NaN where there is nothing to estimate it from: no structures, no labels, one structure alone.
@@ -75,8 +74,7 @@ class Bin:
         return f"{_plain(self.low)}-{_plain(self.high)}"
 
 
-@dataclass(frozen=True)
-class OverTime:
+class OverTime(Record, frozen=True):
     """``L_total``, ``L_mean``, ``L_equiv`` and the share of one loss in bins of an input of the network.
 
     Attributes:
@@ -88,12 +86,19 @@ class OverTime:
         outside: structures whose value lay outside of all bins; they are in none.
     """
 
+    kind: ClassVar[str] = "bins"
+
     over: str
     stage: str
     name: str
     loss: str
     bins: tuple[Bin, ...]
     outside: int
+
+    def __post_init__(self) -> None:
+        """Refuse an input without bins."""
+        if not self.bins:
+            raise ValueError("no bins")
 
     @classmethod
     def of(
@@ -131,54 +136,45 @@ class OverTime:
                         found[f"{self.over}_{one.label}/{key}{suffix}"] = value
         return found
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers."""
-        return asdict(self)
+    def document(self) -> Document:
+        """The table, and the figure of it."""
+        return Document(f"{self.stage}/{self.name}", f"bins of {self.over}", self.blocks())
 
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> OverTime:
-        """Undo :meth:`to_dict`; None is NaN."""
-        bins = []
-        for one in stored["bins"]:
-            fields: dict[str, Any] = {key: math.nan if value is None else value for key, value in one.items()}
-            for key in ("equiv_interval", "share_interval"):
-                fields[key] = tuple(math.nan if end is None else end for end in one[key])
-            bins.append(Bin(**fields))
-        return cls(**{**stored, "bins": tuple(bins)})
+    def blocks(self) -> list[Block]:
+        """A row for each bin, with bars: of the share, or without labels of ``L_equiv``; and a figure of the same."""
+        text = "; ".join(_in_words(one) for one in self.bins)
+        figure = Figure(f"Over {self.over}: {self.stage}/{self.name}", self.plot, f"{text}.")
+        return [replace(self._table(), on=TERMINAL), figure]
 
-    def table(self) -> Table:
-        """A row for each bin, with bars: of the share, or without labels of ``L_equiv``."""
+    def _table(self) -> Table:
         labelled = any(math.isfinite(one.share) for one in self.bins)
         key = "share" if labelled else "equiv"
-        shown = "share of the loss" if labelled else "L_equiv"
-        losses = ("L_total", "L_mean", "L_equiv") if labelled else ()
-        columns = (self.over, *losses, "n" if labelled else "structures", shown, "95 % interval")
+        losses = [Column(name) for name in ("L_total", "L_mean", "L_equiv")] if labelled else []
+        count = Column("n" if labelled else "structures")
+        shown = Column("share of the loss", kind="percent") if labelled else Column("L_equiv")
+        span = Column("95 % interval", kind=shown.kind, digits=2)
         outside = f"; {self.outside} structures outside of all bins" if self.outside else ""
-        made = table_of(f"{self.stage}/{self.name} ({self.loss}) over {self.over}{outside}", *columns)
-        made.add_column("", justify="left", no_wrap=True)
         most = max((getattr(one, key) for one in self.bins if math.isfinite(getattr(one, key))), default=0.0)
+        rows: list[list[Cell]] = []
         for one in self.bins:
-            cells = [f"{_plain(one.low)} to {_plain(one.high)}"]
+            row: list[Cell] = [f"{_plain(one.low)} to {_plain(one.high)}"]
             if labelled:
-                cells += [with_error(one.total, one.total_stderr), number(one.mean)]
-                cells += [with_error(one.equiv, one.equiv_stderr), str(one.structures)]
-                share = with_error(100 * one.share, 100 * one.share_stderr)
-                low, high = (number(100 * end, 2) for end in one.share_interval)
-                cells += [f"{share} %" if one.structures else share, f"[{low}, {high}] %" if "–" not in low else ""]
+                row += [Uncertain(one.total, one.total_stderr), one.mean, Uncertain(one.equiv, one.equiv_stderr)]
+                row += [one.structures, Uncertain(one.share, one.share_stderr), one.share_interval]
             else:
-                cells += [str(one.structures), with_error(one.equiv, one.equiv_stderr), interval(*one.equiv_interval)]
-            made.add_row(*(Text(cell) for cell in cells), Text(_bar(getattr(one, key), most)))
-        return made
+                row += [one.structures, Uncertain(one.equiv, one.equiv_stderr), one.equiv_interval]
+            rows.append([*row, _bar(getattr(one, key), most)])
+        return Table(
+            f"{self.stage}/{self.name} ({self.loss}) over {self.over}{outside}",
+            [Column(self.over, kind="text"), *losses, count, shown, span, Column("", kind="text")],
+            rows,
+        )
 
-    def __rich_console__(self, console: Any, options: Any) -> Any:
-        """The table."""
-        yield self.table()
+    def rows(self) -> list[dict[str, Any]]:
+        """The bins."""
+        return [{**structs.asdict(one), **_ends(one)} for one in self.bins]
 
-    def __str__(self) -> str:
-        out = StringIO()
-        Console(file=out, width=120, highlight=False, color_system=None).print(self.table())
-        return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
-
+    @figure
     def plot(self, ax: Axes | None = None) -> Axes:
         """The share against the input, with intervals; without labels ``L_equiv``.
 
@@ -191,9 +187,41 @@ class OverTime:
         Raises:
             EquivProbeError: Matplotlib is not installed.
         """
-        from equiv_probe.results import plots
+        ax = axes_or_new(ax)
+        key = "share" if any(math.isfinite(one.share) for one in self.bins) else "equiv"
+        filled = [one for one in self.bins if math.isfinite(getattr(one, key))]
+        spread = self.edges[0] > 0 and self.edges[-1] > 50 * self.edges[0]
+        unit = 100.0 if key == "share" else 1.0
+        for one in filled:
+            value, (low, high) = getattr(one, key), getattr(one, f"{key}_interval")
+            middle = math.sqrt(one.low * one.high) if spread else (one.low + one.high) / 2
+            ax.plot([one.low, one.high], [unit * value] * 2, color=CALM, lw=2)
+            if math.isfinite(low + high):
+                reach = [[unit * max(value - low, 0)], [unit * max(high - value, 0)]]
+                ax.errorbar([middle], [unit * value], yerr=reach, color=CALM, capsize=2)
+        ax.set_xscale("log" if spread else "linear")
+        ax.set_xlabel(short(self.over))
+        ax.set_ylabel("share of the loss, %" if key == "share" else "L_equiv")
+        return tidied(ax)
 
-        return plots.profile(self, ax=ax)
+
+def _in_words(one: Bin) -> str:
+    """A bin in words; without labels there is no share of a loss."""
+    if not one.structures:
+        return f"{one.label}: nothing there"
+    has_share = math.isfinite(one.share)
+    scale, unit, (low, high) = (100, " %", one.share_interval) if has_share else (1, "", one.equiv_interval)
+    span = f" ({number(scale * low)} to {number(scale * high)})" if math.isfinite(low) else ""
+    what = "" if has_share else "L_equiv "
+    return f"{one.label}: {what}{number(scale * (one.share if has_share else one.equiv))}{unit}{span}"
+
+
+def _ends(one: Bin) -> dict[str, float]:
+    return {
+        f"{name}_{end}": value
+        for name, span in (("equiv", one.equiv_interval), ("share", one.share_interval))
+        for end, value in zip(("low", "high"), span, strict=True)
+    }
 
 
 def _plain(value: float) -> str:

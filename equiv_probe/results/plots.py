@@ -12,30 +12,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.axes import ALARM, CALM, INK, SERIES, axes_or_new, chosen, figure, short, tidied, value_of
-from equiv_probe.report.formatting import number
+from equiv_probe.report.axes import ALARM, CALM, INK, SERIES, axes_or_new, figure, short, tidied, value_of
+from equiv_probe.report.formatting import counted, number
+from equiv_probe.results.measured import chosen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
 
-    from equiv_probe.results.contrasts import Contrast
-    from equiv_probe.results.over_time import OverTime
-    from equiv_probe.results.report import Report
+    from equiv_probe.results.measured import Measured
+    from equiv_probe.results.structure_table import StructureRecord
 
 TIMES = {"step": "training step", "time": "time", "t": "t", "epoch": "epoch"}
 """Columns of a history that it can be drawn against, with what they are called."""
 
 
 @figure
-def share(report: Report, ax: Axes | None = None) -> Axes:
+def share(measured: Sequence[Measured], ax: Axes | None = None) -> Axes:
     """``L_equiv`` as a part of ``L_total``, of every quantity that has reference values (or a loss of its own).
 
     Raises:
         EquivProbeError: no loss was measured.
     """
-    having = [(m.name, m.labelled) for m in report.measured if m.labelled is not None]
+    having = [(m.name, m.labelled) for m in measured if m.labelled is not None]
     if not having:
         raise EquivProbeError("a report without a loss", "reference values, or a run's own loss")
     ax = axes_or_new(ax)
@@ -55,19 +55,24 @@ def share(report: Report, ax: Axes | None = None) -> Axes:
 
 
 @figure
-def structures(report: Report, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+def structures(
+    measured: Sequence[Measured],
+    records: Sequence[StructureRecord],
+    quantity: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """How the root error is spread over structures: for each value, the percentage of structures that lie below.
 
     Raises:
         EquivProbeError: the report holds no structures, or not this quantity.
     """
-    measured = chosen(report, quantity)
-    values = np.sort([r for r in _roots(report, measured.name) if math.isfinite(r)])
+    one = chosen(measured, quantity)
+    values = np.sort([r for r in roots(records, one.name) if math.isfinite(r)])
     if not len(values):
         raise EquivProbeError("a report without structures", "an audit, or a measurement that names its structures")
     ax = axes_or_new(ax)
     ax.step([values[0], *values], 100 * np.arange(len(values) + 1) / len(values), where="post", color=ALARM, lw=2)
-    floor = measured.highest_floor
+    floor = one.highest_floor
     positive = values[values > 0]
     # On a log axis the floor fits in beside what towers above it.
     if len(positive) and floor > 0 and (positive.max() > 20 * positive.min() or floor > positive.min() / 20):
@@ -78,61 +83,63 @@ def structures(report: Report, quantity: str | None = None, ax: Axes | None = No
         name = "median" if level == 50 else "95 %"
         ax.axvline(at, color=CALM, ls=style, lw=1, label=f"{name} {number(at)}")
     ax.set_ylim(0, 103)
-    ax.set_xlabel(f"√L_equiv of a structure's {short(measured.name)}, {short(measured.unit)}")
+    ax.set_xlabel(f"√L_equiv of a structure's {short(one.name)}, {short(one.unit)}")
     ax.set_ylabel("structures below, %")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return tidied(ax)
 
 
 @figure
-def elements(report: Report, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+def elements(measured: Sequence[Measured], quantity: str | None = None, ax: Axes | None = None) -> Axes:
     """Root error by chemical element, of a quantity that atoms have.
 
     Raises:
         EquivProbeError: the quantity has no values by atom.
     """
-    measured = chosen(report, quantity, lambda m: bool(m.by_element), "one that atoms have, such as forces")
-    ranked = sorted(measured.by_element.items(), key=lambda item: -value_of(item[1]["rms"]))[:12]
+    one = chosen(measured, quantity, lambda m: bool(m.by_element), "one that atoms have, such as forces")
+    ranked = sorted(one.by_element.items(), key=lambda item: -value_of(item[1]["rms"]))[:12]
     ax = axes_or_new(ax)
     ax.barh(range(len(ranked)), [value_of(values["rms"]) for _, values in ranked], color=ALARM, height=0.6)
-    names = [f"{short(element)} ({int(values['atoms'])})" for element, values in ranked]
+    names = [f"{short(element)} ({counted(values['atoms'])})" for element, values in ranked]
     ax.set_yticks(range(len(ranked)), names, parse_math=False)
     ax.invert_yaxis()
-    ax.set_xlabel(f"√L_equiv of {short(measured.name)}, {short(measured.unit)}")
+    ax.set_xlabel(f"√L_equiv of {short(one.name)}, {short(one.unit)}")
     ax.set_ylabel("element (atoms)")
     return tidied(ax, grid="x")
 
 
 @figure
-def history(report: Report, value: str = "share", x: str | None = None, ax: Axes | None = None) -> Axes:
+def history(
+    entries: Sequence[Mapping[str, Any]], value: str = "share", x: str | None = None, ax: Axes | None = None
+) -> Axes:
     """An estimate over the course of a run, with its 95 % interval (two standard errors) as a band.
 
     Args:
-        report: of a run.
-        value: a column of ``report.history``, such as ``"share"`` (drawn in percent) or ``"L_equiv"``.
+        entries: the report's ``history``.
+        value: a column of it, such as ``"share"`` (drawn in percent) or ``"L_equiv"``.
         x: the column to draw it against; None takes the first of step, time, t that is there.
         ax: to draw into.
 
     Raises:
         EquivProbeError: the report holds no history, or not these columns.
     """
-    columns = [name for entry in report.history for name in entry]
-    x = x or next((name for name in columns if name in TIMES or name.startswith("time")), None)
-    if not report.history or x not in columns or value not in columns:
+    columns = [name for entry in entries for name in entry]
+    x = x or time_column(entries)
+    if not entries or x not in columns or value not in columns:
         found = ", ".join(dict.fromkeys(columns)) or "no history"
         raise EquivProbeError(f"a report with {found}", f"a history with {x or 'step'} and {value}")
     lines: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in report.history:
+    for entry in entries:
         if entry.get(x) is not None and entry.get(value) is not None:
             name = "/".join(str(entry[key]) for key in ("stage", "output") if entry.get(key))
             lines.setdefault(name, []).append(entry)
     ax = axes_or_new(ax)
     scale = 100 if value == "share" else 1
-    for index, (name, entries) in enumerate(lines.items()):
+    for index, (name, line) in enumerate(lines.items()):
         colour = SERIES[index % len(SERIES)]
-        at, values = _column(entries, x), scale * _column(entries, value)
-        errors = 2 * scale * np.nan_to_num(_column(entries, f"{value}_stderr"))
-        few = {"marker": "o", "ms": 4} if len(entries) < 40 else {}
+        at, values = _column(line, x), scale * _column(line, value)
+        errors = 2 * scale * np.nan_to_num(_column(line, f"{value}_stderr"))
+        few = {"marker": "o", "ms": 4} if len(line) < 40 else {}
         ax.plot(at, values, color=colour, lw=1.8, label=short(name) or None, **few)  # type: ignore[arg-type]
         lowest = 0.0 if bool((values > 0).all()) else -math.inf  # what cannot be negative has no band there
         ax.fill_between(at, np.maximum(values - errors, lowest), values + errors, color=colour, alpha=0.2, lw=0)
@@ -143,48 +150,15 @@ def history(report: Report, value: str = "share", x: str | None = None, ax: Axes
     return tidied(ax)
 
 
-@figure
-def profile(found: OverTime, ax: Axes | None = None) -> Axes:
-    """The share in bins of an input of the network, with 95 % intervals; without labels ``L_equiv``."""
-    ax = axes_or_new(ax)
-    key = "share" if any(math.isfinite(one.share) for one in found.bins) else "equiv"
-    filled = [one for one in found.bins if math.isfinite(getattr(one, key))]
-    spread = found.edges[0] > 0 and found.edges[-1] > 50 * found.edges[0]
-    unit = 100.0 if key == "share" else 1.0
-    for one in filled:
-        value, (low, high) = getattr(one, key), getattr(one, f"{key}_interval")
-        middle = math.sqrt(one.low * one.high) if spread else (one.low + one.high) / 2
-        ax.plot([one.low, one.high], [unit * value] * 2, color=CALM, lw=2)
-        if math.isfinite(low + high):
-            reach = [[unit * max(value - low, 0)], [unit * max(high - value, 0)]]
-            ax.errorbar([middle], [unit * value], yerr=reach, color=CALM, capsize=2)
-    ax.set_xscale("log" if spread else "linear")
-    ax.set_xlabel(short(found.over))
-    ax.set_ylabel("share of the loss, %" if key == "share" else "L_equiv")
-    return tidied(ax)
+def time_column(entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """The column of a history that it can be drawn against: the first of step, time and so on that is there."""
+    columns = (name for entry in entries for name in entry)
+    return next((name for name in columns if name in TIMES or name.startswith("time")), None)
 
 
-@figure
-def contrast(found: Contrast, ax: Axes | None = None) -> Axes:
-    """One number of several reports with its 95 % intervals, the first at the top."""
-    ax = axes_or_new(ax)
-    for row, entry in enumerate(found.entries):
-        finite = math.isfinite(entry.low) and math.isfinite(entry.high)
-        reach = [[max(entry.value - entry.low, 0)], [max(entry.high - entry.value, 0)]] if finite else None
-        ax.errorbar(entry.value, row, xerr=reach, fmt="o", color=CALM if row == 0 else ALARM, capsize=4, lw=1.8)
-    ax.set_yticks(range(len(found.entries)), [short(entry.report) for entry in found.entries], parse_math=False)
-    ax.set_ylim(len(found.entries) - 0.5, -0.5)
-    values = [entry.value for entry in found.entries]
-    if min(values) > 0 and max(values) > 30 * min(values):
-        ax.set_xscale("log")
-    ax.set_xlabel(f"{found.number} of {short(found.quantity)}" + (f", {short(found.unit)}" if found.unit else ""))
-    return tidied(ax, grid="x")
-
-
-def _roots(report: Report, name: str) -> list[float]:
-    return [
-        value_of(record["quantities"][name].get("rms")) for record in report.structures if name in record["quantities"]
-    ]
+def roots(records: Sequence[StructureRecord], name: str) -> list[float]:
+    """Root errors of a quantity of the structures that have it; NaN where there is none."""
+    return [value_of(record["quantities"][name].get("rms")) for record in records if name in record["quantities"]]
 
 
 def _column(entries: Sequence[Mapping[str, Any]], name: str) -> Any:

@@ -1,116 +1,68 @@
-"""What was found: as a table to read, as JSON and CSV for machines."""
+"""The report of an audit, of a run or of a trajectory: what was found, by quantity and by structure."""
 
 from __future__ import annotations
 
-import csv
 import math
-from dataclasses import asdict, dataclass, field
-from dataclasses import fields as dataclass_fields
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
-from rich.console import Console
+import msgspec
 
-from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.saving import as_json, as_page, read, require_version, write
-from equiv_probe.report.stored import require_report, without_nan
-from equiv_probe.results.over_time import Bin, OverTime
-from equiv_probe.results.report_figures import Figures
-from equiv_probe.results.report_table import render
+from equiv_probe.report.document import Column, Document, Note, Paragraph, Section, Table, method
+from equiv_probe.report.record import Record
+from equiv_probe.report.stored_data import plain, without_nan
+from equiv_probe.results import angular_plots, gradient_plots, gradient_table, plots, trajectory_plots
+from equiv_probe.results.course_figures import course_figures
+from equiv_probe.results.error_figures import kind_figures, main_first, where_figures
+from equiv_probe.results.headline import headline
+from equiv_probe.results.measured import Labelled, Measured
+from equiv_probe.results.over_time import OverTime
+from equiv_probe.results.quantity_tables import element_table, loss_blocks, spread_tables, symmetry_table
+from equiv_probe.results.structure_table import StructureTable
+from equiv_probe.results.verdict_words import BROKEN
+from equiv_probe.results.worst_structures import worst_structures
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from matplotlib.axes import Axes
 
-__all__ = ["SCHEMA_VERSION", "Labelled", "Measured", "Report", "without_nan"]
+    from equiv_probe.report.document import Block
 
-SCHEMA_VERSION = 1
+__all__ = ["Failure", "Labelled", "Measured", "Report", "without_nan"]
 
+LISTED = 200
+"""Failures that a table shows."""
+_STATED = {"step": (int, float), "stage": (str,), "output": (str,)}
+_GRADIENTS = ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine", "squared_mean", "squared_equiv", "inner")
 
-@dataclass(frozen=True)
-class Measured:
-    """One quantity over all structures; errors in ``unit``, losses in ``loss_unit``. NaN: not measured.
+if TYPE_CHECKING:
+    Gradients = dict[str, Any]
+    Failure = dict[str, Any]
+else:  # what is read from files is held to this
 
-    Attributes:
-        name: of the quantity.
-        unit: of ``rms``, ``floor``, ``nondeterminism``, quantiles and maxima.
-        structures: how many it was measured on.
-        rms: root of the label-free ``L_equiv`` (squared error, mean over components).
-        rms_interval: its 95 % interval.
-        equiv: ``L_equiv`` itself, in ``unit`` squared.
-        equiv_stderr: its standard error.
-        relative: ``rms`` over the root mean square of the twirled prediction.
-        floor: what the same measurement reads from rounding alone: from inputs that differ by rounding, and not less
-            than the resolution of the numbers themselves.
-        nondeterminism: what it reads from evaluating the same input again, in a batch of its own.
-        verdict: one of the kinds of :mod:`equiv_probe.estimation.verdict`.
-        sentence: the verdict in words.
-        over_structures: quantiles and maximum of the root error of structures.
-        over_rotations: quantiles and maximum of the root deviation of single rotations.
-        largest: largest deviation of one atom's value (or of the structure's) in any rotation.
-        by_element: root error and number of atoms by element.
-        worst_atoms: structure, atom index, element and root error.
-        labelled: the decomposition against reference values, if there are any.
-        angular: the spectrum ``power`` of degrees 1 … and the ``rest`` above, with their ``stderr``; and by angle and
-            by axis of the rotation between two predictions half their mean square difference, ``by_angle`` and
-            ``by_axis`` (:mod:`equiv_probe.estimation.variogram`). All in ``unit`` squared; empty where it was not
-            measured.
-    """
+    class Failure(TypedDict):
+        """What could not be measured, and why."""
 
-    name: str
-    unit: str
-    structures: int
-    rms: float
-    rms_interval: tuple[float, float]
-    equiv: float
-    equiv_stderr: float
-    relative: float
-    floor: float
-    nondeterminism: float
-    verdict: str
-    sentence: str
-    over_structures: dict[str, float] = field(default_factory=dict)
-    over_rotations: dict[str, float] = field(default_factory=dict)
-    largest: float = math.nan
-    by_element: dict[str, dict[str, float]] = field(default_factory=dict)
-    worst_atoms: list[dict[str, Any]] = field(default_factory=list)
-    labelled: Labelled | None = None
-    angular: dict[str, Any] = field(default_factory=dict)
+        name: str
+        error: str
 
-    @property
-    def highest_floor(self) -> float:
-        """The higher of the two floors: what ``rms`` is judged beside; NaN if neither was measured."""
-        return max((floor for floor in (self.floor, self.nondeterminism) if math.isfinite(floor)), default=math.nan)
+    class _Groups(TypedDict):
+        over: str
+        groups: dict[str, dict[str, float | tuple[float, float]]]
+
+    class Gradients(_Groups, total=False):
+        """Gradients of one output by group of parameters, and their course."""
+
+        history: list[dict[str, float]]
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """``L_total = L_mean + L_equiv`` against reference values, with standard errors and 95 % intervals."""
-
-    loss: str
-    unit: str
-    structures: int
-    total: float
-    total_stderr: float
-    mean: float
-    mean_stderr: float
-    equiv: float
-    equiv_stderr: float
-    equiv_interval: tuple[float, float]
-    share: float
-    share_stderr: float
-    share_interval: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Report(Figures):
-    """The result of an audit.
+class Report(Record, frozen=True):
+    """The result of an audit, of a run or of a trajectory; ``report["forces"]`` is what was measured of one quantity.
 
     Attributes:
         model: what was audited.
         source: on which structures.
         protocol: plan, seed, precision, versions, cost: how it was measured.
         measured: by quantity.
-        structures: one record per structure, as in the journal.
+        structures: their numbers, in columns; a sequence of records. A list of records is taken too.
         failures: structures that could not be measured, with the reason.
         notes: what a reader must know to use the numbers.
         blind_spots: what the measurement cannot see.
@@ -118,22 +70,44 @@ class Report(Figures):
         history: of a training run, the estimates after each measurement: step, stage, output, seconds since the start,
             ``L_total`` and so on.
         over: losses in bins of an input of the network, such as its time.
-        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.Gradients.to_dict` gives
-            them, over the latest measurements, and their ``history``.
+        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.analysis.Gradients.to_dict`
+            gives them, over the latest measurements, and their ``history``.
+
+    The methods ``plot_…`` draw into the given Matplotlib axes, or into those of a new figure of pyplot's, and return
+    the axes. They raise EquivProbeError if the report does not hold what is to be drawn, or Matplotlib is missing.
     """
+
+    kind: ClassVar[str] = "report"
 
     model: str
     source: str
     protocol: dict[str, Any]
     measured: list[Measured]
-    structures: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    blind_spots: list[str] = field(default_factory=list)
+    structures: StructureTable = msgspec.field(default_factory=StructureTable)
+    failures: list[Failure] = msgspec.field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
+    blind_spots: list[str] = msgspec.field(default_factory=list)
     complete: bool = True
-    history: list[dict[str, Any]] = field(default_factory=list)
-    over: list[OverTime] = field(default_factory=list)
-    gradients: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    over: list[OverTime] = msgspec.field(default_factory=list)
+    gradients: dict[str, Gradients] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a history and gradients that could not be shown."""
+        if not isinstance(self.structures, StructureTable):
+            msgspec.structs.force_setattr(self, "structures", StructureTable.of(self.structures))
+        for place, entry in enumerate(self.history):
+            for name, types in _STATED.items():
+                found = entry.get(name)
+                if found is not None and (isinstance(found, bool) or not isinstance(found, types)):
+                    raise ValueError(f"history[{place}].{name} is a {type(found).__name__}")
+        for name, one in self.gradients.items():
+            for group, row in one["groups"].items():
+                wanted = {f"{key}{end}" for key in _GRADIENTS for end in ("", "_stderr", "_interval")}
+                for key in sorted(wanted | {"parameters", "units"}):
+                    is_span = isinstance(row.get(key, None), (tuple, list))
+                    if key not in row or is_span != key.endswith("_interval"):
+                        raise ValueError(f"gradients of {name}, {group}: no {key}")
 
     def __getitem__(self, name: str) -> Measured:
         """The measurement of one quantity."""
@@ -142,106 +116,121 @@ class Report(Figures):
                 return measured
         raise KeyError(name)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers, with ``schema_version``; what was not measured is None."""
-        plain: dict[str, Any] = without_nan({"schema_version": SCHEMA_VERSION, **asdict(self)})
-        return plain
-
     @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> Report:
-        """Undo :meth:`to_dict`.
+    def upgraded(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 had the same entries, without a kind, and a record for each structure."""
+        return {**stored, "structures": plain(StructureTable.of_version_1(stored.get("structures", [])))}
 
-        Raises:
-            EquivProbeError: another schema version, or no report.
-        """
-        require_version(stored, SCHEMA_VERSION)
-        require_report(stored)
-        fields = _known(cls, stored)
-        fields["measured"] = [_measured(entry) for entry in fields["measured"]]
-        over = [_known(OverTime, entry) for entry in fields.get("over", [])]
-        fields["over"] = [
-            OverTime.from_dict({**entry, "bins": [_known(Bin, one) for one in entry["bins"]]}) for entry in over
-        ]
-        return cls(**fields)
+    def document(self) -> Document:
+        """The answer, then the loss, then where the error sits and of what kind it is, then how it was measured."""
+        top = headline(self.measured, self.history)
+        about = "" if top is None else top.about
+        count = len(self.structures)
+        counted = f"{count} structure{'s' * (count != 1)} of " if count else ""
+        symmetry = [m for m in self.measured if math.isfinite(m.rms) or m.labelled is None]
+        return Document(
+            self.model,
+            f"{counted}{self.source}",
+            [
+                *self._interrupted(),
+                top or Paragraph("Nothing was measured."),
+                *([symmetry_table(symmetry)] if symmetry else []),
+                Section("How much of the loss is it?", loss_blocks(self.measured)),
+                Section("Where is it?", self._where(about)),
+                Section("What kind is it?", main_first(kind_figures(self.measured, about), about)),
+                Section("Over time", [*(b for one in self.over for b in one.blocks()), *course_figures(self.history)]),
+                Section("How does it pull on the weights?", gradient_table.blocks(self.gradients)),
+                *method(self.protocol, self.notes, self._failures(), self.blind_spots),
+            ],
+            f"{len(self.failures)} could not be measured" if self.failures else "",
+        )
 
-    def save(self, path: str | Path) -> None:
-        """Write ``.json`` (everything), ``.csv`` (one row per structure and quantity) or ``.html`` (a page to look at).
+    def _interrupted(self) -> list[Note]:
+        if self.complete:
+            return []
+        resumes = " The same command resumes." if self.structures and not self.history else ""
+        return [Note(f"Interrupted: only part of it was measured.{resumes}", warning=True)]
 
-        Raises:
-            EquivProbeError: another suffix, or, for a page, Matplotlib is not installed.
-        """
-        write(path, {".json": lambda: as_json(self.to_dict()), ".csv": self.to_csv, ".html": lambda: as_page(self)})
+    def _where(self, about: str) -> list[Block]:
+        if not self.measured:
+            return []
+        tables: list[Block] = []
+        if len(self.structures) > 1 or any(m.over_rotations for m in self.measured):
+            tables += spread_tables(self.measured)
+        tables += [element_table(m) for m in self.measured if m.by_element and m.verdict in BROKEN]
+        if not self.structures:
+            return tables
+        records = list(self.structures)
+        figures = main_first(where_figures(self.measured, records, about), about)
+        return [*tables, *figures, worst_structures(self.measured, records, about)]
 
-    @classmethod
-    def load(cls, path: str | Path) -> Report:
-        """Read what :meth:`save` wrote as JSON.
+    def _failures(self) -> list[Block]:
+        if not self.failures:
+            return []
+        many, listed = len(self.failures), self.failures[:LISTED]
+        title = f"Not measured: {many}" + (f", the first {LISTED} listed" if many > LISTED else "")
+        rows = [[str(one["name"]), str(one["error"])] for one in listed]
+        columns = [Column("structure", kind="text"), Column("reason", kind="text")]
+        return [Section(title, [Table(title, columns, rows)], folded=True)]
 
-        Raises:
-            EquivProbeError: there is no such file, or no report in it.
-        """
-        found: Report = read(path, cls.from_dict)
-        return found
-
-    def to_csv(self) -> str:
-        """One row per structure and quantity, with units in the header."""
-        out = StringIO()
-        writer = csv.writer(out)
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per structure and quantity, with units."""
         numbers = ("rms", "equiv", "equiv_stderr", "relative", "floor", "nondeterminism", "largest")
-        labelled = ("total", "mean", "equiv")
-        head = ["structure", "formula", "n_atoms", "quantity", "unit", "rotations", *numbers]
-        writer.writerow([*head, *(f"L_{key} (reference loss)" for key in labelled)])
         units = {measured.name: measured.unit for measured in self.measured}
+        found = []
         for record in self.structures:
             for name, values in record["quantities"].items():
                 known = values.get("labelled") or {}
-                row = [record["name"], record["formula"], record["n_atoms"], name, units.get(name, "")]
-                row += [
-                    record["rotations"],
-                    *(values.get(key) for key in numbers),
-                    *(known.get(key) for key in labelled),
-                ]
-                writer.writerow(row)
-        return out.getvalue()
+                found.append(
+                    {
+                        "structure": record["name"],
+                        "formula": record["formula"],
+                        "n_atoms": record["n_atoms"],
+                        "quantity": name,
+                        "unit": units.get(name, ""),
+                        "rotations": record["rotations"],
+                        **{key: values.get(key) for key in numbers},
+                        **{f"L_{key} (reference loss)": known.get(key) for key in ("total", "mean", "equiv")},
+                    }
+                )
+        return found
 
-    def __rich_console__(self, console: Console, options: Any) -> Any:
-        """The report as Rich tables."""
-        yield from render(self)
+    def plot_share(self, ax: Axes | None = None) -> Axes:
+        """``L_equiv`` as a part of ``L_total``, with its 95 % interval."""
+        return plots.share(self.measured, ax=ax)
 
-    def _repr_html_(self) -> str | None:
-        """What a notebook shows; without Matplotlib it shows the text instead."""
-        from equiv_probe.report.page import fragment
+    def plot_structures(self, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+        """How the root error is spread over structures."""
+        return plots.structures(self.measured, self.structures, quantity, ax=ax)
 
-        try:
-            return fragment(self)
-        except EquivProbeError:
-            return None
+    def plot_elements(self, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+        """Root error by chemical element."""
+        return plots.elements(self.measured, quantity, ax=ax)
 
-    def __str__(self) -> str:
-        console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
-        console.print(self)
-        text: str = console.file.getvalue()  # type: ignore[attr-defined]
-        return "\n".join(line.rstrip() for line in text.splitlines())
+    def plot_spectrum(self, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+        """At which angular degrees ``L_equiv`` lies, in percent of it."""
+        return angular_plots.spectrum(self.measured, quantity, ax=ax)
 
+    def plot_angle(self, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+        """How much two predictions differ against the angle between their orientations, in degrees."""
+        return angular_plots.angle(self.measured, quantity, ax=ax)
 
-def _known(kind: type[Any], stored: dict[str, Any]) -> dict[str, Any]:
-    """The entries that have a place; what another program adds is left out."""
-    names = {entry.name for entry in dataclass_fields(kind)}
-    return {key: value for key, value in stored.items() if key in names}
+    def plot_axis_map(self, quantity: str | None = None, ax: Axes | None = None) -> Axes:
+        """How much two predictions differ against the axis of the rotation between them; given axes must be polar."""
+        return angular_plots.axis_map(self.measured, quantity, ax=ax)
 
+    def plot_history(self, value: str = "share", x: str | None = None, ax: Axes | None = None) -> Axes:
+        """An estimate over the course of a run, against ``x``: a column of the history; None finds the time in it."""
+        return plots.history(self.history, value, x, ax=ax)
 
-def _measured(stored: dict[str, Any]) -> Measured:
-    fields = _known(Measured, stored)
-    labelled = fields.pop("labelled", None)
-    known = None if labelled is None else Labelled(**_restored(_known(Labelled, labelled)))
-    return Measured(**_restored(fields), labelled=known)
+    def plot_gradients(self, value: str = "ratio", output: str | None = None, ax: Axes | None = None) -> Axes:
+        """Gradients of a run, ``"ratio"`` or ``"cosine"``; see :func:`equiv_probe.results.gradient_plots.history`."""
+        return gradient_plots.history(self.gradients, value, output, ax=ax)
 
+    def plot_trajectory(self, name: str = "forces_rms_meV_per_A", ax: Axes | None = None) -> Axes:
+        """See :func:`equiv_probe.results.trajectory_plots.trajectory`."""
+        return trajectory_plots.trajectory(self.history, name, ax)
 
-def _restored(fields: dict[str, Any]) -> dict[str, Any]:
-    """None back to NaN, and intervals back to tuples."""
-    restored: dict[str, Any] = {}
-    for key, value in fields.items():
-        if key.endswith("_interval"):
-            restored[key] = tuple(math.nan if end is None else end for end in value)
-        else:
-            restored[key] = math.nan if value is None else value
-    return restored
+    def plot_angular_momentum(self, ax: Axes | None = None) -> Axes:
+        """See :func:`equiv_probe.results.trajectory_plots.angular_momentum`."""
+        return trajectory_plots.angular_momentum(self.history, ax)

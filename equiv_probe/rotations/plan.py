@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
-from scipy.integrate import lebedev_rule
 
 from equiv_probe.errors import EquivProbeError
 
@@ -148,6 +147,8 @@ def quadrature(degree: int) -> tuple[Tensor, Tensor]:
     Returns:
         rotations ``(n, 3, 3)`` and weights ``(n,)`` that sum to one, float64. n is 24, 84, 208 for degree 3, 5, 7.
     """
+    from scipy.integrate import lebedev_rule
+
     rule = next((d for d in range(degree, 132) if _has_lebedev(d)), None)
     if degree < 1 or rule is None:
         raise EquivProbeError(f"quadrature of degree {degree}", "a degree from 1 to 131")
@@ -163,6 +164,8 @@ def quadrature(degree: int) -> tuple[Tensor, Tensor]:
 
 
 def _has_lebedev(degree: int) -> bool:
+    from scipy.integrate import lebedev_rule
+
     try:
         _, weights = lebedev_rule(degree)
     except NotImplementedError:

@@ -35,11 +35,6 @@ class Estimate:
     low: float = float("nan")
     high: float = float("nan")
 
-    @property
-    def bounded(self) -> bool:
-        """Whether there is an interval with two ends."""
-        return bool(np.isfinite(self.low) and np.isfinite(self.high))
-
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 

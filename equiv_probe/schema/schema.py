@@ -6,7 +6,6 @@ its reason and the line that would declare it; what is ambiguous is an error tha
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.messages import logger
 from equiv_probe.representations import frames
 from equiv_probe.representations import representation as reps
 from equiv_probe.representations.grids import Grid
@@ -149,11 +149,11 @@ class Schema:
         return self.targets.get(name, self.outputs[name])
 
     def announce(self) -> None:
-        """Print to stderr, once per run and schema, what was assumed, why, and the line that would declare it."""
+        """Say, once per run and schema, what was assumed, why, and the line that would declare it."""
         if self.assumptions and self not in _ANNOUNCED and rank() == 0:
             _ANNOUNCED.append(self)
             lines = [*(f"  {assumption}" for assumption in self.assumptions), f"  to declare it: {self}"]
-            print("equiv_probe assumes", *lines, sep="\n", file=sys.stderr)
+            logger.info("\n".join(["equiv_probe assumes", *lines]))
 
     def __str__(self) -> str:
         def line(group: Mapping[str, Representation]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import equiv_probe as ep
 from equiv_probe.cli.run_script import report_path
+from equiv_probe.messages import logger
 from equiv_probe_lightning import ranks
 from equiv_probe_lightning.figures import log_figures
 
@@ -49,4 +50,4 @@ def conclude(run: Run, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | N
             warnings.warn(f"equiv_probe could not save its report: {error}", stacklevel=2)
             return
         if settings.verbose:
-            print(f"Saved to {path}")
+            logger.info(f"Saved to {path}")

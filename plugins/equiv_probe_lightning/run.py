@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import equiv_probe as ep
 from equiv_probe.cli.run_script import claim
+from equiv_probe.messages import logger
 from equiv_probe.rotations.drawing import rank
 from equiv_probe_lightning import ranks
 from equiv_probe_lightning.logbook import Logbook
@@ -114,7 +114,7 @@ class Run:
         self._augment()
         if settings.verbose and self.trainer.is_global_zero:
             name = next((name for name, m in module.named_modules() if m is training.network), "") or "."
-            print(f'equiv_probe measures network="{name}" ({type(training.network).__name__})', file=sys.stderr)
+            logger.info(f'equiv_probe measures network="{name}" ({type(training.network).__name__})')
 
     def _augment(self) -> None:
         if self.settings.augment and self.probe is not None and self._augmentation is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.objectives import Objectives, label_free, labelled
+from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +60,7 @@ class Labels:
             found = {only: "y"}
         if found:
             line = ", ".join(f'"{output}": "{name}"' for output, name in found.items())
-            print(f"equiv_probe takes labels from the graphs\n  to declare it: targets={{{line}}}", file=sys.stderr)
+            logger.info(f"equiv_probe takes labels from the graphs\n  to declare it: targets={{{line}}}")
         return found
 
 

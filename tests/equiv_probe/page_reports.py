@@ -12,7 +12,8 @@ from equiv_probe.estimation.estimates import Sums
 from equiv_probe.landscape.gradients import of_blocks
 from equiv_probe.landscape.live_gradients import LiveGradients
 from equiv_probe.landscape.parameter_groups import grouped
-from equiv_probe.results.report import Labelled, Measured, Report
+from equiv_probe.results.measured import Labelled, Measured
+from equiv_probe.results.report import Report
 
 NAN = math.nan
 MOLECULES = {"water": ("OHH", 3), "methane": ("CHHHH", 5), "salt": ("NaCl", 2), "ammonia": ("NHHH", 4)}

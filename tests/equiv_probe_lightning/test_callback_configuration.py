@@ -91,6 +91,7 @@ def test_both_packages_take_their_class() -> None:
     lightning.pytorch.Trainer(callbacks=made, logger=False, accelerator="cpu", enable_checkpointing=False)
 
 
+@pytest.mark.slow
 def test_lightning_itself_runs_it(tmp_path: Path) -> None:
     """The same steps under ``lightning``, whose modules and Trainers are other classes."""
     code = f"""

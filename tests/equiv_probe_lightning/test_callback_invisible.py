@@ -45,6 +45,7 @@ def train(path: Path, callbacks: list[Any], *, workers: int = 0, epochs: int = 2
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_is_bit_identical(workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     epochs = 21 if workers == 0 else 3

@@ -34,6 +34,7 @@ class Offline:
         logger.experiment.log = spy
 
 
+@pytest.mark.slow
 def test_all_loggers_get_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -72,6 +73,7 @@ def test_all_loggers_get_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found["csv"]["equiv/val/loss/share"] == pytest.approx(1 - mean / total, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_the_progress_bar_shows_the_share_alone(tmp_path: Path) -> None:
     for prog_bar in (True, False):
         fit = trainer(tmp_path, [EquivarianceCallback(every=1, light=EXACT, prog_bar=prog_bar, verbose=False)])
@@ -80,6 +82,7 @@ def test_the_progress_bar_shows_the_share_alone(tmp_path: Path) -> None:
         assert shown == ({"equiv/train/loss/share"} if prog_bar else set())
 
 
+@pytest.mark.slow
 def test_the_table_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, budget=None, report=str(tmp_path / "out"))
     fit = trainer(tmp_path, [callback])
@@ -103,6 +106,7 @@ def test_the_table_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[
     json.loads((tmp_path / "out" / "equiv_probe_report.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_report_as_a_page(tmp_path: Path) -> None:
     callback = EquivarianceCallback(every=1, light=EXACT, report=str(tmp_path / "share.html"), verbose=False)
     trainer(tmp_path, [callback]).fit(LinearModule(), loader())

@@ -10,8 +10,8 @@ from equiv_probe.report.formatting import number
 from equiv_probe.report.page.headline import SEVERITY, Headline, beside_floor, errors, times
 from equiv_probe.report.page.views import Figures, View
 from equiv_probe.results import plots
-from equiv_probe.results.report import Labelled, Measured, Report
-from equiv_probe.results.report_table import OWN_LOSS
+from equiv_probe.results.measured import Labelled, Measured
+from equiv_probe.results.quantity_tables import OWN_LOSS
 from equiv_probe.voxels import plots as grid_plots
 from equiv_probe.voxels.grid_report import ABOVE, BLIND
 from equiv_probe.voxels.plots import ALL, RIGHT_ANGLES, is_root, shown
@@ -31,10 +31,9 @@ def view(audit: GridAudit, key: str, *, brief: bool = False) -> View:
     figures = Figures(audit, key)
     losses = [m for name, one in _rows(audit) if (m := _measured(name, one)).labelled is not None]
     if losses:
-        report = Report(audit.model, "", {}, losses)
 
         def draw(_: GridAudit, ax: Axes) -> Axes:
-            return plots.share(report, ax)
+            return plots.share(losses, ax)
 
         listed = "; ".join(f"{m.name}: {number(100 * m.labelled.share)} %" for m in losses if m.labelled)
         text = f"L_equiv as a part of L_total, with 95 % intervals. {listed}."

@@ -21,13 +21,15 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.sampler_report import SamplerAudit
 from equiv_probe.landscape.saved_curvature import SavedCurvature
 from equiv_probe.landscape.saved_line import SavedLine
-from equiv_probe.landscape.saved_record import SavedRecord
+from equiv_probe.report.cells import interval_of, text_of, value_of
+from equiv_probe.report.document import Documented, Verdict
 from equiv_probe.report.formatting import interval, number, shown
-from equiv_probe.report.page import curvature_sections, grid_sections, line_sections, sampler_sections, sections, viewer
+from equiv_probe.report.page import curvature_sections, grid_sections, line_sections, sampler_sections, viewer
+from equiv_probe.report.page.document_view import DocumentView, grouped
 from equiv_probe.report.page.figures import svg
 from equiv_probe.results.comparison import p_value
-from equiv_probe.results.plots import contrast as contrast_plot
-from equiv_probe.results.report_table import over
+from equiv_probe.results.contrast_plot import contrast as contrast_plot
+from equiv_probe.results.quantity_tables import over
 from equiv_probe.voxels.grid_report import GridAudit
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from equiv_probe.report.page.views import View
-    from equiv_probe.report.saving import Saved
+    from equiv_probe.report.saving import Saved as Old
+
+    Saved = Old | Documented
     from equiv_probe.results.comparison import Comparison
     from equiv_probe.results.contrasts import Contrast
 
@@ -70,18 +74,18 @@ def page(reports: Sequence[Saved], title: str = "") -> str:
     )
 
 
-def _view(report: Saved, key: str, *, brief: bool = False) -> View:
+def _view(report: Saved, key: str, *, brief: bool = False) -> View | DocumentView:
     """What the templates are given, by the kind of measurement."""
+    if isinstance(report, Documented):
+        return DocumentView(report.document().on("notebook" if brief else "page"), key)
     if isinstance(report, SamplerAudit):
         return sampler_sections.view(report, key, brief=brief)
     if isinstance(report, GridAudit):
         return grid_sections.view(report, key, brief=brief)
-    if isinstance(report, SavedCurvature):
-        return curvature_sections.view(report, key, brief=brief)
     if isinstance(report, SavedLine):
         return line_sections.view(report, key, brief=brief)
-    assert not isinstance(report, SavedRecord)
-    return sections.view(report, key, brief=brief)
+    assert isinstance(report, SavedCurvature)
+    return curvature_sections.view(report, key, brief=brief)
 
 
 def comparison_page(found: Comparison) -> str:
@@ -113,7 +117,8 @@ def fragment(report: Saved) -> str:
     """The answer, the loss and its share as HTML for a notebook's cell: no script, and styles that stay inside."""
     digest = hashlib.sha256(json.dumps(report.to_dict(), sort_keys=True, default=str).encode())
     key = f"equiv-probe-{digest.hexdigest()[:12]}"  # reports in one notebook must not share ids
-    return _written("fragment.html.jinja", view=_view(report, key, brief=True))
+    template = "notebook.html.jinja" if isinstance(report, Documented) else "fragment.html.jinja"
+    return _written(template, view=_view(report, key, brief=True))
 
 
 def _written(template: str, **context: Any) -> str:
@@ -156,6 +161,11 @@ def _environment() -> Environment:
         "powers": powers,
         "p": p_value,
         "over": over,
+        "cell": text_of,
+        "value": value_of,
+        "interval": interval_of,
+        "grouped": grouped,
+        "is_verdict": lambda cell: isinstance(cell, Verdict),
     }
     return environment
 

@@ -16,7 +16,6 @@ import typer
 
 from equiv_probe.cli.main import INTERRUPTED, wide_console
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import RotationPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +82,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
 ) -> None:
     """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off."""
     require_ase()
+    from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe_ase.auditing.audit import audit
     from equiv_probe_ase.auditing.thresholds import Threshold
     from equiv_probe_ase.calculators.by_name import make_calculator, spec_fingerprint

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.dynamics.budget import known_results

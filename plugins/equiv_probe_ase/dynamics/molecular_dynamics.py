@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from ase.io.trajectory import Trajectory
 from ase.md import velocitydistribution
 from ase.md.langevin import Langevin
 from ase.md.verlet import VelocityVerlet
+from msgspec.structs import replace
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.dynamics.interruption import broken_off, not_begun, stop_where_not_finite

@@ -179,6 +179,7 @@ def test_without_a_history_there_is_a_table_and_no_figure() -> None:
         found.plot_gradients("angle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_names_of_groups_and_outputs_are_only_text(text: str) -> None:
     def named(name: str) -> Report:

@@ -23,11 +23,11 @@ from equiv_probe.landscape.line_table import cells as line_cells
 from equiv_probe.landscape.saved_curvature import SavedCurvature
 from equiv_probe.landscape.saved_line import SavedLine
 from equiv_probe.report.formatting import number, shown
+from equiv_probe.report.loading import load
 from equiv_probe.report.page import curvature_sections, fragment, line_sections, page, views
 from equiv_probe.report.page.curvature_sections import headline
 from equiv_probe.report.page.line_sections import headline as line_headline
 from equiv_probe.report.page.writing import powers
-from equiv_probe.report.saving import load
 
 from ..report.test_page import HOSTILE, Elements
 from ..report.test_stored import WRONG, changed, places
@@ -49,26 +49,28 @@ def diagonal(*values: float) -> Any:
     return with_spectrum(torch.tensor(values, dtype=torch.float64))
 
 
-def planted(mean: Any, equiv: Any, **how: Any) -> ep.Curvature:
-    return ep.curvature(Quadratic(mean, equiv), progress=False, **how)
+def planted(mean: Any, equiv: Any, **how: Any) -> ep.analysis.Curvature:
+    return ep.analysis.curvature(Quadratic(mean, equiv), progress=False, **how)
 
 
 @pytest.fixture(scope="module")
-def bent() -> ep.Curvature:
+def bent() -> ep.analysis.Curvature:
     """Of a small network, from two sets of rotations and random vectors."""
-    return ep.curvature([perceptron(0), perceptron(0)], exact=False, steps=6, name="a perceptron", progress=False)
+    return ep.analysis.curvature(
+        [perceptron(0), perceptron(0)], exact=False, steps=6, name="a perceptron", progress=False
+    )
 
 
 @pytest.fixture(scope="module")
-def lines() -> ep.Line:
+def lines() -> ep.analysis.Line:
     """Away from an equivariant model that is not at the minimum of ``L_mean``."""
     loss = linear()
     several = [OrbitMse(Linear(1.3 * torch.eye(3).double()), loss.x, loss.y, loss.plan, k) for k in range(2)]
-    return ep.along_line(several, seed=3, name="a multiple", progress=False)
+    return ep.analysis.along_line(several, seed=3, name="a multiple", progress=False)
 
 
 @pytest.fixture(scope="module")
-def found(bent: ep.Curvature, lines: ep.Line) -> dict[str, Any]:
+def found(bent: ep.analysis.Curvature, lines: ep.analysis.Line) -> dict[str, Any]:
     return {"curvature": bent, "line": lines}
 
 
@@ -124,7 +126,7 @@ def test_the_answer_is_the_planted_ratio(mean: Any, equiv: Any, answer: str, rat
     assert f"largest eigenvalue {number(max(mean))}, κ = {number(max(mean) / min(mean))}." in top.beside[1]
 
 
-def test_a_ratio_within_its_error_bar_of_one_is_not_called_easier(bent: ep.Curvature) -> None:
+def test_a_ratio_within_its_error_bar_of_one_is_not_called_easier(bent: ep.analysis.Curvature) -> None:
     saved = bent.saved()
     for low, high, start in ((0.9, 30.0, "Not"), (1.1, 30.0, "Yes, L_equiv"), (0.1, 0.9, "Yes, L_mean")):
         stored = copy.deepcopy(saved.stored)
@@ -134,7 +136,7 @@ def test_a_ratio_within_its_error_bar_of_one_is_not_called_easier(bent: ep.Curva
         assert top.span == f"{number(low)} to {number(high)}"
 
 
-def test_definitions_that_tell_the_ratio_from_one_are_named(bent: ep.Curvature) -> None:
+def test_definitions_that_tell_the_ratio_from_one_are_named(bent: ep.analysis.Curvature) -> None:
     stored = copy.deepcopy(bent.saved().stored)
     ends = dict.fromkeys(KINDS, (0.5, 2.0)) | {"mass-0.9": (2.0, 9.0), "weighted": (0.1, 0.9)}
     for kind, (low, high) in ends.items():
@@ -165,7 +167,7 @@ def test_one_loss_alone_is_not_compared() -> None:
         curvature_plots.ratios(one)
 
 
-def test_the_page_shows_every_number_of_the_table(bent: ep.Curvature) -> None:
+def test_the_page_shows_every_number_of_the_table(bent: ep.analysis.Curvature) -> None:
     said = words(page([bent.saved()]))
     heads, rows = cells(bent)
     for row in rows:
@@ -175,7 +177,7 @@ def test_the_page_shows_every_number_of_the_table(bent: ep.Curvature) -> None:
     assert heads[-1] == "L_mean / L_equiv"
 
 
-def test_the_ratios_figure_shows_all_definitions(bent: ep.Curvature) -> None:
+def test_the_ratios_figure_shows_all_definitions(bent: ep.analysis.Curvature) -> None:
     ax = curvature_plots.ratios(bent, Figure().add_subplot())
     having = [kind for kind in KINDS if math.isfinite(bent.ratio(kind).value)]
     assert [label.get_text() for label in ax.get_yticklabels()] == having
@@ -187,7 +189,7 @@ def test_the_ratios_figure_shows_all_definitions(bent: ep.Curvature) -> None:
         np.testing.assert_allclose(one.get_data().values, other.get_data().values)
 
 
-def test_the_line_says_where_the_weights_lie(lines: ep.Line) -> None:
+def test_the_line_says_where_the_weights_lie(lines: ep.analysis.Line) -> None:
     """At an equivariant model L_equiv is at its bottom; L_mean, off its minimum, on a slope."""
     top: Headline = line_headline(lines.saved())
     assert (
@@ -206,10 +208,10 @@ def test_the_line_says_where_the_weights_lie(lines: ep.Line) -> None:
 
 def test_negative_control_away_from_symmetry_the_line_says_otherwise() -> None:
     """Of a model that is not equivariant L_equiv, too, lies on a slope."""
-    top = line_headline(ep.along_line(linear(), seed=3, progress=False).saved())
+    top = line_headline(ep.analysis.along_line(linear(), seed=3, progress=False).saved())
     assert top.answer.startswith("L_equiv changes in proportion to the distance")
     assert float(top.value) == pytest.approx(1, abs=1e-3)
-    flat = ep.along_line(linear(averaged=False), seed=3, progress=False).saved()
+    flat = ep.analysis.along_line(linear(averaged=False), seed=3, progress=False).saved()
     assert "L_equiv has no power that could be told" in line_headline(flat).answer
 
 
@@ -230,6 +232,7 @@ def harmless(found: dict[str, Any]) -> dict[str, list[list[str]]]:
     return {kind: [Elements(write(one)).outside for write in WRITERS] for kind, one in saved.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("kind", ["curvature", "line"])
 def test_whatever_comes_from_files_is_text(
@@ -258,6 +261,7 @@ def test_figures_have_words_and_labels_and_ids_of_their_own(found: dict[str, Any
         assert label in html
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["curvature", "line"])
 @pytest.mark.parametrize("value", FEW, ids=[repr(value)[:12] for value in FEW])
 def test_whatever_stands_anywhere_in_a_file_it_is_refused_or_shown(

@@ -73,6 +73,7 @@ def test_one_more_forward_pass_is_enough(mode: str, augmented: bool, forward_pas
     assert SEEN[0] == forward_passes * 8, "the user's own among them"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["hooks", "step"])
 @pytest.mark.parametrize("independent", [True, False], ids=["", "negative-control"])
 def test_it_is_unbiased(mode: str, independent: bool, matrix: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,7 @@ def test_stacked_copies_are_those_one_by_one() -> None:
         assert float(alone.kept("0").std(1).max()) > 1e-2
 
 
-def test_plans_that_nobody_chose_fit_the_grid(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plans_that_nobody_chose_fit_the_grid(caplog: pytest.LogCaptureFixture) -> None:
     net, x = network(averaged=False), values(2, 2, 5, 5, 5)
     with ep.Probe(net, every=1, full=1, budget=None) as probe:
         net(x)
@@ -162,7 +162,7 @@ def test_plans_that_nobody_chose_fit_the_grid(capsys: pytest.CaptureFixture[str]
         net(x)
     assert str(probe.plan).startswith("cube: the 24 rotations of the cube")
     assert probe.light == ep.RotationPlan("cube", subset=2)
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "that of a voxel grid (B, C, D, H, W), every channel taken as a scalar" in said
     assert 'Schema(inputs={"input": ep.grid()}, outputs={"0": ep.grid()})' in said
     with ep.Probe(net, SCALARS, every=1) as box:

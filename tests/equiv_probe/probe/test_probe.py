@@ -278,6 +278,7 @@ def test_errors_teach(matrix: Tensor) -> None:
         probe.replay(lambda: model(x)["forces"].shape and None)
 
 
+@pytest.mark.slow
 def test_a_single_measurement_has_the_error_bar_of_its_replicates() -> None:
     """Over seeds, the standard error of one batch's share is what its values scatter by; two batches use batches."""
     torch.manual_seed(0)

@@ -76,6 +76,7 @@ def train(mode: str, *, workers: int = 0, epochs: int = 20, amp: bool = False) -
     return everything(model, optimizer), losses, probe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("mode", ["hooks", "step"])
 def test_training_is_bit_identical(mode: str, workers: int) -> None:
@@ -260,6 +261,7 @@ def test_inference_mode_and_autograd_forces() -> None:
     assert found["equiv/val/loss/L_equiv"] > 0
 
 
+@pytest.mark.slow
 def test_a_compiled_model() -> None:
     def run(probing: bool) -> tuple[list[Tensor], int, ep.Probe | None]:
         torch.manual_seed(0)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.cli import main as cli
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.cells import interval_of, value_of
 from equiv_probe.report.formatting import number, shown
 from equiv_probe.report.page import comparison_page, fragment, page, viewer
-from equiv_probe.report.page.headline import headline
 from equiv_probe.results.comparison import compare
+from equiv_probe.results.headline import headline
+from equiv_probe.results.worst_structures import colored_scene, in_3d
 
 from ..page_reports import NAN, audit_report, dynamics, measured, run_report, structure
 
@@ -147,33 +149,33 @@ def test_the_answer_is_a_sentence_and_a_number_beside_the_floor_and_the_models_e
     [
         ("round-off", "No: it respects rotation"),
         ("above round-off", "Slightly"),
-        ("non-deterministic", "Not that one could tell"),
+        ("non-deterministic", "It cannot be told"),
         ("unknown", "no floor to compare"),
     ],
 )
 def test_the_answer_follows_the_verdict(verdict: str, answer: str) -> None:
-    found = headline(audit_report(measured=[measured(verdict=verdict)]))
+    found = audit_report(measured=[measured(verdict=verdict)]).document().headline
     assert found is not None
     assert answer in found.answer
 
 
 def test_the_headline_is_about_what_is_broken_most() -> None:
     forces, stress = measured(verdict="round-off"), measured("stress", "meV/Å³", rms=2.0)
-    found = headline(audit_report(measured=[forces, stress]))
+    found = headline([forces, stress])
     assert found is not None
-    assert (found.about, found.value, found.unit) == ("stress", "2.00", "meV/Å³")
-    both = headline(audit_report(measured=[measured("energy", "meV/atom"), measured()]))
+    assert (found.about, found.value, found.unit) == ("stress", 2.0, "meV/Å³")
+    both = headline([measured("energy", "meV/atom"), measured()])
     assert both is not None
     assert both.about == "forces"
 
 
 def test_the_headline_of_a_run_is_the_share_of_its_validation() -> None:
-    found = headline(run_report())
+    found = run_report().document().headline
     assert found is not None
-    assert (found.about, found.value, found.span) == ("val/loss", "17.0", "13.0 to 21.0")
-    assert headline(run_report(measured=[])) is None
+    assert (found.about, value_of(found), interval_of(found)) == ("val/loss", "17.0", "13.0 to 21.0")
+    assert run_report(measured=[]).document().headline is None
     early = [entry for entry in run_report().history if entry["stage"] == "train" or entry["step"] < 100]
-    outdated = headline(run_report(history=early))
+    outdated = run_report(history=early).document().headline
     assert outdated is not None
     assert outdated.about == "train/loss"
     assert "Nothing was measured." in page([run_report(measured=[], history=[])])
@@ -184,6 +186,7 @@ def harmless() -> list[str]:
     return Elements(page([hostile("harmless")])).outside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_whatever_comes_from_files_is_text(text: str, harmless: list[str]) -> None:
     """The elements of the page are those of a harmless report, none more, with the same scripts."""
@@ -249,10 +252,9 @@ def test_figures_follow_the_pages_colours(plain: str) -> None:
 
 def test_the_viewer_gets_the_worst_structures_first_and_their_atoms() -> None:
     report = audit_report()
-    records = viewer.shown(report, "forces")
+    records = in_3d(report.structures, "forces")
     assert [record["name"] for record in records] == ["ammonia", "salt", "methane", "water"]
-    found = viewer.dataset(report, records)
-    assert found is not None
+    found = colored_scene(report.measured, records)
     assert found["structures"][0]["names"] == ["O", "H", "H"]
     assert found["properties"]["forces error, meV/Å"]["values"][:3] == [23.0, 34.5, 46.0]
     assert len(found["environments"]) == 12
@@ -277,7 +279,7 @@ def test_the_viewer_gets_the_worst_structures_first_and_their_atoms() -> None:
 )
 def test_what_is_no_geometry_is_not_drawn(geometry: Any) -> None:
     report = audit_report(structures=[{**structure("a", 1.0), "geometry": geometry}])
-    assert viewer.shown(report, "forces") == []
+    assert in_3d(report.structures, "forces") == []
     assert "so there is no 3D view" in page([report])
 
 
@@ -289,6 +291,7 @@ def test_without_chemiscope_the_page_says_how_to_get_the_view(monkeypatch: pytes
     assert len(html) < 300_000
 
 
+@pytest.mark.slow
 def test_a_page_of_several_reports_has_the_viewers_code_once() -> None:
     html = page([audit_report(), run_report(), audit_report(model="another")])
     assert html.count('id="viewer-code"') == 1
@@ -315,6 +318,7 @@ def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
         assert not re.search(r">\s*(nan|None|\[nan.*)\s*<", html)
 
 
+@pytest.mark.slow
 def test_saved_by_its_suffix_and_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

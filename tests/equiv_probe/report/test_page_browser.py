@@ -46,10 +46,13 @@ FLAGS = (
     "--window-size=1000,800",
 )
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER) and not os.environ.get("CI"),
-    reason="needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER) and not os.environ.get("CI"),
+        reason="needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +180,8 @@ def test_the_policy_stops_what_would_slip_through(browser: Any, tmp_path: Path) 
 def audits() -> list[Any]:
     """Of a sampler and of a model of grids; a curvature and a line."""
     landscape = (
-        ep.curvature([perceptron(), perceptron()], progress=False, losses=("mean", "equiv")),
-        ep.along_line(linear(), seed=3, progress=False),
+        ep.analysis.curvature([perceptron(), perceptron()], progress=False, losses=("mean", "equiv")),
+        ep.analysis.along_line(linear(), seed=3, progress=False),
     )
     audited = (quiet(path, (4, 3, 3), path=True), grid(gaussian(0.5, 1.2, 1.2), labels=True))
     return [*audited, *(one.saved() for one in landscape)]

@@ -131,6 +131,7 @@ def test_nothing_outside_of_the_ball_is_seen_or_counted() -> None:
     assert math.isclose(found[0].total, float(inside), rel_tol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_equivariant_model_is_at_the_interpolation_floor_and_another_is_not(kind: str) -> None:
     """Isotropic blurring commutes with every rotation, up to the voxels; blurring along x alone does not."""

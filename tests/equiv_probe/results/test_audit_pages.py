@@ -20,9 +20,9 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.deviation_by_angle import by_angle
 from equiv_probe.generative import plots as sampler_plots
 from equiv_probe.report.formatting import number, shown
+from equiv_probe.report.loading import load
 from equiv_probe.report.page import fragment, page
 from equiv_probe.report.page.grid_sections import headline, kind_of
-from equiv_probe.report.saving import load
 from equiv_probe.results.report import Report
 from equiv_probe.rotations.plan import angles, group, haar
 from equiv_probe.voxels import plots as grid_plots
@@ -261,6 +261,7 @@ def hostile_grid(audit: ep.GridAudit, text: str) -> ep.GridAudit:
     return replace(audit, cube=cube, rotations=other, model=text, interpolation=text, protocol={text: text})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("kind", ["sampler", "grid"])
 def test_whatever_comes_from_files_is_text(audits: dict[str, Any], kind: str, text: str) -> None:
@@ -283,6 +284,7 @@ def test_figures_have_words_and_labels_and_ids_of_their_own(audits: dict[str, An
     assert not re.search(r">\s*(nan|None|\[nan.*|inf)\s*<", html)
 
 
+@pytest.mark.slow
 def test_in_a_notebook_and_from_the_command_line(
     audits: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from scipy import stats
 
 from equiv_probe.cli import main as cli
@@ -358,8 +359,9 @@ def test_the_sentence_names_what_survives_the_correction() -> None:
 def test_the_sentence_of_a_single_survivor_and_of_a_share() -> None:
     def resolved(number: str, p_holm: float, **values: float) -> Contrast:
         one = contrast(compare([run_report(), run_report(model="other")]), number, "val/loss")
-        held = replace(one.entries[1].change, p=p_holm / 2, p_holm=p_holm, **values)
-        return replace(one, entries=[one.entries[0], replace(one.entries[1], change=held)])
+        held = dataclasses.replace(one.entries[1].change, p=p_holm / 2, p_holm=p_holm, **values)
+        changed = dataclasses.replace(one.entries[1], change=held)
+        return dataclasses.replace(one, entries=[one.entries[0], changed])
 
     share = resolved("share", 0.01, value=-3.0, low=-4.5, high=-1.5)
     total = resolved("L_total", 0.2, value=1.1, low=0.9, high=1.3)

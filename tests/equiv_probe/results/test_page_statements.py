@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 from equiv_probe.report.formatting import shown
 from equiv_probe.report.page import page, viewer
-from equiv_probe.report.page.headline import headline
-from equiv_probe.report.page.sections import view
+from equiv_probe.results.worst_structures import MOST_ATOMS, worst_structures
 
 from ..page_reports import NAN, audit_report, dynamics, measured, run_report, structure
 
 if TYPE_CHECKING:
-    from equiv_probe.report.page.headline import Headline
+    from equiv_probe.report.document import Headline
     from equiv_probe.results.report import Report
 
 
@@ -26,7 +25,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def top(report: Report) -> Headline:
-    found = headline(report)
+    found = report.document().headline
     assert found is not None
     return found
 
@@ -43,9 +42,9 @@ def run(**changes: Any) -> Report:
     ("changes", "said"),
     [
         ({}, "17.0 % of the loss is there only because"),
-        ({"share": 0.01, "share_stderr": 0.006}, "Not that one could tell"),  # 10 batches: 2.26 standard errors
+        ({"share": 0.01, "share_stderr": 0.006}, "It cannot be told"),  # 10 batches: 2.26 standard errors
         ({"share": 0.014, "share_stderr": 0.006}, "1.40 % of the loss is there only because"),
-        ({"share": -0.01, "share_stderr": 0.001}, "Not that one could tell"),
+        ({"share": -0.01, "share_stderr": 0.001}, "It cannot be told"),
         ({"share": 1e-9, "share_stderr": 1e-11}, "Hardly"),
         ({"share": NAN, "share_stderr": NAN, "total": 0.0, "mean": 0.0}, "The loss is zero"),
     ],
@@ -85,7 +84,7 @@ def test_the_sentence_fits_every_quantity() -> None:
     own = top(audit_report(measured=[measured("train/0", "the output's", verdict="", labelled=None)]))
     assert own.unit == "in the output's own unit"
     strange = top(audit_report(measured=[measured(verdict="of another version")]))
-    assert strange.kind == "unknown"
+    assert strange.severity == "unknown"
 
 
 def test_failures_are_said_at_the_top_and_none_is_left_out_in_silence() -> None:
@@ -99,12 +98,12 @@ def test_the_worst_structures_are_the_worst_also_where_they_cannot_be_drawn() ->
     records = [structure(f"s{k}", 10.0 + k) for k in range(30)]
     for record in records[5:]:
         del record["geometry"]
-    records[29]["geometry"] = structure("huge", 1.0, symbols=["C"] * (viewer.MOST_ATOMS + 1))["geometry"]
-    found = view(audit_report(structures=records))
-    assert [record["name"] for record in found.worst] == [f"s{k}" for k in (*range(29, 17, -1), 4, 3, 2, 1, 0)]
+    records[29]["geometry"] = structure("huge", 1.0, symbols=["C"] * (MOST_ATOMS + 1))["geometry"]
+    found = worst_structures([measured()], records, "forces")
+    assert [row[0] for row in found.table.rows] == [f"s{k}" for k in (*range(29, 17, -1), 4, 3, 2, 1, 0)]
     assert found.places == {12: 0, 13: 1, 14: 2, 15: 3, 16: 4}
-    assert found.dataset is not None
-    assert len(found.dataset["structures"]) == 5  # what is too large leaves room for the others
+    assert found.scene is not None
+    assert len(found.scene()["structures"]) == 5  # what is too large leaves room for the others
 
 
 def test_differences_against_the_angle_name_the_angles_that_were_there() -> None:
@@ -143,6 +142,7 @@ def test_names_do_not_rotate_or_move_what_stands_around_them(bidi: str) -> None:
         assert shown(f"e{bidi}f") in text
 
 
+@pytest.mark.slow
 def test_a_page_of_ten_thousand_structures_is_small() -> None:
     """The distribution is a curve, not ten thousand points, and the tables hold the worst."""
     records = [structure(f"structure {k}", 10 * math.exp(math.sin(k * k))) for k in range(10_000)]

@@ -112,6 +112,7 @@ def test_labels_on_some_structures_count_only_there(planted: Any, mixed: list[At
     assert report["forces"].labelled.share == pytest.approx(alone.share, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_sampled_estimates_are_unbiased_and_their_intervals_cover(planted: Any) -> None:
     """80 seeds of eight independent rotations: mean within four standard errors, coverage as binomial allows.
 

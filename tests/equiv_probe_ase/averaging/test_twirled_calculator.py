@@ -123,6 +123,7 @@ def test_uncertainties_are_the_closed_forms(cluster: Atoms) -> None:
     assert set(calc.results) == {"energy", "forces", "energy_std", "forces_std"}  # one replicate: no standard error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["haar", "klein"])
 def test_uncertainties_are_unbiased_and_say_how_far_off_the_average_is(cluster: Atoms, design: str) -> None:
     """Over 400 redrawn plans: the squares average to the closed form, and the error to what the standard error says.

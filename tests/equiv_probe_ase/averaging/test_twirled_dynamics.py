@@ -71,6 +71,7 @@ def test_four_rotations_conserve_energy_whatever_they_leave_of_the_torque() -> N
     assert np.ptp(momentum, axis=0).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_random_frame_heats_as_the_class_says() -> None:
     """``Σ ⟨|δF|²⟩ Δt² / 2m`` a step with ``⟨|δF|²⟩ = ‖A₂‖²|x|²/3``, for atoms too heavy to go anywhere.
 

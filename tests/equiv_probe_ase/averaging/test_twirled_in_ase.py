@@ -221,6 +221,7 @@ class Tilted(EMT):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "verdict"),
     [("klein", "round-off"), ("haar:2", "broken"), ("random-frame", "non-deterministic")],

@@ -86,6 +86,7 @@ def test_a_curved_energy_is_followed_and_rest_has_no_power() -> None:
     assert np.isnan(found.power)
 
 
+@pytest.mark.slow
 def test_a_drift_of_the_total_energy_is_told_from_broken_rotation() -> None:
     """One conserves energy and not angular momentum, the other neither; the power accounts for the drift."""
     drifts = {}

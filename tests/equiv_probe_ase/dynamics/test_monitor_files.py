@@ -17,8 +17,8 @@ from ase.mep import NEB
 from ase.optimize import BFGS
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.page.viewer import dataset, shown
 from equiv_probe.results.report import Report
+from equiv_probe.results.worst_structures import colored_scene, in_3d
 from equiv_probe_ase import SymmetryMonitor
 from equiv_probe_ase.dynamics import moving_atoms as watched_atoms
 from equiv_probe_ase.dynamics.frames import WORST_FRAMES
@@ -215,6 +215,7 @@ def test_a_thermostat_that_is_a_child_of_verlet_has_no_drift() -> None:
     assert "(Bussi: what acts beside the model's forces)" in notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resumed", [False, True])
 def test_the_worst_frames_are_shown_in_three_dimensions(tmp_path: Path, resumed: bool) -> None:
     """A page gets the geometries of the frames with the largest errors, and each atom's error on them."""
@@ -244,7 +245,7 @@ def test_the_worst_frames_are_shown_in_three_dimensions(tmp_path: Path, resumed:
             np.testing.assert_allclose(record["geometry"]["positions"], positions[record["index"]], atol=1e-4)
         roots = np.array(record["quantities"]["forces"]["per_atom"])
         assert np.sqrt(np.mean(roots**2)) == pytest.approx(record["quantities"]["forces"]["rms"], rel=1e-2)
-    drawn = dataset(report, shown(report, "forces"))
+    drawn = colored_scene(report.measured, in_3d(report.structures, "forces"))
     assert drawn is not None
     assert len(drawn["structures"]) == len(found)
 

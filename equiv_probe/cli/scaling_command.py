@@ -7,16 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.scaling.allocation import allocate
-from equiv_probe.scaling.cost import Cost, measured_cost
-from equiv_probe.scaling.data_efficiency import data_efficiency
-from equiv_probe.scaling.fitting import fit
-from equiv_probe.scaling.gap import gap
-from equiv_probe.scaling.logs import joined, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +47,14 @@ def scaling_command(
     output: Annotated[Path | None, typer.Option("-o", "--output", help=".json, .html, .png, .svg or .pdf.")] = None,
 ) -> None:
     """Fit scaling laws to runs, or find where one model's loss falls below another's."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from equiv_probe.scaling.data_efficiency import data_efficiency
+    from equiv_probe.scaling.fitting import fit
+    from equiv_probe.scaling.gap import gap
+    from equiv_probe.scaling.logs import joined, read_table
+
     tables = [_chosen(read_table(path), where or []) for path in files]
     runs: dict[str, Table] = {}
     results: dict[str, Result] = {}
@@ -116,6 +116,9 @@ def _fit_all(
 
 
 def _best(law: Any, runs: Table, compute: str, cost: str) -> Result:
+    from equiv_probe.scaling.allocation import allocate
+    from equiv_probe.scaling.cost import Cost, measured_cost
+
     budgets = [_number(one, "--compute") for one in _split(compute)]
     measured = measured_cost(runs, cost, law.x) if cost in runs else Cost(_number(cost, "--cost"))
     return allocate(law, budgets, measured)
@@ -123,6 +126,8 @@ def _best(law: Any, runs: Table, compute: str, cost: str) -> Result:
 
 def _sides(tables: list[Table], files: list[Path], by: str, names: list[str]) -> dict[str, Table]:
     """Models' rows by their names; the first is what the others are compared with."""
+    from equiv_probe.scaling.logs import joined
+
     if by:
         there = joined(tables) if len(tables) > 1 else tables[0]
         sides = {str(key[0]): rows for key, rows in there.by(by).items()}

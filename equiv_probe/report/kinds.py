@@ -1,0 +1,52 @@
+"""The registry of kinds of results: where each is, so that it is imported when a file of it is met, and not before."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PLACES: dict[str, str] = {
+    "report": "equiv_probe.results.report:Report",
+    "bins": "equiv_probe.results.over_time:OverTime",
+    # No records yet; their classes have ``from_dict`` all the same.
+    "sampler": "equiv_probe.generative.sampler_report:SamplerAudit",
+    "grid": "equiv_probe.voxels.grid_report:GridAudit",
+    "curvature": "equiv_probe.landscape.saved_curvature:SavedCurvature",
+    "line": "equiv_probe.landscape.saved_line:SavedLine",
+}
+_FIRST = {"sampler": "sampler", "cube": "grid", "matrix": "curvature", "direction": "line", "contrasts": "comparison"}
+"""Entries of files of version 1, which do not name their kind, that only one kind has."""
+
+
+def register(kind: str, place: str) -> None:
+    """Make a kind of result known.
+
+    Args:
+        kind: its name in files.
+        place: ``"module:Class"``, of a :class:`equiv_probe.report.record.Record`.
+    """
+    _PLACES[kind] = place
+
+
+def class_of(kind: Any) -> Any:
+    """The class of a kind, imported.
+
+    Raises:
+        EquivProbeError: there is no such kind.
+    """
+    if not isinstance(kind, str) or kind not in _PLACES:
+        raise EquivProbeError(f"a {str(kind)[:40]!r}", f"one of {', '.join(sorted(_PLACES))}")
+    module, _, name = _PLACES[kind].partition(":")
+    return getattr(import_module(module), name)
+
+
+def kind_of(stored: Mapping[str, Any]) -> Any:
+    """The kind that stored data names; those of version 1 name none, and are known by their entries."""
+    if "kind" in stored and stored.get("schema_version") != 1:
+        return stored["kind"]
+    return next((kind for name, kind in _FIRST.items() if name in stored), "report")

@@ -1,0 +1,106 @@
+"""Figures of where the error is and of what kind it is, each with what it shows in words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.report.document import PAGE, Figure, Section
+from equiv_probe.report.formatting import finite, number
+from equiv_probe.results import angular_plots, plots
+from equiv_probe.results.verdict_words import BROKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from equiv_probe.report.document import Block
+    from equiv_probe.results.measured import Measured
+    from equiv_probe.results.structure_table import StructureRecord
+
+
+def main_first(made: Sequence[tuple[Measured, Figure]], about: str) -> list[Block]:
+    """Figures of the quantity that the headline is about; those of the others are folded up on a page."""
+    others = [figure for m, figure in made if m.name != about]
+    return [
+        *(figure for m, figure in made if m.name == about),
+        Section("Other quantities", others, folded=True, on=PAGE),
+    ]
+
+
+def where_figures(
+    measured: Sequence[Measured], records: Sequence[StructureRecord], about: str
+) -> list[tuple[Measured, Figure]]:
+    """How the error is spread over structures and over elements."""
+    columns = sorted((m for m in measured if m.over_structures), key=lambda m: m.name != about)
+    made = [
+        (m, _figure(f"Over structures: {m.name}", _spread_text(m), plots.structures, measured, records, m.name))
+        for m in columns
+        if m.structures > 1 and any(math.isfinite(root) for root in plots.roots(records, m.name))
+    ]
+    for m in columns:
+        if m.by_element and m.verdict in BROKEN:
+            ranked = sorted(m.by_element.items(), key=lambda item: -finite(item[1]["rms"]))
+            listed = ", ".join(f"{element} {number(finite(values['rms']))}" for element, values in ranked[:12])
+            text = f"√L_equiv in {m.unit}: {listed}."
+            made.append((m, _figure(f"By element: {m.name}", text, plots.elements, measured, m.name)))
+    return made
+
+
+def kind_figures(measured: Sequence[Measured], about: str) -> list[tuple[Measured, Figure]]:
+    """The angular spectrum, and how much predictions differ against angle and axis of a rotation."""
+    made = []
+    for m in sorted(measured, key=lambda m: m.name != about):
+        if m.angular and m.equiv > 0 and m.verdict in BROKEN:
+            made += [
+                (m, figure) for figure in (_spectrum(measured, m), _angle(measured, m), _axes(measured, m)) if figure
+            ]
+    return made
+
+
+def _figure(title: str, text: str, draw: Callable[..., Any], *args: Any, **how: Any) -> Figure:
+    return Figure(title, lambda ax: draw(*args, ax=ax), text, **how)
+
+
+def _spread_text(m: Measured) -> str:
+    spread = m.over_structures
+    return (
+        f"Half of the structures lie below {number(spread.get('q50', math.nan))} {m.unit}, 95 % below "
+        f"{number(spread.get('q95', math.nan))}; the largest has {number(spread.get('max', math.nan))}."
+    )
+
+
+def _spectrum(measured: Sequence[Measured], m: Measured) -> Figure | None:
+    resolved = angular_plots.resolved(m)
+    if not resolved:  # all degrees in one bar would say nothing
+        return None
+    bars = [*resolved, angular_plots.left(m)]
+    parts = ", ".join(f"{'l = ' if bar.name.isdigit() else ''}{bar.name}: {number(bar.part)} %" for bar in bars)
+    caption = (
+        "Low degrees are a smooth tilt, high ones are noise from orientation to orientation. Others: degrees that "
+        "this plan does not resolve one by one, and all above."
+    )
+    title = f"Angular spectrum: {m.name}"
+    return _figure(title, f"{parts}.", angular_plots.spectrum, measured, m.name, caption=caption)
+
+
+def _angle(measured: Sequence[Measured], m: Measured) -> Figure | None:
+    roots = angular_plots.by_angle(m)
+    if len(roots) < 2:
+        return None
+    (first, lowest), (last, highest) = roots[0], roots[-1]
+    text = (
+        f"From {number(lowest)} {m.unit} between orientations {first - 10} to {first + 10}° apart to "
+        f"{number(highest)} {m.unit} at {last - 10} to {last + 10}°."
+    )
+    return _figure(f"Against the angle: {m.name}", text, angular_plots.angle, measured, m.name)
+
+
+def _axes(measured: Sequence[Measured], m: Measured) -> Figure | None:
+    cells = [math.sqrt(max(finite(x), 0.0)) for x in m.angular["by_axis"] if math.isfinite(finite(x))]
+    if not cells:
+        return None
+    text = (
+        f"Between {number(min(cells))} and {number(max(cells))} {m.unit} over all axes. Rotations about the axes of "
+        "one colour change the prediction alike; the disc is the upper half of the sphere, seen from z."
+    )
+    return _figure(f"Against the axis: {m.name}", text, angular_plots.axis_map, measured, m.name, polar=True)

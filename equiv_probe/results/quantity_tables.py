@@ -1,0 +1,159 @@
+"""Tables of the quantities of a report: the symmetry error, the parts of the loss, and how the error is spread."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from equiv_probe.estimation.running import OF_THE_STEP
+from equiv_probe.report.document import (
+    EVERYWHERE,
+    GRAPHICAL,
+    TERMINAL,
+    Bound,
+    Column,
+    Figure,
+    Table,
+    Uncertain,
+    Verdict,
+)
+from equiv_probe.report.formatting import finite, number
+from equiv_probe.results import plots
+from equiv_probe.results.verdict_words import severity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from equiv_probe.report.document import Block, Cell
+    from equiv_probe.results.measured import Labelled, Measured
+
+OWN_LOSS = "loss"
+"""The unit of a loss that a step computed itself: the probe does not know what it is made of."""
+_MUCH = 10.0
+"""Of what the average nearly cancels, a percentage says nothing."""
+_RANKED = 8
+
+
+def symmetry_table(measured: Sequence[Measured]) -> Table:
+    """The root error of every quantity beside its floor, with the verdict."""
+    columns = [
+        Column("quantity", kind="text"),
+        Column("√L_equiv"),
+        Column("95 % interval"),
+        Column("unit", kind="text"),
+        Column("relative", kind="percent"),
+        Column("floor"),
+        Column("verdict", kind="text"),
+    ]
+    rows: list[list[Cell]] = []
+    for m in measured:
+        relative = Bound(_MUCH, ">") if m.relative >= _MUCH else m.relative
+        judged = Verdict(m.verdict, severity(m.verdict), m.sentence)
+        rows.append([m.name, m.rms, m.rms_interval, m.unit, relative, m.highest_floor, judged])
+    caption = "Symmetry error, root mean square over rotations, structures and components."
+    return Table("Symmetry error (root mean square over rotations)", columns, rows, caption)
+
+
+def loss_blocks(measured: Sequence[Measured]) -> list[Block]:
+    """The decomposition of every loss as a table and a figure; nothing where there is no loss."""
+    having = [(m.name, m.labelled) for m in measured if m.labelled is not None]
+    if not having:
+        return []
+    counts = sorted({known.structures for _, known in having})
+    many = " to ".join(map(str, sorted({counts[0], counts[-1]})))
+    title = f"Loss ({having[0][1].loss}) against the reference on {many} structure{'s' * (many != '1')}"
+    kinds = {known.loss for _, known in having}
+    has_units = any(known.unit != OWN_LOSS for _, known in having) or len(kinds) > 1
+    if not has_units:
+        title = f"Losses of the run ({', '.join(kinds)})"
+    columns = [
+        Column("quantity", kind="text"),
+        *map(Column, ("L_total", "L_mean", "L_equiv")),
+        *([Column("unit", kind="text")] if has_units else []),
+        Column("share of the loss", kind="percent"),
+        Column("95 % interval", kind="percent"),
+        *([Column("over")] if len(counts) > 1 or not has_units else []),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            name,
+            Uncertain(known.total, known.total_stderr),
+            Uncertain(known.mean, known.mean_stderr),
+            Uncertain(known.equiv, known.equiv_stderr),
+            *([known.loss if known.unit == OWN_LOSS else f"{known.loss}, {known.unit}"] if has_units else []),
+            Uncertain(known.share, known.share_stderr),
+            known.share_interval,
+            *([over(known)] if len(counts) > 1 or not has_units else []),
+        ]
+        for name, known in having
+    ]
+    caption = (
+        "L_total = L_mean + L_equiv: under random rotation, of the model averaged over rotations, and what broken "
+        "symmetry adds (± standard error)."
+    )
+    figure = Figure(
+        "Parts of the loss", lambda ax: plots.share(measured, ax), _share_text(having), height=1.5 + 0.45 * len(having),
+        on=GRAPHICAL,
+    )  # fmt: skip
+    return [figure, Table(f"{title}: L_total = L_mean + L_equiv", columns, rows, caption, on=EVERYWHERE)]
+
+
+def over(known: Labelled) -> str:
+    """What the estimate is over: batches of which the step made one number, or structures."""
+    kind = "batch" if known.loss == OF_THE_STEP else "structure"
+    plural = {"batch": "batches", "structure": "structures"}
+    return f"{known.structures} {kind if known.structures == 1 else plural[kind]}"
+
+
+def spread_tables(measured: Sequence[Measured]) -> list[Table]:
+    """Quantiles over structures, and over single rotations."""
+    quantiles = [Column("median"), Column("95 %"), Column("max")]
+    unit, name = Column("unit", kind="text"), Column("quantity", kind="text")
+    over_structures: list[list[Cell]] = []
+    over_rotations: list[list[Cell]] = []
+    for m in measured:
+        structures, rotations = (
+            [where.get("q50", math.nan), where.get("q95", math.nan), where.get("max", math.nan)]
+            for where in (m.over_structures, m.over_rotations)
+        )
+        over_structures.append([m.name, *structures, m.unit, m.over_structures.get("worst", "")])
+        over_rotations.append([m.name, *rotations, m.largest, m.unit])
+    worst, largest = Column("worst structure", kind="text"), Column("one atom, max")
+    return [
+        Table("Spread over structures", [name, *quantiles, unit, worst], over_structures, on=TERMINAL),
+        Table("Spread over single rotations", [name, *quantiles, largest, unit], over_rotations, on=TERMINAL),
+    ]
+
+
+def element_table(m: Measured) -> Table:
+    """The elements with the largest root error beside the worst atoms."""
+    ranked = sorted(m.by_element.items(), key=lambda item: -finite(item[1]["rms"]))[:_RANKED]
+    worst = m.worst_atoms[:_RANKED]
+    rows: list[list[Cell]] = []
+    for place in range(max(len(ranked), len(worst))):
+        row: list[Cell] = ["", None, None, "", None]
+        if place < len(ranked):
+            element, values = ranked[place]
+            atoms = finite(values["atoms"])
+            row[:3] = [element, finite(values["rms"]), int(atoms) if math.isfinite(atoms) else math.nan]
+        if place < len(worst):
+            atom = worst[place]
+            row[3:] = [f"{atom['element']}{atom['atom']} of {atom['structure']}", finite(atom["rms"])]
+        rows.append(row)
+    columns = [
+        Column("element", kind="text"),
+        Column("√L_equiv"),
+        Column("atoms"),
+        Column("worst atom", kind="text"),
+        Column("√L_equiv"),
+    ]
+    return Table(f"Where: {m.name} by element, and the worst atoms ({m.unit})", columns, rows, on=TERMINAL)
+
+
+def _share_text(having: Sequence[tuple[str, Labelled]]) -> str:
+    parts = []
+    for name, known in having:
+        low, high = (100 * end for end in known.share_interval)
+        between = f" ({number(low)} to {number(high)})" if math.isfinite(low) else ""
+        parts.append(f"{name}: {number(100 * known.share)} %{between}")
+    return f"L_equiv as a part of L_total, with 95 % intervals. {'; '.join(parts)}."
