@@ -12,126 +12,22 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.gradient_sums import GradientSums, products
-from equiv_probe.results.gradient_numbers import GradientNumbers
-from equiv_probe.results.gradient_record import GradientRecord
+from equiv_probe.landscape.measured_gradients import Gradients
+from equiv_probe.landscape.parameter_groups import grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from equiv_probe.estimation.estimates import Estimate
     from equiv_probe.landscape.orbit_loss import OrbitLoss
     from equiv_probe.landscape.orbit_parts import Decomposed
-    from equiv_probe.report.document import Document
-
-ALL = "all"
-"""The group of all parameters."""
-Groups = Callable[[str], str | None] | torch.optim.Optimizer | Iterable[Mapping[str, Any]] | None
-"""What parts parameters into groups: their names, an optimizer, or its ``param_groups``; None: their modules."""
-_STORED = ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine", "squared_mean", "squared_equiv", "inner")
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """``∇L_total``, ``∇L_mean`` and ``∇L_equiv`` by group of parameters; ``+`` merges measurements.
-
-    Attributes:
-        groups: sums by group; ``"all"`` is of all parameters.
-        over: what the blocks are of: ``"rotations"`` or ``"structures"``.
-        sizes: how many numbers the parameters of each group are.
-    """
-
-    groups: Mapping[str, GradientSums]
-    over: str = "rotations"
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    def __getitem__(self, group: str) -> GradientSums:
-        return self.groups[group]
-
-    def __add__(self, other: Gradients) -> Gradients:
-        if self.groups.keys() != other.groups.keys() or self.over != other.over:
-            raise EquivProbeError(
-                f"gradients of {sorted(other.groups)} over {other.over}", f"{sorted(self.groups)} over {self.over}"
-            )
-        merged = {name: one + other.groups[name] for name, one in self.groups.items()}
-        return Gradients(merged, self.over, self.sizes)
-
-    def to(self, device: torch.device | str) -> Gradients:
-        """On another device."""
-        moved = {name: GradientSums(one.sums.to(device)) for name, one in self.groups.items()}
-        return Gradients(moved, self.over, self.sizes)
-
-    def finite(self) -> Gradients:
-        """Without what is not finite: it counts nothing."""
-        return Gradients({name: one.finite() for name, one in self.groups.items()}, self.over, self.sizes)
-
-    @property
-    def norm_total(self) -> Estimate:
-        """``‖∇L_total‖`` over all parameters."""
-        return self[ALL].norm_total
-
-    @property
-    def norm_mean(self) -> Estimate:
-        """``‖∇L_mean‖`` over all parameters."""
-        return self[ALL].norm_mean
-
-    @property
-    def norm_equiv(self) -> Estimate:
-        """``‖∇L_equiv‖`` over all parameters."""
-        return self[ALL].norm_equiv
-
-    @property
-    def ratio(self) -> Estimate:
-        """``‖∇L_equiv‖ / ‖∇L_mean‖`` over all parameters."""
-        return self[ALL].ratio
-
-    @property
-    def cosine(self) -> Estimate:
-        """Of the angle between ``∇L_mean`` and ``∇L_equiv``, over all parameters."""
-        return self[ALL].cosine
-
-    def record(self) -> GradientRecord:
-        """The numbers alone, to store and to show; waits for the device."""
-        groups = {
-            name: GradientNumbers.of(
-                self.sizes.get(name), int(one.sums.count), {key: getattr(one, key) for key in _STORED}
-            )
-            for name, one in self.groups.items()
-        }
-        return GradientRecord(self.over, groups)
-
-    def document(self) -> Document:
-        """What it says."""
-        return self.record().document()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers by group, each with ``_stderr`` and ``_interval``, and the squares before the root."""
-        return self.record().to_dict()
-
-    def save(self, path: str | Path) -> None:
-        """Write the numbers as ``.json``, ``.html``, ``.csv`` or ``.parquet``; :func:`equiv_probe.load` reads JSON."""
-        self.record().save(path)
-
-    def _repr_html_(self) -> str | None:
-        """What a notebook shows."""
-        return self.record()._repr_html_()
-
-    def __rich_console__(self, console: Any, options: Any) -> Any:
-        """The numbers in a terminal."""
-        yield self.record()
-
-    def __str__(self) -> str:
-        return str(self.record())
+    from equiv_probe.landscape.parameter_groups import Groups
 
 
 def gradients(
@@ -220,63 +116,3 @@ def of_blocks(
         x = products([[block[k] for k in places] for block in mean], [[block[k] for k in places] for block in equiv])
         found[name], sizes[name] = GradientSums.of(x), sum(counts[k] for k in places)
     return Gradients(found, over, sizes)
-
-
-def grouped(parameters: Mapping[str, Tensor], groups: Groups = None) -> dict[str, list[int]]:
-    """Places of the parameters of each group, those of ``"all"`` first.
-
-    Args:
-        parameters: by name.
-        groups: as for :func:`gradients`.
-
-    Raises:
-        EquivProbeError: there is no parameter.
-
-    >>> grouped({"net.a.weight": torch.ones(1), "net.a.bias": torch.ones(1), "net.b.weight": torch.ones(1)})
-    {'all': [0, 1, 2], 'a': [0, 1], 'b': [2]}
-    """
-    if not parameters:
-        raise EquivProbeError("no parameter that requires a gradient", "at least one", "parameter.requires_grad_()")
-    label = _labels(parameters, groups)
-    found: dict[str, list[int]] = {ALL: []}
-    for k, name in enumerate(parameters):
-        group = label(name)
-        if group is not None:
-            found[ALL].append(k)
-            if group != ALL:
-                found.setdefault(group, []).append(k)
-    if not found[ALL]:
-        raise EquivProbeError(f"groups that hold none of {list(parameters)}", "at least one parameter", "groups=None")
-    return found
-
-
-def _labels(parameters: Mapping[str, Tensor], groups: Groups) -> Callable[[str], str | None]:
-    if groups is None:
-        paths = {name: name.split(".") for name in parameters}
-        depth = 0
-        # What all are in is no group: `net.` of a wrapper.
-        while all(len(path) > depth + 2 for path in paths.values()) and len({p[depth] for p in paths.values()}) == 1:
-            depth += 1
-        return lambda name: paths[name][depth]
-    if isinstance(groups, torch.optim.Optimizer):
-        groups = groups.param_groups
-    if callable(groups):
-        return groups
-    owner = {
-        id(parameter): str(group.get("name", f"group {k}"))
-        for k, group in enumerate(groups)
-        for parameter in group["params"]
-    }
-    return lambda name: owner.get(id(parameters[name]))
-
-
-def parameters_of(modules: Iterable[torch.nn.Module]) -> dict[str, Tensor]:
-    """The parameters of modules by name, each once; of two of one name, the later is told apart by its place."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for k, module in enumerate(modules):
-        for name, value in module.named_parameters():
-            if id(value) not in seen:
-                seen.add(id(value))
-                found[name if name not in found else f"{k}.{name}"] = value
-    return found

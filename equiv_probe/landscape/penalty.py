@@ -146,12 +146,12 @@ class EquivariancePenalty:
         if self._generators is None:
             named = modules_of(self._module.function) if isinstance(self._module, Function) else []
             self._generators = generators_of([self._module, *named])
-        live.start = RandomState.now(self._generators)
+        live.copies.start = RandomState.now(self._generators)
         try:
             yield
         finally:
-            live.start.restore()
-            live.start = None
+            live.copies.start.restore()
+            live.copies.start = None
 
     @property
     def _ready(self) -> LiveOrbit:

@@ -140,7 +140,7 @@ class Twirled(nn.Module):
         moments: Moments | None = None
         dtypes: dict[str, torch.dtype] = {}
         latest: list[Any] = [None]
-        live.on_answer = partial(latest.__setitem__, 0)
+        live.copies.on_answer = partial(latest.__setitem__, 0)
         try:
             for values in chunks:
                 if moments is None:
@@ -149,7 +149,7 @@ class Twirled(nn.Module):
                     moments = Moments(about, self.plan.weights, len(rotations))
                 moments.add({name: wide(value) for name, value in values.items()})
         finally:
-            live.on_answer = None
+            live.copies.on_answer = None
         assert moments is not None
         return moments, dtypes, latest[0]
 

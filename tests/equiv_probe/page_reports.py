@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from equiv_probe.estimation.estimates import Sums
-from equiv_probe.landscape.gradients import grouped, of_blocks
+from equiv_probe.landscape.gradients import of_blocks
 from equiv_probe.landscape.live_gradients import LiveGradients
+from equiv_probe.landscape.parameter_groups import grouped
 from equiv_probe.results.measured import Labelled, Measured
 from equiv_probe.results.report import Report
 

@@ -142,7 +142,7 @@ def test_identities_in_the_place_of_rotations_leave_no_symmetry_error() -> None:
     """The negative control: without averaging the closed forms are not met."""
     model, x, y = Linear(), drawn(2, 2, 3, seed=1), drawn(2, 2, 3, seed=2)
     loss = ep.analysis.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("haar", replicates=6))
-    part = loss._parts[0][0]
+    part = loss._ranges[0][0]
     part.rotations = EYE.expand(6, 1, 3, 3)  # type: ignore[attr-defined]
     found = squares(ep.analysis.gradients(loss, blocks=3), "all")
     expected = exact(model, x, y)["all"]

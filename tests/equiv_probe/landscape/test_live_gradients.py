@@ -136,7 +136,8 @@ def test_gradients_of_the_unscaled_loss_in_half_precision() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_waits_for_the_device(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equiv_probe.probe.substitution.at_hand", lambda value: False)
+    for where in ("probe.player", "live.kept_values"):
+        monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     torch.manual_seed(0)
     make, schema, inputs = CASES[case]
     model = make().train()
