@@ -158,7 +158,7 @@ def _notes(reports: Sequence[Report], names: Sequence[str]) -> list[str]:
     for name, report in others:
         if not (report.structures and first[1].structures):
             continue
-        pairing = Pairing.of(first[1].structures, report.structures)
+        pairing = Pairing.of(list(first[1].structures), list(report.structures))
         common = len(set(pairing.first) & set(pairing.second))
         if 2 * common < max(len(pairing.first), len(pairing.second)):
             notes.append(
