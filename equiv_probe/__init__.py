@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from equiv_probe.representations.grids import grid
     from equiv_probe.representations.representation import (
         axial,
+        concat,
         fixed,
         irreps,
         point,
@@ -90,6 +91,7 @@ __all__ = [
     "axial",
     "check_augmentation",
     "compare",
+    "concat",
     "decompose",
     "equivariance_penalty",
     "fixed",
@@ -141,7 +143,7 @@ if not TYPE_CHECKING:
             "representations.frames": ("frame", "orientation", "quaternion"),
             "representations.grids": ("grid",),
             "representations.representation": (
-                *("axial", "fixed", "irreps", "point", "pseudoscalar", "scalar", "tensor", "vector", "voigt"),
+                *("axial", "concat", "fixed", "irreps", "point", "pseudoscalar", "scalar", "tensor", "vector", "voigt"),
             ),
             "results.comparison": ("Comparison", "compare"),
             "results.report": ("Report",),

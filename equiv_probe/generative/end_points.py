@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
@@ -60,6 +60,8 @@ class EndPoints(Part, frozen=True):
         along_path: deviation and floor at each point of the path, if it was asked for.
         by_angle: deviation by the angle of the rotation, in bins from ``low`` to ``high`` degrees, with how many
             rotations of a sample are in each as ``count``; empty for improper rotations, which have no angle.
+        law: the test in distribution, if there was one: ``p_value``, ``distance``, ``samples`` of each kind, how many
+            units were ``swapped``, and whether these were runs, ``by_run``.
     """
 
     name: str
@@ -78,6 +80,7 @@ class EndPoints(Part, frozen=True):
     by_sample: list[OfSample]
     along_path: list[OnPath] = msgspec.field(default_factory=list)
     by_angle: list[AngleBin] = msgspec.field(default_factory=list)
+    law: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def highest_floor(self) -> float:

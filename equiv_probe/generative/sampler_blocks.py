@@ -22,6 +22,7 @@ DRAWS = 50
 ANSWERS = {
     "broken": "Yes: where the noise rotates, the samples do not rotate with it.",
     "above round-off": "Slightly: samples rotate with their noise up to a little more than rounding.",
+    "path only": "Not in distribution, as far as the samples tell: paths do not rotate with their noise.",
     "round-off": "No: samples rotate with their noise, down to rounding.",
     "non-deterministic": "It cannot be told: the same noise, run again, varies as much.",
 }
@@ -35,6 +36,9 @@ def headline(one: EndPoints) -> Headline:
             f"{percent(one.rms / one.scale)} of how far {one.name} of other noise lie apart, "
             f"{number(one.scale)} {one.unit}."
         )
+    if one.law:
+        swapped = f", {one.law['swapped']} runs swapped" if one.law["by_run"] else ""
+        beside.append(f"In distribution: p = {number(one.law['p_value'])} of {one.law['samples']} samples{swapped}.")
     if math.isfinite(one.spread):
         beside.append(f"About the mean over all frames they scatter by {number(one.spread)} {one.unit}.")
     return Headline(

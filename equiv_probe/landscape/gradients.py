@@ -14,28 +14,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from io import StringIO
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.gradient_sums import GradientSums, products
+from equiv_probe.results.gradient_numbers import GradientNumbers
+from equiv_probe.results.gradient_record import GradientRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
     from equiv_probe.estimation.estimates import Estimate
     from equiv_probe.landscape.orbit_loss import OrbitLoss
     from equiv_probe.landscape.orbit_parts import Decomposed
+    from equiv_probe.report.document import Document
 
 ALL = "all"
 """The group of all parameters."""
 Groups = Callable[[str], str | None] | torch.optim.Optimizer | Iterable[Mapping[str, Any]] | None
 """What parts parameters into groups: their names, an optimizer, or its ``param_groups``; None: their modules."""
-_SHOWN = ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine")
+_STORED = ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine", "squared_mean", "squared_equiv", "inner")
 
 
 @dataclass(frozen=True)
@@ -97,31 +100,38 @@ class Gradients:
         """Of the angle between ``∇L_mean`` and ``∇L_equiv``, over all parameters."""
         return self[ALL].cosine
 
+    def record(self) -> GradientRecord:
+        """The numbers alone, to store and to show; waits for the device."""
+        groups = {
+            name: GradientNumbers.of(
+                self.sizes.get(name), int(one.sums.count), {key: getattr(one, key) for key in _STORED}
+            )
+            for name, one in self.groups.items()
+        }
+        return GradientRecord(self.over, groups)
+
+    def document(self) -> Document:
+        """What it says."""
+        return self.record().document()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers by group, each with ``_stderr`` and ``_interval``, and the squares before the root."""
-        found = {}
-        for name, one in self.groups.items():
-            squares = {"squared_mean": one.squared_mean, "squared_equiv": one.squared_equiv, "inner": one.inner}
-            row: dict[str, Any] = {"parameters": self.sizes.get(name), "units": int(one.sums.count)}
-            for key, value in {**{key: getattr(one, key) for key in _SHOWN}, **squares}.items():
-                row |= {key: value.value, f"{key}_stderr": value.stderr, f"{key}_interval": (value.low, value.high)}
-            found[name] = row
-        return {"over": self.over, "groups": found}
+        return self.record().to_dict()
+
+    def save(self, path: str | Path) -> None:
+        """Write the numbers as ``.json``, ``.html``, ``.csv`` or ``.parquet``; :func:`equiv_probe.load` reads JSON."""
+        self.record().save(path)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows."""
+        return self.record()._repr_html_()
 
     def __rich_console__(self, console: Any, options: Any) -> Any:
-        """The numbers as a Rich table."""
-        from equiv_probe.report.terminal import FittedTable
-        from equiv_probe.results.gradient_table import table
-
-        yield FittedTable(table(self.to_dict()))
+        """The numbers in a terminal."""
+        yield self.record()
 
     def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
-        console.print(self)
-        text: str = console.file.getvalue()  # type: ignore[attr-defined]
-        return "\n".join(line.rstrip() for line in text.splitlines())
+        return str(self.record())
 
 
 def gradients(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.probe.schedule import Cadence
     from equiv_probe.probe.substitution import Recorded
+    from equiv_probe.results.gradient_record import GradientRecord
     from equiv_probe.rotations.plan import RotationPlan
 
 USUAL = 500
@@ -140,14 +141,14 @@ class LiveGradients:
         found, self._new = self._new, {}
         return found
 
-    def shown(self, recent: Mapping[str, Sequence[Gradients]] | None = None) -> dict[str, Any]:
-        """For a report, by ``train/<output>``: plain numbers over the latest measurements; waits for the device.
+    def shown(self, recent: Mapping[str, Sequence[Gradients]] | None = None) -> dict[str, GradientRecord]:
+        """For a report, by ``train/<output>``: the numbers over the latest measurements; waits for the device.
 
         Args:
             recent: measurements by output, the latest last; None is these.
         """
         rows = self.recent if recent is None else recent
-        return {f"train/{name}": _merged(list(one)).to_dict() for name, one in rows.items()}
+        return {f"train/{name}": _merged(list(one)).record() for name, one in rows.items()}
 
     def values(self, found: Mapping[str, Gradients]) -> dict[str, Tensor]:
         """What is logged, as 0-d tensors: ``<output>/grad_ratio``, and of a group ``<output>/<group>/grad_ratio``."""

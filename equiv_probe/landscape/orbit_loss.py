@@ -39,6 +39,7 @@ from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.probe.probe import Probe
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class OrbitLoss:
         inputs: Any,
         targets: Any = None,
         schema: Schema | None = None,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         *,
         loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
         center: str | Tensor = "centroid",
@@ -124,7 +125,7 @@ class OrbitLoss:
             call = live.keep((batch,), {})
             raw = answered(live, call, modules)
             outputs = read_outputs(raw, live.known_schema)
-            plan = plan or fitting_plan(RotationPlan(), live.known_schema, call.inputs, outputs)
+            plan = rotation_plan(plan) or fitting_plan(RotationPlan(), live.known_schema, call.inputs, outputs)
             require_fit(plan, live.known_schema, call.inputs, outputs)
             own = [one[k] if isinstance(one, list) else one for one in (targets, weights, mask)]
             given = against(own[0], loss, weights=own[1], mask=own[2], coefficients=coefficients)
@@ -152,7 +153,7 @@ class OrbitLoss:
         cls,
         model: nn.Module,
         step: Callable[[], Any] | list[Callable[[], Any]],
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         *,
         name: str | None = None,
         schema: Schema | None = None,
@@ -185,7 +186,7 @@ class OrbitLoss:
             StepPart(
                 probe,
                 one,
-                plan or RotationPlan(),
+                rotation_plan(plan) or RotationPlan(),
                 name=name,
                 generator=generator,
                 per_structure=per_structure,

@@ -18,11 +18,20 @@ from equiv_probe.estimation.orbit import Moments, Orbit
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import Call, all_outputs, cloned, read_outputs, wide
-from equiv_probe.live.isolation import missing_output, needs_gradient, network, transforming
+from equiv_probe.live.isolation import (
+    RandomState,
+    isolated,
+    missing_output,
+    needs_gradient,
+    network,
+    transforming,
+)
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.memory_layout import laid_out_as
+from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.repeated_structures import first_alike
 from equiv_probe.schema.structures import Structures, primary, resolve_batch
+from equiv_probe.schema.translation import settled, undecided
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +41,6 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.measurement import Measurement
     from equiv_probe.estimation.objectives import Evaluate
     from equiv_probe.live.adapters import Adapter, Part, Rebuild
-    from equiv_probe.live.isolation import RandomState
     from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe.schema.schema import Named, Schema
 
@@ -127,15 +135,41 @@ class LiveOrbit:
                         "a tensor, or a tuple, dict or dataclass of tensors",
                         "probe a module inside that answers so, or wrap this one",
                     )
+                schema = self._settled(call, schema)
                 schema.announce()
             elif not self._seen:
                 missing = sorted(set(schema.inputs) - set(call.inputs) - self._may_come(call, schema))
                 if missing:
                     found = f"inputs {sorted(call.inputs)}"
                     raise EquivProbeError(found, f"the schema's inputs {missing}", "ep.Schema(inputs={...})")
+                require_nothing_hidden(call.inputs, schema.inputs, {*schema.outputs, *schema.targets})
             self.schema = resolve_batch(schema, call.inputs)
             self._seen |= _tensor_names(call.inputs)
         return self.schema
+
+    def _settled(self, call: Call, schema: Schema) -> Schema:
+        """The schema, with outputs that move along with a structure as points: two passes, once, without a trace."""
+        if not undecided(schema) or transforming() or (isinstance(self.center, str) and self.center == "origin"):
+            return schema
+        before, self.schema = self.schema, schema
+        try:
+            with isolated(self.network), torch.inference_mode(False):
+                start = RandomState.now()
+
+                def evaluate(inputs: Named) -> dict[str, Tensor]:
+                    start.restore()
+                    with torch.set_grad_enabled(self._differentiates):
+                        return self._one(call, {name: cloned(value) for name, value in inputs.items()})
+
+                try:
+                    return settled(schema, call.inputs, evaluate)
+                except Exception as error:
+                    if self._differentiates or not (needs_gradient(error) or missing_output(error)):
+                        return schema  # a network that refuses moved structures leaves the question open
+                self._differentiates = True
+                return settled(schema, call.inputs, evaluate)
+        finally:
+            self.schema = before
 
     def _may_come(self, call: Call, schema: Schema) -> set[str]:
         """Inputs that this call may leave out: optional ones, and earlier answers in a dict that is optional."""

@@ -52,6 +52,7 @@ from equiv_probe.probe.substitution import Recorded
 from equiv_probe.results.over_time import OverTime
 from equiv_probe.rotations.drawing import RotationSource, draw, source
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Probe:
         self,
         model: nn.Module,
         schema: Schema | None = None,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         every: Cadence = 50,
         *,
         warmup: int = 0,
@@ -168,7 +169,7 @@ class Probe:
         groups: Groups = None,
     ) -> None:
         self.model = model
-        self.plan, self.light = plan or RotationPlan(), light
+        self.plan, self.light = rotation_plan(plan) or RotationPlan(), rotation_plan(light)
         self._chosen = plan is not None, light is not LIGHT
         for each in (self.plan, light):
             if each.R < 2 and each.is_random:
@@ -487,7 +488,7 @@ class Probe:
             self.schedule("step", stage).spent(self._clock(stage) - began)
 
     def replay(
-        self, step: Callable[[], Any], plan: RotationPlan | None = None, *, per_structure: bool | None = None
+        self, step: Callable[[], Any], plan: PlanLike | None = None, *, per_structure: bool | None = None
     ) -> Replay:
         """Decompose the losses that a step returns, now.
 
@@ -503,8 +504,8 @@ class Probe:
         """
         result: list[Any] = []
         recorded, before = self.record(step, result)
-        plan = self._fitted("", recorded[0].call, recorded[0].raw, plan)
-        return self._again(step, recorded, before, plan, result[0], per_structure=per_structure)
+        fitted = self._fitted("", recorded[0].call, recorded[0].raw, rotation_plan(plan))
+        return self._again(step, recorded, before, fitted, result[0], per_structure=per_structure)
 
     def record(self, step: Callable[[], T], result: list[T]) -> tuple[list[Recorded], RandomState]:
         """The step's one ordinary run: the network's calls in it, and the random state before it.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.estimation.estimates import Sums
     from equiv_probe.probe.probe import Probe
+    from equiv_probe.results.gradient_record import GradientRecord
     from equiv_probe.results.over_time import OverTime
 
 BLIND = [
@@ -39,7 +40,7 @@ def report_of(
     history: Iterable[Mapping[str, Any]] = (),
     notes: Iterable[str] = (),
     complete: bool = True,
-    gradients: Mapping[str, Any] | None = None,
+    gradients: Mapping[str, GradientRecord] | None = None,
 ) -> Report:
     """Make the report of a probe.
 

@@ -11,6 +11,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.objectives import Objectives, label_free, labelled
 from equiv_probe.messages import logger
 from equiv_probe.probe.probe import Probe
+from equiv_probe.representations.spelling import representation
 from equiv_probe.schema.schema import Schema
 from equiv_probe_pyg.adapter import GraphAdapter
 
@@ -20,19 +21,19 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.losses import AnyLoss
     from equiv_probe.probe.schedule import Cadence
     from equiv_probe.representations.representation import Representation
-    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.rotations.resolve import PlanLike
     from equiv_probe.schema.schema import Named
     from equiv_probe.schema.structures import Structures
 
 
 def attach(
     model: nn.Module,
-    outputs: Mapping[str, Representation] | Iterable[str] | str | None = None,
+    outputs: Mapping[str, Representation | str] | Iterable[str] | str | None = None,
     targets: Mapping[str, str] | str | None = None,
     *,
     schema: Schema | None = None,
     every: Cadence = 50,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
     **options: Any,
 ) -> Probe:
@@ -72,7 +73,7 @@ def attach(
     """
     known: dict[str, Representation | None] | None = None
     if isinstance(outputs, Mapping):
-        known = dict(outputs)
+        known = {name: representation(rep) for name, rep in outputs.items()}
     elif outputs is not None:
         known = dict.fromkeys([outputs] if isinstance(outputs, str) else outputs)
     if known and all(rep is not None for rep in known.values()):

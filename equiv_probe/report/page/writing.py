@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.landscape.saved_line import SavedLine
 from equiv_probe.report.cells import has_number, interval_of, text_of, value_of
-from equiv_probe.report.document import Documented, Verdict
+from equiv_probe.report.document import Verdict
 from equiv_probe.report.formatting import shown
-from equiv_probe.report.page import curvature_sections, line_sections, viewer
+from equiv_probe.report.page import viewer
 from equiv_probe.report.page.document_view import DocumentView, grouped
 
 if TYPE_CHECKING:
@@ -29,15 +28,12 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-    from equiv_probe.report.page.views import View
-    from equiv_probe.report.saving import Saved as Old
-
-    Saved = Old | Documented
+    from equiv_probe.report.document import Documented
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
-def page(reports: Sequence[Saved], title: str = "") -> str:
+def page(reports: Sequence[Documented], title: str = "") -> str:
     """One self-contained page of one or more reports.
 
     Args:
@@ -53,7 +49,7 @@ def page(reports: Sequence[Saved], title: str = "") -> str:
     """
     if not reports:
         raise EquivProbeError("no report", "at least one")
-    views = [_view(report, f"r{place}") for place, report in enumerate(reports)]
+    views = [DocumentView(report.document().on("page"), f"r{place}") for place, report in enumerate(reports)]
     models = list(dict.fromkeys(one.name for one in views))
     return _written(
         "page.html.jinja",
@@ -63,21 +59,11 @@ def page(reports: Sequence[Saved], title: str = "") -> str:
     )
 
 
-def _view(report: Saved, key: str, *, brief: bool = False) -> View | DocumentView:
-    """What the templates are given, by the kind of measurement."""
-    if isinstance(report, Documented):
-        return DocumentView(report.document().on("notebook" if brief else "page"), key)
-    if isinstance(report, SavedLine):
-        return line_sections.view(report, key, brief=brief)
-    return curvature_sections.view(report, key, brief=brief)  # type: ignore[arg-type]  # the only other kind
-
-
-def fragment(report: Saved) -> str:
+def fragment(report: Documented) -> str:
     """The answer, the loss and its share as HTML for a notebook's cell: no script, and styles that stay inside."""
     digest = hashlib.sha256(json.dumps(report.to_dict(), sort_keys=True, default=str).encode())
     key = f"equiv-probe-{digest.hexdigest()[:12]}"  # reports in one notebook must not share ids
-    template = "notebook.html.jinja" if isinstance(report, Documented) else "fragment.html.jinja"
-    return _written(template, view=_view(report, key, brief=True))
+    return _written("notebook.html.jinja", view=DocumentView(report.document().on("notebook"), key))
 
 
 def _written(template: str, **context: Any) -> str:

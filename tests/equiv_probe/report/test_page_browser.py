@@ -21,7 +21,7 @@ from equiv_probe.results.comparison import compare
 
 from ..generative.samplers import quiet
 from ..landscape.planted_losses import linear, perceptron
-from ..landscape.test_landscape_pages import hostile_saved
+from ..landscape.test_landscape_pages import hostile_landscape
 from ..page_reports import audit_report, gradients, measured, run_report, structure
 from ..results.test_audit_pages import grid, hostile_grid, hostile_sampler, path
 from ..voxels.test_grids_audit import gaussian
@@ -184,12 +184,12 @@ def audits() -> list[Any]:
         ep.analysis.along_line(linear(), seed=3, progress=False),
     )
     audited = (quiet(path, (4, 3, 3), path=True), grid(gaussian(0.5, 1.2, 1.2), labels=True))
-    return [*audited, *(one.saved() for one in landscape)]
+    return [*audited, *landscape]
 
 
 def test_pages_of_audits_open_fit_and_fetch_nothing(browser: Any, tmp_path: Path, audits: list[Any]) -> None:
     """Nor do names in them do anything, also without the policy."""
-    makers = (hostile_sampler, hostile_grid, hostile_saved, hostile_saved)
+    makers = (hostile_sampler, hostile_grid, hostile_landscape, hostile_landscape)
     hacked = page([make(audit, text) for text in HOSTILE for make, audit in zip(makers, audits, strict=True)])
     for html in (page(audits), hacked.replace('http-equiv="Content-Security-Policy"', 'name="none"')):
         for width in (360, 1280):

@@ -25,7 +25,8 @@ from equiv_probe.report.formatting import number, shown
 from equiv_probe.report.loading import load
 from equiv_probe.report.page import fragment, page
 from equiv_probe.results.report import Report
-from equiv_probe.rotations.plan import angles, group, haar
+from equiv_probe.rotations.designs import group
+from equiv_probe.rotations.haar import angles, haar
 from equiv_probe.voxels import plots as grid_plots
 from equiv_probe.voxels.grid_numbers import kind_of
 
