@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace as changed
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
@@ -20,7 +20,7 @@ from equiv_probe.report.record import Part
 from equiv_probe.results.pairing import Pairing
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from equiv_probe.results.measured import Labelled, Measured
     from equiv_probe.results.report import Report
@@ -93,10 +93,10 @@ class Side:
 
     def __init__(self, name: str, report: Report, measured: Measured, number: str, first: Report) -> None:
         self.name, self.measured, self.number = name, measured, number
-        pairing = Pairing.of(list(first.structures), list(report.structures))
-        keys = pairing.second
+        records = list(report.structures)
+        pairing = Pairing.of(list(first.structures), records)
         self.by_name = pairing.by_name
-        self.samples = dict(self._samples(report, keys))
+        self.samples = dict(self._samples(records, pairing.second))
         self.all = len(self.samples)
 
     @property
@@ -140,10 +140,12 @@ class Side:
         ends = (found.value, found.low, found.high)
         return ends if self.number != "√L_equiv" else tuple(math.sqrt(max(x, 0.0)) for x in ends)  # type: ignore[return-value]
 
-    def _samples(self, report: Report, keys: Sequence[Hashable]) -> Iterator[tuple[Hashable, tuple[float, float]]]:
+    def _samples(
+        self, records: Sequence[Mapping[str, Any]], keys: Sequence[Hashable]
+    ) -> Iterator[tuple[Hashable, tuple[float, float]]]:
         """``(a, b)`` by structure, of which the number is ``Σa / Σb``."""
         upper = "equiv" if self.number == "share" else NUMBERS[self.number]
-        for key, record in zip(keys, report.structures, strict=True):
+        for key, record in zip(keys, records, strict=True):
             values = record["quantities"].get(self.measured.name)
             source = values if self.number == "√L_equiv" or values is None else values.get("labelled")
             if source is None:
