@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.landscape.curvature_doubts import doubts
 from equiv_probe.landscape.curvature_estimates import LossCurvature
 from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, space_of
 from equiv_probe.landscape.curvature_record import Curvature
 from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
 from equiv_probe.landscape.eigenvalues import dense, extreme
 from equiv_probe.landscape.lanczos import lanczos
-from equiv_probe.landscape.second_derivatives import doubts
 from equiv_probe.orbit.twirl import progress_bar
 
 if TYPE_CHECKING:
