@@ -17,6 +17,7 @@ from equiv_probe.testing import CentralForces
 from equiv_probe_ase import audit
 
 from . import faulty_calculators as faulty
+from .faulty_calculators import pair_energy
 
 if TYPE_CHECKING:
     from equiv_probe.results.report import Report
@@ -101,6 +102,33 @@ def test_what_a_last_digit_decides_is_discontinuous_and_not_at_round_off(calcula
     again = audit(calculator, generic)
     assert state(again, "the precision explains the floor") == "passed"
     assert again["energy"].verdict == ("broken" if isinstance(calculator, faulty.PrincipalAxes) else "round-off")
+
+
+class HeightOverTheNearest(faulty.Faulty):
+    """Decides by the nearest neighbour of one atom, and answers with one of two numbers where two are as near."""
+
+    def answer(self, atoms: Atoms) -> dict[str, Any]:
+        distances = np.linalg.norm(atoms.positions - atoms.positions[0], axis=1)
+        nearest = int(np.argsort(distances, kind="stable")[1])
+        return {"energy": pair_energy(atoms.positions) + 0.3 * nearest}
+
+
+@pytest.mark.parametrize(
+    ("calculator", "atoms"),
+    [
+        (faulty.FrameOfTheNearest, molecule("CH3CH2OH")),
+        (HeightOverTheNearest, molecule("H2O")),
+        (HeightOverTheNearest, molecule("C2H4")),
+    ],
+)
+def test_a_tie_is_found_also_where_three_round_trips_agree_on_it(calculator: Any, atoms: Atoms) -> None:
+    """One round trip in two decides as the structure itself: of 16 seeds a few see three such in a row."""
+    evaluations = set()
+    for seed in range(16):
+        report = audit(calculator(), atoms, plan=ep.RotationPlan(seed=seed))
+        assert report["energy"].verdict == "discontinuous"
+        evaluations.add(report.protocol["evaluations"])
+    assert len(evaluations) > 1, "the negative control: some seeds had to look again"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
