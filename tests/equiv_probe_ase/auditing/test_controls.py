@@ -159,6 +159,47 @@ def test_an_exact_potential_in_single_precision_is_at_round_off_wherever_it_is(d
         assert 10 * spacing < report["forces"].rms < 1e5 * spacing  # meV/Å of 10 to 100 eV/Å², and rounding's share
 
 
+class CutTo(faulty.Faulty):
+    """An exact potential whose coordinates are rounded to a precision before their differences are taken."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def answer(self, atoms: Atoms) -> dict[str, Any]:
+        copy = Atoms(atoms.numbers, torch.from_numpy(atoms.positions).to(self.dtype).double().numpy())
+        copy.calc = EMT()
+        return {"energy": copy.get_potential_energy(), "forces": copy.get_forces()}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "distance", "said"),
+    [
+        (torch.float32, 0.0, None),
+        (torch.float32, 100.0, None),
+        (torch.float32, 3e4, "centre it"),
+        (torch.bfloat16, 0.0, "in bfloat16: "),
+        (torch.float16, 0.0, "in float16: "),
+        (torch.float64, 3e4, None),
+    ],
+)
+def test_round_off_that_is_large_is_told_with_how_large(dtype: torch.dtype, distance: float, said: str | None) -> None:
+    atoms = rattled("CH3CH2OH")
+    atoms.positions += distance * np.array([0.6, 0.8, 0.0])
+    report = audit(CutTo(dtype), atoms)
+    assert report["forces"].verdict == "round-off"
+    notes = [note for note in report.notes if "round-off is large" in note]
+    assert bool(notes) == (said is not None)
+    if said:
+        assert said in notes[0]
+        assert f"forces {report['forces'].rms:.2g} meV/Å" in notes[0]
+        assert report["forces"].relative > 1e-3
+    if distance and said:
+        assert "30000 Å from the origin, where float32 numbers are 0.004 Å apart" in notes[0]
+
+
 def test_the_digits_of_a_perfect_crystal_say_nothing_of_the_precision() -> None:
     """Its forces are rounding errors, which need few digits: in double precision they are stored all the same."""
     report = audit(EMT(), bulk("Cu", cubic=True))
