@@ -221,6 +221,28 @@ def test_broken_translation_is_named_and_not_left_to_look_like_rotation(calculat
     assert not any("translation" in spot for spot in report.blind_spots)
 
 
+def strained(seed: int) -> Atoms:
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + [[0, 0.03, 0], [0, 0.02, 0.01], [0, 0, 0]]), scale_atoms=True)
+    atoms.rattle(0.05, seed=seed)
+    return atoms
+
+
+@pytest.mark.parametrize("cell", [bulk("Cu", cubic=True), strained(0), strained(1) * (2, 1, 1)])
+def test_a_cell_that_is_read_as_columns_is_named(cell: Atoms) -> None:
+    atoms = cell.copy()
+    atoms.rattle(0.05, seed=3)
+    report = audit(faulty.TransposesTheCell(), [rattled("CH4"), atoms], properties=["energy", "forces"])
+    assert report["energy"].verdict == "broken"
+    assert any("reads the cell's vectors as columns" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("calculator", [EMT, faulty.StandardisesTheCell, lambda: CutTo(torch.float32)])
+def test_another_fault_or_none_is_not_blamed_on_a_transposed_cell(calculator: Any) -> None:
+    report = audit(calculator(), [strained(0), bulk("Cu", cubic=True)])
+    assert not any("columns" in note for note in report.notes)
+
+
 def test_translation_that_was_not_tested_is_a_blind_spot() -> None:
     report = audit(EMT(), rattled("CH3CH2OH"), center="origin")
     assert state(report, "does not depend on where the structure is") == "not run"
