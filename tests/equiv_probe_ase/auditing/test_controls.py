@@ -223,7 +223,8 @@ def test_broken_translation_is_named_and_not_left_to_look_like_rotation(calculat
 
 def strained(seed: int) -> Atoms:
     atoms = bulk("Cu", cubic=True)
-    atoms.set_cell(atoms.cell.array @ (np.eye(3) + [[0, 0.03, 0], [0, 0.02, 0.01], [0, 0, 0]]), scale_atoms=True)
+    strain = np.array([[0, 0.03, 0], [0, 0.02, 0.01], [0, 0, 0]])
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
     atoms.rattle(0.05, seed=seed)
     return atoms
 
