@@ -6,7 +6,7 @@ python -m tests.benchmarks.bench_controls coverage 200   intervals over designs 
 python -m tests.benchmarks.bench_controls cost           evaluations and seconds with and without
 python -m tests.benchmarks.bench_controls grids 100      audits of exactly cube-equivariant float32 networks
 python -m tests.benchmarks.bench_controls probes 100     probes of exactly equivariant networks in training
-python -m tests.benchmarks.bench_controls training 400   steps of training, with the controls of a probe and without
+python -m tests.benchmarks.bench_controls training 40    what a probe's controls cost a training
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ class Equivariant(torch.nn.Module):
 def training_loop(steps: int, every: int | None, *, seed: int = 0, network: type = Equivariant) -> Any:
     """The probe of a short training."""
     torch.manual_seed(seed)
-    model, x = network(), torch.randn(32, 12, 3) + 2 * (seed % 2)
+    model, x = network(), torch.randn(32, 16, 3) + 2 * (seed % 2)
     y = -x + x.mean(1, keepdim=True) + 0.1 * torch.randn_like(x)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     probe = ep.Probe(model, ep.Schema({"pos": ep.point}, {"forces": ep.vector}), every=every)
@@ -276,19 +276,25 @@ class NoChecks(Checks):
     def of_step(self, *_: Any) -> None: ...
 
 
-def training(steps: int) -> None:
-    """Loops with and without the controls, by turns; they are run once, so what they cost is a number of steps."""
-    seconds: dict[str, list[float]] = {"with": [], "without": [], "no probe": []}
-    for label in ("with", "without", "no probe") * 7:
-        probes_module.Checks = NoChecks if label == "without" else Checks  # type: ignore[misc]
+def training(rounds: int) -> None:
+    """One measured step with the controls, which are run once, and one without, by turns, over an ordinary step."""
+    extra, share = [], []
+    for seed in range(rounds):
+        seconds = {}
+        for made in (Checks, NoChecks):
+            vars(probes_module)["Checks"] = made
+            began = time.process_time()
+            training_loop(1, 1, seed=seed)
+            seconds[made] = time.process_time() - began
         began = time.process_time()
-        training_loop(steps, None if label == "no probe" else 50)
-        seconds[label].append(time.process_time() - began)
-    probes_module.Checks = Checks  # type: ignore[misc]
-    own, bare, none = (float(np.median(seconds[label])) for label in ("with", "without", "no probe"))
-    worth = (own - bare) / (none / steps)
-    print(f"{steps} steps: with the probe's controls {own:.2f} s, without {bare:.2f} s, no probe {none:.2f} s")
-    print(f"the controls cost {worth:.1f} steps, once: {100 * worth / 1e4:.3f} % of a training of 10,000 steps")
+        training_loop(20, None, seed=seed)
+        step = (time.process_time() - began) / 20
+        extra.append((seconds[Checks] - seconds[NoChecks]) / step)
+        share.append((seconds[NoChecks] - step) / step)
+    vars(probes_module)["Checks"] = Checks
+    low, worth, high = np.quantile(extra, [0.25, 0.5, 0.75])
+    print(f"the first measured step costs {1 + np.median(share):.1f} ordinary ones without controls, and with them")
+    print(f"{worth:.1f} more ({low:.1f} to {high:.1f}), once: {worth / 100:.3f} % of a training of 10,000 steps")
 
 
 if __name__ == "__main__":

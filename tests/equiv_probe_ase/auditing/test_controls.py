@@ -207,6 +207,18 @@ def test_the_digits_of_a_perfect_crystal_say_nothing_of_the_precision() -> None:
     assert report["energy"].floor < 1e-9
 
 
+@pytest.mark.parametrize("metal", ["Ni", "Cu", "Au"])
+def test_one_atom_in_single_precision_is_not_judged_by_double(metal: str) -> None:
+    """Far away, its forces are rounding errors of the cell's images, which float32 explains and float64 does not."""
+    atoms = bulk(metal)
+    atoms.positions += 170 * np.array([0.8, -0.5, -0.5])
+    for seed in range(3):
+        report = audit(faulty.InSinglePrecision(), atoms, plan=ep.RotationPlan(seed=seed))
+        assert report.protocol["precision"] == "float32"
+        assert {m.verdict for m in report.measured} == {"round-off"}
+    assert audit(EMT(), atoms).protocol["precision"] == "float64"
+
+
 @pytest.mark.parametrize(
     ("calculator", "atoms"),
     [
