@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NUDGE = 0.1
 """Displacement of every coordinate, relative to the spread of all."""
+LARGE_NUDGE = 0.3
+"""Of a second displacement: a statistic of the batch may be the same, to rounding, after one of them by chance."""
 ROUNDING = 2e3
 """Spacings of numbers, relative to the largest output, that the values of other structures may change by rounding."""
 
@@ -70,7 +72,8 @@ def coupled_outputs(live: LiveOrbit, call: Call, start: RandomState) -> dict[str
     found: dict[str, float] = {}
     with isolated(live.network, generators=[generator for generator, _ in start.own]):
         own = _outputs(live, call, {}, start)
-        variants = [_outputs(live, call, _displaced(live, call, structures, others=True), start)]
+        nudged = (_displaced(live, call, structures, others=True, nudge=one) for one in (NUDGE, LARGE_NUDGE))
+        variants = [_outputs(live, call, changed, start) for changed in nudged]
         if not live.network.training and structures.layout == "leading":
             variants += _alone(live, call, structures, start)
         for other in variants:
@@ -99,9 +102,11 @@ def _outputs(live: LiveOrbit, call: Call, changed: dict[str, Tensor], start: Ran
         return live.copies.at(call, changed)
 
 
-def _displaced(live: LiveOrbit, call: Call, structures: Structures, *, others: bool) -> dict[str, Tensor]:
+def _displaced(
+    live: LiveOrbit, call: Call, structures: Structures, *, others: bool, nudge: float = NUDGE
+) -> dict[str, Tensor]:
     """What is rotated, displaced at random, which no rotation does; ``others``: all structures but the first."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(round(10 * nudge))
     found = {}
     for name, rep in live.known_schema.inputs.items():
         value = call.inputs.get(name)
@@ -109,7 +114,7 @@ def _displaced(live: LiveOrbit, call: Call, structures: Structures, *, others: b
             continue
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.device)
         finite = torch.where(value.isfinite(), value, 0.0).float()
-        noise = noise * (NUDGE * finite.std(unbiased=False).clamp_min(1e-6))
+        noise = noise * (nudge * finite.std(unbiased=False).clamp_min(1e-6))
         if others:
             noise = noise * _other(value, structures, name).reshape(-1, *(1,) * (value.ndim - 1))
         found[name] = value + noise.to(value)
