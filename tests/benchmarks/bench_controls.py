@@ -130,7 +130,9 @@ def coverage(count: int) -> None:
         def model(x: Any, k: float = sharpness) -> Any:
             return {"e": torch.exp(k * (x["u"] @ z - 1)).sum(-1)}
 
-        truth = ep.decompose(ep.twirl(model, u, schema, ep.RotationPlan("icosahedral", 1_000, seed=9), stacked=True)).equiv
+        truth = ep.decompose(
+            ep.twirl(model, u, schema, ep.RotationPlan("icosahedral", 1_000, seed=9), stacked=True)
+        ).equiv
         for design, replicates in (
             ("haar", 48),
             ("klein", 12),

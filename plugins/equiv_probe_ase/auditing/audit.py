@@ -13,7 +13,6 @@ from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
-from equiv_probe_ase.auditing.cell_check import transposed_cell_notes
 from equiv_probe_ase.auditing.controls import controls_of, summary_of
 from equiv_probe_ase.auditing.energy_zero import relative_to_one_zero
 from equiv_probe_ase.auditing.gradient_check import torque_notes
@@ -152,7 +151,6 @@ def audit(
     records = [entry for entry in done if "error" not in entry]
     failures = [{"name": entry["name"], "error": entry["error"]} for entry in done if "error" in entry]
     controls = [*subject.controls, *controls_of(records, subject.quantities, moved=options.is_moved)]
-    causes = transposed_cell_notes(records, todo, subject, options) if complete else []
     torque = torque_notes(records, todo, subject) if complete else []
     records, on_the_zero = relative_to_one_zero(records, todo, loss, reference_offsets)
     measured = summarise(records, subject.quantities, loss)
@@ -176,7 +174,6 @@ def audit(
             *on_the_zero,
             *notes_on(todo, records, failures, options),
             *notes_on_rounding(measured, subject.quantities, todo, subject.precision),
-            *causes,
             *torque,
             *remarks,
             *subject.remarks(),

@@ -7,58 +7,54 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from equiv_probe.estimation.second_opinion import FAR_BETTER
 from equiv_probe.estimation.verdict import BROKEN_FACTOR
 from equiv_probe.rotations.haar import haar
 from equiv_probe_ase.auditing.judgement import floor_of, varies
 from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from equiv_probe_ase.auditing.options import Options
     from equiv_probe_ase.auditing.subject import Subject
     from equiv_probe_ase.structures.loading import Structure
     from equiv_probe_ase.structures.quantities import Quantity
 
-ROTATIONS = 4
-TRIED = 2
-"""Structures at most: one more where the first could not be evaluated."""
+ROTATIONS = 2
+EXPLAINED = 1e-6
+"""Part of ``L_equiv`` that may be left where the cell explains it: two rotations agree so well once in a thousand."""
 
 
-def transposed_cell_notes(
-    records: Sequence[Mapping[str, Any]], structures: Sequence[Structure], subject: Subject, options: Options
-) -> list[str]:
+def note_transposed_cell(record: dict[str, Any], structure: Structure, subject: Subject, options: Options) -> None:
     """Name the defect where rotated copies with the cell transposed agree as those with the right cell do not.
 
     A model that transposes the cell gets the right one of them. Cells that are symmetric matrices, as cubic and
     orthorhombic ones along the axes, hide it until they are rotated.
 
     Args:
-        records: of the structures.
-        structures: all that were read.
+        record: of the structure; what is found goes among its notes.
+        structure: which is asked if it is broken.
         subject: the model.
         options: of the audit.
     """
-    by_key = {one.key: one for one in structures}
-    broken = [(record, names) for record in records if (names := _broken(record))]
-    periodic = [(by_key[r["key"]], r, names) for r, names in broken if by_key[r["key"]].atoms.cell.rank == 3]
-    for structure, record, names in sorted(periodic, key=lambda one: len(one[0].atoms))[:TRIED]:
-        quantities = {name: subject.quantities[name] for name in names}
-        try:
-            left = _left(structure, quantities, subject, options)
-        except (Exception, SystemExit):  # a model may refuse such a cell
-            continue
-        explained = [name for name in names if left[name] < FAR_BETTER * record["quantities"][name]["equiv"]]
-        if explained:
-            return [
-                f"{', '.join(explained)}: in rotated copies with the cell transposed, the outputs agree to "
-                f"{max(left[name] ** 0.5 for name in explained):.2g} {quantities[explained[0]].unit} ({structure.name}"
-                "). The model reads the cell's vectors as columns; they are rows (a1 = cell[0]). Cells that are "
-                "symmetric matrices hide it"
-            ]
-        return []
-    return []
+    names = _broken(record) if structure.atoms.cell.rank == 3 else []
+    if not names:
+        return
+    quantities = {name: subject.quantities[name] for name in names}
+    try:
+        left = _left(structure, quantities, subject, options)
+    except (Exception, SystemExit):  # a model may refuse such a cell
+        return
+    known = record["quantities"]
+    explained = [name for name in names if left[name] < EXPLAINED * known[name]["equiv"]]
+    if explained:
+        first = explained[0]
+        known[first]["notes"] = [
+            f"{', '.join(explained)}: in rotated copies with the cell transposed, the outputs agree to "
+            f"{left[first] ** 0.5:.2g} {quantities[first].unit} ({structure.name}). The model reads the cell's "
+            "vectors as columns; they are rows (a1 = cell[0]). Cells that are symmetric matrices hide it",
+            *known[first]["notes"],
+        ]
 
 
 def _broken(record: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe_ase.auditing.cell_check import note_transposed_cell
 from equiv_probe_ase.auditing.judgement import is_drawn, judged, rounding_of, varies
 from equiv_probe_ase.auditing.orbits import JOLTS, MORE_ROUND_TRIPS, ROUND_TRIPS, Job, evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.record import record
@@ -86,6 +87,8 @@ def measure_window(
                 continue
             if _asks_for_more(finished[index], job, options):
                 again.append(job)
+            else:
+                note_transposed_cell(finished[index], job.structure, subject, options)
         open_jobs = again
     return [finished[structure.index] for structure in window]
 
