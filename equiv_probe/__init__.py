@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from equiv_probe.representations.grids import grid
     from equiv_probe.representations.representation import (
         axial,
+        concat,
         fixed,
         irreps,
         point,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         vector,
         voigt,
     )
+    from equiv_probe.results.comparison import Comparison, compare
     from equiv_probe.results.report import Report
     from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe.schema.schema import Schema
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Augmentation",
     "AugmentationCheck",
+    "Comparison",
     "Decomposition",
     "EquivProbeError",
     "EquivariancePenalty",
@@ -87,6 +90,8 @@ __all__ = [
     "augment",
     "axial",
     "check_augmentation",
+    "compare",
+    "concat",
     "decompose",
     "equivariance_penalty",
     "fixed",
@@ -138,8 +143,9 @@ if not TYPE_CHECKING:
             "representations.frames": ("frame", "orientation", "quaternion"),
             "representations.grids": ("grid",),
             "representations.representation": (
-                *("axial", "fixed", "irreps", "point", "pseudoscalar", "scalar", "tensor", "vector", "voigt"),
+                *("axial", "concat", "fixed", "irreps", "point", "pseudoscalar", "scalar", "tensor", "vector", "voigt"),
             ),
+            "results.comparison": ("Comparison", "compare"),
             "results.report": ("Report",),
             "rotations.plan": ("RotationPlan",),
             "scaling": (),

@@ -14,9 +14,9 @@ What trains and audits needs none of this. Nothing is defined here: the module o
 
 from equiv_probe.landscape.curvature import curvature
 from equiv_probe.landscape.curvature_record import Curvature
-from equiv_probe.landscape.gradient_record import Gradients
 from equiv_probe.landscape.gradients import gradients
 from equiv_probe.landscape.line_record import Line
+from equiv_probe.landscape.measured_gradients import Gradients
 from equiv_probe.landscape.orbit_loss import OrbitLoss
 from equiv_probe.landscape.parameter_line import along_line
 from equiv_probe.orbit.infinitesimal import infinitesimal

@@ -37,7 +37,7 @@ class Change:
         low: end of its 95 % interval.
         high: end of its 95 % interval.
         p: of this comparison alone, two-sided.
-        how: what was held against what.
+        how: what was compared with what.
         p_holm: corrected for all comparisons made with it (:func:`holm`).
     """
 
@@ -100,10 +100,7 @@ def change(first: Samples, second: Samples, *, ratio: bool) -> Change:
     paired = len(common) > 1 and 2 * len(common) >= max(len(first), len(second))
     if paired:
         a, b = (Sample.of([samples[key] for key in common]) for samples in (first, second))
-        some = (
-            "" if len(common) == len(first) == len(second) else f" that both have (of {len(first)} and {len(second)})"
-        )
-        how = f"paired, {len(common)} structures{some}"
+        how = f"paired, {len(common)} structures"
     else:
         a, b = (Sample.of(list(samples.values())) for samples in (first, second))
         how = f"not paired, {len(first)} and {len(second)} structures"

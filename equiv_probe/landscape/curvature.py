@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.landscape.curvature_doubts import doubts
 from equiv_probe.landscape.curvature_estimates import LossCurvature
 from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, space_of
 from equiv_probe.landscape.curvature_record import Curvature
 from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
 from equiv_probe.landscape.eigenvalues import dense, extreme
 from equiv_probe.landscape.lanczos import lanczos
-from equiv_probe.landscape.second_derivatives import doubts
 from equiv_probe.orbit.twirl import progress_bar
 
 if TYPE_CHECKING:
@@ -125,15 +125,13 @@ def curvature(
                 pairs.append(outer)
                 converged = converged and outer.converged
                 densities.append(EigenvalueDensity(n, outer.values, outer.residuals, outer.square, **rest))
-            found[which] = LossCurvature(tuple(densities), _bracket(times, pairs))
+            found[which] = LossCurvature.of(densities, _bracket(times, pairs))
     notes = [] if len(given) > 1 else ["one set of rotations: their noise is in the numbers and not in the error bars"]
     if not converged:
         notes.append("the eigenvalue solver stopped early: extreme eigenvalues may lie further out; raise tolerance")
     notes += doubts(sets[0], found, seed)
-    return Curvature(
-        found.get("total"),
-        found.get("mean"),
-        found.get("equiv"),
+    return Curvature.of(
+        found,
         matrix=matrix,
         products=sum(products.count for products in sets),
         seconds=time.perf_counter() - began,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from equiv_probe.landscape.gradient_record import Gradients
 from equiv_probe.landscape.gradient_sums import GradientSums, products
+from equiv_probe.landscape.measured_gradients import Gradients
 from equiv_probe.landscape.parameter_groups import grouped
 
 if TYPE_CHECKING:

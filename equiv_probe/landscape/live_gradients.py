@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.estimation.estimates import Sums
-from equiv_probe.landscape.gradient_record import Gradients
 from equiv_probe.landscape.gradient_sums import GradientSums
 from equiv_probe.landscape.gradients import of_blocks, of_losses
+from equiv_probe.landscape.measured_gradients import Gradients
 from equiv_probe.landscape.orbit_step import loss_among, replay_attached
 from equiv_probe.landscape.parameter_groups import grouped, parameters_of
 from equiv_probe.live.isolation import isolated
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from equiv_probe.landscape.parameter_groups import Groups
     from equiv_probe.probe.recorded import RecordedStep
     from equiv_probe.probe.schedule import Cadence
+    from equiv_probe.results.gradient_record import GradientRecord
     from equiv_probe.rotations.plan import RotationPlan
 
 USUAL = 500
@@ -106,14 +107,14 @@ class LiveGradients:
         found, self._new = self._new, {}
         return found
 
-    def shown(self, recent: Mapping[str, Sequence[Gradients]] | None = None) -> dict[str, Any]:
-        """For a report, by ``train/<output>``: plain numbers over the latest measurements; waits for the device.
+    def shown(self, recent: Mapping[str, Sequence[Gradients]] | None = None) -> dict[str, GradientRecord]:
+        """For a report, by ``train/<output>``: the numbers over the latest measurements; waits for the device.
 
         Args:
             recent: measurements by output, the latest last; None is these.
         """
         rows = self.recent if recent is None else recent
-        return {f"train/{name}": _merged(list(one)).to_dict() for name, one in rows.items()}
+        return {f"train/{name}": _merged(list(one)).record() for name, one in rows.items()}
 
     def values(self, found: Mapping[str, Gradients]) -> dict[str, Tensor]:
         """What is logged, as 0-d tensors: ``<output>/grad_ratio``, and of a group ``<output>/<group>/grad_ratio``."""

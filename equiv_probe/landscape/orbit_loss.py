@@ -35,6 +35,7 @@ from equiv_probe.live.reachable import modules_of
 from equiv_probe.probe.probe import Probe
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class OrbitLoss(OrbitSum):
         inputs: Any,
         targets: Any = None,
         schema: Schema | None = None,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         *,
         loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
         center: str | Tensor = "centroid",
@@ -121,7 +122,7 @@ class OrbitLoss(OrbitSum):
             call = live.keep((batch,), {})
             raw = answered(live, call, modules)
             outputs = read_outputs(raw, live.known_schema)
-            plan = plan or fitting_plan(RotationPlan(), live.known_schema, call.inputs, outputs)
+            plan = rotation_plan(plan) or fitting_plan(RotationPlan(), live.known_schema, call.inputs, outputs)
             require_fit(plan, live.known_schema, call.inputs, outputs)
             own = [one[k] if isinstance(one, list) else one for one in (targets, weights, mask)]
             given = against(own[0], loss, weights=own[1], mask=own[2], coefficients=coefficients)
@@ -148,7 +149,7 @@ class OrbitLoss(OrbitSum):
         cls,
         model: nn.Module,
         step: Callable[[], Any] | list[Callable[[], Any]],
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         *,
         name: str | None = None,
         schema: Schema | None = None,
@@ -181,7 +182,7 @@ class OrbitLoss(OrbitSum):
             StepPart(
                 probe,
                 one,
-                plan or RotationPlan(),
+                rotation_plan(plan) or RotationPlan(),
                 name=name,
                 generator=generator,
                 per_structure=per_structure,

@@ -124,10 +124,10 @@ def along_line(
         rows, floors = rows * parts, [floor * parts for floor in floors]
     # Of the losses where the line begins: far along it they may be anything, even infinite.
     least = 4 * torch.finfo(torch.float64).eps * np.nanmax(np.abs(rows[origin].mean(0)))
-    return Line(
-        t=chosen,
-        rows=rows,
-        floor=np.maximum(np.max([floor.mean(0) for floor in floors], axis=0), least),
+    return Line.of(
+        chosen,
+        rows,
+        np.maximum(np.max([floor.mean(0) for floor in floors], axis=0), least),
         direction=which,
         over=over or ("rotations" if len(given) > 1 else ""),
         sets=len(given),

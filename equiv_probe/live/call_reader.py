@@ -10,11 +10,14 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.capture import Call, all_outputs
+from equiv_probe.live.isolation import RandomState, isolated, transforming
+from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.repeated_structures import first_alike
 from equiv_probe.schema.structures import Structures, primary, resolve_batch
+from equiv_probe.schema.translation import settled, undecided
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
@@ -38,6 +41,8 @@ class CallReader:
         self.network, self.schema, self.center = network, schema, center
         self._adapter, self._declared = adapter, schema
         self._seen: set[str] = set()
+        self.evaluate: Callable[[Call, Mapping[str, Any]], dict[str, Tensor]] | None = None
+        """The network's outputs with other values of some inputs, for whoever can evaluate it."""
 
     def reading(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:
         """What reads the calls; the first one shows it."""
@@ -86,15 +91,38 @@ class CallReader:
                         "a tensor, or a tuple, dict or dataclass of tensors",
                         "probe a module inside that answers so, or wrap this one",
                     )
+                schema = self._settled(call, schema)
                 schema.announce()
             elif not self._seen:
                 missing = sorted(set(schema.inputs) - set(call.inputs) - self._may_come(call, schema))
                 if missing:
                     found = f"inputs {sorted(call.inputs)}"
                     raise EquivProbeError(found, f"the schema's inputs {missing}", "ep.Schema(inputs={...})")
+                require_nothing_hidden(call.inputs, schema.inputs, {*schema.outputs, *schema.targets})
             self.schema = resolve_batch(schema, call.inputs)
             self._seen |= _tensor_names(call.inputs)
         return self.schema
+
+    def _settled(self, call: Call, schema: Schema) -> Schema:
+        """The schema, with outputs that move along with a structure as points: two passes, once, without a trace."""
+        if self.evaluate is None or not undecided(schema) or transforming():
+            return schema
+        if isinstance(self.center, str) and self.center == "origin":
+            return schema
+        evaluate, before, self.schema = self.evaluate, self.schema, schema
+        try:
+            with isolated(self.network):
+                start = RandomState.now()
+
+                def outputs_at(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+                    start.restore()
+                    return evaluate(call, inputs)
+
+                return settled(schema, call.inputs, outputs_at)
+        except Exception:
+            return schema  # a network that refuses moved structures leaves the question open
+        finally:
+            self.schema = before
 
     def _may_come(self, call: Call, schema: Schema) -> set[str]:
         """Inputs that this call may leave out: optional ones, and earlier answers in a dict that is optional."""

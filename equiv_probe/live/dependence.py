@@ -12,7 +12,7 @@ import torch
 
 from equiv_probe.live.capture import wide
 from equiv_probe.live.isolation import RandomState, isolated
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
     from torch import Tensor

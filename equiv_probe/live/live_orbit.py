@@ -54,6 +54,7 @@ class LiveOrbit:
     ) -> None:
         self.reader = CallReader(network(module), schema, center, adapter)
         self.copies = Copies(self.reader, stack, chunk)
+        self.reader.evaluate = self.copies.at
         # What others ask of a live module, wherever it is at home.
         self.split, self.keep, self.dicts = self.reader.split, self.reader.keep, self.reader.dicts
         self.resolve, self.knows, self.structures = self.reader.resolve, self.reader.knows, self.reader.structures

@@ -14,7 +14,7 @@ from equiv_probe.live.adapters import CallAdapter
 from equiv_probe.live.capture import all_outputs
 from equiv_probe.live.hook import Hook
 from equiv_probe.schema.grid_inference import looks_like_grid
-from equiv_probe.schema.schema import usual
+from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,6 +19,7 @@ from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.representations.grids import Grid, filled_outside
 from equiv_probe.rotations.drawing import RotationSource
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Twirled(nn.Module):
         self,
         model: nn.Module,
         schema: Schema | None = None,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         mode: Literal["fixed", "random"] = "fixed",
         *,
         std: bool = False,
@@ -73,7 +74,7 @@ class Twirled(nn.Module):
         if mode not in {"fixed", "random"}:
             raise EquivProbeError(f"mode={mode!r}", '"fixed" or "random"')
         self.model = model
-        self.plan, self.mode, self.std = plan or DEFAULT, mode, std
+        self.plan, self.mode, self.std = rotation_plan(plan) or DEFAULT, mode, std
         self._chosen = plan is not None
         self._live = [LiveOrbit(model, schema, center, adapter=adapter)]  # a list: not a submodule of its own
         self._source = RotationSource(self.plan.seed)

@@ -11,6 +11,7 @@ from equiv_probe.live.capture import read_outputs
 from equiv_probe.live.hook import CallRotation, rotation_of_calls
 from equiv_probe.rotations.drawing import RotationSource, draw
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 if TYPE_CHECKING:
@@ -36,16 +37,16 @@ class Plans:
         EquivProbeError: a plan of one replicate.
     """
 
-    def __init__(self, full: RotationPlan | None, light: RotationPlan, seed: int) -> None:
-        self.full, self.light = full or RotationPlan(), light
+    def __init__(self, full: PlanLike | None, light: PlanLike, seed: int) -> None:
+        self.full, self.light = rotation_plan(full) or RotationPlan(), rotation_plan(light)
         self._chosen = full is not None, light is not LIGHT
         self.source = RotationSource(seed)
-        for each in (self.full, light):
+        for each in (self.full, self.light):
             if each.R < 2 and each.is_random:
                 raise EquivProbeError("a plan of one replicate", "at least two", "RotationPlan(..., replicates=4)")
 
     def fitted(
-        self, live: LiveOrbit, call: Call, raw: Any, stage: str = "", given: RotationPlan | None = None
+        self, live: LiveOrbit, call: Call, raw: Any, stage: str = "", given: PlanLike | None = None
     ) -> RotationPlan:
         """The plan of a stage: where nobody chose one, what fits the grids of the call.
 
@@ -66,7 +67,7 @@ class Plans:
             self.full = fitting_plan(self.full, schema, call.inputs, outputs)
         if not light_chosen:
             self.light = fitting_plan(self.light, schema, call.inputs, outputs, subset=2)
-        plan = given or (self.light if stage == "train" else self.full)
+        plan = rotation_plan(given) or (self.light if stage == "train" else self.full)
         require_fit(plan, schema, call.inputs, outputs)
         return plan
 

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from equiv_probe.results.over_time import OverTime
     from equiv_probe.results.report import Report
     from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.rotations.resolve import PlanLike
     from equiv_probe.schema.schema import Schema
 
 T = TypeVar("T")
@@ -116,13 +117,13 @@ class Probe:
         self,
         model: nn.Module,
         schema: Schema | None = None,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         every: Cadence = 50,
         *,
         warmup: int = 0,
         full: Cadence = 10,
         budget: float | None = 0.1,
-        light: RotationPlan = LIGHT,
+        light: PlanLike = LIGHT,
         window: int = 10,
         center: str | Tensor = "centroid",
         seed: int = 0,
@@ -308,7 +309,7 @@ class Probe:
         return found
 
     def replay(
-        self, step: Callable[[], Any], plan: RotationPlan | None = None, *, per_structure: bool | None = None
+        self, step: Callable[[], Any], plan: PlanLike | None = None, *, per_structure: bool | None = None
     ) -> Replay:
         """Decompose the losses that a step returns, now.
 
@@ -334,7 +335,7 @@ class Probe:
         """
         return self._recorder.record(step, result, self._hooks.attached)
 
-    def fitted(self, run: RecordedStep, plan: RotationPlan | None) -> RotationPlan:
+    def fitted(self, run: RecordedStep, plan: PlanLike | None) -> RotationPlan:
         """A plan, once it is known to fit what is rotated in a step; None is that of full mode."""
         return self._parts.plans.fitted(self.live, run.calls[0].call, run.calls[0].raw, given=plan)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from equiv_probe.probe.bins import Over
     from equiv_probe.probe.schedules import Schedules
     from equiv_probe.probe.step_gradients import StepGradients
+    from equiv_probe.results.gradient_record import GradientRecord
     from equiv_probe.results.over_time import OverTime
     from equiv_probe.rotations.plan import RotationPlan
 
@@ -77,7 +78,7 @@ def report_of(
     history: Iterable[Mapping[str, Any]] = (),
     notes: Iterable[str] = (),
     complete: bool = True,
-    gradients: Mapping[str, Any] | None = None,
+    gradients: Mapping[str, GradientRecord] | None = None,
 ) -> Report:
     """Make the report of a probe.
 

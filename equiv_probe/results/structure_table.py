@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     StructureRecord = dict[str, Any]
     Detail = dict[str, Any]
+    _Stored = dict[str, Any]
 else:  # what is read from files is held to this
 
     class _Atom(TypedDict):
@@ -213,9 +214,8 @@ def _details(records: Sequence[Mapping[str, Any]]) -> dict[str, Detail]:
     """Of structures with a geometry all that is known of their atoms, of the worst ones the worst atoms."""
     worst: set[tuple[int, str]] = set()
     for name in {name for record in records for name in record["quantities"]}:
-        having = [place for place, record in enumerate(records) if name in record["quantities"]]
-        having.sort(key=lambda place, name=name: -(records[place]["quantities"][name].get("rms") or 0.0))
-        worst |= {(place, name) for place in having[:WORST]}
+        having = {k: one["quantities"][name].get("rms") for k, one in enumerate(records) if name in one["quantities"]}
+        worst |= {(place, name) for place, _ in sorted(having.items(), key=lambda one: -(one[1] or 0.0))[:WORST]}
     found: dict[str, Detail] = {}
     for place, record in enumerate(records):
         seen = record.get("geometry") is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,7 @@ def line(given: Sequence[ep.analysis.OrbitLoss], seed: int) -> dict[str, Any]:
     plain, ahead = found.to_dict(), found.t > 0
     for k, (name, values, _) in enumerate(found.named()):
         even = (values + values[::-1])[ahead] / 2 - values[found.origin]
-        plain[f"{name}_even"] = growth_exponent(found.t[ahead], even, float(found.floor[k])).to_dict()
+        plain[f"{name}_even"] = asdict(growth_exponent(found.t[ahead], even, float(found.floor[k])))
         print(name, "even part: power", plain[f"{name}_even"]["power"])
     return plain
 

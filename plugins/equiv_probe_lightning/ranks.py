@@ -10,8 +10,8 @@ import torch
 
 from equiv_probe.estimation import binned_sums
 from equiv_probe.estimation.estimates import Sums
-from equiv_probe.landscape.gradient_record import Gradients
 from equiv_probe.landscape.gradient_sums import GradientSums
+from equiv_probe.landscape.measured_gradients import Gradients
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

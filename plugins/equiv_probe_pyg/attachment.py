@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.probe.probe import Probe
+from equiv_probe.representations.spelling import representation
 from equiv_probe.schema.schema import Schema
 from equiv_probe_pyg.adapter import GraphAdapter
 from equiv_probe_pyg.labels import Labels
@@ -16,17 +17,17 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.losses import AnyLoss
     from equiv_probe.probe.schedule import Cadence
     from equiv_probe.representations.representation import Representation
-    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.rotations.resolve import PlanLike
 
 
 def attach(
     model: nn.Module,
-    outputs: Mapping[str, Representation] | Iterable[str] | str | None = None,
+    outputs: Mapping[str, Representation | str] | Iterable[str] | str | None = None,
     targets: Mapping[str, str] | str | None = None,
     *,
     schema: Schema | None = None,
     every: Cadence = 50,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
     **options: Any,
 ) -> Probe:
@@ -66,7 +67,7 @@ def attach(
     """
     known: dict[str, Representation | None] | None = None
     if isinstance(outputs, Mapping):
-        known = dict(outputs)
+        known = {name: representation(rep) for name, rep in outputs.items()}
     elif outputs is not None:
         known = dict.fromkeys([outputs] if isinstance(outputs, str) else outputs)
     if known and all(rep is not None for rep in known.values()):

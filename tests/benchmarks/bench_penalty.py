@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,10 +11,10 @@ import pytest
 import pytorch_lightning as pl
 
 import equiv_probe as ep
+from equiv_probe.representations.spelling import representation
 from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 from equiv_probe_lightning import callback_lightning as of_lightning
-from equiv_probe_lightning import configuration as configured
 from equiv_probe_lightning.callback import Measuring
 from equiv_probe_lightning.environment import lightning_callbacks, pytorch_lightning_callbacks
 
@@ -80,7 +80,7 @@ def test_wrong_settings_teach_when_they_are_made(wrong: dict[str, Any], hint: st
 
 @pytest.mark.parametrize("name", ["scalar", "axial", "tensor(2)", "irreps('1x0e+1x2e')", "voigt('xx yy zz yz xz xy')"])
 def test_representations_by_name(name: str) -> None:
-    assert str(configured.representation(name)).replace('"', "'") == name
+    assert str(representation(name)).replace('"', "'") == name
 
 
 def test_both_packages_take_their_class() -> None:

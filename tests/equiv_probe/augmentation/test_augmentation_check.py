@@ -19,7 +19,7 @@ from torch_geometric.transforms import Compose, RandomJitter, RandomRotate, Rand
 import equiv_probe as ep
 from equiv_probe.augmentation.draws import counted
 from equiv_probe.augmentation.sample_layout import generic_sample
-from equiv_probe.rotations.plan import generators, haar
+from equiv_probe.rotations.haar import generators, haar
 
 Names = dict[str, Tensor]
 
@@ -591,3 +591,54 @@ def test_a_bar_is_shown_only_after_two_seconds(
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     assert list(counted(3, shown=True)) == [0, 1, 2]
     assert list(counted(3, shown=False)) == [0, 1, 2]
+
+
+def hidden_sample() -> Data:
+    pos, normal = torch.randn(9, 3).double(), torch.randn(9, 3).double()
+    edges = torch.combinations(torch.arange(9)).T
+    arrows = pos[edges[1]] - pos[edges[0]]
+    x = torch.cat([torch.rand(9, 3).double(), pos, normal], 1)
+    bond = torch.cat([arrows.norm(dim=1, keepdim=True), arrows], 1)
+    return Data(pos=pos, normal=normal, x=x, edge_index=edges, edge_attr=bond, y=torch.tensor([1.0]))
+
+
+def rotated_with(data: Data, parts: set[str]) -> Data:
+    g = scipy_rotation()
+    turned = data.clone()
+    turned.pos, turned.normal = data.pos @ g.T, data.normal @ g.T
+    if "x" in parts:
+        turned.x = torch.cat([data.x[:, :3], turned.pos, turned.normal], 1)
+    if "half of x" in parts:
+        turned.x = torch.cat([data.x[:, :3], turned.pos, data.normal], 1)
+    if "edges" in parts:
+        turned.edge_attr = torch.cat([data.edge_attr[:, :1], data.edge_attr[:, 1:] @ g.T], 1)
+    return turned
+
+
+@pytest.mark.parametrize(
+    ("parts", "stale"),
+    [
+        ({"x", "edges"}, set()),
+        ({"x"}, {"labels: edge_attr"}),
+        ({"edges"}, {"labels: x"}),
+        ({"half of x", "edges"}, {"labels: x"}),
+        (set(), {"labels: x", "labels: edge_attr"}),
+    ],
+    ids=["all", "edges stale", "features stale", "half of the features", "both stale"],
+)
+def test_copies_of_coordinates_in_other_tensors_must_rotate_along(parts: set[str], stale: set[str]) -> None:
+    data = hidden_sample()
+    check = ep.check_augmentation(lambda one: rotated_with(one, parts), data, draws=200, progress=False)
+    assert {finding.name for finding in check.wrong} == stale
+    for name in {"labels: x", "labels: edge_attr"} - stale:
+        assert "concat" in check[name].sentence
+
+    class Items(Dataset[Data]):  # of a data set the first draw is rotated itself
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Data:
+            return rotated_with(data, parts)
+
+    items = ep.check_augmentation(Items(), draws=200, progress=False)
+    assert {finding.name for finding in items.wrong} == stale

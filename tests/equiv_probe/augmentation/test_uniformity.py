@@ -19,7 +19,8 @@ from equiv_probe.augmentation.uniformity import (
     sobolev,
     uniformity,
 )
-from equiv_probe.rotations.plan import from_quaternions, generators, group, haar
+from equiv_probe.rotations.designs import group
+from equiv_probe.rotations.haar import from_quaternions, generators, haar
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -11,7 +11,7 @@ from torch import Tensor
 import equiv_probe as ep
 from equiv_probe.estimation.jackknife import jackknife
 from equiv_probe.estimation.losses import LOSSES
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 
 def reduced(elements: Tensor, lead: int) -> Tensor:

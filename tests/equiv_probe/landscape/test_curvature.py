@@ -162,7 +162,7 @@ def measured(values: Tensor, seed: int, steps: int, probes: int, trace_probes: i
         np.array([one.quadratic for one in made]),
         np.array([one.square for one in made]),
     )
-    return LossCurvature((density,))
+    return LossCurvature.of([density])
 
 
 def normal(size: int, generator: torch.Generator) -> Tensor:
@@ -227,8 +227,8 @@ def test_ratio_of_condition_numbers_covers_the_truth() -> None:
     repetitions, inside = 100, {"weighted": 0, "mean": 0, "mass-0.9": 0}
     exact = {k: condition(k, mean.numpy(), np.ones(300)) / condition(k, equiv.numpy(), np.ones(300)) for k in inside}
     for seed in range(repetitions):
-        pair = [measured(values, seed, steps=12, probes=4, trace_probes=4) for values in (mean, equiv)]
-        found = Curvature(None, *pair, matrix="hessian", products=0, seconds=0)
+        one, other = (measured(values, seed, steps=12, probes=4, trace_probes=4) for values in (mean, equiv))
+        found = Curvature.of({"mean": one, "equiv": other}, matrix="hessian", products=0, seconds=0.0)
         for kind, truth in exact.items():
             estimate = found.ratio(kind)
             inside[kind] += estimate.low <= truth <= estimate.high

@@ -201,7 +201,7 @@ def test_standard_errors_are_over_structures_or_over_rotations() -> None:
     steps = [0.0, 0.1]
     line = ep.analysis.along_line(loss, steps=steps, over="structures", progress=False)
     own = np.array([[v.item() * 4 for v in piece()] for piece in loss.pieces()])
-    np.testing.assert_allclose(line.rows[0], own, rtol=1e-12)
+    np.testing.assert_allclose(line.samples[0], own, rtol=1e-12)
     np.testing.assert_allclose(line.stderr("equiv")[0], own[:, 2].std(ddof=1) / 2, rtol=1e-12)
     assert line.change("equiv")[1][0] == 0
     whole = ep.analysis.along_line(perceptron(), steps=steps, progress=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 from ..live.test_no_waiting import CASES, NoReading
 from ..live_models import BOTH, MUTATING, Energy, Mutating, mutating_batch

@@ -166,8 +166,11 @@ def test_plans_that_nobody_chose_fit_the_grid(caplog: pytest.LogCaptureFixture) 
     assert "that of a voxel grid (B, C, D, H, W), every channel taken as a scalar" in said
     assert 'Schema(inputs={"input": ep.grid()}, outputs={"0": ep.grid()})' in said
     with ep.Probe(net, SCALARS, every=1) as box:
-        net(x[..., 1:])
+        net(x[..., 2:, 1:])
     assert (box.plan.design, box.light) == ("box", ep.RotationPlan("box", subset=2))
+    with ep.Probe(net, SCALARS, every=1) as square:
+        net(x[..., 1:])
+    assert (square.plan.design, square.light) == ("box-z", ep.RotationPlan("box-z", subset=2))
     with ep.Probe(net, SMOOTH, every=1) as smooth:
         net(x)
     assert (smooth.plan.design, smooth.light.design) == ("tetrahedral", "haar")

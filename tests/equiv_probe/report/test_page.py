@@ -18,7 +18,7 @@ from equiv_probe.cli import main as cli
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.cells import interval_of, value_of
 from equiv_probe.report.formatting import number, shown
-from equiv_probe.report.page import comparison_page, fragment, page, viewer
+from equiv_probe.report.page import fragment, page, viewer
 from equiv_probe.results.comparison import compare
 from equiv_probe.results.headline import headline
 from equiv_probe.results.worst_structures import colored_scene, in_3d
@@ -206,7 +206,7 @@ def test_whatever_comes_from_files_is_text(text: str, harmless: list[str]) -> No
 @pytest.mark.parametrize("text", HOSTILE)
 def test_comparisons_and_notebooks_escape_too(text: str) -> None:
     for make in (
-        lambda report: comparison_page(compare([report, report], [report.model, report.source + " again"])),
+        lambda report: page([compare([report, report], [report.model, report.source + " again"])]),
         fragment,
     ):
         harmless, found = Elements(make(hostile("harmless"))), Elements(make(hostile(text)))

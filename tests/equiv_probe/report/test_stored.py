@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from equiv_probe.cli import main as cli
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.page import document_view, page, viewer
+from equiv_probe.report.stored_data import plain
 from equiv_probe.results.comparison import compare
 from equiv_probe.results.report import Report
 
@@ -32,7 +33,7 @@ def stored() -> Any:
                   "mean_stderr": 0.1, "equiv": 0.1, "equiv_stderr": 0.01, "equiv_interval": [0.05, 0.2],
                   "share": 0.1, "share_stderr": 0.01, "share_interval": [0.05, 0.2]}],
     }]  # fmt: skip
-    whole["gradients"] = gradients()
+    whole["gradients"] = plain(gradients())
     return json.loads(json.dumps(whole))
 
 

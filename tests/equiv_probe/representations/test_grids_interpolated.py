@@ -10,7 +10,7 @@ from torch import Tensor
 
 import equiv_probe as ep
 from equiv_probe.representations.interpolation import interpolate
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 CUBE = ep.RotationPlan("cube", improper=True).rotations()[0]
 KINDS = ["linear", "cubic"]

@@ -13,7 +13,9 @@ from scipy import stats
 from torch import Tensor
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import GROUP_DEGREES, GROUP_ORDERS, RotationPlan, angles, generators, group, haar
+from equiv_probe.rotations.designs import GROUP_DEGREES, GROUP_ORDERS, group
+from equiv_probe.rotations.haar import angles, generators, haar
+from equiv_probe.rotations.plan import RotationPlan
 
 DESIGNS = [
     "klein",

@@ -64,10 +64,10 @@ def test_a_report_on_stdout_and_in_files(folder: Path) -> None:
     assert "broken" in done.stdout
     assert "meV/Å" in done.stdout
     assert "a model that talks" not in done.stdout
-    report = Report.load(folder / "audit-tilted.py-Tilted-two.json")
+    report = Report.load(folder / "audit-tilted.py-Tilted-two.xyz.json")
     assert report["forces"].rms == pytest.approx(RMS, rel=1e-6)
     assert f"{RMS:.1f}" in done.stdout
-    assert "audit-tilted.py-Tilted-two.json" in done.stderr
+    assert "audit-tilted.py-Tilted-two.xyz.json" in done.stderr
     assert max(len(line) for line in done.stdout.splitlines()) <= 120
     # Names come from the file, and are shown as they are.
     assert "\x1b" not in done.stdout
@@ -76,7 +76,8 @@ def test_a_report_on_stdout_and_in_files(folder: Path) -> None:
 
     again = run(folder, "audit", "tilted.py:Tilted", "two.xyz", *FAST)
     assert again.returncode == 0
-    assert "resumed structures 2" in again.stdout
+    assert "resumed structures 2" in " ".join(again.stdout.split())
+    assert "equiv_probe: resumed 2 of 2 structures" in again.stderr
     other = run(folder, "audit", "tilted.py:Tilted", "two.xyz", *FAST, "--seed", "1")
     assert other.returncode == 2
     assert "another question" in " ".join(other.stderr.split())
