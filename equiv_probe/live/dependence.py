@@ -105,7 +105,7 @@ def _displaced(live: LiveOrbit, call: Call, structures: Structures, *, others: b
     found = {}
     for name, rep in live.known_schema.inputs.items():
         value = call.inputs.get(name)
-        if not (rep.event_shape and isinstance(value, torch.Tensor) and value.is_floating_point()):
+        if not (rep.event_shape and isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel()):
             continue
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.device)
         finite = torch.where(value.isfinite(), value, 0.0).float()
