@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 _PLACES: dict[str, str] = {
     "report": "equiv_probe.results.report:Report",
     "bins": "equiv_probe.results.over_time:OverTime",
+    "fit": "equiv_probe.scaling.law:Fit",
+    "allocation": "equiv_probe.scaling.allocation:Allocation",
+    "data_efficiency": "equiv_probe.scaling.data_efficiency:DataEfficiency",
+    "gap": "equiv_probe.scaling.gap_result:Gap",
+    "scaling": "equiv_probe.scaling.results:Results",
     # No records yet; their classes have ``from_dict`` all the same.
     "sampler": "equiv_probe.generative.sampler_report:SamplerAudit",
     "grid": "equiv_probe.voxels.grid_report:GridAudit",

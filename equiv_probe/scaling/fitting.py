@@ -54,6 +54,8 @@ def fit(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    name: str = "",
+    unit: str = "",
 ) -> Fit:
     """Fit ``L = E + A x^−alpha``, or ``L = E + A N^−alpha + B D^−beta``.
 
@@ -80,6 +82,8 @@ def fit(
         resamples: how many.
         level: of the intervals.
         seed: of the draws.
+        name: of what is fitted, such as the model, for titles.
+        unit: of the loss, for axes and tables.
 
     Raises:
         EquivProbeError: fewer than three sizes of a variable (two with a known floor), fewer runs than parameters, a
@@ -90,7 +94,7 @@ def fit(
     names = (x,) if isinstance(x, str) else tuple(x)
     require_variables(names)
     table.require_one("stage", "output")
-    values = np.column_stack([table.numbers(name) for name in names])
+    values = np.column_stack([table.numbers(one) for one in names])
     y = table.numbers(loss)
     require(values, y, names, loss, floor)
     centre, scale = np.log(values).mean(0), float(np.exp(np.log(y).mean()))
@@ -98,13 +102,13 @@ def fit(
     known = None if floor is None else floor / scale
     found = optimum(z, log_y, delta, known)
     parameters = 1 + 2 * len(names) - (floor is not None)
-    clusters = labels([table[name] for name in _listed(groups)], len(y)) if groups else None
+    clusters = labels([table[one] for one in _listed(groups)], len(y)) if groups else None
     units = len(y) if clusters is None else int(clusters.max()) + 1
     notes = notes_of(found, units, parameters)
     draws, thetas = np.empty((0, len(found.theta))), found.theta[None]
     if units > parameters and resamples:
         if bootstrap == "runs":
-            layers = labels([table[name] for name in _listed(strata)], len(y))
+            layers = labels([table[one] for one in _listed(strata)], len(y))
             own = np.arange(len(y)) if clusters is None else clusters
             samples = of_runs(log_y, layers, own, resamples, seed)
         else:
@@ -129,19 +133,25 @@ def fit(
     estimates = _estimates(natural, jackknife, floor, level, len(names))
     notes += uneven(z, found, names) if bootstrap == "residuals" and not groups else []
     notes += [*unbounded(estimates, natural[0], level, names), *alike(z, names)]
+    given = {"floor": floor, "strata": ", ".join(_listed(strata)), "groups": ", ".join(_listed(groups))}
     return Fit(
         x=names,
         loss=loss,
         parameters=dict(zip(names_of(len(names)), estimates, strict=True)),
         draws=natural[1:],
-        runs=len(y),
+        points=np.column_stack([values, y]),
         scatter=float(np.sqrt((found.residuals**2).sum() / max(len(y) - parameters, 1))),
-        residuals=found.residuals,
-        delta=found.delta,
         agreeing=(found.agreeing, found.starts),
-        range={name: (float(values[:, i].min()), float(values[:, i].max())) for i, name in enumerate(names)},
         notes=notes,
         level=level,
+        protocol={
+            "bootstrap of": f"{bootstrap}, {resamples} resamples, {interval} intervals, seed {seed}",
+            "Huber's delta": f"{found.delta:.2g} in log {loss}",
+            **{key: value for key, value in given.items() if value not in (None, "")},
+        },
+        name=name,
+        source=table.source,
+        unit=unit,
     )
 
 

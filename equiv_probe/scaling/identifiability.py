@@ -95,8 +95,7 @@ def require(values: Array, y: Array, names: tuple[str, ...], loss: str, floor: f
 
 def together(z: Array) -> float:
     """The size of the correlation of two variables' logarithms."""
-    first, second = (z - z.mean(0)).T
-    return float(abs(first @ second) / np.sqrt((first @ first) * (second @ second)))
+    return float(abs(np.corrcoef(z.T)[0, 1]))
 
 
 def alike(z: Array, names: Sequence[str]) -> list[str]:
