@@ -23,9 +23,9 @@ from scipy.optimize import brentq, minimize_scalar
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.axes import CALM, SERIES
-from equiv_probe.report.document import Column, Document, Figure, Headline, Section, Table, method
+from equiv_probe.report.document import Column, Document, Figure, Headline, Section, method
 from equiv_probe.report.record import Record
-from equiv_probe.scaling import figures
+from equiv_probe.scaling import estimate_tables, figures
 from equiv_probe.scaling.cost import Cost
 from equiv_probe.scaling.estimates import Estimate, estimate_of, estimates_of, shown
 from equiv_probe.scaling.figures import label_of
@@ -83,13 +83,6 @@ class Allocation(Record, frozen=True):
     def document(self) -> Document:
         """How the best sizes grow with compute, and what they are."""
         (n, d), loss = self.names, self.loss_name
-        span = f"{100 * self.level:g} % interval"
-        columns = [Column("C"), *(c for name in (n, d, loss) for c in (Column(name), Column(span)))]
-        columns[-2] = Column(loss, self.unit)
-        rows = [
-            [shown(cost), *one.cells, *two.cells, *three.cells]
-            for cost, one, two, three in zip(self.compute, self.n, self.d, self.loss, strict=True)
-        ]
         sizes = {n: (self.n, CALM), d: (self.d, SERIES[0])}
         drawn = partial(figures.bars, self.compute, sizes, label_of("C"), "best size")
         return Document(
@@ -97,7 +90,7 @@ class Allocation(Record, frozen=True):
             f"the law of {loss}" + (f" in {self.source}" if self.source else ""),
             [
                 self._headline(),
-                Table("Best sizes at a given compute C", columns, rows),
+                estimate_tables.table("Best sizes at a given compute C", self._columns(), self.level),
                 Section("How do they grow?", [Figure("Best sizes against compute", drawn, "Bars are intervals.")]),
                 *method(self.protocol, self.notes, blind_spots=[ASSUMED]),
             ],
@@ -105,15 +98,15 @@ class Allocation(Record, frozen=True):
 
     def _headline(self) -> Headline:
         (n, d), best = self.names, (self.n[-1], self.d[-1], self.loss[-1])
-        at = [
-            f"At C = {shown(self.compute[-1])} the best {name} is {one}"
-            for name, one in zip(self.names, best, strict=False)
-        ]
+        cost = shown(self.compute[-1])
+        at = [f"At C = {cost} the best {name} is {one}" for name, one in zip(self.names, best, strict=False)]
         at.append(f"The law's {self.loss_name} there is {best[2]} {self.unit}".rstrip())
         question = "How large should a run be?"
         if np.isnan(self.n_exponent.value):
-            return Headline(f"{at[0]}, and the best {d} is {best[1]}.", best[0].value, n, best[0].span(self.level),
-                            "The cost is no power law, and neither are the best sizes.", at, question=question)  # fmt: skip
+            return Headline(
+                f"{at[0]}, and the best {d} is {best[1]}.", best[0].value, n, best[0].span(self.level),
+                "The cost is a function, so that the best sizes need not grow as powers of it.", at, question=question,
+            )  # fmt: skip
         grows = {True: "faster than", False: "more slowly than"}[self.n_exponent.value > self.d_exponent.value]
         apart = self.n_exponent.low > self.d_exponent.high or self.n_exponent.high < self.d_exponent.low
         return Headline(
@@ -125,9 +118,11 @@ class Allocation(Record, frozen=True):
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per cost."""
-        series = zip(self.compute, self.n, self.d, self.loss, strict=True)
-        n, d = self.names
-        return [{"C": cost, **a.row(n), **b.row(d), **loss.row(self.loss_name)} for cost, a, b, loss in series]
+        return estimate_tables.rows(self._columns())
+
+    def _columns(self) -> estimate_tables.Columns:
+        heads = (Column("C"), *map(Column, self.names), Column(self.loss_name, self.unit))
+        return list(zip(heads, (self.compute, self.n, self.d, self.loss), strict=True))
 
 
 def allocate(law: Fit, compute: Sequence[float] | float, cost: CostLike) -> Allocation:
@@ -169,13 +164,16 @@ def allocate(law: Fit, compute: Sequence[float] | float, cost: CostLike) -> Allo
             exponents = [Estimate(float("nan"))] * 2
         t = thetas[: len(n), :, None]
         losses = t[:, 0] + t[:, 1] * n ** -t[:, 2] + t[:, 3] * d ** -t[:, 4]
-    stated = (
-        f"{known.k:.3g} {law.x[0]}^{known.p:.3g} {law.x[1]}^{known.q:.3g}" if isinstance(known, Cost) else "a function"
-    )
+    stated = "a function"
+    if isinstance(known, Cost):
+        stated = f"{known.k:.3g} {law.x[0]}^{known.p:.3g} {law.x[1]}^{known.q:.3g}"
     return Allocation(
-        costs.tolist(),
-        *(estimates_of(values, law.level) for values in (n, d, losses)),
-        *exponents,
+        compute=costs.tolist(),
+        n=estimates_of(n, law.level),
+        d=estimates_of(d, law.level),
+        loss=estimates_of(losses, law.level),
+        n_exponent=exponents[0],
+        d_exponent=exponents[1],
         names=(law.x[0], law.x[1]),
         loss_name=law.loss,
         notes=_extrapolated(law, costs, n[0], d[0]),

@@ -91,8 +91,8 @@ def scaling_command(
                 table, *pair, by=by or "model", x=sizes[0], loss=loss, **options
             )
         else:
-            groups = {str(key[0]): rows for key, rows in table.by(by).items()} if by else {"": table}
-            for name, rows in groups.items():
+            models = {str(key[0]): rows for key, rows in table.by(by).items()} if by else {"": table}
+            for name, rows in models.items():
                 law = fit(rows, sizes, loss, name=name, **options)
                 results[name or table.source or "runs"] = law
                 if compute:

@@ -13,26 +13,28 @@ training structures, at a fixed size of the model.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.axes import CALM, INK, SERIES, short
-from equiv_probe.report.document import Column, Document, Figure, Headline, Section, Table, method
+from equiv_probe.report.axes import CALM, SERIES
+from equiv_probe.report.document import Column, Document, Figure, Headline, Section, method
 from equiv_probe.report.record import Record
-from equiv_probe.scaling import figures
+from equiv_probe.scaling import estimate_tables, figures
 from equiv_probe.scaling.estimates import Estimate, estimate_of, shown
 from equiv_probe.scaling.figures import label_of
 from equiv_probe.scaling.fitting import fit
 from equiv_probe.scaling.law import ASSUMED, Fit
-from equiv_probe.scaling.table import Table as Runs
 from equiv_probe.scaling.table import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+
+    from equiv_probe.scaling.table import Table
 
 MARGIN = 1.5
 """How far outside of the sizes that were run a law is believed without a word."""
@@ -75,26 +77,18 @@ class DataEfficiency(Record, frozen=True):
     def document(self) -> Document:
         """How many times more data, at which loss, and the laws that say so."""
         first, second = self.names
-        law, unit = self.laws[first], self.laws[first].unit
-        span = f"{100 * law.level:g} % interval"
-        heads = [name for one in (first, second, f"{first} / {second}") for name in (one, span)]
-        rows = [
-            [shown(loss), *one.cells, *two.cells, *three.cells]
-            for loss, one, two, three in zip(self.losses, self.data[first], self.data[second], self.factor, strict=True)
-        ]
+        laws = [law.parameter_table(f"Law of {name}: {law.formula}") for name, law in self.laws.items()]
         notes = [*self.notes, *(f"{name}: {note}" for name, one in self.laws.items() for note in one.notes)]
         return Document(
             f"{first} and {second}",
             f"{self.loss} against {self.x}, {self.laws[first].runs} and {self.laws[second].runs} runs",
             [
                 self._headline(),
-                Table(f"{self.x} needed to come to a loss", [Column(self.loss, unit), *map(Column, heads)], rows),
-                Section("Where does it come from?", [*self._figures(unit), *(
-                    one.parameter_table(f"Law of {name}: {one.formula}") for name, one in self.laws.items()
-                )]),
+                estimate_tables.table(f"{self.x} needed to come to a loss", self._columns(), self.laws[first].level),
+                Section("Where does it come from?", [*self._figures(), *laws]),
                 *method(self.protocol, notes, blind_spots=[ASSUMED]),
             ],
-        )  # fmt: skip
+        )
 
     def _headline(self) -> Headline:
         (first, second), place = self.names, len(self.losses) // 2
@@ -116,40 +110,29 @@ class DataEfficiency(Record, frozen=True):
             question="How much more data does it need?",
         )
 
-    def _figures(self, unit: str) -> list[Figure]:
-        first, second = self.names
-        colours = dict(zip(self.names, (SERIES[0], CALM), strict=True))
-        needs = f"{self.x} needed: {short(first)} / {short(second)}"
-        ratio = partial(
-            figures.bars, self.losses, {"": (self.factor, INK)}, label_of(self.loss, unit), needs, even=1
-        )  # fmt: skip
-        return [
-            Figure(
-                f"{self.loss} against {self.x}",
-                lambda ax: figures.curves(
-                    [law.curve(colours[name], name) for name, law in self.laws.items()],
-                    label_of(self.x), label_of(self.loss, unit), ax,
-                ),
-                "Points are runs; lines are the laws, with their intervals, and dotted where they end.",
-            ),
-            Figure(
-                "Factor of data against the loss",
-                lambda ax: ratio(ax=ax).invert_xaxis(),
-                f"How many times as much data {first} needs as {second}; training goes to the right.",
-            ),
-        ]  # fmt: skip
+    def _figures(self) -> list[Figure]:
+        unit, colours = self.laws[self.names[0]].unit, dict(zip(self.names, (SERIES[0], CALM), strict=True))
+
+        def draw(ax: Axes) -> Axes:
+            lines = [law.curve(colours[name], name) for name, law in self.laws.items()]
+            return figures.curves(lines, label_of(self.x), label_of(self.loss, unit), ax)
+
+        text = "Points are runs; lines are the laws, with their intervals, and dotted where they end."
+        ratio = figures.ratio(self.losses, self.factor, self.names, self.x, label_of(self.loss, unit))
+        return [Figure(f"{self.loss} against {self.x}", draw, text), *ratio]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per loss."""
+        return estimate_tables.rows(self._columns())
+
+    def _columns(self) -> estimate_tables.Columns:
         first, second = self.names
-        return [
-            {self.loss: loss, **a.row(first), **b.row(second), **factor.row("factor")}
-            for loss, a, b, factor in zip(self.losses, self.data[first], self.data[second], self.factor, strict=True)
-        ]
+        heads = (Column(self.loss, self.laws[first].unit), *map(Column, (first, second, f"{first} / {second}")))
+        return list(zip(heads, (self.losses, self.data[first], self.data[second], self.factor), strict=True))
 
 
 def data_efficiency(
-    runs: Runs | Mapping[str, Any],
+    runs: Table | Mapping[str, Any],
     first: str,
     second: str,
     *,

@@ -10,16 +10,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from equiv_probe.report.axes import INK, SIZE, figure, short, tidied
 from equiv_probe.report.document import HEIGHT, Figure
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
@@ -48,7 +51,7 @@ def label_of(name: str, unit: str = "") -> str:
 
 
 @dataclass(frozen=True)
-class Curve:
+class Line:
     """A line with its band and the points that it goes through.
 
     Attributes:
@@ -71,17 +74,22 @@ class Curve:
 
 
 @figure
-def figure_of(result: Documented) -> Drawing:
+def figure_of(result: Documented, runs: object = None, unit: str = "") -> Drawing:
     """Draw all figures of a result side by side.
 
     Args:
         result: such as a :class:`Fit` or a :class:`Gap`.
+        runs: deprecated: results hold the runs that were fitted.
+        unit: deprecated: of the loss; give it to what makes the result.
 
     Raises:
         EquivProbeError: Matplotlib is not installed.
     """
     from matplotlib.figure import Figure as Drawing
 
+    if runs is not None or unit:
+        warnings.warn("figure_of takes a result alone: fit(..., unit=...)", DeprecationWarning, stacklevel=3)
+        result = msgspec.structs.replace(result, unit=unit) if hasattr(result, "unit") else result  # type: ignore[type-var]
     parts = [block for block in result.document().each() if isinstance(block, Figure)]
     height = max((part.height for part in parts), default=HEIGHT)
     drawing = Drawing(figsize=(SIZE[0] * max(len(parts), 1), height), layout="constrained")
@@ -91,7 +99,7 @@ def figure_of(result: Documented) -> Drawing:
 
 
 def curves(
-    lines: Sequence[Curve], x: str, y: str, ax: Axes, *, crossings: Sequence[Estimate] = (), title: str = ""
+    lines: Sequence[Line], x: str, y: str, ax: Axes, *, crossings: Sequence[Estimate] = (), title: str = ""
 ) -> Axes:
     """Lines on logarithmic axes.
 
@@ -141,10 +149,8 @@ def bars(
     ends: list[float] = []
     for name, (estimates, colour) in series.items():
         there = [(place, one) for place, one in zip(at, estimates, strict=True) if 0 < one.value < math.inf]
-        ax.plot(
-            [p for p, _ in there], [one.value for _, one in there], "o-", color=colour, ms=4, lw=1.2, label=short(name)
-        )
         values = [one.value for _, one in there]
+        ax.plot([place for place, _ in there], values, "o-", color=colour, ms=4, lw=1.2, label=short(name))
         for place, one in there:
             ends += [one.value, *(end for end in (one.low, one.high) if min(values) / 30 < end < max(values) * 30)]
             if not math.isnan(one.low):
@@ -155,6 +161,31 @@ def bars(
     if ends:
         ax.set_ylim(min(ends) / 1.3, max(ends) * 1.3)
     return _finished(ax, x, y)
+
+
+def ratio(
+    losses: Sequence[float], factor: Sequence[Estimate], names: tuple[str, str], x: str, loss: str
+) -> list[Figure]:
+    """The figure of what one model needs over what another needs, against the loss; none if nothing is finite.
+
+    Args:
+        losses: to come to.
+        factor: at each of them.
+        names: of the model in the numerator, and of the other.
+        x: name of what is needed.
+        loss: beside the axis.
+    """
+    if not any(0 < one.value < math.inf for one in factor):
+        return []
+    over, under = names
+
+    def draw(ax: Axes) -> Axes:
+        bars(losses, {"": (factor, INK)}, loss, f"{x} needed: {short(over)} / {short(under)}", ax, even=1)
+        ax.invert_xaxis()
+        return ax
+
+    text = f"What {over} needs over what {under} needs to come to a loss, with intervals; training goes to the right."
+    return [Figure(f"Ratio of {x} against the loss", draw, text)]
 
 
 def legend_rows(count: int) -> int:

@@ -114,7 +114,7 @@ def gap(
         ratio=np.exp(difference),
         ratio_low=np.exp(low),
         ratio_high=np.exp(high),
-        lower=lower,
+        lower=lower.astype(float),
         crossings=crossings_of(grid, difference, lower, curve=best[0], names=names, known=known),
         losses=at,
         factor=factor,

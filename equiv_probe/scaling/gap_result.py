@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 import numpy as np
 
-from equiv_probe.report.axes import CALM, INK, SERIES, short
-from equiv_probe.report.document import Column, Document, Figure, Headline, Paragraph, Section, Table, method
+from equiv_probe.report.axes import CALM, SERIES
+from equiv_probe.report.document import Column, Document, Figure, Headline, Paragraph, Section, method
 from equiv_probe.report.record import Part, Record
-from equiv_probe.scaling import figures
+from equiv_probe.scaling import estimate_tables, figures
 from equiv_probe.scaling.estimates import NAN_SPAN, Estimate, Numbers, Planes, Rows, as_arrays, shown
-from equiv_probe.scaling.figures import Curve, label_of
+from equiv_probe.scaling.figures import Line, label_of
 
 if TYPE_CHECKING:
     from equiv_probe.report.document import Block
     from equiv_probe.scaling.solver import Array
 
-UNSEEN = "What other data, other settings of training, or longer runs would give."
+UNSEEN = "what other data, other settings of training, or longer runs would give"
 
 
 class Crossing(Part, frozen=True):
@@ -141,7 +141,7 @@ class Gap(Record, frozen=True):
         first, second = self.names
         runs = " and ".join(f"{n} run{'s' * (n != 1)} of {name}" for n, name in zip(self.runs, self.names, strict=True))
         lines = [
-            Curve(name, self.at, curve, colour, (band[0], band[1]))
+            Line(name, self.at, curve, colour, (band[0], band[1]))
             for name, curve, band, colour in zip(self.names, self.curves, self.bands, (SERIES[0], CALM), strict=True)
         ]
         drawn = partial(
@@ -186,32 +186,19 @@ class Gap(Record, frozen=True):
     def _crossings(self) -> Block:
         if not self.crossings:
             return Paragraph("No crossing.")
-        columns = [Column("crossing at"), Column(f"{100 * self.level:g} % interval"), Column(self.loss, self.unit)]
-        rows = [[*one.x.cells, one.loss, one.after] for one in self.crossings]
-        return Table(f"Crossings in {self.x}", [*columns, Column("lower beyond", kind="text")], rows)
+        heads = (Column("crossing at"), Column(self.loss, self.unit), Column("lower beyond", kind="text"))
+        values = zip(*((one.x, one.loss, one.after) for one in self.crossings), strict=True)
+        return estimate_tables.table(f"Crossings in {self.x}", list(zip(heads, values, strict=True)), self.level)
 
     def _times(self) -> list[Block]:
         if not self.losses:
             return [Paragraph("The two have no loss in common: no times to compare.")]
         first, second = self.names
-        ratio = f"{second} / {first}"
-        columns = [
-            Column(self.loss, self.unit),
-            *map(Column, (first, second, ratio, f"{100 * self.level:g} % interval")),
-        ]
-        rows = [
-            [shown(loss), shown(a), shown(b), *factor.cells]
-            for loss, a, b, factor in zip(self.losses, *self.needed, self.factor, strict=True)
-        ]
-        table = Table(f"{self.x} to come to a loss", columns, rows)
-        if not any(0 < one.value < np.inf for one in self.factor):
-            return [table]
-        needs = f"{self.x} needed: {short(second)} / {short(first)}"
-        drawn = partial(
-            figures.bars, self.losses, {"": (self.factor, INK)}, label_of(self.loss, self.unit), needs, even=1
-        )  # fmt: skip
-        text = f"What {second} needs over what {first} needs to come to a loss; training goes to the right."
-        return [table, Figure(f"Ratio of {self.x} against the loss", lambda ax: drawn(ax=ax).invert_xaxis(), text)]
+        heads = (Column(self.loss, self.unit), *map(Column, (first, second, f"{second} / {first}")))
+        values: tuple[list[Any], ...] = (self.losses, *self.needed, self.factor)
+        columns = list(zip(heads, values, strict=True))
+        ratio = figures.ratio(self.losses, self.factor, (second, first), self.x, label_of(self.loss, self.unit))
+        return [estimate_tables.table(f"{self.x} to come to a loss", columns, self.level), *ratio]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per place."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling.law import names_of
@@ -95,7 +95,7 @@ def require(values: Array, y: Array, names: tuple[str, ...], loss: str, floor: f
 
 def together(z: Array) -> float:
     """The size of the correlation of two variables' logarithms."""
-    return float(abs(np.corrcoef(z.T)[0, 1]))
+    return float(abs(pearsonr(*z.T).statistic))
 
 
 def alike(z: Array, names: Sequence[str]) -> list[str]:

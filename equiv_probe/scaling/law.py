@@ -10,19 +10,20 @@ import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.axes import CALM
-from equiv_probe.report.document import HEIGHT, Column, Document, Figure, Headline, Section, Table, method
+from equiv_probe.report.document import HEIGHT, Column, Document, Figure, Headline, Section, method
 from equiv_probe.report.record import Record
-from equiv_probe.scaling import figures
+from equiv_probe.scaling import estimate_tables, figures
 from equiv_probe.scaling.estimates import Estimate, Rows, as_arrays, interval_of, listed, shown
-from equiv_probe.scaling.figures import Curve, label_of
+from equiv_probe.scaling.figures import Line, label_of
 from equiv_probe.scaling.solver import predicted
 
 if TYPE_CHECKING:
+    from equiv_probe.report.document import Table
     from equiv_probe.scaling.solver import Array
 
 ASSUMED = (
-    "Whether losses follow a power law at all, and follow it beyond the sizes that were run: the intervals say what the "
-    "scatter of the runs leaves open if they do."
+    "whether losses follow a power law at all, and follow it beyond the sizes that were run: intervals say what the "
+    "runs' scatter leaves open if they do"
 )
 SHOWN = 8
 """Lines of a figure."""
@@ -129,10 +130,10 @@ class Fit(Record, frozen=True):
 
     def band(self, *x: Any) -> tuple[Array, Array]:
         """The interval of the law's loss (of the law, not of a run about it), shaped as :meth:`at`; NaN without."""
-        shape = self.at(*x).shape
-        drawn = self._at(self.draws, x).reshape(len(self.draws), -1)
+        best = self.at(*x)
+        drawn = self._at(self.draws, x).reshape(len(self.draws), best.size)
         low, high = np.array([interval_of(one, self.level) for one in drawn.T]).T
-        return low.reshape(shape), high.reshape(shape)
+        return low.reshape(best.shape), high.reshape(best.shape)
 
     def _at(self, theta: Array, x: tuple[Any, ...]) -> Array:
         if len(x) != len(self.x):
@@ -216,25 +217,23 @@ class Fit(Record, frozen=True):
 
     def parameter_table(self, title: str = "Parameters of the law") -> Table:
         """The parameters with their intervals."""
-        columns = [
-            Column("parameter"),
-            Column("value"),
-            Column(f"{100 * self.level:g} % interval"),
-            Column("unit", kind="text"),
-        ]
-        units = {name: "" if name in {"alpha", "beta"} else self.unit for name in self.parameters}
-        return Table(title, columns, [[name, *one.cells, units[name]] for name, one in self.parameters.items()])
+        return estimate_tables.table(title, self._columns(), self.level)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per parameter."""
-        return [{"fit": self.name, "parameter": name, **one.row()} for name, one in self.parameters.items()]
+        return estimate_tables.rows(self._columns())
 
-    def curve(self, colour: str = CALM, label: str = "") -> Curve:
+    def _columns(self) -> estimate_tables.Columns:
+        units = ["" if name in {"alpha", "beta"} else self.unit for name in self.parameters]
+        heads = (Column("parameter"), Column("value"), Column("unit", kind="text"))
+        return list(zip(heads, (list(self.parameters), list(self.parameters.values()), units), strict=True))
+
+    def curve(self, colour: str = CALM, label: str = "") -> Line:
         """A law in one variable as a line through its runs."""
         sizes = np.geomspace(*self.range[self.x[0]], 100)
         points = self.points[:, 0], self.points[:, 1]
         band = self.band(sizes) if len(self.draws) else None
-        return Curve(label or self.formula, sizes, self.at(sizes), colour, band, points, self.parameters["E"].value)
+        return Line(label or self.formula, sizes, self.at(sizes), colour, band, points, self.parameters["E"].value)
 
     def _figure(self) -> Figure:
         title = f"{self.loss} against {' and '.join(self.x)}"
@@ -247,19 +246,17 @@ class Fit(Record, frozen=True):
         height = HEIGHT + 0.2 * figures.legend_rows(lines)
         return Figure(title, lambda ax: drawn(self._curves(), ax=ax, title=label_of(self.x[0])), text, height=height)
 
-    def _curves(self) -> list[Curve]:
+    def _curves(self) -> list[Line]:
         """Against the second variable, a line for each size of the first, from dark to light as it grows."""
         from matplotlib import colormaps
         from matplotlib.colors import to_hex
 
-        first, second, losses = self.points.T
-        sizes = np.unique(first)
+        sizes = np.unique(self.points[:, 0])
         chosen = sizes[:: -(-len(sizes) // SHOWN)]
         steps = np.geomspace(*self.range[self.x[1]], 100)
         colours = [to_hex(colormaps["cividis"](0.9 * k / max(len(chosen) - 1, 1))) for k in range(len(chosen))]
+        own = [self.points[self.points[:, 0] == size].T for size in chosen]
         return [
-            Curve(
-                shown(size), steps, self.at(size, steps), colour, None, (second[first == size], losses[first == size])
-            )
-            for size, colour in zip(chosen, colours, strict=True)
+            Line(shown(size), steps, self.at(size, steps), colour, points=(runs[1], runs[2]))
+            for size, colour, runs in zip(chosen, colours, own, strict=True)
         ]

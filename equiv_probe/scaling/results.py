@@ -43,8 +43,12 @@ class Results(Record, frozen=True):
     @classmethod
     def of(cls, results: Mapping[str, Result]) -> Results:
         """Sort results by their kinds."""
-        kinds = {"fits": Fit, "allocations": Allocation, "efficiencies": DataEfficiency, "gaps": Gap}
-        return cls(**{name: {k: v for k, v in results.items() if isinstance(v, one)} for name, one in kinds.items()})
+        return cls(
+            fits={name: one for name, one in results.items() if isinstance(one, Fit)},
+            allocations={name: one for name, one in results.items() if isinstance(one, Allocation)},
+            efficiencies={name: one for name, one in results.items() if isinstance(one, DataEfficiency)},
+            gaps={name: one for name, one in results.items() if isinstance(one, Gap)},
+        )
 
     def __getitem__(self, name: str) -> Result:
         """A result."""
