@@ -112,7 +112,7 @@ class Allocation(Record, frozen=True):
         return Headline(
             f"The best {n} grows {grows} the best {d} as compute grows." if apart
             else f"Whether the best {n} or the best {d} grows faster with compute is not known.",
-            self.n_exponent.value, f"exponent of {n}", self.n_exponent.span(self.level),
+            self.n_exponent.value, f"exponent of C for {n}", self.n_exponent.span(self.level),
             f"{n} ∝ C^{self.n_exponent}, {d} ∝ C^{self.d_exponent}.", at, "good" if apart else "unknown", n, question,
         )  # fmt: skip
 

@@ -18,11 +18,10 @@ import numpy as np
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling.estimates import Estimate, bca_of, interval_of
 from equiv_probe.scaling.identifiability import (
-    alike,
+    correlated,
     notes_of,
     require,
     require_options,
-    require_variables,
     unbounded,
     uneven,
 )
@@ -89,10 +88,9 @@ def fit(
         EquivProbeError: fewer than three sizes of a variable (two with a known floor), fewer runs than parameters, a
             loss that is not positive, or not above the floor.
     """
-    require_options(bootstrap, interval, resamples, level, delta)
-    table = table_of(runs)
     names = (x,) if isinstance(x, str) else tuple(x)
-    require_variables(names)
+    require_options(names, bootstrap=bootstrap, interval=interval, resamples=resamples, level=level, delta=delta)
+    table = table_of(runs)
     table.require_one("stage", "output")
     values = np.column_stack([table.numbers(one) for one in names])
     y = table.numbers(loss)
@@ -132,7 +130,7 @@ def fit(
         jackknife = _natural(again, centre, scale)
     estimates = _estimates(natural, jackknife, floor, level, len(names))
     notes += uneven(z, found, names) if bootstrap == "residuals" and not groups else []
-    notes += [*unbounded(estimates, natural[0], level, names), *alike(z, names)]
+    notes += [*unbounded(estimates, natural[0], level, names), *correlated(z, names)]
     given = {"floor": floor, "strata": ", ".join(_listed(strata)), "groups": ", ".join(_listed(groups))}
     return Fit(
         x=names,
@@ -169,7 +167,7 @@ def _refit(samples: Resamples, z: Array, found: Optimum, floor: float | None) ->
         start[1::2], start[2::2] = np.maximum(start[1::2], 0.05), exponent
         starts.append(start)
     theta, _, converged = solve(z, samples.log_y, samples.weights, np.array(starts), bounds=bounds, delta=found.delta)
-    return theta, float(1 - converged.mean())
+    return theta, float((~converged).mean())
 
 
 def hat_of(found: Optimum, z: Array, floor: float | None) -> Array:

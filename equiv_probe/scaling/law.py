@@ -224,9 +224,10 @@ class Fit(Record, frozen=True):
         return estimate_tables.rows(self._columns())
 
     def _columns(self) -> estimate_tables.Columns:
-        units = ["" if name in {"alpha", "beta"} else self.unit for name in self.parameters]
-        heads = (Column("parameter"), Column("value"), Column("unit", kind="text"))
-        return list(zip(heads, (list(self.parameters), list(self.parameters.values()), units), strict=True))
+        names, values = list(self.parameters), list(self.parameters.values())
+        units = ["" if name in {"alpha", "beta"} else self.unit for name in names]
+        columns: list[Any] = [(Column("parameter"), names), (Column("value"), values)]
+        return [*columns, (Column("unit", kind="text"), units)] if self.unit else columns
 
     def curve(self, colour: str = CALM, label: str = "") -> Line:
         """A law in one variable as a line through its runs."""
