@@ -100,18 +100,17 @@ def fit(
     known = None if floor is None else floor / scale
     found = optimum(z, log_y, delta, known)
     parameters = 1 + 2 * len(names) - (floor is not None)
-    clusters = labels([table[one] for one in _listed(groups)], len(y)) if groups else None
-    units = len(y) if clusters is None else int(clusters.max()) + 1
+    own = labels([table[one] for one in _listed(groups)], len(y)) if groups else np.arange(len(y))
+    units = int(own.max()) + 1
     notes = notes_of(found, units, parameters)
     draws, thetas = np.empty((0, len(found.theta))), found.theta[None]
     if units > parameters and resamples:
         if bootstrap == "runs":
             layers = labels([table[one] for one in _listed(strata)], len(y))
-            own = np.arange(len(y)) if clusters is None else clusters
             samples = of_runs(log_y, layers, own, resamples, seed)
         else:
             law, left = np.log(predicted(found.theta, z)), found.residuals
-            apart = np.arange(len(y)) if bootstrap == "wild" and clusters is None else clusters
+            apart = own if groups or bootstrap == "wild" else None
             if apart is not None:
                 left = left_over(left, hat_of(found, z, known), apart)
             samples = of_residuals(law, left, parameters, groups=apart, resamples=resamples, seed=seed)
@@ -124,7 +123,6 @@ def fit(
     if interval == "bca" and len(draws):
         if bootstrap != "runs":
             raise EquivProbeError('interval="bca" of residuals', "resampled runs", 'bootstrap="runs"')
-        own = np.arange(len(y)) if clusters is None else clusters
         without = (np.arange(units)[:, None] != own).astype(float)
         again, _ = _refit(Resamples(np.broadcast_to(log_y, without.shape), without), z, found, known)
         jackknife = _natural(again, centre, scale)
@@ -167,7 +165,7 @@ def _refit(samples: Resamples, z: Array, found: Optimum, floor: float | None) ->
         start[1::2], start[2::2] = np.maximum(start[1::2], 0.05), exponent
         starts.append(start)
     theta, _, converged = solve(z, samples.log_y, samples.weights, np.array(starts), bounds=bounds, delta=found.delta)
-    return theta, float((~converged).mean())
+    return theta, float(np.mean(converged == 0))
 
 
 def hat_of(found: Optimum, z: Array, floor: float | None) -> Array:

@@ -97,12 +97,11 @@ def gap(
     difference = best[1] - best[0]
     if known:
         ends = [interval_of(one, level, -np.inf) for one in (draws[1] - draws[0]).T]
-        low, high = (np.array(one) for one in zip(*ends, strict=True))
+        low, high = np.array(ends).T
+        lower = told_apart(difference, draws[1] - draws[0], low, high, level)
     else:
         low = high = np.full(len(grid), np.nan)
-    lower = (
-        told_apart(difference, draws[1] - draws[0], low, high, level) if known else np.sign(difference).astype(np.int8)
-    )
+        lower = np.sign(difference).astype(np.int8)
     at, factor = _times(grid, best, draws if known else None, losses, level)
     return Gap(
         names=names,
