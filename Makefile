@@ -1,21 +1,32 @@
-# Every target makes .venv and installs what it needs if it is not there.
+# Every target makes .venv and installs what it needs if it is not there: what the demo needs for the demo, the rest for
+# the tests. `make test ARGS="-k name"` passes arguments to pytest.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Torch first and pinned: a looser request pulls gigabytes of CUDA packages. TORCH= chooses another build.
 TORCH ?= torch==2.13.0
+# Errors show; a page of warnings about the registry does not.
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
+# Where uv is installed it installs what comes after torch, which pip may have from a place that uv does not look at.
+INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(PIP) install)
+# Models of the tests are small: a second process helps, a second thread waits more than it works.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: demo test test-gpu lint bench clean
+.PHONY: demo test test-fast gpu-check lint bench clean
 
-demo: $(VENV)/.test
+demo: $(VENV)/.demo
 	$(BIN)/equiv-probe demo
 
-# Models of the tests are small: a second process helps, a second thread waits more than it works.
 test: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=30
+	$(PYTEST) --durations=30 $(ARGS)
 
-test-gpu: $(VENV)/.test
-	$(BIN)/pytest -m gpu
+# Without what is marked slow: trainings in other processes, coverage by brute force, browsers.
+test-fast: $(VENV)/.test
+	$(PYTEST) -m "not slow" $(ARGS)
+
+# On a machine with a GPU: the tests marked gpu, then the benchmarks, as one table in gpu-check.md.
+gpu-check: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/gpu_check.py $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -24,6 +35,7 @@ lint: $(VENV)/.test
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_import.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_batching.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_probe.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_lightning.py
@@ -36,13 +48,17 @@ bench: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_curvature.py --structures 2
 	test -z "$$EQUIV_PROBE_DATA" || OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_pyg.py
 
-$(VENV)/.test: pyproject.toml Makefile
+$(VENV)/.demo: pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test,lint]"
+	$(PIP) install "$(TORCH)"
+	$(INSTALL) -e ".[demo]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(INSTALL) -e ".[test,lint]"
 	# SchNetPack 2.2 declares Python >= 3.12 but runs on 3.11; the extra above holds its run-time needs.
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python "schnetpack==2.2.0"
+	$(PIP) install --no-deps --ignore-requires-python "schnetpack==2.2.0"
 	touch $@
 
 clean:

@@ -11,60 +11,70 @@
 51 % of the loss is broken symmetry
 """
 
-from equiv_probe.augmentation.augment import Augmentation, augment
-from equiv_probe.augmentation.check import check_augmentation
-from equiv_probe.augmentation.findings import AugmentationCheck
-from equiv_probe.augmentation.random_rotation import RandomRotation
-from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.decomposition import Decomposition, decompose
-from equiv_probe.estimation.orbit import Orbit
-from equiv_probe.estimation.spectrum import Spectrum, spectrum
-from equiv_probe.generative.sampler_audit import audit_sampler
-from equiv_probe.generative.sampler_report import SamplerAudit
-from equiv_probe.landscape.curvature import curvature
-from equiv_probe.landscape.curvature_record import Curvature
-from equiv_probe.landscape.gradients import Gradients, gradients
-from equiv_probe.landscape.line_record import Line
-from equiv_probe.landscape.orbit_loss import OrbitLoss
-from equiv_probe.landscape.parameter_line import along_line
-from equiv_probe.landscape.penalty import EquivariancePenalty, equivariance_penalty
-from equiv_probe.live.twirled import Twirled
-from equiv_probe.orbit.infinitesimal import infinitesimal
-from equiv_probe.orbit.twirl import twirl
-from equiv_probe.probe.probe import Probe
-from equiv_probe.probe.replay import Replay
-from equiv_probe.report.loading import load
-from equiv_probe.representations.frames import frame, orientation, quaternion
-from equiv_probe.representations.grids import grid
-from equiv_probe.representations.representation import (
-    axial,
-    fixed,
-    irreps,
-    point,
-    pseudoscalar,
-    scalar,
-    tensor,
-    vector,
-    voigt,
-)
-from equiv_probe.results.report import Report
-from equiv_probe.rotations.plan import RotationPlan
-from equiv_probe.schema.schema import Schema
-from equiv_probe.voxels.grid_audit import audit_grid
-from equiv_probe.voxels.grid_report import GridAudit
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.lazy_names import lazily
+
+if TYPE_CHECKING:
+    from equiv_probe import analysis, scaling, testing
+    from equiv_probe.analysis import (  # isort: skip
+        Curvature as Curvature,
+        Gradients as Gradients,
+        Line as Line,
+        OrbitLoss as OrbitLoss,
+        along_line as along_line,
+        curvature as curvature,
+        gradients as gradients,
+        infinitesimal as infinitesimal,
+    )
+    from equiv_probe.augmentation.augment import Augmentation, augment
+    from equiv_probe.augmentation.check import check_augmentation
+    from equiv_probe.augmentation.findings import AugmentationCheck
+    from equiv_probe.augmentation.random_rotation import RandomRotation
+    from equiv_probe.errors import EquivProbeError
+    from equiv_probe.estimation.decomposition import Decomposition, decompose
+    from equiv_probe.estimation.orbit import Orbit
+    from equiv_probe.estimation.spectrum import Spectrum, spectrum
+    from equiv_probe.generative.sampler_audit import audit_sampler
+    from equiv_probe.generative.sampler_report import SamplerAudit
+    from equiv_probe.landscape.penalty import EquivariancePenalty, equivariance_penalty
+    from equiv_probe.live.twirled import Twirled
+    from equiv_probe.orbit.twirl import twirl
+    from equiv_probe.probe.probe import Probe
+    from equiv_probe.probe.replay import Replay
+    from equiv_probe.report.loading import load
+    from equiv_probe.representations.frames import frame, orientation, quaternion
+    from equiv_probe.representations.grids import grid
+    from equiv_probe.representations.representation import (
+        axial,
+        concat,
+        fixed,
+        irreps,
+        point,
+        pseudoscalar,
+        scalar,
+        tensor,
+        vector,
+        voigt,
+    )
+    from equiv_probe.results.comparison import Comparison, compare
+    from equiv_probe.results.report import Report
+    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.schema.schema import Schema
+    from equiv_probe.voxels.grid_audit import audit_grid
+    from equiv_probe.voxels.grid_report import GridAudit
 
 __all__ = [
     "Augmentation",
     "AugmentationCheck",
-    "Curvature",
+    "Comparison",
     "Decomposition",
     "EquivProbeError",
     "EquivariancePenalty",
-    "Gradients",
     "GridAudit",
-    "Line",
     "Orbit",
-    "OrbitLoss",
     "Probe",
     "RandomRotation",
     "Replay",
@@ -74,20 +84,19 @@ __all__ = [
     "Schema",
     "Spectrum",
     "Twirled",
-    "along_line",
+    "analysis",
     "audit_grid",
     "audit_sampler",
     "augment",
     "axial",
     "check_augmentation",
-    "curvature",
+    "compare",
+    "concat",
     "decompose",
     "equivariance_penalty",
     "fixed",
     "frame",
-    "gradients",
     "grid",
-    "infinitesimal",
     "irreps",
     "load",
     "orientation",
@@ -95,9 +104,63 @@ __all__ = [
     "pseudoscalar",
     "quaternion",
     "scalar",
+    "scaling",
     "spectrum",
     "tensor",
+    "testing",
     "twirl",
     "vector",
     "voigt",
 ]
+
+_PACKAGES = (
+    *("augmentation", "estimation", "generative", "landscape", "live", "orbit", "probe", "report", "representations"),
+    *("results", "rotations", "schema", "voxels"),
+)
+
+if not TYPE_CHECKING:
+    _find, __dir__ = lazily(
+        __name__,
+        {
+            **dict.fromkeys(_PACKAGES, ()),
+            "analysis": (),
+            "augmentation.augment": ("Augmentation", "augment"),
+            "augmentation.check": ("check_augmentation",),
+            "augmentation.findings": ("AugmentationCheck",),
+            "augmentation.random_rotation": ("RandomRotation",),
+            "errors": ("EquivProbeError",),
+            "estimation.decomposition": ("Decomposition", "decompose"),
+            "estimation.orbit": ("Orbit",),
+            "estimation.spectrum": ("Spectrum", "spectrum"),
+            "generative.sampler_audit": ("audit_sampler",),
+            "generative.sampler_report": ("SamplerAudit",),
+            "landscape.penalty": ("EquivariancePenalty", "equivariance_penalty"),
+            "live.twirled": ("Twirled",),
+            "orbit.twirl": ("twirl",),
+            "probe.probe": ("Probe",),
+            "probe.replay": ("Replay",),
+            "report.loading": ("load",),
+            "representations.frames": ("frame", "orientation", "quaternion"),
+            "representations.grids": ("grid",),
+            "representations.representation": (
+                *("axial", "concat", "fixed", "irreps", "point", "pseudoscalar", "scalar", "tensor", "vector", "voigt"),
+            ),
+            "results.comparison": ("Comparison", "compare"),
+            "results.report": ("Report",),
+            "rotations.plan": ("RotationPlan",),
+            "scaling": (),
+            "schema.schema": ("Schema",),
+            "testing": (),
+            "voxels.grid_audit": ("audit_grid",),
+            "voxels.grid_report": ("GridAudit",),
+        },
+    )
+    _MOVED = {"Curvature", "Gradients", "Line", "OrbitLoss", "along_line", "curvature", "gradients", "infinitesimal"}
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MOVED:
+            return _find(name)
+        from equiv_probe.deprecation import warn
+
+        warn(f"ep.{name} is now called ep.analysis.{name}")
+        return getattr(_find("analysis"), name)

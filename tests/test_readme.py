@@ -17,6 +17,7 @@ def test_there_are_examples() -> None:
     assert len(BLOCKS) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 def test_an_example_prints_what_its_comment_says(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # one of them saves a report

@@ -26,6 +26,7 @@ from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.rotations.drawing import RotationSource
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, one_of, require_fit
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def augment(
     seed: int = 0,
     improper: bool = False,
     adapter: Adapter | None = None,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
 ) -> Augmentation:
     """Rotate every structure by a fresh Haar rotation on its way into the model, and the answer back, in train mode.
 
@@ -84,9 +85,9 @@ class Augmentation(CallRotation):
         *,
         improper: bool,
         adapter: Adapter | None,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
     ) -> None:
-        self.model, self.seed, self.improper, self.plan = model, seed, improper, plan
+        self.model, self.seed, self.improper, self.plan = model, seed, improper, rotation_plan(plan)
         self.rotations: Tensor | None = None
         """The rotations of the latest training call, ``(U, 3, 3)``."""
         self._live = LiveOrbit(model, schema, center, adapter=adapter)

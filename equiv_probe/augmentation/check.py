@@ -1,9 +1,10 @@
 """Whether a user's own augmentation is what it should be: Haar, proper, independent, and with labels that rotate along.
 
 >>> import torch, equiv_probe as ep
+>>> from equiv_probe.rotations.plan import generators
 >>> def three_angles(sample):  # about x, y and z in sequence, each by a uniform angle: not Haar; forces go stale
 ...     g = torch.eye(3, dtype=torch.float64)
-...     for generator in ep.rotations.generators():
+...     for generator in generators():
 ...         g = torch.linalg.matrix_exp(2 * torch.pi * torch.rand(()) * generator) @ g
 ...     return {**sample, "pos": sample["pos"] @ g.T}
 >>> check = ep.check_augmentation(three_angles)
@@ -26,13 +27,16 @@ from equiv_probe.augmentation.draws import (
     drawn,
     generic_item,
     is_generic,
+    of_item,
     of_transform,
     require_generic,
     rounding,
 )
 from equiv_probe.augmentation.findings import AugmentationCheck, Finding
+from equiv_probe.augmentation.grid_check import check_grids, grids_of
 from equiv_probe.augmentation.independence import check_batch, check_independence, check_items, check_workers
 from equiv_probe.augmentation.label_check import check_labels
+from equiv_probe.augmentation.sample_layout import has_positions
 from equiv_probe.augmentation.uniformity import moments, recipe, uniformity
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import RandomState
@@ -70,8 +74,9 @@ def check_augmentation(
 
     Args:
         transform_or_dataset: a callable from sample to sample, or a dataset whose items are rotated when fetched.
-        sample: for a transform, one sample, not flat: a tensor of positions, a dict, a tuple, PyG's ``Data``. A batch
-            shows whether each of its structures gets a rotation of its own. None is a generic dict.
+        sample: for a transform, one sample, not flat: a tensor of positions, a dict, a tuple, PyG's ``Data``, or
+            voxel grids ``(C, D, H, W)``. A batch of structures shows whether each gets a rotation of its own. None is a
+            generic dict.
         schema: what rotates how, for entries whose names do not tell; its ``inputs`` may name the positions.
         draws: K. With 400, three uniform Euler angles are recognised practically always.
         alpha: how often a faultless augmentation may be blamed, over all tests together.
@@ -97,10 +102,12 @@ def check_augmentation(
     try:
         if seed is not None:
             _seed(seed)
+        source = of_item(transform_or_dataset, 0) if is_dataset else of_transform(transform_or_dataset, sample)
+        grids = grids_of(source.before, schema)
+        if grids and not has_positions(source.before, schema):
+            return check_grids(source, grids, draws=draws, alpha=alpha, improper=improper, shown=progress)
         if is_dataset:
             source = generic_item(transform_or_dataset, schema)
-        else:
-            source = of_transform(transform_or_dataset, sample)
         layout = source.layout(schema)
         require_generic(source, layout)
         found = [drawn(source, layout, source.fetch()) for _ in counted(draws, shown=progress)]

@@ -12,6 +12,7 @@ from equiv_probe.augmentation.findings import Finding
 from equiv_probe.augmentation.sample_layout import Layout, representation
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import representation as reps
+from equiv_probe.schema.hidden_coordinates import Evidence
 from equiv_probe.schema.schema import Schema
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.augmentation.alignment import Alignment
     from equiv_probe.representations.representation import Representation
+    from equiv_probe.schema.column_relations import Hidden
 
 _CHANGES = "changes, but not as the positions do"
 EPS = float(torch.finfo(torch.float32).eps)
@@ -67,6 +69,9 @@ def check_labels(
         A finding for each entry that rotates, or that changed; one for all that stayed as they should.
     """
     kept: list[str] = []
+    named = {name: representation(name, value, schema) for name, value in before.items()}
+    known = {layout.name: reps.point, **{n: rep for n, rep in named.items() if rep is not None and n != layout.name}}
+    evidence = Evidence(before, known)
     for name, value in before.items():
         if name == layout.name:
             continue
@@ -79,9 +84,14 @@ def check_labels(
             shapes = f"{tuple(value.shape)} to {tuple(present[0].shape)}"
             yield Finding(f"labels: {name}", False, f"changes its shape, from {shapes}")
             continue
-        entry = _Entry(name, value, present, draws, layout, representation(name, value, schema))
+        rep = representation(name, value, schema)
         try:
-            finding = entry.finding()
+            hidden = evidence.of(name, value) if rep is None and value.is_floating_point() else None
+            if hidden is not None and hidden.representation is None:
+                finding: Finding | None = _recomputed(name, hidden, draws, known)
+            else:
+                rep = hidden.representation if hidden is not None else rep
+                finding = _Entry(name, value, present, draws, layout, rep).finding()
         except EquivProbeError as error:  # it belongs to neither atoms, edges nor structures
             finding = Finding(f"labels: {name}", None, f"cannot be judged: {error}")
         if finding is None:
@@ -90,6 +100,18 @@ def check_labels(
             yield finding
     if kept:
         yield Finding("what does not rotate", True, f"as it was: {', '.join(kept)}")
+
+
+def _recomputed(name: str, hidden: Hidden, draws: list[Draw], known: Mapping[str, Representation]) -> Finding:
+    """Whether what is made of the coordinates, other than by rotating it, is made anew of the rotated ones."""
+    again = [Evidence(draw.values, known).of(name, draw.values[name]) for draw in draws]
+    if all(one is not None and one.what == hidden.what and _same(one.rotation, hidden.rotation) for one in again):
+        return Finding(f"labels: {name}", True, f"is made anew: {hidden}")
+    return Finding(f"labels: {name}", False, f"is stale: {hidden}, and were not made anew after the rotation")
+
+
+def _same(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return len(first) == len(second) and all(abs(a - b) < 1e-2 for a, b in zip(first, second, strict=True))
 
 
 @dataclass(frozen=True)
@@ -195,7 +217,8 @@ class _Entry:
         if rep.is_affine:
             own = draw.shifts
             shift = own[0] if structures.layout == "one" else structures.spread(own, value, self.name)
-            rotated = rotated + (shift[:, None] if shift.ndim == 2 and rotated.ndim == 3 else shift)
+            atoms = rotated.ndim - len(rep.event_shape)
+            rotated = rep.translate(rotated, shift[:, None] if shift.ndim == 2 and atoms == 2 else shift)
         return rotated
 
     def _columns(self, draw: Draw) -> Tensor:

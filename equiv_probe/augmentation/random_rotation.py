@@ -20,8 +20,11 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.representation import Fixed
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, one_of, require_fit
+from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import named, unnamed
+from equiv_probe.schema.structures import box_center
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,47 +43,56 @@ class RandomRotation:
         schema: representations; inputs, outputs and targets alike are entries of the sample here: keys of a dict, or
             entries of a tuple in this order.
         plan: from which the one rotation is drawn. None is the rotations of the cube where a grid without
-            interpolation rotates along (half turns, on a box that is no cube), and all rotations otherwise.
+            interpolation rotates along (on a box that is no cube, those that keep it), and all rotations otherwise.
         seed: of generators of its own: one in this process, and one in each worker of a data loader, which goes on
             from torch's own seed for the worker, and so is another in every epoch.
-        center: of rotation of points: ``"origin"``, ``"centroid"``, or ``(3,)``; None is the origin, about which a grid
-            rotates, if there is one, and the centroid otherwise.
+        center: of rotation of points: ``"origin"``, ``"centroid"``, ``(3,)``, or ``"box"``, the middle of a grid as
+            seen from its first sample; None is the origin, about which a grid rotates, if there is one, and the
+            centroid otherwise.
     """
 
     def __init__(
         self,
         schema: Schema,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         seed: int = 0,
         *,
         center: str | Tensor | None = None,
     ) -> None:
-        self.schema, self.plan, self.seed = schema, plan, seed
+        self.schema, self.plan, self.seed = schema, rotation_plan(plan), seed
         declared = {**schema.inputs, **schema.outputs, **schema.targets}
         self.representations: dict[str, Representation] = declared
         if all(isinstance(rep, Fixed) for rep in declared.values()):
             raise EquivProbeError(
                 str(schema), "something that rotates", 'ep.Schema(inputs={"x": ep.grid()}, outputs={})'
             )
-        if isinstance(center, str) and center not in {"origin", "centroid"}:
-            raise EquivProbeError(f"center={center!r}", '"origin", "centroid" or a tensor (3,)')
+        if isinstance(center, str) and center not in {"origin", "centroid", "box"}:
+            raise EquivProbeError(f"center={center!r}", '"origin", "centroid", "box" or a tensor (3,)')
         if center is None:
             center = "origin" if any(rep.is_whole for rep in declared.values()) else "centroid"
         self.center: str | Tensor = center
         self._generator: tuple[int, torch.Generator] | None = None
+        self._looked = False
 
     def __call__(self, sample: Any) -> Any:
         """A rotated copy of a sample; the sample itself stays as it is.
 
+        What rotates comes back as a plain tensor, also where it was one that carries where its voxels are (MONAI's
+        ``MetaTensor``): its affine matrix would be that of the unrotated grid.
+
         Raises:
-            EquivProbeError: an entry that the schema names is missing or does not fit, or the plan does not.
+            EquivProbeError: an entry that the schema names is missing or does not fit, or the plan does not; or an
+                entry that it does not name holds coordinates, which the first sample shows.
         """
         entries = named(sample, list(self.representations))
         missing = [name for name in self.representations if name not in entries]
         if missing:
             raise EquivProbeError(f"a sample with {sorted(entries)}", f"the schema's {missing}", "ep.Schema(...)")
         arrays = {name for name, value in entries.items() if isinstance(value, np.ndarray)}
-        tensors = {name: torch.as_tensor(v) if name in arrays else v for name, v in entries.items()}
+        tensors = {name: torch.as_tensor(v) if name in arrays else _plain(v) for name, v in entries.items()}
+        if not self._looked:
+            require_nothing_hidden({n: v for n, v in tensors.items() if torch.is_tensor(v)}, self.representations)
+            self._looked = True
         rotation = self._draw(tensors)
         rotated: dict[str, Any] = {}
         center = self._center(tensors)
@@ -107,6 +119,8 @@ class RandomRotation:
         points = [rep.places(tensors[name]) for name, rep in self.representations.items() if rep.is_affine]
         if not isinstance(self.center, str):
             return self.center
+        if self.center == "box":
+            return box_center(replace(self.schema, inputs=self.representations), tensors)
         return None if self.center == "origin" or not points else points[0].double().reshape(-1, 3).mean(0)
 
     def _source(self) -> torch.Generator:
@@ -125,3 +139,10 @@ class RandomRotation:
         shown = {"plan": self.plan, "seed": self.seed, "center": self.center}
         options = "".join(f", {name}={value!r}" for name, value in shown.items())
         return f"{type(self).__name__}({self.schema}{options})"
+
+
+def _plain(value: Any) -> Any:
+    """A tensor without what a class of its own says about it, which a rotation would leave stale."""
+    if isinstance(value, torch.Tensor) and type(value) not in {torch.Tensor, torch.nn.Parameter}:
+        return value.as_subclass(torch.Tensor)
+    return value

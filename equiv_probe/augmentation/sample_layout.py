@@ -13,11 +13,12 @@ from torch import Tensor
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import representation as reps
-from equiv_probe.schema.schema import Schema, usual
 from equiv_probe.schema.structures import Structures
+from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
     from equiv_probe.representations.representation import Representation
+    from equiv_probe.schema.schema import Schema
 
 _INDICES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
 _MASKS = {"mask", "node_mask"}
@@ -83,6 +84,15 @@ def representation(name: str, value: Tensor, schema: Schema | None) -> Represent
     if known is None or not known.fits(shape):
         return None
     return None if key in _CELLS and shape[-2:] != (3, 3) else known
+
+
+def has_positions(values: Mapping[str, Tensor], schema: Schema | None) -> bool:
+    """Whether a sample has positions, as :meth:`Layout.of` looks for them."""
+    try:
+        Layout.of(values, schema)
+    except EquivProbeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

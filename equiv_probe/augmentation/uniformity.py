@@ -22,7 +22,7 @@ import torch
 from scipy import stats
 
 from equiv_probe.estimation.spectrum import character
-from equiv_probe.rotations.plan import angles
+from equiv_probe.rotations.haar import angles
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,19 +8,19 @@ import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from equiv_probe.cli import report_commands as reporting
 from equiv_probe.cli.run_command import PASSED_ON, run
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live import plugins
+from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.table import Table
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -44,7 +44,7 @@ def build() -> typer.Typer:
         try:
             plugin.register(app)
         except Exception as error:  # somebody else's package must not take the command line down
-            print(f"plugin {plugin.name} adds no commands: {type(error).__name__}: {error}", file=sys.stderr)
+            logger.warning(f"plugin {plugin.name} adds no commands: {type(error).__name__}: {error}")
     return app
 
 
@@ -82,6 +82,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
     if as_json:
         print(json.dumps(state, indent=1))
         return
+    from rich.text import Text
+
     console = wide_console()
     console.print(f"Python {state['python']} on {state['platform']}; {state['device']}")
     console.print(_columns("\nPackages", [(name, version or "not installed") for name, version in versions.items()]))
@@ -92,6 +94,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")
 
 
 def _columns(title: str, rows: Sequence[tuple[str, ...]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: square brackets are not markup
@@ -100,10 +105,14 @@ def _columns(title: str, rows: Sequence[tuple[str, ...]]) -> Table:
 
 def wide_console() -> Console:
     """A console on stdout that does not squeeze tables into 80 columns when it writes to a file or a pipe."""
+    from rich.console import Console
+
     return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def _device() -> str:
+    import torch
+
     if torch.cuda.is_available():
         return f"CUDA: {', '.join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))}"
     if torch.backends.mps.is_available():
@@ -132,4 +141,7 @@ def main() -> None:
 
 def explain(error: EquivProbeError) -> None:
     """Print an error on stderr, in one line."""
+    from rich.console import Console
+    from rich.text import Text
+
     Console(stderr=True, highlight=False).print(Text.assemble(("Error: ", "bold red"), str(error)))

@@ -7,13 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from equiv_probe.cli.scaling_command import scaling_command
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.loading import load
-from equiv_probe.results.comparison import compare
-from equiv_probe.results.report import Report
-from equiv_probe.scaling.command import scaling_command
 
 Files = Annotated[list[Path], typer.Argument(help="Reports in JSON, as audits and training runs save them.")]
 
@@ -31,6 +27,7 @@ def report_command(
     title: Annotated[str, typer.Option(help="Of the page.", show_default="the models' names")] = "",
 ) -> None:
     """Make one self-contained page of reports: figures, tables, and the worst structures in 3D."""
+    from equiv_probe.report.loading import load
     from equiv_probe.report.page import page
 
     output = output or files[0].with_suffix(".html")
@@ -46,6 +43,11 @@ def compare_command(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Also as .html or .json.")] = None,
 ) -> None:
     """Put reports side by side: what differs from the first, by how much, and whether that is more than chance."""
+    from rich.console import Console
+
+    from equiv_probe.results.comparison import compare
+    from equiv_probe.results.report import Report
+
     if output is not None:
         _require_another(output, files, {".html", ".json"})
     found = compare([Report.load(path) for path in files], names_of(files))

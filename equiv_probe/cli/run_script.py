@@ -19,9 +19,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from equiv_probe.augmentation.augment import augment
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.adapters import CallAdapter, adapter_for
+from equiv_probe.live.adapter_choice import adapter_for
+from equiv_probe.live.adapters import CallAdapter
 from equiv_probe.live.hook import Hook
 from equiv_probe.live.isolation import measuring, network
+from equiv_probe.messages import logger
 from equiv_probe.probe import settings
 from equiv_probe.probe.probe import Probe
 from equiv_probe.rotations.drawing import rank
@@ -98,7 +100,7 @@ class Finder:
             augment(module, seed=probe.seed)
         self.probes.append(probe)
         self._inside.update(module.modules())
-        print(f"equiv_probe measures {type(probe.live.network).__name__}", file=sys.stderr)
+        logger.info(f"equiv_probe measures {type(probe.live.network).__name__}")
 
 
 def run_script(target: str, arguments: Sequence[str], asked: Mapping[str, Any], *, module: bool = False) -> int:
@@ -181,11 +183,10 @@ def _conclude(probes: list[Probe], report: Any, code: int) -> None:
     # One that was called before the plugin could say so is measured twice; the plugin knows better.
     found = [probe for probe in probes if probe.running and probe.model not in claimed]
     if not found and not _CLAIMS:
-        print(
+        logger.warning(
             "equiv_probe measured nothing: no Trainer of Lightning was run, no module was called with a graph twice, "
             "no dynamics of ASE was run. "
-            "In a loop of your own: with ep.Probe(model) as probe: loss = probe.step(lambda: ...)",
-            file=sys.stderr,
+            "In a loop of your own: with ep.Probe(model) as probe: loss = probe.step(lambda: ...)"
         )
     for number, probe in enumerate(found):
         notes = [f"the script ended with exit code {code}"] if code else []
@@ -195,4 +196,4 @@ def _conclude(probes: list[Probe], report: Any, code: int) -> None:
             path = report_path("." if report is True else report)
             path = path.with_stem(f"{path.stem}_{number}") if number else path
             made.save(path)
-            print(f"Saved to {path}")
+            logger.info(f"Saved to {path}")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping  # noqa: TC003 - dataclasses resolve their annotations
+from collections.abc import Mapping  # noqa: TC003 - what reads files resolves annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from equiv_probe.estimation.estimates import Estimate, Sums
 from equiv_probe.estimation.measurement import Measurement, Objective, measure, require_outputs
 from equiv_probe.estimation.second_opinion import second_opinion
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from equiv_probe.estimation.estimates import Scale
     from equiv_probe.estimation.losses import AnyLoss
     from equiv_probe.estimation.orbit import Orbit
@@ -27,7 +26,8 @@ class Decomposition:
 
     ``per_structure`` holds tensors ``(U,)``: total, mean, equiv, equiv_stderr, weight. ``floor`` is what the same
     measurement reads when inputs differ only by rounding, ``nondeterminism`` when they do not differ at all; NaN if not
-    measured.
+    measured. ``noise`` is the variance of one call, which the three losses do not contain, of outputs that vary from
+    call to call and were evaluated twice at each rotation.
 
     Intervals are tested to cover 93 to 97 % for the default plan, one structure or many. Plans of independent rotations
     (``"haar"``) cover less for the share of scalar outputs, 78 to 87 % with 16 to 48 rotations: prefer a group.
@@ -49,6 +49,7 @@ class Decomposition:
     unit: str
     structures: int
     notes: tuple[str, ...] = ()
+    noise: float = math.nan
     parts: Mapping[str, Decomposition] = field(default_factory=dict)
     per_structure: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
@@ -157,6 +158,7 @@ def summarise(measured: Measurement, unit: str) -> Decomposition:
         unit=f"({unit})²" if measured.squared and unit else unit,
         structures=int(sums.count),
         notes=measured.notes,
+        noise=measured.noise,
         per_structure={
             "total": total,
             "mean": total - est.equiv,
@@ -182,7 +184,8 @@ def _with_interval(measured: Measurement, key: str, over_structures: Estimate, c
     if key == "share":  # linearised: (e_r − s t_r) / T varies as the ratio does
         pseudo["share"] = (total - mean - over_structures.value * total) / float((est.total * w).sum())
     from_rotations = float(est.stderr(pseudo[key]))
-    scale = _SCALES.get(key, "linear")
+    # Where noise was subtracted, nothing may be left, and an interval on the log scale would not reach zero.
+    scale = _SCALES.get(key, "linear") if math.isnan(measured.noise) else "linear"
     if count < 2:
         return Estimate.with_interval(
             over_structures.value, from_rotations, replicates - 1 if replicates >= 4 else 0, scale

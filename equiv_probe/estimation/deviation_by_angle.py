@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.rotations.plan import angles
+from equiv_probe.rotations.haar import angles
 
 if TYPE_CHECKING:
     from torch import Tensor

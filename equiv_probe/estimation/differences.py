@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +37,7 @@ class Change:
         low: end of its 95 % interval.
         high: end of its 95 % interval.
         p: of this comparison alone, two-sided.
-        how: what was held against what.
+        how: what was compared with what.
         p_holm: corrected for all comparisons made with it (:func:`holm`).
     """
 
@@ -101,10 +100,7 @@ def change(first: Samples, second: Samples, *, ratio: bool) -> Change:
     paired = len(common) > 1 and 2 * len(common) >= max(len(first), len(second))
     if paired:
         a, b = (Sample.of([samples[key] for key in common]) for samples in (first, second))
-        some = (
-            "" if len(common) == len(first) == len(second) else f" that both have (of {len(first)} and {len(second)})"
-        )
-        how = f"paired, {len(common)} structures{some}"
+        how = f"paired, {len(common)} structures"
     else:
         a, b = (Sample.of(list(samples.values())) for samples in (first, second))
         how = f"not paired, {len(first)} and {len(second)} structures"
@@ -133,6 +129,8 @@ def tested(difference: float, variance: float, dof: float, *, ratio: bool, how: 
     if not (math.isfinite(variance) and variance > 0 and dof >= 1):
         same = variance == 0 and difference == 0
         return Change(back(difference), p=1.0 if same else NAN, how=how)
+    from scipy.special import stdtr, stdtrit
+
     error = math.sqrt(variance)
     reach = float(stdtrit(dof, 0.975)) * error
     p = 2 * float(stdtr(dof, -abs(difference) / error))

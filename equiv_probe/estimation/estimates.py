@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from scipy.special import stdtrit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +44,8 @@ class Estimate:
         """
         if not (dof >= 1 and math.isfinite(stderr) and math.isfinite(value)):
             return cls(value, stderr)
+        from scipy.special import stdtrit
+
         reach = float(stdtrit(dof, 0.975)) * stderr
         if scale == "log" and value > 0:
             factor = math.exp(min(reach / value, 700.0))

@@ -3,123 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.jackknife import Jackknife, jackknife
-from equiv_probe.estimation.losses import PointwiseLoss, Reduction, frame_dependence, is_of_classes, of_voxels, resolve
+from equiv_probe.estimation.losses import PointwiseLoss, frame_dependence
+from equiv_probe.estimation.objective import Objective, is_squared, loss_on, require_outputs
 from equiv_probe.representations.grids import Grid
 
+__all__ = ["Measurement", "Objective", "loss_on", "measure", "require_outputs"]
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
-    from equiv_probe.estimation.losses import AnyLoss
     from equiv_probe.estimation.orbit import Orbit
-    from equiv_probe.representations.representation import Representation
     from equiv_probe.schema.schema import Schema
-
-
-@dataclass(frozen=True)
-class Objective:
-    """One loss of one output, or of all together: predictions by output to one value per structure."""
-
-    outputs: tuple[str, ...]
-    loss: PointwiseLoss | Callable[..., Any]
-    targets: Mapping[str, Tensor]
-    reduction: Reduction
-    labelled: bool
-    event_axes: int = 0
-    """Of one event of the output: 0 for scalars, 1 for vectors, 2 for tensors of rank 2, −4 for channels of grids."""
-
-    @classmethod
-    def of(
-        cls,
-        orbit: Orbit,
-        targets: Any,
-        loss: AnyLoss | Mapping[str, AnyLoss],
-        *,
-        structures: Any,
-        weights: Any,
-        mask: Any,
-    ) -> dict[str, Objective]:
-        """One objective per output that has a target (all, without targets); a single one for a callable of dicts."""
-        names = list(orbit.identity)
-        for what, given in (("targets", targets), ("loss", loss), ("weights", weights), ("mask", mask)):
-            require_outputs(what, given, names)
-        if targets is not None and not isinstance(targets, Mapping) and len(names) > 1:
-            raise EquivProbeError(
-                f"one target for outputs {names}", "targets by output", 'targets={"' + names[0] + '": ...}'
-            )
-        labels = {name: _pick(targets, name) for name in names}
-        found = {name: _like(label, orbit.identity[name]) for name, label in labels.items() if label is not None}
-        if callable(loss) and len(names) > 1:
-            if not found:
-                raise EquivProbeError(
-                    "no targets for a loss of several outputs",
-                    "a dict of targets",
-                    "decompose(orbit, targets, loss=...)",
-                )
-            return {"loss": cls(tuple(names), loss, found, Reduction(structures), labelled=True)}
-        objectives = {}
-        for name in found if targets is not None else names:
-            own = resolve(loss.get(name, "mse") if isinstance(loss, Mapping) else loss)
-            if targets is None and not _is_squared(own):
-                raise EquivProbeError(
-                    f"no target for {name!r}",
-                    "a target: only squared error has an L_equiv that does not depend on the labels",
-                    "decompose(orbit, targets, loss=...)",
-                )
-            rep, identity = orbit.schema.outputs[name], orbit.identity[name]
-            own = loss_on(own, rep)
-            reduction = Reduction(structures, _pick(weights, name), _pick(mask, name), counted=rep.counted(identity))
-            target = found.get(name, identity)
-            _require_same_shape(name, own, identity, target, -4 if rep.is_whole else -1)
-            alike = isinstance(own, PointwiseLoss) or target.shape == identity.shape
-            if rep.is_whole and target.is_floating_point() and alike:
-                target = rep.within(target.expand(identity.shape))
-            objectives[name] = cls((name,), own, {name: target}, reduction, targets is not None, rep.norm_axes)
-        if not objectives:
-            raise EquivProbeError("no usable target", f"targets for outputs among {names}", "a dict by output")
-        return objectives
-
-    def about(self, values: Mapping[str, Tensor]) -> Objective:
-        """The same objective, label-free, with these values in the place of the targets."""
-        return replace(self, targets={name: values[name] for name in self.outputs}, labelled=False)
-
-    @property
-    def label(self) -> str:
-        """The loss's name, for reports."""
-        if isinstance(self.loss, PointwiseLoss):
-            return self.loss.name
-        return str(getattr(self.loss, "__name__", type(self.loss).__name__))
-
-    def __call__(self, predictions: Mapping[str, Tensor], lead: int) -> tuple[Tensor, Tensor]:
-        """Losses ``(*L, U)`` and weights ``(U,)`` of predictions ``(*L, *S)`` with ``lead`` leading axes."""
-        if isinstance(self.loss, PointwiseLoss):
-            (name,) = self.outputs
-            elements = self.loss.of(predictions[name], self.targets[name], self.event_axes)
-            return self.reduction(elements, lead)
-        shape = next(iter(predictions.values())).shape[:lead]
-        flat = {name: values.reshape(-1, *values.shape[lead:]) for name, values in predictions.items()}
-        rows = [self._call({name: values[k] for name, values in flat.items()}) for k in range(shape.numel())]
-        values = torch.stack(rows)
-        return values.reshape(*shape, -1), values.new_ones(values.shape[-1])
-
-    def _call(self, prediction: Mapping[str, Tensor]) -> Tensor:
-        """The user's own loss on one prediction, ``(U,)``."""
-        assert callable(self.loss)  # pointwise losses do not come here
-        if len(self.outputs) == 1:
-            (name,) = self.outputs
-            value = self.loss(prediction[name], self.targets[name])
-        else:
-            value = self.loss(dict(prediction), dict(self.targets))
-        value = torch.as_tensor(value).double().reshape(-1)
-        # Of the prediction's graph alone: a loss may have parameters of its own.
-        return value if any(given.requires_grad for given in prediction.values()) else value.detach()
 
 
 def measure(orbit: Orbit, objective: Objective, *, live: bool = False) -> Measurement:
@@ -131,16 +34,36 @@ def measure(orbit: Orbit, objective: Objective, *, live: bool = False) -> Measur
         live: on a training path: nothing is checked and noted that would wait for the device.
     """
     estimate, weight = _estimate(orbit, objective, live=live)
+    estimate, noise, told = _without_noise(orbit, objective, estimate)
     return Measurement(
         estimate,
         weight,
+        noise=float((noise * weight).sum() / weight.sum()) if noise is not None else math.nan,
         floor=_floor(orbit, orbit.round_trips, objective, among=_interpolates(orbit.schema)),
         nondeterminism=_floor(orbit, orbit.repeats, objective),
         loss=objective.label,
-        squared=_is_squared(objective.loss),
+        squared=is_squared(objective.loss),
         labelled=objective.labelled,
-        notes=() if live else (*_notes(orbit, objective), *_of_interpolation(orbit)),
+        notes=() if live else (*_notes(orbit, objective), *_of_interpolation(orbit), *told),
     )
+
+
+def _without_noise(
+    orbit: Orbit, objective: Objective, estimate: Jackknife
+) -> tuple[Jackknife, Tensor | None, tuple[str, ...]]:
+    """The estimate for the model's mean over calls, the variance of one call ``(U,)``, and what there is to say.
+
+    See :mod:`equiv_probe.estimation.noise`. Of other losses than squared error nothing can be subtracted.
+    """
+    of_noise = orbit.of_the_noise()
+    if of_noise is None:
+        return estimate, None, ()
+    if not is_squared(objective.loss):
+        said = f"the outputs vary from call to call, which a {objective.label!r} loss counts with the rest"
+        return estimate, None, (said,)
+    own, _ = _estimate(of_noise, objective.about(of_noise.identity))
+    less = replace(estimate, total=estimate.total - own.equiv, pseudo_total=estimate.pseudo_total - own.pseudo_equiv)
+    return less, 2 * own.equiv, ()
 
 
 def _estimate(orbit: Orbit, objective: Objective, *, live: bool = False) -> tuple[Jackknife, Tensor]:
@@ -159,7 +82,7 @@ def _estimate(orbit: Orbit, objective: Objective, *, live: bool = False) -> tupl
         )
     if not orbit.plan.is_random:  # the average over the subgroup is exact: no replicates, and no noise from them
         estimate = Jackknife(losses.mean(0), of_mean, losses[:0], losses[:0], orbit.sizes)
-    elif objective.labelled and _is_squared(objective.loss):
+    elif objective.labelled and is_squared(objective.loss):
         # The L_equiv of squared error does not depend on the labels, replicate by replicate: taken about the unrotated
         # prediction it does not drown in the rounding of a large L_total.
         own, _ = _estimate(orbit, objective.about(orbit.identity), live=live)
@@ -213,7 +136,7 @@ def _floor(orbit: Orbit, copies: Mapping[str, Tensor], objective: Objective, *, 
     """
     if not copies or (among and len(next(iter(copies.values()))) < 2):
         return math.nan
-    if _is_squared(objective.loss):
+    if is_squared(objective.loss):
         objective = objective.about(orbit.identity)
     first = 1 if among else 0
     rows = {name: torch.cat([orbit.identity[name][None], copies[name]])[first:] for name in objective.outputs}
@@ -268,6 +191,8 @@ class Measurement:
     squared: bool
     labelled: bool
     notes: tuple[str, ...] = ()
+    noise: float = math.nan
+    """Variance of one call about the model's mean, where outputs vary from call to call and it was measured."""
 
     @classmethod
     def sum(cls, parts: Mapping[str, Measurement], factors: Mapping[str, float]) -> Measurement:
@@ -349,50 +274,3 @@ class Measurement:
 
         pooled = Jackknife(pool(est.total), pool(est.mean), pool(est.pseudo_total), pool(est.pseudo_mean), est.sizes)
         return replace(self, estimate=pooled, weight=w.sum(-1, keepdim=True))
-
-
-def loss_on(loss: PointwiseLoss | Callable[..., Any], rep: Representation) -> PointwiseLoss | Callable[..., Any]:
-    """The loss of such an output: of grids, cross-entropy has its classes on the axis of channels."""
-    if not (isinstance(rep, Grid) and is_of_classes(loss)):
-        return loss
-    if not rep.channel_axis:
-        raise EquivProbeError(f"the loss 'cross-entropy' on ep.{rep}", "one channel for each class", "ep.grid()")
-    return of_voxels(loss)
-
-
-def _is_squared(loss: object) -> bool:
-    return isinstance(loss, PointwiseLoss) and loss.squared
-
-
-def _pick(values: Any, name: str) -> Any:
-    """The entry for one output of a dict by output, or the one value given for all."""
-    return values.get(name) if isinstance(values, Mapping) else values
-
-
-def require_outputs(what: str, given: Any, names: list[str]) -> None:
-    """Raise if a dict by output names an output that is not there: a slip of the pen would change nothing, silently."""
-    unknown = sorted(set(given) - set(names)) if isinstance(given, Mapping) else []
-    if unknown:
-        raise EquivProbeError(f"{what} for {unknown}", f"outputs among {names}")
-
-
-def _require_same_shape(name: str, loss: object, prediction: Tensor, target: Tensor, class_axis: int) -> None:
-    """Raise if the target would broadcast the prediction: energies (B,) against (B, 1) would compare all with all."""
-    if not isinstance(loss, PointwiseLoss):
-        return
-    expected = prediction.shape
-    if is_of_classes(loss) and not target.is_floating_point():
-        expected = prediction.select(class_axis, 0).shape
-    axes = zip(reversed(target.shape), reversed(expected), strict=False)
-    fits = target.ndim <= len(expected) and all(length in {1, wanted} for length, wanted in axes)
-    if not fits and target.numel() != 1:
-        raise EquivProbeError(
-            f"a target of shape {tuple(target.shape)} for {name!r}",
-            f"the prediction's {tuple(expected)}",
-            "reshape the target",
-        )
-
-
-def _like(target: Any, prediction: Tensor) -> Tensor:
-    values = torch.as_tensor(target, device=prediction.device)
-    return values.to(prediction.dtype) if values.is_floating_point() else values

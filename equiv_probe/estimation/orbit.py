@@ -39,6 +39,8 @@ class Orbit:
         values: the orbit itself, ``(R, n, *S)``, or None if it was not kept.
         round_trips: predictions at ``g⁻¹(g x)``, which differs from x by rounding only, ``(F, *S)``.
         repeats: predictions at x again, ``(F', *S)``.
+        half_differences: half the difference of two evaluations at each rotation, ``(R, n, *S)``, of a model that
+            varies from call to call; ``values`` are then their means. Empty where each rotation was evaluated once.
         centers: of rotation, by output, broadcastable against it were it points; absent is the origin, or no fit.
         units: of the outputs, where known.
         evaluations: how many structures the model was evaluated on.
@@ -56,6 +58,7 @@ class Orbit:
     values: dict[str, Tensor] | None
     round_trips: dict[str, Tensor] = field(default_factory=dict)
     repeats: dict[str, Tensor] = field(default_factory=dict)
+    half_differences: dict[str, Tensor] = field(default_factory=dict)
     centers: Mapping[str, Tensor] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     evaluations: int = 0
@@ -109,11 +112,19 @@ class Orbit:
             values=None if self.values is None else one(self.values),
             round_trips=one(self.round_trips),
             repeats=one(self.repeats),
+            half_differences=one(self.half_differences),
         )
 
     def unit(self, name: str) -> str:
         """Unit of an output, empty where it is not known."""
         return self.units.get(name, "")
+
+    def of_the_noise(self) -> Orbit | None:
+        """The orbit of half the differences between two calls, about zero; None where there was one call only."""
+        if not self.half_differences:
+            return None
+        nothing = {name: values.new_zeros(values.shape[2:]) for name, values in self.half_differences.items()}
+        return Orbit.from_values(self.half_differences, nothing, self.schema, self.plan, self.rotations)
 
     def require_finite(self, name: str) -> None:
         """Raise EquivProbeError if any prediction of this output is NaN or infinite."""

@@ -11,7 +11,6 @@ import torch
 
 from equiv_probe.estimation.binned_sums import BinnedSums
 from equiv_probe.estimation.estimates import Sums
-from equiv_probe.estimation.metric import EquivarianceMetric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,6 +102,8 @@ class Running:
     """
 
     def __init__(self, window: int) -> None:
+        from equiv_probe.estimation.metric import EquivarianceMetric  # torchmetrics brings SciPy and Matplotlib
+
         self.metric = EquivarianceMetric()
         self.recent: deque[Sums] = deque(maxlen=window)
         self.binned = BinnedSums(window)

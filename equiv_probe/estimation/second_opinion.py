@@ -1,16 +1,20 @@
-"""A second opinion on the schema: would another representation explain the orbit far better?
+"""A second opinion on a broken output: would another representation, another centre or a usual mistake explain it?
 
-The raw outputs of an orbit cost nothing more to pull back under another representation of the same shape. A model whose
-"vector" is really three invariants, or whose stress components come in another order, looks broken under the declared
-representation and perfect under the right one.
+The raw outputs of an orbit cost nothing more to rotate back otherwise. A model whose "vector" is really three
+invariants looks broken under the declared representation and perfect under the right one. Where a name leaves no doubt
+what a quantity is (forces are vectors), another representation would hide a defect: then the defect is named instead.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import torch
 
 from equiv_probe.representations import frames
 from equiv_probe.representations import representation as reps
+from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,13 +25,21 @@ if TYPE_CHECKING:
     from equiv_probe.representations.representation import Representation
 
 FAR_BETTER = 1e-2
-"""The other representation must leave less than this fraction of the declared one's variance."""
+"""The other explanation must leave less than this fraction of the declared representation's variance."""
 BROKEN = 1e-2
-"""Asked only where the declared variance is more than this fraction of the prediction's own square."""
+"""Other representations are tried where the variance is more than this fraction of the prediction's own square."""
+
+
+@dataclass(frozen=True)
+class _Explanation:
+    """What would explain an orbit, as a sentence, and the predictions rotated back accordingly, ``(K, *S)``."""
+
+    sentence: str
+    values: Tensor
 
 
 def second_opinion(orbit: Orbit, name: str) -> str:
-    """One sentence if another representation fits an output far better than the declared one; empty otherwise.
+    """One sentence if something else fits an output far better than the declared representation; empty otherwise.
 
     Args:
         orbit: kept; without the values there is no second opinion.
@@ -36,28 +48,114 @@ def second_opinion(orbit: Orbit, name: str) -> str:
     if orbit.values is None:
         return ""
     declared = orbit.schema.outputs[name]
-    if declared.is_whole:  # nothing else has the shape of a grid
+    if declared.is_whole or not declared.fits(orbit.values[name].shape):  # nothing else has the shape of a grid
         return ""
-    values = orbit.values[name].flatten(0, 1)
-    variance, size = _variance(values), float(values.square().mean())
-    if not variance > BROKEN * size:
+    values, rotations = orbit.values[name].flatten(0, 1), orbit.rotations.flatten(0, 1)
+    variance = _variance(values)
+    if not variance > 0.0:
         return ""
-    rotations = orbit.rotations.flatten(0, 1)
     center = orbit.centers.get(name)
     raw = declared.rotate(values, rotations, center)
-    others = [other for other in _others(declared, raw) if center is not None or not other.is_affine]
-    best, left = min(
-        ((other, _variance(other.rotate_back(raw, rotations, center))) for other in others),
-        key=lambda found: found[1],
-        default=(declared, variance),
+    known = usual(name, tuple(raw.shape[1:]))
+    is_known = known is not None and _kind(known) == _kind(declared)
+    found: list[_Explanation] = []
+    if variance > BROKEN * float(values.square().mean()):
+        others = [other for other in _others(declared, raw) if not is_known or _kind(other) == _kind(declared)]
+        found += _representations(orbit, name, others, raw)
+    if declared.event_shape:
+        found += _defects(orbit, name, raw, is_known=is_known)
+    moved = list(_moved(orbit, name, raw, is_known=is_known))
+    if declared == reps.point and any(rep.is_whole for rep in orbit.schema.inputs.values()):
+        # Places that hardly leave the middle of a box vary least as scalars: that explains nothing.
+        found = [one for one in moved if _variance(one.values) < FAR_BETTER * variance] or found
+    else:
+        found += moved
+    left = [_variance(one.values) for one in found]
+    # Of several that explain it equally well, the first.
+    enough = min(FAR_BETTER * variance, 100 * min(left, default=0.0) + 1e-12 * variance)
+    return next((one.sentence for one, rest in zip(found, left, strict=True) if rest < enough), "")
+
+
+def _representations(orbit: Orbit, name: str, others: list[Representation], raw: Tensor) -> Iterator[_Explanation]:
+    """Other representations of the same shape."""
+    declared, center = orbit.schema.outputs[name], orbit.centers.get(name)
+    rotations, variance = orbit.rotations.flatten(0, 1), _variance(orbit.kept(name).flatten(0, 1))
+    for other in others:
+        if center is None and other.is_affine:
+            continue
+        values = other.rotate_back(raw, rotations, center)
+        times = f"{variance / max(_variance(values), 1e-300):.2g}"
+        sentence = (
+            f"{name!r} is declared as ep.{declared}, but as ep.{other} it would vary {times} times less over "
+            f'rotations: is it one? If so, declare outputs={{"{name}": ep.{other}}}'
+        )
+        yield _Explanation(sentence, values)
+
+
+def _defects(orbit: Orbit, name: str, raw: Tensor, *, is_known: bool) -> Iterator[_Explanation]:
+    """What went wrong with a quantity that is what it is declared to be."""
+    declared, center = orbit.schema.outputs[name], orbit.centers.get(name)
+    rotations = orbit.rotations.flatten(0, 1)
+    if is_known:
+        yield _Explanation(
+            f"{name!r} does not rotate at all: the same numbers in every orientation. It is in a frame of the model's "
+            "own (a standardised cell, principal axes, a frame fixed to the structure) and is not rotated back from "
+            "it. That is a defect of the model: declaring it ep.scalar would hide it",
+            raw,
+        )
+    yield _Explanation(
+        f"{name!r} rotates by the inverse of its input's rotation: R where it should be Rᵀ",
+        declared.rotate(raw, rotations, center),
     )
-    if not left < FAR_BETTER * variance:
-        return ""
-    times = f"{variance / max(left, 1e-300):.2g}"
-    return (
-        f"{name!r} is declared as ep.{declared}, but as ep.{best} it would vary {times} times less over rotations: "
-        f'is it one? If so, declare outputs={{"{name}": ep.{best}}}'
+    again = declared.rotate_back(declared.rotate_back(raw, rotations, center), rotations, center)
+    yield _Explanation(
+        f"{name!r} was already rotated with its input, and is rotated once more: it rotates by twice the angle", again
     )
+    if type(declared) is reps.CartesianTensor and bool((torch.linalg.det(rotations) < 0).any()):
+        mirrored = reps.tensor(declared.rank, pseudo=not declared.pseudo)
+        yield _Explanation(
+            f"{name!r} does not change its sign under reflection as ep.{declared} does: it behaves as ep.{mirrored}",
+            mirrored.rotate_back(raw, rotations),
+        )
+
+
+def _moved(orbit: Orbit, name: str, raw: Tensor, *, is_known: bool) -> Iterator[_Explanation]:
+    """Places about another centre; or arrows with a constant added, which rotate in the same way.
+
+    Rotated back about ``c``, a place is ``g⁻¹ y + (1 − g⁻¹) c``: linear in c, which is found by least squares.
+    """
+    declared = orbit.schema.outputs[name]
+    if raw.shape[-1] != 3 or declared not in (reps.point, reps.vector):
+        return
+    inverse = orbit.rotations.flatten(0, 1).mT.to(raw)
+    back = torch.einsum("kij,k...j->k...i", inverse, raw).reshape(len(raw), -1, 3)
+    lever = torch.eye(3, dtype=raw.dtype, device=raw.device) - inverse
+    lever = lever - lever.mean(0)
+    spread = (back - back.mean(0)).mean(1)  # the same c for all rows: their mean tells it
+    c = torch.linalg.lstsq(lever.flatten(0, 1), -spread.flatten()[:, None]).solution[:, 0]
+    values = back + torch.einsum("kij,j->ki", torch.eye(3).to(inverse) - inverse, c)[:, None]
+    at = ", ".join(f"{float(one):.4g}" for one in c)
+    if declared == reps.point:
+        box = any(rep.is_whole for rep in orbit.schema.inputs.values())
+        sentence = f"{name!r} rotates about ({at}) and not about the centre that was taken"
+        if box:
+            sentence += (
+                ': the middle of the box, if these are positions in voxels from its first sample. If so, center="box"'
+            )
+        else:
+            sentence += f": if its positions are given so, center=torch.tensor([{at}])"
+    else:
+        sentence = f"{name!r} has a constant vector ({at}) added to it in every orientation: a bias on vectors"
+        if not is_known:
+            sentence += f", or it is a place about that centre: ep.point with center=torch.tensor([{at}])"
+    yield _Explanation(sentence, values.reshape(raw.shape))
+
+
+def _kind(rep: Representation) -> str:
+    """What a quantity is, whatever the order and number of its components."""
+    if isinstance(rep, reps.Voigt) or rep == reps.tensor(2):
+        return "symmetric tensor"
+    return str(rep)
 
 
 def _variance(values: Tensor) -> float:

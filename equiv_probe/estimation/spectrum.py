@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import angles
+from equiv_probe.rotations.haar import angles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ class Spectrum:
 
     @property
     def infinitesimal(self) -> float:
-        """``Σ_l l(l+1) P_l`` up to ``max_degree``: what :func:`equiv_probe.infinitesimal` gives if that is all."""
+        """``Σ_l l(l+1) P_l`` to ``max_degree``: what :func:`equiv_probe.analysis.infinitesimal` gives if it is all."""
         return sum(degree * (degree + 1) * power for degree, power in enumerate(self.power))
 
     def __str__(self) -> str:

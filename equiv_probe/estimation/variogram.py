@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from scipy.spatial.transform import Rotation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +101,8 @@ def variogram(orbit: Orbit, output: str, pairs: Pairs | None = None) -> Variogra
 
 def _bins(rotations: Tensor) -> tuple[Tensor, Tensor]:
     """Bin of the angle and cell of the axis of each rotation, ``(P, 3, 3)``."""
+    from scipy.spatial.transform import Rotation
+
     vectors = torch.from_numpy(Rotation.from_matrix(rotations.double().numpy()).as_rotvec())
     angle = vectors.norm(dim=-1)
     width = math.radians(ANGLE_EDGES[1] - ANGLE_EDGES[0])

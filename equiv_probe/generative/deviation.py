@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def mean_square(gap: Tensor, rep: Representation, structures: Structures, name: str = "") -> Tensor:
-    """Squared length of differences, averaged over the atoms of each sample.
+    """Squared length of differences, averaged over the atoms of each sample; of grids over channels and voxels.
 
     Args:
         gap: ``(T, *S)``.
@@ -37,6 +37,8 @@ def mean_square(gap: Tensor, rep: Representation, structures: Structures, name: 
         ``(T, U)``; NaN for samples without atoms.
     """
     event = len(rep.event_shape)
+    if rep.is_whole:
+        return gap.square().flatten(2 if structures.layout == "leading" else 1).mean(-1).reshape(len(gap), -1)
     squares = gap.square().flatten(gap.ndim - event).sum(-1) if event else gap.square()
     if structures.layout == "one":
         return squares.flatten(1).mean(1, keepdim=True)

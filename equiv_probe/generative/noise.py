@@ -10,17 +10,27 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from equiv_probe import deprecation
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.generative.drawn_rotations import Following
 from equiv_probe.generative.noise_frame import Draw
+from equiv_probe.generative.refused_draws import (
+    belongs_to_no_sample,
+    is_fresh,
+    is_random,
+    laid_out_otherwise,
+    not_isotropic,
+)
 from equiv_probe.live.generators import state_of
 from equiv_probe.live.random_frames import FOLLOWED_BY
-from equiv_probe.rotations import plan as rotations
+from equiv_probe.rotations import plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,13 +38,31 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from equiv_probe.generative.drawn_rotations import Made, Way
     from equiv_probe.generative.noise_frame import Frame
 
     Rotates = Callable[[Draw], bool | None]
 
 NORMAL = {"randn", "randn_like", "normal", "normal_", "normal_functional"}
 """Operators whose draws are isotropic: rotated ones are as likely."""
-_HERE, _TORCH = (f"{path}{os.sep}" for path in (Path(__file__).parents[1], Path(torch.__file__).parent))
+_PASSED = {str(Path(__file__).with_name(f"{name}.py")) for name in ("noise", "noise_source", "drawn_rotations")}
+_PASSED.add(deprecation.__file__)
+_HERE, _ROTATIONS, _TORCH = (
+    f"{path}{os.sep}" for path in (Path(__file__).parents[1], Path(plan.__file__).parent, Path(torch.__file__).parent)
+)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the first run showed of draws that become rotations.
+
+    Attributes:
+        targets: numbers of the rotations that the sampler uses, among all that were made.
+        draws: ordinals of the draws that they were made from.
+    """
+
+    targets: frozenset[int] = frozenset()
+    draws: frozenset[int] = frozenset()
 
 
 class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -45,25 +73,75 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         seed: of the source of draws that rotate.
         rotates: says whether a draw has a direction; None, or its None, goes by the shape.
         along: whether random frames of :class:`equiv_probe.Twirled` rotate along.
+        start: the initial noise as the sampler sees it; None does not look for drawn rotations.
+        drawn: what the first run showed of them; None in the first run, which waits with refusing a draw to its end.
+        way: how drawn rotations go with the frame.
+        foreign: whether NumPy or Python have drawn in this run.
 
     Attributes:
-        draws: how often each draw was made, by draw and whether it rotated.
         sequence: calls and shapes in order.
         generators: of the sampler's own that it drew from, and their states before.
         frames: how many sets of random frames were drawn.
         seen: how many operators were seen that may draw at random.
+        following: where all numbers come from, with the rotations that were made.
+        unaligned: shapes of drawn rotations that do not say to which samples they belong.
     """
 
-    def __init__(self, frame: Frame, seed: int, rotates: Rotates | None = None, *, along: bool = True) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        seed: int,
+        rotates: Rotates | None = None,
+        *,
+        along: bool = True,
+        start: Tensor | None = None,
+        drawn: Drawn | None = None,
+        way: Way = "same",
+        foreign: Callable[[], bool] = lambda: False,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.frame, self._rotates, self._along = frame, rotates, along
+        self.frame, self._rotates, self._along, self._drawn, self._way = frame, rotates, along, drawn, way
         self._source = torch.Generator().manual_seed(seed)
-        self.draws: Counter[tuple[Draw, bool]] = Counter()
+        self._taken: list[tuple[Draw, bool, int]] = []
+        self._refused: dict[int, EquivProbeError] = {}
         self.sequence: list[tuple[str, tuple[int, ...]]] = []
         self.generators: dict[int, tuple[Any, Any]] = {}
         self.frames = self.seen = 0
         self.declared: bool | None = None
+        self.unfollowed = False
         self._tokens: list[Token[Any]] = []
+        self.following = None if start is None else Following(start, lambda: _where()[0], self._made, foreign)
+        self.unaligned: list[tuple[int, ...]] = []
+
+    @property
+    def draws(self) -> Counter[tuple[Draw, bool]]:
+        """How often each draw was made, by draw and whether it rotated."""
+        making = self.making
+        return Counter((draw, rotated and ordinal not in making) for draw, rotated, ordinal in self._taken)
+
+    @property
+    def making(self) -> frozenset[int]:
+        """Ordinals of draws that become rotations."""
+        return self._drawn.draws if self._drawn is not None else self.found().draws
+
+    def found(self) -> Drawn:
+        """What this run showed of draws that become rotations."""
+        if self.following is None:
+            return Drawn()
+        targets = frozenset(self.following.targets())
+        return Drawn(targets, frozenset().union(*(self.following.made[k].draws for k in targets)))
+
+    @property
+    def rotations(self) -> list[Made]:
+        """Rotations that the sampler drew in this run and uses."""
+        made = self.following.made if self.following is not None else []
+        return [made[place] for place in sorted((self._drawn or self.found()).targets) if place < len(made)]
+
+    def require_allowed(self) -> None:
+        """Raise EquivProbeError for the first draw that cannot be rotated and has become no rotation."""
+        left = [ordinal for ordinal in self._refused if ordinal not in self.making]
+        if left:
+            raise self._refused[min(left)]
 
     def __enter__(self) -> Noise:
         self._tokens.append(FOLLOWED_BY.set(self.frames_along))
@@ -79,18 +157,24 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.frames += 1
         return self.frame.along(rotations) if self._along else rotations
 
-    def rotated_from_left(self, orientations: Tensor) -> Tensor:
-        """Orientations ``(*S, 3, 3)`` in this frame, ``g R``."""
-        draw = Draw("orientations", tuple(orientations.shape), _where()[0])
-        axis = self._axis(Draw(draw.call, draw.shape[:-1], draw.where))
-        self.draws[draw, axis is not None] += 1
-        return orientations if axis is None else self.frame.rotate(orientations.mT, axis).mT
+    def declared_rotations(self, drawn: Tensor, way: Way) -> Tensor:
+        """Rotations ``(*S, 3, 3)`` that the sampler asked for by name, in this frame."""
+        draw = Draw("orientations" if way == "left" else "rotations", tuple(drawn.shape), _where()[0])
+        axis = self.frame.axis_of_matrices(draw.shape)
+        if axis is None:
+            raise belongs_to_no_sample(draw, self.frame.shape)
+        self._taken.append((draw, True, -1))
+        return self.frame.carried(drawn, axis, way)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Every operator comes by here."""
         kwargs = kwargs or {}
+        following = None if self.unfollowed else self.following
+        if following is not None:
+            following.before(args, kwargs)
         if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
+            answer = func(*args, **kwargs)
+            return answer if following is None else following.after(func, args, kwargs, answer)
         self.seen += 1
         names = [argument.name for argument in func._schema.arguments]
         given = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -99,30 +183,62 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.generators[id(generator)] = (generator, state_of(generator))
         answer = func(*args, **kwargs)
         drawn = answer[0] if isinstance(answer, (tuple, list)) else answer
-        if isinstance(drawn, torch.Tensor) and drawn.is_floating_point() and _is_random(given):
-            self._take(func._schema.name.removeprefix("aten::"), drawn, given)
+        if isinstance(drawn, torch.Tensor) and is_random(given):
+            call = func._schema.name.removeprefix("aten::")
+            place, ours = _where()
+            if ours:
+                return answer  # frames of a twirled network, from a generator of its own
+            if drawn.is_floating_point() or self.frame.only_moves:
+                self._take(Draw(call, tuple(drawn.shape), place), drawn, given)
+            if following is not None:
+                following.drew(call, drawn, self.seen, given)
         return answer
 
-    def _take(self, call: str, drawn: Tensor, given: dict[str, Any]) -> None:
-        """Note a draw; put rotated numbers of the source in the place of those with a direction, or refuse to."""
-        place, ours = _where()
-        if ours:
-            return  # frames of a twirled network, from a generator of its own
-        draw = Draw(call, tuple(drawn.shape), place)
-        axis = self._axis(draw)
-        self.sequence.append((call, draw.shape))
-        self.draws[draw, axis is not None] += 1
-        if axis is None:
-            if call in NORMAL and self._said(draw) is None and self.frame.disguised(draw.shape):
-                raise _laid_out_otherwise(draw, self.frame.shape)
+    def _made(self, number: int, matrices: Tensor) -> None:
+        """Rotations were made of draws: take those that the sampler uses along with the frame."""
+        if self._drawn is None or number not in self._drawn.targets:
             return
-        if call not in NORMAL:
-            raise _not_isotropic(draw)
+        axis = self.frame.axis_of_matrices(tuple(matrices.shape))
+        if axis is None:
+            self.unaligned.append(tuple(matrices.shape))
+        elif self._way != "same":
+            with torch.no_grad():
+                matrices.copy_(self.frame.carried(matrices, axis, self._way))
+
+    def _take(self, draw: Draw, drawn: Tensor, given: dict[str, Any]) -> None:
+        """Note a draw; put rotated numbers of the source in the place of those with a direction, or refuse to."""
+        makes_rotations = self._drawn is not None and self.seen in self._drawn.draws
+        axis = None
+        try:
+            axis = self._axis_of(draw, given)
+        except EquivProbeError as error:
+            if self._drawn is not None and not makes_rotations:
+                raise
+            self._refused[self.seen] = error
+        self.sequence.append((draw.call, draw.shape))
+        self._taken.append((draw, axis is not None, self.seen))
+        if axis is None:
+            return
         with torch.no_grad():
-            fresh = torch.randn(drawn.shape, generator=self._source, dtype=torch.float64).to(drawn.dtype)
-            fresh = self.frame.rotate(fresh, axis)
-            mean, std = given.get("mean", 0.0), given.get("std", 1.0)
-            drawn.copy_(mean + std * fresh.to(drawn.device))
+            if draw.call in NORMAL and drawn.is_floating_point():
+                fresh = torch.randn(drawn.shape, generator=self._source, dtype=torch.float64).to(drawn.dtype)
+                mean, std = given.get("mean", 0.0), given.get("std", 1.0)
+                fresh = fresh if makes_rotations else self.frame.rotate(fresh, axis)
+                drawn.copy_(mean + std * fresh.to(drawn.device))
+            elif not makes_rotations:
+                drawn.copy_(self.frame.rotate(drawn, axis))
+
+    def _axis_of(self, draw: Draw, given: dict[str, Any]) -> int | None:
+        """Along which axis a draw rotates, None if it does not; raises EquivProbeError if it should and cannot."""
+        axis = self._axis(draw)
+        if axis is None:
+            if draw.call in NORMAL and self._said(draw) is None and self.frame.disguised(draw.shape):
+                raise laid_out_otherwise(draw, self.frame)
+            return None
+        alike = self.frame.only_moves and is_fresh(draw.call, given)
+        if draw.call not in NORMAL and not alike:
+            raise not_isotropic(draw)
+        return axis
 
     def _said(self, draw: Draw) -> bool | None:
         """What the user says of a draw."""
@@ -139,91 +255,8 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if said and axis is None:
             raise EquivProbeError(f"rotates=True for {draw}", "a last axis of 3", "rotates=None goes by the shape")
         if axis == -1 and not self.frame.shared:
-            raise EquivProbeError(
-                f"{draw}, which does not say to which sample of {self.frame.shape} it belongs",
-                "noise for all samples at once, or one rotation for all of them",
-                "audit_sampler(..., per_sample=False); or, if it is no direction, rotates=lambda draw: False",
-            )
+            raise belongs_to_no_sample(draw, self.frame.shape)
         return 0 if axis == -1 else axis
-
-
-class Randn:
-    """The source of later noise that a sampler may take as its second argument: ``randn(shape)``.
-
-    Args:
-        noise: of the run.
-        like: shows precision and device.
-    """
-
-    def __init__(self, noise: Noise, like: Tensor) -> None:
-        self._noise, self._like = noise, like
-
-    def __call__(
-        self,
-        *shape: Any,
-        rotates: bool | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Standard normal numbers.
-
-        Args:
-            shape: as numbers, as one tuple, or a tensor of that shape.
-            rotates: whether they are directions in space; None goes by the shape.
-            dtype: None is that of the initial noise.
-            device: None is that of the initial noise.
-        """
-        self._noise.declared = rotates
-        try:
-            return torch.randn(_size(shape), dtype=dtype or self._like.dtype, device=device or self._like.device)
-        finally:
-            self._noise.declared = None
-
-    def orientations(
-        self, *shape: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> Tensor:
-        """Uniformly distributed orientations ``(*shape, 3, 3)``, which rotate from the left, ``R ↦ g R``.
-
-        Args:
-            shape: of the frames: samples, or samples and residues.
-            dtype: None is that of the initial noise.
-            device: None is that of the initial noise.
-        """
-        size = _size(shape)
-        drawn = rotations.from_quaternions(self(*size, 4, rotates=False, dtype=torch.float64, device="cpu"))
-        drawn = self._noise.rotated_from_left(drawn.to(dtype or self._like.dtype))
-        return drawn.to(device or self._like.device)
-
-
-def _size(shape: tuple[Any, ...]) -> tuple[int, ...]:
-    """A shape given as numbers, as one tuple, or as a tensor of that shape."""
-    size = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
-    return tuple(size.shape) if isinstance(size, torch.Tensor) else tuple(size)
-
-
-def _is_random(given: dict[str, Any]) -> bool:
-    """Whether an operator's arguments leave anything to chance: dropout that is off does not."""
-    if given.get("train") is False or given.get("training") is False or given.get("dropout_p") == 0:
-        return False
-    return not (isinstance(given.get("p"), (int, float)) and given["p"] in {0, 1})
-
-
-def _not_isotropic(draw: Draw) -> EquivProbeError:
-    return EquivProbeError(
-        f"{draw}: numbers laid out like the noise that are not normal, and so have other odds once they are rotated",
-        "normal noise, the same in law in every frame",
-        "torch.randn for noise on positions; model.eval() if it is dropout; rotates=lambda draw: False if these "
-        "numbers are no directions",
-    )
-
-
-def _laid_out_otherwise(draw: Draw, shape: tuple[int, ...]) -> EquivProbeError:
-    return EquivProbeError(
-        f"{draw}: as many numbers as the noise of shape {shape}, laid out otherwise, so that they cannot be rotated",
-        "directions along the last axis",
-        f"torch.randn{shape}, and put its axes in order afterwards; rotates=lambda draw: False if these numbers are no "
-        "directions",
-    )
 
 
 def _where() -> tuple[str, bool]:
@@ -231,9 +264,9 @@ def _where() -> tuple[str, bool]:
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_TORCH) and file != __file__:
+        if not file.startswith(_TORCH) and file not in _PASSED:
             if file.startswith(_HERE):
-                return "", file == rotations.__file__
+                return "", file.startswith(_ROTATIONS)
             return f"{Path(file).name}:{frame.f_lineno}", False
         frame = frame.f_back  # type: ignore[assignment]
     return "", False

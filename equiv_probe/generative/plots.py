@@ -11,32 +11,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.axes import ALARM, CALM, INK, axes_or_new, figure, is_near, short, tidied, value_of
-from equiv_probe.report.formatting import number
+from equiv_probe.report.axes import ALARM, CALM, INK, axes_or_new, figure, is_near, short, tidied
+from equiv_probe.report.document import Figure
+from equiv_probe.report.formatting import counted, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
 
-    from equiv_probe.generative.sampler_report import EndPoints, SamplerAudit
+    from equiv_probe.generative.end_points import EndPoints
 
 
 @figure
-def samples(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -> Axes:
+def samples(one: EndPoints, ax: Axes | None = None) -> Axes:
     """How the deviation is spread over samples: for each value, the percentage of samples that lie below.
 
     Args:
-        audit: of a sampler.
-        name: of the output; None is the first.
+        one: output.
         ax: to draw into.
 
     Raises:
-        EquivProbeError: there is no such output.
+        EquivProbeError: the audit did not keep its samples.
     """
-    one = _chosen(audit, name)
-    values = np.sort([r for r in (value_of(entry["rms"]) for entry in one.by_sample) if math.isfinite(r)])
+    values = np.sort([entry["rms"] for entry in one.by_sample if math.isfinite(entry["rms"])])
     if not len(values):
         raise EquivProbeError("a report without samples", "an audit that kept its samples")
     ax = axes_or_new(ax)
@@ -54,20 +53,18 @@ def samples(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None
 
 
 @figure
-def path(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -> Axes:
+def path(one: EndPoints, ax: Axes | None = None) -> Axes:
     """The deviation at each step of the path, beside the floor and beside other noise.
 
     Args:
-        audit: of a sampler, with its path.
-        name: of the output; None is the first.
+        one: output, with its path.
         ax: to draw into.
 
     Raises:
-        EquivProbeError: there is no such output, or the path was not measured.
+        EquivProbeError: the path was not measured.
     """
     from matplotlib.ticker import MaxNLocator
 
-    one = _chosen(audit, name)
     if not one.along_path:
         raise EquivProbeError("a report without a path", "the points of the path", "audit_sampler(..., path=True)")
     steps = [entry["point"] for entry in one.along_path]
@@ -93,19 +90,17 @@ def path(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -
 
 
 @figure
-def angle(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) -> Axes:
+def angle(one: EndPoints, ax: Axes | None = None) -> Axes:
     """The deviation against the angle by which the noise was rotated.
 
     Args:
-        audit: of a sampler.
-        name: of the output; None is the first.
+        one: output.
         ax: to draw into.
 
     Raises:
-        EquivProbeError: there is no such output, or deviations were not kept by angle.
+        EquivProbeError: deviations were not kept by angle.
     """
-    one = _chosen(audit, name)
-    filled = [entry for entry in one.by_angle if math.isfinite(value_of(entry["rms"]))]
+    filled = [entry for entry in one.by_angle if math.isfinite(entry["rms"])]
     if not filled:
         raise EquivProbeError("a report without angles", "an audit by proper rotations")
     ax = axes_or_new(ax)
@@ -120,25 +115,61 @@ def angle(audit: SamplerAudit, name: str | None = None, ax: Axes | None = None) 
 
 
 @figure
-def both(audit: SamplerAudit, name: str | None = None) -> Figure:
+def both(one: EndPoints) -> MatplotlibFigure:
     """Over samples, and along the path if there is one, in a figure of its own."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as New
 
-    one = _chosen(audit, name)
-    made = Figure(figsize=(9 if one.along_path else 5, 3.5), layout="constrained")
+    made = New(figsize=(9 if one.along_path else 5, 3.5), layout="constrained")
     panels = made.subplots(1, 2 if one.along_path else 1, squeeze=False)[0]
-    samples(audit, one.name, panels[0])
+    samples(one, panels[0])
     if one.along_path:
-        path(audit, one.name, panels[1])
+        path(one, panels[1])
     return made
 
 
-def _chosen(audit: SamplerAudit, name: str | None) -> EndPoints:
-    return audit.measured[0] if name is None else audit[name]
+def samples_figure(one: EndPoints) -> Figure | None:
+    """Over samples, in words too; None of a single sample."""
+    if one.samples < 2 or not any(math.isfinite(entry["rms"]) for entry in one.by_sample):
+        return None
+    spread = one.over_samples
+    text = (
+        f"Half of the samples deviate by less than {number(spread['q50'])} {one.unit}, 95 % by less than "
+        f"{number(spread['q95'])}; the largest deviation is {number(spread['max'])}, of sample "
+        f"{counted(spread.get('worst'))}. The floor is {number(one.highest_floor)}."
+    )
+    return Figure(f"Over samples: {one.name}", lambda ax: samples(one, ax), text)
+
+
+def angle_figure(one: EndPoints) -> Figure | None:
+    """Against the angle, in words too; None of fewer than two bins."""
+    filled = [entry for entry in one.by_angle if math.isfinite(entry["rms"])]
+    if len(filled) < 2:
+        return None
+    ends = (
+        f"{number(entry['rms'])} {one.unit} where the noise rotated by {entry['low']:g} to {entry['high']:g}°"
+        for entry in (filled[0], filled[-1])
+    )
+    count = sum(entry["count"] for entry in filled)
+    text = f"{' and '.join(ends)}. In bins of 20 degrees, {count:.0f} runs."
+    return Figure(f"Against the angle: {one.name}", lambda ax: angle(one, ax), text)
+
+
+def path_figure(one: EndPoints) -> Figure | None:
+    """Along the path, in words too; None of fewer than two points."""
+    roots = [entry["rms"] for entry in one.along_path]
+    if len(roots) < 2 or not any(map(math.isfinite, roots)):
+        return None
+    top = int(np.nanargmax(roots))
+    text = (
+        f"{number(roots[0])} {one.unit} at the start, {number(roots[-1])} after {len(roots) - 1} "
+        f"step{'s' * (len(roots) != 2)}; the largest is {number(roots[top])}, at step {top}, beside a "
+        f"floor of {number(one.highest_floor)}. Other noise shows how far two paths can lie apart."
+    )
+    return Figure(f"Along the path: {one.name}", lambda ax: path(one, ax), text)
 
 
 def _column(entries: Sequence[dict[str, float]], name: str) -> Any:
-    return np.array([value_of(entry.get(name)) for entry in entries], dtype=float)
+    return np.array([entry[name] for entry in entries], dtype=float)
 
 
 def _legend(ax: Axes) -> None:

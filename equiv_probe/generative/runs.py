@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,23 +13,30 @@ import torch
 from torch import nn
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.generative.answers import Answers
+from equiv_probe.generative.drawn_rotations import FOREIGN
 from equiv_probe.generative.initial_noise import stream
-from equiv_probe.generative.noise import Noise, Randn
+from equiv_probe.generative.noise import Noise
 from equiv_probe.generative.noise_frame import Frame
-from equiv_probe.live.capture import all_outputs, read_outputs
+from equiv_probe.generative.noise_source import Randn
 from equiv_probe.live.generators import put_back
-from equiv_probe.representations.representation import point
-from equiv_probe.schema.schema import Schema, usual
+from equiv_probe.representations.representation import point, vector
+from equiv_probe.schema.schema import Schema
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from equiv_probe.generative.noise import Rotates
+    from equiv_probe.generative.drawn_rotations import Way
+    from equiv_probe.generative.layout import Layout
+    from equiv_probe.generative.noise import Drawn, Rotates
     from equiv_probe.representations.representation import Representation
     from equiv_probe.schema.structures import Structures
 
-END_POINTS = "end points"
-"""What a sampler's answer is called if it is one tensor."""
+_FIX_ROTATIONS = (
+    'audit_sampler(..., foreign="same") where these are all numbers of it, the rotations then go along; or \
+def sampler(noise, randn), and draw them by randn.rotations(B)'
+)
+Frames = Literal["along", "fixed", "conjugate", "left", "right"]
 _FIX = 'take the source of noise as an argument, def sampler(noise, randn), and draw by randn(shape); or, if these \
 numbers are no directions, audit_sampler(..., foreign="same")'
 
@@ -49,9 +56,14 @@ class SamplerRuns:
         foreign: what becomes of noise from NumPy's and Python's random state.
         shared: whether all samples rotate alike.
         grad: run with gradients enabled.
+        rep: of the initial noise.
+        layout: of the noise and of draws, where it is not ``(..., N, 3)``; ``noise`` itself is in the usual one.
 
     Attributes:
         noises: what the runs drew, in order.
+        way: how drawn rotations go with the frame.
+        drawn: what the first run showed of them.
+        foreign_drawn: whether NumPy's or Python's random state was drawn from.
     """
 
     sampler: Callable[..., Any]
@@ -60,22 +72,28 @@ class SamplerRuns:
     outputs: Mapping[str, Representation]
     path: bool = False
     rotates: Rotates | None = None
-    frames: Literal["along", "fixed"] = "along"
+    frames: Frames = "along"
     foreign: Literal["refuse", "same"] = "refuse"
     shared: bool = False
     grad: bool = False
+    rep: Representation = point
+    layout: Layout | None = None
     noises: list[Noise] = field(default_factory=list)
+    way: Way = "same"
+    drawn: Drawn | None = None
+    foreign_drawn: bool = False
 
     def __post_init__(self) -> None:
-        self._schema = Schema({"noise": point}, dict(self.outputs))
-        self._resolved = False
+        self._answers = Answers(
+            Schema({"noise": self.rep}, dict(self.outputs)), self.noise, self.structures, self.layout
+        )
         self._randn = _takes_randn(self.sampler)
         self._generators: dict[int, tuple[Any, Any]] = {}
 
     @property
     def schema(self) -> Schema:
         """The representations, all of them after the first run."""
-        return self._schema
+        return self._answers.schema
 
     def run(
         self, seed: int, rotations: Tensor | None = None, *, back: bool = False, noise: Tensor | None = None
@@ -91,17 +109,22 @@ class SamplerRuns:
         start = self.noise if noise is None else noise
         if noise is None:
             self.put_back()
-        frame = Frame(tuple(start.shape), self.structures, rotations, shared=self.shared, back=back)
-        if rotations is not None:
+        rep = self.rep if self.rep.is_whole else vector
+        options: dict[str, Any] = {"shared": self.shared, "back": back, "rep": rep, "layout": self.layout}
+        frame = Frame(tuple(start.shape), self.structures, rotations, **options)
+        if back and self.rep.is_whole:
+            start = frame.in_the_last_digit(start)
+        elif rotations is not None:
             start = self.rotated(start, rotations)
             if back:
                 start = self.rotated(start, rotations, back=True)
-        answer = self._call(start.clone(), frame, seed)
-        values = self._read(answer)
+        if self.layout and self.layout.of_noise:
+            start = self.layout.back(start)
+        values = self._answers.read(self._call(start.clone(), frame, seed), path=self.path)
         if rotations is None or back:
             return values
         steps = len(next(iter(values.values())))
-        return self.structures.rotate_back(values, self._schema, rotations.expand(steps, *rotations.shape))
+        return self.structures.rotate_back(values, self.schema, rotations.expand(steps, *rotations.shape))
 
     def put_back(self) -> None:
         """Undo what the sampler's own generators were asked for."""
@@ -110,7 +133,7 @@ class SamplerRuns:
 
     def rotated(self, noise: Tensor, rotations: Tensor, *, back: bool = False) -> Tensor:
         """Initial noise, rotated in float64 and rounded once."""
-        wide = Schema({"noise": point}, {"noise": point})
+        wide = Schema({"noise": self.rep}, {"noise": self.rep})
         given = {"noise": noise.cpu().double()}  # not every device has float64
         if back:
             given = self.structures.rotate_back({"noise": given["noise"][None]}, wide, rotations[None])
@@ -125,7 +148,17 @@ class SamplerRuns:
         np.random.seed(own)  # noqa: NPY002 - the global state is what users draw from
         torch.manual_seed(own)
         before, cpu = _foreign_states(), torch.get_rng_state()
-        noise = Noise(frame, stream(seed, 2), self.rotates, along=self.frames == "along")
+        followed = start if self.drawn is None or self.drawn.targets else None
+        noise = Noise(
+            frame,
+            stream(seed, 2),
+            self.rotates,
+            along=self.frames != "fixed",
+            start=followed,
+            drawn=self.drawn,
+            way=self.way,
+            foreign=lambda: _foreign_states() != before,
+        )
         arguments: dict[str, Any] = {self._randn: Randn(noise, start)} if self._randn else {}
         try:
             with torch.set_grad_enabled(self.grad), noise:
@@ -135,41 +168,24 @@ class SamplerRuns:
         finally:
             self._generators = {**noise.generators, **self._generators}
         for name, was, now in zip(("NumPy", "Python"), before, _foreign_states(), strict=True):
+            self.foreign_drawn |= was != now
             if was != now and self.foreign == "refuse":
                 found = (
                     f"a sampler that draws from {name}'s global random state, which cannot be rotated with the frame"
                 )
-                raise EquivProbeError(found, "noise from torch", _FIX)
+                if FOREIGN in noise.making:
+                    found = f"{found}; rotation matrices were made of it"
+                raise EquivProbeError(found, "noise from torch", _FIX_ROTATIONS if FOREIGN in noise.making else _FIX)
         if not noise.seen and not torch.equal(cpu, torch.get_rng_state()):
             found = "a sampler that moves torch's random state by code that draws around torch's operators"
             raise EquivProbeError(found, "noise from torch's operators", _FIX)
+        if self.drawn is None:
+            noise.require_allowed()
+            self.drawn = noise.found()
+        if noise.following is not None:
+            noise.following.forget()
         self.noises.append(noise)
         return answer
-
-    def _read(self, answer: Any) -> dict[str, Tensor]:
-        """An answer as detached float64 tensors ``(T, *S)`` by name."""
-        steps = [self._first(one) for one in (_steps(answer) if self.path else [answer])]
-        if not steps:
-            raise EquivProbeError("a path without a point", "at least the end point", "path=False")
-        if not self._resolved:
-            self._schema, self._resolved = _resolve(steps[-1], self._schema), True
-        names = list(self._schema.outputs)
-        lone = isinstance(steps[-1], torch.Tensor)
-        if lone and self.structures.layout != "one" and steps[-1].shape[1:] == self.noise.shape:
-            found = f"end points of shape {tuple(steps[-1].shape)} from noise of shape {tuple(self.noise.shape)}"
-            raise EquivProbeError(found, "the last point of the path alone", "path=True; or return path[-1]")
-        read = [read_outputs({names[0]: one} if lone else one, self._schema) for one in steps]
-        if any(one[name].shape != read[-1][name].shape for one in read for name in names):
-            raise EquivProbeError("a path of points of several shapes", "one shape at all times", "path=False")
-        return {name: torch.stack([one[name].detach().cpu().double().clone() for one in read]) for name in names}
-
-    def _first(self, answer: Any) -> Any:
-        """Of a tuple that is longer than what was declared, the first entries."""
-        declared = list(self.outputs)
-        by_place = isinstance(answer, (tuple, list)) and not hasattr(answer, "_fields")
-        if not (by_place and 0 < len(declared) < len(answer)) or set(declared) <= set(map(str, range(len(answer)))):
-            return answer
-        return answer[0] if declared == [END_POINTS] else answer[: len(declared)]
 
 
 def _takes_randn(sampler: Callable[..., Any]) -> str:
@@ -196,56 +212,3 @@ def _takes_randn(sampler: Callable[..., Any]) -> str:
 def _foreign_states() -> tuple[Any, Any]:
     name, key, *rest = np.random.get_state()  # noqa: NPY002
     return (name, bytes(np.asarray(key)), *rest), random.getstate()
-
-
-def _steps(answer: Any) -> list[Any]:
-    """A path as a list of what the sampler would answer at each time."""
-    if isinstance(answer, torch.Tensor):
-        return list(answer.unbind(0))
-    if isinstance(answer, Mapping):
-        return [dict(zip(answer, one, strict=True)) for one in zip(*answer.values(), strict=True)]
-    if isinstance(answer, (list, tuple, Iterator)):
-        return list(answer)
-    raise EquivProbeError(f"a path of type {type(answer).__name__}", "a tensor (T, ...), or one entry for each time")
-
-
-def _resolve(answer: Any, schema: Schema) -> Schema:
-    """The representations of an answer: as declared, of one tensor a point, by their usual names, or else an error."""
-    if isinstance(answer, torch.Tensor):
-        declared = next(iter(schema.outputs.items()), (END_POINTS, point))
-        return replace(schema, outputs=dict([declared]))
-    values = {n: v for n, v in all_outputs(answer, list(schema.outputs)).items() if isinstance(v, torch.Tensor)}
-    if schema.outputs and set(schema.outputs) <= set(values):
-        return schema
-    found = {name: usual(name, tuple(value.shape)) for name, value in values.items() if value.is_floating_point()}
-    if not found:
-        raise EquivProbeError(
-            f"an answer of type {type(answer).__name__}",
-            "end points as tensors: one, a tuple, or a dict",
-            "ep.audit_sampler(lambda noise: sampler(noise).pos, ...)",
-        )
-    if isinstance(answer, (list, tuple)) and _molecules(list(found), values):
-        raise EquivProbeError(
-            f"a list of {len(found)} tensors (N, 3), one for each sample",
-            "end points of all samples in one tensor",
-            "ep.audit_sampler(lambda noise: torch.cat(sampler(noise)), ..., batch=batch), or torch.stack",
-        )
-    if missing := sorted(set(schema.outputs) - set(values)):
-        raise EquivProbeError(
-            f"end points {sorted(values)}",
-            "representations by name" if missing == [END_POINTS] else f"{missing} among them",
-            f'audit_sampler(..., outputs={{"{next(iter(found))}": ep.point}})',
-        )
-    unknown = [name for name, rep in found.items() if rep is None]
-    if unknown:
-        raise EquivProbeError(
-            f"end points {sorted(values)}",
-            f"how {unknown} rotate",
-            'audit_sampler(..., outputs={"pos": ep.point, "<name>": ep.scalar})',
-        )
-    return replace(schema, outputs={name: rep for name, rep in found.items() if rep is not None})
-
-
-def _molecules(names: list[str], values: Mapping[str, Tensor]) -> bool:
-    """Whether all of several tensors are places of atoms, ``(N, 3)``."""
-    return len(names) > 1 and all(values[name].ndim == 2 and values[name].shape[1] == 3 for name in names)

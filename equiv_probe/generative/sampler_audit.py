@@ -18,20 +18,25 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generative.deviation import Deviations, root_mean
+from equiv_probe.generative.answers import END_POINTS
+from equiv_probe.generative.drawn_rotations import WAYS
 from equiv_probe.generative.initial_noise import InitialNoise
-from equiv_probe.generative.runs import END_POINTS, SamplerRuns
-from equiv_probe.generative.sampler_report import SamplerAudit
-from equiv_probe.generative.summary import drawn, end_points, left_out, notes_of, unit_of
+from equiv_probe.generative.law_runs import laws_of
+from equiv_probe.generative.paths import finite, run_paths
+from equiv_probe.generative.runs import SamplerRuns
+from equiv_probe.generative.sampler_report import BLIND, SamplerAudit
+from equiv_probe.generative.summary import drawn, in_law, left_out, measured_of, notes_of
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.reachable import modules_of
-from equiv_probe.representations.representation import Representation
+from equiv_probe.representations.grids import Grid
+from equiv_probe.representations.representation import Point, Representation, point
+from equiv_probe.representations.spelling import representation
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,25 +44,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.generative.noise import Rotates
+    from equiv_probe.generative.runs import Frames
+    from equiv_probe.schema.structures import Structures
 
-UNSEEN = 0.5
-"""Two runs with the same noise that differ by this part of what other noise makes do not follow the noise."""
 
-
+@renamed(turns="rotates")
 def audit_sampler(
     sampler: Callable[..., Any],
     noise_shape: tuple[int, ...] | Tensor | Callable[[], Tensor],
     *,
-    outputs: Representation | Mapping[str, Representation] | None = None,
+    noise: Representation | str = point,
+    layout: str | None = None,
+    outputs: Representation | str | Mapping[str, Representation | str] | None = None,
     batch: Tensor | None = None,
     mask: Tensor | None = None,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     path: bool = False,
     center: str | Tensor = "origin",
     zero_mean: bool = False,
     per_sample: bool = True,
     rotates: Rotates | None = None,
-    frames: Literal["along", "fixed"] = "along",
+    frames: Frames = "along",
+    law: bool | int | None = None,
     foreign: Literal["refuse", "same"] = "refuse",
     unit: str | Mapping[str, str] = "Å",
     grad: bool = False,
@@ -78,22 +86,37 @@ def audit_sampler(
     found equivariant, as its distribution is; ``frames="fixed"`` draws the same frames in every run, and shows how much
     a single path owes to them.
 
+    The same holds for rotations that a sampler draws itself, as AlphaFold 3 and Boltz do at every step: they are seen
+    as draws that become orthogonal 3×3 matrices, however they are made, and go with g as ``g R g⁻¹`` (the state is
+    rotated by R and never back), ``g R`` (orientations) or ``R g⁻¹`` (undone), whichever the end points rotate with;
+    the notes say which, and the line to declare it. Where none fits, or the rotations are not uniform, samples are
+    compared in distribution: ``law``.
+
     Args:
         sampler: ``noise -> end points``, or ``(noise, randn) -> end points`` with ``randn(shape)`` for later noise,
             ``randn(shape, rotates=False)`` for what has no direction, and ``randn.orientations(B, N)`` for frames.
         noise_shape: of the initial noise, ``(B, N, 3)``, or ``(N, 3)``, or with ``batch`` ``(N_total, 3)``: it is drawn
             from a standard normal distribution. Or the noise itself, or what draws it.
+        noise: how the noise rotates: points, or :func:`equiv_probe.grid` for voxels ``(B, C, D, H, W)``, rotated by
+            rotations of the cube (of the box, where that has unequal sides), which move voxels onto voxels.
+        layout: of noise, draws and end points that are not ``(..., N, 3)``: ``"B (N 3)"``, one flat axis, with x, y, z
+            of one atom after those of the other; ``"B (3 N)"``, all x first; ``"B 3 N"``, atoms on the last axis.
         outputs: how the end points rotate: a representation, or one by name or in order of an answer of several
-            tensors, of which those not named are not measured. A single tensor is :data:`equiv_probe.point` by default.
+            tensors, of which those not named are not measured. A single tensor rotates as the noise by default.
         batch: the sample of each atom, ``(N_total,)``.
         mask: true where a dense batch holds an atom, ``(B, N)``.
-        plan: the rotations, drawn for each sample on its own; None is four Haar rotations.
+        plan: the rotations, drawn for each sample on its own; None is four Haar rotations, for grids four
+            rotations of the cube.
         path: the sampler answers with (or yields) all points of the path, ``(T, B, N, 3)``; the last is the end point.
         center: of rotation: ``"origin"``, ``"centroid"`` (of the initial noise), or a tensor.
         zero_mean: take the centre of mass out of the noise that is drawn.
         per_sample: False rotates all samples alike, for samplers that draw noise for them one by one.
         rotates: says of a draw (call, shape, where) whether it is one of directions; None goes by the shape.
-        frames: ``"along"`` or ``"fixed"``, see above.
+        frames: ``"along"`` or ``"fixed"``, see above; or, of rotations that the sampler draws itself, the way they go:
+            ``"conjugate"`` ``g R g⁻¹``, ``"left"`` ``g R``, ``"right"`` ``R g⁻¹``.
+        law: test in distribution as well: samples of independent noise against those of independent rotated noise, by
+            their energy distance, see :mod:`equiv_probe.generative.law`. True takes 256 samples of each kind (and 32
+            runs of each at most), a number as many; None only where paths do not rotate and rotations are drawn.
         foreign: noise from NumPy's or Python's global random state is refused; ``"same"`` lets it be the same in every
             frame, which is right for times and orders.
         unit: of points and vectors, or by output.
@@ -111,55 +134,44 @@ def audit_sampler(
     """
     if seed < 0:
         raise EquivProbeError(f"seed={seed}", "a seed of 0 or more")
-    plan = plan or RotationPlan("haar", replicates=4)
+    noise = representation(noise)
+    _require_noise(noise)
+    plan = rotation_plan(plan)
     began = time.perf_counter()
     modules = modules_of(sampler)
     if device is None and not isinstance(noise_shape, torch.Tensor):
         device = next((p.device for module in modules for p in module.parameters()), None)
-    start = InitialNoise(noise_shape, batch, mask, center, zero_mean=zero_mean, dtype=dtype, device=device)
+    start = InitialNoise(
+        noise_shape, batch, mask, center, zero_mean=zero_mean, dtype=dtype, device=device, rep=noise, written=layout
+    )
     with isolated(*modules):
         first = start.draw(seed)
         structures = start.structures(first.cpu())
-        declared = {END_POINTS: outputs} if isinstance(outputs, Representation) else dict(outputs or {})
+        plan = plan or _usual_plan(first, noise)
+        given = {END_POINTS: outputs} if isinstance(outputs, (Representation, str)) else dict(outputs or {})
+        declared = {name: representation(rep) for name, rep in given.items()}
         runs = SamplerRuns(
-            sampler, first, structures, declared, path, rotates, frames, foreign, shared=not per_sample, grad=grad
+            sampler,
+            first,
+            structures,
+            declared,
+            path,
+            rotates,
+            frames,
+            foreign,
+            shared=not per_sample,
+            grad=grad,
+            rep=noise,
+            layout=start.seen_layout(),
         )
         try:
-            rotations = draw(plan, plan.generator(), structures.count if per_sample else None).flatten(0, 1)
-            if not per_sample:
-                rotations = rotations[:, None].expand(-1, structures.count, 3, 3)
-            about = runs.run(seed)
-            found = {
-                name: Deviations(value, runs.schema.outputs[name], structures, plan, name)
-                for name, value in about.items()
-            }
-            repeats = runs.run(seed)
-            floors = runs.run(seed, rotations[0], back=True)
-            other = runs.run(seed + 1, noise=start.other(seed + 1, first, lambda one: runs.rotated(one, rotations[0])))
-            _require_followed(found, repeats, other)
-            console = Console(stderr=True)
-            shown = progress and console.is_terminal  # otherwise Rich writes empty lines
-            for g in track(rotations, "rotating the noise", console=console, transient=True) if shown else rotations:
-                for name, value in runs.run(seed, g).items():
-                    found[name].add(value)
+            rotations = _rotations(plan, structures, per_sample=per_sample)
+            paths = run_paths(runs, start, rotations, plan, seed, progress=progress)
+            good = finite(paths.found)
+            measured = measured_of(runs, paths, good, rotations, unit)
+            laws = laws_of(runs, start, seed, paths, measured=measured, asked=law, improper=plan.improper)
         finally:
             runs.put_back()
-    good = _finite(found)
-    units = {name: unit_of(unit, name, rep) for name, rep in runs.schema.outputs.items()}
-    measured = [
-        end_points(
-            one,
-            name,
-            units[name],
-            (repeats[name], floors[name], other[name]),
-            good,
-            rotations=rotations,
-            shared=not per_sample,
-            precision=first.dtype,
-            path=path,
-        )
-        for name, one in found.items()
-    ]
     return SamplerAudit(
         sampler=getattr(sampler, "__qualname__", type(sampler).__name__),
         protocol={
@@ -171,37 +183,36 @@ def audit_sampler(
             "seconds": round(time.perf_counter() - began, 3),
             "equiv-probe": metadata.version("equiv-probe"),
             "torch": torch.__version__,
+            **({"drawn rotations": WAYS[runs.way]} if paths.count else {}),
         },
-        measured=measured,
+        measured=[in_law(one, laws.get(one.name), runs.way, paths) for one in measured],
         draws=drawn(runs),
         failures=[{"name": f"sample {u}", "error": "end points that are not finite"} for u in left_out(good)],
-        notes=notes_of(runs, frames),
+        notes=notes_of(runs, frames, paths),
+        blind_spots=list(BLIND[1:] if laws else BLIND),
     )
 
 
-def _require_followed(
-    found: Mapping[str, Deviations], repeats: Mapping[str, Tensor], other: Mapping[str, Tensor]
-) -> None:
-    """Raise EquivProbeError if the same noise leads elsewhere."""
-    for name, one in found.items():
-        again, scale = (one.from_start(values[name])[-1] for values in (repeats, other))
-        both = again.isfinite() & scale.isfinite()
-        a, b = root_mean(again[both]), root_mean(scale[both])
-        if a > UNSEEN * b:
-            raise EquivProbeError(
-                f"two runs with the same noise whose {name} lie {a:.3g} apart, and {b:.3g} with other noise",
-                "a sampler that follows its noise",
-                "it draws where torch does not see it (a NumPy Generator of its own, compiled code, a seed from the "
-                "clock): take the source as an argument, def sampler(noise, randn), and draw by randn(shape); or it "
-                "blows up what is not deterministic: torch.use_deterministic_algorithms(True)",
-            )
-
-
-def _finite(found: Mapping[str, Deviations]) -> Tensor:
-    """Which samples are finite in every run, ``(U,)``."""
-    good = torch.stack([(one.each.sum(0) + one.size).isfinite() for one in found.values()]).all(0)
-    if not bool(good.any()):
+def _require_noise(noise: Representation) -> None:
+    exact_grid = isinstance(noise, Grid) and noise.is_exact
+    if not exact_grid and not isinstance(noise, Point):
         raise EquivProbeError(
-            "end points that are not finite, in every sample", "finite numbers", "check the sampler, or its precision"
+            f"noise={noise}",
+            "ep.point, or ep.grid() without interpolation, which noise does not survive: what is interpolated is "
+            "smoother, and no longer as likely",
+            "noise=ep.grid()",
         )
-    return good
+
+
+def _usual_plan(noise: Tensor, rep: Representation) -> RotationPlan:
+    """Four rotations that suit the noise."""
+    if not isinstance(rep, Grid):
+        return RotationPlan("haar", replicates=4)
+    is_cube = len(set(noise.shape[-3:])) == 1 and rep.has_equal_spacing
+    return RotationPlan("cube", subset=4) if is_cube else RotationPlan("box")
+
+
+def _rotations(plan: RotationPlan, structures: Structures, *, per_sample: bool) -> Tensor:
+    """``(K, U, 3, 3)``."""
+    rotations = draw(plan, plan.generator(), structures.count if per_sample else None).flatten(0, 1)
+    return rotations if per_sample else rotations[:, None].expand(-1, structures.count, 3, 3)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
+from msgspec.structs import replace
 
 from equiv_probe.estimation.deviation_by_angle import by_angle
 from equiv_probe.estimation.verdict import verdict
 from equiv_probe.generative.deviation import interval, root, root_mean
+from equiv_probe.generative.drawn_rotations import WAYS
+from equiv_probe.generative.end_points import EndPoints
 from equiv_probe.generative.noise import NORMAL
-from equiv_probe.generative.sampler_report import EndPoints
 from equiv_probe.representations.representation import CartesianTensor
 
 if TYPE_CHECKING:
@@ -20,8 +23,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.generative.deviation import Deviations
+    from equiv_probe.generative.drawn_rotations import Way
+    from equiv_probe.generative.law import Law
+    from equiv_probe.generative.paths import Paths
     from equiv_probe.generative.runs import SamplerRuns
     from equiv_probe.representations.representation import Representation
+
+
+def measured_of(
+    runs: SamplerRuns, paths: Paths, good: Tensor, rotations: Tensor, unit: str | Mapping[str, str]
+) -> list[EndPoints]:
+    """What is reported of each output."""
+    return [
+        end_points(
+            one,
+            name,
+            unit_of(unit, name, runs.schema.outputs[name]),
+            (paths.repeats[name], paths.floors[name], paths.other[name]),
+            good,
+            rotations=rotations,
+            shared=runs.shared,
+            precision=runs.noise.dtype,
+            path=runs.path,
+        )
+        for name, one in paths.found.items()
+    ]
 
 
 def end_points(
@@ -105,7 +131,29 @@ def drawn(runs: SamplerRuns) -> list[dict[str, Any]]:
     ]
 
 
-def notes_of(runs: SamplerRuns, frames: str) -> list[str]:
+def in_law(one: EndPoints, law: Law | None, way: Way, paths: Paths) -> EndPoints:
+    """The verdict on paths together with what was found in distribution, and with what became of drawn rotations."""
+    kind, sentence = one.verdict, one.sentence
+    if way != "same":
+        sentence = f"{sentence}, the rotations that the sampler draws {WAYS[way].split(',')[0]}"
+    if law is None:
+        return replace(one, sentence=sentence)
+    broken = kind in {"broken", "above round-off"}
+    if broken and not law.differs:
+        kind, sentence = "path only", f"paths do not rotate, samples may: {law}; paths: {sentence}"
+    elif broken:
+        kind, sentence = "broken", f"{sentence}; {law}"
+    elif law.differs and paths.not_as_likely:
+        kind, sentence = (
+            "broken",
+            f"broken: {law}, though paths are {sentence}, by rotations that are not as likely in another frame",
+        )
+    else:
+        sentence = f"{sentence}; {law}"
+    return replace(one, verdict=kind, sentence=sentence, law=asdict(law))
+
+
+def notes_of(runs: SamplerRuns, frames: str, paths: Paths) -> list[str]:
     """What a reader must know: draws that depend on the frame, and what became of random frames."""
     notes = []
     plain = runs.noises[0]
@@ -115,7 +163,13 @@ def notes_of(runs: SamplerRuns, frames: str) -> list[str]:
             "from there on it meets other noise, which counts as deviation"
         )
     joint = [one.shape for one, _ in plain.draws if one.call in NORMAL and one.shape[:-1] == plain.frame.shape[:-1]]
-    if plain.draws and not any(rotated for _, rotated in plain.draws) and any(shape[-1] > 3 for shape in joint):
+    grids = runs.rep.is_whole
+    if (
+        plain.draws
+        and not grids
+        and not any(rotated for _, rotated in plain.draws)
+        and any(shape[-1] > 3 for shape in joint)
+    ):
         notes.append(
             f"normal draws of shape {next(shape for shape in joint if shape[-1] > 3)} did not rotate: if there are "
             "directions among each atom's numbers, draw these apart"
@@ -129,4 +183,41 @@ def notes_of(runs: SamplerRuns, frames: str) -> list[str]:
             "them with the noise, as the distribution of samples sees them"
         )
         notes.append(f"a twirled network drew random frames {plain.frames} times: {how}")
+    return notes + _on_drawn_rotations(runs, frames, paths)
+
+
+def _on_drawn_rotations(runs: SamplerRuns, frames: str, paths: Paths) -> list[str]:
+    """Which draws became rotations, what became of them, and the line that declares it."""
+    plain = runs.noises[0]
+    made = plain.rotations
+    if not made:
+        return []
+    places = list(dict.fromkeys(one.where for one in made if one.where))
+    count = sum(one.matrices[..., 0, 0].numel() for one in made)
+    at = f" at {', '.join(places[:3])}" if places else ""
+    notes = [f"random draws became {count} rotations in a run{at}; they are {WAYS[runs.way]}"]
+    shapes = [shape for one in made if plain.frame.axis_of_matrices(shape := tuple(one.matrices.shape)) is None]
+    if shapes:
+        notes[0] += (
+            f". Of shape {shapes[0]}, they do not say to which sample they belong: audit_sampler(..., "
+            "per_sample=False) rotates all samples alike, and the drawn rotations along"
+        )
+    elif frames == "fixed":
+        notes[0] += '; frames="along" takes them along, as the distribution of samples sees them'
+    elif runs.way != "same" and frames == "along":
+        notes[0] += (
+            f', which is as likely (of {paths.looked_at} rotations: p = {paths.chance:.2g}). frames="{runs.way}" '
+            'declares it; frames="fixed" shows what a single path owes to them'
+        )
+    elif runs.way == "same" and not paths.not_as_likely:
+        notes[0] += (
+            ". Under none of the ways to take them along did end points rotate better: declare rotations of several "
+            "kinds one by one, def sampler(noise, randn), by randn.rotations(B) and randn.orientations(B, N)"
+        )
+    if paths.not_as_likely:
+        notes.append(
+            f"the rotations that the sampler draws are not as likely once they are taken along (p = {paths.chance:.1g},"
+            " as with three Euler angles, or the QR of a Gaussian matrix without its signs mended). So paths prove "
+            "nothing, and what was found in distribution decides"
+        )
     return notes

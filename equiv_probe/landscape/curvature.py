@@ -5,7 +5,7 @@
 >>> def loss():  # a bowl, nine times steeper in L_mean than in L_equiv along the second weight
 ...     mean, equiv = (9 * weights[1] ** 2 + weights[0] ** 2) / 2, (weights**2).sum() / 2
 ...     return mean + equiv, mean, equiv
->>> found = ep.curvature(loss, parameters=[weights])
+>>> found = ep.analysis.curvature(loss, parameters=[weights])
 >>> found.mean.condition("mass-1").value, found.equiv.condition("mass-1").value
 (9.0, 1.0)
 """
@@ -21,13 +21,13 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.landscape.curvature_doubts import doubts
 from equiv_probe.landscape.curvature_estimates import LossCurvature
 from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, space_of
 from equiv_probe.landscape.curvature_record import Curvature
 from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
 from equiv_probe.landscape.eigenvalues import dense, extreme
 from equiv_probe.landscape.lanczos import lanczos
-from equiv_probe.landscape.second_derivatives import doubts
 from equiv_probe.orbit.twirl import progress_bar
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def curvature(
 
     Args:
         orbit_loss: a callable without arguments that gives ``(total, mean, equiv)``, 0-d with graph, at the current
-            weights, such as :class:`equiv_probe.OrbitLoss`; or several that differ in their rotations alone.
+            weights, such as :class:`equiv_probe.analysis.OrbitLoss`; or several that differ in their rotations alone.
         parameters: the weights; None takes those that the loss names.
         losses: of ``"total"``, ``"mean"`` and ``"equiv"``, those to look at.
         matrix: ``"hessian"``, or ``"gauss-newton"`` for a loss that gives its outputs.
@@ -125,15 +125,13 @@ def curvature(
                 pairs.append(outer)
                 converged = converged and outer.converged
                 densities.append(EigenvalueDensity(n, outer.values, outer.residuals, outer.square, **rest))
-            found[which] = LossCurvature(tuple(densities), _bracket(times, pairs))
+            found[which] = LossCurvature.of(densities, _bracket(times, pairs))
     notes = [] if len(given) > 1 else ["one set of rotations: their noise is in the numbers and not in the error bars"]
     if not converged:
         notes.append("the eigenvalue solver stopped early: extreme eigenvalues may lie further out; raise tolerance")
     notes += doubts(sets[0], found, seed)
-    return Curvature(
-        found.get("total"),
-        found.get("mean"),
-        found.get("equiv"),
+    return Curvature.of(
+        found,
         matrix=matrix,
         products=sum(products.count for products in sets),
         seconds=time.perf_counter() - began,

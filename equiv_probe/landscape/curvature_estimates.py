@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import field
 
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.estimates import Estimate
 from equiv_probe.landscape.conditioning import KINDS
+from equiv_probe.report.record import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,98 +22,157 @@ if TYPE_CHECKING:
     from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
 
 
-@dataclass(frozen=True)
-class LossCurvature:
-    """The curvature matrix of one loss.
-
-    Every number is an :class:`equiv_probe.estimation.estimates.Estimate`. Its standard error is over random probes
-    and, where there are several sets of rotations, over those too; the interval is Student t, on the log scale for
-    what is positive.
+class Density(Part, frozen=True):
+    """A density of eigenvalues as weighted points.
 
     Attributes:
-        densities: what was found with each set of rotations, S of them.
+        nodes: eigenvalues, and nodes of quadratures, in rising order.
+        weights: the fraction of directions at each.
+    """
+
+    nodes: list[float]
+    weights: list[float]
+
+    def __post_init__(self) -> None:
+        """Refuse what is no density."""
+        finite = all(map(math.isfinite, (*self.nodes, *self.weights)))
+        if not (finite and 0 < len(self.nodes) == len(self.weights) and min(self.weights) >= 0 < sum(self.weights)):
+            raise ValueError(f"{len(self.nodes)} nodes and {len(self.weights)} weights that are no density")
+
+
+class LossCurvature(Part, frozen=True, dict=True):
+    """The curvature matrix of one loss.
+
+    Standard errors of the estimates are over random probes and, where there are several sets of rotations, over those
+    too; intervals are Student t, on the log scale for what is positive.
+
+    Attributes:
+        size: how many parameters.
+        largest: the largest eigenvalue; its error holds what the eigenvalue solver left.
+        smallest: the smallest eigenvalue, negative where the loss bends down; likewise.
+        trace: the sum of all eigenvalues.
+        norm_squared: the squared Frobenius norm: the sum of the squares of all eigenvalues.
+        rank: the effective rank ``(tr H)² / ‖H‖_F²``; of an indefinite matrix it may be anything, even below one.
+        entropy_rank: the exponential of the entropy of ``|λ| / Σ|λ|``; a rank in Roy and Vetterli's sense where all
+            λ ≥ 0.
         bracket: the largest eigenvalue lies between these two, in expectation: with one set of rotations the largest
             eigenvalue errs outwards (noise makes it larger), and the Rayleigh quotient of its vector under another set
             errs inwards. NaN for one set.
+        conditions: the condition numbers of :data:`equiv_probe.landscape.conditioning.KINDS`.
+        eigenvalues: of largest magnitude, from each set of rotations, in rising order.
+        spectrum: the density over all sets of rotations.
     """
 
-    densities: tuple[EigenvalueDensity, ...]
-    bracket: tuple[float, float] = (math.nan, math.nan)
+    size: int = field(name="parameters")
+    largest: Estimate
+    smallest: Estimate
+    trace: Estimate
+    norm_squared: Estimate
+    rank: Estimate
+    entropy_rank: Estimate
+    bracket: tuple[float, float] = field(name="largest_bracket")
+    conditions: dict[str, Estimate] = field(name="condition")
+    eigenvalues: list[list[float]]
+    spectrum: Density = field(name="density")
 
-    @property
-    def size(self) -> int:
-        """How many parameters."""
-        return self.densities[0].size
+    def __post_init__(self) -> None:
+        """Refuse what could not be shown."""
+        if self.size < 1:
+            raise ValueError(f"{self.size} parameters")
+        require_kinds(self.conditions, "condition")
+
+    @classmethod
+    def of(
+        cls, densities: Sequence[EigenvalueDensity], bracket: tuple[float, float] = (math.nan, math.nan)
+    ) -> LossCurvature:
+        """What follows from the spectra found with each set of rotations, which the result keeps, but does not store.
+
+        Args:
+            densities: of each of S sets of rotations, from the same probes.
+            bracket: of the largest eigenvalue.
+        """
+
+        def over_sets(number: Callable[[EigenvalueDensity], tuple[float, float]], scale: Scale = "linear") -> Estimate:
+            return combined([number(one) for one in densities], len(densities[0].quadratic), scale)
+
+        nodes = np.concatenate([one.nodes for one in densities])
+        weights = np.concatenate([one.weights for one in densities]) / len(densities)
+        order = np.argsort(nodes, kind="stable")
+        found = cls(
+            size=densities[0].size,
+            largest=over_sets(lambda d: (d.largest, float(d.residuals[-1]))),
+            smallest=over_sets(lambda d: (d.smallest, float(d.residuals[0]))),
+            trace=over_sets(lambda d: d.trace),
+            norm_squared=over_sets(lambda d: d.norm_squared, "log"),
+            rank=over_sets(lambda d: d.rank, "log"),
+            entropy_rank=_of_spectra(densities, lambda d: d.entropy_rank),
+            bracket=bracket,
+            conditions={kind: _condition(densities, kind) for kind in KINDS},
+            eigenvalues=[one.outliers.tolist() for one in densities],
+            spectrum=Density(nodes[order].tolist(), weights[order].tolist()),
+        )
+        found.__dict__["_densities"] = tuple(densities)
+        return found
 
     @property
     def sets(self) -> int:
         """How many sets of rotations it is from."""
-        return len(self.densities)
+        return len(self.eigenvalues)
 
     @property
-    def largest(self) -> Estimate:
-        """The largest eigenvalue; its error holds what the eigenvalue solver left."""
-        return self._combined(lambda d: (d.largest, float(d.residuals[-1])))
-
-    @property
-    def smallest(self) -> Estimate:
-        """The smallest eigenvalue, negative where the loss bends down; likewise."""
-        return self._combined(lambda d: (d.smallest, float(d.residuals[0])))
-
-    @property
-    def trace(self) -> Estimate:
-        """The trace: the sum of all eigenvalues."""
-        return self._combined(lambda d: d.trace)
-
-    @property
-    def norm_squared(self) -> Estimate:
-        """The squared Frobenius norm: the sum of the squares of all eigenvalues."""
-        return self._combined(lambda d: d.norm_squared, "log")
-
-    @property
-    def rank(self) -> Estimate:
-        """The effective rank ``(tr H)² / ‖H‖_F²``; of an indefinite matrix it may be anything, even below one."""
-        return self._combined(lambda d: d.rank, "log")
-
-    @property
-    def entropy_rank(self) -> Estimate:
-        """The exponential of the entropy of ``|λ| / Σ|λ|``; a rank in Roy and Vetterli's sense where all λ ≥ 0."""
-        return self._combined(lambda d: d.entropy_rank, "log", len(self.densities[0].probes))
-
-    def condition(self, kind: str = "mass-0.99") -> Estimate:
-        """A condition number, of a kind that :mod:`equiv_probe.landscape.conditioning` defines."""
-        return self._combined(lambda d: d.condition(kind), "log", len(self.densities[0].probes))
-
-    @cached_property
     def density(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Nodes in rising order and the fraction of directions at each, over all sets of rotations."""
-        nodes = np.concatenate([d.nodes for d in self.densities])
-        weights = np.concatenate([d.weights for d in self.densities]) / len(self.densities)
-        order = np.argsort(nodes, kind="stable")
-        return nodes[order], weights[order]
+        return np.array(self.spectrum.nodes), np.array(self.spectrum.weights)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        names = ("largest", "smallest", "trace", "norm_squared", "rank", "entropy_rank")
-        nodes, weights = self.density
-        return {
-            "parameters": self.size,
-            **{name: vars(getattr(self, name)) for name in names},
-            "largest_bracket": list(self.bracket),
-            "condition": {kind: vars(self.condition(kind)) for kind in KINDS},
-            "eigenvalues": [d.outliers.tolist() for d in self.densities],
-            "density": {"nodes": nodes.tolist(), "weights": weights.tolist()},
-        }
+    @property
+    def densities(self) -> tuple[EigenvalueDensity, ...]:
+        """What was found with each set of rotations.
 
-    def _combined(
-        self,
-        number: Callable[[EigenvalueDensity], tuple[float, float]],
-        scale: Scale = "linear",
-        probes: int | None = None,
-    ) -> Estimate:
-        """Over sets of rotations; what the density tells comes from fewer probes than what the trace does."""
-        found = [number(density) for density in self.densities]
-        return combined(found, len(self.densities[0].quadratic) if probes is None else probes, scale)
+        Raises:
+            EquivProbeError: it was read from a file, which does not hold them.
+        """
+        if "_densities" not in self.__dict__:
+            raise EquivProbeError("a curvature from a file", "one just computed", "equiv_probe.curvature(...)")
+        found: tuple[EigenvalueDensity, ...] = self.__dict__["_densities"]
+        return found
+
+    def condition(self, kind: str = "mass-0.99") -> Estimate:
+        """A condition number, of a kind that :mod:`equiv_probe.landscape.conditioning` defines.
+
+        Raises:
+            EquivProbeError: there is no such kind, or it is neither stored nor to be computed from a file.
+        """
+        return self.conditions[kind] if kind in self.conditions else _condition(self.densities, kind)
+
+
+def require_kinds(found: Mapping[str, Estimate], what: str) -> None:
+    """Refuse other definitions of condition numbers than :data:`equiv_probe.landscape.conditioning.KINDS`.
+
+    Raises:
+        ValueError: there are others, or one of them is missing.
+    """
+    if found.keys() != set(KINDS):
+        raise ValueError(f"{what} under {len(found)} definitions that are not {', '.join(KINDS)}")
+
+
+def condition_ratio(mean: LossCurvature, equiv: LossCurvature, kind: str) -> Estimate:
+    """How many times worse ``L_mean`` is conditioned than ``L_equiv``.
+
+    Errors over probes are taken as independent, those over sets of rotations as they come, pair by pair.
+
+    Args:
+        mean: of ``L_mean``, just computed.
+        equiv: of ``L_equiv``, with the same probes and sets of rotations.
+        kind: of condition number.
+    """
+    logs = []
+    for m, e in zip(mean.densities, equiv.densities, strict=True):
+        (a, da), (b, db) = m.condition(kind), e.condition(kind)
+        value = math.log(a / b) if 0 < a < math.inf and 0 < b < math.inf else math.nan
+        logs.append((value, math.hypot(da / a, db / b) if math.isfinite(value) else math.nan))
+    log = combined(logs, len(mean.densities[0].probes), "linear")
+    value = math.exp(log.value)
+    return Estimate(value, value * log.stderr, *(_exp(end) for end in (log.low, log.high)))
 
 
 def combined(found: list[tuple[float, float]], probes: int, scale: Scale) -> Estimate:
@@ -132,3 +192,18 @@ def combined(found: list[tuple[float, float]], probes: int, scale: Scale) -> Est
     scatter = (within**2 / (probes - 1) if probes > 1 else 0.0) + (between**2 / (len(values) - 1) if between else 0.0)
     dof = (within + between) ** 2 / scatter if scatter > 0 else math.inf
     return Estimate.with_interval(value, math.sqrt(within + between), dof, scale)
+
+
+def _condition(densities: Sequence[EigenvalueDensity], kind: str) -> Estimate:
+    return _of_spectra(densities, lambda d: d.condition(kind))
+
+
+def _of_spectra(
+    densities: Sequence[EigenvalueDensity], number: Callable[[EigenvalueDensity], tuple[float, float]]
+) -> Estimate:
+    """What a density tells comes from fewer probes than what the trace does."""
+    return combined([number(one) for one in densities], len(densities[0].probes), "log")
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0)) if math.isfinite(value) else value

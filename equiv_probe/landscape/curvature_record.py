@@ -1,139 +1,183 @@
-"""What is known of the curvature of the three losses: numbers with error bars, to print, to plot and to save."""
+"""What is known of the curvature of the three losses: is one of them easier to lower than the other?"""
 
 from __future__ import annotations
 
-import csv
 import math
-from dataclasses import dataclass, field
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from msgspec import field
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.estimates import Estimate
+from equiv_probe.landscape import plots
 from equiv_probe.landscape.conditioning import KINDS
-from equiv_probe.landscape.curvature_estimates import combined
-from equiv_probe.landscape.curvature_table import printed, table
-from equiv_probe.landscape.saved_curvature import SavedCurvature
-from equiv_probe.report.saving import as_json, as_page, write
-from equiv_probe.report.stored import without_nan
-from equiv_probe.report.stored_landscape import VERSION
+from equiv_probe.landscape.curvature_estimates import LossCurvature, condition_ratio, require_kinds
+from equiv_probe.landscape.curvature_products import LOSSES
+from equiv_probe.landscape.curvature_words import BLIND_SPOTS, cell, headline, plain, shown
+from equiv_probe.report.document import Column, Document, Figure, Section, Table, method
+from equiv_probe.report.formatting import number
+from equiv_probe.report.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
     from matplotlib.axes import Axes
-    from rich.table import Table
 
-    from equiv_probe.landscape.curvature_estimates import LossCurvature
+    from equiv_probe.report.document import Cell
+
+MATRICES = {"hessian": "Hessian", "gauss-newton": "Gauss–Newton matrix"}
+_CAPTION = (
+    "± standard error over random vectors and sets of rotations. A condition number compares the largest magnitude of "
+    "an eigenvalue with: the smallest of those that hold 99 or 90 % of all curvature (mass), a mean in which "
+    "directions count by their curvature (weighted), a mean or the median of all directions, the smallest above a "
+    "ten-thousandth of the largest (cutoff). A dash: infinite, or not measured."
+)
 
 
-@dataclass(frozen=True)
-class Curvature:
+class Curvature(Record, frozen=True):
     """Curvature of ``L_total``, ``L_mean`` and ``L_equiv``; None for what was not asked for.
 
     Attributes:
         matrix: ``"hessian"`` or ``"gauss-newton"``.
         products: how many products with vectors it took, in all.
         seconds: and how long.
+        condition_ratio: κ(L_mean) / κ(L_equiv) by kind of condition number; empty if one of the two was not measured.
         notes: what to know before the numbers are believed.
         name: of what it is the curvature; may be empty.
         protocol: how it was measured.
     """
 
-    total: LossCurvature | None
-    mean: LossCurvature | None
-    equiv: LossCurvature | None
-    matrix: str
+    kind: ClassVar[str] = "curvature"
+
+    matrix: Literal["hessian", "gauss-newton"]
     products: int
     seconds: float
+    total: LossCurvature | None = None
+    mean: LossCurvature | None = None
+    equiv: LossCurvature | None = None
+    condition_ratio: dict[str, Estimate] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     name: str = ""
-    protocol: Mapping[str, Any] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be shown."""
+        if not self.losses:
+            raise ValueError("a curvature of no loss")
+        if self.condition_ratio or (self.mean and self.equiv):
+            require_kinds(self.condition_ratio, "condition_ratio")
+        if self.condition_ratio and not (self.mean and self.equiv):
+            raise ValueError("condition_ratio of one loss")
+
+    @classmethod
+    def of(cls, losses: Mapping[Any, LossCurvature], **rest: Any) -> Self:
+        """The curvature of losses that were just computed.
+
+        Args:
+            losses: by name, one or more.
+            rest: the other fields.
+        """
+        both = {"mean", "equiv"} <= losses.keys()
+        ratios = {kind: condition_ratio(losses["mean"], losses["equiv"], kind) for kind in KINDS} if both else {}
+        return cls(**{**losses, **rest}, condition_ratio=ratios)
+
+    @classmethod
+    def upgraded(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 had the same entries, without a kind."""
+        return stored
+
+    @property
+    def losses(self) -> dict[str, LossCurvature]:
+        """The losses that were measured, by name, ``L_mean`` and so on."""
+        return {f"L_{name}": one for name in LOSSES if (one := getattr(self, name)) is not None}
+
+    def named(self) -> Iterator[tuple[str, LossCurvature]]:
+        """The losses that were measured, as ``("L_mean", …)``."""
+        yield from self.losses.items()
 
     def ratio(self, kind: str = "mass-0.99") -> Estimate:
         """How many times worse ``L_mean`` is conditioned than ``L_equiv``: κ(L_mean) / κ(L_equiv).
 
-        Shen et al. (arXiv:2512.02303) report about 1000 for force fields. The errors over probes are taken as
-        independent, those over sets of rotations as they come, pair by pair.
+        Shen et al. (arXiv:2512.02303) report about 1000 for force fields.
 
         Raises:
-            EquivProbeError: one of the two was not measured.
+            EquivProbeError: one of the two was not measured, or a kind that is neither stored nor to be computed from
+                a file.
         """
         if self.mean is None or self.equiv is None:
             raise EquivProbeError("a curvature without both losses", "L_mean and L_equiv", 'losses=("mean", "equiv")')
-        logs = []
-        for m, e in zip(self.mean.densities, self.equiv.densities, strict=True):
-            (a, da), (b, db) = m.condition(kind), e.condition(kind)
-            value = math.log(a / b) if 0 < a < math.inf and 0 < b < math.inf else math.nan
-            logs.append((value, math.hypot(da / a, db / b) if math.isfinite(value) else math.nan))
-        log = combined(logs, len(self.mean.densities[0].probes), "linear")
-        value = math.exp(log.value)
-        return Estimate(value, value * log.stderr, *(_exp(end) for end in (log.low, log.high)))
+        known = self.condition_ratio.get(kind)
+        return condition_ratio(self.mean, self.equiv, kind) if known is None else known
 
-    def named(self) -> Iterator[tuple[str, LossCurvature]]:
-        """The losses that were measured, as ``("L_mean", …)``."""
-        for name in ("total", "mean", "equiv"):
-            found = getattr(self, name)
-            if found is not None:
-                yield f"L_{name}", found
-
-    def table(self) -> Table:
-        """A Rich table: a row for every number, a column for every loss."""
-        return table(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON; the condition numbers' ratio under every definition."""
-        both = self.mean is not None and self.equiv is not None
-        return {
-            "schema_version": VERSION,
-            "name": self.name,
-            "matrix": self.matrix,
-            "products": self.products,
-            "seconds": self.seconds,
-            "notes": list(self.notes),
-            "protocol": dict(self.protocol),
-            **{name.removeprefix("L_"): one.to_dict() for name, one in self.named()},
-            "condition_ratio": {kind: vars(self.ratio(kind)) for kind in KINDS} if both else {},
-        }
-
-    def to_csv(self) -> str:
-        """The densities: loss, eigenvalue, fraction of directions."""
-        out = StringIO()
-        writer = csv.writer(out)
-        writer.writerow(["loss", "eigenvalue", "fraction of directions"])
-        for name, one in self.named():
-            writer.writerows([name, float(x), float(w)] for x, w in zip(*one.density, strict=True))
-        return out.getvalue()
-
-    def saved(self) -> SavedCurvature:
-        """Its numbers alone, as they are read back from a file."""
-        return SavedCurvature(without_nan(self.to_dict()))
-
-    def save(self, path: str | Path) -> None:
-        """Write ``.json`` (everything), ``.csv`` (the densities) or ``.html`` (a page to look at).
-
-        Raises:
-            EquivProbeError: another suffix, or, for a page, Matplotlib is not installed.
-        """
-        write(
-            path,
-            {".json": lambda: as_json(self.to_dict()), ".csv": self.to_csv, ".html": lambda: as_page(self.saved())},
+    def document(self) -> Document:
+        """Which loss is the better conditioned, then the spectra, then all numbers."""
+        protocol = {**self.protocol, "products with vectors": self.products, "seconds": number(self.seconds)}
+        return Document(
+            self.name or "Curvature of the losses",
+            f"the {MATRICES[self.matrix]} in {self._size} parameters",
+            [
+                headline(self.losses, self.condition_ratio),
+                Section("What does it look like?", self._figures()),
+                Section("All numbers", [self._table()]),
+                *method(protocol, self.notes, blind_spots=BLIND_SPOTS),
+            ],
         )
 
-    def _repr_html_(self) -> str | None:
-        """What a notebook shows; without Matplotlib it shows the text instead."""
-        return self.saved()._repr_html_()
+    def _table(self) -> Table:
+        rows: list[list[Cell]] = []
+
+        def row(label: str, of: Callable[[LossCurvature], Cell], ratio: Cell = None) -> None:
+            rows.append([label, *map(of, self.losses.values()), *([ratio] if self.condition_ratio else [])])
+
+        row("largest eigenvalue", lambda one: cell(one.largest))
+        row("smallest eigenvalue", lambda one: cell(one.smallest))
+        row("trace", lambda one: cell(one.trace))
+        if any(math.isfinite(one.bracket[0]) for one in self.losses.values()):
+            row("largest lies within", lambda one: one.bracket)
+        row("effective rank, tr² / ‖H‖²", lambda one: cell(one.rank))
+        row("effective rank, entropy", lambda one: cell(one.entropy_rank))
+        for kind in KINDS:
+            last = cell(self.condition_ratio[kind]) if self.condition_ratio else None
+            row(f"condition number, {kind}", lambda one, kind=kind: cell(one.conditions[kind]), last)  # type: ignore[misc]
+        heads = [*self.losses, *(["L_mean / L_equiv"] if self.condition_ratio else [])]
+        return Table("Curvature of each loss", [Column("", kind="text"), *map(Column, heads)], rows, _CAPTION)
+
+    def _figures(self) -> list[Figure]:
+        spectra = "; ".join(
+            f"{name}: from {shown(one.smallest)} to {shown(one.largest)}, effective rank {shown(one.rank)}"
+            for name, one in self.losses.items()
+        )
+        reading = (
+            f"How many of the {self._size} eigenvalues lie where; both axes are logarithmic, the bin in the middle "
+            "holds those near zero. Directions far to the right are the steep ones."
+        )
+        density = partial(plots.density, self.losses)
+        made = [Figure("Density of eigenvalues", density, f"{spectra}.", f"{spectra}. {reading}")]
+        known = {kind: one.value for kind, one in self.condition_ratio.items() if math.isfinite(one.value)}
+        if known:
+            text = "; ".join(f"{plain(kind)}: {number(value)}" for kind, value in known.items())
+            reading = "κ(L_mean) / κ(L_equiv) under six definitions, with 95 % intervals; one is the dotted line."
+            ratios = partial(plots.ratios, self.condition_ratio)
+            made.append(Figure("Ratio of condition numbers", ratios, f"{text}.", reading))
+        return made
+
+    @property
+    def _size(self) -> int:
+        return next(iter(self.losses.values())).size
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The densities: a row for every node."""
+        return [
+            {"loss": name, "eigenvalue": node, "fraction of directions": weight}
+            for name, one in self.losses.items()
+            for node, weight in zip(one.spectrum.nodes, one.spectrum.weights, strict=True)
+        ]
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The densities, see :func:`equiv_probe.landscape.plots.density`."""
-        from equiv_probe.landscape.plots import density
+        return plots.density(self.losses, ax)
 
-        return density(self, ax)
-
-    def __str__(self) -> str:
-        return printed(table(self), self.notes)
-
-
-def _exp(value: float) -> float:
-    return math.exp(min(value, 700.0)) if math.isfinite(value) else value
+    def plot_ratios(self, ax: Axes | None = None) -> Axes:
+        """The ratios of condition numbers, see :func:`equiv_probe.landscape.plots.ratios`."""
+        return plots.ratios(self.condition_ratio, ax)

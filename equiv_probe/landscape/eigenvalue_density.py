@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -125,10 +125,6 @@ class EigenvalueDensity:
     def of(self, function: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> tuple[float, float]:
         """``tr f(H) / n``, the mean of a function over eigenvalues, and its standard error over probes."""
         return self._over_probes(lambda values, weights: float(weights @ function(values) / weights.sum()))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers: the nodes with their weights."""
-        return {"nodes": self.nodes.tolist(), "weights": self.weights.tolist()}
 
     def _over_probes(self, number: Callable[[NDArray[np.float64], NDArray[np.float64]], float]) -> tuple[float, float]:
         probes = list(self.probes)

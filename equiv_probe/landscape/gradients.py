@@ -4,124 +4,30 @@
 >>> model = torch.nn.Linear(3, 3, bias=False).double()
 >>> x = torch.randn(8, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 >>> schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
->>> loss = ep.OrbitLoss(model, x, 2 * x, schema, ep.RotationPlan("tetrahedral", replicates=6))
->>> found = ep.gradients(loss)
+>>> loss = ep.analysis.OrbitLoss(model, x, 2 * x, schema, ep.RotationPlan("tetrahedral", replicates=6))
+>>> found = ep.analysis.gradients(loss)
 >>> abs(found.cosine.value) < 1e-6  # of a linear model the two are orthogonal: one is the trace, the other the rest
 True
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from io import StringIO
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.gradient_sums import GradientSums, products
+from equiv_probe.landscape.measured_gradients import Gradients
+from equiv_probe.landscape.parameter_groups import grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from equiv_probe.estimation.estimates import Estimate
     from equiv_probe.landscape.orbit_loss import OrbitLoss
     from equiv_probe.landscape.orbit_parts import Decomposed
-
-ALL = "all"
-"""The group of all parameters."""
-Groups = Callable[[str], str | None] | torch.optim.Optimizer | Iterable[Mapping[str, Any]] | None
-"""What parts parameters into groups: their names, an optimizer, or its ``param_groups``; None: their modules."""
-_SHOWN = ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine")
-
-
-@dataclass(frozen=True)
-class Gradients:
-    """``∇L_total``, ``∇L_mean`` and ``∇L_equiv`` by group of parameters; ``+`` merges measurements.
-
-    Attributes:
-        groups: sums by group; ``"all"`` is of all parameters.
-        over: what the blocks are of: ``"rotations"`` or ``"structures"``.
-        sizes: how many numbers the parameters of each group are.
-    """
-
-    groups: Mapping[str, GradientSums]
-    over: str = "rotations"
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    def __getitem__(self, group: str) -> GradientSums:
-        return self.groups[group]
-
-    def __add__(self, other: Gradients) -> Gradients:
-        if self.groups.keys() != other.groups.keys() or self.over != other.over:
-            raise EquivProbeError(
-                f"gradients of {sorted(other.groups)} over {other.over}", f"{sorted(self.groups)} over {self.over}"
-            )
-        merged = {name: one + other.groups[name] for name, one in self.groups.items()}
-        return Gradients(merged, self.over, self.sizes)
-
-    def to(self, device: torch.device | str) -> Gradients:
-        """On another device."""
-        moved = {name: GradientSums(one.sums.to(device)) for name, one in self.groups.items()}
-        return Gradients(moved, self.over, self.sizes)
-
-    def finite(self) -> Gradients:
-        """Without what is not finite: it counts nothing."""
-        return Gradients({name: one.finite() for name, one in self.groups.items()}, self.over, self.sizes)
-
-    @property
-    def norm_total(self) -> Estimate:
-        """``‖∇L_total‖`` over all parameters."""
-        return self[ALL].norm_total
-
-    @property
-    def norm_mean(self) -> Estimate:
-        """``‖∇L_mean‖`` over all parameters."""
-        return self[ALL].norm_mean
-
-    @property
-    def norm_equiv(self) -> Estimate:
-        """``‖∇L_equiv‖`` over all parameters."""
-        return self[ALL].norm_equiv
-
-    @property
-    def ratio(self) -> Estimate:
-        """``‖∇L_equiv‖ / ‖∇L_mean‖`` over all parameters."""
-        return self[ALL].ratio
-
-    @property
-    def cosine(self) -> Estimate:
-        """Of the angle between ``∇L_mean`` and ``∇L_equiv``, over all parameters."""
-        return self[ALL].cosine
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers by group, each with ``_stderr`` and ``_interval``, and the squares before the root."""
-        found = {}
-        for name, one in self.groups.items():
-            squares = {"squared_mean": one.squared_mean, "squared_equiv": one.squared_equiv, "inner": one.inner}
-            row: dict[str, Any] = {"parameters": self.sizes.get(name), "units": int(one.sums.count)}
-            for key, value in {**{key: getattr(one, key) for key in _SHOWN}, **squares}.items():
-                row |= {key: value.value, f"{key}_stderr": value.stderr, f"{key}_interval": (value.low, value.high)}
-            found[name] = row
-        return {"over": self.over, "groups": found}
-
-    def __rich_console__(self, console: Any, options: Any) -> Any:
-        """The numbers as a Rich table."""
-        from equiv_probe.report.terminal import FittedTable
-        from equiv_probe.results.gradient_table import table
-
-        yield FittedTable(table(self.to_dict()))
-
-    def __str__(self) -> str:
-        from rich.console import Console
-
-        console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
-        console.print(self)
-        text: str = console.file.getvalue()  # type: ignore[attr-defined]
-        return "\n".join(line.rstrip() for line in text.splitlines())
+    from equiv_probe.landscape.parameter_groups import Groups
 
 
 def gradients(
@@ -210,63 +116,3 @@ def of_blocks(
         x = products([[block[k] for k in places] for block in mean], [[block[k] for k in places] for block in equiv])
         found[name], sizes[name] = GradientSums.of(x), sum(counts[k] for k in places)
     return Gradients(found, over, sizes)
-
-
-def grouped(parameters: Mapping[str, Tensor], groups: Groups = None) -> dict[str, list[int]]:
-    """Places of the parameters of each group, those of ``"all"`` first.
-
-    Args:
-        parameters: by name.
-        groups: as for :func:`gradients`.
-
-    Raises:
-        EquivProbeError: there is no parameter.
-
-    >>> grouped({"net.a.weight": torch.ones(1), "net.a.bias": torch.ones(1), "net.b.weight": torch.ones(1)})
-    {'all': [0, 1, 2], 'a': [0, 1], 'b': [2]}
-    """
-    if not parameters:
-        raise EquivProbeError("no parameter that requires a gradient", "at least one", "parameter.requires_grad_()")
-    label = _labels(parameters, groups)
-    found: dict[str, list[int]] = {ALL: []}
-    for k, name in enumerate(parameters):
-        group = label(name)
-        if group is not None:
-            found[ALL].append(k)
-            if group != ALL:
-                found.setdefault(group, []).append(k)
-    if not found[ALL]:
-        raise EquivProbeError(f"groups that hold none of {list(parameters)}", "at least one parameter", "groups=None")
-    return found
-
-
-def _labels(parameters: Mapping[str, Tensor], groups: Groups) -> Callable[[str], str | None]:
-    if groups is None:
-        paths = {name: name.split(".") for name in parameters}
-        depth = 0
-        # What all are in is no group: `net.` of a wrapper.
-        while all(len(path) > depth + 2 for path in paths.values()) and len({p[depth] for p in paths.values()}) == 1:
-            depth += 1
-        return lambda name: paths[name][depth]
-    if isinstance(groups, torch.optim.Optimizer):
-        groups = groups.param_groups
-    if callable(groups):
-        return groups
-    owner = {
-        id(parameter): str(group.get("name", f"group {k}"))
-        for k, group in enumerate(groups)
-        for parameter in group["params"]
-    }
-    return lambda name: owner.get(id(parameters[name]))
-
-
-def parameters_of(modules: Iterable[torch.nn.Module]) -> dict[str, Tensor]:
-    """The parameters of modules by name, each once; of two of one name, the later is told apart by its place."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for k, module in enumerate(modules):
-        for name, value in module.named_parameters():
-            if id(value) not in seen:
-                seen.add(id(value))
-                found[name if name not in found else f"{k}.{name}"] = value
-    return found

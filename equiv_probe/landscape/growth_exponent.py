@@ -11,8 +11,8 @@ interval is Student t from the residuals, widened by how much p changes when one
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -49,10 +49,6 @@ class Exponent:
     high: float = math.nan
     points: int = 0
     why: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return asdict(self)
 
 
 def growth_exponent(t: Values, change: Values, floor: float, errors: Values | None = None) -> Exponent:

@@ -1,181 +1,276 @@
-"""The three losses along a line in parameter space: values, exponents, to print, to plot and to save."""
+"""The three losses along a line in parameter space: with which power of the distance do they grow?"""
 
 from __future__ import annotations
 
-import csv
 import math
-from dataclasses import dataclass, field
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
+from msgspec import field
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.landscape.curvature_table import printed
+from equiv_probe.landscape import line_words, plots
+from equiv_probe.landscape.curvature_products import LOSSES
 from equiv_probe.landscape.growth_exponent import Exponent, growth_exponent
-from equiv_probe.landscape.line_table import table
-from equiv_probe.landscape.saved_line import SavedLine
-from equiv_probe.report.saving import as_json, as_page, write
-from equiv_probe.report.stored import without_nan
-from equiv_probe.report.stored_landscape import NAMES, VERSION
+from equiv_probe.report.document import Column, Document, Figure, Section, Table, Uncertain, method
+from equiv_probe.report.formatting import number
+from equiv_probe.report.record import Part, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
-    from rich.table import Table
+
+    from equiv_probe.report.document import Cell
+
+    Values = NDArray[np.float64]
+
+_COLUMNS = [f"L_{name}{end}" for name in LOSSES for end in ("", "_stderr")]
 
 
-@dataclass(frozen=True)
-class Line:
+class Exponents(Part, frozen=True):
+    """The powers with which the losses grow."""
+
+    total: Exponent
+    mean: Exponent
+    equiv: Exponent
+
+
+class Line(Record, frozen=True, dict=True):
     """Losses at ``θ + t d``.
 
+    What :func:`equiv_probe.along_line` returns holds the losses of every structure or set of rotations too,
+    :attr:`samples`; a file does not.
+
     Attributes:
-        t: where, ``(T,)``, rising, 0 among them.
-        rows: ``L_total``, ``L_mean``, ``L_equiv`` of every structure or set of rotations, ``(T, U, 3)``.
-        floor: what a change of every weight in its last place makes of the three, ``(3,)``.
         direction: which.
         over: what standard errors are over: ``"structures"``, ``"rotations"``, or nothing.
-        sets: of rotations; with structures too, these are the rows of all sets in turn.
+        sets: of rotations.
         length: ``‖d‖ / ‖θ‖``.
         seed: of the random numbers.
+        at: the T values of t, rising, 0 among them.
+        L_total: at each t.
+        L_mean: at each t.
+        L_equiv: at each t.
+        L_total_stderr: standard errors; NaN where there is nothing to estimate them from.
+        L_mean_stderr: likewise.
+        L_equiv_stderr: likewise.
+        exponents: the powers with which the losses grow.
+        floor: what a change of every weight in its last place makes of the three.
         name: of whose weights; may be empty.
         protocol: how it was measured.
     """
 
-    t: NDArray[np.float64]
-    rows: NDArray[np.float64]
-    floor: NDArray[np.float64]
+    kind: ClassVar[str] = "line"
+
     direction: str
     over: str
     sets: int
     length: float
     seed: int
+    at: list[float] = field(name="t")
+    L_total: list[float]
+    L_mean: list[float]
+    L_equiv: list[float]
+    L_total_stderr: list[float]
+    L_mean_stderr: list[float]
+    L_equiv_stderr: list[float]
+    exponents: Exponents
+    floor: list[float] = field(default_factory=list)
     name: str = ""
-    protocol: Mapping[str, Any] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no line."""
+        if not (all(map(math.isfinite, self.at)) and sorted(set(self.at)) == self.at and 0 in self.at):
+            raise ValueError(f"t, {len(self.at)} numbers that do not rise with 0 among them")
+        for name in _COLUMNS:
+            if len(getattr(self, name)) != len(self.at):
+                raise ValueError(f"{name}, {len(getattr(self, name))} numbers at {len(self.at)} places")
+
+    @classmethod
+    def of(cls, t: Values, samples: Values, floor: Values, *, over: str, sets: int, **rest: Any) -> Self:
+        """What follows from the losses that were just computed.
+
+        Args:
+            t: where, ``(T,)``, rising, 0 among them.
+            samples: ``L_total``, ``L_mean``, ``L_equiv`` of every structure or set of rotations, ``(T, U, 3)``.
+            floor: what a change of every weight in its last place makes of the three, ``(3,)``.
+            over: what standard errors are over.
+            sets: of rotations; with structures too, ``samples`` holds the structures of all sets in turn.
+            rest: the other fields.
+        """
+        columns: dict[str, Any] = {}
+        exponents: dict[str, Exponent] = {}
+        for k, name in enumerate(LOSSES):
+            independent = _independent(samples[:, :, k], over, sets)
+            values = samples[:, :, k].mean(1)
+            columns |= {f"L_{name}": values.tolist(), f"L_{name}_stderr": _stderr(independent).tolist()}
+            change = (independent - independent[t == 0]).mean(1)
+            exponents[name] = growth_exponent(t[t != 0], change[t != 0], float(floor[k]))
+        powers = Exponents(**exponents)
+        found = cls(over=over, sets=sets, at=t.tolist(), floor=floor.tolist(), exponents=powers, **columns, **rest)
+        found.__dict__["_samples"] = samples
+        return found
+
+    @classmethod
+    def upgraded(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 had the same entries, without a kind."""
+        return stored
 
     @property
-    def total(self) -> NDArray[np.float64]:
+    def t(self) -> Values:
+        """Where, ``(T,)``, rising, 0 among them."""
+        return np.array(self.at)
+
+    @property
+    def total(self) -> Values:
         """``L_total``, ``(T,)``."""
-        return self._values(0)
+        return np.array(self.L_total)
 
     @property
-    def mean(self) -> NDArray[np.float64]:
+    def mean(self) -> Values:
         """``L_mean``, ``(T,)``."""
-        return self._values(1)
+        return np.array(self.L_mean)
 
     @property
-    def equiv(self) -> NDArray[np.float64]:
+    def equiv(self) -> Values:
         """``L_equiv``, ``(T,)``."""
-        return self._values(2)
+        return np.array(self.L_equiv)
 
     @property
     def origin(self) -> int:
         """The place of t = 0."""
-        return int(np.flatnonzero(self.t == 0)[0])
+        return self.at.index(0)
 
-    def stderr(self, loss: str) -> NDArray[np.float64]:
-        """Standard errors of one loss, ``(T,)``; NaN where there is nothing to estimate them from."""
-        return _scatter(self._samples(loss))
+    @property
+    def samples(self) -> Values:
+        """``L_total``, ``L_mean``, ``L_equiv`` of every structure or set of rotations, ``(T, U, 3)``.
 
-    def change(self, loss: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """``L(t) − L(0)`` and its standard errors, each ``(T,)``; of the same structures and rotations."""
-        samples = self._samples(loss)
+        Raises:
+            EquivProbeError: the line was read from a file, which does not hold them.
+        """
+        if "_samples" not in self.__dict__:
+            raise EquivProbeError("a line from a file", "one just computed", "equiv_probe.along_line(...)")
+        return np.asarray(self.__dict__["_samples"])
+
+    def stderr(self, loss: str) -> Values:
+        """Standard errors of one loss, ``(T,)``; NaN where there is nothing to estimate them from.
+
+        Raises:
+            EquivProbeError: another loss than ``"total"``, ``"mean"`` and ``"equiv"``.
+        """
+        return np.array(getattr(self, f"L_{_known(loss)}_stderr"))
+
+    def change(self, loss: str) -> tuple[Values, Values]:
+        """``L(t) − L(0)`` and its standard errors, each ``(T,)``; of the same structures and rotations.
+
+        Raises:
+            EquivProbeError: another loss, or the line was read from a file.
+        """
+        samples = _independent(self.samples[:, :, LOSSES.index(_known(loss))], self.over, self.sets)
         differences = samples - samples[self.origin]
-        return differences.mean(1), _scatter(differences)
+        return differences.mean(1), _stderr(differences)
 
     def exponent(self, loss: str = "equiv") -> Exponent:
         """The power p of ``L(t) − L(0) = b |t|^p`` at small t, of ``"total"``, ``"mean"`` or ``"equiv"``.
 
         Which t, and what the interval holds: :mod:`equiv_probe.landscape.growth_exponent`. It is of the structures and
         rotations at hand: what they share is no noise along the line.
-        """
-        away = self.t != 0
-        change, _ = self.change(loss)
-        return growth_exponent(self.t[away], change[away], float(self.floor[NAMES.index(loss)]))
-
-    def named(self) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
-        """Name, values and standard errors of the three losses."""
-        for name in NAMES:
-            yield f"L_{name}", self._values(NAMES.index(name)), self.stderr(name)
-
-    def table(self) -> Table:
-        """A Rich table: the losses at 0 and at the ends, and the powers."""
-        return table(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for JSON."""
-        return {
-            "schema_version": VERSION,
-            "name": self.name,
-            "direction": self.direction,
-            "seed": self.seed,
-            "over": self.over,
-            "sets": self.sets,
-            "length": self.length,
-            "floor": self.floor.tolist(),
-            "protocol": dict(self.protocol),
-            "t": self.t.tolist(),
-            **{name: values.tolist() for name, values, _ in self.named()},
-            **{f"{name}_stderr": errors.tolist() for name, _, errors in self.named()},
-            "exponents": {name: self.exponent(name).to_dict() for name in NAMES},
-        }
-
-    def to_csv(self) -> str:
-        """A row for every t."""
-        out = StringIO()
-        writer = csv.writer(out)
-        having = list(self.named())
-        writer.writerow(["t", *(label for name, _, _ in having for label in (name, f"{name}_stderr"))])
-        for k, t in enumerate(self.t):
-            cells = [float(x[k]) for _, values, errors in having for x in (values, errors)]
-            writer.writerow([float(t), *("" if math.isnan(cell) else cell for cell in cells)])
-        return out.getvalue()
-
-    def saved(self) -> SavedLine:
-        """Its numbers alone, as they are read back from a file."""
-        return SavedLine(without_nan(self.to_dict()))
-
-    def save(self, path: str | Path) -> None:
-        """Write ``.json`` (everything), ``.csv`` (a row for every t) or ``.html`` (a page to look at).
 
         Raises:
-            EquivProbeError: another suffix, or, for a page, Matplotlib is not installed.
+            EquivProbeError: another loss.
         """
-        write(
-            path,
-            {".json": lambda: as_json(self.to_dict()), ".csv": self.to_csv, ".html": lambda: as_page(self.saved())},
+        found: Exponent = getattr(self.exponents, _known(loss))
+        return found
+
+    def named(self) -> Iterator[tuple[str, Values, Values]]:
+        """Name, values and standard errors of the three losses."""
+        for name in LOSSES:
+            yield f"L_{name}", np.array(getattr(self, f"L_{name}")), self.stderr(name)
+
+    def document(self) -> Document:
+        """The power of ``L_equiv`` and of the others, then the losses along the line, then all numbers."""
+        losses, where = list(self.named()), line_words.direction(self.direction)
+        protocol = {
+            "direction": where,
+            "t = 1": f"{number(self.length)} of the weights' length",
+            "standard errors": line_words.OVER.get(self.over, "none: one set of rotations"),
+            "seed": self.seed,
+            **self.protocol,
+        }
+        return Document(
+            self.name or "Losses along a line",
+            f"a line in the space of the weights: {where}",
+            [
+                line_words.headline(losses, self.origin, self._exponents, self.length),
+                Section("What does it look like?", self._figures()),
+                Section("All numbers", [self._table()]),
+                *method(protocol, blind_spots=line_words.BLIND_SPOTS),
+            ],
         )
 
-    def _repr_html_(self) -> str | None:
-        """What a notebook shows; without Matplotlib it shows the text instead."""
-        return self.saved()._repr_html_()
+    @property
+    def _exponents(self) -> dict[str, Exponent]:
+        return {f"L_{name}": self.exponent(name) for name in LOSSES}
+
+    def _table(self) -> Table:
+        columns = [
+            Column("", kind="text"), Column("at t = 0"), Column(f"at t = {self.at[-1]:g}"),
+            Column("power of |t|", digits=4), Column("95 % interval", digits=5), Column("for |t| in"),
+        ]  # fmt: skip
+        rows: list[list[Cell]] = []
+        for name, values, errors in self.named():
+            fit = self._exponents[name]
+            at = [Uncertain(float(values[k]), float(errors[k])) for k in (self.origin, -1)]
+            known = math.isfinite(fit.power.value)
+            ends: list[Cell] = [(fit.power.low, fit.power.high), (fit.low, fit.high)] if known else [None, None]
+            rows.append([name, *at, fit.power.value if known else fit.why, *ends])
+        caption = (
+            f"The losses at 0 and at the end{', ± standard error' if self.over else ''}, and the power p of "
+            "L(t) − L(0) = b |t|^p at small t, fitted over the range in the last column."
+        )
+        return Table("The losses and their powers", columns, rows, caption)
+
+    def _figures(self) -> list[Figure]:
+        losses = list(self.named())
+        text = line_words.course(self.t, losses, self.over)
+        made = [Figure("Along the line", partial(plots.profile, self.t, losses), text)]
+        if any((abs(values - values[self.origin]) > 0).any() for _, values, _ in losses):
+            draw = partial(plots.growth, self.t, losses, self._exponents)
+            made.append(Figure("Away from where it is", draw, line_words.powers(self._exponents)))
+        return made
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for every t."""
+        return [
+            {"t": t}
+            | {f"L_{name}{end}": getattr(self, f"L_{name}{end}")[k] for name in LOSSES for end in ("", "_stderr")}
+            for k, t in enumerate(self.at)
+        ]
 
     def plot(self, ax: Axes | None = None, *, growth: bool = False) -> Axes:
         """The profile, or with ``growth`` the change on logarithmic axes; see :mod:`equiv_probe.landscape.plots`."""
-        from equiv_probe.landscape import plots as curvature_plots
-
-        return curvature_plots.growth(self, ax) if growth else curvature_plots.profile(self, ax)
-
-    def __str__(self) -> str:
-        return printed(table(self), ())
-
-    def _values(self, which: int) -> NDArray[np.float64]:
-        return np.asarray(self.rows[:, :, which].mean(1))
-
-    def _samples(self, loss: str) -> NDArray[np.float64]:
-        """Independent estimates, ``(T, n)``: of structures, or of sets of rotations."""
-        if loss not in NAMES:
-            raise EquivProbeError(f"loss={loss!r}", ", ".join(NAMES))
-        rows = self.rows[:, :, NAMES.index(loss)]
-        if self.over == "structures" and self.sets > 1:  # the same structures under several sets of rotations
-            rows = rows.reshape(len(rows), self.sets, -1).mean(1)
-        return np.asarray(rows)
+        losses = list(self.named())
+        return plots.growth(self.t, losses, self._exponents, ax) if growth else plots.profile(self.t, losses, ax)
 
 
-def _scatter(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+def _known(loss: str) -> Any:
+    if loss not in LOSSES:
+        raise EquivProbeError(f"loss={loss!r}", ", ".join(LOSSES))
+    return loss
+
+
+def _independent(samples: Values, over: str, sets: int) -> Values:
+    """Independent estimates, ``(T, n)``: of structures, or of sets of rotations."""
+    if over == "structures" and sets > 1:  # the same structures under several sets of rotations
+        samples = samples.reshape(len(samples), sets, -1).mean(1)
+    return np.asarray(samples)
+
+
+def _stderr(samples: Values) -> Values:
     count = samples.shape[1]
     if count < 2:
         return np.full(len(samples), math.nan)

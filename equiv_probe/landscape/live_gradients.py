@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.estimates import Sums
 from equiv_probe.landscape.gradient_sums import GradientSums
-from equiv_probe.landscape.gradients import Gradients, grouped, of_blocks, of_losses, parameters_of
+from equiv_probe.landscape.gradients import of_blocks, of_losses
+from equiv_probe.landscape.measured_gradients import Gradients
 from equiv_probe.landscape.orbit_step import loss_among, replay_attached
+from equiv_probe.landscape.parameter_groups import grouped, parameters_of
 from equiv_probe.live.isolation import isolated
-from equiv_probe.rotations.drawing import draw
+from equiv_probe.probe.plans import drawn_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from equiv_probe.landscape.gradients import Groups
-    from equiv_probe.live.isolation import RandomState
-    from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.landscape.parameter_groups import Groups
+    from equiv_probe.probe.recorded import RecordedStep
     from equiv_probe.probe.schedule import Cadence
-    from equiv_probe.probe.substitution import Recorded
+    from equiv_probe.results.gradient_record import GradientRecord
     from equiv_probe.rotations.plan import RotationPlan
 
 USUAL = 500
@@ -44,7 +44,7 @@ class LiveGradients:
 
     Args:
         every: cadence, or True for the usual one.
-        groups: of parameters, as for :func:`equiv_probe.gradients`.
+        groups: of parameters, as for :func:`equiv_probe.analysis.gradients`.
         window: how many measurements are kept one by one.
     """
 
@@ -57,59 +57,26 @@ class LiveGradients:
         self._new: dict[str, Gradients] = {}
 
     def measure(
-        self,
-        step: Callable[[], Any],
-        recorded: list[Recorded],
-        before: RandomState,
-        *,
-        module: nn.Module,
-        live: LiveOrbit,
-        plan: RotationPlan,
-        generator: torch.Generator,
-        protect: Sequence[nn.Module],
-        per_structure: bool | None,
+        self, run: RecordedStep, plan: RotationPlan, generator: torch.Generator, *, per_structure: bool | None
     ) -> None:
         """Differentiate a recorded step, in blocks of independent rotations; nothing waits for the device.
 
         Args:
-            step: the user's closure.
-            recorded: the network's calls in its own run.
-            before: the random state before that.
-            module: whose ``forward`` is replaced.
-            live: how to evaluate it at rotated inputs.
+            run: the step; parameters of all modules that it touches count.
             plan: of one block.
             generator: of the rotations.
-            protect: other modules that the step touches, whose parameters count too.
             per_structure: as for :meth:`equiv_probe.Probe.replay`.
         """
-        every = {n: p for n, p in parameters_of([live.network, *protect]).items() if p.requires_grad}
+        modules = [run.live.network, *run.protect]
+        every = {n: p for n, p in parameters_of(modules).items() if p.requires_grad}
         members, given = grouped(every, self.groups), list(every.values())
-        counts = {live.structures(one.call.inputs).count for one in recorded}
-        own = len(counts) == 1 if per_structure is None else per_structure
-        if own and len(counts) > 1:
-            raise EquivProbeError(
-                f"calls of {sorted(counts)} structures in one step", "the same structures", "per_structure=False"
-            )
-        inputs = recorded[0].call.inputs
-        device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
         scale = 1.0 if all(one.dtype == torch.float64 for one in given) else HALF_SCALE
         name, mean, equiv = "", [], []
         # Isolated as a whole: what is checkpointed is evaluated again, batch norm and all, in the backward pass.
-        aside = isolated(module, live.network, *protect, gradients=True)
-        with torch.enable_grad(), without_hooks(given), aside:
+        with torch.enable_grad(), without_hooks(given), isolated(*run.modules, gradients=True):
             for _ in range(BLOCKS):
-                rotations = draw(plan, generator, next(iter(counts)) if own else None)
-                rotations = rotations.to(device, non_blocking=True)
-                found = replay_attached(
-                    step,
-                    recorded,
-                    module=module,
-                    live=live,
-                    plan=plan,
-                    rotations=live.repeats_rotated_alike(inputs, rotations) if own else rotations,
-                    before=before,
-                    protect=protect,
-                )
+                rotations = drawn_for(run, plan, generator, per_structure=per_structure)
+                found = replay_attached(run, plan, rotations)
                 name = name or loss_among(found)
                 one = found.pop(name)
                 mean.append(of_losses(one.mean, given, keep=True, scale=scale))
@@ -140,14 +107,14 @@ class LiveGradients:
         found, self._new = self._new, {}
         return found
 
-    def shown(self, recent: Mapping[str, Sequence[Gradients]] | None = None) -> dict[str, Any]:
-        """For a report, by ``train/<output>``: plain numbers over the latest measurements; waits for the device.
+    def shown(self, recent: Mapping[str, Sequence[Gradients]] | None = None) -> dict[str, GradientRecord]:
+        """For a report, by ``train/<output>``: the numbers over the latest measurements; waits for the device.
 
         Args:
             recent: measurements by output, the latest last; None is these.
         """
         rows = self.recent if recent is None else recent
-        return {f"train/{name}": _merged(list(one)).to_dict() for name, one in rows.items()}
+        return {f"train/{name}": _merged(list(one)).record() for name, one in rows.items()}
 
     def values(self, found: Mapping[str, Gradients]) -> dict[str, Tensor]:
         """What is logged, as 0-d tensors: ``<output>/grad_ratio``, and of a group ``<output>/<group>/grad_ratio``."""

@@ -4,7 +4,7 @@
 >>> model = torch.nn.Linear(3, 3, bias=False).double()
 >>> x = torch.randn(8, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 >>> schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
->>> loss = ep.OrbitLoss(model, x, 2 * x, schema, center="origin")
+>>> loss = ep.analysis.OrbitLoss(model, x, 2 * x, schema, center="origin")
 >>> total, mean, equiv = loss()
 >>> gradient, = torch.autograd.grad(equiv, loss.parameters.values())
 >>> print(f"{abs(ep.decompose(ep.twirl(model, x, schema, center='origin'), 2 * x).equiv - equiv.item()):.6f}")
@@ -16,33 +16,32 @@ True
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
-from equiv_probe.errors import EquivProbeError
-from equiv_probe.landscape.gradients import parameters_of
 from equiv_probe.landscape.orbit_objectives import against, as_evaluated, require_lists_alike
-from equiv_probe.landscape.orbit_parts import BatchPart, Decomposed, Function, Part, answered
-from equiv_probe.landscape.orbit_pieces import Piece
+from equiv_probe.landscape.orbit_parts import BatchPart, Function, Part, answered
 from equiv_probe.landscape.orbit_step import StepPart
-from equiv_probe.live.adapters import CallAdapter, InputAdapter, adapter_for
+from equiv_probe.landscape.orbit_sum import OrbitSum
+from equiv_probe.landscape.parameter_groups import parameters_of
+from equiv_probe.live.adapter_choice import adapter_for
+from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import read_outputs
 from equiv_probe.live.generators import generators_of
-from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.live.isolation import RandomState
 from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.live.reachable import modules_of
-from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.probe.probe import Probe
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
+    import torch
     from torch import Tensor
 
     from equiv_probe.estimation.losses import AnyLoss
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from equiv_probe.schema.schema import Schema
 
 
-class OrbitLoss:
+class OrbitLoss(OrbitSum):
     """``L_total = L_mean + L_equiv`` of a model on fixed data under fixed rotations, as a function of its weights.
 
     Called without arguments it returns the three, as 0-d float64 tensors with their graph (without, under
@@ -93,7 +92,7 @@ class OrbitLoss:
         inputs: Any,
         targets: Any = None,
         schema: Schema | None = None,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         *,
         loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
         center: str | Tensor = "centroid",
@@ -117,13 +116,13 @@ class OrbitLoss:
             if type(adapter) is CallAdapter and schema is not None and not isinstance(batches[0], Mapping):
                 adapter = InputAdapter(module, list(schema.inputs))
         live = LiveOrbit(module, schema, center, adapter=adapter, stack=stack)
-        state = live.start = RandomState.now(generators_of(modules))
+        state = live.copies.start = RandomState.now(generators_of(modules))
         parts: list[Part] = []
         for k, batch in enumerate(batches):
             call = live.keep((batch,), {})
             raw = answered(live, call, modules)
             outputs = read_outputs(raw, live.known_schema)
-            plan = plan or fitting_plan(RotationPlan(), live.known_schema, call.inputs, outputs)
+            plan = rotation_plan(plan) or fitting_plan(RotationPlan(), live.known_schema, call.inputs, outputs)
             require_fit(plan, live.known_schema, call.inputs, outputs)
             own = [one[k] if isinstance(one, list) else one for one in (targets, weights, mask)]
             given = against(own[0], loss, weights=own[1], mask=own[2], coefficients=coefficients)
@@ -142,16 +141,15 @@ class OrbitLoss:
                     state=state,
                 )
             )
-        named = parameters_of(modules) if parameters is None else None
-        self._begin(parts, named or dict(parameters or {}), chunk, modules)
-        self.per_structure = per_structure
+        named = parameters_of(modules) if parameters is None else dict(parameters)
+        super().__init__(parts, named, chunk, modules, per_structure=per_structure)
 
     @classmethod
     def of_step(
         cls,
         model: nn.Module,
         step: Callable[[], Any] | list[Callable[[], Any]],
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         *,
         name: str | None = None,
         schema: Schema | None = None,
@@ -184,161 +182,15 @@ class OrbitLoss:
             StepPart(
                 probe,
                 one,
-                plan or RotationPlan(),
+                rotation_plan(plan) or RotationPlan(),
                 name=name,
                 generator=generator,
                 per_structure=per_structure,
             )
             for one in steps
         ]
-        found = cls.__new__(cls)
+        found = cls.__new__(cls)  # of steps, not of data
         modules = [model, *(module for one in steps for module in modules_of(one))]
-        found._begin(parts, dict(parameters) if parameters is not None else parameters_of(modules), 1, modules)
-        found.per_structure = per_structure
+        named = parameters_of(modules) if parameters is None else dict(parameters)
+        OrbitSum.__init__(found, parts, named, 1, modules, per_structure=per_structure)
         return found
-
-    def _begin(
-        self, parts: list[Part], parameters: Mapping[str, Tensor], chunk: int, modules: Sequence[nn.Module]
-    ) -> None:
-        self._parameters, self.chunk, self._modules = parameters, chunk, modules
-        self._parts: list[tuple[Part, int, int]] = [(part, 0, part.count) for part in parts]
-        self._replicates: Sequence[int] | None = None
-        self._weigh()
-
-    def _weigh(self) -> None:
-        """Sum up the weights by loss, of which the loss is a mean."""
-        weights: dict[str, Any] = {}
-        for part, start, stop in self._parts:
-            for name, values in part.weights.items():
-                weights[name] = weights.get(name, 0.0) + values[start:stop].sum()
-        self._weight = weights
-
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """Those that require a gradient now, by name, each once."""
-        return {name: value for name, value in self._parameters.items() if value.requires_grad}
-
-    @property
-    def structures(self) -> int:
-        """How many structures (or whole batches, where they cannot be parted) the loss is a mean over."""
-        return sum(stop - start for _, start, stop in self._parts)
-
-    @property
-    def replicates(self) -> int:
-        """How many replicates the estimate is made from."""
-        return len(self._chosen(self._parts[0][0]))
-
-    def _chosen(self, part: Part) -> Sequence[int]:
-        return range(part.replicates) if self._replicates is None else self._replicates
-
-    def __call__(self) -> Decomposed:
-        """The three losses now, ``()`` each."""
-        found = [self._part(part, start, stop) for part, start, stop in self._parts]
-        return Decomposed(*(torch.stack(list(values)).sum(0) for values in zip(*found, strict=True)))
-
-    def _part(self, part: Part, start: int, stop: int) -> Decomposed:
-        """The share of some structures in the three losses."""
-        return self._summed(part, part.sums(start, stop, self._chosen(part)))
-
-    def _summed(self, part: Part, sums: Mapping[str, Decomposed]) -> Decomposed:
-        scaled = [
-            [value * (part.factors[name] / self._weight[name]) for value in values] for name, values in sums.items()
-        ]
-        return Decomposed(*(torch.stack(values).sum(0) for values in zip(*scaled, strict=True)))
-
-    def pieces(self, structures: int | None = None) -> Iterator[Piece]:
-        """Functions whose values add up to the loss, each of some structures under all rotations.
-
-        Args:
-            structures: of a dense batch, in a piece, at most; None is :attr:`chunk`.
-        """
-        size = self.chunk if structures is None else structures
-        for part, start, stop in self._parts:
-            for a in range(start, stop, size):
-                yield Piece(self, part, a, min(a + size, stop))
-
-    def accumulate(self, of: Callable[[Decomposed], Sequence[Tensor]]) -> list[Tensor]:
-        """Sum over pieces of something that is linear in the loss: gradients, Hessian-vector products.
-
-        A piece whose graph does not fit in memory is halved, down to one structure (for batches that cannot be parted,
-        down to the batch).
-
-        Args:
-            of: from the losses of a piece to tensors, of the same shapes for all pieces.
-
-        >>> model = torch.nn.Linear(3, 3, bias=False).double()
-        >>> import equiv_probe as ep
-        >>> schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
-        >>> loss = ep.OrbitLoss(model, torch.ones(6, 5, 3).double(), torch.ones(6, 5, 3).double(), schema, chunk=4)
-        >>> by_pieces, = loss.accumulate(lambda piece: torch.autograd.grad(piece.mean, loss.parameters.values()))
-        >>> at_once, = torch.autograd.grad(loss().mean, loss.parameters.values())
-        >>> torch.allclose(by_pieces, at_once)
-        True
-        """
-        sums: list[Tensor] | None = None
-        # What is checkpointed is evaluated again in a backward pass, batch norm and all.
-        with isolated(*self._modules):
-            for part, start, stop in self._parts:
-                rows = in_chunks(
-                    lambda a, b, part=part, start=start: list(of(self._part(part, start + a, start + b))),  # type: ignore[misc]
-                    stop - start,
-                    self.chunk,
-                )
-                for row in rows:
-                    sums = row if sums is None else [one + more for one, more in zip(sums, row, strict=True)]
-        assert sums is not None
-        return sums
-
-    def blocks(self, count: int, over: str = "rotations") -> list[OrbitLoss]:
-        """Independent estimates of the same loss, each from a part of the rotations or of the structures.
-
-        Args:
-            count: how many.
-            over: ``"rotations"``: each from at least two replicates of its own, on all data; ``"structures"``: each
-                from its own structures, rotated by rotations of their own.
-
-        Raises:
-            EquivProbeError: there are too few replicates or structures, or structures share their rotations.
-        """
-        if over not in {"rotations", "structures"}:
-            raise EquivProbeError(f"over={over!r}", '"rotations" or "structures"')
-        if over == "structures" and not self.per_structure:
-            raise EquivProbeError(
-                "structures that all rotate by the same rotations: their estimates are not independent",
-                "rotations of its own for every structure",
-                "OrbitLoss(..., per_structure=True)",
-            )
-        have, need = (self.replicates, 2 * count) if over == "rotations" else (self.structures, count)
-        if count < 2 or have < need:
-            what = "replicates" if over == "rotations" else "structures"
-            raise EquivProbeError(
-                f"{count} blocks of {have} {what}",
-                f"at least two blocks, and {need} {what} for so many",
-                "RotationPlan(..., replicates=8)" if over == "rotations" else "more data, or fewer blocks",
-            )
-        bounds = [have * k // count for k in range(count + 1)]
-        pairs = list(pairwise(bounds))
-        if over == "rotations":
-            chosen = list(self._chosen(self._parts[0][0]))
-            return [self._with(self._parts, chosen[a:b]) for a, b in pairs]
-        units = iter([(part, k) for part, start, stop in self._parts for k in range(start, stop)])
-        return [self._with(_ranges(list(islice(units, b - a))), self._replicates) for a, b in pairs]
-
-    def _with(self, parts: list[tuple[Part, int, int]], replicates: Sequence[int] | None) -> OrbitLoss:
-        found = OrbitLoss.__new__(OrbitLoss)
-        found._parts, found._replicates = parts, replicates
-        found._parameters, found.chunk, found.per_structure = self._parameters, self.chunk, self.per_structure
-        found._modules = self._modules
-        found._weigh()
-        return found
-
-
-def _ranges(units: list[tuple[Part, int]]) -> list[tuple[Part, int, int]]:
-    """Single structures joined to ranges."""
-    found: list[tuple[Part, int, int]] = []
-    for part, k in units:
-        if found and found[-1][0] is part and found[-1][2] == k:
-            found[-1] = part, found[-1][1], k + 1
-        else:
-            found.append((part, k, k + 1))
-    return found

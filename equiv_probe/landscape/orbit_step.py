@@ -11,68 +11,45 @@ from equiv_probe.landscape.orbit_parts import Decomposed
 from equiv_probe.live.capture import wide
 from equiv_probe.live.isolation import isolated, observed
 from equiv_probe.live.reachable import modules_of
-from equiv_probe.live.silence import silenced
+from equiv_probe.probe.operators import Runs
 from equiv_probe.probe.per_structure import Differentiable, differentiating
-from equiv_probe.probe.replay import Runs
+from equiv_probe.probe.plans import drawn_for
+from equiv_probe.probe.player import Player
 from equiv_probe.probe.step_losses import entries_of
-from equiv_probe.probe.substitution import Player, own_dicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from equiv_probe.estimation.jackknife import Jackknife
-    from equiv_probe.live.isolation import RandomState
-    from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.probe.probe import Probe
-    from equiv_probe.probe.substitution import Recorded
+    from equiv_probe.probe.recorded import RecordedStep
     from equiv_probe.rotations.plan import RotationPlan
 
 
-def replay_attached(
-    step: Callable[[], Any],
-    recorded: list[Recorded],
-    *,
-    module: nn.Module,
-    live: LiveOrbit,
-    plan: RotationPlan,
-    rotations: Tensor,
-    before: RandomState,
-    protect: Sequence[nn.Module] = (),
-) -> dict[str, Jackknife]:
+def replay_attached(run: RecordedStep, plan: RotationPlan, rotations: Tensor) -> dict[str, Jackknife]:
     """The scalars of a step that was recorded, decomposed, by name; each hangs on the parameters it was computed from.
 
-    As :func:`equiv_probe.probe.replay.replay_step`, but every answer in the network's place keeps its graph. Where
+    As :func:`equiv_probe.probe.replay.replay_step`, but every output in the network's place keeps its graph. Where
     gradients are disabled, so is the graph.
 
     Args:
-        step: the user's closure.
-        recorded: the network's calls in its own run.
-        module: whose ``forward`` is replaced.
-        live: how to evaluate it at rotated inputs.
+        run: the step.
         plan: which drew the rotations.
         rotations: ``(R, n, 3, 3)``, or ``(R, n, U, 3, 3)`` where every call sees the same structures.
-        before: the random state before the user's own run.
-        protect: other modules that the step touches.
 
     Raises:
         EquivProbeError: no number came back that hangs on a graph.
     """
     runs = Runs.of(plan, len(rotations))
-    player = Player(module, live, recorded, rotations, plan.weights)
-    player.graph = True
-    modules = (module, live.network, *protect)
-    dicts = [given for one in recorded for given, _ in one.call.dicts]
-    own = [generator for generator, _ in before.own]
+    player = Player(run, rotations, plan.weights, graph=True)
     scalars: dict[Any, dict[str, Tensor]] = {}
     graph = torch.is_grad_enabled()
-    isolation = isolated(*modules, gradients=True, contents=True, apart=dicts, generators=own)
-    with silenced(), isolation, own_dicts(recorded), differentiating(modules), Differentiable():
+    with run.repeating(), differentiating(run.modules), Differentiable():
         for operator in runs.all:
-            before.restore()
             with torch.set_grad_enabled(graph), player.answering(operator):
-                scalars[operator] = numbers_of(step(), attached=graph)
+                scalars[operator] = numbers_of(run.step(), attached=graph)
     strayed = torch.stack(player.strayed).any() if player.strayed else None
     names = [name for name in scalars[runs.mean] if all(name in one for one in scalars.values())]
     if not names:
@@ -127,10 +104,14 @@ class StepPart:
         self._probe, self._step, self._plan, self._protect = probe, step, plan, modules_of(step)
         result: list[Any] = []
         with isolated(probe.live.network, *self._protect, gradients=True, contents=True), observed():
-            recorded, self._before = probe.record(step, result)
-            self._plan = probe.fitted(recorded[0].call, recorded[0].raw, plan)
-            self.rotations = probe.turns(recorded, self._plan, generator, per_structure=per_structure)
+            run = probe.record(step, result)
+            self._before = run.before
+            self._plan = probe.fitted(run, plan)
+            run.resolve()
+            drawn = generator or self._plan.generator()
+            self.rotations = drawn_for(run, self._plan, drawn, per_structure=per_structure)
             found = numbers_of(result[0], attached=False)
+            run.undo()
         if not found or name not in {None, *found}:
             raise EquivProbeError(
                 f"a step that returned the numbers {sorted(found)}", f"{name or 'its loss'!r} among them", "return loss"
@@ -152,17 +133,9 @@ class StepPart:
         # Recorded anew: with other weights, the network may be asked something else.
         with isolated(*modules, gradients=True, contents=True), observed():
             self._before.restore()
-            recorded, before = probe.record(self._step, [])
-        found = replay_attached(
-            self._step,
-            recorded,
-            module=probe.model,
-            live=probe.live,
-            plan=self._plan,
-            rotations=self.rotations[list(replicates)],
-            before=before,
-            protect=self._protect,
-        )
+            run = probe.record(self._step, [])
+            run.undo()
+        found = replay_attached(run, self._plan, self.rotations[list(replicates)])
         if self.name not in found:
             raise EquivProbeError(f"a step whose {self.name!r} has no graph", f"one of {sorted(found)}", "name=")
         one = found[self.name]

@@ -5,7 +5,7 @@
 >>> def loss():  # at the bottom of L_equiv, on a slope of L_mean
 ...     mean, equiv = weights.sum(), (weights - torch.tensor([1.0, 2.0])).square().sum()
 ...     return mean + equiv, mean, equiv
->>> line = ep.along_line(loss, parameters=[weights], seed=1)
+>>> line = ep.analysis.along_line(loss, parameters=[weights], seed=1)
 >>> print(f"{line.exponent('equiv').power.value:.3f} {line.exponent('mean').power.value:.3f} {weights.tolist()}")
 2.000 1.000 [1.0, 2.0]
 """
@@ -58,8 +58,8 @@ def along_line(
 
     Args:
         orbit_loss: a callable without arguments that gives ``(total, mean, equiv)`` at the current weights, such as
-            :class:`equiv_probe.OrbitLoss`; or several that differ in their rotations alone, whose mean is taken and
-            whose scatter is the standard error.
+            :class:`equiv_probe.analysis.OrbitLoss`; or several that differ in their rotations alone, whose mean is
+            taken and whose scatter is the standard error.
         direction: ``"random"``, normal numbers of which every filter is as long as the filter that it moves (Li et al.
             2018), so that t is a relative displacement; ``"gradient"``, ``"gradient-mean"`` or ``"gradient-equiv"``,
             down the gradient of L_total, L_mean or L_equiv, as long as all weights together; tensors by name, or a
@@ -124,10 +124,10 @@ def along_line(
         rows, floors = rows * parts, [floor * parts for floor in floors]
     # Of the losses where the line begins: far along it they may be anything, even infinite.
     least = 4 * torch.finfo(torch.float64).eps * np.nanmax(np.abs(rows[origin].mean(0)))
-    return Line(
-        t=chosen,
-        rows=rows,
-        floor=np.maximum(np.max([floor.mean(0) for floor in floors], axis=0), least),
+    return Line.of(
+        chosen,
+        rows,
+        np.maximum(np.max([floor.mean(0) for floor in floors], axis=0), least),
         direction=which,
         over=over or ("rotations" if len(given) > 1 else ""),
         sets=len(given),
@@ -164,7 +164,7 @@ def _direction(
 def _structures(loss: DecomposedLoss) -> list[list[DecomposedLoss]]:
     """The smallest pieces that a loss has."""
     if not hasattr(loss, "pieces"):
-        raise EquivProbeError("over='structures' and a loss without pieces", "ep.OrbitLoss, or pieces()")
+        raise EquivProbeError("over='structures' and a loss without pieces", "ep.analysis.OrbitLoss, or pieces()")
     pieces = loss.pieces(1) if isinstance(loss, OrbitLoss) else pieces_of(loss)
     return [[piece] for piece in pieces]
 

@@ -25,7 +25,8 @@ from equiv_probe.estimation.measurement import measure
 from equiv_probe.estimation.objectives import label_free
 from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.landscape.orbit_parts import Function, answered
-from equiv_probe.live.adapters import CallAdapter, InputAdapter, adapter_for
+from equiv_probe.live.adapter_choice import adapter_for
+from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import Call, read_outputs, wide
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import RandomState, measuring, unobserved
@@ -33,6 +34,7 @@ from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.live.reachable import modules_of
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import require_fit
 
 if TYPE_CHECKING:
@@ -74,14 +76,14 @@ class EquivariancePenalty:
         model: Callable[[Any], Any],
         schema: Schema | None = None,
         *,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         outputs: Mapping[str, float] | Iterable[str] | None = None,
         center: str | Tensor = "centroid",
         adapter: Adapter | None = None,
         stack: bool | None = None,
     ) -> None:
         self._module = model if isinstance(model, nn.Module) else Function(model)
-        self.plan = plan or PAIR
+        self.plan = rotation_plan(plan) or PAIR
         if self.plan.R < 2 or not self.plan.is_random:
             raise EquivProbeError(f"the plan {self.plan}", "two independent rotations or more", 'RotationPlan("haar")')
         self._outputs = outputs if outputs is None or isinstance(outputs, Mapping) else dict.fromkeys(outputs, 1.0)
@@ -144,12 +146,12 @@ class EquivariancePenalty:
         if self._generators is None:
             named = modules_of(self._module.function) if isinstance(self._module, Function) else []
             self._generators = generators_of([self._module, *named])
-        live.start = RandomState.now(self._generators)
+        live.copies.start = RandomState.now(self._generators)
         try:
             yield
         finally:
-            live.start.restore()
-            live.start = None
+            live.copies.start.restore()
+            live.copies.start = None
 
     @property
     def _ready(self) -> LiveOrbit:
@@ -195,7 +197,7 @@ def equivariance_penalty(
     weight: float = 1.0,
     *,
     schema: Schema | None = None,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     outputs: Mapping[str, float] | Iterable[str] | None = None,
     generator: torch.Generator | None = None,
     prediction: Any = None,

@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.landscape.conditioning import KINDS
-from equiv_probe.landscape.curvature_table import losses
 from equiv_probe.report.axes import ALARM, CALM, INK, axes_or_new, figure, tidied
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from equiv_probe.landscape.curvature_table import AnyCurvature
-    from equiv_probe.landscape.line_table import AnyLine
+    from equiv_probe.estimation.estimates import Estimate
+    from equiv_probe.landscape.curvature_estimates import LossCurvature
+    from equiv_probe.landscape.growth_exponent import Exponent
+
+    Values = NDArray[np.float64]
+    Course = tuple[str, Values, Values]
+    """Name of a loss, its values along the line and their standard errors."""
 
 COLOURS = {"L_total": INK, "L_mean": CALM, "L_equiv": ALARM}
 DECADES = 6
@@ -26,21 +31,24 @@ PER_DECADE = 3
 
 
 @figure
-def density(found: AnyCurvature, ax: Axes | None = None) -> Axes:
+def density(losses: Mapping[str, LossCurvature], ax: Axes | None = None) -> Axes:
     """How many directions bend how much: the number of eigenvalues in bins alike on a symmetric log axis.
 
     The bin at zero holds what is below about 1e-6 of the largest magnitude. Both axes are logarithmic: outliers are
     single directions among thousands.
+
+    Args:
+        losses: by name, as ``L_mean``.
+        ax: to draw into.
     """
-    having = losses(found)
-    largest = max(float(np.abs(one.density[0]).max()) for _, one in having)
+    largest = max(float(np.abs(one.density[0]).max()) for one in losses.values())
     largest = largest if largest > 1e-290 else 1.0
     top = math.ceil(math.log10(largest) + 1e-9)
     # Edges lie between round numbers: an eigenvalue of 1 stays in its bin whichever way its last digit falls.
     positive = 10.0 ** (top + (np.arange(-DECADES * PER_DECADE, 1) + 0.5) / PER_DECADE)
     edges = np.concatenate([-positive[::-1], positive])
     ax = axes_or_new(ax)
-    for name, one in having:
+    for name, one in losses.items():
         nodes, weights = one.density
         counts, _ = np.histogram(nodes, edges, weights=weights * one.size)
         ax.stairs(np.maximum(counts, 0), edges, color=COLOURS[name], lw=1.6, label=name, baseline=None)
@@ -51,21 +59,24 @@ def density(found: AnyCurvature, ax: Axes | None = None) -> Axes:
     ticks = [(s * 10.0**k, f"{'−' * (s < 0)}1e{k}") for k in powers for s in (-1, 1)]
     ax.set_xticks([0, *(at for at, _ in ticks)], ["0", *(label for _, label in ticks)])
     ax.set_xlabel("eigenvalue")
-    ax.set_ylabel(f"eigenvalues of {having[0][1].size}")
+    ax.set_ylabel(f"eigenvalues of {next(iter(losses.values())).size}")
     ax.legend(loc="best")
     ax.minorticks_off()
     return tidied(ax)
 
 
 @figure
-def ratios(found: AnyCurvature, ax: Axes | None = None) -> Axes:
+def ratios(found: Mapping[str, Estimate], ax: Axes | None = None) -> Axes:
     """κ(L_mean) / κ(L_equiv) under every definition of κ, with 95 % intervals: right of one, L_equiv is the better.
+
+    Args:
+        found: the ratios by definition.
+        ax: to draw into.
 
     Raises:
         EquivProbeError: one of the two was not measured, or no ratio is a number.
     """
-    both = found.mean is not None and found.equiv is not None
-    known = [(kind, one) for kind in KINDS if both and math.isfinite((one := found.ratio(kind)).value)]
+    known = [(kind, one) for kind, one in found.items() if math.isfinite(one.value)]
     if not known:
         raise EquivProbeError("a report without a ratio of condition numbers", 'losses=("mean", "equiv")')
     ax = axes_or_new(ax)
@@ -83,14 +94,20 @@ def ratios(found: AnyCurvature, ax: Axes | None = None) -> Axes:
 
 
 @figure
-def profile(line: AnyLine, ax: Axes | None = None) -> Axes:
-    """``L_total``, ``L_mean`` and ``L_equiv`` against t, with bands of two standard errors where there are any."""
+def profile(t: Values, losses: Sequence[Course], ax: Axes | None = None) -> Axes:
+    """``L_total``, ``L_mean`` and ``L_equiv`` against t, with bands of two standard errors where there are any.
+
+    Args:
+        t: along the line, ``(T,)``.
+        losses: ``(T,)`` each.
+        ax: to draw into.
+    """
     ax = axes_or_new(ax)
-    for name, values, errors in line.named():
-        ax.plot(line.t, values, color=COLOURS[name], lw=1.8, label=name)
+    for name, values, errors in losses:
+        ax.plot(t, values, color=COLOURS[name], lw=1.8, label=name)
         if np.isfinite(errors).any():
-            _band(ax, line.t, values, errors, COLOURS[name])
-    if min(values[np.isfinite(values)].min(initial=np.inf) for _, values, _ in line.named()) > 0:
+            ax.fill_between(t, values - 2 * errors, values + 2 * errors, color=COLOURS[name], alpha=0.2, lw=0)
+    if min(values[np.isfinite(values)].min(initial=np.inf) for _, values, _ in losses) > 0:
         ax.set_yscale("log")
     ax.locator_params(axis="x", nbins=5)
     ax.set_xlabel("t")
@@ -100,21 +117,28 @@ def profile(line: AnyLine, ax: Axes | None = None) -> Axes:
 
 
 @figure
-def growth(line: AnyLine, ax: Axes | None = None) -> Axes:
-    """``|L(t) − L(0)|`` against ``|t|`` on logarithmic axes, with the fitted powers where there are any."""
+def growth(t: Values, losses: Sequence[Course], exponents: Mapping[str, Exponent], ax: Axes | None = None) -> Axes:
+    """``|L(t) − L(0)|`` against ``|t|`` on logarithmic axes, with the fitted powers where there are any.
+
+    Args:
+        t: along the line, ``(T,)``, with 0 among them.
+        losses: ``(T,)`` each.
+        exponents: by name of the loss.
+        ax: to draw into.
+    """
     ax = axes_or_new(ax)
-    for name, values, _ in line.named():
-        change = np.abs(values - values[line.origin])
-        for side, mark in ((line.t > 0, "o"), (line.t < 0, "v")):
+    for name, values, _ in losses:
+        change = np.abs(values - values[t == 0])
+        for side, mark in ((t > 0, "o"), (t < 0, "v")):
             there = side & (change > 0)
             if there.any():
-                ax.plot(np.abs(line.t[there]), change[there], mark, ms=3.5, color=COLOURS[name], mfc="none")
-        fit = line.exponent(name.removeprefix("L_"))
+                ax.plot(np.abs(t[there]), change[there], mark, ms=3.5, color=COLOURS[name], mfc="none")
+        fit = exponents[name]
         if np.isfinite([fit.power.value, fit.coefficient, fit.low, fit.high]).all() and 0 < fit.low <= fit.high:
-            t = np.geomspace(fit.low, fit.high, 30)
+            at = np.geomspace(fit.low, fit.high, 30)
             ax.plot(
-                t,
-                abs(fit.coefficient) * t**fit.power.value,
+                at,
+                abs(fit.coefficient) * at**fit.power.value,
                 color=COLOURS[name],
                 lw=1.6,
                 label=f"{name} ∝ t^{fit.power.value:.2f}",
@@ -126,7 +150,3 @@ def growth(line: AnyLine, ax: Axes | None = None) -> Axes:
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="best")
     return tidied(ax)
-
-
-def _band(ax: Axes, t: NDArray[np.float64], values: NDArray[np.float64], errors: NDArray[np.float64], c: str) -> None:
-    ax.fill_between(t, values - 2 * errors, values + 2 * errors, color=c, alpha=0.2, lw=0)

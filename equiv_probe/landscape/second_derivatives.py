@@ -11,17 +11,13 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
-    from equiv_probe.landscape.curvature_estimates import LossCurvature
-    from equiv_probe.landscape.curvature_products import CurvatureProducts, Which
     from equiv_probe.landscape.parameter_space import ParameterSpace
 
 STEP = {8: 1e-4, 4: 3e-3}
@@ -109,24 +105,3 @@ def disagreement(
     if not longer > 0 or not float((near - far).norm()) <= ALIKE * float(near.norm()):
         return None
     return float((near - product).norm()) / longer
-
-
-def doubts(products: CurvatureProducts, found: Mapping[Which, LossCurvature], seed: int) -> list[str]:
-    """Notes on numbers that may not mean what they say: L_equiv within rounding, products that lack something."""
-    space, notes = products.space, []
-    vector = space.random(torch.Generator().manual_seed(seed))
-    equiv = found.get("equiv")
-    if equiv is not None and bool(torch.stack(list(products.pieces[0]())).isfinite().all()):
-        eps = max(torch.finfo(p.dtype).eps for p in space.tensors)
-        rounding = eps * float(products(vector, "total").norm() / vector.norm()) * space.size**0.5
-        if 0 < equiv.norm_squared.value < (FLOORS * rounding) ** 2:
-            notes.append("the curvature of L_equiv is within rounding of that of L_total: its numbers say nothing")
-    if products.matrix == "hessian":
-        which = next(iter(found))
-        apart = disagreement(products(vector, which), lambda: products.gradient(which), space, vector)
-        if apart is not None and apart > APART:
-            notes.append(
-                f"products of the Hessian differ from differences of gradients by {100 * apart:.0f} %: kinks such as "
-                "ReLU's have no second derivative, or an operation of one's own gives none"
-            )
-    return notes

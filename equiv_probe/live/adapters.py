@@ -1,4 +1,4 @@
-"""How a framework's batches are read and written, and which adapter a call needs.
+"""How a framework's batches are read and written.
 
 An adapter is for batches that are not made of tensors, tuples and dicts; a plugin offers it through its entry point.
 """
@@ -9,10 +9,8 @@ import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from equiv_probe.live import plugins
 from equiv_probe.live.isolation import network
 from equiv_probe.schema.schema import Named, Schema, named, unnamed
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Rebuild = Callable[[Named], Arguments]
-Split = Callable[[tuple[Any, ...], dict[str, Any]], tuple[Named, Rebuild]]
 Part = Callable[[Mapping[str, "Tensor"]], dict[str, "Tensor"]]
 
 
@@ -131,20 +128,6 @@ class InputAdapter(CallAdapter):
         """See :class:`Adapter`."""
         (given,) = args
         return named(given, self._order), lambda values: ((unnamed(values, given),), kwargs)
-
-
-def adapter_for(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:
-    """The adapter of the plugin that knows a call's batch, or that of plain tensors, tuples and dicts."""
-    for read in _readers():
-        adapter = read(module, args, kwargs)
-        if adapter is not None:
-            return adapter
-    return CallAdapter(module)
-
-
-@cache
-def _readers() -> list[Callable[[Any, tuple[Any, ...], dict[str, Any]], Adapter | None]]:
-    return [plugin.adapter for plugin in plugins.installed()[0] if plugin.adapter is not None]
 
 
 def _remade(value: Any, place: dict[Any, str] | str, values: Named) -> Any:

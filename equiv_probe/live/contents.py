@@ -34,10 +34,16 @@ def lend(modules: list[nn.Module], buffers: Mapping[int, Tensor], apart: Iterabl
     for module in modules:
         here = vars(module)
         for name in [name for name in here if name not in INTERNAL]:
-            here[name] = _copied(here[name], known)
+            here[name] = copied(here[name], known)
 
 
-def _copied(value: Any, known: dict[int, Any]) -> Any:
+def copied(value: Any, known: dict[int, Any]) -> Any:
+    """A copy of something that can be written into, with copies of these in it; anything else itself.
+
+    Args:
+        value: to copy.
+        known: copies by ``id`` of the original, to be filled.
+    """
     if id(value) in known:
         return known[id(value)]
     if isinstance(value, Tensor):
@@ -56,7 +62,7 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
     if not isinstance(made, (Tensor, np.ndarray, set)):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for place, entry in [(place, entry) for place, entry in pairs if isinstance(entry, _WRITABLE)]:
-            made[place] = _copied(entry, known)
+            made[place] = copied(entry, known)
     return made
 
 

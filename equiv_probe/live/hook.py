@@ -28,11 +28,16 @@ class CallRotation:
     plan: RotationPlan | None
 
 
-def rotation_of_calls(*modules: nn.Module) -> CallRotation | None:
-    """Who rotates the calls of a network or its wrappers by any proper rotations, if there is exactly one."""
+def rotations_of_calls(*modules: nn.Module) -> list[CallRotation]:
+    """All that rotate the calls of a network or its wrappers."""
     hooks = {id(hook): hook for module in modules for hook in module._forward_pre_hooks.values()}
     owners = [hook.owner for hook in hooks.values() if isinstance(hook, Hook)]
-    active = [owner for owner in owners if isinstance(owner, CallRotation)]
+    return [owner for owner in owners if isinstance(owner, CallRotation)]
+
+
+def rotation_of_calls(*modules: nn.Module) -> CallRotation | None:
+    """Who rotates the calls of a network or its wrappers by any proper rotations, if there is exactly one."""
+    active = rotations_of_calls(*modules)
     # Of two, one inside the other, neither's rotation is the whole of it.
     return active[0] if len(active) == 1 and not active[0].improper and active[0].plan is None else None
 

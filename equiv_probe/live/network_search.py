@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.adapters import CallAdapter, adapter_for
+from equiv_probe.live.adapter_choice import adapter_for
+from equiv_probe.live.adapters import CallAdapter
 from equiv_probe.live.capture import all_outputs
 from equiv_probe.live.hook import Hook
 from equiv_probe.schema.grid_inference import looks_like_grid
-from equiv_probe.schema.schema import usual
+from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import nn
 
@@ -144,3 +145,37 @@ def _features(answer: Any) -> tuple[int, ...]:
     values = {name: v for name, v in all_outputs(answer).items() if isinstance(v, torch.Tensor)}
     plain = [v for n, v in values.items() if v.ndim >= 2 and v.shape[-1] not in {1, 3} and not usual(n, tuple(v.shape))]
     return tuple(plain[0].shape) if plain and len(plain) == len(values) else ()
+
+
+def inside(root: nn.Module, run: Callable[[], object]) -> list[str]:
+    """Names of the outermost modules inside of one that are called with coordinates while something runs.
+
+    Args:
+        root: which is not counted itself.
+        run: what calls it.
+    """
+    found: dict[str, None] = {}
+    depth = [0]
+    names = {module: name for name, module in root.named_modules() if name}
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not depth[0] and coordinates(module, args, kwargs)[0]:
+            found[names[module]] = None
+            depth[0] += 1
+        elif depth[0]:
+            depth[0] += 1
+
+    def after(*_: Any) -> None:
+        depth[0] = max(0, depth[0] - 1)
+
+    handles: list[Any] = []
+    for module in names:
+        if not isinstance(module, torch.jit.ScriptModule):
+            handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(module.register_forward_hook(after, always_call=True))
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(found)

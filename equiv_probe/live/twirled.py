@@ -19,6 +19,7 @@ from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.representations.grids import Grid, filled_outside
 from equiv_probe.rotations.drawing import RotationSource
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Twirled(nn.Module):
         self,
         model: nn.Module,
         schema: Schema | None = None,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         mode: Literal["fixed", "random"] = "fixed",
         *,
         std: bool = False,
@@ -73,7 +74,7 @@ class Twirled(nn.Module):
         if mode not in {"fixed", "random"}:
             raise EquivProbeError(f"mode={mode!r}", '"fixed" or "random"')
         self.model = model
-        self.plan, self.mode, self.std = plan or DEFAULT, mode, std
+        self.plan, self.mode, self.std = rotation_plan(plan) or DEFAULT, mode, std
         self._chosen = plan is not None
         self._live = [LiveOrbit(model, schema, center, adapter=adapter)]  # a list: not a submodule of its own
         self._source = RotationSource(self.plan.seed)
@@ -139,7 +140,7 @@ class Twirled(nn.Module):
         moments: Moments | None = None
         dtypes: dict[str, torch.dtype] = {}
         latest: list[Any] = [None]
-        live.on_answer = partial(latest.__setitem__, 0)
+        live.copies.on_answer = partial(latest.__setitem__, 0)
         try:
             for values in chunks:
                 if moments is None:
@@ -148,7 +149,7 @@ class Twirled(nn.Module):
                     moments = Moments(about, self.plan.weights, len(rotations))
                 moments.add({name: wide(value) for name, value in values.items()})
         finally:
-            live.on_answer = None
+            live.copies.on_answer = None
         assert moments is not None
         return moments, dtypes, latest[0]
 

@@ -9,7 +9,9 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.rotated_model import RotatedModel
-from equiv_probe.rotations.plan import RotationPlan, generators
+from equiv_probe.rotations.haar import generators
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +25,7 @@ def infinitesimal(
     predict: Callable[[Any], Any],
     inputs: Any,
     schema: Schema | None = None,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     *,
     stacked: bool = False,
     chunk: int = 64,
@@ -48,7 +50,7 @@ def infinitesimal(
         A, in the output's units squared per radian squared; half of it bounds ``L_equiv`` from above. The error of the
         differences is O(step²).
     """
-    plan = plan or RotationPlan()
+    plan = rotation_plan(plan) or RotationPlan()
     if not plan.is_rotated:
         raise EquivProbeError(
             str(plan), "randomly rotated rotations: this averages over all of SO(3)", "RotationPlan()"

@@ -11,9 +11,13 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.memory_layout import laid_out_as
+from equiv_probe.orbit.rounding import perturbed, perturbed_weights
 from equiv_probe.representations.representation import Fixed
+from equiv_probe.schema.grid_plans import exact_grids
+from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import Schema, named, unnamed
-from equiv_probe.schema.structures import require_common_center, resolve_batch
+from equiv_probe.schema.structures import box_center, require_common_center, resolve_batch
+from equiv_probe.schema.translation import settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,6 +40,7 @@ class RotatedModel:
     ) -> None:
         self.predict, self.like, self.stacked, self.precision = predict, inputs, stacked, precision
         self.evaluations = 0
+        self._perturbing: torch.Generator | None = None
         given = named(inputs, list(schema.inputs) if schema else None)
         self.arrays = {name for name, value in given.items() if isinstance(value, np.ndarray)}
         tensors = {name: torch.as_tensor(v) if name in self.arrays else v for name, v in given.items()}
@@ -47,7 +52,11 @@ class RotatedModel:
             first = _tensors(named(predict(inputs)))
             self.evaluations += 1
             schema = resolve_batch(Schema.infer(unnamed(tensors, inputs), first), tensors)
+            if center != "origin":
+                schema = settled(schema, tensors, self._named_outputs)
             schema.announce()
+        else:
+            require_nothing_hidden(tensors, schema.inputs, {*schema.outputs, *schema.targets})
         self.schema = schema
         for name in (*schema.inputs, schema.batch, schema.mask):
             if name is not None and name not in tensors:
@@ -62,14 +71,19 @@ class RotatedModel:
         self.center = self._center(center)
         self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self.unrotated().items()}
 
+    def _named_outputs(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """All outputs for some inputs, by name."""
+        self.evaluations += 1
+        return _tensors(named(self._predict({n: v.clone() if torch.is_tensor(v) else v for n, v in tensors.items()})))
+
     def _center(self, center: str | Tensor) -> Tensor | None:
         """Centre of rotation, broadcastable against points of the input, in float64."""
         if not isinstance(center, str):
             return torch.as_tensor(center).double()
-        if center == "origin":
-            return None
+        if center in {"origin", "box"}:
+            return None if center == "origin" else box_center(self.schema, self.inputs)
         if center != "centroid":
-            raise EquivProbeError(f"center={center!r}", '"centroid", "origin" or a tensor')
+            raise EquivProbeError(f"center={center!r}", '"centroid", "origin", "box" or a tensor')
         name = next((name for name, rep in self.schema.inputs.items() if rep.is_affine), None)
         if name is None:
             return None
@@ -147,6 +161,8 @@ class RotatedModel:
             copies = representation.rotate(low[None].expand(len(rotations), *low.shape), rotations, center)
             if back_again:
                 copies = representation.rotate_back(copies, rotations, center)
+            if back_again and self._perturbing is not None:
+                copies = perturbed(copies, self._perturbing)
             # A copy even of what does not change: the model may write into its input, and that is the caller's.
             rotated[name] = copies.to(value.dtype, copy=True)
         return rotated
@@ -194,18 +210,29 @@ class RotatedModel:
     def floors(self, count: int, rotations: Tensor, chunk: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Predictions at round trips ``(F, *S)``, and at the very same input again ``(1, *S)``.
 
-        What is interpolated makes the round trip as output too.
+        What is interpolated makes the round trip as output too. Where a grid makes it to the last bit, inputs and
+        weights are perturbed by their rounding, with other draws in every trip; see :mod:`equiv_probe.orbit.rounding`.
         """
-        step = chunk if self.stacked else 1
+        exact = bool(exact_grids(self.schema))
+        step = chunk if self.stacked and not exact else 1
+        self._perturbing = torch.Generator().manual_seed(0) if exact else None
 
         def trip(a: int, b: int) -> dict[str, Tensor]:
-            found = self._call(rotations[a:b], back_again=True)
+            if self._perturbing is None:
+                found = self._call(rotations[a:b], back_again=True)
+            else:
+                with perturbed_weights(self.predict, self._perturbing):
+                    found = self._call(rotations[a:b], back_again=True)
             for name, rep in self.schema.outputs.items():
                 if rep.interpolates:
                     found[name] = rep.rotate_back(rep.rotate(found[name], rotations[a:b]), rotations[a:b])
             return found
 
-        trips, again = list(in_chunks(trip, count, step)), self.unrotated()
+        try:
+            trips = list(in_chunks(trip, count, step))
+        finally:
+            self._perturbing = None
+        again = self.unrotated()
         again = {name: self.schema.outputs[name].within(value) for name, value in again.items()}
         return {name: torch.cat([part[name] for part in trips]) for name in again}, again
 

@@ -10,7 +10,9 @@ import torch
 from equiv_probe.estimation.orbit import Moments, Orbit
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.rotated_model import RotatedModel
-from equiv_probe.rotations.plan import RotationPlan, haar
+from equiv_probe.rotations.haar import haar
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import exact_grids, fitting_plan, one_of, require_fit
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def twirl(
     predict: Callable[[Any], Any],
     inputs: Any,
     schema: Schema | None = None,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     *,
     stacked: bool = False,
     chunk: int = 64,
@@ -50,8 +52,9 @@ def twirl(
         stacked: False calls ``predict`` with one rotated copy at a time; True once per chunk, with a leading rotation
             axis ``(C, ...)`` on the inputs that rotate, and expects it on every output.
         chunk: rotations per call when stacked; halved when memory runs out.
-        center: centre of rotation of points: ``"centroid"`` of each structure's first point input, ``"origin"``, or a
-            tensor that broadcasts against the points.
+        center: centre of rotation of points: ``"centroid"`` of each structure's first point input, ``"origin"``,
+            ``"box"`` for points that are counted in voxels (times the spacing) from the first sample of a grid among
+            the inputs, or a tensor that broadcasts against the points.
         keep: whether to keep the orbit itself; None keeps it while it is small. Otherwise only moments stay, whose size
             does not grow with the number of rotations.
         generator: source of the rotations; None uses the plan's seed.
@@ -66,7 +69,7 @@ def twirl(
         EquivProbeError: see the message; what was found, what was expected, what to pass.
     """
     model = RotatedModel(predict, inputs, schema, center, precision=precision, stacked=stacked)
-    plan = plan or fitting_plan(RotationPlan(), model.schema, model.inputs, model.identity)
+    plan = rotation_plan(plan) or fitting_plan(RotationPlan(), model.schema, model.inputs, model.identity)
     require_fit(plan, model.schema, model.inputs, model.identity, alone=not stacked)
     began = time.perf_counter()
     rotations = plan.rotations(generator)

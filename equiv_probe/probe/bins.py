@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Bins = int | Sequence[float] | Any
 """How many equal bins of [0, 1], or edges in rising order: a sequence, a tensor or an array."""
-NOT_SQUARED = "is no squared error of the network's answer, element by element"
+NOT_SQUARED = "is no squared error of the network's output, element by element"
 _SHOWN = "bins=torch.logspace(-2, 2, 11) for noise levels, bins=[0, 100, 200, ..., 1000] for integer steps"
 
 
@@ -193,29 +193,40 @@ class Over:
     def add_step(
         self, running: RunningEstimates, stage: str, calls: Sequence[Tensor], replay: Replay, *, look: bool
     ) -> None:
-        """Bin the numbers of a step, as far as they were parted into structures.
+        """Bin the numbers of a step, as far as they were split by structure.
 
         Args:
             running: where the sums are kept.
             stage: whose.
             calls: values of the structures of each call, ``(U,)``.
             replay: what came of the step.
-            look: whether the device may be waited for, to say what was not parted.
+            look: whether the device may be waited for, to say what was not split.
         """
-        for name, parted in replay.per_structure.items():
-            own = calls[0] if len(parted.weight) == len(calls[0]) else torch.cat(list(calls))
-            found = parted.estimate
-            running[stage, name].binned.add(self.binned(own, found.equiv, found.total, parted.weight))
-            if look and not replay.returned and not bool(parted.right):
+        for name, split in replay.per_structure.items():
+            own = calls[0] if len(split.weight) == len(calls[0]) else torch.cat(list(calls))
+            found = split.estimate
+            running[stage, name].binned.add(self.binned(own, found.equiv, found.total, split.weight))
+            if look and not replay.returned and not bool(split.right):
                 self.refuse(stage, name, NOT_SQUARED)
-        for name, why in replay.unparted.items():
+            elif look and split.constant is not None and bool(split.right):
+                self._note_constant(stage, name, float(split.constant), float(replay.scalars[name].total))
+        for name, why in replay.unsplit.items():
             if not replay.returned:
                 self.refuse(stage, name, why)
+
+    def _note_constant(self, stage: str, name: str, constant: float, total: float) -> None:
+        """Note that some of a number depends on no structure's output; the first time."""
+        beginning = f"{stage}/{name} in bins of {self.name!r}:"
+        if abs(constant) > 1e-3 * abs(total) and not any(note.startswith(beginning) for note in self.notes):
+            self.notes.append(
+                f"{beginning} {constant:.3g} of {total:.3g} does not depend on the network's outputs (a constant, a "
+                "prior, a divergence); all structures bear it alike."
+            )
 
     def refuse(self, stage: str, name: str, why: str) -> None:
         """Note that a loss could not be binned, and say so once."""
         note = (
-            f"{stage}/{name} is not in bins of {self.name!r}: it {why}, so it cannot be parted by structure. "
+            f"{stage}/{name} is not in bins of {self.name!r}: it {why}, so it cannot be split by structure. "
             f'Return the structures\' own losses, (B,): probe.step(lambda: losses), or {{"loss": losses.mean(), '
             f'"losses": losses}} from a Lightning step.'
         )

@@ -1,17 +1,18 @@
-"""A replayed step's numbers, parted into the losses of its structures: by one run more, with the answer as a leaf."""
+"""A replayed step's numbers, split into the losses of its structures: by one run more, with the output as a leaf."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from equiv_probe.probe.separation import agrees, owners_of, read_off
+from equiv_probe.live.capture import wide
+from equiv_probe.probe.separation import agrees, elsewhere, owners_of, read_off
 from equiv_probe.probe.step_losses import attached_to_a_graph, precision_of
 
 if TYPE_CHECKING:
@@ -20,34 +21,38 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equiv_probe.estimation.jackknife import Jackknife
+    from equiv_probe.probe.operators import Operator
+    from equiv_probe.probe.player import Player
     from equiv_probe.probe.separation import Owners
-    from equiv_probe.probe.substitution import Operator, Player
     from equiv_probe.schema.structures import Structures
 
 
 @dataclass(frozen=True)
-class Parted:
-    """One number of a step, parted into its structures.
+class Split:
+    """One number of a step, split by structure.
 
     Attributes:
         estimate: the jackknife of each structure, ``(U,)``, scaled so that the mean over structures is the step's
             number. NaN if that turned out to be something else.
         weight: one for structures that are there and count, else zero, ``(U,)``.
-        right: whether it can be parted so, ``()``.
+        right: whether it can be split so, ``()``.
+        constant: what of the number does not depend on the network's outputs, shared by all structures alike, ``()``.
     """
 
     estimate: Jackknife
     weight: Tensor
     right: Tensor
+    constant: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of the structures, ``(U,)`` for every replay; weights and ``right`` as for :class:`Parted`."""
+    """The losses of the structures, ``(U,)`` for every replay; weights and ``right`` as for :class:`Split`."""
 
     by_operator: Mapping[Operator, Tensor]
     weight: Tensor
     right: Tensor
+    constant: Tensor | None = None
 
     @classmethod
     def returned(cls, by_operator: Mapping[Operator, Tensor], batch: Structures) -> Losses:
@@ -76,7 +81,7 @@ def separated(
     structures: Sequence[Structures],
     modules: Sequence[nn.Module],
 ) -> tuple[dict[str, Losses], dict[str, str]]:
-    """Part the numbers of a step that are weighted squared errors of the network's answers.
+    """Split the numbers of a step that are weighted squared errors of the network's outputs.
 
     Args:
         run: the step once more, as this network.
@@ -91,44 +96,80 @@ def separated(
     base = next(iter(scalars))
     names = list(scalars[base])
     if not player.separable or any(len(one) != len(structures) for one in player.kept.values()):
-        why = "depends on more than the network's answers: the step differentiates its input, or goes another way"
+        why = "depends on more than the network's outputs: the step differentiates its input, or goes another way"
         return {}, dict.fromkeys(names, why)
-    player.leaves = []
     try:
-        with differentiating(modules), Differentiable():
-            attached = attached_to_a_graph(run(base))
-        leaves = player.leaves
-        owners = owners_of(leaves, structures)
+        first = _differentiable(run, base, player, modules)
+        owners = owners_of(first.leaves, structures)
+        # Once more for outputs that no network gave: what is a squared error and a constant is so there too.
+        with differentiating(modules):
+            shifts = elsewhere(first.numbers, first.leaves)
+        second = _differentiable(run, base, player, modules, shifts=shifts)
     except Exception as error:  # the step never ran so before; what it cannot do here, it need not be able to do
         return {}, dict.fromkeys(names, f"could not be run with gradients ({type(error).__name__}: {error})")
-    finally:
-        player.leaves = None
     found: dict[str, Losses] = {}
-    unparted = {name: "came back without the graph that it was computed by" for name in names if name not in attached}
-    for name, loss in attached.items():
+    without = [name for name in names if name not in first.numbers]
+    unsplit = dict.fromkeys(without, "came back without the graph that it was computed by")
+    for name in first.numbers:
         try:
             with differentiating(modules):
-                found[name] = _losses(loss, leaves, owners, player.kept, {o: one[name] for o, one in scalars.items()})
+                returned = {operator: one[name] for operator, one in scalars.items()}
+                found[name] = _losses(name, (first, second), owners, player.kept, returned)
         except RuntimeError as error:
-            unparted[name] = f"could not be differentiated twice ({error})"
-    return found, unparted
+            unsplit[name] = f"could not be differentiated twice ({error})"
+    return found, unsplit
+
+
+class _Run(NamedTuple):
+    """A run of the step with outputs that are leaves of a graph."""
+
+    leaves: list[dict[str, Tensor]]
+    numbers: dict[str, Tensor]
+
+
+def _differentiable(
+    run: Callable[[Operator], Any],
+    operator: Operator,
+    player: Player,
+    modules: Sequence[nn.Module],
+    *,
+    shifts: Sequence[Mapping[str, Tensor]] = (),
+) -> _Run:
+    """Run the step with the outputs of a network, moved by ``shifts``, as leaves of the graph of its numbers."""
+    player.leaves, player.shifts = [], shifts
+    try:
+        with differentiating(modules), Differentiable():
+            numbers = attached_to_a_graph(run(operator))
+        return _Run(player.leaves, numbers)
+    finally:
+        player.leaves, player.shifts = None, ()
 
 
 def _losses(
-    loss: Tensor,
-    leaves: Sequence[Mapping[str, Tensor]],
+    name: str,
+    both: tuple[_Run, _Run],
     owners: Owners,
     kept: Mapping[Operator, Sequence[Mapping[str, Tensor]]],
     returned: Mapping[Operator, Tensor],
 ) -> Losses:
-    error = read_off(loss, leaves)
+    first, second = both
+    error, loss = read_off(first.numbers[name], first.leaves), first.numbers[name].detach()
     by_operator = {operator: error.losses(kept[operator], owners) for operator in returned}
-    coarsest = max(torch.finfo(v.dtype).eps for one in leaves for v in one.values())
+    coarsest = max(torch.finfo(v.dtype).eps for one in first.leaves for v in one.values())
     coarsest = max(coarsest, precision_of(loss, "loss"))
-    fits = agrees(list(by_operator.values()), list(returned.values()), coarsest)
+    here, there = (error.losses([_detached(one) for one in run.leaves], owners) for run in both)
+    constant = wide(loss) - here.sum()
+    moved = wide(second.numbers[name].detach()) if name in second.numbers else torch.full_like(constant, torch.nan)
+    fits = agrees([here, there], [wide(loss), moved], coarsest, constant)
+    fits = fits & agrees(list(by_operator.values()), list(returned.values()), coarsest, constant)
     weight, scale = error.counts(owners)
-    scaled = {operator: values * scale for operator, values in by_operator.items()}
-    return Losses(scaled, weight, error.convex & fits & (weight.sum() > 0))
+    share = constant * weight / len(owners)  # which structure it belongs to, nobody knows: to all alike
+    scaled = {operator: values * scale + share for operator, values in by_operator.items()}
+    return Losses(scaled, weight, error.convex & fits & (weight.sum() > 0), constant)
+
+
+def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in values.items()}
 
 
 @contextmanager

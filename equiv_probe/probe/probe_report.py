@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -16,9 +16,16 @@ from equiv_probe.results.report import Report
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.estimation.estimates import Sums
-    from equiv_probe.probe.probe import Probe
+    from equiv_probe.estimation.running import RunningEstimates
+    from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.probe.bins import Over
+    from equiv_probe.probe.schedules import Schedules
+    from equiv_probe.probe.step_gradients import StepGradients
+    from equiv_probe.results.gradient_record import GradientRecord
     from equiv_probe.results.over_time import OverTime
+    from equiv_probe.rotations.plan import RotationPlan
 
 BLIND = [
     "wrong but equivariant kernels",
@@ -29,8 +36,40 @@ BLIND = [
 _OF_ONE = "{} was measured on one batch alone: its error bars are over rotations, not over batches."
 
 
+class Measuring(Protocol):
+    """What a report needs of a probe."""
+
+    seed: int
+    window: int
+
+    @property
+    def live(self) -> LiveOrbit: ...  # noqa: D102
+    @property
+    def plan(self) -> RotationPlan: ...  # noqa: D102
+    @property
+    def light(self) -> RotationPlan: ...  # noqa: D102
+    @property
+    def schedules(self) -> Schedules: ...  # noqa: D102
+    @property
+    def running(self) -> RunningEstimates: ...  # noqa: D102
+    @property
+    def over(self) -> Over | None: ...  # noqa: D102
+    @property
+    def gradients(self) -> StepGradients | None: ...  # noqa: D102
+    @property
+    def failures(self) -> list[str]: ...  # noqa: D102
+    @property
+    def controls(self) -> list[Control]: ...  # noqa: D102
+    @property
+    def binned(self) -> list[tuple[str, str]]: ...  # noqa: D102
+
+    def over_time(self, stage: str, name: str | None) -> OverTime:
+        """As :meth:`equiv_probe.Probe.over_time`."""
+        ...
+
+
 def report_of(
-    probe: Probe,
+    probe: Measuring,
     *,
     sums: Mapping[tuple[str, str], Sums] | None = None,
     over: Iterable[OverTime] | None = None,
@@ -39,7 +78,7 @@ def report_of(
     history: Iterable[Mapping[str, Any]] = (),
     notes: Iterable[str] = (),
     complete: bool = True,
-    gradients: Mapping[str, Any] | None = None,
+    gradients: Mapping[str, GradientRecord] | None = None,
 ) -> Report:
     """Make the report of a probe.
 
@@ -81,6 +120,7 @@ def report_of(
         ],
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
         notes=[
+            *(one.sentence for one in probe.controls if not one.passed),
             *notes,
             *(probe.over.notes if probe.over else []),
             *(probe.gradients.notes if probe.gradients else []),
@@ -94,7 +134,7 @@ def report_of(
     )
 
 
-def _loss(probe: Probe, key: tuple[str, str]) -> str:
+def _loss(probe: Measuring, key: tuple[str, str]) -> str:
     return probe.running[key].loss if key in probe.running else OF_THE_STEP
 
 

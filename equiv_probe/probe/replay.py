@@ -2,7 +2,7 @@ r"""Replay: the user's own step, run again with other predictions in the place o
 
 The step ``ℓ`` is a function of the network ``f``, which it may call any number of times. It is run with ``h_g``, with
 the mean ``m̄`` over the plan, and with the means ``m̄₋r`` that leave out a replicate, each as a *network*: whatever the
-step asks, it is answered with that network's value at what is asked then. So a call that depends on an earlier,
+step asks, it is given that network's value at what is asked then. So a call that depends on an earlier,
 substituted answer (self-conditioning) is evaluated anew, one that does not is looked up. The scalars that come back are
 ``ℓ(h_{ri})``, ``ℓ(m̄)`` and ``ℓ(m̄₋r)``, which :func:`equiv_probe.estimation.jackknife.jackknife` decomposes.
 """
@@ -15,20 +15,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.jackknife import Jackknife, jackknife
-from equiv_probe.live.isolation import RandomState, isolated
-from equiv_probe.live.silence import silenced
-from equiv_probe.probe.per_structure import Losses, Parted, separated
+from equiv_probe.probe.operators import OWN, Runs
+from equiv_probe.probe.per_structure import Losses, Split, separated
+from equiv_probe.probe.player import Player
 from equiv_probe.probe.step_losses import losses_of_structures, precision_of, scalars_of
-from equiv_probe.probe.substitution import Operator, Player, Recorded, own_dicts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.estimation.jackknife import Jackknife
+    from equiv_probe.probe.operators import Operator
+    from equiv_probe.probe.recorded import RecordedStep
     from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.schema.structures import Structures
+
+ROUNDING = 64.0
+"""Spacings of numbers by which a step's number may differ when it is computed once more."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,15 @@ class Replay:
         calls: how often the step called the network.
         evaluations: how many rotated batches the network was evaluated on.
         precision: by scalar, the spacing of numbers in its type, relative to one.
-        per_structure: the jackknife of each structure's part in a scalar, where the step returned losses of structures,
-            or it was asked for.
-        unparted: why a scalar could not be parted, as far as the host knows.
-        returned: the scalars whose parts the step itself returned: then the others need no advice to do so.
+        per_structure: the jackknife of each structure's share of a scalar, where the step returned losses by
+            structure, or it was asked for.
+        unsplit: why a scalar could not be split by structure, as far as the host knows.
+        returned: the scalars whose losses by structure the step returned itself: then the others need no advice
+            to do so.
+        reproduced: by scalar, its value in the ordinary run and with the network's own outputs put in its place, where
+            that was checked: the same, or the step has a memory.
+        bent: by scalar, whether it was larger for the mean of the outputs than in the mean over them: then it is not
+            convex in them.
     """
 
     result: Any
@@ -52,9 +61,16 @@ class Replay:
     calls: int
     evaluations: int
     precision: Mapping[str, float]
-    per_structure: Mapping[str, Parted] = field(default_factory=dict)
-    unparted: Mapping[str, str] = field(default_factory=dict)
+    per_structure: Mapping[str, Split] = field(default_factory=dict)
+    unsplit: Mapping[str, str] = field(default_factory=dict)
     returned: tuple[str, ...] = ()
+    reproduced: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    bent: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def unreproduced(self, name: str) -> Tensor:
+        """Whether a scalar was another one when the step was run again with the network's own outputs, ``()``."""
+        own, again = self.reproduced[name]
+        return differs(own, again, self.precision[name])
 
     @property
     def first(self) -> Jackknife:
@@ -93,126 +109,106 @@ class Replay:
 
 
 def replay_step(
-    step: Callable[[], Any],
-    recorded: list[Recorded],
-    result: Any,
-    *,
-    module: nn.Module,
-    live: LiveOrbit,
+    run: RecordedStep,
     plan: RotationPlan,
     rotations: Tensor,
-    before: RandomState,
+    *,
     first: dict[str, Tensor] | None = None,
-    protect: tuple[nn.Module, ...] = (),
-    part: bool = False,
+    split: bool = False,
+    check: bool = True,
 ) -> Replay:
     """Decompose the scalars of a step that was just run and recorded.
 
     Args:
-        step: the user's closure.
-        recorded: the network's calls in its own run.
-        result: what that run returned.
-        module: whose ``forward`` is replaced.
-        live: how to evaluate it at rotated inputs.
+        run: the step.
         plan: of R ≥ 2 replicates.
         rotations: ``(R, n, 3, 3)``, or ``(R, n, U, 3, 3)`` where every call sees the same structures.
-        before: the random state before the user's own run.
-        first: the pulled-back prediction of the first rotation, where it is known and there is one call.
-        protect: other modules that the step touches.
-        part: whether to part its numbers into losses of the structures, by one run more.
+        first: ``h_g`` of the first rotation, where it is known and there is one call.
+        split: whether to split its numbers into losses of the structures, by one run more.
+        check: whether to run it once more with the network's own outputs, whose numbers must be the ordinary run's.
     """
     runs = Runs.of(plan, len(rotations))
-    batch = live.structures(recorded[0].call.inputs)
+    batch = run.structures[0]
     scalars: dict[Operator, dict[str, Tensor]] = {}
     by_structure: dict[Operator, dict[str, Tensor]] = {}
-    player = Player(module, live, recorded, rotations, plan.weights, first=first)
-    player.keeps = part
-    modules = (module, live.network, *protect)
-    dicts = [given for one in recorded for given, _ in one.call.dicts]
-    own = [generator for generator, _ in before.own]
+    player = Player(run, rotations, plan.weights, first=first)
+    player.keeps = split
 
-    def run(operator: Operator) -> Any:
-        before.restore()
+    def again(operator: Operator) -> Any:
         with player.answering(operator):
-            return step()
+            return run.step()
 
-    parts: dict[str, Losses] = {}
-    unparted: dict[str, str] = {}
-    isolation = isolated(*modules, gradients=True, contents=True, apart=dicts, generators=own)
-    with silenced(), isolation, own_dicts(recorded):
+    of_structures: dict[str, Losses] = {}
+    unsplit: dict[str, str] = {}
+    with run.repeating():
         for operator in runs.all:
-            answered = run(operator)
-            by_structure[operator] = losses_of_structures(answered, batch, named_too=part)
-            scalars[operator] = scalars_of(answered, by_structure[operator])
-        if part:
-            structures = [live.structures(one.call.inputs) for one in recorded]
-            parts, unparted = separated(run, player, scalars, structures, modules)
+            returned = again(operator)
+            by_structure[operator] = losses_of_structures(returned, batch, named_too=split)
+            scalars[operator] = scalars_of(returned, by_structure[operator])
+        # Last: what piles up over the runs shows here.
+        reproduced = _reproduced(again(OWN), run, batch, named_too=split) if check else {}
+        reproduced = {} if player.rotated else reproduced
+        if split:
+            of_structures, unsplit = separated(again, player, scalars, run.structures, run.modules)
     for name in by_structure[runs.mean]:
-        parts[name] = Losses.returned({o: one[name] for o, one in by_structure.items()}, batch)
-        unparted.pop(name, None)
-    strayed = torch.stack(player.strayed).any() if player.strayed else None
-    names = list(scalars[runs.mean])
+        of_structures[name] = Losses.returned({o: one[name] for o, one in by_structure.items()}, batch)
+        unsplit.pop(name, None)
+    names, precision = list(scalars[runs.mean]), {name: precision_of(run.result, name) for name in scalars[runs.mean]}
+    strayed = {name: _strayed(player, reproduced.get(name), precision[name]) for name in names}
     return Replay(
-        result,
-        {name: runs.jackknife({o: one[name] for o, one in scalars.items()}, strayed) for name in names},
-        len(recorded),
-        player.evaluations,
-        {name: precision_of(result, name) for name in names},
-        {name: Parted(runs.jackknife(one.checked(), strayed), one.weight, one.right) for name, one in parts.items()},
-        unparted,
+        run.result,
+        {name: runs.jackknife({o: one[name] for o, one in scalars.items()}, strayed[name]) for name in names},
+        len(run.calls),
+        player.averages.evaluations,
+        precision,
+        {
+            name: Split(runs.jackknife(one.checked(), strayed[name]), one.weight, one.right, one.constant)
+            for name, one in of_structures.items()
+        },
+        unsplit,
         tuple(by_structure[runs.mean]),
+        reproduced,
+        {name: runs.bent({o: one[name] for o, one in scalars.items()}) for name in names},
     )
 
 
-@dataclass(frozen=True)
-class Runs:
-    """The networks with which a step is run again.
+def _strayed(player: Player, numbers: tuple[Tensor, Tensor] | None, precision: float) -> Tensor | None:
+    """Whether a step asked something else than in its ordinary run, or returned another number; None: surely not."""
+    found = list(player.strayed)
+    if numbers is not None:
+        found.append(differs(*numbers, precision))
+    return torch.stack([one.to(found[-1].device) for one in found]).any() if found else None
 
-    Attributes:
-        each: every rotation of every replicate, ``(R, n)``.
-        mean: all of them.
-        left_out: all but those of one replicate; none for a plan that is exact.
-        weights: of the plan.
-        population: how many rotations the plan's are drawn from without replacement; None for independent ones.
+
+def _reproduced(
+    again: Any, run: RecordedStep, batch: Structures, *, named_too: bool
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The numbers of a step's ordinary run, and those with the network's own outputs in its place, by name."""
+    both = [scalars_of(one, losses_of_structures(one, batch, named_too=named_too)) for one in (run.result, again)]
+    return {name: (value, both[1].get(name, torch.full_like(value, torch.nan))) for name, value in both[0].items()}
+
+
+def differs(own: Tensor, again: Tensor, precision: float) -> Tensor:
+    """Whether two numbers that should be the same differ by more than rounding, ``()``, without waiting."""
+    allowed = ROUNDING * precision * torch.maximum(own.abs(), again.abs())
+    return ((own - again).abs() > allowed) | (own.isnan() != again.isnan())
+
+
+def require_reproduced(replay: Replay, run: RecordedStep) -> None:
+    """Raise EquivProbeError for a step with a memory that could not be put back; waits for the device.
+
+    Of several numbers, that of the loss counts.
     """
-
-    each: tuple[tuple[Operator, ...], ...]
-    mean: Operator
-    left_out: tuple[Operator, ...]
-    weights: Tensor
-    population: int | None
-
-    @classmethod
-    def of(cls, plan: RotationPlan, replicates: int) -> Runs:
-        """Those of a plan."""
-        each = tuple(tuple(((r, i),) for i in range(len(plan.weights))) for r in range(replicates))
-        every = tuple(g for row in each for (g,) in row)
-        left_out = tuple(tuple(g for g in every if g[0] != r) for r in range(replicates)) if plan.is_random else ()
-        return cls(each, every, left_out, plan.weights, plan.population)
-
-    @property
-    def all(self) -> list[Operator]:
-        """Each once."""
-        return list(dict.fromkeys((*(one for row in self.each for one in row), self.mean, *self.left_out)))
-
-    def jackknife(self, values: Mapping[Operator, Tensor], strayed: Tensor | None) -> Jackknife:
-        """Decompose what came back, ``(*U)`` for each network; NaN if the step could not be repeated."""
-        table = torch.stack([torch.stack([values[one] for one in row]) for row in self.each])
-        if strayed is not None:  # a step that could not be repeated has no decomposition
-            table = torch.where(strayed, torch.nan, table)
-        losses = torch.einsum("n,rn...->r...", self.weights.to(table, non_blocking=True), table)
-        if not self.left_out:
-            none = losses[:0]
-            return Jackknife(losses.mean(0), values[self.mean], none, none, none)
-        rest = torch.stack([values[one] for one in self.left_out])
-        return jackknife(losses, values[self.mean], rest, losses.new_ones(len(losses)), self.population)
-
-
-def require_untrained(before: Mapping[int, int], after: Mapping[int, int]) -> None:
-    """Raise EquivProbeError if a step wrote to the weights: run again, it would train again."""
-    if any(after.get(parameter, version) != version for parameter, version in before.items()):
+    name = "loss" if "loss" in replay.scalars else next(iter(replay.scalars))
+    lost = run.memory.lost
+    if name in replay.reproduced and bool(replay.unreproduced(name)):
+        own, again = (float(value) for value in replay.reproduced[name])
+        written = f"; it wrote into {', '.join(lost)}, too large to be put back" if lost else ""
         raise EquivProbeError(
-            "a step that changes the model's weights",
-            "a step that computes the loss and leaves optimizer.step() outside",
-            "probe.step(lambda: loss_fn(model(x), y))",
+            f"a step that returned {name} = {own:.6g}, and {again:.6g} when it was run again with the very outputs "
+            f"that the network had{written}",
+            "a step that depends on its batch, the network and random numbers alone: no running mean, queue, counter "
+            "or iterator that cannot be put back, nothing written into its batch",
+            "keep what it remembers in a module, or in an object or dict that the step names; or leave it out: "
+            "probe.step(lambda: loss_without_memory)",
         )

@@ -1,17 +1,19 @@
-r"""A step's one number, parted into losses of the structures.
+r"""A step's one number, split into losses of the structures.
 
-A weighted squared error of the network's answer p, whatever its weights, masks and reductions,
+A weighted squared error of the network's output p, whatever its weights, masks and reductions,
 
-    L = Σ_e w_e (p_e − y_e)²,    g_e = ∂L/∂p_e = 2 w_e (p_e − y_e),    H_e = (∂²L/∂p² · 1)_e = 2 w_e,
+    L = c + Σ_e w_e (p_e − y_e)²,    g_e = ∂L/∂p_e = 2 w_e (p_e − y_e),    H_e = (∂²L/∂p² · 1)_e = 2 w_e,
 
 says by its gradient and one Hessian-vector product with ones what its weights and labels are: ``y_e = p_e − g_e/H_e``.
-Then ``½ H_e (p_e − y_e)²`` is the loss of element e for any answer p, and structures are sums of elements. That it *is*
+Then ``½ H_e (p_e − y_e)²`` is the loss of element e for any answer p, and structures are sums of elements. What is left
+of L there is c: a constant, a prior, a divergence that does not depend on the network's output. That it *is*
 such a loss is not assumed: the losses that a step returned for other answers, which no part of this was made from, must
 come out.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,7 +34,7 @@ Owners = tuple[dict[str, tuple["Tensor", int]], ...]
 """For each call and output: the structure of each entry of the first axis, and how many structures there are."""
 
 TOLERANCE = 1e-3
-"""Of the check, relative, beside rounding: a loss that is another by less is parted as well as that."""
+"""Of the check, relative, beside rounding: a loss that is another by less is split as well as that."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +113,43 @@ def read_off(loss: Tensor, answers: Sequence[Mapping[str, Tensor]]) -> SquaredEr
     return SquaredError(tuple(curvature), tuple(labels), ~torch.stack(wrong).any())
 
 
-def agrees(parted: Sequence[Tensor], returned: Sequence[Tensor], precision: float) -> Tensor:
-    """Whether parted losses add up to the numbers that the step returned, ``()``.
+def elsewhere(numbers: Mapping[str, Tensor], leaves: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Shifts of the outputs to where no network is, by call: by noise as large as the errors of the first number.
 
     Args:
-        parted: losses of the structures, ``(U,)`` for each answer.
-        returned: the step's number for each answer.
-        precision: spacing of numbers relative to one, in the coarsest type that took part.
+        numbers: of a step, with their graph.
+        leaves: the outputs, leaves of that graph.
     """
-    found, wanted = torch.stack([one.sum() for one in parted]), torch.stack(list(returned))
-    allowed = (TOLERANCE + 16 * precision) * wanted.abs().mean()
-    return ((found - wanted).abs() <= allowed).all()  # NaN agrees with nothing
+    labels: Sequence[Mapping[str, Tensor]] = [{} for _ in leaves]
+    with suppress(RuntimeError, StopIteration):  # no number, or one that is differentiated once only
+        labels = read_off(next(iter(numbers.values())), leaves).labels
+    generator, found = torch.Generator().manual_seed(0), []
+    for one, known in zip(leaves, labels, strict=True):
+        shifts = {}
+        for name, value in one.items():
+            away = wide(value.detach()) - known.get(name, torch.zeros_like(value))
+            size = away.square().mean().sqrt().nan_to_num()
+            noise = torch.randn(value.shape, generator=generator).to(value.device, non_blocking=True)
+            shifts[name] = (torch.where(size > 0, size, 1.0) * noise).to(value)
+        found.append(shifts)
+    return found
+
+
+def agrees(
+    parts: Sequence[Tensor], returned: Sequence[Tensor], precision: float, constant: Tensor | float = 0.0
+) -> Tensor:
+    """Whether losses by structure and a constant add up to the numbers that the step returned, ``()``.
+
+    Args:
+        parts: losses of the structures, ``(U,)`` for each output.
+        returned: the step's number for each output.
+        precision: spacing of numbers relative to one, in the coarsest type that took part.
+        constant: what does not depend on the output.
+    """
+    found, wanted = torch.stack([one.sum() for one in parts]), torch.stack(list(returned))
+    # Of the squared errors: beside a large constant anything would agree. That is known to rounding of the sum.
+    allowed = TOLERANCE * found.abs().mean() + 16 * precision * wanted.abs().mean()
+    return ((found + constant - wanted).abs() <= allowed).all()  # NaN agrees with nothing
 
 
 def owners_of(answers: Sequence[Mapping[str, Tensor]], structures: Sequence[Structures]) -> Owners:

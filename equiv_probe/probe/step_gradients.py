@@ -9,16 +9,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from equiv_probe.live.isolation import RandomState
-    from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.probe.recorded import RecordedStep
     from equiv_probe.probe.schedule import Cadence
-    from equiv_probe.probe.substitution import Recorded
     from equiv_probe.rotations.plan import RotationPlan
 
 Groups: TypeAlias = "Callable[[str], str | None] | torch.optim.Optimizer | Iterable[Mapping[str, Any]] | None"
-"""Of parameters, as for :func:`equiv_probe.gradients`."""
+"""Of parameters, as for :func:`equiv_probe.analysis.gradients`."""
 
 IMPLEMENTATION = "equiv_probe.landscape.live_gradients:LiveGradients"
 
@@ -32,17 +30,7 @@ class StepGradients(Protocol):
     notes: list[str]
 
     def measure(
-        self,
-        step: Callable[[], Any],
-        recorded: list[Recorded],
-        before: RandomState,
-        *,
-        module: nn.Module,
-        live: LiveOrbit,
-        plan: RotationPlan,
-        generator: torch.Generator,
-        protect: Sequence[nn.Module],
-        per_structure: bool | None,
+        self, run: RecordedStep, plan: RotationPlan, generator: torch.Generator, *, per_structure: bool | None
     ) -> None:
         """Differentiate a recorded step."""
 

@@ -45,8 +45,13 @@ def text_of(cell: Cell, column: Column) -> str:
 def said(top: Headline) -> str:
     """The number with its unit and its interval, as far as the answer does not hold them already."""
     number_, span = f"{value_of(top)} {top.unit}".rstrip(), interval_of(top)
-    number_ = "" if number_ in top.answer else number_
+    number_ = "" if number_ in top.answer or not has_number(top) else number_
     return f"{number_}{f' (95 % interval {span})' if span else ''}".strip()
+
+
+def has_number(top: Headline) -> bool:
+    """Whether there is a number: without a unit, one that was not measured is none."""
+    return bool(top.unit) or math.isfinite(top.value)
 
 
 def value_of(top: Headline) -> str:

@@ -18,11 +18,12 @@ _PLACES: dict[str, str] = {
     "data_efficiency": "equiv_probe.scaling.data_efficiency:DataEfficiency",
     "gap": "equiv_probe.scaling.gap_result:Gap",
     "scaling": "equiv_probe.scaling.results:Results",
-    # No records yet; their classes have ``from_dict`` all the same.
+    "gradients": "equiv_probe.results.gradient_record:GradientRecord",
+    "curvature": "equiv_probe.landscape.curvature_record:Curvature",
+    "line": "equiv_probe.landscape.line_record:Line",
+    "comparison": "equiv_probe.results.comparison:Comparison",
     "sampler": "equiv_probe.generative.sampler_report:SamplerAudit",
     "grid": "equiv_probe.voxels.grid_report:GridAudit",
-    "curvature": "equiv_probe.landscape.saved_curvature:SavedCurvature",
-    "line": "equiv_probe.landscape.saved_line:SavedLine",
 }
 _FIRST = {"sampler": "sampler", "cube": "grid", "matrix": "curvature", "direction": "line", "contrasts": "comparison"}
 """Entries of files of version 1, which do not name their kind, that only one kind has."""

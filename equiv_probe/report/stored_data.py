@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from functools import cache
+from importlib import import_module
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,7 +35,7 @@ def converted(stored: Any, kind: type[T]) -> T:
     _require_sizes(stored)
     types: Any = _type_of(kind)  # type: ignore[arg-type]  # types can be hashed
     try:
-        return msgspec.convert(_with_nan(stored, types), kind, strict=True)
+        return msgspec.convert(_with_nan(stored, types), kind, strict=True, dec_hook=_tensor)
     except (msgspec.ValidationError, RecursionError) as error:
         raise _taught(str(error), stored) from error
 
@@ -64,7 +65,7 @@ def without_nan(value: Any) -> Any:
 
 def schema(kind: type[Any]) -> dict[str, Any]:
     """The JSON schema of a record's type, in which every number that may be missing may be null."""
-    found: dict[str, Any] = msgspec.json.schema(kind)
+    found: dict[str, Any] = msgspec.json.schema(kind, schema_hook=_schema_of_tensor)
     return _nullable(found)  # type: ignore[no-any-return]
 
 
@@ -83,6 +84,18 @@ def _plain_one(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)
     raise NotImplementedError(f"a {type(value).__name__}")
+
+
+def _tensor(_: type[Any], value: Any) -> Any:
+    """The numbers of a list as a tensor of double precision, the only type that the library does not know."""
+    if not isinstance(value, list) or not all(type(one) in {float, int, type(None)} for one in value):
+        raise ValueError("not a list of numbers")
+    torch = import_module("torch")
+    return torch.tensor([math.nan if one is None else float(one) for one in value], dtype=torch.float64)
+
+
+def _schema_of_tensor(_: type[Any]) -> dict[str, Any]:
+    return {"type": "array", "items": {"type": "number"}}
 
 
 @cache

@@ -13,12 +13,13 @@ certain for them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.representations.representation import Representation
+from equiv_probe.representations.interface import Representation
+from equiv_probe.representations.registry import constant, maker
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +87,7 @@ class Frame(Representation):
     """
 
     form: Form = "matrix"
-    is_affine: ClassVar[bool] = True
+    is_affine = True
 
     def __post_init__(self) -> None:
         if self.form not in _PARTS:
@@ -119,6 +120,10 @@ class Frame(Representation):
             q, places = rotated[..., :4], rotated[..., 4:]
             rotated = torch.cat([torch.where(q[..., :1] < 0, -q, q), places], -1)
         return self._at(rotated, center, 1.0)
+
+    def translate(self, values: Tensor, shift: Tensor) -> Tensor:
+        """See :class:`Representation`."""
+        return self._at(values, shift.to(values), 1.0)
 
     def _at(self, values: Tensor, center: Tensor | None, sign: float) -> Tensor:
         """Frames with their places shifted by ± the centre."""
@@ -177,10 +182,23 @@ def _parity(rotation: Tensor) -> Tensor:
     return sign.to(rotation.dtype)
 
 
-orientation = Orientation()
-quaternion = Quaternion()
+orientation = constant(
+    "orientation",
+    Orientation(),
+    """Rotation matrices from local to global axes, ``(..., 3, 3)``: ``R ↦ g R``. Frames of residues and fragments.
+
+    Only the columns rotate; a Cartesian tensor, whose rows rotate too, is ``ep.tensor(2)``, and three vectors as rows
+    (a cell) are ``ep.vector``.
+    """,
+)
+quaternion = constant(
+    "quaternion",
+    Quaternion(),
+    """Orientations as unit quaternions, ``(..., 4)``, w first: ``q ↦ q_g q``, given with w ≥ 0.""",
+)
 
 
+@maker
 def frame(form: Form = "matrix") -> Frame:
     """Rigid frames in one tensor, ``(..., 4, 4)`` homogeneous or ``(..., 7)``; in two, ``orientation`` and ``point``.
 

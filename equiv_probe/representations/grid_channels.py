@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.representations.representation import ANY, CartesianTensor, Fixed, Representation
+from equiv_probe.representations.cartesian import CartesianTensor
+from equiv_probe.representations.fixed import Fixed
+from equiv_probe.representations.interface import ANY, Representation
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -22,8 +22,9 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.grid_channels import SCALAR, Channels, field_of
+from equiv_probe.representations.interface import ANY, Representation
 from equiv_probe.representations.interpolation import interpolate, places
-from equiv_probe.representations.representation import ANY, Representation
+from equiv_probe.representations.registry import maker
 from equiv_probe.representations.voxel_rotations import rotate_voxels
 
 if TYPE_CHECKING:
@@ -138,6 +139,11 @@ class Grid(Representation):
         of_axis = dict(zip(self._order, torch.meshgrid(*lines, indexing="ij"), strict=True))
         return torch.stack([of_axis[axis] for axis in range(3)], -1)
 
+    def middle(self, shape: Sequence[int]) -> Tensor:
+        """The middle of the box as seen from its first sample: x, y, z in the spacing's unit, ``(3,)`` float64."""
+        lengths = {axis: (n - 1) / 2 * self.spacing[axis] for n, axis in zip(shape, self._order, strict=True)}
+        return torch.tensor([lengths[axis] for axis in range(3)], dtype=torch.float64)
+
     def half_lengths(self, shape: Sequence[int]) -> list[float]:
         """Half of the box along each array axis: its faces are half a voxel beyond the samples, or on them."""
         beyond = 0 if self.centred == "voxel" else 1
@@ -173,7 +179,7 @@ class Grid(Representation):
         rows = torch.stack([rotations[:, axis] for axis in order], 1)
         own = torch.stack([rows[:, :, axis] for axis in order], 2)  # the rotation in the array's own axes
         if self.interpolation is None:
-            return rotate_voxels(values, own, equal_spacing=self.has_equal_spacing)
+            return rotate_voxels(values, own, spacing=[self.spacing[axis] for axis in order])
         at, inside = places(
             own,
             values.shape[-3:],
@@ -217,6 +223,7 @@ def filled_outside(
     return found
 
 
+@maker
 def grid(
     *fields: Representation | tuple[int, Representation],
     axes: str = "xyz",

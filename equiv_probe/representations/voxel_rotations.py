@@ -14,13 +14,16 @@ from torch.autograd import Function
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 NEAR = 1e-6
 """A matrix this close to whole numbers, element by element, is meant to be of whole numbers."""
 
 USE_BOX = (
-    'ep.RotationPlan("box"), the half turns, which fit any box; or ep.RotationPlan("cube") with one copy at a time'
+    'ep.RotationPlan("box"), the half turns, which fit any box, or "box-z" where the sides across z are equal; or '
+    'ep.RotationPlan("cube") with one copy at a time'
     " (twirl without stacked=True)"
 )
 
@@ -30,14 +33,14 @@ def at_hand(value: Tensor) -> bool:
     return value.device.type == "cpu"
 
 
-def rotate_voxels(values: Tensor, rotations: Tensor, *, equal_spacing: bool = True) -> Tensor:
+def rotate_voxels(values: Tensor, rotations: Tensor, *, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
     """Move every voxel to where its rotation takes it.
 
     Args:
         values: ``(K, M, D, H, W)``.
         rotations: ``(K, 3, 3)`` in the array's own axes. Where reading them would wait for a device they are not
             checked: a rotation that does not fit then leaves a NaN in the middle of its copy.
-        equal_spacing: whether the voxels are cubes, so that axes may change places.
+        spacing: of the voxels along D, H, W: axes of equal spacing may change places.
 
     Returns:
         ``(K, M, *S)``; S is another order of D, H, W where all rotations exchange unequal axes in the same way.
@@ -49,19 +52,24 @@ def rotate_voxels(values: Tensor, rotations: Tensor, *, equal_spacing: bool = Tr
     shape = tuple(values.shape[-3:])
     whole = rotations.round()
     stray = ((rotations - whole).abs() > NEAR).flatten(1).any(1) | (whole.abs().sum(2) != 1).any(1)
-    may_exchange = equal_spacing and len(set(shape)) == 1
     turns = whole.long().to(values.device, non_blocking=True)
     if at_hand(rotations):
-        rotated_shape = _require_fit(whole, stray, shape, equal_spacing=equal_spacing)
+        rotated_shape = _require_fit(whole, stray, shape, spacing)
         return _rotated(values, turns, rotated_shape, None)
-    if not may_exchange:
-        kept = torch.diag_embed(whole.diagonal(dim1=1, dim2=2))
-        stray = stray | ((kept - whole) != 0).flatten(1).any(1)
-        turns = kept.long()
+    alike = [[shape[a] == shape[b] and _equal(spacing[a], spacing[b]) for b in range(3)] for a in range(3)]
+    if not all(map(all, alike)):
+        kept = torch.stack([whole[:, a, b] * alike[a][b] for a in range(3) for b in range(3)], 1).reshape(-1, 3, 3)
+        misfit = (kept != whole).flatten(1).any(1)
+        stray = stray | misfit
+        turns = torch.where(misfit[:, None, None], torch.diag_embed(torch.ones_like(whole[:, 0])), kept).long()
     return _rotated(values, turns, shape, stray)
 
 
-def _require_fit(whole: Tensor, stray: Tensor, shape: tuple[int, ...], *, equal_spacing: bool) -> tuple[int, ...]:
+def _equal(first: float, second: float) -> bool:
+    return abs(first - second) <= 1e-9 * max(first, second)
+
+
+def _require_fit(whole: Tensor, stray: Tensor, shape: tuple[int, ...], spacing: Sequence[float]) -> tuple[int, ...]:
     """The shape of the rotated grids."""
     if bool(stray.any()):
         raise EquivProbeError(
@@ -70,7 +78,7 @@ def _require_fit(whole: Tensor, stray: Tensor, shape: tuple[int, ...], *, equal_
             'ep.RotationPlan("cube"), or declare ep.grid(interpolation="linear")',
         )
     orders = {tuple(row) for row in whole.abs().argmax(2).tolist()}
-    if not equal_spacing and orders - {(0, 1, 2)}:
+    if not all(_equal(spacing[a], spacing[b]) for order in orders for a, b in enumerate(order)):
         raise EquivProbeError(
             "a quarter turn of a grid whose spacing differs from axis to axis",
             "half turns, which keep every axis",

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from rich.console import Console
-from rich.text import Text
+import msgspec
+from msgspec.structs import replace
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.differences import holm
-from equiv_probe.report.formatting import interval, number, shown, table_of
-from equiv_probe.report.saving import as_json, write
-from equiv_probe.results.comparison_summary import summary
+from equiv_probe.report.document import (
+    TERMINAL,
+    WHOLE,
+    Bound,
+    Column,
+    Document,
+    Figure,
+    Note,
+    Paragraph,
+    Section,
+    Table,
+)
+from equiv_probe.report.record import Record
+from equiv_probe.results import contrast_plot
+from equiv_probe.results.comparison_summary import headline, meaning
 from equiv_probe.results.contrasts import NUMBERS, Contrast, entries_of
 from equiv_probe.results.pairing import Pairing
-from equiv_probe.results.report import without_nan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
-    from rich.table import Table
-
+    from equiv_probe.report.document import Cell
     from equiv_probe.results.report import Measured, Report
 
+LEAST = 1e-4
+"""Smaller probabilities are shown as a bound."""
 
-@dataclass(frozen=True)
-class Comparison:
-    """Reports side by side; the first is what the others are held against.
+
+class Comparison(Record, frozen=True):
+    """Reports side by side; the first is what the others are compared with.
 
     Attributes:
         names: of the reports.
@@ -39,64 +49,73 @@ class Comparison:
         notes: what a reader must know of the reports to read their differences.
     """
 
+    kind: ClassVar[str] = "comparison"
+
     names: list[str]
     contrasts: list[Contrast]
     tests: int = 0
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Refuse a comparison of nothing."""
+        if not self.names:
+            raise ValueError("names: none, and at least two are expected")
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """Undo ``to_dict``; what version 1 wrote does not name its version."""
+        is_first = isinstance(stored, dict) and "contrasts" in stored and "kind" not in stored
+        return super().from_dict({"schema_version": 1, **stored} if is_first else stored)
+
+    @classmethod
+    def upgraded(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 had the same entries, and did not say over how many structures a value is."""
+        return stored
 
     @property
     def summary(self) -> str:
         """What differs by more than chance, in one sentence."""
-        return summary(self)
+        return headline(self.names, self.contrasts, self.tests).answer
 
     @property
     def meaning(self) -> str:
         """What intervals and p values are, in words."""
-        return (
-            "Changes are against the first, with 95 % intervals of their own. p: how likely chance alone makes as "
-            f"large a difference here; Holm: the same, corrected for all {self.tests} that were made. Below "
-            "5 % there, a difference is more than the luck of having compared many."
+        return meaning(self.tests)
+
+    def document(self) -> Document:
+        """What differs, then a figure and a table of each number."""
+        first, *others = self.names
+        quantities = dict.fromkeys(one.quantity for one in self.contrasts)
+        return Document(
+            f"{first} beside {', '.join(others)}" if others else first,
+            ", ".join(quantities) or "nothing",
+            [
+                headline(self.names, self.contrasts, self.tests),
+                *(Note(note, warning=True) for note in self.notes),
+                *(_section(one) for one in self.contrasts),
+                Paragraph(self.meaning, on=TERMINAL),
+            ],
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers; what could not be compared is None."""
-        plain: dict[str, Any] = without_nan(asdict(self))
-        return plain
-
-    def save(self, path: str | Path) -> None:
-        """Write ``.json`` or ``.html``.
-
-        Raises:
-            EquivProbeError: another suffix.
-        """
-        write(path, {".json": lambda: as_json(self.to_dict()), ".html": self._page})
-
-    def _page(self) -> str:
-        from equiv_probe.report.page import comparison_page
-
-        return comparison_page(self)
-
-    def __rich_console__(self, console: Console, options: Any) -> Any:
-        """The sentence, and one table per number."""
-        yield Text(shown(self.summary), "bold")
-        for contrast in self.contrasts:
-            yield _table(contrast)
-        for note in self.notes:
-            yield Text.assemble(("Note: ", "bold"), note)
-        yield Text(self.meaning)
-
-    def __str__(self) -> str:
-        console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
-        console.print(self)
-        text: str = console.file.getvalue()  # type: ignore[attr-defined]
-        return "\n".join(line.rstrip() for line in text.splitlines())
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per number and report."""
+        return [
+            {
+                **{name: getattr(one, name) for name in ("quantity", "number", "unit")},
+                **{name: getattr(entry, name) for name in ("report", "value", "low", "high", "structures", "verdict")},
+                "change": "ratio" if one.ratio else "difference",
+                **{f"change_{name}": getattr(entry.change, name) for name in entry.change.__dataclass_fields__},
+            }
+            for one in self.contrasts
+            for entry in one.entries
+        ]
 
 
 def compare(reports: Sequence[Report], names: Sequence[str] | None = None) -> Comparison:
     """Put every number of every quantity side by side that at least two of the reports have.
 
     Args:
-        reports: the first is what the others are held against.
+        reports: the first is what the others are compared with.
         names: of the reports; None takes their models, numbered where two are the same.
 
     Raises:
@@ -129,13 +148,7 @@ def compare(reports: Sequence[Report], names: Sequence[str] | None = None) -> Co
 def _corrected(contrasts: list[Contrast]) -> list[Contrast]:
     """Every p value corrected for all of the comparison."""
     p = iter(holm([entry.change.p for one in contrasts for entry in one.entries]))
-    return [
-        replace(
-            one,
-            entries=[replace(entry, change=replace(entry.change, p_holm=next(p))) for entry in one.entries],
-        )
-        for one in contrasts
-    ]
+    return [replace(one, entries=[entry.corrected(next(p)) for entry in one.entries]) for one in contrasts]
 
 
 def _notes(reports: Sequence[Report], names: Sequence[str]) -> list[str]:
@@ -145,7 +158,7 @@ def _notes(reports: Sequence[Report], names: Sequence[str]) -> list[str]:
     for name, report in others:
         if not (report.structures and first[1].structures):
             continue
-        pairing = Pairing.of(first[1].structures, report.structures)
+        pairing = Pairing.of(list(first[1].structures), list(report.structures))
         common = len(set(pairing.first) & set(pairing.second))
         if 2 * common < max(len(pairing.first), len(pairing.second)):
             notes.append(
@@ -176,20 +189,35 @@ def _same_units(quantity: str, having: Sequence[tuple[str, Report, Measured]]) -
             raise EquivProbeError(f"{quantity} in {', '.join(sorted(found))}", "one unit and one loss in all reports")
 
 
-def p_value(p: float) -> str:
-    """A probability as people write it, small ones as a bound."""
-    return "–" if not math.isfinite(p) else "< 1e-4" if p < 1e-4 else number(p, 2)
+def _section(one: Contrast) -> Section:
+    title = f"{one.quantity}: {one.number}" + (f" ({one.unit})" if one.unit else "")
+    text = f"{one.number} of {one.quantity} with 95 % intervals; the table holds the numbers."
+    height = 1.0 + 0.35 * len(one.entries)
+    figure = Figure(title, partial(contrast_plot.contrast, one), text, height=height)
+    return Section(title, [figure, _table(one, title)], on=WHOLE)
 
 
-def _table(contrast: Contrast) -> Table:
-    unit = f" ({contrast.unit})" if contrast.unit else ""
-    change = "ratio" if contrast.ratio else "difference"
-    columns = ("", contrast.number, "95 % interval", change, "95 % interval", "p", "Holm")
-    table = table_of(f"{contrast.quantity}: {contrast.number}{unit}", *columns, wraps=("",))
-    table.add_column("how", justify="left")
-    for entry in contrast.entries:
-        held = entry.change
-        cells = [entry.report, number(entry.value), interval(entry.low, entry.high), number(held.value)]
-        cells += [interval(held.low, held.high), p_value(held.p), p_value(held.p_holm), held.how]
-        table.add_row(*map(Text, cells))
-    return table
+def _table(one: Contrast, title: str) -> Table:
+    columns = [
+        Column("report", kind="text"),
+        Column(one.number),
+        Column("95 % interval"),
+        Column("over"),
+        Column("ratio" if one.ratio else "difference"),
+        Column("95 % interval"),
+        Column("p", digits=2),
+        Column("Holm", digits=2),
+        Column("how", kind="text"),
+    ]
+    rows: list[list[Cell]] = []
+    for entry in one.entries:
+        found = entry.change
+        row: list[Cell] = [entry.report, entry.value, (entry.low, entry.high), entry.structures or None]
+        row += [found.value, (found.low, found.high), p_value(found.p), p_value(found.p_holm), found.how]
+        rows.append(row)
+    return Table(title, columns, rows, "Values and changes are over the same structures.")
+
+
+def p_value(p: float) -> Cell:
+    """A probability as a cell, small ones as a bound."""
+    return Bound(LEAST) if p < LEAST else p

@@ -2,61 +2,106 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+from equiv_probe.report.document import Headline
 from equiv_probe.report.formatting import number
+from equiv_probe.results.contrasts import NUMBERS
 
 if TYPE_CHECKING:
-    from equiv_probe.results.comparison import Comparison
+    from collections.abc import Sequence
+
     from equiv_probe.results.contrasts import Contrast, Entry
 
 LEVEL = 0.05
 """Of Holm's p values: below it a difference is resolved."""
-_ORDER = ("√L_equiv", "share", "L_total", "L_mean")
+MAIN = "forces"
+"""What dynamics and relaxations run on: where its difference is resolved, the sentence is about it."""
+_NONE = (math.nan, math.nan)
 
 
-def summary(found: Comparison) -> str:
-    """What differs, the symmetry error before the losses, and how many differences are resolved.
+def headline(names: Sequence[str], contrasts: Sequence[Contrast], tests: int) -> Headline:
+    """What differs, and how many differences are resolved: forces before the rest, symmetry before the losses.
 
     Args:
-        found: the comparison.
+        names: of the reports.
+        contrasts: number by number.
+        tests: how many comparisons have a p value.
     """
-    first = found.names[0]
-    if not found.tests:
-        return f"No difference from {first} could be tested: there are no error bars on both sides."
-    pairs = [(one, entry) for one in found.contrasts for entry in one.entries if entry.change.p_holm < LEVEL]
+    pairs = [(one, entry) for one in contrasts for entry in one.entries if entry.change.p_holm < LEVEL]
     if not pairs:
-        if found.tests == 1:
-            return f"No difference from {first} is resolved, in the only comparison that could be tested."
-        return f"No difference from {first} is resolved: of {found.tests} comparisons none survives Holm's correction."
-    contrast, entry = min(pairs, key=lambda pair: _ORDER.index(pair[0].number))
-    if found.tests == 1:
+        answer = _unresolved(names[0], tests)
+        return Headline(answer, math.nan, "", _NONE, meaning(tests), question="What differs?")
+    contrast, entry = min(pairs, key=lambda pair: _rank(pair[0]))
+    if tests == 1:
         rest = "the only difference that could be tested"
     elif len(pairs) == 1:
-        rest = f"the only difference of {found.tests} that survives Holm's correction"
+        rest = f"the only difference of {tests} that survives Holm's correction"
     else:
-        rest = f"one of {len(pairs)} differences of {found.tests} that survive Holm's correction"
-    return f"{entry.report} {_difference(contrast, entry)}, {rest}."
+        rest = f"one of {len(pairs)} differences of {tests} that survive Holm's correction"
+    others = _unresolved_main(contrasts, contrast.quantity)
+    says, value, unit = _difference(contrast, entry)
+    answer = f"{entry.report} {says}, {rest}{others}."
+    return Headline(answer, value, unit, _NONE, meaning(tests), about=contrast.quantity, question="What differs?")
 
 
-def _difference(contrast: Contrast, entry: Entry) -> str:
-    """One difference with its 95 % interval; ratios of roots as those of ``L_equiv`` itself."""
+def meaning(tests: int) -> str:
+    """What intervals and p values are, in words."""
+    return (
+        "Changes are against the first, with 95 % intervals of their own. p: how likely chance alone makes as "
+        f"large a difference here; Holm: the same, corrected for all {tests} that were made. Below "
+        "5 % there, a difference is more than the luck of having compared many."
+    )
+
+
+def is_main(quantity: str) -> bool:
+    """Whether a quantity is one of forces, of an audit or of a stage of a run."""
+    return quantity.rpartition("/")[2] == MAIN
+
+
+def _rank(contrast: Contrast) -> tuple[bool, bool, int]:
+    of_symmetry = contrast.number in {"√L_equiv", "share"}
+    return not of_symmetry, not is_main(contrast.quantity), list(NUMBERS).index(contrast.number)
+
+
+def _unresolved(first: str, tests: int) -> str:
+    if not tests:
+        return f"No difference from {first} could be tested: there are no error bars on both sides."
+    if tests == 1:
+        return f"No difference from {first} is resolved, in the only comparison that could be tested."
+    return f"No difference from {first} is resolved: of {tests} comparisons none survives Holm's correction."
+
+
+def _unresolved_main(contrasts: Sequence[Contrast], quantity: str) -> str:
+    """That forces were tested and show nothing, where the sentence is about something else."""
+    tested = [e.change for one in contrasts if is_main(one.quantity) for e in one.entries if math.isfinite(e.change.p)]
+    if is_main(quantity) or not tested or any(one.p_holm < LEVEL for one in tested):
+        return ""
+    return f"; none of {MAIN} is resolved"
+
+
+def _difference(contrast: Contrast, entry: Entry) -> tuple[str, float, str]:
+    """One difference with its 95 % interval, its number and the unit of that; ratios of roots as of ``L_equiv``."""
     base, change = contrast.entries[0].report, entry.change
     value, low, high = change.value, change.low, change.high
     of = f"of {contrast.quantity}"
     if not contrast.ratio:
         side, ends = ("lower", (-high, -low)) if value < 0 else ("higher", (low, high))
-        span = " to ".join(map(number, ends))
-        return f"has a share {of} that is {number(abs(value))} points {side} than that of {base} ({span})"
+        value, unit, span = abs(value), f"points {side}", " to ".join(map(number, ends))
+        return f"has a share {of} that is {number(value)} {unit} than that of {base} ({span})", value, unit
     name = contrast.number.removeprefix("√")
     if name != contrast.number:
         value, low, high = value**2, low**2, high**2
     if value < 1:
-        return f"has {_less(value)} % less {name} {of} than {base} ({_less(high)} to {_less(low)} %)"
+        unit, span = f"% less {name} {of}", f"{_less(high)} to {_less(low)}"
+        return f"has {_less(value)} {unit} than {base} ({span} %)", 100 * (1 - value), unit
     if value < 2:
-        more = [number(100 * (x - 1)) for x in (value, low, high)]
-        return f"has {more[0]} % more {name} {of} than {base} ({more[1]} to {more[2]} %)"
-    return f"has {number(value)} times the {name} {of} that {base} has ({number(low)} to {number(high)} times)"
+        more = [100 * (x - 1) for x in (value, low, high)]
+        unit, span = f"% more {name} {of}", " to ".join(map(number, more[1:]))
+        return f"has {number(more[0])} {unit} than {base} ({span} %)", more[0], unit
+    unit = f"times the {name} {of}"
+    return f"has {number(value)} {unit} that {base} has ({number(low)} to {number(high)} times)", value, unit
 
 
 def _less(ratio: float) -> str:

@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
     from equiv_probe.report.document import Block
     from equiv_probe.results.measured import Measured
-    from equiv_probe.results.structure_records import StructureRecord
+    from equiv_probe.results.structure_table import StructureRecord
 
 
-def main_first(made: Sequence[tuple[Measured, Figure]], about: str) -> list[Block]:
+def main_first(made: Sequence[tuple[str, Figure]], about: str) -> list[Block]:
     """Figures of the quantity that the headline is about; those of the others are folded up on a page."""
-    others = [figure for m, figure in made if m.name != about]
+    others = [figure for name, figure in made if name != about]
     return [
-        *(figure for m, figure in made if m.name == about),
+        *(figure for name, figure in made if name == about),
         Section("Other quantities", others, folded=True, on=PAGE),
     ]
 
 
 def where_figures(
     measured: Sequence[Measured], records: Sequence[StructureRecord], about: str
-) -> list[tuple[Measured, Figure]]:
+) -> list[tuple[str, Figure]]:
     """How the error is spread over structures and over elements."""
     columns = sorted((m for m in measured if m.over_structures), key=lambda m: m.name != about)
     made = [
-        (m, _figure(f"Over structures: {m.name}", _spread_text(m), plots.structures, measured, records, m.name))
+        (m.name, _figure(f"Over structures: {m.name}", _spread_text(m), plots.structures, measured, records, m.name))
         for m in columns
         if m.structures > 1 and any(math.isfinite(root) for root in plots.roots(records, m.name))
     ]
@@ -42,17 +42,19 @@ def where_figures(
             ranked = sorted(m.by_element.items(), key=lambda item: -finite(item[1]["rms"]))
             listed = ", ".join(f"{element} {number(finite(values['rms']))}" for element, values in ranked[:12])
             text = f"√L_equiv in {m.unit}: {listed}."
-            made.append((m, _figure(f"By element: {m.name}", text, plots.elements, measured, m.name)))
+            made.append((m.name, _figure(f"By element: {m.name}", text, plots.elements, measured, m.name)))
     return made
 
 
-def kind_figures(measured: Sequence[Measured], about: str) -> list[tuple[Measured, Figure]]:
+def kind_figures(measured: Sequence[Measured], about: str) -> list[tuple[str, Figure]]:
     """The angular spectrum, and how much predictions differ against angle and axis of a rotation."""
     made = []
     for m in sorted(measured, key=lambda m: m.name != about):
         if m.angular and m.equiv > 0 and m.verdict in BROKEN:
             made += [
-                (m, figure) for figure in (_spectrum(measured, m), _angle(measured, m), _axes(measured, m)) if figure
+                (m.name, figure)
+                for figure in (_spectrum(measured, m), _angle(measured, m), _axes(measured, m))
+                if figure
             ]
     return made
 

@@ -42,29 +42,32 @@ def course(history: Sequence[Mapping[str, Any]], value: str, group: str = "") ->
 
 @figure
 def history(
-    gradients: Mapping[str, Any], value: str = "ratio", output: str | None = None, ax: Axes | None = None
+    entries: Sequence[Mapping[str, Any]],
+    groups: Sequence[str],
+    value: str = "ratio",
+    output: str = "",
+    ax: Axes | None = None,
 ) -> Axes:
     """A number of the gradients over the course of a run: of all parameters with its standard error, and by group.
 
     Args:
-        gradients: those of a report, by output.
+        entries: the history of one output.
+        groups: of parameters.
         value: ``"ratio"``, ``"cosine"``, ``"norm_L_mean"`` or ``"norm_L_equiv"``.
-        output: as ``"train/loss"``; None is the first.
+        output: whose gradients they are.
         ax: to draw into.
 
     Raises:
-        EquivProbeError: the report holds no such history.
+        EquivProbeError: there is no such history.
     """
     if value not in LABELS:
         raise EquivProbeError(f"value={value!r}", f"one of {', '.join(LABELS)}")
-    name = output or next(iter(gradients), "")
-    entries = gradients.get(name, {}).get("history", [])
     all_of_them = course(entries, value)
     if not len(all_of_them):
-        found = f"a report without a history of gradients{f' of {name}' if name else ''}"
+        found = f"a report without a history of gradients{f' of {output}' if output else ''}"
         raise EquivProbeError(found, "the report of a run", "EquivarianceCallback(gradients=True)")
     ax = axes_or_new(ax)
-    groups = [group for group in gradients[name]["groups"] if group != "all"]
+    groups = [group for group in groups if group != "all"]
     for place, group in enumerate(groups[: len(SERIES)] if len(groups) > 1 else ()):
         at, values, _ = course(entries, value, group).T
         ax.plot(at, values, color=SERIES[place], lw=1.2, marker=".", ms=4, label=short(group))

@@ -163,3 +163,8 @@ def chosen(
         names = ", ".join(m.name for m in measured) or "nothing"
         raise EquivProbeError(f"a report of {names}", quantity or wanted or "a quantity")
     return having[name]
+
+
+def labelled(measured: Sequence[Measured]) -> list[tuple[str, Labelled]]:
+    """The decomposition of every loss, by quantity."""
+    return [(m.name, m.labelled) for m in measured if m.labelled is not None]

@@ -21,21 +21,20 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from equiv_probe.results.measured import Measured
-    from equiv_probe.results.structure_records import StructureRecord
+    from equiv_probe.results.measured import Labelled, Measured
+    from equiv_probe.results.structure_table import StructureRecord
 
 TIMES = {"step": "training step", "time": "time", "t": "t", "epoch": "epoch"}
 """Columns of a history that it can be drawn against, with what they are called."""
 
 
 @figure
-def share(measured: Sequence[Measured], ax: Axes | None = None) -> Axes:
+def share(having: Sequence[tuple[str, Labelled]], ax: Axes | None = None) -> Axes:
     """``L_equiv`` as a part of ``L_total``, of every quantity that has reference values (or a loss of its own).
 
     Raises:
         EquivProbeError: no loss was measured.
     """
-    having = [(m.name, m.labelled) for m in measured if m.labelled is not None]
     if not having:
         raise EquivProbeError("a report without a loss", "reference values, or a run's own loss")
     ax = axes_or_new(ax)

@@ -54,9 +54,8 @@ def symmetry_table(measured: Sequence[Measured]) -> Table:
     return Table("Symmetry error (root mean square over rotations)", columns, rows, caption)
 
 
-def loss_blocks(measured: Sequence[Measured]) -> list[Block]:
+def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
     """The decomposition of every loss as a table and a figure; nothing where there is no loss."""
-    having = [(m.name, m.labelled) for m in measured if m.labelled is not None]
     if not having:
         return []
     counts = sorted({known.structures for _, known in having})
@@ -92,7 +91,7 @@ def loss_blocks(measured: Sequence[Measured]) -> list[Block]:
         "symmetry adds (± standard error)."
     )
     figure = Figure(
-        "Parts of the loss", lambda ax: plots.share(measured, ax), _share_text(having), height=1.5 + 0.45 * len(having),
+        "Parts of the loss", lambda ax: plots.share(having, ax), _share_text(having), height=1.5 + 0.45 * len(having),
         on=GRAPHICAL,
     )  # fmt: skip
     return [figure, Table(f"{title}: L_total = L_mean + L_equiv", columns, rows, caption, on=EVERYWHERE)]

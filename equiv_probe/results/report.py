@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from equiv_probe.report.document import Column, Document, Note, Paragraph, Section, Table, method
+from equiv_probe.report.document import Document, Note, Paragraph, Section, method
 from equiv_probe.report.record import Record
-from equiv_probe.report.stored_data import without_nan
-from equiv_probe.results import angular_plots, gradient_plots, gradient_table, plots, trajectory_plots
+from equiv_probe.report.stored_data import plain, without_nan
+from equiv_probe.results import angular_plots, gradient_plots, gradient_record, plots, trajectory_plots
 from equiv_probe.results.course_figures import course_figures
 from equiv_probe.results.error_figures import kind_figures, main_first, where_figures
+from equiv_probe.results.failures import Failure, failed, remark
+from equiv_probe.results.gradient_record import GradientRecord
 from equiv_probe.results.headline import headline
-from equiv_probe.results.measured import Labelled, Measured
+from equiv_probe.results.measured import Labelled, Measured, labelled
 from equiv_probe.results.over_time import OverTime
 from equiv_probe.results.quantity_tables import element_table, loss_blocks, spread_tables, symmetry_table
-from equiv_probe.results.structure_records import StructureRecord
+from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.results.verdict_words import BROKEN
 from equiv_probe.results.worst_structures import worst_structures
 
@@ -28,30 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Failure", "Labelled", "Measured", "Report", "without_nan"]
 
-LISTED = 200
-"""Failures that a table shows."""
 _STATED = {"step": (int, float), "stage": (str,), "output": (str,)}
-_GRADIENTS = ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine", "squared_mean", "squared_equiv", "inner")
-
-if TYPE_CHECKING:
-    Gradients = dict[str, Any]
-    Failure = dict[str, Any]
-else:  # what is read from files is held to this
-
-    class Failure(TypedDict):
-        """What could not be measured, and why."""
-
-        name: str
-        error: str
-
-    class _Groups(TypedDict):
-        over: str
-        groups: dict[str, dict[str, float | tuple[float, float]]]
-
-    class Gradients(_Groups, total=False):
-        """Gradients of one output by group of parameters, and their course."""
-
-        history: list[dict[str, float]]
 
 
 class Report(Record, frozen=True):
@@ -62,7 +41,7 @@ class Report(Record, frozen=True):
         source: on which structures.
         protocol: plan, seed, precision, versions, cost: how it was measured.
         measured: by quantity.
-        structures: one record per structure, as in the journal.
+        structures: their numbers, in columns; a sequence of records. A list of records is taken too.
         failures: structures that could not be measured, with the reason.
         notes: what a reader must know to use the numbers.
         blind_spots: what the measurement cannot see.
@@ -70,8 +49,8 @@ class Report(Record, frozen=True):
         history: of a training run, the estimates after each measurement: step, stage, output, seconds since the start,
             ``L_total`` and so on.
         over: losses in bins of an input of the network, such as its time.
-        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, as :meth:`equiv_probe.Gradients.to_dict` gives
-            them, over the latest measurements, and their ``history``.
+        gradients: of ``L_mean`` and ``L_equiv`` by stage and output, over the latest measurements, and their
+            ``history``.
 
     The methods ``plot_…`` draw into the given Matplotlib axes, or into those of a new figure of pyplot's, and return
     the axes. They raise EquivProbeError if the report does not hold what is to be drawn, or Matplotlib is missing.
@@ -83,29 +62,24 @@ class Report(Record, frozen=True):
     source: str
     protocol: dict[str, Any]
     measured: list[Measured]
-    structures: list[StructureRecord] = msgspec.field(default_factory=list)
+    structures: StructureTable = msgspec.field(default_factory=StructureTable)
     failures: list[Failure] = msgspec.field(default_factory=list)
     notes: list[str] = msgspec.field(default_factory=list)
     blind_spots: list[str] = msgspec.field(default_factory=list)
     complete: bool = True
     history: list[dict[str, Any]] = msgspec.field(default_factory=list)
     over: list[OverTime] = msgspec.field(default_factory=list)
-    gradients: dict[str, Gradients] = msgspec.field(default_factory=dict)
+    gradients: dict[str, GradientRecord] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a history and gradients that could not be shown."""
+        """Refuse a history that could not be shown."""
+        if not isinstance(self.structures, StructureTable):
+            msgspec.structs.force_setattr(self, "structures", StructureTable.of(self.structures))
         for place, entry in enumerate(self.history):
             for name, types in _STATED.items():
                 found = entry.get(name)
                 if found is not None and (isinstance(found, bool) or not isinstance(found, types)):
                     raise ValueError(f"history[{place}].{name} is a {type(found).__name__}")
-        for name, one in self.gradients.items():
-            for group, row in one["groups"].items():
-                wanted = {f"{key}{end}" for key in _GRADIENTS for end in ("", "_stderr", "_interval")}
-                for key in sorted(wanted | {"parameters", "units"}):
-                    is_span = isinstance(row.get(key, None), (tuple, list))
-                    if key not in row or is_span != key.endswith("_interval"):
-                        raise ValueError(f"gradients of {name}, {group}: no {key}")
 
     def __getitem__(self, name: str) -> Measured:
         """The measurement of one quantity."""
@@ -116,8 +90,8 @@ class Report(Record, frozen=True):
 
     @classmethod
     def upgraded(cls, stored: dict[str, Any]) -> dict[str, Any]:
-        """Version 1 had the same entries, without a kind."""
-        return stored
+        """Version 1 had the same entries, without a kind, and a record for each structure."""
+        return {**stored, "structures": plain(StructureTable.of_version_1(stored.get("structures", [])))}
 
     def document(self) -> Document:
         """The answer, then the loss, then where the error sits and of what kind it is, then how it was measured."""
@@ -133,14 +107,14 @@ class Report(Record, frozen=True):
                 *self._interrupted(),
                 top or Paragraph("Nothing was measured."),
                 *([symmetry_table(symmetry)] if symmetry else []),
-                Section("How much of the loss is it?", loss_blocks(self.measured)),
+                Section("How much of the loss is it?", loss_blocks(labelled(self.measured))),
                 Section("Where is it?", self._where(about)),
                 Section("What kind is it?", main_first(kind_figures(self.measured, about), about)),
                 Section("Over time", [*(b for one in self.over for b in one.blocks()), *course_figures(self.history)]),
-                Section("How does it pull on the weights?", gradient_table.blocks(self.gradients)),
-                *method(self.protocol, self.notes, self._failures(), self.blind_spots),
+                Section("How does it pull on the weights?", gradient_record.blocks(self.gradients)),
+                *method(self.protocol, self.notes, failed(self.failures), self.blind_spots),
             ],
-            f"{len(self.failures)} could not be measured" if self.failures else "",
+            remark(self.failures),
         )
 
     def _interrupted(self) -> list[Note]:
@@ -158,17 +132,9 @@ class Report(Record, frozen=True):
         tables += [element_table(m) for m in self.measured if m.by_element and m.verdict in BROKEN]
         if not self.structures:
             return tables
-        figures = main_first(where_figures(self.measured, self.structures, about), about)
-        return [*tables, *figures, worst_structures(self.measured, self.structures, about)]
-
-    def _failures(self) -> list[Block]:
-        if not self.failures:
-            return []
-        many, listed = len(self.failures), self.failures[:LISTED]
-        title = f"Not measured: {many}" + (f", the first {LISTED} listed" if many > LISTED else "")
-        rows = [[str(one["name"]), str(one["error"])] for one in listed]
-        columns = [Column("structure", kind="text"), Column("reason", kind="text")]
-        return [Section(title, [Table(title, columns, rows)], folded=True)]
+        records = list(self.structures)
+        figures = main_first(where_figures(self.measured, records, about), about)
+        return [*tables, *figures, worst_structures(self.measured, records, about)]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per structure and quantity, with units."""
@@ -194,11 +160,11 @@ class Report(Record, frozen=True):
 
     def plot_share(self, ax: Axes | None = None) -> Axes:
         """``L_equiv`` as a part of ``L_total``, with its 95 % interval."""
-        return plots.share(self.measured, ax=ax)
+        return plots.share(labelled(self.measured), ax=ax)
 
     def plot_structures(self, quantity: str | None = None, ax: Axes | None = None) -> Axes:
         """How the root error is spread over structures."""
-        return plots.structures(self.measured, self.structures, quantity, ax=ax)
+        return plots.structures(self.measured, list(self.structures), quantity, ax=ax)
 
     def plot_elements(self, quantity: str | None = None, ax: Axes | None = None) -> Axes:
         """Root error by chemical element."""
@@ -221,8 +187,10 @@ class Report(Record, frozen=True):
         return plots.history(self.history, value, x, ax=ax)
 
     def plot_gradients(self, value: str = "ratio", output: str | None = None, ax: Axes | None = None) -> Axes:
-        """Gradients of a run, ``"ratio"`` or ``"cosine"``; see :func:`equiv_probe.results.gradient_plots.history`."""
-        return gradient_plots.history(self.gradients, value, output, ax=ax)
+        """Gradients of a run by ``"ratio"`` or ``"cosine"``, of the first output or of one as ``"train/loss"``."""
+        name = output or next(iter(self.gradients), "")
+        found = self.gradients.get(name, GradientRecord("", {}))
+        return gradient_plots.history(found.history, list(found.groups), value, name, ax)
 
     def plot_trajectory(self, name: str = "forces_rms_meV_per_A", ax: Axes | None = None) -> Axes:
         """See :func:`equiv_probe.results.trajectory_plots.trajectory`."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from scipy.special import stdtrit
-
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
@@ -17,17 +15,22 @@ if TYPE_CHECKING:
 
 SEVERITY: Mapping[str, Severity] = {
     "broken": "bad",
+    "discontinuous": "bad",
+    "ill-conditioned": "bad",
     "above round-off": "fair",
+    "path only": "fair",
     "unknown": "unknown",
     "": "unknown",
     "non-deterministic": "good",
     "round-off": "good",
 }
 """How grave a verdict is, the worst first: a headline is about the quantity that is broken most."""
-BROKEN = ("broken", "above round-off", "unknown", "")
+BROKEN = ("broken", "discontinuous", "ill-conditioned", "above round-off", "unknown", "")
 """Verdicts that leave something to look into."""
 ANSWERS = {
     "broken": "Yes: the model does not respect rotation.",
+    "discontinuous": "It cannot be told: the outputs jump where inputs differ by rounding alone.",
+    "ill-conditioned": "It cannot be told: the model amplifies rounding far beyond what the precision explains.",
     "above round-off": "Slightly: there is more than rounding.",
     "round-off": "No: it respects rotation, down to rounding.",
     "non-deterministic": "It cannot be told: repeating the same input varies as much.",
@@ -77,6 +80,8 @@ def errors(name: str, unit: str, known: Labelled) -> list[str]:
 
 def is_there(known: Labelled) -> bool:
     """Whether a share is more than chance: more than its error bar, two-sided at 5 %."""
+    from scipy.special import stdtrit
+
     reach = float(stdtrit(max(known.structures - 1, 1), 0.975)) if known.structures > 1 else 2.0
     return known.share > 0 and not known.share <= reach * known.share_stderr
 

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 from equiv_probe.report.document import Column, Structures, Table
 from equiv_probe.report.formatting import finite, number
 from equiv_probe.report.scene import colour_name, drawable, scene
+from equiv_probe.results.structure_table import WORST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from equiv_probe.report.document import Cell
     from equiv_probe.results.measured import Measured
-    from equiv_probe.results.structure_records import StructureRecord
+    from equiv_probe.results.structure_table import StructureRecord
 
-WORST = 12
-"""Rows of the table of structures."""
 MOST_ATOMS = 20_000
 """On one page, of all structures."""
 

@@ -67,6 +67,8 @@ class RotationSource:
         """
         device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
         rotations = draw(plan, self.generator(device), structures)
+        if device.type != "mps":  # which has no float64
+            rotations = rotations.to(device, non_blocking=True)
         return rotations if first is None else torch.cat([first[None, None].to(rotations), rotations[1:]])
 
     def state(self) -> Tensor | None:

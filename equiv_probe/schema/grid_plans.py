@@ -48,13 +48,15 @@ def fitting_plan(
         subset: how many of the rotations; None for all.
 
     Returns:
-        ``usual``, or the rotations of the cube; on boxes that are no cubes, the half turns.
+        ``usual``, or the rotations of the cube; on boxes with two equal sides the eight that keep them, and on other
+        boxes the four half turns.
     """
     exact = exact_grids(schema, inputs, outputs)
     if not exact:
         return usual
-    cubes = all(_is_cube(rep, value) for _, rep, value in exact)
-    return RotationPlan("cube" if cubes else "box", improper=usual.improper, seed=usual.seed, subset=subset)
+    free = {axis for axis in "xyz" if all(_is_square(rep, value, axis) for _, rep, value in exact)}
+    design = "cube" if len(free) == 3 else f"box-{free.pop()}" if free else "box"
+    return RotationPlan(design, improper=usual.improper, seed=usual.seed, subset=subset)
 
 
 def require_fit(
@@ -76,7 +78,7 @@ def require_fit(
 
     Raises:
         EquivProbeError: rotations other than the cube's for a grid without interpolation, or quarter turns of a box
-            that is no cube.
+            across whose axis the sides are not equal.
     """
     for name, rep, value in exact_grids(schema, inputs, outputs):
         if plan.design not in FIXED:
@@ -85,15 +87,16 @@ def require_fit(
                 "the rotations of the cube, which take voxels to voxels",
                 'ep.RotationPlan("cube"), or declare ep.grid(interpolation="linear")',
             )
-        if plan.design == "box":
-            continue
-        if not rep.has_equal_spacing:
+        turned = {"cube": "xyz", "box": ""}.get(
+            plan.design, plan.design[-1]
+        )  # axes about which there are quarter turns
+        if not all(_is_square(rep, None, axis) for axis in turned):
             raise EquivProbeError(
                 f"the plan {plan}, and {name!r} with spacing {rep.spacing}",
                 "half turns, which keep every axis",
                 'ep.RotationPlan("box"), or ep.grid(..., interpolation="linear")',
             )
-        if isinstance(value, torch.Tensor) and not alone and not _is_cube(rep, value):
+        if isinstance(value, torch.Tensor) and not alone and not all(_is_square(rep, value, axis) for axis in turned):
             raise EquivProbeError(
                 f"the plan {plan}, and {name!r} of shape {tuple(value.shape)}, whose copies would differ in shape",
                 "rotations that keep the shape, where copies or structures share an array",
@@ -108,7 +111,10 @@ def one_of(plan: RotationPlan) -> RotationPlan:
     return replace(plan, replicates=None, subset=1)
 
 
-def _is_cube(rep: Grid, value: Any) -> bool:
-    """Whether quarter turns keep the shape; of what is not known yet, yes."""
+def _is_square(rep: Grid, value: Any, axis: str) -> bool:
+    """Whether quarter turns about an axis keep the box; as far as its shape is known."""
+    across = [place for place, own in enumerate(rep.axes) if own != axis]
+    first, second = (rep.spacing["xyz".index(rep.axes[place])] for place in across)
     known = isinstance(value, torch.Tensor) and value.ndim >= 3
-    return rep.has_equal_spacing and (not known or len(set(value.shape[-3:])) == 1)
+    is_square = not known or value.shape[across[0] - 3] == value.shape[across[1] - 3]
+    return is_square and abs(first - second) <= 1e-9 * max(first, second)

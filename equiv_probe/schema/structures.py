@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.representations.grids import Grid
 from equiv_probe.representations.representation import CartesianTensor, Fixed
 
 if TYPE_CHECKING:
@@ -107,17 +108,18 @@ class Structures:
             found = cls("leading", batch, mask=mask)
         else:
             found = cls("one", 1)
+        if center == "box" or not isinstance(center, str):
+            about = box_center(schema, inputs) if isinstance(center, str) else center.detach()
+            return replace(found, center=about.to(value.device))
         if not schema.inputs[name].is_affine:
             return found
         return replace(found, center=found._center(schema.inputs[name].places(value), center, schema))
 
-    def _center(self, points: Tensor, center: str | Tensor, schema: Schema) -> Tensor | None:
-        if not isinstance(center, str):
-            return center.detach().to(points.device)
+    def _center(self, points: Tensor, center: str, schema: Schema) -> Tensor | None:
         if center == "origin":
             return None
         if center != "centroid":
-            raise EquivProbeError(f"center={center!r}", '"centroid", "origin" or a tensor')
+            raise EquivProbeError(f"center={center!r}", '"centroid", "origin", "box" or a tensor')
         require_common_center(schema)
         points = points if points.device.type == "mps" else points.double()
         if self.layout == "one":
@@ -211,8 +213,23 @@ def require_common_center(schema: Schema) -> None:
         raise EquivProbeError(
             "points beside a voxel grid among the inputs, rotated about their centroid",
             "the centre of the box, about which the grid rotates, so that both stay together",
-            'center="origin" for points that are given from the centre of the box, or a tensor: where it is',
+            'center="origin" for points that are given from the centre of the box, "box" for those that are given from '
+            "its first sample, or a tensor: where it is",
         )
+
+
+def box_center(schema: Schema, inputs: Mapping[str, Any]) -> Tensor:
+    """The middle of the box of the first grid among the inputs, as seen from its first sample, ``(3,)``.
+
+    Raises:
+        EquivProbeError: there is no grid.
+    """
+    for name, rep in schema.inputs.items():
+        if isinstance(rep, Grid) and isinstance(inputs.get(name), torch.Tensor):
+            return rep.middle(inputs[name].shape[-3:])
+    raise EquivProbeError(
+        'center="box" without a grid among the inputs', "a grid, whose middle is the centre", "center=torch.tensor(...)"
+    )
 
 
 def _leading(inputs: Mapping[str, Any], schema: Schema, name: str) -> int | None:

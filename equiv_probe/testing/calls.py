@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from equiv_probe.live.adapters import CallAdapter, adapter_for
+from equiv_probe.live.adapter_choice import adapter_for
+from equiv_probe.live.adapters import CallAdapter
 from equiv_probe.live.capture import cloned, read_outputs
 from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.probe.probe import Probe

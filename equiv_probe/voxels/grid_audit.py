@@ -22,6 +22,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.orbit.twirl import progress_bar
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan
 from equiv_probe.schema.schema import named
 from equiv_probe.voxels.grid_report import GridAudit
@@ -44,7 +45,7 @@ def audit_grid(
     targets: Any = None,
     loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
     *,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     interpolation: Kind | None = None,
     center: str | Tensor = "origin",
     chunk: int = 8,
@@ -68,12 +69,15 @@ def audit_grid(
         Both numbers, which print with what they mean.
 
     Raises:
-        EquivProbeError: no grid in the schema, a flat batch, or what decompose raises.
+        EquivProbeError: no grid in the schema, a flat batch, one replicate, or targets and a loss that do not fit the
+            model's answer; all of this before the first rotation.
     """
     began = time.perf_counter()
-    plan = plan or RotationPlan()
+    plan = rotation_plan(plan) or RotationPlan()
     if not plan.is_rotated:
         raise EquivProbeError(str(plan), "a plan of all rotations: those of the cube are the first number", "plan=None")
+    if plan.R < 2:
+        raise EquivProbeError(str(plan), "two replicates or more, for an estimate", "RotationPlan(..., replicates=4)")
     if schema is None:
         schema = RotatedModel(evaluated(model, lambda: None), inputs, None, center).schema
     parts = Parts.of(model, inputs, targets, schema, chunk)
@@ -83,17 +87,18 @@ def audit_grid(
     whole = named(inputs, list(exact.inputs))
     first = RotatedModel(parts.predict(lambda: None), parts.inputs[0], exact, center)
     cube_plan = fitting_plan(plan, exact, whole, first.identity)
+    parts.require_fit(first, loss)
     evaluations = len(parts.inputs) * (cube_plan.size + plan.size + 2 * (FLOOR + 2))
     with progress_bar(evaluations, "rotating grids", shown=progress) as advance:
         predict = parts.predict(lambda: advance(1))
         cube, at_right_angles = parts.decompose(predict, exact, cube_plan, center, loss)
         rotations, at_angles = parts.decompose(predict, smooth, plan, center, loss)
     return GridAudit(
-        cube,
-        rotations,
-        cube_plan,
-        plan,
-        kind,
+        cube=cube,
+        rotations=rotations,
+        cube_plan=cube_plan,
+        plan=plan,
+        interpolation=kind,
         model=type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", "model"),
         structures=parts.structures,
         seconds=time.perf_counter() - began,

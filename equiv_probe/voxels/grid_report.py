@@ -1,43 +1,49 @@
-"""What an audit of a model of voxel grids found: two numbers, to print, as JSON for machines, as a page."""
+"""What an audit of a model of voxel grids found: two numbers, by right angles exactly, and by all rotations."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
+import msgspec
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.decomposition import Decomposition
-from equiv_probe.report.saving import as_json, as_page, read, require_version, write
-from equiv_probe.report.stored import require, without_nan
-from equiv_probe.report.stored_audits import GRID
+from equiv_probe.report.document import TERMINAL, Column, Document, Figure, Paragraph, Section, Table, method
+from equiv_probe.report.formatting import number
+from equiv_probe.report.record import Record
+from equiv_probe.report.stored_data import FIX
+from equiv_probe.results.angle_bins import AngleBin
+from equiv_probe.results.quantity_tables import loss_blocks
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.voxels import plots
+from equiv_probe.voxels.grid_headline import headline, labelled
+from equiv_probe.voxels.grid_numbers import (
+    ABOVE,
+    ALL,
+    RIGHT_ANGLES,
+    floor_in_words,
+    is_above_interpolation,
+    is_root,
+    ratio,
+    shown,
+    shown_interval,
+    value_with_interval,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from matplotlib.axes import Axes
 
-SCHEMA_VERSION = 1
-ABOVE = 5.0
-"""An ``L_equiv`` beyond this multiple of the floor is more than interpolation makes.
+    from equiv_probe.report.document import Cell
 
-The floor is that of one trip there and back. Squares, stencils and fields that are cut off at the ball make up to four
-times as much of it in models that respect every rotation as far as a grid can.
-"""
 BLIND = [
-    "what rotates between right angles do to structures below the interpolation's floor: finer grids lower it",
-    "in the corners of the box, outside of the ball that rotates within it, anything but rotates by right angles",
-    "of structures that lie aligned with the grid, what they would show in other orientations: rotates by right angles "
-    "keep them aligned",
+    "what rotations between right angles do to structures below the interpolation's floor: finer grids lower it",
+    "in the corners of the box, outside of the ball that rotates within it, anything but rotations by right angles",
+    "of structures that lie aligned with the grid, what they would show in other orientations: rotations by right "
+    "angles keep them aligned",
 ]
 
 
-@dataclass(frozen=True)
-class GridAudit:
+class GridAudit(Record, frozen=True):
     """Two estimates of the same loss's symmetry error.
 
     Attributes:
@@ -56,7 +62,12 @@ class GridAudit:
             loss other than squared error, several outputs, improper rotations, or where predictions were too large to
             be kept.
         protocol: precision, device, versions.
+
+    The methods ``plot_…`` draw into the given Matplotlib axes, or into those of a new figure of pyplot's, and return
+    the axes.
     """
+
+    kind: ClassVar[str] = "grid"
 
     cube: Decomposition
     rotations: Decomposition
@@ -66,155 +77,152 @@ class GridAudit:
     model: str
     structures: int
     seconds: float
-    by_angle: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    protocol: dict[str, Any] = field(default_factory=dict)
+    by_angle: dict[str, list[AngleBin]] = msgspec.field(default_factory=dict)
+    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse structures that have some of the numbers only."""
+        for name, found in (("cube", self.cube), ("rotations", self.rotations)):
+            if len({len(values) for values in found.per_structure.values()}) > 1:
+                raise ValueError(f"{name}.per_structure: lists of several lengths")
 
     @property
     def is_above_interpolation(self) -> bool:
         """Whether the second number is more than interpolation alone would make: beyond five times its floor."""
-        return self.rotations.equiv > ABOVE * self.rotations.floor
+        return is_above_interpolation(self.rotations)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and words, for JSON; what was not measured is None."""
-        plain: dict[str, Any] = without_nan(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "model": self.model,
-                "structures": self.structures,
-                "cube": _stored(self.cube, self.cube_plan),
-                "rotations": {"interpolation": self.interpolation, **_stored(self.rotations, self.plan)},
-                "is_above_interpolation": self.is_above_interpolation,
-                "by_angle": self.by_angle,
-                "protocol": self.protocol,
-                "seconds": self.seconds,
-            }
-        )
-        return plain
+        """Plain dicts, lists and numbers, also whether the second number is more than interpolation makes."""
+        return {**super().to_dict(), "is_above_interpolation": self.is_above_interpolation}
 
     @classmethod
-    def from_dict(cls, stored: dict[str, Any]) -> GridAudit:
-        """Undo :meth:`to_dict`.
+    def upgraded(cls, stored: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 had the plans within the estimates, and no kind."""
+        plans = {}
+        for place, name in (("cube", "cube_plan"), ("rotations", "plan")):
+            found = stored.get(place)
+            if not isinstance(found, dict) or "rotation_plan" not in found:
+                raise EquivProbeError(f"no {place}.rotation_plan", "it to be there", FIX)
+            plans[name] = found["rotation_plan"]
+        rotations = stored["rotations"]
+        interpolation = {"interpolation": rotations["interpolation"]} if "interpolation" in rotations else {}
+        return {**stored, **plans, **interpolation}
 
-        Raises:
-            EquivProbeError: another schema version, or no audit of a model of grids.
-        """
-        require_version(stored, SCHEMA_VERSION)
-        require(stored, GRID)
-        by_angle = {
-            name: [{**entry, "rms": _number(entry["rms"])} for entry in bins]
-            for name, bins in stored.get("by_angle", {}).items()
-            if name in {"cube", "rotations"}
+    def document(self) -> Document:
+        """The answer and both numbers, then the loss, then where the error sits and of what kind it is."""
+        losses = [(name, known) for name, one in self._numbers() if (known := labelled(one)) is not None]
+        each = [one for both in (self.cube, self.rotations) for one in (both, *both.parts.values())]
+        protocol = {
+            RIGHT_ANGLES: f"{self.cube_plan}; over the whole box",
+            ALL: f"{self.plan}; {self.interpolation} interpolation, over the ball in the box",
+            "loss": self.cube.loss,
+            **self.protocol,
+            "seconds": number(self.seconds),
         }
-        return cls(
-            cube=_decomposition(stored["cube"]),
-            rotations=_decomposition(stored["rotations"]),
-            cube_plan=_plan(stored["cube"]["rotation_plan"]),
-            plan=_plan(stored["rotations"]["rotation_plan"]),
-            interpolation=stored["rotations"]["interpolation"],
-            model=stored["model"],
-            structures=stored["structures"],
-            seconds=_number(stored["seconds"]),
-            by_angle=by_angle,
-            protocol=stored.get("protocol", {}),
+        return Document(
+            self.model,
+            f"{self.structures} structure{'s' * (self.structures != 1)}, on voxel grids",
+            [
+                headline(self.cube, self.rotations, self.cube_plan.size, self.interpolation),
+                self._table(),
+                self._reading(),
+                Section("How much of the loss is it?", loss_blocks(losses)),
+                Section("Where is it?", self._over_structures()),
+                Section("What kind is it?", [self._beside_floors(), *self._against_angle()]),
+                *method(protocol, list(dict.fromkeys(note for one in each for note in one.notes)), blind_spots=BLIND),
+            ],
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write ``.json`` (everything) or ``.html`` (a page to look at).
-
-        Raises:
-            EquivProbeError: another suffix, or, for a page, Matplotlib is not installed.
-        """
-        write(path, {".json": lambda: as_json(self.to_dict()), ".html": lambda: as_page(self)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> GridAudit:
-        """Read what :meth:`save` wrote as JSON.
-
-        Raises:
-            EquivProbeError: there is no such file, or no audit of a model of grids in it.
-        """
-        found: GridAudit = read(path, cls.from_dict)
-        return found
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per number and structure."""
+        return [
+            {"rotations": name, "structure": place, **dict(zip(found.per_structure, values, strict=True))}
+            for name, found in ((RIGHT_ANGLES, self.cube), (ALL, self.rotations))
+            for place, values in enumerate(zip(*(one.tolist() for one in found.per_structure.values()), strict=True))
+        ]
 
     def plot_numbers(self, ax: Axes | None = None) -> Axes:
-        """Both numbers beside their floors; see :func:`equiv_probe.voxels.plots.numbers`."""
-        from equiv_probe.voxels import plots as grid_plots
-
-        return grid_plots.numbers(self, ax)
+        """Both numbers beside their floors."""
+        return plots.numbers(self.cube, self.rotations, ax)
 
     def plot_structures(self, ax: Axes | None = None) -> Axes:
-        """How both are spread over structures; see :func:`equiv_probe.voxels.plots.structures`."""
-        from equiv_probe.voxels import plots as grid_plots
-
-        return grid_plots.structures(self, ax)
+        """How both are spread over structures."""
+        return plots.structures(self.cube, self.rotations, ax)
 
     def plot_angle(self, ax: Axes | None = None) -> Axes:
-        """Against the angle of the rotation; see :func:`equiv_probe.voxels.plots.angle`."""
-        from equiv_probe.voxels import plots as grid_plots
+        """Against the angle of the rotation."""
+        return plots.angle(self.by_angle, ax)
 
-        return grid_plots.angle(self, ax)
+    def _numbers(self) -> list[tuple[str, Decomposition]]:
+        """Both numbers, of every output if there are several."""
+        both = ((RIGHT_ANGLES, self.cube), (ALL, self.rotations))
+        found = list(both)
+        for name in self.cube.parts if len(self.cube.parts) > 1 else ():
+            found += [(f"{name}, {how}", one.parts[name]) for how, one in both if name in one.parts]
+        return found
 
-    def _repr_html_(self) -> str | None:
-        """What a notebook shows; without Matplotlib it shows the text instead."""
-        from equiv_probe.report.page import fragment
-
-        try:
-            return fragment(self)
-        except EquivProbeError:
-            return None
-
-    def __str__(self) -> str:
-        meaning = (
-            "includes finer angles, and is more than interpolation alone would make of it, five times its floor"
-            if self.is_above_interpolation
-            else "is no more than interpolation alone may make of it, up to five times its floor: beyond the first "
-            "number nothing can be said at this spacing"
+    def _table(self) -> Table:
+        columns = [
+            Column("rotations", kind="text"),
+            Column("symmetry error"),
+            Column("95 % interval"),
+            Column("floor"),
+            Column("times the floor", digits=2),
+            Column("what", kind="text"),
+        ]
+        rows: list[list[Cell]] = []
+        for name, one in self._numbers():
+            what = "√L_equiv, own unit" if is_root(one) else f"L_equiv, {one.loss}"
+            rows.append([name, shown(one, one.equiv), shown_interval(one), shown(one, one.floor), ratio(one), what])
+        caption = (
+            "Two numbers of one loss: by right angles, where the floor is rounding, and by all rotations, where it is "
+            "the interpolation's."
         )
-        lines = [
-            f"{self.model}, {self.structures} structures",
-            f"1. {self.cube_plan}; over the whole box",
-            *(f"   {line}" for line in str(self.cube).splitlines()),
-            f"2. {self.plan}; {self.interpolation} interpolation, over the ball in the box",
-            *(f"   {line.replace('round-off', 'interpolation')}" for line in str(self.rotations).splitlines()),
+        return Table("Symmetry error by right angles and by all rotations", columns, rows, caption)
+
+    def _reading(self) -> Paragraph:
+        meaning = (
+            "includes finer angles, and is more than interpolation alone would make of it, five times its "
+            "interpolation floor"
+            if self.is_above_interpolation
+            else "is no more than interpolation alone may make of it, up to five times its interpolation floor: beyond "
+            "the first number nothing can be said at this spacing"
+        )
+        return Paragraph(
             "The first is what a subgroup sees, without interpolation and without sampling error: broken symmetry and "
             "nothing else, but of rotations by right angles alone (less than all rotations would show where structures "
             f"lie anyhow; not so where they are aligned with the grid). The second {meaning}.",
+            on=TERMINAL,
+        )
+
+    def _beside_floors(self) -> Figure:
+        cube, rotations = self.cube, self.rotations
+        text = (
+            f"Right angles: {value_with_interval(cube)} beside {floor_in_words(cube)}. All rotations: "
+            f"{value_with_interval(rotations)} beside {floor_in_words(rotations)} of interpolation, which may make up "
+            f"to {number(shown(rotations, ABOVE * rotations.floor))}."
+        )
+        return Figure("Beside their floors", self.plot_numbers, text, height=2.4)
+
+    def _against_angle(self) -> list[Figure]:
+        names = {"cube": RIGHT_ANGLES, "rotations": f"{ALL}, interpolated"}
+        found = {how: plots.at_angles(self.by_angle.get(name, [])) for name, how in names.items()}
+        if not any(found.values()):
+            return []
+        start = "How far predictions, rotated back, lie from the unrotated ones"
+        ends = [
+            f"{how}: {', '.join(f'{number(root)} at {at:g}°' for at, root in pairs) or 'nothing'}"
+            for how, pairs in found.items()
         ]
-        return "\n".join(lines)
+        caption = (
+            f"{start} (root mean square). At right angles over the whole box, and nothing interpolated; otherwise over "
+            "the ball, where interpolation has its part at every angle."
+        )
+        return [Figure("Against the angle", self.plot_angle, f"{start}. {'; '.join(ends)}.", caption)]
 
-
-def _stored(found: Decomposition, plan: RotationPlan) -> dict[str, Any]:
-    by_structure = {name: values.tolist() for name, values in found.per_structure.items()}
-    return {"plan": str(plan), "rotation_plan": asdict(plan), **found.to_dict(), "per_structure": by_structure}
-
-
-def _number(stored: float | None) -> float:
-    return math.nan if stored is None else stored
-
-
-def _plan(stored: Mapping[str, Any]) -> RotationPlan:
-    return RotationPlan(**{key: stored[key] for key in ("design", "replicates", "improper", "seed", "subset")})
-
-
-def _decomposition(stored: Mapping[str, Any]) -> Decomposition:
-    """None back to NaN, lists back to tuples and tensors."""
-    fields: dict[str, Any] = {key: _number(stored[key]) for key in _NUMBERS}
-    for key in ("equiv_interval", "share_interval"):
-        fields[key] = tuple(map(_number, stored[key]))
-    by_structure = {
-        name: torch.tensor([_number(value) for value in values], dtype=torch.float64)
-        for name, values in stored.get("per_structure", {}).items()
-    }
-    return Decomposition(
-        **fields,
-        loss=stored["loss"],
-        unit=stored["unit"],
-        structures=stored["structures"],
-        notes=tuple(stored.get("notes", ())),
-        parts={name: _decomposition(part) for name, part in stored.get("parts", {}).items()},
-        per_structure=by_structure,
-    )
-
-
-_LOSSES = ("total", "mean", "equiv", "share")
-_NUMBERS = (*_LOSSES, *(f"{name}_stderr" for name in _LOSSES), "floor", "nondeterminism")
+    def _over_structures(self) -> list[Figure]:
+        kept = (plots.by_structure(one) for one in (self.cube, self.rotations))
+        if self.structures < 2 or not all(map(len, kept)):
+            return []
+        text = "For each value, the percentage of structures that lie below it."
+        return [Figure("Over structures", self.plot_structures, text)]

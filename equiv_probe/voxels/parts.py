@@ -14,9 +14,12 @@ from equiv_probe.estimation.decomposition import Decomposition, summarise
 from equiv_probe.estimation.deviation_by_angle import by_angle
 from equiv_probe.estimation.losses import PointwiseLoss
 from equiv_probe.estimation.measurement import Measurement, Objective, measure
+from equiv_probe.estimation.orbit import Orbit
+from equiv_probe.estimation.second_opinion import second_opinion
 from equiv_probe.live.isolation import needs_gradient
 from equiv_probe.orbit.twirl import twirl
 from equiv_probe.representations.grids import Grid
+from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.schema import named, unnamed
 from equiv_probe.schema.structures import Structures, resolve_batch
 
@@ -26,9 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.estimation.losses import AnyLoss
-    from equiv_probe.estimation.orbit import Orbit
+    from equiv_probe.orbit.rotated_model import RotatedModel
     from equiv_probe.representations.interpolation import Kind
-    from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe.schema.schema import Schema
 
 FLOOR = 3
@@ -72,6 +74,15 @@ class Parts:
 
         return cls(model, cut(inputs), cut(targets), schema, found.count, "leading")
 
+    def require_fit(self, first: RotatedModel, loss: AnyLoss | Mapping[str, AnyLoss]) -> None:
+        """Raise what the decomposition would raise about targets and loss, from one answer to the first part."""
+        one = {name: value[None, None] for name, value in first.identity.items()}
+        eye = torch.eye(3, dtype=torch.float64)[None, None]
+        orbit = Orbit.from_values(one, first.identity, first.schema, RotationPlan("haar", 1), eye)
+        given = Objective.of(orbit, self.targets[0], loss, structures=self.layout, weights=None, mask=None)
+        for objective in given.values():
+            objective(first.identity, 0)
+
     def grids(self) -> list[Grid]:
         """The grids of the schema."""
         both = (*self.schema.inputs.values(), *self.schema.outputs.values())
@@ -98,6 +109,7 @@ class Parts:
                     self.precisions.add(value.dtype)
             return found
 
+        predict.__wrapped__ = model  # type: ignore[attr-defined]
         return predict
 
     def decompose(
@@ -111,6 +123,7 @@ class Parts:
         """All parts, rotated by the same rotations, as one; and how far they deviate by angle."""
         found: dict[str, list[Measurement]] = {}
         deviations: list[Tensor | None] = []
+        doubts: dict[str, str] = {}
         for inputs, targets in zip(self.inputs, self.targets, strict=True):
             orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR)
             for name in orbit.identity:
@@ -118,11 +131,13 @@ class Parts:
             given = Objective.of(orbit, targets, loss, structures=self.layout, weights=None, mask=None)
             for name, objective in given.items():
                 one = measure(orbit, objective)
+                if name in orbit.identity and one.estimate.equiv.mean() > 100 * one.floor:
+                    doubts.setdefault(name, second_opinion(orbit, name))
                 least = self.resolution(orbit, objective, one)
                 found.setdefault(name, []).append(replace(one, floor=max(one.floor, least)))
             deviations.append(_deviation(orbit, given))
         joined = {name: Measurement.joined(parts) for name, parts in found.items()}
-        parts = {name: summarise(one, "") for name, one in joined.items()}
+        parts = {name: _noted(summarise(one, ""), doubts.get(name, "")) for name, one in joined.items()}
         each = [one for one in deviations if one is not None]
         weights = orbit.weights.repeat(plan.R)
         turns = orbit.rotations.flatten(0, 1)
@@ -132,14 +147,15 @@ class Parts:
         return replace(summarise(Measurement.sum(joined, dict.fromkeys(joined, 1.0)), ""), parts=parts), bins
 
     def resolution(self, orbit: Orbit, objective: Objective, measured: Measurement) -> float:
-        """What rounding the prediction once, or the loss, makes of ``L_equiv``.
-
-        Rotates of the cube there and back give the very same grid, so that their floor may be nothing at all.
-        """
+        """What rounding the prediction once, or the loss, makes of ``L_equiv``: less than that is no floor."""
         size = sum(float(orbit.identity[name].square().mean()) for name in objective.outputs)
         step = max((torch.finfo(one).eps for one in self.precisions), default=0.0) * math.sqrt(size / 12)
         of_loss = torch.finfo(torch.float64).eps * float(measured.estimate.total.abs().mean())
         return max(step**2 if measured.squared else step, of_loss if measured.labelled else 0.0)
+
+
+def _noted(found: Decomposition, note: str) -> Decomposition:
+    return replace(found, notes=(*found.notes, note)) if note else found
 
 
 def _deviation(orbit: Orbit, given: Mapping[str, Objective]) -> Tensor | None:
@@ -181,4 +197,5 @@ def evaluated(model: Callable[[Any], Any], advance: Callable[[], None]) -> Calla
             for module in training:
                 module.training = True
 
+    predict.__wrapped__ = model  # type: ignore[attr-defined]
     return predict

@@ -12,42 +12,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.axes import ALARM, CALM, INK, LINE, axes_or_new, figure, is_near, tidied, value_of
+from equiv_probe.report.axes import ALARM, CALM, INK, LINE, axes_or_new, figure, is_near, tidied
 from equiv_probe.report.formatting import number
-from equiv_probe.voxels.grid_report import ABOVE
+from equiv_probe.voxels.grid_numbers import ABOVE, ALL, RIGHT_ANGLES, label, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from matplotlib.axes import Axes
 
     from equiv_probe.estimation.decomposition import Decomposition
-    from equiv_probe.voxels.grid_report import GridAudit
-
-RIGHT_ANGLES, ALL = "right angles", "all rotations"
-SQUARED = "mse"
-
-
-def label(audit: GridAudit) -> str:
-    """What is drawn, and in which unit."""
-    return "√L_equiv, unit of the output" if is_root(audit.cube) else f"L_equiv ({audit.cube.loss})"
-
-
-def is_root(found: Decomposition) -> bool:
-    """Whether a number is shown as its root: of squared error, where that is in the output's unit."""
-    return found.loss == SQUARED
-
-
-def shown(found: Decomposition, value: float) -> float:
-    """A number as it is shown; an estimate below zero is zero."""
-    value = value_of(value)
-    return math.sqrt(max(value, 0.0)) if is_root(found) else value
+    from equiv_probe.results.angle_bins import AngleBin
 
 
 @figure
-def numbers(audit: GridAudit, ax: Axes | None = None) -> Axes:
+def numbers(cube: Decomposition, rotations: Decomposition, ax: Axes | None = None) -> Axes:
     """Both numbers with their 95 % intervals, beside their floors, and up to where interpolation may reach.
 
     Args:
-        audit: of a model of grids.
+        cube: over rotations by right angles.
+        rotations: over all, interpolated.
         ax: to draw into.
 
     Raises:
@@ -56,14 +40,14 @@ def numbers(audit: GridAudit, ax: Axes | None = None) -> Axes:
     from matplotlib.ticker import LogLocator
 
     ax = axes_or_new(ax)
-    rows = ((audit.cube, "floor: rounding", CALM), (audit.rotations, "floor: interpolation", ALARM))
+    rows = ((cube, "floor: rounding", CALM), (rotations, "floor: interpolation", ALARM))
     seen = [shown(one, x) for one, *_ in rows for x in (one.equiv, one.floor)]
     least = min((x for x in seen if x > 0), default=1e-16)
     for row, (one, name, colour) in enumerate(rows):
         floor = max(shown(one, one.floor), 0.0)
         if floor > 0:
             ax.plot([floor] * 2, [row - 0.35, row + 0.35], color=INK, ls=(":", "--")[row], lw=1.5, label=name)
-        if one is audit.rotations and floor > 0:
+        if one is rotations and floor > 0:
             reach = shown(one, ABOVE * one.floor)
             ax.fill_betweenx([row - 0.35, row + 0.35], floor, reach, color=LINE, lw=0, label="what it may make")
         value = shown(one, one.equiv)
@@ -78,24 +62,25 @@ def numbers(audit: GridAudit, ax: Axes | None = None) -> Axes:
     ax.xaxis.set_major_locator(LogLocator(numticks=6))
     ax.set_yticks((0, 1), (RIGHT_ANGLES, ALL))
     ax.set_ylim(1.6, -0.6)
-    ax.set_xlabel(label(audit))
+    ax.set_xlabel(label(cube))
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return tidied(ax, grid="x")
 
 
 @figure
-def structures(audit: GridAudit, ax: Axes | None = None) -> Axes:
+def structures(cube: Decomposition, rotations: Decomposition, ax: Axes | None = None) -> Axes:
     """How both numbers are spread over structures: for each value, the percentage of structures that lie below.
 
     Args:
-        audit: of a model of grids.
+        cube: over rotations by right angles.
+        rotations: over all, interpolated.
         ax: to draw into.
 
     Raises:
         EquivProbeError: the audit does not hold its structures.
     """
-    pairs = ((audit.cube, RIGHT_ANGLES, CALM), (audit.rotations, ALL, ALARM))
-    drawn = {name: (_by_structure(one), one, colour) for one, name, colour in pairs}
+    pairs = ((cube, RIGHT_ANGLES, CALM), (rotations, ALL, ALARM))
+    drawn = {name: (by_structure(one), one, colour) for one, name, colour in pairs}
     if not all(len(values) for values, *_ in drawn.values()):
         raise EquivProbeError("a report without structures", "an audit that kept them")
     ax = axes_or_new(ax)
@@ -109,24 +94,24 @@ def structures(audit: GridAudit, ax: Axes | None = None) -> Axes:
     if min(ends) > 0 and max(ends) > 20 * min(ends):
         ax.set_xscale("log")
     ax.set_ylim(0, 103)
-    ax.set_xlabel(label(audit))
+    ax.set_xlabel(label(cube))
     ax.set_ylabel("structures below, %")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return tidied(ax)
 
 
 @figure
-def angle(audit: GridAudit, ax: Axes | None = None) -> Axes:
+def angle(bins: Mapping[str, Sequence[AngleBin]], ax: Axes | None = None) -> Axes:
     """How far predictions rotated back lie from the unrotated ones, against the angle of the rotation.
 
     Args:
-        audit: of a model of grids.
+        bins: of both, ``"cube"`` and ``"rotations"``.
         ax: to draw into.
 
     Raises:
         EquivProbeError: deviations were not kept by angle.
     """
-    found = {name: at_angles(audit, name) for name in ("cube", "rotations")}
+    found = {name: at_angles(bins.get(name, [])) for name in ("cube", "rotations")}
     if not any(found.values()):
         raise EquivProbeError("a report without angles", "squared error of a single output, over proper rotations")
     ax = axes_or_new(ax)
@@ -141,16 +126,16 @@ def angle(audit: GridAudit, ax: Axes | None = None) -> Axes:
     return tidied(ax)
 
 
-def at_angles(audit: GridAudit, name: str) -> list[tuple[float, float]]:
-    """Angles in degrees, in the middle of their bins, and deviations there; ``name`` is "cube" or "rotations"."""
-    bins = [(bin_, value_of(bin_["rms"])) for bin_ in audit.by_angle.get(name, [])]
-    return [((bin_["low"] + bin_["high"]) / 2, rms) for bin_, rms in bins if math.isfinite(rms)]
+def at_angles(bins: Sequence[AngleBin]) -> list[tuple[float, float]]:
+    """Angles in degrees, in the middle of their bins, and deviations there."""
+    return [((one["low"] + one["high"]) / 2, one["rms"]) for one in bins if math.isfinite(one["rms"])]
 
 
 def _columns(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [at for at, _ in pairs], [value for _, value in pairs]
 
 
-def _by_structure(found: Decomposition) -> np.ndarray:
+def by_structure(found: Decomposition) -> np.ndarray:
+    """The numbers of all structures as they are shown, in rising order; nothing if they were not kept."""
     values = found.per_structure.get("equiv")
     return np.array([]) if values is None else np.sort([shown(found, x) for x in values.tolist() if math.isfinite(x)])

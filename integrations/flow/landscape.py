@@ -3,9 +3,9 @@
     python integrations/flow/landscape.py [--config long] [--steps 0 100 1000 3000 10000]
 
 The loss is the study's own, of held-out structures at fixed noise and times: a few at one draw for the curvature,
-128 at eight draws for the gradients. Nobody tells the instrument what loss that is (`ep.OrbitLoss.of_step`). Writes
-`results/<config>_landscape.csv` mark by mark, and goes on where it was stopped; and the run's log with its figure,
-`results/<config>_steps.*`.
+128 at eight draws for the gradients. Nobody tells the instrument what loss that is (`ep.analysis.OrbitLoss.of_step`).
+Writes `results/<config>_landscape.csv` mark by mark, and goes on where it was stopped; and the run's log with its
+figure, `results/<config>_steps.*`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KAPPAS = [f"condition_{kind}" for kind in CONDITIONS]
 LOSSES = ("mean", "equiv")
 
 
-def losses(run: Run, structures: int, plan: str, sets: int) -> list[ep.OrbitLoss]:
+def losses(run: Run, structures: int, plan: str, sets: int) -> list[ep.analysis.OrbitLoss]:
     """The decomposed loss as a function of the weights, with independent sets of rotations.
 
     Args:
@@ -53,7 +53,7 @@ def losses(run: Run, structures: int, plan: str, sets: int) -> list[ep.OrbitLoss
         torch.manual_seed(EVALUATION_SEED)
         rotations = ep.RotationPlan(plan, replicates=2, seed=k)
         found.append(
-            ep.OrbitLoss.of_step(run.net, step, rotations, schema=flow.schema(config.predict), center="origin")
+            ep.analysis.OrbitLoss.of_step(run.net, step, rotations, schema=flow.schema(config.predict), center="origin")
         )
     return found
 
@@ -77,7 +77,7 @@ def gradients(run: Run, batches: int, size: int, seed: int) -> dict[str, float]:
 
         return loss
 
-    loss = ep.OrbitLoss.of_step(
+    loss = ep.analysis.OrbitLoss.of_step(
         run.net,
         [step(k) for k in range(batches)],
         ep.RotationPlan("tetrahedral", replicates=2, seed=seed),
@@ -85,7 +85,7 @@ def gradients(run: Run, batches: int, size: int, seed: int) -> dict[str, float]:
         center="origin",
         per_structure=True,
     )
-    found = ep.gradients(loss, over="structures", blocks=batches)
+    found = ep.analysis.gradients(loss, over="structures", blocks=batches)
     print(found, flush=True)
     row: dict[str, float] = {}
     for key in ("norm_mean", "norm_equiv", "ratio", "cosine"):
@@ -94,12 +94,14 @@ def gradients(run: Run, batches: int, size: int, seed: int) -> dict[str, float]:
     return row
 
 
-def line(given: Sequence[ep.OrbitLoss], seed: int) -> dict[str, float]:
+def line(given: Sequence[ep.analysis.OrbitLoss], seed: int) -> dict[str, float]:
     """With which power of the distance both losses grow along a random direction.
 
     Away from a minimum a loss has a slope along the line too; its even part ``(L(t) + L(−t)) / 2 − L(0)`` has none.
     """
-    found = ep.along_line(given, "random", [sign * 10 ** (k / 4) for k in range(-10, 1) for sign in (-1, 1)], seed=seed)
+    found = ep.analysis.along_line(
+        given, "random", [sign * 10 ** (k / 4) for k in range(-10, 1) for sign in (-1, 1)], seed=seed
+    )
     ahead, row = found.t > 0, {}
     for k, (name, values, _) in enumerate(found.named()):
         even = (values + values[::-1])[ahead] / 2 - values[found.origin]
@@ -109,9 +111,11 @@ def line(given: Sequence[ep.OrbitLoss], seed: int) -> dict[str, float]:
     return row
 
 
-def curvature(given: Sequence[ep.OrbitLoss], probes: int, lanczos: int) -> dict[str, float]:
+def curvature(given: Sequence[ep.analysis.OrbitLoss], probes: int, lanczos: int) -> dict[str, float]:
     """Largest and smallest eigenvalues, traces, ranks and condition numbers of both losses."""
-    found = ep.curvature(given, losses=LOSSES, top=1, probes=probes, steps=lanczos, trace_probes=4, tolerance=1e-2)
+    found = ep.analysis.curvature(
+        given, losses=LOSSES, top=1, probes=probes, steps=lanczos, trace_probes=4, tolerance=1e-2
+    )
     print(found, flush=True)
     row: dict[str, float] = {}
     for name in LOSSES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class Forces(nn.Module):
 
 def loss_of(
     net: nn.Module, batch: measuring.Batch, plan: ep.RotationPlan, *, per_structure: bool = False
-) -> ep.OrbitLoss:
+) -> ep.analysis.OrbitLoss:
     """The decomposed force loss as a function of the weights.
 
     Args:
@@ -59,7 +60,7 @@ def loss_of(
     schema = ep.Schema(inputs={"positions": ep.point}, outputs={"forces": ep.vector}, mask="mask")
     real = batch.species != PADDING
     inputs = {"positions": batch.positions, "species": batch.species, "mask": real}
-    return ep.OrbitLoss(
+    return ep.analysis.OrbitLoss(
         Forces(net.train()),
         inputs,
         {"forces": batch.forces},
@@ -70,7 +71,7 @@ def loss_of(
     )
 
 
-def losses(net: nn.Module, batch: measuring.Batch, plan: ep.RotationPlan) -> list[ep.OrbitLoss]:
+def losses(net: nn.Module, batch: measuring.Batch, plan: ep.RotationPlan) -> list[ep.analysis.OrbitLoss]:
     """The same loss with independent rotations; the plan's seed is that of the first set."""
     plans = [ep.RotationPlan(plan.design, replicates=plan.R, seed=plan.seed + k) for k in range(SETS)]
     return [loss_of(net, batch, one) for one in plans]
@@ -83,9 +84,9 @@ def molecules(run: Run, count: int, atoms: int) -> measuring.Batch:
     return run.labels(labelled_sets.take(run.sets.held, rows))
 
 
-def curvature(given: Sequence[ep.OrbitLoss], *, probes: int, steps: int) -> dict[str, Any]:
+def curvature(given: Sequence[ep.analysis.OrbitLoss], *, probes: int, steps: int) -> dict[str, Any]:
     """Eigenvalues and condition numbers of both losses, and their ratio under every definition."""
-    found = ep.curvature(
+    found = ep.analysis.curvature(
         given, losses=("mean", "equiv"), top=1, probes=probes, steps=steps, trace_probes=2 * probes, tolerance=0.1
     )
     print(found)
@@ -98,24 +99,26 @@ def curvature(given: Sequence[ep.OrbitLoss], *, probes: int, steps: int) -> dict
 def gradients(net: nn.Module, batch: measuring.Batch, replicates: int) -> dict[str, Any]:
     """Lengths of both gradients, unbiased over structures and their rotations, and the angle between them."""
     plan = ep.RotationPlan("tetrahedral", replicates=replicates, seed=measuring.SEED + SETS)
-    found = ep.gradients(loss_of(net, batch, plan, per_structure=True), over="structures")
+    found = ep.analysis.gradients(loss_of(net, batch, plan, per_structure=True), over="structures")
     print(found)
     plain: dict[str, Any] = found.to_dict()["groups"]["all"]
     return plain
 
 
-def line(given: Sequence[ep.OrbitLoss], seed: int) -> dict[str, Any]:
+def line(given: Sequence[ep.analysis.OrbitLoss], seed: int) -> dict[str, Any]:
     """Both losses along a random direction, and the powers with which they grow.
 
     Away from a minimum a loss has a slope along the line too; its even part ``(L(t) + L(−t)) / 2 − L(0)`` has none, and
     grows with the square of t where the loss is smooth.
     """
-    found = ep.along_line(given, "random", [sign * 10 ** (k / 4) for k in range(-12, 1) for sign in (-1, 1)], seed=seed)
+    found = ep.analysis.along_line(
+        given, "random", [sign * 10 ** (k / 4) for k in range(-12, 1) for sign in (-1, 1)], seed=seed
+    )
     print(found)
     plain, ahead = found.to_dict(), found.t > 0
     for k, (name, values, _) in enumerate(found.named()):
         even = (values + values[::-1])[ahead] / 2 - values[found.origin]
-        plain[f"{name}_even"] = growth_exponent(found.t[ahead], even, float(found.floor[k])).to_dict()
+        plain[f"{name}_even"] = asdict(growth_exponent(found.t[ahead], even, float(found.floor[k])))
         print(name, "even part: power", plain[f"{name}_even"]["power"])
     return plain
 

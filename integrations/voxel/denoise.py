@@ -27,7 +27,7 @@ from training import KEYS, Run, Training, autocast, configured, device_of, gener
 from voxeliser import VOXMOL, Voxeliser
 
 import equiv_probe as ep
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
     from collections.abc import Callable

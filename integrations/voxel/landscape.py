@@ -28,7 +28,7 @@ CONDITIONS = ("mass-0.99", "weighted", "mean")
 LOSSES = ("mean", "equiv")
 
 
-def loss_of(task: Task, start: int, count: int, *, per_structure: bool) -> ep.OrbitLoss:
+def loss_of(task: Task, start: int, count: int, *, per_structure: bool) -> ep.analysis.OrbitLoss:
     """The denoiser's decomposed loss as a function of its weights, on held-out molecules with fixed noise.
 
     Args:
@@ -39,12 +39,12 @@ def loss_of(task: Task, start: int, count: int, *, per_structure: bool) -> ep.Or
     """
     clean = task.density(task.molecules[start : start + count])
     noisy = task.noisy(clean, generator_for(task.device, task.config.seed, start, 4))
-    return ep.OrbitLoss(task.network, noisy, clean, SCHEMA, CUBE, per_structure=per_structure, chunk=1)
+    return ep.analysis.OrbitLoss(task.network, noisy, clean, SCHEMA, CUBE, per_structure=per_structure, chunk=1)
 
 
 def gradients(task: Task, count: int) -> dict[str, float]:
     """Lengths of both gradients, unbiased over molecules and noise, and the cosine of the angle between them."""
-    found = ep.gradients(loss_of(task, 0, count, per_structure=True), over="structures", blocks=min(8, count))
+    found = ep.analysis.gradients(loss_of(task, 0, count, per_structure=True), over="structures", blocks=min(8, count))
     print(found, flush=True)
     row: dict[str, float] = {}
     for key in ("norm_mean", "norm_equiv", "ratio", "cosine"):
@@ -56,7 +56,7 @@ def gradients(task: Task, count: int) -> dict[str, float]:
 def curvature(task: Task, count: int, probes: int, lanczos: int) -> dict[str, float]:
     """Largest eigenvalues, traces and condition numbers of both losses."""
     given = loss_of(task, 0, count, per_structure=False)
-    found = ep.curvature(
+    found = ep.analysis.curvature(
         given, losses=LOSSES, top=1, probes=probes, steps=lanczos, trace_probes=2, tolerance=0.1, hold=True
     )
     print(found, flush=True)

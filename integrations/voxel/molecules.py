@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 ELEMENTS = {6: 0, 7: 1, 8: 2, 16: 3, 9: 4, 17: 4, 35: 4}
 """Channel of each element: carbon, nitrogen, oxygen, sulphur, halogens."""

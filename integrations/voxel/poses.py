@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equiv_probe.rotations.plan import from_quaternions
+from equiv_probe.rotations.haar import from_quaternions
 
 if TYPE_CHECKING:
     from pathlib import Path

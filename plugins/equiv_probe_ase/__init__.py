@@ -10,8 +10,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from equiv_probe.lazy_names import lazily
 
 if TYPE_CHECKING:
     from equiv_probe_ase.auditing.audit import audit
@@ -20,16 +21,15 @@ if TYPE_CHECKING:
     from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 
 __all__ = ["SymmetryMonitor", "TwirledCalculator", "audit", "make_calculator"]
-_MODULES = {
-    "SymmetryMonitor": "dynamics.monitor",
-    "TwirledCalculator": "averaging.twirled_calculator",
-    "audit": "auditing.audit",
-    "make_calculator": "calculators.by_name",
-}
 
-
-def __getattr__(name: str) -> Any:
-    # Not imported up front: the command line loads this package to learn its commands, with or without ASE.
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# The command line and the probe load this package to learn of the plugin, with or without its framework.
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "auditing.audit": ("audit",),
+            "averaging.twirled_calculator": ("TwirledCalculator",),
+            "calculators.by_name": ("make_calculator",),
+            "dynamics.monitor": ("SymmetryMonitor",),
+        },
+    )

@@ -25,5 +25,5 @@ def __getattr__(name: str) -> Any:
     found = found or [each for each in both if find_spec(each) is not None]
     if not found:
         raise ModuleNotFoundError("the callback needs Lightning: pip install 'equiv-probe[lightning]'")
-    made = f"callback_{found[0]}" if len(found) == 1 else "callback"
+    made = f"callback_{found[0]}" if len(found) == 1 else "callback_both"
     return importlib.import_module(f"{__name__}.{made}").EquivarianceCallback

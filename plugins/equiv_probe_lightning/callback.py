@@ -1,12 +1,228 @@
-"""The callback for both of Lightning's packages, where both are installed and it is not known which will be used."""
+"""The callback's hooks, without a framework: Lightning's own two packages each get a class made of them."""
 
 from __future__ import annotations
 
-from lightning.pytorch import Callback as OfLightning
-from pytorch_lightning import Callback as OfPytorchLightning
+from collections.abc import Callable, Sequence  # noqa: TC003 - configuration tools resolve the annotations
+from typing import TYPE_CHECKING, Any, Literal
 
-from equiv_probe_lightning.measuring import Measuring
+import equiv_probe as ep  # noqa: TC001 - likewise
+from equiv_probe_lightning import configuration as configured
+from equiv_probe_lightning.conclusion import conclude, conclude_together
+from equiv_probe_lightning.measured_step import measured_step
+from equiv_probe_lightning.run import Run
+from equiv_probe_lightning.settings import Settings
+
+if TYPE_CHECKING:
+    from equiv_probe_lightning.logbook import Logbook
 
 
-class EquivarianceCallback(Measuring, OfPytorchLightning, OfLightning):  # type: ignore[misc]
-    """The callback for both of Lightning's packages; see :class:`equiv_probe_lightning.measuring.Measuring`."""
+class Measuring:
+    """Measures how much of a LightningModule's loss is there only because its network does not respect rotation.
+
+    Logs ``equiv/<stage>/<loss>/L_total``, ``L_mean``, ``L_equiv`` and ``share``, each with ``_stderr``, and prints a
+    table in the end. Training steps that are due are run again with the network's outputs replaced, without a trace in
+    weights, metrics, logs or random numbers.
+
+    Args:
+        every: training steps between two measurements; ``"epoch"`` for one in each; a rule ``step -> bool``; or None.
+        network: name of the submodule to measure, such as ``"model.net"``, or ``"."`` for the LightningModule itself;
+            None finds the one that is called with coordinates.
+        schema: representations, an :class:`equiv_probe.Schema` or the same as nested mappings of words; None infers.
+        plan: of validation and test; a plan, its design's name or its arguments.
+        full: validation (test) batches of which one is measured, at random, as far as the budget goes at least one an
+            epoch; a rule; or None.
+        budget: largest share of the elapsed time that measuring in validation may take: in short runs most epochs are
+            not measured. None is no limit; it is needed where something monitors the share in validation.
+        warmup: training steps at the beginning that are left alone.
+        window: training measurements in the running estimate.
+        augment: rotate the network's training inputs at random too, and its outputs back.
+        light: the plan of training steps; None is two rotations.
+        center: of rotation: ``"centroid"`` or ``"origin"``.
+        seed: of the rotations.
+        stages: which of ``"train"``, ``"val"`` and ``"test"`` are measured.
+        prog_bar: whether the progress bar shows the share.
+        over: name of an input of the network's call, such as ``"t"``, in bins of which everything is measured too: in
+            the report, and logged at the end of evaluation epochs. A step whose loss is no squared error of the
+            network's output returns the losses of the structures beside it: ``{"loss": ..., "losses": (B,)}``.
+        bins: how many equal bins of [0, 1], or their edges; None is ten.
+        gradients: log the norms of the gradients of ``L_mean`` and ``L_equiv``, their ratio and the cosine of their
+            angle, by group of parameters too: True is every 500th training step, or a cadence as ``every``. A
+            measurement costs about as much as 15 training steps, 3 % at that cadence (25 steps of a few milliseconds).
+            They are gradients of the loss of one batch; over ranks, their squares are averaged. Not with manual
+            optimisation.
+        report: where to save the report: a file (``.json``, ``.csv`` or ``.html``), a directory, or True
+            for ``equiv_probe_report.json`` in the logger's directory.
+        figures: whether to give the share and its history as figures to loggers that take figures, at the end of a fit.
+        verbose: whether to print the assumptions and the table.
+
+    Raises:
+        EquivProbeError: at the first step, if the network or the schema cannot be found. What cannot be measured later
+            is warned of and listed, and never ends a run.
+    """
+
+    def __init__(
+        self,
+        every: int | Literal["epoch"] | Callable[[int], bool] | None = 50,
+        *,
+        network: str | None = None,
+        schema: dict[str, Any] | ep.Schema | None = None,
+        plan: str | dict[str, Any] | ep.RotationPlan | None = None,
+        full: int | Callable[[int], bool] | None = 10,
+        budget: float | None = 0.02,
+        warmup: int = 0,
+        window: int = 10,
+        augment: bool = False,
+        light: str | dict[str, Any] | ep.RotationPlan | None = None,
+        center: str = "centroid",
+        seed: int = 0,
+        stages: Sequence[str] = ("train", "val", "test"),
+        prog_bar: bool = True,
+        over: str | None = None,
+        bins: int | Sequence[float] | None = None,
+        gradients: bool | int | Literal["epoch"] | Callable[[int], bool] | None = False,
+        report: str | bool | None = None,
+        figures: bool = True,
+        verbose: bool = True,
+    ) -> None:
+        super().__init__()
+        options: dict[str, Any] = {
+            "every": every,
+            "warmup": warmup,
+            "full": full,
+            "budget": budget,
+            "window": window,
+            "center": center,
+            "seed": seed,
+            "plan": configured.plan(plan),
+            "over": over,
+            "bins": bins,
+            "gradients": gradients,
+        }
+        if light is not None:
+            options["light"] = configured.plan(light)
+        self.settings = Settings(
+            network,
+            configured.schema(schema),
+            options,
+            tuple(stages),
+            augment=augment,
+            prog_bar=prog_bar,
+            report=report,
+            figures=figures,
+            verbose=verbose,
+        )
+        self.run = Run(self.settings)
+        self.from_environment = False
+        """Whether it was added by ``EQUIV_PROBE``: then it steps back behind a callback of the user's own."""
+
+    @property
+    def probe(self) -> ep.Probe | None:
+        """The probe, from the first step on."""
+        return self.run.probe
+
+    @property
+    def logbook(self) -> Logbook:
+        """What was logged."""
+        return self.run.logbook
+
+    @property
+    def _trainer(self) -> Any:
+        return self.run.trainer
+
+    @property
+    def state_key(self) -> str:
+        """The name of the callback's state in a checkpoint."""
+        return "EquivarianceCallback" + (" of EQUIV_PROBE" if self.from_environment else "")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the run: a copy of the callback measures anew."""
+        kept = {name: value for name, value in vars(self).items() if name not in {"log", "log_dict"}}
+        return {**kept, "run": Run(self.settings)}
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Stand in for the module's steps."""
+        self.run.stop()
+        others = [one for one in trainer.callbacks if isinstance(one, Measuring) and one is not self]
+        if not (self.from_environment and others):
+            self.run.start(trainer, pl_module, stage, self._step)
+
+    def _step(self, stage: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a step of the module, measured if that is due."""
+        trainer = self.run.trainer
+        # Lightning's Tuner tries learning rates with the user's callbacks taken off: that is not the run.
+        if trainer.sanity_checking or all(one is not self for one in trainer.callbacks):
+            return original(*args, **kwargs)
+        return measured_step(self.run, stage, original, args, kwargs)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Give the module its steps back."""
+        del trainer, pl_module, stage
+        self.run.stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Give the module its steps back, and show what was measured until then."""
+        del pl_module
+        if self.run.module is None:
+            return
+        self.run.stop()
+        if self.probe is not None and self.probe.running and trainer.is_global_zero:
+            conclude(self.run, trainer, None, [f"stopped by {type(exception).__name__}"])
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Let one step of the epoch be due, if that is the cadence."""
+        del trainer, pl_module
+        self.run.begin_epoch("train", None)
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start the epoch's estimates from nothing."""
+        del pl_module
+        if not trainer.sanity_checking:
+            self.run.begin_epoch("val", sum(trainer.num_val_batches))
+
+    def on_test_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start the estimates from nothing."""
+        del pl_module
+        self.run.begin_epoch("test", sum(trainer.num_test_batches))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the running estimate, after a measurement and whenever Lightning is about to write."""
+        del outputs, batch, batch_idx
+        if self.run.begun and self.probe is not None:
+            self.logbook.training(self.probe, trainer, pl_module)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log the epoch's estimate."""
+        if not trainer.sanity_checking:
+            self._evaluated("val", trainer, pl_module)
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log the estimate."""
+        self._evaluated("test", trainer, pl_module)
+
+    def _evaluated(self, stage: str, trainer: Any, pl_module: Any) -> None:
+        if self.run.begun and self.probe is not None and stage in self.settings.stages:
+            self.logbook.evaluation(self.probe, stage, trainer, pl_module)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print the table, save the report, and log its figures."""
+        del pl_module
+        conclude_together(self.run, trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print the table, unless this is part of fitting."""
+        del pl_module
+        if trainer.state.fn != "fit":
+            conclude_together(self.run, trainer)
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print the table, and save the report."""
+        del pl_module
+        conclude_together(self.run, trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums over all ranks, counts, and random states; every rank must call it."""
+        return self.run.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Undo :meth:`state_dict`; as soon as there is a probe."""
+        self.run.load_state_dict(state_dict)

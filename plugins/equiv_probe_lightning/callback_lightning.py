@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lightning.pytorch import Callback
 
-from equiv_probe_lightning.measuring import Measuring
+from equiv_probe_lightning.callback import Measuring
 
 
 class EquivarianceCallback(Measuring, Callback):
-    """The callback for ``lightning``; see :class:`equiv_probe_lightning.measuring.Measuring`."""
+    """The callback for ``lightning``; see :class:`equiv_probe_lightning.callback.Measuring`."""

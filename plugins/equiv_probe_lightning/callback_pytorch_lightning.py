@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pytorch_lightning import Callback
 
-from equiv_probe_lightning.measuring import Measuring
+from equiv_probe_lightning.callback import Measuring
 
 
 class EquivarianceCallback(Measuring, Callback):
-    """The callback for ``pytorch_lightning``; see :class:`equiv_probe_lightning.measuring.Measuring`."""
+    """The callback for ``pytorch_lightning``; see :class:`equiv_probe_lightning.callback.Measuring`."""

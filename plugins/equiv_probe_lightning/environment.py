@@ -27,7 +27,7 @@ def _callbacks(kind: str) -> list[Any]:
     from importlib import import_module
 
     from equiv_probe.probe import settings
-    from equiv_probe_lightning.measuring import Measuring
+    from equiv_probe_lightning.callback import Measuring
 
     known = list(inspect.signature(Measuring.__init__).parameters)[1:]
     asked = settings.parse(text, known)

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
+from msgspec import structs
 
 from equiv_probe.estimation.estimates import Sums
 from equiv_probe.probe.probe_report import report_of
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     import equiv_probe as ep
+    from equiv_probe.results.gradient_record import GradientRecord
     from equiv_probe.results.report import Report
 
 KEYS = ("L_total", "L_mean", "L_equiv", "share")
@@ -201,18 +203,19 @@ class Logbook:
             gradients=gradients,
         )
 
-    def _shown(self, probe: ep.Probe) -> dict[str, Any]:
+    def _shown(self, probe: ep.Probe) -> dict[str, GradientRecord]:
         """The gradients of this rank for a report, and what was logged of all of them."""
         if probe.gradients is None:
             return {}
         rows = [(step, {n: float(v) for n, v in values.items()}) for step, values in self._gradient_history]
-        found = probe.gradients.shown()
-        for key, entry in found.items():
+        found = {}
+        for key, entry in probe.gradients.shown().items():
             start = key.removeprefix("train/") + "/"
-            entry["history"] = [
+            history = [
                 {"step": step, **{n.removeprefix(start): v for n, v in values.items() if n.startswith(start)}}
                 for step, values in rows
             ]
+            found[key] = structs.replace(entry, history=history)
         return found
 
     def _cost(self, probe: ep.Probe) -> str:

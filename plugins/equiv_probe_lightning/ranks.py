@@ -11,7 +11,7 @@ import torch
 from equiv_probe.estimation import binned_sums
 from equiv_probe.estimation.estimates import Sums
 from equiv_probe.landscape.gradient_sums import GradientSums
-from equiv_probe.landscape.gradients import Gradients
+from equiv_probe.landscape.measured_gradients import Gradients
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

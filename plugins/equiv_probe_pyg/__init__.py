@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from equiv_probe.lazy_names import lazily
 
 if TYPE_CHECKING:
     from equiv_probe_pyg.attachment import attach
@@ -13,15 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RandomRotation", "attach"]
 
-
-def __getattr__(name: str) -> Any:
-    # Not imported up front: the probe loads this package to learn of its adapter, with or without PyG.
-    if name == "attach":
-        from equiv_probe_pyg.attachment import attach
-
-        return attach
-    if name == "RandomRotation":
-        from equiv_probe_pyg.random_rotation import RandomRotation
-
-        return RandomRotation
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The command line and the probe load this package to learn of the plugin, with or without its framework.
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "attachment": ("attach",),
+            "random_rotation": ("RandomRotation",),
+        },
+    )

@@ -11,6 +11,7 @@ from equiv_probe.representations import representation as reps
 from equiv_probe.schema.schema import Schema
 from equiv_probe_pyg.graphs import INDEX_NAMES, Held, dense, is_graph, per_graph, plain
 from equiv_probe_pyg.joining import join
+from equiv_probe_pyg.labels import Labels
 from equiv_probe_pyg.owners import structures_of
 
 if TYPE_CHECKING:
@@ -77,8 +78,6 @@ class GraphAdapter(CallAdapter):
 
     def labels(self) -> Evaluate | None:
         """Labels in the graphs, by the names of the outputs or as ``y``."""
-        from equiv_probe_pyg.attachment import Labels
-
         return Labels(None, "mse")
 
     def dicts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.objectives import Objectives, label_free, labelled
 from equiv_probe.probe.probe import Probe
+from equiv_probe.representations.spelling import representation
 from equiv_probe.schema.schema import Schema
 from equiv_probe_pyg.adapter import GraphAdapter
+from equiv_probe_pyg.labels import Labels
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from equiv_probe.estimation.losses import AnyLoss
     from equiv_probe.probe.schedule import Cadence
     from equiv_probe.representations.representation import Representation
-    from equiv_probe.rotations.plan import RotationPlan
-    from equiv_probe.schema.schema import Named
-    from equiv_probe.schema.structures import Structures
+    from equiv_probe.rotations.resolve import PlanLike
 
 
 def attach(
     model: nn.Module,
-    outputs: Mapping[str, Representation] | Iterable[str] | str | None = None,
+    outputs: Mapping[str, Representation | str] | Iterable[str] | str | None = None,
     targets: Mapping[str, str] | str | None = None,
     *,
     schema: Schema | None = None,
     every: Cadence = 50,
-    plan: RotationPlan | None = None,
+    plan: PlanLike | None = None,
     loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
     **options: Any,
 ) -> Probe:
@@ -72,7 +67,7 @@ def attach(
     """
     known: dict[str, Representation | None] | None = None
     if isinstance(outputs, Mapping):
-        known = dict(outputs)
+        known = {name: representation(rep) for name, rep in outputs.items()}
     elif outputs is not None:
         known = dict.fromkeys([outputs] if isinstance(outputs, str) else outputs)
     if known and all(rep is not None for rep in known.values()):
@@ -81,53 +76,3 @@ def attach(
         schema = Schema(given.inputs, merged, given.targets, given.batch, given.mask)
     adapter = GraphAdapter(model, known)
     return Probe(model, schema, plan, every, adapter=adapter, targets=Labels(targets, loss), **options).attach()
-
-
-class Labels:
-    """What the answers of a call are measured against: the labels in its graphs.
-
-    Args:
-        targets: as for :func:`attach`.
-        loss: as for :func:`attach`.
-    """
-
-    def __init__(self, targets: Mapping[str, str] | str | None, loss: AnyLoss | Mapping[str, AnyLoss]) -> None:
-        self._targets, self._loss = targets, loss
-        self.found: dict[str, str] | None = None
-        """The label of each output, from the first measurement on."""
-
-    def __call__(
-        self, inputs: Named, outputs: Mapping[str, Tensor], structures: Structures, schema: Schema
-    ) -> Objectives:
-        """The losses of one call; see :data:`equiv_probe.estimation.objectives.Evaluate`."""
-        if self.found is None:
-            self.found = self._find(inputs, outputs)
-        # A call without labels (a prediction, a test set) is measured without.
-        present = {output: name for output, name in self.found.items() if name in inputs or self._targets is not None}
-        evaluate = labelled(present, self._loss) if present else label_free
-        return evaluate(inputs, outputs, structures, schema)
-
-    def _find(self, inputs: Named, outputs: Mapping[str, Tensor]) -> dict[str, str]:
-        if isinstance(self._targets, Mapping):
-            return dict(self._targets)
-        if isinstance(self._targets, str):
-            if len(outputs) != 1:
-                raise EquivProbeError(
-                    f"targets={self._targets!r} and outputs {sorted(outputs)}",
-                    "the label of each output",
-                    'attach(model, targets={"<output>": "<attribute>"})',
-                )
-            return {next(iter(outputs)): self._targets}
-        found = {name: name for name, value in outputs.items() if _labels(inputs.get(name), value)}
-        only = next(iter(outputs)) if len(outputs) == 1 else None
-        if only is not None and not found and _labels(inputs.get("y"), outputs[only]):
-            found = {only: "y"}
-        if found:
-            line = ", ".join(f'"{output}": "{name}"' for output, name in found.items())
-            print(f"equiv_probe takes labels from the graphs\n  to declare it: targets={{{line}}}", file=sys.stderr)
-        return found
-
-
-def _labels(label: Any, value: Tensor) -> bool:
-    """Whether a tensor could be the label of an output: as many numbers."""
-    return isinstance(label, torch.Tensor) and label.is_floating_point() and label.numel() == value.numel()

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from equiv_probe.schema.schema import Named
 
 
+TELLING = 8
+"""Nodes from which on the values of a graph tell what its attributes hold; of smaller ones each is looked at anew."""
+
+
 @functional_transform("random_haar_rotation")
 class RandomRotation(BaseTransform):  # type: ignore[misc]
     """Rotate a graph, each graph of a batch on its own, by a Haar rotation.
@@ -74,20 +78,23 @@ class RandomRotation(BaseTransform):  # type: ignore[misc]
     def _resolved(self, inputs: Named) -> Schema:
         """Representations of all attributes, once for each kind of graph."""
         kind = tuple((name, v.dtype, v.ndim, v.shape[-1:]) for name, v in inputs.items() if dense(v))
-        if kind not in self._known:
-            given = self.schema or Schema({}, {})
-            missing = sorted(set(given.inputs) - set(inputs))
-            if missing:
-                raise EquivProbeError(f"a graph with {sorted(inputs)}", f"the schema's {missing}", "leave it out")
-            declared = {**given.outputs, **given.targets, **given.inputs}
-            known = {**defined(inputs, labels=False), **{n: rep for n, rep in declared.items() if n in inputs}}
-            require_whole_shifts_declared(inputs, known)
-            found = Schema.infer({n: v for n, v in inputs.items() if dense(v)}, {}, Schema(known, {}))
-            worker = torch.utils.data.get_worker_info()
-            if worker is None or worker.id == 0:
-                found.announce()
+        if kind in self._known:
+            return self._known[kind]
+        given = self.schema or Schema({}, {})
+        missing = sorted(set(given.inputs) - set(inputs))
+        if missing:
+            raise EquivProbeError(f"a graph with {sorted(inputs)}", f"the schema's {missing}", "leave it out")
+        declared = {**given.outputs, **given.targets, **given.inputs}
+        known = {**defined(inputs, labels=False), **{n: rep for n, rep in declared.items() if n in inputs}}
+        require_whole_shifts_declared(inputs, known)
+        found = Schema.infer({n: v for n, v in inputs.items() if dense(v)}, {}, Schema(known, {}))
+        worker = torch.utils.data.get_worker_info()
+        if worker is None or worker.id == 0:
+            found.announce()
+        points = [inputs[name] for name, rep in found.inputs.items() if rep.is_affine]
+        if all(len(value) >= TELLING for value in points):
             self._known[kind] = found
-        return self._known[kind]
+        return found
 
     def _source(self) -> torch.Generator:
         if self.seed is None:

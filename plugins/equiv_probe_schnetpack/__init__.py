@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from equiv_probe.lazy_names import lazily
 
 if TYPE_CHECKING:
     from equiv_probe_schnetpack.dynamics import EquivarianceHook
@@ -16,15 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["EquivarianceCallback", "EquivarianceHook", "RandomRotation"]
 
-# Imported when asked for: the command line loads this package to learn of the plugin, with or without SchNetPack.
-_MODULES = {
-    "EquivarianceCallback": "callback",
-    "EquivarianceHook": "dynamics",
-    "RandomRotation": "random_rotation",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# The command line and the probe load this package to learn of the plugin, with or without its framework.
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        {
+            "callback": ("EquivarianceCallback",),
+            "dynamics": ("EquivarianceHook",),
+            "random_rotation": ("RandomRotation",),
+        },
+    )

@@ -17,6 +17,7 @@ from equiv_probe.live.isolation import isolated
 from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.rotations.drawing import draw, own_generator, rank
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.schema import Schema
 from equiv_probe_schnetpack.batches import BatchAdapter
 from equiv_probe_schnetpack.dynamics_log import DynamicsLog
@@ -63,14 +64,14 @@ class EquivarianceHook(SimulationHook):  # type: ignore[misc]  # SchNetPack is u
         self,
         every: int = 100,
         path: str = "equivariance.csv",
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if every < 1:
             raise EquivProbeError(f"every={every}", "a number of steps", "EquivarianceHook(every=100)")
         self.every, self.seed = every, seed
-        self.plan = RotationPlan("klein", replicates=2) if plan is None else plan
+        self.plan = rotation_plan(plan) or RotationPlan("klein", replicates=2)
         self.log = DynamicsLog(Path(path))
         self._live: LiveOrbit | None = None
         self._generator: torch.Generator | None = None

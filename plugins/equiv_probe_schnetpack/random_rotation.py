@@ -17,9 +17,13 @@ from schnetpack.transform import CachedNeighborList, Transform
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import representation as reps
-from equiv_probe.rotations import plan as rotations
+from equiv_probe.representations.spelling import representation
+from equiv_probe.rotations.haar import haar
 from equiv_probe.schema.schema import Schema
 from equiv_probe_schnetpack.quantities import INPUTS, PROPERTIES
+
+REPRESENTED = {"_idx_i": reps.fixed, "_idx_j": reps.fixed, **{name: one.representation for name, one in INPUTS.items()}}
+"""What a sample's geometry is, beside which its other entries are looked at."""
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,16 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.representations.representation import Representation
-
-_WORDS: dict[str, Representation] = {
-    "scalar": reps.scalar,
-    "vector": reps.vector,
-    "axial": reps.axial,
-    "point": reps.point,
-    "tensor": reps.tensor(2),
-    "voigt": reps.voigt(),
-    "fixed": reps.fixed,
-}
 
 
 class RandomRotation(Transform):  # type: ignore[misc]  # SchNetPack is untyped
@@ -48,8 +42,8 @@ class RandomRotation(Transform):  # type: ignore[misc]  # SchNetPack is untyped
     the workers of a loader seed, each differently.
 
     Args:
-        quantities: how properties of names that are not SchNetPack's rotate: ``scalar``, ``vector``, ``axial``,
-            ``point``, ``tensor`` (3×3), ``voigt`` (ASE's order) or ``fixed``, by name.
+        quantities: how properties of names that are not SchNetPack's rotate, by name: ``scalar``, ``vector``,
+            ``axial``, ``point``, ``tensor`` (3×3), ``voigt`` (ASE's order), ``concat(point, 2)``, ``fixed`` and so on.
         improper: rotate by rotations and, half of the time, by improper ones.
 
     Raises:
@@ -61,14 +55,8 @@ class RandomRotation(Transform):  # type: ignore[misc]  # SchNetPack is untyped
 
     def __init__(self, quantities: Mapping[str, str] | None = None, improper: bool = False) -> None:
         super().__init__()
-        given = dict(quantities or {})
-        unknown = sorted({word for word in given.values() if word not in _WORDS})
-        if unknown:
-            raise EquivProbeError(
-                f"quantities as {', '.join(unknown)}", f"one of {', '.join(_WORDS)}", 'quantities={"mu": "vector"}'
-            )
         self.improper = improper
-        self._declared = {name: _WORDS[word] for name, word in given.items()}
+        self._declared = {name: representation(word) for name, word in (quantities or {}).items()}
 
     def datamodule(self, value: Any) -> None:
         """See that no neighbour list is cached behind a rotation: it would be that of another orientation."""
@@ -91,7 +79,7 @@ class RandomRotation(Transform):  # type: ignore[misc]  # SchNetPack is untyped
         Returns:
             A new dict; what rotates is new, the rest is shared.
         """
-        g = rotations.haar(1, torch.default_generator)[0]  # torch seeds it anew in every worker and epoch
+        g = haar(1, torch.default_generator)[0]  # torch seeds it anew in every worker and epoch
         if self.improper and torch.rand(()) < 0.5:
             g = -g
         return rotated(inputs, g, self._declared)
@@ -110,15 +98,19 @@ def rotated(
     found = dict(sample)
     for name, value in sample.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point():
-            representation = representation_of(name, value, declared or {})
-            if not isinstance(representation, reps.Fixed) and representation != reps.scalar:
+            own = representation_of(name, value, declared or {}, sample)
+            if not isinstance(own, reps.Fixed) and own != reps.scalar:
                 # In double precision: the rounding of a rotation in single precision would not be orthogonal.
-                found[name] = representation.rotate(value.double(), rotation).to(value.dtype)
+                found[name] = own.rotate(value.double(), rotation).to(value.dtype)
     return found
 
 
-def representation_of(name: str, value: Tensor, declared: Mapping[str, Representation]) -> Representation:
+def representation_of(
+    name: str, value: Tensor, declared: Mapping[str, Representation], sample: Mapping[str, Any] | None = None
+) -> Representation:
     """How one entry of a sample rotates: as declared, by SchNetPack's names, by the field's usual names and its shape.
+
+    What it is in the sample counts, too: features among which are the positions, or the vectors of pairs.
 
     Raises:
         EquivProbeError: it could rotate in several ways.
@@ -132,7 +124,10 @@ def representation_of(name: str, value: Tensor, declared: Mapping[str, Represent
         if value.numel() == 1:
             return reps.scalar  # the magnitude of a dipole, an isotropic polarizability
     try:
-        return Schema.infer({"_positions": torch.zeros(2, 3), name: value}, {}).inputs[name]
+        given = sample or {"_positions": torch.zeros(2, 3)}
+        beside = {key: given[key] for key in ("_positions", "_cell", "_offsets", "_idx_i", "_idx_j") if key in given}
+        geometry = Schema({key: REPRESENTED[key] for key in beside}, {})
+        return Schema.infer({**beside, name: value}, {}, geometry).inputs[name]
     except EquivProbeError as error:
         raise EquivProbeError(
             f"{name!r} of shape {tuple(value.shape)}, of which it is not known how it rotates",

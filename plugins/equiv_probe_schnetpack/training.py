@@ -16,7 +16,7 @@ from equiv_probe.estimation.measurement import Objective
 from equiv_probe.estimation.objectives import Objectives, Training, label_free, reduction_of
 from equiv_probe.live.isolation import isolated
 from equiv_probe.representations import representation as reps
-from equiv_probe.rotations import plan as rotations
+from equiv_probe.rotations.haar import haar
 from equiv_probe.schema.schema import Schema
 from equiv_probe_schnetpack.quantities import INPUTS, quantity
 
@@ -112,7 +112,7 @@ class TaskLosses:
             if loss is None or representation is None or not representation.event_shape or not one.loss_weight:
                 continue
             given = [torch.randn(16, *representation.event_shape, generator=generator).double() for _ in range(2)]
-            rotated = rotations.haar(4, generator)
+            rotated = haar(4, generator)
             change = frame_dependence(
                 loss, Reduction(), *given, representations=(representation, representation), rotations=rotated
             )

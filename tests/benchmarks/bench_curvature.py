@@ -41,7 +41,7 @@ class Forces(torch.nn.Module):
         return {"forces": self.network(inputs["positions"], inputs["species"])[1]}
 
 
-def orbit_loss(structures: int, plan: ep.RotationPlan, chunk: int, device: str) -> ep.OrbitLoss:
+def orbit_loss(structures: int, plan: ep.RotationPlan, chunk: int, device: str) -> ep.analysis.OrbitLoss:
     """Squared error of the forces of some of the embedded molecules."""
     spec = importlib.util.spec_from_file_location("bench_transformer", FOLDER / "transformer.py")
     assert spec is not None
@@ -56,7 +56,7 @@ def orbit_loss(structures: int, plan: ep.RotationPlan, chunk: int, device: str) 
         forces[row, : len(molecule)] = torch.as_tensor(molecule.get_forces(), dtype=torch.float32)
     x = torch.as_tensor(positions, dtype=torch.float32, device=device)
     z = torch.as_tensor(species, device=device)
-    return ep.OrbitLoss(
+    return ep.analysis.OrbitLoss(
         Forces(network),
         {"positions": x, "species": z},
         {"forces": forces},

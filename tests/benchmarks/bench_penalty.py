@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +120,7 @@ WAYS = [
 FULL = Way("augmented, penalty of two new rotations", augment=True, weight=1.0, reuse=False)
 
 
-def train(way: Way, passes: int, data: tuple[Tensor, ...], seed: int, arguments: Any) -> ep.OrbitLoss:
+def train(way: Way, passes: int, data: tuple[Tensor, ...], seed: int, arguments: Any) -> ep.analysis.OrbitLoss:
     """Train for so many passes, and return the loss on held-out frames."""
     x, energy, forces = data
     torch.manual_seed(seed)
@@ -138,7 +138,7 @@ def train(way: Way, passes: int, data: tuple[Tensor, ...], seed: int, arguments:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     held = {"energy": energy[count:], "forces": forces[count:]}
-    return ep.OrbitLoss(model.eval(), x[count:], held, SCHEMA, ep.RotationPlan(replicates=2), stack=True)
+    return ep.analysis.OrbitLoss(model.eval(), x[count:], held, SCHEMA, ep.RotationPlan(replicates=2), stack=True)
 
 
 def seconds(data: tuple[Tensor, ...], arguments: Any, rounds: int = 15) -> dict[str, list[float]]:

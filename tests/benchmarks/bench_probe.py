@@ -93,7 +93,7 @@ def twirl(device: str) -> float:
     plan = ep.RotationPlan()
     with torch.no_grad(), ep.Probe(model, SCHEMA, plan, full=lambda step: step > 0) as probe:
         model(x)
-        probe.live._stacks = True  # its one check is no part of the steady cost
+        probe.live.copies.stacks = True  # its one check is no part of the steady cost
         plain = clock(lambda: [model.forward(x) for _ in range(plan.size)], device)
         return clock(lambda: model(x), device) / plain
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from equiv_probe.estimation.estimates import Sums
-from equiv_probe.landscape.gradients import grouped, of_blocks
+from equiv_probe.landscape.gradients import of_blocks
 from equiv_probe.landscape.live_gradients import LiveGradients
+from equiv_probe.landscape.parameter_groups import grouped
 from equiv_probe.results.measured import Labelled, Measured
 from equiv_probe.results.report import Report
+
+if TYPE_CHECKING:
+    from equiv_probe.results.gradient_record import GradientRecord
 
 NAN = math.nan
 MOLECULES = {"water": ("OHH", 3), "methane": ("CHHHH", 5), "salt": ("NaCl", 2), "ammonia": ("NHHH", 4)}
@@ -166,7 +170,7 @@ def dynamics(explained: bool = True) -> Report:
 
 def gradients(
     ratio: float = 0.5, cosine: float = 0.0, noise: float = 0.05, groups: tuple[str, ...] = ("encoder",), seed: int = 0
-) -> dict[str, Any]:
+) -> dict[str, GradientRecord]:
     """Gradients of a run as its report holds them, with their history: noisy copies of a pair of this kind.
 
     Args:
@@ -192,5 +196,5 @@ def gradients(
         values = live.values(live.latest())
         history.append({"step": 50 * step, **{key.removeprefix("loss/"): float(v) for key, v in values.items()}})
     found = live.shown()
-    found["train/loss"]["history"] = history
+    found["train/loss"].history.extend(history)
     return found

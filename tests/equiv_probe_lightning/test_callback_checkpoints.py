@@ -42,6 +42,7 @@ def state(callback: EquivarianceCallback) -> Any:
     return callback.probe.compute(), callback.probe.compute(window=False), history
 
 
+@pytest.mark.slow
 def test_resuming_gives_the_same_numbers(tmp_path: Path) -> None:
     whole, first, second = fresh(), fresh(), fresh()
     run(tmp_path / "whole", 4, whole)
@@ -73,6 +74,7 @@ def test_a_resumed_augmentation_goes_on_where_it_was(
     assert torch.equal(resumed.net.matrix, whole.net.matrix) == kept
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_the_sums_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control."""
     whole, first, second = fresh(), fresh(), fresh()

@@ -34,6 +34,7 @@ class Whole(LinearModule):
         return self.loss(batch)
 
 
+@pytest.mark.slow
 def test_a_compiled_module_trains_the_same_and_is_measured(tmp_path: Path) -> None:
     matrices, counts, states = [], [], []
     for callbacks in ([], [EquivarianceCallback(every=2, plan=EXACT, light=EXACT, full=1, budget=None, window=100)]):
@@ -49,6 +50,7 @@ def test_a_compiled_module_trains_the_same_and_is_measured(tmp_path: Path) -> No
     assert counts == [8, 8]
 
 
+@pytest.mark.slow
 def test_a_compiled_module_s_share_is_the_closed_form(tmp_path: Path) -> None:
     torch.compiler.reset()
     callback = EquivarianceCallback(every=1, plan=EXACT, light=EXACT, full=1, budget=None, window=100)

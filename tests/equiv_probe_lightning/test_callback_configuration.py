@@ -11,12 +11,12 @@ import pytest
 import pytorch_lightning as pl
 
 import equiv_probe as ep
+from equiv_probe.representations.spelling import representation
 from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 from equiv_probe_lightning import callback_lightning as of_lightning
-from equiv_probe_lightning import configuration as configured
+from equiv_probe_lightning.callback import Measuring
 from equiv_probe_lightning.environment import lightning_callbacks, pytorch_lightning_callbacks
-from equiv_probe_lightning.measuring import Measuring
 
 from .lightning_models import LinearModule, loader, trainer
 
@@ -33,12 +33,12 @@ CONFIG = {
 
 
 def check(callback: Any) -> None:
-    assert callback.network == "net"
+    assert callback.settings.network == "net"
     expected = {"forces": ep.vector, "stress": ep.voigt("xx yy zz yz xz xy")}
-    assert callback.schema == ep.Schema({"pos": ep.point}, expected)
-    assert callback.options["plan"] == ep.RotationPlan("klein", replicates=3)
-    assert callback.options["light"] == ep.RotationPlan("tetrahedral")
-    assert callback.options["every"] == 10
+    assert callback.settings.schema == ep.Schema({"pos": ep.point}, expected)
+    assert callback.settings.options["plan"] == ep.RotationPlan("klein", replicates=3)
+    assert callback.settings.options["light"] == ep.RotationPlan("tetrahedral")
+    assert callback.settings.options["every"] == 10
 
 
 @pytest.mark.parametrize("where", ["equiv_probe_lightning", "equiv_probe_lightning.callback_lightning"])
@@ -80,7 +80,7 @@ def test_wrong_settings_teach_when_they_are_made(wrong: dict[str, Any], hint: st
 
 @pytest.mark.parametrize("name", ["scalar", "axial", "tensor(2)", "irreps('1x0e+1x2e')", "voigt('xx yy zz yz xz xy')"])
 def test_representations_by_name(name: str) -> None:
-    assert str(configured.representation(name)).replace('"', "'") == name
+    assert str(representation(name)).replace('"', "'") == name
 
 
 def test_both_packages_take_their_class() -> None:
@@ -91,6 +91,7 @@ def test_both_packages_take_their_class() -> None:
     lightning.pytorch.Trainer(callbacks=made, logger=False, accelerator="cpu", enable_checkpointing=False)
 
 
+@pytest.mark.slow
 def test_lightning_itself_runs_it(tmp_path: Path) -> None:
     """The same steps under ``lightning``, whose modules and Trainers are other classes."""
     code = f"""
@@ -128,9 +129,10 @@ def test_environment_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     (found,) = pytorch_lightning_callbacks()
     assert isinstance(found, pl.Callback)
-    assert (found.network, found.augment, found.stages, found.report_to) == ("0", True, ("train", "val"), "r")
-    assert (found.options["every"], found.options["budget"]) == (100, None)
-    assert found.options["plan"] == ep.RotationPlan("klein")
+    told = found.settings
+    assert (told.network, told.augment, told.stages, told.report) == ("0", True, ("train", "val"), "r")
+    assert (told.options["every"], told.options["budget"]) == (100, None)
+    assert told.options["plan"] == ep.RotationPlan("klein")
     for wrong in ("evry=100", "every", "2", "{every: 2}"):
         monkeypatch.setenv("EQUIV_PROBE", wrong)
         with pytest.raises(ep.EquivProbeError, match="every, network"):

@@ -24,6 +24,7 @@ from .test_callback_invisible import train
 KEYS = ("grad_norm_L_mean", "grad_norm_L_equiv", "grad_ratio", "grad_cosine")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given", [{}, {"gradient_clip_val": 0.5, "accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}]
 )
@@ -38,6 +39,7 @@ def test_training_is_bit_identical(given: dict[str, Any], tmp_path: Path) -> Non
     assert callback.probe.schedules["gradients", "train"].measured == 7
 
 
+@pytest.mark.slow
 def test_closed_form_in_logs_and_report(tmp_path: Path) -> None:
     """Tetrahedral rotations make the gradients of ``M x`` exact: logged numbers are met to single precision."""
     logger = pl.loggers.CSVLogger(tmp_path)
@@ -133,6 +135,7 @@ class Penalised(LinearModule):
         return loss + before
 
 
+@pytest.mark.slow
 def test_a_loss_with_the_penalty_is_decomposed_without_it(tmp_path: Path) -> None:
     light = {"design": "tetrahedral", "replicates": 2}
     seen = []

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import equiv_probe as ep
 from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 
+from .. import warm_processes
 from .lightning_models import MATRIX, trainer
 
 ROOT = Path(ep.__file__).parents[1]
@@ -64,6 +63,7 @@ class OnGraphs(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), self.lr)
 
 
+@pytest.mark.slow
 def test_the_share_is_the_closed_form(tmp_path: Path) -> None:
     callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, budget=None, window=100)
     fit = trainer(tmp_path, [callback])
@@ -88,6 +88,7 @@ def test_training_on_graphs_is_bit_identical(tmp_path: Path) -> None:
     assert not torch.equal(weights[0], MATRIX), "it did train"
 
 
+@pytest.mark.slow
 def test_a_plain_loop_over_graphs_under_run(tmp_path: Path) -> None:
     """Labels are found by name, so the report has a share; and the loop trains as without."""
     (tmp_path / "train.py").write_text(
@@ -116,13 +117,12 @@ def test_a_plain_loop_over_graphs_under_run(tmp_path: Path) -> None:
         """)
     )
     path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
+    options = ["run", "-s", "every=5", "--report", "r.json", "train.py"]
     plain, watched = (
-        subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True, check=True)
-        for command in (
-            [sys.executable, "train.py"],
-            [Path(sys.executable).with_name("equiv-probe"), "run", "-s", "every=5", "--report", "r.json", "train.py"],
-        )
+        warm_processes.run(*command, cwd=tmp_path, env=path, imported=warm_processes.GRAPHS)
+        for command in ((tmp_path / "train.py",), (warm_processes.EQUIV_PROBE, *options))
     )
+    assert (plain.returncode, watched.returncode) == (0, 0), watched.stderr
     assert plain.stdout.splitlines()[0] == watched.stdout.splitlines()[0], "the same weights"
     report = Report.load(tmp_path / "r.json")
     found = report["train/force"]

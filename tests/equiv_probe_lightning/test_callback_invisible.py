@@ -45,6 +45,7 @@ def train(path: Path, callbacks: list[Any], *, workers: int = 0, epochs: int = 2
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_is_bit_identical(workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     epochs = 21 if workers == 0 else 3
@@ -65,12 +66,12 @@ def test_training_is_bit_identical(workers: int, tmp_path: Path, capsys: pytest.
 def test_a_replay_that_is_not_isolated_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: batches that are not copied are written to by every further run of the step."""
     without = train(tmp_path / "without", [], epochs=2)
-    monkeypatch.setattr("equiv_probe_lightning.measuring.copied", lambda given: given)
+    monkeypatch.setattr("equiv_probe_lightning.measured_step.copied", lambda given: given)
     callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
     with pytest.raises(EquivProbeError, match="asks the network something else when it is run again"):
         train(tmp_path / "with", [callback], epochs=2)
     callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
-    monkeypatch.setattr("equiv_probe_lightning.measuring.copied", copy.deepcopy)
+    monkeypatch.setattr("equiv_probe_lightning.measured_step.copied", copy.deepcopy)
     monkeypatch.setattr("equiv_probe.live.isolation.ModuleState.restore", lambda self: None)
     found = train(tmp_path / "with", [callback], epochs=2)
     assert found["weights"] != without["weights"]
@@ -119,7 +120,7 @@ def test_copies_have_their_classes_own_steps(tmp_path: Path) -> None:
     assert callback.probe.schedules["step", "train"].step == measured
     for made in (copy.deepcopy(callback), pickle.loads(pickle.dumps(callback))):
         assert made.probe is None
-        assert made.options["every"] == 1
+        assert made.settings.options["every"] == 1
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

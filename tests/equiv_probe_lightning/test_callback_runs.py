@@ -34,6 +34,7 @@ class Scaled(LinearModule):
         self.net.matrix.data *= scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("another_model", [True, False])
 def test_a_second_run_knows_nothing_of_the_first(another_model: bool, tmp_path: Path) -> None:
     """Before its first measurement nothing is logged; the other scale would show as another share."""
@@ -57,6 +58,7 @@ def test_a_second_run_knows_nothing_of_the_first(another_model: bool, tmp_path: 
     assert copy.deepcopy(callback).logbook.history == []
 
 
+@pytest.mark.slow
 def test_fitting_on_with_the_same_trainer_carries_on(tmp_path: Path) -> None:
     callback = EquivarianceCallback(every=1, light=EXACT)
     run = trainer(tmp_path, [callback])
@@ -67,6 +69,7 @@ def test_fitting_on_with_the_same_trainer_carries_on(tmp_path: Path) -> None:
     assert [entry["step"] for entry in callback.logbook.history] == list(range(1, 17))
 
 
+@pytest.mark.slow
 def test_the_report_says_what_its_numbers_are_of(tmp_path: Path) -> None:
     """Validation is measured in the first epoch alone, on one of its batches, whose rotations give the error bar."""
     target = tmp_path / "report.json"
@@ -112,6 +115,7 @@ def test_a_report_that_cannot_be_printed_or_saved_does_not_end_the_run(
     assert "train/loss" in out.read()
 
 
+@pytest.mark.slow
 def test_trials_of_learning_rates_are_not_measured(tmp_path: Path) -> None:
     class Rated(LinearModule):
         def configure_optimizers(self) -> torch.optim.Optimizer:

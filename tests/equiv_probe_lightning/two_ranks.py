@@ -1,4 +1,4 @@
-"""Trains on one or two processes, and writes what came of it: started by a test, once for each."""
+"""Trains on one or two processes, and writes what came of it: started by a test, once for each rank."""
 
 from __future__ import annotations
 
@@ -90,4 +90,6 @@ def main(out: str, ranks: int, probed: bool, itself: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3] == "probed", sys.argv[4] == "itself")
+    for which in ("child", "itself"):
+        for probed, name in ((True, "two"), (False, "bare")):
+            main(f"{sys.argv[1]}/{name}-{which}", 2, probed, which == "itself")

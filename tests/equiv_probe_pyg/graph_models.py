@@ -7,8 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data, HeteroData
-from torch_geometric.nn import MessagePassing, PointNetConv, PointTransformerConv, TransformerConv, global_add_pool
-from torch_geometric.nn import models as pyg_models
+from torch_geometric.nn import (
+    MessagePassing,
+    PointNetConv,
+    PointTransformerConv,
+    TransformerConv,
+    global_add_pool,
+)
+from torch_geometric.nn import (
+    models as pyg_models,
+)
 
 SIZES = (4, 7, 5, 6)
 

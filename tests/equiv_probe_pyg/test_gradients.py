@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -43,18 +44,19 @@ def slope(function: Any, model: Linear, data: Any) -> Tensor:
 def test_the_decomposed_loss_of_a_batch_of_graphs_and_its_gradients() -> None:
     model, batch = Forces(), batch_of()
     plan = ep.RotationPlan("tetrahedral", 4, seed=1)
-    loss = ep.OrbitLoss(model, batch, {"forces": batch.force}, SCHEMA, plan)
+    loss = ep.analysis.OrbitLoss(model, batch, {"forces": batch.force}, SCHEMA, plan)
     _, mean, equiv = loss()
     torch.testing.assert_close((mean.item(), equiv.item()), closed_form(model, batch))
     for value, function in ((mean, mean_of), (equiv, equiv_of)):
         (found,) = torch.autograd.grad(value, model.matrix, retain_graph=True)
         torch.testing.assert_close(found, slope(function, model, batch))
-    found = ep.gradients(loss)
+    found = ep.analysis.gradients(loss)
     torch.testing.assert_close(
         found.ratio.value, float(slope(equiv_of, model, batch).norm() / slope(mean_of, model, batch).norm())
     )
 
 
+@pytest.mark.slow
 def test_a_probe_on_a_loop_over_graphs_measures_gradients_and_leaves_those_of_the_loop() -> None:
     model, batch = Forces(), batch_of()
     plan = ep.RotationPlan("tetrahedral", 4, seed=1)  # exact for forces that are linear
@@ -71,6 +73,7 @@ def test_a_probe_on_a_loop_over_graphs_measures_gradients_and_leaves_those_of_th
     torch.testing.assert_close(measured, norms)
 
 
+@pytest.mark.slow
 def test_the_penalty_of_graphs_is_unbiased_and_so_is_its_gradient() -> None:
     """400 draws: the mean of each number is within four of its standard errors."""
     model, batch = Forces(), batch_of()

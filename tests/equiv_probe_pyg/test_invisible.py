@@ -138,7 +138,8 @@ def calls() -> list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]:
 def test_nothing_on_the_training_path_reads_from_the_device(
     kind: int, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("equiv_probe.probe.substitution.at_hand", lambda value: False)
+    for where in ("probe.player", "live.kept_values"):
+        monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     model, args, options = calls()[kind]
 
     def call() -> Any:

@@ -34,7 +34,7 @@ def joined_and_apart(live: Any, call: Any, rotations: Tensor) -> tuple[dict[str,
     rotated = structures.rotate(call.inputs, live.schema, rotations)
     joined = live.adapter.stack(call.inputs, rotated)
     assert joined is not None
-    together = structures.rotate_back(joined[1](live._one(call, joined[0])), live.schema, rotations)
+    together = structures.rotate_back(joined[1](live.copies._one(call, joined[0])), live.schema, rotations)
     each = [live.pulled_back(call, structures, g[None]) for g in rotations]
     return together, {name: torch.cat([one[name] for one in each]) for name in together}
 
@@ -211,7 +211,7 @@ def test_a_model_that_looks_beyond_its_graph_is_noticed_and_called_once_per_copy
     structures = live.structures(call.inputs)
     found = live.pulled_back(call, structures, rotations)
     each = torch.cat([live.pulled_back(call, structures, g[None])["0"] for g in rotations])
-    assert live._stacks is False
+    assert live.copies.stacks is False
     torch.testing.assert_close(found["0"], each)
 
 

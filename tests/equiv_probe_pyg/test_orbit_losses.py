@@ -12,7 +12,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import global_add_pool, global_mean_pool
 
 import equiv_probe as ep
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 SIZES = (1, 2, 5, 9)
 EYE = torch.eye(3, dtype=torch.float64)
@@ -66,7 +66,9 @@ def closed_forms(matrix: Tensor, along: Tensor, batches: list[Any]) -> dict[str,
 def test_unequal_batches_are_one_loss() -> None:
     model, batches = Quadratic(), [graphs(), graphs(seed=2), graphs((7,), seed=3)]
     plan = ep.RotationPlan("icosahedral", replicates=2)  # an energy of degree 2, squared: exact
-    loss = ep.OrbitLoss(model, batches, {"forces": "force", "energy": "y"}, SCHEMA, plan, coefficients={"energy": 0.1})
+    loss = ep.analysis.OrbitLoss(
+        model, batches, {"forces": "force", "energy": "y"}, SCHEMA, plan, coefficients={"energy": 0.1}
+    )
     found, given = loss(), [model.matrix, model.along]
     exact = closed_forms(*given, batches)
     for value, k in ((found.mean, 0), (found.equiv, 1)):
@@ -84,7 +86,7 @@ def test_all_rotations_have_the_same_dropout(graph: bool) -> None:
     model, batch = Quadratic(0.5).train(), graphs()
     with torch.no_grad():
         model.matrix.copy_(EYE)
-    loss = ep.OrbitLoss(model, batch, {"forces": "force"}, SCHEMA, ep.RotationPlan("haar", replicates=4))
+    loss = ep.analysis.OrbitLoss(model, batch, {"forces": "force"}, SCHEMA, ep.RotationPlan("haar", replicates=4))
     with torch.set_grad_enabled(graph):
         found = loss()
     assert abs(found.equiv.item()) < 1e-20

@@ -11,7 +11,7 @@ from schnetpack import properties
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.live.adapters import adapter_for
+from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.isolation import measuring
 from equiv_probe_schnetpack import quantities
 from equiv_probe_schnetpack.batches import ATOM_INDICES, PAIR_INDICES, BatchAdapter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_schnetpack import EquivarianceHook
 
+from .. import warm_processes
 from .spk_models import CUTOFF, Quadratic, batch, crystals, potential, quadratic_truth, structures
 
 if TYPE_CHECKING:
@@ -251,10 +251,10 @@ def test_spkmd_takes_it_from_its_configuration(tmp_path: Path) -> None:
     environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", "OMP_NUM_THREADS": "1"}
     root = Path(__file__).parents[2]  # the stored model is unpickled from this folder's modules
     environment["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, sys.path)])
-    done = subprocess.run(
-        [Path(sys.executable).with_name("spkmd"), "--config-dir", str(tmp_path), "--config-name", "md"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    given = ("--config-dir", tmp_path, "--config-name", "md")
+    done = warm_processes.run(
+        "schnetpack.md.cli:simulate", *given, cwd=tmp_path, env=environment, imported=warm_processes.SCHNETPACK
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "equiv_probe: symmetry error in 3 structures" in done.stdout
     found = rows(tmp_path / "run" / "equivariance.csv")

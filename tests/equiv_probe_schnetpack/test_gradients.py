@@ -45,6 +45,7 @@ def trained(path: Path, callbacks: list[Any], lr: float) -> tuple[Tensor, dict[s
     return task.model.matrix.detach(), given
 
 
+@pytest.mark.slow
 def test_closed_form_and_bit_identical_weights(tmp_path: Path) -> None:
     """``E = Σ xᵀ A x`` has forces ``−2 S x``, linear in x: tetrahedral rotations make the gradients exact."""
     light = {"design": "tetrahedral", "replicates": 2}
@@ -65,7 +66,7 @@ def test_closed_form_and_bit_identical_weights(tmp_path: Path) -> None:
     model = Quadratic(MATRIX).train()
     schema = Schema({"_positions": ep.point}, {"forces": ep.vector}, batch="_idx_m")
     plan = ep.RotationPlan("tetrahedral", replicates=6)
-    expected = ep.gradients(ep.OrbitLoss(model, copied(given), {"forces": "forces"}, schema, plan))
+    expected = ep.analysis.gradients(ep.analysis.OrbitLoss(model, copied(given), {"forces": "forces"}, schema, plan))
     assert values["equiv/train/loss/grad_norm_L_mean"] == pytest.approx(0.7 * expected.norm_mean.value, rel=1e-6)
     assert values["equiv/train/loss/grad_norm_L_equiv"] == pytest.approx(0.7 * expected.norm_equiv.value, rel=1e-6)
     x = (

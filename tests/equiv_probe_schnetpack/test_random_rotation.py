@@ -13,7 +13,7 @@ from schnetpack.data import ASEAtomsData, AtomsDataModule
 from torch import Tensor
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 from equiv_probe_schnetpack import RandomRotation
 from equiv_probe_schnetpack.random_rotation import rotated
 

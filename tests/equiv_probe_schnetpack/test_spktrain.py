@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,10 @@ import pytest
 import torch
 
 import equiv_probe as ep
+
+from .. import warm_processes
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(ep.__file__).parents[1]
 STUDY = ROOT / "integrations" / "schnetpack_training"
@@ -44,10 +46,13 @@ def environment(**extra: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Train for 150 steps, once for every way to ask; the folder with what came of it."""
+    """Train for 60 steps, once for every way to ask; the folder with what came of it."""
     folder = tmp_path_factory.mktemp("spktrain")
     database = folder / "molecules.db"
-    subprocess.run([sys.executable, STUDY / "make_data.py", MOLECULES, database], env=environment(), check=True)
+    made = warm_processes.run(
+        STUDY / "make_data.py", MOLECULES, database, cwd=folder, env=environment(), imported=warm_processes.SCHNETPACK
+    )
+    assert made.returncode == 0, made.stderr
 
     @functools.cache
     def run(kind: str, way: str) -> Path:
@@ -55,13 +60,18 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Any:
         asked = CALLBACK if way == "callback" else ()
         variable = {"EQUIV_PROBE": "every=3"} if way == "variable" else {}
         command = [
-            Path(sys.executable).with_name("spktrain"), f"--config-dir={STUDY}", "experiment=rotated", "+seed=1",
+            f"--config-dir={STUDY}", "experiment=rotated", "+seed=1",
             f"data.datapath={database}", f"run.path={folder}", f"run.id={name}", f"data.split_file={folder / name}.npz",
-            "data.batch_size=4", "data.num_train=40", "data.num_val=12", "data.num_test=8", "trainer.max_epochs=15",
+            "data.batch_size=4", "data.num_train=40", "data.num_val=12", "data.num_test=8", "trainer.max_epochs=6",
             *SMALL[kind], *asked,
         ]  # fmt: skip
-        done = subprocess.run(
-            command, cwd=folder, env=environment(**variable), capture_output=True, text=True, timeout=180, check=False
+        done = warm_processes.run(
+            "schnetpack.cli:train",
+            *command,
+            cwd=folder,
+            env=environment(**variable),
+            imported=warm_processes.SCHNETPACK,
+            timeout=180,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         (folder / name / "printed").write_text(done.stdout + done.stderr)
@@ -84,7 +94,7 @@ def test_training_with_it_is_bit_identical(train: Any, kind: str, way: str, monk
     monkeypatch.syspath_prepend(STUDY)  # from where the stored model is unpickled
     without, probed = train(kind, "nothing"), train(kind, way)
     states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=False) for run in (without, probed)]
-    assert states[0]["global_step"] == states[1]["global_step"] == 150
+    assert states[0]["global_step"] == states[1]["global_step"] == 60
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "loops"):
         assert _same(states[0][part], states[1][part]), part
     best = [torch.load(run / "best_model", weights_only=False) for run in (without, probed)]
@@ -134,9 +144,7 @@ def test_the_loss_that_is_decomposed_is_the_loss_that_is_trained(train: Any) -> 
 
 def test_the_study_shows_the_share_against_the_step(train: Any) -> None:
     run = train("unconstrained", "variable")
-    done = subprocess.run(
-        [sys.executable, STUDY / "share.py", run], env=environment(), capture_output=True, text=True, check=True
-    )
+    done = warm_processes.run(STUDY / "share.py", run, cwd=run, env=environment(), imported=warm_processes.SCHNETPACK)
     share = last(run, "equiv/train/loss/share")
     assert f"{100 * share:.3g} % ±" in done.stdout.splitlines()[-1]
 

@@ -242,14 +242,14 @@ class Mystery(nn.Module):
         return inputs
 
 
-def test_an_output_that_nothing_tells_about_is_inferred_and_announced(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_nothing_tells_about_is_inferred_and_announced(caplog: pytest.LogCaptureFixture) -> None:
     task = make_task(potential("schnet", modules=(Mystery(),)), output("mystery", nn.MSELoss()))
     found = training(task)
     klein = ep.RotationPlan("klein", 2)  # averages vectors exactly
     given = batch() | {"mystery": torch.zeros(4, 3).double()}
     with ep.Probe(found.network, found.schema, light=klein, every=1, objectives=found.objectives) as probe:
         loss = probe.step(lambda: task.training_step(given, 0), stage="train")
-    assert "outputs['mystery'] is vector" in capsys.readouterr().err
+    assert "outputs['mystery'] is vector" in caplog.text
     estimates = probe.compute()
     assert estimates["equiv/train/mystery/share"] == pytest.approx(1, rel=1e-12)
     assert estimates["equiv/train/mystery/L_equiv"] == pytest.approx(float(loss.detach()), rel=1e-12)

@@ -202,6 +202,7 @@ def test_heldout_errors_are_the_documented_ones(ff: SimpleNamespace, calc: Any, 
     )
 
 
+@pytest.mark.slow
 def test_documented_share(ff: SimpleNamespace, calc: Any, heldout: Any) -> None:
     total, equiv = ff.evaluate.force_decomposition(calc.network, heldout, rotations=48, seed=7)
     # Other rotations than the documented ones, and half as many: they scatter by a few percent.

@@ -186,6 +186,7 @@ def test_larger_sets(study: SimpleNamespace, name: str, count: int, atoms: int) 
 # --- what is measured
 
 
+@pytest.mark.slow
 def test_share_of_the_shipped_force_field_is_that_of_its_own_estimate(study: SimpleNamespace) -> None:
     """Against independent Haar rotations and the sample variance, which know nothing of the instrument."""
     calc = study.transformer.calculator()
@@ -324,6 +325,7 @@ def test_kept_weights_are_those_that_were_measured(study: SimpleNamespace, tmp_p
         assert row == {key: logged[key] for key in row}
 
 
+@pytest.mark.slow
 def test_a_few_molecules_are_learned_by_heart_in_their_frame_or_in_all(study: SimpleNamespace, tmp_path: Path) -> None:
     for model in ("transformer", "painn"):
         rows = run(study, tmp_path / model, model=model, steps=150, batch=3, fraction=0.2).train().rows
@@ -356,6 +358,7 @@ def test_a_misspelt_field_is_refused(study: SimpleNamespace, tmp_path: Path) -> 
         study.training.Settings.read(str(path))
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_was_measured(
     study: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -390,6 +393,7 @@ def test_settings_that_differ_are_told_apart(study: SimpleNamespace) -> None:
 # --- the landscape
 
 
+@pytest.mark.slow
 def test_the_landscape_is_that_of_the_measured_losses(study: SimpleNamespace, tmp_path: Path) -> None:
     """The differentiable loss is the measured one, and its curvature that of finite differences of its gradient."""
     one = run(study, tmp_path, width=8, augment=True).train()

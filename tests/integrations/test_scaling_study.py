@@ -222,6 +222,7 @@ def same(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: repr(value) for key, value in row.items() if key != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("changes", [{"model": "transformer", "augment": True}, {"model": "egnn"}])
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(
@@ -305,6 +306,7 @@ def config() -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_study_that_was_stopped_ends_with_the_same_table(
     study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -362,6 +364,7 @@ def study_law(exponent: float) -> tuple[float, float]:
     return 4 * 32**-exponent + 40 * 1024**-exponent - 30 * 16384**-exponent, exponent
 
 
+@pytest.mark.slow
 def test_fits_find_planted_laws(study: SimpleNamespace, tmp_path: Path) -> None:
     from equiv_probe import scaling
 

@@ -39,7 +39,6 @@ class DocumentView:
 
     document: Document
     key: str
-    template: str = "document.html.jinja"
     dataset: Any = None
     _drawn: dict[int, Drawing] = field(default_factory=dict)
 

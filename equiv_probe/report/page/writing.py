@@ -9,50 +9,35 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
-from functools import cache, partial
+from functools import cache
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generative.sampler_report import SamplerAudit
-from equiv_probe.landscape.saved_curvature import SavedCurvature
-from equiv_probe.landscape.saved_line import SavedLine
-from equiv_probe.report.cells import interval_of, text_of, value_of
-from equiv_probe.report.document import Documented, Verdict
-from equiv_probe.report.formatting import interval, number, shown
-from equiv_probe.report.page import curvature_sections, grid_sections, line_sections, sampler_sections, viewer
+from equiv_probe.report.cells import has_number, interval_of, text_of, value_of
+from equiv_probe.report.document import Verdict
+from equiv_probe.report.formatting import shown
+from equiv_probe.report.page import viewer
 from equiv_probe.report.page.document_view import DocumentView, grouped
-from equiv_probe.report.page.figures import svg
-from equiv_probe.results.comparison import p_value
-from equiv_probe.results.contrast_plot import contrast as contrast_plot
-from equiv_probe.results.quantity_tables import over
-from equiv_probe.voxels.grid_report import GridAudit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jinja2 import Environment
-    from matplotlib.axes import Axes
 
-    from equiv_probe.report.page.views import View
-    from equiv_probe.report.saving import Saved as Old
-
-    Saved = Old | Documented
-    from equiv_probe.results.comparison import Comparison
-    from equiv_probe.results.contrasts import Contrast
+    from equiv_probe.report.document import Documented
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
-def page(reports: Sequence[Saved], title: str = "") -> str:
+def page(reports: Sequence[Documented], title: str = "") -> str:
     """One self-contained page of one or more reports.
 
     Args:
-        reports: to show, one after the other: also audits of samplers and of models of grids, curvatures and lines.
+        reports: results of any kind to show, one after the other.
         title: of the page; the models' names by default.
 
     Returns:
@@ -64,7 +49,7 @@ def page(reports: Sequence[Saved], title: str = "") -> str:
     """
     if not reports:
         raise EquivProbeError("no report", "at least one")
-    views = [_view(report, f"r{place}") for place, report in enumerate(reports)]
+    views = [DocumentView(report.document().on("page"), f"r{place}") for place, report in enumerate(reports)]
     models = list(dict.fromkeys(one.name for one in views))
     return _written(
         "page.html.jinja",
@@ -74,51 +59,11 @@ def page(reports: Sequence[Saved], title: str = "") -> str:
     )
 
 
-def _view(report: Saved, key: str, *, brief: bool = False) -> View | DocumentView:
-    """What the templates are given, by the kind of measurement."""
-    if isinstance(report, Documented):
-        return DocumentView(report.document().on("notebook" if brief else "page"), key)
-    if isinstance(report, SamplerAudit):
-        return sampler_sections.view(report, key, brief=brief)
-    if isinstance(report, GridAudit):
-        return grid_sections.view(report, key, brief=brief)
-    if isinstance(report, SavedLine):
-        return line_sections.view(report, key, brief=brief)
-    assert isinstance(report, SavedCurvature)
-    return curvature_sections.view(report, key, brief=brief)
-
-
-def comparison_page(found: Comparison) -> str:
-    """Reports side by side as a page: a figure and a table for each number.
-
-    Raises:
-        EquivProbeError: Matplotlib is not installed.
-    """
-    figures = [
-        (
-            contrast,
-            svg(
-                partial(_draw, contrast),
-                f"c{place}",
-                f"{contrast.number} of {contrast.quantity} with 95 % intervals; the table holds the numbers.",
-                height=1.0 + 0.35 * len(contrast.entries),
-            ),
-        )
-        for place, contrast in enumerate(found.contrasts)
-    ]
-    return _written("comparison.html.jinja", found=found, shown=figures)
-
-
-def _draw(contrast: Contrast, ax: Axes) -> Axes:
-    return contrast_plot(contrast, ax=ax)
-
-
-def fragment(report: Saved) -> str:
+def fragment(report: Documented) -> str:
     """The answer, the loss and its share as HTML for a notebook's cell: no script, and styles that stay inside."""
     digest = hashlib.sha256(json.dumps(report.to_dict(), sort_keys=True, default=str).encode())
     key = f"equiv-probe-{digest.hexdigest()[:12]}"  # reports in one notebook must not share ids
-    template = "notebook.html.jinja" if isinstance(report, Documented) else "fragment.html.jinja"
-    return _written(template, view=_view(report, key, brief=True))
+    return _written("notebook.html.jinja", view=DocumentView(report.document().on("notebook"), key))
 
 
 def _written(template: str, **context: Any) -> str:
@@ -155,14 +100,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": pretty,
-        "percent": percent,
-        "span": span,
         "powers": powers,
-        "p": p_value,
-        "over": over,
         "cell": text_of,
         "value": value_of,
+        "has_number": has_number,
         "interval": interval_of,
         "grouped": grouped,
         "is_verdict": lambda cell: isinstance(cell, Verdict),
@@ -183,15 +124,6 @@ def _digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def pretty(value: float | None, digits: int = 3) -> str:
-    """A number as people write it.
-
-    >>> pretty(1.2e-7), pretty(138.2), pretty(None)
-    ('1.2 × 10⁻⁷', '138', '–')
-    """
-    return powers(number(math.nan if value is None else value, digits))
-
-
 def powers(text: str) -> str:
     """Exponents as powers of ten.
 
@@ -199,16 +131,3 @@ def powers(text: str) -> str:
     'broken: 3 × 10⁴ times'
     """
     return re.sub(r"(?<=\d)e(-?)\+?(\d+)\b", lambda m: f" × 10{(m[1] + m[2]).translate(_SUPERSCRIPT)}", text)
-
-
-def percent(part: float | None) -> str:
-    """A part of one in percent."""
-    if part is not None and abs(part) < 1e-8:
-        return "< 10⁻⁶ %"
-    return f"{pretty(None if part is None else 100 * part)} %"
-
-
-def span(ends: Sequence[float | None], scale: float = 1.0) -> str:
-    """A 95 % interval, or a dash where there is none."""
-    low, high = (math.nan if end is None else scale * end for end in ends)
-    return powers(interval(low, high)) or "–"

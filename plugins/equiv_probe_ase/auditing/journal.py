@@ -39,7 +39,10 @@ class Journal:
     """
 
     def __init__(self, path: Path | None, question: Mapping[str, Any], *, fresh: bool = False) -> None:
+        self.path = path
         self.records: dict[str, dict[str, Any]] = {}
+        self.resumed = 0
+        """Structures that were there already; whoever resumes says so."""
         self._file = None
         if path is None:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,13 @@ import numpy as np
 import torch
 
 from equiv_probe.estimation.orbit import Orbit
+from equiv_probe.estimation.verdict import GROWS
 from equiv_probe.representations.representation import point
-from equiv_probe.rotations.plan import RotationPlan, haar
+from equiv_probe.rotations.haar import haar
+from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.schema import Schema
 from equiv_probe_ase.calculators.inspection import stored_precision
+from equiv_probe_ase.structures.control_copies import DISPLACEMENT
 from equiv_probe_ase.structures.quantities import Quantity, applies
 
 if TYPE_CHECKING:
@@ -23,12 +27,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe_ase.evaluators.engine import Engine
+    from equiv_probe_ase.structures.control_copies import ControlCopies
     from equiv_probe_ase.structures.loading import Structure
     from equiv_probe_ase.structures.rotation import Rotator
 
     Results = dict[str, NDArray[np.float64]]
 
 ROUND_TRIPS = 3
+MORE_ROUND_TRIPS = 12
+"""Where the floor decides and three round trips leave it too uncertain."""
+JOLTS = 3
+JOLT = 100.0
+"""Displacement of the jolted copies over that of rounding: a smooth model answers so many times more."""
 
 
 @dataclass
@@ -40,7 +50,8 @@ class Job:
         quantities: to measure on it.
         plan: the rotation plan; replicates are added to by :meth:`more`.
         rotator: of the structure.
-        precision: of the model, for the round trips; None finds out from the first results.
+        precision: of the model, for the round trips.
+        controls: copies for the controls; None leaves them out.
     """
 
     structure: Structure
@@ -48,45 +59,140 @@ class Job:
     plan: RotationPlan
     rotator: Rotator
     precision: torch.dtype
+    controls: ControlCopies | None = None
     rotations: Tensor = field(init=False)
     fresh: Tensor = field(init=False)
     values: dict[str, list[Tensor]] = field(default_factory=dict)
+    again: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Second evaluations at the same rotations, of a model that varies from call to call."""
     identity: dict[str, Tensor] = field(default_factory=dict)
     round_trips: dict[str, Tensor] = field(default_factory=dict)
+    jolts: dict[str, Tensor] = field(default_factory=dict)
     repeats: dict[str, Tensor] = field(default_factory=dict)
     resolution: dict[str, float] = field(default_factory=dict)
+    unmoved: dict[str, bool] = field(default_factory=dict)
+    """Whether all raw results at rotated copies were the structure's own, to the last bit."""
+    deformed: dict[str, Tensor] = field(default_factory=dict)
+    moved: dict[str, Tensor] = field(default_factory=dict)
+    rounding: float = math.nan
+    """Root mean square of what rounding did to a coordinate on a round trip, Å."""
 
     def __post_init__(self) -> None:
         # Rotations depend on the seed and the structure's place alone: a resumed audit draws the same ones.
         self._generator = self.plan.generator(self.structure.index)
         self.rotations = self.fresh = self.plan.rotations(self._generator)
+        self._wanted = {"trips": ROUND_TRIPS, "jolts": 0}
+        self._rounds = 0
+        self._is_noisy = False
 
     def more(self, replicates: int) -> None:
         """Ask for further replicates."""
         self.fresh = RotationPlan(self.plan.design, replicates, self.plan.improper).rotations(self._generator)
         self.rotations = torch.cat([self.rotations, self.fresh])
 
+    def twice(self) -> None:
+        """Ask for a second evaluation at every rotation, these and all that follow."""
+        self._is_noisy = True
+
+    @property
+    def _to_repeat(self) -> Tensor:
+        """Rotations that lack their second evaluation, ``(R', n, 3, 3)``."""
+        done = sum(len(part) for part in next(iter(self.again.values()), []))
+        return self.rotations[done:] if self._is_noisy else self.rotations[:0]
+
+    def more_of_the_floor(self, *, trips: int = 0, jolts: int = 0) -> None:
+        """Ask for further round trips, or for copies displaced more than rounding does; without further rotations."""
+        self._rounds += 1
+        self._wanted = {"trips": trips, "jolts": jolts}
+
     def copies(self) -> list[Atoms]:
-        """The copies that have still to be evaluated, round trips first if they are not there yet."""
-        rotated = self.rotator.copies(self.fresh.reshape(-1, 3, 3))
-        if self.identity:
-            return rotated
-        trips = haar(ROUND_TRIPS, self.plan.generator(self.structure.index, 1))
-        return [*self.rotator.round_trips(trips, self.precision), *rotated]
+        """The copies that have still to be evaluated: round trips, jolted ones, those of the controls, rotated ones."""
+        generator = self.plan.generator(self.structure.index, 1, *([self._rounds] if self._rounds else []))
+        trips = self._round_trips(self._wanted["trips"], generator)
+        jolted = self._round_trips(self._wanted["jolts"], generator, JOLT)
+        others = self.controls.copies() if self.controls and not self.identity else []
+        wanted = torch.cat([self.fresh, self._to_repeat]).reshape(-1, 3, 3)
+        rotated = self.rotator.copies(wanted) if len(wanted) else []
+        return [*trips, *jolted, *others, *rotated]
+
+    def _round_trips(self, count: int, generator: torch.Generator, jolt: float = 0.0) -> list[Atoms]:
+        if not count:
+            return []
+        copies = self.rotator.round_trips(haar(count, generator), self.precision)
+        own = self.structure.atoms.positions
+        if math.isnan(self.rounding):
+            seen = float(np.sqrt(np.mean([(one.positions - own) ** 2 for one in copies])))
+            # Round trips along the axes may end where they began; an ulp over √12 is what rounding is on average.
+            self.rounding = max(seen, torch.finfo(self.precision).eps * float(np.sqrt(np.mean(own**2) / 12)))
+        for one in copies if jolt else ():
+            noise = torch.randn(own.shape, generator=generator, dtype=torch.float64).numpy()
+            one.positions[:] += jolt * self.rounding * noise
+        return copies
 
     def accept(self, results: Sequence[Results], plain: Sequence[Results]) -> None:
         """Take the results of :meth:`copies`, in order, and, at first, of two evaluations of the structure as it is."""
-        rotated = results
-        if not self.identity:
+        first = not self.identity
+        counts = [*self._wanted.values(), *self._control_counts(first=first)]
+        ends = np.cumsum(counts).tolist()
+        trips, jolts, deformed, moved = (
+            self._stack(results[end - n : end]) for n, end in zip(counts, ends, strict=True)
+        )
+        if first:
             self.identity = {name: rows[0] for name, rows in self._stack(plain[:1]).items()}
             self.resolution = {name: self._resolution(name, [*plain, *results]) for name in self.identity}
             self.repeats = self._stack(plain[1:])
-            self.round_trips = self._stack(results[:ROUND_TRIPS])
-            rotated = results[ROUND_TRIPS:]
-        flat = self.fresh.reshape(-1, 3, 3)
-        for name, raw in self._stack(rotated).items():
-            back = self._rotated_back(name, raw, flat)
-            self.values.setdefault(name, []).append(back.reshape(*self.fresh.shape[:2], *back.shape[1:]))
+            self.deformed, self.moved = deformed, self._moved_back(moved)
+        self._wanted = {"trips": 0, "jolts": 0}
+        self.round_trips, self.jolts = (
+            {name: torch.cat([held[name], rows]) if name in held else rows for name, rows in new.items()} or held
+            for held, new in ((self.round_trips, trips), (self.jolts, jolts))
+        )
+        rotated = results[ends[-1] :]
+        new = self.fresh.shape[0] * self.fresh.shape[1]
+        for held, rotations, rows in (
+            (self.values, self.fresh, rotated[:new]),
+            (self.again, self._to_repeat, rotated[new:]),
+        ):
+            for name, raw in self._stack(rows).items():
+                self.unmoved[name] = bool((raw == self.identity[name]).all()) and self.unmoved.get(name, True)
+                back = self._rotated_back(name, raw, rotations.reshape(-1, 3, 3))
+                held.setdefault(name, []).append(back.reshape(*rotations.shape[:2], *back.shape[1:]))
+        self.fresh = self.fresh[:0]
+
+    def _control_counts(self, *, first: bool) -> tuple[int, int]:
+        """Deformed and moved copies among the results."""
+        if self.controls is None or not first:
+            return 0, 0
+        return int(self.controls.deforms), int(self.controls.moves)
+
+    def _moved_back(self, moved: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of the moved copy as they should be: an ion's dipole moves by its charge times the shift."""
+        if "dipole" in moved and self.controls is not None and not self.structure.atoms.pbc.any():
+            moved["dipole"] = moved["dipole"] - self._charge() * torch.from_numpy(self.controls.shift)
+        return moved
+
+    def explained(self, name: str) -> float:
+        """What rounding to the model's precision can make of an output, root mean square in the reported unit.
+
+        The response to the deformed copy, scaled to the displacement that rounding makes on the way there and once
+        more in the model, beside the resolution of the numbers, not less than that of a number of natural size. NaN
+        without a deformed copy.
+        """
+        if name not in self.deformed:
+            return math.nan
+        own, quantity = self.identity[name], self.quantities[name]
+        response = float((self.deformed[name] - own).square().mean().sqrt()) / DISPLACEMENT
+        if own.numel() == 1:  # one number may be the same at one deformed copy by chance
+            if quantity.extensive and "forces" in self.identity:
+                response = max(response, float(self.identity["forces"].norm()) / len(self.structure.atoms))
+            if name in self.jolts:
+                jolted = float((self.jolts[name] - own).square().mean().sqrt())
+                response = max(response, jolted / (JOLT * self.rounding) if jolted > GROWS * self._floor(name) else 0)
+        natural = quantity.factor * torch.finfo(self.precision).eps / 12**0.5
+        return math.hypot(response * math.sqrt(2) * self.rounding, self.resolution[name], natural)
+
+    def _floor(self, name: str) -> float:
+        return float((self.round_trips[name] - self.identity[name]).square().mean().sqrt())
 
     def accept_known(self, known: Results, resolution: Mapping[str, float]) -> None:
         """Take the structure's own results, evaluated once: no floor is measured.
@@ -97,6 +203,7 @@ class Job:
         """
         self.identity = {name: rows[0] for name, rows in self._stack([known]).items()}
         self.resolution = dict(resolution)
+        self._wanted = {"trips": 0, "jolts": 0}
 
     def _rotated_back(self, name: str, raw: Tensor, rotations: Tensor) -> Tensor:
         """``ρ(g)⁻¹`` of raw values ``(C, *S)``. An ion's dipole depends on the origin: it rotates about ``Q c``."""
@@ -126,7 +233,9 @@ class Job:
         return torch.as_tensor(self.rotator.pivot())
 
     def _stack(self, results: Sequence[Results]) -> dict[str, Tensor]:
-        """Results in the reported units, ``(C, *S)`` by quantity."""
+        """Results in the reported units, ``(C, *S)`` by quantity; nothing of no results."""
+        if not results:
+            return {}
         atoms = self.structure.atoms
         return {
             name: torch.from_numpy(np.stack([quantity.values(one[name], atoms) for one in results]))
@@ -137,14 +246,18 @@ class Job:
         """The orbit so far."""
         plan = RotationPlan(self.plan.design, len(self.rotations), self.plan.improper, self.plan.seed)
         outputs = {name: quantity.representation for name, quantity in self.quantities.items()}
+        values = {name: torch.cat(parts) for name, parts in self.values.items()}
+        again = {name: torch.cat(parts) for name, parts in self.again.items()}
+        halves = {name: (values[name] - second) / 2 for name, second in again.items()}
         return Orbit.from_values(
-            {name: torch.cat(parts) for name, parts in self.values.items()},
+            {name: value - halves[name] if name in halves else value for name, value in values.items()},
             self.identity,
             Schema({"positions": point}, outputs),
             plan,
             self.rotations,
             round_trips=self.round_trips,
             repeats=self.repeats,
+            half_differences=halves,
             centers=dict.fromkeys(outputs, self._pivot),
             units={name: quantity.unit for name, quantity in self.quantities.items()},
         )

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe import EquivProbeError, decompose
+from equiv_probe.estimation.few import effective_number
+from equiv_probe.estimation.noise import pairing_score
 from equiv_probe.estimation.spectrum import spectrum, torque_bound
 from equiv_probe.estimation.variogram import Pairs, variogram
 from equiv_probe.results.report import without_nan
 from equiv_probe_ase.auditing.reflections import Hands, spread_of_proper, words_on
 from equiv_probe_ase.structures.loading import reference_values
+from equiv_probe_ase.structures.orientations import distinct_orientations
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +54,7 @@ def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
             "formula": atoms.get_chemical_formula(),
             "n_atoms": len(atoms),
             "rotations": orbit.rotations.shape[0] * orbit.rotations.shape[1],
+            "orientations": distinct_orientations(atoms, orbit.rotations),
             "quantities": quantities,
         }
     )
@@ -76,6 +80,12 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: 
         "floor": math.sqrt(max(found.floor, 0.0)),
         "nondeterminism": math.sqrt(max(found.nondeterminism, 0.0)),
         "resolution": job.resolution[name],
+        "plain": _mark(job.identity[name]),
+        "effective_rotations": effective_number(deviation.flatten(2).square().mean(-1).flatten().numpy())
+        if deviation.ndim > 2
+        else effective_number(deviation.square().flatten().numpy()),
+        **_control_readings(job, name),
+        **_noise(single, name, found.noise),
         "notes": list(found.notes),
         "largest": float(_magnitudes(deviation, quantity).max()),
         "over_rotations": _short(
@@ -100,7 +110,39 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: 
     if known is not None:
         values["notes"] = list(known.notes)
         values["labelled"] = _labelled(known)
+        if quantity.extensive and target is not None:
+            values["labelled"]["residual"] = float(orbit.means[name].mean()) - float(target)
     return values
+
+
+def _mark(values: Tensor) -> list[float]:
+    """Two numbers by which a later run sees whether the model still says the same of the structure as it is."""
+    flat = values.double().flatten()
+    return [float(flat.mean()), float(flat.square().mean().sqrt())]
+
+
+def _control_readings(job: Job, name: str) -> dict[str, Any]:
+    """What the controls of one structure read, in the quantity's unit; None where one was not run."""
+    own = job.identity[name]
+
+    def from_own(rows: dict[str, Tensor]) -> float | None:
+        return float((rows[name] - own).square().mean().sqrt()) if name in rows else None
+
+    return {
+        "explained": job.explained(name),
+        "jolted": from_own(job.jolts),
+        "deformed": from_own(job.deformed),
+        "moved": from_own(job.moved),
+        "unmoved": job.unmoved[name] and bool(own.any()),
+    }
+
+
+def _noise(orbit: Orbit, name: str, variance: float) -> dict[str, Any]:
+    """What varies from call to call: standard deviation of one call, and whether the pairing of two calls matters."""
+    if name not in orbit.half_differences:
+        return {}
+    mean, half = (values.flatten(0, 1) for values in (orbit.kept(name), orbit.half_differences[name]))
+    return {"noise": math.sqrt(max(variance, 0.0)), "pairing": list(pairing_score(mean + half, mean - half))}
 
 
 def _on_reflection(values: Tensor, rotations: Tensor, quantity: Quantity, equiv: float) -> list[str]:

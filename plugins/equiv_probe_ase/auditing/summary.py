@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from equiv_probe.estimation.estimates import Sums
-from equiv_probe.estimation.verdict import verdict
+from equiv_probe.estimation.estimates import EQUIV, TOTAL, WEIGHT, Sums
+from equiv_probe.estimation.few import HEAVY, bootstrap_t, effective_number
 from equiv_probe.results.report import Labelled, Measured
 from equiv_probe_ase.auditing.angular import angular
+from equiv_probe_ase.auditing.judgement import floor_of, judged, root_mean_square, varies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,62 +23,55 @@ if TYPE_CHECKING:
     Record = Mapping[str, Any]
 
 WORST_ATOMS = 10
-CHANCE = 1e3
-"""Answers that differ between two calls by so many times their last digit's rounding are drawn, not rounded."""
 
 
-def blind_spots(plan: RotationPlan) -> list[str]:
-    """What an audit with this plan cannot see."""
+def blind_spots(plan: RotationPlan, *, moved: bool = False) -> list[str]:
+    """What a measurement with this plan cannot see.
+
+    Args:
+        plan: of the rotations.
+        moved: whether structures were moved too.
+    """
     return [
         "errors that respect rotation: a wrong sign of the stress, a wrong but equivariant model",
         "forces that are not the gradient of the energy",
         "broken permutation symmetry"
         if plan.improper
         else "broken reflection (improper rotations) or permutation symmetry",
+        *([] if moved else ["whether the model depends on where a structure is (broken translation)"]),
     ]
 
 
 def summarise(records: Sequence[Record], quantities: Mapping[str, Quantity], loss: str) -> list[Measured]:
     """One measurement per quantity that any structure has."""
     found = []
-    drawn = any(
-        (values["nondeterminism"] or 0.0) > CHANCE * (values["resolution"] or math.inf)
-        for record in records
-        for values in record["quantities"].values()
-    )
     for name, quantity in quantities.items():
         having = [record for record in records if name in record["quantities"]]
         if having:
-            found.append(_measured(quantity, having, loss, drawn=drawn))
+            found.append(_measured(quantity, having, loss))
     return found
 
 
-def _measured(quantity: Quantity, records: Sequence[Record], loss: str, *, drawn: bool) -> Measured:
+def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measured:
     values = [record["quantities"][quantity.name] for record in records]
     equiv = _column(values, "equiv")
     weight = _column(values, "weight")
-    pooled = Sums.of(
-        torch.from_numpy(equiv), torch.full((len(equiv),), math.nan).double(), torch.from_numpy(weight)
-    ).equiv
+    sums = Sums.of(torch.from_numpy(equiv), torch.full((len(equiv),), math.nan).double(), torch.from_numpy(weight))
+    pooled = sums.estimate(EQUIV, WEIGHT) if varies(values) else sums.equiv
     low, high, stderr = pooled.low, pooled.high, pooled.stderr
+    if effective_number(equiv * weight) < HEAVY * len(values) and not varies(values):
+        low, high = bootstrap_t(equiv * weight, weight)
     if len(values) == 1:  # one structure: its own interval, from the replicates
         low, high = (math.nan if x is None else x for x in values[0]["equiv_interval"])
         stderr = _column(values, "equiv_stderr")[0]
     rms = math.sqrt(max(pooled.value, 0.0))
 
-    def mean_square(key: str) -> float:
-        squares, known = _column(values, key) ** 2, np.isfinite(_column(values, key))
-        if not known.any():
-            return math.nan
-        return math.sqrt(float((squares[known] * weight[known]).sum() / weight[known].sum()))
-
-    floor, nondeterminism = mean_square("floor"), mean_square("nondeterminism")
-    floor = max(floor, mean_square("resolution"))
-    if drawn and math.isfinite(nondeterminism):  # then the round trips show chance once more, and not rounding
-        nondeterminism = max(nondeterminism, floor)
+    floor, nondeterminism = floor_of(values), root_mean_square(values, "nondeterminism")
+    if varies(values):
+        nondeterminism = root_mean_square(values, "noise")
     size = float((_column(values, "size") * weight).sum() / weight.sum())
     relative = rms / math.sqrt(size) if size > 0 else math.nan
-    judged = verdict(rms, floor, nondeterminism, quantity.unit, relative)
+    says = judged(values, pooled.value, float(stderr), relative, quantity.unit)
     roots = _column(values, "rms")
     deviations = np.concatenate([np.asarray(value["over_rotations"], dtype=float) for value in values])
     return Measured(
@@ -91,8 +85,8 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str, *, drawn
         relative=relative,
         floor=floor,
         nondeterminism=nondeterminism,
-        verdict=judged.kind,
-        sentence=judged.sentence,
+        verdict=says.kind,
+        sentence=says.sentence,
         over_structures={**_quantiles(roots), "worst": records[int(roots.argmax())]["name"]},
         over_rotations=_quantiles(deviations),
         largest=float(_column(values, "largest").max()),
@@ -104,7 +98,7 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str, *, drawn
 
 
 def _column(values: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    return np.array([math.nan if value[key] is None else value[key] for value in values], dtype=float)
+    return np.array([math.nan if value.get(key) is None else value[key] for value in values], dtype=float)
 
 
 def _quantiles(values: np.ndarray) -> dict[str, Any]:
@@ -138,6 +132,8 @@ def _labelled(values: Sequence[Mapping[str, Any]], loss: str) -> Labelled | None
     columns = [torch.from_numpy(_column(known, key)) for key in ("equiv", "total", "weight")]
     sums = Sums.of(*columns)
     total, mean, equiv, share = sums.total, sums.mean, sums.equiv, sums.share
+    if varies(values):  # nothing may be left of what noise was subtracted from: no scale that ends at zero
+        equiv, share = sums.estimate(EQUIV, WEIGHT), sums.estimate(EQUIV, TOTAL)
     own = known[0]
 
     def error(key: str, pooled: float) -> float:

@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.verdict import verdict
-from equiv_probe_ase.auditing.orbits import Job, evaluate_jobs, quantities_of
+from equiv_probe_ase.auditing.judgement import is_drawn, judged, rounding_of, varies
+from equiv_probe_ase.auditing.orbits import JOLTS, MORE_ROUND_TRIPS, ROUND_TRIPS, Job, evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.record import record
+from equiv_probe_ase.structures.control_copies import ControlCopies
 from equiv_probe_ase.structures.loading import printable
 from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import torch
-
-    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe_ase.auditing.options import Options
+    from equiv_probe_ase.auditing.subject import Subject
     from equiv_probe_ase.evaluators.engine import Engine
     from equiv_probe_ase.structures.loading import Structure
-    from equiv_probe_ase.structures.quantities import Quantity
 
 WINDOW = 32
 """Structures that are evaluated and written to the journal together, at most."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the numbers depend on, besides model and structures."""
-
-    plan: RotationPlan
-    center: str | Sequence[float]
-    extra: Mapping[str, Any]
-    loss: str
-    rel_err: float | None
-    max_rotations: int
-    asked: Sequence[str] | None
-
-    def question(self) -> dict[str, Any]:
-        """What a journal must agree on before it is resumed."""
-        return {
-            "plan": str(self.plan),
-            "center": str(self.center),
-            "inputs": {name: str(rep) for name, rep in self.extra.items()},
-            "loss": self.loss,
-            "rel_err": self.rel_err,
-            "max_rotations": self.max_rotations if self.rel_err else None,
-        }
+UNCERTAIN = (3.0, 300.0)
+"""Times the floor: errors between are judged by it, and it is known from three round trips to a factor of ten or so."""
 
 
 def windows(structures: Sequence[Structure], copies: int, engine: Engine) -> Iterator[list[Structure]]:
@@ -71,10 +47,8 @@ def windows(structures: Sequence[Structure], copies: int, engine: Engine) -> Ite
 
 def measure_window(
     window: Sequence[Structure],
-    engine: Engine,
-    chosen: Mapping[str, Quantity],
+    subject: Subject,
     options: Options,
-    precision: torch.dtype,
 ) -> list[dict[str, Any]]:
     """Records of a window's structures, with an ``"error"`` where one failed."""
     jobs: dict[int, Job] = {}
@@ -82,17 +56,19 @@ def measure_window(
     for structure in window:
         try:
             rotator = Rotator(structure.atoms, options.center, options.extra)
-            own = quantities_of(chosen, structure.atoms, options.asked)
+            own = quantities_of(subject.quantities, structure.atoms, options.asked)
             if len(structure.atoms) == 0:
                 raise EquivProbeError("an empty structure", "at least one atom")
             if not (np.isfinite(structure.atoms.positions).all() and np.isfinite(structure.atoms.cell.array).all()):
                 raise EquivProbeError("positions or a cell with NaN or infinities", "finite ones")
-            jobs[structure.index] = Job(structure, own, options.plan, rotator, precision)
+            seed = (options.plan.seed, structure.index)
+            controls = ControlCopies(structure.atoms, seed, moves=options.is_moved)
+            jobs[structure.index] = Job(structure, own, options.plan, rotator, subject.precision, controls)
         except EquivProbeError as error:
             finished[structure.index] = _failure(structure, error)
     open_jobs = list(jobs.values())
     while open_jobs:
-        failed = evaluate_jobs(engine, open_jobs)
+        failed = evaluate_jobs(subject.engine, open_jobs)
         again = []
         for job in open_jobs:
             index = job.structure.index
@@ -106,9 +82,7 @@ def measure_window(
             ) as error:  # whatever a calculator raises on one structure stays with that structure
                 finished[index] = _failure(job.structure, error)
                 continue
-            extra = _replicates_to_add(finished[index], job, options)
-            if extra:
-                job.more(extra)
+            if _asks_for_more(finished[index], job, options):
                 again.append(job)
         open_jobs = again
     return [finished[structure.index] for structure in window]
@@ -124,6 +98,36 @@ def _failure(structure: Structure, error: BaseException) -> dict[str, Any]:
     }
 
 
+def _asks_for_more(found: Mapping[str, Any], job: Job, options: Options) -> bool:
+    """Ask for what the numbers still need, if anything: a surer floor first, since it says when to stop."""
+    each = found["quantities"].values()
+    suspicious = any(is_drawn(values) or not rounding_of([values]).explains(values["floor"] or 0.0) for values in each)
+    if suspicious and not job.again:  # two calls at one input may be alike by chance, but not at all rotations
+        job.twice()
+        return True
+    trips, jolts = (0, 0) if varies(each) else _of_the_floor(found, job, options)
+    if trips or jolts:
+        job.more_of_the_floor(trips=trips, jolts=jolts)
+        return True
+    extra = _replicates_to_add(found, job, options)
+    if extra:
+        job.more(extra)
+    return bool(extra)
+
+
+def _of_the_floor(found: Mapping[str, Any], job: Job, options: Options) -> tuple[int, int]:
+    """Further round trips where three leave open what is rounding, and jolted copies where it is not only that."""
+    trips = jolts = 0
+    for name, values in found["quantities"].items():
+        floor = max(values[key] or 0.0 for key in ("floor", "resolution", "explained"))
+        if name not in job.jolts and not rounding_of([values]).explains(floor):
+            jolts = JOLTS
+        in_question = UNCERTAIN[0] * floor < values["rms"] < UNCERTAIN[1] * floor
+        if options.few and in_question and len(job.round_trips.get(name, ())) == ROUND_TRIPS:
+            trips = MORE_ROUND_TRIPS
+    return trips, jolts
+
+
 def _replicates_to_add(found: Mapping[str, Any], job: Job, options: Options) -> int:
     """How many more replicates a structure needs: none at round-off, when tight enough, or at the limit."""
     if options.rel_err is None:
@@ -134,12 +138,11 @@ def _replicates_to_add(found: Mapping[str, Any], job: Job, options: Options) -> 
     wanted = 0.0
     for name, values in found["quantities"].items():
         unit = job.quantities[name].unit
-        floors = [values[key] for key in ("floor", "resolution") if values[key] is not None]
-        repeat = math.nan if values["nondeterminism"] is None else values["nondeterminism"]
+        stderr = math.nan if values["equiv_stderr"] is None else values["equiv_stderr"]
         relative = math.nan if values["relative"] is None else values["relative"]
-        judged = verdict(values["rms"], max(floors), repeat, unit, relative)
+        says = judged([values], values["equiv"], stderr, relative, unit)
         low, high = values["equiv_interval"]
-        if judged.kind in {"round-off", "non-deterministic"} or low is None or values["equiv"] <= 0:
+        if says.kind in {"round-off", "non-deterministic"} or low is None or values["equiv"] <= 0:
             continue
         wanted = max(wanted, (high - low) / 2 / values["equiv"] / options.rel_err)
     if wanted <= 1 or have >= limit:

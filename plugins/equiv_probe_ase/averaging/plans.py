@@ -7,13 +7,15 @@ from numbers import Integral
 from typing import Final, Literal, TypeAlias
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import GROUP_ORDERS, RotationPlan
+from equiv_probe.rotations.designs import GROUP_ORDERS
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 
 Mode: TypeAlias = Literal["average", "random-frame"]
 RANDOM_FRAME: Final = "random-frame"
 
 
-def plan_of(mode: str, plan: RotationPlan | None, *, redraw: bool = False, seed: int | None = None) -> RotationPlan:
+def plan_of(mode: str, plan: PlanLike | None, *, redraw: bool = False, seed: int | None = None) -> RotationPlan:
     """The plan of a mode: one icosahedral replicate by default, one Haar rotation for a random frame.
 
     Args:
@@ -26,9 +28,9 @@ def plan_of(mode: str, plan: RotationPlan | None, *, redraw: bool = False, seed:
         EquivProbeError: an unknown mode, a plan or a seed that is none, a plan for a random frame, or one that cannot
             be rotated anew.
     """
-    if plan is not None and not isinstance(plan, RotationPlan):
-        named = f'mode="{RANDOM_FRAME}"' if plan == RANDOM_FRAME else 'RotationPlan("icosahedral", replicates=1)'
-        raise EquivProbeError(f"plan={plan!r}", "a RotationPlan", named)
+    if plan == RANDOM_FRAME:
+        raise EquivProbeError(f"plan={plan!r}", "a RotationPlan, or the name of a design", f'mode="{RANDOM_FRAME}"')
+    plan = rotation_plan(plan)
     if seed is not None and not isinstance(seed, Integral):
         raise EquivProbeError(f"seed={seed!r}", "a whole number")
     if mode not in {"average", RANDOM_FRAME}:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe.rotations.resolve import PlanLike
     from equiv_probe.schema.schema import Schema
     from equiv_probe_ase.averaging.average import Answer
     from equiv_probe_ase.averaging.plans import Mode
@@ -103,7 +103,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
     def __init__(
         self,
         calc: Calculator | str | Callable[[], Calculator],
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         mode: Mode = "average",
         *,
         redraw: bool = False,

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
 import os
-import re
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,22 +12,11 @@ import typer
 
 from equiv_probe.cli.main import INTERRUPTED, wide_console
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe_ase.commands.shared import FAILED, option, quiet, require_ase, show, slug, twirled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ase.calculators.calculator import Calculator
-
     from equiv_probe.results.report import Report
     from equiv_probe_ase.auditing.thresholds import Threshold
-
-FAILED = 1
-
-
-def option(*names: str, help: str, show: str | bool = True) -> Any:  # noqa: A002 - Typer's word
-    """An option of a command, with its help and what to show as its default."""
-    return typer.Option(*names, help=help, show_default=show)
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +68,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
 ) -> None:
     """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off."""
     require_ase()
+    from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe_ase.auditing.audit import audit
     from equiv_probe_ase.auditing.thresholds import Threshold
     from equiv_probe_ase.calculators.by_name import make_calculator, spec_fingerprint
@@ -94,7 +80,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     path, _, selected = structures.rpartition("@") if "@" in structures else (structures, "", "")
     part = f"-{selected}" if selected else ""  # two parts of one file are two audits
     model = slug(calculator) + (f"-{slug(twirl)}" if twirl else "")
-    output = output or Path(f"audit-{model}-{slug(Path(path).stem + part)}.json")
+    output = output or Path(f"audit-{model}-{slug(Path(path).name + part)}.json")
     if any(
         name.exists() and Path(path).exists() and name.samefile(path) for name in (output, output.with_suffix(".jsonl"))
     ):
@@ -137,40 +123,6 @@ def demo_command() -> None:
 
     with quiet(verbose=False):
         demo(wide_console())
-
-
-def twirled(calculator: Calculator, how: str | None) -> Calculator:
-    """The calculator, or its average over the rotations that were asked for."""
-    if how is None:
-        return calculator
-    from equiv_probe_ase.averaging.plans import parse_twirl
-    from equiv_probe_ase.averaging.twirled_calculator import TwirledCalculator
-
-    return TwirledCalculator(calculator, *parse_twirl(how), store_std=False)
-
-
-def require_ase() -> None:
-    """Raise EquivProbeError, with what to install, where there is no ASE."""
-    if importlib.util.find_spec("ase") is None:
-        raise EquivProbeError("no ase", "ASE, for structures and calculators", "pip install 'equiv-probe[ase]'")
-
-
-@contextlib.contextmanager
-def quiet(*, verbose: bool) -> Iterator[None]:
-    """Hide the warnings of model packages, which are about their own dependencies and not about the user's input."""
-    with warnings.catch_warnings():
-        if not verbose:
-            warnings.simplefilter("ignore")
-        yield
-
-
-def show(report: Report, files: str, *, as_json: bool) -> None:
-    """Print a report on stdout, and on stderr which files there are."""
-    if as_json:
-        print(json.dumps(report.to_dict(), ensure_ascii=False, allow_nan=False))
-    else:
-        wide_console().print(report)
-    print(files, file=sys.stderr)
 
 
 def _one_missing(given: str) -> EquivProbeError:
@@ -225,9 +177,3 @@ def _center(text: str) -> Any:
     if len(point) != 3:
         raise EquivProbeError(f"--center {text}", "centroid, origin, cell, or x,y,z in Å")
     return point
-
-
-def slug(text: str) -> str:
-    """A calculator or file name as part of a file name."""
-    last = Path(text.partition("?")[0].rpartition("/")[2]).name
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", last).strip("-") or "calculator"

@@ -12,8 +12,7 @@ import typer
 
 from equiv_probe.cli.main import INTERRUPTED, explain
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import RotationPlan
-from equiv_probe_ase.commands.audit import FAILED, option, quiet, require_ase, show, slug, twirled
+from equiv_probe_ase.commands.shared import FAILED, option, quiet, require_ase, show, slug, twirled
 
 
 def md_command(  # noqa: PLR0917 - a command line has as many options as it has
@@ -49,6 +48,7 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
 ) -> None:
     """Run molecular dynamics, and see what broken rotation symmetry does to the trajectory."""
     require_ase()
+    from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe_ase.calculators.by_name import make_calculator
     from equiv_probe_ase.commands.output_files import require_writable, save
     from equiv_probe_ase.dynamics.interruption import BrokenOffError
@@ -56,7 +56,7 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     from equiv_probe_ase.structures.loading import load
 
     model = slug(calculator) + (f"-{slug(twirl)}" if twirl else "")
-    output = output or Path(f"md-{model}-{slug(Path(structure).stem)}.csv")
+    output = output or Path(f"md-{model}-{slug(Path(structure).name)}.csv")
     log, saved = _files(output)
     for path in (log, saved, traj):
         if path is None:

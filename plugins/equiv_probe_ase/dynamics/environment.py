@@ -157,8 +157,10 @@ def _conclude() -> None:
             path = path / REPORT if path.suffix != ".json" else path
             path = path.with_stem(f"{path.stem}_{number}") if number else path
             report.save(path)
-            print(f"Saved to {path}")
+            _say(f"saved the report to {path}")
 
 
 def _say(line: str) -> None:
-    print(f"equiv_probe {line}", file=sys.stderr)
+    from equiv_probe.messages import logger
+
+    logger.info(f"equiv_probe {line}")

@@ -16,8 +16,8 @@ from equiv_probe_ase.auditing.orbits import Job, evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.record import record
 from equiv_probe_ase.calculators.inspection import default_atoms_per_call, model_precision, trial
 from equiv_probe_ase.calculators.private_copy import networks, own_copy, own_directories
-from equiv_probe_ase.dynamics.conservative import Defect, defect
 from equiv_probe_ase.evaluators import evaluator_for
+from equiv_probe_ase.evaluators.conservative import Defect, defect
 from equiv_probe_ase.evaluators.engine import Engine
 from equiv_probe_ase.structures.loading import Structure
 from equiv_probe_ase.structures.quantities import QUANTITIES, adapted, choose

@@ -12,6 +12,7 @@ from ase.md.md import MolecularDynamics
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe_ase.calculators.by_name import make_calculator
 from equiv_probe_ase.dynamics.budget import Budget, known_results, mechanics
 from equiv_probe_ase.dynamics.frame_symmetry import FrameSymmetry
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ase.optimize.optimize import BaseDynamics
 
     from equiv_probe.results.report import Report
-    from equiv_probe_ase.dynamics.conservative import Defect
+    from equiv_probe_ase.evaluators.conservative import Defect
     from equiv_probe_ase.structures.quantities import Quantity
 
 PLAN = RotationPlan("haar", replicates=4)
@@ -47,7 +48,7 @@ class SymmetryMonitor:
     momentum, and their changes against the time integrals of force and torque
     (:mod:`equiv_probe_ase.dynamics.budget`). Every ``every`` steps the twirl of energy, forces and stress, on copies
     of atoms and calculator. Every ``conservative_every`` steps whether the forces are the gradient of the energy, and
-    how much of a drift of the total energy that makes (:mod:`equiv_probe_ase.dynamics.conservative`). The trajectory
+    how much of a drift of the total energy that makes (:mod:`equiv_probe_ase.evaluators.conservative`). The trajectory
     is bit for bit what it is without.
 
     Args:
@@ -92,7 +93,7 @@ class SymmetryMonitor:
         dyn: BaseDynamics,
         atoms: Atoms | None = None,
         every: int = 100,
-        plan: RotationPlan | None = None,
+        plan: PlanLike | None = None,
         log: str | Path | None = "monitor.csv",
         *,
         conservative_every: int | None = None,
@@ -111,7 +112,7 @@ class SymmetryMonitor:
         require_watchable(every, conservative_every)
         self.dyn, self.every = dyn, every
         self.atoms = moving_atoms(dyn, atoms)
-        self.plan = plan or PLAN
+        self.plan = rotation_plan(plan) or PLAN
         self.conservative_every = 10 * every if conservative_every is None else conservative_every
         self.symmetry = FrameSymmetry(self.plan, properties, center, batched, atoms_per_call)
         self.log = DynamicsLog(Path(log) if log is not None else None)

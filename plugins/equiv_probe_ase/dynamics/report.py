@@ -11,21 +11,22 @@ from ase import units
 from ase.md.verlet import VelocityVerlet
 from scipy.stats import t as student
 
-from equiv_probe.estimation.verdict import BROKEN_RELATIVE, ROUND_OFF_FACTOR
+from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.report.formatting import number
 from equiv_probe.results.report import Report
+from equiv_probe.results.structure_table import StructureTable
 from equiv_probe_ase.auditing.summary import blind_spots, summarise
 from equiv_probe_ase.calculators.inspection import draws_anew
 from equiv_probe_ase.dynamics.budget import HBAR
-from equiv_probe_ase.dynamics.conservative import DIRECTIONS, beyond_noise
 from equiv_probe_ase.dynamics.energy_drift import energy_drift
 from equiv_probe_ase.dynamics.log import plain
 from equiv_probe_ase.dynamics.rows import protocol_of
+from equiv_probe_ase.evaluators.conservative import DIRECTIONS, is_gradient, words_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
+    from equiv_probe_ase.dynamics.watched import Watched
 
     Row = Mapping[str, Any]
 
@@ -35,7 +36,7 @@ ROUNDED = 1e-5
 """Of all that moves: what single precision makes of a sum over many steps is less."""
 
 
-def dynamics_report(monitor: SymmetryMonitor) -> Report:
+def dynamics_report(monitor: Watched) -> Report:
     """The report of what a monitor saw so far.
 
     Args:
@@ -52,7 +53,7 @@ def dynamics_report(monitor: SymmetryMonitor) -> Report:
         source=f"a trajectory of {monitor.atoms.get_chemical_formula()} ({type(monitor.dyn).__name__})",
         protocol=_protocol(monitor, rows),
         measured=summarise(monitor.records, monitor.quantities, "mse"),
-        structures=monitor.records,
+        structures=StructureTable.of(monitor.records),
         failures=[
             {"name": line.partition(":")[0], "error": line.partition(": ")[2]} for line in monitor.remarks.failures
         ],
@@ -62,7 +63,7 @@ def dynamics_report(monitor: SymmetryMonitor) -> Report:
     )
 
 
-def _protocol(monitor: SymmetryMonitor, rows: Sequence[Row]) -> dict[str, Any]:
+def _protocol(monitor: Watched, rows: Sequence[Row]) -> dict[str, Any]:
     stated = protocol_of(monitor)
     run = time.perf_counter() - monitor.began - monitor.seconds
     free = monitor.seconds - monitor.measuring_seconds
@@ -83,7 +84,7 @@ def _protocol(monitor: SymmetryMonitor, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _notes(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+def _notes(monitor: Watched, rows: Sequence[Row]) -> list[str]:
     if monitor.budget.last is None:
         return ["the dynamics has not run yet"]
     notes = [*_pushed(monitor), *_spun(monitor), *_bound(monitor, rows), *_conservative(monitor, rows)]
@@ -97,7 +98,7 @@ def _notes(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _remainder(monitor: SymmetryMonitor, rest: float, scale: float) -> str:
+def _remainder(monitor: Watched, rest: float, scale: float) -> str:
     """What the model's forces leave unexplained, and who made it."""
     others = [] if type(monitor.dyn) is VelocityVerlet else [type(monitor.dyn).__name__]
     others += dict.fromkeys(type(c).__name__ for c in monitor.atoms.constraints)
@@ -111,7 +112,7 @@ def _remainder(monitor: SymmetryMonitor, rest: float, scale: float) -> str:
     )
 
 
-def _gaps(monitor: SymmetryMonitor) -> list[str]:
+def _gaps(monitor: Watched) -> list[str]:
     budget = monitor.budget
     if not budget.gaps or not budget.known:
         return []
@@ -122,7 +123,7 @@ def _gaps(monitor: SymmetryMonitor) -> list[str]:
     ]
 
 
-def _pushed(monitor: SymmetryMonitor) -> list[str]:
+def _pushed(monitor: Watched) -> list[str]:
     budget = monitor.budget
     if not budget.known:
         return ["the calculator never had forces of these atoms that could be read without a call: there is no budget"]
@@ -138,7 +139,7 @@ def _pushed(monitor: SymmetryMonitor) -> list[str]:
     ]
 
 
-def _spun(monitor: SymmetryMonitor) -> list[str]:
+def _spun(monitor: Watched) -> list[str]:
     budget, atoms = monitor.budget, monitor.atoms
     if atoms.pbc.any():
         return [
@@ -162,7 +163,7 @@ def _spun(monitor: SymmetryMonitor) -> list[str]:
     ]
 
 
-def _bound(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+def _bound(monitor: Watched, rows: Sequence[Row]) -> list[str]:
     """Whether the energy varies over rotations by more than the torque of conservative forces allows."""
     pairs = [
         (row["energy_L_equiv"], row["energy_torque_bound_meV_per_atom"] ** 2)
@@ -191,7 +192,7 @@ def _bound(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     return [f"{varies}; net torque allows {number(bound)} meV/atom (√(½⟨τ²⟩)) if the forces are the energy's gradient"]
 
 
-def _conservative(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+def _conservative(monitor: Watched, rows: Sequence[Row]) -> list[str]:
     """Whether the forces are the energy's gradient, and where a drift of the total energy comes from."""
     if draws_anew(monitor.model):
         return [
@@ -203,14 +204,11 @@ def _conservative(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     if not having:
         return _drift(monitor, rows)
     rms, floor, size = (_rms(having, f"{key}_meV_per_A") for key in ("defect_rms", "defect_floor", "forces_size"))
-    real = beyond_noise(rms**2, floor**2, DIRECTIONS * len(having))
-    broken = real and rms > BROKEN_RELATIVE * size
+    square, noise, forces = ((1e-3 * value) ** 2 for value in (rms, floor, size))
+    samples = DIRECTIONS * len(having)
+    broken = not is_gradient(square, noise, forces, samples)
     frames = f"{len(having)} frame{'s' * (len(having) > 1)}"
-    words = "not the energy's gradient" if broken else "the energy's gradient" + (", almost" if real else "")
-    notes = [
-        f"the forces are {words}: F + ∇E is {number(rms)} meV/Å per component beside forces of {number(size)}, and "
-        f"rounding and kinks of the energy make {number(floor)} of it ({frames}, random directions)"
-    ]
+    notes = [f"{words_on(square, noise, forces, samples)} ({frames}, random directions)"]
     notes += _drift(monitor, rows)
     power = [value for row in having if math.isfinite(value := row.get("defect_power_eV_per_ps", math.nan))]
     if not power:
@@ -225,7 +223,7 @@ def _conservative(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _drift(monitor: SymmetryMonitor, rows: Sequence[Row]) -> list[str]:
+def _drift(monitor: Watched, rows: Sequence[Row]) -> list[str]:
     """The drift of the total energy where it should be constant."""
     having = [row for row in rows if math.isfinite(row.get("total_eV", math.nan))]
     if type(monitor.dyn) is not VelocityVerlet or len(having) < 3:  # its children in ASE are thermostats

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from equiv_probe_ase.dynamics.conservative import Defect
-    from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
+    from equiv_probe_ase.dynamics.watched import Watched
+    from equiv_probe_ase.evaluators.conservative import Defect
 
 _UNITS = {"energy": "meV_per_atom", "forces": "meV_per_A", "stress": "meV_per_A3"}
 
 
-def protocol_of(monitor: SymmetryMonitor) -> dict[str, Any]:
+def protocol_of(monitor: Watched) -> dict[str, Any]:
     """What the rows of a monitor depend on."""
     return {
         "structure": monitor.atoms.get_chemical_formula(),

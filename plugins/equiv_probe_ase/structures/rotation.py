@@ -72,7 +72,11 @@ class Rotator:
         return self._copies(rotations, back_again=False, precision=torch.float64)
 
     def round_trips(self, rotations: Tensor, precision: torch.dtype) -> list[Atoms]:
-        """Copies rotated and rotated back in the model's precision: they differ from the structure by rounding only."""
+        """Copies that differ from the structure by rounding only: rotated, rounded to a precision, and rotated back.
+
+        Back in float64, so that they are not on the grid of the model's numbers: there a model's own rounding would
+        hardly ever see them, where rotated copies are rounded in every coordinate.
+        """
         return self._copies(rotations, back_again=True, precision=precision)
 
     def _copies(self, rotations: Tensor, *, back_again: bool, precision: torch.dtype) -> list[Atoms]:
@@ -82,7 +86,7 @@ class Rotator:
             pivot = torch.as_tensor(self.pivot()).to(precision)
             stack = representation.rotate(low[None].expand(len(rotations), *low.shape), rotations, pivot)
             if back_again:
-                stack = representation.rotate_back(stack, rotations, pivot)
+                stack = representation.rotate_back(stack.double(), rotations, pivot.double())
             rotated[name] = stack.double().contiguous().numpy()  # expanded scalars would share memory
         return [
             self._copy(

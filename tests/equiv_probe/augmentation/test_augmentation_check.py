@@ -19,7 +19,7 @@ from torch_geometric.transforms import Compose, RandomJitter, RandomRotate, Rand
 import equiv_probe as ep
 from equiv_probe.augmentation.draws import counted
 from equiv_probe.augmentation.sample_layout import generic_sample
-from equiv_probe.rotations.plan import generators, haar
+from equiv_probe.rotations.haar import generators, haar
 
 Names = dict[str, Tensor]
 
@@ -93,6 +93,7 @@ def test_it_finds_the_rotations_that_were_drawn() -> None:
     assert torch.allclose(check.rotations, torch.stack(drawn), atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 def test_false_alarms_are_rarer_than_alpha() -> None:
     alarms = 0
     for seed in range(60):
@@ -152,6 +153,7 @@ def test_labels_that_do_not_rotate_along(case: str) -> None:
     assert [one.name for one in check.wrong] == [wrong.name], "nothing else is blamed"
 
 
+@pytest.mark.slow
 def test_voigt_stress_in_another_order() -> None:
     ase, other = ep.voigt(), ep.voigt("xx yy zz xy yz xz")
     sample = {"pos": generic_sample()["pos"], "stress": torch.randn(6, dtype=torch.float64)}
@@ -272,6 +274,7 @@ def test_float32_positions_far_from_the_origin_pass(offset: float) -> None:
     assert ep.check_augmentation(step, sample).ok
 
 
+@pytest.mark.slow
 def test_the_same_rotation_again() -> None:
     fixed = scipy_rotation()
     assert "cached" in ep.check_augmentation(turning(lambda: fixed))["independent"].sentence
@@ -348,6 +351,7 @@ def test_a_right_transform_of_pyg_passes() -> None:
     assert ep.check_augmentation(RightForPyG(), sample=molecule()).ok
 
 
+@pytest.mark.slow
 def test_one_rotation_for_a_whole_batch_is_found() -> None:
     batch = Batch.from_data_list([molecule(), molecule(), molecule()])
     check = ep.check_augmentation(RightForPyG(), sample=batch)
@@ -357,6 +361,7 @@ def test_one_rotation_for_a_whole_batch_is_found() -> None:
     assert [one.name for one in check.wrong] == ["per structure"]
 
 
+@pytest.mark.slow
 def test_a_dense_batch() -> None:
     pos = torch.randn(4, 5, 3, dtype=torch.float64)
 
@@ -477,6 +482,7 @@ def test_a_dataset_of_pyg_with_its_own_transform(tmp_path: Any) -> None:
     assert "one axis only: x" in check["Haar"].sentence
 
 
+@pytest.mark.slow
 def test_faults_of_datasets() -> None:
     assert "stale" in ep.check_augmentation(Molecules("stale"))["labels: forces"].sentence
     assert ep.check_augmentation(Molecules("by index"))["independent"].passed is False
@@ -503,6 +509,7 @@ def test_items_that_are_rotated_alike_in_one_pass() -> None:
     assert [one.name for one in check.wrong] == ["per item"]
 
 
+@pytest.mark.slow
 def test_workers_that_share_a_generator_are_found() -> None:
     """NumPy generators made in ``__init__`` are copied to each worker, and again in each epoch."""
     dataset = Molecules("own generator")
@@ -516,6 +523,7 @@ def test_workers_that_share_a_generator_are_found() -> None:
     assert check["workers"].statistic == 96
 
 
+@pytest.mark.slow
 def test_workers_of_a_transform() -> None:
     own = np.random.default_rng(0)
     check = ep.check_augmentation(
@@ -567,6 +575,7 @@ def test_errors_teach() -> None:
         ep.check_augmentation(turning(scipy_rotation), draws=50)["haar"]
 
 
+@pytest.mark.slow
 def test_the_table_says_it() -> None:
     text = str(ep.check_augmentation(turning(three_angles, forces=lambda g, x: x)))
     assert "Augmentation, 400 draws: 2 faults" in text
@@ -582,3 +591,54 @@ def test_a_bar_is_shown_only_after_two_seconds(
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     assert list(counted(3, shown=True)) == [0, 1, 2]
     assert list(counted(3, shown=False)) == [0, 1, 2]
+
+
+def hidden_sample() -> Data:
+    pos, normal = torch.randn(9, 3).double(), torch.randn(9, 3).double()
+    edges = torch.combinations(torch.arange(9)).T
+    arrows = pos[edges[1]] - pos[edges[0]]
+    x = torch.cat([torch.rand(9, 3).double(), pos, normal], 1)
+    bond = torch.cat([arrows.norm(dim=1, keepdim=True), arrows], 1)
+    return Data(pos=pos, normal=normal, x=x, edge_index=edges, edge_attr=bond, y=torch.tensor([1.0]))
+
+
+def rotated_with(data: Data, parts: set[str]) -> Data:
+    g = scipy_rotation()
+    turned = data.clone()
+    turned.pos, turned.normal = data.pos @ g.T, data.normal @ g.T
+    if "x" in parts:
+        turned.x = torch.cat([data.x[:, :3], turned.pos, turned.normal], 1)
+    if "half of x" in parts:
+        turned.x = torch.cat([data.x[:, :3], turned.pos, data.normal], 1)
+    if "edges" in parts:
+        turned.edge_attr = torch.cat([data.edge_attr[:, :1], data.edge_attr[:, 1:] @ g.T], 1)
+    return turned
+
+
+@pytest.mark.parametrize(
+    ("parts", "stale"),
+    [
+        ({"x", "edges"}, set()),
+        ({"x"}, {"labels: edge_attr"}),
+        ({"edges"}, {"labels: x"}),
+        ({"half of x", "edges"}, {"labels: x"}),
+        (set(), {"labels: x", "labels: edge_attr"}),
+    ],
+    ids=["all", "edges stale", "features stale", "half of the features", "both stale"],
+)
+def test_copies_of_coordinates_in_other_tensors_must_rotate_along(parts: set[str], stale: set[str]) -> None:
+    data = hidden_sample()
+    check = ep.check_augmentation(lambda one: rotated_with(one, parts), data, draws=200, progress=False)
+    assert {finding.name for finding in check.wrong} == stale
+    for name in {"labels: x", "labels: edge_attr"} - stale:
+        assert "concat" in check[name].sentence
+
+    class Items(Dataset[Data]):  # of a data set the first draw is rotated itself
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Data:
+            return rotated_with(data, parts)
+
+    items = ep.check_augmentation(Items(), draws=200, progress=False)
+    assert {finding.name for finding in items.wrong} == stale

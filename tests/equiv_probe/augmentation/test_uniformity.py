@@ -19,7 +19,8 @@ from equiv_probe.augmentation.uniformity import (
     sobolev,
     uniformity,
 )
-from equiv_probe.rotations.plan import from_quaternions, generators, group, haar
+from equiv_probe.rotations.designs import group
+from equiv_probe.rotations.haar import from_quaternions, generators, haar
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -44,6 +45,7 @@ def within_binomial(count: int, total: int, rate: float) -> bool:
     return float(stats.binomtest(count, total, rate).pvalue) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degree", DEGREES)
 def test_haar_rotations_give_the_chi_square_law(degree: int) -> None:
     draws = haar(2000 * 128, generator()).reshape(2000, 128, 3, 3)
@@ -68,6 +70,7 @@ def test_the_statistic_is_invariant_to_rotations_from_both_sides() -> None:
         assert float(sobolev(a @ g @ b, degree)) == pytest.approx(float(sobolev(g, degree)), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("improper", [False, True])
 def test_false_alarms_come_at_the_stated_rate(improper: bool) -> None:
     alarms, total, level = 0, 600, 0.05
@@ -81,6 +84,7 @@ def test_false_alarms_come_at_the_stated_rate(improper: bool) -> None:
     assert within_binomial(alarms, total, 1 - (1 - level / parts) ** parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Haar", "one axis"])
 def test_independence_is_tested_at_its_level_whatever_the_distribution(kind: str) -> None:
     total, level, alarms, paired = 300, 0.05, 0, 0

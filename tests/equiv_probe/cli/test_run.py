@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
@@ -15,28 +14,23 @@ from torch import Tensor, nn
 import equiv_probe as ep
 from equiv_probe.cli import run_script as running_script
 from equiv_probe.cli.run_script import REPORT, Finder, run_script
-from equiv_probe.live.adapters import Adapter, CallAdapter, adapter_for
+from equiv_probe.live.adapter_choice import adapter_for
+from equiv_probe.live.adapters import Adapter, CallAdapter
 from equiv_probe.probe import settings
 from equiv_probe.results.report import Report
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from ... import warm_processes
 
-COMMAND = [sys.executable, "-c", "from equiv_probe.cli.main import main; main()", "run"]
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
 
 
 def started(path: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     (path / "train.py").write_text(textwrap.dedent(script))
     given = {key: value for key, value in os.environ.items() if key != "EQUIV_PROBE"}
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=path,
-        env={**given, **environment},
-        timeout=120,
-        check=False,
-    )
+    env = {**given, **environment}
+    return warm_processes.run(warm_processes.EQUIV_PROBE, "run", *arguments, cwd=path, env=env)
 
 
 class Graph:
@@ -65,7 +59,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(module: nn.Module, args: Any, kwargs: Any) -> GraphAdapter | None:
         return GraphAdapter() if args and isinstance(args[0], Graph) else None
 
-    monkeypatch.setattr("equiv_probe.live.adapters._readers", lambda: [read])
+    monkeypatch.setattr("equiv_probe.live.adapter_choice._readers", lambda: [read])
     monkeypatch.setattr(running_script, "_CLAIMS", [])
 
 

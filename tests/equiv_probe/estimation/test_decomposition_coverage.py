@@ -10,6 +10,8 @@ from torch import Tensor
 
 import equiv_probe as ep
 
+pytestmark = pytest.mark.slow
+
 
 def squares(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction - target).square()

@@ -11,7 +11,7 @@ from torch import Tensor
 import equiv_probe as ep
 from equiv_probe.estimation.jackknife import jackknife
 from equiv_probe.estimation.losses import LOSSES
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 
 def reduced(elements: Tensor, lead: int) -> Tensor:
@@ -102,6 +102,7 @@ def biases(network, name: str, replicates: int) -> tuple[tuple[float, float], tu
     return bias(by_jackknife), bias(by_plug_in)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["huber", "huber-norm", "mae-norm", "cross-entropy", "log-cosh"])
 def test_bias_is_of_second_order_where_the_plug_in_is_of_first(name: str, make_network) -> None:
     network = make_network(vectors=True, gain=1.5)
@@ -119,6 +120,7 @@ def test_bias_is_of_second_order_where_the_plug_in_is_of_first(name: str, make_n
     assert fine < plug_fine / 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicates", [2, 4, 16])
 def test_squared_error_has_no_bias_at_any_number_of_replicates(replicates: int, make_network) -> None:
     (bias, error), (plug, plug_error) = biases(make_network(vectors=True, gain=1.5), "mse", replicates)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 import equiv_probe as ep
 from equiv_probe.estimation.losses import LOSSES, Reduction, frame_dependence, resolve
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 
 def pair(*shape: int) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import subprocess
-import sys
 from pathlib import Path  # noqa: TC003 - pytest resolves annotations
 
 import pytest
@@ -16,6 +14,8 @@ import equiv_probe as ep
 from equiv_probe.estimation.estimates import Sums
 from equiv_probe.estimation.metric import EquivarianceMetric
 from equiv_probe.testing import LinearField
+
+from ... import warm_processes
 
 # Sums in another order: float64 rounding, amplified in the standard errors by the cancellation in their residuals.
 SAME = 1e-11
@@ -121,9 +121,11 @@ torch.distributed.destroy_process_group()
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 def test_two_gloo_ranks_equal_one_pass(tmp_path: Path) -> None:
     torch.save(structures(), tmp_path / "structures.pt")
-    # Processes of their own: a fork of one whose threads have done arithmetic may wait for them forever.
-    ranks = [subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)]) for rank in (0, 1)]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    (tmp_path / "rank.py").write_text(RANK)
+    # Not forks of this process: its threads have done arithmetic, and a fork might wait for them forever.
+    ranks = [warm_processes.start(tmp_path / "rank.py", str(rank), tmp_path, cwd=tmp_path) for rank in (0, 1)]
+    errors = [rank.communicate()[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
     for rank in (0, 1):
         assert_same(torch.load(tmp_path / f"{rank}.pt", weights_only=True), one_pass())
 

@@ -132,12 +132,14 @@ def test_infinitesimal_is_the_weighted_sum_of_powers(name: str, matrix: Tensor, 
     schema = ep.Schema({"pos": ep.point}, {output: model.outputs[output]})
     exact = model.infinitesimal(positions)[output]
     plan = ep.RotationPlan("lebedev-11", 1)
-    found = ep.infinitesimal(lambda x: model(x["pos"]), {"pos": positions}, schema, plan, stacked=True)
+    found = ep.analysis.infinitesimal(lambda x: model(x["pos"]), {"pos": positions}, schema, plan, stacked=True)
     # Central differences of step 1e-4: a relative error of l(l+1)/3·1e-8, and rounding of 1e-16/1e-4 per slope.
     assert abs(found / exact - 1) < 1e-6
     assert found >= 2 * model.equiv(positions)[output] * (1 - 1e-6)
-    looped = ep.infinitesimal(lambda x: model(x["pos"]), {"pos": positions}, schema, ep.RotationPlan("klein", 1))
-    stacked = ep.infinitesimal(
+    looped = ep.analysis.infinitesimal(
+        lambda x: model(x["pos"]), {"pos": positions}, schema, ep.RotationPlan("klein", 1)
+    )
+    stacked = ep.analysis.infinitesimal(
         lambda x: model(x["pos"]), {"pos": positions}, schema, ep.RotationPlan("klein", 1), stacked=True, chunk=5
     )
     assert abs(looped / stacked - 1) < 1e-9
@@ -145,7 +147,7 @@ def test_infinitesimal_is_the_weighted_sum_of_powers(name: str, matrix: Tensor, 
 
 def test_infinitesimal_is_unbiased_over_seeds_and_bounds_equiv(make_network) -> None:
     network = make_network(vectors=False)
-    exact = ep.infinitesimal(
+    exact = ep.analysis.infinitesimal(
         network.predict,
         {"pos": network.positions},
         network.schema,
@@ -154,7 +156,7 @@ def test_infinitesimal_is_unbiased_over_seeds_and_bounds_equiv(make_network) -> 
         chunk=4096,
     )
     found = [
-        ep.infinitesimal(
+        ep.analysis.infinitesimal(
             network.predict,
             {"pos": network.positions},
             network.schema,
@@ -171,7 +173,7 @@ def test_infinitesimal_is_unbiased_over_seeds_and_bounds_equiv(make_network) -> 
 def test_infinitesimal_of_float32_models(matrix: Tensor, positions: Tensor) -> None:
     model, schema = LinearField(matrix), ep.Schema({"pos": ep.point}, LinearField.outputs)
     x = positions.float()
-    found = ep.infinitesimal(
+    found = ep.analysis.infinitesimal(
         lambda i: model(i["pos"]), {"pos": x}, schema, ep.RotationPlan("lebedev-5", 1), stacked=True
     )
     # Step 1e-2: differences of 1e-2 rounded at 1e-7, hence 1e-5 each, averaged; and l(l+1)/3·1e-4 from the step.
@@ -234,5 +236,5 @@ def test_several_outputs_need_a_name(matrix: Tensor, positions: Tensor) -> None:
     with pytest.raises(ep.EquivProbeError, match="output='energy'"):
         ep.spectrum(orbit)
     with pytest.raises(ep.EquivProbeError, match="output='energy'"):
-        ep.infinitesimal(lambda x: model(x["pos"]), {"pos": positions}, schema)
+        ep.analysis.infinitesimal(lambda x: model(x["pos"]), {"pos": positions}, schema)
     assert ep.spectrum(orbit, output="forces").output == "forces"

@@ -59,6 +59,6 @@ def euler(network: nn.Module, steps: int = 10) -> Callable[[Tensor], Tensor]:
     return flow
 
 
-def quiet(sampler: Any, noise: Any, **options: Any) -> ep.SamplerAudit:
+def quiet(sampler: Any, start: Any, /, **options: Any) -> ep.SamplerAudit:
     """An audit in float64 without a progress bar."""
-    return ep.audit_sampler(sampler, noise, **{"progress": False, "dtype": torch.float64, **options})
+    return ep.audit_sampler(sampler, start, **{"progress": False, "dtype": torch.float64, **options})

@@ -205,6 +205,18 @@ def test_a_source_that_the_sampler_takes() -> None:
         quiet(lambda x, steps, temperature: x, SHAPE)
 
 
+def test_the_old_name_of_what_has_a_direction() -> None:
+    """As ``rotates``, with a warning; the draws are still those of the sampler's own line."""
+    with pytest.warns(DeprecationWarning, match="turns of audit_sampler"):
+        noise = quiet(lambda x: x * torch.rand_like(x), SHAPE, turns=lambda draw: False)
+    assert noise.verdict == "broken"
+    with pytest.warns(DeprecationWarning, match="turns of Randn.__call__"):
+        old = quiet(lambda x, randn: x + randn(x.shape, turns=False), SHAPE)
+    new = quiet(lambda x, randn: x + randn(x.shape, rotates=False), SHAPE)
+    assert (old.rms, old.verdict) == (new.rms, "broken")
+    assert old.draws[0]["where"].startswith("test_noise.py")
+
+
 def test_orientations_rotate_from_the_left() -> None:
     """Frames ``(x, R)``: forces by body-fixed vectors are equivariant if R rotates; each frame is a rotation, Haar."""
     kept: list[Tensor] = []

@@ -13,7 +13,7 @@ from torch import Tensor
 import equiv_probe as ep
 from equiv_probe.generative.deviation import interval
 from equiv_probe.generative.initial_noise import InitialNoise
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 from .samplers import HAAR4, Egnn, euler, langevin, quiet, rotations
 
@@ -148,9 +148,10 @@ def test_later_noise_rotates_in_every_layout(layout: str) -> None:
         "flat": {"noise": (12, 3), "batch": batch},
         "single": {"noise": (6, 3)},
     }[layout]
-    audit = quiet(langevin, **options, zero_mean=True)
+    shape = options.pop("noise")
+    audit = quiet(langevin, shape, **options, zero_mean=True)
     assert audit.verdict == "round-off"
-    assert quiet(lambda x: langevin(x, 2.0), **options, zero_mean=True).verdict == "broken"
+    assert quiet(lambda x: langevin(x, 2.0), shape, **options, zero_mean=True).verdict == "broken"
 
 
 def test_zero_mean_noise_of_any_layout() -> None:
@@ -175,7 +176,7 @@ def test_residues_of_several_atoms(matrix: Tensor) -> None:
     assert quiet(langevin, (3, 4, 2, 3), mask=mask).verdict == "round-off"
 
 
-def test_a_chaotic_sampler_is_held_against_its_own_floor() -> None:
+def test_a_chaotic_sampler_is_compared_with_its_own_floor() -> None:
     """Lengths that follow the logistic map double every error at every step: far above the rounding of the numbers."""
 
     def chaotic(noise: Tensor) -> Tensor:
@@ -295,7 +296,7 @@ def test_what_is_printed_saved_and_drawn(tmp_path: Any, matrix: Tensor) -> None:
     assert f"{audit.rms:.2f}" in shown
     audit.save(tmp_path / "audit.json")
     stored = json.loads((tmp_path / "audit.json").read_text())
-    assert stored["schema_version"] == 1
+    assert (stored["kind"], stored["schema_version"]) == ("sampler", 2)
     assert stored["measured"][0]["rms"] == audit.rms
     assert stored["protocol"]["runs"] == 8
     with pytest.raises(ep.EquivProbeError, match=r"\.json"):

@@ -84,6 +84,117 @@ def test_noise_in_another_order_of_axes_is_refused(shape: tuple[int, ...]) -> No
     assert quiet(sampler, (5, 4, 3), rotates=lambda draw: False).verdict == "broken"
 
 
+def shrink(x: Tensor, along_z: float = 1.0) -> Tensor:
+    """Equivariant if ``along_z`` is one."""
+    return 0.9 * x / (1 + x.square().sum(-1, keepdim=True)) * torch.tensor([1.0, 1.0, along_z], **DOUBLE)
+
+
+UNUSUAL: dict[str, tuple[str, tuple[int, ...], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "xyz xyz": ("B (N 3)", (5, 12), lambda y: y.view(5, 4, 3), lambda x: x.flatten(1)),
+    "xx yy zz": ("B (3 N)", (5, 12), lambda y: y.view(5, 3, 4).mT, lambda x: x.mT.flatten(1)),
+    "channels first": ("B 3 N", (5, 3, 4), lambda y: y.mT, lambda x: x.mT),
+    "three atoms": ("B 3 N", (5, 3, 3), lambda y: y.mT, lambda x: x.mT),
+    "one molecule": ("(N 3)", (12,), lambda y: y.view(4, 3), lambda x: x.flatten()),
+}
+
+
+@pytest.mark.parametrize("how", UNUSUAL)
+@pytest.mark.parametrize("source", [False, True])
+def test_declared_layouts(how: str, source: bool) -> None:
+    """Noise, draws, the points of a path and end points; a squeeze along z is seen, and so is another layout."""
+    layout, shape, usual, back = UNUSUAL[how]
+
+    def steps(y: Tensor, draw: Callable[..., Tensor], along_z: float) -> list[Tensor]:
+        path = [y]
+        for _ in range(3):
+            path.append(back(shrink(usual(path[-1]), along_z)) + 0.3 * draw(y.shape))
+        return path
+
+    def sampler(along_z: float, *, path: bool = False) -> Callable[..., Any]:
+        if source:
+            return lambda y, randn: steps(y, randn, along_z)[slice(None) if path else -1]
+        return lambda y: steps(y, lambda of: torch.randn(of, **DOUBLE), along_z)[slice(None) if path else -1]
+
+    audit = quiet(sampler(1.0), shape, layout=layout)
+    assert audit.verdict == "round-off"
+    assert all(draw["turned"] for draw in audit.draws)
+    assert quiet(sampler(0.5), shape, layout=layout).verdict == "broken"
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0), **DOUBLE)
+    assert quiet(sampler(1.0), noise, layout=layout).verdict == "round-off"
+    assert quiet(sampler(1.0), lambda: torch.randn(shape, **DOUBLE), layout=layout).verdict == "round-off"
+    path = quiet(sampler(1.0, path=True), shape, layout=layout, path=True)
+    assert path.verdict == "round-off"
+    assert len(path["end points"].along_path) == 4
+    if how in {"xyz xyz", "xx yy zz"}:
+        other = "B (3 N)" if how == "xyz xyz" else "B (N 3)"
+        assert quiet(sampler(1.0), shape, layout=other).verdict == "broken", "negative control"
+
+
+def test_the_numbers_are_those_of_the_usual_layout(matrix: Tensor) -> None:
+    noise = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0), **DOUBLE)
+    usual = quiet(lambda x: x @ matrix.mT, noise)
+    flat = quiet(lambda y: (y.view(5, 4, 3) @ matrix.mT).flatten(1), noise.flatten(1), layout="B (N 3)")
+    first = quiet(lambda y: matrix @ y, noise.mT.contiguous(), layout="B 3 N")
+    assert abs(flat.rms - usual.rms) < 1e-14
+    assert abs(first.rms - usual.rms) < 1e-14
+
+
+def test_flat_draws_of_a_solver_inside() -> None:
+    """torchsde's states are flat, the sampler around it has atoms: the draws are declared, noise is as usual."""
+
+    def solver(x: Tensor) -> Tensor:
+        y = x.flatten(1)
+        for k in range(3):
+            own = torch.Generator().manual_seed(k)  # as a Brownian path does
+            y = shrink(y.view(x.shape)).flatten(1) + 0.3 * torch.randn(y.shape, generator=own, **DOUBLE)
+        return y.view(x.shape)
+
+    with pytest.raises(ep.EquivProbeError, match=r'layout="B \(N 3\)"'):
+        quiet(solver, (5, 4, 3))
+    assert quiet(solver, (5, 4, 3), layout="B (N 3)").verdict == "round-off"
+    assert quiet(solver, (5, 4, 3), layout="B (3 N)").verdict == "broken"
+
+
+@pytest.mark.parametrize(
+    ("shape", "way_out"),
+    [
+        ((5, 12), r'layout="B \(N 3\)"'),
+        ((12,), r'layout="B \(N 3\)"'),
+        ((5, 3, 4), 'layout="B 3 N"'),
+        ((5, 7), "64, 20, 3"),
+    ],
+)
+def test_flat_noise_without_its_layout_says_what_to_pass(shape: tuple[int, ...], way_out: str) -> None:
+    with pytest.raises(ep.EquivProbeError, match=way_out):
+        quiet(lambda y: y, shape)
+
+
+def test_layouts_that_are_none() -> None:
+    with pytest.raises(ep.EquivProbeError, match="one of"):
+        quiet(lambda y: y, (5, 12), layout="B N 4")
+    with pytest.raises(ep.EquivProbeError, match="flat axis"):
+        quiet(lambda y: y, (5, 13), layout="B (N 3)")
+    with pytest.raises(ep.EquivProbeError, match="layout declared"):
+        quiet(lambda x: x.flatten(1), (5, 4, 3))
+
+
+def test_outputs_of_a_flat_sampler_by_name() -> None:
+    """Places and velocities are flat, energies are not; a scalar of 12 features for each sample stays one."""
+
+    def sampler(y: Tensor) -> dict[str, Tensor]:
+        x = y.view(5, 4, 3)
+        return {"x": y, "v": shrink(x).flatten(1), "e": x.square().sum((1, 2)), "h": y.square()}
+
+    outputs = {"x": ep.point, "v": ep.vector, "e": ep.scalar, "h": ep.scalar}
+    audit = quiet(sampler, (5, 12), layout="B (N 3)", outputs=outputs)
+    assert {one.name: one.verdict for one in audit.measured} == {
+        "x": "round-off",
+        "v": "round-off",
+        "e": "round-off",
+        "h": "broken",
+    }
+
+
 def test_the_first_of_a_tuple() -> None:
     """Positions beside types and orders that nobody declared."""
 

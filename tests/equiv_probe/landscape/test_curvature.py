@@ -94,7 +94,7 @@ def test_a_linear_model_has_the_spectra_of_its_closed_form(averaged: bool) -> No
     # f(x) = W x has the twirl tr(W)/3 x, so L_mean bends along the identity only: ‖(w + t/√3) x − y‖²/3 by 2 ‖x‖²/9.
     # And L_equiv = E ‖(W − w I) g x‖²/3 = ‖W − w I‖² ‖x‖²/9 bends along the other eight directions, by 2 ‖x‖²/9 each.
     loss = linear(averaged=averaged)
-    found = ep.curvature(loss, progress=False)
+    found = ep.analysis.curvature(loss, progress=False)
     assert found.mean is not None
     assert found.equiv is not None
     x2 = float(loss.x.square().sum(-1).mean())  # E ‖x‖²
@@ -111,7 +111,7 @@ def test_a_linear_model_has_the_spectra_of_its_closed_form(averaged: bool) -> No
 
 def test_ends_trace_and_norm_of_a_network_are_those_of_its_dense_hessian() -> None:
     loss = perceptron()
-    found = ep.curvature(
+    found = ep.analysis.curvature(
         loss, exact=False, steps=4, probes=4, trace_probes=24, tolerance=1e-8, hold=True, progress=False
     )
     for which in LOSSES:
@@ -128,7 +128,7 @@ def test_ends_trace_and_norm_of_a_network_are_those_of_its_dense_hessian() -> No
 
 def test_all_eigenvalues_on_request() -> None:
     loss = perceptron()
-    found = ep.curvature(loss, exact=True, progress=False)
+    found = ep.analysis.curvature(loss, exact=True, progress=False)
     for which in LOSSES:
         values = torch.linalg.eigvalsh(dense_hessian(loss, which)).numpy()
         nodes, weights = getattr(found, which).density
@@ -162,7 +162,7 @@ def measured(values: Tensor, seed: int, steps: int, probes: int, trace_probes: i
         np.array([one.quadratic for one in made]),
         np.array([one.square for one in made]),
     )
-    return LossCurvature((density,))
+    return LossCurvature.of([density])
 
 
 def normal(size: int, generator: torch.Generator) -> Tensor:
@@ -186,7 +186,7 @@ def test_numbers_of_a_planted_spectrum_lie_within_their_error_bars() -> None:
 def test_the_density_has_the_moments_and_the_distribution_of_the_spectrum() -> None:
     values = spectrum()
     loss = Quadratic(with_spectrum(values), torch.eye(len(values), dtype=torch.float64))
-    found = ep.curvature(loss, losses=("mean",), steps=40, probes=8, progress=False).mean
+    found = ep.analysis.curvature(loss, losses=("mean",), steps=40, probes=8, progress=False).mean
     assert found is not None
     nodes, weights = found.density
     assert weights.sum() == pytest.approx(1)
@@ -213,7 +213,7 @@ def test_the_density_has_the_moments_and_the_distribution_of_the_spectrum() -> N
 def test_condition_numbers_of_a_well_conditioned_matrix(kind: str, truth: float) -> None:
     values = torch.arange(1, 101, dtype=torch.float64)
     loss = Quadratic(with_spectrum(values), torch.eye(100, dtype=torch.float64))
-    found = ep.curvature(loss, progress=False)
+    found = ep.analysis.curvature(loss, progress=False)
     assert found.mean is not None
     assert found.equiv is not None
     tolerance = 0.02 if kind == "median" else 1e-6  # it falls between eigenvalues
@@ -227,8 +227,8 @@ def test_ratio_of_condition_numbers_covers_the_truth() -> None:
     repetitions, inside = 100, {"weighted": 0, "mean": 0, "mass-0.9": 0}
     exact = {k: condition(k, mean.numpy(), np.ones(300)) / condition(k, equiv.numpy(), np.ones(300)) for k in inside}
     for seed in range(repetitions):
-        pair = [measured(values, seed, steps=12, probes=4, trace_probes=4) for values in (mean, equiv)]
-        found = Curvature(None, *pair, matrix="hessian", products=0, seconds=0)
+        one, other = (measured(values, seed, steps=12, probes=4, trace_probes=4) for values in (mean, equiv))
+        found = Curvature.of({"mean": one, "equiv": other}, matrix="hessian", products=0, seconds=0.0)
         for kind, truth in exact.items():
             estimate = found.ratio(kind)
             inside[kind] += estimate.low <= truth <= estimate.high
@@ -256,12 +256,13 @@ def test_intervals_of_what_the_density_tells_have_the_degrees_of_freedom_of_its_
 
 def test_nothing_but_zeros_is_no_error() -> None:
     zero = torch.zeros(300, 300, dtype=torch.float64)
-    found = ep.curvature(Quadratic(zero, torch.eye(300).double()), losses=("mean",), progress=False).mean
+    found = ep.analysis.curvature(Quadratic(zero, torch.eye(300).double()), losses=("mean",), progress=False).mean
     assert found is not None
     assert (found.largest.value, found.trace.value) == (0, 0)
     assert math.isnan(found.condition("mass-0.9").value)
 
 
+@pytest.mark.slow
 def test_sets_of_rotations_cover_the_trace_and_bracket_the_largest_eigenvalue() -> None:
     """Noise makes extremes larger, another set's Rayleigh quotient smaller; the truth is in closed form."""
     base = linear()
@@ -270,7 +271,7 @@ def test_sets_of_rotations_cover_the_trace_and_bracket_the_largest_eigenvalue() 
     for seed in range(100):
         plan = ep.RotationPlan("klein", replicates=2)
         sets = [OrbitMse(base.model, base.x, base.y, plan, seed=10 * seed + k) for k in range(4)]
-        found = ep.curvature(sets, losses=("equiv",), hold=True, progress=False).equiv
+        found = ep.analysis.curvature(sets, losses=("equiv",), hold=True, progress=False).equiv
         assert found is not None
         inside += found.trace.low <= 8 * truth <= found.trace.high
         inner.append(found.bracket[0])
@@ -282,10 +283,10 @@ def test_sets_of_rotations_cover_the_trace_and_bracket_the_largest_eigenvalue() 
 
 
 def test_float32_agrees_with_float64() -> None:
-    exact = ep.curvature(perceptron(), exact=True, progress=False)
+    exact = ep.analysis.curvature(perceptron(), exact=True, progress=False)
     loss = perceptron()
     rough = OrbitMse(loss.model.float(), loss.x.float(), loss.y.float(), loss.plan, loss.seed)
-    found = ep.curvature(rough, exact=True, progress=False)
+    found = ep.analysis.curvature(rough, exact=True, progress=False)
     for which in LOSSES:
         assert getattr(found, which).largest.value == pytest.approx(getattr(exact, which).largest.value, rel=1e-4)
 
@@ -318,7 +319,7 @@ def test_attention_is_differentiated_twice() -> None:
 def test_the_users_gradients_and_weights_are_left_alone() -> None:
     loss = perceptron()
     before = {name: value.clone() for name, value in loss.model.state_dict().items()}
-    ep.curvature(loss, exact=False, steps=3, probes=2, trace_probes=2, hold=True, progress=False)
+    ep.analysis.curvature(loss, exact=False, steps=3, probes=2, trace_probes=2, hold=True, progress=False)
     assert all(p.grad is None for p in loss.model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in loss.model.state_dict().items())
 
@@ -331,15 +332,15 @@ def test_a_loss_that_is_no_function_of_the_weights_is_refused() -> None:
         return value, value, value
 
     with pytest.raises(EquivProbeError, match="same at the same weights"):
-        ep.curvature(noisy, parameters=[weights], progress=False)
+        ep.analysis.curvature(noisy, parameters=[weights], progress=False)
     with pytest.raises(EquivProbeError, match="parameters=model"):
-        ep.curvature(noisy, progress=False)
+        ep.analysis.curvature(noisy, progress=False)
     with pytest.raises(EquivProbeError, match="outputs"):
-        ep.curvature(lambda: (weights.sum(),) * 3, parameters=[weights], matrix="gauss-newton", progress=False)
+        ep.analysis.curvature(lambda: (weights.sum(),) * 3, parameters=[weights], matrix="gauss-newton", progress=False)
 
 
 def test_it_prints_and_saves_what_it_found(tmp_path: Path) -> None:
-    found = ep.curvature([linear(0), linear(0)], progress=False)
+    found = ep.analysis.curvature([linear(0), linear(0)], progress=False)
     text = str(found)
     assert "9 parameters" in text
     assert "condition number, weighted" in text
@@ -358,7 +359,7 @@ def test_it_prints_and_saves_what_it_found(tmp_path: Path) -> None:
 def test_on_a_gpu_it_is_the_same() -> None:
     loss, there = perceptron(), perceptron()
     there = OrbitMse(there.model.cuda(), there.x.cuda(), there.y.cuda(), there.plan, there.seed)
-    here, cuda = (ep.curvature(one, exact=False, progress=False) for one in (loss, there))
+    here, cuda = (ep.analysis.curvature(one, exact=False, progress=False) for one in (loss, there))
     for which in LOSSES:
         for name in ("largest", "smallest", "trace"):
             expected = getattr(getattr(here, which), name).value

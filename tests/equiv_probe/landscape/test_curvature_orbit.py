@@ -1,4 +1,4 @@
-"""Curvature and lines of :class:`equiv_probe.OrbitLoss`: a model, its data and a plan."""
+"""Curvature and lines of :class:`equiv_probe.analysis.OrbitLoss`: a model, its data and a plan."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .planted_losses import Linear, OrbitMse, draw, perceptron
 SCHEMA = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
 
 
-def pair(replicates: int = 2, **how: int) -> tuple[OrbitMse, ep.OrbitLoss]:
+def pair(replicates: int = 2, **how: int) -> tuple[OrbitMse, ep.analysis.OrbitLoss]:
     """The same loss twice: by the planted formula, and by the package."""
     planted = perceptron()
     planted.plan = ep.RotationPlan("tetrahedral", replicates=replicates)
-    orbit = ep.OrbitLoss(planted.model, planted.x, planted.y, SCHEMA, planted.plan, center="origin", **how)
+    orbit = ep.analysis.OrbitLoss(planted.model, planted.x, planted.y, SCHEMA, planted.plan, center="origin", **how)
     planted.rotations = planted.plan.rotations()
     return planted, orbit
 
@@ -45,8 +45,8 @@ def test_products_are_those_of_the_planted_formula(matrix: str, hold: bool) -> N
 def test_blocks_of_rotations_are_sets_for_error_bars(matrix: str) -> None:
     x = draw(6, 5, 3, seed=0)
     plan = ep.RotationPlan("octahedral", replicates=4)
-    loss = ep.OrbitLoss(Linear(draw(3, 3, seed=1)), x, 2 * x, SCHEMA, plan, center="origin")
-    found = ep.curvature(loss.blocks(2), matrix=matrix, progress=False)  # type: ignore[arg-type]
+    loss = ep.analysis.OrbitLoss(Linear(draw(3, 3, seed=1)), x, 2 * x, SCHEMA, plan, center="origin")
+    found = ep.analysis.curvature(loss.blocks(2), matrix=matrix, progress=False)  # type: ignore[arg-type]
     assert found.equiv is not None
     x2 = float(x.square().sum(-1).mean())
     # The octahedral group averages matrices exactly, so the two sets agree; see the closed form in test_curvature.
@@ -58,8 +58,8 @@ def test_blocks_of_rotations_are_sets_for_error_bars(matrix: str) -> None:
 
 def test_a_line_has_errors_over_structures() -> None:
     planted, orbit = pair()
-    line = ep.along_line(orbit, steps=[-0.1, 0.2], over="structures", progress=False)
-    assert line.rows.shape == (3, 4, 3)
+    line = ep.analysis.along_line(orbit, steps=[-0.1, 0.2], over="structures", progress=False)
+    assert line.samples.shape == (3, 4, 3)
     assert line.equiv[line.origin] == pytest.approx(planted()[2].item(), rel=1e-9)
     each = np.array([piece().equiv.item() * 4 for piece in orbit.pieces(1)])
     assert line.stderr("equiv")[line.origin] == pytest.approx(each.std(ddof=1) / 2, rel=1e-9)
@@ -68,7 +68,7 @@ def test_a_line_has_errors_over_structures() -> None:
 def test_a_users_own_step_has_a_hessian_and_no_outputs() -> None:
     planted, orbit = pair()
     model, x, y = planted.model, planted.x, planted.y
-    step = ep.OrbitLoss.of_step(
+    step = ep.analysis.OrbitLoss.of_step(
         model,
         lambda: (model(x) - y).square().mean(),
         planted.plan,
@@ -81,7 +81,7 @@ def test_a_users_own_step_has_a_hessian_and_no_outputs() -> None:
     for which in LOSSES:
         torch.testing.assert_close(own(vector, which), theirs(vector, which), rtol=1e-8, atol=1e-10)
     with pytest.raises(EquivProbeError, match="user's own step"):
-        ep.curvature(step, matrix="gauss-newton", progress=False)
+        ep.analysis.curvature(step, matrix="gauss-newton", progress=False)
 
 
 def test_forces_that_are_derivatives_have_curvature() -> None:
@@ -99,7 +99,7 @@ def test_forces_that_are_derivatives_have_curvature() -> None:
     x = draw(2, 3, 3, seed=4)
     model = Conservative()
     plan = ep.RotationPlan("klein", replicates=2)
-    loss = ep.OrbitLoss(model, {"pos": x}, {"forces": -x}, SCHEMA, plan, center="origin")
+    loss = ep.analysis.OrbitLoss(model, {"pos": x}, {"forces": -x}, SCHEMA, plan, center="origin")
     products = CurvatureProducts(loss, space_of(loss, None))
     vector, step = draw(products.space.size, seed=3), 1e-5
     slopes = []
@@ -116,7 +116,7 @@ def test_dropout_is_no_noise_for_a_fixed_loss() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.3), nn.Linear(8, 3)).double().train()
     x = draw(2, 3, 3, seed=4)
-    loss = ep.OrbitLoss(model, x, x, SCHEMA, ep.RotationPlan("klein", replicates=2), center="origin")
-    found = ep.curvature(loss, losses=("equiv",), progress=False).equiv
+    loss = ep.analysis.OrbitLoss(model, x, x, SCHEMA, ep.RotationPlan("klein", replicates=2), center="origin")
+    found = ep.analysis.curvature(loss, losses=("equiv",), progress=False).equiv
     assert found is not None
     assert math.isfinite(found.largest.value)

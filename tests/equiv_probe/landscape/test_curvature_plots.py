@@ -31,7 +31,7 @@ def labels(ax: Axes) -> list[str]:
 
 def test_the_density_counts_all_eigenvalues_where_they_are(ax: Axes) -> None:
     mean = torch.tensor([-3.0, *[0.0] * 5, 1e-3, 1e-3, 50.0], dtype=torch.float64)
-    found = ep.curvature(Quadratic(with_spectrum(mean), torch.eye(9).double()), progress=False)
+    found = ep.analysis.curvature(Quadratic(with_spectrum(mean), torch.eye(9).double()), progress=False)
     assert found.plot(ax) is ax
     assert labels(ax) == ["L_total", "L_mean", "L_equiv"]
     stairs = {patch.get_label(): patch.get_data() for patch in ax.patches}
@@ -48,7 +48,7 @@ def test_the_density_counts_all_eigenvalues_where_they_are(ax: Axes) -> None:
 def test_profiles_and_their_powers(ax: Axes) -> None:
     loss = linear()
     loss = OrbitMse(Linear(1.3 * torch.eye(3).double()), loss.x, loss.y, loss.plan)
-    line = ep.along_line(loss, seed=3, progress=False)
+    line = ep.analysis.along_line(loss, seed=3, progress=False)
     line.plot(ax)
     drawn = {one.get_label(): one for one in ax.lines}
     np.testing.assert_array_equal(drawn["L_equiv"].get_xdata(), line.t)
@@ -69,7 +69,7 @@ def test_the_power_of_a_loss_that_falls_is_drawn_too() -> None:
         square = (weights - start).square().sum()
         return 3 - square, 3 - 2 * square, square
 
-    line = ep.along_line(loss, parameters=[weights], seed=3, progress=False)
+    line = ep.analysis.along_line(loss, parameters=[weights], seed=3, progress=False)
     growth = line.plot(Figure().add_subplot(), growth=True)
     for name in ("total", "mean"):
         fitted = next(one for one in growth.lines if one.get_label() == f"L_{name} ∝ t^2.00")
@@ -81,7 +81,7 @@ def test_the_power_of_a_loss_that_falls_is_drawn_too() -> None:
 def test_bands_are_two_standard_errors(ax: Axes) -> None:
     several = [linear(plan="klein", replicates=2) for _ in range(3)]
     several = [OrbitMse(several[0].model, s.x, s.y, s.plan, seed=k) for k, s in enumerate(several)]
-    line = ep.along_line(several, steps=np.linspace(-1, 1, 5), seed=1, progress=False)
+    line = ep.analysis.along_line(several, steps=np.linspace(-1, 1, 5), seed=1, progress=False)
     line.plot(ax)
     assert len(ax.collections) == 3
     corners = ax.collections[2].get_paths()[0].vertices

@@ -7,20 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
+from msgspec.structs import replace
 
+import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.formatting import number, shown, with_error
 from equiv_probe.report.page import page, viewer
+from equiv_probe.report.page.writing import powers
 from equiv_probe.results import gradient_plots
-from equiv_probe.results.gradient_sentence import limit, sentence
-from equiv_probe.results.gradient_table import HEADS
+from equiv_probe.results.gradient_record import HEADS
+from equiv_probe.results.gradient_sentence import sentence
 
 from ..page_reports import gradients, run_report
 from ..report.test_page import HOSTILE, Elements
 from ..results.test_audit_pages import words
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from equiv_probe.results.gradient_numbers import GradientNumbers
     from equiv_probe.results.report import Report
 
 GROUPS = ("encoder", "head")
@@ -35,9 +42,8 @@ def report(**how: Any) -> Report:
     return run_report(gradients=gradients(**how))
 
 
-def whole(**how: Any) -> dict[str, Any]:
-    row: dict[str, Any] = gradients(**how)["train/loss"]["groups"]["all"]
-    return row
+def whole(**how: Any) -> GradientNumbers:
+    return gradients(**how)["train/loss"].groups["all"]
 
 
 @pytest.mark.parametrize(
@@ -61,30 +67,33 @@ def test_the_sentence_is_that_of_what_was_planted(how: dict[str, Any], pull: str
     assert said.startswith(pull)
     assert angle in said
     if how["ratio"]:
-        low, high = row["ratio_interval"]
+        low, high = row.ratio_interval
         assert low < how["ratio"] < high
-        assert f"pulls on the weights {number(row['ratio'])} times ({number(low)} to {number(high)}) as hard" in said
-        assert row["cosine_interval"][0] < how["cosine"] < row["cosine_interval"][1]
+        assert f"pulls on the weights {number(row.ratio)} times ({number(low)} to {number(high)}) as hard" in said
+        assert row.cosine_interval[0] < how["cosine"] < row.cosine_interval[1]
     else:
         assert "cosine" not in said
-        assert f"at most {number(limit(row), 2)} times" in said
-        assert 0 < limit(row) < 3 * how["noise"]
+        assert f"at most {number(row.largest_ratio, 2)} times" in said
+        assert 0 < row.largest_ratio < 3 * how["noise"]
 
 
 def test_where_only_the_rest_is_noise_the_ratio_has_a_lower_end() -> None:
-    row = whole(ratio=2.0, noise=0.05) | {"squared_mean": 0.01, "squared_mean_interval": (-0.02, 0.04)}
-    row |= {"squared_equiv_interval": (0.36, 0.49)}
+    row = replace(
+        whole(ratio=2.0, noise=0.05),
+        squared_mean=0.01, squared_mean_interval=(-0.02, 0.04), squared_equiv_interval=(0.36, 0.49),
+    )  # fmt: skip
     assert "at least 3.0 times as hard; the rest of the loss cannot be told to" in sentence(row)  # √(0.36 / 0.04)
-    both = sentence(row | {"squared_equiv_interval": (-0.1, 0.1)})
+    both = sentence(replace(row, squared_equiv_interval=(-0.1, 0.1)))
     assert both.startswith("Neither broken symmetry nor the rest")
-    assert sentence(row | {"squared_mean_interval": (0.9, 1.1), "squared_equiv_interval": (-0.2, -0.1)}).endswith(
-        "cannot be told to pull on the weights."
-    )
+    below = replace(row, squared_mean_interval=(0.9, 1.1), squared_equiv_interval=(-0.2, -0.1))
+    assert sentence(below).endswith("cannot be told to pull on the weights.")
 
 
 def test_without_error_bars_it_says_so() -> None:
-    none = dict.fromkeys((f"{name}_interval" for name in ("squared_mean", "squared_equiv", "ratio")), (None, None))
-    said = sentence(whole() | none)
+    none = dict.fromkeys(
+        (f"{name}_interval" for name in ("squared_mean", "squared_equiv", "ratio")), (math.nan, math.nan)
+    )
+    said = sentence(replace(whole(), **none))
     assert "It has no error bar" in said
     assert "cosine" not in said
 
@@ -94,20 +103,41 @@ def test_the_page_shows_sentence_table_and_course() -> None:
     html = page([found])
     said = words(html)
     assert "How does it pull on the weights?" in said
-    rows = found.gradients["train/loss"]["groups"]
+    rows = found.gradients["train/loss"].groups
     assert sentence(rows["all"]) in said
     assert f"{' '.join(HEADS)} all 8" in said
     for name, row in rows.items():
-        ratio, cosine = (with_error(row[key], row[f"{key}_stderr"]) for key in ("ratio", "cosine"))
-        assert f"{name} {row['parameters']} " in said
+        ratio, cosine = (with_error(getattr(row, key), getattr(row, f"{key}_stderr")) for key in ("ratio", "cosine"))
+        assert f"{name} {row.parameters} " in said
         assert f"{ratio} {cosine}" in said
     labels = [one["aria-label"] or "" for tag, one in Elements(html).found if tag == "svg"]
-    first, *_, last = found.gradients["train/loss"]["history"]
+    first, *_, last = found.gradients["train/loss"].history
     for key in ("ratio", "cosine"):
         ends = [with_error(one[f"grad_{key}"], one[f"grad_{key}_stderr"]) for one in (first, last)]
         assert any(f"{ends[0]} at step 0, {ends[1]} at step 350" in label for label in labels)
     assert "Gradients of train/loss" in str(found)
     assert " ".join(sentence(rows["all"]).split()) in " ".join(str(found).split())
+
+
+def test_gradients_alone_are_a_result(tmp_path: Path) -> None:
+    """Stored, read back as what they are, and shown; a wrong entry is named with its place."""
+    model = torch.nn.Linear(3, 3, bias=False).double()
+    x = torch.randn(8, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
+    loss = ep.analysis.OrbitLoss(model, x, 2 * x, schema, ep.RotationPlan("tetrahedral", replicates=6))
+    found = ep.analysis.gradients(loss)
+    found.save(tmp_path / "g.json")
+    loaded = ep.load(tmp_path / "g.json")
+    assert loaded == found.record()
+    assert loaded.groups["all"].norm_equiv == found.norm_equiv.value
+    assert str(loaded) == str(found)
+    assert page([loaded]) == page([found])
+    assert powers(sentence(loaded.groups["all"])) in words(page([loaded]))
+    assert loaded.to_csv().count("\r\n") == 1 + len(found.groups)
+    stored = loaded.to_dict()
+    del stored["groups"]["all"]["cosine"]
+    with pytest.raises(EquivProbeError, match=r"no groups.*cosine; expected it to be there"):
+        type(loaded).from_dict(stored)
 
 
 def test_negative_control_a_run_without_gradients_says_nothing_of_them() -> None:
@@ -118,7 +148,7 @@ def test_negative_control_a_run_without_gradients_says_nothing_of_them() -> None
 
 def test_the_figure_shows_the_history_with_its_error_bars() -> None:
     found = report(groups=GROUPS)
-    rows = found.gradients["train/loss"]["history"]
+    rows = found.gradients["train/loss"].history
     for value in ("ratio", "cosine", "norm_L_mean"):
         ax = found.plot_gradients(value, ax=Figure().add_subplot())
         drawn = {bars.get_label(): bars for bars in ax.containers}["all parameters"]
@@ -136,7 +166,7 @@ def test_the_figure_shows_the_history_with_its_error_bars() -> None:
 
 def test_what_was_less_than_its_noise_is_left_out_and_counted() -> None:
     found = report()
-    rows = found.gradients["train/loss"]["history"]
+    rows = found.gradients["train/loss"].history
     rows[3] |= dict.fromkeys(("grad_ratio", "grad_ratio_stderr"))
     rows[5]["step"] = None
     ax = found.plot_gradients(ax=Figure().add_subplot())
@@ -147,7 +177,7 @@ def test_what_was_less_than_its_noise_is_left_out_and_counted() -> None:
 
 def test_on_a_logarithmic_axis_error_bars_are_factors() -> None:
     found = report()
-    rows = found.gradients["train/loss"]["history"]
+    rows = found.gradients["train/loss"].history
     for place, row in enumerate(rows):
         row |= {"grad_ratio": 2.0**place, "grad_ratio_stderr": 2.0**place * (2.0 if place == 0 else 0.1)}
     ax = found.plot_gradients(ax=Figure().add_subplot())
@@ -158,7 +188,7 @@ def test_on_a_logarithmic_axis_error_bars_are_factors() -> None:
 
 def test_many_measurements_have_a_band() -> None:
     found = report()
-    rows = found.gradients["train/loss"]["history"]
+    rows = found.gradients["train/loss"].history
     rows[:] = [{**rows[k % 8], "step": k} for k in range(gradient_plots.BARS)]
     ax = found.plot_gradients(ax=Figure().add_subplot())
     assert not ax.containers
@@ -167,9 +197,9 @@ def test_many_measurements_have_a_band() -> None:
 
 def test_without_a_history_there_is_a_table_and_no_figure() -> None:
     found = report()
-    del found.gradients["train/loss"]["history"]
+    found.gradients["train/loss"].history.clear()
     html = page([found])
-    assert sentence(found.gradients["train/loss"]["groups"]["all"]) in words(html)
+    assert sentence(found.gradients["train/loss"].groups["all"]) in words(html)
     assert "Ratio of the gradients" not in html
     with pytest.raises(EquivProbeError, match="without a history of gradients of train/loss"):
         found.plot_gradients()
@@ -179,6 +209,7 @@ def test_without_a_history_there_is_a_table_and_no_figure() -> None:
         found.plot_gradients("angle")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_names_of_groups_and_outputs_are_only_text(text: str) -> None:
     def named(name: str) -> Report:
@@ -195,6 +226,6 @@ def test_names_of_groups_and_outputs_are_only_text(text: str) -> None:
 
 def test_a_report_without_all_parameters_is_still_shown() -> None:
     found = report()
-    del found.gradients["train/loss"]["groups"]["all"]
+    del found.gradients["train/loss"].groups["all"]
     assert "encoder 4" in words(page([found]))
     assert "Gradients of train/loss" in str(found)

@@ -60,7 +60,7 @@ def exact(model: Linear, x: Tensor | None = None, y: Tensor | None = None) -> di
     return {"all": (both[0], both[1], both[2]), "isotropic": trace, "rest": rest, "unused": (0.0, 0.0, 0.0)}
 
 
-def squares(found: ep.Gradients, group: str) -> Tensor:
+def squares(found: ep.analysis.Gradients, group: str) -> Tensor:
     one = found[group]
     return torch.tensor([one.squared_mean.value, one.squared_equiv.value, one.inner.value], dtype=torch.float64)
 
@@ -76,7 +76,7 @@ def test_exact_where_the_averages_are() -> None:
     """With tetrahedral rotations every block's gradient is exact, so that everything is, to rounding."""
     model, x, y = Linear(), drawn(6, 5, 3, seed=1), drawn(6, 5, 3, seed=2)
     plan = ep.RotationPlan("tetrahedral", replicates=6)
-    found = ep.gradients(ep.OrbitLoss(model, x, y, SCHEMA, plan))
+    found = ep.analysis.gradients(ep.analysis.OrbitLoss(model, x, y, SCHEMA, plan))
     assert list(found.groups) == ["all", "isotropic", "rest", "unused"]
     for name, expected in exact(model, x, y).items():
         assert squares(found, name).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
@@ -106,7 +106,7 @@ def test_the_sign_of_the_angle(excess: float) -> None:
     size, sums = float(model.v.detach().square().sum()), x.square().sum((1, 2))
     schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"energy": ep.scalar})
     plan = ep.RotationPlan("icosahedral", replicates=6)  # the square of an energy of degree 2: exact
-    found = ep.gradients(ep.OrbitLoss(model, x, size * sums / 3 - excess, schema, plan))["all"]
+    found = ep.analysis.gradients(ep.analysis.OrbitLoss(model, x, size * sums / 3 - excess, schema, plan))["all"]
     moment = x.mT @ x
     traceless = moment - sums[:, None, None] / 3 * EYE
     m = excess * 4 / 3 * float(sums.mean()) * math.sqrt(size)
@@ -118,13 +118,14 @@ def test_the_sign_of_the_angle(excess: float) -> None:
     assert found.cosine.value == pytest.approx(math.copysign(1.0, excess), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_squares_are_unbiased_and_the_naive_ones_are_not() -> None:
     model, x = Linear(), drawn(2, 2, 3, seed=1)
     y = model.weight().detach().trace() / 3 * x + 0.1 * drawn(2, 2, 3, seed=2)  # L_mean is nearly at its minimum
     unbiased, naive = [], []
     for seed in range(120):
-        loss = ep.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("haar", replicates=6, seed=seed))
-        unbiased.append(squares(ep.gradients(loss, blocks=3), "all"))
+        loss = ep.analysis.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("haar", replicates=6, seed=seed))
+        unbiased.append(squares(ep.analysis.gradients(loss, blocks=3), "all"))
         three, given = loss(), [model.isotropic.scale, model.rest.matrix]
         m, e = (
             torch.cat([g.flatten() for g in torch.autograd.grad(one, given, retain_graph=True)]) for one in three[1:]
@@ -140,31 +141,33 @@ def test_squares_are_unbiased_and_the_naive_ones_are_not() -> None:
 def test_identities_in_the_place_of_rotations_leave_no_symmetry_error() -> None:
     """The negative control: without averaging the closed forms are not met."""
     model, x, y = Linear(), drawn(2, 2, 3, seed=1), drawn(2, 2, 3, seed=2)
-    loss = ep.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("haar", replicates=6))
-    part = loss._parts[0][0]
+    loss = ep.analysis.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("haar", replicates=6))
+    part = loss._ranges[0][0]
     part.rotations = EYE.expand(6, 1, 3, 3)  # type: ignore[attr-defined]
-    found = squares(ep.gradients(loss, blocks=3), "all")
+    found = squares(ep.analysis.gradients(loss, blocks=3), "all")
     expected = exact(model, x, y)["all"]
     assert abs(float(found[1])) < 1e-20
     assert expected[1] > 0.1
     assert abs(float(found[0]) - expected[0]) > 0.1 * expected[0]
 
 
+@pytest.mark.slow
 def test_blocks_of_structures_are_unbiased_for_the_population() -> None:
     model = Linear()
     of_population, of_batch = [], []
     for seed in range(100):
         x = drawn(6, 2, 3, seed=1000 + seed)
         plan = ep.RotationPlan("tetrahedral", replicates=4, seed=seed)
-        loss = ep.OrbitLoss(model, x, x @ B.T, SCHEMA, plan, per_structure=True)
-        of_population.append(squares(ep.gradients(loss, over="structures", blocks=3), "all"))
-        of_batch.append(squares(ep.gradients(loss), "all"))
+        loss = ep.analysis.OrbitLoss(model, x, x @ B.T, SCHEMA, plan, per_structure=True)
+        of_population.append(squares(ep.analysis.gradients(loss, over="structures", blocks=3), "all"))
+        of_batch.append(squares(ep.analysis.gradients(loss), "all"))
     assert exact(model)["all"][0] == pytest.approx(0, abs=1e-20)
     require_mean(torch.stack(of_population), exact(model)["all"])
     rows = torch.stack(of_batch)  # on six structures the gradient is not zero
     assert rows[:, 0].mean() > 5 * rows[:, 0].std() / math.sqrt(len(rows))
 
 
+@pytest.mark.slow
 def test_error_bars_cover() -> None:
     """95 % intervals of squares over eight blocks: their coverage is between 85 and 100 % (binomial, 60 seeds)."""
     model, x, y = Linear(), drawn(4, 3, 3, seed=1), drawn(4, 3, 3, seed=2)
@@ -172,7 +175,7 @@ def test_error_bars_cover() -> None:
     inside = {"mean": 0, "equiv": 0, "ratio": 0, "cosine": 0}
     for seed in range(60):
         plan = ep.RotationPlan("klein", replicates=16, seed=seed)
-        one = ep.gradients(ep.OrbitLoss(model, x, y, SCHEMA, plan))["all"]
+        one = ep.analysis.gradients(ep.analysis.OrbitLoss(model, x, y, SCHEMA, plan))["all"]
         pairs = {
             "mean": (one.squared_mean, m),
             "equiv": (one.squared_equiv, e),
@@ -201,7 +204,9 @@ def test_a_negative_square_stays_one() -> None:
 def test_merging_and_groups() -> None:
     model, x, y = Linear(), drawn(4, 3, 3, seed=1), drawn(4, 3, 3, seed=2)
     found = [
-        ep.gradients(ep.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("klein", replicates=6, seed=seed)))
+        ep.analysis.gradients(
+            ep.analysis.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("klein", replicates=6, seed=seed))
+        )
         for seed in (0, 1)
     ]
     merged = found[0] + found[1]
@@ -217,24 +222,26 @@ def test_merging_and_groups() -> None:
             {"params": [model.isotropic.scale]},
         ]
     )
-    loss = ep.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("klein", replicates=6))
-    by_optimizer = ep.gradients(loss, optimizer)
+    loss = ep.analysis.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("klein", replicates=6))
+    by_optimizer = ep.analysis.gradients(loss, optimizer)
     assert list(by_optimizer.groups) == ["all", "group 1", "matrix"]
-    by_function = ep.gradients(loss, lambda name: "mine" if name == "rest.matrix" else None)
+    by_function = ep.analysis.gradients(loss, lambda name: "mine" if name == "rest.matrix" else None)
     assert list(by_function.groups) == ["all", "mine"]
     for one in (by_optimizer["matrix"], by_function["mine"], by_function["all"]):
-        assert one.ratio.value == pytest.approx(ep.gradients(loss)["rest"].ratio.value)
-    named_all = ep.gradients(loss, lambda name: "all")
-    assert named_all.norm_equiv.value == pytest.approx(ep.gradients(loss).norm_equiv.value)
+        assert one.ratio.value == pytest.approx(ep.analysis.gradients(loss)["rest"].ratio.value)
+    named_all = ep.analysis.gradients(loss, lambda name: "all")
+    assert named_all.norm_equiv.value == pytest.approx(ep.analysis.gradients(loss).norm_equiv.value)
     with pytest.raises(ep.EquivProbeError, match="groups=None"):
-        ep.gradients(loss, lambda name: None)
+        ep.analysis.gradients(loss, lambda name: None)
 
 
 def test_frozen_parameters_and_the_users_gradients_are_left_alone() -> None:
     model, x, y = Linear(), drawn(4, 3, 3, seed=1), drawn(4, 3, 3, seed=2)
     model.isotropic.scale.requires_grad_(False)
     model.rest.matrix.grad = torch.ones(3, 3, dtype=torch.float64)
-    found = ep.gradients(ep.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("tetrahedral", replicates=6)))
+    found = ep.analysis.gradients(
+        ep.analysis.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("tetrahedral", replicates=6))
+    )
     assert "isotropic" not in found.groups
     assert squares(found, "all").tolist() == pytest.approx(exact(model, x, y)["rest"], rel=1e-9, abs=1e-12)
     assert torch.equal(model.rest.matrix.grad, torch.ones(3, 3, dtype=torch.float64))

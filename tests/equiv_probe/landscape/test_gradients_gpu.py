@@ -26,9 +26,9 @@ def test_the_orbit_loss_is_that_of_the_cpu() -> None:
     model, x = made()
     targets = {"energy": x.sum((1, 2)), "forces": x}
     plan = ep.RotationPlan("haar", replicates=6)
-    on_gpu = ep.gradients(ep.OrbitLoss(model, x, targets, BOTH, plan))["all"]
+    on_gpu = ep.analysis.gradients(ep.analysis.OrbitLoss(model, x, targets, BOTH, plan))["all"]
     there = {name: value.cpu() for name, value in targets.items()}
-    on_cpu = ep.gradients(ep.OrbitLoss(model.cpu(), x.cpu(), there, BOTH, plan))["all"]
+    on_cpu = ep.analysis.gradients(ep.analysis.OrbitLoss(model.cpu(), x.cpu(), there, BOTH, plan))["all"]
     for key in ("squared_mean", "squared_equiv", "inner"):
         assert getattr(on_gpu, key).value == pytest.approx(getattr(on_cpu, key).value, rel=1e-8)
 

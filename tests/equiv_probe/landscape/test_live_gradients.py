@@ -34,7 +34,7 @@ def test_a_live_measurement_is_that_of_the_orbit_loss() -> None:
     loss = probe.step(lambda: (model(x) - y).square().mean())
     loss.backward()
     plan = ep.RotationPlan("tetrahedral", replicates=6)
-    expected = ep.gradients(ep.OrbitLoss(model, x, y, schema, plan))
+    expected = ep.analysis.gradients(ep.analysis.OrbitLoss(model, x, y, schema, plan))
     found = probe.compute()
     assert {name.rpartition("/")[2].removesuffix("_stderr") for name in found} == KEYS
     assert found["equiv/train/loss/grad_norm_L_mean"] == pytest.approx(expected.norm_mean.value, rel=1e-9)
@@ -45,6 +45,7 @@ def test_a_live_measurement_is_that_of_the_orbit_loss() -> None:
     assert "Gradients of train/loss" in str(probe.report())
 
 
+@pytest.mark.slow
 def test_the_norms_are_unbiased_over_steps() -> None:
     """Averaged over measurements, squares of noisy gradients meet those of many rotations."""
     torch.manual_seed(0)
@@ -62,7 +63,9 @@ def test_the_norms_are_unbiased_over_steps() -> None:
     assert not probe.failures
     assert probe.gradients is not None
     plan = ep.RotationPlan("octahedral", replicates=6)
-    expected = ep.gradients(ep.OrbitLoss(model, x, {"energy": energy, "forces": forces}, BOTH, plan))["all"]
+    expected = ep.analysis.gradients(ep.analysis.OrbitLoss(model, x, {"energy": energy, "forces": forces}, BOTH, plan))[
+        "all"
+    ]
     found = probe.gradients.everything["loss"]["all"]
     for key in ("squared_mean", "squared_equiv", "inner"):
         one, wanted = getattr(found, key), getattr(expected, key)
@@ -133,7 +136,8 @@ def test_gradients_of_the_unscaled_loss_in_half_precision() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_waits_for_the_device(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equiv_probe.probe.substitution.at_hand", lambda value: False)
+    for where in ("probe.player", "live.kept_values"):
+        monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     torch.manual_seed(0)
     make, schema, inputs = CASES[case]
     model = make().train()

@@ -59,7 +59,7 @@ def test_the_loss_is_what_is_differentiated_where_there_are_other_numbers() -> N
     probe.step(lambda: {"first": model(X)["forces"].square().mean(), "loss": 3 * model(X)["forces"].square().mean()})
     assert probe.compute()[KEY] == pytest.approx(3 * exact(model.matrix.detach()), rel=1e-9)
     step = lambda: {"first": model(X)["forces"].square().mean(), "loss": model(X)["forces"].square().mean()}  # noqa: E731
-    assert ep.OrbitLoss.of_step(model, step, LIGHT, schema=SCHEMA)._weight.keys() == {"loss"}
+    assert ep.analysis.OrbitLoss.of_step(model, step, LIGHT, schema=SCHEMA)._weight.keys() == {"loss"}
 
 
 class Kinds(nn.Module):
@@ -126,10 +126,10 @@ def test_what_is_checkpointed_leaves_no_trace() -> None:
 
 def test_gradients_of_an_orbit_loss_leave_no_trace_either() -> None:
     model = Checkpointed().train()
-    loss = ep.OrbitLoss(model, X.float(), X.float(), SCHEMA, ep.RotationPlan("haar", replicates=4))
+    loss = ep.analysis.OrbitLoss(model, X.float(), X.float(), SCHEMA, ep.RotationPlan("haar", replicates=4))
     before = {name: value.tolist() for name, value in model.state_dict().items()}
     state, passes = torch.get_rng_state(), model.passes
-    assert ep.gradients(loss).norm_equiv.value > 0
+    assert ep.analysis.gradients(loss).norm_equiv.value > 0
     assert before == {name: value.tolist() for name, value in model.state_dict().items()}
     assert torch.equal(torch.get_rng_state(), state)
     assert model.passes == passes
@@ -231,8 +231,8 @@ def test_what_the_schema_does_not_name_is_part_of_the_gradient(inside: bool) -> 
         assert probe.gradients is not None
         found = probe.gradients.everything["loss"]["all"]
         norms.append([found.squared_mean.value, found.squared_equiv.value, found.inner.value])
-        by_step = ep.gradients(
-            ep.OrbitLoss.of_step(model, step, ep.RotationPlan("tetrahedral", replicates=6), schema=schema)
+        by_step = ep.analysis.gradients(
+            ep.analysis.OrbitLoss.of_step(model, step, ep.RotationPlan("tetrahedral", replicates=6), schema=schema)
         )
         norms.append(
             [by_step["all"].squared_mean.value, by_step["all"].squared_equiv.value, by_step["all"].inner.value]

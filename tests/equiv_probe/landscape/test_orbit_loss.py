@@ -34,7 +34,7 @@ def data(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def slopes(loss: ep.OrbitLoss, directions: list[Tensor]) -> Tensor:
+def slopes(loss: ep.analysis.OrbitLoss, directions: list[Tensor]) -> Tensor:
     """Of the three losses along a direction in each parameter ``(P, 3)``, by central differences.
 
     Their error is about 1e-9 in float64 with steps of 1e-5 for functions of order one.
@@ -51,12 +51,12 @@ def slopes(loss: ep.OrbitLoss, directions: list[Tensor]) -> Tensor:
     return torch.stack(found)
 
 
-def gradients(loss: ep.OrbitLoss, which: int) -> list[Tensor]:
+def gradients(loss: ep.analysis.OrbitLoss, which: int) -> list[Tensor]:
     given = list(loss.parameters.values())
     return list(torch.autograd.grad(loss()[which], given, allow_unused=True, materialize_grads=True))
 
 
-def require_slopes(loss: ep.OrbitLoss) -> None:
+def require_slopes(loss: ep.analysis.OrbitLoss) -> None:
     directions = [data(*one.shape, seed=k) for k, one in enumerate(loss.parameters.values())]
     along = [
         torch.stack([(g * v).sum() for g, v in zip(gradients(loss, which), directions, strict=True)])
@@ -67,7 +67,7 @@ def require_slopes(loss: ep.OrbitLoss) -> None:
 
 def test_closed_form_of_values_gradients_and_curvature() -> None:
     model, x, y = Linear(), data(6, 5, 3), data(6, 5, 3, seed=2)
-    loss = ep.OrbitLoss(model, x, y, FORCES, TETRAHEDRAL, center="origin")
+    loss = ep.analysis.OrbitLoss(model, x, y, FORCES, TETRAHEDRAL, center="origin")
     total, mean, equiv = loss()
     w = model.matrix.detach()
     size, trace, eye = x.square().mean(), w.trace(), torch.eye(3, dtype=torch.float64)
@@ -97,7 +97,7 @@ def test_values_are_those_of_decompose(name: str, plan: ep.RotationPlan) -> None
     targets = {"energy": data(5, seed=3), "forces": data(5, 4, 3, seed=4)}
     mask = {"forces": torch.arange(20).reshape(5, 4, 1) % 3 != 0}
     factors = {"energy": 0.5, "forces": 2.0}
-    loss = ep.OrbitLoss(model, x, targets, BOTH, plan, loss=name, mask=mask, coefficients=factors)
+    loss = ep.analysis.OrbitLoss(model, x, targets, BOTH, plan, loss=name, mask=mask, coefficients=factors)
     orbit = ep.twirl(model, x, BOTH, plan, floor=0)
     expected = ep.decompose(orbit, targets, name, structures="leading", mask=mask, coefficients=factors)
     for found in (loss(), *([loss_without_graph(loss)])):
@@ -106,7 +106,7 @@ def test_values_are_those_of_decompose(name: str, plan: ep.RotationPlan) -> None
     assert loss.structures == 5
 
 
-def loss_without_graph(loss: ep.OrbitLoss) -> tuple[Tensor, ...]:
+def loss_without_graph(loss: ep.analysis.OrbitLoss) -> tuple[Tensor, ...]:
     with torch.no_grad():
         found = loss()
     assert not any(value.requires_grad for value in found)
@@ -116,20 +116,20 @@ def loss_without_graph(loss: ep.OrbitLoss) -> tuple[Tensor, ...]:
 def test_gradients_through_forces_that_are_derivatives() -> None:
     model, x = Energy().train(), data(3, 4, 3)
     targets = {"energy": data(3, seed=3), "forces": data(3, 4, 3, seed=4)}
-    require_slopes(ep.OrbitLoss(model, x, targets, BOTH, TETRAHEDRAL, loss="huber-norm"))
+    require_slopes(ep.analysis.OrbitLoss(model, x, targets, BOTH, TETRAHEDRAL, loss="huber-norm"))
 
 
 def test_forces_without_a_graph_are_an_error() -> None:
     model, x = Energy().eval(), data(3, 4, 3)
-    loss = ep.OrbitLoss(model, x, {"forces": data(3, 4, 3, seed=4)}, BOTH, TETRAHEDRAL)
+    loss = ep.analysis.OrbitLoss(model, x, {"forces": data(3, 4, 3, seed=4)}, BOTH, TETRAHEDRAL)
     with pytest.raises(ep.EquivProbeError, match=r"model\.train\(\)"):
         loss()
 
 
 def test_without_labels_only_the_symmetry_error_is_known() -> None:
     model, x = Linear(), data(6, 5, 3)
-    loss = ep.OrbitLoss(model, x, None, FORCES, TETRAHEDRAL)
-    labelled = ep.OrbitLoss(model, x, x, FORCES, TETRAHEDRAL)
+    loss = ep.analysis.OrbitLoss(model, x, None, FORCES, TETRAHEDRAL)
+    labelled = ep.analysis.OrbitLoss(model, x, x, FORCES, TETRAHEDRAL)
     assert loss().total.isnan()
     assert loss().mean.isnan()
     torch.testing.assert_close(gradients(loss, 2), gradients(labelled, 2))
@@ -138,7 +138,7 @@ def test_without_labels_only_the_symmetry_error_is_known() -> None:
 def test_pieces_add_up_also_when_memory_runs_out() -> None:
     model, x = Energy().train(), data(7, 4, 3)
     targets = {"energy": data(7, seed=3), "forces": data(7, 4, 3, seed=4)}
-    loss = ep.OrbitLoss(model, x, targets, BOTH, TETRAHEDRAL)
+    loss = ep.analysis.OrbitLoss(model, x, targets, BOTH, TETRAHEDRAL)
     sizes = []
 
     def gradient(piece: tuple[Tensor, ...]) -> list[Tensor]:
@@ -166,8 +166,8 @@ def test_pieces_add_up_also_when_memory_runs_out() -> None:
 
 def test_a_list_of_batches_is_one_loss() -> None:
     model, x, y = Linear(), data(7, 5, 3), data(7, 5, 3, seed=2)
-    whole = ep.OrbitLoss(model, x, y, FORCES, TETRAHEDRAL)
-    listed = ep.OrbitLoss(model, [x[:2], x[2:]], [y[:2], y[2:]], FORCES, TETRAHEDRAL)
+    whole = ep.analysis.OrbitLoss(model, x, y, FORCES, TETRAHEDRAL)
+    listed = ep.analysis.OrbitLoss(model, [x[:2], x[2:]], [y[:2], y[2:]], FORCES, TETRAHEDRAL)
     torch.testing.assert_close(listed(), whole())
     torch.testing.assert_close(gradients(listed, 1), gradients(whole, 1))
 
@@ -177,7 +177,7 @@ def test_a_framework_batch_that_the_model_writes_into() -> None:
     before = {name: value.clone() for name, value in batch.items()}
     targets = {"energy": data(3), "forces": data(12, 3, seed=4)}
     schema = ep.Schema(MUTATING.inputs, MUTATING.outputs, batch="_idx_m")
-    loss = ep.OrbitLoss(model, batch, targets, schema, TETRAHEDRAL)
+    loss = ep.analysis.OrbitLoss(model, batch, targets, schema, TETRAHEDRAL)
     orbit = ep.twirl(model, {name: value.clone() for name, value in batch.items()}, schema, TETRAHEDRAL, floor=0)
     assert loss().equiv.item() == pytest.approx(ep.decompose(orbit, targets).equiv, rel=1e-11)
     require_slopes(loss)
@@ -218,7 +218,7 @@ def test_a_step_of_the_users_own(per_structure: bool) -> None:
     net, embedding, x = Head().train(), nn.Embedding(3, 4).double(), data(5, 4, 3)
     step = noisy_step(net, embedding, x)
     plan = ep.RotationPlan("haar", replicates=3)
-    loss = ep.OrbitLoss.of_step(net, step, plan, schema=HEAD, per_structure=per_structure)
+    loss = ep.analysis.OrbitLoss.of_step(net, step, plan, schema=HEAD, per_structure=per_structure)
     assert len(loss.parameters) == 5
     first = loss()
     torch.rand(3)  # whatever was drawn in the meantime, the random state is that of the construction
@@ -239,8 +239,8 @@ def test_a_step_gives_what_the_data_give() -> None:
         out = model(x)
         return {"loss": (out["energy"] - energy).square().mean() + (out["forces"] - forces).square().mean()}
 
-    by_step = ep.OrbitLoss.of_step(model, step, TETRAHEDRAL, schema=BOTH)
-    of_data = ep.OrbitLoss(model, x, {"energy": energy, "forces": forces}, BOTH, TETRAHEDRAL)
+    by_step = ep.analysis.OrbitLoss.of_step(model, step, TETRAHEDRAL, schema=BOTH)
+    of_data = ep.analysis.OrbitLoss(model, x, {"energy": energy, "forces": forces}, BOTH, TETRAHEDRAL)
     torch.testing.assert_close(by_step(), of_data())
     for which in range(3):
         torch.testing.assert_close(gradients(by_step, which), gradients(of_data, which))
@@ -255,10 +255,10 @@ def test_forces_that_the_step_takes_itself() -> None:
         return (-slope - forces).square().mean()
 
     schema = ep.Schema(inputs={"pos": ep.point}, outputs={"energy": ep.scalar})
-    loss = ep.OrbitLoss.of_step(model, step, ep.RotationPlan("haar", replicates=3), schema=schema)
+    loss = ep.analysis.OrbitLoss.of_step(model, step, ep.RotationPlan("haar", replicates=3), schema=schema)
     inside = Energy().train()
     inside.load_state_dict(model.state_dict())
-    of_data = ep.OrbitLoss(inside, x, {"forces": forces}, BOTH, ep.RotationPlan("haar", replicates=3))
+    of_data = ep.analysis.OrbitLoss(inside, x, {"forces": forces}, BOTH, ep.RotationPlan("haar", replicates=3))
     torch.testing.assert_close(loss(), of_data())
     torch.testing.assert_close(gradients(loss, 1)[:3], gradients(of_data, 1)[:3])
 
@@ -266,14 +266,14 @@ def test_forces_that_the_step_takes_itself() -> None:
 def test_blocks_are_of_different_rotations_and_structures() -> None:
     model, x, y = Linear(), data(6, 5, 3), data(6, 5, 3, seed=2)
     plan = ep.RotationPlan("haar", replicates=5)
-    loss = ep.OrbitLoss(model, x, y, FORCES, plan, per_structure=True)
+    loss = ep.analysis.OrbitLoss(model, x, y, FORCES, plan, per_structure=True)
     by_rotation, by_structure = loss.blocks(2), loss.blocks(3, "structures")
     assert [one.replicates for one in by_rotation] == [2, 3]
     assert [one.structures for one in by_structure] == [2, 2, 2]
     torch.testing.assert_close(sum(one().equiv for one in by_structure) / 3, loss().equiv)
     total = (2 * by_rotation[0]().total + 3 * by_rotation[1]().total) / 5
     torch.testing.assert_close(total, loss().total)
-    alike = ep.OrbitLoss(model, x, y, FORCES, plan)
+    alike = ep.analysis.OrbitLoss(model, x, y, FORCES, plan)
     with pytest.raises(ep.EquivProbeError, match="per_structure=True"):
         alike.blocks(2, "structures")
     with pytest.raises(ep.EquivProbeError, match="replicates=8"):
@@ -283,7 +283,10 @@ def test_blocks_are_of_different_rotations_and_structures() -> None:
 def test_lines_in_parameter_space_are_smooth() -> None:
     """Along a line the linear model's losses are parabolas: third differences vanish to rounding."""
     model, x, y = Linear(), data(6, 5, 3), data(6, 5, 3, seed=2)
-    loss, direction = ep.OrbitLoss(model, x, y, FORCES, ep.RotationPlan("haar", replicates=2)), data(3, 3, seed=9)
+    loss, direction = (
+        ep.analysis.OrbitLoss(model, x, y, FORCES, ep.RotationPlan("haar", replicates=2)),
+        data(3, 3, seed=9),
+    )
     start, rows = model.matrix.detach().clone(), []
     with torch.no_grad():
         for step in range(4):

@@ -30,9 +30,9 @@ def drawn(*shape: int, seed: int) -> Tensor:
 def test_without_labels_the_gradient_of_the_symmetry_error_alone_is_known() -> None:
     """Else ``L_mean = −L_equiv`` up to a constant: a cosine of −1, without an error bar."""
     model, x = Linear(), drawn(6, 5, 3, seed=1)
-    unlabelled = ep.OrbitLoss(model, x, None, SCHEMA, PLAN)
-    found = ep.gradients(unlabelled)
-    labelled = ep.gradients(ep.OrbitLoss(model, x, x, SCHEMA, PLAN))
+    unlabelled = ep.analysis.OrbitLoss(model, x, None, SCHEMA, PLAN)
+    found = ep.analysis.gradients(unlabelled)
+    labelled = ep.analysis.gradients(ep.analysis.OrbitLoss(model, x, x, SCHEMA, PLAN))
     assert found.norm_equiv.value == pytest.approx(labelled.norm_equiv.value, rel=1e-9)
     assert found.norm_equiv.value > 0.1
     assert math.isfinite(found.norm_equiv.stderr)
@@ -54,14 +54,14 @@ def test_lists_must_fit_the_list_of_batches() -> None:
     model, x, y = Linear(), drawn(2, 5, 3, seed=1), drawn(2, 5, 3, seed=2)
     for inputs, targets in ((x, list(y)), ([x], [y, y]), ([x, x], [y])):
         with pytest.raises(ep.EquivProbeError, match="targets as a list of"):
-            ep.OrbitLoss(model, inputs, targets, SCHEMA)
+            ep.analysis.OrbitLoss(model, inputs, targets, SCHEMA)
     with pytest.raises(ep.EquivProbeError, match="weights as a list of 2 beside one batch"):
-        ep.OrbitLoss(model, x, y, SCHEMA, weights=[1.0, 2.0])
+        ep.analysis.OrbitLoss(model, x, y, SCHEMA, weights=[1.0, 2.0])
     with pytest.raises(ep.EquivProbeError, match="at least one batch"):
-        ep.OrbitLoss(model, [], [], SCHEMA)
+        ep.analysis.OrbitLoss(model, [], [], SCHEMA)
 
 
 def test_unknown_coefficients_are_an_error() -> None:
     model, x = Linear(), drawn(2, 5, 3, seed=1)
     with pytest.raises(ep.EquivProbeError, match=r"coefficients for \['force'\]"):
-        ep.OrbitLoss(model, x, x, SCHEMA, coefficients={"force": 3.0})
+        ep.analysis.OrbitLoss(model, x, x, SCHEMA, coefficients={"force": 3.0})

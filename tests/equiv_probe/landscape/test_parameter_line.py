@@ -29,7 +29,7 @@ def equivariant(averaged: bool = True) -> OrbitMse:
 
 @pytest.mark.parametrize("averaged", [True, False], ids=["averaged", "identity instead"])
 def test_at_an_equivariant_point_equiv_grows_with_the_square_and_mean_on_a_slope_linearly(averaged: bool) -> None:
-    line = ep.along_line(equivariant(averaged), seed=3, progress=False)
+    line = ep.analysis.along_line(equivariant(averaged), seed=3, progress=False)
     power = {name: line.exponent(name).power for name in ("mean", "equiv")}
     linear_mean = abs(power["mean"].value - 1) < 1e-3
     # Exactly quadratic at any t: W = 1.3 + t D has L_equiv = t² ‖D − tr D/3‖² ‖x‖²/9.
@@ -45,7 +45,7 @@ def test_at_an_equivariant_point_equiv_grows_with_the_square_and_mean_on_a_slope
         assert not quadratic
 
 
-def line_direction(line: ep.Line, seed: int) -> Tensor:
+def line_direction(line: ep.analysis.Line, seed: int) -> Tensor:
     from equiv_probe.landscape.parameter_space import ParameterSpace
 
     space = ParameterSpace(equivariant().model)
@@ -66,7 +66,7 @@ def test_at_an_equivariant_point_of_a_network_too() -> None:
 
     x = draw(3, 4, 3, seed=5)
     loss = OrbitMse(Radial(), x, 0.2 * x, ep.RotationPlan("icosahedral", replicates=2))
-    line = ep.along_line(loss, seed=1, progress=False)
+    line = ep.analysis.along_line(loss, seed=1, progress=False)
     for name, truth in (("equiv", 2), ("mean", 1), ("total", 1)):
         power = line.exponent(name).power
         assert power.low <= truth <= power.high
@@ -101,7 +101,7 @@ def test_what_is_no_power_has_no_exponent() -> None:
     assert "one power" in wiggly.why
 
 
-def steep() -> tuple[ep.Line, Tensor]:
+def steep() -> tuple[ep.analysis.Line, Tensor]:
     """``L_mean = exp(400 ‖δ‖²) − ‖δ‖²``, infinite from ‖δ‖ = 1.4 on, and ``L_equiv = ‖δ‖²`` along 2.2 t."""
     weights = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
     start = weights.detach().clone()
@@ -111,7 +111,7 @@ def steep() -> tuple[ep.Line, Tensor]:
         mean = torch.exp(400 * square) - square
         return mean + square, mean, square
 
-    return ep.along_line(loss, parameters=[weights], progress=False), weights
+    return ep.analysis.along_line(loss, parameters=[weights], progress=False), weights
 
 
 def test_a_loss_that_is_infinite_far_away_has_its_exponent_near() -> None:
@@ -133,8 +133,8 @@ def test_without_labels_there_is_a_line_of_equiv_alone() -> None:
     x = draw(6, 5, 3, seed=0)
     schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
     model = Linear(1.3 * torch.eye(3, dtype=torch.float64))
-    loss = ep.OrbitLoss(model, x, None, schema, ep.RotationPlan("octahedral", replicates=2), center="origin")
-    line = ep.along_line(loss, seed=3, progress=False)
+    loss = ep.analysis.OrbitLoss(model, x, None, schema, ep.RotationPlan("octahedral", replicates=2), center="origin")
+    line = ep.analysis.along_line(loss, seed=3, progress=False)
     assert line.exponent("equiv").power.value == pytest.approx(2, abs=1e-6)
     assert line.exponent("mean").why == "not measured"
     assert "not measured" in str(line)
@@ -146,7 +146,7 @@ def test_without_labels_there_is_a_line_of_equiv_alone() -> None:
 def test_float32_leaves_rounding_out_of_the_fit() -> None:
     model = equivariant()
     rough = OrbitMse(model.model.float(), model.x.float(), model.y.float(), model.plan, model.seed)
-    line = ep.along_line(rough, seed=3, progress=False)
+    line = ep.analysis.along_line(rough, seed=3, progress=False)
     fit = line.exponent("equiv")
     assert fit.power.value == pytest.approx(2, abs=0.02)
     assert fit.low > 1e-5  # where the square of t is below the rounding of L_total
@@ -158,7 +158,7 @@ def test_a_quadratic_loss_along_its_gradient() -> None:
     loss = Quadratic(matrix, torch.eye(6, dtype=torch.float64))
     start = loss.weights.detach().clone()
     for name, pull in (("gradient-mean", matrix @ start), ("gradient-equiv", start)):
-        line = ep.along_line(loss, name, [0.0, 0.1, 0.5], progress=False)
+        line = ep.analysis.along_line(loss, name, [0.0, 0.1, 0.5], progress=False)
         where = [start - t * pull * start.norm() / pull.norm() for t in line.t]
         np.testing.assert_allclose(line.mean, [float(w @ matrix @ w / 2) for w in where], rtol=1e-12)
         np.testing.assert_allclose(line.equiv, [float(w @ w / 2) for w in where], rtol=1e-12)
@@ -168,7 +168,7 @@ def test_a_quadratic_loss_along_its_gradient() -> None:
 def test_between_two_checkpoints_the_ends_are_the_checkpoints() -> None:
     here, there = perceptron(0), perceptron(1)
     there = OrbitMse(there.model, here.x, here.y, here.plan, here.seed)
-    line = ep.along_line(here, to=there.model.state_dict(), progress=False)
+    line = ep.analysis.along_line(here, to=there.model.state_dict(), progress=False)
     for values, a, b in zip((line.total, line.mean, line.equiv), here(), there(), strict=True):
         assert values[0] == pytest.approx(a.item(), rel=1e-12)
         assert values[-1] == pytest.approx(b.item(), rel=1e-12)
@@ -189,9 +189,9 @@ def test_interrupted_it_puts_the_weights_back(after: int) -> None:
         return loss()
 
     with pytest.raises(KeyboardInterrupt):
-        ep.along_line(stops, parameters=loss.model, progress=False)
+        ep.analysis.along_line(stops, parameters=loss.model, progress=False)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    line = ep.along_line(loss, progress=False)
+    line = ep.analysis.along_line(loss, progress=False)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert line.total[line.origin] == pytest.approx(loss()[0].item(), rel=1e-14)
 
@@ -199,42 +199,44 @@ def test_interrupted_it_puts_the_weights_back(after: int) -> None:
 def test_standard_errors_are_over_structures_or_over_rotations() -> None:
     loss = perceptron(parts=4)
     steps = [0.0, 0.1]
-    line = ep.along_line(loss, steps=steps, over="structures", progress=False)
+    line = ep.analysis.along_line(loss, steps=steps, over="structures", progress=False)
     own = np.array([[v.item() * 4 for v in piece()] for piece in loss.pieces()])
-    np.testing.assert_allclose(line.rows[0], own, rtol=1e-12)
+    np.testing.assert_allclose(line.samples[0], own, rtol=1e-12)
     np.testing.assert_allclose(line.stderr("equiv")[0], own[:, 2].std(ddof=1) / 2, rtol=1e-12)
     assert line.change("equiv")[1][0] == 0
-    whole = ep.along_line(perceptron(), steps=steps, progress=False)
+    whole = ep.analysis.along_line(perceptron(), steps=steps, progress=False)
     np.testing.assert_allclose(line.total, whole.total, rtol=1e-12)
     assert np.isnan(whole.stderr("total")).all()
     several = [OrbitMse(loss.model, loss.x, loss.y, loss.plan, seed) for seed in (1, 2, 3)]
-    rotated = ep.along_line(several, steps=steps, progress=False)
+    rotated = ep.analysis.along_line(several, steps=steps, progress=False)
     each = np.array([one()[2].item() for one in several])
     assert rotated.equiv[0] == pytest.approx(each.mean())
     assert rotated.stderr("equiv")[0] == pytest.approx(each.std(ddof=1) / math.sqrt(3))
-    both = ep.along_line([perceptron(parts=4), perceptron(parts=4)], steps=steps, over="structures", progress=False)
+    both = ep.analysis.along_line(
+        [perceptron(parts=4), perceptron(parts=4)], steps=steps, over="structures", progress=False
+    )
     assert both.stderr("equiv")[0] == pytest.approx(line.stderr("equiv")[0])
 
 
 def test_directions_by_name_and_what_is_refused() -> None:
     loss = perceptron()
     name, weight = next(iter(loss.parameters.items()))
-    line = ep.along_line(loss, {name: torch.ones_like(weight)}, [0.25], progress=False)
+    line = ep.analysis.along_line(loss, {name: torch.ones_like(weight)}, [0.25], progress=False)
     with torch.no_grad():
         weight.add_(0.25)
         moved = loss()
         weight.sub_(0.25)
     assert line.total[1] == pytest.approx(float(moved[0]), rel=1e-12)
     with pytest.raises(EquivProbeError, match="random, gradient"):
-        ep.along_line(loss, "up", progress=False)
+        ep.analysis.along_line(loss, "up", progress=False)
     with pytest.raises(EquivProbeError, match="which is zero"):
-        ep.along_line(loss, {name: torch.zeros_like(weight)}, progress=False)
+        ep.analysis.along_line(loss, {name: torch.zeros_like(weight)}, progress=False)
     with pytest.raises(EquivProbeError, match="without pieces"):
-        ep.along_line(lambda: (weight.sum(),) * 3, parameters=[weight], over="structures", progress=False)
+        ep.analysis.along_line(lambda: (weight.sum(),) * 3, parameters=[weight], over="structures", progress=False)
 
 
 def test_it_prints_and_saves(tmp_path: Path) -> None:
-    line = ep.along_line(equivariant(), seed=3, progress=False)
+    line = ep.analysis.along_line(equivariant(), seed=3, progress=False)
     assert "L_equiv" in str(line)
     line.save(tmp_path / "line.json")
     stored = json.loads((tmp_path / "line.json").read_text())
@@ -249,6 +251,6 @@ def test_it_prints_and_saves(tmp_path: Path) -> None:
 @pytest.mark.gpu
 def test_on_a_gpu_it_is_the_same() -> None:
     loss = perceptron()
-    here = ep.along_line(loss, progress=False)
+    here = ep.analysis.along_line(loss, progress=False)
     cuda = OrbitMse(loss.model.cuda(), loss.x.cuda(), loss.y.cuda(), loss.plan, loss.seed)
-    np.testing.assert_allclose(ep.along_line(cuda, progress=False).equiv, here.equiv, rtol=1e-8)
+    np.testing.assert_allclose(ep.analysis.along_line(cuda, progress=False).equiv, here.equiv, rtol=1e-8)

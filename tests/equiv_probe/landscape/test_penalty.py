@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 from ..live.test_no_waiting import CASES, NoReading
 from ..live_models import BOTH, MUTATING, Energy, Mutating, mutating_batch
@@ -229,6 +229,7 @@ def test_the_penalty_holds_what_half_precision_cannot() -> None:
 TETRAHEDRAL = ep.RotationPlan("tetrahedral", replicates=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["before", "after", "prediction"])
 @pytest.mark.parametrize("stack", [None, False])
 def test_a_probed_step_is_decomposed_without_its_penalty(place: str, stack: bool | None) -> None:
@@ -259,7 +260,7 @@ def test_a_probed_step_is_decomposed_without_its_penalty(place: str, stack: bool
     assert found["equiv/train/loss/L_mean"] == pytest.approx(mean.item(), rel=1e-9)
     assert found["equiv/train/loss/grad_norm_L_equiv"] == pytest.approx(slope.norm().item(), rel=1e-9)
     assert loss.item() > (model(given)["forces"] - 2 * x).square().mean().item()  # the user's own has it
-    by_step = ep.OrbitLoss.of_step(model, step, TETRAHEDRAL, schema=SCHEMA)
+    by_step = ep.analysis.OrbitLoss.of_step(model, step, TETRAHEDRAL, schema=SCHEMA)
     torch.manual_seed(5)
     torch.testing.assert_close(by_step().equiv, by_step().equiv, rtol=0, atol=0)
 

@@ -74,11 +74,11 @@ def of(model: nn.Module) -> OrbitMse:
 @pytest.mark.parametrize("model", [Sine(Once.apply), Distances()], ids=["once_differentiable", "cdist"])
 def test_a_model_without_second_derivatives_is_refused(model: nn.Module, hold: bool, matrix: Any) -> None:
     with pytest.raises(EquivProbeError, match="a model that can be differentiated twice"):
-        ep.curvature(of(model), matrix=matrix, hold=hold, progress=False)
+        ep.analysis.curvature(of(model), matrix=matrix, hold=hold, progress=False)
 
 
 def test_products_that_lack_what_pytorch_does_not_know_of_are_noted() -> None:
-    lacking, whole = (ep.curvature(of(Sine(f)), progress=False) for f in (Unseen.apply, torch.sin))
+    lacking, whole = (ep.analysis.curvature(of(Sine(f)), progress=False) for f in (Unseen.apply, torch.sin))
     assert any("differ from differences of gradients" in note for note in lacking.notes)
     assert not any("differences" in note for note in whole.notes)
     assert lacking.total is not None
@@ -92,7 +92,7 @@ def test_smooth_networks_give_no_such_note(seed: int, dtype: torch.dtype) -> Non
     loss = perceptron(seed)
     loss = OrbitMse(loss.model.to(dtype), loss.x.to(dtype), loss.y.to(dtype), loss.plan)
     before = {name: value.clone() for name, value in loss.model.state_dict().items()}
-    notes = ep.curvature(loss, exact=False, steps=2, probes=2, trace_probes=2, progress=False).notes
+    notes = ep.analysis.curvature(loss, exact=False, steps=2, probes=2, trace_probes=2, progress=False).notes
     assert [note for note in notes if "one set of rotations" not in note] == []
     assert all(torch.equal(value, before[name]) for name, value in loss.model.state_dict().items())
 
@@ -116,8 +116,8 @@ class Radial(nn.Module):
 def test_an_equivariant_model_s_curvature_is_said_to_be_rounding(dtype: torch.dtype) -> None:
     for bias in (0.0, 0.1):
         x = draw(4, 5, 3, seed=1).to(dtype)
-        loss = ep.OrbitLoss(Radial(bias, dtype), x, 2 * x, SCHEMA, ep.RotationPlan("klein", replicates=2))
-        notes = ep.curvature(loss, progress=False).notes
+        loss = ep.analysis.OrbitLoss(Radial(bias, dtype), x, 2 * x, SCHEMA, ep.RotationPlan("klein", replicates=2))
+        notes = ep.analysis.curvature(loss, progress=False).notes
         assert any("within rounding" in note for note in notes) is (bias == 0)
 
 
@@ -126,13 +126,13 @@ def test_without_labels_there_is_the_curvature_of_equiv_alone() -> None:
     model = nn.Linear(3, 3, bias=False).double()
     model.weight.data.copy_(w)
     plan = ep.RotationPlan("octahedral", replicates=2)
-    loss = ep.OrbitLoss(model, x, None, SCHEMA, plan, center="origin")
-    found = ep.curvature(loss, losses=("equiv",), progress=False).equiv
+    loss = ep.analysis.OrbitLoss(model, x, None, SCHEMA, plan, center="origin")
+    found = ep.analysis.curvature(loss, losses=("equiv",), progress=False).equiv
     assert found is not None
     x2 = float(x.square().sum(-1).mean())  # eight directions bend by 2 ‖x‖²/9, see test_curvature
     np.testing.assert_allclose(found.densities[0].outliers, [0.0, *[2 * x2 / 9] * 8], atol=1e-9)
     with pytest.raises(EquivProbeError, match=r'losses=\("equiv",\)'):
-        ep.curvature(loss, progress=False)
+        ep.analysis.curvature(loss, progress=False)
 
 
 def test_a_crowd_at_the_end_of_the_spectrum_stops_the_solver_and_is_said() -> None:
@@ -147,9 +147,9 @@ def test_a_crowd_at_the_end_of_the_spectrum_stops_the_solver_and_is_said() -> No
 def test_one_weight_and_a_few_have_their_curvature(n: int) -> None:
     values = torch.arange(1, n + 1, dtype=torch.float64)
     loss = Quadratic(with_spectrum(values), torch.eye(n, dtype=torch.float64))
-    found = ep.curvature(loss, exact=False, progress=False).mean
+    found = ep.analysis.curvature(loss, exact=False, progress=False).mean
     assert found is not None
     assert (found.smallest.value, found.largest.value) == pytest.approx((1, n))
     assert found.trace.value == pytest.approx(n * (n + 1) / 2)
     with pytest.raises(EquivProbeError, match="top=0"):
-        ep.curvature(loss, top=0, progress=False)
+        ep.analysis.curvature(loss, top=0, progress=False)

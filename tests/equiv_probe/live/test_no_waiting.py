@@ -5,6 +5,7 @@ The same is tested on a real device where there is one, under ``torch.cuda.set_s
 
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
 from typing import Any
 
@@ -76,7 +77,8 @@ CASES: dict[str, tuple[Any, ep.Schema, tuple[Tensor, ...]]] = {
 @pytest.mark.parametrize("mode", ["hooks", "step"])
 @pytest.mark.parametrize("case", CASES)
 def test_light_mode_reads_nothing(case: str, mode: str, augmented: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equiv_probe.probe.substitution.at_hand", lambda value: False)
+    for where in ("probe.player", "live.kept_values"):
+        monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     torch.manual_seed(0)
     make, schema, inputs = CASES[case]
     model = make().train()
@@ -104,12 +106,13 @@ def test_the_watch_would_notice() -> None:
 
 def test_a_step_that_cannot_be_repeated_spoils_only_its_own_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the inputs of a replay cannot be compared at once, a step that strays is dropped, not believed."""
-    monkeypatch.setattr("equiv_probe.probe.substitution.at_hand", lambda value: False)
-    model, x, shift = Planted(LinearField(torch.diag(torch.tensor([2.0, 1.0, 1.0])).double())), dense()[0], [0.0]
+    for where in ("probe.player", "live.kept_values"):
+        monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
+    model, x = Planted(LinearField(torch.diag(torch.tensor([2.0, 1.0, 1.0])).double())), dense()[0]
+    shift = itertools.count(1.0)  # an iterator, which nobody puts back
 
     def straying() -> Tensor:
-        shift[0] += 1.0
-        return model(x * shift[0])["forces"].square().mean()
+        return model(x * next(shift))["forces"].square().mean()
 
     with ep.Probe(model, FORCES, every=1) as probe:
         probe.step(lambda: model(x)["forces"].square().mean())

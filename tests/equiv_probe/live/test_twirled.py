@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import equiv_probe as ep
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 from equiv_probe.testing import LinearField, QuadraticEnergy
 
 from ..live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Planted, mutating_batch

@@ -233,7 +233,7 @@ def test_several_outputs_of_one_call(matrix: Tensor, positions: Tensor) -> None:
         (lambda x: {"energy": x["pos"].sum()}, {}, r"outputs \['energy'\]; expected the schema's \['forces'\]"),
         (lambda x: {"forces": x["pos"][..., :2]}, {}, "trailing axes"),
         (lambda x: {"forces": x["pos"][0]}, {"stacked": True}, "stacked=False"),
-        (lambda x: {"forces": x["pos"]}, {"center": "mass"}, '"centroid", "origin" or a tensor'),
+        (lambda x: {"forces": x["pos"]}, {"center": "mass"}, '"centroid", "origin", "box" or a tensor'),
         (lambda x: {"forces": x["pos"]}, {"schema": ep.Schema({"xyz": ep.point}, {})}, "the schema's input 'xyz'"),
     ],
 )

@@ -29,6 +29,7 @@ def peak_and_held(replicates: int, *, keep: bool) -> tuple[int, int]:
     return peak, sum(t.numel() * t.element_size() for t in tensors)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_rotations() -> None:
     # Groups of replicates are merged beyond 64, so 64 and 640 replicates hold the same moments.
     (peak, held), (peak_10, held_10) = peak_and_held(64, keep=False), peak_and_held(640, keep=False)

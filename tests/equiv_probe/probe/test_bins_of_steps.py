@@ -66,6 +66,17 @@ def squared(dtype: torch.dtype = torch.float64) -> dict[str, Losses]:
         ),
         "denoised": (lambda v: denoised(v).mean(), lambda v: by_structure(denoised(v))),
         "selected": (lambda v: both(v, y)[:, :2].mean(), lambda v: both(v, y)[:, :2].mean((1, 2))),
+        # What does not depend on the network is borne by all structures alike.
+        "beside a constant": (lambda v: both(v, y).mean() + 1, lambda v: by_structure(both(v, y)) + 1),
+        "less a constant": (lambda v: both(v, y).mean() - 0.3, lambda v: by_structure(both(v, y)) - 0.3),
+        "beside a prior": (
+            lambda v: both(v, y).mean() + x.square().mean(),
+            lambda v: by_structure(both(v, y)) + x.square().mean(),
+        ),
+        "weights beside a large constant": (
+            lambda v: (w * by_structure(both(v, y))).mean() + 100,
+            lambda v: w * by_structure(both(v, y)) + 100,
+        ),
     }
 
 
@@ -215,9 +226,9 @@ def unparted() -> dict[str, Callable[[Tensor], Tensor]]:
         "fourth power": lambda v: (v - y).pow(4).mean(),
         "less the batch's mean": lambda v: (v - y - (v - y).mean(0)).square().mean(),
         "pairs of structures": lambda v: (v - v.roll(1, 0)).square().mean(),
-        "beside a constant": lambda v: both(v, y).mean() + 1,
         "beside a linear term": lambda v: both(v, y)[:, :2].mean() + v[:, 2:].mean(),
         "a little of another": lambda v: both(v, y).mean() + 0.05 * (v - y).abs().mean(),
+        "Cauchy beside a constant": lambda v: (v - y).square().log1p().mean() + 1,
         "no graph": lambda v: both(v, y).mean().detach(),
     }
 
@@ -232,7 +243,7 @@ def test_any_other_loss_is_refused_and_said(case: str) -> None:
     with pytest.warns(UserWarning, match="Return the structures' own losses"):
         probe.step(lambda: number(net(x, t)))
     assert probe.compute() == plain.compute(), "the step's number is decomposed as ever, and nothing is in bins"
-    assert any("cannot be parted by structure" in note for note in probe.report().notes)
+    assert any("cannot be split by structure" in note for note in probe.report().notes)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         probe.step(lambda: number(net(x, t)))  # said once
@@ -240,10 +251,43 @@ def test_any_other_loss_is_refused_and_said(case: str) -> None:
 
 def test_without_the_check_a_coupled_loss_would_be_parted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control of the refusals: it is the check that refuses."""
+    x, t, _, _ = inputs()
+    net, other = Timed(), unparted()["a little of another"]
+    monkeypatch.setattr("equiv_probe.probe.per_structure.agrees", lambda *_: torch.tensor(True))
+    assert bins_of(lambda: other(net(x, t)), net)
+
+
+class NearlyEquivariant(Timed):
+    """Whose outputs at all rotations are so close that any smooth loss looks quadratic over them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.matrix.copy_(torch.eye(3) + 1e-5 * self.matrix)
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0])
+def test_a_loss_that_is_quadratic_over_the_orbit_alone_is_refused(constant: float) -> None:
+    """The form of a loss is looked at where no network is: a constant beside it excuses nothing."""
+    x, t, y, _ = inputs()
+    net = NearlyEquivariant()
+    probe = ep.Probe(net, TIMED, PLAN, every=1, over="t", bins=BINS)
+    with pytest.warns(UserWarning, match="cannot be split by structure"):
+        probe.step(lambda: ((net(x, t) - y).square() + 1).log().mean() + constant)
+    probe = ep.Probe(net, TIMED, PLAN, every=1, over="t", bins=BINS)
+    probe.step(lambda: both(net(x, t), y).mean() + constant)
+    assert len(probe.over_time().bins) == 2
+
+
+def test_what_depends_on_no_output_is_said() -> None:
     x, t, y, _ = inputs()
     net = Timed()
-    monkeypatch.setattr("equiv_probe.probe.per_structure.agrees", lambda *_: torch.tensor(True))
-    assert bins_of(lambda: both(net(x, t), y).mean() + 1, net)
+    for constant, said in ((0.0, False), (0.5, True)):
+        probe = ep.Probe(net, TIMED, PLAN, every=1, over="t", bins=BINS)
+        probe.step(lambda c=constant: both(net(x, t), y).mean() + c)
+        assert (
+            any("0.5 of" in note and "does not depend on the network" in note for note in probe.report().notes) == said
+        )
 
 
 def test_a_loss_that_is_no_squared_error_by_returned_losses() -> None:
@@ -296,16 +340,17 @@ def trained(over: str | None) -> list[Any]:
     np.random.seed(0)  # noqa: NPY002
     net, shift = Timed(), nn.Linear(1, 1, dtype=torch.float64)
     seen: list[Any] = []
-    net.register_full_backward_hook(lambda *_: seen.append("network"))
-    shift.register_full_backward_hook(lambda *_: seen.append("shift"))
-    net.matrix.register_hook(lambda g: seen.append(float(g.norm())))
+    note = seen.append  # through which nobody finds the list, to put it back
+    net.register_full_backward_hook(lambda *_: note("network"))
+    shift.register_full_backward_hook(lambda *_: note("shift"))
+    net.matrix.register_hook(lambda g: note(float(g.norm())))
     optimizer = torch.optim.Adam([*net.parameters(), *shift.parameters()], 0.01)
     probe = ep.Probe(net, TIMED, every=2, over=over, bins=BINS if over else None, protect=(shift,))
 
     def step() -> Tensor:
         x, t = drawn(8)
         answer = shift(net(x, t)[..., None])[..., 0]
-        answer.register_hook(lambda g: seen.append(float(g.norm())))
+        answer.register_hook(lambda g: note(float(g.norm())))
         return (answer - np.random.rand() * x).square().mean() * random.random()  # noqa: NPY002
 
     for _ in range(6):
@@ -386,7 +431,8 @@ def test_under_autocast() -> None:
 
 @pytest.mark.parametrize("case", ["mean", "mask", "absolute", "returned", "hooks"])
 def test_nothing_waits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("equiv_probe.probe.substitution.at_hand", lambda value: False)
+    for where in ("probe.player", "live.kept_values"):
+        monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     x, t, y, _ = inputs()
     net = Timed()
     losses = lambda v: (v - y).abs().mean((1, 2))  # noqa: E731

@@ -154,7 +154,7 @@ def test_stacked_copies_are_those_one_by_one() -> None:
         assert float(alone.kept("0").std(1).max()) > 1e-2
 
 
-def test_plans_that_nobody_chose_fit_the_grid(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plans_that_nobody_chose_fit_the_grid(caplog: pytest.LogCaptureFixture) -> None:
     net, x = network(averaged=False), values(2, 2, 5, 5, 5)
     with ep.Probe(net, every=1, full=1, budget=None) as probe:
         net(x)
@@ -162,12 +162,15 @@ def test_plans_that_nobody_chose_fit_the_grid(capsys: pytest.CaptureFixture[str]
         net(x)
     assert str(probe.plan).startswith("cube: the 24 rotations of the cube")
     assert probe.light == ep.RotationPlan("cube", subset=2)
-    said = capsys.readouterr().err
+    said = caplog.text
     assert "that of a voxel grid (B, C, D, H, W), every channel taken as a scalar" in said
     assert 'Schema(inputs={"input": ep.grid()}, outputs={"0": ep.grid()})' in said
     with ep.Probe(net, SCALARS, every=1) as box:
-        net(x[..., 1:])
+        net(x[..., 2:, 1:])
     assert (box.plan.design, box.light) == ("box", ep.RotationPlan("box", subset=2))
+    with ep.Probe(net, SCALARS, every=1) as square:
+        net(x[..., 1:])
+    assert (square.plan.design, square.light) == ("box-z", ep.RotationPlan("box-z", subset=2))
     with ep.Probe(net, SMOOTH, every=1) as smooth:
         net(x)
     assert (smooth.plan.design, smooth.light.design) == ("tetrahedral", "haar")
@@ -255,7 +258,7 @@ def test_training_is_the_same_to_the_last_bit(schema: ep.Schema | None, augmente
 @pytest.mark.parametrize("augmented", [False, True], ids=["", "augmented"])
 @pytest.mark.parametrize("case", ["exact", "box", "interpolated"])
 def test_light_mode_reads_nothing(case: str, augmented: bool, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("probe.substitution", "representations.voxel_rotations"):
+    for module in ("probe.player", "live.kept_values", "representations.voxel_rotations"):
         monkeypatch.setattr(f"equiv_probe.{module}.at_hand", lambda value: False)
     schema = SMOOTH if case == "interpolated" else SCALARS
     net, x = network(averaged=False).train(), values(3, 2, 4, 4, 3 if case == "box" else 4)

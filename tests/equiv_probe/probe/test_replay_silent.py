@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import threading
@@ -153,26 +154,26 @@ def test_without_lending_the_books_are_wrong(monkeypatch: pytest.MonkeyPatch) ->
     plain, probed = model(), model()
     plain.step(*batch())
     monkeypatch.setattr("equiv_probe.live.isolation.lend", lambda *_: None)
+    monkeypatch.setattr("equiv_probe.live.module_snapshot.copied", lambda value, _: value)
     by_replay(ep.Probe(probed, FORCES), lambda: probed.step(*batch()))
-    # One ordinary run, eight rotations, their mean, and two means that leave a replicate out.
-    assert len(probed.history) == 1 + 8 + 1 + 2
+    # One ordinary run, eight rotations, their mean, two means that leave a replicate out, and the control.
+    assert len(probed.history) == 1 + 8 + 1 + 2 + 1
     assert probed.books() != plain.books()
 
 
 def test_what_modules_hold_survives_a_replay_that_raises() -> None:
     probed = model()
-    calls = []
+    calls = itertools.count(1)
 
     def step() -> Tensor:
-        calls.append(1)
         loss = probed.step(*batch())
-        if len(calls) == 3:
+        if next(calls) == 3:
             raise ValueError("the user's own")
         return loss
 
     with pytest.raises(ValueError, match="the user's own"):
         by_replay(ep.Probe(probed, FORCES), step)
-    assert len(calls) == 3
+    assert next(calls) == 4
     assert len(probed.history) == 1
     assert probed.loss._update_count == 1
 
@@ -283,11 +284,11 @@ def test_a_step_says_once_what_it_says(where: str, run: Any, capsys: Any, caplog
 
 
 @TALKS
-def test_without_silence_it_would_be_heard_twelve_times(
+def test_without_silence_it_would_be_heard_thirteen_times(
     where: str, capsys: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control: one ordinary run, and eleven replays."""
-    monkeypatch.setattr("equiv_probe.probe.replay.silenced", contextmanager(lambda: iter([None])))
+    monkeypatch.setattr("equiv_probe.probe.recorded.silenced", contextmanager(lambda: iter([None])))
     network = model()
 
     def step() -> Tensor:
@@ -296,17 +297,17 @@ def test_without_silence_it_would_be_heard_twelve_times(
 
     with ears(where, capsys, caplog) as count:
         by_replay(ep.Probe(network, FORCES), step)
-        assert count() == 12
+        assert count() == 13
 
 
 def test_exceptions_in_a_replay_surface_and_the_streams_are_back(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr, warnings.showwarning, [list(h.filters) for h in logging.root.handlers]
-    network, calls = model(), []
+    network, calls = model(), itertools.count(1)  # an iterator, which nobody puts back
 
     def step() -> Tensor:
-        calls.append(1)
-        print("run", len(calls))
-        if len(calls) == 2:
+        call = next(calls)
+        print("run", call)
+        if call == 2:
             raise KeyError("the user's own")
         return network(batch()[0])["forces"].square().mean()
 
@@ -348,11 +349,10 @@ def test_python_does_not_forget_which_warnings_it_has_shown() -> None:
 
 
 def test_warnings_that_are_errors_are_errors_in_replays_too() -> None:
-    network, calls = model(), []
+    network, calls = model(), itertools.count(1)
 
     def step() -> Tensor:
-        calls.append(1)
-        if len(calls) == 2:
+        if next(calls) == 2:
             warnings.warn("as an error", UserWarning, stacklevel=1)
         return network(batch()[0])["forces"].square().mean()
 

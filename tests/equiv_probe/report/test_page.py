@@ -18,7 +18,7 @@ from equiv_probe.cli import main as cli
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.cells import interval_of, value_of
 from equiv_probe.report.formatting import number, shown
-from equiv_probe.report.page import comparison_page, fragment, page, viewer
+from equiv_probe.report.page import fragment, page, viewer
 from equiv_probe.results.comparison import compare
 from equiv_probe.results.headline import headline
 from equiv_probe.results.worst_structures import colored_scene, in_3d
@@ -186,6 +186,7 @@ def harmless() -> list[str]:
     return Elements(page([hostile("harmless")])).outside
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_whatever_comes_from_files_is_text(text: str, harmless: list[str]) -> None:
     """The elements of the page are those of a harmless report, none more, with the same scripts."""
@@ -205,7 +206,7 @@ def test_whatever_comes_from_files_is_text(text: str, harmless: list[str]) -> No
 @pytest.mark.parametrize("text", HOSTILE)
 def test_comparisons_and_notebooks_escape_too(text: str) -> None:
     for make in (
-        lambda report: comparison_page(compare([report, report], [report.model, report.source + " again"])),
+        lambda report: page([compare([report, report], [report.model, report.source + " again"])]),
         fragment,
     ):
         harmless, found = Elements(make(hostile("harmless"))), Elements(make(hostile(text)))
@@ -290,6 +291,7 @@ def test_without_chemiscope_the_page_says_how_to_get_the_view(monkeypatch: pytes
     assert len(html) < 300_000
 
 
+@pytest.mark.slow
 def test_a_page_of_several_reports_has_the_viewers_code_once() -> None:
     html = page([audit_report(), run_report(), audit_report(model="another")])
     assert html.count('id="viewer-code"') == 1
@@ -316,6 +318,7 @@ def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
         assert not re.search(r">\s*(nan|None|\[nan.*)\s*<", html)
 
 
+@pytest.mark.slow
 def test_saved_by_its_suffix_and_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,12 +16,12 @@ from matplotlib import image
 
 import equiv_probe as ep
 from equiv_probe.report.formatting import shown
-from equiv_probe.report.page import comparison_page, fragment, page
+from equiv_probe.report.page import fragment, page
 from equiv_probe.results.comparison import compare
 
 from ..generative.samplers import quiet
 from ..landscape.planted_losses import linear, perceptron
-from ..landscape.test_landscape_pages import hostile_saved
+from ..landscape.test_landscape_pages import hostile_landscape
 from ..page_reports import audit_report, gradients, measured, run_report, structure
 from ..results.test_audit_pages import grid, hostile_grid, hostile_sampler, path
 from ..voxels.test_grids_audit import gaussian
@@ -46,10 +46,13 @@ FLAGS = (
     "--window-size=1000,800",
 )
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER) and not os.environ.get("CI"),
-    reason="needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER) and not os.environ.get("CI"),
+        reason="needs Chromium and chromedriver (Debian: apt-get install chromium chromium-driver)",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -177,16 +180,16 @@ def test_the_policy_stops_what_would_slip_through(browser: Any, tmp_path: Path) 
 def audits() -> list[Any]:
     """Of a sampler and of a model of grids; a curvature and a line."""
     landscape = (
-        ep.curvature([perceptron(), perceptron()], progress=False, losses=("mean", "equiv")),
-        ep.along_line(linear(), seed=3, progress=False),
+        ep.analysis.curvature([perceptron(), perceptron()], progress=False, losses=("mean", "equiv")),
+        ep.analysis.along_line(linear(), seed=3, progress=False),
     )
     audited = (quiet(path, (4, 3, 3), path=True), grid(gaussian(0.5, 1.2, 1.2), labels=True))
-    return [*audited, *(one.saved() for one in landscape)]
+    return [*audited, *landscape]
 
 
 def test_pages_of_audits_open_fit_and_fetch_nothing(browser: Any, tmp_path: Path, audits: list[Any]) -> None:
     """Nor do names in them do anything, also without the policy."""
-    makers = (hostile_sampler, hostile_grid, hostile_saved, hostile_saved)
+    makers = (hostile_sampler, hostile_grid, hostile_landscape, hostile_landscape)
     hacked = page([make(audit, text) for text in HOSTILE for make, audit in zip(makers, audits, strict=True)])
     for html in (page(audits), hacked.replace('http-equiv="Content-Security-Policy"', 'name="none"')):
         for width in (360, 1280):
@@ -235,7 +238,7 @@ def test_it_fits_the_screen(browser: Any, tmp_path: Path, width: int) -> None:
     long = "a/very/long/path/without/any/space/to/break/it/" * 3
     reports = [audit_report(model=long, source=long), run_report(gradients=gradients(groups=(long, "head")))]
     try:
-        for html in (page(reports), comparison_page(compare([reports[0], reports[0]], [long, "b"]))):
+        for html in (page(reports), page([compare([reports[0], reports[0]], [long, "b"])])):
             opened(browser, tmp_path, html)
             assert browser.execute_script("return document.documentElement.scrollWidth") <= width
             for box in browser.execute_script(

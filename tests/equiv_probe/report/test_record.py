@@ -160,6 +160,10 @@ def test_the_schema_is_that_of_what_is_stored() -> None:
     assert own["required"][:4] == ["kind", "schema_version", "name", "strength"]
     assert own["properties"]["strength"]["type"] == ["number", "null"]
     assert set(own["properties"]) == set(bridge().to_dict())
+    for kind in ("sampler", "grid", "comparison"):
+        one = ep.load(DATA / f"{kind}_v1.json")
+        properties = type(one).json_schema()["$defs"][type(one).__name__]["properties"]
+        assert set(properties) == set(one.to_dict()) - {"is_above_interpolation"}  # which follows from the rest
     assert set(ep.Report.json_schema()["$defs"]["Report"]["properties"]) == set(audit_report().to_dict())
 
 
@@ -272,8 +276,44 @@ def test_files_of_version_1_are_read(name: str) -> None:
     assert ep.Report.load(DATA / f"{name}_v1.json") == found
     again = found.to_dict()
     assert (again.pop("kind"), again.pop("schema_version"), stored.pop("schema_version")) == ("report", 2, 1)
+    kept, records = again.pop("structures"), stored.pop("structures", [])
     assert again == stored
+    assert kept["name"] == [record["name"] for record in records]
+    for place, record in enumerate(records):
+        for quantity, values in record["quantities"].items():
+            for key in ("rms", "equiv", "floor", "weight"):
+                assert kept["quantities"][quantity][key][place] == values[key]
     assert ep.Report.from_dict(found.to_dict()) == found
+
+
+@pytest.mark.parametrize("name", ["sampler", "grid", "comparison"])
+def test_files_of_version_1_of_other_kinds_are_read(name: str) -> None:
+    """The same numbers under the same names, but for a grid's plans, which stand beside the estimates now."""
+    stored = json.loads((DATA / f"{name}_v1.json").read_text())
+    found = ep.load(DATA / f"{name}_v1.json")
+    again = json.loads(found.to_json())
+    assert (again["kind"], again["schema_version"]) == (name, 2)
+    assert type(found).from_dict(again) == found
+    assert found.to_dict() == again
+    if name == "grid":
+        for place, plan in (("cube", "cube_plan"), ("rotations", "plan")):
+            assert stored[place].pop("rotation_plan") == again[plan]
+            assert stored[place].pop("plan") == str(getattr(found, plan))
+        assert stored["rotations"].pop("interpolation") == again["interpolation"]
+    without = json.loads((DATA / f"{name}_v1.json").read_text())
+    del without[{"sampler": "measured", "grid": "seconds", "comparison": "names"}[name]]
+    with pytest.raises(EquivProbeError, match=r"no (measured|seconds|names); expected it to be there"):
+        type(found).from_dict(without)
+    assert contains(again, {key: value for key, value in stored.items() if key != "schema_version"})
+
+
+def contains(whole: Any, part: Any) -> bool:
+    """Whether every entry of the part stands at the same place of the whole."""
+    if isinstance(part, dict):
+        return all(key in whole and contains(whole[key], value) for key, value in part.items())
+    if isinstance(part, list):
+        return len(whole) == len(part) and all(map(contains, whole, part))
+    return bool(whole == part)
 
 
 def test_notes_above_and_below() -> None:

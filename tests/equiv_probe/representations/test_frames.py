@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.representations.frames import quaternions
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
     from equiv_probe.representations.representation import Representation

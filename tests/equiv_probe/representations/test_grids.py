@@ -12,7 +12,8 @@ from torch import Tensor
 import equiv_probe as ep
 from equiv_probe.representations.grids import Grid
 from equiv_probe.representations.voxel_rotations import rotate_voxels
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
+from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 CUBE = ep.RotationPlan("cube", improper=True).rotations()[0]
 CUBES = [(4, 4, 4), (5, 5, 5)]
@@ -87,12 +88,56 @@ def test_every_structure_of_every_copy_has_its_own_rotation(shape: tuple[int, ..
     assert torch.equal(rep.rotate_back(rotated, g), field.expand_as(rotated))
 
 
-@pytest.mark.parametrize("shape", [(4, 4, 4), (2, 3, 4)])
+SQUARE = {"box-x": (2, 4, 4), "box-y": (4, 2, 4), "box-z": (4, 4, 2)}
+
+
+@pytest.mark.parametrize("improper", [False, True])
+@pytest.mark.parametrize("axes", ["xyz", "zyx"])
+@pytest.mark.parametrize("design", SQUARE)
+def test_boxes_with_a_square_face_have_eight_rotations(design: str, axes: str, improper: bool) -> None:
+    """Brute force: of the 24 rotations of the cube (48 with improper ones) those that keep the shape of the array."""
+    cartesian = SQUARE[design]
+    shape = tuple(cartesian["xyz".index(axis)] for axis in axes)
+    rep, x = ep.grid(axes=axes), values(3, 2, *shape)
+    plan = fitting_plan(ep.RotationPlan(improper=improper), ep.Schema({"x": rep}, {}), {"x": x})
+    assert plan.design == design
+    assert plan.size == (16 if improper else 8)
+    kept = []
+    for g in ep.RotationPlan("cube", improper=improper).rotations()[0]:
+        if rep.rotate(x, g).shape == x.shape:
+            kept.append(g)
+    found = plan.rotations()[0]
+    assert {tuple(g.flatten().tolist()) for g in found} == {tuple(g.flatten().tolist()) for g in kept}
+    orbit = rep.rotate(x[None].expand(len(found), *x.shape), found)
+    assert len(torch.unique(orbit.flatten(1), dim=0)) == len(found)
+    assert plan.degree == 1
+    assert torch.equal(found.mean(0), torch.zeros(3, 3).double()), "vectors average to zero"
+
+
+@pytest.mark.parametrize(
+    ("spacing", "design"), [((1.0, 1.0, 2.0), "box-z"), ((2.0, 1.0, 1.0), "box-x"), ((1.0, 2.0, 3.0), "box")]
+)
+def test_unequal_spacing_of_a_cube_of_voxels_leaves_what_it_allows(spacing: tuple[float, ...], design: str) -> None:
+    schema, x = ep.Schema({"x": ep.grid(spacing=spacing)}, {}), values(2, 1, 4, 4, 4)
+    plan = fitting_plan(ep.RotationPlan(), schema, {"x": x})
+    assert plan.design == design
+    require_fit(plan, schema, {"x": x})
+    if design != "box":
+        with pytest.raises(ep.EquivProbeError, match="spacing"):
+            require_fit(ep.RotationPlan("cube"), schema, {"x": x})
+        other = {"box-x": "box-z", "box-z": "box-x"}[design]
+        with pytest.raises(ep.EquivProbeError, match="spacing"):
+            require_fit(ep.RotationPlan(other), schema, {"x": x})
+    with pytest.raises(ep.EquivProbeError, match="shape"):
+        require_fit(ep.RotationPlan("box-z"), ep.Schema({"x": ep.grid()}, {}), {"x": x[..., 1:, :]})
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4), (2, 3, 4), (4, 4, 2), (2, 4, 4)])
 def test_without_reading_the_rotations_the_result_is_the_same(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rep, field = ep.grid(), values(3, 2, *shape)
-    plan = ep.RotationPlan("cube" if len(set(shape)) == 1 else "box", improper=True)
+    plan = fitting_plan(ep.RotationPlan(improper=True), ep.Schema({"x": rep}, {}), {"x": field})
     g = plan.rotations()[0][:, None].expand(-1, 3, 3, 3)
     expected = rep.rotate(field[None], g)
     monkeypatch.setattr("equiv_probe.representations.voxel_rotations.at_hand", lambda value: False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import equiv_probe as ep
 from equiv_probe.representations.interpolation import interpolate
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 
 CUBE = ep.RotationPlan("cube", improper=True).rotations()[0]
 KINDS = ["linear", "cubic"]
@@ -131,6 +131,7 @@ def test_nothing_outside_of_the_ball_is_seen_or_counted() -> None:
     assert math.isclose(found[0].total, float(inside), rel_tol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_equivariant_model_is_at_the_interpolation_floor_and_another_is_not(kind: str) -> None:
     """Isotropic blurring commutes with every rotation, up to the voxels; blurring along x alone does not."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 import equiv_probe as ep
 from equiv_probe.representations.representation import Representation  # noqa: TC001
-from equiv_probe.rotations.plan import RotationPlan, haar
+from equiv_probe.rotations.haar import haar
+from equiv_probe.rotations.plan import RotationPlan
 
 ORDERS = ["xx yy zz yz xz xy", "xx yy zz xy yz xz", "xy zz zx yy yz xx"]
 REPRESENTATIONS = [
@@ -169,7 +170,7 @@ def test_gradients_in_values_and_rotation(representation: Representation) -> Non
     skew = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
 
     def along(values: Tensor, skew: Tensor) -> Tensor:
-        from equiv_probe.rotations.plan import generators
+        from equiv_probe.rotations.haar import generators
 
         tilt = torch.linalg.matrix_exp(torch.einsum("ka,aij->kij", skew, generators()))
         return representation.rotate(values, tilt @ turns.detach())

@@ -142,6 +142,7 @@ def test_names_do_not_rotate_or_move_what_stands_around_them(bidi: str) -> None:
         assert shown(f"e{bidi}f") in text
 
 
+@pytest.mark.slow
 def test_a_page_of_ten_thousand_structures_is_small() -> None:
     """The distribution is a curve, not ten thousand points, and the tables hold the worst."""
     records = [structure(f"structure {k}", 10 * math.exp(math.sin(k * k))) for k in range(10_000)]

@@ -103,6 +103,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(json_values)
 def test_without_nan_makes_strict_json_and_changes_nothing_else(value: Any) -> None:
     plain = without_nan(value)

@@ -13,7 +13,9 @@ from scipy import stats
 from torch import Tensor
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import GROUP_DEGREES, GROUP_ORDERS, RotationPlan, angles, generators, group, haar
+from equiv_probe.rotations.designs import GROUP_DEGREES, GROUP_ORDERS, group
+from equiv_probe.rotations.haar import angles, generators, haar
+from equiv_probe.rotations.plan import RotationPlan
 
 DESIGNS = [
     "klein",
@@ -43,6 +45,7 @@ def wigner_average(rotations: Tensor, weights: Tensor, degree: int, parity: int 
     return float(torch.einsum("i,ijk->jk", weights, o3.Irrep(degree, parity).D_from_matrix(rotations)).abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", DESIGNS)
 def test_design_averages_wigner_matrices_up_to_its_degree_and_not_beyond(design: str, float64_default: None) -> None:
     plan = RotationPlan(design, replicates=1)

@@ -78,6 +78,7 @@ def test_measured_seconds():
         measured_cost({"N": [1, 10, 100], "D": [2, 20, 200], "seconds": [1, 2, 3]})
 
 
+@pytest.mark.slow
 def test_the_exponent_s_interval_covers():
     """Of 20, 19 ± 1: four standard errors below are 15. Best sizes likewise."""
     truth = BETA / (ALPHA + BETA)
@@ -137,6 +138,7 @@ def test_the_planted_factor_of_data():
     assert all(9 not in one for one in same.factor)
 
 
+@pytest.mark.slow
 def test_the_factor_s_interval_covers():
     """Of 40 at each of three losses, 38 ± 1.4: three standard errors below are 34."""
     covered = np.zeros(3)

@@ -1,8 +1,11 @@
 """Intervals of power laws that say 95 % cover 95 %, as far as some dozens to hundreds of repetitions can tell."""
 
 import numpy as np
+import pytest
 
 from equiv_probe.scaling import Fit, fit
+
+pytestmark = pytest.mark.slow
 
 SIZES = 10 ** np.linspace(2, 5, 8)
 TRUTH = {"E": 0.05, "A": 3.0, "alpha": 0.5}

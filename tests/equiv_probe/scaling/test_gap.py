@@ -56,6 +56,7 @@ def test_a_faster_clock_moves_the_crossing():
     assert by_time.crossings[0].x.value == pytest.approx((3 * 2**0.8) ** (1 / 0.3), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 4])
 def test_the_interval_of_the_crossing_covers(seeds):
     """120 repetitions, 114 ± 2.4: three standard errors below are 107; two seeds of either model cover more."""

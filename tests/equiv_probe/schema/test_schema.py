@@ -116,27 +116,27 @@ def test_inputs_none_of_which_rotates_are_an_error() -> None:
         Schema.infer({"z": torch.zeros(5, dtype=torch.long)}, {"energy": zeros()})
 
 
-def test_announcement_is_printed_once_with_reasons_and_the_line_to_write(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_announcement_comes_once_with_reasons_and_the_line_to_write(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema_module, "_ANNOUNCED", [])
     for _ in range(3):
-        ep.twirl(lambda x: {"y": x["pos"]}, {"pos": torch.randn(5, 3)}, plan=ep.RotationPlan("klein", 2))
-    printed = capsys.readouterr()
-    assert printed.out == "", "standard output is the user's"
-    assert printed.err.count("equiv_probe assumes") == 1
-    assert "inputs['pos'] is point: its name" in printed.err
-    assert "outputs['y'] is vector: a last axis of 3" in printed.err
-    line = next(line for line in printed.err.splitlines() if "to declare it:" in line).split(": ", 1)[1]
+        ep.twirl(lambda x: {"y": x["pos"] - x["pos"].mean(0)}, {"pos": torch.randn(5, 3)}, plan="klein")
+    assert capsys.readouterr().out == "", "standard output is the user's"
+    (said,) = (one.message for one in caplog.records if one.name == "equiv_probe")
+    assert said.startswith("equiv_probe assumes\n")
+    assert "inputs['pos'] is point: its name" in said
+    assert "outputs['y'] is vector: a last axis of 3" in said
+    line = next(line for line in said.splitlines() if "to declare it:" in line).split(": ", 1)[1]
     again = eval(line, {"Schema": Schema, "ep": ep})
     assert again.inputs == {"pos": ep.point}
     assert again.outputs == {"y": ep.vector}
 
 
-def test_declared_schemas_are_not_announced(capsys: pytest.CaptureFixture[str]) -> None:
+def test_declared_schemas_are_not_announced(caplog: pytest.LogCaptureFixture) -> None:
     declared = Schema(inputs={"pos": ep.point}, outputs={"y": ep.vector})
     ep.twirl(lambda x: {"y": x["pos"]}, {"pos": torch.randn(5, 3)}, declared, ep.RotationPlan("klein", 2))
-    assert capsys.readouterr().err == ""
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(

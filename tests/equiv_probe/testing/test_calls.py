@@ -114,7 +114,7 @@ class FlockCase:
 
 def use(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> CallCase:
     reader = lambda module, args, kwargs: adapter if args and isinstance(args[0], Flock) else None  # noqa: E731
-    monkeypatch.setattr("equiv_probe.live.adapters._readers", lambda: [reader])
+    monkeypatch.setattr("equiv_probe.live.adapter_choice._readers", lambda: [reader])
     return FlockCase()
 
 
@@ -140,6 +140,6 @@ def test_a_wrong_adapter_is_caught(wrong: FlockAdapter, check: str, monkeypatch:
 
 def test_an_adapter_that_is_not_registered_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     case = use(FlockAdapter(), monkeypatch)
-    monkeypatch.setattr("equiv_probe.live.adapters._readers", list)
+    monkeypatch.setattr("equiv_probe.live.adapter_choice._readers", list)
     with pytest.raises(AssertionError, match="recognised"):
         check_calls(case)

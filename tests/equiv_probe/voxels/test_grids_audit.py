@@ -117,8 +117,10 @@ def test_the_numbers_are_those_of_twirl_and_decompose_in_chunks_of_any_size() ->
 
 def test_audits_of_boxes_and_of_atoms_and_their_errors() -> None:
     model = Blur(gaussian(0.5, 1.2, 1.2)).eval()
-    box = ep.audit_grid(model, {"x": smooth(8)[..., 2:]}, GRIDS, plan=ep.RotationPlan("haar", 2), progress=False)
+    box = ep.audit_grid(model, {"x": smooth(8)[..., 1:, 2:]}, GRIDS, plan=ep.RotationPlan("haar", 2), progress=False)
     assert box.cube_plan.design == "box"
+    square = ep.audit_grid(model, {"x": smooth(8)[..., 2:]}, GRIDS, plan=ep.RotationPlan("haar", 2), progress=False)
+    assert (square.cube_plan.design, square.cube_plan.size) == ("box-z", 8)
     places = ep.grid().coordinates((8, 8, 8))
 
     def density(pos: Tensor) -> Tensor:
@@ -206,7 +208,7 @@ def test_containers_centres_and_plans() -> None:
     ("call", "message"),
     [
         (lambda: ep.RandomRotation(ep.Schema({"z": ep.fixed}, {})), "something that rotates"),
-        (lambda: ep.RandomRotation(GRIDS, center="box"), '"origin", "centroid" or a tensor'),
+        (lambda: ep.RandomRotation(GRIDS, center="middle"), '"origin", "centroid", "box" or a tensor'),
         (lambda: ep.RandomRotation(GRIDS)({"x": values(1, 2, 2, 2)}), r"the schema's \['y'\]"),
         (lambda: ep.RandomRotation(GRIDS, ep.RotationPlan("haar"))((values(1, 2, 2, 2),) * 2), "voxels to voxels"),
     ],

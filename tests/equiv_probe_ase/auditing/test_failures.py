@@ -37,6 +37,7 @@ def measured_of(record: dict[str, Any]) -> dict[str, Any]:
     return {**plain, "quantities": {name: {**found, "per_atom": None} for name, found in quantities}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [False, True], ids=["loop", "batched"])
 def test_three_of_sixty_fail(planted: Any, batched: Any, quadratic: QuadraticEnergy, together: bool) -> None:
     calculator = (batched if together else planted)(quadratic, unknown=ARGON, poison=XENON)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,8 @@ import equiv_probe as ep
 from equiv_probe.results.report import Report
 from equiv_probe.testing import LinearField, QuadraticEnergy
 from equiv_probe_ase import audit
+
+from ... import warm_processes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,22 +52,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def command(folder: Path, *options: str, pause: float = 0.0) -> subprocess.Popen[str]:
-    # A shell that started the tests in the background has the signal ignored, and children inherit that.
-    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    program = f"{heeded}; from equiv_probe.cli.main import main; main()"
+def command(folder: Path, *options: str, pause: float = 0.0) -> warm_processes.Started:
     arguments = ["audit", "slow.py:Slow", "molecules.xyz", "-o", "report.json", "--design", "klein", *options]
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder,
-        env={**os.environ, "PAUSE": str(pause)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    environment = {**os.environ, "PAUSE": str(pause)}
+    return warm_processes.start(warm_processes.EQUIV_PROBE, *arguments, cwd=folder, env=environment)
 
 
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def finish(process: warm_processes.Started) -> tuple[int | None, str, str]:
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
@@ -127,7 +118,7 @@ def test_ctrl_c_keeps_and_shows_what_was_done(folder: Path) -> None:
     assert "Interrupted" not in out
     complete = Report.load(folder / "report.json")
     assert complete.complete
-    assert complete.structures[: len(partial.structures)] == partial.structures
+    assert complete.structures[: len(partial.structures)] == list(partial.structures)
 
 
 def test_resuming_evaluates_only_what_is_left(
@@ -141,7 +132,7 @@ def test_resuming_evaluates_only_what_is_left(
         journal.write_bytes(b"".join(lines[:keep]))
         again = audit(planted(quadratic), mixed, plan=PLAN, journal=journal)
         assert comparable(again) == comparable(first)
-        assert again.protocol["evaluations"] == (5 - keep) * (PLAN.size + 5)
+        assert again.protocol["evaluations"] == (5 - keep) * (PLAN.size + 7)
         assert journal.read_bytes() == b"".join(lines)
 
 

@@ -33,6 +33,7 @@ def crystals(shared_file: Find) -> list[Atoms]:
     return [frames[index] for index in SMALL_CRYSTALS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "package"), [("chgnet", "chgnet"), ("7net-0", "sevenn")])
 def test_equivariant_models_on_crystals(crystals: list[Atoms], preset: str, package: str) -> None:
     pytest.importorskip(package, reason=f"{package} is not installed")
@@ -67,6 +68,7 @@ def orb(data: Path) -> Any:
     return make_calculator(f"orb:{checkpoint}", device="cpu")
 
 
+@pytest.mark.slow
 def test_orb_is_broken_on_crystals(shared_data: Path, crystals: list[Atoms]) -> None:
     report = audit(orb(shared_data), crystals, plan=PLAN)
     assert report["forces"].verdict == report["energy"].verdict == "broken"
@@ -77,6 +79,7 @@ def test_orb_is_broken_on_crystals(shared_data: Path, crystals: list[Atoms]) -> 
     assert 0.5 < report["energy"].rms / 1.86 < 2
 
 
+@pytest.mark.slow
 def test_orb_is_broken_on_aspirin(shared_data: Path, shared_file: Find) -> None:
     source = f"{shared_file('aspirin_gfn2/md500K_200.extxyz')}@::25"
     report = audit(orb(shared_data), source, plan=PLAN)
@@ -87,6 +90,7 @@ def test_orb_is_broken_on_aspirin(shared_data: Path, shared_file: Find) -> None:
     assert 0 < report["forces"].labelled.share < 0.5
 
 
+@pytest.mark.slow
 def test_a_painn_on_ethanol(shared_file: Find, tmp_path: Path) -> None:
     spk = pytest.importorskip("schnetpack", reason="SchNetPack is not installed")
     torch.manual_seed(0)

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import ase.io
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.build import molecule
+from ase.calculators.emt import EMT
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import RotationPlan, haar
+from equiv_probe.rotations.haar import haar
+from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.testing import QuadraticEnergy
 from equiv_probe_ase import audit
+from equiv_probe_ase.auditing.notes import versions
+from equiv_probe_ase.calculators.inspection import weights_digest
 from equiv_probe_ase.structures.rotation import Rotator
+
+from .faulty_calculators import Faulty
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from ase import Atoms
 
 
 def test_a_structure_that_failed_is_tried_again(
@@ -55,6 +63,92 @@ def test_conservative_forces_are_not_accused(planted: Any, mixed: list[Atoms]) -
     ]
     assert len(told) == 1
     assert "more than" not in told[0]
+
+
+class UniformField(Faulty):
+    """Charges of sum zero in a uniform field: conservative to the last digit, and of degree one in the orientation."""
+
+    implemented_properties = ("energy", "forces")
+
+    def answer(self, atoms: Atoms) -> dict[str, Any]:
+        charges = atoms.numbers - atoms.numbers.mean()
+        field = np.array([0.0, 0.0, 0.3])
+        return {"energy": -float(charges @ atoms.positions @ field), "forces": charges[:, None] * field}
+
+
+@pytest.mark.parametrize("design", ["haar", "tetrahedral"])
+def test_a_conservative_field_at_the_bound_is_never_accused(design: str) -> None:
+    """Of degree one the bound is an equality: from the same few rotations either side is larger by chance."""
+    beyond = 0
+    for seed in range(12):
+        report = audit(UniformField(), molecule("CH3CH2OH"), plan=RotationPlan(design, 4, seed=seed))
+        energy = report.structures[0]["quantities"]["energy"]
+        beyond += energy["rms"] > 1.05 * energy["torque_bound"]
+        assert not any("not the energy's gradient" in note for note in report.notes)
+    if design == "haar":
+        assert beyond, "the negative control: the bound alone accuses some"
+
+
+def test_rounding_beside_rounding_accuses_nobody() -> None:
+    for k in range(6):
+        report = audit(EMT(), Atoms("Cu2", [[0, 0, 0], [0, 0, 2.0 + 0.1 * k]]))
+        assert not any("gradient" in note for note in report.notes)
+
+
+class FromFile(Faulty):
+    """Its weights are an array of NumPy, which no digest of torch's sees."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, weights: list[float]) -> None:
+        super().__init__()
+        self.weights = np.array(weights)
+
+    def answer(self, atoms: Atoms) -> dict[str, Any]:
+        x = atoms.positions - atoms.positions.mean(0)
+        return {"energy": float((self.weights * x**2).sum()), "forces": -2 * self.weights * x}
+
+
+def test_results_of_weights_that_no_digest_sees_are_not_resumed(tmp_path: Path, capsys: Any) -> None:
+    structures = [molecule("H2O"), molecule("CH4")]
+    journal = tmp_path / "a.jsonl"
+    first = audit(FromFile([1.0, 1.0, 2.0]), structures, journal=journal)
+    again = audit(FromFile([1.0, 1.0, 2.0]), structures, journal=journal)
+    assert again.structures == first.structures
+    assert "resumed 2 of 2 structures" in capsys.readouterr().err
+    with pytest.raises(EquivProbeError, match=r"another model: energy of .* now and was .* then"):
+        audit(FromFile([1.0, 1.0, 1.0]), structures, journal=journal)
+    assert audit(FromFile([1.0, 1.0, 1.0]), structures, journal=journal, fresh=True)["forces"].verdict == "round-off"
+
+
+def test_buffers_are_weights_too() -> None:
+    calculator = FromFile([1.0, 1.0, 1.0])
+    calculator.net = torch.nn.BatchNorm1d(2)
+    before = weights_digest(calculator)
+    calculator.net.running_mean += 1.0
+    assert weights_digest(calculator) != before
+
+
+def test_a_file_is_the_same_from_wherever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ase.io.write(tmp_path / "two.xyz", [molecule("H2O"), molecule("CH4")])
+    monkeypatch.chdir(tmp_path)
+    audit(FromFile([2.0, 1.0, 1.0]), "two.xyz", journal=tmp_path / "a.jsonl")
+    again = audit(FromFile([2.0, 1.0, 1.0]), tmp_path / "two.xyz", journal=tmp_path / "a.jsonl")
+    assert again.protocol["resumed structures"] == 2
+
+
+def test_a_package_is_named_as_it_was_installed() -> None:
+    class Elsewhere(FromFile):
+        pass
+
+    Elsewhere.__module__ = "yaml.somewhere"
+    assert f"PyYAML {metadata.version('PyYAML')}" in versions(Elsewhere([1.0, 1.0, 1.0]))
+
+
+def test_the_name_of_a_design_is_a_plan() -> None:
+    assert "4 × icosahedral" in audit(EMT(), molecule("H2O"), plan="icosahedral").protocol["plan"]
+    with pytest.raises(EquivProbeError, match="one of haar, klein"):
+        audit(EMT(), molecule("H2O"), plan="dodecahedral")
 
 
 def test_the_cell_as_centre_needs_a_cell(planted: Any, quadratic: Any, mixed: list[Atoms]) -> None:

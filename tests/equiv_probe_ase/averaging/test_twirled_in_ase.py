@@ -221,6 +221,7 @@ class Tilted(EMT):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "verdict"),
     [("klein", "round-off"), ("haar:2", "broken"), ("random-frame", "non-deterministic")],
@@ -236,7 +237,7 @@ def test_an_audit_from_the_command_line(
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 0
-    (file,) = tmp_path.glob(f"audit-tilted.py-Tilted-{how.replace(':', '-')}-two.json")
+    (file,) = tmp_path.glob(f"audit-tilted.py-Tilted-{how.replace(':', '-')}-two.xyz.json")
     report = json.loads(file.read_text())
     assert Report.from_dict(report)["forces"].verdict == verdict
     assert f"twirled: {how}" in capsys.readouterr().out

@@ -49,6 +49,7 @@ def test_presets_of_ase() -> None:
     assert (lennard_jones.parameters["epsilon"], lennard_jones.parameters["smooth"]) == (0.5, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "package", "cls"),
     [("chgnet", "chgnet", "CHGNetCalculator"), ("7net-0", "sevenn", "SevenNetCalculator")],

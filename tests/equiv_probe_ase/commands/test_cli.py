@@ -20,6 +20,8 @@ from ase.calculators.emt import EMT
 from equiv_probe.cli.main import main
 from equiv_probe.results.report import Report
 
+from ... import warm_processes
+
 TILTED = """
 import numpy as np
 from ase.calculators.emt import EMT
@@ -36,15 +38,8 @@ FAST = ("--design", "klein")
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``equiv-probe`` with the interpreter that runs the tests."""
-    return subprocess.run(
-        [Path(sys.executable).with_name("equiv-probe"), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=500,  # the demo, on a machine that does other things too
-        check=False,
-    )
+    """``equiv-probe`` in a process in which torch and ASE are imported already."""
+    return warm_processes.run(warm_processes.EQUIV_PROBE, *arguments, cwd=folder, timeout=500)
 
 
 @pytest.fixture
@@ -61,16 +56,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_report_on_stdout_and_in_files(folder: Path) -> None:
-    done = run(folder, "audit", "tilted.py:Tilted", "two.xyz", *FAST)
+    command = [Path(sys.executable).with_name("equiv-probe"), "audit", "tilted.py:Tilted", "two.xyz", *FAST]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     assert "broken" in done.stdout
     assert "meV/Å" in done.stdout
     assert "a model that talks" not in done.stdout
-    report = Report.load(folder / "audit-tilted.py-Tilted-two.json")
+    report = Report.load(folder / "audit-tilted.py-Tilted-two.xyz.json")
     assert report["forces"].rms == pytest.approx(RMS, rel=1e-6)
     assert f"{RMS:.1f}" in done.stdout
-    assert "audit-tilted.py-Tilted-two.json" in done.stderr
+    assert "audit-tilted.py-Tilted-two.xyz.json" in done.stderr
     assert max(len(line) for line in done.stdout.splitlines()) <= 120
     # Names come from the file, and are shown as they are.
     assert "\x1b" not in done.stdout
@@ -79,7 +76,8 @@ def test_a_report_on_stdout_and_in_files(folder: Path) -> None:
 
     again = run(folder, "audit", "tilted.py:Tilted", "two.xyz", *FAST)
     assert again.returncode == 0
-    assert "resumed structures 2" in again.stdout
+    assert "resumed structures 2" in " ".join(again.stdout.split())
+    assert "equiv_probe: resumed 2 of 2 structures" in again.stderr
     other = run(folder, "audit", "tilted.py:Tilted", "two.xyz", *FAST, "--seed", "1")
     assert other.returncode == 2
     assert "another question" in " ".join(other.stderr.split())
@@ -209,6 +207,7 @@ def test_reference_values_and_slices(folder: Path) -> None:
     assert "share of the loss" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_shows_one_model_at_round_off_and_one_broken(tmp_path: Path) -> None:
     """The share that the project's README states, 20.8 %: the weights and the rotations are fixed, so within 2 %."""
     pytest.importorskip("chgnet", reason="CHGNet is not installed")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from equiv_probe.results.report import Report
 from equiv_probe_ase.dynamics.interruption import BrokenOffError
 from equiv_probe_ase.dynamics.molecular_dynamics import molecular_dynamics
 
+from ... import warm_processes
 from .monitored import TILT, Breaks, LinearField
 from .test_monitor_log import rows_of
 from .test_monitor_md import FIELD, equiv_probe, folder  # noqa: F401 - a fixture
@@ -103,6 +103,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_run(
     assert sorted(path.name for path in folder.iterdir()) == ["methanol.xyz", "taken.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run.json", "run.html"])
 def test_the_report_may_be_named_instead_of_the_log(
     folder: Path,  # noqa: F811
@@ -114,24 +115,15 @@ def test_the_report_may_be_named_instead_of_the_log(
     assert "forces" in Path(name).read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupt_from_the_keyboard_writes_log_and_report(folder: Path) -> None:  # noqa: F811
     """In a process of its own, with the signal: it arrives in the middle of a calculation."""
-    # A shell that started the tests in the background has the signal ignored, and children inherit that.
-    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = f"{heeded}; from equiv_probe.cli.main import main; main()"
     run = ["md", f"{BREAKS}?at=8&how=waits", "methanol.xyz", "--every", "5", "-o", "log.csv", "-q"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", command, *run],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = warm_processes.start(warm_processes.EQUIV_PROBE, *run, cwd=folder, env=env)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if "waiting" in process.stderr.readline():
-            break
+    while time.monotonic() < deadline and process.poll() is None and "waiting" not in process.errors():
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130

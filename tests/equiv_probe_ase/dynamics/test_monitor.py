@@ -60,6 +60,7 @@ def test_the_twirl_of_every_frame_in_closed_form(planted: Any, quadratic: Quadra
         assert row["energy_torque_bound_meV_per_atom"] ** 2 == pytest.approx(3 * row["energy_L_equiv"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_error_bars_of_the_twirl_cover(planted: Any, quadratic: QuadraticEnergy) -> None:
     """Independent rotations: the twirled energy scatters about the truth by about one standard error."""
     atoms = molecule_in_motion("H2O")

@@ -38,6 +38,7 @@ def claims(scale: float, frames: int, seed: int) -> tuple[bool, SymmetryMonitor]
     return "more than the" in " ".join(monitor.report().notes), monitor
 
 
+@pytest.mark.slow
 def test_equality_in_expectation() -> None:
     _, monitor = claims(1.0, 80, 0)
     rows = monitor.log.rows
@@ -54,6 +55,7 @@ def test_conservative_forces_are_not_accused_by_chance(frames: int) -> None:
     assert not any(claims(1.0, frames, seed)[0] for seed in range(10))
 
 
+@pytest.mark.slow
 def test_forces_that_are_too_small_for_the_energy_are_found() -> None:
     """Half the force, a quarter of the bound: seen over thirty frames."""
     assert all(claims(0.5, 30, seed)[0] for seed in range(3))

@@ -11,10 +11,10 @@ from ase import Atoms, units
 from ase.calculators.lj import LennardJones
 from ase.md.verlet import VelocityVerlet
 
-from equiv_probe.rotations.plan import haar
-from equiv_probe_ase.dynamics.conservative import defect, directions, slopes
+from equiv_probe.rotations.haar import haar
 from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 from equiv_probe_ase.evaluators import evaluator_for
+from equiv_probe_ase.evaluators.conservative import defect, directions, slopes
 from equiv_probe_ase.evaluators.engine import Engine
 from equiv_probe_ase.structures.rotation import Rotator
 
@@ -86,6 +86,7 @@ def test_a_curved_energy_is_followed_and_rest_has_no_power() -> None:
     assert np.isnan(found.power)
 
 
+@pytest.mark.slow
 def test_a_drift_of_the_total_energy_is_told_from_broken_rotation() -> None:
     """One conserves energy and not angular momentum, the other neither; the power accounts for the drift."""
     drifts = {}

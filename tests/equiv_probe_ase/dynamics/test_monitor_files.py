@@ -215,6 +215,7 @@ def test_a_thermostat_that_is_a_child_of_verlet_has_no_drift() -> None:
     assert "(Bussi: what acts beside the model's forces)" in notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resumed", [False, True])
 def test_the_worst_frames_are_shown_in_three_dimensions(tmp_path: Path, resumed: bool) -> None:
     """A page gets the geometries of the frames with the largest errors, and each atom's error on them."""

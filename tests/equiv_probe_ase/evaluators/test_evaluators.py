@@ -178,6 +178,7 @@ def assert_same(found: list[dict], expected: list[dict], tolerance: float = TOLE
             np.testing.assert_allclose(value, other[name], rtol=0, atol=tolerance * scale, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_batch_says_what_single_calls_say(case: SimpleNamespace) -> None:
     expected = [as_a_user_reads_it(case.calculator, atoms, case.properties) for atoms in case.structures]
     assert_same(case.results, expected)
@@ -285,6 +286,7 @@ def test_chgnet_without_angles_does_not_depend_on_company() -> None:
     assert abs(together - alone) > 0.01
 
 
+@pytest.mark.slow
 def test_sevennet_atomic_stresses_come_in_ase_order() -> None:
     sevenn = pytest.importorskip("sevenn.calculator", reason="SevenNet is not installed")
     calculator = sevenn.SevenNetCalculator("7net-0", device="cpu", compute_atomic_virial=True)
@@ -474,6 +476,7 @@ def test_a_loop_says_why() -> None:
     assert "asked for" in evaluator_for(EMT(), batched=False).note
 
 
+@pytest.mark.slow
 def test_choosing_imports_no_model_package() -> None:
     script = (
         "import sys; from ase.calculators.emt import EMT; from equiv_probe_ase.evaluators import evaluator_for;"

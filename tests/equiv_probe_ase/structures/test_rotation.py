@@ -13,7 +13,7 @@ import torch
 from ase.build import bulk, fcc111, molecule
 
 import equiv_probe as ep
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from ase import Atoms, constraints
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
-from equiv_probe.rotations.plan import haar
+from equiv_probe.rotations.haar import haar
 from equiv_probe_ase.structures.rotation import Rotator, rotated_constraints
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ def tiny(vx: SimpleNamespace, folder: Path) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_pose_run_resumes_and_measures(vx: SimpleNamespace, shared_data: Path, tmp_path: Path) -> None:
     """A run that was stopped ends with the weights and the log of one that was not; its shares are direct averages."""
     task, run = vx.pockets.train(tiny(vx, tmp_path / "whole"), "cube")
@@ -73,6 +74,7 @@ def small(vx: SimpleNamespace, folder: Path) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "control"])
 def test_logged_share_is_that_of_the_24_rotations(
     vx: SimpleNamespace, shared_data: Path, tmp_path: Path, kind: str
@@ -104,6 +106,7 @@ def test_logged_share_is_that_of_the_24_rotations(
         assert logged["train/share"] > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["so3", "cube"])
 def test_denoiser_resumes(vx: SimpleNamespace, shared_data: Path, tmp_path: Path, kind: str) -> None:
     """Weights, both losses and shares of a run that was stopped, to the last bit; the log is on disk."""
@@ -144,6 +147,7 @@ def test_noise_averages_out_of_the_covariance(vx: SimpleNamespace) -> None:
     assert biased.equiv.value == pytest.approx(expected + noise**2 * 23 / 24, rel=0.02)
 
 
+@pytest.mark.slow
 def test_any_rotation_at_the_source(vx: SimpleNamespace) -> None:
     """A field of angular degree 1 in the grid's frame averages to nothing: it is all variance; a round one has none."""
     size = 16
@@ -176,6 +180,7 @@ class NoReading(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["denoise", "pockets"])
 def test_steps_do_not_wait_for_the_device(vx: SimpleNamespace, shared_data: Path, tmp_path: Path, study: str) -> None:
     """Batches, noise, poses, densities, losses and their gradients, in every kind of run."""

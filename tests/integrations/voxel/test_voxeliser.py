@@ -81,6 +81,7 @@ def test_weights_are_channels(vx: SimpleNamespace) -> None:
         vx.voxeliser.Voxeliser(3, 8, 0.7, cutoff=3.0)(**{**given, "channel": weights})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cutoff", [None, 2.5])
 def test_density_is_differentiable(vx: SimpleNamespace, cutoff: float | None) -> None:
     """First and second derivatives in positions and radii, against finite differences."""

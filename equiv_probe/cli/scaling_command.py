@@ -1,0 +1,179 @@
+"""The command ``equiv-probe scaling``: laws of tables of runs, and the gap between two models."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from equiv_probe.scaling.allocation import Allocation
+    from equiv_probe.scaling.law import Fit
+    from equiv_probe.scaling.results import Result
+    from equiv_probe.scaling.table import Table
+
+Files = Annotated[
+    list[Path], typer.Argument(help="Tables (CSV), reports of runs (JSON), metrics.csv, or TensorBoard's files.")
+]
+
+
+def scaling_command(
+    files: Files,
+    *,
+    x: Annotated[
+        str, typer.Option(help="Columns of the sizes; with --gap, what is spent.", show_default="N,D; seconds")
+    ] = "",
+    loss: Annotated[str, typer.Option(help="The column of the loss.")] = "L_total",
+    by: Annotated[str, typer.Option(help="A column of models, each fitted on its own.")] = "",
+    where: Annotated[list[str] | None, typer.Option(help="Only rows with column=value; repeatable.")] = None,
+    floor: Annotated[float | None, typer.Option(help="E, where it is known: 0 for labels without noise.")] = None,
+    bootstrap: Annotated[str, typer.Option(help="What is drawn anew: residuals, wild or runs.")] = "residuals",
+    groups: Annotated[str, typer.Option(help="Columns whose equal rows are drawn together, such as seed.")] = "",
+    every_row: Annotated[bool, typer.Option("--every-row", help="Fit all rows, not the last of each run.")] = False,
+    compute: Annotated[str, typer.Option(help="Budgets at which the best sizes are sought: 1e12,1e13.")] = "",
+    cost: Annotated[str, typer.Option(help="k of C = k N D, or a column of measured costs: seconds.")] = "6",
+    data: Annotated[str, typer.Option(help="Two models, A,B: how much more data A needs; with --by.")] = "",
+    is_gap: Annotated[
+        bool, typer.Option("--gap", help="Compare models with the first: files, or --by a column.")
+    ] = False,
+    names: Annotated[str, typer.Option(help="Of the models.", show_default="the files', or the column's")] = "",
+    smooth: Annotated[str, typer.Option(help="Of curves: minimum, median or none.")] = "minimum",
+    resamples: Annotated[int, typer.Option(help="For the intervals.")] = 1000,
+    unit: Annotated[str, typer.Option(help="Of the loss, for figures.")] = "",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help=".json, .html, .png, .svg or .pdf.")] = None,
+) -> None:
+    """Fit scaling laws to runs, or find where one model's loss falls below another's."""
+    from rich.console import Console
+
+    from equiv_probe.scaling.data_efficiency import data_efficiency
+    from equiv_probe.scaling.fitting import fit
+    from equiv_probe.scaling.gap import gap
+    from equiv_probe.scaling.logs import joined, read_table
+
+    tables = [_chosen(read_table(path), where or []) for path in files]
+    results: dict[str, Result] = {}
+    if is_gap:
+        sides = _sides(tables, files, by, _split(names))
+        first, *others = sides
+        for other in others:
+            pair = (first, other)
+            found = gap(
+                sides[first],
+                sides[other],
+                x or "seconds",
+                loss,
+                names=pair,
+                smooth=cast("Any", smooth),
+                resamples=resamples,
+                unit=unit,
+            )
+            results[" and ".join(pair)] = found
+    else:
+        table = joined(tables) if len(tables) > 1 else tables[0]
+        sizes = _split(x) or ["D"] if data else _split(x) or ["N", "D"]
+        if "step" in table and not every_row:
+            table = table.final([*table.runs, *(name for name in sizes if table.name_of(name) not in table.runs)])
+        options: dict[str, Any] = {
+            "floor": floor,
+            "bootstrap": bootstrap,
+            "groups": tuple(_split(groups)),
+            "resamples": resamples,
+            "unit": unit,
+        }
+        if data:
+            pair = _two(_split(data), "--data")
+            results[" and ".join(pair)] = data_efficiency(
+                table, *pair, by=by or "model", x=sizes[0], loss=loss, **options
+            )
+        else:
+            models = {str(key[0]): rows for key, rows in table.by(by).items()} if by else {"": table}
+            for name, rows in models.items():
+                law = fit(rows, sizes, loss, name=name, **options)
+                results[name or table.source or "runs"] = law
+                if compute:
+                    results[f"{name}: best sizes".removeprefix(": ")] = _best(law, rows, compute, cost)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    for result in results.values():
+        console.print(result)
+    if output is not None:
+        from equiv_probe.scaling.results import save
+
+        _require_another(output, files)
+        save(output, results)
+        print(f"Saved to {output}", file=sys.stderr)
+
+
+def _best(law: Fit, runs: Table, compute: str, cost: str) -> Allocation:
+    from equiv_probe.scaling.allocation import allocate
+    from equiv_probe.scaling.cost import Cost, measured_cost
+
+    budgets = [_number(one, "--compute") for one in _split(compute)]
+    measured = measured_cost(runs, cost, law.x) if cost in runs else Cost(_number(cost, "--cost"))
+    return allocate(law, budgets, measured)
+
+
+def _sides(tables: list[Table], files: list[Path], by: str, names: list[str]) -> dict[str, Table]:
+    """Models' rows by their names; the first is what the others are compared with."""
+    from equiv_probe.scaling.logs import joined
+
+    if by:
+        there = joined(tables) if len(tables) > 1 else tables[0]
+        sides = {str(key[0]): rows for key, rows in there.by(by).items()}
+        for name in names:
+            if name not in sides:
+                raise EquivProbeError(f"{by} = {', '.join(sides)}", name, f"--names {','.join(list(sides)[:2])}")
+        sides = {name: sides[name] for name in names or sides}
+    else:
+        stems = [path.stem for path in files]
+        known = names or (stems if len(set(stems)) == len(stems) else [str(path) for path in files])
+        if len(known) != len(tables):
+            raise EquivProbeError(f"--names {','.join(known)}", f"a name for each of {len(tables)} files")
+        sides = dict(zip(known, tables, strict=True))
+    if len(sides) < 2:
+        count = len(tables)
+        raise EquivProbeError(
+            f"{', '.join(sides)} in {count} file{'s' * (count != 1)}",
+            "two models or more",
+            "--gap A.csv B.csv, or --by model",
+        )
+    return sides
+
+
+def _two(names: list[str], option: str) -> tuple[str, str]:
+    if len(names) != 2:
+        raise EquivProbeError(f"{option} with {len(names)} models: {', '.join(names)}", "two", "--names A,B")
+    return names[0], names[1]
+
+
+def _chosen(table: Table, conditions: list[str]) -> Table:
+    for condition in conditions:
+        name, equals, value = condition.partition("=")
+        if not equals:
+            raise EquivProbeError(f"--where {condition}", "column=value", "--where stage=val")
+        wanted: float | str = value if table[name].dtype.kind == "O" else _number(value, f"--where {name}")
+        there = table[name]
+        table = table.where(**{name: wanted})
+        if not len(table):
+            known = ", ".join(dict.fromkeys(str(one) for one in there[:1000]))
+            raise EquivProbeError(f"no rows with {condition}", f"a value of {name}: {known}")
+    return table
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise EquivProbeError(f"{option} {text}", "a number, or a column of the table") from error
+
+
+def _require_another(output: Path, files: list[Path]) -> None:
+    if output.exists() and any(path.exists() and path.samefile(output) for path in files):
+        raise EquivProbeError(f"-o {output}, one of the tables", "a file of its own")

@@ -1,0 +1,179 @@
+"""Controls: what a number must have passed before it is believed. Pure functions from measured numbers to verdicts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from equiv_probe.estimation.verdict import AMPLIFIED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from equiv_probe.estimation.verdict import Rounding
+
+SEES_ROTATION = "sees the rotation"
+FLOOR_EXPLAINED = "the precision explains the floor"
+TRANSLATION = "does not depend on where the structure is"
+BATCH = "does not depend on its batch"
+FEW = 10.0
+"""Structures or rotations that a number should rest on: with less, 95 % intervals cover 88 % and less."""
+MOVES = 30.0
+"""Times rounding that a translation may change: one difference beside a floor from few others."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control of a measurement, passed, failed, or not run.
+
+    Args:
+        name: which one, such as ``"sees the rotation"``; the same for every measurement.
+        passed: None where it was not run or could not decide; the sentence says why.
+        sentence: what was found, for a reader who knows nothing of the control.
+        value: what was measured, NaN where there is no single number.
+        limit: what ``value`` was compared with.
+    """
+
+    name: str
+    passed: bool | None
+    sentence: str
+    value: float = math.nan
+    limit: float = math.nan
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was run and not passed."""
+        return self.passed is False
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def failures_of(controls: Iterable[Control]) -> list[str]:
+    """Sentences of the controls that failed: they come before any number."""
+    return [control.sentence for control in controls if control.failed]
+
+
+def sees_rotation(outputs: Sequence[str], stuck: Sequence[str], tested: int, *, where: str = "structures") -> Control:
+    """Whether what was measured depends on what was rotated.
+
+    Outputs that are the same to the last bit at all rotated inputs may be rounded, or may never have seen them. Inputs
+    that are deformed, which no rotation does, tell which.
+
+    Args:
+        outputs: that are the same to the last bit at rotated and at deformed inputs.
+        stuck: names of the structures where that is so.
+        tested: how many structures were deformed.
+        where: what the structures are called.
+    """
+    if not tested:
+        return Control(SEES_ROTATION, None, "no structure could be deformed: nothing shows that the model looks at it")
+    if not stuck:
+        return Control(SEES_ROTATION, True, "outputs change where the inputs do", 0.0, 0.0)
+    of = f"{len(stuck)} of {tested} {where} ({_some(stuck)})" if tested > 1 else f"{_some(stuck)}"
+    return Control(
+        SEES_ROTATION,
+        False,
+        f"{_some(outputs)}: these outputs do not depend on the rotated inputs (the same to the last bit when atoms are "
+        f"rotated and when they are displaced, on {of}): a cache, or coordinates that come in elsewhere",
+        float(len(stuck)),
+        0.0,
+    )
+
+
+def floor_explained(output: str, floor: float, rounding: Rounding, unit: str) -> Control:
+    """Whether a floor is rounding as the precision makes it; one that is not excuses no error.
+
+    Args:
+        output: name.
+        floor: root mean square at inputs that differ by rounding alone, in ``unit``.
+        rounding: what it is judged by.
+        unit: of the output.
+    """
+    amplification = rounding.amplification(floor)
+    if math.isnan(amplification):
+        return Control(FLOOR_EXPLAINED, None, f"{output}: nothing to judge the floor of rounding by")
+    found = (
+        f"{output}: inputs that differ by rounding alone change it by {floor:.2g} {unit}, {amplification:.2g} times "
+        "what the precision explains"
+    )
+    return Control(FLOOR_EXPLAINED, rounding.explains(floor), found, amplification, AMPLIFIED)
+
+
+def does_not_move(output: str, difference: float, rounding: float, unit: str, moved: str) -> Control:
+    """Whether an output is the same where the structure was only moved.
+
+    Args:
+        output: name.
+        difference: root mean square change of the output, in ``unit``.
+        rounding: what rounding or chance makes of such a difference.
+        unit: of the output.
+        moved: how, for the sentence.
+    """
+    if math.isnan(difference):
+        return Control(TRANSLATION, None, f"{output}: not moved")
+    limit = MOVES * rounding
+    if difference <= limit:
+        return Control(TRANSLATION, True, f"{output}: the same where structures are {moved}", difference, limit)
+    return Control(
+        TRANSLATION,
+        False,
+        f"{output}: off by {difference:.2g} {unit} where structures are only {moved}: the model depends on where a "
+        "structure is, which shows as a rotation error too",
+        difference,
+        limit,
+    )
+
+
+def batch_agrees(output: str, structure: str, difference: float, limit: float, unit: str) -> Control:
+    """Whether a structure's output is the same alone and beside other structures in one batch.
+
+    Args:
+        output: name of one that is not; empty if all are.
+        structure: on which.
+        difference: root mean square, in ``unit``.
+        limit: what another order of sums explains.
+        unit: of the output.
+    """
+    if difference <= limit:
+        return Control(BATCH, True, "structures get alone what they get in a batch", difference, limit)
+    return Control(
+        BATCH,
+        False,
+        f"{output} of {structure} differs by {difference:.2g} {unit} between a call of its own and a batch with other "
+        "structures: the output depends on its neighbours in the batch (padding, batch normalisation in training mode, "
+        "pooling over the batch); every structure was evaluated alone",
+        difference,
+        limit,
+    )
+
+
+def batch_not_asked() -> Control:
+    """The control of batches, where the structures that it takes could not be evaluated."""
+    return Control(BATCH, None, "the structures that were to be compared alone and in a batch could not be evaluated")
+
+
+def many_carry(output: str, effective: float, count: int, what: str, largest: str = "") -> Control:
+    """Whether enough structures, or rotations, carry a number for its interval to be honest.
+
+    Args:
+        output: name.
+        effective: how many equal ones they are worth (:func:`equiv_probe.estimation.few.effective_number`).
+        count: how many there are.
+        what: ``"structures"`` or ``"rotations"``.
+        largest: more about those that carry it.
+    """
+    name = f"many {what} carry the number"
+    if count < FEW:
+        return Control(name, None, f"{output}: too few {what} to tell", effective, FEW)
+    enough = effective >= min(FEW, count / 3)
+    found = f"{output}: {count} {what} are worth {effective:.1f} equal ones"
+    if enough:
+        return Control(name, True, found, effective, FEW)
+    few = f"{found}: a few {what} carry this number{largest}, and its 95 % interval covers less often than it says"
+    return Control(name, False, few, effective, FEW)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

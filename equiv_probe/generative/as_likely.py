@@ -1,0 +1,71 @@
+"""Are rotations that a sampler draws as likely once they are taken along with a rotation of its noise?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from scipy import stats
+
+from equiv_probe.estimation.spectrum import character
+from equiv_probe.rotations.haar import angles, haar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from equiv_probe.generative.drawn_rotations import Way
+
+NOT_AS_LIKELY = 1e-3
+"""Drawn rotations with a p-value below this are not taken along: in another frame they are not as likely."""
+
+
+def chance_of_law(matrices: Tensor, way: Way) -> float:
+    """p-value of the hypothesis that rotations which go along in a way are as likely as before.
+
+    For ``g R`` and ``R g⁻¹`` that is Haar; for ``g R g⁻¹`` an axis in all directions alike is enough, at any angle.
+
+    Args:
+        matrices: independent ones, ``(K, 3, 3)``; signs are dropped.
+        way: how they go along.
+    """
+    proper = matrices * torch.linalg.det(matrices).sign()[:, None, None]
+    return 1.0 if way == "same" else _isotropy(proper) if way == "conjugate" else _uniformity(proper)
+
+
+def _uniformity(proper: Tensor) -> float:
+    """The Sobolev statistic ``V_l = (2l+1)/K Σ_{k,k'} χ_l(g_k⁻¹ g_k')``: if Haar, χ² of ``(2l+1)²`` degrees of freedom.
+
+    Of degrees 1 and 2 the smaller p-value, times two: every recipe in use that is not Haar shows at one of them.
+    Source: Giné, Ann. Statist. 3 (1975) 1243.
+    """
+    angle = angles(proper[:, None].mT @ proper[None])
+    found = []
+    for degree in (1, 2):
+        value = (2 * degree + 1) / len(proper) * float(character(angle, degree).sum())
+        found.append(float(stats.chi2.sf(value, (2 * degree + 1) ** 2)))
+    return min(1.0, 2 * min(found))
+
+
+def _isotropy(proper: Tensor, copies: int = 200) -> float:
+    """Whether axes prefer no direction: the means of R and of R ⊗ R, beside those of ``h_k R_k h_k⁻¹`` with random h.
+
+    Squared distances from the mean over random ``h``, which keep every angle; their upper tail by a gamma law of the
+    same mean and variance.
+    """
+    generator = torch.Generator().manual_seed(0)
+    means = [_powers(proper)]
+    for _ in range(copies):
+        h = haar(len(proper), generator)
+        means.append(_powers(h @ proper @ h.mT))
+    stacked = torch.stack(means)
+    squares = (stacked - stacked[1:].mean(0)).square().sum(1)
+    mean, variance = float(squares[1:].mean()), float(squares[1:].var())
+    if variance <= 0:
+        return 1.0
+    return float(stats.gamma.sf(float(squares[0]), mean**2 / variance, scale=variance / mean))
+
+
+def _powers(rotations: Tensor) -> Tensor:
+    """Means of R and of R ⊗ R, ``(90,)``."""
+    second = torch.einsum("kab,kcd->abcd", rotations, rotations) / len(rotations)
+    return torch.cat([rotations.mean(0).flatten(), second.flatten()])

@@ -1,0 +1,143 @@
+"""The answer of an audit of a sampler, and its tables."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.report.document import PAGE, TERMINAL, WHOLE, Column, Headline, Table, Verdict
+from equiv_probe.report.formatting import number
+from equiv_probe.results.verdict_words import beside_floor, percent, severity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from equiv_probe.generative.end_points import EndPoints
+    from equiv_probe.report.document import Cell
+
+WORST = 12
+"""Rows of the table of samples."""
+DRAWS = 50
+"""Rows of the table of draws."""
+ANSWERS = {
+    "broken": "Yes: where the noise rotates, the samples do not rotate with it.",
+    "above round-off": "Slightly: samples rotate with their noise up to a little more than rounding.",
+    "path only": "Not in distribution, as far as the samples tell: paths do not rotate with their noise.",
+    "round-off": "No: samples rotate with their noise, down to rounding.",
+    "non-deterministic": "It cannot be told: the same noise, run again, varies as much.",
+}
+
+
+def headline(one: EndPoints) -> Headline:
+    """The answer for one output."""
+    beside = beside_floor(one.rms, one.floor, one.nondeterminism, one.unit)
+    if one.scale > 0:
+        beside.append(
+            f"{percent(one.rms / one.scale)} of how far {one.name} of other noise lie apart, "
+            f"{number(one.scale)} {one.unit}."
+        )
+    if one.law:
+        swapped = f", {one.law['swapped']} runs swapped" if one.law["by_run"] else ""
+        beside.append(f"In distribution: p = {number(one.law['p_value'])} of {one.law['samples']} samples{swapped}.")
+    if math.isfinite(one.spread):
+        beside.append(f"About the mean over all frames they scatter by {number(one.spread)} {one.unit}.")
+    return Headline(
+        ANSWERS.get(one.verdict, "It was measured, with no floor to compare it with."),
+        one.rms,
+        one.unit,
+        one.rms_interval,
+        f"How far the {one.name} of rotated noise, rotated back, lie from those of the noise as it was: root "
+        "mean square over atoms, rotations and samples.",
+        beside,
+        severity(one.verdict),
+        one.name,
+    )
+
+
+def end_points_table(measured: Sequence[EndPoints]) -> Table:
+    """The deviation of every output beside its floor and beside other noise, with the verdict."""
+    columns = [
+        Column("output", kind="text"),
+        Column("deviation"),
+        Column("95 % interval"),
+        Column("unit", kind="text"),
+        Column("spread"),
+        Column("other noise"),
+        Column("floor"),
+        Column("in one rotation, max"),
+        Column("verdict", kind="text"),
+    ]
+    rows: list[list[Cell]] = []
+    for one in measured:
+        judged = Verdict(one.verdict, severity(one.verdict), one.sentence)
+        numbers = [one.spread, one.scale, one.highest_floor, one.over_rotations["max"]]
+        rows.append([one.name, one.rms, one.rms_interval, one.unit, *numbers, judged])
+    title = "End points of rotated noise, rotated back (root mean square over atoms)"
+    caption = (
+        "End points of rotated noise, rotated back: root mean square over atoms, rotations and samples. Other noise: "
+        "how far its end points lie apart."
+    )
+    return Table(title, columns, rows, caption)
+
+
+def spread_table(measured: Sequence[EndPoints]) -> Table:
+    """Quantiles over samples, and over single rotations of samples."""
+    quantiles = [Column("median"), Column("95 %"), Column("max")]
+    last = Column("unit", kind="text")
+    columns = [Column("output", kind="text"), *quantiles, Column("worst sample"), *quantiles, last]
+    rows: list[list[Cell]] = []
+    for one in measured:
+        left, right = (
+            [where[key] for key in ("q50", "q95", "max")] for where in (one.over_samples, one.over_rotations)
+        )
+        rows.append([one.name, *left, _count(one.over_samples.get("worst", math.nan)), *right, one.unit])
+    title = "Spread: over samples (left), over single rotations and samples (right)"
+    return Table(title, columns, rows, on=TERMINAL)
+
+
+def worst_samples(one: EndPoints) -> Table:
+    """The samples that deviate most."""
+    columns = [
+        Column("sample", kind="text"),
+        *map(Column, ("deviation", "in one rotation, max", "floor", "run again")),
+    ]
+    ranked = sorted(one.by_sample, key=lambda entry: -_known(entry["rms"]))[:WORST]
+    rows: list[list[Cell]] = [
+        [_count(entry["sample"]), *(entry[key] for key in ("rms", "max", "floor", "nondeterminism"))]
+        for entry in ranked
+    ]
+    caption = f"The samples that deviate most in {one.name}, in the unit of the output; samples are counted from 0."
+    return Table("The samples that deviate most", columns, rows, caption, on=PAGE)
+
+
+def draws_table(draws: Sequence[Mapping[str, Any]]) -> Table:
+    """Noise beside the initial one, and whether it rotated."""
+    columns = [
+        Column("call", kind="text"),
+        Column("shape"),
+        Column("times in a run"),
+        Column("rotated"),
+        Column("where", kind="text"),
+    ]
+    rows: list[list[Cell]] = [
+        [
+            entry["call"],
+            " × ".join(map(str, entry["shape"])),
+            entry["times"],
+            "yes" if entry["turned"] else "no",
+            entry["where"],
+        ]
+        for entry in draws[:DRAWS]
+    ]
+    caption = (
+        "Noise beside the initial one. What rotated, rotated with the frame; what did not was the same in every frame."
+    )
+    return Table("Drawn on the way", columns, rows, caption, max(0, len(draws) - DRAWS), on=WHOLE)
+
+
+def _count(value: float) -> int | float:
+    return int(value) if math.isfinite(value) else value
+
+
+def _known(value: float) -> float:
+    return value if math.isfinite(value) else -math.inf

@@ -1,0 +1,116 @@
+"""The gradients of ``L_mean`` and ``L_equiv`` as measured: norms, their ratio, and their angle, by parameter group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.landscape.gradient_sums import GradientSums
+from equiv_probe.landscape.parameter_groups import ALL
+from equiv_probe.results.gradient_numbers import GradientNumbers
+from equiv_probe.results.gradient_record import GradientRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+    from equiv_probe.estimation.estimates import Estimate
+    from equiv_probe.report.document import Document
+
+_STORED = ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine", "squared_mean", "squared_equiv", "inner")
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """``∇L_total``, ``∇L_mean`` and ``∇L_equiv`` by group of parameters; ``+`` merges measurements.
+
+    Attributes:
+        groups: sums by group; ``"all"`` is of all parameters.
+        over: what the blocks are of: ``"rotations"`` or ``"structures"``.
+        sizes: how many numbers the parameters of each group are.
+    """
+
+    groups: Mapping[str, GradientSums]
+    over: str = "rotations"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, group: str) -> GradientSums:
+        return self.groups[group]
+
+    def __add__(self, other: Gradients) -> Gradients:
+        if self.groups.keys() != other.groups.keys() or self.over != other.over:
+            raise EquivProbeError(
+                f"gradients of {sorted(other.groups)} over {other.over}", f"{sorted(self.groups)} over {self.over}"
+            )
+        merged = {name: one + other.groups[name] for name, one in self.groups.items()}
+        return Gradients(merged, self.over, self.sizes)
+
+    def to(self, device: torch.device | str) -> Gradients:
+        """On another device."""
+        moved = {name: GradientSums(one.sums.to(device)) for name, one in self.groups.items()}
+        return Gradients(moved, self.over, self.sizes)
+
+    def finite(self) -> Gradients:
+        """Without what is not finite: it counts nothing."""
+        return Gradients({name: one.finite() for name, one in self.groups.items()}, self.over, self.sizes)
+
+    @property
+    def norm_total(self) -> Estimate:
+        """``‖∇L_total‖`` over all parameters."""
+        return self[ALL].norm_total
+
+    @property
+    def norm_mean(self) -> Estimate:
+        """``‖∇L_mean‖`` over all parameters."""
+        return self[ALL].norm_mean
+
+    @property
+    def norm_equiv(self) -> Estimate:
+        """``‖∇L_equiv‖`` over all parameters."""
+        return self[ALL].norm_equiv
+
+    @property
+    def ratio(self) -> Estimate:
+        """``‖∇L_equiv‖ / ‖∇L_mean‖`` over all parameters."""
+        return self[ALL].ratio
+
+    @property
+    def cosine(self) -> Estimate:
+        """Of the angle between ``∇L_mean`` and ``∇L_equiv``, over all parameters."""
+        return self[ALL].cosine
+
+    def record(self) -> GradientRecord:
+        """The numbers alone, to store and to show; waits for the device."""
+        groups = {
+            name: GradientNumbers.of(
+                self.sizes.get(name), int(one.sums.count), {key: getattr(one, key) for key in _STORED}
+            )
+            for name, one in self.groups.items()
+        }
+        return GradientRecord(self.over, groups)
+
+    def document(self) -> Document:
+        """What it says."""
+        return self.record().document()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers by group, each with ``_stderr`` and ``_interval``, and the squares before the root."""
+        return self.record().to_dict()
+
+    def save(self, path: str | Path) -> None:
+        """Write the numbers as ``.json``, ``.html``, ``.csv`` or ``.parquet``; :func:`equiv_probe.load` reads JSON."""
+        self.record().save(path)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows."""
+        return self.record()._repr_html_()
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        """The numbers in a terminal."""
+        yield self.record()
+
+    def __str__(self) -> str:
+        return str(self.record())

@@ -1,0 +1,78 @@
+"""Parameters of modules by name, and the groups that gradients are measured by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ALL = "all"
+"""The group of all parameters."""
+Groups = Callable[[str], str | None] | torch.optim.Optimizer | Iterable[Mapping[str, Any]] | None
+"""What sorts parameters into groups: their names, an optimizer, or its ``param_groups``; None: their modules."""
+
+
+def grouped(parameters: Mapping[str, Tensor], groups: Groups = None) -> dict[str, list[int]]:
+    """Places of the parameters of each group, those of ``"all"`` first.
+
+    Args:
+        parameters: by name.
+        groups: as for :func:`equiv_probe.gradients`.
+
+    Raises:
+        EquivProbeError: there is no parameter.
+
+    >>> grouped({"net.a.weight": torch.ones(1), "net.a.bias": torch.ones(1), "net.b.weight": torch.ones(1)})
+    {'all': [0, 1, 2], 'a': [0, 1], 'b': [2]}
+    """
+    if not parameters:
+        raise EquivProbeError("no parameter that requires a gradient", "at least one", "parameter.requires_grad_()")
+    label = _labels(parameters, groups)
+    found: dict[str, list[int]] = {ALL: []}
+    for k, name in enumerate(parameters):
+        group = label(name)
+        if group is not None:
+            found[ALL].append(k)
+            if group != ALL:
+                found.setdefault(group, []).append(k)
+    if not found[ALL]:
+        raise EquivProbeError(f"groups that hold none of {list(parameters)}", "at least one parameter", "groups=None")
+    return found
+
+
+def _labels(parameters: Mapping[str, Tensor], groups: Groups) -> Callable[[str], str | None]:
+    if groups is None:
+        paths = {name: name.split(".") for name in parameters}
+        depth = 0
+        # What all are in is no group: `net.` of a wrapper.
+        while all(len(path) > depth + 2 for path in paths.values()) and len({p[depth] for p in paths.values()}) == 1:
+            depth += 1
+        return lambda name: paths[name][depth]
+    if isinstance(groups, torch.optim.Optimizer):
+        groups = groups.param_groups
+    if callable(groups):
+        return groups
+    owner = {
+        id(parameter): str(group.get("name", f"group {k}"))
+        for k, group in enumerate(groups)
+        for parameter in group["params"]
+    }
+    return lambda name: owner.get(id(parameters[name]))
+
+
+def parameters_of(modules: Iterable[torch.nn.Module]) -> dict[str, Tensor]:
+    """The parameters of modules by name, each once; of two of one name, the later is told apart by its place."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for k, module in enumerate(modules):
+        for name, value in module.named_parameters():
+            if id(value) not in seen:
+                seen.add(id(value))
+                found[name if name not in found else f"{k}.{name}"] = value
+    return found

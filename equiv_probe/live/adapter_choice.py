@@ -1,0 +1,30 @@
+"""Which adapter a call needs: the plugins are asked, one after another."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.live import plugins
+from equiv_probe.live.adapters import CallAdapter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from equiv_probe.live.adapters import Adapter
+
+
+def adapter_for(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:
+    """The adapter of the plugin that knows a call's batch, or that of plain tensors, tuples and dicts."""
+    for read in _readers():
+        adapter = read(module, args, kwargs)
+        if adapter is not None:
+            return adapter
+    return CallAdapter(module)
+
+
+@cache
+def _readers() -> list[Callable[[Any, tuple[Any, ...], dict[str, Any]], Adapter | None]]:
+    return [plugin.adapter for plugin in plugins.installed()[0] if plugin.adapter is not None]

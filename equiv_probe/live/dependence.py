@@ -1,0 +1,165 @@
+"""What the outputs of a call depend on: on what is rotated, on other structures of the batch, on chance.
+
+Each is found out by a few passes over one call, which wait for the device: once, before numbers are believed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from equiv_probe.live.capture import wide
+from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.rotations.haar import haar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from equiv_probe.live.capture import Call
+    from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.schema.structures import Structures
+
+NUDGE = 0.1
+"""Displacement of every coordinate, relative to the spread of all."""
+ROUNDING = 2e3
+"""Spacings of numbers, relative to the largest output, that the values of other structures may change by rounding."""
+
+
+def blind_outputs(live: LiveOrbit, call: Call, start: RandomState, rotations: Tensor) -> list[str]:
+    """Outputs that are the same, bit for bit, at rotated inputs and at displaced ones.
+
+    Args:
+        live: how the network is evaluated, in the mode it is in.
+        call: of the network.
+        start: the random state in which it is evaluated.
+        rotations: ``(C, [U,] 3, 3)`` that fit the inputs; of these, and of random ones where any will do.
+    """
+    structures, schema = live.structures(call.inputs), live.known_schema
+    if not any(rep.is_whole for rep in schema.inputs.values()):  # grids go by few rotations
+        rotations = haar(2, torch.Generator().manual_seed(1)).to(rotations)
+    rotated = structures.rotate(call.inputs, schema, rotations)
+    copies = [{name: value[k] for name, value in rotated.items()} for k in range(min(3, len(rotations)))]
+    with isolated(live.network, generators=[generator for generator, _ in start.own]):
+        own = _outputs(live, call, {}, start)
+        blind = [name for name, value in own.items() if value.is_floating_point() and value.numel()]
+        # Displaced last: what differs at a rotation needs no more.
+        for changed in (*copies, _displaced(live, call, structures, others=False)):
+            if not blind:
+                break
+            found = _outputs(live, call, changed, start)
+            blind = [name for name in blind if found[name].shape == own[name].shape and _equal(found[name], own[name])]
+    return blind
+
+
+def coupled_outputs(live: LiveOrbit, call: Call, start: RandomState) -> dict[str, float]:
+    """Outputs of one structure that depend on the other structures of its batch, and by how much of their size.
+
+    The others are displaced, in the mode that the network is in; in eval mode the structure is also taken alone, and
+    without the padding that the others bring.
+
+    Args:
+        live: how the network is evaluated.
+        call: of the network.
+        start: the random state in which it is evaluated.
+    """
+    structures = live.structures(call.inputs)
+    if structures.layout == "one" or structures.count < 2:
+        return {}
+    found: dict[str, float] = {}
+    with isolated(live.network, generators=[generator for generator, _ in start.own]):
+        own = _outputs(live, call, {}, start)
+        variants = [_outputs(live, call, _displaced(live, call, structures, others=True), start)]
+        if not live.network.training and structures.layout == "leading":
+            variants += _alone(live, call, structures, start)
+        for other in variants:
+            for name, value in own.items():
+                gap = _gap(value, other[name], structures, name)
+                if gap > found.get(name, 0.0):
+                    found[name] = gap
+    return found
+
+
+def drawn_outputs(live: LiveOrbit, call: Call) -> bool:
+    """Whether the network draws random numbers in eval mode: from one of the global states."""
+    with isolated(live.network):
+        live.network.eval()
+        before = RandomState.now()
+        _outputs(live, call, {}, before)
+        after = RandomState.now()
+        pairs = zip((before.cpu, *before.cuda), (after.cpu, *after.cuda), strict=False)
+        moved = any(not torch.equal(a, b) for a, b in pairs) or before.python != after.python
+        return moved or any(not np.array_equal(a, b) for a, b in zip(before.numpy, after.numpy, strict=True))
+
+
+def _outputs(live: LiveOrbit, call: Call, changed: dict[str, Tensor], start: RandomState) -> dict[str, Tensor]:
+    start.restore()
+    with torch.no_grad():
+        return live.copies.at(call, changed)
+
+
+def _displaced(live: LiveOrbit, call: Call, structures: Structures, *, others: bool) -> dict[str, Tensor]:
+    """What is rotated, displaced at random, which no rotation does; ``others``: all structures but the first."""
+    generator = torch.Generator().manual_seed(0)
+    found = {}
+    for name, rep in live.known_schema.inputs.items():
+        value = call.inputs.get(name)
+        if not (rep.event_shape and isinstance(value, torch.Tensor) and value.is_floating_point()):
+            continue
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.device)
+        finite = torch.where(value.isfinite(), value, 0.0).float()
+        noise = noise * (NUDGE * finite.std(unbiased=False).clamp_min(1e-6))
+        if others:
+            noise = noise * _other(value, structures, name).reshape(-1, *(1,) * (value.ndim - 1))
+        found[name] = value + noise.to(value)
+    return found
+
+
+def _other(value: Tensor, structures: Structures, name: str) -> Tensor:
+    """Whether each entry of the first axis belongs to another structure than the first one."""
+    owner = structures.owner(value, name) if structures.layout == "index" else None
+    first = 0 if owner is None or structures.index is None else structures.index[0]
+    return (torch.arange(len(value), device=value.device) if owner is None else owner) != first
+
+
+def _alone(live: LiveOrbit, call: Call, structures: Structures, start: RandomState) -> list[dict[str, Tensor]]:
+    """Outputs for the first structure of a dense batch alone; nothing where the network takes no such batch."""
+    count, mask = structures.count, structures.mask
+    atoms = None if mask is None else int(mask[0].reshape(len(mask[0]), -1).any(1).sum())
+
+    def cut(value: Any) -> Any:
+        if not (isinstance(value, torch.Tensor) and value.ndim and len(value) == count):
+            return value
+        value = value[:1]
+        if mask is not None and atoms is not None:
+            for axis in (1, 2):
+                if value.ndim > axis and value.shape[axis] == mask.shape[1]:
+                    value = value.narrow(axis, 0, atoms)
+        return value
+
+    inputs = {name: cut(value) for name, value in call.inputs.items()}
+    try:
+        return [_outputs(live, call, {n: v for n, v in inputs.items() if isinstance(v, torch.Tensor)}, start)]
+    except Exception:  # a batch of a size that the network was not made for: then nothing is known
+        return []
+
+
+def _gap(own: Tensor, other: Tensor, structures: Structures, name: str) -> float:
+    """How far the first structure's values are apart, relative to the largest output; zero if by rounding alone."""
+    if not (own.ndim and own.is_floating_point() and other.ndim):
+        return 0.0
+    whole = len(other) == len(own)
+    mine = ~_other(own, structures, name)
+    a, b = wide(own[mine]), wide(other[mine] if whole else other)
+    if a.ndim > 1 and a.shape[1] > b.shape[1] and a.shape[2:] == b.shape[2:]:
+        a = a[:, : b.shape[1]]  # without padding
+    if a.shape != b.shape or not a.numel():
+        return 0.0
+    scale = torch.where(own.isfinite(), own, 0.0).abs().max().clamp_min(torch.finfo(own.dtype).tiny)
+    gap = float((a - b).abs().nan_to_num().max() / wide(scale))
+    return gap if gap > ROUNDING * torch.finfo(own.dtype).eps else 0.0
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())

@@ -1,0 +1,71 @@
+"""Measuring one call of the network: without labels, or against labels that came with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.live.capture import read_outputs
+from equiv_probe.live.isolation import RandomState, isolated
+
+if TYPE_CHECKING:
+    from equiv_probe.live.capture import Call
+    from equiv_probe.probe.parts import Parts
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A call that is to be measured once the network has put out something.
+
+    Attributes:
+        call: what went in.
+        stage: whose.
+        kind: ``"call"`` or ``"step"``, which is counted.
+        before: the random state before the call, where an augmentation rotates it.
+    """
+
+    call: Call
+    stage: str
+    kind: str
+    before: RandomState | None = None
+
+
+def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
+    """Evaluate the orbit of a call, and take in what comes of it; nothing waits for the device.
+
+    Args:
+        parts: of the probe.
+        pending: the call.
+        raw: the network's own output.
+    """
+    live, call, before = parts.live, pending.call, pending.before
+    with (
+        parts.schedules.timed(pending.kind, pending.stage),
+        isolated(live.network),
+        torch.inference_mode(False),
+        torch.no_grad(),
+    ):
+        rotated = None if before is None else parts.plans.rotated_by(parts.model, live)
+        if rotated is None:
+            live.network.eval()
+        plan = parts.plans.fitted(live, call, raw, pending.stage)
+        if plan.design != "haar":  # only of Haar rotations are the augmentation's a sample
+            rotated = None
+            live.network.eval()
+        parts.checks.of_call(live, call, RandomState.now(), plan)
+        if pending.kind == "call":
+            parts.checks.of_chance(live, call)
+        count = live.structures(call.inputs).count
+        if parts.checks.rotates_alike(live) and rotated is None:
+            rotations = parts.plans.source.draw(plan, call.inputs, None)[:, :, None].expand(-1, -1, count, -1, -1)
+        else:
+            rotations = parts.plans.source.draw(plan, call.inputs, count, rotated)
+        known = None
+        if rotated is not None and before is not None:
+            # The user's own output is that of the first rotation; the second in the same mode, with its dropout.
+            known = {name: v.detach()[None] for name, v in read_outputs(raw, live.known_schema).items()}
+            before.restore()
+        measured = live.measure(call, raw, plan, rotations, evaluate=parts.evaluate, known=known)
+        parts.so_far.add_call(pending.stage, live, call, measured)

@@ -1,0 +1,226 @@
+"""Controls of a probe: what its numbers must have passed before they are believed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.estimation.controls import Control
+from equiv_probe.estimation.losses import LOSSES
+from equiv_probe.live.capture import wide
+from equiv_probe.live.dependence import blind_outputs, coupled_outputs, drawn_outputs
+from equiv_probe.live.isolation import isolated
+from equiv_probe.live.network_search import inside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from equiv_probe.estimation.running import Running, RunningEstimates
+    from equiv_probe.live.capture import Call
+    from equiv_probe.live.isolation import RandomState
+    from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.probe.recorded import RecordedStep
+    from equiv_probe.probe.replay import Replay
+    from equiv_probe.rotations.plan import RotationPlan
+
+SEES_ROTATION = "sees the rotation"
+ALONE = "does not depend on the batch"
+REPRODUCED = "replay reproduces the step"
+NONLINEAR = "the loss is more than an output"
+CHANCE = "is not drawn at random"
+NOT_NEGATIVE = "L_equiv is not negative"
+SIGNIFICANT = 4.0
+"""Standard errors below zero from which an ``L_equiv`` is negative."""
+NEGLIGIBLE = 1e-4
+"""Of ``L_total``: a negative ``L_equiv`` of less is rounding."""
+
+
+class Checks:
+    """Controls that were run so far, each once for every mode of the network, at the first measurement in it."""
+
+    def __init__(self) -> None:
+        self.found: list[Control] = []
+        self._looked: set[tuple[str, bool]] = set()
+        self._coupled: dict[bool, bool] = {}
+        self._bent: dict[tuple[str, str], Tensor] = {}
+
+    def rotates_alike(self, live: LiveOrbit) -> bool:
+        """Whether all structures of a batch must be rotated alike, since their outputs depend on each other."""
+        return self._coupled.get(live.network.training, False)
+
+    def of_call(self, live: LiveOrbit, call: Call, start: RandomState, plan: RotationPlan) -> None:
+        """Whether a call's outputs depend on what is rotated, and not on each other; waits for the device, once.
+
+        Args:
+            live: how the network is evaluated, in the mode it is in.
+            call: of the network.
+            start: the random state before it.
+            plan: whose rotations fit the inputs.
+        """
+        training = live.network.training
+        device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
+        if device.type == "meta" or not self._first("call", training):
+            return
+        rotations = plan.rotations(plan.generator()).flatten(0, 1)[1:4].to(device)
+        blind = blind_outputs(live, call, start, rotations)
+        coupled = coupled_outputs(live, call, start)
+        mode = "train mode" if training else "eval mode"
+        if blind:
+            self._add(
+                SEES_ROTATION,
+                f"{', '.join(blind)}: these outputs do not depend on the rotated inputs (the same bit for bit when "
+                f"these are rotated and when they are displaced, in {mode}): a cache, or coordinates that come in "
+                "elsewhere. Their L_equiv says nothing.",
+            )
+        if coupled:
+            self._coupled[training] = True
+            if not training:
+                live.copies.stacks = False
+            self._add(
+                ALONE,
+                f"{', '.join(coupled)}: the outputs for one structure depend on the other structures of its batch (by "
+                f"{max(coupled.values()):.2g} of their size, in {mode}): statistics of the batch, padding, or pooling "
+                "over it. All structures of a batch are rotated alike, and copies are not joined.",
+                value=max(coupled.values()),
+            )
+
+    def of_chance(self, live: LiveOrbit, call: Call) -> None:
+        """Whether a call that is measured without its step draws random numbers in eval mode.
+
+        Raises:
+            EquivProbeError: it does, and puts out single numbers: a loss, of noise that it draws.
+        """
+        if not self._first("chance", live.network.training) or not drawn_outputs(live, call):
+            return
+        name = type(live.network).__name__
+        if all(not rep.event_shape for rep in live.known_schema.outputs.values()):
+            raise _loss_already(live, call, f"{name}, which draws random numbers and puts out single numbers: a loss")
+        self._add(
+            CHANCE,
+            f"{name} draws random numbers in eval mode: what its outputs differ by from call to call is counted in "
+            "L_equiv. Probe the network inside, or the step: probe.step(lambda: ...) repeats its noise.",
+        )
+
+    def of_step(self, run: RecordedStep) -> None:
+        """Whether a step's loss is what the network puts out already; waits for the device, once.
+
+        Raises:
+            EquivProbeError: it is.
+        """
+        if not self._first("loss", run.live.network.training):
+            return
+        loss, last = _loss(run.result), run.calls[-1]
+        if loss is None:
+            return
+        outputs = last.known(run.live.known_schema)
+        for name, rep in run.live.known_schema.outputs.items():
+            if rep.event_shape or rep.is_whole or not outputs[name].is_floating_point():
+                continue
+            values = wide(outputs[name])
+            same = [torch.isclose(one, wide(loss).to(one), rtol=1e-6, atol=0) for one in (values.mean(), values.sum())]
+            if any(map(bool, same)):
+                self._of_linear_loss(run.live, last.call, name)
+                return
+
+    def _of_linear_loss(self, live: LiveOrbit, call: Call, name: str) -> None:
+        """A step's loss is an output of the network as it is: that module may be a loss with a network inside."""
+        kind = type(live.network).__name__
+        is_named_so = any(word in name.lower() for word in ("loss", "nll", "elbo"))
+        unnamed = name.rpartition(".")[2].isdigit()
+        if is_named_so or (unnamed and (inner_networks(live, call) or drawn_outputs(live, call))):
+            raise _loss_already(live, call, f"{kind}, whose output {name!r} is the loss that the step returns")
+        self._add(
+            NONLINEAR,
+            f"the step returns {kind}'s output {name!r} itself, or its mean: of a loss that is linear in the outputs "
+            "L_equiv is zero by construction",
+        )
+
+    def of_replay(self, run: RecordedStep, replay: Replay, written: list[str], stage: str) -> None:
+        """Note what a step's further runs showed."""
+        for name, bent in replay.bent.items():
+            known = self._bent.get((stage, name))
+            self._bent[stage, name] = bent if known is None else known | bent
+        if replay.reproduced and self._first("replay", run.live.network.training):
+            back = f"; put back before every run: {', '.join(written[:6])}" if written else ""
+            sentence = f"run again with the network's own outputs, the step returns the number it returned{back}"
+            self.found.append(Control(REPRODUCED, True, sentence))
+
+    def all(self, running: RunningEstimates) -> list[Control]:
+        """The controls, those that failed first; fetches numbers from the device."""
+        found = [*self.found, *self._negative(running)]
+        return sorted(found, key=lambda one: one.passed is not False)
+
+    def _negative(self, running: RunningEstimates) -> Iterator[Control]:
+        """Of each ``L_equiv`` that is negative beyond its error bar and rounding: whether its loss allows that."""
+        for (stage, name), estimate in running.items():
+            sums = estimate.shown(estimate.everything)
+            value, stderr, total = sums.equiv.value, sums.equiv.stderr, abs(sums.total.value)
+            if math.isnan(stderr):  # noise may be as large
+                continue
+            limit = max(SIGNIFICANT * stderr, NEGLIGIBLE * (0.0 if math.isnan(total) else total))
+            if not (value < -limit and estimate.labelled):
+                continue
+            where = f"{stage}/{name}: L_equiv = {value:.3g} ± {stderr:.2g} is negative"
+            if self._is_bent(stage, name, estimate):
+                sentence = (
+                    f"{where}, which it may be: the loss is not convex in the network's outputs (it was larger for "
+                    "their mean than in the mean over them), as Dice or a loss after alignment is not"
+                )
+                yield Control(NOT_NEGATIVE, None, sentence, value, -limit)
+            else:
+                sentence = f"{where}, which no convex loss allows: this number is not to be believed"
+                yield Control(NOT_NEGATIVE, False, sentence, value, -limit)
+
+    def _is_bent(self, stage: str, name: str, running: Running) -> bool:
+        """Whether a loss is known not to be convex."""
+        bent = self._bent.get((stage, name))
+        return bool(bent) if bent is not None else running.loss not in LOSSES
+
+    def _first(self, kind: str, training: bool) -> bool:
+        """Whether something is looked at for the first time in a mode."""
+        first = (kind, training) not in self._looked
+        self._looked.add((kind, training))
+        return first
+
+    def _add(self, name: str, sentence: str, **numbers: float) -> None:
+        control = Control(name, False, sentence, **numbers)
+        if control not in self.found:
+            self.found.append(control)
+
+
+def _loss(result: Any) -> Tensor | None:
+    """The one number that a step is about."""
+    if hasattr(result, "get"):
+        result = result.get("loss", next(iter(result.values()), None))
+    elif isinstance(result, (tuple, list)) and result:
+        result = result[0]
+    if not (isinstance(result, torch.Tensor) and result.is_floating_point() and result.numel()):
+        return None
+    return result.detach().mean()
+
+
+def inner_networks(live: LiveOrbit, call: Call) -> list[str]:
+    """Names of the modules inside the network that are called with coordinates."""
+
+    def run() -> None:
+        with isolated(live.network), torch.inference_mode(False), torch.no_grad():
+            live.copies.at(call, {})
+
+    return inside(live.network, run)
+
+
+def _loss_already(live: LiveOrbit, call: Call, found: str) -> EquivProbeError:
+    """What to say of a module that puts out its own loss: then ``L_equiv`` is zero by construction, or its noise."""
+    children = [name for name, one in live.network.named_children() if next(one.parameters(), None) is not None]
+    named = [f"model.{name}" for name in (inner_networks(live, call) or children)[:4]]
+    listed = ", ".join(f"{name} ({type(live.network.get_submodule(name[6:])).__name__})" for name in named)
+    return EquivProbeError(
+        found,
+        "the network inside, whose outputs rotate: of a loss as a module's output L_equiv is zero by construction",
+        f"ep.Probe({named[0]}): inside is {listed}" if named else "probe the module inside that sees the coordinates",
+    )

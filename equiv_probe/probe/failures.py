@@ -1,0 +1,41 @@
+"""What could not be measured: raised at the first measurement, listed and warned of later."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Failures(list[str]):
+    """What could not be measured, in words; never the end of a training run that was measured before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.succeeded = False
+        """Whether anything was measured yet."""
+
+    @contextmanager
+    def listed(self, result: list[object] | None = None) -> Iterator[None]:
+        """A context of a measurement, whose failure after the first success is listed and warned of, never raised.
+
+        Args:
+            result: of the user's own step, filled inside; while it is empty, it is that step which fails.
+        """
+        try:
+            yield
+        except Exception as error:
+            if not self.succeeded or result == []:
+                raise
+            self.add(error, "measure")
+        else:
+            self.succeeded = True
+
+    def add(self, error: Exception, what: str) -> None:
+        """List a failure, and warn of the first."""
+        self.append(f"{type(error).__name__}: {error}")
+        if len(self) == 1:
+            warnings.warn(f"equiv_probe could not {what}, and carries on: {self[0]}", stacklevel=5)

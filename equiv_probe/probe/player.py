@@ -1,0 +1,238 @@
+"""Other outputs in the network's place, while a step is run again."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.capture import Call, all_outputs, read_outputs, write_outputs
+from equiv_probe.live.hook import rotations_of_calls
+from equiv_probe.live.isolation import RandomState, patched_forward
+from equiv_probe.probe.averages import Averages, beside
+from equiv_probe.probe.operators import OWN
+from equiv_probe.probe.recorded import refill
+from equiv_probe.representations.voxel_rotations import at_hand
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from equiv_probe.probe.averages import Known
+    from equiv_probe.probe.operators import Operator
+    from equiv_probe.probe.recorded import Recorded, RecordedStep
+
+
+class Player:
+    """Puts out averages of ``h_g`` for the step's calls, in the network's place.
+
+    Args:
+        run: the step.
+        rotations: ``(R, n, 3, 3)``, or ``(R, n, U, 3, 3)`` where every call sees the same structures.
+        weights: of the plan, ``(n,)``.
+        first: ``h_g`` of the first call's first rotation, where it is known.
+        graph: whether outputs keep the graph of the network's weights, so that the loss can be differentiated by them.
+    """
+
+    def __init__(
+        self,
+        run: RecordedStep,
+        rotations: Tensor,
+        weights: Tensor,
+        *,
+        first: dict[str, Tensor] | None = None,
+        graph: bool = False,
+    ) -> None:
+        self.run, self.graph = run, graph
+        self.module, self.live, self.recorded = run.module, run.live, run.calls
+        self.averages = Averages(run.live, rotations, weights)
+        self.strayed: list[Tensor] = []
+        """For each replay, whether the step asked something else than before, where that could not be read at once."""
+        self.kept: dict[Operator, list[dict[str, Tensor]]] = {}
+        """For each replay what its calls were given, where :attr:`keeps` asks for it."""
+        self.keeps = False
+        self.leaves: list[dict[str, Tensor]] | None = None
+        """What the calls of the present replay are given, as leaves of the graph of its loss, if not None."""
+        self.shifts: Sequence[Mapping[str, Tensor]] = ()
+        """By which these are moved, for each call."""
+        self.rotated = False
+        """Whether the ordinary run cannot be repeated: an augmentation rotated an input that is differentiated."""
+        self.separable = True
+        """Whether the loss is a function of the outputs alone, for the calls of the user's own run."""
+        self._known: list[Known] = [{} for _ in run.calls]
+        if first is not None:
+            self._known[0][0, 0] = first
+        self._others: list[dict[str, Tensor]] = [{} for _ in run.calls]
+        self._operator: Operator = ()
+        self._place = 0
+        self._original = run.module.forward
+        self._inside = False
+        self._asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._answered: tuple[Any, dict[str, Any] | None] | None = None
+
+    @contextmanager
+    def answering(self, operator: Operator) -> Iterator[None]:
+        """A context in which the network, with all hooks that its user put on it, is this average of ``h_g``."""
+        self._operator, self._place = operator, 0
+        seen: set[int] = set()
+        for one in self.recorded:
+            for given, held in one.call.dicts:
+                if id(given) not in seen:
+                    seen.add(id(given))
+                    refill(given, held)
+        self.run.rewind()
+        first = self.module.register_forward_pre_hook(self._before_hooks, with_kwargs=True, prepend=True)
+        last = self.module.register_forward_hook(self._after_hooks)
+        try:
+            with patched_forward(self.module, self.forward):
+                yield
+        finally:
+            first.remove()
+            last.remove()
+
+    # ``h_g`` is evaluated with the user's hooks on: what they change of the input or the output is in it already. They
+    # run once more around the output, and may look at it, but change nothing.
+    def _before_hooks(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module is self.module and not self._inside:
+            self._asked = args, kwargs
+
+    def _after_hooks(self, module: nn.Module, args: tuple[Any, ...], changed: Any) -> Any:
+        del args
+        if module is not self.module or self._inside or self._answered is None:
+            return changed
+        (answer, contents), self._answered = self._answered, None
+        if contents is not None:
+            refill(answer, contents)
+        return answer
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """In the place of the network's ``forward``; the network's own, where the orbit itself is evaluated."""
+        if self._inside:
+            return self._original(*args, **kwargs)
+        (args, kwargs), self._asked = self._asked or (args, kwargs), None
+        self._inside = True
+        try:
+            answer = self._substitute(args, kwargs)
+        finally:
+            self._inside = False
+        self._answered = answer, dict(answer) if isinstance(answer, dict) else None
+        return answer
+
+    def _substitute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        place, self._place = self._place, self._place + 1
+        # More calls than in the user's own run: the step went another way, because of what it was given.
+        beyond = place >= len(self.recorded)
+        one = self.recorded[-1 if beyond else place]
+        call, known = self.live.keep(args, kwargs), {}
+        by_input = torch.is_grad_enabled() and bool(call.differentiated & one.call.differentiated & self._turning())
+        attached = by_input or (self.graph and torch.is_grad_enabled())
+        if attached and (by_input or call.differentiated):
+            # The step may differentiate its own input (forces as a gradient of the energy): the output hangs on it.
+            call = Call(*self.live.split(args, kwargs), call.differentiated, ())
+        if by_input:
+            pass
+        elif not beyond and self._repeated(place, call.inputs, one.call.inputs):
+            known = self._known[place]
+        elif place == 0:
+            raise EquivProbeError(
+                "a step that asks the network something else when it is run again",
+                "a step that can be repeated: same batch, all its noise from global random states or from generators "
+                "that the step or its modules name",
+                "fetch the batch outside the step",
+            )
+        own = read_outputs(one.raw, self.live.known_schema)  # outside of the ball of a grid, what the user's run had
+        start = RandomState.now() if beyond else one.before
+        if self._operator == OWN:
+            if by_input:  # it has to hang on this very input; which hooks of ours rotated then, and do not now
+                self.rotated |= bool(rotations_of_calls(self.module, self.live.network))
+                start.restore()
+                return self.live.network(*args, **kwargs)
+            return self._answer(self.live.dicts(args, kwargs), one, self._own(one, place), {}, attached=False)
+        values = self.averages.of(self._operator, call, known, start, own, attached=attached)
+        others = self._others[place] if not beyond and known is self._known[place] else {}
+        if self.graph and torch.is_grad_enabled():
+            beside(self.live, others, call, one, start)
+        self.separable &= not (attached or beyond)
+        if self.keeps and self.leaves is None and not attached:
+            self.kept.setdefault(self._operator, []).append(values)
+        if one.after is not None and not beyond:
+            one.after.restore()
+        return self._answer(self.live.dicts(args, kwargs), one, values, others, attached)
+
+    def _own(self, one: Recorded, place: int) -> dict[str, Tensor]:
+        """What the network put out in the ordinary run; the random state goes on as it did there."""
+        if one.after is not None and place < len(self.recorded):
+            one.after.restore()
+        return one.known(self.live.known_schema)
+
+    def _repeated(self, place: int, now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
+        """Whether a call asks what it asked in the user's own run, to the last bit."""
+        if now.keys() != then.keys():
+            return False
+        pairs: list[tuple[Tensor, Tensor]] = []
+        for name, value in now.items():
+            other = then[name]
+            if isinstance(value, torch.Tensor) and isinstance(other, torch.Tensor):
+                if value.shape != other.shape:
+                    return False
+                pairs.append((value, other))
+        if all(at_hand(a) for a, _ in pairs):
+            return not any(bool(_differ(a, b)) for a, b in pairs)
+        # Reading it would wait for the device. The first call depends on no output: a step that can be repeated asks
+        # the same, and one that cannot spoils its own result. Later calls are evaluated anew.
+        if place == 0:
+            self.strayed += [_differ(a, b) for a, b in pairs]
+        return place == 0
+
+    def _turning(self) -> set[str]:
+        return {name for name, rep in self.live.known_schema.inputs.items() if rep.event_shape}
+
+    def _answer(
+        self,
+        own: list[dict[str, Any]],
+        one: Recorded,
+        values: dict[str, Tensor],
+        others: Mapping[str, Tensor],
+        attached: bool,
+    ) -> Any:
+        """The outputs in the network's own form; also in the caller's dicts, if the network writes there."""
+        schema = self.live.known_schema
+        values = self._as_leaves(one, values, attached)
+        if not attached or self.graph:  # the step may write into its output: not into what is kept, nor into a leaf
+            values = {n: v.clone() for n, v in {**values, **others}.items()}
+        for mine, left, (_, held) in zip(own, one.left, one.call.dicts, strict=False):
+            mine.update({name: self._apart(value) for name, value in left.items() if name not in mine})
+            # What the network wrote; a label of the same name stays what it was.
+            mine.update({n: v for n, v in values.items() if n in left and left[n] is not held.get(n)})
+        if one.own is not None and one.own < len(own):
+            return own[one.own]
+        if self.graph:
+            rest = all_outputs(one.raw, list(schema.outputs))
+            values = {n: self._apart(v) for n, v in rest.items() if isinstance(v, torch.Tensor)} | values
+        return write_outputs(one.raw, values, list(schema.outputs))
+
+    def _as_leaves(self, one: Recorded, values: dict[str, Tensor], attached: bool) -> dict[str, Tensor]:
+        """Values as leaves of a graph of their own, where the step may go backward or its loss is differentiated."""
+        if attached:
+            return values
+        if self.leaves is not None:
+            moved = self.shifts[len(self.leaves)] if self.shifts else {}
+            values = {n: v.detach() + moved[n] if n in moved else v.detach() for n, v in values.items()}
+            values = {n: v.requires_grad_(v.is_floating_point()) for n, v in values.items()}
+            self.leaves.append({n: v for n, v in values.items() if v.requires_grad})
+        elif torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            given = read_outputs(one.raw, self.live.known_schema)
+            values = {n: v.detach().requires_grad_(given[n].requires_grad) for n, v in values.items()}
+        return values
+
+    def _apart(self, value: Any) -> Any:
+        """What is not measured is as in the user's own run, whose graph is not ours to go through."""
+        return value.detach() if self.graph and isinstance(value, torch.Tensor) else value
+
+
+def _differ(a: Tensor, b: Tensor) -> Tensor:
+    """Whether two tensors of one shape differ anywhere, ``()``; NaN, where a label is missing, is what it was."""
+    return ((a != b) & ~(a.isnan() & b.isnan())).any()

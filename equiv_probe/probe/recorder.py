@@ -1,0 +1,129 @@
+"""A step's one ordinary run, recorded: what it asks the network, and the random state around every call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.generators import generators_of
+from equiv_probe.live.hook import Hook
+from equiv_probe.live.isolation import RandomState, measuring, versions
+from equiv_probe.live.memory import Memory
+from equiv_probe.live.module_snapshot import ModuleSnapshot
+from equiv_probe.live.reachable import generators_in, modules_of
+from equiv_probe.probe.recorded import Recorded, RecordedStep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    from torch import nn
+
+    from equiv_probe.probe.parts import Parts
+
+
+class Recorder:
+    """Records steps.
+
+    Args:
+        parts: of the probe.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._calls: list[Recorded] | None = None
+        self._generators: list[Any] = []
+        self._last: Any = None
+        self.transformed = False
+        """Whether the network was called inside of ``torch.func`` since the recording began."""
+
+    @property
+    def active(self) -> bool:
+        """Whether a step is in its ordinary run."""
+        return self._calls is not None
+
+    def called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note a call of the network."""
+        assert self._calls is not None
+        call = self._parts.live.keep(args, kwargs)
+        self._calls.append(Recorded(call, RandomState.now(self._generators)))
+
+    def listen(self) -> None:
+        """Put a hook behind all others on the network: what they make of its output counts."""
+        self._last = self._parts.model.register_forward_hook(Hook(self._answered))
+
+    def deafen(self) -> None:
+        """Take it off."""
+        if self._last is not None:
+            self._last.remove()
+        self._last = None
+
+    def _answered(self, module: nn.Module, args: tuple[Any, ...], raw: Any) -> None:
+        del args
+        if module is self._parts.model and not measuring() and self._calls:
+            self._calls[-1].answered(raw)
+
+    def stop(self) -> None:
+        """Forget a recording that was broken off."""
+        self._calls = None
+
+    def record(
+        self, step: Callable[[], Any], result: list[Any], hooked: Callable[[], AbstractContextManager[None]]
+    ) -> RecordedStep:
+        """Run a step as it is.
+
+        Args:
+            step: as for :meth:`equiv_probe.Probe.step`.
+            result: what it returns is appended to it.
+            hooked: makes contexts in which the hooks are on the network.
+
+        Raises:
+            EquivProbeError: a step that trains, or does not call the network so that the call can be repeated.
+        """
+        protect = (*self._parts.protect, *modules_of(step))
+        modules = (self._parts.live.network, *protect)
+        self._generators = list({id(one): one for one in (*generators_of(modules), *generators_in(step))}.values())
+        before, old = RandomState.now(self._generators), versions(modules)
+        memory, snapshot = Memory.of_step(step), ModuleSnapshot((self._parts.model, *modules))
+        calls: list[Recorded] = []
+        self._calls, self.transformed = calls, False
+        try:
+            with hooked():
+                self.listen()
+                result.append(step())
+        finally:
+            self.deafen()
+            self._calls, self._generators = None, []
+        calls = [one for one in calls if one.after is not None]
+        require_untrained(old, versions(modules))
+        if self.transformed:
+            raise EquivProbeError(
+                "a step that calls the probed module inside of torch.func (vmap, grad, jvp) or with dual numbers",
+                "calls on ordinary tensors: its derivatives cannot be replayed",
+                "probe a step that calls it so, in evaluation; every=None leaves training alone",
+            )
+        if not calls:
+            raise EquivProbeError(
+                "a step that did not call the probed module", "at least one call", "ep.Probe(network)"
+            )
+        return RecordedStep(
+            step,
+            calls,
+            before,
+            result[0],
+            self._parts.model,
+            self._parts.live,
+            memory=memory,
+            snapshot=snapshot,
+            protect=protect,
+        )
+
+
+def require_untrained(before: Mapping[int, int], after: Mapping[int, int]) -> None:
+    """Raise EquivProbeError if a step wrote to the weights: run again, it would train again."""
+    if any(after.get(parameter, version) != version for parameter, version in before.items()):
+        raise EquivProbeError(
+            "a step that changes the model's weights",
+            "a step that computes the loss and leaves optimizer.step() outside",
+            "probe.step(lambda: loss_fn(model(x), y))",
+        )

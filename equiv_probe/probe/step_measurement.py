@@ -1,0 +1,116 @@
+"""Measuring a step of the user's own: its losses, decomposed, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from equiv_probe.probe.call_measurement import Pending, measure_call
+from equiv_probe.probe.replay import Replay, replay_step, require_reproduced
+from equiv_probe.rotations.drawing import source
+
+if TYPE_CHECKING:
+    from equiv_probe.probe.parts import Parts
+    from equiv_probe.probe.recorded import RecordedStep
+    from equiv_probe.rotations.plan import RotationPlan
+
+CHECKED = 32
+"""Measurements in training after which it is checked again that a step reproduces its number."""
+
+NOT_REPLAYED = (
+    "gradients were not measured: they need a step that can be run again, not one that changes the weights itself "
+    "(manual optimisation) or takes its batch from an iterator"
+)
+
+
+def gradients_due(parts: Parts, *, replay: bool) -> bool:
+    """Whether gradients are due at this training step; one that cannot be run again is only counted."""
+    gradients = parts.so_far.gradients
+    if gradients is None or not parts.schedules["gradients", "train"].due():
+        return False
+    if not replay and NOT_REPLAYED not in gradients.notes:
+        gradients.notes.append(NOT_REPLAYED)
+    return replay
+
+
+def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: bool | None) -> None:
+    """Decompose the losses of a recorded step, and take in what comes of it.
+
+    Where it has none, or the losses of a call are known, its first call is measured instead.
+    """
+    first = run.calls[0]
+    if not parts.replays or (isinstance(run.result, Mapping) and not run.result):
+        measure_call(parts, Pending(first.call, stage, "step"), first.raw)
+        return
+    with parts.schedules.timed("step", stage):
+        plan = parts.plans.fitted(parts.live, first.call, first.raw, stage)
+        # On the training path the device may be waited for at the first measurement only.
+        look = stage != "train" or not parts.failures.succeeded
+        check = look or parts.schedules["step", stage].measured % CHECKED == 0
+        found = replayed(parts, run, plan, per_structure, stage=stage, look=look, check=check)
+        parts.so_far.add_step(stage, run, found, look=look)
+
+
+def replayed(
+    parts: Parts,
+    run: RecordedStep,
+    plan: RotationPlan,
+    per_structure: bool | None,
+    *,
+    stage: str = "",
+    look: bool = True,
+    check: bool = True,
+) -> Replay:
+    """Run a recorded step again, and decompose what it returns.
+
+    Args:
+        parts: of the probe.
+        run: the step.
+        plan: of the rotations.
+        per_structure: as for :meth:`equiv_probe.Probe.replay`.
+        stage: whose.
+        look: whether the device may be waited for.
+        check: whether to run it with the network's own outputs too.
+
+    Raises:
+        EquivProbeError: it returns another number then.
+    """
+    run.resolve()
+    look = look and run.device.type != "meta"  # which has no numbers to look at
+    written: list[str] = []
+    if look:
+        written = list(dict.fromkeys((*run.memory.changes, *run.snapshot.changes)))
+        parts.checks.of_step(run)
+        with torch.no_grad():
+            parts.checks.of_call(run.live, run.calls[0].call, run.calls[0].before, plan)
+    if per_structure is None and parts.checks.rotates_alike(run.live):
+        per_structure = False
+    with torch.no_grad():
+        rotations, first = parts.plans.of_step(run, plan, per_structure=per_structure)
+    with parts.quiet():
+        found = replay_step(run, plan, rotations, first=first, split=parts.so_far.over is not None, check=check)
+    if look:
+        require_reproduced(found, run)
+    parts.checks.of_replay(run, found, written, stage)
+    return found
+
+
+def measure_gradients(parts: Parts, run: RecordedStep, per_structure: bool | None) -> None:
+    """Differentiate a recorded training step; what cannot be differentiated is listed, and ends no run."""
+    assert parts.so_far.gradients is not None
+    first = run.calls[0]
+    with parts.schedules.timed("gradients", "train"):
+        try:
+            run.resolve()
+            number = parts.schedules["gradients", "train"].step
+            with parts.quiet():
+                parts.so_far.gradients.measure(
+                    run,
+                    parts.plans.fitted(parts.live, first.call, first.raw, "train"),
+                    source(parts.seed, number, run.device),
+                    per_structure=per_structure,
+                )
+        except Exception as error:
+            parts.failures.add(error, "measure gradients")

@@ -1,0 +1,72 @@
+"""Symmetric tensors of rank two as six components: stress, in any order of the components."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.representations.interface import Representation
+from equiv_probe.representations.registry import maker
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_VOIGT_AXES = {"x": 0, "y": 1, "z": 2}
+
+
+@dataclass(frozen=True)
+class Voigt(Representation):
+    """A symmetric rank-2 tensor stored as six components, the tensor's own (no factor two on shears): stress.
+
+    Args:
+        order: the components in order, such as ASE's ``"xx yy zz yz xz xy"``.
+    """
+
+    order: str = "xx yy zz yz xz xy"
+    event_shape: tuple[int, ...] = field(default=(6,), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        pairs = self.order.split()
+        good = all(re.fullmatch("[xyz]{2}", pair) for pair in pairs)
+        if not good or {"".join(sorted(pair)) for pair in pairs} != {"xx", "yy", "zz", "yz", "xz", "xy"}:
+            raise EquivProbeError(
+                f"Voigt order {self.order!r}",
+                "six different components of a symmetric tensor",
+                'ep.voigt("xx yy zz yz xz xy")',
+            )
+
+    def matrix(self, rotation: Tensor) -> Tensor:
+        """``(*B, 6, 6)``: ``s'_p = Σ_q M_pq s_q`` from ``s'_ij = g_ia g_jb s_ab``."""
+        i, j, shears = _voigt_constants(self.order, rotation.device, rotation.dtype)
+        rows, columns = rotation.index_select(-2, i), rotation.index_select(-2, j)
+        direct = rows.index_select(-1, i) * columns.index_select(-1, j)
+        crossed = rows.index_select(-1, j) * columns.index_select(-1, i)
+        return direct + crossed * shears
+
+    def inverse(self, matrix: Tensor) -> Tensor:
+        """``M(g)⁻¹ = D⁻¹ M(g)ᵀ D`` with D = 2 on shears: the form is orthogonal in the Mandel scaling."""
+        scale = 1 + _voigt_constants(self.order, matrix.device, matrix.dtype)[2]
+        return matrix.mT * scale / scale[:, None]
+
+    def __str__(self) -> str:
+        return f'voigt("{self.order}")'
+
+
+@cache
+def _voigt_constants(order: str, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Axes of the six pairs, and one for shears: kept where they are used, since copying would wait for the device."""
+    pairs = order.split()
+    with torch.inference_mode(False):  # a tensor made in inference mode could not be saved for a backward pass
+        i, j = (torch.tensor([_VOIGT_AXES[pair[k]] for pair in pairs], device=device) for k in (0, 1))
+        return i, j, (i != j).to(dtype)
+
+
+@maker
+def voigt(order: str = "xx yy zz yz xz xy") -> Voigt:
+    """A symmetric rank-2 tensor as six components in the stated order (ASE's by default), ``(..., 6)``."""
+    return Voigt(order)

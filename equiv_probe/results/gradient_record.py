@@ -1,0 +1,141 @@
+"""Gradients by group of parameters: how hard broken symmetry pulls on the weights, in a sentence, a table, figures."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from msgspec import field
+
+from equiv_probe.report.document import Bound, Column, Document, Figure, Headline, Paragraph, Table, Uncertain
+from equiv_probe.report.formatting import with_error
+from equiv_probe.report.record import Record
+from equiv_probe.results import gradient_plots
+from equiv_probe.results.gradient_numbers import GradientNumbers
+from equiv_probe.results.gradient_sentence import sentence
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
+
+    from equiv_probe.report.document import Block, Cell
+
+_NUMBERS = {
+    "norm_total": "‖∇L_total‖",
+    "norm_mean": "‖∇L_mean‖",
+    "norm_equiv": "‖∇L_equiv‖",
+    "ratio": "equiv / mean",
+    "cosine": "cosine",
+}
+HEADS = ("parameters", "how many", *_NUMBERS.values())
+"""Of the columns."""
+_CAPTION = (
+    "over the latest measurements (± standard error). Norms are free of the length that noise adds; what is less than "
+    "its noise is given as the upper end of its 95 % interval."
+)
+
+
+class GradientRecord(Record, frozen=True, omit_defaults=True):
+    """Gradients of one output by group of parameters.
+
+    Attributes:
+        over: what the blocks are of: ``"rotations"`` or ``"structures"``.
+        groups: what was found, by group; ``"all"`` is of all parameters.
+        history: of a run, what was logged at each measurement: ``step``, ``grad_ratio``, ``<group>/grad_ratio`` …
+    """
+
+    kind: ClassVar[str] = "gradients"
+
+    over: str
+    groups: dict[str, GradientNumbers]
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def document(self) -> Document:
+        """How hard broken symmetry pulls on the weights, then its course, then every group."""
+        return Document(
+            "Gradients of L_mean and L_equiv",
+            f"blocks of {self.over}",
+            [*self._headline(), *self.figures(), self.table("Gradients by group of parameters")],
+        )
+
+    def _headline(self) -> list[Headline]:
+        if "all" not in self.groups:
+            return []
+        row, unit = self.groups["all"], "= ‖∇L_equiv‖ / ‖∇L_mean‖"
+        meaning = "Of all parameters: how much longer the gradient of L_equiv is than that of L_mean."
+        question = "How does it pull on the weights?"
+        return [Headline(sentence(row), row.ratio, unit, row.ratio_interval, meaning, about="ratio", question=question)]
+
+    def table(self, title: str, caption: str = "") -> Table:
+        """One row for each group of parameters.
+
+        Args:
+            title: of the table.
+            caption: how to read it.
+        """
+        columns = [Column("parameters", kind="text"), *map(Column, HEADS[1:])]
+        rows = [_cells(name, row) for name, row in self.groups.items()]
+        return Table(title, columns, rows, caption or f"Gradients {_CAPTION}")
+
+    def figures(self, output: str = "") -> list[Figure]:
+        """Ratio and cosine over the run, where there is a history.
+
+        Args:
+            output: whose gradients they are.
+        """
+        of = f": {output}" if output else ""
+        return [
+            Figure(f"{title}{of}", partial(self.plot, value, output), self._course(value))
+            for value, title in (("ratio", "Ratio of the gradients"), ("cosine", "Angle between the gradients"))
+            if len(gradient_plots.course(self.history, value))
+        ]
+
+    def plot(self, value: str = "ratio", output: str = "", ax: Axes | None = None) -> Axes:
+        """The course over a run, see :func:`equiv_probe.results.gradient_plots.history`."""
+        return gradient_plots.history(self.history, list(self.groups), value, output, ax)
+
+    def _course(self, value: str) -> str:
+        course = gradient_plots.course(self.history, value)
+        (first, at_first, its_error), (last, at_last, error) = course[0], course[-1]
+        ends = f"{with_error(at_first, its_error)} at step {first:g}"
+        if len(course) > 1:
+            ends += f", {with_error(at_last, error)} at step {last:g}"
+        lost = len(self.history) - len(course)
+        missing = f" At {lost} of {len(self.history)} measurements a gradient was less than its noise." if lost else ""
+        what = "‖∇L_equiv‖ / ‖∇L_mean‖ of" if value == "ratio" else "Cosine of the angle, of"
+        beyond = " Noise may take a cosine beyond one." if value == "cosine" else ""
+        return f"{what} all parameters: {ends}. With one standard error, over blocks of rotations.{missing}{beyond}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for every group, without the intervals."""
+        names = [name for name in GradientNumbers.__struct_fields__ if not name.endswith("_interval")]
+        return [{"group": group, **{name: getattr(row, name) for name in names}} for group, row in self.groups.items()]
+
+
+def blocks(gradients: Mapping[str, GradientRecord]) -> list[Block]:
+    """A sentence, the figures and a table of every output's gradients.
+
+    Args:
+        gradients: of a report, by output.
+    """
+    many = len(gradients) > 1
+    wholes = {name: one.groups.get("all") for name, one in gradients.items()}
+    said = [Paragraph(sentence(row) if row else "", name if many else "") for name, row in wholes.items()]
+    drawn = [figure for name, one in gradients.items() for figure in one.figures(name)]
+    titles = {name: f"Gradients of {name} by group of parameters" for name in gradients}
+    return [*said, *drawn, *(one.table(titles[name], f"{titles[name]}, {_CAPTION}") for name, one in gradients.items())]
+
+
+def _cells(name: str, row: GradientNumbers) -> list[Cell]:
+    """The row of a group of parameters; what is less than its noise as an upper limit."""
+    return [name, math.nan if row.parameters is None else row.parameters, *(_entry(row, key) for key in _NUMBERS)]
+
+
+def _entry(row: GradientNumbers, key: str) -> Cell:
+    value = getattr(row, key)
+    if math.isfinite(value):
+        return Uncertain(value, getattr(row, f"{key}_stderr"))
+    high = row.largest_ratio if key == "ratio" else getattr(row, f"{key}_interval")[1]
+    return Bound(high) if math.isfinite(high) and key != "cosine" else math.nan

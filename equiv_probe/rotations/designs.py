@@ -1,0 +1,129 @@
+r"""Designs: finite sets of rotations that average every Wigner function up to a degree exactly.
+
+A *design* ``{d_i, w_i}`` of degree ``t`` has ``Σ_i w_i D^l(d_i) = 0`` for ``1 ≤ l ≤ t``. The finite rotation groups
+nearly reach the least possible size ``C(t+3, 3)``; quadrature (Lebedev on the sphere × equal steps in the angle) goes
+to any degree for which SciPy has a Lebedev rule. Sources: Lebedev & Laikov, Doklady Mathematics 59 (1999) 477; Gräf &
+Potts, Numer. Funct. Anal. Optim. 30 (2009) 665 (quadrature on SO(3) as a product of the sphere and the circle).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.rotations.haar import from_quaternions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+GROUP_DEGREES: Final = {"klein": 1, "tetrahedral": 2, "octahedral": 3, "icosahedral": 5}
+GROUP_ORDERS: Final = {"klein": 4, "tetrahedral": 12, "octahedral": 24, "icosahedral": 60}
+
+
+def _about(axis: Iterable[float], angle: float) -> Tensor:
+    direction = torch.tensor(list(axis), dtype=torch.float64)
+    half = angle / 2
+    return from_quaternions(
+        torch.cat([direction.new_tensor([math.cos(half)]), math.sin(half) * direction / direction.norm()])
+    )
+
+
+def _generated_by(*seeds: Tensor) -> Tensor:
+    """Close a set of rotations under multiplication; the identity comes first."""
+    elements = [torch.eye(3, dtype=torch.float64)]
+    frontier = list(elements)
+    while frontier:
+        products = [seed @ element for element in frontier for seed in seeds]
+        frontier = []
+        for product in products:
+            if not any(torch.allclose(product, known, atol=1e-9) for known in elements):
+                elements.append(product)
+                frontier.append(product)
+    return torch.stack(elements)
+
+
+@lru_cache(maxsize=8)
+def group(name: str) -> Tensor:
+    """Elements of a finite rotation group, ``(order, 3, 3)`` float64, the identity first.
+
+    Args:
+        name: ``"klein"`` (4, degree 1), ``"tetrahedral"`` (12, degree 2), ``"octahedral"`` (24, degree 3),
+            ``"icosahedral"`` (60, degree 5), or ``"dihedral-x"``, ``-y`` or ``-z`` (8, degree 1): the quarter turns
+            about that axis and the half turns about the others, those of a box with two equal sides.
+
+    >>> [len(group(name)) for name in GROUP_ORDERS]
+    [4, 12, 24, 60]
+    """
+    half_turn, third_turn = _about((0, 0, 1), math.pi), _about((1, 1, 1), 2 * math.pi / 3)
+    golden = (1 + math.sqrt(5)) / 2
+    seeds = {
+        "klein": (half_turn, _about((1, 0, 0), math.pi)),
+        "tetrahedral": (half_turn, third_turn),
+        "octahedral": (_about((0, 0, 1), math.pi / 2), third_turn),
+        "icosahedral": (_about((0, 1, golden), 2 * math.pi / 5), third_turn),
+    }
+    for axis, other, direction in (("x", "y", (1, 0, 0)), ("y", "z", (0, 1, 0)), ("z", "x", (0, 0, 1))):
+        across = {"x": (1, 0, 0), "y": (0, 1, 0), "z": (0, 0, 1)}[other]
+        seeds[f"dihedral-{axis}"] = (_about(direction, math.pi / 2), _about(across, math.pi))
+    if name not in seeds:
+        raise EquivProbeError(f"group {name!r}", f"one of {', '.join(seeds)}")
+    elements = _generated_by(*seeds[name])
+    # The groups of the cube are signed permutations: exact integers, so that grids rotate without interpolation.
+    return elements if name == "icosahedral" else elements.round() + 0.0
+
+
+@lru_cache(maxsize=32)
+def quadrature(degree: int) -> tuple[Tensor, Tensor]:
+    """Lebedev × uniform quadrature on SO(3).
+
+    A rotation is a direction for the z axis, taken from SciPy's Lebedev rule, after a rotation about z by one of
+    ``degree + 1`` equal steps.
+
+    Args:
+        degree: the degree to integrate exactly; the next Lebedev rule that SciPy has is taken, leaving out the three
+            (13, 25, 27) with negative weights, with which Jensen's inequality, and so ``L_equiv ≥ 0``, would not hold.
+
+    Returns:
+        rotations ``(n, 3, 3)`` and weights ``(n,)`` that sum to one, float64. n is 24, 84, 208 for degree 3, 5, 7.
+    """
+    from scipy.integrate import lebedev_rule  # scipy.integrate takes a third of a second to import
+
+    rule = next((d for d in range(degree, 132) if _has_lebedev(d)), None)
+    if degree < 1 or rule is None:
+        raise EquivProbeError(f"quadrature of degree {degree}", "a degree from 1 to 131")
+    points, weights = lebedev_rule(rule)
+    x, y, z = points
+    polar, azimuth = np.arccos(np.clip(z, -1, 1)), np.arctan2(y, x)
+    spin = 2 * np.pi * np.arange(degree + 1) / (degree + 1)
+    tilt = torch.from_numpy(_about_z(azimuth) @ _about_y(polar))
+    rotate = torch.from_numpy(_about_z(spin))
+    rotations = torch.einsum("pij,sjk->psik", tilt, rotate).reshape(-1, 3, 3)
+    measure = torch.from_numpy(weights / weights.sum()).repeat_interleave(degree + 1) / (degree + 1)
+    return rotations, measure
+
+
+def _has_lebedev(degree: int) -> bool:
+    from scipy.integrate import lebedev_rule
+
+    try:
+        _, weights = lebedev_rule(degree)
+    except NotImplementedError:
+        return False
+    return bool((weights > 0).all())
+
+
+def _about_z(angle: np.ndarray) -> np.ndarray:
+    c, s, o, i = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
+    return np.stack([np.stack([c, -s, o], -1), np.stack([s, c, o], -1), np.stack([o, o, i], -1)], -2)
+
+
+def _about_y(angle: np.ndarray) -> np.ndarray:
+    c, s, o, i = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
+    return np.stack([np.stack([c, o, s], -1), np.stack([o, i, o], -1), np.stack([-s, o, c], -1)], -2)

@@ -1,0 +1,226 @@
+"""Coordinates in tensors that nobody called so: columns that are positions, arrows between them, or made of them.
+
+What a network is given beside its positions, PyG's ``edge_attr`` after ``T.Cartesian`` or ``x = cat([pos, z])``, must
+rotate with them, or the network is shown two orientations at once and looks invariant. Values tell: a window of three
+columns that is parallel to the positions (about the origin or their centroid), to their differences along edges, or to
+another array of vectors, row by row, is no accident in more than a few rows.
+
+>>> import torch, equiv_probe as ep
+>>> pos = torch.randn(9, 3, generator=torch.Generator().manual_seed(0))
+>>> print(Evidence({"pos": pos}, {"pos": ep.point}).of("x", torch.cat([torch.ones(9, 1), pos], 1)).representation)
+concat(1, ep.point)
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+
+from equiv_probe.representations.representation import CartesianTensor, Fixed, concat, irreps, scalar
+from equiv_probe.schema.column_relations import (
+    SAME,
+    Hidden,
+    Reference,
+    by_itself,
+    first_window,
+    harmonics,
+    single_column,
+    window,
+)
+from equiv_probe.schema.usual_names import CELLS, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
+
+    from equiv_probe.representations.representation import Representation
+
+ROWS = 2048
+"""Rows that are compared, at most."""
+WIDEST = 512
+"""Columns that are searched, at most."""
+_INDICES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
+_EDGES = {"edge_index", "edge_idx", "edges", "edge_list", "pairs", "neighbors"}
+
+
+class Evidence:
+    """What the values of known coordinates say about other tensors.
+
+    Args:
+        values: everything that was given, by name.
+        known: the representations that are known, of some of them.
+    """
+
+    def __init__(self, values: Mapping[str, Any], known: Mapping[str, Representation]) -> None:
+        self._values, self._known = values, known
+        self._by_rows: dict[tuple[int, ...], list[Reference]] | None = None
+
+    def of(self, name: str, value: Tensor) -> Hidden | None:
+        """The coordinates in a tensor ``(..., W)``; None where there are none, or where values cannot be read."""
+        if not readable(value) or value.ndim < 2 or not 1 <= value.shape[-1] <= WIDEST:
+            return None
+        if self._by_rows is None:
+            self._by_rows = {}
+            for lead, reference in self._references():
+                self._by_rows.setdefault(lead, []).append(reference)
+        rows = _rows(value)
+        if not bool(torch.isfinite(rows).all()):
+            return None
+        references = [one for one in self._by_rows.get(tuple(value.shape[:-1]), []) if one.name != name]
+        for reference in references:
+            if found := first_window(rows, reference):
+                return self._whole(rows, found, [reference, *references])
+        return next((one for one in (single_column(rows, each) for each in references) if one), None) or by_itself(rows)
+
+    def _whole(self, rows: Tensor, first: Hidden, references: list[Reference]) -> Hidden:
+        """All windows of a tensor, as one representation; one that has none is the answer."""
+        parts: list[tuple[int, Representation]] = [(first.columns[0], scalar)] if first.columns[0] else []
+        what: list[str] = []
+        start, end, hit = first.columns[0], first.columns[1], first
+        while start < rows.shape[1]:
+            if start != first.columns[0]:
+                hits = (window(rows[:, start : start + 3], one, start) for one in references)
+                hit = next((one for one in hits if one is not None), None) if start + 3 <= rows.shape[1] else None  # type: ignore[assignment]
+            if hit is None:
+                parts.append((1, scalar))
+                start += 1
+                continue
+            if hit.representation is None:
+                return hit
+            degree = harmonics(rows, start)
+            kinds = "+".join(f"1x{one}{'eo'[one % 2]}" for one in range(1, degree + 1))
+            parts.append((1, irreps(kinds) if degree > 1 else hit.representation))
+            what.append(f"spherical harmonics of {hit.what}" if degree > 1 else hit.what)
+            start = end = start + ((degree + 1) ** 2 - 1 if degree > 1 else 3)
+        joined = _merged(parts)
+        whole = joined[0][1] if len(joined) == 1 and joined[0][0] == 1 else concat(*joined)
+        return Hidden((first.columns[0], end), ", then ".join(dict.fromkeys(what)), whole)
+
+    def _references(self) -> Iterator[tuple[tuple[int, ...], Reference]]:
+        """Places, vectors, and the differences of places along edges and in all pairs; with their leading shapes."""
+        places: dict[str, Tensor] = {}
+        for name, rep in self._known.items():
+            value = self._values.get(name)
+            if not readable(value) or rep.is_whole or isinstance(rep, Fixed) or value.ndim < 2:
+                continue
+            if rep.is_affine:
+                places[name] = own = rep.places(value).detach().cpu().double()
+                yield tuple(own.shape[:-1]), Reference(name, _rows(own), repr(name), True, _exact(own))
+                centred = self._centred(own)
+                what, bound = f"{name!r} about its centroid", _rounding(centred, own, value.dtype)
+                yield tuple(own.shape[:-1]), Reference(name, _rows(centred), what, False, bound)
+            elif isinstance(rep, CartesianTensor) and rep.rank == 1 and value.shape[-2:] != (3, 3):
+                yield tuple(value.shape[:-1]), Reference(name, _rows(value), repr(name), False, _exact(value))
+        for edges, first, second, index in self._edges(places):
+            arrows = places[second][index[1]] - places[first][index[0]]
+            what = f"the differences of {first!r} along {edges!r}"
+            bound = _rounding(arrows, places[first], self._values[first].dtype)
+            yield (len(arrows),), Reference("", _rows(arrows), what, False, bound, self._is_periodic())
+        for name, value in places.items():
+            if value.ndim in {2, 3} and value.shape[-2] <= 256:
+                pairs = value[..., :, None, :] - value[..., None, :, :]
+                what, bound = f"the differences of {name!r} in pairs", _rounding(pairs, value, self._values[name].dtype)
+                yield tuple(pairs.shape[:-1]), Reference("", _rows(pairs), what, False, bound)
+
+    def _is_periodic(self) -> bool:
+        """Whether there is a cell, or shifts of edges."""
+        return any(
+            plain(name) in CELLS or "shift" in name or "offset" in name or "image" in name for name in self._values
+        )
+
+    def _centred(self, places: Tensor) -> Tensor:
+        """Places about the centroid of their structure: of a batch index, of each entry of a dense batch, or of all."""
+        index = next((v for n, v in self._values.items() if _is_index(n, v) and v.shape == places.shape[:-1]), None)
+        if index is None or places.ndim != 2:
+            return places - places.mean(-2, keepdim=True)
+        own = index.detach().cpu().long()
+        sums = places.new_zeros(int(own.max()) + 1, 3).index_add_(0, own, places)
+        return places - (sums / torch.bincount(own).clamp_min(1)[:, None])[own]
+
+    def _edges(self, places: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str, Tensor]]:
+        """Edges ``(2, E)`` with the places at their ends, as far as the numbers fit."""
+        flat = {name: value for name, value in places.items() if value.ndim == 2}
+        pairs = [(name, value) for name, value in self._values.items() if _is_edges(name, value)]
+        senders, receivers = (self._column(key) for key in ("idx_i", "idx_j"))
+        if senders is not None and receivers is not None and senders[1].shape == receivers[1].shape:
+            pairs.append((senders[0], torch.stack([senders[1], receivers[1]])))
+        for name, value in pairs:
+            index = value.detach().cpu().long()
+            if not index.numel():
+                continue
+            ends = index.amax(1).tolist()
+            for first, second in itertools.product(flat, flat):
+                if ends[0] < len(flat[first]) and ends[1] < len(flat[second]) and _joins(name, first, second):
+                    yield name, first, second, index
+
+    def _column(self, key: str) -> tuple[str, Tensor] | None:
+        """An index ``(E,)`` of that name."""
+        found = ((n, v) for n, v in self._values.items() if plain(n) == key and isinstance(v, torch.Tensor))
+        return next(((n, v) for n, v in found if v.ndim == 1 and not v.is_floating_point()), None)
+
+
+def _is_index(name: str, value: Any) -> bool:
+    is_whole_numbers = isinstance(value, torch.Tensor) and not value.is_floating_point() and value.device.type != "meta"
+    return is_whole_numbers and value.ndim == 1 and value.numel() > 0 and plain(name) in _INDICES
+
+
+def _is_edges(name: str, value: Any) -> bool:
+    return (
+        isinstance(value, torch.Tensor)
+        and value.device.type != "meta"
+        and not value.is_floating_point()
+        and value.ndim == 2
+        and len(value) == 2
+        and plain(name) in _EDGES
+    )
+
+
+def _joins(edges: str, first: str, second: str) -> bool:
+    """Whether edges are between these kinds of nodes: of a heterogeneous graph, ``a__near__b`` joins ``a`` to ``b``."""
+    kinds = edges.rpartition(".")[0].split("__")
+    if len(kinds) < 3:
+        return first == second
+    return (first.rpartition(".")[0], second.rpartition(".")[0]) == (kinds[0], kinds[-1])
+
+
+def readable(value: Any) -> TypeGuard[Tensor]:
+    """Whether a tensor's numbers are there to be read: floating, of a real device, outside of function transforms."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.is_floating_point()
+        and value.layout == torch.strided
+        and value.device.type != "meta"
+        and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+        and type(value).__name__ != "FakeTensor"
+    )
+
+
+def _rows(value: Tensor) -> Tensor:
+    """Some rows, ``(M, W)``, evenly taken; on the CPU in float64."""
+    flat = value.detach().reshape(-1, value.shape[-1])
+    return flat[:: 1 + (len(flat) - 1) // ROWS].cpu().double()
+
+
+def _exact(value: Tensor) -> Tensor:
+    return _rows(value).new_full((len(_rows(value)),), SAME)
+
+
+def _rounding(arrows: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
+    """What rounding of the places makes of the direction of their differences, as a sine, ``(M,)``."""
+    size = float(places.abs().max()) if places.numel() else 0.0
+    bound: Tensor = SAME + 8 * torch.finfo(dtype).eps * size / _rows(arrows).norm(dim=1).clamp_min(1e-300)
+    return bound
+
+
+def _merged(parts: list[tuple[int, Representation]]) -> list[tuple[int, Representation]]:
+    """Neighbours of a kind as one part."""
+    found: list[tuple[int, Representation]] = []
+    for count, rep in parts:
+        if found and found[-1][1] == rep:
+            found[-1] = (found[-1][0] + count, rep)
+        else:
+            found.append((count, rep))
+    return found

@@ -1,0 +1,125 @@
+"""What the field usually means by a name: places, arrows, cells, tensors, numbers, and what never rotates."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from equiv_probe.representations import frames
+from equiv_probe.representations import representation as reps
+
+if TYPE_CHECKING:
+    from equiv_probe.representations.representation import Representation
+
+# Without case and leading underscores. Shape decides between a tensor and its Voigt form.
+_NAMES: dict[str, Representation] = {
+    **dict.fromkeys(("pos", "positions", "coord", "coords", "coordinates", "xyz", "r", "x_t", "x0", "x1"), reps.point),
+    **dict.fromkeys(("ligand_pos", "protein_pos", "ca_pos", "cart_coords", "trans", "translations", "loc"), reps.point),
+    **dict.fromkeys(("trans_t", "trans_0", "trans_1", "pred_trans", "x0_pred", "x1_pred", "pred_x0"), reps.point),
+    **dict.fromkeys(("pred_x1", "denoised", "atom37", "atom14", "atom_positions", "atom37_pos"), reps.point),
+    **dict.fromkeys(("rots", "rotmats", "rot_mats", "rotmats_t", "rotmats_0", "rotmats_1"), frames.orientation),
+    **dict.fromkeys(("pred_rotmats", "orientation", "orientations"), frames.orientation),
+    **dict.fromkeys(("rigids", "rigids_t", "rigids_0", "rigids_1", "rigid", "frames"), frames.frame()),
+    **dict.fromkeys(("v_pred", "pred_v", "noise", "noise_pred", "pred_noise", "eps", "eps_pred"), reps.vector),
+    **dict.fromkeys(("force", "forces", "velocity", "velocities", "vel", "v", "momenta", "momentum"), reps.vector),
+    **dict.fromkeys(("v_t", "force_prev", "forces_prev", "grad", "gradient", "accel", "acceleration"), reps.vector),
+    **dict.fromkeys(("dipole", "dipoles", "dipole_moment", "displacement", "displacements"), reps.vector),
+    **dict.fromkeys(("cell", "cells", "lattice", "lat", "box", "rcell", "offsets", "rij"), reps.vector),
+    **dict.fromkeys(("external_field", "electric_field", "efield", "e_field"), reps.vector),
+    **dict.fromkeys(("shifts", "shift_vectors", "pbc_offshift", "normal", "normals", "norm"), reps.vector),
+    **dict.fromkeys(("torque", "angular_momentum", "magnetic_moments", "spins"), reps.axial),
+    **dict.fromkeys(("magnetic_field", "bfield", "b_field"), reps.axial),
+    **dict.fromkeys(
+        ("energy", "energies", "free_energy", "energy_u0", "charge", "charges", "partial_charges"), reps.scalar
+    ),
+    **dict.fromkeys(("magmom", "magmoms", "homo", "lumo", "gap", "node_energy", "atomic_energies"), reps.scalar),
+    **dict.fromkeys(("polarizability", "quadrupole", "virial", "virials"), reps.tensor(2)),
+    **dict.fromkeys(("stress", "stresses"), reps.tensor(2)),
+    **dict.fromkeys(
+        ("z", "atomic_numbers", "numbers", "species", "batch", "ptr", "mask", "edge_index", "t"), reps.fixed
+    ),
+    **dict.fromkeys(("atom_mask", "atom37_mask", "atom14_mask", "res_mask", "residue_mask"), reps.fixed),
+    # Counts of images, whole numbers even where they are stored as floats.
+    **dict.fromkeys(("unit_shifts", "cell_offset", "cell_offsets", "cell_shift", "edge_cell_shift"), reps.fixed),
+    **dict.fromkeys(("pbc_offset", "edge_image", "edge_images"), reps.fixed),
+    **dict.fromkeys(("time", "times", "sigma", "natoms", "n_atoms", "pbc", "node_mask", "edge_mask"), reps.fixed),
+}
+
+CELLS = {"cell", "cells", "lattice", "lat", "box", "rcell"}
+"""Three vectors as rows; in another shape they could be lengths."""
+
+_FRACTIONAL = re.compile(r"(^|_)(frac|fractional|fcoords?|scaled|reduced)(_|$)")
+"""Coordinates in units of the cell's vectors: numbers that no rotation changes."""
+_ARROWS = re.compile(
+    r"^(edge|rel|vec|dir|diff|disp)(_|$)|(_|^)(vecs?|vectors?|directions?|displacements?|disp|normals?|diffs?)$"
+    r"|^[dr]_?ij$|^edge_?(vecs?|attrs?|shifts?)$"
+)
+"""Names of edges, differences and directions: with three components they are arrows, whatever else is given."""
+_FEATURES = re.compile(r"^edge_?(attrs?|features?|feats?|weights?)$")
+"""Names of edges that hold anything: features, or arrows."""
+_PREDICTED = re.compile(
+    r"^(y|targets?|labels?|pred_.*|.*_pred|denoised|noise|eps|forces?|dipoles?|dipole_moment|torque|stress(es)?)$"
+)
+"""Names of labels and answers, which a batch may hold beside what the network is given."""
+_HARMONICS = re.compile(r"(^|_)(sh|harmonics|spherical_harmonics|y_?lm)$")
+
+
+def plain(name: str) -> str:
+    """A name without its container, its case and its leading underscores."""
+    return name.rpartition(".")[2].lower().lstrip("_")
+
+
+def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
+    """What the field means by a name, leading underscores aside; None where it is nobody's usual name.
+
+    Args:
+        name: of the tensor.
+        shape: of the tensor, which tells a tensor of rank two from its Voigt form.
+    """
+    key = plain(name)
+    known = _NAMES.get(key)
+    if known is None and is_fractional(name):
+        return reps.fixed
+    if known is None and _ARROWS.search(key) and not _FEATURES.search(key) and shape[-1:] == (3,):
+        return reps.vector
+    if isinstance(known, reps.CartesianTensor) and known.rank == 2 and shape[-1:] == (6,):
+        return reps.voigt()  # the order is a convention; ASE's is the usual one, and the announcement shows it
+    if isinstance(known, frames.Frame) and shape[-1:] == (7,):
+        return frames.frame("quaternion")
+    return known
+
+
+def is_fractional(name: str) -> bool:
+    """Whether a name says fractional coordinates, which do not rotate.
+
+    >>> [is_fractional(name) for name in ("frac_coords", "scaled_positions", "fraction", "scale")]
+    [True, True, False, False]
+    """
+    return bool(_FRACTIONAL.search(plain(name)))
+
+
+def is_predicted(name: str) -> bool:
+    """Whether a name says a label or an answer, rather than something that a network is given.
+
+    >>> [is_predicted(name) for name in ("y", "forces", "pred_noise", "edge_attr")]
+    [True, True, True, False]
+    """
+    return bool(_PREDICTED.search(plain(name)))
+
+
+def holds_edges(name: str) -> bool:
+    """Whether a name says attributes of edges, which may be features or arrows.
+
+    >>> [holds_edges(name) for name in ("edge_attr", "edge_vec", "x")]
+    [True, False, False]
+    """
+    return bool(_FEATURES.search(plain(name)))
+
+
+def holds_harmonics(name: str) -> bool:
+    """Whether a name says spherical harmonics.
+
+    >>> [holds_harmonics(name) for name in ("edge_sh", "ylm", "shift")]
+    [True, True, False]
+    """
+    return bool(_HARMONICS.search(plain(name)))

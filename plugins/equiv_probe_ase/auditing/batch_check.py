@@ -1,0 +1,92 @@
+"""Whether a structure's outputs depend on the other structures in its batch, asked before a batch is trusted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from equiv_probe.estimation.controls import Control, batch_agrees, batch_not_asked
+from equiv_probe_ase.evaluators.loop import LoopEvaluator
+from equiv_probe_ase.structures.control_copies import ControlCopies
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ase.calculators.calculator import Calculator
+    from numpy.typing import NDArray
+
+    from equiv_probe_ase.evaluators import Evaluator
+    from equiv_probe_ase.structures.loading import Structure
+    from equiv_probe_ase.structures.quantities import Quantity
+
+    Results = dict[str, NDArray[np.float64]]
+
+ROUNDING = 1e4
+"""Units in the last place that another order of sums may cost a batched evaluation."""
+MOST = 0.02
+"""Of the size of an output, in low precision."""
+
+
+def trusted(
+    evaluator: Evaluator,
+    calculator: Calculator,
+    chosen: Mapping[str, Quantity],
+    structures: Sequence[Structure],
+    precision: torch.dtype,
+) -> tuple[Evaluator, list[Control]]:
+    """An evaluator that may be trusted: the given one, or a loop where the batch changes what a structure gets.
+
+    The smallest structures, of two sizes where there are two, go through the calculator alone, as a user calls it, and
+    together with each other and a deformed copy in one batch (padding, batch normalisation in training mode, pooling
+    over all nodes, sorting).
+
+    Args:
+        evaluator: of the calculator.
+        calculator: itself.
+        chosen: what is measured.
+        structures: to choose from.
+        precision: of the model.
+
+    Returns:
+        The evaluator, and the control; none where there are no batches.
+    """
+    if not evaluator.batched:
+        return evaluator, []
+    loop = LoopEvaluator(calculator, "its outputs depend on the other structures in a batch")
+    few = _of_different_sizes(structures)
+    names = list(chosen)
+    try:
+        copies = ControlCopies(few[0].atoms, (0, few[0].index))
+        others = [copies.deformed()] if copies.deforms else []
+        together = evaluator.evaluate([*(one.atoms for one in few), *others], names)
+        alone = loop.evaluate([one.atoms for one in few], names)
+    except (Exception, SystemExit):  # what fails here fails again where it is reported, structure by structure
+        return evaluator, [batch_not_asked()]
+    for structure, own, shared in zip(few, alone, together, strict=False):
+        for name, quantity in chosen.items():
+            first, second = (quantity.values(one[name], structure.atoms) for one in (own, shared))
+            allowed = _allowed(quantity, first, precision)
+            if _root(first - second) <= allowed:
+                continue
+            again = quantity.values(loop.evaluate([structure.atoms], names)[0][name], structure.atoms)
+            if _root(first - second) > allowed + 10 * _root(first - again):
+                return loop, [batch_agrees(name, structure.name, _root(first - second), allowed, quantity.unit)]
+    return evaluator, [batch_agrees("", "", 0.0, 0.0, "")]
+
+
+def _of_different_sizes(structures: Sequence[Structure]) -> list[Structure]:
+    """The smallest structure, and the smallest that is larger, if there is one."""
+    known = sorted((s for s in structures if len(s.atoms)), key=lambda s: len(s.atoms))
+    larger = [one for one in known if len(one.atoms) > len(known[0].atoms)]
+    return [*known[:1], *larger[:1]]
+
+
+def _allowed(quantity: Quantity, values: NDArray[np.float64], precision: torch.dtype) -> float:
+    relative = min(ROUNDING * torch.finfo(precision).eps, MOST)
+    return relative * (_root(values) + quantity.factor)
+
+
+def _root(values: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))

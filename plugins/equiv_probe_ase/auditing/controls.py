@@ -1,0 +1,108 @@
+"""The controls of an audit, decided from the records of its structures."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from equiv_probe.estimation.controls import (
+    TRANSLATION,
+    Control,
+    does_not_move,
+    floor_explained,
+    many_carry,
+    sees_rotation,
+)
+from equiv_probe.estimation.few import effective_number
+from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
+from equiv_probe_ase.auditing.judgement import floor_of, is_stuck, root_mean_square, rounding_of, varies
+from equiv_probe_ase.structures.control_copies import SHIFT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from equiv_probe_ase.structures.quantities import Quantity
+
+    Record = Mapping[str, Any]
+
+MAY_BE_CONSTANT = frozenset({"charges", "magmom", "magmoms"})
+"""A model may give these without a look at where atoms are."""
+
+
+def controls_of(records: Sequence[Record], quantities: Mapping[str, Quantity], *, moved: bool) -> list[Control]:
+    """All controls of the structures that were measured.
+
+    Args:
+        records: of the structures.
+        quantities: that were measured.
+        moved: whether structures were moved.
+    """
+    found = [_sees_rotation(records)]
+    for name, quantity in quantities.items():
+        values = [record["quantities"][name] for record in records if name in record["quantities"]]
+        if values:
+            if not varies(values):  # then the round trips show noise once more, and not rounding
+                floor = root_mean_square(values, "floor")
+                found.append(floor_explained(name, floor, rounding_of(values), quantity.unit))
+            found += [_moved(name, values, quantity.unit)] if moved else []
+            found += _carried(name, [record for record in records if name in record["quantities"]])
+    if not moved:
+        found.append(Control(TRANSLATION, None, "structures were not moved: the rotation is about a fixed point"))
+    return found
+
+
+def summary_of(controls: Sequence[Control]) -> str:
+    """Which controls there were, in a line for the protocol."""
+    names = dict.fromkeys(control.name for control in controls)
+    states = {
+        name: "FAILED"
+        if any(control.failed for control in controls if control.name == name)
+        else "passed"
+        if any(control.passed for control in controls if control.name == name)
+        else "not run"
+        for name in names
+    }
+    return "; ".join(f"{name}: {state}" for name, state in states.items())
+
+
+def _sees_rotation(records: Sequence[Record]) -> Control:
+    tested, stuck = 0, []
+    outputs: dict[str, None] = {}
+    for record in records:
+        known = {n: v for n, v in record["quantities"].items() if v.get("deformed") is not None}
+        tested += bool(known)
+        still = [name for name, values in known.items() if is_stuck(values)]
+        if len(still) == len(known) or any(name not in MAY_BE_CONSTANT for name in still):
+            stuck += [record["name"]] if still else []
+            outputs |= dict.fromkeys(still)
+    return sees_rotation(list(outputs), stuck, tested)
+
+
+def _carried(name: str, records: Sequence[Record]) -> list[Control]:
+    """Whether few structures, or few rotations of each, carry the number; nothing is asked of rounding."""
+    values = [record["quantities"][name] for record in records]
+    terms = np.array([value["equiv"] * value["weight"] for value in values])
+    rounding = max(floor_of(values), root_mean_square(values, "explained"))
+    if varies(values) or not math.sqrt(max(float(terms.sum()), 0.0)) > ROUND_OFF_FACTOR * rounding * math.sqrt(
+        sum(value["weight"] for value in values)
+    ):
+        return []
+    worst = records[int(terms.argmax())]["name"]
+    largest = f" ({worst} makes {100 * terms.max() / terms.sum():.0f} %)"
+    over = sum(value.get("effective_rotations", 0.0) for value in values)
+    rotations = sum(record["rotations"] for record in records)
+    return [
+        many_carry(name, effective_number(terms), len(terms), "structures", largest),
+        many_carry(name, over, rotations, "rotations", " (its errors are in a narrow cone of orientations)"),
+    ]
+
+
+def _moved(name: str, values: Sequence[Mapping[str, Any]], unit: str) -> Control:
+    rounding = max(
+        (root_mean_square(values, key) for key in ("floor", "resolution", "explained", "nondeterminism", "noise")),
+        key=lambda x: -math.inf if math.isnan(x) else x,
+    )
+    how = f"moved by {SHIFT:g} Å, and atoms of periodic ones by lattice vectors"
+    return does_not_move(name, root_mean_square(values, "moved"), rounding, unit, how)

@@ -1,0 +1,53 @@
+"""The end of a run: its table, its report in a file, and figures for the loggers."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import equiv_probe as ep
+from equiv_probe.cli.run_script import report_path
+from equiv_probe.messages import logger
+from equiv_probe_lightning import ranks
+from equiv_probe_lightning.figures import log_figures
+
+if TYPE_CHECKING:
+    from equiv_probe_lightning.run import Run
+
+
+def conclude_together(run: Run, trainer: Any) -> None:
+    """Show what all ranks measured; every rank must call it."""
+    if not run.begun or run.probe is None:
+        return
+    merged = ranks.merged(run.probe.running)
+    gradients = run.probe.gradients is not None and run.probe.gradients.everything
+    if (merged or gradients) and trainer.is_global_zero:
+        conclude(run, trainer, merged, [])
+
+
+def conclude(run: Run, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | None, notes: list[str]) -> None:
+    """Print the table, save the report, and log its figures.
+
+    Args:
+        run: what was measured.
+        trainer: which ran it.
+        merged: sums over ranks; None is this rank's own.
+        notes: what a reader must know.
+    """
+    assert run.probe is not None
+    settings, report = run.settings, run.logbook.report(run.probe, trainer, merged, notes)
+    if settings.verbose:
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # which may not have what tables are made of
+        print(str(report).encode(encoding, "replace").decode(encoding))
+    if settings.figures and trainer.state.fn == "fit" and not trainer.barebones:
+        log_figures(report, trainer.loggers, trainer.global_step)
+    if settings.report:
+        path = report_path(run.directory if settings.report is True else settings.report)
+        try:
+            report.save(path)
+        except (OSError, ep.EquivProbeError) as error:  # the training is done; what comes after is the user's
+            warnings.warn(f"equiv_probe could not save its report: {error}", stacklevel=2)
+            return
+        if settings.verbose:
+            logger.info(f"Saved to {path}")

@@ -1,0 +1,174 @@
+"""One module in a Trainer's hands, and the probe on its network."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import equiv_probe as ep
+from equiv_probe.cli.run_script import claim
+from equiv_probe.messages import logger
+from equiv_probe.rotations.drawing import rank
+from equiv_probe_lightning import ranks
+from equiv_probe_lightning.logbook import Logbook
+from equiv_probe_lightning.step import STEPS, Step, silent
+from equiv_probe_lightning.trainers import defines, dummy_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from equiv_probe.estimation.objectives import Training
+    from equiv_probe_lightning.settings import Settings
+
+
+class Run:
+    """What is measured on a module while a Trainer runs it; of the next run of the same, its continuation.
+
+    Args:
+        settings: of the callback.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.probe: ep.Probe | None = None
+        self.logbook = Logbook(settings.prog_bar)
+        self.directory = "."
+        self._restored: Mapping[str, Any] | None = None
+        self._epochs: dict[str, float | None] = {}
+        self._release()
+
+    def _release(self) -> None:
+        """Hold nothing of the Trainer's and of the module."""
+        self.trainer: Any = None
+        self.module: Any = None
+        self._steps: list[Step] = []
+        self._augmentation: ep.Augmentation | None = None
+        self._rotations: list[Any] = []
+        """Of a checkpoint, the augmentation's state on every rank."""
+        self.warned = False
+        """Whether it was said that nothing is measured."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a module, and a probe on it."""
+        return self.module is not None and self.probe is not None
+
+    def start(self, trainer: Any, module: Any, stage: str, step: Callable[..., Any]) -> None:
+        """Stand in for the module's steps.
+
+        Args:
+            trainer: which runs the module.
+            module: the LightningModule.
+            stage: of the Trainer: ``"fit"`` and so on.
+            step: what runs in the place of a step, with the stage, the method and its arguments.
+        """
+        if self.probe is not None:
+            trained = ("step", "train") in self.probe.schedules and self.probe.schedules["step", "train"].step > 0
+            another = all(m is not self.probe.model for m in module.modules())
+            if another or (trained and stage == "fit" and trainer.global_step == 0):
+                # The same callback for another model, or for another run: what it knows is not about this one.
+                self.probe, self.logbook = None, Logbook(self.settings.prog_bar)
+        self.trainer, self.module = trainer, module
+        self.directory = trainer.log_dir or "."  # every rank must ask
+        claim(module)
+        self._warn_of_monitors(trainer)
+        for name, key in STEPS.items():
+            if key in self.settings.stages and defines(module, name):
+                self._steps.append(Step(module, name, step))
+        self._augment()
+
+    def stop(self) -> None:
+        """Give the module its steps back."""
+        for step in reversed(self._steps):
+            step.remove()
+        if self._augmentation is not None:
+            self._augmentation.remove()
+        self._release()
+
+    def _warn_of_monitors(self, trainer: Any) -> None:
+        if self.settings.options["budget"] is None:
+            return
+        for one in trainer.callbacks:
+            monitored = getattr(one, "monitor", None)
+            if isinstance(monitored, str) and monitored.startswith("equiv/val/"):
+                what = f'{type(one).__name__} monitors "{monitored}", which is outdated in epochs over the budget'
+                fix = "EquivarianceCallback(budget=None) measures it in every epoch"
+                warnings.warn(f"equiv_probe: {what}; {fix}", stacklevel=2)
+
+    def begin(self, training: Training) -> None:
+        """Make the probe of what is trained."""
+        settings, module = self.settings, self.module
+        self.probe = ep.Probe(
+            training.network,
+            settings.schema or training.schema,
+            objectives=training.objectives,
+            protect=(module,),
+            quiet=self.quiet,
+            **settings.options,
+        )
+        if self._restored is not None:
+            self._restore(self._restored)
+        for stage, calls in self._epochs.items():
+            self.begin_epoch(stage, calls)
+        self._augment()
+        if settings.verbose and self.trainer.is_global_zero:
+            name = next((name for name, m in module.named_modules() if m is training.network), "") or "."
+            logger.info(f'equiv_probe measures network="{name}" ({type(training.network).__name__})')
+
+    def _augment(self) -> None:
+        if self.settings.augment and self.probe is not None and self._augmentation is None:
+            options = self.settings.options
+            seed, center = options["seed"] + self.trainer.global_step, options["center"]
+            self._augmentation = ep.augment(self.probe.model, self.probe.schema, center=center, seed=seed)
+            states, self._rotations = self._rotations, []
+            if len(states) == ranks.world():
+                self._augmentation.load_state_dict(states[rank()])
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """A context in which nothing reaches loggers and progress bars."""
+        with silent(self.module, self.trainer, dummy_logger(self.trainer)):
+            yield
+
+    def begin_epoch(self, stage: str, calls: float | None) -> None:
+        """Say that an epoch begins.
+
+        Args:
+            stage: whose.
+            calls: in it, if known.
+        """
+        self._epochs[stage] = calls
+        if self.probe is None or self.module is None:
+            return
+        schedule = self.probe.schedule("step", stage)
+        self.probe.begin_epoch(stage, calls, fresh=stage != "train")
+        if stage != "train" and ranks.world() > 1:
+            # What one rank measures all must: a step that is run again may hold a collective.
+            schedule.allowance = ranks.gathered(schedule.allowed())[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums over all ranks, counts, and random states; every rank must call it."""
+        if self.probe is None:
+            return dict(self._restored or {})
+        state = self.probe.state_dict()
+        generators = ranks.gathered(state.pop("generator"))
+        state["running"] = ranks.merged(self.probe.running)
+        rotations = ranks.gathered(self._augmentation.state_dict()) if self._augmentation is not None else []
+        return {"probe": state, "generators": generators, "turns": rotations, "logbook": self.logbook.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Undo :meth:`state_dict`; as soon as there is a probe."""
+        self._restored = dict(state)
+        if self.probe is not None:
+            self._restore(self._restored)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        assert self.probe is not None
+        generators, mine = state["generators"], rank()
+        generator = generators[mine] if len(generators) == ranks.world() else None
+        running = state["probe"]["running"] if mine == 0 else {}  # the sums are over all ranks
+        self.probe.load_state_dict({**state["probe"], "running": running, "generator": generator})
+        self.logbook.load_state_dict(state["logbook"])
+        self._rotations = state.get("turns", [])
+        self._restored = None

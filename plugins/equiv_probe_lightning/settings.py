@@ -1,0 +1,51 @@
+"""What a callback was told: of the network, of the probe, and of what is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import equiv_probe as ep
+from equiv_probe_lightning.step import STEPS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a callback was told.
+
+    Attributes:
+        network: name of the submodule to measure, or None.
+        schema: representations, or None.
+        options: of :class:`equiv_probe.Probe`.
+        stages: that are measured.
+        augment: whether the network's training inputs are rotated.
+        prog_bar: whether the progress bar shows the share.
+        report: where to save it.
+        figures: whether loggers get figures.
+        verbose: whether to print.
+
+    Raises:
+        EquivProbeError: settings that do not fit.
+    """
+
+    network: str | None
+    schema: ep.Schema | None
+    options: Mapping[str, Any]
+    stages: tuple[str, ...]
+    augment: bool
+    prog_bar: bool
+    report: str | bool | None
+    figures: bool
+    verbose: bool
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.stages) - set(STEPS.values()))
+        if unknown:
+            raise ep.EquivProbeError(f"stages {unknown}", f"some of {list(STEPS.values())}", 'stages=("train", "val")')
+        for kind in ("step", "gradients"):  # what is wrong is an error here
+            ep.Probe(torch.nn.Identity(), **self.options).schedule(kind, "train")

@@ -1,0 +1,67 @@
+"""Old spellings work, warn at the line that uses them, and cannot be mixed with the new ones."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from pathlib import Path
+
+import pytest
+
+from equiv_probe.deprecation import renamed
+from equiv_probe.errors import EquivProbeError
+
+
+@renamed(turns="rotates", calc="calculator")
+def audit(calculator: str, *, rotates: bool = True) -> tuple[str, bool]:
+    """What it does."""
+    return calculator, rotates
+
+
+class Meter:
+    @renamed(parted="per_structure")
+    def __init__(self, per_structure: bool = False) -> None:
+        self.per_structure = per_structure
+
+
+def test_new_names_say_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert audit("emt", rotates=False) == ("emt", False)
+        assert Meter(per_structure=True).per_structure
+
+
+def test_old_names_work_and_warn_at_the_line_of_the_call() -> None:
+    with pytest.warns(DeprecationWarning, match=r"argument turns of audit\(\) is now called rotates") as heard:
+        assert audit("emt", turns=False) == ("emt", False)  # type: ignore[call-arg]
+    assert Path(heard[0].filename) == Path(__file__)
+    assert heard[0].lineno == inspect.currentframe().f_lineno - 2  # type: ignore[union-attr]
+    with pytest.warns(DeprecationWarning, match="is now called") as heard:
+        assert audit(calc="emt", turns=False) == ("emt", False)  # type: ignore[call-arg]
+    assert {str(one.message).split()[3] for one in heard} == {"calc", "turns"}
+
+
+def test_a_class_is_named_as_it_is_called() -> None:
+    with pytest.warns(DeprecationWarning, match=r"argument parted of Meter\(\) is now called per_structure"):
+        assert Meter(parted=True).per_structure  # type: ignore[call-arg]
+
+
+def test_signature_and_documentation_know_the_new_names_alone() -> None:
+    assert list(inspect.signature(audit).parameters) == ["calculator", "rotates"]
+    assert (audit.__doc__, audit.__name__) == ("What it does.", "audit")
+
+
+def test_both_names_at_once_are_refused() -> None:
+    with pytest.raises(EquivProbeError, match="both turns and rotates"):
+        audit("emt", turns=False, rotates=True)  # type: ignore[call-arg]
+    with pytest.raises(EquivProbeError, match="both calc and calculator"):
+        audit("emt", calc="emt")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'turned'"):
+        audit("emt", turned=True)  # type: ignore[call-arg]
+
+
+def test_a_renaming_that_names_nothing_is_found_at_once() -> None:
+    with pytest.raises(TypeError, match="has no argument rotations"):
+        renamed(turns="rotations")(audit)
+    with pytest.raises(TypeError, match="still has"):
+        renamed(rotates="calculator")(audit)

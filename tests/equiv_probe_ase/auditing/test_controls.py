@@ -1,0 +1,269 @@
+"""What would be called fine, or blamed on rotation, without controls; and sound models that pass all of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+
+import equiv_probe as ep
+from equiv_probe.testing import CentralForces
+from equiv_probe_ase import audit
+
+from . import faulty_calculators as faulty
+
+if TYPE_CHECKING:
+    from equiv_probe.results.report import Report
+
+BLIND = "do not depend on the rotated inputs"
+MOVED = "depends on where a structure is"
+
+
+def rattled(name: str, seed: int = 0) -> Atoms:
+    atoms = molecule(name)
+    atoms.rattle(0.05, seed=seed)
+    return atoms
+
+
+def state(report: Report, control: str) -> str:
+    """passed, FAILED or not run, as the protocol says."""
+    return dict(part.split(": ") for part in report.protocol["controls"].split("; "))[control]
+
+
+@pytest.mark.parametrize(
+    "calculator",
+    [
+        faulty.CachesByFormula,
+        faulty.EdgesFromElsewhere,
+        faulty.PrecomputedFeatures,
+    ],
+)
+def test_a_model_that_never_sees_the_rotation_is_not_called_fine(calculator: Any) -> None:
+    report = audit(calculator(), [rattled("CH3CH2OH"), rattled("H2O")])
+    assert BLIND in report.notes[0]
+    assert state(report, "sees the rotation") == "FAILED"
+    assert report["energy"].verdict != "round-off"
+    assert report["energy"].rms < 1e-9, "the negative control: by its number alone it is perfect"
+
+
+def test_numbers_that_are_rounded_to_few_digits_do_see_the_rotation() -> None:
+    class Rounded(faulty.Faulty):
+        def answer(self, atoms: Atoms) -> dict[str, Any]:
+            return {"energy": round(super().answer(atoms)["energy"], 6)}
+
+    report = audit(Rounded(), rattled("CH3CH2OH"))
+    assert report["energy"].rms == 0
+    assert report["energy"].verdict == "round-off"
+    assert state(report, "sees the rotation") == "passed"
+
+
+def test_charges_that_a_model_takes_from_the_elements_are_no_cache() -> None:
+    class FixedCharges(faulty.Faulty):
+        implemented_properties = ("energy", "charges")
+
+        def answer(self, atoms: Atoms) -> dict[str, Any]:
+            return {**super().answer(atoms), "charges": 0.1 * (atoms.numbers - atoms.numbers.mean())}
+
+    report = audit(FixedCharges(), rattled("H2O"))
+    assert state(report, "sees the rotation") == "passed"
+    assert "not measured" in report["charges"].sentence
+
+
+def test_an_atom_alone_shows_nothing_and_that_is_said() -> None:
+    report = audit(EMT(), Atoms("Cu"))
+    assert state(report, "sees the rotation") == "not run"
+
+
+@pytest.mark.parametrize(
+    ("calculator", "atoms"),
+    [
+        (faulty.PrincipalAxes(), molecule("CH4")),
+        (faulty.FrameOfTheNearest(), molecule("CH3CH2OH")),
+        (faulty.SharpCutoff(1.3), Atoms("C4", np.array([[0, 0, 0], [1.3, 0, 0], [0, 1.3, 0], [0, 0, 2.0]]))),
+    ],
+)
+def test_what_a_last_digit_decides_is_discontinuous_and_not_at_round_off(calculator: Any, atoms: Atoms) -> None:
+    found = audit(calculator, atoms)
+    assert found["energy"].verdict in {"discontinuous", "broken"}
+    assert found["energy"].rms > 1  # meV/atom
+    assert state(found, "the precision explains the floor") == "FAILED"
+    assert found["energy"].floor > found["energy"].rms / 10, "the negative control: beside the floor alone it is fine"
+    # Without the symmetry that makes the tie, the same model has a frame that rotates with the atoms, or one that does
+    # not: neither is excused by its floor.
+    generic = atoms.copy()
+    generic.rattle(0.1, seed=1)
+    again = audit(calculator, generic)
+    assert state(again, "the precision explains the floor") == "passed"
+    assert again["energy"].verdict == ("broken" if isinstance(calculator, faulty.PrincipalAxes) else "round-off")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_rounding_that_a_model_amplifies_is_told_with_how_much(dtype: torch.dtype) -> None:
+    report = audit(faulty.NormalisesNearlyConstant(dtype), molecule("CH3CH2OH"))
+    assert report["forces"].verdict in {"ill-conditioned", "discontinuous"}
+    assert "times what the precision explains" in report["forces"].sentence
+    if dtype == torch.float64:  # in float32 the amplified rounding is as large as the forces themselves
+        assert report["forces"].verdict == "ill-conditioned"
+        assert report["forces"].relative < 1e-4
+    # The same network over channels that differ is well conditioned.
+    control = audit(faulty.NormalisesNearlyConstant(dtype, spread=0.3), molecule("CH3CH2OH"))
+    assert control["forces"].verdict == "round-off"
+    assert state(control, "the precision explains the floor") == "passed"
+
+
+@pytest.mark.parametrize("distance", [0.0, 100.0, 1e4])
+def test_an_exact_potential_in_single_precision_is_at_round_off_wherever_it_is(distance: float) -> None:
+    """The error grows with the distance from the origin as the grid of float32 numbers does, and the floor with it."""
+    for seed in range(6):
+        atoms = rattled("H2O" if seed % 2 else "CH3OH", seed)
+        atoms.positions += distance * np.array([1.0, 0.7, -0.4])
+        report = audit(faulty.InSinglePrecision(), atoms, plan=ep.RotationPlan(seed=seed))
+        assert {m.name: m.verdict for m in report.measured} == {"energy": "round-off", "forces": "round-off"}
+        assert report["forces"].rms < 10 * report["forces"].floor
+        assert all(": FAILED" not in part for part in report.protocol["controls"].split("; "))
+        spacing = np.spacing(np.float32(max(abs(atoms.positions).max(), 1.0)))
+        assert 10 * spacing < report["forces"].rms < 1e5 * spacing  # meV/Å of 10 to 100 eV/Å², and rounding's share
+
+
+def test_the_digits_of_a_perfect_crystal_say_nothing_of_the_precision() -> None:
+    """Its forces are rounding errors, which need few digits: in double precision they are stored all the same."""
+    report = audit(EMT(), bulk("Cu", cubic=True))
+    assert report.protocol["precision"] == "float64"
+    assert report["energy"].floor < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("calculator", "atoms"),
+    [
+        (faulty.CentredOnPadding(), rattled("CH3CH2OH")),
+        (faulty.ForgetsToWrap(), bulk("Si", cubic=True)),
+    ],
+)
+def test_broken_translation_is_named_and_not_left_to_look_like_rotation(calculator: Any, atoms: Atoms) -> None:
+    report = audit(calculator, atoms)
+    assert any(MOVED in note for note in report.notes)
+    assert state(report, "does not depend on where the structure is") == "FAILED"
+    assert not any("translation" in spot for spot in report.blind_spots)
+
+
+def test_translation_that_was_not_tested_is_a_blind_spot() -> None:
+    report = audit(EMT(), rattled("CH3CH2OH"), center="origin")
+    assert state(report, "does not depend on where the structure is") == "not run"
+    assert any("translation" in spot for spot in report.blind_spots)
+    # About the origin the padded centre rotates along: its one fault does not show, and is not claimed to be absent.
+    about = audit(faulty.CentredOnPadding(), rattled("CH3CH2OH"), center="origin")
+    assert about["energy"].verdict == "round-off"
+    assert not any(MOVED in note for note in about.notes)
+
+
+def test_an_ions_dipole_may_move_with_it() -> None:
+    class Ion(faulty.Faulty):
+        implemented_properties = ("energy", "dipole", "charges")
+
+        def answer(self, atoms: Atoms) -> dict[str, Any]:
+            charges = 0.1 * atoms.numbers.astype(float)
+            return {**super().answer(atoms), "charges": charges, "dipole": charges @ atoms.positions}
+
+    assert state(audit(Ion(), rattled("CH3CH2OH")), "does not depend on where the structure is") == "passed"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_sound_models_pass_all_controls(planted: Any, mixed: list[Atoms], dtype: torch.dtype) -> None:
+    molecules = [atoms for atoms in mixed if not atoms.pbc.any()]
+    for atoms in molecules:  # the planted model is central: about the centre of the structure
+        atoms.positions -= atoms.positions.mean(0)
+    report = audit(planted(CentralForces(), dtype), molecules, center="origin")
+    assert "FAILED" not in report.protocol["controls"]
+    crystals = [bulk("Cu", cubic=True), bulk("Au") * (2, 2, 1)]
+    crystals[1].rattle(0.05, seed=1)
+    report = audit(EMT(), [*crystals, Atoms("Cu2", [[0, 0, 0], [0, 0, 2.4]])])
+    assert "FAILED" not in report.protocol["controls"]
+    assert not report.notes
+    assert all(math.isfinite(m.rms) and m.verdict == "round-off" for m in report.measured)
+
+
+def test_noise_alone_is_no_broken_symmetry_and_no_part_of_the_loss() -> None:
+    """Twelve audits of noise: chance calls one of them more than chance once in 150 runs."""
+    atoms = [rattled(name) for name in ("CH3CH2OH", "H2O", "CH4")]
+    for one in atoms:  # labels that are off by 0.1 eV/Å everywhere
+        one.arrays["REF_forces"] = -(one.positions - one.positions.mean(0)) + 0.1
+    kinds, shares = [], []
+    for seed in range(12):
+        report = audit(faulty.Noisy(0.3, seed=seed), atoms, plan=ep.RotationPlan(seed=seed))
+        kinds += [m.verdict for m in report.measured]
+        shares.append(report["forces"].labelled.share)
+        assert report["forces"].nondeterminism == pytest.approx(300, rel=0.1)
+        assert report["forces"].labelled.share_interval[0] < 0.05
+    assert set(kinds) == {"non-deterministic"}
+    assert abs(np.mean(shares)) < 0.15, "noise of 300 meV/Å beside an error of 100 meV/Å was nearly all of the loss"
+
+
+def test_a_fault_beneath_the_noise_is_found_and_measured_without_it() -> None:
+    atoms = rattled("CH3CH2OH")
+    plan = ep.RotationPlan("tetrahedral", 40)
+    exact = audit(faulty.Noisy(0.0, 0.2), atoms, plan=plan)["forces"]
+    noisy = audit(faulty.Noisy(0.15, 0.2), atoms, plan=plan)["forces"]
+    assert exact.rms < 0.6 * 150, "well beneath the noise"
+    assert noisy.verdict == "broken"
+    assert "from call to call" in noisy.sentence
+    assert abs(noisy.equiv - exact.equiv) < 4 * noisy.equiv_stderr
+    assert noisy.rms == pytest.approx(exact.rms, rel=0.15)
+
+
+@pytest.mark.parametrize("kind", [faulty.BatchCoupled, faulty.PaddingLeaks, faulty.AnswersForTheFirst])
+def test_a_batch_that_changes_what_a_structure_gets_is_not_trusted(kind: Any) -> None:
+    """Labels that are off by 50 meV/atom from what the model says of each structure alone: L_total is 2500."""
+    atoms = [rattled(name) for name in ("CH3CH2OH", "CH4", "C6H6", "H2O", "NH3")]
+    model = kind()
+    for one in atoms:
+        one.info["REF_energy"] = model.answer(one)["energy"] + 0.05 * len(one)
+    report = audit(model, atoms)
+    assert report["energy"].labelled.total == pytest.approx(2500, rel=1e-6)
+    assert report["energy"].verdict == "round-off"
+    assert state(report, "does not depend on its batch") == "FAILED"
+    assert "depends on its neighbours in the batch" in report.notes[0]
+    assert "one call per structure" in report.protocol["evaluator"]
+
+
+def test_a_single_structure_is_compared_with_itself_beside_a_deformed_copy() -> None:
+    assert state(audit(faulty.BatchCoupled(), rattled("H2O")), "does not depend on its batch") == "FAILED"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_sound_batch_is_trusted(batched: Any, mixed: list[Atoms], dtype: torch.dtype) -> None:
+    report = audit(batched(CentralForces(), dtype), mixed)
+    assert state(report, "does not depend on its batch") == "passed"
+    assert "batched" in report.protocol["evaluator"]
+
+
+def test_a_few_structures_or_a_narrow_cone_of_orientations_are_told() -> None:
+    class Uneven(faulty.Faulty):
+        """One structure in twenty is a thousand times as wrong; with a sharpness, in a narrow cone alone."""
+
+        def __init__(self, sharpness: float) -> None:
+            super().__init__()
+            self.sharpness = sharpness
+
+        def answer(self, atoms: Atoms) -> dict[str, Any]:
+            arms = atoms.positions[1:] - atoms.positions[0]
+            along_z = arms[:, 2] / np.linalg.norm(arms, axis=1)
+            size = 1.0 if len(atoms) > 3 else 1e-3
+            return {"energy": pair(atoms) + size * float(np.exp(self.sharpness * (along_z[:1] - 1)).sum())}
+
+    pair = lambda atoms: faulty.pair_energy(atoms.positions)  # noqa: E731 - the exact part
+    many = [rattled("H2O", seed) for seed in range(19)]
+    few = audit(Uneven(1.0), [*many, rattled("CH4")])
+    assert state(few, "many structures carry the number") == "FAILED"
+    assert "a few structures carry this number (structure[19] makes 1" in few.notes[0]
+    assert state(few, "many rotations carry the number") == "passed"
+    even = audit(Uneven(1.0), many)
+    assert state(even, "many structures carry the number") == "passed"
+    cone = audit(Uneven(100.0), rattled("CH4"))
+    assert state(cone, "many rotations carry the number") == "FAILED"
+    assert any("narrow cone" in note for note in cone.notes)
