@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from equiv_probe.estimation.controls import Control, failures_of, many_carry
 from equiv_probe.estimation.estimates import Estimate, Sums
+from equiv_probe.estimation.few import effective_number
 from equiv_probe.estimation.measurement import Measurement, Objective, measure, require_outputs
 from equiv_probe.estimation.second_opinion import second_opinion
 
@@ -118,12 +120,27 @@ def decompose(
     for name, part in decomposed.items():
         above_floor = not part.equiv <= 100 * part.floor  # at round-off there is nothing to explain
         doubt = second_opinion(orbit, name) if name in orbit.identity and above_floor else ""
-        decomposed[name] = replace(part, notes=(*part.notes, doubt)) if doubt else part
+        few = [*failures_of(_carried(orbit, name, part))] if above_floor else []
+        decomposed[name] = replace(part, notes=(*part.notes, *([doubt] if doubt else []), *few))
     if len(parts) == 1:
         name, only = next(iter(decomposed.items()))
         return replace(only, parts={name: only})
     factors = {name: (coefficients or {}).get(name, 1.0) for name in parts}
     return replace(summarise(Measurement.sum(parts, factors), ""), parts=decomposed)
+
+
+def _carried(orbit: Orbit, name: str, part: Decomposition) -> list[Control]:
+    """Whether enough structures, and rotations, carry an ``L_equiv``; rotations of an orbit that was kept."""
+    equiv = part.per_structure["equiv"] * part.per_structure["weight"]
+    found = [many_carry(name, effective_number(equiv.cpu().numpy()), len(equiv), "structures")]
+    if orbit.values is not None and name in orbit.values and not orbit.half_differences:
+        values = orbit.kept(name).double()
+        mean = torch.einsum("n,rn...->...", orbit.weights.to(values), values) / len(values)
+        squares = (values - mean).square().flatten(2).sum(-1).flatten() if values.ndim > 2 else (values - mean).square()
+        terms = squares.nan_to_num().flatten().cpu().numpy()
+        cone = " (its errors are in a narrow cone of orientations)"
+        found.append(many_carry(name, effective_number(terms), len(terms), "rotations", cone))
+    return found
 
 
 _KEYS = ("total", "mean", "equiv", "share")

@@ -104,7 +104,9 @@ class Recorder:
             )
         if not calls:
             raise EquivProbeError(
-                "a step that did not call the probed module", "at least one call", "ep.Probe(network)"
+                "a step that did not call the probed module",
+                "at least one call as network(...): those of its methods, such as network._forward(...), are not seen",
+                "network(...) in the step, or ep.Probe of the module that the step calls",
             )
         return RecordedStep(
             step,

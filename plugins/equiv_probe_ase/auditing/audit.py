@@ -13,12 +13,13 @@ from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
+from equiv_probe_ase.auditing.cell_check import transposed_cell_notes
 from equiv_probe_ase.auditing.controls import controls_of, summary_of
 from equiv_probe_ase.auditing.energy_zero import relative_to_one_zero
 from equiv_probe_ase.auditing.gradient_check import torque_notes
 from equiv_probe_ase.auditing.journal import Journal
 from equiv_probe_ase.auditing.models_own_labels import without_models_own_labels
-from equiv_probe_ase.auditing.notes import notes_on
+from equiv_probe_ase.auditing.notes import notes_on, notes_on_rounding
 from equiv_probe_ase.auditing.options import Options
 from equiv_probe_ase.auditing.orbits import ROUND_TRIPS
 from equiv_probe_ase.auditing.resumption import left_to_do
@@ -151,8 +152,10 @@ def audit(
     records = [entry for entry in done if "error" not in entry]
     failures = [{"name": entry["name"], "error": entry["error"]} for entry in done if "error" in entry]
     controls = [*subject.controls, *controls_of(records, subject.quantities, moved=options.is_moved)]
+    causes = transposed_cell_notes(records, todo, subject, options) if complete else []
     torque = torque_notes(records, todo, subject) if complete else []
     records, on_the_zero = relative_to_one_zero(records, todo, loss, reference_offsets)
+    measured = summarise(records, subject.quantities, loss)
     resumed = book.resumed
     return Report(
         model=subject.label,
@@ -165,13 +168,15 @@ def audit(
             **({"resumed structures": resumed} if resumed else {}),
             "versions": subject.versions,
         },
-        measured=summarise(records, subject.quantities, loss),
+        measured=measured,
         structures=StructureTable.of(with_geometry(records, todo)),
         failures=failures,
         notes=[
             *failures_of(controls),
             *on_the_zero,
             *notes_on(todo, records, failures, options),
+            *notes_on_rounding(measured, subject.quantities, todo, subject.precision),
+            *causes,
             *torque,
             *remarks,
             *subject.remarks(),

@@ -27,6 +27,8 @@ WINDOW = 32
 """Structures that are evaluated and written to the journal together, at most."""
 UNCERTAIN = (3.0, 300.0)
 """Times the floor: errors between are judged by it, and it is known from three round trips to a factor of ten or so."""
+STEPS = 4
+"""Rotations to one distinct error, of an output that goes from one of a few values to another: no smooth one does."""
 
 
 def windows(structures: Sequence[Structure], copies: int, engine: Engine) -> Iterator[list[Structure]]:
@@ -123,9 +125,15 @@ def _of_the_floor(found: Mapping[str, Any], job: Job, options: Options) -> tuple
         if name not in job.jolts and not rounding_of([values]).explains(floor):
             jolts = JOLTS
         in_question = UNCERTAIN[0] * floor < values["rms"] < UNCERTAIN[1] * floor
-        if options.few and in_question and len(job.round_trips.get(name, ())) == ROUND_TRIPS:
+        if options.few and (in_question or _steps(values, floor)) and len(job.round_trips.get(name, ())) == ROUND_TRIPS:
             trips = MORE_ROUND_TRIPS
     return trips, jolts
+
+
+def _steps(values: Mapping[str, Any], floor: float) -> bool:
+    """Whether an output takes a few values alone, as where a tie is decided anew: three round trips may agree on it."""
+    errors = values["over_rotations"]
+    return values["rms"] > UNCERTAIN[1] * floor and STEPS * len(set(errors)) <= len(errors)
 
 
 def _replicates_to_add(found: Mapping[str, Any], job: Job, options: Options) -> int:

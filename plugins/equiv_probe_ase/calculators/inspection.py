@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     Results = dict[str, NDArray[np.float64]]
 
+FEW_BITS = 16
+"""Digits in base two that neither rounding errors nor numbers that somebody wrote down need."""
+
 
 def trial(
     evaluator: Evaluator, chosen: Mapping[str, Quantity], structures: Sequence[Structure]
@@ -118,6 +121,10 @@ def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64
 
     From its own ``dtype``, from the parameters of a torch module it holds, else from its results: numbers that are all
     exactly representable in float32 were computed in it.
+
+    Args:
+        calculator: any.
+        results: its results at one structure.
     """
     declared = [getattr(current, "dtype", None) for current in with_wrapped(calculator)]
     own = next((dtype for dtype in declared if isinstance(dtype, torch.dtype)), None)
@@ -130,7 +137,10 @@ def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64
         values = (results or {}).get(name)
         if values is not None and len(np.unique(values)) >= 6:  # one number may be a float32 by chance
             return stored_precision(values)
-    return torch.float64
+    few = np.concatenate([np.ravel(values) for values in (results or {}).values()] or [np.zeros(0)])
+    # As of one atom: one number that needs more digits than rounding errors or round numbers do tells as much.
+    needs_digits = bool((np.frexp(few)[0] * 2**FEW_BITS % 1 != 0).any())
+    return stored_precision(few) if needs_digits else torch.float64
 
 
 def stored_precision(values: NDArray[np.float64]) -> torch.dtype:

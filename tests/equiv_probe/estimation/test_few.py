@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import equiv_probe as ep
 from equiv_probe.estimation.controls import many_carry
 from equiv_probe.estimation.estimates import Sums
 from equiv_probe.estimation.few import bootstrap_t, effective_number
@@ -53,3 +54,35 @@ def test_effective_numbers() -> None:
     assert effective_number(np.zeros(3)) == 3
     cosine_squared = np.linspace(-1, 1, 100_001) ** 2  # of an error of degree one: (1/3)² / (1/5) of all rotations
     assert effective_number(cosine_squared) / len(cosine_squared) == pytest.approx(5 / 9, rel=1e-3)
+
+
+def squares(k: float, bonds: torch.Tensor, sizes: torch.Tensor | None = None) -> ep.Orbit:
+    """The orbit of a bump of sharpness ``k`` over orientations of bonds ``(U, 3)``, one number each."""
+    along = torch.nn.functional.normalize(torch.tensor([1.0, 0.3, 0.2], dtype=torch.float64), dim=0)
+
+    def model(x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        values = torch.exp(k * (x["u"] @ along - 1))
+        return {"e": values if sizes is None else values * sizes}
+
+    schema = ep.Schema(inputs={"u": ep.vector}, outputs={"e": ep.scalar})
+    return ep.twirl(model, {"u": bonds}, schema, stacked=True)
+
+
+def told(found: ep.Decomposition, what: str) -> bool:
+    return any(f"a few {what} carry this number" in note for note in found.notes)
+
+
+def test_a_decomposition_tells_when_a_few_rotations_or_structures_carry_it() -> None:
+    """A smooth orbit is carried by all its rotations; a bump of 15° by one of 48, where intervals cover about half."""
+    many = torch.nn.functional.normalize(torch.randn(30, 3, generator=torch.Generator().manual_seed(0)).double(), dim=1)
+    smooth, sharp = (ep.decompose(squares(k, many[:1])) for k in (1.0, 60.0))
+    assert not told(smooth, "rotations")
+    assert told(sharp, "rotations")
+    even = ep.decompose(squares(1.0, many), structures="leading")
+    uneven = ep.decompose(squares(1.0, many, 100.0 ** (torch.arange(30) < 2).double()), structures="leading")
+    assert not even.notes
+    assert told(uneven, "structures")
+    # Too few to tell, and nothing but rounding: no word.
+    assert not told(ep.decompose(squares(1.0, many[:4], torch.tensor([9.0, 0, 0, 0])), structures="leading"), "struct")
+    constant = ep.decompose(squares(0.0, many, 100.0 ** (torch.arange(30) < 2).double()), structures="leading")
+    assert not constant.notes

@@ -274,6 +274,8 @@ def test_errors_teach(matrix: Tensor) -> None:
     probe = ep.Probe(model, FORCES)
     with pytest.raises(ep.EquivProbeError, match="did not call the probed module"):
         probe.replay(lambda: torch.zeros(()))
+    with pytest.raises(ep.EquivProbeError, match=r"did not call .* its methods, such as network._forward"):
+        probe.replay(lambda: model.forward(x)["forces"].square().mean())
     with pytest.raises(ep.EquivProbeError, match="without a number"):
         probe.replay(lambda: model(x)["forces"].shape and None)
 

@@ -201,3 +201,29 @@ class PaddingLeaks(Faulty):
 
     def answer(self, atoms: Atoms) -> dict[str, Any]:
         return self.calculate_batch([atoms], ["energy"])[0]
+
+
+class TransposesTheCell(Faulty):
+    """Reads the vectors of a cell as columns, before a sound potential sees them."""
+
+    implemented_properties = ("energy", "forces", "stress")
+
+    def answer(self, atoms: Atoms) -> dict[str, Any]:
+        copy = atoms.copy()
+        copy.set_cell(atoms.cell.array.T, scale_atoms=False)
+        copy.calc = EMT()
+        return {"energy": copy.get_potential_energy(), "forces": copy.get_forces(), "stress": copy.get_stress()}
+
+
+class StandardisesTheCell(Faulty):
+    """Works with a lower-triangular cell, and hands out forces in its frame."""
+
+    implemented_properties = ("energy", "forces")
+
+    def answer(self, atoms: Atoms) -> dict[str, Any]:
+        copy = atoms.copy()
+        scaled = copy.get_scaled_positions(wrap=False)
+        copy.set_cell(copy.cell.standard_form()[0])
+        copy.set_scaled_positions(scaled)
+        copy.calc = EMT()
+        return {"energy": copy.get_potential_energy(), "forces": copy.get_forces()}

@@ -17,6 +17,7 @@ from equiv_probe.testing import CentralForces
 from equiv_probe_ase import audit
 
 from . import faulty_calculators as faulty
+from .faulty_calculators import pair_energy
 
 if TYPE_CHECKING:
     from equiv_probe.results.report import Report
@@ -103,6 +104,33 @@ def test_what_a_last_digit_decides_is_discontinuous_and_not_at_round_off(calcula
     assert again["energy"].verdict == ("broken" if isinstance(calculator, faulty.PrincipalAxes) else "round-off")
 
 
+class HeightOverTheNearest(faulty.Faulty):
+    """Decides by the nearest neighbour of one atom, and answers with one of two numbers where two are as near."""
+
+    def answer(self, atoms: Atoms) -> dict[str, Any]:
+        distances = np.linalg.norm(atoms.positions - atoms.positions[0], axis=1)
+        nearest = int(np.argsort(distances, kind="stable")[1])
+        return {"energy": pair_energy(atoms.positions) + 0.3 * nearest}
+
+
+@pytest.mark.parametrize(
+    ("calculator", "atoms"),
+    [
+        (faulty.FrameOfTheNearest, molecule("CH3CH2OH")),
+        (HeightOverTheNearest, molecule("H2O")),
+        (HeightOverTheNearest, molecule("C2H4")),
+    ],
+)
+def test_a_tie_is_found_also_where_three_round_trips_agree_on_it(calculator: Any, atoms: Atoms) -> None:
+    """One round trip in two decides as the structure itself: of 16 seeds a few see three such in a row."""
+    evaluations = set()
+    for seed in range(16):
+        report = audit(calculator(), atoms, plan=ep.RotationPlan(seed=seed))
+        assert report["energy"].verdict == "discontinuous"
+        evaluations.add(report.protocol["evaluations"])
+    assert len(evaluations) > 1, "the negative control: some seeds had to look again"
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_rounding_that_a_model_amplifies_is_told_with_how_much(dtype: torch.dtype) -> None:
     report = audit(faulty.NormalisesNearlyConstant(dtype), molecule("CH3CH2OH"))
@@ -131,11 +159,64 @@ def test_an_exact_potential_in_single_precision_is_at_round_off_wherever_it_is(d
         assert 10 * spacing < report["forces"].rms < 1e5 * spacing  # meV/Å of 10 to 100 eV/Å², and rounding's share
 
 
+class CutTo(faulty.Faulty):
+    """An exact potential whose coordinates are rounded to a precision before their differences are taken."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def answer(self, atoms: Atoms) -> dict[str, Any]:
+        copy = Atoms(atoms.numbers, torch.from_numpy(atoms.positions).to(self.dtype).double().numpy())
+        copy.calc = EMT()
+        return {"energy": copy.get_potential_energy(), "forces": copy.get_forces()}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "distance", "said"),
+    [
+        (torch.float32, 0.0, None),
+        (torch.float32, 100.0, None),
+        (torch.float32, 3e4, "centre it"),
+        (torch.bfloat16, 0.0, "in bfloat16: "),
+        (torch.float16, 0.0, "in float16: "),
+        (torch.float64, 3e4, None),
+    ],
+)
+def test_round_off_that_is_large_is_told_with_how_large(dtype: torch.dtype, distance: float, said: str | None) -> None:
+    atoms = rattled("CH3CH2OH")
+    atoms.positions += distance * np.array([0.6, 0.8, 0.0])
+    report = audit(CutTo(dtype), atoms)
+    assert report["forces"].verdict == "round-off"
+    notes = [note for note in report.notes if "round-off is large" in note]
+    assert bool(notes) == (said is not None)
+    if said:
+        assert said in notes[0]
+        assert f"forces {report['forces'].rms:.2g} meV/Å" in notes[0]
+        assert report["forces"].relative > 1e-3
+    if distance and said:
+        assert "30000 Å from the origin, where float32 numbers are 0.004 Å apart" in notes[0]
+
+
 def test_the_digits_of_a_perfect_crystal_say_nothing_of_the_precision() -> None:
     """Its forces are rounding errors, which need few digits: in double precision they are stored all the same."""
     report = audit(EMT(), bulk("Cu", cubic=True))
     assert report.protocol["precision"] == "float64"
     assert report["energy"].floor < 1e-9
+
+
+@pytest.mark.parametrize("metal", ["Ni", "Cu", "Au"])
+def test_one_atom_in_single_precision_is_not_judged_by_double(metal: str) -> None:
+    """Far away, its forces are rounding errors of the cell's images, which float32 explains and float64 does not."""
+    atoms = bulk(metal)
+    atoms.positions += 170 * np.array([0.8, -0.5, -0.5])
+    for seed in range(3):
+        report = audit(faulty.InSinglePrecision(), atoms, plan=ep.RotationPlan(seed=seed))
+        assert report.protocol["precision"] == "float32"
+        assert {m.verdict for m in report.measured} == {"round-off"}
+    assert audit(EMT(), atoms).protocol["precision"] == "float64"
 
 
 @pytest.mark.parametrize(
@@ -150,6 +231,29 @@ def test_broken_translation_is_named_and_not_left_to_look_like_rotation(calculat
     assert any(MOVED in note for note in report.notes)
     assert state(report, "does not depend on where the structure is") == "FAILED"
     assert not any("translation" in spot for spot in report.blind_spots)
+
+
+def strained(seed: int) -> Atoms:
+    atoms = bulk("Cu", cubic=True)
+    strain = np.array([[0, 0.03, 0], [0, 0.02, 0.01], [0, 0, 0]])
+    atoms.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+    atoms.rattle(0.05, seed=seed)
+    return atoms
+
+
+@pytest.mark.parametrize("cell", [bulk("Cu", cubic=True), strained(0), strained(1) * (2, 1, 1)])
+def test_a_cell_that_is_read_as_columns_is_named(cell: Atoms) -> None:
+    atoms = cell.copy()
+    atoms.rattle(0.05, seed=3)
+    report = audit(faulty.TransposesTheCell(), [rattled("CH4"), atoms], properties=["energy", "forces"])
+    assert report["energy"].verdict == "broken"
+    assert any("reads the cell's vectors as columns" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("calculator", [EMT, faulty.StandardisesTheCell, lambda: CutTo(torch.float32)])
+def test_another_fault_or_none_is_not_blamed_on_a_transposed_cell(calculator: Any) -> None:
+    report = audit(calculator(), [strained(0), bulk("Cu", cubic=True)])
+    assert not any("columns" in note for note in report.notes)
 
 
 def test_translation_that_was_not_tested_is_a_blind_spot() -> None:

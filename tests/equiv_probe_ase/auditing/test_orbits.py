@@ -125,6 +125,11 @@ def test_precision_is_found_out() -> None:
     thirds = np.arange(1, 9) / 3
     assert model_precision(EMT(), {"forces": thirds.astype(np.float32).astype(float)}) == torch.float32
     assert model_precision(EMT(), {"forces": thirds}) == torch.float64
+    # One atom in a crystal: an energy, and forces that are rounding errors of larger numbers.
+    rounding = np.array([[3.0, -1.0, 2.0]]) * 2.0**-53
+    for energy, expected in ((np.float32(-1 / 3), torch.float32), (-1 / 3, torch.float64), (-1.5, torch.float64)):
+        found = model_precision(EMT(), {"energy": np.array(float(energy)), "forces": rounding})
+        assert found == expected
     assert model_precision(EMT(), {"forces": np.zeros(3), "energies": thirds}) == torch.float64  # zeros tell nothing
     assert model_precision(EMT(), {"energy": np.array(-3000.0)}) == torch.float64  # nor does a round number
 
