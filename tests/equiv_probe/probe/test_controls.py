@@ -293,7 +293,7 @@ def test_outputs_that_depend_on_other_structures(how: str, training: bool, coupl
             probe.step(lambda: net(x).square().mean())
     evaluated_in_train_mode = training and mode == "step"  # hooks measure in eval mode
     expected = coupled and (evaluated_in_train_mode or not training)
-    assert ("does not depend on the batch" in failed(probe)) == expected
+    assert ("does not depend on its batch" in failed(probe)) == expected
     found = probe.compute(window=False)
     assert all(abs(value) < 1e-12 for name, value in found.items() if name.endswith("L_equiv")), "it is invariant"
 
@@ -347,7 +347,7 @@ def test_a_negative_number_of_a_loss_that_is_not_convex_is_explained() -> None:
     (control,) = [one for one in probe.controls if one.name == "L_equiv is not negative"]
     assert control.passed is None
     assert "not convex" in control.sentence
-    assert any("not convex" in note for note in probe.report().notes)
+    assert any("not convex" in spot for spot in probe.report().blind_spots)
 
 
 def test_a_negative_number_of_a_convex_loss_is_a_failed_control() -> None:

@@ -52,7 +52,7 @@ def test_fresh_does_not_empty_somebody_elses_file(folder: Path) -> None:
 def test_a_guard_fails_on_what_it_could_not_look_at(folder: Path, structures: str, code: int) -> None:
     found, said = run("emt", structures, "--fail-above", "1meV/A")
     assert found == code
-    assert ("could not be held against the limit" in said) == (code == 1)
+    assert ("could not be compared with the limit" in said) == (code == 1)
 
 
 def test_frames_of_a_slice_keep_their_numbers(folder: Path) -> None:

@@ -1,0 +1,170 @@
+"""Controls of an orbit: do the outputs depend on what was rotated, and not on where the structure is?
+
+Both are cheap: the first needs one evaluation more where outputs were the same to the last bit at all rotations, the
+second one evaluation of the structure moved.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from equiv_probe.estimation.controls import TRANSLATION, Control, does_not_move, sees_rotation
+from equiv_probe.representations.representation import Fixed
+from equiv_probe.schema.translation import shift_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from equiv_probe.orbit.rotated_model import RotatedModel
+
+NUDGE = 0.1
+"""Displacement of every coordinate, relative to the spread of all."""
+STAYS = 1e-6
+"""Of the largest coordinate: inputs that rotations change by less do not rotate (an atom about itself)."""
+_LOW = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def nudge(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Random displacements for each entry, which no rotation is, in float32.
+
+    Args:
+        value: coordinates; entries that are not finite count as zero.
+        generator: on the CPU, so that all devices draw alike.
+    """
+    noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.device)
+    finite = torch.where(value.isfinite(), value, 0.0).float()
+    return noise * (NUDGE * finite.std(unbiased=False).clamp_min(1e-6))
+
+
+def controls_of(
+    model: RotatedModel, rotations: Tensor, round_trips: Mapping[str, Tensor], repeats: Mapping[str, Tensor]
+) -> list[Control]:
+    """The controls of a model that was evaluated at rotations.
+
+    Args:
+        model: it; knows which outputs varied.
+        rotations: ``(K, 3, 3)``.
+        round_trips: outputs at inputs that differ by rounding alone, ``(F, *S)`` by name; empty if not evaluated.
+        repeats: outputs at the very same input, likewise.
+    """
+    return [*_sees_rotation(model, rotations), *_stays_when_moved(model, round_trips, repeats)]
+
+
+def _sees_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
+    known = [name for name, value in model.identity.items() if name in model.floating and value.numel()]
+    if not known:
+        return []
+    still = [name for name in known if name not in model.varying]
+    if not still:
+        return [sees_rotation([], [], 1)]
+    if not _can_be_deformed(model, rotations[:3]):
+        return [sees_rotation([], [], 0)]
+    generator = torch.Generator().manual_seed(0)
+    copies = {}
+    for name, value in _rotating(model).items():
+        displaced = value.detach() + nudge(value.detach(), generator).to(value)
+        copies[name] = model.schema.inputs[name].within(displaced)[None]
+    try:
+        found = model.at(copies, 1)
+    except Exception:  # a model may refuse what no rotation makes: then nothing is known
+        return [sees_rotation([], [], 0)]
+    stuck = [name for name in still if model.is_own(name, found[name])]
+    return [sees_rotation(stuck, ["the input"] if stuck else [], 1)]
+
+
+def _can_be_deformed(model: RotatedModel, rotations: Tensor) -> bool:
+    """Whether rotations change the inputs, and these are more than one point for each structure."""
+    rotating = _rotating(model)
+    for name, copies in model.rotated(rotations).items():
+        value = rotating[name]
+        change = (copies - value).abs().nan_to_num().max()
+        if not float(change) > STAYS * float(value.abs().nan_to_num().max()):
+            continue
+        if not model.schema.inputs[name].is_affine or _has_several(model, name):
+            return True
+    return False
+
+
+def _has_several(model: RotatedModel, name: str) -> bool:
+    if model.schema.batch is not None:
+        return int(torch.bincount(model.inputs[model.schema.batch].long()).max()) > 1
+    points = model.schema.inputs[name].places(model.inputs[name])
+    return points.ndim < 2 or points.shape[-2] > 1
+
+
+def _stays_when_moved(
+    model: RotatedModel, round_trips: Mapping[str, Tensor], repeats: Mapping[str, Tensor]
+) -> list[Control]:
+    places = {name: value for name, value in _rotating(model).items() if model.schema.inputs[name].is_affine}
+    if not places:
+        return []
+    if not model.is_about_centroid:
+        fixed = "structures were not moved, so that broken translation does not show: they rotate about a fixed point"
+        return [Control(TRANSLATION, None, fixed)]
+    first = next(iter(places))
+    spread, shift = shift_of(model.schema.inputs[first].places(places[first].detach()))
+    copies = {}
+    for name, value in places.items():
+        moved = model.schema.inputs[name].translate(value.detach(), shift.to(value.device))
+        held = _held(model, value)
+        copies[name] = (moved if held is None else torch.where(held, moved, value.detach()))[None]
+    try:
+        found = model.at(copies, 1)
+    except Exception as error:  # far from where it was, as outside of a box
+        return [Control(TRANSLATION, None, f"the model could not be evaluated where the structure was moved: {error}")]
+    controls = []
+    for name, value in found.items():
+        rep = model.schema.outputs[name]
+        there, here = rep.translate(rep.within(value[0]), -shift.to(value.device)), model.identity[name]
+        if name not in model.floating or there.shape != here.shape:
+            continue
+        held = _held(model, here)
+        difference = _root(there - here, held)
+        low = _precision(here, model.precision, _root(round_trips[name] - here) if name in round_trips else math.nan)
+        explained = torch.finfo(low).eps * _root(here, held) * (1 + float(shift.norm()) / max(spread, 1e-6))
+        floors = [_root(other[name] - here, held) for other in (round_trips, repeats) if name in other]
+        rounding = max([explained, *(one for one in floors if math.isfinite(one))])
+        controls.append(does_not_move(name, difference, rounding, "", "moved as a whole"))
+    return controls
+
+
+def _rotating(model: RotatedModel) -> dict[str, Tensor]:
+    """The inputs that rotate."""
+    inputs = {name: (rep, model.inputs[name]) for name, rep in model.schema.inputs.items()}
+    return {
+        name: value
+        for name, (rep, value) in inputs.items()
+        if not isinstance(rep, Fixed) and rep.event_shape and rep.moves(value) and value.is_floating_point()
+    }
+
+
+def _held(model: RotatedModel, value: Tensor) -> Tensor | None:
+    """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them.
+
+    Padding stays where it is when structures are moved, as it does in data.
+    """
+    if model.schema.mask is None:
+        return None
+    mask: Tensor = model.inputs[model.schema.mask]
+    if value.shape[: mask.ndim] != mask.shape:
+        return None
+    return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
+
+
+def _precision(values: Tensor, given: torch.dtype | None, floor: float) -> torch.dtype:
+    """In which outputs were computed: what holds all their digits; single where round trips ended where they began."""
+    known = [one for one in _LOW if bool((values == values.to(one).to(values)).all())]
+    known += [given] if given is not None else []
+    known += [torch.float32] if not floor > 0 else []
+    return max(known, key=lambda one: torch.finfo(one).eps, default=torch.float64)
+
+
+def _root(values: Tensor, held: Tensor | None = None) -> float:
+    """Root mean square of what is finite and no padding."""
+    counts = values.isfinite() if held is None else values.isfinite() & held
+    return math.sqrt(float(torch.where(counts, values, 0.0).square().sum() / counts.sum().clamp_min(1)))
