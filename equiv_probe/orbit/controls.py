@@ -16,7 +16,7 @@ from equiv_probe.representations.representation import Fixed
 from equiv_probe.schema.translation import shift_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -26,6 +26,10 @@ NUDGE = 0.1
 """Displacement of every coordinate, relative to the spread of all."""
 STAYS = 1e-6
 """Of the largest coordinate: inputs that rotations change by less do not rotate (an atom about itself)."""
+STEPS = (-0.01, -0.005, 0.005, 0.01)
+"""Of the move: moves that differ by so much make nearly the same difference, unless it is rounding."""
+ROUGH = 10.0
+"""Times what nearly the same moves differ by that a difference is more than rounding."""
 _LOW = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -65,7 +69,7 @@ def _sees_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
     if not _can_be_deformed(model, rotations[:3]):
         return [sees_rotation([], [], 0)]
     generator = torch.Generator().manual_seed(0)
-    copies = {}
+    copies = model.rotated(None)
     for name, value in _rotating(model).items():
         displaced = value.detach() + nudge(value.detach(), generator).to(value)
         copies[name] = model.schema.inputs[name].within(displaced)[None]
@@ -108,33 +112,60 @@ def _stays_when_moved(
         return [Control(TRANSLATION, None, fixed)]
     first = next(iter(places))
     spread, shift = shift_of(model.schema.inputs[first].places(places[first].detach()))
-    copies = {}
+    try:
+        there = _moved(model, places, shift)
+    except Exception as error:  # far from where it was, as outside of a box
+        return [Control(TRANSLATION, None, f"the model could not be evaluated where the structure was moved: {error}")]
+    controls = []
+    for name in there:
+        here, held = model.identity[name], _held(model, model.identity[name])
+        difference = _root(there[name] - here, held)
+        floors = [_root(other[name] - here, held) for other in (round_trips, repeats) if name in other]
+        low = _precision(here, model.precision, floors[0] if name in round_trips else math.nan)
+        explained = torch.finfo(low).eps * _root(here, held) * (1 + float(shift.norm()) / max(spread, 1e-6))
+        rounding = max([explained, *(one for one in floors if math.isfinite(one))])
+        controls.append(does_not_move(name, difference, rounding, "", "moved as a whole"))
+    if not any(one.failed for one in controls):
+        return controls
+    rough = [_moved(model, places, (1 + step) * shift) for step in STEPS]
+    return [
+        _smooth(one, name, there[name], [at[name] for at in rough]) for one, name in zip(controls, there, strict=True)
+    ]
+
+
+def _smooth(control: Control, name: str, there: Tensor, nearby: Sequence[Tensor]) -> Control:
+    """A failed control as it is, unless nearly the same move makes a difference of that size: then it is rounding.
+
+    A model may round in a precision that neither its inputs nor its outputs show, and more so the farther it is moved.
+    """
+    between = math.sqrt(sum(_root(one - there) ** 2 for one in nearby) / len(nearby))
+    if not control.failed or control.value > ROUGH * between:
+        return control
+    sentence = (
+        f"{name}: off by {control.value:.2g} where structures are moved as a whole, and by {between:.2g} between two "
+        "moves that hardly differ: rounding, or a model that jumps"
+    )
+    return Control(TRANSLATION, None, sentence, control.value, ROUGH * between)
+
+
+def _moved(model: RotatedModel, places: Mapping[str, Tensor], shift: Tensor) -> dict[str, Tensor]:
+    """Floating-point outputs where all structures are moved, and moved back where they are places themselves."""
+    copies = model.rotated(None)
     for name, value in places.items():
         moved = model.schema.inputs[name].translate(value.detach(), shift.to(value.device))
         held = _held(model, value)
         copies[name] = (moved if held is None else torch.where(held, moved, value.detach()))[None]
-    try:
-        found = model.at(copies, 1)
-    except Exception as error:  # far from where it was, as outside of a box
-        return [Control(TRANSLATION, None, f"the model could not be evaluated where the structure was moved: {error}")]
-    controls = []
-    for name, value in found.items():
+    found = {}
+    for name, value in model.at(copies, 1).items():
         rep = model.schema.outputs[name]
-        there, here = rep.translate(rep.within(value[0]), -shift.to(value.device)), model.identity[name]
-        if name not in model.floating or there.shape != here.shape:
-            continue
-        held = _held(model, here)
-        difference = _root(there - here, held)
-        low = _precision(here, model.precision, _root(round_trips[name] - here) if name in round_trips else math.nan)
-        explained = torch.finfo(low).eps * _root(here, held) * (1 + float(shift.norm()) / max(spread, 1e-6))
-        floors = [_root(other[name] - here, held) for other in (round_trips, repeats) if name in other]
-        rounding = max([explained, *(one for one in floors if math.isfinite(one))])
-        controls.append(does_not_move(name, difference, rounding, "", "moved as a whole"))
-    return controls
+        back = rep.translate(rep.within(value[0]), -shift.to(value.device))
+        if name in model.floating and back.shape == model.identity[name].shape:
+            found[name] = back
+    return found
 
 
 def _rotating(model: RotatedModel) -> dict[str, Tensor]:
-    """The inputs that rotate."""
+    """The inputs that change when they rotate, which scalars do not."""
     inputs = {name: (rep, model.inputs[name]) for name, rep in model.schema.inputs.items()}
     return {
         name: value

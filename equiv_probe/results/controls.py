@@ -47,7 +47,8 @@ def doubted(top: Headline | None, controls: Sequence[Control]) -> Headline | Non
     answer = f"{_LIMITED.get(worst.name, _DOUBT)}: {worst.sentence.rstrip('.')}."
     if worst.name not in _LIMITED:
         beside = [f"By the number alone: {found.answer}"] if found.severity in {"bad", "fair"} else []
-        return replace(found, answer=answer, severity="bad", beside=[*beside, *found.beside])
+        behind = " What was measured:" if math.isfinite(found.value) else ""
+        return replace(found, answer=answer + behind, severity="bad", beside=[*beside, *found.beside])
     severity: Severity = "unknown" if found.severity == "good" else found.severity
     return replace(found, answer=f"{answer} {found.answer}".rstrip(), severity=severity)
 
