@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, Control, failed_first
+from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, failed_first
 from equiv_probe.estimation.losses import LOSSES
 from equiv_probe.live.capture import wide
 from equiv_probe.live.dependence import blind_outputs, coupled_outputs, drawn_outputs
@@ -65,6 +65,8 @@ class Checks:
         if device.type == "meta" or not self._first("call", training):
             return
         rotations = plan.rotations(plan.generator()).flatten(0, 1)[1:4].to(device)
+        if any(rep.is_affine for rep in live.known_schema.inputs.values()):
+            self._note(Control(TRANSLATION, None, "structures are not moved, so that broken translation does not show"))
         blind = blind_outputs(live, call, start, rotations)
         coupled = coupled_outputs(live, call, start)
         mode = "train mode" if training else "eval mode"
