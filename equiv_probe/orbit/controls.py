@@ -7,6 +7,7 @@ second one evaluation of the structure moved.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +29,7 @@ STAYS = 1e-6
 """Of the largest coordinate: inputs that rotations change by less do not rotate (an atom about itself)."""
 STEPS = (-0.01, -0.005, 0.005, 0.01)
 """Of the move: moves that differ by so much make nearly the same difference, unless it is rounding."""
+FIXED = 'if its positions are counted from a point that matters, rotate about that: center="origin"'
 ROUGH = 10.0
 """Times what nearly the same moves differ by that a difference is more than rounding."""
 _LOW = (torch.bfloat16, torch.float16, torch.float32)
@@ -134,13 +136,15 @@ def _stays_when_moved(
 
 
 def _smooth(control: Control, name: str, there: Tensor, nearby: Sequence[Tensor]) -> Control:
-    """A failed control as it is, unless nearly the same move makes a difference of that size: then it is rounding.
+    """A failed control, with what else it may be, unless nearly the same move makes a difference of that size: then it is rounding.
 
     A model may round in a precision that neither its inputs nor its outputs show, and more so the farther it is moved.
     """
     between = math.sqrt(sum(_root(one - there) ** 2 for one in nearby) / len(nearby))
-    if not control.failed or control.value > ROUGH * between:
+    if not control.failed:
         return control
+    if control.value > ROUGH * between:
+        return replace(control, sentence=f"{control.sentence} ({FIXED})")
     sentence = (
         f"{name}: off by {control.value:.2g} where structures are moved as a whole, and by {between:.2g} between two "
         "moves that hardly differ: rounding, or a model that jumps"
