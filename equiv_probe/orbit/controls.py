@@ -136,7 +136,7 @@ def _stays_when_moved(
 
 
 def _smooth(control: Control, name: str, there: Tensor, nearby: Sequence[Tensor]) -> Control:
-    """A failed control, with what else it may be, unless nearly the same move makes a difference of that size: then it is rounding.
+    """A failed control with what else it may be, unless nearly the same move makes as large a difference: rounding.
 
     A model may round in a precision that neither its inputs nor its outputs show, and more so the farther it is moved.
     """
