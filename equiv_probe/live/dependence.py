@@ -12,6 +12,7 @@ import torch
 
 from equiv_probe.live.capture import wide
 from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.orbit.controls import nudge
 from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.schema.structures import Structures
 
-NUDGE = 0.1
-"""Displacement of every coordinate, relative to the spread of all."""
 ROUNDING = 2e3
 """Spacings of numbers, relative to the largest output, that the values of other structures may change by rounding."""
 
@@ -107,9 +106,7 @@ def _displaced(live: LiveOrbit, call: Call, structures: Structures, *, others: b
         value = call.inputs.get(name)
         if not (rep.event_shape and isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel()):
             continue
-        noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.device)
-        finite = torch.where(value.isfinite(), value, 0.0).float()
-        noise = noise * (NUDGE * finite.std(unbiased=False).clamp_min(1e-6))
+        noise = nudge(value, generator)
         if others:
             noise = noise * _other(value, structures, name).reshape(-1, *(1,) * (value.ndim - 1))
         found[name] = value + noise.to(value)

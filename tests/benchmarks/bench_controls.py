@@ -112,7 +112,7 @@ def misses(count: int) -> None:
         missed = 0
         for seed in range(count):
             report = audit(make(), structures(seed), plan=ep.RotationPlan(seed=seed))
-            missed += "FAILED" not in report.protocol["controls"]
+            missed += not any(one.failed for one in report.controls)
         print(f"{kind:28s} missed {missed} of {count}")
 
 
@@ -130,7 +130,9 @@ def coverage(count: int) -> None:
         def model(x: Any, k: float = sharpness) -> Any:
             return {"e": torch.exp(k * (x["u"] @ z - 1)).sum(-1)}
 
-        truth = ep.decompose(ep.twirl(model, u, schema, ep.RotationPlan("icosahedral", 1_000, seed=9), stacked=True)).equiv
+        truth = ep.decompose(
+            ep.twirl(model, u, schema, ep.RotationPlan("icosahedral", 1_000, seed=9), stacked=True)
+        ).equiv
         for design, replicates in (
             ("haar", 48),
             ("klein", 12),
