@@ -58,6 +58,8 @@ def controls_of(
         round_trips: outputs at inputs that differ by rounding alone, ``(F, *S)`` by name; empty if not evaluated.
         repeats: outputs at the very same input, likewise.
     """
+    if any(value.device.type == "meta" for value in model.identity.values()):  # there are no numbers
+        return []
     return [*_sees_rotation(model, rotations), *_stays_when_moved(model, round_trips, repeats)]
 
 

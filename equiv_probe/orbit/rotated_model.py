@@ -118,7 +118,7 @@ class RotatedModel:
         """``h_g`` for rotations ``(C, 3, 3)``, ``(C, *S)`` by output."""
         found = {}
         for name, value in self._call(rotations).items():
-            if name not in self.varying and not self.is_own(name, value):
+            if name not in self.varying and (value.device.type == "meta" or not self.is_own(name, value)):
                 self.varying.add(name)
             representation = self.schema.outputs[name]
             center = self._center_for(representation.places(value).shape[1:]) if representation.is_affine else None
