@@ -1,7 +1,7 @@
 """Whether a user's own augmentation is what it should be: Haar, proper, independent, and with labels that rotate along.
 
 >>> import torch, equiv_probe as ep
->>> from equiv_probe.rotations.plan import generators
+>>> from equiv_probe.rotations.haar import generators
 >>> def three_angles(sample):  # about x, y and z in sequence, each by a uniform angle: not Haar; forces go stale
 ...     g = torch.eye(3, dtype=torch.float64)
 ...     for generator in generators():

@@ -11,9 +11,9 @@ import typer
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from equiv_probe.scaling.figures import Result
+    from equiv_probe.scaling.allocation import Allocation
+    from equiv_probe.scaling.law import Fit
+    from equiv_probe.scaling.results import Result
     from equiv_probe.scaling.table import Table
 
 Files = Annotated[
@@ -48,7 +48,6 @@ def scaling_command(
 ) -> None:
     """Fit scaling laws to runs, or find where one model's loss falls below another's."""
     from rich.console import Console
-    from rich.text import Text
 
     from equiv_probe.scaling.data_efficiency import data_efficiency
     from equiv_probe.scaling.fitting import fit
@@ -56,7 +55,6 @@ def scaling_command(
     from equiv_probe.scaling.logs import joined, read_table
 
     tables = [_chosen(read_table(path), where or []) for path in files]
-    runs: dict[str, Table] = {}
     results: dict[str, Result] = {}
     if is_gap:
         sides = _sides(tables, files, by, _split(names))
@@ -71,6 +69,7 @@ def scaling_command(
                 names=pair,
                 smooth=cast("Any", smooth),
                 resamples=resamples,
+                unit=unit,
             )
             results[" and ".join(pair)] = found
     else:
@@ -83,6 +82,7 @@ def scaling_command(
             "bootstrap": bootstrap,
             "groups": tuple(_split(groups)),
             "resamples": resamples,
+            "unit": unit,
         }
         if data:
             pair = _two(_split(data), "--data")
@@ -90,32 +90,24 @@ def scaling_command(
                 table, *pair, by=by or "model", x=sizes[0], loss=loss, **options
             )
         else:
-            _fit_all(table, by, lambda part: fit(part, sizes, loss, **options), runs, results)
-            if compute:
-                for name in list(results):
-                    results[f"{name}: best sizes"] = _best(results[name], runs[name], compute, cost)
+            models = {str(key[0]): rows for key, rows in table.by(by).items()} if by else {"": table}
+            for name, rows in models.items():
+                law = fit(rows, sizes, loss, name=name, **options)
+                results[name or table.source or "runs"] = law
+                if compute:
+                    results[f"{name}: best sizes".removeprefix(": ")] = _best(law, rows, compute, cost)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    for name, result in results.items():
-        if len(results) > 1:
-            console.print(Text(name, "bold"))
+    for result in results.values():
         console.print(result)
     if output is not None:
-        from equiv_probe.scaling.writing import save
+        from equiv_probe.scaling.results import save
 
         _require_another(output, files)
-        save(output, results, runs, unit)
+        save(output, results)
         print(f"Saved to {output}", file=sys.stderr)
 
 
-def _fit_all(
-    table: Table, by: str, fitted: Callable[[Table], Result], runs: dict[str, Table], results: dict[str, Result]
-) -> None:
-    groups = {str(key[0]): rows for key, rows in table.by(by).items()} if by else {table.source or "runs": table}
-    for name, rows in groups.items():
-        runs[name], results[name] = rows, fitted(rows)
-
-
-def _best(law: Any, runs: Table, compute: str, cost: str) -> Result:
+def _best(law: Fit, runs: Table, compute: str, cost: str) -> Allocation:
     from equiv_probe.scaling.allocation import allocate
     from equiv_probe.scaling.cost import Cost, measured_cost
 

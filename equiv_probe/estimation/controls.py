@@ -17,6 +17,7 @@ SEES_ROTATION = "sees the rotation"
 FLOOR_EXPLAINED = "the precision explains the floor"
 TRANSLATION = "does not depend on where the structure is"
 BATCH = "does not depend on its batch"
+MANY = "many {} carry the number"
 FEW = 10.0
 """Structures or rotations that a number should rest on: with less, 95 % intervals cover 88 % and less."""
 MOVES = 30.0
@@ -46,6 +47,11 @@ class Control:
         """Whether it was run and not passed."""
         return self.passed is False
 
+    @property
+    def state(self) -> str:
+        """``"FAILED"``, ``"passed"`` or ``"not run"``."""
+        return "not run" if self.passed is None else "passed" if self.passed else "FAILED"
+
     def __str__(self) -> str:
         return self.sentence
 
@@ -53,6 +59,11 @@ class Control:
 def failures_of(controls: Iterable[Control]) -> list[str]:
     """Sentences of the controls that failed: they come before any number."""
     return [control.sentence for control in controls if control.failed]
+
+
+def failed_first(controls: Iterable[Control]) -> list[Control]:
+    """Controls in the order in which they are read: those that failed, that passed, that were not run."""
+    return sorted(controls, key=lambda one: (not one.failed, one.passed is None))
 
 
 def sees_rotation(outputs: Sequence[str], stuck: Sequence[str], tested: int, *, where: str = "structures") -> Control:
@@ -116,11 +127,12 @@ def does_not_move(output: str, difference: float, rounding: float, unit: str, mo
     limit = MOVES * rounding
     if difference <= limit:
         return Control(TRANSLATION, True, f"{output}: the same where structures are {moved}", difference, limit)
+    size = f"{difference:.2g} {unit}".rstrip()
     return Control(
         TRANSLATION,
         False,
-        f"{output}: off by {difference:.2g} {unit} where structures are only {moved}: the model depends on where a "
-        "structure is, which shows as a rotation error too",
+        f"{output}: off by {size} where structures are only {moved}: the model depends on where a structure is, which "
+        "shows as a rotation error too",
         difference,
         limit,
     )
@@ -164,7 +176,7 @@ def many_carry(output: str, effective: float, count: int, what: str, largest: st
         what: ``"structures"`` or ``"rotations"``.
         largest: more about those that carry it.
     """
-    name = f"many {what} carry the number"
+    name = MANY.format(what)
     if count < FEW:
         return Control(name, None, f"{output}: too few {what} to tell", effective, FEW)
     enough = effective >= min(FEW, count / 3)

@@ -10,10 +10,11 @@ import torch
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe.schema.schema import Schema
 
@@ -45,6 +46,7 @@ class Orbit:
         units: of the outputs, where known.
         evaluations: how many structures the model was evaluated on.
         seconds: how long that took.
+        controls: what the predictions have passed, or not.
     """
 
     schema: Schema
@@ -63,6 +65,7 @@ class Orbit:
     units: Mapping[str, str] = field(default_factory=dict)
     evaluations: int = 0
     seconds: float = 0.0
+    controls: Sequence[Control] = ()
 
     @classmethod
     def from_values(

@@ -29,7 +29,7 @@ from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import Call, read_outputs, wide
 from equiv_probe.live.generators import generators_of
-from equiv_probe.live.isolation import RandomState, measuring, unobserved
+from equiv_probe.live.isolation import RandomState, leave_out, measuring, unobserved
 from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.live.reachable import modules_of
 from equiv_probe.rotations.drawing import draw
@@ -117,6 +117,7 @@ class EquivariancePenalty:
             generator = torch.cuda.default_generators[device.index or 0] if cuda else torch.default_generator
         rotations = draw(plan, generator, structures.count).to(device, non_blocking=True)
         if measuring():  # the rotations were drawn, so that whatever is drawn after them is the same
+            leave_out()
             return torch.zeros((), device=device)
         rotations = live.repeats_rotated_alike(call.inputs, rotations)
         known = None if prediction is None else self._known(prediction, schema)

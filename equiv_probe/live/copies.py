@@ -63,7 +63,7 @@ class Copies:
 
     def at(self, call: Call, changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The network's outputs, detached, ``(*S)`` by name, with other values of some inputs, in one pass."""
-        inputs = {name: cloned(changed.get(name, value)) for name, value in call.inputs.items()}
+        inputs = _changed(call, changed)
         with torch.inference_mode(False):
             try:
                 with torch.set_grad_enabled(self._differentiates):
@@ -73,7 +73,7 @@ class Copies:
                     raise
             self._differentiates = True
             with torch.enable_grad():
-                return self._one(call, {name: cloned(changed.get(name, v)) for name, v in call.inputs.items()})
+                return self._one(call, _changed(call, changed))
 
     def attached(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
         """``h_g``, ``(C, *S)`` by output, hanging on the call's own inputs, so that it can be differentiated by them.
@@ -203,6 +203,12 @@ def _copy(call: Call, rotated: Mapping[str, Tensor], k: int, *, attached: bool =
     own = {name: laid_out_as(value[k], call.inputs[name]) for name, value in rotated.items()}
     if attached:
         return {**call.inputs, **{name: value.clone() for name, value in own.items()}}
+    return {name: cloned(own.get(name, value)) for name, value in call.inputs.items()}
+
+
+def _changed(call: Call, changed: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Fresh inputs of a call with other values of some, which lie in memory as the call's do."""
+    own = {name: laid_out_as(value, call.inputs[name]) for name, value in changed.items()}
     return {name: cloned(own.get(name, value)) for name, value in call.inputs.items()}
 
 

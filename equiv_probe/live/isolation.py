@@ -34,6 +34,17 @@ def measuring() -> bool:
     return bool(getattr(_STATE, "depth", 0))
 
 
+def leave_out() -> None:
+    """Say that something was left out of what is measured: then the step's number is another than the user's."""
+    _STATE.left_out = True
+
+
+def left_out() -> bool:
+    """Whether something was, since this was asked last."""
+    found, _STATE.left_out = bool(getattr(_STATE, "left_out", False)), False
+    return found
+
+
 @contextmanager
 def observed() -> Iterator[None]:
     """Let the project's own hooks work inside :func:`isolated`: for a run that is there to be recorded."""

@@ -40,6 +40,12 @@ class RotatedModel:
     ) -> None:
         self.predict, self.like, self.stacked, self.precision = predict, inputs, stacked, precision
         self.evaluations = 0
+        self.is_about_centroid = isinstance(center, str) and center == "centroid"
+        self.floating: set[str] = set()
+        """Outputs that are floating-point numbers as the model gives them."""
+        self.varying: set[str] = set()
+        """Outputs that were not the same to the last bit at all rotations, before they are rotated back."""
+        self._own: dict[str, Tensor] = {}
         self._perturbing: torch.Generator | None = None
         given = named(inputs, list(schema.inputs) if schema else None)
         self.arrays = {name for name, value in given.items() if isinstance(value, np.ndarray)}
@@ -69,7 +75,8 @@ class RotatedModel:
                     f"an empty input {name!r} of shape {tuple(tensors[name].shape)}", "a structure with atoms"
                 )
         self.center = self._center(center)
-        self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self.unrotated().items()}
+        self._own = self.unrotated()
+        self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self._own.items()}
 
     def _named_outputs(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """All outputs for some inputs, by name."""
@@ -111,10 +118,17 @@ class RotatedModel:
         """``h_g`` for rotations ``(C, 3, 3)``, ``(C, *S)`` by output."""
         found = {}
         for name, value in self._call(rotations).items():
+            if name not in self.varying and (value.device.type == "meta" or not self.is_own(name, value)):
+                self.varying.add(name)
             representation = self.schema.outputs[name]
             center = self._center_for(representation.places(value).shape[1:]) if representation.is_affine else None
             found[name] = representation.rotate_back(value, rotations, None if center is None else center.to(value))
         return found
+
+    def is_own(self, name: str, values: Tensor) -> bool:
+        """Whether raw outputs ``(C, *S)`` are, to the last bit, what the unrotated input gave."""
+        own = self._own[name]
+        return values.shape[1:] == own.shape[1:] and bool(((values == own) | (values.isnan() & own.isnan())).all())
 
     def _center_for(self, shape: torch.Size) -> Tensor | None:
         """The centre for points of this shape ``(..., 3)``: of every node, or of every structure that has one point."""
@@ -144,7 +158,7 @@ class RotatedModel:
                     found[name] = center
         return found
 
-    def _rotated(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
+    def rotated(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
         """Copies of the inputs that rotate, ``(C, …)``: rotated, or there and back in the model's precision."""
         rotated = {}
         for name, representation in self.schema.inputs.items():
@@ -169,15 +183,17 @@ class RotatedModel:
 
     def _call(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
         """Raw outputs at rotated inputs, or at one unrotated copy, ``(C, *S)`` in float64."""
-        rotated = self._rotated(rotations, back_again=back_again)
-        count = 1 if rotations is None else len(rotations)
+        return self.at(self.rotated(rotations, back_again=back_again), 1 if rotations is None else len(rotations))
+
+    def at(self, copies: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+        """Raw outputs ``(C, *S)`` in float64 at copies of some inputs, ``(C, …)`` by name, the others as they are."""
         self.evaluations += count
         if self.stacked:
-            return self._outputs(self._predict({**self.inputs, **rotated}), count)
+            return self._outputs(self._predict({**self.inputs, **copies}), count)
         each = [
             self._outputs(
                 self._predict(
-                    {**self.inputs, **{name: laid_out_as(v[k], self.inputs[name]) for name, v in rotated.items()}}
+                    {**self.inputs, **{name: laid_out_as(v[k], self.inputs[name]) for name, v in copies.items()}}
                 ),
                 None,
             )
@@ -198,6 +214,8 @@ class RotatedModel:
         found = {}
         for name in self.schema.outputs:
             value = outputs[name].detach()
+            if value.is_floating_point():
+                self.floating.add(name)
             if lead is not None and value.shape[:1] != (lead,):
                 raise EquivProbeError(
                     f"output {name!r} of shape {tuple(value.shape)} from a stacked call of {lead} rotations",

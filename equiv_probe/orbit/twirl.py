@@ -9,6 +9,7 @@ import torch
 
 from equiv_probe.estimation.orbit import Moments, Orbit
 from equiv_probe.orbit.chunking import in_chunks
+from equiv_probe.orbit.controls import controls_of
 from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
@@ -63,7 +64,8 @@ def twirl(
         progress: show a progress bar.
 
     Returns:
-        The orbit, in float64 (float32 on devices without it).
+        The orbit, in float64 (float32 on devices without it), with the controls that its numbers must have passed: do
+        the outputs depend on what was rotated, and (about the centroid) not on where the structure is?
 
     Raises:
         EquivProbeError: see the message; what was found, what was expected, what to pass.
@@ -89,6 +91,7 @@ def twirl(
         joined = {name: torch.cat([part[name] for part in stored]) for name in model.identity}
         kept = {name: v.reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in joined.items()}
     extra = model.floors(floor, _round_trips(floor, plan, model.schema), chunk) if floor else ({}, {})
+    controls = controls_of(model, flat, *extra)
     return Orbit(
         model.schema,
         plan,
@@ -100,6 +103,7 @@ def twirl(
         centers=model.centers(),
         evaluations=model.evaluations,
         seconds=time.perf_counter() - began,
+        controls=controls,
     )
 
 

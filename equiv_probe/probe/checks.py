@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.controls import Control
+from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, failed_first
 from equiv_probe.estimation.losses import LOSSES
 from equiv_probe.live.capture import wide
 from equiv_probe.live.dependence import blind_outputs, coupled_outputs, drawn_outputs
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from equiv_probe.probe.replay import Replay
     from equiv_probe.rotations.plan import RotationPlan
 
-SEES_ROTATION = "sees the rotation"
-ALONE = "does not depend on the batch"
 REPRODUCED = "replay reproduces the step"
 NONLINEAR = "the loss is more than an output"
 CHANCE = "is not drawn at random"
@@ -67,6 +65,8 @@ class Checks:
         if device.type == "meta" or not self._first("call", training):
             return
         rotations = plan.rotations(plan.generator()).flatten(0, 1)[1:4].to(device)
+        if any(rep.is_affine for rep in live.known_schema.inputs.values()):
+            self._note(Control(TRANSLATION, None, "structures are not moved, so that broken translation does not show"))
         blind = blind_outputs(live, call, start, rotations)
         coupled = coupled_outputs(live, call, start)
         mode = "train mode" if training else "eval mode"
@@ -77,17 +77,22 @@ class Checks:
                 f"these are rotated and when they are displaced, in {mode}): a cache, or coordinates that come in "
                 "elsewhere. Their L_equiv says nothing.",
             )
+        else:
+            self._passed(SEES_ROTATION, "outputs change where the inputs do")
         if coupled:
             self._coupled[training] = True
             if not training:
                 live.copies.stacks = False
             self._add(
-                ALONE,
+                BATCH,
                 f"{', '.join(coupled)}: the outputs for one structure depend on the other structures of its batch (by "
                 f"{max(coupled.values()):.2g} of their size, in {mode}): statistics of the batch, padding, or pooling "
                 "over it. All structures of a batch are rotated alike, and copies are not joined.",
                 value=max(coupled.values()),
+                limit=0.0,
             )
+        elif live.structures(call.inputs).layout != "one":
+            self._passed(BATCH, "structures get the same whatever is beside them in a batch")
 
     def of_chance(self, live: LiveOrbit, call: Call) -> None:
         """Whether a call that is measured without its step draws random numbers in eval mode.
@@ -95,7 +100,10 @@ class Checks:
         Raises:
             EquivProbeError: it does, and puts out single numbers: a loss, of noise that it draws.
         """
-        if not self._first("chance", live.network.training) or not drawn_outputs(live, call):
+        if not self._first("chance", live.network.training):
+            return
+        if not drawn_outputs(live, call):
+            self._passed(CHANCE, "no random numbers are drawn in eval mode")
             return
         name = type(live.network).__name__
         if all(not rep.event_shape for rep in live.known_schema.outputs.values()):
@@ -126,6 +134,7 @@ class Checks:
             if any(map(bool, same)):
                 self._of_linear_loss(run.live, last.call, name)
                 return
+        self._passed(NONLINEAR, "the step's loss is no output of the network as it is")
 
     def _of_linear_loss(self, live: LiveOrbit, call: Call, name: str) -> None:
         """A step's loss is an output of the network as it is: that module may be a loss with a network inside."""
@@ -148,12 +157,11 @@ class Checks:
         if replay.reproduced and self._first("replay", run.live.network.training):
             back = f"; put back before every run: {', '.join(written[:6])}" if written else ""
             sentence = f"run again with the network's own outputs, the step returns the number it returned{back}"
-            self.found.append(Control(REPRODUCED, True, sentence))
+            self._passed(REPRODUCED, sentence)
 
     def all(self, running: RunningEstimates) -> list[Control]:
         """The controls, those that failed first; fetches numbers from the device."""
-        found = [*self.found, *self._negative(running)]
-        return sorted(found, key=lambda one: one.passed is not False)
+        return failed_first([*self.found, *self._negative(running)])
 
     def _negative(self, running: RunningEstimates) -> Iterator[Control]:
         """Of each ``L_equiv`` that is negative beyond its error bar and rounding: whether its loss allows that."""
@@ -173,7 +181,7 @@ class Checks:
                 )
                 yield Control(NOT_NEGATIVE, None, sentence, value, -limit)
             else:
-                sentence = f"{where}, which no convex loss allows: this number is not to be believed"
+                sentence = f"{where}, which no convex loss allows"
                 yield Control(NOT_NEGATIVE, False, sentence, value, -limit)
 
     def _is_bent(self, stage: str, name: str, running: Running) -> bool:
@@ -188,7 +196,12 @@ class Checks:
         return first
 
     def _add(self, name: str, sentence: str, **numbers: float) -> None:
-        control = Control(name, False, sentence, **numbers)
+        self._note(Control(name, False, sentence, **numbers))
+
+    def _passed(self, name: str, sentence: str) -> None:
+        self._note(Control(name, True, sentence))
+
+    def _note(self, control: Control) -> None:
         if control not in self.found:
             self.found.append(control)
 

@@ -120,7 +120,6 @@ def report_of(
         ],
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
         notes=[
-            *(one.sentence for one in probe.controls if not one.passed),
             *notes,
             *(probe.over.notes if probe.over else []),
             *(probe.gradients.notes if probe.gradients else []),
@@ -131,6 +130,7 @@ def report_of(
         history=[dict(entry) for entry in history],
         over=list(over),
         gradients=dict(gradients),
+        controls=probe.controls,
     )
 
 

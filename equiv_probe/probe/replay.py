@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.isolation import left_out
 from equiv_probe.probe.operators import OWN, Runs
 from equiv_probe.probe.per_structure import Losses, Split, separated
 from equiv_probe.probe.player import Player
@@ -140,14 +141,17 @@ def replay_step(
 
     of_structures: dict[str, Losses] = {}
     unsplit: dict[str, str] = {}
+    reproduced: dict[str, tuple[Tensor, Tensor]] = {}
     with run.repeating():
         for operator in runs.all:
             returned = again(operator)
             by_structure[operator] = losses_of_structures(returned, batch, named_too=split)
             scalars[operator] = scalars_of(returned, by_structure[operator])
-        # Last: what piles up over the runs shows here.
-        reproduced = _reproduced(again(OWN), run, batch, named_too=split) if check else {}
-        reproduced = {} if player.rotated else reproduced
+        if check:  # last: what piles up over the runs shows here
+            left_out()
+            reproduced = _reproduced(again(OWN), run, batch, named_too=split)
+            if player.rotated or left_out():  # the ordinary run's number is of something else, and means to be
+                reproduced = {}
         if split:
             of_structures, unsplit = separated(again, player, scalars, run.structures, run.modules)
     for name in by_structure[runs.mean]:

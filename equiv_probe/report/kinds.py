@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 _PLACES: dict[str, str] = {
     "report": "equiv_probe.results.report:Report",
     "bins": "equiv_probe.results.over_time:OverTime",
+    "fit": "equiv_probe.scaling.law:Fit",
+    "allocation": "equiv_probe.scaling.allocation:Allocation",
+    "data_efficiency": "equiv_probe.scaling.data_efficiency:DataEfficiency",
+    "gap": "equiv_probe.scaling.gap_result:Gap",
+    "scaling": "equiv_probe.scaling.results:Results",
     "gradients": "equiv_probe.results.gradient_record:GradientRecord",
     "curvature": "equiv_probe.landscape.curvature_record:Curvature",
     "line": "equiv_probe.landscape.line_record:Line",

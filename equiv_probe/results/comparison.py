@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -27,12 +28,13 @@ from equiv_probe.report.record import Record
 from equiv_probe.results import contrast_plot
 from equiv_probe.results.comparison_summary import headline, meaning
 from equiv_probe.results.contrasts import NUMBERS, Contrast, entries_of
+from equiv_probe.results.controls import gravest
 from equiv_probe.results.pairing import Pairing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from equiv_probe.report.document import Cell
+    from equiv_probe.report.document import Cell, Headline
     from equiv_probe.results.report import Measured, Report
 
 LEAST = 1e-4
@@ -47,6 +49,7 @@ class Comparison(Record, frozen=True):
         contrasts: number by number.
         tests: how many comparisons have a p value: what ``p_holm`` is corrected for.
         notes: what a reader must know of the reports to read their differences.
+        doubted: names of the reports of which a control failed.
     """
 
     kind: ClassVar[str] = "comparison"
@@ -55,6 +58,7 @@ class Comparison(Record, frozen=True):
     contrasts: list[Contrast]
     tests: int = 0
     notes: list[str] = msgspec.field(default_factory=list)
+    doubted: list[str] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse a comparison of nothing."""
@@ -75,7 +79,7 @@ class Comparison(Record, frozen=True):
     @property
     def summary(self) -> str:
         """What differs by more than chance, in one sentence."""
-        return headline(self.names, self.contrasts, self.tests).answer
+        return self._headline().answer
 
     @property
     def meaning(self) -> str:
@@ -90,12 +94,19 @@ class Comparison(Record, frozen=True):
             f"{first} beside {', '.join(others)}" if others else first,
             ", ".join(quantities) or "nothing",
             [
-                headline(self.names, self.contrasts, self.tests),
+                self._headline(),
                 *(Note(note, warning=True) for note in self.notes),
                 *(_section(one) for one in self.contrasts),
                 Paragraph(self.meaning, on=TERMINAL),
             ],
         )
+
+    def _headline(self) -> Headline:
+        found = headline(self.names, self.contrasts, self.tests)
+        if not self.doubted:
+            return found
+        failed = f"Not to be believed: a control of {' and of '.join(self.doubted)} failed."
+        return dataclasses.replace(found, answer=f"{failed} {found.answer}", severity="bad")
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per number and report."""
@@ -142,7 +153,15 @@ def compare(reports: Sequence[Report], names: Sequence[str] | None = None) -> Co
         raise EquivProbeError(f"reports of {listed}", "a quantity in common")
     corrected = _corrected(found)
     tests = sum(math.isfinite(entry.change.p) for one in found for entry in one.entries)
-    return Comparison(list(names), corrected, tests, _notes(reports, names))
+    failed = [
+        (name, control)
+        for name, report in zip(names, reports, strict=True)
+        if (control := gravest(report.controls)) is not None
+    ]
+    notes = [f"{name}: a control failed: {control.sentence}" for name, control in failed]
+    return Comparison(
+        list(names), corrected, tests, [*notes, *_notes(reports, names)], doubted=[name for name, _ in failed]
+    )
 
 
 def _corrected(contrasts: list[Contrast]) -> list[Contrast]:

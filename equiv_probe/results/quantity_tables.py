@@ -34,8 +34,13 @@ _MUCH = 10.0
 _RANKED = 8
 
 
-def symmetry_table(measured: Sequence[Measured]) -> Table:
-    """The root error of every quantity beside its floor, with the verdict."""
+def symmetry_table(measured: Sequence[Measured], *, doubted: bool = False) -> Table:
+    """The root error of every quantity beside its floor, with the verdict.
+
+    Args:
+        measured: the quantities.
+        doubted: a control failed: no verdict is shown as good.
+    """
     columns = [
         Column("quantity", kind="text"),
         Column("√L_equiv"),
@@ -48,7 +53,8 @@ def symmetry_table(measured: Sequence[Measured]) -> Table:
     rows: list[list[Cell]] = []
     for m in measured:
         relative = Bound(_MUCH, ">") if m.relative >= _MUCH else m.relative
-        judged = Verdict(m.verdict, severity(m.verdict), m.sentence)
+        grave = severity(m.verdict)
+        judged = Verdict(m.verdict, "unknown" if doubted and grave == "good" else grave, m.sentence)
         rows.append([m.name, m.rms, m.rms_interval, m.unit, relative, m.highest_floor, judged])
     caption = "Symmetry error, root mean square over rotations, structures and components."
     return Table("Symmetry error (root mean square over rotations)", columns, rows, caption)

@@ -11,6 +11,7 @@ from equiv_probe.report.document import Document, Note, Paragraph, Section, meth
 from equiv_probe.report.record import Record
 from equiv_probe.report.stored_data import plain, without_nan
 from equiv_probe.results import angular_plots, gradient_plots, gradient_record, plots, trajectory_plots
+from equiv_probe.results.controls import Control, below_headline, control_section, doubted, undecided
 from equiv_probe.results.course_figures import course_figures
 from equiv_probe.results.error_figures import kind_figures, main_first, where_figures
 from equiv_probe.results.failures import Failure, failed, remark
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.report.document import Block
 
-__all__ = ["Failure", "Labelled", "Measured", "Report", "without_nan"]
+__all__ = ["Control", "Failure", "Labelled", "Measured", "Report", "without_nan"]
 
 _STATED = {"step": (int, float), "stage": (str,), "output": (str,)}
 
@@ -44,13 +45,14 @@ class Report(Record, frozen=True):
         structures: their numbers, in columns; a sequence of records. A list of records is taken too.
         failures: structures that could not be measured, with the reason.
         notes: what a reader must know to use the numbers.
-        blind_spots: what the measurement cannot see.
+        blind_spots: what the measurement cannot see; controls that were not run are added.
         complete: False if the audit was interrupted.
         history: of a training run, the estimates after each measurement: step, stage, output, seconds since the start,
             ``L_total`` and so on.
         over: losses in bins of an input of the network, such as its time.
         gradients: of ``L_mean`` and ``L_equiv`` by stage and output, over the latest measurements, and their
             ``history``.
+        controls: what the numbers have passed before they are believed. One that failed is the headline.
 
     The methods ``plot_…`` draw into the given Matplotlib axes, or into those of a new figure of pyplot's, and return
     the axes. They raise EquivProbeError if the report does not hold what is to be drawn, or Matplotlib is missing.
@@ -70,9 +72,13 @@ class Report(Record, frozen=True):
     history: list[dict[str, Any]] = msgspec.field(default_factory=list)
     over: list[OverTime] = msgspec.field(default_factory=list)
     gradients: dict[str, GradientRecord] = msgspec.field(default_factory=dict)
+    controls: list[Control] = msgspec.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Refuse a history that could not be shown."""
+        """Refuse a history that could not be shown; what no control looked at is a blind spot."""
+        unseen = [spot for spot in undecided(self.controls) if spot not in self.blind_spots]
+        if unseen:
+            msgspec.structs.force_setattr(self, "blind_spots", [*self.blind_spots, *unseen])
         if not isinstance(self.structures, StructureTable):
             msgspec.structs.force_setattr(self, "structures", StructureTable.of(self.structures))
         for place, entry in enumerate(self.history):
@@ -95,10 +101,11 @@ class Report(Record, frozen=True):
 
     def document(self) -> Document:
         """The answer, then the loss, then where the error sits and of what kind it is, then how it was measured."""
-        top = headline(self.measured, self.history)
+        top = doubted(headline(self.measured, self.history), self.controls)
         about = "" if top is None else top.about
         count = len(self.structures)
         counted = f"{count} structure{'s' * (count != 1)} of " if count else ""
+        is_doubted = any(one.failed for one in self.controls)
         symmetry = [m for m in self.measured if math.isfinite(m.rms) or m.labelled is None]
         return Document(
             self.model,
@@ -106,12 +113,14 @@ class Report(Record, frozen=True):
             [
                 *self._interrupted(),
                 top or Paragraph("Nothing was measured."),
-                *([symmetry_table(symmetry)] if symmetry else []),
+                *below_headline(self.controls),
+                *([symmetry_table(symmetry, doubted=is_doubted)] if symmetry else []),
                 Section("How much of the loss is it?", loss_blocks(labelled(self.measured))),
                 Section("Where is it?", self._where(about)),
                 Section("What kind is it?", main_first(kind_figures(self.measured, about), about)),
                 Section("Over time", [*(b for one in self.over for b in one.blocks()), *course_figures(self.history)]),
                 Section("How does it pull on the weights?", gradient_record.blocks(self.gradients)),
+                control_section(self.controls),
                 *method(self.protocol, self.notes, failed(self.failures), self.blind_spots),
             ],
             remark(self.failures),

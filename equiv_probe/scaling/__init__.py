@@ -21,6 +21,7 @@ from equiv_probe.scaling.gap import gap
 from equiv_probe.scaling.gap_result import Crossing, Gap
 from equiv_probe.scaling.law import Fit
 from equiv_probe.scaling.logs import joined, read_table
+from equiv_probe.scaling.results import Results
 from equiv_probe.scaling.table import Table, table_of
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Estimate",
     "Fit",
     "Gap",
+    "Results",
     "Table",
     "allocate",
     "data_efficiency",

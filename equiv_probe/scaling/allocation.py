@@ -13,31 +13,32 @@ N^−alpha / p = beta B D^−beta / q``. With ``p = q = 1`` this is Hoffmann et 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 import numpy as np
-from rich.text import Text
 from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq, minimize_scalar
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.formatting import table_of as rich_table
+from equiv_probe.report.axes import CALM, SERIES
+from equiv_probe.report.document import Column, Document, Figure, Headline, Section, method
+from equiv_probe.report.record import Record
+from equiv_probe.scaling import estimate_tables, figures
 from equiv_probe.scaling.cost import Cost
-from equiv_probe.scaling.estimates import Estimate, interval_of, shown
-from equiv_probe.scaling.law import Fit, printed
+from equiv_probe.scaling.estimates import Estimate, estimate_of, estimates_of, shown
+from equiv_probe.scaling.figures import label_of
+from equiv_probe.scaling.law import ASSUMED, Fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from rich.console import Console
 
     from equiv_probe.scaling.cost import CostLike
     from equiv_probe.scaling.solver import Array
 
 
-@dataclass(frozen=True)
-class Allocation:
+class Allocation(Record, frozen=True):
     """The best sizes at each cost.
 
     Attributes:
@@ -48,8 +49,16 @@ class Allocation:
         n_exponent: ``n`` grows as compute to this power; NaN where the cost is a function.
         d_exponent: likewise of ``d``.
         names: of the variables.
+        loss_name: of the loss.
         notes: what a reader must know.
+        level: of the intervals.
+        protocol: the law and the cost.
+        name: of what the law is of, such as the model.
+        source: of the runs.
+        unit: of the loss.
     """
+
+    kind: ClassVar[str] = "allocation"
 
     compute: list[float]
     n: list[Estimate]
@@ -58,35 +67,62 @@ class Allocation:
     n_exponent: Estimate
     d_exponent: Estimate
     names: tuple[str, str]
-    notes: list[str] = field(default_factory=list)
+    loss_name: str
+    notes: list[str] = msgspec.field(default_factory=list)
+    level: float = 0.95
+    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
+    name: str = ""
+    source: str = ""
+    unit: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers."""
-        rows = [
-            {"compute": c, self.names[0]: n.to_dict(), self.names[1]: d.to_dict(), "loss": loss.to_dict()}
-            for c, n, d, loss in zip(self.compute, self.n, self.d, self.loss, strict=True)
-        ]
-        exponents = {
-            f"{self.names[0]}_exponent": self.n_exponent.to_dict(),
-            f"{self.names[1]}_exponent": self.d_exponent.to_dict(),
-        }
-        return {"allocations": rows, **exponents, "notes": self.notes}
+    def __post_init__(self) -> None:
+        """Refuse costs without sizes."""
+        if not self.compute or {len(self.n), len(self.d), len(self.loss)} != {len(self.compute)}:
+            raise ValueError("compute: not as many sizes and losses as costs")
 
-    def __rich_console__(self, console: Console, options: Any) -> Any:
-        """The best sizes as a Rich table."""
-        del console, options
-        yield Text("Best sizes at a given compute C", "bold")
-        table = rich_table("", "C", *self.names, "loss")
-        for c, n, d, loss in zip(self.compute, self.n, self.d, self.loss, strict=True):
-            table.add_row(*(Text(cell) for cell in (shown(c), str(n), str(d), str(loss))))
-        yield table
-        if np.isfinite(self.n_exponent.value):
-            yield Text(f"{self.names[0]} ∝ C^{self.n_exponent}, {self.names[1]} ∝ C^{self.d_exponent}")
-        for note in self.notes:
-            yield Text.assemble(("Note: ", "bold"), note)
+    def document(self) -> Document:
+        """How the best sizes grow with compute, and what they are."""
+        (n, d), loss = self.names, self.loss_name
+        sizes = {n: (self.n, CALM), d: (self.d, SERIES[0])}
+        drawn = partial(figures.bars, self.compute, sizes, label_of("C"), "best size")
+        return Document(
+            f"{self.name}: best sizes" if self.name else f"Best {n} and {d}",
+            f"the law of {loss}" + (f" in {self.source}" if self.source else ""),
+            [
+                self._headline(),
+                estimate_tables.table("Best sizes at a given compute C", self._columns(), self.level),
+                Section("How do they grow?", [Figure("Best sizes against compute", drawn, "Bars are intervals.")]),
+                *method(self.protocol, self.notes, blind_spots=[ASSUMED]),
+            ],
+        )
 
-    def __str__(self) -> str:
-        return printed(self)
+    def _headline(self) -> Headline:
+        (n, d), best = self.names, (self.n[-1], self.d[-1], self.loss[-1])
+        cost = shown(self.compute[-1])
+        at = [f"At C = {cost} the best {name} is {one}" for name, one in zip(self.names, best, strict=False)]
+        at.append(f"The law's {self.loss_name} there is {best[2]} {self.unit}".rstrip())
+        question = "How large should a run be?"
+        if np.isnan(self.n_exponent.value):
+            return Headline(
+                f"{at[0]}, and the best {d} is {best[1]}.", best[0].value, n, best[0].span(self.level),
+                "The cost is a function, so that the best sizes need not grow as powers of it.", at, question=question,
+            )  # fmt: skip
+        grows = {True: "faster than", False: "more slowly than"}[self.n_exponent.value > self.d_exponent.value]
+        apart = self.n_exponent.low > self.d_exponent.high or self.n_exponent.high < self.d_exponent.low
+        return Headline(
+            f"The best {n} grows {grows} the best {d} as compute grows." if apart
+            else f"Whether the best {n} or the best {d} grows faster with compute is not known.",
+            self.n_exponent.value, f"exponent of C for {n}", self.n_exponent.span(self.level),
+            f"{n} ∝ C^{self.n_exponent}, {d} ∝ C^{self.d_exponent}.", at, "good" if apart else "unknown", n, question,
+        )  # fmt: skip
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per cost."""
+        return estimate_tables.rows(self._columns())
+
+    def _columns(self) -> estimate_tables.Columns:
+        heads = (Column("C"), *map(Column, self.names), Column(self.loss_name, self.unit))
+        return list(zip(heads, (self.compute, self.n, self.d, self.loss), strict=True))
 
 
 def allocate(law: Fit, compute: Sequence[float] | float, cost: CostLike) -> Allocation:
@@ -122,15 +158,31 @@ def allocate(law: Fit, compute: Sequence[float] | float, cost: CostLike) -> Allo
             n, d = _closed(thetas, costs, known)
             a, b = thetas[:, 2], thetas[:, 4]
             shares = known.p * b + known.q * a
-            n_exponent, d_exponent = _of(b / shares, law.level), _of(a / shares, law.level)
+            exponents = [estimate_of(one[0], one[1:], law.level) for one in (b / shares, a / shares)]
         else:
             n, d = _numerical(thetas[:201], costs, known, law)
-            n_exponent = d_exponent = Estimate(float("nan"))
+            exponents = [Estimate(float("nan"))] * 2
         t = thetas[: len(n), :, None]
         losses = t[:, 0] + t[:, 1] * n ** -t[:, 2] + t[:, 3] * d ** -t[:, 4]
-    best_n, best_d, best_loss = ([_of(one, law.level) for one in values.T] for values in (n, d, losses))
-    notes = [_beyond(law, costs, n[0], d[0])] if _beyond(law, costs, n[0], d[0]) else []
-    return Allocation(costs.tolist(), best_n, best_d, best_loss, n_exponent, d_exponent, (law.x[0], law.x[1]), notes)
+    stated = "a function"
+    if isinstance(known, Cost):
+        stated = f"{known.k:.3g} {law.x[0]}^{known.p:.3g} {law.x[1]}^{known.q:.3g}"
+    return Allocation(
+        compute=costs.tolist(),
+        n=estimates_of(n, law.level),
+        d=estimates_of(d, law.level),
+        loss=estimates_of(losses, law.level),
+        n_exponent=exponents[0],
+        d_exponent=exponents[1],
+        names=(law.x[0], law.x[1]),
+        loss_name=law.loss,
+        notes=_extrapolated(law, costs, n[0], d[0]),
+        level=law.level,
+        protocol={"law": law.formula, "cost": stated, **law.protocol},
+        name=law.name,
+        source=law.source,
+        unit=law.unit,
+    )
 
 
 def _closed(thetas: Array, costs: Array, cost: Cost) -> tuple[Array, Array]:
@@ -190,19 +242,10 @@ def _isocost(
     return np.array(grid), np.array([brentq(over, *v_range, args=(u,), xtol=1e-12) for u in grid])
 
 
-def _of(values: Array, level: float) -> Estimate:
-    return Estimate(float(values[0]), *interval_of(values[1:], level))
-
-
-def _beyond(law: Fit, costs: Array, n: Array, d: Array) -> str:
-    ends = [law.range[name] for name in law.x]
-    outside = [
-        c
-        for c, *sizes in zip(costs, n, d, strict=True)
-        if any(not low <= size <= high for size, (low, high) in zip(sizes, ends, strict=True))
-    ]
-    if not outside:
-        return ""
-    return (
-        f"At C = {', '.join(map(shown, outside))} the best sizes lie outside of the sizes that were run: extrapolated."
-    )
+def _extrapolated(law: Fit, costs: Array, n: Array, d: Array) -> list[str]:
+    """A note on best sizes that were not run."""
+    inside = np.ones(len(costs), dtype=bool)
+    for sizes, (low, high) in zip((n, d), law.range.values(), strict=True):
+        inside &= (low <= sizes) & (sizes <= high)
+    at = ", ".join(map(shown, costs[~inside]))
+    return [f"At C = {at} the best sizes lie outside of the sizes that were run: extrapolated."] if at else []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.scaling.identifiability import require_positive
 from equiv_probe.scaling.table import table_of
 
 if TYPE_CHECKING:
@@ -55,13 +56,7 @@ def measured_cost(runs: Table | Mapping[str, Any], cost: str = "seconds", x: Seq
     """
     table = table_of(runs)
     for name in (cost, *x):
-        wrong = table.numbers(name)[~(np.isfinite(table.numbers(name)) & (table.numbers(name) > 0))]
-        if len(wrong):
-            raise EquivProbeError(
-                f"{name} = {wrong[0]:g} in {len(wrong)} of {len(table)} runs",
-                "positive numbers, which have logarithms",
-                f"table.where({name}=lambda value: value > 0)",
-            )
+        require_positive(name, table.numbers(name))
     columns = np.column_stack([np.ones(len(table)), *(np.log(table.numbers(name)) for name in x)])
     if np.linalg.matrix_rank(columns - np.array([0.0, *columns[:, 1:].mean(0)])) < 3:
         raise EquivProbeError("sizes that do not vary apart", f"two or more of {x[0]} and of {x[1]}", "Cost(k, p, q)")

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from scipy.interpolate import make_interp_spline
+from scipy.ndimage import median_filter
 
 from equiv_probe.errors import EquivProbeError
 
@@ -102,9 +104,7 @@ def smoothed(values: Array, smooth: Smooth) -> Array:
     if smooth == "minimum":
         return np.asarray(np.minimum.accumulate(values, -1))
     if smooth == "median":
-        reach = WINDOW // 2
-        padded = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(reach, reach)], mode="edge")
-        return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, WINDOW, -1), -1))
+        return median_filter(values, (*[1] * (values.ndim - 1), WINDOW), mode="nearest")
     if smooth == "none":
         return values
     raise EquivProbeError(f"smooth={smooth!r}", '"minimum", "median" or "none"')
@@ -140,10 +140,7 @@ def on_grid(curve: Curve, grid: Array, smooth: Smooth, loss: Array | None = None
         ``(..., G)``.
     """
     values = np.log(smoothed(curve.mean if loss is None else loss, smooth))
-    at = np.log(curve.x)
-    place = np.clip(np.searchsorted(at, grid, side="right") - 1, 0, len(at) - 2)
-    part = (grid - at[place]) / (at[place + 1] - at[place])
-    return np.asarray(values[..., place] * (1 - part) + values[..., place + 1] * part)
+    return np.asarray(make_interp_spline(np.log(curve.x), values, k=1, axis=-1)(grid))
 
 
 def drawn(

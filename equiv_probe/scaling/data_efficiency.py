@@ -13,82 +13,122 @@ training structures, at a fixed size of the model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 import numpy as np
-from rich.text import Text
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.formatting import table_of as rich_table
-from equiv_probe.scaling.estimates import Estimate, interval_of, shown
+from equiv_probe.report.axes import CALM, SERIES
+from equiv_probe.report.document import Column, Document, Figure, Headline, Section, method
+from equiv_probe.report.record import Record
+from equiv_probe.scaling import estimate_tables, figures
+from equiv_probe.scaling.estimates import Estimate, estimate_of, shown
+from equiv_probe.scaling.figures import label_of
 from equiv_probe.scaling.fitting import fit
-from equiv_probe.scaling.law import Fit, printed
-from equiv_probe.scaling.table import Table, table_of
+from equiv_probe.scaling.law import ASSUMED, Fit
+from equiv_probe.scaling.table import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rich.console import Console
+    from matplotlib.axes import Axes
+
+    from equiv_probe.scaling.table import Table
 
 MARGIN = 1.5
 """How far outside of the sizes that were run a law is believed without a word."""
 
 
-@dataclass(frozen=True)
-class DataEfficiency:
+class DataEfficiency(Record, frozen=True):
     """Two models' losses against the size of their training sets.
 
     Attributes:
         names: of the models.
-        laws: of both.
+        laws: of both, with their runs.
         losses: at which they are compared.
         data: what each needs for these, by name.
         factor: what the first needs over what the second needs; infinite where the first never gets there.
-        runs: one table per model.
         x: name of the size.
         loss: name of the loss.
         notes: what a reader must know.
+        protocol: how the laws were fitted.
     """
+
+    kind: ClassVar[str] = "data_efficiency"
 
     names: tuple[str, str]
     laws: dict[str, Fit]
     losses: list[float]
     data: dict[str, list[Estimate]]
     factor: list[Estimate]
-    runs: dict[str, Table]
     x: str
     loss: str
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
+    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers."""
-        return {
-            "models": list(self.names),
-            "laws": {name: law.to_dict() for name, law in self.laws.items()},
-            "losses": self.losses,
-            "data": {name: [one.to_dict() for one in needed] for name, needed in self.data.items()},
-            "factor": [one.to_dict() for one in self.factor],
-            "notes": self.notes,
-        }
+    def __post_init__(self) -> None:
+        """Refuse models without laws, and losses without sizes."""
+        if {*self.laws} != {*self.names} or {*self.data} != {*self.names}:
+            raise ValueError("names: not those of the laws and of the data")
+        if not self.losses or {len(self.factor), *map(len, self.data.values())} != {len(self.losses)}:
+            raise ValueError("losses: not as many factors and sizes as losses")
 
-    def __rich_console__(self, console: Console, options: Any) -> Any:
-        """The laws, and what each model needs."""
-        for name, law in self.laws.items():
-            yield Text(name, "bold")
-            yield from law.__rich_console__(console, options)
+    def document(self) -> Document:
+        """How many times more data, at which loss, and the laws that say so."""
         first, second = self.names
-        title = f"{self.x} needed to come to a loss"
-        table = rich_table(title, self.loss, first, second, f"{first} / {second}", wraps=(first, second))
-        rows = zip(self.losses, self.data[first], self.data[second], self.factor, strict=True)
-        for loss, *cells in rows:
-            table.add_row(*map(Text, (shown(loss), *map(str, cells))))
-        yield table
-        for note in self.notes:
-            yield Text.assemble(("Note: ", "bold"), note)
+        laws = [law.parameter_table(f"Law of {name}: {law.formula}") for name, law in self.laws.items()]
+        notes = [*self.notes, *(f"{name}: {note}" for name, one in self.laws.items() for note in one.notes)]
+        return Document(
+            f"{first} and {second}",
+            f"{self.loss} against {self.x}, {self.laws[first].runs} and {self.laws[second].runs} runs",
+            [
+                self._headline(),
+                estimate_tables.table(f"{self.x} needed to come to a loss", self._columns(), self.laws[first].level),
+                Section("Where does it come from?", [*self._figures(), *laws]),
+                *method(self.protocol, notes, blind_spots=[ASSUMED]),
+            ],
+        )
 
-    def __str__(self) -> str:
-        return printed(self)
+    def _headline(self) -> Headline:
+        (first, second), place = self.names, len(self.losses) // 2
+        factor, at = self.factor[place], f"{self.loss} = {shown(self.losses[place])}"
+        known = not np.isnan(factor.low) and 1 not in factor
+        answer = f"Which of {first} and {second} needs less {self.x} is not known"
+        if known:
+            answer = f"{first} needs {'more' if factor.value > 1 else 'less'} {self.x} than {second}"
+        elif np.isnan(factor.low):
+            answer = f"{first} and {second} are compared without error bars"
+        return Headline(
+            f"{answer} to come to {at}.",
+            factor.value,
+            f"times the {self.x}" if np.isfinite(factor.value) else f"no {self.x} would do for {first}",
+            factor.span(self.laws[first].level),
+            f"At {at}, {first} needs {self.data[first][place]} and {second} {self.data[second][place]}.",
+            severity="good" if known else "unknown",
+            about=self.loss,
+            question="How much more data does it need?",
+        )
+
+    def _figures(self) -> list[Figure]:
+        unit, colours = self.laws[self.names[0]].unit, dict(zip(self.names, (SERIES[0], CALM), strict=True))
+
+        def draw(ax: Axes) -> Axes:
+            lines = [law.curve(colours[name], name) for name, law in self.laws.items()]
+            return figures.curves(lines, label_of(self.x), label_of(self.loss, unit), ax)
+
+        text = "Points are runs; lines are the laws, with their intervals, and dotted where they end."
+        ratio = figures.ratio(self.losses, self.factor, self.names, self.x, label_of(self.loss, unit))
+        return [Figure(f"{self.loss} against {self.x}", draw, text), *ratio]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per loss."""
+        return estimate_tables.rows(self._columns())
+
+    def _columns(self) -> estimate_tables.Columns:
+        first, second = self.names
+        heads = (Column(self.loss, self.laws[first].unit), *map(Column, (first, second, f"{first} / {second}")))
+        return list(zip(heads, (self.losses, self.data[first], self.data[second], self.factor), strict=True))
 
 
 def data_efficiency(
@@ -129,7 +169,7 @@ def data_efficiency(
             raise EquivProbeError(f"{by} = {', '.join(str(key[0]) for key in there)}", name, f'by="{by}"')
         tables[name] = there[name,]
     laws = {
-        name: fit(tables[name], x, loss, **{**how, "seed": how.get("seed", 0) + place})
+        name: fit(tables[name], x, loss, **{**how, "seed": how.get("seed", 0) + place, "name": name})
         for place, name in enumerate((first, second))
     }
     notes: list[str] = []
@@ -148,12 +188,14 @@ def data_efficiency(
     needed = {}
     for name, law in laws.items():
         needed[name] = law.reached(law.values, at), law.reached(law.draws, at)
+    level, both = laws[first].level, min(len(law.draws) for law in laws.values())  # none, if a law has no interval
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = needed[first][0] / needed[second][0]
-        both = min(len(law.draws) for law in laws.values())  # none, if one of the laws has no interval
         drawn = needed[first][1][:both] / needed[second][1][:both]
-    level = laws[first].level
-    data = {name: [_of(best[i], draws[:, i], level) for i in range(len(at))] for name, (best, draws) in needed.items()}
+    data = {
+        name: [estimate_of(value, own, level) for value, own in zip(best, draws.T, strict=True)]
+        for name, (best, draws) in needed.items()
+    }
     if any(one.high == np.inf for estimates in data.values() for one in estimates):
         notes.append("∞: the floor E of the law may lie above that loss, so that no amount of data would do.")
     beyond = [
@@ -168,17 +210,13 @@ def data_efficiency(
     if beyond:
         notes.append(f"At {loss} = {', '.join(beyond)} a model needs {x} outside of what was run: extrapolated.")
     return DataEfficiency(
-        (first, second),
-        laws,
-        [float(one) for one in at],
-        data,
-        [_of(ratio[i], drawn[:, i], level) for i in range(len(at))],
-        tables,
-        x,
-        loss,
-        notes,
+        names=(first, second),
+        laws=laws,
+        losses=[float(one) for one in at],
+        data=data,
+        factor=[estimate_of(value, own, level) for value, own in zip(ratio, drawn.T, strict=True)],
+        x=x,
+        loss=loss,
+        notes=notes,
+        protocol=laws[first].protocol,
     )
-
-
-def _of(value: float, draws: Any, level: float) -> Estimate:
-    return Estimate(float(value), *interval_of(draws, level))

@@ -1,29 +1,42 @@
-"""A number with its interval, and intervals from resamples."""
+"""A number with its interval, intervals from resamples, and arrays in records."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 import numpy as np
 from scipy.special import ndtr, ndtri
 
 from equiv_probe.report.formatting import number
+from equiv_probe.report.record import Part
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from equiv_probe.scaling.solver import Array
 
+    Numbers = Array
+    Rows = Array
+    Planes = Array
+else:  # what is read from files is held to this, and made into arrays by :func:`as_arrays`
+    Numbers = list[float]
+    Rows = list[Numbers]
+    Planes = list[Rows]
+
 Interval = Literal["percentile", "bca"]
+NAN_SPAN = (math.nan, math.nan)
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(Part, frozen=True):
     """A number with its confidence interval.
 
     Attributes:
-        value: the estimate.
-        low: end of the interval; 0 or minus infinity where the data do not bound it.
+        value: the estimate; infinity for what is never reached.
+        low: end of the interval; 0 where the data do not bound it.
         high: the other end; infinity where the data do not bound it. Both are NaN where there is no interval.
+        infinite: which of the three are infinite, since JSON has no number for that; follows from them.
 
     >>> print(Estimate(0.5, 0.42, 0.61))
     0.500 [0.420, 0.610]
@@ -32,8 +45,21 @@ class Estimate:
     """
 
     value: float
-    low: float = float("nan")
-    high: float = float("nan")
+    low: float = math.nan
+    high: float = math.nan
+    infinite: tuple[Literal["value", "low", "high"], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Put infinities where files have none."""
+        for name in self.infinite:
+            msgspec.structs.force_setattr(self, name, math.inf)
+        infinite = tuple(name for name in ("value", "low", "high") if math.isinf(getattr(self, name)))
+        msgspec.structs.force_setattr(self, "infinite", infinite)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is an interval with two ends."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
@@ -44,27 +70,48 @@ class Estimate:
     @property
     def interval(self) -> str:
         """The interval as people write it; nothing where there is none."""
-        if np.isnan(self.low) or np.isnan(self.high):
+        if math.isnan(self.low) or math.isnan(self.high):
             return ""
-        low = "(−∞" if self.low == -np.inf else f"[{shown(self.low)}"
-        return f"{low}, {'∞)' if self.high == np.inf else shown(self.high) + ']'}"
+        return f"[{shown(self.low)}, {'∞)' if self.high == math.inf else shown(self.high) + ']'}"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers; an end without bound is the word ``"inf"`` or ``"-inf"``, for which JSON has no number."""
-        return {key: _plain(getattr(self, key)) for key in ("value", "low", "high")}
+    @property
+    def cells(self) -> tuple[str, str]:
+        """The number and its interval for a table, in which infinity has its sign."""
+        return shown(self.value), self.interval
+
+    def span(self, level: float) -> tuple[float, float]:
+        """The interval for a headline, which shows those of 95 % with two ends; else NaN."""
+        return (self.low, self.high) if self.bounded and level == 0.95 else NAN_SPAN
+
+    def row(self, prefix: str = "") -> dict[str, float]:
+        """Value and interval as columns of a table of plain numbers."""
+        return {prefix or "value": self.value, f"{prefix} low".strip(): self.low, f"{prefix} high".strip(): self.high}
 
 
 def shown(value: float) -> str:
     """A number as people write it, infinity as its sign."""
-    if np.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    return number(value)
+    return "∞" if value == math.inf else number(value)
 
 
-def _plain(value: float) -> float | str | None:
-    if np.isnan(value):
-        return None
-    return float(value) if np.isfinite(value) else str(float(value))
+def as_arrays(record: Any, *names: str) -> None:
+    """Make arrays of a new record's fields, which files hold as lists.
+
+    Args:
+        record: that is being made.
+        names: of the fields.
+    """
+    for name in names:
+        msgspec.structs.force_setattr(record, name, np.asarray(getattr(record, name), dtype=float))
+
+
+def estimate_of(value: float, draws: Array, level: float) -> Estimate:
+    """An estimate with the percentile interval of its draws; see :func:`interval_of`."""
+    return Estimate(float(value), *interval_of(draws, level))
+
+
+def estimates_of(values: Array, level: float) -> list[Estimate]:
+    """Estimates of columns, ``(1 + B, n)``: the value first, its draws below it."""
+    return [estimate_of(one[0], one[1:], level) for one in values.T]
 
 
 def interval_of(draws: Array, level: float, lowest: float = 0.0) -> tuple[float, float]:
@@ -77,7 +124,7 @@ def interval_of(draws: Array, level: float, lowest: float = 0.0) -> tuple[float,
         lowest: the least possible value.
     """
     if not len(draws) or np.isnan(draws).all():
-        return float("nan"), float("nan")
+        return NAN_SPAN
     tail = (1 - level) / 2
     return _quantile(np.where(np.isnan(draws), lowest, draws), tail), _quantile(
         np.where(np.isnan(draws), np.inf, draws), 1 - tail
@@ -86,6 +133,8 @@ def interval_of(draws: Array, level: float, lowest: float = 0.0) -> tuple[float,
 
 def bca_of(draws: Array, value: float, jackknife: Array, level: float) -> tuple[float, float]:
     """The bias-corrected and accelerated interval (Efron, 1987).
+
+    ``scipy.stats.bootstrap`` has it for what it has drawn itself, without strata and groups.
 
     Args:
         draws: ``(B,)``.
@@ -100,18 +149,21 @@ def bca_of(draws: Array, value: float, jackknife: Array, level: float) -> tuple[
     apart = jackknife.mean() - jackknife
     spread = (apart**2).sum() ** 1.5
     acceleration = 0.0 if spread == 0 else float((apart**3).sum() / (6 * spread))
-    ends = []
-    for tail in ((1 - level) / 2, (1 + level) / 2):
-        shift = bias + ndtri(tail)
-        ends.append(_quantile(draws, float(ndtr(bias + shift / (1 - acceleration * shift)))))
-    return ends[0], ends[1]
+    shift = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
+    low, high = np.quantile(draws, ndtr(bias + shift / (1 - acceleration * shift)))
+    return float(low), float(high)
 
 
 def _quantile(draws: Array, part: float) -> float:
-    """Of the order statistics themselves, since infinities cannot be interpolated."""
-    ordered = np.sort(draws)
-    place = part * (len(ordered) - 1)
-    lower, upper = ordered[int(np.floor(place))], ordered[int(np.ceil(place))]
-    if lower == upper or not np.isfinite(lower) or not np.isfinite(upper):
-        return float(upper if part > 0.5 else lower)
-    return float(lower + (place - np.floor(place)) * (upper - lower))
+    """NumPy's, but beside an infinity the order statistic itself, since infinities cannot be interpolated."""
+    place = part * (len(draws) - 1)
+    lower, upper = np.sort(draws)[[int(np.floor(place)), int(np.ceil(place))]]
+    if np.isfinite(lower) and np.isfinite(upper):
+        return float(np.quantile(draws, part))
+    return float(upper if part > 0.5 else lower)
+
+
+def listed(items: Sequence[str]) -> str:
+    """Texts one after the other, with "and" before the last."""
+    *first, last = items
+    return f"{', '.join(first)} and {last}" if first else last

@@ -18,11 +18,10 @@ import numpy as np
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling.estimates import Estimate, bca_of, interval_of
 from equiv_probe.scaling.identifiability import (
-    alike,
+    correlated,
     notes_of,
     require,
     require_options,
-    require_variables,
     unbounded,
     uneven,
 )
@@ -54,6 +53,8 @@ def fit(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    name: str = "",
+    unit: str = "",
 ) -> Fit:
     """Fit ``L = E + A x^−alpha``, or ``L = E + A N^−alpha + B D^−beta``.
 
@@ -80,17 +81,18 @@ def fit(
         resamples: how many.
         level: of the intervals.
         seed: of the draws.
+        name: of what is fitted, such as the model, for titles.
+        unit: of the loss, for axes and tables.
 
     Raises:
         EquivProbeError: fewer than three sizes of a variable (two with a known floor), fewer runs than parameters, a
             loss that is not positive, or not above the floor.
     """
-    require_options(bootstrap, interval, resamples, level, delta)
-    table = table_of(runs)
     names = (x,) if isinstance(x, str) else tuple(x)
-    require_variables(names)
+    require_options(names, bootstrap=bootstrap, interval=interval, resamples=resamples, level=level, delta=delta)
+    table = table_of(runs)
     table.require_one("stage", "output")
-    values = np.column_stack([table.numbers(name) for name in names])
+    values = np.column_stack([table.numbers(one) for one in names])
     y = table.numbers(loss)
     require(values, y, names, loss, floor)
     centre, scale = np.log(values).mean(0), float(np.exp(np.log(y).mean()))
@@ -98,18 +100,17 @@ def fit(
     known = None if floor is None else floor / scale
     found = optimum(z, log_y, delta, known)
     parameters = 1 + 2 * len(names) - (floor is not None)
-    clusters = labels([table[name] for name in _listed(groups)], len(y)) if groups else None
-    units = len(y) if clusters is None else int(clusters.max()) + 1
+    own = labels([table[one] for one in _listed(groups)], len(y)) if groups else np.arange(len(y))
+    units = int(own.max()) + 1
     notes = notes_of(found, units, parameters)
     draws, thetas = np.empty((0, len(found.theta))), found.theta[None]
     if units > parameters and resamples:
         if bootstrap == "runs":
-            layers = labels([table[name] for name in _listed(strata)], len(y))
-            own = np.arange(len(y)) if clusters is None else clusters
+            layers = labels([table[one] for one in _listed(strata)], len(y))
             samples = of_runs(log_y, layers, own, resamples, seed)
         else:
             law, left = np.log(predicted(found.theta, z)), found.residuals
-            apart = np.arange(len(y)) if bootstrap == "wild" and clusters is None else clusters
+            apart = own if groups or bootstrap == "wild" else None
             if apart is not None:
                 left = left_over(left, hat_of(found, z, known), apart)
             samples = of_residuals(law, left, parameters, groups=apart, resamples=resamples, seed=seed)
@@ -122,26 +123,31 @@ def fit(
     if interval == "bca" and len(draws):
         if bootstrap != "runs":
             raise EquivProbeError('interval="bca" of residuals', "resampled runs", 'bootstrap="runs"')
-        own = np.arange(len(y)) if clusters is None else clusters
         without = (np.arange(units)[:, None] != own).astype(float)
         again, _ = _refit(Resamples(np.broadcast_to(log_y, without.shape), without), z, found, known)
         jackknife = _natural(again, centre, scale)
     estimates = _estimates(natural, jackknife, floor, level, len(names))
     notes += uneven(z, found, names) if bootstrap == "residuals" and not groups else []
-    notes += [*unbounded(estimates, natural[0], level, names), *alike(z, names)]
+    notes += [*unbounded(estimates, natural[0], level, names), *correlated(z, names)]
+    given = {"floor": floor, "strata": ", ".join(_listed(strata)), "groups": ", ".join(_listed(groups))}
     return Fit(
         x=names,
         loss=loss,
         parameters=dict(zip(names_of(len(names)), estimates, strict=True)),
         draws=natural[1:],
-        runs=len(y),
+        points=np.column_stack([values, y]),
         scatter=float(np.sqrt((found.residuals**2).sum() / max(len(y) - parameters, 1))),
-        residuals=found.residuals,
-        delta=found.delta,
         agreeing=(found.agreeing, found.starts),
-        range={name: (float(values[:, i].min()), float(values[:, i].max())) for i, name in enumerate(names)},
         notes=notes,
         level=level,
+        protocol={
+            "bootstrap of": f"{bootstrap}, {resamples} resamples, {interval} intervals, seed {seed}",
+            "Huber's delta": f"{found.delta:.2g} in log {loss}",
+            **{key: value for key, value in given.items() if value not in (None, "")},
+        },
+        name=name,
+        source=table.source,
+        unit=unit,
     )
 
 
@@ -159,7 +165,7 @@ def _refit(samples: Resamples, z: Array, found: Optimum, floor: float | None) ->
         start[1::2], start[2::2] = np.maximum(start[1::2], 0.05), exponent
         starts.append(start)
     theta, _, converged = solve(z, samples.log_y, samples.weights, np.array(starts), bounds=bounds, delta=found.delta)
-    return theta, float(1 - converged.mean())
+    return theta, float(np.mean(converged == 0))
 
 
 def hat_of(found: Optimum, z: Array, floor: float | None) -> Array:

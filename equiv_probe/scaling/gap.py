@@ -21,8 +21,8 @@ import numpy as np
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling.crossings import crossings_of, told_apart
 from equiv_probe.scaling.curves import Curve, common_grid, curves_of, drawn, on_grid
-from equiv_probe.scaling.estimates import Estimate, interval_of, shown
-from equiv_probe.scaling.gap_result import Gap
+from equiv_probe.scaling.estimates import Estimate, estimate_of, interval_of, shown
+from equiv_probe.scaling.gap_result import Gap, reached
 from equiv_probe.scaling.identifiability import FEWEST
 from equiv_probe.scaling.table import table_of
 
@@ -51,6 +51,7 @@ def gap(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    unit: str = "",
 ) -> Gap:
     """Compare two models' loss against time or steps.
 
@@ -76,6 +77,7 @@ def gap(
         resamples: how many draws.
         level: of the intervals, at each place.
         seed: of the draws.
+        unit: of the loss, for axes and tables.
 
     Returns:
         The curves' ratio, the crossings and the ratio of times, with intervals; these are NaN with one run each.
@@ -95,31 +97,31 @@ def gap(
     difference = best[1] - best[0]
     if known:
         ends = [interval_of(one, level, -np.inf) for one in (draws[1] - draws[0]).T]
-        low, high = (np.array(one) for one in zip(*ends, strict=True))
+        low, high = np.array(ends).T
+        lower = told_apart(difference, draws[1] - draws[0], low, high, level)
     else:
         low = high = np.full(len(grid), np.nan)
-    lower = (
-        told_apart(difference, draws[1] - draws[0], low, high, level) if known else np.sign(difference).astype(np.int8)
-    )
-    at, needed, factor = _times(grid, best, draws if known else None, losses, level)
+        lower = np.sign(difference).astype(np.int8)
+    at, factor = _times(grid, best, draws if known else None, losses, level)
     return Gap(
         names=names,
         x=x,
         loss=loss,
         at=np.exp(grid),
-        curves=(np.exp(best[0]), np.exp(best[1])),
-        bands=tuple(_band(one, level, known=known) for one in draws),  # type: ignore[arg-type]
+        curves=np.exp(best),
+        bands=np.array([_band(one, level, known=known) for one in draws]),
         ratio=np.exp(difference),
         ratio_low=np.exp(low),
         ratio_high=np.exp(high),
-        lower=lower,
+        lower=lower.astype(float),
         crossings=crossings_of(grid, difference, lower, curve=best[0], names=names, known=known),
         losses=at,
-        needed=needed,
         factor=factor,
         runs=(len(sides[0]), len(sides[1])),
         notes=[*_notes(sides, names), *_left_out(sides, names, x)],
         level=level,
+        protocol={"smoothing": smooth, "resamples": resamples, "seed": seed, "level": f"{100 * level:g} %"},
+        unit=unit,
     )
 
 
@@ -150,62 +152,33 @@ def _draws(
     return [drawn(side, grid, smooth, resamples, generator, times=t) for side, t in zip(sides, times, strict=True)]
 
 
-def _band(draws: Array, level: float, *, known: bool) -> tuple[Array, Array]:
-    if not known:
-        return np.full(draws.shape[1], np.nan), np.full(draws.shape[1], np.nan)
+def _band(draws: Array, level: float, *, known: bool) -> Array:
+    """The interval of a curve at each place, ``(2, G)``."""
     tail = (1 - level) / 2
-    return np.exp(np.quantile(draws, tail, axis=0)), np.exp(np.quantile(draws, 1 - tail, axis=0))
+    ends = np.exp(np.quantile(draws, [tail, 1 - tail], axis=0))
+    return ends if known else np.full_like(ends, np.nan)
 
 
 def _times(
     grid: Array, best: list[Array], draws: list[Array] | None, losses: Sequence[float] | None, level: float
-) -> tuple[list[float], tuple[list[float], list[float]], list[Estimate]]:
-    """When each model comes to a loss, and the ratio of the two."""
-    falling = [np.minimum.accumulate(one) for one in best]
+) -> tuple[list[float], list[Estimate]]:
+    """Losses, and the ratio of when the second model comes to them and when the first does."""
+    falling = np.minimum.accumulate(best, 1)
     if losses is None:
-        low, high = max(one[-1] for one in falling), min(one[0] for one in falling)
+        low, high = falling[:, -1].max(), falling[:, 0].min()
         if low >= high:
-            return [], ([], []), []
+            return [], []
         wanted = np.linspace(high, low, 9)
     else:
         wanted = np.log(np.asarray(losses, dtype=float))
-    first, second = (reached(grid, one[None], wanted)[0] for one in falling)
     with np.errstate(invalid="ignore"):  # what neither comes to has no ratio
-        values = second - first
-    if draws is None:
-        factor = [Estimate(float(np.exp(value))) for value in values]
-    else:
-        drawn_times = [reached(grid, np.minimum.accumulate(one, 1), wanted) for one in draws]
-        with np.errstate(invalid="ignore"):
-            ratios = np.exp(drawn_times[1] - drawn_times[0])
-        factor = [Estimate(float(np.exp(values[i])), *interval_of(ratios[:, i], level)) for i in range(len(wanted))]
-    return np.exp(wanted).tolist(), (np.exp(first).tolist(), np.exp(second).tolist()), factor
-
-
-def reached(grid: Array, curves: Array, levels: Array) -> Array:
-    """Where falling curves come to levels, by linear interpolation; infinite where they do not.
-
-    Args:
-        grid: ``(G,)``.
-        curves: ``(B, G)``, falling.
-        levels: ``(L,)``.
-
-    Returns:
-        ``(B, L)``; the first point of the grid where a curve is below a level from the start.
-    """
-    found = np.full((len(curves), len(levels)), np.inf)
-    for column, level in enumerate(levels):
-        below = curves <= level + 1e-12
-        place = below.argmax(1)
-        there = below.any(1)
-        before = np.maximum(place - 1, 0)
-        rows = np.arange(len(curves))
-        upper, lower = curves[rows, before], curves[rows, place]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            part = np.where(upper > lower, (upper - level) / (upper - lower), 1.0)
-        at = grid[before] + np.clip(part, 0, 1) * (grid[place] - grid[before])
-        found[there, column] = at[there]
-    return found
+        first, second = reached(grid, falling, wanted)
+        values = np.exp(second - first)
+        if draws is None:
+            return np.exp(wanted).tolist(), [Estimate(float(value)) for value in values]
+        first, second = (reached(grid, np.minimum.accumulate(one, 1), wanted) for one in draws)
+        ratios = np.exp(second - first)
+    return np.exp(wanted).tolist(), [estimate_of(v, own, level) for v, own in zip(values, ratios.T, strict=True)]
 
 
 def _left_out(sides: list[list[Curve]], names: tuple[str, str], x: str) -> list[str]:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 import numpy as np
-from rich.text import Text
 
-from equiv_probe.report.formatting import table_of
-from equiv_probe.results.report import without_nan
-from equiv_probe.scaling.estimates import Estimate, shown
-from equiv_probe.scaling.law import printed
+from equiv_probe.report.axes import CALM, SERIES
+from equiv_probe.report.document import Column, Document, Figure, Headline, Paragraph, Section, method
+from equiv_probe.report.record import Part, Record
+from equiv_probe.scaling import estimate_tables, figures
+from equiv_probe.scaling.estimates import NAN_SPAN, Estimate, Numbers, Planes, Rows, as_arrays, shown
+from equiv_probe.scaling.figures import Line, label_of
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from rich.console import Console
-
+    from equiv_probe.report.document import Block
     from equiv_probe.scaling.solver import Array
 
+UNSEEN = "what other data, other settings of training, or longer runs would give"
 
-@dataclass(frozen=True)
-class Crossing:
+
+class Crossing(Part, frozen=True):
     """Where the lower loss changes from one model to the other.
 
     Attributes:
@@ -36,8 +37,7 @@ class Crossing:
     after: str
 
 
-@dataclass(frozen=True)
-class Gap:
+class Gap(Record, frozen=True):
     """Two models' loss against what was spent on them.
 
     Attributes:
@@ -45,8 +45,8 @@ class Gap:
         x: name of what was spent.
         loss: name of the loss.
         at: places, ``(G,)``.
-        curves: the mean loss of either model, ``(G,)`` each.
-        bands: their intervals.
+        curves: the mean loss of either model, ``(2, G)``.
+        bands: their intervals, ``(2, 2, G)``.
         ratio: the second model's loss over the first's, ``(G,)``.
         ratio_low: its interval at each place; NaN where there is none.
         ratio_high: its interval's other end.
@@ -55,30 +55,58 @@ class Gap:
             curves, so that many places to look at do not make differences of their own.
         crossings: where the lower loss changes.
         losses: at which times are compared.
-        needed: what either model needs for them; infinite where it does not get there.
-        factor: what the second needs over what the first needs.
+        factor: what the second needs over what the first needs to come to them.
         runs: of either model.
         notes: what a reader must know.
         level: of the intervals.
+        protocol: how they were compared.
+        unit: of the loss.
     """
+
+    kind: ClassVar[str] = "gap"
 
     names: tuple[str, str]
     x: str
     loss: str
-    at: Array
-    curves: tuple[Array, Array]
-    bands: tuple[tuple[Array, Array], tuple[Array, Array]]
-    ratio: Array
-    ratio_low: Array
-    ratio_high: Array
-    lower: NDArray[np.int8]
+    at: Numbers
+    curves: Rows
+    bands: Planes
+    ratio: Numbers
+    ratio_low: Numbers
+    ratio_high: Numbers
+    lower: Numbers
     crossings: list[Crossing]
     losses: list[float]
-    needed: tuple[list[float], list[float]]
     factor: list[Estimate]
     runs: tuple[int, int]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
     level: float = 0.95
+    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse curves of different lengths."""
+        try:
+            as_arrays(self, "at", "curves", "bands", "ratio", "ratio_low", "ratio_high", "lower")
+        except ValueError as error:
+            raise ValueError("curves: not of one length") from error
+        shape = self.at.shape
+        if len(self.at) < 2 or not (self.at > 0).all() or {self.curves.shape, (2, *shape)} != {(2, *shape)}:
+            raise ValueError("at: not two and more places above 0, with the loss of both models")
+        if self.bands.shape != (2, 2, *shape):
+            raise ValueError("bands: not two ends at each place for both models")
+        for name in ("ratio", "ratio_low", "ratio_high", "lower"):
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"{name}: not a number for each place")
+        if len(self.losses) != len(self.factor):
+            raise ValueError("losses: not as many as factors")
+
+    @property
+    def needed(self) -> tuple[list[float], list[float]]:
+        """What either model needs for the losses; infinite where it does not get there."""
+        falling = np.minimum.accumulate(np.log(self.curves), 1)
+        first, second = np.exp(reached(np.log(self.at), falling, np.log(self.losses)))
+        return first.tolist(), second.tolist()
 
     @property
     def measured(self) -> bool:
@@ -108,62 +136,90 @@ class Gap:
     def _caveat(self) -> str:
         return "" if self.measured else " (without error bars)"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers; what is not known is None, what is not reached the word ``"inf"``."""
-        plain: dict[str, Any] = {
-            "models": list(self.names),
-            "x": self.x,
-            "loss": self.loss,
-            "runs": list(self.runs),
-            "verdict": self.verdict,
-            "crossings": [{"x": c.x.to_dict(), "loss": c.loss, "after": c.after} for c in self.crossings],
-            "times": [
-                {
-                    "loss": loss,
-                    self.names[0]: Estimate(first).to_dict()["value"],
-                    self.names[1]: Estimate(second).to_dict()["value"],
-                    "factor": factor.to_dict(),
-                }
-                for loss, first, second, factor in zip(self.losses, *self.needed, self.factor, strict=True)
-            ],
-            "curves": {
-                self.x: self.at.tolist(),
-                self.names[0]: self.curves[0].tolist(),
-                self.names[1]: self.curves[1].tolist(),
-                "ratio": self.ratio.tolist(),
-                "ratio_low": self.ratio_low.tolist(),
-                "ratio_high": self.ratio_high.tolist(),
-                "lower": self.lower.tolist(),
-            },
-            "notes": self.notes,
-            "level": self.level,
-        }
-        cleaned: dict[str, Any] = without_nan(plain)
-        return cleaned
-
-    def __rich_console__(self, console: Console, options: Any) -> Any:
-        """The verdict, the crossings, and the times as a Rich table."""
-        del console, options
+    def document(self) -> Document:
+        """Which is lower and from where on, the crossings, the times, and both curves."""
         first, second = self.names
         runs = " and ".join(f"{n} run{'s' * (n != 1)} of {name}" for n, name in zip(self.runs, self.names, strict=True))
-        yield Text.assemble((f"{self.loss} against {self.x}: ", "bold"), f"{self.verdict}. {runs}.")
-        for one in self.crossings:
-            where = f"{self.x} = {one.x}"
-            yield Text(f"Crossing at {where}, where {self.loss} is {shown(one.loss)}; beyond, {one.after} is lower.")
-        if not self.crossings:
-            yield Text("No crossing.")
-        if self.losses:
-            table = table_of(f"{self.x} to come to a loss", self.loss, first, second, f"{second} / {first}")
-            for loss, a, b, factor in zip(self.losses, *self.needed, self.factor, strict=True):
-                table.add_row(*map(Text, (shown(loss), shown(a), shown(b), str(factor))))
-            yield table
-        else:
-            yield Text("The two have no loss in common: no times to compare.")
-        for note in self.notes:
-            yield Text.assemble(("Note: ", "bold"), note)
+        lines = [
+            Line(name, self.at, curve, colour, (band[0], band[1]))
+            for name, curve, band, colour in zip(self.names, self.curves, self.bands, (SERIES[0], CALM), strict=True)
+        ]
+        drawn = partial(
+            figures.curves, lines, label_of(self.x), label_of(self.loss, self.unit),
+            crossings=[one.x for one in self.crossings],
+        )  # fmt: skip
+        shaded = "; where they cross is dotted, and shaded as far as its interval goes" if self.crossings else ""
+        curves = Figure(
+            f"{self.loss} against {self.x}", drawn, f"The mean loss of {first} and {second}, with intervals{shaded}."
+        )
+        return Document(
+            f"{first} and {second}",
+            f"{self.loss} against {self.x}, {runs}",
+            [
+                self._headline(),
+                self._crossings(),
+                Section("Where are the two?", [curves]),
+                Section(f"How much {self.x} does a loss take?", self._times()),
+                *method(self.protocol, self.notes, blind_spots=[UNSEEN]),
+            ],
+        )
 
-    def __str__(self) -> str:
-        return printed(self)
+    def _headline(self) -> Headline:
+        first, second = self.names
+        value, unit, span = float(self.ratio[-1]), f"times the loss of {first}, at the end", NAN_SPAN
+        meaning = f"The loss of {second} over that of {first} at {shown(self.at[-1])} {self.x}."
+        if self.crossings:
+            last = self.crossings[-1]
+            value, unit, span = last.x.value, self.x, last.x.span(self.level)
+            meaning = (
+                f"There the mean curves cross, at {self.loss} = {shown(last.loss)} {self.unit}".rstrip()
+                + f"; beyond, {last.after} is lower."
+            )
+        elif self.level == 0.95:
+            span = float(self.ratio_low[-1]), float(self.ratio_high[-1])
+        known = self.measured and bool(self.lower.any())
+        return Headline(
+            f"{self.verdict}.", value, unit, span, meaning, severity="good" if known else "unknown",
+            about=self.loss, question="Which one has the lower loss, and from where on?",
+        )  # fmt: skip
+
+    def _crossings(self) -> Block:
+        if not self.crossings:
+            return Paragraph("No crossing.")
+        heads = (Column("crossing at"), Column(self.loss, self.unit), Column("lower beyond", kind="text"))
+        values = zip(*((one.x, one.loss, one.after) for one in self.crossings), strict=True)
+        return estimate_tables.table(f"Crossings in {self.x}", list(zip(heads, values, strict=True)), self.level)
+
+    def _times(self) -> list[Block]:
+        if not self.losses:
+            return [Paragraph("The two have no loss in common: no times to compare.")]
+        first, second = self.names
+        heads = (Column(self.loss, self.unit), *map(Column, (first, second, f"{second} / {first}")))
+        values: tuple[list[Any], ...] = (self.losses, *self.needed, self.factor)
+        columns = list(zip(heads, values, strict=True))
+        ratio = figures.ratio(self.losses, self.factor, (second, first), self.x, label_of(self.loss, self.unit))
+        return [estimate_tables.table(f"{self.x} to come to a loss", columns, self.level), *ratio]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per place."""
+        columns = [self.at, *self.curves, self.ratio, self.ratio_low, self.ratio_high]
+        heads = (self.x, *self.names, "ratio", "ratio low", "ratio high")
+        return [dict(zip(heads, map(float, row), strict=True)) for row in zip(*columns, strict=True)]
+
+
+def reached(grid: Array, curves: Array, levels: Array) -> Array:
+    """Where falling curves come to levels, by linear interpolation; infinite where they do not.
+
+    Args:
+        grid: ``(G,)``.
+        curves: ``(B, G)``, falling.
+        levels: ``(L,)``.
+
+    Returns:
+        ``(B, L)``; the first point of the grid where a curve is below a level from the start.
+    """
+    # A level that a curve just comes to is reached, whatever the last digit of its logarithm.
+    return np.array([np.interp(levels + 1e-12, one[::-1], grid[::-1], left=np.inf, right=grid[0]) for one in curves])
 
 
 def stretches(signs: Any) -> list[tuple[int, int, int]]:

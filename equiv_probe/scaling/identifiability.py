@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling.law import names_of
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 FEWEST = 20
 """Resamples below which a percentile is nothing."""
-ALIKE = 0.95
+CORRELATED = 0.95
 """Correlation of sizes above which a reader is told."""
 
 
-def require_options(bootstrap: str, interval: str, resamples: int, level: float, delta: float | None) -> None:
-    """See that options are what they can be.
+def require_options(
+    names: tuple[str, ...], *, bootstrap: str, interval: str, resamples: int, level: float, delta: float | None
+) -> None:
+    """See that options are what they can be, and that there are one or two variables.
 
     Raises:
         EquivProbeError: they are not.
@@ -35,16 +37,23 @@ def require_options(bootstrap: str, interval: str, resamples: int, level: float,
     if not (resamples == 0 or resamples >= FEWEST) or not 0 < level < 1 or not (delta is None or delta > 0):
         given = f"resamples={resamples}, level={level:g}, delta={delta}"
         raise EquivProbeError(given, f"0 resamples or {FEWEST} and more, a level in (0, 1), a delta above 0 or None")
-
-
-def require_variables(names: tuple[str, ...]) -> None:
-    """See that there are one or two.
-
-    Raises:
-        EquivProbeError: there are not.
-    """
     if not 1 <= len(names) <= 2 or len(set(names)) != len(names):
         raise EquivProbeError(f"x={names}", "one or two columns", 'x=("N", "D")')
+
+
+def require_positive(name: str, column: Array) -> None:
+    """See that a column has a logarithm.
+
+    Raises:
+        EquivProbeError: a number in it is missing, or not above zero.
+    """
+    wrong = column[~(np.isfinite(column) & (column > 0))]
+    if len(wrong):
+        raise EquivProbeError(
+            f"{name} = {wrong[0]:g} in {len(wrong)} of {len(column)} runs",
+            "positive numbers, which have logarithms",
+            f"table.where({name}=lambda value: value > 0)",
+        )
 
 
 def require(values: Array, y: Array, names: tuple[str, ...], loss: str, floor: float | None) -> None:
@@ -61,13 +70,7 @@ def require(values: Array, y: Array, names: tuple[str, ...], loss: str, floor: f
         EquivProbeError: they cannot.
     """
     for name, column in zip((*names, loss), (*values.T, y), strict=True):
-        if not (np.isfinite(column).all() and (column > 0).all()):
-            wrong = column[~(np.isfinite(column) & (column > 0))]
-            raise EquivProbeError(
-                f"{name} = {wrong[0]:g} in {len(wrong)} of {len(column)} runs",
-                "positive numbers, which have logarithms",
-                f"table.where({name}=lambda value: value > 0)",
-            )
+        require_positive(name, column)
     needed = 3 if floor is None else 2
     for name, column in zip(names, values.T, strict=True):
         sizes = len(np.unique(column))
@@ -78,7 +81,7 @@ def require(values: Array, y: Array, names: tuple[str, ...], loss: str, floor: f
                 f"{needed} or more, to tell {unknown}",
                 "run more sizes" + (", or give the floor if it is known: floor=0.0" if floor is None else ""),
             )
-    if len(names) == 2 and together(np.log(values)) > 1 - 1e-9:
+    if len(names) == 2 and correlation(np.log(values)) > 1 - 1e-9:
         raise EquivProbeError(
             f"sizes of {names[0]} and {names[1]} that always go together",
             "runs that tell the two apart: several of one at the same size of the other",
@@ -93,15 +96,14 @@ def require(values: Array, y: Array, names: tuple[str, ...], loss: str, floor: f
         )
 
 
-def together(z: Array) -> float:
+def correlation(z: Array) -> float:
     """The size of the correlation of two variables' logarithms."""
-    first, second = (z - z.mean(0)).T
-    return float(abs(first @ second) / np.sqrt((first @ first) * (second @ second)))
+    return float(abs(pearsonr(*z.T).statistic))
 
 
-def alike(z: Array, names: Sequence[str]) -> list[str]:
+def correlated(z: Array, names: Sequence[str]) -> list[str]:
     """A note where two sizes nearly go together."""
-    if len(names) < 2 or together(z) <= ALIKE:
+    if len(names) < 2 or correlation(z) <= CORRELATED:
         return []
     return [f"{names[0]} and {names[1]} go together in these runs: what is due to which is hardly known."]
 

@@ -1,22 +1,32 @@
-"""A fitted power law: its parameters, what it predicts, and how it prints."""
+"""A fitted power law: its parameters, what it predicts, and what it says."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from io import StringIO
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
 import numpy as np
-from rich.console import Console
-from rich.text import Text
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.formatting import table_of
-from equiv_probe.scaling.estimates import Estimate, interval_of, shown
+from equiv_probe.report.axes import CALM
+from equiv_probe.report.document import HEIGHT, Column, Document, Figure, Headline, Section, method
+from equiv_probe.report.record import Record
+from equiv_probe.scaling import estimate_tables, figures
+from equiv_probe.scaling.estimates import Estimate, Rows, as_arrays, interval_of, listed, shown
+from equiv_probe.scaling.figures import Line, label_of
 from equiv_probe.scaling.solver import predicted
 
 if TYPE_CHECKING:
+    from equiv_probe.report.document import Table
     from equiv_probe.scaling.solver import Array
+
+ASSUMED = (
+    "whether losses follow a power law at all, and follow it beyond the sizes that were run: intervals say what the "
+    "runs' scatter leaves open if they do"
+)
+SHOWN = 8
+"""Lines of a figure."""
 
 
 def names_of(variables: int) -> list[str]:
@@ -28,9 +38,8 @@ def names_of(variables: int) -> list[str]:
     return ["E", "A", "alpha", "B", "beta"][: 1 + 2 * variables]
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A power law of the loss.
+class Fit(Record, frozen=True):
+    """A power law of the loss; ``law["alpha"]`` is a parameter.
 
     Attributes:
         x: names of the variables.
@@ -38,34 +47,67 @@ class Fit:
         parameters: ``E`` (the loss at infinite size), ``A``, ``alpha`` and, of the second variable, ``B``, ``beta``;
             ``E``, ``A`` and ``B`` in the units of the loss (at size 1).
         draws: the parameters of the resamples, ``(B, p)``; NaN for an exponent whose term vanished.
-        runs: how many there were.
+        points: the runs: their sizes and, last, their loss, ``(n, k + 1)``.
         scatter: standard deviation of ``log L`` about the law.
-        residuals: of ``log L``, ``(n,)``.
-        delta: Huber's, of the residuals of ``log L``.
         agreeing: how many of how many starts ended at the best fit.
-        range: of each variable, in the runs; beyond it the law is an extrapolation.
         notes: what a reader must know to use the numbers.
         level: of the intervals.
+        protocol: how it was fitted.
+        name: of what was fitted, such as the model.
+        source: of the runs.
+        unit: of the loss.
     """
+
+    kind: ClassVar[str] = "fit"
 
     x: tuple[str, ...]
     loss: str
     parameters: dict[str, Estimate]
-    draws: Array
-    runs: int
+    draws: Rows
+    points: Rows
     scatter: float
-    residuals: Array
-    delta: float
     agreeing: tuple[int, int]
-    range: dict[str, tuple[float, float]]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
     level: float = 0.95
+    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
+    name: str = ""
+    source: str = ""
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse parameters and runs of another number of variables."""
+        names = names_of(len(self.x))
+        if not 1 <= len(self.x) <= 2 or list(self.parameters) != names:
+            raise ValueError(f"parameters: not {', '.join(names)} of a law in {listed(self.x or ['nothing'])}")
+        as_arrays(self, "draws", "points")
+        for name, width in (("draws", len(names)), ("points", len(self.x) + 1)):
+            rows = getattr(self, name)
+            if rows.size and (rows.ndim != 2 or rows.shape[1] != width):
+                raise ValueError(f"{name}: not {width} numbers in every row")
+            msgspec.structs.force_setattr(self, name, rows.reshape(-1, width))
+        if not len(self.points) or not (np.isfinite(self.points) & (self.points > 0)).all():
+            raise ValueError("points: not runs of positive sizes and losses")
 
     def __getitem__(self, name: str) -> Estimate:
         """A parameter."""
         if name not in self.parameters:
             raise EquivProbeError(f"the parameter {name!r}", ", ".join(self.parameters))
         return self.parameters[name]
+
+    @property
+    def runs(self) -> int:
+        """How many there were."""
+        return len(self.points)
+
+    @property
+    def range(self) -> dict[str, tuple[float, float]]:
+        """Of each variable, in the runs; beyond it the law is an extrapolation."""
+        return {x: (float(own.min()), float(own.max())) for x, own in zip(self.x, self.points.T, strict=False)}
+
+    @property
+    def residuals(self) -> Array:
+        """Of ``log L``, data minus law, ``(n,)``."""
+        return np.asarray(np.log(self.points[:, -1] / self.at(*self.points[:, :-1].T)))
 
     @property
     def formula(self) -> str:
@@ -88,13 +130,10 @@ class Fit:
 
     def band(self, *x: Any) -> tuple[Array, Array]:
         """The interval of the law's loss (of the law, not of a run about it), shaped as :meth:`at`; NaN without."""
-        if not len(self.draws):
-            unknown = np.full(self.at(*x).shape, np.nan)
-            return unknown, unknown
-        drawn = self._at(self.draws, x)
-        ends = [interval_of(one, self.level) for one in drawn.reshape(len(self.draws), -1).T]
-        shape = drawn.shape[1:]
-        return np.array([low for low, _ in ends]).reshape(shape), np.array([high for _, high in ends]).reshape(shape)
+        best = self.at(*x)
+        drawn = self._at(self.draws, x).reshape(len(self.draws), best.size)
+        low, high = np.array([interval_of(one, self.level) for one in drawn.T]).T
+        return low.reshape(best.shape), high.reshape(best.shape)
 
     def _at(self, theta: Array, x: tuple[Any, ...]) -> Array:
         if len(x) != len(self.x):
@@ -124,45 +163,101 @@ class Fit:
             sizes = (a / (loss - e)) ** (1 / alpha)
         return np.asarray(np.where(loss > e, sizes, np.inf))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers."""
-        return {
-            "formula": self.formula,
-            "x": list(self.x),
-            "loss": self.loss,
-            "parameters": {name: one.to_dict() for name, one in self.parameters.items()},
-            "runs": self.runs,
-            "scatter": self.scatter,
-            "delta": self.delta,
-            "agreeing_starts": list(self.agreeing),
-            "range": {name: list(ends) for name, ends in self.range.items()},
-            "notes": self.notes,
-            "level": self.level,
+    def document(self) -> Document:
+        """How fast the loss falls, the parameters, and the law beside the runs."""
+        spans = {name: f"from {shown(low)} to {shown(high)}" for name, (low, high) in self.range.items()}
+        found = {
+            "scatter about the law": f"{100 * self.scatter:.2g} %",
+            "starts that agree": "{} of {}".format(*self.agreeing),
         }
-
-    def __rich_console__(self, console: Console, options: Any) -> Any:
-        """The parameters as a Rich table."""
-        del console, options
-        yield Text(f"{self.formula}, {self.runs} runs", "bold")
-        table = table_of("", "", "value", f"{100 * self.level:g} % interval")
-        for name, one in self.parameters.items():
-            table.add_row(*map(Text, (name, shown(one.value), one.interval)))
-        yield table
-        spans = "; ".join(f"{name} from {shown(a)} to {shown(b)}" for name, (a, b) in self.range.items())
-        agreeing, starts = self.agreeing
-        yield Text(
-            f"{spans}. Runs scatter by {100 * self.scatter:.2g} % about the law; {agreeing} of {starts} starts agree."
+        return Document(
+            f"{self.name}: {self.formula}" if self.name else self.formula,
+            f"{self.runs} runs" + (f" of {self.source}" if self.source else ""),
+            [
+                self._headline(),
+                self.parameter_table(),
+                Section("Does the law fit the runs?", [self._figure()]),
+                *method({**spans, **found, **self.protocol}, self.notes, blind_spots=[ASSUMED]),
+            ],
         )
-        for note in self.notes:
-            yield Text.assemble(("Note: ", "bold"), note)
 
-    def __str__(self) -> str:
-        return printed(self)
+    def _headline(self) -> Headline:
+        exponents = dict(zip(self.x, (self.parameters[name] for name in ("alpha", "beta")[: len(self.x)]), strict=True))
+        falling = [x for x, one in exponents.items() if not np.isnan(one.value)]
+        unknown = [x for x in falling if len(self.draws) and not exponents[x].bounded]
+        first = exponents[self.x[0]]
+        answer = f"{self.loss} falls with {listed(falling)}" if falling else f"{self.loss} does not fall"
+        if unknown:
+            answer += f"; how fast with {listed(unknown)}, the runs do not say"
+        others = [f"{name} = {one}{self._what(name)}" for name, one in self.parameters.items() if name in ("E", "beta")]
+        return Headline(
+            f"{answer}{self._floor()}.",
+            first.value,
+            f"exponent of {self.x[0]}",
+            first.span(self.level),
+            f"{self.formula}: ten times the {self.x[0]} makes what is above E "
+            f"{shown(10**first.value)} times smaller." if first.value < np.inf else "",
+            others,
+            severity="fair" if unknown else "good" if len(self.draws) and falling else "unknown",
+            about=self.loss,
+            question="How does the loss scale?",
+        )  # fmt: skip
 
+    def _floor(self) -> str:
+        floor = self.parameters["E"]
+        if floor.low == floor.high:
+            return f", towards the given floor of {shown(floor.value)}"
+        if np.isnan(floor.low):
+            return ""
+        return ", towards a floor above zero" if floor.low > 0 else "; a floor above zero is not shown"
 
-def printed(what: Any) -> str:
-    """What Rich makes of it, as plain text."""
-    console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
-    console.print(what)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines())
+    def _what(self, name: str) -> str:
+        of = {"E": "the loss at infinite size", "alpha": f"the exponent of {self.x[0]}"}
+        return f", {of.get(name, f'the exponent of {self.x[-1]}')}"
+
+    def parameter_table(self, title: str = "Parameters of the law") -> Table:
+        """The parameters with their intervals."""
+        return estimate_tables.table(title, self._columns(), self.level)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per parameter."""
+        return estimate_tables.rows(self._columns())
+
+    def _columns(self) -> estimate_tables.Columns:
+        names, values = list(self.parameters), list(self.parameters.values())
+        units = ["" if name in {"alpha", "beta"} else self.unit for name in names]
+        columns: list[Any] = [(Column("parameter"), names), (Column("value"), values)]
+        return [*columns, (Column("unit", kind="text"), units)] if self.unit else columns
+
+    def curve(self, colour: str = CALM, label: str = "") -> Line:
+        """A law in one variable as a line through its runs."""
+        sizes = np.geomspace(*self.range[self.x[0]], 100)
+        points = self.points[:, 0], self.points[:, 1]
+        band = self.band(sizes) if len(self.draws) else None
+        return Line(label or self.formula, sizes, self.at(sizes), colour, band, points, self.parameters["E"].value)
+
+    def _figure(self) -> Figure:
+        title = f"{self.loss} against {' and '.join(self.x)}"
+        drawn = partial(figures.curves, x=label_of(self.x[-1]), y=label_of(self.loss, self.unit))
+        if len(self.x) == 1:
+            text = "Points are runs; the line is the law, with its interval."
+            return Figure(title, lambda ax: drawn([self.curve()], ax=ax), text)
+        text = f"Points are runs; lines are the law, one for each {self.x[0]}."
+        lines = min(SHOWN, len(np.unique(self.points[:, 0])))
+        height = HEIGHT + 0.2 * figures.legend_rows(lines)
+        return Figure(title, lambda ax: drawn(self._curves(), ax=ax, title=label_of(self.x[0])), text, height=height)
+
+    def _curves(self) -> list[Line]:
+        """Against the second variable, a line for each size of the first, from dark to light as it grows."""
+        from matplotlib import colormaps
+        from matplotlib.colors import to_hex
+
+        sizes = np.unique(self.points[:, 0])
+        chosen = sizes[:: -(-len(sizes) // SHOWN)]
+        steps = np.geomspace(*self.range[self.x[1]], 100)
+        colours = [to_hex(colormaps["cividis"](0.9 * k / max(len(chosen) - 1, 1))) for k in range(len(chosen))]
+        own = [self.points[self.points[:, 0] == size].T for size in chosen]
+        return [
+            Line(shown(size), steps, self.at(size, steps), colour, points=(runs[1], runs[2]))
+            for size, colour, runs in zip(chosen, colours, own, strict=True)
+        ]

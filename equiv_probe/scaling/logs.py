@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.scaling.continued import continued
+from equiv_probe.scaling.resumed_runs import without_repeats
 from equiv_probe.scaling.table import Table, read_csv, table_of
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _long(table: Table, path: Path) -> Table:
             if clock is not None and np.isnan(place[clock]):
                 place[clock] = _nearby(table, clock, int(row))
             rows.append({**place, "stage": stage, "output": output, **{key: one[row] for key, one in values.items()}})
-    return _rows(_with_losses(continued(rows)), path.name)
+    return _rows(_with_losses(without_repeats(rows)), path.name)
 
 
 def _with_losses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -153,7 +153,7 @@ def _of_events(files: list[Path]) -> Table:
     for folder in folders:
         readers = [EventAccumulator(str(file), size_guidance={SCALARS: 0}) for file in files if file.parent == folder]
         rows += _scalars(readers, "" if len(folders) == 1 else folder.relative_to(common).as_posix())
-    rows = _with_losses(continued(rows))
+    rows = _with_losses(without_repeats(rows))
     if not rows:
         raise EquivProbeError(f"{files[0].parent} without {PREFIX}<stage>/<output>/...", "the callback's entries")
     return _rows(rows, str(files[0].parent.name))

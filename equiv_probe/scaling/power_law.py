@@ -1,4 +1,4 @@
-"""One robust fit of a power law, from many starts, with SciPy's L-BFGS-B.
+"""One robust fit of a power law, from many starts.
 
 As in Hoffmann et al. (2022, arXiv:2203.15556), the loss is Huber's of the residuals of ``log L``. What Besiroglu et al.
 (2024, arXiv:2404.10102) found wrong with that fit is avoided: the objective is a sum in units of Huber's delta, not a
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize, nnls
+from scipy.optimize import nnls
 
-from equiv_probe.scaling.solver import Array, gradient, huber, solve
+from equiv_probe.scaling.solver import Array, predicted, solve
 
 LARGEST = 5.0
 """Exponents end here: with a steeper decay than this the data only say that it is steep."""
@@ -94,51 +93,21 @@ def optimum(z: Array, log_y: Array, delta: float | None, floor: float | None) ->
     bounds = bounds_of(z.shape[1], floor)
     if delta is None:
         # A guess, to know how far the runs scatter: from a small delta, which outliers do not move, to the right one.
-        guess, known = starts, 0.01
+        guess, known, free = starts, 0.01, int((bounds[0] < bounds[1]).sum())
         for _ in range(3):
             ends, _, _ = solve(z, log_y[None], np.ones((1, len(log_y))), guess, bounds=bounds, delta=known)
-            known = max(EFFICIENT * scatter(log_y - _log(ends[0], z), _free(bounds)), EXACT)
+            known = max(EFFICIENT * scatter(log_y - np.log(predicted(ends[0], z)), free), EXACT)
             guess = ends
         starts = np.vstack([starts, guess])
     else:
         known = delta
-    theta, agreeing = _descend(z, log_y, starts, bounds, known)
-    return Optimum(theta, log_y - _log(theta, z), known, len(starts), agreeing)
+    same = np.broadcast_to(log_y, (len(starts), len(log_y)))
+    ends, losses, _ = solve(z, same, np.ones(same.shape), starts[:, None], bounds=bounds, delta=known)
+    theta, agreeing = ends[losses.argmin()], int((losses <= losses.min() * 1.001 + 1e-9).sum())
+    return Optimum(theta, log_y - np.log(predicted(theta, z)), known, len(starts), agreeing)
 
 
 def scatter(residuals: Array, parameters: int) -> float:
     """A robust standard deviation: 1.4826 times the median size, with the degrees of freedom that the fit took."""
     free = max(len(residuals) - parameters, 1)
     return float(1.4826 * np.median(np.abs(residuals)) * np.sqrt(len(residuals) / free))
-
-
-def _free(bounds: tuple[Array, Array]) -> int:
-    return int((bounds[0] < bounds[1]).sum())
-
-
-def _log(theta: Array, z: Array) -> Array:
-    return np.asarray(np.log(gradient(theta, z)[0]))
-
-
-def _descend(z: Array, log_y: Array, starts: Array, bounds: tuple[Array, Array], delta: float) -> tuple[Array, int]:
-    def objective(theta: Array) -> tuple[float, Array]:
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            values, slopes = gradient(theta, z)
-            residuals = np.log(values) - log_y
-            loss = float(huber(residuals, delta).sum())
-        if not np.isfinite(loss):
-            return 1e300, np.zeros_like(theta)
-        return loss, np.clip(residuals / delta, -1, 1) @ slopes / delta
-
-    low, high = bounds
-    limits: list[tuple[float, float | None]] = [(a, None if np.isinf(b) else b) for a, b in zip(low, high, strict=True)]
-    options: Any = {"maxiter": 3000, "maxfun": 10000, "maxcor": 20, "ftol": 1e-15, "gtol": 1e-9}
-    ends = [
-        minimize(objective, start, (), jac=True, method="L-BFGS-B", bounds=limits, options=options) for start in starts
-    ]
-    losses = np.array([end.fun for end in ends])
-    best = ends[int(losses.argmin())]
-    agreeing = int((losses <= best.fun * 1.001 + 1e-9).sum())
-    # The last digits: where the valley is long and flat, second derivatives go on when L-BFGS has stopped.
-    polished, _, _ = solve(z, log_y[None], np.ones((1, len(log_y))), best.x[None], bounds=bounds, delta=delta)
-    return polished[0], agreeing

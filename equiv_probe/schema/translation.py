@@ -60,9 +60,7 @@ def settled(schema: Schema, inputs: Named, evaluate: Callable[[Named], Mapping[s
     if not places:
         return schema
     first = next(iter(places))
-    spread = places[first].places(inputs[first]).detach().double().flatten(0, -2).std(0).norm()
-    direction = torch.tensor([0.61, -0.47, 0.64], dtype=torch.float64, device=spread.device)
-    shift = direction * (1.0 + float(spread))
+    _, shift = shift_of(places[first].places(inputs[first]).detach())
     moved = {name: rep.translate(inputs[name].detach(), shift) for name, rep in places.items()}
     here, there = evaluate(inputs), evaluate({**inputs, **moved})
     found = [name for name in names if _moves_along(here.get(name), there.get(name), shift)]
@@ -74,6 +72,13 @@ def settled(schema: Schema, inputs: Named, evaluate: Callable[[Named], Mapping[s
         for one in schema.assumptions
     ]
     return replace(schema, outputs={**schema.outputs, **dict.fromkeys(found, point)}, assumptions=tuple(assumptions))
+
+
+def shift_of(points: Tensor) -> tuple[float, Tensor]:
+    """How far points ``(..., 3)`` are spread, and a vector ``(3,)`` longer than that, to move them by."""
+    spread = points.double().flatten(0, -2).std(0, unbiased=False).nan_to_num().norm()
+    direction = torch.tensor([0.61, -0.47, 0.64], dtype=torch.float64, device=spread.device)
+    return float(spread), direction * (1.0 + float(spread))
 
 
 def _moves_along(here: Any, there: Any, shift: Tensor) -> bool:

@@ -13,6 +13,7 @@ from equiv_probe.report.formatting import number
 from equiv_probe.report.record import Record
 from equiv_probe.report.stored_data import FIX
 from equiv_probe.results.angle_bins import AngleBin
+from equiv_probe.results.controls import below_headline, control_section, doubted, undecided
 from equiv_probe.results.quantity_tables import loss_blocks
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.voxels import plots
@@ -112,6 +113,8 @@ class GridAudit(Record, frozen=True):
         """The answer and both numbers, then the loss, then where the error sits and of what kind it is."""
         losses = [(name, known) for name, one in self._numbers() if (known := labelled(one)) is not None]
         each = [one for both in (self.cube, self.rotations) for one in (both, *both.parts.values())]
+        notes = list(dict.fromkeys(note for one in each for note in one.notes))
+        controls = list(dict.fromkeys([*self.cube.controls, *self.rotations.controls]))
         protocol = {
             RIGHT_ANGLES: f"{self.cube_plan}; over the whole box",
             ALL: f"{self.plan}; {self.interpolation} interpolation, over the ball in the box",
@@ -123,13 +126,15 @@ class GridAudit(Record, frozen=True):
             self.model,
             f"{self.structures} structure{'s' * (self.structures != 1)}, on voxel grids",
             [
-                headline(self.cube, self.rotations, self.cube_plan.size, self.interpolation),
+                doubted(headline(self.cube, self.rotations, self.cube_plan.size, self.interpolation), controls),
+                *below_headline(controls),
                 self._table(),
                 self._reading(),
                 Section("How much of the loss is it?", loss_blocks(losses)),
                 Section("Where is it?", self._over_structures()),
                 Section("What kind is it?", [self._beside_floors(), *self._against_angle()]),
-                *method(protocol, list(dict.fromkeys(note for one in each for note in one.notes)), blind_spots=BLIND),
+                control_section(controls),
+                *method(protocol, notes, blind_spots=[*BLIND, *undecided(controls)]),
             ],
         )
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.estimation.losses import AnyLoss
     from equiv_probe.orbit.rotated_model import RotatedModel
     from equiv_probe.representations.interpolation import Kind
@@ -124,8 +125,10 @@ class Parts:
         found: dict[str, list[Measurement]] = {}
         deviations: list[Tensor | None] = []
         doubts: dict[str, str] = {}
+        controls: list[Control] = []
         for inputs, targets in zip(self.inputs, self.targets, strict=True):
             orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR)
+            controls += orbit.controls
             for name in orbit.identity:
                 orbit.require_finite(name)
             given = Objective.of(orbit, targets, loss, structures=self.layout, weights=None, mask=None)
@@ -137,14 +140,19 @@ class Parts:
                 found.setdefault(name, []).append(replace(one, floor=max(one.floor, least)))
             deviations.append(_deviation(orbit, given))
         joined = {name: Measurement.joined(parts) for name, parts in found.items()}
-        parts = {name: _noted(summarise(one, ""), doubts.get(name, "")) for name, one in joined.items()}
+        passed = tuple(dict.fromkeys(controls))
+        parts = {
+            name: replace(_noted(summarise(one, ""), doubts.get(name, "")), controls=passed)
+            for name, one in joined.items()
+        }
         each = [one for one in deviations if one is not None]
         weights = orbit.weights.repeat(plan.R)
         turns = orbit.rotations.flatten(0, 1)
         bins = by_angle(torch.cat(each, -1), turns, weights, exact=not plan.is_rotated) if each else []
         if len(parts) == 1:
             return replace(next(iter(parts.values())), parts=parts), bins
-        return replace(summarise(Measurement.sum(joined, dict.fromkeys(joined, 1.0)), ""), parts=parts), bins
+        whole = summarise(Measurement.sum(joined, dict.fromkeys(joined, 1.0)), "")
+        return replace(whole, parts=parts, controls=passed), bins
 
     def resolution(self, orbit: Orbit, objective: Objective, measured: Measurement) -> float:
         """What rounding the prediction once, or the loss, makes of ``L_equiv``: less than that is no floor."""

@@ -102,10 +102,10 @@ def parameters_of(answers: fits.Answers) -> list[dict[str, Any]]:
     for law, of_model in (("L(N, D)", answers.sizes), ("L(N, step)", answers.lengths), ("L(C)", answers.compute)):
         for model, fitted in of_model.items():
             for name, one in fitted.parameters.items():
-                found.append({"law": law, "model": model, "parameter": name, **vars(one), "runs": fitted.runs})
+                found.append({"law": law, "model": model, "parameter": name, **one.row(), "runs": fitted.runs})
     for model, best in answers.allocations.items():
         for name, one in (("N exponent", best.n_exponent), ("step exponent", best.d_exponent)):
-            found.append({"law": "allocation", "model": model, "parameter": name, **vars(one), "runs": ""})
+            found.append({"law": "allocation", "model": model, "parameter": name, **one.row(), "runs": ""})
     return found
 
 
@@ -115,7 +115,7 @@ def factors_of(answers: fits.Answers) -> list[dict[str, Any]]:
     for (a, b, x), gap in answers.gaps.items():
         for loss, first, second, factor in zip(gap.losses, *gap.needed, gap.factor, strict=True):
             found.append(
-                {"of": x, "first": a, "second": b, "loss": loss, "needs": first, "needed": second, **vars(factor)}
+                {"of": x, "first": a, "second": b, "loss": loss, "needs": first, "needed": second, **factor.row()}
             )
     return found
 

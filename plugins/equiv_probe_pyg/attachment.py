@@ -53,6 +53,7 @@ def attach(
     Raises:
         EquivProbeError: at the first measurement, if something is ambiguous or does not fit.
 
+    >>> import torch
     >>> import equiv_probe as ep
     >>> from torch_geometric.data import Batch, Data
     >>> class Forces(torch.nn.Module):

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.controls import failures_of
 from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
-from equiv_probe_ase.auditing.controls import controls_of, summary_of
+from equiv_probe_ase.auditing.controls import controls_of
 from equiv_probe_ase.auditing.energy_zero import relative_to_one_zero
 from equiv_probe_ase.auditing.gradient_check import torque_notes
 from equiv_probe_ase.auditing.journal import Journal
@@ -161,7 +160,6 @@ def audit(
         protocol={
             **options.protocol(records),
             **subject.protocol(),
-            "controls": summary_of(controls),
             "seconds": round(time.perf_counter() - began, 1),
             **({"resumed structures": resumed} if resumed else {}),
             "versions": subject.versions,
@@ -170,7 +168,6 @@ def audit(
         structures=StructureTable.of(with_geometry(records, todo)),
         failures=failures,
         notes=[
-            *failures_of(controls),
             *on_the_zero,
             *notes_on(todo, records, failures, options),
             *notes_on_rounding(measured, subject.quantities, todo, subject.precision),
@@ -178,8 +175,9 @@ def audit(
             *remarks,
             *subject.remarks(),
         ],
-        blind_spots=blind_spots(options.plan, moved=options.is_moved),
+        blind_spots=blind_spots(options.plan),
         complete=complete,
+        controls=controls,
     )
 
 

@@ -49,22 +49,14 @@ def controls_of(records: Sequence[Record], quantities: Mapping[str, Quantity], *
             found += [_moved(name, values, quantity.unit)] if moved else []
             found += _carried(name, [record for record in records if name in record["quantities"]])
     if not moved:
-        found.append(Control(TRANSLATION, None, "structures were not moved: the rotation is about a fixed point"))
+        found.append(
+            Control(
+                TRANSLATION,
+                None,
+                "structures were not moved, so that broken translation does not show: they rotate about a fixed point",
+            )
+        )
     return found
-
-
-def summary_of(controls: Sequence[Control]) -> str:
-    """Which controls there were, in a line for the protocol."""
-    names = dict.fromkeys(control.name for control in controls)
-    states = {
-        name: "FAILED"
-        if any(control.failed for control in controls if control.name == name)
-        else "passed"
-        if any(control.passed for control in controls if control.name == name)
-        else "not run"
-        for name in names
-    }
-    return "; ".join(f"{name}: {state}" for name, state in states.items())
 
 
 def _sees_rotation(records: Sequence[Record]) -> Control:

@@ -36,8 +36,10 @@ def judged(values: Sequence[Values], equiv: float, stderr: float, relative: floa
     found = verdict(
         rms, floor, root_mean_square(values, "nondeterminism"), unit, relative, rounding=rounding_of(values)
     )
-    if found.kind == "round-off" and all(is_stuck(value) for value in values):
-        return Verdict("unknown", "not measured: the same to the last bit at rotated and at displaced atoms")
+    stuck = sum(map(is_stuck, values))
+    if found.kind == "round-off" and stuck:
+        of = "" if stuck == len(values) else f" of {stuck} of {len(values)} structures"
+        return Verdict("unknown", f"not measured: the same to the last bit at rotated and at displaced atoms{of}")
     return found
 
 

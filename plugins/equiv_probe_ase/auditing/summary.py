@@ -25,20 +25,14 @@ if TYPE_CHECKING:
 WORST_ATOMS = 10
 
 
-def blind_spots(plan: RotationPlan, *, moved: bool = False) -> list[str]:
-    """What a measurement with this plan cannot see.
-
-    Args:
-        plan: of the rotations.
-        moved: whether structures were moved too.
-    """
+def blind_spots(plan: RotationPlan) -> list[str]:
+    """What no measurement with this plan can see; what its controls did not look at comes with them."""
     return [
         "errors that respect rotation: a wrong sign of the stress, a wrong but equivariant model",
         "forces that are not the gradient of the energy",
         "broken permutation symmetry"
         if plan.improper
         else "broken reflection (improper rotations) or permutation symmetry",
-        *([] if moved else ["whether the model depends on where a structure is (broken translation)"]),
     ]
 
 

@@ -59,7 +59,9 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
         list[str] | None, option(help="A reference value's key: energy=my_energy. Repeatable.")
     ] = None,
     vacuum: Annotated[float | None, option(help="Box margin (Å) for structures without a cell.")] = None,
-    fail_above: Annotated[list[str] | None, option(help="Exit 1 if √L_equiv is above: 1meV/A. Repeatable.")] = None,
+    fail_above: Annotated[
+        list[str] | None, option(help="Exit 1 if √L_equiv is above or a control failed: 1meV/A.")
+    ] = None,
     batch: Annotated[bool, option(help="Evaluate many rotations in one model pass where possible.")] = True,
     atoms_per_call: Annotated[int | None, option(help="Most atoms in one model pass.")] = None,
     fresh: Annotated[bool, option("--fresh", help="Start over instead of resuming.")] = False,
@@ -148,13 +150,16 @@ def _exit_code(report: Report, thresholds: list[Threshold]) -> int:
     if not report.structures:
         print("Nothing could be measured: every structure failed.", file=sys.stderr)
         return FAILED
+    from equiv_probe.estimation.controls import failures_of
     from equiv_probe_ase.auditing.thresholds import exceeded
 
     lines = [line for threshold in thresholds for line in exceeded(threshold, report)]
     if thresholds and report.failures:  # a guard does not wave through what it could not look at
         lines.append(
-            f"--fail-above: {len(report.failures)} measurements failed and could not be held against the limit"
+            f"--fail-above: {len(report.failures)} measurements failed and could not be compared with the limit"
         )
+    if thresholds:  # nor what is not to be believed
+        lines += [f"--fail-above: a control failed: {sentence}" for sentence in failures_of(report.controls)]
     for line in lines:
         print(line, file=sys.stderr)
     return FAILED if lines else 0

@@ -11,6 +11,7 @@ from ase import units
 from ase.md.verlet import VelocityVerlet
 from scipy.stats import t as student
 
+from equiv_probe.estimation.controls import TRANSLATION, Control
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.report.formatting import number
 from equiv_probe.results.report import Report
@@ -59,6 +60,7 @@ def dynamics_report(monitor: Watched) -> Report:
         ],
         notes=[*_notes(monitor, rows), *monitor.remarks.notes, *monitor.log.notes, *monitor.frames_file.notes],
         blind_spots=blind,
+        controls=[Control(TRANSLATION, None, "frames were not moved, so that broken translation does not show")],
         history=[{"stage": "md" if monitor.is_dynamics else "optimisation", **row} for row in rows],
     )
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.copies import Copies
 
 from ..live.test_no_waiting import CASES, FORCES, flat
 
@@ -187,15 +187,15 @@ def test_a_model_with_a_fault_fails_here(fault: str) -> None:
 @pytest.mark.parametrize("fault", ["reads", "mixes"])
 def test_a_probe_with_a_fault_fails_here(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: a hidden wait, and a constant left on the CPU, planted in the probe itself."""
-    original = LiveOrbit.pulled_back
+    original = Copies.pulled_back
 
-    def faulty(self: LiveOrbit, *args: Any) -> dict[str, Tensor]:
+    def faulty(self: Copies, *args: Any) -> dict[str, Tensor]:
         found = original(self, *args)
         if fault == "reads":
             float(found["forces"].sum())
         return {name: value * torch.ones(3, dtype=value.dtype) for name, value in found.items()}
 
-    monkeypatch.setattr(LiveOrbit, "pulled_back", faulty)
+    monkeypatch.setattr(Copies, "pulled_back", faulty)
     model, schema, inputs = on_meta("flat batch")
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"), ep.Probe(model, schema, every=1):
         model(*inputs)

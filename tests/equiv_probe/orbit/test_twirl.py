@@ -43,7 +43,7 @@ def test_stacked_equals_loop_for_every_chunk(matrix: Tensor, positions: Tensor, 
     orbit_calls = calls[1 : 1 + -(-PLAN.size // chunk)]  # after the unrotated one, as few passes as the chunk allows
     assert sum(shape[0] for shape in orbit_calls) == PLAN.size
     assert max(shape[0] for shape in calls) == min(chunk, PLAN.size)
-    assert loop.evaluations == stacked.evaluations == PLAN.size + 1 + 3 + 1
+    assert loop.evaluations == stacked.evaluations == PLAN.size + 1 + 3 + 1 + 1
 
 
 def test_the_orbit_is_the_definition(matrix: Tensor, positions: Tensor) -> None:

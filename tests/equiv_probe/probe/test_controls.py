@@ -237,7 +237,12 @@ def test_outputs_that_do_not_depend_on_the_rotated_inputs(how: str, blind: int, 
             probe.step(lambda: net(x, x.clone()).square().mean())
     assert [name for name in failed(probe) if name == "sees the rotation"] == ["sees the rotation"] * blind
     if blind:
-        assert "do not depend on the rotated inputs" in probe.report().notes[0]
+        report = probe.report()
+        top = report.document().headline
+        assert top.severity == "bad"
+        assert "Not to be believed" in top.answer
+        assert "do not depend on the rotated inputs" in top.answer
+        assert not any("do not depend" in note for note in report.notes), "in one place alone"
 
 
 def test_an_invariant_network_that_is_exact_sees_the_rotation() -> None:
@@ -293,7 +298,7 @@ def test_outputs_that_depend_on_other_structures(how: str, training: bool, coupl
             probe.step(lambda: net(x).square().mean())
     evaluated_in_train_mode = training and mode == "step"  # hooks measure in eval mode
     expected = coupled and (evaluated_in_train_mode or not training)
-    assert ("does not depend on the batch" in failed(probe)) == expected
+    assert ("does not depend on its batch" in failed(probe)) == expected
     found = probe.compute(window=False)
     assert all(abs(value) < 1e-12 for name, value in found.items() if name.endswith("L_equiv")), "it is invariant"
 
@@ -347,7 +352,7 @@ def test_a_negative_number_of_a_loss_that_is_not_convex_is_explained() -> None:
     (control,) = [one for one in probe.controls if one.name == "L_equiv is not negative"]
     assert control.passed is None
     assert "not convex" in control.sentence
-    assert any("not convex" in note for note in probe.report().notes)
+    assert any("not convex" in spot for spot in probe.report().blind_spots)
 
 
 def test_a_negative_number_of_a_convex_loss_is_a_failed_control() -> None:
@@ -360,7 +365,7 @@ def test_a_negative_number_of_a_convex_loss_is_a_failed_control() -> None:
     wrong = torch.full((50,), -0.5, dtype=torch.float64) + 0.01 * torch.randn(50, dtype=torch.float64)
     probe.running.add("val", "loss", wrong, torch.ones_like(wrong), torch.ones_like(wrong))
     assert "L_equiv is not negative" in failed(probe)
-    assert "no convex loss allows" in probe.report().notes[0]
+    assert "no convex loss allows" in probe.report().document().headline.answer
 
 
 def aligned(p: Tensor, y: Tensor) -> Tensor:

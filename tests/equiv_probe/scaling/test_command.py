@@ -1,7 +1,6 @@
 """``equiv-probe scaling`` prints and writes what the functions give."""
 
 import csv
-import json
 import re
 from xml.etree import ElementTree
 
@@ -10,8 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
+import equiv_probe as ep
 from equiv_probe.cli.main import build
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.formatting import number
 from equiv_probe.scaling import allocate, data_efficiency, figure_of, fit, gap, read_table
 
 ONE = ["--where", "parameters=10000", "--where", "structures=1000"]
@@ -47,16 +48,18 @@ def run(*arguments):
 def test_fits_by_model_and_best_sizes(path, tmp_path):
     out = tmp_path / "laws.json"
     result = run(path, "--by", "model", "--resamples", 100, "--compute", "1e9,1e10", "--cost", "flops", "-o", out)
-    assert "L_total = E + A·N^−alpha + B·D^−beta, 32 runs" in result.stdout
-    stored = json.loads(out.read_text())
-    assert set(stored) == {"plain", "egnn", "plain: best sizes", "egnn: best sizes"}
+    assert "plain: L_total = E + A·N^−alpha + B·D^−beta on 32 runs of runs.csv" in result.stdout
+    stored = ep.load(out)
+    assert set(stored.fits) == {"plain", "egnn"}
+    assert set(stored.allocations) == {"plain: best sizes", "egnn: best sizes"}
     rows = read_table(path).where(model="plain").final()
     assert len(rows) == 32
     expected = fit(rows, ("N", "D"), resamples=100)
     for name in ("E", "A", "alpha", "B", "beta"):
-        assert stored["plain"]["parameters"][name] == expected[name].to_dict()
-    best = stored["egnn: best sizes"]["allocations"]
-    assert [6 * one["N"]["value"] * one["D"]["value"] for one in best] == pytest.approx([1e9, 1e10], rel=1e-6)
+        assert stored["plain"][name] == expected[name]
+    best = stored["egnn: best sizes"]
+    costs = [6 * n.value * d.value for n, d in zip(best.n, best.d, strict=True)]
+    assert costs == pytest.approx([1e9, 1e10], rel=1e-6)
 
 
 def test_seconds_that_grow_with_nothing_are_no_cost(path):
@@ -77,14 +80,14 @@ def test_the_gap_between_two_files(path, tmp_path):
         files[-1].write_text("\n".join([table[0], *kept]) + "\n")
     out = tmp_path / "gap.json"
     result = run("--gap", *files, "--x", "seconds", "-o", out)
-    stored = json.loads(out.read_text())["plain and egnn"]
+    stored = ep.load(out)
     expected = gap(*map(read_table, files), "seconds", names=("plain", "egnn"))
-    assert stored["verdict"] == expected.verdict
-    assert stored["times"][0]["factor"] == expected.factor[0].to_dict()
+    assert stored == expected
+    assert stored.verdict == expected.verdict
     assert expected.verdict.split(";")[0] in re.sub(r"\s+", " ", result.stdout)
     again = run(path, "--gap", "--by", "model", *ONE, "-o", out)
     assert again.exit_code == 0
-    assert json.loads(out.read_text())["plain and egnn"]["verdict"] == stored["verdict"]
+    assert ep.load(out).verdict == stored.verdict
 
 
 def test_several_models_are_compared_with_the_first(path, tmp_path):
@@ -94,23 +97,21 @@ def test_several_models_are_compared_with_the_first(path, tmp_path):
     more.write_text("\n".join([head, *lines, *again]) + "\n")
     out = tmp_path / "gaps.json"
     run(more, "--gap", "--by", "model", "--x", "hours", *ONE, "-o", out)
-    stored = json.loads(out.read_text())
+    stored = ep.load(out).gaps
     assert set(stored) == {"plain and egnn", "plain and painn"}
-    assert stored["plain and egnn"]["times"] == [
-        {k.replace("painn", "egnn"): v for k, v in one.items()} for one in stored["plain and painn"]["times"]
-    ]
+    assert stored["plain and egnn"].factor == stored["plain and painn"].factor
     by_seconds = gap(*(read_table(more).where(model=m, N=1e4, D=1e3) for m in ("plain", "egnn")), "seconds")
-    hours = [one["plain"] for one in stored["plain and egnn"]["times"]]
+    hours = stored["plain and egnn"].needed[0]
     np.testing.assert_allclose(hours, np.array(by_seconds.needed[0]) / 3600, rtol=1e-9)
 
 
 def test_data_efficiency(path, tmp_path):
     out = tmp_path / "data.json"
     run(path, "--data", "plain,egnn", "--where", "parameters=10000", "--resamples", 100, "-o", out)
-    factor = json.loads(out.read_text())["plain and egnn"]["factor"]
+    factor = ep.load(out).factor
     rows = read_table(path).where(N=1e4).final()
     expected = data_efficiency(rows, "plain", "egnn", resamples=100)
-    assert factor == [one.to_dict() for one in expected.factor]
+    assert factor == expected.factor
 
 
 def test_a_page_is_well_formed_and_escapes(path, tmp_path):
@@ -126,16 +127,19 @@ def test_a_page_is_well_formed_and_escapes(path, tmp_path):
     for drawing in drawings:
         assert ElementTree.fromstring(drawing).attrib["aria-label"].startswith("L_total against N and D")
     assert "E + A·N^−alpha + B·D^−beta" in text
-    assert "<script" not in text
+    assert "default-src &#39;none&#39;" in text
+    top = fit(read_table(odd).where(model="egnn").final(), ("N", "D"), resamples=50)["alpha"]
+    assert f"<strong>{number(top.value)}</strong>" in text
+    assert f"95 % interval {number(top.low)} to {number(top.high)}" in text
 
 
 def test_figures_show_the_data(path, tmp_path):
     runs = read_table(path).where(model="plain").final()
-    law = fit(runs, resamples=50)
-    drawing = figure_of(law, runs, unit="eV²")
+    law = fit(runs, resamples=50, unit="eV²")
+    drawing = figure_of(law)
     assert isinstance(drawing, Figure)
     (ax,) = drawing.axes
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("D", "L_total, eV²")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("training structures D", "L_total, eV²")
     points = [line for line in ax.lines if line.get_marker() == "o"]
     shown = np.sort(np.concatenate([line.get_ydata() for line in points]))
     np.testing.assert_array_equal(shown, np.sort(runs.numbers("L_total")))

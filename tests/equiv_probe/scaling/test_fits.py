@@ -1,8 +1,10 @@
 """Power laws: planted exponents come back; what cannot be known is said."""
 
+import itertools
+
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import least_squares, minimize
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling import fit, table_of
@@ -90,6 +92,29 @@ def test_the_batched_solver_finds_what_scipy_finds():
         starts = [best.theta, theta[row] * [1, 1.1, 0.9], np.array([0.1, 0.5, 0.3])]
         lowest = min(minimize(objective, s, method="L-BFGS-B", bounds=limits).fun for s in starts)
         assert loss[row] <= lowest * (1 + 1e-6) + 1e-9
+
+
+@pytest.mark.parametrize("outlier", [1.0, 30.0])
+def test_the_fit_is_the_least_that_scipy_finds_from_a_grid(outlier):
+    """Against ``least_squares(loss="huber")`` from 27 starts: the same loss to 1e-6 of it, and the same exponents."""
+    columns = joint(0.05, 4)
+    z = np.log(np.column_stack([N, D]))
+    z = z - z.mean(0)
+    log_y = np.log(columns["L_total"])
+    log_y[7] += np.log(outlier)
+    best = optimum(z, log_y, None, None)
+    low, high = bounds_of(2, None)
+
+    def residuals(one):
+        return np.log(predicted(one, z)) - log_y
+
+    ends = [
+        least_squares(residuals, np.array(start), bounds=(low, high), loss="huber", f_scale=best.delta, x_scale="jac")
+        for start in itertools.product([0.01], [0.1, 0.5, 2.0], [0.1, 0.4, 1.5], [0.1, 0.5, 2.0], [0.5])
+    ]
+    lowest = min(ends, key=lambda end: end.cost)
+    assert huber(residuals(best.theta), best.delta).sum() <= lowest.cost / best.delta**2 * (1 + 1e-6)
+    np.testing.assert_allclose(best.theta[2::2], lowest.x[2::2], rtol=1e-3)
 
 
 def test_a_loss_without_a_floor_says_so():

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.scaling import gap, joined, table_of
-from equiv_probe.scaling.gap import reached
+from equiv_probe.scaling import Gap, gap, joined, table_of
+from equiv_probe.scaling.gap_result import reached
 
 STEPS = np.geomspace(10, 1e4, 16)
 CROSSING = 3 ** (1 / 0.3)
@@ -41,6 +41,7 @@ def test_the_planted_crossing_is_found():
     assert any("A second seed" in note for note in found.notes)
     assert "without error bars" in found.verdict
     assert found.to_dict()["crossings"][0]["x"]["low"] is None
+    assert Gap.from_dict(found.to_dict()) == found
     # fast comes to the loss l at (3/l)^(1/0.8), slow at l^-2; on the grid's knots and between them alike
     for loss, factor in zip(found.losses, found.factor, strict=True):
         assert factor.value == pytest.approx((3 / loss) ** (1 / 0.8) * loss**2, rel=1e-9)

@@ -51,6 +51,25 @@ def smooth(n: int = 14, count: int = 3) -> Tensor:
     return torch.exp(-apart / (2 * 1.8**2)).sum(1, keepdim=True)
 
 
+@pytest.mark.parametrize("caches", [True, False])
+def test_a_model_that_never_sees_the_grid_is_not_called_fine(caches: bool) -> None:
+    known: dict[str, Tensor] = {}
+
+    def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = {"e": inputs["x"].square().sum((1, 2, 3, 4))}
+        return known or (known.update(found) or found) if caches else found
+
+    schema = ep.Schema({"x": ep.grid()}, {"e": ep.scalar})
+    found = ep.audit_grid(model, {"x": smooth()}, schema, plan=ep.RotationPlan("klein", 4), progress=False)
+    top = found.document().headline
+    assert found.cube.equiv < 1e-20
+    assert ("do not depend on the rotated inputs" in top.answer) == caches
+    assert (top.severity == "bad") == caches
+    assert ("Not to be believed" in repr(found)) == caches
+    again = type(found).from_dict(json.loads(found.to_json()))
+    assert again.document().headline == top
+
+
 CUBIC = torch.zeros(7, 7, 7).double()  # as symmetric as the cube, and not round: along the axes only
 CUBIC[3, 3, ::6] = CUBIC[3, ::6, 3] = CUBIC[::6, 3, 3] = 1.0
 

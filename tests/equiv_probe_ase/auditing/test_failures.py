@@ -60,7 +60,7 @@ def test_three_of_sixty_fail(planted: Any, batched: Any, quadratic: QuadraticEne
 
 def test_when_everything_fails_the_report_says_so(planted: Any, quadratic: QuadraticEnergy) -> None:
     report = audit(planted(quadratic, unknown=ARGON), [Atoms("Ar2", [[0, 0, 0], [0, 0, 3]])] * 2, plan=PLAN)
-    assert (report.structures, report.measured) == ([], [])
+    assert (list(report.structures), report.measured) == ([], [])
     assert len(report.failures) == 2
     assert "no parameters for Z = 18" in str(report)
 

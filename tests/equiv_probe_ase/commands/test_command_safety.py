@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from equiv_probe.cli.main import build
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.loading import load as load_report
 from equiv_probe_ase.calculators.by_name import make_calculator
 from equiv_probe_ase.structures.loading import load
 
@@ -52,7 +53,39 @@ def test_fresh_does_not_empty_somebody_elses_file(folder: Path) -> None:
 def test_a_guard_fails_on_what_it_could_not_look_at(folder: Path, structures: str, code: int) -> None:
     found, said = run("emt", structures, "--fail-above", "1meV/A")
     assert found == code
-    assert ("could not be held against the limit" in said) == (code == 1)
+    assert ("could not be compared with the limit" in said) == (code == 1)
+
+
+CACHING = """
+from ase.calculators.emt import EMT
+
+class Caching(EMT):
+    known = {}
+    def calculate(self, atoms=None, *args):
+        super().calculate(atoms, *args)
+        self.results = self.known.setdefault(str(atoms.symbols), {"energy": self.results["energy"]})
+
+class Sound(EMT):
+    implemented_properties = ("energy",)
+"""
+
+
+@pytest.mark.parametrize(("model", "code"), [("Caching", 1), ("Sound", 0)])
+def test_a_guard_fails_on_what_is_not_to_be_believed(folder: Path, model: str, code: int) -> None:
+    """By its number alone a model that caches passes any limit."""
+    (folder / "model.py").write_text(CACHING)
+    command = (f"model.py:{model}", "some.xyz@0:2", "--properties", "energy", "-o", "report.json")
+    found, said = run(*command, "--fail-above", "energy=1meV/atom")
+    assert found == code
+    assert ("--fail-above: a control failed: energy: these outputs do not depend" in said) == (code == 1)
+    report = load_report(folder / "report.json")
+    assert report["energy"].rms < 1e-6
+    page = report.to_html()
+    body = page.partition("</style>")[2]  # the styles know all verdicts by name
+    for shown in (said, str(report), repr(report), body, report.to_json()):
+        assert ("round-off" in shown or "down to rounding" in shown) == (code == 0)
+    assert ('class="answer bad"' in page) == (code == 1)
+    assert run(*command)[0] == 0, "without a limit nothing is guarded"
 
 
 def test_frames_of_a_slice_keep_their_numbers(folder: Path) -> None:

@@ -1,7 +1,7 @@
-"""One run out of rows in the order in which they were logged: stopped and begun again, and with what is logged twice.
+"""One run out of rows in the order in which they were logged, of a run that was resumed and logged things twice.
 
 >>> rows = [{"step": s, "L_total": y} for s, y in [(0, 9.0), (10, 8.0), (20, 7.0), (15, 7.5), (20, 7.5), (25, 6.0)]]
->>> [(row["step"], row["L_total"]) for row in continued(rows)]
+>>> [(row["step"], row["L_total"]) for row in without_repeats(rows)]
 [(0, 9.0), (10, 8.0), (15, 7.5), (25, 6.0)]
 """
 
@@ -17,7 +17,7 @@ RUN = ("run", "stage", "output")
 PLACE = (*RUN, "step", "epoch", "seconds", "time", "wall_time", "elapsed")
 
 
-def continued(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def without_repeats(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of each run, stage and output with rising steps.
 
     A step that goes back begins the run again from there: what came after it before is no part of it. Rows at one step
@@ -37,14 +37,14 @@ def continued(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                 kept[-1] = {**kept[-1], **_known(row)}
                 continue
             kept.append(row)
-    return [row for kept in runs.values() for row in _anew(kept)]
+    return [row for kept in runs.values() for row in _changed(kept)]
 
 
 def _known(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if not (isinstance(value, float) and math.isnan(value))}
 
 
-def _anew(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _changed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def values(row: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in _known(row).items() if name not in PLACE}
 

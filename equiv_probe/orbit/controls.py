@@ -1,0 +1,207 @@
+"""Controls of an orbit: do the outputs depend on what was rotated, and not on where the structure is?
+
+Both are cheap: the first needs one evaluation more where outputs were the same to the last bit at all rotations, the
+second one evaluation of the structure moved.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from equiv_probe.estimation.controls import TRANSLATION, Control, does_not_move, sees_rotation
+from equiv_probe.representations.representation import Fixed
+from equiv_probe.schema.translation import shift_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from equiv_probe.orbit.rotated_model import RotatedModel
+
+NUDGE = 0.1
+"""Displacement of every coordinate, relative to the spread of all."""
+STAYS = 1e-6
+"""Of the largest coordinate: inputs that rotations change by less do not rotate (an atom about itself)."""
+STEPS = (-0.01, -0.005, 0.005, 0.01)
+"""Of the move: moves that differ by so much make nearly the same difference, unless it is rounding."""
+FIXED = 'if its positions are counted from a point that matters, rotate about that: center="origin"'
+ROUGH = 10.0
+"""Times what nearly the same moves differ by that a difference is more than rounding."""
+_LOW = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def nudge(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Random displacements for each entry, which no rotation is, in float32.
+
+    Args:
+        value: coordinates; entries that are not finite count as zero.
+        generator: on the CPU, so that all devices draw alike.
+    """
+    noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.device)
+    finite = torch.where(value.isfinite(), value, 0.0).float()
+    return noise * (NUDGE * finite.std(unbiased=False).clamp_min(1e-6))
+
+
+def controls_of(
+    model: RotatedModel, rotations: Tensor, round_trips: Mapping[str, Tensor], repeats: Mapping[str, Tensor]
+) -> list[Control]:
+    """The controls of a model that was evaluated at rotations.
+
+    Args:
+        model: it; knows which outputs varied.
+        rotations: ``(K, 3, 3)``.
+        round_trips: outputs at inputs that differ by rounding alone, ``(F, *S)`` by name; empty if not evaluated.
+        repeats: outputs at the very same input, likewise.
+    """
+    if any(value.device.type == "meta" for value in model.identity.values()):  # there are no numbers
+        return []
+    return [*_sees_rotation(model, rotations), *_stays_when_moved(model, round_trips, repeats)]
+
+
+def _sees_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
+    known = [name for name, value in model.identity.items() if name in model.floating and value.numel()]
+    if not known:
+        return []
+    still = [name for name in known if name not in model.varying]
+    if not still:
+        return [sees_rotation([], [], 1)]
+    if not _can_be_deformed(model, rotations[:3]):
+        return [sees_rotation([], [], 0)]
+    generator = torch.Generator().manual_seed(0)
+    copies = model.rotated(None)
+    for name, value in _rotating(model).items():
+        displaced = value.detach() + nudge(value.detach(), generator).to(value)
+        copies[name] = model.schema.inputs[name].within(displaced)[None]
+    try:
+        found = model.at(copies, 1)
+    except Exception:  # a model may refuse what no rotation makes: then nothing is known
+        return [sees_rotation([], [], 0)]
+    stuck = [name for name in still if model.is_own(name, found[name])]
+    return [sees_rotation(stuck, ["the input"] if stuck else [], 1)]
+
+
+def _can_be_deformed(model: RotatedModel, rotations: Tensor) -> bool:
+    """Whether rotations change the inputs, and these are more than one point for each structure."""
+    rotating = _rotating(model)
+    for name, copies in model.rotated(rotations).items():
+        value = rotating[name]
+        change = (copies - value).abs().nan_to_num().max()
+        if not float(change) > STAYS * float(value.abs().nan_to_num().max()):
+            continue
+        if not model.schema.inputs[name].is_affine or _has_several(model, name):
+            return True
+    return False
+
+
+def _has_several(model: RotatedModel, name: str) -> bool:
+    if model.schema.batch is not None:
+        return int(torch.bincount(model.inputs[model.schema.batch].long()).max()) > 1
+    points = model.schema.inputs[name].places(model.inputs[name])
+    return points.ndim < 2 or points.shape[-2] > 1
+
+
+def _stays_when_moved(
+    model: RotatedModel, round_trips: Mapping[str, Tensor], repeats: Mapping[str, Tensor]
+) -> list[Control]:
+    places = {name: value for name, value in _rotating(model).items() if model.schema.inputs[name].is_affine}
+    if not places:
+        return []
+    if not model.is_about_centroid:
+        fixed = "structures were not moved, so that broken translation does not show: they rotate about a fixed point"
+        return [Control(TRANSLATION, None, fixed)]
+    first = next(iter(places))
+    spread, shift = shift_of(model.schema.inputs[first].places(places[first].detach()))
+    try:
+        there = _moved(model, places, shift)
+    except Exception as error:  # far from where it was, as outside of a box
+        return [Control(TRANSLATION, None, f"the model could not be evaluated where the structure was moved: {error}")]
+    controls = []
+    for name in there:
+        here, held = model.identity[name], _held(model, model.identity[name])
+        difference = _root(there[name] - here, held)
+        floors = [_root(other[name] - here, held) for other in (round_trips, repeats) if name in other]
+        low = _precision(here, model.precision, floors[0] if name in round_trips else math.nan)
+        explained = torch.finfo(low).eps * _root(here, held) * (1 + float(shift.norm()) / max(spread, 1e-6))
+        rounding = max([explained, *(one for one in floors if math.isfinite(one))])
+        controls.append(does_not_move(name, difference, rounding, "", "moved as a whole"))
+    if not any(one.failed for one in controls):
+        return controls
+    rough = [_moved(model, places, (1 + step) * shift) for step in STEPS]
+    return [
+        _smooth(one, name, there[name], [at[name] for at in rough]) for one, name in zip(controls, there, strict=True)
+    ]
+
+
+def _smooth(control: Control, name: str, there: Tensor, nearby: Sequence[Tensor]) -> Control:
+    """A failed control with what else it may be, unless nearly the same move makes as large a difference: rounding.
+
+    A model may round in a precision that neither its inputs nor its outputs show, and more so the farther it is moved.
+    """
+    between = math.sqrt(sum(_root(one - there) ** 2 for one in nearby) / len(nearby))
+    if not control.failed:
+        return control
+    if control.value > ROUGH * between:
+        return replace(control, sentence=f"{control.sentence} ({FIXED})")
+    sentence = (
+        f"{name}: off by {control.value:.2g} where structures are moved as a whole, and by {between:.2g} between two "
+        "moves that hardly differ: rounding, or a model that jumps"
+    )
+    return Control(TRANSLATION, None, sentence, control.value, ROUGH * between)
+
+
+def _moved(model: RotatedModel, places: Mapping[str, Tensor], shift: Tensor) -> dict[str, Tensor]:
+    """Floating-point outputs where all structures are moved, and moved back where they are places themselves."""
+    copies = model.rotated(None)
+    for name, value in places.items():
+        moved = model.schema.inputs[name].translate(value.detach(), shift.to(value.device))
+        held = _held(model, value)
+        copies[name] = (moved if held is None else torch.where(held, moved, value.detach()))[None]
+    found = {}
+    for name, value in model.at(copies, 1).items():
+        rep = model.schema.outputs[name]
+        back = rep.translate(rep.within(value[0]), -shift.to(value.device))
+        if name in model.floating and back.shape == model.identity[name].shape:
+            found[name] = back
+    return found
+
+
+def _rotating(model: RotatedModel) -> dict[str, Tensor]:
+    """The inputs that change when they rotate, which scalars do not."""
+    inputs = {name: (rep, model.inputs[name]) for name, rep in model.schema.inputs.items()}
+    return {
+        name: value
+        for name, (rep, value) in inputs.items()
+        if not isinstance(rep, Fixed) and rep.event_shape and rep.moves(value) and value.is_floating_point()
+    }
+
+
+def _held(model: RotatedModel, value: Tensor) -> Tensor | None:
+    """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them.
+
+    Padding stays where it is when structures are moved, as it does in data.
+    """
+    if model.schema.mask is None:
+        return None
+    mask: Tensor = model.inputs[model.schema.mask]
+    if value.shape[: mask.ndim] != mask.shape:
+        return None
+    return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
+
+
+def _precision(values: Tensor, given: torch.dtype | None, floor: float) -> torch.dtype:
+    """In which outputs were computed: what holds all their digits; single where round trips ended where they began."""
+    known = [one for one in _LOW if bool((values == values.to(one).to(values)).all())]
+    known += [given] if given is not None else []
+    known += [torch.float32] if not floor > 0 else []
+    return max(known, key=lambda one: torch.finfo(one).eps, default=torch.float64)
+
+
+def _root(values: Tensor, held: Tensor | None = None) -> float:
+    """Root mean square of what is finite and no padding."""
+    counts = values.isfinite() if held is None else values.isfinite() & held
+    return math.sqrt(float(torch.where(counts, values, 0.0).square().sum() / counts.sum().clamp_min(1)))
