@@ -12,7 +12,7 @@ import torch
 
 from equiv_probe.live.capture import wide
 from equiv_probe.live.isolation import RandomState, isolated
-from equiv_probe.orbit.controls import nudge
+from equiv_probe.orbit.controls import NUDGE, nudge
 from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.schema.structures import Structures
 
+LARGE_NUDGE = 0.3
+"""Of a second displacement: a statistic of the batch may be the same, to rounding, after one of them by chance."""
 ROUNDING = 2e3
 """Spacings of numbers, relative to the largest output, that the values of other structures may change by rounding."""
 
@@ -69,7 +71,8 @@ def coupled_outputs(live: LiveOrbit, call: Call, start: RandomState) -> dict[str
     found: dict[str, float] = {}
     with isolated(live.network, generators=[generator for generator, _ in start.own]):
         own = _outputs(live, call, {}, start)
-        variants = [_outputs(live, call, _displaced(live, call, structures, others=True), start)]
+        nudged = (_displaced(live, call, structures, others=True, size=one) for one in (NUDGE, LARGE_NUDGE))
+        variants = [_outputs(live, call, changed, start) for changed in nudged]
         if not live.network.training and structures.layout == "leading":
             variants += _alone(live, call, structures, start)
         for other in variants:
@@ -98,15 +101,17 @@ def _outputs(live: LiveOrbit, call: Call, changed: dict[str, Tensor], start: Ran
         return live.copies.at(call, changed)
 
 
-def _displaced(live: LiveOrbit, call: Call, structures: Structures, *, others: bool) -> dict[str, Tensor]:
+def _displaced(
+    live: LiveOrbit, call: Call, structures: Structures, *, others: bool, size: float = NUDGE
+) -> dict[str, Tensor]:
     """What is rotated, displaced at random, which no rotation does; ``others``: all structures but the first."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(round(10 * size))
     found = {}
     for name, rep in live.known_schema.inputs.items():
         value = call.inputs.get(name)
         if not (rep.event_shape and isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel()):
             continue
-        noise = nudge(value, generator)
+        noise = nudge(value, generator, size)
         if others:
             noise = noise * _other(value, structures, name).reshape(-1, *(1,) * (value.ndim - 1))
         found[name] = value + noise.to(value)
