@@ -35,16 +35,17 @@ ROUGH = 10.0
 _LOW = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def nudge(value: Tensor, generator: torch.Generator) -> Tensor:
+def nudge(value: Tensor, generator: torch.Generator, size: float = NUDGE) -> Tensor:
     """Random displacements for each entry, which no rotation is, in float32.
 
     Args:
         value: coordinates; entries that are not finite count as zero.
         generator: on the CPU, so that all devices draw alike.
+        size: of the displacements, relative to the spread of all entries.
     """
     noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.device)
     finite = torch.where(value.isfinite(), value, 0.0).float()
-    return noise * (NUDGE * finite.std(unbiased=False).clamp_min(1e-6))
+    return noise * (size * finite.std(unbiased=False).clamp_min(1e-6))
 
 
 def controls_of(
