@@ -132,7 +132,10 @@ def test_resuming_evaluates_only_what_is_left(
         journal.write_bytes(b"".join(lines[:keep]))
         again = audit(planted(quadratic), mixed, plan=PLAN, journal=journal)
         assert comparable(again) == comparable(first)
-        assert again.protocol["evaluations"] == (5 - keep) * (PLAN.size + 7)
+        crystals = sum(
+            atoms.cell.rank == 3 for atoms in mixed[keep - 1 :]
+        )  # broken: two more, with the cell transposed
+        assert again.protocol["evaluations"] == (5 - keep) * (PLAN.size + 7) + 2 * crystals
         assert journal.read_bytes() == b"".join(lines)
 
 
