@@ -69,8 +69,8 @@ def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
     title = f"Loss ({having[0][1].loss}) against the reference on {many} structure{'s' * (many != '1')}"
     kinds = {known.loss for _, known in having}
     has_units = any(known.unit != OWN_LOSS for _, known in having) or len(kinds) > 1
-    if not has_units:
-        title = f"Losses of the run ({', '.join(kinds)})"
+    if any(known.unit == OWN_LOSS for _, known in having):
+        title = f"Losses of the run ({', '.join(sorted(kinds))})"
     columns = [
         Column("quantity", kind="text"),
         *map(Column, ("L_total", "L_mean", "L_equiv")),

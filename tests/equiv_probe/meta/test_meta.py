@@ -59,7 +59,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], ep.Schema, tuple[Tensor, ...]]]
 
 def on_meta(name: str) -> tuple[nn.Module, ep.Schema, tuple[Tensor, ...]]:
     make, schema, inputs = MODELS[name]
-    return make().to(META).train(), schema, tuple(value.to(META) for value in inputs)
+    return make().to(META).train(), schema, tuple(value.detach().to(META) for value in inputs)
 
 
 def loss_of(outputs: dict[str, Tensor]) -> Tensor:
