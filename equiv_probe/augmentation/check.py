@@ -32,7 +32,7 @@ from equiv_probe.augmentation.draws import (
     require_generic,
     rounding,
 )
-from equiv_probe.augmentation.findings import AugmentationCheck, Finding
+from equiv_probe.augmentation.findings import AugmentationCheck, Finding, without_improper
 from equiv_probe.augmentation.grid_check import check_grids, grids_of
 from equiv_probe.augmentation.independence import check_batch, check_independence, check_items, check_workers
 from equiv_probe.augmentation.label_check import check_labels
@@ -150,13 +150,8 @@ def _motion(
     source: Source, layout: Layout, draws: list[Draw], matrices: Tensor, place: int, *, improper: bool, alpha: float
 ) -> Iterator[Finding]:
     yield _rigid(source, layout, draws, place)
-    signs = torch.linalg.det(matrices).sign()
-    share = float((signs < 0).double().mean())
-    sentence = f"{100 * share:.0f} % of the draws are improper (determinant −1)" if share else "determinant +1, always"
-    if share and not improper:
-        sentence += ": mirror images of chiral molecules; if that is meant, improper=True"
-    yield Finding("proper", improper or share == 0, sentence, share)
-    proper = matrices * signs[:, None, None]
+    found, proper = without_improper(matrices, improper=improper)
+    yield found
     eye = torch.eye(3, dtype=matrices.dtype) if source.absolute else proper[0]
     if float((matrices - eye).abs().max()) < min(0.2, 2 * max(one.angle_error for one in draws)):
         yield Finding("Haar", False, "nothing is rotated" if source.absolute else "no fetch is rotated anew")

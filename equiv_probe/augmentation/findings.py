@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -92,3 +93,18 @@ class AugmentationCheck:
         console.print(self)
         text: str = console.file.getvalue()  # type: ignore[attr-defined]
         return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def without_improper(matrices: Tensor, *, improper: bool) -> tuple[Finding, Tensor]:
+    """Whether drawn rotations ``(K, 3, 3)`` are proper, and the proper rotations that are left of them.
+
+    Args:
+        matrices: orthogonal.
+        improper: whether improper ones are meant.
+    """
+    signs = torch.linalg.det(matrices).sign()
+    share = float((signs < 0).double().mean())
+    sentence = f"{100 * share:.0f} % of the draws are improper (determinant −1)" if share else "determinant +1, always"
+    if share and not improper:
+        sentence += ": mirror images of chiral molecules; if that is meant, improper=True"
+    return Finding("proper", improper or share == 0, sentence, share), matrices * signs[:, None, None]

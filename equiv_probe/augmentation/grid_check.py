@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 
 from equiv_probe.augmentation.draws import counted
-from equiv_probe.augmentation.findings import AugmentationCheck, Finding
+from equiv_probe.augmentation.findings import AugmentationCheck, Finding, without_improper
 from equiv_probe.augmentation.sample_layout import read
 from equiv_probe.augmentation.uniformity import moments, recipe, uniformity
 from equiv_probe.errors import EquivProbeError
@@ -209,13 +209,8 @@ def _rotations(
         return
     how = "voxels move to voxels" if exact else f"{between} of {len(found)} draws interpolate between voxels"
     yield Finding("rigid", True, how, misfit)
-    signs = torch.linalg.det(rotations).sign()
-    share = float((signs < 0).double().mean())
-    sentence = f"{100 * share:.0f} % of the draws are improper (determinant −1)" if share else "determinant +1, always"
-    if share and not improper:
-        sentence += ": mirror images of chiral molecules; if that is meant, improper=True"
-    yield Finding("proper", improper or share == 0, sentence, share)
-    proper = rotations * signs[:, None, None]
+    handed, proper = without_improper(rotations, improper=improper)
+    yield handed
     if float((rotations - rotations[0]).abs().max()) < 1e-6:
         said = "every draw gives the same rotation: it is cached, or seeded anew"
         moved = float((rotations[0] - torch.eye(3).double()).abs().max()) > 1e-6

@@ -61,7 +61,7 @@ def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
     return found
 
 
-def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: Pairs | None) -> dict[str, Any]:
+def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between: Pairs | None) -> dict[str, Any]:
     name = quantity.name
     single = orbit.only(name)
     found = decompose(single)
@@ -98,8 +98,8 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, turns: 
         values["notes"] += _on_reflection(kept.flatten(0, 1), orbit.rotations.reshape(-1, 3, 3), quantity, found.equiv)
     if quantity.per_atom:
         values |= _by_atom(job, single)
-    if turns is not None:
-        values["angular"] = _angular(single, name, turns)
+    if between is not None:
+        values["angular"] = _angular(single, name, between)
     try:
         target = reference_values(job.structure, quantity)
         known = None if target is None else decompose(single, torch.from_numpy(target), loss)
@@ -199,9 +199,9 @@ def _short(numbers: list[float]) -> list[float]:
     return [float(f"{x:.4g}") for x in numbers]
 
 
-def _angular(orbit: Orbit, name: str, turns: Pairs) -> dict[str, Any]:
-    """At which angular degrees the orbit varies, and between which rotates: what kind of error it is."""
-    power, pairs = spectrum(orbit, MAX_DEGREE), variogram(orbit, name, turns)
+def _angular(orbit: Orbit, name: str, between: Pairs) -> dict[str, Any]:
+    """At which angular degrees the orbit varies, and how outputs at two rotations differ: what kind of error it is."""
+    power, pairs = spectrum(orbit, MAX_DEGREE), variogram(orbit, name, between)
     return {
         "power": _short(list(power.power[1:])),
         "power_stderr": _short(list(power.stderr[1:])),
