@@ -81,7 +81,7 @@ class Finder:
         self._handle: Any = register_module_forward_pre_hook(Hook(self._called))
 
     def remove(self) -> None:
-        """Wait no longer."""
+        """Stop waiting for modules."""
         self._handle.remove()
 
     def _called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -184,9 +184,9 @@ def _conclude(probes: list[Probe], report: Any, code: int) -> None:
     found = [probe for probe in probes if probe.running and probe.model not in claimed]
     if not found and not _CLAIMS:
         logger.warning(
-            "equiv_probe measured nothing: no Trainer of Lightning was run, no module was called with a graph twice, "
-            "no dynamics of ASE was run. "
-            "In a loop of your own: with ep.Probe(model) as probe: loss = probe.step(lambda: ...)"
+            "equiv_probe measured nothing: no Lightning Trainer ran, no module was called with a graph twice, and no "
+            "ASE dynamics ran. In a training loop of your own write: with ep.Probe(model) as probe: "
+            "loss = probe.step(lambda: ...)"
         )
     for number, probe in enumerate(found):
         notes = [f"the script ended with exit code {code}"] if code else []

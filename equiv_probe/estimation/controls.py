@@ -19,7 +19,7 @@ TRANSLATION = "does not depend on where the structure is"
 BATCH = "does not depend on its batch"
 MANY = "many {} carry the number"
 FEW = 10.0
-"""Structures or rotations that a number should rest on: with less, 95 % intervals cover 88 % and less."""
+"""Structures or rotations that a number should rest on: with fewer, 95 % intervals cover 88 % or less."""
 MOVES = 30.0
 """Times rounding that a translation may change: one difference beside a floor from few others."""
 
@@ -79,7 +79,8 @@ def sees_rotation(outputs: Sequence[str], stuck: Sequence[str], tested: int, *, 
         where: what the structures are called.
     """
     if not tested:
-        return Control(SEES_ROTATION, None, "no structure could be deformed: nothing shows that the model looks at it")
+        unknown = "no structure could be deformed: there is no evidence that the model uses its coordinates"
+        return Control(SEES_ROTATION, None, unknown)
     if not stuck:
         return Control(SEES_ROTATION, True, "outputs change where the inputs do", 0.0, 0.0)
     of = f"{len(stuck)} of {tested} {where} ({_some(stuck)})" if tested > 1 else f"{_some(stuck)}"
@@ -104,7 +105,7 @@ def floor_explained(output: str, floor: float, rounding: Rounding, unit: str) ->
     """
     amplification = rounding.amplification(floor)
     if math.isnan(amplification):
-        return Control(FLOOR_EXPLAINED, None, f"{output}: nothing to judge the floor of rounding by")
+        return Control(FLOOR_EXPLAINED, None, f"{output}: no expected size of rounding to compare the floor with")
     found = (
         f"{output}: inputs that differ by rounding alone change it by {floor:.2g} {unit}, {amplification:.2g} times "
         "what the precision explains"
@@ -149,7 +150,7 @@ def batch_agrees(output: str, structure: str, difference: float, limit: float, u
         unit: of the output.
     """
     if difference <= limit:
-        return Control(BATCH, True, "structures get alone what they get in a batch", difference, limit)
+        return Control(BATCH, True, "outputs of a structure are the same alone and in a batch", difference, limit)
     return Control(
         BATCH,
         False,
@@ -171,7 +172,7 @@ def many_carry(output: str, effective: float, count: int, what: str, largest: st
 
     Args:
         output: name.
-        effective: how many equal ones they are worth (:func:`equiv_probe.estimation.few.effective_number`).
+        effective: how many of equal size they count as (:func:`equiv_probe.estimation.few.effective_number`).
         count: how many there are.
         what: ``"structures"`` or ``"rotations"``.
         largest: more about those that carry it.
@@ -180,10 +181,10 @@ def many_carry(output: str, effective: float, count: int, what: str, largest: st
     if count < FEW:
         return Control(name, None, f"{output}: too few {what} to tell", effective, FEW)
     enough = effective >= min(FEW, count / 3)
-    found = f"{output}: {count} {what} are worth {effective:.1f} equal ones"
+    found = f"{output}: {count} {what} count as {effective:.1f} of equal size"
     if enough:
         return Control(name, True, found, effective, FEW)
-    few = f"{found}: a few {what} carry this number{largest}, and its 95 % interval covers less often than it says"
+    few = f"{found}: a few {what} dominate this number{largest}, so its 95 % interval is too narrow"
     return Control(name, False, few, effective, FEW)
 
 

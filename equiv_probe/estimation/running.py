@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-OF_THE_STEP = "the step's own"
+USER_DEFINED = "user-defined"
 """The loss of a step that was run again: whatever it is, it is one number for a batch."""
+USER_DEFINED_BEFORE = "the step's own"
+"""How it was called in files of earlier versions."""
 ENOUGH = 4
 """Replicates from which the scatter of pseudo-values gives an error bar."""
 
@@ -110,7 +112,7 @@ class Running:
         self.structures = 0
         """How many were added, whatever their weight: known without asking the device."""
         self.labelled = True
-        self.loss = OF_THE_STEP
+        self.loss = USER_DEFINED
         self._single: Sums | None = None
 
     def update(self, equiv: Tensor, total: Tensor, weight: Tensor, pseudo: tuple[Tensor, Tensor] | None = None) -> None:

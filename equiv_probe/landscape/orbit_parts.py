@@ -70,7 +70,7 @@ class BatchPart:
     Args:
         live: how the network is evaluated at its rotated copies.
         call: the batch, as the network's call.
-        rotations: ``(R, n, 3, 3)`` for all structures alike, or ``(R, n, U, 3, 3)``.
+        rotations: ``(R, n, 3, 3)`` for all structures the same, or ``(R, n, U, 3, 3)``.
         plan: which drew them.
         objectives: the losses.
         modules: to protect.
@@ -110,7 +110,7 @@ class BatchPart:
         return self.sums_of(self.outputs(start, stop, replicates), start, stop, replicates)
 
     def outputs(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Tensor]:
-        """Pulled-back predictions of some structures by output, float64, ``(R, n, *S)``."""
+        """Rotated-back predictions of some structures by output, float64, ``(R, n, *S)``."""
         return self._values(self._which(start, stop), self.rotations[list(replicates)])
 
     def sums_of(
@@ -161,7 +161,7 @@ class BatchPart:
 
         def evaluate(a: int, b: int) -> dict[str, Tensor]:
             self._state.restore()
-            return (live.attached if graph else live.pulled_back)(call, structures, flat[a:b])
+            return (live.attached if graph else live.rotated_back)(call, structures, flat[a:b])
 
         with isolated(*self._modules):
             if graph:

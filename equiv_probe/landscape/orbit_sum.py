@@ -187,7 +187,7 @@ class Piece:
         return self._loss._part(self._part, *self._range)
 
     def outputs(self) -> list[Tensor]:
-        """The pulled-back predictions that the losses are functions of.
+        """The rotated-back predictions that the losses are functions of.
 
         Raises:
             EquivProbeError: a user's step, whose loss is not known.

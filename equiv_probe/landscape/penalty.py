@@ -125,7 +125,7 @@ class EquivariancePenalty:
         with unobserved(), self._from_one_state(live):
             chunk = live.copies_at_once(structures, call.inputs)
             # Where nobody asks for gradients, models whose forces are derivatives still need them inside.
-            evaluate = live.attached if torch.is_grad_enabled() else live.pulled_back
+            evaluate = live.attached if torch.is_grad_enabled() else live.rotated_back
             rows = [evaluate(call, structures, flat[a : a + chunk]) for a in range(0, len(flat), chunk)]
         rows = rows if known is None else [{name: v[None] for name, v in known.items()}, *rows]
         values = {name: torch.cat([row[name] for row in rows]) for name in schema.outputs}

@@ -40,7 +40,7 @@ def nudge(value: Tensor, generator: torch.Generator, size: float = NUDGE) -> Ten
 
     Args:
         value: coordinates; entries that are not finite count as zero.
-        generator: on the CPU, so that all devices draw alike.
+        generator: on the CPU, so that all devices draw the same numbers.
         size: of the displacements, relative to the spread of all entries.
     """
     noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.device)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class RotatedModel:
-    """A callable with its input and schema: evaluates rotated copies and pulls the answers back."""
+    """A callable with its input and schema: evaluates rotated copies and rotates the outputs back."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class RotatedModel:
         """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output; at what of a grid is in its ball."""
         return next(in_chunks(lambda _a, _b: self._call(None), 1, 1))
 
-    def pulled_back(self, rotations: Tensor) -> dict[str, Tensor]:
+    def rotated_back(self, rotations: Tensor) -> dict[str, Tensor]:
         """``h_g`` for rotations ``(C, 3, 3)``, ``(C, *S)`` by output."""
         found = {}
         for name, value in self._call(rotations).items():

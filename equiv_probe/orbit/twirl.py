@@ -49,7 +49,7 @@ def twirl(
         inputs: tensor, tuple or dict; one structure, a dense batch, or node tensors with a batch index.
         schema: representations; None infers them and prints what was assumed.
         plan: None is four tetrahedral replicates, 48 rotations; for grids without interpolation the rotations of the
-            cube, or on boxes that are no cubes the half turns.
+            cube, or on boxes that are no cubes the rotations by 180°.
         stacked: False calls ``predict`` with one rotated copy at a time; True once per chunk, with a leading rotation
             axis ``(C, ...)`` on the inputs that rotate, and expects it on every output.
         chunk: rotations per call when stacked; halved when memory runs out.
@@ -81,7 +81,7 @@ def twirl(
     stored: list[dict[str, Tensor]] | None = [] if (keep if keep is not None else size <= KEEP_LIMIT) else None
     with progress_bar(len(flat), shown=progress) as advance:
         step = chunk if stacked else 1
-        for values in in_chunks(lambda a, b: model.pulled_back(flat[a:b]), len(flat), step):
+        for values in in_chunks(lambda a, b: model.rotated_back(flat[a:b]), len(flat), step):
             moments.add(values)
             if stored is not None:
                 stored.append(values)

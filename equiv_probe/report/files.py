@@ -27,7 +27,7 @@ def parsed(path: Path) -> Any:
         return without_nan(json.loads(text))
     except (ValueError, RecursionError) as error:  # of nesting without end
         reason = f"{type(error).__name__}: {error}"
-        raise EquivProbeError(f"{path}, which is not JSON ({reason[:200]})", FIX) from error
+        raise EquivProbeError(f"{path}, which is not JSON ({reason[:200]})", "JSON", FIX) from error
 
 
 @contextmanager

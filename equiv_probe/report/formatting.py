@@ -1,4 +1,4 @@
-"""Numbers, intervals and foreign text as people read them, and tables that begin alike."""
+"""Numbers, intervals and foreign text as people read them, and tables of one style."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def counted(found: Any) -> str:
 
 
 def shown(text: str) -> str:
-    r"""Text as it can be shown: what would move the cursor or turn the direction of writing stands there as its code.
+    r"""Text as it can be shown: what would move the cursor or reverse the direction of writing is shown as its code.
 
     >>> shown("a\x1b[2Jb\u202ec")
     'a\\x1b[2Jb\\u202ec'

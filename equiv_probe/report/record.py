@@ -31,11 +31,11 @@ _LONGEST = 200
 class Part(msgspec.Struct, frozen=True):
     """A part of a result: fields with types, which are checked when it is read from a file.
 
-    Numbers that were not measured are NaN. Two parts are equal if they would be stored alike: then NaN equals NaN.
+    Numbers that were not measured are NaN. Two parts are equal if they would be stored as the same data.
     """
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are of one type and would be stored alike."""
+        """Whether both are of one type and would be stored as the same data."""
         return type(self) is type(other) and bool(plain(self) == plain(other))
 
     __hash__ = None  # type: ignore[assignment]  # there are lists in parts

@@ -19,7 +19,7 @@ def scene(geometries: Sequence[Mapping[str, Any]], colours: Mapping[str, Sequenc
 
     Args:
         geometries: ``symbols``, ``positions`` and ``cell`` (or None) of each structure; see :func:`drawable`.
-        colours: a value of every atom of all structures in turn, by name; the first colours the atoms.
+        colours: a value of every atom, structure after structure, by name; the first colours the atoms.
     """
     structures = [_structure(geometry) for geometry in geometries]
     places = [(i, j) for i, geometry in enumerate(geometries) for j in range(len(geometry["symbols"]))]

@@ -17,7 +17,7 @@ from msgspec import inspect
 from equiv_probe.errors import EquivProbeError
 
 T = TypeVar("T")
-FIX = 'what save("report.json") writes'
+FIX = 'load a file that save("report.json") wrote'
 BEYOND = 2.0**1000
 """No measured number is as large, and its square would overflow."""
 
@@ -145,7 +145,7 @@ def _of_union(value: Any, types: tuple[inspect.Type, ...]) -> Any:
 
 
 def _require_sizes(value: Any, where: str = "") -> None:
-    """Refuse numbers beyond all measure, wherever they are."""
+    """Refuse numbers too large for a measurement, wherever they are."""
     if isinstance(value, dict):
         for name, entry in value.items():
             _require_sizes(entry, f"{where}.{_brief(name)[1:-1]}")
@@ -153,11 +153,13 @@ def _require_sizes(value: Any, where: str = "") -> None:
         for place, entry in enumerate(value):
             _require_sizes(entry, f"{where}[{place}]")
     elif isinstance(value, (int, float)) and abs(value) >= BEYOND:
-        raise EquivProbeError(f"{where.removeprefix('.')}: a number beyond all measure", "less than 2¹⁰⁰⁰", FIX)
+        raise EquivProbeError(
+            f"{where.removeprefix('.')}: a number too large for a measurement", "below 2¹⁰⁰⁰", FIX
+        )
 
 
 def _taught(said: str, stored: Any) -> EquivProbeError:
-    """The library's message in the words of ours: what was found where, and what was expected."""
+    """The error that says what was found where, and what was expected, from msgspec's message."""
     said, _, path = said.partition(" - at `$")
     where = path.rstrip("`").removeprefix(".")
     if missing := re.match(r"Object missing required field `(.*)`", said):
@@ -195,5 +197,5 @@ def _at(stored: Any, where: str) -> Any:
 def _brief(found: Any) -> str:
     if isinstance(found, (dict, list)):
         return f"of {len(found)}"
-    text = repr(found) if not isinstance(found, int) or abs(found) < 2**63 else "beyond all measure"
+    text = repr(found) if not isinstance(found, int) or abs(found) < 2**63 else "too large"
     return text if len(text) < 60 else f"{text[:50]}…"

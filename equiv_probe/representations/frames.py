@@ -49,7 +49,7 @@ class Quaternion(Representation):
     """Orientations as unit quaternions ``(..., 4)``, w first: ``q ↦ q_g q``, given with w ≥ 0.
 
     ``q`` and ``−q`` are the same orientation, and no choice between them is continuous: what was rotated has w ≥ 0, as
-    most codes make it. A network that is fed quaternions of either sign sees that choice.
+    most codes make it. A network that is fed quaternions of both signs sees that choice.
     """
 
     event_shape = (4,)
@@ -58,9 +58,9 @@ class Quaternion(Representation):
         """Left multiplication by the quaternion of g, ``(*B, 4, 4)``; an improper g also rotates about the local z."""
         parity = _parity(rotation)
         matrix = _left(quaternions(rotation * parity[..., None, None]))
-        # g R diag(1, 1, −1) = (−g) R diag(−1, −1, 1): a half turn about the local z axis, from the right.
-        half_turn = _right(torch.eye(4, dtype=rotation.dtype, device=rotation.device)[3])
-        return torch.where((parity < 0)[..., None, None], matrix @ half_turn, matrix)
+        # g R diag(1, 1, −1) = (−g) R diag(−1, −1, 1): a rotation by 180° about the local z axis, from the right.
+        by_180 = _right(torch.eye(4, dtype=rotation.dtype, device=rotation.device)[3])
+        return torch.where((parity < 0)[..., None, None], matrix @ by_180, matrix)
 
     def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
         rotated = super()._apply(values, rotation, center, inverse=inverse)
@@ -140,7 +140,7 @@ class Frame(Representation):
 
 
 def quaternions(rotations: Tensor) -> Tensor:
-    """Unit quaternions of proper rotations, ``(..., 3, 3) -> (..., 4)``, w first, of either sign.
+    """Unit quaternions of proper rotations, ``(..., 3, 3) -> (..., 4)``, w first; the sign is not chosen.
 
     From the largest of the four candidates, so that nothing cancels (Shepperd, J. Guidance and Control 1 (1978) 223).
     """

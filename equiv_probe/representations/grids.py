@@ -215,7 +215,7 @@ def _ball(grid: Grid, shape: tuple[int, ...], device: torch.device) -> Tensor:
 def filled_outside(
     values: Mapping[str, Tensor], outputs: Mapping[str, Representation], own: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Pulled-back outputs, with the model's own, unrotated ones where those do not count, outside of a ball."""
+    """Rotated-back outputs, with the model's own, unrotated ones where those do not count, outside of a ball."""
     found = {}
     for name, value in values.items():
         counted = outputs[name].counted(value)

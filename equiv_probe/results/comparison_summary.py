@@ -49,9 +49,9 @@ def headline(names: Sequence[str], contrasts: Sequence[Contrast], tests: int) ->
 def meaning(tests: int) -> str:
     """What intervals and p values are, in words."""
     return (
-        "Changes are against the first, with 95 % intervals of their own. p: how likely chance alone makes as "
-        f"large a difference here; Holm: the same, corrected for all {tests} that were made. Below "
-        "5 % there, a difference is more than the luck of having compared many."
+        "Changes are relative to the first report, each with its 95 % interval. p: the probability that chance alone "
+        f"makes a difference as large as this one; Holm: p corrected for all {tests} comparisons. Below 5 % there, a "
+        "difference is more than the luck of having compared many."
     )
 
 

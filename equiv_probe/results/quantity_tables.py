@@ -1,11 +1,11 @@
-"""Tables of the quantities of a report: the symmetry error, the parts of the loss, and how the error is spread."""
+"""Tables of the quantities of a report: the equivariance error, the parts of the loss, and how the error is spread."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe.estimation.running import OF_THE_STEP
+from equiv_probe.estimation.running import USER_DEFINED, USER_DEFINED_BEFORE
 from equiv_probe.report.document import (
     EVERYWHERE,
     GRAPHICAL,
@@ -56,8 +56,8 @@ def symmetry_table(measured: Sequence[Measured], *, doubted: bool = False) -> Ta
         grave = severity(m.verdict)
         judged = Verdict(m.verdict, "unknown" if doubted and grave == "good" else grave, m.sentence)
         rows.append([m.name, m.rms, m.rms_interval, m.unit, relative, m.highest_floor, judged])
-    caption = "Symmetry error, root mean square over rotations, structures and components."
-    return Table("Symmetry error (root mean square over rotations)", columns, rows, caption)
+    caption = "Equivariance error, root mean square over rotations, structures and components."
+    return Table("Equivariance error (root mean square over rotations)", columns, rows, caption)
 
 
 def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
@@ -105,7 +105,7 @@ def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
 
 def over(known: Labelled) -> str:
     """What the estimate is over: batches of which the step made one number, or structures."""
-    kind = "batch" if known.loss == OF_THE_STEP else "structure"
+    kind = "batch" if known.loss in {USER_DEFINED, USER_DEFINED_BEFORE} else "structure"
     plural = {"batch": "batches", "structure": "structures"}
     return f"{known.structures} {kind if known.structures == 1 else plural[kind]}"
 

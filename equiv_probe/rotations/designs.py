@@ -55,19 +55,19 @@ def group(name: str) -> Tensor:
 
     Args:
         name: ``"klein"`` (4, degree 1), ``"tetrahedral"`` (12, degree 2), ``"octahedral"`` (24, degree 3),
-            ``"icosahedral"`` (60, degree 5), or ``"dihedral-x"``, ``-y`` or ``-z`` (8, degree 1): the quarter turns
-            about that axis and the half turns about the others, those of a box with two equal sides.
+            ``"icosahedral"`` (60, degree 5), or ``"dihedral-x"``, ``-y`` or ``-z`` (8, degree 1): the rotations by 90°
+            about that axis and the rotations by 180° about the others, those of a box with two equal sides.
 
     >>> [len(group(name)) for name in GROUP_ORDERS]
     [4, 12, 24, 60]
     """
-    half_turn, third_turn = _about((0, 0, 1), math.pi), _about((1, 1, 1), 2 * math.pi / 3)
+    by_180, by_120 = _about((0, 0, 1), math.pi), _about((1, 1, 1), 2 * math.pi / 3)
     golden = (1 + math.sqrt(5)) / 2
     seeds = {
-        "klein": (half_turn, _about((1, 0, 0), math.pi)),
-        "tetrahedral": (half_turn, third_turn),
-        "octahedral": (_about((0, 0, 1), math.pi / 2), third_turn),
-        "icosahedral": (_about((0, 1, golden), 2 * math.pi / 5), third_turn),
+        "klein": (by_180, _about((1, 0, 0), math.pi)),
+        "tetrahedral": (by_180, by_120),
+        "octahedral": (_about((0, 0, 1), math.pi / 2), by_120),
+        "icosahedral": (_about((0, 1, golden), 2 * math.pi / 5), by_120),
     }
     for axis, other, direction in (("x", "y", (1, 0, 0)), ("y", "z", (0, 1, 0)), ("z", "x", (0, 0, 1))):
         across = {"x": (1, 0, 0), "y": (0, 1, 0), "z": (0, 0, 1)}[other]

@@ -22,7 +22,7 @@ def rank() -> int:
 
 
 def draw(plan: RotationPlan, generator: torch.Generator, structures: int | None) -> Tensor:
-    """A plan's rotations, drawn for each structure on its own, ``(R, n, U, 3, 3)``; for all alike ``(R, n, 3, 3)``.
+    """A plan's rotations, drawn for each structure on its own, ``(R, n, U, 3, 3)``; for all the same, ``(R, n, 3, 3)``.
 
     Args:
         plan: the plan.
@@ -62,7 +62,7 @@ class RotationSource:
         Args:
             plan: the plan.
             inputs: of the call, which show the device.
-            structures: how many are rotated, each on its own; None for all alike.
+            structures: how many are rotated, each by its own rotation; None for one that all share.
             first: rotations ``(U, 3, 3)`` in the place of the first replicate's, where they are given already.
         """
         device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))

@@ -38,8 +38,9 @@ class RotationPlan:
     Args:
         design: ``"haar"`` (one rotation), ``"klein"``, ``"tetrahedral"``, ``"octahedral"``, ``"icosahedral"``,
             ``"lebedev-<degree>"``, or ``"cube"``: the 24 rotations of the cube as they are, not rotated, whose average
-            over that subgroup is exact and has no sampling error. ``"box"`` is the four half turns, which any box of
-            voxels allows, and ``"box-z"`` (or x, y) the eight rotations of a box whose sides across z are equal.
+            over that subgroup is exact and has no sampling error. ``"box"`` is the identity and the rotations by 180°
+            about x, y and z, which any box of voxels allows, and ``"box-z"`` (or x, y) the eight rotations of a box
+            whose sides across z are equal.
         replicates: R, how many independent Haar rotations rotate the design. None takes the design's default: four for
             a group or a quadrature, 16 for ``"haar"``, one for ``"cube"`` and boxes.
         improper: average over O(3): every rotation comes with its product with the inversion, and n doubles.
@@ -76,14 +77,14 @@ class RotationPlan:
         if self.subset is not None and not (self.design in FIXED and 1 <= self.subset <= len(self._design()[1])):
             raise EquivProbeError(
                 f"subset={self.subset} of {self.design!r}",
-                "so many of the rotations of the cube (24, improper ones 48) or of the box (4 or 8, or twice so)",
+                "from 1 to all rotations of the cube (24) or of the box (4 or 8), twice as many with improper ones",
                 'RotationPlan("cube", subset=4)',
             )
         if self.design in FIXED and self.replicates != (self.subset or 1):
             group_or_klein = self._group if self._group in GROUP_ORDERS else "klein"
             raise EquivProbeError(
                 f'"{self.design}" with replicates={self.replicates}',
-                "one: its rotations are not rotated at random",
+                "replicates=1: its rotations are not rotated at random",
                 f'RotationPlan("cube", subset=…), or RotationPlan("{group_or_klein}", replicates=…) for the randomly '
                 "rotated group",
             )
@@ -189,8 +190,8 @@ class RotationPlan:
 
     def __str__(self) -> str:
         kind = " (with improper rotations)" if self.improper else ""
-        turns = "its half turns" if self.design == "box" else f"with quarter turns about {self.design[-1]}"
-        what = "the cube" if self.design == "cube" else f"the box, {turns}"
+        which = "its rotations by 180°" if self.design == "box" else f"with rotations by 90° about {self.design[-1]}"
+        what = "the cube" if self.design == "cube" else f"the box, {which}"
         if self.subset is not None:
             return f"{self.subset} of the {self.population} rotations of {what}{kind}, seed {self.seed}"
         if not self.is_random:

@@ -49,7 +49,7 @@ def fitting_plan(
 
     Returns:
         ``usual``, or the rotations of the cube; on boxes with two equal sides the eight that keep them, and on other
-        boxes the four half turns.
+        boxes the four rotations by 180°.
     """
     exact = exact_grids(schema, inputs, outputs)
     if not exact:
@@ -77,7 +77,7 @@ def require_fit(
         alone: copies are rotated one at a time, so that their shapes may differ.
 
     Raises:
-        EquivProbeError: rotations other than the cube's for a grid without interpolation, or quarter turns of a box
+        EquivProbeError: rotations other than the cube's for a grid without interpolation, or rotations by 90° of a box
             across whose axis the sides are not equal.
     """
     for name, rep, value in exact_grids(schema, inputs, outputs):
@@ -87,16 +87,16 @@ def require_fit(
                 "the rotations of the cube, which take voxels to voxels",
                 'ep.RotationPlan("cube"), or declare ep.grid(interpolation="linear")',
             )
-        turned = {"cube": "xyz", "box": ""}.get(
+        axes = {"cube": "xyz", "box": ""}.get(
             plan.design, plan.design[-1]
-        )  # axes about which there are quarter turns
-        if not all(_is_square(rep, None, axis) for axis in turned):
+        )  # axes about which there are rotations by 90°
+        if not all(_is_square(rep, None, axis) for axis in axes):
             raise EquivProbeError(
                 f"the plan {plan}, and {name!r} with spacing {rep.spacing}",
-                "half turns, which keep every axis",
+                "rotations by 180°, which keep every axis",
                 'ep.RotationPlan("box"), or ep.grid(..., interpolation="linear")',
             )
-        if isinstance(value, torch.Tensor) and not alone and not all(_is_square(rep, value, axis) for axis in turned):
+        if isinstance(value, torch.Tensor) and not alone and not all(_is_square(rep, value, axis) for axis in axes):
             raise EquivProbeError(
                 f"the plan {plan}, and {name!r} of shape {tuple(value.shape)}, whose copies would differ in shape",
                 "rotations that keep the shape, where copies or structures share an array",
@@ -112,7 +112,7 @@ def one_of(plan: RotationPlan) -> RotationPlan:
 
 
 def _is_square(rep: Grid, value: Any, axis: str) -> bool:
-    """Whether quarter turns about an axis keep the box; as far as its shape is known."""
+    """Whether rotations by 90° about an axis keep the box; as far as its shape is known."""
     across = [place for place, own in enumerate(rep.axes) if own != axis]
     first, second = (rep.spacing["xyz".index(rep.axes[place])] for place in across)
     known = isinstance(value, torch.Tensor) and value.ndim >= 3

@@ -76,7 +76,7 @@ class Evidence:
         return next((one for one in (single_column(rows, each) for each in references) if one), None) or by_itself(rows)
 
     def _whole(self, rows: Tensor, first: Hidden, references: list[Reference]) -> Hidden:
-        """All windows of a tensor, as one representation; one that has none is the answer."""
+        """All windows of a tensor, as one representation; one that has none is returned."""
         parts: list[tuple[int, Representation]] = [(first.columns[0], scalar)] if first.columns[0] else []
         what: list[str] = []
         start, end, hit = first.columns[0], first.columns[1], first

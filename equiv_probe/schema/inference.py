@@ -76,14 +76,14 @@ def infer(
     values = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
     points = [value for name, value in values.items() if name in given and given[name].is_affine]
     boxes = [tuple(value.shape[-3:]) for name, value in values.items() if isinstance(given.get(name), Grid)]
-    answered = {
+    found_outputs = {
         name: _output(name, value, points, boxes)
         for name, value in outputs.items()
         if name not in known_outputs and isinstance(value, torch.Tensor)
     }
-    roles = (("inputs", found), ("outputs", answered))
+    roles = (("inputs", found), ("outputs", found_outputs))
     assumptions = [Assumption(role, n, rep, why) for role, group in roles for n, (rep, why) in group.items()]
-    return given, {**known_outputs, **{n: rep for n, (rep, _) in answered.items()}}, tuple(assumptions)
+    return given, {**known_outputs, **{n: rep for n, (rep, _) in found_outputs.items()}}, tuple(assumptions)
 
 
 def require_nothing_hidden(
@@ -136,12 +136,12 @@ def _inputs(
             found[first] = _first(first, pending[first], inputs)
     given = {**known, **{name: rep for name, (rep, _) in found.items()}}
     evidence = Evidence(inputs, given)
-    answers = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+    given_outputs = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
     for name, value in pending.items():
         if name not in found:
             before = _before(name, inputs, {**given, **{n: rep for n, (rep, _) in found.items()}})
-            answer = answers.get(name.rpartition(".")[2])
-            same = before[0] and answer is not None and answer.shape == value.shape
+            output = given_outputs.get(name.rpartition(".")[2])
+            same = before[0] and output is not None and output.shape == value.shape
             try:
                 found[name] = _input(name, value, evidence, *before)
             except EquivProbeError:

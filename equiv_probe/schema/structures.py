@@ -59,14 +59,14 @@ def primary(schema: Schema, inputs: Mapping[str, Any]) -> str:
     Raises:
         EquivProbeError: there is none.
     """
-    turning = [n for n, rep in schema.inputs.items() if rep.event_shape and isinstance(inputs.get(n), torch.Tensor)]
-    if not turning:
+    rotating = [n for n, rep in schema.inputs.items() if rep.event_shape and isinstance(inputs.get(n), torch.Tensor)]
+    if not rotating:
         raise EquivProbeError(
             f"inputs {sorted(inputs)}, none of which rotates",
             f"one of {list(schema.inputs)}",
             "ep.Schema(inputs={...})",
         )
-    by_rank = sorted(turning, key=lambda name: (not schema.inputs[name].is_affine, not schema.inputs[name].is_whole))
+    by_rank = sorted(rotating, key=lambda name: (not schema.inputs[name].is_affine, not schema.inputs[name].is_whole))
     return by_rank[0]
 
 
@@ -171,7 +171,7 @@ class Structures:
                 raise EquivProbeError(
                     f"{name!r} of shape {tuple(values.shape[1:])} declared as ep.{rep}, in a batch of {self.count}",
                     "one grid for each structure, on the first axis",
-                    "declare it ep.fixed, leave it out, or probe a module inside that answers so",
+                    "declare it ep.fixed, leave it out, or probe a module inside whose outputs are laid out so",
                 )
             own = rotations[:, : values.shape[1]]
         else:
@@ -191,7 +191,7 @@ class Structures:
         Args:
             inputs: of one call, ``(*S)`` by name.
             schema: representations.
-            rotations: of each copy, ``(C, U, 3, 3)``, or ``(C, 3, 3)`` for all structures alike.
+            rotations: of each copy, ``(C, U, 3, 3)``, or ``(C, 3, 3)`` for all structures the same.
         """
         return {
             name: self._apply(name, rep, value.expand(len(rotations), *value.shape), rotations, back=False)
@@ -200,7 +200,7 @@ class Structures:
         }
 
     def rotate_back(self, outputs: Mapping[str, Tensor], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
-        """Outputs ``(C, *S)`` of each copy pulled back, by name; rotations as for :meth:`rotate`."""
+        """Outputs ``(C, *S)`` of each copy rotated back, by name; rotations as for :meth:`rotate`."""
         return {name: self._apply(name, schema.outputs[name], v, rotations, back=True) for name, v in outputs.items()}
 
 

@@ -2,7 +2,7 @@
 
 >>> import torch, equiv_probe as ep
 >>> inputs = {"x": torch.randn(5, 3, generator=torch.Generator().manual_seed(0))}
->>> def coordinates(values):  # as an EGNN answers: new places, and not displacements
+>>> def coordinates(values):  # like an EGNN: new coordinates, not displacements
 ...     return {"0": 2 * values["x"] - values["x"].mean(0)}
 >>> guessed = ep.Schema.infer(inputs, coordinates(inputs))
 >>> print(guessed.outputs["0"], settled(guessed, inputs, coordinates).outputs["0"])

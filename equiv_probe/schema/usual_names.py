@@ -60,7 +60,7 @@ _FEATURES = re.compile(r"^edge_?(attrs?|features?|feats?|weights?)$")
 _PREDICTED = re.compile(
     r"^(y|targets?|labels?|pred_.*|.*_pred|denoised|noise|eps|forces?|dipoles?|dipole_moment|torque|stress(es)?)$"
 )
-"""Names of labels and answers, which a batch may hold beside what the network is given."""
+"""Names of labels and outputs, which a batch may hold beside what the network is given."""
 _HARMONICS = re.compile(r"(^|_)(sh|harmonics|spherical_harmonics|y_?lm)$")
 
 
@@ -99,7 +99,7 @@ def is_fractional(name: str) -> bool:
 
 
 def is_predicted(name: str) -> bool:
-    """Whether a name says a label or an answer, rather than something that a network is given.
+    """Whether a name says a label or an output, rather than something that a network is given.
 
     >>> [is_predicted(name) for name in ("y", "forces", "pred_noise", "edge_attr")]
     [True, True, True, False]

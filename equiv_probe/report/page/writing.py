@@ -112,7 +112,7 @@ def _environment() -> Environment:
 
 
 def _visible(value: Any) -> Any:
-    """Text from files with what would turn the direction of writing as its code; the templates' own markup as it is."""
+    """Text from files as it can be shown safely; the templates' own markup as it is."""
     return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
