@@ -63,7 +63,7 @@ def _root(
     del version
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show versions, frameworks found, the device, and which presets are usable."""
     found, broken = plugins.installed()
     packages = ["equiv-probe", "torch", "torchmetrics", "numpy", "scipy"]

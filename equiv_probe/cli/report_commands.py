@@ -23,8 +23,10 @@ def register(app: typer.Typer) -> None:
 
 def report_command(
     files: Files,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page.", show_default="FILE.html")] = None,
-    title: Annotated[str, typer.Option(help="Of the page.", show_default="the models' names")] = "",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Page to write, .html.", show_default="FILE.html")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page.", show_default="the models' names")] = "",
 ) -> None:
     """Make one self-contained page of reports: figures, tables, and the worst structures in 3D."""
     from equiv_probe.report.loading import load
@@ -40,7 +42,9 @@ def report_command(
 
 def compare_command(
     files: Files,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also as .html or .json.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Save the comparison as .html or .json.")
+    ] = None,
 ) -> None:
     """Put reports side by side: what differs from the first, by how much, and whether that is more than chance."""
     from rich.console import Console
@@ -58,7 +62,7 @@ def compare_command(
 
 
 def names_of(files: list[Path]) -> list[str]:
-    """The shortest ends of the paths that tell the files apart.
+    """The shortest ends of the paths that differ between the files.
 
     >>> names_of([Path("runs/a/report.json"), Path("runs/b/report.json")])
     ['a/report', 'b/report']

@@ -21,7 +21,7 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_in
 def run(
     context: typer.Context,
     script: Annotated[str, typer.Argument(help="Script, or with -m a module; its arguments follow it.")],
-    module: Annotated[bool, typer.Option("-m", help="SCRIPT is a module's name, as for python -m.")] = False,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as for python -m.")] = False,
     options: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Settings: every=100, augment=true, network=model.net.")
     ] = None,

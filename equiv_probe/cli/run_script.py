@@ -143,7 +143,7 @@ def run_script(target: str, arguments: Sequence[str], asked: Mapping[str, Any], 
 
 @contextmanager
 def _as_main(target: str, arguments: Sequence[str], asked: Mapping[str, Any], *, module: bool) -> Iterator[None]:
-    """What a script finds when Python starts it."""
+    """Set ``sys.argv``, ``sys.path`` and the environment as Python would for the script."""
     before = list(sys.argv), list(sys.path), os.environ.get(settings.VARIABLE)
     sys.argv = [target, *arguments]
     sys.path[0] = str(Path.cwd()) if module else str(Path(target).resolve().parent)

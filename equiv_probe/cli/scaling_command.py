@@ -25,13 +25,15 @@ def scaling_command(
     files: Files,
     *,
     x: Annotated[
-        str, typer.Option(help="Columns of the sizes; with --gap, what is spent.", show_default="N,D; seconds")
+        str, typer.Option(help="Columns of the sizes; with --gap, of the cost.", show_default="N,D; seconds")
     ] = "",
     loss: Annotated[str, typer.Option(help="The column of the loss.")] = "L_total",
-    by: Annotated[str, typer.Option(help="A column of models, each fitted on its own.")] = "",
+    by: Annotated[str, typer.Option(help="Column that names the model; each is fitted on its own.")] = "",
     where: Annotated[list[str] | None, typer.Option(help="Only rows with column=value; repeatable.")] = None,
-    floor: Annotated[float | None, typer.Option(help="E, where it is known: 0 for labels without noise.")] = None,
-    bootstrap: Annotated[str, typer.Option(help="What is drawn anew: residuals, wild or runs.")] = "residuals",
+    floor: Annotated[
+        float | None, typer.Option(help="Irreducible loss E if it is known: 0 for labels without noise.")
+    ] = None,
+    bootstrap: Annotated[str, typer.Option(help="Bootstrap by residuals, wild or runs.")] = "residuals",
     groups: Annotated[str, typer.Option(help="Columns whose equal rows are drawn together, such as seed.")] = "",
     every_row: Annotated[bool, typer.Option("--every-row", help="Fit all rows, not the last of each run.")] = False,
     compute: Annotated[str, typer.Option(help="Budgets at which the best sizes are sought: 1e12,1e13.")] = "",
@@ -40,10 +42,12 @@ def scaling_command(
     is_gap: Annotated[
         bool, typer.Option("--gap", help="Compare models with the first: files, or --by a column.")
     ] = False,
-    names: Annotated[str, typer.Option(help="Of the models.", show_default="the files', or the column's")] = "",
-    smooth: Annotated[str, typer.Option(help="Of curves: minimum, median or none.")] = "minimum",
-    resamples: Annotated[int, typer.Option(help="For the intervals.")] = 1000,
-    unit: Annotated[str, typer.Option(help="Of the loss, for figures.")] = "",
+    names: Annotated[
+        str, typer.Option(help="Names of the models, A,B.", show_default="the files', or the column's")
+    ] = "",
+    smooth: Annotated[str, typer.Option(help="Smoothing of curves: minimum, median or none.")] = "minimum",
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals.")] = 1000,
+    unit: Annotated[str, typer.Option(help="Unit of the loss, for figures.")] = "",
     output: Annotated[Path | None, typer.Option("-o", "--output", help=".json, .html, .png, .svg or .pdf.")] = None,
 ) -> None:
     """Fit scaling laws to runs, or find where one model's loss falls below another's."""

@@ -21,7 +21,7 @@ MANY = "many {} carry the number"
 FEW = 10.0
 """Structures or rotations that a number should rest on: with fewer, 95 % intervals cover 88 % or less."""
 MOVES = 30.0
-"""Times rounding that a translation may change: one difference beside a floor from few others."""
+"""Multiple of rounding by which an output may change under translation: both are estimated from few evaluations."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def many_carry(output: str, effective: float, count: int, what: str, largest: st
 
     Args:
         output: name.
-        effective: how many of equal size they count as (:func:`equiv_probe.estimation.few.effective_number`).
+        effective: their effective number (:func:`equiv_probe.estimation.few.effective_number`).
         count: how many there are.
         what: ``"structures"`` or ``"rotations"``.
         largest: more about those that carry it.
@@ -181,10 +181,10 @@ def many_carry(output: str, effective: float, count: int, what: str, largest: st
     if count < FEW:
         return Control(name, None, f"{output}: too few {what} to tell", effective, FEW)
     enough = effective >= min(FEW, count / 3)
-    found = f"{output}: {count} {what} count as {effective:.1f} of equal size"
+    found = f"{output}: the effective number of {what} is {effective:.1f} of {count}"
     if enough:
         return Control(name, True, found, effective, FEW)
-    few = f"{found}: a few {what} dominate this number{largest}, so its 95 % interval is too narrow"
+    few = f"{found}: a few {what} carry this number{largest}, so its 95 % interval is too narrow"
     return Control(name, False, few, effective, FEW)
 
 

@@ -113,7 +113,7 @@ class Sums:
         return cls(flat[:3], flat[3:12].reshape(3, 3), flat[12])
 
     def to(self, device: torch.device | str) -> Sums:
-        """On another device."""
+        """The same sums on another device."""
         return Sums(self.first.to(device), self.second.to(device), self.count.to(device))
 
     def ratio(

@@ -30,7 +30,7 @@ class Objective:
     reduction: Reduction
     labelled: bool
     event_axes: int = 0
-    """Of one event of the output: 0 for scalars, 1 for vectors, 2 for tensors of rank 2, −4 for channels of grids."""
+    """Axes of one event of the output: 0 for scalars, 1 for vectors, 2 for rank-2 tensors, −4 for channels of grids."""
 
     @classmethod
     def of(

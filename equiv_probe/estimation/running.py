@@ -78,7 +78,7 @@ class RunningEstimates(dict[tuple[str, str], "Running"]):
         return found
 
     def state_dict(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """What a checkpoint needs."""
+        """The state for a checkpoint."""
         return {key: running.state_dict() for key, running in self.items()}
 
     def load_state_dict(self, state: Mapping[tuple[str, str], dict[str, Any]], *, binned: bool = True) -> None:
@@ -157,7 +157,7 @@ class Running:
         return self.metric.sums.to("cpu")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
+        """The state for a checkpoint."""
         recent = [vars(sums.to("cpu")) for sums in self.recent]
         known = {"structures": self.structures, "labelled": self.labelled, "loss": self.loss}
         binned = {"binned": self.binned.state_dict()} if self.binned.everything is not None else {}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.orbit import Orbit
 
 ANGLE_EDGES = tuple(range(0, 181, 20))
-"""Degrees."""
+"""Edges of the bins of the angle, in degrees."""
 BANDS, SECTORS = 4, 12
 """Cells of equal area of the upper half of the sphere: bands in the height z, sectors in the longitude."""
 MOST_REPLICATES = 8

@@ -36,7 +36,7 @@ GROWS = 10.0
 SIGNIFICANT = 3.3
 """Standard errors beyond which noise is no explanation: chance gets there once in two thousand."""
 JUMPS = 1e-3
-"""Of what a deformation of the structure changes: rounding that makes as much is no accumulation of small errors."""
+"""Part of the change under a deformation above which a floor is no accumulation of small rounding errors."""
 
 
 @dataclass(frozen=True)

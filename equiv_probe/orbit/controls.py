@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 NUDGE = 0.1
 """Displacement of every coordinate, relative to the spread of all."""
 STAYS = 1e-6
-"""Of the largest coordinate: inputs that rotations change by less do not rotate (an atom about itself)."""
+"""Relative change of the largest coordinate below which an input does not rotate (an atom about itself)."""
 STEPS = (-0.01, -0.005, 0.005, 0.01)
-"""Of the move: moves that differ by so much make nearly the same difference, unless it is rounding."""
+"""Relative changes of the move, small enough that only rounding makes their results differ."""
 FIXED = 'if its positions are counted from a point that matters, rotate about that: center="origin"'
 ROUGH = 10.0
-"""Times what nearly the same moves differ by that a difference is more than rounding."""
+"""Multiple of the scatter between nearly equal moves above which a difference is more than rounding."""
 _LOW = (torch.bfloat16, torch.float16, torch.float32)
 
 
@@ -195,7 +195,7 @@ def _held(model: RotatedModel, value: Tensor) -> Tensor | None:
 
 
 def _precision(values: Tensor, given: torch.dtype | None, floor: float) -> torch.dtype:
-    """In which outputs were computed: what holds all their digits; single where round trips ended where they began."""
+    """The precision that outputs were computed in: the lowest that holds their digits; single without a floor."""
     known = [one for one in _LOW if bool((values == values.to(one).to(values)).all())]
     known += [given] if given is not None else []
     known += [torch.float32] if not floor > 0 else []

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from equiv_probe.report.document import Cell, Column, Headline
 
 MISSING = "–"
-"""What was not measured."""
+"""The text of a value that was not measured."""
 
 
 def text_of(cell: Cell, column: Column) -> str:
@@ -43,7 +43,7 @@ def text_of(cell: Cell, column: Column) -> str:
 
 
 def said(top: Headline) -> str:
-    """The number with its unit and its interval, as far as the answer does not hold them already."""
+    """The number with its unit and its interval, as far as the sentence does not hold them already."""
     number_, span = f"{value_of(top)} {top.unit}".rstrip(), interval_of(top)
     number_ = "" if number_ in top.answer or not has_number(top) else number_
     return f"{number_}{f' (95 % interval {span})' if span else ''}".strip()

@@ -79,7 +79,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Headline:
-    """The answer before everything else: a sentence, and a number with its interval.
+    """The result in one sentence, and a number with its interval.
 
     Attributes:
         answer: one sentence.
@@ -90,7 +90,7 @@ class Headline:
         beside: what it is compared with, a sentence each.
         severity: for the colour.
         about: the quantity that it is of.
-        question: that it answers.
+        question: the question above it.
         digits: of the number and its interval.
     """
 
@@ -256,7 +256,7 @@ class Documented(typing.Protocol):
     """What describes itself as a document, and gives its numbers as plain data."""
 
     def document(self) -> Document:
-        """What it says."""
+        """The document."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers."""

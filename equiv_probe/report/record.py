@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from equiv_probe.report.document import Document
 
 VERSION = 2
-"""Of what is stored."""
+"""Version of the stored form."""
 _LONGEST = 200
 
 
@@ -194,7 +194,7 @@ class Record(Part, frozen=True):
         return as_text(self.document())
 
     def __repr__(self) -> str:
-        """One line: what it is of, and the answer."""
+        """One line: the measured model and source, and the headline."""
         from equiv_probe.report.terminal import one_line
 
         text = shown(one_line(self.document()))

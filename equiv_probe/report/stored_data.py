@@ -153,9 +153,7 @@ def _require_sizes(value: Any, where: str = "") -> None:
         for place, entry in enumerate(value):
             _require_sizes(entry, f"{where}[{place}]")
     elif isinstance(value, (int, float)) and abs(value) >= BEYOND:
-        raise EquivProbeError(
-            f"{where.removeprefix('.')}: a number too large for a measurement", "below 2¹⁰⁰⁰", FIX
-        )
+        raise EquivProbeError(f"{where.removeprefix('.')}: a number too large for a measurement", "below 2¹⁰⁰⁰", FIX)
 
 
 def _taught(said: str, stored: Any) -> EquivProbeError:

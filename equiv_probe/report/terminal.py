@@ -45,7 +45,7 @@ def as_text(document: Document) -> str:
 
 
 def one_line(document: Document) -> str:
-    """What it is of, and the answer with its number."""
+    """The measured model and source, and the headline with its number."""
     top, about = document.headline, f"{document.name} on {document.source}"
     return " ".join((about if top is None else f"{about}: {top.answer} {said(top)}").split())
 
@@ -94,7 +94,7 @@ class FittedTable:
         self.table = table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """As many tables as it takes."""
+        """Yield as many tables as the width takes."""
         columns, width = self.table.columns, options.max_width
 
         def fits(chosen: Sequence[int], spare: int = 0) -> bool:

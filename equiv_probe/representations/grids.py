@@ -74,11 +74,11 @@ class Grid(Representation):
 
     @property
     def norm_axes(self) -> int:
-        """As of the channels."""
+        """Those of the channels."""
         return self.channels.norm_axes
 
     def moves(self, values: Tensor) -> bool:
-        """Yes: whole numbers, such as classes and masks, too."""
+        """Always: whole numbers, such as classes and masks, rotate with their voxels."""
         del values
         return True
 

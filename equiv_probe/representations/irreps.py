@@ -67,7 +67,7 @@ class Irreps(Representation):
 
 @cache
 def _clebsch_gordan(degree: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Of ``(l−1) ⊗ 1 → l``, ``(2l−1, 3, 2l+1)``, orthonormal in the last axis."""
+    """Clebsch-Gordan coefficients of ``(l−1) ⊗ 1 → l``, ``(2l−1, 3, 2l+1)``, orthonormal in the last axis."""
     from e3nn import o3
 
     with torch.inference_mode(False):

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from equiv_probe.results.measured import Measured
 
 MIDDLES = [(a + b) // 2 for a, b in pairwise(ANGLE_EDGES)]
-"""Of the bins of angles, in degrees."""
+"""Middles of the bins of the angle, in degrees."""
 RESOLVED = 30.0
-"""Degrees whose 95 % interval reaches farther than this many percent of ``L_equiv`` say nothing one by one."""
+"""Half-width of the 95 % interval, in percent of ``L_equiv``, up to which a degree is shown by itself."""
 
 
 @figure

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from equiv_probe.results.contrasts import Contrast, Entry
 
 LEVEL = 0.05
-"""Of Holm's p values: below it a difference is resolved."""
+"""Level of Holm's p values below which a difference is resolved."""
 MAIN = "forces"
-"""What dynamics and relaxations run on: where its difference is resolved, the sentence is about it."""
+"""The quantity that the sentence is about where its difference is resolved: dynamics and relaxations run on it."""
 _NONE = (math.nan, math.nan)
 
 
@@ -105,6 +105,6 @@ def _difference(contrast: Contrast, entry: Entry) -> tuple[str, float, str]:
 
 
 def _less(ratio: float) -> str:
-    """In percent; digits that tell it from everything."""
+    """The reduction in percent, with enough digits to differ from 100."""
     text = number(100 * (1 - ratio))
     return text if text != "100" or ratio == 0 else f"{100 * (1 - ratio):.6g}"

@@ -30,7 +30,7 @@ _NUMBERS = {
     "cosine": "cosine",
 }
 HEADS = ("parameters", "how many", *_NUMBERS.values())
-"""Of the columns."""
+"""Heads of the columns."""
 _CAPTION = (
     "over the latest measurements (± standard error). Norms are free of the length that noise adds; what is less than "
     "its noise is given as the upper end of its 95 % interval."

@@ -1,4 +1,4 @@
-"""The answer of a report: is the model broken, by how much, and beside what."""
+"""The headline of a report: whether the model is broken, by how much, and compared with what."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OWN_LOSS = "loss"
 """The unit of a loss that a step computed itself: the probe does not know what it is made of."""
 _MUCH = 10.0
-"""Of what the average nearly cancels, a percentage says nothing."""
+"""Relative errors above this are shown as a bound: the average nearly cancels."""
 _RANKED = 8
 
 

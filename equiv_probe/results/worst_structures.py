@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from equiv_probe.results.structure_table import StructureRecord
 
 MOST_ATOMS = 20_000
-"""On one page, of all structures."""
+"""Atoms on one page, of all structures."""
 
 
 def worst_structures(measured: Sequence[Measured], records: Sequence[StructureRecord], about: str) -> Structures:

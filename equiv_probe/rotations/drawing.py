@@ -72,7 +72,7 @@ class RotationSource:
         return rotations if first is None else torch.cat([first[None, None].to(rotations), rotations[1:]])
 
     def state(self) -> Tensor | None:
-        """What a checkpoint needs."""
+        """The state for a checkpoint."""
         return None if self._generator is None else self._generator.get_state()
 
     def restore(self, state: Tensor | None, device: torch.device) -> None:

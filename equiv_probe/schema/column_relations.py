@@ -56,7 +56,7 @@ class Reference:
     what: str
     is_place: bool
     tolerance: Tensor
-    """Of each arrow, as a sine: what rounding of the coordinates makes of its direction."""
+    """How far rounding of the coordinates may rotate each arrow, as a sine."""
     is_periodic: bool = False
     """Whether some arrows may lead to another image of the cell, so that the rows that agree are not all."""
 

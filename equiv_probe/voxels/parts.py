@@ -127,7 +127,7 @@ class Parts:
         doubts: dict[str, str] = {}
         controls: list[Control] = []
         for inputs, targets in zip(self.inputs, self.targets, strict=True):
-            orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR)
+            orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR, progress=False)
             controls += orbit.controls
             for name in orbit.identity:
                 orbit.require_finite(name)

@@ -49,12 +49,12 @@ class DocumentView:
 
     @property
     def name(self) -> str:
-        """Of what was measured."""
+        """Name of what was measured."""
         return self.document.name
 
     @property
     def source(self) -> str:
-        """On what."""
+        """What it was measured on."""
         return self.document.source
 
     def drawn(self, one: Figure) -> Drawing:

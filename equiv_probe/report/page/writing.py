@@ -60,7 +60,7 @@ def page(reports: Sequence[Documented], title: str = "") -> str:
 
 
 def fragment(report: Documented) -> str:
-    """The answer, the loss and its share as HTML for a notebook's cell: no script, and styles that stay inside."""
+    """The headline, the loss and its share as HTML for a notebook's cell: no script, and styles that stay inside."""
     digest = hashlib.sha256(json.dumps(report.to_dict(), sort_keys=True, default=str).encode())
     key = f"equiv-probe-{digest.hexdigest()[:12]}"  # reports in one notebook must not share ids
     return _written("notebook.html.jinja", view=DocumentView(report.document().on("notebook"), key))
