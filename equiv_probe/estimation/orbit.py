@@ -103,20 +103,11 @@ class Orbit:
 
     def only(self, name: str) -> Orbit:
         """The orbit of one output."""
-
-        def one(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: tensors[name]} if name in tensors else {}
-
-        return replace(
-            self,
-            identity=one(self.identity),
-            means=one(self.means),
-            squares=one(self.squares),
-            values=None if self.values is None else one(self.values),
-            round_trips=one(self.round_trips),
-            repeats=one(self.repeats),
-            half_differences=one(self.half_differences),
-        )
+        chosen: dict[str, Any] = {}
+        for place in ("identity", "means", "squares", "values", "round_trips", "repeats", "half_differences"):
+            tensors = getattr(self, place)
+            chosen[place] = tensors and {key: value for key, value in tensors.items() if key == name}
+        return replace(self, **chosen)
 
     def unit(self, name: str) -> str:
         """Unit of an output, empty where it is not known."""

@@ -36,12 +36,9 @@ _LOW = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def nudge(value: Tensor, generator: torch.Generator, size: float = NUDGE) -> Tensor:
-    """Random displacements for each entry, which no rotation is, in float32.
+    """Random displacements of each entry, which no rotation makes, float32, ``size`` times the spread of all entries.
 
-    Args:
-        value: coordinates; entries that are not finite count as zero.
-        generator: on the CPU, so that all devices draw the same numbers.
-        size: of the displacements, relative to the spread of all entries.
+    Entries that are not finite count as zero; the generator is on the CPU, so that all devices draw the same numbers.
     """
     noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.device)
     finite = torch.where(value.isfinite(), value, 0.0).float()
@@ -51,13 +48,10 @@ def nudge(value: Tensor, generator: torch.Generator, size: float = NUDGE) -> Ten
 def controls_of(
     model: RotatedModel, rotations: Tensor, round_trips: Mapping[str, Tensor], repeats: Mapping[str, Tensor]
 ) -> list[Control]:
-    """The controls of a model that was evaluated at rotations.
+    """The controls of a model that was evaluated at rotations ``(K, 3, 3)``.
 
-    Args:
-        model: it; knows which outputs varied.
-        rotations: ``(K, 3, 3)``.
-        round_trips: outputs at inputs that differ by rounding alone, ``(F, *S)`` by name; empty if not evaluated.
-        repeats: outputs at the very same input, likewise.
+    ``round_trips`` are outputs at inputs that differ by rounding alone, ``(F, *S)`` by name, ``repeats`` those at the
+    very same input; empty if not evaluated.
     """
     if any(value.device.type == "meta" for value in model.identity.values()):  # there are no numbers
         return []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.document import HEIGHT, WIDTH
-from equiv_probe.report.formatting import finite, shown
+from equiv_probe.report.formatting import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,11 +61,6 @@ def axes_or_new(ax: Axes | None, **how: Any) -> Axes:
 
     new: Axes = pyplot.figure(figsize=SIZE, layout="constrained").add_subplot(**how)
     return new
-
-
-def value_of(stored: Any) -> float:
-    """A number as JSON has it: None is NaN, and so is what is no number."""
-    return finite(stored)
 
 
 def is_near(line: float, values: Any) -> bool:

@@ -268,14 +268,7 @@ def method(
     failures: Sequence[Block] = (),
     blind_spots: Sequence[str] = (),
 ) -> list[Section]:
-    """How it was measured and what it cannot tell: what every document ends with.
-
-    Args:
-        protocol: by name.
-        notes: what a reader must know.
-        failures: a table of what could not be measured.
-        blind_spots: what the measurement cannot see.
-    """
+    """How it was measured and what it cannot tell: what every document ends with."""
     unknown = Paragraph("The report does not say.", on=PAGE)
     return [
         Section("How was it measured?", [Protocol(protocol), *map(Note, notes), *failures]),

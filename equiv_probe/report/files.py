@@ -41,11 +41,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, ways: Mapping[str, Callable[[], str | bytes]]) -> None:
-    """Write a file in the way that its suffix asks for, in a folder that is made where there is none.
-
-    Args:
-        path: of the file.
-        ways: what makes the contents, by suffix.
+    """Write a file in one of the ``ways``, by its suffix, into a folder that is made where there is none.
 
     Raises:
         EquivProbeError: another suffix.

@@ -16,7 +16,7 @@ from equiv_probe.report.formatting import shown
 from equiv_probe.report.stored_data import FIX, converted, plain, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import pandas as pd
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -67,10 +67,7 @@ class Record(Part, frozen=True):
 
     @classmethod
     def upgraded(cls, stored: dict[str, Any]) -> dict[str, Any]:
-        """What another version stored, in the form of this one.
-
-        Args:
-            stored: by another version, the one that is its ``schema_version``.
+        """What another version stored (its ``schema_version`` says which), in the form of this one.
 
         Raises:
             EquivProbeError: that version is not known here.
@@ -113,12 +110,10 @@ class Record(Part, frozen=True):
         Raises:
             EquivProbeError: another suffix, or a package that it takes (Matplotlib, pandas, pyarrow) is not installed.
         """
-        write(Path(path), self._ways())
-
-    def _ways(self) -> dict[str, Any]:
-        tables = {".parquet": self.to_parquet} if self.rows() else {}
-        texts = {".csv": self.to_csv} if self.rows() else {}
-        return {**tables, ".json": self.to_json, **texts, ".html": self.to_html}
+        ways: dict[str, Callable[[], str | bytes]] = {".json": self.to_json, ".html": self.to_html}
+        if self.rows():
+            ways |= {".csv": self.to_csv, ".parquet": self.to_parquet}
+        write(Path(path), ways)
 
     def to_json(self) -> str:
         """JSON as its standard has it: what was not measured is null."""

@@ -25,10 +25,6 @@ BEYOND = 2.0**1000
 def converted(stored: Any, kind: type[T]) -> T:
     """Make a typed record of plain data; entries that the type does not know are left out.
 
-    Args:
-        stored: dicts, lists, numbers, texts and None.
-        kind: the record's type.
-
     Raises:
         EquivProbeError: a wrong or missing entry; the message says which and where.
     """
@@ -104,44 +100,37 @@ def _type_of(kind: Any) -> inspect.Type:
 
 
 def _with_nan(value: Any, kind: inspect.Type) -> Any:
-    """Put NaN in the place of None where the type asks for a number."""
+    """Put NaN in the place of None where the type asks for a number, and leave out fields that it does not know."""
+    if isinstance(kind, inspect.UnionType):
+        kind = _of_union(value, kind.types)
     if isinstance(kind, inspect.FloatType):
         return math.nan if value is None else value
-    if isinstance(kind, inspect.UnionType):
-        return _of_union(value, kind.types)
     if isinstance(value, dict):
-        return _entries_with_nan(value, kind)
-    return _items_with_nan(value, kind) if isinstance(value, (list, tuple)) else value
-
-
-def _entries_with_nan(value: dict[str, Any], kind: inspect.Type) -> dict[str, Any]:
-    if isinstance(kind, (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)):
-        types = {one.encode_name: one.type for one in kind.fields}
-        return {name: _with_nan(entry, types[name]) for name, entry in value.items() if name in types}
-    if isinstance(kind, inspect.DictType):
-        return {name: _with_nan(entry, kind.value_type) for name, entry in value.items()}
+        if isinstance(kind, (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)):
+            types = {one.encode_name: one.type for one in kind.fields}
+            return {name: _with_nan(entry, types[name]) for name, entry in value.items() if name in types}
+        if isinstance(kind, inspect.DictType):
+            return {name: _with_nan(entry, kind.value_type) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        if isinstance(kind, inspect.TupleType) and len(kind.item_types) == len(value):
+            return [_with_nan(entry, one) for entry, one in zip(value, kind.item_types, strict=True)]
+        if isinstance(kind, (inspect.ListType, inspect.VarTupleType)):
+            return [_with_nan(entry, kind.item_type) for entry in value]
     return value
 
 
-def _items_with_nan(value: Any, kind: inspect.Type) -> Any:
-    if isinstance(kind, inspect.TupleType) and len(kind.item_types) == len(value):
-        return [_with_nan(entry, one) for entry, one in zip(value, kind.item_types, strict=True)]
-    if isinstance(kind, (inspect.ListType, inspect.VarTupleType)):
-        return [_with_nan(entry, kind.item_type) for entry in value]
-    return value
+_FORMS: dict[type, tuple[type[Any], ...]] = {
+    type(None): (inspect.NoneType, inspect.FloatType),
+    dict: (inspect.StructType, inspect.TypedDictType, inspect.DataclassType, inspect.DictType),
+    list: (inspect.TupleType, inspect.ListType, inspect.VarTupleType),
+}
+_FORMS[tuple] = _FORMS[list]
 
 
-def _of_union(value: Any, types: tuple[inspect.Type, ...]) -> Any:
-    """None stays None where it is one of the types; else the first type that is of the value's form counts."""
-    if value is None:
-        has_none = any(isinstance(one, inspect.NoneType) for one in types)
-        return None if has_none or not any(isinstance(one, inspect.FloatType) for one in types) else math.nan
-    forms: tuple[type[Any], ...] = ()
-    if isinstance(value, dict):
-        forms = (inspect.StructType, inspect.TypedDictType, inspect.DataclassType, inspect.DictType)
-    elif isinstance(value, (list, tuple)):
-        forms = (inspect.TupleType, inspect.ListType, inspect.VarTupleType)
-    return next((_with_nan(value, one) for one in types if isinstance(one, forms)), value)
+def _of_union(value: Any, types: tuple[inspect.Type, ...]) -> inspect.Type:
+    """The first of the types that is of the value's form; of None a number only where None itself is not allowed."""
+    fitting = [one for one in types if isinstance(one, _FORMS.get(type(value), ()))]
+    return min(fitting, key=lambda one: isinstance(one, inspect.FloatType), default=inspect.AnyType())
 
 
 def _require_sizes(value: Any, where: str = "") -> None:

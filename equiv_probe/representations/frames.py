@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.representations.interface import Representation
+from equiv_probe.representations.interface import Representation, block_diagonal
 from equiv_probe.representations.registry import constant, maker
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ class Quaternion(Representation):
         return torch.where((parity < 0)[..., None, None], matrix @ by_180, matrix)
 
     def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
-        rotated = super()._apply(values, rotation, center, inverse=inverse)
-        return torch.where(rotated[..., :1] < 0, -rotated, rotated)
+        return _upper(super()._apply(values, rotation, center, inverse=inverse))
 
     def __str__(self) -> str:
         return "quaternion"
@@ -98,9 +97,7 @@ class Frame(Representation):
         """``ρ(g)`` about the origin on the flattened frame; ``(*B, 16, 16)`` or ``(*B, 7, 7)``, sign not chosen."""
         first = _PARTS[self.form][1].matrix(rotation)
         if self.form == "quaternion":
-            whole = rotation.new_zeros(*rotation.shape[:-2], 7, 7)
-            whole[..., :4, :4], whole[..., 4:, 4:] = first, rotation
-            return whole
+            return block_diagonal([first, rotation], rotation)
         batch = rotation.shape[:-2]
         whole = torch.eye(16, dtype=rotation.dtype, device=rotation.device).expand(*batch, 16, 16).clone()
         blocks = whole.view(*batch, 4, 4, 4, 4)
@@ -117,8 +114,7 @@ class Frame(Representation):
         shift = self._at(values, center, -1.0)
         rotated = super()._apply(shift, rotation, None, inverse=inverse)
         if self.form == "quaternion":
-            q, places = rotated[..., :4], rotated[..., 4:]
-            rotated = torch.cat([torch.where(q[..., :1] < 0, -q, q), places], -1)
+            rotated = torch.cat([_upper(rotated[..., :4]), rotated[..., 4:]], -1)
         return self._at(rotated, center, 1.0)
 
     def translate(self, values: Tensor, shift: Tensor) -> Tensor:
@@ -159,6 +155,11 @@ def quaternions(rotations: Tensor) -> Tensor:
     largest = candidates.diagonal(dim1=-2, dim2=-1).argmax(-1)
     chosen = candidates.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4)).squeeze(-2)
     return torch.nn.functional.normalize(chosen, dim=-1)
+
+
+def _upper(q: Tensor) -> Tensor:
+    """The same orientations with w ≥ 0."""
+    return torch.where(q[..., :1] < 0, -q, q)
 
 
 def _left(q: Tensor) -> Tensor:

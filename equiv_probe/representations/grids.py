@@ -122,16 +122,7 @@ class Grid(Representation):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
-        """Where the samples are, about the centre of the box.
-
-        Args:
-            shape: D, H and W.
-            device: of the result.
-            dtype: of the result.
-
-        Returns:
-            x, y, z in Å, or whatever unit ``spacing`` has, ``(D, H, W, 3)``.
-        """
+        """Where the samples are about the centre of the box, x, y, z in the spacing's unit, ``(D, H, W, 3)``."""
         lines = [
             (torch.arange(n, device=device, dtype=dtype) - (n - 1) / 2) * self.spacing[axis]
             for n, axis in zip(shape, self._order, strict=True)

@@ -115,12 +115,8 @@ def by_angle(measured: Measured) -> list[tuple[int, float]]:
 def axis_map(quantities: Sequence[Measured], quantity: str | None = None, ax: Axes | None = None) -> Axes:
     """How much two predictions differ against the axis of the rotation between them, on a map of the upper half sphere.
 
-    Equal areas of the disc are equal areas of the sphere; its rim is the plane of x and y, its centre z.
-
-    Args:
-        quantities: of an audit.
-        quantity: which; None takes the first that has a map.
-        ax: polar axes.
+    Equal areas of the disc are equal areas of the sphere; its rim is the plane of x and y, its centre z. Given axes
+    must be polar.
 
     Raises:
         EquivProbeError: the report holds no such differences.

@@ -24,10 +24,7 @@ _NONE = (math.nan, math.nan)
 def headline(names: Sequence[str], contrasts: Sequence[Contrast], tests: int) -> Headline:
     """What differs, and how many differences are resolved: forces before the rest, symmetry before the losses.
 
-    Args:
-        names: of the reports.
-        contrasts: number by number.
-        tests: how many comparisons have a p value.
+    ``tests`` is how many comparisons have a p value.
     """
     pairs = [(one, entry) for one in contrasts for entry in one.entries if entry.change.p_holm < LEVEL]
     if not pairs:

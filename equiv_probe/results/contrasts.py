@@ -157,12 +157,7 @@ class Side:
 
 
 def entries_of(having: Sequence[tuple[str, Report, Measured]], number: str) -> list[Entry]:
-    """A number of every report that has it; the first of these is what the others are compared with.
-
-    Args:
-        having: names, reports and their measurements of one quantity.
-        number: one of :data:`NUMBERS`.
-    """
+    """A number (one of :data:`NUMBERS`) of every report that has it; the first is what the others are compared with."""
     known = [one for one in having if math.isfinite(_value(one[2], number))]
     if not known:
         return []

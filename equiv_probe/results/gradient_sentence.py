@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe.report.formatting import number
+from equiv_probe.report.formatting import number, span
 
 if TYPE_CHECKING:
     from equiv_probe.results.gradient_numbers import GradientNumbers
@@ -22,7 +22,8 @@ def sentence(row: GradientNumbers) -> str:
             return "From one measurement of two blocks of rotations neither gradient can be distinguished from noise."
         return f"{_pulls(ratio, '')} It has no error bar: that takes three blocks of rotations, or two measurements."
     if mean > 0 and low > 0:
-        return f"{_pulls(ratio, _span(row.ratio_interval))} {_angle(row)}".strip()
+        ends = span(*row.ratio_interval)
+        return f"{_pulls(ratio, f' ({ends})' if ends else '')} {_angle(row)}".strip()
     if mean > 0:
         most_of_it = f": at most {number(row.largest_ratio, 2)} times as hard as L_mean does" if high > 0 else ""
         return f"A pull of broken symmetry on the weights could not be resolved{most_of_it}."
@@ -32,9 +33,9 @@ def sentence(row: GradientNumbers) -> str:
     return "Neither the gradient of L_equiv nor that of L_mean could be resolved: both are less than their noise."
 
 
-def _pulls(ratio: float, span: str) -> str:
+def _pulls(ratio: float, between: str) -> str:
     return (
-        f"Broken symmetry pulls on the weights {number(ratio)} times{span} as hard as L_mean does, "
+        f"Broken symmetry pulls on the weights {number(ratio)} times{between} as hard as L_mean does, "
         "‖∇L_equiv‖ / ‖∇L_mean‖."
     )
 
@@ -52,8 +53,3 @@ def _angle(row: GradientNumbers) -> str:
     if high < 0:
         return f"The two pull partly against each other ({cosine}): a small step down one raises the other."
     return f"Whether a step down one helps the other could not be resolved ({cosine})."
-
-
-def _span(ends: tuple[float, float]) -> str:
-    low, high = ends
-    return f" ({number(low)} to {number(high)})" if math.isfinite(low) and math.isfinite(high) else ""

@@ -20,12 +20,7 @@ _STAGES = ("test", "val", "train")
 
 
 def headline(measured: Sequence[Measured], history: Sequence[Mapping[str, Any]] = ()) -> Headline | None:
-    """The headline of a report; None if nothing was measured.
-
-    Args:
-        measured: its quantities.
-        history: of a run.
-    """
+    """The headline of a report, or of a run with its history; None if nothing was measured."""
     symmetry = [m for m in measured if math.isfinite(m.rms)]
     if symmetry:
         worst = min(symmetry, key=lambda m: (rank(m.verdict), m.name != "forces"))

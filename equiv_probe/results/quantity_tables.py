@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from equiv_probe.estimation.running import USER_DEFINED, USER_DEFINED_BEFORE
@@ -37,9 +38,7 @@ _RANKED = 8
 def symmetry_table(measured: Sequence[Measured], *, doubted: bool = False) -> Table:
     """The root error of every quantity beside its floor, with the verdict.
 
-    Args:
-        measured: the quantities.
-        doubted: a control failed: no verdict is shown as good.
+    ``doubted`` where a control failed: then no verdict is shown as good.
     """
     columns = [
         Column("quantity", kind="text"),
@@ -135,16 +134,13 @@ def element_table(m: Measured) -> Table:
     ranked = sorted(m.by_element.items(), key=lambda item: -finite(item[1]["rms"]))[:_RANKED]
     worst = m.worst_atoms[:_RANKED]
     rows: list[list[Cell]] = []
-    for place in range(max(len(ranked), len(worst))):
-        row: list[Cell] = ["", None, None, "", None]
-        if place < len(ranked):
-            element, values = ranked[place]
-            atoms = finite(values["atoms"])
-            row[:3] = [element, finite(values["rms"]), int(atoms) if math.isfinite(atoms) else math.nan]
-        if place < len(worst):
-            atom = worst[place]
-            row[3:] = [f"{atom['element']}{atom['atom']} of {atom['structure']}", finite(atom["rms"])]
-        rows.append(row)
+    for element, atom in zip_longest(ranked, worst):
+        row: list[Cell] = ["", None, None]
+        if element is not None:
+            count = finite(element[1]["atoms"])
+            row = [element[0], finite(element[1]["rms"]), int(count) if math.isfinite(count) else count]
+        where = "" if atom is None else f"{atom['element']}{atom['atom']} of {atom['structure']}"
+        rows.append([*row, where, None if atom is None else finite(atom["rms"])])
     columns = [
         Column("element", kind="text"),
         Column("√L_equiv"),

@@ -60,12 +60,7 @@ def column_of(history: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarr
 def trajectory(
     history: Sequence[Mapping[str, Any]], name: str = "forces_rms_meV_per_A", ax: Axes | None = None
 ) -> Axes:
-    """One column of a trajectory's history against time.
-
-    Args:
-        history: of dynamics.
-        name: of the column, see :data:`COLUMNS`.
-        ax: to draw into.
+    """One column of a trajectory's history (see :data:`COLUMNS`) against time.
 
     Raises:
         EquivProbeError: the history is not of a trajectory, or lacks the column.

@@ -152,11 +152,7 @@ class RotationPlan:
         return self.design not in FIXED
 
     def generator(self, *key: int) -> torch.Generator:
-        """A generator for one unit, independent of every other unit's: the seed and ``key`` through a SeedSequence.
-
-        Args:
-            key: whole numbers that name the unit, such as the index of a structure.
-        """
+        """A generator for one unit, named by whole numbers, independent of every other unit's (a SeedSequence)."""
         state = np.random.SeedSequence([self.seed, *key]).generate_state(2, np.uint32)
         return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
@@ -169,12 +165,7 @@ class RotationPlan:
         return self._design()[0][None] if not self.is_random else self.draws(1, generator)[0]
 
     def draws(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw the plan's rotations several times, ``(count, R, n, 3, 3)`` float64, where the generator is.
-
-        Args:
-            count: how often.
-            generator: as for :meth:`rotations`.
-        """
+        """Draw the plan's rotations several times, ``(count, R, n, 3, 3)`` float64, where the generator is."""
         generator = generator if generator is not None else self.generator()
         elements = self._design()[0].to(generator.device, non_blocking=True)
         if self.subset is not None:

@@ -38,18 +38,11 @@ def fitting_plan(
     outputs: Mapping[str, Any] | None = None,
     subset: int | None = None,
 ) -> RotationPlan:
-    """The plan to take where nobody chose one.
-
-    Args:
-        usual: what is taken without grids, or with grids that are interpolated.
-        schema: representations.
-        inputs: of one call, ``(*S)`` by name: their shapes count.
-        outputs: likewise, as far as they are known.
-        subset: how many of the rotations; None for all.
+    """The plan to take where nobody chose one, for inputs (and outputs, as far as they are known) of these shapes.
 
     Returns:
-        ``usual``, or the rotations of the cube; on boxes with two equal sides the eight that keep them, and on other
-        boxes the four rotations by 180°.
+        ``usual``; with grids that are not interpolated the rotations of the cube (or a ``subset`` of them), on boxes
+        with two equal sides the eight that keep them, and on other boxes the rotations by 180°.
     """
     exact = exact_grids(schema, inputs, outputs)
     if not exact:
@@ -69,12 +62,7 @@ def require_fit(
 ) -> None:
     """Raise unless the plan's rotations can rotate the schema's grids.
 
-    Args:
-        plan: the plan.
-        schema: representations.
-        inputs: of one call, ``(*S)`` by name.
-        outputs: likewise, as far as they are known.
-        alone: copies are rotated one at a time, so that their shapes may differ.
+    Copies that are rotated ``alone``, one at a time, may differ in shape.
 
     Raises:
         EquivProbeError: rotations other than the cube's for a grid without interpolation, or rotations by 90° of a box

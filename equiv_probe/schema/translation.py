@@ -41,13 +41,8 @@ def undecided(schema: Schema) -> list[str]:
 def settled(schema: Schema, inputs: Named, evaluate: Callable[[Named], Mapping[str, Any]]) -> Schema:
     """The schema, with outputs as points that move along with a structure; two evaluations where that is undecided.
 
-    Args:
-        schema: as inferred.
-        inputs: of one call, by name.
-        evaluate: outputs by name of such inputs, from the same random state each time.
-
-    Returns:
-        The same schema where nothing was undecided, or where the outputs do what neither places nor arrows do.
+    ``evaluate`` gives outputs by name, from the same random state each time. The schema stays as it is where the
+    outputs do what neither places nor arrows do.
     """
     names = undecided(schema)
     if not names:

@@ -45,6 +45,8 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(("time", "times", "sigma", "natoms", "n_atoms", "pbc", "node_mask", "edge_mask"), reps.fixed),
 }
 
+BATCH_INDICES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
+"""Indices of the structure of each node."""
 CELLS = {"cell", "cells", "lattice", "lat", "box", "rcell"}
 """Three vectors as rows; in another shape they could be lengths."""
 
@@ -72,9 +74,7 @@ def plain(name: str) -> str:
 def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
     """What the field means by a name, leading underscores aside; None where it is nobody's usual name.
 
-    Args:
-        name: of the tensor.
-        shape: of the tensor, which tells a tensor of rank two from its Voigt form.
+    The shape distinguishes a tensor of rank two from its Voigt form.
     """
     key = plain(name)
     known = _NAMES.get(key)

@@ -50,7 +50,7 @@ def page(reports: Sequence[Documented], title: str = "") -> str:
     if not reports:
         raise EquivProbeError("no report", "at least one")
     views = [DocumentView(report.document().on("page"), f"r{place}") for place, report in enumerate(reports)]
-    models = list(dict.fromkeys(one.name for one in views))
+    models = list(dict.fromkeys(one.document.name for one in views))
     return _written(
         "page.html.jinja",
         title=title or f"{', '.join(models)}: rotational symmetry",
