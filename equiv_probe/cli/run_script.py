@@ -18,6 +18,7 @@ from weakref import WeakSet
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from equiv_probe.augmentation.augment import augment
+from equiv_probe.cli.shared import INTERRUPTED
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter
@@ -45,8 +46,6 @@ def report_path(where: str | Path) -> Path:
     path = Path(where)
     return path if path.suffix in {".json", ".csv", ".html"} else path / REPORT
 
-
-INTERRUPTED = 130
 
 claimed: WeakSet[nn.Module] = WeakSet()
 """Modules that a framework's callback measures, and a :class:`Finder` must leave alone."""

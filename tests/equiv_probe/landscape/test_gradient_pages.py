@@ -84,7 +84,7 @@ def test_where_only_the_rest_is_noise_the_ratio_has_a_lower_end() -> None:
     )  # fmt: skip
     assert "at least 3.0 times as hard; the pull of L_mean could not be resolved" in sentence(row)  # √(0.36 / 0.04)
     both = sentence(replace(row, squared_equiv_interval=(-0.1, 0.1)))
-    assert both.startswith("Neither broken symmetry nor the rest")
+    assert both.startswith("Neither the gradient of L_equiv nor that of L_mean")
     below = replace(row, squared_mean_interval=(0.9, 1.1), squared_equiv_interval=(-0.2, -0.1))
     assert sentence(below).endswith("on the weights could not be resolved.")
 

@@ -58,7 +58,7 @@ def test_a_model_without_error_has_no_share_of_it() -> None:
     assert known is not None
     none = replace(known, total=0.0, mean=0.0, share=NAN, share_stderr=NAN, share_interval=(NAN, NAN))
     found = top(audit_report(measured=[measured(labelled=none, verdict="round-off")]))
-    assert found.beside[-1] == "Its mse loss against the reference forces is 0: there is no share of it."
+    assert found.beside[-1] == "Its mse loss against the reference forces is 0: it has no share."
     assert "–" not in " ".join(found.beside)
 
 
