@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generative.answers import Answers
 from equiv_probe.generative.drawn_rotations import FOREIGN
 from equiv_probe.generative.initial_noise import stream
 from equiv_probe.generative.noise import Noise
 from equiv_probe.generative.noise_frame import Frame
 from equiv_probe.generative.noise_source import Randn
+from equiv_probe.generative.outputs import OutputReader
 from equiv_probe.live.generators import put_back
 from equiv_probe.representations.representation import point, vector
 from equiv_probe.schema.schema import Schema
@@ -50,7 +50,7 @@ class SamplerRuns:
         noise: the initial noise.
         structures: its samples.
         outputs: representations of the end points, as far as they are declared.
-        path: whether the sampler answers with all that it passes by.
+        path: whether the sampler returns all that it passes by.
         rotates: whether a draw has a direction, see :class:`equiv_probe.generative.noise.Noise`.
         frames: whether random frames of a twirled network rotate ``"along"``.
         foreign: what becomes of noise from NumPy's and Python's random state.
@@ -84,7 +84,7 @@ class SamplerRuns:
     foreign_drawn: bool = False
 
     def __post_init__(self) -> None:
-        self._answers = Answers(
+        self._reader = OutputReader(
             Schema({"noise": self.rep}, dict(self.outputs)), self.noise, self.structures, self.layout
         )
         self._randn = _takes_randn(self.sampler)
@@ -93,7 +93,7 @@ class SamplerRuns:
     @property
     def schema(self) -> Schema:
         """The representations, all of them after the first run."""
-        return self._answers.schema
+        return self._reader.schema
 
     def run(
         self, seed: int, rotations: Tensor | None = None, *, back: bool = False, noise: Tensor | None = None
@@ -120,7 +120,7 @@ class SamplerRuns:
                 start = self.rotated(start, rotations, back=True)
         if self.layout and self.layout.of_noise:
             start = self.layout.back(start)
-        values = self._answers.read(self._call(start.clone(), frame, seed), path=self.path)
+        values = self._reader.read(self._call(start.clone(), frame, seed), path=self.path)
         if rotations is None or back:
             return values
         steps = len(next(iter(values.values())))
@@ -162,9 +162,9 @@ class SamplerRuns:
         arguments: dict[str, Any] = {self._randn: Randn(noise, start)} if self._randn else {}
         try:
             with torch.set_grad_enabled(self.grad), noise:
-                answer = self.sampler(start, **arguments)
-                if self.path and not isinstance(answer, (torch.Tensor, Mapping)):
-                    answer = list(answer)  # a generator runs here
+                output = self.sampler(start, **arguments)
+                if self.path and not isinstance(output, (torch.Tensor, Mapping)):
+                    output = list(output)  # a generator runs here
         finally:
             self._generators = {**noise.generators, **self._generators}
         for name, was, now in zip(("NumPy", "Python"), before, _foreign_states(), strict=True):
@@ -185,7 +185,7 @@ class SamplerRuns:
         if noise.following is not None:
             noise.following.forget()
         self.noises.append(noise)
-        return answer
+        return output
 
 
 def _takes_randn(sampler: Callable[..., Any]) -> str:

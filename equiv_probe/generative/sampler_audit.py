@@ -21,10 +21,10 @@ import torch
 
 from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generative.answers import END_POINTS
 from equiv_probe.generative.drawn_rotations import WAYS
 from equiv_probe.generative.initial_noise import InitialNoise
 from equiv_probe.generative.law_runs import laws_of
+from equiv_probe.generative.outputs import END_POINTS
 from equiv_probe.generative.paths import finite, run_paths
 from equiv_probe.generative.runs import SamplerRuns
 from equiv_probe.generative.sampler_report import BLIND, SamplerAudit
@@ -101,13 +101,13 @@ def audit_sampler(
             rotations of the cube (of the box, where that has unequal sides), which move voxels onto voxels.
         layout: of noise, draws and end points that are not ``(..., N, 3)``: ``"B (N 3)"``, one flat axis, with x, y, z
             of one atom after those of the other; ``"B (3 N)"``, all x first; ``"B 3 N"``, atoms on the last axis.
-        outputs: how the end points rotate: a representation, or one by name or in order of an answer of several
+        outputs: how the end points rotate: a representation, or one by name or in order of an output of several
             tensors, of which those not named are not measured. A single tensor rotates as the noise by default.
         batch: the sample of each atom, ``(N_total,)``.
         mask: true where a dense batch holds an atom, ``(B, N)``.
         plan: the rotations, drawn for each sample on its own; None is four Haar rotations, for grids four
             rotations of the cube.
-        path: the sampler answers with (or yields) all points of the path, ``(T, B, N, 3)``; the last is the end point.
+        path: the sampler returns (or yields) all points of the path, ``(T, B, N, 3)``; the last is the end point.
         center: of rotation: ``"origin"``, ``"centroid"`` (of the initial noise), or a tensor.
         zero_mean: take the centre of mass out of the noise that is drawn.
         per_sample: False rotates all samples alike, for samplers that draw noise for them one by one.
