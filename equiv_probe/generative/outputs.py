@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.generative.layout import DECLARE_FLAT
 from equiv_probe.live.capture import all_outputs, read_outputs
 from equiv_probe.representations.representation import CartesianTensor, point
 from equiv_probe.schema.usual_names import usual
@@ -91,8 +92,7 @@ class OutputReader:
             raise EquivProbeError(
                 f"end points of shape {tuple(value.shape)} from noise of shape {tuple(self.noise.shape)}",
                 "atoms on an axis of their own, or the layout declared",
-                'audit_sampler(..., layout="B (N 3)") where x, y, z of one atom follow those of the other, '
-                '"B (3 N)" where all x come first, "B 3 N" where the last axis counts atoms',
+                f'{DECLARE_FLAT}, "B 3 N" where the last axis counts atoms',
             )
 
     def _first(self, output: Any) -> Any:
