@@ -177,7 +177,7 @@ def audit(
             *notes_on_rounding(measured, subject.quantities, todo, subject.precision),
             *torque,
             *remarks,
-            *subject.remarks(),
+            *subject.notes(),
         ],
         blind_spots=blind_spots(options.plan),
         complete=complete,

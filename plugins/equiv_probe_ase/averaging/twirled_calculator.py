@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.rotations.resolve import PlanLike
     from equiv_probe.schema.schema import Schema
     from equiv_probe_ase.averaging.average import Answer
@@ -208,6 +209,11 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
     def rotations(self) -> Tensor:
         """The rotations of the present state, ``(R, n, 3, 3)``."""
         return self._drawn(self._present)
+
+    @property
+    def controls(self) -> list[Control]:
+        """Whether the model's outputs depend on the other rotations in a batch; if so, each is evaluated alone."""
+        return self._averager.controls
 
     @property
     def evaluations(self) -> int:
