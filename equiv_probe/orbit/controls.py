@@ -117,7 +117,7 @@ def _stays_when_moved(
         return [Control(TRANSLATION, None, f"the model could not be evaluated where the structure was moved: {error}")]
     controls = []
     for name in there:
-        here, held = model.identity[name], _held(model, model.identity[name])
+        here, held = model.identity[name], model.held(model.identity[name], model.schema.outputs[name])
         difference = _root(there[name] - here, held)
         floors = [_root(other[name] - here, held) for other in (round_trips, repeats) if name in other]
         low = _precision(here, model.precision, floors[0] if name in round_trips else math.nan)
@@ -154,7 +154,7 @@ def _moved(model: RotatedModel, places: Mapping[str, Tensor], shift: Tensor) -> 
     copies = model.rotated(None)
     for name, value in places.items():
         moved = model.schema.inputs[name].translate(value.detach(), shift.to(value.device))
-        held = _held(model, value)
+        held = model.held(value, model.schema.inputs[name])  # padding stays where it is, as it does in data
         copies[name] = (moved if held is None else torch.where(held, moved, value.detach()))[None]
     found = {}
     for name, value in model.at(copies, 1).items():
@@ -173,19 +173,6 @@ def _rotating(model: RotatedModel) -> dict[str, Tensor]:
         for name, (rep, value) in inputs.items()
         if not isinstance(rep, Fixed) and rep.event_shape and rep.moves(value) and value.is_floating_point()
     }
-
-
-def _held(model: RotatedModel, value: Tensor) -> Tensor | None:
-    """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them.
-
-    Padding stays where it is when structures are moved, as it does in data.
-    """
-    if model.schema.mask is None:
-        return None
-    mask: Tensor = model.inputs[model.schema.mask]
-    if value.shape[: mask.ndim] != mask.shape:
-        return None
-    return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
 
 
 def _precision(values: Tensor, given: torch.dtype | None, floor: float) -> torch.dtype:

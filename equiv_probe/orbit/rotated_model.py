@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor
+
+    from equiv_probe.representations.representation import Representation
 
 
 class RotatedModel:
@@ -75,6 +78,8 @@ class RotatedModel:
                 raise EquivProbeError(
                     f"an empty input {name!r} of shape {tuple(tensors[name].shape)}", "a structure with atoms"
                 )
+        if schema.mask is None and any(rep.is_affine for rep in schema.inputs.values()):
+            self.schema = replace(schema, mask=resolve_batch(schema, tensors).mask)
         self.center = self._center(center)
         self._own = self.unrotated()
         self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self._own.items()}
@@ -115,7 +120,9 @@ class RotatedModel:
                 self.varying.add(name)
             representation = self.schema.outputs[name]
             center = self._center_for(representation.places(value).shape[1:]) if representation.is_affine else None
-            found[name] = representation.rotate_back(value, rotations, None if center is None else center.to(value))
+            back = representation.rotate_back(value, rotations, None if center is None else center.to(value))
+            held = self.held(value[0], representation) if representation.is_affine else None
+            found[name] = back if held is None else torch.where(held, back, self._own[name])
         return found
 
     def is_own(self, name: str, values: Tensor) -> bool:
@@ -140,6 +147,14 @@ class RotatedModel:
                 'center="origin", or a tensor that broadcasts against all points',
             )
         return center
+
+    def held(self, value: Tensor, rep: Representation) -> Tensor | None:
+        """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them."""
+        mask = self.inputs[self.schema.mask] if self.schema.mask else None
+        lead = value.shape[: value.ndim - len(rep.event_shape)]
+        if mask is None or rep.is_whole or lead[: mask.ndim] != mask.shape:
+            return None
+        return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
 
     def centers(self) -> dict[str, Tensor]:
         """The centre of every output that has the shape of points."""
@@ -170,6 +185,8 @@ class RotatedModel:
                 copies = representation.rotate_back(copies, rotations, center)
             if back_again and self._perturbing is not None:
                 copies = perturbed(copies, self._perturbing)
+            if representation.is_affine and (held := self.held(low, representation)) is not None:
+                copies = torch.where(held, copies, low)  # padding stays where it is, as it does in rotated data
             # A copy even of what does not change: the model may write into its input, and that is the caller's.
             rotated[name] = copies.to(value.dtype, copy=True)
         return rotated

@@ -41,14 +41,14 @@ class GradientRecord(Record, frozen=True, omit_defaults=True):
     """Gradients of one output by group of parameters.
 
     Attributes:
-        over: what the blocks are of: ``"rotations"`` or ``"structures"``.
+        blocks: what they are of: ``"rotations"`` or ``"structures"``.
         groups: what was found, by group; ``"all"`` is of all parameters.
         history: of a run, what was logged at each measurement: ``step``, ``grad_ratio``, ``<group>/grad_ratio`` …
     """
 
     kind: ClassVar[str] = "gradients"
 
-    over: str
+    blocks: str = field(name="over")
     groups: dict[str, GradientNumbers]
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -56,7 +56,7 @@ class GradientRecord(Record, frozen=True, omit_defaults=True):
         """How hard broken symmetry pulls on the weights, then its course, then every group."""
         return Document(
             "Gradients of L_mean and L_equiv",
-            f"blocks of {self.over}",
+            f"blocks of {self.blocks}",
             [*self._headline(), *self.figures(), self.table("Gradients by group of parameters")],
         )
 

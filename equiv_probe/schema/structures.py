@@ -128,7 +128,16 @@ class Structures:
                 center = self.spread(center, values[0], name)
                 center = center.reshape(len(center), *(1,) * (values.ndim - 2 - len(rep.event_shape)), 3)
             center = center.to(values)
-        return rep.rotate_back(values, own, center) if back else rep.rotate(values, own, center)
+        moved = rep.rotate_back(values, own, center) if back else rep.rotate(values, own, center)
+        held = self._held(values[0], rep) if rep.is_affine else None
+        return moved if held is None else torch.where(held, moved, values)
+
+    def _held(self, value: Tensor, rep: Representation) -> Tensor | None:
+        """Where points are no padding, which stays where it is; None where there is no mask of them."""
+        mask, lead = self.mask, value.shape[: value.ndim - len(rep.event_shape)]
+        if mask is None or lead[: mask.ndim] != mask.shape:
+            return None
+        return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
 
     def rotate(self, inputs: Mapping[str, Any], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
         """Copies of the inputs that rotate, rotated, ``(C, *S)`` by name; differentiable.

@@ -233,7 +233,7 @@ def test_a_task_with_a_loss_of_its_own_is_replayed() -> None:
 
 
 class Mystery(nn.Module):
-    """The energy in a fixed direction, under a name that nobody knows: pulled back it averages to zero."""
+    """The energy in a fixed direction, under a name that nobody knows: rotated back it averages to zero."""
 
     model_outputs = ("mystery",)
 
