@@ -1,6 +1,6 @@
 """Progress of long work: a bar in a terminal or a notebook, lines in a log, nothing where it takes two seconds or less.
 
->>> with progress(3, "squares") as advance:
+>>> with progress_bar(3, "squares") as advance:
 ...     for k in range(3):
 ...         advance(1)
 """
@@ -16,12 +16,12 @@ from equiv_probe.messages import logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PATIENCE = 2.0
-"""Seconds after which progress is shown; in a log the next lines come after twice the time of the one before."""
+PATIENCE, BETWEEN = 2.0, 20.0
+"""Seconds after which progress is shown, and between two lines in a log."""
 
 
 @contextmanager
-def progress(total: int, label: str, *, shown: bool = True, done: int = 0) -> Iterator[Callable[[int], None]]:
+def progress_bar(total: int, label: str, *, shown: bool = True, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show how far work has come, on stderr or through the logger ``equiv_probe``.
 
     Args:
@@ -33,7 +33,8 @@ def progress(total: int, label: str, *, shown: bool = True, done: int = 0) -> It
     Yields:
         A function to call with the number of pieces that were finished.
     """
-    began, due, bar, task = time.monotonic(), PATIENCE, None, None
+    began, before = time.monotonic(), done
+    due, bar, task = PATIENCE, None, None
 
     def advance(count: int) -> None:
         nonlocal done, due, bar, task
@@ -54,8 +55,9 @@ def progress(total: int, label: str, *, shown: bool = True, done: int = 0) -> It
             bar.start()
             task = bar.add_task(label, total=total, completed=done)
         else:
-            due = 2 * elapsed
-            logger.info(f"{label}: {done} of {total}")
+            due = elapsed + BETWEEN
+            left = elapsed * (total - done) / max(1, done - before)
+            logger.info(f"{label}: {done} of {total}, {left:.0f} s left")
 
     try:
         yield advance

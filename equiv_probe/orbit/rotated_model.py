@@ -14,7 +14,7 @@ from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.orbit.rounding import perturbed, perturbed_weights
 from equiv_probe.representations.representation import Fixed
-from equiv_probe.schema.batch_layout import resolve_batch
+from equiv_probe.schema.batch_layout import no_padding, resolve_batch
 from equiv_probe.schema.centers import box_center, centroids, dense_centroids, require_common_center
 from equiv_probe.schema.grid_plans import exact_grids
 from equiv_probe.schema.inference import require_nothing_hidden
@@ -149,12 +149,8 @@ class RotatedModel:
         return center
 
     def held(self, value: Tensor, rep: Representation) -> Tensor | None:
-        """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them."""
-        mask = self.inputs[self.schema.mask] if self.schema.mask else None
-        lead = value.shape[: value.ndim - len(rep.event_shape)]
-        if mask is None or rep.is_whole or lead[: mask.ndim] != mask.shape:
-            return None
-        return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
+        """Where values of atoms are no padding; see :func:`equiv_probe.schema.batch_layout.no_padding`."""
+        return no_padding(value, rep, self.inputs[self.schema.mask] if self.schema.mask else None)
 
     def centers(self) -> dict[str, Tensor]:
         """The centre of every output that has the shape of points."""

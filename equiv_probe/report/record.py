@@ -112,7 +112,7 @@ class Record(Part, frozen=True):
         """
         ways: dict[str, Callable[[], str | bytes]] = {".json": self.to_json, ".html": self.to_html}
         if self.rows():
-            ways |= {".csv": self.to_csv, ".parquet": self.to_parquet}
+            ways = {".parquet": self.to_parquet, ".json": self.to_json, ".csv": self.to_csv, ".html": self.to_html}
         write(Path(path), ways)
 
     def to_json(self) -> str:

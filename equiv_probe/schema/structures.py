@@ -9,7 +9,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.representation import CartesianTensor, Fixed
-from equiv_probe.schema.batch_layout import edge_owners, leading, primary
+from equiv_probe.schema.batch_layout import edge_owners, leading, no_padding, primary
 from equiv_probe.schema.centers import box_center, centroids, dense_centroids, require_common_center
 
 if TYPE_CHECKING:
@@ -129,15 +129,8 @@ class Structures:
                 center = center.reshape(len(center), *(1,) * (values.ndim - 2 - len(rep.event_shape)), 3)
             center = center.to(values)
         moved = rep.rotate_back(values, own, center) if back else rep.rotate(values, own, center)
-        held = self._held(values[0], rep) if rep.is_affine else None
+        held = no_padding(values[0], rep, self.mask) if rep.is_affine else None  # padding stays where it is
         return moved if held is None else torch.where(held, moved, values)
-
-    def _held(self, value: Tensor, rep: Representation) -> Tensor | None:
-        """Where points are no padding, which stays where it is; None where there is no mask of them."""
-        mask, lead = self.mask, value.shape[: value.ndim - len(rep.event_shape)]
-        if mask is None or lead[: mask.ndim] != mask.shape:
-            return None
-        return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
 
     def rotate(self, inputs: Mapping[str, Any], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
         """Copies of the inputs that rotate, rotated, ``(C, *S)`` by name; differentiable.
