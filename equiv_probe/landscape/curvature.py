@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from equiv_probe.landscape.curvature_record import Curvature
 from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
 from equiv_probe.landscape.eigenvalues import dense, extreme
 from equiv_probe.landscape.lanczos import lanczos
-from equiv_probe.orbit.twirl import progress_bar
+from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -110,8 +109,7 @@ def curvature(
     each = n if all_of_them else max(2 * small + 1, 20) * 2 + probes * steps + max(trace_probes - probes, 0)
     found: dict[Which, LossCurvature] = {}
     converged = True
-    shown = progress and sys.stderr.isatty()
-    with progress_bar(len(losses) * len(sets) * each, "curvature", shown=shown) as advance:
+    with progress_bar(len(losses) * len(sets) * each, "curvature", shown=progress) as advance:
         for which in losses:
             times = [_counting(products, which, advance) for products in sets]
             pairs, densities = [], []

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ from equiv_probe.landscape.curvature import require_same_twice, rotations_of, se
 from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, pieces_of, space_of
 from equiv_probe.landscape.line_record import Line
 from equiv_probe.landscape.orbit_loss import OrbitLoss
-from equiv_probe.orbit.twirl import progress_bar
+from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -106,7 +105,7 @@ def along_line(
     generator = torch.Generator().manual_seed(seed + 1)
     with (
         space.walking() as walk,
-        progress_bar(len(chosen) + ROUNDINGS, "line", shown=progress and sys.stderr.isatty()) as advance,
+        progress_bar(len(chosen) + ROUNDINGS, "line", shown=progress) as advance,
     ):
         for row, t in enumerate(chosen):
             walk.to(float(t) * vector)
