@@ -13,8 +13,8 @@ from equiv_probe.estimation.estimates import Estimate
 from equiv_probe.landscape import plots
 from equiv_probe.landscape.conditioning import KINDS
 from equiv_probe.landscape.curvature_estimates import LossCurvature, condition_ratio, require_kinds
-from equiv_probe.landscape.curvature_products import LOSSES
 from equiv_probe.landscape.curvature_words import BLIND_SPOTS, cell, headline, plain, shown
+from equiv_probe.landscape.decomposed_loss import LOSSES
 from equiv_probe.report.document import Column, Document, Figure, Section, Table, method
 from equiv_probe.report.formatting import number
 from equiv_probe.report.record import Record

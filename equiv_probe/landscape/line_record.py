@@ -12,7 +12,7 @@ from msgspec import field
 from equiv_probe.deprecation import warn
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape import line_words, plots
-from equiv_probe.landscape.curvature_products import LOSSES
+from equiv_probe.landscape.decomposed_loss import LOSSES
 from equiv_probe.landscape.growth_exponent import Exponent, growth_exponent
 from equiv_probe.report.document import Column, Document, Figure, Section, Table, Uncertain, method
 from equiv_probe.report.formatting import number
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     Values = NDArray[np.float64]
 
 _COLUMNS = [f"L_{name}{end}" for name in LOSSES for end in ("", "_stderr")]
+
+
+def _array_of(name: str) -> property:
+    return property(lambda self: np.array(getattr(self, name)), doc=f"``{name}``, ``(T,)``.")
 
 
 class Exponents(Part, frozen=True):
@@ -88,8 +92,8 @@ class Line(Record, frozen=True, dict=True):
         if not (all(map(math.isfinite, self.at)) and sorted(set(self.at)) == self.at and 0 in self.at):
             raise ValueError(f"t, {len(self.at)} numbers that do not rise with 0 among them")
         for name in _COLUMNS:
-            if len(getattr(self, name)) != len(self.at):
-                raise ValueError(f"{name}, {len(getattr(self, name))} numbers at {len(self.at)} places")
+            if (count := len(getattr(self, name))) != len(self.at):
+                raise ValueError(f"{name}, {count} numbers at {len(self.at)} places")
 
     @classmethod
     def of(cls, t: Values, samples: Values, floor: Values, *, blocks: str, sets: int, **rest: Any) -> Self:
@@ -126,20 +130,7 @@ class Line(Record, frozen=True, dict=True):
         """Where, ``(T,)``, rising, 0 among them."""
         return np.array(self.at)
 
-    @property
-    def total(self) -> Values:
-        """``L_total``, ``(T,)``."""
-        return np.array(self.L_total)
-
-    @property
-    def mean(self) -> Values:
-        """``L_mean``, ``(T,)``."""
-        return np.array(self.L_mean)
-
-    @property
-    def equiv(self) -> Values:
-        """``L_equiv``, ``(T,)``."""
-        return np.array(self.L_equiv)
+    total, mean, equiv = map(_array_of, ("L_total", "L_mean", "L_equiv"))
 
     @property
     def over(self) -> str:
@@ -252,11 +243,8 @@ class Line(Record, frozen=True, dict=True):
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for every t."""
-        return [
-            {"t": t}
-            | {f"L_{name}{end}": getattr(self, f"L_{name}{end}")[k] for name in LOSSES for end in ("", "_stderr")}
-            for k, t in enumerate(self.at)
-        ]
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        return [{"t": t, **{name: one[k] for name, one in columns.items()}} for k, t in enumerate(self.at)]
 
     def plot(self, ax: Axes | None = None, *, growth: bool = False) -> Axes:
         """The profile, or with ``growth`` the change on logarithmic axes; see :mod:`equiv_probe.landscape.plots`."""

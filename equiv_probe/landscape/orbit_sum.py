@@ -11,6 +11,7 @@ import torch
 from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.orbit_parts import BatchPart, Decomposed, Part
+from equiv_probe.landscape.parameter_groups import parameters_of
 from equiv_probe.live.isolation import isolated
 from equiv_probe.orbit.chunking import in_chunks
 
@@ -29,7 +30,7 @@ class OrbitSum:
 
     Args:
         parts: what the loss is a mean over.
-        parameters: by name.
+        parameters: by name; None is those of the modules.
         chunk: structures of a dense batch whose graph is held at a time by :meth:`accumulate`.
         modules: to protect.
         per_structure: whether every structure is rotated by rotations of its own.
@@ -38,13 +39,14 @@ class OrbitSum:
     def __init__(
         self,
         parts: Sequence[Part],
-        parameters: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor] | None,
         chunk: int,
         modules: Sequence[nn.Module],
         *,
         per_structure: bool,
     ) -> None:
-        self._parameters, self.chunk, self._modules = parameters, chunk, modules
+        self._parameters = parameters_of(modules) if parameters is None else dict(parameters)
+        self.chunk, self._modules = chunk, modules
         self.per_structure = per_structure
         self._ranges: list[Range] = [(part, 0, part.count) for part in parts]
         self._replicates: Sequence[int] | None = None
