@@ -125,7 +125,7 @@ def curvature(
         products=sum(products.count for products in sets),
         seconds=time.perf_counter() - began,
         name=name,
-        protocol={**search.protocol, **protocol_of(given, sets[0].space)},
+        protocol=protocol_of(given, sets[0].space, **search.protocol),
     )
 
 

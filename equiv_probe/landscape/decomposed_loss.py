@@ -61,12 +61,13 @@ def several(orbit_loss: DecomposedLoss | Sequence[DecomposedLoss]) -> list[Decom
     return [orbit_loss] if callable(orbit_loss) else list(orbit_loss)
 
 
-def protocol_of(given: Sequence[DecomposedLoss], space: ParameterSpace) -> dict[str, Any]:
-    """What a report says of its losses: sets of rotations, structures as far as they are known, precision, versions."""
+def protocol_of(given: Sequence[DecomposedLoss], space: ParameterSpace, **method: Any) -> dict[str, Any]:
+    """Sets of rotations and structures, as far as they are known, the method, precision, and versions, for a report."""
     known = {name: getattr(given[0], name, None) for name in ("structures", "replicates")}
     return {
         "sets of rotations": len(given),
         **{what: number for what, number in known.items() if isinstance(number, int)},
+        **method,
         "precision": str(space.tensors[0].dtype).removeprefix("torch."),
         "equiv-probe": metadata.version("equiv-probe"),
         "torch": torch.__version__,
