@@ -72,12 +72,7 @@ class Curvature(Record, frozen=True):
 
     @classmethod
     def of(cls, losses: Mapping[Any, LossCurvature], **rest: Any) -> Self:
-        """The curvature of losses that were just computed.
-
-        Args:
-            losses: by name, one or more.
-            rest: the other fields.
-        """
+        """The curvature of losses that were just computed."""
         both = {"mean", "equiv"} <= losses.keys()
         ratios = {kind: condition_ratio(losses["mean"], losses["equiv"], kind) for kind in KINDS} if both else {}
         return cls(**{**losses, **rest}, condition_ratio=ratios)

@@ -97,16 +97,7 @@ class Line(Record, frozen=True, dict=True):
 
     @classmethod
     def of(cls, t: Values, samples: Values, floor: Values, *, blocks: str, sets: int, **rest: Any) -> Self:
-        """What follows from the losses that were just computed.
-
-        Args:
-            t: where, ``(T,)``, rising, 0 among them.
-            samples: ``L_total``, ``L_mean``, ``L_equiv`` of every structure or set of rotations, ``(T, U, 3)``.
-            floor: what a change of every weight in its last place makes of the three, ``(3,)``.
-            blocks: what standard errors are over.
-            sets: of rotations; with structures too, ``samples`` holds the structures of all sets in turn.
-            rest: the other fields.
-        """
+        """What follows from the losses that were just computed."""
         columns: dict[str, Any] = {}
         exponents: dict[str, Exponent] = {}
         for k, name in enumerate(LOSSES):

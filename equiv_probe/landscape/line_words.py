@@ -35,14 +35,7 @@ def direction(name: str) -> str:
 
 
 def headline(losses: Sequence[Course], origin: int, exponents: Mapping[str, Exponent], length: float) -> Headline:
-    """How ``L_equiv`` grows, and the others beside it.
-
-    Args:
-        losses: along the line.
-        origin: the place of t = 0.
-        exponents: by name of the loss.
-        length: of the step to t = 1, as a part of the weights' length.
-    """
+    """How ``L_equiv`` grows, and the others beside it."""
     fit = exponents["L_equiv"]
     power = fit.power
     known = math.isfinite(power.value)
@@ -68,13 +61,7 @@ def headline(losses: Sequence[Course], origin: int, exponents: Mapping[str, Expo
 
 
 def course(t: Values, losses: Sequence[Course], blocks: str) -> str:
-    """What the figure of the losses along the line shows.
-
-    Args:
-        t: along the line.
-        losses: at each t.
-        blocks: what standard errors are over.
-    """
+    """What the figure of the losses along the line shows."""
     origin = int((t == 0).argmax())
     shown = ((name, *(number(float(values[k])) for k in (0, origin, -1))) for name, values, _ in losses)
     listed = "; ".join(f"{name}: {first}, {here} at t = 0, {last}" for name, first, here, last in shown)

@@ -65,16 +65,9 @@ _TWO = RotationPlan("haar", replicates=2)
 
 
 class BatchPart:
-    """One batch.
+    """One batch under rotations ``(R, n, 3, 3)`` for all structures alike, or ``(R, n, U, 3, 3)``.
 
-    Args:
-        live: how the network is evaluated at its rotated copies.
-        call: the batch, as the network's call.
-        rotations: ``(R, n, 3, 3)`` for all structures alike, or ``(R, n, U, 3, 3)``.
-        plan: which drew them.
-        objectives: the losses.
-        modules: to protect.
-        state: the random state in which the network is evaluated, so that what it draws is the same each time.
+    What the network draws is the same each time: it is evaluated in the random ``state``. ``modules`` are protected.
     """
 
     def __init__(

@@ -69,22 +69,13 @@ class GradientRecord(Record, frozen=True, omit_defaults=True):
         return [Headline(sentence(row), row.ratio, unit, row.ratio_interval, meaning, about="ratio", question=question)]
 
     def table(self, title: str, caption: str = "") -> Table:
-        """One row for each group of parameters.
-
-        Args:
-            title: of the table.
-            caption: how to read it.
-        """
+        """One row for each group of parameters."""
         columns = [Column("parameters", kind="text"), *map(Column, HEADS[1:])]
         rows = [_cells(name, row) for name, row in self.groups.items()]
         return Table(title, columns, rows, caption or f"Gradients {_CAPTION}")
 
     def figures(self, output: str = "") -> list[Figure]:
-        """Ratio and cosine over the run, where there is a history.
-
-        Args:
-            output: whose gradients they are.
-        """
+        """Ratio and cosine over the run, where there is a history."""
         of = f": {output}" if output else ""
         return [
             Figure(f"{title}{of}", partial(self.plot, value, output), self._course(value))
@@ -115,11 +106,7 @@ class GradientRecord(Record, frozen=True, omit_defaults=True):
 
 
 def blocks(gradients: Mapping[str, GradientRecord]) -> list[Block]:
-    """A sentence, the figures and a table of every output's gradients.
-
-    Args:
-        gradients: of a report, by output.
-    """
+    """A sentence, the figures and a table of every output's gradients."""
     many = len(gradients) > 1
     wholes = {name: one.groups.get("all") for name, one in gradients.items()}
     said = [Paragraph(sentence(row) if row else "", name if many else "") for name, row in wholes.items()]
