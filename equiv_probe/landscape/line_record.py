@@ -14,7 +14,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape import line_words, plots
 from equiv_probe.landscape.decomposed_loss import LOSSES
 from equiv_probe.landscape.growth_exponent import Exponent, growth_exponent
-from equiv_probe.report.document import Column, Document, Figure, Section, Table, Uncertain, method
+from equiv_probe.report.document import Document, Figure, Section, method
 from equiv_probe.report.formatting import number
 from equiv_probe.report.record import Part, Record
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
-
-    from equiv_probe.report.document import Cell
 
     Values = NDArray[np.float64]
 
@@ -97,7 +95,7 @@ class Line(Record, frozen=True, dict=True):
 
     @classmethod
     def of(cls, t: Values, samples: Values, floor: Values, *, blocks: str, sets: int, **rest: Any) -> Self:
-        """What follows from the losses that were just computed."""
+        """From ``samples (T, U, 3)`` of every structure or set of rotations, structures of all sets in turn."""
         columns: dict[str, Any] = {}
         exponents: dict[str, Exponent] = {}
         for k, name in enumerate(LOSSES):
@@ -196,7 +194,7 @@ class Line(Record, frozen=True, dict=True):
             [
                 line_words.headline(losses, self.origin, self._exponents, self.length),
                 Section("What does it look like?", self._figures()),
-                Section("All numbers", [self._table()]),
+                Section("All numbers", [line_words.table(losses, self.at, self._exponents, self.blocks)]),
                 *method(protocol, blind_spots=line_words.BLIND_SPOTS),
             ],
         )
@@ -204,24 +202,6 @@ class Line(Record, frozen=True, dict=True):
     @property
     def _exponents(self) -> dict[str, Exponent]:
         return {f"L_{name}": self.exponent(name) for name in LOSSES}
-
-    def _table(self) -> Table:
-        columns = [
-            Column("", kind="text"), Column("at t = 0"), Column(f"at t = {self.at[-1]:g}"),
-            Column("power of |t|", digits=4), Column("95 % interval", digits=5), Column("for |t| in"),
-        ]  # fmt: skip
-        rows: list[list[Cell]] = []
-        for name, values, errors in self.named():
-            fit = self._exponents[name]
-            at = [Uncertain(float(values[k]), float(errors[k])) for k in (self.origin, -1)]
-            known = math.isfinite(fit.power.value)
-            ends: list[Cell] = [(fit.power.low, fit.power.high), (fit.low, fit.high)] if known else [None, None]
-            rows.append([name, *at, fit.power.value if known else fit.why, *ends])
-        caption = (
-            f"The losses at 0 and at the end{', ± standard error' if self.blocks else ''}, and the power p of "
-            "L(t) − L(0) = b |t|^p at small t, fitted over the range in the last column."
-        )
-        return Table("The losses and their powers", columns, rows, caption)
 
     def _figures(self) -> list[Figure]:
         losses = list(self.named())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe.report.document import Headline
+from equiv_probe.report.document import Column, Headline, Table, Uncertain
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.landscape.growth_exponent import Exponent
     from equiv_probe.landscape.plots import Course, Values
+    from equiv_probe.report.document import Cell
 
 _DIRECTIONS = {
     "random": "a random direction, every filter by its own length",
@@ -58,6 +59,26 @@ def headline(losses: Sequence[Course], origin: int, exponents: Mapping[str, Expo
         question="How do the losses change along the line?",
         digits=4,
     )
+
+
+def table(losses: Sequence[Course], at: Sequence[float], exponents: Mapping[str, Exponent], blocks: str) -> Table:
+    """The losses at both places of interest, and their powers."""
+    columns = [
+        Column("", kind="text"), Column("at t = 0"), Column(f"at t = {at[-1]:g}"),
+        Column("power of |t|", digits=4), Column("95 % interval", digits=5), Column("for |t| in"),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for name, values, errors in losses:
+        fit = exponents[name]
+        known = math.isfinite(fit.power.value)
+        ends: list[Cell] = [(fit.power.low, fit.power.high), (fit.low, fit.high)] if known else [None, None]
+        there = [Uncertain(float(values[k]), float(errors[k])) for k in (at.index(0), -1)]
+        rows.append([name, *there, fit.power.value if known else fit.why, *ends])
+    caption = (
+        f"The losses at 0 and at the end{', ± standard error' if blocks else ''}, and the power p of "
+        "L(t) − L(0) = b |t|^p at small t, fitted over the range in the last column."
+    )
+    return Table("The losses and their powers", columns, rows, caption)
 
 
 def course(t: Values, losses: Sequence[Course], blocks: str) -> str:
