@@ -12,8 +12,9 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.layout import DECLARE_FLAT, DECLARE_LAST, Layout
 from equiv_probe.representations.grids import Grid
 from equiv_probe.representations.representation import point
+from equiv_probe.schema.centers import centroids
 from equiv_probe.schema.schema import Schema
-from equiv_probe.schema.structures import Structures, centroids
+from equiv_probe.schema.structures import Structures
 
 if TYPE_CHECKING:
     from collections.abc import Callable

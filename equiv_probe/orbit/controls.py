@@ -26,22 +26,19 @@ if TYPE_CHECKING:
 NUDGE = 0.1
 """Displacement of every coordinate, relative to the spread of all."""
 STAYS = 1e-6
-"""Of the largest coordinate: inputs that rotations change by less do not rotate (an atom about itself)."""
+"""Relative change of the largest coordinate below which an input does not rotate (an atom about itself)."""
 STEPS = (-0.01, -0.005, 0.005, 0.01)
-"""Of the move: moves that differ by so much make nearly the same difference, unless it is rounding."""
+"""Relative changes of the move, small enough that only rounding makes their results differ."""
 FIXED = 'if its positions are counted from a point that matters, rotate about that: center="origin"'
 ROUGH = 10.0
-"""Times what nearly the same moves differ by that a difference is more than rounding."""
+"""Multiple of the scatter between nearly equal moves above which a difference is more than rounding."""
 _LOW = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def nudge(value: Tensor, generator: torch.Generator, size: float = NUDGE) -> Tensor:
-    """Random displacements for each entry, which no rotation is, in float32.
+    """Random displacements of each entry, which no rotation makes, float32, ``size`` times the spread of all entries.
 
-    Args:
-        value: coordinates; entries that are not finite count as zero.
-        generator: on the CPU, so that all devices draw alike.
-        size: of the displacements, relative to the spread of all entries.
+    Entries that are not finite count as zero; the generator is on the CPU, so that all devices draw the same numbers.
     """
     noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.device)
     finite = torch.where(value.isfinite(), value, 0.0).float()
@@ -51,13 +48,10 @@ def nudge(value: Tensor, generator: torch.Generator, size: float = NUDGE) -> Ten
 def controls_of(
     model: RotatedModel, rotations: Tensor, round_trips: Mapping[str, Tensor], repeats: Mapping[str, Tensor]
 ) -> list[Control]:
-    """The controls of a model that was evaluated at rotations.
+    """The controls of a model that was evaluated at rotations ``(K, 3, 3)``.
 
-    Args:
-        model: it; knows which outputs varied.
-        rotations: ``(K, 3, 3)``.
-        round_trips: outputs at inputs that differ by rounding alone, ``(F, *S)`` by name; empty if not evaluated.
-        repeats: outputs at the very same input, likewise.
+    ``round_trips`` are outputs at inputs that differ by rounding alone, ``(F, *S)`` by name, ``repeats`` those at the
+    very same input; empty if not evaluated.
     """
     if any(value.device.type == "meta" for value in model.identity.values()):  # there are no numbers
         return []
@@ -182,7 +176,7 @@ def _rotating(model: RotatedModel) -> dict[str, Tensor]:
 
 
 def _precision(values: Tensor, given: torch.dtype | None, floor: float) -> torch.dtype:
-    """In which outputs were computed: what holds all their digits; single where round trips ended where they began."""
+    """The precision that outputs were computed in: the lowest that holds their digits; single without a floor."""
     known = [one for one in _LOW if bool((values == values.to(one).to(values)).all())]
     known += [given] if given is not None else []
     known += [torch.float32] if not floor > 0 else []

@@ -14,10 +14,11 @@ from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.orbit.rounding import perturbed, perturbed_weights
 from equiv_probe.representations.representation import Fixed
+from equiv_probe.schema.batch_layout import resolve_batch
+from equiv_probe.schema.centers import box_center, centroids, dense_centroids, require_common_center
 from equiv_probe.schema.grid_plans import exact_grids
 from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import Schema, named, unnamed
-from equiv_probe.schema.structures import box_center, require_common_center, resolve_batch
 from equiv_probe.schema.translation import settled
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class RotatedModel:
-    """A callable with its input and schema: evaluates rotated copies and pulls the answers back."""
+    """A callable with its input and schema: evaluates rotated copies and rotates the outputs back."""
 
     def __init__(
         self,
@@ -101,25 +102,17 @@ class RotatedModel:
             return None
         require_common_center(self.schema)
         points: Tensor = self.schema.inputs[name].places(self.inputs[name]).double()
-        if self.schema.batch is not None:
-            index = self.inputs[self.schema.batch].long()
-            count = int(index.max()) + 1
-            sums = points.new_zeros(count, 3).index_add_(0, index, points)
-            self.structure_centers = sums / torch.bincount(index, minlength=count)[:, None]
-            return self.structure_centers[index]
-        atoms = tuple(range(min(1, points.ndim - 2), points.ndim - 1))  # of a dense batch all but the first axis
-        if self.schema.mask is None:
-            return points.mean(atoms, keepdim=True)
-        mask: Tensor = self.inputs[self.schema.mask].to(points)
-        mask = mask.reshape(*mask.shape, *(1,) * (points.ndim - mask.ndim)).expand(*points.shape[:-1], 1)
-        held = torch.where(mask != 0, points, 0.0)  # padding may hold anything, also NaN
-        return (held * mask).sum(atoms, keepdim=True) / mask.sum(atoms, keepdim=True).clamp_min(1)
+        if self.schema.batch is None:
+            return dense_centroids(points, self.inputs[self.schema.mask] if self.schema.mask else None)
+        index = self.inputs[self.schema.batch].long()
+        self.structure_centers = centroids(points, index, int(index.max()) + 1)
+        return self.structure_centers[index]
 
     def unrotated(self) -> dict[str, Tensor]:
         """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output; at what of a grid is in its ball."""
         return next(in_chunks(lambda _a, _b: self._call(None), 1, 1))
 
-    def pulled_back(self, rotations: Tensor) -> dict[str, Tensor]:
+    def rotated_back(self, rotations: Tensor) -> dict[str, Tensor]:
         """``h_g`` for rotations ``(C, 3, 3)``, ``(C, *S)`` by output."""
         found = {}
         for name, value in self._call(rotations).items():

@@ -20,8 +20,9 @@ from equiv_probe.live.isolation import needs_gradient
 from equiv_probe.orbit.twirl import twirl
 from equiv_probe.representations.grids import Grid
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.batch_layout import resolve_batch
 from equiv_probe.schema.schema import named, unnamed
-from equiv_probe.schema.structures import Structures, resolve_batch
+from equiv_probe.schema.structures import Structures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -127,7 +128,7 @@ class Parts:
         doubts: dict[str, str] = {}
         controls: list[Control] = []
         for inputs, targets in zip(self.inputs, self.targets, strict=True):
-            orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR)
+            orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR, progress=False)
             controls += orbit.controls
             for name in orbit.identity:
                 orbit.require_finite(name)

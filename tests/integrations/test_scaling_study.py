@@ -251,7 +251,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(
 def test_the_decomposed_loss_of_a_planted_network(
     study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path
 ) -> None:
-    """``f(x) = A x`` is ``g⁻¹ A g`` pulled back, of second degree in g: tetrahedral replicates average it exactly."""
+    """``f(x) = A x`` is ``g⁻¹ A g`` rotated back, of second degree in g: tetrahedral replicates average it exactly."""
     torch.manual_seed(0)
     a = torch.eye(3) + 0.3 * torch.randn(3, 3)
 
