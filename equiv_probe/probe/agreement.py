@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 import warnings
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.isolation import sharded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import nn
 
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds that a process waits for the others."""
 
-_ORDINAL = itertools.count()
+_ORDINAL, _ORDINAL_OF_MEETINGS = itertools.count(), itertools.count()
+"""Of what processes agree on, in the order in which it first comes up: the same in all of them."""
 
 
 class Agreement:
@@ -70,35 +72,33 @@ class Agreement:
         return decided
 
 
-def require_everyone(network: nn.Module, name: str) -> None:
-    """Raise EquivProbeError where a network is spread over processes, and not all of them are about to measure.
+class Meeting:
+    """The first measurement of a network that is spread over processes: all of them must be about to measure."""
 
-    Args:
-        network: whose every call is a collective, if so.
-        name: under which the processes meet.
-    """
-    store = _store()
-    if store is None or not sharded(network):
-        return
-    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    keys = [f"equiv_probe/{name}/here/{one}" for one in range(world)]
-    store.set(keys[rank], "1")
-    if not _heard(store, keys):
-        missing = [one for one, key in enumerate(keys) if not store.check([key])]
-        raise EquivProbeError(
-            f"a network that is sharded over {world} processes, and a probe that does not measure on rank "
-            f"{', '.join(map(str, missing))}",
-            "a probe on every rank: each pass of a sharded network needs all of them",
-            "attach it without `if rank == 0`",
-        )
+    def __init__(self) -> None:
+        self._met = False
 
+    def require(self, network: nn.Module) -> None:
+        """Raise EquivProbeError unless they are; once.
 
-def sharded(network: nn.Module) -> bool:
-    """Whether a network's weights are spread over processes, so that its every call is a collective."""
-    from torch.distributed.fsdp import FullyShardedDataParallel  # slow to import, and only where it is in use
-
-    tensors = (p for p in network.parameters() if type(p).__name__ == "DTensor" or hasattr(p, "device_mesh"))
-    return next(tensors, None) is not None or any(isinstance(m, FullyShardedDataParallel) for m in network.modules())
+        Args:
+            network: whose every call is a collective, if it is sharded; of another one nothing is required.
+        """
+        store = None if self._met else _store()
+        if store is None or not sharded(network):
+            return
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        place = f"equiv_probe/meeting/{next(_ORDINAL_OF_MEETINGS)}"
+        keys = [f"{place}/{one}" for one in range(world)]
+        store.set(keys[rank], "1")
+        if not _heard(store, keys):
+            missing = [str(one) for one, key in enumerate(keys) if not store.check([key])]
+            raise EquivProbeError(
+                f"a network that is sharded over {world} processes, and no measurement on rank {', '.join(missing)}",
+                "a probe on every rank: each pass of a sharded network needs all of them",
+                "attach it without `if rank == 0`",
+            )
+        self._met = True
 
 
 def _store() -> Any:
@@ -110,9 +110,10 @@ def _store() -> Any:
 
 
 def _heard(store: Any, keys: list[str]) -> bool:
-    """Whether keys are there, or come soon."""
-    try:
-        store.wait(keys, timedelta(seconds=PATIENCE))
-    except Exception:  # of a kind that depends on the store
-        return False
+    """Whether keys are there, or come soon; asked for again and again, since a store's own waiting logs its failure."""
+    patient_until = time.monotonic() + PATIENCE
+    while not store.check(keys):
+        if time.monotonic() > patient_until:
+            return False
+        time.sleep(0.002)
     return True

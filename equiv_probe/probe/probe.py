@@ -28,6 +28,7 @@ from equiv_probe.estimation.objectives import label_free, labelled
 from equiv_probe.live.isolation import measuring
 from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.probe.accumulated import Accumulated
+from equiv_probe.probe.agreement import Meeting
 from equiv_probe.probe.bins import Over
 from equiv_probe.probe.checks import Checks
 from equiv_probe.probe.failures import Failures
@@ -159,6 +160,7 @@ class Probe:
             ),
             Accumulated(window, None if over is None else Over(over, bins), differentiating),
             Failures(),
+            Meeting(),
             Checks(),
             evaluate=objectives or compared,
             replays=objectives is None,
@@ -307,6 +309,7 @@ class Probe:
                 return step()
         result: list[Any] = []
         with self._parts.failures.listed(result):
+            self._parts.meeting.require(self.live.network)
             run = self.record(step, result)
             if due:
                 measure_step(self._parts, run, stage, per_structure)
