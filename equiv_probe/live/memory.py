@@ -7,8 +7,15 @@ tensors and arrays in these. Modules are kept by :mod:`equiv_probe.live.module_s
 
 from __future__ import annotations
 
+import argparse
+import collections
+import csv
 import functools
+import gc
+import logging
 import sys
+import tempfile
+import threading
 import types
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -17,7 +24,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from equiv_probe.live.generators import KINDS
-from equiv_probe.live.kept_values import Cell, Contents, Numbers, Place
+from equiv_probe.live.kept_values import WRITABLE, Attributes, Cell, Contents, Numbers, Place, slots
+from equiv_probe.live.unrepeatable import Position, Watched, is_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -28,8 +36,22 @@ _DEEPEST = 6
 """Objects and containers within each other."""
 _MOST = 20_000
 """Objects beyond which nothing more is remembered."""
-_OTHERS = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "wandb", "hydra", "omegaconf"}
-"""Packages whose objects are no data of a step's: trainers, optimizers, loaders, loggers."""
+FRAMEWORKS = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "hydra", "omegaconf"}
+"""Packages whose objects mind what they hold: trainers, optimizers, loaders; only numbers and texts are put back."""
+_LEFT_ALONE = {"wandb", "numpy", "builtins"}
+"""Packages whose objects are no data of a step's."""
+HOLDING = (
+    collections.UserDict,
+    collections.UserList,
+    collections.ChainMap,
+    types.SimpleNamespace,
+    argparse.Namespace,
+    csv.DictWriter,
+    threading.local,
+    tempfile._TemporaryFileWrapper,
+    logging.Handler,
+)
+"""Classes of the standard library whose objects hold what others put there."""
 
 
 class Memory:
@@ -44,6 +66,7 @@ class Memory:
         self._places: list[Place] = []
         self._seen: set[int] = set(apart)
         self._packages: set[str] = set()
+        self._alive: list[Any] = []
         left = deque((name, value, 0) for name, value in roots)
         while left and len(self._seen) < _MOST:
             left.extend(self._remember(*left.popleft()))
@@ -78,35 +101,81 @@ class Memory:
         """Names of what was written to and is too large to have been copied."""
         return [place.name for place in self._places if isinstance(place, Numbers) and place.lost]
 
+    @property
+    def watched(self) -> list[Watched]:
+        """What cannot be put back: files, iterators, queues."""
+        return [place for place in self._places if isinstance(place, Watched)]
+
     def _remember(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
         """Keep one thing, and name what it holds."""
         if id(value) in self._seen or depth > _DEEPEST:
             return
-        if isinstance(value, (nn.Module, type, types.ModuleType, str, bytes, int, float, *KINDS)):
+        if isinstance(value, (nn.Module, str, bytes, int, float, *KINDS)):
             return
         self._seen.add(id(value))
         if isinstance(value, (Tensor, np.ndarray)):
             if Numbers.keeps(value):
                 self._places.append(Numbers.of(name, value))
-        elif isinstance(value, (list, dict, set, deque, tuple)):
+        elif isinstance(value, (*WRITABLE, tuple)):
             yield from self._contained(name, value, depth)
-        elif isinstance(value, functools.partial):
-            yield from (("", one, depth) for one in (value.func, value.args, value.keywords))
-        elif isinstance(value, types.MethodType):
-            yield from (("", one, depth) for one in (value.__func__, value.__self__))
+        elif isinstance(value, (type, types.ModuleType)):
+            yield from self._of_own_code(name, value, depth)
         elif isinstance(value, types.FunctionType):
             yield from self._named_in(value, depth)
+        elif isinstance(value, types.MethodType):
+            yield from ((name, one, depth) for one in self._of_method(value))
+        elif (parts := _parts_of(value)) is not None:
+            yield from ((name, one, depth) for one in parts)
+        elif Position.keeps(value):
+            self._places.append(Position(name, value))
+        elif is_watched(value) and not (is_of_the_user(_package(value)) and is_data(value)):
+            self._places.append(Watched(name, value))
         elif is_data(value):
-            held = vars(value)
-            self._places.append(Contents.of(name, held, form="{name}.{key}" if name else "{key}"))
-            yield from ((f"{name}.{key}" if name else key, one, depth + 1) for key, one in list(held.items()))
+            yield from self._of_object(name, value, depth)
+
+    def _of_object(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
+        """The attributes of an object, and what they hold; of a framework's, only what the user put there."""
+        place = Attributes(name, value, plain=_package(value) in FRAMEWORKS)
+        self._places.append(place)
+        held = {key: one for key, one in place.held.items() if not place.plain or isinstance(one, WRITABLE)}
+        if isinstance(value, logging.Handler):  # whose files get nothing while a step is run again
+            held.pop("stream", None)
+        yield from ((f"{name}.{key}" if name else key, one, depth + 1) for key, one in held.items())
+        if not place.plain:
+            yield f"{name}'s class", type(value), depth + 1
+
+    def _of_own_code(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
+        """What a class of the step's own package holds, or a module of it."""
+        module = value.__module__ if isinstance(value, type) else value.__name__
+        package = module.partition(".")[0]
+        if package not in self._packages and not (isinstance(value, type) and is_of_the_user(package)):
+            return
+        if isinstance(value, type):
+            place = Attributes(name or value.__name__, value)
+            self._places.append(place)
+            held = place.held
+        else:
+            held = {n: v for n, v in vars(value).items() if not (n.startswith("__") or callable(v))}
+            self._places.append(Contents.of(name, vars(value), frozenset(held), "{name}.{key}"))
+        yield from ((f"{name}.{key}", one, depth + 1) for key, one in list(held.items()))
+
+    def _of_method(self, method: types.MethodType) -> list[Any]:
+        """A method's object and function, and the other methods that it names."""
+        function, owner = method.__func__, method.__self__
+        if id(function) in self._seen:
+            return [owner]
+        names = getattr(getattr(function, "__code__", None), "co_names", ())
+        others = [getattr(type(owner), name, None) for name in names]
+        methods = [types.MethodType(one, owner) for one in others if isinstance(one, types.FunctionType)]
+        self._alive += methods  # their ids must not go to others
+        return [owner, function, *methods]
 
     def _contained(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
         if not isinstance(value, tuple):
             self._places.append(Contents.of(name, value))
         if isinstance(value, dict):
             entries = [(f"{name}[{key!r}]", one) for key, one in list(value.items())[:_LOOKED_INTO]]
-        elif len(value) <= _LOOKED_INTO:
+        elif isinstance(value, (list, tuple, set, deque)) and len(list(iter(value))) <= _LOOKED_INTO:
             entries = [(f"{name}[{k}]", one) for k, one in enumerate(list(iter(value)))]
         else:
             entries = []
@@ -132,12 +201,35 @@ class Memory:
 
 def is_data(value: Any) -> bool:
     """Whether an object is of a kind that a step keeps things in: of the user's own, or a batch of a framework's."""
-    package = type(value).__module__.partition(".")[0]
-    if isinstance(value, types.SimpleNamespace):
+    package = _package(value)
+    if isinstance(value, HOLDING):
         return True
-    if package in _OTHERS or package in sys.stdlib_module_names or package.startswith("equiv_probe"):
+    if package in _LEFT_ALONE or package in sys.stdlib_module_names - {"__main__"} or package.startswith("equiv_probe"):
         return False
-    return isinstance(getattr(value, "__dict__", None), dict)
+    return isinstance(getattr(value, "__dict__", None), dict) or bool(slots(type(value)))
+
+
+def is_of_the_user(package: str) -> bool:
+    """Whether a package is neither the language's, nor installed, but of the user's own."""
+    if package in sys.stdlib_module_names or package == "builtins" or package.startswith("equiv_probe"):
+        return package == "__main__"
+    path = getattr(sys.modules.get(package), "__file__", None) or ""
+    return "site-packages" not in path and "dist-packages" not in path
+
+
+def _package(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
+
+
+def _parts_of(value: Any) -> tuple[Any, ...] | None:
+    """What a callable, or a writer of CSV, hands on to; None for anything else."""
+    if isinstance(value, functools.partial):
+        return value.func, value.args, value.keywords
+    if isinstance(value, types.BuiltinMethodType) and not isinstance(value.__self__, types.ModuleType):
+        return (value.__self__,)
+    if type(value).__module__ == "_csv":
+        return tuple(gc.get_referents(value))
+    return None
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

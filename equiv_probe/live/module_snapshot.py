@@ -13,7 +13,8 @@ from equiv_probe.live.contents import INTERNAL, copied
 from equiv_probe.live.contents import held as held_in_containers
 from equiv_probe.live.isolation import attributes_of, sharded
 from equiv_probe.live.kept_values import COMPARED, same
-from equiv_probe.live.memory import Memory, is_data
+from equiv_probe.live.memory import FRAMEWORKS, HOLDING, Memory, is_data, is_of_the_user
+from equiv_probe.live.unrepeatable import Position, is_watched
 from equiv_probe.representations.voxel_rotations import at_hand
 
 if TYPE_CHECKING:
@@ -85,12 +86,15 @@ class ModuleSnapshot:
         """Plain objects that the attributes hold: these are written into, and put back in place."""
 
     def _data(self) -> Iterator[tuple[str, Any]]:
-        """Objects in the modules' attributes, of the packages that the modules are of."""
+        """Objects in the modules' attributes, of the packages that the modules are of or that are the user's own."""
         for module, own in zip(self._modules, self._now, strict=True):
-            package = _package(module)
+            packages = {_package(module), *FRAMEWORKS}
             for name, value in own.attributes.items():
                 entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-                yield from ((name, one) for one in list(entries)[:MANY] if is_data(one) and _package(one) == package)
+                for one in list(entries)[:MANY]:
+                    known = _package(one) in packages or is_of_the_user(_package(one)) or isinstance(one, HOLDING)
+                    if (known and is_data(one)) or Position.keeps(one) or is_watched(one):
+                        yield name, one
 
     def restore(self) -> None:
         """Let the modules hold what they held, as fresh copies; who keeps what they hold now puts that back."""

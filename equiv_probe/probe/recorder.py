@@ -11,6 +11,7 @@ from equiv_probe.live.isolation import RandomState, measuring, versions
 from equiv_probe.live.memory import Memory
 from equiv_probe.live.module_snapshot import ModuleSnapshot
 from equiv_probe.live.reachable import generators_in, modules_of
+from equiv_probe.live.unrepeatable import Used
 from equiv_probe.probe.recorded import Recorded, RecordedStep
 
 if TYPE_CHECKING:
@@ -86,9 +87,10 @@ class Recorder:
         before, old = RandomState.now(self._generators), versions(modules)
         memory, snapshot = Memory.of_step(step), ModuleSnapshot((self._parts.model, *modules))
         calls: list[Recorded] = []
+        watched, used = [*memory.watched, *snapshot.objects.watched], Used()
         self._calls, self.transformed = calls, False
         try:
-            with hooked():
+            with used.watching(watched), hooked():
                 self.listen()
                 result.append(step())
         finally:
@@ -118,6 +120,7 @@ class Recorder:
             memory=memory,
             snapshot=snapshot,
             protect=protect,
+            unrepeatable=tuple(dict.fromkeys((*used.names, *(str(one) for one in watched if one.changes())))),
         )
 
 
