@@ -60,12 +60,15 @@ class Memory:
     Args:
         roots: what is reached from, with a name for messages.
         apart: ids of objects that somebody else takes care of.
+        packages: whose functions are looked through beside those of the user's own; none for that of the first.
     """
 
-    def __init__(self, roots: Iterable[tuple[str, Any]], apart: Iterable[int] = ()) -> None:
+    def __init__(
+        self, roots: Iterable[tuple[str, Any]], apart: Iterable[int] = (), packages: Iterable[str] = ()
+    ) -> None:
         self._places: list[Place] = []
         self._seen: set[int] = set(apart)
-        self._packages: set[str] = set()
+        self._packages = set(packages)
         self._alive: list[Any] = []
         left = deque((name, value, 0) for name, value in roots)
         while left and len(self._seen) < _MOST:
@@ -113,18 +116,29 @@ class Memory:
         if isinstance(value, (nn.Module, str, bytes, int, float, *KINDS)):
             return
         self._seen.add(id(value))
-        if isinstance(value, (Tensor, np.ndarray)):
-            if Numbers.keeps(value):
-                self._places.append(Numbers.of(name, value))
-        elif isinstance(value, (*WRITABLE, tuple)):
-            yield from self._contained(name, value, depth)
-        elif isinstance(value, (type, types.ModuleType)):
-            yield from self._of_own_code(name, value, depth)
-        elif isinstance(value, types.FunctionType):
-            yield from self._named_in(value, depth)
-        elif isinstance(value, types.MethodType):
-            yield from ((name, one, depth) for one in self._of_method(value))
-        elif (parts := _parts_of(value)) is not None:
+        by_kind: tuple[tuple[Any, Callable[[str, Any, int], Iterator[tuple[str, Any, int]]]], ...] = (
+            ((Tensor, np.ndarray), self._numbers),
+            ((*WRITABLE, tuple), self._contained),
+            ((type, types.ModuleType), self._of_own_code),
+            (types.FunctionType, self._named_in),
+            (types.MethodType, self._of_method),
+        )
+        for kinds, remember in by_kind:
+            if isinstance(value, kinds):
+                yield from remember(name, value, depth)
+                return
+        yield from self._of_other(name, value, depth)
+
+    def _numbers(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
+        del depth
+        if Numbers.keeps(value):
+            self._places.append(Numbers.of(name, value))
+        yield from ()
+
+    def _of_other(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
+        """Something that hands on to others, has a position, cannot be put back, or is an object with attributes."""
+        parts = _parts_of(value)
+        if parts is not None:
             yield from ((name, one, depth) for one in parts)
         elif Position.keeps(value):
             self._places.append(Position(name, value))
@@ -132,6 +146,9 @@ class Memory:
             self._places.append(Watched(name, value))
         elif is_data(value):
             yield from self._of_object(name, value, depth)
+
+    def _looks_into(self, package: str) -> bool:
+        return package in self._packages or is_of_the_user(package)
 
     def _of_object(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
         """The attributes of an object, and what they hold; of a framework's, only what the user put there."""
@@ -148,7 +165,7 @@ class Memory:
         """What a class of the step's own package holds, or a module of it."""
         module = value.__module__ if isinstance(value, type) else value.__name__
         package = module.partition(".")[0]
-        if package not in self._packages and not (isinstance(value, type) and is_of_the_user(package)):
+        if not self._looks_into(package):
             return
         if isinstance(value, type):
             place = Attributes(name or value.__name__, value)
@@ -159,16 +176,17 @@ class Memory:
             self._places.append(Contents.of(name, vars(value), frozenset(held), "{name}.{key}"))
         yield from ((f"{name}.{key}", one, depth + 1) for key, one in list(held.items()))
 
-    def _of_method(self, method: types.MethodType) -> list[Any]:
+    def _of_method(self, name: str, method: types.MethodType, depth: int) -> Iterator[tuple[str, Any, int]]:
         """A method's object and function, and the other methods that it names."""
         function, owner = method.__func__, method.__self__
+        yield name, owner, depth
         if id(function) in self._seen:
-            return [owner]
+            return
         names = getattr(getattr(function, "__code__", None), "co_names", ())
-        others = [getattr(type(owner), name, None) for name in names]
+        others = [getattr(type(owner), one, None) for one in names]
         methods = [types.MethodType(one, owner) for one in others if isinstance(one, types.FunctionType)]
         self._alive += methods  # their ids must not go to others
-        return [owner, function, *methods]
+        yield from ((name, one, depth) for one in (function, *methods))
 
     def _contained(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
         if not isinstance(value, tuple):
@@ -181,10 +199,11 @@ class Memory:
             entries = []
         yield from ((label, one, depth + 1) for label, one in entries)
 
-    def _named_in(self, function: types.FunctionType, depth: int) -> Iterator[tuple[str, Any, int]]:
+    def _named_in(self, name: str, function: types.FunctionType, depth: int) -> Iterator[tuple[str, Any, int]]:
         """The variables of a function's closure, and the globals that it names; of the step's own package."""
+        del name
         package = str(function.__module__).partition(".")[0]
-        if self._packages and package not in self._packages:
+        if package in FRAMEWORKS or (self._packages and not self._looks_into(package)):
             return
         self._packages.add(package)
         for label, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -209,6 +228,7 @@ def is_data(value: Any) -> bool:
     return isinstance(getattr(value, "__dict__", None), dict) or bool(slots(type(value)))
 
 
+@functools.cache
 def is_of_the_user(package: str) -> bool:
     """Whether a package is neither the language's, nor installed, but of the user's own."""
     if package in sys.stdlib_module_names or package == "builtins" or package.startswith("equiv_probe"):

@@ -17,13 +17,20 @@ import threading
 import types
 from collections.abc import Iterator as IteratorKind
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _IN_MEMORY = (io.StringIO, io.BytesIO)
-_SEQUENCES = (type(iter([])), type(iter(())), type(iter(range(0))), type(iter("")), type(iter(b"")))
+_SEQUENCES: tuple[type[Any], ...] = (
+    type(iter([])),
+    type(iter(())),
+    type(iter(range(0))),
+    type(iter("")),
+    type(iter(b"")),
+)
 """Iterators that can be set back."""
 _QUEUES = (queue.Queue, queue.SimpleQueue)
 _WATCHED = (*_QUEUES, socket.socket, types.GeneratorType)
@@ -125,7 +132,7 @@ class Watched:
     def __str__(self) -> str:
         kind = "file" if is_stream(self.value) else type(self.value).__name__
         path = getattr(self.value, "name", None) if kind == "file" else None
-        shown = f"{kind} {os.path.basename(path)}" if isinstance(path, str) else kind
+        shown = f"{kind} {Path(path).name}" if isinstance(path, str) else kind
         return f"{self.name} ({shown})" if self.name else shown
 
     def generators(self) -> list[Any]:
@@ -140,16 +147,13 @@ def _mark(value: Any) -> Any:
     if isinstance(value, types.GeneratorType):
         frame = value.gi_frame
         return None if frame is None else (frame.f_lasti, _Same(frame.f_locals.values()))
-    if hasattr(value, "total_changes"):  # a database of sqlite3
-        return value.total_changes
     if isinstance(value, _QUEUES):
         return value.qsize(), getattr(value, "unfinished_tasks", 0)
-    if isinstance(value, _SEQUENCES):
-        return operator.length_hint(value)
     if isinstance(value, IteratorKind):
         own = {n: v for n, v in getattr(value, "__dict__", {}).items() if isinstance(v, (int, str))}
-        return repr(value), own, [_mark(one) for one in _within(value)[1:]]
-    return object()
+        inner = [_mark(one) for one in _within(value)[1:]]
+        return repr(value), own, inner, operator.length_hint(value, -1) if isinstance(value, _SEQUENCES) else 0
+    return getattr(value, "total_changes", object())  # which a database has
 
 
 def _within(iterator: Any) -> list[Any]:
@@ -211,7 +215,7 @@ class Used:
 
         def opened(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
             if _WRITING & set(mode) and threading.get_ident() == thread:
-                self.names.append(f"a file that it opens to write ({os.path.basename(str(file))})")
+                self.names.append(f"a file that it opens to write ({Path(str(file)).name})")
             return opening(file, mode, *args, **kwargs)
 
         return opened

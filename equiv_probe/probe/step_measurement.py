@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.module_snapshot import unnoticed
 from equiv_probe.probe.call_measurement import Pending, measure_call
 from equiv_probe.probe.replay import Replay, replay_step, require_reproduced
 from equiv_probe.rotations.drawing import source
@@ -82,13 +83,14 @@ def replayed(
         EquivProbeError: it returns another number then, or uses what cannot be put back.
     """
     require_repeatable(run)
-    run.resolve()
+    with unnoticed(run.live.network):
+        run.resolve()
     look = look and run.device.type != "meta"  # which has no numbers to look at
     written: list[str] = []
     if look:
         written = list(dict.fromkeys((*run.memory.changes, *run.snapshot.changes)))
-        parts.checks.of_step(run)
-        with torch.no_grad():
+        with unnoticed(run.live.network), torch.no_grad():
+            parts.checks.of_step(run)
             parts.checks.of_call(run.live, run.calls[0].call, run.calls[0].before, plan)
     if per_structure is None and parts.checks.rotates_alike(run.live):
         per_structure = False
