@@ -101,12 +101,12 @@ def report_of(
         over = [probe.over_time(*key) for key in sorted(probe.binned)]
     sums = {key: one.to("cpu") for key, one in sums.items()}
     alone = {key for key, one in sums.items() if key in probe.running and probe.running[key].of_one(one)}
-    schedules = probe.schedules.values()
     lines = {
         "training": f"{probe.light}, the latest {probe.window} measurements",
         "evaluation": f"{probe.plan}",
         "rotations from seed": probe.seed,
-        "seconds measuring": round(sum(schedule.seconds for schedule in schedules), 3),
+        "seconds measuring": round(sum(schedule.seconds for schedule in probe.schedules.values()), 3),
+        **probe.schedules.lines(),
         "equiv-probe": metadata.version("equiv-probe"),
         "torch": torch.__version__,
     }

@@ -74,6 +74,7 @@ class _Repeated:
         self, run: Run, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, whole: bool
     ) -> None:
         self._run, self._original, self._given, self._whole = run, original, (args, kwargs), whole
+        self.__wrapped__ = original  # what it writes into is put back before it is run again
         self._pristine: Any = None
         self.outcome: list[Any] = []
 
