@@ -101,6 +101,8 @@ def report_of(
         over = [probe.over_time(*key) for key in sorted(probe.binned)]
     sums = {key: one.to("cpu") for key, one in sums.items()}
     alone = {key for key, one in sums.items() if key in probe.running and probe.running[key].of_one(one)}
+    history = [dict(entry) for entry in history]
+    steps = {(entry.get("stage"), entry.get("output")): entry.get("step") for entry in history}  # the last one counts
     schedules = probe.schedules.values()
     lines = {
         "training": f"{probe.light}, the latest {probe.window} measurements",
@@ -115,7 +117,7 @@ def report_of(
         source=source,
         protocol={**lines, **(protocol or {})},
         measured=[
-            _measured("/".join(key), one, 1 if key in alone else int(one.count), _loss(probe, key))
+            _measured("/".join(key), one, 1 if key in alone else int(one.count), _loss(probe, key), steps.get(key))
             for key, one in sorted(sums.items())
         ],
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
@@ -127,7 +129,7 @@ def report_of(
         ],
         blind_spots=BLIND,
         complete=complete,
-        history=[dict(entry) for entry in history],
+        history=history,
         over=list(over),
         gradients=dict(gradients),
         controls=probe.controls,
@@ -138,7 +140,7 @@ def _loss(probe: Measuring, key: tuple[str, str]) -> str:
     return probe.running[key].loss if key in probe.running else OF_THE_STEP
 
 
-def _measured(name: str, sums: Sums, structures: int, loss: str) -> Measured:
+def _measured(name: str, sums: Sums, structures: int, loss: str, step: int | None) -> Measured:
     equiv, total, mean, share = sums.equiv, sums.total, sums.mean, sums.share
     labelled = not math.isnan(total.value)
     found = None
@@ -172,6 +174,7 @@ def _measured(name: str, sums: Sums, structures: int, loss: str) -> Measured:
         verdict="",
         sentence="",
         labelled=found,
+        step=step,
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from equiv_probe.report.document import Headline
 from equiv_probe.report.formatting import number
+from equiv_probe.results.course_figures import OUTDATED
 from equiv_probe.results.verdict_words import ANSWERS, beside_floor, errors, is_there, percent, rank, severity
 
 if TYPE_CHECKING:
@@ -54,10 +55,9 @@ def _of_symmetry(m: Measured) -> Headline:
 
 
 def _outdated(history: Sequence[Mapping[str, Any]], m: Measured) -> bool:
-    """Whether a run went on for long after this stage was last measured."""
-    last = {str(entry.get("stage")): entry["step"] for entry in history if entry.get("step") is not None}
-    stage = m.name.partition("/")[0]
-    return stage in last and last[stage] < 0.8 * max(last.values())
+    """Whether a run went on for long after this was last measured."""
+    end = max((entry["step"] for entry in history if entry.get("step") is not None), default=0)
+    return m.step is not None and m.step < OUTDATED * end
 
 
 def _stage(m: Measured) -> tuple[int, bool, str]:

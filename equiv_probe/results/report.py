@@ -106,6 +106,7 @@ class Report(Record, frozen=True):
         count = len(self.structures)
         counted = f"{count} structure{'s' * (count != 1)} of " if count else ""
         is_doubted = any(one.failed for one in self.controls)
+        steps = {m.name: m.step for m in self.measured if m.step is not None}
         symmetry = [m for m in self.measured if math.isfinite(m.rms) or m.labelled is None]
         return Document(
             self.model,
@@ -115,7 +116,7 @@ class Report(Record, frozen=True):
                 top or Paragraph("Nothing was measured."),
                 *below_headline(self.controls),
                 *([symmetry_table(symmetry, doubted=is_doubted)] if symmetry else []),
-                Section("How much of the loss is it?", loss_blocks(labelled(self.measured))),
+                Section("How much of the loss is it?", loss_blocks(labelled(self.measured), steps)),
                 Section("Where is it?", self._where(about)),
                 Section("What kind is it?", main_first(kind_figures(self.measured, about), about)),
                 Section("Over time", [*(b for one in self.over for b in one.blocks()), *course_figures(self.history)]),

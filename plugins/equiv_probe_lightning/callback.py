@@ -177,12 +177,12 @@ class Measuring:
         """Start the epoch's estimates from nothing."""
         del pl_module
         if not trainer.sanity_checking:
-            self.run.begin_epoch("val", sum(trainer.num_val_batches))
+            self.run.begin_evaluation("val")
 
     def on_test_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the estimates from nothing."""
-        del pl_module
-        self.run.begin_epoch("test", sum(trainer.num_test_batches))
+        del trainer, pl_module
+        self.run.begin_evaluation("test")
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the running estimate, after a measurement and whenever Lightning is about to write."""

@@ -12,10 +12,11 @@ from equiv_probe.estimation.estimates import Sums
 from equiv_probe.probe.probe_report import report_of
 from equiv_probe.results.over_time import OverTime
 from equiv_probe_lightning import ranks
+from equiv_probe_lightning.losses import repeated
 from equiv_probe_lightning.trainers import about_to_write
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -41,21 +42,33 @@ class Logbook:
         """Whether something was measured in training that was not logged yet."""
         self.fresh_gradients = False
         """Likewise of gradients."""
+        self._shares: set[str] = set()
+        """Names of shares over everything, not of a part of it."""
         self._training: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
         self._places: list[ranks.Place] = []
         self._gradient_history: list[tuple[int, dict[str, Tensor]]] = []
         self._keys: list[ranks.Key] | None = None
         self._history: list[tuple[int, ranks.Key, dict[str, Any]]] = []
+        self._repeated: dict[str, list[str]] = {}
         self._began: float | None = None
         self._earlier = 0.0
         """Seconds of training before the checkpoint that this run goes on from."""
 
     def stepped(self, probe: ep.Probe, stage: str) -> None:
         """Note what a step measured."""
+        schedule = probe.schedules["step", stage]
+        if schedule.was_due and stage not in self._repeated:
+            self._repeated[stage] = repeated(probe.running, stage)
+            for name in self._repeated[stage]:
+                del probe.running[stage, name]
         if stage == "train":
             self.fresh |= probe.schedules["step", stage].was_due
             self.fresh_gradients |= probe.gradients is not None and probe.schedule("gradients", stage).was_due
+
+    def repeated(self, stage: str) -> Sequence[str]:
+        """Names under which a step of a stage only says again what it says under another one."""
+        return self._repeated.get(stage, ())
 
     def training(self, probe: ep.Probe, trainer: Any, module: Any) -> None:
         """Log the estimates over the window and over ranks; nothing waits for the device."""
@@ -92,7 +105,11 @@ class Logbook:
 
     def evaluation(self, probe: ep.Probe, stage: str, trainer: Any, module: Any) -> None:
         """Log the estimates over an epoch and over ranks."""
-        here = {key: one for key, one in probe.running.items() if key[0] == stage and stage not in probe.running.stale}
+        here = {
+            key: one
+            for key, one in probe.running.items()
+            if key[0].partition("/")[0] == stage and key[0] not in probe.running.stale
+        }
         merged = ranks.merged(here)
         sums = {key: Sums(**state["everything"]).to(module.device) for key, state in merged.items()}
         sums = self._alone(probe, sums)
@@ -138,6 +155,7 @@ class Logbook:
             few = running is not None and ranks.world() == 1 and not running.has_error_bar
             kept = {name: values[name] for name in wanted if not (few and name.endswith("_stderr"))}
             self._history.append((step, key, {"seconds": self.seconds, **kept}))
+            self._shares.add(f"equiv/{key[0]}/{key[1]}/share")
             found.update({f"equiv/{key[0]}/{key[1]}/{name}": value for name, value in kept.items()})
         return found
 
@@ -149,8 +167,9 @@ class Logbook:
             module.log(
                 name,
                 single,
-                prog_bar=self.prog_bar and name.endswith("/share") and name.count("/") == 3,
+                prog_bar=self.prog_bar and name in self._shares,
                 batch_size=1,
+                add_dataloader_idx=False,  # which loader it is of is in the name
                 **how,
             )
 
@@ -168,7 +187,13 @@ class Logbook:
         ]
 
     def report(
-        self, probe: ep.Probe, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | None, notes: list[str]
+        self,
+        probe: ep.Probe,
+        trainer: Any,
+        merged: dict[ranks.Key, dict[str, Any]] | None,
+        notes: list[str],
+        *,
+        run: str,
     ) -> Report:
         """The report of a run.
 
@@ -177,6 +202,7 @@ class Logbook:
             trainer: which ran it.
             merged: sums over ranks; None is this rank's own.
             notes: what a reader must know.
+            run: its name.
         """
         sums = over = None
         if merged is not None:
@@ -186,7 +212,12 @@ class Logbook:
                 for key, state in merged.items()
             }
             sums = self._alone(probe, sums)
-        protocol = {"steps": trainer.global_step, "ranks": ranks.world(), "cost": f"{self._cost(probe)} of the run"}
+        protocol = {
+            "steps": trainer.global_step,
+            "ranks": ranks.world(),
+            "cost": f"{self._cost(probe)} of the run",
+            "run": run,
+        }
         source = f"a run of {trainer.global_step} steps, epoch {trainer.current_epoch}"
         history, complete = self.history, not notes
         gradients = self._shown(probe)
@@ -227,7 +258,7 @@ class Logbook:
         """What a checkpoint needs."""
         history = [(step, list(key), {n: float(v) for n, v in values.items()}) for step, key, values in self._history]
         rows = [(step, {n: float(v) for n, v in values.items()}) for step, values in self._gradient_history]
-        return {"history": history, "gradients": rows, "seconds": self.seconds}
+        return {"history": history, "gradients": rows, "seconds": self.seconds, "repeated": self._repeated}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
@@ -236,6 +267,7 @@ class Logbook:
         self._gradient_history = [
             (step, {n: torch.tensor(v, dtype=torch.float64) for n, v in values.items()}) for step, values in rows
         ]
+        self._repeated = {stage: list(names) for stage, names in state.get("repeated", {}).items()}
         self._earlier, self._began = state.get("seconds", 0.0), time.perf_counter()
 
 

@@ -34,6 +34,8 @@ def measured_step(
         kwargs: of the step.
     """
     module = run.module
+    if stage != "train":
+        stage = run.stage_of(stage, original, args, kwargs)
     repeatable = not reads_iterator(original) and (stage != "train" or module.automatic_optimization)
     whole = compiled_as_a_whole(module)
     if whole and not repeatable:
@@ -48,7 +50,7 @@ def measured_step(
             return result
         run.begin(found)
     assert run.probe is not None
-    step = _Repeated(run, original, args, kwargs, whole=whole)
+    step = _Repeated(run, stage, original, args, kwargs, whole=whole)
     run.probe.step(step, stage=stage, replay=repeatable)
     run.logbook.stepped(run.probe, stage)
     return step.outcome[0]
@@ -71,9 +73,17 @@ class _Repeated:
     """
 
     def __init__(
-        self, run: Run, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, whole: bool
+        self,
+        run: Run,
+        stage: str,
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        whole: bool,
     ) -> None:
-        self._run, self._original, self._given, self._whole = run, original, (args, kwargs), whole
+        self._run, self._stage = run, stage
+        self._original, self._given, self._whole = original, (args, kwargs), whole
         self._pristine: Any = None
         self.outcome: list[Any] = []
 
@@ -96,7 +106,8 @@ class _Repeated:
             result = self._original(*args, **kwargs)
         if not self.outcome:
             self.outcome.append(result)
-        return losses_of(result, logged, by_structure=probe.over is not None)
+        losses = losses_of(result, logged, by_structure=probe.over is not None)
+        return {name: value for name, value in losses.items() if name not in self._run.logbook.repeated(self._stage)}
 
     def _compiled(self) -> dict[str, Any]:
         """Hooks do not reach into a compiled step: it runs as it is, and is recorded in an eager run beside that."""

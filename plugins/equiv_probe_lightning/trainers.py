@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 FLAVOURS = ("lightning.pytorch", "pytorch_lightning")
@@ -40,6 +41,30 @@ def reads_iterator(step: Any) -> bool:
 def compiled_as_a_whole(module: Any) -> bool:
     """Whether the Trainer was given ``torch.compile(module)``: then its steps are compiled, not the network alone."""
     return getattr(module, "_compiler_ctx", None) is not None
+
+
+def loaders_of(trainer: Any, stage: str) -> list[tuple[str, float]]:
+    """The loaders of an evaluation, by the name that tells them apart, and how many batches each has.
+
+    A single one has no name; of several, those of a dict have its keys, and others are called as Lightning's own logs
+    call them: ``dataloader_idx_1``.
+    """
+    loaders, batches = {
+        "val": (trainer.val_dataloaders, trainer.num_val_batches),
+        "test": (trainer.test_dataloaders, trainer.num_test_batches),
+    }[stage]
+    if len(batches) < 2:
+        return [("", sum(batches))]
+    names = list(map(str, loaders)) if isinstance(loaders, Mapping) else []
+    if len(names) != len(batches):
+        names = [f"dataloader_idx_{place}" for place in range(len(batches))]
+    return list(zip(names, batches, strict=True))
+
+
+def loader_place(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Which of several loaders a step's batch comes from."""
+    given = inspect.signature(step).bind_partial(*args, **kwargs).arguments
+    return int(given.get("dataloader_idx", 0))
 
 
 def about_to_write(trainer: Any) -> bool:

@@ -98,4 +98,4 @@ def test_a_checkpoint_is_read_with_weights_only(tmp_path: Path) -> None:
     callback = fresh()
     run(tmp_path, 1, callback)
     stored = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)
-    assert set(stored["callbacks"]["EquivarianceCallback"]) == {"probe", "generators", "turns", "logbook"}
+    assert set(stored["callbacks"]["EquivarianceCallback"]) == {"probe", "generators", "turns", "logbook", "saving"}
