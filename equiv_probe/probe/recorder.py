@@ -34,6 +34,7 @@ class Recorder:
         self._calls: list[Recorded] | None = None
         self._generators: list[Any] = []
         self._last: Any = None
+        self._unkept: Exception | None = None
         self.transformed = False
         """Whether the network was called inside of ``torch.func`` since the recording began."""
 
@@ -45,7 +46,11 @@ class Recorder:
     def called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note a call of the network."""
         assert self._calls is not None
-        call = self._parts.live.keep(args, kwargs)
+        try:
+            call = self._parts.live.keep(args, kwargs)
+        except Exception as error:  # raised after the user's own step, which goes on
+            self._unkept = self._unkept or error
+            return
         self._calls.append(Recorded(call, RandomState.now(self._generators)))
 
     def listen(self) -> None:
@@ -86,7 +91,7 @@ class Recorder:
         before, old = RandomState.now(self._generators), versions(modules)
         memory, snapshot = Memory.of_step(step), ModuleSnapshot((self._parts.model, *modules))
         calls: list[Recorded] = []
-        self._calls, self.transformed = calls, False
+        self._calls, self.transformed, self._unkept = calls, False, None
         try:
             with hooked():
                 self.listen()
@@ -96,6 +101,8 @@ class Recorder:
             self._calls, self._generators = None, []
         calls = [one for one in calls if one.after is not None]
         require_untrained(old, versions(modules))
+        if self._unkept is not None:
+            raise self._unkept
         if self.transformed:
             raise EquivProbeError(
                 "a step that calls the probed module inside of torch.func (vmap, grad, jvp) or with dual numbers",

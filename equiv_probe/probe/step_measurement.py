@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.probe.call_measurement import Pending, measure_call
+from equiv_probe.probe.floors import floor_is_due, floor_of_step
 from equiv_probe.probe.replay import Replay, replay_step, require_reproduced
 from equiv_probe.rotations.drawing import source
 
@@ -51,6 +52,8 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
         check = look or parts.schedules["step", stage].measured % CHECKED == 0
         found = replayed(parts, run, plan, per_structure, stage=stage, look=look, check=check)
         parts.so_far.add_step(stage, run, found, look=look)
+        if floor_is_due(parts, stage, "step"):
+            floor_of_step(parts, run, stage)
 
 
 def replayed(

@@ -70,6 +70,8 @@ def _of_run(m: Measured) -> Headline:
     assert known is not None  # chosen so
     if not math.isfinite(known.share):
         answer = "The loss is zero: there is no share of it to measure."
+    elif m.verdict == "round-off":
+        answer = "No: what there is of it is no more than rounding."
     elif not is_there(known):
         answer = "It cannot be told: the broken part of the loss is no more than its error bar."
     elif known.share < HARDLY:
@@ -85,5 +87,8 @@ def _of_run(m: Measured) -> Headline:
         unit="% of the loss",
         interval=(100 * low, 100 * high),
         meaning=f"The share L_equiv / L_total of {m.name}.",
-        beside=[f"The loss under random rotation is {number(known.total)}{averaged if known.mean > 0 else ''}."],
+        beside=[
+            f"The loss under random rotation is {number(known.total)}{averaged if known.mean > 0 else ''}.",
+            *([f"{m.sentence}."] if m.verdict == "round-off" else []),
+        ],
     )

@@ -22,7 +22,7 @@ from equiv_probe.results import plots
 from equiv_probe.results.verdict_words import severity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from equiv_probe.report.document import Block, Cell
     from equiv_probe.results.measured import Labelled, Measured
@@ -50,27 +50,18 @@ def symmetry_table(measured: Sequence[Measured], *, doubted: bool = False) -> Ta
         Column("floor"),
         Column("verdict", kind="text"),
     ]
-    steps = {m.name: m.step for m in measured if m.step is not None}
-    if steps:
-        columns.append(Column("at step"))
     rows: list[list[Cell]] = []
     for m in measured:
         relative = Bound(_MUCH, ">") if m.relative >= _MUCH else m.relative
         grave = severity(m.verdict)
         judged = Verdict(m.verdict, "unknown" if doubted and grave == "good" else grave, m.sentence)
-        at_step: list[Cell] = [steps.get(m.name)] if steps else []
-        rows.append([m.name, m.rms, m.rms_interval, m.unit, relative, m.highest_floor, judged, *at_step])
+        rows.append([m.name, m.rms, m.rms_interval, m.unit, relative, m.highest_floor, judged])
     caption = "Symmetry error, root mean square over rotations, structures and components."
     return Table("Symmetry error (root mean square over rotations)", columns, rows, caption)
 
 
-def loss_blocks(having: Sequence[tuple[str, Labelled]], steps: Mapping[str, int] | None = None) -> list[Block]:
-    """The decomposition of every loss as a table and a figure; nothing where there is no loss.
-
-    Args:
-        having: the losses, by quantity.
-        steps: of a training run, after which of its steps each was measured last.
-    """
+def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
+    """The decomposition of every loss as a table and a figure; nothing where there is no loss."""
     if not having:
         return []
     counts = sorted({known.structures for _, known in having})
@@ -87,7 +78,6 @@ def loss_blocks(having: Sequence[tuple[str, Labelled]], steps: Mapping[str, int]
         Column("share of the loss", kind="percent"),
         Column("95 % interval", kind="percent"),
         *([Column("over")] if len(counts) > 1 or not has_units else []),
-        *([Column("at step")] if steps else []),
     ]
     rows: list[list[Cell]] = [
         [
@@ -99,7 +89,6 @@ def loss_blocks(having: Sequence[tuple[str, Labelled]], steps: Mapping[str, int]
             Uncertain(known.share, known.share_stderr),
             known.share_interval,
             *([over(known)] if len(counts) > 1 or not has_units else []),
-            *([steps.get(name)] if steps else []),
         ]
         for name, known in having
     ]

@@ -54,10 +54,12 @@ class Measuring:
             for ``equiv_probe_report.json`` in the logger's directory.
         figures: whether to give the share and its history as figures to loggers that take figures, at the end of a fit.
         verbose: whether to print the assumptions and the table.
+        on_error: what comes of a network or a schema that cannot be found: ``"raise"`` at the first step, or
+            ``"warn"`` once and let the run go on without. What cannot be measured later is warned of and listed, and
+            never ends a run.
 
     Raises:
-        EquivProbeError: at the first step, if the network or the schema cannot be found. What cannot be measured later
-            is warned of and listed, and never ends a run.
+        EquivProbeError: settings that do not fit; and at the first step, see ``on_error``.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Measuring:
         report: str | bool | None = None,
         figures: bool = True,
         verbose: bool = True,
+        on_error: Literal["raise", "warn"] = "raise",
     ) -> None:
         super().__init__()
         options: dict[str, Any] = {
@@ -110,6 +113,7 @@ class Measuring:
             report=report,
             figures=figures,
             verbose=verbose,
+            on_error=on_error,
         )
         self.run = Run(self.settings)
         self.from_environment = False

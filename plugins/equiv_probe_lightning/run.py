@@ -52,6 +52,10 @@ class Run:
         """Of a checkpoint, the augmentation's state on every rank."""
         self.warned = False
         """Whether it was said that nothing is measured."""
+        self.stepped = False
+        """Whether the module has taken a step."""
+        self.given_up: set[str] = set()
+        """Stages that cannot be measured."""
 
     @property
     def begun(self) -> bool:
@@ -126,6 +130,13 @@ class Run:
         if settings.verbose and self.trainer.is_global_zero:
             name = next((name for name, m in module.named_modules() if m is training.network), "") or "."
             logger.info(f'equiv_probe measures network="{name}" ({type(training.network).__name__})')
+
+    def give_up(self, stage: str, error: Exception) -> None:
+        """Leave a stage alone, and say so once: the run is somebody's who may not know of us."""
+        self.given_up.add(stage)
+        if not self.warned and self.trainer.is_global_zero:
+            self.warned = True
+            warnings.warn(f"equiv_probe does not measure this run, which goes on without it: {error}", stacklevel=2)
 
     def _augment(self) -> None:
         if self.settings.augment and self.probe is not None and self._augmentation is None:
