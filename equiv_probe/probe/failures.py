@@ -27,7 +27,7 @@ class Failures(list[str]):
 
     @contextmanager
     def listed(self, result: list[object] | None = None) -> Iterator[None]:
-        """A context of a measurement, whose failure is raised before the first success; then it is listed and warned of.
+        """A context of a measurement, whose failure is raised before the first success; then it is listed.
 
         Args:
             result: of the user's own step, filled inside; while it is empty, it is that step which fails.

@@ -177,6 +177,12 @@ class Measuring:
         del trainer, pl_module
         self.run.begin_epoch("train", None)
 
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say how it goes."""
+        del trainer, pl_module
+        if self.run.begun:
+            self.run.tell()
+
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the epoch's estimates from nothing."""
         del pl_module
@@ -206,6 +212,7 @@ class Measuring:
     def _evaluated(self, stage: str, trainer: Any, pl_module: Any) -> None:
         if self.run.begun and self.probe is not None and stage in self.settings.stages:
             self.logbook.evaluation(self.probe, stage, trainer, pl_module)
+            self.run.tell()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Print the table, save the report, and log its figures."""

@@ -7,9 +7,10 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import equiv_probe as ep
-from equiv_probe.messages import logger
+from equiv_probe.cli.run_script import report_path
 from equiv_probe_lightning import ranks
 from equiv_probe_lightning.figures import log_figures
+from equiv_probe_lightning.trainers import inform
 
 if TYPE_CHECKING:
     from equiv_probe_lightning.run import Run
@@ -42,10 +43,13 @@ def conclude(run: Run, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | N
     if settings.figures and trainer.state.fn == "fit" and not trainer.barebones:
         log_figures(report, trainer.loggers, trainer.global_step)
     if settings.report:
+        where = run.directory if settings.report is True else settings.report
+        wanted = report_path(where)
         try:
-            path = run.saving.save(report, run.directory if settings.report is True else settings.report)
+            path = run.saving.save(report, where)
         except (OSError, ep.EquivProbeError) as error:  # the training is done; what comes after is the user's
             warnings.warn(f"equiv_probe could not save its report: {error}", stacklevel=2)
             return
         if settings.verbose:
-            logger.info(f"Saved to {path}")
+            other = f" ({wanted.name} is that of another run)" if path != wanted else ""
+            inform(trainer, f"equiv_probe saved its report to {path}{other}")

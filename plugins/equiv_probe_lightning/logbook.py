@@ -59,7 +59,8 @@ class Logbook:
         """Note what a step measured."""
         schedule = probe.schedules["step", stage]
         if schedule.was_due and stage not in self._repeated:
-            self._repeated[stage] = repeated(probe.running, stage)
+            # In bins the losses of the structures say more than their mean, which is the loss.
+            self._repeated[stage] = repeated(probe.running, stage) if probe.over is None else []
             for name in self._repeated[stage]:
                 del probe.running[stage, name]
         if stage == "train":

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import equiv_probe as ep
 from equiv_probe.cli.run_script import claim
-from equiv_probe.messages import logger
 from equiv_probe.rotations.drawing import rank
 from equiv_probe_lightning import ranks
 from equiv_probe_lightning.logbook import Logbook
+from equiv_probe_lightning.progress import Progress
 from equiv_probe_lightning.saving import Saving
 from equiv_probe_lightning.step import STEPS, Step, silent
-from equiv_probe_lightning.trainers import defines, dummy_logger, loader_place, loaders_of
+from equiv_probe_lightning.trainers import defines, dummy_logger, inform, loader_place, loaders_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +37,7 @@ class Run:
         self.logbook = Logbook(settings.prog_bar)
         self.saving = Saving()
         self.directory = "."
+        self._progress = Progress()
         self._kind: type[Any] | None = None
         self._restored: Mapping[str, Any] | None = None
         self._epochs: dict[str, float | None] = {}
@@ -127,9 +128,9 @@ class Run:
         for stage, calls in self._epochs.items():
             self.begin_epoch(stage, calls)
         self._augment()
-        if settings.verbose and self.trainer.is_global_zero:
+        if settings.verbose:
             name = next((name for name, m in module.named_modules() if m is training.network), "") or "."
-            logger.info(f'equiv_probe measures network="{name}" ({type(training.network).__name__})')
+            inform(self.trainer, f'equiv_probe measures network="{name}" ({type(training.network).__name__})')
 
     def give_up(self, stage: str, error: Exception) -> None:
         """Leave a stage alone, and say so once: the run is somebody's who may not know of us."""
@@ -179,6 +180,12 @@ class Run:
         """
         assert self.probe is not None
         return self.logbook.report(self.probe, trainer, merged, notes, run=self.saving.run)
+
+    def tell(self) -> None:
+        """Say how it goes, if it is time for it."""
+        assert self.probe is not None
+        if self.settings.verbose and self.trainer.is_global_zero:
+            self._progress.tell(self.probe, self.trainer)
 
     def stage_of(self, stage: str, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """A stage, with the loader among several that a step's batch comes from: ``"val/dataloader_idx_1"``."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.cli.run_script import report_path
-from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,8 +64,6 @@ class Saving:
                 outdated = replaces and path == wanted and path.stat().st_mtime < STARTED
                 if not (outdated or self._begins(path)):
                     continue
-            if path != wanted:
-                logger.info(f"{wanted} holds the report of another run: this one goes to {path.name}")
             return path
         raise AssertionError("there is always another name")
 

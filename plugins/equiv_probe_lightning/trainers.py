@@ -25,6 +25,11 @@ def dummy_logger(trainer: Any) -> type[Any]:
     return kind
 
 
+def inform(trainer: Any, message: str) -> None:
+    """Say something by the logger of Lightning's own package, on the first process: its level silences it."""
+    importlib.import_module(f"{flavour(trainer)}.utilities.rank_zero").rank_zero_info(message)
+
+
 def defines(module: Any, name: str) -> bool:
     """Whether a LightningModule has a method of its own, not Lightning's empty one."""
     if name in vars(module):
