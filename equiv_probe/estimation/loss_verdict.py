@@ -34,7 +34,7 @@ def verdict_of_loss(equiv: float, total: float, floor: float, precision: float) 
         return Verdict("unknown", "")
     base = max(abs(floor), precision * total)
     beside = f"rounding alone makes {_few(100 * base / total)} %"
-    if equiv <= AT_FLOOR * base:
+    if equiv <= AT_FLOOR * base and base > precision * total:  # else it is the loss that was rounded, and no more
         return Verdict("round-off", f"{_few(share)} % of the loss is no more than rounding: {beside}")
     if share <= 100 * SMALL:
         return Verdict("above round-off", f"small but real: {_few(share)} % of the loss, where {beside}")
