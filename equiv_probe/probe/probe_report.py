@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from equiv_probe.estimation.loss_verdict import verdict_of_loss
-from equiv_probe.estimation.running import OF_THE_STEP
+from equiv_probe.estimation.running import USER_DEFINED
 from equiv_probe.estimation.verdict import verdict
 from equiv_probe.results.measured import Labelled, Measured
 from equiv_probe.results.quantity_tables import OWN_LOSS
@@ -139,7 +139,7 @@ def report_of(
 
 
 def _measured(key: tuple[str, str], sums: Sums, structures: int, running: Running | None, step: int | None) -> Measured:
-    loss = OF_THE_STEP if running is None else running.loss
+    loss = USER_DEFINED if running is None else running.loss
     floor = math.nan if running is None or running.floor is None else float(running.floor)
     equiv, total, mean, share = sums.equiv, sums.total, sums.mean, sums.share
     labelled = not math.isnan(total.value)

@@ -45,6 +45,8 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(("time", "times", "sigma", "natoms", "n_atoms", "pbc", "node_mask", "edge_mask"), reps.fixed),
 }
 
+BATCH_INDICES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
+"""Indices of the structure of each node."""
 CELLS = {"cell", "cells", "lattice", "lat", "box", "rcell"}
 """Three vectors as rows; in another shape they could be lengths."""
 
@@ -60,7 +62,7 @@ _FEATURES = re.compile(r"^edge_?(attrs?|features?|feats?|weights?)$")
 _PREDICTED = re.compile(
     r"^(y|targets?|labels?|pred_.*|.*_pred|denoised|noise|eps|forces?|dipoles?|dipole_moment|torque|stress(es)?)$"
 )
-"""Names of labels and answers, which a batch may hold beside what the network is given."""
+"""Names of labels and outputs, which a batch may hold beside what the network is given."""
 _HARMONICS = re.compile(r"(^|_)(sh|harmonics|spherical_harmonics|y_?lm)$")
 
 
@@ -72,9 +74,7 @@ def plain(name: str) -> str:
 def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
     """What the field means by a name, leading underscores aside; None where it is nobody's usual name.
 
-    Args:
-        name: of the tensor.
-        shape: of the tensor, which tells a tensor of rank two from its Voigt form.
+    The shape distinguishes a tensor of rank two from its Voigt form.
     """
     key = plain(name)
     known = _NAMES.get(key)
@@ -99,7 +99,7 @@ def is_fractional(name: str) -> bool:
 
 
 def is_predicted(name: str) -> bool:
-    """Whether a name says a label or an answer, rather than something that a network is given.
+    """Whether a name says a label or an output, rather than something that a network is given.
 
     >>> [is_predicted(name) for name in ("y", "forces", "pred_noise", "edge_attr")]
     [True, True, True, False]
