@@ -119,7 +119,7 @@ class OrbitLoss(OrbitSum):
             adapter = adapter_for(module, (batches[0],), {})
             if type(adapter) is CallAdapter and schema is not None and not isinstance(batches[0], Mapping):
                 adapter = InputAdapter(module, list(schema.inputs))
-        live = LiveOrbit(module, schema, center, adapter=adapter, stack=stacked)
+        live = LiveOrbit(module, schema, center, adapter=adapter, stacked=stacked)
         state = live.copies.start = RandomState.now(generators_of(modules))
         parts: list[Part] = []
         for k, batch in enumerate(batches):

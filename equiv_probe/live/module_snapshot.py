@@ -11,6 +11,7 @@ from torch import nn
 
 from equiv_probe.live.contents import INTERNAL, copied
 from equiv_probe.live.contents import held as held_in_containers
+from equiv_probe.live.isolation import attributes_of, sharded
 from equiv_probe.live.kept_values import COMPARED, same
 from equiv_probe.live.memory import Memory, is_data
 from equiv_probe.representations.voxel_rotations import at_hand
@@ -30,13 +31,16 @@ class _Held:
 
     attributes: dict[str, Any]
     buffers: dict[str, Tensor | None]
-    parameters: dict[str, nn.Parameter | None]
+    parameters: dict[str, nn.Parameter | None] | None
 
     @classmethod
-    def by(cls, module: nn.Module) -> _Held:
-        """What a module holds now."""
-        attributes = {name: value for name, value in vars(module).items() if name not in INTERNAL}
-        return cls({**attributes, "training": module.training}, dict(module._buffers), dict(module._parameters))
+    def by(cls, module: nn.Module, *, spread: bool = False) -> _Held:
+        """What a module holds now; without parameters, where FSDP minds them."""
+        attributes = {
+            name: value for name, value in attributes_of(module, spread=spread).items() if name not in INTERNAL
+        }
+        parameters = None if spread else dict(module._parameters)
+        return cls({**attributes, "training": module.training}, dict(module._buffers), parameters)
 
     def copied(self, known: dict[int, Any]) -> _Held:
         """Copies of all that can be written into, but parameters."""
@@ -46,17 +50,20 @@ class _Held:
                     known[id(buffer)] = buffer.detach().clone()
         buffers = {name: None if buffer is None else known[id(buffer)] for name, buffer in self.buffers.items()}
         attributes = {name: copied(value, known) for name, value in self.attributes.items()}
-        return _Held(attributes, buffers, dict(self.parameters))
+        return _Held(attributes, buffers, None if self.parameters is None else dict(self.parameters))
 
     def put_into(self, module: nn.Module) -> None:
         """Let a module hold this."""
         here = vars(module)
-        for name in [name for name in here if name not in INTERNAL and name not in self.attributes]:
-            del here[name]
+        spread = self.parameters is None
+        for name in attributes_of(module, spread=spread):
+            if name not in INTERNAL and name not in self.attributes:
+                del here[name]
         here.update(self.attributes)
         for container, contents in ((module._buffers, self.buffers), (module._parameters, self.parameters)):
-            container.clear()
-            container.update(contents)  # type: ignore[arg-type]
+            if contents is not None:
+                container.clear()
+                container.update(contents)  # type: ignore[arg-type]
 
 
 class ModuleSnapshot:
@@ -70,7 +77,8 @@ class ModuleSnapshot:
     def __init__(self, modules: Iterable[nn.Module], apart: Iterable[object] = ()) -> None:
         self._apart = {id(one): one for one in apart}
         self._modules = all_of(modules)
-        self._now = [_Held.by(module) for module in self._modules]
+        self._spread = any(sharded(module) for module in self._modules)
+        self._now = [_Held.by(module, spread=self._spread) for module in self._modules]
         known = dict(self._apart)
         self._saved = [held.copied(known) for held in self._now]
         self.objects = Memory(self._data())
@@ -96,7 +104,7 @@ class ModuleSnapshot:
         """Names of what modules hold that is not what it was, as far as that shows without waiting for a device."""
         found = list(self.objects.changes)
         for module, own, saved in zip(self._modules, self._now, self._saved, strict=True):
-            here, kind = _Held.by(module), type(module).__name__
+            here, kind = _Held.by(module, spread=self._spread), type(module).__name__
             for name in {**own.attributes, **here.attributes}:
                 then, now = own.attributes.get(name, own), here.attributes.get(name, own)
                 if now is not then or not _alike(now, saved.attributes[name]):

@@ -51,7 +51,8 @@ def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
         rotated = None if before is None else parts.plans.rotated_by(parts.model, live)
         if rotated is None:
             live.network.eval()
-        plan = parts.plans.fitted(live, call, raw, pending.stage)
+        whole = parts.schedules[pending.kind, pending.stage].whole
+        plan = parts.plans.fitted(live, call, raw, pending.stage, whole=whole)
         if plan.design != "haar":  # only of Haar rotations are the augmentation's a sample
             rotated = None
             live.network.eval()

@@ -113,6 +113,7 @@ class Hooks:
         elif self._recorder.active:
             self._recorder.called(args, kwargs)
         elif self._awaited is not None or (not self._resting and parts.schedules["call", parts.stage].due()):
+            parts.meeting.require(parts.live.network)
             kind = "call" if self._awaited is None else "step"
             augmented = parts.plans.augmentation(parts.model, parts.live) is not None
             before = RandomState.now() if augmented else None

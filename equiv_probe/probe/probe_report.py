@@ -105,12 +105,12 @@ def report_of(
     alone = {key for key, one in sums.items() if key in probe.running and probe.running[key].of_one(one)}
     history = [dict(entry) for entry in history]
     steps = {(entry.get("stage"), entry.get("output")): entry.get("step") for entry in history}  # the last one counts
-    schedules = probe.schedules.values()
     lines = {
         "training": f"{probe.light}, the latest {probe.window} measurements",
         "evaluation": f"{probe.plan}",
         "rotations from seed": probe.seed,
-        "seconds measuring": round(sum(schedule.seconds for schedule in schedules), 3),
+        "seconds measuring": round(sum(schedule.seconds for schedule in probe.schedules.values()), 3),
+        **probe.schedules.lines(),
         "equiv-probe": metadata.version("equiv-probe"),
         "torch": torch.__version__,
     }

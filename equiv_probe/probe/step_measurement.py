@@ -46,10 +46,11 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
         measure_call(parts, Pending(first.call, stage, "step"), first.raw)
         return
     with parts.schedules.timed("step", stage):
-        plan = parts.plans.fitted(parts.live, first.call, first.raw, stage)
+        schedule = parts.schedules["step", stage]
+        plan = parts.plans.fitted(parts.live, first.call, first.raw, stage, whole=schedule.whole)
         # On the training path the device may be waited for at the first measurement only.
         look = stage != "train" or not parts.failures.succeeded
-        check = look or parts.schedules["step", stage].measured % CHECKED == 0
+        check = look or schedule.measured % CHECKED == 0
         found = replayed(parts, run, plan, per_structure, stage=stage, look=look, check=check)
         parts.so_far.add_step(stage, run, found, look=look)
         if floor_is_due(parts, stage, "step"):
