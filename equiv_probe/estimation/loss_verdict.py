@@ -10,15 +10,18 @@ from equiv_probe.estimation.verdict import Verdict
 
 AT_FLOOR = 10.0
 """Times the floor that rounding may make: of two random differences of the same kind one may well be so much larger."""
+CHANCE = 2.0
+"""Standard errors that chance may make."""
 SMALL = 1e-3
 """A share that is more than rounding, and hardly matters."""
 
 
-def verdict_of_loss(equiv: float, total: float, floor: float, precision: float) -> Verdict:
+def verdict_of_loss(equiv: float, stderr: float, total: float, floor: float, precision: float) -> Verdict:
     """Compare ``L_equiv`` with what the same measurement reads from rounding.
 
     Args:
         equiv: ``L_equiv``.
+        stderr: its standard error; NaN if there is none.
         total: ``L_total``.
         floor: ``L_equiv`` where only rounding differs; NaN if it was not measured.
         precision: spacing of the numbers in which the loss came, relative to it: differences below are not resolved.
@@ -36,6 +39,8 @@ def verdict_of_loss(equiv: float, total: float, floor: float, precision: float) 
     beside = f"rounding alone makes {_few(100 * base / total)} %"
     if equiv <= AT_FLOOR * base and base > precision * total:  # else it is the loss that was rounded, and no more
         return Verdict("round-off", f"{_few(share)} % of the loss is no more than rounding: {beside}")
+    if equiv < CHANCE * stderr:
+        return Verdict("unknown", f"no more than its error bar, where {beside}")
     if share <= 100 * SMALL:
         return Verdict("above round-off", f"small but real: {_few(share)} % of the loss, where {beside}")
     return Verdict("broken", f"broken: {_few(share)} % of the loss, where {beside}")

@@ -160,7 +160,9 @@ def _measured(key: tuple[str, str], sums: Sums, structures: int, running: Runnin
             share_stderr=share.stderr,
             share_interval=(share.low, share.high),
         )
-        judged = verdict_of_loss(equiv.value, total.value, floor, 0.0 if running is None else running.precision)
+        judged = verdict_of_loss(
+            equiv.value, equiv.stderr, total.value, floor, 0.0 if running is None else running.precision
+        )
     else:
         floor = _root(floor)
         judged = verdict(_root(equiv.value), floor, math.nan, "")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence  # noqa: TC003 - configuration to
 from typing import TYPE_CHECKING, Any, Literal
 
 import equiv_probe as ep  # noqa: TC001 - likewise
+from equiv_probe.deprecation import renamed
 from equiv_probe_lightning import configuration as configured
 from equiv_probe_lightning.conclusion import conclude, conclude_together
 from equiv_probe_lightning.measured_step import measured_step
@@ -24,15 +25,18 @@ class Measuring:
     weights, metrics, logs or random numbers.
 
     Args:
-        every: training steps between two measurements; ``"epoch"`` for one in each; a rule ``step -> bool``; or None.
+        every: training steps between two measurements; ``"auto"`` for as many as the cost allows; ``"epoch"`` for one
+            in each; a rule ``step -> bool``; or None.
         network: name of the submodule to measure, such as ``"model.net"``, or ``"."`` for the LightningModule itself;
             None finds the one that is called with coordinates.
         schema: representations, an :class:`equiv_probe.Schema` or the same as nested mappings of words; None infers.
         plan: of validation and test; a plan, its design's name or its arguments.
-        full: validation (test) batches of which one is measured, at random, as far as the budget goes at least one an
-            epoch; a rule; or None.
-        budget: largest share of the elapsed time that measuring in validation may take: in short runs most epochs are
-            not measured. None is no limit; it is needed where something monitors the share in validation.
+        full: validation (test) batches of which one is measured, at random, as far as the cost allows; a rule; or None.
+            The last epoch, as far as that is foreseen, and a test are measured once at least, by few rotations if need
+            be.
+        cost: largest share of the run's time that measuring may take, in training with ``every="auto"`` and in
+            validation: in short runs most epochs are not measured. None is no limit; it is needed where something
+            monitors the share in validation.
         warmup: training steps at the beginning that are left alone.
         window: training measurements in the running estimate.
         augment: rotate the network's training inputs at random too, and its outputs back.
@@ -62,15 +66,16 @@ class Measuring:
         EquivProbeError: settings that do not fit; and at the first step, see ``on_error``.
     """
 
+    @renamed(budget="cost")
     def __init__(
         self,
-        every: int | Literal["epoch"] | Callable[[int], bool] | None = 50,
+        every: int | Literal["auto", "epoch"] | Callable[[int], bool] | None = "auto",
         *,
         network: str | None = None,
         schema: dict[str, Any] | ep.Schema | None = None,
         plan: str | dict[str, Any] | ep.RotationPlan | None = None,
         full: int | Callable[[int], bool] | None = 10,
-        budget: float | None = 0.02,
+        cost: float | None = 0.01,
         warmup: int = 0,
         window: int = 10,
         augment: bool = False,
@@ -92,7 +97,7 @@ class Measuring:
             "every": every,
             "warmup": warmup,
             "full": full,
-            "budget": budget,
+            "cost": cost,
             "window": window,
             "center": center,
             "seed": seed,

@@ -216,7 +216,6 @@ class Logbook:
         protocol = {
             "steps": trainer.global_step,
             "ranks": ranks.world(),
-            "cost": f"{self._cost(probe)} of the run",
             "run": run,
         }
         source = f"a run of {trainer.global_step} steps, epoch {trainer.current_epoch}"
@@ -250,11 +249,6 @@ class Logbook:
             found[key] = structs.replace(entry, history=history)
         return found
 
-    def _cost(self, probe: ep.Probe) -> str:
-        schedules = list(probe.schedules.values())
-        elapsed = max(schedule.elapsed for schedule in schedules)
-        return f"{100 * sum(schedule.seconds for schedule in schedules) / elapsed:.2g} %"
-
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
         history = [(step, list(key), {n: float(v) for n, v in values.items()}) for step, key, values in self._history]
@@ -273,11 +267,18 @@ class Logbook:
 
 
 def _outdated(probe: ep.Probe, history: list[dict[str, Any]], now: int) -> list[str]:
-    """A line for each evaluation whose numbers are of an earlier epoch than its last."""
+    """A line for each evaluation whose numbers are of an earlier epoch than its last, or that has none."""
     last = {entry["stage"]: entry["step"] for entry in history if entry["stage"] in probe.running.stale}
+    why = "there was no room in the time for it (cost); cost=None measures every epoch."
     return [
-        f"{stage} is as it was at step {step} of {now}: later epochs were not measured, since the time for it "
-        "(budget) was used up; budget=None measures every epoch."
-        for stage, step in last.items()
-        if step < now
+        *(
+            f"{stage} is as it was at step {step} of {now}: later epochs were not measured, since {why}"
+            for stage, step in last.items()
+            if step < now
+        ),
+        *(
+            f"{stage} was not measured: {why}"
+            for (kind, stage), one in probe.schedules.items()
+            if kind == "step" and stage != "train" and one.step and not one.measured and one.every is not None
+        ),
     ]

@@ -14,7 +14,7 @@ from equiv_probe_lightning.logbook import Logbook
 from equiv_probe_lightning.progress import Progress
 from equiv_probe_lightning.saving import Saving
 from equiv_probe_lightning.step import STEPS, Step, silent
-from equiv_probe_lightning.trainers import defines, dummy_logger, inform, loader_place, loaders_of
+from equiv_probe_lightning.trainers import defines, dummy_logger, inform, last_evaluation, loader_place, loaders_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +40,7 @@ class Run:
         self._progress = Progress()
         self._kind: type[Any] | None = None
         self._restored: Mapping[str, Any] | None = None
-        self._epochs: dict[str, float | None] = {}
+        self._epochs: dict[str, tuple[float | None, bool | None]] = {}
         self._release()
 
     def _release(self) -> None:
@@ -103,13 +103,14 @@ class Run:
         self._release()
 
     def _warn_of_monitors(self, trainer: Any) -> None:
-        if self.settings.options["budget"] is None:
+        if self.settings.options["cost"] is None:
             return
         for one in trainer.callbacks:
             monitored = getattr(one, "monitor", None)
             if isinstance(monitored, str) and monitored.startswith("equiv/val/"):
-                what = f'{type(one).__name__} monitors "{monitored}", which is outdated in epochs over the budget'
-                fix = "EquivarianceCallback(budget=None) measures it in every epoch"
+                which = "is that of an earlier epoch where the cost leaves no room"
+                what = f'{type(one).__name__} monitors "{monitored}", which {which}'
+                fix = "EquivarianceCallback(cost=None) measures it in every epoch"
                 warnings.warn(f"equiv_probe: {what}; {fix}", stacklevel=2)
 
     def begin(self, training: Training) -> None:
@@ -125,8 +126,8 @@ class Run:
         )
         if self._restored is not None:
             self._restore(self._restored)
-        for stage, calls in self._epochs.items():
-            self.begin_epoch(stage, calls)
+        for stage, (calls, last) in self._epochs.items():
+            self.begin_epoch(stage, calls, last)
         self._augment()
         if settings.verbose:
             name = next((name for name, m in module.named_modules() if m is training.network), "") or "."
@@ -154,21 +155,18 @@ class Run:
         with silent(self.module, self.trainer, dummy_logger(self.trainer)):
             yield
 
-    def begin_epoch(self, stage: str, calls: float | None) -> None:
+    def begin_epoch(self, stage: str, calls: float | None, last: bool | None = None) -> None:
         """Say that an epoch begins.
 
         Args:
             stage: whose.
             calls: in it, if known.
+            last: whether it is the last one, if known.
         """
-        self._epochs[stage] = calls
+        self._epochs[stage] = calls, last
         if self.probe is None or self.module is None:
             return
-        schedule = self.probe.schedule("step", stage)
-        self.probe.begin_epoch(stage, calls, fresh=stage != "train")
-        if stage != "train" and ranks.world() > 1:
-            # What one rank measures all must: a step that is run again may hold a collective.
-            schedule.allowance = ranks.gathered(schedule.allowed())[0]
+        self.probe.begin_epoch(stage, calls, fresh=stage != "train", last=last)
 
     def report(self, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | None, notes: list[str]) -> Report:
         """The report of what was measured so far.
@@ -195,7 +193,7 @@ class Run:
     def begin_evaluation(self, stage: str) -> None:
         """Say that an epoch of an evaluation begins, from whichever loaders."""
         for name, batches in loaders_of(self.trainer, stage):
-            self.begin_epoch(_of_loader(stage, name), batches)
+            self.begin_epoch(_of_loader(stage, name), batches, last_evaluation(self.trainer))
 
     def state_dict(self) -> dict[str, Any]:
         """The sums over all ranks, counts, and random states; every rank must call it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,6 +65,24 @@ def loaders_of(trainer: Any, stage: str) -> list[tuple[str, float]]:
     if len(names) != len(batches):
         names = [f"dataloader_idx_{place}" for place in range(len(batches))]
     return list(zip(names, batches, strict=True))
+
+
+def last_evaluation(trainer: Any) -> bool | None:
+    """Whether no other epoch of the evaluation that begins is to come; early stopping is not foreseen."""
+    if trainer.state.fn != "fit":
+        return True
+    if trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step:
+        return True
+    here = trainer.fit_loop.epoch_loop.batch_idx + 1
+    epoch, between = trainer.num_training_batches, trainer.val_check_batch
+    most, epochs = trainer.max_epochs, trainer.check_val_every_n_epoch
+    if not math.isfinite(epoch):
+        return most is not None and 0 <= most <= trainer.current_epoch + (epochs or 1)
+    in_epoch = epochs is None or here + between <= epoch
+    ahead = between if in_epoch else epochs * epoch - here + min(between, epoch)
+    left = math.inf if most is None or most < 0 else (most - trainer.current_epoch) * epoch - here
+    steps = math.inf if trainer.max_steps < 0 else trainer.max_steps - trainer.global_step
+    return bool(ahead > min(left, steps * trainer.accumulate_grad_batches))
 
 
 def loader_place(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:

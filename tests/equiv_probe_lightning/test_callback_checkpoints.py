@@ -20,7 +20,7 @@ FORCES = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
 
 
 def fresh() -> EquivarianceCallback:
-    return EquivarianceCallback(every=3, plan="klein", full=2, budget=None, window=4, verbose=False)
+    return EquivarianceCallback(every=3, plan="klein", full=2, cost=None, window=4, verbose=False)
 
 
 def augmenting() -> EquivarianceCallback:

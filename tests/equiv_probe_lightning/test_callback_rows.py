@@ -46,7 +46,7 @@ class Loaders(LinearModule):
 def test_every_loader_is_a_row(names: tuple[str, str], tmp_path: Path) -> None:
     loaders = [loader(count=24), loader(count=32, seed=3)]
     given: Any = loaders if names[0].startswith("dataloader") else dict(zip(names, loaders, strict=True))
-    callback = EquivarianceCallback(every=None, plan=EXACT, full=1, budget=None, verbose=False)
+    callback = EquivarianceCallback(every=None, plan=EXACT, full=1, cost=None, verbose=False)
     fit, module = trainer(tmp_path, [callback]), Loaders()
     fit.fit(module, loader(), given)
     fit.test(module, given, verbose=False)
@@ -93,7 +93,7 @@ def test_outputs_are_called_what_the_fields_of_a_namedtuple_are(tmp_path: Path) 
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             self.net(batch[0])
 
-    callback = EquivarianceCallback(every=None, plan=EXACT, full=1, budget=None, verbose=False)
+    callback = EquivarianceCallback(every=None, plan=EXACT, full=1, cost=None, verbose=False)
     trainer(tmp_path, [callback]).fit(Silent(), loader(), loader())
     found = rows(callback)
     assert set(found) == {"val/energy", "val/forces"}
@@ -146,7 +146,7 @@ def test_one_loss_under_two_names_is_one_row(factor: float, kept: bool, tmp_path
             loss = self.loss(batch)
             self.log_dict({"val0_epoch/weighted_sum_loss": factor * loss, "val_loss": loss})
 
-    callback = EquivarianceCallback(every=2, light=EXACT, plan="klein", full=1, budget=None, verbose=False)
+    callback = EquivarianceCallback(every=2, light=EXACT, plan="klein", full=1, cost=None, verbose=False)
     fit = trainer(tmp_path, [callback])
     fit.fit(Twice(), loader(), loader())
     outputs = {name.split("/", 1)[1] for name in rows(callback) if name.startswith("train")}
@@ -199,7 +199,7 @@ def verdicts(net: nn.Module, precision: Any, path: Path) -> dict[str, Measured]:
     pos = torch.randn(80, 9, 3)
     pos -= pos.mean(1, keepdim=True)
     data = DataLoader(TensorDataset(pos, pos * (pos.norm(dim=2, keepdim=True) - 1.5)), batch_size=20)
-    callback = EquivarianceCallback(every=1, full=1, budget=None, verbose=False)
+    callback = EquivarianceCallback(every=1, full=1, cost=None, verbose=False)
     fit = trainer(path, [callback], precision=precision, inference_mode=False)
     fit.fit(Precise(copy.deepcopy(net)), data, data)
     return rows(callback)
@@ -234,7 +234,7 @@ def test_without_its_floor_rounding_would_look_like_broken_symmetry(
 
 def test_a_row_says_at_which_step_it_was_measured(tmp_path: Path) -> None:
     callback = EquivarianceCallback(
-        every=3, light=EXACT, plan="klein", full=1, budget=None, report=str(tmp_path / "r.json")
+        every=3, light=EXACT, plan="klein", full=1, cost=None, report=str(tmp_path / "r.json")
     )
     trainer(tmp_path, [callback], max_epochs=2).fit(LinearModule(), loader(), loader())
     report = ep.load(tmp_path / "r.json")

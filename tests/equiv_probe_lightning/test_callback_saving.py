@@ -22,7 +22,7 @@ EXACT = ep.RotationPlan("icosahedral", replicates=2)
 
 
 def probed(where: Path | str, **kwargs: Any) -> EquivarianceCallback:
-    options = {"every": 2, "light": EXACT, "plan": "klein", "full": 1, "budget": None, "verbose": False, **kwargs}
+    options = {"every": 2, "light": EXACT, "plan": "klein", "full": 1, "cost": None, "verbose": False, **kwargs}
     return EquivarianceCallback(report=str(where), **options)
 
 
