@@ -123,8 +123,13 @@ class Hooks:
             kind = "call" if self._awaited is None else "step"
             augmented = parts.plans.augmentation(parts.model, parts.live) is not None
             before = RandomState.now() if augmented else None
-            self._pending = Pending(parts.live.keep(args, kwargs), self._awaited or parts.stage, kind, before)
-            self._awaited = None
+            stage, self._awaited = self._awaited or parts.stage, None
+            try:
+                self._pending = Pending(parts.live.keep(args, kwargs), stage, kind, before)
+            except Exception as error:
+                if parts.failures.fatal:
+                    raise
+                parts.failures.add(error, "measure")
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
         del args, kwargs

@@ -214,7 +214,7 @@ class Probe:
         return self._parts.so_far.gradients
 
     @property
-    def failures(self) -> list[str]:
+    def failures(self) -> Failures:
         """What could not be measured."""
         return self._parts.failures
 
@@ -260,15 +260,19 @@ class Probe:
 
     # Measuring ------------------------------------------------------------------------------------------------------
 
-    def begin_epoch(self, stage: str, calls: float | None = None, *, fresh: bool = False) -> None:
+    def begin_epoch(
+        self, stage: str, calls: float | None = None, *, fresh: bool = False, last: bool | None = None
+    ) -> None:
         """Say that an epoch begins: for ``every="epoch"``, and so that every epoch of an evaluation is measured.
 
         Args:
             stage: whose steps.
             calls: in this epoch, if known.
             fresh: forget what was measured in this stage before, as soon as something new is.
+            last: whether it is the last epoch of an evaluation, if that is known: for it half of what evaluation may
+                cost is kept, and it is measured whatever comes.
         """
-        self.schedules["step", stage].begin_epoch(calls)
+        self.schedules["step", stage].begin_epoch(calls, last)
         if stage == "train" and self.gradients is not None:
             self.schedules["gradients", stage].begin_epoch(calls)
         if fresh:

@@ -37,6 +37,7 @@ class Recorder:
         self._generators: list[Any] = []
         self._last: Any = None
         self._thread: int | None = None
+        self._unkept: Exception | None = None
         self.transformed = False
         """Whether the network was called inside of ``torch.func`` since the recording began."""
 
@@ -53,7 +54,11 @@ class Recorder:
     def called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note a call of the network."""
         assert self._calls is not None
-        call = self._parts.live.keep(args, kwargs)
+        try:
+            call = self._parts.live.keep(args, kwargs)
+        except Exception as error:  # raised after the user's own step, which goes on
+            self._unkept = self._unkept or error
+            return
         self._calls.append(Recorded(call, RandomState.now(self._generators)))
 
     def listen(self) -> None:
@@ -95,7 +100,7 @@ class Recorder:
         memory, snapshot = Memory.of_step(step), ModuleSnapshot((self._parts.model, *modules))
         calls: list[Recorded] = []
         watched, used = [*memory.watched, *snapshot.objects.watched], Used()
-        self._calls, self.transformed, self._thread = calls, False, threading.get_ident()
+        self._calls, self.transformed, self._unkept, self._thread = calls, False, None, threading.get_ident()
         try:
             with used.watching(watched), hooked():
                 self.listen()
@@ -105,6 +110,8 @@ class Recorder:
             self._calls, self._generators = None, []
         calls = [one for one in calls if one.after is not None]
         require_untrained(old, versions(modules))
+        if self._unkept is not None:
+            raise self._unkept
         if self.transformed:
             raise EquivProbeError(
                 "a step that calls the probed module inside of torch.func (vmap, grad, jvp) or with dual numbers",
