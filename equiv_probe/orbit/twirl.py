@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     from equiv_probe.schema.schema import Schema
 
+<<<<<<< HEAD
+=======
+
+>>>>>>> main
 KEEP_LIMIT = 2**24
 """Orbits of at most this many numbers (128 MiB) are kept without being asked for."""
 
