@@ -1,6 +1,6 @@
 """Progress of long work: a bar in a terminal or a notebook, lines in a log, nothing where it takes two seconds or less.
 
->>> with progress_bar(3, "squares") as advance:
+>>> with progress(3, "squares") as advance:
 ...     for k in range(3):
 ...         advance(1)
 """
@@ -17,14 +17,6 @@ from equiv_probe.messages import logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-<<<<<<< HEAD
-PATIENCE, BETWEEN = 2.0, 20.0
-"""Seconds after which progress is shown, and between two lines in a log."""
-
-
-@contextmanager
-def progress_bar(total: int, label: str, *, shown: bool = True, done: int = 0) -> Iterator[Callable[[int], None]]:
-=======
 PATIENCE = 2.0
 """Seconds after which progress is shown; in a log the next lines come after twice the time of the one before."""
 LONGEST = 600.0
@@ -35,7 +27,6 @@ LONGEST = 600.0
 def progress(
     total: int, label: str, unit: str = "", *, shown: bool = True, done: int = 0
 ) -> Iterator[Callable[[int], None]]:
->>>>>>> main
     """Show how far work has come, on stderr or through the logger ``equiv_probe``.
 
     Args:
@@ -48,10 +39,6 @@ def progress(
     Yields:
         A function to call with the number of pieces that were finished.
     """
-<<<<<<< HEAD
-    began, before = time.monotonic(), done
-    due, bar, task = PATIENCE, None, None
-=======
     if not shown:
         yield lambda _: None
         return
@@ -78,7 +65,6 @@ def progress(
 
 def _lines(total: int, label: str, unit: str, done: int) -> Callable[[int], None]:
     began, finished, due = time.monotonic(), done, PATIENCE
->>>>>>> main
 
     def advance(count: int) -> None:
         nonlocal finished, due
@@ -89,23 +75,4 @@ def _lines(total: int, label: str, unit: str, done: int) -> Callable[[int], None
             left = elapsed * (total - finished) / max(1, finished - done)
             logger.info(f"{label}: {finished} of {total}{f' {unit}' if unit else ''}, {left:.0f} s left")
 
-<<<<<<< HEAD
-        console = Console(stderr=True)
-        if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            bar = Progress(*columns, console=console, transient=True)
-            bar.start()
-            task = bar.add_task(label, total=total, completed=done)
-        else:
-            due = elapsed + BETWEEN
-            left = elapsed * (total - done) / max(1, done - before)
-            logger.info(f"{label}: {done} of {total}, {left:.0f} s left")
-
-    try:
-        yield advance
-    finally:
-        if bar is not None:
-            bar.stop()
-=======
     return advance
->>>>>>> main

@@ -12,11 +12,7 @@ from equiv_probe.augmentation.alignment import align, extents
 from equiv_probe.augmentation.label_check import EPS, Draw
 from equiv_probe.augmentation.sample_layout import Layout, generic_sample, read
 from equiv_probe.errors import EquivProbeError
-<<<<<<< HEAD
-from equiv_probe.progress import progress_bar
-=======
 from equiv_probe.progress import progress
->>>>>>> main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -193,17 +189,9 @@ def rounding(before: Tensor, after: Tensor) -> float:
     return 64 * eps * max(float(before.abs().max()), float(after.abs().max()))
 
 
-<<<<<<< HEAD
-def counted(total: int, *, shown: bool) -> Iterator[int]:
-    """Count to ``total``, with a progress bar once it has taken two seconds."""
-    with progress_bar(total, "drawing from the augmentation", shown=shown) as advance:
-        for k in range(total):
-            yield k
-=======
 def fetched(source: Source, count: int, *, shown: bool) -> Iterator[Any]:
     """Fresh draws, with progress where that is to be shown."""
     with progress(count, "drawing from the augmentation", shown=shown) as advance:
         for _ in range(count):
             yield source.fetch()
->>>>>>> main
             advance(1)

@@ -27,12 +27,8 @@ from equiv_probe.landscape.decomposed_loss import LOSSES, protocol_of, require_s
 from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
 from equiv_probe.landscape.eigenvalues import dense, extreme
 from equiv_probe.landscape.lanczos import lanczos
-<<<<<<< HEAD
-from equiv_probe.progress import progress_bar
-=======
 from equiv_probe.landscape.second_derivatives import APART, FLOORS, disagreement
 from equiv_probe.progress import progress as progress_bar
->>>>>>> main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -89,7 +85,7 @@ def curvature(
         hold: keep graphs between products: about twice as fast, if memory allows.
         seed: of the random vectors.
         name: of the model, for the page and the file.
-        progress: show a bar in a terminal, lines in a log, once it takes longer than two seconds.
+        progress: show a progress bar in a terminal.
 
     Returns:
         The numbers with error bars, which print.
@@ -111,13 +107,8 @@ def curvature(
         require_same_twice(products.pieces[0], losses)
     search = _Search(sets[0].space.size, top, probes, steps, max(trace_probes, probes), tolerance, exact, seed)
     found: dict[Which, LossCurvature] = {}
-<<<<<<< HEAD
-    converged = True
-    with progress_bar(len(losses) * len(sets) * each, "curvature", shown=progress) as advance:
-=======
     notes = [] if len(given) > 1 else ["one set of rotations: their noise is in the numbers and not in the error bars"]
     with progress_bar(len(losses) * len(sets) * search.products, "curvature", shown=progress) as advance:
->>>>>>> main
         for which in losses:
             times = [_counting(products, which, advance) for products in sets]
             spectra = [search.spectrum(one, products.space) for one, products in zip(times, sets, strict=True)]

@@ -32,11 +32,7 @@ from equiv_probe.landscape.decomposed_loss import (
 )
 from equiv_probe.landscape.line_record import Line
 from equiv_probe.landscape.orbit_loss import OrbitLoss
-<<<<<<< HEAD
-from equiv_probe.progress import progress_bar
-=======
 from equiv_probe.progress import progress as progress_bar
->>>>>>> main
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -86,7 +82,7 @@ def along_line(
             has ``pieces``; their sizes count as part of the draw.
         seed: of the random direction, and of the changes that show what rounding does.
         name: of the model, for the page and the file.
-        progress: show a bar in a terminal, lines in a log, once it takes longer than two seconds.
+        progress: show a progress bar in a terminal.
 
     Returns:
         The losses and their exponents, which print and plot.
@@ -110,30 +106,7 @@ def along_line(
         raise EquivProbeError(f"the direction {which!r}, which is zero or not finite", "one that moves the weights")
     chosen = _steps(steps, towards=to is not None)
     units = [unit for loss in given for unit in ([pieces_of(loss)] if blocks is None else _structures(loss))]
-<<<<<<< HEAD
-    rows = np.empty((len(chosen), len(units), 3))
-    generator = torch.Generator().manual_seed(seed + 1)
-    with (
-        space.walking() as walk,
-        progress_bar(len(chosen) + ROUNDINGS, "line", shown=progress) as advance,
-    ):
-        for row, t in enumerate(chosen):
-            walk.to(float(t) * vector)
-            rows[row] = [_values(unit) for unit in units]
-            advance(1)
-        origin = int(np.flatnonzero(chosen == 0)[0])
-        floors = []
-        for _ in range(ROUNDINGS):
-            # Every weight by one unit in its last place, up or down: what rounding alone may change.
-            ulps = torch.cat([torch.full((p.numel(),), torch.finfo(p.dtype).eps) for p in space.tensors])
-            signs = torch.randn(space.size, generator=generator).sign()
-            walk.to((ulps * signs).to(space.here) * walk.start)
-            floors.append(np.abs(np.array([_values(unit) for unit in units]) - rows[origin]))
-            advance(1)
-    parts = len(units) // len(given)
-=======
     samples, floors = _measured(units, space, vector, chosen, seed=seed, shown=progress)
->>>>>>> main
     if blocks == "structures":  # n × a structure's part of the sum is what it is a mean of
         samples, floors = samples * (len(units) // len(given)), floors * (len(units) // len(given))
     # Of the losses where the line begins: far along it they may be anything, even infinite.

@@ -11,7 +11,7 @@ from equiv_probe.estimation.orbit import Moments, Orbit
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.controls import controls_of
 from equiv_probe.orbit.rotated_model import RotatedModel
-from equiv_probe.progress import progress_bar
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.schema.schema import Schema
 
-<<<<<<< HEAD
-=======
 
->>>>>>> main
 KEEP_LIMIT = 2**24
 """Orbits of at most this many numbers (128 MiB) are kept without being asked for."""
 

@@ -20,11 +20,7 @@ from torch import nn
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.rotated_model import RotatedModel
-<<<<<<< HEAD
-from equiv_probe.progress import progress_bar
-=======
 from equiv_probe.progress import progress as progress_bar
->>>>>>> main
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan
