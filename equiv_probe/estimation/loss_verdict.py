@@ -41,8 +41,9 @@ def verdict_of_loss(equiv: float, stderr: float, total: float, floor: float, pre
         return Verdict("round-off", f"{_few(share)} % of the loss is no more than rounding: {beside}")
     if equiv < CHANCE * stderr:
         return Verdict("unknown", f"no more than its error bar, where {beside}")
-    name, word = ("above round-off", "small but real") if share <= 100 * SMALL else ("broken", "broken")
-    return Verdict(name, f"{word}: {_few(share)} % of the loss, where {beside}")
+    if share <= 100 * SMALL:
+        return Verdict("above round-off", f"small but real: {_few(share)} % of the loss, where {beside}")
+    return Verdict("broken", f"broken: {_few(share)} % of the loss, where {beside}")
 
 
 def _named(precision: float) -> str:
