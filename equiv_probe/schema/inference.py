@@ -16,11 +16,13 @@ from equiv_probe.representations import representation as reps
 from equiv_probe.representations.grids import Grid
 from equiv_probe.schema.grid_inference import could_be_field, guess_grid, looks_like_grid, unclear
 from equiv_probe.schema.hidden_coordinates import Evidence, readable
+from equiv_probe.schema.undeclared import UndeclaredError, noted, together
 from equiv_probe.schema.usual_names import (
     CELLS,
     holds_edges,
     holds_harmonics,
     is_fractional,
+    is_hidden,
     is_predicted,
     plain,
     usual,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 Found = tuple["Representation", str]
 """A representation, and why."""
+_FRACTIONAL = " for fractional coordinates, ep.point for positions"
 BY_SHAPE = "a last axis of 3"
 """How the reason begins for outputs that are vectors by their shape alone."""
 
@@ -69,18 +72,17 @@ def infer(
     Raises:
         EquivProbeError: nothing rotates, or a tensor could carry several representations.
     """
-    found = _inputs(inputs, outputs, known_inputs, known_outputs)
+    problems: list[UndeclaredError] = []
+    found = _inputs(inputs, outputs, known_inputs, known_outputs, problems)
     given = {**known_inputs, **{name: rep for name, (rep, _) in found.items()}}
-    if all(isinstance(rep, reps.Fixed) for rep in given.values()):
+    if not problems and all(isinstance(rep, reps.Fixed) for rep in given.values()):
         _require_rotating(inputs, known_inputs)
     values = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
     points = [value for name, value in values.items() if name in given and given[name].is_affine]
     boxes = [tuple(value.shape[-3:]) for name, value in values.items() if isinstance(given.get(name), Grid)]
-    answered = {
-        name: _output(name, value, points, boxes)
-        for name, value in outputs.items()
-        if name not in known_outputs and isinstance(value, torch.Tensor)
-    }
+    answered = _outputs(outputs, known_outputs, points, boxes, in_cells=bool(_cells(inputs)), problems=problems)
+    if problems:
+        raise together(problems)
     roles = (("inputs", found), ("outputs", answered))
     assumptions = [Assumption(role, n, rep, why) for role, group in roles for n, (rep, why) in group.items()]
     return given, {**known_outputs, **{n: rep for n, (rep, _) in answered.items()}}, tuple(assumptions)
@@ -118,6 +120,7 @@ def _inputs(
     outputs: Mapping[str, Any],
     known: Mapping[str, Representation],
     known_outputs: Mapping[str, Representation],
+    problems: list[UndeclaredError],
 ) -> dict[str, Found]:
     """What is found out about the inputs, in their order: names before values, values before shapes."""
     pending = {n: v for n, v in inputs.items() if n not in known and isinstance(v, torch.Tensor)}
@@ -128,30 +131,74 @@ def _inputs(
         if by_name is None or not by_name.event_shape or is_volume or not value.is_floating_point():
             continue
         if by_name.fits(value.shape) and not (plain(name) in CELLS and value.shape[-2:] != (3, 3)):
-            _require_cartesian(name, value, by_name, inputs)
+            with noted(problems):
+                _require_cartesian(name, value, by_name, inputs)
             found[name] = by_name, f"its name, and its shape {tuple(value.shape)} fits"
     if not any(rep.is_affine for rep in (*known.values(), *(rep for rep, _ in found.values()))):
         first = next((n for n, v in pending.items() if n not in found and _could_be_points(n, v)), None)
         if first is not None:
-            found[first] = _first(first, pending[first], inputs)
+            with noted(problems):
+                found[first] = _first(first, pending[first], inputs)
+            found.setdefault(first, (reps.point, "not known"))
     given = {**known, **{name: rep for name, (rep, _) in found.items()}}
     evidence = Evidence(inputs, given)
     answers = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
     for name, value in pending.items():
         if name not in found:
             before = _before(name, inputs, {**given, **{n: rep for n, (rep, _) in found.items()}})
-            answer = answers.get(name.rpartition(".")[2])
-            same = before[0] and answer is not None and answer.shape == value.shape
             try:
                 found[name] = _input(name, value, evidence, *before)
-            except EquivProbeError:
-                if not same:
-                    raise
-                # Named and shaped like an output, as in self-conditioning: what it could not be alone, it is.
-                like = name.rpartition(".")[2]
-                representation = known_outputs.get(like) or _output(like, value, *before)[0]
-                found[name] = representation, f"the output of that name, shape {tuple(value.shape)}"
+            except UndeclaredError as problem:
+                like = _output_like(name, value, answers, known_outputs, before)
+                if like is None:
+                    problems.append(problem)
+                found[name] = like or (reps.fixed, "not known")
     return {name: found[name] for name in pending}
+
+
+def _output_like(
+    name: str,
+    value: Tensor,
+    answers: Mapping[str, Tensor],
+    known: Mapping[str, Representation],
+    before: tuple[list[Tensor], list[tuple[int, ...]]],
+) -> Found | None:
+    """What an input is by the output of its name, as in self-conditioning, or of its shape, whose label it is."""
+    own = name.rpartition(".")[2]
+    shape = tuple(value.shape)
+    if before[0] and own in answers and answers[own].shape == value.shape:
+        return known.get(own) or _output(own, answers[own], *before)[0], f"the output of that name, shape {shape}"
+    if not is_predicted(name):
+        return None
+    same = next((other for other, one in answers.items() if one.shape == value.shape), None)
+    if same is not None:
+        return known.get(same) or _output(same, answers[same], *before)[0], f"by its name a label, of output {same!r}"
+    of_atoms = shape[-1] == 3 and any(shape == tuple(one.shape) for one in before[0])
+    return (reps.vector if of_atoms else reps.fixed), f"by its name a label, shape {shape}"
+
+
+def _outputs(
+    outputs: Mapping[str, Any],
+    known: Mapping[str, Representation],
+    points: list[Tensor],
+    boxes: list[tuple[int, ...]],
+    *,
+    in_cells: bool,
+    problems: list[UndeclaredError],
+) -> dict[str, Found]:
+    """What is found out about the outputs; features inside of the network, and its own loss, are left alone."""
+    given = {n: v for n, v in outputs.items() if n not in known and isinstance(v, torch.Tensor)}
+    asked = {n: v for n, v in given.items() if not _is_beside(n, tuple(v.shape))}
+    found = {}
+    for name, value in (asked if asked or known else given).items():
+        with noted(problems):
+            found[name] = _output(name, value, points, boxes, in_cells=in_cells)
+    return found
+
+
+def _is_beside(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether an output is beside what a network is asked for: features, its loss, the strain it is derived by."""
+    return is_hidden(name) or (plain(name) == "displacement" and shape[-2:] == (3, 3))
 
 
 def _before(
@@ -186,12 +233,10 @@ def _first(name: str, value: Tensor, inputs: Mapping[str, Any]) -> Found:
         return reps.vector, f"three components of edges without positions beside them, shape {shape}"
     cells = _cells(inputs)
     if cells:
-        raise EquivProbeError(
-            f"inputs[{name!r}] of shape {shape} beside the cell {cells[0]!r}, which could be fractional or Cartesian",
-            "a declaration",
-            f'ep.Schema(inputs={{"{name}": ep.fixed, "{cells[0]}": ep.vector}}, ...) for fractional coordinates, '
-            "ep.point for positions",
+        found = (
+            f"inputs[{name!r}] of shape {shape} beside the cell {cells[0]!r}, which could be fractional or Cartesian"
         )
+        raise UndeclaredError("inputs", name, found, "ep.fixed", more=_FRACTIONAL)
     return reps.point, f"the first floating input with a last axis of 3, shape {shape}"
 
 
@@ -212,12 +257,8 @@ def _require_cartesian(name: str, value: Tensor, by_name: Representation, inputs
     inside = bool(((value >= 0) & (value <= 1)).all()) and float(value.detach().max()) > 0
     edges = inputs[cells[0]].detach().norm(dim=-1)
     if inside and float(edges.min()) > 2:
-        raise EquivProbeError(
-            f"inputs[{name!r}], all between 0 and 1, beside the cell {cells[0]!r}: they could be fractional",
-            "a declaration",
-            f'ep.Schema(inputs={{"{name}": ep.fixed, "{cells[0]}": ep.vector}}, ...) for fractional coordinates, '
-            "ep.point for positions",
-        )
+        found = f"inputs[{name!r}], all between 0 and 1, beside the cell {cells[0]!r}: they could be fractional"
+        raise UndeclaredError("inputs", name, found, "ep.fixed", more=_FRACTIONAL)
 
 
 def _is_one_hot(value: Tensor) -> bool:
@@ -237,25 +278,28 @@ def _input(name: str, value: Tensor, evidence: Evidence, points: list[Tensor], b
         return reps.fixed, f"its values are 0 and 1, shape {shape}"
     if hidden := evidence.of(name, value):
         if hidden.representation is None:
-            raise EquivProbeError(
+            raise UndeclaredError(
+                "inputs",
+                name,
                 f"inputs[{name!r}] of shape {shape}: {hidden}; {hidden.why_not}",
-                "what the network sees of the geometry made from the inputs that rotate",
-                f"make {name!r} inside of the probed module (T.Cartesian and T.LocalCartesian with norm=False also "
-                f'rotate), or ep.Schema(inputs={{"{name}": ep.fixed}}, ...) to leave it as it is',
+                "ep.fixed",
+                more=f" to leave it as it is; or make {name!r} inside of the probed module (T.Cartesian and "
+                "T.LocalCartesian with norm=False also rotate)",
+                expected="what the network sees of the geometry made from the inputs that rotate",
             )
         return hidden.representation, f"{hidden}, shape {shape}"
     if holds_harmonics(name) and shape[-1:] in {(4,), (9,), (16,), (25,)}:
-        raise EquivProbeError(
-            f"inputs[{name!r}] of shape {shape}, by its name spherical harmonics, in no basis of e3nn's",
-            "harmonics that are made inside of the probed module, or a declaration",
-            f'ep.Schema(inputs={{"{name}": ep.irreps("...")}}, ...) or ep.fixed',
-        )
+        found = f"inputs[{name!r}] of shape {shape}, by its name spherical harmonics, in no basis of e3nn's"
+        expected = "harmonics that are made inside of the probed module, or a declaration"
+        raise UndeclaredError("inputs", name, found, 'ep.irreps("...")', more=" or ep.fixed", expected=expected)
     if shape[-1:] not in {(3,), (6,), (9,)}:
         return reps.fixed, f"its shape {shape} has no axis of Cartesian components"
     raise _ambiguous("inputs", name, value, points)
 
 
-def _output(name: str, value: Tensor, points: list[Tensor], boxes: list[tuple[int, ...]]) -> Found:
+def _output(
+    name: str, value: Tensor, points: list[Tensor], boxes: list[tuple[int, ...]], *, in_cells: bool = False
+) -> Found:
     """One output's representation and the reason; raises where several would do."""
     if is_fractional(name):
         return reps.scalar, "its name: fractional coordinates do not rotate"
@@ -266,6 +310,8 @@ def _output(name: str, value: Tensor, points: list[Tensor], boxes: list[tuple[in
         return reps.scalar, f"its shape {shape} has no axis of Cartesian components"
     if len(shape) >= 2 and shape[-1] == 3 and shape[-2] != 3:
         return reps.vector, f"{BY_SHAPE}, shape {shape}; if it is a place rather than an arrow, it is ep.point"
+    if in_cells and shape[-2:] == (3, 3) and len(shape) == 3:
+        return reps.tensor(2), f"a matrix for each structure, beside a cell: a stress, shape {shape}"
     raise _ambiguous("outputs", name, value, points)
 
 
@@ -277,19 +323,18 @@ def _settled(role: str, name: str, value: Tensor, points: list[Tensor], boxes: l
         return found
     if not value.is_floating_point():
         return reps.fixed, f"{value.dtype} values do not rotate"
+    if plain(name) in CELLS and shape[-1:] == (6,):
+        return reps.fixed, f"lengths and angles of a cell, shape {shape}, do not rotate"
     if plain(name) in CELLS and shape[-2:] != (3, 3):
-        raise EquivProbeError(
-            f"{role}[{name!r}] of shape {shape}, which could be the lengths of a box or one cell vector",
-            "a declaration",
-            f'ep.Schema({role}={{"{name}": ep.fixed}}, ...) or ep.vector',
-        )
+        found = f"{role}[{name!r}] of shape {shape}, which could be the lengths of a box or one cell vector"
+        raise UndeclaredError(role, name, found, "ep.fixed", more=" or ep.vector")
     if by_name is not None and by_name.fits(shape):
         why = "its name" if not by_name.event_shape else f"its name, and its shape {shape} fits"
         return by_name, why
     return None
 
 
-def _ambiguous(role: str, name: str, value: Tensor, points: list[Tensor]) -> EquivProbeError:
+def _ambiguous(role: str, name: str, value: Tensor, points: list[Tensor]) -> UndeclaredError:
     """What could be several things, with the lines that say which; the likeliest first."""
     shape = tuple(value.shape)
     of_atoms = any(shape[:-1] == tuple(one.shape[:-1]) for one in points)
@@ -312,10 +357,7 @@ def _ambiguous(role: str, name: str, value: Tensor, points: list[Tensor]) -> Equ
     if options.startswith("ep.concat"):
         line = options[: options.index(")") + 1]
     fixed = ", or ep.fixed to leave it as it is" if role == "inputs" else ""
-    fields = f'ep.Schema({role}={{"{name}": {line}}}, ...)'
-    return EquivProbeError(
-        f"{role}[{name!r}] of shape {shape}, which could be {options}", "a declaration", f"{fields}{fixed}"
-    )
+    return UndeclaredError(role, name, f"{role}[{name!r}] of shape {shape}, which could be {options}", line, more=fixed)
 
 
 def _require_rotating(inputs: Mapping[str, Any], known: Mapping[str, Representation]) -> None:

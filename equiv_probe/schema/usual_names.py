@@ -43,6 +43,8 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(("unit_shifts", "cell_offset", "cell_offsets", "cell_shift", "edge_cell_shift"), reps.fixed),
     **dict.fromkeys(("pbc_offset", "edge_image", "edge_images"), reps.fixed),
     **dict.fromkeys(("time", "times", "sigma", "natoms", "n_atoms", "pbc", "node_mask", "edge_mask"), reps.fixed),
+    **dict.fromkeys(("node_attrs", "node_attributes", "atom_types", "one_hot", "head", "volume", "weight"), reps.fixed),
+    **dict.fromkeys(("ref_pos", "ref_positions", "conformer", "conformers", "conformer_pos"), reps.point),
 }
 
 CELLS = {"cell", "cells", "lattice", "lat", "box", "rcell"}
@@ -61,6 +63,14 @@ _PREDICTED = re.compile(
     r"^(y|targets?|labels?|pred_.*|.*_pred|denoised|noise|eps|forces?|dipoles?|dipole_moment|torque|stress(es)?)$"
 )
 """Names of labels and answers, which a batch may hold beside what the network is given."""
+_WEIGHTS = re.compile(r"_weights?$")
+"""Names of the weights of a loss, of every structure or quantity: they never rotate."""
+_HIDDEN = re.compile(
+    r"(^|_)(feats?|features?|hidden(_states?)?|embeddings?|embs?|latents?|descriptors?|attentions?|loss|losses)(_|$)"
+)
+"""Names of what a network gives beside its outputs: features inside of it, and its own loss."""
+_MATRICES = {"stress", "stresses", "virial", "virials", *CELLS}
+"""Three rows for each structure, which some networks and batches join to ``(3B, 3)``."""
 _HARMONICS = re.compile(r"(^|_)(sh|harmonics|spherical_harmonics|y_?lm)$")
 
 
@@ -78,7 +88,7 @@ def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
     """
     key = plain(name)
     known = _NAMES.get(key)
-    if known is None and is_fractional(name):
+    if known is None and (is_fractional(name) or _WEIGHTS.search(key)):
         return reps.fixed
     if known is None and _ARROWS.search(key) and not _FEATURES.search(key) and shape[-1:] == (3,):
         return reps.vector
@@ -105,6 +115,24 @@ def is_predicted(name: str) -> bool:
     [True, True, True, False]
     """
     return bool(_PREDICTED.search(plain(name)))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name says features inside of a network, or a loss, rather than what the network is asked for.
+
+    >>> [is_hidden(name) for name in ("node_feats", "hidden_states", "loss", "energy")]
+    [True, True, True, False]
+    """
+    return bool(_HIDDEN.search(plain(name)))
+
+
+def joined_matrices(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor holds matrices of several structures one below the other, ``(3B, 3)``.
+
+    >>> joined_matrices("stress", (12, 3)), joined_matrices("stress", (3, 3)), joined_matrices("forces", (12, 3))
+    (True, False, False)
+    """
+    return len(shape) == 2 and shape[1] == 3 and shape[0] > 3 and shape[0] % 3 == 0 and plain(name) in _MATRICES
 
 
 def holds_edges(name: str) -> bool:
