@@ -27,10 +27,10 @@ from equiv_probe.landscape.orbit_sum import OrbitSum
 from equiv_probe.landscape.parameter_groups import parameters_of
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter, InputAdapter
-from equiv_probe.live.capture import read_outputs
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import RandomState
 from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.live.reachable import modules_of
 from equiv_probe.probe.probe import Probe
 from equiv_probe.rotations.drawing import draw

@@ -27,10 +27,11 @@ from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.landscape.orbit_parts import Function, answered
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter, InputAdapter
-from equiv_probe.live.capture import Call, read_outputs, wide
+from equiv_probe.live.capture import Call, wide
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import RandomState, leave_out, measuring, unobserved
 from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.live.reachable import modules_of
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan

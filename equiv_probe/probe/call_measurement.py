@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.live.capture import read_outputs
 from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.live.outputs import read_outputs
 
 if TYPE_CHECKING:
     from equiv_probe.live.capture import Call

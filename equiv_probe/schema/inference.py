@@ -233,10 +233,8 @@ def _first(name: str, value: Tensor, inputs: Mapping[str, Any]) -> Found:
         return reps.vector, f"three components of edges without positions beside them, shape {shape}"
     cells = _cells(inputs)
     if cells:
-        found = (
-            f"inputs[{name!r}] of shape {shape} beside the cell {cells[0]!r}, which could be fractional or Cartesian"
-        )
-        raise UndeclaredError("inputs", name, found, "ep.fixed", more=_FRACTIONAL)
+        what = f"inputs[{name!r}] of shape {shape} beside the cell {cells[0]!r}: it could be fractional or Cartesian"
+        raise UndeclaredError("inputs", name, what, "ep.fixed", more=_FRACTIONAL)
     return reps.point, f"the first floating input with a last axis of 3, shape {shape}"
 
 
@@ -257,8 +255,8 @@ def _require_cartesian(name: str, value: Tensor, by_name: Representation, inputs
     inside = bool(((value >= 0) & (value <= 1)).all()) and float(value.detach().max()) > 0
     edges = inputs[cells[0]].detach().norm(dim=-1)
     if inside and float(edges.min()) > 2:
-        found = f"inputs[{name!r}], all between 0 and 1, beside the cell {cells[0]!r}: they could be fractional"
-        raise UndeclaredError("inputs", name, found, "ep.fixed", more=_FRACTIONAL)
+        what = f"inputs[{name!r}], all between 0 and 1, beside the cell {cells[0]!r}: they could be fractional"
+        raise UndeclaredError("inputs", name, what, "ep.fixed", more=_FRACTIONAL)
 
 
 def _is_one_hot(value: Tensor) -> bool:
@@ -289,9 +287,9 @@ def _input(name: str, value: Tensor, evidence: Evidence, points: list[Tensor], b
             )
         return hidden.representation, f"{hidden}, shape {shape}"
     if holds_harmonics(name) and shape[-1:] in {(4,), (9,), (16,), (25,)}:
-        found = f"inputs[{name!r}] of shape {shape}, by its name spherical harmonics, in no basis of e3nn's"
+        what = f"inputs[{name!r}] of shape {shape}, by its name spherical harmonics, in no basis of e3nn's"
         expected = "harmonics that are made inside of the probed module, or a declaration"
-        raise UndeclaredError("inputs", name, found, 'ep.irreps("...")', more=" or ep.fixed", expected=expected)
+        raise UndeclaredError("inputs", name, what, 'ep.irreps("...")', more=" or ep.fixed", expected=expected)
     if shape[-1:] not in {(3,), (6,), (9,)}:
         return reps.fixed, f"its shape {shape} has no axis of Cartesian components"
     raise _ambiguous("inputs", name, value, points)
@@ -326,8 +324,8 @@ def _settled(role: str, name: str, value: Tensor, points: list[Tensor], boxes: l
     if plain(name) in CELLS and shape[-1:] == (6,):
         return reps.fixed, f"lengths and angles of a cell, shape {shape}, do not rotate"
     if plain(name) in CELLS and shape[-2:] != (3, 3):
-        found = f"{role}[{name!r}] of shape {shape}, which could be the lengths of a box or one cell vector"
-        raise UndeclaredError(role, name, found, "ep.fixed", more=" or ep.vector")
+        what = f"{role}[{name!r}] of shape {shape}, which could be the lengths of a box or one cell vector"
+        raise UndeclaredError(role, name, what, "ep.fixed", more=" or ep.vector")
     if by_name is not None and by_name.fits(shape):
         why = "its name" if not by_name.event_shape else f"its name, and its shape {shape} fits"
         return by_name, why

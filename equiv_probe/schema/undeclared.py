@@ -54,8 +54,7 @@ def together(problems: Sequence[UndeclaredError]) -> EquivProbeError:
     listed = [f"{len(problems)} tensors that could be several things:", *(one.found for one in problems)]
     groups = ", ".join(f"{role}={{{', '.join(entries)}}}" for role, entries in lines.items() if entries)
     return EquivProbeError(
-        "\n  ".join([f"{len(problems)} tensors that could be several things:", *(one.found for one in problems)])
-        + "\n",
+        "\n  ".join(listed) + "\n",
         "a declaration of each",
         f"ep.Schema({groups}, ...) as far as that is right; rest=ep.fixed leaves all other inputs as they are",
     )

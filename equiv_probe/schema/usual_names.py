@@ -30,11 +30,22 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(("torque", "angular_momentum", "magnetic_moments", "spins"), reps.axial),
     **dict.fromkeys(("magnetic_field", "bfield", "b_field"), reps.axial),
     **dict.fromkeys(
-        ("energy", "energies", "free_energy", "energy_u0", "charge", "charges", "partial_charges"), reps.scalar
+        (
+            "energy",
+            "energies",
+            "free_energy",
+            "energy_u0",
+            "total_energy",
+            "atomic_energy",
+            "charge",
+            "charges",
+            "partial_charges",
+        ),
+        reps.scalar,
     ),
     **dict.fromkeys(("magmom", "magmoms", "homo", "lumo", "gap", "node_energy", "atomic_energies"), reps.scalar),
     **dict.fromkeys(("polarizability", "quadrupole", "virial", "virials"), reps.tensor(2)),
-    **dict.fromkeys(("stress", "stresses"), reps.tensor(2)),
+    **dict.fromkeys(("stress", "stresses", "atomic_virials", "atomic_stresses"), reps.tensor(2)),
     **dict.fromkeys(
         ("z", "atomic_numbers", "numbers", "species", "batch", "ptr", "mask", "edge_index", "t"), reps.fixed
     ),
@@ -63,6 +74,8 @@ _PREDICTED = re.compile(
     r"^(y|targets?|labels?|pred_.*|.*_pred|denoised|noise|eps|forces?|dipoles?|dipole_moment|torque|stress(es)?)$"
 )
 """Names of labels and answers, which a batch may hold beside what the network is given."""
+_INFERRED = re.compile(r"^(inferred|predicted|pred|output)_")
+"""What stands before the name of an output in a batch that holds its label too."""
 _WEIGHTS = re.compile(r"_weights?$")
 """Names of the weights of a loss, of every structure or quantity: they never rotate."""
 _HIDDEN = re.compile(
@@ -87,7 +100,7 @@ def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
         shape: of the tensor, which tells a tensor of rank two from its Voigt form.
     """
     key = plain(name)
-    known = _NAMES.get(key)
+    known = _NAMES.get(key, _NAMES.get(_INFERRED.sub("", key)))
     if known is None and (is_fractional(name) or _WEIGHTS.search(key)):
         return reps.fixed
     if known is None and _ARROWS.search(key) and not _FEATURES.search(key) and shape[-1:] == (3,):
@@ -126,13 +139,14 @@ def is_hidden(name: str) -> bool:
     return bool(_HIDDEN.search(plain(name)))
 
 
-def joined_matrices(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor holds matrices of several structures one below the other, ``(3B, 3)``.
+def joined_matrices(name: str, shape: tuple[int, ...], *, single: bool = False) -> bool:
+    """Whether a tensor holds matrices of several structures one below the other, ``(3B, 3)``; B = 1 only if asked for.
 
     >>> joined_matrices("stress", (12, 3)), joined_matrices("stress", (3, 3)), joined_matrices("forces", (12, 3))
     (True, False, False)
     """
-    return len(shape) == 2 and shape[1] == 3 and shape[0] > 3 and shape[0] % 3 == 0 and plain(name) in _MATRICES
+    rows = len(shape) == 2 and shape[1] == 3 and shape[0] % 3 == 0 and shape[0] >= (3 if single else 6)
+    return rows and plain(name) in _MATRICES
 
 
 def holds_edges(name: str) -> bool:
