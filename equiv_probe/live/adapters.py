@@ -107,11 +107,11 @@ class CallAdapter(Adapter):
             trees.append(tree)
             leaves.update(own)
             taken |= set(own)
-        joined = {name: leaves[name].shape for name in _joined(leaves)}
+        joined = _joined(leaves)
         leaves.update({name: leaves[name].reshape(-1, 3, 3) for name in joined})
 
         def rebuild(values: Named) -> Arguments:
-            values = {**values, **{name: values[name].reshape(shape) for name, shape in joined.items()}}
+            values = {**values, **{name: values[name].reshape(-1, 3) for name in joined}}
             made = [written(tree, values) for tree in trees]
             return tuple(made[: len(args)]), dict(zip(kwargs, made[len(args) :], strict=True))
 

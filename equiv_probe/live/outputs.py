@@ -9,19 +9,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.nested import Tree, attributes, entries, holds_coordinates, is_graph, written
+from equiv_probe.live.nested import Tree, attributes, entries, is_graph, written
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.representations.fixed import Fixed
 from equiv_probe.schema.schema import named
 from equiv_probe.schema.usual_names import joined_matrices, usual
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from equiv_probe.schema.schema import Named, Schema
@@ -60,14 +61,25 @@ def new_outputs(raw: Any, inputs: Mapping[str, Any], names: list[str] | None) ->
     Args:
         raw: the output of a network.
         inputs: of the call, by name.
-        names: as for :func:`all_outputs`.
+        names: as for :func:`all_outputs`; those that are declared.
+
+    Raises:
+        EquivProbeError: nothing in a graph is an output.
     """
     values = all_outputs(raw, names)
     if not is_graph(raw):
         return values
     found = {n: v for n, v in values.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
-    fresh = {n: v for n, v in found.items() if n not in inputs and usual(n, tuple(v.shape)) is not None}
-    return {n: v for n, v in fresh.items() if not isinstance(usual(n, tuple(v.shape)), Fixed)}
+    known = {n: usual(n, tuple(v.shape)) for n, v in found.items() if n not in inputs}
+    fresh = {n: found[n] for n, rep in known.items() if rep is not None and not isinstance(rep, Fixed)}
+    declared = {n: values[n] for n in names or () if n in values}
+    if not (fresh or declared):
+        raise EquivProbeError(
+            f"a {type(raw).__name__} that came back, with nothing new in it by a usual name of an output",
+            "outputs of the network among its attributes",
+            'ep.Schema(outputs={"<attribute>": ...}), or probe a module inside that gives tensors',
+        )
+    return {**fresh, **declared}
 
 
 def write_outputs(raw: Any, values: Mapping[str, Any], names: list[str]) -> Any:
@@ -108,7 +120,7 @@ def _entries(raw: Any) -> dict[Any, Any] | None:
     """What is in an output by key, field or place; None of what is no container."""
     if is_graph(raw):
         return attributes(raw)
-    return None if holds_coordinates(raw) else entries(raw)
+    return entries(raw)
 
 
 def _shown(name: str, value: Any, *, joined: bool) -> Any:

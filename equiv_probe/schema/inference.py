@@ -168,7 +168,7 @@ def _output_like(
     shape = tuple(value.shape)
     if before[0] and own in answers and answers[own].shape == value.shape:
         return known.get(own) or _output(own, answers[own], *before)[0], f"the output of that name, shape {shape}"
-    if not is_predicted(name):
+    if not is_predicted(name) or not answers:
         return None
     same = next((other for other, one in answers.items() if one.shape == value.shape), None)
     if same is not None:
