@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from equiv_probe.estimation.controls import Control, failures_of, many_carry
-from equiv_probe.estimation.estimates import Estimate, Sums
+from equiv_probe.estimation.differences import welch
+from equiv_probe.estimation.estimates import Estimate, Sums, flattened
 from equiv_probe.estimation.few import effective_number
 from equiv_probe.estimation.measurement import Measurement, Objective, measure, require_outputs
 from equiv_probe.estimation.second_opinion import second_opinion
@@ -148,32 +149,17 @@ def _carried(orbit: Orbit, name: str, part: Decomposition) -> list[Control]:
     return found
 
 
-_KEYS = ("total", "mean", "equiv", "share")
 _SCALES: dict[str, Scale] = {"equiv": "log", "share": "logit"}
 
 
 def summarise(measured: Measurement, unit: str) -> Decomposition:
-    """The numbers with their error bars.
-
-    Args:
-        measured: of one objective.
-        unit: of its output.
-    """
+    """The numbers of one objective with their error bars; ``unit`` is that of its output."""
     est, nan = measured.estimate, math.nan
     total = est.total if measured.labelled else torch.full_like(est.total, nan)
     sums = Sums.of(est.equiv, total, measured.weight)
-    shown = {key: _with_interval(measured, key, getattr(sums, key), int(sums.count)) for key in _KEYS}
+    shown = {key: _with_interval(measured, key, one, int(sums.count)) for key, one in sums.by_name.items()}
     return Decomposition(
-        total=shown["total"].value,
-        mean=shown["mean"].value,
-        equiv=shown["equiv"].value,
-        share=shown["share"].value,
-        total_stderr=shown["total"].stderr,
-        mean_stderr=shown["mean"].stderr,
-        equiv_stderr=shown["equiv"].stderr,
-        share_stderr=shown["share"].stderr,
-        equiv_interval=(shown["equiv"].low, shown["equiv"].high),
-        share_interval=(shown["share"].low, shown["share"].high),
+        **flattened(shown, ("equiv", "share")),
         floor=measured.floor,
         nondeterminism=measured.nondeterminism,
         loss=measured.loss,
@@ -212,7 +198,5 @@ def _with_interval(measured: Measurement, key: str, over_structures: Estimate, c
         return Estimate.with_interval(
             over_structures.value, from_rotations, replicates - 1 if replicates >= 4 else 0, scale
         )
-    a, b = over_structures.stderr**2, from_rotations**2
-    # Welch & Satterthwaite's degrees of freedom of a sum of variances.
-    dof = (a + b) ** 2 / (a**2 / (count - 1) + b**2 / (replicates - 1)) if a + b > 0 else count - 1
-    return Estimate.with_interval(over_structures.value, math.sqrt(a + b), dof, scale)
+    variance, dof = welch((over_structures.stderr**2, from_rotations**2), (count, replicates))
+    return Estimate.with_interval(over_structures.value, math.sqrt(variance), dof if variance > 0 else count - 1, scale)

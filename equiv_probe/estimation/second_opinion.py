@@ -39,12 +39,7 @@ class _Explanation:
 
 
 def second_opinion(orbit: Orbit, name: str) -> str:
-    """One sentence if something else fits an output far better than the declared representation; empty otherwise.
-
-    Args:
-        orbit: kept; without the values there is no second opinion.
-        name: of the output.
-    """
+    """A sentence if something else fits an output of a kept orbit far better than what was declared; else empty."""
     if orbit.values is None:
         return ""
     declared = orbit.schema.outputs[name]

@@ -116,15 +116,9 @@ def _off_diagonal_stderr(pairs: Tensor) -> float:
     count = len(pairs)
     if count < 3:
         return math.nan
-    keep = 1 - torch.eye(count, dtype=pairs.dtype, device=pairs.device)
-    left_out = torch.stack([_as_tensor_mean(pairs, keep, skip) for skip in range(count)])
+    others = pairs - pairs.diagonal().diag()
+    left_out = (others.sum() - others.sum(0) - others.sum(1)) / ((count - 1) * (count - 2))
     return float(((count - 1) * left_out.var(correction=0)).sqrt())
-
-
-def _as_tensor_mean(pairs: Tensor, keep: Tensor, skip: int) -> Tensor:
-    rest = [index for index in range(len(pairs)) if index != skip]
-    block = keep[rest][:, rest]
-    return (pairs[rest][:, rest] * block).sum() / block.sum()
 
 
 def torque_bound(torque: Tensor, weights: Tensor) -> float:

@@ -150,7 +150,7 @@ def curvature(
 
 
 def rotations_of(given: Sequence[DecomposedLoss]) -> dict[str, Any]:
-    """Structures and rotations of losses, as far as they tell."""
+    """Structures and rotations of losses, as far as they know them."""
     known = {name: getattr(given[0], name, None) for name in ("structures", "replicates")}
     return {
         "sets of rotations": len(given),

@@ -201,7 +201,7 @@ def _condition(densities: Sequence[EigenvalueDensity], kind: str) -> Estimate:
 def _of_spectra(
     densities: Sequence[EigenvalueDensity], number: Callable[[EigenvalueDensity], tuple[float, float]]
 ) -> Estimate:
-    """What a density tells comes from fewer probes than what the trace does."""
+    """A number of the density: it comes from fewer probes than the trace does."""
     return combined([number(one) for one in densities], len(densities[0].probes), "log")
 
 

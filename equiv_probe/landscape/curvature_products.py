@@ -68,7 +68,7 @@ class CurvatureProducts:
     """The Hessians, or the Gauss–Newton matrices, of the three losses at the current weights, as products with vectors.
 
     The Gauss–Newton matrix of ``ℓ(z(θ))`` is ``Jᵀ (∂²ℓ/∂z²) J`` with the Jacobian J of the outputs: what is left of the
-    Hessian when the network is linearised. Here z are the pulled-back predictions of all rotations. For squared error
+    Hessian when the network is linearised. Here z are the outputs of all rotations, rotated back. For squared error
     that of ``L_equiv`` is the covariance of J over the orbit, and positive semidefinite; that of ``L_mean`` is
     estimated without bias, and so may have negative eigenvalues as large as the noise of the rotations.
 

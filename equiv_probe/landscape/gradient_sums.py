@@ -51,7 +51,7 @@ def products(mean: Sequence[Sequence[Tensor]], equiv: Sequence[Sequence[Tensor]]
     """
     blocks = len(mean)
     if blocks < 2:
-        raise EquivProbeError("one block of gradients", "at least two, three for error bars", "blocks=3")
+        raise EquivProbeError("one block of gradients", "at least two, three for error bars", "n_blocks=3")
     gram: Tensor | None = None
     for values in _rows(mean, equiv):
         flat = wide(torch.stack([value.detach().reshape(-1) for value in values]))

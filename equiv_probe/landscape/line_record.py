@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from msgspec import field
 
+from equiv_probe.deprecation import warn
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape import line_words, plots
 from equiv_probe.landscape.curvature_products import LOSSES
@@ -46,7 +47,7 @@ class Line(Record, frozen=True, dict=True):
 
     Attributes:
         direction: which.
-        over: what standard errors are over: ``"structures"``, ``"rotations"``, or nothing.
+        blocks: what standard errors are over: ``"structures"``, ``"rotations"``, or nothing.
         sets: of rotations.
         length: ``‖d‖ / ‖θ‖``.
         seed: of the random numbers.
@@ -66,7 +67,7 @@ class Line(Record, frozen=True, dict=True):
     kind: ClassVar[str] = "line"
 
     direction: str
-    over: str
+    blocks: str = field(name="over")
     sets: int
     length: float
     seed: int
@@ -91,27 +92,27 @@ class Line(Record, frozen=True, dict=True):
                 raise ValueError(f"{name}, {len(getattr(self, name))} numbers at {len(self.at)} places")
 
     @classmethod
-    def of(cls, t: Values, samples: Values, floor: Values, *, over: str, sets: int, **rest: Any) -> Self:
+    def of(cls, t: Values, samples: Values, floor: Values, *, blocks: str, sets: int, **rest: Any) -> Self:
         """What follows from the losses that were just computed.
 
         Args:
             t: where, ``(T,)``, rising, 0 among them.
             samples: ``L_total``, ``L_mean``, ``L_equiv`` of every structure or set of rotations, ``(T, U, 3)``.
             floor: what a change of every weight in its last place makes of the three, ``(3,)``.
-            over: what standard errors are over.
+            blocks: what standard errors are over.
             sets: of rotations; with structures too, ``samples`` holds the structures of all sets in turn.
             rest: the other fields.
         """
         columns: dict[str, Any] = {}
         exponents: dict[str, Exponent] = {}
         for k, name in enumerate(LOSSES):
-            independent = _independent(samples[:, :, k], over, sets)
+            independent = _independent(samples[:, :, k], blocks, sets)
             values = samples[:, :, k].mean(1)
             columns |= {f"L_{name}": values.tolist(), f"L_{name}_stderr": _stderr(independent).tolist()}
             change = (independent - independent[t == 0]).mean(1)
             exponents[name] = growth_exponent(t[t != 0], change[t != 0], float(floor[k]))
         powers = Exponents(**exponents)
-        found = cls(over=over, sets=sets, at=t.tolist(), floor=floor.tolist(), exponents=powers, **columns, **rest)
+        found = cls(blocks=blocks, sets=sets, at=t.tolist(), floor=floor.tolist(), exponents=powers, **columns, **rest)
         found.__dict__["_samples"] = samples
         return found
 
@@ -139,6 +140,12 @@ class Line(Record, frozen=True, dict=True):
     def equiv(self) -> Values:
         """``L_equiv``, ``(T,)``."""
         return np.array(self.L_equiv)
+
+    @property
+    def over(self) -> str:
+        """The old name of :attr:`blocks`."""
+        warn("Line.over is now called Line.blocks")
+        return self.blocks
 
     @property
     def origin(self) -> int:
@@ -170,7 +177,7 @@ class Line(Record, frozen=True, dict=True):
         Raises:
             EquivProbeError: another loss, or the line was read from a file.
         """
-        samples = _independent(self.samples[:, :, LOSSES.index(_known(loss))], self.over, self.sets)
+        samples = _independent(self.samples[:, :, LOSSES.index(_known(loss))], self.blocks, self.sets)
         differences = samples - samples[self.origin]
         return differences.mean(1), _stderr(differences)
 
@@ -197,7 +204,7 @@ class Line(Record, frozen=True, dict=True):
         protocol = {
             "direction": where,
             "t = 1": f"{number(self.length)} of the weights' length",
-            "standard errors": line_words.OVER.get(self.over, "none: one set of rotations"),
+            "standard errors": line_words.BLOCKS.get(self.blocks, "none: one set of rotations"),
             "seed": self.seed,
             **self.protocol,
         }
@@ -229,14 +236,14 @@ class Line(Record, frozen=True, dict=True):
             ends: list[Cell] = [(fit.power.low, fit.power.high), (fit.low, fit.high)] if known else [None, None]
             rows.append([name, *at, fit.power.value if known else fit.why, *ends])
         caption = (
-            f"The losses at 0 and at the end{', ± standard error' if self.over else ''}, and the power p of "
+            f"The losses at 0 and at the end{', ± standard error' if self.blocks else ''}, and the power p of "
             "L(t) − L(0) = b |t|^p at small t, fitted over the range in the last column."
         )
         return Table("The losses and their powers", columns, rows, caption)
 
     def _figures(self) -> list[Figure]:
         losses = list(self.named())
-        text = line_words.course(self.t, losses, self.over)
+        text = line_words.course(self.t, losses, self.blocks)
         made = [Figure("Along the line", partial(plots.profile, self.t, losses), text)]
         if any((abs(values - values[self.origin]) > 0).any() for _, values, _ in losses):
             draw = partial(plots.growth, self.t, losses, self._exponents)
@@ -263,9 +270,9 @@ def _known(loss: str) -> Any:
     return loss
 
 
-def _independent(samples: Values, over: str, sets: int) -> Values:
+def _independent(samples: Values, blocks: str, sets: int) -> Values:
     """Independent estimates, ``(T, n)``: of structures, or of sets of rotations."""
-    if over == "structures" and sets > 1:  # the same structures under several sets of rotations
+    if blocks == "structures" and sets > 1:  # the same structures under several sets of rotations
         samples = samples.reshape(len(samples), sets, -1).mean(1)
     return np.asarray(samples)
 

@@ -20,7 +20,7 @@ _DIRECTIONS = {
     "gradient-mean": "down the gradient of L_mean",
     "gradient-equiv": "down the gradient of L_equiv",
 }
-OVER = {"structures": "over structures", "rotations": "over sets of rotations"}
+BLOCKS = {"structures": "over structures", "rotations": "over sets of rotations"}
 """What standard errors are over."""
 BLIND_SPOTS = [
     "other directions: this is one line through a space of as many dimensions as there are weights",
@@ -35,7 +35,7 @@ def direction(name: str) -> str:
 
 
 def headline(losses: Sequence[Course], origin: int, exponents: Mapping[str, Exponent], length: float) -> Headline:
-    """The answer: how ``L_equiv`` grows, and the others beside it.
+    """How ``L_equiv`` grows, and the others beside it.
 
     Args:
         losses: along the line.
@@ -67,18 +67,18 @@ def headline(losses: Sequence[Course], origin: int, exponents: Mapping[str, Expo
     )
 
 
-def course(t: Values, losses: Sequence[Course], over: str) -> str:
+def course(t: Values, losses: Sequence[Course], blocks: str) -> str:
     """What the figure of the losses along the line shows.
 
     Args:
         t: along the line.
         losses: at each t.
-        over: what standard errors are over.
+        blocks: what standard errors are over.
     """
     origin = int((t == 0).argmax())
     shown = ((name, *(number(float(values[k])) for k in (0, origin, -1))) for name, values, _ in losses)
     listed = "; ".join(f"{name}: {first}, {here} at t = 0, {last}" for name, first, here, last in shown)
-    bands = f" Bands are two standard errors, {OVER[over]}." if over in OVER else ""
+    bands = f" Bands are two standard errors, {BLOCKS[blocks]}." if blocks in BLOCKS else ""
     return f"From t = {t[0]:g} to {t[-1]:g}. {listed}.{bands}"
 
 
@@ -91,7 +91,7 @@ def powers(exponents: Mapping[str, Exponent]) -> str:
 def _grows(name: str, fit: Exponent) -> str:
     power, verb = fit.power, "falls" if fit.coefficient < 0 else "grows"
     if not math.isfinite(power.value):
-        return f"{name} has no power that could be told: {fit.why or 'no fit'}"
+        return f"No power was found for {name}: {fit.why or 'no fit'}"
     if power.low <= 2 <= power.high:
         place = "at the bottom" if verb == "grows" else "on the top"
         return f"{name} {verb} with the square of the distance: along this line the weights lie {place} of it"

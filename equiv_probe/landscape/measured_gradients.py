@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from equiv_probe.deprecation import warn
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.gradient_sums import GradientSums
 from equiv_probe.landscape.parameter_groups import ALL
@@ -29,33 +30,40 @@ class Gradients:
 
     Attributes:
         groups: sums by group; ``"all"`` is of all parameters.
-        over: what the blocks are of: ``"rotations"`` or ``"structures"``.
+        blocks: what they are of: ``"rotations"`` or ``"structures"``.
         sizes: how many numbers the parameters of each group are.
     """
 
     groups: Mapping[str, GradientSums]
-    over: str = "rotations"
+    blocks: str = "rotations"
     sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, group: str) -> GradientSums:
         return self.groups[group]
 
     def __add__(self, other: Gradients) -> Gradients:
-        if self.groups.keys() != other.groups.keys() or self.over != other.over:
+        if self.groups.keys() != other.groups.keys() or self.blocks != other.blocks:
             raise EquivProbeError(
-                f"gradients of {sorted(other.groups)} over {other.over}", f"{sorted(self.groups)} over {self.over}"
+                f"gradients of {sorted(other.groups)} from blocks of {other.blocks}",
+                f"{sorted(self.groups)}, {self.blocks}",
             )
         merged = {name: one + other.groups[name] for name, one in self.groups.items()}
-        return Gradients(merged, self.over, self.sizes)
+        return Gradients(merged, self.blocks, self.sizes)
+
+    @property
+    def over(self) -> str:
+        """The old name of :attr:`blocks`."""
+        warn("Gradients.over is now called Gradients.blocks")
+        return self.blocks
 
     def to(self, device: torch.device | str) -> Gradients:
         """On another device."""
         moved = {name: GradientSums(one.sums.to(device)) for name, one in self.groups.items()}
-        return Gradients(moved, self.over, self.sizes)
+        return Gradients(moved, self.blocks, self.sizes)
 
     def finite(self) -> Gradients:
         """Without what is not finite: it counts nothing."""
-        return Gradients({name: one.finite() for name, one in self.groups.items()}, self.over, self.sizes)
+        return Gradients({name: one.finite() for name, one in self.groups.items()}, self.blocks, self.sizes)
 
     @property
     def norm_total(self) -> Estimate:
@@ -90,7 +98,7 @@ class Gradients:
             )
             for name, one in self.groups.items()
         }
-        return GradientRecord(self.over, groups)
+        return GradientRecord(self.blocks, groups)
 
     def document(self) -> Document:
         """What it says."""

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from equiv_probe.landscape.orbit_objectives import against, as_evaluated, require_lists_alike
-from equiv_probe.landscape.orbit_parts import BatchPart, Function, Part, answered
+from equiv_probe.deprecation import renamed
+from equiv_probe.landscape.orbit_objectives import against, of_evaluate, require_matching_lists
+from equiv_probe.landscape.orbit_parts import BatchPart, Function, Part, first_output
 from equiv_probe.landscape.orbit_step import StepPart
 from equiv_probe.landscape.orbit_sum import OrbitSum
 from equiv_probe.landscape.parameter_groups import parameters_of
@@ -79,13 +80,14 @@ class OrbitLoss(OrbitSum):
         parameters: by name; None is the model's.
         generator: source of the rotations; None uses the plan's seed.
         adapter: of the batches.
-        stack: whether a dense batch may hold several copies; None tries it once and compares.
+        stacked: whether a dense batch may hold several copies; None tries it once and compares.
 
     Raises:
         EquivProbeError: see the message; also for forces that are derivatives without a graph of the weights, as many
             force fields give them outside training.
     """
 
+    @renamed(stack="stacked")
     def __init__(
         self,
         model: Callable[[Any], Any],
@@ -105,22 +107,24 @@ class OrbitLoss(OrbitSum):
         parameters: Mapping[str, Tensor] | None = None,
         generator: torch.Generator | None = None,
         adapter: Adapter | None = None,
-        stack: bool | None = None,
+        stacked: bool | None = None,
     ) -> None:
         module = model if isinstance(model, nn.Module) else Function(model)
         modules = [module] if module is model else [module, *modules_of(model)]
         batches = inputs if isinstance(inputs, list) else [inputs]
-        require_lists_alike(batches if isinstance(inputs, list) else None, targets=targets, weights=weights, mask=mask)
+        require_matching_lists(
+            batches if isinstance(inputs, list) else None, targets=targets, weights=weights, mask=mask
+        )
         if adapter is None:
             adapter = adapter_for(module, (batches[0],), {})
             if type(adapter) is CallAdapter and schema is not None and not isinstance(batches[0], Mapping):
                 adapter = InputAdapter(module, list(schema.inputs))
-        live = LiveOrbit(module, schema, center, adapter=adapter, stack=stack)
+        live = LiveOrbit(module, schema, center, adapter=adapter, stack=stacked)
         state = live.copies.start = RandomState.now(generators_of(modules))
         parts: list[Part] = []
         for k, batch in enumerate(batches):
             call = live.keep((batch,), {})
-            raw = answered(live, call, modules)
+            raw = first_output(live, call, modules)
             outputs = read_outputs(raw, live.known_schema)
             plan = rotation_plan(plan) or fitting_plan(RotationPlan(), live.known_schema, call.inputs, outputs)
             require_fit(plan, live.known_schema, call.inputs, outputs)
@@ -136,7 +140,7 @@ class OrbitLoss(OrbitSum):
                     call,
                     rotations,
                     plan,
-                    objectives=given if objectives is None else as_evaluated(objectives),
+                    objectives=given if objectives is None else of_evaluate(objectives),
                     modules=modules,
                     state=state,
                 )
@@ -162,7 +166,7 @@ class OrbitLoss(OrbitSum):
         """The loss of a user's own step, by replay with the graph kept.
 
         Every evaluation runs the step with the same random state, once as it is and once for every rotation, their mean
-        and the leave-one-out means, with other answers in the network's place.
+        and the leave-one-out means, with other outputs in the network's place.
 
         Args:
             model: the network whose symmetry is in question, called by the step any number of times.

@@ -12,7 +12,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.losses import PointwiseLoss
 from equiv_probe.estimation.measurement import measure
 from equiv_probe.estimation.orbit import Orbit
-from equiv_probe.landscape.orbit_objectives import parted
+from equiv_probe.landscape.orbit_objectives import share_of
 from equiv_probe.live.capture import wide
 from equiv_probe.live.isolation import RandomState, isolated
 from equiv_probe.orbit.chunking import in_chunks
@@ -48,7 +48,7 @@ class Part(Protocol):
 
     @property
     def count(self) -> int:
-        """How many structures can be evaluated apart."""
+        """How many structures can be evaluated one by one."""
         ...
 
     @property
@@ -110,13 +110,13 @@ class BatchPart:
         return self.sums_of(self.outputs(start, stop, replicates), start, stop, replicates)
 
     def outputs(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Tensor]:
-        """Pulled-back predictions of some structures by output, float64, ``(R, n, *S)``."""
+        """Outputs for some structures by name, rotated back, float64, ``(R, n, *S)``."""
         return self._values(self._which(start, stop), self.rotations[list(replicates)])
 
     def sums_of(
         self, outputs: Mapping[str, Tensor], start: int, stop: int, replicates: Sequence[int]
     ) -> dict[str, Decomposed]:
-        """What :meth:`sums` gives when the network answers with these :meth:`outputs`."""
+        """What :meth:`sums` gives when these are the network's :meth:`outputs`."""
         rotations = self.rotations[list(replicates)]
         found, orbit = self._judged(dict(outputs), self._which(start, stop), rotations, self.plan)
         sums = {}
@@ -133,7 +133,7 @@ class BatchPart:
         return sums
 
     def _scaled(self, name: str, weight: Tensor) -> Tensor:
-        """Weights of what a loss gives for a batch that is not parted, which add up to that of the batch."""
+        """Weights of what a loss gives for a batch that is not split, which add up to that of the batch."""
         return weight * (self.weights[name].sum() / weight.sum())
 
     def _require_graph(self, name: str, value: Tensor) -> None:
@@ -161,7 +161,7 @@ class BatchPart:
 
         def evaluate(a: int, b: int) -> dict[str, Tensor]:
             self._state.restore()
-            return (live.attached if graph else live.pulled_back)(call, structures, flat[a:b])
+            return (live.attached if graph else live.rotated_back)(call, structures, flat[a:b])
 
         with isolated(*self._modules):
             if graph:
@@ -183,14 +183,14 @@ class BatchPart:
         about = {name: v[0, 0].detach() for name, v in values.items()}
         orbit = Orbit.from_values(values, about, self.live.known_schema, plan, rotations)
         whole = self.structures.count
-        return self._objectives(orbit, call, structures, lambda value: parted(value, whole, which)), orbit
+        return self._objectives(orbit, call, structures, lambda value: share_of(value, whole, which)), orbit
 
     def _of(self, which: slice | None) -> tuple[Call, Structures]:
         """The call of some of the structures, its tensors fresh leaves where the user's required a gradient."""
         call, structures = self.call, self.structures
         inputs = dict(call.inputs)
         if which is not None:
-            inputs = {name: parted(value, structures.count, which) for name, value in inputs.items()}
+            inputs = {name: share_of(value, structures.count, which) for name, value in inputs.items()}
             center, mask = structures.center, structures.mask
             structures = replace(
                 structures,
@@ -223,8 +223,8 @@ class BatchPart:
         return self.structures.count if index is None else int(index.max()) + 1
 
 
-def answered(live: LiveOrbit, call: Call, modules: Sequence[nn.Module]) -> Any:
-    """The network's raw answer to a call, from which its schema is resolved."""
+def first_output(live: LiveOrbit, call: Call, modules: Sequence[nn.Module]) -> Any:
+    """The network's raw output for a call, from which its schema is resolved."""
     with isolated(*modules), torch.enable_grad():
         inputs = {name: v.detach().clone() if isinstance(v, torch.Tensor) else v for name, v in call.inputs.items()}
         for name in call.differentiated:
@@ -243,5 +243,5 @@ class Function(nn.Module):
         self.function = function
 
     def forward(self, inputs: Any) -> Any:
-        """What the function answers."""
+        """The function's output."""
         return self.function(inputs)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.orbit_parts import BatchPart, Decomposed, Part
 from equiv_probe.live.isolation import isolated
@@ -64,7 +65,7 @@ class OrbitSum:
 
     @property
     def structures(self) -> int:
-        """How many structures (or whole batches, where they cannot be parted) the loss is a mean over."""
+        """How many structures (or whole batches, where they cannot be split) the loss is a mean over."""
         return sum(stop - start for _, start, stop in self._ranges)
 
     @property
@@ -104,7 +105,7 @@ class OrbitSum:
     def accumulate(self, of: Callable[[Decomposed], Sequence[Tensor]]) -> list[Tensor]:
         """Sum over pieces of something that is linear in the loss: gradients, Hessian-vector products.
 
-        A piece whose graph does not fit in memory is halved, down to one structure (for batches that cannot be parted,
+        A piece whose graph does not fit in memory is halved, down to one structure (for batches that cannot be split,
         down to the batch).
 
         Args:
@@ -134,36 +135,37 @@ class OrbitSum:
         assert sums is not None
         return sums
 
-    def blocks(self, count: int, over: str = "rotations") -> list[Self]:
+    @renamed(over="of")
+    def blocks(self, count: int, of: str = "rotations") -> list[Self]:
         """Independent estimates of the same loss, each from a part of the rotations or of the structures.
 
         Args:
             count: how many.
-            over: ``"rotations"``: each from at least two replicates of its own, on all data; ``"structures"``: each
+            of: ``"rotations"``: each from at least two replicates of its own, on all data; ``"structures"``: each
                 from its own structures, rotated by rotations of their own.
 
         Raises:
             EquivProbeError: there are too few replicates or structures, or structures share their rotations.
         """
-        if over not in {"rotations", "structures"}:
-            raise EquivProbeError(f"over={over!r}", '"rotations" or "structures"')
-        if over == "structures" and not self.per_structure:
+        if of not in {"rotations", "structures"}:
+            raise EquivProbeError(f"of={of!r}", '"rotations" or "structures"')
+        if of == "structures" and not self.per_structure:
             raise EquivProbeError(
                 "structures that all rotate by the same rotations: their estimates are not independent",
                 "rotations of its own for every structure",
                 "OrbitLoss(..., per_structure=True)",
             )
-        have, need = (self.replicates, 2 * count) if over == "rotations" else (self.structures, count)
+        have, need = (self.replicates, 2 * count) if of == "rotations" else (self.structures, count)
         if count < 2 or have < need:
-            what = "replicates" if over == "rotations" else "structures"
+            what = "replicates" if of == "rotations" else "structures"
             raise EquivProbeError(
                 f"{count} blocks of {have} {what}",
                 f"at least two blocks, and {need} {what} for so many",
-                "RotationPlan(..., replicates=8)" if over == "rotations" else "more data, or fewer blocks",
+                "RotationPlan(..., replicates=8)" if of == "rotations" else "more data, or fewer blocks",
             )
         bounds = [have * k // count for k in range(count + 1)]
         pairs = list(pairwise(bounds))
-        if over == "rotations":
+        if of == "rotations":
             chosen = list(self._chosen(self._ranges[0][0]))
             return [self._with(self._ranges, chosen[a:b]) for a, b in pairs]
         units = iter([(part, k) for part, start, stop in self._ranges for k in range(start, stop)])
@@ -187,7 +189,7 @@ class Piece:
         return self._loss._part(self._part, *self._range)
 
     def outputs(self) -> list[Tensor]:
-        """The pulled-back predictions that the losses are functions of.
+        """The outputs, rotated back, that the losses are functions of.
 
         Raises:
             EquivProbeError: a user's step, whose loss is not known.

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.curvature import require_same_twice, rotations_of, several, versions
 from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, pieces_of, space_of
@@ -40,6 +41,7 @@ DIRECTIONS = ("random", "gradient", "gradient-mean", "gradient-equiv")
 ROUNDINGS = 4
 
 
+@renamed(over="blocks")
 def along_line(
     orbit_loss: DecomposedLoss | Sequence[DecomposedLoss],
     direction: str | Mapping[str, Tensor] | Tensor = "random",
@@ -47,7 +49,7 @@ def along_line(
     *,
     to: Mapping[str, Tensor] | None = None,
     parameters: nn.Module | Mapping[str, Tensor] | Iterable[Any] | None = None,
-    over: str | None = None,
+    blocks: str | None = None,
     seed: int = 0,
     name: str = "",
     progress: bool = True,
@@ -68,8 +70,8 @@ def along_line(
             twentieths towards ``to``.
         to: a state dict in the place of a direction: t = 1 is there.
         parameters: the weights; None takes those that the loss names.
-        over: ``"structures"`` evaluates structure by structure and gives standard errors over them, where the loss has
-            ``pieces``; their sizes count as part of the draw.
+        blocks: ``"structures"`` evaluates structure by structure and gives standard errors over them, where the loss
+            has ``pieces``; their sizes count as part of the draw.
         seed: of the random direction, and of the changes that show what rounding does.
         name: of the model, for the page and the file.
         progress: show a progress bar in a terminal.
@@ -81,8 +83,8 @@ def along_line(
         EquivProbeError: a direction that is not known or is zero, no weights, a loss that changes between calls.
     """
     given = several(orbit_loss)
-    if over not in {None, "structures"}:
-        raise EquivProbeError(f"over={over!r}", '"structures" or None')
+    if blocks not in {None, "structures"}:
+        raise EquivProbeError(f"blocks={blocks!r}", '"structures" or None')
     space = space_of(given[0], parameters)
     first = pieces_of(given[0])[0]
     with torch.enable_grad():
@@ -99,7 +101,7 @@ def along_line(
         chosen = np.linspace(0, 1, 21) if to is not None else np.concatenate([-scale[::-1], [0.0], scale])
     else:
         chosen = np.unique(np.append(np.asarray(steps, dtype=np.float64), 0.0))
-    units = [unit for loss in given for unit in ([pieces_of(loss)] if over is None else _structures(loss))]
+    units = [unit for loss in given for unit in ([pieces_of(loss)] if blocks is None else _structures(loss))]
     rows = np.empty((len(chosen), len(units), 3))
     generator = torch.Generator().manual_seed(seed + 1)
     with (
@@ -120,7 +122,7 @@ def along_line(
             floors.append(np.abs(np.array([_values(unit) for unit in units]) - rows[origin]))
             advance(1)
     parts = len(units) // len(given)
-    if over == "structures":  # n × a structure's part of the sum is what it is a mean of
+    if blocks == "structures":  # n × a structure's part of the sum is what it is a mean of
         rows, floors = rows * parts, [floor * parts for floor in floors]
     # Of the losses where the line begins: far along it they may be anything, even infinite.
     least = 4 * torch.finfo(torch.float64).eps * np.nanmax(np.abs(rows[origin].mean(0)))
@@ -129,7 +131,7 @@ def along_line(
         rows,
         np.maximum(np.max([floor.mean(0) for floor in floors], axis=0), least),
         direction=which,
-        over=over or ("rotations" if len(given) > 1 else ""),
+        blocks=blocks or ("rotations" if len(given) > 1 else ""),
         sets=len(given),
         length=float(vector.norm() / space.here.norm()),
         seed=seed,
@@ -164,7 +166,7 @@ def _direction(
 def _structures(loss: DecomposedLoss) -> list[list[DecomposedLoss]]:
     """The smallest pieces that a loss has."""
     if not hasattr(loss, "pieces"):
-        raise EquivProbeError("over='structures' and a loss without pieces", "ep.analysis.OrbitLoss, or pieces()")
+        raise EquivProbeError("blocks='structures' and a loss without pieces", "ep.analysis.OrbitLoss, or pieces()")
     pieces = loss.pieces(1) if isinstance(loss, OrbitLoss) else pieces_of(loss)
     return [[piece] for piece in pieces]
 

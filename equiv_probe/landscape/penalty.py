@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.measurement import measure
 from equiv_probe.estimation.objectives import label_free
 from equiv_probe.estimation.orbit import Orbit
-from equiv_probe.landscape.orbit_parts import Function, answered
+from equiv_probe.landscape.orbit_parts import Function, first_output
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import Call, wide
@@ -69,9 +70,10 @@ class EquivariancePenalty:
         outputs: names, or coefficients by name; None is all outputs of the schema, with one each.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         adapter: of the batches; None finds that of a plugin.
-        stack: whether a dense batch may hold several copies; None tries it once, and compares.
+        stacked: whether a dense batch may hold several copies; None tries it once, and compares.
     """
 
+    @renamed(stack="stacked")
     def __init__(
         self,
         model: Callable[[Any], Any],
@@ -81,14 +83,14 @@ class EquivariancePenalty:
         outputs: Mapping[str, float] | Iterable[str] | None = None,
         center: str | Tensor = "centroid",
         adapter: Adapter | None = None,
-        stack: bool | None = None,
+        stacked: bool | None = None,
     ) -> None:
         self._module = model if isinstance(model, nn.Module) else Function(model)
         self.plan = rotation_plan(plan) or PAIR
         if self.plan.R < 2 or not self.plan.is_random:
             raise EquivProbeError(f"the plan {self.plan}", "two independent rotations or more", 'RotationPlan("haar")')
         self._outputs = outputs if outputs is None or isinstance(outputs, Mapping) else dict.fromkeys(outputs, 1.0)
-        self._options: dict[str, Any] = {"center": center, "stack": stack}
+        self._options: dict[str, Any] = {"center": center, "stack": stacked}
         self._schema, self._adapter = schema, adapter
         self._live: LiveOrbit | None = None
         self._generators: list[Any] | None = None
@@ -105,7 +107,7 @@ class EquivariancePenalty:
             batch: what the model is called with: a tensor, tuple or dict, or a framework's batch.
             weight: λ.
             generator: source of the rotations; None is torch's global one, where the batch is.
-            prediction: the model's answer to this very batch, with its graph, in the place of the first rotation's:
+            prediction: the model's output for this very batch, with its graph, in the place of the first rotation's:
                 one further pass instead of two. Then the data's own frame is one of the two: the penalty is unbiased
                 only if the batch was rotated at random, each structure on its own.
         """
@@ -126,7 +128,7 @@ class EquivariancePenalty:
         with unobserved(), self._from_one_state(live):
             chunk = live.copies_at_once(structures, call.inputs)
             # Where nobody asks for gradients, models whose forces are derivatives still need them inside.
-            evaluate = live.attached if torch.is_grad_enabled() else live.pulled_back
+            evaluate = live.attached if torch.is_grad_enabled() else live.rotated_back
             rows = [evaluate(call, structures, flat[a : a + chunk]) for a in range(0, len(flat), chunk)]
         rows = rows if known is None else [{name: v[None] for name, v in known.items()}, *rows]
         values = {name: torch.cat([row[name] for row in rows]) for name in schema.outputs}
@@ -171,7 +173,7 @@ class EquivariancePenalty:
         call = Call(*live.split((batch,), {}), differentiated=frozenset(), dicts=())
         if live.schema is None or not live.knows(call.inputs):
             kept = live.keep((batch,), {})
-            raw = answered(live, kept, [self._module]) if prediction is None else prediction
+            raw = first_output(live, kept, [self._module]) if prediction is None else prediction
             schema = live.resolve(kept, raw)
             require_fit(self.plan, schema, kept.inputs, read_outputs(raw, schema))
         return call
@@ -193,6 +195,7 @@ class EquivariancePenalty:
         return wanted
 
 
+@renamed(stack="stacked")
 def equivariance_penalty(
     model: Callable[[Any], Any],
     batch: Any,
@@ -204,7 +207,7 @@ def equivariance_penalty(
     generator: torch.Generator | None = None,
     prediction: Any = None,
     center: str | Tensor = "centroid",
-    stack: bool = False,
+    stacked: bool = False,
 ) -> Tensor:
     """``weight · ½‖h_g − h_g'‖²`` of a batch: ``weight`` times an unbiased, differentiable estimate of ``L_equiv``.
 
@@ -219,9 +222,9 @@ def equivariance_penalty(
         plan: None is two Haar rotations for each structure.
         outputs: names, or coefficients by name.
         generator: source of the rotations; None is torch's global one, where the batch is.
-        prediction: the model's answer to a randomly rotated batch, to be used as one of the two.
+        prediction: the model's output for a randomly rotated batch, to be used as one of the two.
         center: of rotation.
-        stack: whether copies of a dense batch go through the model together.
+        stacked: whether copies of a dense batch go through the model together.
     """
-    penalty = EquivariancePenalty(model, schema, plan=plan, outputs=outputs, center=center, stack=stack)
+    penalty = EquivariancePenalty(model, schema, plan=plan, outputs=outputs, center=center, stacked=stacked)
     return penalty(batch, weight, generator=generator, prediction=prediction)

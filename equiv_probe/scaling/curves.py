@@ -55,7 +55,7 @@ def curves_of(table: Table, x: str, loss: str, seeds: str, structure: str) -> li
         table: its rows.
         x: column of steps or seconds.
         loss: column of the loss.
-        seeds: column that tells runs apart; without it all rows are one run.
+        seeds: column that distinguishes runs; without it all rows are one run.
         structure: column that names held-out structures; without it a row is the loss over all of them.
 
     Raises:
@@ -87,7 +87,7 @@ def _curve(table: Table, x: str, loss: str, structure: str) -> Curve:
         raise EquivProbeError(
             f"{len(at)} rows at {len(places)} values of {x}",
             "one row each in a run",
-            f'a column "seed" that tells runs apart, or table.where(...), or {structure}=',
+            f'a column "seed" that distinguishes runs, or table.where(...), or {structure}=',
         )
     order = np.argsort(at)
     name = f"{loss}_stderr"

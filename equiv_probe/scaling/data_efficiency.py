@@ -152,7 +152,7 @@ def data_efficiency(
         runs: one row per run, at a fixed size of the model; several seeds make the intervals shorter.
         first: the model in the numerator: a value of the column ``by``.
         second: the model in the denominator.
-        by: the column that tells the models apart; augmentation is a model of its own.
+        by: the column that distinguishes the models; augmentation is a model of its own.
         x: the column of the size of the training set.
         loss: the column of the loss.
         losses: to compare at; None takes seven between the losses that both models came to in their runs.

@@ -1,4 +1,4 @@
-"""Figures of fits, allocations, data efficiency and gaps, with labelled axes, in colours that all can tell apart.
+"""Figures of fits, allocations, data efficiency and gaps, with labelled axes, in colours that all can distinguish.
 
 >>> from equiv_probe.scaling import fit
 >>> law = fit({"D": [1e2, 1e3, 1e4, 1e5], "L_total": [3.0, 1.1, 0.4, 0.2]}, "D", unit="eV²")

@@ -17,7 +17,7 @@ import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling.estimates import Estimate, bca_of, interval_of
-from equiv_probe.scaling.identifiability import (
+from equiv_probe.scaling.fit_checks import (
     correlated,
     notes_of,
     require,
@@ -27,7 +27,7 @@ from equiv_probe.scaling.identifiability import (
 )
 from equiv_probe.scaling.law import Fit, names_of
 from equiv_probe.scaling.power_law import LARGEST, SMALLEST, Optimum, bounds_of, optimum
-from equiv_probe.scaling.resampling import Resamples, labels, left_over, of_residuals, of_runs
+from equiv_probe.scaling.resampling import Resamples, labels, left_out_residuals, of_residuals, of_runs
 from equiv_probe.scaling.solver import gradient, predicted, solve
 from equiv_probe.scaling.table import Table, table_of
 
@@ -110,10 +110,10 @@ def fit(
             samples = of_runs(log_y, layers, own, resamples, seed)
         else:
             law, left = np.log(predicted(found.theta, z)), found.residuals
-            apart = own if groups or bootstrap == "wild" else None
-            if apart is not None:
-                left = left_over(left, hat_of(found, z, known), apart)
-            samples = of_residuals(law, left, parameters, groups=apart, resamples=resamples, seed=seed)
+            kept_together = own if groups or bootstrap == "wild" else None
+            if kept_together is not None:
+                left = left_out_residuals(left, hat_of(found, z, known), kept_together)
+            samples = of_residuals(law, left, parameters, groups=kept_together, resamples=resamples, seed=seed)
         draws, lost = _refit(samples, z, found, known)
         if lost > 0.01:
             notes.append(f"{100 * lost:.0f} % of the resamples' fits did not converge.")

@@ -9,7 +9,7 @@
 >>> f"{found.crossings[0].x.value:.1f}", found.crossings[0].after
 ('38.3', 'equivariant')
 >>> print(gap(a, a, x="step", names=("plain", "again")).verdict)
-plain and again are not told apart anywhere between 10.0 and 1000 step
+plain and again do not differ measurably anywhere between 10.0 and 1000 step
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.scaling.crossings import crossings_of, told_apart
+from equiv_probe.scaling.crossings import crossings_of, known_signs
 from equiv_probe.scaling.curves import Curve, common_grid, curves_of, drawn, on_grid
 from equiv_probe.scaling.estimates import Estimate, estimate_of, interval_of, shown
+from equiv_probe.scaling.fit_checks import FEWEST
 from equiv_probe.scaling.gap_result import Gap, reached
-from equiv_probe.scaling.identifiability import FEWEST
 from equiv_probe.scaling.table import table_of
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def gap(
     """Compare two models' loss against time or steps.
 
     Curves are smoothed, interpolated in the logarithms of both axes, and averaged (geometrically) over seeds, over the
-    range that all runs have. The interval of a crossing is made of all places at which the two models are not told
-    apart: it holds the true crossing as often as the intervals at single places hold the true difference.
+    range that all runs have. The interval of a crossing is made of all places at which no difference of the
+    two models is known: it holds the true crossing as often as the intervals at single places hold the true difference.
 
     The seeds of the two models are taken as independent of each other; where they share data or order, intervals are
     longer than they need be.
@@ -68,7 +68,7 @@ def gap(
         x: column of what is spent: ``"seconds"``, ``"step"``, ``"C"``; or ``"D"``, over runs of several sizes.
         loss: column of the loss, in one unit in both.
         names: of the models.
-        seeds: column that tells the runs of a model apart (else ``"run"``); without it each table is one run.
+        seeds: column that distinguishes the runs of a model (else ``"run"``); without it each table is one run.
         structure: column that names held-out structures; then structures are drawn anew too, the same ones for both
             models where they are the same. Without it and with a single run, ``{loss}_stderr`` is taken for the
             intervals, if it is there.
@@ -98,7 +98,7 @@ def gap(
     if known:
         ends = [interval_of(one, level, -np.inf) for one in (draws[1] - draws[0]).T]
         low, high = np.array(ends).T
-        lower = told_apart(difference, draws[1] - draws[0], low, high, level)
+        lower = known_signs(difference, draws[1] - draws[0], low, high, level)
     else:
         low = high = np.full(len(grid), np.nan)
         lower = np.sign(difference).astype(np.int8)

@@ -49,7 +49,7 @@ RUN = (
     "stage",
     "output",
 )
-"""Columns that tell runs apart, beside the names in ``ALIASES["N"]`` and ``ALIASES["D"]``."""
+"""Columns that distinguish runs, beside the names in ``ALIASES["N"]`` and ``ALIASES["D"]``."""
 NOT_A_RUN = {"C", "seconds", "hours"}
 
 
@@ -130,7 +130,7 @@ class Table:
         return {key: np.array(rows, dtype=np.intp) for key, rows in groups.items()}
 
     def require_one(self, *names: str) -> None:
-        """See that rows are of one kind, where columns tell kinds apart.
+        """See that rows are of one kind, where columns distinguish kinds.
 
         Args:
             names: of the columns; those that are not there are left alone.
@@ -149,7 +149,7 @@ class Table:
 
     @property
     def runs(self) -> list[str]:
-        """The columns that tell runs apart."""
+        """The columns that distinguish runs."""
         sized = [name for key, names in ALIASES.items() if key not in NOT_A_RUN for name in (key, *names)]
         return [name for name in self.columns if name in RUN or name in sized]
 
@@ -157,7 +157,7 @@ class Table:
         """The last row of every run: that with the largest step, or the last one where there are no steps.
 
         Args:
-            by: the columns that tell runs apart; None takes those that are known to.
+            by: the columns that distinguish runs; None takes those that are known to.
         """
         last = []
         steps = self.numbers("step") if "step" in self else np.arange(len(self), dtype=float)

@@ -58,6 +58,8 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(("ref_pos", "ref_positions", "conformer", "conformers", "conformer_pos"), reps.point),
 }
 
+BATCH_INDICES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
+"""Indices of the structure of each node."""
 CELLS = {"cell", "cells", "lattice", "lat", "box", "rcell"}
 """Three vectors as rows; in another shape they could be lengths."""
 
@@ -73,7 +75,7 @@ _FEATURES = re.compile(r"^edge_?(attrs?|features?|feats?|weights?)$")
 _PREDICTED = re.compile(
     r"^(y|targets?|labels?|pred_.*|.*_pred|denoised|noise|eps|forces?|dipoles?|dipole_moment|torque|stress(es)?)$"
 )
-"""Names of labels and answers, which a batch may hold beside what the network is given."""
+"""Names of labels and outputs, which a batch may hold beside what the network is given."""
 _INFERRED = re.compile(r"^(inferred|predicted|pred|output)_")
 """What stands before the name of an output in a batch that holds its label too."""
 _WEIGHTS = re.compile(r"_weights?$")
@@ -95,9 +97,7 @@ def plain(name: str) -> str:
 def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
     """What the field means by a name, leading underscores aside; None where it is nobody's usual name.
 
-    Args:
-        name: of the tensor.
-        shape: of the tensor, which tells a tensor of rank two from its Voigt form.
+    The shape distinguishes a tensor of rank two from its Voigt form.
     """
     key = plain(name)
     known = _NAMES.get(key, _NAMES.get(_INFERRED.sub("", key)))
@@ -122,7 +122,7 @@ def is_fractional(name: str) -> bool:
 
 
 def is_predicted(name: str) -> bool:
-    """Whether a name says a label or an answer, rather than something that a network is given.
+    """Whether a name says a label or an output, rather than something that a network is given.
 
     >>> [is_predicted(name) for name in ("y", "forces", "pred_noise", "edge_attr")]
     [True, True, True, False]

@@ -109,7 +109,7 @@ class LinearDenoiser(PlantedModel):
         return {"denoised": center + _trace(self.matrix).to(positions) / 3 * (positions - center)}
 
     def power(self, positions: Tensor) -> dict[str, Power]:
-        """As for the linear field."""
+        """The powers of the linear field."""
         return {"denoised": _linear_power(self.matrix, positions)}
 
 

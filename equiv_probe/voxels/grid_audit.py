@@ -70,7 +70,7 @@ def audit_grid(
 
     Raises:
         EquivProbeError: no grid in the schema, a flat batch, one replicate, or targets and a loss that do not fit the
-            model's answer; all of this before the first rotation.
+            model's output; all of this before the first rotation.
     """
     began = time.perf_counter()
     plan = rotation_plan(plan) or RotationPlan()
