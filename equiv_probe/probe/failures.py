@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Failures(list[str]):
@@ -17,6 +17,8 @@ class Failures(list[str]):
         super().__init__()
         self.succeeded = False
         """Whether anything was measured yet."""
+        self.at_first: Callable[[Exception], object] | None = None
+        """Told of a failure before the first success, which then is not raised: for runs that nobody may end."""
 
     @contextmanager
     def listed(self, result: list[object] | None = None) -> Iterator[None]:
@@ -28,9 +30,13 @@ class Failures(list[str]):
         try:
             yield
         except Exception as error:
-            if not self.succeeded or result == []:
+            if result == [] or (not self.succeeded and self.at_first is None):
                 raise
-            self.add(error, "measure")
+            if not self.succeeded and self.at_first is not None:
+                self.append(f"{type(error).__name__}: {error}")
+                self.at_first(error)
+            else:
+                self.add(error, "measure")
         else:
             self.succeeded = True
 

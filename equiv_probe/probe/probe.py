@@ -205,7 +205,7 @@ class Probe:
         return self._parts.so_far.gradients
 
     @property
-    def failures(self) -> list[str]:
+    def failures(self) -> Failures:
         """What could not be measured."""
         return self._parts.failures
 

@@ -69,6 +69,21 @@ class Schema:
             object.__setattr__(self, side, group)
 
     @classmethod
+    def of(cls, given: Schema | Mapping[str, Any]) -> Schema:
+        """A schema from what a file or a command line says: ``{"inputs": {"pos": "point"}, "outputs": {...}}``.
+
+        Raises:
+            EquivProbeError: another key.
+        """
+        known = {"inputs", "outputs", "targets", "batch", "mask", "rest"}
+        if isinstance(given, Schema):
+            return given
+        if not isinstance(given, Mapping) or not set(given) <= known:
+            raise EquivProbeError(f"schema={given!r}", f"a mapping with some of {sorted(known)}", "ep.Schema(...)")
+        groups = [given.get(key) or {} for key in ("inputs", "outputs", "targets")]
+        return cls(*groups, batch=given.get("batch"), mask=given.get("mask"), rest=given.get("rest"))
+
+    @classmethod
     def infer(cls, inputs: Any, outputs: Any, declared: Schema | None = None) -> Schema:
         """Infer a schema from one evaluation.
 
