@@ -80,8 +80,8 @@ class Schema:
             return given
         if not isinstance(given, Mapping) or not set(given) <= known:
             raise EquivProbeError(f"schema={given!r}", f"a mapping with some of {sorted(known)}", "ep.Schema(...)")
-        groups = [given.get(key) or {} for key in ("inputs", "outputs", "targets")]
-        return cls(*groups, batch=given.get("batch"), mask=given.get("mask"), rest=given.get("rest"))
+        inputs, outputs, targets = (given.get(key) or {} for key in ("inputs", "outputs", "targets"))
+        return cls(inputs, outputs, targets, batch=given.get("batch"), mask=given.get("mask"), rest=given.get("rest"))
 
     @classmethod
     def infer(cls, inputs: Any, outputs: Any, declared: Schema | None = None) -> Schema:
