@@ -142,14 +142,16 @@ class Finder:
         logger.info(f"equiv_probe is on {type(probe.live.network).__name__}")
 
     def _gave_up(self, probe: Probe, error: Exception) -> None:
-        """Leave a network alone that cannot be measured; one inside of it may do."""
+        """Leave a network alone that cannot be measured; of a loss with a network inside, that one may do."""
         probe.remove()
         self.probes.remove(probe)
         module = probe.model
+        if not (isinstance(error, EquivProbeError) and error.expected.startswith("the network inside")):
+            self._refuse(module, error)
+            return
         for inner in module.modules():
             self._inside.discard(inner)
         self._inside.add(module)
-        self._refuse(module, error)
         self._handle.remove()
         self._listen()
 

@@ -21,7 +21,9 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(("pred_rotmats", "orientation", "orientations"), frames.orientation),
     **dict.fromkeys(("rigids", "rigids_t", "rigids_0", "rigids_1", "rigid", "frames"), frames.frame()),
     **dict.fromkeys(("v_pred", "pred_v", "noise", "noise_pred", "pred_noise", "eps", "eps_pred"), reps.vector),
-    **dict.fromkeys(("force", "forces", "velocity", "velocities", "vel", "v", "momenta", "momentum"), reps.vector),
+    **dict.fromkeys(
+        ("force", "forces", "force_of_atoms", "velocity", "velocities", "vel", "v", "momenta", "momentum"), reps.vector
+    ),
     **dict.fromkeys(("v_t", "force_prev", "forces_prev", "grad", "gradient", "accel", "acceleration"), reps.vector),
     **dict.fromkeys(("dipole", "dipoles", "dipole_moment", "displacement", "displacements"), reps.vector),
     **dict.fromkeys(("cell", "cells", "lattice", "lat", "box", "rcell", "offsets", "rij"), reps.vector),
@@ -106,6 +108,8 @@ def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
     if known is None and _ARROWS.search(key) and not _FEATURES.search(key) and shape[-1:] == (3,):
         return reps.vector
     if isinstance(known, reps.CartesianTensor) and known.rank == 2 and shape[-1:] == (6,):
+        if key.startswith("inferred_"):
+            return reps.voigt("xx yy zz xy yz xz")  # nobody but SevenNet says inferred
         return reps.voigt()  # the order is a convention; ASE's is the usual one, and the announcement shows it
     if isinstance(known, frames.Frame) and shape[-1:] == (7,):
         return frames.frame("quaternion")
