@@ -41,9 +41,9 @@ def verdict_of_loss(equiv: float, stderr: float, total: float, floor: float, pre
         return Verdict("round-off", f"{_few(share)} % of the loss is no more than rounding: {beside}")
     if equiv < CHANCE * stderr:
         return Verdict("unknown", f"no more than its error bar, where {beside}")
-    if share <= 100 * SMALL:
-        return Verdict("above round-off", f"small but real: {_few(share)} % of the loss, where {beside}")
-    return Verdict("broken", f"broken: {_few(share)} % of the loss, where {beside}")
+    small = share <= 100 * SMALL
+    sentence = f"{'small but real' if small else 'broken'}: {_few(share)} % of the loss, where {beside}"
+    return Verdict("above round-off" if small else "broken", sentence)
 
 
 def _named(precision: float) -> str:
