@@ -96,7 +96,7 @@ class RotatedModel:
         if center in {"origin", "box"}:
             return None if center == "origin" else box_center(self.schema, self.inputs)
         if center != "centroid":
-            raise EquivProbeError(f"center={center!r}", '"centroid", "origin", "box" or a tensor')
+            raise EquivProbeError(f"center={center!r}", '"centroid", "origin", "box" or a tensor', 'center="centroid"')
         name = next((name for name, rep in self.schema.inputs.items() if rep.is_affine), None)
         if name is None:
             return None

@@ -69,7 +69,7 @@ class Structures:
         if center == "origin":
             return None
         if center != "centroid":
-            raise EquivProbeError(f"center={center!r}", '"centroid", "origin", "box" or a tensor')
+            raise EquivProbeError(f"center={center!r}", '"centroid", "origin", "box" or a tensor', 'center="centroid"')
         require_common_center(schema)
         points = points if points.device.type == "mps" else points.double()
         if self.layout == "one":
