@@ -90,7 +90,9 @@ class Record(Part, frozen=True):
         version = _version(stored)
         kind = kinds.kind_of(stored)
         if kind != cls.kind:
-            raise EquivProbeError(f"a {str(kind)[:40]!r}", f"a {cls.kind!r}", "equiv_probe.load reads all kinds")
+            raise EquivProbeError(
+                f"a result of the kind {str(kind)[:40]!r}", f"a {cls.kind!r}", "ep.load reads all kinds"
+            )
         return converted(stored if version == VERSION else cls.upgraded(dict(stored)), cls)
 
     @classmethod
