@@ -36,8 +36,8 @@ def dense_hessian(loss: OrbitMse, which: Which) -> Tensor:
     def of(vector: Tensor) -> Tensor:
         parts = vector.split([math.prod(shape) for shape in shapes])
         state = {name: part.reshape(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
-        turns = loss.rotations[:, :, None]
-        h = torch.func.functional_call(loss.model, state, (loss.x @ turns.mT,)) @ turns
+        rotations = loss.rotations[:, :, None]
+        h = torch.func.functional_call(loss.model, state, (loss.x @ rotations.mT,)) @ rotations
         return loss.of_outputs([h])[LOSSES.index(which)]
 
     return torch.func.hessian(of)(flat)
@@ -54,10 +54,10 @@ def test_products_are_those_of_the_dense_hessian(which: Which) -> None:
 @pytest.mark.parametrize("matrix", ["hessian", "gauss-newton"])
 @pytest.mark.parametrize("hold", [False, True])
 def test_pieces_and_held_graphs_do_not_change_a_product(matrix: str, hold: bool) -> None:
-    whole, parted = perceptron(), perceptron(parts=4)
+    whole, split = perceptron(), perceptron(parts=4)
     space = space_of(whole, None)
     one = CurvatureProducts(whole, space, matrix=matrix)  # type: ignore[arg-type]
-    many = CurvatureProducts(parted, space_of(parted, None), matrix=matrix, hold=hold)  # type: ignore[arg-type]
+    many = CurvatureProducts(split, space_of(split, None), matrix=matrix, hold=hold)  # type: ignore[arg-type]
     assert len(many.pieces) == 4
     for seed in (0, 1):
         vector = draw(space.size, seed=seed)
@@ -70,11 +70,11 @@ def test_gauss_newton_is_the_covariance_of_the_jacobian_over_the_orbit() -> None
     loss = perceptron()
     products = CurvatureProducts(loss, space_of(loss, None), matrix="gauss-newton")
     names = list(loss.parameters)
-    turns = loss.rotations[:, :, None]
+    rotations = loss.rotations[:, :, None]
 
     def outputs(*weights: Tensor) -> Tensor:
         state = dict(zip(names, weights, strict=True))
-        return torch.func.functional_call(loss.model, state, (loss.x @ turns.mT,)) @ turns
+        return torch.func.functional_call(loss.model, state, (loss.x @ rotations.mT,)) @ rotations
 
     jacobians = torch.autograd.functional.jacobian(outputs, tuple(p.detach() for p in loss.parameters.values()))
     replicates, n = loss.rotations.shape[:2]
