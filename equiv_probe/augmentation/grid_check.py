@@ -266,8 +266,8 @@ def _label(name: str, before: Tensor, after: list[Tensor], rep: Grid, found: lis
         errors.append(_unexplained(old, [_single(values, rep) for values in after], rep, found))
     if max(errors) <= 1:
         return Finding(label, True, f"rotates with the grid, as ep.{rep}", max(errors))
-    turned = [float((one.rotation - torch.eye(3).double()).abs().max()) > 1e-6 for one in found]
-    if all(same for same, moved in zip(stale, turned, strict=True) if moved):
+    rotated = [float((one.rotation - torch.eye(3).double()).abs().max()) > 1e-6 for one in found]
+    if all(same for same, moved in zip(stale, rotated, strict=True) if moved):
         return Finding(label, False, "is stale: the grid was rotated and it was not", max(errors))
     reference = _Reference(before, rep)
     if not rep.channels.are_scalars and all(reference.motion(values).exact for values in after):

@@ -21,10 +21,10 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.representation import Fixed
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
+from equiv_probe.schema.centers import box_center
 from equiv_probe.schema.grid_plans import fitting_plan, one_of, require_fit
 from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import named, unnamed
-from equiv_probe.schema.structures import box_center
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
 from equiv_probe.landscape.eigenvalues import dense, extreme
 from equiv_probe.landscape.lanczos import lanczos
 from equiv_probe.landscape.second_derivatives import APART, FLOORS, disagreement
-from equiv_probe.orbit.twirl import progress_bar
+from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -109,8 +108,7 @@ def curvature(
     search = _Search(sets[0].space.size, top, probes, steps, max(trace_probes, probes), tolerance, exact, seed)
     found: dict[Which, LossCurvature] = {}
     notes = [] if len(given) > 1 else ["one set of rotations: their noise is in the numbers and not in the error bars"]
-    shown = progress and sys.stderr.isatty()
-    with progress_bar(len(losses) * len(sets) * search.products, "curvature", shown=shown) as advance:
+    with progress_bar(len(losses) * len(sets) * search.products, "curvature", shown=progress) as advance:
         for which in losses:
             times = [_counting(products, which, advance) for products in sets]
             spectra = [search.spectrum(one, products.space) for one, products in zip(times, sets, strict=True)]

@@ -151,7 +151,7 @@ class BatchPart:
 
         def evaluate(a: int, b: int) -> dict[str, Tensor]:
             self._state.restore()
-            return (live.attached if graph else live.pulled_back)(call, structures, flat[a:b])
+            return (live.attached if graph else live.rotated_back)(call, structures, flat[a:b])
 
         with isolated(*self._modules):
             if graph:

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ from equiv_probe.landscape.decomposed_loss import (
 )
 from equiv_probe.landscape.line_record import Line
 from equiv_probe.landscape.orbit_loss import OrbitLoss
-from equiv_probe.orbit.twirl import progress_bar
+from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -107,7 +106,7 @@ def along_line(
         raise EquivProbeError(f"the direction {which!r}, which is zero or not finite", "one that moves the weights")
     chosen = _steps(steps, towards=to is not None)
     units = [unit for loss in given for unit in ([pieces_of(loss)] if blocks is None else _structures(loss))]
-    samples, floors = _measured(units, space, vector, chosen, seed=seed, shown=progress and sys.stderr.isatty())
+    samples, floors = _measured(units, space, vector, chosen, seed=seed, shown=progress)
     if blocks == "structures":  # n × a structure's part of the sum is what it is a mean of
         samples, floors = samples * (len(units) // len(given)), floors * (len(units) // len(given))
     # Of the losses where the line begins: far along it they may be anything, even infinite.

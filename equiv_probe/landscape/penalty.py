@@ -120,7 +120,7 @@ class EquivariancePenalty:
         with unobserved(), self._from_one_state(live):
             chunk = live.copies_at_once(structures, call.inputs)
             # Where nobody asks for gradients, models whose forces are derivatives still need them inside.
-            evaluate = live.attached if torch.is_grad_enabled() else live.pulled_back
+            evaluate = live.attached if torch.is_grad_enabled() else live.rotated_back
             rows = [*known, *(evaluate(call, structures, flat[a : a + chunk]) for a in range(0, len(flat), chunk))]
         # Under autocast, as mean squared errors are: a scaled loss does not fit into half precision.
         dtype = torch.promote_types(rows[-1][next(iter(schema.outputs))].dtype, torch.float32)

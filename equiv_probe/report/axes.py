@@ -1,4 +1,4 @@
-"""What all figures share: axes, colours that everybody can tell apart, a quiet grid, and text that is never markup."""
+"""What all figures share: axes, colours that everybody can distinguish, a quiet grid, and text that is never markup."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.document import HEIGHT, WIDTH
-from equiv_probe.report.formatting import finite, shown
+from equiv_probe.report.formatting import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,12 +19,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 INK, LINE, CALM, ALARM = "#222222", "#cccccc", "#0072b2", "#d55e00"
-"""Text, grid, ``L_mean``, ``L_equiv``: blue and vermilion of Okabe and Ito, which all kinds of sight tell apart."""
+"""Text, grid, ``L_mean``, ``L_equiv``: blue and vermilion of Okabe and Ito, which everybody can distinguish."""
 SERIES = (ALARM, CALM, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LONGEST = 28
 """Characters of a name from a file: longer ones leave no room for the figure."""
 SIZE = (WIDTH, HEIGHT)
-"""Inches: readable at the width of a phone."""
+"""Size of a figure in inches: readable at the width of a phone."""
 
 
 def short(name: str) -> str:
@@ -61,11 +61,6 @@ def axes_or_new(ax: Axes | None, **how: Any) -> Axes:
 
     new: Axes = pyplot.figure(figsize=SIZE, layout="constrained").add_subplot(**how)
     return new
-
-
-def value_of(stored: Any) -> float:
-    """A number as JSON has it: None is NaN, and so is what is no number."""
-    return finite(stored)
 
 
 def is_near(line: float, values: Any) -> bool:

@@ -30,7 +30,7 @@ _NUMBERS = {
     "cosine": "cosine",
 }
 HEADS = ("parameters", "how many", *_NUMBERS.values())
-"""Of the columns."""
+"""Heads of the columns."""
 _CAPTION = (
     "over the latest measurements (± standard error). Norms are free of the length that noise adds; what is less than "
     "its noise is given as the upper end of its 95 % interval."
@@ -75,7 +75,7 @@ class GradientRecord(Record, frozen=True, omit_defaults=True):
         return Table(title, columns, rows, caption or f"Gradients {_CAPTION}")
 
     def figures(self, output: str = "") -> list[Figure]:
-        """Ratio and cosine over the run, where there is a history."""
+        """Ratio and cosine over the run, where there is a history; ``output`` names whose gradients they are."""
         of = f": {output}" if output else ""
         return [
             Figure(f"{title}{of}", partial(self.plot, value, output), self._course(value))

@@ -20,7 +20,7 @@ from torch import nn
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.rotated_model import RotatedModel
-from equiv_probe.orbit.twirl import progress_bar
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan
@@ -70,7 +70,7 @@ def audit_grid(
 
     Raises:
         EquivProbeError: no grid in the schema, a flat batch, one replicate, or targets and a loss that do not fit the
-            model's answer; all of this before the first rotation.
+            model's output; all of this before the first rotation.
     """
     began = time.perf_counter()
     plan = rotation_plan(plan) or RotationPlan()

@@ -1,4 +1,4 @@
-"""The answer of an audit of a model of grids: by right angles, exactly, and by all rotations, interpolated."""
+"""The headline of an audit of a model of grids: by right angles, exactly, and by all rotations, interpolated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def headline(cube: Decomposition, rotations: Decomposition, right_angles: int, interpolation: str) -> Headline:
-    """The answer: what right angles show if they show anything, else what all rotations do.
+    """What right angles show if they show anything, else what all rotations do.
 
     Args:
         cube: over rotations by right angles.

@@ -20,8 +20,9 @@ from equiv_probe.live.isolation import needs_gradient
 from equiv_probe.orbit.twirl import twirl
 from equiv_probe.representations.grids import Grid
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.batch_layout import resolve_batch
 from equiv_probe.schema.schema import named, unnamed
-from equiv_probe.schema.structures import Structures, resolve_batch
+from equiv_probe.schema.structures import Structures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -59,7 +60,7 @@ class Parts:
         schema = resolve_batch(schema, {**named(inputs, list(schema.inputs)), **tensors})
         found = Structures.of({**named(inputs, list(schema.inputs)), **tensors}, schema, "origin")
         if found.layout == "index":
-            raise EquivProbeError("a flat batch with an index", "one structure, or a dense batch", "audit them in turn")
+            raise EquivProbeError("a flat batch with an index", "one structure, or a dense batch", "one audit for each")
         if found.layout == "one":
             return cls(model, [inputs], [targets], schema, 1, None)
         starts = range(0, found.count, chunk)
@@ -76,7 +77,7 @@ class Parts:
         return cls(model, cut(inputs), cut(targets), schema, found.count, "leading")
 
     def require_fit(self, first: RotatedModel, loss: AnyLoss | Mapping[str, AnyLoss]) -> None:
-        """Raise what the decomposition would raise about targets and loss, from one answer to the first part."""
+        """Raise what the decomposition would raise about targets and loss, from one output for the first part."""
         one = {name: value[None, None] for name, value in first.identity.items()}
         eye = torch.eye(3, dtype=torch.float64)[None, None]
         orbit = Orbit.from_values(one, first.identity, first.schema, RotationPlan("haar", 1), eye)
@@ -100,7 +101,7 @@ class Parts:
         return replace(self.schema, inputs=made[0], outputs=made[1], targets=made[2])
 
     def predict(self, advance: Callable[[], None]) -> Callable[[Any], Any]:
-        """The model, counted, and asked for the precision of its answers."""
+        """The model, counted, and asked for the precision of its outputs."""
         model = evaluated(self.model, advance)
 
         def predict(values: Any) -> Any:
@@ -127,7 +128,7 @@ class Parts:
         doubts: dict[str, str] = {}
         controls: list[Control] = []
         for inputs, targets in zip(self.inputs, self.targets, strict=True):
-            orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR)
+            orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR, progress=False)
             controls += orbit.controls
             for name in orbit.identity:
                 orbit.require_finite(name)
@@ -147,8 +148,8 @@ class Parts:
         }
         each = [one for one in deviations if one is not None]
         weights = orbit.weights.repeat(plan.R)
-        turns = orbit.rotations.flatten(0, 1)
-        bins = by_angle(torch.cat(each, -1), turns, weights, exact=not plan.is_rotated) if each else []
+        rotations = orbit.rotations.flatten(0, 1)
+        bins = by_angle(torch.cat(each, -1), rotations, weights, exact=not plan.is_rotated) if each else []
         if len(parts) == 1:
             return replace(next(iter(parts.values())), parts=parts), bins
         whole = summarise(Measurement.sum(joined, dict.fromkeys(joined, 1.0)), "")

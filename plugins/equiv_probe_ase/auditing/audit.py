@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.rotations.plan import RotationPlan
@@ -43,6 +44,7 @@ BESIDE = ROUND_TRIPS + 3
 """Evaluations of a structure beside the rotated ones."""
 
 
+@renamed(reference_keys="reference")
 def audit(
     calculator: Calculator | str | Callable[[], Calculator],
     structures: Source,
@@ -52,7 +54,7 @@ def audit(
     center: str | Sequence[float] = "centroid",
     schema: Schema | None = None,
     loss: str = "mse",
-    reference_keys: Mapping[str, str] | None = None,
+    reference: Mapping[str, str] | None = None,
     reference_offsets: Mapping[str, float] | None = None,
     rel_err: float | None = None,
     max_rotations: int = 960,
@@ -62,7 +64,7 @@ def audit(
     precision: torch.dtype | None = None,
     journal: str | Path | None = None,
     fresh: bool = False,
-    progress: bool = False,
+    progress: bool = True,
     name: str | None = None,
     fingerprint: str = "",
 ) -> Report:
@@ -80,7 +82,8 @@ def audit(
         center: of rotation: ``"centroid"``, ``"origin"``, ``"cell"`` or a point (Å).
         schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
         loss: for the comparison with reference values, as in :func:`equiv_probe.decompose`.
-        reference_keys: names of the reference values by property; None takes ``REF_*``, then the attached results.
+        reference: keys of the reference values in ``atoms.info`` or ``atoms.arrays``, by property; None takes
+            ``REF_*``, then the attached results.
         reference_offsets: what the reference's energies have more than the model's by element (eV), where the two have
             another zero; None fits it on the labelled structures where it is plainly so, ``{}`` takes energies as they
             are.
@@ -93,7 +96,8 @@ def audit(
         precision: of the model; None finds out.
         journal: an append-only file of results; the same call resumes from it.
         fresh: start the journal over.
-        progress: show a progress bar.
+        progress: show how far it is once it takes longer than two seconds, with a bar in a terminal and with lines in
+            a log.
         name: of the model, for the report.
         fingerprint: of what else the model depends on (torch weights are seen), so that a journal of another is not
             resumed.
@@ -106,12 +110,12 @@ def audit(
 
     Source: Shen, Nowara, Maser & Cho, TMLR 12/2025 (arXiv:2512.02303) for the decomposition.
     """
-    calc = as_calculator(calculator)
+    made = as_calculator(calculator)
     properties = [properties] if isinstance(properties, str) else properties
     for option, number in (("vacuum", vacuum), ("atoms_per_call", atoms_per_call)):
         if number is not None and not number > 0:
             raise EquivProbeError(f"{option}={number}", "a positive number")
-    todo = load(structures, reference_keys=reference_keys, vacuum=vacuum)
+    todo = load(structures, reference=reference, vacuum=vacuum)
     inputs = dict(schema.inputs) if schema else {}
     options = Options(
         rotation_plan(plan) or RotationPlan(),
@@ -126,7 +130,7 @@ def audit(
     )
     options.check(todo[0].atoms)
     subject = Subject.of(
-        calc,
+        made,
         todo,
         properties=properties,
         schema=schema,
@@ -135,14 +139,14 @@ def audit(
         atoms_per_call=atoms_per_call,
         name=name,
     )
-    todo, remarks = without_models_own_labels(todo, subject, asked=reference_keys is not None)
+    todo, remarks = without_models_own_labels(todo, subject, asked=reference is not None)
     question = {
         **options.question(),
         **subject.question(),
         "fingerprint": fingerprint,
         "vacuum": vacuum,
         "source": _name_of(structures, len(todo)),
-        "reference_keys": dict(reference_keys or {}),
+        "reference_keys": dict(reference or {}),  # the name that journals have had for it from the first
     }
     began = time.perf_counter()
     with Journal(Path(journal) if journal else None, question, fresh=fresh) as book:
@@ -173,7 +177,7 @@ def audit(
             *notes_on_rounding(measured, subject.quantities, todo, subject.precision),
             *torque,
             *remarks,
-            *subject.remarks(),
+            *subject.notes(),
         ],
         blind_spots=blind_spots(options.plan),
         complete=complete,
@@ -189,7 +193,7 @@ def _measured(
     book.resumed = len(todo) - len(rest)
     complete = True
     try:
-        with _progress(len(todo), book.resumed, subject.label, shown=progress) as advance:
+        with progress_bar(len(todo), subject.label, "structures", done=book.resumed, shown=progress) as advance:
             for window in windows(rest, options.plan.size + BESIDE, subject.engine):
                 book.append(measure_window(window, subject, options))
                 advance(len(window))
@@ -201,12 +205,3 @@ def _measured(
 def _name_of(structures: Source, count: int) -> str:
     """Which file, from wherever it is called; its contents are in the keys of the structures."""
     return Path(structures).name if isinstance(structures, (str, Path)) else f"{count} given structures"
-
-
-def _progress(total: int, done: int, label: str, *, shown: bool) -> Any:
-    """A progress bar over structures as a context manager that gives ``advance(count)``."""
-    if not shown:
-        return nullcontext(lambda _: None)
-    from equiv_probe_ase.auditing.progress import bar
-
-    return bar(total, done, label)
