@@ -225,3 +225,9 @@ def test_words_for_the_bootstrap_are_checked():
     for how in ({"bootstrap": "rows"}, {"interval": "normal"}):
         with pytest.raises(EquivProbeError, match='"residuals", "wild" or "runs"'):
             fit({"D": SIZES, "L_total": losses()}, "D", **how)
+
+
+def test_the_frontier_is_what_nothing_cheaper_is_below():
+    """At a cost that several have it is the lowest; what has no cost or no loss is left out."""
+    columns = {"C": [3.0, 1.0, 2.0, 2.0, np.nan, 0.0], "L_total": [2.2, 3.0, 2.5, 2.0, 0.1, 0.1]}
+    assert table_of(columns).frontier()["L_total"].tolist() == [3.0, 2.0]
