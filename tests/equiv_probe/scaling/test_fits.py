@@ -8,6 +8,7 @@ from scipy.optimize import least_squares, minimize
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling import fit, table_of
+from equiv_probe.scaling.estimates import interval_of
 from equiv_probe.scaling.power_law import bounds_of, optimum
 from equiv_probe.scaling.resampling import of_residuals, of_runs
 from equiv_probe.scaling.solver import huber, predicted, solve
@@ -231,3 +232,9 @@ def test_the_frontier_is_what_nothing_cheaper_is_below():
     """At a cost that several have it is the lowest; what has no cost or no loss is left out."""
     columns = {"C": [3.0, 1.0, 2.0, 2.0, np.nan, 0.0], "L_total": [2.2, 3.0, 2.5, 2.0, 0.1, 0.1]}
     assert table_of(columns).frontier()["L_total"].tolist() == [3.0, 2.0]
+
+
+def test_an_interval_beside_an_infinity_ends_at_the_last_finite_draw():
+    """The 97.5 % point of 41 draws is the second largest of them, and no interpolation with the largest."""
+    assert interval_of(np.append(np.arange(40.0), np.inf), 0.95) == (1.0, 39.0)
+    assert interval_of(np.append(np.arange(39.0), [np.inf, np.inf]), 0.95) == (1.0, np.inf)
