@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,12 +74,12 @@ def _pseudo_values(gram: Tensor) -> Tensor:
     return blocks * whole - (blocks - 1) * rest
 
 
-def _of_squares(combination: tuple[float, float, float], doc: str) -> property:
-    return property(lambda self: self._linear(combination), doc=doc)
+def _of_squares(combination: tuple[float, float, float]) -> cached_property[Estimate]:
+    return cached_property(lambda self: self._linear(combination))
 
 
-def _root_of(square: property, doc: str) -> property:
-    return property(lambda self: _root(square.__get__(self)), doc=doc)
+def _root_of(square: cached_property[Estimate]) -> cached_property[Estimate]:
+    return cached_property(lambda self: _root(square.__get__(self)))
 
 
 def _root(square: Estimate) -> Estimate:
@@ -115,13 +116,20 @@ class GradientSums:
         flat = self.sums.flat()
         return GradientSums(Sums.from_flat(torch.where(flat.isfinite().all(), flat, torch.zeros_like(flat))))
 
-    squared_mean = _of_squares((1.0, 0.0, 0.0), "``‖∇L_mean‖²``; negative where it is less than its noise.")
-    squared_equiv = _of_squares((0.0, 1.0, 0.0), "``‖∇L_equiv‖²``, likewise.")
-    inner = _of_squares((0.0, 0.0, 1.0), "``⟨∇L_mean, ∇L_equiv⟩``.")
-    squared_total = _of_squares((1.0, 1.0, 2.0), "``‖∇L_total‖²``, likewise.")
-    norm_mean = _root_of(squared_mean, "``‖∇L_mean‖``, NaN where the square is negative; the interval is its root.")
-    norm_equiv = _root_of(squared_equiv, "``‖∇L_equiv‖``, likewise.")
-    norm_total = _root_of(squared_total, "``‖∇L_total‖``, likewise.")
+    squared_mean = _of_squares((1.0, 0.0, 0.0))
+    """``‖∇L_mean‖²``; negative where it is less than its noise."""
+    squared_equiv = _of_squares((0.0, 1.0, 0.0))
+    """``‖∇L_equiv‖²``, likewise."""
+    inner = _of_squares((0.0, 0.0, 1.0))
+    """``⟨∇L_mean, ∇L_equiv⟩``."""
+    squared_total = _of_squares((1.0, 1.0, 2.0))
+    """``‖∇L_total‖²``, likewise."""
+    norm_mean = _root_of(squared_mean)
+    """``‖∇L_mean‖``, NaN where the square is negative; the interval is the root of that of the square."""
+    norm_equiv = _root_of(squared_equiv)
+    """``‖∇L_equiv‖``, likewise."""
+    norm_total = _root_of(squared_total)
+    """``‖∇L_total‖``, likewise."""
 
     @property
     def ratio(self) -> Estimate:
