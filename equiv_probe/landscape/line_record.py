@@ -51,7 +51,7 @@ class Line(Record, frozen=True, dict=True):
         seed: of the random numbers.
         at: the T values of t, rising, 0 among them.
         L_total, L_mean, L_equiv: at each t.
-        L_total_stderr, L_mean_stderr, L_equiv_stderr: standard errors; NaN where there is nothing to estimate them from.
+        L_total_stderr, L_mean_stderr, L_equiv_stderr: standard errors; NaN where nothing gives them.
         exponents: the powers with which the losses grow.
         floor: what a change of every weight in its last place makes of the three.
         name: of whose weights; may be empty.
