@@ -127,7 +127,7 @@ def spread(sizes: Array) -> Array:
 
 
 def family(sizes: Array, points: Array, law: Callable[[float, Array], Array]) -> list[Line]:
-    """A law of two sizes beside its runs ``(n, 3)``: against the second, a line for each of the first, dark to light."""
+    """A law of two sizes beside its runs ``(n, 3)``: against the second, a line for each of the first."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
