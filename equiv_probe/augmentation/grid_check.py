@@ -39,12 +39,7 @@ _RADII = (0.35, 0.55, 0.8)
 
 
 def grids_of(values: Mapping[str, Tensor], schema: Schema | None) -> dict[str, Grid]:
-    """The grids of a sample: those that the schema declares; without a schema, all of one box of four voxels or more.
-
-    Args:
-        values: of the sample, by name.
-        schema: as far as there is one.
-    """
+    """The grids of a sample: those that the schema declares; without one, all of one box of four voxels or more."""
     if schema is not None:
         declared = {**schema.inputs, **schema.outputs, **schema.targets}
         return {name: rep for name, rep in declared.items() if isinstance(rep, Grid) and name in values}
@@ -66,15 +61,7 @@ class _Motion:
 def check_grids(
     source: Source, grids: Mapping[str, Grid], *, draws: int, alpha: float, improper: bool, shown: bool
 ) -> AugmentationCheck:
-    """The findings about an augmentation of grids.
-
-    Args:
-        source: to draw from.
-        grids: of the sample; the first shows the rotation, the others must rotate along.
-        draws: how many.
-        alpha: level of the tests, all together.
-        improper: whether reflections are wanted.
-        shown: whether to show a progress bar.
+    """The findings about an augmentation of grids: the first shows the rotation, the others must rotate along.
 
     Raises:
         EquivProbeError: the grid is symmetric, or is not there after a draw.
@@ -146,12 +133,7 @@ def _require_generic(name: str, value: Tensor, rep: Grid) -> None:
 
 
 class _Reference:
-    """A grid before any draw, with what is needed to tell how it moved.
-
-    Args:
-        before: the grid.
-        rep: what it is.
-    """
+    """A grid before any draw, with what is needed to tell how it moved."""
 
     def __init__(self, before: Tensor, rep: Grid) -> None:
         self.rep, self.plain = rep, grid(axes=rep.axes, spacing=rep.spacing)

@@ -29,9 +29,8 @@ _DEPTH = 4
 def read(sample: Any) -> dict[str, Tensor]:
     """The tensors, arrays and numbers in a sample, by dotted name, as they are: nothing is copied.
 
-    Args:
-        sample: a tensor (named ``pos``), mapping, tuple (``"0"``, ``"1"``, …), or an object with ``to_dict()``, with
-            ``keys()`` and indexing, or with attributes.
+    A sample is a tensor (named ``pos``), mapping, tuple (``"0"``, ``"1"``, …), or an object with ``to_dict()``, with
+    ``keys()`` and indexing, or with attributes.
     """
     found: dict[str, Tensor] = {}
     _walk(sample, "", found, 0)
@@ -91,12 +90,9 @@ def has_positions(values: Mapping[str, Tensor], schema: Schema | None) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the positions of a sample are.
+    """Where the positions of a sample are, under which name, and which rotation belongs to which entry.
 
-    Attributes:
-        name: of the positions.
-        atoms: for each structure the places of its atoms among the flattened positions.
-        structures: which rotation belongs to which entry.
+    ``atoms`` are, for each structure, the places of its atoms among the flattened positions.
     """
 
     name: str

@@ -45,12 +45,7 @@ NORMAL = {"randn", "randn_like", "normal", "normal_", "normal_functional"}
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the first run showed of draws that become rotations.
-
-    Attributes:
-        targets: numbers of the rotations that the sampler uses, among all that were made.
-        draws: ordinals of the draws that they were made from.
-    """
+    """Which of the rotations that the first run made of draws are used, and the draws that they were made of."""
 
     targets: frozenset[int] = frozenset()
     draws: frozenset[int] = frozenset()
@@ -69,13 +64,9 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         way: how drawn rotations go with the frame.
         foreign: whether NumPy or Python have drawn in this run.
 
-    Attributes:
-        sequence: calls and shapes in order.
-        generators: of the sampler's own that it drew from, and their states before.
-        frames: how many sets of random frames were drawn.
-        seen: how many operators were seen that may draw at random.
-        following: where all numbers come from, with the rotations that were made.
-        unaligned: shapes of drawn rotations that do not say to which samples they belong.
+    ``sequence`` holds calls and shapes in order, ``generators`` those of the sampler's own and their states before;
+    ``frames`` counts sets of random frames, ``seen`` the operators that may draw; ``unaligned`` are shapes of drawn
+    rotations that do not say to which samples they belong.
     """
 
     def __init__(

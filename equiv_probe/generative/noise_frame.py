@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of random numbers by a sampler.
-
-    Attributes:
-        call: the operator, such as ``"randn_like"``.
-        shape: of what was drawn.
-        where: file and line of the sampler's code.
-    """
+    """A draw of random numbers: the operator, such as ``"randn_like"``, the shape, and the line of code."""
 
     call: str
     shape: tuple[int, ...]
