@@ -12,7 +12,7 @@ from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.generative.as_likely import NOT_AS_LIKELY, chance_of_law
 from equiv_probe.generative.deviation import Deviations, root_mean
 from equiv_probe.generative.drawn_rotations import WAYS
-from equiv_probe.progress import progress as shown_progress
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.rotations.drawing import draw
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def run_paths(runs: SamplerRuns, plan: RotationPlan, *, progress: bool) -> Paths
         _take_along(runs, paths, g0)
         if runs.way != "same":
             paths.floors = runs.run(seed, g0, back=True)  # these round as well
-    with shown_progress(len(rotations), "rotating the noise", shown=progress) as advance:
+    with progress_bar(len(rotations), "rotating the noise", shown=progress) as advance:
         for g in rotations:
             for name, value in runs.run(seed, g).items():
                 found[name].add(value)

@@ -20,7 +20,7 @@ from torch import nn
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.rotated_model import RotatedModel
-from equiv_probe.progress import progress as shown_progress
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan
@@ -89,7 +89,7 @@ def audit_grid(
     cube_plan = fitting_plan(plan, exact, whole, first.identity)
     parts.require_fit(first, loss)
     evaluations = len(parts.inputs) * (cube_plan.size + plan.size + 2 * (FLOOR + 2))
-    with shown_progress(evaluations, "rotating grids", shown=progress) as advance:
+    with progress_bar(evaluations, "rotating grids", shown=progress) as advance:
         predict = evaluated(model, lambda: advance(1), parts.precisions)
         cube, at_right_angles = parts.decompose(predict, exact, cube_plan, center, loss)
         rotations, at_angles = parts.decompose(predict, smooth, plan, center, loss)
