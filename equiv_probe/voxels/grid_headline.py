@@ -13,15 +13,13 @@ from equiv_probe.voxels.grid_numbers import ABOVE, Shown
 
 if TYPE_CHECKING:
     from equiv_probe.estimation.decomposition import Decomposition
-    from equiv_probe.voxels.grid_report import GridAudit
 
 
-def headline(found: GridAudit) -> Headline:
-    """What right angles show if they show anything, else what all rotations do."""
-    cube, rotations = Shown(found.cube), Shown(found.rotations)
+def headline(cube: Shown, rotations: Shown, right_angles: int, interpolation: str) -> Headline:
+    """What so many rotations by right angles show if they show anything, else what all, interpolated, do."""
     kind, is_above = cube.kind, rotations.is_above_interpolation
-    whole = f"{found.cube_plan.size} rotations by right angles, the whole box"
-    ball = f"all rotations, by {found.interpolation} interpolation, within the ball that the box holds"
+    whole = f"{right_angles} rotations by right angles, the whole box"
+    ball = f"all rotations, by {interpolation} interpolation, within the ball that the box holds"
     finer = (
         f"Over all rotations it is {rotations}, beside {rotations.floor_in_words} that interpolation leaves: "
         f"{'more' if is_above else 'no more'} than it may make, {ABOVE:g} times its floor of L_equiv."

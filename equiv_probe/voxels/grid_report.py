@@ -104,6 +104,7 @@ class GridAudit(Record, frozen=True):
         each = [one for both in (self.cube, self.rotations) for one in (both, *both.parts.values())]
         notes = list(dict.fromkeys(note for one in each for note in one.notes))
         controls = list(dict.fromkeys([*self.cube.controls, *self.rotations.controls]))
+        both = Shown(self.cube), Shown(self.rotations)
         protocol = {
             RIGHT_ANGLES: f"{self.cube_plan}; over the whole box",
             ALL: f"{self.plan}; {self.interpolation} interpolation, over the ball in the box",
@@ -115,7 +116,7 @@ class GridAudit(Record, frozen=True):
             self.model,
             f"{self.structures} structure{'s' * (self.structures != 1)}, on voxel grids",
             [
-                doubted(headline(self), controls),
+                doubted(headline(*both, self.cube_plan.size, self.interpolation), controls),
                 *below_headline(controls),
                 self._table(),
                 self._reading(),
