@@ -18,6 +18,7 @@ from equiv_probe.schema.batch_layout import resolve_batch
 from equiv_probe.schema.centers import box_center, centroids, dense_centroids, require_common_center
 from equiv_probe.schema.grid_plans import exact_grids
 from equiv_probe.schema.inference import require_nothing_hidden
+from equiv_probe.schema.padding import atoms_of, beside
 from equiv_probe.schema.schema import Schema, named, unnamed
 from equiv_probe.schema.translation import settled
 
@@ -79,7 +80,9 @@ class RotatedModel:
                     f"an empty input {name!r} of shape {tuple(tensors[name].shape)}", "a structure with atoms"
                 )
         if schema.mask is None and any(rep.is_affine for rep in schema.inputs.values()):
-            self.schema = replace(schema, mask=resolve_batch(schema, tensors).mask)
+            self.schema = schema = replace(schema, mask=resolve_batch(schema, tensors).mask)
+        points = next((tensors[name] for name, rep in schema.inputs.items() if rep.is_affine), None)
+        self._atoms = atoms_of(points, tensors[schema.mask] if schema.mask else None)
         self.center = self._center(center)
         self._own = self.unrotated()
         self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self._own.items()}
@@ -150,11 +153,7 @@ class RotatedModel:
 
     def held(self, value: Tensor, rep: Representation) -> Tensor | None:
         """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them."""
-        mask = self.inputs[self.schema.mask] if self.schema.mask else None
-        lead = value.shape[: value.ndim - len(rep.event_shape)]
-        if mask is None or rep.is_whole or lead[: mask.ndim] != mask.shape:
-            return None
-        return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
+        return beside(self._atoms, value, rep)
 
     def centers(self) -> dict[str, Tensor]:
         """The centre of every output that has the shape of points."""
