@@ -14,9 +14,10 @@ from equiv_probe.orbit.input_centers import InputCenters
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.orbit.rounding import perturbed, perturbed_weights
 from equiv_probe.representations.representation import Fixed
-from equiv_probe.schema.batch_layout import no_padding, resolve_batch
+from equiv_probe.schema.batch_layout import resolve_batch
 from equiv_probe.schema.grid_plans import exact_grids
 from equiv_probe.schema.inference import require_nothing_hidden
+from equiv_probe.schema.padding import atoms_of, beside
 from equiv_probe.schema.schema import Schema, named, unnamed
 from equiv_probe.schema.translation import settled
 
@@ -75,7 +76,9 @@ class RotatedModel:
                     f"an empty input {name!r} of shape {tuple(tensors[name].shape)}", "a structure with atoms"
                 )
         if schema.mask is None and any(rep.is_affine for rep in schema.inputs.values()):
-            self.schema = replace(schema, mask=resolve_batch(schema, tensors).mask)
+            self.schema = schema = replace(schema, mask=resolve_batch(schema, tensors).mask)
+        points = next((tensors[name] for name, rep in schema.inputs.items() if rep.is_affine), None)
+        self._atoms = atoms_of(points, tensors[schema.mask] if schema.mask else None)
         self.centers = InputCenters.of(self.inputs, self.schema, center)
         self._own = self.unrotated()
         self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self._own.items()}
@@ -107,8 +110,8 @@ class RotatedModel:
         return values.shape[1:] == own.shape[1:] and bool(((values == own) | (values.isnan() & own.isnan())).all())
 
     def held(self, value: Tensor, rep: Representation) -> Tensor | None:
-        """Where values of atoms are no padding; see :func:`equiv_probe.schema.batch_layout.no_padding`."""
-        return no_padding(value, rep, self.inputs[self.schema.mask] if self.schema.mask else None)
+        """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them."""
+        return beside(self._atoms, value, rep)
 
     def rotated(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
         """Copies of the inputs that rotate, ``(C, …)``: rotated, or there and back in the model's precision."""

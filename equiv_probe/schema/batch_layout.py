@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from equiv_probe.representations.representation import Representation
     from equiv_probe.schema.schema import Schema
 
 _MASKS = {"mask", "node_mask", "atom_mask", "atom37_mask", "atom14_mask", "res_mask", "residue_mask"}
@@ -69,14 +68,6 @@ def leading(inputs: Mapping[str, Any], schema: Schema, name: str) -> int | None:
     shown = inputs[grids[0] if grids else name]
     axes = len(schema.inputs[grids[0]].event_shape) + 1 if grids else len(schema.inputs[name].event_shape) + 2
     return len(shown) if shown.ndim >= axes else None
-
-
-def no_padding(value: Tensor, rep: Representation, mask: Tensor | None) -> Tensor | None:
-    """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them."""
-    lead = value.shape[: value.ndim - len(rep.event_shape)]
-    if mask is None or rep.is_whole or lead[: mask.ndim] != mask.shape:
-        return None
-    return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
 
 
 def edge_owners(inputs: Mapping[str, Any], index: Tensor) -> Tensor | None:
