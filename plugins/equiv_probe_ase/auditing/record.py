@@ -32,14 +32,10 @@ MAX_DEGREE = 6
 
 
 def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
-    """Everything that is reported about one structure.
-
-    Args:
-        job: evaluated.
-        loss: for the comparison with reference values.
+    """Everything that is reported about one structure; ``loss`` compares with reference values.
 
     Raises:
-        EquivProbeError: a prediction is not finite.
+        EquivProbeError: an output is not finite.
     """
     orbit, atoms = job.orbit(), job.structure.atoms
     pairs = None if orbit.plan.improper else Pairs.of(orbit)
@@ -67,6 +63,7 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between
     found = decompose(single)
     kept = single.kept(name)
     deviation = kept - torch.einsum("n,rn...->...", orbit.weights, kept) / len(kept)
+    by_rotation = deviation.flatten(0, 1).reshape(kept.shape[0] * kept.shape[1], -1).square().mean(-1)
     squares = torch.einsum("n,rn...->...", orbit.weights, kept.square()) / len(kept)
     size = float(squares.mean()) - found.equiv if quantity.has_zero else math.nan
     values: dict[str, Any] = {
@@ -81,18 +78,12 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between
         "nondeterminism": math.sqrt(max(found.nondeterminism, 0.0)),
         "resolution": job.resolution[name],
         "plain": _mark(job.identity[name]),
-        "effective_rotations": effective_number(deviation.flatten(2).square().mean(-1).flatten().numpy())
-        if deviation.ndim > 2
-        else effective_number(deviation.square().flatten().numpy()),
+        "effective_rotations": effective_number(by_rotation.numpy()),
         **_control_readings(job, name),
         **_noise(single, name, found.noise),
         "notes": list(found.notes),
         "largest": float(_magnitudes(deviation, quantity).max()),
-        "over_rotations": _short(
-            (deviation.flatten(2).square().mean(-1).sqrt() if deviation.ndim > 2 else deviation.abs())
-            .flatten()
-            .tolist()
-        ),
+        "over_rotations": _short(by_rotation.sqrt().tolist()),
     }
     if job.plan.improper:
         values["notes"] += _on_reflection(kept.flatten(0, 1), orbit.rotations.reshape(-1, 3, 3), quantity, found.equiv)
@@ -116,7 +107,7 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between
 
 
 def _mark(values: Tensor) -> list[float]:
-    """Two numbers by which a later run sees whether the model still says the same of the structure as it is."""
+    """Two numbers by which a later run sees whether the model still gives the same for the structure as it is."""
     flat = values.double().flatten()
     return [float(flat.mean()), float(flat.square().mean().sqrt())]
 
@@ -215,6 +206,6 @@ def _torque_bound(job: Job, orbit: Orbit) -> float:
     """``√(½⟨τ²⟩)`` in meV/atom: how much the net torque allows the energy to vary, if the forces conserve it."""
     forces = orbit.kept("forces")
     arms = torch.from_numpy(job.structure.atoms.positions - job.rotator.pivot())
-    # Pulled-back forces on unrotated arms: torques rotate with the frame, so their size is the same.
+    # Forces that were rotated back, on arms that were not rotated: a torque rotates with the frame and keeps its size.
     torque = torch.linalg.cross(arms.expand_as(forces), forces).sum(-2)
     return math.sqrt(torque_bound(torque, orbit.weights)) / len(arms)

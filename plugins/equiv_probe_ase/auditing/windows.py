@@ -11,7 +11,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.auditing.cell_check import note_transposed_cell
 from equiv_probe_ase.auditing.evaluation import evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.job import JOLTS, MORE_ROUND_TRIPS, ROUND_TRIPS, Job
-from equiv_probe_ase.auditing.judgement import is_drawn, judged, rounding_of, varies
+from equiv_probe_ase.auditing.judgement import is_drawn, judged, rounding_in, rounding_of, varies
 from equiv_probe_ase.auditing.record import record
 from equiv_probe_ase.structures.control_copies import ControlCopies
 from equiv_probe_ase.structures.loading import printable
@@ -125,7 +125,7 @@ def _of_the_floor(found: Mapping[str, Any], job: Job, options: Options) -> tuple
     """Further round trips where three leave open what is rounding, and jolted copies where it is not only that."""
     trips = jolts = 0
     for name, values in found["quantities"].items():
-        floor = max(values[key] or 0.0 for key in ("floor", "resolution", "explained"))
+        floor = rounding_in(values, calls=False)
         if name not in job.jolts and not rounding_of([values]).explains(floor):
             jolts = JOLTS
         in_question = UNCERTAIN[0] * floor < values["rms"] < UNCERTAIN[1] * floor

@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.controls import Control
     from equiv_probe.rotations.resolve import PlanLike
     from equiv_probe.schema.schema import Schema
-    from equiv_probe_ase.averaging.average import Answer
+    from equiv_probe_ase.averaging.average import Output
     from equiv_probe_ase.averaging.plans import Mode
 
 
 class TwirledCalculator(Calculator):  # type: ignore[misc]
-    """The nearest equivariant force field to a calculator: its answers to rotated copies, rotated back and averaged.
+    """The nearest equivariant force field to a calculator: its outputs at rotated copies, rotated back and averaged.
 
     ``"average"`` uses the plan's own rotations at every call. It is a function of the positions, as smooth as the
     calculator and fit for minimisation and NVE: a calculator whose forces are the gradient of its energy stays one.
@@ -189,8 +189,8 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         now = declared_values(atoms, self._inputs)
         return changed(self._given, now) or seen_by(self.calculator, self.atoms, atoms, tol)
 
-    def calculate_batch(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, Answer]]:
-        """Answer for many structures in as few passes of the model as possible; an audit makes use of it.
+    def calculate_batch(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, Output]]:
+        """Results for many structures in as few passes of the model as possible; an audit makes use of it.
 
         Args:
             structures: any; each is averaged over the same rotations, or over its own where rotations are drawn.
@@ -249,7 +249,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
 
     def _average(
         self, structures: Sequence[Atoms], names: Sequence[str], rotations: Sequence[Tensor]
-    ) -> list[dict[str, Answer]]:
+    ) -> list[dict[str, Output]]:
         quantities = {name: self._quantities[name] for name in names}
         averages = [
             Average(Rotator(atoms, "origin", self._inputs), self.plan, g, quantities)

@@ -129,7 +129,7 @@ def weights_digest(calculator: object) -> str:
 
 
 def draws_anew(calculator: object) -> bool:
-    """Whether it, or one that it wraps, answers every call in rotations of its own, as a TwirledCalculator may."""
+    """Whether it, or one that it wraps, draws rotations of its own at every call, as a TwirledCalculator may."""
     return any(getattr(current, "redraw", False) is True for current in with_wrapped(calculator))
 
 

@@ -16,7 +16,7 @@ def require_watchable(every: int, conservative_every: int | None) -> None:
 
     Args:
         every: steps between two measurements.
-        conservative_every: the same of non-conservative forces.
+        conservative_every: steps between two measurements of non-conservative forces.
 
     Raises:
         EquivProbeError: several MPI processes, which would write one log, or an impossible number of steps.

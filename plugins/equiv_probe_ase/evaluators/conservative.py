@@ -76,7 +76,7 @@ class Defect:
         size: mean square of a component of the forces, (eV/Å)².
         power: ``v·d``, eV/fs; NaN at rest.
         power_floor: what rounding makes of it, eV/fs.
-        twirled_power: the same of the twirled model, eV/fs; NaN if no rotated copies were given.
+        twirled_power: ``v·d`` of the twirled model, eV/fs; NaN if no rotated copies were given.
     """
 
     square: float
@@ -112,7 +112,7 @@ def is_gradient(square: float, floor: float, size: float, samples: int) -> bool:
 
 
 def words_on(square: float, floor: float, size: float, samples: int) -> str:
-    """The same in words, with the numbers, from squares in (eV/Å)²."""
+    """What :func:`is_gradient` found in words, with the numbers; squares in (eV/Å)²."""
     almost = ", almost" if beyond_noise(square, floor, samples) else ""
     words = (
         f"the energy's gradient{almost}" if is_gradient(square, floor, size, samples) else "not the energy's gradient"
@@ -159,8 +159,8 @@ def slopes(
                 moved.set_constraint()
                 moved.positions += multiple * step * math.sqrt(len(atoms)) * vector
                 displaced.append(moved)
-    energies = iter([float(found[energy]) for found in engine.run(displaced, [energy])])
-    answers = []
+    energies = iter([float(one[energy]) for one in engine.run(displaced, [energy])])
+    found = []
     for centre, vectors in zip(centres, along, strict=True):
         forces = centre["forces"]
         length = step * math.sqrt(len(forces))
@@ -170,8 +170,8 @@ def slopes(
         # Of five energies with independent errors σ the fourth difference has √70 σ, and the slope 0.95 σ / length.
         sigma = np.abs(table @ _FOURTH) / math.sqrt(70)
         work = np.einsum("uni,ni->u", vectors, forces)
-        answers.append(Slopes(gradient + work, math.sqrt(130) / 12 * sigma / length, forces))
-    return answers
+        found.append(Slopes(gradient + work, math.sqrt(130) / 12 * sigma / length, forces))
+    return found
 
 
 def defect(
