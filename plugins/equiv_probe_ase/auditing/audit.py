@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from equiv_probe.deprecation import renamed
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.rotations.plan import RotationPlan
@@ -21,7 +22,6 @@ from equiv_probe_ase.auditing.journal import Journal
 from equiv_probe_ase.auditing.models_own_labels import without_models_own_labels
 from equiv_probe_ase.auditing.notes import notes_on, notes_on_rounding
 from equiv_probe_ase.auditing.options import Options
-from equiv_probe_ase.auditing.progress import progress_over
 from equiv_probe_ase.auditing.resumption import left_to_do
 from equiv_probe_ase.auditing.subject import Subject
 from equiv_probe_ase.auditing.summary import blind_spots, summarise
@@ -167,7 +167,7 @@ def _measured(
     book.resumed = len(todo) - len(rest)
     complete = True
     try:
-        with progress_over(len(todo), subject.label, done=book.resumed, shown=progress) as advance:
+        with progress_bar(len(todo), subject.label, "structures", done=book.resumed, shown=progress) as advance:
             for window in windows(rest, options.plan.size + BESIDE, subject.engine):
                 book.append(measure_window(window, subject, options))
                 advance(len(window))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equiv_probe.cli.main import INTERRUPTED, wide_console
+from equiv_probe.cli.shared import INTERRUPTED, require_output, wide_console
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.commands import shared
 from equiv_probe_ase.commands.shared import FAILED, Renamed, option
@@ -113,12 +113,10 @@ def _output(given: Path | None, calculator: str, twirl: str | None, structures: 
     path, _, selected = structures.rpartition("@") if "@" in structures else (structures, "", "")
     part = f"-{selected}" if selected else ""  # two parts of one file are two audits
     output = given or Path(shared.file_name("audit", calculator, twirl, Path(path).name + part) + ".json")
-    for file in (output, output.with_suffix(".jsonl")):
-        shared.require_another(file, Path(path), "-o")
+    require_output(output, [Path(path)], {".json", ".csv", ".html"})
+    require_output(output.with_suffix(".jsonl"), [Path(path)])
     if output.parent.exists() and not os.access(output.parent, os.W_OK):
         raise EquivProbeError(f"-o {output} in a folder that cannot be written", "a writable folder")
-    if output.suffix not in {".json", ".csv", ".html"}:
-        raise EquivProbeError(f"-o {output}", "a name that ends in .json, .csv or .html")
     return output
 
 

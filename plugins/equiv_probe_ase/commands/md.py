@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from equiv_probe.cli.main import INTERRUPTED, explain
+from equiv_probe.cli.main import explain
+from equiv_probe.cli.shared import INTERRUPTED, require_output
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.commands import shared
 from equiv_probe_ase.commands.output_files import require_writable, save
@@ -62,7 +63,7 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     log, saved = _files(output or Path(shared.file_name("md", calculator, twirl, Path(structure).name) + ".csv"))
     for path, named in ((log, "-o"), (saved, "-o"), (traj, "--traj")):
         if path is not None:
-            shared.require_another(path, Path(structure), named)
+            require_output(path, [Path(structure)])
             require_writable(path, named)
     broken: BrokenOffError | None = None
     with contextlib.redirect_stdout(sys.stderr), shared.quiet(verbose=verbose):  # stdout is for the report

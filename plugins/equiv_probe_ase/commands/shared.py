@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 from typer.core import TyperCommand
 
-from equiv_probe.cli.main import wide_console
+from equiv_probe.cli.shared import wide_console
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,7 +43,7 @@ class Renamed(TyperCommand):
         for place, old in enumerate(args):
             if old in self.OLD_NAMES:
                 args[place] = self.OLD_NAMES[old]
-                print(f"equiv_probe: the option {old} is now called {args[place]}", file=sys.stderr)
+                logger.warning(f"the option {old} is now called {args[place]}")
         return super().parse_args(ctx, args)
 
 
@@ -90,16 +91,6 @@ def label_of(name: str, dtype: str | None, twirl: str | None) -> str:
 def file_name(command: str, calculator: str, twirl: str | None, structures: str) -> str:
     """The stem of the file that a command writes if none was named."""
     return "-".join([command, slug(calculator), *([slug(twirl)] if twirl else []), slug(structures)])
-
-
-def require_another(path: Path, structures: Path, option: str) -> None:
-    """Refuse to write over the structures.
-
-    Raises:
-        EquivProbeError: this is their file.
-    """
-    if path.exists() and structures.exists() and path.samefile(structures):
-        raise EquivProbeError(f"{option} {path}, the structures themselves", "a file of its own")
 
 
 def require_ase() -> None:

@@ -70,7 +70,7 @@ class SymmetryMonitor:
             or where ``dyn.nsteps`` is.
         trajectory: a file for the measured frames with the measured values in their ``info``, ``.extxyz`` or ``.traj``.
         annotate: put the measured values into ``atoms.info`` too, under names that begin with ``equiv_``.
-        progress: print a running table on stderr: a line for each row in a terminal, one every twenty seconds in a log.
+        progress: print a running table on stderr: each row in a terminal, ever fewer in a log.
         name: of the model, for the report.
         quiet: an older name of the opposite of ``progress``.
 

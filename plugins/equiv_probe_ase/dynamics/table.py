@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from equiv_probe.progress import LONGEST, PATIENCE
 from equiv_probe.report.formatting import number
-from equiv_probe_ase.auditing.progress import BETWEEN, PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,21 +32,24 @@ class RunningTable:
     """Prints rows as they come, on stderr: a script's output stays its own.
 
     Args:
-        shown: False prints nothing. In a log, the first row is printed after two seconds, and then one every twenty.
+        shown: False prints nothing. A log gets the first row after two seconds, and then one whenever the time has
+            doubled.
     """
 
     def __init__(self, *, shown: bool = True) -> None:
         self._shown = shown
         self._console = Console(stderr=True, highlight=False, width=120)
         self._begun = False
-        self._next_at = -math.inf if self._console.is_terminal else time.perf_counter() + PATIENCE
+        self._began = time.monotonic()
+        self._due = 0.0 if self._console.is_terminal else PATIENCE
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Print one row, and the head before the first."""
-        if not self._shown or time.perf_counter() < self._next_at:
+        elapsed = time.monotonic() - self._began
+        if not self._shown or elapsed < self._due:
             return
-        if not self._console.is_terminal:
-            self._next_at = time.perf_counter() + BETWEEN
+        if self._due:
+            self._due = elapsed + min(elapsed, LONGEST)
         if not self._begun:
             self._console.print(_LEGEND, style="dim", soft_wrap=True)
             self._console.print(" ".join(f"{title:>{width}}" for title, width, _, _ in _COLUMNS), style="bold")
