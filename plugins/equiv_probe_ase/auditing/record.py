@@ -114,17 +114,11 @@ def _mark(values: Tensor) -> list[float]:
 
 def _control_readings(job: Job, name: str) -> dict[str, Any]:
     """What the controls of one structure read, in the quantity's unit; None where one was not run."""
-    own = job.identity[name]
-
-    def from_own(rows: dict[str, Tensor]) -> float | None:
-        return float((rows[name] - own).square().mean().sqrt()) if name in rows else None
-
+    copies = {"jolted": job.jolts, "deformed": job.deformed, "moved": job.moved}
     return {
         "explained": job.explained(name),
-        "jolted": from_own(job.jolts),
-        "deformed": from_own(job.deformed),
-        "moved": from_own(job.moved),
-        "unmoved": job.unmoved[name] and bool(own.any()),
+        **{kind: job.off(rows, name) if name in rows else None for kind, rows in copies.items()},
+        "unmoved": job.unmoved[name] and bool(job.identity[name].any()),
     }
 
 
