@@ -85,8 +85,10 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between
         "largest": float(_magnitudes(deviation, quantity).max()),
         "over_rotations": _short(by_rotation.sqrt().tolist()),
     }
+    reflected = []
     if job.plan.improper:
-        values["notes"] += _on_reflection(kept.flatten(0, 1), orbit.rotations.reshape(-1, 3, 3), quantity, found.equiv)
+        reflected = _on_reflection(kept.flatten(0, 1), orbit.rotations.reshape(-1, 3, 3), quantity, found.equiv)
+    values["notes"] += reflected
     if quantity.per_atom:
         values |= _by_atom(job, single)
     if between is not None:
@@ -99,7 +101,7 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between
         values["notes"].append(f"the reference {name} of {job.structure.name} was not used: {reason}")
         return values
     if known is not None:
-        values["notes"] = list(known.notes)
+        values["notes"] = [*known.notes, *reflected]
         values["labelled"] = _labelled(known)
         if quantity.extensive and target is not None:
             values["labelled"]["residual"] = float(orbit.means[name].mean()) - float(target)

@@ -96,6 +96,8 @@ def measure_window(
 
 def _failure(structure: Structure, error: BaseException) -> dict[str, Any]:
     reason = str(error) if isinstance(error, EquivProbeError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, np.linalg.LinAlgError | ZeroDivisionError) and structure.atoms.cell.rank < 3:
+        reason += " (there is no cell, and this model may need one: --vacuum 6, or vacuum=6.0, puts a box around it)"
     return {
         "key": structure.key,
         "index": structure.index,

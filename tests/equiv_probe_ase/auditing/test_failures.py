@@ -65,6 +65,17 @@ def test_when_everything_fails_the_report_says_so(planted: Any, quadratic: Quadr
     assert "no parameters for Z = 18" in str(report)
 
 
+def test_a_model_that_needs_a_cell_is_said_to() -> None:
+    class InFractions(EMT):
+        def calculate(self, *args: Any) -> None:
+            super().calculate(*args)
+            np.linalg.inv(self.atoms.cell.array)
+
+    (failure,) = audit(InFractions(), molecule("CO")).failures
+    assert "Singular matrix (there is no cell, and this model may need one: --vacuum 6" in failure["error"]
+    assert not audit(InFractions(), molecule("CO"), vacuum=6.0).failures
+
+
 def test_positions_that_are_not_finite(planted: Any, mixed: list[Atoms]) -> None:
     mixed[0].positions[0, 0] = np.nan
     mixed[1].cell[0, 0] = np.inf
