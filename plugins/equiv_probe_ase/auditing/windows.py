@@ -55,22 +55,13 @@ def measure_window(
     options: Options,
 ) -> list[dict[str, Any]]:
     """Records of a window's structures, with an ``"error"`` where one failed."""
-    jobs: dict[int, Job] = {}
+    open_jobs: list[Job] = []
     finished: dict[int, dict[str, Any]] = {}
     for structure in window:
         try:
-            rotator = Rotator(structure.atoms, options.center, options.extra)
-            own = quantities_of(subject.quantities, structure.atoms, options.asked)
-            if len(structure.atoms) == 0:
-                raise EquivProbeError("an empty structure", "at least one atom")
-            if not (np.isfinite(structure.atoms.positions).all() and np.isfinite(structure.atoms.cell.array).all()):
-                raise EquivProbeError("positions or a cell with NaN or infinities", "finite ones")
-            seed = (options.plan.seed, structure.index)
-            controls = ControlCopies(structure.atoms, seed, moves=options.is_moved)
-            jobs[structure.index] = Job(structure, own, options.plan, rotator, subject.precision, controls)
+            open_jobs.append(_job(structure, subject, options))
         except EquivProbeError as error:
             finished[structure.index] = _failure(structure, error)
-    open_jobs = list(jobs.values())
     while open_jobs:
         failed = evaluate_jobs(subject.engine, open_jobs)
         again = []
@@ -80,10 +71,7 @@ def measure_window(
                 if index in failed:
                     raise failed[index]
                 finished[index] = record(job, options.loss)
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # whatever a calculator raises on one structure stays with that structure
+            except (Exception, SystemExit) as error:  # whatever a calculator raises on a structure stays with it
                 finished[index] = _failure(job.structure, error)
                 continue
             if _asks_for_more(finished[index], job, options):
@@ -92,6 +80,19 @@ def measure_window(
                 note_transposed_cell(finished[index], job.structure, subject, options)
         open_jobs = again
     return [finished[structure.index] for structure in window]
+
+
+def _job(structure: Structure, subject: Subject, options: Options) -> Job:
+    """What is to be evaluated of a structure, or EquivProbeError if nothing can be."""
+    atoms = structure.atoms
+    rotator = Rotator(atoms, options.center, options.extra)
+    own = quantities_of(subject.quantities, atoms, options.asked)
+    if len(atoms) == 0:
+        raise EquivProbeError("an empty structure", "at least one atom")
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+        raise EquivProbeError("positions or a cell with NaN or infinities", "finite ones")
+    controls = ControlCopies(atoms, (options.plan.seed, structure.index), moves=options.is_moved)
+    return Job(structure, own, options.plan, rotator, subject.precision, controls)
 
 
 def _failure(structure: Structure, error: BaseException) -> dict[str, Any]:
