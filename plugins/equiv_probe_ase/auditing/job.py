@@ -45,13 +45,7 @@ JOLT = 100.0
 class Job:
     """One structure on its way: what was evaluated so far, and how to rotate it into an orbit.
 
-    Args:
-        structure: to audit.
-        quantities: to measure on it.
-        plan: the rotation plan; replicates are added to by :meth:`more`.
-        rotator: of the structure.
-        precision: of the model, for the round trips.
-        controls: copies for the controls; None leaves them out.
+    ``precision`` is the model's; without ``controls`` their copies are left out.
     """
 
     structure: Structure

@@ -49,11 +49,7 @@ def windows(structures: Sequence[Structure], copies: int, engine: Engine) -> Ite
         yield window
 
 
-def measure_window(
-    window: Sequence[Structure],
-    subject: Subject,
-    options: Options,
-) -> list[dict[str, Any]]:
+def measure_window(window: Sequence[Structure], subject: Subject, options: Options) -> list[dict[str, Any]]:
     """Records of a window's structures, with an ``"error"`` where one failed."""
     open_jobs: list[Job] = []
     finished: dict[int, dict[str, Any]] = {}

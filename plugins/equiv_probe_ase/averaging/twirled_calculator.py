@@ -1,15 +1,4 @@
-r"""``TwirledCalculator``: any ASE calculator, averaged over rotations at every call.
-
-With rotations ``g_k`` and weights ``w_k`` that do not change from call to call, the averaged energy is
-
-    ``Ē(x) = Σ_k w_k E(g_k x)``,   and so   ``−∇Ē(x) = Σ_k w_k g_kᵀ (−∇E)(g_k x) = Σ_k w_k g_kᵀ F(g_k x)``
-
-by the chain rule if ``F = −∇E``: the average of the rotated-back forces *is* the gradient of the average energy, for
-any rotations, and dynamics conserves ``Ē`` plus kinetic energy as well as the calculator's own dynamics conserves its
-own. The same holds for strain and stress. It rests on two things. Rotation is about the origin: about the centroid,
-which moves with the atoms, a model that depends on where the structure is would leave a term in the net force. And the
-rotations stay: with new ones at every call there is no function of the positions of which the forces were the gradient.
-"""
+"""``TwirledCalculator``: any ASE calculator, averaged over rotations at every call."""
 
 from __future__ import annotations
 
@@ -64,8 +53,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
             groups take 4, 12 and 24.
         mode: ``"average"`` or ``"random-frame"``, which takes no plan.
         redraw: rotate the plan anew at every call.
-        store_std: put uncertainties beside the results; without, ``results`` has ASE's own names alone, as
-            ``SinglePointCalculator(atoms, **calc.results)`` insists.
+        store_std: put uncertainties beside the results, which ``SinglePointCalculator`` does not take.
         seed: of the rotations; None takes the plan's.
         properties: ASE property names; None takes all of which it is known how they rotate.
         schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
@@ -74,11 +62,9 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
 
     ``results`` holds the averages under ASE's names and in ASE's units and, with ``store_std``:
 
-    - ``energy_std``, ``forces_std`` ``(N, 3)``, ``stress_std`` ``(6,)``, …: standard deviation of the orbit, component
-      by component: how far one frame is from the average. Its square is unbiased if the plan has two replicates or
-      more. Not in ``"random-frame"``, where one rotation shows no spread.
-    - ``energy_stderr``, ``forces_stderr``, …: standard error of the average, from the spread of the replicates' means;
-      with two replicates or more.
+    - ``energy_std``, ``forces_std`` ``(N, 3)``, ``stress_std`` ``(6,)``, …: standard deviation of the orbit, how far one
+      frame is from the average. With two replicates or more its square is unbiased; of one rotation none.
+    - ``energy_stderr``, ``forces_stderr``, …: standard error of the average, with two replicates or more.
 
     Constraints act outside, as ever in ASE. What one state is asked for in several calls comes from the same rotations;
     where rotations are drawn, ``reset()`` draws anew, and `draws` counts states: with ``calc.draws = steps`` dynamics

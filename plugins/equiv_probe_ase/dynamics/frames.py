@@ -43,16 +43,12 @@ class FramesFile:
             raise self._refused(f"a name that ends in {' or '.join(SUFFIXES)}")
 
     def begin(self, dyn: Any, *, resume: bool, last: int | None) -> None:
-        """Start the file, or go on with it.
+        """Start the file, or go on with it after step ``last`` of the log.
 
-        Args:
-            dyn: the dynamics, which may write a trajectory of its own.
-            resume: keep the frames that are there.
-            last: the last step that is in the log: later frames, of a run that was killed after its last checkpoint,
-                are dropped. None drops all.
+        Later frames, of a run that was killed after its last checkpoint, are dropped; None drops all.
 
         Raises:
-            EquivProbeError: the file holds other frames.
+            EquivProbeError: the file holds other frames, or is the dynamics' own trajectory.
         """
         if self.path is None:
             return
@@ -72,13 +68,7 @@ class FramesFile:
             _append(self.path, frame)
 
     def add(self, atoms: Atoms, results: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        """Append a frame; a disk that is full does not end the run.
-
-        Args:
-            atoms: copied.
-            results: of the calculator.
-            found: for ``info``.
-        """
+        """Append a frame with what was found in its ``info``; a disk that is full does not end the run."""
         if self.path is None:
             return
         frame = atoms.copy()

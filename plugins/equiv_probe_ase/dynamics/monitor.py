@@ -12,11 +12,10 @@ from ase.md.md import MolecularDynamics
 
 from equiv_probe.deprecation import warn
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.dynamics.budget import Budget, known_results, mechanics
-from equiv_probe_ase.dynamics.frame_symmetry import FrameSymmetry
+from equiv_probe_ase.dynamics.frame_symmetry import PLAN, FrameSymmetry
 from equiv_probe_ase.dynamics.frames import FramesFile, WorstFrames
 from equiv_probe_ase.dynamics.log import DynamicsLog, plain
 from equiv_probe_ase.dynamics.log_reading import atoms_of
@@ -38,18 +37,14 @@ if TYPE_CHECKING:
     from equiv_probe_ase.evaluators.conservative import Defect
     from equiv_probe_ase.structures.quantities import Quantity
 
-PLAN = RotationPlan("haar", replicates=4)
-"""Four rotations of a frame, the fewest with error bars: a trajectory has many frames, and each draws its own."""
-
 
 class SymmetryMonitor:
     """Attaches to ASE dynamics or an optimiser; measures its budget at every step and its symmetry at some.
 
     Every step, from what the dynamics has computed anyway: energies, net force and torque, and whether they account
-    for momentum and angular momentum (:mod:`equiv_probe_ase.dynamics.budget`). Every ``every`` steps the twirl, on
-    copies of atoms and calculator. Every ``conservative_every`` steps whether the forces are the energy's gradient, and
-    what drift that makes (:mod:`equiv_probe_ase.evaluators.conservative`). The trajectory is bit for bit what it is
-    without.
+    for momentum and angular momentum. Every ``every`` steps the twirl, on copies of atoms and calculator. Every
+    ``conservative_every`` steps whether the forces are the energy's gradient, and what drift that makes. The trajectory
+    is bit for bit what it is without.
 
     Args:
         dyn: any of ASE's dynamics or optimisers; the monitor attaches itself.
@@ -64,8 +59,7 @@ class SymmetryMonitor:
         batched: False calls the calculator once for each rotation even if its model takes batches.
         atoms_per_call: most atoms in one model pass.
         resume: continue a log of the same run: rows and steps are counted on.
-        first_step: number of this run's first step; None goes on after the last row of a resumed log, or where
-            ``dyn.nsteps`` is.
+        first_step: of this run; None goes on after the last row of a resumed log, or where ``dyn.nsteps`` is.
         trajectory: a file for the measured frames with the measured values in their ``info``, ``.extxyz`` or ``.traj``.
         annotate: put the measured values into ``atoms.info`` too, as ``equiv_…``.
         progress: print a running table on stderr: each row in a terminal, ever fewer in a log.

@@ -102,11 +102,7 @@ def beyond_noise(square: float, floor: float, samples: int) -> bool:
 def is_gradient(square: float, floor: float, size: float, samples: int) -> bool:
     """Whether forces are the gradient of the energy, but for rounding and for what no trajectory would show.
 
-    Args:
-        square: mean square of a component of the defect.
-        floor: mean square that rounding makes of it.
-        size: mean square of a component of the forces.
-        samples: directions that they are means over.
+    The arguments are :class:`Defect`'s, or means of them over structures, and the number of directions in all.
     """
     return not (beyond_noise(square, floor, samples) and square > BROKEN_RELATIVE**2 * size)
 
@@ -138,17 +134,9 @@ def directions(count: int, atoms: Atoms, generator: np.random.Generator) -> Vect
 def slopes(
     engine: Engine, structures: Sequence[Atoms], along: Sequence[Vector], energy: str, step: float
 ) -> list[Slopes]:
-    """Forces against differences of the energy.
+    """Forces against differences of the energy, of each structure along its unit vectors ``(U, N, 3)``.
 
-    Args:
-        engine: evaluates structures.
-        structures: left as they are.
-        along: unit vectors for each structure, ``(U, N, 3)``.
-        energy: the property that the forces should be the gradient of.
-        step: root-mean-square displacement of an atom, Å.
-
-    Returns:
-        One entry for each structure.
+    ``energy`` is the property whose gradient they should be, ``step`` the root-mean-square displacement of an atom, Å.
     """
     centres = list(engine.run(list(structures), [energy, "forces"]))
     displaced = []

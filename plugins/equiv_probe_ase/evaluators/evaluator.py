@@ -87,16 +87,13 @@ def gradients_enabled() -> Iterator[None]:
 def ase_results(
     raw: Mapping[str, Any], properties: Sequence[str], n_atoms: int, source: str
 ) -> dict[str, NDArray[np.float64]]:
-    """Pick the requested properties of one structure, in ASE's shapes and float64.
+    """Pick the requested properties of one structure, in ASE's shapes and float64, as copies.
 
     Args:
         raw: results by property name, as a calculator stores them; stress may be ``(6,)``, ``(3, 3)`` or ``(1, 6)``.
         properties: the names asked for.
         n_atoms: number of atoms ``N``.
         source: the calculator's name, for the error.
-
-    Returns:
-        One float64 array (a copy) per property.
 
     Raises:
         MissingPropertyError: a property is missing or None.

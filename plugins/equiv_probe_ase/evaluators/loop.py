@@ -93,11 +93,7 @@ def with_wrapped(calculator: BaseCalculator) -> Iterator[BaseCalculator]:
 def model_work(calculator: BaseCalculator | None) -> tuple[int, int] | None:
     """How many structures the model behind a calculator that averages has evaluated, and in how many passes.
 
-    Args:
-        calculator: that one was asked, or one that wraps it; of several that average, the busiest counts.
-
-    Returns:
-        What such calculators count as ``evaluations`` and ``model_calls``; None where a result is one evaluation.
+    None where a result is one evaluation; of several calculators that average, the busiest counts.
     """
     found = [
         (int(current.evaluations), int(current.model_calls))
