@@ -54,7 +54,7 @@ def live_orbit(
     if type(adapter) is CallAdapter and schema is not None and not isinstance(batch, Mapping):
         adapter = InputAdapter(module, list(schema.inputs))
     modules = [module] if module is model else [module, *modules_of(model)]
-    return LiveOrbit(module, schema, center, adapter=adapter, stack=stacked), modules
+    return LiveOrbit(module, schema, center, adapter=adapter, stacked=stacked), modules
 
 
 def first_output(live: LiveOrbit, call: Call, modules: Sequence[nn.Module]) -> Any:

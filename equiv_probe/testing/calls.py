@@ -13,8 +13,9 @@ import torch
 
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter
-from equiv_probe.live.capture import cloned, read_outputs
+from equiv_probe.live.capture import cloned
 from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.probe.probe import Probe
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.testing.conformance import EXACT_PLAN, anisotropic, close, require, sizes
@@ -146,7 +147,7 @@ def check_measured(case: CallCase, tolerance: float) -> None:
     """The probe's ``L_equiv`` is the closed form."""
     model = anisotropic()
     module, (args, kwargs) = case.module(model).eval(), case.call()
-    with Probe(module, case.schema, EXACT_PLAN, full=1, budget=None) as probe:
+    with Probe(module, case.schema, EXACT_PLAN, full=1, cost=None) as probe:
         module(*args, **kwargs)
     require(bool(probe.running), "outputs measured", sorted(probe.running), "energy or forces")
     for (stage, name), running in probe.running.items():
