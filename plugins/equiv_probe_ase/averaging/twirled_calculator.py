@@ -62,8 +62,8 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
 
     ``results`` holds the averages under ASE's names and in ASE's units and, with ``store_std``:
 
-    - ``energy_std``, ``forces_std`` ``(N, 3)``, ``stress_std`` ``(6,)``, …: standard deviation of the orbit, how far one
-      frame is from the average. With two replicates or more its square is unbiased; of one rotation none.
+    - ``energy_std``, ``forces_std`` ``(N, 3)``, ``stress_std`` ``(6,)``, …: standard deviation of the orbit, what one
+      frame is off by. With two replicates or more its square is unbiased; of one rotation none.
     - ``energy_stderr``, ``forces_stderr``, …: standard error of the average, with two replicates or more.
 
     Constraints act outside, as ever in ASE. What one state is asked for in several calls comes from the same rotations;

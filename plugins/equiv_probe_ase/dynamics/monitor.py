@@ -60,8 +60,8 @@ class SymmetryMonitor:
         atoms_per_call: most atoms in one model pass.
         resume: continue a log of the same run: rows and steps are counted on.
         first_step: of this run; None goes on after the last row of a resumed log, or where ``dyn.nsteps`` is.
-        trajectory: a file for the measured frames with the measured values in their ``info``, ``.extxyz`` or ``.traj``.
-        annotate: put the measured values into ``atoms.info`` too, as ``equiv_…``.
+        trajectory: a file for the measured frames with what was measured in ``info``, ``.extxyz`` or ``.traj``.
+        annotate: put it into ``atoms.info`` too, as ``equiv_…``.
         progress: print a running table on stderr: each row in a terminal, ever fewer in a log.
         name: of the model, for the report.
         quiet: an older name of the opposite of ``progress``.
