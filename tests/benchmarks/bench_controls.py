@@ -95,7 +95,7 @@ def faults() -> dict[str, Any]:
         "cache by formula": (faulty.CachesByFormula, some),
         "edges from elsewhere": (faulty.EdgesFromElsewhere, some),
         "precomputed features": (faulty.PrecomputedFeatures, some),
-        "one answer for a batch": (faulty.AnswersForTheFirst, some),
+        "one output for a batch": (faulty.EvaluatesTheFirst, some),
         "degenerate principal axes": (faulty.PrincipalAxes, symmetric("CH4")),
         "ties among neighbours": (faulty.FrameOfTheNearest, symmetric("CH3CH2OH")),
         "amplified rounding": (faulty.NormalisesNearlyConstant, symmetric("CH3CH2OH")),
