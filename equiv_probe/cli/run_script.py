@@ -18,6 +18,7 @@ from weakref import WeakSet
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from equiv_probe.augmentation.augment import augment
+from equiv_probe.cli.shared import INTERRUPTED
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter
@@ -45,8 +46,6 @@ def report_path(where: str | Path) -> Path:
     path = Path(where)
     return path if path.suffix in {".json", ".csv", ".html"} else path / REPORT
 
-
-INTERRUPTED = 130
 
 claimed: WeakSet[nn.Module] = WeakSet()
 """Modules that a framework's callback measures, and a :class:`Finder` must leave alone."""
@@ -81,7 +80,7 @@ class Finder:
         self._handle: Any = register_module_forward_pre_hook(Hook(self._called))
 
     def remove(self) -> None:
-        """Wait no longer."""
+        """Stop waiting for modules."""
         self._handle.remove()
 
     def _called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -143,7 +142,7 @@ def run_script(target: str, arguments: Sequence[str], asked: Mapping[str, Any], 
 
 @contextmanager
 def _as_main(target: str, arguments: Sequence[str], asked: Mapping[str, Any], *, module: bool) -> Iterator[None]:
-    """What a script finds when Python starts it."""
+    """Set ``sys.argv``, ``sys.path`` and the environment as Python would for the script."""
     before = list(sys.argv), list(sys.path), os.environ.get(settings.VARIABLE)
     sys.argv = [target, *arguments]
     sys.path[0] = str(Path.cwd()) if module else str(Path(target).resolve().parent)
@@ -184,9 +183,9 @@ def _conclude(probes: list[Probe], report: Any, code: int) -> None:
     found = [probe for probe in probes if probe.running and probe.model not in claimed]
     if not found and not _CLAIMS:
         logger.warning(
-            "equiv_probe measured nothing: no Trainer of Lightning was run, no module was called with a graph twice, "
-            "no dynamics of ASE was run. "
-            "In a loop of your own: with ep.Probe(model) as probe: loss = probe.step(lambda: ...)"
+            "equiv_probe measured nothing: no Lightning Trainer ran, no module was called with a graph twice, and no "
+            "ASE dynamics ran. In a training loop of your own write: with ep.Probe(model) as probe: "
+            "loss = probe.step(lambda: ...)"
         )
     for number, probe in enumerate(found):
         notes = [f"the script ended with exit code {code}"] if code else []

@@ -11,9 +11,10 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.capture import Call, all_outputs
 from equiv_probe.live.isolation import RandomState, described, isolated, transforming
+from equiv_probe.schema.batch_layout import primary, resolve_batch
 from equiv_probe.schema.inference import require_nothing_hidden
-from equiv_probe.schema.repeated_structures import first_alike
-from equiv_probe.schema.structures import Structures, primary, resolve_batch
+from equiv_probe.schema.repeated_structures import first_equal
+from equiv_probe.schema.structures import Structures
 from equiv_probe.schema.translation import settled, undecided
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class CallReader:
         index = structures.owner(value, name) if structures.layout == "index" else None
         if index is None and len(value) != structures.count:
             return rotations
-        return rotations[:, :, first_alike(value, index, structures.count)]
+        return rotations[:, :, first_equal(value, index, structures.count)]
 
 
 def _tensor_names(inputs: Mapping[str, Any]) -> set[str]:

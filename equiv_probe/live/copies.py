@@ -51,7 +51,7 @@ class Copies:
         self.on_answer: Callable[[Any], object] | None = None
         """Shown every output of the network as it came, for whoever needs its container."""
 
-    def pulled_back(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
+    def rotated_back(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
         """``h_g`` in the model's precision, detached, ``(C, *S)`` by output, for rotations ``(C, [U,] 3, 3)``."""
         try:
             return self._evaluate(call, structures, rotations)

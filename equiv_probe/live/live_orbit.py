@@ -59,7 +59,7 @@ class LiveOrbit:
         self.split, self.keep, self.dicts = self.reader.split, self.reader.keep, self.reader.dicts
         self.resolve, self.knows, self.structures = self.reader.resolve, self.reader.knows, self.reader.structures
         self.repeats_rotated_alike = self.reader.repeats_rotated_alike
-        self.pulled_back, self.attached = self.copies.pulled_back, self.copies.attached
+        self.rotated_back, self.attached = self.copies.rotated_back, self.copies.attached
         self.copies_at_once = self.copies.copies_at_once
 
     @property
@@ -100,7 +100,7 @@ class LiveOrbit:
             plan: the plan that drew the rotations.
             rotations: ``(R, n, U, 3, 3)``.
             evaluate: what the orbit is measured against.
-            known: pulled-back predictions of the first rotations, ``(C, *S)``, which need no evaluation.
+            known: rotated-back predictions of the first rotations, ``(C, *S)``, which need no evaluation.
         """
         schema, structures = self.resolve(call, raw), self.structures(call.inputs)
         about = {name: wide(value.detach()) for name, value in read_outputs(raw, schema).items()}
@@ -110,7 +110,7 @@ class LiveOrbit:
         moments = Moments(about, plan.weights, len(rotations))
         kept: list[dict[str, Tensor]] = []
         chunks: Iterator[dict[str, Tensor]] = in_chunks(
-            lambda a, b: self.pulled_back(call, structures, flat[done + a : done + b]),
+            lambda a, b: self.rotated_back(call, structures, flat[done + a : done + b]),
             len(flat) - done,
             self.copies_at_once(structures, call.inputs),
         )

@@ -131,7 +131,7 @@ class Twirled(nn.Module):
     ) -> tuple[Moments, dict[str, torch.dtype], Any]:
         """Moments of the orbit, the model's precision by output, and the answer for the last copies as it came."""
         live, flat = self._live[0], rotations.flatten(0, 1)
-        evaluate = live.attached if torch.is_grad_enabled() else live.pulled_back
+        evaluate = live.attached if torch.is_grad_enabled() else live.rotated_back
         chunks = in_chunks(
             lambda a, b: evaluate(call, structures, flat[a:b]),
             len(flat),

@@ -89,7 +89,7 @@ class Averages:
         def evaluate(a: int, b: int) -> dict[str, Tensor]:
             start.restore()
             rotations = torch.stack([self.rotations[key] for key in missing[a:b]])
-            return (live.attached if attached else live.pulled_back)(call, structures, rotations)
+            return (live.attached if attached else live.rotated_back)(call, structures, rotations)
 
         done = 0
         for values in in_chunks(evaluate, len(missing), together):

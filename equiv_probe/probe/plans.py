@@ -98,7 +98,7 @@ class Plans:
     def of_step(
         self, run: RecordedStep, plan: RotationPlan, *, per_structure: bool | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """A plan's rotations for a recorded step, and the pulled-back outputs of the first one where they are known.
+        """A plan's rotations for a recorded step, and the rotated-back outputs of the first one where they are known.
 
         Args:
             run: the step.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from equiv_probe.estimation.running import OF_THE_STEP
+from equiv_probe.estimation.running import USER_DEFINED
 from equiv_probe.results.measured import Labelled, Measured
 from equiv_probe.results.quantity_tables import OWN_LOSS
 from equiv_probe.results.report import Report
@@ -135,7 +135,7 @@ def report_of(
 
 
 def _loss(probe: Measuring, key: tuple[str, str]) -> str:
-    return probe.running[key].loss if key in probe.running else OF_THE_STEP
+    return probe.running[key].loss if key in probe.running else USER_DEFINED
 
 
 def _measured(name: str, sums: Sums, structures: int, loss: str) -> Measured:

@@ -12,17 +12,11 @@ from equiv_probe.results import plots, trajectory_plots
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from matplotlib.axes import Axes
-
     History = Sequence[Mapping[str, Any]]
 
 
 def course_figures(history: History) -> list[Figure]:
-    """What there is of losses and shares, of columns of a trajectory, and of its angular momentum.
-
-    Args:
-        history: of a report.
-    """
+    """Figures of losses and shares, of columns of a trajectory and of its angular momentum, where there are any."""
     columns = {name for entry in history for name, value in entry.items() if value is not None}
     made = []
     if plots.time_column(history) is not None:
@@ -32,7 +26,7 @@ def course_figures(history: History) -> list[Figure]:
         made += [found for name in named if (found := _trajectory(history, name)) is not None]
     if trajectory_plots.has_angular_momentum(history):
         text = "How far the angular momentum moved, and what the net torque of the model makes of it."
-        draw = partial(_angular_momentum, history)
+        draw = partial(trajectory_plots.angular_momentum, history)
         made.append(Figure("Angular momentum over the trajectory", draw, text))
     return made
 
@@ -61,7 +55,3 @@ def _trajectory(history: History, name: str) -> Figure | None:
         f"{number(times[-1])} fs; between {number(values.min())} and {number(values.max())}."
     )
     return Figure(f"{title} over the trajectory", lambda ax: trajectory_plots.trajectory(history, name, ax), text)
-
-
-def _angular_momentum(history: History, ax: Axes) -> Axes:
-    return trajectory_plots.angular_momentum(history, ax)

@@ -1,4 +1,4 @@
-"""The answer of a report: is the model broken, by how much, and beside what."""
+"""The headline of a report: whether the model is broken, by how much, and compared with what."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from equiv_probe.report.document import Headline
 from equiv_probe.report.formatting import number
-from equiv_probe.results.verdict_words import ANSWERS, beside_floor, errors, is_there, percent, rank, severity
+from equiv_probe.results.verdict_words import VERDICT_SENTENCES, beside_floor, errors, is_there, percent, rank, severity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,12 +20,7 @@ _STAGES = ("test", "val", "train")
 
 
 def headline(measured: Sequence[Measured], history: Sequence[Mapping[str, Any]] = ()) -> Headline | None:
-    """The headline of a report; None if nothing was measured.
-
-    Args:
-        measured: its quantities.
-        history: of a run.
-    """
+    """The headline of a report, or of a run with its history; None if nothing was measured."""
     symmetry = [m for m in measured if math.isfinite(m.rms)]
     if symmetry:
         worst = min(symmetry, key=lambda m: (rank(m.verdict), m.name != "forces"))
@@ -43,7 +38,7 @@ def _of_symmetry(m: Measured) -> Headline:
     return Headline(
         about=m.name,
         severity=severity(m.verdict),
-        answer=ANSWERS.get(m.verdict, "It was measured, with no floor to compare it with."),
+        answer=VERDICT_SENTENCES.get(m.verdict, "It was measured, with no floor to compare it with."),
         value=m.rms,
         unit="in the output's own unit" if m.unit == "the output's" else m.unit,
         interval=m.rms_interval,
@@ -69,9 +64,9 @@ def _of_run(m: Measured) -> Headline:
     known = m.labelled
     assert known is not None  # chosen so
     if not math.isfinite(known.share):
-        answer = "The loss is zero: there is no share of it to measure."
+        answer = "The loss is zero: it has no share to measure."
     elif not is_there(known):
-        answer = "It cannot be told: the broken part of the loss is no more than its error bar."
+        answer = "It cannot be decided: the broken part of the loss is no more than its error bar."
     elif known.share < HARDLY:
         answer = "Hardly: next to nothing of the loss is there because the model does not respect rotation."
     else:

@@ -1,4 +1,4 @@
-"""What is known of one quantity: its symmetry error, where that sits, and its part of a loss."""
+"""What is known of one quantity: its equivariance error, where that sits, and its part of a loss."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class Report(Record, frozen=True):
         return {**stored, "structures": plain(StructureTable.of_version_1(stored.get("structures", [])))}
 
     def document(self) -> Document:
-        """The answer, then the loss, then where the error sits and of what kind it is, then how it was measured."""
+        """The headline, the loss, where the error is and of what kind, and how it was measured."""
         top = doubted(headline(self.measured, self.history), self.controls)
         about = "" if top is None else top.about
         count = len(self.structures)

@@ -6,6 +6,7 @@ things is an error that shows the line which declares it.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import representation as reps
 from equiv_probe.representations.grids import Grid
-from equiv_probe.schema.grid_inference import could_be_field, guess_grid, looks_like_grid, unclear
+from equiv_probe.schema.ambiguity import ambiguous, possibly_fractional, require_rotating
+from equiv_probe.schema.grid_inference import could_be_field, guess_grid, looks_like_grid
 from equiv_probe.schema.hidden_coordinates import Evidence, readable
 from equiv_probe.schema.usual_names import (
     CELLS,
@@ -58,13 +60,7 @@ def infer(
     known_inputs: Mapping[str, Representation],
     known_outputs: Mapping[str, Representation],
 ) -> tuple[dict[str, Representation], dict[str, Representation], tuple[Assumption, ...]]:
-    """The representations of inputs and outputs, the known ones included, and what was assumed.
-
-    Args:
-        inputs: of one evaluation, by name; what is no tensor is passed over.
-        outputs: likewise.
-        known_inputs: representations that are known; they stand.
-        known_outputs: likewise.
+    """The representations of inputs and outputs of one evaluation, the known ones included, and what was assumed.
 
     Raises:
         EquivProbeError: nothing rotates, or a tensor could carry several representations.
@@ -72,18 +68,16 @@ def infer(
     found = _inputs(inputs, outputs, known_inputs, known_outputs)
     given = {**known_inputs, **{name: rep for name, (rep, _) in found.items()}}
     if all(isinstance(rep, reps.Fixed) for rep in given.values()):
-        _require_rotating(inputs, known_inputs)
-    values = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
-    points = [value for name, value in values.items() if name in given and given[name].is_affine]
-    boxes = [tuple(value.shape[-3:]) for name, value in values.items() if isinstance(given.get(name), Grid)]
-    answered = {
+        require_rotating(inputs, known_inputs)
+    points, boxes = _geometry(inputs, given)
+    found_outputs = {
         name: _output(name, value, points, boxes)
         for name, value in outputs.items()
         if name not in known_outputs and isinstance(value, torch.Tensor)
     }
-    roles = (("inputs", found), ("outputs", answered))
+    roles = (("inputs", found), ("outputs", found_outputs))
     assumptions = [Assumption(role, n, rep, why) for role, group in roles for n, (rep, why) in group.items()]
-    return given, {**known_outputs, **{n: rep for n, (rep, _) in answered.items()}}, tuple(assumptions)
+    return given, {**known_outputs, **{n: rep for n, (rep, _) in found_outputs.items()}}, tuple(assumptions)
 
 
 def require_nothing_hidden(
@@ -91,10 +85,7 @@ def require_nothing_hidden(
 ) -> None:
     """Raise EquivProbeError if an input of which a schema says nothing holds coordinates. Waits for the device, once.
 
-    Args:
-        values: the inputs by name.
-        known: what the schema says.
-        ignored: names that are no inputs of the network, such as its outputs; those of labels are known.
+    ``ignored`` are names that are no inputs of the network, such as its outputs; those of labels are known.
     """
     evidence = Evidence(values, known)
     for name, value in values.items():
@@ -136,12 +127,12 @@ def _inputs(
             found[first] = _first(first, pending[first], inputs)
     given = {**known, **{name: rep for name, (rep, _) in found.items()}}
     evidence = Evidence(inputs, given)
-    answers = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+    given_outputs = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
     for name, value in pending.items():
         if name not in found:
-            before = _before(name, inputs, {**given, **{n: rep for n, (rep, _) in found.items()}})
-            answer = answers.get(name.rpartition(".")[2])
-            same = before[0] and answer is not None and answer.shape == value.shape
+            before = _geometry(inputs, {**given, **{n: rep for n, (rep, _) in found.items()}}, until=name)
+            output = given_outputs.get(name.rpartition(".")[2])
+            same = before[0] and output is not None and output.shape == value.shape
             try:
                 found[name] = _input(name, value, evidence, *before)
             except EquivProbeError:
@@ -154,20 +145,14 @@ def _inputs(
     return {name: found[name] for name in pending}
 
 
-def _before(
-    name: str, inputs: Mapping[str, Any], given: Mapping[str, Representation]
+def _geometry(
+    inputs: Mapping[str, Any], given: Mapping[str, Representation], until: str | None = None
 ) -> tuple[list[Tensor], list[tuple[int, ...]]]:
-    """The points, and the shapes of the grids, that come before an input."""
-    points: list[Tensor] = []
-    boxes: list[tuple[int, ...]] = []
-    for other, value in inputs.items():
-        if other == name:
-            break
-        if other in given and given[other].is_affine:
-            points.append(value)
-        if isinstance(given.get(other), Grid):
-            boxes.append(tuple(value.shape[-3:]))
-    return points, boxes
+    """The points, and the shapes of the grids, among the inputs before one of them."""
+    names = itertools.takewhile(lambda name: name != until, inputs)
+    known = [(given[name], inputs[name]) for name in names if name in given and isinstance(inputs[name], torch.Tensor)]
+    points = [value for rep, value in known if rep.is_affine]
+    return points, [tuple(value.shape[-3:]) for rep, value in known if isinstance(rep, Grid)]
 
 
 def _could_be_points(name: str, value: Tensor) -> bool:
@@ -186,12 +171,8 @@ def _first(name: str, value: Tensor, inputs: Mapping[str, Any]) -> Found:
         return reps.vector, f"three components of edges without positions beside them, shape {shape}"
     cells = _cells(inputs)
     if cells:
-        raise EquivProbeError(
-            f"inputs[{name!r}] of shape {shape} beside the cell {cells[0]!r}, which could be fractional or Cartesian",
-            "a declaration",
-            f'ep.Schema(inputs={{"{name}": ep.fixed, "{cells[0]}": ep.vector}}, ...) for fractional coordinates, '
-            "ep.point for positions",
-        )
+        what = f"inputs[{name!r}] of shape {shape} beside the cell {cells[0]!r}, which could be fractional or Cartesian"
+        raise possibly_fractional(what, name, cells[0])
     return reps.point, f"the first floating input with a last axis of 3, shape {shape}"
 
 
@@ -212,12 +193,8 @@ def _require_cartesian(name: str, value: Tensor, by_name: Representation, inputs
     inside = bool(((value >= 0) & (value <= 1)).all()) and float(value.detach().max()) > 0
     edges = inputs[cells[0]].detach().norm(dim=-1)
     if inside and float(edges.min()) > 2:
-        raise EquivProbeError(
-            f"inputs[{name!r}], all between 0 and 1, beside the cell {cells[0]!r}: they could be fractional",
-            "a declaration",
-            f'ep.Schema(inputs={{"{name}": ep.fixed, "{cells[0]}": ep.vector}}, ...) for fractional coordinates, '
-            "ep.point for positions",
-        )
+        what = f"inputs[{name!r}], all between 0 and 1, beside the cell {cells[0]!r}: they could be fractional"
+        raise possibly_fractional(what, name, cells[0])
 
 
 def _is_one_hot(value: Tensor) -> bool:
@@ -252,7 +229,7 @@ def _input(name: str, value: Tensor, evidence: Evidence, points: list[Tensor], b
         )
     if shape[-1:] not in {(3,), (6,), (9,)}:
         return reps.fixed, f"its shape {shape} has no axis of Cartesian components"
-    raise _ambiguous("inputs", name, value, points)
+    raise ambiguous("inputs", name, value, points)
 
 
 def _output(name: str, value: Tensor, points: list[Tensor], boxes: list[tuple[int, ...]]) -> Found:
@@ -266,7 +243,7 @@ def _output(name: str, value: Tensor, points: list[Tensor], boxes: list[tuple[in
         return reps.scalar, f"its shape {shape} has no axis of Cartesian components"
     if len(shape) >= 2 and shape[-1] == 3 and shape[-2] != 3:
         return reps.vector, f"{BY_SHAPE}, shape {shape}; if it is a place rather than an arrow, it is ep.point"
-    raise _ambiguous("outputs", name, value, points)
+    raise ambiguous("outputs", name, value, points)
 
 
 def _settled(role: str, name: str, value: Tensor, points: list[Tensor], boxes: list[tuple[int, ...]]) -> Found | None:
@@ -287,43 +264,3 @@ def _settled(role: str, name: str, value: Tensor, points: list[Tensor], boxes: l
         why = "its name" if not by_name.event_shape else f"its name, and its shape {shape} fits"
         return by_name, why
     return None
-
-
-def _ambiguous(role: str, name: str, value: Tensor, points: list[Tensor]) -> EquivProbeError:
-    """What could be several things, with the lines that say which; the likeliest first."""
-    shape = tuple(value.shape)
-    of_atoms = any(shape[:-1] == tuple(one.shape[:-1]) for one in points)
-    likely = {
-        3: "ep.vector, ep.point or ep.scalar",
-        6: "ep.voigt() or ep.scalar",
-        9: "ep.irreps(...) or ep.scalar",
-    }
-    if of_atoms:  # stress belongs to structures; atoms have places and arrows side by side
-        likely[6] = "ep.concat(ep.point, ep.vector), ep.concat(ep.vector, ep.vector), ep.voigt() or ep.scalar"
-        likely[9] = "ep.concat(ep.point, ep.vector, 3), ep.concat(ep.tensor(2)), ep.irreps(...) or ep.scalar"
-    if could_be_field(value):
-        likely = {key: f"ep.grid(channel_axis=False) or {kinds}" for key, kinds in likely.items()}
-    options = likely[shape[-1]]
-    if shape[-2:] == (3, 3):
-        options = "ep.vector (three vectors as rows, a cell), ep.tensor(2) or ep.orientation"
-        if role == "outputs":
-            options = "ep.tensor(2), ep.vector or ep.orientation"
-    line = options.split(" or ep.")[0].split(", ep.")[0].partition(" (")[0]
-    if options.startswith("ep.concat"):
-        line = options[: options.index(")") + 1]
-    fixed = ", or ep.fixed to leave it as it is" if role == "inputs" else ""
-    fields = f'ep.Schema({role}={{"{name}": {line}}}, ...)'
-    return EquivProbeError(
-        f"{role}[{name!r}] of shape {shape}, which could be {options}", "a declaration", f"{fields}{fixed}"
-    )
-
-
-def _require_rotating(inputs: Mapping[str, Any], known: Mapping[str, Representation]) -> None:
-    for name, value in inputs.items():
-        if could_be_field(value) and name not in known:
-            raise unclear("inputs", name, tuple(value.shape))
-    raise EquivProbeError(
-        f"inputs {sorted(inputs)}, none of which rotates",
-        "at least one input with positions or vectors, or a voxel grid (B, C, D, H, W)",
-        'ep.Schema(inputs={"<name>": ep.point}, outputs={...})',
-    )

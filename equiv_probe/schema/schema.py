@@ -24,7 +24,7 @@ Named = dict[str, Any]
 
 @dataclass(frozen=True)
 class Schema:
-    """Names to representations.
+    """Which inputs, outputs and targets of a model carry which representation, by name.
 
     Args:
         inputs: of every input that rotates; inputs that are not named are passed on as they are. Representations may

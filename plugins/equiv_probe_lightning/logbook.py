@@ -224,7 +224,7 @@ class Logbook:
         return f"{100 * sum(schedule.seconds for schedule in schedules) / elapsed:.2g} %"
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
+        """The state for a checkpoint."""
         history = [(step, list(key), {n: float(v) for n, v in values.items()}) for step, key, values in self._history]
         rows = [(step, {n: float(v) for n, v in values.items()}) for step, values in self._gradient_history]
         return {"history": history, "gradients": rows, "seconds": self.seconds}

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import equiv_probe as ep
 from equiv_probe.cli import run_script as running_script
+from equiv_probe.cli.main import build
 from equiv_probe.cli.run_script import REPORT, Finder, run_script
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import Adapter, CallAdapter
 from equiv_probe.probe import settings
@@ -178,3 +181,21 @@ def test_settings_survive_being_written(text: str) -> None:
     found = settings.parse(text, known)
     if found is not None:
         assert settings.parse(settings.written(found), known) == found
+
+
+@pytest.mark.parametrize(("option", "warns"), [("-o", False), ("--output", False), ("--report", True)])
+def test_the_report_goes_where_the_output_option_says_by_its_old_name_too(
+    option: str, warns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(running_script, "run_script", lambda *args, **_: asked.append(args[2]) or 0)
+    result = CliRunner().invoke(build(), ["run", option, str(tmp_path / "r.json"), "train.py"])
+    assert result.exit_code == 0
+    assert asked[0]["report"] == str(tmp_path / "r.json")
+    assert ("--report is now called --output" in caplog.text) == warns
+
+
+def test_the_old_name_is_hidden_and_goes_not_with_the_new_one() -> None:
+    assert "--report" not in CliRunner().invoke(build(), ["run", "--help"]).output
+    result = CliRunner().invoke(build(), ["run", "-o", "a.json", "--report", "b.json", "train.py"])
+    assert isinstance(result.exception, EquivProbeError)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 import equiv_probe as ep
-from equiv_probe.schema.repeated_structures import first_alike
+from equiv_probe.schema.repeated_structures import first_equal
 
 from ..live_models import FORCES
 
@@ -187,6 +187,6 @@ def test_guidance_in_one_doubled_batch_is_one_network() -> None:
 def test_alike_structures_are_found_in_both_layouts() -> None:
     pos, _ = data()
     dense = pos[[0, 1, 0, 2, 1]]
-    assert first_alike(dense, None, 5).tolist() == [0, 1, 0, 3, 1]
+    assert first_equal(dense, None, 5).tolist() == [0, 1, 0, 3, 1]
     index = torch.arange(5).repeat_interleave(5)
-    assert first_alike(dense.flatten(0, 1), index, 7).tolist() == [0, 1, 0, 3, 1, 5, 5], "two structures without atoms"
+    assert first_equal(dense.flatten(0, 1), index, 7).tolist() == [0, 1, 0, 3, 1, 5, 5], "two structures without atoms"
