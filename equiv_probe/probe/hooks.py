@@ -36,7 +36,7 @@ class Hooks:
         self._parts, self._recorder = parts, recorder
         self._handles: list[Any] = []
         self._both: list[Hook] = []
-        self._granted = False
+        self._granted = self._stopped = False
         self._pending: Pending | None = None
         self._awaited: str | None = None
         self._resting = False
@@ -128,14 +128,16 @@ class Hooks:
 
     def _stepped(self, *_: Any) -> None:
         """After a step of an optimizer: code that is compiled around the network does not ask whether a call is due."""
-        if self._around() and self._parts.schedules["call", "train"].due():
+        called, self._stopped = self._around() or self._stopped, False
+        if called and self._parts.schedules["call", "train"].due():
             self._granted = True
             for hook in self._both:
                 hook.wanted = True
 
     def _due(self) -> bool:
         """Whether a call of the network outside of steps is to be measured."""
-        if self._around(self._both[0]) and self._granted:
+        self._stopped = self._around(self._both[0])
+        if self._stopped and self._granted:
             self._granted = False
             return True
         return not self._resting and self._parts.schedules["call", self._parts.stage].due()
