@@ -42,7 +42,7 @@ def train(kind: str, how: str, rank: int) -> dict[str, Any]:
     model = wrapped(kind)
     torch.manual_seed(rank)
     every: Any = "auto" if how == "auto" else 2
-    probe = ep.Probe(model, SCHEMA, every=every, full=2, cost=0.5)
+    probe = ep.Probe(model, SCHEMA, every=every, full=2, cost=1.0 if how == "auto" else 0.5)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     if how == "hooks" or (how == "rank 0" and rank == 0):
         probe.attach()
