@@ -10,7 +10,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.layout import DECLARE_FLAT
-from equiv_probe.live.capture import all_outputs, read_outputs
+from equiv_probe.live.outputs import all_outputs, read_outputs
 from equiv_probe.representations.representation import CartesianTensor, point
 from equiv_probe.schema.usual_names import usual
 

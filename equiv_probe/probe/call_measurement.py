@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.live.capture import read_outputs
-from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.live.isolation import RandomState
+from equiv_probe.live.module_snapshot import unnoticed
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.probe.floors import floor_is_due, floor_of_call
 
 if TYPE_CHECKING:
@@ -25,12 +27,14 @@ class Pending:
         stage: whose.
         kind: ``"call"`` or ``"step"``, which is counted.
         before: the random state before the call, where an augmentation rotates it.
+        thread: that made the call.
     """
 
     call: Call
     stage: str
     kind: str
     before: RandomState | None = None
+    thread: int = field(default_factory=threading.get_ident)
 
 
 def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
@@ -44,7 +48,7 @@ def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
     live, call, before = parts.live, pending.call, pending.before
     with (
         parts.schedules.timed(pending.kind, pending.stage),
-        isolated(live.network),
+        unnoticed(live.network),
         torch.inference_mode(False),
         torch.no_grad(),
     ):

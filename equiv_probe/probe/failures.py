@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Failures(list[str]):
@@ -19,11 +19,13 @@ class Failures(list[str]):
         """Whether anything was measured yet."""
         self.raises = True
         """Whether a failure before that is raised: not where somebody else's run was attached to from outside."""
+        self.at_first: Callable[[Exception], object] | None = None
+        """Told of a failure before the first success, which then is not raised: for runs that nobody may end."""
 
     @property
     def fatal(self) -> bool:
         """Whether a failure is raised now."""
-        return self.raises and not self.succeeded
+        return self.raises and self.at_first is None and not self.succeeded
 
     @contextmanager
     def listed(self, result: list[object] | None = None) -> Iterator[None]:
@@ -37,7 +39,11 @@ class Failures(list[str]):
         except Exception as error:
             if result == [] or self.fatal:
                 raise
-            self.add(error, "measure")
+            if not self.succeeded and self.at_first is not None:
+                self.append(f"{type(error).__name__}: {error}")
+                self.at_first(error)
+            else:
+                self.add(error, "measure")
         else:
             self.succeeded = True
 

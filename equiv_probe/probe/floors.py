@@ -71,7 +71,8 @@ def tiny_rotations(angle: float, device: torch.device) -> Tensor:
     none = torch.zeros_like(x)
     generators = torch.stack([none, -z, y, z, none, -x, -y, x, none], -1).reshape(2, 1, 3, 3)
     wide = torch.float32 if device.type == "mps" else torch.float64
-    return torch.linalg.matrix_exp(angle * generators).to(device, wide)
+    rotations: Tensor = torch.linalg.matrix_exp(angle * generators)
+    return rotations.to(device, wide)
 
 
 def spacing(network: nn.Module, device: torch.device) -> float:

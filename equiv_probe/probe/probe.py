@@ -312,13 +312,14 @@ class Probe:
             with self._hooks.awaiting(stage):
                 return step()
         result: list[Any] = []
-        with self._parts.failures.listed(result):
+        with self._parts.failures.listed(result), self._hooks.attached():
             self._parts.meeting.require(self.live.network)
             run = self.record(step, result)
-            if due:
-                measure_step(self._parts, run, stage, per_structure)
-            if differentiated:
-                measure_gradients(self._parts, run, per_structure)
+            with self._hooks.threads.alone() as alone:
+                if due and alone:
+                    measure_step(self._parts, run, stage, per_structure)
+                if differentiated and alone:
+                    measure_gradients(self._parts, run, per_structure)
         found: T = result[0]
         return found
 

@@ -103,8 +103,8 @@ def report_of(
         over = [probe.over_time(*key) for key in sorted(probe.binned)]
     sums = {key: one.to("cpu") for key, one in sums.items()}
     alone = {key for key, one in sums.items() if key in probe.running and probe.running[key].of_one(one)}
-    history = [dict(entry) for entry in history]
-    steps = {(entry.get("stage"), entry.get("output")): entry.get("step") for entry in history}  # the last one counts
+    rows = [dict(entry) for entry in history]
+    steps = {(entry.get("stage"), entry.get("output")): entry.get("step") for entry in rows}  # the last one counts
     lines = {
         "training": f"{probe.light}, the latest {probe.window} measurements",
         "evaluation": f"{probe.plan}",
@@ -131,7 +131,7 @@ def report_of(
         ],
         blind_spots=BLIND,
         complete=complete,
-        history=history,
+        history=rows,
         over=list(over),
         gradients=dict(gradients),
         controls=probe.controls,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
@@ -11,6 +12,7 @@ from equiv_probe.live.isolation import RandomState, measuring, versions
 from equiv_probe.live.memory import Memory
 from equiv_probe.live.module_snapshot import ModuleSnapshot
 from equiv_probe.live.reachable import generators_in, modules_of
+from equiv_probe.live.unrepeatable import Used
 from equiv_probe.probe.recorded import Recorded, RecordedStep
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Recorder:
         self._calls: list[Recorded] | None = None
         self._generators: list[Any] = []
         self._last: Any = None
+        self._thread: int | None = None
         self._unkept: Exception | None = None
         self.transformed = False
         """Whether the network was called inside of ``torch.func`` since the recording began."""
@@ -42,6 +45,11 @@ class Recorder:
     def active(self) -> bool:
         """Whether a step is in its ordinary run."""
         return self._calls is not None
+
+    @property
+    def records_here(self) -> bool:
+        """Whether it is this thread that runs the step."""
+        return self._thread == threading.get_ident()
 
     def called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note a call of the network."""
@@ -65,7 +73,7 @@ class Recorder:
 
     def _answered(self, module: nn.Module, args: tuple[Any, ...], raw: Any) -> None:
         del args
-        if module is self._parts.model and not measuring() and self._calls:
+        if module is self._parts.model and not measuring() and self._calls and self.records_here:
             self._calls[-1].answered(raw)
 
     def stop(self) -> None:
@@ -91,9 +99,10 @@ class Recorder:
         before, old = RandomState.now(self._generators), versions(modules)
         memory, snapshot = Memory.of_step(step), ModuleSnapshot((self._parts.model, *modules))
         calls: list[Recorded] = []
-        self._calls, self.transformed, self._unkept = calls, False, None
+        watched, used = [*memory.watched, *snapshot.objects.watched], Used()
+        self._calls, self.transformed, self._unkept, self._thread = calls, False, None, threading.get_ident()
         try:
-            with hooked():
+            with used.watching(watched), hooked():
                 self.listen()
                 result.append(step())
         finally:
@@ -125,6 +134,7 @@ class Recorder:
             memory=memory,
             snapshot=snapshot,
             protect=protect,
+            unrepeatable=tuple(dict.fromkeys((*used.names, *(str(one) for one in watched if one.changes())))),
         )
 
 

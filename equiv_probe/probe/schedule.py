@@ -233,7 +233,7 @@ def rounded_up(calls: float) -> int:
     >>> [rounded_up(calls) for calls in (0.3, 1, 7, 101)]
     [1, 1, 10, 200]
     """
-    scale = 10 ** max(0, math.floor(math.log10(max(calls, 1))))
+    scale = int(10 ** max(0, math.floor(math.log10(max(calls, 1)))))
     return next(scale * digit for digit in (1, 2, 5, 10) if scale * digit >= calls)
 
 

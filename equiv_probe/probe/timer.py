@@ -65,6 +65,6 @@ def _event() -> Any:
     """A moment on the device, to be asked for later; None without one."""
     if not cuda_in_use() or torch.cuda.is_current_stream_capturing():
         return None
-    event = torch.cuda.Event(enable_timing=True)
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event

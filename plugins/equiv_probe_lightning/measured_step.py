@@ -109,6 +109,7 @@ class _Repeated:
     ) -> None:
         self._run, self._stage = run, stage
         self._original, self._given, self._whole = original, (args, kwargs), whole
+        self.__wrapped__ = original  # what it writes into is put back before it is run again
         self._pristine: Any = None
         self.outcome: list[Any] = []
 

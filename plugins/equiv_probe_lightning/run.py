@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import equiv_probe as ep
-from equiv_probe.cli.run_script import claim
+from equiv_probe.cli.claims import claim
 from equiv_probe.rotations.drawing import rank
 from equiv_probe_lightning import ranks
 from equiv_probe_lightning.logbook import Logbook
