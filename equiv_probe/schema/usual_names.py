@@ -54,7 +54,7 @@ _NAMES: dict[str, Representation] = {
     **dict.fromkeys(("atom_mask", "atom37_mask", "atom14_mask", "res_mask", "residue_mask"), reps.fixed),
     # Counts of images, whole numbers even where they are stored as floats.
     **dict.fromkeys(("unit_shifts", "cell_offset", "cell_offsets", "cell_shift", "edge_cell_shift"), reps.fixed),
-    **dict.fromkeys(("pbc_offset", "edge_image", "edge_images"), reps.fixed),
+    **dict.fromkeys(("pbc_offset", "edge_image", "edge_images", "neighbor_image"), reps.fixed),
     **dict.fromkeys(("time", "times", "sigma", "natoms", "n_atoms", "pbc", "node_mask", "edge_mask"), reps.fixed),
     **dict.fromkeys(("node_attrs", "node_attributes", "atom_types", "one_hot", "head", "volume", "weight"), reps.fixed),
     **dict.fromkeys(("ref_pos", "ref_positions", "conformer", "conformers", "conformer_pos"), reps.point),
