@@ -16,6 +16,7 @@ import torch
 from equiv_probe.live.adapters import Arguments, CallAdapter, Rebuild
 from equiv_probe.live.nested import coordinates_in, entries, holds_coordinates
 from equiv_probe.live.outputs import all_outputs, new_outputs, of_wholes, parted, put_together
+from equiv_probe.representations.representation import scalar
 from equiv_probe.schema.centers import centroids
 from equiv_probe.schema.schema import Schema
 from equiv_probe.schema.structures import Structures
@@ -94,8 +95,11 @@ class StructureListAdapter(CallAdapter):
         """See :class:`equiv_probe.live.adapters.Adapter`; lists with an entry for each structure are outputs too."""
         count = inputs[_LABEL].count
         lists = [n for n, v in all_outputs(raw).items() if isinstance(v, (list, tuple)) and len(v) == count]
-        known = list(declared.outputs) if declared is not None else []
-        return Schema.infer(inputs, new_outputs(raw, inputs, [*known, *lists]), declared)
+        known = declared or Schema({}, {})
+        outputs = new_outputs(raw, inputs, [*known.outputs, *lists])
+        numbers = {n: scalar for n, v in outputs.items() if isinstance(v, torch.Tensor) and v.shape == (count,)}
+        numbers = {n: rep for n, rep in numbers.items() if outputs[n].is_floating_point()}
+        return Schema.infer(inputs, outputs, dataclasses.replace(known, outputs={**numbers, **known.outputs}))
 
     def structures(self, inputs: Named, schema: Schema, center: str | Tensor) -> Structures:
         """Which rotation belongs to which entry of the list."""
