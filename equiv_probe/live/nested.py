@@ -118,7 +118,7 @@ def is_graph(value: Any) -> bool:
 def attributes(graph: Any) -> dict[str, Any] | None:
     """What a graph keeps by name; None of one with several kinds of nodes."""
     kept: Mapping[str, Any] = graph.to_dict()
-    return None if any(isinstance(value, Mapping) for value in kept.values()) else dict(kept)
+    return None if "_global_store" in kept else dict(kept)
 
 
 def refilled(like: Any, made: Mapping[Any, Any]) -> Any:

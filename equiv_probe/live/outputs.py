@@ -94,7 +94,8 @@ def _read(raw: Any, names: list[str] | None) -> tuple[Tree, Named]:
     leaves: Named = {}
 
     def place(value: Any, name: str) -> Tree:
-        found = None if isinstance(value, (list, tuple)) and not hasattr(value, "_fields") else _entries(value)
+        is_plain = isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
+        found = None if is_plain or is_graph(raw) else _entries(value)
         if found is None:
             leaves[name] = value
             return Tree(value, name)
