@@ -33,9 +33,14 @@ def character(angle: Tensor, degree: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Power of the orbit at each degree l = 0 … ``max_degree``, in the output's units squared.
+    """Power of the orbit at each angular degree; :func:`spectrum` makes it. Single estimates may be negative.
 
-    ``rest`` is the power above ``max_degree``: ``L_equiv − Σ_{1≤l≤max} P_l``. Single estimates may be negative.
+    Attributes:
+        output: name of the output.
+        power: at each degree l = 0 … ``max_degree``, in the output's units squared; l = 0 is the square of the twirl.
+        stderr: of each, by the jackknife over replicates; NaN below three.
+        equiv: ``L_equiv``, the sum over all l ≥ 1.
+        rest: the power above ``max_degree``.
     """
 
     output: str

@@ -12,7 +12,7 @@ from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.generative.as_likely import NOT_AS_LIKELY, chance_of_law
 from equiv_probe.generative.deviation import Deviations, root_mean
 from equiv_probe.generative.drawn_rotations import WAYS
-from equiv_probe.orbit.twirl import progress_bar
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.rotations.drawing import draw
 
 if TYPE_CHECKING:

@@ -123,7 +123,7 @@ def audit_sampler(
         dtype: of the noise that is drawn; None is torch's default.
         device: None is that of the modules that the sampler names, if there are any.
         seed: of all noise.
-        progress: show a progress bar.
+        progress: show a bar in a terminal, lines in a log, once it takes longer than two seconds.
 
     Returns:
         Deviations of the end points with floors and a verdict; ``print`` shows them.

@@ -32,12 +32,7 @@ _MEANING = (
 
 
 def headline(losses: Mapping[str, LossCurvature], ratios: Mapping[str, Estimate]) -> Headline:
-    """The ratio of the condition numbers, under the first definition.
-
-    Args:
-        losses: by name, ``L_mean`` and so on.
-        ratios: κ(L_mean) / κ(L_equiv) by definition; empty if one of the two was not measured.
-    """
+    """The ratio of the condition numbers, under the first definition."""
     beside = [
         f"{name}: largest eigenvalue {shown(one.largest)}, κ = {shown(one.conditions[FIRST])}."
         for name, one in losses.items()

@@ -123,15 +123,7 @@ def of_blocks(
     members: Mapping[str, Sequence[int]],
     blocks: str = "rotations",
 ) -> Gradients:
-    """Norms and products by group.
-
-    Args:
-        mean: of each block, the gradients of ``L_mean`` by each parameter.
-        equiv: likewise of ``L_equiv``.
-        parameters: by name.
-        members: places of the parameters of each group, from :func:`grouped`.
-        blocks: what they are of.
-    """
+    """Norms and products by group."""
     found, sizes = {}, {}
     counts = [value.numel() for value in parameters.values()]
     for name, places in members.items():

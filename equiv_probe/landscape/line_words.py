@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe.report.document import Headline
+from equiv_probe.report.document import Column, Headline, Table, Uncertain
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.landscape.growth_exponent import Exponent
     from equiv_probe.landscape.plots import Course, Values
+    from equiv_probe.report.document import Cell
 
 _DIRECTIONS = {
     "random": "a random direction, every filter by its own length",
@@ -35,14 +36,7 @@ def direction(name: str) -> str:
 
 
 def headline(losses: Sequence[Course], origin: int, exponents: Mapping[str, Exponent], length: float) -> Headline:
-    """How ``L_equiv`` grows, and the others beside it.
-
-    Args:
-        losses: along the line.
-        origin: the place of t = 0.
-        exponents: by name of the loss.
-        length: of the step to t = 1, as a part of the weights' length.
-    """
+    """How ``L_equiv`` grows, and the others beside it."""
     fit = exponents["L_equiv"]
     power = fit.power
     known = math.isfinite(power.value)
@@ -67,14 +61,28 @@ def headline(losses: Sequence[Course], origin: int, exponents: Mapping[str, Expo
     )
 
 
-def course(t: Values, losses: Sequence[Course], blocks: str) -> str:
-    """What the figure of the losses along the line shows.
+def table(losses: Sequence[Course], at: Sequence[float], exponents: Mapping[str, Exponent], blocks: str) -> Table:
+    """The losses at both places of interest, and their powers."""
+    columns = [
+        Column("", kind="text"), Column("at t = 0"), Column(f"at t = {at[-1]:g}"),
+        Column("power of |t|", digits=4), Column("95 % interval", digits=5), Column("for |t| in"),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for name, values, errors in losses:
+        fit = exponents[name]
+        known = math.isfinite(fit.power.value)
+        ends: list[Cell] = [(fit.power.low, fit.power.high), (fit.low, fit.high)] if known else [None, None]
+        there = [Uncertain(float(values[k]), float(errors[k])) for k in (at.index(0), -1)]
+        rows.append([name, *there, fit.power.value if known else fit.why, *ends])
+    caption = (
+        f"The losses at 0 and at the end{', ± standard error' if blocks else ''}, and the power p of "
+        "L(t) − L(0) = b |t|^p at small t, fitted over the range in the last column."
+    )
+    return Table("The losses and their powers", columns, rows, caption)
 
-    Args:
-        t: along the line.
-        losses: at each t.
-        blocks: what standard errors are over.
-    """
+
+def course(t: Values, losses: Sequence[Course], blocks: str) -> str:
+    """What the figure of the losses along the line shows."""
     origin = int((t == 0).argmax())
     shown = ((name, *(number(float(values[k])) for k in (0, origin, -1))) for name, values, _ in losses)
     listed = "; ".join(f"{name}: {first}, {here} at t = 0, {last}" for name, first, here, last in shown)

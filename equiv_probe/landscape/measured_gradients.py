@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.deprecation import warn
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
     import torch
 
-    from equiv_probe.estimation.estimates import Estimate
     from equiv_probe.report.document import Document
 
 _STORED = ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine", "squared_mean", "squared_equiv", "inner")
+
+
+def _of_all(name: str) -> property:
+    return property(lambda self: getattr(self[ALL], name), doc=f"See :attr:`GradientSums.{name}`; of all parameters.")
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,7 @@ class Gradients:
                 f"gradients of {sorted(other.groups)} from blocks of {other.blocks}",
                 f"{sorted(self.groups)}, {self.blocks}",
             )
-        merged = {name: one + other.groups[name] for name, one in self.groups.items()}
-        return Gradients(merged, self.blocks, self.sizes)
+        return replace(self, groups={name: one + other.groups[name] for name, one in self.groups.items()})
 
     @property
     def over(self) -> str:
@@ -58,46 +60,24 @@ class Gradients:
 
     def to(self, device: torch.device | str) -> Gradients:
         """On another device."""
-        moved = {name: GradientSums(one.sums.to(device)) for name, one in self.groups.items()}
-        return Gradients(moved, self.blocks, self.sizes)
+        return replace(self, groups={name: GradientSums(one.sums.to(device)) for name, one in self.groups.items()})
 
     def finite(self) -> Gradients:
         """Without what is not finite: it counts nothing."""
-        return Gradients({name: one.finite() for name, one in self.groups.items()}, self.blocks, self.sizes)
+        return replace(self, groups={name: one.finite() for name, one in self.groups.items()})
 
-    @property
-    def norm_total(self) -> Estimate:
-        """``‖∇L_total‖`` over all parameters."""
-        return self[ALL].norm_total
-
-    @property
-    def norm_mean(self) -> Estimate:
-        """``‖∇L_mean‖`` over all parameters."""
-        return self[ALL].norm_mean
-
-    @property
-    def norm_equiv(self) -> Estimate:
-        """``‖∇L_equiv‖`` over all parameters."""
-        return self[ALL].norm_equiv
-
-    @property
-    def ratio(self) -> Estimate:
-        """``‖∇L_equiv‖ / ‖∇L_mean‖`` over all parameters."""
-        return self[ALL].ratio
-
-    @property
-    def cosine(self) -> Estimate:
-        """Of the angle between ``∇L_mean`` and ``∇L_equiv``, over all parameters."""
-        return self[ALL].cosine
+    norm_total = _of_all("norm_total")
+    norm_mean = _of_all("norm_mean")
+    norm_equiv = _of_all("norm_equiv")
+    ratio = _of_all("ratio")
+    cosine = _of_all("cosine")
 
     def record(self) -> GradientRecord:
         """The numbers alone, to store and to show; waits for the device."""
-        groups = {
-            name: GradientNumbers.of(
-                self.sizes.get(name), int(one.sums.count), {key: getattr(one, key) for key in _STORED}
-            )
-            for name, one in self.groups.items()
-        }
+        groups = {}
+        for name, one in self.groups.items():
+            estimates = {key: getattr(one, key) for key in _STORED}
+            groups[name] = GradientNumbers.of(self.sizes.get(name), int(one.sums.count), estimates)
         return GradientRecord(self.blocks, groups)
 
     def document(self) -> Document:

@@ -9,7 +9,7 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.capture import Call
-from equiv_probe.live.isolation import RandomState, isolated, transforming
+from equiv_probe.live.isolation import RandomState, described, isolated, transforming
 from equiv_probe.live.outputs import all_outputs
 from equiv_probe.schema.batch_layout import primary, resolve_batch
 from equiv_probe.schema.inference import require_nothing_hidden
@@ -48,7 +48,7 @@ class CallReader:
     def reading(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:
         """What reads the calls; the first one shows it."""
         if self._adapter is None:
-            self._adapter = adapter_for(self.network, args, kwargs)
+            self._adapter = adapter_for(described(self.network), args, kwargs)
         return self._adapter
 
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:

@@ -38,7 +38,7 @@ class LiveOrbit:
         schema: representations; None infers them from the first call.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         adapter: of a framework's batches.
-        stack: whether a dense batch ``(B, N, 3)`` may become one of ``C·B`` structures. None finds out: two copies
+        stacked: whether a dense batch ``(B, N, 3)`` may become one of ``C·B`` structures. None finds out: two copies
             are evaluated together and one by one, once, and must agree.
         chunk: copies in one pass, at most; halved when memory runs out.
     """
@@ -50,11 +50,11 @@ class LiveOrbit:
         center: str | Tensor = "centroid",
         *,
         adapter: Adapter | None = None,
-        stack: bool | None = None,
+        stacked: bool | None = None,
         chunk: int = 64,
     ) -> None:
         self.reader = CallReader(network(module), schema, center, adapter)
-        self.copies = Copies(self.reader, stack, chunk)
+        self.copies = Copies(self.reader, stacked, chunk)
         self.reader.evaluate = self.copies.at
         # What others ask of a live module, wherever it is at home.
         self.split, self.keep, self.dicts = self.reader.split, self.reader.keep, self.reader.dicts

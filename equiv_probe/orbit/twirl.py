@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from equiv_probe.schema.schema import Schema
 
-__all__ = ["KEEP_LIMIT", "progress_bar", "twirl"]
 
 KEEP_LIMIT = 2**24
 """Orbits of at most this many numbers (128 MiB) are kept without being asked for."""

@@ -77,6 +77,7 @@ class RecordedStep:
         live: how to evaluate it at rotated inputs.
         memory: what the step can write into, as it was before its ordinary run; and modules likewise.
         protect: other modules that the step touches.
+        unrepeatable: what it used that cannot be put back, by name: then it must not be run again.
     """
 
     step: Callable[[], Any]
@@ -88,6 +89,7 @@ class RecordedStep:
     memory: Memory
     snapshot: ModuleSnapshot
     protect: tuple[nn.Module, ...] = ()
+    unrepeatable: tuple[str, ...] = ()
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:

@@ -68,6 +68,20 @@ def is_near(line: float, values: Any) -> bool:
     return bool(line > 0 and min(values) / 20 < line < 20 * max(values))
 
 
+def below(ax: Axes, values: Any, what: str, colour: str = ALARM, label: str | None = None) -> None:
+    """For each of some values, in rising order, the percentage of them (of ``what`` they are of) that lies below."""
+    percent = [100 * k / len(values) for k in range(len(values) + 1)]
+    ax.step([values[0], *values], percent, where="post", color=colour, lw=2, label=label)
+    ax.set_ylim(0, 103)
+    ax.set_ylabel(f"{what} below, %")
+
+
+def legend_above(ax: Axes, columns: int = 2) -> None:
+    """A legend above the axes, where there is anything to name."""
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+
+
 def tidied(ax: Axes, grid: str = "both") -> Axes:
     """No box, a quiet grid behind the data, and numbers as people write them."""
     from matplotlib.ticker import FuncFormatter, NullFormatter

@@ -38,8 +38,13 @@ def render(document: Document) -> Iterator[RenderableType]:
 
 def as_text(document: Document) -> str:
     """The document as text of at most 120 characters a line."""
+    return plain_text(*render(document))
+
+
+def plain_text(*parts: RenderableType) -> str:
+    """What Rich would print, without colours, as text of at most 120 characters a line."""
     console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
-    for part in render(document):
+    for part in parts:
         console.print(part)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines())

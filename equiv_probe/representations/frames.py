@@ -201,7 +201,14 @@ quaternion = constant(
 
 @maker
 def frame(form: Form = "matrix") -> Frame:
-    """Rigid frames in one tensor, ``(..., 4, 4)`` homogeneous or ``(..., 7)``; in two, ``orientation`` and ``point``.
+    """Rigid frames in one tensor: orientation and place; in two tensors they are ``ep.orientation`` and ``ep.point``.
+
+    Args:
+        form: ``"matrix"``, homogeneous ``(..., 4, 4)``, or ``"quaternion"``, ``(..., 7)`` with the unit quaternion (w
+            first) before the place.
+
+    Raises:
+        EquivProbeError: another form.
 
     >>> str(frame()), frame("quaternion").event_shape
     ('frame("matrix")', (7,))

@@ -246,6 +246,9 @@ def grid(
         channel_axis: False for one scalar field without an axis of channels: ``(..., D, H, W)``, where the axis before
             D counts structures.
 
+    Raises:
+        EquivProbeError: other axes, a length that is not positive, or a field that rotates about a centre.
+
     >>> import equiv_probe as ep
     >>> print(ep.grid((5, ep.scalar), ep.vector, spacing=0.5))
     grid((5, ep.scalar), ep.vector, spacing=0.5)

@@ -70,5 +70,12 @@ def _clebsch_gordan(degree: int, device: torch.device, dtype: torch.dtype) -> Te
 
 @maker
 def irreps(irreps: str) -> Irreps:
-    """e3nn irreps, ``(..., dim)``, such as ``ep.irreps("1x0e+1x2e")``."""
+    """Irreducible representations of O(3) in e3nn's basis and order, ``(..., dim)``: spherical harmonics, features.
+
+    Args:
+        irreps: as e3nn writes them, such as ``"1x0e+1x2e"``.
+
+    Raises:
+        EquivProbeError: e3nn is not installed.
+    """
     return Irreps(irreps)

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.axes import ALARM, CALM, INK, SERIES, axes_or_new, figure, short, tidied
+from equiv_probe.report.axes import (
+    ALARM,
+    CALM,
+    INK,
+    SERIES,
+    axes_or_new,
+    below,
+    figure,
+    legend_above,
+    short,
+    tidied,
+)
 from equiv_probe.report.formatting import counted, finite, number
 from equiv_probe.results.measured import chosen
 
@@ -49,7 +60,7 @@ def share(having: Sequence[tuple[str, Labelled]], ax: Axes | None = None) -> Axe
     ax.set_ylim(len(having) - 0.4, -0.6)
     ax.set_xlim(0, 100)
     ax.set_xlabel("part of the loss L_total, %")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    legend_above(ax)
     return tidied(ax, grid="x")
 
 
@@ -70,7 +81,7 @@ def structures(
     if not len(values):
         raise EquivProbeError("a report without structures", "an audit, or a measurement that names its structures")
     ax = axes_or_new(ax)
-    ax.step([values[0], *values], 100 * np.arange(len(values) + 1) / len(values), where="post", color=ALARM, lw=2)
+    below(ax, values, "structures")
     floor = one.highest_floor
     positive = values[values > 0]
     # On a log axis the floor fits in beside what towers above it.
@@ -81,10 +92,8 @@ def structures(
         at = float(np.quantile(values, level / 100))
         name = "median" if level == 50 else "95 %"
         ax.axvline(at, color=CALM, ls=style, lw=1, label=f"{name} {number(at)}")
-    ax.set_ylim(0, 103)
     ax.set_xlabel(f"√L_equiv of a structure's {short(one.name)}, {short(one.unit)}")
-    ax.set_ylabel("structures below, %")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    legend_above(ax, 3)
     return tidied(ax)
 
 

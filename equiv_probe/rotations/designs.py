@@ -97,7 +97,7 @@ def quadrature(degree: int) -> tuple[Tensor, Tensor]:
     (x, y, z), weights = map(torch.from_numpy, lebedev_rule(rule))
     about_y, about_z = (0, 1, 0), (0, 0, 1)
     tilts = _about(about_z, torch.atan2(y, x)) @ _about(about_y, z.clamp(-1, 1).arccos())
-    spins = _about(about_z, 2 * torch.pi * torch.arange(degree + 1) / (degree + 1))
+    spins = _about(about_z, 2 * torch.pi * torch.arange(degree + 1, dtype=torch.float64) / (degree + 1))
     measure = (weights / weights.sum()).repeat_interleave(degree + 1) / (degree + 1)
     return (tilts[:, None] @ spins).reshape(-1, 3, 3), measure
 

@@ -59,13 +59,6 @@ def require_positive(name: str, column: Array) -> None:
 def require(values: Array, y: Array, names: tuple[str, ...], loss: str, floor: float | None) -> None:
     """See that runs determine the parameters of a law.
 
-    Args:
-        values: sizes, ``(n, k)``.
-        y: losses, ``(n,)``.
-        names: of the sizes.
-        loss: name of the loss.
-        floor: ``E`` if it is known.
-
     Raises:
         EquivProbeError: they cannot.
     """

@@ -117,24 +117,20 @@ class Gap(Record, frozen=True):
     def verdict(self) -> str:
         """Which model is lower, and where, in a sentence."""
         a, b = self.names
-        span = f"between {shown(self.at[0])} and {shown(self.at[-1])} {self.x}"
         parts = stretches(self.lower)
-        known = [part for part in parts if part[2] != 0]
-        if not known:
-            return f"{a} and {b} do not differ measurably anywhere {span}"
-        if len(parts) == 1:
-            lower, upper = (a, b) if known[0][2] > 0 else (b, a)
-            return f"{lower} is below {upper} over the whole range, {span}" + self._caveat
+        if not self.lower.any():
+            return f"{a} and {b} do not differ measurably anywhere between {self._at(0)} and {self._at(-1)} {self.x}"
         said = []
         for start, stop, sign in parts:
-            where = f"from {shown(self.at[start])} to {shown(self.at[stop])} {self.x}"
+            where = f"from {self._at(start)} to {self._at(stop)} {self.x}"
+            if len(parts) == 1:
+                where = f"over the whole range, between {self._at(0)} and {self._at(-1)} {self.x}"
             lower, upper = (a, b) if sign > 0 else (b, a)
             said.append(f"{lower} is below {upper} {where}" if sign else f"they do not differ measurably {where}")
-        return "; ".join(said) + self._caveat
+        return "; ".join(said) + ("" if self.measured else " (without error bars)")
 
-    @property
-    def _caveat(self) -> str:
-        return "" if self.measured else " (without error bars)"
+    def _at(self, place: int) -> str:
+        return shown(self.at[place])
 
     def document(self) -> Document:
         """Which is lower and from where on, the crossings, the times, and both curves."""

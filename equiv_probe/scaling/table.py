@@ -37,17 +37,8 @@ ALIASES = {
 }
 """Other names under which a column is looked for."""
 RUN = (
-    "run",
-    "model",
-    "parameters",
-    "structures",
-    "seed",
-    "augment",
-    "augmentation",
-    "width",
-    "depth",
-    "stage",
-    "output",
+    *("run", "model", "parameters", "structures", "seed"),
+    *("augment", "augmentation", "width", "depth", "stage", "output"),
 )
 """Columns that distinguish runs, beside the names in ``ALIASES["N"]`` and ``ALIASES["D"]``."""
 NOT_A_RUN = {"C", "seconds", "hours"}
@@ -102,7 +93,7 @@ class Table:
         """
         column = self[name]
         if column.dtype.kind != "f":
-            wrong = next((one for one in column if not _is_number(one)), column[0])
+            wrong = next((one for one in column if _array([one]).dtype.kind != "f"), column[0])
             raise EquivProbeError(f"the column {name} with {str(wrong)[:60]!r}", "numbers")
         return column
 
@@ -218,14 +209,6 @@ def _array(values: list[Any]) -> NDArray[Any]:
         return np.array([np.nan if v is None or v == "" else float(v) for v in values], dtype=np.float64)
     except (TypeError, ValueError):
         return np.array(["" if v is None else str(v) for v in values], dtype=object)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value or "nan")
-    except ValueError:
-        return False
-    return True
 
 
 def _plain(value: Any) -> Any:

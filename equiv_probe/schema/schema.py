@@ -28,7 +28,7 @@ Named = dict[str, Any]
 
 @dataclass(frozen=True)
 class Schema:
-    """Names to representations.
+    """Which inputs, outputs and targets of a model carry which representation, by name.
 
     Args:
         inputs: of every input that rotates; inputs that are not named are passed on as they are. Representations may
@@ -127,11 +127,16 @@ _ANNOUNCED: list[Schema] = []
 
 
 def named(values: Any, names: list[str] | None = None) -> Named:
-    """View a tensor, tuple or dict as tensors by name; places become ``"0"``, ``"1"``, … or take ``names`` in order."""
+    """View a tensor, tuple or dict as tensors by name.
+
+    Places become ``"0"``, ``"1"``, … or take ``names`` in order; those of a NamedTuple are called what its fields are.
+    """
     if isinstance(values, Mapping):
         return dict(values)
     items = list(values) if isinstance(values, (tuple, list)) else [values]
-    labels = names if names and len(names) == len(items) else [str(i) for i in range(len(items))]
+    labels = list(getattr(values, "_fields", map(str, range(len(items)))))
+    if names and len(names) == len(items) and not set(names) <= set(labels):
+        labels = names
     return dict(zip(labels, items, strict=True))
 
 

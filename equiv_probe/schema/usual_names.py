@@ -12,53 +12,44 @@ if TYPE_CHECKING:
     from equiv_probe.representations.representation import Representation
 
 # Without case and leading underscores. Shape decides between a tensor and its Voigt form.
-_NAMES: dict[str, Representation] = {
-    **dict.fromkeys(("pos", "positions", "coord", "coords", "coordinates", "xyz", "r", "x_t", "x0", "x1"), reps.point),
-    **dict.fromkeys(("ligand_pos", "protein_pos", "ca_pos", "cart_coords", "trans", "translations", "loc"), reps.point),
-    **dict.fromkeys(("trans_t", "trans_0", "trans_1", "pred_trans", "x0_pred", "x1_pred", "pred_x0"), reps.point),
-    **dict.fromkeys(("pred_x1", "denoised", "atom37", "atom14", "atom_positions", "atom37_pos"), reps.point),
-    **dict.fromkeys(("rots", "rotmats", "rot_mats", "rotmats_t", "rotmats_0", "rotmats_1"), frames.orientation),
-    **dict.fromkeys(("pred_rotmats", "orientation", "orientations"), frames.orientation),
-    **dict.fromkeys(("rigids", "rigids_t", "rigids_0", "rigids_1", "rigid", "frames"), frames.frame()),
-    **dict.fromkeys(("v_pred", "pred_v", "noise", "noise_pred", "pred_noise", "eps", "eps_pred"), reps.vector),
-    **dict.fromkeys(
-        ("force", "forces", "force_of_atoms", "velocity", "velocities", "vel", "v", "momenta", "momentum"), reps.vector
+_NAMES_OF: tuple[tuple[Representation, str], ...] = (
+    (
+        reps.point,
+        "pos positions coord coords coordinates xyz r x_t x0 x1 ligand_pos protein_pos ca_pos cart_coords "
+        "trans translations loc trans_t trans_0 trans_1 pred_trans x0_pred x1_pred pred_x0 pred_x1 "
+        "denoised atom37 atom14 atom_positions atom37_pos ref_pos ref_positions conformer conformers conformer_pos",
     ),
-    **dict.fromkeys(("v_t", "force_prev", "forces_prev", "grad", "gradient", "accel", "acceleration"), reps.vector),
-    **dict.fromkeys(("dipole", "dipoles", "dipole_moment", "displacement", "displacements"), reps.vector),
-    **dict.fromkeys(("cell", "cells", "lattice", "lat", "box", "rcell", "offsets", "rij"), reps.vector),
-    **dict.fromkeys(("external_field", "electric_field", "efield", "e_field"), reps.vector),
-    **dict.fromkeys(("shifts", "shift_vectors", "pbc_offshift", "normal", "normals", "norm"), reps.vector),
-    **dict.fromkeys(("torque", "angular_momentum", "magnetic_moments", "spins"), reps.axial),
-    **dict.fromkeys(("magnetic_field", "bfield", "b_field"), reps.axial),
-    **dict.fromkeys(
-        (
-            "energy",
-            "energies",
-            "free_energy",
-            "energy_u0",
-            "total_energy",
-            "atomic_energy",
-            "charge",
-            "charges",
-            "partial_charges",
-        ),
+    (frames.orientation, "rots rotmats rot_mats rotmats_t rotmats_0 rotmats_1 pred_rotmats orientation orientations"),
+    (frames.frame(), "rigids rigids_t rigids_0 rigids_1 rigid frames"),
+    (
+        reps.vector,
+        "v_pred pred_v noise noise_pred pred_noise eps eps_pred force forces velocity velocities vel v "
+        "momenta momentum v_t force_of_atoms force_prev forces_prev grad gradient accel acceleration dipole dipoles "
+        "dipole_moment displacement displacements cell cells lattice lat box rcell offsets rij "
+        "external_field electric_field efield e_field shifts shift_vectors pbc_offshift normal normals "
+        "norm",
+    ),
+    (reps.axial, "torque angular_momentum magnetic_moments spins magnetic_field bfield b_field"),
+    (
         reps.scalar,
+        "energy energies free_energy energy_u0 total_energy atomic_energy charge charges partial_charges "
+        "magmom magmoms homo lumo gap node_energy atomic_energies",
     ),
-    **dict.fromkeys(("magmom", "magmoms", "homo", "lumo", "gap", "node_energy", "atomic_energies"), reps.scalar),
-    **dict.fromkeys(("polarizability", "quadrupole", "virial", "virials"), reps.tensor(2)),
-    **dict.fromkeys(("stress", "stresses", "atomic_virials", "atomic_stresses"), reps.tensor(2)),
-    **dict.fromkeys(
-        ("z", "atomic_numbers", "numbers", "species", "batch", "ptr", "mask", "edge_index", "t"), reps.fixed
+    (reps.tensor(2), "polarizability quadrupole virial virials stress stresses atomic_virials atomic_stresses"),
+    (
+        reps.fixed,
+        "z atomic_numbers numbers species batch ptr mask edge_index t atom_mask atom37_mask atom14_mask "
+        "res_mask residue_mask time times sigma natoms n_atoms pbc node_mask edge_mask "
+        "node_attrs node_attributes atom_types one_hot head volume weight",
     ),
-    **dict.fromkeys(("atom_mask", "atom37_mask", "atom14_mask", "res_mask", "residue_mask"), reps.fixed),
     # Counts of images, whole numbers even where they are stored as floats.
-    **dict.fromkeys(("unit_shifts", "cell_offset", "cell_offsets", "cell_shift", "edge_cell_shift"), reps.fixed),
-    **dict.fromkeys(("pbc_offset", "edge_image", "edge_images", "neighbor_image"), reps.fixed),
-    **dict.fromkeys(("time", "times", "sigma", "natoms", "n_atoms", "pbc", "node_mask", "edge_mask"), reps.fixed),
-    **dict.fromkeys(("node_attrs", "node_attributes", "atom_types", "one_hot", "head", "volume", "weight"), reps.fixed),
-    **dict.fromkeys(("ref_pos", "ref_positions", "conformer", "conformers", "conformer_pos"), reps.point),
-}
+    (
+        reps.fixed,
+        "unit_shifts cell_offset cell_offsets cell_shift edge_cell_shift pbc_offset edge_image "
+        "edge_images neighbor_image",
+    ),
+)
+_NAMES = {name: rep for rep, names in _NAMES_OF for name in names.split()}
 
 BATCH_INDICES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
 """Indices of the structure of each node."""

@@ -147,7 +147,7 @@ def check_measured(case: CallCase, tolerance: float) -> None:
     """The probe's ``L_equiv`` is the closed form."""
     model = anisotropic()
     module, (args, kwargs) = case.module(model).eval(), case.call()
-    with Probe(module, case.schema, EXACT_PLAN, full=1, budget=None) as probe:
+    with Probe(module, case.schema, EXACT_PLAN, full=1, cost=None) as probe:
         module(*args, **kwargs)
     require(bool(probe.running), "outputs measured", sorted(probe.running), "energy or forces")
     for (stage, name), running in probe.running.items():

@@ -68,21 +68,8 @@ def labelled(found: Decomposition) -> Labelled | None:
     """The parts of the loss, if there are labels."""
     if not math.isfinite(found.total):
         return None
-    return Labelled(
-        found.loss,
-        found.unit or "own unit",
-        found.structures,
-        found.total,
-        found.total_stderr,
-        found.mean,
-        found.mean_stderr,
-        found.equiv,
-        found.equiv_stderr,
-        found.equiv_interval,
-        found.share,
-        found.share_stderr,
-        found.share_interval,
-    )
+    parts = {name: getattr(found, name) for name in Labelled.__struct_fields__}
+    return Labelled(**{**parts, "unit": found.unit or "own unit"})
 
 
 def _errors(found: Decomposition) -> list[str]:

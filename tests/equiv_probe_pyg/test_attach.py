@@ -189,7 +189,7 @@ def test_measuring_together_and_one_by_one_is_the_same() -> None:
     values = []
     for stack in (None, True, False):
         model = Everything().eval()
-        with ep.Probe(model, stack=stack, **FULL) as probe:
+        with ep.Probe(model, stacked=stack, **FULL) as probe:
             model(batch_of())
         assert not probe.failures
         values.append({n: r.everything.equiv.value for (_, n), r in probe.running.items()})

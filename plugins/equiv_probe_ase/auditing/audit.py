@@ -6,8 +6,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from equiv_probe.deprecation import renamed
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.rotations.plan import RotationPlan
@@ -15,12 +17,11 @@ from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe_ase.auditing.controls import controls_of
 from equiv_probe_ase.auditing.energy_zero import relative_to_one_zero
 from equiv_probe_ase.auditing.gradient_check import torque_notes
+from equiv_probe_ase.auditing.job import ROUND_TRIPS
 from equiv_probe_ase.auditing.journal import Journal
 from equiv_probe_ase.auditing.models_own_labels import without_models_own_labels
 from equiv_probe_ase.auditing.notes import notes_on, notes_on_rounding
 from equiv_probe_ase.auditing.options import Options
-from equiv_probe_ase.auditing.orbits import ROUND_TRIPS
-from equiv_probe_ase.auditing.progress import progress_over
 from equiv_probe_ase.auditing.resumption import left_to_do
 from equiv_probe_ase.auditing.subject import Subject
 from equiv_probe_ase.auditing.summary import blind_spots, summarise
@@ -110,36 +111,31 @@ def audit(
 
     Source: Shen, Nowara, Maser & Cho, TMLR 12/2025 (arXiv:2512.02303) for the decomposition.
     """
-    made = as_calculator(calculator)
-    properties = [properties] if isinstance(properties, str) else properties
-    for option, number in (("vacuum", vacuum), ("atoms_per_call", atoms_per_call)):
-        if number is not None and not number > 0:
-            raise EquivProbeError(f"{option}={number}", "a positive number")
+    asked = [properties] if isinstance(properties, str) else properties
     todo = load(structures, reference=reference, vacuum=vacuum)
-    inputs = dict(schema.inputs) if schema else {}
     options = Options(
         rotation_plan(plan) or RotationPlan(),
         center,
-        inputs,
+        dict(schema.inputs) if schema else {},
         loss,
         rel_err,
         max_rotations,
-        properties,
+        asked,
         reference_offsets,
         len(todo) < FEW,
     )
     options.check(todo[0].atoms)
     subject = Subject.of(
-        made,
+        as_calculator(calculator),
         todo,
-        properties=properties,
+        properties=asked,
         schema=schema,
         precision=precision,
         batched=batched,
         atoms_per_call=atoms_per_call,
         name=name,
     )
-    todo, remarks = without_models_own_labels(todo, subject, asked=reference is not None)
+    todo, on_labels = without_models_own_labels(todo, subject, asked=reference is not None)
     question = {
         **options.question(),
         **subject.question(),
@@ -151,37 +147,14 @@ def audit(
     began = time.perf_counter()
     with Journal(Path(journal) if journal else None, question, fresh=fresh) as book:
         done, complete = _measured(book, todo, subject, options, progress=progress)
-    records = [entry for entry in done if "error" not in entry]
-    failures = [{"name": entry["name"], "error": entry["error"]} for entry in done if "error" in entry]
-    controls = [*subject.controls, *controls_of(records, subject.quantities, moved=options.is_moved)]
-    torque = torque_notes(records, todo, subject) if complete else []
-    records, on_the_zero = relative_to_one_zero(records, todo, loss, reference_offsets)
-    measured = summarise(records, subject.quantities, loss)
-    resumed = book.resumed
-    return Report(
-        model=subject.label,
+    report = _report(done, todo, subject, options, complete=complete)
+    ran = {"seconds": round(time.perf_counter() - began, 1)}
+    ran |= {"resumed structures": book.resumed} if book.resumed else {}
+    return replace(
+        report,
         source=str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures",
-        protocol={
-            **options.protocol(records),
-            **subject.protocol(),
-            "seconds": round(time.perf_counter() - began, 1),
-            **({"resumed structures": resumed} if resumed else {}),
-            "versions": subject.versions,
-        },
-        measured=measured,
-        structures=StructureTable.of(with_geometry(records, todo)),
-        failures=failures,
-        notes=[
-            *on_the_zero,
-            *notes_on(todo, records, failures, options),
-            *notes_on_rounding(measured, subject.quantities, todo, subject.precision),
-            *torque,
-            *remarks,
-            *subject.notes(),
-        ],
-        blind_spots=blind_spots(options.plan),
-        complete=complete,
-        controls=controls,
+        protocol={**report.protocol, **ran, "versions": subject.versions},
+        notes=[*report.notes, *on_labels, *subject.notes()],
     )
 
 
@@ -193,13 +166,42 @@ def _measured(
     book.resumed = len(todo) - len(rest)
     complete = True
     try:
-        with progress_over(len(todo), subject.label, done=book.resumed, shown=progress) as advance:
+        with progress_bar(len(todo), subject.label, "structures", done=book.resumed, shown=progress) as advance:
             for window in windows(rest, options.plan.size + BESIDE, subject.engine):
                 book.append(measure_window(window, subject, options))
                 advance(len(window))
     except KeyboardInterrupt:
         complete = False
     return [book.records[one.key] for one in todo if one.key in book.records], complete
+
+
+def _report(
+    done: Sequence[dict[str, Any]], todo: Sequence[Structure], subject: Subject, options: Options, *, complete: bool
+) -> Report:
+    """What the records of the structures say together."""
+    records = [entry for entry in done if "error" not in entry]
+    failures = [{"name": entry["name"], "error": entry["error"]} for entry in done if "error" in entry]
+    controls = [*subject.controls, *controls_of(records, subject.quantities, moved=options.is_moved)]
+    on_torque = torque_notes(records, todo, subject) if complete else []
+    records, on_the_zero = relative_to_one_zero(records, todo, options.loss, options.offsets)
+    measured = summarise(records, subject.quantities, options.loss)
+    return Report(
+        model=subject.label,
+        source="",
+        protocol={**options.protocol(records), **subject.protocol()},
+        measured=measured,
+        structures=StructureTable.of(with_geometry(records, todo)),
+        failures=failures,
+        notes=[
+            *on_the_zero,
+            *notes_on(todo, records, failures, options),
+            *notes_on_rounding(measured, subject.quantities, todo, subject.precision),
+            *on_torque,
+        ],
+        blind_spots=blind_spots(options.plan),
+        complete=complete,
+        controls=controls,
+    )
 
 
 def _name_of(structures: Source, count: int) -> str:

@@ -11,7 +11,6 @@ import torch
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.orbit import Moments
 from equiv_probe.live.twirled import orbit_std
 from equiv_probe_ase.auditing.reflections import Hands, words_on
@@ -125,14 +124,9 @@ class Averager:
         calculator: not copied.
         batched: False calls it once per rotation even if its model takes batches.
         atoms_per_call: most atoms in one model pass; None takes what suits model and device.
-
-    Raises:
-        EquivProbeError: a number of atoms below one.
     """
 
     def __init__(self, calculator: Calculator, *, batched: bool = True, atoms_per_call: int | None = None) -> None:
-        if atoms_per_call is not None and atoms_per_call < 1:
-            raise EquivProbeError(f"atoms_per_call={atoms_per_call}", "a positive number")
         self.calculator, self._batched = calculator, batched
         self.engine = engine_for(calculator, batched=batched, atoms_per_call=atoms_per_call)
         self.controls: list[Control] = []

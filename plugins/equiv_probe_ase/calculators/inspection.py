@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.evaluators.engine import ATOMS_PER_CALL, GPU_ATOMS_PER_CALL, Engine
 from equiv_probe_ase.evaluators.loop import with_wrapped
@@ -96,7 +97,12 @@ def engine_for(calculator: Calculator, *, batched: bool, atoms_per_call: int | N
         batched: False calls it once per structure even if its model takes batches.
         atoms_per_call: most atoms in one model pass; None takes what was measured to be fast on the CPU, and as many as
             fit elsewhere.
+
+    Raises:
+        EquivProbeError: no atoms in a pass.
     """
+    if atoms_per_call is not None and not atoms_per_call > 0:
+        raise EquivProbeError(f"atoms_per_call={atoms_per_call}", "a positive number")
     evaluator = evaluator_for(calculator, batched=batched)
     on_gpu = any(p.device.type != "cpu" for module in _modules(calculator) for p in module.parameters())
     suits = GPU_ATOMS_PER_CALL if on_gpu else evaluator.cpu_atoms_per_call or ATOMS_PER_CALL

@@ -12,7 +12,8 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import isolated
-from equiv_probe_ase.auditing.orbits import Job, evaluate_jobs, quantities_of
+from equiv_probe_ase.auditing.evaluation import evaluate_jobs, quantities_of
+from equiv_probe_ase.auditing.job import Job
 from equiv_probe_ase.auditing.record import record
 from equiv_probe_ase.calculators.batch_check import trusted
 from equiv_probe_ase.calculators.inspection import engine_for, model_precision, trial

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from equiv_probe.progress import PATIENCE
 from equiv_probe.report.formatting import number
-from equiv_probe_ase.auditing.progress import BETWEEN, PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,8 @@ _COLUMNS = (
     ("unexplained", 12, "unexplained", 1.0),
     ("F+∇E", 9, "defect_rms_meV_per_A", 1.0),
 )
+BETWEEN = 20.0
+"""Seconds between two rows in a log."""
 _LEGEND = "energy, forces: √L_equiv in meV/atom, meV/Å; |ΔL|: of the angular momentum; F+∇E in meV/Å"
 
 

@@ -63,8 +63,10 @@ def load(
         vacuum: margin (Å) of the box that is put around structures without a cell, for models that need one.
 
     Raises:
-        EquivProbeError: the source cannot be read or holds no structure.
+        EquivProbeError: the source cannot be read or holds no structure, or a margin that is none.
     """
+    if vacuum is not None and not vacuum > 0:
+        raise EquivProbeError(f"vacuum={vacuum}", "a positive number")
     label, frames = _frames(source, index)
     if not frames:
         selected = f", frames {str(source).rpartition('@')[2]}" if "@" in str(source) else ""

@@ -17,7 +17,6 @@ from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.transforms import Compose, RandomJitter, RandomRotate, RandomScale
 
 import equiv_probe as ep
-from equiv_probe.augmentation.draws import counted
 from equiv_probe.augmentation.sample_layout import generic_sample
 from equiv_probe.rotations.haar import generators, haar
 
@@ -584,13 +583,15 @@ def test_the_table_says_it() -> None:
     assert "mean angle 12" in text
 
 
-def test_a_bar_is_shown_only_after_two_seconds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_progress_of_draws_is_logged_unless_it_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = iter([0.0, 0.5, 1.0, 2.5, *[3.0] * 10])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert list(counted(3, shown=True)) == [0, 1, 2]
-    assert list(counted(3, shown=False)) == [0, 1, 2]
+    monkeypatch.setattr("equiv_probe.progress.PATIENCE", 0.0)
+    with caplog.at_level("INFO", "equiv_probe"):
+        ep.check_augmentation(rotating(scipy_rotation), draws=50, progress=False)
+        assert "drawing" not in caplog.text
+        ep.check_augmentation(rotating(scipy_rotation), draws=50)
+    assert "drawing from the augmentation: 1 of 50" in caplog.text
 
 
 def hidden_sample() -> Data:

@@ -170,19 +170,3 @@ def test_interpolated_mirror_images_are_noticed() -> None:
 
     assert not checked(mirrored, one)["proper"].passed
     assert checked(mirrored, one, improper=True).ok
-
-
-class Tagged(Tensor):
-    """A tensor that says where its voxels are, as MONAI's MetaTensor does."""
-
-    affine: Tensor
-
-
-def test_what_a_tensor_says_about_its_voxels_does_not_survive_a_rotation() -> None:
-    tagged = torch.rand(1, 6, 6, 6).as_subclass(Tagged)
-    tagged.affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))
-    rotated = ep.RandomRotation(ep.Schema({"image": ep.grid()}, {}))({"image": tagged})["image"]
-    assert type(rotated) is Tensor
-    assert not hasattr(rotated, "affine")
-    assert sorted(rotated.flatten().tolist()) == sorted(tagged.flatten().tolist())
-    assert type(tagged) is Tagged

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, space_of
+from equiv_probe.landscape.curvature_products import CurvatureProducts
+from equiv_probe.landscape.decomposed_loss import LOSSES, space_of
 
 from .planted_losses import Linear, OrbitMse, draw, perceptron
 

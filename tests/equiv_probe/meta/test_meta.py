@@ -79,7 +79,7 @@ def measured(probe: ep.Probe) -> None:
 @pytest.mark.parametrize("stack", [None, True], ids=["found out", "stacked"])
 def test_hooks_in_light_mode(name: str, stack: bool | None) -> None:
     model, schema, inputs = on_meta(name)
-    with ep.Probe(model, schema, every=1, stack=stack) as probe:
+    with ep.Probe(model, schema, every=1, stacked=stack) as probe:
         for _ in range(3):
             loss_of(model(*inputs)).backward()
     measured(probe)
