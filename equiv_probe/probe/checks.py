@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 REPRODUCED = "replay reproduces the step"
 NONLINEAR = "the loss is more than an output"
 CHANCE = "is not drawn at random"
+COMPOSED = "the step is one call of the network"
 NOT_NEGATIVE = "L_equiv is not negative"
 SIGNIFICANT = 4.0
 """Standard errors below zero from which an ``L_equiv`` is negative."""
@@ -123,6 +124,8 @@ class Checks:
         """
         if not self._first("loss", run.live.network.training):
             return
+        if len(run.calls) > 1:
+            self._note(Control(COMPOSED, None, _composed(run)))
         loss, last = _loss(run.result), run.calls[-1]
         if loss is None:
             return
@@ -219,6 +222,15 @@ class Checks:
     def _note(self, control: Control) -> None:
         if control not in self.found:
             self.found.append(control)
+
+
+def _composed(run: RecordedStep) -> str:
+    """What a step of several calls measures."""
+    return (
+        f"the step calls the network {len(run.calls)} times: each call is replaced on its own, so that L_equiv is that "
+        "of the network as it is called, not of the map that the calls make together (recycling, unrolled steps); for "
+        "that one, probe a module whose forward makes them all"
+    )
 
 
 def _loss(result: Any) -> Tensor | None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.called_method import CalledMethod
 from equiv_probe.live.hook import Hook
-from equiv_probe.live.isolation import RandomState, capturing_graph, measuring, transforming
+from equiv_probe.live.isolation import RandomState, capturing_graph, going_backward, measuring, transforming
 from equiv_probe.probe.call_measurement import Pending, measure_call
 from equiv_probe.probe.threads import Threads
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
     from equiv_probe.probe.parts import Parts
     from equiv_probe.probe.recorder import Recorder
+
+
+_TRANSFORMED = EquivProbeError(
+    "calls inside of torch.func (vmap, grad, jvp), which are left alone",
+    "calls on ordinary tensors",
+    "ep.Probe(wrapper) of a module whose forward does the transforming, or torch.autograd.grad instead of torch.func",
+)
 
 
 class Hooks:
@@ -36,7 +44,7 @@ class Hooks:
         self._handles: list[Any] = []
         self._pending: Pending | None = None
         self._awaited: str | None = None
-        self._resting = False
+        self._resting = self._told = False
         self.threads = Threads()
 
     def attach(self) -> None:
@@ -54,6 +62,8 @@ class Hooks:
                 model.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
                 model.register_forward_hook(after, with_kwargs=True),
             ]
+            if isinstance(model, CalledMethod):
+                self._handles.append(model.stand_in())
 
     def remove(self) -> None:
         """Take them off."""
@@ -106,15 +116,23 @@ class Hooks:
             finally:
                 self._awaited = None
 
+    @property
+    def _recomputes(self) -> bool:
+        """Whether a call is gradient checkpointing's, which repeats one that was counted."""
+        return going_backward() and not self._recorder.active
+
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         parts = self._parts
-        if module is not parts.model or measuring() or capturing_graph():
+        if module is not parts.model or measuring() or capturing_graph() or self._recomputes:
             return
         if not self.threads.enter():
             return
         self._pending = None
         if transforming():
             self._recorder.transformed = True
+            if not (self._recorder.active or self._resting or self._told):
+                self._told = True
+                parts.failures.add(_TRANSFORMED, "measure calls by hooks alone")
         elif self._recorder.active:
             if self._recorder.records_here:
                 self._recorder.called(args, kwargs)
@@ -133,7 +151,7 @@ class Hooks:
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
         del args, kwargs
-        if module is not self._parts.model or measuring():
+        if module is not self._parts.model or measuring() or self._recomputes:
             return
         self.threads.leave()
         if self._pending is None or self._pending.thread != threading.get_ident():
