@@ -39,7 +39,8 @@ class CalledMethod(nn.Module):
     @property
     def training(self) -> bool:  # type: ignore[override]
         """The owner's mode."""
-        return bool(self._modules["owner"].training) if self._modules.get("owner") is not None else True
+        owner = self._modules.get("owner")
+        return owner is None or owner.training
 
     @training.setter
     def training(self, mode: bool) -> None:

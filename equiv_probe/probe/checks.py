@@ -15,6 +15,7 @@ from equiv_probe.live.capture import wide
 from equiv_probe.live.dependence import blind_outputs, coupled_outputs, drawn_outputs
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.network_search import inside
+from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,6 +116,12 @@ class Checks:
             f"{name} draws random numbers in eval mode: what its outputs differ by from call to call is counted in "
             "L_equiv. Probe the network inside, or the step: probe.step(lambda: ...) repeats its noise.",
         )
+
+    def leaves_transformed_alone(self) -> None:
+        """Say, once, that calls inside of ``torch.func`` are not measured."""
+        what = "calls inside of torch.func (vmap, grad, jvp) are left alone: hooks measure those on ordinary tensors"
+        logger.warning(f"equiv_probe: {what}. Probe a module whose forward does the transforming")
+        self._note(Control("all calls are measured", None, what))
 
     def of_step(self, run: RecordedStep) -> None:
         """Whether a step's loss is what the network puts out already; waits for the device, once.

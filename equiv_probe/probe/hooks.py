@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from equiv_probe.probe.recorder import Recorder
 
 
-_TRANSFORMED = EquivProbeError(
-    "calls inside of torch.func (vmap, grad, jvp), which are left alone",
-    "calls on ordinary tensors",
-    "ep.Probe(wrapper) of a module whose forward does the transforming, or torch.autograd.grad instead of torch.func",
-)
-
-
 class Hooks:
     """Hooks that hand the network's calls to the recorder, or measure them where that is due.
 
@@ -132,7 +125,7 @@ class Hooks:
             self._recorder.transformed = True
             if not (self._recorder.active or self._resting or self._told):
                 self._told = True
-                parts.failures.add(_TRANSFORMED, "measure calls by hooks alone")
+                parts.checks.leaves_transformed_alone()
         elif self._recorder.active:
             if self._recorder.records_here:
                 self._recorder.called(args, kwargs)
