@@ -163,7 +163,7 @@ class Recorder:
             raise EquivProbeError(
                 "a step that did not call the probed module",
                 "at least one call as network(...): those of its methods, such as network._forward(...), are not seen",
-                "network(...) in the step, or ep.Probe of the module that the step calls",
+                'network(...), ep.Probe(network, method="_forward"), or ep.Probe of the module that the step calls',
             )
 
 
