@@ -31,9 +31,17 @@ BROKEN = 1e-2
 
 
 @dataclass(frozen=True)
-class _Explanation:
-    """What would explain an orbit, as a sentence, and the predictions rotated back accordingly, ``(K, *S)``."""
+class Explanation:
+    """What would explain an orbit.
 
+    Attributes:
+        kind: ``"representation"``, ``"own frame"``, ``"inverse"``, ``"twice"``, ``"parity"``, ``"centre"``, or
+            ``"constant vector"``.
+        sentence: that says so.
+        values: the predictions rotated back accordingly, ``(K, *S)``.
+    """
+
+    kind: str
     sentence: str
     values: Tensor
 
@@ -47,18 +55,28 @@ def second_opinion(orbit: Orbit, name: str) -> str:
     """
     if orbit.values is None:
         return ""
+    variance = _variance(orbit.values[name].flatten(0, 1))
+    found = explanations(orbit, name)
+    left = [_variance(one.values) for one in found]
+    # Of several that explain it equally well, the first.
+    enough = min(FAR_BETTER * variance, 100 * min(left, default=0.0) + 1e-12 * variance)
+    return next((one.sentence for one, rest in zip(found, left, strict=True) if rest < enough), "")
+
+
+def explanations(orbit: Orbit, name: str) -> list[Explanation]:
+    """All that was tried on an output with an orbit that varies, whether it explains it or not; arguments as above."""
     declared = orbit.schema.outputs[name]
-    if declared.is_whole or not declared.fits(orbit.values[name].shape):  # nothing else has the shape of a grid
-        return ""
-    values, rotations = orbit.values[name].flatten(0, 1), orbit.rotations.flatten(0, 1)
+    if declared.is_whole or not declared.fits(orbit.kept(name).shape):  # nothing else has the shape of a grid
+        return []
+    values, rotations = orbit.kept(name).flatten(0, 1), orbit.rotations.flatten(0, 1)
     variance = _variance(values)
     if not variance > 0.0:
-        return ""
+        return []
     center = orbit.centers.get(name)
     raw = declared.rotate(values, rotations, center)
     known = usual(name, tuple(raw.shape[1:]))
     is_known = known is not None and _kind(known) == _kind(declared)
-    found: list[_Explanation] = []
+    found: list[Explanation] = []
     if variance > BROKEN * float(values.square().mean()):
         others = [other for other in _others(declared, raw) if not is_known or _kind(other) == _kind(declared)]
         found += _representations(orbit, name, others, raw)
@@ -70,13 +88,10 @@ def second_opinion(orbit: Orbit, name: str) -> str:
         found = [one for one in moved if _variance(one.values) < FAR_BETTER * variance] or found
     else:
         found += moved
-    left = [_variance(one.values) for one in found]
-    # Of several that explain it equally well, the first.
-    enough = min(FAR_BETTER * variance, 100 * min(left, default=0.0) + 1e-12 * variance)
-    return next((one.sentence for one, rest in zip(found, left, strict=True) if rest < enough), "")
+    return found
 
 
-def _representations(orbit: Orbit, name: str, others: list[Representation], raw: Tensor) -> Iterator[_Explanation]:
+def _representations(orbit: Orbit, name: str, others: list[Representation], raw: Tensor) -> Iterator[Explanation]:
     """Other representations of the same shape."""
     declared, center = orbit.schema.outputs[name], orbit.centers.get(name)
     rotations, variance = orbit.rotations.flatten(0, 1), _variance(orbit.kept(name).flatten(0, 1))
@@ -89,37 +104,42 @@ def _representations(orbit: Orbit, name: str, others: list[Representation], raw:
             f"{name!r} is declared as ep.{declared}, but as ep.{other} it would vary {times} times less over "
             f'rotations: is it one? If so, declare outputs={{"{name}": ep.{other}}}'
         )
-        yield _Explanation(sentence, values)
+        yield Explanation("representation", sentence, values)
 
 
-def _defects(orbit: Orbit, name: str, raw: Tensor, *, is_known: bool) -> Iterator[_Explanation]:
+def _defects(orbit: Orbit, name: str, raw: Tensor, *, is_known: bool) -> Iterator[Explanation]:
     """What went wrong with a quantity that is what it is declared to be."""
     declared, center = orbit.schema.outputs[name], orbit.centers.get(name)
     rotations = orbit.rotations.flatten(0, 1)
     if is_known:
-        yield _Explanation(
+        yield Explanation(
+            "own frame",
             f"{name!r} does not rotate at all: the same numbers in every orientation. It is in a frame of the model's "
             "own (a standardised cell, principal axes, a frame fixed to the structure) and is not rotated back from "
             "it. That is a defect of the model: declaring it ep.scalar would hide it",
             raw,
         )
-    yield _Explanation(
+    yield Explanation(
+        "inverse",
         f"{name!r} rotates by the inverse of its input's rotation: R where it should be Rᵀ",
         declared.rotate(raw, rotations, center),
     )
     again = declared.rotate_back(declared.rotate_back(raw, rotations, center), rotations, center)
-    yield _Explanation(
-        f"{name!r} was already rotated with its input, and is rotated once more: it rotates by twice the angle", again
+    yield Explanation(
+        "twice",
+        f"{name!r} was already rotated with its input, and is rotated once more: it rotates by twice the angle",
+        again,
     )
     if type(declared) is reps.CartesianTensor and bool((torch.linalg.det(rotations) < 0).any()):
         mirrored = reps.tensor(declared.rank, pseudo=not declared.pseudo)
-        yield _Explanation(
+        yield Explanation(
+            "parity",
             f"{name!r} does not change its sign under reflection as ep.{declared} does: it behaves as ep.{mirrored}",
             mirrored.rotate_back(raw, rotations),
         )
 
 
-def _moved(orbit: Orbit, name: str, raw: Tensor, *, is_known: bool) -> Iterator[_Explanation]:
+def _moved(orbit: Orbit, name: str, raw: Tensor, *, is_known: bool) -> Iterator[Explanation]:
     """Places about another centre; or arrows with a constant added, which rotate in the same way.
 
     Rotated back about ``c``, a place is ``g⁻¹ y + (1 − g⁻¹) c``: linear in c, which is found by least squares.
@@ -148,7 +168,8 @@ def _moved(orbit: Orbit, name: str, raw: Tensor, *, is_known: bool) -> Iterator[
         sentence = f"{name!r} has a constant vector ({at}) added to it in every orientation: a bias on vectors"
         if not is_known:
             sentence += f", or it is a place about that centre: ep.point with center=torch.tensor([{at}])"
-    yield _Explanation(sentence, values.reshape(raw.shape))
+    kind = "centre" if declared == reps.point else "constant vector"
+    yield Explanation(kind, sentence, values.reshape(raw.shape))
 
 
 def _kind(rep: Representation) -> str:

@@ -1,0 +1,165 @@
+"""``diagnose``: why a model breaks symmetry."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from equiv_probe.diagnosis.diagnosis import Diagnosis, OutputError
+from equiv_probe.diagnosis.experiments import EXPERIMENTS
+from equiv_probe.diagnosis.search import search
+from equiv_probe.diagnosis.subject import Subject
+from equiv_probe.live.adapter_choice import adapter_for
+from equiv_probe.live.capture import all_outputs, cloned
+from equiv_probe.live.isolation import isolated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from equiv_probe.diagnosis.experiment import Experiment
+    from equiv_probe.schema.schema import Schema
+
+
+def diagnose(
+    model: Callable[..., Any],
+    batch: Any,
+    schema: Schema | None = None,
+    *,
+    center: str | Tensor = "centroid",
+    everything: bool = False,
+    budget: int | None = None,
+    seed: int = 0,
+    experiments: Sequence[Experiment] = EXPERIMENTS,
+    name: str | None = None,
+) -> Diagnosis:
+    """Find out why a model breaks symmetry: experiments, the cheapest first, until one explains the error.
+
+    Args:
+        model: a module or any callable, called with ``batch``; its state, and the random state, stay as they are.
+        batch: a tensor, tuple or dict, or a batch of a framework that a plugin knows.
+        schema: representations; None infers them.
+        center: of rotation, as for :func:`equiv_probe.twirl`.
+        everything: run all experiments, also when the error is explained.
+        budget: evaluations of the model beyond which no experiment is begun.
+        seed: of the rotations.
+        experiments: to choose from.
+        name: of the model, for the report.
+
+    Returns:
+        The diagnosis; an experiment that could not be run says why.
+
+    Raises:
+        EquivProbeError: the model cannot be evaluated at all, or nothing rotates.
+
+    >>> import torch, equiv_probe as ep
+    >>> schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
+    >>> positions = {"pos": torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))}
+    >>> ep.diagnose(lambda x: {"forces": (x["pos"] - x["pos"].mean(0))[:, [1, 2, 0]]}, positions, schema).verdict
+    'order of axes'
+    """
+    module = model if isinstance(model, nn.Module) else None
+    with isolated(module, gradients=True, contents=True) if module is not None else nullcontext():
+        subject = subject_of(model, batch, schema, center=center, seed=seed)
+        return diagnosis_of(
+            subject, experiments, everything=everything, budget=budget, model=name or _name(model), source=_source(batch)
+        )
+
+
+def subject_of(
+    model: Callable[..., Any], batch: Any, schema: Schema | None, *, center: str | Tensor = "centroid", seed: int = 0
+) -> Subject:
+    """A model and its batch, ready for experiments; arguments as of :func:`diagnose`."""
+    if not isinstance(model, nn.Module):
+        return Subject(model, batch, schema, center=center, seed=seed)
+    adapter = adapter_for(model, (batch,), {})
+    inputs, rebuild = adapter.split((batch,), {})
+    names = list(schema.outputs) if schema else None
+
+    def predict(given: Mapping[str, Any]) -> dict[str, Any]:
+        # Clones: a model may write into its input, or ask for gradients with respect to it.
+        args, kwargs = rebuild({name: cloned(value) for name, value in given.items()})
+        with torch.enable_grad():
+            return dict(all_outputs(model(*args, **kwargs), names))
+
+    if schema is None:
+        schema = adapter.infer(inputs, predict(inputs), None)
+    low = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    low += [v.dtype for v in inputs.values() if isinstance(v, torch.Tensor) and v.is_floating_point()]
+    precision = max(low, key=lambda one: torch.finfo(one).eps, default=None)
+    return Subject(predict, inputs, schema, center=center, seed=seed, module=model, precision=precision)
+
+
+def diagnosis_of(
+    subject: Subject,
+    experiments: Sequence[Experiment],
+    *,
+    model: str,
+    source: str,
+    everything: bool = False,
+    budget: int | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Diagnosis:
+    """Run experiments on a subject, and say what came out; arguments as of :func:`diagnose`."""
+    began = time.perf_counter()
+    findings, attempts = search(subject, experiments, everything=everything, budget=budget)
+    return Diagnosis(
+        model,
+        source,
+        outputs_of(subject),
+        sorted(findings, key=lambda one: -one.part if one.part == one.part else 0.0),
+        attempts,
+        {
+            "rotations": len(subject.rotations),
+            "evaluations": subject.evaluations,
+            "precision": str(subject.precision).removeprefix("torch."),
+            "seed": subject.seed,
+            **(protocol or {}),
+            "seconds": round(time.perf_counter() - began, 1),
+        },
+        [*_remarks(subject), *notes],
+    )
+
+
+def outputs_of(subject: Subject) -> list[OutputError]:
+    """The symmetry errors of a subject's outputs, the broken ones first."""
+    ordered = [*subject.broken, *(name for name in subject.outputs if name not in subject.broken)]
+    found = []
+    for name in ordered:
+        verdict = subject.verdict(name)
+        kind, sentence = verdict.kind, verdict.sentence
+        if name in subject.broken and kind == "round-off":
+            kind, sentence = "discontinuous", f"{sentence}; but the precision does not explain that floor"
+        if name not in subject.broken:
+            kind = "round-off"
+        numbers = (subject.error(name), subject.floor(name), subject.noise(name), subject.size(name))
+        found.append(OutputError(name, subject.unit(name), *numbers, kind, sentence))
+    return found
+
+
+def _remarks(subject: Subject) -> list[str]:
+    remarks = []
+    if subject.refused:
+        remarks.append(
+            f"the model could not be evaluated at {len(subject.refused)} rotations, which were left out: "
+            f"{subject.refused[0]}"
+        )
+    for name, count in subject.nonfinite.items():
+        remarks.append(f"{name!r} was not finite at {count} rotations, which were left out")
+    return remarks
+
+
+def _name(model: Any) -> str:
+    return getattr(model, "__name__", None) or type(model).__name__
+
+
+def _source(batch: Any) -> str:
+    if isinstance(batch, torch.Tensor):
+        return f"one input of shape {tuple(batch.shape)}"
+    return f"one batch, a {type(batch).__name__}"

@@ -1,0 +1,254 @@
+"""What a diagnosis says: the verdict, the evidence, what to try, and what was not tried and why."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from equiv_probe.diagnosis.finding import Attempt, Finding, State
+from equiv_probe.report.document import (
+    Column,
+    Document,
+    Headline,
+    Listing,
+    Note,
+    Paragraph,
+    Section,
+    Table,
+    Verdict,
+    method,
+)
+from equiv_probe.report.record import Part, Record
+from equiv_probe.results.verdict_words import severity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from equiv_probe.report.document import Block, Cell, Severity
+
+BLIND = (
+    "a model that is wrong but equivariant",
+    "a cause that no experiment has; add one: a file in equiv_probe/diagnosis",
+)
+_STATES: dict[State, tuple[str, Severity]] = {
+    "explains": ("explains it", "bad"),
+    "found": ("broken too", "bad"),
+    "partly": ("explains a part", "fair"),
+    "excluded": ("not this", "good"),
+    "not applicable": ("does not apply", "unknown"),
+    "failed": ("could not be run", "unknown"),
+    "not tried": ("not tried", "unknown"),
+}
+
+
+class OutputError(Part, frozen=True):
+    """How large the symmetry error of one output is.
+
+    Attributes:
+        name: of the output.
+        unit: of the numbers, empty where not known.
+        rms: √L_equiv on the input that was looked at.
+        floor: what rounding leaves.
+        noise: what repeating the same input makes.
+        size: root mean square of the output.
+        verdict: a word.
+        sentence: it in words.
+    """
+
+    name: str
+    unit: str
+    rms: float
+    floor: float
+    noise: float
+    size: float
+    verdict: str
+    sentence: str
+
+
+class Diagnosis(Record, frozen=True):
+    """Why a model breaks symmetry, as far as experiments tell.
+
+    Attributes:
+        model: its name.
+        source: what it was asked on.
+        outputs: their symmetry errors, the worst first.
+        findings: what experiments found, the decisive ones first.
+        attempts: all experiments, in the order in which they were tried.
+        protocol: how it was done.
+        notes: what a reader must know.
+    """
+
+    kind: ClassVar[str] = "diagnosis"
+
+    model: str
+    source: str
+    outputs: list[OutputError]
+    findings: list[Finding]
+    attempts: list[Attempt]
+    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
+    notes: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def causes(self) -> list[Finding]:
+        """What explains an error, or a part of it, the largest part first."""
+        return [one for one in self.findings if one.kind == "cause" and one.state in {"explains", "partly"}]
+
+    @property
+    def verdict(self) -> str:
+        """Names of the experiments that say what is wrong, the decisive one of each output, joined by ``" + "``.
+
+        ``"nothing"`` where nothing is broken, ``"unexplained"`` where something is and no experiment says why.
+        """
+        return " + ".join(dict.fromkeys(one.experiment for one in self.decisive)) or (
+            "unexplained" if self.broken else "nothing"
+        )
+
+    @property
+    def broken(self) -> list[OutputError]:
+        """Outputs with an error beyond rounding."""
+        return [one for one in self.outputs if one.verdict != "round-off"]
+
+    @property
+    def decisive(self) -> list[Finding]:
+        """For each broken output what says most: a cause, else what is broken beside, else the error's character."""
+        if not self.broken:
+            return [one for one in self.findings if one.kind == "beside"]
+        found = []
+        for output in self.broken:
+            own = [one for one in self.findings if one.output in {output.name, ""}]
+            whole = [one for one in own if one.state == "explains"]
+            partly = [one for one in own if one.state == "partly"]
+            ranked = [
+                *(one for one in whole if one.kind == "cause"),
+                *(one for one in whole if one.kind == "character"),
+                *(one for one in own if one.kind == "beside"),
+                *(one for one in partly if one.kind == "cause"),
+                *(one for one in partly if one.kind == "character"),
+            ]
+            found += ranked[:1]
+        return found
+
+    def document(self) -> Document:
+        """The verdict, the evidence, what to try, all experiments, and how it was done."""
+        return Document(
+            self.model,
+            self.source,
+            [
+                self._headline(),
+                *self._what_to_try(),
+                Section("What says so?", self._evidence()),
+                Section("How large is it?", [self._errors()]),
+                Section("What else was tried?", self._others()),
+                *method(self.protocol, self.notes, blind_spots=BLIND),
+            ],
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each experiment."""
+        return [{name: getattr(one, name) for name in one.__struct_fields__} for one in self.attempts]
+
+    def _headline(self) -> Headline:
+        decisive = self.decisive
+        if not decisive and not self.broken:
+            answer, kind, meaning = "Nothing is broken that these experiments look for.", "good", ""
+        elif not decisive:
+            answer, kind = "It is broken, and no experiment says why.", "bad"
+            meaning = self.broken[0].sentence
+        else:
+            first = decisive[0]
+            answer, kind = f"{_capital(first.experiment)}: {first.sentence}.", "bad"
+            meaning = _effect(first, self._unit(first))
+        worst = self.broken[0] if self.broken else None
+        return Headline(
+            answer,
+            worst.rms if worst else math.nan,
+            worst.unit if worst else "",
+            (math.nan, math.nan),
+            meaning,
+            [f"{_capital(one.experiment)}: {one.sentence}." for one in decisive[1:]],
+            severity=kind,  # type: ignore[arg-type]
+            about=f"symmetry error of {worst.name}" if worst else "",
+            question="Why is it broken?",
+        )
+
+    def _what_to_try(self) -> list[Block]:
+        advice = list(dict.fromkeys(one.advice for one in self._told() if one.advice))
+        return [Section("What to try?", [Listing("Try", advice)])] if advice else []
+
+    def _told(self) -> list[Finding]:
+        """Findings that are worth telling, the decisive ones first."""
+        decisive = self.decisive
+        return [*decisive, *(one for one in self.findings if one.state != "excluded" and one not in decisive)]
+
+    def _evidence(self) -> Sequence[Block]:
+        told = self._told()
+        if not told:
+            return [Paragraph("No experiment found anything.")]
+        columns = [
+            Column("experiment", kind="text"),
+            Column("output", kind="text"),
+            Column("what was found", kind="text"),
+            Column("before"),
+            Column("after"),
+            Column("of the error", kind="percent"),
+        ]
+        rows: list[list[Cell]] = [
+            [one.experiment, one.output, one.sentence, one.before, one.after, one.part] for one in told
+        ]
+        caption = (
+            "Before and after: the root of the symmetry error as it is and in the experiment, in the output's unit; of "
+            "the error: the part of its square that goes. Of what is broken beside rotation: the change, and what "
+            "rounding explains of it."
+        )
+        return [Table("Evidence", columns, rows, caption)]
+
+    def _errors(self) -> Table:
+        columns = [
+            Column("output", kind="text"),
+            Column("symmetry error"),
+            Column("floor"),
+            Column("from call to call"),
+            Column("size"),
+            Column("unit", kind="text"),
+            Column("verdict", kind="text"),
+        ]
+        rows: list[list[Cell]] = [
+            [o.name, o.rms, o.floor, o.noise, o.size, o.unit, Verdict(o.verdict, severity(o.verdict), o.sentence)]
+            for o in self.outputs
+        ]
+        return Table("Symmetry error on what was looked at", columns, rows)
+
+    def _others(self) -> Sequence[Block]:
+        columns = [
+            Column("experiment", kind="text"),
+            Column("question", kind="text"),
+            Column("result", kind="text"),
+            Column("evaluations"),
+            Column("why", kind="text"),
+        ]
+        rows: list[list[Cell]] = [
+            [one.experiment, one.question, Verdict(*_STATES[one.state]), one.evaluations, one.why]
+            for one in self.attempts
+        ]
+        left = sum(one.state == "not tried" for one in self.attempts)
+        note = [Note(f"{left} experiments were not tried; --all, or everything=True, tries them.")] if left else []
+        return [Table("All experiments", columns, rows), *note]
+
+    def _unit(self, finding: Finding) -> str:
+        return next((one.unit for one in self.outputs if one.name == finding.output), "")
+
+
+def _effect(finding: Finding, unit: str) -> str:
+    """What an experiment does to the error, in a sentence."""
+    if finding.kind == "beside" or not math.isfinite(finding.part):
+        return ""
+    from equiv_probe.report.formatting import number
+
+    before, after = (f"{number(value)} {unit}".rstrip() for value in (finding.before, finding.after))
+    return f"With that, the error goes from {before} to {after}: {number(100 * finding.part)} % of its square."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
