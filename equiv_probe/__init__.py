@@ -118,7 +118,18 @@ __all__ = [
 ]
 
 _PACKAGES = (
-    *("augmentation", "diagnosis", "estimation", "generative", "landscape", "live", "orbit", "probe", "report", "representations"),
+    *(
+        "augmentation",
+        "diagnosis",
+        "estimation",
+        "generative",
+        "landscape",
+        "live",
+        "orbit",
+        "probe",
+        "report",
+        "representations",
+    ),
     *("results", "rotations", "schema", "voxels"),
 )
 

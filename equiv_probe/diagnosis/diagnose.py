@@ -67,7 +67,12 @@ def diagnose(
     with isolated(module, gradients=True, contents=True) if module is not None else nullcontext():
         subject = subject_of(model, batch, schema, center=center, seed=seed)
         return diagnosis_of(
-            subject, experiments, everything=everything, budget=budget, model=name or _name(model), source=_source(batch)
+            subject,
+            experiments,
+            everything=everything,
+            budget=budget,
+            model=name or _name(model),
+            source=_source(batch),
         )
 
 
@@ -81,18 +86,24 @@ def subject_of(
     inputs, rebuild = adapter.split((batch,), {})
     names = list(schema.outputs) if schema else None
 
-    def predict(given: Mapping[str, Any]) -> dict[str, Any]:
-        # Clones: a model may write into its input, or ask for gradients with respect to it.
-        args, kwargs = rebuild({name: cloned(value) for name, value in given.items()})
-        with torch.enable_grad():
-            return dict(all_outputs(model(*args, **kwargs), names))
+    def calling(module: nn.Module) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        def predict(given: Mapping[str, Any]) -> dict[str, Any]:
+            # Clones: a model may write into its input, or ask for gradients with respect to it.
+            args, kwargs = rebuild({name: cloned(value) for name, value in given.items()})
+            with torch.enable_grad():
+                return dict(all_outputs(module(*args, **kwargs), names))
 
+        return predict
+
+    predict = calling(model)
     if schema is None:
         schema = adapter.infer(inputs, predict(inputs), None)
     low = [p.dtype for p in model.parameters() if p.is_floating_point()]
     low += [v.dtype for v in inputs.values() if isinstance(v, torch.Tensor) and v.is_floating_point()]
     precision = max(low, key=lambda one: torch.finfo(one).eps, default=None)
-    return Subject(predict, inputs, schema, center=center, seed=seed, module=model, precision=precision)
+    return Subject(
+        predict, inputs, schema, center=center, seed=seed, module=model, calling=calling, precision=precision
+    )
 
 
 def diagnosis_of(

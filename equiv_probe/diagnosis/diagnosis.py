@@ -9,11 +9,11 @@ import msgspec
 
 from equiv_probe.diagnosis.finding import Attempt, Finding, State
 from equiv_probe.report.document import (
+    TERMINAL,
     Column,
     Document,
     Headline,
     Listing,
-    Note,
     Paragraph,
     Section,
     Table,
@@ -137,6 +137,7 @@ class Diagnosis(Record, frozen=True):
             self.source,
             [
                 self._headline(),
+                *self._effects(),
                 *self._what_to_try(),
                 Section("What says so?", self._evidence()),
                 Section("How large is it?", [self._errors()]),
@@ -151,58 +152,60 @@ class Diagnosis(Record, frozen=True):
 
     def _headline(self) -> Headline:
         decisive = self.decisive
-        if not decisive and not self.broken:
-            answer, kind, meaning = "Nothing is broken that these experiments look for.", "good", ""
-        elif not decisive:
-            answer, kind = "It is broken, and no experiment says why.", "bad"
-            meaning = self.broken[0].sentence
+        if decisive:
+            answer, colour, meaning = _told(decisive[0]), "bad", _effect(decisive[0], self._unit(decisive[0]))
+        elif self.broken:
+            answer, colour, meaning = "It is broken, and no experiment says why.", "bad", self.broken[0].sentence
         else:
-            first = decisive[0]
-            answer, kind = f"{_capital(first.experiment)}: {first.sentence}.", "bad"
-            meaning = _effect(first, self._unit(first))
-        worst = self.broken[0] if self.broken else None
+            answer, colour, meaning = "Nothing is broken that these experiments look for.", "good", ""
         return Headline(
             answer,
-            worst.rms if worst else math.nan,
-            worst.unit if worst else "",
+            math.nan,
+            "",
             (math.nan, math.nan),
             meaning,
-            [f"{_capital(one.experiment)}: {one.sentence}." for one in decisive[1:]],
-            severity=kind,  # type: ignore[arg-type]
-            about=f"symmetry error of {worst.name}" if worst else "",
+            [_told(one) for one in decisive[1:]],
+            severity=colour,  # type: ignore[arg-type]
             question="Why is it broken?",
         )
 
+    def _effects(self) -> list[Block]:
+        """What a terminal has no other place for: how much goes, and the causes of further outputs."""
+        decisive = self.decisive
+        lines = [_effect(one, self._unit(one)) for one in decisive[:1]]
+        lines += [f"{_told(one)} {_effect(one, self._unit(one))}".strip() for one in decisive[1:]]
+        return [Paragraph(line, on=TERMINAL) for line in lines if line]
+
     def _what_to_try(self) -> list[Block]:
-        advice = list(dict.fromkeys(one.advice for one in self._told() if one.advice))
+        advice = list(dict.fromkeys(one.advice for one in self._shown() if one.advice))
         return [Section("What to try?", [Listing("Try", advice)])] if advice else []
 
-    def _told(self) -> list[Finding]:
+    def _shown(self) -> list[Finding]:
         """Findings that are worth telling, the decisive ones first."""
         decisive = self.decisive
         return [*decisive, *(one for one in self.findings if one.state != "excluded" and one not in decisive)]
 
     def _evidence(self) -> Sequence[Block]:
-        told = self._told()
-        if not told:
+        found = self._shown()
+        if not found:
             return [Paragraph("No experiment found anything.")]
         columns = [
             Column("experiment", kind="text"),
             Column("output", kind="text"),
-            Column("what was found", kind="text"),
             Column("before"),
             Column("after"),
+            Column("unit", kind="text"),
             Column("of the error", kind="percent"),
         ]
         rows: list[list[Cell]] = [
-            [one.experiment, one.output, one.sentence, one.before, one.after, one.part] for one in told
+            [one.experiment, one.output, one.before, one.after, self._unit(one), one.part] for one in found
         ]
         caption = (
-            "Before and after: the root of the symmetry error as it is and in the experiment, in the output's unit; of "
-            "the error: the part of its square that goes. Of what is broken beside rotation: the change, and what "
-            "rounding explains of it."
+            "Before and after: the root of the symmetry error as it is and in the experiment; of the error: the part "
+            "of its square that goes. Of what is broken beside rotation: the change, and what rounding explains of it."
         )
-        return [Table("Evidence", columns, rows, caption)]
+        in_words = [Paragraph(f"{one.sentence}.", _capital(one.experiment)) for one in found[1:]]
+        return [Table("Evidence", columns, rows, caption), *in_words]
 
     def _errors(self) -> Table:
         columns = [
@@ -224,20 +227,28 @@ class Diagnosis(Record, frozen=True):
         columns = [
             Column("experiment", kind="text"),
             Column("question", kind="text"),
-            Column("result", kind="text"),
             Column("evaluations"),
-            Column("why", kind="text"),
+            Column("result", kind="text"),
         ]
         rows: list[list[Cell]] = [
-            [one.experiment, one.question, Verdict(*_STATES[one.state]), one.evaluations, one.why]
-            for one in self.attempts
+            [one.experiment, one.question, one.evaluations, _result(one)] for one in self.attempts
         ]
         left = sum(one.state == "not tried" for one in self.attempts)
-        note = [Note(f"{left} experiments were not tried; --all, or everything=True, tries them.")] if left else []
+        note = [Paragraph(f"{left} experiments were not tried; --all, or everything=True, tries them.")] if left else []
         return [Table("All experiments", columns, rows), *note]
 
     def _unit(self, finding: Finding) -> str:
         return next((one.unit for one in self.outputs if one.name == finding.output), "")
+
+
+def _result(attempt: Attempt) -> Verdict:
+    """How an experiment went, and why it went no further."""
+    words, colour = _STATES[attempt.state]
+    return Verdict(f"{words}: {attempt.why}" if attempt.why else words, colour)
+
+
+def _told(finding: Finding) -> str:
+    return f"{_capital(finding.experiment)}: {finding.sentence}."
 
 
 def _effect(finding: Finding, unit: str) -> str:

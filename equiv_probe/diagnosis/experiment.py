@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from equiv_probe.diagnosis.finding import Finding
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from equiv_probe.diagnosis.finding import Finding
-    from equiv_probe.diagnosis.subject import Subject
+    from equiv_probe.diagnosis.finding import Kind
+    from equiv_probe.diagnosis.subject import Compared, Subject
 
     Run: TypeAlias = Callable[[Subject], Iterable[Finding]]
 
@@ -46,3 +48,11 @@ def experiment(
 ) -> Callable[[Run], Experiment]:
     """Make a function an experiment; arguments as of :class:`Experiment`."""
     return lambda run: Experiment(name, group, question, cost, run, needs_error)
+
+
+def finding(
+    experiment: str, output: str, compared: Compared, sentence: str, advice: str = "", kind: Kind = "cause"
+) -> Finding:
+    """A finding with the numbers of a comparison; arguments as of :class:`Finding`."""
+    numbers = (compared.before, compared.after, compared.part, compared.certain)
+    return Finding(experiment, output, sentence, advice, kind, *numbers)

@@ -59,6 +59,7 @@ class Subject:
         stacked: whether ``predict`` takes several copies in one call, with a leading axis on what rotates.
         precision: that the model works in; None is that of its inputs.
         module: that ``predict`` calls, where there is one.
+        calling: what ``predict`` would be for another module of its kind.
         units: of outputs, where known.
         seed: of the rotations.
 
@@ -76,10 +77,12 @@ class Subject:
         stacked: bool = False,
         precision: torch.dtype | None = None,
         module: nn.Module | None = None,
+        calling: Callable[[nn.Module], Callable[[Any], Any]] | None = None,
         units: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> None:
         self.predict, self.center, self.stacked, self.module = predict, center, stacked, module
+        self.calling = calling
         self.units = dict(units or {})
         self.seed = seed
         self._models: list[RotatedModel] = []
@@ -157,6 +160,14 @@ class Subject:
     def noise(self, name: str) -> float:
         """Standard deviation from call to call."""
         return root(self.repeats[name] - self.identity[name]) / math.sqrt(2)
+
+    def rounding(self, name: str) -> float:
+        """The most that rounding and chance do to an output, as far as they were seen."""
+        return max(self.floor(name), self.noise(name), torch.finfo(self.precision).eps * self.size(name))
+
+    def amount(self, name: str, value: float) -> str:
+        """A number in an output's unit, in words."""
+        return f"{value:.2g} {self.unit(name)}".rstrip()
 
     def verdict(self, name: str) -> Verdict:
         """Whether an output's error is more than rounding, in words."""
@@ -253,7 +264,11 @@ class Subject:
 
     def _drop_nonfinite(self) -> None:
         """Leave out rotations at which an output is not finite, and outputs that hardly ever are."""
-        finite = {name: value.flatten(1).isfinite().all(1) for name, value in self.values.items() if value[0].numel()}
+        finite = {
+            name: value.reshape(len(value), -1).isfinite().all(1)
+            for name, value in self.values.items()
+            if value.numel()
+        }
         self.nonfinite = {name: int((~good).sum()) for name, good in finite.items() if not good.all()}
         usable = [
             name

@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.diagnosis.experiment import experiment
-from equiv_probe.diagnosis.finding import Finding
+from equiv_probe.diagnosis.experiment import experiment, finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
+    from equiv_probe.diagnosis.finding import Finding
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "order of axes"
 
 
-@experiment(NAME, "conventions", "Does it rotate as it should with its axes in another order, or some reversed?", cost=0)
+@experiment(
+    NAME, "conventions", "Does it rotate as it should with its axes in another order, or some reversed?", cost=0
+)
 def order_of_axes(subject: Subject) -> Iterator[Finding]:
     """Rotate back by ``P g Pᵀ``, for every signed permutation ``P`` but the identity; ``P`` and ``−P`` are the same.
 
@@ -46,7 +48,7 @@ def order_of_axes(subject: Subject) -> Iterator[Finding]:
             "Permute the components, or declare the order that the model uses. Spherical harmonics of degree 1 are "
             "often stored as (y, z, x); a left-handed frame shows as one reversed axis."
         )
-        yield Finding(NAME, name, sentence, advice, "cause", best.before, best.after, best.part, best.certain)
+        yield finding(NAME, name, best, sentence, advice)
 
 
 def _signed_permutations() -> dict[str, Tensor]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from equiv_probe.diagnosis.experiment import Experiment
-from equiv_probe.diagnosis.finding import Finding
+from equiv_probe.diagnosis.experiment import Experiment, finding
 from equiv_probe.estimation.second_opinion import explanations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from equiv_probe.diagnosis.finding import Finding
     from equiv_probe.diagnosis.subject import Subject
 
 _MISTAKES = {
@@ -59,7 +59,7 @@ def _experiment(kind: str) -> Experiment:
             found = [(subject.compare(output, one.values, candidates=len(tried)), one.sentence) for one in tried]
             if found:
                 best, sentence = max(found, key=lambda one: one[0].part)
-                yield Finding(name, output, sentence, advice, "cause", best.before, best.after, best.part, best.certain)
+                yield finding(name, output, best, sentence, advice)
 
     return Experiment(name, "conventions", question, 0, run)
 

@@ -39,8 +39,8 @@ def chance(subject: Subject) -> Iterator[Finding]:
             tried["in evaluation mode, model.eval()"] = subject.compare(name, quiet[name])
         how, best = max(tried.items(), key=lambda one: one[1].part)
         sentence = (
-            f"{name!r}, evaluated again at the very same input, differs by {noise:.2g} {subject.unit(name)}".rstrip()
-            + f", beside {error:.2g} over rotations"
+            f"{name!r}, evaluated again at the very same input, differs by {subject.amount(name, noise)}"
+            f", beside {error:.2g} over rotations"
         )
         if best.part > 0.5:
             sentence += f"; {how} {100 * best.part:.3g} % of the squared error go"

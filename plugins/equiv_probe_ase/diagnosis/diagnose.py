@@ -98,7 +98,9 @@ def _worst(todo: Sequence[Structure], audited: Audited, seed: int) -> tuple[Stru
         except (Exception, SystemExit) as error:  # the others go on
             notes.append(f"{structure.name} failed: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
             continue
-        found.append((max((subject.error(n) / (subject.size(n) or 1) for n in subject.broken), default=0.0), structure, subject))
+        found.append(
+            (max((subject.error(n) / (subject.size(n) or 1) for n in subject.broken), default=0.0), structure, subject)
+        )
     if not found:
         raise EquivProbeError(f"structures that all failed ({notes[0]})", "one that can be evaluated")
     _, structure, subject = max(found, key=lambda one: one[0])
