@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.experiment import experiment
 from equiv_probe.diagnosis.finding import Finding
+from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.estimation.spectrum import spectrum
+from equiv_probe.rotations.plan import RotationPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,11 +25,20 @@ _TYPICAL = {
 }
 
 
-@experiment(NAME, "spectrum", "At which angular degree does the error sit?", cost=0)
+PLAN = RotationPlan("tetrahedral", replicates=4)
+"""Exact averages to the second degree, and enough pairs of replicates."""
+
+
+@experiment(NAME, "spectrum", "At which angular degree does the error sit?", cost=PLAN.size)
 def angular_degree(subject: Subject) -> Iterator[Finding]:
-    """The angular spectrum; a single degree, or the first two together, says what kind of error it is."""
+    """The angular spectrum of an orbit of its own; a single degree says what kind of error it is."""
+    plan = replace(PLAN, seed=subject.seed)
+    rotations = plan.rotations()
+    values = subject.again(rotations=rotations.flatten(0, 1))
+    kept = {name: value.reshape(*rotations.shape[:2], *value.shape[1:]) for name, value in values.items()}
+    orbit = Orbit.from_values(kept, subject.identity, subject.schema, plan, rotations)
     for name in subject.broken:
-        found = spectrum(subject.orbit, 4, name)
+        found = spectrum(orbit, 4, name)
         if not found.equiv > 0:
             continue
         shares = {degree: max(0.0, found.power[degree] / found.equiv) for degree in range(1, 5)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from equiv_probe.live.isolation import isolated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -64,7 +66,7 @@ def diagnose(
     'order of axes'
     """
     module = model if isinstance(model, nn.Module) else None
-    with isolated(module, gradients=True, contents=True) if module is not None else nullcontext():
+    with isolated(module, gradients=True, contents=True) if module is not None else nullcontext(), _compiled():
         subject = subject_of(model, batch, schema, center=center, seed=seed)
         return diagnosis_of(
             subject,
@@ -124,7 +126,7 @@ def diagnosis_of(
         model,
         source,
         outputs_of(subject),
-        sorted(findings, key=lambda one: -one.part if one.part == one.part else 0.0),
+        findings,
         attempts,
         {
             "rotations": len(subject.rotations),
@@ -164,6 +166,12 @@ def _remarks(subject: Subject) -> list[str]:
     for name, count in subject.nonfinite.items():
         remarks.append(f"{name!r} was not finite at {count} rotations, which were left out")
     return remarks
+
+
+def _compiled() -> AbstractContextManager[Any]:
+    """Let compiled modules run compiled, which :func:`isolated` does not: what they do is in question here."""
+    known = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+    return torch.compiler.set_stance("default") if known else nullcontext()
 
 
 def _name(model: Any) -> str:

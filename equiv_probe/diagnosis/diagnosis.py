@@ -74,7 +74,7 @@ class Diagnosis(Record, frozen=True):
         model: its name.
         source: what it was asked on.
         outputs: their symmetry errors, the worst first.
-        findings: what experiments found, the decisive ones first.
+        findings: what experiments found, in the order in which they were tried.
         attempts: all experiments, in the order in which they were tried.
         protocol: how it was done.
         notes: what a reader must know.
@@ -122,7 +122,7 @@ class Diagnosis(Record, frozen=True):
             partly = [one for one in own if one.state == "partly"]
             ranked = [
                 *(one for one in whole if one.kind == "cause"),
-                *(one for one in whole if one.kind == "character"),
+                *(one for one in reversed(whole) if one.kind == "character"),  # what cost more says more
                 *(one for one in own if one.kind == "beside"),
                 *(one for one in partly if one.kind == "cause"),
                 *(one for one in partly if one.kind == "character"),

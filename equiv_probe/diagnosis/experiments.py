@@ -7,7 +7,7 @@ from equiv_probe.diagnosis.conventions.cartesian_or_spherical import cartesian_o
 from equiv_probe.diagnosis.conventions.input_representation import input_representation
 from equiv_probe.diagnosis.conventions.order_of_axes import order_of_axes
 from equiv_probe.diagnosis.conventions.transposed import input_transposed, output_transposed
-from equiv_probe.diagnosis.conventions.usual_mistakes import USUAL_MISTAKES
+from equiv_probe.diagnosis.conventions.usual_mistakes import USUAL_MISTAKES, another_representation
 from equiv_probe.diagnosis.conventions.voigt_order import voigt_order
 from equiv_probe.diagnosis.experiment import Experiment
 from equiv_probe.diagnosis.graph.edges import edges
@@ -39,6 +39,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     output_transposed,
     voigt_order,
     cartesian_or_spherical,
+    another_representation,
     few_values,
     angular_degree,
     net_force,
@@ -53,11 +54,11 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     small_angles,
     reflection,
     fixed_origin,
-    in_float64,
-    cut_inputs,
     far_from_origin,
     compiled,
+    cut_inputs,
     other_device,
+    in_float64,
     input_transposed,
     ties,
     one_axis,

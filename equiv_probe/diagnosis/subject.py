@@ -184,7 +184,7 @@ class Subject:
         eps, size = torch.finfo(self.precision).eps, self.size(name)
         # A floor far above the precision hides an error: a jump, amplified rounding, or chance.
         accounted = min(max(self.floor(name), self.noise(name)), AMPLIFIED * eps * size)
-        return self.error(name) > ROUND_OFF_FACTOR * max(accounted, eps * size / ROUND_OFF_FACTOR)
+        return self.error(name) > ROUND_OFF_FACTOR * max(accounted, eps * size)
 
     # -- what experiments ask for --------------------------------------------------------------------------------------
 

@@ -64,5 +64,4 @@ def _experiment(kind: str) -> Experiment:
     return Experiment(name, "conventions", question, 0, run)
 
 
-USUAL_MISTAKES = tuple(map(_experiment, _MISTAKES))
-"""In the order in which they are told: what names a defect comes before what would declare it away."""
+*USUAL_MISTAKES, another_representation = map(_experiment, _MISTAKES)

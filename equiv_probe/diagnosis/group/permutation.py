@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.diagnosis.subject import Subject
+    from equiv_probe.representations.representation import Representation
 
 NAME = "order of atoms"
 
@@ -30,14 +31,16 @@ def permutation(subject: Subject) -> Iterator[Finding]:
     if _indexes_atoms(subject):
         raise NotApplicable("inputs count atoms by their places (edges), which would have to be counted anew")
 
-    def shuffled(value: Any, places: Tensor) -> Any:
-        is_per_atom = isinstance(value, torch.Tensor) and value.shape[: axis + 1] == (*lead, atoms)
+    def shuffled(value: Any, rep: Representation | None, places: Tensor) -> Any:
+        free = value.ndim - len(rep.event_shape if rep else ()) if isinstance(value, torch.Tensor) else 0
+        is_per_atom = free > axis and value.shape[: axis + 1] == (*lead, atoms)
         return value.index_select(axis, places.to(value.device)) if is_per_atom else value
 
-    found = subject.at({name: shuffled(value, order) for name, value in subject.inputs.items()})
+    schema = subject.schema
+    found = subject.at({n: shuffled(value, schema.inputs.get(n), order) for n, value in subject.inputs.items()})
     back = order.argsort()
     for name in subject.outputs:
-        change = root(shuffled(found[name], back) - subject.identity[name])
+        change = root(shuffled(found[name], schema.outputs[name], back) - subject.identity[name])
         rounding = subject.rounding(name)
         if change > ROUND_OFF_FACTOR * rounding:
             sentence = f"{name!r} changes by {subject.amount(name, change)} if the atoms are listed in another order"

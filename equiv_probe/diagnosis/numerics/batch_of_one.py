@@ -40,10 +40,11 @@ def batch_of_one(subject: Subject) -> Iterator[Finding]:
         for name in subject.outputs:
             shared = _chosen(subject.identity, chosen, count, place)[name]
             if shared.shape == found[name].shape:
-                worst[name] = max(worst[name], root(found[name] - shared))
+                change = root(found[name] - shared)
+                worst[name] = worst[name] if change <= worst[name] else change  # NaN counts as a change
     for name, change in worst.items():
         allowed = max(subject.rounding(name), ROUNDING * torch.finfo(subject.precision).eps * subject.size(name))
-        if change > allowed:
+        if not change <= allowed:
             sentence = (
                 f"{name!r} of a structure changes by {subject.amount(name, change)} if it is evaluated alone and not in "
                 f"a batch of {count}"
