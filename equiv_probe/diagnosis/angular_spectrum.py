@@ -2,52 +2,81 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from equiv_probe.diagnosis.experiment import experiment
-from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.estimation.orbit import Orbit
-from equiv_probe.estimation.spectrum import spectrum
-from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.diagnosis.finding import EXPLAINED, Finding
+from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import Tensor
+
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "angular degree"
+MORE = 36
+"""Rotations beside those that were evaluated: 60 for the 35 functions of degree up to two."""
 _TYPICAL = {
-    1: "one direction in the laboratory: a field, a bias on vectors, an uncentred input",
+    1: "one direction in the laboratory: a field, a bias, an input that is not centred",
     2: "axes that are treated unequally, as scaled or mixed by a matrix that is no rotation",
-    3: "a product of three components, or a special direction with a sense of hand",
-    4: "the axes of a cube: a grid, a sum of fourth powers, activations on components",
 }
 
 
-PLAN = RotationPlan("tetrahedral", replicates=4)
-"""Exact averages to the second degree, and enough pairs of replicates."""
-
-
-@experiment(NAME, "spectrum", "At which angular degree does the error sit?", cost=PLAN.size)
+@experiment(NAME, "spectrum", "Does the error depend on the orientation in a simple way?", cost=MORE)
 def angular_degree(subject: Subject) -> Iterator[Finding]:
-    """The angular spectrum of an orbit of its own; a single degree says what kind of error it is."""
-    plan = replace(PLAN, seed=subject.seed)
-    rotations = plan.rotations()
-    values = subject.again(rotations=rotations.flatten(0, 1))
-    kept = {name: value.reshape(*rotations.shape[:2], *value.shape[1:]) for name, value in values.items()}
-    orbit = Orbit.from_values(kept, subject.identity, subject.schema, plan, rotations)
+    """Fit the orbit by Wigner functions of degree up to one, and up to two.
+
+    With so few rotations least squares tell more than averages over pairs of them: an orbit that has no higher degrees
+    is fitted exactly. What is left is counted per degree of freedom.
+    """
+    more = haar(MORE, torch.Generator().manual_seed(subject.seed + 2))
+    further = subject.again(rotations=more)
+    rotations = torch.cat([subject.rotations, more])
     for name in subject.broken:
-        found = spectrum(orbit, 4, name)
-        if not found.equiv > 0:
-            continue
-        shares = {degree: max(0.0, found.power[degree] / found.equiv) for degree in range(1, 5)}
-        degree, share = max(shares.items(), key=lambda one: one[1])
-        part = min(1.0, share)
-        certain = share * found.equiv > 3 * found.stderr[degree]
+        values = torch.cat([subject.values[name], further[name]]).reshape(len(rotations), -1)
+        total = float(values.var(0).mean())
+        left = {degree: _left(values, _wigner(rotations, degree).to(values)) for degree in (1, 2)}
+        parts = {degree: max(0.0, 1 - rest / total) for degree, rest in left.items()}
+        degree = 1 if parts[1] > EXPLAINED else 2
         sentence = (
-            f"{100 * part:.0f} % of the squared error of {name!r} is of angular degree l = {degree}, typical of "
-            f"{_TYPICAL[degree]}"
+            f"{100 * parts[degree]:.3g} % of the squared error of {name!r} is of angular degree l = 1"
+            + (" or 2" if degree == 2 else "")
+            + f", typical of {_TYPICAL[degree]}"
         )
-        left = subject.error(name) * max(0.0, 1 - part) ** 0.5
-        yield Finding(NAME, name, sentence, "", "character", subject.error(name), left, part, certain)
+        if parts[2] < EXPLAINED:
+            sentence = (
+                f"of the squared error of {name!r} {100 * parts[1]:.0f} % are of angular degree l = 1, "
+                f"{100 * max(0.0, parts[2] - parts[1]):.0f} % of l = 2, and {100 * (1 - parts[2]):.0f} % of higher ones: "
+                "the orientation enters in no simple way, as in a network that was not built to respect it"
+            )
+        error = subject.error(name)
+        yield Finding(NAME, name, sentence, "", "character", error, error * (1 - parts[degree]) ** 0.5, parts[degree])
+
+
+def _left(values: Tensor, functions: Tensor) -> float:
+    """Mean square that least squares leave of values ``(K, D)``, per degree of freedom."""
+    fitted = functions @ torch.linalg.lstsq(functions, values).solution
+    return float((values - fitted).square().sum() / (values.shape[1] * (len(values) - functions.shape[1])))
+
+
+def _wigner(rotations: Tensor, degree: int) -> Tensor:
+    """Functions on rotations ``(K, 3, 3)`` that span the degrees up to one or two, ``(K, 10)`` or ``(K, 35)``."""
+    parts = [torch.ones(len(rotations), 1, dtype=rotations.dtype), rotations.flatten(1)]
+    if degree == 2:
+        basis = _traceless().to(rotations)
+        parts.append(torch.einsum("mij,kia,kjb,nab->kmn", basis, rotations, rotations, basis).flatten(1))
+    return torch.cat(parts, 1)
+
+
+def _traceless() -> Tensor:
+    """Symmetric matrices without trace, ``(5, 3, 3)``."""
+    pairs = torch.zeros(5, 3, 3, dtype=torch.float64)
+    for place, (i, j) in enumerate(((0, 1), (0, 2), (1, 2))):
+        pairs[place, i, j] = pairs[place, j, i] = 1.0
+    pairs[3] = torch.diag(torch.tensor([1.0, -1.0, 0.0]))
+    pairs[4] = torch.diag(torch.tensor([-1.0, -1.0, 2.0]))
+    return pairs

@@ -43,6 +43,9 @@ _STATES: dict[State, tuple[str, Severity]] = {
 }
 
 
+_TELLING = ("graph", "numerics", "physics", "conventions", "group", "spectrum")
+
+
 class OutputError(Part, frozen=True):
     """How large the symmetry error of one output is.
 
@@ -122,13 +125,19 @@ class Diagnosis(Record, frozen=True):
             partly = [one for one in own if one.state == "partly"]
             ranked = [
                 *(one for one in whole if one.kind == "cause"),
-                *(one for one in reversed(whole) if one.kind == "character"),  # what cost more says more
+                *self._characters(whole),
                 *(one for one in own if one.kind == "beside"),
                 *(one for one in partly if one.kind == "cause"),
-                *(one for one in partly if one.kind == "character"),
+                *self._characters(partly),
             ]
             found += ranked[:1]
         return found
+
+    def _characters(self, found: Sequence[Finding]) -> list[Finding]:
+        """Those that say what kind of error it is, the most telling first: where it comes from, then its shape."""
+        groups = {one.experiment: one.group for one in self.attempts}
+        told = [one for one in reversed(found) if one.kind == "character"]
+        return sorted(told, key=lambda one: _TELLING.index(groups[one.experiment]))
 
     def document(self) -> Document:
         """The verdict, the evidence, what to try, all experiments, and how it was done."""

@@ -12,6 +12,7 @@ from equiv_probe.diagnosis.conventions.voigt_order import voigt_order
 from equiv_probe.diagnosis.experiment import Experiment
 from equiv_probe.diagnosis.graph.edges import edges
 from equiv_probe.diagnosis.graph.few_values import few_values
+from equiv_probe.diagnosis.graph.small_angles import small_angles
 from equiv_probe.diagnosis.graph.ties import ties
 from equiv_probe.diagnosis.group.fixed_origin import fixed_origin
 from equiv_probe.diagnosis.group.lattice import lattice
@@ -19,7 +20,6 @@ from equiv_probe.diagnosis.group.one_axis import one_axis
 from equiv_probe.diagnosis.group.permutation import permutation
 from equiv_probe.diagnosis.group.reflection import reflection
 from equiv_probe.diagnosis.group.right_angles import right_angles
-from equiv_probe.diagnosis.group.small_angles import small_angles
 from equiv_probe.diagnosis.group.time_reversal import time_reversal
 from equiv_probe.diagnosis.group.translation import translation
 from equiv_probe.diagnosis.numerics.batch_of_one import batch_of_one

@@ -254,7 +254,8 @@ def field_in_the_body_frame(seed: int, broken: bool) -> Case:
 @defect("fixed origin", "translation")
 def coordinates_not_centred(seed: int, broken: bool) -> Case:
     return of_energy(
-        seed, lambda field, x: energy(field, x) + 0.1 * (x - (0 if broken else x.mean(0))).square().sum(-1).square().sum()
+        seed,
+        lambda field, x: energy(field, x) + 0.1 * (x - (0 if broken else x.mean(0))).square().sum(-1).square().sum(),
     )
 
 
@@ -310,7 +311,11 @@ def moments_to_the_first_power(seed: int, broken: bool) -> Case:
         return {"energy": energy(field, batch["pos"]) + (m.sum() if broken else m.sum().square())}
 
     moments = torch.linspace(0.5, 1.0, ATOMS, dtype=torch.float64)
-    return Wrapped(Field(seed), function), given(seed, magmoms=moments), schema({"energy": ep.scalar}, magmoms=ep.scalar)
+    return (
+        Wrapped(Field(seed), function),
+        given(seed, magmoms=moments),
+        schema({"energy": ep.scalar}, magmoms=ep.scalar),
+    )
 
 
 @defect("a special axis")
@@ -361,9 +366,7 @@ def dropout_left_on(seed: int, broken: bool) -> Case:
 
 @defect("inputs cut")
 def inputs_to_bfloat16(seed: int, broken: bool) -> Case:
-    return of_forces(
-        seed, lambda field, x: forces(field, x.bfloat16().float() if broken else x), dtype=torch.float32
-    )
+    return of_forces(seed, lambda field, x: forces(field, x.bfloat16().float() if broken else x), dtype=torch.float32)
 
 
 @defect("low precision")
@@ -414,6 +417,7 @@ def compiled_wrongly(seed: int, broken: bool) -> Case:
         tilt = torch.tensor([1.0, 1.0, 1.1 if broken else 1.0], dtype=torch.float64)
         return lambda *args: [o * tilt if o.shape[-1:] == (3,) else o for o in graph(*args)]
 
+    torch._dynamo.reset()  # every backend is another one
     model, batch, known = of_forces(seed, forces)
     return torch.compile(model, backend=backend), batch, known
 

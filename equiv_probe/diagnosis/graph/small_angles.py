@@ -21,7 +21,7 @@ ANGLE = 1e-3
 """Radians: a smooth error is smaller by as much, and its square by a million."""
 
 
-@experiment(NAME, "group", "Do small rotations change the output as much as large ones?", cost=FEW)
+@experiment(NAME, "graph", "Do small rotations change the output as much as large ones?", cost=FEW)
 def small_angles(subject: Subject) -> Iterator[Finding]:
     """Rotate the input as it is by a thousandth of a radian, both ways about each axis."""
     tilts = torch.linalg.matrix_exp(ANGLE * torch.cat([generators(), -generators()]))
