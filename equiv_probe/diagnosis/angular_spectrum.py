@@ -24,6 +24,12 @@ _TYPICAL = {
     1: "one direction in the laboratory: a field, a bias, an input that is not centred",
     2: "axes that are treated unequally, as scaled or mixed by a matrix that is no rotation",
 }
+_ADVICE = {
+    1: "Look for a constant vector that enters somewhere, and for positions that are not counted from the centroid.",
+    2: "Look at the first layers that take coordinates: a linear layer, a normalisation or an embedding of x, y and z.",
+    3: "Nothing in the architecture seems to respect rotation. Train on random rotations (ep.augment), average over "
+    "orientations where it is used (ep.Twirled, TwirledCalculator), or build on layers that are equivariant.",
+}
 
 
 @experiment(NAME, "spectrum", "Does the error depend on the orientation in a simple way?", cost=MORE)
@@ -47,14 +53,18 @@ def angular_degree(subject: Subject) -> Iterator[Finding]:
             + (" or 2" if degree == 2 else "")
             + f", typical of {_TYPICAL[degree]}"
         )
+        advice = _ADVICE[degree if parts[2] >= EXPLAINED else 3]
         if parts[2] < EXPLAINED:
+            shares = (parts[1], max(0.0, parts[2] - parts[1]), 1 - max(parts.values()))
+            one, two, more_ = (f"{100 * share:.0f} %" for share in shares)
             sentence = (
-                f"of the squared error of {name!r} {100 * parts[1]:.0f} % are of angular degree l = 1, "
-                f"{100 * max(0.0, parts[2] - parts[1]):.0f} % of l = 2, and {100 * (1 - parts[2]):.0f} % of higher ones: "
-                "the orientation enters in no simple way, as in a network that was not built to respect it"
+                f"of the squared error of {name!r} {one} are of angular degree l = 1, {two} of l = 2, and {more_} of "
+                "higher ones: the orientation enters in no simple way, as in a network that was not built to respect it"
             )
         error = subject.error(name)
-        yield Finding(NAME, name, sentence, "", "character", error, error * (1 - parts[degree]) ** 0.5, parts[degree])
+        yield Finding(
+            NAME, name, sentence, advice, "character", error, error * (1 - parts[degree]) ** 0.5, parts[degree]
+        )
 
 
 def _left(values: Tensor, functions: Tensor) -> float:

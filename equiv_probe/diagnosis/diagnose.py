@@ -65,6 +65,7 @@ def diagnose(
     >>> ep.diagnose(lambda x: {"forces": (x["pos"] - x["pos"].mean(0))[:, [1, 2, 0]]}, positions, schema).verdict
     'order of axes'
     """
+    began = time.perf_counter()
     module = model if isinstance(model, nn.Module) else None
     with isolated(module, gradients=True, contents=True) if module is not None else nullcontext(), _compiled():
         subject = subject_of(model, batch, schema, center=center, seed=seed)
@@ -75,6 +76,7 @@ def diagnose(
             budget=budget,
             model=name or _name(model),
             source=_source(batch),
+            began=began,
         )
 
 
@@ -118,9 +120,22 @@ def diagnosis_of(
     budget: int | None = None,
     protocol: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
+    began: float | None = None,
 ) -> Diagnosis:
-    """Run experiments on a subject, and say what came out; arguments as of :func:`diagnose`."""
-    began = time.perf_counter()
+    """Run experiments on a subject, and say what came out.
+
+    Args:
+        subject: the model.
+        experiments: to choose from.
+        model: its name.
+        source: what it is asked on.
+        everything: as for :func:`diagnose`.
+        budget: as for :func:`diagnose`.
+        protocol: further lines of it.
+        notes: what a reader must know.
+        began: when, by :func:`time.perf_counter`; None is now.
+    """
+    began = time.perf_counter() if began is None else began
     findings, attempts = search(subject, experiments, everything=everything, budget=budget)
     return Diagnosis(
         model,
@@ -150,7 +165,7 @@ def outputs_of(subject: Subject) -> list[OutputError]:
         if name in subject.broken and kind == "round-off":
             kind, sentence = "discontinuous", f"{sentence}; but the precision does not explain that floor"
         if name not in subject.broken:
-            kind = "round-off"
+            kind, sentence = "round-off", f"at round-off: {subject.amount(name, subject.error(name))}"
         numbers = (subject.error(name), subject.floor(name), subject.noise(name), subject.size(name))
         found.append(OutputError(name, subject.unit(name), *numbers, kind, sentence))
     return found

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from equiv_probe.diagnosis.finding import Attempt, Finding, State
 from equiv_probe.report.document import (
+    GRAPHICAL,
     TERMINAL,
     Column,
     Document,
     Headline,
-    Listing,
     Paragraph,
     Section,
     Table,
@@ -115,7 +116,7 @@ class Diagnosis(Record, frozen=True):
 
     @property
     def decisive(self) -> list[Finding]:
-        """For each broken output what says most: a cause, else what is broken beside, else the error's character."""
+        """For each broken output what says most: a cause, else the error's character, else what is broken beside."""
         if not self.broken:
             return [one for one in self.findings if one.kind == "beside"]
         found = []
@@ -126,9 +127,9 @@ class Diagnosis(Record, frozen=True):
             ranked = [
                 *(one for one in whole if one.kind == "cause"),
                 *self._characters(whole),
-                *(one for one in own if one.kind == "beside"),
                 *(one for one in partly if one.kind == "cause"),
                 *self._characters(partly),
+                *(one for one in own if one.kind == "beside"),
             ]
             found += ranked[:1]
         return found
@@ -136,8 +137,8 @@ class Diagnosis(Record, frozen=True):
     def _characters(self, found: Sequence[Finding]) -> list[Finding]:
         """Those that say what kind of error it is, the most telling first: where it comes from, then its shape."""
         groups = {one.experiment: one.group for one in self.attempts}
-        told = [one for one in reversed(found) if one.kind == "character"]
-        return sorted(told, key=lambda one: _TELLING.index(groups[one.experiment]))
+        told = [one for one in reversed(found) if one.kind == "character"]  # what cost more says more
+        return sorted(told, key=lambda one: (_TELLING.index(groups[one.experiment]), -round(one.part, 1)))
 
     def document(self) -> Document:
         """The verdict, the evidence, what to try, all experiments, and how it was done."""
@@ -186,8 +187,9 @@ class Diagnosis(Record, frozen=True):
         return [Paragraph(line, on=TERMINAL) for line in lines if line]
 
     def _what_to_try(self) -> list[Block]:
-        advice = list(dict.fromkeys(one.advice for one in self._shown() if one.advice))
-        return [Section("What to try?", [Listing("Try", advice)])] if advice else []
+        advice = {one.advice: one.experiment for one in reversed(self._shown()) if one.advice}
+        lines = [Paragraph(text, f"Try, for {name}") for text, name in reversed(advice.items())]
+        return [Section("What to try?", lines)] if lines else []
 
     def _shown(self) -> list[Finding]:
         """Findings that are worth telling, the decisive ones first."""
@@ -213,7 +215,7 @@ class Diagnosis(Record, frozen=True):
             "Before and after: the root of the symmetry error as it is and in the experiment; of the error: the part "
             "of its square that goes. Of what is broken beside rotation: the change, and what rounding explains of it."
         )
-        in_words = [Paragraph(f"{one.sentence}.", _capital(one.experiment)) for one in found[1:]]
+        in_words = [Paragraph(f"{one.sentence}.", _capital(one.experiment)) for one in found[len(self.decisive) :]]
         return [Table("Evidence", columns, rows, caption), *in_words]
 
     def _errors(self) -> Table:
@@ -233,6 +235,7 @@ class Diagnosis(Record, frozen=True):
         return Table("Symmetry error on what was looked at", columns, rows)
 
     def _others(self) -> Sequence[Block]:
+        """All experiments as a table where there is room; in a terminal by how they went."""
         columns = [
             Column("experiment", kind="text"),
             Column("question", kind="text"),
@@ -242,9 +245,30 @@ class Diagnosis(Record, frozen=True):
         rows: list[list[Cell]] = [
             [one.experiment, one.question, one.evaluations, _result(one)] for one in self.attempts
         ]
-        left = sum(one.state == "not tried" for one in self.attempts)
-        note = [Paragraph(f"{left} experiments were not tried; --all, or everything=True, tries them.")] if left else []
-        return [Table("All experiments", columns, rows), *note]
+        return [Table("All experiments", columns, rows, on=GRAPHICAL), *self._in_a_terminal()]
+
+    def _in_a_terminal(self) -> list[Block]:
+        def named(*states: State, why: bool = False) -> str:
+            chosen = [one for one in self.attempts if one.state in states]
+            return "; ".join(f"{one.experiment} ({one.why})" if why else one.experiment for one in chosen)
+
+        left = [one for one in self.attempts if one.state == "not tried"]
+        reasons = Counter(one.why for one in left)
+        not_tried = "; ".join(
+            f"{', '.join(one.experiment for one in left if one.why == why)} ({why})" for why in reasons
+        )
+        again = " --all, or everything=True, tries them." if any("already" in why for why in reasons) else ""
+        lines = {
+            "Excluded": named("excluded"),
+            "Does not apply": named("not applicable", why=True),
+            "Could not be run": named("failed", why=True),
+            "Not tried": not_tried,
+        }
+        return [
+            Paragraph(f"{text}.{again if lead == 'Not tried' else ''}", lead, on=TERMINAL)
+            for lead, text in lines.items()
+            if text
+        ]
 
     def _unit(self, finding: Finding) -> str:
         return next((one.unit for one in self.outputs if one.name == finding.output), "")
@@ -257,12 +281,14 @@ def _result(attempt: Attempt) -> Verdict:
 
 
 def _told(finding: Finding) -> str:
+    if finding.state == "partly" and finding.kind == "character":
+        return f"No single cause was found. {_capital(finding.sentence)}."
     return f"{_capital(finding.experiment)}: {finding.sentence}."
 
 
 def _effect(finding: Finding, unit: str) -> str:
     """What an experiment does to the error, in a sentence."""
-    if finding.kind == "beside" or not math.isfinite(finding.part):
+    if finding.kind != "cause" or not math.isfinite(finding.part):
         return ""
     from equiv_probe.report.formatting import number
 

@@ -51,7 +51,7 @@ def experiment(
 
 
 def finding(
-    experiment: str, output: str, compared: Compared, sentence: str, advice: str = "", kind: Kind = "cause"
+    experiment: str, output: str, compared: Compared, sentence: str, advice: str = "", *, kind: Kind = "cause"
 ) -> Finding:
     """A finding with the numbers of a comparison; arguments as of :class:`Finding`."""
     numbers = (compared.before, compared.after, compared.part, compared.certain)

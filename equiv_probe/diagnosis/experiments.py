@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from equiv_probe.diagnosis.angular_spectrum import angular_degree
 from equiv_probe.diagnosis.conventions.cartesian_or_spherical import cartesian_or_spherical
 from equiv_probe.diagnosis.conventions.input_representation import input_representation
@@ -9,7 +11,6 @@ from equiv_probe.diagnosis.conventions.order_of_axes import order_of_axes
 from equiv_probe.diagnosis.conventions.transposed import input_transposed, output_transposed
 from equiv_probe.diagnosis.conventions.usual_mistakes import USUAL_MISTAKES, another_representation
 from equiv_probe.diagnosis.conventions.voigt_order import voigt_order
-from equiv_probe.diagnosis.experiment import Experiment
 from equiv_probe.diagnosis.graph.edges import edges
 from equiv_probe.diagnosis.graph.few_values import few_values
 from equiv_probe.diagnosis.graph.small_angles import small_angles
@@ -32,6 +33,9 @@ from equiv_probe.diagnosis.numerics.in_float64 import in_float64
 from equiv_probe.diagnosis.numerics.other_device import other_device
 from equiv_probe.diagnosis.physics.gradient import gradient
 from equiv_probe.diagnosis.physics.net_force import net_force
+
+if TYPE_CHECKING:
+    from equiv_probe.diagnosis.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     *USUAL_MISTAKES,

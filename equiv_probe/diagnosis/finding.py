@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 from equiv_probe.report.record import Part
 
 Kind: TypeAlias = Literal["cause", "character", "beside"]
-"""``"cause"``: what is wrong, so that mending it would remove the error; ``"character"``: what kind of error it is, as a
+"""``"cause"``: what is wrong, so that mending it would remove the error; ``"character"``: what kind of error it is, a
 hint; ``"beside"``: something that is broken beside rotation."""
 State: TypeAlias = Literal["explains", "partly", "found", "excluded", "not applicable", "failed", "not tried"]
 

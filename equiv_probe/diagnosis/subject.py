@@ -61,6 +61,7 @@ class Subject:
         module: that ``predict`` calls, where there is one.
         calling: what ``predict`` would be for another module of its kind.
         units: of outputs, where known.
+        scales: natural sizes of outputs in these units; one where not known.
         seed: of the rotations.
 
     Raises:
@@ -79,11 +80,12 @@ class Subject:
         module: nn.Module | None = None,
         calling: Callable[[nn.Module], Callable[[Any], Any]] | None = None,
         units: Mapping[str, str] | None = None,
+        scales: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
         self.predict, self.center, self.stacked, self.module = predict, center, stacked, module
         self.calling = calling
-        self.units = dict(units or {})
+        self.units, self.scales = dict(units or {}), dict(scales or {})
         self.seed = seed
         self._models: list[RotatedModel] = []
         self.precision = precision or _precision_of(inputs)
@@ -165,6 +167,10 @@ class Subject:
         """The most that rounding and chance do to an output, as far as they were seen."""
         return max(self.floor(name), self.noise(name), torch.finfo(self.precision).eps * self.size(name))
 
+    def natural(self, name: str) -> float:
+        """A natural size of an output, such as 1 eV/Å³: numbers like that are added on the way to a smaller one."""
+        return self.scales.get(name, 1.0)
+
     def amount(self, name: str, value: float) -> str:
         """A number in an output's unit, in words."""
         return f"{value:.2g} {self.unit(name)}".rstrip()
@@ -183,7 +189,7 @@ class Subject:
     def _is_broken(self, name: str) -> bool:
         eps, size = torch.finfo(self.precision).eps, self.size(name)
         # A floor far above the precision hides an error: a jump, amplified rounding, or chance.
-        accounted = min(max(self.floor(name), self.noise(name)), AMPLIFIED * eps * size)
+        accounted = min(max(self.floor(name), self.noise(name)), AMPLIFIED * eps * max(size, self.natural(name)))
         return self.error(name) > ROUND_OFF_FACTOR * max(accounted, eps * size)
 
     # -- what experiments ask for --------------------------------------------------------------------------------------

@@ -146,6 +146,6 @@ def _advice(edge_index: Tensor) -> str:
             "nearest, cuts between neighbours at equal distances. Raise it, or keep whole shells."
         )
     return (
-        "Atoms lie at the cutoff to the last digit: give it a smooth envelope that vanishes there, and compute distances "
-        "in higher precision."
+        "Atoms lie at the cutoff to the last digit: give it a smooth envelope that vanishes there, and compute "
+        "distances in higher precision."
     )

@@ -39,8 +39,8 @@ def few_values(subject: Subject) -> Iterator[Finding]:
         )
         advice = (
             "Look for eigenvectors and principal axes (their signs are arbitrary), sorting by a coordinate, argmax, "
-            "the first neighbour of a list, and caps on the number of neighbours; average over all choices, or choose by "
-            "what does not depend on the frame."
+            "the first neighbour of a list, and caps on the number of neighbours; average over all choices, or choose "
+            "by what does not depend on the frame."
         )
         yield Finding(NAME, name, sentence, advice, "character", subject.error(name), left, part)
 

@@ -41,5 +41,5 @@ def small_angles(subject: Subject) -> Iterator[Finding]:
             "smooth envelope, degenerate local frames, sorting, rounding to a grid."
         )
         yield finding(
-            NAME, name, type(smooth)(smooth.before, 0.0, min(1.0, jumped), True), sentence, advice, "character"
+            NAME, name, type(smooth)(smooth.before, 0.0, min(1.0, jumped), True), sentence, advice, kind="character"
         )

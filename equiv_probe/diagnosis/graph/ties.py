@@ -51,7 +51,7 @@ def ties(subject: Subject) -> Iterator[Finding]:
             "to zero), give neighbours at equal distances equal treatment (no cap on their number, or a cap that keeps "
             "all of a shell), and use a smooth cutoff."
         )
-        yield finding(NAME, name, best, sentence, advice, "character")
+        yield finding(NAME, name, best, sentence, advice, kind="character")
 
 
 def _gap(points: Tensor) -> float:

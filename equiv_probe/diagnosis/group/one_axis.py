@@ -41,7 +41,7 @@ def one_axis(subject: Subject) -> Iterator[Finding]:
             "coordinates or harmonics with their pole there, a field, augmentation about that axis alone, rounding in "
             "one branch of an atan2."
         )
-        yield finding(NAME, name, best, sentence, advice, "character")
+        yield finding(NAME, name, best, sentence, advice, kind="character")
 
 
 def _about(place: int) -> Tensor:

@@ -10,6 +10,7 @@ from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.diagnosis.subject import FEW, root
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.representations.representation import CartesianTensor
+from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +54,18 @@ def reflection(subject: Subject) -> Iterator[Finding]:
 
 def _of_wrong_parity(subject: Subject, name: str, other: CartesianTensor, change: float, left: Tensor) -> Finding:
     declared = subject.schema.outputs[name]
-    sentence = f"{name!r} is declared as ep.{declared}, but under reflection it behaves as ep.{other}"
-    advice = f'If that is what it is, declare outputs={{"{name}": ep.{other}}}; otherwise count its cross products.'
+    if usual(name, tuple(left.shape)) == declared:
+        sentence = (
+            f"{name!r} has the wrong sign where a structure is reflected: by its name it is ep.{declared}, and it "
+            f"behaves as ep.{other}"
+        )
+        advice = (
+            "Look for a determinant where a volume is meant, as of a cell (a reflected one has a negative determinant, "
+            "its volume is |det|), and for an odd number of cross products."
+        )
+    else:
+        sentence = f"{name!r} is declared as ep.{declared}, but under reflection it behaves as ep.{other}"
+        advice = f'If that is what it is, declare outputs={{"{name}": ep.{other}}}; otherwise count its cross products.'
     return Finding(PARITY, name, sentence, advice, "beside", change, root(left))
 
 

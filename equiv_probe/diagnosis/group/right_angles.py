@@ -26,7 +26,7 @@ def right_angles(subject: Subject) -> Iterator[Finding]:
             f"{name!r} respects rotations by right angles, and not others: something lies along the axes of a cube"
         )
         advice = (
-            "Look for a grid (FFT meshes, voxels, the real-space mesh of DFT, a k-point mesh), for sums over components "
-            "such as |x| + |y| + |z| or max(|x|, |y|, |z|), and for activations on vector components."
+            "Look for a grid (FFT meshes, voxels, the real-space mesh of DFT, a k-point mesh), for sums over "
+            "components such as |x| + |y| + |z| or max(|x|, |y|, |z|), and for activations on vector components."
         )
-        yield finding(NAME, name, subject.compare(name, after[name]), sentence, advice, "character")
+        yield finding(NAME, name, subject.compare(name, after[name]), sentence, advice, kind="character")

@@ -46,8 +46,8 @@ def batch_of_one(subject: Subject) -> Iterator[Finding]:
         allowed = max(subject.rounding(name), ROUNDING * torch.finfo(subject.precision).eps * subject.size(name))
         if not change <= allowed:
             sentence = (
-                f"{name!r} of a structure changes by {subject.amount(name, change)} if it is evaluated alone and not in "
-                f"a batch of {count}"
+                f"{name!r} of a structure changes by {subject.amount(name, change)} if it is evaluated alone and not "
+                f"in a batch of {count}"
             )
             advice = (
                 "Look for padding that is not masked, batch normalisation in training mode, pooling over the whole "

@@ -49,8 +49,9 @@ def chance(subject: Subject) -> Iterator[Finding]:
             part, after, certain = min(1.0, (CHANCE_FACTOR * noise / error) ** 2), error, True
             sentence += "; neither a fixed random state nor evaluation mode changes that"
         advice = (
-            "Call model.eval() (dropout, batch normalisation), seed what is drawn in forward, and ask for deterministic "
-            "kernels: torch.use_deterministic_algorithms(True). Of a model that is meant to draw, compare means."
+            "Call model.eval() (dropout, batch normalisation), seed what is drawn in forward, and ask for "
+            "deterministic kernels: torch.use_deterministic_algorithms(True). Of a model that is meant to draw, "
+            "compare means."
         )
         yield Finding(NAME, name, sentence, advice, "cause", error, after, part, certain)
 

@@ -27,13 +27,13 @@ _MORE = 100.0
 def conditioning(subject: Subject) -> Iterator[Finding]:
     """Inputs that differ by rounding, and by a hundred times that: a smooth model's response grows as much."""
     eps = torch.finfo(subject.precision).eps
-    if not any(subject.floor(name) > AMPLIFIED * eps * subject.size(name) for name in subject.broken):
+    if not any(subject.floor(name) > AMPLIFIED * eps * _size(subject, name) for name in subject.broken):
         raise NotApplicable("inputs that differ by rounding alone give outputs that do, too")
     small, large = (_responses(subject, eps * times) for times in (4.0, 4.0 * _MORE))
     for name in subject.broken:
         response, error = small[name], subject.error(name)
         noisy = subject.noise(name) > response / 3
-        if response < AMPLIFIED * eps * subject.size(name) or large[name] < GROWS * response or noisy:
+        if response < AMPLIFIED * eps * _size(subject, name) or large[name] < GROWS * response or noisy:
             continue
         # Rounding on the way to the rotated copy and in the first layers: a few spacings.
         part = min(1.0, (10 * response / error) ** 2) if error > 0 else math.nan
@@ -48,6 +48,10 @@ def conditioning(subject: Subject) -> Iterator[Finding]:
             "float64."
         )
         yield Finding(NAME, name, sentence, advice, "cause", error, max(0.0, error - 10 * response), part)
+
+
+def _size(subject: Subject, name: str) -> float:
+    return max(subject.size(name), subject.natural(name))
 
 
 def _responses(subject: Subject, relative: float) -> dict[str, float]:

@@ -19,29 +19,34 @@ if TYPE_CHECKING:
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "inputs cut"
+COPIES = 2
+"""Rotated copies at which outputs must be the same: at one they may be by chance."""
 _JITTERED = 3
 
 
-@experiment(NAME, "numerics", "Are inputs rounded to fewer digits than they have?", cost=4 + _JITTERED)
+@experiment(NAME, "numerics", "Are inputs rounded to fewer digits than they have?", cost=2 * COPIES + _JITTERED)
 def cut_inputs(subject: Subject) -> Iterator[Finding]:
     """Outputs that are the same to the last bit at inputs rounded to a lower precision never saw the other digits.
 
     How much error that makes is what moving the inputs by as much does to the outputs.
     """
-    rotated = subject.model.rotated(subject.rotations[:1])  # as they are given, coordinates may have few digits
-    inputs = {**subject.inputs, **{name: value[0] for name, value in rotated.items()}}
-    moving = [name for name, value in rotated.items() if value.is_floating_point()]
-    kind = next((inputs[name].dtype for name in moving), None)
+    copies = subject.model.rotated(subject.rotations[:COPIES])  # as they are given, coordinates may have few digits
+    moving = [name for name, value in copies.items() if value.is_floating_point()]
+    kind = next((copies[name].dtype for name in moving), None)
     lower = [one for one in (torch.bfloat16, torch.float16, torch.float32) if kind and _is_lower(one, kind, subject)]
     if not lower:
         raise NotApplicable("inputs have no more digits than the model works with")
-    own = subject.at(inputs)
+    each = [{**subject.inputs, **{name: value[k] for name, value in copies.items()}} for k in range(COPIES)]
+    known = [subject.at(inputs) for inputs in each]
     for low in lower:
-        cut = {name: inputs[name].to(low).to(inputs[name].dtype) for name in moving}
-        if all(bool((cut[name] == inputs[name]).all()) for name in moving):
-            continue
-        found = subject.at({**inputs, **cut})
-        blind = [name for name in subject.broken if bool((found[name] == own[name]).all())]
+        cut = [{name: inputs[name].to(low).to(inputs[name].dtype) for name in moving} for inputs in each]
+        found = [subject.at({**inputs, **rounded}) for inputs, rounded in zip(each, cut, strict=True)]
+        inputs, own = each[0], known[0]
+        blind = [
+            name
+            for name in subject.broken
+            if all(bool((there[name] == here[name]).all()) for there, here in zip(found, known, strict=True))
+        ]
         if not blind:
             continue
         moved = [subject.at({**inputs, **_jittered(inputs, moving, low, seed)}) for seed in range(_JITTERED)]
@@ -51,8 +56,8 @@ def cut_inputs(subject: Subject) -> Iterator[Finding]:
             part = min(1.0, (made / error) ** 2) if error > 0 else math.nan
             kind_ = str(low).removeprefix("torch.")
             sentence = (
-                f"{name!r} is the same to the last bit if the inputs are rounded to {kind_} first: the model cuts them. "
-                f"Moving them by as much changes it by {made:.2g}, beside a symmetry error of {error:.2g}"
+                f"{name!r} is the same to the last bit if the inputs are rounded to {kind_} first: the model cuts "
+                f"them. Moving them by as much changes it by {made:.2g}, beside a symmetry error of {error:.2g}"
             )
             advice = (
                 f"Look for .to(torch.{kind_}), .half() or a cast of positions; differences of them need all digits."

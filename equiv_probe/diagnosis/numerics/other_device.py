@@ -33,7 +33,7 @@ def other_device(subject: Subject) -> Iterator[Finding]:
         best = subject.compare(name, after[name].to(subject.values[name].device))
         sentence = f"{name!r} is more symmetric on the CPU ({best.after:.2g}) than on the GPU ({best.before:.2g})"
         advice = (
-            "torch.backends.cuda.matmul.allow_tf32 = False, torch.backends.cudnn.allow_tf32 = False; then suspect fused "
-            "or hand-written kernels."
+            "torch.backends.cuda.matmul.allow_tf32 = False, torch.backends.cudnn.allow_tf32 = False; then suspect "
+            "fused or hand-written kernels."
         )
         yield finding(NAME, name, best, sentence, advice)

@@ -38,7 +38,7 @@ def gradient(subject: Subject) -> Iterator[Finding]:
     for _ in range(DIRECTIONS):
         along = torch.randn(points.shape, generator=generator, dtype=torch.float64).to(points.device)
         along /= along.norm()
-        fine, coarse = (_slope(subject, energy, places, points, along, size * step) for size in (1, 2))
+        fine, coarse = (_slope(subject, energy, places, size * step * along, size * step) for size in (1, 2))
         work = float((subject.identity[forces] * along).sum())
         defects.append((4 * fine - coarse) / 3 + work)
         doubts.append(fine - coarse)
@@ -74,9 +74,11 @@ def _names(subject: Subject) -> tuple[str, str, str]:
     return energies[0], forces[0], places[0]
 
 
-def _slope(subject: Subject, energy: str, places: str, points: Tensor, along: Tensor, step: float) -> float:
+def _slope(subject: Subject, energy: str, places: str, move: Tensor, length: float) -> float:
+    """Central difference of the energy for a move of all places ``(N, 3)``, of this length."""
+    points = subject.inputs[places].detach()
     ahead, behind = (
-        float(subject.at({**subject.inputs, places: (points.double() + s * step * along).to(points)})[energy].sum())
+        float(subject.at({**subject.inputs, places: (points.double() + s * move).to(points)})[energy].sum())
         for s in (1, -1)
     )
-    return (ahead - behind) / (2 * step)
+    return (ahead - behind) / (2 * length)

@@ -41,8 +41,8 @@ def net_force(subject: Subject) -> Iterator[Finding]:
         eps = torch.finfo(subject.precision).eps
         if net > max(MUCH, 1e3 * eps) * size and net > 10 * subject.noise(name):
             sentence = (
-                f"{name!r} of a structure add up to {subject.amount(name, root(total))} per component, beside forces of "
-                f"{size:.2g}: the structure pushes itself"
+                f"{name!r} of a structure add up to {subject.amount(name, root(total))} per component, beside forces "
+                f"of {size:.2g}: the structure pushes itself"
             )
             advice = (
                 "Take forces as the gradient of an energy that depends on differences of positions, or subtract their "

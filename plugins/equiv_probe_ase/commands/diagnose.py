@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - Typer reads annotations
 from typing import Annotated
 
 import typer
@@ -53,6 +53,7 @@ def diagnose_command(  # noqa: PLR0917 - a command line has as many options as i
             everything=everything,
             budget=budget,
             seed=seed,
+            in_float64=lambda: make_calculator(calculator, device=device, dtype="float64"),
             name=calculator + (f" in {dtype}" if dtype else ""),
         )
     if output is not None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.diagnose import diagnosis_of
-from equiv_probe.diagnosis.experiments import EXPERIMENTS
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.auditing.subject import Subject as Audited
-from equiv_probe_ase.calculators.by_name import as_calculator
+from equiv_probe_ase.calculators.by_name import as_calculator, make_calculator
 from equiv_probe_ase.diagnosis.atoms_subject import subject_of
+from equiv_probe_ase.diagnosis.experiments import ATOMS_EXPERIMENTS
 from equiv_probe_ase.structures.loading import load
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def diagnose(
     budget: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    in_float64: Callable[[], Calculator] | None = None,
 ) -> Diagnosis:
     """Find out why a calculator breaks symmetry: experiments, the cheapest first, until one explains the error.
 
@@ -56,6 +58,7 @@ def diagnose(
         budget: evaluations beyond which no experiment is begun.
         seed: of the rotations.
         name: of the model, for the report.
+        in_float64: makes the same calculator in float64; None does so where it was given by name.
 
     Returns:
         The diagnosis.
@@ -63,6 +66,7 @@ def diagnose(
     Raises:
         EquivProbeError: nothing to measure, or no structure could be evaluated.
     """
+    began = time.perf_counter()
     todo = load(structures, vacuum=vacuum)
     made = as_calculator(calculator)
     audited = Audited.of(
@@ -75,32 +79,37 @@ def diagnose(
         atoms_per_call=None,
         name=name,
     )
-    structure, subject, notes = _worst(todo, audited, seed)
+    if in_float64 is None and isinstance(calculator, str):
+        spec = calculator
+        in_float64 = lambda: make_calculator(spec, dtype="float64")  # noqa: E731
+    structure, subject, notes = _worst(todo, audited, seed, in_float64)
     return diagnosis_of(
         subject,
-        EXPERIMENTS,
+        ATOMS_EXPERIMENTS,
         model=audited.label,
         source=f"{structure.name} ({len(structure.atoms)} atoms), the worst of {min(STRUCTURES, len(todo))}",
         everything=everything,
         budget=budget,
         protocol={"evaluator": audited.engine.evaluator.name, "versions": audited.versions},
         notes=notes,
+        began=began,
     )
 
 
-def _worst(todo: Sequence[Structure], audited: Audited, seed: int) -> tuple[Structure, Subject, list[str]]:
+def _worst(
+    todo: Sequence[Structure], audited: Audited, seed: int, in_float64: Callable[[], Calculator] | None
+) -> tuple[Structure, Subject, list[str]]:
     """The structure with the largest error beside its size, and remarks on those that failed."""
     found: list[tuple[float, Structure, Subject]] = []
     notes = []
     for structure in sorted(todo, key=lambda one: len(one.atoms))[:STRUCTURES]:
         try:
-            subject = subject_of(structure, audited, seed=seed)
+            subject = subject_of(structure, audited, seed=seed, in_float64=in_float64)
         except (Exception, SystemExit) as error:  # the others go on
             notes.append(f"{structure.name} failed: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
             continue
-        found.append(
-            (max((subject.error(n) / (subject.size(n) or 1) for n in subject.broken), default=0.0), structure, subject)
-        )
+        errors = [subject.error(name) / (subject.size(name) or 1.0) for name in subject.broken]
+        found.append((max(errors, default=0.0), structure, subject))
     if not found:
         raise EquivProbeError(f"structures that all failed ({notes[0]})", "one that can be evaluated")
     _, structure, subject = max(found, key=lambda one: one[0])
