@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "inputs cut"
-COPIES = 2
-"""Rotated copies at which outputs must be the same: at one they may be by chance."""
+COPIES = 4
+"""Rotated copies at which outputs must be the same: at one or two they may be by chance."""
 _JITTERED = 3
 
 
