@@ -1,15 +1,15 @@
 """Old spellings of public names and arguments: they keep working, and say what to write instead.
 
 >>> import warnings
->>> @renamed(turns="rotates")
-... def noise(shape, rotates=True):
-...     return shape, rotates
+>>> @renamed(calc="calculator")
+... def audit(calculator, repeats=1):
+...     return calculator, repeats
 >>> with warnings.catch_warnings(record=True) as heard:
 ...     warnings.simplefilter("always")
-...     noise(3, turns=False)
-(3, False)
+...     audit(calc="emt")
+('emt', 1)
 >>> print(heard[0].message)
-equiv_probe: the argument turns of noise() is now called rotates
+equiv_probe: the argument calc of audit() is now called calculator
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def renamed(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     ``__init__``.
 
     Args:
-        new_names: the new name of each old one: ``@renamed(turns="rotates")``.
+        new_names: the new name of each old one: ``@renamed(calc="calculator")``.
 
     Returns:
         The decorator. What it makes takes the old names too, with a ``DeprecationWarning`` at the line of the call, and

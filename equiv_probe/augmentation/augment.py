@@ -1,7 +1,7 @@
 """Random-rotation augmentation as hooks: inputs are rotated, outputs rotated back, and the user's code sees neither.
 
 For a loss that does not depend on the frame, ``ℓ(ρ(g)⁻¹ f(ρ(g) x), y) = ℓ(f(ρ(g) x), ρ(g) y)``: training on the
-model's answers rotated back, with untouched labels, *is* training on rotated data with rotated labels.
+model's outputs rotated back, with untouched labels, *is* training on rotated data with rotated labels.
 
 >>> import torch, equiv_probe as ep
 >>> model = torch.nn.Linear(3, 3)
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.live.capture import Call, cloned, read_outputs, write_outputs
+from equiv_probe.live.capture import Call, cloned
 from equiv_probe.live.hook import CallRotation, Hook
 from equiv_probe.live.isolation import capturing_graph, isolated, measuring, needs_gradient
 from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.outputs import read_outputs, write_outputs
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.rotations.drawing import RotationSource
 from equiv_probe.rotations.plan import RotationPlan
@@ -50,10 +51,10 @@ def augment(
     adapter: Adapter | None = None,
     plan: PlanLike | None = None,
 ) -> Augmentation:
-    """Rotate every structure by a fresh Haar rotation on its way into the model, and the answer back, in train mode.
+    """Rotate every structure by a fresh Haar rotation on its way into the model, and its output back, in train mode.
 
-    Where a grid without interpolation rotates along, it is one of the cube's rotations (half turns, where a box is no
-    cube). Of grids that are interpolated, the answer is zero outside of the ball that the box holds.
+    Where a grid without interpolation rotates along, it is one of the cube's rotations (by 180°, where a box is no
+    cube). Of grids that are interpolated, the output is zero outside of the ball that the box holds.
 
     Works with forces that are differentiated inside the model or outside of it. Do not use it on a module that is
     recomputed under activation checkpointing: each recomputation would be rotated anew.
@@ -156,8 +157,8 @@ class Augmentation(CallRotation):
         structures, g, dicts = rotated
         schema = self._live.schema
         assert schema is not None
-        answer = {name: value[None] for name, value in read_outputs(raw, schema).items()}
-        back = {name: value[0] for name, value in structures.rotate_back(answer, schema, g[None]).items()}
+        outputs = {name: value[None] for name, value in read_outputs(raw, schema).items()}
+        back = {name: value[0] for name, value in structures.rotate_back(outputs, schema, g[None]).items()}
         for own, new in dicts:
             kept = {name: own[name] for name in schema.inputs if name in own}
             written = {name: value for name, value in new.items() if name not in own or own[name] is not value}
@@ -167,7 +168,7 @@ class Augmentation(CallRotation):
         return write_outputs(raw, back, list(schema.outputs))
 
     def _resolve(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Find the schema, with one look at what the model answers if need be."""
+        """Find the schema, with one look at what the model returns if need be."""
         schema = self._live.schema
         if schema is not None and schema.inputs and schema.outputs:
             self._live.resolve(self._live.keep(args, kwargs), None)
@@ -178,7 +179,7 @@ class Augmentation(CallRotation):
             self._live.resolve(call, self._look(call))
 
     def _look(self, call: Call) -> Any:
-        """The model's answer to a call; with gradients only if the model needs them."""
+        """The model's output for a call; with gradients only if the model needs them."""
         for needed in (False, True):
             inputs = {name: cloned(value) for name, value in call.inputs.items()}
             for value in inputs.values():

@@ -23,8 +23,8 @@ from torch import nn
 
 from equiv_probe.augmentation.draws import (
     Source,
-    counted,
     drawn,
+    fetched,
     generic_item,
     is_generic,
     of_item,
@@ -32,12 +32,11 @@ from equiv_probe.augmentation.draws import (
     require_generic,
     rounding,
 )
-from equiv_probe.augmentation.findings import AugmentationCheck, Finding, without_improper
+from equiv_probe.augmentation.findings import AugmentationCheck, Finding, uniform, without_improper
 from equiv_probe.augmentation.grid_check import check_grids, grids_of
 from equiv_probe.augmentation.independence import check_batch, check_independence, check_items, check_workers
 from equiv_probe.augmentation.label_check import check_labels
 from equiv_probe.augmentation.sample_layout import has_positions
-from equiv_probe.augmentation.uniformity import moments, recipe, uniformity
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import RandomState
 
@@ -84,7 +83,7 @@ def check_augmentation(
         workers: also fetch through a ``DataLoader`` with that many workers, two epochs, and look for rotations that
             two of them, or both epochs, have in common.
         seed: of the global random states during the check, which are put back; None leaves them as they are.
-        progress: show a progress bar when it takes longer than two seconds.
+        progress: show a bar in a terminal, lines in a log, once it takes longer than two seconds.
 
     Returns:
         The findings; ``.ok`` sums them up, ``print`` shows them.
@@ -110,7 +109,7 @@ def check_augmentation(
             source = generic_item(transform_or_dataset, schema)
         layout = source.layout(schema)
         require_generic(source, layout)
-        found = [drawn(source, layout, source.fetch()) for _ in counted(draws, shown=progress)]
+        found = [drawn(source, layout, values) for values in fetched(source, draws, shown=progress)]
         place = next(u for u, points in enumerate(layout.points(source.before)) if is_generic(points))
         rotations = torch.stack([one.rotations[place] for one in found])
         findings = list(_motion(source, layout, found, rotations, place, improper=improper, alpha=alpha / 3))
@@ -122,7 +121,7 @@ def check_augmentation(
         if workers:
             findings.append(check_workers(source.fetch, layout, source.before, tolerance, workers))
         findings += check_labels(source.before, found[:_LABEL_DRAWS], layout, schema)
-        findings += _given(source)
+        findings.append(_in_place(source))
     finally:
         before.restore()
     return AugmentationCheck(tuple(findings), rotations)
@@ -156,12 +155,7 @@ def _motion(
     if float((matrices - eye).abs().max()) < min(0.2, 2 * max(one.angle_error for one in draws)):
         yield Finding("Haar", False, "nothing is rotated" if source.absolute else "no fetch is rotated anew")
         return
-    test = uniformity(matrices, improper=improper)
-    passed = test.p_value >= alpha
-    sentence = "rotations are uniform on SO(3)" if passed else f"rotations are not uniform on SO(3), at {test.part}"
-    hint = "" if passed else recipe(proper, absolute=source.absolute)
-    parts = [sentence, *([hint] if hint else []), *([moments(proper)] if source.absolute else [])]
-    yield Finding("Haar", passed, "; ".join(parts), test.statistic, test.p_value)
+    yield uniform("Haar", matrices, improper=improper, absolute=source.absolute, alpha=alpha)
 
 
 def _rigid(source: Source, layout: Layout, draws: list[Draw], place: int) -> Finding:
@@ -175,30 +169,26 @@ def _rigid(source: Source, layout: Layout, draws: list[Draw], place: int) -> Fin
     low, high = float(stretches.min()), float(stretches.max())
     uneven = float((stretches[:, 0] - stretches[:, -1]).max())
     if uneven < 1e-4:
-        return Finding("rigid", False, f"not a rigid motion: scaled by {low:.4g} to {high:.4g}", deviation)
-    if max(motion.nonlinear for motion in motions) <= limit and len(before) > 4:
-        return Finding("rigid", False, f"not a rigid motion: stretched by {low:.4g} to {high:.4g}", deviation)
-    mean = sum(motion.deviation for motion in motions) / len(motions)
-    what = "atoms are displaced against each other"
-    return Finding(
-        "rigid", False, f"not a rigid motion: {what}, by {mean:.3g} Å on average (root mean square)", deviation
-    )
-
-
-def _given(source: Source) -> Iterator[Finding]:
-    if source.written:
-        yield Finding(
-            "in place",
-            False,
-            f"writes into tensors that are not its own: {', '.join(sorted(source.written))}; cached "
-            "data drift from epoch to epoch",
-        )
-    elif source.replaced:
-        yield Finding(
-            "in place",
-            None,
-            f"replaces {', '.join(sorted(source.replaced))} in the very sample it was given, and leaves "
-            "its tensors alone: fine for samples that are loaded afresh, wrong for cached ones",
-        )
+        what = f"scaled by {low:.4g} to {high:.4g}"
+    elif max(motion.nonlinear for motion in motions) <= limit and len(before) > 4:
+        what = f"stretched by {low:.4g} to {high:.4g}"
     else:
-        yield Finding("in place", True, "the sample it was given stays as it was")
+        mean = sum(motion.deviation for motion in motions) / len(motions)
+        what = f"atoms are displaced against each other, by {mean:.3g} Å on average (root mean square)"
+    return Finding("rigid", False, f"not a rigid motion: {what}", deviation)
+
+
+def _in_place(source: Source) -> Finding:
+    written, replaced = (", ".join(sorted(names)) for names in (source.written, source.replaced))
+    passed: bool | None = True
+    found = "the sample it was given stays as it was"
+    if written:
+        passed = False
+        found = f"writes into tensors that are not its own: {written}; cached data drift from epoch to epoch"
+    elif replaced:
+        passed = None
+        found = (
+            f"replaces {replaced} in the very sample it was given, and leaves its tensors alone: fine for samples that "
+            "are loaded afresh, wrong for cached ones"
+        )
+    return Finding("in place", passed, found)

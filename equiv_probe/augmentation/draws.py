@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from equiv_probe.augmentation.alignment import align, extents
 from equiv_probe.augmentation.label_check import EPS, Draw
 from equiv_probe.augmentation.sample_layout import Layout, generic_sample, read
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -189,21 +189,9 @@ def rounding(before: Tensor, after: Tensor) -> float:
     return 64 * eps * max(float(before.abs().max()), float(after.abs().max()))
 
 
-def counted(total: int, *, shown: bool) -> Iterator[int]:
-    """Count to ``total``, with a progress bar once it has taken two seconds."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    # On stderr: what a program prints is not disturbed.
-    began, bar, task = time.perf_counter(), Progress(transient=True, console=Console(stderr=True)), None
-    try:
-        for k in range(total):
-            yield k
-            if task is not None:
-                bar.update(task, completed=k + 1)
-            elif shown and time.perf_counter() - began > 2:
-                bar.start()
-                task = bar.add_task("drawing from the augmentation", total=total, completed=k + 1)
-    finally:
-        if task is not None:
-            bar.stop()
+def fetched(source: Source, count: int, *, shown: bool) -> Iterator[Any]:
+    """Fresh draws, with progress where that is to be shown."""
+    with progress(count, "drawing from the augmentation", shown=shown) as advance:
+        for _ in range(count):
+            yield source.fetch()
+            advance(1)

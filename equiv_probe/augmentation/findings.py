@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from io import StringIO
 from typing import TYPE_CHECKING
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
+from equiv_probe.augmentation.uniformity import moments, recipe, uniformity
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.terminal import plain_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,10 +89,29 @@ class AugmentationCheck:
         return table
 
     def __str__(self) -> str:
-        console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
-        console.print(self)
-        text: str = console.file.getvalue()  # type: ignore[attr-defined]
-        return "\n".join(line.rstrip() for line in text.splitlines())
+        return plain_text(self)
+
+
+SAME = "every draw gives the same rotation: it is cached, or seeded anew"
+NEW = "every draw is a new rotation"
+
+
+def uniform(name: str, matrices: Tensor, *, improper: bool, absolute: bool, alpha: float) -> Finding:
+    """Whether drawn rotations ``(K, 3, 3)`` are Haar, and if not by which recipe they may have been made.
+
+    Args:
+        name: of the finding.
+        matrices: orthogonal.
+        improper: whether half of them are meant to be improper.
+        absolute: whether they are known themselves, or only up to a rotation that they share.
+        alpha: level of the test.
+    """
+    proper, test = matrices * torch.linalg.det(matrices).sign()[:, None, None], uniformity(matrices, improper=improper)
+    passed = test.p_value >= alpha
+    parts = ["rotations are uniform on SO(3)" if passed else f"rotations are not uniform on SO(3), at {test.part}"]
+    parts += [] if passed else [recipe(proper, absolute=absolute)]
+    parts += [moments(proper)] if absolute else []
+    return Finding(name, passed, "; ".join(filter(None, parts)), test.statistic, test.p_value)
 
 
 def without_improper(matrices: Tensor, *, improper: bool) -> tuple[Finding, Tensor]:

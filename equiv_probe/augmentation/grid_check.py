@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import torch
 from scipy import stats
 
-from equiv_probe.augmentation.draws import counted
-from equiv_probe.augmentation.findings import AugmentationCheck, Finding, without_improper
+from equiv_probe.augmentation.draws import fetched
+from equiv_probe.augmentation.findings import NEW, SAME, AugmentationCheck, Finding, uniform, without_improper
 from equiv_probe.augmentation.sample_layout import read
-from equiv_probe.augmentation.uniformity import moments, recipe, uniformity
+from equiv_probe.augmentation.uniformity import recipe
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.grids import Grid, grid
 from equiv_probe.rotations.plan import RotationPlan
@@ -81,7 +81,7 @@ def check_grids(
     """
     first = next(iter(grids))
     _require_generic(first, source.before[first], grids[first])
-    after = [read(source.fetch()) for _ in counted(draws, shown=shown)]
+    after = [read(values) for values in fetched(source, draws, shown=shown)]
     for values in after:
         if first not in values or values[first].shape[-3:] != source.before[first].shape[-3:]:
             raise EquivProbeError(
@@ -212,17 +212,11 @@ def _rotations(
     handed, proper = without_improper(rotations, improper=improper)
     yield handed
     if float((rotations - rotations[0]).abs().max()) < 1e-6:
-        said = "every draw gives the same rotation: it is cached, or seeded anew"
         moved = float((rotations[0] - torch.eye(3).double()).abs().max()) > 1e-6
-        yield Finding("uniform", False, said if moved or not source.absolute else "nothing is rotated")
+        yield Finding("uniform", False, SAME if moved or not source.absolute else "nothing is rotated")
         return
     if not exact:
-        test = uniformity(rotations, improper=improper)
-        passed = test.p_value >= alpha
-        hint = "" if passed else recipe(proper, absolute=source.absolute)
-        said = "rotations are uniform on SO(3)" if passed else f"rotations are not uniform on SO(3), at {test.part}"
-        parts = [said, *([hint] if hint else []), *([moments(proper)] if source.absolute else [])]
-        yield Finding("uniform", passed, "; ".join(parts), test.statistic, test.p_value)
+        yield uniform("uniform", rotations, improper=improper, absolute=source.absolute, alpha=alpha)
         return
     group = _cube(*box)
     group = group if improper else group[torch.linalg.det(group) > 0]
@@ -245,7 +239,7 @@ def _counts(rotations: Tensor, group: Tensor, alpha: float) -> Iterator[Finding]
                 axis = recipe(rotations * torch.linalg.det(rotations).sign()[:, None, None], absolute=False)
                 said += f"; {axis}" if axis else ""
         else:
-            said = "every draw is a new rotation" if passed else "each draw knows of the one before it"
+            said = NEW if passed else "each draw knows of the one before it"
         yield Finding(name, passed, said, statistic, p)
         if not passed:
             return
@@ -266,8 +260,8 @@ def _label(name: str, before: Tensor, after: list[Tensor], rep: Grid, found: lis
         errors.append(_unexplained(old, [_single(values, rep) for values in after], rep, found))
     if max(errors) <= 1:
         return Finding(label, True, f"rotates with the grid, as ep.{rep}", max(errors))
-    turned = [float((one.rotation - torch.eye(3).double()).abs().max()) > 1e-6 for one in found]
-    if all(same for same, moved in zip(stale, turned, strict=True) if moved):
+    rotated = [float((one.rotation - torch.eye(3).double()).abs().max()) > 1e-6 for one in found]
+    if all(same for same, moved in zip(stale, rotated, strict=True) if moved):
         return Finding(label, False, "is stale: the grid was rotated and it was not", max(errors))
     reference = _Reference(before, rep)
     if not rep.channels.are_scalars and all(reference.motion(values).exact for values in after):

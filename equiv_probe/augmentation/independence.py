@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from equiv_probe.augmentation.alignment import align
 from equiv_probe.augmentation.draws import is_generic
-from equiv_probe.augmentation.findings import Finding
+from equiv_probe.augmentation.findings import NEW, SAME, Finding
 from equiv_probe.augmentation.sample_layout import Layout, read
 from equiv_probe.augmentation.uniformity import association, serial
 
@@ -44,7 +44,7 @@ def check_independence(rotations: Tensor, tolerance: float, alpha: float) -> Fin
     count = len(rotations)
     different = count - int(repeats(rotations, tolerance).tril().any(1).sum())
     if different == 1:
-        return Finding("independent", False, "every draw gives the same rotation: it is cached, or seeded anew", 1.0)
+        return Finding("independent", False, SAME, 1.0)
     if count - different > max(3, count / 100):
         return Finding(
             "independent",
@@ -56,7 +56,7 @@ def check_independence(rotations: Tensor, tolerance: float, alpha: float) -> Fin
     if test.p_value < alpha:
         found = f"each draw knows of the one before it (z = {test.statistic:.1f} at {test.part})"
         return Finding("independent", False, found, test.statistic, test.p_value)
-    return Finding("independent", True, "every draw is a new rotation", test.statistic, test.p_value)
+    return Finding("independent", True, NEW, test.statistic, test.p_value)
 
 
 def check_batch(

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from equiv_probe.augmentation.voxel_affine import plain, with_affine
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.representation import Fixed
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
+from equiv_probe.schema.centers import box_center
 from equiv_probe.schema.grid_plans import fitting_plan, one_of, require_fit
 from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import named, unnamed
-from equiv_probe.schema.structures import box_center
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,19 +78,21 @@ class RandomRotation:
     def __call__(self, sample: Any) -> Any:
         """A rotated copy of a sample; the sample itself stays as it is.
 
-        What rotates comes back as a plain tensor, also where it was one that carries where its voxels are (MONAI's
-        ``MetaTensor``): its affine matrix would be that of the unrotated grid.
+        What rotates comes back as a plain tensor, but for grids that say where their voxels are (MONAI's
+        ``MetaTensor``): these keep their class and meta data, with the affine matrix of the rotated grid, by which the
+        image stays where it is in the world, as with MONAI's own transforms.
 
         Raises:
             EquivProbeError: an entry that the schema names is missing or does not fit, or the plan does not; or an
-                entry that it does not name holds coordinates, which the first sample shows.
+                entry that it does not name holds coordinates, which the first sample shows; or an affine matrix that
+                cannot be kept right.
         """
         entries = named(sample, list(self.representations))
         missing = [name for name in self.representations if name not in entries]
         if missing:
             raise EquivProbeError(f"a sample with {sorted(entries)}", f"the schema's {missing}", "ep.Schema(...)")
         arrays = {name for name, value in entries.items() if isinstance(value, np.ndarray)}
-        tensors = {name: torch.as_tensor(v) if name in arrays else _plain(v) for name, v in entries.items()}
+        tensors = {name: torch.as_tensor(v) if name in arrays else plain(v) for name, v in entries.items()}
         if not self._looked:
             require_nothing_hidden({n: v for n, v in tensors.items() if torch.is_tensor(v)}, self.representations)
             self._looked = True
@@ -102,7 +105,7 @@ class RandomRotation:
                 continue
             about = None if center is None or not rep.is_affine else center.to(value)
             moved = rep.rotate(value, rotation, about)
-            rotated[name] = moved.numpy() if name in arrays else moved
+            rotated[name] = moved.numpy() if name in arrays else with_affine(moved, entries[name], rep, rotation)
         return unnamed({**entries, **rotated}, sample)
 
     def _draw(self, tensors: dict[str, Any]) -> Tensor:
@@ -139,10 +142,3 @@ class RandomRotation:
         shown = {"plan": self.plan, "seed": self.seed, "center": self.center}
         options = "".join(f", {name}={value!r}" for name, value in shown.items())
         return f"{type(self).__name__}({self.schema}{options})"
-
-
-def _plain(value: Any) -> Any:
-    """A tensor without what a class of its own says about it, which a rotation would leave stale."""
-    if isinstance(value, torch.Tensor) and type(value) not in {torch.Tensor, torch.nn.Parameter}:
-        return value.as_subclass(torch.Tensor)
-    return value

@@ -1,15 +1,6 @@
-r"""Whether rotations are Haar-distributed, and whether they are independent: tests on SO(3) and O(3).
+"""Whether rotations are Haar-distributed, and whether they are independent: tests on SO(3) and O(3).
 
-With ``χ_l`` the character of degree l, the statistic
-
-    V_l = (2l+1)/K Σ_{k,k'} χ_l(g_k⁻¹ g_k') = K (2l+1) ‖mean_k D^l(g_k)‖²
-
-is asymptotically χ² with ``(2l+1)²`` degrees of freedom if the rotations are independent and Haar (their Wigner
-functions have mean 0, variance ``1/(2l+1)``, and are uncorrelated). It does not change if all rotations are multiplied
-by one more, from the left or from the right, so that it can be had from relative rotations.
-
-Source: Giné, Ann. Statist. 3 (1975) 1243 (Sobolev tests); Prentice, Biometrika 65 (1978) 169 (on SO(p)); Mardia and
-Jupp, Directional Statistics (2000), sections 10.8 and 13.2.
+Uniform they are by the Sobolev statistics of :mod:`equiv_probe.estimation.sobolev`.
 """
 
 from __future__ import annotations
@@ -21,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from scipy import stats
 
-from equiv_probe.estimation.spectrum import character
+from equiv_probe.estimation.sobolev import characters, p_value, sobolev
 from equiv_probe.rotations.haar import angles
 
 if TYPE_CHECKING:
@@ -47,27 +38,6 @@ class Test:
     part: str
 
 
-def sobolev(rotations: Tensor, degree: int, signs: Tensor | None = None) -> Tensor:
-    """``V_l`` of the module's docstring, ``(..., K, 3, 3) -> (...)``.
-
-    Args:
-        rotations: proper, ``(..., K, 3, 3)``.
-        degree: l.
-        signs: ``(..., K)``, determinants by which the terms are multiplied, for the twisted half of O(3)'s functions.
-    """
-    count = rotations.shape[-3]
-    chi = _characters(rotations, rotations, degree)
-    if signs is not None:
-        chi = chi * signs[..., :, None] * signs[..., None, :]
-    return (2 * degree + 1) / count * chi.sum((-2, -1))
-
-
-def _characters(first: Tensor, second: Tensor, degree: int) -> Tensor:
-    """``χ_l(g_k⁻¹ g_k')``, ``(..., K, K')``."""
-    cosine = (torch.einsum("...kij,...lij->...kl", first, second) - 1) / 2
-    return character(torch.arccos(cosine.clamp(-1, 1)), degree)
-
-
 def uniformity(matrices: Tensor, *, improper: bool = False) -> Test:
     """Test independent draws for being Haar on SO(3), or on O(3).
 
@@ -77,11 +47,10 @@ def uniformity(matrices: Tensor, *, improper: bool = False) -> Test:
     """
     signs = torch.linalg.det(matrices).sign()
     proper = matrices * signs[:, None, None]
-    parts = {f"l = {degree}": (sobolev(proper, degree), (2 * degree + 1) ** 2) for degree in DEGREES}
+    found = {f"l = {degree}": (degree, sobolev(proper, degree)) for degree in DEGREES}
     if improper:
-        for degree in (0, *DEGREES):
-            parts[f"det, l = {degree}"] = sobolev(proper, degree, signs), (2 * degree + 1) ** 2
-    return _strongest({name: (float(v), float(stats.chi2.sf(float(v), dof))) for name, (v, dof) in parts.items()})
+        found |= {f"det, l = {degree}": (degree, sobolev(proper, degree, signs)) for degree in (0, *DEGREES)}
+    return _strongest({name: (float(v), p_value(v, degree)) for name, (degree, v) in found.items()})
 
 
 def serial(rotations: Tensor) -> Test:
@@ -113,7 +82,7 @@ def _permuted(first: Tensor, second: Tensor, pairs: Callable[[Tensor], tuple[Ten
     rows, columns = pairs(orders)
     parts = {}
     for degree in (1, 2):
-        means = _characters(first, second, degree)[rows, columns].mean(1)
+        means = characters(first, second, degree)[rows, columns].mean(1)
         spread = float(means[1:].std())
         z = float(means[0] - means[1:].mean()) / spread if spread > 1e-9 else 0.0
         parts[f"l = {degree}"] = z, float(2 * stats.norm.sf(abs(z)))
@@ -170,7 +139,7 @@ def _small(rotations: Tensor, *, absolute: bool) -> str:
 
 def _euler(rotations: Tensor) -> str:
     """For ``A(a) B(b) C(c)`` the first axis against the last is a sine or cosine of b: E[.²] = 1/2, E[.⁴] = 3/8."""
-    if float(stats.chi2.sf(float(sobolev(rotations, 1)), 9)) < 1e-4:  # their mean is zero, as it should be
+    if p_value(sobolev(rotations, 1), 1) < 1e-4:  # their mean is zero, as it should be
         return ""
     # Standard deviations of the squares are at most 0.36, of fourth powers 0.37; the caps keep Haar draws (1/3) out.
     width = 4 / len(rotations) ** 0.5
@@ -188,19 +157,22 @@ def _euler(rotations: Tensor) -> str:
     return ""
 
 
+def _skew(rotations: Tensor) -> Tensor:
+    """``2 sin θ`` times the axis, ``(K, 3)``: what of a rotation is antisymmetric."""
+    skew = rotations - rotations.mT
+    return torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], -1)
+
+
 def _same_signs(rotations: Tensor) -> str:
     """Quaternions from [0, 1]⁴ have w x, w y and w z of one sign: those are the parts of R − Rᵀ."""
-    skew = rotations - rotations.mT
-    parts = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]])
+    parts = _skew(rotations)
     if bool((parts >= 0).all()) or bool((parts <= 0).all()):
         return "the four components of the quaternion always have one sign: draw them from a Gaussian, not from [0, 1]"
     return ""
 
 
 def _angle_uniform(rotations: Tensor) -> str:
-    skew = rotations - rotations.mT
-    axes = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], -1)
-    axes = torch.nn.functional.normalize(axes, dim=-1)
+    axes = torch.nn.functional.normalize(_skew(rotations), dim=-1)
     uniform = float(stats.kstest((angles(rotations) / math.pi).numpy(), "uniform").pvalue)
     isotropic = (torch.einsum("ki,kj->ij", axes, axes) / len(axes) - torch.eye(3) / 3).abs().max()
     if uniform > 1e-3 and float(isotropic) < 1.2 / len(axes) ** 0.5:

@@ -12,6 +12,7 @@ import typer
 
 from equiv_probe.cli import report_commands as reporting
 from equiv_probe.cli.run_command import PASSED_ON, run
+from equiv_probe.cli.shared import INTERRUPTED, USAGE_ERROR, wide_console
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live import plugins
 from equiv_probe.messages import logger
@@ -19,11 +20,9 @@ from equiv_probe.messages import logger
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
     from rich.table import Table
 
-USAGE_ERROR = 2
-INTERRUPTED = 130
+__all__ = ["INTERRUPTED", "USAGE_ERROR", "build", "explain", "main", "wide_console"]
 
 
 def build() -> typer.Typer:
@@ -63,7 +62,7 @@ def _root(
     del version
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show versions, frameworks found, the device, and which presets are usable."""
     found, broken = plugins.installed()
     packages = ["equiv-probe", "torch", "torchmetrics", "numpy", "scipy"]
@@ -101,13 +100,6 @@ def _columns(title: str, rows: Sequence[tuple[str, ...]]) -> Table:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: square brackets are not markup
     return table
-
-
-def wide_console() -> Console:
-    """A console on stdout that does not squeeze tables into 80 columns when it writes to a file or a pipe."""
-    from rich.console import Console
-
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def _device() -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from equiv_probe.cli.scaling_command import scaling_command
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.cli.shared import require_output, wide_console
 
 Files = Annotated[list[Path], typer.Argument(help="Reports in JSON, as audits and training runs save them.")]
 
@@ -23,15 +23,17 @@ def register(app: typer.Typer) -> None:
 
 def report_command(
     files: Files,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page.", show_default="FILE.html")] = None,
-    title: Annotated[str, typer.Option(help="Of the page.", show_default="the models' names")] = "",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Page to write, .html.", show_default="FILE.html")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page.", show_default="the models' names")] = "",
 ) -> None:
     """Make one self-contained page of reports: figures, tables, and the worst structures in 3D."""
     from equiv_probe.report.loading import load
     from equiv_probe.report.page import page
 
     output = output or files[0].with_suffix(".html")
-    _require_another(output, files, {".html", ".htm"})
+    require_output(output, files, {".html", ".htm"})
     text = page([load(path) for path in files], title)
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
@@ -40,25 +42,25 @@ def report_command(
 
 def compare_command(
     files: Files,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Also as .html or .json.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Save the comparison as .html or .json.")
+    ] = None,
 ) -> None:
     """Put reports side by side: what differs from the first, by how much, and whether that is more than chance."""
-    from rich.console import Console
-
     from equiv_probe.results.comparison import compare
     from equiv_probe.results.report import Report
 
     if output is not None:
-        _require_another(output, files, {".html", ".json"})
+        require_output(output, files, {".html", ".json"})
     found = compare([Report.load(path) for path in files], names_of(files))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(found)
+    wide_console().print(found)
     if output is not None:
         found.save(output)
         print(f"Comparison: {output}", file=sys.stderr)
 
 
 def names_of(files: list[Path]) -> list[str]:
-    """The shortest ends of the paths that tell the files apart.
+    """The shortest ends of the paths that differ between the files.
 
     >>> names_of([Path("runs/a/report.json"), Path("runs/b/report.json")])
     ['a/report', 'b/report']
@@ -71,10 +73,3 @@ def names_of(files: list[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [f"{path} ({place})" for place, path in enumerate(files, 1)]
-
-
-def _require_another(output: Path, files: list[Path], suffixes: set[str]) -> None:
-    if output.suffix not in suffixes:
-        raise EquivProbeError(f"-o {output}", f"a name that ends in {' or '.join(sorted(suffixes))}")
-    if output.exists() and any(path.exists() and path.samefile(output) for path in files):
-        raise EquivProbeError(f"-o {output}, one of the reports", "a file of its own")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from equiv_probe.cli.shared import by_either_name
 from equiv_probe.probe import settings
 
 KNOWN = (
@@ -21,17 +22,20 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_in
 def run(
     context: typer.Context,
     script: Annotated[str, typer.Argument(help="Script, or with -m a module; its arguments follow it.")],
-    module: Annotated[bool, typer.Option("-m", help="SCRIPT is a module's name, as for python -m.")] = False,
+    *,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as for python -m.")] = False,
     options: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Settings: every=100, augment=true, network=model.net.")
     ] = None,
-    report: Annotated[str | None, typer.Option(help="Where to save the report; JSON.")] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Report, .json, .csv or .html.")] = None,
+    report: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run a training script as it is, and measure what it trains (Lightning, loops over graphs) or moves (ASE)."""
+    """Run a training script as it is, and measure what it trains (Lightning, plain loops) or moves (ASE)."""
     from equiv_probe.cli.run_script import run_script
 
     asked = settings.parse(os.environ.get(settings.VARIABLE), KNOWN) or {}
-    asked |= settings.parse(",".join(options or []), KNOWN) or {}
-    if report is not None:
-        asked["report"] = report
+    for option in options or []:
+        asked |= settings.parse(option, KNOWN) or {}
+    if (path := by_either_name("--report", report, "--output", output)) is not None:
+        asked["report"] = path
     raise SystemExit(run_script(script, context.args, asked, module=module))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from equiv_probe.cli.shared import require_output, wide_console
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
@@ -25,13 +26,15 @@ def scaling_command(
     files: Files,
     *,
     x: Annotated[
-        str, typer.Option(help="Columns of the sizes; with --gap, what is spent.", show_default="N,D; seconds")
+        str, typer.Option(help="Columns of the sizes; with --gap, of the cost.", show_default="N,D; seconds")
     ] = "",
     loss: Annotated[str, typer.Option(help="The column of the loss.")] = "L_total",
-    by: Annotated[str, typer.Option(help="A column of models, each fitted on its own.")] = "",
+    by: Annotated[str, typer.Option(help="Column that names the model; each is fitted on its own.")] = "",
     where: Annotated[list[str] | None, typer.Option(help="Only rows with column=value; repeatable.")] = None,
-    floor: Annotated[float | None, typer.Option(help="E, where it is known: 0 for labels without noise.")] = None,
-    bootstrap: Annotated[str, typer.Option(help="What is drawn anew: residuals, wild or runs.")] = "residuals",
+    floor: Annotated[
+        float | None, typer.Option(help="Irreducible loss E if it is known: 0 for labels without noise.")
+    ] = None,
+    bootstrap: Annotated[str, typer.Option(help="Bootstrap by residuals, wild or runs.")] = "residuals",
     groups: Annotated[str, typer.Option(help="Columns whose equal rows are drawn together, such as seed.")] = "",
     every_row: Annotated[bool, typer.Option("--every-row", help="Fit all rows, not the last of each run.")] = False,
     compute: Annotated[str, typer.Option(help="Budgets at which the best sizes are sought: 1e12,1e13.")] = "",
@@ -40,71 +43,70 @@ def scaling_command(
     is_gap: Annotated[
         bool, typer.Option("--gap", help="Compare models with the first: files, or --by a column.")
     ] = False,
-    names: Annotated[str, typer.Option(help="Of the models.", show_default="the files', or the column's")] = "",
-    smooth: Annotated[str, typer.Option(help="Of curves: minimum, median or none.")] = "minimum",
-    resamples: Annotated[int, typer.Option(help="For the intervals.")] = 1000,
-    unit: Annotated[str, typer.Option(help="Of the loss, for figures.")] = "",
+    names: Annotated[
+        str, typer.Option(help="Names of the models, A,B.", show_default="the files', or the column's")
+    ] = "",
+    smooth: Annotated[str, typer.Option(help="Smoothing of curves: minimum, median or none.")] = "minimum",
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals.")] = 1000,
+    unit: Annotated[str, typer.Option(help="Unit of the loss, for figures.")] = "",
     output: Annotated[Path | None, typer.Option("-o", "--output", help=".json, .html, .png, .svg or .pdf.")] = None,
 ) -> None:
     """Fit scaling laws to runs, or find where one model's loss falls below another's."""
-    from rich.console import Console
-
-    from equiv_probe.scaling.data_efficiency import data_efficiency
-    from equiv_probe.scaling.fitting import fit
-    from equiv_probe.scaling.gap import gap
     from equiv_probe.scaling.logs import joined, read_table
+    from equiv_probe.scaling.results import save
 
     tables = [_chosen(read_table(path), where or []) for path in files]
-    results: dict[str, Result] = {}
+    options: dict[str, Any] = {"loss": loss, "resamples": resamples, "unit": unit}
     if is_gap:
         sides = _sides(tables, files, by, _split(names))
-        first, *others = sides
-        for other in others:
-            pair = (first, other)
-            found = gap(
-                sides[first],
-                sides[other],
-                x or "seconds",
-                loss,
-                names=pair,
-                smooth=cast("Any", smooth),
-                resamples=resamples,
-                unit=unit,
-            )
-            results[" and ".join(pair)] = found
+        results = _gaps(sides, x=x or "seconds", smooth=cast("Any", smooth), **options)
     else:
+        sizes = _split(x) or (["D"] if data else ["N", "D"])
         table = joined(tables) if len(tables) > 1 else tables[0]
-        sizes = _split(x) or ["D"] if data else _split(x) or ["N", "D"]
         if "step" in table and not every_row:
             table = table.final([*table.runs, *(name for name in sizes if table.name_of(name) not in table.runs)])
-        options: dict[str, Any] = {
-            "floor": floor,
-            "bootstrap": bootstrap,
-            "groups": tuple(_split(groups)),
-            "resamples": resamples,
-            "unit": unit,
-        }
+        options |= {"floor": floor, "bootstrap": bootstrap, "groups": tuple(_split(groups))}
         if data:
-            pair = _two(_split(data), "--data")
-            results[" and ".join(pair)] = data_efficiency(
-                table, *pair, by=by or "model", x=sizes[0], loss=loss, **options
-            )
+            results = _data_efficiency(table, _two(_split(data), "--data"), by=by or "model", x=sizes[0], **options)
         else:
             models = {str(key[0]): rows for key, rows in table.by(by).items()} if by else {"": table}
-            for name, rows in models.items():
-                law = fit(rows, sizes, loss, name=name, **options)
-                results[name or table.source or "runs"] = law
-                if compute:
-                    results[f"{name}: best sizes".removeprefix(": ")] = _best(law, rows, compute, cost)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+            results = _laws(models, sizes, (compute, cost), options)
     for result in results.values():
-        console.print(result)
+        wide_console().print(result)
     if output is not None:
-        from equiv_probe.scaling.results import save
-
-        _require_another(output, files)
+        require_output(output, files)
         save(output, results)
         print(f"Saved to {output}", file=sys.stderr)
+
+
+def _gaps(sides: dict[str, Table], **options: Any) -> dict[str, Result]:
+    """The first model compared with each of the others."""
+    from equiv_probe.scaling.gap import gap
+
+    first, *others = sides
+    pairs = [(first, other) for other in others]
+    return {" and ".join(pair): gap(sides[first], sides[pair[1]], names=pair, **options) for pair in pairs}
+
+
+def _data_efficiency(table: Table, pair: tuple[str, str], **options: Any) -> dict[str, Result]:
+    from equiv_probe.scaling.data_efficiency import data_efficiency
+
+    return {" and ".join(pair): data_efficiency(table, *pair, **options)}
+
+
+def _laws(
+    models: dict[str, Table], sizes: list[str], budgets: tuple[str, str], options: dict[str, Any]
+) -> dict[str, Result]:
+    """The law of every model, and the sizes that are best at the budgets asked for."""
+    from equiv_probe.scaling.fitting import fit
+
+    results: dict[str, Result] = {}
+    for name, rows in models.items():
+        law = fit(rows, sizes, name=name, **options)
+        results[name or rows.source or "runs"] = law
+        if budgets[0]:
+            results[f"{name}: best sizes".removeprefix(": ")] = _best(law, rows, *budgets)
+    return results
 
 
 def _best(law: Fit, runs: Table, compute: str, cost: str) -> Allocation:
@@ -172,8 +174,3 @@ def _number(text: str, option: str) -> float:
         return float(text)
     except ValueError as error:
         raise EquivProbeError(f"{option} {text}", "a number, or a column of the table") from error
-
-
-def _require_another(output: Path, files: list[Path]) -> None:
-    if output.exists() and any(path.exists() and path.samefile(output) for path in files):
-        raise EquivProbeError(f"-o {output}, one of the tables", "a file of its own")

@@ -15,8 +15,9 @@ from equiv_probe.diagnosis.experiments import EXPERIMENTS
 from equiv_probe.diagnosis.search import search
 from equiv_probe.diagnosis.subject import Subject
 from equiv_probe.live.adapter_choice import adapter_for
-from equiv_probe.live.capture import all_outputs, cloned
+from equiv_probe.live.capture import cloned
 from equiv_probe.live.isolation import isolated
+from equiv_probe.live.outputs import new_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -95,7 +96,7 @@ def subject_of(
             # Clones: a model may write into its input, or ask for gradients with respect to it.
             args, kwargs = rebuild({name: cloned(value) for name, value in given.items()})
             with torch.enable_grad():
-                return dict(all_outputs(module(*args, **kwargs), names))
+                return dict(new_outputs(module(*args, **kwargs), given, names))
 
         return predict
 

@@ -210,14 +210,14 @@ class Subject:
         """Outputs of a changed model at the first rotations, or at others, rotated back, ``(C, *S)``."""
         chosen = self.rotations[:FEW] if rotations is None else rotations
         if predict is None and inputs is None and schema is None and center is None:
-            return self.model.pulled_back(chosen)
+            return self.model.rotated_back(chosen)
         model = self._made(
             predict or self.predict,
             dict(self.inputs if inputs is None else inputs),
             schema or self.schema,
             self.center if center is None else center,
         )
-        return model.pulled_back(chosen)
+        return model.rotated_back(chosen)
 
     def at(self, inputs: Mapping[str, Any], predict: Callable[[Any], Any] | None = None) -> Outputs:
         """Outputs at other inputs, not rotated; one evaluation."""
@@ -252,12 +252,12 @@ class Subject:
     def _evaluated(self, model: RotatedModel, rotations: Tensor) -> tuple[Tensor, Outputs]:
         """All rotations in one call, or, where that fails, those of them that can be evaluated."""
         try:
-            return rotations, model.pulled_back(rotations)
+            return rotations, model.rotated_back(rotations)
         except (Exception, SystemExit):  # models raise anything; the reason comes again
             done, kept = [], []
             for rotation in rotations:
                 try:
-                    done.append(model.pulled_back(rotation[None]))
+                    done.append(model.rotated_back(rotation[None]))
                     kept.append(rotation)
                 except (Exception, SystemExit) as error:
                     self.refused.append(" ".join(f"{type(error).__name__}: {error}".split())[:200])

@@ -40,7 +40,7 @@ class BinnedSums:
         return torch.stack([one.to(self.recent[-1].device) for one in self.recent]).sum(0) if self.recent else None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs; empty if nothing was binned."""
+        """The state for a checkpoint; empty if nothing was binned."""
         if self.everything is None:
             return {}
         return {"everything": self.everything.cpu(), "recent": [one.cpu() for one in self.recent]}

@@ -19,9 +19,9 @@ TRANSLATION = "does not depend on where the structure is"
 BATCH = "does not depend on its batch"
 MANY = "many {} carry the number"
 FEW = 10.0
-"""Structures or rotations that a number should rest on: with less, 95 % intervals cover 88 % and less."""
+"""Structures or rotations that a number should rest on: with fewer, 95 % intervals cover 88 % or less."""
 MOVES = 30.0
-"""Times rounding that a translation may change: one difference beside a floor from few others."""
+"""Multiple of rounding by which an output may change under translation: both are estimated from few evaluations."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,15 @@ def failed_first(controls: Iterable[Control]) -> list[Control]:
 
 
 def sees_rotation(outputs: Sequence[str], stuck: Sequence[str], tested: int, *, where: str = "structures") -> Control:
-    """Whether what was measured depends on what was rotated.
+    """Whether outputs depend on what was rotated.
 
     Outputs that are the same to the last bit at all rotated inputs may be rounded, or may never have seen them. Inputs
-    that are deformed, which no rotation does, tell which.
-
-    Args:
-        outputs: that are the same to the last bit at rotated and at deformed inputs.
-        stuck: names of the structures where that is so.
-        tested: how many structures were deformed.
-        where: what the structures are called.
+    that are deformed, which no rotation does, tell which: ``stuck`` names the ``where`` (of ``tested``) at which
+    ``outputs`` are the same there too.
     """
     if not tested:
-        return Control(SEES_ROTATION, None, "no structure could be deformed: nothing shows that the model looks at it")
+        unknown = "no structure could be deformed: there is no evidence that the model uses its coordinates"
+        return Control(SEES_ROTATION, None, unknown)
     if not stuck:
         return Control(SEES_ROTATION, True, "outputs change where the inputs do", 0.0, 0.0)
     of = f"{len(stuck)} of {tested} {where} ({_some(stuck)})" if tested > 1 else f"{_some(stuck)}"
@@ -94,17 +90,10 @@ def sees_rotation(outputs: Sequence[str], stuck: Sequence[str], tested: int, *, 
 
 
 def floor_explained(output: str, floor: float, rounding: Rounding, unit: str) -> Control:
-    """Whether a floor is rounding as the precision makes it; one that is not excuses no error.
-
-    Args:
-        output: name.
-        floor: root mean square at inputs that differ by rounding alone, in ``unit``.
-        rounding: what it is judged by.
-        unit: of the output.
-    """
+    """Whether a floor (root mean square in ``unit``) is rounding as the precision makes it; else it excuses nothing."""
     amplification = rounding.amplification(floor)
     if math.isnan(amplification):
-        return Control(FLOOR_EXPLAINED, None, f"{output}: nothing to judge the floor of rounding by")
+        return Control(FLOOR_EXPLAINED, None, f"{output}: no expected size of rounding to compare the floor with")
     found = (
         f"{output}: inputs that differ by rounding alone change it by {floor:.2g} {unit}, {amplification:.2g} times "
         "what the precision explains"
@@ -113,14 +102,9 @@ def floor_explained(output: str, floor: float, rounding: Rounding, unit: str) ->
 
 
 def does_not_move(output: str, difference: float, rounding: float, unit: str, moved: str) -> Control:
-    """Whether an output is the same where the structure was only moved.
+    """Whether an output is the same where the structure was only moved, ``moved`` says how.
 
-    Args:
-        output: name.
-        difference: root mean square change of the output, in ``unit``.
-        rounding: what rounding or chance makes of such a difference.
-        unit: of the output.
-        moved: how, for the sentence.
+    ``difference`` is its root mean square change, and ``rounding`` what rounding or chance makes of that, in ``unit``.
     """
     if math.isnan(difference):
         return Control(TRANSLATION, None, f"{output}: not moved")
@@ -141,15 +125,10 @@ def does_not_move(output: str, difference: float, rounding: float, unit: str, mo
 def batch_agrees(output: str, structure: str, difference: float, limit: float, unit: str) -> Control:
     """Whether a structure's output is the same alone and beside other structures in one batch.
 
-    Args:
-        output: name of one that is not; empty if all are.
-        structure: on which.
-        difference: root mean square, in ``unit``.
-        limit: what another order of sums explains.
-        unit: of the output.
+    ``difference`` is a root mean square, and ``limit`` what another order of sums explains, in ``unit``.
     """
     if difference <= limit:
-        return Control(BATCH, True, "structures get alone what they get in a batch", difference, limit)
+        return Control(BATCH, True, "outputs of a structure are the same alone and in a batch", difference, limit)
     return Control(
         BATCH,
         False,
@@ -169,21 +148,17 @@ def batch_not_asked() -> Control:
 def many_carry(output: str, effective: float, count: int, what: str, largest: str = "") -> Control:
     """Whether enough structures, or rotations, carry a number for its interval to be honest.
 
-    Args:
-        output: name.
-        effective: how many equal ones they are worth (:func:`equiv_probe.estimation.few.effective_number`).
-        count: how many there are.
-        what: ``"structures"`` or ``"rotations"``.
-        largest: more about those that carry it.
+    ``effective`` is their effective number (:func:`equiv_probe.estimation.few.effective_number`); ``largest`` says more
+    about those that carry it.
     """
     name = MANY.format(what)
     if count < FEW:
         return Control(name, None, f"{output}: too few {what} to tell", effective, FEW)
     enough = effective >= min(FEW, count / 3)
-    found = f"{output}: {count} {what} are worth {effective:.1f} equal ones"
+    found = f"{output}: the effective number of {what} is {effective:.1f} of {count}"
     if enough:
         return Control(name, True, found, effective, FEW)
-    few = f"{found}: a few {what} carry this number{largest}, and its 95 % interval covers less often than it says"
+    few = f"{found}: a few {what} carry this number{largest}, so its 95 % interval is too narrow"
     return Control(name, False, few, effective, FEW)
 
 

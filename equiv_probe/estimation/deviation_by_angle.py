@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WIDTH = 20
-"""Degrees of a bin."""
+"""Width of a bin, in degrees."""
 
 
 def by_angle(squares: Tensor, rotations: Tensor, weights: Tensor, *, exact: bool = False) -> list[dict[str, float]]:

@@ -66,7 +66,7 @@ class Sample:
 
     @property
     def variance(self) -> float:
-        """Of the value; NaN below two structures."""
+        """Variance of the value; NaN below two structures."""
         count = len(self.influence)
         return count / (count - 1) * float((self.influence**2).sum()) if count > 1 else NAN
 
@@ -81,7 +81,7 @@ class Sample:
         return min(most, max(1.0, 3 * square * square / fourth - 2)) if fourth > 0 else most
 
     def log(self) -> Sample:
-        """On the log scale."""
+        """The logarithm of the value, with the influences on it."""
         return Sample(math.log(self.value), self.influence / self.value)
 
 

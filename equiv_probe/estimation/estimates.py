@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Mapping
+
     from torch import Tensor
 
 Scale = Literal["linear", "log", "logit"]
 
 EQUIV, TOTAL, MEAN, WEIGHT = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (-1.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 """The combinations of x that are reported: ``L_mean`` is ``L_total − L_equiv``."""
+LOGGED = {"L_total": "total", "L_mean": "mean", "L_equiv": "equiv", "share": "share"}
+"""The names that are logged, and those of the fields of records."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Estimate:
     stderr: float = math.nan
     low: float = math.nan
     high: float = math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Both ends of the 95 % interval."""
+        return self.low, self.high
 
     @classmethod
     def with_interval(cls, value: float, stderr: float, dof: float, scale: Scale = "linear") -> Estimate:
@@ -55,6 +64,16 @@ class Estimate:
             low, high = (1 / (1 + math.exp(-max(min(x, 700.0), -700.0))) for x in (center - half, center + half))
             return cls(value, stderr, low, high)
         return cls(value, stderr, value - reach, value + reach)
+
+
+def flattened(estimates: Mapping[str, Estimate], intervals: Container[str]) -> dict[str, Any]:
+    """Estimates as fields of a record: ``<name>``, ``<name>_stderr``, and ``<name>_interval`` of some."""
+    found: dict[str, Any] = {}
+    for name, one in estimates.items():
+        found |= {name: one.value, f"{name}_stderr": one.stderr}
+        if name in intervals:
+            found[f"{name}_interval"] = one.interval
+    return found
 
 
 @dataclass(frozen=True)
@@ -113,7 +132,7 @@ class Sums:
         return cls(flat[:3], flat[3:12].reshape(3, 3), flat[12])
 
     def to(self, device: torch.device | str) -> Sums:
-        """On another device."""
+        """The same sums on another device."""
         return Sums(self.first.to(device), self.second.to(device), self.count.to(device))
 
     def ratio(
@@ -142,6 +161,11 @@ class Sums:
         """The ratio with its interval, Student t with n − 1 degrees of freedom."""
         value, stderr = self.ratio(numerator, denominator)
         return Estimate.with_interval(value, stderr, float(self.count) - 1, scale)
+
+    @property
+    def by_name(self) -> dict[str, Estimate]:
+        """``total``, ``mean``, ``equiv`` and ``share``."""
+        return {name: getattr(self, name) for name in LOGGED.values()}
 
     @property
     def equiv(self) -> Estimate:

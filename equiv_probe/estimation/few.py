@@ -40,15 +40,9 @@ def effective_number(terms: Vector) -> float:
 
 
 def bootstrap_t(top: Vector, bottom: Vector, *, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap-t interval of ``Σ top / Σ bottom`` over structures, on the log scale.
+    """95 % bootstrap-t interval of ``Σ top / Σ bottom`` over structures ``(n,)``, both above zero, on the log scale.
 
-    Args:
-        top: by structure, ``(n,)``, with a sum above zero.
-        bottom: likewise, above zero.
-        seed: of the resamples.
-
-    Returns:
-        Low and high; NaN where nothing can be said.
+    Both ends are NaN where nothing can be said.
     """
     n = len(top)
     value, stderr = _ratio(top[None], bottom[None])

@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
 
@@ -41,6 +43,13 @@ class Jackknife:
     pseudo_total: Tensor
     pseudo_mean: Tensor
     sizes: Tensor
+
+    @classmethod
+    def combined(cls, parts: Sequence[Jackknife], combine: Callable[[list[Tensor]], Tensor]) -> Jackknife:
+        """One made of several of the same replicates, each of its fields from theirs."""
+        names = ("total", "mean", "pseudo_total", "pseudo_mean")
+        made = {name: combine([getattr(part, name) for part in parts]) for name in names}
+        return cls(**made, sizes=parts[0].sizes)
 
     @property
     def equiv(self) -> Tensor:

@@ -34,7 +34,7 @@ def measure(orbit: Orbit, objective: Objective, *, live: bool = False) -> Measur
         live: on a training path: nothing is checked and noted that would wait for the device.
     """
     estimate, weight = _estimate(orbit, objective, live=live)
-    estimate, noise, told = _without_noise(orbit, objective, estimate)
+    estimate, noise, of_noise = _without_noise(orbit, objective, estimate)
     return Measurement(
         estimate,
         weight,
@@ -44,7 +44,7 @@ def measure(orbit: Orbit, objective: Objective, *, live: bool = False) -> Measur
         loss=objective.label,
         squared=is_squared(objective.loss),
         labelled=objective.labelled,
-        notes=() if live else (*_notes(orbit, objective), *_of_interpolation(orbit), *told),
+        notes=() if live else (*_notes(orbit, objective), *_of_interpolation(orbit), *of_noise),
     )
 
 
@@ -128,11 +128,7 @@ def _interpolates(schema: Schema) -> bool:
 def _floor(orbit: Orbit, copies: Mapping[str, Tensor], objective: Objective, *, among: bool = False) -> float:
     """The same estimator over the unrotated prediction and evaluations that should equal it; NaN if there are none.
 
-    Args:
-        orbit: whose floor it is.
-        copies: the evaluations.
-        objective: the loss.
-        among: them alone. Interpolation smooths every rotated copy, and what it does to all of them is no scatter.
+    ``among`` the evaluations alone where grids are interpolated: that smooths all of them, which is no scatter.
     """
     if not copies or (among and len(next(iter(copies.values()))) < 2):
         return math.nan
@@ -201,17 +197,14 @@ class Measurement:
         same = all(len(part.weight) == len(first.weight) for part in parts.values())
         pooled = {name: part if same else part.pooled() for name, part in parts.items()}
         used = torch.stack([part.weight > 0 for part in pooled.values()]).any(0)
-        even = {name: part.evened(used) for name, part in pooled.items()}
-
-        def add(field_name: str) -> Tensor:
-            return torch.stack([factors[name] * getattr(est, field_name) for name, est in even.items()]).sum(0)
-
-        first = next(iter(pooled.values()))
-        sizes = first.estimate.sizes
-        estimate = Jackknife(add("total"), add("mean"), add("pseudo_total"), add("pseudo_mean"), sizes)
+        weights = [factors[name] for name in pooled]
+        estimate = Jackknife.combined(
+            [part.evened(used) for part in pooled.values()],
+            lambda values: torch.stack([w * value for w, value in zip(weights, values, strict=True)]).sum(0),
+        )
         return cls(
             estimate,
-            used.to(first.weight),
+            used.to(next(iter(pooled.values())).weight),
             sum(factors[name] * part.floor for name, part in pooled.items()),
             sum(factors[name] * part.nondeterminism for name, part in pooled.items()),
             " + ".join(f"{factors[name]:g}·{part.loss}({name})" for name, part in parts.items()),
@@ -224,19 +217,13 @@ class Measurement:
         """Measurements of different structures by the same rotations, as one of all of them."""
         weights = [float(part.weight.sum()) for part in parts]
 
-        def join(field_name: str) -> Tensor:
-            return torch.cat([getattr(part.estimate, field_name) for part in parts], -1)
-
         def pool(field_name: str) -> float:
             values = [getattr(part, field_name) for part in parts]
             return float(sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights))
 
-        estimate = Jackknife(
-            join("total"), join("mean"), join("pseudo_total"), join("pseudo_mean"), parts[0].estimate.sizes
-        )
         return replace(
             parts[0],
-            estimate=estimate,
+            estimate=Jackknife.combined([part.estimate for part in parts], lambda values: torch.cat(values, -1)),
             weight=torch.cat([part.weight for part in parts]),
             floor=pool("floor"),
             nondeterminism=pool("nondeterminism"),
@@ -267,10 +254,5 @@ class Measurement:
     def pooled(self) -> Measurement:
         """All structures as one."""
         w = self.weight / self.weight.sum()
-        est = self.estimate
-
-        def pool(values: Tensor) -> Tensor:
-            return (values * w).sum(-1, keepdim=True)
-
-        pooled = Jackknife(pool(est.total), pool(est.mean), pool(est.pseudo_total), pool(est.pseudo_mean), est.sizes)
+        pooled = Jackknife.combined([self.estimate], lambda values: (values[0] * w).sum(-1, keepdim=True))
         return replace(self, estimate=pooled, weight=w.sum(-1, keepdim=True))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from equiv_probe.estimation.estimates import Sums
+from equiv_probe.estimation.estimates import LOGGED, Sums, flattened
 
 
 class EquivarianceMetric(Metric):
@@ -41,12 +41,9 @@ class EquivarianceMetric(Metric):
             self.add_state(name, zeros, dist_reduce_fx="sum", persistent=True)
 
     def update(self, equiv: Tensor, total: Tensor, weight: Tensor | None = None) -> None:
-        """Add structures; nothing waits for the device.
+        """Add structures by ``L_equiv``, ``L_total`` (NaN without a target) and weight (None: one each), each ``(U,)``.
 
-        Args:
-            equiv: ``L_equiv`` of each structure, ``(U,)``.
-            total: ``L_total`` of each structure, ``(U,)``; NaN where there is no target.
-            weight: of each structure in the loss, ``(U,)``; None is one each.
+        Nothing waits for the device.
         """
         sums = Sums.of(equiv, total, torch.ones_like(equiv) if weight is None else weight)
         self.first = self.first + sums.first.to(self.first)
@@ -60,11 +57,8 @@ class EquivarianceMetric(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """``L_total``, ``L_mean``, ``L_equiv`` and ``share``, each with ``_stderr`` over structures (NaN below two)."""
-        sums = self.sums
-        found = {"L_total": sums.total, "L_mean": sums.mean, "L_equiv": sums.equiv, "share": sums.share}
-        values = {name: estimate.value for name, estimate in found.items()}
-        values |= {f"{name}_stderr": estimate.stderr for name, estimate in found.items()}
-        return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+        found = flattened({name: getattr(self.sums, key) for name, key in LOGGED.items()}, ())
+        return {name: torch.tensor(value, dtype=torch.float64) for name, value in found.items()}
 
     def set_dtype(self, dst_type: str | torch.dtype) -> EquivarianceMetric:
         """Stay in float64: half-precision training casts modules, and sums of squares would not survive it."""

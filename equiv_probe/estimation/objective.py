@@ -30,7 +30,7 @@ class Objective:
     reduction: Reduction
     labelled: bool
     event_axes: int = 0
-    """Of one event of the output: 0 for scalars, 1 for vectors, 2 for tensors of rank 2, −4 for channels of grids."""
+    """Axes of one event of the output: 0 for scalars, 1 for vectors, 2 for rank-2 tensors, −4 for channels of grids."""
 
     @classmethod
     def of(
@@ -75,8 +75,8 @@ class Objective:
             reduction = Reduction(structures, _pick(weights, name), _pick(mask, name), counted=rep.counted(identity))
             target = found.get(name, identity)
             _require_same_shape(name, own, identity, target, -4 if rep.is_whole else -1)
-            alike = isinstance(own, PointwiseLoss) or target.shape == identity.shape
-            if rep.is_whole and target.is_floating_point() and alike:
+            comparable = isinstance(own, PointwiseLoss) or target.shape == identity.shape
+            if rep.is_whole and target.is_floating_point() and comparable:
                 target = rep.within(target.expand(identity.shape))
             objectives[name] = cls((name,), own, {name: target}, reduction, targets is not None, rep.norm_axes)
         if not objectives:
@@ -139,7 +139,7 @@ def _pick(values: Any, name: str) -> Any:
 
 
 def require_outputs(what: str, given: Any, names: list[str]) -> None:
-    """Raise if a dict by output names an output that is not there: a slip of the pen would change nothing, silently."""
+    """Raise EquivProbeError if a dict by output names an unknown output: a misspelt name would change nothing."""
     unknown = sorted(set(given) - set(names)) if isinstance(given, Mapping) else []
     if unknown:
         raise EquivProbeError(f"{what} for {unknown}", f"outputs among {names}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -70,17 +70,10 @@ class Training:
 def label_free(inputs: Named, outputs: Mapping[str, Tensor], structures: Structures, schema: Schema) -> Objectives:
     """The squared-error ``L_equiv`` of every output, which needs no labels."""
     del inputs
-    parts = {
-        name: Objective(
-            (name,),
-            LOSSES["mse"],
-            {name: value},
-            reduction_of(structures, value, name, schema.outputs[name]),
-            labelled=False,
-            event_axes=schema.outputs[name].norm_axes,
-        )
-        for name, value in outputs.items()
-    }
+    parts = {}
+    for name, value in outputs.items():
+        reduction = reduction_of(structures, value, name, schema.outputs[name])
+        parts[name] = _objective(name, LOSSES["mse"], value, reduction, schema).about({name: value})
     return Objectives(parts, {})
 
 
@@ -107,17 +100,19 @@ def labelled(targets: Mapping[str, str], loss: AnyLoss | Mapping[str, AnyLoss] =
                 target = target.reshape(value.shape)  # energies (B,) beside (B, 1)
             one = loss_on(resolve(loss.get(name, "mse") if isinstance(loss, Mapping) else loss), schema.outputs[name])
             indices = is_of_classes(one) and not target.is_floating_point()
-            parts[name] = Objective(
-                (name,),
-                one,
-                {name: target.to(value.device) if indices else target.to(value)},
-                reduction_of(structures, value, name, schema.outputs[name]),
-                labelled=True,
-                event_axes=schema.outputs[name].norm_axes,
-            )
+            target = target.to(value.device) if indices else target.to(value)
+            parts[name] = _objective(name, one, target, parts[name].reduction, schema)
         return Objectives(parts, {})
 
     return evaluate
+
+
+def _objective(
+    name: str, loss: PointwiseLoss | Callable[..., Any], target: Tensor, reduction: Reduction, schema: Schema
+) -> Objective:
+    """The loss of one output against labels."""
+    axes = schema.outputs[name].norm_axes
+    return Objective((name,), loss, {name: target}, reduction, labelled=True, event_axes=axes)
 
 
 def reduction_of(structures: Structures, value: Tensor, name: str = "", rep: Representation | None = None) -> Reduction:

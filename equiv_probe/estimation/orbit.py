@@ -1,4 +1,4 @@
-"""The orbit of one input: pulled-back predictions, or the moments that were streamed from them."""
+"""The orbit of one input: rotated-back predictions, or the moments that were streamed from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_GROUPS = 64
 
 @dataclass
 class Orbit:
-    """Pulled-back predictions of one input over a plan's rotations, float64, by output.
+    """Rotated-back predictions of one input over a plan's rotations, float64, by output.
 
     Shapes: R replicates of n rotations in G ≤ R groups, an output of shape ``S``.
 
@@ -77,7 +77,7 @@ class Orbit:
         rotations: Tensor,
         **rest: Any,
     ) -> Orbit:
-        """An orbit from pulled-back predictions ``(R, n, *S)`` that an adapter evaluated itself."""
+        """An orbit from rotated-back predictions ``(R, n, *S)`` that an adapter evaluated itself."""
         moments = Moments(identity, plan.weights, len(rotations))
         moments.add({name: v.reshape(-1, *v.shape[2:]) for name, v in values.items()})
         return cls(schema, plan, rotations, plan.weights, *moments.result(), values=values, **rest)
@@ -103,20 +103,11 @@ class Orbit:
 
     def only(self, name: str) -> Orbit:
         """The orbit of one output."""
-
-        def one(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: tensors[name]} if name in tensors else {}
-
-        return replace(
-            self,
-            identity=one(self.identity),
-            means=one(self.means),
-            squares=one(self.squares),
-            values=None if self.values is None else one(self.values),
-            round_trips=one(self.round_trips),
-            repeats=one(self.repeats),
-            half_differences=one(self.half_differences),
-        )
+        chosen: dict[str, Any] = {}
+        for place in ("identity", "means", "squares", "values", "round_trips", "repeats", "half_differences"):
+            tensors = getattr(self, place)
+            chosen[place] = tensors and {key: value for key, value in tensors.items() if key == name}
+        return replace(self, **chosen)
 
     def unit(self, name: str) -> str:
         """Unit of an output, empty where it is not known."""
@@ -160,7 +151,7 @@ class Moments:
         self._second = {name: _zeros(value, groups) for name, value in self.identity.items()}
 
     def add(self, chunk: Mapping[str, Tensor]) -> None:
-        """Take in the next pulled-back predictions, ``(C, *S)`` each, in the plan's order."""
+        """Take in the next rotated-back predictions, ``(C, *S)`` each, in the plan's order."""
         count = len(next(iter(chunk.values())))
         index = torch.arange(self._seen, self._seen + count, device=self._group.device)
         self._seen += count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from functools import reduce
 from operator import add
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.estimation.binned_sums import BinnedSums
-from equiv_probe.estimation.estimates import Sums
+from equiv_probe.estimation.estimates import LOGGED, Sums, flattened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-OF_THE_STEP = "the step's own"
+USER_DEFINED = "user-defined"
 """The loss of a step that was run again: whatever it is, it is one number for a batch."""
+USER_DEFINED_BEFORE = "the step's own"
+"""How it was called in files of earlier versions."""
 ENOUGH = 4
 """Replicates from which the scatter of pseudo-values gives an error bar."""
 
@@ -47,15 +50,10 @@ class RunningEstimates(dict[tuple[str, str], "Running"]):
         *,
         pseudo: tuple[Tensor, Tensor] | None = None,
     ) -> Running:
-        """Add one measurement's structures.
+        """Add one measurement's structures: ``L_equiv``, ``L_total`` (NaN without labels) and weights, each ``(U,)``.
 
-        Args:
-            stage: whose.
-            name: of the output.
-            equiv: ``L_equiv``, ``(U,)``.
-            total: ``L_total``, ``(U,)``; NaN without labels.
-            weight: in the loss, ``(U,)``.
-            pseudo: of one structure or batch alone, jackknife pseudo-values of both over replicates, ``(R,)``.
+        ``pseudo``, of one structure or batch alone, are jackknife pseudo-values of both losses over replicates,
+        ``(R,)``.
         """
         if stage in self.stale:
             self.stale.discard(stage)
@@ -76,16 +74,11 @@ class RunningEstimates(dict[tuple[str, str], "Running"]):
         return found
 
     def state_dict(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """What a checkpoint needs."""
+        """The state for a checkpoint."""
         return {key: running.state_dict() for key, running in self.items()}
 
     def load_state_dict(self, state: Mapping[tuple[str, str], dict[str, Any]], *, binned: bool = True) -> None:
-        """Undo :meth:`state_dict`.
-
-        Args:
-            state: what it gave.
-            binned: also the sums in bins; not if the bins are others now.
-        """
+        """Undo :meth:`state_dict`; without the sums in bins if these are others now."""
         self.clear()
         for key, stored in state.items():
             self[key] = Running(self.window)
@@ -110,7 +103,11 @@ class Running:
         self.structures = 0
         """How many were added, whatever their weight: known without asking the device."""
         self.labelled = True
-        self.loss = OF_THE_STEP
+        self.loss = USER_DEFINED
+        self.floor: Tensor | None = None
+        """``L_equiv`` from rounding alone, measured last; None if it was not."""
+        self.precision = 0.0
+        """Spacing of the numbers in which the loss itself came, relative to it."""
         self._single: Sums | None = None
 
     def update(self, equiv: Tensor, total: Tensor, weight: Tensor, pseudo: tuple[Tensor, Tensor] | None = None) -> None:
@@ -155,9 +152,10 @@ class Running:
         return self.metric.sums.to("cpu")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
+        """The state for a checkpoint."""
         recent = [vars(sums.to("cpu")) for sums in self.recent]
         known = {"structures": self.structures, "labelled": self.labelled, "loss": self.loss}
+        known |= {"floor": None if self.floor is None else float(self.floor), "precision": self.precision}
         binned = {"binned": self.binned.state_dict()} if self.binned.everything is not None else {}
         return {"everything": vars(self.everything), "recent": recent, **known, **binned}
 
@@ -167,13 +165,11 @@ class Running:
             setattr(self.metric, name, value.to(getattr(self.metric, name)))
         self.recent.extend(Sums(**sums) for sums in state["recent"])
         self.structures, self.labelled, self.loss = state["structures"], state["labelled"], state["loss"]
+        floor, self.precision = state.get("floor"), state.get("precision", 0.0)
+        self.floor = None if floor is None else torch.tensor(floor, dtype=torch.float64)
 
 
 def estimates(sums: Sums) -> dict[str, float]:
     """``L_total``, ``L_mean``, ``L_equiv`` and ``share``, each with ``_stderr``; without labels ``L_equiv`` alone."""
-    found = {"L_total": sums.total, "L_mean": sums.mean, "L_equiv": sums.equiv, "share": sums.share}
-    values: dict[str, float] = {}
-    for name, estimate in found.items():
-        if estimate.value == estimate.value:  # not NaN
-            values |= {name: estimate.value, f"{name}_stderr": estimate.stderr}
-    return values
+    found = {name: getattr(sums, key) for name, key in LOGGED.items()}
+    return flattened({name: one for name, one in found.items() if not math.isnan(one.value)}, ())

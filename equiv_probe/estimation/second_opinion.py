@@ -8,7 +8,7 @@ what a quantity is (forces are vectors), another representation would hide a def
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -30,12 +30,11 @@ BROKEN = 1e-2
 """Other representations are tried where the variance is more than this fraction of the prediction's own square."""
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(NamedTuple):
     """What would explain an orbit.
 
     Attributes:
-        kind: ``"representation"``, ``"own frame"``, ``"inverse"``, ``"twice"``, ``"parity"``, ``"centre"``, or
+        kind: ``"representation"``, ``"own frame"``, ``"inverse"``, ``"twice"``, ``"parity"``, ``"centre"`` or
             ``"constant vector"``.
         sentence: that says so.
         values: the predictions rotated back accordingly, ``(K, *S)``.
@@ -46,13 +45,23 @@ class Explanation:
     values: Tensor
 
 
-def second_opinion(orbit: Orbit, name: str) -> str:
-    """One sentence if something else fits an output far better than the declared representation; empty otherwise.
+@dataclass(frozen=True)
+class _Case:
+    """An output as it was declared, and its raw predictions ``(K, *S)`` at rotations ``(K, 3, 3)``."""
 
-    Args:
-        orbit: kept; without the values there is no second opinion.
-        name: of the output.
-    """
+    name: str
+    declared: Representation
+    raw: Tensor
+    rotations: Tensor
+    center: Tensor | None
+    variance: float
+    is_known: bool
+    """Whether its name leaves no doubt that it is what it was declared to be."""
+    beside_grid: bool
+
+
+def second_opinion(orbit: Orbit, name: str) -> str:
+    """A sentence if something else fits an output of a kept orbit far better than what was declared; else empty."""
     if orbit.values is None:
         return ""
     variance = _variance(orbit.values[name].flatten(0, 1))
@@ -64,54 +73,46 @@ def second_opinion(orbit: Orbit, name: str) -> str:
 
 
 def explanations(orbit: Orbit, name: str) -> list[Explanation]:
-    """All that was tried on an output with an orbit that varies, whether it explains it or not; arguments as above."""
+    """All that may be tried on an output of a kept orbit, whether it explains it or not."""
     declared = orbit.schema.outputs[name]
     if declared.is_whole or not declared.fits(orbit.kept(name).shape):  # nothing else has the shape of a grid
         return []
     values, rotations = orbit.kept(name).flatten(0, 1), orbit.rotations.flatten(0, 1)
-    variance = _variance(values)
+    variance, center = _variance(values), orbit.centers.get(name)
     if not variance > 0.0:
         return []
-    center = orbit.centers.get(name)
     raw = declared.rotate(values, rotations, center)
     known = usual(name, tuple(raw.shape[1:]))
     is_known = known is not None and _kind(known) == _kind(declared)
-    found: list[Explanation] = []
-    if variance > BROKEN * float(values.square().mean()):
-        others = [other for other in _others(declared, raw) if not is_known or _kind(other) == _kind(declared)]
-        found += _representations(orbit, name, others, raw)
-    if declared.event_shape:
-        found += _defects(orbit, name, raw, is_known=is_known)
-    moved = list(_moved(orbit, name, raw, is_known=is_known))
-    if declared == reps.point and any(rep.is_whole for rep in orbit.schema.inputs.values()):
+    beside_grid = any(rep.is_whole for rep in orbit.schema.inputs.values())
+    case = _Case(name, declared, raw, rotations, center, variance, is_known, beside_grid)
+    found = list(_representations(case)) if variance > BROKEN * float(values.square().mean()) else []
+    found += _defects(case) if declared.event_shape else ()
+    moved = list(_moved(case))
+    if declared == reps.point and beside_grid:
         # Places that hardly leave the middle of a box vary least as scalars: that explains nothing.
-        found = [one for one in moved if _variance(one.values) < FAR_BETTER * variance] or found
-    else:
-        found += moved
-    return found
+        return [one for one in moved if _variance(one.values) < FAR_BETTER * variance] or found
+    return [*found, *moved]
 
 
-def _representations(orbit: Orbit, name: str, others: list[Representation], raw: Tensor) -> Iterator[Explanation]:
-    """Other representations of the same shape."""
-    declared, center = orbit.schema.outputs[name], orbit.centers.get(name)
-    rotations, variance = orbit.rotations.flatten(0, 1), _variance(orbit.kept(name).flatten(0, 1))
-    for other in others:
-        if center is None and other.is_affine:
+def _representations(case: _Case) -> Iterator[Explanation]:
+    """Other representations of the same shape; of the same kind where the name leaves no doubt."""
+    for other in _others(case.declared, case.raw):
+        if (case.is_known and _kind(other) != _kind(case.declared)) or (case.center is None and other.is_affine):
             continue
-        values = other.rotate_back(raw, rotations, center)
-        times = f"{variance / max(_variance(values), 1e-300):.2g}"
+        values = other.rotate_back(case.raw, case.rotations, case.center)
+        times = f"{case.variance / max(_variance(values), 1e-300):.2g}"
         sentence = (
-            f"{name!r} is declared as ep.{declared}, but as ep.{other} it would vary {times} times less over "
-            f'rotations: is it one? If so, declare outputs={{"{name}": ep.{other}}}'
+            f"{case.name!r} is declared as ep.{case.declared}, but as ep.{other} it would vary {times} times less over "
+            f'rotations: is it one? If so, declare outputs={{"{case.name}": ep.{other}}}'
         )
         yield Explanation("representation", sentence, values)
 
 
-def _defects(orbit: Orbit, name: str, raw: Tensor, *, is_known: bool) -> Iterator[Explanation]:
+def _defects(case: _Case) -> Iterator[Explanation]:
     """What went wrong with a quantity that is what it is declared to be."""
-    declared, center = orbit.schema.outputs[name], orbit.centers.get(name)
-    rotations = orbit.rotations.flatten(0, 1)
-    if is_known:
+    name, declared, raw, rotations, center = case.name, case.declared, case.raw, case.rotations, case.center
+    if case.is_known:
         yield Explanation(
             "own frame",
             f"{name!r} does not rotate at all: the same numbers in every orientation. It is in a frame of the model's "
@@ -119,56 +120,44 @@ def _defects(orbit: Orbit, name: str, raw: Tensor, *, is_known: bool) -> Iterato
             "it. That is a defect of the model: declaring it ep.scalar would hide it",
             raw,
         )
-    yield Explanation(
-        "inverse",
-        f"{name!r} rotates by the inverse of its input's rotation: R where it should be Rᵀ",
-        declared.rotate(raw, rotations, center),
-    )
+    inverse = f"{name!r} rotates by the inverse of its input's rotation: R where it should be Rᵀ"
+    yield Explanation("inverse", inverse, declared.rotate(raw, rotations, center))
     again = declared.rotate_back(declared.rotate_back(raw, rotations, center), rotations, center)
-    yield Explanation(
-        "twice",
-        f"{name!r} was already rotated with its input, and is rotated once more: it rotates by twice the angle",
-        again,
-    )
+    twice = f"{name!r} was already rotated with its input, and is rotated once more: it rotates by twice the angle"
+    yield Explanation("twice", twice, again)
     if type(declared) is reps.CartesianTensor and bool((torch.linalg.det(rotations) < 0).any()):
         mirrored = reps.tensor(declared.rank, pseudo=not declared.pseudo)
-        yield Explanation(
-            "parity",
-            f"{name!r} does not change its sign under reflection as ep.{declared} does: it behaves as ep.{mirrored}",
-            mirrored.rotate_back(raw, rotations),
-        )
+        sign = f"{name!r} does not change its sign under reflection as ep.{declared} does: it behaves as ep.{mirrored}"
+        yield Explanation("parity", sign, mirrored.rotate_back(raw, rotations))
 
 
-def _moved(orbit: Orbit, name: str, raw: Tensor, *, is_known: bool) -> Iterator[Explanation]:
+def _moved(case: _Case) -> Iterator[Explanation]:
     """Places about another centre; or arrows with a constant added, which rotate in the same way.
 
     Rotated back about ``c``, a place is ``g⁻¹ y + (1 − g⁻¹) c``: linear in c, which is found by least squares.
     """
-    declared = orbit.schema.outputs[name]
-    if raw.shape[-1] != 3 or declared not in (reps.point, reps.vector):
+    name, raw = case.name, case.raw
+    if raw.shape[-1] != 3 or case.declared not in (reps.point, reps.vector):
         return
-    inverse = orbit.rotations.flatten(0, 1).mT.to(raw)
+    inverse = case.rotations.mT.to(raw)
+    lever = torch.eye(3).to(inverse) - inverse
     back = torch.einsum("kij,k...j->k...i", inverse, raw).reshape(len(raw), -1, 3)
-    lever = torch.eye(3, dtype=raw.dtype, device=raw.device) - inverse
-    lever = lever - lever.mean(0)
     spread = (back - back.mean(0)).mean(1)  # the same c for all rows: their mean tells it
-    c = torch.linalg.lstsq(lever.flatten(0, 1), -spread.flatten()[:, None]).solution[:, 0]
-    values = back + torch.einsum("kij,j->ki", torch.eye(3).to(inverse) - inverse, c)[:, None]
+    c = torch.linalg.lstsq((lever - lever.mean(0)).flatten(0, 1), -spread.flatten()[:, None]).solution[:, 0]
+    values = back + (lever @ c)[:, None]
     at = ", ".join(f"{float(one):.4g}" for one in c)
-    if declared == reps.point:
-        box = any(rep.is_whole for rep in orbit.schema.inputs.values())
-        sentence = f"{name!r} rotates about ({at}) and not about the centre that was taken"
-        if box:
-            sentence += (
-                ': the middle of the box, if these are positions in voxels from its first sample. If so, center="box"'
-            )
-        else:
-            sentence += f": if its positions are given so, center=torch.tensor([{at}])"
+    if case.declared == reps.point:
+        sentence = f"{name!r} rotates about ({at}) and not about the centre that was taken: "
+        sentence += (
+            'the middle of the box, if these are positions in voxels from its first sample. If so, center="box"'
+            if case.beside_grid
+            else f"if its positions are given so, center=torch.tensor([{at}])"
+        )
     else:
         sentence = f"{name!r} has a constant vector ({at}) added to it in every orientation: a bias on vectors"
-        if not is_known:
+        if not case.is_known:
             sentence += f", or it is a place about that centre: ep.point with center=torch.tensor([{at}])"
-    kind = "centre" if declared == reps.point else "constant vector"
+    kind = "centre" if case.declared == reps.point else "constant vector"
     yield Explanation(kind, sentence, values.reshape(raw.shape))
 
 

@@ -33,9 +33,14 @@ def character(angle: Tensor, degree: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Power of the orbit at each degree l = 0 … ``max_degree``, in the output's units squared.
+    """Power of the orbit at each angular degree; :func:`spectrum` makes it. Single estimates may be negative.
 
-    ``rest`` is the power above ``max_degree``: ``L_equiv − Σ_{1≤l≤max} P_l``. Single estimates may be negative.
+    Attributes:
+        output: name of the output.
+        power: at each degree l = 0 … ``max_degree``, in the output's units squared; l = 0 is the square of the twirl.
+        stderr: of each, by the jackknife over replicates; NaN below three.
+        equiv: ``L_equiv``, the sum over all l ≥ 1.
+        rest: the power above ``max_degree``.
     """
 
     output: str
@@ -116,15 +121,9 @@ def _off_diagonal_stderr(pairs: Tensor) -> float:
     count = len(pairs)
     if count < 3:
         return math.nan
-    keep = 1 - torch.eye(count, dtype=pairs.dtype, device=pairs.device)
-    left_out = torch.stack([_as_tensor_mean(pairs, keep, skip) for skip in range(count)])
+    others = pairs - pairs.diagonal().diag()
+    left_out = (others.sum() - others.sum(0) - others.sum(1)) / ((count - 1) * (count - 2))
     return float(((count - 1) * left_out.var(correction=0)).sqrt())
-
-
-def _as_tensor_mean(pairs: Tensor, keep: Tensor, skip: int) -> Tensor:
-    rest = [index for index in range(len(pairs)) if index != skip]
-    block = keep[rest][:, rest]
-    return (pairs[rest][:, rest] * block).sum() / block.sum()
 
 
 def torque_bound(torque: Tensor, weights: Tensor) -> float:

@@ -5,8 +5,8 @@ For rotations ``g`` and ``g' = r g``, ``r`` rotates about an axis of the frame i
     D(θ) = ½ E ‖h_g − h_{g'}‖²  over pairs with r of angle θ  =  Σ_{l≥1} P_l (1 − χ_l(θ)/(2l+1)),
 
 with the angular spectrum ``P_l`` of :mod:`equiv_probe.estimation.spectrum`: nothing at 0, about ``L_equiv`` at large
-angles. Against the axis of ``r`` it shows whether the frame's directions are alike: a model that treats z apart, but
-knows all rotations about it, has nothing at the pole. Norms are means over the output's components.
+angles. Against the axis of ``r`` it shows whether the frame's directions are equivalent: a model that treats z
+differently, but knows all rotations about it, has nothing at the pole. Norms are means over the output's components.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.orbit import Orbit
 
 ANGLE_EDGES = tuple(range(0, 181, 20))
-"""Degrees."""
+"""Edges of the bins of the angle, in degrees."""
 BANDS, SECTORS = 4, 12
 """Cells of equal area of the upper half of the sphere: bands in the height z, sectors in the longitude."""
 MOST_REPLICATES = 8

@@ -36,12 +36,12 @@ GROWS = 10.0
 SIGNIFICANT = 3.3
 """Standard errors beyond which noise is no explanation: chance gets there once in two thousand."""
 JUMPS = 1e-3
-"""Of what a deformation of the structure changes: rounding that makes as much is no accumulation of small errors."""
+"""Part of the change under a deformation above which a floor is no accumulation of small rounding errors."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What kind of symmetry error it is, and one sentence that says so."""
+    """What kind of equivariance error it is, and one sentence that says so."""
 
     kind: Kind
     sentence: str
@@ -104,7 +104,7 @@ def verdict(
         return Verdict("unknown", alone if math.isfinite(rms) else "could not be measured")
     repeat = nondeterminism if math.isfinite(nondeterminism) else 0.0
     base = max(floor, repeat)
-    # A model that answers anew each time spoils the round trips too: the floor is then the same noise once more, and
+    # Outputs that differ from call to call spoil the round trips too: the floor is then the same noise once more, and
     # which of the two estimates is the larger is chance.
     chance = repeat > floor / 3
     if rms <= BROKEN_FACTOR * base and not chance and not rounding.explains(floor):
@@ -148,7 +148,7 @@ def verdict_beside_noise(
 def _of_an_unexplained_floor(rms: float, floor: float, rounding: Rounding, unit: str) -> Verdict:
     """Inputs that differ by rounding alone give outputs that differ by far more."""
     seen = (
-        f"{rms:.2g} {unit}, but inputs that differ by rounding alone already make {floor:.2g} {unit}, "
+        f"{rms:.2g} {unit}, but inputs that differ by rounding alone already change the output by {floor:.2g} {unit}, "
         f"{_times(rounding.amplification(floor))} times what the precision explains"
     )
     if rounding.jolted <= GROWS * floor and not floor < JUMPS * rounding.deformed:

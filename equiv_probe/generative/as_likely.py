@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from scipy import stats
 
-from equiv_probe.estimation.spectrum import character
-from equiv_probe.rotations.haar import angles, haar
+from equiv_probe.estimation.sobolev import p_value, sobolev
+from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,17 +33,8 @@ def chance_of_law(matrices: Tensor, way: Way) -> float:
 
 
 def _uniformity(proper: Tensor) -> float:
-    """The Sobolev statistic ``V_l = (2l+1)/K Σ_{k,k'} χ_l(g_k⁻¹ g_k')``: if Haar, χ² of ``(2l+1)²`` degrees of freedom.
-
-    Of degrees 1 and 2 the smaller p-value, times two: every recipe in use that is not Haar shows at one of them.
-    Source: Giné, Ann. Statist. 3 (1975) 1243.
-    """
-    angle = angles(proper[:, None].mT @ proper[None])
-    found = []
-    for degree in (1, 2):
-        value = (2 * degree + 1) / len(proper) * float(character(angle, degree).sum())
-        found.append(float(stats.chi2.sf(value, (2 * degree + 1) ** 2)))
-    return min(1.0, 2 * min(found))
+    """Of degrees 1 and 2 the smaller p-value, times two: every recipe in use that is not Haar shows at one of them."""
+    return min(1.0, 2 * min(p_value(sobolev(proper, degree), degree) for degree in (1, 2)))
 
 
 def _isotropy(proper: Tensor, copies: int = 200) -> float:

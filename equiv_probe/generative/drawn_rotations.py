@@ -110,21 +110,21 @@ class Following:
             if tensor.shape[-2:] == (3, 3) and (origin := self._known(tensor)) is not None:
                 self._examine(tensor, origin)
 
-    def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any) -> Any:
-        """Follow an operator's answer, and give it back (a copy of it where it lies in NumPy's memory)."""
+    def after(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Follow an operator's output, and give it back (a copy of it where it lies in NumPy's memory)."""
         name = func._schema.name.removeprefix("aten::")
         if name.endswith(_BY_SHAPE_ALONE):
-            return answer
+            return output
         known = [one for t in _tensors((args, kwargs)) if (one := self._known(t)) is not None]
         if not known:
-            return self._from_elsewhere(name, answer)
+            return self._from_elsewhere(name, output)
         state = any(one.state for one in known)
         draws = frozenset().union(*(one.draws for one in known if not one.state))
         made = frozenset().union(*(one.made for one in known if not one.state))
         if state:
             self._used |= made
         writes = func._schema.is_mutable
-        for tensor in _tensors((answer,)):
+        for tensor in _tensors((output,)):
             own = self._known(tensor)
             if own is not None and not writes and any(own is one for one in known):
                 continue  # a view
@@ -135,14 +135,14 @@ class Following:
                 origin.examined = origin.writes
             elif tensor.shape[-2:] == (3, 3):
                 self._examine(tensor, origin)
-        return answer
+        return output
 
-    def _from_elsewhere(self, name: str, answer: Any) -> Any:
+    def _from_elsewhere(self, name: str, output: Any) -> Any:
         """Look at what was taken over from NumPy's numbers in this run, once these may be random."""
-        if name in _TAKEN_OVER and answer.shape[-2:] == (3, 3) and self.foreign():
-            answer = answer.clone() if name == "lift_fresh" else answer
-            self._examine(answer, self._origin(answer, draws=frozenset([FOREIGN])))
-        return answer
+        if name in _TAKEN_OVER and output.shape[-2:] == (3, 3) and self.foreign():
+            output = output.clone() if name == "lift_fresh" else output
+            self._examine(output, self._origin(output, draws=frozenset([FOREIGN])))
+        return output
 
     def forget(self) -> None:
         """Let go of all tensors; what was made stays."""

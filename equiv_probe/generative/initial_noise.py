@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generative.layout import Layout
+from equiv_probe.generative.layout import DECLARE_FLAT, DECLARE_LAST, Layout
 from equiv_probe.representations.grids import Grid
 from equiv_probe.representations.representation import point
+from equiv_probe.schema.centers import centroids
 from equiv_probe.schema.schema import Schema
-from equiv_probe.schema.structures import Structures, centroids
+from equiv_probe.schema.structures import Structures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,16 +33,8 @@ def stream(seed: int, *key: int) -> int:
 class InitialNoise:
     """Where the initial noise comes from.
 
-    Args:
-        given: its shape, itself, or what draws it.
-        batch: the sample of each atom, ``(N_total,)``.
-        mask: true where a dense batch holds an atom, ``(B, N)``.
-        center: of rotation.
-        zero_mean: take out the centre of mass of what is drawn here.
-        dtype: of what is drawn here.
-        device: of what is drawn here.
-        rep: of the noise: points, or grids.
-        written: how it is laid out, where not as ``(..., N, 3)``; see :class:`equiv_probe.generative.layout.Layout`.
+    Args are those of :func:`equiv_probe.audit_sampler`: ``given`` is its ``noise_shape``, ``rep`` its ``noise`` and
+    ``written`` its ``layout``.
     """
 
     given: tuple[int, ...] | Tensor | Callable[[], Tensor]
@@ -60,48 +53,53 @@ class InitialNoise:
         Raises:
             EquivProbeError: it is no noise on positions.
         """
-        if isinstance(self.given, torch.Tensor):
-            noise = self.given.detach()
-        elif callable(self.given):
-            torch.manual_seed(stream(seed, 0))
-            with torch.no_grad():
-                noise = self.given()
+        given = self._seen(seed)
+        layout = self._layout_of(given)
+        is_flat = layout is not None and layout.of_noise
+        if isinstance(given, tuple):
+            noise = self._drawn(layout.usual_shape(given) if layout and is_flat else given, seed)
         else:
-            shape = tuple(self.given)
-            layout = self.layout(shape)
-            noise = self._drawn(layout.usual_shape(shape) if layout and layout.of_noise else shape, seed)
-            self._check(noise)
-            return noise
-        layout = self.layout(tuple(noise.shape)) if isinstance(noise, torch.Tensor) else None
-        if layout is not None and layout.of_noise:
-            noise = layout.usual(noise)
+            noise = layout.usual(given) if layout and is_flat else given
         self._check(noise)
         return noise
 
-    def layout(self, shape: tuple[int, ...]) -> Layout | None:
-        """The declared layout, for noise of a shape as a sampler sees it."""
+    def seen_layout(self, seed: int) -> Layout | None:
+        """The layout that was declared, for the noise as the sampler sees it."""
+        return None if self.written is None else self._layout_of(self._seen(seed))
+
+    def _seen(self, seed: int) -> Any:
+        """The noise as the sampler sees it, or its shape."""
+        if callable(self.given):
+            torch.manual_seed(stream(seed, 0))
+            with torch.no_grad():
+                noise = self.given()
+            self._require(isinstance(noise, torch.Tensor), noise)
+            return noise
+        return self.given.detach() if isinstance(self.given, torch.Tensor) else tuple(self.given)
+
+    def _layout_of(self, given: Tensor | tuple[int, ...]) -> Layout | None:
+        shape = given if isinstance(given, tuple) else tuple(given.shape)
         return None if self.written is None else Layout.of(self.written, shape)
 
-    def seen_layout(self) -> Layout | None:
-        """The declared layout, for the noise that is given."""
-        if self.written is None:
-            return None
-        given = self.given() if callable(self.given) else self.given
-        return self.layout(tuple(given.shape if isinstance(given, torch.Tensor) else given))
-
-    def _check(self, noise: Any) -> None:
-        """Raise EquivProbeError unless this is noise that can be rotated."""
+    def _require(self, fits: bool, noise: Any) -> None:
+        """Raise EquivProbeError, with what to pass, for noise that does not fit."""
+        if fits:
+            return
         shape = tuple(noise.shape) if isinstance(noise, torch.Tensor) else ()
-        grids = isinstance(self.rep, Grid)
-        if not shape or (len(shape) < len(self.rep.event_shape) if grids else shape[-1:] != (3,) or len(shape) < 2):
-            expected = "(B, C, D, H, W), or (C, D, H, W)" if grids else "(B, N, 3), (N, 3), or (N_total, 3) with batch="
-            raise EquivProbeError(
-                f"initial noise of shape {shape}" if shape else f"initial noise of type {type(noise).__name__}",
-                expected,
-                _way_out(shape),
-            )
-        if grids:
+        points = "(B, N, 3), (N, 3), or (N_total, 3) with batch="
+        raise EquivProbeError(
+            f"initial noise of shape {shape}" if shape else f"initial noise of type {type(noise).__name__}",
+            "(B, C, D, H, W), or (C, D, H, W)" if self.rep.is_whole else points,
+            _way_out(shape),
+        )
+
+    def _check(self, noise: Tensor) -> None:
+        """Raise EquivProbeError unless this is noise that can be rotated."""
+        if isinstance(self.rep, Grid):
+            self._require(noise.ndim >= max(1, len(self.rep.event_shape)), noise)
             self.rep.check(noise)
+        else:
+            self._require(noise.ndim >= 2 and noise.shape[-1] == 3, noise)
         if not noise.is_floating_point() or not noise.numel():
             raise EquivProbeError(f"initial noise of {noise.dtype}, {noise.numel()} numbers", "floating numbers")
         for name, values, axes in (("batch", self.batch, 1), ("mask", self.mask, noise.ndim - 1)):
@@ -123,31 +121,30 @@ class InitialNoise:
         found = Structures.of(inputs, Schema({"noise": point}, {}, batch=batch, mask=mask), self.center)
         if found.index is None:
             return found
-        return replace(found, count=int(found.index.max()) + 1, center=self._trimmed(found))
-
-    def _trimmed(self, found: Structures) -> Tensor | None:
-        """Centres of the samples alone, without those that an upper bound on their number made room for."""
-        if found.center is None or found.center.ndim < 2 or found.index is None:
-            return found.center
-        return found.center[: int(found.index.max()) + 1]
+        count, center = int(found.index.max()) + 1, found.center  # an upper bound on their number made room for more
+        return replace(found, count=count, center=center[:count] if center is not None and center.ndim > 1 else center)
 
     def _drawn(self, shape: tuple[int, ...], seed: int) -> Tensor:
         """Standard normal noise, the same on every device and, but for rounding, in every precision."""
         generator = torch.Generator().manual_seed(stream(seed, 0))
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-        if self.rep.is_whole:
-            return noise.to(self.device or "cpu", self.dtype or torch.get_default_dtype())
-        held = torch.ones(shape[:-1], dtype=noise.dtype)
-        if self.mask is not None and self.mask.shape == shape[:-1]:
-            held = self.mask.detach().cpu().to(noise.dtype)
-        noise, held = noise * held[..., None], held[..., None]
+        if not self.rep.is_whole:
+            noise = self._without_padding(noise)
+        return noise.to(self.device or "cpu", self.dtype or torch.get_default_dtype())
+
+    def _without_padding(self, noise: Tensor) -> Tensor:
+        """Zero where there are no atoms, and without the centre of mass if that was asked for."""
+        held = torch.ones_like(noise[..., :1])
+        if self.mask is not None and self.mask.shape == noise.shape[:-1]:
+            held = self.mask.detach().cpu().to(noise.dtype)[..., None]
+        noise = noise * held
         if self.zero_mean and self.batch is not None:
             index = self.batch.detach().cpu().long()
-            noise = noise - centroids(noise, index, int(index.max()) + 1)[index]
-        elif self.zero_mean:
-            atoms = tuple(range(int(len(shape) > 2), len(shape) - 1))
+            return noise - centroids(noise, index, int(index.max()) + 1)[index]
+        if self.zero_mean:
+            atoms = tuple(range(int(noise.ndim > 2), noise.ndim - 1))
             noise = noise - noise.sum(atoms, keepdim=True) / held.sum(atoms, keepdim=True).clamp_min(1) * held
-        return noise.to(self.device or "cpu", self.dtype or torch.get_default_dtype())
+        return noise
 
 
 def _way_out(shape: tuple[int, ...]) -> str:
@@ -155,10 +152,7 @@ def _way_out(shape: tuple[int, ...]) -> str:
     if len(shape) >= 4:
         return "audit_sampler(..., noise=ep.grid()) for voxels; noise=ep.grid(ep.vector) if its channels are a vector"
     if len(shape) >= 2 and shape[-2] == 3:
-        return 'audit_sampler(..., layout="B 3 N")'
+        return DECLARE_LAST
     if shape and shape[-1] % 3 == 0:
-        return (
-            'audit_sampler(..., layout="B (N 3)") where x, y, z of one atom follow those of the other, "B (3 N)" where '
-            "all x come first"
-        )
+        return DECLARE_FLAT
     return "ep.audit_sampler(sampler, (64, 20, 3))"

@@ -178,14 +178,14 @@ def energy_test(
     signs = 2.0 * torch.randint(0, 2, (swaps, units), generator=generator).double() - 1
     signs = torch.cat([torch.ones(1, units, dtype=torch.float64), signs])[:, labels]
     found = ((signs @ signed) * signs).sum(1) / count**2
-    # Equal distances, of a sampler that draws nothing, must not be told apart by their last digits.
+    # Equal distances, of a sampler that draws nothing, must not differ by their last digits.
     margin = 1e-9 * max(float(found.abs().max()), 1.0)
     p_value = float((found[1:] >= found[0] - margin).sum() + 1) / (swaps + 1)
     return Law(p_value, float(found[0]), count, units, by_run)
 
 
 def two_rotations(generator: torch.Generator, *, grid: Grid | None = None, is_cube: bool = True) -> Tensor:
-    """By 120° about two random axes at right angles; of the cube, about two of its diagonals; of a box, half turns.
+    """By 120° about two random axes at right angles; of the cube, two of its diagonals; of a box, by 180°.
 
     Args:
         generator: source of the axes.

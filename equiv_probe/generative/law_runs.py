@@ -17,50 +17,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.generative.end_points import EndPoints
-    from equiv_probe.generative.initial_noise import InitialNoise
     from equiv_probe.generative.law import Law
     from equiv_probe.generative.paths import Paths
     from equiv_probe.generative.runs import SamplerRuns
 
 
-def laws_of(
-    runs: SamplerRuns,
-    start: InitialNoise,
-    seed: int,
-    paths: Paths,
-    *,
-    measured: list[EndPoints],
-    asked: bool | int | None,
-    improper: bool,
-) -> dict[str, Law]:
+def laws_of(runs: SamplerRuns, paths: Paths, measured: list[EndPoints]) -> dict[str, Law]:
     """Tests in distribution: if asked for, or if paths do not tell because the sampler draws rotations."""
-    draws_rotations = bool(runs.noises[0].rotations)
-    unclear = any(one.verdict in {"broken", "above round-off"} for one in measured) or paths.not_as_likely
+    asked = runs.options.law
     if asked is None:
-        asked = draws_rotations and runs.frames != "fixed" and unclear
+        unclear = any(one.verdict in {"broken", "above round-off"} for one in measured) or paths.not_as_likely
+        asked = bool(runs.noises[0].rotations) and runs.options.frames != "fixed" and unclear
     if not asked:
         return {}
-    return compare_laws(runs, start, seed, None if asked is True else int(asked), improper=improper)
+    return compare_laws(runs, None if asked is True else int(asked), improper=paths.plan.improper)
 
 
-def compare_laws(
-    runs: SamplerRuns, start: InitialNoise, seed: int, asked: int | None, *, improper: bool
-) -> dict[str, Law]:
+def compare_laws(runs: SamplerRuns, asked: int | None, *, improper: bool) -> dict[str, Law]:
     """Run a sampler on independent noise and on independent noise that is rotated, and compare the end points.
 
-    Args:
-        runs: of the sampler, after its first.
-        start: where initial noise comes from; noise that is given is taken in random orientations.
-        seed: of all noise.
-        asked: samples of each kind, if a number was asked for.
-        improper: whether one of the two rotations is improper.
-
-    Returns:
-        What was found for each output.
+    Noise that was given is taken in random orientations; ``asked`` is a number of samples of each kind.
 
     Raises:
         EquivProbeError: no pair of end points is finite.
     """
+    start, seed = runs.start, runs.options.seed
     count = runs.structures.count
     by_run = count > 1 and shares_draws(runs)
     generator = torch.Generator().manual_seed(stream(seed, 3))

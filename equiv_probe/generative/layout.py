@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FORMS = ("(N 3)", "(3 N)", "3 N")
-_WRITTEN = {form: f'"B {form}"' for form in _FORMS}
+DECLARE_FLAT = (
+    'audit_sampler(..., layout="B (N 3)") where x, y, z of one atom follow those of the other, "B (3 N)" where all x '
+    "come first"
+)
+DECLARE_LAST = 'audit_sampler(..., layout="B 3 N")'
 
 
 @dataclass(frozen=True)
@@ -38,14 +42,12 @@ class Layout:
         """
         form = " ".join(written.split()).removeprefix("B ")
         if form not in _FORMS:
-            raise EquivProbeError(f"layout={written!r}", f"one of {', '.join(_WRITTEN.values())}", 'layout="B (N 3)"')
-        lengths = {
-            "(N 3)": shape[-1] // 3 if shape[-1] % 3 == 0 else 0,
-            "3 N": shape[-1] if shape[-2:-1] == (3,) else 0,
-        }
-        atoms = lengths.get(form, lengths["(N 3)"])
-        if len(shape) > 1 and shape[-1] == 3 and not (form == "3 N" and shape[-2] == 3):
+            expected = ", ".join(f'"B {one}"' for one in _FORMS)
+            raise EquivProbeError(f"layout={written!r}", f"one of {expected}", 'layout="B (N 3)"')
+        columns = shape[-2:-1] == (3,)
+        if len(shape) > 1 and shape[-1] == 3 and not (form == "3 N" and columns):
             return cls(form, shape[-2], of_noise=False)
+        atoms = shape[-1] * columns if form == "3 N" else shape[-1] // 3 * (shape[-1] % 3 == 0)
         if not atoms:
             raise EquivProbeError(
                 f"noise of shape {shape} with layout={written!r}", "a flat axis of 3 N numbers, or axes (3, N)"

@@ -173,26 +173,26 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if following is not None:
             following.before(args, kwargs)
         if torch.Tag.nondeterministic_seeded not in func.tags:
-            answer = func(*args, **kwargs)
-            return answer if following is None else following.after(func, args, kwargs, answer)
+            output = func(*args, **kwargs)
+            return output if following is None else following.after(func, args, kwargs, output)
         self.seen += 1
         names = [argument.name for argument in func._schema.arguments]
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         generator = given.get("generator")
         if generator is not None and id(generator) not in self.generators:
             self.generators[id(generator)] = (generator, state_of(generator))
-        answer = func(*args, **kwargs)
-        drawn = answer[0] if isinstance(answer, (tuple, list)) else answer
+        output = func(*args, **kwargs)
+        drawn = output[0] if isinstance(output, (tuple, list)) else output
         if isinstance(drawn, torch.Tensor) and is_random(given):
             call = func._schema.name.removeprefix("aten::")
             place, ours = _where()
             if ours:
-                return answer  # frames of a twirled network, from a generator of its own
+                return output  # frames of a twirled network, from a generator of its own
             if drawn.is_floating_point() or self.frame.only_moves:
                 self._take(Draw(call, tuple(drawn.shape), place), drawn, given)
             if following is not None:
                 following.drew(call, drawn, self.seen, given)
-        return answer
+        return output
 
     def _made(self, number: int, matrices: Tensor) -> None:
         """Rotations were made of draws: take those that the sampler uses along with the frame."""

@@ -6,22 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.generative.as_likely import NOT_AS_LIKELY, chance_of_law
 from equiv_probe.generative.deviation import Deviations, root_mean
 from equiv_probe.generative.drawn_rotations import WAYS
+from equiv_probe.progress import progress as progress_bar
+from equiv_probe.rotations.drawing import draw
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
     from equiv_probe.generative.drawn_rotations import Way
-    from equiv_probe.generative.initial_noise import InitialNoise
     from equiv_probe.generative.runs import SamplerRuns
     from equiv_probe.rotations.plan import RotationPlan
 
@@ -36,6 +33,8 @@ class Paths:
     """The runs of one audit.
 
     Attributes:
+        plan: of the rotations.
+        rotations: of the noise, ``(K, U, 3, 3)``.
         found: deviations of the rotated runs, by output.
         repeats: end points of the same run again.
         floors: of noise that was rotated there and back.
@@ -45,6 +44,8 @@ class Paths:
         looked_at: how many rotations that is.
     """
 
+    plan: RotationPlan
+    rotations: Tensor
     found: dict[str, Deviations]
     repeats: dict[str, Tensor]
     floors: dict[str, Tensor]
@@ -58,49 +59,56 @@ class Paths:
         """Whether drawn rotations have another law when they are taken along, which then proves nothing."""
         return self.chance is not None and self.chance < NOT_AS_LIKELY
 
+    @property
+    def finite(self) -> Tensor:
+        """Which samples are finite in every run, ``(U,)``.
 
-def run_paths(
-    runs: SamplerRuns, start: InitialNoise, rotations: Tensor, plan: RotationPlan, seed: int, *, progress: bool
-) -> Paths:
-    """Run a sampler in all frames.
+        Raises:
+            EquivProbeError: none is.
+        """
+        good = torch.stack([(one.each.sum(0) + one.size).isfinite() for one in self.found.values()]).all(0)
+        if not bool(good.any()):
+            found = "end points that are not finite, in every sample"
+            raise EquivProbeError(found, "finite numbers", "check the sampler, or its precision")
+        return good
 
-    Args:
-        runs: of the sampler; its ``way`` is set to how drawn rotations go with the frame.
-        start: where initial noise comes from.
-        rotations: ``(K, U, 3, 3)``.
-        plan: they are of.
-        seed: of all noise.
-        progress: show a progress bar.
+
+def run_paths(runs: SamplerRuns, plan: RotationPlan, *, progress: bool) -> Paths:
+    """Run a sampler in all frames, and set its ``way``: how the rotations that it draws go with the frame.
 
     Raises:
         EquivProbeError: the sampler does not follow its noise, or what was declared does not fit.
     """
+    start, structures, seed = runs.start, runs.structures, runs.options.seed
+    rotations = draw(plan, plan.generator(), None if runs.shared else structures.count).flatten(0, 1)
+    rotations = rotations[:, None].expand(-1, structures.count, 3, 3) if runs.shared else rotations
     g0 = rotations[0 if plan.is_random else -1]  # of the cube the first rotates nothing
     about = runs.run(seed)
-    found = {
-        name: Deviations(value, runs.schema.outputs[name], runs.structures, plan, name) for name, value in about.items()
-    }
-    paths = Paths(found, runs.run(seed), runs.run(seed, g0, back=True), {})
-    paths.other = runs.run(seed + 1, noise=start.other(seed + 1, runs.noise, lambda noise: runs.rotated(noise, g0)))
+    reps = runs.schema.outputs
+    found = {name: Deviations(value, reps[name], structures, plan, name) for name, value in about.items()}
+    repeats, floors = runs.run(seed), runs.run(seed, g0, back=True)
+    other = runs.run(seed + 1, noise=start.other(seed + 1, runs.noise, lambda noise: runs.rotated(noise, g0)))
+    paths = Paths(plan, rotations, found, repeats, floors, other)
     _require_followed(paths)
     _require_drawn(runs)
-    if runs.noises[0].rotations and runs.frames != "fixed":
-        _take_along(runs, start, paths, g0, seed)
+    if runs.noises[0].rotations and runs.options.frames != "fixed":
+        _take_along(runs, paths, g0)
         if runs.way != "same":
             paths.floors = runs.run(seed, g0, back=True)  # these round as well
-    console = Console(stderr=True)
-    shown = progress and console.is_terminal  # otherwise Rich writes empty lines
-    for g in track(rotations, "rotating the noise", console=console, transient=True) if shown else rotations:
-        for name, value in runs.run(seed, g).items():
-            found[name].add(value)
+    with progress_bar(len(rotations), "rotating the noise", shown=progress) as advance:
+        for g in rotations:
+            for name, value in runs.run(seed, g).items():
+                found[name].add(value)
+            advance(1)
     return paths
 
 
-def _take_along(runs: SamplerRuns, start: InitialNoise, paths: Paths, rotation: Tensor, seed: int) -> None:
+def _take_along(runs: SamplerRuns, paths: Paths, rotation: Tensor) -> None:
     """Choose how drawn rotations go with the frame, as declared or the way under which end points rotate best."""
+    seed, frames = runs.options.seed, runs.options.frames
     paths.count = sum(one.matrices[..., 0, 0].numel() for one in runs.noises[0].rotations)
     tried: dict[Way, float] = {}
-    for way in WAYS if runs.frames == "along" else ():
+    for way in WAYS if frames == "along" else ():
         runs.way = way
         values = runs.run(seed, rotation)
         if runs.noises[-1].unaligned:
@@ -111,13 +119,13 @@ def _take_along(runs: SamplerRuns, start: InitialNoise, paths: Paths, rotation: 
     best: Way = min(tried, key=lambda way: tried[way], default="same")
     if tried and tried[best] > 0.9 * tried["same"]:
         best = "same"
-    if runs.frames in WAYS:
-        best = cast("Way", runs.frames)
+    if frames in WAYS:
+        best = cast("Way", frames)
     runs.way = "same"
     if best != "same":
-        drawn = _matrices(runs, start, seed)[:_MOST]
+        drawn = _matrices(runs)[:_MOST]
         paths.chance, paths.looked_at = chance_of_law(drawn, best), len(drawn)
-        runs.way = "same" if paths.not_as_likely and runs.frames == "along" else best
+        runs.way = "same" if paths.not_as_likely and frames == "along" else best
 
 
 def _beside_floor(paths: Paths, name: str, value: Tensor) -> float:
@@ -129,7 +137,7 @@ def _beside_floor(paths: Paths, name: str, value: Tensor) -> float:
     return deviation / max(floor, 1e-16 * root_mean(one.size[good]), 1e-300)
 
 
-def _matrices(runs: SamplerRuns, start: InitialNoise, seed: int) -> Tensor:
+def _matrices(runs: SamplerRuns) -> Tensor:
     """Drawn rotations of several independent runs, ``(K, 3, 3)``, each once."""
     noises = [runs.noises[0], runs.noises[3]]
     gathered: list[Tensor] = []
@@ -140,19 +148,21 @@ def _matrices(runs: SamplerRuns, start: InitialNoise, seed: int) -> Tensor:
         found = found[sorted(first.values())]
         if len(found) >= _ENOUGH or k == _MORE_RUNS:
             break
-        runs.run(seed + 2 + k, noise=start.draw(seed + 2 + k))
+        seed = runs.options.seed + 2 + k
+        runs.run(seed, noise=runs.start.draw(seed))
         noises = [runs.noises[-1]]
     return found
 
 
 def _require_drawn(runs: SamplerRuns) -> None:
     """Raise EquivProbeError if rotations were declared to be drawn, and none are, or of no sample in particular."""
-    if runs.frames in {"along", "fixed"}:
+    frames = runs.options.frames
+    if frames in {"along", "fixed"}:
         return
     noise = runs.noises[0]
     if not noise.rotations:
         raise EquivProbeError(
-            f"frames={runs.frames!r} for a sampler whose draws were not seen to become 3×3 rotation matrices",
+            f"frames={frames!r} for a sampler whose draws were not seen to become 3×3 rotation matrices",
             "a sampler that draws rotations by torch",
             'def sampler(noise, randn), with randn.rotations(B) or randn.orientations(B, N); or frames="along"',
         )
@@ -180,17 +190,3 @@ def _require_followed(paths: Paths) -> None:
                 "clock): take the source as an argument, def sampler(noise, randn), and draw by randn(shape); or it "
                 "blows up what is not deterministic: torch.use_deterministic_algorithms(True)",
             )
-
-
-def finite(found: Mapping[str, Deviations]) -> Tensor:
-    """Which samples are finite in every run, ``(U,)``.
-
-    Raises:
-        EquivProbeError: none is.
-    """
-    good = torch.stack([(one.each.sum(0) + one.size).isfinite() for one in found.values()]).all(0)
-    if not bool(good.any()):
-        raise EquivProbeError(
-            "end points that are not finite, in every sample", "finite numbers", "check the sampler, or its precision"
-        )
-    return good

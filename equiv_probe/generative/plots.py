@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.axes import ALARM, CALM, INK, axes_or_new, figure, is_near, short, tidied
+from equiv_probe.report.axes import ALARM, CALM, INK, axes_or_new, below, figure, is_near, legend_above, short, tidied
 from equiv_probe.report.document import Figure
 from equiv_probe.report.formatting import counted, number
 
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 def samples(one: EndPoints, ax: Axes | None = None) -> Axes:
     """How the deviation is spread over samples: for each value, the percentage of samples that lie below.
 
-    Args:
-        one: output.
-        ax: to draw into.
-
     Raises:
         EquivProbeError: the audit did not keep its samples.
     """
@@ -39,26 +35,20 @@ def samples(one: EndPoints, ax: Axes | None = None) -> Axes:
     if not len(values):
         raise EquivProbeError("a report without samples", "an audit that kept its samples")
     ax = axes_or_new(ax)
-    ax.step([values[0], *values], 100 * np.arange(len(values) + 1) / len(values), where="post", color=ALARM, lw=2)
+    below(ax, values, "samples")
     for value, label, style in ((one.highest_floor, "floor", ":"), (one.scale, "other noise", "--")):
         if is_near(value, values):
             ax.axvline(value, color=INK, ls=style, lw=1, label=f"{label} {number(value)}")
     if values[0] > 0 and values[-1] > 20 * values[0]:
         ax.set_xscale("log")
-    ax.set_ylim(0, 103)
     ax.set_xlabel(f"deviation of {short(one.name)}, {short(one.unit)}")
-    ax.set_ylabel("samples below, %")
-    _legend(ax)
+    legend_above(ax, 3)
     return tidied(ax)
 
 
 @figure
 def path(one: EndPoints, ax: Axes | None = None) -> Axes:
     """The deviation at each step of the path, beside the floor and beside other noise.
-
-    Args:
-        one: output, with its path.
-        ax: to draw into.
 
     Raises:
         EquivProbeError: the path was not measured.
@@ -73,29 +63,25 @@ def path(one: EndPoints, ax: Axes | None = None) -> Axes:
     few: dict[str, Any] = {"marker": "o", "ms": 3} if len(steps) < 60 else {}
     found = {key: _column(one.along_path, key) for key, *_ in lines}
     real = found["rms"][found["rms"] > 10 * np.nan_to_num(found["floor"])]
-    below = len(real) > 0 and not is_near(one.highest_floor, real)
+    is_below = len(real) > 0 and not is_near(one.highest_floor, real)
     for key, label, colour, style in lines:
-        if key == "floor" and below:
+        if key == "floor" and is_below:
             continue  # far below, it would squeeze what is to be seen
         ax.plot(steps, found[key], color=colour, ls=style, lw=1.8, label=label, **few if key == "rms" else {})
     if any(bool((values > 0).any()) for values in found.values()):
         ax.set_yscale("log", nonpositive="mask")
-    if below:  # the noise itself, at the start, only rounds
+    if is_below:  # the noise itself, at the start, only rounds
         ax.set_ylim(bottom=real.min() / 3)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("step of the path, the noise first")
     ax.set_ylabel(f"{short(one.name)}: root mean square, {short(one.unit)}")
-    _legend(ax)
+    legend_above(ax, 3)
     return tidied(ax)
 
 
 @figure
 def angle(one: EndPoints, ax: Axes | None = None) -> Axes:
     """The deviation against the angle by which the noise was rotated.
-
-    Args:
-        one: output.
-        ax: to draw into.
 
     Raises:
         EquivProbeError: deviations were not kept by angle.
@@ -170,8 +156,3 @@ def path_figure(one: EndPoints) -> Figure | None:
 
 def _column(entries: Sequence[dict[str, float]], name: str) -> Any:
     return np.array([entry[name] for entry in entries], dtype=float)
-
-
-def _legend(ax: Axes) -> None:
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.generative.layout import DECLARE_FLAT, DECLARE_LAST
 from equiv_probe.representations.grids import Grid
 
 if TYPE_CHECKING:
@@ -52,24 +53,15 @@ def not_isotropic(draw: Draw) -> EquivProbeError:
 
 def laid_out_otherwise(draw: Draw, frame: Frame) -> EquivProbeError:
     """For a draw of as many numbers as the noise, of which nobody said where its directions are."""
-    found = f"{draw}: as many numbers as the noise of shape {frame.shape}, laid out otherwise, so that they cannot be "
     if isinstance(frame.rep, Grid):
-        return EquivProbeError(
-            f"{found}rotated",
-            "a grid laid out like the noise",
-            f"torch.randn{frame.shape}, and put its axes in order afterwards; rotates=lambda draw: False if these "
-            "numbers lie on no grid",
-        )
-    flat = draw.shape[-1] % 3 == 0
-    declare = (
-        'audit_sampler(..., layout="B (N 3)") where x, y, z of one atom follow those of the other, "B (3 N)" where '
-        "all x come first"
-        if flat
-        else 'audit_sampler(..., layout="B 3 N")'
-    )
+        expected, declare, what = "a grid laid out like the noise", "", "lie on no grid"
+    else:
+        expected, what = "directions along the last axis, or a layout that is declared", "are no directions"
+        declare = f"{DECLARE_FLAT if draw.shape[-1] % 3 == 0 else DECLARE_LAST}; or "
     return EquivProbeError(
-        f"{found}rotated",
-        "directions along the last axis, or a layout that is declared",
-        f"{declare}; or torch.randn{frame.shape}, and put its axes in order afterwards; rotates=lambda draw: False if "
-        "these numbers are no directions",
+        f"{draw}: as many numbers as the noise of shape {frame.shape}, laid out otherwise, so that they cannot be "
+        "rotated",
+        expected,
+        f"{declare}torch.randn{frame.shape}, and put its axes in order afterwards; rotates=lambda draw: False if these "
+        f"numbers {what}",
     )

@@ -5,95 +5,79 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generative.answers import Answers
 from equiv_probe.generative.drawn_rotations import FOREIGN
 from equiv_probe.generative.initial_noise import stream
 from equiv_probe.generative.noise import Noise
 from equiv_probe.generative.noise_frame import Frame
 from equiv_probe.generative.noise_source import Randn
+from equiv_probe.generative.outputs import OutputReader
 from equiv_probe.live.generators import put_back
-from equiv_probe.representations.representation import point, vector
+from equiv_probe.representations.representation import vector
 from equiv_probe.schema.schema import Schema
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.generative.drawn_rotations import Way
-    from equiv_probe.generative.layout import Layout
-    from equiv_probe.generative.noise import Drawn, Rotates
-    from equiv_probe.representations.representation import Representation
-    from equiv_probe.schema.structures import Structures
+    from equiv_probe.generative.initial_noise import InitialNoise
+    from equiv_probe.generative.noise import Drawn
+    from equiv_probe.generative.options import Options
 
-_FIX_ROTATIONS = (
-    'audit_sampler(..., foreign="same") where these are all numbers of it, the rotations then go along; or \
-def sampler(noise, randn), and draw them by randn.rotations(B)'
+_FIX = (
+    "take the source of noise as an argument, def sampler(noise, randn), and draw by randn(shape); or, if these "
+    'numbers are no directions, audit_sampler(..., foreign="same")'
 )
-Frames = Literal["along", "fixed", "conjugate", "left", "right"]
-_FIX = 'take the source of noise as an argument, def sampler(noise, randn), and draw by randn(shape); or, if these \
-numbers are no directions, audit_sampler(..., foreign="same")'
+_FIX_ROTATIONS = (
+    'audit_sampler(..., foreign="same") where these are all numbers of it, the rotations then go along; or '
+    "def sampler(noise, randn), and draw them by randn.rotations(B)"
+)
 
 
-@dataclass
 class SamplerRuns:
     """How a sampler is run.
 
     Args:
         sampler: ``noise -> end points`` or ``(noise, randn) -> end points``.
-        noise: the initial noise.
-        structures: its samples.
-        outputs: representations of the end points, as far as they are declared.
-        path: whether the sampler answers with all that it passes by.
-        rotates: whether a draw has a direction, see :class:`equiv_probe.generative.noise.Noise`.
-        frames: whether random frames of a twirled network rotate ``"along"``.
-        foreign: what becomes of noise from NumPy's and Python's random state.
-        shared: whether all samples rotate alike.
-        grad: run with gradients enabled.
-        rep: of the initial noise.
-        layout: of the noise and of draws, where it is not ``(..., N, 3)``; ``noise`` itself is in the usual one.
+        start: where its initial noise comes from.
+        options: see there.
 
     Attributes:
+        noise: the initial noise, ``(..., N, 3)`` or grids, whatever its layout.
+        structures: its samples.
         noises: what the runs drew, in order.
         way: how drawn rotations go with the frame.
         drawn: what the first run showed of them.
         foreign_drawn: whether NumPy's or Python's random state was drawn from.
     """
 
-    sampler: Callable[..., Any]
-    noise: Tensor
-    structures: Structures
-    outputs: Mapping[str, Representation]
-    path: bool = False
-    rotates: Rotates | None = None
-    frames: Frames = "along"
-    foreign: Literal["refuse", "same"] = "refuse"
-    shared: bool = False
-    grad: bool = False
-    rep: Representation = point
-    layout: Layout | None = None
-    noises: list[Noise] = field(default_factory=list)
-    way: Way = "same"
-    drawn: Drawn | None = None
-    foreign_drawn: bool = False
-
-    def __post_init__(self) -> None:
-        self._answers = Answers(
-            Schema({"noise": self.rep}, dict(self.outputs)), self.noise, self.structures, self.layout
-        )
-        self._randn = _takes_randn(self.sampler)
+    def __init__(self, sampler: Callable[..., Any], start: InitialNoise, options: Options) -> None:
+        self.start, self.options, self._sampler, self._randn = start, options, sampler, _takes_randn(sampler)
+        self.noise, self.rep = start.draw(options.seed), start.rep
+        self.structures, self._layout = start.structures(self.noise.cpu()), start.seen_layout(options.seed)
+        schema = Schema({"noise": self.rep}, dict(options.outputs))
+        self._reader = OutputReader(schema, self.noise, self.structures, self._layout)
+        self.noises: list[Noise] = []
+        self.way: Way = "same"
+        self.drawn: Drawn | None = None
+        self.foreign_drawn = False
         self._generators: dict[int, tuple[Any, Any]] = {}
 
     @property
     def schema(self) -> Schema:
         """The representations, all of them after the first run."""
-        return self._answers.schema
+        return self._reader.schema
+
+    @property
+    def shared(self) -> bool:
+        """Whether all samples rotate alike."""
+        return not self.options.per_sample
 
     def run(
         self, seed: int, rotations: Tensor | None = None, *, back: bool = False, noise: Tensor | None = None
@@ -109,18 +93,24 @@ class SamplerRuns:
         start = self.noise if noise is None else noise
         if noise is None:
             self.put_back()
-        rep = self.rep if self.rep.is_whole else vector
-        options: dict[str, Any] = {"shared": self.shared, "back": back, "rep": rep, "layout": self.layout}
-        frame = Frame(tuple(start.shape), self.structures, rotations, **options)
+        frame = Frame(
+            tuple(start.shape),
+            self.structures,
+            rotations,
+            shared=self.shared,
+            back=back,
+            rep=self.rep if self.rep.is_whole else vector,
+            layout=self._layout,
+        )
         if back and self.rep.is_whole:
             start = frame.in_the_last_digit(start)
         elif rotations is not None:
             start = self.rotated(start, rotations)
             if back:
                 start = self.rotated(start, rotations, back=True)
-        if self.layout and self.layout.of_noise:
-            start = self.layout.back(start)
-        values = self._answers.read(self._call(start.clone(), frame, seed), path=self.path)
+        if self._layout and self._layout.of_noise:
+            start = self._layout.back(start)
+        values = self._reader.read(self._call(start.clone(), frame, seed), path=self.options.path)
         if rotations is None or back:
             return values
         steps = len(next(iter(values.values())))
@@ -133,13 +123,13 @@ class SamplerRuns:
 
     def rotated(self, noise: Tensor, rotations: Tensor, *, back: bool = False) -> Tensor:
         """Initial noise, rotated in float64 and rounded once."""
-        wide = Schema({"noise": self.rep}, {"noise": self.rep})
-        given = {"noise": noise.cpu().double()}  # not every device has float64
+        schema = Schema({"noise": self.rep}, {"noise": self.rep})
+        wide = noise.cpu().double()  # not every device has float64
         if back:
-            given = self.structures.rotate_back({"noise": given["noise"][None]}, wide, rotations[None])
+            moved = self.structures.rotate_back({"noise": wide[None]}, schema, rotations[None])
         else:
-            given = self.structures.rotate(given, wide, rotations[None])
-        return given["noise"][0].to(noise)
+            moved = self.structures.rotate({"noise": wide}, schema, rotations[None])
+        return moved["noise"][0].to(noise)
 
     def _call(self, start: Tensor, frame: Frame, seed: int) -> Any:
         """One call of the sampler, its random numbers under control."""
@@ -148,34 +138,25 @@ class SamplerRuns:
         np.random.seed(own)  # noqa: NPY002 - the global state is what users draw from
         torch.manual_seed(own)
         before, cpu = _foreign_states(), torch.get_rng_state()
-        followed = start if self.drawn is None or self.drawn.targets else None
         noise = Noise(
             frame,
             stream(seed, 2),
-            self.rotates,
-            along=self.frames != "fixed",
-            start=followed,
+            self.options.rotates,
+            along=self.options.frames != "fixed",
+            start=start if self.drawn is None or self.drawn.targets else None,
             drawn=self.drawn,
             way=self.way,
             foreign=lambda: _foreign_states() != before,
         )
         arguments: dict[str, Any] = {self._randn: Randn(noise, start)} if self._randn else {}
         try:
-            with torch.set_grad_enabled(self.grad), noise:
-                answer = self.sampler(start, **arguments)
-                if self.path and not isinstance(answer, (torch.Tensor, Mapping)):
-                    answer = list(answer)  # a generator runs here
+            with torch.set_grad_enabled(self.options.grad), noise:
+                output = self._sampler(start, **arguments)
+                if self.options.path and not isinstance(output, (torch.Tensor, Mapping)):
+                    output = list(output)  # a generator runs here
         finally:
             self._generators = {**noise.generators, **self._generators}
-        for name, was, now in zip(("NumPy", "Python"), before, _foreign_states(), strict=True):
-            self.foreign_drawn |= was != now
-            if was != now and self.foreign == "refuse":
-                found = (
-                    f"a sampler that draws from {name}'s global random state, which cannot be rotated with the frame"
-                )
-                if FOREIGN in noise.making:
-                    found = f"{found}; rotation matrices were made of it"
-                raise EquivProbeError(found, "noise from torch", _FIX_ROTATIONS if FOREIGN in noise.making else _FIX)
+        self._refuse_foreign(before, makes_rotations=FOREIGN in noise.making)
         if not noise.seen and not torch.equal(cpu, torch.get_rng_state()):
             found = "a sampler that moves torch's random state by code that draws around torch's operators"
             raise EquivProbeError(found, "noise from torch's operators", _FIX)
@@ -185,7 +166,18 @@ class SamplerRuns:
         if noise.following is not None:
             noise.following.forget()
         self.noises.append(noise)
-        return answer
+        return output
+
+    def _refuse_foreign(self, before: tuple[Any, Any], *, makes_rotations: bool) -> None:
+        """Note draws from NumPy's and Python's random states, and raise EquivProbeError unless they are allowed."""
+        for name, was, now in zip(("NumPy", "Python"), before, _foreign_states(), strict=True):
+            self.foreign_drawn |= was != now
+            if was != now and self.options.foreign == "refuse":
+                found = (
+                    f"a sampler that draws from {name}'s global random state, which cannot be rotated with the frame"
+                )
+                found += "; rotation matrices were made of it" * makes_rotations
+                raise EquivProbeError(found, "noise from torch", _FIX_ROTATIONS if makes_rotations else _FIX)
 
 
 def _takes_randn(sampler: Callable[..., Any]) -> str:

@@ -21,20 +21,19 @@ import torch
 
 from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.generative.answers import END_POINTS
 from equiv_probe.generative.drawn_rotations import WAYS
 from equiv_probe.generative.initial_noise import InitialNoise
 from equiv_probe.generative.law_runs import laws_of
-from equiv_probe.generative.paths import finite, run_paths
+from equiv_probe.generative.options import Options, by_name
+from equiv_probe.generative.paths import run_paths
 from equiv_probe.generative.runs import SamplerRuns
 from equiv_probe.generative.sampler_report import BLIND, SamplerAudit
-from equiv_probe.generative.summary import drawn, in_law, left_out, measured_of, notes_of
+from equiv_probe.generative.summary import drawn, end_points, in_law, notes_of, places
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.reachable import modules_of
 from equiv_probe.representations.grids import Grid
 from equiv_probe.representations.representation import Point, Representation, point
 from equiv_probe.representations.spelling import representation
-from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 
@@ -44,8 +43,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.generative.noise import Rotates
-    from equiv_probe.generative.runs import Frames
-    from equiv_probe.schema.structures import Structures
+    from equiv_probe.generative.options import Frames
+    from equiv_probe.generative.paths import Paths
 
 
 @renamed(turns="rotates")
@@ -101,13 +100,13 @@ def audit_sampler(
             rotations of the cube (of the box, where that has unequal sides), which move voxels onto voxels.
         layout: of noise, draws and end points that are not ``(..., N, 3)``: ``"B (N 3)"``, one flat axis, with x, y, z
             of one atom after those of the other; ``"B (3 N)"``, all x first; ``"B 3 N"``, atoms on the last axis.
-        outputs: how the end points rotate: a representation, or one by name or in order of an answer of several
+        outputs: how the end points rotate: a representation, or one by name or in order of an output of several
             tensors, of which those not named are not measured. A single tensor rotates as the noise by default.
         batch: the sample of each atom, ``(N_total,)``.
         mask: true where a dense batch holds an atom, ``(B, N)``.
         plan: the rotations, drawn for each sample on its own; None is four Haar rotations, for grids four
             rotations of the cube.
-        path: the sampler answers with (or yields) all points of the path, ``(T, B, N, 3)``; the last is the end point.
+        path: the sampler returns (or yields) all points of the path, ``(T, B, N, 3)``; the last is the end point.
         center: of rotation: ``"origin"``, ``"centroid"`` (of the initial noise), or a tensor.
         zero_mean: take the centre of mass out of the noise that is drawn.
         per_sample: False rotates all samples alike, for samplers that draw noise for them one by one.
@@ -124,7 +123,7 @@ def audit_sampler(
         dtype: of the noise that is drawn; None is torch's default.
         device: None is that of the modules that the sampler names, if there are any.
         seed: of all noise.
-        progress: show a progress bar.
+        progress: show a bar in a terminal, lines in a log, once it takes longer than two seconds.
 
     Returns:
         Deviations of the end points with floors and a verdict; ``print`` shows them.
@@ -132,87 +131,63 @@ def audit_sampler(
     Raises:
         EquivProbeError: noise that cannot be rotated, or that nobody sees, or end points that are not finite.
     """
-    if seed < 0:
-        raise EquivProbeError(f"seed={seed}", "a seed of 0 or more")
-    noise = representation(noise)
-    _require_noise(noise)
-    plan = rotation_plan(plan)
     began = time.perf_counter()
+    given = rotation_plan(plan)
+    options = Options(by_name(outputs), path, per_sample, rotates, frames, law, foreign, unit, grad, seed)
     modules = modules_of(sampler)
     if device is None and not isinstance(noise_shape, torch.Tensor):
         device = next((p.device for module in modules for p in module.parameters()), None)
-    start = InitialNoise(
-        noise_shape, batch, mask, center, zero_mean=zero_mean, dtype=dtype, device=device, rep=noise, written=layout
-    )
+    rep = _required(representation(noise))
+    start = InitialNoise(noise_shape, batch, mask, center, zero_mean, dtype, device, rep, layout)
     with isolated(*modules):
-        first = start.draw(seed)
-        structures = start.structures(first.cpu())
-        plan = plan or _usual_plan(first, noise)
-        given = {END_POINTS: outputs} if isinstance(outputs, (Representation, str)) else dict(outputs or {})
-        declared = {name: representation(rep) for name, rep in given.items()}
-        runs = SamplerRuns(
-            sampler,
-            first,
-            structures,
-            declared,
-            path,
-            rotates,
-            frames,
-            foreign,
-            shared=not per_sample,
-            grad=grad,
-            rep=noise,
-            layout=start.seen_layout(),
-        )
+        runs = SamplerRuns(sampler, start, options)
         try:
-            rotations = _rotations(plan, structures, per_sample=per_sample)
-            paths = run_paths(runs, start, rotations, plan, seed, progress=progress)
-            good = finite(paths.found)
-            measured = measured_of(runs, paths, good, rotations, unit)
-            laws = laws_of(runs, start, seed, paths, measured=measured, asked=law, improper=plan.improper)
+            paths = run_paths(runs, given or _usual_plan(runs), progress=progress)
+            measured = [end_points(runs, paths, name) for name in paths.found]
+            laws = laws_of(runs, paths, measured)
         finally:
             runs.put_back()
     return SamplerAudit(
         sampler=getattr(sampler, "__qualname__", type(sampler).__name__),
-        protocol={
-            "rotations": f"{plan}, {'of its own for each sample' if per_sample else 'shared by all samples'}",
-            "noise": f"{tuple(first.shape)}, seed {seed}",
-            "precision": str(first.dtype).removeprefix("torch."),
-            "device": str(first.device),
-            "runs": len(runs.noises),
-            "seconds": round(time.perf_counter() - began, 3),
-            "equiv-probe": metadata.version("equiv-probe"),
-            "torch": torch.__version__,
-            **({"drawn rotations": WAYS[runs.way]} if paths.count else {}),
-        },
+        protocol=_protocol(runs, paths, began),
         measured=[in_law(one, laws.get(one.name), runs.way, paths) for one in measured],
         draws=drawn(runs),
-        failures=[{"name": f"sample {u}", "error": "end points that are not finite"} for u in left_out(good)],
-        notes=notes_of(runs, frames, paths),
+        failures=[{"name": f"sample {u}", "error": "end points that are not finite"} for u in places(~paths.finite)],
+        notes=notes_of(runs, paths),
         blind_spots=list(BLIND[1:] if laws else BLIND),
     )
 
 
-def _require_noise(noise: Representation) -> None:
-    exact_grid = isinstance(noise, Grid) and noise.is_exact
-    if not exact_grid and not isinstance(noise, Point):
-        raise EquivProbeError(
-            f"noise={noise}",
-            "ep.point, or ep.grid() without interpolation, which noise does not survive: what is interpolated is "
-            "smoother, and no longer as likely",
-            "noise=ep.grid()",
-        )
+def _required(noise: Representation) -> Representation:
+    """The noise's representation; raises EquivProbeError for what noise does not survive."""
+    if isinstance(noise, Point) or (isinstance(noise, Grid) and noise.is_exact):
+        return noise
+    raise EquivProbeError(
+        f"noise={noise}",
+        "ep.point, or ep.grid() without interpolation, which noise does not survive: what is interpolated is "
+        "smoother, and no longer as likely",
+        "noise=ep.grid()",
+    )
 
 
-def _usual_plan(noise: Tensor, rep: Representation) -> RotationPlan:
+def _usual_plan(runs: SamplerRuns) -> RotationPlan:
     """Four rotations that suit the noise."""
-    if not isinstance(rep, Grid):
+    if not isinstance(runs.rep, Grid):
         return RotationPlan("haar", replicates=4)
-    is_cube = len(set(noise.shape[-3:])) == 1 and rep.has_equal_spacing
+    is_cube = len(set(runs.noise.shape[-3:])) == 1 and runs.rep.has_equal_spacing
     return RotationPlan("cube", subset=4) if is_cube else RotationPlan("box")
 
 
-def _rotations(plan: RotationPlan, structures: Structures, *, per_sample: bool) -> Tensor:
-    """``(K, U, 3, 3)``."""
-    rotations = draw(plan, plan.generator(), structures.count if per_sample else None).flatten(0, 1)
-    return rotations if per_sample else rotations[:, None].expand(-1, structures.count, 3, 3)
+def _protocol(runs: SamplerRuns, paths: Paths, began: float) -> dict[str, Any]:
+    noise = runs.noise
+    return {
+        "rotations": f"{paths.plan}, {'shared by all samples' if runs.shared else 'of its own for each sample'}",
+        "noise": f"{tuple(noise.shape)}, seed {runs.options.seed}",
+        "precision": str(noise.dtype).removeprefix("torch."),
+        "device": str(noise.device),
+        "runs": len(runs.noises),
+        "seconds": round(time.perf_counter() - began, 3),
+        "equiv-probe": metadata.version("equiv-probe"),
+        "torch": torch.__version__,
+        **({"drawn rotations": WAYS[runs.way]} if paths.count else {}),
+    }

@@ -9,7 +9,7 @@ import msgspec
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative import plots
 from equiv_probe.generative.end_points import EndPoints
-from equiv_probe.generative.sampler_blocks import draws_table, end_points_table, headline, spread_table, worst_samples
+from equiv_probe.generative.sampler_tables import draws_table, end_points_table, headline, spread_table, worst_samples
 from equiv_probe.report.document import Document, Section, method
 from equiv_probe.report.record import Record
 from equiv_probe.results.error_figures import main_first
@@ -100,7 +100,7 @@ class SamplerAudit(Record, frozen=True):
         return self.measured[0].sentence
 
     def document(self) -> Document:
-        """The answer, then where the deviation sits and of what kind it is, then what was drawn, then the method."""
+        """The headline, then where the deviation sits and of what kind it is, then what was drawn, then the method."""
         worst = min(self.measured, key=lambda one: rank(one.verdict))
         ordered = sorted(self.measured, key=lambda one: one.name != worst.name)
         where, kind, course = (

@@ -15,72 +15,40 @@ from equiv_probe.generative.deviation import interval, root, root_mean
 from equiv_probe.generative.drawn_rotations import WAYS
 from equiv_probe.generative.end_points import EndPoints
 from equiv_probe.generative.noise import NORMAL
-from equiv_probe.representations.representation import CartesianTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
-    from equiv_probe.generative.deviation import Deviations
     from equiv_probe.generative.drawn_rotations import Way
     from equiv_probe.generative.law import Law
     from equiv_probe.generative.paths import Paths
     from equiv_probe.generative.runs import SamplerRuns
-    from equiv_probe.representations.representation import Representation
 
 
-def measured_of(
-    runs: SamplerRuns, paths: Paths, good: Tensor, rotations: Tensor, unit: str | Mapping[str, str]
-) -> list[EndPoints]:
-    """What is reported of each output."""
-    return [
-        end_points(
-            one,
-            name,
-            unit_of(unit, name, runs.schema.outputs[name]),
-            (paths.repeats[name], paths.floors[name], paths.other[name]),
-            good,
-            rotations=rotations,
-            shared=runs.shared,
-            precision=runs.noise.dtype,
-            path=runs.path,
-        )
-        for name, one in paths.found.items()
-    ]
-
-
-def end_points(
-    one: Deviations,
-    name: str,
-    unit: str,
-    others: tuple[Tensor, Tensor, Tensor],
-    good: Tensor,
-    *,
-    rotations: Tensor,
-    shared: bool,
-    precision: torch.dtype,
-    path: bool,
-) -> EndPoints:
-    """Everything about one output, of the samples that are good; the rotations are ``(K, U, 3, 3)``."""
+def end_points(runs: SamplerRuns, paths: Paths, name: str) -> EndPoints:
+    """Everything about one output, of the samples that are finite."""
+    one, good = paths.found[name], paths.finite
+    others = (paths.repeats[name], paths.floors[name], paths.other[name])
     repeat, back, scale = (one.from_start(values)[:, good] for values in others)
     each, deviation = one.each[:, good], one.by_replicate[:, good].mean(0)
     along, size = one.along[:, good], root_mean(one.size[good])
     # Rounded once, numbers of that size are off by this much.
-    resolution = torch.finfo(precision).eps * size / math.sqrt(12)
+    resolution = torch.finfo(runs.noise.dtype).eps * size / math.sqrt(12)
     rms, scatter = root_mean(deviation), root_mean(scale[-1])
     floor, again = max(root_mean(back[-1]), resolution), root_mean(repeat[-1])
     # What is left of the floor without the non-determinism that is in it, too.
     rounding = max(root(floor**2 - again**2), resolution)
+    unit = runs.options.unit_of(name, runs.schema.outputs[name])
     says = verdict(rms, rounding, again, unit, rms / scatter if scatter else math.nan)
-    kept = left_out(~good)
+    kept = places(good)
     samples, deviations = deviation.sqrt(), each.flatten().sqrt()
+    columns = (samples, each.max(0).values.sqrt(), back[-1].sqrt(), repeat[-1].sqrt())
     return EndPoints(
         name=name,
         unit=unit,
         samples=len(kept),
         rms=rms,
-        rms_interval=interval(one.by_replicate[:, good], shared=shared),
+        rms_interval=interval(one.by_replicate[:, good], shared=runs.shared),
         spread=root(float(one.spread()[good].mean())),
         scale=scatter,
         floor=floor,
@@ -90,18 +58,14 @@ def end_points(
         over_samples={**_quantiles(samples), "worst": float(kept[int(samples.argmax())])},
         over_rotations=_quantiles(deviations),
         by_sample=[
-            {"sample": u, "rms": float(a), "max": float(b), "floor": float(c), "nondeterminism": float(d)}
-            for u, a, b, c, d in zip(
-                kept, samples, each.max(0).values.sqrt(), back[-1].sqrt(), repeat[-1].sqrt(), strict=True
-            )
+            {"sample": u, **dict(zip(("rms", "max", "floor", "nondeterminism"), row, strict=True))}
+            for u, row in zip(kept, torch.stack(columns, 1).tolist(), strict=True)
         ],
         along_path=[
             {"point": t, "rms": root_mean(a), "floor": root_mean(b), "other noise": root_mean(c)}
-            for t, (a, b, c) in enumerate(zip(along, back, scale, strict=True))
-        ]
-        if path
-        else [],
-        by_angle=by_angle(each, rotations[:, good], one.weights),
+            for t, (a, b, c) in enumerate(zip(along, back, scale, strict=True) if runs.options.path else ())
+        ],
+        by_angle=by_angle(each, paths.rotations[:, good], one.weights),
     )
 
 
@@ -111,16 +75,10 @@ def _quantiles(values: Tensor) -> dict[str, float]:
     return {"q50": q50, "q95": q95, "max": float(values.max())}
 
 
-def left_out(good: Tensor) -> list[int]:
-    """Which samples are not good."""
-    return [int(u) for u in (~good).nonzero()]
-
-
-def unit_of(unit: str | Mapping[str, str], name: str, rep: Representation) -> str:
-    """Lengths have the unit that was given, anything else its own."""
-    if not isinstance(unit, str):
-        return unit.get(name, "")
-    return unit if isinstance(rep, CartesianTensor) and rep.rank == 1 else "(own unit)"
+def places(chosen: Tensor) -> list[int]:
+    """Where a mask is true."""
+    found: list[int] = chosen.nonzero()[:, 0].tolist()
+    return found
 
 
 def drawn(runs: SamplerRuns) -> list[dict[str, Any]]:
@@ -141,63 +99,52 @@ def in_law(one: EndPoints, law: Law | None, way: Way, paths: Paths) -> EndPoints
     broken = kind in {"broken", "above round-off"}
     if broken and not law.differs:
         kind, sentence = "path only", f"paths do not rotate, samples may: {law}; paths: {sentence}"
-    elif broken:
-        kind, sentence = "broken", f"{sentence}; {law}"
-    elif law.differs and paths.not_as_likely:
-        kind, sentence = (
-            "broken",
-            f"broken: {law}, though paths are {sentence}, by rotations that are not as likely in another frame",
-        )
+    elif not broken and law.differs and paths.not_as_likely:
+        kind = "broken"
+        sentence = f"broken: {law}, though paths are {sentence}, by rotations that are not as likely in another frame"
     else:
-        sentence = f"{sentence}; {law}"
+        kind, sentence = "broken" if broken else kind, f"{sentence}; {law}"
     return replace(one, verdict=kind, sentence=sentence, law=asdict(law))
 
 
-def notes_of(runs: SamplerRuns, frames: str, paths: Paths) -> list[str]:
+def notes_of(runs: SamplerRuns, paths: Paths) -> list[str]:
     """What a reader must know: draws that depend on the frame, and what became of random frames."""
-    notes = []
-    plain = runs.noises[0]
+    notes, plain = [], runs.noises[0]
     if any(one.sequence != plain.sequence for one in runs.noises):
         notes.append(
             "the sampler does not draw the same shapes in the same order in every run (adaptive steps, rejection): "
             "from there on it meets other noise, which counts as deviation"
         )
-    joint = [one.shape for one, _ in plain.draws if one.call in NORMAL and one.shape[:-1] == plain.frame.shape[:-1]]
-    grids = runs.rep.is_whole
-    if (
-        plain.draws
-        and not grids
-        and not any(rotated for _, rotated in plain.draws)
-        and any(shape[-1] > 3 for shape in joint)
-    ):
+    atoms = plain.frame.shape[:-1]
+    wide = [one.shape for one, _ in plain.draws if one.call in NORMAL and one.shape[:-1] == atoms and one.shape[-1] > 3]
+    if wide and not runs.rep.is_whole and not any(rotated for _, rotated in plain.draws):
         notes.append(
-            f"normal draws of shape {next(shape for shape in joint if shape[-1] > 3)} did not rotate: if there are "
-            "directions among each atom's numbers, draw these apart"
+            f"normal draws of shape {wide[0]} did not rotate: if there are directions among each atom's numbers, draw "
+            "these apart"
         )
     if plain.frames:
         how = (
             "they rotated along with the noise, so this is about the distribution of samples; "
             'frames="fixed" shows how much a single path owes to the frames'
-            if frames == "along"
+            if runs.options.frames == "along"
             else 'they were the same in every run: this is what a single path owes to them; frames="along" rotates '
             "them with the noise, as the distribution of samples sees them"
         )
         notes.append(f"a twirled network drew random frames {plain.frames} times: {how}")
-    return notes + _on_drawn_rotations(runs, frames, paths)
+    return notes + _on_drawn_rotations(runs, paths)
 
 
-def _on_drawn_rotations(runs: SamplerRuns, frames: str, paths: Paths) -> list[str]:
+def _on_drawn_rotations(runs: SamplerRuns, paths: Paths) -> list[str]:
     """Which draws became rotations, what became of them, and the line that declares it."""
-    plain = runs.noises[0]
-    made = plain.rotations
+    frames, made = runs.options.frames, runs.noises[0].rotations
     if not made:
         return []
-    places = list(dict.fromkeys(one.where for one in made if one.where))
+    lines = list(dict.fromkeys(one.where for one in made if one.where))
     count = sum(one.matrices[..., 0, 0].numel() for one in made)
-    at = f" at {', '.join(places[:3])}" if places else ""
+    at = f" at {', '.join(lines[:3])}" if lines else ""
     notes = [f"random draws became {count} rotations in a run{at}; they are {WAYS[runs.way]}"]
-    shapes = [shape for one in made if plain.frame.axis_of_matrices(shape := tuple(one.matrices.shape)) is None]
-    if shapes:
+    axis_of = runs.noises[0].frame.axis_of_matrices
+    if shapes := [shape for one in made if axis_of(shape := tuple(one.matrices.shape)) is None]:
         notes[0] += (
             f". Of shape {shapes[0]}, they do not say to which sample they belong: audit_sampler(..., "
             "per_sample=False) rotates all samples alike, and the drawn rotations along"

@@ -28,8 +28,6 @@ import numpy as np
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     Values = NDArray[np.float64]
@@ -63,46 +61,29 @@ def condition(kind: str, values: Values, weights: Values) -> float:
     largest = float(size.max())
     if largest == 0:
         return math.nan
-    size = np.where(size < NULL * largest, 0.0, size)
-    divisor = _divisor(kind)(size, weights / weights.sum(), largest)
+    divisor = _divisor(kind, np.where(size < NULL * largest, 0.0, size), weights / weights.sum(), largest)
     return largest / divisor if divisor > 0 else math.inf
 
 
-def _divisor(kind: str) -> Callable[[Values, Values, float], float]:
-    numbered = re.fullmatch(r"(mass|cutoff)-(.+)", kind)
-    if numbered is not None:
-        try:
-            number = float(numbered[2])
-        except ValueError:
-            number = math.nan
-        if 0 < number <= 1:
-            return lambda size, w, top: (_of_mass if numbered[1] == "mass" else _above)(number, size, w, top)
-    simple: dict[str, Callable[[Values, Values, float], float]] = {
-        "weighted": lambda size, w, _: float(w @ size**2 / (w @ size)),
-        "mean": lambda size, w, _: float(w @ size),
-        "median": lambda size, w, _: _median(size, w),
-    }
-    if kind not in simple:
-        raise EquivProbeError(f"condition number {kind!r}", f"one of {', '.join(KINDS)}, or other numbers in (0, 1]")
-    return simple[kind]
-
-
-def _of_mass(fraction: float, size: Values, weights: Values, _: float) -> float:
-    order = np.argsort(-size)
-    mass = np.cumsum((weights * size)[order])
-    # Rounding must not ask for more than there is.
-    place = int(np.searchsorted(mass, fraction * mass[-1] * (1 - 1e-12)))
-    return float(size[order][place])
-
-
-def _above(cutoff: float, size: Values, weights: Values, largest: float) -> float:
-    return float(size[(size >= cutoff * largest) & (weights > 0)].min())
-
-
-def _median(size: Values, weights: Values) -> float:
+def _divisor(kind: str, size: Values, weights: Values, largest: float) -> float:
+    name, _, text = kind.partition("-")
+    number = float(text) if re.fullmatch(r"\d*\.?\d+([eE][+-]?\d+)?", text) else math.nan
     order = np.argsort(size)
-    place = int(np.searchsorted(np.cumsum(weights[order]), 0.5))
-    return float(size[order][min(place, len(order) - 1)])
+    if name == "mass" and 0 < number <= 1:
+        falling = order[::-1]
+        mass = np.cumsum((weights * size)[falling])
+        # Rounding must not ask for more than there is.
+        return float(size[falling][np.searchsorted(mass, number * mass[-1] * (1 - 1e-12))])
+    if name == "cutoff" and 0 < number <= 1:
+        return float(size[(size >= number * largest) & (weights > 0)].min())
+    if kind == "weighted":
+        return float(weights @ size**2 / (weights @ size))
+    if kind == "mean":
+        return float(weights @ size)
+    if kind == "median":
+        place = int(np.searchsorted(np.cumsum(weights[order]), 0.5))
+        return float(size[order][min(place, len(order) - 1)])
+    raise EquivProbeError(f"condition number {kind!r}", f"one of {', '.join(KINDS)}, or other numbers in (0, 1]")
 
 
 def entropy_rank(values: Values, weights: Values) -> float:
@@ -110,10 +91,6 @@ def entropy_rank(values: Values, weights: Values) -> float:
 
     For positive semidefinite matrices it is the effective rank of Roy & Vetterli (EUSIPCO 2007); elsewhere it is that
     of ``|H|``.
-
-    Args:
-        values: eigenvalues, ``(m,)``.
-        weights: how many directions have each, ``(m,)``.
     """
     size = np.abs(values)
     total = float(weights @ size)

@@ -12,35 +12,37 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from importlib import metadata
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.landscape.curvature_doubts import doubts
 from equiv_probe.landscape.curvature_estimates import LossCurvature
-from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, space_of
+from equiv_probe.landscape.curvature_products import CurvatureProducts
 from equiv_probe.landscape.curvature_record import Curvature
+from equiv_probe.landscape.decomposed_loss import LOSSES, protocol_of, require_same_twice, several, space_of
 from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
 from equiv_probe.landscape.eigenvalues import dense, extreme
 from equiv_probe.landscape.lanczos import lanczos
-from equiv_probe.orbit.twirl import progress_bar
+from equiv_probe.landscape.second_derivatives import APART, FLOORS, disagreement
+from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor, nn
 
-    from equiv_probe.landscape.curvature_products import DecomposedLoss, Matrix, Which
+    from equiv_probe.landscape.curvature_products import Matrix
+    from equiv_probe.landscape.decomposed_loss import DecomposedLoss, Which
     from equiv_probe.landscape.eigenvalues import Eigenpairs
     from equiv_probe.landscape.parameter_space import ParameterSpace
 
 DENSE = 256
 """Up to this many parameters all eigenvalues are computed: random probes would cost as much."""
+_EARLY = "the eigenvalue solver stopped early: extreme eigenvalues may lie further out; raise tolerance"
 
 
 def curvature(
@@ -100,119 +102,86 @@ def curvature(
     if top < 1:
         raise EquivProbeError(f"top={top}", "one eigenvalue or more")
     began = time.perf_counter()
-    spaces = [space_of(loss, parameters) for loss in given]
-    sets = [CurvatureProducts(loss, s, matrix=matrix, hold=hold) for loss, s in zip(given, spaces, strict=True)]
+    sets = [CurvatureProducts(one, space_of(one, parameters), matrix=matrix, hold=hold) for one in given]
     for products in sets:
         require_same_twice(products.pieces[0], losses)
-    n = spaces[0].size
-    all_of_them = n < 3 or (exact if exact is not None else n <= DENSE)
-    small = min(top, max(1, n - 2))
-    each = n if all_of_them else max(2 * small + 1, 20) * 2 + probes * steps + max(trace_probes - probes, 0)
+    search = _Search(sets[0].space.size, top, probes, steps, max(trace_probes, probes), tolerance, exact, seed)
     found: dict[Which, LossCurvature] = {}
-    converged = True
-    shown = progress and sys.stderr.isatty()
-    with progress_bar(len(losses) * len(sets) * each, "curvature", shown=shown) as advance:
+    notes = [] if len(given) > 1 else ["one set of rotations: their noise is in the numbers and not in the error bars"]
+    with progress_bar(len(losses) * len(sets) * search.products, "curvature", shown=progress) as advance:
         for which in losses:
             times = [_counting(products, which, advance) for products in sets]
-            pairs, densities = [], []
-            for one, space in zip(times, spaces, strict=True):
-                generator = torch.Generator().manual_seed(seed)  # the same probes for every loss and set of rotations
-                if all_of_them:
-                    outer, rest = dense(one, space.here), {}
-                else:
-                    outer = extreme(one, space.random(generator), small, tolerance)
-                    rest = _probed(one, outer, space, generator, (probes, steps, max(trace_probes, probes)))
-                pairs.append(outer)
-                converged = converged and outer.converged
-                densities.append(EigenvalueDensity(n, outer.values, outer.residuals, outer.square, **rest))
-            found[which] = LossCurvature.of(densities, _bracket(times, pairs))
-    notes = [] if len(given) > 1 else ["one set of rotations: their noise is in the numbers and not in the error bars"]
-    if not converged:
-        notes.append("the eigenvalue solver stopped early: extreme eigenvalues may lie further out; raise tolerance")
-    notes += doubts(sets[0], found, seed)
+            spectra = [search.spectrum(one, products.space) for one, products in zip(times, sets, strict=True)]
+            pairs = [pair for pair, _ in spectra]
+            found[which] = LossCurvature.of([density for _, density in spectra], _bracket(times, pairs))
+            if not all(pair.converged for pair in pairs) and _EARLY not in notes:
+                notes.append(_EARLY)
     return Curvature.of(
         found,
         matrix=matrix,
+        notes=(*notes, *_doubts(sets[0], found, seed)),
         products=sum(products.count for products in sets),
         seconds=time.perf_counter() - began,
-        notes=tuple(notes),
         name=name,
-        protocol={
-            **rotations_of(given),
-            "eigenvalues": "all" if all_of_them else f"{small} of largest magnitude, to {tolerance:g} of the largest",
-            "random vectors": f"{probes} of {steps} steps, {max(trace_probes, probes)} for trace and norm, seed {seed}"
-            if not all_of_them
-            else "none",
-            "precision": str(spaces[0].tensors[0].dtype).removeprefix("torch."),
-            **versions(),
-        },
+        protocol=protocol_of(given, sets[0].space, **search.protocol),
     )
 
 
-def rotations_of(given: Sequence[DecomposedLoss]) -> dict[str, Any]:
-    """Structures and rotations of losses, as far as they tell."""
-    known = {name: getattr(given[0], name, None) for name in ("structures", "replicates")}
-    return {
-        "sets of rotations": len(given),
-        **{what: number for what, number in known.items() if isinstance(number, int)},
-    }
+@dataclass(frozen=True)
+class _Search:
+    """How the spectrum of one matrix is found; see :func:`curvature`."""
 
+    size: int
+    top: int
+    probes: int
+    steps: int
+    trace_probes: int
+    tolerance: float
+    exact: bool | None
+    seed: int
 
-def versions() -> dict[str, str]:
-    """What it was measured with."""
-    return {"equiv-probe": metadata.version("equiv-probe"), "torch": torch.__version__}
+    @property
+    def finds_all(self) -> bool:
+        return self.size < 3 or (self.exact if self.exact is not None else self.size <= DENSE)
 
+    @property
+    def few(self) -> int:
+        return min(self.top, max(1, self.size - 2))
 
-def several(orbit_loss: DecomposedLoss | Sequence[DecomposedLoss]) -> list[DecomposedLoss]:
-    """One loss, or several, as a list."""
-    return [orbit_loss] if callable(orbit_loss) else list(orbit_loss)
+    @property
+    def products(self) -> int:
+        """About how many it takes."""
+        searched = max(2 * self.few + 1, 20) * 2 + self.probes * self.steps + self.trace_probes - self.probes
+        return self.size if self.finds_all else searched
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        if self.finds_all:
+            return {"eigenvalues": "all", "random vectors": "none"}
+        return {
+            "eigenvalues": f"{self.few} of largest magnitude, to {self.tolerance:g} of the largest",
+            "random vectors": f"{self.probes} of {self.steps} steps, {self.trace_probes} for trace and norm, seed "
+            f"{self.seed}",
+        }
 
-def require_same_twice(loss: DecomposedLoss, losses: Sequence[Which]) -> None:
-    """See that a loss is a function of the weights.
-
-    Args:
-        loss: whole, or a piece of it.
-        losses: what is asked of it: without labels that is L_equiv alone.
-
-    Raises:
-        EquivProbeError: two calls in a row differ by more than rounding, or are not finite.
-    """
-    asked = [LOSSES.index(which) for which in losses]
-    with torch.enable_grad():
-        first, second = (torch.stack([value.detach().double().cpu() for value in loss()]) for _ in range(2))
-    if not bool(first[asked].isfinite().all()):
-        labels = "" if not bool(first[2].isfinite()) else 'losses=("equiv",), which needs no labels'
-        raise EquivProbeError(f"losses {first.tolist()}", "finite numbers at the weights as they are", labels)
-    first, second = first[asked], second[asked]
-    if float((first - second).abs().max()) > 1e-4 * float(first.abs().max()):
-        raise EquivProbeError(
-            f"a loss that is {first.tolist()} and then {second.tolist()}",
-            "the same at the same weights",
-            "fix its rotations and its noise, and rotate dropout off: model.eval()",
-        )
-
-
-def _probed(
-    times: Callable[[Tensor], Tensor],
-    outer: Eigenpairs,
-    space: ParameterSpace,
-    generator: torch.Generator,
-    counts: tuple[int, int, int],
-) -> dict[str, Any]:
-    probes, steps, in_all = counts
-    left = space.size - len(outer.values)
-    if left < 1:
-        return {}
-    all_made = [
-        lanczos(times, space.random(generator), steps if k < probes else 1, without=outer.vectors)
-        for k in range(in_all)
-    ]
-    return {
-        "probes": tuple(all_made[:probes]),
-        "quadratic": np.array([one.quadratic for one in all_made]),
-        "squares": np.array([one.square for one in all_made]),
-    }
+    def spectrum(
+        self, times: Callable[[Tensor], Tensor], space: ParameterSpace
+    ) -> tuple[Eigenpairs, EigenvalueDensity]:
+        """The eigenpairs at its ends, and the density; the same probes for every loss and set of rotations."""
+        generator = torch.Generator().manual_seed(self.seed)
+        if self.finds_all:
+            outer = dense(times, space.here)
+        else:
+            outer = extreme(times, space.random(generator), self.few, self.tolerance)
+        known = self.size, outer.values, outer.residuals, outer.square
+        if self.finds_all or self.size == len(outer.values):
+            return outer, EigenvalueDensity(*known)
+        made = [
+            lanczos(times, space.random(generator), self.steps if k < self.probes else 1, without=outer.vectors)
+            for k in range(self.trace_probes)
+        ]
+        quadratic, squares = np.array([[one.quadratic, one.square] for one in made]).T
+        return outer, EigenvalueDensity(*known, tuple(made[: self.probes]), quadratic, squares)
 
 
 def _bracket(times: Sequence[Callable[[Tensor], Tensor]], pairs: Sequence[Eigenpairs]) -> tuple[float, float]:
@@ -232,3 +201,24 @@ def _counting(products: CurvatureProducts, which: Which, advance: Callable[[int]
         return products(vector, which)
 
     return times
+
+
+def _doubts(products: CurvatureProducts, found: Mapping[Which, LossCurvature], seed: int) -> list[str]:
+    """Notes on numbers that may not mean what they say: L_equiv within rounding, products that lack something."""
+    space, notes = products.space, []
+    vector = space.random(torch.Generator().manual_seed(seed))
+    equiv = found.get("equiv")
+    if equiv is not None and bool(torch.stack(list(products.pieces[0]())).isfinite().all()):
+        eps = max(torch.finfo(p.dtype).eps for p in space.tensors)
+        rounding = eps * float(products(vector, "total").norm() / vector.norm()) * space.size**0.5
+        if 0 < equiv.norm_squared.value < (FLOORS * rounding) ** 2:
+            notes.append("the curvature of L_equiv is within rounding of that of L_total: its numbers say nothing")
+    if products.matrix == "hessian":
+        which = next(iter(found))
+        apart = disagreement(products(vector, which), lambda: products.gradient(which), space, vector)
+        if apart is not None and apart > APART:
+            notes.append(
+                f"products of the Hessian differ from differences of gradients by {100 * apart:.0f} %: kinks such as "
+                "ReLU's have no second derivative, or an operation of one's own gives none"
+            )
+    return notes

@@ -85,12 +85,7 @@ class LossCurvature(Part, frozen=True, dict=True):
     def of(
         cls, densities: Sequence[EigenvalueDensity], bracket: tuple[float, float] = (math.nan, math.nan)
     ) -> LossCurvature:
-        """What follows from the spectra found with each set of rotations, which the result keeps, but does not store.
-
-        Args:
-            densities: of each of S sets of rotations, from the same probes.
-            bracket: of the largest eigenvalue.
-        """
+        """What follows from the spectra found with S sets of rotations and the same probes; kept, but not stored."""
 
         def over_sets(number: Callable[[EigenvalueDensity], tuple[float, float]], scale: Scale = "linear") -> Estimate:
             return combined([number(one) for one in densities], len(densities[0].quadratic), scale)
@@ -100,8 +95,8 @@ class LossCurvature(Part, frozen=True, dict=True):
         order = np.argsort(nodes, kind="stable")
         found = cls(
             size=densities[0].size,
-            largest=over_sets(lambda d: (d.largest, float(d.residuals[-1]))),
-            smallest=over_sets(lambda d: (d.smallest, float(d.residuals[0]))),
+            largest=over_sets(lambda d: (float(d.outliers[-1]), float(d.residuals[-1]))),
+            smallest=over_sets(lambda d: (float(d.outliers[0]), float(d.residuals[0]))),
             trace=over_sets(lambda d: d.trace),
             norm_squared=over_sets(lambda d: d.norm_squared, "log"),
             rank=over_sets(lambda d: d.rank, "log"),
@@ -160,10 +155,6 @@ def condition_ratio(mean: LossCurvature, equiv: LossCurvature, kind: str) -> Est
 
     Errors over probes are taken as independent, those over sets of rotations as they come, pair by pair.
 
-    Args:
-        mean: of ``L_mean``, just computed.
-        equiv: of ``L_equiv``, with the same probes and sets of rotations.
-        kind: of condition number.
     """
     logs = []
     for m, e in zip(mean.densities, equiv.densities, strict=True):
@@ -176,13 +167,7 @@ def condition_ratio(mean: LossCurvature, equiv: LossCurvature, kind: str) -> Est
 
 
 def combined(found: list[tuple[float, float]], probes: int, scale: Scale) -> Estimate:
-    """One estimate of a number found with S sets of rotations and the same P probes.
-
-    Args:
-        found: value and standard error over probes, of each set.
-        probes: P.
-        scale: of the interval.
-    """
+    """One estimate of a number, from its values and standard errors over P probes in each of S sets of rotations."""
     values, errors = np.array([v for v, _ in found]), np.array([e for _, e in found])
     if not np.isfinite(values).all():
         return Estimate(float(values.max()))
@@ -201,7 +186,7 @@ def _condition(densities: Sequence[EigenvalueDensity], kind: str) -> Estimate:
 def _of_spectra(
     densities: Sequence[EigenvalueDensity], number: Callable[[EigenvalueDensity], tuple[float, float]]
 ) -> Estimate:
-    """What a density tells comes from fewer probes than what the trace does."""
+    """A number of the density: it comes from fewer probes than the trace does."""
     return combined([number(one) for one in densities], len(densities[0].probes), "log")
 
 

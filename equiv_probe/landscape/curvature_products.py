@@ -8,67 +8,31 @@ networks, compiled models) are an error.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.landscape.parameter_space import ParameterSpace
+from equiv_probe.landscape.decomposed_loss import LOSSES, pieces_of
 from equiv_probe.landscape.second_derivatives import explained, require_no_marks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
-Which = Literal["total", "mean", "equiv"]
+    from equiv_probe.landscape.decomposed_loss import DecomposedLoss, Which
+    from equiv_probe.landscape.parameter_space import ParameterSpace
+
 Matrix = Literal["hessian", "gauss-newton"]
-LOSSES: tuple[Which, ...] = ("total", "mean", "equiv")
-Three = tuple["Tensor", "Tensor", "Tensor"]
-
-
-class DecomposedLoss(Protocol):
-    """A loss as a function of the weights: called, it returns ``(total, mean, equiv)``, 0-d, with graph.
-
-    It must be a deterministic function of the weights: fixed structures, fixed rotations, fixed noise. Optional:
-
-    * ``parameters``: the weights, by name.
-    * ``pieces()``: losses of the same kind whose sum it is.
-    * ``outputs()`` and ``of_outputs(outputs)``: the same in two steps, for Gauss–Newton matrices.
-    """
-
-    def __call__(self) -> Three:
-        """The three losses at the weights as they are now."""
-
-
-def space_of(
-    loss: DecomposedLoss, parameters: nn.Module | Mapping[str, Tensor] | Iterable[Any] | None
-) -> ParameterSpace:
-    """The weights that are given, or those that the loss names.
-
-    Raises:
-        EquivProbeError: neither is there.
-    """
-    if parameters is None:
-        parameters = getattr(loss, "parameters", None)
-        parameters = parameters() if callable(parameters) else parameters
-    if parameters is None:
-        raise EquivProbeError("a loss that does not name its weights", "the weights", "parameters=model")
-    return ParameterSpace(parameters)
-
-
-def pieces_of(loss: DecomposedLoss) -> list[DecomposedLoss]:
-    """The pieces whose sum a loss is; itself where it has none."""
-    pieces: Callable[[], Iterable[DecomposedLoss]] | None = getattr(loss, "pieces", None)
-    return [loss] if pieces is None else list(pieces())
 
 
 class CurvatureProducts:
     """The Hessians, or the Gauss–Newton matrices, of the three losses at the current weights, as products with vectors.
 
     The Gauss–Newton matrix of ``ℓ(z(θ))`` is ``Jᵀ (∂²ℓ/∂z²) J`` with the Jacobian J of the outputs: what is left of the
-    Hessian when the network is linearised. Here z are the pulled-back predictions of all rotations. For squared error
+    Hessian when the network is linearised. Here z are the outputs of all rotations, rotated back. For squared error
     that of ``L_equiv`` is the covariance of J over the orbit, and positive semidefinite; that of ``L_mean`` is
     estimated without bias, and so may have negative eigenvalues as large as the noise of the rotations.
 
@@ -174,15 +138,10 @@ class CurvatureProducts:
             if self.hold:
                 self._held[index, "total"] = held
         outputs, dummies, pulled = held
-        pushed = [
-            torch.zeros_like(z) if p is None else p
-            for z, p in zip(outputs, _grad(pulled, dummies, vector, retain_graph=True), strict=True)
-        ]
+        pushed = _filled(_grad(pulled, dummies, vector, retain_graph=True), outputs)
         leaves = [z.detach().requires_grad_() for z in outputs]
         slopes = _grad([piece.of_outputs(leaves)[LOSSES.index(which)]], leaves, create_graph=True)
-        bent = [
-            torch.zeros_like(z) if b is None else b for z, b in zip(outputs, _grad(slopes, leaves, pushed), strict=True)
-        ]
+        bent = _filled(_grad(slopes, leaves, pushed), outputs)
         return _grad(outputs, tensors, bent, retain_graph=self.hold)
 
 
@@ -194,3 +153,7 @@ def _grad(
     if not pairs:
         return [None] * len(by)
     return torch.autograd.grad([z for z, _ in pairs], by, [v for _, v in pairs], allow_unused=True, **how)
+
+
+def _filled(derivatives: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(z) if d is None else d for d, z in zip(derivatives, like, strict=True)]

@@ -13,8 +13,8 @@ from equiv_probe.estimation.estimates import Estimate
 from equiv_probe.landscape import plots
 from equiv_probe.landscape.conditioning import KINDS
 from equiv_probe.landscape.curvature_estimates import LossCurvature, condition_ratio, require_kinds
-from equiv_probe.landscape.curvature_products import LOSSES
 from equiv_probe.landscape.curvature_words import BLIND_SPOTS, cell, headline, plain, shown
+from equiv_probe.landscape.decomposed_loss import LOSSES
 from equiv_probe.report.document import Column, Document, Figure, Section, Table, method
 from equiv_probe.report.formatting import number
 from equiv_probe.report.record import Record
@@ -72,12 +72,7 @@ class Curvature(Record, frozen=True):
 
     @classmethod
     def of(cls, losses: Mapping[Any, LossCurvature], **rest: Any) -> Self:
-        """The curvature of losses that were just computed.
-
-        Args:
-            losses: by name, one or more.
-            rest: the other fields.
-        """
+        """The curvature of losses that were just computed."""
         both = {"mean", "equiv"} <= losses.keys()
         ratios = {kind: condition_ratio(losses["mean"], losses["equiv"], kind) for kind in KINDS} if both else {}
         return cls(**{**losses, **rest}, condition_ratio=ratios)

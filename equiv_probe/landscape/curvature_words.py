@@ -32,12 +32,7 @@ _MEANING = (
 
 
 def headline(losses: Mapping[str, LossCurvature], ratios: Mapping[str, Estimate]) -> Headline:
-    """The answer: the ratio of the condition numbers, under the first definition.
-
-    Args:
-        losses: by name, ``L_mean`` and so on.
-        ratios: κ(L_mean) / κ(L_equiv) by definition; empty if one of the two was not measured.
-    """
+    """The ratio of the condition numbers, under the first definition."""
     beside = [
         f"{name}: largest eigenvalue {shown(one.largest)}, κ = {shown(one.conditions[FIRST])}."
         for name, one in losses.items()
@@ -69,7 +64,7 @@ def headline(losses: Mapping[str, LossCurvature], ratios: Mapping[str, Estimate]
     )
     return Headline(
         about="κ",
-        answer=_answer(ratios[FIRST]),
+        answer=_better(ratios[FIRST]),
         value=ratios[FIRST].value,
         unit="= κ(L_mean) / κ(L_equiv)",
         interval=_interval(ratios[FIRST]),
@@ -97,25 +92,25 @@ def plain(kind: str) -> str:
     return kind.replace("1e-4", "10⁻⁴").replace("-", " ", 1)
 
 
-def _answer(ratio: Estimate) -> str:
+def _better(ratio: Estimate) -> str:
     if ratio.low > 1:
         return "Yes, L_equiv: at these weights it is the better conditioned of the two."
     if ratio.high < 1:
         return "Yes, L_mean: at these weights it is the better conditioned of the two."
-    return "It cannot be told: the ratio of their condition numbers may be one."
+    return "That is not known: the ratio of their condition numbers may be one."
 
 
 def _other_definitions(ratios: Mapping[str, Estimate]) -> list[str]:
-    """The ratio under all definitions, and which of them tell it from one."""
+    """The ratio under all definitions, and under which of them it is certainly not one."""
     listed = [f"{plain(kind)} {number(one.value)}" for kind, one in ratios.items() if math.isfinite(one.value)]
     above = [plain(kind) for kind, one in ratios.items() if one.low > 1]
     below = [plain(kind) for kind, one in ratios.items() if one.high < 1]
     ends = [
-        f"{side} one for certain under {', '.join(kinds)}"
+        f"certainly {side} one under {', '.join(kinds)}"
         for side, kinds in (("above", above), ("below", below))
         if kinds
     ]
-    certain = f" It is {' and '.join(ends)}." if ends else " Under none of them can it be told from one."
+    certain = f" It is {' and '.join(ends)}." if ends else " Under none of them is it certainly different from one."
     return [f"Under each definition of κ the ratio is: {', '.join(listed)}.{certain}"] if listed else []
 
 

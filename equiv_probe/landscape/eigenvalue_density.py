@@ -11,6 +11,7 @@ density is that of the eigenvalues taken out, and of Lanczos quadratures started
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,21 +51,6 @@ class EigenvalueDensity:
     quadratic: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False)
     squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False)
 
-    @property
-    def exact(self) -> bool:
-        """Whether all eigenvalues are known."""
-        return len(self.outliers) == self.size
-
-    @property
-    def largest(self) -> float:
-        """The largest eigenvalue."""
-        return float(self.outliers[-1])
-
-    @property
-    def smallest(self) -> float:
-        """The smallest eigenvalue: negative where the loss bends down."""
-        return float(self.outliers[0])
-
     @cached_property
     def nodes(self) -> NDArray[np.float64]:
         """Eigenvalues, and nodes of the quadratures, ``(M,)``, rising."""
@@ -78,26 +64,17 @@ class EigenvalueDensity:
     @property
     def trace(self) -> tuple[float, float]:
         """The trace and its standard error over probes."""
-        rest, error = _mean(self.quadratic, self.size - len(self.outliers))
-        return float(self.outliers.sum()) + rest, error
+        return self._of_moments(lambda trace, _: trace)
 
     @property
     def norm_squared(self) -> tuple[float, float]:
         """The squared Frobenius norm, Σ λ², and its standard error over probes."""
-        rest, error = _mean(self.squares, self.size - len(self.outliers))
-        return self.square + rest, error
+        return self._of_moments(lambda _, square: square)
 
     @property
     def rank(self) -> tuple[float, float]:
         """The effective rank ``(tr H)² / ‖H‖_F²`` and its standard error: n for the identity, k for a projection."""
-        left = self.size - len(self.outliers)
-
-        def ratio(keep: NDArray[np.bool_]) -> float:
-            top = self.outliers.sum() + left * self.quadratic[keep].mean() if left else self.outliers.sum()
-            bottom = self.square + left * self.squares[keep].mean() if left else self.square
-            return float(top**2 / bottom) if bottom > 0 else math.nan
-
-        return _jackknifed(ratio, len(self.quadratic))
+        return self._of_moments(lambda trace, square: trace**2 / square if square > 0 else math.nan)
 
     @property
     def entropy_rank(self) -> tuple[float, float]:
@@ -126,13 +103,21 @@ class EigenvalueDensity:
         """``tr f(H) / n``, the mean of a function over eigenvalues, and its standard error over probes."""
         return self._over_probes(lambda values, weights: float(weights @ function(values) / weights.sum()))
 
-    def _over_probes(self, number: Callable[[NDArray[np.float64], NDArray[np.float64]], float]) -> tuple[float, float]:
-        probes = list(self.probes)
+    def _of_moments(self, number: Callable[[float, float], float]) -> tuple[float, float]:
+        """Of the trace and the squared norm, with its standard error over probes."""
+        left = self.size - len(self.outliers)
 
         def of(keep: NDArray[np.bool_]) -> float:
-            return number(*self._weighted([probe for probe, kept in zip(probes, keep, strict=True) if kept]))
+            rest = (left * float(one[keep].mean()) if left else 0.0 for one in (self.quadratic, self.squares))
+            return number(float(self.outliers.sum()) + next(rest), self.square + next(rest))
 
-        return _jackknifed(of, len(probes))
+        return _jackknifed(of, len(self.quadratic))
+
+    def _over_probes(self, number: Callable[[NDArray[np.float64], NDArray[np.float64]], float]) -> tuple[float, float]:
+        def of(keep: NDArray[np.bool_]) -> float:
+            return number(*self._weighted(list(itertools.compress(self.probes, keep))))
+
+        return _jackknifed(of, len(self.probes))
 
     def _weighted(self, probes: list[Quadrature]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Nodes, and how many directions each stands for."""
@@ -141,13 +126,6 @@ class EigenvalueDensity:
         counts = [np.ones(len(self.outliers)), *(left / len(probes) * probe.weights for probe in probes)]
         order = np.argsort(values, kind="stable")
         return values[order], np.concatenate(counts)[order]
-
-
-def _mean(values: NDArray[np.float64], factor: int) -> tuple[float, float]:
-    if factor == 0:
-        return 0.0, 0.0
-    error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return factor * float(values.mean()), factor * error
 
 
 def _jackknifed(number: Callable[[NDArray[np.bool_]], float], count: int) -> tuple[float, float]:

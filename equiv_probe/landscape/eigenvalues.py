@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    Values = NDArray[np.float64]
+
 RESTARTS = 20
-"""Restarts of ARPACK before it is told to be content."""
+"""Restarts of ARPACK before it gives up."""
 
 
 @dataclass(frozen=True)
@@ -55,46 +57,52 @@ def extreme(product: Callable[[Tensor], Tensor], start: Tensor, count: int, tole
     if not bool(product(start).any()):  # ARPACK cannot start on a matrix of zeros
         basis = torch.eye(1, n, dtype=start.dtype, device=start.device)
         return Eigenpairs(np.zeros(1), basis, np.zeros(1), 0.0, True)
-
-    def found(
-        sign: float, shift: float, k: int, which: Literal["LM", "LA"], tolerance: float
-    ) -> tuple[NDArray[np.float64], bool]:
-        def times(x: NDArray[np.float64]) -> NDArray[np.float64]:
-            vector = torch.as_tensor(np.ascontiguousarray(x).reshape(-1)).to(start)
-            return np.asarray((sign * product(vector)).double().cpu().numpy() + shift * x.reshape(-1))
-
-        operator = LinearOperator((n, n), matvec=times, dtype=np.float64)
-        ncv = min(n, max(2 * k + 1, 20))
-        v0 = start.double().cpu().numpy()
-        try:
-            _, vectors = eigsh(operator, k=k, which=which, tol=tolerance, v0=v0, ncv=ncv, maxiter=RESTARTS)
-        except ArpackNoConvergence as error:
-            if not np.size(error.eigenvectors):  # a tolerance below what a crowd of eigenvalues, or rounding, allows
-                return found(sign, shift, k, which, 30 * tolerance)[0], False
-            return np.asarray(error.eigenvectors), False
-        return np.asarray(vectors), True
-
-    vectors, converged = found(1.0, 0.0, count, "LM", tolerance)
+    vectors, converged = _arpack(product, start, count, "LM", tolerance)
     pairs = _rayleigh(product, vectors, start, converged)
     largest = float(np.abs(pairs.values).max())
-    if largest == 0:
-        return pairs
     columns = [vectors]
     for sign, there in ((-1.0, pairs.values.min() < 0), (1.0, pairs.values.max() > 0)):
-        if not there:
-            end, ok = found(sign, 2 * largest, 1, "LA", tolerance)
+        if not there and largest > 0:
+            end, ok = _arpack(product, start, 1, "LA", tolerance, sign=sign, shift=2 * largest)
             columns.append(end)
             converged = converged and ok
     return pairs if len(columns) == 1 else _rayleigh(product, np.concatenate(columns, 1), start, converged)
 
 
-def dense(product: Callable[[Tensor], Tensor], like: Tensor) -> Eigenpairs:
-    """All eigenpairs, from n products.
+def _arpack(
+    product: Callable[[Tensor], Tensor],
+    start: Tensor,
+    count: int,
+    which: Literal["LM", "LA"],
+    tolerance: float,
+    *,
+    sign: float = 1.0,
+    shift: float = 0.0,
+) -> tuple[Values, bool]:
+    """Eigenvectors ``(n, k)`` of ``shift + sign H``, and whether they are within the tolerance."""
+    n = len(start)
 
-    Args:
-        product: of the symmetric matrix.
-        like: a vector ``(n,)`` of its type and device.
-    """
+    def times(x: Values) -> Values:
+        vector = torch.as_tensor(np.ascontiguousarray(x).reshape(-1)).to(start)
+        return np.asarray((sign * product(vector)).double().cpu().numpy() + shift * x.reshape(-1))
+
+    operator = LinearOperator((n, n), matvec=times, dtype=np.float64)
+    how: dict[str, Any] = {
+        "v0": start.double().cpu().numpy(),
+        "ncv": min(n, max(2 * count + 1, 20)),
+        "maxiter": RESTARTS,
+    }
+    try:
+        return np.asarray(eigsh(operator, k=count, which=which, tol=tolerance, **how)[1]), True
+    except ArpackNoConvergence as error:
+        found = error.eigenvectors
+    if not np.size(found):  # a tolerance below what a crowd of eigenvalues, or rounding, allows
+        found = _arpack(product, start, count, which, 30 * tolerance, sign=sign, shift=shift)[0]
+    return np.asarray(found), False
+
+
+def dense(product: Callable[[Tensor], Tensor], like: Tensor) -> Eigenpairs:
+    """All eigenpairs, from n products."""
     n = len(like)
     unit = torch.eye(n, dtype=like.dtype, device=like.device)
     matrix = torch.stack([product(row) for row in unit]).double().cpu().numpy()

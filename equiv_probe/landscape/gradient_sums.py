@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from equiv_probe.estimation.estimates import Scale
+
 KEYS = ("grad_norm_L_mean", "grad_norm_L_equiv", "grad_ratio", "grad_cosine")
 """What is logged."""
 
@@ -51,19 +53,13 @@ def products(mean: Sequence[Sequence[Tensor]], equiv: Sequence[Sequence[Tensor]]
     """
     blocks = len(mean)
     if blocks < 2:
-        raise EquivProbeError("one block of gradients", "at least two, three for error bars", "blocks=3")
-    gram: Tensor | None = None
-    for values in _rows(mean, equiv):
-        flat = wide(torch.stack([value.detach().reshape(-1) for value in values]))
-        gram = flat @ flat.mT if gram is None else gram + flat @ flat.mT
-    assert gram is not None
+        raise EquivProbeError("one block of gradients", "at least two, three for error bars", "n_blocks=3")
+    gram = torch.zeros(())
+    for own in zip(*mean, *equiv, strict=True):  # of one parameter: of ``L_mean`` by all blocks, then of ``L_equiv``
+        flat = wide(torch.stack([value.detach().reshape(-1) for value in own]))
+        gram = gram.to(flat) + flat @ flat.mT
     quarters = gram[:blocks, :blocks], gram[blocks:, blocks:], gram[:blocks, blocks:]
     return torch.stack([_pseudo_values(one) for one in quarters], -1)
-
-
-def _rows(mean: Sequence[Sequence[Tensor]], equiv: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """For each parameter its gradients, of ``L_mean`` by all blocks and then of ``L_equiv``."""
-    return [[block[k] for block in (*mean, *equiv)] for k in range(len(mean[0]))]
 
 
 def _pseudo_values(gram: Tensor) -> Tensor:
@@ -75,6 +71,22 @@ def _pseudo_values(gram: Tensor) -> Tensor:
         return whole[None]
     rest = (off.sum() - off.sum(0) - off.sum(1)) / ((blocks - 1) * (blocks - 2))
     return blocks * whole - (blocks - 1) * rest
+
+
+def _of_squares(combination: tuple[float, float, float], doc: str) -> property:
+    return property(lambda self: self._linear(combination), doc=doc)
+
+
+def _root_of(square: property, doc: str) -> property:
+    return property(lambda self: _root(square.__get__(self)), doc=doc)
+
+
+def _root(square: Estimate) -> Estimate:
+    low, high = (math.sqrt(max(end, 0.0)) if math.isfinite(end) else math.nan for end in (square.low, square.high))
+    if square.value <= 0 or math.isnan(square.value):
+        return Estimate(math.nan if square.value else 0.0, math.nan, low, high)
+    root = math.sqrt(square.value)
+    return Estimate(root, square.stderr / (2 * root), low, high)
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,8 @@ class GradientSums:
     @classmethod
     def of(cls, x: Tensor) -> GradientSums:
         """Sum over units ``(B, 3)``."""
-        return cls(Sums(x.sum(0), x.mT @ x, _count(x)))
+        count = torch.full((), float(len(x)), dtype=x.dtype, device=x.device)  # does not wait for the device
+        return cls(Sums(x.sum(0), x.mT @ x, count))
 
     def __add__(self, other: GradientSums) -> GradientSums:
         return GradientSums(self.sums + other.sums)
@@ -102,50 +115,23 @@ class GradientSums:
         flat = self.sums.flat()
         return GradientSums(Sums.from_flat(torch.where(flat.isfinite().all(), flat, torch.zeros_like(flat))))
 
-    @property
-    def squared_mean(self) -> Estimate:
-        """``‖∇L_mean‖²``; negative where it is less than its noise."""
-        return self._linear((1.0, 0.0, 0.0))
-
-    @property
-    def squared_equiv(self) -> Estimate:
-        """``‖∇L_equiv‖²``."""
-        return self._linear((0.0, 1.0, 0.0))
-
-    @property
-    def inner(self) -> Estimate:
-        """``⟨∇L_mean, ∇L_equiv⟩``."""
-        return self._linear((0.0, 0.0, 1.0))
-
-    @property
-    def squared_total(self) -> Estimate:
-        """``‖∇L_total‖²``."""
-        return self._linear((1.0, 1.0, 2.0))
-
-    @property
-    def norm_mean(self) -> Estimate:
-        """``‖∇L_mean‖``, NaN where the square is negative; the interval is the root of that of the square."""
-        return _root(self.squared_mean)
-
-    @property
-    def norm_equiv(self) -> Estimate:
-        """``‖∇L_equiv‖``, likewise."""
-        return _root(self.squared_equiv)
-
-    @property
-    def norm_total(self) -> Estimate:
-        """``‖∇L_total‖``, likewise."""
-        return _root(self.squared_total)
+    squared_mean = _of_squares((1.0, 0.0, 0.0), "``‖∇L_mean‖²``; negative where it is less than its noise.")
+    squared_equiv = _of_squares((0.0, 1.0, 0.0), "``‖∇L_equiv‖²``, likewise.")
+    inner = _of_squares((0.0, 0.0, 1.0), "``⟨∇L_mean, ∇L_equiv⟩``.")
+    squared_total = _of_squares((1.0, 1.0, 2.0), "``‖∇L_total‖²``, likewise.")
+    norm_mean = _root_of(squared_mean, "``‖∇L_mean‖``, NaN where the square is negative; the interval is its root.")
+    norm_equiv = _root_of(squared_equiv, "``‖∇L_equiv‖``, likewise.")
+    norm_total = _root_of(squared_total, "``‖∇L_total‖``, likewise.")
 
     @property
     def ratio(self) -> Estimate:
         """``‖∇L_equiv‖ / ‖∇L_mean‖``, interval on the log scale; NaN where a square is negative."""
-        return self._shown("grad_ratio", "log")
+        return self._logged("grad_ratio", "log")
 
     @property
     def cosine(self) -> Estimate:
         """Of the angle between the two gradients; noise may take it beyond one. NaN where a square is negative."""
-        return self._shown("grad_cosine", "linear")
+        return self._logged("grad_cosine", "linear")
 
     def tensors(self) -> dict[str, Tensor]:
         """The four numbers that are logged, each with ``_stderr``, as 0-d tensors without waiting for the device.
@@ -181,21 +167,8 @@ class GradientSums:
             return Estimate(value)
         return Estimate.with_interval(value, math.sqrt(max(scatter, 0.0) / (n - 1)), n - 1)
 
-    def _shown(self, key: str, scale: str) -> Estimate:
+    def _logged(self, key: str, scale: Scale) -> Estimate:
         found = self.tensors()
-        value, stderr = float(found[key]), float(found[f"{key}_stderr"])
-        dof = float(self.sums.count) - 1
-        return Estimate.with_interval(value, stderr, dof, "log" if scale == "log" else "linear")
-
-
-def _count(x: Tensor) -> Tensor:
-    """How many rows, on their device without waiting for it."""
-    return torch.full((), float(len(x)), dtype=x.dtype, device=x.device)
-
-
-def _root(square: Estimate) -> Estimate:
-    low, high = (math.sqrt(max(end, 0.0)) if math.isfinite(end) else math.nan for end in (square.low, square.high))
-    if square.value <= 0 or math.isnan(square.value):
-        return Estimate(math.nan if square.value else 0.0, math.nan, low, high)
-    root = math.sqrt(square.value)
-    return Estimate(root, square.stderr / (2 * root), low, high)
+        return Estimate.with_interval(
+            float(found[key]), float(found[f"{key}_stderr"]), float(self.sums.count) - 1, scale
+        )

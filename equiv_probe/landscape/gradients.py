@@ -12,16 +12,18 @@ True
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import functools
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import torch
 
+from equiv_probe.deprecation import warn
 from equiv_probe.landscape.gradient_sums import GradientSums, products
 from equiv_probe.landscape.measured_gradients import Gradients
 from equiv_probe.landscape.parameter_groups import grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -30,12 +32,32 @@ if TYPE_CHECKING:
     from equiv_probe.landscape.parameter_groups import Groups
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _with_old_names(function: Callable[P, R]) -> Callable[P, R]:
+    """``over`` is now ``blocks``, and a number of them ``n_blocks``."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        given: dict[str, Any] = kwargs
+        for old, new in (("blocks", "n_blocks"), ("over", "blocks")):
+            if old in given and (old == "over" or isinstance(given[old], int)):
+                warn(f"the argument {old} of gradients() is now called {new}")
+                given[new] = given.pop(old)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@_with_old_names
 def gradients(
     loss: OrbitLoss,
     groups: Groups = None,
     *,
-    over: Literal["rotations", "structures"] = "rotations",
-    blocks: int | None = None,
+    blocks: Literal["rotations", "structures"] = "rotations",
+    n_blocks: int | None = None,
 ) -> Gradients:
     """The gradients of ``L_mean`` and ``L_equiv``: norms, their ratio, and the cosine of the angle between them.
 
@@ -46,27 +68,27 @@ def gradients(
         loss: the decomposed loss, with at least two replicates a block; its ``.parameters`` are differentiated by.
         groups: a function from a parameter's name to its group (None leaves it out), an optimizer or its
             ``param_groups``; None takes top-level submodules. There is always a group ``"all"``.
-        over: ``"rotations"``: the norm of the gradient of the loss on these data. ``"structures"``: that of the
+        blocks: of ``"rotations"``: the norm of the gradient of the loss on these data. Of ``"structures"``: that of the
             population they are drawn from, so the noise of the data is left out too; it needs
             ``OrbitLoss(..., per_structure=True)``.
-        blocks: how many; None is as many as there can be, up to eight. Error bars need three.
+        n_blocks: how many; None is as many as there can be, up to eight. Error bars need three.
 
     Raises:
         EquivProbeError: too few replicates or structures, or nothing that requires a gradient.
     """
     parameters = loss.parameters
     members = grouped(parameters, groups)
-    if blocks is None:
-        have = loss.replicates // 2 if over == "rotations" else loss.structures
-        blocks = max(2, min(8, have))
+    if n_blocks is None:
+        have = loss.replicates // 2 if blocks == "rotations" else loss.structures
+        n_blocks = max(2, min(8, have))
     given = list(parameters.values())
 
     def both(losses: Decomposed) -> list[Tensor]:
         return [*of_losses(losses.mean, given, keep=True), *of_losses(losses.equiv, given)]
 
-    rows = [block.accumulate(both) for block in loss.blocks(blocks, over)]
+    rows = [block.accumulate(both) for block in loss.blocks(n_blocks, blocks)]
     return of_blocks(
-        [row[: len(given)] for row in rows], [row[len(given) :] for row in rows], parameters, members, over
+        [row[: len(given)] for row in rows], [row[len(given) :] for row in rows], parameters, members, blocks
     )
 
 
@@ -99,20 +121,12 @@ def of_blocks(
     equiv: Sequence[Sequence[Tensor]],
     parameters: Mapping[str, Tensor],
     members: Mapping[str, Sequence[int]],
-    over: str = "rotations",
+    blocks: str = "rotations",
 ) -> Gradients:
-    """Norms and products by group.
-
-    Args:
-        mean: of each block, the gradients of ``L_mean`` by each parameter.
-        equiv: likewise of ``L_equiv``.
-        parameters: by name.
-        members: places of the parameters of each group, from :func:`grouped`.
-        over: what the blocks are of.
-    """
+    """Norms and products by group."""
     found, sizes = {}, {}
     counts = [value.numel() for value in parameters.values()]
     for name, places in members.items():
         x = products([[block[k] for k in places] for block in mean], [[block[k] for k in places] for block in equiv])
         found[name], sizes[name] = GradientSums.of(x), sum(counts[k] for k in places)
-    return Gradients(found, over, sizes)
+    return Gradients(found, blocks, sizes)

@@ -27,7 +27,7 @@ ABOVE_FLOOR = 100.0
 CORRECTION = 0.3
 MISFIT = 0.005
 FEWEST = 6
-"""Points on a side: power, coefficient, two corrections, and two left over."""
+"""Points on a side: power, coefficient, two corrections, and two degrees of freedom."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from msgspec import field
 
+from equiv_probe.deprecation import warn
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape import line_words, plots
-from equiv_probe.landscape.curvature_products import LOSSES
+from equiv_probe.landscape.decomposed_loss import LOSSES
 from equiv_probe.landscape.growth_exponent import Exponent, growth_exponent
-from equiv_probe.report.document import Column, Document, Figure, Section, Table, Uncertain, method
+from equiv_probe.report.document import Document, Figure, Section, method
 from equiv_probe.report.formatting import number
 from equiv_probe.report.record import Part, Record
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from equiv_probe.report.document import Cell
-
     Values = NDArray[np.float64]
 
 _COLUMNS = [f"L_{name}{end}" for name in LOSSES for end in ("", "_stderr")]
+
+
+def _array_of(name: str) -> property:
+    return property(lambda self: np.array(getattr(self, name)), doc=f"``{name}``, ``(T,)``.")
 
 
 class Exponents(Part, frozen=True):
@@ -46,7 +49,7 @@ class Line(Record, frozen=True, dict=True):
 
     Attributes:
         direction: which.
-        over: what standard errors are over: ``"structures"``, ``"rotations"``, or nothing.
+        blocks: what standard errors are over: ``"structures"``, ``"rotations"``, or nothing.
         sets: of rotations.
         length: ``‖d‖ / ‖θ‖``.
         seed: of the random numbers.
@@ -66,7 +69,7 @@ class Line(Record, frozen=True, dict=True):
     kind: ClassVar[str] = "line"
 
     direction: str
-    over: str
+    blocks: str = field(name="over")
     sets: int
     length: float
     seed: int
@@ -87,31 +90,22 @@ class Line(Record, frozen=True, dict=True):
         if not (all(map(math.isfinite, self.at)) and sorted(set(self.at)) == self.at and 0 in self.at):
             raise ValueError(f"t, {len(self.at)} numbers that do not rise with 0 among them")
         for name in _COLUMNS:
-            if len(getattr(self, name)) != len(self.at):
-                raise ValueError(f"{name}, {len(getattr(self, name))} numbers at {len(self.at)} places")
+            if (count := len(getattr(self, name))) != len(self.at):
+                raise ValueError(f"{name}, {count} numbers at {len(self.at)} places")
 
     @classmethod
-    def of(cls, t: Values, samples: Values, floor: Values, *, over: str, sets: int, **rest: Any) -> Self:
-        """What follows from the losses that were just computed.
-
-        Args:
-            t: where, ``(T,)``, rising, 0 among them.
-            samples: ``L_total``, ``L_mean``, ``L_equiv`` of every structure or set of rotations, ``(T, U, 3)``.
-            floor: what a change of every weight in its last place makes of the three, ``(3,)``.
-            over: what standard errors are over.
-            sets: of rotations; with structures too, ``samples`` holds the structures of all sets in turn.
-            rest: the other fields.
-        """
+    def of(cls, t: Values, samples: Values, floor: Values, *, blocks: str, sets: int, **rest: Any) -> Self:
+        """From ``samples (T, U, 3)`` of every structure or set of rotations, structures of all sets in turn."""
         columns: dict[str, Any] = {}
         exponents: dict[str, Exponent] = {}
         for k, name in enumerate(LOSSES):
-            independent = _independent(samples[:, :, k], over, sets)
+            independent = _independent(samples[:, :, k], blocks, sets)
             values = samples[:, :, k].mean(1)
             columns |= {f"L_{name}": values.tolist(), f"L_{name}_stderr": _stderr(independent).tolist()}
             change = (independent - independent[t == 0]).mean(1)
             exponents[name] = growth_exponent(t[t != 0], change[t != 0], float(floor[k]))
         powers = Exponents(**exponents)
-        found = cls(over=over, sets=sets, at=t.tolist(), floor=floor.tolist(), exponents=powers, **columns, **rest)
+        found = cls(blocks=blocks, sets=sets, at=t.tolist(), floor=floor.tolist(), exponents=powers, **columns, **rest)
         found.__dict__["_samples"] = samples
         return found
 
@@ -125,20 +119,13 @@ class Line(Record, frozen=True, dict=True):
         """Where, ``(T,)``, rising, 0 among them."""
         return np.array(self.at)
 
-    @property
-    def total(self) -> Values:
-        """``L_total``, ``(T,)``."""
-        return np.array(self.L_total)
+    total, mean, equiv = map(_array_of, ("L_total", "L_mean", "L_equiv"))
 
     @property
-    def mean(self) -> Values:
-        """``L_mean``, ``(T,)``."""
-        return np.array(self.L_mean)
-
-    @property
-    def equiv(self) -> Values:
-        """``L_equiv``, ``(T,)``."""
-        return np.array(self.L_equiv)
+    def over(self) -> str:
+        """The old name of :attr:`blocks`."""
+        warn("Line.over is now called Line.blocks")
+        return self.blocks
 
     @property
     def origin(self) -> int:
@@ -170,7 +157,7 @@ class Line(Record, frozen=True, dict=True):
         Raises:
             EquivProbeError: another loss, or the line was read from a file.
         """
-        samples = _independent(self.samples[:, :, LOSSES.index(_known(loss))], self.over, self.sets)
+        samples = _independent(self.samples[:, :, LOSSES.index(_known(loss))], self.blocks, self.sets)
         differences = samples - samples[self.origin]
         return differences.mean(1), _stderr(differences)
 
@@ -197,7 +184,7 @@ class Line(Record, frozen=True, dict=True):
         protocol = {
             "direction": where,
             "t = 1": f"{number(self.length)} of the weights' length",
-            "standard errors": line_words.OVER.get(self.over, "none: one set of rotations"),
+            "standard errors": line_words.BLOCKS.get(self.blocks, "none: one set of rotations"),
             "seed": self.seed,
             **self.protocol,
         }
@@ -207,7 +194,7 @@ class Line(Record, frozen=True, dict=True):
             [
                 line_words.headline(losses, self.origin, self._exponents, self.length),
                 Section("What does it look like?", self._figures()),
-                Section("All numbers", [self._table()]),
+                Section("All numbers", [line_words.table(losses, self.at, self._exponents, self.blocks)]),
                 *method(protocol, blind_spots=line_words.BLIND_SPOTS),
             ],
         )
@@ -216,27 +203,9 @@ class Line(Record, frozen=True, dict=True):
     def _exponents(self) -> dict[str, Exponent]:
         return {f"L_{name}": self.exponent(name) for name in LOSSES}
 
-    def _table(self) -> Table:
-        columns = [
-            Column("", kind="text"), Column("at t = 0"), Column(f"at t = {self.at[-1]:g}"),
-            Column("power of |t|", digits=4), Column("95 % interval", digits=5), Column("for |t| in"),
-        ]  # fmt: skip
-        rows: list[list[Cell]] = []
-        for name, values, errors in self.named():
-            fit = self._exponents[name]
-            at = [Uncertain(float(values[k]), float(errors[k])) for k in (self.origin, -1)]
-            known = math.isfinite(fit.power.value)
-            ends: list[Cell] = [(fit.power.low, fit.power.high), (fit.low, fit.high)] if known else [None, None]
-            rows.append([name, *at, fit.power.value if known else fit.why, *ends])
-        caption = (
-            f"The losses at 0 and at the end{', ± standard error' if self.over else ''}, and the power p of "
-            "L(t) − L(0) = b |t|^p at small t, fitted over the range in the last column."
-        )
-        return Table("The losses and their powers", columns, rows, caption)
-
     def _figures(self) -> list[Figure]:
         losses = list(self.named())
-        text = line_words.course(self.t, losses, self.over)
+        text = line_words.course(self.t, losses, self.blocks)
         made = [Figure("Along the line", partial(plots.profile, self.t, losses), text)]
         if any((abs(values - values[self.origin]) > 0).any() for _, values, _ in losses):
             draw = partial(plots.growth, self.t, losses, self._exponents)
@@ -245,11 +214,8 @@ class Line(Record, frozen=True, dict=True):
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for every t."""
-        return [
-            {"t": t}
-            | {f"L_{name}{end}": getattr(self, f"L_{name}{end}")[k] for name in LOSSES for end in ("", "_stderr")}
-            for k, t in enumerate(self.at)
-        ]
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        return [{"t": t, **{name: one[k] for name, one in columns.items()}} for k, t in enumerate(self.at)]
 
     def plot(self, ax: Axes | None = None, *, growth: bool = False) -> Axes:
         """The profile, or with ``growth`` the change on logarithmic axes; see :mod:`equiv_probe.landscape.plots`."""
@@ -263,9 +229,9 @@ def _known(loss: str) -> Any:
     return loss
 
 
-def _independent(samples: Values, over: str, sets: int) -> Values:
+def _independent(samples: Values, blocks: str, sets: int) -> Values:
     """Independent estimates, ``(T, n)``: of structures, or of sets of rotations."""
-    if over == "structures" and sets > 1:  # the same structures under several sets of rotations
+    if blocks == "structures" and sets > 1:  # the same structures under several sets of rotations
         samples = samples.reshape(len(samples), sets, -1).mean(1)
     return np.asarray(samples)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe.report.document import Headline
+from equiv_probe.report.document import Column, Headline, Table, Uncertain
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.landscape.growth_exponent import Exponent
     from equiv_probe.landscape.plots import Course, Values
+    from equiv_probe.report.document import Cell
 
 _DIRECTIONS = {
     "random": "a random direction, every filter by its own length",
@@ -20,7 +21,7 @@ _DIRECTIONS = {
     "gradient-mean": "down the gradient of L_mean",
     "gradient-equiv": "down the gradient of L_equiv",
 }
-OVER = {"structures": "over structures", "rotations": "over sets of rotations"}
+BLOCKS = {"structures": "over structures", "rotations": "over sets of rotations"}
 """What standard errors are over."""
 BLIND_SPOTS = [
     "other directions: this is one line through a space of as many dimensions as there are weights",
@@ -35,14 +36,7 @@ def direction(name: str) -> str:
 
 
 def headline(losses: Sequence[Course], origin: int, exponents: Mapping[str, Exponent], length: float) -> Headline:
-    """The answer: how ``L_equiv`` grows, and the others beside it.
-
-    Args:
-        losses: along the line.
-        origin: the place of t = 0.
-        exponents: by name of the loss.
-        length: of the step to t = 1, as a part of the weights' length.
-    """
+    """How ``L_equiv`` grows, and the others beside it."""
     fit = exponents["L_equiv"]
     power = fit.power
     known = math.isfinite(power.value)
@@ -67,18 +61,32 @@ def headline(losses: Sequence[Course], origin: int, exponents: Mapping[str, Expo
     )
 
 
-def course(t: Values, losses: Sequence[Course], over: str) -> str:
-    """What the figure of the losses along the line shows.
+def table(losses: Sequence[Course], at: Sequence[float], exponents: Mapping[str, Exponent], blocks: str) -> Table:
+    """The losses at both places of interest, and their powers."""
+    columns = [
+        Column("", kind="text"), Column("at t = 0"), Column(f"at t = {at[-1]:g}"),
+        Column("power of |t|", digits=4), Column("95 % interval", digits=5), Column("for |t| in"),
+    ]  # fmt: skip
+    rows: list[list[Cell]] = []
+    for name, values, errors in losses:
+        fit = exponents[name]
+        known = math.isfinite(fit.power.value)
+        ends: list[Cell] = [(fit.power.low, fit.power.high), (fit.low, fit.high)] if known else [None, None]
+        there = [Uncertain(float(values[k]), float(errors[k])) for k in (at.index(0), -1)]
+        rows.append([name, *there, fit.power.value if known else fit.why, *ends])
+    caption = (
+        f"The losses at 0 and at the end{', ± standard error' if blocks else ''}, and the power p of "
+        "L(t) − L(0) = b |t|^p at small t, fitted over the range in the last column."
+    )
+    return Table("The losses and their powers", columns, rows, caption)
 
-    Args:
-        t: along the line.
-        losses: at each t.
-        over: what standard errors are over.
-    """
+
+def course(t: Values, losses: Sequence[Course], blocks: str) -> str:
+    """What the figure of the losses along the line shows."""
     origin = int((t == 0).argmax())
     shown = ((name, *(number(float(values[k])) for k in (0, origin, -1))) for name, values, _ in losses)
     listed = "; ".join(f"{name}: {first}, {here} at t = 0, {last}" for name, first, here, last in shown)
-    bands = f" Bands are two standard errors, {OVER[over]}." if over in OVER else ""
+    bands = f" Bands are two standard errors, {BLOCKS[blocks]}." if blocks in BLOCKS else ""
     return f"From t = {t[0]:g} to {t[-1]:g}. {listed}.{bands}"
 
 
@@ -91,7 +99,7 @@ def powers(exponents: Mapping[str, Exponent]) -> str:
 def _grows(name: str, fit: Exponent) -> str:
     power, verb = fit.power, "falls" if fit.coefficient < 0 else "grows"
     if not math.isfinite(power.value):
-        return f"{name} has no power that could be told: {fit.why or 'no fit'}"
+        return f"No power was found for {name}: {fit.why or 'no fit'}"
     if power.low <= 2 <= power.high:
         place = "at the bottom" if verb == "grows" else "on the top"
         return f"{name} {verb} with the square of the distance: along this line the weights lie {place} of it"

@@ -40,13 +40,7 @@ HALF_SCALE = 2.0**12
 
 
 class LiveGradients:
-    """What was measured, by output; how it is measured.
-
-    Args:
-        every: cadence, or True for the usual one.
-        groups: of parameters, as for :func:`equiv_probe.analysis.gradients`.
-        window: how many measurements are kept one by one.
-    """
+    """What was measured, by output; how it is measured."""
 
     def __init__(self, every: Cadence | bool, groups: Groups, window: int) -> None:
         self.every: Cadence = USUAL if every is True else every
@@ -59,14 +53,7 @@ class LiveGradients:
     def measure(
         self, run: RecordedStep, plan: RotationPlan, generator: torch.Generator, *, per_structure: bool | None
     ) -> None:
-        """Differentiate a recorded step, in blocks of independent rotations; nothing waits for the device.
-
-        Args:
-            run: the step; parameters of all modules that it touches count.
-            plan: of one block.
-            generator: of the rotations.
-            per_structure: as for :meth:`equiv_probe.Probe.replay`.
-        """
+        """Differentiate a recorded step, in blocks of independent rotations; nothing waits for the device."""
         modules = [run.live.network, *run.protect]
         every = {n: p for n, p in parameters_of(modules).items() if p.requires_grad}
         members, given = grouped(every, self.groups), list(every.values())
@@ -108,11 +95,7 @@ class LiveGradients:
         return found
 
     def shown(self, recent: Mapping[str, Sequence[Gradients]] | None = None) -> dict[str, GradientRecord]:
-        """For a report, by ``train/<output>``: the numbers over the latest measurements; waits for the device.
-
-        Args:
-            recent: measurements by output, the latest last; None is these.
-        """
+        """For a report, by ``train/<output>``: the numbers over the latest measurements; waits for the device."""
         rows = self.recent if recent is None else recent
         return {f"train/{name}": _merged(list(one)).record() for name, one in rows.items()}
 

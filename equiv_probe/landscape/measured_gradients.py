@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from equiv_probe.deprecation import warn
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.gradient_sums import GradientSums
 from equiv_probe.landscape.parameter_groups import ALL
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
 
     import torch
 
-    from equiv_probe.estimation.estimates import Estimate
     from equiv_probe.report.document import Document
 
 _STORED = ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine", "squared_mean", "squared_equiv", "inner")
+
+
+def _of_all(name: str) -> property:
+    return property(lambda self: getattr(self[ALL], name), doc=f"See :attr:`GradientSums.{name}`; of all parameters.")
 
 
 @dataclass(frozen=True)
@@ -29,68 +33,52 @@ class Gradients:
 
     Attributes:
         groups: sums by group; ``"all"`` is of all parameters.
-        over: what the blocks are of: ``"rotations"`` or ``"structures"``.
+        blocks: what they are of: ``"rotations"`` or ``"structures"``.
         sizes: how many numbers the parameters of each group are.
     """
 
     groups: Mapping[str, GradientSums]
-    over: str = "rotations"
+    blocks: str = "rotations"
     sizes: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, group: str) -> GradientSums:
         return self.groups[group]
 
     def __add__(self, other: Gradients) -> Gradients:
-        if self.groups.keys() != other.groups.keys() or self.over != other.over:
+        if self.groups.keys() != other.groups.keys() or self.blocks != other.blocks:
             raise EquivProbeError(
-                f"gradients of {sorted(other.groups)} over {other.over}", f"{sorted(self.groups)} over {self.over}"
+                f"gradients of {sorted(other.groups)} from blocks of {other.blocks}",
+                f"{sorted(self.groups)}, {self.blocks}",
             )
-        merged = {name: one + other.groups[name] for name, one in self.groups.items()}
-        return Gradients(merged, self.over, self.sizes)
+        return replace(self, groups={name: one + other.groups[name] for name, one in self.groups.items()})
+
+    @property
+    def over(self) -> str:
+        """The old name of :attr:`blocks`."""
+        warn("Gradients.over is now called Gradients.blocks")
+        return self.blocks
 
     def to(self, device: torch.device | str) -> Gradients:
         """On another device."""
-        moved = {name: GradientSums(one.sums.to(device)) for name, one in self.groups.items()}
-        return Gradients(moved, self.over, self.sizes)
+        return replace(self, groups={name: GradientSums(one.sums.to(device)) for name, one in self.groups.items()})
 
     def finite(self) -> Gradients:
         """Without what is not finite: it counts nothing."""
-        return Gradients({name: one.finite() for name, one in self.groups.items()}, self.over, self.sizes)
+        return replace(self, groups={name: one.finite() for name, one in self.groups.items()})
 
-    @property
-    def norm_total(self) -> Estimate:
-        """``‖∇L_total‖`` over all parameters."""
-        return self[ALL].norm_total
-
-    @property
-    def norm_mean(self) -> Estimate:
-        """``‖∇L_mean‖`` over all parameters."""
-        return self[ALL].norm_mean
-
-    @property
-    def norm_equiv(self) -> Estimate:
-        """``‖∇L_equiv‖`` over all parameters."""
-        return self[ALL].norm_equiv
-
-    @property
-    def ratio(self) -> Estimate:
-        """``‖∇L_equiv‖ / ‖∇L_mean‖`` over all parameters."""
-        return self[ALL].ratio
-
-    @property
-    def cosine(self) -> Estimate:
-        """Of the angle between ``∇L_mean`` and ``∇L_equiv``, over all parameters."""
-        return self[ALL].cosine
+    norm_total = _of_all("norm_total")
+    norm_mean = _of_all("norm_mean")
+    norm_equiv = _of_all("norm_equiv")
+    ratio = _of_all("ratio")
+    cosine = _of_all("cosine")
 
     def record(self) -> GradientRecord:
         """The numbers alone, to store and to show; waits for the device."""
-        groups = {
-            name: GradientNumbers.of(
-                self.sizes.get(name), int(one.sums.count), {key: getattr(one, key) for key in _STORED}
-            )
-            for name, one in self.groups.items()
-        }
-        return GradientRecord(self.over, groups)
+        groups = {}
+        for name, one in self.groups.items():
+            estimates = {key: getattr(one, key) for key in _STORED}
+            groups[name] = GradientNumbers.of(self.sizes.get(name), int(one.sums.count), estimates)
+        return GradientRecord(self.blocks, groups)
 
     def document(self) -> Document:
         """What it says."""

@@ -15,22 +15,17 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from equiv_probe.landscape.orbit_objectives import against, as_evaluated, require_lists_alike
-from equiv_probe.landscape.orbit_parts import BatchPart, Function, Part, answered
+from equiv_probe.deprecation import renamed
+from equiv_probe.landscape.differentiable_orbit import first_output, live_orbit
+from equiv_probe.landscape.orbit_objectives import against, of_evaluate, require_matching_lists
+from equiv_probe.landscape.orbit_parts import BatchPart, Part
 from equiv_probe.landscape.orbit_step import StepPart
 from equiv_probe.landscape.orbit_sum import OrbitSum
-from equiv_probe.landscape.parameter_groups import parameters_of
-from equiv_probe.live.adapter_choice import adapter_for
-from equiv_probe.live.adapters import CallAdapter, InputAdapter
-from equiv_probe.live.capture import read_outputs
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import RandomState
-from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.live.reachable import modules_of
 from equiv_probe.probe.probe import Probe
 from equiv_probe.rotations.drawing import draw
@@ -39,10 +34,10 @@ from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan, require_fit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from equiv_probe.estimation.losses import AnyLoss
     from equiv_probe.estimation.objectives import Evaluate
@@ -79,13 +74,14 @@ class OrbitLoss(OrbitSum):
         parameters: by name; None is the model's.
         generator: source of the rotations; None uses the plan's seed.
         adapter: of the batches.
-        stack: whether a dense batch may hold several copies; None tries it once and compares.
+        stacked: whether a dense batch may hold several copies; None tries it once and compares.
 
     Raises:
         EquivProbeError: see the message; also for forces that are derivatives without a graph of the weights, as many
             force fields give them outside training.
     """
 
+    @renamed(stack="stacked")
     def __init__(
         self,
         model: Callable[[Any], Any],
@@ -105,44 +101,27 @@ class OrbitLoss(OrbitSum):
         parameters: Mapping[str, Tensor] | None = None,
         generator: torch.Generator | None = None,
         adapter: Adapter | None = None,
-        stack: bool | None = None,
+        stacked: bool | None = None,
     ) -> None:
-        module = model if isinstance(model, nn.Module) else Function(model)
-        modules = [module] if module is model else [module, *modules_of(model)]
         batches = inputs if isinstance(inputs, list) else [inputs]
-        require_lists_alike(batches if isinstance(inputs, list) else None, targets=targets, weights=weights, mask=mask)
-        if adapter is None:
-            adapter = adapter_for(module, (batches[0],), {})
-            if type(adapter) is CallAdapter and schema is not None and not isinstance(batches[0], Mapping):
-                adapter = InputAdapter(module, list(schema.inputs))
-        live = LiveOrbit(module, schema, center, adapter=adapter, stack=stack)
+        lists = {"targets": targets, "weights": weights, "mask": mask}
+        require_matching_lists(batches if isinstance(inputs, list) else None, **lists)
+        live, modules = live_orbit(model, batches[0], schema, adapter, center=center, stacked=stacked)
         state = live.copies.start = RandomState.now(generators_of(modules))
         parts: list[Part] = []
         for k, batch in enumerate(batches):
             call = live.keep((batch,), {})
-            raw = answered(live, call, modules)
-            outputs = read_outputs(raw, live.known_schema)
+            outputs = read_outputs(first_output(live, call, modules), live.known_schema)
             plan = rotation_plan(plan) or fitting_plan(RotationPlan(), live.known_schema, call.inputs, outputs)
             require_fit(plan, live.known_schema, call.inputs, outputs)
-            own = [one[k] if isinstance(one, list) else one for one in (targets, weights, mask)]
-            given = against(own[0], loss, weights=own[1], mask=own[2], coefficients=coefficients)
+            own = {name: one[k] if isinstance(one, list) else one for name, one in lists.items()}
+            given = against(own.pop("targets"), loss, **own, coefficients=coefficients)
+            generator = generator or (plan.generator() if per_structure else None)
             count = live.structures(call.inputs).count if per_structure else None
-            if per_structure and generator is None:
-                generator = plan.generator()
             rotations = draw(plan, generator or plan.generator(), count).to(next(iter(outputs.values())).device)
-            parts.append(
-                BatchPart(
-                    live,
-                    call,
-                    rotations,
-                    plan,
-                    objectives=given if objectives is None else as_evaluated(objectives),
-                    modules=modules,
-                    state=state,
-                )
-            )
-        named = parameters_of(modules) if parameters is None else dict(parameters)
-        super().__init__(parts, named, chunk, modules, per_structure=per_structure)
+            judged = given if objectives is None else of_evaluate(objectives)
+            parts.append(BatchPart(live, call, rotations, plan, objectives=judged, modules=modules, state=state))
+        super().__init__(parts, parameters, chunk, modules, per_structure=per_structure)
 
     @classmethod
     def of_step(
@@ -162,7 +141,7 @@ class OrbitLoss(OrbitSum):
         """The loss of a user's own step, by replay with the graph kept.
 
         Every evaluation runs the step with the same random state, once as it is and once for every rotation, their mean
-        and the leave-one-out means, with other answers in the network's place.
+        and the leave-one-out means, with other outputs in the network's place.
 
         Args:
             model: the network whose symmetry is in question, called by the step any number of times.
@@ -178,19 +157,12 @@ class OrbitLoss(OrbitSum):
         """
         steps = step if isinstance(step, list) else [step]
         probe = Probe(model, schema, every=None, full=None, center=center, adapter=adapter)
+        rotations = rotation_plan(plan) or RotationPlan()
         parts: list[Part] = [
-            StepPart(
-                probe,
-                one,
-                rotation_plan(plan) or RotationPlan(),
-                name=name,
-                generator=generator,
-                per_structure=per_structure,
-            )
+            StepPart(probe, one, rotations, name=name, generator=generator, per_structure=per_structure)
             for one in steps
         ]
         found = cls.__new__(cls)  # of steps, not of data
         modules = [model, *(module for one in steps for module in modules_of(one))]
-        named = parameters_of(modules) if parameters is None else dict(parameters)
-        OrbitSum.__init__(found, parts, named, 1, modules, per_structure=per_structure)
+        OrbitSum.__init__(found, parts, parameters, 1, modules, per_structure=per_structure)
         return found

@@ -23,7 +23,7 @@ Objectives = Callable[[Orbit, "Call", "Structures", Callable[[Any], Any]], Found
 """Of an orbit of some structures, its losses; and what takes these structures' share of a tensor of the whole batch."""
 
 
-def parted(value: Any, count: int, which: slice | None) -> Any:
+def share_of(value: Any, count: int, which: slice | None) -> Any:
     """Some structures' share of a tensor whose first axis counts them; anything else as it is."""
     if which is None or not (isinstance(value, torch.Tensor) and value.ndim and len(value) == count):
         return value
@@ -40,9 +40,9 @@ def against(
 ) -> Objectives:
     """Losses against targets, as :func:`equiv_probe.decompose` takes them; a target may be the name of an input."""
 
-    def share_of(values: Any, call: Call, share: Callable[[Any], Any]) -> Any:
+    def given(values: Any, call: Call, share: Callable[[Any], Any]) -> Any:
         if isinstance(values, Mapping):
-            return {name: share_of(value, call, share) for name, value in values.items()}
+            return {name: given(value, call, share) for name, value in values.items()}
         if isinstance(values, str):
             if not isinstance(call.inputs.get(values), torch.Tensor):
                 raise EquivProbeError(f"inputs {sorted(call.inputs)}", f"the label {values!r} among them")
@@ -50,7 +50,7 @@ def against(
         return share(values)
 
     def objectives(orbit: Orbit, call: Call, structures: Structures, share: Callable[[Any], Any]) -> Found:
-        labels, own, counts = (share_of(values, call, share) for values in (targets, weights, mask))
+        labels, own, counts = (given(values, call, share) for values in (targets, weights, mask))
         layout = "leading" if structures.layout == "leading" else None
         require_outputs("coefficients", coefficients, list(orbit.identity))
         found = Objective.of(orbit, labels, loss, structures=layout, weights=own, mask=counts)
@@ -59,7 +59,7 @@ def against(
     return objectives
 
 
-def as_evaluated(evaluate: Evaluate) -> Objectives:
+def of_evaluate(evaluate: Evaluate) -> Objectives:
     """The losses that the probe would measure in a call; see :data:`equiv_probe.estimation.objectives.Evaluate`."""
 
     def objectives(orbit: Orbit, call: Call, structures: Structures, share: Callable[[Any], Any]) -> Found:
@@ -71,7 +71,7 @@ def as_evaluated(evaluate: Evaluate) -> Objectives:
     return objectives
 
 
-def require_lists_alike(batches: list[Any] | None, **given: Any) -> None:
+def require_matching_lists(batches: list[Any] | None, **given: Any) -> None:
     """Raise EquivProbeError unless lists stand beside a list of batches, with an entry for each."""
     if batches is not None and not batches:
         raise EquivProbeError("an empty list of batches", "at least one batch", "OrbitLoss(model, [batch], ...)")

@@ -62,12 +62,7 @@ def replay_attached(run: RecordedStep, plan: RotationPlan, rotations: Tensor) ->
 
 
 def numbers_of(result: Any, *, attached: bool) -> dict[str, Tensor]:
-    """The numbers that a step returned, in float64; of losses by structure their mean.
-
-    Args:
-        result: what it returned.
-        attached: those alone that have a graph.
-    """
+    """The numbers that a step returned, in float64; of losses by structure their mean."""
     entries = {name: v for name, v in entries_of(result).items() if isinstance(v, torch.Tensor)}
     entries = {name: v for name, v in entries.items() if v.is_floating_point() and (v.requires_grad or not attached)}
     found = {name: wide(value.reshape(())) for name, value in entries.items() if value.numel() == 1}
@@ -80,16 +75,7 @@ def loss_among(numbers: Mapping[str, Any]) -> str:
 
 
 class StepPart:
-    """A step of the user's own, deterministic: the random state before it is put back every time.
-
-    Args:
-        probe: on the network whose symmetry is in question.
-        step: the closure.
-        plan: of the rotations.
-        name: of the number that is decomposed; None is ``"loss"``, or else the first.
-        generator: source of the rotations; None uses the plan's seed.
-        per_structure: rotate every structure by rotations of its own.
-    """
+    """A step of the user's own, deterministic: the random state before it is put back every time."""
 
     def __init__(
         self,

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.orbit_parts import BatchPart, Decomposed, Part
+from equiv_probe.landscape.parameter_groups import parameters_of
 from equiv_probe.live.isolation import isolated
 from equiv_probe.orbit.chunking import in_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
     from torch import Tensor, nn
@@ -28,7 +30,7 @@ class OrbitSum:
 
     Args:
         parts: what the loss is a mean over.
-        parameters: by name.
+        parameters: by name; None is those of the modules.
         chunk: structures of a dense batch whose graph is held at a time by :meth:`accumulate`.
         modules: to protect.
         per_structure: whether every structure is rotated by rotations of its own.
@@ -37,13 +39,14 @@ class OrbitSum:
     def __init__(
         self,
         parts: Sequence[Part],
-        parameters: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor] | None,
         chunk: int,
         modules: Sequence[nn.Module],
         *,
         per_structure: bool,
     ) -> None:
-        self._parameters, self.chunk, self._modules = parameters, chunk, modules
+        self._parameters = parameters_of(modules) if parameters is None else dict(parameters)
+        self.chunk, self._modules = chunk, modules
         self.per_structure = per_structure
         self._ranges: list[Range] = [(part, 0, part.count) for part in parts]
         self._replicates: Sequence[int] | None = None
@@ -64,7 +67,7 @@ class OrbitSum:
 
     @property
     def structures(self) -> int:
-        """How many structures (or whole batches, where they cannot be parted) the loss is a mean over."""
+        """How many structures (or whole batches, where they cannot be split) the loss is a mean over."""
         return sum(stop - start for _, start, stop in self._ranges)
 
     @property
@@ -77,20 +80,18 @@ class OrbitSum:
 
     def __call__(self) -> Decomposed:
         """The three losses now, ``()`` each."""
-        found = [self._part(part, start, stop) for part, start, stop in self._ranges]
-        return Decomposed(*(torch.stack(list(values)).sum(0) for values in zip(*found, strict=True)))
+        return self._sum(part.sums(start, stop, self._chosen(part)) for part, start, stop in self._ranges)
 
-    def _part(self, part: Part, start: int, stop: int) -> Decomposed:
-        """The share of some structures in the three losses."""
-        return self._summed(part, part.sums(start, stop, self._chosen(part)))
-
-    def _summed(self, part: Part, sums: Mapping[str, Decomposed]) -> Decomposed:
+    def _sum(self, sums: Iterable[Mapping[str, Decomposed]]) -> Decomposed:
+        """Weighted sums of ranges of structures, by loss, as what they are in the mean."""
         scaled = [
-            [value * (part.factors[name] / self._weight[name]) for value in values] for name, values in sums.items()
+            [value * (part.factors[name] / self._weight[name]) for value in values]
+            for (part, _, _), own in zip(self._ranges, sums, strict=True)
+            for name, values in own.items()
         ]
         return Decomposed(*(torch.stack(values).sum(0) for values in zip(*scaled, strict=True)))
 
-    def pieces(self, structures: int | None = None) -> Iterator[Piece]:
+    def pieces(self, structures: int | None = None) -> Iterator[Self]:
         """Functions whose values add up to the loss, each of some structures under all rotations.
 
         Args:
@@ -99,12 +100,35 @@ class OrbitSum:
         size = self.chunk if structures is None else structures
         for part, start, stop in self._ranges:
             for a in range(start, stop, size):
-                yield Piece(self, part, a, min(a + size, stop))
+                yield self._piece(part, a, min(a + size, stop))
+
+    def _piece(self, part: Part, start: int, stop: int) -> Self:
+        found = copy.copy(self)
+        found._ranges = [(part, start, stop)]  # and the weight of the whole
+        return found
+
+    def outputs(self) -> list[Tensor]:
+        """The outputs, rotated back, that the losses of a piece are functions of.
+
+        Raises:
+            EquivProbeError: a user's step, whose loss is not known.
+        """
+        ((part, start, stop),) = self._ranges
+        if not isinstance(part, BatchPart):
+            raise EquivProbeError("a user's own step", "a loss of known outputs: OrbitLoss(model, inputs, targets)")
+        return list(part.outputs(start, stop, self._chosen(part)).values())
+
+    def of_outputs(self, outputs: Sequence[Tensor]) -> Decomposed:
+        """The three losses of a piece if its outputs were these."""
+        ((part, start, stop),) = self._ranges
+        assert isinstance(part, BatchPart)
+        named = dict(zip(part.live.known_schema.outputs, outputs, strict=True))
+        return self._sum([part.sums_of(named, start, stop, self._chosen(part))])
 
     def accumulate(self, of: Callable[[Decomposed], Sequence[Tensor]]) -> list[Tensor]:
         """Sum over pieces of something that is linear in the loss: gradients, Hessian-vector products.
 
-        A piece whose graph does not fit in memory is halved, down to one structure (for batches that cannot be parted,
+        A piece whose graph does not fit in memory is halved, down to one structure (for batches that cannot be split,
         down to the batch).
 
         Args:
@@ -125,7 +149,7 @@ class OrbitSum:
         with isolated(*self._modules):
             for part, start, stop in self._ranges:
                 rows = in_chunks(
-                    lambda a, b, part=part, start=start: list(of(self._part(part, start + a, start + b))),  # type: ignore[misc]
+                    lambda a, b, part=part, start=start: list(of(self._piece(part, start + a, start + b)())),  # type: ignore[misc]
                     stop - start,
                     self.chunk,
                 )
@@ -134,36 +158,36 @@ class OrbitSum:
         assert sums is not None
         return sums
 
-    def blocks(self, count: int, over: str = "rotations") -> list[Self]:
+    @renamed(over="of")
+    def blocks(self, count: int, of: str = "rotations") -> list[Self]:
         """Independent estimates of the same loss, each from a part of the rotations or of the structures.
 
         Args:
             count: how many.
-            over: ``"rotations"``: each from at least two replicates of its own, on all data; ``"structures"``: each
+            of: ``"rotations"``: each from at least two replicates of its own, on all data; ``"structures"``: each
                 from its own structures, rotated by rotations of their own.
 
         Raises:
             EquivProbeError: there are too few replicates or structures, or structures share their rotations.
         """
-        if over not in {"rotations", "structures"}:
-            raise EquivProbeError(f"over={over!r}", '"rotations" or "structures"')
-        if over == "structures" and not self.per_structure:
+        if of not in {"rotations", "structures"}:
+            raise EquivProbeError(f"of={of!r}", '"rotations" or "structures"')
+        by_rotation = of == "rotations"
+        if not by_rotation and not self.per_structure:
             raise EquivProbeError(
                 "structures that all rotate by the same rotations: their estimates are not independent",
                 "rotations of its own for every structure",
                 "OrbitLoss(..., per_structure=True)",
             )
-        have, need = (self.replicates, 2 * count) if over == "rotations" else (self.structures, count)
+        what, have, need = ("replicates", self.replicates, 2 * count) if by_rotation else (of, self.structures, count)
         if count < 2 or have < need:
-            what = "replicates" if over == "rotations" else "structures"
             raise EquivProbeError(
                 f"{count} blocks of {have} {what}",
                 f"at least two blocks, and {need} {what} for so many",
-                "RotationPlan(..., replicates=8)" if over == "rotations" else "more data, or fewer blocks",
+                "RotationPlan(..., replicates=8)" if by_rotation else "more data, or fewer blocks",
             )
-        bounds = [have * k // count for k in range(count + 1)]
-        pairs = list(pairwise(bounds))
-        if over == "rotations":
+        pairs = list(pairwise(have * k // count for k in range(count + 1)))
+        if by_rotation:
             chosen = list(self._chosen(self._ranges[0][0]))
             return [self._with(self._ranges, chosen[a:b]) for a, b in pairs]
         units = iter([(part, k) for part, start, stop in self._ranges for k in range(start, stop)])
@@ -174,34 +198,6 @@ class OrbitSum:
         found._ranges, found._replicates = ranges, replicates
         found._weigh()
         return found
-
-
-class Piece:
-    """The share of some structures in the three losses; called, it returns them."""
-
-    def __init__(self, loss: OrbitSum, part: Part, start: int, stop: int) -> None:
-        self._loss, self._part, self._range = loss, part, (start, stop)
-
-    def __call__(self) -> Decomposed:
-        """The three losses now, 0-d."""
-        return self._loss._part(self._part, *self._range)
-
-    def outputs(self) -> list[Tensor]:
-        """The pulled-back predictions that the losses are functions of.
-
-        Raises:
-            EquivProbeError: a user's step, whose loss is not known.
-        """
-        if not isinstance(self._part, BatchPart):
-            raise EquivProbeError("a user's own step", "a loss of known outputs: OrbitLoss(model, inputs, targets)")
-        return list(self._part.outputs(*self._range, self._loss._chosen(self._part)).values())
-
-    def of_outputs(self, outputs: Sequence[Tensor]) -> Decomposed:
-        """The three losses if the predictions were these."""
-        assert isinstance(self._part, BatchPart)
-        named = dict(zip(self._part.live.known_schema.outputs, outputs, strict=True))
-        sums = self._part.sums_of(named, *self._range, self._loss._chosen(self._part))
-        return self._loss._summed(self._part, sums)
 
 
 def _joined(units: list[tuple[Part, int]]) -> list[Range]:

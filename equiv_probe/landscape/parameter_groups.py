@@ -67,7 +67,7 @@ def _labels(parameters: Mapping[str, Tensor], groups: Groups) -> Callable[[str],
 
 
 def parameters_of(modules: Iterable[torch.nn.Module]) -> dict[str, Tensor]:
-    """The parameters of modules by name, each once; of two of one name, the later is told apart by its place."""
+    """The parameters of modules by name, each once; of two of one name, the later has its place before it."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for k, module in enumerate(modules):

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,20 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.landscape.curvature import require_same_twice, rotations_of, several, versions
-from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, pieces_of, space_of
+from equiv_probe.landscape.curvature_products import CurvatureProducts
+from equiv_probe.landscape.decomposed_loss import (
+    LOSSES,
+    pieces_of,
+    protocol_of,
+    require_same_twice,
+    several,
+    space_of,
+)
 from equiv_probe.landscape.line_record import Line
 from equiv_probe.landscape.orbit_loss import OrbitLoss
-from equiv_probe.orbit.twirl import progress_bar
+from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,13 +40,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from equiv_probe.landscape.curvature_products import DecomposedLoss
+    from equiv_probe.landscape.decomposed_loss import DecomposedLoss
     from equiv_probe.landscape.parameter_space import ParameterSpace
+
+    Values = NDArray[np.float64]
 
 DIRECTIONS = ("random", "gradient", "gradient-mean", "gradient-equiv")
 ROUNDINGS = 4
 
 
+@renamed(over="blocks")
 def along_line(
     orbit_loss: DecomposedLoss | Sequence[DecomposedLoss],
     direction: str | Mapping[str, Tensor] | Tensor = "random",
@@ -47,7 +57,7 @@ def along_line(
     *,
     to: Mapping[str, Tensor] | None = None,
     parameters: nn.Module | Mapping[str, Tensor] | Iterable[Any] | None = None,
-    over: str | None = None,
+    blocks: str | None = None,
     seed: int = 0,
     name: str = "",
     progress: bool = True,
@@ -68,8 +78,8 @@ def along_line(
             twentieths towards ``to``.
         to: a state dict in the place of a direction: t = 1 is there.
         parameters: the weights; None takes those that the loss names.
-        over: ``"structures"`` evaluates structure by structure and gives standard errors over them, where the loss has
-            ``pieces``; their sizes count as part of the draw.
+        blocks: ``"structures"`` evaluates structure by structure and gives standard errors over them, where the loss
+            has ``pieces``; their sizes count as part of the draw.
         seed: of the random direction, and of the changes that show what rounding does.
         name: of the model, for the page and the file.
         progress: show a progress bar in a terminal.
@@ -81,8 +91,8 @@ def along_line(
         EquivProbeError: a direction that is not known or is zero, no weights, a loss that changes between calls.
     """
     given = several(orbit_loss)
-    if over not in {None, "structures"}:
-        raise EquivProbeError(f"over={over!r}", '"structures" or None')
+    if blocks not in {None, "structures"}:
+        raise EquivProbeError(f"blocks={blocks!r}", '"structures" or None')
     space = space_of(given[0], parameters)
     first = pieces_of(given[0])[0]
     with torch.enable_grad():
@@ -94,53 +104,53 @@ def along_line(
         vector, which = _direction(given, space, direction, seed)
     if not bool(vector.isfinite().all()) or not bool(vector.any()):
         raise EquivProbeError(f"the direction {which!r}, which is zero or not finite", "one that moves the weights")
-    if steps is None:
-        scale = 10 ** (np.arange(-20, 1) / 4)
-        chosen = np.linspace(0, 1, 21) if to is not None else np.concatenate([-scale[::-1], [0.0], scale])
-    else:
-        chosen = np.unique(np.append(np.asarray(steps, dtype=np.float64), 0.0))
-    units = [unit for loss in given for unit in ([pieces_of(loss)] if over is None else _structures(loss))]
-    rows = np.empty((len(chosen), len(units), 3))
-    generator = torch.Generator().manual_seed(seed + 1)
-    with (
-        space.walking() as walk,
-        progress_bar(len(chosen) + ROUNDINGS, "line", shown=progress and sys.stderr.isatty()) as advance,
-    ):
-        for row, t in enumerate(chosen):
-            walk.to(float(t) * vector)
-            rows[row] = [_values(unit) for unit in units]
-            advance(1)
-        origin = int(np.flatnonzero(chosen == 0)[0])
-        floors = []
-        for _ in range(ROUNDINGS):
-            # Every weight by one unit in its last place, up or down: what rounding alone may change.
-            ulps = torch.cat([torch.full((p.numel(),), torch.finfo(p.dtype).eps) for p in space.tensors])
-            signs = torch.randn(space.size, generator=generator).sign()
-            walk.to((ulps * signs).to(space.here) * walk.start)
-            floors.append(np.abs(np.array([_values(unit) for unit in units]) - rows[origin]))
-            advance(1)
-    parts = len(units) // len(given)
-    if over == "structures":  # n × a structure's part of the sum is what it is a mean of
-        rows, floors = rows * parts, [floor * parts for floor in floors]
+    chosen = _steps(steps, towards=to is not None)
+    units = [unit for loss in given for unit in ([pieces_of(loss)] if blocks is None else _structures(loss))]
+    samples, floors = _measured(units, space, vector, chosen, seed=seed, shown=progress)
+    if blocks == "structures":  # n × a structure's part of the sum is what it is a mean of
+        samples, floors = samples * (len(units) // len(given)), floors * (len(units) // len(given))
     # Of the losses where the line begins: far along it they may be anything, even infinite.
-    least = 4 * torch.finfo(torch.float64).eps * np.nanmax(np.abs(rows[origin].mean(0)))
+    least = 4 * torch.finfo(torch.float64).eps * np.nanmax(np.abs(samples[chosen == 0].mean((0, 1))))
     return Line.of(
         chosen,
-        rows,
-        np.maximum(np.max([floor.mean(0) for floor in floors], axis=0), least),
+        samples,
+        np.maximum(floors.mean(1).max(0), least),
         direction=which,
-        over=over or ("rotations" if len(given) > 1 else ""),
+        blocks=blocks or ("rotations" if len(given) > 1 else ""),
         sets=len(given),
         length=float(vector.norm() / space.here.norm()),
         seed=seed,
         name=name,
-        protocol={
-            "parameters": space.size,
-            **rotations_of(given),
-            "precision": str(space.tensors[0].dtype).removeprefix("torch."),
-            **versions(),
-        },
+        protocol={"parameters": space.size, **protocol_of(given, space)},
     )
+
+
+def _steps(steps: Sequence[float] | None, *, towards: bool) -> Values:
+    if steps is not None:
+        return np.unique(np.append(np.asarray(steps, dtype=np.float64), 0.0))
+    scale = 10 ** (np.arange(-20, 1) / 4)
+    return np.linspace(0, 1, 21) if towards else np.concatenate([-scale[::-1], [0.0], scale])
+
+
+def _measured(
+    units: list[list[DecomposedLoss]], space: ParameterSpace, vector: Tensor, chosen: Values, *, seed: int, shown: bool
+) -> tuple[Values, Values]:
+    """The losses of units at each step, ``(T, U, 3)``, and what rounding of the weights does to them, ``(K, U, 3)``."""
+    samples, floors = np.empty((len(chosen), len(units), 3)), np.empty((ROUNDINGS, len(units), 3))
+    generator = torch.Generator().manual_seed(seed + 1)
+    with space.walking() as walk, progress_bar(len(chosen) + ROUNDINGS, "line", shown=shown) as advance:
+        for row, t in enumerate(chosen):
+            walk.to(float(t) * vector)
+            samples[row] = [_values(unit) for unit in units]
+            advance(1)
+        # Every weight by one unit in its last place, up or down: what rounding alone may change.
+        ulps = torch.cat([torch.full((p.numel(),), torch.finfo(p.dtype).eps) for p in space.tensors])
+        for row in range(ROUNDINGS):
+            signs = torch.randn(space.size, generator=generator).sign()
+            walk.to((ulps * signs).to(space.here) * walk.start)
+            floors[row] = np.abs(np.array([_values(unit) for unit in units]) - samples[chosen == 0][0])
+            advance(1)
+    return samples, floors
 
 
 def _direction(
@@ -164,12 +174,12 @@ def _direction(
 def _structures(loss: DecomposedLoss) -> list[list[DecomposedLoss]]:
     """The smallest pieces that a loss has."""
     if not hasattr(loss, "pieces"):
-        raise EquivProbeError("over='structures' and a loss without pieces", "ep.analysis.OrbitLoss, or pieces()")
+        raise EquivProbeError("blocks='structures' and a loss without pieces", "ep.analysis.OrbitLoss, or pieces()")
     pieces = loss.pieces(1) if isinstance(loss, OrbitLoss) else pieces_of(loss)
     return [[piece] for piece in pieces]
 
 
-def _values(pieces: list[DecomposedLoss]) -> NDArray[np.float64]:
+def _values(pieces: list[DecomposedLoss]) -> Values:
     """The sum of the three losses of pieces now."""
     found = torch.zeros(3, dtype=torch.float64)
     # Forces may be derivatives, so the graph is kept as the loss wants it; it is gone with the piece.

@@ -18,20 +18,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.measurement import measure
 from equiv_probe.estimation.objectives import label_free
-from equiv_probe.estimation.orbit import Orbit
-from equiv_probe.landscape.orbit_parts import Function, answered
-from equiv_probe.live.adapter_choice import adapter_for
-from equiv_probe.live.adapters import CallAdapter, InputAdapter
-from equiv_probe.live.capture import Call, read_outputs, wide
+from equiv_probe.landscape.differentiable_orbit import by_replicate, first_output, live_orbit, orbit_of
+from equiv_probe.live.capture import Call
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import RandomState, leave_out, measuring, unobserved
-from equiv_probe.live.live_orbit import LiveOrbit
-from equiv_probe.live.reachable import modules_of
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
@@ -43,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.live.adapters import Adapter
+    from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.schema.schema import Schema
 
 PAIR = RotationPlan("haar", replicates=2)
@@ -68,9 +65,10 @@ class EquivariancePenalty:
         outputs: names, or coefficients by name; None is all outputs of the schema, with one each.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         adapter: of the batches; None finds that of a plugin.
-        stack: whether a dense batch may hold several copies; None tries it once, and compares.
+        stacked: whether a dense batch may hold several copies; None tries it once, and compares.
     """
 
+    @renamed(stack="stacked")
     def __init__(
         self,
         model: Callable[[Any], Any],
@@ -80,17 +78,16 @@ class EquivariancePenalty:
         outputs: Mapping[str, float] | Iterable[str] | None = None,
         center: str | Tensor = "centroid",
         adapter: Adapter | None = None,
-        stack: bool | None = None,
+        stacked: bool | None = None,
     ) -> None:
-        self._module = model if isinstance(model, nn.Module) else Function(model)
+        self._model = model
         self.plan = rotation_plan(plan) or PAIR
         if self.plan.R < 2 or not self.plan.is_random:
             raise EquivProbeError(f"the plan {self.plan}", "two independent rotations or more", 'RotationPlan("haar")')
         self._outputs = outputs if outputs is None or isinstance(outputs, Mapping) else dict.fromkeys(outputs, 1.0)
-        self._options: dict[str, Any] = {"center": center, "stack": stack}
-        self._schema, self._adapter = schema, adapter
+        self._schema, self._adapter, self._center, self._stacked = schema, adapter, center, stacked
         self._live: LiveOrbit | None = None
-        self._generators: list[Any] | None = None
+        self._generators: list[Any] = []
 
     def __call__(
         self, batch: Any, weight: float = 1.0, *, generator: torch.Generator | None = None, prediction: Any = None
@@ -104,13 +101,12 @@ class EquivariancePenalty:
             batch: what the model is called with: a tensor, tuple or dict, or a framework's batch.
             weight: λ.
             generator: source of the rotations; None is torch's global one, where the batch is.
-            prediction: the model's answer to this very batch, with its graph, in the place of the first rotation's:
+            prediction: the model's output for this very batch, with its graph, in the place of the first rotation's:
                 one further pass instead of two. Then the data's own frame is one of the two: the penalty is unbiased
                 only if the batch was rotated at random, each structure on its own.
         """
-        call = self._call(batch, prediction)
-        live, plan = self._ready, self.plan
-        schema, structures = live.known_schema, live.structures(call.inputs)
+        live, call = self._call(batch, prediction)
+        plan, schema, structures = self.plan, live.known_schema, live.structures(call.inputs)
         device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
         if generator is None:
             cuda = device.type == "cuda"
@@ -120,22 +116,18 @@ class EquivariancePenalty:
             leave_out()
             return torch.zeros((), device=device)
         rotations = live.repeats_rotated_alike(call.inputs, rotations)
-        known = None if prediction is None else self._known(prediction, schema)
-        flat = (rotations if known is None else rotations[1:]).flatten(0, 1)
+        known = [] if prediction is None else [self._known(prediction, schema)]
+        flat = rotations[len(known) :].flatten(0, 1)
         with unobserved(), self._from_one_state(live):
             chunk = live.copies_at_once(structures, call.inputs)
             # Where nobody asks for gradients, models whose forces are derivatives still need them inside.
-            evaluate = live.attached if torch.is_grad_enabled() else live.pulled_back
-            rows = [evaluate(call, structures, flat[a : a + chunk]) for a in range(0, len(flat), chunk)]
-        rows = rows if known is None else [{name: v[None] for name, v in known.items()}, *rows]
-        values = {name: torch.cat([row[name] for row in rows]) for name in schema.outputs}
+            evaluate = live.attached if torch.is_grad_enabled() else live.rotated_back
+            rows = [*known, *(evaluate(call, structures, flat[a : a + chunk]) for a in range(0, len(flat), chunk))]
         # Under autocast, as mean squared errors are: a scaled loss does not fit into half precision.
-        dtype = torch.promote_types(next(iter(values.values())).dtype, torch.float32)
-        table = {name: wide(v).reshape(*rotations.shape[:2], *v.shape[1:]) for name, v in values.items()}
-        about = {name: v[0, 0].detach() for name, v in table.items()}
-        orbit = Orbit.from_values(table, about, schema, plan, rotations)
-        objectives = label_free(call.inputs, about, structures, schema)
-        total = torch.zeros((), dtype=next(iter(table.values())).dtype, device=device)
+        dtype = torch.promote_types(rows[-1][next(iter(schema.outputs))].dtype, torch.float32)
+        orbit = orbit_of(by_replicate(rows, schema, rotations), schema, plan, rotations)
+        objectives = label_free(call.inputs, orbit.identity, structures, schema)
+        total = torch.zeros((), dtype=next(iter(orbit.identity.values())).dtype, device=device)
         for name, factor in self._factors(schema).items():
             measured = measure(orbit, objectives.parts[name], live=True)
             total = total + factor * (measured.estimate.equiv * measured.weight).sum() / measured.weight.sum()
@@ -144,9 +136,6 @@ class EquivariancePenalty:
     @contextmanager
     def _from_one_state(self, live: LiveOrbit) -> Iterator[None]:
         """The same random state for every pass, so that dropout is no asymmetry; and for what comes after them."""
-        if self._generators is None:
-            named = modules_of(self._module.function) if isinstance(self._module, Function) else []
-            self._generators = generators_of([self._module, *named])
         live.copies.start = RandomState.now(self._generators)
         try:
             yield
@@ -154,26 +143,21 @@ class EquivariancePenalty:
             live.copies.start.restore()
             live.copies.start = None
 
-    @property
-    def _ready(self) -> LiveOrbit:
-        assert self._live is not None
-        return self._live
-
-    def _call(self, batch: Any, prediction: Any) -> Call:
+    def _call(self, batch: Any, prediction: Any) -> tuple[LiveOrbit, Call]:
         """The call of a batch, whose tensors keep their graph; with the first one, the schema is resolved."""
         if self._live is None:
-            adapter = self._adapter or adapter_for(self._module, (batch,), {})
-            if type(adapter) is CallAdapter and self._schema is not None and not isinstance(batch, Mapping):
-                adapter = InputAdapter(self._module, list(self._schema.inputs))
-            self._live = LiveOrbit(self._module, self._schema, adapter=adapter, **self._options)
+            self._live, modules = live_orbit(
+                self._model, batch, self._schema, self._adapter, center=self._center, stacked=self._stacked
+            )
+            self._generators = generators_of(modules)
         live = self._live
         call = Call(*live.split((batch,), {}), differentiated=frozenset(), dicts=())
         if live.schema is None or not live.knows(call.inputs):
             kept = live.keep((batch,), {})
-            raw = answered(live, kept, [self._module]) if prediction is None else prediction
+            raw = first_output(live, kept, [live.network]) if prediction is None else prediction
             schema = live.resolve(kept, raw)
             require_fit(self.plan, schema, kept.inputs, read_outputs(raw, schema))
-        return call
+        return live, call
 
     def _known(self, prediction: Any, schema: Schema) -> dict[str, Tensor]:
         if self.plan.n != 1:
@@ -182,7 +166,7 @@ class EquivariancePenalty:
                 "single rotations",
                 'plan=RotationPlan("haar", replicates=2)',
             )
-        return read_outputs(prediction, schema)
+        return {name: value[None] for name, value in read_outputs(prediction, schema).items()}
 
     def _factors(self, schema: Schema) -> Mapping[str, float]:
         wanted = dict.fromkeys(schema.outputs, 1.0) if self._outputs is None else self._outputs
@@ -192,6 +176,7 @@ class EquivariancePenalty:
         return wanted
 
 
+@renamed(stack="stacked")
 def equivariance_penalty(
     model: Callable[[Any], Any],
     batch: Any,
@@ -203,7 +188,7 @@ def equivariance_penalty(
     generator: torch.Generator | None = None,
     prediction: Any = None,
     center: str | Tensor = "centroid",
-    stack: bool = False,
+    stacked: bool = False,
 ) -> Tensor:
     """``weight · ½‖h_g − h_g'‖²`` of a batch: ``weight`` times an unbiased, differentiable estimate of ``L_equiv``.
 
@@ -218,9 +203,9 @@ def equivariance_penalty(
         plan: None is two Haar rotations for each structure.
         outputs: names, or coefficients by name.
         generator: source of the rotations; None is torch's global one, where the batch is.
-        prediction: the model's answer to a randomly rotated batch, to be used as one of the two.
+        prediction: the model's output for a randomly rotated batch, to be used as one of the two.
         center: of rotation.
-        stack: whether copies of a dense batch go through the model together.
+        stacked: whether copies of a dense batch go through the model together.
     """
-    penalty = EquivariancePenalty(model, schema, plan=plan, outputs=outputs, center=center, stack=stack)
+    penalty = EquivariancePenalty(model, schema, plan=plan, outputs=outputs, center=center, stacked=stacked)
     return penalty(batch, weight, generator=generator, prediction=prediction)

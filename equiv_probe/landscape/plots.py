@@ -36,10 +36,6 @@ def density(losses: Mapping[str, LossCurvature], ax: Axes | None = None) -> Axes
 
     The bin at zero holds what is below about 1e-6 of the largest magnitude. Both axes are logarithmic: outliers are
     single directions among thousands.
-
-    Args:
-        losses: by name, as ``L_mean``.
-        ax: to draw into.
     """
     largest = max(float(np.abs(one.density[0]).max()) for one in losses.values())
     largest = largest if largest > 1e-290 else 1.0
@@ -95,13 +91,7 @@ def ratios(found: Mapping[str, Estimate], ax: Axes | None = None) -> Axes:
 
 @figure
 def profile(t: Values, losses: Sequence[Course], ax: Axes | None = None) -> Axes:
-    """``L_total``, ``L_mean`` and ``L_equiv`` against t, with bands of two standard errors where there are any.
-
-    Args:
-        t: along the line, ``(T,)``.
-        losses: ``(T,)`` each.
-        ax: to draw into.
-    """
+    """``L_total``, ``L_mean`` and ``L_equiv`` against t, with bands of two standard errors where there are any."""
     ax = axes_or_new(ax)
     for name, values, errors in losses:
         ax.plot(t, values, color=COLOURS[name], lw=1.8, label=name)
@@ -118,14 +108,7 @@ def profile(t: Values, losses: Sequence[Course], ax: Axes | None = None) -> Axes
 
 @figure
 def growth(t: Values, losses: Sequence[Course], exponents: Mapping[str, Exponent], ax: Axes | None = None) -> Axes:
-    """``|L(t) − L(0)|`` against ``|t|`` on logarithmic axes, with the fitted powers where there are any.
-
-    Args:
-        t: along the line, ``(T,)``, with 0 among them.
-        losses: ``(T,)`` each.
-        exponents: by name of the loss.
-        ax: to draw into.
-    """
+    """``|L(t) − L(0)|`` against ``|t|`` on logarithmic axes, with the fitted powers where there are any."""
     ax = axes_or_new(ax)
     for name, values, _ in losses:
         change = np.abs(values - values[t == 0])

@@ -2,7 +2,7 @@
 
 PyTorch leaves out of a second derivative what a custom ``autograd.Function`` marks with ``once_differentiable``, or
 computes without its knowledge, and raises nothing. So the graph is searched for what says so, and a product of the
-Hessian is held against differences of gradients.
+Hessian is compared with differences of gradients.
 """
 
 from __future__ import annotations

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
-from equiv_probe.live.capture import Call, all_outputs
-from equiv_probe.live.isolation import RandomState, isolated, transforming
+from equiv_probe.live.capture import Call
+from equiv_probe.live.isolation import RandomState, described, isolated, transforming
+from equiv_probe.live.outputs import all_outputs
+from equiv_probe.schema.batch_layout import primary, resolve_batch
 from equiv_probe.schema.inference import require_nothing_hidden
-from equiv_probe.schema.repeated_structures import first_alike
-from equiv_probe.schema.structures import Structures, primary, resolve_batch
+from equiv_probe.schema.repeated_structures import first_equal
+from equiv_probe.schema.structures import Structures
 from equiv_probe.schema.translation import settled, undecided
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class CallReader:
     def reading(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:
         """What reads the calls; the first one shows it."""
         if self._adapter is None:
-            self._adapter = adapter_for(self.network, args, kwargs)
+            self._adapter = adapter_for(described(self.network), args, kwargs)
         return self._adapter
 
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
@@ -84,7 +85,7 @@ class CallReader:
             schema, declared = self.schema, self._declared
             if schema is None or declared is None or not (declared.inputs and declared.outputs):
                 # Also for an input that earlier calls did not have: self-conditioning begins with nothing.
-                schema = self.adapter.infer(call.inputs, all_outputs(raw) if is_dataclass(raw) else raw, schema)
+                schema = self.adapter.infer(call.inputs, raw, schema)
                 if not schema.outputs:
                     raise EquivProbeError(
                         f"an answer without tensors: {type(raw).__name__} of {sorted(all_outputs(raw))}",
@@ -150,7 +151,7 @@ class CallReader:
         index = structures.owner(value, name) if structures.layout == "index" else None
         if index is None and len(value) != structures.count:
             return rotations
-        return rotations[:, :, first_alike(value, index, structures.count)]
+        return rotations[:, :, first_equal(value, index, structures.count)]
 
 
 def _tensor_names(inputs: Mapping[str, Any]) -> set[str]:

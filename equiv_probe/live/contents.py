@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import copy
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 INTERNAL = frozenset(vars(nn.Module()))
 """Parameters, buffers, submodules and hooks, which are kept otherwise."""
 
-_WRITABLE = (Tensor, np.ndarray, list, dict, set, deque)
+_WRITABLE = (Tensor, np.ndarray, list, dict, set, deque, bytearray, array.array)
 
 
 def lend(modules: list[nn.Module], buffers: Mapping[int, Tensor], apart: Iterable[object] = ()) -> None:
@@ -54,12 +55,12 @@ def copied(value: Any, known: dict[int, Any]) -> Any:
             made: Any = value.clone()
     elif isinstance(value, np.ndarray):
         made = value.copy()
-    elif isinstance(value, (list, dict, set, deque)):
+    elif isinstance(value, _WRITABLE):
         made = copy.copy(value)
     else:
         return value
     known[id(value)] = made
-    if not isinstance(made, (Tensor, np.ndarray, set)):
+    if isinstance(made, (list, dict, deque)):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for place, entry in [(place, entry) for place, entry in pairs if isinstance(entry, _WRITABLE)]:
             made[place] = copied(entry, known)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.live.adapters import CallAdapter, InputAdapter
-from equiv_probe.live.capture import cloned, read_outputs
+from equiv_probe.live.capture import cloned
 from equiv_probe.live.isolation import missing_output, needs_gradient, transforming
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.orbit.memory_layout import laid_out_as
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Copies:
         self.on_answer: Callable[[Any], object] | None = None
         """Shown every output of the network as it came, for whoever needs its container."""
 
-    def pulled_back(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
+    def rotated_back(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
         """``h_g`` in the model's precision, detached, ``(C, *S)`` by output, for rotations ``(C, [U,] 3, 3)``."""
         try:
             return self._evaluate(call, structures, rotations)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,15 +45,30 @@ def rotation_of_calls(*modules: nn.Module) -> CallRotation | None:
 
 
 class Hook:
-    """A hook that stays out of copies and pickles of the model it is on, and out of compiled graphs."""
+    """A hook that stays out of copies and pickles of the model it is on, and out of compiled graphs.
+
+    Attributes:
+        owner: whose it is.
+        wanted: whether code that is compiled around the module must stop for it; if not, it is no part of that code.
+        passed: set by compiled code that went past it.
+    """
 
     def __init__(self, run: Callable[..., Any] | None, owner: object = None) -> None:
         self.owner = owner
+        self.wanted, self.passed = True, False
         self._run = torch.compiler.disable(run) if run is not None else None  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any) -> Any:
         """Run it; a copy does nothing."""
+        if torch.compiler.is_compiling():
+            self.passed = True
+            if not self.wanted:
+                return None
         return None if self._run is None else self._run(*args)
 
-    def __reduce__(self) -> tuple[type[Hook], tuple[None]]:
-        return type(self), (None,)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        return type(self)(None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What takes any arguments, does nothing, and is there in every interpreter: the file may be read without us.
+        return functools.partial, (sys.audit, "torch.nn.Module hook that was not saved")

@@ -10,7 +10,7 @@ import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -79,6 +79,25 @@ def network(module: nn.Module) -> nn.Module:
         module = inner
 
 
+def _sharding(*names: str) -> tuple[type, ...]:
+    """Classes of PyTorch's fully sharded data-parallel training, where it was imported."""
+    found = [getattr(sys.modules.get("torch.distributed.fsdp"), name, None) for name in names]
+    return tuple(one for one in found if isinstance(one, type))
+
+
+def sharded(module: nn.Module) -> bool:
+    """Whether a module's weights are spread over processes (FSDP), so that its every call is a collective."""
+    kinds = _sharding("FSDPModule", "FullyShardedDataParallel")
+    return bool(kinds) and any(isinstance(one, kinds) for one in module.modules())
+
+
+def described(network: nn.Module) -> nn.Module:
+    """The module that has a network's signature: inside of FSDP's first wrapper, through which it is evaluated."""
+    while isinstance(network, _sharding("FullyShardedDataParallel")):
+        network = cast("nn.Module", network.module)
+    return network
+
+
 def cuda_in_use() -> bool:
     """Whether this process has a CUDA context; asking does not make one."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
@@ -141,7 +160,11 @@ class ModuleState:
         scripted = [m for m in unique.values() if isinstance(m, torch.jit.ScriptModule)]
         self._flags = [(m, m.training) for m in scripted]  # all that can be put back of a scripted module
         unique = {key: m for key, m in unique.items() if not isinstance(m, torch.jit.ScriptModule)}
-        self._saved = [(m, dict(vars(m)), dict(m._buffers), dict(m._parameters)) for m in unique.values()]
+        # FSDP puts its own in the place of parameters, and of attributes that are views of them.
+        self._spread = any(sharded(m) for m in unique.values())
+        self._saved = [
+            (m, attributes_of(m, spread=self._spread), dict(m._buffers), dict(m._parameters)) for m in unique.values()
+        ]
         clones: dict[int, Tensor] = {}
         for module, _, buffers, _ in self._saved:
             for name, buffer in buffers.items():
@@ -156,12 +179,21 @@ class ModuleState:
             script.training = flag
         for module, attributes, buffers, parameters in self._saved:
             here = vars(module)
-            for name in [name for name in here if name not in attributes]:
+            for name in [name for name in attributes_of(module, spread=self._spread) if name not in attributes]:
                 del here[name]
             here.update(attributes)
             for kept, saved in ((module._buffers, buffers), (module._parameters, parameters)):
-                kept.clear()
-                kept.update(saved)  # type: ignore[arg-type]
+                if kept is module._buffers or not self._spread:
+                    kept.clear()
+                    kept.update(saved)  # type: ignore[arg-type]
+
+
+def attributes_of(module: nn.Module, *, spread: bool) -> dict[str, Any]:
+    """What a module's attributes hold, but for what FSDP minds itself where it spreads their network."""
+    if not spread:
+        return dict(vars(module))
+    own = isinstance(module, _sharding("FullyShardedDataParallel"))
+    return {n: v for n, v in vars(module).items() if n == "training" or not (own or isinstance(v, torch.Tensor))}
 
 
 @contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+import array
+import contextlib
+import types
+from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,13 +15,15 @@ from torch import Tensor
 
 from equiv_probe.representations.voxel_rotations import at_hand
 
-if TYPE_CHECKING:
-    import types
-
 LARGEST = 2**22
 """Numbers in a tensor beyond which it is taken for a data set: not copied, only watched."""
 COMPARED = 2**18
 """Numbers up to which a tensor on the CPU is compared, since its version does not show what is written past torch."""
+
+
+_BYTES = (bytearray, array.array)
+WRITABLE = (list, dict, set, deque, *_BYTES)
+"""Containers that can be written into."""
 
 
 class Place(Protocol):
@@ -44,11 +49,11 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Contents:
-    """A container, or the dict of an object's or a module's attributes.
+    """A container, or the globals of a module.
 
     Attributes:
         name: for messages.
-        container: list, dict, set or deque.
+        container: list, dict, set, deque or array of bytes.
         held: a shallow copy.
         only: keys of a dict that matter; None for all.
         form: how an entry is named in messages.
@@ -76,11 +81,12 @@ class Contents:
         here, held = _shallow(self.container, self.only), self.held
         if isinstance(here, dict):
             keys = [key for key in {**here, **held} if here.get(key, here) is not held.get(key, held)]
-            return [self.form.format(name=self.name, key=key) for key in keys]
+            moved = not keys and self.only is None and list(here) != list(held)
+            return [self.name] if moved else [self.form.format(name=self.name, key=key) for key in keys]
         if isinstance(here, set):
             return [self.name] if here != held else []
         same = len(here) == len(held) and all(a is b for a, b in zip(here, held, strict=True))
-        return [] if same else [self.name]
+        return [] if same or (isinstance(self.container, _BYTES) and here == held) else [self.name]
 
     def put_back(self, *, surely: bool = False) -> None:
         """See :class:`Place`."""
@@ -91,15 +97,103 @@ class Contents:
             for key in self.only & set(self.container):
                 del self.container[key]
             self.container.update(self.held)
+        elif isinstance(self.container, _BYTES):
+            self.container[:] = self.held
         else:
-            self.container.clear()
-            (self.container.extend if isinstance(self.container, (list, deque)) else self.container.update)(self.held)
+            # By the methods of the kind itself: a class of the user's own may do more in its.
+            kind: Any = next(one for one in (OrderedDict, *WRITABLE) if isinstance(self.container, one))
+            kind.clear(self.container)
+            (kind.extend if kind in {list, deque} else kind.update)(self.container, self.held)
 
 
 def _shallow(container: Any, only: frozenset[str] | None) -> Any:
     if isinstance(container, dict):
         return {key: value for key, value in container.items() if only is None or key in only}
+    if isinstance(container, _BYTES):
+        return container[:]
     return set(container) if isinstance(container, set) else list(container)
+
+
+class Attributes:
+    """What an object's attributes hold, in its dict and in its slots, or a class's own.
+
+    Args:
+        name: of the object, for messages.
+        value: the object or class.
+        plain: leave alone what is neither number nor text, nor new: of objects that mind the rest themselves.
+    """
+
+    def __init__(self, name: str, value: Any, *, plain: bool = False) -> None:
+        self.name, self.value, self.plain = name, value, plain
+        self.held = attributes(value)
+
+    def now(self) -> Attributes:
+        """See :class:`Place`."""
+        return Attributes(self.name, self.value, plain=self.plain)
+
+    def changes(self) -> list[str]:
+        """See :class:`Place`."""
+        return [f"{self.name}.{key}" if self.name else key for key in self._changed(attributes(self.value))]
+
+    def _changed(self, here: dict[str, Any]) -> list[str]:
+        keys = [key for key in {**here, **self.held} if here.get(key, here) is not self.held.get(key, here)]
+        return [key for key in keys if not self.plain or key not in self.held or is_plain(self.held[key])]
+
+    def put_back(self, *, surely: bool = False) -> None:
+        """See :class:`Place`."""
+        del surely
+        here = attributes(self.value)
+        for key in self._changed(here):
+            if key not in self.held:
+                _delete(self.value, key)
+            else:
+                _set(self.value, key, self.held[key])
+
+
+def attributes(value: Any) -> dict[str, Any]:
+    """Attributes of an object, those in slots too; of a class what it holds that is no part of its code."""
+    if isinstance(value, type):
+        return {n: v for n, v in vars(value).items() if not n.startswith("__") and not _is_code(v)}
+    found = dict(getattr(value, "__dict__", {}))
+    for name, slot in slots(type(value)).items():
+        with contextlib.suppress(AttributeError):  # not assigned yet
+            found[name] = slot.__get__(value)
+    return found
+
+
+def slots(kind: type) -> dict[str, types.MemberDescriptorType]:
+    """The slots of a class written in Python, by the name under which it holds them."""
+    members = {n: v for one in kind.__mro__ for n, v in vars(one).items() if "__slots__" in vars(one)}
+    return {n: v for n, v in members.items() if isinstance(v, types.MemberDescriptorType)}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number or a text, or several: nothing that could be written into."""
+    if isinstance(value, tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, (int, float, complex, str, bytes, np.number))
+
+
+def _is_code(value: Any) -> bool:
+    return callable(value) or hasattr(value, "__get__")
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    if isinstance(owner, type):
+        setattr(owner, name, value)
+    elif (slot := slots(type(owner)).get(name)) is not None:
+        slot.__set__(owner, value)  # past what the class itself makes of it: it may be frozen
+    else:
+        owner.__dict__[name] = value
+
+
+def _delete(owner: Any, name: str) -> None:
+    if isinstance(owner, type):
+        delattr(owner, name)
+    elif (slot := slots(type(owner)).get(name)) is not None:
+        slot.__delete__(owner)
+    else:
+        del owner.__dict__[name]
 
 
 class Cell:

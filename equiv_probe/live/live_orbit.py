@@ -11,9 +11,10 @@ from equiv_probe.estimation.measurement import measure
 from equiv_probe.estimation.objectives import label_free
 from equiv_probe.estimation.orbit import Moments, Orbit
 from equiv_probe.live.call_reader import CallReader
-from equiv_probe.live.capture import read_outputs, wide
+from equiv_probe.live.capture import wide
 from equiv_probe.live.copies import Copies
 from equiv_probe.live.isolation import network
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.orbit.chunking import in_chunks
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class LiveOrbit:
         schema: representations; None infers them from the first call.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         adapter: of a framework's batches.
-        stack: whether a dense batch ``(B, N, 3)`` may become one of ``C·B`` structures. None finds out: two copies
+        stacked: whether a dense batch ``(B, N, 3)`` may become one of ``C·B`` structures. None finds out: two copies
             are evaluated together and one by one, once, and must agree.
         chunk: copies in one pass, at most; halved when memory runs out.
     """
@@ -49,17 +50,17 @@ class LiveOrbit:
         center: str | Tensor = "centroid",
         *,
         adapter: Adapter | None = None,
-        stack: bool | None = None,
+        stacked: bool | None = None,
         chunk: int = 64,
     ) -> None:
         self.reader = CallReader(network(module), schema, center, adapter)
-        self.copies = Copies(self.reader, stack, chunk)
+        self.copies = Copies(self.reader, stacked, chunk)
         self.reader.evaluate = self.copies.at
         # What others ask of a live module, wherever it is at home.
         self.split, self.keep, self.dicts = self.reader.split, self.reader.keep, self.reader.dicts
         self.resolve, self.knows, self.structures = self.reader.resolve, self.reader.knows, self.reader.structures
         self.repeats_rotated_alike = self.reader.repeats_rotated_alike
-        self.pulled_back, self.attached = self.copies.pulled_back, self.copies.attached
+        self.rotated_back, self.attached = self.copies.rotated_back, self.copies.attached
         self.copies_at_once = self.copies.copies_at_once
 
     @property
@@ -100,7 +101,7 @@ class LiveOrbit:
             plan: the plan that drew the rotations.
             rotations: ``(R, n, U, 3, 3)``.
             evaluate: what the orbit is measured against.
-            known: pulled-back predictions of the first rotations, ``(C, *S)``, which need no evaluation.
+            known: rotated-back predictions of the first rotations, ``(C, *S)``, which need no evaluation.
         """
         schema, structures = self.resolve(call, raw), self.structures(call.inputs)
         about = {name: wide(value.detach()) for name, value in read_outputs(raw, schema).items()}
@@ -110,7 +111,7 @@ class LiveOrbit:
         moments = Moments(about, plan.weights, len(rotations))
         kept: list[dict[str, Tensor]] = []
         chunks: Iterator[dict[str, Tensor]] = in_chunks(
-            lambda a, b: self.pulled_back(call, structures, flat[done + a : done + b]),
+            lambda a, b: self.rotated_back(call, structures, flat[done + a : done + b]),
             len(flat) - done,
             self.copies_at_once(structures, call.inputs),
         )

@@ -7,8 +7,15 @@ tensors and arrays in these. Modules are kept by :mod:`equiv_probe.live.module_s
 
 from __future__ import annotations
 
+import argparse
+import collections
+import csv
 import functools
+import gc
+import logging
 import sys
+import tempfile
+import threading
 import types
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -17,7 +24,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from equiv_probe.live.generators import KINDS
-from equiv_probe.live.kept_values import Cell, Contents, Numbers, Place
+from equiv_probe.live.kept_values import WRITABLE, Attributes, Cell, Contents, Numbers, Place, slots
+from equiv_probe.live.unrepeatable import Position, Watched, is_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -28,8 +36,22 @@ _DEEPEST = 6
 """Objects and containers within each other."""
 _MOST = 20_000
 """Objects beyond which nothing more is remembered."""
-_OTHERS = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "wandb", "hydra", "omegaconf"}
-"""Packages whose objects are no data of a step's: trainers, optimizers, loaders, loggers."""
+FRAMEWORKS = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "hydra", "omegaconf"}
+"""Packages whose objects mind what they hold: trainers, optimizers, loaders; only numbers and texts are put back."""
+_LEFT_ALONE = {"wandb", "numpy", "builtins"}
+"""Packages whose objects are no data of a step's."""
+HOLDING = (
+    collections.UserDict,
+    collections.UserList,
+    collections.ChainMap,
+    types.SimpleNamespace,
+    argparse.Namespace,
+    csv.DictWriter,
+    threading.local,
+    tempfile._TemporaryFileWrapper,
+    logging.Handler,
+)
+"""Classes of the standard library whose objects hold what others put there."""
 
 
 class Memory:
@@ -38,12 +60,16 @@ class Memory:
     Args:
         roots: what is reached from, with a name for messages.
         apart: ids of objects that somebody else takes care of.
+        packages: whose functions are looked through beside those of the user's own; none for that of the first.
     """
 
-    def __init__(self, roots: Iterable[tuple[str, Any]], apart: Iterable[int] = ()) -> None:
+    def __init__(
+        self, roots: Iterable[tuple[str, Any]], apart: Iterable[int] = (), packages: Iterable[str] = ()
+    ) -> None:
         self._places: list[Place] = []
         self._seen: set[int] = set(apart)
-        self._packages: set[str] = set()
+        self._packages = set(packages)
+        self._alive: list[Any] = []
         left = deque((name, value, 0) for name, value in roots)
         while left and len(self._seen) < _MOST:
             left.extend(self._remember(*left.popleft()))
@@ -78,44 +104,106 @@ class Memory:
         """Names of what was written to and is too large to have been copied."""
         return [place.name for place in self._places if isinstance(place, Numbers) and place.lost]
 
+    @property
+    def watched(self) -> list[Watched]:
+        """What cannot be put back: files, iterators, queues."""
+        return [place for place in self._places if isinstance(place, Watched)]
+
     def _remember(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
         """Keep one thing, and name what it holds."""
         if id(value) in self._seen or depth > _DEEPEST:
             return
-        if isinstance(value, (nn.Module, type, types.ModuleType, str, bytes, int, float, *KINDS)):
+        if isinstance(value, (nn.Module, str, bytes, int, float, *KINDS)):
             return
         self._seen.add(id(value))
-        if isinstance(value, (Tensor, np.ndarray)):
-            if Numbers.keeps(value):
-                self._places.append(Numbers.of(name, value))
-        elif isinstance(value, (list, dict, set, deque, tuple)):
-            yield from self._contained(name, value, depth)
-        elif isinstance(value, functools.partial):
-            yield from (("", one, depth) for one in (value.func, value.args, value.keywords))
-        elif isinstance(value, types.MethodType):
-            yield from (("", one, depth) for one in (value.__func__, value.__self__))
-        elif isinstance(value, types.FunctionType):
-            yield from self._named_in(value, depth)
+        by_kind: tuple[tuple[Any, Callable[[str, Any, int], Iterator[tuple[str, Any, int]]]], ...] = (
+            ((Tensor, np.ndarray), self._numbers),
+            ((*WRITABLE, tuple), self._contained),
+            ((type, types.ModuleType), self._of_own_code),
+            (types.FunctionType, self._named_in),
+            (types.MethodType, self._of_method),
+        )
+        for kinds, remember in by_kind:
+            if isinstance(value, kinds):
+                yield from remember(name, value, depth)
+                return
+        yield from self._of_other(name, value, depth)
+
+    def _numbers(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
+        del depth
+        if Numbers.keeps(value):
+            self._places.append(Numbers.of(name, value))
+        yield from ()
+
+    def _of_other(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
+        """Something that hands on to others, has a position, cannot be put back, or is an object with attributes."""
+        parts = _parts_of(value)
+        if parts is not None:
+            yield from ((name, one, depth) for one in parts)
+        elif Position.keeps(value):
+            self._places.append(Position(name, value))
+        elif is_watched(value) and not (is_of_the_user(_package(value)) and is_data(value)):
+            self._places.append(Watched(name, value))
         elif is_data(value):
-            held = vars(value)
-            self._places.append(Contents.of(name, held, form="{name}.{key}" if name else "{key}"))
-            yield from ((f"{name}.{key}" if name else key, one, depth + 1) for key, one in list(held.items()))
+            yield from self._of_object(name, value, depth)
+
+    def _looks_into(self, package: str) -> bool:
+        return package in self._packages or is_of_the_user(package)
+
+    def _of_object(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
+        """The attributes of an object, and what they hold; of a framework's, only what the user put there."""
+        place = Attributes(name, value, plain=_package(value) in FRAMEWORKS)
+        self._places.append(place)
+        held = {key: one for key, one in place.held.items() if not place.plain or isinstance(one, WRITABLE)}
+        if isinstance(value, logging.Handler):  # whose files get nothing while a step is run again
+            held.pop("stream", None)
+        yield from ((f"{name}.{key}" if name else key, one, depth + 1) for key, one in held.items())
+        if not place.plain:
+            yield f"{name}'s class", type(value), depth + 1
+
+    def _of_own_code(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
+        """What a class of the step's own package holds, or a module of it."""
+        module = value.__module__ if isinstance(value, type) else value.__name__
+        package = module.partition(".")[0]
+        if not self._looks_into(package):
+            return
+        if isinstance(value, type):
+            place = Attributes(name or value.__name__, value)
+            self._places.append(place)
+            held = place.held
+        else:
+            held = {n: v for n, v in vars(value).items() if not (n.startswith("__") or callable(v))}
+            self._places.append(Contents.of(name, vars(value), frozenset(held), "{name}.{key}"))
+        yield from ((f"{name}.{key}", one, depth + 1) for key, one in list(held.items()))
+
+    def _of_method(self, name: str, method: types.MethodType, depth: int) -> Iterator[tuple[str, Any, int]]:
+        """A method's object and function, and the other methods that it names."""
+        function, owner = method.__func__, method.__self__
+        yield name, owner, depth
+        if id(function) in self._seen:
+            return
+        names = getattr(getattr(function, "__code__", None), "co_names", ())
+        others = [getattr(type(owner), one, None) for one in names]
+        methods = [types.MethodType(one, owner) for one in others if isinstance(one, types.FunctionType)]
+        self._alive += methods  # their ids must not go to others
+        yield from ((name, one, depth) for one in (function, *methods))
 
     def _contained(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
         if not isinstance(value, tuple):
             self._places.append(Contents.of(name, value))
         if isinstance(value, dict):
             entries = [(f"{name}[{key!r}]", one) for key, one in list(value.items())[:_LOOKED_INTO]]
-        elif len(value) <= _LOOKED_INTO:
+        elif isinstance(value, (list, tuple, set, deque)) and len(list(iter(value))) <= _LOOKED_INTO:
             entries = [(f"{name}[{k}]", one) for k, one in enumerate(list(iter(value)))]
         else:
             entries = []
         yield from ((label, one, depth + 1) for label, one in entries)
 
-    def _named_in(self, function: types.FunctionType, depth: int) -> Iterator[tuple[str, Any, int]]:
+    def _named_in(self, name: str, function: types.FunctionType, depth: int) -> Iterator[tuple[str, Any, int]]:
         """The variables of a function's closure, and the globals that it names; of the step's own package."""
+        del name
         package = str(function.__module__).partition(".")[0]
-        if self._packages and package not in self._packages:
+        if package in FRAMEWORKS or (self._packages and not self._looks_into(package)):
             return
         self._packages.add(package)
         for label, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -132,12 +220,36 @@ class Memory:
 
 def is_data(value: Any) -> bool:
     """Whether an object is of a kind that a step keeps things in: of the user's own, or a batch of a framework's."""
-    package = type(value).__module__.partition(".")[0]
-    if isinstance(value, types.SimpleNamespace):
+    package = _package(value)
+    if isinstance(value, HOLDING):
         return True
-    if package in _OTHERS or package in sys.stdlib_module_names or package.startswith("equiv_probe"):
+    if package in _LEFT_ALONE or package in sys.stdlib_module_names - {"__main__"} or package.startswith("equiv_probe"):
         return False
-    return isinstance(getattr(value, "__dict__", None), dict)
+    return isinstance(getattr(value, "__dict__", None), dict) or bool(slots(type(value)))
+
+
+@functools.cache
+def is_of_the_user(package: str) -> bool:
+    """Whether a package is neither the language's, nor installed, but of the user's own."""
+    if package in sys.stdlib_module_names or package == "builtins" or package.startswith("equiv_probe"):
+        return package == "__main__"
+    path = getattr(sys.modules.get(package), "__file__", None) or ""
+    return "site-packages" not in path and "dist-packages" not in path
+
+
+def _package(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
+
+
+def _parts_of(value: Any) -> tuple[Any, ...] | None:
+    """What a callable, or a writer of CSV, hands on to; None for anything else."""
+    if isinstance(value, functools.partial):
+        return value.func, value.args, value.keywords
+    if isinstance(value, types.BuiltinMethodType) and not isinstance(value.__self__, types.ModuleType):
+        return (value.__self__,)
+    if type(value).__module__ == "_csv":
+        return tuple(gc.get_referents(value))
+    return None
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +13,10 @@ from torch import nn
 
 from equiv_probe.live.contents import INTERNAL, copied
 from equiv_probe.live.contents import held as held_in_containers
-from equiv_probe.live.kept_values import COMPARED, same
-from equiv_probe.live.memory import Memory, is_data
+from equiv_probe.live.isolation import attributes_of, isolated, sharded
+from equiv_probe.live.kept_values import COMPARED, is_plain, same
+from equiv_probe.live.memory import FRAMEWORKS, HOLDING, Memory, is_data, is_of_the_user
+from equiv_probe.live.unrepeatable import Position, is_watched
 from equiv_probe.representations.voxel_rotations import at_hand
 
 if TYPE_CHECKING:
@@ -30,13 +34,16 @@ class _Held:
 
     attributes: dict[str, Any]
     buffers: dict[str, Tensor | None]
-    parameters: dict[str, nn.Parameter | None]
+    parameters: dict[str, nn.Parameter | None] | None
 
     @classmethod
-    def by(cls, module: nn.Module) -> _Held:
-        """What a module holds now."""
-        attributes = {name: value for name, value in vars(module).items() if name not in INTERNAL}
-        return cls({**attributes, "training": module.training}, dict(module._buffers), dict(module._parameters))
+    def by(cls, module: nn.Module, *, spread: bool = False) -> _Held:
+        """What a module holds now; without parameters, where FSDP minds them."""
+        attributes = {
+            name: value for name, value in attributes_of(module, spread=spread).items() if name not in INTERNAL
+        }
+        parameters = None if spread else dict(module._parameters)
+        return cls({**attributes, "training": module.training}, dict(module._buffers), parameters)
 
     def copied(self, known: dict[int, Any]) -> _Held:
         """Copies of all that can be written into, but parameters."""
@@ -46,17 +53,20 @@ class _Held:
                     known[id(buffer)] = buffer.detach().clone()
         buffers = {name: None if buffer is None else known[id(buffer)] for name, buffer in self.buffers.items()}
         attributes = {name: copied(value, known) for name, value in self.attributes.items()}
-        return _Held(attributes, buffers, dict(self.parameters))
+        return _Held(attributes, buffers, None if self.parameters is None else dict(self.parameters))
 
     def put_into(self, module: nn.Module) -> None:
         """Let a module hold this."""
         here = vars(module)
-        for name in [name for name in here if name not in INTERNAL and name not in self.attributes]:
-            del here[name]
+        spread = self.parameters is None
+        for name in attributes_of(module, spread=spread):
+            if name not in INTERNAL and name not in self.attributes:
+                del here[name]
         here.update(self.attributes)
         for container, contents in ((module._buffers, self.buffers), (module._parameters, self.parameters)):
-            container.clear()
-            container.update(contents)  # type: ignore[arg-type]
+            if contents is not None:
+                container.clear()
+                container.update(contents)  # type: ignore[arg-type]
 
 
 class ModuleSnapshot:
@@ -70,19 +80,12 @@ class ModuleSnapshot:
     def __init__(self, modules: Iterable[nn.Module], apart: Iterable[object] = ()) -> None:
         self._apart = {id(one): one for one in apart}
         self._modules = all_of(modules)
-        self._now = [_Held.by(module) for module in self._modules]
+        self._spread = any(sharded(module) for module in self._modules)
+        self._now = [_Held.by(module, spread=self._spread) for module in self._modules]
         known = dict(self._apart)
         self._saved = [held.copied(known) for held in self._now]
-        self.objects = Memory(self._data())
-        """Plain objects that the attributes hold: these are written into, and put back in place."""
-
-    def _data(self) -> Iterator[tuple[str, Any]]:
-        """Objects in the modules' attributes, of the packages that the modules are of."""
-        for module, own in zip(self._modules, self._now, strict=True):
-            package = _package(module)
-            for name, value in own.attributes.items():
-                entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
-                yield from ((name, one) for one in list(entries)[:MANY] if is_data(one) and _package(one) == package)
+        self.objects = written_by(self._modules)
+        """Plain objects that the attributes hold, and what their code names: put back in place."""
 
     def restore(self) -> None:
         """Let the modules hold what they held, as fresh copies; who keeps what they hold now puts that back."""
@@ -96,7 +99,7 @@ class ModuleSnapshot:
         """Names of what modules hold that is not what it was, as far as that shows without waiting for a device."""
         found = list(self.objects.changes)
         for module, own, saved in zip(self._modules, self._now, self._saved, strict=True):
-            here, kind = _Held.by(module), type(module).__name__
+            here, kind = _Held.by(module, spread=self._spread), type(module).__name__
             for name in {**own.attributes, **here.attributes}:
                 then, now = own.attributes.get(name, own), here.attributes.get(name, own)
                 if now is not then or not _alike(now, saved.attributes[name]):
@@ -116,6 +119,49 @@ def _alike(now: Any, copy: Any) -> bool:
     if isinstance(now, (list, deque)) and isinstance(copy, (list, deque)):
         return len(now) == len(copy) and all(_alike(a, b) for a, b in zip(list(now)[:MANY], copy, strict=False))
     return now is copy if isinstance(now, (int, float, str, bool, type(None))) else True
+
+
+def written_by(modules: Iterable[nn.Module]) -> Memory:
+    """What modules write into when they are called: objects in their attributes, and what their code and hooks name.
+
+    Objects are of the packages that the modules are of, or of the user's own.
+    """
+    modules = list(modules)
+    packages = {_package(module) for module in modules}
+    return Memory(_roots(modules, packages), packages=packages - FRAMEWORKS)
+
+
+def _roots(modules: list[nn.Module], packages: set[str]) -> Iterator[tuple[str, Any]]:
+    for module in modules:
+        for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks):
+            yield from (("", hook) for hook in hooks.values())
+        if _package(module) not in FRAMEWORKS:
+            yield "", type(module).forward
+        for name, value in vars(module).items():
+            if name in INTERNAL:
+                continue
+            entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+            yield from ((name, one) for one in islice(entries, MANY) if _is_written_into(one, packages))
+
+
+def _is_written_into(value: Any, packages: set[str]) -> bool:
+    if is_plain(value) or isinstance(value, (nn.Module, torch.Tensor)):
+        return False
+    package = _package(value)
+    known = package in packages or package in FRAMEWORKS or isinstance(value, HOLDING) or is_of_the_user(package)
+    return (known and is_data(value)) or is_watched(value) or Position.keeps(value)
+
+
+@contextmanager
+def unnoticed(network: nn.Module) -> Iterator[None]:
+    """A context of passes through a network of which nothing is left that it, or a hook on it, writes anywhere."""
+    modules = all_of((network,))
+    objects = written_by(modules)
+    try:
+        with isolated(network, contents=True):
+            yield
+    finally:
+        objects.restore()
 
 
 def _package(value: Any) -> str:

@@ -17,11 +17,6 @@ T = TypeVar("T")
 def in_chunks(evaluate: Callable[[int, int], T], count: int, chunk: int) -> Iterator[T]:
     """Evaluate ``range(count)`` in chunks ``[start, stop)``; running out of memory halves the chunk and carries on.
 
-    Args:
-        evaluate: called with start and stop.
-        count: how many items there are.
-        chunk: how many to try at first.
-
     Raises:
         EquivProbeError: one item alone does not fit.
     """

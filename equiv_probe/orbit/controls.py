@@ -26,22 +26,19 @@ if TYPE_CHECKING:
 NUDGE = 0.1
 """Displacement of every coordinate, relative to the spread of all."""
 STAYS = 1e-6
-"""Of the largest coordinate: inputs that rotations change by less do not rotate (an atom about itself)."""
+"""Relative change of the largest coordinate below which an input does not rotate (an atom about itself)."""
 STEPS = (-0.01, -0.005, 0.005, 0.01)
-"""Of the move: moves that differ by so much make nearly the same difference, unless it is rounding."""
+"""Relative changes of the move, small enough that only rounding makes their results differ."""
 FIXED = 'if its positions are counted from a point that matters, rotate about that: center="origin"'
 ROUGH = 10.0
-"""Times what nearly the same moves differ by that a difference is more than rounding."""
+"""Multiple of the scatter between nearly equal moves above which a difference is more than rounding."""
 _LOW = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def nudge(value: Tensor, generator: torch.Generator, size: float = NUDGE) -> Tensor:
-    """Random displacements for each entry, which no rotation is, in float32.
+    """Random displacements of each entry, which no rotation makes, float32, ``size`` times the spread of all entries.
 
-    Args:
-        value: coordinates; entries that are not finite count as zero.
-        generator: on the CPU, so that all devices draw alike.
-        size: of the displacements, relative to the spread of all entries.
+    Entries that are not finite count as zero; the generator is on the CPU, so that all devices draw the same numbers.
     """
     noise = torch.randn(value.shape, generator=generator, dtype=torch.float32).to(value.device)
     finite = torch.where(value.isfinite(), value, 0.0).float()
@@ -51,13 +48,10 @@ def nudge(value: Tensor, generator: torch.Generator, size: float = NUDGE) -> Ten
 def controls_of(
     model: RotatedModel, rotations: Tensor, round_trips: Mapping[str, Tensor], repeats: Mapping[str, Tensor]
 ) -> list[Control]:
-    """The controls of a model that was evaluated at rotations.
+    """The controls of a model that was evaluated at rotations ``(K, 3, 3)``.
 
-    Args:
-        model: it; knows which outputs varied.
-        rotations: ``(K, 3, 3)``.
-        round_trips: outputs at inputs that differ by rounding alone, ``(F, *S)`` by name; empty if not evaluated.
-        repeats: outputs at the very same input, likewise.
+    ``round_trips`` are outputs at inputs that differ by rounding alone, ``(F, *S)`` by name, ``repeats`` those at the
+    very same input; empty if not evaluated.
     """
     if any(value.device.type == "meta" for value in model.identity.values()):  # there are no numbers
         return []
@@ -123,7 +117,7 @@ def _stays_when_moved(
         return [Control(TRANSLATION, None, f"the model could not be evaluated where the structure was moved: {error}")]
     controls = []
     for name in there:
-        here, held = model.identity[name], _held(model, model.identity[name])
+        here, held = model.identity[name], model.held(model.identity[name], model.schema.outputs[name])
         difference = _root(there[name] - here, held)
         floors = [_root(other[name] - here, held) for other in (round_trips, repeats) if name in other]
         low = _precision(here, model.precision, floors[0] if name in round_trips else math.nan)
@@ -160,7 +154,7 @@ def _moved(model: RotatedModel, places: Mapping[str, Tensor], shift: Tensor) -> 
     copies = model.rotated(None)
     for name, value in places.items():
         moved = model.schema.inputs[name].translate(value.detach(), shift.to(value.device))
-        held = _held(model, value)
+        held = model.held(value, model.schema.inputs[name])  # padding stays where it is, as it does in data
         copies[name] = (moved if held is None else torch.where(held, moved, value.detach()))[None]
     found = {}
     for name, value in model.at(copies, 1).items():
@@ -181,21 +175,8 @@ def _rotating(model: RotatedModel) -> dict[str, Tensor]:
     }
 
 
-def _held(model: RotatedModel, value: Tensor) -> Tensor | None:
-    """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them.
-
-    Padding stays where it is when structures are moved, as it does in data.
-    """
-    if model.schema.mask is None:
-        return None
-    mask: Tensor = model.inputs[model.schema.mask]
-    if value.shape[: mask.ndim] != mask.shape:
-        return None
-    return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
-
-
 def _precision(values: Tensor, given: torch.dtype | None, floor: float) -> torch.dtype:
-    """In which outputs were computed: what holds all their digits; single where round trips ended where they began."""
+    """The precision that outputs were computed in: the lowest that holds their digits; single without a floor."""
     known = [one for one in _LOW if bool((values == values.to(one).to(values)).all())]
     known += [given] if given is not None else []
     known += [torch.float32] if not floor > 0 else []

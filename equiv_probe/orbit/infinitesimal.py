@@ -66,7 +66,7 @@ def infinitesimal(
     rotations = plan.rotations()
     tilts = torch.stack([torch.linalg.matrix_exp(sign * step * generators()) for sign in (1, -1)])  # (2, 3, 3, 3)
     rotated = torch.einsum("saij,kjl->ksail", tilts, rotations.reshape(-1, 3, 3)).reshape(-1, 3, 3)
-    parts = list(in_chunks(lambda a, b: model.pulled_back(rotated[a:b])[name], len(rotated), chunk if stacked else 1))
+    parts = list(in_chunks(lambda a, b: model.rotated_back(rotated[a:b])[name], len(rotated), chunk if stacked else 1))
     values = torch.cat(parts).reshape(plan.size, 2, 3, -1)
     slopes = (values[:, 0] - values[:, 1]) / (2 * step)
     per_rotation = slopes.square().mean(-1).sum(-1)

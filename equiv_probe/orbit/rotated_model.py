@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.orbit.rounding import perturbed, perturbed_weights
 from equiv_probe.representations.representation import Fixed
+from equiv_probe.schema.batch_layout import resolve_batch
+from equiv_probe.schema.centers import box_center, centroids, dense_centroids, require_common_center
 from equiv_probe.schema.grid_plans import exact_grids
 from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import Schema, named, unnamed
-from equiv_probe.schema.structures import box_center, require_common_center, resolve_batch
 from equiv_probe.schema.translation import settled
 
 if TYPE_CHECKING:
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from equiv_probe.representations.representation import Representation
+
 
 class RotatedModel:
-    """A callable with its input and schema: evaluates rotated copies and pulls the answers back."""
+    """A callable with its input and schema: evaluates rotated copies and rotates the outputs back."""
 
     def __init__(
         self,
@@ -74,6 +78,8 @@ class RotatedModel:
                 raise EquivProbeError(
                     f"an empty input {name!r} of shape {tuple(tensors[name].shape)}", "a structure with atoms"
                 )
+        if schema.mask is None and any(rep.is_affine for rep in schema.inputs.values()):
+            self.schema = replace(schema, mask=resolve_batch(schema, tensors).mask)
         self.center = self._center(center)
         self._own = self.unrotated()
         self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self._own.items()}
@@ -96,25 +102,17 @@ class RotatedModel:
             return None
         require_common_center(self.schema)
         points: Tensor = self.schema.inputs[name].places(self.inputs[name]).double()
-        if self.schema.batch is not None:
-            index = self.inputs[self.schema.batch].long()
-            count = int(index.max()) + 1
-            sums = points.new_zeros(count, 3).index_add_(0, index, points)
-            self.structure_centers = sums / torch.bincount(index, minlength=count)[:, None]
-            return self.structure_centers[index]
-        atoms = tuple(range(min(1, points.ndim - 2), points.ndim - 1))  # of a dense batch all but the first axis
-        if self.schema.mask is None:
-            return points.mean(atoms, keepdim=True)
-        mask: Tensor = self.inputs[self.schema.mask].to(points)
-        mask = mask.reshape(*mask.shape, *(1,) * (points.ndim - mask.ndim)).expand(*points.shape[:-1], 1)
-        held = torch.where(mask != 0, points, 0.0)  # padding may hold anything, also NaN
-        return (held * mask).sum(atoms, keepdim=True) / mask.sum(atoms, keepdim=True).clamp_min(1)
+        if self.schema.batch is None:
+            return dense_centroids(points, self.inputs[self.schema.mask] if self.schema.mask else None)
+        index = self.inputs[self.schema.batch].long()
+        self.structure_centers = centroids(points, index, int(index.max()) + 1)
+        return self.structure_centers[index]
 
     def unrotated(self) -> dict[str, Tensor]:
         """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output; at what of a grid is in its ball."""
         return next(in_chunks(lambda _a, _b: self._call(None), 1, 1))
 
-    def pulled_back(self, rotations: Tensor) -> dict[str, Tensor]:
+    def rotated_back(self, rotations: Tensor) -> dict[str, Tensor]:
         """``h_g`` for rotations ``(C, 3, 3)``, ``(C, *S)`` by output."""
         found = {}
         for name, value in self._call(rotations).items():
@@ -122,7 +120,9 @@ class RotatedModel:
                 self.varying.add(name)
             representation = self.schema.outputs[name]
             center = self._center_for(representation.places(value).shape[1:]) if representation.is_affine else None
-            found[name] = representation.rotate_back(value, rotations, None if center is None else center.to(value))
+            back = representation.rotate_back(value, rotations, None if center is None else center.to(value))
+            held = self.held(value[0], representation) if representation.is_affine else None
+            found[name] = back if held is None else torch.where(held, back, self._own[name])
         return found
 
     def is_own(self, name: str, values: Tensor) -> bool:
@@ -147,6 +147,14 @@ class RotatedModel:
                 'center="origin", or a tensor that broadcasts against all points',
             )
         return center
+
+    def held(self, value: Tensor, rep: Representation) -> Tensor | None:
+        """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them."""
+        mask = self.inputs[self.schema.mask] if self.schema.mask else None
+        lead = value.shape[: value.ndim - len(rep.event_shape)]
+        if mask is None or rep.is_whole or lead[: mask.ndim] != mask.shape:
+            return None
+        return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
 
     def centers(self) -> dict[str, Tensor]:
         """The centre of every output that has the shape of points."""
@@ -177,6 +185,8 @@ class RotatedModel:
                 copies = representation.rotate_back(copies, rotations, center)
             if back_again and self._perturbing is not None:
                 copies = perturbed(copies, self._perturbing)
+            if representation.is_affine and (held := self.held(low, representation)) is not None:
+                copies = torch.where(held, copies, low)  # padding stays where it is, as it does in rotated data
             # A copy even of what does not change: the model may write into its input, and that is the caller's.
             rotated[name] = copies.to(value.dtype, copy=True)
         return rotated

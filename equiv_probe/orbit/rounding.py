@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 
 
 def perturbed(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Values ``x (1 + ε u)`` with u uniform in [−1, 1] and ε the spacing of their precision; whole numbers stay.
-
-    Args:
-        values: of any shape.
-        generator: source of u, on the CPU.
-    """
+    """Values ``x (1 + ε u)`` with u uniform in [−1, 1] and ε the spacing of their precision; whole numbers stay."""
     if not values.is_floating_point():
         return values
     u = 2 * torch.rand(values.shape, generator=generator, dtype=torch.float64) - 1

@@ -11,6 +11,7 @@ from equiv_probe.estimation.orbit import Moments, Orbit
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.orbit.controls import controls_of
 from equiv_probe.orbit.rotated_model import RotatedModel
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.schema.schema import Schema
+
 
 KEEP_LIMIT = 2**24
 """Orbits of at most this many numbers (128 MiB) are kept without being asked for."""
@@ -40,7 +42,7 @@ def twirl(
     generator: torch.Generator | None = None,
     floor: int = 3,
     precision: torch.dtype | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Orbit:
     """Evaluate the orbit ``h_g(x) = ρ_out(g)⁻¹ f(ρ_in(g) x)`` of one input over a plan's rotations.
 
@@ -49,7 +51,7 @@ def twirl(
         inputs: tensor, tuple or dict; one structure, a dense batch, or node tensors with a batch index.
         schema: representations; None infers them and prints what was assumed.
         plan: None is four tetrahedral replicates, 48 rotations; for grids without interpolation the rotations of the
-            cube, or on boxes that are no cubes the half turns.
+            cube, or on boxes that are no cubes the rotations by 180°.
         stacked: False calls ``predict`` with one rotated copy at a time; True once per chunk, with a leading rotation
             axis ``(C, ...)`` on the inputs that rotate, and expects it on every output.
         chunk: rotations per call when stacked; halved when memory runs out.
@@ -61,7 +63,7 @@ def twirl(
         generator: source of the rotations; None uses the plan's seed.
         floor: evaluations at ``g⁻¹(g x)`` for the round-off floor; 0 leaves the floors out.
         precision: the model's, if it is lower than that of the inputs it is given; the round trips are made in it.
-        progress: show a progress bar.
+        progress: show a bar in a terminal, lines in a log, once it takes longer than two seconds.
 
     Returns:
         The orbit, in float64 (float32 on devices without it), with the controls that its numbers must have passed: do
@@ -79,9 +81,9 @@ def twirl(
     moments = Moments(model.identity, plan.weights, len(rotations))
     size = sum(value.numel() for value in model.identity.values()) * len(flat)
     stored: list[dict[str, Tensor]] | None = [] if (keep if keep is not None else size <= KEEP_LIMIT) else None
-    with progress_bar(len(flat), shown=progress) as advance:
+    with progress_bar(len(flat), "rotations", shown=progress) as advance:
         step = chunk if stacked else 1
-        for values in in_chunks(lambda a, b: model.pulled_back(flat[a:b]), len(flat), step):
+        for values in in_chunks(lambda a, b: model.rotated_back(flat[a:b]), len(flat), step):
             moments.add(values)
             if stored is not None:
                 stored.append(values)
@@ -113,25 +115,3 @@ def _round_trips(count: int, plan: RotationPlan, schema: Schema) -> Tensor:
     if not exact_grids(schema):
         return haar(count, generator)
     return one_of(plan).draws(count, generator).reshape(-1, 3, 3)
-
-
-class progress_bar:  # noqa: N801 - a context manager used as a function
-    """A Rich progress bar, or nothing."""
-
-    def __init__(self, total: int, label: str = "twirl", *, shown: bool) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._progress = Progress(transient=True, console=Console(stderr=True)) if shown else None
-        self._total, self._label = total, label
-
-    def __enter__(self) -> Callable[[int], None]:
-        if self._progress is None:
-            return lambda _: None
-        self._progress.start()
-        task = self._progress.add_task(self._label, total=self._total)
-        return lambda count: self._progress.advance(task, count) if self._progress else None
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()

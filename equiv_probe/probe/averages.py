@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.live.capture import all_outputs, wide
+from equiv_probe.live.capture import wide
+from equiv_probe.live.outputs import all_outputs
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.representations.grids import filled_outside
 
@@ -89,7 +90,7 @@ class Averages:
         def evaluate(a: int, b: int) -> dict[str, Tensor]:
             start.restore()
             rotations = torch.stack([self.rotations[key] for key in missing[a:b]])
-            return (live.attached if attached else live.pulled_back)(call, structures, rotations)
+            return (live.attached if attached else live.rotated_back)(call, structures, rotations)
 
         done = 0
         for values in in_chunks(evaluate, len(missing), together):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.live.capture import read_outputs
-from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.live.isolation import RandomState
+from equiv_probe.live.module_snapshot import unnoticed
+from equiv_probe.live.outputs import read_outputs
+from equiv_probe.probe.floors import floor_is_due, floor_of_call
 
 if TYPE_CHECKING:
     from equiv_probe.live.capture import Call
@@ -24,12 +27,14 @@ class Pending:
         stage: whose.
         kind: ``"call"`` or ``"step"``, which is counted.
         before: the random state before the call, where an augmentation rotates it.
+        thread: that made the call.
     """
 
     call: Call
     stage: str
     kind: str
     before: RandomState | None = None
+    thread: int = field(default_factory=threading.get_ident)
 
 
 def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
@@ -43,14 +48,15 @@ def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
     live, call, before = parts.live, pending.call, pending.before
     with (
         parts.schedules.timed(pending.kind, pending.stage),
-        isolated(live.network),
+        unnoticed(live.network),
         torch.inference_mode(False),
         torch.no_grad(),
     ):
         rotated = None if before is None else parts.plans.rotated_by(parts.model, live)
         if rotated is None:
             live.network.eval()
-        plan = parts.plans.fitted(live, call, raw, pending.stage)
+        whole = parts.schedules[pending.kind, pending.stage].whole
+        plan = parts.plans.fitted(live, call, raw, pending.stage, whole=whole)
         if plan.design != "haar":  # only of Haar rotations are the augmentation's a sample
             rotated = None
             live.network.eval()
@@ -69,3 +75,5 @@ def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
             before.restore()
         measured = live.measure(call, raw, plan, rotations, evaluate=parts.evaluate, known=known)
         parts.so_far.add_call(pending.stage, live, call, measured)
+        if floor_is_due(parts, pending.stage, pending.kind):
+            floor_of_call(parts, call, raw, pending.stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -148,6 +149,20 @@ class Checks:
             f"the step returns {kind}'s output {name!r} itself, or its mean: of a loss that is linear in the outputs "
             "L_equiv is zero by construction",
         )
+
+    def of_unrepeatable(self, run: RecordedStep) -> None:
+        """Say, once for every thing, that a step is not run again since it used what cannot be put back."""
+        what = ", ".join(run.unrepeatable)
+        control = Control(
+            REPRODUCED,
+            None,
+            f"the step was not run again, since it uses {what}, which cannot be put back: the network's outputs were "
+            "measured without labels",
+        )
+        if control not in self.found:
+            fix = "leave that outside of the step to decompose its loss"
+            warnings.warn(f"equiv_probe: {control.sentence}; {fix}", stacklevel=5)
+            self._note(control)
 
     def of_replay(self, run: RecordedStep, replay: Replay, written: list[str], stage: str) -> None:
         """Note what a step's further runs showed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.hook import Hook
 from equiv_probe.live.isolation import RandomState, capturing_graph, measuring, transforming
 from equiv_probe.probe.call_measurement import Pending, measure_call
+from equiv_probe.probe.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +37,7 @@ class Hooks:
         self._pending: Pending | None = None
         self._awaited: str | None = None
         self._resting = False
+        self.threads = Threads()
 
     def attach(self) -> None:
         """Put them on."""
@@ -107,23 +110,37 @@ class Hooks:
         parts = self._parts
         if module is not parts.model or measuring() or capturing_graph():
             return
+        if not self.threads.enter():
+            return
         self._pending = None
         if transforming():
             self._recorder.transformed = True
         elif self._recorder.active:
-            self._recorder.called(args, kwargs)
+            if self._recorder.records_here:
+                self._recorder.called(args, kwargs)
         elif self._awaited is not None or (not self._resting and parts.schedules["call", parts.stage].due()):
+            parts.meeting.require(parts.live.network)
             kind = "call" if self._awaited is None else "step"
             augmented = parts.plans.augmentation(parts.model, parts.live) is not None
             before = RandomState.now() if augmented else None
-            self._pending = Pending(parts.live.keep(args, kwargs), self._awaited or parts.stage, kind, before)
-            self._awaited = None
+            stage, self._awaited = self._awaited or parts.stage, None
+            try:
+                self._pending = Pending(parts.live.keep(args, kwargs), stage, kind, before)
+            except Exception as error:
+                if parts.failures.fatal:
+                    raise
+                parts.failures.add(error, "measure")
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
         del args, kwargs
         if module is not self._parts.model or measuring():
             return
+        self.threads.leave()
+        if self._pending is None or self._pending.thread != threading.get_ident():
+            return
         pending, self._pending = self._pending, None
-        if pending is not None and not self._recorder.active:
-            with self._parts.failures.listed():
+        if self._recorder.active:
+            return
+        with self.threads.alone() as alone, self._parts.failures.listed():
+            if alone:
                 measure_call(self._parts, pending, raw)

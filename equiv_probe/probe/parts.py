@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.objectives import Evaluate
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.probe.accumulated import Accumulated
+    from equiv_probe.probe.agreement import Meeting
     from equiv_probe.probe.checks import Checks
     from equiv_probe.probe.failures import Failures
     from equiv_probe.probe.plans import Plans
@@ -31,6 +32,7 @@ class Parts:
         schedules: when to measure.
         so_far: what was measured.
         failures: what could not be.
+        meeting: of the processes over which a network is spread.
         checks: what the numbers must have passed.
         evaluate: what a call is compared with.
         replays: whether steps are run again; not where the losses of a call are known.
@@ -45,6 +47,7 @@ class Parts:
     schedules: Schedules
     so_far: Accumulated
     failures: Failures
+    meeting: Meeting
     checks: Checks
     evaluate: Evaluate
     replays: bool

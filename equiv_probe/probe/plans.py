@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.capture import read_outputs
 from equiv_probe.live.hook import CallRotation, rotation_of_calls
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.rotations.drawing import RotationSource, draw
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LIGHT = RotationPlan("haar", replicates=2)
 """Two rotations: the fewest with which ``L_equiv`` can be estimated without bias."""
+SMALL = RotationPlan("haar", replicates=4)
+"""Of evaluation where the whole plan would cost too much: the fewest that give an error bar on one batch."""
 
 
 class Plans:
@@ -39,6 +41,7 @@ class Plans:
 
     def __init__(self, full: PlanLike | None, light: PlanLike, seed: int) -> None:
         self.full, self.light = rotation_plan(full) or RotationPlan(), rotation_plan(light)
+        self.small = SMALL if full is None else self.full  # a plan that was chosen is kept to
         self._chosen = full is not None, light is not LIGHT
         self.source = RotationSource(seed)
         for each in (self.full, self.light):
@@ -46,7 +49,14 @@ class Plans:
                 raise EquivProbeError("a plan of one replicate", "at least two", "RotationPlan(..., replicates=4)")
 
     def fitted(
-        self, live: LiveOrbit, call: Call, raw: Any, stage: str = "", given: PlanLike | None = None
+        self,
+        live: LiveOrbit,
+        call: Call,
+        raw: Any,
+        stage: str = "",
+        given: PlanLike | None = None,
+        *,
+        whole: bool = True,
     ) -> RotationPlan:
         """The plan of a stage: where nobody chose one, what fits the grids of the call.
 
@@ -56,6 +66,7 @@ class Plans:
             raw: the network's output.
             stage: whose plan.
             given: a plan in its place.
+            whole: False for few rotations in evaluation too.
 
         Raises:
             EquivProbeError: a plan that does not fit.
@@ -65,9 +76,10 @@ class Plans:
         full_chosen, light_chosen = self._chosen
         if not full_chosen:
             self.full = fitting_plan(self.full, schema, call.inputs, outputs)
+            self.small = fitting_plan(self.small, schema, call.inputs, outputs, subset=SMALL.size)
         if not light_chosen:
             self.light = fitting_plan(self.light, schema, call.inputs, outputs, subset=2)
-        plan = rotation_plan(given) or (self.light if stage == "train" else self.full)
+        plan = rotation_plan(given) or (self.light if stage == "train" else self.full if whole else self.small)
         require_fit(plan, schema, call.inputs, outputs)
         return plan
 
@@ -86,7 +98,7 @@ class Plans:
     def of_step(
         self, run: RecordedStep, plan: RotationPlan, *, per_structure: bool | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """A plan's rotations for a recorded step, and the pulled-back outputs of the first one where they are known.
+        """A plan's rotations for a recorded step, and the rotated-back outputs of the first one where they are known.
 
         Args:
             run: the step.

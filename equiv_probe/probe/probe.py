@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.estimation.objectives import label_free, labelled
 from equiv_probe.live.isolation import measuring
 from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.probe.accumulated import Accumulated
+from equiv_probe.probe.agreement import Meeting
 from equiv_probe.probe.bins import Over
 from equiv_probe.probe.checks import Checks
 from equiv_probe.probe.failures import Failures
@@ -35,7 +37,7 @@ from equiv_probe.probe.parts import Parts
 from equiv_probe.probe.plans import LIGHT, Plans
 from equiv_probe.probe.probe_report import report_of
 from equiv_probe.probe.recorder import Recorder
-from equiv_probe.probe.schedules import Schedules
+from equiv_probe.probe.schedules import Cadences, Schedules
 from equiv_probe.probe.step_gradients import step_gradients
 from equiv_probe.probe.step_measurement import gradients_due, measure_gradients, measure_step, replayed
 
@@ -77,18 +79,22 @@ class Probe:
         plan: of full mode; None is four tetrahedral replicates, 48 rotations; where a grid without interpolation
             rotates along, the rotations of the cube (half turns, on a box that is no cube), and two of them in light
             mode.
-        every: training calls, or steps, between two measurements; ``"epoch"`` for one after each :meth:`begin_epoch`; a
-            rule ``step -> bool``; or None for never.
+        every: training calls, or steps, between two measurements; ``"auto"`` for as many as the cost allows, the same
+            in all processes; ``"epoch"`` for one after each :meth:`begin_epoch`; a rule ``step -> bool``; or None for
+            never.
         warmup: training calls at the beginning that are left alone.
         full: evaluation calls, of which one at random is measured; a rule; or None for never.
-        budget: largest share of the elapsed time that full mode may take.
+        cost: largest share of the elapsed time that measuring takes, in training with ``every="auto"`` and in
+            evaluation; one half for each where both are measured so. A first measurement comes early all the same; in
+            evaluation it, and one that there is no room for otherwise, take four rotations if no plan was chosen. None
+            is no limit. Gradients are counted apart.
         light: the plan of light mode.
         window: measurements in the running estimate.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         seed: of the rotations, which come from generators of the probe's own.
         adapter: for batches that are not made of tensors, tuples and dicts; see
             :class:`equiv_probe.live.adapters.Adapter`.
-        stack: whether a dense batch may hold several copies; None tries it once and compares.
+        stacked: whether a dense batch may hold several copies; None tries it once and compares.
         targets: labels among the inputs of the call, by output: ``{"energy": "y"}``; their loss is decomposed. Or a
             function that finds them, see :data:`equiv_probe.estimation.objectives.Evaluate`.
         loss: against the targets; a name, or one by output.
@@ -113,22 +119,23 @@ class Probe:
             is listed in ``failures`` and warned of once: it never ends a training run.
     """
 
+    @renamed(budget="cost", stack="stacked")
     def __init__(
         self,
         model: nn.Module,
         schema: Schema | None = None,
         plan: PlanLike | None = None,
-        every: Cadence = 50,
+        every: Cadence = "auto",
         *,
         warmup: int = 0,
         full: Cadence = 10,
-        budget: float | None = 0.1,
+        cost: float | None = 0.01,
         light: PlanLike = LIGHT,
         window: int = 10,
         center: str | Tensor = "centroid",
         seed: int = 0,
         adapter: Adapter | None = None,
-        stack: bool | None = None,
+        stacked: bool | None = None,
         targets: Mapping[str, str] | Evaluate | None = None,
         loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
         objectives: Evaluate | None = None,
@@ -145,13 +152,15 @@ class Probe:
         compared = targets if callable(targets) else labelled(targets, loss) if targets else label_free
         self._parts = Parts(
             model,
-            LiveOrbit(model, schema, center, adapter=adapter, stack=stack),
-            Plans(plan, light, seed),
+            LiveOrbit(model, schema, center, adapter=adapter, stacked=stacked),
+            plans := Plans(plan, light, seed),
             Schedules(
-                every, warmup, full, budget, gradients=differentiating.every if differentiating else None, seed=seed
+                Cadences(every, warmup, full, cost, differentiating.every if differentiating else None, seed),
+                plans.small.size / plans.full.size,
             ),
             Accumulated(window, None if over is None else Over(over, bins), differentiating),
             Failures(),
+            Meeting(),
             Checks(),
             evaluate=objectives or compared,
             replays=objectives is None,
@@ -205,7 +214,7 @@ class Probe:
         return self._parts.so_far.gradients
 
     @property
-    def failures(self) -> list[str]:
+    def failures(self) -> Failures:
         """What could not be measured."""
         return self._parts.failures
 
@@ -251,15 +260,19 @@ class Probe:
 
     # Measuring ------------------------------------------------------------------------------------------------------
 
-    def begin_epoch(self, stage: str, calls: float | None = None, *, fresh: bool = False) -> None:
+    def begin_epoch(
+        self, stage: str, calls: float | None = None, *, fresh: bool = False, last: bool | None = None
+    ) -> None:
         """Say that an epoch begins: for ``every="epoch"``, and so that every epoch of an evaluation is measured.
 
         Args:
             stage: whose steps.
             calls: in this epoch, if known.
             fresh: forget what was measured in this stage before, as soon as something new is.
+            last: whether it is the last epoch of an evaluation, if that is known: for it half of what evaluation may
+                cost is kept, and it is measured whatever comes.
         """
-        self.schedules["step", stage].begin_epoch(calls)
+        self.schedules["step", stage].begin_epoch(calls, last)
         if stage == "train" and self.gradients is not None:
             self.schedules["gradients", stage].begin_epoch(calls)
         if fresh:
@@ -299,12 +312,14 @@ class Probe:
             with self._hooks.awaiting(stage):
                 return step()
         result: list[Any] = []
-        with self._parts.failures.listed(result):
+        with self._parts.failures.listed(result), self._hooks.attached():
+            self._parts.meeting.require(self.live.network)
             run = self.record(step, result)
-            if due:
-                measure_step(self._parts, run, stage, per_structure)
-            if differentiated:
-                measure_gradients(self._parts, run, per_structure)
+            with self._hooks.threads.alone() as alone:
+                if due and alone:
+                    measure_step(self._parts, run, stage, per_structure)
+                if differentiated and alone:
+                    measure_gradients(self._parts, run, per_structure)
         found: T = result[0]
         return found
 

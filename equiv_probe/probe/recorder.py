@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
@@ -11,6 +12,7 @@ from equiv_probe.live.isolation import RandomState, measuring, versions
 from equiv_probe.live.memory import Memory
 from equiv_probe.live.module_snapshot import ModuleSnapshot
 from equiv_probe.live.reachable import generators_in, modules_of
+from equiv_probe.live.unrepeatable import Used
 from equiv_probe.probe.recorded import Recorded, RecordedStep
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Recorder:
         self._calls: list[Recorded] | None = None
         self._generators: list[Any] = []
         self._last: Any = None
+        self._thread: int | None = None
+        self._unkept: Exception | None = None
         self.transformed = False
         """Whether the network was called inside of ``torch.func`` since the recording began."""
 
@@ -42,10 +46,19 @@ class Recorder:
         """Whether a step is in its ordinary run."""
         return self._calls is not None
 
+    @property
+    def records_here(self) -> bool:
+        """Whether it is this thread that runs the step."""
+        return self._thread == threading.get_ident()
+
     def called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note a call of the network."""
         assert self._calls is not None
-        call = self._parts.live.keep(args, kwargs)
+        try:
+            call = self._parts.live.keep(args, kwargs)
+        except Exception as error:  # raised after the user's own step, which goes on
+            self._unkept = self._unkept or error
+            return
         self._calls.append(Recorded(call, RandomState.now(self._generators)))
 
     def listen(self) -> None:
@@ -60,7 +73,7 @@ class Recorder:
 
     def _answered(self, module: nn.Module, args: tuple[Any, ...], raw: Any) -> None:
         del args
-        if module is self._parts.model and not measuring() and self._calls:
+        if module is self._parts.model and not measuring() and self._calls and self.records_here:
             self._calls[-1].answered(raw)
 
     def stop(self) -> None:
@@ -86,9 +99,10 @@ class Recorder:
         before, old = RandomState.now(self._generators), versions(modules)
         memory, snapshot = Memory.of_step(step), ModuleSnapshot((self._parts.model, *modules))
         calls: list[Recorded] = []
-        self._calls, self.transformed = calls, False
+        watched, used = [*memory.watched, *snapshot.objects.watched], Used()
+        self._calls, self.transformed, self._unkept, self._thread = calls, False, None, threading.get_ident()
         try:
-            with hooked():
+            with used.watching(watched), hooked():
                 self.listen()
                 result.append(step())
         finally:
@@ -96,6 +110,8 @@ class Recorder:
             self._calls, self._generators = None, []
         calls = [one for one in calls if one.after is not None]
         require_untrained(old, versions(modules))
+        if self._unkept is not None:
+            raise self._unkept
         if self.transformed:
             raise EquivProbeError(
                 "a step that calls the probed module inside of torch.func (vmap, grad, jvp) or with dual numbers",
@@ -118,6 +134,7 @@ class Recorder:
             memory=memory,
             snapshot=snapshot,
             protect=protect,
+            unrepeatable=tuple(dict.fromkeys((*used.names, *(str(one) for one in watched if one.changes())))),
         )
 
 

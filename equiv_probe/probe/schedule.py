@@ -1,22 +1,35 @@
-"""When to measure: every so many calls, by a rule, in a random part of the calls, within a time budget."""
+"""When to measure: every so many calls, by a rule, in a random part of the calls, within a share of the run's time."""
 
 from __future__ import annotations
 
+import math
 import random
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.probe.account import Account
+from equiv_probe.probe.agreement import Agreement
+from equiv_probe.probe.timer import Timer
 
-Cadence = int | Literal["epoch"] | Callable[[int], bool] | None
-"""Every so many calls, the first of every epoch, a rule that is asked with the number of the call, or never."""
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
+Cadence = int | Literal["auto", "epoch"] | Callable[[int], bool] | None
+"""Every so many calls; as the cost allows; the first of every epoch; a rule that is asked with the number of the call;
+or never."""
 
 FEW = 4
 """Measurements for which an epoch of few calls is made to last."""
+UNLIMITED = 50
+"""Calls between two measurements that follow the cost, where that has no limit."""
+SLACK = 0.98
+"""Of the calls that the cost asks for those that will do: seconds are not known better."""
+KEPT = 0.5
+"""Part of what evaluation may take that is kept for the last epoch."""
+FIRST = 10
+"""Calls after the first measurement until it is known what a call takes."""
 
 
 @dataclass
@@ -24,59 +37,77 @@ class Schedule:
     """Decides which calls are measured, and keeps count of them.
 
     Args:
-        every: one call in so many; ``"epoch"`` for the first after each :meth:`begin_epoch`; a rule ``step -> bool``;
-            None is never.
+        every: one call in so many; ``"auto"`` for as many as the account has room for; ``"epoch"`` for the first after
+            each :meth:`begin_epoch`; a rule ``step -> bool``; None is never.
         warmup: calls at the beginning that are left alone.
         at_random: the one call in each run of ``every`` is drawn at random, not the first: a validation set's batches
             come in the same order every epoch.
-        budget: largest share of the elapsed time that may go into measuring; None is no limit. The first call that is
-            due is measured whatever it costs, since nobody knows yet.
+        limited: whether a call that is due is measured only if the account has room for it. The first one always is,
+            by few rotations, since nobody knows yet what it costs.
         seed: of the random choice, which is its own.
+        account: of the run's time; None is one of its own, without a limit.
+        part: of the rotations of a whole measurement those of a small one, which takes the place of one that the
+            account has no room for.
 
     >>> schedule = Schedule(every=3, warmup=2)
     >>> [step for step in range(10) if schedule.due()]
     [2, 5, 8]
     """
 
-    every: Cadence = 50
+    every: Cadence = UNLIMITED
     warmup: int = 0
     at_random: bool = False
-    budget: float | None = None
+    limited: bool = False
     seed: int = 0
+    account: Account = field(default_factory=Account)
+    part: float = 1.0
     step: int = field(default=0, init=False)
-    seconds: float = field(default=0.0, init=False)
-    began: float = field(default_factory=time.perf_counter, init=False)
     was_due: bool = field(default=False, init=False)
     measured: int = field(default=0, init=False)
-    allowance: int | None = field(default=None, init=False)
-    """Measurements still allowed, where it was settled beforehand; None goes by the clock."""
+    last: bool | None = field(default=None, init=False)
+    """Whether the present epoch is the last one: it is measured whatever comes; until it does, half is kept for it."""
+    whole: bool = field(default=True, init=False)
+    """Whether the present measurement may take all rotations of its plan."""
+    small: int = field(default=0, init=False)
+    """Measurements that took few."""
+    period: int | None = field(default=None, init=False)
+    """Calls between two measurements, where the cost decides."""
+    timer: Timer = field(default_factory=Timer, init=False)
+    agreement: Agreement = field(default_factory=Agreement, init=False)
 
     def __post_init__(self) -> None:
-        if not (self.every is None or self.every == "epoch" or callable(self.every) or _is_count(self.every)):
-            expected = 'a number of calls of 1 or more, "epoch", a rule, or None for never'
+        if not (self.every is None or self.every in ("auto", "epoch") or callable(self.every) or _is_count(self.every)):
+            expected = 'a number of calls of 1 or more, "auto", "epoch", a rule, or None for never'
             raise EquivProbeError(f"every={self.every!r}", expected, "every=50")
         self._random = random.Random(self.seed)
         self._chosen, self._origin = 0, self.warmup
         self._length: int | None = None
-        self._armed = True
+        self._armed = self._fresh = True
+        self._next, self._counted = self.warmup, 0
+        (self.account.evaluation if self.at_random else self.account.training).append(self.timer)
 
-    def begin_epoch(self, calls: float | None = None) -> None:
+    def begin_epoch(self, calls: float | None = None, last: bool | None = None) -> None:
         """Start a new epoch: at random places, drawn anew, at least one of its calls is due.
 
         Args:
             calls: in this epoch, if that is known; of few calls at random places a larger part is measured, since an
-                error bar over batches needs several of them: about four, as far as the budget goes.
+                error bar over batches needs several of them: about four, as far as the cost allows.
+            last: whether it is the last one, if that is known.
         """
-        self._armed = True
+        self._armed = self._fresh = True
+        self.last = last
         if self.at_random:
             self._origin = max(self.step, self.warmup)
             self._length = int(calls) if calls is not None and calls < float("inf") else None
 
     def due(self) -> bool:
         """Count one call, and say whether it is to be measured."""
+        self.account.start()
         step, self.step = self.step, self.step + 1
-        self.was_due = self._wanted(step) and self._affordable()
+        self.was_due = self._paced(step) if self.every == "auto" else self._wanted(step) and self._affordable()
+        self._counted += 1
         self.measured += self.was_due
+        self.small += self.was_due and not self.whole
         return self.was_due
 
     def _wanted(self, step: int) -> bool:
@@ -86,8 +117,9 @@ class Schedule:
         if self.every == "epoch":
             wanted, self._armed = self._armed, False
             return wanted
-        if not isinstance(self.every, int):
+        if callable(self.every):
             return bool(self.every(step))
+        assert isinstance(self.every, int)
         run = self.every if self._length is None else min(self.every, max(1, self._length // FEW))
         place = since % run
         if place == 0:
@@ -96,42 +128,113 @@ class Schedule:
         return place == self._chosen
 
     def _affordable(self) -> bool:
-        if self.allowance is not None:
-            self.allowance -= 1
-            return self.allowance >= 0
-        return self.budget is None or self.seconds <= self.budget * self.elapsed
+        if not self.limited or self.account.cost is None:
+            return True
+        wanted, self.whole = self.agreement.decide(self._sized, self._known)
+        self._fresh = self._fresh and not wanted
+        return bool(wanted)
+
+    @property
+    def _known(self) -> tuple[float, float]:
+        """Seconds that measuring took, in all and the last time."""
+        return self.timer.seconds, self.timer.last
+
+    def _room(self, seconds: float) -> float:
+        """What the account has room for, if measuring took some seconds: in the slowest process more than here."""
+        kept = KEPT if self.last is False else 0.0
+        return self.account.room(evaluation=self.at_random, kept=kept) - (seconds - self.timer.seconds)
+
+    def _sized(self, known: Sequence[float]) -> list[bool]:
+        """Whether to measure at a call that is due, and whether with all rotations."""
+        seconds, last = known
+        if not self.measured:
+            # What a measurement in training took is a guess; where nothing is known, it is tried.
+            guess = 2 * max((timer.last for timer in self.account.training), default=0.0)
+            return [self.last is not False or guess <= self._room(seconds), False]
+        room, one = self._room(seconds), last if self.whole else last / self.part
+        if one <= room:
+            return [True, True]
+        return [self._fresh and (bool(self.last) or one * self.part <= room), False]
+
+    def _paced(self, step: int) -> bool:
+        """Whether to measure where the cost decides how often."""
+        if step < self._next:
+            return False
+        due, self._next, self.period = self.agreement.decide(lambda known: self._paces(step, known), self._known)
+        return bool(due)
+
+    def _paces(self, step: int, known: Sequence[float]) -> list[Any]:
+        """Whether to measure now, the number of the call at which to ask again, and how many are to lie between two."""
+        if self.account.cost is None:
+            return [True, step + UNLIMITED, UNLIMITED]
+        if not self.measured:
+            return [True, step + FIRST, None]
+        seconds, last = known
+        room, rate = self._room(seconds), self.account.rate(evaluation=self.at_random)
+        # The first measurement infers and checks besides: it must be earned, but is not what the next one takes.
+        one = last if self.measured > 1 else 0.0
+        each = max(self.account.elapsed - self.account.spent, 1e-9) / max(self._counted, 1)
+        period = rounded_up(SLACK * max(one, last / 4) / (rate * each))
+        if one <= room:
+            return [True, step + period, period]
+        wait = min(math.ceil((one - room) / (rate * each)), max(step, FIRST))  # what is not known well is asked again
+        return [False, step + max(1, wait), period]
+
+    @property
+    def began(self) -> float:
+        """When the run began, by this process's clock."""
+        self.account.start()
+        assert self.account.began is not None
+        return self.account.began
+
+    @began.setter
+    def began(self, moment: float) -> None:
+        self.account.began = moment
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the schedule began."""
-        return time.perf_counter() - self.began
+        """Seconds since then."""
+        return self.account.elapsed
 
-    def allowed(self) -> int:
-        """How many measurements the budget has room for, if each costs what it cost so far; one at the least.
-
-        For processes that must agree on what is measured, since each has a clock of its own.
-        """
-        if self.budget is None:
-            return sys.maxsize
-        if not self.seconds:
-            return 1
-        return max(1, int((self.budget * self.elapsed - self.seconds) * self.measured / self.seconds))
+    @property
+    def seconds(self) -> float:
+        """That went into measuring."""
+        return self.timer.seconds
 
     def spent(self, seconds: float) -> None:
         """Count time that a measurement took."""
-        self.seconds += seconds
+        self.timer.add(seconds)
+
+    def __str__(self) -> str:
+        often = "by a rule" if callable(self.every) else f"every {self.every}"
+        if self.every == "auto":
+            often = f"every {self.period} by cost" if self.period else "by cost"
+        few = f", {self.small} of them by few rotations" if self.small else ""
+        return f"{often}, {self.measured} of {self.step} measured{few}"
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
         places = {"chosen": self._chosen, "origin": self._origin, "length": self._length, "armed": self._armed}
+        places |= {"next": self._next, "period": self.period}
         return {"step": self.step, "random": self._random.getstate(), **places}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
         self.step, self._armed = state["step"], state["armed"]
         self._chosen, self._origin, self._length = state["chosen"], state["origin"], state["length"]
+        self._next, self.period = state.get("next", self.step), state.get("period")
         version, internal, gauss = state["random"]
         self._random.setstate((version, tuple(internal), gauss))
+
+
+def rounded_up(calls: float) -> int:
+    """The next of 1, 2, 5, 10, 20, 50, ….
+
+    >>> [rounded_up(calls) for calls in (0.3, 1, 7, 101)]
+    [1, 1, 10, 200]
+    """
+    scale = int(10 ** max(0, math.floor(math.log10(max(calls, 1)))))
+    return next(scale * digit for digit in (1, 2, 5, 10) if scale * digit >= calls)
 
 
 def _is_count(every: Any) -> bool:

@@ -1,14 +1,13 @@
-"""The schedules of a probe, by what is counted and by stage, and the clock that they go by."""
+"""The schedules of a probe, by what is counted and by stage, and the account that they share."""
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from equiv_probe.live.isolation import cuda_in_use
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.probe.account import Account
 from equiv_probe.probe.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -17,47 +16,75 @@ if TYPE_CHECKING:
     from equiv_probe.probe.schedule import Cadence
 
 
+@dataclass(frozen=True)
+class Cadences:
+    """When to measure, as for :class:`equiv_probe.Probe`.
+
+    Attributes:
+        every: in training.
+        warmup: calls or steps at the beginning of training that are left alone.
+        full: in evaluation, at random places.
+        cost: largest share of the run's time that goes into measuring: all of it with ``every="auto"``; otherwise what
+            is measured in evaluation.
+        gradients: of gradients; not counted in the cost.
+        seed: of the random places.
+    """
+
+    every: Cadence = "auto"
+    warmup: int = 0
+    full: Cadence = 10
+    cost: float | None = 0.01
+    gradients: Cadence = None
+    seed: int = 0
+
+
+@dataclass(eq=False, repr=False)
 class Schedules(dict[tuple[str, str], Schedule]):
     """By what is counted, ``"call"``, ``"step"`` or ``"gradients"``, and stage; made when first asked for.
 
     Args:
-        every: cadence in training.
-        warmup: calls or steps at the beginning of training that are left alone.
-        full: cadence in evaluation, at random places.
-        budget: largest share of the elapsed time that evaluation may spend on measuring.
-        gradients: cadence of gradients.
-        seed: of the random places.
+        cadences: when to measure.
+        part: of the rotations of a whole measurement in evaluation those of a small one.
     """
 
-    def __init__(
-        self,
-        every: Cadence,
-        warmup: int,
-        full: Cadence,
-        budget: float | None,
-        *,
-        gradients: Cadence,
-        seed: int,
-    ) -> None:
-        super().__init__()
-        self._training: dict[str, Any] = {"every": every, "warmup": warmup, "seed": seed}
-        self._evaluation: dict[str, Any] = {"every": full, "at_random": True, "budget": budget, "seed": seed}
-        self._gradients: dict[str, Any] = {**self._training, "every": gradients}
+    cadences: Cadences
+    part: float = 1.0
+    account: Account = field(init=False)
+
+    def __post_init__(self) -> None:
+        cost = self.cadences.cost
+        if cost is not None and not (isinstance(cost, (int, float)) and 0 < cost <= 1):
+            raise EquivProbeError(f"cost={cost!r}", "a share of the run's time, or None for no limit", "cost=0.01")
+        self.account = Account(cost, self.cadences.every == "auto")
 
     def __missing__(self, key: tuple[str, str]) -> Schedule:
         kind, stage = key
-        of_stage = self._training if stage == "train" else self._evaluation
-        self[key] = Schedule(**(self._gradients if kind == "gradients" else of_stage))
-        return self[key]
+        when = self.cadences
+        if kind == "gradients":
+            made = Schedule(when.gradients, when.warmup, seed=when.seed)
+        elif stage == "train":
+            made = Schedule(when.every, when.warmup, seed=when.seed, account=self.account)
+        else:
+            made = Schedule(
+                when.full, at_random=True, limited=True, seed=when.seed, account=self.account, part=self.part
+            )
+        self[key] = made
+        return made
 
     @contextmanager
     def timed(self, kind: str, stage: str) -> Iterator[None]:
         """A context whose time is counted as spent on measuring."""
-        began = clock(stage)
-        try:
+        with self[kind, stage].timer.running():
             yield
-        finally:
-            self[kind, stage].spent(clock(stage) - began)
+
+    def lines(self) -> dict[str, str]:
+        """For a report: how often was measured, and what it took."""
+        shown = {f"measured in {stage}, {kind}s": str(one) for (kind, stage), one in self.items() if one.step}
+        elapsed, spent = self.account.elapsed, sum(one.seconds for one in self.values())
+        if elapsed:
+            limit = "no limit" if self.account.cost is None else f"limit {100 * self.account.cost:.3g} %"
+            shown["cost"] = f"{100 * spent / elapsed:.2g} % of the run's time went into measuring ({limit})"
+        return shown
 
     def state_dict(self) -> dict[tuple[str, str], dict[str, Any]]:
         """What a checkpoint needs."""
@@ -67,10 +94,3 @@ class Schedules(dict[tuple[str, str], Schedule]):
         """Undo :meth:`state_dict`."""
         for key, stored in state.items():
             self[key].load_state_dict(stored)
-
-
-def clock(stage: str) -> float:
-    """Seconds; off the training path after waiting for the device, so that the budget counts what was computed."""
-    if stage != "train" and cuda_in_use():
-        torch.cuda.synchronize()
-    return time.perf_counter()

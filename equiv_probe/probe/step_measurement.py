@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.module_snapshot import unnoticed
 from equiv_probe.probe.call_measurement import Pending, measure_call
+from equiv_probe.probe.floors import floor_is_due, floor_of_step
 from equiv_probe.probe.replay import Replay, replay_step, require_reproduced
 from equiv_probe.rotations.drawing import source
 
@@ -38,19 +41,24 @@ def gradients_due(parts: Parts, *, replay: bool) -> bool:
 def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: bool | None) -> None:
     """Decompose the losses of a recorded step, and take in what comes of it.
 
-    Where it has none, or the losses of a call are known, its first call is measured instead.
+    Where it has none, cannot be run again, or the losses of a call are known, its first call is measured instead.
     """
     first = run.calls[0]
-    if not parts.replays or (isinstance(run.result, Mapping) and not run.result):
+    if run.unrepeatable:
+        parts.checks.of_unrepeatable(run)
+    if run.unrepeatable or not parts.replays or (isinstance(run.result, Mapping) and not run.result):
         measure_call(parts, Pending(first.call, stage, "step"), first.raw)
         return
     with parts.schedules.timed("step", stage):
-        plan = parts.plans.fitted(parts.live, first.call, first.raw, stage)
+        schedule = parts.schedules["step", stage]
+        plan = parts.plans.fitted(parts.live, first.call, first.raw, stage, whole=schedule.whole)
         # On the training path the device may be waited for at the first measurement only.
         look = stage != "train" or not parts.failures.succeeded
-        check = look or parts.schedules["step", stage].measured % CHECKED == 0
+        check = look or schedule.measured % CHECKED == 0
         found = replayed(parts, run, plan, per_structure, stage=stage, look=look, check=check)
         parts.so_far.add_step(stage, run, found, look=look)
+        if floor_is_due(parts, stage, "step"):
+            floor_of_step(parts, run, stage)
 
 
 def replayed(
@@ -75,15 +83,17 @@ def replayed(
         check: whether to run it with the network's own outputs too.
 
     Raises:
-        EquivProbeError: it returns another number then.
+        EquivProbeError: it returns another number then, or uses what cannot be put back.
     """
-    run.resolve()
+    require_repeatable(run)
+    with unnoticed(run.live.network):
+        run.resolve()
     look = look and run.device.type != "meta"  # which has no numbers to look at
     written: list[str] = []
     if look:
         written = list(dict.fromkeys((*run.memory.changes, *run.snapshot.changes)))
-        parts.checks.of_step(run)
-        with torch.no_grad():
+        with unnoticed(run.live.network), torch.no_grad():
+            parts.checks.of_step(run)
             parts.checks.of_call(run.live, run.calls[0].call, run.calls[0].before, plan)
     if per_structure is None and parts.checks.rotates_alike(run.live):
         per_structure = False
@@ -97,12 +107,23 @@ def replayed(
     return found
 
 
+def require_repeatable(run: RecordedStep) -> None:
+    """Raise EquivProbeError for a step that used what cannot be put back."""
+    if run.unrepeatable:
+        raise EquivProbeError(
+            f"a step that uses {', '.join(run.unrepeatable)}, which cannot be put back",
+            "a step that can be run again without a trace",
+            "leave that outside of the step: fetch the batch before it, write its numbers after it",
+        )
+
+
 def measure_gradients(parts: Parts, run: RecordedStep, per_structure: bool | None) -> None:
     """Differentiate a recorded training step; what cannot be differentiated is listed, and ends no run."""
     assert parts.so_far.gradients is not None
     first = run.calls[0]
     with parts.schedules.timed("gradients", "train"):
         try:
+            require_repeatable(run)
             run.resolve()
             number = parts.schedules["gradients", "train"].step
             with parts.quiet():

@@ -1,4 +1,4 @@
-"""What all figures share: axes, colours that everybody can tell apart, a quiet grid, and text that is never markup."""
+"""What all figures share: axes, colours that everybody can distinguish, a quiet grid, and text that is never markup."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.document import HEIGHT, WIDTH
-from equiv_probe.report.formatting import finite, shown
+from equiv_probe.report.formatting import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,12 +19,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 INK, LINE, CALM, ALARM = "#222222", "#cccccc", "#0072b2", "#d55e00"
-"""Text, grid, ``L_mean``, ``L_equiv``: blue and vermilion of Okabe and Ito, which all kinds of sight tell apart."""
+"""Text, grid, ``L_mean``, ``L_equiv``: blue and vermilion of Okabe and Ito, which everybody can distinguish."""
 SERIES = (ALARM, CALM, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LONGEST = 28
 """Characters of a name from a file: longer ones leave no room for the figure."""
 SIZE = (WIDTH, HEIGHT)
-"""Inches: readable at the width of a phone."""
+"""Size of a figure in inches: readable at the width of a phone."""
 
 
 def short(name: str) -> str:
@@ -63,14 +63,23 @@ def axes_or_new(ax: Axes | None, **how: Any) -> Axes:
     return new
 
 
-def value_of(stored: Any) -> float:
-    """A number as JSON has it: None is NaN, and so is what is no number."""
-    return finite(stored)
-
-
 def is_near(line: float, values: Any) -> bool:
     """Whether a line fits in beside values without squeezing them: not twenty times below, nor above."""
     return bool(line > 0 and min(values) / 20 < line < 20 * max(values))
+
+
+def below(ax: Axes, values: Any, what: str, colour: str = ALARM, label: str | None = None) -> None:
+    """For each of some values, in rising order, the percentage of them (of ``what`` they are of) that lies below."""
+    percent = [100 * k / len(values) for k in range(len(values) + 1)]
+    ax.step([values[0], *values], percent, where="post", color=colour, lw=2, label=label)
+    ax.set_ylim(0, 103)
+    ax.set_ylabel(f"{what} below, %")
+
+
+def legend_above(ax: Axes, columns: int = 2) -> None:
+    """A legend above the axes, where there is anything to name."""
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
 
 
 def tidied(ax: Axes, grid: str = "both") -> Axes:

@@ -6,13 +6,13 @@ import math
 from typing import TYPE_CHECKING
 
 from equiv_probe.report.document import Bound, Uncertain, Verdict
-from equiv_probe.report.formatting import number, percent
+from equiv_probe.report.formatting import number, percent, span
 
 if TYPE_CHECKING:
     from equiv_probe.report.document import Cell, Column, Headline
 
 MISSING = "–"
-"""What was not measured."""
+"""The text of a value that was not measured."""
 
 
 def text_of(cell: Cell, column: Column) -> str:
@@ -43,10 +43,10 @@ def text_of(cell: Cell, column: Column) -> str:
 
 
 def said(top: Headline) -> str:
-    """The number with its unit and its interval, as far as the answer does not hold them already."""
-    number_, span = f"{value_of(top)} {top.unit}".rstrip(), interval_of(top)
+    """The number with its unit and its interval, as far as the sentence does not hold them already."""
+    number_, ends = f"{value_of(top)} {top.unit}".rstrip(), interval_of(top)
     number_ = "" if number_ in top.answer or not has_number(top) else number_
-    return f"{number_}{f' (95 % interval {span})' if span else ''}".strip()
+    return f"{number_}{f' (95 % interval {ends})' if ends else ''}".strip()
 
 
 def has_number(top: Headline) -> bool:
@@ -61,9 +61,7 @@ def value_of(top: Headline) -> str:
 
 def interval_of(top: Headline) -> str:
     """Its interval, ``128 to 148``; empty if there is none."""
-    low, high = top.interval
-    known = math.isfinite(low) and math.isfinite(high)
-    return f"{number(low, top.digits)} to {number(high, top.digits)}" if known else ""
+    return span(*top.interval, top.digits)
 
 
 def _number(value: float, column: Column, *, error: bool = False) -> str:

@@ -79,7 +79,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Headline:
-    """The answer before everything else: a sentence, and a number with its interval.
+    """The result in one sentence, and a number with its interval.
 
     Attributes:
         answer: one sentence.
@@ -90,7 +90,7 @@ class Headline:
         beside: what it is compared with, a sentence each.
         severity: for the colour.
         about: the quantity that it is of.
-        question: that it answers.
+        question: the question above it.
         digits: of the number and its interval.
     """
 
@@ -256,7 +256,7 @@ class Documented(typing.Protocol):
     """What describes itself as a document, and gives its numbers as plain data."""
 
     def document(self) -> Document:
-        """What it says."""
+        """The document."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers."""
@@ -268,14 +268,7 @@ def method(
     failures: Sequence[Block] = (),
     blind_spots: Sequence[str] = (),
 ) -> list[Section]:
-    """How it was measured and what it cannot tell: what every document ends with.
-
-    Args:
-        protocol: by name.
-        notes: what a reader must know.
-        failures: a table of what could not be measured.
-        blind_spots: what the measurement cannot see.
-    """
+    """How it was measured and what it cannot tell: what every document ends with."""
     unknown = Paragraph("The report does not say.", on=PAGE)
     return [
         Section("How was it measured?", [Protocol(protocol), *map(Note, notes), *failures]),

@@ -27,7 +27,7 @@ def parsed(path: Path) -> Any:
         return without_nan(json.loads(text))
     except (ValueError, RecursionError) as error:  # of nesting without end
         reason = f"{type(error).__name__}: {error}"
-        raise EquivProbeError(f"{path}, which is not JSON ({reason[:200]})", FIX) from error
+        raise EquivProbeError(f"{path}, which is not JSON ({reason[:200]})", "JSON", FIX) from error
 
 
 @contextmanager
@@ -41,11 +41,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write(path: Path, ways: Mapping[str, Callable[[], str | bytes]]) -> None:
-    """Write a file in the way that its suffix asks for, in a folder that is made where there is none.
-
-    Args:
-        path: of the file.
-        ways: what makes the contents, by suffix.
+    """Write a file in one of the ``ways``, by its suffix, into a folder that is made where there is none.
 
     Raises:
         EquivProbeError: another suffix.

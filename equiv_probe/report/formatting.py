@@ -1,4 +1,4 @@
-"""Numbers, intervals and foreign text as people read them, and tables that begin alike."""
+"""Numbers, intervals and foreign text as people read them, and shares in percent."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import math
 import sys
 from typing import Any
 from unicodedata import category
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -37,7 +33,7 @@ def counted(found: Any) -> str:
 
 
 def shown(text: str) -> str:
-    r"""Text as it can be shown: what would move the cursor or turn the direction of writing stands there as its code.
+    r"""Text as it can be shown: what would move the cursor or reverse the direction of writing is shown as its code.
 
     >>> shown("a\x1b[2Jb\u202ec")
     'a\\x1b[2Jb\\u202ec'
@@ -53,6 +49,12 @@ def _acts(character: str) -> bool:
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
+def span(low: float, high: float, digits: int = 3) -> str:
+    """An interval in a sentence, ``128 to 148``; empty where there is none."""
+    is_known = math.isfinite(low) and math.isfinite(high)
+    return f"{number(low, digits)} to {number(high, digits)}" if is_known else ""
+
+
 def interval(low: float, high: float) -> str:
     """A 95 % interval, or nothing where there is none."""
     return f"[{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
@@ -61,16 +63,6 @@ def interval(low: float, high: float) -> str:
 def with_error(value: float, error: float) -> str:
     """A value with its standard error, where there is one."""
     return f"{number(value)} ± {number(error, 2)}" if math.isfinite(error) else number(value)
-
-
-def table_of(title: str, *columns: str, wraps: tuple[str, ...] = ()) -> Table:
-    """An empty table: the first column to the left, numbers to the right."""
-    table = Table(title=Text(title, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(
-            column, justify="left" if index == 0 else "right", no_wrap=column not in wraps, overflow="fold"
-        )
-    return table
 
 
 def percent(share: float) -> str:

@@ -31,12 +31,7 @@ _FIRST = {"sampler": "sampler", "cube": "grid", "matrix": "curvature", "directio
 
 
 def register(kind: str, place: str) -> None:
-    """Make a kind of result known.
-
-    Args:
-        kind: its name in files.
-        place: ``"module:Class"``, of a :class:`equiv_probe.report.record.Record`.
-    """
+    """Make a kind of result known by its name in files and the ``"module:Class"`` of its record."""
     _PLACES[kind] = place
 
 

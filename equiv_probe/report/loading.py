@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 def load(path: str | Path) -> Record:
     """Read any kind of result that was saved as JSON.
 
+    Args:
+        path: of the file; also of version 1.
+
+    Returns:
+        The result as it was saved: a ``Report``, a ``Comparison``, a ``SamplerAudit`` and so on.
+
     Raises:
         EquivProbeError: there is no such file, or no result in it; the message names the file and the place.
     """

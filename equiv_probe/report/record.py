@@ -16,7 +16,7 @@ from equiv_probe.report.formatting import shown
 from equiv_probe.report.stored_data import FIX, converted, plain, schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import pandas as pd
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from equiv_probe.report.document import Document
 
 VERSION = 2
-"""Of what is stored."""
+"""Version of the stored form."""
 _LONGEST = 200
 
 
 class Part(msgspec.Struct, frozen=True):
     """A part of a result: fields with types, which are checked when it is read from a file.
 
-    Numbers that were not measured are NaN. Two parts are equal if they would be stored alike: then NaN equals NaN.
+    Numbers that were not measured are NaN. Two parts are equal if they would be stored as the same data.
     """
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are of one type and would be stored alike."""
+        """Whether both are of one type and would be stored as the same data."""
         return type(self) is type(other) and bool(plain(self) == plain(other))
 
     __hash__ = None  # type: ignore[assignment]  # there are lists in parts
@@ -67,10 +67,7 @@ class Record(Part, frozen=True):
 
     @classmethod
     def upgraded(cls, stored: dict[str, Any]) -> dict[str, Any]:
-        """What another version stored, in the form of this one.
-
-        Args:
-            stored: by another version, the one that is its ``schema_version``.
+        """What another version stored (its ``schema_version`` says which), in the form of this one.
 
         Raises:
             EquivProbeError: that version is not known here.
@@ -113,12 +110,10 @@ class Record(Part, frozen=True):
         Raises:
             EquivProbeError: another suffix, or a package that it takes (Matplotlib, pandas, pyarrow) is not installed.
         """
-        write(Path(path), self._ways())
-
-    def _ways(self) -> dict[str, Any]:
-        tables = {".parquet": self.to_parquet} if self.rows() else {}
-        texts = {".csv": self.to_csv} if self.rows() else {}
-        return {**tables, ".json": self.to_json, **texts, ".html": self.to_html}
+        ways: dict[str, Callable[[], str | bytes]] = {".json": self.to_json, ".html": self.to_html}
+        if self.rows():
+            ways |= {".csv": self.to_csv, ".parquet": self.to_parquet}
+        write(Path(path), ways)
 
     def to_json(self) -> str:
         """JSON as its standard has it: what was not measured is null."""
@@ -194,7 +189,7 @@ class Record(Part, frozen=True):
         return as_text(self.document())
 
     def __repr__(self) -> str:
-        """One line: what it is of, and the answer."""
+        """One line: the measured model and source, and the headline."""
         from equiv_probe.report.terminal import one_line
 
         text = shown(one_line(self.document()))

@@ -13,13 +13,10 @@ if TYPE_CHECKING:
 
 
 def scene(geometries: Sequence[Mapping[str, Any]], colours: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """What chemiscope is given.
+    """What chemiscope is given; names from files stay out, and structures are known by their place.
 
-    Names from files stay out: structures are known by their place.
-
-    Args:
-        geometries: ``symbols``, ``positions`` and ``cell`` (or None) of each structure; see :func:`drawable`.
-        colours: a value of every atom of all structures in turn, by name; the first colours the atoms.
+    ``geometries`` are :func:`drawable`; ``colours`` hold, by name, a value of every atom, structure after structure,
+    and the first of them colours the atoms.
     """
     structures = [_structure(geometry) for geometry in geometries]
     places = [(i, j) for i, geometry in enumerate(geometries) for j in range(len(geometry["symbols"]))]

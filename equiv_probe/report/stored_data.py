@@ -17,17 +17,13 @@ from msgspec import inspect
 from equiv_probe.errors import EquivProbeError
 
 T = TypeVar("T")
-FIX = 'what save("report.json") writes'
+FIX = 'load a file that save("report.json") wrote'
 BEYOND = 2.0**1000
 """No measured number is as large, and its square would overflow."""
 
 
 def converted(stored: Any, kind: type[T]) -> T:
     """Make a typed record of plain data; entries that the type does not know are left out.
-
-    Args:
-        stored: dicts, lists, numbers, texts and None.
-        kind: the record's type.
 
     Raises:
         EquivProbeError: a wrong or missing entry; the message says which and where.
@@ -104,48 +100,41 @@ def _type_of(kind: Any) -> inspect.Type:
 
 
 def _with_nan(value: Any, kind: inspect.Type) -> Any:
-    """Put NaN in the place of None where the type asks for a number."""
+    """Put NaN in the place of None where the type asks for a number, and leave out fields that it does not know."""
+    if isinstance(kind, inspect.UnionType):
+        kind = _of_union(value, kind.types)
     if isinstance(kind, inspect.FloatType):
         return math.nan if value is None else value
-    if isinstance(kind, inspect.UnionType):
-        return _of_union(value, kind.types)
     if isinstance(value, dict):
-        return _entries_with_nan(value, kind)
-    return _items_with_nan(value, kind) if isinstance(value, (list, tuple)) else value
-
-
-def _entries_with_nan(value: dict[str, Any], kind: inspect.Type) -> dict[str, Any]:
-    if isinstance(kind, (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)):
-        types = {one.encode_name: one.type for one in kind.fields}
-        return {name: _with_nan(entry, types[name]) for name, entry in value.items() if name in types}
-    if isinstance(kind, inspect.DictType):
-        return {name: _with_nan(entry, kind.value_type) for name, entry in value.items()}
+        if isinstance(kind, (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)):
+            types = {one.encode_name: one.type for one in kind.fields}
+            return {name: _with_nan(entry, types[name]) for name, entry in value.items() if name in types}
+        if isinstance(kind, inspect.DictType):
+            return {name: _with_nan(entry, kind.value_type) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        if isinstance(kind, inspect.TupleType) and len(kind.item_types) == len(value):
+            return [_with_nan(entry, one) for entry, one in zip(value, kind.item_types, strict=True)]
+        if isinstance(kind, (inspect.ListType, inspect.VarTupleType)):
+            return [_with_nan(entry, kind.item_type) for entry in value]
     return value
 
 
-def _items_with_nan(value: Any, kind: inspect.Type) -> Any:
-    if isinstance(kind, inspect.TupleType) and len(kind.item_types) == len(value):
-        return [_with_nan(entry, one) for entry, one in zip(value, kind.item_types, strict=True)]
-    if isinstance(kind, (inspect.ListType, inspect.VarTupleType)):
-        return [_with_nan(entry, kind.item_type) for entry in value]
-    return value
+_FORMS: dict[type, tuple[type[Any], ...]] = {
+    type(None): (inspect.NoneType, inspect.FloatType),
+    dict: (inspect.StructType, inspect.TypedDictType, inspect.DataclassType, inspect.DictType),
+    list: (inspect.TupleType, inspect.ListType, inspect.VarTupleType),
+}
+_FORMS[tuple] = _FORMS[list]
 
 
-def _of_union(value: Any, types: tuple[inspect.Type, ...]) -> Any:
-    """None stays None where it is one of the types; else the first type that is of the value's form counts."""
-    if value is None:
-        has_none = any(isinstance(one, inspect.NoneType) for one in types)
-        return None if has_none or not any(isinstance(one, inspect.FloatType) for one in types) else math.nan
-    forms: tuple[type[Any], ...] = ()
-    if isinstance(value, dict):
-        forms = (inspect.StructType, inspect.TypedDictType, inspect.DataclassType, inspect.DictType)
-    elif isinstance(value, (list, tuple)):
-        forms = (inspect.TupleType, inspect.ListType, inspect.VarTupleType)
-    return next((_with_nan(value, one) for one in types if isinstance(one, forms)), value)
+def _of_union(value: Any, types: tuple[inspect.Type, ...]) -> inspect.Type:
+    """The first of the types that is of the value's form; of None a number only where None itself is not allowed."""
+    fitting = [one for one in types if isinstance(one, _FORMS.get(type(value), ()))]
+    return min(fitting, key=lambda one: isinstance(one, inspect.FloatType), default=inspect.AnyType())
 
 
 def _require_sizes(value: Any, where: str = "") -> None:
-    """Refuse numbers beyond all measure, wherever they are."""
+    """Refuse numbers too large for a measurement, wherever they are."""
     if isinstance(value, dict):
         for name, entry in value.items():
             _require_sizes(entry, f"{where}.{_brief(name)[1:-1]}")
@@ -153,11 +142,11 @@ def _require_sizes(value: Any, where: str = "") -> None:
         for place, entry in enumerate(value):
             _require_sizes(entry, f"{where}[{place}]")
     elif isinstance(value, (int, float)) and abs(value) >= BEYOND:
-        raise EquivProbeError(f"{where.removeprefix('.')}: a number beyond all measure", "less than 2¹⁰⁰⁰", FIX)
+        raise EquivProbeError(f"{where.removeprefix('.')}: a number too large for a measurement", "below 2¹⁰⁰⁰", FIX)
 
 
 def _taught(said: str, stored: Any) -> EquivProbeError:
-    """The library's message in the words of ours: what was found where, and what was expected."""
+    """The error that says what was found where, and what was expected, from msgspec's message."""
     said, _, path = said.partition(" - at `$")
     where = path.rstrip("`").removeprefix(".")
     if missing := re.match(r"Object missing required field `(.*)`", said):
@@ -195,5 +184,5 @@ def _at(stored: Any, where: str) -> Any:
 def _brief(found: Any) -> str:
     if isinstance(found, (dict, list)):
         return f"of {len(found)}"
-    text = repr(found) if not isinstance(found, int) or abs(found) < 2**63 else "beyond all measure"
+    text = repr(found) if not isinstance(found, int) or abs(found) < 2**63 else "too large"
     return text if len(text) < 60 else f"{text[:50]}…"

@@ -6,19 +6,20 @@ from dataclasses import replace
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.measure import Measurement
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from equiv_probe.report.cells import said, text_of
 from equiv_probe.report.document import Headline, Listing, Note, Paragraph, Protocol, Section, Table, Verdict
-from equiv_probe.report.formatting import shown, table_of
+from equiv_probe.report.formatting import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rich.console import ConsoleOptions, RenderableType
-    from rich.table import Table as RichTable
+    from rich.console import ConsoleOptions, JustifyMethod, RenderableType
 
     from equiv_probe.report.document import Block, Column, Document, Severity
 
@@ -37,15 +38,20 @@ def render(document: Document) -> Iterator[RenderableType]:
 
 def as_text(document: Document) -> str:
     """The document as text of at most 120 characters a line."""
+    return plain_text(*render(document))
+
+
+def plain_text(*parts: RenderableType) -> str:
+    """What Rich would print, without colours, as text of at most 120 characters a line."""
     console = Console(file=StringIO(), width=120, highlight=False, color_system=None)
-    for part in render(document):
+    for part in parts:
         console.print(part)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def one_line(document: Document) -> str:
-    """What it is of, and the answer with its number."""
+    """The measured model and source, and the headline with its number."""
     top, about = document.headline, f"{document.name} on {document.source}"
     return " ".join((about if top is None else f"{about}: {top.answer} {said(top)}").split())
 
@@ -94,7 +100,7 @@ class FittedTable:
         self.table = table
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """As many tables as it takes."""
+        """Yield as many tables as the width takes."""
         columns, width = self.table.columns, options.max_width
 
         def fits(chosen: Sequence[int], spare: int = 0) -> bool:
@@ -134,15 +140,13 @@ def _spare(table: Table) -> int:
 
 
 def _drawn(table: Table, chosen: Sequence[int]) -> RichTable:
-    columns = [table.columns[place] for place in chosen]
     more = f" ({table.hidden} more are not shown)" if table.hidden else ""
-    made = table_of(shown(table.title) + more)
-    for place, column in enumerate(columns):
+    title = Text(shown(table.title) + more, "bold")
+    made = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for rank, column in enumerate(table.columns[place] for place in chosen):
         is_text = column.kind == "text"
-        made.add_column(
-            Text(shown(_head(column))), justify="left" if is_text or place == 0 else "right", no_wrap=not is_text,
-            overflow="fold",
-        )  # fmt: skip
+        side: JustifyMethod = "left" if is_text or rank == 0 else "right"
+        made.add_column(Text(shown(_head(column))), justify=side, no_wrap=not is_text, overflow="fold")
     for row in table.rows:
         made.add_row(*(_cell(row[place], table.columns[place]) for place in chosen))
     return made

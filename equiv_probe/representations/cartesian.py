@@ -119,7 +119,14 @@ point = constant(
 
 @maker
 def tensor(rank: int = 2, *, pseudo: bool = False) -> CartesianTensor:
-    """A Cartesian tensor of the given rank, ``(..., 3, …, 3)``.
+    """A Cartesian tensor of the given rank, ``(..., 3, …, 3)``, every axis of which rotates as a vector.
+
+    Args:
+        rank: 2 for stress, polarisability or a quadrupole; 0 and 1 are ``ep.scalar`` and ``ep.vector``.
+        pseudo: whether it also changes its sign under reflection.
+
+    Raises:
+        EquivProbeError: a negative rank.
 
     >>> str(tensor(2)), tensor(2).event_shape
     ('tensor(2)', (3, 3))

@@ -18,7 +18,7 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.cartesian import point, scalar
 from equiv_probe.representations.fixed import Fixed
-from equiv_probe.representations.interface import Representation
+from equiv_probe.representations.interface import Representation, block_diagonal
 from equiv_probe.representations.registry import maker
 
 if TYPE_CHECKING:
@@ -32,36 +32,24 @@ class Concat(Representation):
     parts: tuple[tuple[int, Representation], ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "event_shape", (sum(size for *_, size in self._places()),))
+        object.__setattr__(self, "event_shape", (sum(self._sizes),))
         object.__setattr__(self, "is_affine", any(rep.is_affine for _, rep in self.parts))
 
-    def _places(self) -> list[tuple[Representation, int, int]]:
-        """Each part with its first column, and how many it has."""
-        found, start = [], 0
-        for count, rep in self.parts:
-            size = count * math.prod(rep.event_shape)
-            found.append((rep, start, size))
-            start += size
-        return found
+    @property
+    def _sizes(self) -> list[int]:
+        """How many columns each part has."""
+        return [count * math.prod(rep.event_shape) for count, rep in self.parts]
 
     def _split(self, values: Tensor) -> list[tuple[Representation, Tensor]]:
-        """Each part with its own values, ``(..., count, *event_shape)``, or ``(..., count)`` for scalars."""
+        """Each part with its own values, ``(..., count, *event_shape)``."""
         return [
-            (rep, values.narrow(-1, start, size).reshape(*values.shape[:-1], -1, *rep.event_shape))
-            for rep, start, size in self._places()
+            (rep, part.reshape(*values.shape[:-1], -1, *rep.event_shape))
+            for (_, rep), part in zip(self.parts, torch.split(values, self._sizes, -1), strict=True)
         ]
 
     def matrix(self, rotation: Tensor) -> Tensor:
         """Block by block, ``(*B, d, d)``."""
-        whole = rotation.new_zeros(*rotation.shape[:-2], *self.event_shape, *self.event_shape)
-        start = 0
-        for count, rep in self.parts:
-            block = rep.matrix(rotation)
-            for _ in range(count):
-                stop = start + block.shape[-1]
-                whole[..., start:stop, start:stop] = block
-                start = stop
-        return whole
+        return block_diagonal([m for count, rep in self.parts for m in [rep.matrix(rotation)] * count], rotation)
 
     def places(self, values: Tensor) -> Tensor:
         """The first place among the columns, ``(..., 3)``."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.representations.interface import Representation
+from equiv_probe.representations.interface import Representation, block_diagonal
 from equiv_probe.representations.registry import constant, maker
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Quaternion(Representation):
     """Orientations as unit quaternions ``(..., 4)``, w first: ``q ↦ q_g q``, given with w ≥ 0.
 
     ``q`` and ``−q`` are the same orientation, and no choice between them is continuous: what was rotated has w ≥ 0, as
-    most codes make it. A network that is fed quaternions of either sign sees that choice.
+    most codes make it. A network that is fed quaternions of both signs sees that choice.
     """
 
     event_shape = (4,)
@@ -58,13 +58,12 @@ class Quaternion(Representation):
         """Left multiplication by the quaternion of g, ``(*B, 4, 4)``; an improper g also rotates about the local z."""
         parity = _parity(rotation)
         matrix = _left(quaternions(rotation * parity[..., None, None]))
-        # g R diag(1, 1, −1) = (−g) R diag(−1, −1, 1): a half turn about the local z axis, from the right.
-        half_turn = _right(torch.eye(4, dtype=rotation.dtype, device=rotation.device)[3])
-        return torch.where((parity < 0)[..., None, None], matrix @ half_turn, matrix)
+        # g R diag(1, 1, −1) = (−g) R diag(−1, −1, 1): a rotation by 180° about the local z axis, from the right.
+        by_180 = _right(torch.eye(4, dtype=rotation.dtype, device=rotation.device)[3])
+        return torch.where((parity < 0)[..., None, None], matrix @ by_180, matrix)
 
     def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
-        rotated = super()._apply(values, rotation, center, inverse=inverse)
-        return torch.where(rotated[..., :1] < 0, -rotated, rotated)
+        return _upper(super()._apply(values, rotation, center, inverse=inverse))
 
     def __str__(self) -> str:
         return "quaternion"
@@ -98,9 +97,7 @@ class Frame(Representation):
         """``ρ(g)`` about the origin on the flattened frame; ``(*B, 16, 16)`` or ``(*B, 7, 7)``, sign not chosen."""
         first = _PARTS[self.form][1].matrix(rotation)
         if self.form == "quaternion":
-            whole = rotation.new_zeros(*rotation.shape[:-2], 7, 7)
-            whole[..., :4, :4], whole[..., 4:, 4:] = first, rotation
-            return whole
+            return block_diagonal([first, rotation], rotation)
         batch = rotation.shape[:-2]
         whole = torch.eye(16, dtype=rotation.dtype, device=rotation.device).expand(*batch, 16, 16).clone()
         blocks = whole.view(*batch, 4, 4, 4, 4)
@@ -117,8 +114,7 @@ class Frame(Representation):
         shift = self._at(values, center, -1.0)
         rotated = super()._apply(shift, rotation, None, inverse=inverse)
         if self.form == "quaternion":
-            q, places = rotated[..., :4], rotated[..., 4:]
-            rotated = torch.cat([torch.where(q[..., :1] < 0, -q, q), places], -1)
+            rotated = torch.cat([_upper(rotated[..., :4]), rotated[..., 4:]], -1)
         return self._at(rotated, center, 1.0)
 
     def translate(self, values: Tensor, shift: Tensor) -> Tensor:
@@ -140,7 +136,7 @@ class Frame(Representation):
 
 
 def quaternions(rotations: Tensor) -> Tensor:
-    """Unit quaternions of proper rotations, ``(..., 3, 3) -> (..., 4)``, w first, of either sign.
+    """Unit quaternions of proper rotations, ``(..., 3, 3) -> (..., 4)``, w first; the sign is not chosen.
 
     From the largest of the four candidates, so that nothing cancels (Shepperd, J. Guidance and Control 1 (1978) 223).
     """
@@ -159,6 +155,11 @@ def quaternions(rotations: Tensor) -> Tensor:
     largest = candidates.diagonal(dim1=-2, dim2=-1).argmax(-1)
     chosen = candidates.gather(-2, largest[..., None, None].expand(*largest.shape, 1, 4)).squeeze(-2)
     return torch.nn.functional.normalize(chosen, dim=-1)
+
+
+def _upper(q: Tensor) -> Tensor:
+    """The same orientations with w ≥ 0."""
+    return torch.where(q[..., :1] < 0, -q, q)
 
 
 def _left(q: Tensor) -> Tensor:
@@ -200,7 +201,14 @@ quaternion = constant(
 
 @maker
 def frame(form: Form = "matrix") -> Frame:
-    """Rigid frames in one tensor, ``(..., 4, 4)`` homogeneous or ``(..., 7)``; in two, ``orientation`` and ``point``.
+    """Rigid frames in one tensor: orientation and place; in two tensors they are ``ep.orientation`` and ``ep.point``.
+
+    Args:
+        form: ``"matrix"``, homogeneous ``(..., 4, 4)``, or ``"quaternion"``, ``(..., 7)`` with the unit quaternion (w
+            first) before the place.
+
+    Raises:
+        EquivProbeError: another form.
 
     >>> str(frame()), frame("quaternion").event_shape
     ('frame("matrix")', (7,))

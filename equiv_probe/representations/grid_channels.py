@@ -11,7 +11,7 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.cartesian import CartesianTensor
 from equiv_probe.representations.fixed import Fixed
-from equiv_probe.representations.interface import ANY, Representation
+from equiv_probe.representations.interface import ANY, Representation, block_diagonal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,15 +64,8 @@ class Channels(Representation):
 
     def matrix(self, rotation: Tensor) -> Tensor:
         """How the channels of one voxel rotate, ``(*B, C, C)``, block by block."""
-        blocks = [(count, rep.matrix(rotation)) for count, rep in self.fields or ((1, SCALAR),)]
-        size = sum(count * block.shape[-1] for count, block in blocks)
-        matrix, start = rotation.new_zeros((*rotation.shape[:-2], size, size)), 0
-        for count, block in blocks:
-            for _ in range(count):
-                stop = start + block.shape[-1]
-                matrix[..., start:stop, start:stop] = block
-                start = stop
-        return matrix
+        fields = self.fields or ((1, SCALAR),)
+        return block_diagonal([m for count, rep in fields for m in [rep.matrix(rotation)] * count], rotation)
 
     def _apply(self, values: Tensor, rotation: Tensor, center: Tensor | None, *, inverse: bool) -> Tensor:
         del center
@@ -82,13 +75,13 @@ class Channels(Representation):
         wide = values.to(torch.promote_types(values.dtype, torch.float32))
         g = (rotation.mT if inverse else rotation).to(wide)
         matrices = {rep: rep.matrix(g) for _, rep in self.fields}
-        parts, start = [], 0
-        for count, rep in self.fields:
-            size = math.prod(rep.event_shape)
-            part = wide.narrow(-4, start, count * size)
-            start += count * size
+        sizes = [math.prod(rep.event_shape) for _, rep in self.fields]
+        columns = torch.split(wide, [count * size for (count, _), size in zip(self.fields, sizes, strict=True)], -4)
+        parts = []
+        for (count, rep), size, own in zip(self.fields, sizes, columns, strict=True):
+            part = own
             if rep != SCALAR:
-                block = part.reshape(*part.shape[:-4], count, size, *part.shape[-3:])
+                block = own.reshape(*own.shape[:-4], count, size, *own.shape[-3:])
                 between = (1,) * (block.ndim - batch - 4)
                 # Sums of products instead of a matrix product, which tensor cores would round.
                 terms = [

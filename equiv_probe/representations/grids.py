@@ -74,11 +74,11 @@ class Grid(Representation):
 
     @property
     def norm_axes(self) -> int:
-        """As of the channels."""
+        """Those of the channels."""
         return self.channels.norm_axes
 
     def moves(self, values: Tensor) -> bool:
-        """Yes: whole numbers, such as classes and masks, too."""
+        """Always: whole numbers, such as classes and masks, rotate with their voxels."""
         del values
         return True
 
@@ -122,16 +122,7 @@ class Grid(Representation):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float64,
     ) -> Tensor:
-        """Where the samples are, about the centre of the box.
-
-        Args:
-            shape: D, H and W.
-            device: of the result.
-            dtype: of the result.
-
-        Returns:
-            x, y, z in Å, or whatever unit ``spacing`` has, ``(D, H, W, 3)``.
-        """
+        """Where the samples are about the centre of the box, x, y, z in the spacing's unit, ``(D, H, W, 3)``."""
         lines = [
             (torch.arange(n, device=device, dtype=dtype) - (n - 1) / 2) * self.spacing[axis]
             for n, axis in zip(shape, self._order, strict=True)
@@ -215,7 +206,7 @@ def _ball(grid: Grid, shape: tuple[int, ...], device: torch.device) -> Tensor:
 def filled_outside(
     values: Mapping[str, Tensor], outputs: Mapping[str, Representation], own: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Pulled-back outputs, with the model's own, unrotated ones where those do not count, outside of a ball."""
+    """Rotated-back outputs, with the model's own, unrotated ones where those do not count, outside of a ball."""
     found = {}
     for name, value in values.items():
         counted = outputs[name].counted(value)
@@ -254,6 +245,9 @@ def grid(
             loss is evaluated, in replays, the user's own prediction stands outside of the ball: it counts alike in all.
         channel_axis: False for one scalar field without an axis of channels: ``(..., D, H, W)``, where the axis before
             D counts structures.
+
+    Raises:
+        EquivProbeError: other axes, a length that is not positive, or a field that rotates about a centre.
 
     >>> import equiv_probe as ep
     >>> print(ep.grid((5, ep.scalar), ep.vector, spacing=0.5))

@@ -28,6 +28,17 @@ ANY: Final = -1
 """In an event's shape, an axis of any length."""
 
 
+def block_diagonal(blocks: Sequence[Tensor], rotation: Tensor) -> Tensor:
+    """Matrices ``(*B, d_k, d_k)`` along the diagonal of one, ``(*B, Σd_k, Σd_k)``, for rotations ``(*B, 3, 3)``."""
+    size = sum(block.shape[-1] for block in blocks)
+    whole, start = rotation.new_zeros(*rotation.shape[:-2], size, size), 0
+    for block in blocks:
+        stop = start + block.shape[-1]
+        whole[..., start:stop, start:stop] = block
+        start = stop
+    return whole
+
+
 class Representation(ABC):
     """How one tensor rotates. ``event_shape`` is the trailing shape that one element of it occupies."""
 

@@ -51,12 +51,7 @@ def places(
 ) -> tuple[Tensor, Tensor]:
     """Where the values of a rotated grid come from: ``g⁻¹ p`` for every voxel's p, counted in voxels.
 
-    Args:
-        rotations: ``(K, 3, 3)`` in the array's own axes.
-        shape: D, H and W.
-        spacing: along each.
-        half_lengths: of the box, along each.
-        device: of the result.
+    Rotations ``(K, 3, 3)``, spacing and half lengths of the box are in the array's own axes.
 
     Returns:
         ``(K, D, H, W, 3)``, and whether that is in the box, ``(K, D, H, W)``.
@@ -149,11 +144,7 @@ def _linear_adjoint(values: Tensor, at: Tensor, shape: torch.Size) -> Tensor:
 def _taps(at: Tensor, start: Tensor, shape: torch.Size, like: Tensor) -> tuple[Tensor, Tensor]:
     """For each of the 64 taps of places ``(P, 3)`` its row among all voxels and its weight, ``(P, 64)``.
 
-    Args:
-        at: the places.
-        start: the row at which the grid of each place begins, ``(P,)``.
-        shape: of the grids.
-        like: of the weights' type.
+    ``start`` is the row at which the grid of each place begins, ``(P,)``.
     """
     index, weights = [], []
     for a in range(3):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.representations.interface import Representation
+from equiv_probe.representations.interface import Representation, block_diagonal
 from equiv_probe.representations.registry import maker
 
 if TYPE_CHECKING:
@@ -52,14 +52,7 @@ class Irreps(Representation):
             joint = _clebsch_gordan(degree, wide.device, wide.dtype)
             powers.append(torch.einsum("abm,...ac,...bd,cdn->...mn", joint, powers[-1], proper, joint))
         blocks = [powers[ir.l] * (sign if ir.p < 0 else 1) for multiplicity, ir in irreps for _ in range(multiplicity)]
-        size = int(irreps.dim)
-        matrix = wide.new_zeros(*wide.shape[:-2], size, size)
-        start = 0
-        for block in blocks:
-            stop = start + block.shape[-1]
-            matrix[..., start:stop, start:stop] = block
-            start = stop
-        return matrix.to(rotation.dtype)
+        return block_diagonal(blocks, wide).to(rotation.dtype)
 
     def __str__(self) -> str:
         return f'irreps("{self.irreps}")'
@@ -67,7 +60,7 @@ class Irreps(Representation):
 
 @cache
 def _clebsch_gordan(degree: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Of ``(l−1) ⊗ 1 → l``, ``(2l−1, 3, 2l+1)``, orthonormal in the last axis."""
+    """Clebsch-Gordan coefficients of ``(l−1) ⊗ 1 → l``, ``(2l−1, 3, 2l+1)``, orthonormal in the last axis."""
     from e3nn import o3
 
     with torch.inference_mode(False):
@@ -77,5 +70,12 @@ def _clebsch_gordan(degree: int, device: torch.device, dtype: torch.dtype) -> Te
 
 @maker
 def irreps(irreps: str) -> Irreps:
-    """e3nn irreps, ``(..., dim)``, such as ``ep.irreps("1x0e+1x2e")``."""
+    """Irreducible representations of O(3) in e3nn's basis and order, ``(..., dim)``: spherical harmonics, features.
+
+    Args:
+        irreps: as e3nn writes them, such as ``"1x0e+1x2e"``.
+
+    Raises:
+        EquivProbeError: e3nn is not installed.
+    """
     return Irreps(irreps)

@@ -16,9 +16,9 @@ R = TypeVar("R", bound="Representation")
 F = TypeVar("F", bound="Callable[..., Any]")
 
 CONSTANTS: dict[str, Representation] = {}
-"""Such as ``vector``."""
+"""Representations without arguments, such as ``vector``, by name."""
 MAKERS: dict[str, Callable[..., Any]] = {}
-"""Such as ``tensor``, which takes a rank."""
+"""Functions that make representations, such as ``tensor``, by name."""
 
 
 def constant(name: str, made: R, documentation: str) -> R:

@@ -68,5 +68,14 @@ def _voigt_constants(order: str, device: torch.device, dtype: torch.dtype) -> tu
 
 @maker
 def voigt(order: str = "xx yy zz yz xz xy") -> Voigt:
-    """A symmetric rank-2 tensor as six components in the stated order (ASE's by default), ``(..., 6)``."""
+    """A symmetric tensor of rank two as six components, ``(..., 6)``: stress.
+
+    The components are the tensor's own: there is no factor two on shears, as strains have it.
+
+    Args:
+        order: the components in order; ASE's by default.
+
+    Raises:
+        EquivProbeError: not the six different components of a symmetric tensor.
+    """
     return Voigt(order)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from equiv_probe.results.measured import Measured
 
 MIDDLES = [(a + b) // 2 for a, b in pairwise(ANGLE_EDGES)]
-"""Of the bins of angles, in degrees."""
+"""Middles of the bins of the angle, in degrees."""
 RESOLVED = 30.0
-"""Degrees whose 95 % interval reaches farther than this many percent of ``L_equiv`` say nothing one by one."""
+"""Half-width of the 95 % interval, in percent of ``L_equiv``, up to which a degree is shown by itself."""
 
 
 @figure
@@ -115,12 +115,8 @@ def by_angle(measured: Measured) -> list[tuple[int, float]]:
 def axis_map(quantities: Sequence[Measured], quantity: str | None = None, ax: Axes | None = None) -> Axes:
     """How much two predictions differ against the axis of the rotation between them, on a map of the upper half sphere.
 
-    Equal areas of the disc are equal areas of the sphere; its rim is the plane of x and y, its centre z.
-
-    Args:
-        quantities: of an audit.
-        quantity: which; None takes the first that has a map.
-        ax: polar axes.
+    Equal areas of the disc are equal areas of the sphere; its rim is the plane of x and y, its centre z. Given axes
+    must be polar.
 
     Raises:
         EquivProbeError: the report holds no such differences.

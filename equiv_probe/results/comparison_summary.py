@@ -15,19 +15,16 @@ if TYPE_CHECKING:
     from equiv_probe.results.contrasts import Contrast, Entry
 
 LEVEL = 0.05
-"""Of Holm's p values: below it a difference is resolved."""
+"""Level of Holm's p values below which a difference is resolved."""
 MAIN = "forces"
-"""What dynamics and relaxations run on: where its difference is resolved, the sentence is about it."""
+"""The quantity that the sentence is about where its difference is resolved: dynamics and relaxations run on it."""
 _NONE = (math.nan, math.nan)
 
 
 def headline(names: Sequence[str], contrasts: Sequence[Contrast], tests: int) -> Headline:
     """What differs, and how many differences are resolved: forces before the rest, symmetry before the losses.
 
-    Args:
-        names: of the reports.
-        contrasts: number by number.
-        tests: how many comparisons have a p value.
+    ``tests`` is how many comparisons have a p value.
     """
     pairs = [(one, entry) for one in contrasts for entry in one.entries if entry.change.p_holm < LEVEL]
     if not pairs:
@@ -49,9 +46,9 @@ def headline(names: Sequence[str], contrasts: Sequence[Contrast], tests: int) ->
 def meaning(tests: int) -> str:
     """What intervals and p values are, in words."""
     return (
-        "Changes are against the first, with 95 % intervals of their own. p: how likely chance alone makes as "
-        f"large a difference here; Holm: the same, corrected for all {tests} that were made. Below "
-        "5 % there, a difference is more than the luck of having compared many."
+        "Changes are relative to the first report, each with its 95 % interval. p: the probability that chance alone "
+        f"makes a difference as large as this one; Holm: p corrected for all {tests} comparisons. Below 5 % there, a "
+        "difference is more than the luck of having compared many."
     )
 
 
@@ -105,6 +102,6 @@ def _difference(contrast: Contrast, entry: Entry) -> tuple[str, float, str]:
 
 
 def _less(ratio: float) -> str:
-    """In percent; digits that tell it from everything."""
+    """The reduction in percent, with enough digits to differ from 100."""
     text = number(100 * (1 - ratio))
     return text if text != "100" or ratio == 0 else f"{100 * (1 - ratio):.6g}"

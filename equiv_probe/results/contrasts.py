@@ -157,12 +157,7 @@ class Side:
 
 
 def entries_of(having: Sequence[tuple[str, Report, Measured]], number: str) -> list[Entry]:
-    """A number of every report that has it; the first of these is what the others are compared with.
-
-    Args:
-        having: names, reports and their measurements of one quantity.
-        number: one of :data:`NUMBERS`.
-    """
+    """A number (one of :data:`NUMBERS`) of every report that has it; the first is what the others are compared with."""
     known = [one for one in having if math.isfinite(_value(one[2], number))]
     if not known:
         return []
@@ -194,7 +189,7 @@ def _paired(base: Side, others: Sequence[Side]) -> list[Side]:
 def _against(base: Side, other: Side, paired: Sequence[Side]) -> Change:
     number, ratio = base.number, base.number != "share"
     if number in {"√L_equiv", "share"} and base.measured.verdict in SAME and other.measured.verdict in SAME:
-        return Change(how="neither is above its floor")
+        return Change(how="neither error is above its floor")
     if min(len(base.samples), len(other.samples)) < 2:
         return _scaled(_of_estimates(base.estimate(), other.estimate(), ratio=ratio), number)
     if other not in paired:
@@ -223,7 +218,7 @@ def _scaled(found: Change, number: str) -> Change:
 def _of_estimates(base: tuple[float, float, int], other: tuple[float, float, int], *, ratio: bool) -> Change:
     """For runs, which keep no structures, and for single structures: the estimates as if independent."""
     (a, da, na), (b, db, nb) = base, other
-    how = "not paired, from the estimates' own error bars"
+    how = "not paired, from the error bars of both estimates"
     if ratio:
         if not (a > 0 and b > 0):
             return Change(how=f"{how}; no ratio, since an estimate is not above zero")

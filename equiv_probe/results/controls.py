@@ -35,10 +35,6 @@ def doubted(top: Headline | None, controls: Sequence[Control]) -> Headline | Non
     """The headline of a report; where a control failed, that comes first, and the number stands behind it.
 
     A verdict that would be good is never repeated: it is what such a control takes away.
-
-    Args:
-        top: what the numbers say; None if nothing was measured.
-        controls: of the measurement.
     """
     worst = gravest(controls)
     if worst is None:

@@ -12,17 +12,15 @@ from equiv_probe.results import plots, trajectory_plots
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from matplotlib.axes import Axes
-
     History = Sequence[Mapping[str, Any]]
 
 
-def course_figures(history: History) -> list[Figure]:
-    """What there is of losses and shares, of columns of a trajectory, and of its angular momentum.
+OUTDATED = 0.8
+"""What was measured before this part of a run is not of its end."""
 
-    Args:
-        history: of a report.
-    """
+
+def course_figures(history: History) -> list[Figure]:
+    """Figures of losses and shares, of columns of a trajectory and of its angular momentum, where there are any."""
     columns = {name for entry in history for name, value in entry.items() if value is not None}
     made = []
     if plots.time_column(history) is not None:
@@ -32,7 +30,7 @@ def course_figures(history: History) -> list[Figure]:
         made += [found for name in named if (found := _trajectory(history, name)) is not None]
     if trajectory_plots.has_angular_momentum(history):
         text = "How far the angular momentum moved, and what the net torque of the model makes of it."
-        draw = partial(_angular_momentum, history)
+        draw = partial(trajectory_plots.angular_momentum, history)
         made.append(Figure("Angular momentum over the trajectory", draw, text))
     return made
 
@@ -41,13 +39,22 @@ def _course(history: History, name: str) -> Figure:
     title = "Share of the loss" if name == "share" else name
     scale, unit = (100, " %") if name == "share" else (1, "")
     last = {
-        "/".join(str(entry[key]) for key in ("stage", "output") if entry.get(key)): scale * finite(entry[name])
+        "/".join(str(entry[key]) for key in ("stage", "output") if entry.get(key)): entry
         for entry in history
         if entry.get(name) is not None
     }
-    listed = (f"{one + ' ' if one else ''}{number(value)}{unit}" for one, value in last.items())
+    end = max((entry["step"] for entry in history if entry.get("step") is not None), default=None)
+    listed = [
+        f"{one + ' ' if one else ''}{number(scale * finite(entry[name]))}{unit}{_when(entry.get('step'), end)}"
+        for one, entry in last.items()
+    ]
     text = f"In the end: {', '.join(listed)}."
     return Figure(f"{title} over the run", lambda ax: plots.history(history, name, ax=ax), text)
+
+
+def _when(step: float | None, end: float | None) -> str:
+    """At which step something was measured last, where the run went on for long after it."""
+    return f" at step {step} of {end}" if step is not None and end is not None and step < OUTDATED * end else ""
 
 
 def _trajectory(history: History, name: str) -> Figure | None:
@@ -61,7 +68,3 @@ def _trajectory(history: History, name: str) -> Figure | None:
         f"{number(times[-1])} fs; between {number(values.min())} and {number(values.max())}."
     )
     return Figure(f"{title} over the trajectory", lambda ax: trajectory_plots.trajectory(history, name, ax), text)
-
-
-def _angular_momentum(history: History, ax: Axes) -> Axes:
-    return trajectory_plots.angular_momentum(history, ax)

@@ -103,6 +103,6 @@ def _axes(measured: Sequence[Measured], m: Measured) -> Figure | None:
         return None
     text = (
         f"Between {number(min(cells))} and {number(max(cells))} {m.unit} over all axes. Rotations about the axes of "
-        "one colour change the prediction alike; the disc is the upper half of the sphere, seen from z."
+        "one colour change the prediction by the same amount; the disc is the upper half of the sphere, seen from z."
     )
     return _figure(f"Against the axis: {m.name}", text, angular_plots.axis_map, measured, m.name, polar=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from equiv_probe.estimation.estimates import Estimate, flattened
 from equiv_probe.report.record import Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from equiv_probe.estimation.estimates import Estimate
 
 
 class GradientNumbers(Part, frozen=True):
@@ -59,10 +58,7 @@ class GradientNumbers(Part, frozen=True):
     @classmethod
     def of(cls, parameters: int | None, units: int, estimates: Mapping[str, Estimate]) -> GradientNumbers:
         """From estimates by name."""
-        found: dict[str, Any] = {}
-        for name, one in estimates.items():
-            found |= {name: one.value, f"{name}_stderr": one.stderr, f"{name}_interval": (one.low, one.high)}
-        return cls(parameters=parameters, units=units, **found)
+        return cls(parameters=parameters, units=units, **flattened(estimates, estimates))
 
     @property
     def largest_ratio(self) -> float:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.axes import INK, SERIES, axes_or_new, figure, short, tidied, value_of
+from equiv_probe.report.axes import INK, SERIES, axes_or_new, figure, short, tidied
+from equiv_probe.report.formatting import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,15 +28,9 @@ BARS = 40
 
 
 def course(history: Sequence[Mapping[str, Any]], value: str, group: str = "") -> NDArray[np.float64]:
-    """Step, value and standard error of every measurement that has a value, ``(M, 3)``.
-
-    Args:
-        history: of one output.
-        value: one of :data:`LABELS`.
-        group: of parameters; empty is all of them.
-    """
+    """Step, value (one of :data:`LABELS`) and standard error at every measurement of a group, ``(M, 3)``."""
     key = f"{group}/grad_{value}" if group else f"grad_{value}"
-    rows = [[value_of(entry.get(name)) for name in ("step", key, f"{key}_stderr")] for entry in history]
+    rows = [[finite(entry.get(name)) for name in ("step", key, f"{key}_stderr")] for entry in history]
     found = np.array(rows, dtype=float).reshape(-1, 3)
     return np.asarray(found[np.isfinite(found[:, :2]).all(1)])
 

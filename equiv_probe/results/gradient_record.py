@@ -30,7 +30,7 @@ _NUMBERS = {
     "cosine": "cosine",
 }
 HEADS = ("parameters", "how many", *_NUMBERS.values())
-"""Of the columns."""
+"""Heads of the columns."""
 _CAPTION = (
     "over the latest measurements (± standard error). Norms are free of the length that noise adds; what is less than "
     "its noise is given as the upper end of its 95 % interval."
@@ -41,14 +41,14 @@ class GradientRecord(Record, frozen=True, omit_defaults=True):
     """Gradients of one output by group of parameters.
 
     Attributes:
-        over: what the blocks are of: ``"rotations"`` or ``"structures"``.
+        blocks: what they are of: ``"rotations"`` or ``"structures"``.
         groups: what was found, by group; ``"all"`` is of all parameters.
         history: of a run, what was logged at each measurement: ``step``, ``grad_ratio``, ``<group>/grad_ratio`` …
     """
 
     kind: ClassVar[str] = "gradients"
 
-    over: str
+    blocks: str = field(name="over")
     groups: dict[str, GradientNumbers]
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -56,7 +56,7 @@ class GradientRecord(Record, frozen=True, omit_defaults=True):
         """How hard broken symmetry pulls on the weights, then its course, then every group."""
         return Document(
             "Gradients of L_mean and L_equiv",
-            f"blocks of {self.over}",
+            f"blocks of {self.blocks}",
             [*self._headline(), *self.figures(), self.table("Gradients by group of parameters")],
         )
 
@@ -69,22 +69,13 @@ class GradientRecord(Record, frozen=True, omit_defaults=True):
         return [Headline(sentence(row), row.ratio, unit, row.ratio_interval, meaning, about="ratio", question=question)]
 
     def table(self, title: str, caption: str = "") -> Table:
-        """One row for each group of parameters.
-
-        Args:
-            title: of the table.
-            caption: how to read it.
-        """
+        """One row for each group of parameters."""
         columns = [Column("parameters", kind="text"), *map(Column, HEADS[1:])]
         rows = [_cells(name, row) for name, row in self.groups.items()]
         return Table(title, columns, rows, caption or f"Gradients {_CAPTION}")
 
     def figures(self, output: str = "") -> list[Figure]:
-        """Ratio and cosine over the run, where there is a history.
-
-        Args:
-            output: whose gradients they are.
-        """
+        """Ratio and cosine over the run, where there is a history; ``output`` names whose gradients they are."""
         of = f": {output}" if output else ""
         return [
             Figure(f"{title}{of}", partial(self.plot, value, output), self._course(value))
@@ -115,11 +106,7 @@ class GradientRecord(Record, frozen=True, omit_defaults=True):
 
 
 def blocks(gradients: Mapping[str, GradientRecord]) -> list[Block]:
-    """A sentence, the figures and a table of every output's gradients.
-
-    Args:
-        gradients: of a report, by output.
-    """
+    """A sentence, the figures and a table of every output's gradients."""
     many = len(gradients) > 1
     wholes = {name: one.groups.get("all") for name, one in gradients.items()}
     said = [Paragraph(sentence(row) if row else "", name if many else "") for name, row in wholes.items()]

@@ -1,11 +1,11 @@
-"""Gradients in words: how hard broken symmetry pulls on the weights, and whether it pulls against the rest."""
+"""Gradients in words: how hard broken symmetry pulls on the weights, and whether it pulls against L_mean."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe.report.formatting import number
+from equiv_probe.report.formatting import number, span
 
 if TYPE_CHECKING:
     from equiv_probe.results.gradient_numbers import GradientNumbers
@@ -15,28 +15,27 @@ HARDLY = 0.1
 
 
 def sentence(row: GradientNumbers) -> str:
-    """What was found for one group of parameters, with what could not be told."""
+    """What was found for one group of parameters, with what could not be resolved."""
     (mean, most), (low, high), ratio = row.squared_mean_interval, row.squared_equiv_interval, row.ratio
     if not math.isfinite(mean + low):
         if not math.isfinite(ratio):
-            return "From one measurement of two blocks of rotations neither gradient can be told from its noise."
+            return "From one measurement of two blocks of rotations neither gradient can be distinguished from noise."
         return f"{_pulls(ratio, '')} It has no error bar: that takes three blocks of rotations, or two measurements."
     if mean > 0 and low > 0:
-        return f"{_pulls(ratio, _span(row.ratio_interval))} {_angle(row)}".strip()
+        ends = span(*row.ratio_interval)
+        return f"{_pulls(ratio, f' ({ends})' if ends else '')} {_angle(row)}".strip()
     if mean > 0:
-        most_of_it = (
-            f": at most {number(row.largest_ratio, 2)} times as hard as the rest of the loss" if high > 0 else ""
-        )
-        return f"Broken symmetry cannot be told to pull on the weights{most_of_it}."
+        most_of_it = f": at most {number(row.largest_ratio, 2)} times as hard as L_mean does" if high > 0 else ""
+        return f"A pull of broken symmetry on the weights could not be resolved{most_of_it}."
     if low > 0:
         least = f": at least {number(math.sqrt(low / most), 2)} times as hard" if most > 0 else ""
-        return f"Broken symmetry pulls on the weights{least}; the rest of the loss cannot be told to."
-    return "Neither broken symmetry nor the rest of the loss can be told to pull on the weights: it is all noise."
+        return f"Broken symmetry pulls on the weights{least}; the pull of L_mean could not be resolved."
+    return "Neither the gradient of L_equiv nor that of L_mean could be resolved: both are less than their noise."
 
 
-def _pulls(ratio: float, span: str) -> str:
+def _pulls(ratio: float, between: str) -> str:
     return (
-        f"Broken symmetry pulls on the weights {number(ratio)} times{span} as hard as the rest of the loss, "
+        f"Broken symmetry pulls on the weights {number(ratio)} times{between} as hard as L_mean does, "
         "‖∇L_equiv‖ / ‖∇L_mean‖."
     )
 
@@ -53,9 +52,4 @@ def _angle(row: GradientNumbers) -> str:
         return f"The two pull partly the same way ({cosine}): a small step down one lowers the other, too."
     if high < 0:
         return f"The two pull partly against each other ({cosine}): a small step down one raises the other."
-    return f"Whether a step down one helps the other cannot be told ({cosine})."
-
-
-def _span(ends: tuple[float, float]) -> str:
-    low, high = ends
-    return f" ({number(low)} to {number(high)})" if math.isfinite(low) and math.isfinite(high) else ""
+    return f"Whether a step down one helps the other could not be resolved ({cosine})."

@@ -1,4 +1,4 @@
-"""The answer of a report: is the model broken, by how much, and beside what."""
+"""The headline of a report: whether the model is broken, by how much, and compared with what."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from equiv_probe.report.document import Headline
 from equiv_probe.report.formatting import number
-from equiv_probe.results.verdict_words import ANSWERS, beside_floor, errors, is_there, percent, rank, severity
+from equiv_probe.results.course_figures import OUTDATED
+from equiv_probe.results.verdict_words import VERDICT_SENTENCES, beside_floor, errors, is_there, percent, rank, severity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,12 +21,7 @@ _STAGES = ("test", "val", "train")
 
 
 def headline(measured: Sequence[Measured], history: Sequence[Mapping[str, Any]] = ()) -> Headline | None:
-    """The headline of a report; None if nothing was measured.
-
-    Args:
-        measured: its quantities.
-        history: of a run.
-    """
+    """The headline of a report, or of a run with its history; None if nothing was measured."""
     symmetry = [m for m in measured if math.isfinite(m.rms)]
     if symmetry:
         worst = min(symmetry, key=lambda m: (rank(m.verdict), m.name != "forces"))
@@ -43,7 +39,7 @@ def _of_symmetry(m: Measured) -> Headline:
     return Headline(
         about=m.name,
         severity=severity(m.verdict),
-        answer=ANSWERS.get(m.verdict, "It was measured, with no floor to compare it with."),
+        answer=VERDICT_SENTENCES.get(m.verdict, "It was measured, with no floor to compare it with."),
         value=m.rms,
         unit="in the output's own unit" if m.unit == "the output's" else m.unit,
         interval=m.rms_interval,
@@ -54,10 +50,9 @@ def _of_symmetry(m: Measured) -> Headline:
 
 
 def _outdated(history: Sequence[Mapping[str, Any]], m: Measured) -> bool:
-    """Whether a run went on for long after this stage was last measured."""
-    last = {str(entry.get("stage")): entry["step"] for entry in history if entry.get("step") is not None}
-    stage = m.name.partition("/")[0]
-    return stage in last and last[stage] < 0.8 * max(last.values())
+    """Whether a run went on for long after this was last measured."""
+    end = max((entry["step"] for entry in history if entry.get("step") is not None), default=0)
+    return m.step is not None and m.step < OUTDATED * end
 
 
 def _stage(m: Measured) -> tuple[int, bool, str]:
@@ -69,9 +64,11 @@ def _of_run(m: Measured) -> Headline:
     known = m.labelled
     assert known is not None  # chosen so
     if not math.isfinite(known.share):
-        answer = "The loss is zero: there is no share of it to measure."
+        answer = "The loss is zero: it has no share to measure."
+    elif m.verdict == "round-off":
+        answer = "No: what there is of it is no more than rounding."
     elif not is_there(known):
-        answer = "It cannot be told: the broken part of the loss is no more than its error bar."
+        answer = "It cannot be decided: the broken part of the loss is no more than its error bar."
     elif known.share < HARDLY:
         answer = "Hardly: next to nothing of the loss is there because the model does not respect rotation."
     else:
@@ -85,5 +82,8 @@ def _of_run(m: Measured) -> Headline:
         unit="% of the loss",
         interval=(100 * low, 100 * high),
         meaning=f"The share L_equiv / L_total of {m.name}.",
-        beside=[f"The loss under random rotation is {number(known.total)}{averaged if known.mean > 0 else ''}."],
+        beside=[
+            f"The loss under random rotation is {number(known.total)}{averaged if known.mean > 0 else ''}.",
+            *([f"{m.sentence}."] if m.verdict == "round-off" else []),
+        ],
     )

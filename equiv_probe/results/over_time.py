@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import structs
 
-from equiv_probe.estimation.estimates import Sums
+from equiv_probe.estimation.estimates import LOGGED, Sums, flattened
 from equiv_probe.report.axes import CALM, axes_or_new, figure, short, tidied
 from equiv_probe.report.document import TERMINAL, Block, Cell, Column, Document, Figure, Table, Uncertain
-from equiv_probe.report.formatting import number
+from equiv_probe.report.formatting import number, span
 from equiv_probe.report.record import Part, Record
 
 if TYPE_CHECKING:
@@ -51,22 +51,7 @@ class Bin(Part, frozen=True):
         count = int(sums.count)
         if not count:
             return cls(low, high, 0)
-        total, mean, equiv, share = sums.total, sums.mean, sums.equiv, sums.share
-        return cls(
-            low,
-            high,
-            count,
-            total.value,
-            total.stderr,
-            mean.value,
-            mean.stderr,
-            equiv.value,
-            equiv.stderr,
-            (equiv.low, equiv.high),
-            share.value,
-            share.stderr,
-            (share.low, share.high),
-        )
+        return cls(low, high, count, **flattened(sums.by_name, ("equiv", "share")))
 
     @property
     def label(self) -> str:
@@ -104,15 +89,9 @@ class OverTime(Record, frozen=True):
     def of(
         cls, over: str, edges: Sequence[float], key: tuple[str, str], rows: Tensor, *, labelled: bool, loss: str
     ) -> OverTime:
-        """From sums by bins; fetches them from the device.
+        """From sums by bins, as :meth:`equiv_probe.probe.bins.Over.binned` gives them; fetches them from the device.
 
-        Args:
-            over: name of the input.
-            edges: of the bins.
-            key: stage and output.
-            rows: as :meth:`equiv_probe.probe.bins.Over.binned` gives them.
-            labelled: whether there are labels.
-            loss: what kind of loss.
+        ``key`` is the stage and the output.
         """
         sums = [Sums.from_flat(row) for row in rows.cpu()]
         bins = [Bin.of(low, high, one) for low, high, one in zip(edges[:-1], edges[1:], sums[1:-1], strict=True)]
@@ -126,15 +105,13 @@ class OverTime(Record, frozen=True):
 
     def values(self) -> dict[str, float]:
         """The estimates as ``t_0.1-0.2/share`` and so on, each with ``_stderr``, where there are any."""
-        keys = {"L_total": "total", "L_mean": "mean", "L_equiv": "equiv", "share": "share"}
-        found = {}
-        for one in self.bins:
-            for key, field_name in keys.items():
-                for suffix in ("", "_stderr"):
-                    value = getattr(one, field_name + suffix)
-                    if math.isfinite(value):
-                        found[f"{self.over}_{one.label}/{key}{suffix}"] = value
-        return found
+        return {
+            f"{self.over}_{one.label}/{key}{suffix}": value
+            for one in self.bins
+            for key, name in LOGGED.items()
+            for suffix in ("", "_stderr")
+            if math.isfinite(value := getattr(one, name + suffix))
+        }
 
     def document(self) -> Document:
         """The table, and the figure of it."""
@@ -152,7 +129,7 @@ class OverTime(Record, frozen=True):
         losses = [Column(name) for name in ("L_total", "L_mean", "L_equiv")] if labelled else []
         count = Column("n" if labelled else "structures")
         shown = Column("share of the loss", kind="percent") if labelled else Column("L_equiv")
-        span = Column("95 % interval", kind=shown.kind, digits=2)
+        interval = Column("95 % interval", kind=shown.kind, digits=2)
         outside = f"; {self.outside} structures outside of all bins" if self.outside else ""
         most = max((getattr(one, key) for one in self.bins if math.isfinite(getattr(one, key))), default=0.0)
         rows: list[list[Cell]] = []
@@ -166,7 +143,7 @@ class OverTime(Record, frozen=True):
             rows.append([*row, _bar(getattr(one, key), most)])
         return Table(
             f"{self.stage}/{self.name} ({self.loss}) over {self.over}{outside}",
-            [Column(self.over, kind="text"), *losses, count, shown, span, Column("", kind="text")],
+            [Column(self.over, kind="text"), *losses, count, shown, interval, Column("", kind="text")],
             rows,
         )
 
@@ -177,12 +154,6 @@ class OverTime(Record, frozen=True):
     @figure
     def plot(self, ax: Axes | None = None) -> Axes:
         """The share against the input, with intervals; without labels ``L_equiv``.
-
-        Args:
-            ax: to draw into; None takes those of a new figure of pyplot's.
-
-        Returns:
-            The axes.
 
         Raises:
             EquivProbeError: Matplotlib is not installed.
@@ -211,16 +182,16 @@ def _in_words(one: Bin) -> str:
         return f"{one.label}: nothing there"
     has_share = math.isfinite(one.share)
     scale, unit, (low, high) = (100, " %", one.share_interval) if has_share else (1, "", one.equiv_interval)
-    span = f" ({number(scale * low)} to {number(scale * high)})" if math.isfinite(low) else ""
-    what = "" if has_share else "L_equiv "
-    return f"{one.label}: {what}{number(scale * (one.share if has_share else one.equiv))}{unit}{span}"
+    ends = span(scale * low, scale * high)
+    value = number(scale * (one.share if has_share else one.equiv))
+    return f"{one.label}: {'' if has_share else 'L_equiv '}{value}{unit}{f' ({ends})' if ends else ''}"
 
 
 def _ends(one: Bin) -> dict[str, float]:
     return {
         f"{name}_{end}": value
-        for name, span in (("equiv", one.equiv_interval), ("share", one.share_interval))
-        for end, value in zip(("low", "high"), span, strict=True)
+        for name, ends in (("equiv", one.equiv_interval), ("share", one.share_interval))
+        for end, value in zip(("low", "high"), ends, strict=True)
     }
 
 

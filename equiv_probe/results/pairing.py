@@ -1,7 +1,7 @@
 """Which structures of two reports are the same: by fingerprint, or else by name, formula and number of atoms.
 
 An audit's key of a structure is its place and a digest of its positions, cell and labels. The same structures read from
-another file have other names, and those that were put into a box have other digests: either tells that they are alike.
+another file have other names, and those that were put into a box have other digests: one of the two is enough.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Pairing:
     Attributes:
         first: of each record of the first report.
         second: of the second.
-        by_name: keys of pairs that are called alike, but whose fingerprints differ.
+        by_name: keys of pairs of the same name, but of different fingerprints.
     """
 
     first: list[Hashable]

@@ -12,8 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.axes import ALARM, CALM, INK, SERIES, axes_or_new, figure, short, tidied, value_of
-from equiv_probe.report.formatting import counted, number
+from equiv_probe.report.axes import (
+    ALARM,
+    CALM,
+    INK,
+    SERIES,
+    axes_or_new,
+    below,
+    figure,
+    legend_above,
+    short,
+    tidied,
+)
+from equiv_probe.report.formatting import counted, finite, number
 from equiv_probe.results.measured import chosen
 
 if TYPE_CHECKING:
@@ -49,7 +60,7 @@ def share(having: Sequence[tuple[str, Labelled]], ax: Axes | None = None) -> Axe
     ax.set_ylim(len(having) - 0.4, -0.6)
     ax.set_xlim(0, 100)
     ax.set_xlabel("part of the loss L_total, %")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    legend_above(ax)
     return tidied(ax, grid="x")
 
 
@@ -70,7 +81,7 @@ def structures(
     if not len(values):
         raise EquivProbeError("a report without structures", "an audit, or a measurement that names its structures")
     ax = axes_or_new(ax)
-    ax.step([values[0], *values], 100 * np.arange(len(values) + 1) / len(values), where="post", color=ALARM, lw=2)
+    below(ax, values, "structures")
     floor = one.highest_floor
     positive = values[values > 0]
     # On a log axis the floor fits in beside what towers above it.
@@ -81,10 +92,8 @@ def structures(
         at = float(np.quantile(values, level / 100))
         name = "median" if level == 50 else "95 %"
         ax.axvline(at, color=CALM, ls=style, lw=1, label=f"{name} {number(at)}")
-    ax.set_ylim(0, 103)
     ax.set_xlabel(f"√L_equiv of a structure's {short(one.name)}, {short(one.unit)}")
-    ax.set_ylabel("structures below, %")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    legend_above(ax, 3)
     return tidied(ax)
 
 
@@ -96,9 +105,9 @@ def elements(measured: Sequence[Measured], quantity: str | None = None, ax: Axes
         EquivProbeError: the quantity has no values by atom.
     """
     one = chosen(measured, quantity, lambda m: bool(m.by_element), "one that atoms have, such as forces")
-    ranked = sorted(one.by_element.items(), key=lambda item: -value_of(item[1]["rms"]))[:12]
+    ranked = sorted(one.by_element.items(), key=lambda item: -finite(item[1]["rms"]))[:12]
     ax = axes_or_new(ax)
-    ax.barh(range(len(ranked)), [value_of(values["rms"]) for _, values in ranked], color=ALARM, height=0.6)
+    ax.barh(range(len(ranked)), [finite(values["rms"]) for _, values in ranked], color=ALARM, height=0.6)
     names = [f"{short(element)} ({counted(values['atoms'])})" for element, values in ranked]
     ax.set_yticks(range(len(ranked)), names, parse_math=False)
     ax.invert_yaxis()
@@ -113,11 +122,8 @@ def history(
 ) -> Axes:
     """An estimate over the course of a run, with its 95 % interval (two standard errors) as a band.
 
-    Args:
-        entries: the report's ``history``.
-        value: a column of it, such as ``"share"`` (drawn in percent) or ``"L_equiv"``.
-        x: the column to draw it against; None takes the first of step, time, t that is there.
-        ax: to draw into.
+    ``value`` is a column of the history, such as ``"share"`` (drawn in percent) or ``"L_equiv"``, drawn against the
+    column ``x``; None takes the first of step, time, t that is there.
 
     Raises:
         EquivProbeError: the report holds no history, or not these columns.
@@ -157,8 +163,8 @@ def time_column(entries: Sequence[Mapping[str, Any]]) -> str | None:
 
 def roots(records: Sequence[StructureRecord], name: str) -> list[float]:
     """Root errors of a quantity of the structures that have it; NaN where there is none."""
-    return [value_of(record["quantities"][name].get("rms")) for record in records if name in record["quantities"]]
+    return [finite(record["quantities"][name].get("rms")) for record in records if name in record["quantities"]]
 
 
 def _column(entries: Sequence[Mapping[str, Any]], name: str) -> Any:
-    return np.array([value_of(entry.get(name)) for entry in entries], dtype=float)
+    return np.array([finite(entry.get(name)) for entry in entries], dtype=float)

@@ -1,11 +1,12 @@
-"""Tables of the quantities of a report: the symmetry error, the parts of the loss, and how the error is spread."""
+"""Tables of the quantities of a report: the equivariance error, the parts of the loss, and how the error is spread."""
 
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from equiv_probe.estimation.running import OF_THE_STEP
+from equiv_probe.estimation.running import USER_DEFINED, USER_DEFINED_BEFORE
 from equiv_probe.report.document import (
     EVERYWHERE,
     GRAPHICAL,
@@ -30,16 +31,14 @@ if TYPE_CHECKING:
 OWN_LOSS = "loss"
 """The unit of a loss that a step computed itself: the probe does not know what it is made of."""
 _MUCH = 10.0
-"""Of what the average nearly cancels, a percentage says nothing."""
+"""Relative errors above this are shown as a bound: the average nearly cancels."""
 _RANKED = 8
 
 
 def symmetry_table(measured: Sequence[Measured], *, doubted: bool = False) -> Table:
     """The root error of every quantity beside its floor, with the verdict.
 
-    Args:
-        measured: the quantities.
-        doubted: a control failed: no verdict is shown as good.
+    ``doubted`` where a control failed: then no verdict is shown as good.
     """
     columns = [
         Column("quantity", kind="text"),
@@ -56,8 +55,8 @@ def symmetry_table(measured: Sequence[Measured], *, doubted: bool = False) -> Ta
         grave = severity(m.verdict)
         judged = Verdict(m.verdict, "unknown" if doubted and grave == "good" else grave, m.sentence)
         rows.append([m.name, m.rms, m.rms_interval, m.unit, relative, m.highest_floor, judged])
-    caption = "Symmetry error, root mean square over rotations, structures and components."
-    return Table("Symmetry error (root mean square over rotations)", columns, rows, caption)
+    caption = "Equivariance error, root mean square over rotations, structures and components."
+    return Table("Equivariance error (root mean square over rotations)", columns, rows, caption)
 
 
 def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
@@ -105,7 +104,7 @@ def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
 
 def over(known: Labelled) -> str:
     """What the estimate is over: batches of which the step made one number, or structures."""
-    kind = "batch" if known.loss == OF_THE_STEP else "structure"
+    kind = "batch" if known.loss in {USER_DEFINED, USER_DEFINED_BEFORE} else "structure"
     plural = {"batch": "batches", "structure": "structures"}
     return f"{known.structures} {kind if known.structures == 1 else plural[kind]}"
 
@@ -135,16 +134,13 @@ def element_table(m: Measured) -> Table:
     ranked = sorted(m.by_element.items(), key=lambda item: -finite(item[1]["rms"]))[:_RANKED]
     worst = m.worst_atoms[:_RANKED]
     rows: list[list[Cell]] = []
-    for place in range(max(len(ranked), len(worst))):
-        row: list[Cell] = ["", None, None, "", None]
-        if place < len(ranked):
-            element, values = ranked[place]
-            atoms = finite(values["atoms"])
-            row[:3] = [element, finite(values["rms"]), int(atoms) if math.isfinite(atoms) else math.nan]
-        if place < len(worst):
-            atom = worst[place]
-            row[3:] = [f"{atom['element']}{atom['atom']} of {atom['structure']}", finite(atom["rms"])]
-        rows.append(row)
+    for element, atom in zip_longest(ranked, worst):
+        row: list[Cell] = ["", None, None]
+        if element is not None:
+            count = finite(element[1]["atoms"])
+            row = [element[0], finite(element[1]["rms"]), int(count) if math.isfinite(count) else count]
+        where = "" if atom is None else f"{atom['element']}{atom['atom']} of {atom['structure']}"
+        rows.append([*row, where, None if atom is None else finite(atom["rms"])])
     columns = [
         Column("element", kind="text"),
         Column("√L_equiv"),

@@ -211,7 +211,7 @@ def _quantity(numbers: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _details(records: Sequence[Mapping[str, Any]]) -> dict[str, Detail]:
-    """Of structures with a geometry all that is known of their atoms, of the worst ones the worst atoms."""
+    """Values by atom of structures with a geometry, and the worst atoms of the worst structures."""
     worst: set[tuple[int, str]] = set()
     for name in {name for record in records for name in record["quantities"]}:
         having = {k: one["quantities"][name].get("rms") for k, one in enumerate(records) if name in one["quantities"]}

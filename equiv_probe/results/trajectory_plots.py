@@ -1,4 +1,4 @@
-"""Figures over the time of a trajectory: symmetry error, energy, torque, and what explains the angular momentum."""
+"""Figures over the time of a trajectory: equivariance error, energy, torque, and what explains the angular momentum."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 TIME = "time_fs"
 COLUMNS: Mapping[str, tuple[str, str]] = {
-    "forces_rms_meV_per_A": ("Symmetry error of the forces", "√L_equiv of forces, meV/Å"),
-    "energy_rms_meV_per_atom": ("Symmetry error of the energy", "√L_equiv of the energy, meV/atom"),
-    "stress_rms_meV_per_A3": ("Symmetry error of the stress", "√L_equiv of stress, meV/Å³"),
+    "forces_rms_meV_per_A": ("Equivariance error of the forces", "√L_equiv of forces, meV/Å"),
+    "energy_rms_meV_per_atom": ("Equivariance error of the energy", "√L_equiv of the energy, meV/atom"),
+    "stress_rms_meV_per_A3": ("Equivariance error of the stress", "√L_equiv of stress, meV/Å³"),
     "net_torque_eV": ("Net torque", "net torque of the model, eV"),
     "energy_change_eV": ("Total energy", "change of the total energy, eV"),
 }
@@ -60,12 +60,7 @@ def column_of(history: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarr
 def trajectory(
     history: Sequence[Mapping[str, Any]], name: str = "forces_rms_meV_per_A", ax: Axes | None = None
 ) -> Axes:
-    """One column of a trajectory's history against time.
-
-    Args:
-        history: of dynamics.
-        name: of the column, see :data:`COLUMNS`.
-        ax: to draw into.
+    """One column of a trajectory's history (see :data:`COLUMNS`) against time.
 
     Raises:
         EquivProbeError: the history is not of a trajectory, or lacks the column.

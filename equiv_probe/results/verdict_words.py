@@ -1,4 +1,4 @@
-"""Verdicts, floors and shares in words: what the headlines of several kinds of results say alike."""
+"""Verdicts, floors and shares in words: what the headlines of several kinds of results have in common."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SEVERITY: Mapping[str, Severity] = {
 """How grave a verdict is, the worst first: a headline is about the quantity that is broken most."""
 BROKEN = ("broken", "discontinuous", "ill-conditioned", "above round-off", "unknown", "")
 """Verdicts that leave something to look into."""
-ANSWERS = {
+VERDICT_SENTENCES = {
     "broken": "Yes: the model does not respect rotation.",
-    "discontinuous": "It cannot be told: the outputs jump where inputs differ by rounding alone.",
-    "ill-conditioned": "It cannot be told: the model amplifies rounding far beyond what the precision explains.",
+    "discontinuous": "It cannot be decided: the outputs jump where inputs differ by rounding alone.",
+    "ill-conditioned": "It cannot be decided: the model amplifies rounding far beyond what the precision explains.",
     "above round-off": "Slightly: there is more than rounding.",
     "round-off": "No: it respects rotation, down to rounding.",
-    "non-deterministic": "It cannot be told: repeating the same input varies as much.",
+    "non-deterministic": "It cannot be decided: repeating the same input varies as much.",
 }
 
 
@@ -59,19 +59,17 @@ def beside_floor(rms: float, floor: float, nondeterminism: float, unit: str) -> 
 def errors(name: str, unit: str, known: Labelled) -> list[str]:
     """The model's error against the reference, with and without the broken symmetry, where it is a squared error."""
     if not math.isfinite(known.share):  # the loss is zero
-        return [
-            f"Its {known.loss} loss against the reference {name} is {number(known.total)}: there is no share of it."
-        ]
+        return [f"Its {known.loss} loss against the reference {name} is {number(known.total)}: it has no share."]
     low, high = known.share_interval
     span = f" ({number(100 * low)} to {number(100 * high)} %)" if math.isfinite(low) else ""
     if known.loss != "mse" or not (known.total > 0 and known.mean > 0):
         if not is_there(known):
-            return [f"No part of the {known.loss} loss against the reference can be told to be there because of it."]
-        return [f"{percent(known.share)}{span} of the {known.loss} loss is there only because of it."]
+            return [f"No part of the {known.loss} loss against the reference could be attributed to it."]
+        return [f"{percent(known.share)}{span} of the {known.loss} loss is due to it alone."]
     total, mean = math.sqrt(known.total), math.sqrt(known.mean)
     error = f"The model's error against the reference {name} is {f'{number(total)} {unit}'.rstrip()}."
     if not is_there(known):
-        return [f"{error} No part of that can be told to be broken symmetry."]
+        return [f"{error} No part of that could be attributed to broken symmetry."]
     return [
         f"{error} Averaged over orientations it would be {number(mean)}: {percent(known.share)}{span} of the squared "
         "error is broken symmetry alone."

@@ -18,17 +18,11 @@ if TYPE_CHECKING:
     from equiv_probe.results.structure_table import StructureRecord
 
 MOST_ATOMS = 20_000
-"""On one page, of all structures."""
+"""Atoms on one page, of all structures."""
 
 
 def worst_structures(measured: Sequence[Measured], records: Sequence[StructureRecord], about: str) -> Structures:
-    """The structures that are worst in one quantity, and those that can be shown since they are worst in another.
-
-    Args:
-        measured: what the records hold; the first columns are of what the headline is about.
-        records: of structures.
-        about: the quantity.
-    """
+    """The structures that are worst in the headline's quantity, and those shown since they are worst in another."""
     columns = sorted((m for m in measured if m.over_structures), key=lambda m: m.name != about)
     to_show = in_3d(records, about)
     drawn = {id(record): place for place, record in enumerate(to_show)}

@@ -12,27 +12,23 @@ import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations.haar import from_quaternions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
 GROUP_DEGREES: Final = {"klein": 1, "tetrahedral": 2, "octahedral": 3, "icosahedral": 5}
 GROUP_ORDERS: Final = {"klein": 4, "tetrahedral": 12, "octahedral": 24, "icosahedral": 60}
 
 
-def _about(axis: Iterable[float], angle: float) -> Tensor:
-    direction = torch.tensor(list(axis), dtype=torch.float64)
-    half = angle / 2
-    return from_quaternions(
-        torch.cat([direction.new_tensor([math.cos(half)]), math.sin(half) * direction / direction.norm()])
-    )
+def _about(axis: tuple[float, ...] | Tensor, angle: Tensor | float) -> Tensor:
+    """Rotations by angles ``(...)`` in radians about an axis, ``(..., 3, 3)``."""
+    direction = torch.nn.functional.normalize(torch.as_tensor(axis, dtype=torch.float64), dim=0)
+    half = torch.as_tensor(angle, dtype=torch.float64)[..., None] / 2
+    return from_quaternions(torch.cat([half.cos(), half.sin() * direction], -1))
 
 
 def _generated_by(*seeds: Tensor) -> Tensor:
@@ -55,23 +51,23 @@ def group(name: str) -> Tensor:
 
     Args:
         name: ``"klein"`` (4, degree 1), ``"tetrahedral"`` (12, degree 2), ``"octahedral"`` (24, degree 3),
-            ``"icosahedral"`` (60, degree 5), or ``"dihedral-x"``, ``-y`` or ``-z`` (8, degree 1): the quarter turns
-            about that axis and the half turns about the others, those of a box with two equal sides.
+            ``"icosahedral"`` (60, degree 5), or ``"dihedral-x"``, ``-y`` or ``-z`` (8, degree 1): the rotations by 90°
+            about that axis and the rotations by 180° about the others, those of a box with two equal sides.
 
     >>> [len(group(name)) for name in GROUP_ORDERS]
     [4, 12, 24, 60]
     """
-    half_turn, third_turn = _about((0, 0, 1), math.pi), _about((1, 1, 1), 2 * math.pi / 3)
+    by_180, by_120 = _about((0, 0, 1), math.pi), _about((1, 1, 1), 2 * math.pi / 3)
     golden = (1 + math.sqrt(5)) / 2
     seeds = {
-        "klein": (half_turn, _about((1, 0, 0), math.pi)),
-        "tetrahedral": (half_turn, third_turn),
-        "octahedral": (_about((0, 0, 1), math.pi / 2), third_turn),
-        "icosahedral": (_about((0, 1, golden), 2 * math.pi / 5), third_turn),
+        "klein": (by_180, _about((1, 0, 0), math.pi)),
+        "tetrahedral": (by_180, by_120),
+        "octahedral": (_about((0, 0, 1), math.pi / 2), by_120),
+        "icosahedral": (_about((0, 1, golden), 2 * math.pi / 5), by_120),
     }
-    for axis, other, direction in (("x", "y", (1, 0, 0)), ("y", "z", (0, 1, 0)), ("z", "x", (0, 0, 1))):
-        across = {"x": (1, 0, 0), "y": (0, 1, 0), "z": (0, 0, 1)}[other]
-        seeds[f"dihedral-{axis}"] = (_about(direction, math.pi / 2), _about(across, math.pi))
+    axes = torch.eye(3)
+    for place, axis in enumerate("xyz"):
+        seeds[f"dihedral-{axis}"] = (_about(axes[place], math.pi / 2), _about(axes[place - 2], math.pi))
     if name not in seeds:
         raise EquivProbeError(f"group {name!r}", f"one of {', '.join(seeds)}")
     elements = _generated_by(*seeds[name])
@@ -98,15 +94,12 @@ def quadrature(degree: int) -> tuple[Tensor, Tensor]:
     rule = next((d for d in range(degree, 132) if _has_lebedev(d)), None)
     if degree < 1 or rule is None:
         raise EquivProbeError(f"quadrature of degree {degree}", "a degree from 1 to 131")
-    points, weights = lebedev_rule(rule)
-    x, y, z = points
-    polar, azimuth = np.arccos(np.clip(z, -1, 1)), np.arctan2(y, x)
-    spin = 2 * np.pi * np.arange(degree + 1) / (degree + 1)
-    tilt = torch.from_numpy(_about_z(azimuth) @ _about_y(polar))
-    rotate = torch.from_numpy(_about_z(spin))
-    rotations = torch.einsum("pij,sjk->psik", tilt, rotate).reshape(-1, 3, 3)
-    measure = torch.from_numpy(weights / weights.sum()).repeat_interleave(degree + 1) / (degree + 1)
-    return rotations, measure
+    (x, y, z), weights = map(torch.from_numpy, lebedev_rule(rule))
+    about_y, about_z = (0, 1, 0), (0, 0, 1)
+    tilts = _about(about_z, torch.atan2(y, x)) @ _about(about_y, z.clamp(-1, 1).arccos())
+    spins = _about(about_z, 2 * torch.pi * torch.arange(degree + 1, dtype=torch.float64) / (degree + 1))
+    measure = (weights / weights.sum()).repeat_interleave(degree + 1) / (degree + 1)
+    return (tilts[:, None] @ spins).reshape(-1, 3, 3), measure
 
 
 def _has_lebedev(degree: int) -> bool:
@@ -117,13 +110,3 @@ def _has_lebedev(degree: int) -> bool:
     except NotImplementedError:
         return False
     return bool((weights > 0).all())
-
-
-def _about_z(angle: np.ndarray) -> np.ndarray:
-    c, s, o, i = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
-    return np.stack([np.stack([c, -s, o], -1), np.stack([s, c, o], -1), np.stack([o, o, i], -1)], -2)
-
-
-def _about_y(angle: np.ndarray) -> np.ndarray:
-    c, s, o, i = np.cos(angle), np.sin(angle), np.zeros_like(angle), np.ones_like(angle)
-    return np.stack([np.stack([c, o, s], -1), np.stack([o, i, o], -1), np.stack([-s, o, c], -1)], -2)

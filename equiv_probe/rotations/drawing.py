@@ -22,13 +22,7 @@ def rank() -> int:
 
 
 def draw(plan: RotationPlan, generator: torch.Generator, structures: int | None) -> Tensor:
-    """A plan's rotations, drawn for each structure on its own, ``(R, n, U, 3, 3)``; for all alike ``(R, n, 3, 3)``.
-
-    Args:
-        plan: the plan.
-        generator: source of the Haar rotations; they live on its device.
-        structures: U, or None for rotations that all structures share.
-    """
+    """A plan's rotations on the generator's device, ``(R, n, 3, 3)``, or ``(R, n, U, 3, 3)`` for U structures."""
     if structures is None or not plan.is_random:
         shared = plan.rotations(generator).to(generator.device, non_blocking=True)
         return shared if structures is None else shared[:, :, None].expand(-1, -1, structures, -1, -1)
@@ -57,13 +51,9 @@ class RotationSource:
     def draw(
         self, plan: RotationPlan, inputs: Mapping[str, Any], structures: int | None, first: Tensor | None = None
     ) -> Tensor:
-        """A plan's rotations for one call; as :func:`draw`.
+        """A plan's rotations for one call, where its inputs are; as :func:`draw`.
 
-        Args:
-            plan: the plan.
-            inputs: of the call, which show the device.
-            structures: how many are rotated, each on its own; None for all alike.
-            first: rotations ``(U, 3, 3)`` in the place of the first replicate's, where they are given already.
+        ``first`` are rotations ``(U, 3, 3)`` in the place of the first replicate's, where they are given already.
         """
         device = next((v.device for v in inputs.values() if isinstance(v, torch.Tensor)), torch.device("cpu"))
         rotations = draw(plan, self.generator(device), structures)
@@ -72,7 +62,7 @@ class RotationSource:
         return rotations if first is None else torch.cat([first[None, None].to(rotations), rotations[1:]])
 
     def state(self) -> Tensor | None:
-        """What a checkpoint needs."""
+        """The state for a checkpoint."""
         return None if self._generator is None else self._generator.get_state()
 
     def restore(self, state: Tensor | None, device: torch.device) -> None:
@@ -84,18 +74,14 @@ class RotationSource:
 
 def own_generator(seed: int, process: int, device: torch.device) -> torch.Generator:
     """A generator that nobody else draws from: on the GPU for tensors there, so that rotations need no copying."""
-    state = RotationPlan("haar", seed=seed).generator(process, 3).initial_seed()
-    place = device if device.type == "cuda" else torch.device("cpu")
-    return torch.Generator(place).manual_seed(state)
+    return _generator(seed, device, process, 3)
 
 
 def source(seed: int, measurement: int, device: torch.device) -> torch.Generator:
-    """A generator for one measurement, nobody else's: there is no state to keep.
+    """A generator for one measurement of this process, by the measurement's number: there is no state to keep."""
+    return _generator(seed, device, rank(), 4, measurement)
 
-    Args:
-        seed: of the probe.
-        measurement: its number, such as that of the step.
-        device: where the rotations are needed.
-    """
-    state = RotationPlan("haar", seed=seed).generator(rank(), 4, measurement).initial_seed()
+
+def _generator(seed: int, device: torch.device, *key: int) -> torch.Generator:
+    state = RotationPlan("haar", seed=seed).generator(*key).initial_seed()
     return torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(state)

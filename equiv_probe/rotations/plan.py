@@ -38,8 +38,9 @@ class RotationPlan:
     Args:
         design: ``"haar"`` (one rotation), ``"klein"``, ``"tetrahedral"``, ``"octahedral"``, ``"icosahedral"``,
             ``"lebedev-<degree>"``, or ``"cube"``: the 24 rotations of the cube as they are, not rotated, whose average
-            over that subgroup is exact and has no sampling error. ``"box"`` is the four half turns, which any box of
-            voxels allows, and ``"box-z"`` (or x, y) the eight rotations of a box whose sides across z are equal.
+            over that subgroup is exact and has no sampling error. ``"box"`` is the identity and the rotations by 180°
+            about x, y and z, which any box of voxels allows, and ``"box-z"`` (or x, y) the eight rotations of a box
+            whose sides across z are equal.
         replicates: R, how many independent Haar rotations rotate the design. None takes the design's default: four for
             a group or a quadrature, 16 for ``"haar"``, one for ``"cube"`` and boxes.
         improper: average over O(3): every rotation comes with its product with the inversion, and n doubles.
@@ -76,14 +77,14 @@ class RotationPlan:
         if self.subset is not None and not (self.design in FIXED and 1 <= self.subset <= len(self._design()[1])):
             raise EquivProbeError(
                 f"subset={self.subset} of {self.design!r}",
-                "so many of the rotations of the cube (24, improper ones 48) or of the box (4 or 8, or twice so)",
+                "from 1 to all rotations of the cube (24) or of the box (4 or 8), twice as many with improper ones",
                 'RotationPlan("cube", subset=4)',
             )
         if self.design in FIXED and self.replicates != (self.subset or 1):
             group_or_klein = self._group if self._group in GROUP_ORDERS else "klein"
             raise EquivProbeError(
                 f'"{self.design}" with replicates={self.replicates}',
-                "one: its rotations are not rotated at random",
+                "replicates=1: its rotations are not rotated at random",
                 f'RotationPlan("cube", subset=…), or RotationPlan("{group_or_klein}", replicates=…) for the randomly '
                 "rotated group",
             )
@@ -151,11 +152,7 @@ class RotationPlan:
         return self.design not in FIXED
 
     def generator(self, *key: int) -> torch.Generator:
-        """A generator for one unit, independent of every other unit's: the seed and ``key`` through a SeedSequence.
-
-        Args:
-            key: whole numbers that name the unit, such as the index of a structure.
-        """
+        """A generator for one unit, named by whole numbers, independent of every other unit's (a SeedSequence)."""
         state = np.random.SeedSequence([self.seed, *key]).generate_state(2, np.uint32)
         return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
 
@@ -168,12 +165,7 @@ class RotationPlan:
         return self._design()[0][None] if not self.is_random else self.draws(1, generator)[0]
 
     def draws(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw the plan's rotations several times, ``(count, R, n, 3, 3)`` float64, where the generator is.
-
-        Args:
-            count: how often.
-            generator: as for :meth:`rotations`.
-        """
+        """Draw the plan's rotations several times, ``(count, R, n, 3, 3)`` float64, where the generator is."""
         generator = generator if generator is not None else self.generator()
         elements = self._design()[0].to(generator.device, non_blocking=True)
         if self.subset is not None:
@@ -189,8 +181,8 @@ class RotationPlan:
 
     def __str__(self) -> str:
         kind = " (with improper rotations)" if self.improper else ""
-        turns = "its half turns" if self.design == "box" else f"with quarter turns about {self.design[-1]}"
-        what = "the cube" if self.design == "cube" else f"the box, {turns}"
+        which = "its rotations by 180°" if self.design == "box" else f"with rotations by 90° about {self.design[-1]}"
+        what = "the cube" if self.design == "cube" else f"the box, {which}"
         if self.subset is not None:
             return f"{self.subset} of the {self.population} rotations of {what}{kind}, seed {self.seed}"
         if not self.is_random:

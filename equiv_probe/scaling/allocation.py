@@ -1,8 +1,5 @@
 """How to spend compute: the model size and data size with the lowest loss at a given cost.
 
-For ``L = E + A N^−alpha + B D^−beta`` and a cost ``C = k N^p D^q`` the optimum is in closed form: at it, ``alpha A
-N^−alpha / p = beta B D^−beta / q``. With ``p = q = 1`` this is Hoffmann et al. (2022, arXiv:2203.15556), equation 4.
-
 >>> from equiv_probe.scaling import fit
 >>> N, D = np.repeat([1e3, 1e4, 1e5, 1e6], 4), np.tile([1e2, 1e3, 1e4, 1e5], 4)
 >>> law = fit({"N": N, "D": D, "L_total": 0.01 + 3 * N**-0.5 + 2 * D**-0.5}, resamples=0)
@@ -18,21 +15,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import numpy as np
-from scipy.interpolate import CubicSpline
-from scipy.optimize import brentq, minimize_scalar
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.axes import CALM, SERIES
 from equiv_probe.report.document import Column, Document, Figure, Headline, Section, method
 from equiv_probe.report.record import Record
 from equiv_probe.scaling import estimate_tables, figures
+from equiv_probe.scaling.best_sizes import closed, numerical
 from equiv_probe.scaling.cost import Cost
-from equiv_probe.scaling.estimates import Estimate, estimate_of, estimates_of, shown
+from equiv_probe.scaling.estimates import Estimate, estimates_of, shown
 from equiv_probe.scaling.figures import label_of
 from equiv_probe.scaling.law import ASSUMED, Fit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from equiv_probe.scaling.cost import CostLike
     from equiv_probe.scaling.solver import Array
@@ -138,35 +134,22 @@ def allocate(law: Fit, compute: Sequence[float] | float, cost: CostLike) -> Allo
         EquivProbeError: a law in one variable, or one whose loss does not depend on both; a cost that does not grow
             with both.
     """
-    if len(law.x) != 2:
-        raise EquivProbeError(f"a law in {law.x[0]}", "one in two variables", 'fit(runs, x=("N", "D"))')
-    if not np.isfinite(law.values).all() or min(law["A"].value, law["B"].value) <= 0:
-        raise EquivProbeError("a loss that does not depend on both sizes", "a fit with A and B above zero")
     costs = np.atleast_1d(np.asarray(compute, dtype=float))
-    if not len(costs) or not ((costs > 0) & (costs < np.inf)).all():
-        raise EquivProbeError(f"a compute of {costs.tolist()}", "positive numbers", "compute=[1e15, 1e16]")
     known = Cost(float(cost)) if isinstance(cost, (int, float)) else cost
-    if isinstance(known, Cost) and not (0 < known.k < np.inf and min(known.p, known.q) > 1e-6):
-        raise EquivProbeError(
-            f"a cost of {known.k:.3g} {law.x[0]}^{known.p:.3g} {law.x[1]}^{known.q:.3g}",
-            "one that grows with both sizes: k, p and q above zero",
-            "cost=6.0, or Cost(k, p, q)",
-        )
+    _require(law, costs, known)
     thetas = np.vstack([law.values, law.draws])
+    exponents, stated = [Estimate(float("nan"))] * 2, "a function"
     with np.errstate(all="ignore"):
         if isinstance(known, Cost):
-            n, d = _closed(thetas, costs, known)
-            a, b = thetas[:, 2], thetas[:, 4]
-            shares = known.p * b + known.q * a
-            exponents = [estimate_of(one[0], one[1:], law.level) for one in (b / shares, a / shares)]
+            n, d = closed(thetas, costs, known)
+            slopes = thetas[:, [4, 2]]
+            exponents = estimates_of(slopes / (slopes @ [known.p, known.q])[:, None], law.level)
+            stated = _written(known, law)
         else:
-            n, d = _numerical(thetas[:201], costs, known, law)
-            exponents = [Estimate(float("nan"))] * 2
-        t = thetas[: len(n), :, None]
+            thetas = thetas[:201]
+            n, d = numerical(thetas, costs, known, list(law.range.values()))
+        t = thetas[:, :, None]
         losses = t[:, 0] + t[:, 1] * n ** -t[:, 2] + t[:, 3] * d ** -t[:, 4]
-    stated = "a function"
-    if isinstance(known, Cost):
-        stated = f"{known.k:.3g} {law.x[0]}^{known.p:.3g} {law.x[1]}^{known.q:.3g}"
     return Allocation(
         compute=costs.tolist(),
         n=estimates_of(n, law.level),
@@ -185,61 +168,20 @@ def allocate(law: Fit, compute: Sequence[float] | float, cost: CostLike) -> Allo
     )
 
 
-def _closed(thetas: Array, costs: Array, cost: Cost) -> tuple[Array, Array]:
-    """Two linear equations in ``log N`` and ``log D``: of the slopes, and of the cost."""
-    _, a, alpha, b, beta = (thetas[:, i, None] for i in range(5))
-    ratio = np.log(alpha * a * cost.q / (beta * b * cost.p))
-    budget = np.log(costs / cost.k)
-    log_n = (cost.q * ratio + beta * budget) / (cost.q * alpha + cost.p * beta)
-    log_d = (budget - cost.p * log_n) / cost.q
-    return np.exp(log_n), np.exp(log_d)
+def _require(law: Fit, costs: Array, cost: CostLike) -> None:
+    if len(law.x) != 2:
+        raise EquivProbeError(f"a law in {law.x[0]}", "one in two variables", 'fit(runs, x=("N", "D"))')
+    if not np.isfinite(law.values).all() or min(law["A"].value, law["B"].value) <= 0:
+        raise EquivProbeError("a loss that does not depend on both sizes", "a fit with A and B above zero")
+    if not len(costs) or not ((costs > 0) & (costs < np.inf)).all():
+        raise EquivProbeError(f"a compute of {costs.tolist()}", "positive numbers", "compute=[1e15, 1e16]")
+    if isinstance(cost, Cost) and not (0 < cost.k < np.inf and min(cost.p, cost.q) > 1e-6):
+        grows = "one that grows with both sizes: k, p and q above zero"
+        raise EquivProbeError(f"a cost of {_written(cost, law)}", grows, "cost=6.0, or Cost(k, p, q)")
 
 
-def _numerical(thetas: Array, costs: Array, cost: Callable[[float, float], float], law: Fit) -> tuple[Array, Array]:
-    """Along the line of one cost, the lowest loss; sizes may leave the range of the runs by a factor of a million."""
-    (n_low, n_high), (d_low, d_high) = (law.range[name] for name in law.x)
-    u_range = np.log(n_low / 1e6), np.log(n_high * 1e6)
-    v_range = np.log(d_low / 1e6), np.log(d_high * 1e6)
-    n, d = np.full((2, len(thetas), len(costs)), np.nan)
-    for place, budget in enumerate(costs):
-        log_n, log_d = _isocost(cost, float(budget), u_range, v_range)
-        if len(log_n) < 3:
-            raise EquivProbeError(
-                f"no sizes within a million times those of the runs that cost {budget:g}",
-                "a cost that grows with both sizes, and a compute in its unit",
-                "compute=[...], cost=lambda n, d: ...",
-            )
-        # Smooth in the logarithms, as costs are; the loss along it is then a function of one variable.
-        line = CubicSpline(log_n, log_d)
-        for row, theta in enumerate(thetas):
-            best = int(np.argmin(_along(log_n, log_d, theta)))
-            ends = log_n[max(best - 1, 0)], log_n[min(best + 1, len(log_n) - 1)]
-            u = minimize_scalar(
-                lambda at, theta=theta, line=line: float(_along(at, line(at), theta)),
-                bounds=ends,
-                method="bounded",
-                options={"xatol": 1e-9},
-            ).x
-            n[row, place], d[row, place] = np.exp(u), np.exp(line(u))
-    return n, d
-
-
-def _along(log_n: Any, log_d: Any, theta: Array) -> Any:
-    """What of the loss depends on the sizes."""
-    _, a, alpha, b, beta = theta
-    return a * np.exp(-alpha * log_n) + b * np.exp(-beta * log_d)
-
-
-def _isocost(
-    cost: Callable[[float, float], float], budget: float, u_range: tuple[float, float], v_range: tuple[float, float]
-) -> tuple[Array, Array]:
-    """Sizes that cost the budget: logarithms of ``N`` and of ``D``."""
-
-    def over(v: float, u: float) -> float:
-        return float(np.log(cost(float(np.exp(u)), float(np.exp(v))) / budget))
-
-    grid = [u for u in np.linspace(*u_range, 241) if over(v_range[0], u) < 0 < over(v_range[1], u)]
-    return np.array(grid), np.array([brentq(over, *v_range, args=(u,), xtol=1e-12) for u in grid])
+def _written(cost: Cost, law: Fit) -> str:
+    return f"{cost.k:.3g} {law.x[0]}^{cost.p:.3g} {law.x[1]}^{cost.q:.3g}"
 
 
 def _extrapolated(law: Fit, costs: Array, n: Array, d: Array) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.scaling.identifiability import require_positive
+from equiv_probe.scaling.fit_checks import require_positive
 from equiv_probe.scaling.table import table_of
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from equiv_probe.scaling.solver import Array
 
 
-def told_apart(difference: Array, draws: Array, low: Array, high: Array, level: float) -> NDArray[np.int8]:
+def known_signs(difference: Array, draws: Array, low: Array, high: Array, level: float) -> NDArray[np.int8]:
     """The sign of the difference where it is known: 0 where its interval holds 0, or chance may have made it.
 
     Chance is what the largest of all deviations does, in half lengths of the intervals, in ``level`` of the draws.
-    A stretch that nowhere goes beyond that is not told apart.
+    In a stretch that nowhere goes beyond that the sign is not known.
 
     Args:
         difference: of the logarithms, ``(G,)``.
@@ -42,7 +42,7 @@ def told_apart(difference: Array, draws: Array, low: Array, high: Array, level: 
 def crossings_of(
     grid: Array, difference: Array, lower: NDArray[np.int8], *, curve: Array, names: tuple[str, str], known: bool
 ) -> list[Crossing]:
-    """Changes from one model to the other; wiggles within a stretch where they are not told apart are one or none."""
+    """Changes from one model to the other; wiggles within a stretch where no difference is known are one or none."""
     parts = stretches(lower)
     resolved = [part for part in parts if part[2] != 0]
     found = [
@@ -50,7 +50,7 @@ def crossings_of(
         for before, after in itertools.pairwise(resolved)
         if before[2] != after[2]
     ]
-    if resolved:  # at either end the mean curves may cross, and what lies beyond is not told apart
+    if resolved:  # at either end the mean curves may cross, and beyond no difference is known
         (start, _, first), (_, stop, last) = resolved[0], resolved[-1]
         end = len(grid) - 1
         if difference[0] * first < 0:
@@ -71,7 +71,7 @@ def _crossing(
     step = difference[left + 1] - difference[left]
     part = 0.0 if step == 0 else float(-difference[left] / step)
     at = grid[left] + part * (grid[left + 1] - grid[left])
-    # Not told apart up to an end of the range: for all that is known the crossing lies beyond it.
+    # No known difference up to an end of the range: the crossing may lie beyond it.
     low = 0.0 if start == 0 else float(np.exp(grid[start]))
     high = np.inf if stop == len(grid) - 1 else float(np.exp(grid[stop]))
     place = Estimate(float(np.exp(at)), low, high) if known else Estimate(float(np.exp(at)))

@@ -51,13 +51,6 @@ class Curve:
 def curves_of(table: Table, x: str, loss: str, seeds: str, structure: str) -> list[Curve]:
     """The runs of a model.
 
-    Args:
-        table: its rows.
-        x: column of steps or seconds.
-        loss: column of the loss.
-        seeds: column that tells runs apart; without it all rows are one run.
-        structure: column that names held-out structures; without it a row is the loss over all of them.
-
     Raises:
         EquivProbeError: fewer than two points, or structures that are not at every point.
     """
@@ -87,7 +80,7 @@ def _curve(table: Table, x: str, loss: str, structure: str) -> Curve:
         raise EquivProbeError(
             f"{len(at)} rows at {len(places)} values of {x}",
             "one row each in a run",
-            f'a column "seed" that tells runs apart, or table.where(...), or {structure}=',
+            f'a column "seed" that distinguishes runs, or table.where(...), or {structure}=',
         )
     order = np.argsort(at)
     name = f"{loss}_stderr"
@@ -129,12 +122,6 @@ def common_grid(sides: list[list[Curve]], points: int = 200) -> Array:
 
 def on_grid(curve: Curve, grid: Array, smooth: Smooth, loss: Array | None = None) -> Array:
     """Logarithms of a run's smoothed loss, interpolated in logarithms of both.
-
-    Args:
-        curve: the run.
-        grid: logarithms of x, ``(G,)``.
-        smooth: how.
-        loss: other values than the run's own mean, ``(..., T)``.
 
     Returns:
         ``(..., G)``.

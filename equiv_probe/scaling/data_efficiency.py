@@ -23,7 +23,7 @@ from equiv_probe.report.axes import CALM, SERIES
 from equiv_probe.report.document import Column, Document, Figure, Headline, Section, method
 from equiv_probe.report.record import Record
 from equiv_probe.scaling import estimate_tables, figures
-from equiv_probe.scaling.estimates import Estimate, estimate_of, shown
+from equiv_probe.scaling.estimates import Estimate, estimates_of, shown
 from equiv_probe.scaling.figures import label_of
 from equiv_probe.scaling.fitting import fit
 from equiv_probe.scaling.law import ASSUMED, Fit
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from equiv_probe.scaling.solver import Array
     from equiv_probe.scaling.table import Table
 
 MARGIN = 1.5
@@ -152,7 +153,7 @@ def data_efficiency(
         runs: one row per run, at a fixed size of the model; several seeds make the intervals shorter.
         first: the model in the numerator: a value of the column ``by``.
         second: the model in the denominator.
-        by: the column that tells the models apart; augmentation is a model of its own.
+        by: the column that distinguishes the models; augmentation is a model of its own.
         x: the column of the size of the training set.
         loss: the column of the loss.
         losses: to compare at; None takes seven between the losses that both models came to in their runs.
@@ -161,62 +162,59 @@ def data_efficiency(
     Raises:
         EquivProbeError: a model is not there, or cannot be fitted; no loss that both came to.
     """
-    table = table_of(runs)
-    there = table.by(by)
-    tables = {}
+    there = table_of(runs).by(by)
     for name in (first, second):
         if (name,) not in there:
             raise EquivProbeError(f"{by} = {', '.join(str(key[0]) for key in there)}", name, f'by="{by}"')
-        tables[name] = there[name,]
     laws = {
-        name: fit(tables[name], x, loss, **{**how, "seed": how.get("seed", 0) + place, "name": name})
+        name: fit(there[name,], x, loss, **{**how, "seed": how.get("seed", 0) + place, "name": name})
         for place, name in enumerate((first, second))
     }
-    notes: list[str] = []
     if losses is None:
-        values = [tables[name].numbers(loss) for name in (first, second)]
-        low, high = max(one.min() for one in values), min(one.max() for one in values)
-        if low >= high:
-            raise EquivProbeError(
-                f"{first} with {loss} from {values[0].min():g} to {values[0].max():g} and {second} from "
-                f"{values[1].min():g} to {values[1].max():g}",
-                "losses that both came to",
-                "losses=[...] compares beyond the runs, by the laws",
-            )
-        losses = np.geomspace(high, low, 7).tolist()
-    at = np.array(losses)
-    needed = {}
-    for name, law in laws.items():
-        needed[name] = law.reached(law.values, at), law.reached(law.draws, at)
-    level, both = laws[first].level, min(len(law.draws) for law in laws.values())  # none, if a law has no interval
+        losses = _common({name: there[name,].numbers(loss) for name in laws}, loss)
+    at, level = np.array(losses, dtype=float), laws[first].level
+    needed = {name: law.reached(np.vstack([law.values, law.draws]), at) for name, law in laws.items()}
+    both = min(map(len, needed.values()))  # the values alone, if a law has no interval
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = needed[first][0] / needed[second][0]
-        drawn = needed[first][1][:both] / needed[second][1][:both]
-    data = {
-        name: [estimate_of(value, own, level) for value, own in zip(best, draws.T, strict=True)]
-        for name, (best, draws) in needed.items()
-    }
-    if any(one.high == np.inf for estimates in data.values() for one in estimates):
-        notes.append("∞: the floor E of the law may lie above that loss, so that no amount of data would do.")
-    beyond = [
-        shown(value)
-        for i, value in enumerate(at)
-        if any(
-            not law.range[x][0] / MARGIN <= needed[name][0][i] <= law.range[x][1] * MARGIN
-            for name, law in laws.items()
-            if np.isfinite(needed[name][0][i])
-        )
-    ]
-    if beyond:
-        notes.append(f"At {loss} = {', '.join(beyond)} a model needs {x} outside of what was run: extrapolated.")
+        ratio = needed[first][:both] / needed[second][:both]
+    data = {name: estimates_of(one, level) for name, one in needed.items()}
     return DataEfficiency(
         names=(first, second),
         laws=laws,
-        losses=[float(one) for one in at],
+        losses=at.tolist(),
         data=data,
-        factor=[estimate_of(value, own, level) for value, own in zip(ratio, drawn.T, strict=True)],
+        factor=estimates_of(ratio, level),
         x=x,
         loss=loss,
-        notes=notes,
+        notes=_notes(laws, data, at, loss),
         protocol=laws[first].protocol,
     )
+
+
+def _common(values: Mapping[str, Array], loss: str) -> list[float]:
+    """Seven losses that both models came to, falling."""
+    low, high = max(one.min() for one in values.values()), min(one.max() for one in values.values())
+    if low >= high:
+        (first, a), (second, b) = values.items()
+        raise EquivProbeError(
+            f"{first} with {loss} from {a.min():g} to {a.max():g} and {second} from {b.min():g} to {b.max():g}",
+            "losses that both came to",
+            "losses=[...] compares beyond the runs, by the laws",
+        )
+    return [float(one) for one in np.geomspace(high, low, 7)]
+
+
+def _notes(laws: Mapping[str, Fit], data: Mapping[str, list[Estimate]], at: Array, loss: str) -> list[str]:
+    notes = []
+    if any(one.high == np.inf for estimates in data.values() for one in estimates):
+        notes.append("∞: the floor E of the law may lie above that loss, so that no amount of data would do.")
+    (x,) = next(iter(laws.values())).x
+    inside = np.ones(len(at), dtype=bool)
+    for name, law in laws.items():
+        low, high = law.range[x]
+        sizes = np.array([one.value for one in data[name]])
+        inside &= ~np.isfinite(sizes) | ((low / MARGIN <= sizes) & (sizes <= high * MARGIN))
+    if not inside.all():
+        beyond = ", ".join(map(shown, at[~inside]))
+        notes.append(f"At {loss} = {beyond} a model needs {x} outside of what was run: extrapolated.")
+    return notes

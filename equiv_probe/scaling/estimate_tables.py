@@ -16,13 +16,7 @@ Columns: TypeAlias = Sequence[tuple[Column, Sequence[str | float | Estimate]]]
 
 
 def table(title: str, columns: Columns, level: float) -> Table:
-    """A table with a column of intervals after each column of estimates; infinity has its sign.
-
-    Args:
-        title: of it.
-        columns: of equal length.
-        level: of the intervals.
-    """
+    """A table with a column of intervals after each column of estimates; infinity has its sign."""
     heads: list[Column] = []
     cells: list[list[Cell]] = []
     for head, values in columns:

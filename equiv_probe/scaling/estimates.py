@@ -74,11 +74,6 @@ class Estimate(Part, frozen=True):
             return ""
         return f"[{shown(self.low)}, {'∞)' if self.high == math.inf else shown(self.high) + ']'}"
 
-    @property
-    def cells(self) -> tuple[str, str]:
-        """The number and its interval for a table, in which infinity has its sign."""
-        return shown(self.value), self.interval
-
     def span(self, level: float) -> tuple[float, float]:
         """The interval for a headline, which shows those of 95 % with two ends; else NaN."""
         return (self.low, self.high) if self.bounded and level == 0.95 else NAN_SPAN
@@ -94,12 +89,7 @@ def shown(value: float) -> str:
 
 
 def as_arrays(record: Any, *names: str) -> None:
-    """Make arrays of a new record's fields, which files hold as lists.
-
-    Args:
-        record: that is being made.
-        names: of the fields.
-    """
+    """Make arrays of a new record's fields, which files hold as lists."""
     for name in names:
         msgspec.structs.force_setattr(record, name, np.asarray(getattr(record, name), dtype=float))
 
@@ -125,10 +115,9 @@ def interval_of(draws: Array, level: float, lowest: float = 0.0) -> tuple[float,
     """
     if not len(draws) or np.isnan(draws).all():
         return NAN_SPAN
-    tail = (1 - level) / 2
-    return _quantile(np.where(np.isnan(draws), lowest, draws), tail), _quantile(
-        np.where(np.isnan(draws), np.inf, draws), 1 - tail
-    )
+    tail, missing = (1 - level) / 2, np.isnan(draws)
+    low, high = np.where(missing, lowest, draws), np.where(missing, np.inf, draws)
+    return _quantile(low, tail), _quantile(high, 1 - tail)
 
 
 def bca_of(draws: Array, value: float, jackknife: Array, level: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Figures of fits, allocations, data efficiency and gaps, with labelled axes, in colours that all can tell apart.
+"""Figures of fits, allocations, data efficiency and gaps, with labelled axes, in colours that all can distinguish.
 
 >>> from equiv_probe.scaling import fit
 >>> law = fit({"D": [1e2, 1e3, 1e4, 1e5], "L_total": [3.0, 1.1, 0.4, 0.2]}, "D", unit="eV²")
@@ -101,16 +101,7 @@ def figure_of(result: Documented, runs: object = None, unit: str = "") -> Drawin
 def curves(
     lines: Sequence[Line], x: str, y: str, ax: Axes, *, crossings: Sequence[Estimate] = (), title: str = ""
 ) -> Axes:
-    """Lines on logarithmic axes.
-
-    Args:
-        lines: to draw.
-        x: beside the axis.
-        y: likewise.
-        ax: to draw into.
-        crossings: places on ``x`` to mark, with their intervals.
-        title: of the legend.
-    """
+    """Lines on logarithmic axes."""
     for one in lines:
         ax.plot(one.x, one.y, color=one.colour, lw=1.6, label=short(one.label))
         if one.band is not None and np.isfinite(one.band[0]).all():
@@ -136,16 +127,7 @@ def bars(
     *,
     even: float = 0,
 ) -> Axes:
-    """Points with intervals on logarithmic axes; where there is no bound the bar leaves the axes.
-
-    Args:
-        at: places on ``x``.
-        series: estimates and colour by name.
-        x: beside the axis.
-        y: likewise.
-        ax: to draw into.
-        even: a value to mark by a line; 0 is none.
-    """
+    """Points with intervals on logarithmic axes; where there is no bound the bar leaves the axes."""
     ends: list[float] = []
     for name, (estimates, colour) in series.items():
         there = [(place, one) for place, one in zip(at, estimates, strict=True) if 0 < one.value < math.inf]
@@ -166,15 +148,7 @@ def bars(
 def ratio(
     losses: Sequence[float], factor: Sequence[Estimate], names: tuple[str, str], x: str, loss: str
 ) -> list[Figure]:
-    """The figure of what one model needs over what another needs, against the loss; none if nothing is finite.
-
-    Args:
-        losses: to come to.
-        factor: at each of them.
-        names: of the model in the numerator, and of the other.
-        x: name of what is needed.
-        loss: beside the axis.
-    """
+    """The figure of what one model needs over what another needs, against the loss; none if nothing is finite."""
     if not any(0 < one.value < math.inf for one in factor):
         return []
     over, under = names

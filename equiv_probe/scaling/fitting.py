@@ -17,7 +17,7 @@ import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling.estimates import Estimate, bca_of, interval_of
-from equiv_probe.scaling.identifiability import (
+from equiv_probe.scaling.fit_checks import (
     correlated,
     notes_of,
     require,
@@ -27,12 +27,14 @@ from equiv_probe.scaling.identifiability import (
 )
 from equiv_probe.scaling.law import Fit, names_of
 from equiv_probe.scaling.power_law import LARGEST, SMALLEST, Optimum, bounds_of, optimum
-from equiv_probe.scaling.resampling import Resamples, labels, left_over, of_residuals, of_runs
+from equiv_probe.scaling.resampling import Resamples, labels, left_out_residuals, of_residuals, of_runs
 from equiv_probe.scaling.solver import gradient, predicted, solve
 from equiv_probe.scaling.table import Table, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from equiv_probe.scaling.estimates import Interval
     from equiv_probe.scaling.resampling import Bootstrap
@@ -92,43 +94,30 @@ def fit(
     require_options(names, bootstrap=bootstrap, interval=interval, resamples=resamples, level=level, delta=delta)
     table = table_of(runs)
     table.require_one("stage", "output")
-    values = np.column_stack([table.numbers(one) for one in names])
-    y = table.numbers(loss)
+    values, y = np.column_stack([table.numbers(one) for one in names]), table.numbers(loss)
     require(values, y, names, loss, floor)
-    centre, scale = np.log(values).mean(0), float(np.exp(np.log(y).mean()))
-    z, log_y = np.log(values) - centre, np.log(y / scale)
-    known = None if floor is None else floor / scale
-    found = optimum(z, log_y, delta, known)
-    parameters = 1 + 2 * len(names) - (floor is not None)
+    task = _Task(values, y, floor)
+    found = optimum(task.z, task.log_y, delta, task.floor)
     own = labels([table[one] for one in _listed(groups)], len(y)) if groups else np.arange(len(y))
     units = int(own.max()) + 1
-    notes = notes_of(found, units, parameters)
-    draws, thetas = np.empty((0, len(found.theta))), found.theta[None]
-    if units > parameters and resamples:
+    notes = notes_of(found, units, task.parameters)
+    draws, jackknife = np.empty((0, len(found.theta))), None
+    if units > task.parameters and resamples:
+        if interval == "bca" and bootstrap != "runs":
+            raise EquivProbeError('interval="bca" of residuals', "resampled runs", 'bootstrap="runs"')
         if bootstrap == "runs":
-            layers = labels([table[one] for one in _listed(strata)], len(y))
-            samples = of_runs(log_y, layers, own, resamples, seed)
+            strata_of = labels([table[one] for one in _listed(strata)], len(y))
+            samples = of_runs(task.log_y, strata_of, own, resamples, seed)
         else:
-            law, left = np.log(predicted(found.theta, z)), found.residuals
-            apart = own if groups or bootstrap == "wild" else None
-            if apart is not None:
-                left = left_over(left, hat_of(found, z, known), apart)
-            samples = of_residuals(law, left, parameters, groups=apart, resamples=resamples, seed=seed)
-        draws, lost = _refit(samples, z, found, known)
+            samples = task.residuals_anew(found, own if groups or bootstrap == "wild" else None, resamples, seed)
+        draws, lost = task.refit(samples, found)
         if lost > 0.01:
             notes.append(f"{100 * lost:.0f} % of the resamples' fits did not converge.")
-        thetas = np.vstack([thetas, draws])
-    natural = _natural(thetas, centre, scale)
-    jackknife = None
-    if interval == "bca" and len(draws):
-        if bootstrap != "runs":
-            raise EquivProbeError('interval="bca" of residuals', "resampled runs", 'bootstrap="runs"')
-        without = (np.arange(units)[:, None] != own).astype(float)
-        again, _ = _refit(Resamples(np.broadcast_to(log_y, without.shape), without), z, found, known)
-        jackknife = _natural(again, centre, scale)
+        jackknife = task.natural(task.refit(task.without_each(own), found)[0]) if interval == "bca" else None
+    natural = task.natural(np.vstack([found.theta, draws]))
     estimates = _estimates(natural, jackknife, floor, level, len(names))
-    notes += uneven(z, found, names) if bootstrap == "residuals" and not groups else []
-    notes += [*unbounded(estimates, natural[0], level, names), *correlated(z, names)]
+    notes += uneven(task.z, found, names) if bootstrap == "residuals" and not groups else []
+    notes += [*unbounded(estimates, natural[0], level, names), *correlated(task.z, names)]
     given = {"floor": floor, "strata": ", ".join(_listed(strata)), "groups": ", ".join(_listed(groups))}
     return Fit(
         x=names,
@@ -136,7 +125,7 @@ def fit(
         parameters=dict(zip(names_of(len(names)), estimates, strict=True)),
         draws=natural[1:],
         points=np.column_stack([values, y]),
-        scatter=float(np.sqrt((found.residuals**2).sum() / max(len(y) - parameters, 1))),
+        scatter=float(np.sqrt((found.residuals**2).sum() / max(len(y) - task.parameters, 1))),
         agreeing=(found.agreeing, found.starts),
         notes=notes,
         level=level,
@@ -155,17 +144,46 @@ def _listed(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _refit(samples: Resamples, z: Array, found: Optimum, floor: float | None) -> tuple[Array, float]:
-    """Fits of resamples, and the part that did not converge."""
-    bounds = bounds_of(z.shape[1], floor)
-    starts = [found.theta]
-    for exponent in (0.3, 1.0):
-        start = found.theta.copy()
-        start[0] = 0.5 * np.exp(np.log(predicted(found.theta, z)).min()) if floor is None else floor
-        start[1::2], start[2::2] = np.maximum(start[1::2], 0.05), exponent
-        starts.append(start)
-    theta, _, converged = solve(z, samples.log_y, samples.weights, np.array(starts), bounds=bounds, delta=found.delta)
-    return theta, float(np.mean(converged == 0))
+class _Task:
+    """The runs in logarithms about their means, and the way back."""
+
+    def __init__(self, values: Array, y: Array, floor: float | None) -> None:
+        self.centre, self.scale = np.log(values).mean(0), float(np.exp(np.log(y).mean()))
+        self.z, self.log_y = np.log(values) - self.centre, np.log(y / self.scale)
+        self.floor = None if floor is None else floor / self.scale
+        self.parameters = 1 + 2 * values.shape[1] - (floor is not None)
+
+    def residuals_anew(self, found: Optimum, groups: NDArray[np.intp] | None, resamples: int, seed: int) -> Resamples:
+        """The law with other residuals; those of groups keep together."""
+        left, law = found.residuals, np.log(predicted(found.theta, self.z))
+        if groups is not None:
+            left = left_out_residuals(left, hat_of(found, self.z, self.floor), groups)
+        return of_residuals(law, left, self.parameters, groups=groups, resamples=resamples, seed=seed)
+
+    def without_each(self, own: NDArray[np.intp]) -> Resamples:
+        """The runs without one unit at a time, for the jackknife."""
+        weights = (np.arange(int(own.max()) + 1)[:, None] != own).astype(float)
+        return Resamples(np.broadcast_to(self.log_y, weights.shape), weights)
+
+    def refit(self, samples: Resamples, found: Optimum) -> tuple[Array, float]:
+        """Fits of resamples, and the part that did not converge."""
+        starts = np.tile(found.theta, (3, 1))
+        for start, exponent in zip(starts[1:], (0.3, 1.0), strict=True):
+            lowest = np.exp(np.log(predicted(found.theta, self.z)).min())
+            start[0] = 0.5 * lowest if self.floor is None else self.floor
+            start[1::2], start[2::2] = np.maximum(start[1::2], 0.05), exponent
+        bounds = bounds_of(self.z.shape[1], self.floor)
+        theta, _, converged = solve(self.z, samples.log_y, samples.weights, starts, bounds=bounds, delta=found.delta)
+        return theta, float(np.mean(converged == 0))
+
+    def natural(self, thetas: Array) -> Array:
+        """Parameters in the data's own units; an exponent whose term is not there is unknown."""
+        natural = thetas.copy()
+        natural[:, 0] *= self.scale
+        with np.errstate(over="ignore"):
+            natural[:, 1::2] = thetas[:, 1::2] * self.scale * np.exp(thetas[:, 2::2] * self.centre)
+        natural[:, 2::2] = np.where(thetas[:, 1::2] <= 1e-9, np.nan, thetas[:, 2::2])
+        return natural
 
 
 def hat_of(found: Optimum, z: Array, floor: float | None) -> Array:
@@ -176,16 +194,6 @@ def hat_of(found: Optimum, z: Array, floor: float | None) -> Array:
     slopes = gradient(found.theta, z)[1][:, moves] * weights[:, None]
     orthonormal = np.linalg.qr(slopes)[0]
     return np.asarray(orthonormal @ orthonormal.T)
-
-
-def _natural(thetas: Array, centre: Array, scale: float) -> Array:
-    """Parameters in the data's own units; an exponent whose term is not there is unknown."""
-    natural = thetas.copy()
-    natural[:, 0] *= scale
-    with np.errstate(over="ignore"):
-        natural[:, 1::2] = thetas[:, 1::2] * scale * np.exp(thetas[:, 2::2] * centre)
-    natural[:, 2::2] = np.where(thetas[:, 1::2] <= 1e-9, np.nan, thetas[:, 2::2])
-    return natural
 
 
 def _estimates(

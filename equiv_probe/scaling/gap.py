@@ -9,7 +9,7 @@
 >>> f"{found.crossings[0].x.value:.1f}", found.crossings[0].after
 ('38.3', 'equivariant')
 >>> print(gap(a, a, x="step", names=("plain", "again")).verdict)
-plain and again are not told apart anywhere between 10.0 and 1000 step
+plain and again do not differ measurably anywhere between 10.0 and 1000 step
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.scaling.crossings import crossings_of, told_apart
+from equiv_probe.scaling.crossings import crossings_of, known_signs
 from equiv_probe.scaling.curves import Curve, common_grid, curves_of, drawn, on_grid
-from equiv_probe.scaling.estimates import Estimate, estimate_of, interval_of, shown
+from equiv_probe.scaling.estimates import estimates_of, interval_of, shown
+from equiv_probe.scaling.fit_checks import FEWEST
 from equiv_probe.scaling.gap_result import Gap, reached
-from equiv_probe.scaling.identifiability import FEWEST
 from equiv_probe.scaling.table import table_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from equiv_probe.scaling.curves import Smooth
+    from equiv_probe.scaling.estimates import Estimate
     from equiv_probe.scaling.solver import Array
     from equiv_probe.scaling.table import Table
 
@@ -56,8 +57,8 @@ def gap(
     """Compare two models' loss against time or steps.
 
     Curves are smoothed, interpolated in the logarithms of both axes, and averaged (geometrically) over seeds, over the
-    range that all runs have. The interval of a crossing is made of all places at which the two models are not told
-    apart: it holds the true crossing as often as the intervals at single places hold the true difference.
+    range that all runs have. The interval of a crossing is made of all places at which no difference of the
+    two models is known: it holds the true crossing as often as the intervals at single places hold the true difference.
 
     The seeds of the two models are taken as independent of each other; where they share data or order, intervals are
     longer than they need be.
@@ -68,7 +69,7 @@ def gap(
         x: column of what is spent: ``"seconds"``, ``"step"``, ``"C"``; or ``"D"``, over runs of several sizes.
         loss: column of the loss, in one unit in both.
         names: of the models.
-        seeds: column that tells the runs of a model apart (else ``"run"``); without it each table is one run.
+        seeds: column that distinguishes the runs of a model (else ``"run"``); without it each table is one run.
         structure: column that names held-out structures; then structures are drawn anew too, the same ones for both
             models where they are the same. Without it and with a single run, ``{loss}_stderr`` is taken for the
             intervals, if it is there.
@@ -88,20 +89,18 @@ def gap(
     if losses is not None and not all(one > 0 for one in losses):
         raise EquivProbeError(f"losses={list(losses)}", "positive numbers, which have logarithms")
     sides = [curves_of(table_of(t), x, loss, seeds, structure) for t in (a, b)]
-    _same_structures(sides)
+    if any(len({curve.structures for curve in side}) > 1 for side in sides):
+        raise EquivProbeError("runs of one model on different structures", "the same held-out structures")
     grid = common_grid(sides)
     best = [np.stack([on_grid(c, grid, smooth) for c in side]).mean(0) for side in sides]
-    generator = np.random.default_rng(seed)
-    draws = _draws(sides, grid, smooth, resamples, generator)
-    known = all(_has_interval(side) for side in sides)
-    difference = best[1] - best[0]
+    draws = _draws(sides, grid, smooth, resamples, np.random.default_rng(seed))
+    known, difference = all(map(_has_interval, sides)), best[1] - best[0]
+    low = high = np.full(len(grid), np.nan)
+    lower, bands = np.sign(difference).astype(np.int8), np.full((2, 2, len(grid)), np.nan)
     if known:
-        ends = [interval_of(one, level, -np.inf) for one in (draws[1] - draws[0]).T]
-        low, high = np.array(ends).T
-        lower = told_apart(difference, draws[1] - draws[0], low, high, level)
-    else:
-        low = high = np.full(len(grid), np.nan)
-        lower = np.sign(difference).astype(np.int8)
+        low, high = np.array([interval_of(one, level, -np.inf) for one in (draws[1] - draws[0]).T]).T
+        lower = known_signs(difference, draws[1] - draws[0], low, high, level)
+        bands = np.exp(np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=1)).swapaxes(0, 1)
     at, factor = _times(grid, best, draws if known else None, losses, level)
     return Gap(
         names=names,
@@ -109,7 +108,7 @@ def gap(
         loss=loss,
         at=np.exp(grid),
         curves=np.exp(best),
-        bands=np.array([_band(one, level, known=known) for one in draws]),
+        bands=bands,
         ratio=np.exp(difference),
         ratio_low=np.exp(low),
         ratio_high=np.exp(high),
@@ -125,12 +124,6 @@ def gap(
     )
 
 
-def _same_structures(sides: list[list[Curve]]) -> None:
-    for side in sides:
-        if len({curve.structures for curve in side}) > 1:
-            raise EquivProbeError("runs of one model on different structures", "the same held-out structures")
-
-
 def _has_interval(side: list[Curve]) -> bool:
     return len(side) > 1 or len(side[0].structures) > 1 or bool(np.isfinite(side[0].stderr).all())
 
@@ -138,47 +131,35 @@ def _has_interval(side: list[Curve]) -> bool:
 def _draws(
     sides: list[list[Curve]], grid: Array, smooth: Smooth, resamples: int, generator: np.random.Generator
 ) -> list[Array]:
-    """Both models' curves; structures that both were measured on are drawn for both at once."""
+    """Curves of both models, ``(B, G)`` each; structures that both were measured on are drawn for both at once."""
     times: list[Array | None] = []
     for side in sides:
         held_out = side[0].structures
         if times and held_out and held_out == sides[0][0].structures:
             times.append(times[0])
-        elif len(held_out) > 1:
-            count = len(held_out)
+        elif (count := len(held_out)) > 1:
             times.append(generator.multinomial(count, np.full(count, 1 / count), resamples).astype(float))
         else:
             times.append(None)
     return [drawn(side, grid, smooth, resamples, generator, times=t) for side, t in zip(sides, times, strict=True)]
 
 
-def _band(draws: Array, level: float, *, known: bool) -> Array:
-    """The interval of a curve at each place, ``(2, G)``."""
-    tail = (1 - level) / 2
-    ends = np.exp(np.quantile(draws, [tail, 1 - tail], axis=0))
-    return ends if known else np.full_like(ends, np.nan)
-
-
 def _times(
     grid: Array, best: list[Array], draws: list[Array] | None, losses: Sequence[float] | None, level: float
 ) -> tuple[list[float], list[Estimate]]:
     """Losses, and the ratio of when the second model comes to them and when the first does."""
-    falling = np.minimum.accumulate(best, 1)
     if losses is None:
+        falling = np.minimum.accumulate(best, 1)
         low, high = falling[:, -1].max(), falling[:, 0].min()
-        if low >= high:
-            return [], []
-        wanted = np.linspace(high, low, 9)
+        wanted = np.linspace(high, low, 9) if low < high else np.empty(0)
     else:
         wanted = np.log(np.asarray(losses, dtype=float))
-    with np.errstate(invalid="ignore"):  # what neither comes to has no ratio
-        first, second = reached(grid, falling, wanted)
-        values = np.exp(second - first)
-        if draws is None:
-            return np.exp(wanted).tolist(), [Estimate(float(value)) for value in values]
-        first, second = (reached(grid, np.minimum.accumulate(one, 1), wanted) for one in draws)
-        ratios = np.exp(second - first)
-    return np.exp(wanted).tolist(), [estimate_of(v, own, level) for v, own in zip(values, ratios.T, strict=True)]
+    ratios = []
+    for curves in [np.array(best)[:, None], *([] if draws is None else [np.array(draws)])]:
+        first, second = (reached(grid, np.minimum.accumulate(one, 1), wanted) for one in curves)
+        with np.errstate(invalid="ignore"):  # what neither comes to has no ratio
+            ratios.append(np.exp(second - first))
+    return np.exp(wanted).tolist(), estimates_of(np.vstack(ratios), level)
 
 
 def _left_out(sides: list[list[Curve]], names: tuple[str, str], x: str) -> list[str]:
@@ -197,17 +178,14 @@ def _left_out(sides: list[list[Curve]], names: tuple[str, str], x: str) -> list[
 
 def _notes(sides: list[list[Curve]], names: tuple[str, str]) -> list[str]:
     notes = []
-    for side, name in zip(sides, names, strict=True):
-        if len(side) > 1:
+    for (first, *others), name in zip(sides, names, strict=True):
+        if others:
             continue
-        if len(side[0].structures) > 1:
-            notes.append(
-                f"{name} is one run: its interval is over held-out structures, and says nothing of other seeds."
-            )
-        elif np.isfinite(side[0].stderr).all():
-            notes.append(
-                f"{name} is one run: its interval is the held-out loss's own error, and says nothing of other seeds."
-            )
+        ends = "and says nothing of other seeds."
+        if len(first.structures) > 1:
+            notes.append(f"{name} is one run: its interval is over held-out structures, {ends}")
+        elif np.isfinite(first.stderr).all():
+            notes.append(f"{name} is one run: its interval is the held-out loss's own error, {ends}")
         else:
             notes.append(f"{name} is one run without an error bar: there are no intervals. A second seed gives some.")
     if any(len(side) == 2 for side in sides):

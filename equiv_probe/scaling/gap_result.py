@@ -26,7 +26,7 @@ class Crossing(Part, frozen=True):
     """Where the lower loss changes from one model to the other.
 
     Attributes:
-        x: the place; its interval is all places around it where the models are not told apart, to 0 or infinity where
+        x: the place; its interval is all places around it where the difference is not known, to 0 or infinity where
             that goes on to the end of the runs.
         loss: there.
         after: the model whose loss is lower beyond.
@@ -45,18 +45,18 @@ class Gap(Record, frozen=True):
         x: name of what was spent.
         loss: name of the loss.
         at: places, ``(G,)``.
-        curves: the mean loss of either model, ``(2, G)``.
+        curves: the mean loss of each model, ``(2, G)``.
         bands: their intervals, ``(2, 2, G)``.
         ratio: the second model's loss over the first's, ``(G,)``.
         ratio_low: its interval at each place; NaN where there is none.
         ratio_high: its interval's other end.
-        lower: at each place 1 where the first model is told to be below the second, -1 where the second is, 0 where
-            they are not told apart, ``(G,)``. A stretch counts if it goes beyond what chance does anywhere along the
-            curves, so that many places to look at do not make differences of their own.
+        lower: at each place 1 where the first model is known to be below the second, -1 where the second is, 0 where
+            the difference is not known, ``(G,)``. A stretch counts if it goes beyond what chance does anywhere along
+            the curves, so that many places to look at do not make differences of their own.
         crossings: where the lower loss changes.
         losses: at which times are compared.
         factor: what the second needs over what the first needs to come to them.
-        runs: of either model.
+        runs: of each model.
         notes: what a reader must know.
         level: of the intervals.
         protocol: how they were compared.
@@ -103,7 +103,7 @@ class Gap(Record, frozen=True):
 
     @property
     def needed(self) -> tuple[list[float], list[float]]:
-        """What either model needs for the losses; infinite where it does not get there."""
+        """What each model needs for the losses; infinite where it does not get there."""
         falling = np.minimum.accumulate(np.log(self.curves), 1)
         first, second = np.exp(reached(np.log(self.at), falling, np.log(self.losses)))
         return first.tolist(), second.tolist()
@@ -115,26 +115,22 @@ class Gap(Record, frozen=True):
 
     @property
     def verdict(self) -> str:
-        """The answer in a sentence."""
+        """Which model is lower, and where, in a sentence."""
         a, b = self.names
-        span = f"between {shown(self.at[0])} and {shown(self.at[-1])} {self.x}"
         parts = stretches(self.lower)
-        told = [part for part in parts if part[2] != 0]
-        if not told:
-            return f"{a} and {b} are not told apart anywhere {span}"
-        if len(parts) == 1:
-            lower, upper = (a, b) if told[0][2] > 0 else (b, a)
-            return f"{lower} is below {upper} over the whole range, {span}" + self._caveat
+        if not self.lower.any():
+            return f"{a} and {b} do not differ measurably anywhere between {self._at(0)} and {self._at(-1)} {self.x}"
         said = []
         for start, stop, sign in parts:
-            where = f"from {shown(self.at[start])} to {shown(self.at[stop])} {self.x}"
+            where = f"from {self._at(start)} to {self._at(stop)} {self.x}"
+            if len(parts) == 1:
+                where = f"over the whole range, between {self._at(0)} and {self._at(-1)} {self.x}"
             lower, upper = (a, b) if sign > 0 else (b, a)
-            said.append(f"{lower} is below {upper} {where}" if sign else f"they are not told apart {where}")
-        return "; ".join(said) + self._caveat
+            said.append(f"{lower} is below {upper} {where}" if sign else f"they do not differ measurably {where}")
+        return "; ".join(said) + ("" if self.measured else " (without error bars)")
 
-    @property
-    def _caveat(self) -> str:
-        return "" if self.measured else " (without error bars)"
+    def _at(self, place: int) -> str:
+        return shown(self.at[place])
 
     def document(self) -> Document:
         """Which is lower and from where on, the crossings, the times, and both curves."""

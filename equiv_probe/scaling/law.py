@@ -189,7 +189,8 @@ class Fit(Record, frozen=True):
         answer = f"{self.loss} falls with {listed(falling)}" if falling else f"{self.loss} does not fall"
         if unknown:
             answer += f"; how fast with {listed(unknown)}, the runs do not say"
-        others = [f"{name} = {one}{self._what(name)}" for name, one in self.parameters.items() if name in ("E", "beta")]
+        meanings = {"E": "the loss at infinite size", "beta": f"the exponent of {self.x[-1]}"}
+        others = [f"{key} = {self.parameters[key]}, {text}" for key, text in meanings.items() if key in self.parameters]
         return Headline(
             f"{answer}{self._floor()}.",
             first.value,
@@ -210,10 +211,6 @@ class Fit(Record, frozen=True):
         if np.isnan(floor.low):
             return ""
         return ", towards a floor above zero" if floor.low > 0 else "; a floor above zero is not shown"
-
-    def _what(self, name: str) -> str:
-        of = {"E": "the loss at infinite size", "alpha": f"the exponent of {self.x[0]}"}
-        return f", {of.get(name, f'the exponent of {self.x[-1]}')}"
 
     def parameter_table(self, title: str = "Parameters of the law") -> Table:
         """The parameters with their intervals."""

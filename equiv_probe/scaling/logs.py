@@ -8,6 +8,7 @@ run logged one. Of a run that was stopped and begun again, what it did twice is 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -94,9 +95,8 @@ def _long(table: Table, path: Path) -> Table:
     shared: list[str] = [name for name in ("step", "epoch", *CLOCKS) if name in table.columns]
     kinds: dict[tuple[str, str], dict[str, str]] = {}
     for name in table.columns:
-        parts = name.split("/")
-        if name.startswith(PREFIX) and len(parts) >= 4:
-            kinds.setdefault((parts[1], "/".join(parts[2:-1])), {})[parts[-1]] = name
+        for stage, output, key in _places(name):
+            kinds.setdefault((stage, output), {})[key] = name
     clock = next((name for name in CLOCKS if name in shared), None)
     rows: list[dict[str, Any]] = []
     for (stage, output), columns in kinds.items():
@@ -110,6 +110,12 @@ def _long(table: Table, path: Path) -> Table:
                 place[clock] = _nearby(table, clock, int(row))
             rows.append({**place, "stage": stage, "output": output, **{key: one[row] for key, one in values.items()}})
     return _rows(_with_losses(without_repeats(rows)), path.name)
+
+
+def _places(name: str) -> list[tuple[str, str, str]]:
+    """Stage, output and quantity of a column ``equiv/<stage>/<output>/<quantity>``; of others nothing."""
+    _, stage, *output, key = parts if len(parts := name.split("/")) >= 4 else ("", "", "")
+    return [(stage, "/".join(output), key)] if output and name.startswith(PREFIX) else []
 
 
 def _with_losses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -178,13 +184,9 @@ def _scalars(readers: list[Any], run: str) -> list[dict[str, Any]]:
         clock = {event.step: event.value for event in entries.get(CLOCK, ())}
         rows: dict[tuple[str, str, int], dict[str, Any]] = {}
         for tag, events in entries.items():
-            names = tag.split("/")
-            if not tag.startswith(PREFIX) or len(names) < 4:
-                continue
-            stage, output, key = names[1], "/".join(names[2:-1]), names[-1]
-            for event in events:
-                place = (stage, output, event.step)
-                row = rows.setdefault(place, {"step": event.step, "stage": stage, "output": output})
+            for event, (stage, output, key) in itertools.product(events, _places(tag)):
+                place = {"step": event.step, "stage": stage, "output": output}
+                row = rows.setdefault((stage, output, event.step), place)
                 row["seconds"] = clock.get(event.step, np.nan) if clock else event.wall_time - start - idle
                 row[key] = event.value
                 if run:

@@ -50,7 +50,7 @@ def labels(columns: list[Any], count: int) -> NDArray[np.intp]:
     return np.array([known.setdefault(tuple(row), len(known)) for row in rows], dtype=np.intp)
 
 
-def left_over(residuals: Array, hat: Array, groups: NDArray[np.intp]) -> Array:
+def left_out_residuals(residuals: Array, hat: Array, groups: NDArray[np.intp]) -> Array:
     """What the residuals of groups would be of a fit without them: ``(1 − H_gg)⁻¹ r_g``, ``(n,)``.
 
     A fit goes where few runs pull it, and leaves them little: without this, runs at the ends of the range would seem to
@@ -79,8 +79,8 @@ def of_residuals(
         residuals: ``(n,)``.
         parameters: that were fitted.
         groups: rows whose residuals belong together, such as steps of one run: these keep their shape and are
-            multiplied by one sign (a wild bootstrap), and are :func:`left_over` already; None draws every residual
-            anew from all of them.
+            multiplied by one sign (a wild bootstrap), and are :func:`left_out_residuals` already; None draws every
+            residual anew from all of them.
         resamples: how many.
         seed: of the draws.
     """

@@ -37,19 +37,10 @@ ALIASES = {
 }
 """Other names under which a column is looked for."""
 RUN = (
-    "run",
-    "model",
-    "parameters",
-    "structures",
-    "seed",
-    "augment",
-    "augmentation",
-    "width",
-    "depth",
-    "stage",
-    "output",
+    *("run", "model", "parameters", "structures", "seed"),
+    *("augment", "augmentation", "width", "depth", "stage", "output"),
 )
-"""Columns that tell runs apart, beside the names in ``ALIASES["N"]`` and ``ALIASES["D"]``."""
+"""Columns that distinguish runs, beside the names in ``ALIASES["N"]`` and ``ALIASES["D"]``."""
 NOT_A_RUN = {"C", "seconds", "hours"}
 
 
@@ -102,7 +93,7 @@ class Table:
         """
         column = self[name]
         if column.dtype.kind != "f":
-            wrong = next((one for one in column if not _is_number(one)), column[0])
+            wrong = next((one for one in column if _array([one]).dtype.kind != "f"), column[0])
             raise EquivProbeError(f"the column {name} with {str(wrong)[:60]!r}", "numbers")
         return column
 
@@ -130,7 +121,7 @@ class Table:
         return {key: np.array(rows, dtype=np.intp) for key, rows in groups.items()}
 
     def require_one(self, *names: str) -> None:
-        """See that rows are of one kind, where columns tell kinds apart.
+        """See that rows are of one kind, where columns distinguish kinds.
 
         Args:
             names: of the columns; those that are not there are left alone.
@@ -149,7 +140,7 @@ class Table:
 
     @property
     def runs(self) -> list[str]:
-        """The columns that tell runs apart."""
+        """The columns that distinguish runs."""
         sized = [name for key, names in ALIASES.items() if key not in NOT_A_RUN for name in (key, *names)]
         return [name for name in self.columns if name in RUN or name in sized]
 
@@ -157,7 +148,7 @@ class Table:
         """The last row of every run: that with the largest step, or the last one where there are no steps.
 
         Args:
-            by: the columns that tell runs apart; None takes those that are known to.
+            by: the columns that distinguish runs; None takes those that are known to.
         """
         last = []
         steps = self.numbers("step") if "step" in self else np.arange(len(self), dtype=float)
@@ -218,14 +209,6 @@ def _array(values: list[Any]) -> NDArray[Any]:
         return np.array([np.nan if v is None or v == "" else float(v) for v in values], dtype=np.float64)
     except (TypeError, ValueError):
         return np.array(["" if v is None else str(v) for v in values], dtype=object)
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value or "nan")
-    except ValueError:
-        return False
-    return True
 
 
 def _plain(value: Any) -> Any:

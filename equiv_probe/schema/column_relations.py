@@ -56,7 +56,7 @@ class Reference:
     what: str
     is_place: bool
     tolerance: Tensor
-    """Of each arrow, as a sine: what rounding of the coordinates makes of its direction."""
+    """How far rounding of the coordinates may rotate each arrow, as a sine."""
     is_periodic: bool = False
     """Whether some arrows may lead to another image of the cell, so that the rows that agree are not all."""
 
@@ -185,8 +185,8 @@ def single_column(rows: Tensor, reference: Reference) -> Hidden | None:
     }
     wanted = torch.stack([_standard(one) for one in features.values()])
     given = torch.stack([_standard(one) for one in rows.unbind(1)])
-    alike = (wanted @ given.T).abs() / len(rows)
-    hits = (alike > 1 - SAME**2 * 10).nonzero()
+    similarity = (wanted @ given.T).abs() / len(rows)
+    hits = (similarity > 1 - SAME**2 * 10).nonzero()
     if not len(hits):
         return None
     feature, column = hits[0].tolist()

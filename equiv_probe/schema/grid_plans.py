@@ -38,18 +38,11 @@ def fitting_plan(
     outputs: Mapping[str, Any] | None = None,
     subset: int | None = None,
 ) -> RotationPlan:
-    """The plan to take where nobody chose one.
-
-    Args:
-        usual: what is taken without grids, or with grids that are interpolated.
-        schema: representations.
-        inputs: of one call, ``(*S)`` by name: their shapes count.
-        outputs: likewise, as far as they are known.
-        subset: how many of the rotations; None for all.
+    """The plan to take where nobody chose one, for inputs (and outputs, as far as they are known) of these shapes.
 
     Returns:
-        ``usual``, or the rotations of the cube; on boxes with two equal sides the eight that keep them, and on other
-        boxes the four half turns.
+        ``usual``; with grids that are not interpolated the rotations of the cube (or a ``subset`` of them), on boxes
+        with two equal sides the eight that keep them, and on other boxes the rotations by 180°.
     """
     exact = exact_grids(schema, inputs, outputs)
     if not exact:
@@ -69,15 +62,10 @@ def require_fit(
 ) -> None:
     """Raise unless the plan's rotations can rotate the schema's grids.
 
-    Args:
-        plan: the plan.
-        schema: representations.
-        inputs: of one call, ``(*S)`` by name.
-        outputs: likewise, as far as they are known.
-        alone: copies are rotated one at a time, so that their shapes may differ.
+    Copies that are rotated ``alone``, one at a time, may differ in shape.
 
     Raises:
-        EquivProbeError: rotations other than the cube's for a grid without interpolation, or quarter turns of a box
+        EquivProbeError: rotations other than the cube's for a grid without interpolation, or rotations by 90° of a box
             across whose axis the sides are not equal.
     """
     for name, rep, value in exact_grids(schema, inputs, outputs):
@@ -87,16 +75,16 @@ def require_fit(
                 "the rotations of the cube, which take voxels to voxels",
                 'ep.RotationPlan("cube"), or declare ep.grid(interpolation="linear")',
             )
-        turned = {"cube": "xyz", "box": ""}.get(
+        axes = {"cube": "xyz", "box": ""}.get(
             plan.design, plan.design[-1]
-        )  # axes about which there are quarter turns
-        if not all(_is_square(rep, None, axis) for axis in turned):
+        )  # axes about which there are rotations by 90°
+        if not all(_is_square(rep, None, axis) for axis in axes):
             raise EquivProbeError(
                 f"the plan {plan}, and {name!r} with spacing {rep.spacing}",
-                "half turns, which keep every axis",
+                "rotations by 180°, which keep every axis",
                 'ep.RotationPlan("box"), or ep.grid(..., interpolation="linear")',
             )
-        if isinstance(value, torch.Tensor) and not alone and not all(_is_square(rep, value, axis) for axis in turned):
+        if isinstance(value, torch.Tensor) and not alone and not all(_is_square(rep, value, axis) for axis in axes):
             raise EquivProbeError(
                 f"the plan {plan}, and {name!r} of shape {tuple(value.shape)}, whose copies would differ in shape",
                 "rotations that keep the shape, where copies or structures share an array",
@@ -112,7 +100,7 @@ def one_of(plan: RotationPlan) -> RotationPlan:
 
 
 def _is_square(rep: Grid, value: Any, axis: str) -> bool:
-    """Whether quarter turns about an axis keep the box; as far as its shape is known."""
+    """Whether rotations by 90° about an axis keep the box; as far as its shape is known."""
     across = [place for place, own in enumerate(rep.axes) if own != axis]
     first, second = (rep.spacing["xyz".index(rep.axes[place])] for place in across)
     known = isinstance(value, torch.Tensor) and value.ndim >= 3

@@ -29,7 +29,7 @@ from equiv_probe.schema.column_relations import (
     single_column,
     window,
 )
-from equiv_probe.schema.usual_names import CELLS, plain
+from equiv_probe.schema.usual_names import BATCH_INDICES, CELLS, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,7 +42,6 @@ ROWS = 2048
 """Rows that are compared, at most."""
 WIDEST = 512
 """Columns that are searched, at most."""
-_INDICES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
 _EDGES = {"edge_index", "edge_idx", "edges", "edge_list", "pairs", "neighbors"}
 
 
@@ -76,7 +75,7 @@ class Evidence:
         return next((one for one in (single_column(rows, each) for each in references) if one), None) or by_itself(rows)
 
     def _whole(self, rows: Tensor, first: Hidden, references: list[Reference]) -> Hidden:
-        """All windows of a tensor, as one representation; one that has none is the answer."""
+        """All windows of a tensor, as one representation; one that has none is returned."""
         parts: list[tuple[int, Representation]] = [(first.columns[0], scalar)] if first.columns[0] else []
         what: list[str] = []
         start, end, hit = first.columns[0], first.columns[1], first
@@ -164,7 +163,7 @@ class Evidence:
 
 def _is_index(name: str, value: Any) -> bool:
     is_whole_numbers = isinstance(value, torch.Tensor) and not value.is_floating_point() and value.device.type != "meta"
-    return is_whole_numbers and value.ndim == 1 and value.numel() > 0 and plain(name) in _INDICES
+    return is_whole_numbers and value.ndim == 1 and value.numel() > 0 and plain(name) in BATCH_INDICES
 
 
 def _is_edges(name: str, value: Any) -> bool:

@@ -1,7 +1,7 @@
 """Structures that are in a batch more than once, as guidance without a classifier puts them: one rotation for all.
 
 >>> twice = torch.tensor([[[1.0, 0, 0]], [[0, 2.0, 0]], [[1.0, 0, 0]]])
->>> first_alike(twice, None, 3)
+>>> first_equal(twice, None, 3)
 tensor([0, 1, 0])
 """
 
@@ -11,16 +11,12 @@ import torch
 from torch import Tensor
 
 
-def first_alike(positions: Tensor, index: Tensor | None, count: int) -> Tensor:
+def first_equal(positions: Tensor, index: Tensor | None, count: int) -> Tensor:
     """For every structure the first of the same positions, ``(count,)``, without waiting for the device.
 
-    Positions are compared by a sum of their bits, which is exact in any order. Should two others have the same sum,
-    they share a rotation too: that is no bias.
-
-    Args:
-        positions: ``(B, N, 3)``, or ``(N, 3)`` with an index.
-        index: structure of each node, ``(N,)``; None for a dense batch.
-        count: how many structures.
+    Positions are ``(B, N, 3)``, or ``(N, 3)`` with the ``index`` of each node's structure. They are compared by a sum
+    of their bits, which is exact in any order. Should two others have the same sum, they share a rotation too: that is
+    no bias.
     """
     bits = positions.detach().double().contiguous().view(torch.int64).flatten(1)
     odd = torch.arange(bits.shape[1], device=bits.device) * 0x5851F42D4C957F2D + 0x14057B7EF767814F

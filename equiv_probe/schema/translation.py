@@ -2,7 +2,7 @@
 
 >>> import torch, equiv_probe as ep
 >>> inputs = {"x": torch.randn(5, 3, generator=torch.Generator().manual_seed(0))}
->>> def coordinates(values):  # as an EGNN answers: new places, and not displacements
+>>> def coordinates(values):  # like an EGNN: new coordinates, not displacements
 ...     return {"0": 2 * values["x"] - values["x"].mean(0)}
 >>> guessed = ep.Schema.infer(inputs, coordinates(inputs))
 >>> print(guessed.outputs["0"], settled(guessed, inputs, coordinates).outputs["0"])
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.representations.representation import point, vector
-from equiv_probe.schema.inference import BY_SHAPE
+from equiv_probe.schema.output_inference import BY_SHAPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,13 +41,8 @@ def undecided(schema: Schema) -> list[str]:
 def settled(schema: Schema, inputs: Named, evaluate: Callable[[Named], Mapping[str, Any]]) -> Schema:
     """The schema, with outputs as points that move along with a structure; two evaluations where that is undecided.
 
-    Args:
-        schema: as inferred.
-        inputs: of one call, by name.
-        evaluate: outputs by name of such inputs, from the same random state each time.
-
-    Returns:
-        The same schema where nothing was undecided, or where the outputs do what neither places nor arrows do.
+    ``evaluate`` gives outputs by name, from the same random state each time. The schema stays as it is where the
+    outputs do what neither places nor arrows do.
     """
     names = undecided(schema)
     if not names:

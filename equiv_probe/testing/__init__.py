@@ -1,4 +1,4 @@
-"""Planted models with known answers, and the conformance suite that every adapter, ours or yours, must pass.
+"""Planted models of known symmetry breaking, and the conformance suite that every adapter, ours or yours, must pass.
 
 >>> import torch, equiv_probe as ep
 >>> from equiv_probe.testing import LinearField

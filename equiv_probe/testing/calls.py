@@ -1,4 +1,4 @@
-"""Conformance of adapters to live calls: does a plugin read, rotate, stack and part a framework's batches rightly?
+"""Conformance of adapters to live calls: does a plugin read, rotate, stack and split a framework's batches rightly?
 
 A plugin describes one call of its kind by a :class:`CallCase` and runs :func:`check_calls` in a test. Planted models
 are evaluated structure by structure inside a module of the framework's kind, and what the probe finds on the plugin's
@@ -13,8 +13,9 @@ import torch
 
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter
-from equiv_probe.live.capture import cloned, read_outputs
+from equiv_probe.live.capture import cloned
 from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.probe.probe import Probe
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.testing.conformance import EXACT_PLAN, anisotropic, close, require, sizes
@@ -41,7 +42,7 @@ class CallCase(Protocol):
     def module(self, field: Field) -> nn.Module:
         """A module of the framework's kind that gives the field's ``energy`` ``(B,)`` and ``forces`` ``(N, 3)``.
 
-        Evaluate ``field`` structure by structure, and join its answers as the framework's models do; leave out outputs
+        Evaluate ``field`` structure by structure, and join its outputs as the framework's models do; leave out outputs
         that the framework does not have.
         """
 
@@ -86,14 +87,14 @@ def check_recognised(case: CallCase) -> None:
 
 
 def check_round_trip(case: CallCase, tolerance: float) -> None:
-    """What was split can be rebuilt, and the model answers the same."""
+    """What was split can be rebuilt, and the model gives the same outputs."""
     module, (args, kwargs) = case.module(anisotropic()), case.call()
     live = LiveOrbit(module, case.schema)
     call = live.keep(args, kwargs)
     made, made_kwargs = call.rebuild({name: cloned(value) for name, value in call.inputs.items()})
-    answer = module(*args, **kwargs)
-    schema = live.resolve(call, answer)
-    expected, found = read_outputs(answer, schema), read_outputs(module(*made, **made_kwargs), schema)
+    output = module(*args, **kwargs)
+    schema = live.resolve(call, output)
+    expected, found = read_outputs(output, schema), read_outputs(module(*made, **made_kwargs), schema)
     for name, value in expected.items():
         close(found[name], value, float(value.abs().max()), tolerance, f"{name} of a call that was rebuilt")
 
@@ -107,7 +108,7 @@ def check_call_untouched(case: CallCase) -> None:
     call = live.keep(args, kwargs)
     live.resolve(call, module(*case.call()[0], **case.call()[1]))
     structures = live.structures(call.inputs)
-    live.pulled_back(call, structures, draw(EXACT_PLAN, EXACT_PLAN.generator(), structures.count)[0])
+    live.rotated_back(call, structures, draw(EXACT_PLAN, EXACT_PLAN.generator(), structures.count)[0])
     after = adapter.split(args, kwargs)[0]
     require(after.keys() == before.keys(), "names of the call, afterwards", sorted(after), sorted(before))
     for name, value in before.items():
@@ -127,8 +128,8 @@ def check_own_rotations(case: CallCase, tolerance: float, *, stacks: bool) -> No
     rotated = structures.rotate(call.inputs, live.known_schema, rotations)
     stacked = live.adapter.stack(call.inputs, rotated)
     require(stacked is not None or not stacks, "copies share a call", stacked, "a stacked call (or stacks=False)")
-    found = live.pulled_back(call, structures, rotations)
-    each = [live.pulled_back(call, structures, g[None]) for g in rotations]
+    found = live.rotated_back(call, structures, rotations)
+    each = [live.rotated_back(call, structures, g[None]) for g in rotations]
     for name, value in found.items():
         alone = torch.cat([one[name] for one in each])
         scale = max(sizes(model, one.double())[name] for one in case.positions())
@@ -136,8 +137,8 @@ def check_own_rotations(case: CallCase, tolerance: float, *, stacks: bool) -> No
         parts = []
         for b, one in enumerate(case.positions()):
             center, g = one.double().mean(0), rotations[:, b]
-            answers = [model((one.double() - center) @ r.mT + center)[name] for r in g]
-            parts.append(model.outputs[name].rotate_back(torch.stack(answers), g))
+            outputs = [model((one.double() - center) @ r.mT + center)[name] for r in g]
+            parts.append(model.outputs[name].rotate_back(torch.stack(outputs), g))
         joined = torch.cat([part if part.ndim > 1 else part[:, None] for part in parts], 1)
         close(value.reshape(joined.shape), joined, scale, tolerance, f"{name}, each structure by its own rotation")
 
@@ -146,7 +147,7 @@ def check_measured(case: CallCase, tolerance: float) -> None:
     """The probe's ``L_equiv`` is the closed form."""
     model = anisotropic()
     module, (args, kwargs) = case.module(model).eval(), case.call()
-    with Probe(module, case.schema, EXACT_PLAN, full=1, budget=None) as probe:
+    with Probe(module, case.schema, EXACT_PLAN, full=1, cost=None) as probe:
         module(*args, **kwargs)
     require(bool(probe.running), "outputs measured", sorted(probe.running), "energy or forces")
     for (stage, name), running in probe.running.items():

@@ -1,4 +1,4 @@
-"""The adapter conformance suite: does a plugin rotate, batch and pull back as the core does?
+"""The adapter conformance suite: does a plugin rotate, batch and rotate back as the core does?
 
 A plugin describes itself by an :class:`AdapterCase` and calls :func:`check_adapter` in a test. The suite wraps planted
 models, whose ``L_equiv`` and twirl are known in closed form, as models of the framework, and lets the plugin
@@ -43,8 +43,8 @@ class AdapterCase(Protocol):
     def orbit(self, field: Field, structure: Any, plan: RotationPlan) -> Orbit:
         """The orbit of one structure, evaluated on the framework's own path.
 
-        Wrap ``field`` as a model of the framework; let the plugin rotate, stack, evaluate and pull back as it does for
-        users. Outputs are named as in ``field``; leave out those that the framework does not have.
+        Wrap ``field`` as a model of the framework; let the plugin rotate, stack, evaluate and rotate back as it does
+        for users. Outputs are named as in ``field``; leave out those that the framework does not have.
         """
 
     def state(self, structure: Any) -> Any:

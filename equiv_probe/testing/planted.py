@@ -95,22 +95,20 @@ class LinearDenoiser(PlantedModel):
     outputs: ClassVar[Mapping[str, Representation]] = {"denoised": reps.point}
 
     def __init__(self, matrix: Tensor) -> None:
-        self.matrix = matrix
+        self.matrix, self._field = matrix, LinearField(matrix)
 
     def __call__(self, positions: Tensor) -> Named:
         """``c + A (x − c)``."""
-        center = positions.mean(-2, keepdim=True)
-        return {"denoised": center + (positions - center) @ self.matrix.to(positions).mT}
+        return {"denoised": positions.mean(-2, keepdim=True) + self._field(positions)["forces"]}
 
     def twirl(self, positions: Tensor, *, improper: bool = False) -> Named:
         """``c + tr(A)/3 · (x − c)``."""
-        del improper
-        center = positions.mean(-2, keepdim=True)
-        return {"denoised": center + _trace(self.matrix).to(positions) / 3 * (positions - center)}
+        averaged = self._field.twirl(positions, improper=improper)["forces"]
+        return {"denoised": positions.mean(-2, keepdim=True) + averaged}
 
     def power(self, positions: Tensor) -> dict[str, Power]:
-        """As for the linear field."""
-        return {"denoised": _linear_power(self.matrix, positions)}
+        """The powers of the linear field."""
+        return {"denoised": self._field.power(positions)["forces"]}
 
 
 @final
@@ -144,12 +142,9 @@ class QuadraticEnergy(PlantedModel):
         """``tr(M)/3 Σ|x|²``, ``−2 tr(M)/3 x`` and ``tr(B)/3 · 1``."""
         del improper
         x, mean = _centred(positions), _trace(self.matrix).to(positions) / 3
-        pressure = (
-            _voigt(_trace(self.stress) / 3 * torch.eye(3, dtype=self.stress.dtype))
-            .to(positions)
-            .expand(*positions.shape[:-2], 6)
-        )
-        return {"energy": mean * x.square().sum((-2, -1)), "forces": -2 * mean * x, "stress": pressure}
+        pressure = _voigt(_trace(self.stress) / 3 * torch.eye(3, dtype=self.stress.dtype)).to(positions)
+        energy, stress = mean * x.square().sum((-2, -1)), pressure.expand(*positions.shape[:-2], 6)
+        return {"energy": energy, "forces": -2 * mean * x, "stress": stress}
 
     def power(self, positions: Tensor) -> dict[str, Power]:
         """``‖M₂‖²‖S₂‖²/5`` with ``S = Σ x xᵀ``; the linear field's; and 7/60 ``‖B₂‖²`` over six Voigt components."""

@@ -20,13 +20,13 @@ from torch import nn
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.rotated_model import RotatedModel
-from equiv_probe.orbit.twirl import progress_bar
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe.schema.grid_plans import fitting_plan
 from equiv_probe.schema.schema import named
 from equiv_probe.voxels.grid_report import GridAudit
-from equiv_probe.voxels.parts import FLOOR, Parts, evaluated
+from equiv_probe.voxels.parts import FLOOR, Parts, evaluated, grids_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,14 +63,14 @@ def audit_grid(
         interpolation: of the second number; None is the schema's own, or else ``"cubic"``.
         center: of rotation of points beside the grids or in their place; grids rotate about the centre of their box.
         chunk: structures in one pass.
-        progress: show a progress bar.
+        progress: show a bar in a terminal, lines in a log, once it takes longer than two seconds.
 
     Returns:
         Both numbers, which print with what they mean.
 
     Raises:
         EquivProbeError: no grid in the schema, a flat batch, one replicate, or targets and a loss that do not fit the
-            model's answer; all of this before the first rotation.
+            model's output; all of this before the first rotation.
     """
     began = time.perf_counter()
     plan = rotation_plan(plan) or RotationPlan()
@@ -79,18 +79,18 @@ def audit_grid(
     if plan.R < 2:
         raise EquivProbeError(str(plan), "two replicates or more, for an estimate", "RotationPlan(..., replicates=4)")
     if schema is None:
-        schema = RotatedModel(evaluated(model, lambda: None), inputs, None, center).schema
-    parts = Parts.of(model, inputs, targets, schema, chunk)
-    kinds = [rep.interpolation for rep in parts.grids() if rep.interpolation]
+        schema = RotatedModel(evaluated(model), inputs, None, center).schema
+    parts = Parts.of(inputs, targets, schema, chunk)
+    kinds = [rep.interpolation for rep in grids_of(parts.schema) if rep.interpolation]
     kind = interpolation or (kinds[0] if kinds else "cubic")
     exact, smooth = parts.declared(None), parts.declared(kind)
     whole = named(inputs, list(exact.inputs))
-    first = RotatedModel(parts.predict(lambda: None), parts.inputs[0], exact, center)
+    first = RotatedModel(evaluated(model, precisions=parts.precisions), parts.inputs[0], exact, center)
     cube_plan = fitting_plan(plan, exact, whole, first.identity)
     parts.require_fit(first, loss)
     evaluations = len(parts.inputs) * (cube_plan.size + plan.size + 2 * (FLOOR + 2))
     with progress_bar(evaluations, "rotating grids", shown=progress) as advance:
-        predict = parts.predict(lambda: advance(1))
+        predict = evaluated(model, lambda: advance(1), parts.precisions)
         cube, at_right_angles = parts.decompose(predict, exact, cube_plan, center, loss)
         rotations, at_angles = parts.decompose(predict, smooth, plan, center, loss)
     return GridAudit(

@@ -1,4 +1,4 @@
-"""The answer of an audit of a model of grids: by right angles, exactly, and by all rotations, interpolated."""
+"""The headline of an audit of a model of grids: by right angles, exactly, and by all rotations, interpolated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def headline(cube: Decomposition, rotations: Decomposition, right_angles: int, interpolation: str) -> Headline:
-    """The answer: what right angles show if they show anything, else what all rotations do.
+    """What right angles show if they show anything, else what all rotations do.
 
     Args:
         cube: over rotations by right angles.
@@ -68,21 +68,8 @@ def labelled(found: Decomposition) -> Labelled | None:
     """The parts of the loss, if there are labels."""
     if not math.isfinite(found.total):
         return None
-    return Labelled(
-        found.loss,
-        found.unit or "own unit",
-        found.structures,
-        found.total,
-        found.total_stderr,
-        found.mean,
-        found.mean_stderr,
-        found.equiv,
-        found.equiv_stderr,
-        found.equiv_interval,
-        found.share,
-        found.share_stderr,
-        found.share_interval,
-    )
+    parts = {name: getattr(found, name) for name in Labelled.__struct_fields__}
+    return Labelled(**{**parts, "unit": found.unit or "own unit"})
 
 
 def _errors(found: Decomposition) -> list[str]:

@@ -48,7 +48,7 @@ class GridAudit(Record, frozen=True):
     """Two estimates of the same loss's symmetry error.
 
     Attributes:
-        cube: over the rotations of the cube (of a box that is no cube, its half turns), which interpolate nothing: the
+        cube: over the rotations of the cube (of a box that is no cube, those by 180°), which interpolate nothing: the
             average over them is exact, and its floor is rounding alone. Over the whole box.
         rotations: over all of SO(3), the grids interpolated; its floor is the interpolation's. Over the ball that the
             box holds.
@@ -110,7 +110,7 @@ class GridAudit(Record, frozen=True):
         return {**stored, **plans, **interpolation}
 
     def document(self) -> Document:
-        """The answer and both numbers, then the loss, then where the error sits and of what kind it is."""
+        """The headline and both numbers, then the loss, then where the error sits and of what kind it is."""
         losses = [(name, known) for name, one in self._numbers() if (known := labelled(one)) is not None]
         each = [one for both in (self.cube, self.rotations) for one in (both, *both.parts.values())]
         notes = list(dict.fromkeys(note for one in each for note in one.notes))

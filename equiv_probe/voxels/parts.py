@@ -20,8 +20,9 @@ from equiv_probe.live.isolation import needs_gradient
 from equiv_probe.orbit.twirl import twirl
 from equiv_probe.representations.grids import Grid
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.batch_layout import resolve_batch
 from equiv_probe.schema.schema import named, unnamed
-from equiv_probe.schema.structures import Structures, resolve_batch
+from equiv_probe.schema.structures import Structures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -42,7 +43,6 @@ FLOOR = 3
 class Parts:
     """A batch in parts that fit in memory."""
 
-    model: Callable[[Any], Any]
     inputs: list[Any]
     targets: list[Any]
     schema: Schema
@@ -51,17 +51,18 @@ class Parts:
     precisions: set[torch.dtype] = field(default_factory=set)
 
     @classmethod
-    def of(cls, model: Callable[[Any], Any], inputs: Any, targets: Any, schema: Schema, chunk: int) -> Parts:
+    def of(cls, inputs: Any, targets: Any, schema: Schema, chunk: int) -> Parts:
         """Cut a batch up; a single structure is one part."""
-        if not any(isinstance(rep, Grid) for rep in (*schema.inputs.values(), *schema.outputs.values())):
+        if not grids_of(schema):
             raise EquivProbeError(str(schema), "a grid among the inputs or outputs", 'outputs={"density": ep.grid()}')
-        tensors = {n: torch.as_tensor(v) for n, v in named(inputs, list(schema.inputs)).items() if n in schema.inputs}
-        schema = resolve_batch(schema, {**named(inputs, list(schema.inputs)), **tensors})
-        found = Structures.of({**named(inputs, list(schema.inputs)), **tensors}, schema, "origin")
+        given = named(inputs, list(schema.inputs))
+        given |= {name: torch.as_tensor(v) for name, v in given.items() if name in schema.inputs}
+        schema = resolve_batch(schema, given)
+        found = Structures.of(given, schema, "origin")
         if found.layout == "index":
-            raise EquivProbeError("a flat batch with an index", "one structure, or a dense batch", "audit them in turn")
+            raise EquivProbeError("a flat batch with an index", "one structure, or a dense batch", "one audit for each")
         if found.layout == "one":
-            return cls(model, [inputs], [targets], schema, 1, None)
+            return cls([inputs], [targets], schema, 1, None)
         starts = range(0, found.count, chunk)
 
         def cut(values: Any) -> list[Any]:
@@ -73,21 +74,16 @@ class Parts:
                 for start in starts
             ]
 
-        return cls(model, cut(inputs), cut(targets), schema, found.count, "leading")
+        return cls(cut(inputs), cut(targets), schema, found.count, "leading")
 
     def require_fit(self, first: RotatedModel, loss: AnyLoss | Mapping[str, AnyLoss]) -> None:
-        """Raise what the decomposition would raise about targets and loss, from one answer to the first part."""
+        """Raise what the decomposition would raise about targets and loss, from one output for the first part."""
         one = {name: value[None, None] for name, value in first.identity.items()}
         eye = torch.eye(3, dtype=torch.float64)[None, None]
         orbit = Orbit.from_values(one, first.identity, first.schema, RotationPlan("haar", 1), eye)
         given = Objective.of(orbit, self.targets[0], loss, structures=self.layout, weights=None, mask=None)
         for objective in given.values():
             objective(first.identity, 0)
-
-    def grids(self) -> list[Grid]:
-        """The grids of the schema."""
-        both = (*self.schema.inputs.values(), *self.schema.outputs.values())
-        return [rep for rep in both if isinstance(rep, Grid)]
 
     def declared(self, kind: Kind | None) -> Schema:
         """The schema with such an interpolation."""
@@ -96,22 +92,8 @@ class Parts:
             return replace(rep, interpolation=kind, ball=kind is not None) if isinstance(rep, Grid) else rep
 
         sides = (self.schema.inputs, self.schema.outputs, self.schema.targets)
-        made = [{name: own(rep) for name, rep in side.items()} for side in sides]
-        return replace(self.schema, inputs=made[0], outputs=made[1], targets=made[2])
-
-    def predict(self, advance: Callable[[], None]) -> Callable[[Any], Any]:
-        """The model, counted, and asked for the precision of its answers."""
-        model = evaluated(self.model, advance)
-
-        def predict(values: Any) -> Any:
-            found = model(values)
-            for value in named(found).values():
-                if isinstance(value, torch.Tensor) and value.is_floating_point():
-                    self.precisions.add(value.dtype)
-            return found
-
-        predict.__wrapped__ = model  # type: ignore[attr-defined]
-        return predict
+        inputs, outputs, targets = ({name: own(rep) for name, rep in side.items()} for side in sides)
+        return replace(self.schema, inputs=inputs, outputs=outputs, targets=targets)
 
     def decompose(
         self,
@@ -127,7 +109,7 @@ class Parts:
         doubts: dict[str, str] = {}
         controls: list[Control] = []
         for inputs, targets in zip(self.inputs, self.targets, strict=True):
-            orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR)
+            orbit = twirl(predict, inputs, schema, plan, center=center, floor=FLOOR, progress=False)
             controls += orbit.controls
             for name in orbit.identity:
                 orbit.require_finite(name)
@@ -146,9 +128,8 @@ class Parts:
             for name, one in joined.items()
         }
         each = [one for one in deviations if one is not None]
-        weights = orbit.weights.repeat(plan.R)
-        turns = orbit.rotations.flatten(0, 1)
-        bins = by_angle(torch.cat(each, -1), turns, weights, exact=not plan.is_rotated) if each else []
+        flat, weights = orbit.rotations.flatten(0, 1), orbit.weights.repeat(plan.R)
+        bins = by_angle(torch.cat(each, -1), flat, weights, exact=not plan.is_rotated) if each else []
         if len(parts) == 1:
             return replace(next(iter(parts.values())), parts=parts), bins
         whole = summarise(Measurement.sum(joined, dict.fromkeys(joined, 1.0)), "")
@@ -160,6 +141,11 @@ class Parts:
         step = max((torch.finfo(one).eps for one in self.precisions), default=0.0) * math.sqrt(size / 12)
         of_loss = torch.finfo(torch.float64).eps * float(measured.estimate.total.abs().mean())
         return max(step**2 if measured.squared else step, of_loss if measured.labelled else 0.0)
+
+
+def grids_of(schema: Schema) -> list[Grid]:
+    """The grids among inputs and outputs."""
+    return [rep for rep in (*schema.inputs.values(), *schema.outputs.values()) if isinstance(rep, Grid)]
 
 
 def _noted(found: Decomposition, note: str) -> Decomposition:
@@ -182,28 +168,39 @@ def _slice(value: Any, start: int, stop: int, count: int) -> Any:
     return value[start:stop] if hasattr(value, "shape") and value.shape[:1] == (count,) else value
 
 
-def evaluated(model: Callable[[Any], Any], advance: Callable[[], None]) -> Callable[[Any], Any]:
-    """The model in eval mode, without gradients unless it needs them."""
-    differentiates = [False]
+def evaluated(
+    model: Callable[[Any], Any], advance: Callable[[], None] = lambda: None, precisions: set[torch.dtype] | None = None
+) -> Callable[[Any], Any]:
+    """The model in eval mode, counted, without gradients unless it needs them; notes the precision of its outputs."""
+    differentiates = False
+
+    def evaluate(values: Any) -> Any:
+        nonlocal differentiates
+        try:
+            with torch.set_grad_enabled(differentiates):
+                return model(values)
+        except RuntimeError as error:
+            if differentiates or not needs_gradient(error):
+                raise
+            differentiates = True
+            with torch.enable_grad():
+                return model(values)
 
     def predict(values: Any) -> Any:
         advance()
-        modules = list(model.modules()) if isinstance(model, nn.Module) else []
+        modules = model.modules() if isinstance(model, nn.Module) else ()
         training = [module for module in modules if module.training]
         for module in training:
             module.training = False
         try:
-            with torch.set_grad_enabled(differentiates[0]):
-                return model(values)
-        except RuntimeError as error:
-            if differentiates[0] or not needs_gradient(error):
-                raise
-            differentiates[0] = True
-            with torch.enable_grad():
-                return model(values)
+            found = evaluate(values)
         finally:
             for module in training:
                 module.training = True
+        tensors = (value for value in named(found).values() if isinstance(value, torch.Tensor))
+        if precisions is not None:
+            precisions.update(value.dtype for value in tensors if value.is_floating_point())
+        return found
 
     predict.__wrapped__ = model  # type: ignore[attr-defined]
     return predict

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.report.axes import ALARM, CALM, INK, LINE, axes_or_new, figure, is_near, tidied
+from equiv_probe.report.axes import ALARM, CALM, INK, LINE, axes_or_new, below, figure, is_near, legend_above, tidied
 from equiv_probe.report.formatting import number
 from equiv_probe.voxels.grid_numbers import ABOVE, ALL, RIGHT_ANGLES, label, shown
 
@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 @figure
 def numbers(cube: Decomposition, rotations: Decomposition, ax: Axes | None = None) -> Axes:
     """Both numbers with their 95 % intervals, beside their floors, and up to where interpolation may reach.
-
-    Args:
-        cube: over rotations by right angles.
-        rotations: over all, interpolated.
-        ax: to draw into.
 
     Raises:
         EquivProbeError: Matplotlib is not installed.
@@ -63,18 +58,13 @@ def numbers(cube: Decomposition, rotations: Decomposition, ax: Axes | None = Non
     ax.set_yticks((0, 1), (RIGHT_ANGLES, ALL))
     ax.set_ylim(1.6, -0.6)
     ax.set_xlabel(label(cube))
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    legend_above(ax)
     return tidied(ax, grid="x")
 
 
 @figure
 def structures(cube: Decomposition, rotations: Decomposition, ax: Axes | None = None) -> Axes:
     """How both numbers are spread over structures: for each value, the percentage of structures that lie below.
-
-    Args:
-        cube: over rotations by right angles.
-        rotations: over all, interpolated.
-        ax: to draw into.
 
     Raises:
         EquivProbeError: the audit does not hold its structures.
@@ -85,18 +75,15 @@ def structures(cube: Decomposition, rotations: Decomposition, ax: Axes | None = 
         raise EquivProbeError("a report without structures", "an audit that kept them")
     ax = axes_or_new(ax)
     for name, (values, one, colour) in drawn.items():
-        below = 100 * np.arange(len(values) + 1) / len(values)
-        ax.step([values[0], *values], below, where="post", color=colour, lw=2, label=name)
+        below(ax, values, "structures", colour, name)
         floor = shown(one, one.floor)
         if is_near(floor, [x for values, *_ in drawn.values() for x in values]):
             ax.axvline(floor, color=colour, ls=":", label=f"its floor {number(floor)}")
     ends = [x for values, *_ in drawn.values() for x in (values[0], values[-1])]
     if min(ends) > 0 and max(ends) > 20 * min(ends):
         ax.set_xscale("log")
-    ax.set_ylim(0, 103)
     ax.set_xlabel(label(cube))
-    ax.set_ylabel("structures below, %")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    legend_above(ax)
     return tidied(ax)
 
 
@@ -122,7 +109,7 @@ def angle(bins: Mapping[str, Sequence[AngleBin]], ax: Axes | None = None) -> Axe
     ax.set_xticks(range(0, 181, 45))
     ax.set_xlabel("angle of the rotation, degrees")
     ax.set_ylabel("root mean square, unit of the output")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    legend_above(ax)
     return tidied(ax)
 
 

@@ -22,7 +22,7 @@ Predict = Literal["velocity", "noise", "data"]
 
 
 def schema(predict: Predict) -> ep.Schema:
-    """How the network's input and answer rotate; the centre of rotation is the origin."""
+    """How the network's input and output rotate; the centre of rotation is the origin."""
     return ep.Schema(inputs={"x": ep.point}, outputs={"0": ep.point if predict == "data" else ep.vector})
 
 
@@ -52,21 +52,21 @@ def loss(net: nn.Module, x1: Tensor, z: Tensor, mask: Tensor, predict: Predict =
     return off.float().square().sum() / (3 * mask.sum())
 
 
-def velocity(answer: Tensor, x: Tensor, t: float, predict: Predict, shortest: float = 1e-3) -> Tensor:
-    """``dx/dt`` from the network's answer.
+def velocity(output: Tensor, x: Tensor, t: float, predict: Predict, shortest: float = 1e-3) -> Tensor:
+    """``dx/dt`` from the network's output.
 
     Args:
-        answer: what the network said ``(B, N, 3)``.
+        output: of the network ``(B, N, 3)``.
         x: where it was asked ``(B, N, 3)``.
         t: when.
         predict: what it was trained for.
         shortest: times nearer to an end than this count as that end.
     """
     if predict == "velocity":
-        return answer
+        return output
     if predict == "noise":  # at t = 0 the noise is known and says nothing of the data, whose mean is zero
-        return (x - answer) / t if t >= shortest else -answer
-    return (answer - x) / max(1 - t, shortest)
+        return (x - output) / t if t >= shortest else -output
+    return (output - x) / max(1 - t, shortest)
 
 
 def sampler(

@@ -85,7 +85,7 @@ def gradients(run: Run, batches: int, size: int, seed: int) -> dict[str, float]:
         center="origin",
         per_structure=True,
     )
-    found = ep.analysis.gradients(loss, over="structures", blocks=batches)
+    found = ep.analysis.gradients(loss, blocks="structures", n_blocks=batches)
     print(found, flush=True)
     row: dict[str, float] = {}
     for key in ("norm_mean", "norm_equiv", "ratio", "cosine"):

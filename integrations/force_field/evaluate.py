@@ -63,9 +63,9 @@ def force_decomposition(network: Transformer, data: Labelled, rotations: int, se
         with torch.no_grad():
             _, forces = network((data.positions @ rotate.T).to(parameter), data.species.to(parameter.device))
         orbit.append((forces.cpu() @ rotate)[real])
-    pulled_back = torch.stack(orbit)
-    total = (pulled_back - data.forces[real]).square().mean()
-    return total.item(), pulled_back.var(dim=0, correction=1).mean().item()
+    rotated_back = torch.stack(orbit)
+    total = (rotated_back - data.forces[real]).square().mean()
+    return total.item(), rotated_back.var(dim=0, correction=1).mean().item()
 
 
 def main(

@@ -99,7 +99,7 @@ def curvature(given: Sequence[ep.analysis.OrbitLoss], *, probes: int, steps: int
 def gradients(net: nn.Module, batch: measuring.Batch, replicates: int) -> dict[str, Any]:
     """Lengths of both gradients, unbiased over structures and their rotations, and the angle between them."""
     plan = ep.RotationPlan("tetrahedral", replicates=replicates, seed=measuring.SEED + SETS)
-    found = ep.analysis.gradients(loss_of(net, batch, plan, per_structure=True), over="structures")
+    found = ep.analysis.gradients(loss_of(net, batch, plan, per_structure=True), blocks="structures")
     print(found)
     plain: dict[str, Any] = found.to_dict()["groups"]["all"]
     return plain

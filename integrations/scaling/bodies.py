@@ -32,7 +32,7 @@ HELD_OUT = 2**31
 
 @dataclass(frozen=True)
 class Structures:
-    """Initial states and answers, one row a structure.
+    """Initial states and labels, one row a structure.
 
     Attributes:
         position: ``(B, P, 3)``.
@@ -87,8 +87,8 @@ def points(state: State) -> Tensor:
 
 def velocities(state: State, mass: Tensor) -> Tensor:
     """How all corners move, ``(B, P, 3)``."""
-    turning = torch.linalg.cross(angular_velocity(state, mass)[:, :, None].expand_as(state.corners), state.corners)
-    return (state.velocity[:, :, None] + turning).flatten(1, 2)
+    spinning = torch.linalg.cross(angular_velocity(state, mass)[:, :, None].expand_as(state.corners), state.corners)
+    return (state.velocity[:, :, None] + spinning).flatten(1, 2)
 
 
 def forces(x: Tensor, mass: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ RUN = ("model", "width", "structures", "seed")
 
 
 @dataclass(frozen=True)
-class Answers:
+class Findings:
     """By model or pair of models; what could not be fitted is not there, and said in `left`."""
 
     sizes: dict[str, scaling.Fit]
@@ -67,7 +67,7 @@ def frontier(runs: Table, x: str = "C") -> Table:
     return runs.take(order[losses < below])
 
 
-def answered(runs: Table, steps: int, width: int, resamples: int = 1000) -> Answers:
+def findings_of(runs: Table, steps: int, width: int, resamples: int = 1000) -> Findings:
     """Fit and compare all that the runs allow.
 
     Args:
@@ -76,45 +76,45 @@ def answered(runs: Table, steps: int, width: int, resamples: int = 1000) -> Answ
         width: which of the widths of a model, in rising order, stands for it where sizes are not varied.
         resamples: of every interval.
     """
-    answers, drawn = Answers({}, {}, {}, {}, {}, {}, []), {"resamples": resamples}
+    findings, drawn = Findings({}, {}, {}, {}, {}, {}, []), {"resamples": resamples}
     models = list(dict.fromkeys(runs["model"].tolist()))
     one = {model: sorted(set(runs.where(model=model).numbers("width").tolist()))[width] for model in models}
     most, best = runs.numbers("structures").max(), stopped(runs, steps)
     early = runs.where(seed=0, structures=most, step=lambda s: 0 < s <= steps)
     for model in models:
         late = runs.where(model=model, structures=most, step=lambda s: LEARNED <= s <= steps)
-        _laws(answers, model, best.where(model=model), late, resamples)
+        _laws(findings, model, best.where(model=model), late, resamples)
     for a, b in itertools.combinations(models, 2):
         pair = best.where(model=lambda m, pair=(a, b): m in pair, width=lambda w, pair=(a, b): w in map(one.get, pair))
-        with answers.attempt(f"Data efficiency of {a} and {b}"):
-            answers.data[a, b] = scaling.data_efficiency(pair, a, b, **drawn)
-        with answers.attempt(f"Gap of {a} and {b} against structures"):
+        with findings.attempt(f"Data efficiency of {a} and {b}"):
+            findings.data[a, b] = scaling.data_efficiency(pair, a, b, **drawn)
+        with findings.attempt(f"Gap of {a} and {b} against structures"):
             sides = [_complete(pair.where(model=m)) for m in (a, b)]
-            answers.gaps[a, b, "structures"] = scaling.gap(*sides, "structures", names=(a, b), **drawn)
+            findings.gaps[a, b, "structures"] = scaling.gap(*sides, "structures", names=(a, b), **drawn)
         for x in ("step", "seconds", "C"):
             sides = [_seeds(runs.where(model=m, width=one[m], structures=most), steps) for m in (a, b)]
-            with answers.attempt(f"Gap of {a} and {b} against {x}"):
-                answers.gaps[a, b, x] = scaling.gap(*sides, x, names=(a, b), **drawn)
+            with findings.attempt(f"Gap of {a} and {b} against {x}"):
+                findings.gaps[a, b, x] = scaling.gap(*sides, x, names=(a, b), **drawn)
             sides = [frontier(early.where(model=m), x) for m in (a, b)]
             if x != "step":
-                with answers.attempt(f"Gap of {a} and {b} of any size against {x}"):
-                    answers.gaps[a, b, f"{x}, any size"] = scaling.gap(*sides, x, names=(a, b), **drawn)
-    return answers
+                with findings.attempt(f"Gap of {a} and {b} of any size against {x}"):
+                    findings.gaps[a, b, f"{x}, any size"] = scaling.gap(*sides, x, names=(a, b), **drawn)
+    return findings
 
 
-def _laws(answers: Answers, model: str, best: Table, late: Table, resamples: int) -> None:
+def _laws(findings: Findings, model: str, best: Table, late: Table, resamples: int) -> None:
     """Of one model: its rows of lowest loss, and those of the largest training set after its warm-up."""
-    with answers.attempt(f"L(N, D) of {model}"):
-        answers.sizes[model] = scaling.fit(best, ("N", "D"), bootstrap="runs", resamples=resamples)
-    with answers.attempt(f"L(C) of {model}"):
-        answers.compute[model] = scaling.fit(frontier(late.where(seed=0)), "C", resamples=resamples)
-    with answers.attempt(f"L(N, steps) of {model}"):
+    with findings.attempt(f"L(N, D) of {model}"):
+        findings.sizes[model] = scaling.fit(best, ("N", "D"), bootstrap="runs", resamples=resamples)
+    with findings.attempt(f"L(C) of {model}"):
+        findings.compute[model] = scaling.fit(frontier(late.where(seed=0)), "C", resamples=resamples)
+    with findings.attempt(f"L(N, steps) of {model}"):
         # Labels are exact, and there are too few runs to find that out: no floor.
         how = {"groups": ("width", "seed"), "floor": 0.0, "resamples": resamples}
-        answers.lengths[model] = scaling.fit(late, ("N", "step"), **how)
+        findings.lengths[model] = scaling.fit(late, ("N", "step"), **how)
         cost, spent = scaling.measured_cost(late, "C", ("N", "step")), late.numbers("C")
         budgets = np.geomspace(spent.min(), spent.max(), 4)[1:].tolist()
-        answers.allocations[model] = scaling.allocate(answers.lengths[model], budgets, cost)
+        findings.allocations[model] = scaling.allocate(findings.lengths[model], budgets, cost)
 
 
 def _seeds(runs: Table, steps: int) -> Table:

@@ -50,8 +50,8 @@ class Transformer(nn.Module):
 
     def forward(self, position: Tensor, velocity: Tensor, mass: Tensor) -> Tensor:
         """Displacements ``(B, P, 3)`` from positions, velocities ``(B, P, 3)`` and masses ``(B, P)``."""
-        answer: Tensor = self.read(self.body(self.place(torch.cat([position, velocity, features(mass)], -1))))
-        return answer
+        output: Tensor = self.read(self.body(self.place(torch.cat([position, velocity, features(mass)], -1))))
+        return output
 
 
 class Exchange(nn.Module):
@@ -113,7 +113,7 @@ class EGNN(nn.Module):
         self.layers = nn.ModuleList(Exchange(width) for _ in range(layers))
 
     def forward(self, position: Tensor, velocity: Tensor, mass: Tensor) -> Tensor:
-        """Arguments and answer as of the transformer."""
+        """Arguments and output as of the transformer."""
         h, x, v = self.know(features(mass)), position, velocity
         for layer in self.layers:
             h, x, v = layer(h, x, v)

@@ -96,23 +96,23 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
-def parameters_of(answers: fits.Answers) -> list[dict[str, Any]]:
+def parameters_of(findings: fits.Findings) -> list[dict[str, Any]]:
     """Every parameter of every law, with its interval."""
     found = []
-    for law, of_model in (("L(N, D)", answers.sizes), ("L(N, step)", answers.lengths), ("L(C)", answers.compute)):
+    for law, of_model in (("L(N, D)", findings.sizes), ("L(N, step)", findings.lengths), ("L(C)", findings.compute)):
         for model, fitted in of_model.items():
             for name, one in fitted.parameters.items():
                 found.append({"law": law, "model": model, "parameter": name, **one.row(), "runs": fitted.runs})
-    for model, best in answers.allocations.items():
+    for model, best in findings.allocations.items():
         for name, one in (("N exponent", best.n_exponent), ("step exponent", best.d_exponent)):
             found.append({"law": "allocation", "model": model, "parameter": name, **one.row(), "runs": ""})
     return found
 
 
-def factors_of(answers: fits.Answers) -> list[dict[str, Any]]:
+def factors_of(findings: fits.Findings) -> list[dict[str, Any]]:
     """How much more of something the second model of a pair needs than the first, at several losses."""
     found = []
-    for (a, b, x), gap in answers.gaps.items():
+    for (a, b, x), gap in findings.gaps.items():
         for loss, first, second, factor in zip(gap.losses, *gap.needed, gap.factor, strict=True):
             found.append(
                 {"of": x, "first": a, "second": b, "loss": loss, "needs": first, "needed": second, **factor.row()}
@@ -155,23 +155,23 @@ def report(config: dict[str, Any], rows: list[dict[str, Any]], stem: Path) -> No
     runs = scaling.read_table(stem.with_name(f"{stem.name}_runs.csv"))
     middle = config["repeated"]["width"]
     width = {m: sorted(set(own.numbers("width").tolist()))[middle] for m, own in figures.models_of(runs).items()}
-    answers, console = fits.answered(runs, config["steps"], middle), Console(width=140)
+    findings, console = fits.findings_of(runs, config["steps"], middle), Console(width=140)
     best = fits.stopped(runs, config["steps"])
     first = best.where(seed=0)
     console.print(shares_of(runs, width), grid_of(first))
-    for model, law in answers.sizes.items():
+    for model, law in findings.sizes.items():
         console.print(model, law)
-    for model, law in answers.compute.items():
-        console.print(model, law, *([answers.allocations[model]] if model in answers.allocations else []))
-    for key, found in (*answers.data.items(), *answers.gaps.items()):
+    for model, law in findings.compute.items():
+        console.print(model, law, *([findings.allocations[model]] if model in findings.allocations else []))
+    for key, found in (*findings.data.items(), *findings.gaps.items()):
         console.rule(": ".join(key))
         console.print(found)
-    for line in answers.left:
+    for line in findings.left:
         console.print(f"Not found: {line}")
-    write(stem.with_name(f"{stem.name}_laws.csv"), parameters_of(answers))
-    write(stem.with_name(f"{stem.name}_factors.csv"), factors_of(answers))
+    write(stem.with_name(f"{stem.name}_laws.csv"), parameters_of(findings))
+    write(stem.with_name(f"{stem.name}_factors.csv"), factors_of(findings))
     most = runs.numbers("structures").max()
-    figures.against_data(first, answers.sizes, stem.with_name(f"{stem.name}_data.png"))
+    figures.against_data(first, findings.sizes, stem.with_name(f"{stem.name}_data.png"))
     figures.against_cost(runs.where(structures=most), width, stem.with_name(f"{stem.name}_cost.png"))
     figures.shares(runs, best, width, stem.with_name(f"{stem.name}_shares.png"))
 

@@ -44,7 +44,9 @@ def loss_of(task: Task, start: int, count: int, *, per_structure: bool) -> ep.an
 
 def gradients(task: Task, count: int) -> dict[str, float]:
     """Lengths of both gradients, unbiased over molecules and noise, and the cosine of the angle between them."""
-    found = ep.analysis.gradients(loss_of(task, 0, count, per_structure=True), over="structures", blocks=min(8, count))
+    found = ep.analysis.gradients(
+        loss_of(task, 0, count, per_structure=True), blocks="structures", n_blocks=min(8, count)
+    )
     print(found, flush=True)
     row: dict[str, float] = {}
     for key in ("norm_mean", "norm_equiv", "ratio", "cosine"):

@@ -71,8 +71,8 @@ def load(path: Path, reach: float, orientation: str, seed: int = 0) -> Molecules
             kept.append((torch.from_numpy(centred), torch.tensor([ELEMENTS[int(k)] for k in z[heavy]])))
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(kept), generator=generator)
-    turns = haar(len(kept), generator)
-    rows = [(_oriented(kept[k][0], orientation, turns[k]), kept[k][1]) for k in order.tolist()]
+    rotations = haar(len(kept), generator)
+    rows = [(_oriented(kept[k][0], orientation, rotations[k]), kept[k][1]) for k in order.tolist()]
     pos = torch.nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True).float()
     channel = torch.nn.utils.rnn.pad_sequence([row[1] for row in rows], batch_first=True, padding_value=-1)
     return Molecules(pos, channel.clamp_min(0), channel >= 0)

@@ -7,7 +7,7 @@
 
 The same command goes on with what was interrupted. The network sees typed atoms of a protein pocket and of its ligand,
 which was moved at random, as 28 densities; it is to say how far, in Å (root mean square over the ligand's atoms;
-squared error). The complexes keep the orientation of their crystals. Its answer is a number, so rotations are made at
+squared error). The complexes keep the orientation of their crystals. Its output is a number, so rotations are made at
 the source, where nothing is interpolated: the atoms rotate about the middle of the box, before they become densities.
 Runs: `none`, no augmentation; `cube`, rotated by random rotations of the cube; `so3`, by any rotation (`ep.augment`).
 """

@@ -1,4 +1,4 @@
-"""The denoiser under any rotation: atoms rotate at the source, answers rotate back by interpolation, noise averages
+"""The denoiser under any rotation: atoms rotate at the source, outputs rotate back by interpolation, noise averages
 out.
 
 White noise on a grid cannot be rotated by an angle other than the cube's: interpolated, it is no longer white. Rotated
@@ -41,7 +41,7 @@ class AtSource:
     Attributes:
         cube: over the 24 rotations of the cube, where nothing is interpolated.
         so3: over 24 rotations, two designs rotated at random.
-        floor: what the latter reads for the clean density itself, which an ideal denoiser would answer: interpolation
+        floor: what the latter reads for the clean density itself, which an ideal denoiser would return: interpolation
             alone.
     """
 
@@ -71,12 +71,12 @@ def at_source(
         some = molecules[start : start + batch]
         clean = density(some)
 
-        def answers(rotated: Tensor, some: Molecules = some) -> dict[str, Tensor]:
+        def outputs(rotated: Tensor, some: Molecules = some) -> dict[str, Tensor]:
             grid = density(some.at(rotated))
             return {name: predict(noisy(grid)) for name in ("first", "second")}
 
         for name, plan in PLANS.items():
-            parts[name].append(covariance(answers, some.pos, clean, plan, GRIDS[name]))
+            parts[name].append(covariance(outputs, some.pos, clean, plan, GRIDS[name]))
         schema = ep.Schema(inputs={"pos": ep.point}, outputs={"0": GRIDS["so3"]})
         ideal = ep.twirl(
             lambda rotated, some=some: density(some.at(rotated)),
@@ -91,23 +91,23 @@ def at_source(
 
 
 def covariance(
-    answers: Callable[[Tensor], dict[str, Tensor]],
+    outputs: Callable[[Tensor], dict[str, Tensor]],
     pos: Tensor,
     clean: Tensor,
     plan: ep.RotationPlan,
     grid: Grid,
 ) -> Sums:
-    """The variance over rotations of what two answers have in common, and their squared error, over structures.
+    """The variance over rotations of what two outputs have in common, and their squared error, over structures.
 
     Args:
-        answers: positions `(B, N, 3)` to grids `"first"` and `"second"`.
+        outputs: positions `(B, N, 3)` to grids `"first"` and `"second"`.
         pos: unrotated.
-        clean: what the answers should be, `(B, C, D, H, W)`.
+        clean: what the outputs should be, `(B, C, D, H, W)`.
         plan: of the cube's rotations, or of R ≥ 2 replicates.
-        grid: how the answers rotate; what counts is in its ball.
+        grid: how the outputs rotate; what counts is in its ball.
     """
     schema = ep.Schema(inputs={"pos": ep.point}, outputs={"first": grid, "second": grid})
-    orbit = ep.twirl(answers, pos, schema, plan, center="origin", floor=0, keep=True)
+    orbit = ep.twirl(outputs, pos, schema, plan, center="origin", floor=0, keep=True)
     assert orbit.values is not None
     away = {name: values - grid.within(clean).double() for name, values in orbit.values.items()}  # (R, n, B, C, …)
     weights = plan.weights.to(clean.device)

@@ -118,7 +118,7 @@ class Run:
         self.optimizer, self.schedule = optimizer_of(config, network)
         self.step, self.seconds, self.rows = 0, 0.0, list[dict[str, float]]()
         self.augmentation: ep.Augmentation | None = None
-        self._turns: dict[str, Any] | None = None
+        self._augmentation_state: dict[str, Any] | None = None
         stored = self.folder / "config.json"
         mine = json.loads(json.dumps({k: v for k, v in asdict(config).items() if k != "folder"}))
         if stored.exists() and json.loads(stored.read_text()) != mine:
@@ -137,13 +137,13 @@ class Run:
         self.schedule.load_state_dict(state["schedule"])
         self.probe.load_state_dict(state["probe"])
         self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
-        self._turns = state["turns"]
+        self._augmentation_state = state["augmentation"]
 
     def augment(self, module: nn.Module, schema: ep.Schema, **options: Any) -> None:
         """Rotate training inputs at random until the end of the run; a resumed one goes on with the same rotations."""
         self.augmentation = ep.augment(module, schema, seed=self.config.seed, **options)
-        if self._turns is not None:
-            self.augmentation.load_state_dict(self._turns)
+        if self._augmentation_state is not None:
+            self.augmentation.load_state_dict(self._augmentation_state)
 
     def save(self) -> None:
         """Checkpoint and log, so that either is whole if the run is killed."""
@@ -152,7 +152,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "probe": self.probe.state_dict(),
-            "turns": None if self.augmentation is None else self.augmentation.state_dict(),
+            "augmentation": None if self.augmentation is None else self.augmentation.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "rows": self.rows,

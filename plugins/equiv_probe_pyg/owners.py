@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.schema.structures import Structures, centroids
+from equiv_probe.schema.centers import centroids
+from equiv_probe.schema.structures import Structures
 from equiv_probe_pyg.graphs import Held, dense, graphs_in, plain
 
 if TYPE_CHECKING:

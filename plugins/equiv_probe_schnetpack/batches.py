@@ -20,7 +20,8 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapters import Adapter
 from equiv_probe.live.capture import cloned
-from equiv_probe.schema.structures import Structures, centroids
+from equiv_probe.schema.centers import centroids
+from equiv_probe.schema.structures import Structures
 from equiv_probe_schnetpack.quantities import INPUTS, PROPERTIES, about_the_origin, finds_pairs, predicted
 
 if TYPE_CHECKING:

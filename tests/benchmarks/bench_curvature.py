@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 import equiv_probe as ep
-from equiv_probe.landscape.curvature_products import CurvatureProducts, space_of
+from equiv_probe.landscape.curvature_products import CurvatureProducts
+from equiv_probe.landscape.decomposed_loss import space_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -125,7 +125,7 @@ def train(way: Way, passes: int, data: tuple[Tensor, ...], seed: int, arguments:
     x, energy, forces = data
     torch.manual_seed(seed)
     model = ForceField(arguments.width)
-    penalty = ep.EquivariancePenalty(model, SCHEMA, stack=True)
+    penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=True)
     steps, generator = passes // way.passes, torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
     count = len(x) - HELD_OUT
@@ -138,7 +138,7 @@ def train(way: Way, passes: int, data: tuple[Tensor, ...], seed: int, arguments:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     held = {"energy": energy[count:], "forces": forces[count:]}
-    return ep.analysis.OrbitLoss(model.eval(), x[count:], held, SCHEMA, ep.RotationPlan(replicates=2), stack=True)
+    return ep.analysis.OrbitLoss(model.eval(), x[count:], held, SCHEMA, ep.RotationPlan(replicates=2), stacked=True)
 
 
 def seconds(data: tuple[Tensor, ...], arguments: Any, rounds: int = 15) -> dict[str, list[float]]:
@@ -146,7 +146,7 @@ def seconds(data: tuple[Tensor, ...], arguments: Any, rounds: int = 15) -> dict[
     x, energy, forces = data
     ways, found = [WAYS[0], WAYS[1], WAYS[-1], FULL], {}
     model = ForceField(arguments.width)
-    penalty = ep.EquivariancePenalty(model, SCHEMA, stack=True)
+    penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=True)
     generator = torch.Generator().manual_seed(0)
     batch = x[: arguments.batch], energy[: arguments.batch], forces[: arguments.batch]
 

@@ -52,7 +52,7 @@ class Network:
     def predict(self, inputs: Names) -> Names:
         return {"y": self(inputs["pos"])}
 
-    def pulled_back(self, rotations: Tensor) -> Tensor:
+    def rotated_back(self, rotations: Tensor) -> Tensor:
         """``h_g`` at rotations ``(..., 3, 3)``, independently of the code under test."""
         values = self(self.positions @ rotations.mT)
         return values @ rotations if self.vectors else values
@@ -60,7 +60,7 @@ class Network:
     def truth(self, target: Tensor, elements: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, float]:
         """``L_total`` and ``L_mean`` by quadrature of degree 35 (to 1e-9 for these networks)."""
         plan = ep.RotationPlan("lebedev-35", replicates=1)
-        h = self.pulled_back(plan.rotations()[0])
+        h = self.rotated_back(plan.rotations()[0])
         each = elements(h, target).flatten(1).mean(1) if h.ndim > 1 else elements(h, target)
         twirl = torch.einsum("n,n...->...", plan.weights, h)
         return float(plan.weights @ each), float(elements(twirl, target).mean())
@@ -68,7 +68,7 @@ class Network:
     def target(self, noise: float = 0.3) -> Tensor:
         """The twirl plus noise: a label such that the share of broken symmetry is neither 0 nor 1."""
         plan = ep.RotationPlan("lebedev-35", replicates=1)
-        twirl = torch.einsum("n,n...->...", plan.weights, self.pulled_back(plan.rotations()[0]))
+        twirl = torch.einsum("n,n...->...", plan.weights, self.rotated_back(plan.rotations()[0]))
         return twirl + noise * draw(*twirl.shape, seed=5000 + self.seed)
 
 
@@ -109,7 +109,7 @@ class Repetitions:
         identity = {"y": self.network(self.network.positions)}
         for start in range(0, self.count, 64):
             rotations = torch.stack([self.plan.rotations(generator) for _ in range(min(64, self.count - start))])
-            for g, h in zip(rotations, self.network.pulled_back(rotations), strict=True):
+            for g, h in zip(rotations, self.network.rotated_back(rotations), strict=True):
                 yield ep.Orbit.from_values({"y": h}, identity, self.network.schema, self.plan, g)
 
     def decompositions(self, target: Tensor | None, **kwargs: Any) -> list[ep.Decomposition]:

@@ -12,10 +12,10 @@ from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 
 
-@renamed(turns="rotates", calc="calculator")
-def audit(calculator: str, *, rotates: bool = True) -> tuple[str, bool]:
+@renamed(samples="n_samples", calc="calculator")
+def audit(calculator: str, *, n_samples: bool = True) -> tuple[str, bool]:
     """What it does."""
-    return calculator, rotates
+    return calculator, n_samples
 
 
 class Meter:
@@ -27,18 +27,18 @@ class Meter:
 def test_new_names_say_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert audit("emt", rotates=False) == ("emt", False)
+        assert audit("emt", n_samples=False) == ("emt", False)
         assert Meter(per_structure=True).per_structure
 
 
 def test_old_names_work_and_warn_at_the_line_of_the_call() -> None:
-    with pytest.warns(DeprecationWarning, match=r"argument turns of audit\(\) is now called rotates") as heard:
-        assert audit("emt", turns=False) == ("emt", False)  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match=r"argument samples of audit\(\) is now called n_samples") as heard:
+        assert audit("emt", samples=False) == ("emt", False)  # type: ignore[call-arg]
     assert Path(heard[0].filename) == Path(__file__)
     assert heard[0].lineno == inspect.currentframe().f_lineno - 2  # type: ignore[union-attr]
     with pytest.warns(DeprecationWarning, match="is now called") as heard:
-        assert audit(calc="emt", turns=False) == ("emt", False)  # type: ignore[call-arg]
-    assert {str(one.message).split()[3] for one in heard} == {"calc", "turns"}
+        assert audit(calc="emt", samples=False) == ("emt", False)  # type: ignore[call-arg]
+    assert {str(one.message).split()[3] for one in heard} == {"calc", "samples"}
 
 
 def test_a_class_is_named_as_it_is_called() -> None:
@@ -47,13 +47,13 @@ def test_a_class_is_named_as_it_is_called() -> None:
 
 
 def test_signature_and_documentation_know_the_new_names_alone() -> None:
-    assert list(inspect.signature(audit).parameters) == ["calculator", "rotates"]
+    assert list(inspect.signature(audit).parameters) == ["calculator", "n_samples"]
     assert (audit.__doc__, audit.__name__) == ("What it does.", "audit")
 
 
 def test_both_names_at_once_are_refused() -> None:
-    with pytest.raises(EquivProbeError, match="both turns and rotates"):
-        audit("emt", turns=False, rotates=True)  # type: ignore[call-arg]
+    with pytest.raises(EquivProbeError, match="both samples and n_samples"):
+        audit("emt", samples=False, n_samples=True)  # type: ignore[call-arg]
     with pytest.raises(EquivProbeError, match="both calc and calculator"):
         audit("emt", calc="emt")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unexpected keyword argument 'turned'"):
@@ -62,6 +62,6 @@ def test_both_names_at_once_are_refused() -> None:
 
 def test_a_renaming_that_names_nothing_is_found_at_once() -> None:
     with pytest.raises(TypeError, match="has no argument rotations"):
-        renamed(turns="rotations")(audit)
+        renamed(samples="rotations")(audit)
     with pytest.raises(TypeError, match="still has"):
-        renamed(rotates="calculator")(audit)
+        renamed(n_samples="calculator")(audit)

@@ -65,7 +65,7 @@ class OnGraphs(pl.LightningModule):
 
 @pytest.mark.slow
 def test_the_share_is_the_closed_form(tmp_path: Path) -> None:
-    callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, budget=None, window=100)
+    callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, cost=None, window=100)
     fit = trainer(tmp_path, [callback])
     fit.fit(OnGraphs(), DataLoader(graphs(), 4), DataLoader(graphs(), 4))
     assert callback.probe is not None
@@ -117,7 +117,7 @@ def test_a_plain_loop_over_graphs_under_run(tmp_path: Path) -> None:
         """)
     )
     path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])}
-    options = ["run", "-s", "every=5", "--report", "r.json", "train.py"]
+    options = ["run", "-s", "every=5", "-o", "r.json", "train.py"]
     plain, watched = (
         warm_processes.run(*command, cwd=tmp_path, env=path, imported=warm_processes.GRAPHS)
         for command in ((tmp_path / "train.py",), (warm_processes.EQUIV_PROBE, *options))

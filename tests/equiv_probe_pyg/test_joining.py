@@ -35,7 +35,7 @@ def joined_and_apart(live: Any, call: Any, rotations: Tensor) -> tuple[dict[str,
     joined = live.adapter.stack(call.inputs, rotated)
     assert joined is not None
     together = structures.rotate_back(joined[1](live.copies._one(call, joined[0])), live.schema, rotations)
-    each = [live.pulled_back(call, structures, g[None]) for g in rotations]
+    each = [live.rotated_back(call, structures, g[None]) for g in rotations]
     return together, {name: torch.cat([one[name] for one in each]) for name in together}
 
 
@@ -209,8 +209,8 @@ class Mixing(nn.Module):
 def test_a_model_that_looks_beyond_its_graph_is_noticed_and_called_once_per_copy() -> None:
     live, call, rotations = orbit(Mixing(), batch_of(), schema=ep.Schema({"pos": ep.point}, {"0": ep.vector}))
     structures = live.structures(call.inputs)
-    found = live.pulled_back(call, structures, rotations)
-    each = torch.cat([live.pulled_back(call, structures, g[None])["0"] for g in rotations])
+    found = live.rotated_back(call, structures, rotations)
+    each = torch.cat([live.rotated_back(call, structures, g[None])["0"] for g in rotations])
     assert live.copies.stacks is False
     torch.testing.assert_close(found["0"], each)
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_joined_is_evaluated_one_by_one(what: str) -> None:
     structures = live.structures(call.inputs)
     rotated = structures.rotate(call.inputs, live.schema, rotations)
     assert live.adapter.stack(call.inputs, rotated) is None
-    found = live.pulled_back(call, structures, rotations)
+    found = live.rotated_back(call, structures, rotations)
     expected = Everything()(data)["energy"]
     assert found["energy"].shape == (COPIES, *expected.shape)
     assert not torch.allclose(found["energy"][0], expected), "turned"

@@ -15,7 +15,7 @@ from equiv_probe.testing import Field, check_calls
 from equiv_probe_schnetpack.training import training
 
 from .spk_models import batch, copied, crystals, make_task, potential, structures
-from .test_training import pulled_back
+from .test_training import rotated_back
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,7 @@ def test_an_augmented_model_answers_as_for_rotated_data(kind: str) -> None:
         loss = task.training_step(copied(given), 0)
         rotations = augmentation.rotations
     assert augmentation.rotations is not None
-    expected = pulled_back(task, given, rotations)
+    expected = rotated_back(task, given, rotations)
     targets = {name: given[name] for name in ("energy", "forces")}
     assert float(loss.detach()) == pytest.approx(float(task.loss_fn(expected, targets)), rel=1e-12)
     same = torch.allclose(answer["forces"], plain["forces"], rtol=1e-8, atol=1e-8)

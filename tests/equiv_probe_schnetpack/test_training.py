@@ -78,7 +78,7 @@ def direct_loss(task: spk.AtomisticTask, given: dict[str, Tensor], prediction: d
     return task.loss_fn(*task.apply_constraints(copied(prediction), targets)).detach()
 
 
-def pulled_back(task: spk.AtomisticTask, given: dict[str, Tensor], rotations: Tensor) -> dict[str, Tensor]:
+def rotated_back(task: spk.AtomisticTask, given: dict[str, Tensor], rotations: Tensor) -> dict[str, Tensor]:
     """``h_g`` of one rotation per structure, by the model itself, without the code under test."""
     own = rotations[given["_idx_m"]]
     rotated = copied(given)
@@ -124,7 +124,7 @@ def test_the_decomposition_is_that_of_a_loop_over_rotations(setting: str, monkey
     found = quiet(task)
     with ep.Probe(found.network, found.schema, light=PLAN, every=1, objectives=found.objectives) as probe:
         probe.step(lambda: task.training_step(copied(given), 0), stage="train")
-    each = [pulled_back(task, given, g) for g in rotations[:, 0]]
+    each = [rotated_back(task, given, g) for g in rotations[:, 0]]
     mean = {name: torch.stack([one[name] for one in each]).mean(0) for name in each[0]}
     total = float(torch.stack([direct_loss(task, given, one) for one in each]).mean())
     plugged_in = float(direct_loss(task, given, mean))
@@ -151,7 +151,7 @@ def test_measuring_reads_nothing_back_from_the_device(setting: str) -> None:
     live.resolve(call, answer)
     rotations = ep.rotations.haar(2 * 4, torch.Generator().manual_seed(0)).reshape(2, 1, 4, 3, 3)
     with torch.no_grad():
-        live.pulled_back(call, live.structures(call.inputs), rotations[:, 0])  # finds out that gradients are needed
+        live.rotated_back(call, live.structures(call.inputs), rotations[:, 0])  # finds out that gradients are needed
         with NoReading():
             measured = live.measure(call, answer, ep.RotationPlan("haar", 2), rotations, evaluate=found.objectives)
     assert float(measured["forces"].estimate.equiv.mean()) == pytest.approx(0, abs=1e-13)
@@ -233,7 +233,7 @@ def test_a_task_with_a_loss_of_its_own_is_replayed() -> None:
 
 
 class Mystery(nn.Module):
-    """The energy in a fixed direction, under a name that nobody knows: pulled back it averages to zero."""
+    """The energy in a fixed direction, under a name that nobody knows: rotated back it averages to zero."""
 
     model_outputs = ("mystery",)
 

@@ -251,7 +251,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(
 def test_the_decomposed_loss_of_a_planted_network(
     study: SimpleNamespace, data: tuple[Any, Any], tmp_path: Path
 ) -> None:
-    """``f(x) = A x`` is ``g⁻¹ A g`` pulled back, of second degree in g: tetrahedral replicates average it exactly."""
+    """``f(x) = A x`` is ``g⁻¹ A g`` rotated back, of second degree in g: tetrahedral replicates average it exactly."""
     torch.manual_seed(0)
     a = torch.eye(3) + 0.3 * torch.randn(3, 3)
 
@@ -377,7 +377,7 @@ def test_fits_find_planted_laws(study: SimpleNamespace, tmp_path: Path) -> None:
     lowest = study.fits.frontier(runs.where(model="slow", step=lambda s: s > 0))
     assert (np.diff(lowest.numbers("C")) > 0).all()
     assert (np.diff(lowest.numbers("L_total")) < 0).all()
-    found = study.fits.answered(runs, 1024, 2, resamples=100)
+    found = study.fits.findings_of(runs, 1024, 2, resamples=100)
     for model, exponent in (("slow", 0.6), ("fast", 0.7)):
         law, length = found.sizes[model], found.lengths[model]
         # Parameters are the width's square; the loss of the steps is a floor of the law in sizes and data.

@@ -9,7 +9,7 @@ import torch
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.diagnosis.subject import root
-from equiv_probe.schema.structures import primary
+from equiv_probe.schema.batch_layout import primary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from equiv_probe.report.document import Block, Document, Figure
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A figure, drawn."""
-
-    title: str
-    image: Markup
-    caption: str
-    text: str
-
-
 @dataclass
 class DocumentView:
     """A document on a page.
@@ -40,29 +30,19 @@ class DocumentView:
     document: Document
     key: str
     dataset: Any = None
-    _drawn: dict[int, Drawing] = field(default_factory=dict)
+    _drawn: dict[int, Markup] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Make what the 3D view shows."""
         scenes = (block.scene for block in self.document.each() if isinstance(block, Structures) and block.scene)
         self.dataset = next((make() for make in scenes), None)
 
-    @property
-    def name(self) -> str:
-        """Of what was measured."""
-        return self.document.name
-
-    @property
-    def source(self) -> str:
-        """On what."""
-        return self.document.source
-
-    def drawn(self, one: Figure) -> Drawing:
+    def drawn(self, one: Figure) -> Markup:
         """A figure as an image, with an id that no other has."""
         if id(one) not in self._drawn:
             name = f"{self.key}-f{len(self._drawn)}"
-            image = svg(one.draw, name, f"{one.title}. {one.text}", polar=one.polar, height=one.height)
-            self._drawn[id(one)] = Drawing(one.title, image, one.caption, one.text)
+            text = f"{one.title}. {one.text}"
+            self._drawn[id(one)] = svg(one.draw, name, text, polar=one.polar, height=one.height)
         return self._drawn[id(one)]
 
 

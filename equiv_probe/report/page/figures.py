@@ -43,7 +43,7 @@ _STYLE: dict[Any, Any] = {
 def svg(
     draw: Callable[[Axes], Any], name: str, text: str, *, polar: bool = False, height: float = axes.SIZE[1]
 ) -> Markup:
-    """Draw a figure.
+    """Draw a figure as an ``<svg>`` element; Matplotlib's XML writer escapes the text in it.
 
     Args:
         draw: into axes.
@@ -51,9 +51,6 @@ def svg(
         text: what a reader who does not see it should know.
         polar: whether the axes are.
         height: inches.
-
-    Returns:
-        An ``<svg>`` element. Text in it comes from Matplotlib through an XML writer, which escapes it.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure

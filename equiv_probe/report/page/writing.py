@@ -50,7 +50,7 @@ def page(reports: Sequence[Documented], title: str = "") -> str:
     if not reports:
         raise EquivProbeError("no report", "at least one")
     views = [DocumentView(report.document().on("page"), f"r{place}") for place, report in enumerate(reports)]
-    models = list(dict.fromkeys(one.name for one in views))
+    models = list(dict.fromkeys(one.document.name for one in views))
     return _written(
         "page.html.jinja",
         title=title or f"{', '.join(models)}: rotational symmetry",
@@ -60,7 +60,7 @@ def page(reports: Sequence[Documented], title: str = "") -> str:
 
 
 def fragment(report: Documented) -> str:
-    """The answer, the loss and its share as HTML for a notebook's cell: no script, and styles that stay inside."""
+    """The headline, the loss and its share as HTML for a notebook's cell: no script, and styles that stay inside."""
     digest = hashlib.sha256(json.dumps(report.to_dict(), sort_keys=True, default=str).encode())
     key = f"equiv-probe-{digest.hexdigest()[:12]}"  # reports in one notebook must not share ids
     return _written("notebook.html.jinja", view=DocumentView(report.document().on("notebook"), key))
@@ -112,7 +112,7 @@ def _environment() -> Environment:
 
 
 def _visible(value: Any) -> Any:
-    """Text from files with what would turn the direction of writing as its code; the templates' own markup as it is."""
+    """Text from files as it can be shown safely; the templates' own markup as it is."""
     return shown(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

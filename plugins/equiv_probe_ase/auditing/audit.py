@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.errors import EquivProbeError
+from msgspec.structs import replace
+
+from equiv_probe.deprecation import renamed
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.rotations.plan import RotationPlan
@@ -15,11 +17,11 @@ from equiv_probe.rotations.resolve import PlanLike, rotation_plan
 from equiv_probe_ase.auditing.controls import controls_of
 from equiv_probe_ase.auditing.energy_zero import relative_to_one_zero
 from equiv_probe_ase.auditing.gradient_check import torque_notes
+from equiv_probe_ase.auditing.job import ROUND_TRIPS
 from equiv_probe_ase.auditing.journal import Journal
 from equiv_probe_ase.auditing.models_own_labels import without_models_own_labels
 from equiv_probe_ase.auditing.notes import notes_on, notes_on_rounding
 from equiv_probe_ase.auditing.options import Options
-from equiv_probe_ase.auditing.orbits import ROUND_TRIPS
 from equiv_probe_ase.auditing.resumption import left_to_do
 from equiv_probe_ase.auditing.subject import Subject
 from equiv_probe_ase.auditing.summary import blind_spots, summarise
@@ -43,6 +45,7 @@ BESIDE = ROUND_TRIPS + 3
 """Evaluations of a structure beside the rotated ones."""
 
 
+@renamed(reference_keys="reference")
 def audit(
     calculator: Calculator | str | Callable[[], Calculator],
     structures: Source,
@@ -52,7 +55,7 @@ def audit(
     center: str | Sequence[float] = "centroid",
     schema: Schema | None = None,
     loss: str = "mse",
-    reference_keys: Mapping[str, str] | None = None,
+    reference: Mapping[str, str] | None = None,
     reference_offsets: Mapping[str, float] | None = None,
     rel_err: float | None = None,
     max_rotations: int = 960,
@@ -62,7 +65,7 @@ def audit(
     precision: torch.dtype | None = None,
     journal: str | Path | None = None,
     fresh: bool = False,
-    progress: bool = False,
+    progress: bool = True,
     name: str | None = None,
     fingerprint: str = "",
 ) -> Report:
@@ -80,7 +83,8 @@ def audit(
         center: of rotation: ``"centroid"``, ``"origin"``, ``"cell"`` or a point (Å).
         schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
         loss: for the comparison with reference values, as in :func:`equiv_probe.decompose`.
-        reference_keys: names of the reference values by property; None takes ``REF_*``, then the attached results.
+        reference: keys of the reference values in ``atoms.info`` or ``atoms.arrays``, by property; None takes
+            ``REF_*``, then the attached results.
         reference_offsets: what the reference's energies have more than the model's by element (eV), where the two have
             another zero; None fits it on the labelled structures where it is plainly so, ``{}`` takes energies as they
             are.
@@ -93,7 +97,8 @@ def audit(
         precision: of the model; None finds out.
         journal: an append-only file of results; the same call resumes from it.
         fresh: start the journal over.
-        progress: show a progress bar.
+        progress: show how far it is once it takes longer than two seconds, with a bar in a terminal and with lines in
+            a log.
         name: of the model, for the report.
         fingerprint: of what else the model depends on (torch weights are seen), so that a journal of another is not
             resumed.
@@ -106,78 +111,50 @@ def audit(
 
     Source: Shen, Nowara, Maser & Cho, TMLR 12/2025 (arXiv:2512.02303) for the decomposition.
     """
-    calc = as_calculator(calculator)
-    properties = [properties] if isinstance(properties, str) else properties
-    for option, number in (("vacuum", vacuum), ("atoms_per_call", atoms_per_call)):
-        if number is not None and not number > 0:
-            raise EquivProbeError(f"{option}={number}", "a positive number")
-    todo = load(structures, reference_keys=reference_keys, vacuum=vacuum)
-    inputs = dict(schema.inputs) if schema else {}
+    asked = [properties] if isinstance(properties, str) else properties
+    todo = load(structures, reference=reference, vacuum=vacuum)
     options = Options(
         rotation_plan(plan) or RotationPlan(),
         center,
-        inputs,
+        dict(schema.inputs) if schema else {},
         loss,
         rel_err,
         max_rotations,
-        properties,
+        asked,
         reference_offsets,
         len(todo) < FEW,
     )
     options.check(todo[0].atoms)
     subject = Subject.of(
-        calc,
+        as_calculator(calculator),
         todo,
-        properties=properties,
+        properties=asked,
         schema=schema,
         precision=precision,
         batched=batched,
         atoms_per_call=atoms_per_call,
         name=name,
     )
-    todo, remarks = without_models_own_labels(todo, subject, asked=reference_keys is not None)
+    todo, on_labels = without_models_own_labels(todo, subject, asked=reference is not None)
     question = {
         **options.question(),
         **subject.question(),
         "fingerprint": fingerprint,
         "vacuum": vacuum,
         "source": _name_of(structures, len(todo)),
-        "reference_keys": dict(reference_keys or {}),
+        "reference_keys": dict(reference or {}),  # the name that journals have had for it from the first
     }
     began = time.perf_counter()
     with Journal(Path(journal) if journal else None, question, fresh=fresh) as book:
         done, complete = _measured(book, todo, subject, options, progress=progress)
-    records = [entry for entry in done if "error" not in entry]
-    failures = [{"name": entry["name"], "error": entry["error"]} for entry in done if "error" in entry]
-    controls = [*subject.controls, *controls_of(records, subject.quantities, moved=options.is_moved)]
-    torque = torque_notes(records, todo, subject) if complete else []
-    records, on_the_zero = relative_to_one_zero(records, todo, loss, reference_offsets)
-    measured = summarise(records, subject.quantities, loss)
-    resumed = book.resumed
-    return Report(
-        model=subject.label,
+    report = _report(done, todo, subject, options, complete=complete)
+    ran = {"seconds": round(time.perf_counter() - began, 1)}
+    ran |= {"resumed structures": book.resumed} if book.resumed else {}
+    return replace(
+        report,
         source=str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures",
-        protocol={
-            **options.protocol(records),
-            **subject.protocol(),
-            "seconds": round(time.perf_counter() - began, 1),
-            **({"resumed structures": resumed} if resumed else {}),
-            "versions": subject.versions,
-        },
-        measured=measured,
-        structures=StructureTable.of(with_geometry(records, todo)),
-        failures=failures,
-        notes=[
-            *on_the_zero,
-            *notes_on(todo, records, failures, options),
-            *notes_on_rounding(measured, subject.quantities, todo, subject.precision),
-            *torque,
-            *remarks,
-            *subject.remarks(),
-        ],
-        blind_spots=blind_spots(options.plan),
-        complete=complete,
-        controls=controls,
+        protocol={**report.protocol, **ran, "versions": subject.versions},
+        notes=[*report.notes, *on_labels, *subject.notes()],
     )
 
 
@@ -189,7 +166,7 @@ def _measured(
     book.resumed = len(todo) - len(rest)
     complete = True
     try:
-        with _progress(len(todo), book.resumed, subject.label, shown=progress) as advance:
+        with progress_bar(len(todo), subject.label, "structures", done=book.resumed, shown=progress) as advance:
             for window in windows(rest, options.plan.size + BESIDE, subject.engine):
                 book.append(measure_window(window, subject, options))
                 advance(len(window))
@@ -198,15 +175,35 @@ def _measured(
     return [book.records[one.key] for one in todo if one.key in book.records], complete
 
 
+def _report(
+    done: Sequence[dict[str, Any]], todo: Sequence[Structure], subject: Subject, options: Options, *, complete: bool
+) -> Report:
+    """What the records of the structures say together."""
+    records = [entry for entry in done if "error" not in entry]
+    failures = [{"name": entry["name"], "error": entry["error"]} for entry in done if "error" in entry]
+    controls = [*subject.controls, *controls_of(records, subject.quantities, moved=options.is_moved)]
+    on_torque = torque_notes(records, todo, subject) if complete else []
+    records, on_the_zero = relative_to_one_zero(records, todo, options.loss, options.offsets)
+    measured = summarise(records, subject.quantities, options.loss)
+    return Report(
+        model=subject.label,
+        source="",
+        protocol={**options.protocol(records), **subject.protocol()},
+        measured=measured,
+        structures=StructureTable.of(with_geometry(records, todo)),
+        failures=failures,
+        notes=[
+            *on_the_zero,
+            *notes_on(todo, records, failures, options),
+            *notes_on_rounding(measured, subject.quantities, todo, subject.precision),
+            *on_torque,
+        ],
+        blind_spots=blind_spots(options.plan),
+        complete=complete,
+        controls=controls,
+    )
+
+
 def _name_of(structures: Source, count: int) -> str:
     """Which file, from wherever it is called; its contents are in the keys of the structures."""
     return Path(structures).name if isinstance(structures, (str, Path)) else f"{count} given structures"
-
-
-def _progress(total: int, done: int, label: str, *, shown: bool) -> Any:
-    """A progress bar over structures as a context manager that gives ``advance(count)``."""
-    if not shown:
-        return nullcontext(lambda _: None)
-    from equiv_probe_ase.auditing.progress import bar
-
-    return bar(total, done, label)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.decomposition import Decomposition
     from equiv_probe.estimation.losses import AnyLoss
     from equiv_probe.estimation.orbit import Orbit
-    from equiv_probe_ase.auditing.orbits import Job
+    from equiv_probe_ase.auditing.job import Job
     from equiv_probe_ase.structures.quantities import Quantity
 
 WORST_ATOMS = 5

@@ -28,7 +28,7 @@ class Hands:
         self._counts = [0, 0]
 
     def add(self, values: Tensor, rotations: Tensor) -> None:
-        """Take in values ``(K, ...)`` that were pulled back from copies rotated by rotations ``(K, 3, 3)``."""
+        """Take in values ``(K, ...)`` that were rotated back from copies rotated by rotations ``(K, 3, 3)``."""
         proper = torch.linalg.det(rotations) > 0
         for hand, chosen in enumerate((proper, ~proper)):
             if chosen.any():

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe_ase.auditing.batch_check import trusted
 from equiv_probe_ase.auditing.notes import versions
+from equiv_probe_ase.calculators.batch_check import trusted
 from equiv_probe_ase.calculators.inspection import (
     at_deformed,
-    default_atoms_per_call,
     draws_anew,
+    engine_for,
     model_precision,
     trial,
     weights_digest,
 )
-from equiv_probe_ase.evaluators import evaluator_for
-from equiv_probe_ase.evaluators.engine import Engine
+from equiv_probe_ase.evaluators.evaluator import described
 from equiv_probe_ase.structures.quantities import adapted, choose
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.estimation.controls import Control
     from equiv_probe.schema.schema import Schema
+    from equiv_probe_ase.evaluators.engine import Engine
     from equiv_probe_ase.structures.loading import Structure
     from equiv_probe_ase.structures.quantities import Quantity
 
@@ -73,18 +73,18 @@ class Subject:
         Raises:
             EquivProbeError: nothing to measure, or an unknown property.
         """
-        evaluator = evaluator_for(calculator, batched=batched)
+        engine = engine_for(calculator, batched=batched, atoms_per_call=atoms_per_call)
         chosen = choose(calculator.implemented_properties, properties, schema)
-        given, sample = trial(evaluator, chosen, structures)
+        given, sample = trial(engine.evaluator, chosen, structures)
         chosen = adapted(given if properties is None else chosen, sample)
-        found = precision or model_precision(calculator, at_deformed(evaluator, sample, structures))
-        evaluator, controls = trusted(evaluator, calculator, chosen, structures, found)
+        found = precision or model_precision(calculator, at_deformed(engine.evaluator, sample, structures))
+        engine.evaluator, controls = trusted(engine.evaluator, calculator, chosen, structures, found)
         return cls(
             calculator,
             name or type(calculator).__name__,
             chosen,
             found,
-            Engine(evaluator, atoms_per_call or default_atoms_per_call(calculator, evaluator)),
+            engine,
             controls,
             versions(calculator),
             weights_digest(calculator),
@@ -102,16 +102,16 @@ class Subject:
 
     def protocol(self) -> dict[str, Any]:
         """How it was evaluated, for the report."""
-        evaluator, engine = self.engine.evaluator, self.engine
+        engine = self.engine
         return {
             "precision": str(self.precision).removeprefix("torch."),
-            "evaluator": evaluator.name + (f" ({evaluator.note})" if evaluator.note else ""),
+            "evaluator": described(engine.evaluator),
             "evaluations": engine.evaluations,
             "model calls": engine.calls,
             "model seconds": round(engine.seconds, 1),
         }
 
-    def remarks(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What a reader must know of the calculator."""
         if not draws_anew(self.calculator):
             return []

@@ -9,8 +9,9 @@ import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.auditing.cell_check import note_transposed_cell
+from equiv_probe_ase.auditing.evaluation import evaluate_jobs, quantities_of
+from equiv_probe_ase.auditing.job import JOLTS, MORE_ROUND_TRIPS, ROUND_TRIPS, Job
 from equiv_probe_ase.auditing.judgement import is_drawn, judged, rounding_of, varies
-from equiv_probe_ase.auditing.orbits import JOLTS, MORE_ROUND_TRIPS, ROUND_TRIPS, Job, evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.record import record
 from equiv_probe_ase.structures.control_copies import ControlCopies
 from equiv_probe_ase.structures.loading import printable

@@ -11,13 +11,13 @@ import torch
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.orbit import Moments
 from equiv_probe.live.twirled import orbit_std
 from equiv_probe_ase.auditing.reflections import Hands, words_on
-from equiv_probe_ase.calculators.inspection import default_atoms_per_call
+from equiv_probe_ase.calculators.batch_check import trusted
+from equiv_probe_ase.calculators.inspection import engine_for
 from equiv_probe_ase.evaluators import evaluator_for
-from equiv_probe_ase.evaluators.engine import Engine
+from equiv_probe_ase.structures.loading import Structure
 from equiv_probe_ase.structures.quantities import adapted
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe_ase.evaluators.engine import Engine
     from equiv_probe_ase.structures.quantities import Quantity
     from equiv_probe_ase.structures.rotation import Rotator
 
@@ -54,6 +56,10 @@ class Average:
         self._rotations = rotations.reshape(-1, 3, 3)
         self._moments: Moments | None = None
         self._hands: dict[str, Hands] = {}
+
+    def __len__(self) -> int:
+        """How many rotations."""
+        return len(self._rotations)
 
     def parts(self, atoms: int) -> Iterator[slice]:
         """The rotations in parts of at most so many atoms, and of one rotation at least."""
@@ -118,17 +124,14 @@ class Averager:
         calculator: not copied.
         batched: False calls it once per rotation even if its model takes batches.
         atoms_per_call: most atoms in one model pass; None takes what suits model and device.
-
-    Raises:
-        EquivProbeError: a number of atoms below one.
     """
 
     def __init__(self, calculator: Calculator, *, batched: bool = True, atoms_per_call: int | None = None) -> None:
-        if atoms_per_call is not None and atoms_per_call < 1:
-            raise EquivProbeError(f"atoms_per_call={atoms_per_call}", "a positive number")
         self.calculator, self._batched = calculator, batched
-        evaluator = evaluator_for(calculator, batched=batched)
-        self.engine = Engine(evaluator, atoms_per_call or default_atoms_per_call(calculator, evaluator))
+        self.engine = engine_for(calculator, batched=batched, atoms_per_call=atoms_per_call)
+        self.controls: list[Control] = []
+        """Whether its model's outputs depend on the other structures in a batch; empty until it was asked."""
+        self._asks_left = 3  # what cannot be evaluated alone is not tried at every call
 
     def run(self, averages: Sequence[Average]) -> None:
         """Evaluate all rotations of all structures.
@@ -137,6 +140,7 @@ class Averager:
             Exception: whatever the calculator raises.
         """
         self._find_evaluator()
+        self._control_batches(averages)
         waiting: list[tuple[Average, slice]] = []
         atoms = 0
         for average in averages:
@@ -165,6 +169,21 @@ class Averager:
         """Once more, for a copy: only when it is asked something is its calculator sure to be complete."""
         if self.engine.evaluator is None:
             self.engine.evaluator = evaluator_for(self.calculator, batched=self._batched)
+
+    def _control_batches(self, averages: Sequence[Average]) -> None:
+        """Before the first batch: a model whose outputs depend on it is evaluated one rotation at a time."""
+        if not (self._asks_left and self.engine.evaluator.batched and sum(map(len, averages)) > 1):
+            return
+        first = averages[0]
+        atoms = first.rotator.atoms
+        structure = Structure(0, atoms.get_chemical_formula(), atoms)
+        self.engine.evaluator, self.controls = trusted(
+            self.engine.evaluator, self.calculator, first.quantities, [structure]
+        )
+        self._asks_left = 0 if self.controls[0].passed is not None else self._asks_left - 1
+        if not self.engine.evaluator.batched:
+            self._batched = False
+            warnings.warn(f"equiv_probe: {self.controls[0]}", stacklevel=2)
 
     def __getstate__(self) -> dict[str, Any]:
         # A batched evaluator may hold modules and functions of its package, which cannot be copied.

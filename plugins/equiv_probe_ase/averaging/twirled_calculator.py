@@ -21,6 +21,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.outputs import Properties, all_outputs
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.averaging.average import Average, Averager
 from equiv_probe_ase.averaging.companions import Companions
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.rotations.resolve import PlanLike
     from equiv_probe.schema.schema import Schema
     from equiv_probe_ase.averaging.average import Answer
@@ -59,8 +61,8 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
     forces at a minimum are as noisy as elsewhere, and never fall below that.
 
     Args:
-        calc: any ASE calculator, its name as on the command line, or a function that makes one. It is not copied, and
-            what it remembers of its last structure is lost.
+        calculator: any ASE calculator, its name as on the command line, or a function that makes one. It is not copied,
+            and what it remembers of its last structure is lost.
         plan: the rotations; None is one icosahedral replicate, 60 rotations. One replicate of the Klein, tetrahedral or
             octahedral group takes 4, 12 or 24.
         mode: ``"average"`` or ``"random-frame"``, which takes no plan.
@@ -100,9 +102,10 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
     True
     """
 
+    @renamed(calc="calculator")
     def __init__(
         self,
-        calc: Calculator | str | Callable[[], Calculator],
+        calculator: Calculator | str | Callable[[], Calculator],
         plan: PlanLike | None = None,
         mode: Mode = "average",
         *,
@@ -117,7 +120,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         super().__init__()
         self.plan = plan_of(mode, plan, redraw=redraw, seed=seed)
         self.mode, self.redraw, self.store_std = mode, redraw or mode == RANDOM_FRAME, store_std
-        self.calculator = as_calculator(calc)
+        self.calculator = as_calculator(calculator)
         implemented = list(getattr(self.calculator, "implemented_properties", []))
         asked = [properties] if isinstance(properties, str) else properties
         asked = asked or [name for name in QUANTITIES if name in implemented]
@@ -208,6 +211,11 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         return self._drawn(self._present)
 
     @property
+    def controls(self) -> list[Control]:
+        """Whether the model's outputs depend on the other rotations in a batch; if so, each is evaluated alone."""
+        return self._averager.controls
+
+    @property
     def evaluations(self) -> int:
         """How many structures the model has evaluated."""
         return self._averager.engine.evaluations
@@ -228,7 +236,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
             raise EquivProbeError(
                 f"set({', '.join(kwargs)}) on a TwirledCalculator",
                 "options at construction",
-                "TwirledCalculator(calc, …)",
+                "TwirledCalculator(calculator, …)",
             )
         return {}
 

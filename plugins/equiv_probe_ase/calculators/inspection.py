@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from equiv_probe_ase.evaluators.engine import ATOMS_PER_CALL, GPU_ATOMS_PER_CALL
+from equiv_probe.errors import EquivProbeError
+from equiv_probe_ase.evaluators import evaluator_for
+from equiv_probe_ase.evaluators.engine import ATOMS_PER_CALL, GPU_ATOMS_PER_CALL, Engine
 from equiv_probe_ase.evaluators.loop import with_wrapped
 from equiv_probe_ase.structures.control_copies import ControlCopies
 from equiv_probe_ase.structures.quantities import Quantity, applies
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ase import Atoms
+    from ase.calculators.calculator import Calculator
     from numpy.typing import NDArray
 
     from equiv_probe_ase.evaluators import Evaluator
@@ -86,10 +89,24 @@ def at_deformed(evaluator: Evaluator, sample: Results, structures: Sequence[Stru
     return sample
 
 
-def default_atoms_per_call(calculator: object, evaluator: Evaluator) -> int:
-    """Atoms in one model pass: what was measured to be fast on the CPU, as many as fit elsewhere."""
+def engine_for(calculator: Calculator, *, batched: bool, atoms_per_call: int | None) -> Engine:
+    """An engine for a calculator.
+
+    Args:
+        calculator: not copied.
+        batched: False calls it once per structure even if its model takes batches.
+        atoms_per_call: most atoms in one model pass; None takes what was measured to be fast on the CPU, and as many as
+            fit elsewhere.
+
+    Raises:
+        EquivProbeError: no atoms in a pass.
+    """
+    if atoms_per_call is not None and not atoms_per_call > 0:
+        raise EquivProbeError(f"atoms_per_call={atoms_per_call}", "a positive number")
+    evaluator = evaluator_for(calculator, batched=batched)
     on_gpu = any(p.device.type != "cpu" for module in _modules(calculator) for p in module.parameters())
-    return GPU_ATOMS_PER_CALL if on_gpu else evaluator.cpu_atoms_per_call or ATOMS_PER_CALL
+    suits = GPU_ATOMS_PER_CALL if on_gpu else evaluator.cpu_atoms_per_call or ATOMS_PER_CALL
+    return Engine(evaluator, atoms_per_call or suits)
 
 
 def _modules(calculator: object) -> list[torch.nn.Module]:

@@ -12,7 +12,7 @@ import typer
 
 from equiv_probe.cli.main import INTERRUPTED, wide_console
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.commands.shared import FAILED, option, quiet, require_ase, show, slug, twirled
+from equiv_probe_ase.commands.shared import FAILED, Renamed, option, quiet, require_ase, show, slug, twirled
 
 if TYPE_CHECKING:
     from equiv_probe.results.report import Report
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``equiv-probe``."""
-    app.command("audit")(audit_command)
+    app.command("audit", cls=Renamed)(audit_command)
     from equiv_probe_ase.commands.diagnose import diagnose_command
     from equiv_probe_ase.commands.md import md_command
 
     app.command("diagnose")(diagnose_command)
-    app.command("md")(md_command)
+    app.command("md", cls=Renamed)(md_command)
     app.command("demo")(demo_command)
 
 
@@ -64,9 +64,14 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     fail_above: Annotated[
         list[str] | None, option(help="Exit 1 if √L_equiv is above or a control failed: 1meV/A.")
     ] = None,
-    batch: Annotated[bool, option(help="Evaluate many rotations in one model pass where possible.")] = True,
+    batched: Annotated[
+        bool, option("--batched/--no-batched", help="Evaluate many rotations in one model pass where possible.")
+    ] = True,
     atoms_per_call: Annotated[int | None, option(help="Most atoms in one model pass.")] = None,
     fresh: Annotated[bool, option("--fresh", help="Start over instead of resuming.")] = False,
+    progress: Annotated[
+        bool, option("--progress/--no-progress", help="Show how far it is: a bar in a terminal, lines in a log.")
+    ] = True,
     as_json: Annotated[bool, option("--json", help="Print the report as JSON.")] = False,
     verbose: Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
 ) -> None:
@@ -102,15 +107,15 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
             plan=plan,
             center=_center(center),
             loss=loss,
-            reference_keys=dict(_pair(text) for text in reference) if reference else None,
+            reference=dict(_pair(text) for text in reference) if reference else None,
             rel_err=rel_err,
             max_rotations=max_rotations,
             vacuum=vacuum,
-            batched=batch,
+            batched=batched,
             atoms_per_call=atoms_per_call,
             journal=output.with_suffix(".jsonl"),
             fresh=fresh,
-            progress=sys.stderr.isatty() or verbose,
+            progress=progress,
             name=calculator + (f" in {dtype}" if dtype else "") + (f", twirled: {twirl}" if twirl else ""),
             fingerprint=spec_fingerprint(calculator),
         )

@@ -66,12 +66,8 @@ def demo(console: Console) -> None:
         chgnet = make_calculator("chgnet")
     reports = {
         # Forces and energy only: the stress of a molecule in a box means nothing.
-        "CHGNet": audit(
-            chgnet, f"{molecules}@::6", properties=["energy", "forces"], vacuum=VACUUM, progress=True, name="CHGNet"
-        ),
-        "transformer": audit(
-            make_calculator(f"{folder / 'transformer.py'}:calculator"), molecules, progress=True, name="transformer"
-        ),
+        "CHGNet": audit(chgnet, f"{molecules}@::6", properties=["energy", "forces"], vacuum=VACUUM, name="CHGNet"),
+        "transformer": audit(make_calculator(f"{folder / 'transformer.py'}:calculator"), molecules, name="transformer"),
     }
     console.print(_side_by_side(reports))
     console.print(_worst(reports["transformer"]))

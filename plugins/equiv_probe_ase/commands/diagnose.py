@@ -29,7 +29,9 @@ def diagnose_command(  # noqa: PLR0917 - a command line has as many options as i
     everything: Annotated[bool, option("--all", help="Run all experiments, also when the error is explained.")] = False,
     budget: Annotated[int | None, option(help="Evaluations beyond which no experiment is begun.")] = None,
     seed: Annotated[int, option(help="Of the rotations.")] = 0,
-    batched: Annotated[bool, option(help="Evaluate many copies in one model pass where possible.")] = True,
+    batched: Annotated[
+        bool, option("--batched/--no-batched", help="Evaluate many copies in one model pass where possible.")
+    ] = True,
     as_json: Annotated[bool, option("--json", help="Print the diagnosis as JSON.")] = False,
     verbose: Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
 ) -> None:

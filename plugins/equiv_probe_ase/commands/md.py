@@ -42,7 +42,12 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     vacuum: Annotated[float | None, option(help="Box margin (Å) for structures without a cell.")] = None,
     device: Annotated[str | None, option(help="cpu, cuda, …")] = None,
     dtype: Annotated[str | None, option(help="float32 or float64, where the model lets you choose.")] = None,
-    silent: Annotated[bool, option("-q", "--quiet", help="No running table.")] = False,
+    batched: Annotated[
+        bool, option("--batched/--no-batched", help="Evaluate many rotations in one model pass where possible.")
+    ] = True,
+    progress: Annotated[
+        bool, option("--progress/--no-progress", help="Print a running table: each row in a terminal, few in a log.")
+    ] = True,
     as_json: Annotated[bool, option("--json", help="Print the report as JSON.")] = False,
     verbose: Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
 ) -> None:
@@ -83,7 +88,8 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
                 conservative_every=conservative_every,
                 plan=RotationPlan(design, replicates, seed=seed),
                 log=log,
-                quiet=silent or None,
+                batched=batched,
+                progress=progress,
                 name=calculator + (f" in {dtype}" if dtype else "") + (f", twirled: {twirl}" if twirl else ""),
             )
         except BrokenOffError as error:

@@ -9,21 +9,41 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
+from typer.core import TyperCommand
 
 from equiv_probe.cli.main import wide_console
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ase.calculators.calculator import Calculator
 
     from equiv_probe.results.report import Report
 
 FAILED = 1
+
+
+class Renamed(TyperCommand):
+    """A command some of whose options have new names: the old ones work, say so on stderr, and are in no help."""
+
+    OLD_NAMES: ClassVar[Mapping[str, str]] = {
+        "--batch": "--batched",
+        "--no-batch": "--no-batched",
+        "--quiet": "--no-progress",
+        "-q": "--no-progress",
+    }
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Click's, of the options by their new names."""
+        for place, old in enumerate(args):
+            if old in self.OLD_NAMES:
+                args[place] = self.OLD_NAMES[old]
+                print(f"equiv_probe: the option {old} is now called {args[place]}", file=sys.stderr)
+        return super().parse_args(ctx, args)
 
 
 def option(*names: str, help: str, show: str | bool = True) -> Any:  # noqa: A002 - Typer's word

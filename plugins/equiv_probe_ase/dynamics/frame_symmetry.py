@@ -12,13 +12,14 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import isolated
-from equiv_probe_ase.auditing.orbits import Job, evaluate_jobs, quantities_of
+from equiv_probe_ase.auditing.evaluation import evaluate_jobs, quantities_of
+from equiv_probe_ase.auditing.job import Job
 from equiv_probe_ase.auditing.record import record
-from equiv_probe_ase.calculators.inspection import default_atoms_per_call, model_precision, trial
+from equiv_probe_ase.calculators.batch_check import trusted
+from equiv_probe_ase.calculators.inspection import engine_for, model_precision, trial
 from equiv_probe_ase.calculators.private_copy import networks, own_copy, own_directories
-from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.evaluators.conservative import Defect, defect
-from equiv_probe_ase.evaluators.engine import Engine
+from equiv_probe_ase.evaluators.evaluator import described
 from equiv_probe_ase.structures.loading import Structure
 from equiv_probe_ase.structures.quantities import QUANTITIES, adapted, choose
 from equiv_probe_ase.structures.rotation import Rotator
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe_ase.evaluators.engine import Engine
     from equiv_probe_ase.structures.quantities import Quantity
 
 DEFAULTS = ("energy", "forces", "stress")
@@ -57,9 +60,11 @@ class FrameSymmetry:
     quantities: dict[str, Quantity] = field(default_factory=dict)
     precision: torch.dtype = torch.float64
     evaluator: str = ""
+    controls: list[Control] = field(default_factory=list)
     shared: tuple[str, ...] = ()
     evaluations: int = 0
     _measured: int = 0
+    _is_coupled: bool = False
     _conserved: str = ""
     _resolution: dict[str, float] = field(default_factory=dict)
 
@@ -75,18 +80,23 @@ class FrameSymmetry:
         Raises:
             EquivProbeError: nothing to measure.
         """
-        with self._engine(calculator) as engine:
+        self._is_coupled = False
+        with self._engine(calculator) as (engine, twin):
+            start = Structure(0, "the first frame", atoms.copy())
             implemented = _implemented(calculator)
             asked = self.properties or ([n for n in DEFAULTS if n in implemented] or None)
             chosen = choose(implemented, asked)
             # Some list a free energy that they never give.
             tried = chosen | {n: QUANTITIES[n] for n in ("free_energy",) if n in implemented and n not in chosen}
-            given, sample = trial(engine.evaluator, tried, [Structure(0, "start", atoms.copy())])
+            given, sample = trial(engine.evaluator, tried, [start])
             self._conserved = next((n for n in ("free_energy", "energy") if n in given and n in sample), "")
             given = {name: quantity for name, quantity in given.items() if name in chosen}
             self.quantities = adapted(chosen if self.properties else given, sample)
             self.precision = model_precision(calculator, sample)
-            self.evaluator = engine.evaluator.name
+            batch = engine.evaluator.batched
+            evaluator, self.controls = trusted(engine.evaluator, twin, self.quantities, [start], self.precision)
+            self._is_coupled = batch and not evaluator.batched
+            self.evaluator = described(evaluator)
 
     def measure(self, calculator: Calculator, atoms: Atoms, step: int) -> dict[str, Any]:
         """The record of one frame, as an audit writes it, with the twirled energy.
@@ -102,7 +112,7 @@ class FrameSymmetry:
         structure = Structure(step, f"step {step}", atoms.copy())
         chosen = quantities_of(self.quantities, structure.atoms, self.properties)
         job = Job(structure, chosen, self.plan, Rotator(structure.atoms, self.center), self.precision)
-        with self._engine(calculator) as engine:
+        with self._engine(calculator) as (engine, _):
             if self._measured % FLOOR_EVERY:
                 # Not what the dynamics has: a wavefunction that started from the last step's is converged elsewhere.
                 job.accept_known(next(engine.run([structure.atoms], list(chosen))), self._resolution)
@@ -128,18 +138,17 @@ class FrameSymmetry:
         rotations = self.plan.rotations(self.plan.generator(step, 2))[0]
         rotated = Rotator(frame, self.center).copies(rotations)
         generator = np.random.default_rng((self.plan.seed, step))
-        with self._engine(calculator) as engine:
+        with self._engine(calculator) as (engine, _):
             return defect(engine, frame, generator, energy=self._conserved, precision=self.precision, rotated=rotated)
 
     @contextmanager
-    def _engine(self, calculator: Calculator) -> Iterator[Engine]:
-        """An engine on a copy of the calculator, made anew: the user may have changed its parameters."""
+    def _engine(self, calculator: Calculator) -> Iterator[tuple[Engine, Calculator]]:
+        """An engine on a copy of the calculator, made anew (the user may have changed its parameters), and the copy."""
         twin, shared = own_copy(calculator)
         self.shared = tuple(shared)
         with isolated(*networks(calculator)), own_directories(twin):
-            evaluator = evaluator_for(twin, batched=self.batched)
-            engine = Engine(evaluator, self.atoms_per_call or default_atoms_per_call(twin, evaluator))
-            yield engine
+            engine = engine_for(twin, batched=self.batched and not self._is_coupled, atoms_per_call=self.atoms_per_call)
+            yield engine, twin
         self.evaluations += engine.evaluations
 
 

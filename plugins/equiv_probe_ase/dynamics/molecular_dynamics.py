@@ -58,7 +58,7 @@ def molecular_dynamics(
         seed: of momenta and thermostat.
         trajectory: ASE's ``.traj``, a frame for each measurement.
         resume: go on from the last frame of ``trajectory``, and with the log.
-        watching: options of the monitor: ``every``, ``plan``, ``log``, ``conservative_every``, ``quiet``, ….
+        watching: options of the monitor: ``every``, ``plan``, ``log``, ``conservative_every``, ``progress``, ….
 
     Returns:
         The report; incomplete after Ctrl-C.

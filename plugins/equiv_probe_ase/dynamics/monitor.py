@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ase import units
 from ase.md.md import MolecularDynamics
 
+from equiv_probe.deprecation import warn
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
@@ -69,8 +70,9 @@ class SymmetryMonitor:
             or where ``dyn.nsteps`` is.
         trajectory: a file for the measured frames with the measured values in their ``info``, ``.extxyz`` or ``.traj``.
         annotate: put the measured values into ``atoms.info`` too, under names that begin with ``equiv_``.
-        quiet: print no running table; None prints one to a terminal only.
+        progress: print a running table on stderr: a line for each row in a terminal, one every twenty seconds in a log.
         name: of the model, for the report.
+        quiet: an older name of the opposite of ``progress``.
 
     Raises:
         EquivProbeError: an impossible option, or a file of another run.
@@ -106,9 +108,13 @@ class SymmetryMonitor:
         first_step: int | None = None,
         trajectory: str | Path | None = None,
         annotate: bool = False,
-        quiet: bool | None = None,
+        progress: bool = True,
         name: str | None = None,
+        quiet: bool | None = None,
     ) -> None:
+        if quiet is not None:
+            warn("the argument quiet of SymmetryMonitor() is now called progress, and means the opposite")
+            progress = not quiet
         require_watchable(every, conservative_every)
         self.dyn, self.every = dyn, every
         self.atoms = moving_atoms(dyn, atoms)
@@ -124,7 +130,7 @@ class SymmetryMonitor:
         self.frames_file, self.worst = FramesFile(trajectory), WorstFrames()
         self._between = BetweenRuns(dyn, self.atoms)
         self._moved_by: Any = None
-        self._annotate, self._table = annotate, RunningTable(quiet=quiet)
+        self._annotate, self._table = annotate, RunningTable(shown=progress)
         self._offset, self._last = 0, -1
         self._records: list[dict[str, Any]] = []
         self.quantities: dict[str, Quantity] = {}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 NO_TORQUE = 0.1
 """Of what the energy's variation needs: not even four rotations of one frame come out so small by chance."""
+NOT_MOVED = "frames were not moved, so that broken translation does not show"
 ROUNDED = 1e-5
 """Of all that moves: what single precision makes of a sum over many steps is less."""
 
@@ -60,7 +61,10 @@ def dynamics_report(monitor: Watched) -> Report:
         ],
         notes=[*_notes(monitor, rows), *monitor.remarks.notes, *monitor.log.notes, *monitor.frames_file.notes],
         blind_spots=blind,
-        controls=[Control(TRANSLATION, None, "frames were not moved, so that broken translation does not show")],
+        controls=[
+            *monitor.symmetry.controls,
+            Control(TRANSLATION, None, "frames were not moved, so that broken translation does not show"),
+        ],
         history=[{"stage": "md" if monitor.is_dynamics else "optimisation", **row} for row in rows],
     )
 

@@ -1,13 +1,14 @@
-"""The running table of a trajectory, a line for each measurement; on stderr: a script's output stays its own."""
+"""The running table of a trajectory: a line for each measurement in a terminal, fewer in a log; on stderr."""
 
 from __future__ import annotations
 
 import math
-import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from equiv_probe.progress import PATIENCE
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
@@ -24,25 +25,30 @@ _COLUMNS = (
     ("unexplained", 12, "unexplained", 1.0),
     ("F+∇E", 9, "defect_rms_meV_per_A", 1.0),
 )
+BETWEEN = 20.0
+"""Seconds between two rows in a log."""
 _LEGEND = "energy, forces: √L_equiv in meV/atom, meV/Å; |ΔL|: of the angular momentum; F+∇E in meV/Å"
 
 
 class RunningTable:
-    """Prints rows as they come.
+    """Prints rows as they come, on stderr: a script's output stays its own.
 
     Args:
-        quiet: print nothing; None prints to a terminal only.
+        shown: False prints nothing. In a log, the first row is printed after two seconds, and then one every twenty.
     """
 
-    def __init__(self, *, quiet: bool | None = None) -> None:
-        self.quiet = not sys.stderr.isatty() if quiet is None else quiet
+    def __init__(self, *, shown: bool = True) -> None:
+        self._shown = shown
         self._console = Console(stderr=True, highlight=False, width=120)
         self._begun = False
+        self._next_at = -math.inf if self._console.is_terminal else time.perf_counter() + PATIENCE
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Print one row, and the head before the first."""
-        if self.quiet:
+        if not self._shown or time.perf_counter() < self._next_at:
             return
+        if not self._console.is_terminal:
+            self._next_at = time.perf_counter() + BETWEEN
         if not self._begun:
             self._console.print(_LEGEND, style="dim", soft_wrap=True)
             self._console.print(" ".join(f"{title:>{width}}" for title, width, _, _ in _COLUMNS), style="bold")

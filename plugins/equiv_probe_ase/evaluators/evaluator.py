@@ -64,6 +64,11 @@ class Evaluator(ABC):
         """
 
 
+def described(evaluator: Evaluator) -> str:
+    """What a report says of an evaluator: its name, and why it is a loop."""
+    return evaluator.name + (f" ({evaluator.note})" if evaluator.note else "")
+
+
 class MissingPropertyError(EquivProbeError, PropertyNotImplementedError):  # type: ignore[misc]
     """Raised when a requested property is not produced: ASE's own error too, since ASE's callers look for that one."""
 

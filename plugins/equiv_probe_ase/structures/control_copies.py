@@ -45,10 +45,6 @@ class ControlCopies:
         """Whether there is a deformation: an atom alone has none."""
         return len(self.atoms) > 1 or bool(self.atoms.pbc.any())
 
-    def copies(self) -> list[Atoms]:
-        """The deformed and the moved copy, as far as there are any."""
-        return [*([self.deformed()] if self.deforms else []), *([self.moved()] if self.moves else [])]
-
     def deformed(self) -> Atoms:
         """Atoms displaced at random, two along their bond, and a periodic cell strained: no rotation does that."""
         rng = np.random.default_rng((*self.seed, 0))

@@ -50,7 +50,7 @@ def load(
     source: Source,
     *,
     index: str = ":",
-    reference_keys: Mapping[str, str] | None = None,
+    reference: Mapping[str, str] | None = None,
     vacuum: float | None = None,
 ) -> list[Structure]:
     """Read structures.
@@ -58,19 +58,21 @@ def load(
     Args:
         source: a file in any format of ASE (``file@0:50`` selects), an ASE database, an Atoms, or several Atoms.
         index: which frames of a file, as ASE writes slices.
-        reference_keys: the info or array name that holds each property's reference value, such as
+        reference: the info or array name that holds each property's reference value, such as
             ``{"energy": "my_energy"}``; without, ``REF_*`` and the attached results are used.
         vacuum: margin (Å) of the box that is put around structures without a cell, for models that need one.
 
     Raises:
-        EquivProbeError: the source cannot be read or holds no structure.
+        EquivProbeError: the source cannot be read or holds no structure, or a margin that is none.
     """
+    if vacuum is not None and not vacuum > 0:
+        raise EquivProbeError(f"vacuum={vacuum}", "a positive number")
     label, frames = _frames(source, index)
     if not frames:
         selected = f", frames {str(source).rpartition('@')[2]}" if "@" in str(source) else ""
         raise EquivProbeError(f"no structures in {label}{selected}", "at least one")
-    references_found = [references(atoms, reference_keys) for atoms in frames]
-    _require_keys(frames, references_found, reference_keys)
+    references_found = [references(atoms, reference) for atoms in frames]
+    _require_keys(frames, references_found, reference)
     single = len(frames) == 1
     first, step = _counting(source, index)
     numbers = [first + step * place for place in range(len(frames))]

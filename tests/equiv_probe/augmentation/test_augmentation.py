@@ -123,12 +123,12 @@ def test_the_global_random_state_and_the_batch_are_untouched() -> None:
     positions = batch["_positions"]
     kept, state = positions.clone(), torch.get_rng_state()
     with ep.augment(model, MUTATING):
-        answer = model(batch)
+        outputs = model(batch)
     assert torch.equal(torch.get_rng_state(), state)
     assert batch["_positions"] is positions
     assert torch.equal(positions, kept)
-    assert torch.equal(batch["forces"], answer["forces"]), "what the model writes is rotated back there too"
-    assert answer["energy"].requires_grad
+    assert torch.equal(batch["forces"], outputs["forces"]), "what the model writes is rotated back there too"
+    assert outputs["energy"].requires_grad
 
 
 @pytest.mark.parametrize("make", [lambda: (Noisy(), torch.randn(8, 4, 3)), lambda: (Energy(), data(0))])
@@ -145,14 +145,14 @@ def test_the_schema_is_inferred_without_a_trace(make: Any, capsys: pytest.Captur
 
 def test_probe_and_augmentation_together() -> None:
     """The probe measures the model, not the augmented model, and changes nothing of the training."""
-    answers = []
+    runs = []
     for probing in (False, True):
         torch.manual_seed(0)
         model = Noisy().train()
         with ep.augment(model, FORCES), ep.Probe(model, FORCES, every=1) if probing else nullcontext() as probe:
             torch.manual_seed(1)
-            answers.append([model(torch.randn(8, 4, 3))["forces"] for _ in range(3)])
-    assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
+            runs.append([model(torch.randn(8, 4, 3))["forces"] for _ in range(3)])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
     assert probe.running["train", "forces"].everything.count == 24
 
 

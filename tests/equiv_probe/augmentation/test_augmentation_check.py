@@ -17,7 +17,6 @@ from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.transforms import Compose, RandomJitter, RandomRotate, RandomScale
 
 import equiv_probe as ep
-from equiv_probe.augmentation.draws import counted
 from equiv_probe.augmentation.sample_layout import generic_sample
 from equiv_probe.rotations.haar import generators, haar
 
@@ -35,7 +34,7 @@ def three_angles() -> Tensor:
     return g
 
 
-def turning(draw: Callable[[], Tensor], **wrong: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Names], Names]:
+def rotating(draw: Callable[[], Tensor], **wrong: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Names], Names]:
     """A transform that rotates everything in the generic sample as it should, but for what is given."""
     right: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "pos": lambda g, x: x @ g.T,
@@ -73,7 +72,7 @@ ALL_WELL = {
 
 @pytest.mark.parametrize("draw", [scipy_rotation, lambda: haar(1, torch.default_generator)[0]], ids=["scipy", "ours"])
 def test_a_right_augmentation_passes(draw: Callable[[], Tensor]) -> None:
-    check = ep.check_augmentation(turning(draw))
+    check = ep.check_augmentation(rotating(draw))
     assert verdicts(check) == ALL_WELL
     assert check.ok
     assert check.rotations.shape == (400, 3, 3)
@@ -87,7 +86,7 @@ def test_it_finds_the_rotations_that_were_drawn() -> None:
         drawn.append(scipy_rotation())
         return drawn[-1]
 
-    check = ep.check_augmentation(turning(draw), generic_sample())
+    check = ep.check_augmentation(rotating(draw), generic_sample())
     assert len(drawn) == 400, "one call for each draw"
     # float64 rounding of an SVD of numbers of order one.
     assert torch.allclose(check.rotations, torch.stack(drawn), atol=1e-12, rtol=0)
@@ -97,14 +96,14 @@ def test_it_finds_the_rotations_that_were_drawn() -> None:
 def test_false_alarms_are_rarer_than_alpha() -> None:
     alarms = 0
     for seed in range(60):
-        check = ep.check_augmentation(turning(scipy_rotation), draws=60, alpha=0.2, seed=seed)
+        check = ep.check_augmentation(rotating(scipy_rotation), draws=60, alpha=0.2, seed=seed)
         alarms += not check.ok
     assert alarms <= 22, "20 % of 60, and 3.2 standard deviations"
     assert alarms >= 1, "the tests are not idle: two parts of three of the level are used"
 
 
 def test_three_angles_are_not_haar() -> None:
-    check = ep.check_augmentation(turning(three_angles))
+    check = ep.check_augmentation(rotating(three_angles))
     assert verdicts(check) == {**ALL_WELL, "Haar": False}
     assert "Euler" in check["Haar"].sentence
     with pytest.raises(ep.EquivProbeError, match="three uniform Euler angles"):
@@ -115,10 +114,10 @@ def test_reflections_pass_only_where_they_are_wanted() -> None:
     def draw() -> Tensor:
         return scipy_rotation() * random.choice([-1, 1])
 
-    check = ep.check_augmentation(turning(draw))
+    check = ep.check_augmentation(rotating(draw))
     assert verdicts(check) == {**ALL_WELL, "proper": False}
-    assert ep.check_augmentation(turning(draw), improper=True).ok
-    assert not ep.check_augmentation(turning(scipy_rotation), improper=True)["Haar"].passed, "none is improper"
+    assert ep.check_augmentation(rotating(draw), improper=True).ok
+    assert not ep.check_augmentation(rotating(scipy_rotation), improper=True)["Haar"].passed, "none is improper"
 
 
 def test_no_rotation_at_all() -> None:
@@ -146,7 +145,7 @@ OTHERWISE: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor], str]] = {
 @pytest.mark.parametrize("case", OTHERWISE)
 def test_labels_that_do_not_rotate_along(case: str) -> None:
     name, how, words = OTHERWISE[case]
-    check = ep.check_augmentation(turning(scipy_rotation, **{name: how}), draws=60)
+    check = ep.check_augmentation(rotating(scipy_rotation, **{name: how}), draws=60)
     wrong = check[f"labels: {name}"]
     assert wrong.passed is False
     assert words in wrong.sentence
@@ -158,21 +157,21 @@ def test_voigt_stress_in_another_order() -> None:
     ase, other = ep.voigt(), ep.voigt("xx yy zz xy yz xz")
     sample = {"pos": generic_sample()["pos"], "stress": torch.randn(6, dtype=torch.float64)}
     for schema, passed in ((None, False), (ep.Schema({"pos": ep.point}, {"stress": other}), True)):
-        check = ep.check_augmentation(turning(scipy_rotation, stress=lambda g, x: other.rotate(x, g)), sample, schema)
+        check = ep.check_augmentation(rotating(scipy_rotation, stress=lambda g, x: other.rotate(x, g)), sample, schema)
         assert check["labels: stress"].passed is passed
     assert (
         "xx yy zz xy yz xz"
-        in ep.check_augmentation(turning(scipy_rotation, stress=lambda g, x: other.rotate(x, g)), sample)[
+        in ep.check_augmentation(rotating(scipy_rotation, stress=lambda g, x: other.rotate(x, g)), sample)[
             "labels: stress"
         ].sentence
     )
-    assert ep.check_augmentation(turning(scipy_rotation, stress=lambda g, x: ase.rotate(x, g)), sample).ok
+    assert ep.check_augmentation(rotating(scipy_rotation, stress=lambda g, x: ase.rotate(x, g)), sample).ok
 
 
 def test_what_cannot_be_judged_is_said_and_not_blamed() -> None:
     sample = {**generic_sample(), "forces": torch.zeros(6, 3), "stress": 2 * torch.eye(3), "y": torch.randn(6, 3)}
     check = ep.check_augmentation(
-        turning(
+        rotating(
             lambda: scipy_rotation().float(),
             cell=lambda g, x: x @ g.double().T,
             pos=lambda g, x: x @ g.double().T,
@@ -185,7 +184,7 @@ def test_what_cannot_be_judged_is_said_and_not_blamed() -> None:
         assert check[f"labels: {name}"].passed is None
     assert "declare it" in check["labels: y"].sentence
     declared = ep.Schema(inputs={"pos": ep.point}, outputs={"y": ep.vector})
-    moved = turning(scipy_rotation, forces=lambda g, x: x, stress=lambda g, x: x)
+    moved = rotating(scipy_rotation, forces=lambda g, x: x, stress=lambda g, x: x)
     assert "stale" in ep.check_augmentation(moved, sample, declared)["labels: y"].sentence
 
 
@@ -201,7 +200,7 @@ def test_entries_that_nobody_declared(name: str) -> None:
         (lambda g, x: x @ scipy_rotation(), False, "something else"),
     ]
     for how, passed, words in cases:
-        finding = ep.check_augmentation(turning(scipy_rotation, **{name: how}), sample, draws=60)[f"labels: {name}"]
+        finding = ep.check_augmentation(rotating(scipy_rotation, **{name: how}), sample, draws=60)[f"labels: {name}"]
         assert finding.passed is passed
         assert words in finding.sentence
 
@@ -209,13 +208,13 @@ def test_entries_that_nobody_declared(name: str) -> None:
 def test_a_small_change_of_the_energy_is_seen_beside_rough_positions() -> None:
     """Positions in float32 far from the origin tell the rotation badly; a scalar needs no rotation."""
     sample = {"pos": generic_sample()["pos"].float() + 1000, "energy": torch.ones(1)}
-    how = turning(lambda: scipy_rotation().float(), energy=lambda g, x: x + 1e-4)
+    how = rotating(lambda: scipy_rotation().float(), energy=lambda g, x: x + 1e-4)
     assert ep.check_augmentation(how, sample, draws=60)["labels: energy"].passed is False
 
 
 def test_empty_entries_and_numbers() -> None:
     sample = {"pos": generic_sample()["pos"], "forces": torch.zeros(0, 3), "energy": -1.5, "n": 6, "name": "x"}
-    transform = turning(scipy_rotation, forces=lambda g, x: x)
+    transform = rotating(scipy_rotation, forces=lambda g, x: x)
     assert ep.check_augmentation(transform, sample, draws=60).ok
     worse = ep.check_augmentation(lambda s: {**transform(s), "energy": s["energy"] + 1}, sample, draws=60)
     assert [one.name for one in worse.wrong] == ["labels: energy"]
@@ -247,7 +246,7 @@ def test_what_is_not_rigid() -> None:
         "displaced": lambda g, x: (x + 0.05 * torch.randn_like(x)) @ g.T,
     }
     for words, how in cases.items():
-        check = ep.check_augmentation(turning(scipy_rotation, pos=how), sample)
+        check = ep.check_augmentation(rotating(scipy_rotation, pos=how), sample)
         assert verdicts(check) == {"rigid": False, "proper": True, "Haar": True, "independent": True, "in place": True}
         assert words in check["rigid"].sentence
     # √(3 · 0.05²) Å for each atom, less the six degrees of freedom of the fit among eighteen.
@@ -270,16 +269,16 @@ def test_rotation_about_any_centre_and_translation_are_rigid() -> None:
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 def test_float32_positions_far_from_the_origin_pass(offset: float) -> None:
     sample = {"pos": generic_sample()["pos"].float() + offset, "forces": torch.randn(6, 3)}
-    step = turning(lambda: scipy_rotation().float())
+    step = rotating(lambda: scipy_rotation().float())
     assert ep.check_augmentation(step, sample).ok
 
 
 @pytest.mark.slow
 def test_the_same_rotation_again() -> None:
     fixed = scipy_rotation()
-    assert "cached" in ep.check_augmentation(turning(lambda: fixed))["independent"].sentence
+    assert "cached" in ep.check_augmentation(rotating(lambda: fixed))["independent"].sentence
     few = haar(50)
-    check = ep.check_augmentation(turning(lambda: few[random.randrange(50)]))
+    check = ep.check_augmentation(rotating(lambda: few[random.randrange(50)]))
     assert check["independent"].passed is False
     assert "only 50 different rotations in 400 draws" in check["independent"].sentence
 
@@ -287,7 +286,7 @@ def test_the_same_rotation_again() -> None:
         torch.manual_seed(0)
         return haar(1, torch.default_generator)[0]
 
-    assert ep.check_augmentation(turning(seeded))["independent"].passed is False
+    assert ep.check_augmentation(rotating(seeded))["independent"].passed is False
 
 
 def test_draws_that_know_of_each_other() -> None:
@@ -297,7 +296,7 @@ def test_draws_that_know_of_each_other() -> None:
         state[0] = torch.linalg.matrix_exp((torch.randn(3)[:, None, None] * generators()).sum(0)) @ state[0]
         return state[0]
 
-    assert "knows of the one before" in ep.check_augmentation(turning(walk))["independent"].sentence
+    assert "knows of the one before" in ep.check_augmentation(rotating(walk))["independent"].sentence
 
 
 # PyG
@@ -412,14 +411,14 @@ def test_global_random_states_are_as_before(fails: bool) -> None:
     before = states()
     if fails:
         with pytest.raises(ValueError, match="the user's own"):
-            ep.check_augmentation(turning(draw), generic_sample())
+            ep.check_augmentation(rotating(draw), generic_sample())
     else:
-        ep.check_augmentation(turning(draw))
+        ep.check_augmentation(rotating(draw))
     assert states() == before
 
 
 def test_the_same_seed_gives_the_same_answer() -> None:
-    a, b, c = (ep.check_augmentation(turning(three_angles), draws=60, seed=seed) for seed in (3, 3, 4))
+    a, b, c = (ep.check_augmentation(rotating(three_angles), draws=60, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(a.rotations, b.rotations)
     assert not torch.equal(a.rotations, c.rotations)
     assert [str(one) for one in a.findings] == [str(one) for one in b.findings]
@@ -527,10 +526,10 @@ def test_workers_that_share_a_generator_are_found() -> None:
 def test_workers_of_a_transform() -> None:
     own = np.random.default_rng(0)
     check = ep.check_augmentation(
-        turning(lambda: torch.from_numpy(Rotation.random(random_state=own).as_matrix())), workers=2
+        rotating(lambda: torch.from_numpy(Rotation.random(random_state=own).as_matrix())), workers=2
     )
     assert check["workers"].passed is False
-    assert ep.check_augmentation(turning(scipy_rotation), workers=2)["workers"].passed, (
+    assert ep.check_augmentation(rotating(scipy_rotation), workers=2)["workers"].passed, (
         "torch seeds NumPy's global state"
     )
 
@@ -552,7 +551,7 @@ def test_samples_of_other_kinds() -> None:
 
     class Rotate(nn.Sequential):
         def forward(self, sample: Names) -> Names:
-            return turning(scipy_rotation)(sample)
+            return rotating(scipy_rotation)(sample)
 
     assert ep.check_augmentation(Rotate(nn.Identity())).ok
 
@@ -560,7 +559,7 @@ def test_samples_of_other_kinds() -> None:
 def test_errors_teach() -> None:
     flat = {"pos": torch.tensor([[0.0, 0, 0], [0, 1, 0], [1, 0, 0]])}
     with pytest.raises(ep.EquivProbeError, match="not flat"):
-        ep.check_augmentation(turning(scipy_rotation), flat)
+        ep.check_augmentation(rotating(scipy_rotation), flat)
     with pytest.raises(ep.EquivProbeError, match="sample=dataset"):
         ep.check_augmentation(RandomRotate(180))
     with pytest.raises(ep.EquivProbeError, match="same atoms in the same order"):
@@ -570,27 +569,29 @@ def test_errors_teach() -> None:
     with pytest.raises(ep.EquivProbeError, match="positions of shape"):
         ep.check_augmentation(lambda s: s, {"energy": torch.zeros(1)})
     with pytest.raises(ep.EquivProbeError, match="at least 50"):
-        ep.check_augmentation(turning(scipy_rotation), draws=10)
+        ep.check_augmentation(rotating(scipy_rotation), draws=10)
     with pytest.raises(ep.EquivProbeError, match="no finding"):
-        ep.check_augmentation(turning(scipy_rotation), draws=50)["haar"]
+        ep.check_augmentation(rotating(scipy_rotation), draws=50)["haar"]
 
 
 @pytest.mark.slow
 def test_the_table_says_it() -> None:
-    text = str(ep.check_augmentation(turning(three_angles, forces=lambda g, x: x)))
+    text = str(ep.check_augmentation(rotating(three_angles, forces=lambda g, x: x)))
     assert "Augmentation, 400 draws: 2 faults" in text
     assert "✗  Haar" in text
     assert "✗  labels: forces" in text
     assert "mean angle 12" in text
 
 
-def test_a_bar_is_shown_only_after_two_seconds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_progress_of_draws_is_logged_unless_it_is_switched_off(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = iter([0.0, 0.5, 1.0, 2.5, *[3.0] * 10])
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert list(counted(3, shown=True)) == [0, 1, 2]
-    assert list(counted(3, shown=False)) == [0, 1, 2]
+    monkeypatch.setattr("equiv_probe.progress.PATIENCE", 0.0)
+    with caplog.at_level("INFO", "equiv_probe"):
+        ep.check_augmentation(rotating(scipy_rotation), draws=50, progress=False)
+        assert "drawing" not in caplog.text
+        ep.check_augmentation(rotating(scipy_rotation), draws=50)
+    assert "drawing from the augmentation: 1 of 50" in caplog.text
 
 
 def hidden_sample() -> Data:
@@ -604,15 +605,15 @@ def hidden_sample() -> Data:
 
 def rotated_with(data: Data, parts: set[str]) -> Data:
     g = scipy_rotation()
-    turned = data.clone()
-    turned.pos, turned.normal = data.pos @ g.T, data.normal @ g.T
+    rotated = data.clone()
+    rotated.pos, rotated.normal = data.pos @ g.T, data.normal @ g.T
     if "x" in parts:
-        turned.x = torch.cat([data.x[:, :3], turned.pos, turned.normal], 1)
+        rotated.x = torch.cat([data.x[:, :3], rotated.pos, rotated.normal], 1)
     if "half of x" in parts:
-        turned.x = torch.cat([data.x[:, :3], turned.pos, data.normal], 1)
+        rotated.x = torch.cat([data.x[:, :3], rotated.pos, data.normal], 1)
     if "edges" in parts:
-        turned.edge_attr = torch.cat([data.edge_attr[:, :1], data.edge_attr[:, 1:] @ g.T], 1)
-    return turned
+        rotated.edge_attr = torch.cat([data.edge_attr[:, :1], data.edge_attr[:, 1:] @ g.T], 1)
+    return rotated
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def smooth(n: int = 12) -> Names:
     return {"image": image, "label": (image > 0.4).to(image)}
 
 
-def quarter_turns(*planes: tuple[int, int], skip: float = 0.25) -> Callable[[Names], Names]:
+def by_right_angles(*planes: tuple[int, int], skip: float = 0.25) -> Callable[[Names], Names]:
     """As MONAI's RandRotate90d does it, one plane after the other."""
 
     def transform(one: Names) -> Names:
@@ -91,10 +91,10 @@ def test_the_right_rotations_of_a_box_pass(shape: tuple[int, ...], schema: ep.Sc
 @pytest.mark.parametrize(
     ("transform", "wrong", "said"),
     [
-        (quarter_turns((0, 1)), {"uniform"}, "rotates about one axis only: z"),
-        (quarter_turns((1, 2), skip=0.0), {"uniform"}, "never come"),
+        (by_right_angles((0, 1)), {"uniform"}, "rotates about one axis only: z"),
+        (by_right_angles((1, 2), skip=0.0), {"uniform"}, "never come"),
         (flips, {"proper", "uniform"}, "mirror images"),
-        (lambda one: {**quarter_turns((0, 1))(one), "label": one["label"]}, {"uniform", "labels: label"}, "stale"),
+        (lambda one: {**by_right_angles((0, 1))(one), "label": one["label"]}, {"uniform", "labels: label"}, "stale"),
         (lambda one: one, {"uniform"}, "nothing is rotated"),
         (lambda one: {**one, "image": torch.rand_like(one["image"])}, {"rigid"}, "no rotation explains"),
     ],
@@ -106,10 +106,10 @@ def test_faults_in_moving_voxels_are_named(transform: Any, wrong: set[str], said
     assert said in " ".join(finding.sentence for finding in check.wrong)
 
 
-def test_quarter_turns_in_three_planes_reach_all_24_rotations_unevenly_or_evenly() -> None:
-    """Closed form: the turns about z, then x, then z are uniform over the group where each turn is."""
-    assert checked(quarter_turns((0, 1), (1, 2), (0, 1), (0, 2), (0, 1), skip=0.25), sample(6, 6, 6)).ok
-    uneven = checked(quarter_turns((0, 1), (1, 2), skip=0.75), sample(6, 6, 6))
+def test_quarter_rotations_in_three_planes_reach_all_24_rotations_unevenly_or_evenly() -> None:
+    """Closed form: rotations about z, then x, then z are uniform over the group where each of them is."""
+    assert checked(by_right_angles((0, 1), (1, 2), (0, 1), (0, 2), (0, 1), skip=0.25), sample(6, 6, 6)).ok
+    uneven = checked(by_right_angles((0, 1), (1, 2), skip=0.75), sample(6, 6, 6))
     assert not uneven["uniform"].passed
 
 
@@ -117,12 +117,12 @@ def test_draws_that_know_of_the_one_before_are_noticed() -> None:
     elements = ep.RotationPlan("cube").rotations()[0]
     state = [0]
 
-    def in_turn(one: Names) -> Names:
+    def one_by_one(one: Names) -> Names:
         state[0] += 7
         g = elements[state[0] % 24]
         return {**one, **{name: ep.grid().rotate(one[name], g) for name in ("image", "label")}}
 
-    check = checked(in_turn, sample(6, 6, 6))
+    check = checked(one_by_one, sample(6, 6, 6))
     assert check["uniform"].passed
     assert not check["independent"].passed
 
@@ -170,19 +170,3 @@ def test_interpolated_mirror_images_are_noticed() -> None:
 
     assert not checked(mirrored, one)["proper"].passed
     assert checked(mirrored, one, improper=True).ok
-
-
-class Tagged(Tensor):
-    """A tensor that says where its voxels are, as MONAI's MetaTensor does."""
-
-    affine: Tensor
-
-
-def test_what_a_tensor_says_about_its_voxels_does_not_survive_a_rotation() -> None:
-    tagged = torch.rand(1, 6, 6, 6).as_subclass(Tagged)
-    tagged.affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))
-    rotated = ep.RandomRotation(ep.Schema({"image": ep.grid()}, {}))({"image": tagged})["image"]
-    assert type(rotated) is Tensor
-    assert not hasattr(rotated, "affine")
-    assert sorted(rotated.flatten().tolist()) == sorted(tagged.flatten().tolist())
-    assert type(tagged) is Tagged

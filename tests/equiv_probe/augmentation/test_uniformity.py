@@ -16,9 +16,9 @@ from equiv_probe.augmentation.uniformity import (
     moments,
     recipe,
     serial,
-    sobolev,
     uniformity,
 )
+from equiv_probe.estimation.sobolev import sobolev
 from equiv_probe.rotations.designs import group
 from equiv_probe.rotations.haar import from_quaternions, generators, haar
 

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import equiv_probe as ep
+from equiv_probe.cli import claims
 from equiv_probe.cli import run_script as running_script
-from equiv_probe.cli.run_script import REPORT, Finder, run_script
+from equiv_probe.cli.loop_finder import Finder
+from equiv_probe.cli.main import build
+from equiv_probe.cli.run_script import REPORT, run_script
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import Adapter, CallAdapter
 from equiv_probe.probe import settings
@@ -60,7 +65,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
         return GraphAdapter() if args and isinstance(args[0], Graph) else None
 
     monkeypatch.setattr("equiv_probe.live.adapter_choice._readers", lambda: [read])
-    monkeypatch.setattr(running_script, "_CLAIMS", [])
+    monkeypatch.setattr(claims, "names", [])
 
 
 class Field(nn.Module):
@@ -98,7 +103,7 @@ def test_a_loop_over_graphs_is_found_and_measured(graphs: None) -> None:
 def test_claimed_modules_and_plain_tensors_are_left_alone(graphs: None) -> None:
     del graphs
     model, graph = Field(), Graph(torch.randn(4, 3, dtype=torch.float64))
-    running_script.claim(model)
+    claims.claim(model)
     finder = Finder({})
     model(graph)
     nn.Linear(3, 3)(torch.randn(4, 3))
@@ -178,3 +183,21 @@ def test_settings_survive_being_written(text: str) -> None:
     found = settings.parse(text, known)
     if found is not None:
         assert settings.parse(settings.written(found), known) == found
+
+
+@pytest.mark.parametrize(("option", "warns"), [("-o", False), ("--output", False), ("--report", True)])
+def test_the_report_goes_where_the_output_option_says_by_its_old_name_too(
+    option: str, warns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(running_script, "run_script", lambda *args, **_: asked.append(args[2]) or 0)
+    result = CliRunner().invoke(build(), ["run", option, str(tmp_path / "r.json"), "train.py"])
+    assert result.exit_code == 0
+    assert asked[0]["report"] == str(tmp_path / "r.json")
+    assert ("--report is now called --output" in caplog.text) == warns
+
+
+def test_the_old_name_is_hidden_and_goes_not_with_the_new_one() -> None:
+    assert "--report" not in CliRunner().invoke(build(), ["run", "--help"]).output
+    result = CliRunner().invoke(build(), ["run", "-o", "a.json", "--report", "b.json", "train.py"])
+    assert isinstance(result.exception, EquivProbeError)

@@ -48,7 +48,7 @@ def test_delta_method_agrees_with_simulation_and_bootstrap(numerator: tuple, den
     scatter = float(torch.tensor([value for value, _ in found]).std())
     stated = math.sqrt(sum(error**2 for _, error in found) / 3000)
     assert abs(stated / scatter - 1) < 0.08, (stated, scatter)
-    # The bootstrap of one sample, 4000 draws (1 %), is the delta method's own answer up to O(1/60).
+    # The bootstrap of one sample, 4000 draws (1 %), is the delta method's own value up to O(1/60).
     equiv, total, weight = (values[0] for values in every)
     pick = torch.randint(60, (4000, 60), generator=torch.Generator().manual_seed(1))
     x = torch.stack([equiv * weight, total * weight, weight], -1)[pick].sum(1)

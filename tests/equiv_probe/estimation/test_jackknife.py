@@ -82,7 +82,7 @@ def biases(network, name: str, replicates: int) -> tuple[tuple[float, float], tu
     elements = log_cosh if name == "log-cosh" else LOSSES[name].elements
     scale = {"huber": 4.0, "log-cosh": 3.0, "cross-entropy": 3.0}.get(name, 2.0)
     plan = ep.RotationPlan("lebedev-35", 1)
-    twirl = torch.einsum("n,n...->...", plan.weights, scale * network.pulled_back(plan.rotations()[0]))
+    twirl = torch.einsum("n,n...->...", plan.weights, scale * network.rotated_back(plan.rotations()[0]))
     noise = torch.randn(twirl.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     y = LABELS if name == "cross-entropy" else twirl + noise
     at = twirl.clone().requires_grad_()
@@ -90,7 +90,7 @@ def biases(network, name: str, replicates: int) -> tuple[tuple[float, float], tu
     (slope,) = torch.autograd.grad(truth, at)
     generator, by_jackknife, by_plug_in = torch.Generator().manual_seed(1), [], []
     for _ in range(40 if replicates > 8 else 20):
-        h = scale * network.pulled_back(haar(replicates * 1000, generator).reshape(replicates, 1000, 3, 3))
+        h = scale * network.rotated_back(haar(replicates * 1000, generator).reshape(replicates, 1000, 3, 3))
         linear = ((h.mean(0) - twirl) * slope).flatten(1).sum(-1) + truth.detach()
         by_jackknife.append(from_means(h, y, elements).mean - linear)
         by_plug_in.append(reduced(elements(h.mean(0), y), 1) - linear)

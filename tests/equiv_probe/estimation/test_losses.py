@@ -109,8 +109,8 @@ def test_errors_teach(reduction: Reduction, message: str) -> None:
 )
 def test_component_wise_losses_depend_on_the_frame_and_norm_wise_ones_do_not(name: str, *, dependent: bool) -> None:
     p, t = pair(5, 3)
-    turns = haar(4, torch.Generator().manual_seed(0))
-    change = frame_dependence(resolve(name), Reduction(), p, t, representations=(ep.vector, ep.vector), rotations=turns)
+    drawn = haar(4, torch.Generator().manual_seed(0))
+    change = frame_dependence(resolve(name), Reduction(), p, t, representations=(ep.vector, ep.vector), rotations=drawn)
     if dependent:
         assert change > 1e-3  # per cents, for 15 components of random direction
     else:
@@ -119,10 +119,10 @@ def test_component_wise_losses_depend_on_the_frame_and_norm_wise_ones_do_not(nam
 
 def test_voigt_squares_depend_on_the_frame_unless_shears_count_twice() -> None:
     p, t = pair(4, 6)
-    turns = haar(4, torch.Generator().manual_seed(0))
+    drawn = haar(4, torch.Generator().manual_seed(0))
     pairs = (ep.voigt(), ep.voigt())
     shears = torch.tensor([1.0, 1, 1, 2, 2, 2])
-    plain = frame_dependence(resolve("mse"), Reduction(), p, t, representations=pairs, rotations=turns)
-    doubled = frame_dependence(resolve("mse"), Reduction(None, shears), p, t, representations=pairs, rotations=turns)
+    plain = frame_dependence(resolve("mse"), Reduction(), p, t, representations=pairs, rotations=drawn)
+    doubled = frame_dependence(resolve("mse"), Reduction(None, shears), p, t, representations=pairs, rotations=drawn)
     assert plain > 1e-3
     assert doubled < 1e-13

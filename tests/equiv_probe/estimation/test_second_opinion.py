@@ -79,7 +79,7 @@ def named_opinion(predict, positions: Tensor, name: str, declared: Representatio
 
 
 def principal(x: Tensor) -> Tensor:
-    """The rotation into principal axes, with signs by the third moments: a frame that turns with the molecule."""
+    """The rotation into principal axes, with signs by the third moments: a frame that rotates with the molecule."""
     x = x - x.mean(0)
     axes = torch.linalg.eigh(x.mT @ x).eigenvectors
     axes = axes * ((x @ axes) ** 3).sum(0).sign()
@@ -102,7 +102,7 @@ def test_a_known_quantity_in_the_models_own_frame_is_a_defect_and_no_scalar(
     said = named_opinion(own_frame, positions, name, declared)
     assert "does not rotate at all" in said
     assert "defect" in said
-    assert f'outputs={{"{name}"' not in said, "declared a scalar, the audit would turn green"
+    assert f'outputs={{"{name}"' not in said, "declared a scalar, the audit would show green"
     unknown = named_opinion(own_frame, positions, "features", declared)
     assert 'outputs={"features": ep.scalar}' in unknown, "of what may well be invariant, it is advice"
 
@@ -111,14 +111,14 @@ def test_a_rotation_too_many_or_the_wrong_way_is_named(positions: Tensor) -> Non
     """Planted: the forces of the rotated structure, rotated once more; and rotated by the inverse."""
     model, reference = CentralForces(), positions - positions.mean(0)
 
-    def turned(x: Tensor, times: int) -> Tensor:
+    def rotated(x: Tensor, times: int) -> Tensor:
         x = x - x.mean(0)
         g = torch.linalg.lstsq(reference, x).solution.T  # the rotation of this copy
         return model(reference)["forces"] @ torch.linalg.matrix_power(g, times).T
 
-    assert "already rotated with its input" in named_opinion(lambda x: turned(x, 2), positions, "forces", ep.vector)
-    assert "by the inverse" in named_opinion(lambda x: turned(x, -1), positions, "forces", ep.vector)
-    assert named_opinion(lambda x: turned(x, 1), positions, "forces", ep.vector) == ""
+    assert "already rotated with its input" in named_opinion(lambda x: rotated(x, 2), positions, "forces", ep.vector)
+    assert "by the inverse" in named_opinion(lambda x: rotated(x, -1), positions, "forces", ep.vector)
+    assert named_opinion(lambda x: rotated(x, 1), positions, "forces", ep.vector) == ""
 
 
 @pytest.mark.parametrize("size", [0.02, 5.0])

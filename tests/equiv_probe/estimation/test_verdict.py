@@ -31,7 +31,7 @@ sizes = st.floats(1e-12, 1e6)
         (0.99e-1, 1e-4, 0.01, "above round-off"),
         (0.035, 0.02, 0.01, "non-deterministic"),
         (0.07, 0.031, 0.01, "round-off"),  # mostly rounding, though the model is not quite deterministic
-        (1.0, 1.2, 0.9, "non-deterministic"),  # answers drawn anew: round trips show the same noise
+        (1.0, 1.2, 0.9, "non-deterministic"),  # outputs drawn anew: round trips show the same noise
         (0.2, 1e-4, 0.01, "above round-off"),
         (5.0, 1e-4, 0.01, "broken"),
         (5e-6, 1e-6, NAN, "round-off"),
@@ -61,7 +61,7 @@ def test_sentences_name_the_numbers_and_the_unit() -> None:
 
 
 def test_chance_is_not_called_rounding() -> None:
-    """Of a model that answers anew each time, what is compared with is its chance, and the sentence says so."""
+    """Where outputs differ from call to call, what is compared with is its chance, and the sentence says so."""
     for rms, words in (
         (0.02, "not above the model's own non-determinism (0.01 meV/Å)"),
         (0.05, "more than chance: 5 times the model's own non-determinism of 0.01 meV/Å"),

@@ -114,8 +114,8 @@ def augmented(draw: Draw, squeeze: float = 1.0, *, rows: bool = False, steps: in
         x = noise
         for _ in range(steps):
             x = x - x.mean(1, keepdim=True)
-            turn = draw(len(x)).to(x.dtype)
-            x = x @ turn if rows else torch.einsum("bij,bnj->bni", turn, x)
+            rotation = draw(len(x)).to(x.dtype)
+            x = x @ rotation if rows else torch.einsum("bij,bnj->bni", rotation, x)
             x = x + 0.2 * torch.randn(len(x), 1, 3, dtype=x.dtype)
             x = shrink(x + 0.3 * torch.randn_like(x), squeeze)
         return x
@@ -124,7 +124,7 @@ def augmented(draw: Draw, squeeze: float = 1.0, *, rows: bool = False, steps: in
 
 
 def undone(draw: Draw, *, rows: bool = False) -> Callable[[Tensor], Tensor]:
-    """A network without symmetry in a random frame at every step, its answer rotated back: equivariant in law."""
+    """A network without symmetry in a random frame at every step, its output rotated back: equivariant in law."""
 
     def network(x: Tensor) -> Tensor:
         return torch.tanh(x * torch.tensor([1.0, 2.0, 0.3], dtype=x.dtype))

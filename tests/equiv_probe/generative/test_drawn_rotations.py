@@ -136,9 +136,9 @@ def test_rotations_that_are_gathered_and_undone_at_the_end() -> None:
     def sampler(x: Tensor) -> Tensor:
         total = torch.eye(3, **DOUBLE).expand(len(x), 3, 3)
         for _ in range(3):
-            turn = quaternions(len(x))
-            x = shrink(torch.einsum("bij,bnj->bni", turn, x) + 0.1 * torch.randn_like(x))
-            total = turn @ total
+            rotation = quaternions(len(x))
+            x = shrink(torch.einsum("bij,bnj->bni", rotation, x) + 0.1 * torch.randn_like(x))
+            total = rotation @ total
         return torch.einsum("bji,bnj->bni", total, x)
 
     assert quiet(sampler, SHAPE).verdict == "round-off"
@@ -166,8 +166,8 @@ def test_declared_by_the_source() -> None:
     """``randn.rotations`` for augmentations and ``randn.orientations`` for bodies, in one sampler."""
 
     def sampler(x: Tensor, randn: Any) -> Tensor:
-        turned = torch.einsum("bij,bnj->bni", randn.rotations(len(x)), x)
-        return shrink(turned + randn(x)) + randn.orientations(*x.shape[:2]) @ torch.tensor([1.0, 0, 0], **DOUBLE)
+        rotated = torch.einsum("bij,bnj->bni", randn.rotations(len(x)), x)
+        return shrink(rotated + randn(x)) + randn.orientations(*x.shape[:2]) @ torch.tensor([1.0, 0, 0], **DOUBLE)
 
     audit = quiet(sampler, SHAPE)
     assert audit.verdict == "round-off"

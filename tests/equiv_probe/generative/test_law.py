@@ -150,7 +150,7 @@ def test_features_of_every_layout_are_the_same() -> None:
 
 
 def test_two_rotations_leave_no_direction_alone() -> None:
-    """By 120° about axes at right angles; of the cube two of its own, of a box half turns."""
+    """By 120° about axes at right angles; of the cube two of its own, of a box by 180°."""
     g = two_rotations(torch.Generator().manual_seed(0))
     assert (torch.rad2deg(angles(g)) - 120).abs().max() < 1e-6
     axes = torch.linalg.eigh(g + g.mT).eigenvectors[..., -1]

@@ -1,4 +1,4 @@
-"""Samplers of voxels: noise moved by the cube's rotations, exactly; equivariant networks and others, told apart."""
+"""Samplers of voxels: noise moved by the cube's rotations, exactly; equivariant networks and others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise and answers of a sampler in other layouts than ``(B, N, 3)``: rotated rightly, or refused with the way out."""
+"""Noise and end points of a sampler in layouts other than ``(B, N, 3)``: rotated rightly, or refused in words."""
 
 from __future__ import annotations
 

@@ -22,18 +22,18 @@ ONE, TWELVE = ep.RotationPlan("haar", 1), ep.RotationPlan("tetrahedral", 1)
 class Counting(nn.Module):
     """A velocity network with every angular degree, which counts passes and the structures in them."""
 
-    def __init__(self, answer: str = "tensor") -> None:
+    def __init__(self, output: str = "tensor") -> None:
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Linear(13, 32), nn.Tanh(), nn.Linear(32, 12)).double()
-        self.answer, self.passes, self.copies = answer, 0, 0
+        self.output, self.passes, self.copies = output, 0, 0
 
     def forward(self, x: Tensor, t: Tensor) -> Any:
         self.passes += 1
         self.copies += len(x)
         v = self.layers(torch.cat([x.flatten(1), t[:, None]], 1)).reshape(x.shape)
         extra = {"dict": {"v": v}, "None": (v, None), "features": {"v": v, "features": v.square().sum(-1)}}
-        return extra.get(self.answer, v)
+        return extra.get(self.output, v)
 
     def count(self) -> tuple[int, int]:
         """Passes and structures since the last time."""
@@ -47,22 +47,22 @@ def batch(count: int = 5) -> tuple[Tensor, Tensor]:
     return x, torch.rand(count, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("answer", ["tensor", "dict", "None", "features"])
+@pytest.mark.parametrize("output", ["tensor", "dict", "None", "features"])
 @pytest.mark.parametrize("grad", [False, True])
-def test_a_random_frame_costs_one_evaluation(answer: str, grad: bool) -> None:
-    """The unrotated model is asked at the first call, and wherever it answers with more than the schema names."""
-    network, (x, t) = Counting(answer), batch()
-    schema = ep.Schema({"x": ep.point}, {"0": ep.vector}) if answer == "None" else FIELD
+def test_a_random_frame_costs_one_evaluation(output: str, grad: bool) -> None:
+    """The unrotated model is asked at the first call, and wherever it returns more than the schema names."""
+    network, (x, t) = Counting(output), batch()
+    schema = ep.Schema({"x": ep.point}, {"0": ep.vector}) if output == "None" else FIELD
     twirled = ep.Twirled(network, schema, ONE, "random", center="origin")
     with torch.set_grad_enabled(grad):
         twirled(x, t)
         assert network.count() == (2, 10)
         found = twirled(x, t)
-        passes = 2 if answer == "features" else 1
+        passes = 2 if output == "features" else 1
         assert network.count() == (passes, 5 * passes)
         own = network(x, t)
     assert type(found) is type(own)
-    if answer == "features":
+    if output == "features":
         assert torch.equal(found["features"], own["features"])
 
 

@@ -64,7 +64,7 @@ class OrbitMse:
         self.parameters = dict(self.model.named_parameters())
 
     def outputs(self) -> list[Tensor]:
-        """Pulled-back predictions, ``(R, n, B, N, 3)``."""
+        """Rotated-back predictions, ``(R, n, B, N, 3)``."""
         turns = self.rotations[:, :, None]
         return [self.model(self.x @ turns.mT) @ turns]
 

@@ -15,8 +15,9 @@ import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.conditioning import condition
 from equiv_probe.landscape.curvature_estimates import LossCurvature
-from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, Which, space_of
+from equiv_probe.landscape.curvature_products import CurvatureProducts
 from equiv_probe.landscape.curvature_record import Curvature
+from equiv_probe.landscape.decomposed_loss import LOSSES, Which, space_of
 from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
 from equiv_probe.landscape.lanczos import lanczos
 

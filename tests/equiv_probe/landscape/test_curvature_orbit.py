@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.landscape.curvature_products import LOSSES, CurvatureProducts, space_of
+from equiv_probe.landscape.curvature_products import CurvatureProducts
+from equiv_probe.landscape.decomposed_loss import LOSSES, space_of
 
 from .planted_losses import Linear, OrbitMse, draw, perceptron
 
@@ -58,7 +59,7 @@ def test_blocks_of_rotations_are_sets_for_error_bars(matrix: str) -> None:
 
 def test_a_line_has_errors_over_structures() -> None:
     planted, orbit = pair()
-    line = ep.analysis.along_line(orbit, steps=[-0.1, 0.2], over="structures", progress=False)
+    line = ep.analysis.along_line(orbit, steps=[-0.1, 0.2], blocks="structures", progress=False)
     assert line.samples.shape == (3, 4, 3)
     assert line.equiv[line.origin] == pytest.approx(planted()[2].item(), rel=1e-9)
     each = np.array([piece().equiv.item() * 4 for piece in orbit.pieces(1)])

@@ -52,10 +52,10 @@ def whole(**how: Any) -> GradientNumbers:
         ({"ratio": 0.5, "cosine": 0.0, "noise": 0.01}, "Broken symmetry pulls", "pull at right angles, or nearly"),
         ({"ratio": 2.0, "cosine": 0.6, "noise": 0.05}, "Broken symmetry pulls", "one lowers the other, too."),
         ({"ratio": 2.0, "cosine": -0.6, "noise": 0.05}, "Broken symmetry pulls", "one raises the other."),
-        ({"ratio": 0.5, "cosine": 0.0, "noise": 0.2}, "Broken symmetry pulls", "one helps the other cannot be told"),
+        ({"ratio": 0.5, "cosine": 0.0, "noise": 0.2}, "Broken symmetry pulls", "the other could not be resolved"),
         (
             {"ratio": 0.0, "noise": 0.05, "seed": 1},
-            "Broken symmetry cannot be told to pull on the weights: at most",
+            "A pull of broken symmetry on the weights could not be resolved: at most",
             "",
         ),
     ],
@@ -82,11 +82,11 @@ def test_where_only_the_rest_is_noise_the_ratio_has_a_lower_end() -> None:
         whole(ratio=2.0, noise=0.05),
         squared_mean=0.01, squared_mean_interval=(-0.02, 0.04), squared_equiv_interval=(0.36, 0.49),
     )  # fmt: skip
-    assert "at least 3.0 times as hard; the rest of the loss cannot be told to" in sentence(row)  # √(0.36 / 0.04)
+    assert "at least 3.0 times as hard; the pull of L_mean could not be resolved" in sentence(row)  # √(0.36 / 0.04)
     both = sentence(replace(row, squared_equiv_interval=(-0.1, 0.1)))
-    assert both.startswith("Neither broken symmetry nor the rest")
+    assert both.startswith("Neither the gradient of L_equiv nor that of L_mean")
     below = replace(row, squared_mean_interval=(0.9, 1.1), squared_equiv_interval=(-0.2, -0.1))
-    assert sentence(below).endswith("cannot be told to pull on the weights.")
+    assert sentence(below).endswith("on the weights could not be resolved.")
 
 
 def test_without_error_bars_it_says_so() -> None:

@@ -125,7 +125,7 @@ def test_squares_are_unbiased_and_the_naive_ones_are_not() -> None:
     unbiased, naive = [], []
     for seed in range(120):
         loss = ep.analysis.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("haar", replicates=6, seed=seed))
-        unbiased.append(squares(ep.analysis.gradients(loss, blocks=3), "all"))
+        unbiased.append(squares(ep.analysis.gradients(loss, n_blocks=3), "all"))
         three, given = loss(), [model.isotropic.scale, model.rest.matrix]
         m, e = (
             torch.cat([g.flatten() for g in torch.autograd.grad(one, given, retain_graph=True)]) for one in three[1:]
@@ -144,7 +144,7 @@ def test_identities_in_the_place_of_rotations_leave_no_symmetry_error() -> None:
     loss = ep.analysis.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("haar", replicates=6))
     part = loss._ranges[0][0]
     part.rotations = EYE.expand(6, 1, 3, 3)  # type: ignore[attr-defined]
-    found = squares(ep.analysis.gradients(loss, blocks=3), "all")
+    found = squares(ep.analysis.gradients(loss, n_blocks=3), "all")
     expected = exact(model, x, y)["all"]
     assert abs(float(found[1])) < 1e-20
     assert expected[1] > 0.1
@@ -159,7 +159,7 @@ def test_blocks_of_structures_are_unbiased_for_the_population() -> None:
         x = drawn(6, 2, 3, seed=1000 + seed)
         plan = ep.RotationPlan("tetrahedral", replicates=4, seed=seed)
         loss = ep.analysis.OrbitLoss(model, x, x @ B.T, SCHEMA, plan, per_structure=True)
-        of_population.append(squares(ep.analysis.gradients(loss, over="structures", blocks=3), "all"))
+        of_population.append(squares(ep.analysis.gradients(loss, blocks="structures", n_blocks=3), "all"))
         of_batch.append(squares(ep.analysis.gradients(loss), "all"))
     assert exact(model)["all"][0] == pytest.approx(0, abs=1e-20)
     require_mean(torch.stack(of_population), exact(model)["all"])

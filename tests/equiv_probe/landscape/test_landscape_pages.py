@@ -103,7 +103,7 @@ def test_what_is_saved_is_read_back_whole(found: dict[str, Any], kind: str, tmp_
     loaded.save(tmp_path / "b.json")
     assert (tmp_path / "b.json").read_text() == (tmp_path / "a.json").read_text()
     assert loaded.to_csv() == one.to_csv()
-    with pytest.raises(EquivProbeError, match=r"\.json, \.csv or \.html"):
+    with pytest.raises(EquivProbeError, match=r"\.json, \.html, \.csv or \.parquet"):
         loaded.save(tmp_path / "a.txt")
 
 
@@ -185,7 +185,7 @@ def test_the_command_makes_one_page_of_both(
     [
         ((9.0, 3.0, 1.0), (1.0, 1.0, 1.0), "Yes, L_equiv: at these weights it is the better conditioned", 9.0),
         ((2.0, 2.0, 2.0), (8.0, 3.0, 1.0), "Yes, L_mean: at these weights it is the better conditioned", 1 / 8),
-        ((4.0, 1.0, 2.0), (8.0, 2.0, 4.0), "It cannot be told", 1.0),
+        ((4.0, 1.0, 2.0), (8.0, 2.0, 4.0), "That is not known", 1.0),
     ],
     ids=["equiv", "mean", "alike"],
 )
@@ -200,7 +200,7 @@ def test_the_answer_is_the_planted_ratio(mean: Any, equiv: Any, answer: str, rat
 
 
 def test_a_ratio_within_its_error_bar_of_one_is_not_called_easier(bent: ep.analysis.Curvature) -> None:
-    for low, high, start in ((0.9, 30.0, "It cannot"), (1.1, 30.0, "Yes, L_equiv"), (0.1, 0.9, "Yes, L_mean")):
+    for low, high, start in ((0.9, 30.0, "That is not"), (1.1, 30.0, "Yes, L_equiv"), (0.1, 0.9, "Yes, L_mean")):
         top = headline(with_ratios(bent, {"mass-0.99": (low, high)}))
         assert top.answer.startswith(start)
         assert interval_of(top) == f"{number(low)} to {number(high)}"
@@ -209,12 +209,12 @@ def test_a_ratio_within_its_error_bar_of_one_is_not_called_easier(bent: ep.analy
 def test_definitions_that_tell_the_ratio_from_one_are_named(bent: ep.analysis.Curvature) -> None:
     ends = dict.fromkeys(KINDS, (0.5, 2.0)) | {"mass-0.9": (2.0, 9.0), "weighted": (0.1, 0.9)}
     said = " ".join(headline(with_ratios(bent, ends)).beside)
-    assert "It is above one for certain under mass 0.9 and below one for certain under weighted." in said
+    assert "It is certainly above one under mass 0.9 and certainly below one under weighted." in said
     said = " ".join(headline(with_ratios(bent, dict.fromkeys(KINDS, (None, None)))).beside)
-    assert "Under none of them can it be told from one." in said
+    assert "Under none of them is it certainly different from one." in said
 
 
-def test_a_saddle_is_told_from_a_bowl() -> None:
+def test_a_saddle_is_distinguished_from_a_bowl() -> None:
     """Negative control: the same without the negative eigenvalue says nothing of the kind."""
     saddle, bowl = (headline(planted(diagonal(4.0, 2.0, s * 1.0), torch.eye(3).double())) for s in (-1, 1))
     assert "L_mean bends down somewhere, by -1.00: these weights are no minimum of it." in saddle.beside
@@ -282,7 +282,7 @@ def test_negative_control_away_from_symmetry_the_line_says_otherwise() -> None:
     assert top.answer.startswith("L_equiv changes in proportion to the distance")
     assert top.value == pytest.approx(1, abs=1e-3)
     flat = ep.analysis.along_line(linear(averaged=False), seed=3, progress=False)
-    assert "L_equiv has no power that could be told" in headline(flat).answer
+    assert "No power was found for L_equiv" in headline(flat).answer
 
 
 def hostile_landscape(one: Any, text: str) -> Any:

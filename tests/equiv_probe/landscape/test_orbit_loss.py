@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -294,3 +295,31 @@ def test_lines_in_parameter_space_are_smooth() -> None:
             rows.append(torch.stack(list(loss())))
     third = rows[3] - 3 * rows[2] + 3 * rows[1] - rows[0]
     assert third.abs().max() < 1e-10 * rows[3].abs().max()
+
+
+def test_old_names_of_arguments_give_the_same_and_warn() -> None:
+    model, x, y = Linear(), data(6, 5, 3), data(6, 5, 3, seed=2)
+    plan = ep.RotationPlan("haar", replicates=4)
+    loss = ep.analysis.OrbitLoss(model, x, y, FORCES, plan, per_structure=True, stacked=False)
+    with pytest.warns(DeprecationWarning, match=r"stack of OrbitLoss\(\) is now called stacked"):
+        old = ep.analysis.OrbitLoss(model, x, y, FORCES, plan, per_structure=True, stack=False)  # type: ignore[call-arg]
+    torch.testing.assert_close(old(), loss())
+    with pytest.warns(DeprecationWarning, match="is now called of"):
+        by_structure = loss.blocks(3, over="structures")  # type: ignore[call-arg]
+    assert [one.structures for one in by_structure] == [2, 2, 2]
+    new = ep.analysis.gradients(loss, blocks="structures", n_blocks=3)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        found = ep.analysis.gradients(loss, over="structures", blocks=3)  # type: ignore[call-arg, arg-type]
+        assert found.over == new.blocks == "structures"
+        line = ep.analysis.along_line(loss, steps=[0.1], over="structures", progress=False)  # type: ignore[call-arg]
+        assert line.over == line.blocks == line.to_dict()["over"] == "structures"
+    assert found.to_dict() == new.to_dict()
+    assert [str(one.message).partition(": ")[2] for one in heard] == [
+        "the argument blocks of gradients() is now called n_blocks",
+        "the argument over of gradients() is now called blocks",
+        "Gradients.over is now called Gradients.blocks",
+        "the argument over of along_line() is now called blocks",
+        "Line.over is now called Line.blocks",
+    ]
+    assert {one.filename for one in heard} == {__file__}

@@ -199,7 +199,7 @@ def test_interrupted_it_puts_the_weights_back(after: int) -> None:
 def test_standard_errors_are_over_structures_or_over_rotations() -> None:
     loss = perceptron(parts=4)
     steps = [0.0, 0.1]
-    line = ep.analysis.along_line(loss, steps=steps, over="structures", progress=False)
+    line = ep.analysis.along_line(loss, steps=steps, blocks="structures", progress=False)
     own = np.array([[v.item() * 4 for v in piece()] for piece in loss.pieces()])
     np.testing.assert_allclose(line.samples[0], own, rtol=1e-12)
     np.testing.assert_allclose(line.stderr("equiv")[0], own[:, 2].std(ddof=1) / 2, rtol=1e-12)
@@ -213,7 +213,7 @@ def test_standard_errors_are_over_structures_or_over_rotations() -> None:
     assert rotated.equiv[0] == pytest.approx(each.mean())
     assert rotated.stderr("equiv")[0] == pytest.approx(each.std(ddof=1) / math.sqrt(3))
     both = ep.analysis.along_line(
-        [perceptron(parts=4), perceptron(parts=4)], steps=steps, over="structures", progress=False
+        [perceptron(parts=4), perceptron(parts=4)], steps=steps, blocks="structures", progress=False
     )
     assert both.stderr("equiv")[0] == pytest.approx(line.stderr("equiv")[0])
 
@@ -232,7 +232,7 @@ def test_directions_by_name_and_what_is_refused() -> None:
     with pytest.raises(EquivProbeError, match="which is zero"):
         ep.analysis.along_line(loss, {name: torch.zeros_like(weight)}, progress=False)
     with pytest.raises(EquivProbeError, match="without pieces"):
-        ep.analysis.along_line(lambda: (weight.sum(),) * 3, parameters=[weight], over="structures", progress=False)
+        ep.analysis.along_line(lambda: (weight.sum(),) * 3, parameters=[weight], blocks="structures", progress=False)
 
 
 def test_it_prints_and_saves(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def sampled(evaluate: Any, matrix: nn.Parameter, seeds: int) -> tuple[Tensor, Te
 
 def test_value_and_gradient_are_unbiased() -> None:
     model, x = Linear(), drawn(6, 2, 3, seed=1)
-    penalty = ep.EquivariancePenalty(model, SCHEMA, stack=False)
+    penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=False)
     values, slopes = sampled(lambda g: penalty(x, 0.5, generator=g), model.matrix, 300)
     value, slope = closed_form(model.matrix.detach(), x)
     require_mean(values, 0.5 * value)
@@ -74,7 +74,7 @@ def test_value_and_gradient_are_unbiased() -> None:
 
 def test_a_prediction_for_rotated_data_is_as_good_as_a_rotation() -> None:
     model, x = Linear(), drawn(6, 2, 3, seed=1)
-    penalty = ep.EquivariancePenalty(model, SCHEMA, stack=False)
+    penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=False)
 
     def evaluate(generator: torch.Generator) -> Tensor:
         rotated = torch.einsum("bij,bnj->bni", haar(6, generator), x)
@@ -198,10 +198,10 @@ class Dropping(nn.Module):
         return {"forces": self.scale * self.drop(torch.ones_like(pos[..., :1])) * pos}
 
 
-@pytest.mark.parametrize("stack", [None, False])
-def test_dropout_is_no_asymmetry(stack: bool | None) -> None:
+@pytest.mark.parametrize("stacked", [None, False])
+def test_dropout_is_no_asymmetry(stacked: bool | None) -> None:
     model, x = Dropping().train(), drawn(6, 2, 3, seed=1)
-    penalty = ep.EquivariancePenalty(model, SCHEMA, stack=stack)
+    penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=stacked)
     assert not torch.equal(model(x)["forces"], model(x)["forces"])
     for _ in range(3):
         state = torch.get_rng_state()
@@ -231,11 +231,11 @@ TETRAHEDRAL = ep.RotationPlan("tetrahedral", replicates=2)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["before", "after", "prediction"])
-@pytest.mark.parametrize("stack", [None, False])
-def test_a_probed_step_is_decomposed_without_its_penalty(place: str, stack: bool | None) -> None:
+@pytest.mark.parametrize("stacked", [None, False])
+def test_a_probed_step_is_decomposed_without_its_penalty(place: str, stacked: bool | None) -> None:
     """Noise that is drawn after the penalty is the same in every run of the step."""
     model, x = Linear(), drawn(6, 2, 3, seed=1)
-    penalty = ep.EquivariancePenalty(model, SCHEMA, stack=stack)
+    penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=stacked)
     noise: list[Tensor] = []
 
     def step() -> Tensor:

@@ -79,7 +79,7 @@ def measured(probe: ep.Probe) -> None:
 @pytest.mark.parametrize("stack", [None, True], ids=["found out", "stacked"])
 def test_hooks_in_light_mode(name: str, stack: bool | None) -> None:
     model, schema, inputs = on_meta(name)
-    with ep.Probe(model, schema, every=1, stack=stack) as probe:
+    with ep.Probe(model, schema, every=1, stacked=stack) as probe:
         for _ in range(3):
             loss_of(model(*inputs)).backward()
     measured(probe)
@@ -187,7 +187,7 @@ def test_a_model_with_a_fault_fails_here(fault: str) -> None:
 @pytest.mark.parametrize("fault", ["reads", "mixes"])
 def test_a_probe_with_a_fault_fails_here(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: a hidden wait, and a constant left on the CPU, planted in the probe itself."""
-    original = Copies.pulled_back
+    original = Copies.rotated_back
 
     def faulty(self: Copies, *args: Any) -> dict[str, Tensor]:
         found = original(self, *args)
@@ -195,7 +195,7 @@ def test_a_probe_with_a_fault_fails_here(fault: str, monkeypatch: pytest.MonkeyP
             float(found["forces"].sum())
         return {name: value * torch.ones(3, dtype=value.dtype) for name, value in found.items()}
 
-    monkeypatch.setattr(Copies, "pulled_back", faulty)
+    monkeypatch.setattr(Copies, "rotated_back", faulty)
     model, schema, inputs = on_meta("flat batch")
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"), ep.Probe(model, schema, every=1):
         model(*inputs)

@@ -38,7 +38,7 @@ def states(orbit: Any) -> dict[str, str]:
 
 
 class Cached:
-    """Remembers its first answer."""
+    """Remembers its first output."""
 
     def __init__(self) -> None:
         self.known: dict[str, Tensor] | None = None
@@ -68,7 +68,7 @@ def test_outputs_that_never_saw_the_rotation_are_not_at_round_off(make: Any, kee
         assert [(c["name"], c["passed"]) for c in stored if c["passed"] is False] == [(SEES, False)]
 
 
-def test_numbers_of_few_digits_and_one_stuck_output_are_told_apart() -> None:
+def test_numbers_of_few_digits_and_one_stuck_output_are_distinguished() -> None:
     rounded = ep.twirl(lambda pos: {n: v.round(decimals=3) for n, v in exact(pos).items()}, positions(), SCHEMA, PLAN)
     assert states(rounded)[SEES] == "passed"
     known = exact(positions())["energy"]

@@ -162,7 +162,7 @@ def test_center_of_rotation(positions: Tensor) -> None:
     assert abs(equiv("centroid") - float(c.square().sum()) / 3) < 1e-12
 
 
-def test_point_outputs_are_pulled_back_about_the_center(matrix: Tensor, positions: Tensor) -> None:
+def test_point_outputs_are_rotated_back_about_the_center(matrix: Tensor, positions: Tensor) -> None:
     model = LinearDenoiser(matrix)
     orbit = ep.twirl(lambda x: model(x["pos"]), {"pos": positions}, ep.Schema({"pos": ep.point}, model.outputs), PLAN)
     # The tetrahedral design is exact for the twirl of a degree 2 orbit, in every replicate.

@@ -34,7 +34,7 @@ def test_memory_does_not_grow_with_the_number_of_rotations() -> None:
     # Groups of replicates are merged beyond 64, so 64 and 640 replicates hold the same moments.
     (peak, held), (peak_10, held_10) = peak_and_held(64, keep=False), peak_and_held(640, keep=False)
     assert held_10 == held == 2 * 64 * 20_000 * 3 * 8
-    # The model's answers are NumPy arrays of 480 kB and traced; all 2560 of them would be 1.2 GB. 10 % for bookkeeping.
+    # The model's outputs are NumPy arrays of 480 kB and traced; all 2560 of them would be 1.2 GB. 10 % for bookkeeping.
     assert peak_10 < 1.1 * peak + 480_000
     assert peak_10 < 100 * 480_000
     assert peak_and_held(8, keep=True)[1] == (2 * 8 + 32) * 20_000 * 3 * 8, "kept only when asked for"

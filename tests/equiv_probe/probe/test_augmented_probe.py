@@ -61,7 +61,7 @@ def measured(model: nn.Module, mode: str, repeats: int, *, augmented: bool = Tru
 def test_one_more_forward_pass_is_enough(mode: str, augmented: bool, forward_passes: int, matrix: Tensor) -> None:
     model = Counting(matrix)
     with ep.augment(model, FORCES) if augmented else nullcontext():
-        probe = ep.Probe(model, FORCES, every=1, stack=True)
+        probe = ep.Probe(model, FORCES, every=1, stacked=True)
         with probe:
             x = data(8, 0)
             for _ in range(2):  # with the first come the controls

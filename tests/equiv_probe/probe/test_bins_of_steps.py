@@ -81,7 +81,7 @@ def squared(dtype: torch.dtype = torch.float64) -> dict[str, Losses]:
 
 
 def bins_of(step: Callable[[], Any], net: nn.Module, schema: ep.Schema = TIMED, **options: Any) -> dict[str, float]:
-    probe = ep.Probe(net, schema, PLAN, every=1, full=1, budget=None, over="t", bins=BINS, **options)
+    probe = ep.Probe(net, schema, PLAN, every=1, full=1, cost=None, over="t", bins=BINS, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         probe.step(step)
@@ -412,7 +412,7 @@ def test_an_evaluation_step_that_does_not_think_of_gradients() -> None:
     with torch.no_grad():
         own = bins_of(lambda: both(net(x, t), y).mean((1, 2)), net)
         assert bins_of(step, net) == pytest.approx(own, rel=1e-9)
-        probe = ep.Probe(net, TIMED, PLAN, full=1, budget=None, over="t")
+        probe = ep.Probe(net, TIMED, PLAN, full=1, cost=None, over="t")
         with pytest.warns(UserWarning, match="could not be run with gradients .KeyError"):
             probe.step(fails)
     assert probe.compute()["equiv/val/loss/L_equiv"] > 0

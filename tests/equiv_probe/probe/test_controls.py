@@ -291,7 +291,7 @@ class Mixing(nn.Module):
 def test_outputs_that_depend_on_other_structures(how: str, training: bool, coupled: bool, mode: str) -> None:
     net, x = Mixing(how).train(training), data()
     schema = ep.Schema({"pos": ep.point}, {"0": ep.scalar})
-    with ep.Probe(net, schema, every=1, full=1, budget=None) as probe:
+    with ep.Probe(net, schema, every=1, full=1, cost=None) as probe:
         if mode == "hooks":
             net(x)
         else:
@@ -324,7 +324,7 @@ class Diffusion(nn.Module):
 @pytest.mark.parametrize("reduce", [True, False])
 def test_a_module_that_puts_out_its_loss_is_refused_and_its_network_named(reduce: bool, mode: str) -> None:
     model, x = Diffusion(reduce).eval(), data()
-    probe = ep.Probe(model, ep.Schema({"pos": ep.point}, {"0": ep.scalar}), every=1, full=1, budget=None)
+    probe = ep.Probe(model, ep.Schema({"pos": ep.point}, {"0": ep.scalar}), every=1, full=1, cost=None)
     use = (lambda: probe.step(lambda: model(x).mean())) if mode == "step" else (lambda: model(x))
     with probe, pytest.raises(ep.EquivProbeError, match=r"ep\.Probe\(model\.net\)"):
         use()
@@ -339,14 +339,14 @@ def test_a_loss_by_name_is_refused_and_an_energy_is_not() -> None:
     with pytest.raises(ep.EquivProbeError, match="zero by construction"):
         ep.Probe(model, ep.Schema({"pos": ep.point}, {"loss": ep.scalar}), every=1).step(lambda: model(x)["loss"])
     net = Mixing("none").eval()
-    probe = ep.Probe(net, ep.Schema({"pos": ep.point}, {"0": ep.scalar}), full=1, budget=None)
+    probe = ep.Probe(net, ep.Schema({"pos": ep.point}, {"0": ep.scalar}), full=1, cost=None)
     probe.step(lambda: (net(x) - 1).square().mean())
     assert not failed(probe)
 
 
 def test_a_negative_number_of_a_loss_that_is_not_convex_is_explained() -> None:
     net, x = Field(3.0, -1.0, 1.0), data(16)
-    probe = ep.Probe(net, VECTORS, PLAN, every=1, full=1, budget=None)
+    probe = ep.Probe(net, VECTORS, PLAN, every=1, full=1, cost=None)
     for _ in range(8):
         probe.step(lambda: -(net(x)).square().mean(), stage="val")
     (control,) = [one for one in probe.controls if one.name == "L_equiv is not negative"]
@@ -358,7 +358,7 @@ def test_a_negative_number_of_a_loss_that_is_not_convex_is_explained() -> None:
 def test_a_negative_number_of_a_convex_loss_is_a_failed_control() -> None:
     """As where the sums were spoiled by something that no control saw."""
     net, x, y = Field(2.0, 1.0, 1.0), data(), data(seed=1)
-    probe = ep.Probe(net, VECTORS, every=1, full=1, budget=None)
+    probe = ep.Probe(net, VECTORS, every=1, full=1, cost=None)
     for _ in range(4):
         probe.step(lambda: (net(x) - y).square().mean(), stage="val")
     assert "L_equiv is not negative" not in failed(probe)

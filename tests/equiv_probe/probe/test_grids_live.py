@@ -76,7 +76,7 @@ def test_averaged_kernels_are_at_the_floor_and_others_are_not(averaged: bool, sc
     net = network(averaged=averaged, scalar=scalar)
     found = ep.decompose(ep.twirl(net, values(3, 2, 6, 6, 6), schema), structures="leading")
     assert (found.equiv < 1e-28) if averaged else (found.equiv > 1e-6)
-    live = ep.Probe(net, ep.Schema({"input": ep.grid()}, schema.outputs), full=1, budget=None)
+    live = ep.Probe(net, ep.Schema({"input": ep.grid()}, schema.outputs), full=1, cost=None)
     with live:
         net(values(3, 2, 6, 6, 6))
     assert math.isclose(live.compute()["equiv/val/0/L_equiv"], found.equiv, rel_tol=1e-6, abs_tol=1e-28)
@@ -156,7 +156,7 @@ def test_stacked_copies_are_those_one_by_one() -> None:
 
 def test_plans_that_nobody_chose_fit_the_grid(caplog: pytest.LogCaptureFixture) -> None:
     net, x = network(averaged=False), values(2, 2, 5, 5, 5)
-    with ep.Probe(net, every=1, full=1, budget=None) as probe:
+    with ep.Probe(net, every=1, full=1, cost=None) as probe:
         net(x)
         net.train()
         net(x)
@@ -324,7 +324,7 @@ def test_a_network_in_half_precision(schema: ep.Schema) -> None:
             half.weight.copy_(values(*half.weight.shape, seed=7))
             half.bias.zero_()
         x = values(2, 2, 5, 5, 5, dtype=torch.bfloat16)
-        with ep.Probe(half, schema, full=1, budget=None) as probe:
+        with ep.Probe(half, schema, full=1, cost=None) as probe:
             assert half(x).dtype == torch.bfloat16
         found = probe.compute()["equiv/val/0/L_equiv"]
         assert (found > 0.5) if broken else found < (1e-30 if schema is SCALARS else 0.5)
@@ -363,7 +363,7 @@ def test_at_the_source_a_round_voxeliser_is_at_the_floor_and_an_oblong_one_is_no
         assert (found.parts["density"].equiv > 100 * found.parts["density"].floor) == broken
         assert (found.parts["density"].equiv > 1e-3 * size) == broken
         assert (found.parts["self"].equiv > 1e-8) == broken
-        with ep.Probe(model, schema, plan, full=1, budget=None, center="origin") as probe:
+        with ep.Probe(model, schema, plan, full=1, cost=None, center="origin") as probe:
             model.eval()
             model(pos)
         near = probe.compute()["equiv/val/density/L_equiv"]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
+from equiv_probe.probe.account import Account
 from equiv_probe.probe.schedule import Schedule
 from equiv_probe.testing import CentralForces, LinearField, PlantedModel, QuadraticEnergy
 
@@ -183,7 +184,7 @@ def test_running_out_of_memory_halves_the_pass() -> None:
 
     model = Small().eval()
     schema = ep.Schema({"pos": ep.point}, {"0": ep.vector})
-    with ep.Probe(model, schema, EXACT, full=1, stack=True) as probe:
+    with ep.Probe(model, schema, EXACT, full=1, cost=None, stacked=True) as probe:
         model(batch(4))
     assert max(passes[-10:]) <= 20
     assert sum(n for n in passes[8:] if n <= 20) == 120 * 4, "after the user's own and the controls"
@@ -202,14 +203,14 @@ def test_autograd_forces_inside_no_grad_are_differentiated_again() -> None:
 def test_window_and_checkpoint(matrix: Tensor) -> None:
     model, planted = Planted(LinearField(matrix)).eval(), LinearField(matrix)
     first, second = batch(3), 2 * batch(3, seed=1)
-    probe = ep.Probe(model, FORCES, EXACT, full=1, budget=None, window=1)
+    probe = ep.Probe(model, FORCES, EXACT, full=1, cost=None, window=1)
     with probe:
         model(first)
         model(second)
     recent, ever = (probe.compute(window=w)["equiv/val/forces/L_equiv"] for w in (True, False))
     assert abs(recent / known(planted, second, "forces") - 1) < 1e-10
     assert abs(ever / known(planted, torch.cat([first, second]), "forces") - 1) < 1e-10
-    resumed = ep.Probe(model, FORCES, EXACT, full=1, budget=None, window=1)
+    resumed = ep.Probe(model, FORCES, EXACT, full=1, cost=None, window=1)
     resumed.load_state_dict(probe.state_dict())
     for one in (probe, resumed):
         with one:
@@ -229,7 +230,7 @@ def test_schedules() -> None:
     assert len(chosen) == 100
     assert {step // 10 for step in chosen} == set(range(100)), "one in each run of ten"
     assert len({step % 10 for step in chosen}) == 10, "and not always the same"
-    poor = Schedule(every=1, budget=0.01)
+    poor = Schedule(every=1, limited=True, account=Account(cost=0.01))
     assert poor.due()
     poor.spent(3600.0)
     assert not poor.due()
@@ -287,7 +288,7 @@ def test_a_single_measurement_has_the_error_bar_of_its_replicates() -> None:
     model, x, y = Energy(inside=True).eval(), batch(4, 4), batch(4, 4, seed=1)
     shares, errors = [], []
     for seed in range(40):
-        probe = ep.Probe(model, BOTH, ep.RotationPlan("haar", 12), full=1, budget=None, seed=seed)
+        probe = ep.Probe(model, BOTH, ep.RotationPlan("haar", 12), full=1, cost=None, seed=seed)
         probe.step(lambda: (model(x)["forces"] - y).square().mean())
         found = probe.compute()
         shares.append(found["equiv/val/loss/share"])

@@ -69,7 +69,7 @@ def test_light_mode_does_not_wait(network: Any, mode: str, augmented: bool) -> N
 def test_the_closed_form(mode: str) -> None:
     planted, x = LinearField(MATRIX), positions()
     model = Planted(planted).cuda().eval()
-    with ep.Probe(model, FORCES, ep.RotationPlan("icosahedral", 2), full=1, budget=None) as probe:
+    with ep.Probe(model, FORCES, ep.RotationPlan("icosahedral", 2), full=1, cost=None) as probe:
         if mode == "step":
             probe.step(lambda: model(x)["forces"].square().mean())
         else:
@@ -113,7 +113,7 @@ def test_running_out_of_memory_halves_the_pass() -> None:
     plan = ep.RotationPlan("icosahedral", 2)
     free, _ = torch.cuda.mem_get_info()
     hog = torch.empty(max(0, free - (3 << 30)), dtype=torch.uint8, device="cuda")  # 3 GiB are left
-    with ep.Probe(model, FORCES, plan, full=1, budget=None, stack=True) as probe:
+    with ep.Probe(model, FORCES, plan, full=1, cost=None, stacked=True) as probe:
         model(x)
     del hog
     exact = sum(LinearField(MATRIX).equiv(one.cpu())["forces"] for one in x[:8]) / 8

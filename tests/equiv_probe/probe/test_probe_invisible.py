@@ -52,7 +52,7 @@ def train(mode: str, *, workers: int = 0, epochs: int = 20, amp: bool = False) -
     model = Noisy()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     loader = DataLoader(Noise(), batch_size=8, shuffle=True, num_workers=workers)
-    probe = ep.Probe(model, FORCES, every=3, full=1, budget=None, seed=5)
+    probe = ep.Probe(model, FORCES, every=3, full=1, cost=None, seed=5)
     losses = []
     with probe if mode != "without" else nullcontext():
         for _ in range(epochs):
@@ -250,7 +250,7 @@ def test_inference_mode_and_autograd_forces() -> None:
     assert probe.compute()["equiv/val/forces/L_equiv"] > 0
     noisy = Noisy().eval()
     with (
-        ep.Probe(noisy, FORCES, full=1, budget=None, plan=ep.RotationPlan("klein", 4)) as probe,
+        ep.Probe(noisy, FORCES, full=1, cost=None, plan=ep.RotationPlan("klein", 4)) as probe,
         torch.inference_mode(),
     ):
         answer = noisy(x.float())["forces"]
@@ -309,7 +309,7 @@ def test_a_probed_module_within_compiled_code_reads_as_the_plain_one(how: str) -
             outer = torch.compile(outer, backend="eager")
         elif compiling:
             model.compile(backend="eager")
-        with ep.Probe(model, FORCES, ep.RotationPlan("klein", 2), full=1, budget=None) as probe:
+        with ep.Probe(model, FORCES, ep.RotationPlan("klein", 2), full=1, cost=None) as probe:
             for _ in range(3):
                 outer(x)
             replay = probe.replay(lambda m=outer: m(x)["forces"].square().mean())

@@ -323,7 +323,7 @@ def test_a_loss_that_couples_structures_rotates_them_alike_if_asked() -> None:
     exact = (6 / 3 - (4 / 3) ** 2) * float((x[0] - x[1]).square().mean())
     found = {}
     for alike in (False, None):
-        probe = ep.Probe(model, schema, ep.RotationPlan("icosahedral", 2), full=1, every=1, budget=None)
+        probe = ep.Probe(model, schema, ep.RotationPlan("icosahedral", 2), full=1, every=1, cost=None)
         model.eval()
         probe.step(lambda: (model(x)[0] - model(x)[1]).square().mean(), per_structure=alike)
         found[alike] = probe.compute()["equiv/val/loss/L_equiv"]

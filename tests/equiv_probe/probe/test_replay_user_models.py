@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 import equiv_probe as ep
-from equiv_probe.schema.repeated_structures import first_alike
+from equiv_probe.schema.repeated_structures import first_equal
 
 from ..live_models import FORCES
 
@@ -124,7 +124,19 @@ def test_a_dataclass_is_read_without_a_schema() -> None:
     assert found == pytest.approx(squares(1.0, model.body.weight.detach(), pos), rel=1e-10)
 
 
-@pytest.mark.parametrize("form", [lambda f: {"out": {"forces": f}}, lambda f: None])
+def test_nested_outputs_are_read_and_given_back_in_their_own_form() -> None:
+    model, (pos, y) = Answering(lambda f: {"out": {"forces": f}}), data()
+    with ep.Probe(model, light=PLAN, every=1) as probe:
+        loss = probe.step(lambda: (model(pos)["out"]["forces"] - y).square().mean())
+        model(pos)
+    found = probe.compute()
+    expected = squares(1.0, model.body.weight.detach(), pos)
+    assert found["equiv/train/loss/L_equiv"] == pytest.approx(expected, rel=1e-10)
+    assert found["equiv/train/out.forces/L_equiv"] == pytest.approx(expected, rel=1e-10)
+    assert loss.requires_grad
+
+
+@pytest.mark.parametrize("form", [lambda f: {"out": [f]}, lambda f: None])
 def test_an_answer_without_tensors_is_an_error_that_says_so(form: Any) -> None:
     model, (pos, _) = Answering(form), data()
     with ep.Probe(model, every=1), pytest.raises(ep.EquivProbeError, match="an answer without tensors"):
@@ -187,6 +199,6 @@ def test_guidance_in_one_doubled_batch_is_one_network() -> None:
 def test_alike_structures_are_found_in_both_layouts() -> None:
     pos, _ = data()
     dense = pos[[0, 1, 0, 2, 1]]
-    assert first_alike(dense, None, 5).tolist() == [0, 1, 0, 3, 1]
+    assert first_equal(dense, None, 5).tolist() == [0, 1, 0, 3, 1]
     index = torch.arange(5).repeat_interleave(5)
-    assert first_alike(dense.flatten(0, 1), index, 7).tolist() == [0, 1, 0, 3, 1, 5, 5], "two structures without atoms"
+    assert first_equal(dense.flatten(0, 1), index, 7).tolist() == [0, 1, 0, 3, 1, 5, 5], "two structures without atoms"

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import time
+
 import pytest
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.probe.schedule import Schedule
+from equiv_probe.probe.account import Account
+from equiv_probe.probe.schedule import Schedule, rounded_up
+from equiv_probe.probe.schedules import Cadences, Schedules
 
 
 def test_one_in_every_epoch() -> None:
@@ -31,18 +37,102 @@ def test_every_epoch_of_an_evaluation_is_measured(calls: int, run: int) -> None:
 
 
 def test_an_allowance_stands_for_the_clock() -> None:
-    schedule = Schedule(every=1, budget=1e-9)
+    schedule = Schedule(every=1, limited=True, account=Account(cost=1e-9))
     schedule.spent(100.0)
-    assert not schedule.due(), "over the budget"
+    schedule.measured = 1
+    assert not schedule.due(), "more was spent than there is room for"
     schedule.allowance = 2
     assert [schedule.due() for _ in range(4)] == [True, True, False, False]
-    assert schedule.measured == 2
     assert schedule.allowed() == 1, "at least one, for an epoch that must not go without"
-    roomy = Schedule(every=1, budget=0.5)
-    roomy.began -= 100
+    roomy = Schedule(every=1, limited=True, account=Account(cost=0.5))
     roomy.due()
+    roomy.began -= 100
     roomy.spent(1.0)
     assert roomy.allowed() == 49
+
+
+class Clock:
+    """Time that passes where a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def run(self, schedule: Schedule, calls: int, step: float, cost: float | list[float]) -> list[int]:
+        """Numbers of the calls that are measured, where a call takes some seconds, and each measurement others."""
+        due = []
+        for _ in range(calls):
+            number = schedule.step
+            if schedule.due():
+                due.append(number)
+                seconds = cost if isinstance(cost, float) else cost[min(len(due), len(cost)) - 1]
+                self.now += seconds
+                schedule.spent(seconds)
+            self.now += step
+        return due
+
+
+@pytest.mark.parametrize(("step", "seconds"), [(0.01, 0.02), (1.0, 0.3), (0.1, 20.0), (0.003, 0.003)])
+def test_the_cadence_follows_from_the_cost(monkeypatch: pytest.MonkeyPatch, step: float, seconds: float) -> None:
+    """Whatever a step and a measurement take, the share of both is the one that was asked for, or less."""
+    clock, account = Clock(monkeypatch), Account(cost=0.01, paced=True)
+    schedule = Schedule("auto", account=account)
+    calls = 100 * math.ceil(seconds / (0.01 * step))
+    due = clock.run(schedule, calls, step, seconds)
+    share = schedule.seconds / account.elapsed
+    assert due[0] == 0, "a first measurement at once"
+    assert 0.004 < share < 0.0105, "a cadence is one of 1, 2, 5, 10, ...: at worst two and a half times what is needed"
+    assert schedule.period in {rounded_up(seconds / (0.01 * step)), rounded_up(0.99 * seconds / (0.01 * step))}
+    assert {b - a for a, b in itertools.pairwise(due[-5:])} == {schedule.period}, "and it is regular"
+    assert f"every {schedule.period} by cost" in str(schedule)
+    control = Schedule(50)
+    clock.run(control, calls, step, seconds)
+    assert abs(control.seconds / (control.elapsed - control.seconds) / (seconds / (50 * step)) - 1) < 0.1, "not 50's"
+
+
+def test_an_expensive_beginning_is_earned_before_the_next_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, account = Clock(monkeypatch), Account(cost=0.01, paced=True)
+    schedule = Schedule("auto", account=account)
+    due = clock.run(schedule, 30_000, 0.01, [1.0, 0.01])
+    assert due[0] == 0
+    assert 9_000 < due[1] <= 11_000, "1 s is earned after 100 s"
+    assert schedule.seconds / account.elapsed < 0.0105
+    assert len(due) > 100, "then it costs little"
+
+
+def test_without_a_limit_the_cadence_is_fifty() -> None:
+    schedule = Schedule("auto", account=Account(None, paced=True), warmup=3)
+    assert [k for k in range(120) if schedule.due()] == [3, 53, 103]
+
+
+def test_training_and_evaluation_share_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has one half; evaluation takes few rotations where there is no room for all, and no less than it may."""
+    clock = Clock(monkeypatch)
+    schedules = Schedules(Cadences(full=10, cost=0.01), part=1 / 12)
+    training, evaluation = schedules["step", "train"], schedules["step", "val"]
+    epochs, whole = 30, 0
+    for _ in range(epochs):
+        clock.run(training, 200, 0.03, 0.03)
+        evaluation.begin_epoch(20)
+        for _ in range(20):
+            if evaluation.due():
+                seconds = 0.01 * (48 if evaluation.whole else 4)
+                whole += evaluation.whole
+                clock.now += seconds
+                evaluation.spent(seconds)
+            clock.now += 0.01
+    account = schedules.account
+    assert 0.003 < training.seconds / account.elapsed < 0.0052
+    assert 0.003 < evaluation.seconds / account.elapsed < 0.0052
+    assert evaluation.small > 0
+    assert evaluation.measured == evaluation.small + whole
+    assert "% of the run's time" in schedules.lines()["cost"]
+
+
+@pytest.mark.parametrize("cost", [0, -1, 1.5, "little"])
+def test_wrong_costs_teach(cost: object) -> None:
+    with pytest.raises(EquivProbeError, match=r"cost=0\.01"):
+        Schedules(Cadences(cost=cost))  # type: ignore[arg-type]
 
 
 def test_state_is_carried_over() -> None:

@@ -128,7 +128,7 @@ def test_over_time_shows_diffusion_times_and_trajectories() -> None:
     assert "Over t: train/loss" in text
     assert f"{profile.bins[0].label}: {number(100 * profile.bins[0].share)} %" in text
     text = page([dynamics()])
-    assert "Symmetry error of the forces over the trajectory" in text
+    assert "Equivariance error of the forces over the trajectory" in text
     first, last, after = number(90.0), number(110.0), number(2.0)
     said = f"√L_equiv of forces: {first} meV/Å at first, {last} meV/Å after {after} fs; between {first} and {last}."
     assert said in text
@@ -149,7 +149,7 @@ def test_the_answer_is_a_sentence_and_a_number_beside_the_floor_and_the_models_e
     [
         ("round-off", "No: it respects rotation"),
         ("above round-off", "Slightly"),
-        ("non-deterministic", "It cannot be told"),
+        ("non-deterministic", "It cannot be decided"),
         ("unknown", "no floor to compare"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_new_kind_is_stored_and_read_by_its_name(tmp_path: Path) -> None:
             "(bends[0].span: a list of 1); expected a list of length 2",
         ),
         ({"by_day": {"monday": "x"}}, "(by_day[...]: a text); expected a number"),
-        ({"strength": 1e305}, "(strength: a number beyond all measure)"),
+        ({"strength": 1e305}, "(strength: a number too large for a measurement)"),
         ({"schema_version": 7}, "schema_version 7); expected 1 or 2"),
         ({"kind": "tower"}, "'tower'"),
         ({"kind": 3}, "'3'"),

@@ -88,4 +88,4 @@ def test_an_invariant_model_on_mixed_features_is_found_invariant_and_a_broken_on
     assert abs(ep.decompose(ep.twirl(broken, inputs, schema, plan)).equiv - wanted) < 1e-9 * max(1.0, wanted)
     left = ep.Schema({"pos": ep.point, "x": ep.fixed}, {"y": ep.scalar})
     hidden = ep.decompose(ep.twirl(broken, {**inputs, "pos": pos}, left, plan)).equiv
-    assert hidden == 0.0, "the negative control: left as they are, the columns hide the error"
+    assert hidden < 1e-24 * wanted, "the negative control: left as they are, the columns hide the error"

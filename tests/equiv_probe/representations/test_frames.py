@@ -1,4 +1,4 @@
-"""Rigid frames against SciPy and against frames built from points, and networks on frames with known answers."""
+"""Rigid frames against SciPy and against frames built from points, and networks on frames with known outputs."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def random_frames(*lead: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     return haar(count, generator).reshape(*lead, 3, 3), places
 
 
-def test_quaternions_against_scipy_at_every_angle_and_the_half_turns() -> None:
-    half_turns = 2 * torch.einsum("ki,kj->kij", *2 * [torch.eye(3, dtype=torch.float64)]) - torch.eye(3)
-    many = torch.cat([rotations(500), half_turns.double(), torch.eye(3, dtype=torch.float64)[None]])
+def test_quaternions_against_scipy_at_every_angle_and_at_180_degrees() -> None:
+    by_180 = 2 * torch.einsum("ki,kj->kij", *2 * [torch.eye(3, dtype=torch.float64)]) - torch.eye(3)
+    many = torch.cat([rotations(500), by_180.double(), torch.eye(3, dtype=torch.float64)[None]])
     found = quaternions(many)
     assert float((as_matrices(found) - many).abs().max()) < EXACT
     assert float((found.norm(dim=-1) - 1).abs().max()) < EXACT
@@ -120,9 +120,9 @@ def test_homomorphism_batches_and_precision(rep: Representation) -> None:
         'frame("quaternion")': whole(orientations, places, "quaternion"),
     }[str(rep)]
     g, h = improper(6, 2), improper(6, 3).flip(0)
-    in_turn = rep.rotate(rep.rotate(values, h), g)
-    assert float((rep.rotate(values, g @ h) - in_turn).abs().max()) < EXACT
-    assert float((rep.rotate(values, h @ g) - in_turn).abs().max()) > 0.01
+    one_by_one = rep.rotate(rep.rotate(values, h), g)
+    assert float((rep.rotate(values, g @ h) - one_by_one).abs().max()) < EXACT
+    assert float((rep.rotate(values, h @ g) - one_by_one).abs().max()) > 0.01
     singles = torch.stack([rep.rotate(v, r) for v, r in zip(values, g, strict=True)])
     assert float((singles - rep.rotate(values, g)).abs().max()) < EXACT
     for dtype, tolerance in ((torch.float32, 2e-6), (torch.bfloat16, 2.0**-5)):
@@ -178,9 +178,9 @@ def test_a_step_on_frames_is_the_closed_form_without_a_schema() -> None:
 
     def step() -> dict[str, Tensor]:
         out = net(r, x, t, mask)
-        turning = (out["pred_rotmats"] - r).square().sum((-1, -2))
+        rotational = (out["pred_rotmats"] - r).square().sum((-1, -2))
         moving = (out["pred_trans"] - x).square().sum(-1)
-        return {"rotation": (turning * mask).sum() / held, "translation": (moving * mask).sum() / held}
+        return {"rotation": (rotational * mask).sum() / held, "translation": (moving * mask).sum() / held}
 
     found = ep.Probe(net).replay(step, PLAN)
     centre = (x * mask[..., None]).sum(-2, keepdim=True) / mask.sum(-1)[:, None, None]

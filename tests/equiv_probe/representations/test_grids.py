@@ -26,7 +26,7 @@ def values(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def quarter(axis: int) -> Tensor:
-    """A quarter turn about x, y or z, written out."""
+    """A rotation by 90° about x, y or z, written out."""
     a, b = (axis + 1) % 3, (axis + 2) % 3
     g = torch.zeros(3, 3, dtype=torch.float64)
     g[axis, axis] = g[b, a] = 1.0

@@ -21,10 +21,10 @@ def rotated_back(net: Any, *fields: Tensor) -> Tensor:
     numbers = torch.arange(fields[0].shape[-1] ** 3).reshape(fields[0].shape[-3:])
     found = []
     for *copies, places in zip(*(cube_of(field) for field in (*fields, numbers)), strict=True):
-        answer = net(*copies)
-        flat = torch.empty_like(answer).flatten(-3)
-        flat[..., places.flatten()] = answer.flatten(-3)
-        found.append(flat.reshape(answer.shape))
+        output = net(*copies)
+        flat = torch.empty_like(output).flatten(-3)
+        flat[..., places.flatten()] = output.flatten(-3)
+        found.append(flat.reshape(output.shape))
     return torch.stack(found)
 
 
@@ -200,7 +200,7 @@ def test_segmentation_has_its_classes_on_the_channels(given: str) -> None:
     found = ep.decompose(orbit, target, loss, structures="leading")
     assert found.total == pytest.approx(float(torch.stack([cross_entropy(h, target) for h in own]).mean()), rel=1e-12)
     assert found.mean == pytest.approx(float(cross_entropy(own.mean(0), target)), rel=1e-12)
-    assert found.equiv > 1e-3, "control: the mean is not the network's own answer"
+    assert found.equiv > 1e-3, "control: the mean is not the network's own output"
     assert len(found.per_structure["equiv"]) == 2
     assert not found.notes, "it depends on no frame"
     if given != "callable":
@@ -240,7 +240,7 @@ def test_indices_of_classes_that_come_with_the_call(voxels: bool) -> None:
 
 
 class ChannelsLast(nn.Module):
-    """A network that reads its input, and gives its answer, with the channels last in memory, by ``view``."""
+    """A network that reads its input, and gives its output, with the channels last in memory, by ``view``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,8 +252,8 @@ class ChannelsLast(nn.Module):
         batch, channels, *box = x.shape
         rows = x.permute(0, 2, 3, 4, 1).view(-1, channels)
         hidden = self.layer(rows).view(batch, *box, channels).permute(0, 4, 1, 2, 3)
-        answer = self.mixing(hidden).permute(0, 2, 3, 4, 1).contiguous()
-        return answer.permute(0, 4, 1, 2, 3)
+        output = self.mixing(hidden).permute(0, 2, 3, 4, 1).contiguous()
+        return output.permute(0, 4, 1, 2, 3)
 
 
 def test_a_step_that_views_what_lies_channels_last() -> None:

@@ -45,8 +45,8 @@ def values_of(representation: Representation, *lead: int, seed: int = 1) -> Tens
 
 @everything
 def test_round_trip(representation: Representation) -> None:
-    values, turns = values_of(representation, 6, 4), rotations(6)
-    back = representation.rotate_back(representation.rotate(values, turns), turns)
+    values, drawn = values_of(representation, 6, 4), rotations(6)
+    back = representation.rotate_back(representation.rotate(values, drawn), drawn)
     assert float((back - values).abs().max()) < EXACT
 
 
@@ -54,22 +54,22 @@ def test_round_trip(representation: Representation) -> None:
 def test_homomorphism_over_o3(representation: Representation) -> None:
     values, g, h = values_of(representation, 6, 4), rotations(6, 2), rotations(6, 3).flip(0)
     product = representation.rotate(values, g @ h)
-    in_turn = representation.rotate(representation.rotate(values, h), g)
-    assert float((product - in_turn).abs().max()) < EXACT
+    one_by_one = representation.rotate(representation.rotate(values, h), g)
+    assert float((product - one_by_one).abs().max()) < EXACT
     # The other order is another rotation: without this, a representation by the identity would pass.
     if representation.event_shape not in {(), (3, 3, 3)} and "0e" not in str(representation):
-        assert float((representation.rotate(values, h @ g) - in_turn).abs().max()) > 0.01
+        assert float((representation.rotate(values, h @ g) - one_by_one).abs().max()) > 0.01
 
 
 @everything
 def test_a_batch_equals_singles_and_a_single_acts_on_any_leading_shape(representation: Representation) -> None:
-    values, turns = values_of(representation, 5, 2, 4), rotations(5)
-    batch = representation.rotate(values, turns)
-    singles = torch.stack([representation.rotate(v, g) for v, g in zip(values, turns, strict=True)])
+    values, drawn = values_of(representation, 5, 2, 4), rotations(5)
+    batch = representation.rotate(values, drawn)
+    singles = torch.stack([representation.rotate(v, g) for v, g in zip(values, drawn, strict=True)])
     assert float((batch - singles).abs().max()) < EXACT
-    shared = representation.rotate(values[:1], turns)
+    shared = representation.rotate(values[:1], drawn)
     assert shared.shape == (5, *values.shape[1:])
-    assert float((shared[3] - representation.rotate(values[0], turns[3])).abs().max()) < EXACT
+    assert float((shared[3] - representation.rotate(values[0], drawn[3])).abs().max()) < EXACT
 
 
 def test_vector_axial_scalar_pseudoscalar_by_formula() -> None:
@@ -162,10 +162,10 @@ def test_dtypes(representation: Representation, dtype: torch.dtype, tolerance: f
 @everything
 def test_gradients_in_values_and_rotation(representation: Representation) -> None:
     values = values_of(representation, 2, 2).requires_grad_()
-    turns = rotations(2).requires_grad_()
+    drawn = rotations(2).requires_grad_()
     if "irreps" not in str(representation):  # e3nn's Euler angles are a function on rotations, not on all matrices
-        assert torch.autograd.gradcheck(representation.rotate, (values, turns))
-        assert torch.autograd.gradcheck(representation.rotate_back, (values, turns))
+        assert torch.autograd.gradcheck(representation.rotate, (values, drawn))
+        assert torch.autograd.gradcheck(representation.rotate_back, (values, drawn))
         return
     skew = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
 
@@ -173,7 +173,7 @@ def test_gradients_in_values_and_rotation(representation: Representation) -> Non
         from equiv_probe.rotations.haar import generators
 
         tilt = torch.linalg.matrix_exp(torch.einsum("ka,aij->kij", skew, generators()))
-        return representation.rotate(values, tilt @ turns.detach())
+        return representation.rotate(values, tilt @ drawn.detach())
 
     assert torch.autograd.gradcheck(along, (values, skew))
 

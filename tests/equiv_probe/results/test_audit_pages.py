@@ -139,7 +139,7 @@ def wrong(audit: Any, *path: Any, value: Any) -> Any:
         ("grid", ("rotations", "per_structure", "equiv"), [1.0, "<b>", None], "not a list of numbers"),
         ("grid", ("rotations", "per_structure", "equiv"), [1.0], "rotations.per_structure: lists of several lengths"),
         ("grid", ("cube", "parts", "y", "floor"), "low", "floor"),
-        ("grid", ("by_angle", "cube", 0, "rms"), -1e308, "by_angle.cube[0].rms: a number beyond all measure"),
+        ("grid", ("by_angle", "cube", 0, "rms"), -1e308, "by_angle.cube[0].rms: a number too large for a measurement"),
         ("grid", ("plan", "seed"), None, "plan.seed: null"),
     ],
 )  # fmt: skip
@@ -223,7 +223,7 @@ def test_a_sampler_at_round_off_is_told_from_a_broken_one() -> None:
     ],
     ids=["round", "oblong", "cubic"],
 )
-def test_the_grids_page_tells_the_three_cases_apart(kernel: Tensor, answer: str, of: str) -> None:
+def test_the_grids_page_distinguishes_the_three_cases(kernel: Tensor, answer: str, of: str) -> None:
     found = grid(kernel, n=14)
     top, one = found.document().headline, getattr(found, of)
     assert top is not None
@@ -269,10 +269,10 @@ def test_labels_add_the_loss(oblong: ep.GridAudit) -> None:
 
 
 def test_by_angle_is_the_root_mean_square_of_what_is_in_the_bin() -> None:
-    turns, squares = haar(40, torch.Generator().manual_seed(0)), torch.rand(40, 3).double()
+    drawn, squares = haar(40, torch.Generator().manual_seed(0)), torch.rand(40, 3).double()
     weights = torch.rand(40).double()
-    found = by_angle(squares, turns, weights)
-    degrees = torch.rad2deg(angles(turns))
+    found = by_angle(squares, drawn, weights)
+    degrees = torch.rad2deg(angles(drawn))
     assert [entry["low"] for entry in found] == list(range(0, 180, 20))
     assert sum(entry["count"] for entry in found) == 120
     for entry in found:
@@ -302,7 +302,7 @@ def test_the_angles_of_a_linear_sampler_follow_its_closed_form(matrix: Tensor) -
 
 
 def test_the_cubes_angles_are_those_of_its_rotations(oblong: ep.GridAudit) -> None:
-    """Half a turn about any face's axis leaves an oblong kernel as it is; quarter turns about two of three do not."""
+    """By 180° about any face's axis an oblong kernel is rotated onto itself; by 90° about two of three it is not."""
     model, x = Blur(gaussian(0.5, 1.2, 1.2)), smooth(8)
     rep, plan = ep.grid(), ep.RotationPlan("cube")
     g = plan.rotations()[0]

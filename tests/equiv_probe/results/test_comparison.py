@@ -433,8 +433,8 @@ def test_round_off_is_not_compared_with_round_off() -> None:
     found = compare([quiet, replace(quiet, measured=[measured(verdict="round-off", rms=3e-3)])])
     entry = contrast(found, "√L_equiv").entries[1]
     assert math.isnan(entry.change.p)
-    assert entry.change.how == "neither is above its floor"
-    assert "neither is above its floor" in str(found)
+    assert entry.change.how == "neither error is above its floor"
+    assert "neither error is above its floor" in str(found)
     broken = contrast(compare([quiet, audit_report()]), "√L_equiv").entries[1]
     assert broken.change.how.startswith("paired")
 

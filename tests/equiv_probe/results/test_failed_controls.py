@@ -14,7 +14,8 @@ from equiv_probe.results.report import Measured, Report
 
 FINE = "respects rotation, down to rounding"
 WHY = "energy: these outputs do not depend on the rotated inputs: a cache"
-PASSED = Control("does not depend on its batch", True, "structures get alone what they get in a batch", 0.0, 1.0)
+FINE_IN_BATCH = "outputs of a structure are the same alone and in a batch"
+PASSED = Control("does not depend on its batch", True, FINE_IN_BATCH, 0.0, 1.0)
 FAILED = Control("sees the rotation", False, WHY, 2.0, 0.0)
 NOT_RUN = Control("does not depend on where the structure is", None, "structures were not moved")
 

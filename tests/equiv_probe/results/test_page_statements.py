@@ -42,9 +42,9 @@ def run(**changes: Any) -> Report:
     ("changes", "said"),
     [
         ({}, "17.0 % of the loss is there only because"),
-        ({"share": 0.01, "share_stderr": 0.006}, "It cannot be told"),  # 10 batches: 2.26 standard errors
+        ({"share": 0.01, "share_stderr": 0.006}, "It cannot be decided"),  # 10 batches: 2.26 standard errors
         ({"share": 0.014, "share_stderr": 0.006}, "1.40 % of the loss is there only because"),
-        ({"share": -0.01, "share_stderr": 0.001}, "It cannot be told"),
+        ({"share": -0.01, "share_stderr": 0.001}, "It cannot be decided"),
         ({"share": 1e-9, "share_stderr": 1e-11}, "Hardly"),
         ({"share": NAN, "share_stderr": NAN, "total": 0.0, "mean": 0.0}, "The loss is zero"),
     ],
@@ -58,7 +58,7 @@ def test_a_model_without_error_has_no_share_of_it() -> None:
     assert known is not None
     none = replace(known, total=0.0, mean=0.0, share=NAN, share_stderr=NAN, share_interval=(NAN, NAN))
     found = top(audit_report(measured=[measured(labelled=none, verdict="round-off")]))
-    assert found.beside[-1] == "Its mse loss against the reference forces is 0: there is no share of it."
+    assert found.beside[-1] == "Its mse loss against the reference forces is 0: it has no share."
     assert "–" not in " ".join(found.beside)
 
 
@@ -67,7 +67,7 @@ def test_a_share_within_its_error_bar_is_not_called_broken_symmetry() -> None:
     assert known is not None
     unsure = replace(known, share=1e-4, share_stderr=1e-4, structures=4)
     found = top(audit_report(measured=[measured(labelled=unsure, verdict="round-off")]))
-    assert found.beside[-1].endswith("302 meV/Å. No part of that can be told to be broken symmetry.")
+    assert found.beside[-1].endswith("302 meV/Å. No part of that could be attributed to broken symmetry.")
     assert "20.9 % (18.8 to 22.9 %) of the squared error is broken symmetry alone" in top(audit_report()).beside[-1]
 
 
@@ -129,7 +129,7 @@ def test_one_point_is_no_course() -> None:
     once = [{key: value for key, value in row.items() if key != "forces_rms_meV_per_A"} for row in report.history]
     once[2]["forces_rms_meV_per_A"] = 90.0
     html = page([replace(report, history=once)])
-    assert "Symmetry error of the forces over the trajectory" not in html
+    assert "Equivariance error of the forces over the trajectory" not in html
     assert "Total energy over the trajectory" in html
 
 

@@ -165,7 +165,7 @@ def test_angles_are_accurate_at_both_ends(angle: float) -> None:
 def test_generators_rotate_the_right_way() -> None:
     quarter = torch.linalg.matrix_exp(math.pi / 2 * generators())
     basis = torch.eye(3, dtype=torch.float64)
-    for a in range(3):  # about x, y turns to z, and so on
+    for a in range(3):  # about x, y goes to z, and so on
         assert torch.allclose(quarter[a] @ basis[(a + 1) % 3], basis[(a + 2) % 3], atol=1e-15)
 
 

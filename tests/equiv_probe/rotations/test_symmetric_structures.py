@@ -53,8 +53,8 @@ def measured(bonds: Tensor, design: str, replicates: int, seed: int) -> tuple[ep
     orbit = ep.twirl(
         model, {"bonds": bonds}, SCHEMA, ep.RotationPlan(design, replicates, seed=seed), stacked=True, floor=0
     )
-    answers = orbit.kept("energy").flatten().numpy()
-    return ep.decompose(orbit), len(np.unique(answers.round(12)))
+    outputs = orbit.kept("energy").flatten().numpy()
+    return ep.decompose(orbit), len(np.unique(outputs.round(12)))
 
 
 @pytest.mark.parametrize("design", list(GROUP_ORDERS))
@@ -68,8 +68,8 @@ def test_negative_control_a_design_rotated_from_the_left_alone_repeats_itself() 
     """What plans were: of the 48 rotations of an aligned cubic crystal four show different orientations."""
     rotations = torch.einsum("rij,njk->rnik", ep.RotationPlan("haar", 4).rotations()[:, 0], group("tetrahedral"))
     bonds = torch.einsum("rnij,bj->rnbi", rotations, STRUCTURES["fcc, nearest neighbours"])
-    answers = model({"bonds": bonds})["energy"].flatten().numpy()
-    assert len(np.unique(answers.round(12))) == 4
+    outputs = model({"bonds": bonds})["energy"].flatten().numpy()
+    assert len(np.unique(outputs.round(12))) == 4
 
 
 @pytest.mark.parametrize("name", ["diamond, one atom's bonds", "fcc, nearest neighbours", "dimer along z"])

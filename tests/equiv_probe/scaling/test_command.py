@@ -182,6 +182,6 @@ def test_errors_teach(path, arguments, message):
 
 def test_a_table_is_not_overwritten(path):
     before = path.read_bytes()
-    with pytest.raises(EquivProbeError, match="one of the tables"):
+    with pytest.raises(EquivProbeError, match="one of the files to read"):
         run(path, "--resamples", 20, "-o", path)
     assert path.read_bytes() == before

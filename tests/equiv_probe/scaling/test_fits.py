@@ -158,7 +158,7 @@ def test_errors_teach(columns, x, how, message):
         fit(columns, x, **how)
 
 
-def test_sizes_that_go_together_are_not_told_apart():
+def test_sizes_that_go_together_are_refused():
     """Data in proportion to the model, as many budgets ask for: every split of the loss fits, and none is meant."""
     generator = np.random.default_rng(0)
     y = joint(0.02)["L_total"]

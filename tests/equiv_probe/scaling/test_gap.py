@@ -65,7 +65,7 @@ def test_the_interval_of_the_crossing_covers(seeds):
     for repetition in range(120):
         a, b = runs(slow, seeds, 0.15, generator), runs(fast, seeds, 0.15, generator)
         found = gap(a, b, "step", smooth="none", resamples=300, seed=repetition)
-        # Where no stretch is told apart there is no crossing to report: everything is possible, which covers.
+        # Where no stretch is known to differ there is no crossing to report: everything is possible, which covers.
         covered += all(CROSSING in one.x for one in found.crossings)
         low, high = np.log(found.ratio_low), np.log(found.ratio_high)
         middle = np.interp(np.log(CROSSING), np.log(found.at), (low + high) / 2)
@@ -88,8 +88,8 @@ def test_no_crossing_is_said():
         assert 4.0 in factor  # twice the loss at t^-0.5: four times the steps
 
 
-def test_equal_models_are_not_told_apart():
-    """The same law for both: nothing is told apart in 95 % of the repetitions; of 40, that is 38 ± 1.4."""
+def test_equal_models_do_not_differ():
+    """The same law for both: no difference is found in 95 % of the repetitions; of 40, that is 38 ± 1.4."""
     quiet = 0
     for repetition in range(40):
         generator = np.random.default_rng(repetition)
@@ -98,7 +98,7 @@ def test_equal_models_are_not_told_apart():
     assert quiet >= 34
 
 
-def test_a_crossing_beyond_what_is_told_apart_has_no_end():
+def test_a_crossing_beyond_what_is_known_has_no_end():
     """The curves cross at 5000 of 10000 steps, where seeds scatter far more than they differ: an open interval."""
     generator = np.random.default_rng(2)
 
@@ -112,7 +112,7 @@ def test_a_crossing_beyond_what_is_told_apart_has_no_end():
 
 
 def test_noise_within_a_run_makes_no_crossings_of_its_own():
-    """Curves 1 % apart with 10 % of noise at every point cross dozens of times, and are told apart nowhere."""
+    """Curves 1 % apart with 10 % of noise at every point cross dozens of times, and no difference is known anywhere."""
     generator = np.random.default_rng(3)
     steps = np.geomspace(10, 1e4, 60)
 
@@ -127,7 +127,7 @@ def test_noise_within_a_run_makes_no_crossings_of_its_own():
 
 
 def test_held_out_structures_are_drawn_for_both_models_at_once():
-    """Hard and easy structures differ tenfold; paired, models 10 % apart are told apart, unpaired they are not."""
+    """Hard and easy structures differ tenfold; paired, models 10 % apart are known to differ, unpaired they are not."""
     generator = np.random.default_rng(4)
     hardness = np.exp(generator.standard_normal(40))
 
@@ -141,7 +141,7 @@ def test_held_out_structures_are_drawn_for_both_models_at_once():
     assert paired.verdict.startswith("a is below b over the whole range")
     np.testing.assert_allclose(paired.ratio_low, 1.1, rtol=1e-9)  # the same factor on every structure: no scatter
     other = gap(a, measured(1.1, [f"o{i}" for i in range(40)]), "step")
-    assert "not told apart" in other.verdict
+    assert "do not differ measurably" in other.verdict
     assert any("says nothing of other seeds" in note for note in other.notes)
     # Independent of each other: the variance of a mean of 40 log-normal factors, on either side.
     width = np.log(other.ratio_high / other.ratio_low).mean()
@@ -210,7 +210,7 @@ def test_errors_teach():
     with pytest.raises(EquivProbeError, match="range that all runs have"):
         gap(a, {"step": 1e6 * STEPS, "L_total": slow(STEPS)}, "step")
     twice = {"step": [*STEPS, *STEPS], "L_total": [*slow(STEPS), *slow(STEPS)]}
-    with pytest.raises(EquivProbeError, match='"seed" that tells runs apart'):
+    with pytest.raises(EquivProbeError, match='"seed" that distinguishes runs'):
         gap(a, twice, "step")
     with pytest.raises(EquivProbeError, match="seconds or device_seconds"):
         gap(a, a)

@@ -271,7 +271,7 @@ def test_a_schema_that_says_nothing_of_hidden_coordinates_is_refused(how: str) -
 
 
 class Places(nn.Module):
-    """As an EGNN: equivariant, and answers with new places, or with displacements."""
+    """As an EGNN: equivariant, and gives new places, or displacements."""
 
     def __init__(self, absolute: bool) -> None:
         super().__init__()
@@ -284,7 +284,7 @@ class Places(nn.Module):
 
 
 @pytest.mark.parametrize("absolute", [True, False], ids=["places", "displacements"])
-def test_a_place_and_an_arrow_are_told_apart_by_moving_the_structure(absolute: bool) -> None:
+def test_a_place_and_an_arrow_are_distinguished_by_moving_the_structure(absolute: bool) -> None:
     x, net = draw(4, 7, 3) + torch.tensor([3.0, -1.0, 2.0], dtype=F), Places(absolute).eval()
     with ep.Probe(net, full=1, budget=None, every=1) as probe:
         net(x)
@@ -314,9 +314,9 @@ def test_the_translated_pass_leaves_no_trace_and_sees_through_noise() -> None:
     x, net, twin = draw(4, 7, 3), Stochastic(), Stochastic()
     torch.manual_seed(0)
     with ep.Probe(net, every=1) as probe:
-        answers = [net(x) for _ in range(3)]
+        outputs = [net(x) for _ in range(3)]
     torch.manual_seed(0)
-    assert all(torch.equal(a, twin(x)) for a in answers)
+    assert all(torch.equal(a, twin(x)) for a in outputs)
     assert net.calls == twin.calls == 3
     assert probe.schema is not None
     assert probe.schema.outputs["0"] == ep.point

@@ -162,7 +162,7 @@ def test_named_and_unnamed_are_inverse() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), (4, 3)])
-def test_box_lengths_and_cell_vectors_are_told_apart_by_the_user(shape: tuple[int, ...]) -> None:
+def test_box_lengths_and_cell_vectors_are_distinguished_by_the_user(shape: tuple[int, ...]) -> None:
     inputs = {"pos": torch.randn(4, 7, 3), "box": torch.ones(shape)}
     with pytest.raises(ep.EquivProbeError, match="lengths of a box"):
         ep.Schema.infer(inputs, {"energy": torch.zeros(4)})

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.live.adapters import Adapter
-from equiv_probe.schema.structures import Structures, centroids
+from equiv_probe.schema.centers import centroids
+from equiv_probe.schema.structures import Structures
 from equiv_probe.testing import CallCase, Field, check_calls
 
 if TYPE_CHECKING:

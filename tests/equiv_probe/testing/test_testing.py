@@ -93,8 +93,8 @@ class Molecule:
 
 def run_batch(model: Field, batch: list[Molecule]) -> list[dict[str, np.ndarray]]:
     stacked = torch.from_numpy(np.stack([molecule.positions for molecule in batch]))
-    answers = model(stacked)
-    return [{name: values[k].numpy() for name, values in answers.items()} for k in range(len(batch))]
+    outputs = model(stacked)
+    return [{name: values[k].numpy() for name, values in outputs.items()} for k in range(len(batch))]
 
 
 @dataclass
@@ -131,12 +131,12 @@ class ToyAdapter:
         self.calls += 1
         rotations = replace(plan, seed=self.calls).rotations() if self.ignores_seed else plan.rotations()
         copies = [self._rotated(structure, g) for g in rotations.reshape(-1, 3, 3)]
-        answers: list[dict[str, np.ndarray]] = []
+        outputs: list[dict[str, np.ndarray]] = []
         for start in range(0, len(copies), self.batch):
             part = run_batch(field, copies[start : start + self.batch])
             if self.loses_last_batch and start + self.batch >= len(copies) > self.batch:
-                part = answers[: len(part)]
-            answers += part[::-1] if self.swaps_rows else part
+                part = outputs[: len(part)]
+            outputs += part[::-1] if self.swaps_rows else part
         if self.moves_structure:
             structure.notes["energy"] = self.calls
         if self.moves_random_state == "torch":
@@ -152,7 +152,7 @@ class ToyAdapter:
         values, identity = {}, {}
         unrotated = run_batch(field, [copy.deepcopy(structure)])[0]
         for name in self.outputs:
-            raw = torch.stack([torch.from_numpy(np.asarray(a[name])) for a in answers]).double()
+            raw = torch.stack([torch.from_numpy(np.asarray(a[name])) for a in outputs]).double()
             raw = raw + self.noise * torch.randn(raw.shape, generator=torch.Generator().manual_seed(self.calls))
             back = schema.outputs[name].rotate_back(raw, rotations.reshape(-1, 3, 3)) if self.pull_back else raw
             values[name] = back.reshape(plan.R, plan.n, *raw.shape[1:])

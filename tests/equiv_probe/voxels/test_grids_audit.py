@@ -204,9 +204,9 @@ def test_containers_centres_and_plans() -> None:
     for given in ((x, y), [x, y], Pair(x, y)):
         found = transform(given)
         assert type(found) is type(given)
-        turns = [g for g in ep.RotationPlan("cube").rotations()[0] if torch.equal(ep.grid().rotate(x, g), found[0])]
-        assert len(turns) == 1
-        assert torch.equal(ep.grid().rotate(y, turns[0]), found[1])
+        taken = [g for g in ep.RotationPlan("cube").rotations()[0] if torch.equal(ep.grid().rotate(x, g), found[0])]
+        assert len(taken) == 1
+        assert torch.equal(ep.grid().rotate(y, taken[0]), found[1])
     alone = ep.RandomRotation(ep.Schema({"x": ep.grid()}, {}))(x)
     assert alone.shape == x.shape
     box = ep.RandomRotation(ep.Schema({"x": ep.grid()}, {}))

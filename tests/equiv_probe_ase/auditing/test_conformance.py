@@ -12,7 +12,8 @@ from ase.build import bulk, molecule
 import equiv_probe as ep
 from equiv_probe.representations.representation import CartesianTensor
 from equiv_probe.testing import Field, check_adapter
-from equiv_probe_ase.auditing.orbits import Job, evaluate_jobs
+from equiv_probe_ase.auditing.evaluation import evaluate_jobs
+from equiv_probe_ase.auditing.job import Job
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.evaluators.engine import Engine
 from equiv_probe_ase.structures.loading import Structure

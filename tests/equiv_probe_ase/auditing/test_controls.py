@@ -347,6 +347,15 @@ def test_a_single_structure_is_compared_with_itself_beside_a_deformed_copy() -> 
     assert state(audit(faulty.BatchCoupled(), rattled("H2O")), "does not depend on its batch") == "FAILED"
 
 
+def test_a_molecule_without_stress_beside_crystals_is_compared_in_all_else() -> None:
+    """The calculator has stresses, and none of a molecule: that must not leave the batch without its control."""
+
+    class Stressed(faulty.BatchCoupled):
+        implemented_properties = ("energy", "stress")
+
+    assert state(audit(Stressed(), rattled("H2O")), "does not depend on its batch") == "FAILED"
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_sound_batch_is_trusted(batched: Any, mixed: list[Atoms], dtype: torch.dtype) -> None:
     report = audit(batched(CentralForces(), dtype), mixed)

@@ -66,7 +66,7 @@ def test_one_frame_of_somebody_elses_is_enough(frames: list[Atoms]) -> None:
 
 
 def test_those_that_were_asked_for_are_kept_and_called_what_they_are(frames: list[Atoms]) -> None:
-    report = audit(Tilted(), frames, plan=PLAN, reference_keys={"forces": "forces"})
+    report = audit(Tilted(), frames, plan=PLAN, reference={"forces": "forces"})
     assert report["forces"].labelled.structures == len(frames)
     assert any("against them is symmetry error and nothing else" in note for note in report.notes)
 

@@ -145,9 +145,9 @@ def test_md_in_random_frames_resumes_as_if_it_had_not_stopped(tmp_path: Path) ->
         )
         return atoms
 
-    whole = run(20, "whole.traj", quiet=True)
-    run(10, "part.traj", quiet=True)
-    assert (run(20, "part.traj", resume=True, quiet=True).positions == whole.positions).all()
+    whole = run(20, "whole.traj", progress=False)
+    run(10, "part.traj", progress=False)
+    assert (run(20, "part.traj", resume=True, progress=False).positions == whole.positions).all()
 
 
 def test_slips_are_explained(cluster: Atoms) -> None:
@@ -207,7 +207,7 @@ def test_md_in_random_frames_claims_no_gradient(tmp_path: Path) -> None:
     notes = {}
     for mode, plan in (("random-frame", None), ("average", KLEIN)):
         calc = TwirledCalculator(Well(), plan, mode, properties=["energy", "forces"])
-        run = {"steps": 4, "every": 2, "log": tmp_path / f"{mode}.csv", "quiet": True}
+        run = {"steps": 4, "every": 2, "log": tmp_path / f"{mode}.csv", "progress": False}
         notes[mode] = " ".join(molecular_dynamics(calc, _moving(None), **run).notes)
     assert "there is no energy that the forces could be the gradient of" in notes["random-frame"]
     assert "not from the forces" not in notes["random-frame"]

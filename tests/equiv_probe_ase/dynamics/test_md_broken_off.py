@@ -43,7 +43,7 @@ def test_a_run_that_breaks_off_reports_what_there_is(
     words: str,
 ) -> None:
     run = ["md", f"{BREAKS}?at=8&how={how}", "methanol.xyz", "--every", "5", "--steps", "50", "--traj", "md.traj"]
-    assert equiv_probe(monkeypatch, *run, "-o", "log.csv", "-q") == 1
+    assert equiv_probe(monkeypatch, *run, "-o", "log.csv", "--no-progress") == 1
     printed = capsys.readouterr()
     told = " ".join(printed.err.split())
     assert told.count("Error: found") == 1
@@ -110,7 +110,8 @@ def test_the_report_may_be_named_instead_of_the_log(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    assert equiv_probe(monkeypatch, "md", FIELD, "methanol.xyz", "--steps", "2", "--every", "1", "-o", name, "-q") == 0
+    run = ["md", FIELD, "methanol.xyz", "--steps", "2", "--every", "1", "-o", name, "--no-progress"]
+    assert equiv_probe(monkeypatch, *run) == 0
     assert len(ase.io.read("run.jsonl", ":")) == 3
     assert "forces" in Path(name).read_text()
 
@@ -118,7 +119,7 @@ def test_the_report_may_be_named_instead_of_the_log(
 @pytest.mark.slow
 def test_an_interrupt_from_the_keyboard_writes_log_and_report(folder: Path) -> None:  # noqa: F811
     """In a process of its own, with the signal: it arrives in the middle of a calculation."""
-    run = ["md", f"{BREAKS}?at=8&how=waits", "methanol.xyz", "--every", "5", "-o", "log.csv", "-q"]
+    run = ["md", f"{BREAKS}?at=8&how=waits", "methanol.xyz", "--every", "5", "-o", "log.csv", "--no-progress"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = warm_processes.start(warm_processes.EQUIV_PROBE, *run, cwd=folder, env=env)
     deadline = time.monotonic() + 120

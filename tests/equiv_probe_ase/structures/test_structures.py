@@ -64,19 +64,19 @@ def test_ones_own_keys(tmp_path: Path) -> None:
     atoms = labelled(my_energy=-1.0, REF_energy=-3.5)
     atoms.arrays["my_forces"] = FORCES
     atoms.calc = SinglePointCalculator(atoms, energy=-99.0)
-    (structure,) = load(atoms, reference_keys={"energy": "my_energy", "forces": "my_forces"})
+    (structure,) = load(atoms, reference={"energy": "my_energy", "forces": "my_forces"})
     assert structure.reference["energy"] == -1.0
     np.testing.assert_array_equal(structure.reference["forces"], FORCES)
     # ASE's readers move "energy" out of the info; it can still be named.
-    (attached,) = load(atoms, reference_keys={"energy": "energy"})
+    (attached,) = load(atoms, reference={"energy": "energy"})
     assert attached.reference == {"energy": -99.0}
 
 
 def test_a_key_that_no_structure_has_is_an_error_that_shows_those_there_are() -> None:
     with pytest.raises(ep.EquivProbeError, match=r"'my_enrgy'.*my_energy"):
-        load([labelled(my_energy=-1.0)] * 2, reference_keys={"energy": "my_enrgy"})
+        load([labelled(my_energy=-1.0)] * 2, reference={"energy": "my_enrgy"})
     # One that some have is no error: the others count as unlabelled.
-    first, second = load([labelled(my_energy=-1.0), labelled()], reference_keys={"energy": "my_energy"})
+    first, second = load([labelled(my_energy=-1.0), labelled()], reference={"energy": "my_energy"})
     assert (first.reference, second.reference) == ({"energy": -1.0}, {})
 
 

@@ -1,9 +1,10 @@
-"""Orbits of structures through a calculator: many rotations and small structures in few model passes."""
+"""One structure on its way through a calculator: what is still to be evaluated, and what was read."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,6 @@ from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.schema import Schema
 from equiv_probe_ase.calculators.inspection import stored_precision
 from equiv_probe_ase.structures.control_copies import DISPLACEMENT
-from equiv_probe_ase.structures.quantities import Quantity, applies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from equiv_probe_ase.evaluators.engine import Engine
     from equiv_probe_ase.structures.control_copies import ControlCopies
     from equiv_probe_ase.structures.loading import Structure
+    from equiv_probe_ase.structures.quantities import Quantity
     from equiv_probe_ase.structures.rotation import Rotator
 
     Results = dict[str, NDArray[np.float64]]
@@ -38,7 +38,7 @@ MORE_ROUND_TRIPS = 12
 """Where the floor decides and three round trips leave it too uncertain."""
 JOLTS = 3
 JOLT = 100.0
-"""Displacement of the jolted copies over that of rounding: a smooth model answers so many times more."""
+"""Displacement of the jolted copies over that of rounding: a smooth output changes so many times more."""
 
 
 @dataclass
@@ -82,6 +82,7 @@ class Job:
         self._generator = self.plan.generator(self.structure.index)
         self.rotations = self.fresh = self.plan.rotations(self._generator)
         self._wanted = {"trips": ROUND_TRIPS, "jolts": 0}
+        self._counts: dict[str, int] = {}
         self._rounds = 0
         self._is_noisy = False
 
@@ -108,12 +109,20 @@ class Job:
     def copies(self) -> list[Atoms]:
         """The copies that have still to be evaluated: round trips, jolted ones, those of the controls, rotated ones."""
         generator = self.plan.generator(self.structure.index, 1, *([self._rounds] if self._rounds else []))
-        trips = self._round_trips(self._wanted["trips"], generator)
-        jolted = self._round_trips(self._wanted["jolts"], generator, JOLT)
-        others = self.controls.copies() if self.controls and not self.identity else []
-        wanted = torch.cat([self.fresh, self._to_repeat]).reshape(-1, 3, 3)
-        rotated = self.rotator.copies(wanted) if len(wanted) else []
-        return [*trips, *jolted, *others, *rotated]
+        controls = None if self.identity else self.controls
+        parts = {
+            "round trips": self._round_trips(self._wanted["trips"], generator),
+            "jolts": self._round_trips(self._wanted["jolts"], generator, JOLT),
+            "deformed": [controls.deformed()] if controls and controls.deforms else [],
+            "moved": [controls.moved()] if controls and controls.moves else [],
+            "rotated": self._rotated(self.fresh),
+            "again": self._rotated(self._to_repeat),
+        }
+        self._counts = {kind: len(copies) for kind, copies in parts.items()}
+        return [atoms for copies in parts.values() for atoms in copies]
+
+    def _rotated(self, rotations: Tensor) -> list[Atoms]:
+        return self.rotator.copies(rotations.reshape(-1, 3, 3)) if len(rotations) else []
 
     def _round_trips(self, count: int, generator: torch.Generator, jolt: float = 0.0) -> list[Atoms]:
         if not count:
@@ -131,39 +140,26 @@ class Job:
 
     def accept(self, results: Sequence[Results], plain: Sequence[Results]) -> None:
         """Take the results of :meth:`copies`, in order, and, at first, of two evaluations of the structure as it is."""
-        first = not self.identity
-        counts = [*self._wanted.values(), *self._control_counts(first=first)]
-        ends = np.cumsum(counts).tolist()
-        trips, jolts, deformed, moved = (
-            self._stack(results[end - n : end]) for n, end in zip(counts, ends, strict=True)
-        )
-        if first:
+        rest = iter(results)
+        read = {kind: self._stack(list(islice(rest, count))) for kind, count in self._counts.items()}
+        if not self.identity:
             self.identity = {name: rows[0] for name, rows in self._stack(plain[:1]).items()}
             self.resolution = {name: self._resolution(name, [*plain, *results]) for name in self.identity}
             self.repeats = self._stack(plain[1:])
-            self.deformed, self.moved = deformed, self._moved_back(moved)
+            self.deformed, self.moved = read["deformed"], self._moved_back(read["moved"])
         self._wanted = {"trips": 0, "jolts": 0}
-        self.round_trips, self.jolts = (
-            {name: torch.cat([held[name], rows]) if name in held else rows for name, rows in new.items()} or held
-            for held, new in ((self.round_trips, trips), (self.jolts, jolts))
-        )
-        rotated = results[ends[-1] :]
-        new = self.fresh.shape[0] * self.fresh.shape[1]
-        for held, rotations, rows in (
-            (self.values, self.fresh, rotated[:new]),
-            (self.again, self._to_repeat, rotated[new:]),
+        for kept, new in ((self.round_trips, read["round trips"]), (self.jolts, read["jolts"])):
+            for name, rows in new.items():
+                kept[name] = torch.cat([kept[name], rows]) if name in kept else rows
+        for held, rotations, new in (
+            (self.values, self.fresh, read["rotated"]),
+            (self.again, self._to_repeat, read["again"]),
         ):
-            for name, raw in self._stack(rows).items():
+            for name, raw in new.items():
                 self.unmoved[name] = bool((raw == self.identity[name]).all()) and self.unmoved.get(name, True)
                 back = self._rotated_back(name, raw, rotations.reshape(-1, 3, 3))
                 held.setdefault(name, []).append(back.reshape(*rotations.shape[:2], *back.shape[1:]))
         self.fresh = self.fresh[:0]
-
-    def _control_counts(self, *, first: bool) -> tuple[int, int]:
-        """Deformed and moved copies among the results."""
-        if self.controls is None or not first:
-            return 0, 0
-        return int(self.controls.deforms), int(self.controls.moves)
 
     def _moved_back(self, moved: dict[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of the moved copy as they should be: an ion's dipole moves by its charge times the shift."""
@@ -261,51 +257,3 @@ class Job:
             centers=dict.fromkeys(outputs, self._pivot),
             units={name: quantity.unit for name, quantity in self.quantities.items()},
         )
-
-
-def evaluate_jobs(engine: Engine, jobs: Sequence[Job]) -> dict[int, BaseException]:
-    """Evaluate what every job still lacks, in as few calls as possible.
-
-    A call that fails is made again on either half of its jobs, so that one bad structure costs its neighbours nothing.
-
-    Returns:
-        The exception of every job that failed, by the structure's index.
-    """
-    failures: dict[int, BaseException] = {}
-    alike: dict[tuple[str, ...], list[Job]] = {}
-    for job in jobs:
-        alike.setdefault(tuple(job.quantities), []).append(job)
-    for properties, group in alike.items():
-        failures |= _evaluate_alike(engine, group, properties)
-    return failures
-
-
-def _evaluate_alike(engine: Engine, jobs: Sequence[Job], properties: Sequence[str]) -> dict[int, BaseException]:
-    """:func:`evaluate_jobs` for jobs with the same properties."""
-    try:
-        copies = [job.copies() for job in jobs]
-        new = [job for job in jobs if not job.identity]
-        results = iter(list(engine.run([atoms for part in copies for atoms in part], properties)))
-        # Two calls of the same composition: within one, repeats could share an error; with other neighbours in the
-        # batch, the order of sums would differ, and that is rounding, not non-determinism.
-        plain = [job.structure.atoms for job in new]
-        twice = list(zip(*(list(engine.run(plain, properties)) for _ in range(2)), strict=True))
-    except (Exception, SystemExit) as error:  # calculators raise anything, and some packages exit
-        if len(jobs) == 1:
-            return {jobs[0].structure.index: error}
-        half = len(jobs) // 2
-        return _evaluate_alike(engine, jobs[:half], properties) | _evaluate_alike(engine, jobs[half:], properties)
-    untouched = {job.structure.index: pair for job, pair in zip(new, twice, strict=True)}
-    failures: dict[int, BaseException] = {}
-    for job, part in zip(jobs, copies, strict=True):
-        own = [next(results) for _ in part]
-        try:
-            job.accept(own, untouched.get(job.structure.index, ()))
-        except Exception as error:  # an answer of another shape than the schema says
-            failures[job.structure.index] = error
-    return failures
-
-
-def quantities_of(chosen: Mapping[str, Quantity], atoms: Atoms, asked: Sequence[str] | None) -> dict[str, Quantity]:
-    """The chosen quantities that this structure has."""
-    return {name: q for name, q in chosen.items() if applies(q, atoms, asked=asked is not None and name in asked)}

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from equiv_probe.estimation.controls import Control, batch_agrees, batch_not_asked
-from equiv_probe_ase.evaluators.loop import LoopEvaluator
+from equiv_probe_ase.calculators.inspection import model_precision
+from equiv_probe_ase.evaluators.loop import LoopEvaluator, with_wrapped
 from equiv_probe_ase.structures.control_copies import ControlCopies
+from equiv_probe_ase.structures.quantities import adapted, applies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from equiv_probe_ase.evaluators import Evaluator
     from equiv_probe_ase.structures.loading import Structure
     from equiv_probe_ase.structures.quantities import Quantity
-
-    Results = dict[str, NDArray[np.float64]]
 
 ROUNDING = 1e4
 """Units in the last place that another order of sums may cost a batched evaluation."""
@@ -34,7 +34,7 @@ def trusted(
     calculator: Calculator,
     chosen: Mapping[str, Quantity],
     structures: Sequence[Structure],
-    precision: torch.dtype,
+    precision: torch.dtype | None = None,
 ) -> tuple[Evaluator, list[Control]]:
     """An evaluator that may be trusted: the given one, or a loop where the batch changes what a structure gets.
 
@@ -47,16 +47,31 @@ def trusted(
         calculator: itself.
         chosen: what is measured.
         structures: to choose from.
-        precision: of the model.
+        precision: of the model; None finds out.
 
     Returns:
-        The evaluator, and the control; none where there are no batches.
+        The evaluator, and the control; none where there are no batches. Of a calculator that averages, what it found of
+        the one within if that failed.
     """
+    evaluator, controls = _compared(evaluator, calculator, chosen, structures, precision)
+    within = [control for one in with_wrapped(calculator) for control in getattr(one, "controls", ()) if control.failed]
+    return evaluator, within or controls
+
+
+def _compared(
+    evaluator: Evaluator,
+    calculator: Calculator,
+    chosen: Mapping[str, Quantity],
+    structures: Sequence[Structure],
+    precision: torch.dtype | None,
+) -> tuple[Evaluator, list[Control]]:
     if not evaluator.batched:
         return evaluator, []
     loop = LoopEvaluator(calculator, "its outputs depend on the other structures in a batch")
     few = _of_different_sizes(structures)
-    names = list(chosen)
+    # A molecule beside crystals has no stress, but everything else.
+    had = {name: q for name, q in chosen.items() if all(applies(q, one.atoms, asked=False) for one in few)}
+    names = list(had)
     try:
         copies = ControlCopies(few[0].atoms, (0, few[0].index))
         others = [copies.deformed()] if copies.deforms else []
@@ -64,8 +79,9 @@ def trusted(
         alone = loop.evaluate([one.atoms for one in few], names)
     except (Exception, SystemExit):  # what fails here fails again where it is reported, structure by structure
         return evaluator, [batch_not_asked()]
+    precision = precision or model_precision(calculator, alone[0])
     for structure, own, shared in zip(few, alone, together, strict=False):
-        for name, quantity in chosen.items():
+        for name, quantity in adapted(had, own).items():
             first, second = (quantity.values(one[name], structure.atoms) for one in (own, shared))
             allowed = _allowed(quantity, first, precision)
             if _root(first - second) <= allowed:

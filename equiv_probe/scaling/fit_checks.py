@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FEWEST = 20
 """Resamples below which a percentile is nothing."""
 CORRELATED = 0.95
-"""Correlation of sizes above which a reader is told."""
+"""Correlation of sizes above which a note says so."""
 
 
 def require_options(
@@ -57,14 +57,7 @@ def require_positive(name: str, column: Array) -> None:
 
 
 def require(values: Array, y: Array, names: tuple[str, ...], loss: str, floor: float | None) -> None:
-    """See that runs can tell the parameters of a law.
-
-    Args:
-        values: sizes, ``(n, k)``.
-        y: losses, ``(n,)``.
-        names: of the sizes.
-        loss: name of the loss.
-        floor: ``E`` if it is known.
+    """See that runs determine the parameters of a law.
 
     Raises:
         EquivProbeError: they cannot.
@@ -78,13 +71,13 @@ def require(values: Array, y: Array, names: tuple[str, ...], loss: str, floor: f
             unknown = f"E, a coefficient and an exponent of {name}" if floor is None else f"an exponent of {name}"
             raise EquivProbeError(
                 f"{sizes} size{'s' * (sizes != 1)} of {name}",
-                f"{needed} or more, to tell {unknown}",
+                f"{needed} or more, to determine {unknown}",
                 "run more sizes" + (", or give the floor if it is known: floor=0.0" if floor is None else ""),
             )
     if len(names) == 2 and correlation(np.log(values)) > 1 - 1e-9:
         raise EquivProbeError(
             f"sizes of {names[0]} and {names[1]} that always go together",
-            "runs that tell the two apart: several of one at the same size of the other",
+            "runs that distinguish the two: several of one at the same size of the other",
             f'run more, or fit one of them: x="{names[0]}"',
         )
     parameters = 1 + 2 * len(names) - (floor is not None)

@@ -1,4 +1,4 @@
-"""What a sampler's runs answer: end points as tensors by name, or the way to say which tensors they are."""
+"""What a sampler's runs return: end points as tensors by name, or the way to say which tensors they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.capture import all_outputs, read_outputs
+from equiv_probe.generative.layout import DECLARE_FLAT
+from equiv_probe.live.outputs import all_outputs, read_outputs
 from equiv_probe.representations.representation import CartesianTensor, point
 from equiv_probe.schema.usual_names import usual
 
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
     from equiv_probe.schema.structures import Structures
 
 END_POINTS = "end points"
-"""What a sampler's answer is called if it is one tensor."""
+"""What a sampler's output is called if it is one tensor."""
 
 
 @dataclass
-class Answers:
-    """How the answers of a sampler are read.
+class OutputReader:
+    """How the outputs of a sampler are read.
 
     Args:
         schema: the noise's representation, and those of the outputs as far as they are declared; after the first
-            answer all of them.
+            run all of them.
         noise: the initial noise, ``(..., N, 3)`` or grids.
         structures: its samples.
         layout: of what is not laid out so.
@@ -46,9 +47,9 @@ class Answers:
         self._declared = list(self.schema.outputs)
         self._resolved = False
 
-    def read(self, answer: Any, *, path: bool = False) -> dict[str, Tensor]:
-        """An answer as detached float64 tensors ``(T, *S)`` by name."""
-        steps = [self._usual(self._first(one)) for one in (_steps(answer) if path else [answer])]
+    def read(self, output: Any, *, path: bool = False) -> dict[str, Tensor]:
+        """What a run returned as detached float64 tensors ``(T, *S)`` by name."""
+        steps = [self._usual(self._first(one)) for one in (_steps(output) if path else [output])]
         if not steps:
             raise EquivProbeError("a path without a point", "at least the end point", "path=False")
         if not self._resolved:
@@ -65,11 +66,11 @@ class Answers:
             raise EquivProbeError("a path of points of several shapes", "one shape at all times", "path=False")
         return {name: torch.stack([one[name].detach().cpu().double().clone() for one in read]) for name in names}
 
-    def _usual(self, answer: Any) -> Any:
+    def _usual(self, output: Any) -> Any:
         """Tensors of places or vectors in the declared layout as ``(..., N, 3)``."""
         layout = self.layout
         if layout is None:
-            return answer
+            return output
 
         def usual_one(name: str, value: Any) -> Any:
             is_flat = isinstance(value, torch.Tensor) and layout.fits(tuple(value.shape))
@@ -77,13 +78,13 @@ class Answers:
                 return value
             return layout.usual(value) if layout.of_noise or value.shape != self.noise.shape else value
 
-        if isinstance(answer, Mapping):
-            return {name: usual_one(name, value) for name, value in answer.items()}
-        if isinstance(answer, (tuple, list)) and not hasattr(answer, "_fields"):
+        if isinstance(output, Mapping):
+            return {name: usual_one(name, value) for name, value in output.items()}
+        if isinstance(output, (tuple, list)) and not hasattr(output, "_fields"):
             names = self._declared if self._declared != [END_POINTS] else []
-            named = [*names, *("" for _ in answer)]
-            return type(answer)(usual_one(name, value) for name, value in zip(named, answer, strict=False))
-        return usual_one(next(iter(self._declared), ""), answer)
+            named = [*names, *("" for _ in output)]
+            return type(output)(usual_one(name, value) for name, value in zip(named, output, strict=False))
+        return usual_one(next(iter(self._declared), ""), output)
 
     def _require_usual(self, value: Tensor, rep: Representation) -> None:
         flat = value.numel() == self.noise.numel() and self.noise.shape[-1:] != value.shape[-1:]
@@ -91,51 +92,50 @@ class Answers:
             raise EquivProbeError(
                 f"end points of shape {tuple(value.shape)} from noise of shape {tuple(self.noise.shape)}",
                 "atoms on an axis of their own, or the layout declared",
-                'audit_sampler(..., layout="B (N 3)") where x, y, z of one atom follow those of the other, '
-                '"B (3 N)" where all x come first, "B 3 N" where the last axis counts atoms',
+                f'{DECLARE_FLAT}, "B 3 N" where the last axis counts atoms',
             )
 
-    def _first(self, answer: Any) -> Any:
+    def _first(self, output: Any) -> Any:
         """Of a tuple that is longer than what was declared, the first entries."""
         declared = self._declared
-        by_place = isinstance(answer, (tuple, list)) and not hasattr(answer, "_fields")
-        if not (by_place and 0 < len(declared) < len(answer)) or set(declared) <= set(map(str, range(len(answer)))):
-            return answer
-        return answer[0] if declared == [END_POINTS] else answer[: len(declared)]
+        by_place = isinstance(output, (tuple, list)) and not hasattr(output, "_fields")
+        if not (by_place and 0 < len(declared) < len(output)) or set(declared) <= set(map(str, range(len(output)))):
+            return output
+        return output[0] if declared == [END_POINTS] else output[: len(declared)]
 
 
 def _is_rank_one(rep: Representation) -> bool:
     return isinstance(rep, CartesianTensor) and rep.rank == 1
 
 
-def _steps(answer: Any) -> list[Any]:
-    """A path as a list of what the sampler would answer at each time."""
-    if isinstance(answer, torch.Tensor):
-        return list(answer.unbind(0))
-    if isinstance(answer, Mapping):
-        return [dict(zip(answer, one, strict=True)) for one in zip(*answer.values(), strict=True)]
-    if isinstance(answer, (list, tuple, Iterator)):
-        return list(answer)
-    raise EquivProbeError(f"a path of type {type(answer).__name__}", "a tensor (T, ...), or one entry for each time")
+def _steps(output: Any) -> list[Any]:
+    """A path as a list of what the sampler would return at each time."""
+    if isinstance(output, torch.Tensor):
+        return list(output.unbind(0))
+    if isinstance(output, Mapping):
+        return [dict(zip(output, one, strict=True)) for one in zip(*output.values(), strict=True)]
+    if isinstance(output, (list, tuple, Iterator)):
+        return list(output)
+    raise EquivProbeError(f"a path of type {type(output).__name__}", "a tensor (T, ...), or one entry for each time")
 
 
-def _resolve(answer: Any, schema: Schema) -> Schema:
-    """The representations of an answer: as declared, of one tensor a point, by their usual names, or else an error."""
-    if isinstance(answer, torch.Tensor):
+def _resolve(output: Any, schema: Schema) -> Schema:
+    """The representations of an output: as declared, of one tensor a point, by their usual names, or else an error."""
+    if isinstance(output, torch.Tensor):
         noise = schema.inputs["noise"]
         declared = next(iter(schema.outputs.items()), (END_POINTS, noise if noise.is_whole else point))
         return replace(schema, outputs=dict([declared]))
-    values = {n: v for n, v in all_outputs(answer, list(schema.outputs)).items() if isinstance(v, torch.Tensor)}
+    values = {n: v for n, v in all_outputs(output, list(schema.outputs)).items() if isinstance(v, torch.Tensor)}
     if schema.outputs and set(schema.outputs) <= set(values):
         return schema
     found = {name: usual(name, tuple(value.shape)) for name, value in values.items() if value.is_floating_point()}
     if not found:
         raise EquivProbeError(
-            f"an answer of type {type(answer).__name__}",
+            f"an output of type {type(output).__name__}",
             "end points as tensors: one, a tuple, or a dict",
             "ep.audit_sampler(lambda noise: sampler(noise).pos, ...)",
         )
-    if isinstance(answer, (list, tuple)) and _molecules(list(found), values):
+    if isinstance(output, (list, tuple)) and _molecules(list(found), values):
         raise EquivProbeError(
             f"a list of {len(found)} tensors (N, 3), one for each sample",
             "end points of all samples in one tensor",

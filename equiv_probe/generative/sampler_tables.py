@@ -1,4 +1,4 @@
-"""The answer of an audit of a sampler, and its tables."""
+"""The headline of an audit of a sampler, and its tables."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ANSWERS = {
 
 
 def headline(one: EndPoints) -> Headline:
-    """The answer for one output."""
+    """The headline for one output."""
     beside = beside_floor(one.rms, one.floor, one.nondeterminism, one.unit)
     if one.scale > 0:
         beside.append(

@@ -1,0 +1,95 @@
+"""A decomposed loss as a function of the weights: what curvature and lines take, which weights, and what is stored."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.landscape.parameter_space import ParameterSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+Which = Literal["total", "mean", "equiv"]
+LOSSES: tuple[Which, ...] = ("total", "mean", "equiv")
+Three = tuple["Tensor", "Tensor", "Tensor"]
+
+
+class DecomposedLoss(Protocol):
+    """A loss as a function of the weights: called, it returns ``(total, mean, equiv)``, 0-d, with graph.
+
+    It must be a deterministic function of the weights: fixed structures, fixed rotations, fixed noise. Optional:
+
+    * ``parameters``: the weights, by name.
+    * ``pieces()``: losses of the same kind whose sum it is.
+    * ``outputs()`` and ``of_outputs(outputs)``: the same in two steps, for Gauss–Newton matrices.
+    """
+
+    def __call__(self) -> Three:
+        """The three losses at the weights as they are now."""
+
+
+def space_of(
+    loss: DecomposedLoss, parameters: nn.Module | Mapping[str, Tensor] | Iterable[Any] | None
+) -> ParameterSpace:
+    """The weights that are given, or those that the loss names.
+
+    Raises:
+        EquivProbeError: neither is there.
+    """
+    if parameters is None:
+        parameters = getattr(loss, "parameters", None)
+        parameters = parameters() if callable(parameters) else parameters
+    if parameters is None:
+        raise EquivProbeError("a loss that does not name its weights", "the weights", "parameters=model")
+    return ParameterSpace(parameters)
+
+
+def pieces_of(loss: DecomposedLoss) -> list[DecomposedLoss]:
+    """The pieces whose sum a loss is; itself where it has none."""
+    pieces: Callable[[], Iterable[DecomposedLoss]] | None = getattr(loss, "pieces", None)
+    return [loss] if pieces is None else list(pieces())
+
+
+def several(orbit_loss: DecomposedLoss | Sequence[DecomposedLoss]) -> list[DecomposedLoss]:
+    """One loss, or several, as a list."""
+    return [orbit_loss] if callable(orbit_loss) else list(orbit_loss)
+
+
+def protocol_of(given: Sequence[DecomposedLoss], space: ParameterSpace, **method: Any) -> dict[str, Any]:
+    """Sets of rotations and structures, as far as they are known, the method, precision, and versions, for a report."""
+    known = {name: getattr(given[0], name, None) for name in ("structures", "replicates")}
+    return {
+        "sets of rotations": len(given),
+        **{what: number for what, number in known.items() if isinstance(number, int)},
+        **method,
+        "precision": str(space.tensors[0].dtype).removeprefix("torch."),
+        "equiv-probe": metadata.version("equiv-probe"),
+        "torch": torch.__version__,
+    }
+
+
+def require_same_twice(loss: DecomposedLoss, losses: Sequence[Which]) -> None:
+    """See that a loss is a function of the weights.
+
+    Raises:
+        EquivProbeError: two calls in a row differ by more than rounding, or are not finite.
+    """
+    asked = [LOSSES.index(which) for which in losses]
+    with torch.enable_grad():
+        first, second = (torch.stack([value.detach().double().cpu() for value in loss()]) for _ in range(2))
+    if not bool(first[asked].isfinite().all()):
+        labels = "" if not bool(first[2].isfinite()) else 'losses=("equiv",), which needs no labels'
+        raise EquivProbeError(f"losses {first.tolist()}", "finite numbers at the weights as they are", labels)
+    first, second = first[asked], second[asked]
+    if float((first - second).abs().max()) > 1e-4 * float(first.abs().max()):
+        raise EquivProbeError(
+            f"a loss that is {first.tolist()} and then {second.tolist()}",
+            "the same at the same weights",
+            "fix its rotations and its noise, and switch dropout off: model.eval()",
+        )
