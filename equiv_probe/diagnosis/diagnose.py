@@ -81,6 +81,40 @@ def diagnose(
         )
 
 
+def hints(
+    model: Callable[..., Any],
+    batch: Any,
+    schema: Schema | None = None,
+    *,
+    outputs: Sequence[str] | None = None,
+    at_most: int = 2,
+    center: str | Tensor = "centroid",
+    seed: int = 0,
+) -> list[str]:
+    """The cheap part of a diagnosis, for a message: what explains the error of some outputs, a sentence each.
+
+    Args:
+        model: as for :func:`diagnose`.
+        batch: as for :func:`diagnose`.
+        schema: as for :func:`diagnose`.
+        outputs: that are asked about; None is all that are broken.
+        at_most: evaluations that an experiment may take beyond the 28 that all share.
+        center: as for :func:`diagnose`.
+        seed: of the rotations.
+
+    Returns:
+        What was found, the most telling first; empty where the cheap experiments say nothing.
+
+    Raises:
+        EquivProbeError: the model cannot be evaluated at all, or nothing rotates.
+    """
+    cheap = [one for one in EXPERIMENTS if one.cost <= at_most]
+    found = diagnose(model, batch, schema, center=center, seed=seed, experiments=cheap)
+    told = [*found.decisive, *(one for one in found.findings if one.state in {"explains", "partly", "found"})]
+    wanted = set(outputs) if outputs is not None else {one.name for one in found.outputs}
+    return list(dict.fromkeys(f"{one.experiment}: {one.sentence}" for one in told if one.output in wanted))
+
+
 def subject_of(
     model: Callable[..., Any], batch: Any, schema: Schema | None, *, center: str | Tensor = "centroid", seed: int = 0
 ) -> Subject:
