@@ -165,7 +165,8 @@ class Subject:
 
     def rounding(self, name: str) -> float:
         """The most that rounding and chance do to an output, as far as they were seen."""
-        return max(self.floor(name), self.noise(name), torch.finfo(self.precision).eps * self.size(name))
+        size = max(self.size(name), self.scales.get(name, 0.0))
+        return max(self.floor(name), self.noise(name), torch.finfo(self.precision).eps * size)
 
     def natural(self, name: str) -> float:
         """A natural size of an output, such as 1 eV/Å³: numbers like that are added on the way to a smaller one."""

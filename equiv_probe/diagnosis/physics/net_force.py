@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.diagnosis.subject import root
+from equiv_probe.estimation.verdict import BROKEN_FACTOR
 from equiv_probe.representations.representation import vector
 from equiv_probe.schema.usual_names import plain
 
@@ -38,8 +37,7 @@ def net_force(subject: Subject) -> Iterator[Finding]:
         )
         atoms = forces.shape[-2] if index is None else len(forces) / len(total)
         net, size = root(total) / atoms**0.5, root(forces)
-        eps = torch.finfo(subject.precision).eps
-        if net > max(MUCH, 1e3 * eps) * size and net > 10 * subject.noise(name):
+        if net > max(MUCH * size, BROKEN_FACTOR * subject.rounding(name)):
             sentence = (
                 f"{name!r} of a structure add up to {subject.amount(name, root(total))} per component, beside forces "
                 f"of {size:.2g}: the structure pushes itself"

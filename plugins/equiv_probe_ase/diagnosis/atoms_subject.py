@@ -89,7 +89,10 @@ class AtomsModel:
 
     def copies(self, inputs: Mapping[str, Tensor]) -> list[Atoms]:
         """Structures from inputs, of which what does not rotate is shared."""
-        return [self._copy({n: v[k] if n in _COPIED else v for n, v in inputs.items()}) for k in range(_count(inputs))]
+        own = self.inputs()
+        each = {name for name, value in inputs.items() if value.ndim > own[name].ndim}
+        count = len(inputs["positions"])
+        return [self._copy({n: v[k] if n in each else v for n, v in inputs.items()}) for k in range(count)]
 
     def _copy(self, values: Mapping[str, Tensor]) -> Atoms:
         copy = self.atoms.copy()
@@ -101,13 +104,6 @@ class AtomsModel:
             copy.arrays[MOMENTS] = values[MOMENTS].numpy().reshape(self.atoms.arrays[MOMENTS].shape)
         copy.arrays["positions"][:] = values["positions"].numpy()
         return copy
-
-
-_COPIED = {"positions", "cell"}
-
-
-def _count(inputs: Mapping[str, Tensor]) -> int:
-    return len(inputs["positions"])
 
 
 def subject_of(

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.diagnosis.diagnose import hints
-from equiv_probe.diagnosis.diagnosis import Diagnosis
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.experiments import EXPERIMENTS
 from equiv_probe.diagnosis.finding import Finding
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from equiv_probe.diagnosis.diagnosis import Diagnosis
     from equiv_probe.diagnosis.subject import Subject
 
 SCHEMA = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
