@@ -167,7 +167,7 @@ class Diagnosis(Record, frozen=True):
         elif self.broken:
             answer, colour, meaning = "It is broken, and no experiment says why.", "bad", self.broken[0].sentence
         else:
-            answer, colour, meaning = "Nothing is broken that these experiments look for.", "good", ""
+            answer, colour, meaning = self._nothing(), "good", ""
         return Headline(
             answer,
             math.nan,
@@ -178,6 +178,11 @@ class Diagnosis(Record, frozen=True):
             severity=colour,  # type: ignore[arg-type]
             question="Why is it broken?",
         )
+
+    def _nothing(self) -> str:
+        precision = self.protocol.get("precision")
+        beyond = f", beyond rounding in {precision}" if precision else ""
+        return f"Nothing is broken that these experiments look for{beyond}."
 
     def _effects(self) -> list[Block]:
         """What a terminal has no other place for: how much goes, and the causes of further outputs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from equiv_probe.diagnosis.finding import Finding
+from equiv_probe.diagnosis.finding import EXACTLY, EXPLAINED, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -51,8 +51,15 @@ def experiment(
 
 
 def finding(
-    experiment: str, output: str, compared: Compared, sentence: str, advice: str = "", *, kind: Kind = "cause"
+    experiment: str,
+    output: str,
+    compared: Compared,
+    sentence: str,
+    advice: str = "",
+    *,
+    kind: Kind = "cause",
+    exact: bool = False,
 ) -> Finding:
-    """A finding with the numbers of a comparison; arguments as of :class:`Finding`."""
+    """A finding with the numbers of a comparison; arguments as of :class:`Finding`, and whether it must be exact."""
     numbers = (compared.before, compared.after, compared.part, compared.certain)
-    return Finding(experiment, output, sentence, advice, kind, *numbers)
+    return Finding(experiment, output, sentence, advice, kind, *numbers, EXACTLY if exact else EXPLAINED)

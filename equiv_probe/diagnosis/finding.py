@@ -14,6 +14,8 @@ State: TypeAlias = Literal["explains", "partly", "found", "excluded", "not appli
 
 EXPLAINED = 0.9
 """Part of the error that must go for an experiment to explain it, and for the search to stop."""
+EXACTLY = 0.99
+"""The same of a convention, which is exact: where one fits an output by chance, something is left."""
 PARTLY = 0.25
 """Part of the error from which on it is worth reporting that some of it goes."""
 
@@ -32,6 +34,7 @@ class Finding(Part, frozen=True):
         after: what is left of it in the experiment; of what is broken beside rotation, what rounding explains.
         part: of the squared error that goes; NaN of what is broken beside rotation.
         certain: whether that is more than chance.
+        enough: part from which on it explains the error.
     """
 
     experiment: str
@@ -43,6 +46,7 @@ class Finding(Part, frozen=True):
     after: float = math.nan
     part: float = math.nan
     certain: bool = True
+    enough: float = EXPLAINED
 
     @property
     def state(self) -> State:
@@ -51,7 +55,7 @@ class Finding(Part, frozen=True):
             return "found"
         if not self.certain or not self.part >= PARTLY:
             return "excluded"
-        return "explains" if self.part >= EXPLAINED else "partly"
+        return "explains" if self.part >= self.enough else "partly"
 
 
 class Attempt(Part, frozen=True):

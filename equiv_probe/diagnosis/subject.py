@@ -11,6 +11,7 @@ import torch
 from scipy.stats import f as fisher
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.estimation.controls import TRANSLATION
 from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR, Verdict, verdict
 from equiv_probe.orbit.controls import controls_of
@@ -142,6 +143,10 @@ class Subject:
     def controls(self) -> list[Control]:
         """Of translation and of what the outputs depend on; a few evaluations when first asked for."""
         return controls_of(self.model, self.rotations, self.round_trips, self.repeats)
+
+    def depends_on_place(self, name: str) -> bool:
+        """Whether an output changes where the structure is moved as a whole."""
+        return any(c.name == TRANSLATION and c.failed and c.sentence.startswith(f"{name}:") for c in self.controls)
 
     def unit(self, name: str) -> str:
         """Of an output, empty where not known."""

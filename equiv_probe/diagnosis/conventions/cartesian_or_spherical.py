@@ -46,7 +46,7 @@ def cartesian_or_spherical(subject: Subject) -> Iterator[Finding]:
         label, best = max(compared.items(), key=lambda one: one[1].part)
         sentence = f"{name!r} is declared as ep.{declared}, but rotates as {label}"
         advice = "Declare what the model gives, or change its basis: spherical harmonics are not Cartesian components."
-        yield finding(NAME, name, best, sentence, advice)
+        yield finding(NAME, name, best, sentence, advice, exact=True)
 
 
 def _components(rep: Representation) -> int:

@@ -52,7 +52,7 @@ def input_representation(subject: Subject) -> Iterator[Finding]:
             best = subject.compare(name, after[name], candidates=len(tried))
             sentence = f"{name!r} rotates as it should if the input {given!r} {how}"
             advice = f"Check how {given!r} is declared in the schema, and how the model uses it."
-            yield finding(NAME, name, best, sentence, advice)
+            yield finding(NAME, name, best, sentence, advice, exact=True)
 
 
 def _alternatives(subject: Subject) -> Iterator[tuple[str, Representation, str]]:

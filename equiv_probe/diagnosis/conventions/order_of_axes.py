@@ -48,7 +48,7 @@ def order_of_axes(subject: Subject) -> Iterator[Finding]:
             "Permute the components, or declare the order that the model uses. Spherical harmonics of degree 1 are "
             "often stored as (y, z, x); a left-handed frame shows as one reversed axis."
         )
-        yield finding(NAME, name, best, sentence, advice)
+        yield finding(NAME, name, best, sentence, advice, exact=True)
 
 
 def _signed_permutations() -> dict[str, Tensor]:

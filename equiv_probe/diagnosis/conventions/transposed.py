@@ -36,7 +36,7 @@ def input_transposed(subject: Subject) -> Iterator[Finding]:
             sentence = (
                 f"{name!r} rotates as it should if {given!r} is given transposed: its vectors are read as columns"
             )
-            yield finding(INPUT, name, best, sentence, _ADVICE)
+            yield finding(INPUT, name, best, sentence, _ADVICE, exact=True)
 
 
 @experiment(OUTPUT, "conventions", "Are the vectors of an output given as columns?", cost=0)
@@ -48,7 +48,7 @@ def output_transposed(subject: Subject) -> Iterator[Finding]:
     for name in names:
         back = vector.rotate_back(subject.raw(name).mT, subject.rotations)
         sentence = f"{name!r} rotates as it should with rows and columns exchanged: it has its vectors as columns"
-        yield finding(OUTPUT, name, subject.compare(name, back), sentence, _ADVICE)
+        yield finding(OUTPUT, name, subject.compare(name, back), sentence, _ADVICE, exact=True)
 
 
 def _is_square(subject: Subject, name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.experiment import Experiment, finding
+from equiv_probe.diagnosis.finding import PARTLY
 from equiv_probe.estimation.second_opinion import explanations
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def _experiment(kind: str) -> Experiment:
             found = [(subject.compare(output, one.values, candidates=len(tried)), one.sentence) for one in tried]
             if found:
                 best, sentence = max(found, key=lambda one: one[0].part)
-                yield finding(name, output, best, sentence, advice)
+                if kind == "constant vector" and best.part > PARTLY and subject.depends_on_place(output):
+                    continue  # as what is not counted from the centroid does: the structure's place is the constant
+                yield finding(name, output, best, sentence, advice, exact=True)
 
     return Experiment(name, "conventions", question, 0, run)
 

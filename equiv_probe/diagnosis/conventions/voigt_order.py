@@ -48,7 +48,7 @@ def voigt_order(subject: Subject) -> Iterator[Finding]:
             f"Bring them into the order that was declared ({declared}); ASE's is {_ASE}, and engineering shears are "
             "twice the tensor's own."
         )
-        yield finding(NAME, name, best, sentence, advice)
+        yield finding(NAME, name, best, sentence, advice, exact=True)
 
 
 def _is_symmetric(subject: Subject, name: str) -> bool:

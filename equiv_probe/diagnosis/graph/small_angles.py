@@ -38,7 +38,8 @@ def small_angles(subject: Subject) -> Iterator[Finding]:
         )
         advice = (
             "Look for a discrete choice: neighbours at equal distances and a cap on their number, a cutoff without a "
-            "smooth envelope, degenerate local frames, sorting, rounding to a grid."
+            "smooth envelope, degenerate local frames, sorting, rounding to a grid; or for rounding inside of the "
+            "model, which float64 would mend."
         )
         yield finding(
             NAME, name, type(smooth)(smooth.before, 0.0, min(1.0, jumped), True), sentence, advice, kind="character"

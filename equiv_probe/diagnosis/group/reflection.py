@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from equiv_probe.diagnosis.subject import Subject
 
+CLEAR = 3.0
+"""Times the error under proper rotations, of which six and twenty-four are compared."""
 PARITY, HAND = "axial or polar", "handedness"
 
 
@@ -31,7 +33,7 @@ def reflection(subject: Subject) -> Iterator[Finding]:
         rep, proper = subject.schema.outputs[name], subject.values[name].mean(0)
         change, own = root(found[name].mean(0) - proper), subject.error(name)
         rounding = subject.rounding(name)
-        if not change > max(ROUND_OFF_FACTOR * rounding, own):
+        if not change > max(ROUND_OFF_FACTOR * rounding, CLEAR * own):
             continue
         other = _other_parity(rep)
         if other is not None:

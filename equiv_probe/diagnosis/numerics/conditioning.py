@@ -9,8 +9,8 @@ import torch
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.diagnosis.subject import TRIPS, root
-from equiv_probe.estimation.verdict import AMPLIFIED, GROWS
+from equiv_probe.diagnosis.subject import root
+from equiv_probe.estimation.verdict import AMPLIFIED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 NAME = "amplified rounding"
 _MORE = 100.0
+_GROWS = 30.0
+"""Of these, by which a smooth response grows at least; one of steps, as of inputs that are cut, grows by ten."""
+_TRIES = 4
 
 
-@experiment(NAME, "numerics", "Does the model make much of the last digit of its input?", cost=2 * TRIPS)
+@experiment(NAME, "numerics", "Does the model make much of the last digit of its input?", cost=2 * _TRIES)
 def conditioning(subject: Subject) -> Iterator[Finding]:
     """Inputs that differ by rounding, and by a hundred times that: a smooth model's response grows as much."""
     eps = torch.finfo(subject.precision).eps
@@ -33,7 +36,7 @@ def conditioning(subject: Subject) -> Iterator[Finding]:
     for name in subject.broken:
         response, error = small[name], subject.error(name)
         noisy = subject.noise(name) > response / 3
-        if response < AMPLIFIED * eps * _size(subject, name) or large[name] < GROWS * response or noisy:
+        if response < AMPLIFIED * eps * _size(subject, name) or large[name] < _GROWS * response or noisy:
             continue
         # Rounding on the way to the rotated copy and in the first layers: a few spacings.
         part = min(1.0, (10 * response / error) ** 2) if error > 0 else math.nan
@@ -58,11 +61,11 @@ def _responses(subject: Subject, relative: float) -> dict[str, float]:
     """Root mean square by which outputs change if inputs do by a part of their size."""
     own = subject.identity
     squares = dict.fromkeys(own, 0.0)
-    for seed in range(TRIPS):
+    for seed in range(_TRIES):
         generator = torch.Generator().manual_seed(seed)
         found = subject.at({**subject.inputs, **_moved(subject, relative, generator)})
         for name, value in found.items():
-            squares[name] += root(value - own[name]) ** 2 / TRIPS
+            squares[name] += root(value - own[name]) ** 2 / _TRIES
     return {name: math.sqrt(square) for name, square in squares.items()}
 
 

@@ -259,6 +259,23 @@ def coordinates_not_centred(seed: int, broken: bool) -> Case:
     )
 
 
+@defect("fixed origin")
+def vectors_not_centred(seed: int, broken: bool) -> Case:
+    return of_forces(seed, lambda field, x: forces(field, x) + 0.2 * (x - (0 if broken else x.mean(0))))
+
+
+@defect("fixed origin")
+def dipole_of_an_ion(seed: int, broken: bool) -> Case:
+    charges = torch.linspace(-0.6, 0.9, ATOMS, dtype=torch.float64)
+    charges = charges - (0 if broken else charges.mean())
+
+    def function(field: Field, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"dipole": batch["charges"] @ batch["pos"]}
+
+    known = schema({"dipole": ep.vector}, charges=ep.scalar)
+    return Wrapped(Field(seed), function), given(seed, charges=charges), known
+
+
 @defect("translation")
 def depends_on_where_it_is(seed: int, broken: bool) -> Case:
     return of_energy(seed, lambda field, x: energy(field, x) + 0.3 * broken * x.mean(0).norm())
