@@ -23,6 +23,7 @@ _PLACES: dict[str, str] = {
     "line": "equiv_probe.landscape.line_record:Line",
     "comparison": "equiv_probe.results.comparison:Comparison",
     "sampler": "equiv_probe.generative.sampler_report:SamplerAudit",
+    "diagnosis": "equiv_probe.diagnosis.diagnosis:Diagnosis",
     "grid": "equiv_probe.voxels.grid_report:GridAudit",
 }
 _FIRST = {"sampler": "sampler", "cube": "grid", "matrix": "curvature", "direction": "line", "contrasts": "comparison"}
