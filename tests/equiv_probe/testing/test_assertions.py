@@ -242,7 +242,7 @@ class TestAverages:
 
 def test_augmentations() -> None:
     schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector}, targets={"forces": ep.vector})
-    rotate = ep.RandomRotation(schema)
-    assert_augments(rotate, draws=100)
-    with pytest.raises(AssertionError, match="labels"):
-        assert_augments(lambda sample: {**sample, "pos": rotate(sample)["pos"]}, draws=100)
+    rotate, sample = ep.RandomRotation(schema), {**molecule(), "forces": torch.ones(6, 3)}
+    assert_augments(rotate, sample, draws=100)
+    with pytest.raises(AssertionError, match="labels: forces: is stale"):
+        assert_augments(lambda given: {**given, "pos": rotate(given)["pos"]}, sample, draws=100)
