@@ -14,10 +14,8 @@ from equiv_probe.diagnosis.diagnosis import Diagnosis, OutputError
 from equiv_probe.diagnosis.experiments import EXPERIMENTS
 from equiv_probe.diagnosis.search import search
 from equiv_probe.diagnosis.subject import Subject
-from equiv_probe.live.adapter_choice import adapter_for
-from equiv_probe.live.capture import cloned
+from equiv_probe.live.batch_call import batch_call
 from equiv_probe.live.isolation import isolated
-from equiv_probe.live.outputs import new_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -119,29 +117,17 @@ def subject_of(
     model: Callable[..., Any], batch: Any, schema: Schema | None, *, center: str | Tensor = "centroid", seed: int = 0
 ) -> Subject:
     """A model and its batch, ready for experiments; arguments as of :func:`diagnose`."""
-    if not isinstance(model, nn.Module):
-        return Subject(model, batch, schema, center=center, seed=seed)
-    adapter = adapter_for(model, (batch,), {})
-    inputs, rebuild = adapter.split((batch,), {})
-    names = list(schema.outputs) if schema else None
-
-    def calling(module: nn.Module) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        def predict(given: Mapping[str, Any]) -> dict[str, Any]:
-            # Clones: a model may write into its input, or ask for gradients with respect to it.
-            args, kwargs = rebuild({name: cloned(value) for name, value in given.items()})
-            with torch.enable_grad():
-                return dict(new_outputs(module(*args, **kwargs), given, names))
-
-        return predict
-
-    predict = calling(model)
-    if schema is None:
-        schema = adapter.infer(inputs, predict(inputs), None)
-    low = [p.dtype for p in model.parameters() if p.is_floating_point()]
-    low += [v.dtype for v in inputs.values() if isinstance(v, torch.Tensor) and v.is_floating_point()]
-    precision = max(low, key=lambda one: torch.finfo(one).eps, default=None)
+    call = batch_call(model, batch, schema)
+    module = model if isinstance(model, nn.Module) else None
     return Subject(
-        predict, inputs, schema, center=center, seed=seed, module=model, calling=calling, precision=precision
+        call.predict,
+        call.inputs,
+        call.schema,
+        center=center,
+        seed=seed,
+        module=module,
+        calling=call.calling,
+        precision=call.precision,
     )
 
 
