@@ -69,7 +69,7 @@ def _sees_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
         return [sees_rotation([], [], 0)]
     generator = torch.Generator().manual_seed(0)
     copies = model.rotated(None)
-    for name, value in _rotating(model).items():
+    for name, value in rotating_inputs(model).items():
         displaced = value.detach() + nudge(value.detach(), generator).to(value)
         copies[name] = model.schema.inputs[name].within(displaced)[None]
     try:
@@ -82,7 +82,7 @@ def _sees_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
 
 def _can_be_deformed(model: RotatedModel, rotations: Tensor) -> bool:
     """Whether rotations change the inputs, and these are more than one point for each structure."""
-    rotating = _rotating(model)
+    rotating = rotating_inputs(model)
     for name, copies in model.rotated(rotations).items():
         value = rotating[name]
         change = (copies - value).abs().nan_to_num().max()
@@ -151,7 +151,7 @@ def _smooth(control: Control, name: str, there: Tensor, nearby: Sequence[Tensor]
 
 def places_of(model: RotatedModel) -> dict[str, Tensor]:
     """The inputs that are places, which move when structures are moved."""
-    return {name: value for name, value in _rotating(model).items() if model.schema.inputs[name].is_affine}
+    return {name: value for name, value in rotating_inputs(model).items() if model.schema.inputs[name].is_affine}
 
 
 def outputs_when_moved(model: RotatedModel, shift: Tensor) -> dict[str, Tensor]:
@@ -170,7 +170,7 @@ def outputs_when_moved(model: RotatedModel, shift: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _rotating(model: RotatedModel) -> dict[str, Tensor]:
+def rotating_inputs(model: RotatedModel) -> dict[str, Tensor]:
     """The inputs that change when they rotate, which scalars do not."""
     inputs = {name: (rep, model.inputs[name]) for name, rep in model.schema.inputs.items()}
     return {

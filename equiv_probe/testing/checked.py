@@ -17,10 +17,10 @@ from torch import nn
 from equiv_probe.diagnosis.diagnose import hints
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.controls import SEES_ROTATION
-from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR
+from equiv_probe.estimation.verdict import AMPLIFIED, GROWS, ROUND_OFF_FACTOR
 from equiv_probe.live.batch_call import batch_call
 from equiv_probe.live.isolation import isolated
-from equiv_probe.orbit.controls import controls_of, outputs_when_moved, places_of
+from equiv_probe.orbit.controls import controls_of, nudge, outputs_when_moved, places_of, rotating_inputs
 from equiv_probe.orbit.reordering import reordered
 from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.report.formatting import number
@@ -192,10 +192,14 @@ class _Comparison:
             allowed = absolute + relative * size
             measured, beside = float(off.max()), f"the tolerance is {number(allowed)}"
         else:
-            # A floor far above the precision hides an error: a jump, or amplified rounding.
-            explained = max(min(floor, AMPLIFIED * eps * max(size, 1.0)), eps * size * (1 + self._copies.far))
+            most = AMPLIFIED * eps * max(size, 1.0)
+            # A floor far above the precision hides an error, unless it is rounding that the model amplifies.
+            known = floor if floor <= most or self._amplifies(name, floor, eps) else most
+            explained = max(known, eps * size * (1 + self._copies.far))
             allowed, measured = ROUND_OFF_FACTOR * explained, _root(off)
             beside = f"rounding explains {number(explained)}"
+            if floor > ROUND_OFF_FACTOR * explained:
+                beside += f" (inputs that differ by rounding alone make {number(floor)}: it jumps, or loses digits)"
         wrong = ""
         if noise > max(allowed, AMPLIFIED * eps * size):
             wrong = (
@@ -208,6 +212,19 @@ class _Comparison:
                 f"{beside}.\n{self._worst(name, off)}"
             )
         return Checked(name, self._group, _root(off), size, allowed, len(values), wrong)
+
+    def _amplifies(self, name: str, floor: float, eps: float) -> bool:
+        """Whether inputs that differ a hundred times more than by rounding change an output more than the floor.
+
+        A smooth output changes a hundred times more; one that jumps does not.
+        """
+        subject, generator = self._subject, torch.Generator().manual_seed(0)
+        copies = {
+            other: value.detach() + nudge(value.detach(), generator, 100 * eps).to(value)
+            for other, value in rotating_inputs(subject).items()
+        }
+        changed = subject.at({other: value[None] for other, value in copies.items()}, 1)[name][0]
+        return _root(subject.schema.outputs[name].within(changed) - subject.identity[name]) > GROWS * floor
 
     def _worst(self, name: str, off: Tensor) -> str:
         own, values = self._subject.identity[name], self._copies.outputs[name]
