@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to ``equiv-probe``."""
     app.command("audit", cls=Renamed)(audit_command)
+    from equiv_probe_ase.commands.diagnose import diagnose_command
     from equiv_probe_ase.commands.md import md_command
 
+    app.command("diagnose")(diagnose_command)
     app.command("md", cls=Renamed)(md_command)
     app.command("demo")(demo_command)
 
