@@ -56,21 +56,17 @@ class Contents:
         container: list, dict, set, deque or array of bytes.
         held: a shallow copy.
         only: keys of a dict that matter; None for all.
-        form: how an entry is named in messages.
     """
 
     name: str
     container: Any
     held: Any
     only: frozenset[str] | None = None
-    form: str = "{name}[{key!r}]"
 
     @classmethod
-    def of(
-        cls, name: str, container: Any, only: frozenset[str] | None = None, form: str = "{name}[{key!r}]"
-    ) -> Contents:
+    def of(cls, name: str, container: Any, only: frozenset[str] | None = None) -> Contents:
         """A container and what it holds now."""
-        return cls(name, container, _shallow(container, only), only, form)
+        return cls(name, container, _shallow(container, only), only)
 
     def now(self) -> Contents:
         """See :class:`Place`."""
@@ -82,7 +78,7 @@ class Contents:
         if isinstance(here, dict):
             keys = [key for key in {**here, **held} if here.get(key, here) is not held.get(key, held)]
             moved = not keys and self.only is None and list(here) != list(held)
-            return [self.name] if moved else [self.form.format(name=self.name, key=key) for key in keys]
+            return [self.name] if moved else [f"{self.name}[{shown(key)}]" if self.name else str(key) for key in keys]
         if isinstance(here, set):
             return [self.name] if here != held else []
         same = len(here) == len(held) and all(a is b for a, b in zip(here, held, strict=True))
@@ -104,6 +100,11 @@ class Contents:
             kind: Any = next(one for one in (OrderedDict, *WRITABLE) if isinstance(self.container, one))
             kind.clear(self.container)
             (kind.extend if kind in {list, deque} else kind.update)(self.container, self.held)
+
+
+def shown(key: Any) -> str:
+    """A key in a message: others than these may be anything, and large."""
+    return repr(key) if isinstance(key, (str, int, float)) else type(key).__name__
 
 
 def _shallow(container: Any, only: frozenset[str] | None) -> Any:

@@ -81,7 +81,7 @@ class ModuleSnapshot:
     def __init__(self, modules: Iterable[nn.Module], apart: Iterable[object] = ()) -> None:
         self._apart = {id(one): one for one in apart}
         self._modules = all_of(modules)
-        self._spread = any(sharded(module) for module in self._modules)
+        self._spread = sharded(self._modules)
         self._now = [_Held.by(module, spread=self._spread) for module in self._modules]
         known = dict(self._apart)
         self._saved = [held.copied(known) for held in self._now]
