@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.live.capture import Call, cloned, read_outputs, write_outputs
+from equiv_probe.live.capture import Call, cloned
 from equiv_probe.live.hook import CallRotation, Hook
 from equiv_probe.live.isolation import capturing_graph, isolated, measuring, needs_gradient
 from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.outputs import read_outputs, write_outputs
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.rotations.drawing import RotationSource
 from equiv_probe.rotations.plan import RotationPlan

@@ -27,14 +27,15 @@ def run(
     options: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Settings: every=100, augment=true, network=model.net.")
     ] = None,
-    output: Annotated[str | None, typer.Option("-o", "--output", help="Report, .json, .csv or .html.")] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Report to write, .json, .csv or .html.")] = None,
     report: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run a training script as it is, and measure what it trains (Lightning, loops over graphs) or moves (ASE)."""
+    """Run a training script as it is, and measure what it trains (Lightning, plain loops) or moves (ASE)."""
     from equiv_probe.cli.run_script import run_script
 
     asked = settings.parse(os.environ.get(settings.VARIABLE), KNOWN) or {}
-    asked |= settings.parse(",".join(options or []), KNOWN) or {}
+    for option in options or []:
+        asked |= settings.parse(option, KNOWN) or {}
     if (path := by_either_name("--report", report, "--output", output)) is not None:
         asked["report"] = path
     raise SystemExit(run_script(script, context.args, asked, module=module))

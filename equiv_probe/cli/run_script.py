@@ -1,7 +1,7 @@
 """``equiv-probe run``: somebody's training script, run as it is, and measured.
 
-Under Lightning the callback does it, through ``EQUIV_PROBE``. In a loop of the user's own, a hook on all modules waits
-for one that is called with a graph, and puts a probe on it.
+Under Lightning the callback does it, through ``EQUIV_PROBE``; in a loop of the user's own a
+:class:`equiv_probe.cli.loop_finder.Finder`.
 """
 
 from __future__ import annotations
@@ -13,26 +13,17 @@ import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
-from torch.nn.modules.module import register_module_forward_pre_hook
-
-from equiv_probe.augmentation.augment import augment
+from equiv_probe.cli import claims
+from equiv_probe.cli.loop_finder import Finder
 from equiv_probe.cli.shared import INTERRUPTED
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.adapter_choice import adapter_for
-from equiv_probe.live.adapters import CallAdapter
-from equiv_probe.live.hook import Hook
-from equiv_probe.live.isolation import measuring, network
 from equiv_probe.messages import logger
 from equiv_probe.probe import settings
-from equiv_probe.probe.probe import Probe
 from equiv_probe.rotations.drawing import rank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from torch import nn
+    from collections.abc import Iterator, Mapping, Sequence
 
 REPORT = "equiv_probe_report.json"
 
@@ -45,61 +36,6 @@ def report_path(where: str | Path) -> Path:
     """
     path = Path(where)
     return path if path.suffix in {".json", ".csv", ".html"} else path / REPORT
-
-
-claimed: WeakSet[nn.Module] = WeakSet()
-"""Modules that a framework's callback measures, and a :class:`Finder` must leave alone."""
-
-_CLAIMS: list[str] = []
-
-
-def claim(root: nn.Module) -> None:
-    """Say that a framework's callback measures a module, and all that is in it."""
-    claim_all([root], type(root).__name__)
-
-
-def claim_all(modules: Iterable[nn.Module], name: str) -> None:
-    """Say that a plugin measures what these modules do, if there are any, under a name."""
-    for root in modules:
-        claimed.update(root.modules())
-    _CLAIMS.append(name)
-
-
-class Finder:
-    """Puts a probe on the first modules that are called with a graph.
-
-    Args:
-        options: of :class:`equiv_probe.Probe`, and ``augment``.
-    """
-
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self.options = dict(options)
-        self.augment = self.options.pop("augment", False)
-        self.probes: list[Probe] = []
-        self._inside: WeakSet[nn.Module] = WeakSet()
-        self._handle: Any = register_module_forward_pre_hook(Hook(self._called))
-
-    def remove(self) -> None:
-        """Stop waiting for modules."""
-        self._handle.remove()
-
-    def _called(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if measuring() or module in claimed or network(module) in claimed:
-            return
-        if any(module is probe.model for probe in self.probes):
-            self.remove()  # a round has been seen: whoever is called with graphs was called
-            return
-        if module in self._inside or next(module.parameters(), None) is None:
-            return
-        adapter = adapter_for(network(module), args, {})
-        if type(adapter) is CallAdapter:
-            return
-        probe = Probe(module, adapter=adapter, targets=adapter.labels(), **self.options).attach()
-        if self.augment:
-            augment(module, seed=probe.seed)
-        self.probes.append(probe)
-        self._inside.update(module.modules())
-        logger.info(f"equiv_probe measures {type(probe.live.network).__name__}")
 
 
 def run_script(target: str, arguments: Sequence[str], asked: Mapping[str, Any], *, module: bool = False) -> int:
@@ -119,8 +55,7 @@ def run_script(target: str, arguments: Sequence[str], asked: Mapping[str, Any], 
     """
     if not module and not Path(target).is_file():
         raise EquivProbeError(f"the script {target}", "a file", "equiv-probe run train.py, or -m for a module's name")
-    mine = {"every", "full", "budget", "warmup", "window", "seed", "center", "augment", "over", "bins"}
-    finder = Finder({key: value for key, value in asked.items() if key in mine})
+    finder = Finder(asked)
     code = 0
     with _as_main(target, arguments, asked, module=module):
         try:
@@ -136,7 +71,7 @@ def run_script(target: str, arguments: Sequence[str], asked: Mapping[str, Any], 
             code = INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
         finally:
             finder.remove()
-            _conclude(finder.probes, asked.get("report", True), code)
+            _conclude(finder, asked.get("report", True), code)
     return code
 
 
@@ -174,18 +109,18 @@ def _from_the_script_on(error: BaseException) -> Any:
     return trace
 
 
-def _conclude(probes: list[Probe], report: Any, code: int) -> None:
-    for probe in probes:
+def _conclude(finder: Finder, report: Any, code: int) -> None:
+    for probe in finder.probes:
         probe.remove()
     if rank() != 0:
         return
     # One that was called before the plugin could say so is measured twice; the plugin knows better.
-    found = [probe for probe in probes if probe.running and probe.model not in claimed]
-    if not found and not _CLAIMS:
+    found = [probe for probe in finder.probes if probe.running and probe.model not in claims.claimed]
+    if not found and not claims.names:
+        called = finder.nothing() or "no module was called with coordinates, graphs or grids twice"
         logger.warning(
-            "equiv_probe measured nothing: no Lightning Trainer ran, no module was called with a graph twice, and no "
-            "ASE dynamics ran. In a training loop of your own write: with ep.Probe(model) as probe: "
-            "loss = probe.step(lambda: ...)"
+            f"equiv_probe measured nothing: no Lightning Trainer ran, and no ASE dynamics; {called}. "
+            "In a training loop of your own write: with ep.Probe(model) as probe: loss = probe.step(lambda: ...)"
         )
     for number, probe in enumerate(found):
         notes = [f"the script ended with exit code {code}"] if code else []

@@ -102,6 +102,10 @@ class Running:
         """How many were added, whatever their weight: known without asking the device."""
         self.labelled = True
         self.loss = USER_DEFINED
+        self.floor: Tensor | None = None
+        """``L_equiv`` from rounding alone, measured last; None if it was not."""
+        self.precision = 0.0
+        """Spacing of the numbers in which the loss itself came, relative to it."""
         self._single: Sums | None = None
 
     def update(self, equiv: Tensor, total: Tensor, weight: Tensor, pseudo: tuple[Tensor, Tensor] | None = None) -> None:
@@ -149,6 +153,7 @@ class Running:
         """The state for a checkpoint."""
         recent = [vars(sums.to("cpu")) for sums in self.recent]
         known = {"structures": self.structures, "labelled": self.labelled, "loss": self.loss}
+        known |= {"floor": None if self.floor is None else float(self.floor), "precision": self.precision}
         binned = {"binned": self.binned.state_dict()} if self.binned.everything is not None else {}
         return {"everything": vars(self.everything), "recent": recent, **known, **binned}
 
@@ -157,6 +162,8 @@ class Running:
         self.sums = Sums(**state["everything"])
         self.recent.extend(Sums(**sums) for sums in state["recent"])
         self.structures, self.labelled, self.loss = state["structures"], state["labelled"], state["loss"]
+        floor, self.precision = state.get("floor"), state.get("precision", 0.0)
+        self.floor = None if floor is None else torch.tensor(floor, dtype=torch.float64)
 
 
 def estimates(sums: Sums) -> dict[str, float]:

@@ -5,14 +5,18 @@ An adapter is for batches that are not made of tensors, tuples and dicts; a plug
 
 from __future__ import annotations
 
-import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+
 from equiv_probe.live.isolation import network
+from equiv_probe.live.nested import Tree, dicts_in, entries, read, written
+from equiv_probe.live.outputs import new_outputs
 from equiv_probe.schema.schema import Named, Schema, named, unnamed
+from equiv_probe.schema.usual_names import joined_matrices
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -58,7 +62,8 @@ class Adapter(ABC):
 
     def infer(self, inputs: Named, raw: Any, declared: Schema | None) -> Schema:
         """The schema of a call and its answer, as far as it is not declared."""
-        return Schema.infer(inputs, raw, declared)
+        names = None if declared is None else list(declared.outputs)
+        return Schema.infer(inputs, new_outputs(raw, inputs, names), declared)
 
     def labels(self) -> Evaluate | None:
         """What finds the labels among the inputs of a call where nobody named them; None where nothing can."""
@@ -70,10 +75,13 @@ class Adapter(ABC):
 
 
 class CallAdapter(Adapter):
-    """Calls with tensors, tuples, dicts and keywords, named as in the signature of ``forward``; dicts by their keys.
+    """Calls with tensors, and with tuples, dicts and dataclasses of them, named by ``forward`` and by their keys.
 
     Copies are not stacked: the probe itself does that for dense batches.
     """
+
+    opens_graphs: ClassVar[bool] = True
+    """Whether graphs that nobody else knows are read as dicts of their tensors."""
 
     def __init__(self, module: nn.Module) -> None:
         kinds = inspect.Parameter
@@ -85,31 +93,50 @@ class CallAdapter(Adapter):
         self.optional = frozenset(p.name for p in parameters if p.default is not kinds.empty)
 
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
-        """See :class:`Adapter`; entries of a tuple are ``name.0`` and so on, keys that are taken ``name.key``."""
+        """See :class:`Adapter`; entries of a tuple are ``name.0`` and so on, keys that are taken ``name.key``.
+
+        What lies deeper has the whole way to it as its name: ``inputs.pos``.
+        """
         labels = [self._names[i] if i < len(self._names) else str(i) for i in range(len(args))]
         slots = [*zip(labels, args, strict=True), *kwargs.items()]
         leaves: Named = {}
-        places: list[dict[Any, str] | str] = []
-        taken = {label for label, value in slots if not isinstance(value, (Mapping, tuple, list))}
+        trees: list[Tree] = []
+        taken = {label for label, value in slots if entries(value) is None}
         for label, value in slots:
-            if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-                place = {key: key if key not in taken else f"{label}.{key}" for key in value}
-                taken |= set(place.values())
-                leaves.update({place[key]: entry for key, entry in value.items()})
-                places.append(place)
-            elif isinstance(value, (tuple, list)):
-                place = {i: f"{label}.{i}" for i in range(len(value))}
-                leaves.update({place[i]: entry for i, entry in enumerate(value)})
-                places.append(place)
-            else:
-                leaves[label] = value
-                places.append(label)
+            tree, own = read(value, label, taken, graphs=self.opens_graphs)
+            trees.append(tree)
+            leaves.update(own)
+            taken |= set(own)
+        joined = _joined(leaves)
+        leaves.update({name: leaves[name].reshape(-1, 3, 3) for name in joined})
 
         def rebuild(values: Named) -> Arguments:
-            made = [_remade(value, place, values) for (_, value), place in zip(slots, places, strict=True)]
+            values = {**values, **{name: values[name].reshape(-1, 3) for name in joined}}
+            made = [written(tree, values) for tree in trees]
             return tuple(made[: len(args)]), dict(zip(kwargs, made[len(args) :], strict=True))
 
         return leaves, rebuild
+
+    def dicts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
+        """See :class:`Adapter`; also those inside of others."""
+        return [one for value in (*args, *kwargs.values()) for one in dicts_in(value)]
+
+
+def _joined(leaves: Named) -> list[str]:
+    """Cells and stresses of a batch of graphs, one below the other: ``(3B, 3)``; of a single graph beside its index."""
+    is_graph_batch = any(_is_index(name, value) for name, value in leaves.items())
+    found = []
+    for name, value in leaves.items():
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_nested:
+            shape = tuple(value.shape)
+            if value.is_floating_point() and joined_matrices(name, shape, single=is_graph_batch):
+                found.append(name)
+    return found
+
+
+def _is_index(name: str, value: Any) -> bool:
+    whole = isinstance(value, torch.Tensor) and not value.is_floating_point()
+    return whole and value.ndim == 1 and name.rpartition(".")[2].lower() in {"batch", "ptr", "batch_idx", "batch_index"}
 
 
 class InputAdapter(CallAdapter):
@@ -128,25 +155,3 @@ class InputAdapter(CallAdapter):
         """See :class:`Adapter`."""
         (given,) = args
         return named(given, self._order), lambda values: ((unnamed(values, given),), kwargs)
-
-
-def _remade(value: Any, place: dict[Any, str] | str, values: Named) -> Any:
-    if isinstance(place, str):
-        return values[place]
-    entries = {key: values[name] for key, name in place.items()}
-    if isinstance(value, Mapping):
-        return updated(value, entries)
-    return sequence(value, list(entries.values()))
-
-
-def sequence(like: Any, entries: list[Any]) -> Any:
-    """A tuple or list of its own type, with other entries."""
-    return type(like)(*entries) if hasattr(like, "_fields") else type(like)(entries)
-
-
-def updated(like: Mapping[str, Any], entries: Mapping[str, Any]) -> Any:
-    """A shallow copy of a mapping, of its own type, with other entries."""
-    fresh: Any = copy.copy(like)
-    for key, entry in entries.items():
-        fresh[key] = entry
-    return fresh

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
-from equiv_probe.live.capture import Call, all_outputs
+from equiv_probe.live.capture import Call
 from equiv_probe.live.isolation import RandomState, described, isolated, transforming
+from equiv_probe.live.outputs import all_outputs
 from equiv_probe.schema.batch_layout import primary, resolve_batch
 from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.repeated_structures import first_equal
@@ -85,7 +85,7 @@ class CallReader:
             schema, declared = self.schema, self._declared
             if schema is None or declared is None or not (declared.inputs and declared.outputs):
                 # Also for an input that earlier calls did not have: self-conditioning begins with nothing.
-                schema = self.adapter.infer(call.inputs, all_outputs(raw) if is_dataclass(raw) else raw, schema)
+                schema = self.adapter.infer(call.inputs, raw, schema)
                 if not schema.outputs:
                     raise EquivProbeError(
                         f"an answer without tensors: {type(raw).__name__} of {sorted(all_outputs(raw))}",

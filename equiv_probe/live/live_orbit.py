@@ -11,9 +11,10 @@ from equiv_probe.estimation.measurement import measure
 from equiv_probe.estimation.objectives import label_free
 from equiv_probe.estimation.orbit import Moments, Orbit
 from equiv_probe.live.call_reader import CallReader
-from equiv_probe.live.capture import read_outputs, wide
+from equiv_probe.live.capture import wide
 from equiv_probe.live.copies import Copies
 from equiv_probe.live.isolation import network
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.orbit.chunking import in_chunks
 
 if TYPE_CHECKING:

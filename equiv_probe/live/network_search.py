@@ -11,8 +11,8 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter
-from equiv_probe.live.capture import all_outputs
 from equiv_probe.live.hook import Hook
+from equiv_probe.live.outputs import all_outputs
 from equiv_probe.schema.grid_inference import looks_like_grid
 from equiv_probe.schema.usual_names import usual
 

@@ -12,8 +12,9 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.jackknife import jackknife
 from equiv_probe.estimation.orbit import Moments
-from equiv_probe.live.capture import Call, all_outputs, read_outputs, wide, write_outputs
+from equiv_probe.live.capture import Call, wide
 from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.outputs import all_outputs, read_outputs, write_outputs
 from equiv_probe.live.random_frames import rotated_along
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.representations.grids import Grid, filled_outside

@@ -52,9 +52,14 @@ class Account:
         both = self.paced and (evaluation or bool(self.evaluation))
         return self.cost * ((EVALUATION if evaluation else 1 - EVALUATION) if both else 1.0)
 
-    def room(self, *, evaluation: bool) -> float:
-        """Seconds that may go into measuring now; negative after more was spent than the run has earned yet."""
-        earned = self.rate(evaluation=evaluation) * self.elapsed
+    def room(self, *, evaluation: bool, kept: float = 0.0) -> float:
+        """Seconds that may go into measuring now; negative after more was spent than the run has earned yet.
+
+        Args:
+            evaluation: whether in evaluation.
+            kept: part of what was earned that is kept for later.
+        """
+        earned = (1 - kept) * self.rate(evaluation=evaluation) * self.elapsed
         return earned - _sum(self.evaluation if evaluation else self.training)
 
 

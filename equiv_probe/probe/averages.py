@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.live.capture import all_outputs, wide
+from equiv_probe.live.capture import wide
+from equiv_probe.live.outputs import all_outputs
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.representations.grids import filled_outside
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.live.capture import read_outputs
 from equiv_probe.live.isolation import RandomState
 from equiv_probe.live.module_snapshot import unnoticed
+from equiv_probe.live.outputs import read_outputs
+from equiv_probe.probe.floors import floor_is_due, floor_of_call
 
 if TYPE_CHECKING:
     from equiv_probe.live.capture import Call
@@ -74,3 +75,5 @@ def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
             before.restore()
         measured = live.measure(call, raw, plan, rotations, evaluate=parts.evaluate, known=known)
         parts.so_far.add_call(pending.stage, live, call, measured)
+        if floor_is_due(parts, pending.stage, pending.kind):
+            floor_of_call(parts, call, raw, pending.stage)

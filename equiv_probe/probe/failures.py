@@ -1,4 +1,4 @@
-"""What could not be measured: raised at the first measurement, listed and warned of later."""
+"""What could not be measured: raised at the first measurement, unless nobody asked; listed and warned of later."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Failures(list[str]):
@@ -17,10 +17,19 @@ class Failures(list[str]):
         super().__init__()
         self.succeeded = False
         """Whether anything was measured yet."""
+        self.raises = True
+        """Whether a failure before that is raised: not where somebody else's run was attached to from outside."""
+        self.at_first: Callable[[Exception], object] | None = None
+        """Told of a failure before the first success, which then is not raised: for runs that nobody may end."""
+
+    @property
+    def fatal(self) -> bool:
+        """Whether a failure is raised now."""
+        return self.raises and self.at_first is None and not self.succeeded
 
     @contextmanager
     def listed(self, result: list[object] | None = None) -> Iterator[None]:
-        """A context of a measurement, whose failure after the first success is listed and warned of, never raised.
+        """A context of a measurement, whose failure is raised before the first success; then it is listed.
 
         Args:
             result: of the user's own step, filled inside; while it is empty, it is that step which fails.
@@ -28,9 +37,13 @@ class Failures(list[str]):
         try:
             yield
         except Exception as error:
-            if not self.succeeded or result == []:
+            if result == [] or self.fatal:
                 raise
-            self.add(error, "measure")
+            if not self.succeeded and self.at_first is not None:
+                self.append(f"{type(error).__name__}: {error}")
+                self.at_first(error)
+            else:
+                self.add(error, "measure")
         else:
             self.succeeded = True
 

@@ -10,8 +10,9 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.called_method import CalledMethod
 from equiv_probe.live.hook import Hook
-from equiv_probe.live.isolation import RandomState, capturing_graph, measuring, transforming
+from equiv_probe.live.isolation import RandomState, capturing_graph, going_backward, measuring, transforming
 from equiv_probe.probe.call_measurement import Pending, measure_call
 from equiv_probe.probe.threads import Threads
 
@@ -39,7 +40,7 @@ class Hooks:
         self._granted = self._stopped = False
         self._pending: Pending | None = None
         self._awaited: str | None = None
-        self._resting = False
+        self._resting = self._told = False
         self.threads = Threads()
 
     def attach(self, *, for_calls: bool = True) -> None:
@@ -64,6 +65,8 @@ class Hooks:
             ]
             if for_calls:
                 self._handles.append(register_optimizer_step_post_hook(self._stepped))
+            if isinstance(model, CalledMethod):
+                self._handles.append(model.stand_in())
 
     def remove(self) -> None:
         """Take them off."""
@@ -142,15 +145,23 @@ class Hooks:
             return True
         return not self._resting and self._parts.schedules["call", self._parts.stage].due()
 
+    @property
+    def _recomputes(self) -> bool:
+        """Whether a call is gradient checkpointing's, which repeats one that was counted."""
+        return going_backward() and not self._recorder.active
+
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         parts = self._parts
-        if module is not parts.model or measuring() or capturing_graph():
+        if module is not parts.model or measuring() or capturing_graph() or self._recomputes:
             return
         if not self.threads.enter():
             return
         self._pending = None
         if transforming():
             self._recorder.transformed = True
+            if not (self._recorder.active or self._resting or self._told):
+                self._told = True
+                parts.checks.leaves_transformed_alone()
         elif self._recorder.active:
             if self._recorder.records_here:
                 self._recorder.called(args, kwargs)
@@ -159,12 +170,17 @@ class Hooks:
             kind = "call" if self._awaited is None else "step"
             augmented = parts.plans.augmentation(parts.model, parts.live) is not None
             before = RandomState.now() if augmented else None
-            self._pending = Pending(parts.live.keep(args, kwargs), self._awaited or parts.stage, kind, before)
-            self._awaited = None
+            stage, self._awaited = self._awaited or parts.stage, None
+            try:
+                self._pending = Pending(parts.live.keep(args, kwargs), stage, kind, before)
+            except Exception as error:
+                if parts.failures.fatal:
+                    raise
+                parts.failures.add(error, "measure")
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
         del args, kwargs
-        if module is not self._parts.model or measuring():
+        if module is not self._parts.model or measuring() or self._recomputes:
             return
         self.threads.leave()
         self._around(self._both[1])

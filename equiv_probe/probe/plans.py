@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.capture import read_outputs
 from equiv_probe.live.hook import CallRotation, rotation_of_calls
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.rotations.drawing import RotationSource, draw
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from equiv_probe.estimation.loss_verdict import verdict_of_loss
 from equiv_probe.estimation.running import USER_DEFINED
+from equiv_probe.estimation.verdict import verdict
 from equiv_probe.results.measured import Labelled, Measured
 from equiv_probe.results.quantity_tables import OWN_LOSS
 from equiv_probe.results.report import Report
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.estimation.controls import Control
     from equiv_probe.estimation.estimates import Sums
-    from equiv_probe.estimation.running import RunningEstimates
+    from equiv_probe.estimation.running import Running, RunningEstimates
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.probe.bins import Over
     from equiv_probe.probe.schedules import Schedules
@@ -101,6 +103,8 @@ def report_of(
         over = [probe.over_time(*key) for key in sorted(probe.binned)]
     sums = {key: one.to("cpu") for key, one in sums.items()}
     alone = {key for key, one in sums.items() if key in probe.running and probe.running[key].of_one(one)}
+    rows = [dict(entry) for entry in history]
+    steps = {(entry.get("stage"), entry.get("output")): entry.get("step") for entry in rows}  # the last one counts
     lines = {
         "training": f"{probe.light}, the latest {probe.window} measurements",
         "evaluation": f"{probe.plan}",
@@ -115,7 +119,7 @@ def report_of(
         source=source,
         protocol={**lines, **(protocol or {})},
         measured=[
-            _measured("/".join(key), one, 1 if key in alone else int(one.count), _loss(probe, key))
+            _measured(key, one, 1 if key in alone else int(one.count), probe.running.get(key), steps.get(key))
             for key, one in sorted(sums.items())
         ],
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
@@ -127,18 +131,16 @@ def report_of(
         ],
         blind_spots=BLIND,
         complete=complete,
-        history=[dict(entry) for entry in history],
+        history=rows,
         over=list(over),
         gradients=dict(gradients),
         controls=probe.controls,
     )
 
 
-def _loss(probe: Measuring, key: tuple[str, str]) -> str:
-    return probe.running[key].loss if key in probe.running else USER_DEFINED
-
-
-def _measured(name: str, sums: Sums, structures: int, loss: str) -> Measured:
+def _measured(key: tuple[str, str], sums: Sums, structures: int, running: Running | None, step: int | None) -> Measured:
+    loss = USER_DEFINED if running is None else running.loss
+    floor = math.nan if running is None or running.floor is None else float(running.floor)
     equiv, total, mean, share = sums.equiv, sums.total, sums.mean, sums.share
     labelled = not math.isnan(total.value)
     found = None
@@ -158,8 +160,15 @@ def _measured(name: str, sums: Sums, structures: int, loss: str) -> Measured:
             share_stderr=share.stderr,
             share_interval=(share.low, share.high),
         )
+        judged = verdict_of_loss(
+            equiv.value, equiv.stderr, total.value, floor, 0.0 if running is None else running.precision
+        )
+    else:
+        floor = _root(floor)
+        judged = verdict(_root(equiv.value), floor, math.nan, "")
+    known = judged.kind != "unknown"
     return Measured(
-        name=name,
+        name="/".join(key),
         unit=OWN_LOSS if labelled else "the output's",
         structures=structures,
         rms=math.nan if labelled else _root(equiv.value),
@@ -167,11 +176,12 @@ def _measured(name: str, sums: Sums, structures: int, loss: str) -> Measured:
         equiv=equiv.value,
         equiv_stderr=equiv.stderr,
         relative=math.nan,
-        floor=math.nan,
+        floor=floor,
         nondeterminism=math.nan,
-        verdict="",
-        sentence="",
+        verdict=judged.kind if known else "",
+        sentence=judged.sentence if known else "",
         labelled=found,
+        step=step,
     )
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.live.capture import all_outputs
 from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.live.outputs import all_outputs
 from equiv_probe.live.silence import silenced
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class Recorded:
         self.own = next((k for k, (given, _) in enumerate(self.call.dicts) if given is raw), None)
         self.raw = raw if self.own is None else self.left[self.own]
         with torch.no_grad():
-            self.outputs = {n: v.detach().clone() for n, v in all_outputs(raw).items() if isinstance(v, torch.Tensor)}
+            outputs = all_outputs(raw, joined=True)
+            self.outputs = {n: v.detach().clone() for n, v in outputs.items() if isinstance(v, torch.Tensor)}
 
     def known(self, schema: Schema) -> dict[str, Tensor]:
         """The outputs that a schema names, as they were when the network returned."""

@@ -38,6 +38,7 @@ class Recorder:
         self._generators: list[Any] = []
         self._last: Any = None
         self._thread: int | None = None
+        self._unkept: Exception | None = None
         self.transformed = False
         """Whether the network was called inside of ``torch.func`` since the recording began."""
 
@@ -54,7 +55,11 @@ class Recorder:
     def called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note a call of the network."""
         assert self._calls is not None
-        call = self._parts.live.keep(args, kwargs)
+        try:
+            call = self._parts.live.keep(args, kwargs)
+        except Exception as error:  # raised after the user's own step, which goes on
+            self._unkept = self._unkept or error
+            return
         self._calls.append(Recorded(call, RandomState.now(self._generators)))
 
     def listen(self) -> None:
@@ -95,10 +100,12 @@ class Recorder:
         before, old = RandomState.now(generators), versions(modules)
         memory, snapshot = Memory.of_step(step), ModuleSnapshot((self._parts.model, *modules))
         watched, used = [*memory.watched, *snapshot.objects.watched], Used()
-        self.transformed = False
+        self.transformed, self._unkept = False, None
         with used.watching(watched):
             calls = self._heard(step, result, hooked, generators)
         require_untrained(old, versions(modules))
+        if self._unkept is not None:
+            raise self._unkept
         run = RecordedStep(
             step,
             calls,
@@ -156,7 +163,7 @@ class Recorder:
             raise EquivProbeError(
                 "a step that did not call the probed module",
                 "at least one call as network(...): those of its methods, such as network._forward(...), are not seen",
-                "network(...) in the step, or ep.Probe of the module that the step calls",
+                'network(...), ep.Probe(network, method="_forward"), or ep.Probe of the module that the step calls',
             )
 
 

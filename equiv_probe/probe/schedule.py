@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +26,8 @@ UNLIMITED = 50
 """Calls between two measurements that follow the cost, where that has no limit."""
 SLACK = 0.98
 """Of the calls that the cost asks for those that will do: seconds are not known better."""
+KEPT = 0.5
+"""Part of what evaluation may take that is kept for the last epoch."""
 FIRST = 10
 """Calls after the first measurement until it is known what a call takes."""
 
@@ -63,8 +64,8 @@ class Schedule:
     step: int = field(default=0, init=False)
     was_due: bool = field(default=False, init=False)
     measured: int = field(default=0, init=False)
-    allowance: int | None = field(default=None, init=False)
-    """Measurements still allowed, where it was settled beforehand; None goes by the clock."""
+    last: bool | None = field(default=None, init=False)
+    """Whether the present epoch is the last one: it is measured whatever comes; until it does, half is kept for it."""
     whole: bool = field(default=True, init=False)
     """Whether the present measurement may take all rotations of its plan."""
     small: int = field(default=0, init=False)
@@ -85,14 +86,16 @@ class Schedule:
         self._next, self._counted = self.warmup, 0
         (self.account.evaluation if self.at_random else self.account.training).append(self.timer)
 
-    def begin_epoch(self, calls: float | None = None) -> None:
+    def begin_epoch(self, calls: float | None = None, last: bool | None = None) -> None:
         """Start a new epoch: at random places, drawn anew, at least one of its calls is due.
 
         Args:
             calls: in this epoch, if that is known; of few calls at random places a larger part is measured, since an
-                error bar over batches needs several of them: about four, as far as the budget goes.
+                error bar over batches needs several of them: about four, as far as the cost allows.
+            last: whether it is the last one, if that is known.
         """
         self._armed = self._fresh = True
+        self.last = last
         if self.at_random:
             self._origin = max(self.step, self.warmup)
             self._length = int(calls) if calls is not None and calls < float("inf") else None
@@ -134,9 +137,6 @@ class Schedule:
         return place == self._chosen
 
     def _affordable(self) -> bool:
-        if self.allowance is not None:
-            self.allowance -= 1
-            return self.allowance >= 0
         if not self.limited or self.account.cost is None:
             return True
         wanted, self.whole = self.agreement.decide(self._sized, self._known)
@@ -150,17 +150,20 @@ class Schedule:
 
     def _room(self, seconds: float) -> float:
         """What the account has room for, if measuring took some seconds: in the slowest process more than here."""
-        return self.account.room(evaluation=self.at_random) - (seconds - self.timer.seconds)
+        kept = KEPT if self.last is False else 0.0
+        return self.account.room(evaluation=self.at_random, kept=kept) - (seconds - self.timer.seconds)
 
     def _sized(self, known: Sequence[float]) -> list[bool]:
         """Whether to measure at a call that is due, and whether with all rotations."""
         seconds, last = known
         if not self.measured:
-            return [True, False]
+            # What a measurement in training took is a guess; where nothing is known, it is tried.
+            guess = 2 * max((timer.last for timer in self.account.training), default=0.0)
+            return [self.last is not False or guess <= self._room(seconds), False]
         room, one = self._room(seconds), last if self.whole else last / self.part
         if one <= room:
             return [True, True]
-        return [self._fresh and one * self.part <= room, False]
+        return [self._fresh and (bool(self.last) or one * self.part <= room), False]
 
     def _paced(self, step: int) -> bool:
         """Whether to measure where the cost decides how often."""
@@ -206,17 +209,6 @@ class Schedule:
     def seconds(self) -> float:
         """That went into measuring."""
         return self.timer.seconds
-
-    def allowed(self) -> int:
-        """How many measurements there is room for, if each costs what it cost so far; one at the least.
-
-        For processes that must agree on what is measured, since each has a clock of its own.
-        """
-        if not self.limited or self.account.cost is None:
-            return sys.maxsize
-        if not self.seconds:
-            return 1
-        return max(1, int(self._room(self.seconds) * self.measured / self.seconds))
 
     def spent(self, seconds: float) -> None:
         """Count time that a measurement took."""

@@ -36,6 +36,8 @@ def parse(text: str | None, known: Iterable[str]) -> dict[str, Any] | None:
     {'every': 100, 'augment': True, 'budget': None, 'network': 'model.net'}
     >>> parse("over=t,bins=0+100+1000", ["over", "bins"])
     {'over': 't', 'bins': [0.0, 100.0, 1000.0]}
+    >>> parse('every=5,schema={"inputs": {"x": "point", "v": "vector"}}', ["every", "schema"])
+    {'every': 5, 'schema': {'inputs': {'x': 'point', 'v': 'vector'}}}
     """
     text = (text or "").strip()
     if text.lower() in _OFF:
@@ -44,7 +46,7 @@ def parse(text: str | None, known: Iterable[str]) -> dict[str, Any] | None:
         return {}
     known = list(known)
     try:
-        found = json.loads(text) if text.startswith("{") else dict(_pair(part) for part in text.split(",") if part)
+        found = json.loads(text) if text.startswith("{") else dict(_pair(part) for part in _parts(text))
     except ValueError as error:
         raise _unreadable(text, known) from error
     if not set(found) <= set(known):
@@ -61,6 +63,13 @@ def written(settings: Mapping[str, Any]) -> str:
     return json.dumps(dict(settings)) if settings else "1"
 
 
+def _parts(text: str) -> list[str]:
+    """The settings in a text; a value in braces may have commas of its own, and then is the last."""
+    before, brace, after = text.partition("={")
+    parts = before.split(",")
+    return [part for part in (*parts[:-1], parts[-1] + brace + after) if part]
+
+
 def _pair(part: str) -> tuple[str, Any]:
     key, separator, value = (piece.strip() for piece in part.partition("="))
     if not separator or not value:
@@ -69,6 +78,8 @@ def _pair(part: str) -> tuple[str, Any]:
 
 
 def _value(key: str, value: str) -> Any:
+    if value.startswith("{"):
+        return json.loads(value)
     if value.lower() in _WORDS:
         return _WORDS[value.lower()]
     if key == "stages":

@@ -11,6 +11,7 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.module_snapshot import unnoticed
 from equiv_probe.probe.call_measurement import Pending, measure_call
+from equiv_probe.probe.floors import floor_is_due, floor_of_step
 from equiv_probe.probe.replay import Replay, replay_step, require_reproduced
 from equiv_probe.rotations.drawing import source
 
@@ -57,6 +58,8 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
         check = look or schedule.measured % CHECKED == 0
         found = replayed(parts, run, plan, per_structure, stage=stage, look=look, check=check)
         parts.so_far.add_step(stage, run, found, look=look)
+        if floor_is_due(parts, stage, "step"):
+            floor_of_step(parts, run, stage)
 
 
 def replayed(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     History = Sequence[Mapping[str, Any]]
 
 
+OUTDATED = 0.8
+"""What was measured before this part of a run is not of its end."""
+
+
 def course_figures(history: History) -> list[Figure]:
     """Figures of losses and shares, of columns of a trajectory and of its angular momentum, where there are any."""
     columns = {name for entry in history for name, value in entry.items() if value is not None}
@@ -35,13 +39,22 @@ def _course(history: History, name: str) -> Figure:
     title = "Share of the loss" if name == "share" else name
     scale, unit = (100, " %") if name == "share" else (1, "")
     last = {
-        "/".join(str(entry[key]) for key in ("stage", "output") if entry.get(key)): scale * finite(entry[name])
+        "/".join(str(entry[key]) for key in ("stage", "output") if entry.get(key)): entry
         for entry in history
         if entry.get(name) is not None
     }
-    listed = (f"{one + ' ' if one else ''}{number(value)}{unit}" for one, value in last.items())
+    end = max((entry["step"] for entry in history if entry.get("step") is not None), default=None)
+    listed = [
+        f"{one + ' ' if one else ''}{number(scale * finite(entry[name]))}{unit}{_when(entry.get('step'), end)}"
+        for one, entry in last.items()
+    ]
     text = f"In the end: {', '.join(listed)}."
     return Figure(f"{title} over the run", lambda ax: plots.history(history, name, ax=ax), text)
+
+
+def _when(step: float | None, end: float | None) -> str:
+    """At which step something was measured last, where the run went on for long after it."""
+    return f" at step {step} of {end}" if step is not None and end is not None and step < OUTDATED * end else ""
 
 
 def _trajectory(history: History, name: str) -> Figure | None:

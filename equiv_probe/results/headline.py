@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from equiv_probe.report.document import Headline
 from equiv_probe.report.formatting import number
+from equiv_probe.results.course_figures import OUTDATED
 from equiv_probe.results.verdict_words import VERDICT_SENTENCES, beside_floor, errors, is_there, percent, rank, severity
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ def _of_symmetry(m: Measured) -> Headline:
 
 
 def _outdated(history: Sequence[Mapping[str, Any]], m: Measured) -> bool:
-    """Whether a run went on for long after this stage was last measured."""
-    last = {str(entry.get("stage")): entry["step"] for entry in history if entry.get("step") is not None}
-    stage = m.name.partition("/")[0]
-    return stage in last and last[stage] < 0.8 * max(last.values())
+    """Whether a run went on for long after this, or its stage where that is not known, was last measured."""
+    steps = [(str(entry.get("stage")), entry["step"]) for entry in history if entry.get("step") is not None]
+    last = m.step if m.step is not None else dict(steps).get(m.name.partition("/")[0])
+    return last is not None and last < OUTDATED * max((step for _, step in steps), default=0)
 
 
 def _stage(m: Measured) -> tuple[int, bool, str]:
@@ -65,6 +66,8 @@ def _of_run(m: Measured) -> Headline:
     assert known is not None  # chosen so
     if not math.isfinite(known.share):
         answer = "The loss is zero: it has no share to measure."
+    elif m.verdict == "round-off":
+        answer = "No: what there is of it is no more than rounding."
     elif not is_there(known):
         answer = "It cannot be decided: the broken part of the loss is no more than its error bar."
     elif known.share < HARDLY:
@@ -80,5 +83,8 @@ def _of_run(m: Measured) -> Headline:
         unit="% of the loss",
         interval=(100 * low, 100 * high),
         meaning=f"The share L_equiv / L_total of {m.name}.",
-        beside=[f"The loss under random rotation is {number(known.total)}{averaged if known.mean > 0 else ''}."],
+        beside=[
+            f"The loss under random rotation is {number(known.total)}{averaged if known.mean > 0 else ''}.",
+            *([f"{m.sentence}."] if m.verdict == "round-off" else []),
+        ],
     )

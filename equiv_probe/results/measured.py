@@ -106,6 +106,7 @@ class Measured(Part, frozen=True):
             by axis of the rotation between two predictions half their mean square difference, ``by_angle`` and
             ``by_axis`` (:mod:`equiv_probe.estimation.variogram`). All in ``unit`` squared; empty where it was not
             measured.
+        step: of a training run, after how many of its steps it was measured last.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Measured(Part, frozen=True):
     worst_atoms: list[WorstAtom] = msgspec.field(default_factory=list)
     labelled: Labelled | None = None
     angular: Angular = msgspec.field(default_factory=dict)
+    step: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a part of an angular spectrum."""

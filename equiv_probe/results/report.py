@@ -20,6 +20,7 @@ from equiv_probe.results.headline import headline
 from equiv_probe.results.measured import Labelled, Measured, labelled
 from equiv_probe.results.over_time import OverTime
 from equiv_probe.results.quantity_tables import element_table, loss_blocks, spread_tables, symmetry_table
+from equiv_probe.results.run_table import run_table
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.results.verdict_words import BROKEN
 from equiv_probe.results.worst_structures import worst_structures
@@ -106,6 +107,7 @@ class Report(Record, frozen=True):
         count = len(self.structures)
         counted = f"{count} structure{'s' * (count != 1)} of " if count else ""
         is_doubted = any(one.failed for one in self.controls)
+        losses = [*loss_blocks(labelled(self.measured)), *run_table(self.measured, doubted=is_doubted)]
         symmetry = [m for m in self.measured if math.isfinite(m.rms) or m.labelled is None]
         return Document(
             self.model,
@@ -115,7 +117,7 @@ class Report(Record, frozen=True):
                 top or Paragraph("Nothing was measured."),
                 *below_headline(self.controls),
                 *([symmetry_table(symmetry, doubted=is_doubted)] if symmetry else []),
-                Section("How much of the loss is it?", loss_blocks(labelled(self.measured))),
+                Section("How much of the loss is it?", losses),
                 Section("Where is it?", self._where(about)),
                 Section("What kind is it?", main_first(kind_figures(self.measured, about), about)),
                 Section("Over time", [*(b for one in self.over for b in one.blocks()), *course_figures(self.history)]),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.schema.grid_inference import could_be_field, unclear
+from equiv_probe.schema.undeclared import UndeclaredError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from equiv_probe.representations.representation import Representation
 
 
-def ambiguous(role: str, name: str, value: Tensor, points: list[Tensor]) -> EquivProbeError:
+def ambiguous(role: str, name: str, value: Tensor, points: list[Tensor]) -> UndeclaredError:
     """What could be several things, with the lines that say which; the likeliest first."""
     shape = tuple(value.shape)
     of_atoms = any(shape[:-1] == tuple(one.shape[:-1]) for one in points)
@@ -38,10 +39,7 @@ def ambiguous(role: str, name: str, value: Tensor, points: list[Tensor]) -> Equi
     if options.startswith("ep.concat"):
         line = options[: options.index(")") + 1]
     fixed = ", or ep.fixed to leave it as it is" if role == "inputs" else ""
-    fields = f'ep.Schema({role}={{"{name}": {line}}}, ...)'
-    return EquivProbeError(
-        f"{role}[{name!r}] of shape {shape}, which could be {options}", "a declaration", f"{fields}{fixed}"
-    )
+    return UndeclaredError(role, name, f"{role}[{name!r}] of shape {shape}, which could be {options}", line, more=fixed)
 
 
 def require_rotating(inputs: Mapping[str, Any], known: Mapping[str, Representation]) -> None:
@@ -56,11 +54,6 @@ def require_rotating(inputs: Mapping[str, Any], known: Mapping[str, Representati
     )
 
 
-def possibly_fractional(what: str, name: str, cell: str) -> EquivProbeError:
+def possibly_fractional(what: str, name: str) -> UndeclaredError:
     """Coordinates beside a cell that may be in units of its vectors."""
-    return EquivProbeError(
-        what,
-        "a declaration",
-        f'ep.Schema(inputs={{"{name}": ep.fixed, "{cell}": ep.vector}}, ...) for fractional coordinates, '
-        "ep.point for positions",
-    )
+    return UndeclaredError("inputs", name, what, "ep.fixed", more=" for fractional coordinates, ep.point for positions")

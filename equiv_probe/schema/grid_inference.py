@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.grids import grid
+from equiv_probe.schema.undeclared import UndeclaredError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,11 +54,8 @@ def guess_grid(
         if not certain and (whole_numbers or named_otherwise):
             return None
         if by_name is not None and by_name.event_shape and shape[1] == math.prod(by_name.event_shape):
-            raise EquivProbeError(
-                f"{role}[{name!r}], by its name ep.{by_name}, of shape {shape}: its channels could be the components",
-                "a declaration",
-                f'ep.Schema({role}={{"{name}": ep.grid(ep.{by_name})}}, ...), or ep.grid() for scalars',
-            )
+            found = f"{role}[{name!r}], by its name ep.{by_name}, of shape {shape}: its channels could be components"
+            raise UndeclaredError(role, name, found, f"ep.grid(ep.{by_name})", more=", or ep.grid() for scalars")
         if not certain:
             raise unclear(role, name, shape, of_points=bool(points))
         reason = f"its shape {shape} is that of a voxel grid (B, C, D, H, W), every channel taken as a scalar"
@@ -81,7 +78,7 @@ def could_be_field(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 4 and min(value.shape[1:]) >= 4
 
 
-def unclear(role: str, name: str, shape: tuple[int, ...], *, of_points: bool = False) -> EquivProbeError:
+def unclear(role: str, name: str, shape: tuple[int, ...], *, of_points: bool = False) -> UndeclaredError:
     """What could be a grid and could be something else, with the lines that say which."""
     other = "ep.fixed" if role == "inputs" else "ep.scalar"
     what, more = "ep.grid()", ""
@@ -89,8 +86,5 @@ def unclear(role: str, name: str, shape: tuple[int, ...], *, of_points: bool = F
         what, more = "ep.grid(channel_axis=False)", "; ep.grid() for the channels of one structure, (C, D, H, W)"
     if of_points:  # the default centre is right only for a box that is laid about the structure
         more += '; and center="origin" if the box of the grid lies about the origin of the points'
-    return EquivProbeError(
-        f"{role}[{name!r}] of shape {shape}, which could be a voxel grid or {other}",
-        "a declaration",
-        f'ep.Schema({role}={{"{name}": {what}}}, ...) or {other}{more}',
-    )
+    found = f"{role}[{name!r}] of shape {shape}, which could be a voxel grid or {other}"
+    return UndeclaredError(role, name, found, what, more=f" or {other}{more}")

@@ -16,13 +16,14 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import representation as reps
 from equiv_probe.representations.grids import Grid
 from equiv_probe.schema.ambiguity import ambiguous, possibly_fractional, require_rotating
-from equiv_probe.schema.grid_inference import could_be_field, guess_grid, looks_like_grid
+from equiv_probe.schema.grid_inference import could_be_field, looks_like_grid
 from equiv_probe.schema.hidden_coordinates import Evidence, readable
+from equiv_probe.schema.output_inference import Found, infer_output, infer_outputs, settled_by_name
+from equiv_probe.schema.undeclared import UndeclaredError, noted, together
 from equiv_probe.schema.usual_names import (
     CELLS,
     holds_edges,
     holds_harmonics,
-    is_fractional,
     is_predicted,
     plain,
     usual,
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.representations.representation import Representation
-
-Found = tuple["Representation", str]
-"""A representation, and why."""
-BY_SHAPE = "a last axis of 3"
-"""How the reason begins for outputs that are vectors by their shape alone."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +61,17 @@ def infer(
     Raises:
         EquivProbeError: nothing rotates, or a tensor could carry several representations.
     """
-    found = _inputs(inputs, outputs, known_inputs, known_outputs)
+    problems: list[UndeclaredError] = []
+    found = _inputs(inputs, outputs, known_inputs, known_outputs, problems)
     given = {**known_inputs, **{name: rep for name, (rep, _) in found.items()}}
-    if all(isinstance(rep, reps.Fixed) for rep in given.values()):
+    if not problems and all(isinstance(rep, reps.Fixed) for rep in given.values()):
         require_rotating(inputs, known_inputs)
     points, boxes = _geometry(inputs, given)
-    found_outputs = {
-        name: _output(name, value, points, boxes)
-        for name, value in outputs.items()
-        if name not in known_outputs and isinstance(value, torch.Tensor)
-    }
+    found_outputs = infer_outputs(
+        outputs, known_outputs, points, boxes, in_cells=bool(_cells(inputs)), problems=problems
+    )
+    if problems:
+        raise together(problems)
     roles = (("inputs", found), ("outputs", found_outputs))
     assumptions = [Assumption(role, n, rep, why) for role, group in roles for n, (rep, why) in group.items()]
     return given, {**known_outputs, **{n: rep for n, (rep, _) in found_outputs.items()}}, tuple(assumptions)
@@ -109,6 +106,7 @@ def _inputs(
     outputs: Mapping[str, Any],
     known: Mapping[str, Representation],
     known_outputs: Mapping[str, Representation],
+    problems: list[UndeclaredError],
 ) -> dict[str, Found]:
     """What is found out about the inputs, in their order: names before values, values before shapes."""
     pending = {n: v for n, v in inputs.items() if n not in known and isinstance(v, torch.Tensor)}
@@ -119,30 +117,52 @@ def _inputs(
         if by_name is None or not by_name.event_shape or is_volume or not value.is_floating_point():
             continue
         if by_name.fits(value.shape) and not (plain(name) in CELLS and value.shape[-2:] != (3, 3)):
-            _require_cartesian(name, value, by_name, inputs)
+            with noted(problems):
+                _require_cartesian(name, value, by_name, inputs)
             found[name] = by_name, f"its name, and its shape {tuple(value.shape)} fits"
     if not any(rep.is_affine for rep in (*known.values(), *(rep for rep, _ in found.values()))):
         first = next((n for n, v in pending.items() if n not in found and _could_be_points(n, v)), None)
         if first is not None:
-            found[first] = _first(first, pending[first], inputs)
+            with noted(problems):
+                found[first] = _first(first, pending[first], inputs)
+            found.setdefault(first, (reps.point, "not known"))
     given = {**known, **{name: rep for name, (rep, _) in found.items()}}
     evidence = Evidence(inputs, given)
     given_outputs = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
     for name, value in pending.items():
         if name not in found:
             before = _geometry(inputs, {**given, **{n: rep for n, (rep, _) in found.items()}}, until=name)
-            output = given_outputs.get(name.rpartition(".")[2])
-            same = before[0] and output is not None and output.shape == value.shape
             try:
                 found[name] = _input(name, value, evidence, *before)
-            except EquivProbeError:
-                if not same:
-                    raise
-                # Named and shaped like an output, as in self-conditioning: what it could not be alone, it is.
-                like = name.rpartition(".")[2]
-                representation = known_outputs.get(like) or _output(like, value, *before)[0]
-                found[name] = representation, f"the output of that name, shape {tuple(value.shape)}"
+            except UndeclaredError as problem:
+                like = _output_like(name, value, given_outputs, known_outputs, before)
+                if like is None:
+                    problems.append(problem)
+                found[name] = like or (reps.fixed, "not known")
     return {name: found[name] for name in pending}
+
+
+def _output_like(
+    name: str,
+    value: Tensor,
+    outputs: Mapping[str, Tensor],
+    known: Mapping[str, Representation],
+    before: tuple[list[Tensor], list[tuple[int, ...]]],
+) -> Found | None:
+    """What an input is by the output of its name, as in self-conditioning, or of its shape, whose label it is."""
+    own = name.rpartition(".")[2]
+    shape = tuple(value.shape)
+    if before[0] and own in outputs and outputs[own].shape == value.shape:
+        return known.get(own) or infer_output(own, outputs[own], *before)[0], f"the output of that name, shape {shape}"
+    if not is_predicted(name) or not outputs:
+        return None
+    same = next((other for other, one in outputs.items() if one.shape == value.shape), None)
+    if same is not None:
+        return known.get(same) or infer_output(same, outputs[same], *before)[
+            0
+        ], f"by its name a label, of output {same!r}"
+    of_atoms = shape[-1] == 3 and any(shape == tuple(one.shape) for one in before[0])
+    return (reps.vector if of_atoms else reps.fixed), f"by its name a label, shape {shape}"
 
 
 def _geometry(
@@ -172,7 +192,7 @@ def _first(name: str, value: Tensor, inputs: Mapping[str, Any]) -> Found:
     cells = _cells(inputs)
     if cells:
         what = f"inputs[{name!r}] of shape {shape} beside the cell {cells[0]!r}, which could be fractional or Cartesian"
-        raise possibly_fractional(what, name, cells[0])
+        raise possibly_fractional(what, name)
     return reps.point, f"the first floating input with a last axis of 3, shape {shape}"
 
 
@@ -194,7 +214,7 @@ def _require_cartesian(name: str, value: Tensor, by_name: Representation, inputs
     edges = inputs[cells[0]].detach().norm(dim=-1)
     if inside and float(edges.min()) > 2:
         what = f"inputs[{name!r}], all between 0 and 1, beside the cell {cells[0]!r}: they could be fractional"
-        raise possibly_fractional(what, name, cells[0])
+        raise possibly_fractional(what, name)
 
 
 def _is_one_hot(value: Tensor) -> bool:
@@ -207,60 +227,27 @@ def _is_one_hot(value: Tensor) -> bool:
 
 def _input(name: str, value: Tensor, evidence: Evidence, points: list[Tensor], boxes: list[tuple[int, ...]]) -> Found:
     """One input's representation and the reason; raises where several would do."""
-    if found := _settled("inputs", name, value, points, boxes):
+    if found := settled_by_name("inputs", name, value, points, boxes):
         return found
     shape = tuple(value.shape)
     if _is_one_hot(value):
         return reps.fixed, f"its values are 0 and 1, shape {shape}"
     if hidden := evidence.of(name, value):
         if hidden.representation is None:
-            raise EquivProbeError(
+            raise UndeclaredError(
+                "inputs",
+                name,
                 f"inputs[{name!r}] of shape {shape}: {hidden}; {hidden.why_not}",
-                "what the network sees of the geometry made from the inputs that rotate",
-                f"make {name!r} inside of the probed module (T.Cartesian and T.LocalCartesian with norm=False also "
-                f'rotate), or ep.Schema(inputs={{"{name}": ep.fixed}}, ...) to leave it as it is',
+                "ep.fixed",
+                more=f" to leave it as it is; or make {name!r} inside of the probed module (T.Cartesian and "
+                "T.LocalCartesian with norm=False also rotate)",
+                expected="what the network sees of the geometry made from the inputs that rotate",
             )
         return hidden.representation, f"{hidden}, shape {shape}"
     if holds_harmonics(name) and shape[-1:] in {(4,), (9,), (16,), (25,)}:
-        raise EquivProbeError(
-            f"inputs[{name!r}] of shape {shape}, by its name spherical harmonics, in no basis of e3nn's",
-            "harmonics that are made inside of the probed module, or a declaration",
-            f'ep.Schema(inputs={{"{name}": ep.irreps("...")}}, ...) or ep.fixed',
-        )
+        what = f"inputs[{name!r}] of shape {shape}, by its name spherical harmonics, in no basis of e3nn's"
+        expected = "harmonics that are made inside of the probed module, or a declaration"
+        raise UndeclaredError("inputs", name, what, 'ep.irreps("...")', more=" or ep.fixed", expected=expected)
     if shape[-1:] not in {(3,), (6,), (9,)}:
         return reps.fixed, f"its shape {shape} has no axis of Cartesian components"
     raise ambiguous("inputs", name, value, points)
-
-
-def _output(name: str, value: Tensor, points: list[Tensor], boxes: list[tuple[int, ...]]) -> Found:
-    """One output's representation and the reason; raises where several would do."""
-    if is_fractional(name):
-        return reps.scalar, "its name: fractional coordinates do not rotate"
-    if found := _settled("outputs", name, value, points, boxes):
-        return found
-    shape = tuple(value.shape)
-    if shape[-1:] not in {(3,), (6,), (9,)}:
-        return reps.scalar, f"its shape {shape} has no axis of Cartesian components"
-    if len(shape) >= 2 and shape[-1] == 3 and shape[-2] != 3:
-        return reps.vector, f"{BY_SHAPE}, shape {shape}; if it is a place rather than an arrow, it is ep.point"
-    raise ambiguous("outputs", name, value, points)
-
-
-def _settled(role: str, name: str, value: Tensor, points: list[Tensor], boxes: list[tuple[int, ...]]) -> Found | None:
-    """What grids, whole numbers and usual names settle."""
-    shape = tuple(value.shape)
-    by_name = usual(name, shape)
-    if found := guess_grid(role, name, value, by_name=by_name, points=points, boxes=boxes):
-        return found
-    if not value.is_floating_point():
-        return reps.fixed, f"{value.dtype} values do not rotate"
-    if plain(name) in CELLS and shape[-2:] != (3, 3):
-        raise EquivProbeError(
-            f"{role}[{name!r}] of shape {shape}, which could be the lengths of a box or one cell vector",
-            "a declaration",
-            f'ep.Schema({role}={{"{name}": ep.fixed}}, ...) or ep.vector',
-        )
-    if by_name is not None and by_name.fits(shape):
-        why = "its name" if not by_name.event_shape else f"its name, and its shape {shape} fits"
-        return by_name, why
-    return None

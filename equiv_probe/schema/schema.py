@@ -7,10 +7,12 @@ its reason and the line that would declare it; what is ambiguous is an error tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.messages import logger
+from equiv_probe.representations.fixed import Fixed
 from equiv_probe.representations.spelling import representation
 from equiv_probe.rotations.drawing import rank
 from equiv_probe.schema.inference import Assumption, infer
@@ -18,6 +20,8 @@ from equiv_probe.schema.inference import Assumption, infer
 if TYPE_CHECKING:
     from equiv_probe.representations.representation import Representation
 
+REST = "*"
+"""In place of an input's name: all that are not named."""
 Named = dict[str, Any]
 """Tensors by name, in the model's own order."""
 
@@ -34,9 +38,11 @@ class Schema:
         batch: the input that holds, per node, the index of its structure (PyG's ``batch``), for the centroids.
         mask: the input ``(..., N)`` that is true where a dense batch holds an atom, for the centroids.
         assumptions: what was inferred, for print; made by :meth:`infer`.
+        rest: ``ep.fixed``: no input rotates that is not named, and none is asked about; ``inputs={..., "*": ep.fixed}``
+            says the same. None infers what the others are.
 
     Raises:
-        EquivProbeError: a string that names no representation.
+        EquivProbeError: a string that names no representation, or a rest that rotates.
 
     >>> print(Schema(inputs={"pos": "point"}, outputs={"energy": "scalar", "forces": "vector"}))
     Schema(inputs={"pos": ep.point}, outputs={"energy": ep.scalar, "forces": ep.vector})
@@ -48,11 +54,34 @@ class Schema:
     batch: str | None = None
     mask: str | None = None
     assumptions: tuple[Assumption, ...] = ()
+    rest: Representation | None = None
 
     def __post_init__(self) -> None:
+        if REST in self.inputs:
+            object.__setattr__(self, "rest", self.inputs[REST])
+            object.__setattr__(self, "inputs", {name: rep for name, rep in self.inputs.items() if name != REST})
+        if self.rest is not None:
+            object.__setattr__(self, "rest", representation(self.rest))
+            if not isinstance(self.rest, Fixed):
+                raise EquivProbeError(f"rest={self.rest}", "ep.fixed: what rotates is named", "rest=ep.fixed")
         for side in ("inputs", "outputs", "targets"):
             group = {name: representation(rep) for name, rep in getattr(self, side).items()}
             object.__setattr__(self, side, group)
+
+    @classmethod
+    def of(cls, given: Schema | Mapping[str, Any]) -> Schema:
+        """A schema from what a file or a command line says: ``{"inputs": {"pos": "point"}, "outputs": {...}}``.
+
+        Raises:
+            EquivProbeError: another key.
+        """
+        known = {"inputs", "outputs", "targets", "batch", "mask", "rest"}
+        if isinstance(given, Schema):
+            return given
+        if not isinstance(given, Mapping) or not set(given) <= known:
+            raise EquivProbeError(f"schema={given!r}", f"a mapping with some of {sorted(known)}", "ep.Schema(...)")
+        inputs, outputs, targets = (given.get(key) or {} for key in ("inputs", "outputs", "targets"))
+        return cls(inputs, outputs, targets, batch=given.get("batch"), mask=given.get("mask"), rest=given.get("rest"))
 
     @classmethod
     def infer(cls, inputs: Any, outputs: Any, declared: Schema | None = None) -> Schema:
@@ -68,8 +97,9 @@ class Schema:
         """
         known = declared or cls({}, {})
         given = named(inputs, list(known.inputs)), named(outputs, list(known.outputs))
-        found_inputs, found_outputs, assumptions = infer(*given, known.inputs, known.outputs)
-        return cls(found_inputs, found_outputs, known.targets, known.batch, known.mask, assumptions)
+        pending = given[0] if known.rest is None else {name: v for name, v in given[0].items() if name in known.inputs}
+        found_inputs, found_outputs, assumptions = infer(pending, given[1], known.inputs, known.outputs)
+        return replace(known, inputs=found_inputs, outputs=found_outputs, assumptions=assumptions)
 
     def target(self, name: str) -> Representation:
         """How the target of output ``name`` rotates."""
@@ -89,6 +119,7 @@ class Schema:
         parts = [f"inputs={line(self.inputs)}", f"outputs={line(self.outputs)}"]
         parts += [f"targets={line(self.targets)}"] if self.targets else []
         parts += [f'{key}="{value}"' for key, value in (("batch", self.batch), ("mask", self.mask)) if value]
+        parts += [] if self.rest is None else [f"rest=ep.{self.rest}"]
         return f"Schema({', '.join(parts)})"
 
 
@@ -96,11 +127,16 @@ _ANNOUNCED: list[Schema] = []
 
 
 def named(values: Any, names: list[str] | None = None) -> Named:
-    """View a tensor, tuple or dict as tensors by name; places become ``"0"``, ``"1"``, … or take ``names`` in order."""
+    """View a tensor, tuple or dict as tensors by name.
+
+    Places become ``"0"``, ``"1"``, … or take ``names`` in order; those of a NamedTuple are called what its fields are.
+    """
     if isinstance(values, Mapping):
         return dict(values)
     items = list(values) if isinstance(values, (tuple, list)) else [values]
-    labels = names if names and len(names) == len(items) else [str(i) for i in range(len(items))]
+    labels = list(getattr(values, "_fields", map(str, range(len(items)))))
+    if names and len(names) == len(items) and not set(names) <= set(labels):
+        labels = names
     return dict(zip(labels, items, strict=True))
 
 

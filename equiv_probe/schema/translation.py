@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.representations.representation import point, vector
-from equiv_probe.schema.inference import BY_SHAPE
+from equiv_probe.schema.output_inference import BY_SHAPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

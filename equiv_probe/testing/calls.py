@@ -13,8 +13,9 @@ import torch
 
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter
-from equiv_probe.live.capture import cloned, read_outputs
+from equiv_probe.live.capture import cloned
 from equiv_probe.live.live_orbit import LiveOrbit
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.probe.probe import Probe
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.testing.conformance import EXACT_PLAN, anisotropic, close, require, sizes

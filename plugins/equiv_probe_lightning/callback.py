@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence  # noqa: TC003 - configuration to
 from typing import TYPE_CHECKING, Any, Literal
 
 import equiv_probe as ep  # noqa: TC001 - likewise
+from equiv_probe.deprecation import renamed
 from equiv_probe_lightning import configuration as configured
 from equiv_probe_lightning.conclusion import conclude, conclude_together
 from equiv_probe_lightning.measured_step import measured_step
@@ -24,15 +25,18 @@ class Measuring:
     weights, metrics, logs or random numbers.
 
     Args:
-        every: training steps between two measurements; ``"epoch"`` for one in each; a rule ``step -> bool``; or None.
+        every: training steps between two measurements; ``"auto"`` for as many as the cost allows; ``"epoch"`` for one
+            in each; a rule ``step -> bool``; or None.
         network: name of the submodule to measure, such as ``"model.net"``, or ``"."`` for the LightningModule itself;
             None finds the one that is called with coordinates.
         schema: representations, an :class:`equiv_probe.Schema` or the same as nested mappings of words; None infers.
         plan: of validation and test; a plan, its design's name or its arguments.
-        full: validation (test) batches of which one is measured, at random, as far as the budget goes at least one an
-            epoch; a rule; or None.
-        budget: largest share of the elapsed time that measuring in validation may take: in short runs most epochs are
-            not measured. None is no limit; it is needed where something monitors the share in validation.
+        full: validation (test) batches of which one is measured, at random, as far as the cost allows; a rule; or None.
+            The last epoch, as far as that is foreseen, and a test are measured once at least, by few rotations if need
+            be.
+        cost: largest share of the run's time that measuring may take, in training with ``every="auto"`` and in
+            validation: in short runs most epochs are not measured. None is no limit; it is needed where something
+            monitors the share in validation.
         warmup: training steps at the beginning that are left alone.
         window: training measurements in the running estimate.
         augment: rotate the network's training inputs at random too, and its outputs back.
@@ -54,21 +58,24 @@ class Measuring:
             for ``equiv_probe_report.json`` in the logger's directory.
         figures: whether to give the share and its history as figures to loggers that take figures, at the end of a fit.
         verbose: whether to print the assumptions and the table.
+        on_error: what comes of a network or a schema that cannot be found: ``"raise"`` at the first step, or
+            ``"warn"`` once and let the run go on without. What cannot be measured later is warned of and listed, and
+            never ends a run.
 
     Raises:
-        EquivProbeError: at the first step, if the network or the schema cannot be found. What cannot be measured later
-            is warned of and listed, and never ends a run.
+        EquivProbeError: settings that do not fit; and at the first step, see ``on_error``.
     """
 
+    @renamed(budget="cost")
     def __init__(
         self,
-        every: int | Literal["epoch"] | Callable[[int], bool] | None = 50,
+        every: int | Literal["auto", "epoch"] | Callable[[int], bool] | None = "auto",
         *,
         network: str | None = None,
         schema: dict[str, Any] | ep.Schema | None = None,
         plan: str | dict[str, Any] | ep.RotationPlan | None = None,
         full: int | Callable[[int], bool] | None = 10,
-        budget: float | None = 0.02,
+        cost: float | None = 0.01,
         warmup: int = 0,
         window: int = 10,
         augment: bool = False,
@@ -83,13 +90,14 @@ class Measuring:
         report: str | bool | None = None,
         figures: bool = True,
         verbose: bool = True,
+        on_error: Literal["raise", "warn"] = "raise",
     ) -> None:
         super().__init__()
         options: dict[str, Any] = {
             "every": every,
             "warmup": warmup,
             "full": full,
-            "budget": budget,
+            "cost": cost,
             "window": window,
             "center": center,
             "seed": seed,
@@ -110,6 +118,7 @@ class Measuring:
             report=report,
             figures=figures,
             verbose=verbose,
+            on_error=on_error,
         )
         self.run = Run(self.settings)
         self.from_environment = False
@@ -173,16 +182,22 @@ class Measuring:
         del trainer, pl_module
         self.run.begin_epoch("train", None)
 
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say how it goes."""
+        del trainer, pl_module
+        if self.run.begun:
+            self.run.tell()
+
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the epoch's estimates from nothing."""
         del pl_module
         if not trainer.sanity_checking:
-            self.run.begin_epoch("val", sum(trainer.num_val_batches))
+            self.run.begin_evaluation("val")
 
     def on_test_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the estimates from nothing."""
-        del pl_module
-        self.run.begin_epoch("test", sum(trainer.num_test_batches))
+        del trainer, pl_module
+        self.run.begin_evaluation("test")
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the running estimate, after a measurement and whenever Lightning is about to write."""
@@ -202,6 +217,7 @@ class Measuring:
     def _evaluated(self, stage: str, trainer: Any, pl_module: Any) -> None:
         if self.run.begun and self.probe is not None and stage in self.settings.stages:
             self.logbook.evaluation(self.probe, stage, trainer, pl_module)
+            self.run.tell()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Print the table, save the report, and log its figures."""

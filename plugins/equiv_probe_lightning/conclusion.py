@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import equiv_probe as ep
 from equiv_probe.cli.run_script import report_path
-from equiv_probe.messages import logger
 from equiv_probe_lightning import ranks
 from equiv_probe_lightning.figures import log_figures
+from equiv_probe_lightning.trainers import inform
 
 if TYPE_CHECKING:
     from equiv_probe_lightning.run import Run
@@ -36,18 +36,20 @@ def conclude(run: Run, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | N
         notes: what a reader must know.
     """
     assert run.probe is not None
-    settings, report = run.settings, run.logbook.report(run.probe, trainer, merged, notes)
+    settings, report = run.settings, run.report(trainer, merged, notes)
     if settings.verbose:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # which may not have what tables are made of
         print(str(report).encode(encoding, "replace").decode(encoding))
     if settings.figures and trainer.state.fn == "fit" and not trainer.barebones:
         log_figures(report, trainer.loggers, trainer.global_step)
     if settings.report:
-        path = report_path(run.directory if settings.report is True else settings.report)
+        where = run.directory if settings.report is True else settings.report
+        wanted = report_path(where)
         try:
-            report.save(path)
+            path = run.saving.save(report, where)
         except (OSError, ep.EquivProbeError) as error:  # the training is done; what comes after is the user's
             warnings.warn(f"equiv_probe could not save its report: {error}", stacklevel=2)
             return
         if settings.verbose:
-            logger.info(f"Saved to {path}")
+            other = f" ({wanted.name} is that of another run)" if path != wanted else ""
+            inform(trainer, f"equiv_probe saved its report to {path}{other}")

@@ -12,10 +12,11 @@ from equiv_probe.estimation.estimates import Sums
 from equiv_probe.probe.probe_report import report_of
 from equiv_probe.results.over_time import OverTime
 from equiv_probe_lightning import ranks
+from equiv_probe_lightning.losses import repeated
 from equiv_probe_lightning.trainers import about_to_write
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -41,21 +42,34 @@ class Logbook:
         """Whether something was measured in training that was not logged yet."""
         self.fresh_gradients = False
         """Likewise of gradients."""
+        self._shares: set[str] = set()
+        """Names of shares over everything, not of a part of it."""
         self._training: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
         self._places: list[ranks.Place] = []
         self._gradient_history: list[tuple[int, dict[str, Tensor]]] = []
         self._keys: list[ranks.Key] | None = None
         self._history: list[tuple[int, ranks.Key, dict[str, Any]]] = []
+        self._repeated: dict[str, list[str]] = {}
         self._began: float | None = None
         self._earlier = 0.0
         """Seconds of training before the checkpoint that this run goes on from."""
 
     def stepped(self, probe: ep.Probe, stage: str) -> None:
         """Note what a step measured."""
+        schedule = probe.schedules["step", stage]
+        if schedule.was_due and stage not in self._repeated:
+            # In bins the losses of the structures say more than their mean, which is the loss.
+            self._repeated[stage] = repeated(probe.running, stage) if probe.over is None else []
+            for name in self._repeated[stage]:
+                del probe.running[stage, name]
         if stage == "train":
             self.fresh |= probe.schedules["step", stage].was_due
             self.fresh_gradients |= probe.gradients is not None and probe.schedule("gradients", stage).was_due
+
+    def repeated(self, stage: str) -> Sequence[str]:
+        """Names under which a step of a stage only says again what it says under another one."""
+        return self._repeated.get(stage, ())
 
     def training(self, probe: ep.Probe, trainer: Any, module: Any) -> None:
         """Log the estimates over the window and over ranks; nothing waits for the device."""
@@ -92,7 +106,11 @@ class Logbook:
 
     def evaluation(self, probe: ep.Probe, stage: str, trainer: Any, module: Any) -> None:
         """Log the estimates over an epoch and over ranks."""
-        here = {key: one for key, one in probe.running.items() if key[0] == stage and stage not in probe.running.stale}
+        here = {
+            key: one
+            for key, one in probe.running.items()
+            if key[0].partition("/")[0] == stage and key[0] not in probe.running.stale
+        }
         merged = ranks.merged(here)
         sums = {key: Sums(**state["everything"]).to(module.device) for key, state in merged.items()}
         sums = self._alone(probe, sums)
@@ -138,6 +156,7 @@ class Logbook:
             few = running is not None and ranks.world() == 1 and not running.has_error_bar
             kept = {name: values[name] for name in wanted if not (few and name.endswith("_stderr"))}
             self._history.append((step, key, {"seconds": self.seconds, **kept}))
+            self._shares.add(f"equiv/{key[0]}/{key[1]}/share")
             found.update({f"equiv/{key[0]}/{key[1]}/{name}": value for name, value in kept.items()})
         return found
 
@@ -149,8 +168,9 @@ class Logbook:
             module.log(
                 name,
                 single,
-                prog_bar=self.prog_bar and name.endswith("/share") and name.count("/") == 3,
+                prog_bar=self.prog_bar and name in self._shares,
                 batch_size=1,
+                add_dataloader_idx=False,  # which loader it is of is in the name
                 **how,
             )
 
@@ -168,7 +188,13 @@ class Logbook:
         ]
 
     def report(
-        self, probe: ep.Probe, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | None, notes: list[str]
+        self,
+        probe: ep.Probe,
+        trainer: Any,
+        merged: dict[ranks.Key, dict[str, Any]] | None,
+        notes: list[str],
+        *,
+        run: str,
     ) -> Report:
         """The report of a run.
 
@@ -177,6 +203,7 @@ class Logbook:
             trainer: which ran it.
             merged: sums over ranks; None is this rank's own.
             notes: what a reader must know.
+            run: its name.
         """
         sums = over = None
         if merged is not None:
@@ -186,7 +213,11 @@ class Logbook:
                 for key, state in merged.items()
             }
             sums = self._alone(probe, sums)
-        protocol = {"steps": trainer.global_step, "ranks": ranks.world(), "cost": f"{self._cost(probe)} of the run"}
+        protocol = {
+            "steps": trainer.global_step,
+            "ranks": ranks.world(),
+            "run": run,
+        }
         source = f"a run of {trainer.global_step} steps, epoch {trainer.current_epoch}"
         history, complete = self.history, not notes
         gradients = self._shown(probe)
@@ -218,16 +249,11 @@ class Logbook:
             found[key] = structs.replace(entry, history=history)
         return found
 
-    def _cost(self, probe: ep.Probe) -> str:
-        schedules = list(probe.schedules.values())
-        elapsed = max(schedule.elapsed for schedule in schedules)
-        return f"{100 * sum(schedule.seconds for schedule in schedules) / elapsed:.2g} %"
-
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
         history = [(step, list(key), {n: float(v) for n, v in values.items()}) for step, key, values in self._history]
         rows = [(step, {n: float(v) for n, v in values.items()}) for step, values in self._gradient_history]
-        return {"history": history, "gradients": rows, "seconds": self.seconds}
+        return {"history": history, "gradients": rows, "seconds": self.seconds, "repeated": self._repeated}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
@@ -236,15 +262,23 @@ class Logbook:
         self._gradient_history = [
             (step, {n: torch.tensor(v, dtype=torch.float64) for n, v in values.items()}) for step, values in rows
         ]
+        self._repeated = {stage: list(names) for stage, names in state.get("repeated", {}).items()}
         self._earlier, self._began = state.get("seconds", 0.0), time.perf_counter()
 
 
 def _outdated(probe: ep.Probe, history: list[dict[str, Any]], now: int) -> list[str]:
-    """A line for each evaluation whose numbers are of an earlier epoch than its last."""
+    """A line for each evaluation whose numbers are of an earlier epoch than its last, or that has none."""
     last = {entry["stage"]: entry["step"] for entry in history if entry["stage"] in probe.running.stale}
+    why = "there was no room in the time for it (cost); cost=None measures every epoch."
     return [
-        f"{stage} is as it was at step {step} of {now}: later epochs were not measured, since the time for it "
-        "(budget) was used up; budget=None measures every epoch."
-        for stage, step in last.items()
-        if step < now
+        *(
+            f"{stage} is as it was at step {step} of {now}: later epochs were not measured, since {why}"
+            for stage, step in last.items()
+            if step < now
+        ),
+        *(
+            f"{stage} was not measured: {why}"
+            for (kind, stage), one in probe.schedules.items()
+            if kind == "step" and stage != "train" and one.step and not one.measured and one.every is not None
+        ),
     ]

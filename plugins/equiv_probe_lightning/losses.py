@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from equiv_probe.estimation.running import Running
+
+SAME = 1e-5
+"""Of its total, by which a loss may differ from itself: it is summed up in another order in single precision."""
 _STAGES = {"train", "training", "val", "valid", "validation", "test", "step", "epoch"}
 _ERRORS = {"mse", "mae", "rmse", "nll", "error", "err", "l1", "l2", "huber"}
 
@@ -16,9 +23,9 @@ _ERRORS = {"mse", "mae", "rmse", "nll", "error", "err", "l1", "l2", "huber"}
 def losses_of(result: Any, logged: Mapping[str, Any], *, by_structure: bool = False) -> dict[str, Any]:
     """The losses of a step by name; empty if it has none.
 
-    The returned loss is ``"loss"``. Further terms are those whose name says loss; if no loss is returned, what is
-    logged decides: names with "loss", else those of errors (mse, mae, rmse, nll, error), else all scalar tensors. The
-    stage in a name (``train_energy_loss``) is left out, since the estimates are kept by stage.
+    The returned loss is ``"loss"``. Further terms are those whose name says loss or error (mse, mae, rmse, nll, error);
+    without any of these all scalar tensors that are logged. The stage in a name (``train_energy_loss``) is left out,
+    since the estimates are kept by stage.
 
     Args:
         result: what the step returned.
@@ -28,8 +35,8 @@ def losses_of(result: Any, logged: Mapping[str, Any], *, by_structure: bool = Fa
     >>> x = torch.tensor(1.0)
     >>> losses_of({"loss": x, "y": torch.zeros(3)}, {"train/energy_loss": torch.tensor(0.5), "lr": 0.1})
     {'loss': tensor(1.), 'energy_loss': tensor(0.5000)}
-    >>> losses_of(None, {"val_mae": 0.25, "step": 3})
-    {'mae': 0.25}
+    >>> losses_of(None, {"val_Total_Loss": 0.5, "val_Energy_MAE": 0.25, "step": 3})
+    {'Total_Loss': 0.5, 'Energy_MAE': 0.25}
     """
     returned = result.get("loss") if isinstance(result, Mapping) else result
     found = {"loss": returned} if _is_scalar(returned) else {}
@@ -37,9 +44,7 @@ def losses_of(result: Any, logged: Mapping[str, Any], *, by_structure: bool = Fa
     rest = {n: v for n, v in given.items() if n != "loss" and _is_number(v) and not _same(v, returned)}
     if not found and "loss" in given and _is_number(given["loss"]):
         rest["loss"] = given["loss"]
-    named = {name: value for name, value in rest.items() if "loss" in name.lower()}
-    if not found and not named:
-        named = {name: value for name, value in rest.items() if _ERRORS & set(_words(name))}
+    named = {name: value for name, value in rest.items() if "loss" in name.lower() or _ERRORS & set(_words(name))}
     if not found and not named:
         named = {name: value for name, value in rest.items() if _is_scalar(value)}
     for name, value in named.items():
@@ -49,6 +54,26 @@ def losses_of(result: Any, logged: Mapping[str, Any], *, by_structure: bool = Fa
         found[name if short in found else short] = value
     if by_structure and isinstance(result, Mapping):
         found.update({n: v for n, v in result.items() if n not in found and "loss" in n.lower() and _is_column(v)})
+    return found
+
+
+def repeated(running: Mapping[tuple[str, str], Running], stage: str) -> list[str]:
+    """Names whose numbers are those of an earlier name, to rounding, at all rotations: one loss under two names.
+
+    Args:
+        running: the estimates after the first measurement; the device is waited for.
+        stage: whose names.
+    """
+    found: list[str] = []
+    kept: list[Tensor] = []
+    for (own, name), one in running.items():
+        if own != stage or not one.labelled:
+            continue
+        sums = one.everything.first
+        if any(torch.allclose(sums, other, rtol=0.0, atol=SAME * float(other[1].abs())) for other in kept):
+            found.append(name)
+        else:
+            kept.append(sums)
     return found
 
 

@@ -33,25 +33,52 @@ def measured_step(
         args: of the step.
         kwargs: of the step.
     """
-    module = run.module
+    module, first = run.module, not run.stepped
+    run.stepped = True
+    if stage != "train":
+        stage = run.stage_of(stage, original, args, kwargs)
     repeatable = not reads_iterator(original) and (stage != "train" or module.automatic_optimization)
     whole = compiled_as_a_whole(module)
-    if whole and not repeatable:
-        _warn_of_compiled(run)
+    if stage in run.given_up or (whole and not repeatable):
+        if stage not in run.given_up:
+            _warn_of_compiled(run)
         return original(*args, **kwargs)
+    raises = first and run.settings.on_error == "raise"
     if run.probe is None:
-        found = _network(run, original, copied((args, kwargs)) if repeatable else None)
+        try:
+            found = _network(run, original, copied((args, kwargs)) if repeatable else None)
+        except Exception as error:
+            if raises:
+                raise
+            run.give_up(stage, error)
+            return original(*args, **kwargs)
         if found is None:  # then the user's own run shows which it is
-            with calls_of(module, run.settings.schema) as called:
-                result = original(*args, **kwargs)
-            run.begin(Training(called.only(module)))
-            return result
+            return _shown(run, stage, original, args, kwargs, raises=raises)
         run.begin(found)
     assert run.probe is not None
-    step = _Repeated(run, original, args, kwargs, whole=whole)
+    step = _Repeated(run, stage, original, args, kwargs, whole=whole)
+    failures = run.probe.failures
+    failures.raises = raises
     run.probe.step(step, stage=stage, replay=repeatable)
+    if failures and not failures.succeeded:  # of what never worked nobody must hear at every step
+        run.given_up.add(stage)
     run.logbook.stepped(run.probe, stage)
     return step.outcome[0]
+
+
+def _shown(
+    run: Run, stage: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, raises: bool
+) -> Any:
+    """Run the user's step, and see which module is the network."""
+    with calls_of(run.module, run.settings.schema) as called:
+        result = original(*args, **kwargs)
+    try:
+        run.begin(Training(called.only(run.module)))
+    except Exception as error:
+        if raises:
+            raise
+        run.give_up(stage, error)
+    return result
 
 
 def _network(run: Run, original: Callable[..., Any], again: Any) -> Training | None:
@@ -71,9 +98,17 @@ class _Repeated:
     """
 
     def __init__(
-        self, run: Run, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, whole: bool
+        self,
+        run: Run,
+        stage: str,
+        original: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        whole: bool,
     ) -> None:
-        self._run, self._original, self._given, self._whole = run, original, (args, kwargs), whole
+        self._run, self._stage = run, stage
+        self._original, self._given, self._whole = original, (args, kwargs), whole
         self.__wrapped__ = original  # what it writes into is put back before it is run again
         self._pristine: Any = None
         self.outcome: list[Any] = []
@@ -97,7 +132,8 @@ class _Repeated:
             result = self._original(*args, **kwargs)
         if not self.outcome:
             self.outcome.append(result)
-        return losses_of(result, logged, by_structure=probe.over is not None)
+        losses = losses_of(result, logged, by_structure=probe.over is not None)
+        return {name: value for name, value in losses.items() if name not in self._run.logbook.repeated(self._stage)}
 
     def _compiled(self) -> dict[str, Any]:
         """Hooks do not reach into a compiled step: it runs as it is, and is recorded in an eager run beside that."""

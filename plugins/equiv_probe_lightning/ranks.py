@@ -115,7 +115,7 @@ def merged(running: Mapping[Key, Running]) -> dict[Key, dict[str, Any]]:
             "recent": [vars(sums) for sums in recent],
             "structures": structures,
             "labelled": mine[0]["labelled"],
-            "loss": mine[0]["loss"],
+            **{name: mine[0][name] for name in ("loss", "floor", "precision")},
         }
         if binned := binned_sums.merged([state.get("binned", {}) for state in mine]):
             found[key]["binned"] = binned

@@ -28,6 +28,7 @@ class Settings:
         report: where to save it.
         figures: whether loggers get figures.
         verbose: whether to print.
+        on_error: ``"raise"`` at the first step, or ``"warn"``.
 
     Raises:
         EquivProbeError: settings that do not fit.
@@ -42,10 +43,13 @@ class Settings:
     report: str | bool | None
     figures: bool
     verbose: bool
+    on_error: str
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.stages) - set(STEPS.values()))
         if unknown:
             raise ep.EquivProbeError(f"stages {unknown}", f"some of {list(STEPS.values())}", 'stages=("train", "val")')
+        if self.on_error not in {"raise", "warn"}:
+            raise ep.EquivProbeError(f"on_error={self.on_error!r}", '"raise" or "warn"', 'on_error="warn"')
         for kind in ("step", "gradients"):  # what is wrong is an error here
             ep.Probe(torch.nn.Identity(), **self.options).schedule(kind, "train")

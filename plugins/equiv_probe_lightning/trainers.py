@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
+from collections.abc import Mapping
 from typing import Any
 
 FLAVOURS = ("lightning.pytorch", "pytorch_lightning")
@@ -24,6 +26,11 @@ def dummy_logger(trainer: Any) -> type[Any]:
     return kind
 
 
+def inform(trainer: Any, message: str) -> None:
+    """Say something by the logger of Lightning's own package, on the first process: its level silences it."""
+    importlib.import_module(f"{flavour(trainer)}.utilities.rank_zero").rank_zero_info(message)
+
+
 def defines(module: Any, name: str) -> bool:
     """Whether a LightningModule has a method of its own, not Lightning's empty one."""
     if name in vars(module):
@@ -40,6 +47,48 @@ def reads_iterator(step: Any) -> bool:
 def compiled_as_a_whole(module: Any) -> bool:
     """Whether the Trainer was given ``torch.compile(module)``: then its steps are compiled, not the network alone."""
     return getattr(module, "_compiler_ctx", None) is not None
+
+
+def loaders_of(trainer: Any, stage: str) -> list[tuple[str, float]]:
+    """The loaders of an evaluation, by the name that tells them apart, and how many batches each has.
+
+    A single one has no name; of several, those of a dict have its keys, and others are called as Lightning's own logs
+    call them: ``dataloader_idx_1``.
+    """
+    loaders, batches = {
+        "val": (trainer.val_dataloaders, trainer.num_val_batches),
+        "test": (trainer.test_dataloaders, trainer.num_test_batches),
+    }[stage]
+    if len(batches) < 2:
+        return [("", sum(batches))]
+    names = list(map(str, loaders)) if isinstance(loaders, Mapping) else []
+    if len(names) != len(batches):
+        names = [f"dataloader_idx_{place}" for place in range(len(batches))]
+    return list(zip(names, batches, strict=True))
+
+
+def last_evaluation(trainer: Any) -> bool | None:
+    """Whether no other epoch of the evaluation that begins is to come; early stopping is not foreseen."""
+    if trainer.state.fn != "fit":
+        return True
+    if trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step:
+        return True
+    here = trainer.fit_loop.epoch_loop.batch_idx + 1
+    epoch, between = trainer.num_training_batches, trainer.val_check_batch
+    most, epochs = trainer.max_epochs, trainer.check_val_every_n_epoch
+    if not math.isfinite(epoch):
+        return most is not None and 0 <= most <= trainer.current_epoch + (epochs or 1)
+    in_epoch = epochs is None or here + between <= epoch
+    ahead = between if in_epoch else epochs * epoch - here + min(between, epoch)
+    left = math.inf if most is None or most < 0 else (most - trainer.current_epoch) * epoch - here
+    steps = math.inf if trainer.max_steps < 0 else trainer.max_steps - trainer.global_step
+    return bool(ahead > min(left, steps * trainer.accumulate_grad_batches))
+
+
+def loader_place(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Which of several loaders a step's batch comes from."""
+    given = inspect.signature(step).bind_partial(*args, **kwargs).arguments
+    return int(given.get("dataloader_idx", 0))
 
 
 def about_to_write(trainer: Any) -> bool:

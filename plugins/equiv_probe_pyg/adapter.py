@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapters import Arguments, CallAdapter, Part, Rebuild
-from equiv_probe.live.capture import all_outputs
+from equiv_probe.live.outputs import all_outputs, new_outputs
 from equiv_probe.representations import representation as reps
 from equiv_probe.schema.schema import Schema
-from equiv_probe_pyg.graphs import INDEX_NAMES, Held, dense, is_graph, per_graph, plain
+from equiv_probe_pyg.graphs import INDEX_NAMES, Held, dense, is_graph, plain
 from equiv_probe_pyg.joining import join
 from equiv_probe_pyg.labels import Labels
 from equiv_probe_pyg.owners import structures_of
@@ -31,7 +32,7 @@ _SHIFTS = {"shifts", "edge_shift", "edge_shifts", "shift_vectors", "pbc_offshift
 
 def reads(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a call is of PyG's kind: a graph, or an index of graphs or of edges by name."""
-    leaves = CallAdapter(module).split(args, kwargs)[0]
+    leaves = _Leaves(module).split(args, kwargs)[0]
     return any(is_graph(value) or _indexes(name, value) for name, value in leaves.items())
 
 
@@ -42,7 +43,13 @@ def _indexes(name: str, value: Any) -> bool:
     return edges or (plain(name) in INDEX_NAMES and value.ndim == 1)
 
 
-class GraphAdapter(CallAdapter):
+class _Leaves(CallAdapter):
+    """Calls whose graphs are left as they are."""
+
+    opens_graphs = False
+
+
+class GraphAdapter(_Leaves):
     """Reads, rotates, joins and parts calls with PyG's graphs or their tensors.
 
     Args:
@@ -64,13 +71,9 @@ class GraphAdapter(CallAdapter):
         for name, label in graphs.items():
             held, values = Held.of(given[name], name, inputs)
             inputs.update({**values, label: held})
-        folded = {} if graphs else _by_graphs(inputs)
-        shapes = {name: inputs[name].shape for name in folded}
-        inputs.update(folded)
 
         def rebuild(values: Named) -> Arguments:
             made = {name: values[graphs[name]].rebuilt(values) if name in graphs else values[name] for name in given}
-            made.update({name: values[name].reshape(-1, *shape[1:]) for name, shape in shapes.items()})
             return rebuild_call(made)
 
         # Points first: of two arrays of threes, the other one is in need of an explanation.
@@ -109,12 +112,6 @@ class GraphAdapter(CallAdapter):
 
     def infer(self, inputs: Named, raw: Any, declared: Schema | None) -> Schema:
         """``pos`` is a point and ``y`` a label, as everywhere in PyG; names and shapes tell the rest."""
-        if is_graph(raw):
-            raise EquivProbeError(
-                f"a module that answers with a {type(raw).__name__}",
-                "a tensor, a tuple or a dict of tensors",
-                "probe a module that returns what is to be measured",
-            )
         known = declared or Schema({}, {})
         inputs_known = {**defined(inputs), **known.inputs}
         outputs = dict(known.outputs)
@@ -122,8 +119,8 @@ class GraphAdapter(CallAdapter):
             raw = self._chosen(raw, self._outputs)
             outputs = {**{name: rep for name, rep in self._outputs.items() if rep is not None}, **outputs}
         require_whole_shifts_declared(inputs, inputs_known)
-        partly = Schema(inputs_known, outputs, known.targets, known.batch, known.mask)
-        return Schema.infer(inputs, raw, partly)
+        partly = replace(known, inputs=inputs_known, outputs=outputs)
+        return Schema.infer(inputs, new_outputs(raw, inputs, list(outputs)), partly)
 
     @staticmethod
     def _chosen(raw: Any, names: Mapping[str, Any]) -> Named:
@@ -168,16 +165,3 @@ def require_whole_shifts_declared(inputs: Named, known: Mapping[str, Any]) -> No
                 "a declaration",
                 f'ep.Schema(inputs={{"{name}": ep.fixed}}, ...) for counts, ep.vector for vectors',
             )
-
-
-def _by_graphs(inputs: Named) -> dict[str, Tensor]:
-    """Cells ``(3B, 3)`` beside a batch vector, as ``(B, 3, 3)``."""
-    if not any(_indexes(name, value) and value.ndim == 1 for name, value in inputs.items()):
-        return {}
-    found = {}
-    for name, value in inputs.items():
-        if plain(name) in {"cell", "cells"} and dense(value) and value.ndim == 2 and len(value) % 3 == 0:
-            shown = per_graph(name, value, len(value) // 3)
-            if shown is not None:
-                found[name] = shown
-    return found

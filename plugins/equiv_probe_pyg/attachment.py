@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.probe.probe import Probe
@@ -74,6 +75,6 @@ def attach(
     if known and all(rep is not None for rep in known.values()):
         given = schema or Schema({}, {})
         merged = {**{name: rep for name, rep in known.items() if rep is not None}, **given.outputs}
-        schema = Schema(given.inputs, merged, given.targets, given.batch, given.mask)
+        schema = replace(given, outputs=merged)
     adapter = GraphAdapter(model, known)
     return Probe(model, schema, plan, every, adapter=adapter, targets=Labels(targets, loss), **options).attach()

@@ -41,7 +41,7 @@ def everything(callback: EquivarianceCallback) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tensor", "tuple", "dict", "custom"])
 def test_logged_share_is_the_closed_form(kind: str, tmp_path: Path) -> None:
-    callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, budget=None, window=100)
+    callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, cost=None, window=100)
     module = LinearModule(kind)
     fit = trainer(tmp_path, [callback])
     data = loader(kind, count=24)
@@ -149,7 +149,7 @@ def test_steps_without_a_loss_are_measured_without_labels(tmp_path: Path) -> Non
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             self.net(batch[0])
 
-    callback = EquivarianceCallback(every=None, plan=EXACT, full=1, budget=None)
+    callback = EquivarianceCallback(every=None, plan=EXACT, full=1, cost=None)
     trainer(tmp_path, [callback]).fit(Silent(), loader(), loader())
     total, mean = truth(centred(64))
     found = everything(callback)
@@ -183,7 +183,7 @@ def test_manual_optimization_is_measured_without_labels_and_trains_once(tmp_path
 
 
 def test_short_epochs_sanity_checks_and_fast_dev_run(tmp_path: Path) -> None:
-    callback = EquivarianceCallback(light=EXACT, plan="klein", full=10, budget=None)
+    callback = EquivarianceCallback(light=EXACT, plan="klein", full=10, cost=None)
     module = LinearModule()
     trainer(tmp_path, [callback], num_sanity_val_steps=2, max_epochs=3).fit(module, loader(count=24), loader(count=24))
     assert callback.probe is not None
@@ -253,7 +253,7 @@ def test_a_step_that_takes_its_batches_from_an_iterator_is_not_run_again(tmp_pat
 
 @pytest.mark.slow
 def test_validation_alone_and_runs_without_logging(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    callback = EquivarianceCallback(plan=EXACT, full=1, budget=None)
+    callback = EquivarianceCallback(plan=EXACT, full=1, cost=None)
     trainer(tmp_path, [callback]).validate(LinearModule(), loader(), verbose=False)
     total, mean = truth(centred(64))
     assert everything(callback)["equiv/val/loss/share"] == pytest.approx(1 - mean / total, rel=1e-9)

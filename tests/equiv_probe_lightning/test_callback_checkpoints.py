@@ -20,7 +20,7 @@ FORCES = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
 
 
 def fresh() -> EquivarianceCallback:
-    return EquivarianceCallback(every=3, plan="klein", full=2, budget=None, window=4, verbose=False)
+    return EquivarianceCallback(every=3, plan="klein", full=2, cost=None, window=4, verbose=False)
 
 
 def augmenting() -> EquivarianceCallback:
@@ -98,4 +98,4 @@ def test_a_checkpoint_is_read_with_weights_only(tmp_path: Path) -> None:
     callback = fresh()
     run(tmp_path, 1, callback)
     stored = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)
-    assert set(stored["callbacks"]["EquivarianceCallback"]) == {"probe", "generators", "turns", "logbook"}
+    assert set(stored["callbacks"]["EquivarianceCallback"]) == {"probe", "generators", "turns", "logbook", "saving"}

@@ -37,7 +37,7 @@ class Whole(LinearModule):
 @pytest.mark.slow
 def test_a_compiled_module_trains_the_same_and_is_measured(tmp_path: Path) -> None:
     matrices, counts, states = [], [], []
-    for callbacks in ([], [EquivarianceCallback(every=2, plan=EXACT, light=EXACT, full=1, budget=None, window=100)]):
+    for callbacks in ([], [EquivarianceCallback(every=2, plan=EXACT, light=EXACT, full=1, cost=None, window=100)]):
         torch.compiler.reset()
         torch.manual_seed(0)
         module = Whole(lr=1e-2)
@@ -53,7 +53,7 @@ def test_a_compiled_module_trains_the_same_and_is_measured(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_a_compiled_module_s_share_is_the_closed_form(tmp_path: Path) -> None:
     torch.compiler.reset()
-    callback = EquivarianceCallback(every=1, plan=EXACT, light=EXACT, full=1, budget=None, window=100)
+    callback = EquivarianceCallback(every=1, plan=EXACT, light=EXACT, full=1, cost=None, window=100)
     module: Any = torch.compile(Whole(), backend="eager")
     trainer(tmp_path, [callback]).fit(module, loader(), loader())
     square, trace = float((MATRIX.T @ MATRIX).trace()) / 3, float(MATRIX.trace()) / 3

@@ -124,14 +124,12 @@ def test_environment_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         if nothing is not None:
             monkeypatch.setenv("EQUIV_PROBE", nothing)
         assert lightning_callbacks() == pytorch_lightning_callbacks() == []
-    monkeypatch.setenv(
-        "EQUIV_PROBE", "every=100,augment=true,network=0,budget=none,stages=train+val,plan=klein,report=r"
-    )
+    monkeypatch.setenv("EQUIV_PROBE", "every=100,augment=true,network=0,cost=none,stages=train+val,plan=klein,report=r")
     (found,) = pytorch_lightning_callbacks()
     assert isinstance(found, pl.Callback)
     told = found.settings
     assert (told.network, told.augment, told.stages, told.report) == ("0", True, ("train", "val"), "r")
-    assert (told.options["every"], told.options["budget"]) == (100, None)
+    assert (told.options["every"], told.options["cost"]) == (100, None)
     assert told.options["plan"] == ep.RotationPlan("klein")
     for wrong in ("evry=100", "every", "2", "{every: 2}"):
         monkeypatch.setenv("EQUIV_PROBE", wrong)

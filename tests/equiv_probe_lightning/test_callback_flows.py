@@ -119,7 +119,7 @@ def fitted(kind: str, predicts: str, folder: Path) -> tuple[Flow, dict[str, floa
     torch.manual_seed(0)
     schema: dict[str, Any] = {"outputs": {"0": "point"}} if predicts == "data" else {}
     callback = EquivarianceCallback(
-        every=1, light=EXACT, plan=EXACT, full=1, budget=None, window=100, **({"schema": schema} if schema else {})
+        every=1, light=EXACT, plan=EXACT, full=1, cost=None, window=100, **({"schema": schema} if schema else {})
     )
     module, data = Flow(kind, predicts), loader(kind)
     trainer(folder, [callback], max_epochs=3).fit(module, data)

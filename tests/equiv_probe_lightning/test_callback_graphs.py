@@ -65,7 +65,7 @@ class OnGraphs(pl.LightningModule):
 
 @pytest.mark.slow
 def test_the_share_is_the_closed_form(tmp_path: Path) -> None:
-    callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, budget=None, window=100)
+    callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, cost=None, window=100)
     fit = trainer(tmp_path, [callback])
     fit.fit(OnGraphs(), DataLoader(graphs(), 4), DataLoader(graphs(), 4))
     assert callback.probe is not None

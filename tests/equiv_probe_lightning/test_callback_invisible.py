@@ -51,7 +51,7 @@ def test_training_is_bit_identical(workers: int, tmp_path: Path, capsys: pytest.
     epochs = 21 if workers == 0 else 3
     without = train(tmp_path / "without", [], workers=workers, epochs=epochs)
     printed = [line for line in capsys.readouterr().out.splitlines() if "batches" in line]
-    callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
+    callback = EquivarianceCallback(every=2, full=1, cost=None, plan="klein", verbose=False)
     found = train(tmp_path / "with", [callback], workers=workers, epochs=epochs)
     assert [line for line in capsys.readouterr().out.splitlines() if "batches" in line] == printed
     assert len(printed) == epochs + 1
@@ -67,10 +67,10 @@ def test_a_replay_that_is_not_isolated_would_be_caught(tmp_path: Path, monkeypat
     """Negative control: batches that are not copied are written to by every further run of the step."""
     without = train(tmp_path / "without", [], epochs=2)
     monkeypatch.setattr("equiv_probe_lightning.measured_step.copied", lambda given: given)
-    callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
+    callback = EquivarianceCallback(every=2, full=1, cost=None, plan="klein", verbose=False)
     with pytest.raises(EquivProbeError, match="asks the network something else when it is run again"):
         train(tmp_path / "with", [callback], epochs=2)
-    callback = EquivarianceCallback(every=2, full=1, budget=None, plan="klein", verbose=False)
+    callback = EquivarianceCallback(every=2, full=1, cost=None, plan="klein", verbose=False)
     monkeypatch.setattr("equiv_probe_lightning.measured_step.copied", copy.deepcopy)
     monkeypatch.setattr("equiv_probe.live.isolation.ModuleState.restore", lambda self: None)
     found = train(tmp_path / "with", [callback], epochs=2)
@@ -168,7 +168,7 @@ def test_compiled_training_is_the_same_and_is_measured(what: str, tmp_path: Path
         trainer(tmp_path, callbacks, max_epochs=2).fit(given, loader(), loader())
         return module
 
-    callback = EquivarianceCallback(every=2, plan="klein", full=1, budget=None, verbose=False)
+    callback = EquivarianceCallback(every=2, plan="klein", full=1, cost=None, verbose=False)
     plain, probed = trained([]), trained([callback])
     assert torch.equal(plain.net.matrix, probed.net.matrix)
     assert callback.probe is not None

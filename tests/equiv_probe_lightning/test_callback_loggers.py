@@ -46,7 +46,7 @@ def test_all_loggers_get_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     wandb = pl.loggers.WandbLogger(save_dir=tmp_path, offline=True, project="test")
     mlflow = pl.loggers.MLFlowLogger(tracking_uri=f"file:{tmp_path}/mlflow")
     offline = Offline(wandb)
-    callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, budget=None, verbose=False)
+    callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, cost=None, verbose=False)
     fit = trainer(tmp_path, [callback], logger=[by_csv, board, wandb, mlflow])
     fit.fit(LinearModule(), loader(), loader())
     expected = {f"equiv/{stage}/loss/{name}" for stage in ("train", "val") for name in NAMES}
@@ -84,7 +84,7 @@ def test_the_progress_bar_shows_the_share_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_table_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, budget=None, report=str(tmp_path / "out"))
+    callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, cost=None, report=str(tmp_path / "out"))
     fit = trainer(tmp_path, [callback])
     fit.fit(LinearModule(), loader(), loader())
     printed = capsys.readouterr().out

@@ -52,7 +52,7 @@ def loader(batches: int = 8) -> DataLoader[Any]:
 
 
 def callback(**options: Any) -> EquivarianceCallback:
-    given = {"every": 1, "full": 1, "budget": None, "schema": TIMED, "plan": "klein", "over": "t", "bins": [0, 0.5, 1]}
+    given = {"every": 1, "full": 1, "cost": None, "schema": TIMED, "plan": "klein", "over": "t", "bins": [0, 0.5, 1]}
     return EquivarianceCallback(**{**given, "window": 100, "verbose": False, **options})
 
 

@@ -63,7 +63,7 @@ def main(out: str, ranks: int, probed: bool, itself: bool) -> None:
         light=EXACT,
         plan=EXACT,
         full=1,
-        budget=None,
+        cost=None,
         gradients=100,
         verbose=False,
         report=f"{out}.json",

@@ -198,12 +198,13 @@ def test_measuring_together_and_one_by_one_is_the_same() -> None:
         assert other == pytest.approx(values[0], rel=1e-9)
 
 
-def test_answers_that_are_graphs_are_refused() -> None:
+def test_a_graph_that_comes_back_with_nothing_new_is_refused() -> None:
     class Passing(nn.Module):
         def forward(self, data: Any) -> Any:
             return data
 
-    with pytest.raises(ep.EquivProbeError, match="answers with a DataBatch"), ep.Probe(Passing(), every=1) as probe:
+    message = "a DataBatch that came back, with nothing new"
+    with pytest.raises(ep.EquivProbeError, match=message), ep.Probe(Passing(), every=1) as probe:
         probe.model(batch_of())
 
 

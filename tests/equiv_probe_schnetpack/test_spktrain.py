@@ -24,7 +24,7 @@ CALLBACK = (
     "+callbacks.equivariance._target_=equiv_probe_schnetpack.EquivarianceCallback",
     "+callbacks.equivariance.every=3",
     "+callbacks.equivariance.full=1",
-    "+callbacks.equivariance.budget=null",
+    "+callbacks.equivariance.cost=null",
 )
 SMALL = {
     "painn": (

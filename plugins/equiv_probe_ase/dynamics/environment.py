@@ -16,8 +16,9 @@ from weakref import WeakSet
 from ase.parallel import world
 from ase.utils import IOContext
 
+from equiv_probe.cli.claims import claim_all
 from equiv_probe.cli.run_command import KNOWN
-from equiv_probe.cli.run_script import REPORT, claim_all
+from equiv_probe.cli.run_script import REPORT
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import measuring
 from equiv_probe.probe import settings

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import equiv_probe as ep
+from equiv_probe.cli import claims
 from equiv_probe.cli import run_script as running_script
+from equiv_probe.cli.loop_finder import Finder
 from equiv_probe.cli.main import build
-from equiv_probe.cli.run_script import REPORT, Finder, run_script
+from equiv_probe.cli.run_script import REPORT, run_script
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import Adapter, CallAdapter
@@ -63,7 +65,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> None:
         return GraphAdapter() if args and isinstance(args[0], Graph) else None
 
     monkeypatch.setattr("equiv_probe.live.adapter_choice._readers", lambda: [read])
-    monkeypatch.setattr(running_script, "_CLAIMS", [])
+    monkeypatch.setattr(claims, "names", [])
 
 
 class Field(nn.Module):
@@ -101,7 +103,7 @@ def test_a_loop_over_graphs_is_found_and_measured(graphs: None) -> None:
 def test_claimed_modules_and_plain_tensors_are_left_alone(graphs: None) -> None:
     del graphs
     model, graph = Field(), Graph(torch.randn(4, 3, dtype=torch.float64))
-    running_script.claim(model)
+    claims.claim(model)
     finder = Finder({})
     model(graph)
     nn.Linear(3, 3)(torch.randn(4, 3))

@@ -124,7 +124,19 @@ def test_a_dataclass_is_read_without_a_schema() -> None:
     assert found == pytest.approx(squares(1.0, model.body.weight.detach(), pos), rel=1e-10)
 
 
-@pytest.mark.parametrize("form", [lambda f: {"out": {"forces": f}}, lambda f: None])
+def test_nested_outputs_are_read_and_given_back_in_their_own_form() -> None:
+    model, (pos, y) = Answering(lambda f: {"out": {"forces": f}}), data()
+    with ep.Probe(model, light=PLAN, every=1) as probe:
+        loss = probe.step(lambda: (model(pos)["out"]["forces"] - y).square().mean())
+        model(pos)
+    found = probe.compute()
+    expected = squares(1.0, model.body.weight.detach(), pos)
+    assert found["equiv/train/loss/L_equiv"] == pytest.approx(expected, rel=1e-10)
+    assert found["equiv/train/out.forces/L_equiv"] == pytest.approx(expected, rel=1e-10)
+    assert loss.requires_grad
+
+
+@pytest.mark.parametrize("form", [lambda f: {"out": [f]}, lambda f: None])
 def test_an_answer_without_tensors_is_an_error_that_says_so(form: Any) -> None:
     model, (pos, _) = Answering(form), data()
     with ep.Probe(model, every=1), pytest.raises(ep.EquivProbeError, match="an answer without tensors"):

@@ -1,0 +1,86 @@
+r"""The floor of a measurement on a live model: what it reads where nothing but rounding differs.
+
+It is the same measurement by two rotations through about one spacing of the numbers that the network works in. Inputs
+differ in their last digit then, as they do after a rotation there and back, and every intermediate result is rounded
+anew; what a model that does not respect rotation makes of such an angle ε is of the order ε² and does not count.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from equiv_probe.live.isolation import isolated
+from equiv_probe.probe.replay import replay_step
+from equiv_probe.representations.grids import Grid
+from equiv_probe.rotations.plan import RotationPlan
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from torch import Tensor, nn
+
+    from equiv_probe.live.capture import Call
+    from equiv_probe.probe.parts import Parts
+    from equiv_probe.probe.recorded import RecordedStep
+
+TWO = RotationPlan("haar", replicates=2)
+"""Of which only the number and the weights count."""
+TENSOR_FLOAT = 2.0**-10
+"""Spacing of numbers that a GPU multiplies where it is allowed to take TF32 for float32."""
+
+
+def floor_is_due(parts: Parts, stage: str, kind: str) -> bool:
+    """Whether the floor is to be measured with the present measurement: with the 1st, 2nd, 4th, 8th, … of a stage."""
+    count = parts.schedules[kind, stage].measured
+    can = not any(isinstance(rep, Grid) for rep in parts.live.known_schema.inputs.values())  # which such angles spoil
+    return can and count > 0 and count & (count - 1) == 0
+
+
+def floor_of_step(parts: Parts, run: RecordedStep, stage: str) -> None:
+    """Take in what a step's numbers read from rounding alone; nothing waits for the device."""
+    rotations = tiny_rotations(spacing(parts.live.network, run.device), run.device)
+    with parts.quiet():
+        found = replay_step(run, TWO, rotations, check=False)
+    for name, one in found.scalars.items():
+        running = parts.so_far.running.get((stage, name))
+        if running is not None:
+            running.floor, running.precision = one.equiv.detach(), found.precision[name]
+
+
+def floor_of_call(parts: Parts, call: Call, raw: Any, stage: str) -> None:
+    """Take in what a call's outputs, or its losses, read from rounding alone; nothing waits for the device."""
+    live = parts.live
+    device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
+    count = live.structures(call.inputs).count
+    rotations = tiny_rotations(spacing(live.network, device), device)[:, :, None].expand(-1, -1, count, -1, -1)
+    with isolated(live.network), torch.inference_mode(False), torch.no_grad():
+        live.network.eval()
+        measured = live.measure(call, raw, TWO, rotations, evaluate=parts.evaluate)
+    for name, one in measured.items():
+        running = parts.so_far.running.get((stage, name))
+        if running is not None:
+            running.floor = (one.estimate.equiv * one.weight).sum() / one.weight.sum()
+
+
+def tiny_rotations(angle: float, device: torch.device) -> Tensor:
+    """Two rotations by an angle about two axes that no structure has, ``(2, 1, 3, 3)`` in float64."""
+    axes = torch.tensor([[0.48, -0.62, 0.62], [-0.71, 0.11, -0.70]], dtype=torch.float64)
+    x, y, z = (axes / axes.norm(dim=-1, keepdim=True)).unbind(-1)
+    none = torch.zeros_like(x)
+    generators = torch.stack([none, -z, y, z, none, -x, -y, x, none], -1).reshape(2, 1, 3, 3)
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    rotations: Tensor = torch.linalg.matrix_exp(angle * generators)
+    return rotations.to(device, wide)
+
+
+def spacing(network: nn.Module, device: torch.device) -> float:
+    """Spacing of numbers, relative to one, of the coarsest type that a network works in here and now."""
+    types = {p.dtype for p in network.parameters() if p.is_floating_point()} or {torch.get_default_dtype()}
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        types.add(torch.get_autocast_dtype(kind))
+    coarsest = max(float(torch.finfo(one).eps) for one in types)
+    allowed = kind == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return max(coarsest, TENSOR_FLOAT) if allowed and torch.float32 in types else coarsest

@@ -1,0 +1,82 @@
+"""Install a host in a virtual environment of its own, and run its test there: ``python tests/hosts/install.py nequip``.
+
+Hosts pin versions that exclude each other, so that no one environment holds them all. Without a name: all of them.
+Environments lie in the folder ``equiv_probe_hosts`` of the system's temporary files, or in ``EQUIV_PROBE_HOSTS``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HOSTS = Path(os.environ.get("EQUIV_PROBE_HOSTS") or Path(tempfile.gettempdir()) / "equiv_probe_hosts")
+TORCH = os.environ.get("TORCH", "torch==2.13.0")
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a host needs: packages, and the repository of one that is not on PyPI."""
+
+    packages: tuple[str, ...] = ()
+    repository: str = ""
+    torch: str = TORCH
+
+
+HOSTED = {
+    "accelerate": Host(("accelerate",)),
+    "chgnet": Host(("chgnet>=0.4", "ase")),
+    "egnn": Host(("torch-geometric",), "https://github.com/vgsatorras/egnn"),
+    "fairchem": Host(("fairchem-core>=2",)),
+    "loops": Host(("torch-geometric",)),
+    "mace": Host(("mace-torch>=0.3.14",)),
+    "matgl": Host(("matgl>=4", "lightning", "torch-geometric")),
+    "metatrain": Host(("metatrain>=2026",)),
+    "monai": Host(("monai", "pytorch-ignite")),
+    "nequip": Host(("nequip>=0.15", "lightning")),
+    "semlaflow": Host(("lightning", "rdkit", "numpy"), "https://github.com/rssrwn/semla-flow"),
+    "sevenn": Host(("sevenn>=0.11", "ase")),
+    "torchcfm": Host(("torchcfm",)),
+    "torchmdnet": Host(("torchmd-net",)),
+    "transformers": Host(("transformers", "accelerate")),
+}
+
+
+def install(name: str) -> Path:
+    """Make a host's environment, if it is not there yet; its interpreter."""
+    host, where = HOSTED[name], HOSTS / name
+    python = where / "bin" / "python"
+    if (where / "ready").exists():
+        return python
+    venv.create(where, with_pip=True, clear=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, host.torch], check=True)  # first and pinned: what comes after may not bring gigabytes of CUDA
+    subprocess.run([*pip, host.torch, "pytest", "scipy", *host.packages], check=True)
+    subprocess.run([*pip, host.torch, "-e", str(ROOT)], check=True)
+    if host.repository:
+        source = os.environ.get(f"EQUIV_PROBE_{name.upper()}", host.repository)
+        subprocess.run(["git", "clone", "--quiet", source, str(where / "source")], check=True)
+    (where / "ready").touch()
+    return python
+
+
+def main(names: list[str]) -> int:
+    """Install and test these hosts, one after another; the number of those that fail."""
+    failed = []
+    for name in names or list(HOSTED):
+        python = install(name)
+        where = {"EQUIV_PROBE_SOURCE": str(HOSTS / name / "source"), "OMP_NUM_THREADS": "1"}
+        command = [str(python), "-m", "pytest", "-m", "host", "-q", "-rs", f"tests/hosts/test_{name}.py"]
+        if subprocess.run(command, cwd=ROOT, env={**os.environ, **where}, check=False).returncode:
+            failed.append(name)
+    print(f"{len(failed)} of {len(names or HOSTED)} hosts failed: {', '.join(failed) or 'none'}")
+    return len(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
