@@ -55,10 +55,11 @@ def products(mean: Sequence[Sequence[Tensor]], equiv: Sequence[Sequence[Tensor]]
     blocks = len(mean)
     if blocks < 2:
         raise EquivProbeError("one block of gradients", "at least two, three for error bars", "n_blocks=3")
-    gram = torch.zeros(())
+    grams = []
     for own in zip(*mean, *equiv, strict=True):  # of one parameter: of ``L_mean`` by all blocks, then of ``L_equiv``
         flat = wide(torch.stack([value.detach().reshape(-1) for value in own]))
-        gram = gram.to(flat) + flat @ flat.mT
+        grams.append(flat @ flat.mT)
+    gram = torch.stack(grams).sum(0)
     quarters = gram[:blocks, :blocks], gram[blocks:, blocks:], gram[:blocks, blocks:]
     return torch.stack([_pseudo_values(one) for one in quarters], -1)
 

@@ -52,8 +52,7 @@ def handed(x: Tensor) -> Tensor:
     """A triple product of three sums over atoms with different weights."""
     d = distances(x)
     weights = torch.stack([d.sum(1), (-d).exp().sum(1), (d - 2).square().sum(1)])
-    weights = torch.linalg.qr((weights - weights.mean(1, keepdim=True)).T)[0].T
-    return torch.linalg.det(weights @ centred(x))
+    return torch.linalg.det(torch.nn.functional.normalize(weights - weights.mean(1, keepdim=True)) @ centred(x))
 
 
 def axial(x: Tensor) -> Tensor:
