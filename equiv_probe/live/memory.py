@@ -162,8 +162,9 @@ class Memory:
                     entries = one.values() if isinstance(one, dict) else one
                     yield from ((key, each, depth + 1) for each in islice(entries, _LOOKED_INTO) if _is_own(each))
             return
-        if isinstance(value, logging.Handler):  # whose files get nothing while a step is run again
-            held = {key: one for key, one in held.items() if one is not getattr(value, "stream", None)}
+        if isinstance(value, logging.Filterer):  # whose files get nothing while a step is run again
+            minded = [getattr(value, name, None) for name in ("stream", "filters", "parent", "manager")]
+            held = {key: one for key, one in held.items() if all(one is not each for each in minded)}
         yield from ((key, one, depth + 1) for key, one in held.items())
         yield f"{name}'s class", type(value), depth + 1
 

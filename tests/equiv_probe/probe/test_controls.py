@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import types
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
+
+from ..live_models import Unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,11 +161,11 @@ def test_without_putting_back_the_memory_is_measured(monkeypatch: pytest.MonkeyP
 
 
 def test_a_memory_out_of_reach_is_refused() -> None:
-    x, y, net, drift = data(), data(seed=1), Field(), itertools.count(1.0)
+    x, y, net, drift = data(), data(seed=1), Field(), Unseen()
     with pytest.raises(ep.EquivProbeError, match="run again with the very outputs"):
-        ep.Probe(net, VECTORS).replay(lambda: (net(x) - y).square().mean() * next(drift))
+        ep.Probe(net, VECTORS).replay(lambda: (net(x) - y).square().mean() * drift.next())
     with pytest.raises(ep.EquivProbeError, match="run again with the very outputs"):
-        ep.Probe(net, VECTORS, every=1).step(lambda: (net(x) - y).square().mean() + next(drift))
+        ep.Probe(net, VECTORS, every=1).step(lambda: (net(x) - y).square().mean() + drift.next())
 
 
 @pytest.mark.parametrize("how", ["apart", "rebound", "in place", "array", "input in place"])
