@@ -366,7 +366,7 @@ def trained(over: str | None) -> list[Any]:
         torch.get_rng_state(),
         seen.noted,
         random.random(),
-        np.random.rand(),
+        np.random.rand(),  # noqa: NPY002
     ]
 
 

@@ -188,7 +188,7 @@ def test_running_out_of_memory_halves_the_pass() -> None:
         model(batch(4))
     assert max(passes.noted[-10:]) <= 20
     assert sum(n for n in passes.noted[8:] if n <= 20) == 122 * 4, (
-        "after the user's own and the controls; with the floor"
+        "after the first eight, which are others; with the floor"
     )
     assert probe.compute()["equiv/val/0/L_equiv"] > 0
 
