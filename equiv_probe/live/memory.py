@@ -25,7 +25,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from equiv_probe.live.generators import KINDS
-from equiv_probe.live.kept_values import WRITABLE, Attributes, Cell, Contents, Numbers, Place, shown, slots
+from equiv_probe.live.kept_attributes import Attributes, slots
+from equiv_probe.live.kept_values import WRITABLE, Cell, Contents, Numbers, Place, shown
 from equiv_probe.live.unrepeatable import Position, Watched, is_watched
 
 if TYPE_CHECKING:
