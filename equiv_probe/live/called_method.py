@@ -37,7 +37,7 @@ class CalledMethod(nn.Module):
         self.original: Callable[..., Any] = original
 
     @property
-    def training(self) -> bool:  # type: ignore[override]
+    def training(self) -> bool:
         """The owner's mode."""
         owner = self._modules.get("owner")
         return owner is None or owner.training

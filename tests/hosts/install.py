@@ -29,7 +29,6 @@ class Host:
 
 
 HOSTED = {
-    "accelerate": Host(("accelerate",)),
     "chgnet": Host(("chgnet>=0.4", "ase")),
     "egnn": Host(("torch-geometric",), "https://github.com/vgsatorras/egnn"),
     "fairchem": Host(("fairchem-core>=2",)),
@@ -41,9 +40,9 @@ HOSTED = {
     "nequip": Host(("nequip>=0.15", "lightning")),
     "semlaflow": Host(("lightning", "rdkit", "numpy"), "https://github.com/rssrwn/semla-flow"),
     "sevenn": Host(("sevenn>=0.11", "ase")),
-    "torchcfm": Host(("torchcfm",)),
+    "torchcfm": Host(("torchcfm", "torchvision==0.28.0", "ase")),
     "torchmdnet": Host(("torchmd-net",)),
-    "transformers": Host(("transformers", "accelerate")),
+    "transformers": Host(("transformers", "accelerate", "ase")),
 }
 
 
