@@ -25,7 +25,8 @@ class Host:
 
     packages: tuple[str, ...] = ()
     repository: str = ""
-    torch: str = TORCH
+    without: str = ""
+    """A package that comes along, is built for another torch, and is not needed."""
 
 
 HOSTED = {
@@ -40,8 +41,8 @@ HOSTED = {
     "nequip": Host(("nequip>=0.15", "lightning")),
     "semlaflow": Host(("lightning", "rdkit", "numpy"), "https://github.com/rssrwn/semla-flow"),
     "sevenn": Host(("sevenn>=0.11", "ase")),
-    "torchcfm": Host(("torchcfm", "torchvision==0.28.0", "ase")),
-    "torchmdnet": Host(("torchmd-net",)),
+    "torchcfm": Host(("torchcfm", "ase"), without="torchvision"),
+    "torchmdnet": Host(("torchmd-net", "ase")),
     "transformers": Host(("transformers", "accelerate", "ase")),
 }
 
@@ -54,9 +55,11 @@ def install(name: str) -> Path:
         return python
     venv.create(where, with_pip=True, clear=True)
     pip = [str(python), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, host.torch], check=True)  # first and pinned: what comes after may not bring gigabytes of CUDA
-    subprocess.run([*pip, host.torch, "pytest", "scipy", *host.packages], check=True)
-    subprocess.run([*pip, host.torch, "-e", str(ROOT)], check=True)
+    subprocess.run([*pip, TORCH], check=True)  # first and pinned: what comes after may not bring gigabytes of CUDA
+    subprocess.run([*pip, TORCH, "pytest", "scipy", *host.packages], check=True)
+    subprocess.run([*pip, TORCH, "-e", str(ROOT)], check=True)
+    if host.without:
+        subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", host.without], check=True)
     if host.repository:
         source = os.environ.get(f"EQUIV_PROBE_{name.upper()}", host.repository)
         subprocess.run(["git", "clone", "--quiet", source, str(where / "source")], check=True)
