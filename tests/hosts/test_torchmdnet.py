@@ -22,9 +22,10 @@ io = pytest.importorskip("ase.io", reason="ASE is not installed")
 
 OPTIONS = (
     "--model tensornet --embedding-dimension 16 --num-layers 1 --num-rbf 8 --cutoff-upper 4.5 --max-num-neighbors 16 "
-    "--derivative true --dataset Custom --coord-files c.npy --embed-files z.npy --energy-files e.npy --force-files f.npy "
+    "--derivative true --dataset Custom --coord-files c.npy --embed-files z.npy --energy-files e.npy "
+    "--force-files f.npy --log-dir log "
     "--train-size 24 --val-size 8 --test-size 8 --batch-size 8 --inference-batch-size 8 --num-epochs 2 --ngpus 1 "
-    "--num-workers 0 --seed 1 --lr 0.001 --test-interval -1 --save-interval 1 --y-weight 1 --neg-dy-weight 10 --log-dir log"
+    "--num-workers 0 --seed 1 --lr 0.001 --test-interval -1 --save-interval 1 --y-weight 1 --neg-dy-weight 10"
 )
 
 
