@@ -83,7 +83,7 @@ def new_outputs(raw: Any, inputs: Mapping[str, Any], names: list[str] | None) ->
 
 
 def _with_stresses(raw: Any, inputs: Mapping[str, Any]) -> list[str] | None:
-    """Names for the places of a tuple that holds ``(3B, 3)`` in a batch of B cells, which is a stress; None for others."""
+    """Names for the places of a tuple that holds ``(3B, 3)`` beside B cells, which is a stress; None for others."""
     if not isinstance(raw, tuple) or hasattr(raw, "_fields") or not all(isinstance(v, torch.Tensor) for v in raw):
         return None
     given = [(plain(name), value.shape) for name, value in inputs.items() if isinstance(value, torch.Tensor)]

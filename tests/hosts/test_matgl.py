@@ -1,4 +1,4 @@
-"""matgl's ``PotentialLightningModule`` on crystals of MPtrj with ``EQUIV_PROBE``: a lattice beside fractional coordinates."""
+"""matgl's ``PotentialLightningModule`` on crystals of MPtrj with ``EQUIV_PROBE``: lattices beside fractions."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def trained(data: Path, where: Path) -> tuple[Any, Any, Any]:
     lightning.seed_everything(1, verbose=False)
     parts = split_dataset(graphs, frac_list=[0.6, 0.2, 0.2], shuffle=True, random_state=1)
     collate = partial(collate_fn_pes, include_stress=True)
-    train, val, _ = MGLDataLoader(*parts, collate_fn=collate, batch_size=4, num_workers=0)
+    sets = dict(zip(("train_data", "val_data", "test_data"), parts, strict=True))
+    train, val, _ = MGLDataLoader(**sets, collate_fn=collate, batch_size=4, num_workers=0)
     options = {"units": 16, "nblocks": 1, "num_rbf": 8, "use_smooth": True, "use_warp": False}
     net = TensorNet(element_types=graphs.element_types, is_intensive=False, cutoff=4.0, **options)
     module = PotentialLightningModule(net, include_line_graph=False, stress_weight=0.1, lr=5e-3)

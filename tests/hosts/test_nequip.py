@@ -107,7 +107,9 @@ def compared(checkpoint: Path, frames: Any) -> None:
     from nequip.data import AtomicDataDict, from_ase
     from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
     from nequip.model import ModelFromCheckpoint
+    from nequip.utils.global_state import set_global_state
 
+    set_global_state()
     module = ModelFromCheckpoint(str(checkpoint))
     model = (module["sole_model"] if isinstance(module, torch.nn.ModuleDict) else module).eval()
     made = []
