@@ -73,7 +73,7 @@ def main(names: list[str]) -> int:
     for name in names or list(HOSTED):
         python = install(name)
         where = {"EQUIV_PROBE_SOURCE": str(HOSTS / name / "source"), "OMP_NUM_THREADS": "1"}
-        command = [str(python), "-m", "pytest", "-m", "host", "-q", "-rs", f"tests/hosts/test_{name}.py"]
+        command = [str(python), "-m", "pytest", "-m", "host", "-q", "-rsP", f"tests/hosts/test_{name}.py"]
         if subprocess.run(command, cwd=ROOT, env={**os.environ, **where}, check=False).returncode:
             failed.append(name)
     print(f"{len(failed)} of {len(names or HOSTED)} hosts failed: {', '.join(failed) or 'none'}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 
-from .brute_force import ROTATIONS, TOLERANCE, bits, measured, variance
+from .brute_force import ROTATIONS, agree, bits, measured, variance
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,7 @@ def compare(net: Net, batch: dict[str, Tensor]) -> None:
     assert probe.schema is not None
     assert set(probe.schema.outputs) == {"forces"}, "neither features nor the loss"
     expected = variance(lambda g: net((x - middle) @ g.T + middle).forces @ g, torch.float32)
-    assert measured(probe, "forces") == pytest.approx(expected, rel=TOLERANCE)
+    agree(measured(probe, "forces"), expected)
 
 
 def test_trainer(ethanol: list[dict[str, Tensor]], tmp_path: Path) -> None:
@@ -116,4 +116,4 @@ def test_accelerate(ethanol: list[dict[str, Tensor]]) -> None:
         lambda: nn.functional.mse_loss(net(x).forces, batch["labels"]), ep.RotationPlan("haar", 60)
     )
     expected = variance(lambda g: net((x - middle) @ g.T + middle).forces @ g, torch.float32)
-    assert replay.equiv == pytest.approx(expected, rel=TOLERANCE)
+    agree(replay.equiv, expected)
