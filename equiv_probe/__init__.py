@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from equiv_probe.augmentation.check import check_augmentation
     from equiv_probe.augmentation.findings import AugmentationCheck
     from equiv_probe.augmentation.random_rotation import RandomRotation
+    from equiv_probe.diagnosis.diagnose import diagnose
+    from equiv_probe.diagnosis.diagnosis import Diagnosis
     from equiv_probe.errors import EquivProbeError
     from equiv_probe.estimation.decomposition import Decomposition, decompose
     from equiv_probe.estimation.orbit import Orbit
@@ -71,6 +73,7 @@ __all__ = [
     "AugmentationCheck",
     "Comparison",
     "Decomposition",
+    "Diagnosis",
     "EquivProbeError",
     "EquivariancePenalty",
     "GridAudit",
@@ -93,6 +96,7 @@ __all__ = [
     "compare",
     "concat",
     "decompose",
+    "diagnose",
     "equivariance_penalty",
     "fixed",
     "frame",
@@ -114,7 +118,18 @@ __all__ = [
 ]
 
 _PACKAGES = (
-    *("augmentation", "estimation", "generative", "landscape", "live", "orbit", "probe", "report", "representations"),
+    *(
+        "augmentation",
+        "diagnosis",
+        "estimation",
+        "generative",
+        "landscape",
+        "live",
+        "orbit",
+        "probe",
+        "report",
+        "representations",
+    ),
     *("results", "rotations", "schema", "voxels"),
 )
 
@@ -128,6 +143,8 @@ if not TYPE_CHECKING:
             "augmentation.check": ("check_augmentation",),
             "augmentation.findings": ("AugmentationCheck",),
             "augmentation.random_rotation": ("RandomRotation",),
+            "diagnosis.diagnose": ("diagnose",),
+            "diagnosis.diagnosis": ("Diagnosis",),
             "errors": ("EquivProbeError",),
             "estimation.decomposition": ("Decomposition", "decompose"),
             "estimation.orbit": ("Orbit",),

@@ -30,9 +30,17 @@ BROKEN = 1e-2
 """Other representations are tried where the variance is more than this fraction of the prediction's own square."""
 
 
-class _Explanation(NamedTuple):
-    """What would explain an orbit, as a sentence, and the predictions rotated back accordingly, ``(K, *S)``."""
+class Explanation(NamedTuple):
+    """What would explain an orbit.
 
+    Attributes:
+        kind: ``"representation"``, ``"own frame"``, ``"inverse"``, ``"twice"``, ``"parity"``, ``"centre"`` or
+            ``"constant vector"``.
+        sentence: that says so.
+        values: the predictions rotated back accordingly, ``(K, *S)``.
+    """
+
+    kind: str
     sentence: str
     values: Tensor
 
@@ -56,13 +64,23 @@ def second_opinion(orbit: Orbit, name: str) -> str:
     """A sentence if something else fits an output of a kept orbit far better than what was declared; else empty."""
     if orbit.values is None:
         return ""
+    variance = _variance(orbit.values[name].flatten(0, 1))
+    found = explanations(orbit, name)
+    left = [_variance(one.values) for one in found]
+    # Of several that explain it equally well, the first.
+    enough = min(FAR_BETTER * variance, 100 * min(left, default=0.0) + 1e-12 * variance)
+    return next((one.sentence for one, rest in zip(found, left, strict=True) if rest < enough), "")
+
+
+def explanations(orbit: Orbit, name: str) -> list[Explanation]:
+    """All that may be tried on an output of a kept orbit, whether it explains it or not."""
     declared = orbit.schema.outputs[name]
-    if declared.is_whole or not declared.fits(orbit.values[name].shape):  # nothing else has the shape of a grid
-        return ""
-    values, rotations = orbit.values[name].flatten(0, 1), orbit.rotations.flatten(0, 1)
+    if declared.is_whole or not declared.fits(orbit.kept(name).shape):  # nothing else has the shape of a grid
+        return []
+    values, rotations = orbit.kept(name).flatten(0, 1), orbit.rotations.flatten(0, 1)
     variance, center = _variance(values), orbit.centers.get(name)
     if not variance > 0.0:
-        return ""
+        return []
     raw = declared.rotate(values, rotations, center)
     known = usual(name, tuple(raw.shape[1:]))
     is_known = known is not None and _kind(known) == _kind(declared)
@@ -73,16 +91,11 @@ def second_opinion(orbit: Orbit, name: str) -> str:
     moved = list(_moved(case))
     if declared == reps.point and beside_grid:
         # Places that hardly leave the middle of a box vary least as scalars: that explains nothing.
-        found = [one for one in moved if _variance(one.values) < FAR_BETTER * variance] or found
-    else:
-        found += moved
-    left = [_variance(one.values) for one in found]
-    # Of several that explain it equally well, the first.
-    enough = min(FAR_BETTER * variance, 100 * min(left, default=0.0) + 1e-12 * variance)
-    return next((one.sentence for one, rest in zip(found, left, strict=True) if rest < enough), "")
+        return [one for one in moved if _variance(one.values) < FAR_BETTER * variance] or found
+    return [*found, *moved]
 
 
-def _representations(case: _Case) -> Iterator[_Explanation]:
+def _representations(case: _Case) -> Iterator[Explanation]:
     """Other representations of the same shape; of the same kind where the name leaves no doubt."""
     for other in _others(case.declared, case.raw):
         if (case.is_known and _kind(other) != _kind(case.declared)) or (case.center is None and other.is_affine):
@@ -93,31 +106,32 @@ def _representations(case: _Case) -> Iterator[_Explanation]:
             f"{case.name!r} is declared as ep.{case.declared}, but as ep.{other} it would vary {times} times less over "
             f'rotations: is it one? If so, declare outputs={{"{case.name}": ep.{other}}}'
         )
-        yield _Explanation(sentence, values)
+        yield Explanation("representation", sentence, values)
 
 
-def _defects(case: _Case) -> Iterator[_Explanation]:
+def _defects(case: _Case) -> Iterator[Explanation]:
     """What went wrong with a quantity that is what it is declared to be."""
     name, declared, raw, rotations, center = case.name, case.declared, case.raw, case.rotations, case.center
     if case.is_known:
-        yield _Explanation(
+        yield Explanation(
+            "own frame",
             f"{name!r} does not rotate at all: the same numbers in every orientation. It is in a frame of the model's "
             "own (a standardised cell, principal axes, a frame fixed to the structure) and is not rotated back from "
             "it. That is a defect of the model: declaring it ep.scalar would hide it",
             raw,
         )
     inverse = f"{name!r} rotates by the inverse of its input's rotation: R where it should be Rᵀ"
-    yield _Explanation(inverse, declared.rotate(raw, rotations, center))
+    yield Explanation("inverse", inverse, declared.rotate(raw, rotations, center))
     again = declared.rotate_back(declared.rotate_back(raw, rotations, center), rotations, center)
     twice = f"{name!r} was already rotated with its input, and is rotated once more: it rotates by twice the angle"
-    yield _Explanation(twice, again)
+    yield Explanation("twice", twice, again)
     if type(declared) is reps.CartesianTensor and bool((torch.linalg.det(rotations) < 0).any()):
         mirrored = reps.tensor(declared.rank, pseudo=not declared.pseudo)
         sign = f"{name!r} does not change its sign under reflection as ep.{declared} does: it behaves as ep.{mirrored}"
-        yield _Explanation(sign, mirrored.rotate_back(raw, rotations))
+        yield Explanation("parity", sign, mirrored.rotate_back(raw, rotations))
 
 
-def _moved(case: _Case) -> Iterator[_Explanation]:
+def _moved(case: _Case) -> Iterator[Explanation]:
     """Places about another centre; or arrows with a constant added, which rotate in the same way.
 
     Rotated back about ``c``, a place is ``g⁻¹ y + (1 − g⁻¹) c``: linear in c, which is found by least squares.
@@ -143,7 +157,8 @@ def _moved(case: _Case) -> Iterator[_Explanation]:
         sentence = f"{name!r} has a constant vector ({at}) added to it in every orientation: a bias on vectors"
         if not case.is_known:
             sentence += f", or it is a place about that centre: ep.point with center=torch.tensor([{at}])"
-    yield _Explanation(sentence, values.reshape(raw.shape))
+    kind = "centre" if case.declared == reps.point else "constant vector"
+    yield Explanation(kind, sentence, values.reshape(raw.shape))
 
 
 def _kind(rep: Representation) -> str:

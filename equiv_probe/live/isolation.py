@@ -242,9 +242,14 @@ def _uncached_autocast(modules: Iterable[nn.Module]) -> Iterator[Any]:
             yield torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
 
 
+def may_be_compiled() -> bool:
+    """Whether anything in this process may be compiled, and can be told to run as it is."""
+    return "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+
+
 def _eager() -> Iterator[Any]:
     """Whatever is compiled runs eagerly: new shapes and grad modes would use up the user's recompilations."""
-    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+    if may_be_compiled():
         yield torch.compiler.set_stance("force_eager")
 
 

@@ -1,0 +1,305 @@
+"""What a diagnosis says: the verdict, the evidence, what to try, and what was not tried and why."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from equiv_probe.diagnosis.finding import Attempt, Finding, State
+from equiv_probe.report.document import (
+    GRAPHICAL,
+    TERMINAL,
+    Column,
+    Document,
+    Headline,
+    Paragraph,
+    Section,
+    Table,
+    Verdict,
+    method,
+)
+from equiv_probe.report.record import Part, Record
+from equiv_probe.results.verdict_words import severity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from equiv_probe.report.document import Block, Cell, Severity
+
+BLIND = (
+    "a model that is wrong but equivariant",
+    "a cause that no experiment has; add one: a file in equiv_probe/diagnosis",
+)
+_STATES: dict[State, tuple[str, Severity]] = {
+    "explains": ("explains it", "bad"),
+    "found": ("broken too", "bad"),
+    "partly": ("explains a part", "fair"),
+    "excluded": ("not this", "good"),
+    "not applicable": ("does not apply", "unknown"),
+    "failed": ("could not be run", "unknown"),
+    "not tried": ("not tried", "unknown"),
+}
+
+
+_TELLING = ("graph", "numerics", "physics", "conventions", "group", "spectrum")
+
+
+class OutputError(Part, frozen=True):
+    """How large the symmetry error of one output is.
+
+    Attributes:
+        name: of the output.
+        unit: of the numbers, empty where not known.
+        rms: √L_equiv on the input that was looked at.
+        floor: what rounding leaves.
+        noise: what repeating the same input makes.
+        size: root mean square of the output.
+        verdict: a word.
+        sentence: it in words.
+    """
+
+    name: str
+    unit: str
+    rms: float
+    floor: float
+    noise: float
+    size: float
+    verdict: str
+    sentence: str
+
+
+class Diagnosis(Record, frozen=True):
+    """Why a model breaks symmetry, as far as experiments tell.
+
+    Attributes:
+        model: its name.
+        source: what it was asked on.
+        outputs: their symmetry errors, the worst first.
+        findings: what experiments found, in the order in which they were tried.
+        attempts: all experiments, in the order in which they were tried.
+        protocol: how it was done.
+        notes: what a reader must know.
+    """
+
+    kind: ClassVar[str] = "diagnosis"
+
+    model: str
+    source: str
+    outputs: list[OutputError]
+    findings: list[Finding]
+    attempts: list[Attempt]
+    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
+    notes: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def causes(self) -> list[Finding]:
+        """What explains an error, or a part of it, the largest part first."""
+        return [one for one in self.findings if one.kind == "cause" and one.state in {"explains", "partly"}]
+
+    @property
+    def verdict(self) -> str:
+        """Names of the experiments that say what is wrong, the decisive one of each output, joined by ``" + "``.
+
+        ``"nothing"`` where nothing is broken, ``"unexplained"`` where something is and no experiment says why.
+        """
+        return " + ".join(dict.fromkeys(one.experiment for one in self.decisive)) or (
+            "unexplained" if self.broken else "nothing"
+        )
+
+    @property
+    def broken(self) -> list[OutputError]:
+        """Outputs with an error beyond rounding."""
+        return [one for one in self.outputs if one.verdict != "round-off"]
+
+    @property
+    def decisive(self) -> list[Finding]:
+        """For each broken output what says most: a cause, else the error's character, else what is broken beside."""
+        if not self.broken:
+            return [one for one in self.findings if one.kind == "beside"]
+        found = []
+        for output in self.broken:
+            own = [one for one in self.findings if one.output in {output.name, ""}]
+            whole = [one for one in own if one.state == "explains"]
+            partly = [one for one in own if one.state == "partly"]
+            ranked = [
+                *(one for one in whole if one.kind == "cause"),
+                *self._characters(whole),
+                *(one for one in partly if one.kind == "cause"),
+                *self._characters(partly),
+                *(one for one in own if one.kind == "beside"),
+            ]
+            found += ranked[:1]
+        return found
+
+    def _characters(self, found: Sequence[Finding]) -> list[Finding]:
+        """Those that say what kind of error it is, the most telling first: where it comes from, then its shape."""
+        groups = {one.experiment: one.group for one in self.attempts}
+        told = [one for one in reversed(found) if one.kind == "character"]  # what cost more says more
+        return sorted(told, key=lambda one: (_TELLING.index(groups[one.experiment]), -round(one.part, 1)))
+
+    def document(self) -> Document:
+        """The verdict, the evidence, what to try, all experiments, and how it was done."""
+        return Document(
+            self.model,
+            self.source,
+            [
+                self._headline(),
+                *self._effects(),
+                *self._what_to_try(),
+                Section("What says so?", self._evidence()),
+                Section("How large is it?", [self._errors()]),
+                Section("What else was tried?", self._others()),
+                *method(self.protocol, self.notes, blind_spots=BLIND),
+            ],
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each experiment."""
+        return [{name: getattr(one, name) for name in one.__struct_fields__} for one in self.attempts]
+
+    def _headline(self) -> Headline:
+        decisive = self.decisive
+        if decisive:
+            answer, colour, meaning = _told(decisive[0]), "bad", _effect(decisive[0], self._unit(decisive[0]))
+        elif self.broken:
+            answer, colour, meaning = "It is broken, and no experiment says why.", "bad", self.broken[0].sentence
+        else:
+            answer, colour, meaning = self._nothing(), "good", ""
+        return Headline(
+            answer,
+            math.nan,
+            "",
+            (math.nan, math.nan),
+            meaning,
+            [_told(one) for one in decisive[1:]],
+            severity=colour,  # type: ignore[arg-type]
+            question="Why is it broken?",
+        )
+
+    def _nothing(self) -> str:
+        precision = self.protocol.get("precision")
+        beyond = f", beyond rounding in {precision}" if precision else ""
+        return f"Nothing is broken that these experiments look for{beyond}."
+
+    def _effects(self) -> list[Block]:
+        """What a terminal has no other place for: how much goes, and the causes of further outputs."""
+        decisive = self.decisive
+        lines = [_effect(one, self._unit(one)) for one in decisive[:1]]
+        lines += [f"{_told(one)} {_effect(one, self._unit(one))}".strip() for one in decisive[1:]]
+        return [Paragraph(line, on=TERMINAL) for line in lines if line]
+
+    def _what_to_try(self) -> list[Block]:
+        advice = {one.advice: one.experiment for one in reversed(self._shown()) if one.advice}
+        lines = [Paragraph(text, f"Try, for {name}") for text, name in reversed(advice.items())]
+        return [Section("What to try?", lines)] if lines else []
+
+    def _shown(self) -> list[Finding]:
+        """Findings that are worth telling, the decisive ones first."""
+        decisive = self.decisive
+        return [*decisive, *(one for one in self.findings if one.state != "excluded" and one not in decisive)]
+
+    def _evidence(self) -> Sequence[Block]:
+        found = self._shown()
+        if not found:
+            return [Paragraph("No experiment found anything.")]
+        columns = [
+            Column("experiment", kind="text"),
+            Column("output", kind="text"),
+            Column("before"),
+            Column("after"),
+            Column("unit", kind="text"),
+            Column("of the error", kind="percent"),
+        ]
+        rows: list[list[Cell]] = [
+            [one.experiment, one.output, one.before, one.after, self._unit(one), one.part] for one in found
+        ]
+        caption = (
+            "Before and after: the root of the symmetry error as it is and in the experiment; of the error: the part "
+            "of its square that goes. Of what is broken beside rotation: the change, and what rounding explains of it."
+        )
+        in_words = [Paragraph(f"{one.sentence}.", _capital(one.experiment)) for one in found[len(self.decisive) :]]
+        return [Table("Evidence", columns, rows, caption), *in_words]
+
+    def _errors(self) -> Table:
+        columns = [
+            Column("output", kind="text"),
+            Column("symmetry error"),
+            Column("floor"),
+            Column("from call to call"),
+            Column("size"),
+            Column("unit", kind="text"),
+            Column("verdict", kind="text"),
+        ]
+        rows: list[list[Cell]] = [
+            [o.name, o.rms, o.floor, o.noise, o.size, o.unit, Verdict(o.verdict, severity(o.verdict), o.sentence)]
+            for o in self.outputs
+        ]
+        return Table("Symmetry error on what was looked at", columns, rows)
+
+    def _others(self) -> Sequence[Block]:
+        """All experiments as a table where there is room; in a terminal by how they went."""
+        columns = [
+            Column("experiment", kind="text"),
+            Column("question", kind="text"),
+            Column("evaluations"),
+            Column("result", kind="text"),
+        ]
+        rows: list[list[Cell]] = [
+            [one.experiment, one.question, one.evaluations, _result(one)] for one in self.attempts
+        ]
+        return [Table("All experiments", columns, rows, on=GRAPHICAL), *self._in_a_terminal()]
+
+    def _in_a_terminal(self) -> list[Block]:
+        def named(*states: State, why: bool = False) -> str:
+            chosen = [one for one in self.attempts if one.state in states]
+            return "; ".join(f"{one.experiment} ({one.why})" if why else one.experiment for one in chosen)
+
+        left = [one for one in self.attempts if one.state == "not tried"]
+        reasons = Counter(one.why for one in left)
+        not_tried = "; ".join(
+            f"{', '.join(one.experiment for one in left if one.why == why)} ({why})" for why in reasons
+        )
+        again = " --all, or everything=True, tries them." if any("already" in why for why in reasons) else ""
+        lines = {
+            "Excluded": named("excluded"),
+            "Does not apply": named("not applicable", why=True),
+            "Could not be run": named("failed", why=True),
+            "Not tried": not_tried,
+        }
+        return [
+            Paragraph(f"{text}.{again if lead == 'Not tried' else ''}", lead, on=TERMINAL)
+            for lead, text in lines.items()
+            if text
+        ]
+
+    def _unit(self, finding: Finding) -> str:
+        return next((one.unit for one in self.outputs if one.name == finding.output), "")
+
+
+def _result(attempt: Attempt) -> Verdict:
+    """How an experiment went, and why it went no further."""
+    words, colour = _STATES[attempt.state]
+    return Verdict(f"{words}: {attempt.why}" if attempt.why else words, colour)
+
+
+def _told(finding: Finding) -> str:
+    if finding.state == "partly" and finding.kind == "character":
+        return f"No single cause was found. {_capital(finding.sentence)}."
+    return f"{_capital(finding.experiment)}: {finding.sentence}."
+
+
+def _effect(finding: Finding, unit: str) -> str:
+    """What an experiment does to the error, in a sentence."""
+    if finding.kind != "cause" or not math.isfinite(finding.part):
+        return ""
+    from equiv_probe.report.formatting import number
+
+    before, after = (f"{number(value)} {unit}".rstrip() for value in (finding.before, finding.after))
+    return f"With that, the error goes from {before} to {after}: {number(100 * finding.part)} % of its square."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

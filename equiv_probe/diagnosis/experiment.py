@@ -1,0 +1,65 @@
+"""What an experiment is: a question, its price, and a function that answers it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from equiv_probe.diagnosis.finding import EXACTLY, EXPLAINED, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from equiv_probe.diagnosis.finding import Kind
+    from equiv_probe.diagnosis.subject import Compared, Subject
+
+    Run: TypeAlias = Callable[[Subject], Iterable[Finding]]
+
+Group: TypeAlias = Literal["conventions", "group", "numerics", "graph", "physics", "spectrum"]
+
+
+class NotApplicable(Exception):  # noqa: N818 - it is no error
+    """Raised by an experiment that has nothing to try on a model; the message says why."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment.
+
+    Attributes:
+        name: of it, as in "because of …".
+        group: for the report.
+        question: that it answers.
+        cost: about how many evaluations of the model it takes; cheaper ones come first.
+        run: from the subject to what was found, an entry for each output that there is something to say about.
+        needs_error: whether it explains an error under rotation, so that without one there is nothing to do.
+    """
+
+    name: str
+    group: Group
+    question: str
+    cost: int
+    run: Run
+    needs_error: bool = True
+
+
+def experiment(
+    name: str, group: Group, question: str, *, cost: int, needs_error: bool = True
+) -> Callable[[Run], Experiment]:
+    """Make a function an experiment; arguments as of :class:`Experiment`."""
+    return lambda run: Experiment(name, group, question, cost, run, needs_error)
+
+
+def finding(
+    experiment: str,
+    output: str,
+    compared: Compared,
+    sentence: str,
+    advice: str = "",
+    *,
+    kind: Kind = "cause",
+    exact: bool = False,
+) -> Finding:
+    """A finding with the numbers of a comparison; arguments as of :class:`Finding`, and whether it must be exact."""
+    numbers = (compared.before, compared.after, compared.part, compared.certain)
+    return Finding(experiment, output, sentence, advice, kind, *numbers, EXACTLY if exact else EXPLAINED)

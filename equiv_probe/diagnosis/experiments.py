@@ -1,0 +1,73 @@
+"""The experiments that need nothing but a model, its input and the schema; plugins add those of their framework."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from equiv_probe.diagnosis.angular_spectrum import angular_degree
+from equiv_probe.diagnosis.conventions.cartesian_or_spherical import cartesian_or_spherical
+from equiv_probe.diagnosis.conventions.input_representation import input_representation
+from equiv_probe.diagnosis.conventions.order_of_axes import order_of_axes
+from equiv_probe.diagnosis.conventions.transposed import input_transposed, output_transposed
+from equiv_probe.diagnosis.conventions.usual_mistakes import USUAL_MISTAKES, another_representation
+from equiv_probe.diagnosis.conventions.voigt_order import voigt_order
+from equiv_probe.diagnosis.graph.edges import edges
+from equiv_probe.diagnosis.graph.few_values import few_values
+from equiv_probe.diagnosis.graph.small_angles import small_angles
+from equiv_probe.diagnosis.graph.ties import ties
+from equiv_probe.diagnosis.group.fixed_origin import fixed_origin
+from equiv_probe.diagnosis.group.lattice import lattice
+from equiv_probe.diagnosis.group.one_axis import one_axis
+from equiv_probe.diagnosis.group.permutation import permutation
+from equiv_probe.diagnosis.group.reflection import reflection
+from equiv_probe.diagnosis.group.right_angles import right_angles
+from equiv_probe.diagnosis.group.time_reversal import time_reversal
+from equiv_probe.diagnosis.group.translation import translation
+from equiv_probe.diagnosis.numerics.batch_of_one import batch_of_one
+from equiv_probe.diagnosis.numerics.chance import chance
+from equiv_probe.diagnosis.numerics.compiled import compiled
+from equiv_probe.diagnosis.numerics.conditioning import conditioning
+from equiv_probe.diagnosis.numerics.cut_inputs import cut_inputs
+from equiv_probe.diagnosis.numerics.far_from_origin import far_from_origin
+from equiv_probe.diagnosis.numerics.in_float64 import in_float64
+from equiv_probe.diagnosis.numerics.other_device import other_device
+from equiv_probe.diagnosis.physics.gradient import gradient
+from equiv_probe.diagnosis.physics.net_force import net_force
+
+if TYPE_CHECKING:
+    from equiv_probe.diagnosis.experiment import Experiment
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    *USUAL_MISTAKES,
+    order_of_axes,
+    output_transposed,
+    voigt_order,
+    cartesian_or_spherical,
+    another_representation,
+    few_values,
+    angular_degree,
+    net_force,
+    permutation,
+    time_reversal,
+    translation,
+    lattice,
+    batch_of_one,
+    chance,
+    conditioning,
+    right_angles,
+    small_angles,
+    reflection,
+    fixed_origin,
+    far_from_origin,
+    compiled,
+    cut_inputs,
+    other_device,
+    in_float64,
+    input_transposed,
+    ties,
+    one_axis,
+    gradient,
+    edges,
+    input_representation,
+)
+"""All of them; of equal cost, in the order in which they are tried."""

@@ -1,0 +1,1 @@
+"""Is it a discrete choice: neighbours, order, local frames?"""

@@ -1,0 +1,1 @@
+"""Which symmetry is broken, and over which part of the rotations?"""

@@ -1,0 +1,1 @@
+"""Is it arithmetic: precision, conditioning, chance, compilation, batches?"""

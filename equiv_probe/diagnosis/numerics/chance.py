@@ -1,0 +1,82 @@
+"""Chance: a model that gives something else each time it is asked."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from equiv_probe.diagnosis.experiment import experiment
+from equiv_probe.diagnosis.finding import Finding
+from equiv_probe.estimation.verdict import CHANCE_FACTOR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from equiv_probe.diagnosis.subject import Subject
+
+NAME = "chance"
+
+
+@experiment(NAME, "numerics", "Does the same input give the same output again?", cost=7, needs_error=False)
+def chance(subject: Subject) -> Iterator[Finding]:
+    """Compare with the same random state for every call, and, of a module, in evaluation mode."""
+    noisy = [name for name in subject.outputs if _is_noisy(subject, name)]
+    if not noisy:
+        return
+    seeded = subject.again(predict=_seeded(subject.predict))
+    quiet = None
+    if subject.module is not None and any(part.training for part in subject.module.modules()):
+        with evaluating(subject.module):
+            quiet = subject.again()
+    for name in noisy:
+        noise, error = subject.noise(name), subject.error(name)
+        tried = {"with the same random state at every call": subject.compare(name, seeded[name])}
+        if quiet is not None:
+            tried["in evaluation mode, model.eval()"] = subject.compare(name, quiet[name])
+        how, best = max(tried.items(), key=lambda one: one[1].part)
+        sentence = (
+            f"{name!r}, evaluated again at the very same input, differs by {subject.amount(name, noise)}"
+            f", beside {error:.2g} over rotations"
+        )
+        if best.part > 0.5:
+            sentence += f"; {how} {100 * best.part:.3g} % of the squared error go"
+            part, after, certain = best.part, best.after, best.certain
+        else:  # atomics, races, a generator of its own: nothing holds it still
+            part, after, certain = min(1.0, (CHANCE_FACTOR * noise / error) ** 2), error, True
+            sentence += "; neither a fixed random state nor evaluation mode changes that"
+        advice = (
+            "Call model.eval() (dropout, batch normalisation), seed what is drawn in forward, and ask for "
+            "deterministic kernels: torch.use_deterministic_algorithms(True). Of a model that is meant to draw, "
+            "compare means."
+        )
+        yield Finding(NAME, name, sentence, advice, "cause", error, after, part, certain)
+
+
+def _is_noisy(subject: Subject, name: str) -> bool:
+    noise = subject.noise(name)
+    return noise > 100 * torch.finfo(subject.precision).eps * subject.size(name) and noise > subject.error(name) / 10
+
+
+def _seeded(predict: Any) -> Any:
+    def again(inputs: Any) -> Any:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return predict(inputs)
+
+    return again
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode; each part's own mode comes back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode

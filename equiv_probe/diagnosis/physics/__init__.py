@@ -1,0 +1,1 @@
+"""Do outputs that must agree with each other do so?"""

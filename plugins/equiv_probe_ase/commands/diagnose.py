@@ -1,0 +1,67 @@
+"""``equiv-probe diagnose``: why a force field breaks symmetry."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path  # noqa: TC003 - Typer reads annotations
+from typing import Annotated
+
+import typer
+
+from equiv_probe.cli.main import wide_console
+from equiv_probe.errors import EquivProbeError
+from equiv_probe_ase.commands.output_files import require_writable
+from equiv_probe_ase.commands.shared import option, quiet, require_ase
+
+
+def diagnose_command(  # noqa: PLR0917 - a command line has as many options as it has
+    calculator: Annotated[str, typer.Argument(help="A preset, module:callable?key=value or file.py:callable.")],
+    structures: Annotated[str, typer.Argument(help="Any file that ASE reads; FILE@0:50 takes the first fifty.")],
+    output: Annotated[
+        Path | None, option("-o", "--output", help="Diagnosis, .json, .csv or .html.", show="none")
+    ] = None,
+    device: Annotated[str | None, option(help="cpu, cuda, …")] = None,
+    dtype: Annotated[str | None, option(help="float32 or float64, where the model lets you choose.")] = None,
+    properties: Annotated[str | None, option(help="Comma-separated, such as energy,forces,stress.")] = None,
+    vacuum: Annotated[float | None, option(help="Box margin (Å) for structures without a cell.")] = None,
+    everything: Annotated[bool, option("--all", help="Run all experiments, also when the error is explained.")] = False,
+    budget: Annotated[int | None, option(help="Evaluations beyond which no experiment is begun.")] = None,
+    seed: Annotated[int, option(help="Of the rotations.")] = 0,
+    batched: Annotated[
+        bool, option("--batched/--no-batched", help="Evaluate many copies in one model pass where possible.")
+    ] = True,
+    as_json: Annotated[bool, option("--json", help="Print the diagnosis as JSON.")] = False,
+    verbose: Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
+) -> None:
+    """Find out why a force field breaks symmetry: experiments, the cheapest first, until one explains the error."""
+    require_ase()
+    from equiv_probe_ase.calculators.by_name import make_calculator
+    from equiv_probe_ase.diagnosis.diagnose import diagnose
+
+    if output is not None:
+        if output.suffix not in {".json", ".csv", ".html"}:
+            raise EquivProbeError(f"-o {output}", "a name that ends in .json, .csv or .html")
+        require_writable(output, "-o")
+    # Models print what they like; stdout is for the diagnosis.
+    with contextlib.redirect_stdout(sys.stderr), quiet(verbose=verbose):
+        found = diagnose(
+            lambda: make_calculator(calculator, device=device, dtype=dtype),
+            structures,
+            properties=[name.strip() for name in properties.split(",")] if properties else None,
+            vacuum=vacuum,
+            batched=batched,
+            everything=everything,
+            budget=budget,
+            seed=seed,
+            in_float64=lambda: make_calculator(calculator, device=device, dtype="float64"),
+            name=calculator + (f" in {dtype}" if dtype else ""),
+        )
+    if output is not None:
+        found.save(output)
+        print(f"Diagnosis: {output}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False, allow_nan=False))
+    else:
+        wide_console().print(found)

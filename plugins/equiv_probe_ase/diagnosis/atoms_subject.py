@@ -1,0 +1,148 @@
+"""A structure and a calculator as the subject of a diagnosis: tensors by name in, properties by name out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import equiv_probe as ep
+from equiv_probe.diagnosis.experiment import NotApplicable
+from equiv_probe.diagnosis.subject import Subject
+from equiv_probe_ase.structures.quantities import applies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from equiv_probe.representations.representation import Representation
+    from equiv_probe_ase.auditing.subject import Subject as Audited
+    from equiv_probe_ase.evaluators.engine import Engine
+    from equiv_probe_ase.structures.loading import Structure
+    from equiv_probe_ase.structures.quantities import Quantity
+
+MOMENTS = "initial_magmoms"
+
+
+class AtomsModel:
+    """Maps ``positions`` ``(C, N, 3)`` and ``cell`` ``(C, 3, 3)`` of copies of a structure to its properties.
+
+    Args:
+        atoms: the structure; its copies share what is not among the inputs.
+        engine: evaluates.
+        quantities: by ASE's name.
+        precision: of the calculator.
+        in_float64: makes the same calculator in float64; None if it cannot be had.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        engine: Engine,
+        quantities: Mapping[str, Quantity],
+        precision: torch.dtype,
+        in_float64: Callable[[], Calculator] | None = None,
+    ) -> None:
+        self.atoms, self.engine, self.quantities = atoms, engine, quantities
+        self.precision, self.in_float64 = precision, in_float64
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Of the structure itself."""
+        found: dict[str, Any] = {
+            "positions": self.atoms.positions,
+            "numbers": self.atoms.numbers,
+            "pbc": self.atoms.pbc,
+        }
+        if self.atoms.cell.rank == 3:
+            found["cell"] = self.atoms.cell.array
+        if MOMENTS in self.atoms.arrays:
+            found[MOMENTS] = self.atoms.arrays[MOMENTS].astype(float)
+        return {name: torch.from_numpy(np.array(value)) for name, value in found.items()}
+
+    def schema(self) -> ep.Schema:
+        """How inputs and properties rotate."""
+        inputs: dict[str, Representation] = {"positions": ep.point}
+        if self.atoms.cell.rank == 3:
+            inputs["cell"] = ep.vector
+        moments = self.atoms.arrays.get(MOMENTS)
+        if moments is not None and moments.ndim == 2:
+            inputs[MOMENTS] = ep.axial
+        return ep.Schema(inputs, {name: quantity.representation for name, quantity in self.quantities.items()})
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Properties ``(C, …)`` of copies."""
+        rows = self.of(self.copies(inputs))
+        return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in self.quantities}
+
+    def of(self, structures: Sequence[Atoms]) -> list[dict[str, NDArray[np.float64]]]:
+        """Properties of any structures, in the reported units."""
+        results = self.engine.run(list(structures), list(self.quantities))
+        return [
+            {name: quantity.values(one[name], atoms) for name, quantity in self.quantities.items()}
+            for one, atoms in zip(results, structures, strict=True)
+        ]
+
+    def copies(self, inputs: Mapping[str, Tensor]) -> list[Atoms]:
+        """Structures from inputs, of which what does not rotate is shared."""
+        own = self.inputs()
+        each = {name for name, value in inputs.items() if value.ndim > own[name].ndim}
+        count = len(inputs["positions"])
+        return [self._copy({n: v[k] if n in each else v for n, v in inputs.items()}) for k in range(count)]
+
+    def _copy(self, values: Mapping[str, Tensor]) -> Atoms:
+        copy = self.atoms.copy()
+        copy.set_constraint()
+        copy.numbers[:] = values["numbers"].numpy()
+        if "cell" in values:
+            copy.set_cell(values["cell"].numpy(), scale_atoms=False)
+        if MOMENTS in values:
+            copy.arrays[MOMENTS] = values[MOMENTS].numpy().reshape(self.atoms.arrays[MOMENTS].shape)
+        copy.arrays["positions"][:] = values["positions"].numpy()
+        return copy
+
+
+def subject_of(
+    structure: Structure,
+    audited: Audited,
+    *,
+    seed: int = 0,
+    in_float64: Callable[[], Calculator] | None = None,
+) -> Subject:
+    """The subject of a diagnosis: one structure, evaluated by what evaluates an audit.
+
+    Args:
+        structure: to look at.
+        audited: the calculator, with what it gives and in which precision.
+        seed: of the rotations.
+        in_float64: makes the same calculator in float64.
+    """
+    quantities = {n: q for n, q in audited.quantities.items() if applies(q, structure.atoms, asked=False)}
+    model = AtomsModel(structure.atoms, audited.engine, quantities, audited.precision, in_float64)
+    units = {name: quantity.unit for name, quantity in quantities.items()}
+    scales = {name: quantity.factor for name, quantity in quantities.items()}
+    return Subject(
+        model,
+        model.inputs(),
+        model.schema(),
+        stacked=True,
+        precision=audited.precision,
+        units=units,
+        scales=scales,
+        seed=seed,
+    )
+
+
+def atoms_of(subject: Subject) -> AtomsModel:
+    """The structure and the calculator behind a subject.
+
+    Raises:
+        NotApplicable: it is of another kind.
+    """
+    if not isinstance(subject.predict, AtomsModel):
+        raise NotApplicable("the model is no calculator of a structure")
+    return subject.predict

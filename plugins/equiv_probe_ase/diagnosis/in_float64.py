@@ -1,0 +1,38 @@
+"""The same calculator in float64."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
+from equiv_probe.diagnosis.numerics.in_float64 import NAME
+from equiv_probe.diagnosis.subject import FEW
+from equiv_probe_ase.diagnosis.atoms_subject import AtomsModel, atoms_of
+from equiv_probe_ase.evaluators import evaluator_for
+from equiv_probe_ase.evaluators.engine import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.subject import Subject
+
+
+@experiment(NAME, "numerics", "Does the error go if everything is computed in float64?", cost=FEW + 1)
+def calculator_in_float64(subject: Subject) -> Iterator[Finding]:
+    """Make the calculator once more, in float64."""
+    model = atoms_of(subject)
+    if model.precision == torch.float64:
+        raise NotApplicable("the calculator works in float64")
+    if model.in_float64 is None:
+        raise NotApplicable("it is not known how to make this calculator in float64: name it instead of giving it")
+    engine = Engine(evaluator_for(model.in_float64()), model.engine.atoms_per_call)
+    wide = AtomsModel(model.atoms, engine, model.quantities, torch.float64)
+    after = subject.again(predict=wide)
+    for name in subject.broken:
+        best = subject.compare(name, after[name])
+        sentence = f"{name!r} is off by {subject.amount(name, best.before)}, and in float64 by {best.after:.2g}"
+        advice = "Use the model in float64 (--dtype float64), or keep its geometry in float64."
+        yield finding(NAME, name, best, sentence, advice)

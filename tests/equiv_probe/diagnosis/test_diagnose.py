@@ -1,0 +1,242 @@
+"""The search, bad input, what is left as it was, and what a diagnosis looks like."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import equiv_probe as ep
+from equiv_probe.diagnosis.diagnose import hints
+from equiv_probe.diagnosis.experiment import NotApplicable, experiment
+from equiv_probe.diagnosis.experiments import EXPERIMENTS
+from equiv_probe.diagnosis.finding import Finding
+
+from .planted_defects import DEFECTS, Field, molecule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from equiv_probe.diagnosis.diagnosis import Diagnosis
+    from equiv_probe.diagnosis.subject import Subject
+
+SCHEMA = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
+
+
+def batch() -> dict[str, Tensor]:
+    return {"pos": molecule(0)}
+
+
+def shuffled_axes(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"forces": (inputs["pos"] - inputs["pos"].mean(0))[:, [1, 2, 0]]}
+
+
+def outside(x: Tensor) -> bool:
+    """Whether the first atom is rotated into a cap of the sphere, a seventh of it, far from where it began."""
+    first = molecule(0)[0]
+    across = torch.linalg.cross(first, torch.tensor([0.3, -0.2, 1.0], dtype=torch.float64))
+    return bool(x[0] @ across > 0.7 * first.norm() * across.norm())
+
+
+def states(found: Diagnosis) -> dict[str, str]:
+    return {one.experiment: one.state for one in found.attempts}
+
+
+def explains(name: str, part: float, cost: int) -> Any:
+    @experiment(name, "group", "?", cost=cost)
+    def run(subject: Subject) -> Iterator[Finding]:
+        yield Finding(name, "forces", "so it is", "mend it", "cause", 1.0, 1 - part, part)
+
+    return run
+
+
+def test_the_search_goes_by_cost_and_stops_where_the_error_is_explained() -> None:
+    some = [explains("third", 1.0, 30), explains("first", 0.5, 0), explains("second", 0.95, 20)]
+    found = ep.diagnose(shuffled_axes, batch(), SCHEMA, experiments=some)
+    assert [(one.experiment, one.state) for one in found.attempts] == [
+        ("first", "partly"), ("second", "explains"), ("third", "not tried")
+    ]  # fmt: skip
+    assert found.verdict == "second"
+    assert found.attempts[2].why == "the error is explained already"
+    whole = ep.diagnose(shuffled_axes, batch(), SCHEMA, experiments=some, everything=True)
+    assert [one.state for one in whole.attempts] == ["partly", "explains", "explains"]
+
+
+def test_a_budget_is_kept() -> None:
+    found = ep.diagnose(DEFECTS["z_is_special"].make(0, True)[0], *DEFECTS["z_is_special"].make(0, True)[1:], budget=36)
+    assert found.protocol["evaluations"] <= 36
+    assert any("more than what is left of 36" in one.why for one in found.attempts)
+    assert states(found)["order of axes"] != "not tried", "what costs nothing is tried"
+
+
+def test_an_experiment_that_raises_says_why_and_the_others_go_on() -> None:
+    @experiment("breaks", "group", "?", cost=0)
+    def breaks(subject: Subject) -> Iterator[Finding]:
+        yield Finding("breaks", "forces", "half", "", "cause", 1.0, 0.7, 0.5)
+        raise ValueError("a model\nraises anything")
+
+    @experiment("says no", "group", "?", cost=0)
+    def says_no(subject: Subject) -> Iterator[Finding]:
+        raise NotApplicable("there is no cell")
+        yield
+
+    found = ep.diagnose(shuffled_axes, batch(), SCHEMA, experiments=[breaks, says_no, *EXPERIMENTS])
+    by_name = {one.experiment: one for one in found.attempts}
+    assert (by_name["breaks"].state, by_name["breaks"].why) == ("failed", "ValueError: a model raises anything")
+    assert (by_name["says no"].state, by_name["says no"].why) == ("not applicable", "there is no cell")
+    assert found.verdict == "order of axes"
+    text = " ".join(str(found).split())
+    assert "Could not be run: breaks (ValueError: a model raises anything)" in text
+    assert "says no (there is no cell)" in text
+
+
+def test_rotations_at_which_the_model_fails_are_left_out() -> None:
+    def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if outside(inputs["pos"]):
+            raise RuntimeError("outside of the box")
+        return shuffled_axes(inputs)
+
+    found = ep.diagnose(model, batch(), SCHEMA)
+    assert found.verdict == "order of axes"
+    assert 6 <= found.protocol["rotations"] < 24
+    assert "outside of the box" in " ".join(found.notes)
+
+
+def test_a_model_that_fails_nearly_always_is_an_error() -> None:
+    calls = iter(range(10**6))
+
+    def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if next(calls) > 0:
+            raise RuntimeError("no memory of that")
+        return shuffled_axes(inputs)
+
+    with pytest.raises(ep.EquivProbeError, match="no memory of that"):
+        ep.diagnose(model, batch(), SCHEMA)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_outputs_that_are_not_finite(value: float) -> None:
+    def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = shuffled_axes(inputs)["forces"]
+        spoilt = value if outside(inputs["pos"]) else 0.0
+        return {"forces": found + spoilt, "energy": torch.full((), value).double()}
+
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector, "energy": ep.scalar})
+    found = ep.diagnose(model, batch(), schema)
+    assert found.verdict == "order of axes"
+    assert [one.name for one in found.outputs] == ["forces"], "an output that never is finite is left out"
+    assert "'energy' was not finite at 24 rotations" in " ".join(found.notes)
+    with pytest.raises(ep.EquivProbeError, match="not finite"):
+        ep.diagnose(lambda x: {"forces": x["pos"] * value}, batch(), SCHEMA)
+
+
+def test_whole_numbers_and_empty_outputs() -> None:
+    def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = inputs["pos"] - inputs["pos"].mean(0)
+        return {"forces": own, "count": (own.norm(dim=-1) > 1).sum(), "none": own[:0, 0]}
+
+    schema = ep.Schema({"pos": ep.point}, {"forces": ep.vector, "count": ep.scalar, "none": ep.scalar})
+    found = ep.diagnose(model, batch(), schema)
+    assert found.verdict == "nothing"
+    assert {one.name for one in found.outputs} == {"forces", "count"}
+
+
+def test_a_model_is_left_as_it_was() -> None:
+    class Stateful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.field, self.drop, self.norm = Field(0), nn.Dropout(0.5), nn.BatchNorm1d(3).double()
+            self.calls = 0
+
+        def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            self.calls += 1
+            inputs["pos"].requires_grad_(True)
+            return {"forces": self.drop(self.norm(self.field.energy_and_forces(inputs["pos"])[1]))}
+
+    model, given = Stateful(), batch()
+    model.field.coefficients.grad = torch.ones(3).double()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state, pos = torch.get_rng_state(), given["pos"].clone()
+    ep.diagnose(model, given, SCHEMA, everything=True)
+    assert all(bool((before[name] == value).all()) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(given["pos"], pos)
+    assert not given["pos"].requires_grad
+    assert model.training
+    assert model.drop.training
+    assert model.calls == 0
+    assert torch.equal(model.field.coefficients.grad, torch.ones(3).double())
+    assert not any(part._forward_hooks for part in model.modules())
+
+
+def test_the_same_is_said_again() -> None:
+    first, second = (ep.diagnose(*DEFECTS["activation_on_components"].make(1, True)) for _ in range(2))
+    assert first.attempts == second.attempts
+    assert [one.sentence for one in first.findings] == [one.sentence for one in second.findings]
+    parts = [[one.part for one in found.findings] for found in (first, second)]
+    assert parts[0] == pytest.approx(parts[1], rel=1e-9, abs=1e-12, nan_ok=True)  # sums may begin elsewhere in memory
+
+
+def test_it_is_stored_read_and_shown(tmp_path: Path) -> None:
+    found = ep.diagnose(shuffled_axes, batch(), SCHEMA)
+    found.save(tmp_path / "d.json")
+    assert ep.load(tmp_path / "d.json") == found
+    stored = json.loads((tmp_path / "d.json").read_text())
+    assert stored["kind"] == "diagnosis"
+    found.save(tmp_path / "d.csv")
+    assert (tmp_path / "d.csv").read_text().splitlines()[0] == "experiment,group,question,state,why,evaluations"
+    text = " ".join(str(found).split())
+    for part in ("Order of axes: 'forces' rotates as it should", "(y, z, x)", "Try, for order of axes", "100 %"):
+        assert part in text, part
+    assert "Not tried:" in text
+    pytest.importorskip("matplotlib", reason="pages are drawn with it")
+    found.save(tmp_path / "d.html")
+    page = (tmp_path / "d.html").read_text()
+    for part in ("Why is it broken?", "What to try?", "What says so?", "How large is it?", "What else was tried?"):
+        assert part in page, part
+    assert repr(found).startswith("<Diagnosis of shuffled_axes on one batch, a dict: Order of axes:")
+
+
+def test_nothing_broken_is_said_so() -> None:
+    def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"forces": inputs["pos"] - inputs["pos"].mean(0)}
+
+    found = ep.diagnose(model, batch(), SCHEMA)
+    assert found.verdict == "nothing"
+    assert "Nothing is broken that these experiments look for." in str(found)
+    assert "rotation is respected: there is no error to explain" in " ".join(str(found).split())
+
+
+def test_two_outputs_with_two_causes() -> None:
+    def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = inputs["pos"] - inputs["pos"].mean(0)
+        return {"forces": own[:, [1, 2, 0]], "velocities": own + torch.tensor([0.0, 0.3, 1.0])}
+
+    schema = ep.Schema({"pos": ep.point}, {"forces": ep.vector, "velocities": ep.vector})
+    found = ep.diagnose(model, batch(), schema)
+    assert set(found.verdict.split(" + ")) == {"order of axes", "constant laboratory vector"}
+
+
+def test_hints_are_the_cheap_part() -> None:
+    calls = []
+
+    def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        calls.append(1)
+        return shuffled_axes(inputs)
+
+    assert hints(model, batch(), SCHEMA)[0].startswith("order of axes: 'forces' rotates")
+    assert len(calls) <= 32
+    assert hints(model, batch(), SCHEMA, outputs=["energy"]) == []
+
+
+def test_every_experiment_has_a_name_of_its_own() -> None:
+    names = [one.name for one in EXPERIMENTS]
+    assert len(set(names)) == len(names)
+    said = {name for defect in DEFECTS.values() for name in defect.said}
+    untested = set(names) - said - {"rotated twice", "another centre", "another representation", "device"}
+    assert untested == set(), "each experiment has a planted defect that it must find"
