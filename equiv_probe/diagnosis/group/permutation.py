@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.diagnosis.atom_indices import atom_indices
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.diagnosis.subject import root
@@ -28,8 +29,8 @@ def permutation(subject: Subject) -> Iterator[Finding]:
     order, axis = _order(subject)
     first = subject.inputs[_places(subject)]
     atoms, lead = first.shape[axis], first.shape[:axis]
-    if _indexes_atoms(subject):
-        raise NotApplicable("inputs count atoms by their places (edges), which would have to be counted anew")
+    back = order.argsort()
+    indices = atom_indices(subject)
 
     def shuffled(value: Any, rep: Representation | None, places: Tensor) -> Any:
         free = value.ndim - len(rep.event_shape if rep else ()) if isinstance(value, torch.Tensor) else 0
@@ -37,8 +38,9 @@ def permutation(subject: Subject) -> Iterator[Finding]:
         return value.index_select(axis, places.to(value.device)) if is_per_atom else value
 
     schema = subject.schema
-    found = subject.at({n: shuffled(value, schema.inputs.get(n), order) for n, value in subject.inputs.items()})
-    back = order.argsort()
+    given = {n: shuffled(value, schema.inputs.get(n), order) for n, value in subject.inputs.items()}
+    given |= {n: back.to(subject.inputs[n].device)[subject.inputs[n].long()].to(subject.inputs[n]) for n in indices}
+    found = subject.at(given)
     for name in subject.outputs:
         change = root(shuffled(found[name], schema.outputs[name], back) - subject.identity[name])
         rounding = subject.rounding(name)
@@ -73,14 +75,3 @@ def _order(subject: Subject) -> tuple[Tensor, int]:
     if bool((order == torch.arange(count)).all()):
         raise NotApplicable("there is one atom in each structure")
     return order, axis
-
-
-def _indexes_atoms(subject: Subject) -> bool:
-    return any(
-        isinstance(value, torch.Tensor)
-        and not value.is_floating_point()
-        and value.ndim == 2
-        and value.shape[0] == 2
-        and name != subject.schema.batch
-        for name, value in subject.inputs.items()
-    )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.diagnosis.atom_indices import atom_indices
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.diagnosis.subject import root
@@ -59,7 +60,7 @@ def batch_of_one(subject: Subject) -> Iterator[Finding]:
 def _count(subject: Subject) -> tuple[int, Any]:
     """How many structures there are, and what chooses the entries of one of them along the first axis."""
     index = subject.schema.batch
-    if any(_counts_atoms(value) for value in subject.inputs.values()):
+    if atom_indices(subject):
         raise NotApplicable("inputs count atoms by their places (edges), which would have to be counted anew")
     if index is not None:
         owners: Tensor = subject.inputs[index].long()
@@ -86,7 +87,3 @@ def _chosen(values: Mapping[str, Any], chosen: Tensor, count: int, place: int) -
         elif len(value) == count:
             found[name] = value[place : place + 1]
     return found
-
-
-def _counts_atoms(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and not value.is_floating_point() and value.ndim == 2 and len(value) == 2

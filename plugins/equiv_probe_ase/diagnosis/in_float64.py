@@ -28,9 +28,12 @@ def calculator_in_float64(subject: Subject) -> Iterator[Finding]:
         raise NotApplicable("the calculator works in float64")
     if model.in_float64 is None:
         raise NotApplicable("it is not known how to make this calculator in float64: name it instead of giving it")
-    engine = Engine(evaluator_for(model.in_float64()), model.engine.atoms_per_call)
-    wide = AtomsModel(model.atoms, engine, model.quantities, torch.float64)
-    after = subject.again(predict=wide)
+    default = torch.get_default_dtype()  # which some packages set, and the calculator in float32 needs back
+    try:
+        engine = Engine(evaluator_for(model.in_float64()), model.engine.atoms_per_call)
+        after = subject.again(predict=AtomsModel(model.atoms, engine, model.quantities, torch.float64))
+    finally:
+        torch.set_default_dtype(default)
     for name in subject.broken:
         best = subject.compare(name, after[name])
         sentence = f"{name!r} is off by {subject.amount(name, best.before)}, and in float64 by {best.after:.2g}"
