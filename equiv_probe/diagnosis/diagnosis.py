@@ -288,7 +288,8 @@ def _result(attempt: Attempt) -> Verdict:
 def _told(finding: Finding) -> str:
     if finding.state == "partly" and finding.kind == "character":
         return f"No single cause was found. {_capital(finding.sentence)}."
-    return f"{_capital(finding.experiment)}: {finding.sentence}."
+    lead = f"In part {finding.experiment}" if finding.state == "partly" else _capital(finding.experiment)
+    return f"{lead}: {finding.sentence}."
 
 
 def _effect(finding: Finding, unit: str) -> str:

@@ -37,7 +37,7 @@ def batch_of_one(subject: Subject) -> Iterator[Finding]:
         alone = _chosen(subject.inputs, chosen, count, place)
         if index is not None:
             alone[index] = torch.zeros_like(alone[index])
-        found = subject.at(alone)
+        found = _alone(subject, alone)
         for name in subject.outputs:
             shared = _chosen(subject.identity, chosen, count, place)[name]
             if shared.shape == found[name].shape:
@@ -55,6 +55,18 @@ def batch_of_one(subject: Subject) -> Iterator[Finding]:
                 "batch, and capacity limits that a batch shares."
             )
             yield Finding(NAME, name, sentence, advice, "beside", change, allowed)
+
+
+def _alone(subject: Subject, inputs: dict[str, Any]) -> Mapping[str, Tensor]:
+    """Outputs of one structure; beside a copy of itself where a model takes no batch of one, as while it trains."""
+    try:
+        return subject.at(inputs)
+    except (Exception, SystemExit):
+        if subject.schema.batch is not None:
+            raise
+        one = {n: v for n, v in inputs.items() if isinstance(v, torch.Tensor) and v.ndim and len(v) == 1}
+        found = subject.at({**inputs, **{name: torch.cat([value, value]) for name, value in one.items()}})
+        return {name: value[:1] if value.ndim and len(value) == 2 else value for name, value in found.items()}
 
 
 def _count(subject: Subject) -> tuple[int, Any]:
