@@ -12,7 +12,7 @@ INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/py
 # Models of the tests are small: a second process helps, a second thread waits more than it works.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: demo test test-fast gpu-check lint bench clean
+.PHONY: demo test test-fast hosts gpu-check lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/equiv-probe demo
@@ -23,6 +23,10 @@ test: $(VENV)/.test
 # Without what is marked slow: trainings in other processes, coverage by brute force, browsers.
 test-fast: $(VENV)/.test
 	$(PYTEST) -m "not slow" $(ARGS)
+
+# Trainings with other people's packages, each in an environment of its own: make hosts HOST=nequip, or all of them.
+hosts:
+	$(PYTHON) tests/hosts/install.py $(HOST)
 
 # On a machine with a GPU: the tests marked gpu, then the benchmarks, as one table in gpu-check.md.
 gpu-check: $(VENV)/.test

@@ -34,10 +34,9 @@ def cloned(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass
 class Source:
-    """Something to draw from.
+    """Something to draw from: ``fetch`` gives a fresh draw; for a transform, of a copy of the sample.
 
     Attributes:
-        fetch: a fresh draw; for a transform, of a copy of the sample.
         before: the sample by name; of a dataset, its first draw.
         absolute: whether ``before`` is the unrotated sample, or one that was rotated itself.
         written: names of tensors that a draw wrote into though they belong to somebody else.

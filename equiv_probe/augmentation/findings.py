@@ -97,15 +97,7 @@ NEW = "every draw is a new rotation"
 
 
 def uniform(name: str, matrices: Tensor, *, improper: bool, absolute: bool, alpha: float) -> Finding:
-    """Whether drawn rotations ``(K, 3, 3)`` are Haar, and if not by which recipe they may have been made.
-
-    Args:
-        name: of the finding.
-        matrices: orthogonal.
-        improper: whether half of them are meant to be improper.
-        absolute: whether they are known themselves, or only up to a rotation that they share.
-        alpha: level of the test.
-    """
+    """Whether drawn rotations ``(K, 3, 3)``, known themselves if ``absolute``, else up to a shared one, are Haar."""
     proper, test = matrices * torch.linalg.det(matrices).sign()[:, None, None], uniformity(matrices, improper=improper)
     passed = test.p_value >= alpha
     parts = ["rotations are uniform on SO(3)" if passed else f"rotations are not uniform on SO(3), at {test.part}"]
@@ -115,12 +107,7 @@ def uniform(name: str, matrices: Tensor, *, improper: bool, absolute: bool, alph
 
 
 def without_improper(matrices: Tensor, *, improper: bool) -> tuple[Finding, Tensor]:
-    """Whether drawn rotations ``(K, 3, 3)`` are proper, and the proper rotations that are left of them.
-
-    Args:
-        matrices: orthogonal.
-        improper: whether improper ones are meant.
-    """
+    """Whether drawn rotations ``(K, 3, 3)`` are proper, or need not be, and the proper ones left of them."""
     signs = torch.linalg.det(matrices).sign()
     share = float((signs < 0).double().mean())
     sentence = f"{100 * share:.0f} % of the draws are improper (determinant −1)" if share else "determinant +1, always"

@@ -34,13 +34,7 @@ def repeats(rotations: Tensor, tolerance: float) -> Tensor:
 
 
 def check_independence(rotations: Tensor, tolerance: float, alpha: float) -> Finding:
-    """Look for rotations that come again, and for draws that know of the one before.
-
-    Args:
-        rotations: in the order in which they were drawn, ``(K, 3, 3)``.
-        tolerance: to which two rotations count as the same.
-        alpha: level of the test.
-    """
+    """Look for rotations ``(K, 3, 3)`` that come again to a tolerance, and draws that know of the one before."""
     count = len(rotations)
     different = count - int(repeats(rotations, tolerance).tril().any(1).sum())
     if different == 1:
@@ -62,14 +56,7 @@ def check_independence(rotations: Tensor, tolerance: float, alpha: float) -> Fin
 def check_batch(
     rotations: list[Tensor], determined: tuple[bool, ...], tolerance: float, alpha: float
 ) -> Iterator[Finding]:
-    """Look for structures of one batch that are rotated alike.
-
-    Args:
-        rotations: of each draw, those of the structures, ``(U, 3, 3)``.
-        determined: for each structure, whether its points tell the rotation.
-        tolerance: to which two rotations count as the same.
-        alpha: level of the test.
-    """
+    """Look for structures of a batch that are rotated alike, ``(U, 3, 3)`` in each draw, where points tell."""
     places = [u for u, known in enumerate(determined) if known][:_STRUCTURES]
     if len(places) < 2:
         return
@@ -133,15 +120,7 @@ class _Rotated(Dataset[tuple[int, "Tensor"]]):
 def check_workers(
     fetch: Callable[[], Any], layout: Layout, before: Mapping[str, Tensor], tolerance: float, workers: int
 ) -> Finding:
-    """Fetch through a real DataLoader, two epochs, and look for rotations that come again.
-
-    Args:
-        fetch: a fresh draw.
-        layout: where the positions are.
-        before: the sample before it was rotated.
-        tolerance: to which two rotations count as the same.
-        workers: how many.
-    """
+    """Fetch through a real DataLoader, two epochs, and look for rotations that come again to within a tolerance."""
     loader = DataLoader(
         _Rotated(fetch, layout), batch_size=None, sampler=[0] * (_FETCHES * workers), num_workers=workers
     )

@@ -29,13 +29,10 @@ EPS = float(torch.finfo(torch.float32).eps)
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw: the sample afterwards, and how each structure moved.
+    """One draw: the sample afterwards by name, and how each structure moved.
 
-    Attributes:
-        values: of the sample after it, by name.
-        motions: of each structure.
-        angle_error: to how many radians the rotations are known, given rounding and deviations.
-        determined: for each structure, whether its points tell the rotation.
+    ``angle_error`` is to how many radians the rotations are known, given rounding and deviations; ``determined`` says
+    of each structure whether its points tell the rotation.
     """
 
     values: Mapping[str, Tensor]
@@ -59,11 +56,7 @@ def check_labels(
 ) -> Iterator[Finding]:
     """Compare every entry other than the positions with ``ρ(g)`` of what it was, in several draws.
 
-    Args:
-        before: the sample by name.
-        draws: of it.
-        layout: where its positions are.
-        schema: what rotates how; names decide where it does not say.
+    Names decide where the schema does not say what rotates how.
 
     Yields:
         A finding for each entry that rotates, or that changed; one for all that stayed as they should.

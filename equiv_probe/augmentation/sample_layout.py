@@ -13,15 +13,14 @@ from torch import Tensor
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import representation as reps
+from equiv_probe.schema.batch_layout import resolve_batch
+from equiv_probe.schema.schema import Schema
 from equiv_probe.schema.structures import Structures
-from equiv_probe.schema.usual_names import usual
+from equiv_probe.schema.usual_names import plain, usual
 
 if TYPE_CHECKING:
     from equiv_probe.representations.representation import Representation
-    from equiv_probe.schema.schema import Schema
 
-_INDICES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
-_MASKS = {"mask", "node_mask"}
 _CELLS = {"cell", "cells", "lattice", "box"}
 _MORE_NAMES = dict.fromkeys(("dy", "neg_dy", "normal", "normals", "edge_vectors"), reps.vector)
 _DEPTH = 4
@@ -30,9 +29,8 @@ _DEPTH = 4
 def read(sample: Any) -> dict[str, Tensor]:
     """The tensors, arrays and numbers in a sample, by dotted name, as they are: nothing is copied.
 
-    Args:
-        sample: a tensor (named ``pos``), mapping, tuple (``"0"``, ``"1"``, …), or an object with ``to_dict()``, with
-            ``keys()`` and indexing, or with attributes.
+    A sample is a tensor (named ``pos``), mapping, tuple (``"0"``, ``"1"``, …), or an object with ``to_dict()``, with
+    ``keys()`` and indexing, or with attributes.
     """
     found: dict[str, Tensor] = {}
     _walk(sample, "", found, 0)
@@ -65,11 +63,6 @@ def _entries(value: Any) -> list[tuple[Any, Any]]:
     return []
 
 
-def plain(name: str) -> str:
-    """The last part of a dotted name, in lower case, without leading underscores."""
-    return name.rpartition(".")[2].lower().lstrip("_")
-
-
 def representation(name: str, value: Tensor, schema: Schema | None) -> Representation | None:
     """How an entry rotates: as the schema says, or else by its name; None where neither knows."""
     if schema is not None:
@@ -97,12 +90,9 @@ def has_positions(values: Mapping[str, Tensor], schema: Schema | None) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the positions of a sample are.
+    """Where the positions of a sample are, under which name, and which rotation belongs to which entry.
 
-    Attributes:
-        name: of the positions.
-        atoms: for each structure the places of its atoms among the flattened positions.
-        structures: which rotation belongs to which entry.
+    ``atoms`` are, for each structure, the places of its atoms among the flattened positions.
     """
 
     name: str
@@ -132,40 +122,32 @@ class Layout:
                 'check_augmentation(..., schema=ep.Schema(inputs={"<name>": ep.point}, outputs={}))',
             )
         value = values[name]
-        many = value.shape[:-1].numel()
-        if value.ndim == 2:
-            index = _index(values, many, schema)
-            if index is None:
-                return cls(name, (torch.arange(many),), Structures("one", 1))
+        places = torch.arange(value.shape[:-1].numel())
+        found = resolve_batch(_declared(name, values, schema), values)
+        structures = Structures.of(values, found, "origin")
+        if structures.index is not None:
+            index = structures.index.cpu()
             count = int(index.max()) + 1
+            edges = None if structures.edges is None else structures.edges.cpu()
             atoms = tuple((index == u).nonzero()[:, 0] for u in range(count))
-            return cls(name, atoms, Structures("index", count, index=index, edges=_edges(values, index)))
-        rows = torch.arange(many).reshape(len(value), -1)
-        mask = next((v for n, v in values.items() if _is_mask(n, v, value, schema)), None)
-        held = (
-            torch.ones_like(rows, dtype=torch.bool) if mask is None else mask.detach().cpu().bool().reshape(rows.shape)
-        )
-        atoms = tuple(row[keep] for row, keep in zip(rows, held, strict=True))
-        return cls(name, atoms, Structures("leading", len(value)))
+            return cls(name, atoms, Structures("index", count, index=index, edges=edges))
+        if structures.layout == "one":
+            return cls(name, (places,), Structures("one", 1))
+        mask = structures.mask
+        held = torch.ones(value.shape[:-1]) if mask is None or mask.shape != value.shape[:-1] else mask.cpu()
+        rows = zip(places.reshape(len(value), -1), held.reshape(len(value), -1), strict=True)
+        return cls(name, tuple(row[keep != 0] for row, keep in rows), Structures("leading", len(value)))
 
 
-def _is_mask(name: str, value: Tensor, positions: Tensor, schema: Schema | None) -> bool:
-    named = name == schema.mask if schema is not None and schema.mask else plain(name) in _MASKS
-    return named and value.shape == positions.shape[:-1]
+def _declared(name: str, values: Mapping[str, Tensor], schema: Schema | None) -> Schema:
+    """A schema of the positions alone, with the batch index and the mask that were declared, where they fit."""
+    shape = values[name].shape[:-1]
 
+    def fitting(given: str | None) -> str | None:
+        return given if given is not None and given in values and values[given].shape == shape else None
 
-def _index(values: Mapping[str, Tensor], count: int, schema: Schema | None) -> Tensor | None:
-    declared = schema.batch if schema is not None else None
-    for name, value in values.items():
-        named = name == declared or (declared is None and plain(name) in _INDICES)
-        if named and not value.is_floating_point() and value.shape == (count,):
-            return value.detach().cpu().long()
-    return None
-
-
-def _edges(values: Mapping[str, Tensor], index: Tensor) -> Tensor | None:
-    edges = next((v for n, v in values.items() if plain(n) == "edge_index" and v.ndim == 2 and len(v) == 2), None)
-    return None if edges is None else index[edges[0].detach().cpu().long()]
+    batch, mask = (None, None) if schema is None else (fitting(schema.batch), fitting(schema.mask))
+    return Schema({name: reps.point}, {}, batch=batch, mask=mask)
 
 
 def generic_sample() -> dict[str, Tensor]:

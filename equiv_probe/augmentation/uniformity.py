@@ -39,11 +39,9 @@ class Test:
 
 
 def uniformity(matrices: Tensor, *, improper: bool = False) -> Test:
-    """Test independent draws for being Haar on SO(3), or on O(3).
+    """Test independent draws ``(K, 3, 3)`` for being Haar on SO(3), or on O(3), where half are to be ``improper``.
 
-    Args:
-        matrices: ``(K, 3, 3)`` orthogonal; without ``improper`` the sign of each is dropped.
-        improper: whether half of them should be improper, independently of the rest.
+    For SO(3) the sign of each is dropped.
     """
     signs = torch.linalg.det(matrices).sign()
     proper = matrices * signs[:, None, None]
@@ -54,24 +52,16 @@ def uniformity(matrices: Tensor, *, improper: bool = False) -> Test:
 
 
 def serial(rotations: Tensor) -> Test:
-    """Test whether each draw knows of the one before it, whatever their distribution.
+    """Test whether each draw of ``(K, 3, 3)``, proper, knows of the one before it, whatever their distribution.
 
     The mean of ``χ_l(g_k⁻¹ g_{k+1})``, for l = 1 and 2, against its mean and variance over other orders of the same
     draws, as a z-value. A fixed rotation from draw to draw shows at one of the two degrees, whatever its angle.
-
-    Args:
-        rotations: proper, in order, ``(K, 3, 3)``.
     """
     return _permuted(rotations, rotations, lambda order: (order[:, :-1], order[:, 1:]))
 
 
 def association(first: Tensor, second: Tensor) -> Test:
-    """Test whether the rotations of two structures in one call know of each other; as :func:`serial`, over pairings.
-
-    Args:
-        first: of one structure, call by call, ``(K, 3, 3)`` proper.
-        second: of the other, ``(K, 3, 3)``.
-    """
+    """Test whether two structures' rotations, call by call, know of each other; as :func:`serial`, over pairings."""
     return _permuted(first, second, lambda order: (torch.arange(order.shape[1]).expand_as(order), order))
 
 
@@ -105,11 +95,9 @@ def moments(rotations: Tensor) -> str:
 
 
 def recipe(rotations: Tensor, *, absolute: bool) -> str:
-    """The recipe that rotations which are not Haar seem to follow, in words; empty where it is not recognised.
+    """The recipe that proper rotations ``(K, 3, 3)`` seem to follow that are not Haar; empty where none is recognised.
 
-    Args:
-        rotations: proper, ``(K, 3, 3)``.
-        absolute: whether they are known themselves, or only up to a rotation that they share on the right.
+    Those that are not ``absolute`` are known up to a rotation that they share on the right.
     """
     found = _one_axis(rotations) or _small(rotations, absolute=absolute) or _euler(rotations)
     if found or not absolute:

@@ -27,7 +27,7 @@ def run(
     options: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Settings: every=100, augment=true, network=model.net.")
     ] = None,
-    output: Annotated[str | None, typer.Option("-o", "--output", help="Report, .json, .csv or .html.")] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Report to write, .json, .csv or .html.")] = None,
     report: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run a training script as it is, and measure what it trains (Lightning, plain loops) or moves (ASE)."""

@@ -119,8 +119,8 @@ def _conclude(finder: Finder, report: Any, code: int) -> None:
     if not found and not claims.names:
         called = finder.nothing() or "no module was called with coordinates, graphs or grids twice"
         logger.warning(
-            f"equiv_probe measured nothing: no Trainer of Lightning was run, no dynamics of ASE; {called}. "
-            "In a loop of your own: with ep.Probe(model) as probe: loss = probe.step(lambda: ...)"
+            f"equiv_probe measured nothing: no Lightning Trainer ran, and no ASE dynamics; {called}. "
+            "In a training loop of your own write: with ep.Probe(model) as probe: loss = probe.step(lambda: ...)"
         )
     for number, probe in enumerate(found):
         notes = [f"the script ended with exit code {code}"] if code else []

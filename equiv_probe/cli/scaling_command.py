@@ -49,7 +49,9 @@ def scaling_command(
     smooth: Annotated[str, typer.Option(help="Smoothing of curves: minimum, median or none.")] = "minimum",
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals.")] = 1000,
     unit: Annotated[str, typer.Option(help="Unit of the loss, for figures.")] = "",
-    output: Annotated[Path | None, typer.Option("-o", "--output", help=".json, .html, .png, .svg or .pdf.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Save as .json, .html, .png, .svg or .pdf.")
+    ] = None,
 ) -> None:
     """Fit scaling laws to runs, or find where one model's loss falls below another's."""
     from equiv_probe.scaling.logs import joined, read_table

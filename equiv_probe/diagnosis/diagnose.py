@@ -14,11 +14,8 @@ from equiv_probe.diagnosis.diagnosis import Diagnosis, OutputError
 from equiv_probe.diagnosis.experiments import EXPERIMENTS
 from equiv_probe.diagnosis.search import search
 from equiv_probe.diagnosis.subject import Subject
-from equiv_probe.live.adapter_choice import adapter_for
-from equiv_probe.live.capture import cloned
+from equiv_probe.live.batch_call import batch_call
 from equiv_probe.live.isolation import isolated
-from equiv_probe.live.outputs import new_outputs
-from equiv_probe.schema.batch_layout import resolve_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,8 +43,8 @@ def diagnose(
 
     Args:
         model: a module or any callable, called with ``batch``; its state, and the random state, stay as they are.
-        batch: a tensor or dict, a batch of a framework that a plugin knows, or a tuple, which holds the arguments of a
-            module.
+        batch: a tensor, tuple or dict, or a batch of a framework that a plugin knows; a tuple holds the arguments of a
+            module with as many.
         schema: representations; None infers them.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         everything: run all experiments, also when the error is explained.
@@ -121,30 +118,17 @@ def subject_of(
     model: Callable[..., Any], batch: Any, schema: Schema | None, *, center: str | Tensor = "centroid", seed: int = 0
 ) -> Subject:
     """A model and its batch, ready for experiments; arguments as of :func:`diagnose`."""
-    if not isinstance(model, nn.Module):
-        return Subject(model, batch, schema, center=center, seed=seed)
-    arguments = batch if isinstance(batch, tuple) and not hasattr(batch, "_fields") else (batch,)
-    adapter = adapter_for(model, arguments, {})
-    inputs, rebuild = adapter.split(arguments, {})
-    names = list(schema.outputs) if schema else None
-
-    def calling(module: nn.Module) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-        def predict(given: Mapping[str, Any]) -> dict[str, Any]:
-            # Clones: a model may write into its input, or ask for gradients with respect to it.
-            args, kwargs = rebuild({name: cloned(value) for name, value in given.items()})
-            with torch.enable_grad():
-                return dict(new_outputs(module(*args, **kwargs), given, names))
-
-        return predict
-
-    predict = calling(model)
-    if schema is None:
-        schema = resolve_batch(adapter.infer(inputs, predict(inputs), None), inputs)
-    low = [p.dtype for p in model.parameters() if p.is_floating_point()]
-    low += [v.dtype for v in inputs.values() if isinstance(v, torch.Tensor) and v.is_floating_point()]
-    precision = max(low, key=lambda one: torch.finfo(one).eps, default=None)
+    call = batch_call(model, batch, schema)
+    module = model if isinstance(model, nn.Module) else None
     return Subject(
-        predict, inputs, schema, center=center, seed=seed, module=model, calling=calling, precision=precision
+        call.predict,
+        call.inputs,
+        call.schema,
+        center=center,
+        seed=seed,
+        module=module,
+        calling=call.calling,
+        precision=call.precision,
     )
 
 
@@ -201,9 +185,7 @@ def outputs_of(subject: Subject) -> list[OutputError]:
         verdict = subject.verdict(name)
         kind, sentence = verdict.kind, verdict.sentence
         if name in subject.broken and kind == "round-off":
-            kind = "above round-off"
-            numbers_ = (subject.amount(name, one) for one in (subject.error(name), subject.floor(name)))
-            sentence = "{}, beside a floor of {} that the precision does not explain".format(*numbers_)
+            kind, sentence = "discontinuous", f"{sentence}; but the precision does not explain that floor"
         if name not in subject.broken:
             kind, sentence = "round-off", f"at round-off: {subject.amount(name, subject.error(name))}"
         numbers = (subject.error(name), subject.floor(name), subject.noise(name), subject.size(name))

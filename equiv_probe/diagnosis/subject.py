@@ -136,7 +136,7 @@ class Subject:
             schema,
             plan,
             self.rotations[:, None],
-            centers=self.model.centers(),
+            centers=self.model.centers.by_name(self.model.identity),
         )
 
     @cached_property

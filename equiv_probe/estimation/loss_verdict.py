@@ -28,22 +28,21 @@ def verdict_of_loss(equiv: float, stderr: float, total: float, floor: float, pre
     """
     if not (math.isfinite(equiv) and math.isfinite(total) and total > 0):
         return Verdict("unknown", "")
-    share = 100 * equiv / total
-    if abs(equiv) <= precision * total:
-        kind = _named(precision)
-        resolved = f"the loss is computed in {kind}, which resolves {_few(100 * precision)} % of it"
-        return Verdict("round-off", f"{_few(share)} % of the loss is no more than rounding: {resolved}")
+    share, resolved = f"{100 * equiv / total:.2g} % of the loss", precision * total
+    if abs(equiv) <= resolved:
+        why = f"the loss is computed in {_named(precision)}, which resolves {100 * precision:.2g} % of it"
+        return Verdict("round-off", f"{share} is no more than rounding: {why}")
     if not math.isfinite(floor):
         return Verdict("unknown", "")
-    base = max(abs(floor), precision * total)
-    beside = f"rounding alone makes {_few(100 * base / total)} %"
-    if equiv <= AT_FLOOR * base and base > precision * total:  # else it is the loss that was rounded, and no more
-        return Verdict("round-off", f"{_few(share)} % of the loss is no more than rounding: {beside}")
+    base = max(abs(floor), resolved)
+    why = f"rounding alone makes {100 * base / total:.2g} %"
+    if equiv <= AT_FLOOR * base and base > resolved:  # else it is the loss that was rounded, and no more
+        return Verdict("round-off", f"{share} is no more than rounding: {why}")
     if equiv < CHANCE * stderr:
-        return Verdict("unknown", f"no more than its error bar, where {beside}")
-    small = share <= 100 * SMALL
-    sentence = f"{'small but real' if small else 'broken'}: {_few(share)} % of the loss, where {beside}"
-    return Verdict("above round-off" if small else "broken", sentence)
+        return Verdict("unknown", f"no more than its error bar, where {why}")
+    small = equiv <= SMALL * total
+    said = f"{'small but real' if small else 'broken'}: {share}, where {why}"
+    return Verdict("above round-off" if small else "broken", said)
 
 
 def _named(precision: float) -> str:
@@ -51,8 +50,3 @@ def _named(precision: float) -> str:
     types = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
     named = min(types, key=lambda one: abs(math.log(torch.finfo(one).eps / precision)))
     return str(named).removeprefix("torch.")
-
-
-def _few(percent: float) -> str:
-    """Two digits."""
-    return f"{percent:.2g}"

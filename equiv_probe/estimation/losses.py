@@ -101,7 +101,8 @@ def resolve(loss: AnyLoss) -> PointwiseLoss | Callable[..., Any]:
         return loss
     name = _ALIASES.get(loss, loss)
     if name not in LOSSES:
-        raise EquivProbeError(f"loss {loss!r}", f"one of {', '.join(LOSSES)}, or a callable (prediction, target)")
+        names = ", ".join(LOSSES)
+        raise EquivProbeError(f"loss {loss!r}", f"one of {names}, or a callable (prediction, target)", 'loss="mse"')
     return LOSSES[name]
 
 
@@ -146,7 +147,9 @@ class Reduction:
             return torch.zeros(length, dtype=torch.long, device=device), 1
         if isinstance(self.structures, str):
             if self.structures != "leading":
-                raise EquivProbeError(f"structures={self.structures!r}", 'None, "leading" or an index tensor')
+                raise EquivProbeError(
+                    f"structures={self.structures!r}", 'None, "leading" or an index tensor', 'structures="leading"'
+                )
             return torch.arange(length, device=device), length
         index = self.structures.to(device)
         count = int(index.max()) + 1 if self.count is None else self.count

@@ -95,9 +95,7 @@ class Running:
     """
 
     def __init__(self, window: int) -> None:
-        from equiv_probe.estimation.metric import EquivarianceMetric  # torchmetrics brings SciPy and Matplotlib
-
-        self.metric = EquivarianceMetric()
+        self.sums = Sums.of(*torch.zeros(3, 1, dtype=torch.float64))
         self.recent: deque[Sums] = deque(maxlen=window)
         self.binned = BinnedSums(window)
         self.structures = 0
@@ -113,11 +111,11 @@ class Running:
     def update(self, equiv: Tensor, total: Tensor, weight: Tensor, pseudo: tuple[Tensor, Tensor] | None = None) -> None:
         """Add one measurement's structures, each ``(U,)``, or one with pseudo-values; NaN does not count."""
         weight = torch.where(equiv.isfinite(), weight, torch.zeros_like(weight))
-        if self.metric.first.device != equiv.device:
-            self.metric.to(equiv.device)
+        if self.sums.first.device != equiv.device:
+            self.sums = self.sums.to(equiv.device)
             self.recent = deque((sums.to(equiv.device) for sums in self.recent), self.recent.maxlen)
-        self.metric.update(equiv, total, weight)
         self.recent.append(Sums.of(equiv, total, weight))
+        self.sums += self.recent[-1]
         self.structures += len(equiv)
         self._single = None
         if pseudo is not None and self.structures == 1 and len(pseudo[0]) >= ENOUGH:
@@ -139,7 +137,7 @@ class Running:
     @property
     def latest(self) -> Sums:
         """Sums over the window, where they are."""
-        return reduce(add, self.recent) if self.recent else self.metric.sums
+        return reduce(add, self.recent) if self.recent else self.sums
 
     @property
     def window(self) -> Sums:
@@ -149,7 +147,7 @@ class Running:
     @property
     def everything(self) -> Sums:
         """Sums since the start; fetches them from the device."""
-        return self.metric.sums.to("cpu")
+        return self.sums.to("cpu")
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
@@ -161,8 +159,7 @@ class Running:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
-        for name, value in state["everything"].items():
-            setattr(self.metric, name, value.to(getattr(self.metric, name)))
+        self.sums = Sums(**state["everything"])
         self.recent.extend(Sums(**sums) for sums in state["recent"])
         self.structures, self.labelled, self.loss = state["structures"], state["labelled"], state["loss"]
         floor, self.precision = state.get("floor"), state.get("precision", 0.0)

@@ -26,12 +26,9 @@ if TYPE_CHECKING:
 
 
 def sobolev(rotations: Tensor, degree: int, signs: Tensor | None = None) -> Tensor:
-    """``V_l`` of the module's docstring, ``(..., K, 3, 3) -> (...)``.
+    """``V_l`` of the module's docstring of proper rotations, ``(..., K, 3, 3) -> (...)``.
 
-    Args:
-        rotations: proper, ``(..., K, 3, 3)``.
-        degree: l.
-        signs: ``(..., K)``, determinants by which the terms are multiplied, for the twisted half of O(3)'s functions.
+    Determinants ``signs``, ``(..., K)``, multiply the terms, for the twisted half of O(3)'s functions.
     """
     count = rotations.shape[-3]
     chi = characters(rotations, rotations, degree)

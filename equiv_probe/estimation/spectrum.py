@@ -87,7 +87,8 @@ def spectrum(orbit: Orbit, max_degree: int = 6, output: str | None = None) -> Sp
     orbit.require_finite(name)
     replicates = len(values)
     if replicates < 2 or orbit.plan.improper or not orbit.plan.is_rotated:
-        raise EquivProbeError(str(orbit.plan), "two or more randomly rotated replicates of proper rotations")
+        wanted = "two or more randomly rotated replicates of proper rotations"
+        raise EquivProbeError(str(orbit.plan), wanted, 'twirl(..., ep.RotationPlan("tetrahedral", replicates=4))')
     # Degrees l ≥ 1 do not see a constant: subtracting one that does not depend on the rotations takes the noise of a
     # large mean away and leaves the estimate unbiased.
     flat = values.reshape(replicates, values.shape[1], -1)

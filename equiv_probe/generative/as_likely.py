@@ -20,13 +20,9 @@ NOT_AS_LIKELY = 1e-3
 
 
 def chance_of_law(matrices: Tensor, way: Way) -> float:
-    """p-value of the hypothesis that rotations which go along in a way are as likely as before.
+    """p-value of the hypothesis that independent rotations ``(K, 3, 3)`` are as likely when they go along in a way.
 
     For ``g R`` and ``R g⁻¹`` that is Haar; for ``g R g⁻¹`` an axis in all directions alike is enough, at any angle.
-
-    Args:
-        matrices: independent ones, ``(K, 3, 3)``; signs are dropped.
-        way: how they go along.
     """
     proper = matrices * torch.linalg.det(matrices).sign()[:, None, None]
     return 1.0 if way == "same" else _isotropy(proper) if way == "conjugate" else _uniformity(proper)

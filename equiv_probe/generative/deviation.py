@@ -25,16 +25,9 @@ if TYPE_CHECKING:
 
 
 def mean_square(gap: Tensor, rep: Representation, structures: Structures, name: str = "") -> Tensor:
-    """Squared length of differences, averaged over the atoms of each sample; of grids over channels and voxels.
+    """Squared length of differences ``(T, *S)``, averaged over the atoms of each sample, ``(T, U)``; NaN without atoms.
 
-    Args:
-        gap: ``(T, *S)``.
-        rep: of what they are differences.
-        structures: the samples.
-        name: of the output.
-
-    Returns:
-        ``(T, U)``; NaN for samples without atoms.
+    Of grids over channels and voxels.
     """
     event = len(rep.event_shape)
     if rep.is_whole:
@@ -57,15 +50,7 @@ def mean_square(gap: Tensor, rep: Representation, structures: Structures, name: 
 
 
 class Deviations:
-    """Sums over the rotations of one output, about the end points of the unrotated noise.
-
-    Args:
-        about: those end points, with the path to them, ``(T, *S)``.
-        rep: how they rotate.
-        structures: the samples.
-        plan: the rotations.
-        name: of the output.
-    """
+    """Sums over a plan's rotations of one output, about the end points ``(T, *S)`` of the unrotated noise."""
 
     def __init__(
         self, about: Tensor, rep: Representation, structures: Structures, plan: RotationPlan, name: str
@@ -145,14 +130,10 @@ def root_mean(values: Tensor) -> float:
 
 
 def interval(by_replicate: Tensor, *, shared: bool) -> tuple[float, float]:
-    """95 % interval of the root mean square, on the log scale.
+    """95 % interval of the root mean square, on the log scale, from mean squares ``(R, U)``.
 
     Over samples, each of which has rotations of its own; of a single sample over replicates, if there are four; where
     all samples share their rotations, over both.
-
-    Args:
-        by_replicate: mean squares, ``(R, U)``.
-        shared: whether the samples share their rotations.
     """
     replicates, samples = by_replicate.shape
     over = [by_replicate.mean(0)] if samples > 1 else []

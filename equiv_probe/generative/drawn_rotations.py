@@ -38,13 +38,9 @@ _PRUNED = 20_000
 
 @dataclass(frozen=True)
 class Made:
-    """One tensor of rotations that draws became.
+    """One tensor of rotations that draws became, ``(..., 3, 3)`` float64, at a line of the sampler's code.
 
-    Attributes:
-        matrices: ``(..., 3, 3)`` float64, as they were made.
-        where: file and line of the sampler's code.
-        draws: ordinals of the draws that they were made from.
-        parents: earlier ones that they were made from.
+    ``draws`` are the ordinals of the draws that it was made from, ``parents`` earlier rotations likewise.
     """
 
     matrices: Tensor
@@ -72,16 +68,10 @@ class _Origin:
 
 @dataclass
 class Following:
-    """Follows all tensors of one run.
+    """Follows all tensors of one run, and gathers the rotations that were ``made``, in order.
 
-    Args:
-        start: the initial noise.
-        where: file and line of the sampler's code.
-        on_made: what is called with the number of each :class:`Made` and its tensor, as it is made.
-        foreign: whether NumPy or Python have drawn in this run, so that what comes from elsewhere may be theirs.
-
-    Attributes:
-        made: rotations that were drawn, in order.
+    ``where`` gives the line of the sampler's code, ``on_made`` is called with each rotation's number and tensor, and
+    ``foreign`` says whether NumPy or Python have drawn in this run, so that what comes from elsewhere may be theirs.
     """
 
     start: Tensor

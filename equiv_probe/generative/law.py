@@ -48,14 +48,9 @@ _RESOLVED = 1e-4
 
 @dataclass(frozen=True)
 class Law:
-    """What the test of equivariance in distribution found.
+    """What the test of equivariance in distribution found: ``distance`` is the sum of energy distances.
 
-    Attributes:
-        p_value: of the hypothesis that the distribution is equivariant.
-        distance: the sum of energy distances.
-        samples: of each kind.
-        swapped: how many units were swapped, samples or runs.
-        by_run: whether these were runs.
+    ``samples`` are of each kind; ``swapped`` units were swapped, samples or, ``by_run``, whole runs.
     """
 
     p_value: float
@@ -84,13 +79,7 @@ class Block:
 
 
 def features(values: Tensor, rep: Representation, structures: Structures) -> list[Block]:
-    """What a rotation moves of each sample.
-
-    Args:
-        values: end points, ``(*S)``.
-        rep: how they rotate.
-        structures: the samples.
-    """
+    """What a rotation moves of each sample of end points ``(*S)``."""
     size = float(values.square().mean().sqrt())
     if rep.is_whole:
         fields = values[None] if structures.layout == "one" else values
@@ -149,19 +138,11 @@ def energy_test(
     seed: int = 0,
     swaps: int = _SWAPS,
 ) -> Law:
-    """Test whether paired samples can be swapped.
+    """Test whether paired samples, n of each kind, can be swapped.
 
-    With ``D`` the distances between all samples and ``s = ±1`` telling the two kinds apart, n of each, the energy
-    distance is ``−sᵀ D s / n²``; a swap changes the signs of a pair. Only samples of one rotation are compared.
-
-    Args:
-        plain: features of the one kind, n samples.
-        rotated: of the other, pair by pair.
-        runs: of which run each pair is, ``(n,)``.
-        groups: by which rotation each pair is rotated, ``(n,)``.
-        by_run: swap whole runs.
-        seed: of the swaps.
-        swaps: how many.
+    With ``D`` the distances between all samples and ``s = ±1`` for the two kinds, the energy distance is
+    ``−sᵀ D s / n²``; a swap changes the signs of a pair. Only samples of one rotation are compared (``groups``);
+    ``runs``, ``(n,)``, says of which run each pair is, and ``by_run`` swaps whole runs.
     """
     count = len(runs)
     signed = torch.zeros(count, count, dtype=torch.float64)
@@ -185,15 +166,9 @@ def energy_test(
 
 
 def two_rotations(generator: torch.Generator, *, grid: Grid | None = None, is_cube: bool = True) -> Tensor:
-    """By 120° about two random axes at right angles; of the cube, two of its diagonals; of a box, by 180°.
+    """By 120° about two random axes at right angles, ``(2, 3, 3)`` float64.
 
-    Args:
-        generator: source of the axes.
-        grid: what is rotated, if that is a grid.
-        is_cube: whether its box is a cube.
-
-    Returns:
-        ``(2, 3, 3)`` float64.
+    Of a grid in a cube, about two of its diagonals; of a box, by 180°.
     """
     if grid is not None:
         if not is_cube:
@@ -209,13 +184,7 @@ def two_rotations(generator: torch.Generator, *, grid: Grid | None = None, is_cu
 
 
 def runs_needed(samples_per_run: int, asked: int | None, *, by_run: bool) -> int:
-    """Of each kind.
-
-    Args:
-        samples_per_run: U.
-        asked: how many samples were asked for, if a number was.
-        by_run: whether runs are swapped.
-    """
+    """How many runs of each kind, of so many samples each; ``asked`` is a number of samples."""
     needed = math.ceil((asked or SAMPLES) / samples_per_run)
     needed = needed if asked else min(needed, RUNS if samples_per_run > 1 else 2 * RUNS)
     return max(needed, BLOCKS) if by_run else needed

@@ -7,17 +7,13 @@ all others stay as they are: the states that they come from are put back for eve
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from equiv_probe import deprecation
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative.drawn_rotations import Following
 from equiv_probe.generative.noise_frame import Draw
@@ -28,9 +24,9 @@ from equiv_probe.generative.refused_draws import (
     laid_out_otherwise,
     not_isotropic,
 )
+from equiv_probe.generative.sampler_code import sampler_code
 from equiv_probe.live.generators import state_of
 from equiv_probe.live.random_frames import FOLLOWED_BY
-from equiv_probe.rotations import plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,21 +41,11 @@ if TYPE_CHECKING:
 
 NORMAL = {"randn", "randn_like", "normal", "normal_", "normal_functional"}
 """Operators whose draws are isotropic: rotated ones are as likely."""
-_PASSED = {str(Path(__file__).with_name(f"{name}.py")) for name in ("noise", "noise_source", "drawn_rotations")}
-_PASSED.add(deprecation.__file__)
-_HERE, _ROTATIONS, _TORCH = (
-    f"{path}{os.sep}" for path in (Path(__file__).parents[1], Path(plan.__file__).parent, Path(torch.__file__).parent)
-)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the first run showed of draws that become rotations.
-
-    Attributes:
-        targets: numbers of the rotations that the sampler uses, among all that were made.
-        draws: ordinals of the draws that they were made from.
-    """
+    """Which of the rotations that the first run made of draws are used, and the draws that they were made of."""
 
     targets: frozenset[int] = frozenset()
     draws: frozenset[int] = frozenset()
@@ -78,13 +64,9 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         way: how drawn rotations go with the frame.
         foreign: whether NumPy or Python have drawn in this run.
 
-    Attributes:
-        sequence: calls and shapes in order.
-        generators: of the sampler's own that it drew from, and their states before.
-        frames: how many sets of random frames were drawn.
-        seen: how many operators were seen that may draw at random.
-        following: where all numbers come from, with the rotations that were made.
-        unaligned: shapes of drawn rotations that do not say to which samples they belong.
+    ``sequence`` holds calls and shapes in order, ``generators`` those of the sampler's own and their states before;
+    ``frames`` counts sets of random frames, ``seen`` the operators that may draw; ``unaligned`` are shapes of drawn
+    rotations that do not say to which samples they belong.
     """
 
     def __init__(
@@ -110,7 +92,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.declared: bool | None = None
         self.unfollowed = False
         self._tokens: list[Token[Any]] = []
-        self.following = None if start is None else Following(start, lambda: _where()[0], self._made, foreign)
+        self.following = None if start is None else Following(start, lambda: sampler_code()[0], self._made, foreign)
         self.unaligned: list[tuple[int, ...]] = []
 
     @property
@@ -159,7 +141,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def declared_rotations(self, drawn: Tensor, way: Way) -> Tensor:
         """Rotations ``(*S, 3, 3)`` that the sampler asked for by name, in this frame."""
-        draw = Draw("orientations" if way == "left" else "rotations", tuple(drawn.shape), _where()[0])
+        draw = Draw("orientations" if way == "left" else "rotations", tuple(drawn.shape), sampler_code()[0])
         axis = self.frame.axis_of_matrices(draw.shape)
         if axis is None:
             raise belongs_to_no_sample(draw, self.frame.shape)
@@ -185,7 +167,7 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         drawn = output[0] if isinstance(output, (tuple, list)) else output
         if isinstance(drawn, torch.Tensor) and is_random(given):
             call = func._schema.name.removeprefix("aten::")
-            place, ours = _where()
+            place, ours = sampler_code()
             if ours:
                 return output  # frames of a twirled network, from a generator of its own
             if drawn.is_floating_point() or self.frame.only_moves:
@@ -257,16 +239,3 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if axis == -1 and not self.frame.shared:
             raise belongs_to_no_sample(draw, self.frame.shape)
         return 0 if axis == -1 else axis
-
-
-def _where() -> tuple[str, bool]:
-    """File and line of the innermost code that is not torch's nor of an audit, and whether it draws our rotations."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(_TORCH) and file not in _PASSED:
-            if file.startswith(_HERE):
-                return "", file.startswith(_ROTATIONS)
-            return f"{Path(file).name}:{frame.f_lineno}", False
-        frame = frame.f_back  # type: ignore[assignment]
-    return "", False

@@ -13,6 +13,8 @@ from equiv_probe.representations.grids import Grid
 from equiv_probe.representations.representation import vector
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from equiv_probe.generative.drawn_rotations import Way
@@ -23,13 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draw:
-    """One draw of random numbers by a sampler.
-
-    Attributes:
-        call: the operator, such as ``"randn_like"``.
-        shape: of what was drawn.
-        where: file and line of the sampler's code.
-    """
+    """A draw of random numbers: the operator, such as ``"randn_like"``, the shape, and the line of code."""
 
     call: str
     shape: tuple[int, ...]
@@ -122,11 +118,12 @@ class Frame:
         """Rotations R that were drawn as they go with the frame: ``g R g⁻¹``, ``g R``, ``R g⁻¹``, or as they are."""
         if self.rotations is None or way == "same":
             return matrices
-        g = self.rotations[:1] if self.shared else self.rotations[self._owners[matrices.shape[axis]]]
-        moved = _carried(matrices[None] if self.shared else matrices.movedim(axis, 0), g, way)
-        if self.back:
-            moved = _carried(moved, g.mT, way)
-        return moved[0] if self.shared else moved.movedim(0, axis)
+
+        def move(own: Tensor, g: Tensor) -> Tensor:
+            moved = _carried(own, g, way)
+            return _carried(moved, g.mT, way) if self.back else moved
+
+        return self._by_sample(matrices, axis, move)
 
     def _of_one(self, shape: tuple[int, ...], *, all_alike: bool) -> bool:
         """Whether a draw may be one sample's: laid out like one of them, or like every one."""
@@ -151,15 +148,15 @@ class Frame:
         if self.rotations is None:
             return values
         if self.layout and self.layout.fits(tuple(values.shape)):
-            return self.layout.back(self._rotated(self.layout.usual(values), axis))
-        return self._rotated(values, axis)
+            return self.layout.back(self._by_sample(self.layout.usual(values), axis, self._there))
+        return self._by_sample(values, axis, self._there)
 
-    def _rotated(self, values: Tensor, axis: int) -> Tensor:
+    def _by_sample(self, values: Tensor, axis: int, move: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """What moves by the rotation of its sample, where the samples, or what belongs to them, lie along an axis."""
         assert self.rotations is not None
         if self.shared:
-            return self._there(values[None], self.rotations[:1])[0]
-        own = self.rotations[self._owners[values.shape[axis]]]
-        return self._there(values.movedim(axis, 0), own).movedim(0, axis)
+            return move(values[None], self.rotations[:1])[0]
+        return move(values.movedim(axis, 0), self.rotations[self._owners[values.shape[axis]]]).movedim(0, axis)
 
     def _there(self, values: Tensor, rotations: Tensor) -> Tensor:
         """Rotated in float64, rounded once (and, there and back, once more); on the CPU, which has float64."""

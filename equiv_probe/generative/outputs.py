@@ -28,14 +28,9 @@ END_POINTS = "end points"
 
 @dataclass
 class OutputReader:
-    """How the outputs of a sampler are read.
+    """Reads what a sampler returns for the initial noise ``(..., N, 3)`` or grids.
 
-    Args:
-        schema: the noise's representation, and those of the outputs as far as they are declared; after the first
-            run all of them.
-        noise: the initial noise, ``(..., N, 3)`` or grids.
-        structures: its samples.
-        layout: of what is not laid out so.
+    Its ``schema`` holds the outputs as far as they are declared, and after the first run all of them.
     """
 
     schema: Schema

@@ -41,16 +41,10 @@ _FIX_ROTATIONS = (
 
 
 class SamplerRuns:
-    """How a sampler is run.
-
-    Args:
-        sampler: ``noise -> end points`` or ``(noise, randn) -> end points``.
-        start: where its initial noise comes from.
-        options: see there.
+    """Runs a sampler, ``noise -> end points`` or ``(noise, randn) -> end points``, one frame after the other.
 
     Attributes:
         noise: the initial noise, ``(..., N, 3)`` or grids, whatever its layout.
-        structures: its samples.
         noises: what the runs drew, in order.
         way: how drawn rotations go with the frame.
         drawn: what the first run showed of them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.report.document import PAGE, TERMINAL, WHOLE, Column, Headline, Table, Verdict
+from equiv_probe.report.document import PAGE, TERMINAL, WHOLE, Headline, Table, Verdict, columns
 from equiv_probe.report.formatting import number
 from equiv_probe.results.verdict_words import beside_floor, percent, severity
 
@@ -56,17 +56,7 @@ def headline(one: EndPoints) -> Headline:
 
 def end_points_table(measured: Sequence[EndPoints]) -> Table:
     """The deviation of every output beside its floor and beside other noise, with the verdict."""
-    columns = [
-        Column("output", kind="text"),
-        Column("deviation"),
-        Column("95 % interval"),
-        Column("unit", kind="text"),
-        Column("spread"),
-        Column("other noise"),
-        Column("floor"),
-        Column("in one rotation, max"),
-        Column("verdict", kind="text"),
-    ]
+    names = ("output", "deviation", "95 % interval", "unit", "spread", "other noise", "floor", "in one rotation, max")
     rows: list[list[Cell]] = []
     for one in measured:
         judged = Verdict(one.verdict, severity(one.verdict), one.sentence)
@@ -77,62 +67,42 @@ def end_points_table(measured: Sequence[EndPoints]) -> Table:
         "End points of rotated noise, rotated back: root mean square over atoms, rotations and samples. Other noise: "
         "how far its end points lie apart."
     )
-    return Table(title, columns, rows, caption)
+    return Table(title, columns(*names, "verdict", text=("output", "unit", "verdict")), rows, caption)
 
 
 def spread_table(measured: Sequence[EndPoints]) -> Table:
     """Quantiles over samples, and over single rotations of samples."""
-    quantiles = [Column("median"), Column("95 %"), Column("max")]
-    last = Column("unit", kind="text")
-    columns = [Column("output", kind="text"), *quantiles, Column("worst sample"), *quantiles, last]
+    quantiles = ("median", "95 %", "max")
     rows: list[list[Cell]] = []
     for one in measured:
-        left, right = (
-            [where[key] for key in ("q50", "q95", "max")] for where in (one.over_samples, one.over_rotations)
-        )
+        left, right = (list(map(where.get, ("q50", "q95", "max"))) for where in (one.over_samples, one.over_rotations))
         rows.append([one.name, *left, _count(one.over_samples.get("worst", math.nan)), *right, one.unit])
+    names = columns("output", *quantiles, "worst sample", *quantiles, "unit", text=("output", "unit"))
     title = "Spread: over samples (left), over single rotations and samples (right)"
-    return Table(title, columns, rows, on=TERMINAL)
+    return Table(title, names, rows, on=TERMINAL)
 
 
 def worst_samples(one: EndPoints) -> Table:
     """The samples that deviate most."""
-    columns = [
-        Column("sample", kind="text"),
-        *map(Column, ("deviation", "in one rotation, max", "floor", "run again")),
-    ]
+    heads = columns("sample", "deviation", "in one rotation, max", "floor", "run again", text=("sample",))
     ranked = sorted(one.by_sample, key=lambda entry: -_known(entry["rms"]))[:WORST]
-    rows: list[list[Cell]] = [
-        [_count(entry["sample"]), *(entry[key] for key in ("rms", "max", "floor", "nondeterminism"))]
-        for entry in ranked
-    ]
+    keys = ("rms", "max", "floor", "nondeterminism")
+    rows: list[list[Cell]] = [[_count(entry["sample"]), *map(entry.get, keys)] for entry in ranked]
     caption = f"The samples that deviate most in {one.name}, in the unit of the output; samples are counted from 0."
-    return Table("The samples that deviate most", columns, rows, caption, on=PAGE)
+    return Table("The samples that deviate most", heads, rows, caption, on=PAGE)
 
 
 def draws_table(draws: Sequence[Mapping[str, Any]]) -> Table:
     """Noise beside the initial one, and whether it rotated."""
-    columns = [
-        Column("call", kind="text"),
-        Column("shape"),
-        Column("times in a run"),
-        Column("rotated"),
-        Column("where", kind="text"),
-    ]
+    heads = columns("call", "shape", "times in a run", "rotated", "where", text=("call", "where"))
     rows: list[list[Cell]] = [
-        [
-            entry["call"],
-            " × ".join(map(str, entry["shape"])),
-            entry["times"],
-            "yes" if entry["turned"] else "no",
-            entry["where"],
-        ]
-        for entry in draws[:DRAWS]
+        [one["call"], " × ".join(map(str, one["shape"])), one["times"], "yes" if one["turned"] else "no", one["where"]]
+        for one in draws[:DRAWS]
     ]
     caption = (
         "Noise beside the initial one. What rotated, rotated with the frame; what did not was the same in every frame."
     )
-    return Table("Drawn on the way", columns, rows, caption, max(0, len(draws) - DRAWS), on=WHOLE)
+    return Table("Drawn on the way", heads, rows, caption, max(0, len(draws) - DRAWS), on=WHOLE)
 
 
 def _count(value: float) -> int | float:

@@ -85,7 +85,7 @@ def curvature(
         hold: keep graphs between products: about twice as fast, if memory allows.
         seed: of the random vectors.
         name: of the model, for the page and the file.
-        progress: show a progress bar in a terminal.
+        progress: say how far it is, once it takes two seconds.
 
     Returns:
         The numbers with error bars, which print.

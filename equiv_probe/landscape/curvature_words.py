@@ -29,6 +29,7 @@ _MEANING = (
     "is the largest magnitude of an eigenvalue over the smallest of those that hold 99 % of all curvature "
     f"({FIRST}); about a minimum, the number of steps of plain gradient descent grows with it."
 )
+_REPORTED = "Shen et al. (arXiv:2512.02303) report about 1000 for force fields; their abstract does not say of which κ."
 
 
 def headline(losses: Mapping[str, LossCurvature], ratios: Mapping[str, Estimate]) -> Headline:
@@ -42,36 +43,19 @@ def headline(losses: Mapping[str, LossCurvature], ratios: Mapping[str, Estimate]
         for name, one in losses.items()
         if one.smallest.high < 0 and abs(one.smallest.value) > 1e-6 * abs(one.largest.value)
     ]
+    name, one = next(iter(losses.items()))
+    value, about, unit, meaning = one.conditions[FIRST], name, f"κ({name})", f"κ {_MEANING}"
+    answer = f"That takes both: here is {' and '.join(losses)} alone."
+    if ratios:
+        value, about, unit, answer = ratios[FIRST], "κ", "= κ(L_mean) / κ(L_equiv)", _better(ratios[FIRST])
+        meaning = f"The ratio of the condition numbers κ: how many times worse L_mean is conditioned. {meaning}"
+        beside += _other_definitions(ratios)
+        if losses["L_mean"].sets == 1:
+            beside.append("It is of one set of rotations: what others would change is not in the interval.")
+        beside.append(_REPORTED)
+    interval = (value.low, value.high) if value.low < value.high else (math.nan, math.nan)
     question = "Is one of the losses easier to lower?"
-    if not ratios:
-        name, one = next(iter(losses.items()))
-        value = one.conditions[FIRST]
-        return Headline(
-            about=name,
-            answer=f"That takes both: here is {' and '.join(losses)} alone.",
-            value=value.value,
-            unit=f"κ({name})",
-            interval=_interval(value),
-            meaning=f"κ {_MEANING}",
-            beside=beside,
-            question=question,
-        )
-    beside += _other_definitions(ratios)
-    if losses["L_mean"].sets == 1:
-        beside.append("It is of one set of rotations: what others would change is not in the interval.")
-    beside.append(
-        "Shen et al. (arXiv:2512.02303) report about 1000 for force fields; their abstract does not say of which κ."
-    )
-    return Headline(
-        about="κ",
-        answer=_better(ratios[FIRST]),
-        value=ratios[FIRST].value,
-        unit="= κ(L_mean) / κ(L_equiv)",
-        interval=_interval(ratios[FIRST]),
-        meaning=f"The ratio of the condition numbers κ: how many times worse L_mean is conditioned. κ {_MEANING}",
-        beside=beside,
-        question=question,
-    )
+    return Headline(answer, value.value, unit, interval, meaning, beside, about=about, question=question)
 
 
 def cell(estimate: Estimate) -> Cell:
@@ -103,16 +87,10 @@ def _better(ratio: Estimate) -> str:
 def _other_definitions(ratios: Mapping[str, Estimate]) -> list[str]:
     """The ratio under all definitions, and under which of them it is certainly not one."""
     listed = [f"{plain(kind)} {number(one.value)}" for kind, one in ratios.items() if math.isfinite(one.value)]
-    above = [plain(kind) for kind, one in ratios.items() if one.low > 1]
-    below = [plain(kind) for kind, one in ratios.items() if one.high < 1]
-    ends = [
-        f"certainly {side} one under {', '.join(kinds)}"
-        for side, kinds in (("above", above), ("below", below))
-        if kinds
-    ]
+    kinds = {
+        "above": [plain(kind) for kind, one in ratios.items() if one.low > 1],
+        "below": [plain(kind) for kind, one in ratios.items() if one.high < 1],
+    }
+    ends = [f"certainly {side} one under {', '.join(found)}" for side, found in kinds.items() if found]
     certain = f" It is {' and '.join(ends)}." if ends else " Under none of them is it certainly different from one."
     return [f"Under each definition of κ the ratio is: {', '.join(listed)}.{certain}"] if listed else []
-
-
-def _interval(value: Estimate) -> tuple[float, float]:
-    return (value.low, value.high) if value.low < value.high else (math.nan, math.nan)

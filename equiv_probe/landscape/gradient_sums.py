@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +25,7 @@ from equiv_probe.estimation.estimates import Estimate, Sums
 from equiv_probe.live.capture import wide
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -54,10 +55,11 @@ def products(mean: Sequence[Sequence[Tensor]], equiv: Sequence[Sequence[Tensor]]
     blocks = len(mean)
     if blocks < 2:
         raise EquivProbeError("one block of gradients", "at least two, three for error bars", "n_blocks=3")
-    gram = torch.zeros(())
+    grams = []
     for own in zip(*mean, *equiv, strict=True):  # of one parameter: of ``L_mean`` by all blocks, then of ``L_equiv``
         flat = wide(torch.stack([value.detach().reshape(-1) for value in own]))
-        gram = gram.to(flat) + flat @ flat.mT
+        grams.append(flat @ flat.mT)
+    gram = torch.stack(grams).sum(0)
     quarters = gram[:blocks, :blocks], gram[blocks:, blocks:], gram[:blocks, blocks:]
     return torch.stack([_pseudo_values(one) for one in quarters], -1)
 
@@ -73,12 +75,12 @@ def _pseudo_values(gram: Tensor) -> Tensor:
     return blocks * whole - (blocks - 1) * rest
 
 
-def _of_squares(combination: tuple[float, float, float], doc: str) -> property:
-    return property(lambda self: self._linear(combination), doc=doc)
+def _of_squares(combination: tuple[float, float, float]) -> cached_property[Estimate]:
+    return cached_property(lambda self: self._linear(combination))
 
 
-def _root_of(square: property, doc: str) -> property:
-    return property(lambda self: _root(square.__get__(self)), doc=doc)
+def _root_of(square: cached_property[Estimate]) -> cached_property[Estimate]:
+    return cached_property(lambda self: _root(square.__get__(self)))
 
 
 def _root(square: Estimate) -> Estimate:
@@ -115,13 +117,20 @@ class GradientSums:
         flat = self.sums.flat()
         return GradientSums(Sums.from_flat(torch.where(flat.isfinite().all(), flat, torch.zeros_like(flat))))
 
-    squared_mean = _of_squares((1.0, 0.0, 0.0), "``‖∇L_mean‖²``; negative where it is less than its noise.")
-    squared_equiv = _of_squares((0.0, 1.0, 0.0), "``‖∇L_equiv‖²``, likewise.")
-    inner = _of_squares((0.0, 0.0, 1.0), "``⟨∇L_mean, ∇L_equiv⟩``.")
-    squared_total = _of_squares((1.0, 1.0, 2.0), "``‖∇L_total‖²``, likewise.")
-    norm_mean = _root_of(squared_mean, "``‖∇L_mean‖``, NaN where the square is negative; the interval is its root.")
-    norm_equiv = _root_of(squared_equiv, "``‖∇L_equiv‖``, likewise.")
-    norm_total = _root_of(squared_total, "``‖∇L_total‖``, likewise.")
+    squared_mean = _of_squares((1.0, 0.0, 0.0))
+    """``‖∇L_mean‖²``; negative where it is less than its noise."""
+    squared_equiv = _of_squares((0.0, 1.0, 0.0))
+    """``‖∇L_equiv‖²``, likewise."""
+    inner = _of_squares((0.0, 0.0, 1.0))
+    """``⟨∇L_mean, ∇L_equiv⟩``."""
+    squared_total = _of_squares((1.0, 1.0, 2.0))
+    """``‖∇L_total‖²``, likewise."""
+    norm_mean = _root_of(squared_mean)
+    """``‖∇L_mean‖``, NaN where the square is negative; the interval is the root of that of the square."""
+    norm_equiv = _root_of(squared_equiv)
+    """``‖∇L_equiv‖``, likewise."""
+    norm_total = _root_of(squared_total)
+    """``‖∇L_total‖``, likewise."""
 
     @property
     def ratio(self) -> Estimate:
@@ -138,34 +147,30 @@ class GradientSums:
 
         Standard errors by the delta method over units; NaN of fewer than two.
         """
-        n = self.sums.count
-        m, e, c = (self.sums.first / n).unbind()
-        covariance = (self.sums.second / n - torch.outer(self.sums.first / n, self.sums.first / n)) / (n - 1)
+        m, e, c = (self.sums.first / self.sums.count).unbind()
         a, b = m.sqrt(), e.sqrt()  # NaN of what is negative
         ratio, cosine = b / a, c / (a * b)
-        slopes = {  # by place in x: what is not there may be NaN, without labels
+        slopes = {
             KEYS[0]: (a, {0: 0.5 / a}),
             KEYS[1]: (b, {1: 0.5 / b}),
             KEYS[2]: (ratio, {0: -ratio / (2 * m), 1: ratio / (2 * e)}),
             KEYS[3]: (cosine, {0: -cosine / (2 * m), 1: -cosine / (2 * e), 2: 1 / (a * b)}),
         }
-        found = {}
-        for key, (value, slope) in slopes.items():
-            terms = [s * t * covariance[i, j] for i, s in slope.items() for j, t in slope.items()]
-            found[key] = value
-            found[f"{key}_stderr"] = torch.stack(terms).sum().clamp(min=0).sqrt()
-        return found
+        pairs = ({key: value, f"{key}_stderr": self._stderr(slope)} for key, (value, slope) in slopes.items())
+        return {name: one for pair in pairs for name, one in pair.items()}
+
+    def _stderr(self, slopes: Mapping[int, Tensor | float]) -> Tensor:
+        """Of a number with these slopes by the means of x, by place; other entries of x may be NaN, without labels."""
+        n = self.sums.count
+        mean = self.sums.first / n
+        covariance = (self.sums.second / n - torch.outer(mean, mean)) / (n - 1)
+        terms = [s * t * covariance[i, j] for i, s in slopes.items() for j, t in slopes.items()]
+        return torch.stack(terms).sum().clamp(min=0).sqrt()
 
     def _linear(self, combination: tuple[float, float, float]) -> Estimate:
-        n, used = float(self.sums.count), [k for k, factor in enumerate(combination) if factor]
-        a, first = self.sums.first.new_tensor(combination)[used], self.sums.first[used]
-        value = float(a @ first) / n if n else math.nan
-        if n < 2:
-            return Estimate(value)
-        scatter = float(a @ self.sums.second[used][:, used] @ a) / n - value**2
-        if math.isnan(scatter):
-            return Estimate(value)
-        return Estimate.with_interval(value, math.sqrt(max(scatter, 0.0) / (n - 1)), n - 1)
+        n, used = float(self.sums.count), {k: factor for k, factor in enumerate(combination) if factor}
+        value = sum(factor * float(self.sums.first[k]) for k, factor in used.items()) / n if n else math.nan
+        return Estimate(value) if n < 2 else Estimate.with_interval(value, float(self._stderr(used)), n - 1)
 
     def _logged(self, key: str, scale: Scale) -> Estimate:
         found = self.tensors()

@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 _COLUMNS = [f"L_{name}{end}" for name in LOSSES for end in ("", "_stderr")]
 
 
-def _array_of(name: str) -> property:
-    return property(lambda self: np.array(getattr(self, name)), doc=f"``{name}``, ``(T,)``.")
-
-
 class Exponents(Part, frozen=True):
     """The powers with which the losses grow."""
 
@@ -54,12 +50,8 @@ class Line(Record, frozen=True, dict=True):
         length: ``‖d‖ / ‖θ‖``.
         seed: of the random numbers.
         at: the T values of t, rising, 0 among them.
-        L_total: at each t.
-        L_mean: at each t.
-        L_equiv: at each t.
-        L_total_stderr: standard errors; NaN where there is nothing to estimate them from.
-        L_mean_stderr: likewise.
-        L_equiv_stderr: likewise.
+        L_total, L_mean, L_equiv: at each t.
+        L_total_stderr, L_mean_stderr, L_equiv_stderr: standard errors; NaN where nothing gives them.
         exponents: the powers with which the losses grow.
         floor: what a change of every weight in its last place makes of the three.
         name: of whose weights; may be empty.
@@ -119,7 +111,20 @@ class Line(Record, frozen=True, dict=True):
         """Where, ``(T,)``, rising, 0 among them."""
         return np.array(self.at)
 
-    total, mean, equiv = map(_array_of, ("L_total", "L_mean", "L_equiv"))
+    @property
+    def total(self) -> Values:
+        """``L_total``, ``(T,)``."""
+        return np.array(self.L_total)
+
+    @property
+    def mean(self) -> Values:
+        """``L_mean``, ``(T,)``."""
+        return np.array(self.L_mean)
+
+    @property
+    def equiv(self) -> Values:
+        """``L_equiv``, ``(T,)``."""
+        return np.array(self.L_equiv)
 
     @property
     def over(self) -> str:

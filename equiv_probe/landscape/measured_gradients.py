@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.deprecation import warn
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 
     import torch
 
+    from equiv_probe.estimation.estimates import Estimate
     from equiv_probe.report.document import Document
 
 _STORED = ("norm_total", "norm_mean", "norm_equiv", "ratio", "cosine", "squared_mean", "squared_equiv", "inner")
 
 
-def _of_all(name: str) -> property:
-    return property(lambda self: getattr(self[ALL], name), doc=f"See :attr:`GradientSums.{name}`; of all parameters.")
+def _of_all(name: str) -> cached_property[Estimate]:
+    return cached_property(lambda self: getattr(self[ALL], name))
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Gradients:
     """``∇L_total``, ``∇L_mean`` and ``∇L_equiv`` by group of parameters; ``+`` merges measurements.
 
     Attributes:
-        groups: sums by group; ``"all"`` is of all parameters.
+        groups: sums by group; ``"all"`` is of all parameters, and so are ``norm_total``, ``norm_mean``, ``norm_equiv``,
+            ``ratio`` and ``cosine`` of the whole, as :class:`GradientSums` defines them.
         blocks: what they are of: ``"rotations"`` or ``"structures"``.
         sizes: how many numbers the parameters of each group are.
     """

@@ -82,7 +82,7 @@ def along_line(
             has ``pieces``; their sizes count as part of the draw.
         seed: of the random direction, and of the changes that show what rounding does.
         name: of the model, for the page and the file.
-        progress: show a progress bar in a terminal.
+        progress: say how far it is, once it takes two seconds.
 
     Returns:
         The losses and their exponents, which print and plot.

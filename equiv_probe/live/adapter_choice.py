@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from equiv_probe.live import plugins
 from equiv_probe.live.adapters import CallAdapter
+from equiv_probe.live.structure_lists import StructureListAdapter, structure_list
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def adapter_for(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Adapter:
-    """The adapter of the plugin that knows a call's batch, or that of plain tensors, tuples and dicts."""
+    """The adapter of the plugin that knows a call's batch, or that of tensors in containers and lists of structures."""
     for read in _readers():
         adapter = read(module, args, kwargs)
         if adapter is not None:
             return adapter
-    return CallAdapter(module)
+    return StructureListAdapter(module) if structure_list(args, kwargs) else CallAdapter(module)
 
 
 @cache

@@ -53,9 +53,8 @@ class Hook:
         passed: set by compiled code that went past it.
     """
 
-    def __init__(self, run: Callable[..., Any] | None, owner: object = None) -> None:
-        self.owner = owner
-        self.wanted, self.passed = True, False
+    def __init__(self, run: Callable[..., Any] | None, owner: object = None, *, wanted: bool = True) -> None:
+        self.owner, self.wanted, self.passed = owner, wanted, False
         self._run = torch.compiler.disable(run) if run is not None else None  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any) -> Any:

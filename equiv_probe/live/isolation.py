@@ -18,6 +18,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.called_method import CalledMethod
 from equiv_probe.live.contents import held, lend
 from equiv_probe.live.generators import generators_of, put_back, state_of
 
@@ -241,9 +242,14 @@ def _uncached_autocast(modules: Iterable[nn.Module]) -> Iterator[Any]:
             yield torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
 
 
+def may_be_compiled() -> bool:
+    """Whether anything in this process may be compiled, and can be told to run as it is."""
+    return "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+
+
 def _eager() -> Iterator[Any]:
     """Whatever is compiled runs eagerly: new shapes and grad modes would use up the user's recompilations."""
-    if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+    if may_be_compiled():
         yield torch.compiler.set_stance("force_eager")
 
 
@@ -252,9 +258,12 @@ def patched_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[
     """Let ``module(...)`` run ``forward`` in the place of its own; its hooks still run."""
     own = vars(module).get("forward") if not hasattr(module, "_orig_mod") else module.forward
     module.forward = forward
+    stand_in = module.stand_in() if isinstance(module, CalledMethod) else None
     try:
         yield
     finally:
+        if stand_in is not None:
+            stand_in.remove()
         if own is None:
             vars(module).pop("forward", None)
         else:
@@ -273,6 +282,11 @@ def versions(modules: Iterable[nn.Module]) -> dict[int, int]:
 def capturing_graph() -> bool:
     """Whether a CUDA graph is being captured, into which nothing must be added."""
     return cuda_in_use() and torch.cuda.is_current_stream_capturing()
+
+
+def going_backward() -> bool:
+    """Whether autograd is in a backward pass: gradient checkpointing calls modules there once more."""
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def transforming() -> bool:

@@ -255,7 +255,12 @@ class Numbers:
         if isinstance(value, np.ndarray):
             return bool(value.flags.writeable) and value.dtype != object and value.size <= LARGEST
         plain = value.layout == torch.strided and not value.is_meta
-        return plain and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+        if not plain or torch._C._functorch.is_functorch_wrapped_tensor(value):
+            return False
+        # FSDP takes away what a gathered weight lies in, and its like: numbers that are not there must not be read.
+        if type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+            return False
+        return bool(value.untyped_storage().nbytes() >= value.element_size() * _reach(value))
 
     @classmethod
     def of(cls, name: str, value: Any) -> Numbers:
@@ -306,6 +311,14 @@ class Numbers:
             self.value.detach().copy_(self.copy, non_blocking=True)
         if self.version is not None:
             _set_version(self.value, self.version)
+
+
+def _reach(value: Tensor) -> int:
+    """Numbers of its storage up to the last one that a tensor shows."""
+    if not value.numel():
+        return 0
+    steps = zip(value.shape, value.stride(), strict=True)
+    return int(value.storage_offset()) + 1 + sum((size - 1) * stride for size, stride in steps)
 
 
 def same(a: Tensor, b: Tensor) -> bool:

@@ -49,7 +49,7 @@ HOLDING = (
     csv.DictWriter,
     threading.local,
     tempfile._TemporaryFileWrapper,
-    logging.Handler,
+    logging.Filterer,
 )
 """Classes of the standard library whose objects hold what others put there."""
 
@@ -69,7 +69,6 @@ class Memory:
         self._places: list[Place] = []
         self._seen: set[int] = set(apart)
         self._packages = set(packages)
-        self._alive: list[Any] = []
         left = deque((name, value, 0) for name, value in roots)
         while left and len(self._seen) < _MOST:
             left.extend(self._remember(*left.popleft()))
@@ -162,31 +161,24 @@ class Memory:
             yield f"{name}'s class", type(value), depth + 1
 
     def _of_own_code(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
-        """What a class of the step's own package holds, or a module of it."""
-        module = value.__module__ if isinstance(value, type) else value.__name__
-        package = module.partition(".")[0]
-        if not self._looks_into(package):
-            return
+        """What a class or a module of the user's own holds, and what the methods of the class name."""
         if isinstance(value, type):
-            place = Attributes(name or value.__name__, value)
-            self._places.append(place)
-            held = place.held
-        else:
+            for one in [one for one in value.__mro__ if self._looks_into(one.__module__.partition(".")[0])]:
+                place = Attributes(name or one.__name__, one)
+                self._places.append(place)
+                yield from ((f"{place.name}.{key}", held, depth + 1) for key, held in place.held.items())
+                functions = (getattr(held, "__func__", getattr(held, "fget", held)) for held in vars(one).values())
+                yield from (("", held, depth + 1) for held in functions if isinstance(held, types.FunctionType))
+        elif self._looks_into(value.__name__.partition(".")[0]):
             held = {n: v for n, v in vars(value).items() if not (n.startswith("__") or callable(v))}
             self._places.append(Contents.of(name, vars(value), frozenset(held), "{name}.{key}"))
-        yield from ((f"{name}.{key}", one, depth + 1) for key, one in list(held.items()))
+            yield from ((f"{name}.{key}", one, depth + 1) for key, one in held.items())
 
     def _of_method(self, name: str, method: types.MethodType, depth: int) -> Iterator[tuple[str, Any, int]]:
-        """A method's object and function, and the other methods that it names."""
-        function, owner = method.__func__, method.__self__
-        yield name, owner, depth
-        if id(function) in self._seen:
-            return
-        names = getattr(getattr(function, "__code__", None), "co_names", ())
-        others = [getattr(type(owner), one, None) for one in names]
-        methods = [types.MethodType(one, owner) for one in others if isinstance(one, types.FunctionType)]
-        self._alive += methods  # their ids must not go to others
-        yield from ((name, one, depth) for one in (function, *methods))
+        """A method's function, and its object; of a module its class, since its attributes are kept elsewhere."""
+        owner = method.__self__
+        yield name, method.__func__, depth
+        yield name, type(owner) if isinstance(owner, nn.Module) else owner, depth
 
     def _contained(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
         if not isinstance(value, tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def written_by(modules: Iterable[nn.Module]) -> Memory:
 def _roots(modules: list[nn.Module], packages: set[str]) -> Iterator[tuple[str, Any]]:
     for module in modules:
         for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks):
-            yield from (("", hook) for hook in hooks.values())
+            yield from (("", hook) for hook in hooks.values() if _package_of_code(hook) not in FRAMEWORKS)
         if _package(module) not in FRAMEWORKS:
             yield "", type(module).forward
         for name, value in vars(module).items():
@@ -142,6 +143,12 @@ def _roots(modules: list[nn.Module], packages: set[str]) -> Iterator[tuple[str, 
                 continue
             entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
             yield from ((name, one) for one in islice(entries, MANY) if _is_written_into(one, packages))
+
+
+def _package_of_code(hook: Any) -> str:
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return str(getattr(hook, "__module__", "")).partition(".")[0]
 
 
 def _is_written_into(value: Any, packages: set[str]) -> bool:

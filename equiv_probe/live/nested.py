@@ -96,11 +96,16 @@ def holds_coordinates(value: Any) -> bool:
     """Whether something is a plain object with coordinates or a cell among its attributes, by their names."""
     if isinstance(value, (torch.Tensor, nn.Module, type)) or not hasattr(value, "__dict__"):
         return False
+    return coordinates_in(vars(value))
+
+
+def coordinates_in(values: Mapping[str, Any]) -> bool:
+    """Whether there are coordinates or a cell among values, by their names."""
     return any(
         isinstance(one, torch.Tensor)
         and one.shape[-1:] == (3,)
         and (is_fractional(name) or getattr(usual(name, tuple(one.shape)), "event_shape", ()))
-        for name, one in vars(value).items()
+        for name, one in values.items()
     )
 
 
@@ -113,7 +118,7 @@ def is_graph(value: Any) -> bool:
 def attributes(graph: Any) -> dict[str, Any] | None:
     """What a graph keeps by name; None of one with several kinds of nodes."""
     kept: Mapping[str, Any] = graph.to_dict()
-    return None if any(isinstance(value, Mapping) for value in kept.values()) else dict(kept)
+    return None if "_global_store" in kept else dict(kept)
 
 
 def refilled(like: Any, made: Mapping[Any, Any]) -> Any:

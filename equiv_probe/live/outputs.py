@@ -21,7 +21,7 @@ from equiv_probe.schema.schema import named
 from equiv_probe.schema.usual_names import joined_matrices, usual
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -94,7 +94,8 @@ def _read(raw: Any, names: list[str] | None) -> tuple[Tree, Named]:
     leaves: Named = {}
 
     def place(value: Any, name: str) -> Tree:
-        found = None if isinstance(value, (list, tuple)) and not hasattr(value, "_fields") else _entries(value)
+        is_plain = isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
+        found = None if is_plain or is_graph(raw) else _entries(value)
         if found is None:
             leaves[name] = value
             return Tree(value, name)
@@ -130,10 +131,21 @@ def _shown(name: str, value: Any, *, joined: bool) -> Any:
     is_list = joined and isinstance(value, (list, tuple)) and value and all(isinstance(v, torch.Tensor) for v in value)
     if not is_list or len({one.shape[1:] for one in value}) > 1 or len({one.ndim for one in value}) > 1:
         return value
-    return torch.stack(list(value)) if _are_stacked(value) else torch.cat(list(value))
+    return put_together(value)
 
 
-def _are_stacked(values: Any) -> bool:
+def put_together(parts: Sequence[Tensor]) -> Tensor:
+    """The tensors of several structures as one: rows below rows, matrices and numbers along a new axis."""
+    return torch.stack(list(parts)) if of_wholes(parts) else torch.cat(list(parts))
+
+
+def parted(value: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Undo :func:`put_together`, for tensors of the lengths of others."""
+    parts: Sequence[Tensor] = value.unbind(0) if of_wholes(like) else torch.split(value, [len(one) for one in like])
+    return parts
+
+
+def of_wholes(values: Sequence[Tensor]) -> bool:
     """Whether a list's tensors belong to structures as wholes: numbers and matrices, rather than rows of atoms."""
     return values[0].ndim == 0 or all(one.shape == (3, 3) for one in values)
 
@@ -145,6 +157,5 @@ def _as_given(given: Any, value: Any, name: str) -> Any:
             value = value.reshape(given.shape)
         return laid_out_as(value, given)
     if isinstance(given, (list, tuple)) and isinstance(value, torch.Tensor):
-        parts = value.unbind(0) if _are_stacked(given) else torch.split(value, [len(one) for one in given])
-        return type(given)(parts)
+        return type(given)(parted(value, given))
     return value

@@ -160,7 +160,9 @@ def _within(iterator: Any) -> list[Any]:
     """An iterator, and those that it goes through: of ``zip``, ``map``, ``enumerate``, ``itertools.chain``, ...."""
     found = [iterator]
     if not isinstance(iterator, types.GeneratorType) and hasattr(iterator, "__next__"):
-        inner = [one for one in gc.get_referents(iterator) if isinstance(one, IteratorKind) and one is not iterator]
+        held = gc.get_referents(iterator)
+        held += [one for several in held if isinstance(several, tuple) for one in several]
+        inner = [one for one in held if isinstance(one, IteratorKind) and one is not iterator]
         found += [each for one in inner for each in _within(one)]
     return found
 

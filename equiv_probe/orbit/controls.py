@@ -69,7 +69,7 @@ def _sees_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
         return [sees_rotation([], [], 0)]
     generator = torch.Generator().manual_seed(0)
     copies = model.rotated(None)
-    for name, value in _rotating(model).items():
+    for name, value in rotating_inputs(model).items():
         displaced = value.detach() + nudge(value.detach(), generator).to(value)
         copies[name] = model.schema.inputs[name].within(displaced)[None]
     try:
@@ -82,7 +82,7 @@ def _sees_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
 
 def _can_be_deformed(model: RotatedModel, rotations: Tensor) -> bool:
     """Whether rotations change the inputs, and these are more than one point for each structure."""
-    rotating = _rotating(model)
+    rotating = rotating_inputs(model)
     for name, copies in model.rotated(rotations).items():
         value = rotating[name]
         change = (copies - value).abs().nan_to_num().max()
@@ -103,7 +103,7 @@ def _has_several(model: RotatedModel, name: str) -> bool:
 def _stays_when_moved(
     model: RotatedModel, round_trips: Mapping[str, Tensor], repeats: Mapping[str, Tensor]
 ) -> list[Control]:
-    places = {name: value for name, value in _rotating(model).items() if model.schema.inputs[name].is_affine}
+    places = places_of(model)
     if not places:
         return []
     if not model.is_about_centroid:
@@ -112,7 +112,7 @@ def _stays_when_moved(
     first = next(iter(places))
     spread, shift = shift_of(model.schema.inputs[first].places(places[first].detach()))
     try:
-        there = _moved(model, places, shift)
+        there = outputs_when_moved(model, shift)
     except Exception as error:  # far from where it was, as outside of a box
         return [Control(TRANSLATION, None, f"the model could not be evaluated where the structure was moved: {error}")]
     controls = []
@@ -126,7 +126,7 @@ def _stays_when_moved(
         controls.append(does_not_move(name, difference, rounding, "", "moved as a whole"))
     if not any(one.failed for one in controls):
         return controls
-    rough = [_moved(model, places, (1 + step) * shift) for step in STEPS]
+    rough = [outputs_when_moved(model, (1 + step) * shift) for step in STEPS]
     return [
         _smooth(one, name, there[name], [at[name] for at in rough]) for one, name in zip(controls, there, strict=True)
     ]
@@ -149,10 +149,15 @@ def _smooth(control: Control, name: str, there: Tensor, nearby: Sequence[Tensor]
     return Control(TRANSLATION, None, sentence, control.value, ROUGH * between)
 
 
-def _moved(model: RotatedModel, places: Mapping[str, Tensor], shift: Tensor) -> dict[str, Tensor]:
+def places_of(model: RotatedModel) -> dict[str, Tensor]:
+    """The inputs that are places, which move when structures are moved."""
+    return {name: value for name, value in rotating_inputs(model).items() if model.schema.inputs[name].is_affine}
+
+
+def outputs_when_moved(model: RotatedModel, shift: Tensor) -> dict[str, Tensor]:
     """Floating-point outputs where all structures are moved, and moved back where they are places themselves."""
     copies = model.rotated(None)
-    for name, value in places.items():
+    for name, value in places_of(model).items():
         moved = model.schema.inputs[name].translate(value.detach(), shift.to(value.device))
         held = model.held(value, model.schema.inputs[name])  # padding stays where it is, as it does in data
         copies[name] = (moved if held is None else torch.where(held, moved, value.detach()))[None]
@@ -165,7 +170,7 @@ def _moved(model: RotatedModel, places: Mapping[str, Tensor], shift: Tensor) -> 
     return found
 
 
-def _rotating(model: RotatedModel) -> dict[str, Tensor]:
+def rotating_inputs(model: RotatedModel) -> dict[str, Tensor]:
     """The inputs that change when they rotate, which scalars do not."""
     inputs = {name: (rep, model.inputs[name]) for name, rep in model.schema.inputs.items()}
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,14 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.orbit.chunking import in_chunks
+from equiv_probe.orbit.input_centers import InputCenters
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.orbit.rounding import perturbed, perturbed_weights
 from equiv_probe.representations.representation import Fixed
 from equiv_probe.schema.batch_layout import resolve_batch
-from equiv_probe.schema.centers import box_center, centroids, dense_centroids, require_common_center
 from equiv_probe.schema.grid_plans import exact_grids
 from equiv_probe.schema.inference import require_nothing_hidden
+from equiv_probe.schema.padding import atoms_of, beside
 from equiv_probe.schema.schema import Schema, named, unnamed
 from equiv_probe.schema.translation import settled
 
@@ -55,9 +55,6 @@ class RotatedModel:
         self.arrays = {name for name, value in given.items() if isinstance(value, np.ndarray)}
         tensors = {name: torch.as_tensor(v) if name in self.arrays else v for name, v in given.items()}
         self.inputs = tensors
-        self.center: Tensor | None = None
-        self.structure_centers: Tensor | None = None
-        """With a batch index, the centroid of every structure, ``(U, 3)``; ``center`` is then that of every node."""
         if schema is None:
             first = _tensors(named(predict(inputs)))
             self.evaluations += 1
@@ -79,8 +76,10 @@ class RotatedModel:
                     f"an empty input {name!r} of shape {tuple(tensors[name].shape)}", "a structure with atoms"
                 )
         if schema.mask is None and any(rep.is_affine for rep in schema.inputs.values()):
-            self.schema = replace(schema, mask=resolve_batch(schema, tensors).mask)
-        self.center = self._center(center)
+            self.schema = schema = replace(schema, mask=resolve_batch(schema, tensors).mask)
+        points = next((tensors[name] for name, rep in schema.inputs.items() if rep.is_affine), None)
+        self._atoms = atoms_of(points, tensors[schema.mask] if schema.mask else None)
+        self.centers = InputCenters.of(self.inputs, self.schema, center)
         self._own = self.unrotated()
         self.identity = {n: self.schema.outputs[n].within(v[0]) for n, v in self._own.items()}
 
@@ -88,25 +87,6 @@ class RotatedModel:
         """All outputs for some inputs, by name."""
         self.evaluations += 1
         return _tensors(named(self._predict({n: v.clone() if torch.is_tensor(v) else v for n, v in tensors.items()})))
-
-    def _center(self, center: str | Tensor) -> Tensor | None:
-        """Centre of rotation, broadcastable against points of the input, in float64."""
-        if not isinstance(center, str):
-            return torch.as_tensor(center).double()
-        if center in {"origin", "box"}:
-            return None if center == "origin" else box_center(self.schema, self.inputs)
-        if center != "centroid":
-            raise EquivProbeError(f"center={center!r}", '"centroid", "origin", "box" or a tensor')
-        name = next((name for name, rep in self.schema.inputs.items() if rep.is_affine), None)
-        if name is None:
-            return None
-        require_common_center(self.schema)
-        points: Tensor = self.schema.inputs[name].places(self.inputs[name]).double()
-        if self.schema.batch is None:
-            return dense_centroids(points, self.inputs[self.schema.mask] if self.schema.mask else None)
-        index = self.inputs[self.schema.batch].long()
-        self.structure_centers = centroids(points, index, int(index.max()) + 1)
-        return self.structure_centers[index]
 
     def unrotated(self) -> dict[str, Tensor]:
         """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output; at what of a grid is in its ball."""
@@ -119,8 +99,7 @@ class RotatedModel:
             if name not in self.varying and (value.device.type == "meta" or not self.is_own(name, value)):
                 self.varying.add(name)
             representation = self.schema.outputs[name]
-            center = self._center_for(representation.places(value).shape[1:]) if representation.is_affine else None
-            back = representation.rotate_back(value, rotations, None if center is None else center.to(value))
+            back = representation.rotate_back(value, rotations, self.centers.about(value[0], representation))
             held = self.held(value[0], representation) if representation.is_affine else None
             found[name] = back if held is None else torch.where(held, back, self._own[name])
         return found
@@ -130,41 +109,9 @@ class RotatedModel:
         own = self._own[name]
         return values.shape[1:] == own.shape[1:] and bool(((values == own) | (values.isnan() & own.isnan())).all())
 
-    def _center_for(self, shape: torch.Size) -> Tensor | None:
-        """The centre for points of this shape ``(..., 3)``: of every node, or of every structure that has one point."""
-        center, structures = self.center, self.structure_centers
-        if center is None:
-            return None
-        if structures is not None and len(shape) == 2 and shape[0] != len(center):
-            center = structures
-        while center.ndim > len(shape) and center.shape[-2] == 1:  # one point, not N, for each structure of a batch
-            center = center.squeeze(-2)
-        axes = zip(reversed(center.shape), reversed(shape), strict=False)
-        if center.ndim > len(shape) or not all(length in {1, wanted} for length, wanted in axes):
-            raise EquivProbeError(
-                f"points of shape {tuple(shape)} and centres of shape {tuple(center.shape)}",
-                "one point per node, or one per structure",
-                'center="origin", or a tensor that broadcasts against all points',
-            )
-        return center
-
     def held(self, value: Tensor, rep: Representation) -> Tensor | None:
         """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them."""
-        mask = self.inputs[self.schema.mask] if self.schema.mask else None
-        lead = value.shape[: value.ndim - len(rep.event_shape)]
-        if mask is None or rep.is_whole or lead[: mask.ndim] != mask.shape:
-            return None
-        return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
-
-    def centers(self) -> dict[str, Tensor]:
-        """The centre of every output that has the shape of points."""
-        found = {}
-        for name, value in self.identity.items():
-            with contextlib.suppress(EquivProbeError):
-                center = self._center_for(value.shape) if value.shape[-1:] == (3,) else None
-                if center is not None:
-                    found[name] = center
-        return found
+        return beside(self._atoms, value, rep)
 
     def rotated(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
         """Copies of the inputs that rotate, ``(C, …)``: rotated, or there and back in the model's precision."""
@@ -178,8 +125,7 @@ class RotatedModel:
                 rotated[name] = representation.within(value)[None].clone()
                 continue
             low = value.to(self.precision) if back_again and self.precision and value.is_floating_point() else value
-            center = self._center_for(representation.places(low).shape) if representation.is_affine else None
-            center = None if center is None else center.to(low)
+            center = self.centers.about(low, representation)
             copies = representation.rotate(low[None].expand(len(rotations), *low.shape), rotations, center)
             if back_again:
                 copies = representation.rotate_back(copies, rotations, center)

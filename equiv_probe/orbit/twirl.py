@@ -102,7 +102,7 @@ def twirl(
         *moments.result(),
         kept,
         *extra,
-        centers=model.centers(),
+        centers=model.centers.by_name(model.identity),
         evaluations=model.evaluations,
         seconds=time.perf_counter() - began,
         controls=controls,

@@ -15,6 +15,7 @@ from equiv_probe.live.capture import wide
 from equiv_probe.live.dependence import blind_outputs, coupled_outputs, drawn_outputs
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.network_search import inside
+from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 REPRODUCED = "replay reproduces the step"
 NONLINEAR = "the loss is more than an output"
 CHANCE = "is not drawn at random"
+COMPOSED = "the step is one call of the network"
 NOT_NEGATIVE = "L_equiv is not negative"
 SIGNIFICANT = 4.0
 """Standard errors below zero from which an ``L_equiv`` is negative."""
@@ -115,6 +117,12 @@ class Checks:
             "L_equiv. Probe the network inside, or the step: probe.step(lambda: ...) repeats its noise.",
         )
 
+    def leaves_transformed_alone(self) -> None:
+        """Say, once, that calls inside of ``torch.func`` are not measured."""
+        what = "calls inside of torch.func (vmap, grad, jvp) are left alone: hooks measure those on ordinary tensors"
+        logger.warning(f"equiv_probe: {what}. Probe a module whose forward does the transforming")
+        self._note(Control("all calls are measured", None, what))
+
     def of_step(self, run: RecordedStep) -> None:
         """Whether a step's loss is what the network puts out already; waits for the device, once.
 
@@ -123,6 +131,8 @@ class Checks:
         """
         if not self._first("loss", run.live.network.training):
             return
+        if len(run.calls) > 1:
+            self._note(Control(COMPOSED, None, _composed(run)))
         loss, last = _loss(run.result), run.calls[-1]
         if loss is None:
             return
@@ -219,6 +229,15 @@ class Checks:
     def _note(self, control: Control) -> None:
         if control not in self.found:
             self.found.append(control)
+
+
+def _composed(run: RecordedStep) -> str:
+    """What a step of several calls measures."""
+    return (
+        f"the step calls the network {len(run.calls)} times: each call is replaced on its own, so that L_equiv is that "
+        "of the network as it is called, not of the map that the calls make together (recycling, unrolled steps); for "
+        "that one, probe a module whose forward makes them all"
+    )
 
 
 def _loss(result: Any) -> Tensor | None:

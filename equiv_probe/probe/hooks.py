@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.called_method import CalledMethod
 from equiv_probe.live.hook import Hook
-from equiv_probe.live.isolation import RandomState, capturing_graph, measuring, transforming
+from equiv_probe.live.isolation import RandomState, capturing_graph, going_backward, measuring, transforming
 from equiv_probe.probe.call_measurement import Pending, measure_call
 from equiv_probe.probe.threads import Threads
 
@@ -34,13 +36,19 @@ class Hooks:
     def __init__(self, parts: Parts, recorder: Recorder) -> None:
         self._parts, self._recorder = parts, recorder
         self._handles: list[Any] = []
+        self._both: list[Hook] = []
+        self._granted = self._stopped = False
         self._pending: Pending | None = None
         self._awaited: str | None = None
-        self._resting = False
+        self._resting = self._told = False
         self.threads = Threads()
 
-    def attach(self) -> None:
-        """Put them on."""
+    def attach(self, *, for_calls: bool = True) -> None:
+        """Put them on.
+
+        Args:
+            for_calls: whether calls outside of steps are measured too.
+        """
         model = self._parts.model
         if isinstance(model, torch.jit.ScriptModule):
             raise EquivProbeError(
@@ -49,11 +57,16 @@ class Hooks:
                 "wrap it, and use the wrapper: torch.nn.Sequential(model)",
             )
         if not self._handles:
-            before, after = Hook(self._before), Hook(self._after)
+            wanted = for_calls and self._parts.schedules["call", "train"].may_be_next
+            self._both = before, after = [Hook(one, wanted=wanted) for one in (self._before, self._after)]
             self._handles = [
                 model.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
                 model.register_forward_hook(after, with_kwargs=True),
             ]
+            if for_calls:
+                self._handles.append(register_optimizer_step_post_hook(self._stepped))
+            if isinstance(model, CalledMethod):
+                self._handles.append(model.stand_in())
 
     def remove(self) -> None:
         """Take them off."""
@@ -66,7 +79,7 @@ class Hooks:
     def attached(self) -> Iterator[None]:
         """The hooks on the network, for this long if they are not there."""
         there = bool(self._handles)
-        self.attach()
+        self.attach(for_calls=False)
         try:
             yield
         finally:
@@ -78,12 +91,12 @@ class Hooks:
         """A context without the hooks: they do not reach into code that is compiled around the module."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        for_calls, self._handles = len(self._handles) > len(self._both), []
         self._recorder.deafen()
         try:
             yield
         finally:
-            self.attach()
+            self.attach(for_calls=for_calls)
             if self._recorder.active:
                 self._recorder.listen()
 
@@ -95,6 +108,7 @@ class Hooks:
             yield
         finally:
             self._resting = before
+            self._around()
 
     @contextmanager
     def awaiting(self, stage: str) -> Iterator[None]:
@@ -106,19 +120,52 @@ class Hooks:
             finally:
                 self._awaited = None
 
+    def _around(self, *hooks: Hook) -> bool:
+        """Whether compiled code called the network since this was asked last: it need not stop for hooks any more."""
+        passed = any(hook.passed for hook in self._both)
+        for hook in hooks if passed else ():
+            hook.wanted = False
+        for hook in self._both:
+            hook.passed = False
+        return passed
+
+    def _stepped(self, *_: Any) -> None:
+        """After a step of an optimizer: code that is compiled around the network does not ask whether a call is due."""
+        called, self._stopped = self._around() or self._stopped, False
+        if called and self._parts.schedules["call", "train"].due():
+            self._granted = True
+            for hook in self._both:
+                hook.wanted = True
+
+    def _due(self) -> bool:
+        """Whether a call of the network outside of steps is to be measured."""
+        self._stopped = self._around(self._both[0])
+        if self._stopped and self._granted:
+            self._granted = False
+            return True
+        return not self._resting and self._parts.schedules["call", self._parts.stage].due()
+
+    @property
+    def _recomputes(self) -> bool:
+        """Whether a call is gradient checkpointing's, which repeats one that was counted."""
+        return going_backward() and not self._recorder.active
+
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         parts = self._parts
-        if module is not parts.model or measuring() or capturing_graph():
+        if module is not parts.model or measuring() or capturing_graph() or self._recomputes:
             return
         if not self.threads.enter():
             return
         self._pending = None
         if transforming():
             self._recorder.transformed = True
+            if not (self._recorder.active or self._resting or self._told):
+                self._told = True
+                parts.checks.leaves_transformed_alone()
         elif self._recorder.active:
             if self._recorder.records_here:
                 self._recorder.called(args, kwargs)
-        elif self._awaited is not None or (not self._resting and parts.schedules["call", parts.stage].due()):
+        elif self._awaited is not None or self._due():
             parts.meeting.require(parts.live.network)
             kind = "call" if self._awaited is None else "step"
             augmented = parts.plans.augmentation(parts.model, parts.live) is not None
@@ -133,9 +180,10 @@ class Hooks:
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
         del args, kwargs
-        if module is not self._parts.model or measuring():
+        if module is not self._parts.model or measuring() or self._recomputes:
             return
         self.threads.leave()
+        self._around(self._both[1])
         if self._pending is None or self._pending.thread != threading.get_ident():
             return
         pending, self._pending = self._pending, None

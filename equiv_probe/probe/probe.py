@@ -25,6 +25,7 @@ import torch
 
 from equiv_probe.deprecation import renamed
 from equiv_probe.estimation.objectives import label_free, labelled
+from equiv_probe.live.called_method import CalledMethod
 from equiv_probe.live.isolation import measuring
 from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.probe.accumulated import Accumulated
@@ -113,6 +114,7 @@ class Probe:
             that cadence (25 steps of a few milliseconds). They are those of the step's own batch, noise of the batch
             included.
         groups: of parameters, as for :func:`equiv_probe.analysis.gradients`.
+        method: the name of the method by which the network is called, where that is not ``network(...)``.
 
     Raises:
         EquivProbeError: at the first measurement, if the schema cannot be inferred or does not fit. What fails later
@@ -145,7 +147,9 @@ class Probe:
         bins: Bins | None = None,
         gradients: Cadence | bool = False,
         groups: Groups = None,
+        method: str | None = None,
     ) -> None:
+        model = model if method is None else CalledMethod(model, method)
         self.model, self.seed, self.window = model, seed, window
         wanted = gradients is not None and gradients is not False
         differentiating = step_gradients(gradients, groups, window) if wanted else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.hook import Hook
-from equiv_probe.live.isolation import RandomState, measuring, versions
+from equiv_probe.live.isolation import RandomState, may_be_compiled, measuring, observed, versions
 from equiv_probe.live.memory import Memory
 from equiv_probe.live.module_snapshot import ModuleSnapshot
 from equiv_probe.live.reachable import generators_in, modules_of
@@ -63,7 +64,7 @@ class Recorder:
 
     def listen(self) -> None:
         """Put a hook behind all others on the network: what they make of its output counts."""
-        self._last = self._parts.model.register_forward_hook(Hook(self._answered))
+        self._last = self._parts.model.register_forward_hook(Hook(self._answered, wanted=False))
 
     def deafen(self) -> None:
         """Take it off."""
@@ -95,36 +96,17 @@ class Recorder:
         """
         protect = (*self._parts.protect, *modules_of(step))
         modules = (self._parts.live.network, *protect)
-        self._generators = list({id(one): one for one in (*generators_of(modules), *generators_in(step))}.values())
-        before, old = RandomState.now(self._generators), versions(modules)
+        generators = list({id(one): one for one in (*generators_of(modules), *generators_in(step))}.values())
+        before, old = RandomState.now(generators), versions(modules)
         memory, snapshot = Memory.of_step(step), ModuleSnapshot((self._parts.model, *modules))
-        calls: list[Recorded] = []
         watched, used = [*memory.watched, *snapshot.objects.watched], Used()
-        self._calls, self.transformed, self._unkept, self._thread = calls, False, None, threading.get_ident()
-        try:
-            with used.watching(watched), hooked():
-                self.listen()
-                result.append(step())
-        finally:
-            self.deafen()
-            self._calls, self._generators = None, []
-        calls = [one for one in calls if one.after is not None]
+        self.transformed, self._unkept = False, None
+        with used.watching(watched):
+            calls = self._heard(step, result, hooked, generators)
         require_untrained(old, versions(modules))
         if self._unkept is not None:
             raise self._unkept
-        if self.transformed:
-            raise EquivProbeError(
-                "a step that calls the probed module inside of torch.func (vmap, grad, jvp) or with dual numbers",
-                "calls on ordinary tensors: its derivatives cannot be replayed",
-                "probe a step that calls it so, in evaluation; every=None leaves training alone",
-            )
-        if not calls:
-            raise EquivProbeError(
-                "a step that did not call the probed module",
-                "at least one call as network(...): those of its methods, such as network._forward(...), are not seen",
-                "network(...) in the step, or ep.Probe of the module that the step calls",
-            )
-        return RecordedStep(
+        run = RecordedStep(
             step,
             calls,
             before,
@@ -136,6 +118,53 @@ class Recorder:
             protect=protect,
             unrepeatable=tuple(dict.fromkeys((*used.names, *(str(one) for one in watched if one.changes())))),
         )
+        if may_be_compiled() and not calls and not run.unrepeatable:
+            run = self._beside(run, hooked, generators)
+        self._require_calls(run)
+        return run
+
+    def _heard(
+        self,
+        step: Callable[[], Any],
+        result: list[Any],
+        hooked: Callable[[], AbstractContextManager[None]],
+        generators: list[Any],
+    ) -> list[Recorded]:
+        """The network's calls in one run of a step."""
+        calls: list[Recorded] = []
+        self._calls, self._generators, self._thread = calls, generators, threading.get_ident()
+        try:
+            with hooked():
+                self.listen()
+                result.append(step())
+        finally:
+            self.deafen()
+            self._calls, self._generators = None, []
+        return [one for one in calls if one.after is not None]
+
+    def _beside(
+        self, run: RecordedStep, hooked: Callable[[], AbstractContextManager[None]], generators: list[Any]
+    ) -> RecordedStep:
+        """A step run once more: its calls and numbers. Code that is compiled around the network goes past its hooks."""
+        result: list[Any] = []
+        with run.repeating(), observed():
+            run.rewind()
+            calls = self._heard(run.step, result, hooked, generators)
+        return replace(run, calls=calls, result=result[0])
+
+    def _require_calls(self, run: RecordedStep) -> None:
+        if self.transformed:
+            raise EquivProbeError(
+                "a step that calls the probed module inside of torch.func (vmap, grad, jvp) or with dual numbers",
+                "calls on ordinary tensors: its derivatives cannot be replayed",
+                "probe a step that calls it so, in evaluation; every=None leaves training alone",
+            )
+        if not run.calls:
+            raise EquivProbeError(
+                "a step that did not call the probed module",
+                "at least one call as network(...): those of its methods, such as network._forward(...), are not seen",
+                'network(...), ep.Probe(network, method="_forward"), or ep.Probe of the module that the step calls',
+            )
 
 
 def require_untrained(before: Mapping[int, int], after: Mapping[int, int]) -> None:

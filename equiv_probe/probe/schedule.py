@@ -110,6 +110,15 @@ class Schedule:
         self.small += self.was_due and not self.whole
         return self.was_due
 
+    @property
+    def may_be_next(self) -> bool:
+        """Whether the next call may be due, as far as that is known without counting it."""
+        if self.every == "auto":
+            return self.step >= self._next
+        if isinstance(self.every, int) and not self.at_random:
+            return self.step >= self._origin and (self.step - self._origin) % self.every == 0
+        return self.every is not None
+
     def _wanted(self, step: int) -> bool:
         since = step - self._origin
         if self.every is None or since < 0:

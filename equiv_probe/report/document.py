@@ -77,6 +77,11 @@ class Column:
     digits: int = 3
 
 
+def columns(*names: str, text: Sequence[str] = ()) -> list[Column]:
+    """Columns by their names, of numbers but for those of ``text``."""
+    return [Column(name, kind="text" if name in text else "number") for name in names]
+
+
 @dataclass(frozen=True)
 class Headline:
     """The result in one sentence, and a number with its interval.

@@ -21,7 +21,7 @@ def parsed(path: Path) -> Any:
         EquivProbeError: there is no file, or not JSON in it.
     """
     if not path.is_file():
-        raise EquivProbeError(f"no file {path}", "a report that was saved as JSON")
+        raise EquivProbeError(f"no file {path}", "a report that was saved as JSON", 'report.save("report.json")')
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors begin with a mark of byte order
         return without_nan(json.loads(text))

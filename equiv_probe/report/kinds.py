@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.stored_data import FIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,7 @@ _PLACES: dict[str, str] = {
     "comparison": "equiv_probe.results.comparison:Comparison",
     "sampler": "equiv_probe.generative.sampler_report:SamplerAudit",
     "diagnosis": "equiv_probe.diagnosis.diagnosis:Diagnosis",
+    "tests": "equiv_probe.testing.tested:TestedModels",
     "grid": "equiv_probe.voxels.grid_report:GridAudit",
 }
 _FIRST = {"sampler": "sampler", "cube": "grid", "matrix": "curvature", "direction": "line", "contrasts": "comparison"}
@@ -42,7 +44,8 @@ def class_of(kind: Any) -> Any:
         EquivProbeError: there is no such kind.
     """
     if not isinstance(kind, str) or kind not in _PLACES:
-        raise EquivProbeError(f"a {str(kind)[:40]!r}", f"one of {', '.join(sorted(_PLACES))}")
+        kinds = ", ".join(sorted(_PLACES))
+        raise EquivProbeError(f"a result of kind {str(kind)[:40]!r}", f"one of {kinds}", FIX)
     module, _, name = _PLACES[kind].partition(":")
     return getattr(import_module(module), name)
 

@@ -90,7 +90,9 @@ class Record(Part, frozen=True):
         version = _version(stored)
         kind = kinds.kind_of(stored)
         if kind != cls.kind:
-            raise EquivProbeError(f"a {str(kind)[:40]!r}", f"a {cls.kind!r}", "equiv_probe.load reads all kinds")
+            raise EquivProbeError(
+                f"a result of the kind {str(kind)[:40]!r}", f"a {cls.kind!r}", "ep.load reads all kinds"
+            )
         return converted(stored if version == VERSION else cls.upgraded(dict(stored)), cls)
 
     @classmethod
@@ -112,7 +114,7 @@ class Record(Part, frozen=True):
         """
         ways: dict[str, Callable[[], str | bytes]] = {".json": self.to_json, ".html": self.to_html}
         if self.rows():
-            ways |= {".csv": self.to_csv, ".parquet": self.to_parquet}
+            ways = {".parquet": self.to_parquet, ".json": self.to_json, ".csv": self.to_csv, ".html": self.to_html}
         write(Path(path), ways)
 
     def to_json(self) -> str:

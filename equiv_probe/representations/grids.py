@@ -259,9 +259,9 @@ def grid(
     if len(each) != 3 or not all(h > 0 and math.isfinite(h) for h in each):
         raise EquivProbeError(f"spacing={spacing!r}", "one positive length, or three", "spacing=(dx, dy, dz)")
     if centred not in {"voxel", "corner"}:
-        raise EquivProbeError(f"centred={centred!r}", '"voxel" or "corner"')
+        raise EquivProbeError(f"centred={centred!r}", '"voxel" or "corner"', 'centred="voxel"')
     if interpolation not in {None, "linear", "cubic"}:
-        raise EquivProbeError(f"interpolation={interpolation!r}", 'None, "linear" or "cubic"')
+        raise EquivProbeError(f"interpolation={interpolation!r}", 'None, "linear" or "cubic"', 'interpolation="linear"')
     found = tuple(field_of(one) for one in fields)
     if not channel_axis and found not in {(), ((1, SCALAR),)}:
         raise EquivProbeError(

@@ -124,7 +124,9 @@ def axis_map(quantities: Sequence[Measured], quantity: str | None = None, ax: Ax
     measured = angular_of(quantities, quantity)
     stored = np.array([finite(x) for x in measured.angular["by_axis"]])
     if np.isnan(stored).all():
-        raise EquivProbeError("a report without pairs of orientations", "a plan of several replicates")
+        raise EquivProbeError(
+            "a report without pairs of orientations", "a plan of several replicates", 'RotationPlan("tetrahedral")'
+        )
     cells = np.sqrt(np.maximum(stored, 0.0))
     ax = axes_or_new(ax, projection="polar")
     heights = np.linspace(0, 1, BANDS + 1)

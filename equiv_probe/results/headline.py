@@ -50,9 +50,10 @@ def _of_symmetry(m: Measured) -> Headline:
 
 
 def _outdated(history: Sequence[Mapping[str, Any]], m: Measured) -> bool:
-    """Whether a run went on for long after this was last measured."""
-    end = max((entry["step"] for entry in history if entry.get("step") is not None), default=0)
-    return m.step is not None and m.step < OUTDATED * end
+    """Whether a run went on for long after this, or its stage where that is not known, was last measured."""
+    steps = [(str(entry.get("stage")), entry["step"]) for entry in history if entry.get("step") is not None]
+    last = m.step if m.step is not None else dict(steps).get(m.name.partition("/")[0])
+    return last is not None and last < OUTDATED * max((step for _, step in steps), default=0)
 
 
 def _stage(m: Measured) -> tuple[int, bool, str]:

@@ -47,7 +47,9 @@ def share(having: Sequence[tuple[str, Labelled]], ax: Axes | None = None) -> Axe
         EquivProbeError: no loss was measured.
     """
     if not having:
-        raise EquivProbeError("a report without a loss", "reference values, or a run's own loss")
+        raise EquivProbeError(
+            "a report without a loss", "reference values, or the loss of a run", "audit(..., reference=...)"
+        )
     ax = axes_or_new(ax)
     for row, (_, known) in enumerate(having):
         part = 100 * min(max(known.share, 0.0), 1.0)

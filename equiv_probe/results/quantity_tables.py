@@ -16,11 +16,10 @@ from equiv_probe.report.document import (
     Figure,
     Table,
     Uncertain,
-    Verdict,
 )
 from equiv_probe.report.formatting import finite, number
 from equiv_probe.results import plots
-from equiv_probe.results.verdict_words import severity
+from equiv_probe.results.verdict_words import judged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,9 +51,8 @@ def symmetry_table(measured: Sequence[Measured], *, doubted: bool = False) -> Ta
     rows: list[list[Cell]] = []
     for m in measured:
         relative = Bound(_MUCH, ">") if m.relative >= _MUCH else m.relative
-        grave = severity(m.verdict)
-        judged = Verdict(m.verdict, "unknown" if doubted and grave == "good" else grave, m.sentence)
-        rows.append([m.name, m.rms, m.rms_interval, m.unit, relative, m.highest_floor, judged])
+        verdict = judged(m, doubted=doubted)
+        rows.append([m.name, m.rms, m.rms_interval, m.unit, relative, m.highest_floor, verdict])
     caption = "Equivariance error, root mean square over rotations, structures and components."
     return Table("Equivariance error (root mean square over rotations)", columns, rows, caption)
 
@@ -87,7 +85,7 @@ def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
             *([known.loss if known.unit == OWN_LOSS else f"{known.loss}, {known.unit}"] if has_units else []),
             Uncertain(known.share, known.share_stderr),
             known.share_interval,
-            *([over(known)] if len(counts) > 1 or not has_units else []),
+            *([counted_as(known)] if len(counts) > 1 or not has_units else []),
         ]
         for name, known in having
     ]
@@ -102,7 +100,7 @@ def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
     return [figure, Table(f"{title}: L_total = L_mean + L_equiv", columns, rows, caption, on=EVERYWHERE)]
 
 
-def over(known: Labelled) -> str:
+def counted_as(known: Labelled) -> str:
     """What the estimate is over: batches of which the step made one number, or structures."""
     kind = "batch" if known.loss in {USER_DEFINED, USER_DEFINED_BEFORE} else "structure"
     plural = {"batch": "batches", "structure": "structures"}

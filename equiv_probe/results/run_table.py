@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe.report.document import Column, Table, Verdict
-from equiv_probe.results.verdict_words import severity
+from equiv_probe.report.document import Column, Table
+from equiv_probe.results.verdict_words import judged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,11 +31,7 @@ def run_table(measured: Sequence[Measured], *, doubted: bool = False) -> list[Ta
         Column("floor, share", kind="percent"),
         Column("verdict", kind="text"),
     ]
-    rows: list[list[Cell]] = []
-    for m in of_run:
-        grave = severity(m.verdict)
-        judged = Verdict(m.verdict, "unknown" if doubted and grave == "good" else grave, m.sentence)
-        rows.append([m.name, m.step, _floor_share(m), judged])
+    rows: list[list[Cell]] = [[m.name, m.step, _floor_share(m), judged(m, doubted=doubted)] for m in of_run]
     caption = "The floor is what the same measurement reads where only rounding differs."
     return [Table("When it was measured last, and whether it is more than rounding", columns, rows, caption)]
 

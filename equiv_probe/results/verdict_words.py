@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from equiv_probe.report.document import Verdict
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from equiv_probe.report.document import Severity
-    from equiv_probe.results.measured import Labelled
+    from equiv_probe.results.measured import Labelled, Measured
 
 SEVERITY: Mapping[str, Severity] = {
     "broken": "bad",
@@ -40,6 +41,12 @@ VERDICT_SENTENCES = {
 def severity(verdict: str) -> Severity:
     """How grave a verdict is."""
     return SEVERITY.get(verdict, "unknown")
+
+
+def judged(m: Measured, *, doubted: bool) -> Verdict:
+    """The verdict on a quantity as a cell; none is shown as good where a control failed."""
+    grave = severity(m.verdict)
+    return Verdict(m.verdict, "unknown" if doubted and grave == "good" else grave, m.sentence)
 
 
 def rank(verdict: str) -> int:

@@ -71,9 +71,11 @@ class RotationPlan:
             usual = 1 if self.design in FIXED else {"haar": 16}.get(self.design, 4)
             object.__setattr__(self, "replicates", self.subset or usual)
         if not isinstance(self.replicates, int) or self.replicates < 1:
-            raise EquivProbeError(f"replicates={self.replicates!r}", "a whole number, at least 1 (error bars need 4)")
+            raise EquivProbeError(
+                f"replicates={self.replicates!r}", "a whole number, at least 1 (error bars need 4)", "replicates=4"
+            )
         if self.seed < 0:
-            raise EquivProbeError(f"seed={self.seed}", "a seed of 0 or more")
+            raise EquivProbeError(f"seed={self.seed}", "a seed of 0 or more", "seed=0")
         if self.subset is not None and not (self.design in FIXED and 1 <= self.subset <= len(self._design()[1])):
             raise EquivProbeError(
                 f"subset={self.subset} of {self.design!r}",

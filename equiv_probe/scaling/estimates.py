@@ -145,11 +145,9 @@ def bca_of(draws: Array, value: float, jackknife: Array, level: float) -> tuple[
 
 def _quantile(draws: Array, part: float) -> float:
     """NumPy's, but beside an infinity the order statistic itself, since infinities cannot be interpolated."""
-    place = part * (len(draws) - 1)
-    lower, upper = np.sort(draws)[[int(np.floor(place)), int(np.ceil(place))]]
-    if np.isfinite(lower) and np.isfinite(upper):
-        return float(np.quantile(draws, part))
-    return float(upper if part > 0.5 else lower)
+    with np.errstate(invalid="ignore"):
+        found = float(np.quantile(draws, part))
+    return found if np.isfinite(found) else float(np.quantile(draws, part, method="higher" if part > 0.5 else "lower"))
 
 
 def listed(items: Sequence[str]) -> str:

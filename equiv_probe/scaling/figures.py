@@ -19,9 +19,10 @@ import numpy as np
 
 from equiv_probe.report.axes import INK, SIZE, figure, short, tidied
 from equiv_probe.report.document import HEIGHT, Figure
+from equiv_probe.scaling.estimates import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
@@ -39,6 +40,8 @@ AXES = {
     "step": "training steps",
 }
 """What columns are called beside an axis."""
+SHOWN = 8
+"""Lines of a figure."""
 
 
 def label_of(name: str, unit: str = "") -> str:
@@ -116,6 +119,25 @@ def curves(
         if not math.isnan(place.low):
             ax.axvspan(max(place.low, left), min(place.high, right), color=INK, alpha=0.08, lw=0)
     return _finished(ax, x, y, title)
+
+
+def spread(sizes: Array) -> Array:
+    """Some of many sizes: as many as there may be lines."""
+    return np.asarray(sizes[:: -(-len(sizes) // SHOWN)])
+
+
+def family(sizes: Array, points: Array, law: Callable[[float, Array], Array]) -> list[Line]:
+    """A law of two sizes beside its runs ``(n, 3)``: against the second, a line for each of the first."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    steps = np.geomspace(points[:, 1].min(), points[:, 1].max(), 100)
+    colours = [to_hex(colormaps["cividis"](0.9 * k / max(len(sizes) - 1, 1))) for k in range(len(sizes))]
+    own = [points[points[:, 0] == size].T for size in sizes]
+    return [
+        Line(shown(size), steps, law(size, steps), colour, points=(runs[1], runs[2]))
+        for size, colour, runs in zip(sizes, colours, own, strict=True)
+    ]
 
 
 def bars(

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,21 +100,13 @@ def fit(
     task = _Task(values, y, floor)
     found = optimum(task.z, task.log_y, delta, task.floor)
     own = labels([table[one] for one in _listed(groups)], len(y)) if groups else np.arange(len(y))
-    units = int(own.max()) + 1
-    notes = notes_of(found, units, task.parameters)
+    layers = labels([table[one] for one in _listed(strata)], len(y)) if bootstrap == "runs" else own
+    notes = notes_of(found, int(own.max()) + 1, task.parameters)
     draws, jackknife = np.empty((0, len(found.theta))), None
-    if units > task.parameters and resamples:
-        if interval == "bca" and bootstrap != "runs":
-            raise EquivProbeError('interval="bca" of residuals', "resampled runs", 'bootstrap="runs"')
-        if bootstrap == "runs":
-            strata_of = labels([table[one] for one in _listed(strata)], len(y))
-            samples = of_runs(task.log_y, strata_of, own, resamples, seed)
-        else:
-            samples = task.residuals_anew(found, own if groups or bootstrap == "wild" else None, resamples, seed)
-        draws, lost = task.refit(samples, found)
-        if lost > 0.01:
-            notes.append(f"{100 * lost:.0f} % of the resamples' fits did not converge.")
-        jackknife = task.natural(task.refit(task.without_each(own), found)[0]) if interval == "bca" else None
+    if own.max() >= task.parameters and resamples:
+        again = _Bootstrap(bootstrap, interval, layers, own, bool(groups), resamples, seed)
+        draws, jackknife, lost = again.fits(task, found)
+        notes += [f"{100 * lost:.0f} % of the resamples' fits did not converge."] if lost > 0.01 else []
     natural = task.natural(np.vstack([found.theta, draws]))
     estimates = _estimates(natural, jackknife, floor, level, len(names))
     notes += uneven(task.z, found, names) if bootstrap == "residuals" and not groups else []
@@ -153,18 +146,6 @@ class _Task:
         self.floor = None if floor is None else floor / self.scale
         self.parameters = 1 + 2 * values.shape[1] - (floor is not None)
 
-    def residuals_anew(self, found: Optimum, groups: NDArray[np.intp] | None, resamples: int, seed: int) -> Resamples:
-        """The law with other residuals; those of groups keep together."""
-        left, law = found.residuals, np.log(predicted(found.theta, self.z))
-        if groups is not None:
-            left = left_out_residuals(left, hat_of(found, self.z, self.floor), groups)
-        return of_residuals(law, left, self.parameters, groups=groups, resamples=resamples, seed=seed)
-
-    def without_each(self, own: NDArray[np.intp]) -> Resamples:
-        """The runs without one unit at a time, for the jackknife."""
-        weights = (np.arange(int(own.max()) + 1)[:, None] != own).astype(float)
-        return Resamples(np.broadcast_to(self.log_y, weights.shape), weights)
-
     def refit(self, samples: Resamples, found: Optimum) -> tuple[Array, float]:
         """Fits of resamples, and the part that did not converge."""
         starts = np.tile(found.theta, (3, 1))
@@ -184,6 +165,39 @@ class _Task:
             natural[:, 1::2] = thetas[:, 1::2] * self.scale * np.exp(thetas[:, 2::2] * self.centre)
         natural[:, 2::2] = np.where(thetas[:, 1::2] <= 1e-9, np.nan, thetas[:, 2::2])
         return natural
+
+
+@dataclass(frozen=True)
+class _Bootstrap:
+    """What is drawn anew, and how often; see :func:`fit`."""
+
+    of: Bootstrap
+    interval: Interval
+    strata: NDArray[np.intp]
+    units: NDArray[np.intp]
+    grouped: bool
+    resamples: int
+    seed: int
+
+    def fits(self, task: _Task, found: Optimum) -> tuple[Array, Array | None, float]:
+        """Of resamples and, where intervals want it, without each unit; and the part that did not converge."""
+        if self.interval == "bca" and self.of != "runs":
+            raise EquivProbeError('interval="bca" of residuals', "resampled runs", 'bootstrap="runs"')
+        draws, lost = task.refit(self._samples(task, found), found)
+        if self.interval != "bca":
+            return draws, None, lost
+        without = (np.arange(int(self.units.max()) + 1)[:, None] != self.units).astype(float)
+        same = np.broadcast_to(task.log_y, without.shape)
+        return draws, task.natural(task.refit(Resamples(same, without), found)[0]), lost
+
+    def _samples(self, task: _Task, found: Optimum) -> Resamples:
+        if self.of == "runs":
+            return of_runs(task.log_y, self.strata, self.units, self.resamples, self.seed)
+        groups, left = (self.units if self.grouped or self.of == "wild" else None), found.residuals
+        if groups is not None:
+            left = left_out_residuals(left, hat_of(found, task.z, task.floor), groups)
+        law, how = np.log(predicted(found.theta, task.z)), {"resamples": self.resamples, "seed": self.seed}
+        return of_residuals(law, left, task.parameters, groups=groups, **how)
 
 
 def hat_of(found: Optimum, z: Array, floor: float | None) -> Array:

@@ -25,8 +25,6 @@ ASSUMED = (
     "whether losses follow a power law at all, and follow it beyond the sizes that were run: intervals say what the "
     "runs' scatter leaves open if they do"
 )
-SHOWN = 8
-"""Lines of a figure."""
 
 
 def names_of(variables: int) -> list[str]:
@@ -240,21 +238,7 @@ class Fit(Record, frozen=True):
             text = "Points are runs; the line is the law, with its interval."
             return Figure(title, lambda ax: drawn([self.curve()], ax=ax), text)
         text = f"Points are runs; lines are the law, one for each {self.x[0]}."
-        lines = min(SHOWN, len(np.unique(self.points[:, 0])))
-        height = HEIGHT + 0.2 * figures.legend_rows(lines)
-        return Figure(title, lambda ax: drawn(self._curves(), ax=ax, title=label_of(self.x[0])), text, height=height)
-
-    def _curves(self) -> list[Line]:
-        """Against the second variable, a line for each size of the first, from dark to light as it grows."""
-        from matplotlib import colormaps
-        from matplotlib.colors import to_hex
-
-        sizes = np.unique(self.points[:, 0])
-        chosen = sizes[:: -(-len(sizes) // SHOWN)]
-        steps = np.geomspace(*self.range[self.x[1]], 100)
-        colours = [to_hex(colormaps["cividis"](0.9 * k / max(len(chosen) - 1, 1))) for k in range(len(chosen))]
-        own = [self.points[self.points[:, 0] == size].T for size in chosen]
-        return [
-            Line(shown(size), steps, self.at(size, steps), colour, points=(runs[1], runs[2]))
-            for size, colour, runs in zip(chosen, colours, own, strict=True)
-        ]
+        sizes = figures.spread(np.unique(self.points[:, 0]))
+        height, of = HEIGHT + 0.2 * figures.legend_rows(len(sizes)), label_of(self.x[0])
+        lines = partial(figures.family, sizes, self.points, self.at)
+        return Figure(title, lambda ax: drawn(lines(), ax=ax, title=of), text, height=height)

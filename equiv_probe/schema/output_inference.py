@@ -34,9 +34,9 @@ def infer_outputs(
     in_cells: bool,
     problems: list[UndeclaredError],
 ) -> dict[str, Found]:
-    """What is found out about the outputs; features inside of the network, and its own loss, are left alone."""
+    """What is found out about the outputs; counts, features inside of the network and its own loss are left alone."""
     given = {n: v for n, v in outputs.items() if n not in known and isinstance(v, torch.Tensor)}
-    asked = {n: v for n, v in given.items() if not _is_beside(n, tuple(v.shape))}
+    asked = {n: v for n, v in given.items() if v.is_floating_point() and not _is_beside(n, tuple(v.shape))}
     found = {}
     for name, value in (asked if asked or known else given).items():
         with noted(problems):

@@ -11,6 +11,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.representation import CartesianTensor, Fixed
 from equiv_probe.schema.batch_layout import edge_owners, leading, primary
 from equiv_probe.schema.centers import box_center, centroids, dense_centroids, require_common_center
+from equiv_probe.schema.padding import atoms_of, beside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +36,7 @@ class Structures:
         owners: structure of each entry of the first axis of inputs and outputs by name, where an adapter knows better.
         center: centre of rotation of each structure, ``(U, 3)`` or ``(3,)`` float64; None is the origin.
         mask: true where a dense batch holds an atom, ``(B, N)``, or ``(B, N, A)`` for A atoms in each residue.
+        atoms: likewise, of what rotates: padding does not.
     """
 
     layout: Literal["one", "leading", "index"]
@@ -44,6 +46,7 @@ class Structures:
     owners: Mapping[str, Tensor] = field(default_factory=dict)
     center: Tensor | None = None
     mask: Tensor | None = None
+    atoms: Tensor | None = None
 
     @classmethod
     def of(cls, inputs: Mapping[str, Any], schema: Schema, center: str | Tensor = "centroid") -> Structures:
@@ -55,7 +58,8 @@ class Structures:
             index: Tensor = inputs[schema.batch].detach().long()
             found = cls("index", len(index), index=index, edges=edge_owners(inputs, index))
         elif (batch := leading(inputs, schema, name)) is not None:
-            found = cls("leading", batch, mask=mask)
+            atoms = atoms_of(value, mask) if schema.inputs[name].is_affine else None
+            found = cls("leading", batch, mask=mask, atoms=atoms)
         else:
             found = cls("one", 1)
         if center == "box" or not isinstance(center, str):
@@ -69,7 +73,7 @@ class Structures:
         if center == "origin":
             return None
         if center != "centroid":
-            raise EquivProbeError(f"center={center!r}", '"centroid", "origin", "box" or a tensor')
+            raise EquivProbeError(f"center={center!r}", '"centroid", "origin", "box" or a tensor', 'center="centroid"')
         require_common_center(schema)
         points = points if points.device.type == "mps" else points.double()
         if self.layout == "one":
@@ -129,15 +133,8 @@ class Structures:
                 center = center.reshape(len(center), *(1,) * (values.ndim - 2 - len(rep.event_shape)), 3)
             center = center.to(values)
         moved = rep.rotate_back(values, own, center) if back else rep.rotate(values, own, center)
-        held = self._held(values[0], rep) if rep.is_affine else None
+        held = beside(self.atoms, values[0], rep) if rep.is_affine else None
         return moved if held is None else torch.where(held, moved, values)
-
-    def _held(self, value: Tensor, rep: Representation) -> Tensor | None:
-        """Where points are no padding, which stays where it is; None where there is no mask of them."""
-        mask, lead = self.mask, value.shape[: value.ndim - len(rep.event_shape)]
-        if mask is None or lead[: mask.ndim] != mask.shape:
-            return None
-        return (mask != 0).reshape(*mask.shape, *(1,) * (value.ndim - mask.ndim)).to(value.device)
 
     def rotate(self, inputs: Mapping[str, Any], schema: Schema, rotations: Tensor) -> dict[str, Tensor]:
         """Copies of the inputs that rotate, rotated, ``(C, *S)`` by name; differentiable.

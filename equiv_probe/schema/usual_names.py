@@ -43,7 +43,11 @@ _NAMES_OF: tuple[tuple[Representation, str], ...] = (
         "node_attrs node_attributes atom_types one_hot head volume weight",
     ),
     # Counts of images, whole numbers even where they are stored as floats.
-    (reps.fixed, "unit_shifts cell_offset cell_offsets cell_shift edge_cell_shift pbc_offset edge_image edge_images"),
+    (
+        reps.fixed,
+        "unit_shifts cell_offset cell_offsets cell_shift edge_cell_shift pbc_offset edge_image "
+        "edge_images neighbor_image",
+    ),
 )
 _NAMES = {name: rep for rep, names in _NAMES_OF for name in names.split()}
 

@@ -10,6 +10,7 @@
 True
 """
 
+from equiv_probe.testing.assertions import assert_augments, assert_averages, assert_equivariant
 from equiv_probe.testing.calls import CallCase, check_calls
 from equiv_probe.testing.conformance import (
     EXACT_PLAN,
@@ -44,6 +45,9 @@ __all__ = [
     "LinearField",
     "PlantedModel",
     "QuadraticEnergy",
+    "assert_augments",
+    "assert_averages",
+    "assert_equivariant",
     "check_adapter",
     "check_calls",
     "check_closed_form",

@@ -9,50 +9,30 @@ from equiv_probe.report.document import Headline
 from equiv_probe.report.formatting import number
 from equiv_probe.results.measured import Labelled
 from equiv_probe.results.verdict_words import BROKEN, beside_floor, errors, severity, times
-from equiv_probe.voxels.grid_numbers import (
-    ABOVE,
-    beside_floors,
-    floor_in_words,
-    is_above_interpolation,
-    is_root,
-    kind_of,
-    ratio,
-    shown,
-    shown_interval,
-    value_with_interval,
-)
+from equiv_probe.voxels.grid_numbers import ABOVE, Shown
 
 if TYPE_CHECKING:
     from equiv_probe.estimation.decomposition import Decomposition
 
 
-def headline(cube: Decomposition, rotations: Decomposition, right_angles: int, interpolation: str) -> Headline:
-    """What right angles show if they show anything, else what all rotations do.
-
-    Args:
-        cube: over rotations by right angles.
-        rotations: over all, interpolated.
-        right_angles: how many rotations by right angles.
-        interpolation: of the others.
-    """
-    kind, is_above = kind_of(cube), is_above_interpolation(rotations)
+def headline(cube: Shown, rotations: Shown, right_angles: int, interpolation: str) -> Headline:
+    """What so many rotations by right angles show if they show anything, else what all, interpolated, do."""
+    kind, is_above = cube.kind, rotations.is_above_interpolation
     whole = f"{right_angles} rotations by right angles, the whole box"
     ball = f"all rotations, by {interpolation} interpolation, within the ball that the box holds"
     finer = (
-        f"Over all rotations it is {value_with_interval(rotations)}, beside {floor_in_words(rotations)} that "
-        f"interpolation leaves: {'more' if is_above else 'no more'} than it may make, {ABOVE:g} times its floor of "
-        "L_equiv."
+        f"Over all rotations it is {rotations}, beside {rotations.floor_in_words} that interpolation leaves: "
+        f"{'more' if is_above else 'no more'} than it may make, {ABOVE:g} times its floor of L_equiv."
     )
     exact = (
-        f"At right angles, which interpolate nothing, it is {value_with_interval(cube)}, beside "
-        f"{floor_in_words(cube)} that rounding leaves."
+        f"At right angles, which interpolate nothing, it is {cube}, beside {cube.floor_in_words} that rounding leaves."
     )
-    floors = beside_floor(*beside_floors(cube), "")
+    floors = beside_floor(cube.value, *cube.floors, "")
     if kind in BROKEN:
         start = "Yes" if kind == "broken" else "Slightly"
         answer = f"{start}: rotations by right angles, which interpolate nothing, already show it."
         return _headline(cube, kind, answer, whole, [*floors, finer, *_errors(cube)])
-    above_floor = f"{times(ratio(rotations))} times {floor_in_words(rotations)} that interpolation leaves."
+    above_floor = f"{times(rotations.ratio)} times {rotations.floor_in_words} that interpolation leaves."
     if is_above:
         answer = "Yes, between right angles: more than interpolation makes of it."
         return _headline(rotations, "broken", answer, ball, [above_floor, exact, *_errors(rotations)])
@@ -60,7 +40,7 @@ def headline(cube: Decomposition, rotations: Decomposition, right_angles: int, i
         answer = "It cannot be told: repeating the same input varies as much."
         return _headline(cube, kind, answer, whole, [*floors, finer])
     answer = "Not as far as can be told: nothing at right angles, and between them no more than interpolation may make."
-    reach = f"Less than {number(shown(rotations, ABOVE * rotations.floor))} cannot be told from interpolation here."
+    reach = f"Less than {number(rotations.reach)} cannot be told from interpolation here."
     return _headline(rotations, "round-off", answer, ball, [above_floor, exact, reach])
 
 
@@ -72,21 +52,20 @@ def labelled(found: Decomposition) -> Labelled | None:
     return Labelled(**{**parts, "unit": found.unit or "own unit"})
 
 
-def _errors(found: Decomposition) -> list[str]:
-    known = labelled(found)
+def _errors(one: Shown) -> list[str]:
+    known = labelled(one.of)
     return errors("values", "", known) if known is not None else []
 
 
-def _headline(found: Decomposition, kind: str, answer: str, over: str, beside: list[str]) -> Headline:
-    root = is_root(found)
+def _headline(one: Shown, kind: str, answer: str, over: str, beside: list[str]) -> Headline:
     return Headline(
         answer,
-        shown(found, found.equiv),
-        "in the output's own unit" if root else f"of the loss ({found.loss})",
-        shown_interval(found),
-        f"{'√L_equiv' if root else 'L_equiv'} over {over}"
-        + (": how far a prediction lies from the average over them (root mean square)." if root else "."),
+        one.value,
+        "in the output's own unit" if one.is_root else f"of the loss ({one.of.loss})",
+        one.interval,
+        f"{'√L_equiv' if one.is_root else 'L_equiv'} over {over}"
+        + (": how far a prediction lies from the average over them (root mean square)." if one.is_root else "."),
         beside,
         severity(kind),
-        found.loss,
+        one.of.loss,
     )

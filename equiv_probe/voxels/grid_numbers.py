@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from equiv_probe.estimation.verdict import verdict
@@ -20,55 +21,68 @@ times as much of it in models that respect every rotation as far as a grid can.
 RIGHT_ANGLES, ALL = "right angles", "all rotations"
 
 
-def is_root(found: Decomposition) -> bool:
-    """Whether a number is shown as its root: of squared error, where that is in the output's unit."""
-    return found.loss == "mse"
+@dataclass(frozen=True)
+class Shown:
+    """One of the numbers as it is shown, with its floors; an estimate below zero is zero."""
 
+    of: Decomposition
 
-def shown(found: Decomposition, value: float) -> float:
-    """A number as it is shown; an estimate below zero is zero."""
-    return math.sqrt(max(value, 0.0)) if is_root(found) else value
+    @property
+    def is_root(self) -> bool:
+        """Whether roots are shown: of squared error, where that is in the output's unit."""
+        return self.of.loss == "mse"
 
+    def __call__(self, value: float) -> float:
+        """A number in the unit of ``L_equiv`` as it is shown."""
+        return math.sqrt(max(value, 0.0)) if self.is_root else value
 
-def shown_interval(found: Decomposition) -> tuple[float, float]:
-    """The 95 % interval of ``L_equiv`` likewise."""
-    low, high = found.equiv_interval
-    return shown(found, low), shown(found, high)
+    @property
+    def value(self) -> float:
+        """``L_equiv``."""
+        return self(self.of.equiv)
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95 % interval."""
+        low, high = self.of.equiv_interval
+        return self(low), self(high)
 
-def label(found: Decomposition) -> str:
-    """What is drawn, and in which unit."""
-    return "√L_equiv, unit of the output" if is_root(found) else f"L_equiv ({found.loss})"
+    @property
+    def floors(self) -> tuple[float, float]:
+        """What rounding, or interpolation, leaves, and what the same input makes, evaluated again."""
+        return self(self.of.floor), self(self.of.nondeterminism)
 
+    @property
+    def ratio(self) -> float:
+        """How many times its floor the number is; NaN without a floor."""
+        return self.value / self.floors[0] if self.floors[0] > 0 else math.nan
 
-def beside_floors(found: Decomposition) -> tuple[float, float, float]:
-    """The number and the two floors that it is judged beside."""
-    return shown(found, found.equiv), shown(found, found.floor), shown(found, found.nondeterminism)
+    @property
+    def reach(self) -> float:
+        """Up to where interpolation alone may bring a number over all rotations."""
+        return self(ABOVE * self.of.floor)
 
+    @property
+    def is_above_interpolation(self) -> bool:
+        """Whether a number over all rotations is beyond that."""
+        return self.of.equiv > ABOVE * self.of.floor
 
-def kind_of(found: Decomposition) -> str:
-    """The verdict on rotations by right angles, whose floor is rounding."""
-    return verdict(*beside_floors(found), "").kind
+    @property
+    def kind(self) -> str:
+        """The verdict on rotations by right angles, whose floor is rounding."""
+        return verdict(self.value, *self.floors, "").kind
 
+    @property
+    def label(self) -> str:
+        """What is drawn, and in which unit."""
+        return "√L_equiv, unit of the output" if self.is_root else f"L_equiv ({self.of.loss})"
 
-def ratio(found: Decomposition) -> float:
-    """How many times its floor the number is; NaN without a floor."""
-    value, floor, _ = beside_floors(found)
-    return value / floor if floor > 0 else math.nan
+    def __str__(self) -> str:
+        """``0.12 (0.1 to 0.14)``."""
+        span = f" ({number(self.interval[0])} to {number(self.interval[1])})"
+        return f"{number(self.value)}{span if all(map(math.isfinite, self.interval)) else ''}"
 
-
-def value_with_interval(found: Decomposition) -> str:
-    """``0.12 (0.1 to 0.14)``."""
-    low, high = shown_interval(found)
-    span = f" ({number(low)} to {number(high)})" if math.isfinite(low) and math.isfinite(high) else ""
-    return f"{number(shown(found, found.equiv))}{span}"
-
-
-def floor_in_words(found: Decomposition) -> str:
-    """The floor with its number."""
-    return f"the floor of {number(shown(found, found.floor))}"
-
-
-def is_above_interpolation(found: Decomposition) -> bool:
-    """Whether a number over all rotations is more than interpolation alone would make."""
-    return found.equiv > ABOVE * found.floor
+    @property
+    def floor_in_words(self) -> str:
+        """The floor with its number."""
+        return f"the floor of {number(self.floors[0])}"

@@ -18,18 +18,7 @@ from equiv_probe.results.quantity_tables import loss_blocks
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.voxels import plots
 from equiv_probe.voxels.grid_headline import headline, labelled
-from equiv_probe.voxels.grid_numbers import (
-    ABOVE,
-    ALL,
-    RIGHT_ANGLES,
-    floor_in_words,
-    is_above_interpolation,
-    is_root,
-    ratio,
-    shown,
-    shown_interval,
-    value_with_interval,
-)
+from equiv_probe.voxels.grid_numbers import ALL, RIGHT_ANGLES, Shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +79,7 @@ class GridAudit(Record, frozen=True):
     @property
     def is_above_interpolation(self) -> bool:
         """Whether the second number is more than interpolation alone would make: beyond five times its floor."""
-        return is_above_interpolation(self.rotations)
+        return Shown(self.rotations).is_above_interpolation
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, also whether the second number is more than interpolation makes."""
@@ -115,6 +104,7 @@ class GridAudit(Record, frozen=True):
         each = [one for both in (self.cube, self.rotations) for one in (both, *both.parts.values())]
         notes = list(dict.fromkeys(note for one in each for note in one.notes))
         controls = list(dict.fromkeys([*self.cube.controls, *self.rotations.controls]))
+        both = Shown(self.cube), Shown(self.rotations)
         protocol = {
             RIGHT_ANGLES: f"{self.cube_plan}; over the whole box",
             ALL: f"{self.plan}; {self.interpolation} interpolation, over the ball in the box",
@@ -126,7 +116,7 @@ class GridAudit(Record, frozen=True):
             self.model,
             f"{self.structures} structure{'s' * (self.structures != 1)}, on voxel grids",
             [
-                doubted(headline(self.cube, self.rotations, self.cube_plan.size, self.interpolation), controls),
+                doubted(headline(*both, self.cube_plan.size, self.interpolation), controls),
                 *below_headline(controls),
                 self._table(),
                 self._reading(),
@@ -169,16 +159,14 @@ class GridAudit(Record, frozen=True):
     def _table(self) -> Table:
         columns = [
             Column("rotations", kind="text"),
-            Column("symmetry error"),
-            Column("95 % interval"),
-            Column("floor"),
+            *map(Column, ("symmetry error", "95 % interval", "floor")),
             Column("times the floor", digits=2),
             Column("what", kind="text"),
         ]
         rows: list[list[Cell]] = []
-        for name, one in self._numbers():
-            what = "√L_equiv, own unit" if is_root(one) else f"L_equiv, {one.loss}"
-            rows.append([name, shown(one, one.equiv), shown_interval(one), shown(one, one.floor), ratio(one), what])
+        for name, one in ((name, Shown(one)) for name, one in self._numbers()):
+            what = "√L_equiv, own unit" if one.is_root else f"L_equiv, {one.of.loss}"
+            rows.append([name, one.value, one.interval, one.floors[0], one.ratio, what])
         caption = (
             "Two numbers of one loss: by right angles, where the floor is rounding, and by all rotations, where it is "
             "the interpolation's."
@@ -201,11 +189,10 @@ class GridAudit(Record, frozen=True):
         )
 
     def _beside_floors(self) -> Figure:
-        cube, rotations = self.cube, self.rotations
+        cube, rotations = Shown(self.cube), Shown(self.rotations)
         text = (
-            f"Right angles: {value_with_interval(cube)} beside {floor_in_words(cube)}. All rotations: "
-            f"{value_with_interval(rotations)} beside {floor_in_words(rotations)} of interpolation, which may make up "
-            f"to {number(shown(rotations, ABOVE * rotations.floor))}."
+            f"Right angles: {cube} beside {cube.floor_in_words}. All rotations: {rotations} beside "
+            f"{rotations.floor_in_words} of interpolation, which may make up to {number(rotations.reach)}."
         )
         return Figure("Beside their floors", self.plot_numbers, text, height=2.4)
 

@@ -14,7 +14,7 @@ import numpy as np
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.axes import ALARM, CALM, INK, LINE, axes_or_new, below, figure, is_near, legend_above, tidied
 from equiv_probe.report.formatting import number
-from equiv_probe.voxels.grid_numbers import ABOVE, ALL, RIGHT_ANGLES, label, shown
+from equiv_probe.voxels.grid_numbers import ALL, RIGHT_ANGLES, Shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,18 +35,15 @@ def numbers(cube: Decomposition, rotations: Decomposition, ax: Axes | None = Non
     from matplotlib.ticker import LogLocator
 
     ax = axes_or_new(ax)
-    rows = ((cube, "floor: rounding", CALM), (rotations, "floor: interpolation", ALARM))
-    seen = [shown(one, x) for one, *_ in rows for x in (one.equiv, one.floor)]
-    least = min((x for x in seen if x > 0), default=1e-16)
+    rows = ((Shown(cube), "floor: rounding", CALM), (Shown(rotations), "floor: interpolation", ALARM))
+    least = min((x for one, *_ in rows for x in (one.value, one.floors[0]) if x > 0), default=1e-16)
     for row, (one, name, colour) in enumerate(rows):
-        floor = max(shown(one, one.floor), 0.0)
+        floor, ends = one.floors[0], [row - 0.35, row + 0.35]
         if floor > 0:
-            ax.plot([floor] * 2, [row - 0.35, row + 0.35], color=INK, ls=(":", "--")[row], lw=1.5, label=name)
-        if one is rotations and floor > 0:
-            reach = shown(one, ABOVE * one.floor)
-            ax.fill_betweenx([row - 0.35, row + 0.35], floor, reach, color=LINE, lw=0, label="what it may make")
-        value = shown(one, one.equiv)
-        low, high = (shown(one, end) for end in one.equiv_interval)
+            ax.plot([floor] * 2, ends, color=INK, ls=(":", "--")[row], lw=1.5, label=name)
+        if row and floor > 0:
+            ax.fill_betweenx(ends, floor, one.reach, color=LINE, lw=0, label="what it may make")
+        value, (low, high) = one.value, one.interval
         if value > 0:
             known = math.isfinite(low) and math.isfinite(high)
             span = [[max(value - max(low, least / 3), 0)], [max(high - value, 0)]] if known else None
@@ -57,7 +54,7 @@ def numbers(cube: Decomposition, rotations: Decomposition, ax: Axes | None = Non
     ax.xaxis.set_major_locator(LogLocator(numticks=6))
     ax.set_yticks((0, 1), (RIGHT_ANGLES, ALL))
     ax.set_ylim(1.6, -0.6)
-    ax.set_xlabel(label(cube))
+    ax.set_xlabel(Shown(cube).label)
     legend_above(ax)
     return tidied(ax, grid="x")
 
@@ -76,13 +73,13 @@ def structures(cube: Decomposition, rotations: Decomposition, ax: Axes | None = 
     ax = axes_or_new(ax)
     for name, (values, one, colour) in drawn.items():
         below(ax, values, "structures", colour, name)
-        floor = shown(one, one.floor)
+        floor = Shown(one).floors[0]
         if is_near(floor, [x for values, *_ in drawn.values() for x in values]):
             ax.axvline(floor, color=colour, ls=":", label=f"its floor {number(floor)}")
     ends = [x for values, *_ in drawn.values() for x in (values[0], values[-1])]
     if min(ends) > 0 and max(ends) > 20 * min(ends):
         ax.set_xscale("log")
-    ax.set_xlabel(label(cube))
+    ax.set_xlabel(Shown(cube).label)
     legend_above(ax)
     return tidied(ax)
 
@@ -125,4 +122,4 @@ def _columns(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]
 def by_structure(found: Decomposition) -> np.ndarray:
     """The numbers of all structures as they are shown, in rising order; nothing if they were not kept."""
     values = found.per_structure.get("equiv")
-    return np.array([]) if values is None else np.sort([shown(found, x) for x in values.tolist() if math.isfinite(x)])
+    return np.array([]) if values is None else np.sort([Shown(found)(x) for x in values.tolist() if math.isfinite(x)])

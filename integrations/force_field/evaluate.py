@@ -53,7 +53,7 @@ def errors(network: Transformer, references: Tensor, data: Labelled) -> Errors:
 def force_decomposition(network: Transformer, data: Labelled, rotations: int, seed: int) -> tuple[float, float]:
     """Return `L_total` and `L_equiv` of the force error, in (eV/Å)² per component, from independent Haar rotations.
 
-    `L_equiv` is the sample variance of the pulled-back forces, which is unbiased for squared error. It is kept apart
+    `L_equiv` is the sample variance of the forces rotated back, which is unbiased for squared error. It is kept apart
     from the instrument's own estimate on purpose: the two can be compared.
     """
     parameter = next(network.parameters())

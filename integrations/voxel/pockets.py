@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 RUNS = ("none", "cube", "so3")
 SCHEMA = ep.Schema(inputs={"pos": ep.point}, outputs={"0": ep.scalar}, mask="mask")
 PLANS = {"cube": ep.RotationPlan("cube"), "so3": ep.RotationPlan("tetrahedral", replicates=2)}
-"""On held-out poses while it trains: 24 rotations of either kind."""
+"""On held-out poses while it trains: 24 rotations of each kind."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from equiv_probe.estimation.estimates import Sums
 from equiv_probe.estimation.few import HEAVY, bootstrap_t, effective_number
 from equiv_probe.probe import probe as probes_module
 from equiv_probe.probe.checks import Checks
-from equiv_probe.voxels.grid_headline import kind_of
+from equiv_probe.voxels.grid_numbers import Shown
 from equiv_probe_ase import audit
 from equiv_probe_ase.auditing import windows
 from tests.equiv_probe_ase.auditing import faulty_calculators as faulty
@@ -95,7 +95,7 @@ def faults() -> dict[str, Any]:
         "cache by formula": (faulty.CachesByFormula, some),
         "edges from elsewhere": (faulty.EdgesFromElsewhere, some),
         "precomputed features": (faulty.PrecomputedFeatures, some),
-        "one answer for a batch": (faulty.AnswersForTheFirst, some),
+        "one output for a batch": (faulty.EvaluatesTheFirst, some),
         "degenerate principal axes": (faulty.PrincipalAxes, symmetric("CH4")),
         "ties among neighbours": (faulty.FrameOfTheNearest, symmetric("CH3CH2OH")),
         "amplified rounding": (faulty.NormalisesNearlyConstant, symmetric("CH3CH2OH")),
@@ -207,12 +207,12 @@ def grids(count: int) -> None:
     wrong = missed = 0
     for seed in range(count):
         network, x = cube_network(seed)
-        kind = kind_of(ep.audit_grid(network, x, schema, plan=plan, progress=False).cube)
+        kind = Shown(ep.audit_grid(network, x, schema, plan=plan, progress=False).cube).kind
         wrong += kind != "round-off"
         if kind != "round-off":
             print(f"  seed {seed}: {kind}")
         network[0].weight.data[:, :, 0] *= 1 + 1e-3  # one face of every kernel by a thousandth
-        missed += kind_of(ep.audit_grid(network, x, schema, plan=plan, progress=False).cube) == "round-off"
+        missed += Shown(ep.audit_grid(network, x, schema, plan=plan, progress=False).cube).kind == "round-off"
     print(f"grids in float32: false alarms {wrong} of {count}, missed faults of a thousandth {missed} of {count}")
 
 

@@ -28,7 +28,7 @@ class PlantedCalculator(Calculator):
         field: positions ``(N, 3)`` to a dict of outputs, of :mod:`equiv_probe.testing` for example.
         dtype: that it computes in.
         names: of the outputs; of a planted model by default.
-        unknown: atomic numbers that it raises on, and ``poison``, those that it answers with NaN.
+        unknown: atomic numbers that it raises on, and ``poison``, those that it gives NaN for.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class PlantedCalculator(Calculator):
         self, atoms: Atoms | None = None, properties: Any = None, system_changes: Any = tuple(all_changes)
     ) -> None:
         super().calculate(atoms, properties, system_changes)
-        self.results = self.answer(self.atoms)
+        self.results = self.evaluate(self.atoms)
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         self.evaluations += 1
         if self.unknown in atoms.numbers:
             raise KeyError(f"no parameters for Z = {self.unknown}")
@@ -65,7 +65,7 @@ class BatchedPlantedCalculator(PlantedCalculator):
     """The same, with a batch call; the arithmetic of a structure does not depend on its batch."""
 
     def calculate_batch(self, structures: list[Atoms], properties: list[str]) -> list[dict[str, Any]]:
-        return [self.answer(atoms) for atoms in structures]
+        return [self.evaluate(atoms) for atoms in structures]
 
 
 def _mixed() -> list[Atoms]:

@@ -85,7 +85,7 @@ def test_options(
     renaming: tuple[str, str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     command, old, new = renaming
     monkeypatch.chdir(tmp_path)
@@ -96,9 +96,9 @@ def test_options(
         with pytest.raises(SystemExit) as ended:
             build()([command, "emt", "co.xyz", *short, name, "-o", f"{suffix}.json"])
         assert ended.value.code == 0
-        said = capsys.readouterr().err
-        assert said.count("is now called") == (name == old)
-        assert (f"the option {old} is now called {new}\n" in said) == (name == old)
+        said = [message for message in caplog.messages if "is now called" in message]
+        assert said == ([f"the option {old} is now called {new}"] if name == old else [])
+        caplog.clear()
         report = Report.load(tmp_path / f"{suffix}.json")
         forces.append((report["forces"].rms, report.protocol["evaluator"], report.protocol["evaluations"]))
     assert forces[0][1:] == forces[1][1:]

@@ -15,7 +15,6 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 
 import equiv_probe as ep
-from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import LinearModule, loader, trainer
@@ -67,27 +66,6 @@ def test_fitting_on_with_the_same_trainer_carries_on(tmp_path: Path) -> None:
     run.fit_loop.max_epochs = 2
     run.fit(module, loader())
     assert [entry["step"] for entry in callback.logbook.history] == list(range(1, 17))
-
-
-@pytest.mark.slow
-def test_the_report_says_what_its_numbers_are_of(tmp_path: Path) -> None:
-    """Validation is measured in the first epoch alone, on one of its batches, whose rotations give the error bar."""
-    target = tmp_path / "report.json"
-    callback = EquivarianceCallback(every=1, cost=0.0, report=str(target), verbose=False)
-    run = trainer(tmp_path, [callback], max_epochs=3)
-    run.fit(LinearModule(), loader(), loader())
-    report = Report.load(target)
-    assert report["val/loss"].structures == 1
-    assert report["train/loss"].structures == 10
-    assert report.complete
-    outdated, alone = report.notes
-    assert outdated.startswith("val is as it was at step 8 of 24")
-    assert alone.startswith("val/loss was measured on one batch alone")
-    callback = EquivarianceCallback(every=1, cost=None, full=1, report=str(target), verbose=False)
-    trainer(tmp_path, [callback], max_epochs=3).fit(LinearModule(), loader(), loader())
-    report = Report.load(target)
-    assert report["val/loss"].structures == 8
-    assert report.notes == []
 
 
 @pytest.mark.parametrize("cost", [0.01, None])

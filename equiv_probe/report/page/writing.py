@@ -48,7 +48,7 @@ def page(reports: Sequence[Documented], title: str = "") -> str:
         EquivProbeError: no report, or Matplotlib is not installed.
     """
     if not reports:
-        raise EquivProbeError("no report", "at least one")
+        raise EquivProbeError("no report", "at least one", "page([report])")
     views = [DocumentView(report.document().on("page"), f"r{place}") for place, report in enumerate(reports)]
     models = list(dict.fromkeys(one.document.name for one in views))
     return _written(

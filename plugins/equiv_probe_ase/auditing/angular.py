@@ -14,11 +14,9 @@ if TYPE_CHECKING:
 
 
 def angular(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Pool what :func:`equiv_probe_ase.auditing.record.record` keeps of each structure, weighted as ``L_equiv`` is.
+    """Pool one quantity's spectra and differences over structures, weighted as ``L_equiv`` is.
 
-    Args:
-        values: of one quantity, by structure. Those without (of improper plans, or resumed from older journals) are
-            left out.
+    Structures without them (of improper plans, or resumed from older journals) are left out.
 
     Returns:
         ``power``, ``rest`` above, their ``stderr``, ``by_angle`` and ``by_axis``, in the quantity's unit squared;

@@ -111,6 +111,7 @@ def audit(
 
     Source: Shen, Nowara, Maser & Cho, TMLR 12/2025 (arXiv:2512.02303) for the decomposition.
     """
+    made = as_calculator(calculator)
     asked = [properties] if isinstance(properties, str) else properties
     todo = load(structures, reference=reference, vacuum=vacuum)
     options = Options(
@@ -126,7 +127,7 @@ def audit(
     )
     options.check(todo[0].atoms)
     subject = Subject.of(
-        as_calculator(calculator),
+        made,
         todo,
         properties=asked,
         schema=schema,

@@ -26,16 +26,10 @@ EXPLAINED = 1e-6
 
 
 def note_transposed_cell(record: dict[str, Any], structure: Structure, subject: Subject, options: Options) -> None:
-    """Name the defect where rotated copies with the cell transposed agree as those with the right cell do not.
+    """Note in a record if rotated copies with the cell transposed agree as those with the right cell do not.
 
     A model that transposes the cell gets the right one of them. Cells that are symmetric matrices, as cubic and
     orthorhombic ones along the axes, hide it until they are rotated.
-
-    Args:
-        record: of the structure; what is found goes among its notes.
-        structure: which is asked if it is broken.
-        subject: the model.
-        options: of the audit.
     """
     names = _broken(record) if structure.atoms.cell.rank == 3 else []
     if not names:

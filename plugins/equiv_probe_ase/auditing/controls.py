@@ -32,13 +32,7 @@ MAY_BE_CONSTANT = frozenset({"charges", "magmom", "magmoms"})
 
 
 def controls_of(records: Sequence[Record], quantities: Mapping[str, Quantity], *, moved: bool) -> list[Control]:
-    """All controls of the structures that were measured.
-
-    Args:
-        records: of the structures.
-        quantities: that were measured.
-        moved: whether structures were moved.
-    """
+    """All controls of the structures that were measured; ``moved`` is whether moved copies were evaluated."""
     found = [_sees_rotation(records)]
     for name, quantity in quantities.items():
         values = [record["quantities"][name] for record in records if name in record["quantities"]]

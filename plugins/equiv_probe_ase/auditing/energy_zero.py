@@ -40,8 +40,8 @@ def relative_to_one_zero(
 
     Args:
         records: of the structures.
-        structures: all that were read; found by their key.
-        loss: against the reference values.
+        structures: all that were read.
+        loss: of the comparison with reference values.
         offsets: by element in eV, what the reference has more than the model; None fits it where the energies plainly
             have another zero, and an empty mapping takes them as they are.
     """

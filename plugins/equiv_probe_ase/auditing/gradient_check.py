@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe_ase.auditing.judgement import varies
+from equiv_probe_ase.auditing.judgement import rounding_in, varies
 from equiv_probe_ase.evaluators.conservative import defect, is_gradient, words_on
 
 if TYPE_CHECKING:
@@ -26,14 +26,9 @@ def torque_notes(records: Sequence[Mapping[str, Any]], structures: Sequence[Stru
     Both sides are estimates from the same few rotations, and of a smooth energy the bound is an equality: more energy
     than the torque allows is a suspicion. Differences of the energy along random displacements decide it, as in
     dynamics (:mod:`equiv_probe_ase.evaluators.conservative`).
-
-    Args:
-        records: of the structures.
-        structures: all that were read.
-        subject: the model.
     """
     having = [(r, r["quantities"]["energy"]) for r in records if "torque_bound" in r["quantities"].get("energy", {})]
-    real = [(r, e) for r, e in having if e["rms"] > 10 * _rounding(e) and not varies([e])]
+    real = [(r, e) for r, e in having if e["rms"] > 10 * rounding_in(e) and not varies([e])]
     if not real:
         return []
     spread, bound = (max(energy[key] for _, energy in real) for key in ("rms", "torque_bound"))
@@ -52,10 +47,6 @@ def torque_notes(records: Sequence[Mapping[str, Any]], structures: Sequence[Stru
         f"if the forces are the energy's gradient, net torque lets the energy vary by about {bound:.3g} meV/atom at "
         f"most over rotations; it varied by up to {spread:.3g}"
     ]
-
-
-def _rounding(energy: Mapping[str, Any]) -> float:
-    return max(energy[key] or 0.0 for key in ("floor", "resolution", "explained", "nondeterminism"))
 
 
 def _defect(structure: Structure, subject: Subject) -> Defect | None:

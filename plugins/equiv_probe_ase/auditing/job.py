@@ -45,13 +45,7 @@ JOLT = 100.0
 class Job:
     """One structure on its way: what was evaluated so far, and how to rotate it into an orbit.
 
-    Args:
-        structure: to audit.
-        quantities: to measure on it.
-        plan: the rotation plan; replicates are added to by :meth:`more`.
-        rotator: of the structure.
-        precision: of the model, for the round trips.
-        controls: copies for the controls; None leaves them out.
+    ``precision`` is the model's; without ``controls`` their copies are left out.
     """
 
     structure: Structure
@@ -177,26 +171,22 @@ class Job:
         if name not in self.deformed:
             return math.nan
         own, quantity = self.identity[name], self.quantities[name]
-        response = float((self.deformed[name] - own).square().mean().sqrt()) / DISPLACEMENT
+        response = self.off(self.deformed, name) / DISPLACEMENT
         if own.numel() == 1:  # one number may be the same at one deformed copy by chance
             if quantity.extensive and "forces" in self.identity:
                 response = max(response, float(self.identity["forces"].norm()) / len(self.structure.atoms))
             if name in self.jolts:
-                jolted = float((self.jolts[name] - own).square().mean().sqrt())
-                response = max(response, jolted / (JOLT * self.rounding) if jolted > GROWS * self._floor(name) else 0)
+                jolted, floor = self.off(self.jolts, name), self.off(self.round_trips, name)
+                response = max(response, jolted / (JOLT * self.rounding) if jolted > GROWS * floor else 0)
         natural = quantity.factor * torch.finfo(self.precision).eps / 12**0.5
         return math.hypot(response * math.sqrt(2) * self.rounding, self.resolution[name], natural)
 
-    def _floor(self, name: str) -> float:
-        return float((self.round_trips[name] - self.identity[name]).square().mean().sqrt())
+    def off(self, rows: Mapping[str, Tensor], name: str) -> float:
+        """Root mean square of what an output at some copies differs from the structure's own by."""
+        return float((rows[name] - self.identity[name]).square().mean().sqrt())
 
     def accept_known(self, known: Results, resolution: Mapping[str, float]) -> None:
-        """Take the structure's own results, evaluated once: no floor is measured.
-
-        Args:
-            known: results by ASE's names and in its units, at least of the quantities.
-            resolution: of each quantity, from an earlier structure of the kind.
-        """
+        """Take the structure's own results, evaluated once, and the resolution of an earlier one: without a floor."""
         self.identity = {name: rows[0] for name, rows in self._stack([known]).items()}
         self.resolution = dict(resolution)
         self._wanted = {"trips": 0, "jolts": 0}

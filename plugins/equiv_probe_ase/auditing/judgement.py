@@ -19,15 +19,7 @@ CHANCE = 1e3
 
 
 def judged(values: Sequence[Values], equiv: float, stderr: float, relative: float, unit: str) -> Verdict:
-    """The verdict over structures.
-
-    Args:
-        values: of one quantity, by structure, as :mod:`equiv_probe_ase.auditing.record` keeps them.
-        equiv: ``L_equiv`` over them.
-        stderr: its standard error.
-        relative: root of it over the size of the prediction.
-        unit: of the quantity.
-    """
+    """The verdict on one quantity over structures; ``relative`` is ``√L_equiv`` over the size of the prediction."""
     if varies(values):
         return verdict_beside_noise(
             equiv, stderr, root_mean_square(values, "noise"), _score(values), unit, relative=relative
@@ -56,6 +48,12 @@ def varies(values: Iterable[Values]) -> bool:
 def is_stuck(values: Values) -> bool:
     """Whether an output is the same, to the last bit, at rotated and at deformed atoms, and is not zero."""
     return bool(values.get("unmoved")) and values.get("deformed") == 0.0
+
+
+def rounding_in(values: Values, *, calls: bool = True) -> float:
+    """What is known of one structure to be no symmetry error: rounding, and differences between two ``calls``."""
+    keys = ("floor", "resolution", "explained", *(["nondeterminism"] if calls else []))
+    return max(values.get(key) or 0.0 for key in keys)
 
 
 def floor_of(values: Sequence[Values]) -> float:

@@ -31,16 +31,12 @@ def without_models_own_labels(
 ) -> tuple[list[Structure], list[str]]:
     """Leave out reference values that are the model's own outputs.
 
-    A trajectory holds what the calculator said of each frame as it was. Against that, ``L_total`` is symmetry error and
-    nothing else, and a share of it says nothing.
-
-    Args:
-        structures: with reference values, or without.
-        subject: the model.
-        asked: whether the user named the values; then they are kept, and it is said what they are.
+    A trajectory holds what the calculator gave for each frame as it was. Against that, ``L_total`` is symmetry error
+    and nothing else, and a share of it says nothing.
 
     Returns:
-        The structures, and a note if the values are the model's own.
+        The structures, and a note if the values are the model's own; where the user ``asked`` for them by name they are
+        kept, and the note says what they are.
     """
     labelled = [s for s in structures if len(s.atoms) and s.reference.keys() & subject.quantities.keys()]
     labelled = sorted(labelled, key=lambda s: len(s.atoms))[:LOOKED_AT]
@@ -54,7 +50,7 @@ def without_models_own_labels(
 
 
 def _own(structure: Structure, subject: Subject) -> bool:
-    """Whether everything that is known of a structure, and is not zero, is what the model says."""
+    """Whether everything that is known of a structure, and is not zero, is what the model gives."""
     known, chosen = {}, subject.quantities
     for name, quantity in chosen.items():
         try:

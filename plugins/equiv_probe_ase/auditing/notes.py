@@ -36,14 +36,7 @@ def notes_on(
     failures: Sequence[Mapping[str, Any]],
     options: Options,
 ) -> list[str]:
-    """Notes for the report.
-
-    Args:
-        todo: all structures.
-        records: of those that were measured.
-        failures: of those that were not.
-        options: of the audit.
-    """
+    """Notes on what failed, what each structure's measurement doubts, and how the number of rotations was decided."""
     notes = []
     if failures:
         notes.append(f"{len(records)} of {len(todo)} structures measured, {len(failures)} failed and are listed")
@@ -74,14 +67,7 @@ def notes_on_rounding(
     todo: Sequence[Structure],
     precision: torch.dtype,
 ) -> list[str]:
-    """How large round-off is, where it hides symmetry errors that matter, and whether the origin is to blame.
-
-    Args:
-        measured: the verdicts.
-        quantities: that were measured.
-        todo: all structures.
-        precision: of the model.
-    """
+    """How large round-off is, where it hides symmetry errors that matter, and whether the origin is to blame."""
     large = [
         one
         for one in measured

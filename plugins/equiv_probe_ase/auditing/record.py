@@ -32,14 +32,10 @@ MAX_DEGREE = 6
 
 
 def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
-    """Everything that is reported about one structure.
-
-    Args:
-        job: evaluated.
-        loss: for the comparison with reference values.
+    """Everything that is reported about one structure; ``loss`` compares with reference values.
 
     Raises:
-        EquivProbeError: a prediction is not finite.
+        EquivProbeError: an output is not finite.
     """
     orbit, atoms = job.orbit(), job.structure.atoms
     pairs = None if orbit.plan.improper else Pairs.of(orbit)
@@ -67,6 +63,7 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between
     found = decompose(single)
     kept = single.kept(name)
     deviation = kept - torch.einsum("n,rn...->...", orbit.weights, kept) / len(kept)
+    by_rotation = deviation.flatten(0, 1).reshape(kept.shape[0] * kept.shape[1], -1).square().mean(-1)
     squares = torch.einsum("n,rn...->...", orbit.weights, kept.square()) / len(kept)
     size = float(squares.mean()) - found.equiv if quantity.has_zero else math.nan
     values: dict[str, Any] = {
@@ -81,21 +78,17 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between
         "nondeterminism": math.sqrt(max(found.nondeterminism, 0.0)),
         "resolution": job.resolution[name],
         "plain": _mark(job.identity[name]),
-        "effective_rotations": effective_number(deviation.flatten(2).square().mean(-1).flatten().numpy())
-        if deviation.ndim > 2
-        else effective_number(deviation.square().flatten().numpy()),
+        "effective_rotations": effective_number(by_rotation.numpy()),
         **_control_readings(job, name),
         **_noise(single, name, found.noise),
         "notes": list(found.notes),
         "largest": float(_magnitudes(deviation, quantity).max()),
-        "over_rotations": _short(
-            (deviation.flatten(2).square().mean(-1).sqrt() if deviation.ndim > 2 else deviation.abs())
-            .flatten()
-            .tolist()
-        ),
+        "over_rotations": _short(by_rotation.sqrt().tolist()),
     }
+    reflected = []
     if job.plan.improper:
-        values["notes"] += _on_reflection(kept.flatten(0, 1), orbit.rotations.reshape(-1, 3, 3), quantity, found.equiv)
+        reflected = _on_reflection(kept.flatten(0, 1), orbit.rotations.reshape(-1, 3, 3), quantity, found.equiv)
+    values["notes"] += reflected
     if quantity.per_atom:
         values |= _by_atom(job, single)
     if between is not None:
@@ -108,7 +101,7 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between
         values["notes"].append(f"the reference {name} of {job.structure.name} was not used: {reason}")
         return values
     if known is not None:
-        values["notes"] = list(known.notes)
+        values["notes"] = [*known.notes, *reflected]
         values["labelled"] = _labelled(known)
         if quantity.extensive and target is not None:
             values["labelled"]["residual"] = float(orbit.means[name].mean()) - float(target)
@@ -116,24 +109,18 @@ def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between
 
 
 def _mark(values: Tensor) -> list[float]:
-    """Two numbers by which a later run sees whether the model still says the same of the structure as it is."""
+    """Two numbers by which a later run sees whether the model still gives the same for the structure as it is."""
     flat = values.double().flatten()
     return [float(flat.mean()), float(flat.square().mean().sqrt())]
 
 
 def _control_readings(job: Job, name: str) -> dict[str, Any]:
     """What the controls of one structure read, in the quantity's unit; None where one was not run."""
-    own = job.identity[name]
-
-    def from_own(rows: dict[str, Tensor]) -> float | None:
-        return float((rows[name] - own).square().mean().sqrt()) if name in rows else None
-
+    copies = {"jolted": job.jolts, "deformed": job.deformed, "moved": job.moved}
     return {
         "explained": job.explained(name),
-        "jolted": from_own(job.jolts),
-        "deformed": from_own(job.deformed),
-        "moved": from_own(job.moved),
-        "unmoved": job.unmoved[name] and bool(own.any()),
+        **{kind: job.off(rows, name) if name in rows else None for kind, rows in copies.items()},
+        "unmoved": job.unmoved[name] and bool(job.identity[name].any()),
     }
 
 
@@ -215,6 +202,6 @@ def _torque_bound(job: Job, orbit: Orbit) -> float:
     """``√(½⟨τ²⟩)`` in meV/atom: how much the net torque allows the energy to vary, if the forces conserve it."""
     forces = orbit.kept("forces")
     arms = torch.from_numpy(job.structure.atoms.positions - job.rotator.pivot())
-    # Pulled-back forces on unrotated arms: torques rotate with the frame, so their size is the same.
+    # Forces that were rotated back, on arms that were not rotated: a torque rotates with the frame and keeps its size.
     torque = torch.linalg.cross(arms.expand_as(forces), forces).sum(-2)
     return math.sqrt(torque_bound(torque, orbit.weights)) / len(arms)

@@ -1,4 +1,4 @@
-"""Answers that change their sign with the handedness of the frame, which only improper rotations show.
+"""Outputs that change their sign with the handedness of the frame, which only improper rotations show.
 
 A reflected crystal has a left-handed cell: the determinant of its lattice vectors is negative. A model that divides by
 that determinant where it means the volume, as CHGNet 0.3.0 does, gives the stress of a reflected crystal the wrong
@@ -15,7 +15,7 @@ MUCH = 0.1
 
 
 class Hands:
-    """Sums of pulled-back answers to rotated copies and to reflected ones, as they come.
+    """Sums of outputs at rotated copies and at reflected ones, rotated back, as they come.
 
     >>> hands = Hands()
     >>> hands.add(torch.tensor([2.0, -2.0]), torch.stack([torch.eye(3), -torch.eye(3)]))
@@ -28,7 +28,7 @@ class Hands:
         self._counts = [0, 0]
 
     def add(self, values: Tensor, rotations: Tensor) -> None:
-        """Take in values ``(K, ...)`` that were rotated back from copies rotated by rotations ``(K, 3, 3)``."""
+        """Take in values ``(K, ...)``, rotated back from copies that were rotated by rotations ``(K, 3, 3)``."""
         proper = torch.linalg.det(rotations) > 0
         for hand, chosen in enumerate((proper, ~proper)):
             if chosen.any():
@@ -52,8 +52,8 @@ def spread_of_proper(values: Tensor, rotations: Tensor) -> float:
 
 
 def words_on(name: str) -> str:
-    """Why an answer might be odd under reflection."""
-    says = f"the {name} changes sign where a structure is reflected"
+    """Why an output might be odd under reflection."""
+    found = f"the {name} changes sign where a structure is reflected"
     if name != "stress":
-        return says
-    return f"{says}, as of a model that divides by the determinant of the cell, negative of a left-handed one"
+        return found
+    return f"{found}, as of a model that divides by the determinant of the cell, negative of a left-handed one"

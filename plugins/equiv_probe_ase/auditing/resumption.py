@@ -1,4 +1,4 @@
-"""Before old results are gone on from: whether the model still says of one of the structures what it said then."""
+"""Before an audit goes on from old results: whether the model still gives for one structure what it gave then."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe_ase.auditing.judgement import rounding_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ ROUNDING = 100.0
 
 
 def left_to_do(book: Journal, structures: Sequence[Structure], subject: Subject) -> list[Structure]:
-    """The structures that are not in a journal yet, once the journal is known to be of this model.
+    """The structures that are not in a journal yet, once the journal is known to be this model's.
 
     What failed is tried again: the reason may have been the machine's. Weights and code that no digest sees (arrays of
     NumPy, JSON, an imported module) are seen by what they do: the smallest structure is evaluated once more.
@@ -49,8 +50,7 @@ def _require_same(structure: Structure, known: Mapping[str, Any], subject: Subje
     for name, values in marked.items():
         found = subject.quantities[name].values(now[name], structure.atoms)
         mark = np.array([found.mean(), np.sqrt(np.mean(np.square(found)))])
-        rounding = max(values.get(key) or 0.0 for key in ("floor", "nondeterminism", "resolution", "explained"))
-        if np.abs(mark - values["plain"]).max() > ROUNDING * rounding:
+        if np.abs(mark - values["plain"]).max() > ROUNDING * rounding_in(values):
             which = int(found.ndim > 0)  # the number itself, or the size of a vector
             is_now, was = f"{mark[which]:.7g} {subject.quantities[name].unit}", f"{values['plain'][which]:.7g}"
             raise EquivProbeError(

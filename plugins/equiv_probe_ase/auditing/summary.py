@@ -15,8 +15,9 @@ from equiv_probe_ase.auditing.angular import angular
 from equiv_probe_ase.auditing.judgement import floor_of, judged, root_mean_square, varies
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from equiv_probe.estimation.estimates import Estimate
     from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe_ase.structures.quantities import Quantity
 
@@ -56,7 +57,7 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measu
     if effective_number(equiv * weight) < HEAVY * len(values) and not varies(values):
         low, high = bootstrap_t(equiv * weight, weight)
     if len(values) == 1:  # one structure: its own interval, from the replicates
-        low, high = (math.nan if x is None else x for x in values[0]["equiv_interval"])
+        low, high = _floats(values[0]["equiv_interval"])
         stderr = _column(values, "equiv_stderr")[0]
     rms = math.sqrt(max(pooled.value, 0.0))
 
@@ -92,7 +93,7 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measu
 
 
 def _column(values: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    return np.array([math.nan if value.get(key) is None else value[key] for value in values], dtype=float)
+    return np.array(_floats(value.get(key) for value in values))
 
 
 def _quantiles(values: np.ndarray) -> dict[str, Any]:
@@ -130,28 +131,22 @@ def _labelled(values: Sequence[Mapping[str, Any]], loss: str) -> Labelled | None
         equiv, share = sums.estimate(EQUIV, WEIGHT), sums.estimate(EQUIV, TOTAL)
     own = known[0]
 
-    def error(key: str, pooled: float) -> float:
-        single = own[f"{key}_stderr"]
-        return pooled if len(known) > 1 else (math.nan if single is None else single)
-
-    def span(key: str, low: float, high: float) -> tuple[float, float]:
+    def bars(key: str, pooled: Estimate) -> dict[str, Any]:
+        """Value and error bars of one of the four."""
         if len(known) > 1:
-            return low, high
-        first, second = (math.nan if x is None else x for x in own[f"{key}_interval"])
-        return first, second
+            return {key: pooled.value, f"{key}_stderr": pooled.stderr, f"{key}_interval": (pooled.low, pooled.high)}
+        low, high = _floats(own.get(f"{key}_interval") or (None, None))
+        return {key: pooled.value, f"{key}_stderr": _floats([own[f"{key}_stderr"]])[0], f"{key}_interval": (low, high)}
 
+    found = bars("total", total) | bars("mean", mean) | bars("equiv", equiv) | bars("share", share)
     return Labelled(
         loss=loss,
         unit=own["unit"],
         structures=len(known),
-        total=total.value,
-        total_stderr=error("total", total.stderr),
-        mean=mean.value,
-        mean_stderr=error("mean", mean.stderr),
-        equiv=equiv.value,
-        equiv_stderr=error("equiv", equiv.stderr),
-        equiv_interval=span("equiv", equiv.low, equiv.high),
-        share=share.value,
-        share_stderr=error("share", share.stderr),
-        share_interval=span("share", share.low, share.high),
+        **{name: value for name, value in found.items() if name not in {"total_interval", "mean_interval"}},
     )
+
+
+def _floats(numbers: Iterable[Any]) -> list[float]:
+    """Numbers as a journal keeps them, with NaN where there is none."""
+    return [math.nan if x is None else float(x) for x in numbers]

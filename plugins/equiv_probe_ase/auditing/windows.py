@@ -11,7 +11,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.auditing.cell_check import note_transposed_cell
 from equiv_probe_ase.auditing.evaluation import evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.job import JOLTS, MORE_ROUND_TRIPS, ROUND_TRIPS, Job
-from equiv_probe_ase.auditing.judgement import is_drawn, judged, rounding_of, varies
+from equiv_probe_ase.auditing.judgement import is_drawn, judged, rounding_in, rounding_of, varies
 from equiv_probe_ase.auditing.record import record
 from equiv_probe_ase.structures.control_copies import ControlCopies
 from equiv_probe_ase.structures.loading import printable
@@ -49,28 +49,15 @@ def windows(structures: Sequence[Structure], copies: int, engine: Engine) -> Ite
         yield window
 
 
-def measure_window(
-    window: Sequence[Structure],
-    subject: Subject,
-    options: Options,
-) -> list[dict[str, Any]]:
+def measure_window(window: Sequence[Structure], subject: Subject, options: Options) -> list[dict[str, Any]]:
     """Records of a window's structures, with an ``"error"`` where one failed."""
-    jobs: dict[int, Job] = {}
+    open_jobs: list[Job] = []
     finished: dict[int, dict[str, Any]] = {}
     for structure in window:
         try:
-            rotator = Rotator(structure.atoms, options.center, options.extra)
-            own = quantities_of(subject.quantities, structure.atoms, options.asked)
-            if len(structure.atoms) == 0:
-                raise EquivProbeError("an empty structure", "at least one atom")
-            if not (np.isfinite(structure.atoms.positions).all() and np.isfinite(structure.atoms.cell.array).all()):
-                raise EquivProbeError("positions or a cell with NaN or infinities", "finite ones")
-            seed = (options.plan.seed, structure.index)
-            controls = ControlCopies(structure.atoms, seed, moves=options.is_moved)
-            jobs[structure.index] = Job(structure, own, options.plan, rotator, subject.precision, controls)
+            open_jobs.append(_job(structure, subject, options))
         except EquivProbeError as error:
             finished[structure.index] = _failure(structure, error)
-    open_jobs = list(jobs.values())
     while open_jobs:
         failed = evaluate_jobs(subject.engine, open_jobs)
         again = []
@@ -80,10 +67,7 @@ def measure_window(
                 if index in failed:
                     raise failed[index]
                 finished[index] = record(job, options.loss)
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # whatever a calculator raises on one structure stays with that structure
+            except (Exception, SystemExit) as error:  # whatever a calculator raises on a structure stays with it
                 finished[index] = _failure(job.structure, error)
                 continue
             if _asks_for_more(finished[index], job, options):
@@ -94,8 +78,23 @@ def measure_window(
     return [finished[structure.index] for structure in window]
 
 
+def _job(structure: Structure, subject: Subject, options: Options) -> Job:
+    """What is to be evaluated of a structure, or EquivProbeError if nothing can be."""
+    atoms = structure.atoms
+    rotator = Rotator(atoms, options.center, options.extra)
+    own = quantities_of(subject.quantities, atoms, options.asked)
+    if len(atoms) == 0:
+        raise EquivProbeError("an empty structure", "at least one atom")
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+        raise EquivProbeError("positions or a cell with NaN or infinities", "finite ones")
+    controls = ControlCopies(atoms, (options.plan.seed, structure.index), moves=options.is_moved)
+    return Job(structure, own, options.plan, rotator, subject.precision, controls)
+
+
 def _failure(structure: Structure, error: BaseException) -> dict[str, Any]:
     reason = str(error) if isinstance(error, EquivProbeError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, np.linalg.LinAlgError | ZeroDivisionError) and structure.atoms.cell.rank < 3:
+        reason += " (there is no cell, and this model may need one: --vacuum 6, or vacuum=6.0, puts a box around it)"
     return {
         "key": structure.key,
         "index": structure.index,
@@ -125,7 +124,7 @@ def _of_the_floor(found: Mapping[str, Any], job: Job, options: Options) -> tuple
     """Further round trips where three leave open what is rounding, and jolted copies where it is not only that."""
     trips = jolts = 0
     for name, values in found["quantities"].items():
-        floor = max(values[key] or 0.0 for key in ("floor", "resolution", "explained"))
+        floor = rounding_in(values, calls=False)
         if name not in job.jolts and not rounding_of([values]).explains(floor):
             jolts = JOLTS
         in_question = UNCERTAIN[0] * floor < values["rms"] < UNCERTAIN[1] * floor

@@ -1,4 +1,4 @@
-"""The geometry of the worst structures, so that a page can show where on them the error sits."""
+"""The geometry of the worst structures or frames, so that a page can show where on them the error sits."""
 
 from __future__ import annotations
 
@@ -17,29 +17,20 @@ WORST_STRUCTURES = 12
 
 
 def with_geometry(records: Sequence[dict[str, Any]], structures: Sequence[Structure]) -> list[dict[str, Any]]:
-    """Records for the report: the worst structures with their atoms, all others without numbers by atom.
+    """Records for the report: the worst structures with a ``geometry``, all others without numbers by atom."""
+    worst = worst_of(records)
+    shapes = {structure.key: geometry(structure.atoms) for structure in structures if structure.key in worst}
+    return [{**entry, "geometry": shapes[entry["key"]]} if entry["key"] in shapes else slim(entry) for entry in records]
 
-    Args:
-        records: of structures, with ``per_atom`` root errors where the quantity has any.
-        structures: all that were read; found by their key.
 
-    Returns:
-        Copies; the worst of each quantity get a ``geometry``: symbols, positions and cell in Å.
-    """
+def worst_of(records: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Keys of the records with the largest errors of each quantity."""
     worst: set[str] = set()
     for name in {name for entry in records for name in entry["quantities"]}:
         having = [entry for entry in records if name in entry["quantities"]]
         having.sort(key=lambda entry: -(entry["quantities"][name]["rms"] or -math.inf))
         worst |= {entry["key"] for entry in having[:WORST_STRUCTURES]}
-    known = {structure.key: structure.atoms for structure in structures if structure.key in worst}
-    found = []
-    for entry in records:
-        atoms = known.get(entry["key"])
-        if atoms is None:
-            found.append(slim(entry))
-            continue
-        found.append({**entry, "geometry": geometry(atoms)})
-    return found
+    return worst
 
 
 def geometry(atoms: Atoms) -> dict[str, Any]:

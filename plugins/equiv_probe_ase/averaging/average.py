@@ -1,4 +1,4 @@
-"""The average of a calculator's answers over rotations of one structure, and how far it is to be trusted."""
+"""The average of a calculator's outputs over rotations of one structure, and how far it is to be trusted."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
     Results = dict[str, NDArray[np.float64]]
 
-Answer: TypeAlias = "float | NDArray[np.float64]"
+Output: TypeAlias = "float | NDArray[np.float64]"
 
 
 class Average:
-    """One structure's answers over a plan's rotations, as they come: sums are kept, not the answers.
+    """One structure's outputs over a plan's rotations, as they come: sums are kept, not the outputs.
 
     Args:
         rotator: of the structure.
@@ -71,13 +71,13 @@ class Average:
         """The structure, rotated by these rotations."""
         return self.rotator.copies(self._rotations[part])
 
-    def accept(self, part: slice, answers: Sequence[Results]) -> None:
-        """Take what the calculator says of :meth:`copies`, in order."""
-        self.quantities = adapted(self.quantities, answers[0])
+    def accept(self, part: slice, results: Sequence[Results]) -> None:
+        """Take the calculator's results at :meth:`copies`, in order."""
+        self.quantities = adapted(self.quantities, results[0])
         pivot = torch.as_tensor(self.rotator.pivot())
         values = {}
         for name, quantity in self.quantities.items():
-            raw = torch.from_numpy(np.stack([quantity.values(one[name], self.rotator.atoms) for one in answers]))
+            raw = torch.from_numpy(np.stack([quantity.values(one[name], self.rotator.atoms) for one in results]))
             values[name] = quantity.representation.rotate_back(raw, self._rotations[part], pivot)
         if self._moments is None:
             # About the first: energies are thousands of eV, and what is to be seen is in their last digits.
@@ -87,7 +87,7 @@ class Average:
         for name, value in values.items() if self.plan.improper else ():
             self._hands.setdefault(name, Hands()).add(value, self._rotations[part])
 
-    def results(self, *, store_std: bool) -> dict[str, Answer]:
+    def results(self, *, store_std: bool) -> dict[str, Output]:
         """The averages by ASE's names, and with them, if asked for, ``<name>_std`` and ``<name>_stderr``."""
         assert self._moments is not None  # there is at least one rotation
         for odd in (name for name, hands in self._hands.items() if hands.are_opposite):
@@ -110,7 +110,7 @@ class Average:
                 found[f"{name}_stderr"] = self._in_ase_shape(name, variance.sqrt())
         return found
 
-    def _in_ase_shape(self, name: str, values: Tensor) -> Answer:
+    def _in_ase_shape(self, name: str, values: Tensor) -> Output:
         array = values.numpy()
         if self.quantities[name].full_tensor:
             array = np.asarray(full_3x3_to_voigt_6_stress(array))
@@ -193,6 +193,6 @@ class Averager:
 def _evaluate_parts(engine: Engine, parts: Sequence[tuple[Average, slice]]) -> None:
     names = list(parts[0][0].quantities)
     copies = [average.copies(part) for average, part in parts]
-    answers: Any = engine.run([atoms for some in copies for atoms in some], names)
+    results: Any = engine.run([atoms for some in copies for atoms in some], names)
     for (average, part), some in zip(parts, copies, strict=True):
-        average.accept(part, [next(answers) for _ in some])
+        average.accept(part, [next(results) for _ in some])

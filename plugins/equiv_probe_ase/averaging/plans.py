@@ -18,12 +18,6 @@ RANDOM_FRAME: Final = "random-frame"
 def plan_of(mode: str, plan: PlanLike | None, *, redraw: bool = False, seed: int | None = None) -> RotationPlan:
     """The plan of a mode: one icosahedral replicate by default, one Haar rotation for a random frame.
 
-    Args:
-        mode: ``"average"`` or ``"random-frame"``.
-        plan: given by the user, who has no choice for a random frame.
-        redraw: whether the plan is to be rotated anew at every call.
-        seed: that replaces the plan's; None keeps it.
-
     Raises:
         EquivProbeError: an unknown mode, a plan or a seed that is none, a plan for a random frame, or one that cannot
             be rotated anew.

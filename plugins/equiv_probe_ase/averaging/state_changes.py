@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 
 
 def declared_values(atoms: Atoms, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Copies of further inputs, from ``arrays`` or ``info``; ASE's own copies of a structure share what ``info`` holds.
-
-    Args:
-        atoms: the structure.
-        names: of the inputs; those that it does not have are left out.
-    """
+    """Copies of the further inputs that a structure has; ASE's own copies of it share what ``info`` holds."""
     found = {**atoms.info, **atoms.arrays}
     return {name: np.array(found[name]) for name in names if name in found}
 

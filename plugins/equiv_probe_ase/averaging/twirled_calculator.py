@@ -1,15 +1,4 @@
-r"""``TwirledCalculator``: any ASE calculator, averaged over rotations at every call.
-
-With rotations ``g_k`` and weights ``w_k`` that do not change from call to call, the averaged energy is
-
-    ``Ē(x) = Σ_k w_k E(g_k x)``,   and so   ``−∇Ē(x) = Σ_k w_k g_kᵀ (−∇E)(g_k x) = Σ_k w_k g_kᵀ F(g_k x)``
-
-by the chain rule if ``F = −∇E``: the average of the rotated-back forces *is* the gradient of the average energy, for
-any rotations, and dynamics conserves ``Ē`` plus kinetic energy as well as the calculator's own dynamics conserves its
-own. The same holds for strain and stress. It rests on two things. Rotation is about the origin: about the centroid,
-which moves with the atoms, a model that depends on where the structure is would leave a term in the net force. And the
-rotations stay: with new ones at every call there is no function of the positions of which the forces were the gradient.
-"""
+"""``TwirledCalculator``: any ASE calculator, averaged over rotations at every call."""
 
 from __future__ import annotations
 
@@ -39,63 +28,55 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.controls import Control
     from equiv_probe.rotations.resolve import PlanLike
     from equiv_probe.schema.schema import Schema
-    from equiv_probe_ase.averaging.average import Answer
+    from equiv_probe_ase.averaging.average import Output
     from equiv_probe_ase.averaging.plans import Mode
 
 
 class TwirledCalculator(Calculator):  # type: ignore[misc]
-    """The nearest equivariant force field to a calculator: its answers to rotated copies, rotated back and averaged.
+    """The nearest equivariant force field to a calculator: its outputs at rotated copies, rotated back and averaged.
 
-    ``"average"`` uses the plan's own rotations at every call. It is a function of the positions, as smooth as the
-    calculator and fit for minimisation and NVE: a calculator whose forces are the gradient of its energy stays one.
-    What a plan of degree t leaves of the broken symmetry is of angular degree above t, and a replicate of a finite
-    group is symmetric under that group: with one icosahedral replicate degrees 1 to 5 are gone, 6 is not, and angular
-    momentum is conserved up to that. More replicates, or ``"lebedev-<degree>"``, go further. Averaging over rotations
-    cures no other fault: forces that a model predicts beside its energy are no gradient before or after, so energy
-    drifts, and their net torque need not vanish even when they rotate with the structure as they should.
+    ``"average"`` uses the plan's own rotations at every call: a function of the positions, as smooth as the calculator,
+    whose forces are its gradient if the calculator's are; fit for minimisation and NVE. A plan of degree t leaves
+    broken symmetry of angular degrees above t (of one icosahedral replicate 1 to 5 are gone, 6 is not), and conserves
+    angular momentum up to that; more replicates, or ``"lebedev-<degree>"``, go further. No other fault is cured: forces
+    that are not the energy's gradient stay so, energy drifts, and their net torque need not vanish.
 
     ``redraw=True`` rotates the plan anew at every call, and ``"random-frame"`` evaluates a single random rotation, at
-    the price of the calculator alone. Both are unbiased: over calls, the mean is the exact twirl. But a call is noisy,
-    energies as well as forces, so neither conserves energy: noise ``δF`` in the forces heats NVE by
-    ``Σ_i ⟨|δF_i|²⟩ Δt² / 2m_i`` a step on average. Use them with a thermostat. No optimiser converges with them: the
-    forces at a minimum are as noisy as elsewhere, and never fall below that.
+    the price of the calculator alone. Over calls, the mean of both is the exact twirl. But a call is noisy: neither
+    conserves energy, noise ``δF`` in the forces heats NVE by ``Σ_i ⟨|δF_i|²⟩ Δt² / 2m_i`` a step on average (use a
+    thermostat), and no optimiser converges.
 
     Args:
-        calculator: any ASE calculator, its name as on the command line, or a function that makes one. It is not copied,
-            and what it remembers of its last structure is lost.
-        plan: the rotations; None is one icosahedral replicate, 60 rotations. One replicate of the Klein, tetrahedral or
-            octahedral group takes 4, 12 or 24.
+        calculator: any ASE calculator, its name as on the command line, or a function that makes one; not copied, and
+            what it remembers of its last structure is lost.
+        plan: the rotations; None is one icosahedral replicate, 60 rotations. The Klein, tetrahedral and octahedral
+            groups take 4, 12 and 24.
         mode: ``"average"`` or ``"random-frame"``, which takes no plan.
         redraw: rotate the plan anew at every call.
-        store_std: put uncertainties beside the results, see below; without, ``results`` has ASE's own names alone, as
-            ``SinglePointCalculator(atoms, **calc.results)`` insists.
+        store_std: put uncertainties beside the results, which ``SinglePointCalculator`` does not take.
         seed: of the rotations; None takes the plan's.
-        properties: ASE property names; None takes all that the calculator has and of which it is known how they rotate.
+        properties: ASE property names; None takes all of which it is known how they rotate.
         schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
         batched: False calls the calculator once per rotation even if its model takes batches.
         atoms_per_call: most atoms in one model pass; halved when memory runs out.
 
     ``results`` holds the averages under ASE's names and in ASE's units and, with ``store_std``:
 
-    - ``energy_std``, ``forces_std`` ``(N, 3)``, ``stress_std`` ``(6,)``, …: standard deviation of the orbit, component
-      by component: how far one frame is from the average. Its square is unbiased if the plan has two replicates or
-      more. Not in ``"random-frame"``, where one rotation shows no spread.
-    - ``energy_stderr``, ``forces_stderr``, …: standard error of the average, from the spread of the replicates' means;
-      with two replicates or more.
+    - ``energy_std``, ``forces_std`` ``(N, 3)``, ``stress_std`` ``(6,)``, …: standard deviation of the orbit, what one
+      frame is off by. With two replicates or more its square is unbiased; of one rotation none.
+    - ``energy_stderr``, ``forces_stderr``, …: standard error of the average, with two replicates or more.
 
-    Constraints act outside, as ever in ASE: these are the model's forces. What one state is asked for in several calls
-    comes from the same rotations; ``reset()`` draws anew where rotations are drawn. The n-th state has the n-th of the
-    seed, and `draws` counts states: with ``calc.draws = steps`` dynamics that goes on from a file after so many steps
-    goes on in the frames that it would have had. A pickled calculator does by itself.
+    Constraints act outside, as ever in ASE. What one state is asked for in several calls comes from the same rotations;
+    where rotations are drawn, ``reset()`` draws anew, and `draws` counts states: with ``calc.draws = steps`` dynamics
+    that goes on from a file after so many steps gets the rotations that it would have had, as with a pickled one.
 
     Raises:
         EquivProbeError: a plan for ``"random-frame"``, an unknown mode or property, nothing that could be averaged.
 
     >>> from ase.build import molecule
     >>> from ase.calculators.emt import EMT
-    >>> from equiv_probe import RotationPlan
     >>> atoms = molecule("CO")
-    >>> atoms.calc = TwirledCalculator(EMT(), RotationPlan("tetrahedral", replicates=2))
+    >>> atoms.calc = TwirledCalculator(EMT(), "tetrahedral")
     >>> bool(abs(atoms.get_forces() - EMT().get_forces(atoms)).max() < 1e-12)  # EMT breaks nothing
     True
     >>> bool(atoms.calc.results["forces_std"].max() < 1e-12)
@@ -133,14 +114,9 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         self._companions = Companions(self._quantities)
         self._given = declared_values(Atoms(), ())
         self.draws = self._present = 0
+        of_plan = {name: getattr(self.plan, name) for name in ("design", "improper", "seed")}
         self.parameters.update(
-            calculator=_name_of(self.calculator),
-            mode=mode,
-            redraw=self.redraw,
-            design=self.plan.design,
-            replicates=self.plan.R,
-            improper=self.plan.improper,
-            seed=self.plan.seed,
+            calculator=_name_of(self.calculator), mode=mode, redraw=self.redraw, replicates=self.plan.R, **of_plan
         )
 
     def calculate(
@@ -152,8 +128,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         """ASE's entry point: everything that dynamics reads comes at once, from the same rotations.
 
         Raises:
-            PropertyNotImplementedError: the calculator within has no such property for this structure.
-            Exception: whatever the calculator within raises.
+            Exception: whatever the calculator within raises, PropertyNotImplementedError for what it does not give.
         """
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
@@ -189,15 +164,10 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         now = declared_values(atoms, self._inputs)
         return changed(self._given, now) or seen_by(self.calculator, self.atoms, atoms, tol)
 
-    def calculate_batch(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, Answer]]:
-        """Answer for many structures in as few passes of the model as possible; an audit makes use of it.
+    def calculate_batch(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, Output]]:
+        """Results of many structures in as few passes of the model as possible, as an audit asks for them.
 
-        Args:
-            structures: any; each is averaged over the same rotations, or over its own where rotations are drawn.
-            properties: of `implemented_properties`.
-
-        Returns:
-            One dict per structure, as `results` would be.
+        Each is averaged over the same rotations, or over its own where rotations are drawn.
         """
         self._require(properties)
         if not len(structures):
@@ -249,7 +219,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
 
     def _average(
         self, structures: Sequence[Atoms], names: Sequence[str], rotations: Sequence[Tensor]
-    ) -> list[dict[str, Answer]]:
+    ) -> list[dict[str, Output]]:
         quantities = {name: self._quantities[name] for name in names}
         averages = [
             Average(Rotator(atoms, "origin", self._inputs), self.plan, g, quantities)

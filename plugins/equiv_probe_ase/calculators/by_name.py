@@ -41,7 +41,8 @@ def make_calculator(spec: str, *, device: str | None = None, dtype: str | None =
     preset = PRESETS.get(head) or PRESETS.get(name)
     if preset is None or (argument and not preset.argument):
         if argument:
-            return _from_callable(name, argument, device=device, dtype=dtype, keywords=keywords)
+            found: Calculator = _from_callable(name, argument, device=device, dtype=dtype, keywords=keywords)
+            return found
         if Path(head).is_file():  # structures, most likely
             raise EquivProbeError(f"the file {spec} as calculator", "a calculator, then structures", f"emt {spec}")
         raise EquivProbeError(
@@ -91,8 +92,7 @@ def as_calculator(given: Calculator | str | Callable[[], Calculator]) -> Calcula
         if attempt is None or not callable(made) or hasattr(made, "forward"):  # a network is not a factory
             raise EquivProbeError(f"a {type(made).__name__} as calculator", "an ASE calculator, its name, or a factory")
         made = made()
-    calculator: Calculator = made
-    return calculator
+    return made
 
 
 def spec_fingerprint(spec: str) -> str:
@@ -114,7 +114,7 @@ def _literal(value: str) -> Any:
 
 def _from_callable(
     module: str, attribute: str, *, device: str | None, dtype: str | None, keywords: dict[str, Any]
-) -> Calculator:
+) -> Any:
     with _explained(f"{module}:{attribute}", device, dtype):
         loaded = _load_file(Path(module)) if module.endswith(".py") else _load_module(module)
     made: Any = loaded
@@ -125,8 +125,7 @@ def _from_callable(
     if hasattr(made, "calculate") and not isinstance(made, type):  # a calculator that is already made
         if keywords or device or dtype:
             raise EquivProbeError(f"{module}:{attribute}, a calculator that is already made", "no options for it")
-        ready: Calculator = made
-        return ready
+        return made
     accepted = inspect.signature(made).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     for key, value in (("device", device), ("dtype", dtype)):
@@ -140,8 +139,7 @@ def _from_callable(
         made = made(**keywords)
     if not hasattr(made, "calculate"):
         raise EquivProbeError(f"{module}:{attribute}, which made a {type(made).__name__}", "an ASE calculator")
-    calculator: Calculator = made
-    return calculator
+    return made
 
 
 def _load_module(name: str) -> ModuleType:

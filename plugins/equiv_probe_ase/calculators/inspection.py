@@ -36,10 +36,7 @@ def trial(
 ) -> tuple[dict[str, Quantity], Results]:
     """What a calculator really gives: some list properties that they never compute.
 
-    Args:
-        evaluator: of the calculator.
-        chosen: what it claims to have.
-        structures: the first of the smallest few that can be evaluated at all, and has the property, decides.
+    The first of the smallest few structures that can be evaluated at all, and has the property, decides.
 
     Returns:
         The quantities that it gave or that could not be tried, and the values that it gave.
@@ -129,19 +126,15 @@ def weights_digest(calculator: object) -> str:
 
 
 def draws_anew(calculator: object) -> bool:
-    """Whether it, or one that it wraps, answers every call in rotations of its own, as a TwirledCalculator may."""
+    """Whether it, or one that it wraps, draws rotations of its own at every call, as a TwirledCalculator may."""
     return any(getattr(current, "redraw", False) is True for current in with_wrapped(calculator))
 
 
 def model_precision(calculator: object, results: Mapping[str, NDArray[np.float64]] | None = None) -> torch.dtype:
     """The precision a calculator works in.
 
-    From its own ``dtype``, from the parameters of a torch module it holds, else from its results: numbers that are all
-    exactly representable in float32 were computed in it.
-
-    Args:
-        calculator: any.
-        results: its results at one structure.
+    From its own ``dtype``, from the parameters of a torch module it holds, else from its results at one structure:
+    numbers that are all exactly representable in float32 were computed in it.
     """
     declared = [getattr(current, "dtype", None) for current in with_wrapped(calculator)]
     own = next((dtype for dtype in declared if isinstance(dtype, torch.dtype)), None)

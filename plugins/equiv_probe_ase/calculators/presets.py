@@ -53,56 +53,48 @@ def _only_cpu(device: str | None, name: str) -> None:
         raise EquivProbeError(f"--device {device} for {name}", "cpu, the only device it works on")
 
 
-def _chgnet(_: None, device: str | None, dtype: str | None, **keywords: Any) -> Calculator:
+def _chgnet(_: None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
     from chgnet.model.dynamics import CHGNetCalculator
 
     _only(dtype, "float32", "chgnet")
-    calculator: Calculator = CHGNetCalculator(use_device=device or "cpu", **{"verbose": False, **keywords})
-    return calculator
+    return CHGNetCalculator(use_device=device or "cpu", **{"verbose": False, **keywords})
 
 
 def _sevennet(model: str, file_type: str = "checkpoint") -> Callable[..., Calculator]:
-    def make(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Calculator:
+    def make(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
         from sevenn.calculator import SevenNetCalculator
 
         _only(dtype, "float32", "SevenNet")
-        calculator: Calculator = SevenNetCalculator(
-            path or model, file_type=file_type, device=device or "auto", **keywords
-        )
-        return calculator
+        return SevenNetCalculator(path or model, file_type=file_type, device=device or "auto", **keywords)
 
     return make
 
 
 def _xtb(method: str) -> Callable[..., Calculator]:
-    def make(_: None, device: str | None, dtype: str | None, **keywords: Any) -> Calculator:
+    def make(_: None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
         from tblite.ase import TBLite
 
         _only(dtype, "float64", method)
         _only_cpu(device, method)
-        calculator: Calculator = TBLite(method=method, **{"verbosity": 0, **keywords})
-        return calculator
+        return TBLite(method=method, **{"verbosity": 0, **keywords})
 
     return make
 
 
 def _ase(module: str, name: str) -> Callable[..., Calculator]:
-    def make(_: None, device: str | None, dtype: str | None, **keywords: Any) -> Calculator:
+    def make(_: None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
         _only(dtype, "float64", name)
         _only_cpu(device, name)
         cls = getattr(importlib.import_module(module), name)
         unknown = keywords.keys() - cls.default_parameters.keys()
         if unknown:  # which ASE would take, and never look at
             raise EquivProbeError(f"{min(unknown)}= for {name}", f"one of {', '.join(cls.default_parameters)}")
-        calculator: Calculator = cls(**keywords)
-        return calculator
+        return cls(**keywords)
 
     return make
 
 
-def _orb(
-    path: str | None, device: str | None, dtype: str | None, model: str | None = None, **keywords: Any
-) -> Calculator:
+def _orb(path: str | None, device: str | None, dtype: str | None, model: str | None = None, **keywords: Any) -> Any:
     """An Orb checkpoint; which architecture it is, is read off the file name unless ``?model=orb-v2`` says."""
     import torch
     from orb_models.forcefield import pretrained
@@ -124,20 +116,16 @@ def _orb(
         loaded = pretrained.ORB_PRETRAINED_MODELS[name](
             weights_path=file.name, device=device or "cpu", precision=precision, compile=False
         )
-    calculator: Calculator = ORBCalculator(loaded, device=device or "cpu", **keywords)
-    return calculator
+    return ORBCalculator(loaded, device=device or "cpu", **keywords)
 
 
-def _mace(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Calculator:
+def _mace(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
     from mace.calculators import MACECalculator
 
-    calculator: Calculator = MACECalculator(
-        model_paths=path, device=device or "cpu", default_dtype=dtype or "float64", **keywords
-    )
-    return calculator
+    return MACECalculator(model_paths=path, device=device or "cpu", default_dtype=dtype or "float64", **keywords)
 
 
-def _schnetpack(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Calculator:
+def _schnetpack(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
     """A SchNetPack model, in eV and Å unless ``?energy_unit=…&position_unit=…`` says otherwise."""
     import torch
     from schnetpack.interfaces import SpkCalculator
@@ -151,8 +139,7 @@ def _schnetpack(path: str | None, device: str | None, dtype: str | None, **keywo
         "device": device or "cpu",
         "dtype": getattr(torch, dtype or "float32"),
     }
-    calculator: Calculator = SpkCalculator(path, **{**defaults, **keywords})
-    return calculator
+    return SpkCalculator(path, **{**defaults, **keywords})
 
 
 PRESETS: dict[str, Preset] = {

@@ -26,9 +26,6 @@ def own_copy(calculator: Calculator) -> tuple[Calculator, list[str]]:
     What cannot be copied (handles of compiled libraries) is left out if the class has a default for it, so that the
     copy makes its own; otherwise it is shared.
 
-    Args:
-        calculator: any.
-
     Returns:
         The copy, and the names of the attributes that it shares with the original.
     """
@@ -65,10 +62,7 @@ def own_directories(calculator: Calculator) -> Iterator[None]:
     """Let a copied calculator that runs a program work in a folder of its own, which is removed afterwards.
 
     In the original's folder it would overwrite the input, the output and the wavefunction from which the next step of
-    the dynamics starts.
-
-    Args:
-        calculator: a copy; those that it wraps get folders too.
+    the dynamics starts. Calculators that it wraps get folders too.
     """
     running = [one for one in with_wrapped(calculator) if isinstance(one, (FileIOCalculator, GenericFileIOCalculator))]
     if not running:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equiv_probe.cli.main import INTERRUPTED, wide_console
+from equiv_probe.cli.shared import INTERRUPTED, require_output, wide_console
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.commands.shared import FAILED, Renamed, option, quiet, require_ase, show, slug, twirled
+from equiv_probe_ase.commands import shared
+from equiv_probe_ase.commands.shared import FAILED, Renamed, option
 
 if TYPE_CHECKING:
     from equiv_probe.results.report import Report
@@ -31,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def audit_command(  # noqa: PLR0917 - a command line has as many options as it has
-    calculator: Annotated[str, typer.Argument(help="A preset, module:callable?key=value or file.py:callable.")],
+    calculator: shared.Model,
     structures: Annotated[
         str | None,
         typer.Argument(
@@ -39,69 +40,53 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
         ),
     ] = None,
     output: Annotated[
-        Path | None, option("-o", "--output", help="Report, .json, .csv or .html.", show="audit-….json")
+        Path | None, option("-o", "--output", help="File for the report, .json, .csv or .html.", show="audit-….json")
     ] = None,
-    device: Annotated[str | None, option(help="cpu, cuda, …")] = None,
-    dtype: Annotated[str | None, option(help="float32 or float64, where the model lets you choose.")] = None,
+    device: shared.Device = None,
+    dtype: shared.Dtype = None,
     properties: Annotated[str | None, option(help="Comma-separated, such as energy,forces,stress.")] = None,
-    design: Annotated[
-        str, option(help="haar, klein, tetrahedral, octahedral, icosahedral, lebedev-7, …")
-    ] = "tetrahedral",
-    replicates: Annotated[int | None, option(help="Random rotates of the design; four give error bars.")] = None,
+    design: shared.Design = "tetrahedral",
+    replicates: shared.Replicates = None,
     improper: Annotated[bool, option("--improper", help="Average over reflections too.")] = False,
     seed: Annotated[int, option(help="Of the rotations.")] = 0,
-    twirl: Annotated[
-        str | None, option(help="Audit the calculator averaged over icosahedral, tetrahedral:4, …, or random-frame.")
-    ] = None,
+    twirl: shared.Twirl = None,
     rel_err: Annotated[float | None, option(help="Add rotations until L_equiv is known to this fraction.")] = None,
-    max_rotations: Annotated[int, option(help="Per structure, with --rel-err.")] = 960,
+    max_rotations: Annotated[int, option(help="Most rotations of a structure, with --rel-err.")] = 960,
     center: Annotated[str, option(help="Of rotation: centroid, origin, cell, or x,y,z in Å.")] = "centroid",
-    loss: Annotated[str, option(help="For reference values: mse, mae, mae-norm, huber, huber-norm.")] = "mse",
+    loss: Annotated[str, option(help="Against reference values: mse, mae, mae-norm, huber or huber-norm.")] = "mse",
     reference: Annotated[
-        list[str] | None, option(help="A reference value's key: energy=my_energy. Repeatable.")
+        list[str] | None, option(help="Where a reference value is stored, such as energy=my_energy. Repeatable.")
     ] = None,
-    vacuum: Annotated[float | None, option(help="Box margin (Å) for structures without a cell.")] = None,
+    vacuum: shared.Vacuum = None,
     fail_above: Annotated[
-        list[str] | None, option(help="Exit 1 if √L_equiv is above or a control failed: 1meV/A.")
+        list[str] | None,
+        option(help="Exit with 1 if √L_equiv is above, such as 1meV/A, or a control failed. Repeatable."),
     ] = None,
-    batched: Annotated[
-        bool, option("--batched/--no-batched", help="Evaluate many rotations in one model pass where possible.")
-    ] = True,
+    batched: shared.Batched = True,
     atoms_per_call: Annotated[int | None, option(help="Most atoms in one model pass.")] = None,
     fresh: Annotated[bool, option("--fresh", help="Start over instead of resuming.")] = False,
     progress: Annotated[
         bool, option("--progress/--no-progress", help="Show how far it is: a bar in a terminal, lines in a log.")
     ] = True,
-    as_json: Annotated[bool, option("--json", help="Print the report as JSON.")] = False,
-    verbose: Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
+    as_json: shared.AsJson = False,
+    verbose: shared.Verbose = False,
 ) -> None:
     """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off."""
-    require_ase()
+    shared.require_ase()
     from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe_ase.auditing.audit import audit
     from equiv_probe_ase.auditing.thresholds import Threshold
-    from equiv_probe_ase.calculators.by_name import make_calculator, spec_fingerprint
+    from equiv_probe_ase.calculators.by_name import spec_fingerprint
 
     if structures is None:
         raise _one_missing(calculator)
     thresholds = [Threshold.parse(text) for text in fail_above or []]
     plan = RotationPlan(design, replicates, improper, seed)
-    path, _, selected = structures.rpartition("@") if "@" in structures else (structures, "", "")
-    part = f"-{selected}" if selected else ""  # two parts of one file are two audits
-    model = slug(calculator) + (f"-{slug(twirl)}" if twirl else "")
-    output = output or Path(f"audit-{model}-{slug(Path(path).name + part)}.json")
-    if any(
-        name.exists() and Path(path).exists() and name.samefile(path) for name in (output, output.with_suffix(".jsonl"))
-    ):
-        raise EquivProbeError(f"-o {output}, the structures themselves", "a file of its own for the report")
-    if output.parent.exists() and not os.access(output.parent, os.W_OK):
-        raise EquivProbeError(f"-o {output} in a folder that cannot be written", "a writable folder")
-    if output.suffix not in {".json", ".csv", ".html"}:
-        raise EquivProbeError(f"-o {output}", "a name that ends in .json, .csv or .html")
-    # Models print what they like; stdout is for the report.
-    with contextlib.redirect_stdout(sys.stderr), quiet(verbose=verbose):
+    output = _output(output, calculator, twirl, structures)
+    journal = output.with_suffix(".jsonl")
+    with contextlib.redirect_stdout(sys.stderr), shared.quiet(verbose=verbose):  # stdout is for the report
         report = audit(
-            lambda: twirled(make_calculator(calculator, device=device, dtype=dtype), twirl),
+            lambda: shared.calculator_of(calculator, device, dtype, twirl),
             structures,
             properties=[name.strip() for name in properties.split(",")] if properties else None,
             plan=plan,
@@ -113,24 +98,36 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
             vacuum=vacuum,
             batched=batched,
             atoms_per_call=atoms_per_call,
-            journal=output.with_suffix(".jsonl"),
+            journal=journal,
             fresh=fresh,
             progress=progress,
-            name=calculator + (f" in {dtype}" if dtype else "") + (f", twirled: {twirl}" if twirl else ""),
+            name=shared.label_of(calculator, dtype, twirl),
             fingerprint=spec_fingerprint(calculator),
         )
     report.save(output)
-    files = f"Report: {output}; results as they came: {output.with_suffix('.jsonl')} (the same command resumes from it)"
-    show(report, files, as_json=as_json)
+    files = f"Report: {output}; results as they came: {journal} (the same command resumes from it)"
+    shared.show(report, files, as_json=as_json)
     raise typer.Exit(_exit_code(report, thresholds))
+
+
+def _output(given: Path | None, calculator: str, twirl: str | None, structures: str) -> Path:
+    """The file for the report: the one that was named if it can be, or one of its own for each audit."""
+    path, _, selected = structures.rpartition("@") if "@" in structures else (structures, "", "")
+    part = f"-{selected}" if selected else ""  # two parts of one file are two audits
+    output = given or Path(shared.file_name("audit", calculator, twirl, Path(path).name + part) + ".json")
+    require_output(output, [Path(path)], {".json", ".csv", ".html"})
+    require_output(output.with_suffix(".jsonl"), [Path(path)])
+    if output.parent.exists() and not os.access(output.parent, os.W_OK):
+        raise EquivProbeError(f"-o {output} in a folder that cannot be written", "a writable folder")
+    return output
 
 
 def demo_command() -> None:
     """Audit CHGNet and a small unconstrained transformer on embedded molecules, side by side (a minute, no network)."""
-    require_ase()
+    shared.require_ase()
     from equiv_probe_ase.commands.demo import demo
 
-    with quiet(verbose=False):
+    with shared.quiet(verbose=False):
         demo(wide_console())
 
 

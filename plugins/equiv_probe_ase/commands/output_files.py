@@ -13,17 +13,12 @@ if TYPE_CHECKING:
 
 
 def require_writable(path: Path, option: str) -> None:
-    """Refuse a file that could not be written; it is left as it is, and not made.
+    """Refuse a file that could not be written; it is left as it is, and not made, only its folder.
 
-    Its folder is made, since a command would make it anyway. What permissions alone say is not enough: on a disk that
-    is mounted read-only they allow everything.
-
-    Args:
-        path: of the file.
-        option: of the command line that named it.
+    What permissions alone say is not enough: on a disk that is mounted read-only they allow everything.
 
     Raises:
-        EquivProbeError: with what the system says.
+        EquivProbeError: with what the system says, and the ``option`` that named the file.
     """
     there = path.exists()
     try:
@@ -38,15 +33,7 @@ def require_writable(path: Path, option: str) -> None:
 
 
 def save(report: Report, path: Path) -> str:
-    """Save a report at the end of a run.
-
-    Args:
-        report: to save.
-        path: that could be written when the run began.
-
-    Returns:
-        Why it could not be, in a line, or nothing: numbers that took hours must still be printed.
-    """
+    """Save a report; why it could not be saved, in a line, or nothing: numbers that took hours must be printed."""
     try:
         report.save(path)
     except OSError as error:

@@ -9,13 +9,14 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 from typer.core import TyperCommand
 
-from equiv_probe.cli.main import wide_console
+from equiv_probe.cli.shared import wide_console
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,7 +43,7 @@ class Renamed(TyperCommand):
         for place, old in enumerate(args):
             if old in self.OLD_NAMES:
                 args[place] = self.OLD_NAMES[old]
-                print(f"equiv_probe: the option {old} is now called {args[place]}", file=sys.stderr)
+                logger.warning(f"the option {old} is now called {args[place]}")
         return super().parse_args(ctx, args)
 
 
@@ -51,14 +52,45 @@ def option(*names: str, help: str, show: str | bool = True) -> Any:  # noqa: A00
     return typer.Option(*names, help=help, show_default=show)
 
 
-def twirled(calculator: Calculator, how: str | None) -> Calculator:
-    """The calculator, or its average over the rotations that were asked for."""
-    if how is None:
-        return calculator
+Model = Annotated[
+    str, typer.Argument(help="A preset (see equiv-probe doctor), module:callable?key=value or file.py:callable.")
+]
+Device = Annotated[str | None, option(help="Where the model runs: cpu, cuda, …")]
+Dtype = Annotated[str | None, option(help="Precision, float32 or float64, where the model lets you choose.")]
+Design = Annotated[
+    str, option(help="Rotations to average over: haar, klein, tetrahedral, octahedral, icosahedral, lebedev-7, …")
+]
+Replicates = Annotated[int | None, option(help="How many times the design is rotated at random; four give error bars.")]
+Twirl = Annotated[
+    str | None,
+    option(help="Average the calculator over rotations first: icosahedral, tetrahedral:4, …, or random-frame."),
+]
+Vacuum = Annotated[float | None, option(help="Margin of a box around structures without a cell, Å.")]
+Batched = Annotated[
+    bool, option("--batched/--no-batched", help="Evaluate many rotations in one model pass where possible.")
+]
+AsJson = Annotated[bool, option("--json", help="Print the report as JSON.")]
+Verbose = Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")]
+
+
+def calculator_of(name: str, device: str | None, dtype: str | None, twirl: str | None) -> Calculator:
+    """The calculator of a command line, averaged over rotations if that was asked for."""
     from equiv_probe_ase.averaging.plans import parse_twirl
     from equiv_probe_ase.averaging.twirled_calculator import TwirledCalculator
+    from equiv_probe_ase.calculators.by_name import make_calculator
 
-    return TwirledCalculator(calculator, *parse_twirl(how), store_std=False)
+    calculator = make_calculator(name, device=device, dtype=dtype)
+    return calculator if twirl is None else TwirledCalculator(calculator, *parse_twirl(twirl), store_std=False)
+
+
+def label_of(name: str, dtype: str | None, twirl: str | None) -> str:
+    """What a report calls the calculator of a command line."""
+    return name + (f" in {dtype}" if dtype else "") + (f", twirled: {twirl}" if twirl else "")
+
+
+def file_name(command: str, calculator: str, twirl: str | None, structures: str) -> str:
+    """The stem of the file that a command writes if none was named."""
+    return "-".join([command, slug(calculator), *([slug(twirl)] if twirl else []), slug(structures)])
 
 
 def require_ase() -> None:

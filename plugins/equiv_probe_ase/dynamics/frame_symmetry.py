@@ -12,6 +12,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import isolated
+from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe_ase.auditing.evaluation import evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.job import Job
 from equiv_probe_ase.auditing.record import record
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
     from equiv_probe.estimation.controls import Control
-    from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe_ase.evaluators.engine import Engine
     from equiv_probe_ase.structures.quantities import Quantity
 
+PLAN = RotationPlan("haar", replicates=4)
+"""Four rotations of a frame, the fewest with error bars: a trajectory has many frames, and each draws its own."""
 DEFAULTS = ("energy", "forces", "stress")
 FLOOR_EVERY = 10
 """Measurements between two of the round-off floor, which changes little along a trajectory."""
@@ -99,12 +101,7 @@ class FrameSymmetry:
             self.evaluator = described(evaluator)
 
     def measure(self, calculator: Calculator, atoms: Atoms, step: int) -> dict[str, Any]:
-        """The record of one frame, as an audit writes it, with the twirled energy.
-
-        Args:
-            calculator: of the dynamics.
-            atoms: the frame.
-            step: its number, on which its rotations depend.
+        """The record of one frame, as an audit writes it, with the twirled energy; its rotations depend on ``step``.
 
         Raises:
             Exception: whatever the calculator raises on a rotated structure.

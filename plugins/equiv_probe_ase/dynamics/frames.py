@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import Trajectory
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe_ase.auditing.worst_structures import geometry, slim
+from equiv_probe_ase.auditing.worst_structures import geometry, slim, worst_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 MARK = "equiv_step"
-WORST_FRAMES = 12
-"""Of each quantity: as many as a page lists, so that every one that is listed can be looked at."""
 SUFFIXES = (".extxyz", ".xyz", ".traj")
 """Of the formats that ASE appends to, those that keep ``info``."""
 _WRITTEN = ("energy", "forces", "stress")
@@ -46,16 +43,12 @@ class FramesFile:
             raise self._refused(f"a name that ends in {' or '.join(SUFFIXES)}")
 
     def begin(self, dyn: Any, *, resume: bool, last: int | None) -> None:
-        """Start the file, or go on with it.
+        """Start the file, or go on with it after step ``last`` of the log.
 
-        Args:
-            dyn: the dynamics, which may write a trajectory of its own.
-            resume: keep the frames that are there.
-            last: the last step that is in the log: later frames, of a run that was killed after its last checkpoint,
-                are dropped. None drops all.
+        Later frames, of a run that was killed after its last checkpoint, are dropped; None drops all.
 
         Raises:
-            EquivProbeError: the file holds other frames.
+            EquivProbeError: the file holds other frames, or is the dynamics' own trajectory.
         """
         if self.path is None:
             return
@@ -75,13 +68,7 @@ class FramesFile:
             _append(self.path, frame)
 
     def add(self, atoms: Atoms, results: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-        """Append a frame; a disk that is full does not end the run.
-
-        Args:
-            atoms: copied.
-            results: of the calculator.
-            found: for ``info``.
-        """
+        """Append a frame with what was found in its ``info``; a disk that is full does not end the run."""
         if self.path is None:
             return
         frame = atoms.copy()
@@ -115,28 +102,16 @@ def _writes_to(dyn: Any, path: Path) -> bool:
 
 
 class WorstFrames:
-    """Geometries of the frames with the largest errors, so that a page can show where on them the error sits."""
+    """The records and geometries of the frames with the largest errors, as frames come."""
 
     def __init__(self) -> None:
         self._kept: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def add(self, record: dict[str, Any], atoms: Atoms) -> dict[str, Any]:
-        """Look at a measured frame.
-
-        Args:
-            record: of it.
-            atoms: as they are now.
-
-        Returns:
-            The record without numbers by atom: memory is finite, and a trajectory is not.
-        """
+        """Look at a frame's record; back comes what is kept of it: memory is finite, and a trajectory is not."""
         self._kept.append((record, geometry(atoms)))
-        keys: set[str] = set()
-        for name in {name for entry, _ in self._kept for name in entry["quantities"]}:
-            having = [entry for entry, _ in self._kept if name in entry["quantities"]]
-            having.sort(key=lambda entry: -(entry["quantities"][name]["rms"] or -math.inf))
-            keys |= {entry["key"] for entry in having[:WORST_FRAMES]}
-        self._kept = [pair for pair in self._kept if pair[0]["key"] in keys]
+        worst = worst_of([entry for entry, _ in self._kept])
+        self._kept = [pair for pair in self._kept if pair[0]["key"] in worst]
         return slim(record)
 
     def records(self, records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 
 
 class BrokenOffError(EquivProbeError):
-    """Dynamics that ended before its last step.
-
-    Args:
-        found: what ended it.
-        expected: what was expected instead.
-        fix: what may put it right.
-        report: of the steps before.
-    """
+    """Dynamics that ended before its last step; ``report`` is of the steps before."""
 
     def __init__(self, found: str, expected: str, fix: str, report: Report) -> None:
         super().__init__(found, expected, fix)
@@ -42,12 +35,8 @@ class BrokenOffError(EquivProbeError):
 def stop_where_not_finite(dyn: Any, atoms: Atoms) -> Callable[[], None]:
     """Let dynamics stop at the first step whose forces are not finite: all that comes after is NaN too.
 
-    Args:
-        dyn: that the check is attached to.
-        atoms: that it moves.
-
     Returns:
-        The check; it costs nothing, and says nothing of forces that the calculator no longer has.
+        The check that was attached; it costs nothing, and says nothing of forces that the calculator no longer has.
     """
 
     def check() -> None:
@@ -72,14 +61,7 @@ def not_begun(error: BaseException) -> EquivProbeError:
 
 
 def broken_off(error: BaseException, report: Report, step: int, trajectory: Path | None) -> BrokenOffError:
-    """What to raise for an exception that ended dynamics in mid run.
-
-    Args:
-        error: the exception.
-        report: of the steps before.
-        step: that had been reached.
-        trajectory: that a run could be resumed from.
-    """
+    """What to raise for an exception that ended dynamics in mid run, and how the ``trajectory`` helps to go on."""
     found, expected, fix = _named(error), "energy and forces", ""
     if isinstance(error, EquivProbeError):
         found, expected, fix = error.found, error.expected, error.fix

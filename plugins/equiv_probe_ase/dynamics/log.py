@@ -96,9 +96,8 @@ class DynamicsLog:
 
         Args:
             protocol: what the rows depend on.
-            resume: continue; a file that is not there is started.
-            first_step: the step at which the run goes on; later rows, of a run that was killed after its last
-                checkpoint, are dropped. None keeps all.
+            resume: continue it if it is there.
+            first_step: at which the run goes on: rows of later steps, after the last checkpoint, are dropped.
 
         Raises:
             EquivProbeError: the file is of another run, or no log.

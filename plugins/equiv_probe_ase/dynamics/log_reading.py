@@ -13,12 +13,7 @@ from equiv_probe_ase.dynamics.rows import info_of
 
 
 def read_equiv_probe_dynamics(file: IO[str], index: Any = -1) -> list[Atoms]:
-    """The frames of a log, with what was measured in ``info`` under names that begin with ``equiv_``.
-
-    Args:
-        file: open at its beginning.
-        index: a number or a slice, as ASE passes it.
-    """
+    """The frames of a log, with what was measured in ``info`` under names that begin with ``equiv_``."""
     lines = [line for line in file if line.endswith("\n")]  # one that was torn by a kill has no end
     rows = [_row(line, place) for place, line in enumerate(lines[1:], 2)]
     frames = [atoms_of(row) for row in rows if isinstance(row.get("frame"), dict)]

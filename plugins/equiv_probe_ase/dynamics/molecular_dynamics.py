@@ -18,6 +18,7 @@ from equiv_probe_ase.dynamics.interruption import broken_off, not_begun, stop_wh
 from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from ase import Atoms
@@ -75,39 +76,44 @@ def molecular_dynamics(
         _thermal(atoms, temperature, seed)
     atoms.calc = calculator
     _draw_on(calculator, start)
+    stated = {"ensemble": ensemble, "temperature": f"{temperature:g} K", "seed": seed}
     if ensemble == "nve":
         dyn: Any = VelocityVerlet(atoms, timestep * units.fs)
     else:
+        stated["friction"] = f"{friction:g} /fs"
         bath = {"temperature_K": temperature, "friction": friction / units.fs, "fixcm": False}
         # Not the same noise again after a resumption.
         dyn = Langevin(atoms, timestep * units.fs, rng=np.random.default_rng((seed, start)), **bath)
     dyn.nsteps = start
     check = stop_where_not_finite(dyn, atoms)  # before the monitor looks, and before a frame is written
     monitor = SymmetryMonitor(dyn, atoms, resume=resume, first_step=start, **watching)
-    complete, failure = True, None
     with _frames(dyn, atoms, trajectory, every, start):
-        try:
-            atoms.get_forces()
-            if start:  # the first instant: dynamics that counts on from a step does not announce it
-                check()
-                monitor()
-            dyn.run(max(0, steps - start))
-        except KeyboardInterrupt:
-            complete = False
-        except (Exception, SystemExit) as error:  # calculators raise anything, and some packages exit
-            complete, failure = False, error
-    if isinstance(failure, EquivProbeError) and not monitor.log.rows:
-        raise failure
+        ended_by = _run(dyn, atoms, steps - start, first=[check, monitor] if start else [])
+    failure = None if isinstance(ended_by, KeyboardInterrupt) else ended_by
     if failure is not None and not monitor.log.rows:
+        if isinstance(failure, EquivProbeError):
+            raise failure
         raise not_begun(failure) from failure
     report = monitor.report()
-    stated = {"ensemble": ensemble, "temperature": f"{temperature:g} K", "seed": seed}
-    if ensemble == "langevin":
-        stated["friction"] = f"{friction:g} /fs"
-    report = replace(report, protocol={**stated, **report.protocol}, complete=complete)
+    report = replace(report, protocol={**stated, **report.protocol}, complete=ended_by is None)
     if failure is not None:
         raise broken_off(failure, report, dyn.nsteps, trajectory) from failure
     return report
+
+
+def _run(dyn: Any, atoms: Atoms, steps: int, *, first: Sequence[Callable[[], None]]) -> BaseException | None:
+    """Run dynamics, and what ended them before their last step.
+
+    ``first`` is called at the first instant where dynamics count on from a step, which they do not announce.
+    """
+    try:
+        atoms.get_forces()
+        for observe in first:
+            observe()
+        dyn.run(max(0, steps))
+    except (KeyboardInterrupt, Exception, SystemExit) as error:  # calculators raise anything, and some packages exit
+        return error
+    return None
 
 
 def _require_possible(atoms: Atoms, ensemble: str, *, temperature: float, **positive: float) -> None:

@@ -12,19 +12,18 @@ from ase.md.md import MolecularDynamics
 
 from equiv_probe.deprecation import warn
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
-from equiv_probe_ase.calculators.by_name import make_calculator
+from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.dynamics.budget import Budget, known_results, mechanics
-from equiv_probe_ase.dynamics.frame_symmetry import FrameSymmetry
+from equiv_probe_ase.dynamics.frame_symmetry import PLAN, FrameSymmetry
 from equiv_probe_ase.dynamics.frames import FramesFile, WorstFrames
 from equiv_probe_ase.dynamics.log import DynamicsLog, plain
 from equiv_probe_ase.dynamics.log_reading import atoms_of
 from equiv_probe_ase.dynamics.moved_atoms import BetweenRuns
 from equiv_probe_ase.dynamics.moving_atoms import moving_atoms, require_watchable
-from equiv_probe_ase.dynamics.remarks_log import Remarks
 from equiv_probe_ase.dynamics.report import dynamics_report
 from equiv_probe_ase.dynamics.rows import frame_of, info_of, protocol_of, resumed_budget, row_of
+from equiv_probe_ase.dynamics.run_notes import RunNotes
 from equiv_probe_ase.dynamics.table import RunningTable
 
 if TYPE_CHECKING:
@@ -38,18 +37,13 @@ if TYPE_CHECKING:
     from equiv_probe_ase.evaluators.conservative import Defect
     from equiv_probe_ase.structures.quantities import Quantity
 
-PLAN = RotationPlan("haar", replicates=4)
-"""Four rotations of a frame, the fewest with error bars: a trajectory has many frames, and each draws its own."""
-
 
 class SymmetryMonitor:
     """Attaches to ASE dynamics or an optimiser; measures its budget at every step and its symmetry at some.
 
-    Every step, from what the dynamics has computed anyway: net force and torque, energies, momentum and angular
-    momentum, and their changes against the time integrals of force and torque
-    (:mod:`equiv_probe_ase.dynamics.budget`). Every ``every`` steps the twirl of energy, forces and stress, on copies
-    of atoms and calculator. Every ``conservative_every`` steps whether the forces are the gradient of the energy, and
-    how much of a drift of the total energy that makes (:mod:`equiv_probe_ase.evaluators.conservative`). The trajectory
+    Every step, from what the dynamics has computed anyway: energies, net force and torque, and whether they account
+    for momentum and angular momentum. Every ``every`` steps the twirl, on copies of atoms and calculator. Every
+    ``conservative_every`` steps whether the forces are the energy's gradient, and what drift that makes. The trajectory
     is bit for bit what it is without.
 
     Args:
@@ -61,16 +55,14 @@ class SymmetryMonitor:
         conservative_every: steps between two measurements of non-conservative forces; None is 10 ``every``, 0 never.
         properties: ASE's names; None takes energy, forces and (if periodic) stress, as far as there are any.
         center: of rotation: ``"centroid"``, ``"origin"``, ``"cell"`` or a point (Å).
-        calculator: that is rotated; None takes a copy of the one that moves the atoms. Also a name as on the command
-            line.
+        calculator: that is measured, or its name as on the command line; None takes a copy of the one in the atoms.
         batched: False calls the calculator once for each rotation even if its model takes batches.
         atoms_per_call: most atoms in one model pass.
         resume: continue a log of the same run: rows and steps are counted on.
-        first_step: the number of the step at which this run begins; None goes on after the last row of a resumed log,
-            or where ``dyn.nsteps`` is.
-        trajectory: a file for the measured frames with the measured values in their ``info``, ``.extxyz`` or ``.traj``.
-        annotate: put the measured values into ``atoms.info`` too, under names that begin with ``equiv_``.
-        progress: print a running table on stderr: a line for each row in a terminal, one every twenty seconds in a log.
+        first_step: of this run; None goes on after the last row of a resumed log, or where ``dyn.nsteps`` is.
+        trajectory: a file for the measured frames with what was measured in ``info``, ``.extxyz`` or ``.traj``.
+        annotate: put it into ``atoms.info`` too, as ``equiv_…``.
+        progress: print a running table on stderr: each row in a terminal, ever fewer in a log.
         name: of the model, for the report.
         quiet: an older name of the opposite of ``progress``.
 
@@ -122,10 +114,10 @@ class SymmetryMonitor:
         self.conservative_every = 10 * every if conservative_every is None else conservative_every
         self.symmetry = FrameSymmetry(self.plan, properties, center, batched, atoms_per_call)
         self.log = DynamicsLog(Path(log) if log is not None else None)
-        self.budget, self.remarks = Budget(), Remarks()
+        self.budget, self.run = Budget(), RunNotes()
         self.seconds, self.measuring_seconds, self.began = 0.0, 0.0, math.nan
         self.name = name
-        self._calculator = make_calculator(calculator) if isinstance(calculator, str) else calculator
+        self._calculator = calculator if calculator is None else as_calculator(calculator)
         self._resume, self._first_step = resume, first_step
         self.frames_file, self.worst = FramesFile(trajectory), WorstFrames()
         self._between = BetweenRuns(dyn, self.atoms)
@@ -172,7 +164,7 @@ class SymmetryMonitor:
             self._take_up(self.atoms.calc)
             joined = False
         elif not joined:
-            self.remarks.at(self.step, "the atoms were moved, heated or stopped by something else before step")
+            self.run.at(self.step, "the atoms were moved, heated or stopped by something else before step")
         self.budget.add(mechanics(self.atoms, results), self.timestep, joined=joined)
         self._last = self.step
         if self.step % self.every == 0 or self.budget.instants == 1:
@@ -210,12 +202,12 @@ class SymmetryMonitor:
             self.budget = resumed_budget(rows)
             last = int(rows[-1]["step"])
             first = first if first is not None else max(last, int(self.dyn.nsteps))
-            self.remarks.notes.append(f"continued at step {first} from {len(rows)} rows up to step {last}")
+            self.run.notes.append(f"continued at step {first} from {len(rows)} rows up to step {last}")
             self.budget.time += (first - last) * self.timestep
             self._last = last if first == last else -1
         self.frames_file.begin(self.dyn, resume=self._resume, last=int(rows[-1]["step"]) if rows else None)
         self._offset = 0 if first is None else first - int(self.dyn.nsteps)
-        if self._last == self.step:  # written before the restart; its instant is where the sums go on from
+        if self._last == self.step:  # its row is there; the sums go on from its instant
             self.budget.resume_at(mechanics(self.atoms, known_results(self.atoms)))
         self._moved_by = self.atoms.calc
         self.symmetry.prepare(self.model, self.atoms)
@@ -224,13 +216,13 @@ class SymmetryMonitor:
     def _take_up(self, calculator: Any) -> None:
         """Another calculator moves the atoms from now on."""
         self._moved_by = calculator
-        self.remarks.at(self.step, f"another calculator, {type(calculator).__name__}, moves the atoms from step")
+        self.run.at(self.step, f"another calculator, {type(calculator).__name__}, moves the atoms from step")
         if self._calculator is not None:
             return
         try:
             self.symmetry.prepare(calculator, self.atoms)
         except EquivProbeError as error:
-            self.remarks.failed(self.step, error)
+            self.run.failed(self.step, error)
         self.quantities |= self.symmetry.quantities
 
     def _row(self, results: Any) -> None:
@@ -255,5 +247,5 @@ class SymmetryMonitor:
         except Exception as error:
             if not self.log.rows:  # at the first frame something is set up wrongly
                 raise
-            self.remarks.failed(self.step, error)
+            self.run.failed(self.step, error)
             return record, None

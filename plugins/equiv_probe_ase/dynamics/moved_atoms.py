@@ -21,10 +21,6 @@ class BetweenRuns:
 
     Scripts draw new momenta, quench or displace atoms between two runs, or change the calculator. Of plain velocity
     Verlet the next positions are known beforehand; of other integrators, and with constraints, nothing is said.
-
-    Args:
-        dyn: the dynamics.
-        atoms: that it moves.
     """
 
     def __init__(self, dyn: Any, atoms: Atoms) -> None:
@@ -32,14 +28,7 @@ class BetweenRuns:
         self._end: tuple[Any, Any, Any] | None = None
 
     def observe(self, results: Mapping[str, Any]) -> bool:
-        """Look at the present step.
-
-        Args:
-            results: of the calculator, for these atoms; empty if unknown.
-
-        Returns:
-            Whether nothing but the dynamics moved the atoms since the step before, as far as can be told.
-        """
+        """Whether nothing but the dynamics moved the atoms since the step before, as far as can be known."""
         end, self._end = self._end, None
         joined = end is None or self._follows(*end)
         # Most runs are one run: nothing is copied at the steps in between.

@@ -14,10 +14,6 @@ from equiv_probe.errors import EquivProbeError
 def require_watchable(every: int, conservative_every: int | None) -> None:
     """Raise unless a monitor can work here.
 
-    Args:
-        every: steps between two measurements.
-        conservative_every: the same of non-conservative forces.
-
     Raises:
         EquivProbeError: several MPI processes, which would write one log, or an impossible number of steps.
     """

@@ -39,11 +39,7 @@ ROUNDED = 1e-5
 
 
 def dynamics_report(monitor: Watched) -> Report:
-    """The report of what a monitor saw so far.
-
-    Args:
-        monitor: that was called at least once, or nothing is in it.
-    """
+    """The report of what a monitor saw so far."""
     rows = [plain(row) for row in monitor.log.rows]
     if monitor.budget.last is not None and (not rows or rows[-1]["step"] < monitor.now["step"]):
         rows.append(monitor.now)
@@ -56,10 +52,8 @@ def dynamics_report(monitor: Watched) -> Report:
         protocol=_protocol(monitor, rows),
         measured=summarise(monitor.records, monitor.quantities, "mse"),
         structures=StructureTable.of(monitor.records),
-        failures=[
-            {"name": line.partition(":")[0], "error": line.partition(": ")[2]} for line in monitor.remarks.failures
-        ],
-        notes=[*_notes(monitor, rows), *monitor.remarks.notes, *monitor.log.notes, *monitor.frames_file.notes],
+        failures=[{"name": f"step {step}", "error": error} for step, error in monitor.run.failures],
+        notes=[*_notes(monitor, rows), *monitor.run.notes, *monitor.log.notes, *monitor.frames_file.notes],
         blind_spots=blind,
         controls=[
             *monitor.symmetry.controls,
@@ -104,8 +98,9 @@ def _notes(monitor: Watched, rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _remainder(monitor: Watched, rest: float, scale: float) -> str:
+def _remainder(monitor: Watched, vector: Any, scale: float) -> str:
     """What the model's forces leave unexplained, and who made it."""
+    rest = float(np.linalg.norm(vector))
     others = [] if type(monitor.dyn) is VelocityVerlet else [type(monitor.dyn).__name__]
     others += dict.fromkeys(type(c).__name__ for c in monitor.atoms.constraints)
     if others:
@@ -130,22 +125,23 @@ def _gaps(monitor: Watched) -> list[str]:
 
 
 def _pushed(monitor: Watched) -> list[str]:
+    """The net force, and whether it accounts for the momentum."""
     budget = monitor.budget
     if not budget.known:
         return ["the calculator never had forces of these atoms that could be read without a call: there is no budget"]
     push = f"net force of the model {number(1e3 * budget.force)} meV/Å (root mean square over steps)"
     if not monitor.is_dynamics:
         return [push]
-    change, rest = (float(np.linalg.norm(v)) for v in (budget.momentum, budget.momentum_remainder))
     scale = float(np.nansum(np.abs(monitor.atoms.get_momenta()))) / units.fs + budget.force * budget.time
     return [
-        f"{push}; the momentum changed by {number(change)} eV·fs/Å, the net force makes "
-        f"{number(float(np.linalg.norm(budget.impulse)))}, and {_remainder(monitor, rest, scale)}",
+        f"{push}; the momentum changed by {_size(budget.momentum)} eV·fs/Å, the net force makes "
+        f"{_size(budget.impulse)}, and {_remainder(monitor, budget.momentum_remainder, scale)}",
         *_gaps(monitor),
     ]
 
 
 def _spun(monitor: Watched) -> list[str]:
+    """The net torque, and whether it accounts for the angular momentum."""
     budget, atoms = monitor.budget, monitor.atoms
     if atoms.pbc.any():
         return [
@@ -157,16 +153,17 @@ def _spun(monitor: Watched) -> list[str]:
     spin = f"net torque of the model {number(1e3 * budget.torque)} meV (root mean square over steps)"
     if not monitor.is_dynamics:
         return [spin]
-    change, impulse, rest = (
-        float(np.linalg.norm(v)) for v in (budget.angular, budget.angular_impulse, budget.remainder)
-    )
     arms = np.linalg.norm(atoms.positions - atoms.get_center_of_mass(), axis=1)
     spun = float(np.nansum(arms * np.linalg.norm(atoms.get_momenta(), axis=1))) / units.fs
-    scale = spun + budget.torque * budget.time
     return [
-        f"{spin}; the angular momentum changed by {number(change)} eV·fs ({number(change / HBAR)} ħ) in "
-        f"{number(budget.time)} fs, the model's torque makes {number(impulse)}, and {_remainder(monitor, rest, scale)}"
+        f"{spin}; the angular momentum changed by {_size(budget.angular)} eV·fs ({_size(budget.angular / HBAR)} ħ) in "
+        f"{number(budget.time)} fs, the model's torque makes {_size(budget.angular_impulse)}, and "
+        f"{_remainder(monitor, budget.remainder, spun + budget.torque * budget.time)}"
     ]
+
+
+def _size(vector: Any) -> str:
+    return number(float(np.linalg.norm(vector)))
 
 
 def _bound(monitor: Watched, rows: Sequence[Row]) -> list[str]:
@@ -209,8 +206,10 @@ def _conservative(monitor: Watched, rows: Sequence[Row]) -> list[str]:
     having = [row for row in rows if math.isfinite(row.get("defect_rms_meV_per_A", math.nan))]
     if not having:
         return _drift(monitor, rows)
-    rms, floor, size = (_rms(having, f"{key}_meV_per_A") for key in ("defect_rms", "defect_floor", "forces_size"))
-    square, noise, forces = ((1e-3 * value) ** 2 for value in (rms, floor, size))
+    square, noise, forces = (
+        float(np.mean([(1e-3 * row[f"{key}_meV_per_A"]) ** 2 for row in having]))
+        for key in ("defect_rms", "defect_floor", "forces_size")
+    )
     samples = DIRECTIONS * len(having)
     broken = not is_gradient(square, noise, forces, samples)
     frames = f"{len(having)} frame{'s' * (len(having) > 1)}"
@@ -237,10 +236,6 @@ def _drift(monitor: Watched, rows: Sequence[Row]) -> list[str]:
     times, changes = (np.array([row[key] for row in having]) for key in ("time_fs", "energy_change_eV"))
     line = energy_drift(1e-3 * times, changes)
     return [f"total energy: {line.in_words('eV/ps')}, {number(float(changes[-1]))} eV in all"]
-
-
-def _rms(rows: Sequence[Row], key: str) -> float:
-    return math.sqrt(float(np.mean([row[key] ** 2 for row in rows])))
 
 
 def _mean(values: Any) -> str:

@@ -41,14 +41,7 @@ def protocol_of(monitor: Watched) -> dict[str, Any]:
 def row_of(
     step: int, budget: Budget, record: Mapping[str, Any] | None = None, defect: Defect | None = None
 ) -> dict[str, Any]:
-    """One row: the budget at a step, and what was measured there.
-
-    Args:
-        step: its number.
-        budget: with its latest instant.
-        record: of the frame's symmetry.
-        defect: of its forces.
-    """
+    """One row: the budget at a step, and what was measured there."""
     now = budget.last
     assert now is not None  # the step was added
     row: dict[str, Any] = {

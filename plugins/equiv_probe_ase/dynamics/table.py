@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from equiv_probe.progress import PATIENCE
+from equiv_probe.progress import LONGEST, PATIENCE
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ _COLUMNS = (
     ("unexplained", 12, "unexplained", 1.0),
     ("F+∇E", 9, "defect_rms_meV_per_A", 1.0),
 )
-BETWEEN = 20.0
-"""Seconds between two rows in a log."""
 _LEGEND = "energy, forces: √L_equiv in meV/atom, meV/Å; |ΔL|: of the angular momentum; F+∇E in meV/Å"
 
 
@@ -34,21 +32,24 @@ class RunningTable:
     """Prints rows as they come, on stderr: a script's output stays its own.
 
     Args:
-        shown: False prints nothing. In a log, the first row is printed after two seconds, and then one every twenty.
+        shown: False prints nothing. A log gets the first row after two seconds, and then one whenever the time has
+            doubled.
     """
 
     def __init__(self, *, shown: bool = True) -> None:
         self._shown = shown
         self._console = Console(stderr=True, highlight=False, width=120)
         self._begun = False
-        self._next_at = -math.inf if self._console.is_terminal else time.perf_counter() + PATIENCE
+        self._began = time.monotonic()
+        self._due = 0.0 if self._console.is_terminal else PATIENCE
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Print one row, and the head before the first."""
-        if not self._shown or time.perf_counter() < self._next_at:
+        elapsed = time.monotonic() - self._began
+        if not self._shown or elapsed < self._due:
             return
-        if not self._console.is_terminal:
-            self._next_at = time.perf_counter() + BETWEEN
+        if self._due:
+            self._due = elapsed + min(elapsed, LONGEST)
         if not self._begun:
             self._console.print(_LEGEND, style="dim", soft_wrap=True)
             self._console.print(" ".join(f"{title:>{width}}" for title, width, _, _ in _COLUMNS), style="bold")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from equiv_probe_ase.dynamics.frame_symmetry import FrameSymmetry
     from equiv_probe_ase.dynamics.frames import FramesFile
     from equiv_probe_ase.dynamics.log import DynamicsLog
-    from equiv_probe_ase.dynamics.remarks_log import Remarks
+    from equiv_probe_ase.dynamics.run_notes import RunNotes
     from equiv_probe_ase.structures.quantities import Quantity
 
 
@@ -28,7 +28,7 @@ class Watched(Protocol):
     symmetry: FrameSymmetry
     log: DynamicsLog
     budget: Budget
-    remarks: Remarks
+    run: RunNotes
     frames_file: FramesFile
     quantities: dict[str, Quantity]
     seconds: float

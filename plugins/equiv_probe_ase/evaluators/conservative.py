@@ -76,7 +76,7 @@ class Defect:
         size: mean square of a component of the forces, (eV/Å)².
         power: ``v·d``, eV/fs; NaN at rest.
         power_floor: what rounding makes of it, eV/fs.
-        twirled_power: the same of the twirled model, eV/fs; NaN if no rotated copies were given.
+        twirled_power: ``v·d`` of the twirled model, eV/fs; NaN if no rotated copies were given.
     """
 
     square: float
@@ -102,17 +102,13 @@ def beyond_noise(square: float, floor: float, samples: int) -> bool:
 def is_gradient(square: float, floor: float, size: float, samples: int) -> bool:
     """Whether forces are the gradient of the energy, but for rounding and for what no trajectory would show.
 
-    Args:
-        square: mean square of a component of the defect.
-        floor: mean square that rounding makes of it.
-        size: mean square of a component of the forces.
-        samples: directions that they are means over.
+    The arguments are :class:`Defect`'s, or means of them over structures, and the number of directions in all.
     """
     return not (beyond_noise(square, floor, samples) and square > BROKEN_RELATIVE**2 * size)
 
 
 def words_on(square: float, floor: float, size: float, samples: int) -> str:
-    """The same in words, with the numbers, from squares in (eV/Å)²."""
+    """What :func:`is_gradient` found in words, with the numbers; squares in (eV/Å)²."""
     almost = ", almost" if beyond_noise(square, floor, samples) else ""
     words = (
         f"the energy's gradient{almost}" if is_gradient(square, floor, size, samples) else "not the energy's gradient"
@@ -138,17 +134,9 @@ def directions(count: int, atoms: Atoms, generator: np.random.Generator) -> Vect
 def slopes(
     engine: Engine, structures: Sequence[Atoms], along: Sequence[Vector], energy: str, step: float
 ) -> list[Slopes]:
-    """Forces against differences of the energy.
+    """Forces against differences of the energy, of each structure along its unit vectors ``(U, N, 3)``.
 
-    Args:
-        engine: evaluates structures.
-        structures: left as they are.
-        along: unit vectors for each structure, ``(U, N, 3)``.
-        energy: the property that the forces should be the gradient of.
-        step: root-mean-square displacement of an atom, Å.
-
-    Returns:
-        One entry for each structure.
+    ``energy`` is the property whose gradient they should be, ``step`` the root-mean-square displacement of an atom, Å.
     """
     centres = list(engine.run(list(structures), [energy, "forces"]))
     displaced = []
@@ -159,8 +147,8 @@ def slopes(
                 moved.set_constraint()
                 moved.positions += multiple * step * math.sqrt(len(atoms)) * vector
                 displaced.append(moved)
-    energies = iter([float(found[energy]) for found in engine.run(displaced, [energy])])
-    answers = []
+    energies = iter([float(one[energy]) for one in engine.run(displaced, [energy])])
+    found = []
     for centre, vectors in zip(centres, along, strict=True):
         forces = centre["forces"]
         length = step * math.sqrt(len(forces))
@@ -170,8 +158,8 @@ def slopes(
         # Of five energies with independent errors σ the fourth difference has √70 σ, and the slope 0.95 σ / length.
         sigma = np.abs(table @ _FOURTH) / math.sqrt(70)
         work = np.einsum("uni,ni->u", vectors, forces)
-        answers.append(Slopes(gradient + work, math.sqrt(130) / 12 * sigma / length, forces))
-    return answers
+        found.append(Slopes(gradient + work, math.sqrt(130) / 12 * sigma / length, forces))
+    return found
 
 
 def defect(

@@ -34,7 +34,7 @@ class Engine:
         evaluator: of the calculator.
         atoms_per_call: how many atoms go into one pass at most.
 
-    Of a calculator that averages over rotations, what its model does is counted, not its answers.
+    Of a calculator that averages over rotations, its model's evaluations are counted, not the averages.
     """
 
     evaluator: Evaluator
@@ -67,10 +67,10 @@ class Engine:
             yield from results
             start = stop
 
-    def _count(self, answers: int, before: tuple[int, int] | None) -> None:
+    def _count(self, results: int, before: tuple[int, int] | None) -> None:
         now = model_work(getattr(self.evaluator, "calculator", None))
         if before is None or now is None:
-            self.evaluations, self.calls = self.evaluations + answers, self.calls + 1
+            self.evaluations, self.calls = self.evaluations + results, self.calls + 1
         else:
             self.evaluations += now[0] - before[0]
             self.calls += now[1] - before[1]

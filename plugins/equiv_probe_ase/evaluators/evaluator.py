@@ -87,16 +87,13 @@ def gradients_enabled() -> Iterator[None]:
 def ase_results(
     raw: Mapping[str, Any], properties: Sequence[str], n_atoms: int, source: str
 ) -> dict[str, NDArray[np.float64]]:
-    """Pick the requested properties of one structure, in ASE's shapes and float64.
+    """Pick the requested properties of one structure, in ASE's shapes and float64, as copies.
 
     Args:
         raw: results by property name, as a calculator stores them; stress may be ``(6,)``, ``(3, 3)`` or ``(1, 6)``.
         properties: the names asked for.
         n_atoms: number of atoms ``N``.
         source: the calculator's name, for the error.
-
-    Returns:
-        One float64 array (a copy) per property.
 
     Raises:
         MissingPropertyError: a property is missing or None.
@@ -113,12 +110,14 @@ def ase_results(
     return {name: _in_ase_shape(name, raw[name], n_atoms, source) for name in properties}
 
 
-def split_batch(name: str, values: torch.Tensor, sizes: Sequence[int]) -> list[NDArray[Any]]:
-    """Cut one batched model output into structures: ``(ΣN, …)`` for per-atom names, ``(B, …)`` for the others."""
-    array = values.detach().cpu().numpy()
-    if name in PER_ATOM:
-        return np.split(array, np.cumsum(sizes)[:-1])
-    return list(array.reshape(len(sizes), *array.shape[1:]))
+def split_batch(outputs: Mapping[str, torch.Tensor], sizes: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
+    """Cut batched model outputs into structures: ``(ΣN, …)`` for per-atom names, ``(B, …)`` for the others."""
+    columns = {}
+    for name, values in outputs.items():
+        array = values.detach().cpu().numpy()
+        ends = np.cumsum(sizes)[:-1]
+        columns[name] = np.split(array, ends) if name in PER_ATOM else array.reshape(len(sizes), *array.shape[1:])
+    return [{name: column[i] for name, column in columns.items()} for i in range(len(sizes))]
 
 
 def _in_ase_shape(name: str, value: Any, n_atoms: int, source: str) -> NDArray[np.float64]:

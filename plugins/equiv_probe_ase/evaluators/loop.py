@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class LoopEvaluator(Evaluator):
     """One fresh calculation per structure, all properties at once.
 
-    ASE answers from memory when the atoms have not changed, and some calculators start the next structure from the
-    last one's wavefunction. Both would hide or fake what is measured here (repeat noise, a spread over rotations), so
-    the calculator is reset before every structure. It is left reset: its parameters are as they were, its next answer
-    is computed afresh.
+    ASE gives results from memory when the atoms have not changed, and some calculators start the next structure from
+    the last one's wavefunction. Both would hide or fake what is measured here (repeat noise, a spread over rotations),
+    so the calculator is reset before every structure. It is left reset: its parameters are as they were, its next
+    results are computed afresh.
     """
 
     batched = False
@@ -93,11 +93,7 @@ def with_wrapped(calculator: BaseCalculator) -> Iterator[BaseCalculator]:
 def model_work(calculator: BaseCalculator | None) -> tuple[int, int] | None:
     """How many structures the model behind a calculator that averages has evaluated, and in how many passes.
 
-    Args:
-        calculator: that one was asked, or one that wraps it; of several that average, the busiest counts.
-
-    Returns:
-        What such calculators count as ``evaluations`` and ``model_calls``; None where an answer is one evaluation.
+    None where a result is one evaluation; of several calculators that average, the busiest counts.
     """
     found = [
         (int(current.evaluations), int(current.model_calls))
@@ -108,7 +104,7 @@ def model_work(calculator: BaseCalculator | None) -> tuple[int, int] | None:
 
 
 def in_ase_order(calculator: object, results: dict[str, Any]) -> dict[str, Any]:
-    """Undo what is known to be stored against ASE's conventions, or the pull-back would rotate it wrongly.
+    """Undo what is known to be stored against ASE's conventions, or it would be rotated back wrongly.
 
     SevenNet stores per-atom ``stresses`` as xx yy zz xy yz xz (and, unlike its ``stress``, as eV, not eV/Å³, with the
     opposite sign; neither matters to a rotation and both are kept).

@@ -48,12 +48,7 @@ class OrbEvaluator(Evaluator):
             graphs = [self._to_graph(atoms.copy(), **self._graph_options) for atoms in structures]
             output = self.calculator.model.predict(self._collate(graphs).to(self.calculator.device))
         found = {name: self._output_name(name) for name in ("energy", "free_energy", "forces", "stress")}
-        columns = {
-            name: split_batch(name, output[key], sizes)
-            for name, key in found.items()
-            if key is not None and key in output
-        }
-        rows = [{name: column[i] for name, column in columns.items()} for i in range(len(structures))]
+        rows = split_batch({name: output[key] for name, key in found.items() if key in output}, sizes)
         return [ase_results(row, properties, n, "ORBCalculator") for row, n in zip(rows, sizes, strict=True)]
 
     def _output_name(self, name: str) -> str | None:

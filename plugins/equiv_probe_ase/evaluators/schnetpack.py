@@ -47,19 +47,17 @@ class SpkEvaluator(Evaluator):
         with gradients_enabled():
             # The model writes into its input: the batch is made for this call and not kept.
             output = self.calculator.model(self.calculator.converter([atoms.copy() for atoms in structures]))
-        columns = {}
-        for name, key in self.calculator.property_map.items():
-            if key is None:
-                continue
+        keys = {name: key for name, key in self.calculator.property_map.items() if key is not None}
+        for name, key in keys.items():
             if key not in output:
                 raise EquivProbeError(
                     f"no {key!r} among the outputs of the SchNetPack model",
                     f"the key of its {name}",
                     f"SpkCalculator({'force' if name == 'forces' else name}_key=...)",
                 )
-            columns[name] = split_batch(name, output[key], sizes)
+        units = self.calculator.property_units
         rows = [
-            {name: column[i] * self.calculator.property_units[name] for name, column in columns.items()}
-            for i in range(len(structures))
+            {name: value * units[name] for name, value in row.items()}
+            for row in split_batch({name: output[key] for name, key in keys.items()}, sizes)
         ]
         return [ase_results(row, properties, n, "SpkCalculator") for row, n in zip(rows, sizes, strict=True)]

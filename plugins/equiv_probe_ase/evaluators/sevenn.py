@@ -49,9 +49,7 @@ class SevenNetEvaluator(Evaluator):
             batch = self._collate([self._graph(atoms) for atoms in structures]).to(self.calculator.device)
             output = self._forward(batch)
         sizes = [len(atoms) for atoms in structures]
-        columns = {name: split_batch(name, values, sizes) for name, values in self._by_ase_name(output).items()}
-        rows = [{name: column[i] for name, column in columns.items()} for i in range(len(structures))]
-        ordered = [in_ase_order(self.calculator, row) for row in rows]
+        ordered = [in_ase_order(self.calculator, row) for row in split_batch(self._by_ase_name(output), sizes)]
         return [ase_results(r, properties, n, "SevenNetCalculator") for r, n in zip(ordered, sizes, strict=True)]
 
     def _graph(self, atoms: Atoms) -> Any:

@@ -153,12 +153,7 @@ def _boxed(atoms: Atoms, vacuum: float | None) -> Atoms:
 
 
 def references(atoms: Atoms, keys: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Reference values by ASE property name.
-
-    Args:
-        atoms: with values in ``info`` or ``arrays``, or with results attached.
-        keys: explicit names, which must be there for a property to count as labelled.
-    """
+    """Reference values by ASE property name, from ``info``, ``arrays`` or attached results; by ``keys`` if given."""
     attached = getattr(atoms.calc, "results", None) or {}
     stored = {**atoms.info, **atoms.arrays}
     if keys:  # ASE's readers move what they know out of the info, but it may be named still

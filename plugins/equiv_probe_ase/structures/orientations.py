@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DIGITS = 7
-"""Of the marks that tell orientations apart; rounding makes them differ in the thirteenth."""
+"""Of the marks by which orientations are distinguished; rounding makes them differ in the thirteenth."""
 _DIRECTIONS = np.array([[0.61, -0.33, 0.72], [-0.27, 0.85, 0.45], [0.93, 0.21, -0.30]])
 
 
 def distinct_orientations(atoms: Atoms, rotations: Tensor) -> int:
     """How many of the rotated copies of a structure differ by more than a symmetry of the structure.
 
-    Orientations are told apart by a function of the rotated arrows without any symmetry: arrows from the centre to the
-    atoms, and in a periodic structure from each atom to its neighbours, which lattice vectors do not change.
+    Orientations are distinguished by a function of the rotated arrows without any symmetry: arrows from the centre to
+    the atoms, and in a periodic structure from each atom to its neighbours, which lattice vectors do not change.
 
     Args:
         atoms: the structure.

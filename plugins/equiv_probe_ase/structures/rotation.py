@@ -136,12 +136,7 @@ class Rotator:
 def rotated_constraints(
     constraints: Sequence[FixConstraint], rotation: NDArray[np.float64], pivot: NDArray[np.float64]
 ) -> tuple[list[FixConstraint], list[str]]:
-    """Rotate constraints with the atoms.
-
-    Args:
-        constraints: of the structure.
-        rotation: ``(3, 3)``.
-        pivot: the fixed point, ``(3,)`` in Å.
+    """Rotate constraints with the atoms, by ``(3, 3)`` about the pivot ``(3,)`` in Å.
 
     Returns:
         The rotated constraints, and the class names of those that are not known and were left out of the copies.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator  # noqa: TC003 - dataclasses resolve their annotations
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,37 @@ import equiv_probe as ep
 Three = tuple[Tensor, Tensor, Tensor]
 
 
-def draw(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+SCHEMA = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
+EYE = torch.eye(3, dtype=torch.float64)
+
+
+def draw(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+class Forces(nn.Module):
+    """Forces ``W x``: twirled ``tr(W)/3 x``. All averages over it are of degree 2, exact for tetrahedral rotations."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(draw(3, 3, seed=seed))
+        self.passes = 0
+
+    def forward(self, pos: Tensor) -> dict[str, Tensor]:
+        self.passes += 1
+        return {"forces": pos @ self.matrix.T}
+
+
+def equiv_of(matrix: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """``L_equiv`` of forces ``W x`` and its gradient by W, which is linear in W."""
+    size, trace = x.square().mean(), matrix.trace()
+    return (matrix.square().sum() / 3 - trace.square() / 9) * size, (2 / 3 * matrix - 2 / 9 * trace * EYE) * size
+
+
+def require_mean(rows: Tensor, expected: Tensor, within: float = 4.0) -> None:
+    """Rows have this mean, within so many of its standard errors, which are its scatter's and rounding's."""
+    mean, stderr = rows.mean(0), rows.std(0) / len(rows) ** 0.5
+    assert ((mean - expected).abs() <= within * stderr + 1e-12).all(), (mean, expected, stderr)
 
 
 @dataclass
@@ -64,9 +93,9 @@ class OrbitMse:
         self.parameters = dict(self.model.named_parameters())
 
     def outputs(self) -> list[Tensor]:
-        """Rotated-back predictions, ``(R, n, B, N, 3)``."""
-        turns = self.rotations[:, :, None]
-        return [self.model(self.x @ turns.mT) @ turns]
+        """Outputs, rotated back, ``(R, n, B, N, 3)``."""
+        rotations = self.rotations[:, :, None]
+        return [self.model(self.x @ rotations.mT) @ rotations]
 
     def of_outputs(self, outputs: list[Tensor]) -> Three:
         h, y, replicates = outputs[0], self.y, len(self.rotations)
@@ -85,14 +114,8 @@ class OrbitMse:
     def pieces(self) -> Iterator[OrbitMse]:
         size = len(self.x) // self.parts
         for start in range(0, len(self.x), size):
-            piece = OrbitMse(
-                self.model,
-                self.x[start : start + size],
-                self.y[start : start + size],
-                self.plan,
-                self.seed,
-                self.averaged,
-            )
+            own = slice(start, start + size)
+            piece = replace(self, x=self.x[own], y=self.y[own], parts=1)
             piece.rotations = self.rotations
             scale = len(piece.x) / len(self.x)
             inner = piece.of_outputs

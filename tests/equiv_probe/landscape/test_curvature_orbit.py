@@ -14,9 +14,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.curvature_products import CurvatureProducts
 from equiv_probe.landscape.decomposed_loss import LOSSES, space_of
 
-from .planted_losses import Linear, OrbitMse, draw, perceptron
-
-SCHEMA = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
+from .planted_losses import SCHEMA, Linear, OrbitMse, draw, perceptron
 
 
 def pair(replicates: int = 2, **how: int) -> tuple[OrbitMse, ep.analysis.OrbitLoss]:

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 import equiv_probe as ep
 from equiv_probe.landscape.gradient_sums import GradientSums, products
 
-SCHEMA = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
-EYE = torch.eye(3, dtype=torch.float64)
-
-
-def drawn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+from .planted_losses import EYE, SCHEMA, draw, require_mean
 
 
 class Linear(nn.Module):
@@ -26,7 +21,7 @@ class Linear(nn.Module):
         super().__init__()
         self.isotropic, self.rest = nn.Module(), nn.Module()
         self.isotropic.scale = nn.Parameter(torch.tensor(1.3, dtype=torch.float64))
-        self.rest.matrix = nn.Parameter(drawn(3, 3, seed=0))
+        self.rest.matrix = nn.Parameter(draw(3, 3, seed=0))
         self.unused = nn.Linear(2, 2).double()
 
     def forward(self, pos: Tensor) -> dict[str, Tensor]:
@@ -36,7 +31,7 @@ class Linear(nn.Module):
         return self.isotropic.scale * EYE + self.rest.matrix
 
 
-B = drawn(3, 3, seed=7)
+B = draw(3, 3, seed=7)
 """Of the labels ``y = B x``. Its trace is that of W at the start: the gradient of the population's L_mean is zero."""
 B = B + (Linear().weight().detach().trace() - B.trace()) / 3 * EYE
 
@@ -65,16 +60,9 @@ def squares(found: ep.analysis.Gradients, group: str) -> Tensor:
     return torch.tensor([one.squared_mean.value, one.squared_equiv.value, one.inner.value], dtype=torch.float64)
 
 
-def require_mean(rows: Tensor, expected: tuple[float, ...]) -> None:
-    """Within four standard errors of the mean over seeds, and the errors are small enough to tell something."""
-    mean, stderr = rows.mean(0), rows.std(0) / math.sqrt(len(rows))
-    wanted = torch.tensor(expected, dtype=mean.dtype)
-    assert ((mean - wanted).abs() <= 4 * stderr + 1e-12).all(), (mean, wanted, stderr)
-
-
 def test_exact_where_the_averages_are() -> None:
     """With tetrahedral rotations every block's gradient is exact, so that everything is, to rounding."""
-    model, x, y = Linear(), drawn(6, 5, 3, seed=1), drawn(6, 5, 3, seed=2)
+    model, x, y = Linear(), draw(6, 5, 3, seed=1), draw(6, 5, 3, seed=2)
     plan = ep.RotationPlan("tetrahedral", replicates=6)
     found = ep.analysis.gradients(ep.analysis.OrbitLoss(model, x, y, SCHEMA, plan))
     assert list(found.groups) == ["all", "isotropic", "rest", "unused"]
@@ -93,7 +81,7 @@ class Along(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.v = nn.Parameter(drawn(3, seed=3))
+        self.v = nn.Parameter(draw(3, seed=3))
 
     def forward(self, pos: Tensor) -> dict[str, Tensor]:
         return {"energy": (pos @ self.v).square().sum(-1)}
@@ -102,7 +90,7 @@ class Along(nn.Module):
 @pytest.mark.parametrize("excess", [1.5, -1.5])
 def test_the_sign_of_the_angle(excess: float) -> None:
     """Where the averaged energy is too large, both losses ask for a shorter v; where too small, L_mean for a longer."""
-    model, x = Along(), drawn(5, 4, 3, seed=1)
+    model, x = Along(), draw(5, 4, 3, seed=1)
     size, sums = float(model.v.detach().square().sum()), x.square().sum((1, 2))
     schema = ep.Schema(inputs={"pos": ep.vector}, outputs={"energy": ep.scalar})
     plan = ep.RotationPlan("icosahedral", replicates=6)  # the square of an energy of degree 2: exact
@@ -120,8 +108,8 @@ def test_the_sign_of_the_angle(excess: float) -> None:
 
 @pytest.mark.slow
 def test_squares_are_unbiased_and_the_naive_ones_are_not() -> None:
-    model, x = Linear(), drawn(2, 2, 3, seed=1)
-    y = model.weight().detach().trace() / 3 * x + 0.1 * drawn(2, 2, 3, seed=2)  # L_mean is nearly at its minimum
+    model, x = Linear(), draw(2, 2, 3, seed=1)
+    y = model.weight().detach().trace() / 3 * x + 0.1 * draw(2, 2, 3, seed=2)  # L_mean is nearly at its minimum
     unbiased, naive = [], []
     for seed in range(120):
         loss = ep.analysis.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("haar", replicates=6, seed=seed))
@@ -132,7 +120,7 @@ def test_squares_are_unbiased_and_the_naive_ones_are_not() -> None:
         )
         naive.append(torch.stack([m @ m, e @ e, m @ e]))
     expected = exact(model, x, y)["all"]
-    require_mean(torch.stack(unbiased), expected)
+    require_mean(torch.stack(unbiased), torch.tensor(expected, dtype=torch.float64))
     rows = torch.stack(naive)
     beyond = (rows.mean(0) - torch.tensor(expected, dtype=torch.float64)) / (rows.std(0) / math.sqrt(len(rows)))
     assert beyond[0] > 6  # what noise adds to a norm, in standard errors
@@ -140,7 +128,7 @@ def test_squares_are_unbiased_and_the_naive_ones_are_not() -> None:
 
 def test_identities_in_the_place_of_rotations_leave_no_symmetry_error() -> None:
     """The negative control: without averaging the closed forms are not met."""
-    model, x, y = Linear(), drawn(2, 2, 3, seed=1), drawn(2, 2, 3, seed=2)
+    model, x, y = Linear(), draw(2, 2, 3, seed=1), draw(2, 2, 3, seed=2)
     loss = ep.analysis.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("haar", replicates=6))
     part = loss._ranges[0][0]
     part.rotations = EYE.expand(6, 1, 3, 3)  # type: ignore[attr-defined]
@@ -156,13 +144,13 @@ def test_blocks_of_structures_are_unbiased_for_the_population() -> None:
     model = Linear()
     of_population, of_batch = [], []
     for seed in range(100):
-        x = drawn(6, 2, 3, seed=1000 + seed)
+        x = draw(6, 2, 3, seed=1000 + seed)
         plan = ep.RotationPlan("tetrahedral", replicates=4, seed=seed)
         loss = ep.analysis.OrbitLoss(model, x, x @ B.T, SCHEMA, plan, per_structure=True)
         of_population.append(squares(ep.analysis.gradients(loss, blocks="structures", n_blocks=3), "all"))
         of_batch.append(squares(ep.analysis.gradients(loss), "all"))
     assert exact(model)["all"][0] == pytest.approx(0, abs=1e-20)
-    require_mean(torch.stack(of_population), exact(model)["all"])
+    require_mean(torch.stack(of_population), torch.tensor(exact(model)["all"], dtype=torch.float64))
     rows = torch.stack(of_batch)  # on six structures the gradient is not zero
     assert rows[:, 0].mean() > 5 * rows[:, 0].std() / math.sqrt(len(rows))
 
@@ -170,7 +158,7 @@ def test_blocks_of_structures_are_unbiased_for_the_population() -> None:
 @pytest.mark.slow
 def test_error_bars_cover() -> None:
     """95 % intervals of squares over eight blocks: their coverage is between 85 and 100 % (binomial, 60 seeds)."""
-    model, x, y = Linear(), drawn(4, 3, 3, seed=1), drawn(4, 3, 3, seed=2)
+    model, x, y = Linear(), draw(4, 3, 3, seed=1), draw(4, 3, 3, seed=2)
     m, e, c = exact(model, x, y)["all"]
     inside = {"mean": 0, "equiv": 0, "ratio": 0, "cosine": 0}
     for seed in range(60):
@@ -202,7 +190,7 @@ def test_a_negative_square_stays_one() -> None:
 
 
 def test_merging_and_groups() -> None:
-    model, x, y = Linear(), drawn(4, 3, 3, seed=1), drawn(4, 3, 3, seed=2)
+    model, x, y = Linear(), draw(4, 3, 3, seed=1), draw(4, 3, 3, seed=2)
     found = [
         ep.analysis.gradients(
             ep.analysis.OrbitLoss(model, x, y, SCHEMA, ep.RotationPlan("klein", replicates=6, seed=seed))
@@ -236,7 +224,7 @@ def test_merging_and_groups() -> None:
 
 
 def test_frozen_parameters_and_the_users_gradients_are_left_alone() -> None:
-    model, x, y = Linear(), drawn(4, 3, 3, seed=1), drawn(4, 3, 3, seed=2)
+    model, x, y = Linear(), draw(4, 3, 3, seed=1), draw(4, 3, 3, seed=2)
     model.isotropic.scale.requires_grad_(False)
     model.rest.matrix.grad = torch.ones(3, 3, dtype=torch.float64)
     found = ep.analysis.gradients(

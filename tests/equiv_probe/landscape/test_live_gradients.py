@@ -13,6 +13,7 @@ import equiv_probe as ep
 
 from ..live.test_no_waiting import CASES, NoReading
 from ..live_models import BOTH, FORCES, Energy, Noisy
+from .planted_losses import draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,14 +21,10 @@ if TYPE_CHECKING:
 KEYS = {"grad_norm_L_mean", "grad_norm_L_equiv", "grad_ratio", "grad_cosine"}
 
 
-def drawn(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
 def test_a_live_measurement_is_that_of_the_orbit_loss() -> None:
     """Tetrahedral rotations make the gradients of a linear model exact: both ways give the same, to rounding."""
     model = nn.Linear(3, 3, bias=False).double()
-    x, y = drawn(8, 5, 3, seed=0), drawn(8, 5, 3, seed=1)
+    x, y = draw(8, 5, 3, seed=0), draw(8, 5, 3, seed=1)
     schema = ep.Schema(inputs={"input": ep.vector}, outputs={"0": ep.vector})
     light = ep.RotationPlan("tetrahedral", replicates=2)
     probe = ep.Probe(model, schema, every=None, gradients=1, light=light)
@@ -49,8 +46,8 @@ def test_a_live_measurement_is_that_of_the_orbit_loss() -> None:
 def test_the_norms_are_unbiased_over_steps() -> None:
     """Averaged over measurements, squares of noisy gradients meet those of many rotations."""
     torch.manual_seed(0)
-    model, x = Energy().train(), drawn(4, 4, 3, seed=0)
-    energy, forces = drawn(4, seed=1), drawn(4, 4, 3, seed=2)
+    model, x = Energy().train(), draw(4, 4, 3, seed=0)
+    energy, forces = draw(4, seed=1), draw(4, 4, 3, seed=2)
 
     def step() -> Tensor:
         out = model(x)
@@ -195,7 +192,7 @@ def test_the_users_own_graph_is_not_used_up() -> None:
 
 
 def test_a_step_that_cannot_be_differentiated_is_listed_and_goes_on() -> None:
-    model, x = nn.Linear(3, 3).double(), drawn(4, 5, 3, seed=0)
+    model, x = nn.Linear(3, 3).double(), draw(4, 5, 3, seed=0)
     schema = ep.Schema(inputs={"input": ep.vector}, outputs={"0": ep.vector})
     steps: list[tuple[Callable[[], Any], bool]] = [
         (lambda: model(x).square().mean().item(), True),
@@ -214,7 +211,7 @@ def test_a_step_that_cannot_be_differentiated_is_listed_and_goes_on() -> None:
 
 
 def test_cadence_and_state() -> None:
-    model, x = nn.Linear(3, 3).double(), drawn(4, 5, 3, seed=0)
+    model, x = nn.Linear(3, 3).double(), draw(4, 5, 3, seed=0)
     schema = ep.Schema(inputs={"input": ep.vector}, outputs={"0": ep.vector})
 
     def run(probe: ep.Probe, steps: int) -> None:

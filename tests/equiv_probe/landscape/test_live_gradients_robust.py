@@ -12,36 +12,23 @@ from torch.utils.checkpoint import checkpoint
 
 import equiv_probe as ep
 
-SCHEMA = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
+from .planted_losses import SCHEMA, Forces, draw, equiv_of
+
 LIGHT = ep.RotationPlan("tetrahedral", replicates=2)
 KEY = "equiv/train/loss/grad_norm_L_equiv"
 
 
-class Linear(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.matrix = nn.Parameter(drawn(3, 3, seed=0))
-
-    def forward(self, pos: Tensor) -> dict[str, Tensor]:
-        return {"forces": pos @ self.matrix.T}
-
-
-def drawn(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-X = drawn(4, 5, 3, seed=1)
+X = draw(4, 5, 3, seed=1)
 
 
 def exact(matrix: Tensor, x: Tensor = X) -> float:
     """``‖∇L_equiv‖`` of forces ``W x``."""
-    eye = torch.eye(3, dtype=torch.float64)
-    return float((2 / 3 * matrix - 2 / 9 * matrix.trace() * eye).norm() * x.square().mean())
+    return float(equiv_of(matrix, x)[1].norm())
 
 
 def test_a_step_that_is_not_finite_does_not_count() -> None:
     """With float16 the first steps overflow: they must not spoil every later mean."""
-    model = Linear()
+    model = Forces()
     probe = ep.Probe(model, SCHEMA, every=None, gradients=1, light=LIGHT)
     for factor in (1.0, math.nan, math.inf, 1.0):
         probe.step(lambda factor=factor: (model(X)["forces"] - factor * X).square().mean())
@@ -54,7 +41,7 @@ def test_a_step_that_is_not_finite_does_not_count() -> None:
 
 
 def test_the_loss_is_what_is_differentiated_where_there_are_other_numbers() -> None:
-    model = Linear()
+    model = Forces()
     probe = ep.Probe(model, SCHEMA, every=None, gradients=1, light=LIGHT)
     probe.step(lambda: {"first": model(X)["forces"].square().mean(), "loss": 3 * model(X)["forces"].square().mean()})
     assert probe.compute()[KEY] == pytest.approx(3 * exact(model.matrix.detach()), rel=1e-9)
@@ -68,7 +55,7 @@ class Kinds(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.scale = nn.Embedding(2, 1, sparse=True).double()
-        self.matrix = nn.Parameter(torch.complex(drawn(3, 3, seed=0), drawn(3, 3, seed=1)))
+        self.matrix = nn.Parameter(torch.complex(draw(3, 3, seed=0), draw(3, 3, seed=1)))
 
     def forward(self, pos: Tensor) -> dict[str, Tensor]:
         mixed = pos.to(self.matrix.dtype) @ self.matrix.T
@@ -136,7 +123,7 @@ def test_gradients_of_an_orbit_loss_leave_no_trace_either() -> None:
 
 
 def test_calls_of_other_structures_are_not_rotated_one_by_one() -> None:
-    model = Linear()
+    model = Forces()
     probe = ep.Probe(model, SCHEMA, every=None, gradients=1)
     with pytest.warns(UserWarning, match="could not measure gradients"):
         probe.step(
@@ -149,10 +136,10 @@ def test_calls_of_other_structures_are_not_rotated_one_by_one() -> None:
 
 def test_a_closure_that_goes_backward_itself() -> None:
     """As optimizers like LBFGS are given: the measurement looks at the loss that it returns."""
-    model, weights = Linear(), []
+    model, weights = Forces(), []
     for gradients in (False, 1):
         torch.manual_seed(0)
-        model.load_state_dict(Linear().state_dict())
+        model.load_state_dict(Forces().state_dict())
         optimizer = torch.optim.LBFGS(model.parameters(), max_iter=4)
         probe = ep.Probe(model, SCHEMA, every=None, gradients=gradients, light=LIGHT)
         seen: list[float] = []
@@ -177,7 +164,7 @@ def test_a_closure_that_goes_backward_itself() -> None:
 
 def test_what_was_loaded_from_elsewhere_is_taken_along() -> None:
     """A checkpoint is read onto the CPU, and the run goes on where its model is; here, on a device without numbers."""
-    model = Linear()
+    model = Forces()
     first = ep.Probe(model, SCHEMA, every=None, gradients=1, light=LIGHT)
     first.step(lambda: model(X)["forces"].square().mean())
     state = first.state_dict()
@@ -197,7 +184,7 @@ class Beside(nn.Module):
     def __init__(self, inside: bool) -> None:
         super().__init__()
         self.inside = inside
-        self.matrix = nn.Parameter(drawn(3, 3, seed=0))
+        self.matrix = nn.Parameter(draw(3, 3, seed=0))
 
     def forward(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         out = {"forces": given["pos"] @ self.matrix.T, "size": self.matrix.square().sum() * given["pos"].norm(dim=-1)}

@@ -12,27 +12,12 @@ from torch import Tensor, nn
 import equiv_probe as ep
 
 from ..live_models import BOTH, FORCES, MUTATING, Energy, Mutating, mutating_batch
+from .planted_losses import EYE, Forces, draw, equiv_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TETRAHEDRAL = ep.RotationPlan("tetrahedral", replicates=2, seed=3)
-
-
-class Linear(nn.Module):
-    """Forces ``W x``: twirled ``tr(W)/3 x``. All averages over it are of degree 2, exact for tetrahedral rotations."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.matrix = nn.Parameter(torch.randn(3, 3, generator=generator, dtype=torch.float64))
-
-    def forward(self, pos: Tensor) -> dict[str, Tensor]:
-        return {"forces": pos @ self.matrix.T}
-
-
-def data(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def slopes(loss: ep.analysis.OrbitLoss, directions: list[Tensor]) -> Tensor:
@@ -58,7 +43,7 @@ def gradients(loss: ep.analysis.OrbitLoss, which: int) -> list[Tensor]:
 
 
 def require_slopes(loss: ep.analysis.OrbitLoss) -> None:
-    directions = [data(*one.shape, seed=k) for k, one in enumerate(loss.parameters.values())]
+    directions = [draw(*one.shape, seed=k) for k, one in enumerate(loss.parameters.values())]
     along = [
         torch.stack([(g * v).sum() for g, v in zip(gradients(loss, which), directions, strict=True)])
         for which in range(3)
@@ -67,35 +52,31 @@ def require_slopes(loss: ep.analysis.OrbitLoss) -> None:
 
 
 def test_closed_form_of_values_gradients_and_curvature() -> None:
-    model, x, y = Linear(), data(6, 5, 3), data(6, 5, 3, seed=2)
+    model, x, y = Forces(), draw(6, 5, 3), draw(6, 5, 3, seed=2)
     loss = ep.analysis.OrbitLoss(model, x, y, FORCES, TETRAHEDRAL, center="origin")
     total, mean, equiv = loss()
     w = model.matrix.detach()
-    size, trace, eye = x.square().mean(), w.trace(), torch.eye(3, dtype=torch.float64)
-    expected_mean = (trace / 3 * x - y).square().mean()
-    expected_equiv = (w.square().sum() / 3 - (trace / 3).square()) * size
-    torch.testing.assert_close(mean.detach(), expected_mean)
+    of_mean, (expected_equiv, of_equiv) = 2 / 3 * ((w.trace() / 3 * x - y) * x).mean() * EYE, equiv_of(w, x)
+    torch.testing.assert_close(mean.detach(), (w.trace() / 3 * x - y).square().mean())
     torch.testing.assert_close(equiv.detach(), expected_equiv)
     torch.testing.assert_close(total, mean + equiv)
-    of_mean = 2 / 3 * ((trace / 3 * x - y) * x).mean() * eye
-    of_equiv = (2 / 3 * w - 2 / 9 * trace * eye) * size
     torch.testing.assert_close(gradients(loss, 1)[0], of_mean)
     torch.testing.assert_close(gradients(loss, 2)[0], of_equiv)
     # Negative control: without averaging the slope is another one.
     identity = 2 * ((x @ w.T - y).mT @ x).sum(0) / x.numel()
     assert (identity - of_mean).norm() > 0.1 * of_mean.norm()
     # H v of L_equiv: the same linear map of v.
-    v = data(3, 3, seed=5)
+    v = draw(3, 3, seed=5)
     (gradient,) = torch.autograd.grad(loss().equiv, [model.matrix], create_graph=True)
     (product,) = torch.autograd.grad((gradient * v).sum(), [model.matrix])
-    torch.testing.assert_close(product, (2 / 3 * v - 2 / 9 * v.trace() * eye) * size)
+    torch.testing.assert_close(product, equiv_of(v, x)[1])
 
 
 @pytest.mark.parametrize("name", ["mse", "mae-norm", "huber"])
 @pytest.mark.parametrize("plan", [ep.RotationPlan("haar", replicates=3), TETRAHEDRAL, ep.RotationPlan("cube")])
 def test_values_are_those_of_decompose(name: str, plan: ep.RotationPlan) -> None:
-    model, x = Energy().train(), data(5, 4, 3)
-    targets = {"energy": data(5, seed=3), "forces": data(5, 4, 3, seed=4)}
+    model, x = Energy().train(), draw(5, 4, 3)
+    targets = {"energy": draw(5, seed=3), "forces": draw(5, 4, 3, seed=4)}
     mask = {"forces": torch.arange(20).reshape(5, 4, 1) % 3 != 0}
     factors = {"energy": 0.5, "forces": 2.0}
     loss = ep.analysis.OrbitLoss(model, x, targets, BOTH, plan, loss=name, mask=mask, coefficients=factors)
@@ -115,20 +96,20 @@ def loss_without_graph(loss: ep.analysis.OrbitLoss) -> tuple[Tensor, ...]:
 
 
 def test_gradients_through_forces_that_are_derivatives() -> None:
-    model, x = Energy().train(), data(3, 4, 3)
-    targets = {"energy": data(3, seed=3), "forces": data(3, 4, 3, seed=4)}
+    model, x = Energy().train(), draw(3, 4, 3)
+    targets = {"energy": draw(3, seed=3), "forces": draw(3, 4, 3, seed=4)}
     require_slopes(ep.analysis.OrbitLoss(model, x, targets, BOTH, TETRAHEDRAL, loss="huber-norm"))
 
 
 def test_forces_without_a_graph_are_an_error() -> None:
-    model, x = Energy().eval(), data(3, 4, 3)
-    loss = ep.analysis.OrbitLoss(model, x, {"forces": data(3, 4, 3, seed=4)}, BOTH, TETRAHEDRAL)
+    model, x = Energy().eval(), draw(3, 4, 3)
+    loss = ep.analysis.OrbitLoss(model, x, {"forces": draw(3, 4, 3, seed=4)}, BOTH, TETRAHEDRAL)
     with pytest.raises(ep.EquivProbeError, match=r"model\.train\(\)"):
         loss()
 
 
 def test_without_labels_only_the_symmetry_error_is_known() -> None:
-    model, x = Linear(), data(6, 5, 3)
+    model, x = Forces(), draw(6, 5, 3)
     loss = ep.analysis.OrbitLoss(model, x, None, FORCES, TETRAHEDRAL)
     labelled = ep.analysis.OrbitLoss(model, x, x, FORCES, TETRAHEDRAL)
     assert loss().total.isnan()
@@ -137,8 +118,8 @@ def test_without_labels_only_the_symmetry_error_is_known() -> None:
 
 
 def test_pieces_add_up_also_when_memory_runs_out() -> None:
-    model, x = Energy().train(), data(7, 4, 3)
-    targets = {"energy": data(7, seed=3), "forces": data(7, 4, 3, seed=4)}
+    model, x = Energy().train(), draw(7, 4, 3)
+    targets = {"energy": draw(7, seed=3), "forces": draw(7, 4, 3, seed=4)}
     loss = ep.analysis.OrbitLoss(model, x, targets, BOTH, TETRAHEDRAL)
     sizes = []
 
@@ -166,7 +147,7 @@ def test_pieces_add_up_also_when_memory_runs_out() -> None:
 
 
 def test_a_list_of_batches_is_one_loss() -> None:
-    model, x, y = Linear(), data(7, 5, 3), data(7, 5, 3, seed=2)
+    model, x, y = Forces(), draw(7, 5, 3), draw(7, 5, 3, seed=2)
     whole = ep.analysis.OrbitLoss(model, x, y, FORCES, TETRAHEDRAL)
     listed = ep.analysis.OrbitLoss(model, [x[:2], x[2:]], [y[:2], y[2:]], FORCES, TETRAHEDRAL)
     torch.testing.assert_close(listed(), whole())
@@ -176,7 +157,7 @@ def test_a_list_of_batches_is_one_loss() -> None:
 def test_a_framework_batch_that_the_model_writes_into() -> None:
     model, batch = Mutating().train(), mutating_batch()
     before = {name: value.clone() for name, value in batch.items()}
-    targets = {"energy": data(3), "forces": data(12, 3, seed=4)}
+    targets = {"energy": draw(3), "forces": draw(12, 3, seed=4)}
     schema = ep.Schema(MUTATING.inputs, MUTATING.outputs, batch="_idx_m")
     loss = ep.analysis.OrbitLoss(model, batch, targets, schema, TETRAHEDRAL)
     orbit = ep.twirl(model, {name: value.clone() for name, value in batch.items()}, schema, TETRAHEDRAL, floor=0)
@@ -216,7 +197,7 @@ def noisy_step(net: Head, embedding: nn.Embedding, x: Tensor) -> Callable[[], Te
 @pytest.mark.parametrize("per_structure", [False, True])
 def test_a_step_of_the_users_own(per_structure: bool) -> None:
     torch.manual_seed(0)
-    net, embedding, x = Head().train(), nn.Embedding(3, 4).double(), data(5, 4, 3)
+    net, embedding, x = Head().train(), nn.Embedding(3, 4).double(), draw(5, 4, 3)
     step = noisy_step(net, embedding, x)
     plan = ep.RotationPlan("haar", replicates=3)
     loss = ep.analysis.OrbitLoss.of_step(net, step, plan, schema=HEAD, per_structure=per_structure)
@@ -233,8 +214,8 @@ def test_a_step_of_the_users_own(per_structure: bool) -> None:
 
 
 def test_a_step_gives_what_the_data_give() -> None:
-    model, x = Energy().train(), data(3, 4, 3)
-    energy, forces = data(3, seed=3), data(3, 4, 3, seed=4)
+    model, x = Energy().train(), draw(3, 4, 3)
+    energy, forces = draw(3, seed=3), draw(3, 4, 3, seed=4)
 
     def step() -> dict[str, Tensor]:
         out = model(x)
@@ -248,7 +229,7 @@ def test_a_step_gives_what_the_data_give() -> None:
 
 
 def test_forces_that_the_step_takes_itself() -> None:
-    model, x, forces = Energy(inside=False).train(), data(3, 4, 3), data(3, 4, 3, seed=4)
+    model, x, forces = Energy(inside=False).train(), draw(3, 4, 3), draw(3, 4, 3, seed=4)
 
     def step() -> Tensor:
         pos = x.clone().requires_grad_()
@@ -265,7 +246,7 @@ def test_forces_that_the_step_takes_itself() -> None:
 
 
 def test_blocks_are_of_different_rotations_and_structures() -> None:
-    model, x, y = Linear(), data(6, 5, 3), data(6, 5, 3, seed=2)
+    model, x, y = Forces(), draw(6, 5, 3), draw(6, 5, 3, seed=2)
     plan = ep.RotationPlan("haar", replicates=5)
     loss = ep.analysis.OrbitLoss(model, x, y, FORCES, plan, per_structure=True)
     by_rotation, by_structure = loss.blocks(2), loss.blocks(3, "structures")
@@ -283,10 +264,10 @@ def test_blocks_are_of_different_rotations_and_structures() -> None:
 
 def test_lines_in_parameter_space_are_smooth() -> None:
     """Along a line the linear model's losses are parabolas: third differences vanish to rounding."""
-    model, x, y = Linear(), data(6, 5, 3), data(6, 5, 3, seed=2)
+    model, x, y = Forces(), draw(6, 5, 3), draw(6, 5, 3, seed=2)
     loss, direction = (
         ep.analysis.OrbitLoss(model, x, y, FORCES, ep.RotationPlan("haar", replicates=2)),
-        data(3, 3, seed=9),
+        draw(3, 3, seed=9),
     )
     start, rows = model.matrix.detach().clone(), []
     with torch.no_grad():
@@ -298,7 +279,7 @@ def test_lines_in_parameter_space_are_smooth() -> None:
 
 
 def test_old_names_of_arguments_give_the_same_and_warn() -> None:
-    model, x, y = Linear(), data(6, 5, 3), data(6, 5, 3, seed=2)
+    model, x, y = Forces(), draw(6, 5, 3), draw(6, 5, 3, seed=2)
     plan = ep.RotationPlan("haar", replicates=4)
     loss = ep.analysis.OrbitLoss(model, x, y, FORCES, plan, per_structure=True, stacked=False)
     with pytest.warns(DeprecationWarning, match=r"stack of OrbitLoss\(\) is now called stacked"):

@@ -6,30 +6,17 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import equiv_probe as ep
 
-SCHEMA = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
+from .planted_losses import SCHEMA, Forces, draw
+
 PLAN = ep.RotationPlan("tetrahedral", replicates=6)
-
-
-class Linear(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.matrix = nn.Parameter(drawn(3, 3, seed=0))
-
-    def forward(self, pos: Tensor) -> dict[str, Tensor]:
-        return {"forces": pos @ self.matrix.T}
-
-
-def drawn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_without_labels_the_gradient_of_the_symmetry_error_alone_is_known() -> None:
     """Else ``L_mean = −L_equiv`` up to a constant: a cosine of −1, without an error bar."""
-    model, x = Linear(), drawn(6, 5, 3, seed=1)
+    model, x = Forces(), draw(6, 5, 3, seed=1)
     unlabelled = ep.analysis.OrbitLoss(model, x, None, SCHEMA, PLAN)
     found = ep.analysis.gradients(unlabelled)
     labelled = ep.analysis.gradients(ep.analysis.OrbitLoss(model, x, x, SCHEMA, PLAN))
@@ -51,7 +38,7 @@ def test_without_labels_the_gradient_of_the_symmetry_error_alone_is_known() -> N
 
 
 def test_lists_must_fit_the_list_of_batches() -> None:
-    model, x, y = Linear(), drawn(2, 5, 3, seed=1), drawn(2, 5, 3, seed=2)
+    model, x, y = Forces(), draw(2, 5, 3, seed=1), draw(2, 5, 3, seed=2)
     for inputs, targets in ((x, list(y)), ([x], [y, y]), ([x, x], [y])):
         with pytest.raises(ep.EquivProbeError, match="targets as a list of"):
             ep.analysis.OrbitLoss(model, inputs, targets, SCHEMA)
@@ -62,6 +49,6 @@ def test_lists_must_fit_the_list_of_batches() -> None:
 
 
 def test_unknown_coefficients_are_an_error() -> None:
-    model, x = Linear(), drawn(2, 5, 3, seed=1)
+    model, x = Forces(), draw(2, 5, 3, seed=1)
     with pytest.raises(ep.EquivProbeError, match=r"coefficients for \['force'\]"):
         ep.analysis.OrbitLoss(model, x, x, SCHEMA, coefficients={"force": 3.0})

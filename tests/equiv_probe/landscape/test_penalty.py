@@ -14,35 +14,7 @@ from equiv_probe.rotations.haar import haar
 
 from ..live.test_no_waiting import CASES, NoReading
 from ..live_models import BOTH, MUTATING, Energy, Mutating, mutating_batch
-
-EYE = torch.eye(3, dtype=torch.float64)
-SCHEMA = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
-
-
-class Linear(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.matrix = nn.Parameter(drawn(3, 3, seed=0))
-        self.passes = 0
-
-    def forward(self, pos: Tensor) -> dict[str, Tensor]:
-        self.passes += 1
-        return {"forces": pos @ self.matrix.T}
-
-
-def drawn(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def closed_form(matrix: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """``L_equiv`` of ``W x`` and its gradient by W."""
-    size, trace = x.square().mean(), matrix.trace()
-    return (matrix.square().sum() / 3 - trace.square() / 9) * size, (2 / 3 * matrix - 2 / 9 * trace * EYE) * size
-
-
-def require_mean(rows: Tensor, expected: Tensor, within: float = 4.0) -> None:
-    stderr = rows.std(0) / math.sqrt(len(rows))
-    assert ((rows.mean(0) - expected).abs() <= within * stderr).all(), (rows.mean(0), expected, stderr)
+from .planted_losses import EYE, SCHEMA, Forces, draw, equiv_of, require_mean
 
 
 def sampled(evaluate: Any, matrix: nn.Parameter, seeds: int) -> tuple[Tensor, Tensor]:
@@ -56,24 +28,24 @@ def sampled(evaluate: Any, matrix: nn.Parameter, seeds: int) -> tuple[Tensor, Te
 
 
 def test_value_and_gradient_are_unbiased() -> None:
-    model, x = Linear(), drawn(6, 2, 3, seed=1)
+    model, x = Forces(), draw(6, 2, 3, seed=1)
     penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=False)
     values, slopes = sampled(lambda g: penalty(x, 0.5, generator=g), model.matrix, 300)
-    value, slope = closed_form(model.matrix.detach(), x)
+    value, slope = equiv_of(model.matrix.detach(), x)
     require_mean(values, 0.5 * value)
     require_mean(slopes, 0.5 * slope.flatten())
     assert values.std() / math.sqrt(300) < 0.03 * float(value)
     assert model.passes == 2 * 300
     # Negative control: in a frame in which all vectors lie where W acts most, the data's own is no random one.
-    along = drawn(6, 2, 1, seed=1) * torch.linalg.svd(model.matrix.detach()).Vh[0]
-    value, _ = closed_form(model.matrix.detach(), along)
+    along = draw(6, 2, 1, seed=1) * torch.linalg.svd(model.matrix.detach()).Vh[0]
+    value, _ = equiv_of(model.matrix.detach(), along)
     fixed, _ = sampled(lambda g: penalty(along, generator=g, prediction=model(along)), model.matrix, 100)
     with pytest.raises(AssertionError):
         require_mean(fixed, value, within=6)
 
 
 def test_a_prediction_for_rotated_data_is_as_good_as_a_rotation() -> None:
-    model, x = Linear(), drawn(6, 2, 3, seed=1)
+    model, x = Forces(), draw(6, 2, 3, seed=1)
     penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=False)
 
     def evaluate(generator: torch.Generator) -> Tensor:
@@ -81,7 +53,7 @@ def test_a_prediction_for_rotated_data_is_as_good_as_a_rotation() -> None:
         return penalty(rotated, generator=generator, prediction=model(rotated))
 
     values, slopes = sampled(evaluate, model.matrix, 300)
-    value, slope = closed_form(model.matrix.detach(), x)
+    value, slope = equiv_of(model.matrix.detach(), x)
     require_mean(values, value)
     require_mean(slopes, slope.flatten())
     assert model.passes == 2 * 300
@@ -89,9 +61,9 @@ def test_a_prediction_for_rotated_data_is_as_good_as_a_rotation() -> None:
 
 def test_more_rotations_are_the_orbit_variance() -> None:
     """Tetrahedral replicates are exact for a linear model, also in the short form."""
-    model, x = Linear(), drawn(6, 2, 3, seed=1)
+    model, x = Forces(), draw(6, 2, 3, seed=1)
     plan = ep.RotationPlan("tetrahedral", replicates=2)
-    value, _ = closed_form(model.matrix.detach(), x)
+    value, _ = equiv_of(model.matrix.detach(), x)
     found = ep.equivariance_penalty(model, x, 2.0, schema=SCHEMA, plan=plan)
     torch.testing.assert_close(found.detach(), 2 * value)
     with torch.no_grad():
@@ -100,7 +72,7 @@ def test_more_rotations_are_the_orbit_variance() -> None:
 
 
 def test_forces_that_are_derivatives_and_coefficients() -> None:
-    model, x = Energy().train(), drawn(3, 4, 3, seed=1)
+    model, x = Energy().train(), draw(3, 4, 3, seed=1)
 
     def evaluate() -> Tensor:
         generator = torch.Generator().manual_seed(3)
@@ -109,7 +81,7 @@ def test_forces_that_are_derivatives_and_coefficients() -> None:
         )
 
     weights = list(model.parameters())
-    directions = [drawn(*one.shape, seed=5) for one in weights]
+    directions = [draw(*one.shape, seed=5) for one in weights]
     slope = sum((g * v).sum() for g, v in zip(torch.autograd.grad(evaluate(), weights[:3]), directions, strict=False))
     ends = []
     with torch.no_grad():
@@ -141,7 +113,7 @@ def test_a_framework_batch_is_left_as_it_is() -> None:
 
 def test_it_trains_the_asymmetry_away() -> None:
     """Descending the penalty alone brings W to a multiple of the identity, and leaves its trace where it is."""
-    model, x = Linear(), drawn(16, 4, 3, seed=1)
+    model, x = Forces(), draw(16, 4, 3, seed=1)
     penalty, trace = ep.EquivariancePenalty(model, SCHEMA), model.matrix.detach().trace()
     optimizer = torch.optim.SGD(model.parameters(), 0.3)
     for step in range(150):
@@ -154,7 +126,7 @@ def test_it_trains_the_asymmetry_away() -> None:
 
 
 def test_probes_do_not_count_its_passes() -> None:
-    model, x = Linear(), drawn(6, 2, 3, seed=1)
+    model, x = Forces(), draw(6, 2, 3, seed=1)
     with ep.Probe(model, SCHEMA, every=1) as probe:
         ep.equivariance_penalty(model, x, schema=SCHEMA)
         assert not probe.running
@@ -177,7 +149,7 @@ def test_nothing_waits_for_the_device(case: str) -> None:
 
 
 def test_what_it_refuses() -> None:
-    model, x = Linear(), drawn(6, 2, 3, seed=1)
+    model, x = Forces(), draw(6, 2, 3, seed=1)
     with pytest.raises(ep.EquivProbeError, match="two independent rotations"):
         ep.equivariance_penalty(model, x, schema=SCHEMA, plan=ep.RotationPlan("cube"))
     with pytest.raises(ep.EquivProbeError, match="outputs"):
@@ -200,7 +172,7 @@ class Dropping(nn.Module):
 
 @pytest.mark.parametrize("stacked", [None, False])
 def test_dropout_is_no_asymmetry(stacked: bool | None) -> None:
-    model, x = Dropping().train(), drawn(6, 2, 3, seed=1)
+    model, x = Dropping().train(), draw(6, 2, 3, seed=1)
     penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=stacked)
     assert not torch.equal(model(x)["forces"], model(x)["forces"])
     for _ in range(3):
@@ -211,7 +183,7 @@ def test_dropout_is_no_asymmetry(stacked: bool | None) -> None:
 
 def test_the_penalty_holds_what_half_precision_cannot() -> None:
     """As mean squared errors do under autocast: a scaled loss of float16 would overflow on its way back."""
-    model, x = nn.Linear(3, 3), drawn(6, 2, 3, seed=1).float()
+    model, x = nn.Linear(3, 3), draw(6, 2, 3, seed=1).float()
     schema = ep.Schema(inputs={"input": ep.vector}, outputs={"0": ep.vector})
     penalty = ep.EquivariancePenalty(model, schema)
     with torch.autocast("cpu", torch.float16):
@@ -234,7 +206,7 @@ TETRAHEDRAL = ep.RotationPlan("tetrahedral", replicates=2)
 @pytest.mark.parametrize("stacked", [None, False])
 def test_a_probed_step_is_decomposed_without_its_penalty(place: str, stacked: bool | None) -> None:
     """Noise that is drawn after the penalty is the same in every run of the step."""
-    model, x = Linear(), drawn(6, 2, 3, seed=1)
+    model, x = Forces(), draw(6, 2, 3, seed=1)
     penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=stacked)
     noise: list[Tensor] = []
 
@@ -253,7 +225,7 @@ def test_a_probed_step_is_decomposed_without_its_penalty(place: str, stacked: bo
         loss = probe.step(step)
     assert not probe.failures
     matrix, given = model.matrix.detach(), x + noise[0]
-    value, slope = closed_form(matrix, given)
+    value, slope = equiv_of(matrix, given)
     mean = (matrix.trace() / 3 * given - 2 * x).square().mean()
     found = probe.compute()
     assert found["equiv/train/loss/L_equiv"] == pytest.approx(value.item(), rel=1e-9)
@@ -267,4 +239,4 @@ def test_a_probed_step_is_decomposed_without_its_penalty(place: str, stacked: bo
 
 def test_an_empty_batch_is_an_error() -> None:
     with pytest.raises(ep.EquivProbeError, match="an empty batch"):
-        ep.equivariance_penalty(Linear(), drawn(0, 2, 3, seed=1), schema=SCHEMA)
+        ep.equivariance_penalty(Forces(), draw(0, 2, 3, seed=1), schema=SCHEMA)

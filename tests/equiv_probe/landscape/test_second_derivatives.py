@@ -13,9 +13,7 @@ import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.eigenvalues import extreme
 
-from .planted_losses import OrbitMse, Quadratic, draw, perceptron, with_spectrum
-
-SCHEMA = ep.Schema(inputs={"pos": ep.vector}, outputs={"forces": ep.vector})
+from .planted_losses import SCHEMA, OrbitMse, Quadratic, draw, perceptron, with_spectrum
 
 
 class Once(torch.autograd.Function):

@@ -72,7 +72,7 @@ def measured(probe: ep.Probe) -> None:
     assert probe.running
     for running in probe.running.values():
         assert running.structures > 0
-        assert running.metric.first.device == META
+        assert running.sums.first.device == META
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -98,3 +98,16 @@ def test_a_mask_of_three_atoms_is_no_mask_of_a_vector() -> None:
 
     orbit = ep.twirl(model, {"pos": pos, "mask": mask}, schema, progress=False)
     assert float(ep.decompose(orbit).equiv) < 1e-28
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_mask_with_another_use_leaves_all_atoms_rotating(most: int) -> None:
+    """Atoms that are given, not predicted: what the mask leaves out is no padding."""
+    pos = torch.randn(4, ATOMS, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    given = torch.arange(ATOMS) < torch.tensor([0, 1, 1, most])[:, None]
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    model = Centred(masked=False)
+    orbit = ep.twirl(lambda one: model(one["pos"], one["mask"]), {"pos": pos, "mask": ~given}, schema, progress=False)
+    assert float(ep.decompose(orbit, structures="leading").equiv) < 1e-28
+    seen = {float((one - pos).norm(dim=-1).min()) > 0 for one in model.seen if not torch.equal(one, pos)}
+    assert seen == {True}, "every atom moves"

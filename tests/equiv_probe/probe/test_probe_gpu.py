@@ -61,7 +61,7 @@ def test_light_mode_does_not_wait(network: Any, mode: str, augmented: bool) -> N
             run()
     assert not probe.failures
     for running in probe.running.values():
-        assert running.metric.first.is_cuda
+        assert running.sums.first.is_cuda
         assert running.everything.count > 0
 
 

@@ -278,6 +278,7 @@ def test_files_of_version_1_are_read(name: str) -> None:
     assert (again.pop("kind"), again.pop("schema_version"), stored.pop("schema_version")) == ("report", 2, 1)
     kept, records = again.pop("structures"), stored.pop("structures", [])
     assert again.pop("controls") == [], "there were none"
+    assert {one.pop("step") for one in again["measured"]} == {None}, "it was not known"
     assert again == stored
     assert kept["name"] == [record["name"] for record in records]
     for place, record in enumerate(records):

@@ -28,7 +28,7 @@ from equiv_probe.results.report import Report
 from equiv_probe.rotations.designs import group
 from equiv_probe.rotations.haar import angles, haar
 from equiv_probe.voxels import plots as grid_plots
-from equiv_probe.voxels.grid_numbers import kind_of
+from equiv_probe.voxels.grid_numbers import Shown
 
 from ..generative.samplers import HAAR4, quiet, rotations
 from ..page_reports import audit_report
@@ -243,14 +243,14 @@ def test_the_cubes_floor_is_never_below_the_resolution_of_the_numbers(dtype: tor
     least = torch.finfo(dtype).eps ** 2 * size / 12
     assert found.cube.floor >= 0.99 * least
     assert found.cube.floor < 100 * least
-    assert kind_of(found.cube) == "round-off"
-    assert kind_of(changed(found.cube, floor=1e-6 * least)) == "broken", "control: a floor of nothing would find it"
+    assert Shown(found.cube).kind == "round-off"
+    assert Shown(changed(found.cube, floor=1e-6 * least)).kind == "broken", "control: a floor of nothing would find it"
 
 
 def test_labels_do_not_make_the_cubes_number_a_finding() -> None:
     """``L_total − L_mean`` rounds as the loss does: of a round model with labels nothing may be found."""
     found = grid(gaussian(1.2, 1.2, 1.2), labels=True)
-    assert kind_of(found.cube) == "round-off"
+    assert Shown(found.cube).kind == "round-off"
     assert found.cube.floor >= 0.99 * torch.finfo(torch.float64).eps * found.cube.total
     top = found.document().headline
     assert top is not None

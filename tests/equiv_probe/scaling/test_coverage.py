@@ -24,19 +24,16 @@ def joint(noise: float = 0.0, seed: int = 0) -> dict[str, np.ndarray]:
     return {"N": N, "D": D, "L_total": law * np.exp(noise * scatter)}
 
 
-def coverage(repetitions: int, noise: float, **how: object) -> tuple[dict[str, float], list[Fit]]:
-    fits = [
-        fit({"D": SIZES, "L_total": losses(noise, seed)}, "D", resamples=150, seed=seed, **how)
-        for seed in range(repetitions)
-    ]
-    return {name: np.mean([value in one[name] for one in fits]) for name, value in TRUTH.items()}, fits
+def hits(fits: list[Fit], truth: dict[str, float] = TRUTH) -> dict[str, int]:
+    """How many intervals hold the truth."""
+    return {name: sum(value in one[name] for one in fits) for name, value in truth.items()}
 
 
 def test_intervals_of_residuals_cover_with_eight_runs():
     """Of 200, 95 % are 190 ± 3.1; 0.89 is three standard errors and the 1.5 % that 150 resamples cost below."""
-    covered, fits = coverage(200, 0.03)
-    for name in TRUTH:
-        assert 0.89 <= covered[name] <= 0.99, covered
+    fits = [fit({"D": SIZES, "L_total": losses(0.03, k)}, "D", resamples=150, seed=k) for k in range(200)]
+    covered = hits(fits)
+    assert all(178 <= count <= 198 for count in covered.values()), covered
     # Not by being too long: twice Student's t of 5 degrees of freedom are 5.1 standard deviations of the estimates.
     widths = np.median([one["alpha"].high - one["alpha"].low for one in fits])
     spread = np.std([one["alpha"].value for one in fits])
@@ -51,37 +48,27 @@ def test_intervals_of_residuals_cover_with_eight_runs():
 
 def test_intervals_of_the_law_in_two_variables_cover():
     """Of 20, 19 ± 1: four standard errors below are 15."""
-    covered = dict.fromkeys(JOINT, 0)
-    for seed in range(20):
-        found = fit(joint(0.03, seed), ("N", "D"), resamples=100, seed=seed)
-        for name, value in JOINT.items():
-            covered[name] += value in found[name]
+    covered = hits([fit(joint(0.03, k), ("N", "D"), resamples=100, seed=k) for k in range(20)], JOINT)
     assert min(covered.values()) >= 15, covered
 
 
 def test_intervals_cover_beside_an_outlier():
     """One run of 24 with threefold loss; of 40, 38 ± 1.4: three standard errors below are 34."""
-    sizes = np.repeat(SIZES, 3)
-    covered = dict.fromkeys(TRUTH, 0)
+    sizes, fits = np.repeat(SIZES, 3), []
     for seed in range(40):
         y = losses(0.03, seed, sizes)
         y[seed % 24] *= 3
-        found = fit({"D": sizes, "L_total": y}, "D", resamples=150, seed=seed)
-        for name, value in TRUTH.items():
-            covered[name] += value in found[name]
+        fits.append(fit({"D": sizes, "L_total": y}, "D", resamples=150, seed=seed))
+    covered = hits(fits)
     assert min(covered.values()) >= 34, covered
 
 
-def test_resampled_runs_and_bca_cover():
+@pytest.mark.parametrize("interval", ["percentile", "bca"])
+def test_resampled_runs_and_bca_cover(interval):
     """30 repetitions of 24 runs, 28.5 ± 1.2: three standard errors below are 25."""
-    sizes = np.repeat(SIZES, 3)
-    for interval in ("percentile", "bca"):
-        hits = 0
-        for seed in range(30):
-            columns = {"D": sizes, "L_total": losses(0.03, seed, sizes)}
-            found = fit(columns, "D", bootstrap="runs", interval=interval, resamples=150, seed=seed)
-            hits += TRUTH["alpha"] in found["alpha"]
-        assert hits >= 25, interval
+    sizes, how = np.repeat(SIZES, 3), {"bootstrap": "runs", "interval": interval, "resamples": 150}
+    fits = [fit({"D": sizes, "L_total": losses(0.03, k, sizes)}, "D", seed=k, **how) for k in range(30)]
+    assert hits(fits)["alpha"] >= 25
 
 
 def test_intervals_of_groups_cover():
@@ -89,15 +76,13 @@ def test_intervals_of_groups_cover():
 
     Negative control: residuals as the fit leaves them, without what it took from them, cover 45.
     """
-    sizes, run = np.repeat(SIZES, 3), np.repeat(np.arange(8), 3)
-    covered = dict.fromkeys(TRUTH, 0)
+    sizes, run, fits = np.repeat(SIZES, 3), np.repeat(np.arange(8), 3), []
     for seed in range(60):
         generator = np.random.default_rng(seed)
         scatter = 0.03 * generator.standard_normal(8)[run] + 0.005 * generator.standard_normal(24)
         y = losses(0, 0, sizes) * np.exp(scatter)
-        found = fit({"D": sizes, "L_total": y, "run": run}, "D", groups="run", resamples=150, seed=seed)
-        for name, value in TRUTH.items():
-            covered[name] += value in found[name]
+        fits.append(fit({"D": sizes, "L_total": y, "run": run}, "D", groups="run", resamples=150, seed=seed))
+    covered = hits(fits)
     assert min(covered.values()) >= 52, covered
 
 

@@ -8,6 +8,7 @@ from scipy.optimize import least_squares, minimize
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.scaling import fit, table_of
+from equiv_probe.scaling.estimates import interval_of
 from equiv_probe.scaling.power_law import bounds_of, optimum
 from equiv_probe.scaling.resampling import of_residuals, of_runs
 from equiv_probe.scaling.solver import huber, predicted, solve
@@ -225,3 +226,15 @@ def test_words_for_the_bootstrap_are_checked():
     for how in ({"bootstrap": "rows"}, {"interval": "normal"}):
         with pytest.raises(EquivProbeError, match='"residuals", "wild" or "runs"'):
             fit({"D": SIZES, "L_total": losses()}, "D", **how)
+
+
+def test_the_frontier_is_what_nothing_cheaper_is_below():
+    """At a cost that several have it is the lowest; what has no cost or no loss is left out."""
+    columns = {"C": [3.0, 1.0, 2.0, 2.0, np.nan, 0.0], "L_total": [2.2, 3.0, 2.5, 2.0, 0.1, 0.1]}
+    assert table_of(columns).frontier()["L_total"].tolist() == [3.0, 2.0]
+
+
+def test_an_interval_beside_an_infinity_ends_at_the_last_finite_draw():
+    """The upper quartile of five draws is the second largest of them, and no interpolation with the largest."""
+    assert interval_of(np.array([0.0, 1.0, 2.0, 3.0, np.inf]), 0.5) == (1.0, 3.0)
+    assert interval_of(np.array([0.0, 1.0, 2.0, np.inf, np.inf]), 0.5) == (1.0, np.inf)

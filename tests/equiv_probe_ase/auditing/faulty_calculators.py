@@ -20,7 +20,7 @@ def pair_energy(positions: np.ndarray) -> float:
 
 
 class Faulty(Calculator):
-    """Energy and forces from ``answer``, which a subclass gets wrong in its own way."""
+    """Energy and forces from ``evaluate``, which a subclass gets wrong in its own way."""
 
     implemented_properties = ("energy",)
 
@@ -28,14 +28,14 @@ class Faulty(Calculator):
         self, atoms: Atoms | None = None, properties: Any = None, system_changes: Any = tuple(all_changes)
     ) -> None:
         super().calculate(atoms, properties, system_changes)
-        self.results = self.answer(self.atoms)
+        self.results = self.evaluate(self.atoms)
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         return {"energy": pair_energy(atoms.positions)}
 
 
 class CachesByFormula(Faulty):
-    """Remembers each formula's first answer, as a service in front of a model may."""
+    """Remembers each formula's first output, as a service in front of a model may."""
 
     implemented_properties = ("energy", "forces")
 
@@ -43,7 +43,7 @@ class CachesByFormula(Faulty):
         super().__init__()
         self.known: dict[str, Any] = {}
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         key = atoms.get_chemical_formula()
         if key not in self.known:
             forces = atoms.positions[:, ::-1] - atoms.positions.mean(0)  # no symmetry at all
@@ -58,7 +58,7 @@ class EdgesFromElsewhere(Faulty):
         super().__init__()
         self.edges: dict[int, np.ndarray] = {}
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         edges = self.edges.setdefault(len(atoms), atoms.positions[:, None] - atoms.positions[None])
         return {"energy": float(np.cos(edges @ [1.0, 2.0, 3.0]).sum())}
 
@@ -66,21 +66,21 @@ class EdgesFromElsewhere(Faulty):
 class PrecomputedFeatures(Faulty):
     """Looks at nothing but what kinds of atoms there are."""
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         return {"energy": float(np.sqrt(atoms.numbers).sum())}
 
 
-class AnswersForTheFirst(Faulty):
+class EvaluatesTheFirst(Faulty):
     """Its batch call evaluates the first structure and hands that out for all."""
 
     def calculate_batch(self, structures: list[Atoms], properties: list[str]) -> list[dict[str, Any]]:
-        return [self.answer(structures[0])] * len(structures)
+        return [self.evaluate(structures[0])] * len(structures)
 
 
 class PrincipalAxes(Faulty):
     """A function of coordinates along principal axes, which in a symmetric molecule rounding chooses."""
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         x = atoms.positions - atoms.positions.mean(0)
         axes = np.linalg.eigh(x.T @ x)[1]
         return {"energy": 0.1 * float(np.sin((x @ axes) @ [1.0, 2.0, 3.0]) @ atoms.numbers)}
@@ -89,7 +89,7 @@ class PrincipalAxes(Faulty):
 class FrameOfTheNearest(Faulty):
     """A frame from the two atoms that are nearest to the first, which may be equally near."""
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         arms = atoms.positions - atoms.positions[0]
         order = np.argsort(np.linalg.norm(arms, axis=1), kind="stable")
         first = arms[order[1]] / np.linalg.norm(arms[order[1]])
@@ -106,7 +106,7 @@ class SharpCutoff(Faulty):
         super().__init__()
         self.cutoff = cutoff
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         distances = np.linalg.norm(atoms.positions[:, None] - atoms.positions[None], axis=-1)
         return {"energy": pair_energy(atoms.positions) + 0.2 * float((distances < self.cutoff).sum())}
 
@@ -121,7 +121,7 @@ class NormalisesNearlyConstant(Faulty):
         self.dtype, self.spread = dtype, spread
         self.weights = torch.randn(16, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         p = torch.tensor(atoms.positions, dtype=self.dtype, requires_grad=True)
         eye = torch.eye(len(p), dtype=self.dtype)
         distances = (p[:, None] - p[None] + 9 * eye[..., None]).norm(dim=-1)
@@ -137,7 +137,7 @@ class InSinglePrecision(Faulty):
 
     implemented_properties = ("energy", "forces")
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         copy = atoms.copy()
         copy.positions = atoms.positions.astype(np.float32).astype(float)
         copy.calc = EMT()
@@ -150,7 +150,7 @@ class CentredOnPadding(Faulty):
 
     slots = 12
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         centre = atoms.positions.sum(0) / self.slots
         return {"energy": 0.01 * float((((atoms.positions - centre) ** 2).sum(1) ** 2).sum())}
 
@@ -158,7 +158,7 @@ class CentredOnPadding(Faulty):
 class ForgetsToWrap(Faulty):
     """Of a crystal, a function of distances within the cell alone, without images: lattice vectors change it."""
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         return {"energy": pair_energy(atoms.positions)}
 
 
@@ -171,7 +171,7 @@ class Noisy(Faulty):
         super().__init__()
         self.noise, self.fault, self.rng = noise, fault, np.random.default_rng(seed)
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         x = atoms.positions - atoms.positions.mean(0)
         along_z = np.stack([np.zeros(len(x)), np.zeros(len(x)), x[:, 2]], 1)
         noise = self.noise * self.rng.standard_normal(x.shape)
@@ -188,7 +188,7 @@ class BatchCoupled(Faulty):
         energies = np.array([pair_energy(atoms.positions) for atoms in structures])
         return [{"energy": energy} for energy in energies * (1 + 0.3 * np.tanh(energies.mean() - 5))]
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         return self.calculate_batch([atoms], ["energy"])[0]
 
 
@@ -199,7 +199,7 @@ class PaddingLeaks(Faulty):
         longest = max(map(len, structures))
         return [{"energy": pair_energy(atoms.positions) * len(atoms) / longest} for atoms in structures]
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         return self.calculate_batch([atoms], ["energy"])[0]
 
 
@@ -208,7 +208,7 @@ class TransposesTheCell(Faulty):
 
     implemented_properties = ("energy", "forces", "stress")
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         copy = atoms.copy()
         copy.set_cell(atoms.cell.array.T, scale_atoms=False)
         copy.calc = EMT()
@@ -220,7 +220,7 @@ class StandardisesTheCell(Faulty):
 
     implemented_properties = ("energy", "forces")
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         copy = atoms.copy()
         scaled = copy.get_scaled_positions(wrap=False)
         copy.set_cell(copy.cell.standard_form()[0])

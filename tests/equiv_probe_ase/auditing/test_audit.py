@@ -1,4 +1,4 @@
-"""Audits of planted calculators against closed-form answers.
+"""Audits of planted calculators against closed forms.
 
 With two icosahedral replicates (degree 5) the planted models, whose squared errors are of degree 4, are integrated
 exactly: the tolerance is rounding, 1e-9 relative. Where a plan samples, the tolerance is statistical and says so.
@@ -143,7 +143,7 @@ def test_an_equivariant_calculator_is_at_round_off(planted: Any, mixed: list[Ato
     assert forces.nondeterminism == 0
 
 
-def test_negative_control_answers_that_are_not_rotated_back(
+def test_negative_control_outputs_that_are_not_rotated_back(
     planted: Any, mixed: list[Atoms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All but points: the round trips of the floor are rotated back as ever.

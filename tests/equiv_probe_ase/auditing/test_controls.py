@@ -63,8 +63,8 @@ def test_a_model_that_never_sees_the_rotation_is_not_called_fine(calculator: Any
 
 def test_numbers_that_are_rounded_to_few_digits_do_see_the_rotation() -> None:
     class Rounded(faulty.Faulty):
-        def answer(self, atoms: Atoms) -> dict[str, Any]:
-            return {"energy": round(super().answer(atoms)["energy"], 6)}
+        def evaluate(self, atoms: Atoms) -> dict[str, Any]:
+            return {"energy": round(super().evaluate(atoms)["energy"], 6)}
 
     report = audit(Rounded(), rattled("CH3CH2OH"))
     assert report["energy"].rms == 0
@@ -76,8 +76,8 @@ def test_charges_that_a_model_takes_from_the_elements_are_no_cache() -> None:
     class FixedCharges(faulty.Faulty):
         implemented_properties = ("energy", "charges")
 
-        def answer(self, atoms: Atoms) -> dict[str, Any]:
-            return {**super().answer(atoms), "charges": 0.1 * (atoms.numbers - atoms.numbers.mean())}
+        def evaluate(self, atoms: Atoms) -> dict[str, Any]:
+            return {**super().evaluate(atoms), "charges": 0.1 * (atoms.numbers - atoms.numbers.mean())}
 
     report = audit(FixedCharges(), rattled("H2O"))
     assert state(report, "sees the rotation") == "passed"
@@ -113,9 +113,9 @@ def test_what_a_last_digit_decides_is_discontinuous_and_not_at_round_off(calcula
 
 
 class HeightOverTheNearest(faulty.Faulty):
-    """Decides by the nearest neighbour of one atom, and answers with one of two numbers where two are as near."""
+    """Decides by the nearest neighbour of one atom, and gives one of two numbers where two are as near."""
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         distances = np.linalg.norm(atoms.positions - atoms.positions[0], axis=1)
         nearest = int(np.argsort(distances, kind="stable")[1])
         return {"energy": pair_energy(atoms.positions) + 0.3 * nearest}
@@ -176,7 +176,7 @@ class CutTo(faulty.Faulty):
         super().__init__()
         self.dtype = dtype
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         copy = Atoms(atoms.numbers, torch.from_numpy(atoms.positions).to(self.dtype).double().numpy())
         copy.calc = EMT()
         return {"energy": copy.get_potential_energy(), "forces": copy.get_forces()}
@@ -278,9 +278,9 @@ def test_an_ions_dipole_may_move_with_it() -> None:
     class Ion(faulty.Faulty):
         implemented_properties = ("energy", "dipole", "charges")
 
-        def answer(self, atoms: Atoms) -> dict[str, Any]:
+        def evaluate(self, atoms: Atoms) -> dict[str, Any]:
             charges = 0.1 * atoms.numbers.astype(float)
-            return {**super().answer(atoms), "charges": charges, "dipole": charges @ atoms.positions}
+            return {**super().evaluate(atoms), "charges": charges, "dipole": charges @ atoms.positions}
 
     assert state(audit(Ion(), rattled("CH3CH2OH")), "does not depend on where the structure is") == "passed"
 
@@ -328,13 +328,13 @@ def test_a_fault_beneath_the_noise_is_found_and_measured_without_it() -> None:
     assert noisy.rms == pytest.approx(exact.rms, rel=0.15)
 
 
-@pytest.mark.parametrize("kind", [faulty.BatchCoupled, faulty.PaddingLeaks, faulty.AnswersForTheFirst])
+@pytest.mark.parametrize("kind", [faulty.BatchCoupled, faulty.PaddingLeaks, faulty.EvaluatesTheFirst])
 def test_a_batch_that_changes_what_a_structure_gets_is_not_trusted(kind: Any) -> None:
     """Labels that are off by 50 meV/atom from what the model says of each structure alone: L_total is 2500."""
     atoms = [rattled(name) for name in ("CH3CH2OH", "CH4", "C6H6", "H2O", "NH3")]
     model = kind()
     for one in atoms:
-        one.info["REF_energy"] = model.answer(one)["energy"] + 0.05 * len(one)
+        one.info["REF_energy"] = model.evaluate(one)["energy"] + 0.05 * len(one)
     report = audit(model, atoms)
     assert report["energy"].labelled.total == pytest.approx(2500, rel=1e-6)
     assert report["energy"].verdict == "round-off"
@@ -371,7 +371,7 @@ def test_a_few_structures_or_a_narrow_cone_of_orientations_are_told() -> None:
             super().__init__()
             self.sharpness = sharpness
 
-        def answer(self, atoms: Atoms) -> dict[str, Any]:
+        def evaluate(self, atoms: Atoms) -> dict[str, Any]:
             arms = atoms.positions[1:] - atoms.positions[0]
             along_z = arms[:, 2] / np.linalg.norm(arms, axis=1)
             size = 1.0 if len(atoms) > 3 else 1e-3

@@ -27,7 +27,7 @@ PLAN = ep.RotationPlan("icosahedral", 2)
 class Tilted(Faulty):
     """``Σ xᵀ A x`` about the centroid, of degree 2: the plan averages its square exactly."""
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         x = atoms.positions - atoms.positions.mean(0)
         return {"energy": 0.02 * float((x**2 @ [1.0, 0.4, 0.1]).sum())}
 

@@ -65,6 +65,17 @@ def test_when_everything_fails_the_report_says_so(planted: Any, quadratic: Quadr
     assert "no parameters for Z = 18" in str(report)
 
 
+def test_a_model_that_needs_a_cell_is_said_to() -> None:
+    class InFractions(EMT):
+        def calculate(self, *args: Any) -> None:
+            super().calculate(*args)
+            np.linalg.inv(self.atoms.cell.array)
+
+    (failure,) = audit(InFractions(), molecule("CO")).failures
+    assert "Singular matrix (there is no cell, and this model may need one: --vacuum 6" in failure["error"]
+    assert not audit(InFractions(), molecule("CO"), vacuum=6.0).failures
+
+
 def test_positions_that_are_not_finite(planted: Any, mixed: list[Atoms]) -> None:
     mixed[0].positions[0, 0] = np.nan
     mixed[1].cell[0, 0] = np.inf
@@ -83,7 +94,7 @@ def test_a_structure_without_a_declared_input(planted: Any, mixed: list[Atoms]) 
     assert "no 'field'" in report.failures[0]["error"]
 
 
-def test_an_answer_of_the_wrong_shape(planted: Any, mixed: list[Atoms]) -> None:
+def test_an_output_of_the_wrong_shape(planted: Any, mixed: list[Atoms]) -> None:
     def field(x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"hessian": x.new_ones(3, 3) if len(x) == 3 else x.new_ones(2)}  # water is right
 
@@ -97,8 +108,8 @@ def test_noise_that_is_sometimes_not_finite_in_the_floor(planted: Any, mixed: li
     """A NaN in the round trips alone leaves the floor of that structure unknown, and no other."""
 
     class Moody(planted):
-        def answer(self, atoms: Atoms) -> dict[str, Any]:
-            results = super().answer(atoms)
+        def evaluate(self, atoms: Atoms) -> dict[str, Any]:
+            results = super().evaluate(atoms)
             # The first three evaluations of a water after the plain one are its round trips.
             self.waters = getattr(self, "waters", 0) + (len(atoms) == 3)
             if len(atoms) == 3 and self.waters in {3, 4, 5}:

@@ -190,7 +190,7 @@ def test_a_journal_of_another_question_is_refused(
 
 
 def test_results_of_other_weights_are_not_resumed(planted: Any, mixed: Any, tmp_path: Path) -> None:
-    """A model that was trained on between two runs of the same command has other answers."""
+    """A model that was trained on between two runs of the same command has other outputs."""
     network = torch.nn.Linear(3, 3, bias=False).double()
 
     def run() -> Report:

@@ -40,7 +40,7 @@ def frames(tmp_path: Path) -> list[Atoms]:
 
 
 @pytest.mark.parametrize("suffix", ["traj", "extxyz"])
-def test_a_models_own_answers_are_no_labels(frames: list[Atoms], suffix: str, tmp_path: Path) -> None:
+def test_a_models_own_outputs_are_no_labels(frames: list[Atoms], suffix: str, tmp_path: Path) -> None:
     """Against them half of the loss and more would be called symmetry error, of any model that has some."""
     ase.io.write(tmp_path / f"own.{suffix}", frames)
     report = audit(Tilted(), tmp_path / f"own.{suffix}", plan=PLAN)

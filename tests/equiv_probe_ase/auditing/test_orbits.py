@@ -24,7 +24,7 @@ FIELD = torch.tensor([[1.2, 0.7, -0.3], [-0.5, 0.4, 0.9], [0.1, -0.8, 0.6]], dty
 
 
 class Small(Evaluator):
-    """Fits so many atoms, and answers with the number of atoms."""
+    """Fits so many atoms, and gives the number of atoms."""
 
     name, batched = "small", True
 
@@ -138,7 +138,7 @@ def test_a_single_precision_calculator_without_torch_is_recognised(planted: Any,
     """Its rounding would otherwise be taken for broken symmetry."""
 
     class Plain(planted):
-        def answer(self, atoms: Atoms) -> dict[str, Any]:
+        def evaluate(self, atoms: Atoms) -> dict[str, Any]:
             x = torch.from_numpy(atoms.positions).float()
             return {name: value.double().numpy() for name, value in CentralForces()(x).items()}
 

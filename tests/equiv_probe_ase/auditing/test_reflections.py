@@ -62,6 +62,13 @@ def test_a_signed_volume_is_named_with_what_there_is_without_it(skewed: Atoms) -
     assert not [note for note in proper.notes if "reflected" in note]
 
 
+def test_reference_values_do_not_hide_it(skewed: Atoms) -> None:
+    skewed.info["REF_stress"] = np.zeros(6)
+    report = audit(Strained(signed=True), skewed, plan=RotationPlan("klein", 4, improper=True))
+    assert report["stress"].labelled is not None
+    assert any("divides by the determinant of the cell" in note for note in report.notes)
+
+
 @pytest.mark.parametrize("atoms_per_call", [2, None])
 def test_an_average_that_vanishes_warns(skewed: Atoms, atoms_per_call: int | None) -> None:
     """Also where the two hands are never in the same pass."""

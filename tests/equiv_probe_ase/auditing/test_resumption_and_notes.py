@@ -70,7 +70,7 @@ class UniformField(Faulty):
 
     implemented_properties = ("energy", "forces")
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         charges = atoms.numbers - atoms.numbers.mean()
         field = np.array([0.0, 0.0, 0.3])
         return {"energy": -float(charges @ atoms.positions @ field), "forces": charges[:, None] * field}
@@ -104,7 +104,7 @@ class FromFile(Faulty):
         super().__init__()
         self.weights = np.array(weights)
 
-    def answer(self, atoms: Atoms) -> dict[str, Any]:
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         x = atoms.positions - atoms.positions.mean(0)
         return {"energy": float((self.weights * x**2).sum()), "forces": -2 * self.weights * x}
 

@@ -254,7 +254,7 @@ def test_words_for_rotations() -> None:
 
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_protocol_counts_what_the_model_evaluated_and_not_averages(cluster: Atoms, batched: bool) -> None:
-    """Each answer takes four evaluations, also behind a sum of calculators, which takes one call for each."""
+    """Each result takes four evaluations, also behind a sum of calculators, which takes one call for each."""
     plan = ep.RotationPlan("klein", 1)
     plain = audit(Well(), cluster, batched=batched).protocol
     twirled = audit(TwirledCalculator(Well(), plan), cluster, batched=batched).protocol

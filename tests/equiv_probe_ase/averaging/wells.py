@@ -22,7 +22,7 @@ ROUND_OFF = 1e-12
 class Well(Calculator):
     """Energy ``½ Σ vᵀ A v + s/4 Σ (u·x)⁴``: v are positions and cell vectors, x positions about the origin.
 
-    Forces and stress are its derivatives, so all of ASE can be held against it; the dipole is tilted, the charges are x
+    Forces and stress are its derivatives, which ASE can check by differences; the dipole is tilted, the charges are x
     coordinates, and magnetic moments are promised and never given.
     """
 

@@ -134,7 +134,7 @@ def test_fail_above_guards_a_release(folder: Path, limits: list[str], code: int,
     [
         (["emtt", "two.xyz"], "calculator 'emtt'"),
         (["emt", "three.xyz"], "no file three.xyz"),
-        (["emt", "two.xyz", "-o", "report.txt"], "ends in .json, .csv or .html"),
+        (["emt", "two.xyz", "-o", "report.txt"], "ends in .csv or .html or .json"),
         (["emt", "two.xyz", "--design", "cubic"], "design 'cubic'"),
         (["emt", "two.xyz", "--loss", "rmse"], "loss 'rmse'"),
         (["emt", "two.xyz", "--center", "1,2"], "--center 1,2"),

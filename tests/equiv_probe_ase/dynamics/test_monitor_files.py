@@ -20,8 +20,8 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.results.report import Report
 from equiv_probe.results.worst_structures import colored_scene, in_3d
 from equiv_probe_ase import SymmetryMonitor
+from equiv_probe_ase.auditing.worst_structures import WORST_STRUCTURES
 from equiv_probe_ase.dynamics import moving_atoms as watched_atoms
-from equiv_probe_ase.dynamics.frames import WORST_FRAMES
 from equiv_probe_ase.dynamics.log_reading import read_equiv_probe_dynamics
 
 from .monitored import TILT, LinearField, cluster, moving
@@ -237,8 +237,8 @@ def test_the_worst_frames_are_shown_in_three_dimensions(tmp_path: Path, resumed:
     assert len(report.structures) == (32 if resumed else 31)
     for name in ("energy", "forces"):
         ranked = sorted(report.structures, key=lambda record: -record["quantities"][name]["rms"])
-        assert all("geometry" in record for record in ranked[:WORST_FRAMES])
-    assert WORST_FRAMES <= len(found) <= 2 * WORST_FRAMES
+        assert all("geometry" in record for record in ranked[:WORST_STRUCTURES])
+    assert WORST_STRUCTURES <= len(found) <= 2 * WORST_STRUCTURES
     assert [r for r in report.structures if "per_atom" in r["quantities"]["forces"]] == found
     for record in found:
         if record["index"] in positions:

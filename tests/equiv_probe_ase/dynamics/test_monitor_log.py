@@ -139,7 +139,7 @@ def test_an_audit_reads_trajectories(tmp_path: Path) -> None:
         )
         assert len(own.structures) == len(other.structures) == 3
         assert own["forces"].verdict == other["forces"].verdict == "broken"
-        # Its own answers: against them all loss would be symmetry error.
+        # Its own outputs: against them all loss would be symmetry error.
         assert own["forces"].labelled is None
         assert other["forces"].labelled is not None
         assert other["forces"].labelled.mean > 0

@@ -134,7 +134,7 @@ def test_names_from_a_file_cannot_control_the_terminal() -> None:
     assert structure.name.startswith("x")
 
 
-def test_keys_name_what_the_answer_depends_on() -> None:
+def test_keys_name_what_the_results_depend_on() -> None:
     """Or a resumed audit would report stale results for a structure that was edited."""
 
     def key(**changes: object) -> str:

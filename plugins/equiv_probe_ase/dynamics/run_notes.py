@@ -8,19 +8,19 @@ MOST = 3
 """Steps at which the same is said: what happens at every one of them would be a line for each."""
 
 
-class Remarks:
+class RunNotes:
     """Notes and failures of one run, for its report.
 
-    >>> remarks = Remarks()
+    >>> run = RunNotes()
     >>> for step in range(9):
-    ...     remarks.at(step, "somebody else moved the atoms before step")
-    >>> remarks.notes[-1], len(remarks.notes)
+    ...     run.at(step, "somebody else moved the atoms before step")
+    >>> run.notes[-1], len(run.notes)
     ('somebody else moved the atoms before step 2', 3)
     """
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.failures: list[str] = []
+        self.failures: list[tuple[int, str]] = []
 
     def at(self, step: int, words: str) -> None:
         """Say something of a step, with its number at the end."""
@@ -29,6 +29,6 @@ class Remarks:
 
     def failed(self, step: int, error: Exception) -> None:
         """A step could not be measured; the first time it is said aloud."""
-        self.failures.append(f"step {step}: {type(error).__name__}: {error}")
+        self.failures.append((step, f"{type(error).__name__}: {error}"))
         if len(self.failures) == 1:
-            warnings.warn(f"equiv_probe could not measure at {self.failures[0]}", stacklevel=2)
+            warnings.warn(f"equiv_probe could not measure at step {step}: {self.failures[0][1]}", stacklevel=2)

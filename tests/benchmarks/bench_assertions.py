@@ -1,0 +1,126 @@
+"""What assertions of equivariance find: ours beside e3nn's, on the same planted defects, and how long they take.
+
+    python tests/benchmarks/bench_assertions.py
+
+e3nn's takes a function of points to irreps, rotates (with parity and translation) and compares with one tolerance.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from e3nn.util.test import assert_equivariant as of_e3nn
+from rich.console import Console
+from rich.table import Table
+
+import equiv_probe as ep
+from equiv_probe.testing import assert_equivariant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+GROUPS = ("SO(3)", "O(3)", "translation", "permutation")
+SCHEMA = ep.Schema(inputs={"pos": ep.point}, outputs={"energy": ep.scalar, "forces": ep.vector})
+
+
+def distances(x: Tensor) -> Tensor:
+    return ((x[:, None] - x[None]).square().sum(-1) + 1).sqrt()
+
+
+def sound(x: Tensor) -> tuple[Tensor, Tensor]:
+    weights = (-distances(x)).exp()
+    return weights.sum().reshape(1), (weights[..., None] * (x[:, None] - x[None])).sum(1)
+
+
+def centred(x: Tensor) -> Tensor:
+    return x - x.mean(0)
+
+
+def changed(energy: Callable[[Tensor], Tensor], *, forces: Callable[[Tensor], Tensor] = torch.zeros_like) -> Callable:
+    return lambda x: (sound(x)[0] + energy(x).reshape(1), sound(x)[1] + forces(x))
+
+
+def nothing(x: Tensor) -> Tensor:
+    return x.new_zeros(())
+
+
+def handed(x: Tensor) -> Tensor:
+    """A triple product of three sums over atoms with different weights."""
+    d = distances(x)
+    weights = torch.stack([d.sum(1), (-d).exp().sum(1), (d - 2).square().sum(1)])
+    return torch.linalg.det(torch.nn.functional.normalize(weights - weights.mean(1, keepdim=True)) @ centred(x))
+
+
+def axial(x: Tensor) -> Tensor:
+    return torch.linalg.cross(centred(x), (-2 * distances(x)).exp() @ centred(x))
+
+
+MODELS: dict[str, tuple[Callable[[Tensor], tuple[Tensor, Tensor]], bool]] = {
+    "sound": (sound, False),
+    "sound, far from the origin": (sound, False),
+    "sound, large numbers": (lambda x: tuple(1e6 * one for one in sound(x)), False),
+    "sound, small numbers": (lambda x: tuple(1e-8 * one for one in sound(x)), False),
+    "one axis": (changed(lambda x: centred(x)[:, 2].square().sum()), True),
+    "one axis, small numbers": (lambda x: tuple(1e-8 * one for one in MODELS["one axis"][0](x)), True),
+    "one axis, a thousandth": (changed(lambda x: 1e-3 * centred(x)[:, 2].square().sum()), True),
+    "fourth powers": (changed(lambda x: centred(x).pow(4).sum()), True),
+    "handedness": (changed(handed), True),
+    "axial forces": (changed(nothing, forces=axial), True),
+    "where it is": (changed(lambda x: 0.1 * x.mean(0).square().sum()), True),
+    "first atom": (changed(lambda x: centred(x)[0].square().sum()), True),
+    "constant": (lambda x: (x.new_ones(1), torch.zeros_like(x)), True),
+    "dropout": (lambda x: tuple(torch.nn.functional.dropout(one, 0.5) for one in sound(x)), True),
+}
+
+
+def ours(model: Callable, x: Tensor, group: str) -> str:
+    def predict(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        energy, forces = model(inputs["pos"])
+        return {"energy": energy, "forces": forces}
+
+    return said(lambda: assert_equivariant(predict, {"pos": x}, SCHEMA, group=group, diagnose=False))
+
+
+def theirs(model: Callable, x: Tensor) -> str:
+    outputs = ["1x0e", "1x1o"]
+    return said(
+        lambda: of_e3nn(
+            model, args_in=[x], irreps_in=["cartesian_points"], irreps_out=outputs, do_parity=True, do_translation=True
+        )
+    )
+
+
+def said(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except AssertionError:
+        return "fails"
+    except Exception as error:  # what it says is the result
+        return type(error).__name__
+    return "passes"
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    table = Table("model", "should", *GROUPS, "e3nn", title="What assertions say")
+    x = torch.randn(8, 3)
+    times = dict.fromkeys((*GROUPS, "e3nn"), 0.0)
+    for name, (model, broken) in MODELS.items():
+        points = x + 30 if "far" in name else x
+        row = []
+        for group in (*GROUPS, "e3nn"):
+            began = time.perf_counter()
+            row.append(theirs(model, points) if group == "e3nn" else ours(model, points, group))
+            times[group] += time.perf_counter() - began
+        table.add_row(name, "fail" if broken else "pass", *row)
+    table.add_section()
+    table.add_row("ms each", "", *(f"{1e3 * one / len(MODELS):.1f}" for one in times.values()))
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Assertions find what is broken under each group, accuse nothing else, and say where and by how much."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import equiv_probe as ep
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.testing import LinearField, assert_augments, assert_averages, assert_equivariant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SCHEMA = ep.Schema(inputs={"pos": ep.point}, outputs={"energy": ep.scalar, "forces": ep.vector})
+GROUPS = ("SO(3)", "O(3)", "reflection", "cube", "translation", "permutation")
+Inputs = dict[str, Tensor]
+
+
+def molecule(dtype: torch.dtype = torch.float32, *, at: float = 0.0, seed: int = 0) -> Inputs:
+    return {"pos": torch.randn(6, 3, generator=torch.Generator().manual_seed(seed)).to(dtype) + at}
+
+
+def pairs(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences and soft distances of all pairs."""
+    apart = x[:, None] - x[None]
+    return apart, (apart.square().sum(-1) + 1).sqrt()
+
+
+def equivariant(inputs: Inputs) -> Inputs:
+    apart, distance = pairs(inputs["pos"])
+    return {"energy": (-distance).exp().sum(), "forces": ((-distance).exp()[..., None] * apart).sum(1)}
+
+
+def with_energy(change: Callable[[Tensor], Tensor]) -> Callable[[Inputs], Inputs]:
+    """An equivariant model with something added to its energy."""
+    return lambda inputs: {**equivariant(inputs), "energy": equivariant(inputs)["energy"] + change(inputs["pos"])}
+
+
+def centred(x: Tensor) -> Tensor:
+    return x - x.mean(0)
+
+
+def triple(x: Tensor) -> Tensor:
+    """A product that reflections change the sign of, the same in any order of the atoms."""
+    moments = [(centred(x) * pairs(x)[1].sum(1, keepdim=True) ** k).sum(0) for k in (1, 2, 3)]
+    return 1e-3 * torch.linalg.det(torch.stack(moments))
+
+
+DEFECTS: dict[str, tuple[Callable[[Inputs], Inputs], set[str]]] = {
+    "none": (equivariant, set()),
+    "one axis": (with_energy(lambda x: centred(x)[:, 2].square().sum()), {"SO(3)", "O(3)", "reflection", "cube"}),
+    "fourth powers": (with_energy(lambda x: centred(x).pow(4).sum()), {"SO(3)", "O(3)", "reflection"}),
+    "handedness": (with_energy(triple), {"O(3)", "reflection"}),
+    "where it is": (with_energy(lambda x: 0.1 * x.mean(0).square().sum()), {"translation"}),
+    "the first atom": (with_energy(lambda x: centred(x)[0].square().sum()), {"permutation"}),
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_is_found_under_the_groups_that_it_breaks_and_no_others(defect: str, group: Any) -> None:
+    model, broken = DEFECTS[defect]
+    if group in broken:
+        with pytest.raises(AssertionError, match=rf"'energy' is not equivariant under {re.escape(group)}"):
+            assert_equivariant(model, molecule(), SCHEMA, group=group)
+    else:
+        assert_equivariant(model, molecule(), SCHEMA, group=group)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("at", [0.0, 30.0])
+@pytest.mark.parametrize("group", ["SO(3)", "O(3)", "translation", "permutation"])
+def test_rounding_is_never_accused(dtype: torch.dtype, at: float, group: Any) -> None:
+    for seed in range(6):
+        assert_equivariant(equivariant, molecule(dtype, at=at, seed=seed), SCHEMA, group=group, seed=seed)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 1e-10), (torch.float32, 1e-3)])
+def test_small_breakage_is_found_where_the_precision_shows_it(dtype: torch.dtype, size: float) -> None:
+    model = with_energy(lambda x: size * centred(x)[:, 0].square().sum())
+    with pytest.raises(AssertionError, match="where rounding explains"):
+        assert_equivariant(model, molecule(dtype), SCHEMA)
+
+
+def test_tolerances_replace_what_rounding_explains() -> None:
+    """Worst numbers: a force along x that is a tenth too large is off by at most a tenth of the largest."""
+
+    def model(inputs: Inputs) -> Inputs:
+        return {"forces": centred(inputs["pos"]) * torch.tensor([1.1, 1.0, 1.0])}
+
+    schema, inputs = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector}), molecule()
+    assert_equivariant(model, inputs, schema, atol=0.11 * float(centred(inputs["pos"]).norm(dim=-1).max()))
+    size = float(model(inputs)["forces"].square().mean().sqrt())
+    with pytest.raises(AssertionError, match=r"the tolerance is 0\.01"):
+        assert_equivariant(model, inputs, schema, atol=0.01)
+    assert_equivariant(model, inputs, schema, rtol=0.11 * float(centred(inputs["pos"]).norm(dim=-1).max()) / size)
+
+
+def test_the_message_says_where_and_by_how_much() -> None:
+    """One atom of the second of two molecules has a force along z, whatever the rotation."""
+    batch = torch.tensor([0, 0, 0, 1, 1, 1])
+
+    def model(inputs: dict[str, Tensor]) -> Inputs:
+        forces = inputs["pos"] - inputs["pos"].new_zeros(2, 3).index_add(0, batch, inputs["pos"])[batch] / 3
+        return {"forces": forces + torch.tensor([0, 0, 2.0]) * (torch.arange(6) == 4)[:, None]}
+
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector}, batch="batch")
+    with pytest.raises(AssertionError) as caught:
+        assert_equivariant(model, {**molecule(), "batch": batch}, schema, diagnose=False)
+    found = re.search(
+        r"Worst at structure 1, atom 4 of the batch, rotated by (\d+)° about \((.*), (.*), (.*)\): "
+        r"\((.*)\) instead of \((.*)\), off by (.*)\.",
+        str(caught.value),
+    )
+    assert found
+    # The force (0, 0, 2) rotated back by the rotation in words: off by 2 (gᵀ − 1) e_z, to the digits shown.
+    angle, axis = math.radians(float(found[1])), torch.tensor([float(found[k]) for k in (2, 3, 4)])
+    cross = torch.tensor([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    rotation = torch.matrix_exp(angle * cross)
+    expected = 2 * (rotation.T[:, 2] - torch.tensor([0, 0, 1.0]))
+    values, own = (torch.tensor([float(x.replace("−", "-")) for x in found[k].split(", ")]) for k in (5, 6))
+    torch.testing.assert_close(values - own, expected, atol=0.05, rtol=0)
+    assert float(found[7]) == pytest.approx(float(expected.abs().max()), abs=0.05)
+
+
+def test_a_model_that_sees_no_coordinates_does_not_pass() -> None:
+    with pytest.raises(AssertionError, match="says nothing"):
+        assert_equivariant(
+            lambda x: {"energy": torch.ones(())}, molecule(), ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+        )
+
+
+class Network(nn.Module):
+    """An invariant network with dropout, whose ``forward`` takes species and places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.drop = nn.Linear(6, 6), nn.Dropout(0.5)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, z: Tensor, pos: Tensor) -> dict[str, Tensor]:
+        self.seen += 1
+        return {"energy": self.drop(self.mix(pairs(pos)[1])).sum() * z.sum()}
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    return Network()
+
+
+@pytest.mark.parametrize("as_given", [dict, lambda given: tuple(given.values())], ids=["dict", "tuple"])
+def test_modules_get_their_arguments_and_keep_their_state(network: Network, as_given: Callable[..., Any]) -> None:
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"energy": ep.scalar})
+    batch = as_given({"z": torch.arange(6.0), **molecule()})
+    network.eval()
+    before, random = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    assert_equivariant(network, batch, schema)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    network.train()
+    with pytest.raises(AssertionError, match=r"'energy' is not deterministic.*model\.eval"):
+        assert_equivariant(network, batch, schema)
+    assert network.training
+
+
+def test_edges_are_counted_anew_where_atoms_are_reordered() -> None:
+    edges = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 2], [1, 2, 3, 4, 5, 0, 3, 5]])
+
+    def model(inputs: Inputs) -> Inputs:
+        i, j = inputs["edge_index"]
+        apart = inputs["pos"][i] - inputs["pos"][j]
+        return {"forces": torch.zeros(6, 3).index_add(0, i, apart).index_add(0, j, -apart)}
+
+    def by_place(inputs: Inputs) -> Inputs:
+        return {"forces": model(inputs)["forces"] * (1 + 0.1 * torch.arange(6.0))[:, None]}
+
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
+    inputs = {**molecule(), "edge_index": edges}
+    assert_equivariant(model, inputs, schema, group="permutation")
+    with pytest.raises(AssertionError, match="under permutation"):
+        assert_equivariant(by_place, inputs, schema, group="permutation")
+    with pytest.raises(EquivProbeError, match="count atoms by their places"):
+        assert_equivariant(
+            lambda x: model({**x, "edge_index": x["who"]}), {**molecule(), "who": edges}, schema, group="permutation"
+        )
+
+
+@pytest.mark.parametrize(("group", "inputs"), [("translation", {"v": ep.vector}), ("SU(2)", {"v": ep.vector})])
+def test_what_cannot_be_checked_is_an_error_and_no_pass(group: Any, inputs: dict[str, Any]) -> None:
+    schema = ep.Schema(inputs=inputs, outputs={"energy": ep.scalar})
+    with pytest.raises(EquivProbeError):
+        assert_equivariant(lambda x: {"energy": x["v"].norm()}, {"v": torch.ones(4, 3)}, schema, group=group)
+
+
+def test_grids_are_rotated_by_what_keeps_them() -> None:
+    schema = ep.Schema(inputs={"grid": ep.grid()}, outputs={"out": ep.grid()})
+    inputs = {"grid": torch.rand(1, 6, 6, 6, generator=torch.Generator().manual_seed(0))}
+    assert_equivariant(lambda x: {"out": x["grid"] ** 2}, inputs, schema)
+    with pytest.raises(AssertionError, match="'out' is not equivariant under cube"):
+        assert_equivariant(lambda x: {"out": x["grid"].cumsum(-1)}, inputs, schema, group="cube")
+
+
+class TestAverages:
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
+    matrix = torch.tensor([[2.0, 0.3, 0.0], [0.0, 1.0, 0.0], [0.1, 0.0, 0.5]], dtype=torch.float64)
+    inputs = molecule(torch.float64)
+
+    def model(self, inputs: Inputs) -> Inputs:
+        return LinearField(self.matrix)(inputs["pos"])
+
+    def closed_form(self, inputs: Inputs) -> Inputs:
+        return LinearField(self.matrix).twirl(inputs["pos"])
+
+    def test_the_group_average_passes(self) -> None:
+        assert_averages(self.closed_form, self.model, self.inputs, self.schema)
+
+    def test_a_random_frame_passes_no_more_than_its_average_does(self) -> None:
+        """One rotation drawn per call: unbiased, and so within its own scatter; its mean over calls is the average."""
+        generator = torch.Generator().manual_seed(0)
+
+        def frame(inputs: Inputs) -> Inputs:
+            g = ep.RotationPlan("icosahedral", replicates=1).rotations(generator).flatten(0, 1)
+            return {"forces": (self.model({"pos": self.inputs["pos"] @ g.mT})["forces"] @ g).mean(0)}
+
+        assert_averages(frame, self.model, self.inputs, self.schema)
+
+    @pytest.mark.parametrize("scale", [1.0, 1.01])
+    def test_what_is_not_the_average_fails(self, scale: float) -> None:
+        """The model itself (averaging replaced by the identity), and an average that is one percent too large."""
+        wrong = self.model if scale == 1.0 else lambda x: {"forces": scale * self.closed_form(x)["forces"]}
+        with pytest.raises(AssertionError, match="'forces' is not the group average"):
+            assert_averages(wrong, self.model, self.inputs, self.schema)
+
+
+def test_augmentations() -> None:
+    schema = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector}, targets={"forces": ep.vector})
+    rotate, sample = ep.RandomRotation(schema), {**molecule(), "forces": torch.ones(6, 3)}
+    assert_augments(rotate, sample, draws=100)
+    with pytest.raises(AssertionError, match="labels: forces: is stale"):
+        assert_augments(lambda given: {**given, "pos": rotate(given)["pos"]}, sample, draws=100)
