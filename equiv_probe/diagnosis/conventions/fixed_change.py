@@ -8,6 +8,7 @@ import torch
 from scipy.linalg import eigh
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,9 +81,9 @@ def _words(matrix: Tensor) -> str:
     if float(stretch[0] - stretch[-1]) < 1e-2 * float(stretch[0]) and matrix.shape == (3, 3):
         turned = matrix * torch.linalg.det(matrix).sign()
         angle = torch.rad2deg(torch.arccos(((turned.trace() / stretch.mean() - 1) / 2).clamp(-1, 1)))
-        return f"a rotation by {float(angle):.3g}°, up to a sign"
+        return f"a rotation by {number(float(angle), 2)}°, up to a sign"
     off = matrix - torch.diag(matrix.diagonal())
     if float(off.norm()) < 1e-2 * float(matrix.norm()):
         factors = matrix.diagonal() / matrix.diagonal()[0]
-        return f"diagonal: the components times ({', '.join(f'{float(f):.3g}' for f in factors)})"
-    return f"which stretches by {float(stretch[0] / stretch[-1]):.3g} at most"
+        return f"diagonal: the components times ({', '.join(f'{number(float(f), 2)}' for f in factors)})"
+    return f"which stretches by {number(float(stretch[0] / stretch[-1]), 2)} at most"

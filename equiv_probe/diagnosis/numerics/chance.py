@@ -10,6 +10,7 @@ import torch
 from equiv_probe.diagnosis.experiment import experiment
 from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.estimation.verdict import CHANCE_FACTOR
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,10 +46,10 @@ def chance(subject: Subject) -> Iterator[Finding]:
         how, best = max(tried.items(), key=lambda one: one[1].part)
         sentence = (
             f"{name!r}, evaluated again at the very same input, differs by {subject.amount(name, noise)}"
-            f", beside {error:.2g} over rotations"
+            f", beside {number(error, 2)} over rotations"
         )
         if best.part > 0.5:
-            sentence += f"; {how} {100 * best.part:.3g} % of the squared error go"
+            sentence += f"; {how} {number(100 * best.part, 2)} % of the squared error go"
             part, after, certain = best.part, best.after, best.certain
         else:  # atomics, races, a generator of its own: nothing holds it still
             part, after, certain = min(1.0, (CHANCE_FACTOR * noise / error) ** 2), error, True

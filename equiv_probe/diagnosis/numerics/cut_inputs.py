@@ -10,6 +10,7 @@ import torch
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.diagnosis.subject import root
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,8 @@ def cut_inputs(subject: Subject) -> Iterator[Finding]:
             kind_ = str(low).removeprefix("torch.")
             sentence = (
                 f"{name!r} is the same to the last bit if the inputs are rounded to {kind_} first: the model cuts "
-                f"them. Moving them by as much changes it by {made:.2g}, beside a symmetry error of {error:.2g}"
+                f"them. Moving them by as much changes it by {number(made, 2)}, beside a symmetry error of "
+                f"{number(error, 2)}"
             )
             advice = (
                 f"Look for .to(torch.{kind_}), .half() or a cast of positions; differences of them need all digits."

@@ -9,6 +9,7 @@ import torch
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.numerics.in_float64 import NAME
 from equiv_probe.diagnosis.subject import FEW
+from equiv_probe.report.formatting import number
 from equiv_probe_ase.diagnosis.atoms_subject import AtomsModel, atoms_of
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.evaluators.engine import Engine
@@ -36,6 +37,6 @@ def calculator_in_float64(subject: Subject) -> Iterator[Finding]:
         torch.set_default_dtype(default)
     for name in subject.broken:
         best = subject.compare(name, after[name])
-        sentence = f"{name!r} is off by {subject.amount(name, best.before)}, and in float64 by {best.after:.2g}"
+        sentence = f"{name!r} is off by {subject.amount(name, best.before)}, and in float64 by {number(best.after, 2)}"
         advice = "Use the model in float64 (--dtype float64), or keep its geometry in float64."
         yield finding(NAME, name, best, sentence, advice)
