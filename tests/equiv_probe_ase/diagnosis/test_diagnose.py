@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import equiv_probe as ep
 from equiv_probe.cli.main import build
-from equiv_probe_ase.diagnosis.diagnose import diagnose
+from equiv_probe_ase import diagnose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
