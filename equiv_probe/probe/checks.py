@@ -15,7 +15,7 @@ from equiv_probe.live.capture import wide
 from equiv_probe.live.dependence import blind_outputs, coupled_outputs, differences_when_moved, drawn_outputs
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.network_search import inside
-from equiv_probe.live.working_precision import spacing
+from equiv_probe.live.number_spacing import spacing
 from equiv_probe.messages import logger
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.live.isolation import isolated
-from equiv_probe.live.working_precision import spacing
+from equiv_probe.live.number_spacing import spacing
 from equiv_probe.probe.replay import replay_step
 from equiv_probe.representations.grids import Grid
 from equiv_probe.rotations.plan import RotationPlan

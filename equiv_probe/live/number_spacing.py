@@ -1,4 +1,4 @@
-"""The precision that a network works in here and now: of its weights, of autocast, and of a GPU's multiplications."""
+"""How finely a network works here and now."""
 
 from __future__ import annotations
 
