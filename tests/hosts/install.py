@@ -66,10 +66,14 @@ def install(name: str) -> Path:
 def main(names: list[str]) -> int:
     """Install and test these hosts, one after another; the number of those that fail."""
     failed = []
+    if unknown := sorted(set(names) - set(HOSTED)):
+        print(f"{', '.join(unknown)}: no such host; there are {', '.join(HOSTED)}", file=sys.stderr)
+        return 2
     for name in names or list(HOSTED):
         python = install(name)
         where = {"EQUIV_PROBE_SOURCE": str(HOSTS / name / "source"), "OMP_NUM_THREADS": "1"}
-        command = [str(python), "-m", "pytest", "-m", "host", "-q", "-rsP", f"tests/hosts/test_{name}.py"]
+        command = [str(python), "-m", "pytest", "-m", "host", "-q", "-rsP", "--confcutdir=tests/hosts"]
+        command.append(f"tests/hosts/test_{name}.py")
         if subprocess.run(command, cwd=ROOT, env={**os.environ, **where}, check=False).returncode:
             failed.append(name)
     print(f"{len(failed)} of {len(names or HOSTED)} hosts failed: {', '.join(failed) or 'none'}")
