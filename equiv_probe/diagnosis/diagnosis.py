@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from equiv_probe.diagnosis import plots
 from equiv_probe.diagnosis.finding import Attempt, Finding, State
 from equiv_probe.report.document import (
     GRAPHICAL,
     TERMINAL,
     Column,
     Document,
+    Figure,
     Headline,
     Paragraph,
     Section,
@@ -26,6 +28,8 @@ from equiv_probe.results.verdict_words import severity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
 
     from equiv_probe.report.document import Block, Cell, Severity
 
@@ -221,7 +225,25 @@ class Diagnosis(Record, frozen=True):
             "of its square that goes. Of what is broken beside rotation: the change, and what rounding explains of it."
         )
         in_words = [Paragraph(f"{one.sentence}.", _capital(one.experiment)) for one in found[len(self.decisive) :]]
-        return [Table("Evidence", columns, rows, caption), *in_words]
+        return [Table("Evidence", columns, rows, caption), *in_words, *self._figure()]
+
+    def _figure(self) -> list[Figure]:
+        """What experiments leave of the error of the first output that is broken."""
+        of_it = self._of_the_worst()
+        if len(of_it) < 2:
+            return []
+        name = self.broken[0].name
+        text = f"How much of the squared error of {name} is left in each experiment; blue: more goes than by chance."
+        height = 0.8 + 0.25 * min(len(of_it), plots.MOST)
+        return [Figure("What experiments leave of it", self.plot_left, text, height=height)]
+
+    def _of_the_worst(self) -> list[Finding]:
+        names = [one.name for one in self.broken[:1]]
+        return [one for one in self.findings if one.output in names and math.isfinite(one.part)]
+
+    def plot_left(self, ax: Axes | None = None) -> Axes:
+        """How much of the squared error of the worst output each experiment leaves."""
+        return plots.what_is_left(self._of_the_worst(), ax)
 
     def _errors(self) -> Table:
         columns = [
@@ -246,9 +268,11 @@ class Diagnosis(Record, frozen=True):
             Column("question", kind="text"),
             Column("evaluations"),
             Column("result", kind="text"),
+            Column("why", kind="text"),
         ]
         rows: list[list[Cell]] = [
-            [one.experiment, one.question, one.evaluations, _result(one)] for one in self.attempts
+            [one.experiment, one.question, one.evaluations, Verdict(*_STATES[one.state]), one.why]
+            for one in self.attempts
         ]
         return [Table("All experiments", columns, rows, on=GRAPHICAL), *self._in_a_terminal()]
 
@@ -279,16 +303,11 @@ class Diagnosis(Record, frozen=True):
         return next((one.unit for one in self.outputs if one.name == finding.output), "")
 
 
-def _result(attempt: Attempt) -> Verdict:
-    """How an experiment went, and why it went no further."""
-    words, colour = _STATES[attempt.state]
-    return Verdict(f"{words}: {attempt.why}" if attempt.why else words, colour)
-
-
 def _told(finding: Finding) -> str:
     if finding.state == "partly" and finding.kind == "character":
         return f"No single cause was found. {_capital(finding.sentence)}."
-    return f"{_capital(finding.experiment)}: {finding.sentence}."
+    lead = f"In part {finding.experiment}" if finding.state == "partly" else _capital(finding.experiment)
+    return f"{lead}: {finding.sentence}."
 
 
 def _effect(finding: Finding, unit: str) -> str:

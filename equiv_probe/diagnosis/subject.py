@@ -16,6 +16,7 @@ from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR, Verdict, verdict
 from equiv_probe.orbit.controls import controls_of
 from equiv_probe.orbit.rotated_model import RotatedModel
+from equiv_probe.report.formatting import number
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
 
@@ -179,7 +180,7 @@ class Subject:
 
     def amount(self, name: str, value: float) -> str:
         """A number in an output's unit, in words."""
-        return f"{value:.2g} {self.unit(name)}".rstrip()
+        return f"{number(value, 2)} {self.unit(name)}".rstrip()
 
     def verdict(self, name: str) -> Verdict:
         """Whether an output's error is more than rounding, in words."""

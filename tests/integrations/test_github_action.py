@@ -1,4 +1,4 @@
-"""The action's own script, run with its inputs: it fails where an error is too large or grew, and saves all it found."""
+"""The script of the action, run with its inputs: it fails where an error is too large or grew, and saves it all."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import torch
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.diagnosis.subject import root
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,13 +52,16 @@ def cut_inputs(subject: Subject) -> Iterator[Finding]:
             continue
         moved = [subject.at({**inputs, **_jittered(inputs, moving, low, seed)}) for seed in range(_JITTERED)]
         for name in blind:
+            if any(bool((one[name] == own[name]).all()) for one in moved):
+                continue  # it has few values anyhow: that some are the same says nothing
             made = math.sqrt(sum(root(one[name] - own[name]) ** 2 for one in moved) / len(moved))
             error = subject.error(name)
             part = min(1.0, (made / error) ** 2) if error > 0 else math.nan
             kind_ = str(low).removeprefix("torch.")
             sentence = (
                 f"{name!r} is the same to the last bit if the inputs are rounded to {kind_} first: the model cuts "
-                f"them. Moving them by as much changes it by {made:.2g}, beside a symmetry error of {error:.2g}"
+                f"them. Moving them by as much changes it by {number(made, 2)}, beside a symmetry error of "
+                f"{number(error, 2)}"
             )
             advice = (
                 f"Look for .to(torch.{kind_}), .half() or a cast of positions; differences of them need all digits."

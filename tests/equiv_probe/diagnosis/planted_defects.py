@@ -147,6 +147,20 @@ def left_handed_axes(seed: int, broken: bool) -> Case:
     return of_forces(seed, lambda field, x: forces(field, x) * hand)
 
 
+@defect("components changed")
+def turned_axes(seed: int, broken: bool) -> Case:
+    turn = torch.linalg.matrix_exp(
+        torch.tensor([[0.0, -0.5, 0.2], [0.5, 0.0, -0.3], [-0.2, 0.3, 0.0]]).double() * broken
+    )
+    return of_forces(seed, lambda field, x: forces(field, x) @ turn)
+
+
+@defect("components changed")
+def components_scaled_apart(seed: int, broken: bool) -> Case:
+    scale = torch.tensor([1.0, 1.3, 0.8]).double() if broken else torch.ones(3).double()
+    return of_forces(seed, lambda field, x: forces(field, x) * scale)
+
+
 @defect("own frame")
 def not_rotated_back(seed: int, broken: bool) -> Case:
     def function(field: Field, x: Tensor) -> Tensor:
@@ -431,8 +445,7 @@ def normalised_over_the_batch(seed: int, broken: bool) -> Case:
 @defect("compilation")
 def compiled_wrongly(seed: int, broken: bool) -> Case:
     def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
-        tilt = torch.tensor([1.0, 1.0, 1.1 if broken else 1.0], dtype=torch.float64)
-        return lambda *args: [o * tilt if o.shape[-1:] == (3,) else o for o in graph(*args)]
+        return lambda *args: [torch.tanh(o) if broken and o.shape[-1:] == (3,) else o for o in graph(*args)]
 
     torch._dynamo.reset()  # every backend is another one
     model, batch, known = of_forces(seed, forces)

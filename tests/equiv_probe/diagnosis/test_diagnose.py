@@ -208,7 +208,7 @@ def test_nothing_broken_is_said_so() -> None:
 
     found = ep.diagnose(model, batch(), SCHEMA)
     assert found.verdict == "nothing"
-    assert "Nothing is broken that these experiments look for." in str(found)
+    assert "Nothing is broken that these experiments look for, beyond rounding in float64." in str(found)
     assert "rotation is respected: there is no error to explain" in " ".join(str(found).split())
 
 
@@ -240,3 +240,29 @@ def test_every_experiment_has_a_name_of_its_own() -> None:
     said = {name for defect in DEFECTS.values() for name in defect.said}
     untested = set(names) - said - {"rotated twice", "another centre", "another representation", "device"}
     assert untested == set(), "each experiment has a planted defect that it must find"
+
+
+@pytest.mark.gpu
+def test_low_precision_products_on_a_gpu() -> None:
+    """TF32 products mix channels of vectors: exact on the CPU, and in float64."""
+    torch.manual_seed(0)
+    mix = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 64, bias=False)).cuda()
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = mix
+
+        def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            own = inputs["pos"] - inputs["pos"].mean(0)
+            return {"forces": self.mix(own.T).T}
+
+    given = {"pos": torch.randn(64, 3, generator=torch.Generator().manual_seed(1)).cuda()}
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = True
+        assert ep.diagnose(Mixed(), given, SCHEMA).verdict in {"device", "low precision"}
+        torch.backends.cuda.matmul.allow_tf32 = False
+        assert "device" not in ep.diagnose(Mixed(), given, SCHEMA).verdict
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
