@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from equiv_probe.diagnosis.diagnosis import Diagnosis, OutputError
+from equiv_probe.diagnosis.diagnosis import Diagnosis
 from equiv_probe.diagnosis.experiments import EXPERIMENTS
+from equiv_probe.diagnosis.output_error import OutputError
 from equiv_probe.diagnosis.search import search
 from equiv_probe.diagnosis.subject import Subject
 from equiv_probe.live.batch_call import batch_call

@@ -10,8 +10,9 @@ from equiv_probe.diagnosis.finding import EXACTLY, Finding
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from equiv_probe.diagnosis.comparison import Compared
     from equiv_probe.diagnosis.finding import Kind
-    from equiv_probe.diagnosis.subject import Compared, Subject
+    from equiv_probe.diagnosis.subject import Subject
 
     Run: TypeAlias = Callable[[Subject], Iterable[Finding]]
 

@@ -15,8 +15,8 @@ from equiv_probe.live.capture import wide
 from equiv_probe.live.dependence import blind_outputs, coupled_outputs, differences_when_moved, drawn_outputs
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.network_search import inside
+from equiv_probe.live.number_spacing import spacing
 from equiv_probe.messages import logger
-from equiv_probe.probe.floors import spacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.experiment import experiment
 from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.diagnosis.subject import FEW, root
+from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.report.formatting import number
 from equiv_probe.representations.representation import CartesianTensor

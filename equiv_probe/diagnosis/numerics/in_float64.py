@@ -14,8 +14,9 @@ from equiv_probe.report.formatting import number
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from equiv_probe.diagnosis.comparison import Compared
     from equiv_probe.diagnosis.finding import Finding
-    from equiv_probe.diagnosis.subject import Compared, Subject
+    from equiv_probe.diagnosis.subject import Subject
 
 NAME = "low precision"
 _TYPICAL = (

@@ -147,6 +147,7 @@ def test_the_report_is_saved_however_the_script_ends(
         assert "running_script" not in printed.err, "the traceback begins in the script"
 
 
+@pytest.mark.slow
 def test_arguments_codes_and_tracebacks_pass_through(tmp_path: Path) -> None:
     script = """
         import json, os, sys

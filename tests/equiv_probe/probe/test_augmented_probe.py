@@ -104,6 +104,7 @@ def test_both_predictions_have_the_same_dropout(mode: str, restored: bool, monke
     assert (sums.equiv.value < 1e-14) == restored, "rounding of the loss, which is near one"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["hooks", "step"])
 def test_augmented_training_is_bit_identical(mode: str) -> None:
     """Weights, running statistics and losses of 200 steps with dropout and batch norm."""

@@ -90,6 +90,7 @@ def bins_of(step: Callable[[], Any], net: nn.Module, schema: ep.Schema = TIMED, 
     return {name: value for name, value in probe.compute().items() if "/t_" in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grad", ["train", "no_grad", "inference_mode"])
 @pytest.mark.parametrize("case", squared())
 def test_a_squared_error_is_parted_into_its_structures(case: str, grad: str) -> None:

@@ -36,6 +36,7 @@ def test_full_mode_is_exact_where_the_plan_is(matrix: Tensor) -> None:
         assert abs(found / known(planted, x, name) - 1) < 1e-10, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", [True, False], ids=["", "negative-control"])
 def test_light_mode_is_unbiased_and_its_error_bar_covers(average: bool, matrix: Tensor, monkeypatch: Any) -> None:
     """Two rotations at a time: the mean over many is the closed form, and z-scores over seeds are standard normal."""

@@ -296,6 +296,7 @@ def test_a_compiled_model() -> None:
     assert probe.running["train", "forces"].everything.count == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["inside a compiled module", "compiled in place"])
 def test_a_probed_module_within_compiled_code_reads_as_the_plain_one(how: str) -> None:
     x, found = torch.randn(8, 4, 3, generator=torch.Generator().manual_seed(1)), []
