@@ -24,6 +24,8 @@ def conclude_together(run: Run, trainer: Any) -> None:
     gradients = run.probe.gradients is not None and run.probe.gradients.everything
     if (merged or gradients) and trainer.is_global_zero:
         conclude(run, trainer, merged, [])
+    elif run.probe.failures:
+        inform(trainer, f"equiv_probe measured nothing: {run.probe.failures[0]}")
 
 
 def conclude(run: Run, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | None, notes: list[str]) -> None:
