@@ -171,19 +171,56 @@ def not_rotated_back(seed: int, broken: bool) -> Case:
     return of_forces(seed, function)
 
 
+def _aligned(x: Tensor, template: Tensor) -> Tensor:
+    """The rotation that turns a template into a structure, by Kabsch."""
+    u, _, v = torch.linalg.svd((x - x.mean(0)).mT @ template)
+    hand = torch.ones(3, dtype=x.dtype)
+    hand[2] = torch.linalg.det(u @ v).sign()
+    return u @ torch.diag(hand) @ v
+
+
 @defect("rotated by the inverse")
 def rotated_back_by_the_transpose(seed: int, broken: bool) -> Case:
-    template = molecule(seed, away=0.5)
-    template = template - template.mean(0)
+    template = molecule(seed)
 
     def function(field: Field, x: Tensor) -> Tensor:
-        u, _, v = torch.linalg.svd((x - x.mean(0)).mT @ template)
-        sign = torch.diag(torch.stack([torch.ones(2).to(x).prod(), torch.ones(()).to(x), torch.linalg.det(u @ v)]))
-        frame = u @ sign @ v  # x = template @ frame.T
+        frame = _aligned(x, template)
         own = forces(field, (x - x.mean(0)) @ frame)
         return own @ frame if broken else own @ frame.mT
 
     return of_forces(seed, function)
+
+
+@defect("rotated twice")
+def rotated_back_twice(seed: int, broken: bool) -> Case:
+    template = molecule(seed)
+
+    def function(field: Field, x: Tensor) -> Tensor:
+        frame = _aligned(x, template)
+        return forces(field, x) @ frame.mT if broken else forces(field, (x - x.mean(0)) @ frame) @ frame.mT
+
+    return of_forces(seed, function)
+
+
+@defect("another centre")
+def places_about_another_centre(seed: int, broken: bool) -> Case:
+    fixed = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+
+    def function(field: Field, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = batch["pos"] - batch["pos"].mean(0)
+        return {"denoised": 0.5 * own + (fixed if broken else batch["pos"].mean(0))}
+
+    return Wrapped(Field(seed), function), given(seed), schema({"denoised": ep.point})
+
+
+@defect("another representation", "own frame")
+def invariants_declared_vectors(seed: int, broken: bool) -> Case:
+    def function(field: Field, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = batch["pos"] - batch["pos"].mean(0)
+        return {"features": torch.stack([own.norm(dim=-1).pow(k) for k in (1, 2, 3)], -1)}
+
+    kind = ep.vector if broken else ep.scalar
+    return Wrapped(Field(seed), function), given(seed), schema({"features": kind})
 
 
 @defect("constant laboratory vector")

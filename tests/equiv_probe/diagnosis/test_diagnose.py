@@ -195,6 +195,10 @@ def test_it_is_stored_read_and_shown(tmp_path: Path) -> None:
         assert part in text, part
     assert "Not tried:" in text
     pytest.importorskip("matplotlib", reason="pages are drawn with it")
+    ax = found.plot_left()
+    parts = [one.part for one in found.findings if one.output == "forces"]
+    assert len(ax.patches) == len(parts) > 3
+    assert min(bar.get_width() for bar in ax.patches) == pytest.approx(100 * (1 - max(parts)), abs=1e-6)
     found.save(tmp_path / "d.html")
     page = (tmp_path / "d.html").read_text()
     for part in ("Why is it broken?", "What to try?", "What says so?", "How large is it?", "What else was tried?"):
@@ -238,8 +242,8 @@ def test_every_experiment_has_a_name_of_its_own() -> None:
     names = [one.name for one in EXPERIMENTS]
     assert len(set(names)) == len(names)
     said = {name for defect in DEFECTS.values() for name in defect.said}
-    untested = set(names) - said - {"rotated twice", "another centre", "another representation", "device"}
-    assert untested == set(), "each experiment has a planted defect that it must find"
+    # The device's is found where there is a GPU.
+    assert set(names) - said == {"device"}, "each experiment has a planted defect that it must find"
 
 
 @pytest.mark.gpu
