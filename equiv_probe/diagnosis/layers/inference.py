@@ -111,8 +111,8 @@ class Fitted:
 def fitted(values: Tensor, rotations: Tensor) -> Fitted | None:
     """Fit ρ(r) by least squares over pairs of rotations ``h, r h``, and judge it by pairs that were held out.
 
-    ``A(r h) ≈ A(h) ρ(r)ᵀ`` with ρ(r) orthogonal is Procrustes' problem; in a coset of a group, each r pairs all rotations.
-    Noise is fitted well, and explains nothing of what is held out.
+    ``A(r h) ≈ A(h) ρ(r)ᵀ`` with ρ(r) orthogonal is Procrustes' problem. In a coset of a group, each r pairs all
+    rotations. Noise is fitted well, and explains nothing of what is held out.
 
     Args:
         values: samples of an activation, ``(K, R, P, F)``.
