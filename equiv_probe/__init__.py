@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from equiv_probe.augmentation.random_rotation import RandomRotation
     from equiv_probe.diagnosis.diagnose import diagnose
     from equiv_probe.diagnosis.diagnosis import Diagnosis
+    from equiv_probe.diagnosis.layers.record import Trace
+    from equiv_probe.diagnosis.layers.trace import trace
     from equiv_probe.errors import EquivProbeError
     from equiv_probe.estimation.decomposition import Decomposition, decompose
     from equiv_probe.estimation.orbit import Orbit
@@ -86,6 +88,7 @@ __all__ = [
     "SamplerAudit",
     "Schema",
     "Spectrum",
+    "Trace",
     "Twirled",
     "analysis",
     "audit_grid",
@@ -112,6 +115,7 @@ __all__ = [
     "spectrum",
     "tensor",
     "testing",
+    "trace",
     "twirl",
     "vector",
     "voigt",
@@ -145,6 +149,8 @@ if not TYPE_CHECKING:
             "augmentation.random_rotation": ("RandomRotation",),
             "diagnosis.diagnose": ("diagnose",),
             "diagnosis.diagnosis": ("Diagnosis",),
+            "diagnosis.layers.record": ("Trace",),
+            "diagnosis.layers.trace": ("trace",),
             "errors": ("EquivProbeError",),
             "estimation.decomposition": ("Decomposition", "decompose"),
             "estimation.orbit": ("Orbit",),

@@ -25,6 +25,7 @@ _PLACES: dict[str, str] = {
     "comparison": "equiv_probe.results.comparison:Comparison",
     "sampler": "equiv_probe.generative.sampler_report:SamplerAudit",
     "diagnosis": "equiv_probe.diagnosis.diagnosis:Diagnosis",
+    "trace": "equiv_probe.diagnosis.layers.record:Trace",
     "tests": "equiv_probe.testing.tested:TestedModels",
     "grid": "equiv_probe.voxels.grid_report:GridAudit",
 }

@@ -1,0 +1,234 @@
+"""A network with hooks, evaluated at rotated inputs: what every activation is, how it rotates, and its error."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from equiv_probe.diagnosis.layers.carried import SCALAR, Carried, simple_candidates
+from equiv_probe.diagnosis.layers.inference import best_of, fitted, layouts, unexplained
+from equiv_probe.diagnosis.layers.measuring import Discrete, Moments, Samples, Together
+from equiv_probe.diagnosis.layers.sites import Discovery
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR
+from equiv_probe.representations.representation import point
+from equiv_probe.rotations.haar import haar
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.grid_plans import exact_grids, fitting_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+    from equiv_probe.diagnosis.layers.calls import Visitor, WatchedCalls
+    from equiv_probe.diagnosis.layers.sites import CallRecord, Site
+    from equiv_probe.orbit.rotated_model import RotatedModel
+
+    Outputs = dict[str, Tensor]
+
+LEAST = 6
+"""Rotations at which the model must be evaluated."""
+ACCUMULATED = 4.0
+"""Multiple of the spacing of a precision that sums leave of it."""
+EQUIVARIANT = 0.999
+"""Part that fitted matrices must explain of an activation to count as a representation that nobody thought of."""
+TRIPS = 2
+
+
+class TracedModel:
+    """A network whose activations are measured at a coset of the cube's rotations.
+
+    Args:
+        rotated: the model, its input and its schema.
+        watched: hooks on its modules.
+        precision: that it works in.
+        seed: of the rotations, and of what the model draws: the same at all of them.
+    """
+
+    def __init__(self, rotated: RotatedModel, watched: WatchedCalls, precision: torch.dtype, seed: int = 0) -> None:
+        self.rotated, self.watched, self.precision, self.seed = rotated, watched, precision, seed
+        usual = RotationPlan("octahedral", 1, seed=seed)
+        self.plan = fitting_plan(usual, rotated.schema, rotated.inputs, rotated.identity)
+        self.rotations = self.plan.rotations().flatten(0, 1)
+        self.refused: list[str] = []
+        """Why it could not be evaluated at some rotations."""
+        self.has_grids = bool(exact_grids(rotated.schema))
+        found = Discovery()
+        self.identity = self.run(found, self.rotated.rotated(None))
+        found.close()
+        self.calls, self.sites = found.calls, found.sites
+        self.floors: dict[str, float] = {}
+        self.values: Outputs = {}
+        self._samples: list[dict[int, Tensor]] = []
+
+    def run(self, visitor: Visitor, copies: dict[str, Tensor]) -> Outputs:
+        """Raw outputs ``(*S)`` at copies of the inputs ``(1, …)``, while a visitor looks; random draws are the same."""
+        torch.manual_seed(self.seed)
+        random.seed(self.seed)
+        np.random.seed(self.seed % 2**32)  # noqa: NPY002 - models draw from it
+        with self.watched.visited_by(visitor):
+            return {name: value[0] for name, value in self.rotated.at(copies, 1).items()}
+
+    def rotated_back(self, visitor: Visitor, rotation: Tensor) -> Outputs:
+        """Outputs ``(*S)`` at a rotation ``(3, 3)``, rotated back."""
+        found = self.run(visitor, self.rotated.rotated(rotation[None]))
+        outputs = {}
+        for name, value in found.items():
+            rep = self.rotated.schema.outputs[name]
+            outputs[name] = rep.rotate_back(value[None], rotation[None], self.rotated.centers.about(value, rep))[0]
+        return outputs
+
+    # -- measuring -----------------------------------------------------------------------------------------------------
+
+    def measure(self) -> None:
+        """Find every activation's representation, its error, its size and its floor.
+
+        Raises:
+            EquivProbeError: the model could be evaluated at fewer than six rotations, or the rotations that there are.
+        """
+        self._measure_floors()
+        floating = [site for site in self.sites if site.is_floating and not site.is_empty]
+        candidates = {id(site): self._candidates(site) for site in floating}
+        moments, discrete = Moments(candidates, self.sites), Discrete(self.sites)
+        self._evaluate(moments, discrete)
+        again: dict[int, list[Carried]] = {}
+        for site in floating:
+            if not site.lost and moments.counts.get(id(site), 0) > 1:
+                self._settle(site, moments, again)
+            elif not site.lost:
+                site.lost = "it was met at no other rotation"
+        if again:
+            further = Moments(again, self.sites)
+            for rotation in self.rotations:
+                self.run(further.at(rotation), self.rotated.rotated(rotation[None]))
+            for site in floating:
+                if id(site) in again and further.excess(site):
+                    site.mean, site.error = further.means[id(site)][0], math.sqrt(max(0.0, further.excess(site)[0]))
+        self._samples = []
+
+    def is_broken(self, site: Site) -> bool:
+        """Whether rounding does not explain an activation's error."""
+        return site.error > ROUND_OFF_FACTOR * self._rounding(site)
+
+    def _measure_floors(self) -> None:
+        own = Samples(self.sites, len(self.rotations))
+        here = self.run(own, self.rotated.rotated(None))
+        squares: dict[int, list[float]] = {}
+        outputs: dict[str, list[float]] = {}
+        for trip in haar(TRIPS, torch.Generator().manual_seed(self.seed + 1)):
+            if self.has_grids:
+                break  # exact: there and back is the same grid
+            there = Samples(self.sites, len(self.rotations))
+            found = self.run(there, self.rotated.rotated(trip[None], back_again=True))
+            for key in own.taken.keys() & there.taken.keys():
+                squares.setdefault(key, []).append(float((there.taken[key] - own.taken[key]).square().mean()))
+            for name, value in found.items():
+                outputs.setdefault(name, []).append(float((value - here[name]).double().square().mean()))
+        for site in self.sites:
+            site.floor = math.sqrt(max(squares.get(id(site), [0.0])))
+        self.floors = {name: math.sqrt(max(outputs.get(name, [0.0]))) for name in here}
+
+    def _candidates(self, site: Site) -> list[Carried]:
+        center = None
+        if site.shape[-1:] == (3,) and len(site.shape) >= 2:
+            try:
+                center = self.rotated.centers.about(torch.empty(site.shape, dtype=torch.float64), point)
+            except EquivProbeError:
+                center = None
+        claimed = [site.claimed] if site.claimed is not None else []
+        return [*claimed, *simple_candidates(site.shape, center, grids=self.has_grids)]
+
+    def _evaluate(self, moments: Moments, discrete: Discrete) -> None:
+        """All rotations; those that fail are left out."""
+        kept, values = [], []
+        for rotation in self.rotations:
+            samples = Samples(self.sites, len(self.rotations))
+            discrete.met = set()
+            try:
+                values.append(self.rotated_back(Together(moments.at(rotation), discrete, samples), rotation))
+            except (Exception, SystemExit) as error:  # models raise anything
+                self.refused.append(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+                continue
+            kept.append(rotation)
+            self._samples.append(samples.taken)
+            for site in samples.missed():
+                site.lost = site.lost or "it was not met at all rotations"
+        if len(kept) < min(LEAST, len(self.rotations)):
+            raise EquivProbeError(
+                f"a model that fails at rotated inputs ({self.refused[0]})",
+                f"one that can be evaluated at {min(LEAST, len(self.rotations))} of {len(self.rotations)} rotations",
+            )
+        self.rotations = torch.stack(kept)
+        self.values = {name: torch.stack([one[name] for one in values]) for name in values[0]}
+
+    # -- representations -----------------------------------------------------------------------------------------------
+
+    def _settle(self, site: Site, moments: Moments, again: dict[int, list[Carried]]) -> None:
+        """Choose an activation's representation, and note mean and error, or in ``again`` that they are to be taken."""
+        key = id(site)
+        site.size = moments.size(site)
+        options = list(zip(moments.candidates[key], moments.excess(site), strict=True))
+        rounding = (ROUND_OFF_FACTOR * self._rounding(site)) ** 2
+        samples = self._stacked(site)
+        carried, left = best_of(options, rounding)
+        if left > rounding and samples is not None and not carried.is_grid:
+            carried, left = self._with_layouts(site, samples, (carried, left), rounding)
+        site.carried, site.error = carried, math.sqrt(max(0.0, left))
+        site.how = "declared" if carried is site.claimed else "inferred"
+        places = [one for one, _ in options]
+        if carried in places:
+            site.mean = moments.means[key][places.index(carried)]
+        else:
+            again[key] = [carried]
+        if left > rounding and unexplained(site.error / site.size) and samples is not None and not carried.is_grid:
+            self._fit(site, samples)
+        elif left > rounding and unexplained(site.error / site.size):
+            site.how = "none"
+
+    def _with_layouts(
+        self, site: Site, samples: Tensor, best: tuple[Carried, float], rounding: float
+    ) -> tuple[Carried, float]:
+        """The best of what is known and of rows of irreducible blocks, by the samples."""
+        found = [best]
+        for one in layouts(samples, self.rotations, (ACCUMULATED * self._eps(site) * site.size) ** 2):
+            back = one.rotate_back(samples, self.rotations)
+            found.append((one, float(back.var(0).mean())))
+        return best_of(found, rounding)
+
+    def _fit(self, site: Site, samples: Tensor) -> None:
+        """Say that nothing explains an activation, unless matrices of no known kind do."""
+        site.how = "none"
+        found = fitted(samples, self.rotations)
+        if found is None:
+            return
+        site.fit, site.fit_is_enough = found.part, found.enough
+        if found.enough and found.part > EQUIVARIANT:
+            site.how, site.mean = "inferred", None
+            site.carried = Carried(SCALAR.rep, named="an orthogonal representation, fitted")
+            site.error = math.sqrt(max(0.0, 1 - found.part)) * site.error
+
+    def _stacked(self, site: Site) -> Tensor | None:
+        taken = [one.get(id(site)) for one in self._samples]
+        there = [one for one in taken if one is not None]
+        return torch.stack(there) if there and len(there) == len(taken) else None
+
+    def _eps(self, site: Site) -> float:
+        return max(torch.finfo(self.precision).eps, torch.finfo(site.dtype).eps)
+
+    def _rounding(self, site: Site) -> float:
+        """What rounding does to an activation: as seen, as far as the precision explains it."""
+        eps = self._eps(site)
+        return max(min(site.floor, AMPLIFIED * eps * site.size), ACCUMULATED * eps * site.size, 1e-300)
+
+
+def children(calls: Iterable[CallRecord]) -> dict[int | None, list[int]]:
+    """The calls inside of each, by their places in the order; None for those inside of none."""
+    found: dict[int | None, list[int]] = {}
+    for place, call in enumerate(calls):
+        found.setdefault(call.parent, []).append(place)
+    return found
