@@ -43,7 +43,7 @@ class Carried:
     named: str = ""
 
     def __str__(self) -> str:
-        where = "" if self.axis == -1 else f" on axis {self.axis}"
+        where = "" if self.axis == -1 else " on axis −2"
         return (self.named or str(self.rep)) + where + (", y z x" if self.cycled else "")
 
     def rotate(self, value: Tensor, rotation: Tensor) -> Tensor:
@@ -88,17 +88,21 @@ def simple_candidates(shape: torch.Size, center: Any, *, grids: bool) -> list[Ca
         grids: whether the model's inputs are grids.
     """
     found = [SCALAR]
+    if grids and is_grid(shape):
+        vectors = [Carried(grid((shape[-4] // 3, vector)))] if shape[-4] % 3 == 0 else []
+        return [Carried(grid()), *vectors, SCALAR]
     if shape[-1:] == (3,):
         found.append(Carried(vector))
         if center is not None:
             found.append(Carried(point, center=center))
     if len(shape) >= 3 and shape[-2] == 3:
         found.append(Carried(vector, -2))
-    if grids and len(shape) >= 4 and min(shape[-3:]) > 1:
-        found.append(Carried(grid()))
-        if shape[-4] % 3 == 0:
-            found.append(Carried(grid((shape[-4] // 3, vector))))
     return found
+
+
+def is_grid(shape: torch.Size) -> bool:
+    """Whether a tensor has channels and three axes of voxels."""
+    return len(shape) >= 4 and min(shape[-3:]) > 1
 
 
 def from_degrees(degrees: list[int], axis: int, *, cycled: bool) -> Carried:

@@ -132,7 +132,8 @@ class Trace(Record, frozen=True):
         )
 
     def _said(self, layer: Layer) -> str:
-        whole = any(one.parent >= 0 and self.layers[one.parent] is layer for one in self.layers)
+        inside = [one for one in self.layers if one.parent >= 0 and self.layers[one.parent] is layer]
+        whole = any(one.outputs for one in inside)
         where = f"In the code of {layer.label} ({layer.kind})" if whole else f"{layer.label} ({layer.kind})"
         broken = [one for one in layer.outputs if one.broken and math.isfinite(one.relative)]
         worst = max(broken, key=lambda one: one.relative, default=None)

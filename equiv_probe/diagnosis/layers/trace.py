@@ -209,7 +209,7 @@ def _layer(traced: TracedModel, call: CallRecord, patched: Patched | None) -> La
         call.depth,
         -1 if call.parent is None else call.parent,
         [_activation(traced, name, site) for name, site in call.outputs.items()],
-        any(traced.is_broken(site) for site in call.inputs.values() if site.is_floating),
+        any(map(traced.is_broken, call.inputs.values())),
         known.removed,
         known.adds,
         notes,
@@ -218,6 +218,8 @@ def _layer(traced: TracedModel, call: CallRecord, patched: Patched | None) -> La
 
 def _activation(traced: TracedModel, name: str, site: Site) -> Activation:
     shape = [int(n) for n in site.shape]
+    if site.dtype.is_complex:
+        return Activation(name, shape, "", "unknown", note="complex numbers are not measured")
     if not site.is_floating:
         changes = f", which change at {site.changes} rotations" if site.changes else ""
         kind = str(site.dtype).removeprefix("torch.")

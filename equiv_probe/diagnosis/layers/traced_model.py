@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from typing import TYPE_CHECKING
@@ -9,8 +10,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from equiv_probe.diagnosis.layers.carried import SCALAR, Carried, simple_candidates
-from equiv_probe.diagnosis.layers.inference import best_of, fitted, layouts, unexplained
+from equiv_probe.diagnosis.layers.carried import SCALAR, Carried, is_grid, simple_candidates
+from equiv_probe.diagnosis.layers.inference import (
+    BETTER,
+    FAR_BETTER,
+    MUCH_BETTER,
+    best_of,
+    fitted,
+    layouts,
+    unexplained,
+)
 from equiv_probe.diagnosis.layers.measuring import Discrete, Moments, Samples, Together
 from equiv_probe.diagnosis.layers.sites import Discovery
 from equiv_probe.errors import EquivProbeError
@@ -105,7 +114,8 @@ class TracedModel:
         if again:
             further = Moments(again, self.sites)
             for rotation in self.rotations:
-                self.run(further.at(rotation), self.rotated.rotated(rotation[None]))
+                with contextlib.suppress(Exception):  # of a model that fails by chance: the others are enough
+                    self.run(further.at(rotation), self.rotated.rotated(rotation[None]))
             for site in floating:
                 if id(site) in again and further.excess(site):
                     site.mean, site.error = further.means[id(site)][0], math.sqrt(max(0.0, further.excess(site)[0]))
@@ -113,7 +123,7 @@ class TracedModel:
 
     def is_broken(self, site: Site) -> bool:
         """Whether rounding does not explain an activation's error."""
-        return site.error > ROUND_OFF_FACTOR * self._rounding(site)
+        return site.changes > 0 or (site.is_floating and site.error > ROUND_OFF_FACTOR * self._rounding(site))
 
     def _measure_floors(self) -> None:
         own = Samples(self.sites, len(self.rotations))
@@ -124,7 +134,10 @@ class TracedModel:
             if self.has_grids:
                 break  # exact: there and back is the same grid
             there = Samples(self.sites, len(self.rotations))
-            found = self.run(there, self.rotated.rotated(trip[None], back_again=True))
+            try:
+                found = self.run(there, self.rotated.rotated(trip[None], back_again=True))
+            except (Exception, SystemExit):  # it is said of the rotations
+                continue
             for key in own.taken.keys() & there.taken.keys():
                 squares.setdefault(key, []).append(float((there.taken[key] - own.taken[key]).square().mean()))
             for name, value in found.items():
@@ -174,9 +187,9 @@ class TracedModel:
         site.size = moments.size(site)
         options = list(zip(moments.candidates[key], moments.excess(site), strict=True))
         rounding = (ROUND_OFF_FACTOR * self._rounding(site)) ** 2
-        samples = self._stacked(site)
-        carried, left = best_of(options, rounding)
-        if left > rounding and samples is not None and not carried.is_grid:
+        samples = None if self.has_grids and is_grid(site.shape) else self._stacked(site)
+        carried, left = best_of(options, rounding, FAR_BETTER if options[0][0].is_grid else BETTER)
+        if left > rounding and samples is not None:
             carried, left = self._with_layouts(site, samples, (carried, left), rounding)
         site.carried, site.error = carried, math.sqrt(max(0.0, left))
         site.how = "declared" if carried is site.claimed else "inferred"
@@ -185,10 +198,8 @@ class TracedModel:
             site.mean = moments.means[key][places.index(carried)]
         else:
             again[key] = [carried]
-        if left > rounding and unexplained(site.error / site.size) and samples is not None and not carried.is_grid:
+        if left > rounding and unexplained(site.error / site.size):
             self._fit(site, samples)
-        elif left > rounding and unexplained(site.error / site.size):
-            site.how = "none"
 
     def _with_layouts(
         self, site: Site, samples: Tensor, best: tuple[Carried, float], rounding: float
@@ -198,12 +209,12 @@ class TracedModel:
         for one in layouts(samples, self.rotations, (ACCUMULATED * self._eps(site) * site.size) ** 2):
             back = one.rotate_back(samples, self.rotations)
             found.append((one, float(back.var(0).mean())))
-        return best_of(found, rounding)
+        return best_of(found, rounding, MUCH_BETTER)
 
-    def _fit(self, site: Site, samples: Tensor) -> None:
+    def _fit(self, site: Site, samples: Tensor | None) -> None:
         """Say that nothing explains an activation, unless matrices of no known kind do."""
         site.how = "none"
-        found = fitted(samples, self.rotations)
+        found = fitted(samples, self.rotations) if samples is not None else None
         if found is None:
             return
         site.fit, site.fit_is_enough = found.part, found.enough
