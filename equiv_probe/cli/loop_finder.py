@@ -60,7 +60,10 @@ class Finder:
         """Why networks are left alone, by the names of their classes."""
         self.called: dict[str, list[str]] = {}
         """Names of the inputs of networks that were called without coordinates."""
+        self.parts: dict[str, str] = {}
+        """Of which network, whose own arguments cannot be read, a measured one is a part; by the names of classes."""
         self._inside: WeakSet[nn.Module] = WeakSet()
+        self._unread: WeakSet[nn.Module] = WeakSet()
         self._waiting: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
         self._handle: Any = None
         self._listen()
@@ -99,6 +102,7 @@ class Finder:
             self._inside.discard(inner)
         if not (kwargs and self._taken(module, args, kwargs)):
             self._inside.add(module)
+            self._unread.add(module)
 
     def _named(self, module: nn.Module) -> None:
         """The network that was asked for, if it is this module or in it."""
@@ -139,7 +143,15 @@ class Finder:
         if self.idle:
             logger.warning(f"equiv_probe: {', '.join(self.idle)} is for frameworks, and changes nothing in a loop")
             self.idle = []
-        logger.info(f"equiv_probe is on {type(probe.live.network).__name__}")
+        name = type(probe.live.network).__name__
+        outer = next((one for one in self._unread if module is not one and module in set(one.modules())), None)
+        if outer is not None:
+            whole = type(network(outer)).__name__
+            self.parts[name] = (
+                f"{name} is a part of {whole}, which is called with {', '.join(self.called.get(whole, []))}, where no "
+                "coordinates can be read: the error is that of the part's outputs, features perhaps"
+            )
+        logger.info(f"equiv_probe is on {name}" if name not in self.parts else f"equiv_probe: {self.parts[name]}")
 
     def _gave_up(self, probe: Probe, error: Exception) -> None:
         """Leave a network alone that cannot be measured; of a loss with a network inside, that one may do."""

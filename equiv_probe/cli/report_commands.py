@@ -45,6 +45,11 @@ def compare_command(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Save the comparison as .html or .json.")
     ] = None,
+    fail_on_regression: Annotated[
+        bool,
+        typer.Option("--fail-on-regression", help="Exit with 1 if an error grew, by more than chance and --limit."),
+    ] = False,
+    limit: Annotated[float, typer.Option(min=0.0, help="Growth of √L_equiv that is let pass, 0.05 for 5 %.")] = 0.05,
 ) -> None:
     """Put reports side by side: what differs from the first, by how much, and whether that is more than chance."""
     from equiv_probe.results.comparison import compare
@@ -52,11 +57,20 @@ def compare_command(
 
     if output is not None:
         require_output(output, files, {".html", ".json"})
-    found = compare([Report.load(path) for path in files], names_of(files))
+    reports = [Report.load(path) for path in files]
+    found = compare(reports, names_of(files))
     wide_console().print(found)
     if output is not None:
         found.save(output)
         print(f"Comparison: {output}", file=sys.stderr)
+    if fail_on_regression:
+        from equiv_probe.results.regressions import regressions
+
+        worse = regressions(found, reports, limit)
+        for line in worse:
+            print(f"--fail-on-regression: {line}", file=sys.stderr)
+        if worse:
+            raise typer.Exit(1)
 
 
 def names_of(files: list[Path]) -> list[str]:

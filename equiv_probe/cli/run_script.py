@@ -124,6 +124,7 @@ def _conclude(finder: Finder, report: Any, code: int) -> None:
         )
     for number, probe in enumerate(found):
         notes = [f"the script ended with exit code {code}"] if code else []
+        notes += [why for name, why in finder.parts.items() if name == type(probe.live.network).__name__]
         made = probe.report(source="a script's run", notes=notes, complete=not code)
         print(made)
         if report:

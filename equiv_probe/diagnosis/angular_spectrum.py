@@ -8,6 +8,7 @@ import torch
 
 from equiv_probe.diagnosis.experiment import experiment
 from equiv_probe.diagnosis.finding import EXPLAINED, Finding
+from equiv_probe.report.formatting import number
 from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def angular_degree(subject: Subject) -> Iterator[Finding]:
         parts = {degree: max(0.0, 1 - rest / total) for degree, rest in left.items()}
         degree = 1 if parts[1] > EXPLAINED else 2
         sentence = (
-            f"{100 * parts[degree]:.3g} % of the squared error of {name!r} is of angular degree l = 1"
+            f"{number(100 * parts[degree], 2)} % of the squared error of {name!r} is of angular degree l = 1"
             + (" or 2" if degree == 2 else "")
             + f", typical of {_TYPICAL[degree]}"
         )

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from equiv_probe.diagnosis.diagnosis import Diagnosis, OutputError
+from equiv_probe.diagnosis.diagnosis import Diagnosis
 from equiv_probe.diagnosis.experiments import EXPERIMENTS
+from equiv_probe.diagnosis.output_error import OutputError
 from equiv_probe.diagnosis.search import search
 from equiv_probe.diagnosis.subject import Subject
 from equiv_probe.live.batch_call import batch_call
 from equiv_probe.live.isolation import isolated
+from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,19 +39,22 @@ def diagnose(
     budget: int | None = None,
     seed: int = 0,
     experiments: Sequence[Experiment] = EXPERIMENTS,
+    progress: bool = True,
     name: str | None = None,
 ) -> Diagnosis:
     """Find out why a model breaks symmetry: experiments, the cheapest first, until one explains the error.
 
     Args:
         model: a module or any callable, called with ``batch``; its state, and the random state, stay as they are.
-        batch: a tensor, tuple or dict, or a batch of a framework that a plugin knows.
+        batch: a tensor, tuple or dict, or a batch of a framework that a plugin knows; a tuple holds the arguments of a
+            module with as many.
         schema: representations; None infers them.
         center: of rotation, as for :func:`equiv_probe.twirl`.
         everything: run all experiments, also when the error is explained.
         budget: evaluations of the model beyond which no experiment is begun.
         seed: of the rotations.
         experiments: to choose from.
+        progress: show how far it is.
         name: of the model, for the report.
 
     Returns:
@@ -76,6 +81,7 @@ def diagnose(
             model=name or _name(model),
             source=_source(batch),
             began=began,
+            progress=progress,
         )
 
 
@@ -107,7 +113,7 @@ def hints(
         EquivProbeError: the model cannot be evaluated at all, or nothing rotates.
     """
     cheap = [one for one in EXPERIMENTS if one.cost <= at_most]
-    found = diagnose(model, batch, schema, center=center, seed=seed, experiments=cheap)
+    found = diagnose(model, batch, schema, center=center, seed=seed, experiments=cheap, progress=False)
     told = [*found.decisive, *(one for one in found.findings if one.state in {"explains", "partly", "found"})]
     wanted = set(outputs) if outputs is not None else {one.name for one in found.outputs}
     return list(dict.fromkeys(f"{one.experiment}: {one.sentence}" for one in told if one.output in wanted))
@@ -142,6 +148,7 @@ def diagnosis_of(
     protocol: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     began: float | None = None,
+    progress: bool = True,
 ) -> Diagnosis:
     """Run experiments on a subject, and say what came out.
 
@@ -155,9 +162,11 @@ def diagnosis_of(
         protocol: further lines of it.
         notes: what a reader must know.
         began: when, by :func:`time.perf_counter`; None is now.
+        progress: as for :func:`diagnose`.
     """
     began = time.perf_counter() if began is None else began
-    findings, attempts = search(subject, experiments, everything=everything, budget=budget)
+    with progress_bar(len(experiments), "diagnosis", "experiments", shown=progress) as advance:
+        findings, attempts = search(subject, experiments, everything=everything, budget=budget, advance=advance)
     return Diagnosis(
         model,
         source,

@@ -3,72 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from equiv_probe.diagnosis.finding import Attempt, Finding, State
+from equiv_probe.diagnosis import plots
+from equiv_probe.diagnosis.attempts import attempt_blocks
+from equiv_probe.diagnosis.finding import Attempt, Finding
+from equiv_probe.diagnosis.output_error import OutputError, error_table
 from equiv_probe.report.document import (
-    GRAPHICAL,
     TERMINAL,
     Column,
     Document,
+    Figure,
     Headline,
     Paragraph,
     Section,
     Table,
-    Verdict,
     method,
 )
-from equiv_probe.report.record import Part, Record
-from equiv_probe.results.verdict_words import severity
+from equiv_probe.report.formatting import number
+from equiv_probe.report.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from equiv_probe.report.document import Block, Cell, Severity
+    from matplotlib.axes import Axes
+
+    from equiv_probe.report.document import Block, Cell
 
 BLIND = (
     "a model that is wrong but equivariant",
     "a cause that no experiment has; add one: a file in equiv_probe/diagnosis",
 )
-_STATES: dict[State, tuple[str, Severity]] = {
-    "explains": ("explains it", "bad"),
-    "found": ("broken too", "bad"),
-    "partly": ("explains a part", "fair"),
-    "excluded": ("not this", "good"),
-    "not applicable": ("does not apply", "unknown"),
-    "failed": ("could not be run", "unknown"),
-    "not tried": ("not tried", "unknown"),
-}
-
-
 _TELLING = ("graph", "numerics", "physics", "conventions", "group", "spectrum")
-
-
-class OutputError(Part, frozen=True):
-    """How large the symmetry error of one output is.
-
-    Attributes:
-        name: of the output.
-        unit: of the numbers, empty where not known.
-        rms: √L_equiv on the input that was looked at.
-        floor: what rounding leaves.
-        noise: what repeating the same input makes.
-        size: root mean square of the output.
-        verdict: a word.
-        sentence: it in words.
-    """
-
-    name: str
-    unit: str
-    rms: float
-    floor: float
-    noise: float
-    size: float
-    verdict: str
-    sentence: str
 
 
 class Diagnosis(Record, frozen=True):
@@ -150,8 +118,8 @@ class Diagnosis(Record, frozen=True):
                 *self._effects(),
                 *self._what_to_try(),
                 Section("What says so?", self._evidence()),
-                Section("How large is it?", [self._errors()]),
-                Section("What else was tried?", self._others()),
+                Section("How large is it?", [error_table(self.outputs)]),
+                Section("What else was tried?", attempt_blocks(self.attempts)),
                 *method(self.protocol, self.notes, blind_spots=BLIND),
             ],
         )
@@ -221,82 +189,41 @@ class Diagnosis(Record, frozen=True):
             "of its square that goes. Of what is broken beside rotation: the change, and what rounding explains of it."
         )
         in_words = [Paragraph(f"{one.sentence}.", _capital(one.experiment)) for one in found[len(self.decisive) :]]
-        return [Table("Evidence", columns, rows, caption), *in_words]
+        return [Table("Evidence", columns, rows, caption), *in_words, *self._figure()]
 
-    def _errors(self) -> Table:
-        columns = [
-            Column("output", kind="text"),
-            Column("symmetry error"),
-            Column("floor"),
-            Column("from call to call"),
-            Column("size"),
-            Column("unit", kind="text"),
-            Column("verdict", kind="text"),
-        ]
-        rows: list[list[Cell]] = [
-            [o.name, o.rms, o.floor, o.noise, o.size, o.unit, Verdict(o.verdict, severity(o.verdict), o.sentence)]
-            for o in self.outputs
-        ]
-        return Table("Symmetry error on what was looked at", columns, rows)
+    def _figure(self) -> list[Figure]:
+        """What experiments leave of the error of the first output that is broken."""
+        of_it = self._of_the_worst()
+        if len(of_it) < 2:
+            return []
+        name = self.broken[0].name
+        text = f"How much of the squared error of {name} is left in each experiment; blue: more goes than by chance."
+        height = 0.8 + 0.25 * min(len(of_it), plots.MOST)
+        return [Figure("What experiments leave of it", self.plot_left, text, height=height)]
 
-    def _others(self) -> Sequence[Block]:
-        """All experiments as a table where there is room; in a terminal by how they went."""
-        columns = [
-            Column("experiment", kind="text"),
-            Column("question", kind="text"),
-            Column("evaluations"),
-            Column("result", kind="text"),
-        ]
-        rows: list[list[Cell]] = [
-            [one.experiment, one.question, one.evaluations, _result(one)] for one in self.attempts
-        ]
-        return [Table("All experiments", columns, rows, on=GRAPHICAL), *self._in_a_terminal()]
+    def _of_the_worst(self) -> list[Finding]:
+        names = [one.name for one in self.broken[:1]]
+        return [one for one in self.findings if one.output in names and math.isfinite(one.part)]
 
-    def _in_a_terminal(self) -> list[Block]:
-        def named(*states: State, why: bool = False) -> str:
-            chosen = [one for one in self.attempts if one.state in states]
-            return "; ".join(f"{one.experiment} ({one.why})" if why else one.experiment for one in chosen)
-
-        left = [one for one in self.attempts if one.state == "not tried"]
-        reasons = Counter(one.why for one in left)
-        not_tried = "; ".join(
-            f"{', '.join(one.experiment for one in left if one.why == why)} ({why})" for why in reasons
-        )
-        again = " --all, or everything=True, tries them." if any("already" in why for why in reasons) else ""
-        lines = {
-            "Excluded": named("excluded"),
-            "Does not apply": named("not applicable", why=True),
-            "Could not be run": named("failed", why=True),
-            "Not tried": not_tried,
-        }
-        return [
-            Paragraph(f"{text}.{again if lead == 'Not tried' else ''}", lead, on=TERMINAL)
-            for lead, text in lines.items()
-            if text
-        ]
+    def plot_left(self, ax: Axes | None = None) -> Axes:
+        """How much of the squared error of the worst output each experiment leaves."""
+        return plots.what_is_left(self._of_the_worst(), ax)
 
     def _unit(self, finding: Finding) -> str:
         return next((one.unit for one in self.outputs if one.name == finding.output), "")
 
 
-def _result(attempt: Attempt) -> Verdict:
-    """How an experiment went, and why it went no further."""
-    words, colour = _STATES[attempt.state]
-    return Verdict(f"{words}: {attempt.why}" if attempt.why else words, colour)
-
-
 def _told(finding: Finding) -> str:
     if finding.state == "partly" and finding.kind == "character":
         return f"No single cause was found. {_capital(finding.sentence)}."
-    return f"{_capital(finding.experiment)}: {finding.sentence}."
+    lead = f"In part {finding.experiment}" if finding.state == "partly" else _capital(finding.experiment)
+    return f"{lead}: {finding.sentence}."
 
 
 def _effect(finding: Finding, unit: str) -> str:
     """What an experiment does to the error, in a sentence."""
     if finding.kind != "cause" or not math.isfinite(finding.part):
         return ""
-    from equiv_probe.report.formatting import number
-
     before, after = (f"{number(value)} {unit}".rstrip() for value in (finding.before, finding.after))
     return f"With that, the error goes from {before} to {after}: {number(100 * finding.part)} % of its square."
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from equiv_probe.diagnosis.finding import EXACTLY, EXPLAINED, Finding
+from equiv_probe.diagnosis.finding import EXACTLY, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from equiv_probe.diagnosis.comparison import Compared
     from equiv_probe.diagnosis.finding import Kind
-    from equiv_probe.diagnosis.subject import Compared, Subject
+    from equiv_probe.diagnosis.subject import Subject
 
     Run: TypeAlias = Callable[[Subject], Iterable[Finding]]
 
@@ -61,5 +62,5 @@ def finding(
     exact: bool = False,
 ) -> Finding:
     """A finding with the numbers of a comparison; arguments as of :class:`Finding`, and whether it must be exact."""
-    numbers = (compared.before, compared.after, compared.part, compared.certain)
-    return Finding(experiment, output, sentence, advice, kind, *numbers, EXACTLY if exact else EXPLAINED)
+    certain = compared.certain and (compared.part >= EXACTLY or not exact)
+    return Finding(experiment, output, sentence, advice, kind, compared.before, compared.after, compared.part, certain)

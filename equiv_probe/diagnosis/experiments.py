@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.angular_spectrum import angular_degree
 from equiv_probe.diagnosis.conventions.cartesian_or_spherical import cartesian_or_spherical
+from equiv_probe.diagnosis.conventions.fixed_change import fixed_change
 from equiv_probe.diagnosis.conventions.input_representation import input_representation
 from equiv_probe.diagnosis.conventions.order_of_axes import order_of_axes
 from equiv_probe.diagnosis.conventions.transposed import input_transposed, output_transposed
@@ -44,6 +45,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     voigt_order,
     cartesian_or_spherical,
     another_representation,
+    fixed_change,
     few_values,
     angular_degree,
     net_force,

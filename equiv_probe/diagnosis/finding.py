@@ -34,7 +34,6 @@ class Finding(Part, frozen=True):
         after: what is left of it in the experiment; of what is broken beside rotation, what rounding explains.
         part: of the squared error that goes; NaN of what is broken beside rotation.
         certain: whether that is more than chance.
-        enough: part from which on it explains the error.
     """
 
     experiment: str
@@ -46,7 +45,6 @@ class Finding(Part, frozen=True):
     after: float = math.nan
     part: float = math.nan
     certain: bool = True
-    enough: float = EXPLAINED
 
     @property
     def state(self) -> State:
@@ -55,7 +53,7 @@ class Finding(Part, frozen=True):
             return "found"
         if not self.certain or not self.part >= PARTLY:
             return "excluded"
-        return "explains" if self.part >= self.enough else "partly"
+        return "explains" if self.part >= EXPLAINED else "partly"
 
 
 class Attempt(Part, frozen=True):

@@ -23,7 +23,7 @@ def search(
     *,
     everything: bool = False,
     budget: int | None = None,
-    announce: Callable[[Experiment], None] = lambda _: None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[Finding], list[Attempt]]:
     """Run experiments, the cheapest first.
 
@@ -32,7 +32,7 @@ def search(
         experiments: to run; those of equal cost in the order given.
         everything: go on when the error is explained.
         budget: evaluations beyond which no experiment is begun; None is no limit.
-        announce: told which experiment begins.
+        advance: told of every experiment that is over.
 
     Returns:
         What was found, and how every experiment went.
@@ -43,11 +43,11 @@ def search(
         why = _skipped(one, subject, findings, everything=everything, budget=budget)
         if why:
             attempts.append(Attempt(one.name, one.group, one.question, "not tried", why))
-            continue
-        announce(one)
-        found, attempt = _tried(one, subject)
-        findings += found
-        attempts.append(attempt)
+        else:
+            found, attempt = _tried(one, subject)
+            findings += found
+            attempts.append(attempt)
+        advance(1)
     return findings, attempts
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from scipy.stats import f as fisher
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.diagnosis.comparison import Compared, compared, root, variance
+from equiv_probe.diagnosis.evaluation import evaluated
 from equiv_probe.estimation.controls import TRANSLATION
 from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR, Verdict, verdict
 from equiv_probe.orbit.controls import controls_of
 from equiv_probe.orbit.rotated_model import RotatedModel
+from equiv_probe.report.formatting import number
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
 
@@ -33,20 +34,8 @@ ROTATIONS = 24
 """At which the model is evaluated once for all experiments."""
 FEW = 6
 """Of these, at which a changed model is evaluated for comparison."""
-CHANCE = 1e-3
-"""Probability that chance alone makes an error go, which no experiment that is believed may exceed."""
 TRIPS = 3
 """Evaluations for the round-off floor."""
-
-
-@dataclass(frozen=True)
-class Compared:
-    """An output's error before and after a change: roots, the part of the square that goes, and whether by chance."""
-
-    before: float
-    after: float
-    part: float
-    certain: bool
 
 
 class Subject:
@@ -93,12 +82,13 @@ class Subject:
         self.model = self._made(predict, dict(inputs), schema, center)
         self.schema, self.inputs = self.model.schema, self.model.inputs
         wanted = RotationPlan("haar", ROTATIONS, seed=seed).rotations().flatten(0, 1)
-        self.refused: list[str] = []
-        """Why it could not be evaluated at some rotations."""
-        self.nonfinite: dict[str, int] = {}
-        """Outputs that were not finite, and at how many rotations."""
-        self.rotations, self.values = self._evaluated(self.model, wanted)
-        self._drop_nonfinite()
+        found = evaluated(self.model, wanted, FEW)
+        self.rotations, self.values, self.refused, self.nonfinite = (
+            found.rotations,
+            found.values,
+            found.refused,
+            found.nonfinite,
+        )
         trips = haar(TRIPS, torch.Generator().manual_seed(seed + 1))
         self.round_trips, self.repeats = self.model.floors(TRIPS, trips, TRIPS)
 
@@ -179,7 +169,7 @@ class Subject:
 
     def amount(self, name: str, value: float) -> str:
         """A number in an output's unit, in words."""
-        return f"{value:.2g} {self.unit(name)}".rstrip()
+        return f"{number(value, 2)} {self.unit(name)}".rstrip()
 
     def verdict(self, name: str) -> Verdict:
         """Whether an output's error is more than rounding, in words."""
@@ -240,13 +230,7 @@ class Subject:
         """
         before = self.values[name][: len(after)] if before is None else before
         floor = min(self.floor(name), self.error(name) / ROUND_OFF_FACTOR) ** 2
-        had, left = variance(before), variance(after)
-        excess = had - floor
-        ratio = max(left - floor, 0.0) / excess if excess > 0 else math.nan
-        # Of equal variances their ratio follows Fisher's F; components of one output are not independent: three count.
-        free = (len(after) - 1) * min(3, after[0].numel())
-        limit = float(fisher.ppf(CHANCE / candidates, free, free))
-        return Compared(math.sqrt(had), math.sqrt(left), 1 - ratio, left < limit * had)
+        return compared(before, after, floor, candidates=candidates)
 
     def _made(
         self, predict: Callable[[Any], Any], inputs: dict[str, Any], schema: Schema | None, center: str | Tensor
@@ -254,54 +238,6 @@ class Subject:
         model = RotatedModel(predict, inputs, schema, center, precision=self.precision, stacked=self.stacked)
         self._models.append(model)
         return model
-
-    def _evaluated(self, model: RotatedModel, rotations: Tensor) -> tuple[Tensor, Outputs]:
-        """All rotations in one call, or, where that fails, those of them that can be evaluated."""
-        try:
-            return rotations, model.rotated_back(rotations)
-        except (Exception, SystemExit):  # models raise anything; the reason comes again
-            done, kept = [], []
-            for rotation in rotations:
-                try:
-                    done.append(model.rotated_back(rotation[None]))
-                    kept.append(rotation)
-                except (Exception, SystemExit) as error:
-                    self.refused.append(" ".join(f"{type(error).__name__}: {error}".split())[:200])
-                    if len(self.refused) > len(rotations) - FEW:
-                        raise EquivProbeError(
-                            f"a model that fails at rotated inputs ({self.refused[0]})",
-                            f"one that can be evaluated at {FEW} of {len(rotations)} rotations at least",
-                        ) from error
-            return torch.stack(kept), {name: torch.cat([one[name] for one in done]) for name in done[0]}
-
-    def _drop_nonfinite(self) -> None:
-        """Leave out rotations at which an output is not finite, and outputs that hardly ever are."""
-        finite = {
-            name: value.reshape(len(value), -1).isfinite().all(1)
-            for name, value in self.values.items()
-            if value.numel()
-        }
-        self.nonfinite = {name: int((~good).sum()) for name, good in finite.items() if not good.all()}
-        usable = [
-            name
-            for name, good in finite.items()
-            if int(good.sum()) >= len(good) // 2 and bool(self.identity[name].isfinite().all())
-        ]
-        if not usable:
-            raise EquivProbeError(f"outputs {list(self.values)} that are empty or not finite", "finite outputs")
-        good = torch.stack([finite[name].cpu() for name in usable]).all(0)
-        self.rotations = self.rotations[good]
-        self.values = {name: self.values[name][good.to(self.values[name].device)] for name in usable}
-
-
-def variance(values: Tensor) -> float:
-    """Over the first axis, without bias, mean over all other axes."""
-    return float(values.double().var(0, correction=1).mean())
-
-
-def root(values: Tensor) -> float:
-    """Root mean square."""
-    return math.sqrt(float(values.double().square().mean()))
 
 
 def _precision_of(inputs: Mapping[str, Any]) -> torch.dtype:

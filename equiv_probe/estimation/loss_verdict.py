@@ -10,6 +10,8 @@ from equiv_probe.estimation.verdict import Verdict
 
 AT_FLOOR = 10.0
 """Times the floor that rounding may make: of two random differences of the same kind one may well be so much larger."""
+COARSE = 1e-4
+"""Spacing of numbers, relative to them, of half precision and below."""
 CHANCE = 2.0
 """Standard errors that chance may make."""
 SMALL = 1e-3
@@ -36,7 +38,8 @@ def verdict_of_loss(equiv: float, stderr: float, total: float, floor: float, pre
         return Verdict("unknown", "")
     base = max(abs(floor), resolved)
     why = f"rounding alone makes {100 * base / total:.2g} %"
-    if equiv <= AT_FLOOR * base and base > resolved:  # else it is the loss that was rounded, and no more
+    # Of a coarse type the spacing itself is the limit: ten times as much would be a good part of the loss.
+    if equiv <= AT_FLOOR * base and (base > resolved or precision < COARSE):
         return Verdict("round-off", f"{share} is no more than rounding: {why}")
     if equiv < CHANCE * stderr:
         return Verdict("unknown", f"no more than its error bar, where {why}")

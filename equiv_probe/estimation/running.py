@@ -37,6 +37,7 @@ class RunningEstimates(dict[tuple[str, str], "Running"]):
     def __init__(self, window: int) -> None:
         super().__init__()
         self.window = window
+        self._earlier: dict[tuple[str, str], Running] = {}
         self.stale: set[str] = set()
         """Stages that begin anew with their next measurement."""
 
@@ -58,9 +59,11 @@ class RunningEstimates(dict[tuple[str, str], "Running"]):
         if stage in self.stale:
             self.stale.discard(stage)
             for key in [key for key in self if key[0] == stage]:
-                del self[key]
+                self._earlier[key] = self.pop(key)
         if (stage, name) not in self:
             self[stage, name] = Running(self.window)
+            if (stage, name) in self._earlier:  # rounding is what it was
+                self[stage, name].rounds_as(self._earlier[stage, name])
         running = self[stage, name]
         running.update(equiv, total, weight, pseudo)
         return running
@@ -120,6 +123,10 @@ class Running:
         self._single = None
         if pseudo is not None and self.structures == 1 and len(pseudo[0]) >= ENOUGH:
             self._single = Sums.of(*pseudo, torch.ones_like(pseudo[0]))
+
+    def rounds_as(self, other: Running) -> None:
+        """Take over the floor of the same output."""
+        self.floor, self.precision = other.floor, other.precision
 
     @property
     def has_error_bar(self) -> bool:

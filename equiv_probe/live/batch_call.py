@@ -15,6 +15,7 @@ from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import cloned
 from equiv_probe.live.isolation import network
 from equiv_probe.live.outputs import all_outputs
+from equiv_probe.schema.batch_layout import resolve_batch
 
 if TYPE_CHECKING:
     from equiv_probe.schema.schema import Schema
@@ -73,7 +74,7 @@ def batch_call(model: Callable[..., Any], batch: Any, schema: Schema | None = No
         made, named = rebuild({name: cloned(value) for name, value in inputs.items()})
         with torch.enable_grad():
             raw = model(*made, **named)
-        schema = adapter.infer(inputs, raw, None)
+        schema = resolve_batch(adapter.infer(inputs, raw, None), inputs)
     weights = [p.dtype for p in model.parameters() if p.is_floating_point()]
     return BatchCall(predict, dict(inputs), schema, _coarsest(weights, inputs), calling)
 

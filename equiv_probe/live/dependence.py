@@ -14,6 +14,7 @@ from equiv_probe.live.capture import wide
 from equiv_probe.live.isolation import RandomState, isolated
 from equiv_probe.orbit.controls import NUDGE, nudge
 from equiv_probe.rotations.haar import haar
+from equiv_probe.schema.translation import shift_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,6 +81,36 @@ def coupled_outputs(live: LiveOrbit, call: Call, start: RandomState) -> dict[str
                 gap = _gap(value, other[name], structures, name)
                 if gap > found.get(name, 0.0):
                     found[name] = gap
+    return found
+
+
+def differences_when_moved(live: LiveOrbit, call: Call, start: RandomState) -> dict[str, tuple[float, float, float]]:
+    """How far outputs are from what they should be where all structures are moved as a whole, by one vector.
+
+    Args:
+        live: how the network is evaluated.
+        call: of the network.
+        start: the random state in which it is evaluated.
+
+    Returns:
+        By output the root mean square of the difference, that of the output, and the length of the shift relative to
+        the size of the structures; nothing without inputs that are places.
+    """
+    schema = live.known_schema
+    places = {name: rep for name, rep in schema.inputs.items() if rep.is_affine and call.inputs.get(name) is not None}
+    if not places:
+        return {}
+    first = next(iter(places))
+    spread, shift = shift_of(places[first].places(call.inputs[first]).detach())
+    with isolated(live.network, generators=[generator for generator, _ in start.own]):
+        here = _outputs(live, call, {}, start)
+        there = _outputs(live, call, {n: rep.translate(call.inputs[n], shift) for n, rep in places.items()}, start)
+    found = {}
+    for name, rep in schema.outputs.items():
+        if there[name].is_floating_point() and there[name].shape == here[name].shape:
+            back = rep.translate(there[name], -shift) if rep.is_affine else there[name]
+            sizes = [float(wide(one).nan_to_num().square().mean().sqrt()) for one in (back - here[name], here[name])]
+            found[name] = sizes[0], sizes[1], float(shift.norm()) / max(spread, 1e-6)
     return found
 
 

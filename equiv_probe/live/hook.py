@@ -49,19 +49,22 @@ class Hook:
 
     Attributes:
         owner: whose it is.
-        wanted: whether code that is compiled around the module must stop for it; if not, it is no part of that code.
+        wanted: whether code that is compiled around the module must stop for it in training; if not, it is no part of
+            that code.
+        evaluates: likewise in evaluation.
         passed: set by compiled code that went past it.
     """
 
     def __init__(self, run: Callable[..., Any] | None, owner: object = None, *, wanted: bool = True) -> None:
         self.owner, self.wanted, self.passed = owner, wanted, False
+        self.evaluates = True
         self._run = torch.compiler.disable(run) if run is not None else None  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any) -> Any:
         """Run it; a copy does nothing."""
         if torch.compiler.is_compiling():
             self.passed = True
-            if not self.wanted:
+            if not (self.wanted if args[0].training else self.evaluates):
                 return None
         return None if self._run is None else self._run(*args)
 

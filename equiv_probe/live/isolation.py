@@ -86,10 +86,10 @@ def _sharding(*names: str) -> tuple[type, ...]:
     return tuple(one for one in found if isinstance(one, type))
 
 
-def sharded(module: nn.Module) -> bool:
-    """Whether a module's weights are spread over processes (FSDP), so that its every call is a collective."""
+def sharded(modules: Iterable[nn.Module]) -> bool:
+    """Whether weights are spread over processes (FSDP), so that every call of a module is a collective."""
     kinds = _sharding("FSDPModule", "FullyShardedDataParallel")
-    return bool(kinds) and any(isinstance(one, kinds) for one in module.modules())
+    return bool(kinds) and any(isinstance(one, kinds) for one in modules)
 
 
 def described(network: nn.Module) -> nn.Module:
@@ -162,7 +162,7 @@ class ModuleState:
         self._flags = [(m, m.training) for m in scripted]  # all that can be put back of a scripted module
         unique = {key: m for key, m in unique.items() if not isinstance(m, torch.jit.ScriptModule)}
         # FSDP puts its own in the place of parameters, and of attributes that are views of them.
-        self._spread = any(sharded(m) for m in unique.values())
+        self._spread = sharded(unique.values())
         self._saved = [
             (m, attributes_of(m, spread=self._spread), dict(m._buffers), dict(m._parameters)) for m in unique.values()
         ]

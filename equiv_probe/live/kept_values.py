@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import array
-import contextlib
-import types
 from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from equiv_probe.representations.voxel_rotations import at_hand
+
+if TYPE_CHECKING:
+    import types
 
 LARGEST = 2**22
 """Numbers in a tensor beyond which it is taken for a data set: not copied, only watched."""
@@ -56,21 +57,17 @@ class Contents:
         container: list, dict, set, deque or array of bytes.
         held: a shallow copy.
         only: keys of a dict that matter; None for all.
-        form: how an entry is named in messages.
     """
 
     name: str
     container: Any
     held: Any
     only: frozenset[str] | None = None
-    form: str = "{name}[{key!r}]"
 
     @classmethod
-    def of(
-        cls, name: str, container: Any, only: frozenset[str] | None = None, form: str = "{name}[{key!r}]"
-    ) -> Contents:
+    def of(cls, name: str, container: Any, only: frozenset[str] | None = None) -> Contents:
         """A container and what it holds now."""
-        return cls(name, container, _shallow(container, only), only, form)
+        return cls(name, container, _shallow(container, only), only)
 
     def now(self) -> Contents:
         """See :class:`Place`."""
@@ -82,7 +79,7 @@ class Contents:
         if isinstance(here, dict):
             keys = [key for key in {**here, **held} if here.get(key, here) is not held.get(key, held)]
             moved = not keys and self.only is None and list(here) != list(held)
-            return [self.name] if moved else [self.form.format(name=self.name, key=key) for key in keys]
+            return [self.name] if moved else [f"{self.name}[{shown(key)}]" if self.name else str(key) for key in keys]
         if isinstance(here, set):
             return [self.name] if here != held else []
         same = len(here) == len(held) and all(a is b for a, b in zip(here, held, strict=True))
@@ -106,94 +103,17 @@ class Contents:
             (kind.extend if kind in {list, deque} else kind.update)(self.container, self.held)
 
 
+def shown(key: Any) -> str:
+    """A key in a message: others than these may be anything, and large."""
+    return repr(key) if isinstance(key, (str, int, float)) else type(key).__name__
+
+
 def _shallow(container: Any, only: frozenset[str] | None) -> Any:
     if isinstance(container, dict):
         return {key: value for key, value in container.items() if only is None or key in only}
     if isinstance(container, _BYTES):
         return container[:]
     return set(container) if isinstance(container, set) else list(container)
-
-
-class Attributes:
-    """What an object's attributes hold, in its dict and in its slots, or a class's own.
-
-    Args:
-        name: of the object, for messages.
-        value: the object or class.
-        plain: leave alone what is neither number nor text, nor new: of objects that mind the rest themselves.
-    """
-
-    def __init__(self, name: str, value: Any, *, plain: bool = False) -> None:
-        self.name, self.value, self.plain = name, value, plain
-        self.held = attributes(value)
-
-    def now(self) -> Attributes:
-        """See :class:`Place`."""
-        return Attributes(self.name, self.value, plain=self.plain)
-
-    def changes(self) -> list[str]:
-        """See :class:`Place`."""
-        return [f"{self.name}.{key}" if self.name else key for key in self._changed(attributes(self.value))]
-
-    def _changed(self, here: dict[str, Any]) -> list[str]:
-        keys = [key for key in {**here, **self.held} if here.get(key, here) is not self.held.get(key, here)]
-        return [key for key in keys if not self.plain or key not in self.held or is_plain(self.held[key])]
-
-    def put_back(self, *, surely: bool = False) -> None:
-        """See :class:`Place`."""
-        del surely
-        here = attributes(self.value)
-        for key in self._changed(here):
-            if key not in self.held:
-                _delete(self.value, key)
-            else:
-                _set(self.value, key, self.held[key])
-
-
-def attributes(value: Any) -> dict[str, Any]:
-    """Attributes of an object, those in slots too; of a class what it holds that is no part of its code."""
-    if isinstance(value, type):
-        return {n: v for n, v in vars(value).items() if not n.startswith("__") and not _is_code(v)}
-    found = dict(getattr(value, "__dict__", {}))
-    for name, slot in slots(type(value)).items():
-        with contextlib.suppress(AttributeError):  # not assigned yet
-            found[name] = slot.__get__(value)
-    return found
-
-
-def slots(kind: type) -> dict[str, types.MemberDescriptorType]:
-    """The slots of a class written in Python, by the name under which it holds them."""
-    members = {n: v for one in kind.__mro__ for n, v in vars(one).items() if "__slots__" in vars(one)}
-    return {n: v for n, v in members.items() if isinstance(v, types.MemberDescriptorType)}
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a value is a number or a text, or several: nothing that could be written into."""
-    if isinstance(value, tuple):
-        return all(map(is_plain, value))
-    return value is None or isinstance(value, (int, float, complex, str, bytes, np.number))
-
-
-def _is_code(value: Any) -> bool:
-    return callable(value) or hasattr(value, "__get__")
-
-
-def _set(owner: Any, name: str, value: Any) -> None:
-    if isinstance(owner, type):
-        setattr(owner, name, value)
-    elif (slot := slots(type(owner)).get(name)) is not None:
-        slot.__set__(owner, value)  # past what the class itself makes of it: it may be frozen
-    else:
-        owner.__dict__[name] = value
-
-
-def _delete(owner: Any, name: str) -> None:
-    if isinstance(owner, type):
-        delattr(owner, name)
-    elif (slot := slots(type(owner)).get(name)) is not None:
-        slot.__delete__(owner)
-    else:
-        del owner.__dict__[name]
 
 
 class Cell:

@@ -18,13 +18,15 @@ import tempfile
 import threading
 import types
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from equiv_probe.live.generators import KINDS
-from equiv_probe.live.kept_values import WRITABLE, Attributes, Cell, Contents, Numbers, Place, slots
+from equiv_probe.live.kept_attributes import Attributes, slots
+from equiv_probe.live.kept_values import WRITABLE, Cell, Contents, Numbers, Place, shown
 from equiv_probe.live.unrepeatable import Position, Watched, is_watched
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ class Memory:
             yield from ((name, one, depth) for one in parts)
         elif Position.keeps(value):
             self._places.append(Position(name, value))
-        elif is_watched(value) and not (is_of_the_user(_package(value)) and is_data(value)):
+        elif is_watched(value) and not _is_own(value):
             self._places.append(Watched(name, value))
         elif is_data(value):
             yield from self._of_object(name, value, depth)
@@ -153,12 +155,19 @@ class Memory:
         """The attributes of an object, and what they hold; of a framework's, only what the user put there."""
         place = Attributes(name, value, plain=_package(value) in FRAMEWORKS)
         self._places.append(place)
-        held = {key: one for key, one in place.held.items() if not place.plain or isinstance(one, WRITABLE)}
-        if isinstance(value, logging.Handler):  # whose files get nothing while a step is run again
-            held.pop("stream", None)
-        yield from ((f"{name}.{key}" if name else key, one, depth + 1) for key, one in held.items())
-        if not place.plain:
-            yield f"{name}'s class", type(value), depth + 1
+        held = {f"{name}.{key}" if name else key: one for key, one in place.held.items()}
+        if place.plain:
+            for key, one in held.items():
+                if isinstance(one, WRITABLE):
+                    self._places.append(Contents.of(key, one))
+                    entries = one.values() if isinstance(one, dict) else one
+                    yield from ((key, each, depth + 1) for each in islice(entries, _LOOKED_INTO) if _is_own(each))
+            return
+        if isinstance(value, logging.Filterer):  # whose files get nothing while a step is run again
+            minded = [getattr(value, name, None) for name in ("stream", "filters", "parent", "manager")]
+            held = {key: one for key, one in held.items() if all(one is not each for each in minded)}
+        yield from ((key, one, depth + 1) for key, one in held.items())
+        yield f"{name}'s class", type(value), depth + 1
 
     def _of_own_code(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
         """What a class or a module of the user's own holds, and what the methods of the class name."""
@@ -171,7 +180,7 @@ class Memory:
                 yield from (("", held, depth + 1) for held in functions if isinstance(held, types.FunctionType))
         elif self._looks_into(value.__name__.partition(".")[0]):
             held = {n: v for n, v in vars(value).items() if not (n.startswith("__") or callable(v))}
-            self._places.append(Contents.of(name, vars(value), frozenset(held), "{name}.{key}"))
+            self._places.append(Contents.of(name, vars(value), frozenset(held)))
             yield from ((f"{name}.{key}", one, depth + 1) for key, one in held.items())
 
     def _of_method(self, name: str, method: types.MethodType, depth: int) -> Iterator[tuple[str, Any, int]]:
@@ -184,7 +193,7 @@ class Memory:
         if not isinstance(value, tuple):
             self._places.append(Contents.of(name, value))
         if isinstance(value, dict):
-            entries = [(f"{name}[{key!r}]", one) for key, one in list(value.items())[:_LOOKED_INTO]]
+            entries = [(f"{name}[{shown(key)}]", one) for key, one in islice(value.items(), _LOOKED_INTO)]
         elif isinstance(value, (list, tuple, set, deque)) and len(list(iter(value))) <= _LOOKED_INTO:
             entries = [(f"{name}[{k}]", one) for k, one in enumerate(list(iter(value)))]
         else:
@@ -204,7 +213,7 @@ class Memory:
             yield from ((label, one, depth) for one in place.held)
         named = {name for code in _codes(function.__code__) for name in code.co_names}
         held = {name: function.__globals__[name] for name in named if name in function.__globals__}
-        self._places.append(Contents.of("", function.__globals__, frozenset(named), "{key}"))
+        self._places.append(Contents.of("", function.__globals__, frozenset(named)))
         yield from ((label, one, depth) for label, one in held.items())
         defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
         yield from (("a default", one, depth) for one in defaults)
@@ -218,6 +227,10 @@ def is_data(value: Any) -> bool:
     if package in _LEFT_ALONE or package in sys.stdlib_module_names - {"__main__"} or package.startswith("equiv_probe"):
         return False
     return isinstance(getattr(value, "__dict__", None), dict) or bool(slots(type(value)))
+
+
+def _is_own(value: Any) -> bool:
+    return is_of_the_user(_package(value)) and is_data(value)
 
 
 @functools.cache

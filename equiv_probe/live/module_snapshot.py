@@ -15,7 +15,8 @@ from torch import nn
 from equiv_probe.live.contents import INTERNAL, copied
 from equiv_probe.live.contents import held as held_in_containers
 from equiv_probe.live.isolation import attributes_of, isolated, sharded
-from equiv_probe.live.kept_values import COMPARED, is_plain, same
+from equiv_probe.live.kept_attributes import is_plain
+from equiv_probe.live.kept_values import COMPARED, same
 from equiv_probe.live.memory import FRAMEWORKS, HOLDING, Memory, is_data, is_of_the_user
 from equiv_probe.live.unrepeatable import Position, is_watched
 from equiv_probe.representations.voxel_rotations import at_hand
@@ -81,7 +82,7 @@ class ModuleSnapshot:
     def __init__(self, modules: Iterable[nn.Module], apart: Iterable[object] = ()) -> None:
         self._apart = {id(one): one for one in apart}
         self._modules = all_of(modules)
-        self._spread = any(sharded(module) for module in self._modules)
+        self._spread = sharded(self._modules)
         self._now = [_Held.by(module, spread=self._spread) for module in self._modules]
         known = dict(self._apart)
         self._saved = [held.copied(known) for held in self._now]

@@ -18,7 +18,7 @@ from equiv_probe.live.nested import Tree, attributes, entries, is_graph, written
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.representations.fixed import Fixed
 from equiv_probe.schema.schema import named
-from equiv_probe.schema.usual_names import joined_matrices, usual
+from equiv_probe.schema.usual_names import CELLS, joined_matrices, plain, usual
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ def new_outputs(raw: Any, inputs: Mapping[str, Any], names: list[str] | None) ->
     Raises:
         EquivProbeError: nothing in a graph is an output.
     """
-    values = all_outputs(raw, names)
+    values = all_outputs(raw, names or _with_stresses(raw, inputs))
     if not is_graph(raw):
         return values
     found = {n: v for n, v in values.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
@@ -80,6 +80,19 @@ def new_outputs(raw: Any, inputs: Mapping[str, Any], names: list[str] | None) ->
             'ep.Schema(outputs={"<attribute>": ...}), or probe a module inside that gives tensors',
         )
     return {**fresh, **declared}
+
+
+def _with_stresses(raw: Any, inputs: Mapping[str, Any]) -> list[str] | None:
+    """Names for the places of a tuple that holds ``(3B, 3)`` beside B cells, which is a stress; None for others."""
+    if not isinstance(raw, tuple) or hasattr(raw, "_fields") or not all(isinstance(v, torch.Tensor) for v in raw):
+        return None
+    given = [(plain(name), value.shape) for name, value in inputs.items() if isinstance(value, torch.Tensor)]
+    cells = {shape[0] for name, shape in given if name in CELLS and len(shape) == 3}
+    rows = {shape[0] for name, shape in given if name not in CELLS and shape}
+    found = [v.ndim == 2 and v.shape[1] == 3 and len(v) // 3 in cells and len(v) not in rows for v in raw]
+    if sum(found) != 1:
+        return None
+    return ["stress" if is_stress else str(place) for place, is_stress in enumerate(found)]
 
 
 def write_outputs(raw: Any, values: Mapping[str, Any], names: list[str]) -> Any:

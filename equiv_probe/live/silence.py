@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 import threading
@@ -11,12 +12,22 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _SILENT: Counter[int] = Counter()
 """Threads that are silent now, and how deep."""
 _LOCK = threading.RLock()
 _INSTALLED = contextlib.ExitStack()
+
+
+_WRITERS = (
+    ("torch.utils.tensorboard.writer", "FileWriter", "add_event"),
+    ("tensorboardX.writer", "FileWriter", "add_event"),
+    ("wandb.sdk.wandb_run", "Run", "log"),
+    ("mlflow.tracking.client", "MlflowClient", "log_metric"),
+    ("mlflow.tracking.client", "MlflowClient", "log_batch"),
+)
+"""Through what writers of experiments' logs pass on all that they are given: by module, class and method."""
 
 
 def _silent() -> bool:
@@ -48,7 +59,8 @@ class _Stream:
 def silenced() -> Iterator[None]:
     """A context in which this thread's prints, warnings and log records go nowhere; exceptions surface.
 
-    Streams, filters and handlers are afterwards what they were. ``warnings.catch_warnings`` is not used: it makes
+    So do the numbers that it gives to the writers of TensorBoard, Weights & Biases and MLflow. Streams, filters and
+    handlers are afterwards what they were. ``warnings.catch_warnings`` is not used: it makes
     Python forget which warnings it has shown, so that the user would read them again after every replay. What is
     written through a stream that somebody kept from before, or by compiled code, is not caught.
     """
@@ -83,6 +95,16 @@ def silenced() -> Iterator[None]:
             handler.removeFilter(elsewhere)
 
 
+def _elsewhere(write: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for threads that are not silent."""
+
+    @functools.wraps(write)
+    def written(*args: Any, **kwargs: Any) -> Any:
+        return None if _silent() else write(*args, **kwargs)
+
+    return written
+
+
 def _install() -> None:
     show = warnings.showwarning
 
@@ -94,6 +116,10 @@ def _install() -> None:
         if warnings.showwarning is show_elsewhere:
             warnings.showwarning = show
 
+    for module, kind, method in _WRITERS:
+        if (writer := getattr(sys.modules.get(module), kind, None)) is not None:
+            _INSTALLED.callback(setattr, writer, method, getattr(writer, method))
+            setattr(writer, method, _elsewhere(getattr(writer, method)))
     warnings.showwarning = show_elsewhere
     _INSTALLED.callback(put_back)
     _INSTALLED.enter_context(contextlib.redirect_stdout(_Stream(sys.stdout)))

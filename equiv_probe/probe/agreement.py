@@ -85,7 +85,7 @@ class Meeting:
             network: whose every call is a collective, if it is sharded; of another one nothing is required.
         """
         store = None if self._met else _store()
-        if store is None or not sharded(network):
+        if store is None or not sharded(network.modules()):
             return
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         place = f"equiv_probe/meeting/{next(_ORDINAL_OF_MEETINGS)}"

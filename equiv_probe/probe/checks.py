@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, failed_first
+from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, does_not_move, failed_first
 from equiv_probe.estimation.losses import LOSSES
 from equiv_probe.live.capture import wide
-from equiv_probe.live.dependence import blind_outputs, coupled_outputs, drawn_outputs
+from equiv_probe.live.dependence import blind_outputs, coupled_outputs, differences_when_moved, drawn_outputs
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.network_search import inside
+from equiv_probe.live.number_spacing import spacing
 from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
@@ -68,8 +69,7 @@ class Checks:
         if device.type == "meta" or not self._first("call", training):
             return
         rotations = plan.rotations(plan.generator()).flatten(0, 1)[1:4].to(device)
-        if any(rep.is_affine for rep in live.known_schema.inputs.values()):
-            self._note(Control(TRANSLATION, None, "structures are not moved, so that broken translation does not show"))
+        self._of_translation(live, call, start)
         blind = blind_outputs(live, call, start, rotations)
         coupled = coupled_outputs(live, call, start)
         mode = "train mode" if training else "eval mode"
@@ -96,6 +96,24 @@ class Checks:
             )
         elif live.structures(call.inputs).layout != "one":
             self._passed(BATCH, "structures get the same whatever is beside them in a batch")
+
+    def _of_translation(self, live: LiveOrbit, call: Call, start: RandomState) -> None:
+        """Whether outputs stay where structures are moved as a whole; rotations about a centroid never show it."""
+        if not any(rep.is_affine for rep in live.known_schema.inputs.values()):
+            return
+        if not (isinstance(live.reader.center, str) and live.reader.center == "centroid"):
+            what = "structures are not moved, so that broken translation does not show: they rotate about a fixed point"
+            self._note(Control(TRANSLATION, None, what))
+            return
+        try:
+            differences = differences_when_moved(live, call, start)
+        except Exception as error:  # far from where it was, as outside of a box
+            self._note(Control(TRANSLATION, None, f"the network could not be evaluated at moved structures: {error}"))
+            return
+        device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
+        precision = spacing(live.network, device)
+        for name, (difference, size, distance) in differences.items():
+            self._note(does_not_move(name, difference, precision * size * (1 + distance), "", "moved as a whole"))
 
     def of_chance(self, live: LiveOrbit, call: Call) -> None:
         """Whether a call that is measured without its step draws random numbers in eval mode.

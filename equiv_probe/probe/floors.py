@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.live.isolation import isolated
+from equiv_probe.live.number_spacing import spacing
 from equiv_probe.probe.replay import replay_step
 from equiv_probe.representations.grids import Grid
 from equiv_probe.rotations.plan import RotationPlan
@@ -19,7 +20,7 @@ from equiv_probe.rotations.plan import RotationPlan
 if TYPE_CHECKING:
     from typing import Any
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from equiv_probe.live.capture import Call
     from equiv_probe.probe.parts import Parts
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 TWO = RotationPlan("haar", replicates=2)
 """Of which only the number and the weights count."""
-TENSOR_FLOAT = 2.0**-10
-"""Spacing of numbers that a GPU multiplies where it is allowed to take TF32 for float32."""
 
 
 def floor_is_due(parts: Parts, stage: str, kind: str) -> bool:
@@ -73,14 +72,3 @@ def tiny_rotations(angle: float, device: torch.device) -> Tensor:
     wide = torch.float32 if device.type == "mps" else torch.float64
     rotations: Tensor = torch.linalg.matrix_exp(angle * generators)
     return rotations.to(device, wide)
-
-
-def spacing(network: nn.Module, device: torch.device) -> float:
-    """Spacing of numbers, relative to one, of the coarsest type that a network works in here and now."""
-    types = {p.dtype for p in network.parameters() if p.is_floating_point()} or {torch.get_default_dtype()}
-    kind = device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        types.add(torch.get_autocast_dtype(kind))
-    coarsest = max(float(torch.finfo(one).eps) for one in types)
-    allowed = kind == "cuda" and torch.get_float32_matmul_precision() != "highest"
-    return max(coarsest, TENSOR_FLOAT) if allowed and torch.float32 in types else coarsest

@@ -59,6 +59,8 @@ class Hooks:
         if not self._handles:
             wanted = for_calls and self._parts.schedules["call", "train"].may_be_next
             self._both = before, after = [Hook(one, wanted=wanted) for one in (self._before, self._after)]
+            for one in self._both:
+                one.evaluates = for_calls and self._parts.schedules.cadences.full is not None
             self._handles = [
                 model.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
                 model.register_forward_hook(after, with_kwargs=True),

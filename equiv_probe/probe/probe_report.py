@@ -35,6 +35,8 @@ BLIND = [
     "forces that are no gradient of the energy",
 ]
 
+VISIBLE = 1e-5
+"""A share that reads like broken symmetry."""
 _OF_ONE = "{} was measured on one batch alone: its error bars are over rotations, not over batches."
 
 
@@ -114,20 +116,23 @@ def report_of(
         "equiv-probe": metadata.version("equiv-probe"),
         "torch": torch.__version__,
     }
+    measured = [
+        _measured(key, one, 1 if key in alone else int(one.count), probe.running.get(key), steps.get(key))
+        for key, one in sorted(sums.items())
+        if not _is_nothing(key, sums)
+    ]
     return Report(
         model=type(probe.live.network).__name__,
         source=source,
         protocol={**lines, **(protocol or {})},
-        measured=[
-            _measured(key, one, 1 if key in alone else int(one.count), probe.running.get(key), steps.get(key))
-            for key, one in sorted(sums.items())
-        ],
+        measured=measured,
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
         notes=[
             *notes,
             *(probe.over.notes if probe.over else []),
             *(probe.gradients.notes if probe.gradients else []),
             *(_OF_ONE.format("/".join(key)) for key in sorted(alone)),
+            *(f"{m.name}: {m.sentence}." for m in measured if _looks_broken(m)),
         ],
         blind_spots=BLIND,
         complete=complete,
@@ -136,6 +141,16 @@ def report_of(
         gradients=dict(gradients),
         controls=probe.controls,
     )
+
+
+def _is_nothing(key: tuple[str, str], sums: Mapping[tuple[str, str], Sums]) -> bool:
+    """Whether a loss is zero beside others of its stage that are not: that of labels that there are none of."""
+    return sums[key].total.value == 0 and any(stage == key[0] and one.total.value for (stage, _), one in sums.items())
+
+
+def _looks_broken(m: Measured) -> bool:
+    """Whether a row reads like a small breakage, and is none."""
+    return m.verdict == "round-off" and m.labelled is not None and abs(m.labelled.share) > VISIBLE
 
 
 def _measured(key: tuple[str, str], sums: Sums, structures: int, running: Running | None, step: int | None) -> Measured:

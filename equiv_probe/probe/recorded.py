@@ -151,6 +151,8 @@ def own_dicts(recorded: list[Recorded]) -> Iterator[None]:
 
 
 def refill(given: dict[str, Any], contents: Mapping[str, Any]) -> None:
-    """Give a dict other contents, in place."""
+    """Give a dict other contents, in place; some, such as HuggingFace's, let nobody update them without need."""
+    if list(given) == list(contents) and all(given[name] is value for name, value in contents.items()):
+        return
     given.clear()
     given.update(contents)

@@ -64,7 +64,9 @@ class Recorder:
 
     def listen(self) -> None:
         """Put a hook behind all others on the network: what they make of its output counts."""
-        self._last = self._parts.model.register_forward_hook(Hook(self._answered, wanted=False))
+        hook = Hook(self._answered, wanted=False)
+        hook.evaluates = False
+        self._last = self._parts.model.register_forward_hook(hook)
 
     def deafen(self) -> None:
         """Take it off."""

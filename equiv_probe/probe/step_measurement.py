@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -86,7 +87,7 @@ def replayed(
         EquivProbeError: it returns another number then, or uses what cannot be put back.
     """
     require_repeatable(run)
-    with unnoticed(run.live.network):
+    with unnoticed(run.live.network) if look else nullcontext():
         run.resolve()
     look = look and run.device.type != "meta"  # which has no numbers to look at
     written: list[str] = []

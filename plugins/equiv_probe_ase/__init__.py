@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from equiv_probe_ase.auditing.audit import audit
     from equiv_probe_ase.averaging.twirled_calculator import TwirledCalculator
     from equiv_probe_ase.calculators.by_name import make_calculator
+    from equiv_probe_ase.diagnosis.diagnose import diagnose
     from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 
-__all__ = ["SymmetryMonitor", "TwirledCalculator", "audit", "make_calculator"]
+__all__ = ["SymmetryMonitor", "TwirledCalculator", "audit", "diagnose", "make_calculator"]
 
 # The command line and the probe load this package to learn of the plugin, with or without its framework.
 if not TYPE_CHECKING:
@@ -30,6 +31,7 @@ if not TYPE_CHECKING:
             "auditing.audit": ("audit",),
             "averaging.twirled_calculator": ("TwirledCalculator",),
             "calculators.by_name": ("make_calculator",),
+            "diagnosis.diagnose": ("diagnose",),
             "dynamics.monitor": ("SymmetryMonitor",),
         },
     )

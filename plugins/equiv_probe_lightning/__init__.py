@@ -18,6 +18,8 @@ __all__ = ["EquivarianceCallback"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "configured":  # as the module was called
+        return importlib.import_module(f"{__name__}.configuration")
     if name != "EquivarianceCallback":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     both = ("lightning", "pytorch_lightning")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -27,8 +28,12 @@ def dummy_logger(trainer: Any) -> type[Any]:
 
 
 def inform(trainer: Any, message: str) -> None:
-    """Say something by the logger of Lightning's own package, on the first process: its level silences it."""
-    importlib.import_module(f"{flavour(trainer)}.utilities.rank_zero").rank_zero_info(message)
+    """Say something by the logger of Lightning's own package, on the first process: its level silences it.
+
+    As ``rank_zero_info`` does, whose logger is that of whichever of the two packages was imported last.
+    """
+    if trainer.is_global_zero:
+        logging.getLogger(f"{flavour(trainer)}.utilities.rank_zero").info(message)
 
 
 def defines(module: Any, name: str) -> bool:

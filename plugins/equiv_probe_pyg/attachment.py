@@ -37,7 +37,7 @@ def attach(
     Args:
         model: called with ``Data``, ``Batch`` or ``HeteroData`` anywhere among its arguments, or with tensors named
             ``pos``, ``edge_index``, ``batch`` and so on.
-        outputs: what the model answers: ``{"energy": ep.scalar, "forces": ep.vector}``, or names whose representation
+        outputs: of the model: ``{"energy": ep.scalar, "forces": ep.vector}``, or names whose representation
             is inferred; names are given to a tuple in order. None takes what comes, by its keys or places.
         targets: the attribute that is the label, by output, ``{"energy": "y", "forces": "force"}``, or that of the
             single output. None takes attributes of the outputs' own names, and ``y`` for a single output of its size,
@@ -63,7 +63,7 @@ def attach(
     >>> model = Forces()
     >>> batch = Batch.from_data_list([Data(pos=torch.randn(n, 3), force=torch.randn(n, 3)) for n in (4, 5)])
     >>> with attach(model, {"forces": ep.vector}, {"forces": "force"}, every=1) as probe:
-    ...     answer = model(batch)
+    ...     output = model(batch)
     >>> probe.compute()["equiv/train/forces/L_total"] > 0
     True
     """

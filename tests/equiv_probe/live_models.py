@@ -16,6 +16,24 @@ FORCES = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
 BOTH = ep.Schema(inputs={"pos": ep.point}, outputs={"energy": ep.scalar, "forces": ep.vector})
 
 
+class Unseen:
+    """Counts what is run again too: probes leave alone what seems to be of their own package, and put nothing back."""
+
+    __module__ = "equiv_probe"
+
+    def __init__(self, start: int = 1) -> None:
+        self.number, self.noted = start, []
+
+    def next(self) -> int:
+        """The next number."""
+        self.number += 1
+        return self.number - 1
+
+    def note(self, value: Any) -> None:
+        """Keep a value."""
+        self.noted.append(value)
+
+
 class Planted(nn.Module):
     """A planted model as a module."""
 

@@ -55,6 +55,7 @@ def test_logged_share_is_the_closed_form(kind: str, tmp_path: Path) -> None:
     assert float(fit.logged_metrics["equiv/test/loss/share"]) == pytest.approx(1 - mean / total, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_without_averaging_the_closed_form_would_be_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: with identities in the place of rotations there is no broken symmetry to see."""
     one = torch.eye(3, dtype=torch.float64)
@@ -68,6 +69,7 @@ def test_without_averaging_the_closed_form_would_be_missed(tmp_path: Path, monke
     assert mean / total < 0.5, "where the truth is another"
 
 
+@pytest.mark.slow
 def test_two_rotations_are_unbiased(tmp_path: Path) -> None:
     """The default light plan, 64 batches: within four standard errors, and these are of the right size."""
     callback = EquivarianceCallback(every=1, window=1000)
@@ -79,6 +81,7 @@ def test_two_rotations_are_unbiased(tmp_path: Path) -> None:
     assert abs(found["equiv/train/loss/L_equiv"] - (total - mean)) < 4 * error
 
 
+@pytest.mark.slow
 def test_a_value_is_logged_for_every_step_that_lightning_writes(tmp_path: Path) -> None:
     logger = pl.loggers.CSVLogger(tmp_path)
     callback = EquivarianceCallback(every=4, light=EXACT, verbose=False)
@@ -106,6 +109,7 @@ class Several(LinearModule):
         return super().loss(batch) + self.other(batch[0])["forces"].square().mean()
 
 
+@pytest.mark.slow
 def test_several_networks_are_an_error_that_lists_them(tmp_path: Path) -> None:
     with pytest.raises(ep.EquivProbeError, match=r'network="net" \(Linear\), network="other" \(Linear\)'):
         trainer(tmp_path, [EquivarianceCallback()]).fit(Several(), loader())
@@ -128,6 +132,7 @@ def test_no_network_and_wrong_names_teach(tmp_path: Path) -> None:
         trainer(tmp_path, [EquivarianceCallback(network="model")]).fit(LinearModule(), loader())
 
 
+@pytest.mark.slow
 def test_the_module_itself_is_the_network_where_the_step_calls_it(tmp_path: Path) -> None:
     class Itself(LinearModule):
         def forward(self, pos: Tensor) -> dict[str, Tensor]:
@@ -263,6 +268,7 @@ def test_validation_alone_and_runs_without_logging(tmp_path: Path, capsys: pytes
     assert everything(bare)["equiv/train/loss/share"] == pytest.approx(1 - mean / total, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_stopped_by_hand_it_shows_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Stopped(LinearModule):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -61,6 +61,7 @@ def test_resuming_gives_the_same_numbers(tmp_path: Path) -> None:
     assert seconds[0] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_resumed_augmentation_goes_on_where_it_was(
     kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

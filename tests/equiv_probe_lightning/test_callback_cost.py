@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 import equiv_probe as ep
 from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
+from equiv_probe_lightning.callback import Measuring
 from equiv_probe_lightning.trainers import last_evaluation
 
 from .lightning_models import LinearModule, centred, loader, trainer
@@ -121,5 +122,5 @@ def test_the_old_name_of_the_cost_works(tmp_path: Path, monkeypatch: pytest.Monk
         assert EquivarianceCallback(budget=0.05).settings.options["cost"] == 0.05
     monkeypatch.setenv("EQUIV_PROBE", "budget=none")
     with pytest.warns(DeprecationWarning, match="budget"):
-        (added,) = (one for one in trainer(tmp_path, []).callbacks if isinstance(one, EquivarianceCallback))
+        (added,) = (one for one in trainer(tmp_path, []).callbacks if isinstance(one, Measuring))
     assert added.settings.options["cost"] is None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import equiv_probe as ep
 from equiv_probe_lightning import EquivarianceCallback
 
-from .lightning_models import LinearModule, loader, trainer
+from .lightning_models import LinearModule, heard, loader, trainer
 from .test_callback import Several
 
 
@@ -132,12 +132,13 @@ def test_a_run_that_asked_hears_at_its_first_step(case: str, tmp_path: Path) -> 
 
 
 def test_what_fails_later_is_listed_and_ends_nothing(tmp_path: Path) -> None:
-    """The first measurement of a run that left its first steps alone."""
+    """The first measurement of a run that left its first steps alone; the end says it, whoever filters warnings."""
     callback = EquivarianceCallback(every=1, warmup=3, verbose=False)
-    with pytest.warns(UserWarning, match="equiv_probe could not measure, and carries on"):
+    with heard() as lines, pytest.warns(UserWarning, match="equiv_probe could not measure, and carries on"):
         trained(Unnamed, tmp_path, [callback])
     assert callback.probe is not None
     assert len(callback.probe.failures) == 2, "once in training and once in validation, and not again and again"
+    assert any("equiv_probe measured nothing: UndeclaredError: found outputs['what']" in line for line in lines)
 
 
 @pytest.mark.parametrize("asked", ["1", ""])

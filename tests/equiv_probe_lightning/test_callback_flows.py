@@ -128,6 +128,7 @@ def fitted(kind: str, predicts: str, folder: Path) -> tuple[Flow, dict[str, floa
     return module, callback.probe.compute(window=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("predicts", OBJECTIVES)
 @pytest.mark.parametrize("kind", ["dense", "graphs"])
 def test_the_users_own_loss_is_the_closed_form(kind: str, predicts: str, tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ def test_the_share_is_the_closed_form(tmp_path: Path) -> None:
         assert found[f"equiv/{stage}/loss/share"] == pytest.approx(1 - ratio, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_training_on_graphs_is_bit_identical(tmp_path: Path) -> None:
     weights = []
     for callbacks in ([], [EquivarianceCallback(every=3, augment=False)]):

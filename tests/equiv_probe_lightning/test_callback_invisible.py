@@ -78,6 +78,7 @@ def test_a_replay_that_is_not_isolated_would_be_caught(tmp_path: Path, monkeypat
     assert found["rows"] != without["rows"]
 
 
+@pytest.mark.slow
 def test_mixed_precision_and_clipping_are_bit_identical(tmp_path: Path) -> None:
     how = {"precision": "bf16-mixed", "gradient_clip_val": 0.5, "accumulate_grad_batches": 3, "epochs": 4}
     without = train(tmp_path / "without", [], **how)
@@ -88,6 +89,7 @@ def test_mixed_precision_and_clipping_are_bit_identical(tmp_path: Path) -> None:
     assert not callback.probe.failures
 
 
+@pytest.mark.slow
 def test_weight_averaging_copies_a_module_with_steps_of_its_own(tmp_path: Path) -> None:
     def average() -> pl.Callback:
         return pl.callbacks.StochasticWeightAveraging(swa_lrs=1e-3, swa_epoch_start=2)
@@ -108,6 +110,7 @@ class Inspector(pl.Callback):
             pl_module._trainer = kept
 
 
+@pytest.mark.slow
 def test_copies_have_their_classes_own_steps(tmp_path: Path) -> None:
     inspector = Inspector()
     module, callback = LinearModule(), EquivarianceCallback(every=1, verbose=False)
@@ -148,6 +151,7 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
         assert callback.probe.schedules["step", "train"].step >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["module", "network"])
 def test_compiled_training_is_the_same_and_is_measured(what: str, tmp_path: Path) -> None:
     """Lightning puts steps on the instance of a compiled module itself (and its ``self.log`` cannot be compiled)."""

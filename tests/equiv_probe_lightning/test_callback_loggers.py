@@ -117,6 +117,7 @@ def test_the_report_as_a_page(tmp_path: Path) -> None:
     assert f"{100 * (1 - mean / total):.1f}" in page
 
 
+@pytest.mark.slow
 def test_figures_can_be_left_out(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -126,6 +127,7 @@ def test_figures_can_be_left_out(tmp_path: Path) -> None:
     assert EventAccumulator(board.log_dir).Reload().Tags()["images"] == []
 
 
+@pytest.mark.slow
 def test_what_fails_later_is_listed_and_ends_nothing(tmp_path: Path) -> None:
     source = torch.Generator().manual_seed(0)
     # An iterator, which nobody can put back.
@@ -147,6 +149,7 @@ def test_what_fails_later_is_listed_and_ends_nothing(tmp_path: Path) -> None:
     assert callback.probe.running["train", "loss"].structures == 4
 
 
+@pytest.mark.slow
 def test_what_a_step_logs_by_hand_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 

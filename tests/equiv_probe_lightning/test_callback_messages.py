@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import pytest
 import equiv_probe as ep
 from equiv_probe_lightning import EquivarianceCallback, progress
 
-from .lightning_models import LinearModule, loader, trainer
+from .lightning_models import LinearModule, heard, loader, trainer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,41 +19,35 @@ if TYPE_CHECKING:
 EXACT = ep.RotationPlan("icosahedral", replicates=2)
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [one.getMessage() for one in caplog.records if one.name.startswith("pytorch_lightning")]
-
-
 def probed(path: Path, **kwargs: Any) -> EquivarianceCallback:
     return EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, cost=None, report=str(path), **kwargs)
 
 
-def test_it_speaks_by_lightnings_logger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "pytorch_lightning")
-    trainer(tmp_path, [probed(tmp_path)]).fit(LinearModule(), loader())
-    lines = [line for line in said(caplog) if "equiv_probe" in line and "at step" not in line]
-    assert lines == [
+def test_it_speaks_by_lightnings_logger(tmp_path: Path) -> None:
+    def said(**kwargs: Any) -> list[str]:
+        with heard() as lines:
+            trainer(tmp_path, [probed(tmp_path, **kwargs)]).fit(LinearModule(), loader())
+        return [line for line in lines if "equiv_probe" in line and "at step" not in line]
+
+    assert said() == [
         'equiv_probe measures network="net" (Linear)',
         f"equiv_probe saved its report to {tmp_path / 'equiv_probe_report.json'}",
     ]
-    caplog.clear()
-    trainer(tmp_path, [probed(tmp_path)]).fit(LinearModule(), loader())
-    assert said(caplog)[-1].endswith("equiv_probe_report_1.json (equiv_probe_report.json is that of another run)")
-    caplog.clear()
-    trainer(tmp_path, [probed(tmp_path, verbose=False)]).fit(LinearModule(), loader())
-    assert not [line for line in said(caplog) if "equiv_probe" in line]
+    assert said()[-1].endswith("equiv_probe_report_1.json (equiv_probe_report.json is that of another run)")
+    assert said(verbose=False) == []
 
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_shares_are_lines_where_there_is_no_terminal(
-    terminal: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.INFO, "pytorch_lightning")
     monkeypatch.setattr(progress, "FIRST", 0.0)
     monkeypatch.setattr(progress, "BETWEEN", 0.0)
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     callback = probed(tmp_path)
-    trainer(tmp_path, [callback], max_epochs=2).fit(LinearModule(), loader(), loader(count=16))
-    lines = [line for line in said(caplog) if "equiv_probe at step" in line]
+    with heard() as everything:
+        trainer(tmp_path, [callback], max_epochs=2).fit(LinearModule(), loader(), loader(count=16))
+    lines = [line for line in everything if "equiv_probe at step" in line]
     if terminal:
         assert lines == []
         return

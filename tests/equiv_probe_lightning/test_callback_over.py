@@ -92,6 +92,7 @@ def trained(path: Path, kind: str, callbacks: list[Any]) -> list[Tensor]:
     return [module.net.matrix.detach(), torch.get_rng_state()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["squared", "norm", "returned"])
 @pytest.mark.filterwarnings("ignore:equiv_probe")
 def test_training_is_bit_identical(kind: str, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ def test_first_layers_are_not_taken_for_the_network(tmp_path: Path) -> None:
     assert isinstance(named.probe.model, nn.Linear), "who names it gets it"
 
 
+@pytest.mark.slow
 def test_a_network_called_as_one_module_is_found(tmp_path: Path) -> None:
     for module, found in ((Whole(), Whole), (Judged(), Linear)):
         callback = measured(module, tmp_path)

@@ -194,7 +194,7 @@ class Precise(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 1e-4)
 
 
-def verdicts(net: nn.Module, precision: Any, path: Path) -> dict[str, Measured]:
+def verdicts(net: nn.Module, precision: Any, path: Path) -> tuple[dict[str, Measured], list[str]]:
     torch.manual_seed(0)
     pos = torch.randn(80, 9, 3)
     pos -= pos.mean(1, keepdim=True)
@@ -202,17 +202,21 @@ def verdicts(net: nn.Module, precision: Any, path: Path) -> dict[str, Measured]:
     callback = EquivarianceCallback(every=1, full=1, cost=None, verbose=False)
     fit = trainer(path, [callback], precision=precision, inference_mode=False)
     fit.fit(Precise(copy.deepcopy(net)), data, data)
-    return rows(callback)
+    assert callback.probe is not None
+    return rows(callback), callback.probe.report().notes
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_rounding_is_not_taken_for_broken_symmetry(precision: str, tmp_path: Path) -> None:
     """In training and in validation, whatever the precision; a perceptron's broken symmetry shows in all of them."""
     torch.manual_seed(1)
-    for stage, found in verdicts(Equivariant(), precision, tmp_path).items():
+    equivariant, notes = verdicts(Equivariant(), precision, tmp_path)
+    for stage, found in equivariant.items():
         assert found.verdict == "round-off", (stage, found.sentence)
         assert ("bfloat16, which resolves 0.78 % of it" in found.sentence) == (precision == "bf16-true")
-    for stage, found in verdicts(Perceptron(), precision, tmp_path).items():
+    assert bool(notes) == (precision != "32-true"), "what reads like a small breakage, and is none, is said to be none"
+    assert all("is no more than rounding" in note for note in notes)
+    for stage, found in verdicts(Perceptron(), precision, tmp_path)[0].items():
         assert found.verdict == "broken", (stage, found.sentence)
 
 
@@ -222,10 +226,10 @@ def test_without_its_floor_rounding_would_look_like_broken_symmetry(
     """Negative control: by identities in the place of rotations through one spacing, nothing is rounded anew."""
     torch.manual_seed(1)
     net = Equivariant()
-    honest = verdicts(net, "bf16-mixed", tmp_path)["val/loss"]
+    honest = verdicts(net, "bf16-mixed", tmp_path)[0]["val/loss"]
     one = torch.eye(3, dtype=torch.float64).expand(2, 1, 3, 3)
     monkeypatch.setattr("equiv_probe.probe.floors.tiny_rotations", lambda angle, device: one.to(device))
-    blind = verdicts(net, "bf16-mixed", tmp_path)["val/loss"]
+    blind = verdicts(net, "bf16-mixed", tmp_path)[0]["val/loss"]
     assert blind.floor == 0
     assert blind.verdict != "round-off"
     assert blind.equiv == honest.equiv
@@ -240,3 +244,19 @@ def test_a_row_says_at_which_step_it_was_measured(tmp_path: Path) -> None:
     report = ep.load(tmp_path / "r.json")
     assert {m.name: m.step for m in report.measured} == {"train/loss": 16, "val/loss": 16}
     assert "at step" in str(report)
+
+
+def test_the_floor_of_an_earlier_epoch_counts_on_and_losses_of_nothing_are_left_out(tmp_path: Path) -> None:
+    """The third epoch measures no floor of its own; a loss of labels that there are none of is zero."""
+
+    class Zero(LinearModule):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            loss = self.loss(batch)
+            self.log_dict({"val_loss": loss, "val_Stress_MAE": 0.0 * loss})
+
+    callback = EquivarianceCallback(every=None, plan="klein", full=1, cost=None, verbose=False)
+    trainer(tmp_path, [callback], max_epochs=3).fit(Zero(), loader(), loader(count=8))
+    found = rows(callback)
+    assert set(found) == {"val/loss"}
+    assert abs(found["val/loss"].floor) < 1e-12
+    assert found["val/loss"].verdict == "broken"

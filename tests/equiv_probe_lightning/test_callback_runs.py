@@ -79,6 +79,7 @@ def test_what_monitors_a_share_that_may_be_outdated_is_warned_of(cost: float | N
     assert len(about) == (0 if cost is None else 1)
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_printed_or_saved_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def made(transform: object, g: Tensor | None = None) -> Batch:
     return Batch.from_data_list(graphs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "transform",
     [

@@ -63,6 +63,7 @@ def train(mode: str, workers: int) -> tuple[list[bytes], list[float], ep.Probe |
     return [t.numpy().tobytes() for t in tensors if t is not None], losses, probe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_is_bit_identical(workers: int) -> None:
     without, losses, _ = train("without", workers)
@@ -77,6 +78,7 @@ def test_training_is_bit_identical(workers: int) -> None:
         assert set(probe.running) == keys, "it did measure"
 
 
+@pytest.mark.slow
 def test_a_probe_that_draws_from_the_global_state_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     without, _, _ = train("without", 0)
     monkeypatch.setattr("equiv_probe.live.isolation.RandomState.restore", lambda self: None)
@@ -133,6 +135,7 @@ def calls() -> list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [0, 1, 2])
 @pytest.mark.parametrize("mode", ["hooks", "step", "augmented"])
 def test_nothing_on_the_training_path_reads_from_the_device(

@@ -94,6 +94,7 @@ def test_all_rotations_have_the_same_dropout(graph: bool) -> None:
     assert kept > 0.1  # the mask is there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reuse", [False, True])
 @pytest.mark.parametrize("output", ["forces", "energy"])
 def test_the_penalty_and_its_gradient_are_unbiased(output: str, reuse: bool) -> None:

@@ -149,6 +149,7 @@ class Kept(InMemoryDataset):
         self.data, self.slices = self.collate([graph(n, n) for n in (4, 5, 6, 7)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_in_a_data_loader_with_a_cached_data_set(workers: int) -> None:
     plain, kept = Kept(None), Kept(T.Compose([RandomRotation(), T.NormalizeFeatures(["w"])]))

@@ -65,6 +65,7 @@ SCHEMA = ep.Schema(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", [SCHEMA, None], ids=["declared", "inferred"])
 @pytest.mark.parametrize("atoms", [structures(), [*crystals(), structures()[1]]], ids=["molecules", "crystals"])
 @pytest.mark.parametrize("keyword", [False, True])

@@ -240,6 +240,7 @@ hydra:
 """
 
 
+@pytest.mark.slow
 def test_spkmd_takes_it_from_its_configuration(tmp_path: Path) -> None:
     """The wheel of SchNetPack 2.2.0 lacks its own `md_configs/*.yaml`, so the whole configuration is given."""
     from ase.io import write

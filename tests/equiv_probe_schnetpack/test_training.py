@@ -173,6 +173,7 @@ def test_planted_model_meets_its_closed_form() -> None:
     assert math.isfinite(estimates["equiv/train/forces/share_stderr"]), "four structures have an error bar"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "periodic"),
     [(kind, periodic) for kind in ("schnet", "painn", "so3net") for periodic in (False, True)]

@@ -46,6 +46,12 @@ def stretched(value: Tensor) -> Tensor:
     return value * torch.tensor(STRETCH, dtype=value.dtype)
 
 
+def agree(found: float, expected: float, *, rel: float = TOLERANCE, smallest: float = 0.0) -> None:
+    """Whether a number of ours is that of brute force; both are printed, for the table in the README."""
+    print(f"measured {found:.4g}, brute force {expected:.4g}")
+    assert abs(found - expected) <= max(rel * abs(expected), smallest)
+
+
 def measured(probe: Any, name: str) -> float:
     """``L_equiv`` of an output or loss by the end of its name."""
     found = {key: v for key, v in probe.compute(window=False).items() if key.endswith(f"/{name}/L_equiv")}

@@ -25,25 +25,21 @@ class Host:
 
     packages: tuple[str, ...] = ()
     repository: str = ""
-    torch: str = TORCH
+    without: str = ""
+    """A package that comes along, is built for another torch, and is not needed."""
 
 
 HOSTED = {
-    "accelerate": Host(("accelerate",)),
     "chgnet": Host(("chgnet>=0.4", "ase")),
     "egnn": Host(("torch-geometric",), "https://github.com/vgsatorras/egnn"),
-    "fairchem": Host(("fairchem-core>=2",)),
-    "loops": Host(("torch-geometric",)),
-    "mace": Host(("mace-torch>=0.3.14",)),
+    "mace": Host(("mace-torch>=0.3.14", "ase")),
     "matgl": Host(("matgl>=4", "lightning", "torch-geometric")),
-    "metatrain": Host(("metatrain>=2026",)),
     "monai": Host(("monai", "pytorch-ignite")),
-    "nequip": Host(("nequip>=0.15", "lightning")),
-    "semlaflow": Host(("lightning", "rdkit", "numpy"), "https://github.com/rssrwn/semla-flow"),
+    "nequip": Host(("nequip>=0.15", "lightning", "ase")),
     "sevenn": Host(("sevenn>=0.11", "ase")),
-    "torchcfm": Host(("torchcfm",)),
-    "torchmdnet": Host(("torchmd-net",)),
-    "transformers": Host(("transformers", "accelerate")),
+    "torchcfm": Host(("torchcfm", "ase"), without="torchvision"),
+    "torchmdnet": Host(("torchmd-net", "ase")),
+    "transformers": Host(("transformers", "accelerate", "ase")),
 }
 
 
@@ -55,9 +51,11 @@ def install(name: str) -> Path:
         return python
     venv.create(where, with_pip=True, clear=True)
     pip = [str(python), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, host.torch], check=True)  # first and pinned: what comes after may not bring gigabytes of CUDA
-    subprocess.run([*pip, host.torch, "pytest", "scipy", *host.packages], check=True)
-    subprocess.run([*pip, host.torch, "-e", str(ROOT)], check=True)
+    subprocess.run([*pip, TORCH], check=True)  # first and pinned: what comes after may not bring gigabytes of CUDA
+    subprocess.run([*pip, TORCH, "pytest", "scipy", *host.packages], check=True)
+    subprocess.run([*pip, TORCH, "-e", str(ROOT)], check=True)
+    if host.without:
+        subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", host.without], check=True)
     if host.repository:
         source = os.environ.get(f"EQUIV_PROBE_{name.upper()}", host.repository)
         subprocess.run(["git", "clone", "--quiet", source, str(where / "source")], check=True)
@@ -68,10 +66,14 @@ def install(name: str) -> Path:
 def main(names: list[str]) -> int:
     """Install and test these hosts, one after another; the number of those that fail."""
     failed = []
+    if unknown := sorted(set(names) - set(HOSTED)):
+        print(f"{', '.join(unknown)}: no such host; there are {', '.join(HOSTED)}", file=sys.stderr)
+        return 2
     for name in names or list(HOSTED):
         python = install(name)
         where = {"EQUIV_PROBE_SOURCE": str(HOSTS / name / "source"), "OMP_NUM_THREADS": "1"}
-        command = [str(python), "-m", "pytest", "-m", "host", "-q", "-rs", f"tests/hosts/test_{name}.py"]
+        command = [str(python), "-m", "pytest", "-m", "host", "-q", "-rsP", "--confcutdir=tests/hosts"]
+        command.append(f"tests/hosts/test_{name}.py")
         if subprocess.run(command, cwd=ROOT, env={**os.environ, **where}, check=False).returncode:
             failed.append(name)
     print(f"{len(failed)} of {len(names or HOSTED)} hosts failed: {', '.join(failed) or 'none'}")

@@ -166,6 +166,7 @@ def run(study: SimpleNamespace, out: Path, model: str = "transformer", *, augmen
     return study.train.Run(config, model, augment=augment, out=out)
 
 
+@pytest.mark.slow
 def test_logged_share_is_that_of_a_direct_computation(study: SimpleNamespace, tmp_path: Path) -> None:
     """Against the orbit's variance in float64, with another source of rotations, at the same noise and times."""
     trained = run(study, tmp_path / "run", batch=32).train()
@@ -209,6 +210,7 @@ def test_egnn_is_at_the_floor(study: SimpleNamespace, tmp_path: Path) -> None:
     assert all(abs(row["share"]) < 1e-6 for row in rows)  # single precision; the transformer's is 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", [False, True])
 def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(
     study: SimpleNamespace, tmp_path: Path, augment: bool
@@ -229,6 +231,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(
     assert len(log) == 1 + len(parts.rows)
 
 
+@pytest.mark.slow
 def test_augmentation_alone_makes_the_difference(study: SimpleNamespace, tmp_path: Path) -> None:
     plain, rotated = (run(study, tmp_path / str(k), steps=3, augment=bool(k)).train() for k in range(2))
     assert plain.rows[0]["L_equiv"] == rotated.rows[0]["L_equiv"]  # the same network to begin with
@@ -236,6 +239,7 @@ def test_augmentation_alone_makes_the_difference(study: SimpleNamespace, tmp_pat
     assert any(not torch.equal(names[name], value) for name, value in rotated.net.named_parameters())
 
 
+@pytest.mark.slow
 def test_twirling_takes_the_equivariance_loss_away(study: SimpleNamespace, tmp_path: Path) -> None:
     """The loss of the averaged network is below the loss under rotation by L_equiv."""
     trained = run(study, tmp_path / "run").train()
@@ -277,6 +281,7 @@ def test_a_misspelt_field_is_refused(study: SimpleNamespace, tmp_path: Path) -> 
 # --- evaluation
 
 
+@pytest.mark.slow
 def test_bins_of_time_add_up_to_the_loss(study: SimpleNamespace, tmp_path: Path) -> None:
     trained = run(study, tmp_path / "run", steps=5).train()
     probe = study.evaluate.decomposed(trained, rounds=1, plan=ep.RotationPlan("haar", replicates=2))
@@ -292,6 +297,7 @@ def test_bins_of_time_add_up_to_the_loss(study: SimpleNamespace, tmp_path: Path)
     assert all(one.share > 0 for one in bins)
 
 
+@pytest.mark.slow
 def test_sampler_of_the_egnn_is_at_the_floor_and_that_of_the_transformer_is_not(
     study: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

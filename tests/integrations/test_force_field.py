@@ -300,6 +300,7 @@ def identical(a: Any, b: Any) -> bool:
     return all(torch.equal(state_a[name], state_b[name]) for name in state_a)
 
 
+@pytest.mark.slow
 def test_labels_rotate_with_the_molecule(ff: SimpleNamespace, heldout: Any) -> None:
     """Forces planted equal to the positions stay equal to them, and pair distances do not change."""
     planted = heldout._replace(forces=heldout.positions)
@@ -325,6 +326,7 @@ def test_training_is_reproducible(ff: SimpleNamespace, heldout: Any) -> None:
         assert not identical(first, trained(ff, heldout, 12, **changes)[0])
 
 
+@pytest.mark.slow
 def test_training_fits_a_few_molecules(ff: SimpleNamespace, heldout: Any) -> None:
     """Six molecules in one frame are learned by heart; rotated anew at every step, they are not."""
     few = ff.labelled.Labelled(*(tensor[3:9] for tensor in heldout))

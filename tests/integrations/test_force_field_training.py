@@ -289,6 +289,7 @@ def test_loss_is_in_units_of_the_labels(study: SimpleNamespace, tmp_path: Path) 
         assert float(one.loss(batch)) == pytest.approx(forces + 10 * float(energies), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{}, {"augment": True}, {"optimiser": "muon"}, {"optimiser": "sgd", "augment": True}, {"model": "painn"}],

@@ -10,6 +10,7 @@ import torch
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.subject import FEW
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ def edges(subject: Subject) -> Iterator[Finding]:
         sentence = (
             f"edges in {path or 'the model'} depend on the orientation: up to {change} gained or lost of "
             f"{known[0][path].shape[1]}, the first at atom {where[1]} (with {where[0]}); {name!r} is off by "
-            f"{best.after:.2g} and not {best.before:.2g} if the edges are held"
+            f"{number(best.after, 2)} and not {number(best.before, 2)} if the edges are held"
         )
         advice = _advice(known[0][path])
         yield finding(NAME, name, best, sentence, advice)

@@ -8,6 +8,7 @@ import torch
 
 from equiv_probe.diagnosis.experiment import experiment, finding
 from equiv_probe.diagnosis.subject import FEW
+from equiv_probe.report.formatting import number
 from equiv_probe.rotations.haar import generators
 
 if TYPE_CHECKING:
@@ -32,9 +33,9 @@ def small_angles(subject: Subject) -> Iterator[Finding]:
         if not jumped > 1e-2:
             continue
         sentence = (
-            f"{name!r} changes by {subject.amount(name, smooth.after)}"
-            f" under rotations by {ANGLE:g} radians, beside {smooth.before:.2g} under any: it jumps where the input "
-            "lies, as with ties that the last digits decide"
+            f"{name!r} changes by {subject.amount(name, smooth.after)} under rotations by {ANGLE:g} radians, beside "
+            f"{number(smooth.before, 2)} under any: it jumps where the input lies, as with ties that the last digits "
+            "decide"
         )
         advice = (
             "Look for a discrete choice: neighbours at equal distances and a cap on their number, a cutoff without a "

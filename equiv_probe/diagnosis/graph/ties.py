@@ -8,6 +8,7 @@ import torch
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.subject import FEW
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,8 +44,8 @@ def ties(subject: Subject) -> Iterator[Finding]:
     for name in subject.broken:
         best = subject.compare(name, after[name])
         sentence = (
-            f"{name!r} has {best.after:.2g} of its error left, of {best.before:.2g}, if the atoms are displaced a "
-            f"little: the structure is special, and {why}"
+            f"{name!r} has {number(best.after, 2)} of its error left, of {number(best.before, 2)}, if the atoms are "
+            f"displaced a little: the structure is special, and {why}"
         )
         advice = (
             "Build local frames so that they do not fail where axes are degenerate (average over them, or weight them "

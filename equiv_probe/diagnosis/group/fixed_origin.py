@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
-from equiv_probe.diagnosis.subject import FEW, root
+from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.schema.translation import shift_of
 from equiv_probe.schema.usual_names import plain
 

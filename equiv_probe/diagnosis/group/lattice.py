@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from equiv_probe.diagnosis.atom_indices import atom_indices
+from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.diagnosis.subject import root
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.schema.usual_names import CELLS, plain
 
@@ -53,6 +54,8 @@ def lattice(subject: Subject) -> Iterator[Finding]:
 
 
 def _crystal(subject: Subject) -> tuple[Tensor, Tensor]:
+    if atom_indices(subject):
+        raise NotApplicable("edges are given with the input, which say in which cell a neighbour lies")
     cells = [n for n in subject.schema.inputs if plain(n) in CELLS and tuple(subject.inputs[n].shape) == (3, 3)]
     places = [n for n, rep in subject.schema.inputs.items() if rep.is_affine and subject.inputs[n].ndim == 2]
     if not cells or not places:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.diagnosis.experiment import experiment, finding
+from equiv_probe.report.formatting import number
 from equiv_probe.rotations.haar import generators
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def one_axis(subject: Subject) -> Iterator[Finding]:
             continue
         sentence = (
             f"{name!r} respects rotations about {axis} ({subject.amount(name, best.after)}"
-            f") and not about the other axes (up to {max(others):.2g}): {axis} is a special direction"
+            f") and not about the other axes (up to {number(max(others), 2)}): {axis} is a special direction"
         )
         advice = (
             f"Look for what tells {axis} from the other axes: a local frame built with a fixed {axis} axis, spherical "

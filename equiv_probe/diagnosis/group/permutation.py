@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.diagnosis.subject import root
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.orbit.reordering import reordered

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.experiment import experiment
 from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.diagnosis.subject import FEW, root
+from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
+from equiv_probe.report.formatting import number
 from equiv_probe.representations.representation import CartesianTensor
 from equiv_probe.schema.usual_names import usual
 
@@ -44,7 +46,7 @@ def reflection(subject: Subject) -> Iterator[Finding]:
                 continue
         sentence = (
             f"{name!r} changes by {subject.amount(name, change)}"
-            f" under reflection, beside {own:.2g} under proper rotations: the model has a sense of hand"
+            f" under reflection, beside {number(own, 2)} under proper rotations: the model has a sense of hand"
         )
         advice = (
             "If mirror images should give the same, look for cross products, triple products, signed angles and "

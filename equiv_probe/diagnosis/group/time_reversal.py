@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.diagnosis.subject import root
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.diagnosis.atom_indices import atom_indices
+from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.diagnosis.subject import root
 from equiv_probe.schema.batch_layout import primary
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def batch_of_one(subject: Subject) -> Iterator[Finding]:
         alone = _chosen(subject.inputs, chosen, count, place)
         if index is not None:
             alone[index] = torch.zeros_like(alone[index])
-        found = subject.at(alone)
+        found = _alone(subject, alone)
         for name in subject.outputs:
             shared = _chosen(subject.identity, chosen, count, place)[name]
             if shared.shape == found[name].shape:
@@ -56,10 +57,22 @@ def batch_of_one(subject: Subject) -> Iterator[Finding]:
             yield Finding(NAME, name, sentence, advice, "beside", change, allowed)
 
 
+def _alone(subject: Subject, inputs: dict[str, Any]) -> Mapping[str, Tensor]:
+    """Outputs of one structure; beside a copy of itself where a model takes no batch of one, as while it trains."""
+    try:
+        return subject.at(inputs)
+    except (Exception, SystemExit):
+        if subject.schema.batch is not None:
+            raise
+        one = {n: v for n, v in inputs.items() if isinstance(v, torch.Tensor) and v.ndim and len(v) == 1}
+        found = subject.at({**inputs, **{name: torch.cat([value, value]) for name, value in one.items()}})
+        return {name: value[:1] if value.ndim and len(value) == 2 else value for name, value in found.items()}
+
+
 def _count(subject: Subject) -> tuple[int, Any]:
     """How many structures there are, and what chooses the entries of one of them along the first axis."""
     index = subject.schema.batch
-    if any(_counts_atoms(value) for value in subject.inputs.values()):
+    if atom_indices(subject):
         raise NotApplicable("inputs count atoms by their places (edges), which would have to be counted anew")
     if index is not None:
         owners: Tensor = subject.inputs[index].long()
@@ -86,7 +99,3 @@ def _chosen(values: Mapping[str, Any], chosen: Tensor, count: int, place: int) -
         elif len(value) == count:
             found[name] = value[place : place + 1]
     return found
-
-
-def _counts_atoms(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and not value.is_floating_point() and value.ndim == 2 and len(value) == 2

@@ -10,6 +10,7 @@ import torch
 from equiv_probe.diagnosis.experiment import experiment
 from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.estimation.verdict import CHANCE_FACTOR
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "chance"
+REPEATS = 8
 
 
 @experiment(NAME, "numerics", "Does the same input give the same output again?", cost=7, needs_error=False)
 def chance(subject: Subject) -> Iterator[Finding]:
     """Compare with the same random state for every call, and, of a module, in evaluation mode."""
-    noisy = [name for name in subject.outputs if _is_noisy(subject, name)]
+    if not any(subject.noise(name) > 0 for name in subject.outputs):
+        return
+    repeats = [subject.at(subject.inputs) for _ in range(REPEATS)]
+    noises = {n: float(torch.stack([one[n] for one in repeats]).var(0).mean().sqrt()) for n in subject.outputs}
+    noisy = [name for name in subject.outputs if _is_noisy(subject, name, noises[name])]
     if not noisy:
         return
     seeded = subject.again(predict=_seeded(subject.predict))
@@ -33,17 +39,17 @@ def chance(subject: Subject) -> Iterator[Finding]:
         with evaluating(subject.module):
             quiet = subject.again()
     for name in noisy:
-        noise, error = subject.noise(name), subject.error(name)
+        noise, error = noises[name], subject.error(name)
         tried = {"with the same random state at every call": subject.compare(name, seeded[name])}
         if quiet is not None:
             tried["in evaluation mode, model.eval()"] = subject.compare(name, quiet[name])
         how, best = max(tried.items(), key=lambda one: one[1].part)
         sentence = (
             f"{name!r}, evaluated again at the very same input, differs by {subject.amount(name, noise)}"
-            f", beside {error:.2g} over rotations"
+            f", beside {number(error, 2)} over rotations"
         )
         if best.part > 0.5:
-            sentence += f"; {how} {100 * best.part:.3g} % of the squared error go"
+            sentence += f"; {how} {number(100 * best.part, 2)} % of the squared error go"
             part, after, certain = best.part, best.after, best.certain
         else:  # atomics, races, a generator of its own: nothing holds it still
             part, after, certain = min(1.0, (CHANCE_FACTOR * noise / error) ** 2), error, True
@@ -56,8 +62,7 @@ def chance(subject: Subject) -> Iterator[Finding]:
         yield Finding(NAME, name, sentence, advice, "cause", error, after, part, certain)
 
 
-def _is_noisy(subject: Subject, name: str) -> bool:
-    noise = subject.noise(name)
+def _is_noisy(subject: Subject, name: str, noise: float) -> bool:
     return noise > 100 * torch.finfo(subject.precision).eps * subject.size(name) and noise > subject.error(name) / 10
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.diagnosis.subject import root
 from equiv_probe.estimation.verdict import AMPLIFIED
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def conditioning(subject: Subject) -> Iterator[Finding]:
         part = min(1.0, (10 * response / error) ** 2) if error > 0 else math.nan
         times = response / (4 * eps * subject.size(name))
         sentence = (
-            f"{name!r} changes by {response:.2g} if the inputs change in their last digits: {times:.0f} times more, "
-            "relative to its size, than they do"
+            f"{name!r} changes by {subject.amount(name, response)} if the inputs change in their last digits: "
+            f"{times:.0f} times more, relative to its size, than they do"
         )
         advice = (
             "Look for differences of nearly equal numbers, divisions by what may vanish (distances, norms, gaps of "

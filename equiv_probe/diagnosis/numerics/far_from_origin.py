@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.subject import FEW
+from equiv_probe.report.formatting import number
 from equiv_probe.schema.translation import shift_of
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def far_from_origin(subject: Subject) -> Iterator[Finding]:
     after = subject.again(inputs={**subject.inputs, **moved})
     for name in subject.broken:
         sentence = (
-            f"{name!r} is more symmetric if the structure is moved to the origin; it lies {away:.3g} from there, and "
-            f"is {spread:.2g} wide"
+            f"{name!r} is more symmetric if the structure is moved to the origin; it lies {number(away, 2)} from "
+            f"there, and is {number(spread, 2)} wide"
         )
         advice = "Subtract the centroid before anything else, in float64; or give coordinates near the origin."
         yield finding(NAME, name, subject.compare(name, after[name]), sentence, advice)

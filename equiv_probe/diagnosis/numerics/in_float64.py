@@ -9,12 +9,14 @@ import torch
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.subject import FEW
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from equiv_probe.diagnosis.comparison import Compared
     from equiv_probe.diagnosis.finding import Finding
-    from equiv_probe.diagnosis.subject import Compared, Subject
+    from equiv_probe.diagnosis.subject import Subject
 
 NAME = "low precision"
 _TYPICAL = (
@@ -36,7 +38,7 @@ def in_float64(subject: Subject) -> Iterator[Finding]:
     after = subject.again(predict=subject.calling(copy.deepcopy(subject.module).double()), inputs=wide)
     for name in subject.broken:
         best = subject.compare(name, after[name])
-        sentence = f"{name!r} is off by {_relative(best, subject.size(name))} and in float64 by {best.after:.2g}"
+        sentence = f"{name!r} is off by {_relative(best, subject.size(name))} and in float64 by {number(best.after, 2)}"
         advice = (
             "Compute in higher precision what loses it: torch.set_float32_matmul_precision('highest'), no autocast "
             "around geometry (distances, frames, sums over atoms), no .half() of coordinates."
@@ -47,7 +49,7 @@ def in_float64(subject: Subject) -> Iterator[Finding]:
 def _relative(compared: Compared, size: float) -> str:
     part = compared.before / size if size > 0 else float("inf")
     typical = next((words for limit, words in _TYPICAL if part <= limit), "")
-    return f"{compared.before:.2g}, {part:.1g} of its size" + (f", typical of {typical}," if typical else ",")
+    return f"{number(compared.before, 2)}, {part:.1g} of its size" + (f", typical of {typical}," if typical else ",")
 
 
 def _is_float(value: object) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.subject import FEW
+from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,8 @@ def other_device(subject: Subject) -> Iterator[Finding]:
     after = subject.again(predict=subject.calling(module), inputs=inputs)
     for name in subject.broken:
         best = subject.compare(name, after[name].to(subject.values[name].device))
-        sentence = f"{name!r} is more symmetric on the CPU ({best.after:.2g}) than on the GPU ({best.before:.2g})"
+        after_, before = number(best.after, 2), number(best.before, 2)
+        sentence = f"{name!r} is more symmetric on the CPU ({after_}) than on the GPU ({before})"
         advice = (
             "torch.backends.cuda.matmul.allow_tf32 = False, torch.backends.cudnn.allow_tf32 = False; then suspect "
             "fused or hand-written kernels."

@@ -9,6 +9,7 @@ import torch
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
+from equiv_probe.report.formatting import number
 from equiv_probe.representations.representation import scalar, vector
 from equiv_probe.schema.usual_names import plain
 
@@ -47,8 +48,8 @@ def gradient(subject: Subject) -> Iterator[Finding]:
     size = float(subject.identity[forces].norm()) / math.sqrt(points.numel())
     if defect > max(MUCH * size, 3 * doubt):
         sentence = (
-            f"{forces!r} are not the gradient of {energy!r}: F + ∇E is {defect:.2g} per component, beside forces of "
-            f"{size:.2g}"
+            f"{forces!r} are not the gradient of {energy!r}: F + ∇E is {number(defect, 2)} per component, beside "
+            f"forces of {number(size, 2)}"
         )
         advice = (
             "Look for a force head of its own, a detach() between energy and positions, a wrong sign or unit, and "

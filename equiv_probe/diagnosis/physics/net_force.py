@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.diagnosis.subject import root
 from equiv_probe.estimation.verdict import BROKEN_FACTOR
+from equiv_probe.report.formatting import number
 from equiv_probe.representations.representation import vector
 from equiv_probe.schema.usual_names import plain
 
@@ -40,7 +41,7 @@ def net_force(subject: Subject) -> Iterator[Finding]:
         if net > max(MUCH * size, BROKEN_FACTOR * subject.rounding(name)):
             sentence = (
                 f"{name!r} of a structure add up to {subject.amount(name, root(total))} per component, beside forces "
-                f"of {size:.2g}: the structure pushes itself"
+                f"of {number(size, 2)}: the structure pushes itself"
             )
             advice = (
                 "Take forces as the gradient of an energy that depends on differences of positions, or subtract their "

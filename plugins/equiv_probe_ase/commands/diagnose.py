@@ -32,6 +32,9 @@ def diagnose_command(  # noqa: PLR0917 - a command line has as many options as i
     batched: Annotated[
         bool, option("--batched/--no-batched", help="Evaluate many copies in one model pass where possible.")
     ] = True,
+    progress: Annotated[
+        bool, option("--progress/--no-progress", help="Show how far it is: a bar in a terminal, lines in a log.")
+    ] = True,
     as_json: Annotated[bool, option("--json", help="Print the diagnosis as JSON.")] = False,
     verbose: Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
 ) -> None:
@@ -55,6 +58,7 @@ def diagnose_command(  # noqa: PLR0917 - a command line has as many options as i
             everything=everything,
             budget=budget,
             seed=seed,
+            progress=progress,
             in_float64=lambda: make_calculator(calculator, device=device, dtype="float64"),
             name=calculator + (f" in {dtype}" if dtype else ""),
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.diagnose import diagnosis_of
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.estimation.controls import failures_of
 from equiv_probe_ase.auditing.subject import Subject as Audited
 from equiv_probe_ase.calculators.by_name import as_calculator, make_calculator
 from equiv_probe_ase.diagnosis.atoms_subject import subject_of
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from equiv_probe_ase.structures.loading import Source, Structure
 
 STRUCTURES = 4
-"""Of which the worst is looked at: the smallest ones of those that are given."""
+"""Of which the worst is looked at: the smallest of those that are given, of more than one atom."""
 
 
 def diagnose(
@@ -40,6 +41,7 @@ def diagnose(
     everything: bool = False,
     budget: int | None = None,
     seed: int = 0,
+    progress: bool = True,
     name: str | None = None,
     in_float64: Callable[[], Calculator] | None = None,
 ) -> Diagnosis:
@@ -57,6 +59,7 @@ def diagnose(
         everything: run all experiments, also when the error is explained.
         budget: evaluations beyond which no experiment is begun.
         seed: of the rotations.
+        progress: show how far it is.
         name: of the model, for the report.
         in_float64: makes the same calculator in float64; None does so where it was given by name.
 
@@ -91,8 +94,9 @@ def diagnose(
         everything=everything,
         budget=budget,
         protocol={"evaluator": audited.engine.evaluator.name, "versions": audited.versions},
-        notes=notes,
+        notes=[*failures_of(audited.controls), *notes],
         began=began,
+        progress=progress,
     )
 
 
@@ -102,7 +106,8 @@ def _worst(
     """The structure with the largest error beside its size, and remarks on those that failed."""
     found: list[tuple[float, Structure, Subject]] = []
     notes = []
-    for structure in sorted(todo, key=lambda one: len(one.atoms))[:STRUCTURES]:
+    # Small ones, but a single atom has no order, hardly any forces, and its symmetry hides what others show.
+    for structure in sorted(todo, key=lambda one: (len(one.atoms) < 2, len(one.atoms)))[:STRUCTURES]:
         try:
             subject = subject_of(structure, audited, seed=seed, in_float64=in_float64)
         except (Exception, SystemExit) as error:  # the others go on
@@ -112,5 +117,5 @@ def _worst(
         found.append((max(errors, default=0.0), structure, subject))
     if not found:
         raise EquivProbeError(f"structures that all failed ({notes[0]})", "one that can be evaluated")
-    _, structure, subject = max(found, key=lambda one: one[0])
+    _, structure, subject = max(found, key=lambda one: (one[0], len(one[1].atoms)))
     return structure, subject, notes

@@ -9,6 +9,7 @@ import torch
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.numerics.in_float64 import NAME
 from equiv_probe.diagnosis.subject import FEW
+from equiv_probe.report.formatting import number
 from equiv_probe_ase.diagnosis.atoms_subject import AtomsModel, atoms_of
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.evaluators.engine import Engine
@@ -28,11 +29,14 @@ def calculator_in_float64(subject: Subject) -> Iterator[Finding]:
         raise NotApplicable("the calculator works in float64")
     if model.in_float64 is None:
         raise NotApplicable("it is not known how to make this calculator in float64: name it instead of giving it")
-    engine = Engine(evaluator_for(model.in_float64()), model.engine.atoms_per_call)
-    wide = AtomsModel(model.atoms, engine, model.quantities, torch.float64)
-    after = subject.again(predict=wide)
+    default = torch.get_default_dtype()  # which some packages set, and the calculator in float32 needs back
+    try:
+        engine = Engine(evaluator_for(model.in_float64()), model.engine.atoms_per_call)
+        after = subject.again(predict=AtomsModel(model.atoms, engine, model.quantities, torch.float64))
+    finally:
+        torch.set_default_dtype(default)
     for name in subject.broken:
         best = subject.compare(name, after[name])
-        sentence = f"{name!r} is off by {subject.amount(name, best.before)}, and in float64 by {best.after:.2g}"
+        sentence = f"{name!r} is off by {subject.amount(name, best.before)}, and in float64 by {number(best.after, 2)}"
         advice = "Use the model in float64 (--dtype float64), or keep its geometry in float64."
         yield finding(NAME, name, best, sentence, advice)

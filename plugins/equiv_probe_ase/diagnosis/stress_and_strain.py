@@ -8,6 +8,7 @@ import numpy as np
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
+from equiv_probe.report.formatting import number
 from equiv_probe_ase.diagnosis.atoms_subject import atoms_of
 from equiv_probe_ase.evaluators.conservative import step_of
 
@@ -45,7 +46,7 @@ def stress_and_strain(subject: Subject) -> Iterator[Finding]:
         return
     sentence = (
         f"the stress is not the energy's slope under strain: they differ by {subject.amount('stress', defect)} per "
-        f"component, beside {size:.2g}"
+        f"component, beside {number(size, 2)}"
     )
     known = _named(stress, slope)
     if known:

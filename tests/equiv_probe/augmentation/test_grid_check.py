@@ -142,6 +142,7 @@ def test_a_symmetric_grid_tells_nothing_and_is_refused() -> None:
         checked(ep.RandomRotation(DECLARED), {"image": torch.ones(1, 6, 6, 6), "label": torch.ones(1, 6, 6, 6)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["smooth", "noise"])
 def test_interpolated_haar_rotations_pass_and_others_do_not(content: str) -> None:
     one = (

@@ -147,6 +147,7 @@ def test_the_report_is_saved_however_the_script_ends(
         assert "running_script" not in printed.err, "the traceback begins in the script"
 
 
+@pytest.mark.slow
 def test_arguments_codes_and_tracebacks_pass_through(tmp_path: Path) -> None:
     script = """
         import json, os, sys
@@ -201,3 +202,68 @@ def test_the_old_name_is_hidden_and_goes_not_with_the_new_one() -> None:
     assert "--report" not in CliRunner().invoke(build(), ["run", "--help"]).output
     result = CliRunner().invoke(build(), ["run", "-o", "a.json", "--report", "b.json", "train.py"])
     assert isinstance(result.exception, EquivProbeError)
+
+
+LOOP = """
+import sys, torch
+from torch import nn
+kind = sys.argv[1]
+class Tensors(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+    def forward(self, positions):
+        return self.layer(positions - positions.mean(-2, keepdim=True))
+class Keywords(Tensors):
+    def forward(self, *, batch):
+        return {"out": {"forces": super().forward(batch["inputs"]["pos"])}}
+class Grids(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv3d(1, 1, 3, padding=1)
+    def forward(self, x):
+        return self.layer(x)
+class Unclear(Tensors):
+    def forward(self, pos, a, b):
+        return super().forward(pos)
+class Tables(nn.Linear):
+    pass
+net = {"tensors": Tensors, "keywords": Keywords, "grids": Grids, "unclear": Unclear}.get(kind, lambda: Tables(3, 3))()
+optimizer = torch.optim.SGD(net.parameters(), 0.01)
+for _ in range(5):
+    x = torch.randn({"grids": (2, 1, 6, 6, 6), "tables": (32, 3)}.get(kind, (4, 5, 3)))
+    if kind == "keywords":
+        y = net(batch={"inputs": {"pos": x}})["out"]["forces"]
+    elif kind == "unclear":
+        y = net(x, torch.randn(4, 5, 3), torch.randn(4, 5, 6))
+    else:
+        y = net(x)
+    optimizer.zero_grad()
+    y.square().mean().backward()
+    optimizer.step()
+print("the training ended normally")
+raise SystemExit(5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        ("tensors", "every=1,light=klein", "train/0"),
+        ("keywords", "every=1", "train/out.forces"),
+        ("grids", "every=1", "train/0"),
+        ("grids", "every=1,network=Grids", "train/0"),
+        ("tensors", "every=1,network=layer,prog_bar=true", "prog_bar is for frameworks"),
+        ("tensors", "every=1,network=Missing", "network=Missing"),
+        ("unclear", "every=1", "2 tensors that could be several things"),
+        ("unclear", 'every=1,schema={"inputs": {"pos": "point"}, "rest": "fixed"}', "train/0"),
+        ("tables", "every=1", "measured nothing"),
+    ],
+)
+def test_plain_loops_are_measured_or_left_alone_and_go_on(kind: str, settings: str, said: str, tmp_path: Path) -> None:
+    done = started(tmp_path, LOOP, "-s", settings, "train.py", kind)
+    assert done.returncode == 5, done.stderr
+    assert "the training ended normally" in done.stdout
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr

@@ -147,6 +147,20 @@ def left_handed_axes(seed: int, broken: bool) -> Case:
     return of_forces(seed, lambda field, x: forces(field, x) * hand)
 
 
+@defect("components changed")
+def turned_axes(seed: int, broken: bool) -> Case:
+    turn = torch.linalg.matrix_exp(
+        torch.tensor([[0.0, -0.5, 0.2], [0.5, 0.0, -0.3], [-0.2, 0.3, 0.0]]).double() * broken
+    )
+    return of_forces(seed, lambda field, x: forces(field, x) @ turn)
+
+
+@defect("components changed")
+def components_scaled_apart(seed: int, broken: bool) -> Case:
+    scale = torch.tensor([1.0, 1.3, 0.8]).double() if broken else torch.ones(3).double()
+    return of_forces(seed, lambda field, x: forces(field, x) * scale)
+
+
 @defect("own frame")
 def not_rotated_back(seed: int, broken: bool) -> Case:
     def function(field: Field, x: Tensor) -> Tensor:
@@ -157,19 +171,56 @@ def not_rotated_back(seed: int, broken: bool) -> Case:
     return of_forces(seed, function)
 
 
+def _aligned(x: Tensor, template: Tensor) -> Tensor:
+    """The rotation that turns a template into a structure, by Kabsch."""
+    u, _, v = torch.linalg.svd((x - x.mean(0)).mT @ template)
+    hand = torch.ones(3, dtype=x.dtype)
+    hand[2] = torch.linalg.det(u @ v).sign()
+    return u @ torch.diag(hand) @ v
+
+
 @defect("rotated by the inverse")
 def rotated_back_by_the_transpose(seed: int, broken: bool) -> Case:
-    template = molecule(seed, away=0.5)
-    template = template - template.mean(0)
+    template = molecule(seed)
 
     def function(field: Field, x: Tensor) -> Tensor:
-        u, _, v = torch.linalg.svd((x - x.mean(0)).mT @ template)
-        sign = torch.diag(torch.stack([torch.ones(2).to(x).prod(), torch.ones(()).to(x), torch.linalg.det(u @ v)]))
-        frame = u @ sign @ v  # x = template @ frame.T
+        frame = _aligned(x, template)
         own = forces(field, (x - x.mean(0)) @ frame)
         return own @ frame if broken else own @ frame.mT
 
     return of_forces(seed, function)
+
+
+@defect("rotated twice")
+def rotated_back_twice(seed: int, broken: bool) -> Case:
+    template = molecule(seed)
+
+    def function(field: Field, x: Tensor) -> Tensor:
+        frame = _aligned(x, template)
+        return forces(field, x) @ frame.mT if broken else forces(field, (x - x.mean(0)) @ frame) @ frame.mT
+
+    return of_forces(seed, function)
+
+
+@defect("another centre")
+def places_about_another_centre(seed: int, broken: bool) -> Case:
+    fixed = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+
+    def function(field: Field, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = batch["pos"] - batch["pos"].mean(0)
+        return {"denoised": 0.5 * own + (fixed if broken else batch["pos"].mean(0))}
+
+    return Wrapped(Field(seed), function), given(seed), schema({"denoised": ep.point})
+
+
+@defect("another representation", "own frame")
+def invariants_declared_vectors(seed: int, broken: bool) -> Case:
+    def function(field: Field, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = batch["pos"] - batch["pos"].mean(0)
+        return {"features": torch.stack([own.norm(dim=-1).pow(k) for k in (1, 2, 3)], -1)}
+
+    kind = ep.vector if broken else ep.scalar
+    return Wrapped(Field(seed), function), given(seed), schema({"features": kind})
 
 
 @defect("constant laboratory vector")
@@ -431,8 +482,7 @@ def normalised_over_the_batch(seed: int, broken: bool) -> Case:
 @defect("compilation")
 def compiled_wrongly(seed: int, broken: bool) -> Case:
     def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
-        tilt = torch.tensor([1.0, 1.0, 1.1 if broken else 1.0], dtype=torch.float64)
-        return lambda *args: [o * tilt if o.shape[-1:] == (3,) else o for o in graph(*args)]
+        return lambda *args: [torch.tanh(o) if broken and o.shape[-1:] == (3,) else o for o in graph(*args)]
 
     torch._dynamo.reset()  # every backend is another one
     model, batch, known = of_forces(seed, forces)

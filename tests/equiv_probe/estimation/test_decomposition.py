@@ -46,6 +46,7 @@ def bias_scores(network, repeat, design: str, replicates: int, count: int = 150)
 BOUND = 4.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replicates", [2, 4])
 @pytest.mark.parametrize("design", DESIGNS)
 def test_squared_error_is_unbiased_with_every_design(design: str, replicates: int, network, repeat) -> None:

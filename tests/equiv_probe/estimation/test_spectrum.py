@@ -54,6 +54,7 @@ def planted(name: str, matrix: Tensor) -> tuple[PlantedModel, str]:
 NAMES = ["field", "denoiser", "quadratic energy", "quadratic forces", "l = 3", "l = 5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_quadrature_gives_the_closed_form_exactly(name: str, matrix: Tensor, positions: Tensor) -> None:
     # Pairs of replicates see products of degrees up to 5 + 6: a quadrature of degree 11 leaves no sampling error.
@@ -70,6 +71,7 @@ def test_quadrature_gives_the_closed_form_exactly(name: str, matrix: Tensor, pos
     assert abs(found.infinitesimal - model.infinitesimal(positions)[output]) < 1e-10 * size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["haar", "klein", "tetrahedral"])
 @pytest.mark.parametrize("name", NAMES)
 def test_unbiased_over_seeds_and_stderr_is_the_scatter(

@@ -48,6 +48,7 @@ def expected(low: float, high: float, degree: int) -> float:
     return float((density * (1 - character(theta, degree) / (2 * degree + 1))).sum() / density.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["tetrahedral", "klein", "haar"])
 @pytest.mark.parametrize("degree", [1, 2])
 def test_against_the_angle_it_follows_the_character_of_its_degree(design: str, degree: int) -> None:

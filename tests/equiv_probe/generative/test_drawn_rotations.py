@@ -31,6 +31,7 @@ SHAPE = (6, 4, 3)
 DOUBLE = {"dtype": torch.float64}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", CONJUGATE)
 def test_augmentation_that_is_never_undone(how: str) -> None:
     """Equivariant to rounding as ``g R g⁻¹``; with a denoiser that squeezes, broken; a single path owes all to R."""
@@ -48,6 +49,7 @@ def test_augmentation_that_is_never_undone(how: str) -> None:
     assert fixed.verdict == "broken", "negative control: the same rotations in every frame"
 
 
+@pytest.mark.slow
 def test_of_rows_of_single_precision_and_flat_batches() -> None:
     index = torch.arange(3).repeat_interleave(torch.tensor([3, 5, 4]))
 
@@ -62,6 +64,7 @@ def test_of_rows_of_single_precision_and_flat_batches() -> None:
     assert quiet(lambda x: flat(x) * torch.tensor([1.0, 1.0, 0.7], **DOUBLE), (12, 3), batch=index).verdict == "broken"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 3, 3), (4, 4, 3), (5, 3, 3)])
 def test_matrices_that_look_like_the_noise(shape: tuple[int, ...]) -> None:
     """As many samples as atoms, or three atoms: Gaussian matrices for the QR are laid out like noise, and are none."""
@@ -70,6 +73,7 @@ def test_matrices_that_look_like_the_noise(shape: tuple[int, ...]) -> None:
         assert quiet(augmented(HAAR[how], 0.7), shape, law=False).verdict == "broken"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [False, True])
 def test_frames_that_are_undone(rows: bool) -> None:
     audit = quiet(undone(quaternions, rows=rows), SHAPE)
@@ -88,6 +92,7 @@ def test_orientations(how: str) -> None:
     assert "g R" in audit.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [householder, axis_angle])
 def test_orientations_that_prefer_a_direction_are_not_taken_along(draw: Any) -> None:
     """Rods by the QR as it comes point away from x; by a uniform angle they keep near x: broken, also in law.
@@ -103,6 +108,7 @@ def test_orientations_that_prefer_a_direction_are_not_taken_along(draw: Any) -> 
     assert declared.verdict == "broken", "whatever is declared"
 
 
+@pytest.mark.slow
 def test_rotations_that_are_not_uniform_and_do_no_harm() -> None:
     """Equivariant in law with any augmentation, which paths do not show: said so, with a p-value; squeezed, broken."""
     audit = quiet(augmented(householder), (16, 4, 3))
@@ -112,6 +118,7 @@ def test_rotations_that_are_not_uniform_and_do_no_harm() -> None:
     assert quiet(augmented(householder, 0.7), (16, 4, 3)).verdict == "broken"
 
 
+@pytest.mark.slow
 def test_one_rotation_for_all_samples() -> None:
     """Which rotates no sample's own way: runs are compared whole, and the line to pass is said."""
 
@@ -202,6 +209,7 @@ def test_uniform_numbers_that_become_no_rotation_are_refused_as_ever() -> None:
         quiet(sampler, SHAPE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["left", "right", "conjugate"])
 def test_how_likely_rotations_are(way: Any) -> None:
     """Haar draws are refused at the rate that is said, 400 repetitions (3 σ of 5 % are 3.3 %); others never pass.

@@ -75,6 +75,7 @@ def p_value(cloud: Cloud, generator: torch.Generator, count: int = 128, *, by_ru
     return energy_test(plain, rotated, runs, groups, by_run=bool(by_run), seed=seed, swaps=199).p_value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cloud", [gaussian, tumbling, shuffled])
 def test_size(cloud: Cloud) -> None:
     """Swaps are exact: of 400 tests of isotropic clouds 5 % refuse at 5 % (4 σ are 4.4 %), 1 % at 1 % (4 σ: 2 %)."""
@@ -85,6 +86,7 @@ def test_size(cloud: Cloud) -> None:
     assert abs(float(found.mean()) - 0.5) < 0.06
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cloud", [shifted, along_the_diagonal, squeezed, a_third_upright, shuffled_and_upright])
 def test_power(cloud: Cloud) -> None:
     """A preferred direction, any, is seen by 128 samples of each kind in nine of ten tests at 5 %."""
@@ -93,6 +95,7 @@ def test_power(cloud: Cloud) -> None:
     assert float((found <= 0.05).double().mean()) > 0.9
 
 
+@pytest.mark.slow
 def test_samples_of_one_run_that_share_a_rotation_are_swapped_together() -> None:
     """Eight copies of one orientation a run are isotropic, but only whole runs can be swapped: one by one, refused."""
 
@@ -196,6 +199,7 @@ def test_paths_that_break_and_a_law_that_does_not() -> None:
     assert "p = " in audit.sentence
 
 
+@pytest.mark.slow
 def test_noise_that_is_given_a_mask_and_several_outputs() -> None:
     """Given noise is taken in random orientations; each output has a p-value of its own."""
     mask = torch.arange(4) < torch.tensor([4, 3, 2, 4])[:, None]
@@ -214,6 +218,7 @@ def test_noise_that_is_given_a_mask_and_several_outputs() -> None:
     assert quiet(langevin, (9, 3), batch=index, law=256)["end points"].law["p_value"] > 0.01
 
 
+@pytest.mark.slow
 def test_verdicts_over_seeds() -> None:
     """Of samplers whose drawn rotations are not uniform: equivariant ones are called broken at most once in twelve."""
     found = [quiet(augmented(householder, steps=1), (64, 4, 3), seed=seed, law=128).verdict for seed in range(12)]

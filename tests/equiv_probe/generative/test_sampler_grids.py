@@ -47,6 +47,7 @@ def walk_jump(net: nn.Module, draw: Callable[[Tensor], Tensor] = torch.randn_lik
     return sampler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("layers", [2, 6])
 def test_an_equivariant_network_and_another(dtype: torch.dtype, layers: int) -> None:
@@ -153,6 +154,7 @@ def test_boxes_vectors_single_grids_and_other_outputs() -> None:
     assert {one.name: one.verdict for one in several.measured} == {"total": "round-off", "field": "broken"}
 
 
+@pytest.mark.slow
 def test_in_distribution() -> None:
     good, bad = (walk_jump(network(symmetric=symmetric)) for symmetric in (True, False))
     assert quiet(good, SHAPE, noise=GRID, law=96)["end points"].law["p_value"] > 0.01

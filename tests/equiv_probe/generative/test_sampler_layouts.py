@@ -98,6 +98,7 @@ UNUSUAL: dict[str, tuple[str, tuple[int, ...], Callable[[Tensor], Tensor], Calla
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", UNUSUAL)
 @pytest.mark.parametrize("source", [False, True])
 def test_declared_layouts(how: str, source: bool) -> None:

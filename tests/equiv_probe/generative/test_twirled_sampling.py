@@ -144,6 +144,7 @@ def test_nothing_is_read_back_from_the_device(mode: str) -> None:
                 twirled(x, t)
 
 
+@pytest.mark.slow
 def test_random_frames_rotate_along_with_the_noise() -> None:
     """The distribution is equivariant, and so is the path if its frames rotate; drawn anew, it owes much to them."""
     network = Counting()
@@ -162,6 +163,7 @@ def test_random_frames_rotate_along_with_the_noise() -> None:
     assert alone.verdict == "round-off"
 
 
+@pytest.mark.slow
 def test_more_rotations_leave_less_deviation() -> None:
     """Fixed rotations: what they do not average is left, less for every design of higher degree."""
     network = Counting()

@@ -236,6 +236,7 @@ def test_condition_numbers_of_a_well_conditioned_matrix(kind: str, truth: float)
     assert found.ratio(kind).value == pytest.approx(truth, rel=tolerance)
 
 
+@pytest.mark.slow
 def test_ratio_of_condition_numbers_covers_the_truth() -> None:
     mean, equiv = spectrum(), torch.linspace(1, 4, 300, dtype=torch.float64)
     repetitions, inside = 100, {"weighted": 0, "mean": 0, "mass-0.9": 0}
@@ -281,6 +282,7 @@ def test_sets_of_rotations_cover_the_trace_and_bracket_the_largest_eigenvalue() 
     assert np.mean(outer) > truth + 5 * error  # by far: single sets overestimate
 
 
+@pytest.mark.slow
 def test_float32_agrees_with_float64() -> None:
     exact = ep.analysis.curvature(perceptron(), exact=True, progress=False)
     loss = perceptron()

@@ -89,6 +89,7 @@ def with_ratios(one: ep.analysis.Curvature, ends: dict[str, Any]) -> ep.analysis
     return ep.Curvature.from_dict(stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["curvature", "line"])
 def test_what_is_saved_is_read_back_whole(found: dict[str, Any], kind: str, tmp_path: Path) -> None:
     one = found[kind]
@@ -107,6 +108,7 @@ def test_what_is_saved_is_read_back_whole(found: dict[str, Any], kind: str, tmp_
         loaded.save(tmp_path / "a.txt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["curvature", "line"])
 def test_files_of_version_1_are_read(kind: str) -> None:
     stored = json.loads((DATA / f"{kind}_v1.json").read_text())
@@ -318,6 +320,7 @@ def test_whatever_comes_from_files_is_text(
     assert "\u202e" not in str(saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["curvature", "line"])
 def test_figures_have_words_and_labels_and_ids_of_their_own(found: dict[str, Any], kind: str) -> None:
     html = page([found[kind], found[kind]])

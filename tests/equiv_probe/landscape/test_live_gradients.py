@@ -111,6 +111,7 @@ def trained(*, gradients: Any, autocast: bool = False, steps: int = 6) -> tuple[
     return left, seen, probe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("autocast", [False, True])
 def test_training_is_bit_identical(autocast: bool) -> None:
     without, saw, _ = trained(gradients=False, autocast=autocast)
@@ -131,6 +132,7 @@ def test_gradients_of_the_unscaled_loss_in_half_precision() -> None:
     assert low == pytest.approx(exact, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_waits_for_the_device(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for where in ("probe.player", "live.kept_values"):

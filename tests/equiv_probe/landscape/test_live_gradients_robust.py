@@ -26,6 +26,7 @@ def exact(matrix: Tensor, x: Tensor = X) -> float:
     return float(equiv_of(matrix, x)[1].norm())
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_does_not_count() -> None:
     """With float16 the first steps overflow: they must not spoil every later mean."""
     model = Forces()
@@ -134,6 +135,7 @@ def test_calls_of_other_structures_are_not_rotated_one_by_one() -> None:
     assert len(probe.failures) == 1
 
 
+@pytest.mark.slow
 def test_a_closure_that_goes_backward_itself() -> None:
     """As optimizers like LBFGS are given: the measurement looks at the loss that it returns."""
     model, weights = Forces(), []
@@ -194,6 +196,7 @@ class Beside(nn.Module):
         return given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [False, True])
 def test_what_the_schema_does_not_name_is_part_of_the_gradient(inside: bool) -> None:
     """An output of the network that is not measured belongs to L_mean, and so does its gradient."""

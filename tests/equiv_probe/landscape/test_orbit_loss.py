@@ -194,6 +194,7 @@ def noisy_step(net: Head, embedding: nn.Embedding, x: Tensor) -> Callable[[], Te
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_structure", [False, True])
 def test_a_step_of_the_users_own(per_structure: bool) -> None:
     torch.manual_seed(0)
@@ -213,6 +214,7 @@ def test_a_step_of_the_users_own(per_structure: bool) -> None:
     assert all(value.grad is None for value in loss.parameters.values())
 
 
+@pytest.mark.slow
 def test_a_step_gives_what_the_data_give() -> None:
     model, x = Energy().train(), draw(3, 4, 3)
     energy, forces = draw(3, seed=3), draw(3, 4, 3, seed=4)

@@ -27,6 +27,7 @@ def sampled(evaluate: Any, matrix: nn.Parameter, seeds: int) -> tuple[Tensor, Te
     return torch.stack(values), torch.stack(slopes)
 
 
+@pytest.mark.slow
 def test_value_and_gradient_are_unbiased() -> None:
     model, x = Forces(), draw(6, 2, 3, seed=1)
     penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=False)
@@ -44,6 +45,7 @@ def test_value_and_gradient_are_unbiased() -> None:
         require_mean(fixed, value, within=6)
 
 
+@pytest.mark.slow
 def test_a_prediction_for_rotated_data_is_as_good_as_a_rotation() -> None:
     model, x = Forces(), draw(6, 2, 3, seed=1)
     penalty = ep.EquivariancePenalty(model, SCHEMA, stacked=False)
@@ -98,6 +100,7 @@ def test_forces_that_are_derivatives_and_coefficients() -> None:
     torch.testing.assert_close(evaluate(), parts[0] + parts[1])
 
 
+@pytest.mark.slow
 def test_a_framework_batch_is_left_as_it_is() -> None:
     model, batch = Mutating().train(), mutating_batch()
     before = {name: value.clone() for name, value in batch.items()}

@@ -84,6 +84,7 @@ def test_products_that_lack_what_pytorch_does_not_know_of_are_noted() -> None:
     assert lacking.total.trace.value != pytest.approx(whole.total.trace.value, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_smooth_networks_give_no_such_note(seed: int, dtype: torch.dtype) -> None:
@@ -110,6 +111,7 @@ class Radial(nn.Module):
         return x * self.scale(x.square().sum(-1, keepdim=True)) * (1 + x @ self.bias)[..., None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_an_equivariant_model_s_curvature_is_said_to_be_rounding(dtype: torch.dtype) -> None:
     for bias in (0.0, 0.1):

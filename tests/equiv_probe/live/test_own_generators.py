@@ -70,6 +70,7 @@ class Noisy(nn.Module):
         return [*tensors, *numpy, self.python.getstate()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before_the_call", [True, False])
 def test_the_same_noise_in_every_run(before_the_call: bool) -> None:
     """``(tr(MᵀM)/3 − (tr M/3)²) ⟨x²⟩`` whatever the noise on input or label, if it is the same each time.
@@ -117,6 +118,7 @@ def in_closure(kind: str) -> tuple[Any, Any]:
     return made, draws[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before_the_call", [True, False])
 @pytest.mark.parametrize("kind", ["torch", "held", "numpy", "python"])
 def test_generators_that_the_step_names(kind: str, before_the_call: bool) -> None:

@@ -75,6 +75,7 @@ def measured(probe: ep.Probe) -> None:
         assert running.sums.first.device == META
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("stack", [None, True], ids=["found out", "stacked"])
 def test_hooks_in_light_mode(name: str, stack: bool | None) -> None:
@@ -85,6 +86,7 @@ def test_hooks_in_light_mode(name: str, stack: bool | None) -> None:
     measured(probe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_that_is_replayed(name: str) -> None:
     model, schema, inputs = on_meta(name)
@@ -96,6 +98,7 @@ def test_a_step_that_is_replayed(name: str) -> None:
     measured(probe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_augmentation(name: str) -> None:
     model, schema, inputs = on_meta(name)
@@ -122,6 +125,7 @@ def test_averaged_models(name: str, mode: Any) -> None:
         loss_of(found).backward()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stacked", [False, True])
 @pytest.mark.parametrize("name", ["autograd forces", "voigt, irreps, axial", "interpolated grids"])
 def test_an_orbit(name: str, stacked: bool) -> None:

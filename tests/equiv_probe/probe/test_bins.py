@@ -86,6 +86,7 @@ def test_times_that_are_shuffled_would_be_caught(monkeypatch: pytest.MonkeyPatch
         require_exact(measured(0, 40))
 
 
+@pytest.mark.slow
 def test_intervals_cover() -> None:
     """Of 100 runs with 4 bins each, 95 % ± 2.2 % (two standard errors); skewed losses cost a little on the low side."""
     inside = {"share": 0, "equiv": 0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import types
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
+from equiv_probe.estimation.controls import TRANSLATION
+
+from ..live_models import Unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,11 +162,11 @@ def test_without_putting_back_the_memory_is_measured(monkeypatch: pytest.MonkeyP
 
 
 def test_a_memory_out_of_reach_is_refused() -> None:
-    x, y, net, drift = data(), data(seed=1), Field(), itertools.count(1.0)
+    x, y, net, drift = data(), data(seed=1), Field(), Unseen()
     with pytest.raises(ep.EquivProbeError, match="run again with the very outputs"):
-        ep.Probe(net, VECTORS).replay(lambda: (net(x) - y).square().mean() * next(drift))
+        ep.Probe(net, VECTORS).replay(lambda: (net(x) - y).square().mean() * drift.next())
     with pytest.raises(ep.EquivProbeError, match="run again with the very outputs"):
-        ep.Probe(net, VECTORS, every=1).step(lambda: (net(x) - y).square().mean() + next(drift))
+        ep.Probe(net, VECTORS, every=1).step(lambda: (net(x) - y).square().mean() + drift.next())
 
 
 @pytest.mark.parametrize("how", ["apart", "rebound", "in place", "array", "input in place"])
@@ -400,3 +402,26 @@ def test_a_loss_after_alignment_keeps_what_it_says() -> None:
     net, x, y = Field(), data(), data(seed=1)
     found = ep.Probe(net, VECTORS).replay(lambda: aligned(net(x), y), PLAN)
     assert abs(found.equiv) < 1e-10 * found.total
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("anchored", "center", "passed"),
+    [(0.0, "centroid", True), (0.3, "centroid", False), (0.3, "origin", None)],
+)
+def test_a_network_that_knows_where_its_structure_is_is_told(
+    anchored: float, center: str, passed: bool | None, training: bool
+) -> None:
+    """What hangs on the place of a structure shows under no rotation about its centroid; structures are moved, once."""
+
+    class Anchored(nn.Module):
+        def forward(self, pos: Tensor) -> Tensor:
+            return pos - pos.mean(-2, keepdim=True) + anchored * pos
+
+    net, x = Anchored().train(training), data()
+    with ep.Probe(net, ep.Schema({"pos": ep.point}, {"0": ep.vector}), every=1, full=1, center=center) as probe:
+        net(x)
+    (control,) = [one for one in probe.controls if one.name == TRANSLATION]
+    assert control.passed is passed
+    assert ("the model depends on where a structure is" in control.sentence) is (passed is False)
+    assert ("not moved" in control.sentence) is (passed is None)

@@ -186,6 +186,7 @@ def test_what_is_ambiguous_is_asked() -> None:
     assert found.outputs == {"y": ep.grid(), "energy": ep.scalar}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", [SCALARS, SMOOTH], ids=["exact", "interpolated"])
 def test_light_mode_is_unbiased(schema: ep.Schema) -> None:
     """Two rotations per structure, many times: the mean is that of the whole average, within its scatter."""

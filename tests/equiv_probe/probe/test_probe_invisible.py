@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import os
 import pickle
 import random
@@ -18,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import equiv_probe as ep
 
-from ..live_models import FORCES, MUTATING, Energy, Mutating, Noisy, mutating_batch
+from ..live_models import FORCES, MUTATING, Energy, Mutating, Noisy, Unseen, mutating_batch
 
 
 class Noise(Dataset[tuple[Tensor, Tensor]]):
@@ -178,16 +177,16 @@ def test_hooks_are_gone_after_removal_and_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), probe:
         model(torch.randn(8, 4, 3) / (1 // 0))
     assert hooks() == (0, 0, False)
-    runs = itertools.count()  # an iterator, which nobody puts back
+    runs = Unseen(0)
 
     def failing_in_replay() -> Tensor:
         loss = model(torch.ones(8, 4, 3))["forces"].sum()
-        if next(runs):
+        if runs.next():
             raise ZeroDivisionError
         return loss
 
     for at in (0, 1):  # in a replay, and in the ordinary run
-        runs = itertools.count(at)
+        runs = Unseen(at)
         with pytest.raises(ZeroDivisionError):
             probe.replay(failing_in_replay)
         assert hooks() == (0, 0, False)
@@ -211,10 +210,10 @@ def test_the_users_error_in_a_step_is_raised_and_only_ours_is_kept_back() -> Non
         probe.step(lambda: model(x)["forces"].square().mean())
         with pytest.raises(ZeroDivisionError):
             probe.step(divide)
-        runs = itertools.count(1)  # an iterator, which nobody puts back
+        runs = Unseen()
 
         def unrepeatable() -> Tensor:
-            return model(torch.full((8, 4, 3), float(next(runs))))["forces"].sum()
+            return model(torch.full((8, 4, 3), float(runs.next())))["forces"].sum()
 
         with pytest.warns(UserWarning, match="could not measure"):
             assert probe.step(unrepeatable).ndim == 0
@@ -297,6 +296,7 @@ def test_a_compiled_model() -> None:
     assert probe.running["train", "forces"].everything.count == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["inside a compiled module", "compiled in place"])
 def test_a_probed_module_within_compiled_code_reads_as_the_plain_one(how: str) -> None:
     x, found = torch.randn(8, 4, 3, generator=torch.Generator().manual_seed(1)), []

@@ -215,6 +215,7 @@ def test_several_scalars_tuples_and_plain_numbers() -> None:
     assert abs(float(found.scalars["0"].equiv) - float(found.scalars["1"].equiv)) < 1e-15
 
 
+@pytest.mark.slow
 def test_per_structure_rotations_are_closer_to_the_truth(matrix: Tensor) -> None:
     """The same loss with rotations of each structure's own scatters less; both are centred on the closed form."""
     planted = LinearField(matrix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import sys
 import threading
@@ -21,7 +20,7 @@ from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, Spearma
 import equiv_probe as ep
 from equiv_probe.live.silence import silenced
 
-from ..live_models import FORCES, MUTATING, Mutating, mutating_batch
+from ..live_models import FORCES, MUTATING, Mutating, Unseen, mutating_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -163,17 +162,17 @@ def test_without_lending_the_books_are_wrong(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_modules_hold_survives_a_replay_that_raises() -> None:
     probed = model()
-    calls = itertools.count(1)
+    calls = Unseen()
 
     def step() -> Tensor:
         loss = probed.step(*batch())
-        if next(calls) == 3:
+        if calls.next() == 3:
             raise ValueError("the user's own")
         return loss
 
     with pytest.raises(ValueError, match="the user's own"):
         by_replay(ep.Probe(probed, FORCES), step)
-    assert next(calls) == 4
+    assert calls.next() == 4
     assert len(probed.history) == 1
     assert probed.loss._update_count == 1
 
@@ -224,16 +223,27 @@ def test_a_batch_that_the_module_keeps_stays_the_batch() -> None:
     assert set(kept) == set(given)
 
 
-def test_a_measurement_of_the_network_alone_copies_no_contents(monkeypatch: pytest.MonkeyPatch) -> None:
-    lent = []
-    monkeypatch.setattr("equiv_probe.live.isolation.lend", lambda *_: lent.append(1))
-    network = model()
-    with ep.Probe(network, FORCES, every=1) as probe:
-        network(batch()[0])
-        assert lent == []
-        assert probe.running
-        probe.step(lambda: network(batch()[0])["forces"].square().mean())
-    assert lent == [1]
+def test_what_a_network_writes_in_a_measurement_of_its_own_is_gone() -> None:
+    """Calls in evaluation too: what it keeps in lists and dicts is of the user's calls alone."""
+
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[float] = []
+            self.last: dict[str, Tensor] = {}
+
+        def forward(self, pos: Tensor) -> dict[str, Tensor]:
+            self.seen.append(float(pos.sum()))
+            self.last["pos"] = pos
+            return {"forces": pos * pos[..., :1]}
+
+    for training in (True, False):
+        network, x = Keeping().train(training), batch()[0]
+        with ep.Probe(network, FORCES, every=1, full=1) as probe:
+            network(x)
+            assert probe.running
+            assert network.seen == [float(x.sum())]
+            assert network.last == {"pos": x}
 
 
 # What a replay says
@@ -302,10 +312,10 @@ def test_without_silence_it_would_be_heard_thirteen_times(
 
 def test_exceptions_in_a_replay_surface_and_the_streams_are_back(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr, warnings.showwarning, [list(h.filters) for h in logging.root.handlers]
-    network, calls = model(), itertools.count(1)  # an iterator, which nobody puts back
+    network, calls = model(), Unseen()
 
     def step() -> Tensor:
-        call = next(calls)
+        call = calls.next()
         print("run", call)
         if call == 2:
             raise KeyError("the user's own")
@@ -349,10 +359,10 @@ def test_python_does_not_forget_which_warnings_it_has_shown() -> None:
 
 
 def test_warnings_that_are_errors_are_errors_in_replays_too() -> None:
-    network, calls = model(), itertools.count(1)
+    network, calls = model(), Unseen()
 
     def step() -> Tensor:
-        if next(calls) == 2:
+        if calls.next() == 2:
             warnings.warn("as an error", UserWarning, stacklevel=1)
         return network(batch()[0])["forces"].square().mean()
 

@@ -36,21 +36,6 @@ def test_every_epoch_of_an_evaluation_is_measured(calls: int, run: int) -> None:
     assert set(places) == set(range(run)), "at random, every place in the first run"
 
 
-def test_an_allowance_stands_for_the_clock() -> None:
-    schedule = Schedule(every=1, limited=True, account=Account(cost=1e-9))
-    schedule.spent(100.0)
-    schedule.measured = 1
-    assert not schedule.due(), "more was spent than there is room for"
-    schedule.allowance = 2
-    assert [schedule.due() for _ in range(4)] == [True, True, False, False]
-    assert schedule.allowed() == 1, "at least one, for an epoch that must not go without"
-    roomy = Schedule(every=1, limited=True, account=Account(cost=0.5))
-    roomy.due()
-    roomy.began -= 100
-    roomy.spent(1.0)
-    assert roomy.allowed() == 49
-
-
 class Clock:
     """Time that passes where a test says so."""
 

@@ -372,3 +372,24 @@ def test_hooks_on_submodules_and_their_counters() -> None:
         found.append((seen, counter))
     assert found[0] == found[1]
     assert found[0][1] == {"forward": 2 * STEPS, "backward": 2 * STEPS}
+
+
+def test_what_is_given_to_tensorboard_is_written_once(tmp_path: Path) -> None:
+    """The writer hands events to a thread of its own, from which nothing is taken back."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    weights = []
+    for probed in (False, True):
+        folder = tmp_path / str(probed)
+        with SummaryWriter(str(folder)) as writer:
+            weight, probe = trained(lambda value, writer=writer: writer.add_scalar("loss", value), probed=probed)
+            writer.add_scalar("afterwards", 1.0)
+        events = EventAccumulator(str(folder)).Reload()
+        assert len(events.Scalars("loss")) == STEPS
+        assert len(events.Scalars("afterwards")) == 1, "afterwards it writes as before"
+        weights.append(weight)
+        if probe is not None:
+            assert "equiv/train/loss/share" in probe.compute()
+    assert torch.equal(*weights)

@@ -47,7 +47,7 @@ def train(kind: str, how: str, rank: int) -> dict[str, Any]:
     if how == "hooks" or (how == "rank 0" and rank == 0):
         probe.attach()
     losses, due = [], []
-    for _ in range(200 if how == "auto" else STEPS):
+    for _ in range(400 if how == "auto" else STEPS):
         x = torch.randn(8, 5, 3)
         step = lambda x=x: (model(x) + x).square().mean()  # noqa: E731
         loss = probe.step(step) if how in {"step", "auto"} else step()

@@ -115,6 +115,7 @@ def test_it_answers_in_the_order_in_which_people_ask(plain: str) -> None:
     assert "Over time" in re.findall(r"<h2>(.*?)</h2>", page([run_report()]))
 
 
+@pytest.mark.slow
 def test_over_time_shows_diffusion_times_and_trajectories() -> None:
     """What there is of it, each with its figure and its numbers in words."""
     torch.manual_seed(0)
@@ -203,6 +204,7 @@ def test_whatever_comes_from_files_is_text(text: str, harmless: list[str]) -> No
     assert all(re.fullmatch(r"[\w /.,²³·-]+", name) for name in sets["r0"]["properties"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_comparisons_and_notebooks_escape_too(text: str) -> None:
     for make in (
@@ -266,6 +268,7 @@ def test_the_viewer_gets_the_worst_structures_first_and_their_atoms() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "geometry",
     [
@@ -305,6 +308,7 @@ def test_the_same_report_gives_the_same_page(plain: str) -> None:
     assert page([audit_report()]) == plain
 
 
+@pytest.mark.slow
 def test_what_was_not_measured_is_a_dash(tmp_path: Path) -> None:
     """After a save and a load None and NaN are both about."""
     bare = measured(

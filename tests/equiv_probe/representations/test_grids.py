@@ -67,6 +67,7 @@ def test_values_and_vectors_arrive_where_the_rotation_takes_them(axes: str, shap
         assert torch.equal(rotated.flatten(1), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", BOXES)
 def test_rotations_compose_as_the_group_does(shape: tuple[int, ...]) -> None:
     rep, field = ep.grid((2, ep.scalar), ep.axial, ep.tensor(2)), values(3, 14, *shape)

@@ -44,6 +44,7 @@ def test_error_falls_with_the_order_of_the_interpolation(kind: str, order: float
     assert errors[2] < {"linear": 5e-3, "cubic": 3e-4}[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("centred", ["voxel", "corner"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,6 +92,7 @@ def test_low_precision_is_interpolated_in_float32(kind: str) -> None:
     assert bool(((rotated.double() - exact).abs() <= 2**-8 * 1.001 * exact.abs() + 1e-5).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_to_second_order(kind: str) -> None:
     rep, field = ep.grid(ep.vector, interpolation=kind), values(3, 2, 3, 3).requires_grad_()

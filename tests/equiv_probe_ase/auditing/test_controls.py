@@ -121,6 +121,7 @@ class HeightOverTheNearest(faulty.Faulty):
         return {"energy": pair_energy(atoms.positions) + 0.3 * nearest}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("calculator", "atoms"),
     [
@@ -153,6 +154,7 @@ def test_rounding_that_a_model_amplifies_is_told_with_how_much(dtype: torch.dtyp
     assert state(control, "the precision explains the floor") == "passed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", [0.0, 100.0, 1e4])
 def test_an_exact_potential_in_single_precision_is_at_round_off_wherever_it_is(distance: float) -> None:
     """The error grows with the distance from the origin as the grid of float32 numbers does, and the floor with it."""
@@ -215,6 +217,7 @@ def test_the_digits_of_a_perfect_crystal_say_nothing_of_the_precision() -> None:
     assert report["energy"].floor < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metal", ["Ni", "Cu", "Au"])
 def test_one_atom_in_single_precision_is_not_judged_by_double(metal: str) -> None:
     """Far away, its forces are rounding errors of the cell's images, which float32 explains and float64 does not."""

@@ -80,6 +80,7 @@ def comparable(report: Report) -> dict[str, Any]:
     return plain
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_loses_nothing_that_was_done(folder: Path) -> None:
     code, _, _ = finish(command(folder))
     assert code == 0
@@ -102,6 +103,7 @@ def test_a_kill_in_the_middle_loses_nothing_that_was_done(folder: Path) -> None:
     assert resumed.protocol["resumed structures"] == done
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_and_shows_what_was_done(folder: Path) -> None:
     process = command(folder, pause=0.02)
     wait_for_records(folder / "report.jsonl", 2)
@@ -121,6 +123,7 @@ def test_ctrl_c_keeps_and_shows_what_was_done(folder: Path) -> None:
     assert complete.structures[: len(partial.structures)] == list(partial.structures)
 
 
+@pytest.mark.slow
 def test_resuming_evaluates_only_what_is_left(
     planted: Any, quadratic: QuadraticEnergy, mixed: Any, tmp_path: Path
 ) -> None:
@@ -139,6 +142,7 @@ def test_resuming_evaluates_only_what_is_left(
         assert journal.read_bytes() == b"".join(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [1, 40, 400])
 def test_a_torn_last_line_is_cut_off(planted: Any, quadratic: Any, mixed: Any, tmp_path: Path, cut: int) -> None:
     journal = tmp_path / "a.jsonl"
@@ -159,6 +163,7 @@ def test_a_torn_first_line_starts_over(planted: Any, quadratic: Any, mixed: Any,
     assert journal.read_bytes() == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -205,6 +210,7 @@ def test_results_of_other_weights_are_not_resumed(planted: Any, mixed: Any, tmp_
         run()
 
 
+@pytest.mark.slow
 def test_a_structure_that_was_edited_is_measured_again(planted: Any, mixed: Any, tmp_path: Path) -> None:
     journal, model = tmp_path / "a.jsonl", LinearField(torch.diag(torch.tensor([1.0, 2.0, 3.0])))
     audit(planted(model), mixed, plan=PLAN, journal=journal)
@@ -215,6 +221,7 @@ def test_a_structure_that_was_edited_is_measured_again(planted: Any, mixed: Any,
     assert comparable(again) == comparable(audit(planted(model), mixed, plan=PLAN))
 
 
+@pytest.mark.slow
 def test_somebody_elses_file_is_not_overwritten(planted: Any, quadratic: Any, mixed: Any, tmp_path: Path) -> None:
     for content in ("my precious notes\n", '{"a": 1}\n', "no line break", '[1, 2]\n"x"\n'):
         (tmp_path / "notes.jsonl").write_text(content)

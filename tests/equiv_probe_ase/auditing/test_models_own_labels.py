@@ -49,6 +49,7 @@ def test_a_models_own_outputs_are_no_labels(frames: list[Atoms], suffix: str, tm
     assert any("(energy, forces) are this model's own outputs" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_somebody_elses_are(frames: list[Atoms]) -> None:
     """Of EMT as it is, which has the same energies: the forces tell. All of the loss is symmetry error."""
     for atoms in frames:
@@ -60,11 +61,13 @@ def test_somebody_elses_are(frames: list[Atoms]) -> None:
     assert not any("own outputs" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_one_frame_of_somebody_elses_is_enough(frames: list[Atoms]) -> None:
     frames[1].calc.results["forces"] = frames[1].calc.results["forces"] + 1e-3
     assert audit(Tilted(), frames, plan=PLAN)["forces"].labelled.structures == len(frames)
 
 
+@pytest.mark.slow
 def test_those_that_were_asked_for_are_kept_and_called_what_they_are(frames: list[Atoms]) -> None:
     report = audit(Tilted(), frames, plan=PLAN, reference={"forces": "forces"})
     assert report["forces"].labelled.structures == len(frames)

@@ -51,6 +51,7 @@ def test_equivariant_models_on_crystals(crystals: list[Atoms], preset: str, pack
     assert labelled.share < 1e-6
 
 
+@pytest.mark.slow
 def test_gfn2_xtb_on_aspirin_against_its_own_labels(shared_file: Find) -> None:
     pytest.importorskip("tblite", reason="tblite is not installed")
     source = f"{shared_file('aspirin_gfn2/md500K_200.extxyz')}@::80"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_a_structure_that_failed_is_tried_again(
     planted: Any, quadratic: Any, mixed: list[Atoms], tmp_path: Path
 ) -> None:
@@ -47,6 +48,7 @@ def torque_free(positions: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"energy": model(positions)["energy"], "forces": positions.mean(-2, keepdim=True) - positions}
 
 
+@pytest.mark.slow
 def test_forces_that_are_not_the_energys_gradient_are_told(planted: Any, mixed: list[Atoms]) -> None:
     molecules = [atoms for atoms in mixed if not atoms.pbc.any()]
     calculator = planted(torque_free, names=["energy", "forces"])
@@ -76,6 +78,7 @@ class UniformField(Faulty):
         return {"energy": -float(charges @ atoms.positions @ field), "forces": charges[:, None] * field}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["haar", "tetrahedral"])
 def test_a_conservative_field_at_the_bound_is_never_accused(design: str) -> None:
     """Of degree one the bound is an equality: from the same few rotations either side is larger by chance."""
@@ -109,6 +112,7 @@ class FromFile(Faulty):
         return {"energy": float((self.weights * x**2).sum()), "forces": -2 * self.weights * x}
 
 
+@pytest.mark.slow
 def test_results_of_weights_that_no_digest_sees_are_not_resumed(tmp_path: Path, capsys: Any) -> None:
     structures = [molecule("H2O"), molecule("CH4")]
     journal = tmp_path / "a.jsonl"
@@ -129,6 +133,7 @@ def test_buffers_are_weights_too() -> None:
     assert weights_digest(calculator) != before
 
 
+@pytest.mark.slow
 def test_a_file_is_the_same_from_wherever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ase.io.write(tmp_path / "two.xyz", [molecule("H2O"), molecule("CH4")])
     monkeypatch.chdir(tmp_path)

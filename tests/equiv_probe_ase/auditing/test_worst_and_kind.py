@@ -116,6 +116,7 @@ def test_a_resumed_audit_keeps_them_too(tmp_path: Path) -> None:
     assert "geometry" in again.structures[0]
 
 
+@pytest.mark.slow
 def test_a_journal_without_them_is_resumed(tmp_path: Path) -> None:
     """As one that was begun by an earlier version."""
     path = tmp_path / "j.jsonl"

@@ -70,7 +70,7 @@ def test_copies_know_what_was_found(how: Any) -> None:
 def test_a_sound_batch_is_used() -> None:
     calculator = TwirledCalculator(BatchedWell(), PLAN)
     assert calculator.get_potential_energy(cluster()) == pytest.approx(twirled(cluster())[0], rel=1e-12)
-    assert [str(control) for control in calculator.controls] == ["structures get alone what they get in a batch"]
+    assert [control.passed for control in calculator.controls] == [True]
     assert calculator.model_calls < calculator.evaluations
     assert not TwirledCalculator(BatchedWell(), batched=False).controls
 

@@ -187,6 +187,7 @@ def test_one_replicate_of_a_group_is_symmetric_under_that_group_and_no_more(clus
         assert (abs(calc.get_potential_energy(rotated) - energy) < 1e-11) == same
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_cubes_rotations_is_as_uncertain_as_what_is_left_out(cluster: Atoms) -> None:
     """All 24 without replacement are the cube itself, and nothing is left to chance."""
     cube = TwirledCalculator(Well(quartic=1.0), ep.RotationPlan("cube"), properties=["energy"])

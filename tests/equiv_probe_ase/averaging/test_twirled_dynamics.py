@@ -63,6 +63,7 @@ def test_the_average_conserves_energy_and_angular_momentum_where_the_model_conse
     assert np.ptp(about, axis=0).max() < 1e-10
 
 
+@pytest.mark.slow
 def test_four_rotations_conserve_energy_whatever_they_leave_of_the_torque() -> None:
     """Verlet's error is of second order: half the step, a quarter of it. An energy that drifts does not do that."""
     coarse, _ = nve(TwirledCalculator(Well(quartic=0.3), KLEIN))
@@ -107,6 +108,7 @@ DYNAMICS: dict[str, Callable[[Atoms], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Use of the NPT:UserWarning")
 @pytest.mark.parametrize("name", DYNAMICS)
 @pytest.mark.parametrize("mode", ["average", "random-frame"])

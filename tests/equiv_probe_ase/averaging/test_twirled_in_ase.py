@@ -184,6 +184,7 @@ def test_large_structures_go_through_in_parts(cluster: Atoms) -> None:
     assert (whole.model_calls, parts.model_calls) == (1, 6)
 
 
+@pytest.mark.slow
 def test_an_audit_of_the_average_finds_it_symmetric_and_that_of_a_frame_finds_chance(cluster: Atoms) -> None:
     """And it looks within: weights, precision and versions are those of the calculator that is averaged."""
     atoms = [molecule("CH3CH2OH"), molecule("H2O")]
@@ -252,6 +253,7 @@ def test_words_for_rotations() -> None:
             parse_twirl(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batched", [True, False])
 def test_a_protocol_counts_what_the_model_evaluated_and_not_averages(cluster: Atoms, batched: bool) -> None:
     """Each result takes four evaluations, also behind a sum of calculators, which takes one call for each."""
@@ -267,6 +269,7 @@ def test_a_protocol_counts_what_the_model_evaluated_and_not_averages(cluster: At
     assert audit(within, cluster, properties="forces").protocol["evaluations"] == 4 * of_forces
 
 
+@pytest.mark.slow
 def test_so_does_the_protocol_of_a_trajectory(cluster: Atoms) -> None:
     counted = []
     for calc in (Well(), TwirledCalculator(Well(), ep.RotationPlan("klein", 1))):

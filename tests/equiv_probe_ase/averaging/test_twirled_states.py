@@ -136,6 +136,7 @@ def test_a_run_in_random_frames_goes_on_as_if_it_had_not_stopped(
         assert (later.get_momenta() == whole.get_momenta()).all() == same
 
 
+@pytest.mark.slow
 def test_md_in_random_frames_resumes_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     def run(steps: int, file: str, **options: Any) -> Atoms:
         atoms = _moving(None)
@@ -193,6 +194,7 @@ def test_a_copy_of_its_own_shares_nothing_and_draws_on_its_own(cluster: Atoms) -
     assert calc.get_potential_energy(cluster) == pytest.approx(energies[0], rel=1e-12)  # the second frame of the seed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 6, 22])
 def test_what_is_drawn_is_called_chance_and_never_round_off(cluster: Atoms, seed: int) -> None:
     """One structure has one pair of repeats, alike by chance (seeds 6, 22): the round trips are chance as well."""
@@ -203,6 +205,7 @@ def test_what_is_drawn_is_called_chance_and_never_round_off(cluster: Atoms, seed
     assert any("draws new rotations at every call" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_md_in_random_frames_claims_no_gradient(tmp_path: Path) -> None:
     notes = {}
     for mode, plan in (("random-frame", None), ("average", KLEIN)):

@@ -86,6 +86,7 @@ def test_a_report_on_stdout_and_in_files(folder: Path) -> None:
     assert fresh.returncode == 0
 
 
+@pytest.mark.slow
 def test_json_is_all_there_is_on_stdout(folder: Path) -> None:
     done = run(folder, "audit", "tilted.py:Tilted", "two.xyz", *FAST, "--json", "-o", "out/deep/report.json")
     assert done.returncode == 0, done.stderr
@@ -101,6 +102,7 @@ def test_json_is_all_there_is_on_stdout(folder: Path) -> None:
     assert by_name["forces"]["verdict"] == "broken"
 
 
+@pytest.mark.slow
 def test_csv(folder: Path) -> None:
     done = run(folder, "audit", "tilted.py:Tilted", "two.xyz", *FAST, "-o", "report.csv", "--properties", "forces")
     assert done.returncode == 0, done.stderr
@@ -112,6 +114,7 @@ def test_csv(folder: Path) -> None:
     assert [float(row["rms"]) for row in rows] == pytest.approx([RMS, RMS], rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "code", "says"),
     [
@@ -175,6 +178,7 @@ def test_a_usage_error_is_one_line_without_a_traceback(folder: Path) -> None:
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_structures_that_fail_are_listed_and_the_rest_counts(folder: Path) -> None:
     ase.io.write(folder / "mixed.xyz", [molecule("H2O"), Atoms("Xe"), molecule("CH4")], format="extxyz")
     done = run(folder, "audit", "tilted.py:Tilted", "mixed.xyz", *FAST)
@@ -187,6 +191,7 @@ def test_structures_that_fail_are_listed_and_the_rest_counts(folder: Path) -> No
     assert "every structure failed" in done.stderr
 
 
+@pytest.mark.slow
 def test_reference_values_and_slices(folder: Path) -> None:
     frames = []
     for seed in range(6):

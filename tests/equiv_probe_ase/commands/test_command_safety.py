@@ -70,6 +70,7 @@ class Sound(EMT):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "code"), [("Caching", 1), ("Sound", 0)])
 def test_a_guard_fails_on_what_is_not_to_be_believed(folder: Path, model: str, code: int) -> None:
     """By its number alone a model that caches passes any limit."""

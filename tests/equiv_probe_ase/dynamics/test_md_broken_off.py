@@ -27,6 +27,7 @@ from .test_monitor_md import FIELD, equiv_probe, folder  # noqa: F401 - a fixtur
 BREAKS = FIELD.replace("tilted_field", "Breaks")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "words"),
     [

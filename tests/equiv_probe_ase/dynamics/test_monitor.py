@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from equiv_probe.testing import QuadraticEnergy
 
 
+@pytest.mark.slow
 def test_the_twirl_of_every_frame_in_closed_form(planted: Any, quadratic: QuadraticEnergy) -> None:
     atoms = molecule_in_motion("H2O")
     atoms.calc = planted(quadratic, names=["energy", "forces"])
@@ -92,6 +93,7 @@ def test_stress_of_a_crystal_and_atoms_inside_a_filter(planted: Any, quadratic: 
     assert monitor.log.rows[-1]["momentum_change_x_eV_fs_per_A"] == 0
 
 
+@pytest.mark.slow
 def test_models_at_round_off_and_one_that_is_not() -> None:
     pytest.importorskip("tblite", reason="tblite is not installed")
     found = {}

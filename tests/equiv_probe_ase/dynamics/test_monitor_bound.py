@@ -49,6 +49,7 @@ def test_equality_in_expectation() -> None:
     assert error < 0.2 * bound.mean()  # sharp enough to see a factor of two
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 3, 6])
 def test_conservative_forces_are_not_accused_by_chance(frames: int) -> None:
     """Comparing the two estimates alone would accuse half of these runs."""

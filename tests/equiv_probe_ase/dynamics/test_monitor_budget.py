@@ -47,6 +47,7 @@ def test_results_of_other_positions_are_not_used_and_nothing_is_calculated() -> 
     assert atoms.calc.calls == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix", [TILT, TILT + SPIN], ids=["conservative", "not conservative"])
 def test_under_velocity_verlet_the_budget_closes_to_rounding(matrix: np.ndarray) -> None:
     """For any forces and any time step: the trapezoidal rule is what the integrator does."""

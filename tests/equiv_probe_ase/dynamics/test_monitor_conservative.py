@@ -25,6 +25,7 @@ def engine(calculator) -> Engine:
     return Engine(evaluator_for(calculator))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.0, 0.01, 1.0])
 def test_mean_square_over_directions_in_closed_form(strength: float) -> None:
     """``F = −(S + A) x``: the defect is ``−A x``, whatever S."""
@@ -111,6 +112,7 @@ def test_a_drift_of_the_total_energy_is_told_from_broken_rotation() -> None:
     assert spun > 1.0
 
 
+@pytest.mark.slow
 def test_single_precision_does_not_cry_wolf() -> None:
     """A float32 model with conservative forces is not said to be non-conservative."""
 

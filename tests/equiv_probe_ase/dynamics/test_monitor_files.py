@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [".csv", ".jsonl"])
 def test_a_disk_that_comes_back_gets_all_rows(tmp_path: Path, kind: str) -> None:
     log = tmp_path / "disk" / f"log{kind}"
@@ -65,6 +66,7 @@ def test_a_full_disk_does_not_end_the_run(tmp_path: Path) -> None:
     assert len(monitor.report().structures) == 4
 
 
+@pytest.mark.slow
 def test_damaged_logs_are_explained(tmp_path: Path) -> None:
     for kind, line in ((".csv", "1,2,3"), (".jsonl", '{"step": 5, "ti'), (".jsonl", "[1]"), (".jsonl", "{}")):
         log = tmp_path / f"log{kind}"
@@ -119,6 +121,7 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
             SymmetryMonitor(dyn, atoms, log=None, trajectory=tmp_path / name)
 
 
+@pytest.mark.slow
 def test_two_monitors_do_not_write_into_one_log(tmp_path: Path) -> None:
     atoms, dyn = moving(LinearField(TILT))
     first, second = (SymmetryMonitor(dyn, atoms, every=n, log=tmp_path / "log.csv") for n in (1, 2))
@@ -135,6 +138,7 @@ def test_two_monitors_do_not_write_into_one_log(tmp_path: Path) -> None:
         optimiser.run(steps=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".extxyz", ".traj"])
 def test_frames_beyond_the_checkpoint_are_dropped_with_their_rows(tmp_path: Path, suffix: str) -> None:
     seen = tmp_path / "new" / f"seen{suffix}"
@@ -250,6 +254,7 @@ def test_the_worst_frames_are_shown_in_three_dimensions(tmp_path: Path, resumed:
     assert len(drawn["structures"]) == len(found)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_by_atoms(tmp_path: Path) -> None:
     """Rows and records that are kept hold numbers of the structure as a whole, except for the worst frames."""
     atoms, dyn = moving(LinearField(TILT))

@@ -27,6 +27,7 @@ def words(monitor: SymmetryMonitor) -> str:
     return " ".join(monitor.report().notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("meddle", ["heated", "moved", "scaled"])
 def test_what_is_done_between_two_runs_is_not_the_models_doing(meddle: str) -> None:
     atoms, dyn, monitor = watched(LinearField(TILT))
@@ -47,6 +48,7 @@ def test_what_is_done_between_two_runs_is_not_the_models_doing(meddle: str) -> N
     assert "1 of 20 steps are not in the budget" in words(monitor)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("single", [False, True])
 def test_runs_that_only_go_on_lose_no_step(single: bool) -> None:
     """In single precision too: positions follow from the forces that the integrator was given."""
@@ -84,6 +86,7 @@ def test_a_broken_step_is_not_called_rounding() -> None:
     assert "velocity Verlet: rounding" not in words(monitor)
 
 
+@pytest.mark.slow
 def test_steps_whose_forces_were_overwritten_are_gaps() -> None:
     """Two structures share a calculator, and an observer asks for the other one's forces at every third step."""
     atoms, dyn = moving(LinearField(TILT))
@@ -136,6 +139,7 @@ def test_energy_that_is_known_at_some_steps_only() -> None:
     assert atoms.calc.calls == 9
 
 
+@pytest.mark.slow
 def test_another_calculator_in_mid_run_is_seen() -> None:
     class ForcesOnly(LinearField):
         implemented_properties: ClassVar[list[str]] = ["forces"]
@@ -216,6 +220,7 @@ def test_a_copied_calculator_is_a_whole_copy() -> None:
             assert first.data["values"] is not getattr(original, f"part_{i}")[0].data["values"]
 
 
+@pytest.mark.slow
 def test_a_program_runs_in_a_folder_of_its_own(tmp_path: Any) -> None:
     """Rotated copies must not overwrite the files of the dynamics, from which its next step may start."""
     from ase.calculators.calculator import FileIOCalculator

@@ -116,6 +116,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_trajectory_is_bit_for_bit_the_same(case: str) -> None:
     make, atoms, dynamics = CASES[case]
@@ -126,6 +127,7 @@ def test_the_trajectory_is_bit_for_bit_the_same(case: str) -> None:
     assert watched == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["noisy model", "wavefunction"])
 def test_without_a_calculator_of_its_own_it_would_not_be(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control for the test above: the user's calculator is rotated, and forgets its wavefunction and its results."""

@@ -43,6 +43,7 @@ def run(
     return atoms, monitor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_restarted_run_has_the_log_of_one_that_was_not(tmp_path: Path, kind: str) -> None:
     run(tmp_path / f"whole{kind}", 40)
@@ -62,6 +63,7 @@ def test_a_restarted_run_has_the_log_of_one_that_was_not(tmp_path: Path, kind: s
     assert len(report.structures) == (9 if kind == ".jsonl" else 4)  # JSON lines keep the frames' records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_a_kill_rows_beyond_the_checkpoint_and_a_torn_line_are_dropped(tmp_path: Path, kind: str) -> None:
     log = tmp_path / f"log{kind}"
@@ -95,6 +97,7 @@ def test_without_resume_it_starts_over_and_a_second_run_goes_on(tmp_path: Path) 
     assert [row["step"] for row in rows_of(log)] == [0, 5, 10]
 
 
+@pytest.mark.slow
 def test_the_log_of_another_run_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     run(log, 5)

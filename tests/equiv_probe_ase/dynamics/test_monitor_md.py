@@ -36,6 +36,7 @@ def equiv_probe(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
+@pytest.mark.slow
 def test_files_of_a_run_and_of_one_in_two_parts(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,6 +66,7 @@ def test_files_of_a_run_and_of_one_in_two_parts(
     assert [entry["step"] for entry in report.history] == [0, 5, 10, 15, 20, 25, 30]
 
 
+@pytest.mark.slow
 def test_an_averaged_calculator_breaks_nothing_along_the_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sixty rotations average a linear field exactly; what is left is the centroid's way from the field's origin."""
     atoms = molecule("CH3OH")
@@ -78,6 +80,7 @@ def test_an_averaged_calculator_breaks_nothing_along_the_way(folder: Path, monke
     assert "twirled: icosahedral" in averaged.model
 
 
+@pytest.mark.slow
 def test_the_first_momenta_and_the_thermostat(folder: Path) -> None:
     atoms = molecule("CH3OH")
     molecular_dynamics(LinearField(TILT), atoms, steps=1, timestep=1e-6, log=None, temperature=500.0)
@@ -100,6 +103,7 @@ def test_the_first_momenta_and_the_thermostat(folder: Path) -> None:
     assert "(Langevin: what acts" in " ".join(report.notes)
 
 
+@pytest.mark.slow
 def test_mistakes_are_explained(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -200,12 +200,14 @@ def test_order_and_company_do_not_matter(case: SimpleNamespace) -> None:
     assert_same(case.evaluator.evaluate([case.structures[2]], case.properties), [case.results[2]])
 
 
+@pytest.mark.slow
 def test_asking_for_less_gives_the_same(case: SimpleNamespace) -> None:
     for properties in (["energy"], ["forces"], ["stress", "energy"], case.properties[::-1]):
         expected = [{name: result[name] for name in properties} for result in case.results]
         assert_same(case.evaluator.evaluate(case.structures, properties), expected)
 
 
+@pytest.mark.slow
 def test_nothing_of_the_callers_is_touched(case: SimpleNamespace) -> None:
     before = [atoms.copy() for atoms in case.structures]
     model = case.calculator.model
@@ -244,6 +246,7 @@ def test_an_unsupported_property_says_what_there_is(case: SimpleNamespace) -> No
             evaluator.evaluate(case.structures[:2], ["energy", "dipole"])
 
 
+@pytest.mark.slow
 def test_out_of_memory_reaches_the_caller(case: SimpleNamespace) -> None:
     def out_of_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("simulated")
@@ -298,6 +301,7 @@ def test_sevennet_atomic_stresses_come_in_ase_order() -> None:
         assert np.abs(total[3:] - total[[4, 3, 5]]).max() > 1e-4  # other orders are off by more
 
 
+@pytest.mark.slow
 def test_orb_neighbour_cap_bites_as_in_single_calls(tmp_path: Path) -> None:
     capped, free = orb(tmp_path, max_num_neighbors=5), orb(tmp_path)
     expected = [as_a_user_reads_it(capped.calculator, atoms, capped.properties) for atoms in capped.structures]

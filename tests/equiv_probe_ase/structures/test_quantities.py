@@ -57,6 +57,7 @@ def test_moments_with_three_components_are_axial(improper: bool) -> None:
     assert report["magmoms"].rms == pytest.approx(300 / np.sqrt(3), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mae-norm", "huber-norm", "mae", "huber"])
 def test_norm_wise_losses_take_energies_and_stresses_too(
     planted: Any, quadratic: Any, mixed: list[Atoms], loss: str
@@ -82,6 +83,7 @@ def test_norm_wise_losses_take_energies_and_stresses_too(
         assert report["stress"].labelled.total == pytest.approx(norm, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_norm_wise_and_component_wise_agree_on_numbers(planted: Any, mixed: list[Atoms]) -> None:
     def field(x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"charges": x[..., 0] - x[..., 0].mean(-1, keepdim=True)}

@@ -1,0 +1,62 @@
+"""All experiments and how they went, as blocks of a document."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from equiv_probe.report.document import GRAPHICAL, TERMINAL, Column, Paragraph, Table, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from equiv_probe.diagnosis.finding import Attempt, State
+    from equiv_probe.report.document import Block, Cell, Severity
+
+_STATES: dict[State, tuple[str, Severity]] = {
+    "explains": ("explains it", "bad"),
+    "found": ("broken too", "bad"),
+    "partly": ("explains a part", "fair"),
+    "excluded": ("not this", "good"),
+    "not applicable": ("does not apply", "unknown"),
+    "failed": ("could not be run", "unknown"),
+    "not tried": ("not tried", "unknown"),
+}
+
+
+def attempt_blocks(attempts: Sequence[Attempt]) -> list[Block]:
+    """A table where there is room; in a terminal names by how they went."""
+    columns = [
+        Column("experiment", kind="text"),
+        Column("question", kind="text"),
+        Column("evaluations"),
+        Column("result", kind="text"),
+        Column("why", kind="text"),
+    ]
+    rows: list[list[Cell]] = [
+        [one.experiment, one.question, one.evaluations, Verdict(*_STATES[one.state]), one.why] for one in attempts
+    ]
+    return [Table("All experiments", columns, rows, on=GRAPHICAL), *_in_a_terminal(attempts)]
+
+
+def _in_a_terminal(attempts: Sequence[Attempt]) -> list[Block]:
+    excluded = ", ".join(one.experiment for one in attempts if one.state == "excluded")
+    not_tried = _by_reason(attempts, "not tried")
+    more = " --all, or everything=True, tries them." if "already" in not_tried else ""
+    lines = {
+        "Excluded": excluded,
+        "Does not apply": _by_reason(attempts, "not applicable"),
+        "Could not be run": _by_reason(attempts, "failed"),
+        "Not tried": not_tried,
+    }
+    return [
+        Paragraph(f"{text}.{more if lead == 'Not tried' else ''}", lead, on=TERMINAL)
+        for lead, text in lines.items()
+        if text
+    ]
+
+
+def _by_reason(attempts: Sequence[Attempt], state: State) -> str:
+    """Names of experiments that went one way, those of one reason together."""
+    chosen = [one for one in attempts if one.state == state]
+    reasons = dict.fromkeys(one.why for one in chosen)
+    return "; ".join(f"{', '.join(one.experiment for one in chosen if one.why == why)} ({why})" for why in reasons)

@@ -1,0 +1,82 @@
+"""matgl's ``PotentialLightningModule`` on crystals of MPtrj with ``EQUIV_PROBE``: lattices beside fractions."""
+
+from __future__ import annotations
+
+import copy
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+import equiv_probe as ep
+
+from .brute_force import ROTATIONS, agree, bits, measured, variance
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest.importorskip("matgl", reason="matgl is not installed: make hosts HOST=matgl")
+io = pytest.importorskip("ase.io", reason="ASE is not installed")
+lightning = pytest.importorskip("lightning.pytorch", reason="Lightning is not installed")
+
+
+def trained(data: Path, where: Path) -> tuple[Any, Any, Any]:
+    """A TensorNet after two epochs on crystals, its trainer and a batch."""
+    from ase import Atoms
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from matgl.graph.data import MGLDataLoader, collate_fn_pes, split_dataset
+    from matgl.models import TensorNet
+    from matgl.utils.training import MGLDatasetLoader, PotentialLightningModule
+
+    where.mkdir()
+    frames = [a for a in io.read(data / "mptrj_1000" / "mptrj-random-1k.xyz", ":120") if len(a) < 12][:20]
+    for number, one in enumerate(frames):
+        labels = {"energy": one.get_potential_energy(), "forces": one.get_forces(), "stress": one.get_stress()}
+        frames[number] = Atoms(one.symbols, one.positions, cell=one.cell, pbc=True)
+        frames[number].calc = SinglePointCalculator(frames[number], **labels)
+    io.write(where / "crystals.xyz", frames)
+    graphs = MGLDatasetLoader.from_extxyz(str(where / "crystals.xyz"), cutoff=4.0, save_cache=False, root=str(where))
+    lightning.seed_everything(1, verbose=False)
+    parts = split_dataset(graphs, frac_list=[0.6, 0.2, 0.2], shuffle=True, random_state=1)
+    collate = partial(collate_fn_pes, include_stress=True)
+    sets = dict(zip(("train_data", "val_data", "test_data"), parts, strict=True))
+    train, val, _ = MGLDataLoader(**sets, collate_fn=collate, batch_size=4, num_workers=0)
+    options = {"units": 16, "nblocks": 1, "num_rbf": 8, "use_smooth": True, "use_warp": False}
+    net = TensorNet(element_types=graphs.element_types, is_intensive=False, cutoff=4.0, **options)
+    module = PotentialLightningModule(net, include_line_graph=False, stress_weight=0.1, lr=5e-3)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", devices=1, inference_mode=False, logger=False, default_root_dir=where, **quiet
+    )
+    trainer.fit(module, train, val)
+    return module, trainer, next(iter(val))
+
+
+def test_potential_training(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EQUIV_PROBE", "")
+    plain, _, _ = trained(data, tmp_path / "plain")
+    monkeypatch.setenv("EQUIV_PROBE", "every=1,budget=none,full=1")
+    monkeypatch.chdir(tmp_path)
+    module, trainer, batch = trained(data, tmp_path / "probed")
+    assert bits(plain) == bits(module)
+    assert [name for name in trainer.callback_metrics if "equiv" in name and name.endswith("L_equiv")]
+    os.environ.pop("EQUIV_PROBE", None)
+    graph, lattice, state, *_ = batch
+    potential = module.eval()
+
+    def stretch(_: Any, args: Any, kwargs: Any) -> Any:
+        return args, {**kwargs, "lat": kwargs["lat"] * torch.tensor([1.1, 1.0, 0.9])}
+
+    potential.register_forward_pre_hook(stretch, with_kwargs=True)
+
+    def call(g: Any) -> Any:
+        return potential(g=copy.deepcopy(graph), lat=lattice @ g.T, state_attr=state, l_g=None)
+
+    with ep.Probe(potential, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
+        call(torch.eye(3))
+    expected = variance(lambda g: call(g)[1] @ g, torch.float32)
+    agree(measured(probe, "1"), expected)
+    expected = variance(lambda g: g.T @ call(g)[2].reshape(-1, 3, 3) @ g, torch.float32)
+    agree(measured(probe, "stress"), expected)
