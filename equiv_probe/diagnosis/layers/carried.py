@@ -76,7 +76,8 @@ class Carried:
         return isinstance(self.rep, Grid)
 
 
-SCALAR = Carried(scalar, named="invariant")
+INVARIANT = "invariant"
+SCALAR = Carried(scalar, named=INVARIANT)
 
 
 def simple_candidates(shape: torch.Size, center: Any, *, grids: bool) -> list[Carried]:

@@ -16,9 +16,10 @@ import torch
 
 from equiv_probe.diagnosis.layers.measuring import Patch
 from equiv_probe.diagnosis.layers.traced_model import children
+from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -63,14 +64,19 @@ class Patching:
         self._whole = _variance(traced.values[output][::step][:ROTATIONS])
         self.evaluations = 0
 
-    def run(self) -> dict[int, Patched]:
+    def run(self, *, progress: bool = False) -> dict[int, Patched]:
         """What is known of each call, by its place in the order; calls that are not asked are not among them."""
+        with progress_bar(len(self._traced.calls), "trace", "calls", shown=progress) as advance:
+            return self._run(advance)
+
+    def _run(self, advance: Callable[[int], None]) -> dict[int, Patched]:
         inside = children(self._traced.calls)
         found: dict[int, Patched] = {}
         waiting = [(-1.0, self._breaks_later(place), place) for place in inside.get(None, [])]
         heapq.heapify(waiting)
         while waiting:
             worth, _, place = heapq.heappop(waiting)
+            advance(1)
             call = self._traced.calls[place]
             found[place] = self._patched(call) if self._left > 0 else Patched(why="the budget was spent")
             adds = found[place].adds

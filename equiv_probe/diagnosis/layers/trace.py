@@ -41,6 +41,7 @@ def trace(
     center: str | Tensor = "centroid",
     budget: int = BUDGET,
     seed: int = 0,
+    progress: bool = True,
     name: str | None = None,
 ) -> Trace:
     """Find out where in a network symmetry breaks: the equivariance error of every submodule's output.
@@ -57,6 +58,7 @@ def trace(
         center: of rotation, as for :func:`equiv_probe.twirl`.
         budget: evaluations for activation patching; 0 leaves it out.
         seed: of the rotations, and of what the model draws.
+        progress: show how far it is.
         name: of the model, for the report.
 
     Returns:
@@ -94,6 +96,7 @@ def trace(
             output=output,
             budget=budget,
             seed=seed,
+            progress=progress,
             model=name or type(inner).__name__,
             source=f"one batch, a {type(batch).__name__}",
             began=began,
@@ -112,6 +115,7 @@ def trace_of(
     seed: int = 0,
     units: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    progress: bool = True,
     began: float | None = None,
 ) -> Trace:
     """Trace the modules that a function calls.
@@ -127,6 +131,7 @@ def trace_of(
         seed: of the rotations.
         units: of outputs.
         notes: what a reader must know.
+        progress: show how far it is.
         began: when, by :func:`time.perf_counter`.
     """
     began = time.perf_counter() if began is None else began
@@ -137,12 +142,12 @@ def trace_of(
         traced = TracedModel(rotated, watched, precision, seed)
         if not traced.calls:
             raise EquivProbeError("no call of a submodule in an evaluation", "a model that calls its modules")
-        traced.measure()
+        traced.measure(progress=progress)
         outputs = _outputs(traced, units or {})
         chosen, remarks = _chosen(traced, outputs, output)
         patched: dict[int, Patched] = {}
         if chosen is not None and budget > 0:
-            patched = Patching(traced, chosen, budget).run()
+            patched = Patching(traced, chosen, budget).run(progress=progress)
     return Trace(
         model,
         source,

@@ -24,13 +24,14 @@ from equiv_probe.diagnosis.layers.measuring import Discrete, Moments, Samples, T
 from equiv_probe.diagnosis.layers.sites import Discovery
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.representations.representation import point
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.grid_plans import exact_grids, fitting_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -94,8 +95,11 @@ class TracedModel:
 
     # -- measuring -----------------------------------------------------------------------------------------------------
 
-    def measure(self) -> None:
+    def measure(self, *, progress: bool = False) -> None:
         """Find every activation's representation, its error, its size and its floor.
+
+        Args:
+            progress: show how far it is.
 
         Raises:
             EquivProbeError: the model could be evaluated at fewer than six rotations, or the rotations that there are.
@@ -104,7 +108,8 @@ class TracedModel:
         floating = [site for site in self.sites if site.is_floating and not site.is_empty]
         candidates = {id(site): self._candidates(site) for site in floating}
         moments, discrete = Moments(candidates, self.sites), Discrete(self.sites)
-        self._evaluate(moments, discrete)
+        with progress_bar(len(self.rotations), "trace", "rotations", shown=progress) as advance:
+            self._evaluate(moments, discrete, advance)
         again: dict[int, list[Carried]] = {}
         for site in floating:
             if not site.lost and moments.counts.get(id(site), 0) > 1:
@@ -156,12 +161,13 @@ class TracedModel:
         claimed = [site.claimed] if site.claimed is not None else []
         return [*claimed, *simple_candidates(site.shape, center, grids=self.has_grids)]
 
-    def _evaluate(self, moments: Moments, discrete: Discrete) -> None:
+    def _evaluate(self, moments: Moments, discrete: Discrete, advance: Callable[[int], None]) -> None:
         """All rotations; those that fail are left out."""
         kept, values = [], []
         for rotation in self.rotations:
             samples = Samples(self.sites, len(self.rotations))
             discrete.met = set()
+            advance(1)
             try:
                 values.append(self.rotated_back(Together(moments.at(rotation), discrete, samples), rotation))
             except (Exception, SystemExit) as error:  # models raise anything
