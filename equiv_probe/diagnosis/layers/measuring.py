@@ -118,7 +118,7 @@ class Moments(Visiting):
         key, value = id(site), wide(value)
         count = self.counts[key] = self.counts.get(key, 0) + 1
         self.squares[key] = self.squares.get(key, 0.0) + (float(value.square().mean()) if value.numel() else 0.0)
-        known = self.means.setdefault(key, [torch.zeros_like(value) for _ in self.candidates[key]])
+        known = self.means.setdefault(key, [value.new_zeros(()) for _ in self.candidates[key]])
         sums = self.sums.setdefault(key, [0.0] * len(known))
         for place, carried in enumerate(self.candidates[key]):
             back = carried.rotate_back(value, self._rotation)
@@ -138,7 +138,7 @@ class Moments(Visiting):
 
 
 class Discrete(Visiting):
-    """Whether whole numbers and booleans are the same at all rotations."""
+    """Whether whole numbers and booleans are the same at all rotations, or at least in another order."""
 
     def __init__(self, sites: Iterable[Site]) -> None:
         super().__init__(site for site in sites if not (site.is_floating or site.dtype.is_complex))
@@ -147,7 +147,9 @@ class Discrete(Visiting):
     def look(self, site: Site, value: Tensor) -> None:
         """See :class:`Visiting`."""
         first = self._first.setdefault(id(site), value.clone())
-        site.changes += int(not torch.equal(first, value))
+        if not torch.equal(first, value):
+            same = value.ndim > 0 and torch.equal(first.sort(0).values, value.sort(0).values)
+            site.changes, site.reordered = site.changes + (not same), site.reordered or same
 
 
 class Together:

@@ -226,7 +226,8 @@ def _activation(traced: TracedModel, name: str, site: Site) -> Activation:
     if site.dtype.is_complex:
         return Activation(name, shape, "", "unknown", note="complex numbers are not measured")
     if not site.is_floating:
-        changes = f", which change at {site.changes} rotations" if site.changes else ""
+        changes = ", in another order at each orientation" if site.reordered else ""
+        changes = f", which change at {site.changes} rotations" if site.changes else changes
         kind = str(site.dtype).removeprefix("torch.")
         return Activation(name, shape, f"{kind}{changes}", "discrete", broken=site.changes > 0, note=site.lost)
     if site.lost or site.is_empty:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from equiv_probe.diagnosis.layers.carried import SCALAR, Carried, is_grid, simple_candidates
+from equiv_probe.diagnosis.layers.carried import SCALAR, Carried, is_grid, simple_candidates, without_order
 from equiv_probe.diagnosis.layers.inference import (
     BETTER,
     FAR_BETTER,
@@ -113,17 +113,13 @@ class TracedModel:
         again: dict[int, list[Carried]] = {}
         for site in floating:
             if not site.lost and moments.counts.get(id(site), 0) > 1:
-                self._settle(site, moments, again)
+                again[id(site)] = self._settle(site, moments)
             elif not site.lost:
                 site.lost = "it was met at no other rotation"
-        if again:
-            further = Moments(again, self.sites)
-            for rotation in self.rotations:
-                with contextlib.suppress(Exception):  # of a model that fails by chance: the others are enough
-                    self.run(further.at(rotation), self.rotated.rotated(rotation[None]))
-            for site in floating:
-                if id(site) in again and further.excess(site):
-                    site.mean, site.error = further.means[id(site)][0], math.sqrt(max(0.0, further.excess(site)[0]))
+        self._settle_again(floating, {key: found for key, found in again.items() if found})
+        for site in floating:
+            if self.is_broken(site) and unexplained(site.error / site.size):
+                self._fit(site)
         self._samples = []
 
     def is_broken(self, site: Site) -> bool:
@@ -187,13 +183,13 @@ class TracedModel:
 
     # -- representations -----------------------------------------------------------------------------------------------
 
-    def _settle(self, site: Site, moments: Moments, again: dict[int, list[Carried]]) -> None:
-        """Choose an activation's representation, and note mean and error, or in ``again`` that they are to be taken."""
+    def _settle(self, site: Site, moments: Moments) -> list[Carried]:
+        """Choose an activation's representation; if it is a new one, or explains too little, those to look at again."""
         key = id(site)
         site.size = moments.size(site)
         options = list(zip(moments.candidates[key], moments.excess(site), strict=True))
         rounding = (ROUND_OFF_FACTOR * self._rounding(site)) ** 2
-        samples = None if self.has_grids and is_grid(site.shape) else self._stacked(site)
+        samples = self._stacked(site)
         carried, left = best_of(options, rounding, FAR_BETTER if options[0][0].is_grid else BETTER)
         if left > rounding and samples is not None:
             carried, left = self._with_layouts(site, samples, (carried, left), rounding)
@@ -202,10 +198,27 @@ class TracedModel:
         places = [one for one, _ in options]
         if carried in places:
             site.mean = moments.means[key][places.index(carried)]
-        else:
-            again[key] = [carried]
-        if left > rounding and unexplained(site.error / site.size):
-            self._fit(site, samples)
+        disordered = without_order(site.shape) if left > rounding and not carried.is_grid else []
+        return [carried, *disordered] if disordered or site.mean is None else []
+
+    def _settle_again(self, sites: Iterable[Site], candidates: dict[int, list[Carried]]) -> None:
+        """Take means under new representations, and see whether only the order of rows depends on the orientation."""
+        if not candidates:
+            return
+        moments = Moments(candidates, self.sites)
+        for rotation in self.rotations:
+            with contextlib.suppress(Exception):  # of a model that fails by chance: the others are enough
+                self.run(moments.at(rotation), self.rotated.rotated(rotation[None]))
+        for site in sites:
+            if id(site) not in candidates or not (left := moments.excess(site)):
+                continue
+            rounding = (ROUND_OFF_FACTOR * self._rounding(site)) ** 2
+            fits = [place for place, one in enumerate(left) if place and one <= rounding]
+            if left[0] > rounding and fits:
+                site.carried, site.mean = candidates[id(site)][fits[0]], None
+                site.error, site.how = math.sqrt(max(0.0, left[fits[0]])), "inferred"
+            else:
+                site.mean, site.error = moments.means[id(site)][0], math.sqrt(max(0.0, left[0]))
 
     def _with_layouts(
         self, site: Site, samples: Tensor, best: tuple[Carried, float], rounding: float
@@ -217,9 +230,9 @@ class TracedModel:
             found.append((one, float(back.var(0).mean())))
         return best_of(found, rounding, MUCH_BETTER)
 
-    def _fit(self, site: Site, samples: Tensor | None) -> None:
+    def _fit(self, site: Site) -> None:
         """Say that nothing explains an activation, unless matrices of no known kind do."""
-        site.how = "none"
+        site.how, samples = "none", self._stacked(site)
         found = fitted(samples, self.rotations) if samples is not None else None
         if found is None:
             return
@@ -230,6 +243,9 @@ class TracedModel:
             site.error = math.sqrt(max(0.0, 1 - found.part)) * site.error
 
     def _stacked(self, site: Site) -> Tensor | None:
+        """Samples of an activation at all rotations, ``(K, R, P, F)``; None of grids, and of what is too wide."""
+        if self.has_grids and is_grid(site.shape):
+            return None
         taken = [one.get(id(site)) for one in self._samples]
         there = [one for one in taken if one is not None]
         return torch.stack(there) if there and len(there) == len(taken) else None

@@ -381,3 +381,30 @@ def test_no_budget_leaves_patching_out() -> None:
     assert found.protocol["evaluations"] <= 60
     assert [one.path for one in found.culprits] == ["layers.1.shift"], "the first that breaks"
     assert len(molecule(0)["pos"]) == ATOMS
+
+
+def test_rows_in_another_order_are_not_accused() -> None:
+    """Edges of some neighbour lists come in the order of the coordinates; sums over them do not mind."""
+
+    class Edges(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.edges = Step(self.sorted)
+            self.length, self.sum = Step(lambda away: away.norm(dim=-1)), Step(torch.sum)
+
+        def sorted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            away = (x[:, None] - x[None]).flatten(0, 1)
+            order = away[:, 2].argsort()
+            return away[order], order
+
+        def forward(self, pos: Tensor) -> dict[str, Tensor]:
+            return {"energy": self.sum(self.length(self.edges(pos)[0]))}
+
+    found = ep.trace(Edges(), molecule(0), ENERGY)
+    assert [one.label for one in found.layers if one.broken] == []
+    layers = by_path(found)
+    assert [one.label for one in layers["edges"].outputs] == [
+        "vector, but for the order of rows",
+        "int64, in another order at each orientation",
+    ]
+    assert layers["length"].outputs[0].label == "invariant, but for the order of rows"
