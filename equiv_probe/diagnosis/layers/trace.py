@@ -265,4 +265,10 @@ def _remarks(traced: TracedModel) -> list[str]:
             f"the model could not be evaluated at {len(traced.refused)} rotations, which were left out: "
             f"{traced.refused[0]}"
         )
+    lists = [site for site in traced.sites if site.changes or site.reordered]
+    if lists and any(map(traced.is_broken, traced.sites)):
+        remarks.append(
+            f"whole numbers depend on the orientation ({lists[0].place[0].path} {lists[0].place[2]}), as "
+            "neighbour lists do: what is stored by neighbour may only be in another order where it is called broken"
+        )
     return remarks

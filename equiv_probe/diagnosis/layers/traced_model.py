@@ -47,6 +47,8 @@ ACCUMULATED = 4.0
 """Multiple of the spacing of a precision that sums leave of it."""
 EQUIVARIANT = 0.999
 """Part that fitted matrices must explain of an activation to count as a representation that nobody thought of."""
+DISORDER = 1e-4
+"""Part of the squared error that is left where only the order of rows depends on the orientation."""
 TRIPS = 2
 
 
@@ -212,11 +214,10 @@ class TracedModel:
         for site in sites:
             if id(site) not in candidates or not (left := moments.excess(site)):
                 continue
-            rounding = (ROUND_OFF_FACTOR * self._rounding(site)) ** 2
-            fits = [place for place, one in enumerate(left) if place and one <= rounding]
-            if left[0] > rounding and fits:
-                site.carried, site.mean = candidates[id(site)][fits[0]], None
-                site.error, site.how = math.sqrt(max(0.0, left[fits[0]])), "inferred"
+            best = min(range(len(left)), key=lambda place: left[place])
+            if self.is_broken(site) and left[best] < DISORDER * left[0]:
+                site.carried, site.mean = candidates[id(site)][best], None
+                site.error, site.how = math.sqrt(max(0.0, left[best])), "inferred"
             else:
                 site.mean, site.error = moments.means[id(site)][0], math.sqrt(max(0.0, left[0]))
 
