@@ -14,11 +14,12 @@ from torch import nn
 
 from equiv_probe.live.contents import INTERNAL, copied
 from equiv_probe.live.contents import held as held_in_containers
-from equiv_probe.live.isolation import attributes_of, isolated, sharded
+from equiv_probe.live.isolation import attributes_of, isolated
 from equiv_probe.live.kept_attributes import is_plain
 from equiv_probe.live.kept_values import COMPARED, same
 from equiv_probe.live.memory import FRAMEWORKS, HOLDING, Memory, is_data, is_of_the_user
 from equiv_probe.live.unrepeatable import Position, is_watched
+from equiv_probe.live.wrappers import sharded
 from equiv_probe.representations.voxel_rotations import at_hand
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.live.isolation import RandomState
 from equiv_probe.live.module_snapshot import unnoticed
 from equiv_probe.live.outputs import read_outputs
+from equiv_probe.live.random_state import RandomState
 from equiv_probe.probe.floors import floor_is_due, floor_of_call
 
 if TYPE_CHECKING:

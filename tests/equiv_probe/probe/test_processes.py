@@ -79,9 +79,7 @@ def test_a_probe_on_one_rank_of_a_sharded_network_is_refused_in_words(kind: str)
     found, plain = both(kind, "rank 0"), both(kind, "without")
     assert "no measurement on rank 1" in found[0]["error"]
     assert "attach it without `if rank == 0`" in found[0]["error"]
-    assert [one["losses"] for one in found] == [one["losses"] for one in plain], (
-        "who goes on without it trains the same"
-    )
+    assert [one["losses"] for one in found] == [one["losses"] for one in plain], "it can go on without"
 
 
 def test_a_probe_on_one_rank_of_a_replicated_network_waits_for_nobody() -> None:
