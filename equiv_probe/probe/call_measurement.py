@@ -73,7 +73,7 @@ def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
             # The user's own output is that of the first rotation; the second in the same mode, with its dropout.
             known = {name: v.detach()[None] for name, v in read_outputs(raw, live.known_schema).items()}
             before.restore()
-        measured = live.measure(call, raw, plan, rotations, evaluate=parts.evaluate, known=known)
+        measured = live.measure(call, raw, plan, rotations, evaluate=parts.task.evaluate, known=known)
         parts.so_far.add_call(pending.stage, live, call, measured)
         if floor_is_due(parts, pending.stage, pending.kind):
             floor_of_call(parts, call, raw, pending.stage)

@@ -97,7 +97,7 @@ class Recorder:
         Raises:
             EquivProbeError: a step that trains, or does not call the network so that the call can be repeated.
         """
-        protect = (*self._parts.protect, *modules_of(step))
+        protect = (*self._parts.task.protect, *modules_of(step))
         modules = (self._parts.live.network, *protect)
         generators = list({id(one): one for one in (*generators_of(modules), *generators_in(step))}.values())
         before, old = RandomState.now(generators), versions(modules)
