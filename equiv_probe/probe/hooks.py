@@ -12,7 +12,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.called_method import CalledMethod
 from equiv_probe.live.hook import Hook
-from equiv_probe.live.isolation import RandomState, capturing_graph, going_backward, measuring, transforming
+from equiv_probe.live.isolation import capturing_graph, going_backward, measuring, transforming
+from equiv_probe.live.random_state import RandomState
 from equiv_probe.probe.call_measurement import Pending, measure_call
 from equiv_probe.probe.threads import Threads
 

@@ -81,7 +81,7 @@ def test_training_is_bit_identical(workers: int) -> None:
 @pytest.mark.slow
 def test_a_probe_that_draws_from_the_global_state_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     without, _, _ = train("without", 0)
-    monkeypatch.setattr("equiv_probe.live.isolation.RandomState.restore", lambda self: None)
+    monkeypatch.setattr("equiv_probe.live.random_state.RandomState.restore", lambda self: None)
     monkeypatch.setattr("equiv_probe.live.isolation.ModuleState.restore", lambda self: None)
     assert train("hooks", 0)[0] != without
 
@@ -141,7 +141,7 @@ def calls() -> list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]:
 def test_nothing_on_the_training_path_reads_from_the_device(
     kind: int, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for where in ("probe.player", "live.kept_values"):
+    for where in ("probe.player", "live.kept_numbers"):
         monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     model, args, options = calls()[kind]
 

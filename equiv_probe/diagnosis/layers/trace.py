@@ -17,7 +17,8 @@ from equiv_probe.diagnosis.layers.traced_model import ACCUMULATED, TracedModel
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR
 from equiv_probe.live.batch_call import batch_call
-from equiv_probe.live.isolation import isolated, network
+from equiv_probe.live.isolation import isolated
+from equiv_probe.live.wrappers import network
 from equiv_probe.orbit.rotated_model import RotatedModel
 
 if TYPE_CHECKING:
