@@ -32,6 +32,8 @@ class Site:
         error: root mean square of what rotation makes of it under that representation.
         size: root mean square.
         floor: what rounding of the inputs makes of it.
+        operands: size of the largest of the same shape that goes into a call from which it comes: of a difference of
+            two that are large, what they were rounded to is left.
         fit: part of its error that fitted orthogonal matrices explain, NaN where that was not asked.
         fit_is_enough: whether there were rows enough for that.
         changes: at how many rotations whole numbers are other ones.
@@ -49,6 +51,7 @@ class Site:
     error: float = float("nan")
     size: float = float("nan")
     floor: float = 0.0
+    operands: float = 0.0
     fit: float = float("nan")
     fit_is_enough: bool = True
     changes: int = 0

@@ -13,9 +13,9 @@ from equiv_probe.diagnosis.layers.calls import WatchedCalls
 from equiv_probe.diagnosis.layers.layer import Activation, Layer, TracedOutput
 from equiv_probe.diagnosis.layers.patching import Patched, Patching, differentiated
 from equiv_probe.diagnosis.layers.record import Trace
-from equiv_probe.diagnosis.layers.traced_model import ACCUMULATED, TracedModel
+from equiv_probe.diagnosis.layers.traced_model import TracedModel
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR
+from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.live.batch_call import batch_call
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.wrappers import network
@@ -169,11 +169,10 @@ def trace_of(
 
 def _outputs(traced: TracedModel, units: Mapping[str, str]) -> list[TracedOutput]:
     found = []
-    eps = torch.finfo(traced.precision).eps
     for name, values in traced.values.items():
         error = math.sqrt(max(0.0, float(values.double().var(0, correction=1).mean()))) if values.numel() else 0.0
         size = math.sqrt(float(values.double().square().mean())) if values.numel() else 0.0
-        rounding = max(min(traced.floors[name], AMPLIFIED * eps * size), ACCUMULATED * eps * size)
+        rounding = traced.rounding_of_output(name, size)
         found.append(
             TracedOutput(name, units.get(name, ""), error, size, rounding, error > ROUND_OFF_FACTOR * rounding)
         )

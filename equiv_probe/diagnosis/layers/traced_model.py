@@ -114,6 +114,7 @@ class TracedModel:
         with progress_bar(len(self.rotations), "trace", "rotations", shown=progress) as advance:
             self._evaluate(moments, discrete, advance)
         again: dict[int, list[Carried]] = {}
+        self._note_sizes(moments, floating)
         for site in floating:
             if not site.lost and moments.counts.get(id(site), 0) > 1:
                 again[id(site)] = self._settle(site, moments)
@@ -157,6 +158,22 @@ class TracedModel:
             return value
         return perturbed(value.to(self.precision), generator).to(value.dtype)
 
+    def _note_sizes(self, moments: Moments, sites: Iterable[Site]) -> None:
+        for site in sites:
+            site.size = moments.size(site)
+        for call in self.calls:
+            for out in call.outputs.values():
+                same = [one.size for one in call.inputs.values() if one.shape == out.shape and one.size > out.operands]
+                out.operands = max(same, default=out.operands)
+
+    def rounding_of_output(self, name: str, size: float) -> float:
+        """What rounding does to an output of the model, likewise."""
+        eps = torch.finfo(self.precision).eps
+        shape = self.values[name].shape[1:]
+        same = [self.rotated.inputs[one] for one in self.rotated.rotated(None)]
+        operands = [float(value.double().square().mean().sqrt()) for value in same if value.shape == shape]
+        return self._rounding_of(self.floors[name], eps, size, max(operands, default=0.0))
+
     def _candidates(self, site: Site) -> list[Carried]:
         center = None
         if site.shape[-1:] == (3,) and len(site.shape) >= 2:
@@ -196,7 +213,6 @@ class TracedModel:
     def _settle(self, site: Site, moments: Moments) -> list[Carried]:
         """Choose an activation's representation; if it is a new one, or explains too little, those to look at again."""
         key = id(site)
-        site.size = moments.size(site)
         options = list(zip(moments.candidates[key], moments.excess(site), strict=True))
         rounding = (ROUND_OFF_FACTOR * self._rounding(site)) ** 2
         samples = self._stacked(site)
@@ -273,8 +289,10 @@ class TracedModel:
 
     def _rounding(self, site: Site) -> float:
         """What rounding does to an activation: as seen, as far as the precision explains it."""
-        eps = self._eps(site)
-        return max(min(site.floor, AMPLIFIED * eps * site.size), ACCUMULATED * eps * site.size, 1e-300)
+        return self._rounding_of(site.floor, self._eps(site), site.size, site.operands)
+
+    def _rounding_of(self, floor: float, eps: float, size: float, operands: float) -> float:
+        return max(min(floor, AMPLIFIED * eps * size), ACCUMULATED * eps * size, eps / 2 * operands, 1e-300)
 
 
 def children(calls: Iterable[CallRecord]) -> dict[int | None, list[int]]:
