@@ -9,7 +9,8 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.capture import Call
-from equiv_probe.live.isolation import isolated, transforming
+from equiv_probe.live.forward_mode import transforming
+from equiv_probe.live.isolation import isolated
 from equiv_probe.live.outputs import all_outputs
 from equiv_probe.live.random_state import RandomState
 from equiv_probe.live.wrappers import described

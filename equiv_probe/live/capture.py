@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.live.forward_mode import carries_tangent, plain
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,7 +23,7 @@ class Call:
     Attributes:
         inputs: by name; tensors are detached clones.
         rebuild: fresh arguments from inputs.
-        differentiated: inputs that required a gradient when the call was made.
+        differentiated: inputs that required a gradient when the call was made, or were differentiated forward.
         dicts: the caller's own dicts, and what they held before the call.
     """
 
@@ -34,11 +36,12 @@ class Call:
     def of(cls, adapter: Adapter, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Keep a call; its tensors are cloned, since the network may write into them."""
         leaves, rebuild = adapter.split(args, kwargs)
-        differentiated = frozenset(n for n, v in leaves.items() if isinstance(v, torch.Tensor) and v.requires_grad)
+        tensors = {n: v for n, v in leaves.items() if isinstance(v, torch.Tensor)}
+        differentiated = frozenset(n for n, v in tensors.items() if v.requires_grad or carries_tangent(v))
         dicts = tuple((given, dict(given)) for given in adapter.dicts(args, kwargs))
         # Outside inference mode, so that a model may differentiate the copies.
         with torch.inference_mode(False), torch.no_grad():
-            return cls({name: cloned(value) for name, value in leaves.items()}, rebuild, differentiated, dicts)
+            return cls({name: cloned(plain(value)) for name, value in leaves.items()}, rebuild, differentiated, dicts)
 
 
 def cloned(value: Any) -> Any:

@@ -11,7 +11,8 @@ import torch
 
 from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import cloned
-from equiv_probe.live.isolation import missing_output, needs_gradient, transforming
+from equiv_probe.live.forward_mode import transforming
+from equiv_probe.live.isolation import missing_output, needs_gradient
 from equiv_probe.live.outputs import read_outputs
 from equiv_probe.orbit.memory_layout import laid_out_as
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.autograd import forward_ad
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.called_method import CalledMethod
@@ -216,11 +215,6 @@ def capturing_graph() -> bool:
 def going_backward() -> bool:
     """Whether autograd is in a backward pass: gradient checkpointing calls modules there once more."""
     return bool(torch._C._current_graph_task_id() != -1)
-
-
-def transforming() -> bool:
-    """Whether a function is being differentiated or vectorised by ``torch.func``, or forward by dual numbers."""
-    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def needs_gradient(error: BaseException) -> bool:

@@ -135,7 +135,7 @@ class Checks:
     def leaves_transformed_alone(self) -> None:
         """Say, once, that calls inside of ``torch.func`` are not measured."""
         what = "calls inside of torch.func (vmap, grad, jvp) are left alone: hooks measure those on ordinary tensors"
-        logger.warning(f"equiv_probe: {what}. Probe a module whose forward does the transforming")
+        logger.warning(f"equiv_probe: {what}. Probe a module whose forward does the transforming, or a step with jvp")
         self._note(Control("all calls are measured", None, what))
 
     def of_step(self, run: RecordedStep) -> None:

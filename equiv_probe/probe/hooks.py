@@ -11,8 +11,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.called_method import CalledMethod
+from equiv_probe.live.forward_mode import only_forward, transforming
 from equiv_probe.live.hook import Hook
-from equiv_probe.live.isolation import capturing_graph, going_backward, measuring, transforming
+from equiv_probe.live.isolation import capturing_graph, going_backward, measuring
 from equiv_probe.live.random_state import RandomState
 from equiv_probe.probe.call_measurement import Pending, measure_call
 from equiv_probe.probe.threads import Threads
@@ -160,7 +161,8 @@ class Hooks:
         if not self.threads.enter():
             return
         self._pending = None
-        if transforming():
+        replayable = self._recorder.active and only_forward()
+        if transforming() and not replayable:
             self._recorder.transformed = True
             if not (self._recorder.active or self._resting or self._told):
                 self._told = True

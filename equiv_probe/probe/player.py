@@ -9,6 +9,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.capture import Call
+from equiv_probe.live.forward_mode import transforming
 from equiv_probe.live.hook import rotations_of_calls
 from equiv_probe.live.isolation import patched_forward
 from equiv_probe.live.outputs import all_outputs, read_outputs, write_outputs
@@ -129,7 +130,9 @@ class Player:
         beyond = place >= len(self.recorded)
         one = self.recorded[-1 if beyond else place]
         call, known = self.live.keep(args, kwargs), {}
-        by_input = torch.is_grad_enabled() and bool(call.differentiated & one.call.differentiated & self._rotating())
+        again = call.differentiated & one.call.differentiated
+        forward = transforming()  # then what a call is moved along counts, whether or not it rotates
+        by_input = bool(again) if forward else torch.is_grad_enabled() and bool(again & self._rotating())
         attached = by_input or (self.graph and torch.is_grad_enabled())
         if attached and (by_input or call.differentiated):
             # The step may differentiate its own input (forces as a gradient of the energy): the output hangs on it.

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.live.forward_mode import plain, transforming
 from equiv_probe.live.isolation import isolated
-from equiv_probe.live.outputs import all_outputs
+from equiv_probe.live.outputs import all_outputs, write_outputs
 from equiv_probe.live.random_state import RandomState
 from equiv_probe.live.silence import silenced
 
@@ -54,8 +55,11 @@ class Recorded:
         self.left = tuple(dict(given) for given, _ in self.call.dicts)
         self.own = next((k for k, (given, _) in enumerate(self.call.dicts) if given is raw), None)
         self.raw = raw if self.own is None else self.left[self.own]
+        if transforming():
+            found = all_outputs(self.raw)
+            self.raw = write_outputs(self.raw, {n: plain(v) for n, v in found.items()}, list(found))
         with torch.no_grad():
-            outputs = all_outputs(raw, joined=True)
+            outputs = all_outputs(self.raw, joined=True)
             self.outputs = {n: v.detach().clone() for n, v in outputs.items() if isinstance(v, torch.Tensor)}
 
     def known(self, schema: Schema) -> dict[str, Tensor]:

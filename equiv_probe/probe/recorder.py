@@ -41,7 +41,7 @@ class Recorder:
         self._thread: int | None = None
         self._unkept: Exception | None = None
         self.transformed = False
-        """Whether the network was called inside of ``torch.func`` since the recording began."""
+        """Whether the network was called inside of ``torch.func``, but for ``jvp``, since the recording began."""
 
     @property
     def active(self) -> bool:
@@ -158,8 +158,8 @@ class Recorder:
     def _require_calls(self, run: RecordedStep) -> None:
         if self.transformed:
             raise EquivProbeError(
-                "a step that calls the probed module inside of torch.func (vmap, grad, jvp) or with dual numbers",
-                "calls on ordinary tensors: its derivatives cannot be replayed",
+                "a step that calls the probed module inside of torch.func (vmap, grad)",
+                "calls on ordinary tensors, or inside of torch.func.jvp alone: other derivatives cannot be replayed",
                 "probe a step that calls it so, in evaluation; every=None leaves training alone",
             )
         if not run.calls:

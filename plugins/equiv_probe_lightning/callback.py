@@ -9,6 +9,7 @@ import equiv_probe as ep  # noqa: TC001 - likewise
 from equiv_probe.deprecation import renamed
 from equiv_probe_lightning import configuration as configured
 from equiv_probe_lightning.conclusion import conclude, conclude_together
+from equiv_probe_lightning.limits import Limits
 from equiv_probe_lightning.measured_step import measured_step
 from equiv_probe_lightning.run import Run
 from equiv_probe_lightning.settings import Settings
@@ -61,9 +62,12 @@ class Measuring:
         on_error: what comes of a network or a schema that cannot be found: ``"raise"`` at the first step, or
             ``"warn"`` once and let the run go on without. What cannot be measured later is warned of and listed, and
             never ends a run.
+        warn_above: share of the loss, 0.1 for 10 %, above which an evaluation warns, where that is more than chance.
+        fail_above: share above which the run ends with an error, after its report was saved: that of the last
+            evaluation, or of the training where there is none.
 
     Raises:
-        EquivProbeError: settings that do not fit; and at the first step, see ``on_error``.
+        EquivProbeError: settings that do not fit; at the first step, see ``on_error``; at the end, see ``fail_above``.
     """
 
     @renamed(budget="cost")
@@ -91,6 +95,8 @@ class Measuring:
         figures: bool = True,
         verbose: bool = True,
         on_error: Literal["raise", "warn"] = "raise",
+        warn_above: float | None = None,
+        fail_above: float | None = None,
     ) -> None:
         super().__init__()
         options: dict[str, Any] = {
@@ -119,6 +125,7 @@ class Measuring:
             figures=figures,
             verbose=verbose,
             on_error=on_error,
+            limits=Limits(warn_above, fail_above),
         )
         self.run = Run(self.settings)
         self.from_environment = False
@@ -216,7 +223,9 @@ class Measuring:
 
     def _evaluated(self, stage: str, trainer: Any, pl_module: Any) -> None:
         if self.run.begun and self.probe is not None and stage in self.settings.stages:
-            self.logbook.evaluation(self.probe, stage, trainer, pl_module)
+            logged = self.logbook.evaluation(self.probe, stage, trainer, pl_module)
+            if trainer.is_global_zero:
+                self.settings.limits.look(logged)
             self.run.tell()
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:

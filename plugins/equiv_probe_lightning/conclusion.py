@@ -26,6 +26,9 @@ def conclude_together(run: Run, trainer: Any) -> None:
         conclude(run, trainer, merged, [])
     elif run.probe.failures:
         inform(trainer, f"equiv_probe measured nothing: {run.probe.failures[0]}")
+    if exceeded := run.settings.limits.exceeded(run.report(trainer, merged, [])):  # on all ranks alike
+        limit = run.settings.limits.fail_above
+        raise ep.EquivProbeError(exceeded, f"at most {100 * (limit or 0):g} %", "another model, or a higher fail_above")
 
 
 def conclude(run: Run, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | None, notes: list[str]) -> None:

@@ -104,8 +104,8 @@ class Logbook:
             return
         self._log(trainer, module, self._gradients, on_step=True, on_epoch=False)
 
-    def evaluation(self, probe: ep.Probe, stage: str, trainer: Any, module: Any) -> None:
-        """Log the estimates over an epoch and over ranks."""
+    def evaluation(self, probe: ep.Probe, stage: str, trainer: Any, module: Any) -> Mapping[str, Tensor]:
+        """Log the estimates over an epoch and over ranks, and return what was logged."""
         here = {
             key: one
             for key, one in probe.running.items()
@@ -122,6 +122,7 @@ class Logbook:
             exact = torch.float32 if module.device.type == "mps" else torch.float64
             values[SECONDS] = torch.tensor(self.seconds, dtype=exact, device=module.device)
         self._log(trainer, module, values, on_step=False, on_epoch=True, sync_dist=True)
+        return values
 
     @staticmethod
     def _over(probe: ep.Probe, merged: Mapping[ranks.Key, Mapping[str, Any]], which: str) -> dict[ranks.Key, OverTime]:

@@ -13,6 +13,8 @@ from equiv_probe_lightning.step import STEPS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from equiv_probe_lightning.limits import Limits
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -29,6 +31,7 @@ class Settings:
         figures: whether loggers get figures.
         verbose: whether to print.
         on_error: ``"raise"`` at the first step, or ``"warn"``.
+        limits: of the share.
 
     Raises:
         EquivProbeError: settings that do not fit.
@@ -44,6 +47,7 @@ class Settings:
     figures: bool
     verbose: bool
     on_error: str
+    limits: Limits
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.stages) - set(STEPS.values()))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from equiv_probe.schema.schema import Named
 
 
-class CannotJoin(Exception):  # noqa: N818 - an answer rather than an error
+class CannotJoin(Exception):  # noqa: N818 - no error: copies then go one by one
     """Some part of a call cannot be repeated side by side."""
 
 

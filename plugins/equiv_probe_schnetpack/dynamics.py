@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Ensemble(torch.nn.Module):
-    """The mean of several models' answers, which is what moves the atoms in an ensemble calculator.
+    """The mean of several models' outputs, which is what moves the atoms in an ensemble calculator.
 
     Args:
         models: of which every one gets a batch of its own.
@@ -39,9 +39,9 @@ class Ensemble(torch.nn.Module):
         self.models = torch.nn.ModuleList(models)
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Answers by name, averaged."""
-        answers = [model({name: value.detach().clone() for name, value in inputs.items()}) for model in self.models]
-        return {name: torch.stack([one[name] for one in answers]).mean(0) for name in answers[0]}
+        """Outputs by name, averaged."""
+        outputs = [model({name: value.detach().clone() for name, value in inputs.items()}) for model in self.models]
+        return {name: torch.stack([one[name] for one in outputs]).mean(0) for name in outputs[0]}
 
 
 class EquivarianceHook(SimulationHook):  # type: ignore[misc]  # SchNetPack is untyped
@@ -104,14 +104,14 @@ class EquivarianceHook(SimulationHook):  # type: ignore[misc]  # SchNetPack is u
         assert live is not None
         with isolated(live.network), torch.inference_mode(False), torch.no_grad():
             call = live.keep((calculator._generate_input(system),), {})
-            answer = {name: value.detach() for name, value in calculator.results.items()}
-            live.resolve(call, answer)
+            raw = {name: value.detach() for name, value in calculator.results.items()}
+            live.resolve(call, raw)
             structures = live.structures(call.inputs)
             if self._generator is None:
                 self._generator = own_generator(self.seed, rank(), system.positions.device)
             rotations = draw(self.plan, self._generator, structures.count)
-            found = live.measure(call, answer, self.plan, rotations)
-            budget = net_force_and_torque(call.inputs, answer[calculator.force_key])
+            found = live.measure(call, raw, self.plan, rotations)
+            budget = net_force_and_torque(call.inputs, raw[calculator.force_key])
         to_ev, to_angstrom = calculator.energy_conversion / units.eV, calculator.position_conversion / units.Angstrom
         scales = {"energy": to_ev, "forces": to_ev / to_angstrom, "stress": to_ev / to_angstrom**3}
         columns = {what: found[key].estimate.equiv * scales[what] ** 2 for what, key in names(calculator).items()}

@@ -57,7 +57,7 @@ PROPERTIES: dict[str, Quantity] = {
 """What is predicted or is a label, under SchNetPack's own names (`schnetpack.properties`)."""
 
 ABOUT_THE_ORIGIN = ("DipoleMoment", "Polarizability")
-"""Modules whose answers are sums over positions: of a net charge, they rotate about the origin alone."""
+"""Modules whose outputs are sums over positions: of a net charge, they rotate about the origin alone."""
 
 
 def predicted(network: nn.Module) -> dict[str, Quantity]:

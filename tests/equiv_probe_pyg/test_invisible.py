@@ -31,8 +31,8 @@ class Noisy(GraphTransformer):
 
     def forward(self, data: Any) -> dict[str, Tensor]:
         data.features = self.drop(self.norm(self.first(data.pos)))
-        answer = super().forward(data)
-        return {**answer, "forces": answer["forces"] + data.features[:, :3]}
+        output = super().forward(data)
+        return {**output, "forces": output["forces"] + data.features[:, :3]}
 
 
 def train(mode: str, workers: int) -> tuple[list[bytes], list[float], ep.Probe | None]:
@@ -50,8 +50,8 @@ def train(mode: str, workers: int) -> tuple[list[bytes], list[float], ep.Probe |
 
                 def step(batch: Any = batch) -> Tensor:
                     noise = 0.01 * torch.randn_like(batch.force)
-                    answer = model(batch)
-                    return (answer["forces"] - batch.force + noise).square().mean() + answer["energy"].square().mean()
+                    output = model(batch)
+                    return (output["forces"] - batch.force + noise).square().mean() + output["energy"].square().mean()
 
                 loss = probe.step(step) if mode == "step" else step()
                 optimizer.zero_grad()
@@ -146,8 +146,8 @@ def test_nothing_on_the_training_path_reads_from_the_device(
     model, args, options = calls()[kind]
 
     def call() -> Any:
-        answer = model(*args)
-        return sum(v.square().mean() for v in (answer.values() if isinstance(answer, dict) else [answer]))
+        output = model(*args)
+        return sum(v.square().mean() for v in (output.values() if isinstance(output, dict) else [output]))
 
     with attach(model, every=1, **options) as probe, ep.augment(model) if mode == "augmented" else nullcontext():
         probe.step(call) if mode == "step" else call()  # the first measurement may look at what it was given

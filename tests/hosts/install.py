@@ -27,11 +27,19 @@ class Host:
     repository: str = ""
     without: str = ""
     """A package that comes along, is built for another torch, and is not needed."""
+    alone: str = ""
+    """A package that is installed without those that it requires: it pins another torch."""
 
+
+FAIRCHEM = "e3nn ase hydra-core numba lmdb torchtnt huggingface-hub wandb submitit clusterscope==0.0.18 websockets"
 
 HOSTED = {
     "chgnet": Host(("chgnet>=0.4", "ase")),
     "egnn": Host(("torch-geometric",), "https://github.com/vgsatorras/egnn"),
+    "fairchem": Host(
+        (*FAIRCHEM.split(), "monty", "orjson", "ase-db-backends", "backoff", "setuptools<81"),
+        alone="fairchem-core==2.24.0",
+    ),
     "mace": Host(("mace-torch>=0.3.14", "ase")),
     "matgl": Host(("matgl>=4", "lightning", "torch-geometric")),
     "monai": Host(("monai", "pytorch-ignite")),
@@ -54,6 +62,8 @@ def install(name: str) -> Path:
     subprocess.run([*pip, TORCH], check=True)  # first and pinned: what comes after may not bring gigabytes of CUDA
     subprocess.run([*pip, TORCH, "pytest", "scipy", *host.packages], check=True)
     subprocess.run([*pip, TORCH, "-e", str(ROOT)], check=True)
+    if host.alone:
+        subprocess.run([*pip, "--no-deps", host.alone], check=True)
     if host.without:
         subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", host.without], check=True)
     if host.repository:
