@@ -42,6 +42,7 @@ HOSTED = {
     ),
     "mace": Host(("mace-torch>=0.3.14", "ase")),
     "matgl": Host(("matgl>=4", "lightning", "torch-geometric")),
+    "metatrain": Host(("metatrain", "ase")),
     "monai": Host(("monai", "pytorch-ignite")),
     "nequip": Host(("nequip>=0.15", "lightning", "ase")),
     "sevenn": Host(("sevenn>=0.11", "ase")),
