@@ -38,7 +38,7 @@ from equiv_probe.augmentation.independence import check_batch, check_independenc
 from equiv_probe.augmentation.label_check import check_labels
 from equiv_probe.augmentation.sample_layout import has_positions
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.isolation import RandomState
+from equiv_probe.live.random_state import RandomState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

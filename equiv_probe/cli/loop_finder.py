@@ -19,8 +19,9 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter
 from equiv_probe.live.hook import Hook
-from equiv_probe.live.isolation import measuring, network
+from equiv_probe.live.isolation import measuring
 from equiv_probe.live.network_search import coordinates
+from equiv_probe.live.wrappers import network
 from equiv_probe.messages import logger
 from equiv_probe.probe.probe import Probe
 from equiv_probe.schema.grid_inference import looks_like_grid

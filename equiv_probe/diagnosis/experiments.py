@@ -16,6 +16,7 @@ from equiv_probe.diagnosis.graph.edges import edges
 from equiv_probe.diagnosis.graph.few_values import few_values
 from equiv_probe.diagnosis.graph.small_angles import small_angles
 from equiv_probe.diagnosis.graph.ties import ties
+from equiv_probe.diagnosis.group.choice_of_cell import choice_of_cell
 from equiv_probe.diagnosis.group.fixed_origin import fixed_origin
 from equiv_probe.diagnosis.group.lattice import lattice
 from equiv_probe.diagnosis.group.one_axis import one_axis
@@ -53,6 +54,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     time_reversal,
     translation,
     lattice,
+    choice_of_cell,
     batch_of_one,
     chance,
     conditioning,

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.orbit import Orbit
     from equiv_probe.landscape.orbit_objectives import Found, Objectives
     from equiv_probe.live.capture import Call
-    from equiv_probe.live.isolation import RandomState
     from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.live.random_state import RandomState
     from equiv_probe.schema.structures import Structures
 
 

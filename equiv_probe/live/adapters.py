@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from equiv_probe.live.isolation import network
 from equiv_probe.live.nested import Tree, dicts_in, entries, read, written
 from equiv_probe.live.outputs import new_outputs
+from equiv_probe.live.wrappers import network
 from equiv_probe.schema.schema import Named, Schema, named, unnamed
 from equiv_probe.schema.usual_names import joined_matrices
 

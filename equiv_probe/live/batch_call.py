@@ -13,8 +13,8 @@ from torch import nn
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import cloned
-from equiv_probe.live.isolation import network
 from equiv_probe.live.outputs import all_outputs
+from equiv_probe.live.wrappers import network
 from equiv_probe.schema.batch_layout import resolve_batch
 
 if TYPE_CHECKING:

@@ -10,8 +10,10 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
 from equiv_probe.live.capture import Call
 from equiv_probe.live.forward_mode import transforming
-from equiv_probe.live.isolation import RandomState, described, isolated
+from equiv_probe.live.isolation import isolated
 from equiv_probe.live.outputs import all_outputs
+from equiv_probe.live.random_state import RandomState
+from equiv_probe.live.wrappers import described
 from equiv_probe.schema.batch_layout import primary, resolve_batch
 from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.repeated_structures import first_equal

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from equiv_probe.live.adapters import Part
     from equiv_probe.live.call_reader import CallReader
     from equiv_probe.live.capture import Call
-    from equiv_probe.live.isolation import RandomState
+    from equiv_probe.live.random_state import RandomState
     from equiv_probe.schema.schema import Named
     from equiv_probe.schema.structures import Structures
 

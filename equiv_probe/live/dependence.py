@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from equiv_probe.live.capture import wide
-from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.live.isolation import isolated
+from equiv_probe.live.random_state import RandomState
 from equiv_probe.orbit.controls import NUDGE, nudge
 from equiv_probe.rotations.haar import haar
 from equiv_probe.schema.translation import shift_of

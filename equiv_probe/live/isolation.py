@@ -5,21 +5,20 @@ Nothing here copies a tensor to or from a device or waits for one.
 
 from __future__ import annotations
 
-import random
 import sys
 import threading
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.called_method import CalledMethod
 from equiv_probe.live.contents import held, lend
-from equiv_probe.live.generators import generators_of, put_back, state_of
+from equiv_probe.live.generators import generators_of
+from equiv_probe.live.random_state import RandomState, cuda_in_use
+from equiv_probe.live.wrappers import classes_of_sharding, sharded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -63,76 +62,6 @@ def unobserved() -> Iterator[None]:
         yield
     finally:
         _STATE.depth -= 1
-
-
-def network(module: nn.Module) -> nn.Module:
-    """The user's own module inside ``torch.compile`` and (distributed) data-parallel wrappers.
-
-    The orbit is evaluated on it, so that no collective is entered and nothing is compiled anew.
-    """
-    while True:
-        inner = getattr(module, "_orig_mod", None)
-        if inner is None and isinstance(module, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            inner = module.module
-        if not isinstance(inner, nn.Module):
-            return module
-        module = inner
-
-
-def _sharding(*names: str) -> tuple[type, ...]:
-    """Classes of PyTorch's fully sharded data-parallel training, where it was imported."""
-    found = [getattr(sys.modules.get("torch.distributed.fsdp"), name, None) for name in names]
-    return tuple(one for one in found if isinstance(one, type))
-
-
-def sharded(modules: Iterable[nn.Module]) -> bool:
-    """Whether weights are spread over processes (FSDP), so that every call of a module is a collective."""
-    kinds = _sharding("FSDPModule", "FullyShardedDataParallel")
-    return bool(kinds) and any(isinstance(one, kinds) for one in modules)
-
-
-def described(network: nn.Module) -> nn.Module:
-    """The module that has a network's signature: inside of FSDP's first wrapper, through which it is evaluated."""
-    while isinstance(network, _sharding("FullyShardedDataParallel")):
-        network = cast("nn.Module", network.module)
-    return network
-
-
-def cuda_in_use() -> bool:
-    """Whether this process has a CUDA context; asking does not make one."""
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-
-
-@dataclass(frozen=True)
-class RandomState:
-    """The global random states of Python, NumPy, torch on the CPU and torch on every CUDA device in use.
-
-    Attributes:
-        own: generators of the user's own, and their states.
-    """
-
-    python: object
-    numpy: Any
-    cpu: Tensor
-    cuda: tuple[Tensor, ...]
-    own: tuple[tuple[Any, Any], ...] = ()
-
-    @classmethod
-    def now(cls, generators: Iterable[Any] = ()) -> RandomState:
-        """The present states, and those of generators; a CUDA context is not created for it."""
-        cuda = torch.cuda.get_rng_state_all() if cuda_in_use() else []
-        own = tuple((one, state_of(one)) for one in generators)
-        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), tuple(cuda), own)  # noqa: NPY002
-
-    def restore(self) -> None:
-        """Put them back."""
-        random.setstate(self.python)  # type: ignore[arg-type]
-        np.random.set_state(self.numpy)  # noqa: NPY002
-        torch.set_rng_state(self.cpu)
-        for device, state in enumerate(self.cuda):
-            torch.cuda.set_rng_state(state, device)
-        for generator, state in self.own:
-            put_back(generator, state)
 
 
 class ModuleState:
@@ -192,7 +121,7 @@ def attributes_of(module: nn.Module, *, spread: bool) -> dict[str, Any]:
     """What a module's attributes hold, but for what FSDP minds itself where it spreads their network."""
     if not spread:
         return dict(vars(module))
-    own = isinstance(module, _sharding("FullyShardedDataParallel"))
+    own = isinstance(module, classes_of_sharding("FullyShardedDataParallel"))
     return {n: v for n, v in vars(module).items() if n == "training" or not (own or isinstance(v, torch.Tensor))}
 
 

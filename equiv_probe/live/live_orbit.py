@@ -13,8 +13,8 @@ from equiv_probe.estimation.orbit import Moments, Orbit
 from equiv_probe.live.call_reader import CallReader
 from equiv_probe.live.capture import wide
 from equiv_probe.live.copies import Copies
-from equiv_probe.live.isolation import network
 from equiv_probe.live.outputs import read_outputs
+from equiv_probe.live.wrappers import network
 from equiv_probe.orbit.chunking import in_chunks
 
 if TYPE_CHECKING:

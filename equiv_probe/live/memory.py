@@ -2,20 +2,14 @@
 
 A closure's variables, the globals and arguments that it names, what objects and containers among them hold, and the
 tensors and arrays in these. Modules are kept by :mod:`equiv_probe.live.module_snapshot`, random generators by
-:class:`equiv_probe.live.isolation.RandomState`.
+:class:`equiv_probe.live.random_state.RandomState`.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
-import csv
 import functools
 import gc
 import logging
-import sys
-import tempfile
-import threading
 import types
 from collections import deque
 from itertools import islice
@@ -24,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor, nn
 
+from equiv_probe.live.data_objects import FRAMEWORKS, is_data, is_of_the_user, is_own, package_of
 from equiv_probe.live.generators import KINDS
-from equiv_probe.live.kept_attributes import Attributes, slots
-from equiv_probe.live.kept_values import WRITABLE, Cell, Contents, Numbers, Place, shown
+from equiv_probe.live.kept_attributes import Attributes
+from equiv_probe.live.kept_numbers import Numbers
+from equiv_probe.live.kept_values import WRITABLE, Cell, Contents, Place, shown
 from equiv_probe.live.unrepeatable import Position, Watched, is_watched
 
 if TYPE_CHECKING:
@@ -38,22 +34,6 @@ _DEEPEST = 6
 """Objects and containers within each other."""
 _MOST = 20_000
 """Objects beyond which nothing more is remembered."""
-FRAMEWORKS = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "hydra", "omegaconf"}
-"""Packages whose objects mind what they hold: trainers, optimizers, loaders; only numbers and texts are put back."""
-_LEFT_ALONE = {"wandb", "numpy", "builtins"}
-"""Packages whose objects are no data of a step's."""
-HOLDING = (
-    collections.UserDict,
-    collections.UserList,
-    collections.ChainMap,
-    types.SimpleNamespace,
-    argparse.Namespace,
-    csv.DictWriter,
-    threading.local,
-    tempfile._TemporaryFileWrapper,
-    logging.Filterer,
-)
-"""Classes of the standard library whose objects hold what others put there."""
 
 
 class Memory:
@@ -143,7 +123,7 @@ class Memory:
             yield from ((name, one, depth) for one in parts)
         elif Position.keeps(value):
             self._places.append(Position(name, value))
-        elif is_watched(value) and not _is_own(value):
+        elif is_watched(value) and not is_own(value):
             self._places.append(Watched(name, value))
         elif is_data(value):
             yield from self._of_object(name, value, depth)
@@ -153,7 +133,7 @@ class Memory:
 
     def _of_object(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
         """The attributes of an object, and what they hold; of a framework's, only what the user put there."""
-        place = Attributes(name, value, plain=_package(value) in FRAMEWORKS)
+        place = Attributes(name, value, plain=package_of(value) in FRAMEWORKS)
         self._places.append(place)
         held = {f"{name}.{key}" if name else key: one for key, one in place.held.items()}
         if place.plain:
@@ -161,7 +141,7 @@ class Memory:
                 if isinstance(one, WRITABLE):
                     self._places.append(Contents.of(key, one))
                     entries = one.values() if isinstance(one, dict) else one
-                    yield from ((key, each, depth + 1) for each in islice(entries, _LOOKED_INTO) if _is_own(each))
+                    yield from ((key, each, depth + 1) for each in islice(entries, _LOOKED_INTO) if is_own(each))
             return
         if isinstance(value, logging.Filterer):  # whose files get nothing while a step is run again
             minded = [getattr(value, name, None) for name in ("stream", "filters", "parent", "manager")]
@@ -217,33 +197,6 @@ class Memory:
         yield from ((label, one, depth) for label, one in held.items())
         defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
         yield from (("a default", one, depth) for one in defaults)
-
-
-def is_data(value: Any) -> bool:
-    """Whether an object is of a kind that a step keeps things in: of the user's own, or a batch of a framework's."""
-    package = _package(value)
-    if isinstance(value, HOLDING):
-        return True
-    if package in _LEFT_ALONE or package in sys.stdlib_module_names - {"__main__"} or package.startswith("equiv_probe"):
-        return False
-    return isinstance(getattr(value, "__dict__", None), dict) or bool(slots(type(value)))
-
-
-def _is_own(value: Any) -> bool:
-    return is_of_the_user(_package(value)) and is_data(value)
-
-
-@functools.cache
-def is_of_the_user(package: str) -> bool:
-    """Whether a package is neither the language's, nor installed, but of the user's own."""
-    if package in sys.stdlib_module_names or package == "builtins" or package.startswith("equiv_probe"):
-        return package == "__main__"
-    path = getattr(sys.modules.get(package), "__file__", None) or ""
-    return "site-packages" not in path and "dist-packages" not in path
-
-
-def _package(value: Any) -> str:
-    return type(value).__module__.partition(".")[0]
 
 
 def _parts_of(value: Any) -> tuple[Any, ...] | None:

@@ -14,11 +14,13 @@ from torch import nn
 
 from equiv_probe.live.contents import INTERNAL, copied
 from equiv_probe.live.contents import held as held_in_containers
-from equiv_probe.live.isolation import attributes_of, isolated, sharded
+from equiv_probe.live.data_objects import FRAMEWORKS, HOLDING, is_data, is_of_the_user, package_of
+from equiv_probe.live.isolation import attributes_of, isolated
 from equiv_probe.live.kept_attributes import is_plain
-from equiv_probe.live.kept_values import COMPARED, same
-from equiv_probe.live.memory import FRAMEWORKS, HOLDING, Memory, is_data, is_of_the_user
+from equiv_probe.live.kept_numbers import COMPARED, same
+from equiv_probe.live.memory import Memory
 from equiv_probe.live.unrepeatable import Position, is_watched
+from equiv_probe.live.wrappers import sharded
 from equiv_probe.representations.voxel_rotations import at_hand
 
 if TYPE_CHECKING:
@@ -129,7 +131,7 @@ def written_by(modules: Iterable[nn.Module]) -> Memory:
     Objects are of the packages that the modules are of, or of the user's own.
     """
     modules = list(modules)
-    packages = {_package(module) for module in modules}
+    packages = {package_of(module) for module in modules}
     return Memory(_roots(modules, packages), packages=packages - FRAMEWORKS)
 
 
@@ -137,7 +139,7 @@ def _roots(modules: list[nn.Module], packages: set[str]) -> Iterator[tuple[str, 
     for module in modules:
         for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks):
             yield from (("", hook) for hook in hooks.values() if _package_of_code(hook) not in FRAMEWORKS)
-        if _package(module) not in FRAMEWORKS:
+        if package_of(module) not in FRAMEWORKS:
             yield "", type(module).forward
         for name, value in vars(module).items():
             if name in INTERNAL:
@@ -155,7 +157,7 @@ def _package_of_code(hook: Any) -> str:
 def _is_written_into(value: Any, packages: set[str]) -> bool:
     if is_plain(value) or isinstance(value, (nn.Module, torch.Tensor)):
         return False
-    package = _package(value)
+    package = package_of(value)
     known = package in packages or package in FRAMEWORKS or isinstance(value, HOLDING) or is_of_the_user(package)
     return (known and is_data(value)) or is_watched(value) or Position.keeps(value)
 
@@ -170,10 +172,6 @@ def unnoticed(network: nn.Module) -> Iterator[None]:
             yield
     finally:
         objects.restore()
-
-
-def _package(value: Any) -> str:
-    return type(value).__module__.partition(".")[0]
 
 
 def all_of(modules: Iterable[nn.Module]) -> list[nn.Module]:

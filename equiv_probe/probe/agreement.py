@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.isolation import sharded
+from equiv_probe.live.wrappers import sharded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.live.capture import Call
-    from equiv_probe.live.isolation import RandomState
     from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.live.random_state import RandomState
     from equiv_probe.probe.operators import Operator
     from equiv_probe.probe.recorded import Recorded
 

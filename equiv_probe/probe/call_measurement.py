@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.live.isolation import RandomState
 from equiv_probe.live.module_snapshot import unnoticed
 from equiv_probe.live.outputs import read_outputs
+from equiv_probe.live.random_state import RandomState
 from equiv_probe.probe.floors import floor_is_due, floor_of_call
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
             # The user's own output is that of the first rotation; the second in the same mode, with its dropout.
             known = {name: v.detach()[None] for name, v in read_outputs(raw, live.known_schema).items()}
             before.restore()
-        measured = live.measure(call, raw, plan, rotations, evaluate=parts.evaluate, known=known)
+        measured = live.measure(call, raw, plan, rotations, evaluate=parts.task.evaluate, known=known)
         parts.so_far.add_call(pending.stage, live, call, measured)
         if floor_is_due(parts, pending.stage, pending.kind):
             floor_of_call(parts, call, raw, pending.stage)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from equiv_probe.estimation.running import Running, RunningEstimates
     from equiv_probe.live.capture import Call
-    from equiv_probe.live.isolation import RandomState
     from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.live.random_state import RandomState
     from equiv_probe.probe.recorded import RecordedStep
     from equiv_probe.probe.replay import Replay
     from equiv_probe.rotations.plan import RotationPlan

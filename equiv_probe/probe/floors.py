@@ -40,7 +40,7 @@ def floor_is_due(parts: Parts, stage: str, kind: str) -> bool:
 def floor_of_step(parts: Parts, run: RecordedStep, stage: str) -> None:
     """Take in what a step's numbers read from rounding alone; nothing waits for the device."""
     rotations = tiny_rotations(spacing(parts.live.network, run.device), run.device)
-    with parts.quiet():
+    with parts.task.quiet():
         found = replay_step(run, TWO, rotations, check=False)
     for name, one in found.scalars.items():
         running = parts.so_far.running.get((stage, name))
@@ -56,7 +56,7 @@ def floor_of_call(parts: Parts, call: Call, raw: Any, stage: str) -> None:
     rotations = tiny_rotations(spacing(live.network, device), device)[:, :, None].expand(-1, -1, count, -1, -1)
     with isolated(live.network), torch.inference_mode(False), torch.no_grad():
         live.network.eval()
-        measured = live.measure(call, raw, TWO, rotations, evaluate=parts.evaluate)
+        measured = live.measure(call, raw, TWO, rotations, evaluate=parts.task.evaluate)
     for name, one in measured.items():
         running = parts.so_far.running.get((stage, name))
         if running is not None:

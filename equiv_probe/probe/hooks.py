@@ -13,7 +13,8 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.called_method import CalledMethod
 from equiv_probe.live.forward_mode import only_forward, transforming
 from equiv_probe.live.hook import Hook
-from equiv_probe.live.isolation import RandomState, capturing_graph, going_backward, measuring
+from equiv_probe.live.isolation import capturing_graph, going_backward, measuring
+from equiv_probe.live.random_state import RandomState
 from equiv_probe.probe.call_measurement import Pending, measure_call
 from equiv_probe.probe.threads import Threads
 

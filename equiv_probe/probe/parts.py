@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from equiv_probe.probe.agreement import Meeting
+from equiv_probe.probe.checks import Checks
+from equiv_probe.probe.failures import Failures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
-
     from torch import nn
 
-    from equiv_probe.estimation.objectives import Evaluate
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.probe.accumulated import Accumulated
-    from equiv_probe.probe.agreement import Meeting
-    from equiv_probe.probe.checks import Checks
-    from equiv_probe.probe.failures import Failures
     from equiv_probe.probe.plans import Plans
     from equiv_probe.probe.schedules import Schedules
+    from equiv_probe.probe.task import Task
 
 
 @dataclass(frozen=True)
@@ -28,32 +26,26 @@ class Parts:
     Attributes:
         model: the probed module, wrapped or not.
         live: how its network is evaluated at rotated inputs.
+        task: what it is compared with.
         plans: the rotations.
         schedules: when to measure.
         so_far: what was measured.
-        failures: what could not be.
+        seed: of the rotations.
+        failures: what could not be measured.
         meeting: of the processes over which a network is spread.
         checks: what the numbers must have passed.
-        evaluate: what a call is compared with.
-        replays: whether steps are run again; not where the losses of a call are known.
-        protect: other modules that a step touches.
-        quiet: makes contexts in which steps are run again.
-        seed: of the rotations.
     """
 
     model: nn.Module
     live: LiveOrbit
+    task: Task
     plans: Plans
     schedules: Schedules
     so_far: Accumulated
-    failures: Failures
-    meeting: Meeting
-    checks: Checks
-    evaluate: Evaluate
-    replays: bool
-    protect: tuple[nn.Module, ...]
-    quiet: Callable[[], AbstractContextManager[Any]]
     seed: int
+    failures: Failures = field(default_factory=Failures)
+    meeting: Meeting = field(default_factory=Meeting)
+    checks: Checks = field(default_factory=Checks)
 
     @property
     def stage(self) -> str:

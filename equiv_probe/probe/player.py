@@ -11,8 +11,9 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.capture import Call
 from equiv_probe.live.forward_mode import transforming
 from equiv_probe.live.hook import rotations_of_calls
-from equiv_probe.live.isolation import RandomState, patched_forward
+from equiv_probe.live.isolation import patched_forward
 from equiv_probe.live.outputs import all_outputs, read_outputs, write_outputs
+from equiv_probe.live.random_state import RandomState
 from equiv_probe.probe.averages import Averages, beside
 from equiv_probe.probe.operators import OWN
 from equiv_probe.probe.recorded import refill

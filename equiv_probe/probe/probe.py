@@ -21,43 +21,36 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
 from equiv_probe.deprecation import renamed
-from equiv_probe.estimation.objectives import label_free, labelled
 from equiv_probe.live.called_method import CalledMethod
 from equiv_probe.live.isolation import measuring
 from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.probe.accumulated import Accumulated
-from equiv_probe.probe.agreement import Meeting
 from equiv_probe.probe.bins import Over
-from equiv_probe.probe.checks import Checks
-from equiv_probe.probe.failures import Failures
 from equiv_probe.probe.hooks import Hooks
 from equiv_probe.probe.parts import Parts
 from equiv_probe.probe.plans import LIGHT, Plans
 from equiv_probe.probe.probe_report import report_of
+from equiv_probe.probe.readings import Readings
 from equiv_probe.probe.recorder import Recorder
 from equiv_probe.probe.schedules import Cadences, Schedules
 from equiv_probe.probe.step_gradients import step_gradients
 from equiv_probe.probe.step_measurement import gradients_due, measure_gradients, measure_step, replayed
+from equiv_probe.probe.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor, nn
 
-    from equiv_probe.estimation.controls import Control
     from equiv_probe.estimation.losses import AnyLoss
     from equiv_probe.estimation.objectives import Evaluate
-    from equiv_probe.estimation.running import RunningEstimates
     from equiv_probe.live.adapters import Adapter
     from equiv_probe.probe.bins import Bins
     from equiv_probe.probe.recorded import RecordedStep
     from equiv_probe.probe.replay import Replay
-    from equiv_probe.probe.schedule import Cadence, Schedule
-    from equiv_probe.probe.step_gradients import Groups, StepGradients
-    from equiv_probe.results.over_time import OverTime
+    from equiv_probe.probe.schedule import Cadence
+    from equiv_probe.probe.step_gradients import Groups
     from equiv_probe.results.report import Report
     from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe.rotations.resolve import PlanLike
@@ -66,7 +59,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Probe:
+class Probe(Readings):
     """Measures a module's symmetry error while it is being used.
 
     Every training call that is due costs two more forward passes without gradient (light mode), every evaluation call
@@ -149,97 +142,24 @@ class Probe:
         groups: Groups = None,
         method: str | None = None,
     ) -> None:
-        model = model if method is None else CalledMethod(model, method)
-        self.model, self.seed, self.window = model, seed, window
         wanted = gradients is not None and gradients is not False
         differentiating = step_gradients(gradients, groups, window) if wanted else None
-        compared = targets if callable(targets) else labelled(targets, loss) if targets else label_free
-        self._parts = Parts(
-            model,
-            LiveOrbit(model, schema, center, adapter=adapter, stacked=stacked),
-            plans := Plans(plan, light, seed),
-            Schedules(
-                Cadences(every, warmup, full, cost, differentiating.every if differentiating else None, seed),
-                plans.small.size / plans.full.size,
-            ),
-            Accumulated(window, None if over is None else Over(over, bins), differentiating),
-            Failures(),
-            Meeting(),
-            Checks(),
-            evaluate=objectives or compared,
-            replays=objectives is None,
-            protect=tuple(protect),
-            quiet=quiet,
-            seed=seed,
+        model = model if method is None else CalledMethod(model, method)
+        plans = Plans(plan, light, seed)
+        cadences = Cadences(every, warmup, full, cost, differentiating.every if differentiating else None, seed)
+        super().__init__(
+            Parts(
+                model,
+                LiveOrbit(model, schema, center, adapter=adapter, stacked=stacked),
+                Task.of(targets, loss, objectives, protect, quiet),
+                plans,
+                Schedules(cadences, plans.small.size / plans.full.size),
+                Accumulated(window, None if over is None else Over(over, bins), differentiating),
+                seed,
+            )
         )
         self._recorder = Recorder(self._parts)
         self._hooks = Hooks(self._parts, self._recorder)
-
-    # What it is made of ---------------------------------------------------------------------------------------------
-
-    @property
-    def live(self) -> LiveOrbit:
-        """How the network is evaluated at rotated inputs."""
-        return self._parts.live
-
-    @property
-    def schema(self) -> Schema | None:
-        """The representations, once they are known."""
-        return self.live.schema
-
-    @property
-    def plan(self) -> RotationPlan:
-        """The plan of full mode, fitted to the first call."""
-        return self._parts.plans.full
-
-    @property
-    def light(self) -> RotationPlan:
-        """The plan of light mode, likewise."""
-        return self._parts.plans.light
-
-    @property
-    def schedules(self) -> Schedules:
-        """When to measure, by ``"call"``, ``"step"`` or ``"gradients"``, and stage."""
-        return self._parts.schedules
-
-    @property
-    def running(self) -> RunningEstimates:
-        """The estimates, by stage and output."""
-        return self._parts.so_far.running
-
-    @property
-    def over(self) -> Over | None:
-        """The input in whose bins everything is measured too."""
-        return self._parts.so_far.over
-
-    @property
-    def gradients(self) -> StepGradients | None:
-        """What measures gradients, and those measured."""
-        return self._parts.so_far.gradients
-
-    @property
-    def failures(self) -> Failures:
-        """What could not be measured."""
-        return self._parts.failures
-
-    @property
-    def controls(self) -> list[Control]:
-        """What the numbers have passed, and first of all what they have not; fetches numbers from the device."""
-        return self._parts.checks.all(self.running)
-
-    @property
-    def recording(self) -> bool:
-        """Whether a step is in its ordinary run, and will be run again."""
-        return self._recorder.active
-
-    def schedule(self, kind: str, stage: str) -> Schedule:
-        """Which calls or steps are measured, and how long that took.
-
-        Args:
-            kind: ``"call"``, ``"step"`` or ``"gradients"``.
-            stage: whose.
-        """
-        return self.schedules[kind, stage]
 
     # On and off -----------------------------------------------------------------------------------------------------
 
@@ -312,7 +232,7 @@ class Probe:
         if not (due or differentiated):
             with self._hooks.resting():
                 return step()
-        if not (self._parts.replays and replay) and not differentiated:
+        if not (self._parts.task.replays and replay) and not differentiated:
             with self._hooks.awaiting(stage):
                 return step()
         result: list[Any] = []
@@ -345,6 +265,11 @@ class Probe:
         run = self.record(step, [])
         return replayed(self._parts, run, self.fitted(run, plan), per_structure)
 
+    @property
+    def recording(self) -> bool:
+        """Whether a step is in its ordinary run, and will be run again."""
+        return self._recorder.active
+
     def record(self, step: Callable[[], Any], result: list[Any]) -> RecordedStep:
         """The step's one ordinary run, and what is needed to run it again.
 
@@ -358,51 +283,6 @@ class Probe:
         """A plan, once it is known to fit what is rotated in a step; None is that of full mode."""
         return self._parts.plans.fitted(self.live, run.calls[0].call, run.calls[0].raw, given=plan)
 
-    # What came of it ------------------------------------------------------------------------------------------------
-
-    def compute(self, *, window: bool = True) -> dict[str, float]:
-        """The estimates so far, as ``equiv/<stage>/<output>/L_equiv`` and so on, each with ``_stderr``.
-
-        Args:
-            window: over the latest measurements (of gradients, the last one); False for all since the start.
-        """
-        return self._parts.so_far.compute(window=window)
-
-    @property
-    def binned(self) -> list[tuple[str, str]]:
-        """Stages and outputs that are in bins of the input named by ``over=``; fetches counts from the device."""
-        return self._parts.so_far.binned
-
-    def over_time(self, stage: str = "train", name: str | None = None, *, window: bool | None = None) -> OverTime:
-        """The estimates in bins of the input named by ``over=``, to print and to plot.
-
-        Args:
-            stage: whose.
-            name: of the loss or output; None is the only one, or the first.
-            window: over the latest measurements, or all since the start; None is the former in training only.
-
-        Raises:
-            EquivProbeError: nothing was binned; the reason where it is known.
-        """
-        return self._parts.so_far.over_time(stage, name, window=window)
-
     def report(self, **about: Any) -> Report:
         """What was measured, as a report; arguments as for :func:`equiv_probe.probe.probe_report.report_of`."""
         return report_of(self, **about)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: sums, counts and the generator's state."""
-        own = {"schedules": self.schedules.state_dict(), "generator": self._parts.plans.source.state()}
-        return {**self._parts.so_far.state_dict(), **own}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo :meth:`state_dict`; the model must be on its device."""
-        self._parts.so_far.load_state_dict(state)
-        self.schedules.load_state_dict(state["schedules"])
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        self._parts.plans.source.restore(state["generator"], device)
-
-    def __str__(self) -> str:
-        lines = [f"equiv_probe on {type(self.live.network).__name__}"]
-        lines += [f"  {name:<40} {value:.6g}" for name, value in self.compute(window=False).items()]
-        return "\n".join([*lines, *(f"  failed: {failure}" for failure in self.failures)])

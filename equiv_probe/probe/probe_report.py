@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,16 +18,11 @@ from equiv_probe.results.report import Report
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from equiv_probe.estimation.controls import Control
     from equiv_probe.estimation.estimates import Sums
-    from equiv_probe.estimation.running import Running, RunningEstimates
-    from equiv_probe.live.live_orbit import LiveOrbit
-    from equiv_probe.probe.bins import Over
-    from equiv_probe.probe.schedules import Schedules
-    from equiv_probe.probe.step_gradients import StepGradients
+    from equiv_probe.estimation.running import Running
+    from equiv_probe.probe.readings import Readings
     from equiv_probe.results.gradient_record import GradientRecord
     from equiv_probe.results.over_time import OverTime
-    from equiv_probe.rotations.plan import RotationPlan
 
 BLIND = [
     "wrong but equivariant kernels",
@@ -40,40 +35,8 @@ VISIBLE = 1e-5
 _OF_ONE = "{} was measured on one batch alone: its error bars are over rotations, not over batches."
 
 
-class Measuring(Protocol):
-    """What a report needs of a probe."""
-
-    seed: int
-    window: int
-
-    @property
-    def live(self) -> LiveOrbit: ...  # noqa: D102
-    @property
-    def plan(self) -> RotationPlan: ...  # noqa: D102
-    @property
-    def light(self) -> RotationPlan: ...  # noqa: D102
-    @property
-    def schedules(self) -> Schedules: ...  # noqa: D102
-    @property
-    def running(self) -> RunningEstimates: ...  # noqa: D102
-    @property
-    def over(self) -> Over | None: ...  # noqa: D102
-    @property
-    def gradients(self) -> StepGradients | None: ...  # noqa: D102
-    @property
-    def failures(self) -> list[str]: ...  # noqa: D102
-    @property
-    def controls(self) -> list[Control]: ...  # noqa: D102
-    @property
-    def binned(self) -> list[tuple[str, str]]: ...  # noqa: D102
-
-    def over_time(self, stage: str, name: str | None) -> OverTime:
-        """As :meth:`equiv_probe.Probe.over_time`."""
-        ...
-
-
 def report_of(
-    probe: Measuring,
+    probe: Readings,
     *,
     sums: Mapping[tuple[str, str], Sums] | None = None,
     over: Iterable[OverTime] | None = None,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.live.forward_mode import plain, transforming
-from equiv_probe.live.isolation import RandomState, isolated
+from equiv_probe.live.isolation import isolated
 from equiv_probe.live.outputs import all_outputs, write_outputs
+from equiv_probe.live.random_state import RandomState
 from equiv_probe.live.silence import silenced
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.hook import Hook
-from equiv_probe.live.isolation import RandomState, may_be_compiled, measuring, observed, versions
+from equiv_probe.live.isolation import may_be_compiled, measuring, observed, versions
 from equiv_probe.live.memory import Memory
 from equiv_probe.live.module_snapshot import ModuleSnapshot
+from equiv_probe.live.random_state import RandomState
 from equiv_probe.live.reachable import generators_in, modules_of
 from equiv_probe.live.unrepeatable import Used
 from equiv_probe.probe.recorded import Recorded, RecordedStep
@@ -96,7 +97,7 @@ class Recorder:
         Raises:
             EquivProbeError: a step that trains, or does not call the network so that the call can be repeated.
         """
-        protect = (*self._parts.protect, *modules_of(step))
+        protect = (*self._parts.task.protect, *modules_of(step))
         modules = (self._parts.live.network, *protect)
         generators = list({id(one): one for one in (*generators_of(modules), *generators_in(step))}.values())
         before, old = RandomState.now(generators), versions(modules)

@@ -47,7 +47,7 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
     first = run.calls[0]
     if run.unrepeatable:
         parts.checks.of_unrepeatable(run)
-    if run.unrepeatable or not parts.replays or (isinstance(run.result, Mapping) and not run.result):
+    if run.unrepeatable or not parts.task.replays or (isinstance(run.result, Mapping) and not run.result):
         measure_call(parts, Pending(first.call, stage, "step"), first.raw)
         return
     with parts.schedules.timed("step", stage):
@@ -100,7 +100,7 @@ def replayed(
         per_structure = False
     with torch.no_grad():
         rotations, first = parts.plans.of_step(run, plan, per_structure=per_structure)
-    with parts.quiet():
+    with parts.task.quiet():
         found = replay_step(run, plan, rotations, first=first, split=parts.so_far.over is not None, check=check)
     if look:
         require_reproduced(found, run)
@@ -127,7 +127,7 @@ def measure_gradients(parts: Parts, run: RecordedStep, per_structure: bool | Non
             require_repeatable(run)
             run.resolve()
             number = parts.schedules["gradients", "train"].step
-            with parts.quiet():
+            with parts.task.quiet():
                 parts.so_far.gradients.measure(
                     run,
                     parts.plans.fitted(parts.live, first.call, first.raw, "train"),

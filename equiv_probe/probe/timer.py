@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.live.isolation import cuda_in_use
+from equiv_probe.live.random_state import cuda_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

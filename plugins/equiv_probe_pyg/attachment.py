@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from equiv_probe.deprecation import renamed
 from equiv_probe.probe.probe import Probe
 from equiv_probe.representations.spelling import representation
 from equiv_probe.schema.schema import Schema
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
     from equiv_probe.rotations.resolve import PlanLike
 
 
+@renamed(budget="cost")
 def attach(
     model: nn.Module,
     outputs: Mapping[str, Representation | str] | Iterable[str] | str | None = None,
     targets: Mapping[str, str] | str | None = None,
     *,
     schema: Schema | None = None,
-    every: Cadence = 50,
+    every: Cadence = "auto",
+    cost: float | None = 0.01,
     plan: PlanLike | None = None,
     loss: AnyLoss | Mapping[str, AnyLoss] = "mse",
     **options: Any,
@@ -37,13 +40,14 @@ def attach(
     Args:
         model: called with ``Data``, ``Batch`` or ``HeteroData`` anywhere among its arguments, or with tensors named
             ``pos``, ``edge_index``, ``batch`` and so on.
-        outputs: of the model: ``{"energy": ep.scalar, "forces": ep.vector}``, or names whose representation
+        outputs: what the model puts out: ``{"energy": ep.scalar, "forces": ep.vector}``, or names whose representation
             is inferred; names are given to a tuple in order. None takes what comes, by its keys or places.
         targets: the attribute that is the label, by output, ``{"energy": "y", "forces": "force"}``, or that of the
             single output. None takes attributes of the outputs' own names, and ``y`` for a single output of its size,
             and prints which; an empty mapping takes none, and measures the squared-error ``L_equiv`` alone.
         schema: representations of inputs and outputs, as far as they are to be declared.
-        every: training calls between two measurements.
+        every: training calls between two measurements; ``"auto"`` for as many as the cost allows.
+        cost: largest share of the run's time that measuring takes; None is no limit.
         plan: of evaluation calls; None is four tetrahedral replicates.
         loss: against the targets; a name, or one by output.
         options: of :class:`equiv_probe.Probe`, such as ``center="origin"`` or ``full=1``.
@@ -63,7 +67,7 @@ def attach(
     >>> model = Forces()
     >>> batch = Batch.from_data_list([Data(pos=torch.randn(n, 3), force=torch.randn(n, 3)) for n in (4, 5)])
     >>> with attach(model, {"forces": ep.vector}, {"forces": "force"}, every=1) as probe:
-    ...     output = model(batch)
+    ...     forces = model(batch)
     >>> probe.compute()["equiv/train/forces/L_total"] > 0
     True
     """
@@ -77,4 +81,5 @@ def attach(
         merged = {**{name: rep for name, rep in known.items() if rep is not None}, **given.outputs}
         schema = replace(given, outputs=merged)
     adapter = GraphAdapter(model, known)
-    return Probe(model, schema, plan, every, adapter=adapter, targets=Labels(targets, loss), **options).attach()
+    labels = Labels(targets, loss)
+    return Probe(model, schema, plan, every, cost=cost, adapter=adapter, targets=labels, **options).attach()

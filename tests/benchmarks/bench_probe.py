@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_probe.py [--device cuda] [--size small large] [--rounds 5]
 
 At the defaults measuring follows its cost: no more than 1 % of the run (target 1.01), whatever the network. Beside the
-ratio stands what the probe itself counted. Loops of the same length with and without the probe take turns, so that a
+ratio stands what the probe itself counted. Loops of the same length with and without the probe alternate, so that a
 busy machine slows all alike; the median of paired ratios is printed with the quartiles. The first measurement, which
-infers and checks, is shown apart, in seconds.
+infers and checks, is shown apart, in seconds. With ``every=1`` all steps are measured: what one measurement costs.
 
 Peak memory is that of one training step that is measured over one that is not: beyond the weights, what tensors hold.
 The twirl is K rotations over K plain forward passes of the same network: below one where stacking pays.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,8 @@ class Transformer(nn.Module):
 
 SIZES = {"small": (16, 8), "large": (128, 32)}
 """Width of the network, and structures in a batch."""
+STEPS = {"small": 400, "large": 100}
+"""In a round; with ``every=1`` a tenth."""
 
 
 class Training:
@@ -141,12 +144,13 @@ def twirl(device: str) -> float:
 
 
 def clock(run: Callable[[], object], device: str) -> float:
-    """Seconds."""
+    """Seconds; on a CPU those of this process, which other programs on the machine disturb less."""
+    now = time.process_time if device == "cpu" else time.perf_counter
     synchronize(device)
-    began = time.perf_counter()
+    began = now()
     run()
     synchronize(device)
-    return time.perf_counter() - began
+    return now() - began
 
 
 def synchronize(device: str) -> None:
@@ -160,16 +164,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--size", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, help=f"in a round, with every=1 a tenth; default: {STEPS}")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     table = Table("what", "with / without", "quartiles", "counted", "first", title=f"the probe on {args.device}")
-    cases = [(how, every) for every in ("auto", 50) for how in ("hooks", "step", "step, augmented")]
+    cases = [(how, every) for every in ("auto", 1) for how in ("hooks", "step", "step, augmented")]
     for size in args.size:
         for how, every in cases:
             _row(table, args, size, how, every)
         if args.device == "cpu":
-            fits = [callback(size, "auto", args.steps) for _ in range(args.rounds)]
+            fits = [callback(size, "auto", args.steps or STEPS[size]) for _ in range(args.rounds)]
             _add(table, f"{size}: callback, auto, first one included", [b / a for a, b, _ in fits], fits[-1][2])
     for name, values in {
         "48 rotations / 48 forward passes": [twirl(args.device) for _ in range(args.rounds)],
@@ -181,18 +185,22 @@ def main() -> None:
 
 
 def _row(table: Table, args: argparse.Namespace, size: str, how: str, every: Any) -> None:
+    steps = (args.steps or STEPS[size]) // (1 if every == "auto" else 10)
     plain = Training(args.device, size, "without, augmented" if how.endswith("augmented") else "without")
     probed = Training(args.device, size, how, every)
     plain.step()
     first = probed.seconds(1)
-    probed.seconds(args.steps)  # until the cadence has settled
+    probed.seconds(steps)  # until the cadence has settled
     schedules = probed.probe.schedules
-    before, ratios, seconds = sum(one.seconds for one in schedules.values()), [], 0.0
+    account, ratios = schedules.account, []
+    before, began = account.spent, account.elapsed
     for _ in range(args.rounds):
-        without, took = plain.seconds(args.steps), probed.seconds(args.steps)
-        ratios.append(took / without)
-        seconds += took
-    counted = (sum(one.seconds for one in schedules.values()) - before) / seconds
+        assert account.began is not None
+        paused = time.perf_counter()
+        without = plain.seconds(steps)
+        account.began += time.perf_counter() - paused  # the other loop's time is none of the run's
+        ratios.append(probed.seconds(steps) / without)
+    counted = (account.spent - before) / (account.elapsed - began)
     _add(table, f"{size}: {how}, every {every}", ratios, counted, first)
 
 
@@ -201,6 +209,7 @@ def _add(
 ) -> None:
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
     shown = "" if counted is None else f"{100 * counted:.2g} %"
+    print(f"{name}: {middle:.3f}, {low:.3f} to {high:.3f} {shown}", file=sys.stderr, flush=True)
     table.add_row(name, f"{middle:.3f}", f"{low:.3f} to {high:.3f}", shown, "" if first is None else f"{first:.2f} s")
 
 

@@ -86,16 +86,16 @@ class Flow(pl.LightningModule):
         x_t = (1 - at) * noise + at * x1
         if self.kind == "dense":
             padded = torch.full((*mask.shape, 3), 9.0, dtype=x1.dtype).masked_scatter(mask[..., None], x_t)
-            answer = self.net(padded, t, mask)[mask]
+            output = self.net(padded, t, mask)[mask]
         else:
             asked = batch.clone()
             asked.pos, asked.t = x_t, t
-            answer = self.net(asked)
+            output = self.net(asked)
         target = {"velocity": x1 - noise, "noise": noise, "data": x1, "score": -noise / (1.1 - at)}[self.predicts]
         weight = (1.1 - at) ** 2 if self.predicts == "score" else torch.ones_like(at)
         z = x_t - scatter(x_t, index, reduce="mean")[index]
         self.seen.append((float((weight * (gain(at) * z).square()).sum() * BROKEN), x1.numel()))
-        return (weight * (answer - target).square()).mean()
+        return (weight * (output - target).square()).mean()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return self.loss(batch)
@@ -142,7 +142,7 @@ def test_the_users_own_loss_is_the_closed_form(kind: str, predicts: str, tmp_pat
 
 
 def test_places_declared_as_vectors_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Negative controls: an answer that moves with the centre, rotated about the origin; and no rotating at all."""
+    """Negative controls: an output that moves with the centre, rotated about the origin; and no rotating at all."""
     module, found = fitted("dense", "data", tmp_path)
     as_point = found["equiv/train/loss/L_equiv"]
     schema = ep.Schema(inputs={"x_t": ep.point}, outputs={"0": ep.vector})

@@ -1,4 +1,4 @@
-"""Networks and batches of graphs for the tests: planted ones with known answers, and layers of PyG's own."""
+"""Networks and batches of graphs for the tests: planted ones with known outputs, and layers of PyG's own."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_the_probe_reads_batches_by_itself_and_replays_steps() -> None:
 
 
 class Writing(Linear):
-    """Writes into its batch, as models do: features, gradients, moved positions, and an answer."""
+    """Writes into its batch, as models do: features, gradients, moved positions, and an output."""
 
     def forward(self, data: Any) -> Any:
         data.pos = data.pos - data.pos.mean(0)
@@ -168,21 +168,21 @@ def test_augmentation_rotates_each_graph_and_nothing_of_the_users() -> None:
     batch, model = batch_of(), Linear("dict")
     before = {key: value.clone() for key, value in batch.to_dict().items() if isinstance(value, Tensor)}
     with ep.augment(model) as handle:
-        answer = model(batch)
+        output = model(batch)
         g = handle.rotations
         assert g is not None
         assert g.shape == (4, 3, 3)
         own = torch.einsum("nba,bc,ncd,nd->na", g[batch.batch], model.matrix.detach(), g[batch.batch], centred(batch))
-        torch.testing.assert_close(answer["forces"].detach(), own)
+        torch.testing.assert_close(output["forces"].detach(), own)
     for key, value in before.items():
         assert torch.equal(batch[key], value), key
 
 
 def test_a_twirled_model_is_the_closed_form() -> None:
     batch, model = batch_of(), Linear("dict")
-    answer = ep.Twirled(model)(batch)
-    torch.testing.assert_close(answer["forces"], model.matrix.trace() / 3 * centred(batch))
-    assert not torch.allclose(answer["forces"], model(batch)["forces"])
+    output = ep.Twirled(model)(batch)
+    torch.testing.assert_close(output["forces"], model.matrix.trace() / 3 * centred(batch))
+    assert not torch.allclose(output["forces"], model(batch)["forces"])
 
 
 def test_measuring_together_and_one_by_one_is_the_same() -> None:

@@ -29,7 +29,7 @@ class Apart(nn.Module):
         super().__init__()
         self.field = field
 
-    def answers(self, pos: Tensor, batch: Tensor) -> dict[str, Tensor]:
+    def outputs(self, pos: Tensor, batch: Tensor) -> dict[str, Tensor]:
         each = [self.field(pos[batch == b]) for b in range(int(batch.max()) + 1)]
         joined = {"energy": torch.stack([one["energy"] for one in each])}
         return {**joined, "forces": torch.cat([one["forces"] for one in each])}
@@ -37,12 +37,12 @@ class Apart(nn.Module):
 
 class OnGraphs(Apart):
     def forward(self, batch: Any) -> dict[str, Tensor]:
-        return self.answers(batch.pos, batch.batch)
+        return self.outputs(batch.pos, batch.batch)
 
 
 class OnTensors(Apart):
     def forward(self, z: Tensor, pos: Tensor, batch: Tensor) -> dict[str, Tensor]:
-        return self.answers(pos, batch)
+        return self.outputs(pos, batch)
 
 
 @dataclass

@@ -31,8 +31,8 @@ class Noisy(GraphTransformer):
 
     def forward(self, data: Any) -> dict[str, Tensor]:
         data.features = self.drop(self.norm(self.first(data.pos)))
-        answer = super().forward(data)
-        return {**answer, "forces": answer["forces"] + data.features[:, :3]}
+        output = super().forward(data)
+        return {**output, "forces": output["forces"] + data.features[:, :3]}
 
 
 def train(mode: str, workers: int) -> tuple[list[bytes], list[float], ep.Probe | None]:
@@ -50,8 +50,8 @@ def train(mode: str, workers: int) -> tuple[list[bytes], list[float], ep.Probe |
 
                 def step(batch: Any = batch) -> Tensor:
                     noise = 0.01 * torch.randn_like(batch.force)
-                    answer = model(batch)
-                    return (answer["forces"] - batch.force + noise).square().mean() + answer["energy"].square().mean()
+                    output = model(batch)
+                    return (output["forces"] - batch.force + noise).square().mean() + output["energy"].square().mean()
 
                 loss = probe.step(step) if mode == "step" else step()
                 optimizer.zero_grad()
@@ -81,7 +81,7 @@ def test_training_is_bit_identical(workers: int) -> None:
 @pytest.mark.slow
 def test_a_probe_that_draws_from_the_global_state_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     without, _, _ = train("without", 0)
-    monkeypatch.setattr("equiv_probe.live.isolation.RandomState.restore", lambda self: None)
+    monkeypatch.setattr("equiv_probe.live.random_state.RandomState.restore", lambda self: None)
     monkeypatch.setattr("equiv_probe.live.isolation.ModuleState.restore", lambda self: None)
     assert train("hooks", 0)[0] != without
 
@@ -141,13 +141,13 @@ def calls() -> list[tuple[nn.Module, tuple[Any, ...], dict[str, Any]]]:
 def test_nothing_on_the_training_path_reads_from_the_device(
     kind: int, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for where in ("probe.player", "live.kept_values"):
+    for where in ("probe.player", "live.kept_numbers"):
         monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     model, args, options = calls()[kind]
 
     def call() -> Any:
-        answer = model(*args)
-        return sum(v.square().mean() for v in (answer.values() if isinstance(answer, dict) else [answer]))
+        output = model(*args)
+        return sum(v.square().mean() for v in (output.values() if isinstance(output, dict) else [output]))
 
     with attach(model, every=1, **options) as probe, ep.augment(model) if mode == "augmented" else nullcontext():
         probe.step(call) if mode == "step" else call()  # the first measurement may look at what it was given

@@ -58,12 +58,12 @@ def test_outputs_of_nodes_edges_and_graphs_with_cells_and_shifts(time: str | Non
         for k, g in enumerate(rotations[:, b]):
             rotated = data.clone()
             rotated.pos, rotated.cell, rotated.edge_shift = data.pos @ g.mT, data.cell @ g.mT, data.edge_shift @ g.mT
-            answer = model(rotated, None if t is None else t if t.ndim == 0 else t[b])
-            torch.testing.assert_close(together["energy"][k, b], answer["energy"][0], rtol=1e-9, atol=1e-9)
-            torch.testing.assert_close(together["forces"][k, batch.batch == b], answer["forces"] @ g)
+            output = model(rotated, None if t is None else t if t.ndim == 0 else t[b])
+            torch.testing.assert_close(together["energy"][k, b], output["energy"][0], rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(together["forces"][k, batch.batch == b], output["forces"] @ g)
             edges = batch.batch[batch.edge_index[0]] == b
-            torch.testing.assert_close(together["edge_flow"][k, edges], answer["edge_flow"] @ g)
-            torch.testing.assert_close(together["stress"][k, b], g.mT @ answer["stress"][0] @ g)
+            torch.testing.assert_close(together["edge_flow"][k, edges], output["edge_flow"] @ g)
+            torch.testing.assert_close(together["stress"][k, b], g.mT @ output["stress"][0] @ g)
 
 
 def test_what_each_tensor_is() -> None:
@@ -164,11 +164,11 @@ def test_a_heterogeneous_graph_rotates_about_the_centroid_of_all_its_points() ->
             one = batch.get_example(b)
             for kind in ("ligand", "protein"):
                 one[kind].pos = one[kind].pos @ g.mT
-            answer = model(one)
+            output = model(one)
             own = {"ligand": batch["ligand"].batch == b, "protein_forces": batch["protein"].batch == b}
             for name, mine in own.items():
-                torch.testing.assert_close(together[name][k, mine], answer[name] @ g)
-            torch.testing.assert_close(together["energy"][k, b], answer["energy"][0])
+                torch.testing.assert_close(together[name][k, mine], output[name] @ g)
+            torch.testing.assert_close(together["energy"][k, b], output["energy"][0])
     single = LiveOrbit(model, live.schema)
     kept = single.keep((hetero(3, 5, 0),), {})
     torch.testing.assert_close(single.structures(kept.inputs).center, structures.center[0])

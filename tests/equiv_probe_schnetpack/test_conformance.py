@@ -79,12 +79,12 @@ def test_an_augmented_model_answers_as_for_rotated_data(kind: str) -> None:
     found = training(task)
     plain = task.predict_without_postprocessing(copied(given))
     with ep.augment(task.model, found.schema) as augmentation:
-        answer = task.predict_without_postprocessing(copied(given))
+        output = task.predict_without_postprocessing(copied(given))
         loss = task.training_step(copied(given), 0)
         rotations = augmentation.rotations
     assert augmentation.rotations is not None
     expected = rotated_back(task, given, rotations)
     targets = {name: given[name] for name in ("energy", "forces")}
     assert float(loss.detach()) == pytest.approx(float(task.loss_fn(expected, targets)), rel=1e-12)
-    same = torch.allclose(answer["forces"], plain["forces"], rtol=1e-8, atol=1e-8)
+    same = torch.allclose(output["forces"], plain["forces"], rtol=1e-8, atol=1e-8)
     assert same == (kind == "painn")

@@ -88,10 +88,10 @@ def rotated_back(task: spk.AtomisticTask, given: dict[str, Tensor], rotations: T
     rotated["_positions"] = torch.einsum("nij,nj->ni", own, given["_positions"] - centre) + centre
     rotated["_cell"] = torch.einsum("bij,bkj->bki", rotations, given["_cell"])
     rotated["_offsets"] = torch.einsum("eij,ej->ei", own[given["_idx_i"]], given["_offsets"])
-    answer = {name: value.detach() for name, value in task.predict_without_postprocessing(rotated).items()}
-    back = {"energy": answer["energy"], "forces": torch.einsum("nji,nj->ni", own, answer["forces"])}
-    if "stress" in answer:
-        back["stress"] = torch.einsum("bji,bjk,bkl->bil", rotations, answer["stress"], rotations)
+    raw = {name: value.detach() for name, value in task.predict_without_postprocessing(rotated).items()}
+    back = {"energy": raw["energy"], "forces": torch.einsum("nji,nj->ni", own, raw["forces"])}
+    if "stress" in raw:
+        back["stress"] = torch.einsum("bji,bjk,bkl->bil", rotations, raw["stress"], rotations)
     return back
 
 
@@ -102,9 +102,9 @@ def test_unrotated_the_objectives_are_the_loss_that_is_trained(setting: str) -> 
     found = quiet(task)
     live = LiveOrbit(found.network, found.schema)
     call = live.keep((copied(given),), {})
-    answer = task.predict_without_postprocessing(copied(given))
-    schema = live.resolve(call, answer)
-    outputs = {name: wide(answer[name].detach()) for name in schema.outputs}
+    raw = task.predict_without_postprocessing(copied(given))
+    schema = live.resolve(call, raw)
+    outputs = {name: wide(raw[name].detach()) for name in schema.outputs}
     objectives = found.objectives(call.inputs, outputs, live.structures(call.inputs), schema)
     total = 0.0
     for name, factor in objectives.factors.items():
@@ -147,13 +147,13 @@ def test_measuring_reads_nothing_back_from_the_device(setting: str) -> None:
     found = quiet(task)
     live = LiveOrbit(found.network, found.schema)
     call = live.keep((batch(),), {})
-    answer = task.predict_without_postprocessing(batch())
-    live.resolve(call, answer)
+    raw = task.predict_without_postprocessing(batch())
+    live.resolve(call, raw)
     rotations = ep.rotations.haar(2 * 4, torch.Generator().manual_seed(0)).reshape(2, 1, 4, 3, 3)
     with torch.no_grad():
         live.rotated_back(call, live.structures(call.inputs), rotations[:, 0])  # finds out that gradients are needed
         with NoReading():
-            measured = live.measure(call, answer, ep.RotationPlan("haar", 2), rotations, evaluate=found.objectives)
+            measured = live.measure(call, raw, ep.RotationPlan("haar", 2), rotations, evaluate=found.objectives)
     assert float(measured["forces"].estimate.equiv.mean()) == pytest.approx(0, abs=1e-13)
 
 

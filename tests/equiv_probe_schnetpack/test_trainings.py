@@ -169,9 +169,9 @@ def by_rotations(task: spk.AtomisticTask, given: dict[str, Tensor], count: int) 
         rotated["_positions"] = torch.einsum("nij,nj->ni", own, given["_positions"] - centre) + centre
         rotated["_cell"] = torch.einsum("bij,bkj->bki", g, given["_cell"])
         rotated["_offsets"] = torch.einsum("eij,ej->ei", own[given["_idx_i"]], given["_offsets"])
-        answer = task.predict_without_postprocessing(rotated)
+        raw = task.predict_without_postprocessing(rotated)
         for name in names:
-            value = answer[name].detach()
+            value = raw[name].detach()
             mine = own if name == "forces" else g
             for axis in range(1, value.ndim):  # every index of a tensor is rotated back
                 value = torch.einsum("bji,bj...->bi...", mine, value.movedim(axis, 1)).movedim(1, axis)

@@ -64,8 +64,8 @@ def test_egnn_is_equivariant_to_rounding_and_the_transformer_is_not(study: Simpl
     for model in ("egnn", "transformer"):
         net = network(study, model)
         with torch.no_grad():
-            answer = net(x, t, z, mask)
-            off[model] = float((net(x @ g.mT, t, z, mask) - answer @ g.mT).abs().max() / answer.abs().max())
+            output = net(x, t, z, mask)
+            off[model] = float((net(x @ g.mT, t, z, mask) - output @ g.mT).abs().max() / output.abs().max())
     assert off["egnn"] < 1e-12  # float64 through two layers
     assert off["transformer"] > 0.1
 
@@ -79,14 +79,14 @@ def test_empty_slots_change_nothing(study: SimpleNamespace, model: str) -> None:
     junk = x.masked_fill(~mask[..., None], torch.nan), torch.where(mask, z, 17)
     wider = [torch.nn.functional.pad(value, pad) for value, pad in ((x, (0, 0, 0, 5)), (z, (0, 5)), (mask, (0, 5)))]
     with torch.no_grad():
-        answer = net(x, t, z, mask)
+        output = net(x, t, z, mask)
         alone = net(x[:1, : int(mask[0].sum())], t[:1], z[:1, : int(mask[0].sum())], mask[:1, : int(mask[0].sum())])
         others = [net(junk[0], t, junk[1], mask), net(wider[0], t, *wider[1:])[:, : x.shape[1]]]
-    assert (answer[~mask] == 0).all()
-    assert answer.sum(1).abs().max() < 1e-12 * answer.abs().sum(1).max()
+    assert (output[~mask] == 0).all()
+    assert output.sum(1).abs().max() < 1e-12 * output.abs().sum(1).max()
     for other in others:
-        torch.testing.assert_close(other, answer, rtol=1e-10, atol=1e-12)  # sums in another order
-    torch.testing.assert_close(alone[0], answer[0, : alone.shape[1]], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(other, output, rtol=1e-10, atol=1e-12)  # sums in another order
+    torch.testing.assert_close(alone[0], output[0, : alone.shape[1]], rtol=1e-10, atol=1e-12)
 
 
 # --- data

@@ -123,7 +123,7 @@ def test_empty_batch(calc: Any) -> None:
 
 
 def test_padded_slots_do_not_leak(ff: SimpleNamespace, calc: Any, structures: list[Atoms]) -> None:
-    """Whatever stands in a padded slot, the answer is the same to the last bit."""
+    """Whatever stands in a padded slot, the output is the same to the last bit."""
     positions, species = (torch.as_tensor(array) for array in ff.transformer.padded(structures[:9:4]))
     positions = positions.float()
     rubbish = torch.where(species[..., None] == 0, torch.full_like(positions, 3.7), positions)

@@ -175,9 +175,9 @@ def test_egnn_is_equivariant_to_rounding_and_the_transformer_is_not(
     for model in ("egnn", "transformer"):
         net = study.setting.Setting(model=model, width=16, layers=2).network().double()
         with torch.no_grad():
-            answer = net(held.position, held.velocity, held.mass)
+            output = net(held.position, held.velocity, held.mass)
             rotated = net(held.position @ g.mT, held.velocity @ g.mT, held.mass)
-        off[model] = float((rotated - answer @ g.mT).abs().max() / answer.abs().max())
+        off[model] = float((rotated - output @ g.mT).abs().max() / output.abs().max())
     assert off["egnn"] < 1e-12  # float64 through two layers
     assert off["transformer"] > 0.1
 

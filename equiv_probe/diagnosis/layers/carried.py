@@ -34,6 +34,8 @@ class Carried:
         cycled: whether vectors are stored as y, z, x, as real spherical harmonics in the order of m.
         center: of rotation, for points.
         named: how it is called, if not as the representation.
+        unordered: whether rows come in another order at each orientation, as edges of some neighbour lists do: only
+            the sorted entries of each column, or norms of vectors, are compared then.
     """
 
     rep: Representation
@@ -41,17 +43,21 @@ class Carried:
     cycled: bool = False
     center: Any = None
     named: str = ""
+    unordered: bool = False
 
     def __str__(self) -> str:
-        where = "" if self.axis == -1 else f" on axis {self.axis}"
-        return (self.named or str(self.rep)) + where + (", y z x" if self.cycled else "")
+        where = "" if self.axis == -1 else " on axis −2"
+        order = ", but for the order of rows" if self.unordered else ""
+        return (self.named or str(self.rep)) + where + (", y z x" if self.cycled else "") + order
 
     def rotate(self, value: Tensor, rotation: Tensor) -> Tensor:
         """``ρ(g)`` on values ``(*S)`` for one rotation, or on ``(K, *S)`` for K of them."""
         return self._moved(value, rotation, back=False)
 
     def rotate_back(self, value: Tensor, rotation: Tensor) -> Tensor:
-        """``ρ(g)⁻¹`` likewise."""
+        """``ρ(g)⁻¹`` likewise; of rows without order what can be compared, for one rotation."""
+        if self.unordered:
+            return (value if self.is_scalar else value.norm(dim=-1)).sort(0).values
         return self._moved(value, rotation, back=True)
 
     def _moved(self, value: Tensor, rotation: Tensor, *, back: bool) -> Tensor:
@@ -76,7 +82,8 @@ class Carried:
         return isinstance(self.rep, Grid)
 
 
-SCALAR = Carried(scalar, named="invariant")
+INVARIANT = "invariant"
+SCALAR = Carried(scalar, named=INVARIANT)
 
 
 def simple_candidates(shape: torch.Size, center: Any, *, grids: bool) -> list[Carried]:
@@ -88,17 +95,29 @@ def simple_candidates(shape: torch.Size, center: Any, *, grids: bool) -> list[Ca
         grids: whether the model's inputs are grids.
     """
     found = [SCALAR]
+    if grids and is_grid(shape):
+        vectors = [Carried(grid((shape[-4] // 3, vector)))] if shape[-4] % 3 == 0 else []
+        return [Carried(grid()), *vectors, SCALAR]
     if shape[-1:] == (3,):
         found.append(Carried(vector))
         if center is not None:
             found.append(Carried(point, center=center))
     if len(shape) >= 3 and shape[-2] == 3:
         found.append(Carried(vector, -2))
-    if grids and len(shape) >= 4 and min(shape[-3:]) > 1:
-        found.append(Carried(grid()))
-        if shape[-4] % 3 == 0:
-            found.append(Carried(grid((shape[-4] // 3, vector))))
     return found
+
+
+def is_grid(shape: torch.Size) -> bool:
+    """Whether a tensor has channels and three axes of voxels."""
+    return len(shape) >= 4 and min(shape[-3:]) > 1
+
+
+def without_order(shape: torch.Size) -> list[Carried]:
+    """What an activation could be if the order of its rows depends on the orientation."""
+    if not shape or shape[0] < 2:
+        return []
+    vectors = [Carried(vector, unordered=True)] if shape[-1] == 3 and len(shape) > 1 else []
+    return [Carried(scalar, named=INVARIANT, unordered=True), *vectors]
 
 
 def from_degrees(degrees: list[int], axis: int, *, cycled: bool) -> Carried:

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
     from equiv_probe.diagnosis.layers.carried import Carried
 
-BETTER = 0.25
+BETTER = 0.7
 """A representation that is less simple must leave at most this part of the squared error."""
+FAR_BETTER = 0.01
+"""Likewise what is not a grid, of a tensor with three axes of voxels inside a model of grids."""
+MUCH_BETTER = 0.25
+"""Likewise one that was put together from blocks, of which there are many."""
 LINEAR = 0.3
 """Relative error above which no representation is said to explain an orbit."""
 WIDEST = 1024
@@ -27,16 +31,19 @@ FITS = 4
 """Group elements for which ρ is fitted."""
 
 
-def best_of(candidates: Sequence[tuple[Carried, float]], rounding: float) -> tuple[Carried, float]:
+def best_of(
+    candidates: Sequence[tuple[Carried, float]], rounding: float, better: float = BETTER
+) -> tuple[Carried, float]:
     """The simplest that is not much worse than another.
 
     Args:
         candidates: with the squared errors that they leave, the simplest first.
         rounding: squared errors up to this are none.
+        better: part of the squared error that one that is less simple may leave.
     """
     chosen = candidates[0]
     for one in candidates[1:]:
-        if chosen[1] > rounding and one[1] < BETTER * chosen[1]:
+        if chosen[1] > rounding and one[1] < better * chosen[1]:
             chosen = one
     return chosen
 

@@ -44,7 +44,7 @@ class Activation(Part, frozen=True):
         """How it rotates, in words."""
         if self.how != "none":
             return self.representation or "not measured"
-        fit = f" (one that is fitted: {100 * max(0.0, self.fit):.0f} %)" if math.isfinite(self.fit) else ""
+        fit = f" (fitted: {100 * max(0.0, self.fit):.0f} %)" if math.isfinite(self.fit) else ""
         return f"no linear representation{fit}"
 
     @property

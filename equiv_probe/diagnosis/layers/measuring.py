@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.diagnosis.layers.calls import Call, CallKey
     from equiv_probe.diagnosis.layers.carried import Carried
-    from equiv_probe.diagnosis.layers.sites import CallRecord, Place, Site
+    from equiv_probe.diagnosis.layers.sites import Place, Site
 
 NUMBERS = 2**24
 """That samples of all activations at all rotations may hold."""
@@ -118,7 +118,7 @@ class Moments(Visiting):
         key, value = id(site), wide(value)
         count = self.counts[key] = self.counts.get(key, 0) + 1
         self.squares[key] = self.squares.get(key, 0.0) + (float(value.square().mean()) if value.numel() else 0.0)
-        known = self.means.setdefault(key, [torch.zeros_like(value) for _ in self.candidates[key]])
+        known = self.means.setdefault(key, [value.new_zeros(()) for _ in self.candidates[key]])
         sums = self.sums.setdefault(key, [0.0] * len(known))
         for place, carried in enumerate(self.candidates[key]):
             back = carried.rotate_back(value, self._rotation)
@@ -138,16 +138,18 @@ class Moments(Visiting):
 
 
 class Discrete(Visiting):
-    """Whether whole numbers and booleans are the same at all rotations."""
+    """Whether whole numbers and booleans are the same at all rotations, or at least in another order."""
 
     def __init__(self, sites: Iterable[Site]) -> None:
-        super().__init__(site for site in sites if not site.is_floating)
+        super().__init__(site for site in sites if not (site.is_floating or site.dtype.is_complex))
         self._first: dict[int, Tensor] = {}
 
     def look(self, site: Site, value: Tensor) -> None:
         """See :class:`Visiting`."""
         first = self._first.setdefault(id(site), value.clone())
-        site.changes += int(not torch.equal(first, value))
+        if not torch.equal(first, value):
+            same = value.ndim > 0 and torch.equal(first.sort(0).values, value.sort(0).values)
+            site.changes, site.reordered = site.changes + (not same), site.reordered or same
 
 
 class Together:
@@ -173,28 +175,38 @@ class Patch:
     Gradients pass as if nothing had been replaced, so that models that differentiate inside still run.
 
     Args:
-        call: whose.
-        side: what goes in or what comes out.
+        key: of the call.
+        side: what goes ``"in"`` or what comes ``"out"``.
+        sites: activations to replace, by name.
     """
 
-    def __init__(self, call: CallRecord, side: str) -> None:
-        self._key: CallKey = call.key
-        self._side = side
-        self._sites = call.inputs if side == "in" else call.outputs
+    def __init__(self, key: CallKey, side: str, sites: Mapping[str, Site]) -> None:
+        self._key, self._side, self._sites = key, side, sites
         self._rotation = torch.eye(3, dtype=torch.float64)
+        self._originals: dict[int, tuple[Tensor, Tensor]] = {}
 
     def at(self, rotation: Tensor) -> Patch:
         """For one evaluation at a rotation ``(3, 3)``."""
-        self._rotation = rotation
+        self._rotation, self._originals = rotation, {}
         return self
 
     def enter(self, call: Call) -> Mapping[str, Tensor] | None:
         """See :class:`Visitor`."""
-        return self._replaced(call.inputs) if self._side == "in" and call.key == self._key else None
+        if self._side != "in" or call.key != self._key:
+            return None
+        replaced = self._replaced(call.inputs)
+        self._originals = {id(new): (new, call.inputs[name]) for name, new in replaced.items()}
+        return replaced
 
     def leave(self, call: Call) -> Mapping[str, Tensor] | None:
         """See :class:`Visitor`."""
-        return self._replaced(call.outputs) if self._side == "out" and call.key == self._key else None
+        if call.key != self._key:
+            return None
+        if self._side == "out":
+            return self._replaced(call.outputs)
+        # What the call only passes on, as entries of a dict that goes through it, is for others as it was.
+        passed = {name: self._originals.get(id(value)) for name, value in call.outputs.items()}
+        return {name: found[1] for name, found in passed.items() if found is not None}
 
     def _replaced(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {}

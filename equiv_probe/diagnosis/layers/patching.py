@@ -16,14 +16,15 @@ import torch
 
 from equiv_probe.diagnosis.layers.measuring import Patch
 from equiv_probe.diagnosis.layers.traced_model import children
+from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
     from equiv_probe.diagnosis.layers.calls import Call
-    from equiv_probe.diagnosis.layers.sites import CallRecord, Site
+    from equiv_probe.diagnosis.layers.sites import CallRecord
     from equiv_probe.diagnosis.layers.traced_model import TracedModel
 
 ROTATIONS = 8
@@ -63,41 +64,49 @@ class Patching:
         self._whole = _variance(traced.values[output][::step][:ROTATIONS])
         self.evaluations = 0
 
-    def run(self) -> dict[int, Patched]:
+    def run(self, *, progress: bool = False) -> dict[int, Patched]:
         """What is known of each call, by its place in the order; calls that are not asked are not among them."""
+        with progress_bar(len(self._traced.calls), "trace", "calls", shown=progress) as advance:
+            return self._run(advance)
+
+    def _run(self, advance: Callable[[int], None]) -> dict[int, Patched]:
         inside = children(self._traced.calls)
         found: dict[int, Patched] = {}
-        waiting = [(-1.0, place) for place in inside.get(None, [])]
+        waiting = [(-1.0, self._breaks_later(place), place) for place in inside.get(None, [])]
         heapq.heapify(waiting)
         while waiting:
-            worth, place = heapq.heappop(waiting)
+            worth, _, place = heapq.heappop(waiting)
+            advance(1)
             call = self._traced.calls[place]
             found[place] = self._patched(call) if self._left > 0 else Patched(why="the budget was spent")
             adds = found[place].adds
             if not abs(adds) < WORTH:
                 worth = -abs(adds) if math.isfinite(adds) else worth
                 for one in inside.get(place, []):
-                    heapq.heappush(waiting, (worth, one))
+                    heapq.heappush(waiting, (worth, self._breaks_later(one), one))
         return found
 
+    def _breaks_later(self, place: int) -> bool:
+        """Whether a call is not the first to break: those that are come first."""
+        call, broken = self._traced.calls[place], self._traced.is_broken
+        return not any(map(broken, call.outputs.values())) or any(map(broken, call.inputs.values()))
+
     def _patched(self, call: CallRecord) -> Patched:
-        out = [site for site in call.outputs.values() if self._is_replaceable(site)]
-        broken = [site for site in out if self._traced.is_broken(site)]
         if not call.finished or not call.outputs:
-            return Patched(why="nothing comes out of it that did not go in")
+            return Patched()
         try:
-            after = self._variance_with(call, "out") if broken else self._whole
-            needs = any(self._is_replaceable(site) and self._traced.is_broken(site) for site in call.inputs.values())
-            before = self._variance_with(call, "in") if needs else self._whole
+            before, after = (self._variance_with(call, side) for side in ("in", "out"))
         except (Exception, SystemExit) as error:  # a module may refuse what no layer before it makes
             return Patched(why=" ".join(f"{type(error).__name__}: {error}".split())[:200])
         return Patched(1 - after / self._whole, (before - after) / self._whole)
 
-    def _is_replaceable(self, site: Site) -> bool:
-        return site.mean is not None and not site.lost
-
     def _variance_with(self, call: CallRecord, side: str) -> float:
-        patch = Patch(call, side)
+        """What is left with averages in the place of what goes in or comes out; of what is equivariant they are it."""
+        sites = call.inputs if side == "in" else call.outputs
+        broken = {name: site for name, site in sites.items() if site.mean is not None and self._traced.is_broken(site)}
+        if not broken:
+            return self._whole
+        patch = Patch(call.key, side, broken)
         values = []
         for rotation in self._rotations:
             values.append(self._traced.rotated_back(patch.at(rotation), rotation)[self._output])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from equiv_probe.diagnosis.layers.carried import INVARIANT
 from equiv_probe.diagnosis.layers.layer import Layer, TracedOutput
 from equiv_probe.diagnosis.layers.tree import tree_blocks
 from equiv_probe.report.document import Column, Document, Headline, Listing, Section, Table, Verdict, method
 from equiv_probe.report.formatting import number, percent
 from equiv_probe.report.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MATTERS = 0.1
 """Part of the error that a call must add to be named."""
@@ -132,13 +136,16 @@ class Trace(Record, frozen=True):
         )
 
     def _said(self, layer: Layer) -> str:
-        whole = any(one.parent >= 0 and self.layers[one.parent] is layer for one in self.layers)
+        inside = [one for one in self.layers if one.parent >= 0 and self.layers[one.parent] is layer]
+        whole = any(one.outputs for one in inside)
         where = f"In the code of {layer.label} ({layer.kind})" if whole else f"{layer.label} ({layer.kind})"
         broken = [one for one in layer.outputs if one.broken and math.isfinite(one.relative)]
         worst = max(broken, key=lambda one: one.relative, default=None)
         before = "what goes in is broken already" if layer.broken_before else "what goes in is equivariant"
         comes = f", what comes out ({worst.label}) is off by {percent(worst.relative)}" if worst else ""
         adds = f" adds {number(100 * layer.adds)} % of the squared error of {self.output!r}" if self.output else ""
+        if whole:
+            comes += _like_vectors(inside)
         return f"{where}{adds}: {before}{comes}." if adds else f"{where} is the first to break: {before}{comes}."
 
     def _outputs(self) -> Table:
@@ -165,6 +172,19 @@ class Trace(Record, frozen=True):
         over = [f"{waiting} calls were not patched: the budget was spent"] if waiting else []
         lists = {"Not called": self.not_called, "Listed": [*strange, *said], "Not patched": over}
         return [Listing(f"{title}:", _shortened(items)) for title, items in lists.items() if items]
+
+
+def _like_vectors(inside: Sequence[Layer]) -> str:
+    """Where invariants come in threes inside of a module whose own code breaks symmetry: as a vector they are wrong."""
+    found = [
+        layer.label
+        for layer in inside
+        for one in layer.outputs
+        if one.shape[-1:] == [3] and one.representation == INVARIANT and one.size > 0 and not one.broken
+    ]
+    if not found:
+        return ""
+    return f"; inside, {found[0]} gives three invariant numbers each, which are wrong as the components of a vector"
 
 
 def _shortened(items: list[str], most: int = 20) -> list[str]:

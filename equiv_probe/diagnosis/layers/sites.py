@@ -35,6 +35,7 @@ class Site:
         fit: part of its error that fitted orthogonal matrices explain, NaN where that was not asked.
         fit_is_enough: whether there were rows enough for that.
         changes: at how many rotations whole numbers are other ones.
+        reordered: whether they come in another order at some rotations.
         lost: why it could not be measured at some rotations.
     """
 
@@ -51,6 +52,7 @@ class Site:
     fit: float = float("nan")
     fit_is_enough: bool = True
     changes: int = 0
+    reordered: bool = False
     lost: str = ""
 
     @property

@@ -17,7 +17,8 @@ from equiv_probe.diagnosis.layers.traced_model import ACCUMULATED, TracedModel
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR
 from equiv_probe.live.batch_call import batch_call
-from equiv_probe.live.isolation import isolated, network
+from equiv_probe.live.isolation import isolated
+from equiv_probe.live.wrappers import network
 from equiv_probe.orbit.rotated_model import RotatedModel
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def trace(
     center: str | Tensor = "centroid",
     budget: int = BUDGET,
     seed: int = 0,
+    progress: bool = True,
     name: str | None = None,
 ) -> Trace:
     """Find out where in a network symmetry breaks: the equivariance error of every submodule's output.
@@ -57,6 +59,7 @@ def trace(
         center: of rotation, as for :func:`equiv_probe.twirl`.
         budget: evaluations for activation patching; 0 leaves it out.
         seed: of the rotations, and of what the model draws.
+        progress: show how far it is.
         name: of the model, for the report.
 
     Returns:
@@ -94,6 +97,7 @@ def trace(
             output=output,
             budget=budget,
             seed=seed,
+            progress=progress,
             model=name or type(inner).__name__,
             source=f"one batch, a {type(batch).__name__}",
             began=began,
@@ -112,6 +116,7 @@ def trace_of(
     seed: int = 0,
     units: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    progress: bool = True,
     began: float | None = None,
 ) -> Trace:
     """Trace the modules that a function calls.
@@ -127,6 +132,7 @@ def trace_of(
         seed: of the rotations.
         units: of outputs.
         notes: what a reader must know.
+        progress: show how far it is.
         began: when, by :func:`time.perf_counter`.
     """
     began = time.perf_counter() if began is None else began
@@ -137,12 +143,12 @@ def trace_of(
         traced = TracedModel(rotated, watched, precision, seed)
         if not traced.calls:
             raise EquivProbeError("no call of a submodule in an evaluation", "a model that calls its modules")
-        traced.measure()
+        traced.measure(progress=progress)
         outputs = _outputs(traced, units or {})
         chosen, remarks = _chosen(traced, outputs, output)
         patched: dict[int, Patched] = {}
         if chosen is not None and budget > 0:
-            patched = Patching(traced, chosen, budget).run()
+            patched = Patching(traced, chosen, budget).run(progress=progress)
     return Trace(
         model,
         source,
@@ -209,7 +215,7 @@ def _layer(traced: TracedModel, call: CallRecord, patched: Patched | None) -> La
         call.depth,
         -1 if call.parent is None else call.parent,
         [_activation(traced, name, site) for name, site in call.outputs.items()],
-        any(traced.is_broken(site) for site in call.inputs.values() if site.is_floating),
+        any(map(traced.is_broken, call.inputs.values())),
         known.removed,
         known.adds,
         notes,
@@ -218,8 +224,11 @@ def _layer(traced: TracedModel, call: CallRecord, patched: Patched | None) -> La
 
 def _activation(traced: TracedModel, name: str, site: Site) -> Activation:
     shape = [int(n) for n in site.shape]
+    if site.dtype.is_complex:
+        return Activation(name, shape, "", "unknown", note="complex numbers are not measured")
     if not site.is_floating:
-        changes = f", which change at {site.changes} rotations" if site.changes else ""
+        changes = ", in another order at each orientation" if site.reordered else ""
+        changes = f", which change at {site.changes} rotations" if site.changes else changes
         kind = str(site.dtype).removeprefix("torch.")
         return Activation(name, shape, f"{kind}{changes}", "discrete", broken=site.changes > 0, note=site.lost)
     if site.lost or site.is_empty:
@@ -256,5 +265,11 @@ def _remarks(traced: TracedModel) -> list[str]:
         remarks.append(
             f"the model could not be evaluated at {len(traced.refused)} rotations, which were left out: "
             f"{traced.refused[0]}"
+        )
+    lists = [site for site in traced.sites if site.changes or site.reordered]
+    if lists and any(map(traced.is_broken, traced.sites)):
+        remarks.append(
+            f"whole numbers depend on the orientation ({lists[0].place[0].path} {lists[0].place[2]}), as "
+            "neighbour lists do: what is stored by neighbour may only be in another order where it is called broken"
         )
     return remarks

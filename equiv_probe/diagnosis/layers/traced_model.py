@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 from typing import TYPE_CHECKING
@@ -9,19 +10,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from equiv_probe.diagnosis.layers.carried import SCALAR, Carried, simple_candidates
-from equiv_probe.diagnosis.layers.inference import best_of, fitted, layouts, unexplained
+from equiv_probe.diagnosis.layers.carried import SCALAR, Carried, is_grid, simple_candidates, without_order
+from equiv_probe.diagnosis.layers.inference import (
+    BETTER,
+    FAR_BETTER,
+    MUCH_BETTER,
+    best_of,
+    fitted,
+    layouts,
+    unexplained,
+)
 from equiv_probe.diagnosis.layers.measuring import Discrete, Moments, Samples, Together
 from equiv_probe.diagnosis.layers.sites import Discovery
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR
+from equiv_probe.progress import progress as progress_bar
 from equiv_probe.representations.representation import point
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.grid_plans import exact_grids, fitting_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -37,6 +47,8 @@ ACCUMULATED = 4.0
 """Multiple of the spacing of a precision that sums leave of it."""
 EQUIVARIANT = 0.999
 """Part that fitted matrices must explain of an activation to count as a representation that nobody thought of."""
+DISORDER = 1e-4
+"""Part of the squared error that is left where only the order of rows depends on the orientation."""
 TRIPS = 2
 
 
@@ -85,8 +97,11 @@ class TracedModel:
 
     # -- measuring -----------------------------------------------------------------------------------------------------
 
-    def measure(self) -> None:
+    def measure(self, *, progress: bool = False) -> None:
         """Find every activation's representation, its error, its size and its floor.
+
+        Args:
+            progress: show how far it is.
 
         Raises:
             EquivProbeError: the model could be evaluated at fewer than six rotations, or the rotations that there are.
@@ -95,25 +110,23 @@ class TracedModel:
         floating = [site for site in self.sites if site.is_floating and not site.is_empty]
         candidates = {id(site): self._candidates(site) for site in floating}
         moments, discrete = Moments(candidates, self.sites), Discrete(self.sites)
-        self._evaluate(moments, discrete)
+        with progress_bar(len(self.rotations), "trace", "rotations", shown=progress) as advance:
+            self._evaluate(moments, discrete, advance)
         again: dict[int, list[Carried]] = {}
         for site in floating:
             if not site.lost and moments.counts.get(id(site), 0) > 1:
-                self._settle(site, moments, again)
+                again[id(site)] = self._settle(site, moments)
             elif not site.lost:
                 site.lost = "it was met at no other rotation"
-        if again:
-            further = Moments(again, self.sites)
-            for rotation in self.rotations:
-                self.run(further.at(rotation), self.rotated.rotated(rotation[None]))
-            for site in floating:
-                if id(site) in again and further.excess(site):
-                    site.mean, site.error = further.means[id(site)][0], math.sqrt(max(0.0, further.excess(site)[0]))
+        self._settle_again(floating, {key: found for key, found in again.items() if found})
+        for site in floating:
+            if self.is_broken(site) and unexplained(site.error / site.size):
+                self._fit(site)
         self._samples = []
 
     def is_broken(self, site: Site) -> bool:
         """Whether rounding does not explain an activation's error."""
-        return site.error > ROUND_OFF_FACTOR * self._rounding(site)
+        return site.changes > 0 or (site.is_floating and site.error > ROUND_OFF_FACTOR * self._rounding(site))
 
     def _measure_floors(self) -> None:
         own = Samples(self.sites, len(self.rotations))
@@ -124,7 +137,10 @@ class TracedModel:
             if self.has_grids:
                 break  # exact: there and back is the same grid
             there = Samples(self.sites, len(self.rotations))
-            found = self.run(there, self.rotated.rotated(trip[None], back_again=True))
+            try:
+                found = self.run(there, self.rotated.rotated(trip[None], back_again=True))
+            except (Exception, SystemExit):  # it is said of the rotations
+                continue
             for key in own.taken.keys() & there.taken.keys():
                 squares.setdefault(key, []).append(float((there.taken[key] - own.taken[key]).square().mean()))
             for name, value in found.items():
@@ -143,12 +159,13 @@ class TracedModel:
         claimed = [site.claimed] if site.claimed is not None else []
         return [*claimed, *simple_candidates(site.shape, center, grids=self.has_grids)]
 
-    def _evaluate(self, moments: Moments, discrete: Discrete) -> None:
+    def _evaluate(self, moments: Moments, discrete: Discrete, advance: Callable[[int], None]) -> None:
         """All rotations; those that fail are left out."""
         kept, values = [], []
         for rotation in self.rotations:
             samples = Samples(self.sites, len(self.rotations))
             discrete.met = set()
+            advance(1)
             try:
                 values.append(self.rotated_back(Together(moments.at(rotation), discrete, samples), rotation))
             except (Exception, SystemExit) as error:  # models raise anything
@@ -168,27 +185,41 @@ class TracedModel:
 
     # -- representations -----------------------------------------------------------------------------------------------
 
-    def _settle(self, site: Site, moments: Moments, again: dict[int, list[Carried]]) -> None:
-        """Choose an activation's representation, and note mean and error, or in ``again`` that they are to be taken."""
+    def _settle(self, site: Site, moments: Moments) -> list[Carried]:
+        """Choose an activation's representation; if it is a new one, or explains too little, those to look at again."""
         key = id(site)
         site.size = moments.size(site)
         options = list(zip(moments.candidates[key], moments.excess(site), strict=True))
         rounding = (ROUND_OFF_FACTOR * self._rounding(site)) ** 2
         samples = self._stacked(site)
-        carried, left = best_of(options, rounding)
-        if left > rounding and samples is not None and not carried.is_grid:
+        carried, left = best_of(options, rounding, FAR_BETTER if options[0][0].is_grid else BETTER)
+        if left > rounding and samples is not None:
             carried, left = self._with_layouts(site, samples, (carried, left), rounding)
         site.carried, site.error = carried, math.sqrt(max(0.0, left))
         site.how = "declared" if carried is site.claimed else "inferred"
         places = [one for one, _ in options]
         if carried in places:
             site.mean = moments.means[key][places.index(carried)]
-        else:
-            again[key] = [carried]
-        if left > rounding and unexplained(site.error / site.size) and samples is not None and not carried.is_grid:
-            self._fit(site, samples)
-        elif left > rounding and unexplained(site.error / site.size):
-            site.how = "none"
+        disordered = without_order(site.shape) if left > rounding and not carried.is_grid else []
+        return [carried, *disordered] if disordered or site.mean is None else []
+
+    def _settle_again(self, sites: Iterable[Site], candidates: dict[int, list[Carried]]) -> None:
+        """Take means under new representations, and see whether only the order of rows depends on the orientation."""
+        if not candidates:
+            return
+        moments = Moments(candidates, self.sites)
+        for rotation in self.rotations:
+            with contextlib.suppress(Exception):  # of a model that fails by chance: the others are enough
+                self.run(moments.at(rotation), self.rotated.rotated(rotation[None]))
+        for site in sites:
+            if id(site) not in candidates or not (left := moments.excess(site)):
+                continue
+            best = min(range(len(left)), key=lambda place: left[place])
+            if self.is_broken(site) and left[best] < DISORDER * left[0]:
+                site.carried, site.mean = candidates[id(site)][best], None
+                site.error, site.how = math.sqrt(max(0.0, left[best])), "inferred"
+            else:
+                site.mean, site.error = moments.means[id(site)][0], math.sqrt(max(0.0, left[0]))
 
     def _with_layouts(
         self, site: Site, samples: Tensor, best: tuple[Carried, float], rounding: float
@@ -198,12 +229,12 @@ class TracedModel:
         for one in layouts(samples, self.rotations, (ACCUMULATED * self._eps(site) * site.size) ** 2):
             back = one.rotate_back(samples, self.rotations)
             found.append((one, float(back.var(0).mean())))
-        return best_of(found, rounding)
+        return best_of(found, rounding, MUCH_BETTER)
 
-    def _fit(self, site: Site, samples: Tensor) -> None:
+    def _fit(self, site: Site) -> None:
         """Say that nothing explains an activation, unless matrices of no known kind do."""
-        site.how = "none"
-        found = fitted(samples, self.rotations)
+        site.how, samples = "none", self._stacked(site)
+        found = fitted(samples, self.rotations) if samples is not None else None
         if found is None:
             return
         site.fit, site.fit_is_enough = found.part, found.enough
@@ -213,6 +244,9 @@ class TracedModel:
             site.error = math.sqrt(max(0.0, 1 - found.part)) * site.error
 
     def _stacked(self, site: Site) -> Tensor | None:
+        """Samples of an activation at all rotations, ``(K, R, P, F)``; None of grids, and of what is too wide."""
+        if self.has_grids and is_grid(site.shape):
+            return None
         taken = [one.get(id(site)) for one in self._samples]
         there = [one for one in taken if one is not None]
         return torch.stack(there) if there and len(there) == len(taken) else None

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from equiv_probe.diagnosis.layers.layer import Activation, Layer
-    from equiv_probe.report.document import Block, Cell, Severity
+    from equiv_probe.report.document import Block, Cell
 
 ROWS = 60
 """Of the tree that are shown at most."""
-BAR = 10
+DECADES = 8
+"""Of the bar of an error, which begins at 1e-8."""
+NEXT_TO_NOTHING = 1e-3
+"""Part of the error below which all are shown alike."""
+BAR = 8
 """Characters of a whole bar."""
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -26,8 +30,8 @@ _EIGHTHS = " ▏▎▍▌▋▊▉█"
 def bar(part: float, length: int = BAR) -> str:
     """A bar in eighths of a character.
 
-    >>> bar(0.5), bar(0.1), bar(2.0, 4), bar(float("nan"))
-    ('█████', '█', '████', '')
+    >>> bar(0.5), bar(0.125), bar(2.0, 4), bar(float("nan"))
+    ('████', '█', '████', '')
     """
     if not math.isfinite(part):
         return ""
@@ -40,11 +44,11 @@ def tree_blocks(layers: Sequence[Layer], output: str) -> list[Block]:
     shown = chosen(layers)
     columns = [
         Column("submodule", kind="text"),
-        Column("what comes out", kind="text"),
         Column("error", kind="percent"),
         Column("", kind="text"),
         Column("adds", kind="percent"),
-        Column("to the error", kind="text"),
+        Column("to it", kind="text"),
+        Column("what comes out", kind="text"),
     ]
     rows = [row for place in shown for row in _rows(layers, place, shown)]
     adds = (
@@ -89,22 +93,36 @@ def _rows(layers: Sequence[Layer], place: int, shown: Sequence[int]) -> list[lis
     """A row for the first tensor that comes out of a call, and further ones for the others."""
     layer = layers[place]
     head = _branch(layers, place, shown) + _name(layers, layer)
-    adds: list[Cell] = [layer.adds if math.isfinite(layer.adds) else None, bar(layer.adds)]
+    adds: list[Cell] = [_part(layer.adds), bar(layer.adds)]
     if not layer.outputs:
-        return [[head, "passes its input on", None, "", *adds]]
-    first, *others = sorted(layer.outputs, key=lambda one: -one.relative if math.isfinite(one.relative) else 0.0)
-    rows: list[list[Cell]] = [[head, *_cells(first, several=bool(others)), *adds]]
-    for one in [one for one in others if one.broken or one.how != "inferred"][:3]:
-        rows.append([_branch(layers, place, shown, further=True), *_cells(one, several=True), None, ""])
-    return rows
+        return [[head, None, "", *adds, "passes its input on"]]
+    ranked = sorted(layer.outputs, key=lambda one: -one.relative if math.isfinite(one.relative) else 0.0)
+    told = [one for one in ranked if one.broken or one.how not in {"inferred", "declared"}][:4]
+    if len(told) < 2:
+        return [[head, *_error(ranked[0]), *adds, _label(ranked[0])]]
+    line = _branch(layers, place, shown, further=True)
+    return [
+        [head, None, "", *adds, Verdict(f"{len(ranked)} tensors", "bad")],
+        *([f"{line}→\u00a0{one.name}", *_error(one), None, "", _label(one)] for one in told),
+    ]
 
 
-def _cells(one: Activation, *, several: bool) -> list[Cell]:
-    name = f"{one.name}: " if several else ""
-    decades = (math.log10(one.relative) + 8) / 8 if one.relative > 0 and math.isfinite(one.relative) else math.nan
-    colour: Severity = "bad" if one.broken else "good"
-    drawn = Verdict(bar(decades, 8) or " ", colour) if math.isfinite(one.relative) else ""
-    return [f"{name}{one.label}", one.relative if math.isfinite(one.relative) else None, drawn]
+def _part(value: float) -> Cell:
+    """A part of the error, as far as it matters."""
+    if not math.isfinite(value):
+        return None
+    return value if abs(value) > NEXT_TO_NOTHING else "< 0.1 %"
+
+
+def _error(one: Activation) -> list[Cell]:
+    """The error beside the size, and a bar of its decades."""
+    if not math.isfinite(one.relative):
+        return [None, ""]
+    return [one.relative, bar((math.log10(one.relative) + DECADES) / DECADES, DECADES) if one.relative > 0 else ""]
+
+
+def _label(one: Activation) -> Verdict:
+    return Verdict(one.label, "bad" if one.broken else "good")
 
 
 def _name(layers: Sequence[Layer], layer: Layer) -> str:

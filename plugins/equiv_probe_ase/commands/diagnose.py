@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from functools import partial
 from pathlib import Path  # noqa: TC003 - Typer reads annotations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,9 @@ from equiv_probe.cli.main import wide_console
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.commands.output_files import require_writable
 from equiv_probe_ase.commands.shared import option, quiet, require_ase
+
+if TYPE_CHECKING:
+    from equiv_probe.report.record import Record
 
 
 def diagnose_command(  # noqa: PLR0917 - a command line has as many options as it has
@@ -29,6 +33,9 @@ def diagnose_command(  # noqa: PLR0917 - a command line has as many options as i
     everything: Annotated[bool, option("--all", help="Run all experiments, also when the error is explained.")] = False,
     budget: Annotated[int | None, option(help="Evaluations beyond which no experiment is begun.")] = None,
     seed: Annotated[int, option(help="Of the rotations.")] = 0,
+    layers: Annotated[
+        bool, option("--layers", help="Show where in the network the error arises, module by module, instead.")
+    ] = False,
     batched: Annotated[
         bool, option("--batched/--no-batched", help="Evaluate many copies in one model pass where possible.")
     ] = True,
@@ -42,6 +49,7 @@ def diagnose_command(  # noqa: PLR0917 - a command line has as many options as i
     require_ase()
     from equiv_probe_ase.calculators.by_name import make_calculator
     from equiv_probe_ase.diagnosis.diagnose import diagnose
+    from equiv_probe_ase.diagnosis.trace import trace
 
     if output is not None:
         if output.suffix not in {".json", ".csv", ".html"}:
@@ -49,18 +57,26 @@ def diagnose_command(  # noqa: PLR0917 - a command line has as many options as i
         require_writable(output, "-o")
     # Models print what they like; stdout is for the diagnosis.
     with contextlib.redirect_stdout(sys.stderr), quiet(verbose=verbose):
-        found = diagnose(
-            lambda: make_calculator(calculator, device=device, dtype=dtype),
-            structures,
-            properties=[name.strip() for name in properties.split(",")] if properties else None,
-            vacuum=vacuum,
-            batched=batched,
-            everything=everything,
-            budget=budget,
-            seed=seed,
-            progress=progress,
-            in_float64=lambda: make_calculator(calculator, device=device, dtype="float64"),
-            name=calculator + (f" in {dtype}" if dtype else ""),
+        common: dict[str, Any] = {
+            "properties": [name.strip() for name in properties.split(",")] if properties else None,
+            "vacuum": vacuum,
+            "batched": batched,
+            "budget": budget,
+            "seed": seed,
+            "progress": progress,
+            "name": calculator + (f" in {dtype}" if dtype else ""),
+        }
+        made = partial(make_calculator, calculator, device=device)
+        found: Record = (
+            trace(partial(made, dtype=dtype), structures, **common)
+            if layers
+            else diagnose(
+                partial(made, dtype=dtype),
+                structures,
+                everything=everything,
+                in_float64=partial(made, dtype="float64"),
+                **common,
+            )
         )
     if output is not None:
         found.save(output)

@@ -9,6 +9,7 @@ from ase.build import make_supercell
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
+from equiv_probe.diagnosis.group.choice_of_cell import ADVICE, NAME
 from equiv_probe.estimation.verdict import BROKEN_FACTOR
 from equiv_probe_ase.diagnosis.atoms_subject import atoms_of
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from equiv_probe.diagnosis.subject import Subject
 
-NAME = "choice of cell"
 LARGEST = 200
 """Atoms of a cell that is doubled."""
 _SHEARED = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]])
@@ -41,7 +41,7 @@ def choice_of_cell(subject: Subject) -> Iterator[Finding]:
     told: set[str] = set()
     for how, (other, times) in others.items():
         found = model.of([other])[0]
-        for name in set(subject.outputs) - told:
+        for name in (one for one in subject.outputs if one not in told):
             own, there = subject.identity[name].numpy(), found[name]
             if model.quantities[name].per_atom:  # the copies come one after another, atom by atom or cell by cell
                 own, there = _sorted(own, times), _sorted(there, 1)
@@ -49,11 +49,7 @@ def choice_of_cell(subject: Subject) -> Iterator[Finding]:
             if change > BROKEN_FACTOR * subject.rounding(name):
                 told.add(name)
                 sentence = f"{name!r} changes by {subject.amount(name, change)} where {how}: the crystal is the same"
-                advice = (
-                    "Count neighbours over as many images as the cutoff needs, not only the nearest; do not use the "
-                    "cell's lengths or fractional coordinates as features. Of DFT, compare k-point meshes."
-                )
-                yield Finding(NAME, name, sentence, advice, "beside", change, subject.rounding(name))
+                yield Finding(NAME, name, sentence, ADVICE, "beside", change, subject.rounding(name))
 
 
 def _sorted(values: np.ndarray, times: int) -> np.ndarray:

@@ -85,7 +85,7 @@ def diagnose(
     if in_float64 is None and isinstance(calculator, str):
         spec = calculator
         in_float64 = lambda: make_calculator(spec, dtype="float64")  # noqa: E731
-    structure, subject, notes = _worst(todo, audited, seed, in_float64)
+    structure, subject, notes = worst_of(todo, lambda one: subject_of(one, audited, seed=seed, in_float64=in_float64))
     return diagnosis_of(
         subject,
         ATOMS_EXPERIMENTS,
@@ -100,16 +100,14 @@ def diagnose(
     )
 
 
-def _worst(
-    todo: Sequence[Structure], audited: Audited, seed: int, in_float64: Callable[[], Calculator] | None
-) -> tuple[Structure, Subject, list[str]]:
+def worst_of(todo: Sequence[Structure], made: Callable[[Structure], Subject]) -> tuple[Structure, Subject, list[str]]:
     """The structure with the largest error beside its size, and remarks on those that failed."""
     found: list[tuple[float, Structure, Subject]] = []
     notes = []
     # Small ones, but a single atom has no order, hardly any forces, and its symmetry hides what others show.
     for structure in sorted(todo, key=lambda one: (len(one.atoms) < 2, len(one.atoms)))[:STRUCTURES]:
         try:
-            subject = subject_of(structure, audited, seed=seed, in_float64=in_float64)
+            subject = made(structure)
         except (Exception, SystemExit) as error:  # the others go on
             notes.append(f"{structure.name} failed: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
             continue

@@ -342,6 +342,21 @@ def no_minimum_image(seed: int, broken: bool) -> Case:
     return Wrapped(Field(seed), function), _crystal(seed), schema({"energy": ep.scalar}, cell=ep.vector)
 
 
+@defect("choice of cell")
+def nearest_image_by_fractions(seed: int, broken: bool) -> Case:
+    """The nearest image by rounding fractions is another one in another cell."""
+
+    def function(field: Field, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        x, cell = batch["pos"], batch["cell"]
+        if not broken:
+            return {"energy": _periodic(field, x, cell)[0]}
+        fractions = torch.linalg.solve(cell.mT, x.mT).mT
+        apart = fractions[:, None] - fractions
+        return {"energy": field.radial(((apart - apart.round()) @ cell).square().sum(-1))[0].sum() / 2}
+
+    return Wrapped(Field(seed), function), _crystal(seed), schema({"energy": ep.scalar}, cell=ep.vector)
+
+
 @defect("order of atoms")
 def position_in_the_list(seed: int, broken: bool) -> Case:
     def function(field: Field, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -594,6 +609,6 @@ def _periodic(field: Field, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     x = (fractional - fractional.floor()) @ cell
     apart = x[:, None, None, :] - x[None, :, None, :] - counts @ cell  # (N, N, S, 3)
     square = apart.square().sum(-1)
-    widths = field.widths / 2
+    widths = field.widths / 4
     bumps = field.coefficients * torch.exp(-square[..., None] / widths)
     return bumps.sum() / 2, 2 * ((bumps / widths).sum(-1)[..., None] * apart).sum((1, 2))

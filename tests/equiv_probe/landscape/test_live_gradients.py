@@ -135,7 +135,7 @@ def test_gradients_of_the_unscaled_loss_in_half_precision() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_waits_for_the_device(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for where in ("probe.player", "live.kept_values"):
+    for where in ("probe.player", "live.kept_numbers"):
         monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     torch.manual_seed(0)
     make, schema, inputs = CASES[case]

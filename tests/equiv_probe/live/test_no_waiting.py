@@ -77,7 +77,7 @@ CASES: dict[str, tuple[Any, ep.Schema, tuple[Tensor, ...]]] = {
 @pytest.mark.parametrize("mode", ["hooks", "step"])
 @pytest.mark.parametrize("case", CASES)
 def test_light_mode_reads_nothing(case: str, mode: str, augmented: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for where in ("probe.player", "live.kept_values"):
+    for where in ("probe.player", "live.kept_numbers"):
         monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     torch.manual_seed(0)
     make, schema, inputs = CASES[case]
@@ -106,7 +106,7 @@ def test_the_watch_would_notice() -> None:
 
 def test_a_step_that_cannot_be_repeated_spoils_only_its_own_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the inputs of a replay cannot be compared at once, a step that strays is dropped, not believed."""
-    for where in ("probe.player", "live.kept_values"):
+    for where in ("probe.player", "live.kept_numbers"):
         monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     model, x = Planted(LinearField(torch.diag(torch.tensor([2.0, 1.0, 1.0])).double())), dense()[0]
 

@@ -97,7 +97,7 @@ def test_it_is_unbiased(mode: str, independent: bool, matrix: Tensor, monkeypatc
 @pytest.mark.parametrize("restored", [True, False], ids=["", "negative-control"])
 def test_both_predictions_have_the_same_dropout(mode: str, restored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not restored:
-        monkeypatch.setattr("equiv_probe.live.isolation.RandomState.restore", lambda self: None)
+        monkeypatch.setattr("equiv_probe.live.random_state.RandomState.restore", lambda self: None)
     torch.manual_seed(0)
     probe = measured(Masked(), mode, 3)
     sums = probe.running["train", "loss" if mode == "step" else "forces"].everything

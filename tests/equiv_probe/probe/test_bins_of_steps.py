@@ -440,7 +440,7 @@ def test_under_autocast() -> None:
 
 @pytest.mark.parametrize("case", ["mean", "mask", "absolute", "returned", "hooks"])
 def test_nothing_waits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for where in ("probe.player", "live.kept_values"):
+    for where in ("probe.player", "live.kept_numbers"):
         monkeypatch.setattr(f"equiv_probe.{where}.at_hand", lambda value: False)
     x, t, y, _ = inputs()
     net = Timed()

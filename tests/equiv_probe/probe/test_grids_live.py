@@ -259,7 +259,7 @@ def test_training_is_the_same_to_the_last_bit(schema: ep.Schema | None, augmente
 @pytest.mark.parametrize("augmented", [False, True], ids=["", "augmented"])
 @pytest.mark.parametrize("case", ["exact", "box", "interpolated"])
 def test_light_mode_reads_nothing(case: str, augmented: bool, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("probe.player", "live.kept_values", "representations.voxel_rotations"):
+    for module in ("probe.player", "live.kept_numbers", "representations.voxel_rotations"):
         monkeypatch.setattr(f"equiv_probe.{module}.at_hand", lambda value: False)
     schema = SMOOTH if case == "interpolated" else SCALARS
     net, x = network(averaged=False).train(), values(3, 2, 4, 4, 3 if case == "box" else 4)

@@ -100,7 +100,7 @@ def test_training_under_autocast_is_bit_identical(mode: str) -> None:
 def test_a_probe_that_draws_from_the_global_state_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: without the isolation, training is another."""
     without, _, _ = train("without", epochs=2)
-    monkeypatch.setattr("equiv_probe.live.isolation.RandomState.restore", lambda self: None)
+    monkeypatch.setattr("equiv_probe.live.random_state.RandomState.restore", lambda self: None)
     monkeypatch.setattr("equiv_probe.live.isolation.ModuleState.restore", lambda self: None)
     found, _, _ = train("hooks", epochs=2)
     assert found != without

@@ -1,10 +1,11 @@
-"""Trains on two processes, and writes what came of it: started by a test, once for each rank."""
+"""Trains one network after another on two processes, and writes what came of it: started by a test on each rank."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from equiv_probe.probe import agreement
 
 SCHEMA = ep.Schema(inputs={"input": ep.vector}, outputs={"0": ep.vector})
 STEPS = 12
+CASES = [
+    *((kind, how) for kind in ("ddp", "fsdp2", "fsdp1") for how in ("without", "hooks", "step")),
+    ("ddp", "auto"),
+    *((kind, "rank 0") for kind in ("ddp", "fsdp2", "fsdp1")),  # the last: processes count what they agree on
+]
+"""Kinds of parallel training, and how each is probed."""
 
 
 def wrapped(kind: str) -> nn.Module:
@@ -46,11 +53,16 @@ def train(kind: str, how: str, rank: int) -> dict[str, Any]:
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     if how == "hooks" or (how == "rank 0" and rank == 0):
         probe.attach()
-    losses, due = [], []
+    losses, due, error = [], [], ""
     for _ in range(400 if how == "auto" else STEPS):
         x = torch.randn(8, 5, 3)
         step = lambda x=x: (model(x) + x).square().mean()  # noqa: E731
-        loss = probe.step(step) if how in {"step", "auto"} else step()
+        try:
+            loss = probe.step(step) if how in {"step", "auto"} else step()
+        except ep.EquivProbeError as refused:  # before anything was sent to the other process, which waits
+            error = str(refused)
+            probe.remove()
+            loss = step()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -60,8 +72,10 @@ def train(kind: str, how: str, rank: int) -> dict[str, Any]:
             probe.schedules["step", "train"].spent(0.02)
     if how == "hooks":
         evaluate(model, probe, rank)
+    probe.remove()
     found = {name: value for name, value in probe.compute(window=False).items() if name.endswith("L_equiv")}
-    return {"losses": losses, "due": due, "found": found, "evaluated": probe.schedules["call", "val"].measured}
+    evaluated = probe.schedules["call", "val"].measured
+    return {"losses": losses, "due": due, "found": found, "evaluated": evaluated, "error": error}
 
 
 def evaluate(model: nn.Module, probe: ep.Probe, rank: int) -> None:
@@ -75,16 +89,18 @@ def evaluate(model: nn.Module, probe: ep.Probe, rank: int) -> None:
         time.sleep(0.001)
 
 
-def main(kind: str, how: str, rank: int, folder: Path) -> None:
-    """Run on one rank."""
-    agreement.PATIENCE = 3.0
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        found = train(kind, how, rank)
-    except ep.EquivProbeError as error:
-        found = {"error": str(error)}
+def main(rank: int, folder: Path) -> None:
+    """Run on one rank; a process that waits for the other in vain gives up."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+    )
+    found = {}
+    for kind, how in CASES:
+        agreement.PATIENCE = 2.0 if how == "rank 0" else 60.0
+        torch.distributed.barrier()
+        found[f"{kind}, {how}"] = train(kind, how, rank)
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -129,9 +129,9 @@ def test_noise_averages_out_of_the_covariance(vx: SimpleNamespace) -> None:
     count, size, noise = 256, 6, 0.5
     field = torch.randn(1, 1, size, size, size, dtype=DOUBLE)
     clean = torch.zeros(count, 1, size, size, size, dtype=DOUBLE)
-    answer = lambda: field + noise * torch.randn_like(clean)  # noqa: E731
+    output = lambda: field + noise * torch.randn_like(clean)  # noqa: E731
     pos, plan, grid = torch.randn(count, 3, 3, dtype=DOUBLE), ep.RotationPlan("cube"), vx.source.GRIDS["cube"]
-    found = vx.source.covariance(lambda _: {"first": answer(), "second": answer()}, pos, clean, plan, grid)
+    found = vx.source.covariance(lambda _: {"first": output(), "second": output()}, pos, clean, plan, grid)
     orbit = torch.stack([rotated_grid(field, g) for g in plan.rotations()[0]])
     ball = torch.cartesian_prod(*[torch.arange(size) - (size - 1) / 2] * 3).norm(dim=-1).reshape(size, size, size) <= 3
     expected = float((orbit - orbit.mean(0)).square()[..., ball].mean())
@@ -139,7 +139,7 @@ def test_noise_averages_out_of_the_covariance(vx: SimpleNamespace) -> None:
     assert found.equiv.stderr < 0.02 * expected
 
     def same(_: Tensor) -> dict[str, Tensor]:
-        return dict.fromkeys(("first", "second"), answer())
+        return dict.fromkeys(("first", "second"), output())
 
     biased = vx.source.covariance(
         same, pos, clean, plan, grid
@@ -158,10 +158,10 @@ def test_any_rotation_at_the_source(vx: SimpleNamespace) -> None:
     ball = places.norm(dim=-1) <= size / 2
     for field, expected in ((places[..., 2] * round_one, 1.0), (round_one, 0.0)):
 
-        def answers(_, field=field):
+        def outputs(_, field=field):
             return dict.fromkeys(("first", "second"), field[None, None])
 
-        found = vx.source.covariance(answers, torch.randn(1, 3, 3, dtype=DOUBLE), clean, plan, vx.source.GRIDS["so3"])
+        found = vx.source.covariance(outputs, torch.randn(1, 3, 3, dtype=DOUBLE), clean, plan, vx.source.GRIDS["so3"])
         square = float(field[ball].square().mean())
         # Cubic interpolation of a Gaussian of two voxels' width: better than a percent of its amplitude.
         assert found.equiv.value == pytest.approx(expected * square, abs=0.01 * square)

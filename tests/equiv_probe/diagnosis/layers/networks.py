@@ -36,7 +36,7 @@ class Planted:
         layers: that can be planted; the path of the module that must be named.
     """
 
-    make: Callable[[int, str | None], tuple[nn.Module, Any, ep.Schema]]
+    make: Callable[[int, str | None], tuple[nn.Module, Any, ep.Schema | None]]
     layers: tuple[str, ...]
 
 
@@ -150,7 +150,136 @@ def transformer(seed: int, planted: str | None) -> tuple[nn.Module, Any, ep.Sche
     return Transformer(planted).double(), molecule(seed), ENERGY
 
 
+# -- a network of e3nn -------------------------------------------------------------------------------------------------
+
+
+class E3NN(nn.Module):
+    """Two layers of tensor products with spherical harmonics of edges; planted, columns that grow."""
+
+    def __init__(self, planted: str | None) -> None:
+        super().__init__()
+        from e3nn import o3
+
+        hidden, edges = o3.Irreps("4x0e + 3x1o + 2x2e"), o3.Irreps("0e + 1o + 2e")
+        self.harmonics = o3.SphericalHarmonics(edges, normalize=True)
+        self.embed = nn.Parameter(torch.randn(ATOMS, 4))
+        self.products, self.mixes = nn.ModuleList(), nn.ModuleList()
+        for k in range(2):
+            inside = o3.Irreps("4x0e") if k == 0 else hidden
+            self.products.append(o3.FullyConnectedTensorProduct(inside, edges, hidden))
+            self.mixes.append(o3.Linear(hidden, hidden))
+        self.head = o3.Linear(hidden, "1x1o")
+        if planted is not None:
+            self.get_submodule(planted).register_forward_hook(_tilted)
+
+    def forward(self, pos: Tensor) -> dict[str, Tensor]:
+        apart = pos[:, None] - pos[None]
+        edges = self.harmonics(apart) * (-apart.square().sum(-1, keepdim=True) / 4).exp()
+        h = self.embed
+        for product, mix in zip(self.products, self.mixes, strict=True):
+            h = mix(product(h[None].expand(len(h), -1, -1), edges).mean(1))
+        return {"forces": self.head(h)}
+
+
+def _tilted(module: nn.Module, given: Any, output: Tensor) -> Tensor:
+    """Every fifth column grows: no rotation does that. It is the planted defect, as a hook."""
+    return output * torch.where(torch.arange(output.shape[-1]) % 5 == 2, 1.3, 1.0)
+
+
+def e3nn(seed: int, planted: str | None) -> tuple[nn.Module, Any, ep.Schema]:
+    torch.manual_seed(seed)
+    torch.set_default_dtype(torch.float64)  # the constants of tensor products are rounded to it
+    try:
+        return E3NN(planted), molecule(seed), FORCES
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+# -- PaiNN of SchNetPack -----------------------------------------------------------------------------------------------
+
+
+def painn(seed: int, planted: str | None) -> tuple[nn.Module, Any, ep.Schema | None]:
+    import schnetpack as spk
+    from schnetpack.representation import PaiNN
+
+    torch.manual_seed(seed)
+    network = PaiNN(
+        n_atom_basis=WIDTH,
+        n_interactions=2,
+        radial_basis=spk.nn.GaussianRBF(n_rbf=6, cutoff=4.0),
+        cutoff_fn=spk.nn.CosineCutoff(4.0),
+    )
+    heads = [spk.atomistic.Atomwise(n_in=WIDTH, output_key="energy"), spk.atomistic.Forces()]
+    model = spk.model.NeuralNetworkPotential(network, [spk.atomistic.PairwiseDistances()], heads)
+    if planted is not None:
+        stretched = torch.tensor([1.0, 1.0, 1.3])[:, None]
+        model.get_submodule(planted).register_forward_hook(lambda module, given, output: output * stretched)
+    first, second = torch.where(~torch.eye(ATOMS, dtype=torch.bool))
+    batch = {
+        "_positions": molecule(seed, torch.float32)["pos"],
+        "_atomic_numbers": torch.tensor([6, 1, 8, 1, 6, 1]),
+        "_idx_m": torch.zeros(ATOMS, dtype=torch.long),
+        "_n_atoms": torch.tensor([ATOMS]),
+        "_idx_i": first,
+        "_idx_j": second,
+        "_offsets": torch.zeros(len(first), 3),
+        "_cell": torch.zeros(1, 3, 3),
+        "_pbc": torch.zeros(3, dtype=torch.bool),
+    }
+    return model, batch, None
+
+
+# -- a U-Net on grids --------------------------------------------------------------------------------------------------
+
+
+class Symmetric(nn.Module):
+    """A convolution with an isotropic kernel; planted, with any kernel."""
+
+    def __init__(self, inside: int, outside: int, planted: bool) -> None:
+        super().__init__()
+        self.weight, self.planted = nn.Parameter(torch.randn(outside, inside, 3, 3, 3) / 8), planted
+        axis = torch.tensor([-1, 0, 1])
+        self.shells = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).square().sum(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.weight
+        if not self.planted:
+            kernel = torch.stack([self.weight[:, :, 1, 1, k % 3] for k in range(4)], -1)[..., self.shells]
+        return nn.functional.conv3d(x, kernel, padding=1)
+
+
+class UNet(nn.Module):
+    def __init__(self, planted: str | None) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(Symmetric(i, o, planted == f"down.{k}") for k, (i, o) in enumerate([(1, 4), (4, 4)]))
+        self.pool, self.grow = nn.AvgPool3d(2), nn.Upsample(scale_factor=2)
+        self.bottom = Symmetric(4, 4, planted == "bottom")
+        self.up = nn.ModuleList(Symmetric(8, 4, planted == f"up.{k}") for k in range(2))
+        self.last = nn.Conv3d(4, 1, 1)
+
+    def forward(self, density: Tensor) -> Tensor:
+        kept = []
+        x = density
+        for layer in self.down:
+            x = nn.functional.silu(layer(x))
+            kept.append(x)
+            x = self.pool(x)
+        x = nn.functional.silu(self.bottom(x))
+        for layer in self.up:
+            x = nn.functional.silu(layer(torch.cat([self.grow(x), kept.pop()], 1)))
+        return self.last(x)
+
+
+def unet(seed: int, planted: str | None) -> tuple[nn.Module, Any, ep.Schema]:
+    torch.manual_seed(seed)
+    grids = ep.Schema(inputs={"density": ep.grid()}, outputs={"density": ep.grid()})
+    return UNet(planted), torch.randn(1, 1, 8, 8, 8), grids
+
+
 FAMILIES = {
     "egnn": Planted(egnn, tuple(f"layers.{k}.{part}" for k in range(3) for part in ("message", "shift"))),
     "transformer": Planted(transformer, tuple(f"blocks.{k}.attention.place" for k in range(3))),
+    "e3nn": Planted(e3nn, ("harmonics", "products.0", "mixes.0", "products.1", "mixes.1", "head")),
+    "painn": Planted(painn, ("representation.mixing.0.mu_channel_mix", "representation.mixing.1.mu_channel_mix")),
+    "unet": Planted(unet, ("down.0", "down.1", "bottom", "up.0", "up.1")),
 }
