@@ -5,7 +5,7 @@ Python sees no attributes of these; they are known by the names of their classes
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -73,4 +73,4 @@ def _kind(value: Any) -> str:
     """The name of a compiled class, empty of what is of none."""
     if not isinstance(value, torch.ScriptObject):
         return ""
-    return cast("str", value._type().qualified_name()).removeprefix(_CLASSES)  # type: ignore[attr-defined]
+    return value._type().qualified_name().removeprefix(_CLASSES)
