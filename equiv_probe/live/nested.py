@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from equiv_probe.live.script_objects import script_entries, script_refilled
 from equiv_probe.schema.usual_names import is_fractional, usual
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def entries(value: Any) -> dict[Any, Any] | None:
         return dict(enumerate(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+    if isinstance(value, torch.ScriptObject):
+        return script_entries(value)
     return dict(vars(value)) if holds_coordinates(value) else None
 
 
@@ -127,6 +130,8 @@ def refilled(like: Any, made: Mapping[Any, Any]) -> Any:
         return updated(like, made)
     if isinstance(like, (tuple, list)):
         return type(like)(*made.values()) if hasattr(like, "_fields") else type(like)(made.values())
+    if isinstance(like, torch.ScriptObject):
+        return script_refilled(like, made)
     fresh = copy.copy(like)
     if is_graph(like):
         return updated(like, {name: entry for name, entry in made.items() if entry is not like[name]})

@@ -56,7 +56,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_structure(value: Any) -> bool:
-    if isinstance(value, Mapping) or dataclasses.is_dataclass(value):
+    if isinstance(value, Mapping) or dataclasses.is_dataclass(value) or isinstance(value, torch.ScriptObject):
         return coordinates_in(entries(value) or {})
     return holds_coordinates(value)
 

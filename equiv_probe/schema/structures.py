@@ -107,13 +107,18 @@ class Structures:
             )
         return per_structure[: len(value)]
 
+    def _is_of_the_only_one(self, rep: Representation, value: Tensor) -> bool:
+        """Whether a value has no axis of structures, as the stress ``(3, 3)`` of a batch of one graph."""
+        may_be_one = self.layout == "index" or self.count == 1
+        return may_be_one and not rep.is_whole and 0 < value.ndim == len(rep.event_shape)
+
     def _apply(self, name: str, rep: Representation, values: Tensor, rotations: Tensor, *, back: bool) -> Tensor:
         """Rotate copies ``(C, *S)`` of one tensor."""
         if isinstance(rep, Fixed) or rep == CartesianTensor(0) or not rep.moves(values):
             return values
         if rotations.ndim == 3:
             own = rotations
-        elif self.layout == "one":
+        elif self.layout == "one" or self._is_of_the_only_one(rep, values[0]):
             own = rotations[:, 0]
         elif rep.is_whole:
             if self.layout == "leading" and values.shape[1] != self.count:

@@ -42,8 +42,12 @@ HOSTED = {
     ),
     "mace": Host(("mace-torch>=0.3.14", "ase")),
     "matgl": Host(("matgl>=4", "lightning", "torch-geometric")),
+    "metatrain": Host(("metatrain", "ase")),
     "monai": Host(("monai", "pytorch-ignite")),
     "nequip": Host(("nequip>=0.15", "lightning", "ase")),
+    "semlaflow": Host(
+        ("lightning", "rdkit", "openbabel-wheel", "ase", "torchmetrics"), "https://github.com/rssrwn/semla-flow"
+    ),
     "sevenn": Host(("sevenn>=0.11", "ase")),
     "torchcfm": Host(("torchcfm", "ase"), without="torchvision"),
     "torchmdnet": Host(("torchmd-net", "ase")),

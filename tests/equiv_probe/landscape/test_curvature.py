@@ -218,7 +218,7 @@ def test_the_density_has_the_moments_and_the_distribution_of_the_spectrum() -> N
     [
         ("mass-1", 100.0),
         ("cutoff-1e-4", 100.0),
-        ("cutoff-0.5", 2.0),
+        ("cutoff-0.505", 100 / 51),  # between two eigenvalues
         ("mean", 1 / 0.505),
         ("median", 100 / 50.5),
         ("weighted", 0.505 / 0.33835),
