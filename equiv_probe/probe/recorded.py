@@ -99,7 +99,7 @@ class RecordedStep:
     @property
     def modules(self) -> tuple[nn.Module, ...]:
         """All that are kept from what happens when the step is run again."""
-        return (self.module, self.live.network, *self.protect)
+        return tuple(dict.fromkeys((self.module, self.live.network, *self.protect)))
 
     @property
     def structures(self) -> list[Structures]:

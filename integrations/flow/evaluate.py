@@ -45,7 +45,7 @@ def decomposed(run: train.Run, rounds: int = 2, plan: ep.RotationPlan | None = N
         A probe with the estimates: ``compute(window=False)``, ``over_time("val", "loss")``.
     """
     probe = ep.Probe(
-        run.net, flow.schema(run.config.predict), plan, full=1, budget=None, center="origin", over="t", bins=10
+        run.net, flow.schema(run.config.predict), plan, full=1, cost=None, center="origin", over="t", bins=10
     )
     _eachbatch(run, rounds, lambda batch: probe.step(lambda: run.loss(batch), stage="val"))
     return probe

@@ -120,7 +120,7 @@ class Run:
         schema = flow.schema(config.predict)
         plan = ep.RotationPlan("haar", replicates=4)
         self.probe = ep.Probe(
-            self.net, schema, plan, every=config.every, full=1, budget=None, center="origin", seed=config.seed
+            self.net, schema, plan, every=config.every, full=1, cost=None, center="origin", seed=config.seed
         )
         self.augmentation = ep.augment(self.net, schema, center="origin", seed=config.seed) if augment else None
         self.step, self.rows, self.seconds = 0, [], 0.0

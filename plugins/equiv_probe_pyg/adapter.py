@@ -99,7 +99,7 @@ class GraphAdapter(_Leaves):
             for name, value in outputs.items():
                 if value.ndim == 0 or len(value) % count:
                     found = f"output {name!r} of shape {tuple(value.shape)} for {count} copies of a batch"
-                    raise ValueError(f"{found}: pass stack=False, or give an entry per node, edge or graph")
+                    raise ValueError(f"{found}: pass stacked=False, or give an entry per node, edge or graph")
             return {n: v.reshape(count, len(v) // count, *v.shape[1:]) for n, v in outputs.items()}
 
         return together, part

@@ -1,4 +1,4 @@
-"""What the callback costs: a transformer force field under Lightning, with and without it, run in rotates.
+"""What the callback costs: a transformer force field under Lightning, with and without it, alternating.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_lightning.py [--pairs 5] [--steps 200]
 

@@ -3,7 +3,7 @@
     EQUIV_PROBE_DATA=... python tests/benchmarks/bench_pyg.py [--steps 2000]
 
 A graph transformer with positions as features learns forces, without augmentation and with :class:`RandomRotation`.
-Then loops with and without the probe take rotates, and the median of paired ratios is printed with the quartiles.
+Then loops with and without the probe alternate, and the median of paired ratios is printed with the quartiles.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def share(steps: int, transform: Any) -> None:
 
 
 def overhead(rounds: int, every: int) -> None:
-    """Print the ratio of training times with and without the probe: blocks of one measurement each take rotates."""
+    """Print the ratio of training times with and without the probe: blocks of one measurement each alternate."""
     source = batches(None, 32)
     kept = [next(source) for _ in range(4)]
 

@@ -114,6 +114,16 @@ def test_labels_of_any_shape_confuse_nothing() -> None:
     assert not probe.failures
 
 
+def test_the_cadence_is_that_of_a_probe() -> None:
+    assert attach(Linear()).schedules.cadences == ep.Probe(Linear()).schedules.cadences
+    assert (
+        attach(Linear(), every=7, cost=0.2).schedules.cadences
+        == ep.Probe(Linear(), every=7, cost=0.2).schedules.cadences
+    )
+    with pytest.warns(DeprecationWarning, match="now called cost"):
+        assert attach(Linear(), budget=0.2).schedules.cadences.cost == 0.2
+
+
 def test_a_missing_label_says_so() -> None:
     with (
         pytest.raises(ep.EquivProbeError, match="came with the call"),

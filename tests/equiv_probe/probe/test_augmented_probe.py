@@ -1,4 +1,4 @@
-"""Where an augmentation already rotated the input, the user's own answer is one of light mode's two rotations."""
+"""Where an augmentation already rotated the input, the user's own output is one of light mode's two rotations."""
 
 from __future__ import annotations
 

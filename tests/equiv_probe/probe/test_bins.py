@@ -1,4 +1,4 @@
-"""Bins of time: met where the answer is known at every time, with intervals that cover; and what becomes of them."""
+"""Bins of time: met where the numbers are known at every time, with intervals that cover; and what becomes of them."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ PLAN = ep.RotationPlan("klein", 2)
 BINS = [0.0, 0.5, 1.0]
 
 
-def both(answer: Tensor, y: Tensor) -> Tensor:
-    return (answer - y).square()
+def both(output: Tensor, y: Tensor) -> Tensor:
+    return (output - y).square()
 
 
 def inputs(dtype: torch.dtype = torch.float64, count: int = 12) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -193,7 +193,7 @@ class Layer(nn.Module):
 
 
 def test_self_conditioning() -> None:
-    """The first call's answer changes the second's; the loss is of the second alone."""
+    """The first call's output changes the second's; the loss is of the second alone."""
     x, t, y, _ = inputs()
     net, schema = Conditioned(), ep.Schema({"x_t": ep.vector, "before": ep.vector}, {"v": ep.vector})
 
@@ -351,9 +351,9 @@ def trained(over: str | None) -> list[Any]:
 
     def step() -> Tensor:
         x, t = drawn(8)
-        answer = shift(net(x, t)[..., None])[..., 0]
-        answer.register_hook(lambda g: note(float(g.norm())))
-        return (answer - np.random.rand() * x).square().mean() * random.random()  # noqa: NPY002
+        output = shift(net(x, t)[..., None])[..., 0]
+        output.register_hook(lambda g: note(float(g.norm())))
+        return (output - np.random.rand() * x).square().mean() * random.random()  # noqa: NPY002
 
     for _ in range(6):
         loss = probe.step(step) if over is not None else step()
@@ -407,11 +407,11 @@ def test_an_evaluation_step_that_does_not_think_of_gradients() -> None:
     net, kept = Timed().eval(), np.zeros(3)
 
     def step() -> Tensor:
-        answer = net(x, t)
-        kept[:] = answer.numpy().mean((0, 1))
-        kept[:] += np.asarray(answer).mean((0, 1))
-        answer -= y
-        return answer.square().mean()
+        output = net(x, t)
+        kept[:] = output.numpy().mean((0, 1))
+        kept[:] += np.asarray(output).mean((0, 1))
+        output -= y
+        return output.square().mean()
 
     def fails() -> Tensor:
         if torch.is_grad_enabled():
@@ -428,7 +428,7 @@ def test_an_evaluation_step_that_does_not_think_of_gradients() -> None:
 
 
 def test_under_autocast() -> None:
-    """The network answers in bfloat16, the loss is of float32: read off to the two digits of the former."""
+    """The network works in bfloat16, the loss is of float32: read off to the two digits of the former."""
     torch.manual_seed(0)
     net, (x, t, y, _) = Layer(), inputs(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):

@@ -285,9 +285,9 @@ def test_augmentation_rotates_each_structure_by_one_of_the_cubes_rotations_and_b
             with torch.no_grad():
                 rotated = torch.stack([ep.grid().rotate(v, g) for v, g in zip(x, handle.rotations, strict=True)])
                 net.eval()
-                answer = net(rotated)
+                output = net(rotated)
                 net.train()
-            back = [ep.grid().rotate_back(v, g) for v, g in zip(answer, handle.rotations, strict=True)]
+            back = [ep.grid().rotate_back(v, g) for v, g in zip(output, handle.rotations, strict=True)]
             assert torch.allclose(found, torch.stack(back), atol=1e-14)
         assert torch.autograd.grad(found.sum(), net[0].weight)[0].abs().max() > 0
 

@@ -198,8 +198,8 @@ def test_autograd_forces_inside_no_grad_are_differentiated_again() -> None:
     torch.manual_seed(0)
     model = Energy().train()
     with ep.Probe(model, BOTH, every=1) as probe:
-        answer = model(batch(6, 4))
-    assert answer["forces"].requires_grad, "the user's own graph is there"
+        output = model(batch(6, 4))
+    assert output["forces"].requires_grad, "the user's own graph is there"
     assert probe.compute()["equiv/train/forces/L_equiv"] > 0
 
 

@@ -252,8 +252,8 @@ def test_inference_mode_and_autograd_forces() -> None:
         ep.Probe(noisy, FORCES, full=1, cost=None, plan=ep.RotationPlan("klein", 4)) as probe,
         torch.inference_mode(),
     ):
-        answer = noisy(x.float())["forces"]
-        assert answer.is_inference()
+        output = noisy(x.float())["forces"]
+        assert output.is_inference()
         probe.step(lambda: noisy(x.float())["forces"].square().mean())
     found = probe.compute()
     assert found["equiv/val/forces/L_equiv"] > 0

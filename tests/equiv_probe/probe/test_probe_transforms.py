@@ -34,7 +34,7 @@ TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]] = 
 
 @pytest.mark.parametrize("how", TRANSFORMS)
 def test_hooks_leave_transformed_calls_alone(how: str) -> None:
-    """From the first call on, and among calls that are measured; the answer is the same to the last bit."""
+    """From the first call on, and among calls that are measured; the output is the same to the last bit."""
     torch.manual_seed(0)
     net, (x, t) = Timed(), drawn(4)
 
@@ -54,7 +54,7 @@ def test_hooks_leave_transformed_calls_alone(how: str) -> None:
 
 @pytest.mark.parametrize("how", ["vmap", "grad", "jacrev"])
 def test_a_step_with_derivatives_of_the_network_is_refused(how: str) -> None:
-    """Its answers could be replayed, but not their derivatives; later on it is a warning, and training goes on."""
+    """Its outputs could be replayed, but not their derivatives; later on it is a warning, and training goes on."""
     net: nn.Module = Timed()
     x, t = drawn(4)
 

@@ -19,7 +19,7 @@ PLAN = ep.RotationPlan("klein", 4)
 
 
 class Flow(nn.Module):
-    """A velocity network ``(B, N, 3), (B,) -> (B, N, 3)`` that conditions on its own earlier answer, if it has one."""
+    """A velocity network ``(B, N, 3), (B,) -> (B, N, 3)`` that conditions on its own earlier output, if it has one."""
 
     def __init__(self, atoms: int = 4) -> None:
         super().__init__()
@@ -67,11 +67,11 @@ def rotations_of(probe: ep.Probe, plan: ep.RotationPlan) -> Tensor:
 def averaged(network: Any, rotations: Tensor, weights: Tensor) -> Any:
     """``Σ w h_g`` as a network, written out; all inputs and the output are vectors but the time."""
 
-    def answer(x_t: Tensor, t: Tensor, before: Tensor | None = None) -> Tensor:
+    def output(x_t: Tensor, t: Tensor, before: Tensor | None = None) -> Tensor:
         rotated = [network(x_t @ g.mT, t, None if before is None else before @ g.mT) @ g for g in rotations]
         return torch.einsum("k,k...->...", weights / weights.sum(), torch.stack(rotated))
 
-    return answer
+    return output
 
 
 def explicit(step: Any, network: Any, plan: ep.RotationPlan, rotations: Tensor) -> tuple[float, float, float]:
@@ -136,7 +136,7 @@ def test_replay_equals_the_networks_put_in_by_hand(make: Any) -> None:
 
 
 def test_substituting_only_the_last_call_would_be_caught() -> None:
-    """Negative control: self-conditioning on the unrotated answer is another number."""
+    """Negative control: self-conditioning on the unrotated output is another number."""
     model, x1 = flow(), data()
     twin = copy.deepcopy(model)
 
@@ -301,7 +301,7 @@ class Reading(nn.Module):
         return {"forces": inputs["features"]}
 
 
-def test_a_label_of_an_outputs_name_is_no_answer() -> None:
+def test_a_label_of_an_outputs_name_is_no_output() -> None:
     torch.manual_seed(0)
     model, label = Reading(), data(seed=1)
     batch = {"pos": data(), "forces": label}
@@ -338,15 +338,15 @@ def test_an_empty_batch_is_said_to_be_empty() -> None:
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_a_step_that_writes_into_the_answer(grad: bool) -> None:
-    """In training the answer must be no leaf; in evaluation the kept predictions must stay what they are."""
+def test_a_step_that_writes_into_the_output(grad: bool) -> None:
+    """In training the output must be no leaf; in evaluation the kept predictions must stay what they are."""
     net, x, y = torch.nn.Linear(3, 3).double(), data(), data(seed=1)
     schema = ep.Schema({"input": ep.vector}, {"0": ep.vector})
 
     def writing() -> Tensor:
-        answer = net(x)
-        answer -= y
-        return answer.square().mean()
+        output = net(x)
+        output -= y
+        return output.square().mean()
 
     with torch.set_grad_enabled(grad):
         found, plain = (

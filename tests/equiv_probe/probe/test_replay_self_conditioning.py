@@ -1,4 +1,4 @@
-"""Self-conditioning: the network is given its own earlier answer, as a tensor or in a dict, and not in every call."""
+"""Self-conditioning: the network is given its own earlier output, as a tensor or in a dict, and not in every call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BACK = torch.tensor([[0.3, 0.2, 0.0], [0.0, 0.1, 0.4], [0.0, 0.0, -0.2]], dtype=
 
 
 class ByDict(nn.Module):
-    """``A x_t + B x̂`` and what is in it as a logit, given the earlier answer as it came."""
+    """``A x_t + B x̂`` and what is in it as a logit, given the earlier output as it came."""
 
     def forward(self, x_t: Tensor, t: Tensor, prev: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
         x = (1 + t)[:, None, None] * x_t @ MATRIX.T

@@ -58,8 +58,8 @@ class Bookkeeping(nn.Module):
         return {"forces": self.layer(pos - pos.mean(-2, keepdim=True))}
 
     def step(self, pos: Tensor, forces: Tensor) -> Tensor:
-        answer = self(pos)["forces"]
-        loss = (answer - forces).square().mean()
+        output = self(pos)["forces"]
+        loss = (output - forces).square().mean()
         value = float(loss.detach())
         self.history.append(value)
         self.by_name["loss"].append(value)
@@ -76,8 +76,8 @@ class Bookkeeping(nn.Module):
         self.array += 1
         self.steps += 1
         self.loss.update(loss.detach())
-        self.metrics.update(answer.detach().contiguous(), forces)
-        self.rank.update(answer.detach().flatten(), forces.flatten())
+        self.metrics.update(output.detach().contiguous(), forces)
+        self.rank.update(output.detach().flatten(), forces.flatten())
         self.unregistered["mean"].update(loss.detach())
         return loss
 

@@ -42,14 +42,14 @@ def squares(factor: float, matrix: Tensor, x: Tensor) -> float:
     return float(x.square().mean() * (matrix.square().sum() / 3 - matrix.trace() ** 2 / 9))
 
 
-def scaled_in_place(module: nn.Module, args: Any, answer: dict[str, Tensor]) -> None:
+def scaled_in_place(module: nn.Module, args: Any, output: dict[str, Tensor]) -> None:
     del module, args
-    answer["forces"] = 1.5 * answer["forces"]
+    output["forces"] = 1.5 * output["forces"]
 
 
 @pytest.mark.parametrize("in_place", [False, True])
 def test_hooks_of_the_user_are_part_of_the_network(in_place: bool) -> None:
-    """Scaling the input by 2 and the answer by 1.5 counts once, and an observer sees the answer that is substituted."""
+    """Scaling the input by 2 and the output by 1.5 counts once, and an observer sees the output that is substituted."""
     torch.manual_seed(0)
     model = Linear(nn.Linear(3, 3, bias=False, dtype=torch.float64))
     model.register_forward_pre_hook(lambda module, args: (2 * args[0],))
@@ -100,13 +100,13 @@ def test_missing_labels_among_the_inputs_are_the_same_question() -> None:
 
 
 @dataclasses.dataclass
-class Answer:
+class Output:
     forces: Tensor
     hidden: Any = None
 
 
-class Answering(Linear):
-    """Answers in a form that the test chooses."""
+class PuttingOut(Linear):
+    """Puts out a form that the test chooses."""
 
     def __init__(self, form: Any) -> None:
         super().__init__(nn.Linear(3, 3, bias=False, dtype=torch.float64))
@@ -117,7 +117,7 @@ class Answering(Linear):
 
 
 def test_a_dataclass_is_read_without_a_schema() -> None:
-    model, (pos, _) = Answering(Answer), data()
+    model, (pos, _) = PuttingOut(Output), data()
     with ep.Probe(model, light=PLAN, every=1) as probe:
         model(pos)
     found = probe.compute()["equiv/train/forces/L_equiv"]
@@ -125,7 +125,7 @@ def test_a_dataclass_is_read_without_a_schema() -> None:
 
 
 def test_nested_outputs_are_read_and_given_back_in_their_own_form() -> None:
-    model, (pos, y) = Answering(lambda f: {"out": {"forces": f}}), data()
+    model, (pos, y) = PuttingOut(lambda f: {"out": {"forces": f}}), data()
     with ep.Probe(model, light=PLAN, every=1) as probe:
         loss = probe.step(lambda: (model(pos)["out"]["forces"] - y).square().mean())
         model(pos)
@@ -138,7 +138,7 @@ def test_nested_outputs_are_read_and_given_back_in_their_own_form() -> None:
 
 @pytest.mark.parametrize("form", [lambda f: {"out": [f]}, lambda f: None])
 def test_an_answer_without_tensors_is_an_error_that_says_so(form: Any) -> None:
-    model, (pos, _) = Answering(form), data()
+    model, (pos, _) = PuttingOut(form), data()
     with ep.Probe(model, every=1), pytest.raises(ep.EquivProbeError, match="an output without tensors"):
         model(pos)
 
@@ -152,8 +152,8 @@ def test_modules_beside_the_network_are_found_in_the_step() -> None:
         metric, (pos, y) = MeanMetric(), data()
         optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.1)
 
-        def loss_of(answer: Tensor) -> Tensor:
-            loss = (head(answer) - y).square().mean()
+        def loss_of(output: Tensor) -> Tensor:
+            loss = (head(output) - y).square().mean()
             metric.update(loss.detach())
             return loss
 
@@ -184,7 +184,7 @@ def test_a_step_that_trains_a_module_beside_the_network_is_refused() -> None:
 
 
 def test_guidance_in_one_doubled_batch_is_one_network() -> None:
-    """The copies of a structure are answered by one ``h_g``: ``1.5 h − 0.5 h`` is h, whose variance is known."""
+    """The copies of a structure are evaluated by one ``h_g``: ``1.5 h − 0.5 h`` is h, whose variance is known."""
     torch.manual_seed(0)
     model, (pos, y) = Linear(nn.Linear(3, 3, bias=False, dtype=torch.float64)), data()
 

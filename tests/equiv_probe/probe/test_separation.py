@@ -35,7 +35,7 @@ def test_weights_and_labels_come_back() -> None:
 
 
 def test_what_has_no_weight_counts_for_nothing() -> None:
-    """A structure without weight, and a call whose answer the loss does not use; the rest is scaled by its number."""
+    """A structure without weight, and a call whose output the loss does not use; the rest is scaled by its number."""
     p, unused = draw(COUNT, 3).requires_grad_(), draw(COUNT, 3).requires_grad_()
     held = torch.tensor([1.0, 0, 1, 1, 0], dtype=torch.float64)[:, None]
     found = read_off((held * p.square()).sum(), [{"v": unused}, {"v": p}])
@@ -66,9 +66,9 @@ def test_other_losses_do_not_pass(case: str) -> None:
     leaf = draw(COUNT, 3).requires_grad_()
     found = read_off(loss(leaf), [{"v": leaf}])
     owners = owners_of([{"v": leaf}], [Structures("leading", COUNT)])
-    answers = [leaf.detach(), draw(COUNT, 3, seed=7), draw(COUNT, 3, seed=8)]
-    parted = [found.losses([{"v": one}], owners) for one in answers]
-    assert not bool(found.convex & agrees(parted, [loss(one) for one in answers], 1e-16))
+    outputs = [leaf.detach(), draw(COUNT, 3, seed=7), draw(COUNT, 3, seed=8)]
+    parted = [found.losses([{"v": one}], owners) for one in outputs]
+    assert not bool(found.convex & agrees(parted, [loss(one) for one in outputs], 1e-16))
 
 
 def test_nan_agrees_with_nothing() -> None:
