@@ -73,7 +73,10 @@ class Checks:
         blind = blind_outputs(live, call, start, rotations)
         coupled = coupled_outputs(live, call, start)
         mode = "train mode" if training else "eval mode"
-        if blind:
+        zero = [name for name, is_zero in blind.items() if is_zero and len(blind) < len(live.known_schema.outputs)]
+        if zero:  # as a Hessian that nobody asked for, beside outputs that do change
+            self._note(Control(SEES_ROTATION, None, f"{', '.join(zero)}: zero everywhere, so that nothing is measured"))
+        if blind := [name for name in blind if name not in zero]:
             self._add(
                 SEES_ROTATION,
                 f"{', '.join(blind)}: these outputs do not depend on the rotated inputs (the same bit for bit when "
