@@ -48,7 +48,7 @@ def replay_attached(run: RecordedStep, plan: RotationPlan, rotations: Tensor) ->
     graph = torch.is_grad_enabled()
     with run.repeating(), differentiating(run.modules), Differentiable():
         for operator in runs.all:
-            with torch.set_grad_enabled(graph), player.answering(operator):
+            with torch.set_grad_enabled(graph), player.standing_in(operator):
                 scalars[operator] = numbers_of(run.step(), attached=graph)
     strayed = torch.stack(player.strayed).any() if player.strayed else None
     names = [name for name in scalars[runs.mean] if all(name in one for one in scalars.values())]

@@ -61,7 +61,7 @@ class Adapter(ABC):
         return None
 
     def infer(self, inputs: Named, raw: Any, declared: Schema | None) -> Schema:
-        """The schema of a call and its answer, as far as it is not declared."""
+        """The schema of a call and its output, as far as it is not declared."""
         names = None if declared is None else list(declared.outputs)
         return Schema.infer(inputs, new_outputs(raw, inputs, names), declared)
 

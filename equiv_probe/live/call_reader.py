@@ -79,7 +79,7 @@ class CallReader:
         return self.schema
 
     def resolve(self, call: Call, raw: Any) -> Schema:
-        """The schema, inferred from a call and its answer where it is not declared; announced once.
+        """The schema, inferred from a call and its output where it is not declared; announced once.
 
         Raises:
             EquivProbeError: it does not fit, or is ambiguous.
@@ -91,9 +91,9 @@ class CallReader:
                 schema = self.adapter.infer(call.inputs, raw, schema)
                 if not schema.outputs:
                     raise EquivProbeError(
-                        f"an answer without tensors: {type(raw).__name__} of {sorted(all_outputs(raw))}",
+                        f"an output without tensors: {type(raw).__name__} of {sorted(all_outputs(raw))}",
                         "a tensor, or a tuple, dict or dataclass of tensors",
-                        "probe a module inside that answers so, or wrap this one",
+                        "probe a module inside that puts them out, or wrap this one",
                     )
                 schema = self._settled(call, schema)
                 schema.announce()
@@ -129,7 +129,7 @@ class CallReader:
             self.schema = before
 
     def _may_come(self, call: Call, schema: Schema) -> set[str]:
-        """Inputs that this call may leave out: optional ones, and earlier answers in a dict that is optional."""
+        """Inputs that this call may leave out: optional ones, and earlier outputs in a dict that is optional."""
         optional = self.adapter.optional
         inside = {name for name in schema.inputs if name.partition(".")[0] in optional}
         left_out = any(call.inputs.get(name) is None for name in optional)

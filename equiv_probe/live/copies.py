@@ -50,7 +50,7 @@ class Copies:
         self._differentiates = False
         self.start: RandomState | None = None
         """Random state in which copies that do not share a pass are evaluated each; None: as it comes."""
-        self.on_answer: Callable[[Any], object] | None = None
+        self.on_output: Callable[[Any], object] | None = None
         """Shown every output of the network as it came, for whoever needs its container."""
 
     def rotated_back(self, call: Call, structures: Structures, rotations: Tensor) -> dict[str, Tensor]:
@@ -85,7 +85,7 @@ class Copies:
         schema, count = self.reader.known_schema, len(rotations)
         rotated = structures.rotate(call.inputs, schema, rotations)
         dense = count > 1 and structures.layout == "leading" and type(self.reader.adapter) in _PLAIN
-        dense = dense and not (self.stacks is None and transforming())  # under vmap two answers cannot be compared
+        dense = dense and not (self.stacks is None and transforming())  # under vmap two outputs cannot be compared
         if dense and self.stacks is None:
             two = {name: v[:2] for name, v in rotated.items()}
             join = partial(self._dense, call, structures, two, attached=True)
@@ -112,14 +112,14 @@ class Copies:
             for name in call.differentiated:
                 inputs[name].requires_grad_()
         args, kwargs = call.rebuild(inputs)
-        outputs = read_outputs(self._answer(*args, **kwargs), self.reader.known_schema)
+        outputs = read_outputs(self._raw(*args, **kwargs), self.reader.known_schema)
         return outputs if attached else {name: v.detach() for name, v in outputs.items()}
 
-    def _answer(self, *args: Any, **kwargs: Any) -> Any:
+    def _raw(self, *args: Any, **kwargs: Any) -> Any:
         """The network's raw output."""
         raw = self.reader.network(*args, **kwargs)
-        if self.on_answer is not None:
-            self.on_answer(raw)
+        if self.on_output is not None:
+            self.on_output(raw)
         return raw
 
     def _each(
@@ -184,7 +184,7 @@ class Copies:
         try:
             joined = together()
         except (RuntimeError, ValueError, IndexError, TypeError):
-            return False  # an answer that does not follow the first axis, or a model of fixed batch size
+            return False  # an output that does not follow the first axis, or a model of fixed batch size
         return all(alone[name].shape == joined[name].shape and _close(alone[name], joined[name]) for name in alone)
 
     def copies_at_once(self, structures: Structures, inputs: Mapping[str, Any]) -> int:

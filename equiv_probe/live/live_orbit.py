@@ -97,10 +97,10 @@ class LiveOrbit:
 
         Args:
             call: the captured call.
-            raw: the user's own answer.
+            raw: the network's own output.
             plan: the plan that drew the rotations.
             rotations: ``(R, n, U, 3, 3)``.
-            evaluate: what the orbit is measured against.
+            evaluate: what the orbit is compared with.
             known: rotated-back predictions of the first rotations, ``(C, *S)``, which need no evaluation.
         """
         schema, structures = self.resolve(call, raw), self.structures(call.inputs)

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Called:
-    """The outermost modules with parameters that were called, and how they answer for coordinates.
+    """The outermost modules with parameters that were called, and what they put out for coordinates.
 
     Attributes:
         certain: whose inputs hold coordinates by a declaration, a framework's batch, or their name.
         likely: whose inputs hold a floating tensor ``(..., N, 3)``.
         others: called without anything of the kind; the names of their inputs.
-        features: which of the first two answered with what looks like features of a network, not like its answer.
+        features: which of the first two put out what looks like features of a network, not like its output.
         later: the others that were called after one of the first two.
     """
 
@@ -80,8 +80,8 @@ class Called:
             rest = ", ".join(f"{names[one]} ({type(one).__name__})" for one in self.later[:3])
             own = f"{names[module]} ({type(module).__name__})"
             raise EquivProbeError(
-                f"coordinates given to {own}, which answers with features {self.features[module]}, and after it {rest}",
-                "a network that is called as one module, from coordinates to its answer",
+                f"coordinates given to {own}, which puts out features {self.features[module]}, and after it {rest}",
+                "a network that is called as one module, from coordinates to its output",
                 f'put them into one module and call that; network="{names[module]}" if it is what you mean',
             )
 
@@ -104,9 +104,9 @@ def calls_of(root: nn.Module, schema: Schema | None = None) -> Iterator[Called]:
             called.add(module, *coordinates(module, args, kwargs, wanted))
         inside.append(module)
 
-    def after(module: nn.Module, args: Any, answer: Any) -> None:
+    def after(module: nn.Module, args: Any, output: Any) -> None:
         del args
-        if module in (*called.certain, *called.likely) and (shape := _features(answer)):
+        if module in (*called.certain, *called.likely) and (shape := _features(output)):
             called.features[module] = shape
         while inside and inside.pop() is not module:
             pass
@@ -140,9 +140,9 @@ def coordinates(
     return ("likely" if likely else ""), sorted(leaves)
 
 
-def _features(answer: Any) -> tuple[int, ...]:
-    """The shape of an answer without vectors, usual names or single numbers; nothing if it has one of these."""
-    values = {name: v for name, v in all_outputs(answer).items() if isinstance(v, torch.Tensor)}
+def _features(output: Any) -> tuple[int, ...]:
+    """The shape of an output without vectors, usual names or single numbers; nothing if it has one of these."""
+    values = {name: v for name, v in all_outputs(output).items() if isinstance(v, torch.Tensor)}
     plain = [v for n, v in values.items() if v.ndim >= 2 and v.shape[-1] not in {1, 3} and not usual(n, tuple(v.shape))]
     return tuple(plain[0].shape) if plain and len(plain) == len(values) else ()
 

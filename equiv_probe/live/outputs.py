@@ -96,7 +96,7 @@ def _with_stresses(raw: Any, inputs: Mapping[str, Any]) -> list[str] | None:
 
 
 def write_outputs(raw: Any, values: Mapping[str, Any], names: list[str]) -> Any:
-    """A copy of a model's answer with some values replaced; ``names`` as for :func:`all_outputs`."""
+    """A copy of a model's output with some values replaced; ``names`` as for :func:`all_outputs`."""
     tree, leaves = _read(raw, names)
     made = {n: _as_given(leaves[n], value, n) for n, value in values.items() if n in leaves}
     return written(tree, {**leaves, **made})

@@ -1,4 +1,4 @@
-"""Random frames of an averaged model are noise: in the audit of a sampler they rotate along with the rest of it."""
+"""Random frames of an averaged model are noise: in the audit of a sampler they rotate along with the other noise."""
 
 from __future__ import annotations
 

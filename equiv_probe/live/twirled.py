@@ -41,7 +41,7 @@ class Twirled(nn.Module):
         schema: representations; None infers them at the first call.
         plan: the rotations, R·n of them; None is one icosahedral replicate, 60 rotations, which removes every angular
             degree up to 5; for grids without interpolation, the rotations of the cube. Outside of the ball of a grid
-            that is interpolated, the answer is the unrotated model's.
+            that is interpolated, the output is the unrotated model's.
         mode: ``"fixed"`` rotates by the plan's own rotations at every call, the same for every structure: a
             deterministic, smooth function, fit for dynamics and minimisation. ``"random"`` draws anew at every call
             and for every structure: unbiased, so that its mean over calls is the exact twirl. With
@@ -87,7 +87,7 @@ class Twirled(nn.Module):
         return self._live[0].schema
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The model's answer, averaged; outputs that the schema does not name are the unrotated model's."""
+        """The model's output, averaged; outputs that the schema does not name are the unrotated model's."""
         live = self._live[0]
         inputs, rebuild = live.split(args, kwargs)
         raw = None
@@ -110,12 +110,12 @@ class Twirled(nn.Module):
             raw = latest if _whole(latest, schema) else self._unrotated(inputs, rebuild)
         sizes, about, means, squares = moments.result()
         share = sizes / sizes.sum()
-        answer = {
+        averaged = {
             name: torch.einsum("r,r...->...", share.to(value), value).to(dtypes[name]) for name, value in means.items()
         }
         if outside and plain is not None:
-            answer = filled_outside(answer, schema.outputs, plain)
-        result = write_outputs(raw, answer, list(schema.outputs))
+            averaged = filled_outside(averaged, schema.outputs, plain)
+        result = write_outputs(raw, averaged, list(schema.outputs))
         if not self.std:
             return result
         return result, {
@@ -123,14 +123,14 @@ class Twirled(nn.Module):
         }
 
     def _unrotated(self, inputs: dict[str, Any], rebuild: Rebuild) -> Any:
-        """The model's own answer; containers of its own for a model that writes into them."""
+        """The model's own output; containers of its own for a model that writes into them."""
         args, kwargs = rebuild(inputs)
         return self.model(*args, **kwargs)
 
     def _moments(
         self, call: Call, structures: Structures, rotations: Tensor
     ) -> tuple[Moments, dict[str, torch.dtype], Any]:
-        """Moments of the orbit, the model's precision by output, and the answer for the last copies as it came."""
+        """Moments of the orbit, the model's precision by output, and the output for the last copies as it came."""
         live, flat = self._live[0], rotations.flatten(0, 1)
         evaluate = live.attached if torch.is_grad_enabled() else live.rotated_back
         chunks = in_chunks(
@@ -141,7 +141,7 @@ class Twirled(nn.Module):
         moments: Moments | None = None
         dtypes: dict[str, torch.dtype] = {}
         latest: list[Any] = [None]
-        live.copies.on_answer = partial(latest.__setitem__, 0)
+        live.copies.on_output = partial(latest.__setitem__, 0)
         try:
             for values in chunks:
                 if moments is None:
@@ -150,7 +150,7 @@ class Twirled(nn.Module):
                     moments = Moments(about, self.plan.weights, len(rotations))
                 moments.add({name: wide(value) for name, value in values.items()})
         finally:
-            live.copies.on_answer = None
+            live.copies.on_output = None
         assert moments is not None
         return moments, dtypes, latest[0]
 
@@ -165,7 +165,7 @@ class Twirled(nn.Module):
 
 
 def _whole(raw: Any, schema: Schema) -> bool:
-    """Whether an answer holds nothing but what the schema names, so that the unrotated model need not be asked."""
+    """Whether an output holds nothing but what the schema names, so that the unrotated model need not be asked."""
     return all(
         name in schema.outputs or value is None for name, value in all_outputs(raw, list(schema.outputs)).items()
     )

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, does_not_move, failed_first
 from equiv_probe.estimation.losses import LOSSES
-from equiv_probe.live.capture import wide
 from equiv_probe.live.dependence import blind_outputs, coupled_outputs, differences_when_moved, drawn_outputs
-from equiv_probe.live.isolation import isolated
-from equiv_probe.live.network_search import inside
 from equiv_probe.live.number_spacing import spacing
 from equiv_probe.messages import logger
+from equiv_probe.probe.own_loss import loss_already, loss_of, output_that_is, require_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +128,7 @@ class Checks:
             return
         name = type(live.network).__name__
         if all(not rep.event_shape for rep in live.known_schema.outputs.values()):
-            raise _loss_already(live, call, f"{name}, which draws random numbers and puts out single numbers: a loss")
+            raise loss_already(live, call, f"{name}, which draws random numbers and puts out single numbers: a loss")
         self._add(
             CHANCE,
             f"{name} draws random numbers in eval mode: what its outputs differ by from call to call is counted in "
@@ -154,31 +151,18 @@ class Checks:
             return
         if len(run.calls) > 1:
             self._note(Control(COMPOSED, None, _composed(run)))
-        loss, last = _loss(run.result), run.calls[-1]
+        loss, last = loss_of(run.result), run.calls[-1]
         if loss is None:
             return
-        outputs = last.known(run.live.known_schema)
-        for name, rep in run.live.known_schema.outputs.items():
-            if rep.event_shape or rep.is_whole or not outputs[name].is_floating_point():
-                continue
-            values = wide(outputs[name])
-            same = [torch.isclose(one, wide(loss).to(one), rtol=1e-6, atol=0) for one in (values.mean(), values.sum())]
-            if any(map(bool, same)):
-                self._of_linear_loss(run.live, last.call, name)
-                return
-        self._passed(NONLINEAR, "the step's loss is no output of the network as it is")
-
-    def _of_linear_loss(self, live: LiveOrbit, call: Call, name: str) -> None:
-        """A step's loss is an output of the network as it is: that module may be a loss with a network inside."""
-        kind = type(live.network).__name__
-        is_named_so = any(word in name.lower() for word in ("loss", "nll", "elbo"))
-        unnamed = name.rpartition(".")[2].isdigit()
-        if is_named_so or (unnamed and (inner_networks(live, call) or drawn_outputs(live, call))):
-            raise _loss_already(live, call, f"{kind}, whose output {name!r} is the loss that the step returns")
+        name = output_that_is(loss, last, run.live)
+        if name is None:
+            self._passed(NONLINEAR, "the step's loss is no output of the network as it is")
+            return
+        require_network(run.live, last.call, name)
         self._add(
             NONLINEAR,
-            f"the step returns {kind}'s output {name!r} itself, or its mean: of a loss that is linear in the outputs "
-            "L_equiv is zero by construction",
+            f"the step returns {type(run.live.network).__name__}'s output {name!r} itself, or its mean: of a loss that "
+            "is linear in the outputs L_equiv is zero by construction",
         )
 
     def of_unrepeatable(self, run: RecordedStep) -> None:
@@ -258,37 +242,4 @@ def _composed(run: RecordedStep) -> str:
         f"the step calls the network {len(run.calls)} times: each call is replaced on its own, so that L_equiv is that "
         "of the network as it is called, not of the map that the calls make together (recycling, unrolled steps); for "
         "that one, probe a module whose forward makes them all"
-    )
-
-
-def _loss(result: Any) -> Tensor | None:
-    """The one number that a step is about."""
-    if hasattr(result, "get"):
-        result = result.get("loss", next(iter(result.values()), None))
-    elif isinstance(result, (tuple, list)) and result:
-        result = result[0]
-    if not (isinstance(result, torch.Tensor) and result.is_floating_point() and result.numel()):
-        return None
-    return result.detach().mean()
-
-
-def inner_networks(live: LiveOrbit, call: Call) -> list[str]:
-    """Names of the modules inside the network that are called with coordinates."""
-
-    def run() -> None:
-        with isolated(live.network), torch.inference_mode(False), torch.no_grad():
-            live.copies.at(call, {})
-
-    return inside(live.network, run)
-
-
-def _loss_already(live: LiveOrbit, call: Call, found: str) -> EquivProbeError:
-    """What to say of a module that puts out its own loss: then ``L_equiv`` is zero by construction, or its noise."""
-    children = [name for name, one in live.network.named_children() if next(one.parameters(), None) is not None]
-    named = [f"model.{name}" for name in (inner_networks(live, call) or children)[:4]]
-    listed = ", ".join(f"{name} ({type(live.network.get_submodule(name[6:])).__name__})" for name in named)
-    return EquivProbeError(
-        found,
-        "the network inside, whose outputs rotate: of a loss as a module's output L_equiv is zero by construction",
-        f"ep.Probe({named[0]}): inside is {listed}" if named else "probe the module inside that sees the coordinates",
     )

@@ -85,7 +85,7 @@ def separated(
 
     Args:
         run: the step once more, as this network.
-        player: which answers, and kept what it answered.
+        player: which stands in for the network, and kept what it put out.
         scalars: the numbers that came back, by network.
         structures: of each call.
         modules: whose backward hooks are for the user's own backward pass.

@@ -74,10 +74,10 @@ class Player:
         self._original = run.module.forward
         self._inside = False
         self._asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-        self._answered: tuple[Any, dict[str, Any] | None] | None = None
+        self._put_out: tuple[Any, dict[str, Any] | None] | None = None
 
     @contextmanager
-    def answering(self, operator: Operator) -> Iterator[None]:
+    def standing_in(self, operator: Operator) -> Iterator[None]:
         """A context in which the network, with all hooks that its user put on it, is this average of ``h_g``."""
         self._operator, self._place = operator, 0
         seen: set[int] = set()
@@ -104,12 +104,12 @@ class Player:
 
     def _after_hooks(self, module: nn.Module, args: tuple[Any, ...], changed: Any) -> Any:
         del args
-        if module is not self.module or self._inside or self._answered is None:
+        if module is not self.module or self._inside or self._put_out is None:
             return changed
-        (answer, contents), self._answered = self._answered, None
+        (output, contents), self._put_out = self._put_out, None
         if contents is not None:
-            refill(answer, contents)
-        return answer
+            refill(output, contents)
+        return output
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """In the place of the network's ``forward``; the network's own, where the orbit itself is evaluated."""
@@ -118,11 +118,11 @@ class Player:
         (args, kwargs), self._asked = self._asked or (args, kwargs), None
         self._inside = True
         try:
-            answer = self._substitute(args, kwargs)
+            output = self._substitute(args, kwargs)
         finally:
             self._inside = False
-        self._answered = answer, dict(answer) if isinstance(answer, dict) else None
-        return answer
+        self._put_out = output, dict(output) if isinstance(output, dict) else None
+        return output
 
     def _substitute(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         place, self._place = self._place, self._place + 1
@@ -132,7 +132,7 @@ class Player:
         call, known = self.live.keep(args, kwargs), {}
         again = call.differentiated & one.call.differentiated
         forward = transforming()  # then what a call is moved along counts, whether or not it rotates
-        by_input = bool(again) if forward else torch.is_grad_enabled() and bool(again & self._turning())
+        by_input = bool(again) if forward else torch.is_grad_enabled() and bool(again & self._rotating())
         attached = by_input or (self.graph and torch.is_grad_enabled())
         if attached and (by_input or call.differentiated):
             # The step may differentiate its own input (forces as a gradient of the energy): the output hangs on it.
@@ -155,7 +155,7 @@ class Player:
                 self.rotated |= bool(rotations_of_calls(self.module, self.live.network))
                 start.restore()
                 return self.live.network(*args, **kwargs)
-            return self._answer(self.live.dicts(args, kwargs), one, self._own(one, place), {}, attached=False)
+            return self._written(self.live.dicts(args, kwargs), one, self._own(one, place), {}, attached=False)
         values = self.averages.of(self._operator, call, known, start, own, attached=attached)
         others = self._others[place] if not beyond and known is self._known[place] else {}
         if self.graph and torch.is_grad_enabled():
@@ -165,7 +165,7 @@ class Player:
             self.kept.setdefault(self._operator, []).append(values)
         if one.after is not None and not beyond:
             one.after.restore()
-        return self._answer(self.live.dicts(args, kwargs), one, values, others, attached)
+        return self._written(self.live.dicts(args, kwargs), one, values, others, attached)
 
     def _own(self, one: Recorded, place: int) -> dict[str, Tensor]:
         """What the network put out in the ordinary run; the random state goes on as it did there."""
@@ -192,10 +192,10 @@ class Player:
             self.strayed += [_differ(a, b) for a, b in pairs]
         return place == 0
 
-    def _turning(self) -> set[str]:
+    def _rotating(self) -> set[str]:
         return {name for name, rep in self.live.known_schema.inputs.items() if rep.event_shape}
 
-    def _answer(
+    def _written(
         self,
         own: list[dict[str, Any]],
         one: Recorded,

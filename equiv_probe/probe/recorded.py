@@ -49,7 +49,7 @@ class Recorded:
     left: tuple[dict[str, Any], ...] = ()
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
-    def answered(self, raw: Any) -> None:
+    def put_out(self, raw: Any) -> None:
         """Keep the output, and what the caller's dicts hold now."""
         self.after = RandomState.now(generator for generator, _ in self.before.own)
         self.left = tuple(dict(given) for given, _ in self.call.dicts)

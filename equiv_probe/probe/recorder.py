@@ -65,7 +65,7 @@ class Recorder:
 
     def listen(self) -> None:
         """Put a hook behind all others on the network: what they make of its output counts."""
-        hook = Hook(self._answered, wanted=False)
+        hook = Hook(self._heard_output, wanted=False)
         hook.evaluates = False
         self._last = self._parts.model.register_forward_hook(hook)
 
@@ -75,10 +75,10 @@ class Recorder:
             self._last.remove()
         self._last = None
 
-    def _answered(self, module: nn.Module, args: tuple[Any, ...], raw: Any) -> None:
+    def _heard_output(self, module: nn.Module, args: tuple[Any, ...], raw: Any) -> None:
         del args
         if module is self._parts.model and not measuring() and self._calls and self.records_here:
-            self._calls[-1].answered(raw)
+            self._calls[-1].put_out(raw)
 
     def stop(self) -> None:
         """Forget a recording that was broken off."""

@@ -3,7 +3,7 @@ r"""Replay: the user's own step, run again with other predictions in the place o
 The step ``ℓ`` is a function of the network ``f``, which it may call any number of times. It is run with ``h_g``, with
 the mean ``m̄`` over the plan, and with the means ``m̄₋r`` that leave out a replicate, each as a *network*: whatever the
 step asks, it is given that network's value at what is asked then. So a call that depends on an earlier,
-substituted answer (self-conditioning) is evaluated anew, one that does not is looked up. The scalars that come back are
+substituted output (self-conditioning) is evaluated anew, one that does not is looked up. The scalars that come back are
 ``ℓ(h_{ri})``, ``ℓ(m̄)`` and ``ℓ(m̄₋r)``, which :func:`equiv_probe.estimation.jackknife.jackknife` decomposes.
 """
 
@@ -136,7 +136,7 @@ def replay_step(
     player.keeps = split
 
     def again(operator: Operator) -> Any:
-        with player.answering(operator):
+        with player.standing_in(operator):
             return run.step()
 
     of_structures: dict[str, Losses] = {}

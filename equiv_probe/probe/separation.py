@@ -5,9 +5,9 @@ A weighted squared error of the network's output p, whatever its weights, masks 
     L = c + Σ_e w_e (p_e − y_e)²,    g_e = ∂L/∂p_e = 2 w_e (p_e − y_e),    H_e = (∂²L/∂p² · 1)_e = 2 w_e,
 
 says by its gradient and one Hessian-vector product with ones what its weights and labels are: ``y_e = p_e − g_e/H_e``.
-Then ``½ H_e (p_e − y_e)²`` is the loss of element e for any answer p, and structures are sums of elements. What is left
+Then ``½ H_e (p_e − y_e)²`` is the loss of element e for any output p, and structures are sums of elements. What is left
 of L there is c: a constant, a prior, a divergence that does not depend on the network's output. That it *is*
-such a loss is not assumed: the losses that a step returned for other answers, which no part of this was made from, must
+such a loss is not assumed: the losses that a step returned for other outputs, which no part of this was made from, must
 come out.
 """
 
@@ -51,11 +51,11 @@ class SquaredError:
     labels: tuple[dict[str, Tensor], ...]
     convex: Tensor
 
-    def losses(self, answers: Sequence[Mapping[str, Tensor]], owners: Owners) -> Tensor:
-        """The losses of all structures of all calls, ``(ΣU,)``, for these answers."""
+    def losses(self, outputs: Sequence[Mapping[str, Tensor]], owners: Owners) -> Tensor:
+        """The losses of all structures of all calls, ``(ΣU,)``, for these outputs."""
 
         def of(call: int, name: str, h: Tensor) -> Tensor:
-            gap = wide(answers[call][name]) - self.labels[call][name]
+            gap = wide(outputs[call][name]) - self.labels[call][name]
             return torch.where(h > 0, h * gap.square() / 2, 0.0)
 
         return torch.cat(self._summed(of, owners))
@@ -79,17 +79,17 @@ class SquaredError:
         return found
 
 
-def read_off(loss: Tensor, answers: Sequence[Mapping[str, Tensor]]) -> SquaredError:
-    """The weights and labels that a loss must have if it is a weighted squared error of the answers.
+def read_off(loss: Tensor, outputs: Sequence[Mapping[str, Tensor]]) -> SquaredError:
+    """The weights and labels that a loss must have if it is a weighted squared error of the outputs.
 
     Args:
         loss: one number, with its graph.
-        answers: of the network, leaves of that graph.
+        outputs: of the network, leaves of that graph.
 
     Raises:
         RuntimeError: the loss cannot be differentiated twice.
     """
-    leaves = [value for one in answers for value in one.values()]
+    leaves = [value for one in outputs for value in one.values()]
     # A mean has gradients of one over its size, which half precision cannot hold: as if it were a sum.
     scale = float(min(sum(value.numel() for value in leaves), 2**12))
     seed = torch.full_like(loss, scale)
@@ -98,7 +98,7 @@ def read_off(loss: Tensor, answers: Sequence[Mapping[str, Tensor]]) -> SquaredEr
     second = torch.autograd.grad(on, leaves, allow_unused=True, retain_graph=True) if on else [None] * len(leaves)
     curvature, labels, wrong = [], [], []
     rest = iter(zip(leaves, first, second, strict=True))
-    for one in answers:
+    for one in outputs:
         of_call: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         for name in one:
             p, g, h = (None if value is None else wide(value.detach()) for value in next(rest))
@@ -152,21 +152,21 @@ def agrees(
     return ((found + constant - wanted).abs() <= allowed).all()  # NaN agrees with nothing
 
 
-def owners_of(answers: Sequence[Mapping[str, Tensor]], structures: Sequence[Structures]) -> Owners:
-    """Which structure every entry of the first axis of every answer belongs to.
+def owners_of(outputs: Sequence[Mapping[str, Tensor]], structures: Sequence[Structures]) -> Owners:
+    """Which structure every entry of the first axis of every output belongs to.
 
     Raises:
-        EquivProbeError: an answer that is neither by node nor by structure.
+        EquivProbeError: an output that is neither by node nor by structure.
     """
     found = []
-    for one, batch in zip(answers, structures, strict=True):
+    for one, batch in zip(outputs, structures, strict=True):
         index = {}
         for name, value in one.items():
             rows, reduction = (len(value) if value.ndim else 1), reduction_of(batch, value, name)
             owner, count = reduction.index(rows, value.device)
             if count != batch.count:
                 raise EquivProbeError(
-                    f"an answer {name!r} of shape {tuple(value.shape)} to a batch of {batch.count} structures",
+                    f"an output {name!r} of shape {tuple(value.shape)} to a batch of {batch.count} structures",
                     "a first axis of structures or nodes",
                 )
             index[name] = owner, count

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from equiv_probe_ase.averaging.twirled_calculator import TwirledCalculator
     from equiv_probe_ase.calculators.by_name import make_calculator
     from equiv_probe_ase.diagnosis.diagnose import diagnose
+    from equiv_probe_ase.diagnosis.trace import trace
     from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
 
-__all__ = ["SymmetryMonitor", "TwirledCalculator", "audit", "diagnose", "make_calculator"]
+__all__ = ["SymmetryMonitor", "TwirledCalculator", "audit", "diagnose", "make_calculator", "trace"]
 
 # The command line and the probe load this package to learn of the plugin, with or without its framework.
 if not TYPE_CHECKING:
@@ -32,6 +33,7 @@ if not TYPE_CHECKING:
             "averaging.twirled_calculator": ("TwirledCalculator",),
             "calculators.by_name": ("make_calculator",),
             "diagnosis.diagnose": ("diagnose",),
+            "diagnosis.trace": ("trace",),
             "dynamics.monitor": ("SymmetryMonitor",),
         },
     )

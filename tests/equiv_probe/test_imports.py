@@ -42,7 +42,8 @@ def command(*arguments: str) -> str:
 
 def test_nothing_is_imported_before_it_is_used() -> None:
     step = "probe.running.add('train', 'x', *torch.ones(3, 4))"
-    package, error, schema, rotations, orbit, probe, measured = loaded_by(
+    metric = "import equiv_probe.estimation.metric"
+    package, error, schema, rotations, orbit, probe, measured, used = loaded_by(
         "import equiv_probe as ep",
         "ep.EquivProbeError, dir(ep)",
         "ep.vector, ep.grid(), ep.Schema, ep.RotationPlan('haar')",
@@ -50,11 +51,12 @@ def test_nothing_is_imported_before_it_is_used() -> None:
         "ep.twirl, ep.decompose, ep.Twirled, ep.augment",
         "ep.Probe",
         f"import torch; probe = ep.Probe(torch.nn.Linear(3, 3)); {step}",
+        metric,
     )
     assert package == error == set()
     assert schema == rotations == orbit == {"torch", "numpy"}, "NumPy comes with torch"
-    assert probe <= {"torch", "numpy", "rich"}
-    assert measured >= {"torch", "torchmetrics"}, "negative control: what is used is found"
+    assert probe <= measured <= {"torch", "numpy", "rich"}
+    assert used >= {"torch", "torchmetrics"}, "negative control: what is used is found"
 
 
 @pytest.mark.parametrize(

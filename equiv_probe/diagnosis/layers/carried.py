@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.concat import concat
 from equiv_probe.representations.grids import Grid, grid
-from equiv_probe.representations.representation import point, scalar, vector
+from equiv_probe.representations.representation import point, scalar, tensor, vector, voigt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.representations.representation import Representation
 
+VOIGT = ("xx yy zz yz xz xy", "xx yy zz xy yz xz")
+"""Orders of six components that are in use."""
 HIGHEST = 3
 """Angular degree up to which layouts are looked for; what a module declares may go further."""
 _CYCLED = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
@@ -35,7 +38,7 @@ class Carried:
         center: of rotation, for points.
         named: how it is called, if not as the representation.
         unordered: whether rows come in another order at each orientation, as edges of some neighbour lists do: only
-            the sorted entries of each column, or norms of vectors, are compared then.
+            the sorted entries of each column, or norms of rows, are compared then.
     """
 
     rep: Representation
@@ -104,6 +107,10 @@ def simple_candidates(shape: torch.Size, center: Any, *, grids: bool) -> list[Ca
             found.append(Carried(point, center=center))
     if len(shape) >= 3 and shape[-2] == 3:
         found.append(Carried(vector, -2))
+    if shape[-2:] == (3, 3):
+        found.append(Carried(tensor(2)))
+    if shape[-1:] == (6,):
+        found += [Carried(voigt(order)) for order in VOIGT]
     return found
 
 
@@ -116,8 +123,8 @@ def without_order(shape: torch.Size) -> list[Carried]:
     """What an activation could be if the order of its rows depends on the orientation."""
     if not shape or shape[0] < 2:
         return []
-    vectors = [Carried(vector, unordered=True)] if shape[-1] == 3 and len(shape) > 1 else []
-    return [Carried(scalar, named=INVARIANT, unordered=True), *vectors]
+    rows = Carried(vector, unordered=True, named="vector" if shape[-1] == 3 else "rows of equal norm")
+    return [Carried(scalar, named=INVARIANT, unordered=True), *([rows] if len(shape) > 1 else [])]
 
 
 def from_degrees(degrees: list[int], axis: int, *, cycled: bool) -> Carried:
@@ -126,12 +133,16 @@ def from_degrees(degrees: list[int], axis: int, *, cycled: bool) -> Carried:
     words = " + ".join(f"{count} × l={degree}" for count, degree in runs)
     if {degree for _, degree in runs} == {0}:
         return SCALAR
-    if max(degree for _, degree in runs) < 2:
-        parts: list[Any] = [(count, vector if degree else scalar) for count, degree in runs]
-        return Carried(concat(*parts), axis, cycled, named=words)
+    return Carried(concat(*((count, _block(degree)) for count, degree in runs)), axis, cycled, named=words)
+
+
+def _block(degree: int) -> Representation:
+    """One irreducible block; beyond vectors e3nn is needed."""
+    if degree < 2:
+        return vector if degree else scalar
     from equiv_probe.representations.irreps import irreps
 
-    return Carried(irreps("+".join(f"{count}x{degree}e" for count, degree in runs)), axis, cycled, named=words)
+    return irreps(f"1x{degree}e")
 
 
 def highest_degree() -> int:
@@ -146,7 +157,7 @@ def declared(module: Any, shape: torch.Size) -> Carried | None:
         return None
     from equiv_probe.representations.irreps import irreps as made
 
-    try:
-        return Carried(made(str(irreps)), named=str(irreps))
-    except (ValueError, TypeError, AssertionError):
+    try:  # block by block: one matrix of all would be as large as the activation is wide, squared
+        return Carried(concat(*((count, made(f"1x{one}")) for count, one in irreps if count)), named=str(irreps))
+    except (ValueError, TypeError, AssertionError, EquivProbeError):
         return None

@@ -25,8 +25,10 @@ MUCH_BETTER = 0.25
 """Likewise one that was put together from blocks, of which there are many."""
 LINEAR = 0.3
 """Relative error above which no representation is said to explain an orbit."""
-WIDEST = 1024
+WIDEST = 4096
 """Columns up to which layouts are looked for."""
+WIDEST_FIT = 512
+"""Columns up to which matrices are fitted."""
 FITS = 4
 """Group elements for which ρ is fitted."""
 
@@ -130,7 +132,7 @@ def fitted(values: Tensor, rotations: Tensor) -> Fitted | None:
     for axis in (-1, -2):
         rows = values.movedim(axis, -1).flatten(1, -2).double()
         columns = rows.shape[-1]
-        if not 2 <= columns <= WIDEST or not pairings:
+        if not 2 <= columns <= WIDEST_FIT or not pairings:
             continue
         left = whole = 0.0
         rank, seen = 0, 0

@@ -24,9 +24,9 @@ from equiv_probe.diagnosis.layers.measuring import Discrete, Moments, Samples, T
 from equiv_probe.diagnosis.layers.sites import Discovery
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR
+from equiv_probe.orbit.rounding import perturbed
 from equiv_probe.progress import progress as progress_bar
 from equiv_probe.representations.representation import point
-from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.grid_plans import exact_grids, fitting_plan
 
@@ -49,7 +49,8 @@ EQUIVARIANT = 0.999
 """Part that fitted matrices must explain of an activation to count as a representation that nobody thought of."""
 DISORDER = 1e-4
 """Part of the squared error that is left where only the order of rows depends on the orientation."""
-TRIPS = 2
+TRIPS = 3
+"""Evaluations for the floor."""
 
 
 class TracedModel:
@@ -133,12 +134,13 @@ class TracedModel:
         here = self.run(own, self.rotated.rotated(None))
         squares: dict[int, list[float]] = {}
         outputs: dict[str, list[float]] = {}
-        for trip in haar(TRIPS, torch.Generator().manual_seed(self.seed + 1)):
-            if self.has_grids:
-                break  # exact: there and back is the same grid
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        for _ in range(TRIPS):
             there = Samples(self.sites, len(self.rotations))
+            # Rotated there and back some inputs are the same to the last bit; these differ in all last digits.
+            copies = {name: self._rounded(value, generator) for name, value in self.rotated.rotated(None).items()}
             try:
-                found = self.run(there, self.rotated.rotated(trip[None], back_again=True))
+                found = self.run(there, copies)
             except (Exception, SystemExit):  # it is said of the rotations
                 continue
             for key in own.taken.keys() & there.taken.keys():
@@ -148,6 +150,12 @@ class TracedModel:
         for site in self.sites:
             site.floor = math.sqrt(max(squares.get(id(site), [0.0])))
         self.floors = {name: math.sqrt(max(outputs.get(name, [0.0]))) for name in here}
+
+    def _rounded(self, value: Tensor, generator: torch.Generator) -> Tensor:
+        """An input with other last digits, of the model's precision."""
+        if not value.is_floating_point():
+            return value
+        return perturbed(value.to(self.precision), generator).to(value.dtype)
 
     def _candidates(self, site: Site) -> list[Carried]:
         center = None
@@ -215,11 +223,20 @@ class TracedModel:
             if id(site) not in candidates or not (left := moments.excess(site)):
                 continue
             best = min(range(len(left)), key=lambda place: left[place])
-            if self.is_broken(site) and left[best] < DISORDER * left[0]:
+            disordered = candidates[id(site)][best].is_scalar or self._may_be_disordered(site)
+            if self.is_broken(site) and left[best] < DISORDER * left[0] and disordered:
                 site.carried, site.mean = candidates[id(site)][best], None
                 site.error, site.how = math.sqrt(max(0.0, left[best])), "inferred"
             else:
                 site.mean, site.error = moments.means[id(site)][0], math.sqrt(max(0.0, left[0]))
+
+    def _may_be_disordered(self, site: Site) -> bool:
+        """Whether rows of equal norm may be in another order: norms in place change, or a list of indices does."""
+        if any(one.changes or one.reordered for one in self.sites):
+            return True
+        samples = self._stacked(site)
+        norms = samples.norm(dim=-1) if samples is not None else torch.zeros(2, 1)
+        return float(norms.var(0).mean()) > DISORDER * float(norms.square().mean())
 
     def _with_layouts(
         self, site: Site, samples: Tensor, best: tuple[Carried, float], rounding: float

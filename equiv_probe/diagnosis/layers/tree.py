@@ -64,7 +64,7 @@ def tree_blocks(layers: Sequence[Layer], output: str) -> list[Block]:
     adding = [one for place, one in enumerate(layers) if place in set(shown) and math.isfinite(one.adds)]
     if not any(abs(one.adds) > 0 for one in adding):
         return [table, how] if layers else [Paragraph("No submodule was called.")]
-    text = "; ".join(f"{one.label}: {100 * one.adds:.3g} %" for one in adding[:12])
+    text = "; ".join(f"{one.label}: {100 * one.adds:.3g} %" for one in adding if abs(one.adds) > NEXT_TO_NOTHING)
     height = max(1.6, 0.2 * len(adding) + 0.8)
     drawn = Figure("What each call adds", lambda ax: draw(adding, ax), text, height=min(height, 9.0), on=PAGE)
     return [table, how, drawn]

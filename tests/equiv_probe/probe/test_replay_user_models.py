@@ -139,7 +139,7 @@ def test_nested_outputs_are_read_and_given_back_in_their_own_form() -> None:
 @pytest.mark.parametrize("form", [lambda f: {"out": [f]}, lambda f: None])
 def test_an_answer_without_tensors_is_an_error_that_says_so(form: Any) -> None:
     model, (pos, _) = Answering(form), data()
-    with ep.Probe(model, every=1), pytest.raises(ep.EquivProbeError, match="an answer without tensors"):
+    with ep.Probe(model, every=1), pytest.raises(ep.EquivProbeError, match="an output without tensors"):
         model(pos)
 
 
