@@ -104,7 +104,7 @@ def test_a_list_with_an_object_for_each_structure_is_a_batch_of_rotations_of_the
 
 @pytest.mark.parametrize("graphs", [1, 2])
 def test_the_stress_of_a_batch_of_one_graph_has_no_axis_of_structures(graphs: int) -> None:
-    """``D xᵀx`` of each graph; of a single one ``(3, 3)``, as matgl has it, which rotates with that graph's rotation."""
+    """``D xᵀx`` of each graph; of a single one ``(3, 3)``, as matgl has it: it rotates as that graph does."""
 
     class Stressed(nn.Module):
         def forward(self, pos: Tensor, batch: Tensor) -> dict[str, Tensor]:
