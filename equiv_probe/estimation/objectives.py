@@ -93,7 +93,8 @@ def labelled(targets: Mapping[str, str], loss: AnyLoss | Mapping[str, AnyLoss] =
                 raise EquivProbeError(
                     f"targets={{{name!r}: {key!r}}}, outputs {sorted(outputs)} and inputs {sorted(inputs)}",
                     "an output, and a tensor that came with the call",
-                    'targets={"<output>": "<input>"}',
+                    'targets={"<output>": "<input>"}; a loss of labels that the network is not given (classes, or any '
+                    "other loss) is decomposed as it is by loss = probe.step(lambda: loss_fn(model(x), labels))",
                 )
             value = outputs[name]
             if target.shape != value.shape and target.numel() == value.numel():
@@ -124,6 +125,8 @@ def reduction_of(structures: Structures, value: Tensor, name: str = "", rep: Rep
         return Reduction("leading", counted=counted)
     if structures.layout == "index":
         owner = structures.owner(value, name)
+        if rep is not None and structures.is_of_the_only_one(rep, value):
+            owner = torch.zeros(len(value), dtype=torch.long, device=value.device)
         if owner is None:
             owner = torch.arange(len(value), device=value.device)
         return Reduction(owner, count=structures.count)

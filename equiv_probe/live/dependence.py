@@ -30,8 +30,8 @@ ROUNDING = 2e3
 """Spacings of numbers, relative to the largest output, that the values of other structures may change by rounding."""
 
 
-def blind_outputs(live: LiveOrbit, call: Call, start: RandomState, rotations: Tensor) -> list[str]:
-    """Outputs that are the same, bit for bit, at rotated inputs and at displaced ones.
+def blind_outputs(live: LiveOrbit, call: Call, start: RandomState, rotations: Tensor) -> dict[str, bool]:
+    """Outputs that are the same, bit for bit, at rotated inputs and at displaced ones, and whether they are all zero.
 
     Args:
         live: how the network is evaluated, in the mode it is in.
@@ -53,7 +53,7 @@ def blind_outputs(live: LiveOrbit, call: Call, start: RandomState, rotations: Te
                 break
             found = _outputs(live, call, changed, start)
             blind = [name for name in blind if found[name].shape == own[name].shape and _equal(found[name], own[name])]
-    return blind
+    return {name: not own[name].any() for name in blind}
 
 
 def coupled_outputs(live: LiveOrbit, call: Call, start: RandomState) -> dict[str, float]:

@@ -107,7 +107,7 @@ class Structures:
             )
         return per_structure[: len(value)]
 
-    def _is_of_the_only_one(self, rep: Representation, value: Tensor) -> bool:
+    def is_of_the_only_one(self, rep: Representation, value: Tensor) -> bool:
         """Whether a value has no axis of structures, as the stress ``(3, 3)`` of a batch of one graph."""
         may_be_one = self.layout == "index" or self.count == 1
         return may_be_one and not rep.is_whole and 0 < value.ndim == len(rep.event_shape)
@@ -118,7 +118,7 @@ class Structures:
             return values
         if rotations.ndim == 3:
             own = rotations
-        elif self.layout == "one" or self._is_of_the_only_one(rep, values[0]):
+        elif self.layout == "one" or self.is_of_the_only_one(rep, values[0]):
             own = rotations[:, 0]
         elif rep.is_whole:
             if self.layout == "leading" and values.shape[1] != self.count:

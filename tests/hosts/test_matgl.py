@@ -80,3 +80,14 @@ def test_potential_training(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     agree(measured(probe, "1"), expected)
     expected = variance(lambda g: g.T @ call(g)[2].reshape(-1, 3, 3) @ g, torch.float32)
     agree(measured(probe, "stress"), expected)
+    assert not [one for one in probe.controls if one.failed], "matgl's fourth output is a zero, unless it is asked for"
+
+    only, cell = type(graph).from_data_list([graph.get_example(0)]), lattice[:1]
+
+    def single(g: Any) -> Any:
+        return potential(g=copy.deepcopy(only), lat=cell @ g.T, state_attr=state[:1], l_g=None)
+
+    assert single(torch.eye(3))[2].shape == (3, 3), "a stress without an axis of crystals"
+    with ep.Probe(potential, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
+        single(torch.eye(3))
+    agree(measured(probe, "stress"), variance(lambda g: g.T @ single(g)[2] @ g, torch.float32))

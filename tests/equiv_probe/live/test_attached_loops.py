@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -99,6 +100,40 @@ def test_a_list_with_an_object_for_each_structure_is_a_batch_of_rotations_of_the
     means = [expected(one.pos) for one in given]
     found = probe.compute(window=False)["equiv/train/f/L_equiv"]
     assert min(means) <= found <= max(means)
+
+
+@pytest.mark.parametrize("graphs", [1, 2])
+def test_the_stress_of_a_batch_of_one_graph_has_no_axis_of_structures(graphs: int) -> None:
+    """``D xᵀx`` of each graph; of a single one ``(3, 3)``, as matgl has it: it rotates as that graph does."""
+
+    class Stressed(nn.Module):
+        def forward(self, pos: Tensor, batch: Tensor) -> dict[str, Tensor]:
+            centred = [x - x.mean(0) for x in (pos[batch == k] for k in range(graphs))]
+            stress = torch.stack([MATRIX @ x.T @ x for x in centred])
+            return {"energy": stress.diagonal(dim1=1, dim2=2).sum(-1), "stress": stress[0] if graphs == 1 else stress}
+
+    pos, batch = positions(4 * graphs), torch.arange(4 * graphs) // 4
+    with ep.Probe(Stressed().eval(), plan=PLAN, full=1) as probe:
+        probe.model(pos, batch)
+    each = []
+    for x in (pos[batch == k] - pos[batch == k].mean(0) for k in range(graphs)):
+        group = torch.tensor(Rotation.create_group("I").as_matrix())
+        each.append((group.mT @ MATRIX @ group @ x.T @ x).var(0, correction=0).mean())
+    found = probe.compute(window=False)["equiv/val/stress/L_equiv"]
+    assert found == pytest.approx(float(torch.stack(each).mean()), rel=1e-9)
+    assert found > 0.01
+
+
+def test_labels_that_the_network_is_not_given_point_to_the_step() -> None:
+    class Classes(nn.Module):
+        def forward(self, pos: Tensor) -> dict[str, Tensor]:
+            return {"logits": pos.norm(dim=-1)}
+
+    with (
+        ep.Probe(Classes(), every=1, targets={"logits": "labels"}) as probe,
+        pytest.raises(ep.EquivProbeError, match=r"probe\.step\(lambda: loss_fn"),
+    ):
+        probe.model(positions(3, 4))
 
 
 def test_a_network_that_is_called_by_another_method() -> None:

@@ -247,6 +247,23 @@ def test_outputs_that_do_not_depend_on_the_rotated_inputs(how: str, blind: int, 
         assert not any("do not depend" in note for note in report.notes), "in one place alone"
 
 
+@pytest.mark.parametrize("both", [False, True])
+def test_an_output_of_nothing_but_zeros_is_no_failure_beside_one_that_changes(both: bool) -> None:
+    """As a Hessian that nobody asked for; where all outputs are zero, nothing sees the rotation."""
+
+    class Padded(nn.Module):
+        def forward(self, pos: Tensor) -> dict[str, Tensor]:
+            forces = pos - pos.mean(1, keepdim=True)
+            return {"forces": 0 * forces.abs() if both else forces, "hessian": torch.zeros(1).to(pos)}
+
+    schema = ep.Schema({"pos": ep.point}, {"forces": ep.vector, "hessian": ep.fixed})
+    with ep.Probe(Padded(), schema, every=1) as probe:
+        probe.model(data())
+    assert failed(probe) == ["sees the rotation"] * both
+    said = [one.sentence for one in probe.controls if one.name == "sees the rotation" and one.passed is None]
+    assert both or "hessian" in said[0]
+
+
 def test_an_invariant_network_that_is_exact_sees_the_rotation() -> None:
     """Bit for bit the same at the rotations of a cube, and yet no blind one: a displacement moves it."""
 
