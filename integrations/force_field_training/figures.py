@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from equiv_probe.report.axes import value_of
+from equiv_probe.report.formatting import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def landscape(found: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str
     given = {max(int(step), 1): one["gradients"] for step, one in found.items() if "gradients" in one}
     for name, colour in colours.items():
         values, errors = (
-            [value_of(one[f"norm_{name}{suffix}"]) for one in given.values()] for suffix in ("", "_stderr")
+            [finite(one[f"norm_{name}{suffix}"]) for one in given.values()] for suffix in ("", "_stderr")
         )
         lengths.errorbar(list(given), values, errors, color=colour, marker="o", label=f"‖∇L_{name}‖, eV²/Å²")
     steps = [max(row["step"], 1) for row in rows]
@@ -75,7 +75,7 @@ def landscape(found: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str
     bent = {max(int(step), 1): one["curvature"] for step, one in found.items() if "curvature" in one}
     for kind, style in (("mass-0.99", "o-"), ("weighted", "s--"), ("median", "^:")):
         for name, colour in colours.items():
-            values = [value_of(one[name]["condition"][kind]["value"]) for one in bent.values()]
+            values = [finite(one[name]["condition"][kind]["value"]) for one in bent.values()]
             numbers.plot(list(bent), values, style, color=colour, label=f"L_{name}, {kind}")
     for k, (step, one) in enumerate((step, one["line"]) for step, one in found.items() if "line" in one):
         ahead = [(t, j) for j, t in enumerate(one["t"]) if t > 0]
