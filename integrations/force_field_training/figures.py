@@ -66,9 +66,7 @@ def landscape(found: Mapping[str, Mapping[str, Any]], rows: Sequence[Mapping[str
     colours = {"mean": "C0", "equiv": "C1"}
     given = {max(int(step), 1): one["gradients"] for step, one in found.items() if "gradients" in one}
     for name, colour in colours.items():
-        values, errors = (
-            [finite(one[f"norm_{name}{suffix}"]) for one in given.values()] for suffix in ("", "_stderr")
-        )
+        values, errors = ([finite(one[f"norm_{name}{suffix}"]) for one in given.values()] for suffix in ("", "_stderr"))
         lengths.errorbar(list(given), values, errors, color=colour, marker="o", label=f"‖∇L_{name}‖, eV²/Å²")
     steps = [max(row["step"], 1) for row in rows]
     lengths.plot(steps, [row["share"] for row in rows], "k.:", label="share")

@@ -40,6 +40,7 @@ def command(*arguments: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_before_it_is_used() -> None:
     step = "probe.running.add('train', 'x', *torch.ones(3, 4))"
     metric = "import equiv_probe.estimation.metric"
@@ -59,6 +60,7 @@ def test_nothing_is_imported_before_it_is_used() -> None:
     assert used >= {"torch", "torchmetrics"}, "negative control: what is used is found"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "expected"),
     [

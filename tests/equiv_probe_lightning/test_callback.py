@@ -187,6 +187,7 @@ def test_manual_optimization_is_measured_without_labels_and_trains_once(tmp_path
     assert callback.probe.schedules["step", "train"].step == 7, "the first of eight batches shows the network"
 
 
+@pytest.mark.slow
 def test_short_epochs_sanity_checks_and_fast_dev_run(tmp_path: Path) -> None:
     callback = EquivarianceCallback(light=EXACT, plan="klein", full=10, cost=None)
     module = LinearModule()
@@ -199,12 +200,14 @@ def test_short_epochs_sanity_checks_and_fast_dev_run(tmp_path: Path) -> None:
     assert {name.split("/")[1] for name in everything(quick)} == {"train", "val"}
 
 
+@pytest.mark.slow
 def test_one_measurement_in_every_epoch(tmp_path: Path) -> None:
     callback = EquivarianceCallback(every="epoch", light=EXACT)
     trainer(tmp_path, [callback], max_epochs=3).fit(LinearModule(), loader())
     assert [entry["step"] for entry in callback.logbook.history] == [1, 9, 17]
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_and_several_losses(tmp_path: Path) -> None:
     class Terms(LinearModule):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -67,6 +67,7 @@ def test_the_last_validation_is_foreseen(
     assert seen.flags == [False] * (validations - 1) + [True]
 
 
+@pytest.mark.slow
 def test_where_there_is_no_room_the_last_validation_is_measured_and_no_other(tmp_path: Path) -> None:
     """By few rotations of one batch, whose rotations give the error bar."""
     target = tmp_path / "report.json"
@@ -83,6 +84,7 @@ def test_where_there_is_no_room_the_last_validation_is_measured_and_no_other(tmp
     assert alone.startswith("val/loss was measured on one batch alone")
 
 
+@pytest.mark.slow
 def test_without_a_limit_every_epoch_is_measured(tmp_path: Path) -> None:
     target = tmp_path / "report.json"
     callback = EquivarianceCallback(every=1, cost=None, full=1, report=str(target), verbose=False)

@@ -100,6 +100,7 @@ def trained(kind: type[LinearModule], path: Path, callbacks: list[Any]) -> dict[
     return {**module.state_dict(), "random state": torch.get_rng_state()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_that_did_not_ask_goes_on_bit_for_bit(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind, options = CASES[case]
@@ -141,6 +142,7 @@ def test_what_fails_later_is_listed_and_ends_nothing(tmp_path: Path) -> None:
     assert any("equiv_probe measured nothing: UndeclaredError: found outputs['what']" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ["1", ""])
 def test_the_variable_says_who_reads_it_where_nobody_does(asked: str, tmp_path: Path) -> None:
     """As torch finds it when the package is installed: a loop of one's own, with workers that say nothing."""

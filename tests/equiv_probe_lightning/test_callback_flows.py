@@ -141,6 +141,7 @@ def test_the_users_own_loss_is_the_closed_form(kind: str, predicts: str, tmp_pat
     assert 0.01 < found["equiv/train/loss/share"] < 0.9
 
 
+@pytest.mark.slow
 def test_places_declared_as_vectors_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative controls: an output that moves with the centre, rotated about the origin; and no rotating at all."""
     module, found = fitted("dense", "data", tmp_path)

@@ -63,6 +63,7 @@ def test_training_is_bit_identical(workers: int, tmp_path: Path, capsys: pytest.
     assert {"equiv/train/loss/share", "equiv/val/loss/share"} <= set(callback.probe.compute())
 
 
+@pytest.mark.slow
 def test_a_replay_that_is_not_isolated_would_be_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: batches that are not copied are written to by every further run of the step."""
     without = train(tmp_path / "without", [], epochs=2)

@@ -23,6 +23,7 @@ def probed(path: Path, **kwargs: Any) -> EquivarianceCallback:
     return EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, cost=None, report=str(path), **kwargs)
 
 
+@pytest.mark.slow
 def test_it_speaks_by_lightnings_logger(tmp_path: Path) -> None:
     def said(**kwargs: Any) -> list[str]:
         with heard() as lines:
@@ -37,6 +38,7 @@ def test_it_speaks_by_lightnings_logger(tmp_path: Path) -> None:
     assert said(verbose=False) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [False, True])
 def test_the_shares_are_lines_where_there_is_no_terminal(
     terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -42,6 +42,7 @@ class Loaders(LinearModule):
         return {"loss": (1 + dataloader_idx) * self.loss(batch)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("dataloader_idx_0", "dataloader_idx_1"), ("md", "qm")])
 def test_every_loader_is_a_row(names: tuple[str, str], tmp_path: Path) -> None:
     loaders = [loader(count=24), loader(count=32, seed=3)]
@@ -102,6 +103,7 @@ def test_outputs_are_called_what_the_fields_of_a_namedtuple_are(tmp_path: Path) 
     assert found["val/forces"].verdict == "broken"
 
 
+@pytest.mark.slow
 def test_errors_that_are_logged_beside_a_loss_are_losses_too(tmp_path: Path) -> None:
     """As matgl logs them; against a sum over 4000 Haar rotations, to its own error of sampling."""
 
@@ -132,6 +134,7 @@ def test_names_of_losses() -> None:
     assert set(losses_of(None, logged)) == {"Energy_MAE", "Total_Loss"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "kept"), [(1.0, False), (1.001, True)])
 def test_one_loss_under_two_names_is_one_row(factor: float, kept: bool, tmp_path: Path) -> None:
     """As NequIP logs its ``weighted_sum``; negative control: one that is nearly the same is another."""
@@ -206,6 +209,7 @@ def verdicts(net: nn.Module, precision: Any, path: Path) -> tuple[dict[str, Meas
     return rows(callback), callback.probe.report().notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
 def test_rounding_is_not_taken_for_broken_symmetry(precision: str, tmp_path: Path) -> None:
     """In training and in validation, whatever the precision; a perceptron's broken symmetry shows in all of them."""
@@ -220,6 +224,7 @@ def test_rounding_is_not_taken_for_broken_symmetry(precision: str, tmp_path: Pat
         assert found.verdict == "broken", (stage, found.sentence)
 
 
+@pytest.mark.slow
 def test_without_its_floor_rounding_would_look_like_broken_symmetry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +241,7 @@ def test_without_its_floor_rounding_would_look_like_broken_symmetry(
     assert 0.1 * honest.equiv < honest.floor < 10 * honest.equiv, "the floor is of the size of what it explains"
 
 
+@pytest.mark.slow
 def test_a_row_says_at_which_step_it_was_measured(tmp_path: Path) -> None:
     callback = EquivarianceCallback(
         every=3, light=EXACT, plan="klein", full=1, cost=None, report=str(tmp_path / "r.json")

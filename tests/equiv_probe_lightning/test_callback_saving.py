@@ -50,6 +50,7 @@ def test_a_test_of_an_early_checkpoint_adds_rows_and_takes_nothing_back(tmp_path
     assert not (tmp_path / "report_1.json").exists()
 
 
+@pytest.mark.slow
 def test_a_fresh_callback_is_no_older_for_what_it_tests(tmp_path: Path) -> None:
     """The rows of the run that made the checkpoint are that run's, not those of a test in another process."""
     fitted(tmp_path, probed(tmp_path / "fit.json"), epochs=1)
@@ -59,6 +60,7 @@ def test_a_fresh_callback_is_no_older_for_what_it_tests(tmp_path: Path) -> None:
     assert {m.name for m in Report.load(tmp_path / "test.json").measured} == {"test/loss"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_two_trainers_never_share_a_file(named: bool, tmp_path: Path) -> None:
     where = tmp_path / "equiv_probe_report.json" if named else tmp_path

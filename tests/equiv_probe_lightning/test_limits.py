@@ -42,6 +42,7 @@ def test_below_its_limits_a_run_hears_nothing(tmp_path: Path) -> None:
     assert fit(tmp_path, warn_above=SHARE + 0.05, fail_above=SHARE + 0.05) == []
 
 
+@pytest.mark.slow
 def test_a_warning_comes_once_and_the_run_goes_on(tmp_path: Path) -> None:
     (warned,) = fit(tmp_path, warn_above=SHARE - 0.1)
     assert warned.startswith("equiv/val/")
@@ -49,6 +50,7 @@ def test_a_warning_comes_once_and_the_run_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "r.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_only", [False, True], ids=["of the validation", "of the training alone"])
 def test_the_run_ends_with_an_error_after_its_report_was_saved(tmp_path: Path, fit_only: bool) -> None:
     with pytest.raises(ep.EquivProbeError, match=r"a share of [78]\d\.?\d* % of .*at most 50 %"):

@@ -135,6 +135,7 @@ def test_counts_of_images_do_not_rotate_and_shifts_do() -> None:
         relative(Periodic(0.0), counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [True, False])
 def test_forces_as_gradients_inside_the_model_or_in_the_users_step(inside: bool) -> None:
     torch.manual_seed(0)

@@ -114,6 +114,7 @@ def test_unrotated_the_objectives_are_the_loss_that_is_trained(setting: str) -> 
     assert total == pytest.approx(float(expected.detach()), rel=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_the_decomposition_is_that_of_a_loop_over_rotations(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rotations through the bare model and the task's own ``loss_fn``: ``L_total`` must be equal, not near."""

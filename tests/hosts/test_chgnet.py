@@ -47,6 +47,7 @@ def trained(data: Path, where: Path, probed: bool) -> tuple[Any, Any, list[Any]]
     return model, probe, seen[-1]
 
 
+@pytest.mark.slow
 def test_the_trainer(data: Path, tmp_path: Path) -> None:
     plain, _, _ = trained(data, tmp_path / "plain", probed=False)
     model, probe, graphs = trained(data, tmp_path / "probed", probed=True)

@@ -68,6 +68,7 @@ def trained(where: Path, frames: Any, *command: str) -> dict[str, Any]:
     return dict(kept)
 
 
+@pytest.mark.slow
 def test_sevenn_train(data: Path, tmp_path: Path) -> None:
     frames = [a for a in io.read(data / "mptrj_1000" / "mptrj-random-1k.xyz", ":200") if 2 <= len(a) <= 10][:20]
     plain = trained(tmp_path / "plain", frames, sys.executable)

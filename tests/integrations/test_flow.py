@@ -204,6 +204,7 @@ def test_logged_share_is_that_of_a_direct_computation(study: SimpleNamespace, tm
     assert row["L_equiv"] > 1e-3 * row["L_total"]  # with the identity in the place of rotations it would be zero
 
 
+@pytest.mark.slow
 def test_egnn_is_at_the_floor(study: SimpleNamespace, tmp_path: Path) -> None:
     rows = [row for row in run(study, tmp_path / "run", "egnn", steps=10).train().rows if row["stage"] == "val"]
     assert len(rows) > 1

@@ -151,6 +151,7 @@ def test_labels_rotate_with_the_structure_and_no_direction_is_preferred(study: S
     assert q.mean(0).abs().max() > 20 * q.std() / len(q) ** 0.5
 
 
+@pytest.mark.slow
 def test_smaller_sets_are_the_beginning_of_larger_ones(study: SimpleNamespace, tmp_path: Path) -> None:
     bodies = study.bodies
     small, large = bodies.generate(10, cache=tmp_path), bodies.generate(bodies.BLOCK + 3, cache=tmp_path)

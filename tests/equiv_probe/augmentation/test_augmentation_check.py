@@ -72,6 +72,7 @@ def test_three_angles_are_not_haar() -> None:
         check.raise_if_wrong()
 
 
+@pytest.mark.slow
 def test_reflections_pass_only_where_they_are_wanted() -> None:
     def draw() -> Tensor:
         return scipy_rotation() * random.choice([-1, 1])
@@ -88,6 +89,7 @@ def test_no_rotation_at_all() -> None:
     assert not check.ok
 
 
+@pytest.mark.slow
 def test_what_is_not_rigid() -> None:
     sample = {"pos": generic_sample()["pos"]}
     size = torch.tensor([1.0, 1.0, 1.1], dtype=torch.float64)
@@ -211,6 +213,7 @@ def test_the_same_seed_gives_the_same_answer() -> None:
     assert [str(one) for one in a.findings] == [str(one) for one in b.findings]
 
 
+@pytest.mark.slow
 def test_samples_of_other_kinds() -> None:
     pos = generic_sample()["pos"]
     assert ep.check_augmentation(lambda x: x @ scipy_rotation().T).ok, "a tensor, found out by trying"

@@ -88,6 +88,7 @@ def rotated_with(data: Data, parts: set[str]) -> Data:
     return rotated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("parts", "stale"),
     [

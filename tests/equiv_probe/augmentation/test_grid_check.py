@@ -79,6 +79,7 @@ def checked(transform: Any, one: Names, schema: ep.Schema | None = None, **how: 
 DECLARED = ep.Schema({"image": ep.grid()}, {"label": ep.grid()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", [None, DECLARED], ids=["found out", "declared"])
 @pytest.mark.parametrize("shape", [(6, 6, 6), (5, 5, 7), (4, 5, 6)], ids=str)
 def test_the_right_rotations_of_a_box_pass(shape: tuple[int, ...], schema: ep.Schema | None) -> None:
@@ -88,6 +89,7 @@ def test_the_right_rotations_of_a_box_pass(shape: tuple[int, ...], schema: ep.Sc
     assert f"{ {1: 24, 2: 8, 3: 4}[len(set(shape))] } rotations" in check["uniform"].sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("transform", "wrong", "said"),
     [
@@ -106,6 +108,7 @@ def test_faults_in_moving_voxels_are_named(transform: Any, wrong: set[str], said
     assert said in " ".join(finding.sentence for finding in check.wrong)
 
 
+@pytest.mark.slow
 def test_quarter_rotations_in_three_planes_reach_all_24_rotations_unevenly_or_evenly() -> None:
     """Closed form: rotations about z, then x, then z are uniform over the group where each of them is."""
     assert checked(by_right_angles((0, 1), (1, 2), (0, 1), (0, 2), (0, 1), skip=0.25), sample(6, 6, 6)).ok
@@ -113,6 +116,7 @@ def test_quarter_rotations_in_three_planes_reach_all_24_rotations_unevenly_or_ev
     assert not uneven["uniform"].passed
 
 
+@pytest.mark.slow
 def test_draws_that_know_of_the_one_before_are_noticed() -> None:
     elements = ep.RotationPlan("cube").rotations()[0]
     state = [0]
@@ -127,6 +131,7 @@ def test_draws_that_know_of_the_one_before_are_noticed() -> None:
     assert not check["independent"].passed
 
 
+@pytest.mark.slow
 def test_vectors_in_channels_must_rotate_as_their_voxels_move() -> None:
     schema = ep.Schema({"image": ep.grid(ep.scalar), "field": ep.grid(ep.vector)}, {})
     one = {"image": sample(6, 6, 6)["image"], "field": sample(6, 6, 6, channels=3)["image"]}
@@ -162,6 +167,7 @@ def test_interpolated_haar_rotations_pass_and_others_do_not(content: str) -> Non
     assert "stale" in stale["labels: label"].sentence
 
 
+@pytest.mark.slow
 def test_interpolated_mirror_images_are_noticed() -> None:
     one = {name: v.double() for name, v in sample(12, 12, 12, channels=3).items() if name == "image"}
 

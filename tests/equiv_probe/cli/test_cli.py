@@ -57,6 +57,7 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
     assert "adit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_doctor_says_what_is_there() -> None:
     done = run("doctor")
     assert done.returncode == 0
@@ -67,6 +68,7 @@ def test_doctor_says_what_is_there() -> None:
     assert re.search(r"^(mace:<file>)\s+(usable|pip install 'equiv-probe\[mace\]')", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_doctor_for_machines() -> None:
     done = run("doctor", "--json")
     state = json.loads(done.stdout)

@@ -169,6 +169,7 @@ def test_arguments_codes_and_tracebacks_pass_through(tmp_path: Path) -> None:
     assert "runpy" not in done.stderr
 
 
+@pytest.mark.slow
 def test_settings_and_missing_scripts_teach(tmp_path: Path) -> None:
     done = started(tmp_path, "", "-s", "evry=7", "train.py")
     assert done.returncode == 2

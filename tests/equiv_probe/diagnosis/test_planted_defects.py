@@ -11,6 +11,7 @@ from .planted_defects import DEFECTS
 SEEDS = range(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_named(name: str) -> None:
     for seed in SEEDS:
@@ -19,6 +20,7 @@ def test_a_planted_defect_is_named(name: str) -> None:
         assert [one.why for one in found.attempts if one.state == "failed"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFECTS)
 def test_its_neighbour_is_not_accused(name: str) -> None:
     for seed in SEEDS:
@@ -27,6 +29,7 @@ def test_its_neighbour_is_not_accused(name: str) -> None:
         assert [one.why for one in found.attempts if one.state == "failed"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFECTS)
 def test_with_all_experiments_the_same_is_said(name: str) -> None:
     """What came first was no accident of the order: nothing that is tried later says otherwise, and nothing fails."""

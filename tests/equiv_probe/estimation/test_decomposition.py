@@ -54,6 +54,7 @@ def test_squared_error_is_unbiased_with_every_design(design: str, replicates: in
     assert max(abs(z) for z in scores) < BOUND, scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taken_away", ["every rotation is the identity", "the design is not rotated"])
 def test_negative_control_without_averaging_the_same_assertion_fails(
     taken_away: str, network, repeat, monkeypatch: pytest.MonkeyPatch
@@ -77,6 +78,7 @@ def test_negative_control_the_plug_in_is_detectably_biased(network, repeat) -> N
     assert z_score(plug_in, mean) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("design", "degree"), [("klein", 2), ("tetrahedral", 3), ("octahedral", 4), ("icosahedral", 6), ("haar", 2)]
 )
@@ -115,6 +117,7 @@ def test_streamed_orbit_gives_the_same_numbers(network, repeat) -> None:
             ep.decompose(orbit, target, "huber")
 
 
+@pytest.mark.slow
 def test_merged_groups_stay_unbiased(network, repeat) -> None:
     # 100 Haar replicates are held in 64 groups of one or two.
     target = network.target()

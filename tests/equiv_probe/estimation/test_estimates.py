@@ -36,6 +36,7 @@ def test_ratios_are_the_explicit_ones() -> None:
     assert abs(plain.high - plain.value * math.exp(reach)) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numerator", [EQUIV, MEAN, TOTAL], ids=["equiv", "mean", "total"])
 @pytest.mark.parametrize("denominator", [WEIGHT, TOTAL], ids=["per weight", "share"])
 def test_delta_method_agrees_with_simulation_and_bootstrap(numerator: tuple, denominator: tuple) -> None:
@@ -56,6 +57,7 @@ def test_delta_method_agrees_with_simulation_and_bootstrap(numerator: tuple, den
     assert abs(found[0][1] / float(draws.std()) - 1) < 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["equiv", "share"])
 def test_intervals_over_structures_cover(kind: str) -> None:
     every = structures(100, 4000, seed=2)

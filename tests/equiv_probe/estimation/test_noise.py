@@ -41,6 +41,7 @@ def orbit_of(scale: float, noise: float, seed: int) -> tuple[Orbit, Tensor, Tens
     return noisy, first.flatten(0, 1), second.flatten(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 0.3])
 def test_the_symmetry_error_of_the_mean_is_unbiased_and_its_interval_covers(scale: float) -> None:
     """200 seeds: the mean within four standard errors, and 95 % intervals that miss 2 to 22 times, but once in 1000."""
@@ -60,6 +61,7 @@ def test_the_symmetry_error_of_the_mean_is_unbiased_and_its_interval_covers(scal
     assert counted.mean() > truth + 0.8 * noise**2
 
 
+@pytest.mark.slow
 def test_with_labels_the_losses_are_those_of_the_mean_over_calls() -> None:
     noise, scale = 0.5, 0.3
     totals, means = [], []
@@ -81,6 +83,7 @@ def test_a_loss_that_is_not_squared_says_that_it_counts_the_noise() -> None:
     assert any("vary from call to call" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_the_pairing_score_has_its_level_and_finds_what_is_there() -> None:
     """Of 1000 equivariant means a score beyond 2.33 comes 10 times; 22 or more once in 2000 runs."""
 

@@ -72,6 +72,7 @@ def test_large_energies_do_not_cancel() -> None:
     assert abs(ep.decompose(large).equiv / ep.decompose(small).equiv - 1) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", [0.0, 30.0])
 def test_round_off_floor_of_an_equivariant_float32_model(distance: float) -> None:
     found: dict[str, list[tuple[float, float]]] = {"energy": [], "forces": []}

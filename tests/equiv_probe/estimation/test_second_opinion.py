@@ -174,6 +174,7 @@ def test_places_that_hardly_leave_the_middle_are_no_scalars() -> None:
         assert "ep.scalar" not in "".join(found.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spacing", "axes"), [(1.0, "xyz"), (0.5, "xyz"), (1.0, "zyx")])
 @pytest.mark.parametrize("side", [7, 8])
 def test_places_counted_in_voxels_rotate_about_the_middle_of_the_box(side: int, spacing: float, axes: str) -> None:

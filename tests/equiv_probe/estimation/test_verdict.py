@@ -72,6 +72,7 @@ def test_chance_is_not_called_rounding() -> None:
     assert "round-off floor" in verdict(0.5, 0.01, 0.0, "meV/Å").sentence
 
 
+@pytest.mark.slow
 @given(sizes, sizes, sizes, sizes)
 def test_units_do_not_matter(rms: float, floor: float, repeat: float, scale: float) -> None:
     factor = 2.0 ** round(math.log2(scale))  # exact, so that no comparison is decided by rounding

@@ -58,6 +58,7 @@ NORMAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", NORMAL)
 def test_normal_noise_rotates_however_it_is_drawn(how: str) -> None:
     """Equivariant to rounding (float32 draws are rotated in float32), and moved by the noise all the same."""

@@ -174,6 +174,7 @@ PLANTED = spectrum()
 TRACE, SQUARE = float(PLANTED.sum()), float(PLANTED.square().sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("truth", "counts", "repetitions", "least"),
     [

@@ -166,6 +166,7 @@ def test_wrong_entries_are_refused_with_their_place(
     assert said in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_makes_one_page_of_both(
     found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +262,7 @@ def test_the_ratios_figure_shows_all_definitions(bent: ep.analysis.Curvature) ->
         np.testing.assert_allclose(one.get_data().values, other.get_data().values)
 
 
+@pytest.mark.slow
 def test_the_line_says_where_the_weights_lie(lines: ep.analysis.Line) -> None:
     """At an equivariant model L_equiv is at its bottom; L_mean, off its minimum, on a slope."""
     top = headline(lines)

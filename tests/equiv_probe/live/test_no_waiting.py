@@ -73,6 +73,7 @@ CASES: dict[str, tuple[Any, ep.Schema, tuple[Tensor, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augmented", [False, True], ids=["", "augmented"])
 @pytest.mark.parametrize("mode", ["hooks", "step"])
 @pytest.mark.parametrize("case", CASES)

@@ -53,6 +53,7 @@ def test_twirl_rotates_what_the_mask_holds(schema_mask: str | None, masked: bool
     torch.testing.assert_close(found, torch.zeros(4).double() if masked else expected(), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_probe_reads_the_same() -> None:
     """Over 400 steps of two rotations each: within four standard errors, and far from nothing."""
     model, pos = Centred(masked=False), batch()

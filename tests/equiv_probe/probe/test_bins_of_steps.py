@@ -235,6 +235,7 @@ def unparted() -> dict[str, Callable[[Tensor], Tensor]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", unparted())
 def test_any_other_loss_is_refused_and_said(case: str) -> None:
     x, t, _, _ = inputs()

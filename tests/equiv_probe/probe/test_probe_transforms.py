@@ -85,6 +85,7 @@ def reverse(net: nn.Module, at: tuple[Tensor, ...], way: tuple[Tensor, ...]) -> 
 DERIVATIVES = {"torch.func": torch.func.jvp, "dual numbers": along, "autograd.functional": reverse}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("graph", [True, False], ids=["training", "no_grad"])
 @pytest.mark.parametrize("how", DERIVATIVES)
 def test_mean_flow(how: str, graph: bool) -> None:

@@ -57,6 +57,7 @@ class Clock:
         return due
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "seconds"), [(0.01, 0.02), (1.0, 0.3), (0.1, 20.0), (0.003, 0.003)])
 def test_the_cadence_follows_from_the_cost(monkeypatch: pytest.MonkeyPatch, step: float, seconds: float) -> None:
     """Whatever a step and a measurement take, the share of both is the one that was asked for, or less."""

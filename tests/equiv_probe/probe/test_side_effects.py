@@ -184,6 +184,7 @@ def trained(
     return net.weight.detach().clone(), probe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", restored())
 def test_what_can_be_put_back_is(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes, weights = [], []

@@ -135,6 +135,7 @@ def test_another_threads_call_is_no_part_of_a_step() -> None:
     assert len(probe.record(step, []).calls) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["probe", "augment"])
 def test_a_network_saved_under_a_probe_is_read_without_this_package(kind: str, tmp_path: Path) -> None:
     net, x = nn.Linear(3, 3), torch.ones(2, 3)
@@ -194,6 +195,7 @@ def compiled_run(how: str, every: int | None) -> tuple[list[float], int, ep.Prob
     return losses, sum(torch._dynamo.utils.counters["graph_break"].values()), probe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["hooks", "step"])
 def test_code_compiled_around_the_network_stays_in_one_piece(how: str) -> None:
     """No break where nothing is due, and none of a step that is; the numbers of training are the same bit for bit."""

@@ -76,6 +76,7 @@ def words(html: str) -> str:
     return " ".join(" ".join(Elements(html).text).split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sampler", "grid"])
 def test_what_is_saved_is_read_back_whole(audits: dict[str, Any], kind: str, tmp_path: Path) -> None:
     audit = audits[kind]
@@ -151,6 +152,7 @@ def test_a_wrong_entry_is_named_with_its_place(
     assert said in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sampler", "grid"])
 def test_what_was_not_measured_stays_so_and_is_a_dash(audits: dict[str, Any], kind: str) -> None:
     """Null wherever a number may be missing: read as NaN, given back as null, shown without a trace of it."""
@@ -181,6 +183,7 @@ def test_what_is_tabular_is_a_row_for_each_sample_and_structure(sampled: ep.Samp
     assert len(oblong.rows()) == 2 * oblong.structures
 
 
+@pytest.mark.slow
 def test_the_samplers_page_answers_in_order(sampled: ep.SamplerAudit) -> None:
     html = page([sampled])
     assert re.findall(r"<h2>(.*?)</h2>", html) == [
@@ -210,6 +213,7 @@ def test_a_sampler_at_round_off_is_told_from_a_broken_one() -> None:
     assert "do not rotate with it" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "answer", "of"),
     [
@@ -348,6 +352,7 @@ def test_whatever_comes_from_files_is_text(audits: dict[str, Any], kind: str, te
         assert shown(text) in " ".join(found.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sampler", "grid"])
 def test_figures_have_words_and_labels_and_ids_of_their_own(audits: dict[str, Any], kind: str) -> None:
     html = page([audits[kind], audits[kind]])

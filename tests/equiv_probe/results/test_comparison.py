@@ -212,6 +212,7 @@ def test_holms_correction_is_the_textbooks() -> None:
     assert holm(p[::-1]) == pytest.approx([0.5, 0.18, 0.08, 0.08, 0.05])
 
 
+@pytest.mark.slow
 def test_corrected_p_values_keep_the_whole_comparison_to_one_in_twenty() -> None:
     """Four models alike: some p of the page is below 5 % far more often than in one of twenty, some Holm's p is not."""
     rng = np.random.default_rng(10)
@@ -228,6 +229,7 @@ def test_corrected_p_values_keep_the_whole_comparison_to_one_in_twenty() -> None
     assert corrected < 0.08 * repetitions  # 5 % and two binomial standard errors of 1.5 %
 
 
+@pytest.mark.slow
 def test_a_difference_that_is_there_is_found_though_many_are_compared() -> None:
     """Power: a tenth less error, 40 structures that scatter by a tenth: found in eight of ten."""
     rng = np.random.default_rng(11)
@@ -347,6 +349,7 @@ def test_the_sentence_speaks_of_forces_where_their_difference_is_resolved() -> N
     assert "% less L_equiv of energy than A" in silent.summary, "at round-off forces have no difference of symmetry"
 
 
+@pytest.mark.slow
 def test_a_saved_comparison_is_read_and_shown_as_it_was(tmp_path: Path) -> None:
     found = compare([of_structures("a", range(60), 0), of_structures("b", range(36), 1, scale=0.5)])
     found.save(tmp_path / "c.json")
@@ -393,6 +396,7 @@ def test_what_is_no_comparison_is_refused_with_the_place(changes: Any, said: str
         assert "c.json" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_whatever_a_comparison_holds_is_text(text: str) -> None:
     def made(text: str) -> Comparison:

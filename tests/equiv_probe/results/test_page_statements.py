@@ -87,6 +87,7 @@ def test_the_sentence_fits_every_quantity() -> None:
     assert strange.severity == "unknown"
 
 
+@pytest.mark.slow
 def test_failures_are_said_at_the_top_and_none_is_left_out_in_silence() -> None:
     html = page([audit_report(failures=[{"name": f"bad{k}", "error": "no"} for k in range(300)])])
     assert "on 4 structures of salts.xyz; 300 could not be measured" in html
@@ -106,6 +107,7 @@ def test_the_worst_structures_are_the_worst_also_where_they_cannot_be_drawn() ->
     assert len(found.scene()["structures"]) == 5  # what is too large leaves room for the others
 
 
+@pytest.mark.slow
 def test_differences_against_the_angle_name_the_angles_that_were_there() -> None:
     """Few rotations leave bins empty: the first that is not is not the one below 20°."""
     one = measured()
@@ -133,6 +135,7 @@ def test_one_point_is_no_course() -> None:
     assert "Total energy over the trajectory" in html
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bidi", ["\u202e", "\u2066", "\u200f", "\x1b[2J", "\x08"])
 def test_names_do_not_rotate_or_move_what_stands_around_them(bidi: str) -> None:
     report = audit_report(model=f"a{bidi}b", source=f"c{bidi}d", notes=[f"e{bidi}f"])

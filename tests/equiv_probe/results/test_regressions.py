@@ -48,6 +48,7 @@ def test_growth_counts_above_the_limit(factor: float, limit: float, fails: bool)
         assert f"√L_equiv of new is {factor:.2f}"[:-1] in lines[0]
 
 
+@pytest.mark.slow
 def test_chance_alone_fails_one_guard_in_twenty_at_most_and_growth_practically_always() -> None:
     """Ten structures and much noise: of 200 pairs without a change about 2.5 % are significantly larger, one-sided."""
     old = [report("old", seed=2 * k, count=10, noise=0.5) for k in range(200)]

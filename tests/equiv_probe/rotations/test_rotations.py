@@ -57,6 +57,7 @@ def test_design_averages_wigner_matrices_up_to_its_degree_and_not_beyond(design:
     assert wigner_average(rotations, plan.weights, plan.degree + 1) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["haar", *DESIGNS[:-2], "cube"])  # the two largest add many seconds, and nothing new
 def test_improper_plan_averages_odd_quantities_to_zero(design: str, float64_default: None) -> None:
     plan = RotationPlan(design, replicates=1, improper=True)

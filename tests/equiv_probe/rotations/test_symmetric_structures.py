@@ -72,6 +72,7 @@ def test_negative_control_a_design_rotated_from_the_left_alone_repeats_itself() 
     assert len(np.unique(outputs.round(12))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["diamond, one atom's bonds", "fcc, nearest neighbours", "dimer along z"])
 def test_the_estimate_scatters_as_its_interval_says(name: str) -> None:
     """150 seeds: 95 % intervals miss 1 to 18 times but for one run in a thousand, and replicates are worth 12 each.

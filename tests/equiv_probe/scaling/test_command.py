@@ -114,6 +114,7 @@ def test_data_efficiency(path, tmp_path):
     assert factor == expected.factor
 
 
+@pytest.mark.slow
 def test_a_page_is_well_formed_and_escapes(path, tmp_path):
     odd = tmp_path / "odd.csv"
     odd.write_text(path.read_text().replace("plain,", "<b>$x^2$</b>,"))
@@ -156,6 +157,7 @@ def test_figures_show_the_data(path, tmp_path):
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -180,6 +180,7 @@ def test_strata_and_groups_are_kept():
         of_runs(np.zeros(5), strata, np.array([0, 1, 1, 2, 3]), 10, 0)
 
 
+@pytest.mark.slow
 def test_steps_of_one_run_are_no_independent_runs():
     """Every run's value five times: drawn together the interval is as long as with one each, apart far too short.
 

@@ -88,6 +88,7 @@ def test_no_crossing_is_said():
         assert 4.0 in factor  # twice the loss at t^-0.5: four times the steps
 
 
+@pytest.mark.slow
 def test_equal_models_do_not_differ():
     """The same law for both: no difference is found in 95 % of the repetitions; of 40, that is 38 ± 1.4."""
     quiet = 0

@@ -145,6 +145,7 @@ def test_tables_and_axes_have_names_and_units(everything):
         assert figure_of(everything["one"], unit="eV²").axes[0].get_ylabel() == "L_total, eV²"
 
 
+@pytest.mark.slow
 def test_legends_lie_beside_the_data(everything):
     """No legend overlaps its axes, within which all of the data are; with more lines than legends have columns, too."""
     many = np.repeat(np.geomspace(1e3, 1e6, 12), 4), np.tile([1e2, 1e3, 1e4, 1e5], 12)

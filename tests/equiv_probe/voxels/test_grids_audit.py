@@ -74,6 +74,7 @@ CUBIC = torch.zeros(7, 7, 7).double()  # as symmetric as the cube, and not round
 CUBIC[3, 3, ::6] = CUBIC[3, ::6, 3] = CUBIC[::6, 3, 3] = 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel", "seen_by_cube", "seen_by_all"),
     [(gaussian(1.2, 1.2, 1.2), False, False), (gaussian(0.5, 1.2, 1.2), True, True), (CUBIC, False, True)],

@@ -117,6 +117,7 @@ def test_subsets_are_drawn_without_replacement_and_evenly() -> None:
     assert torch.equal(ep.RotationPlan("cube", subset=5).rotations(), ep.RotationPlan("cube", subset=5).rotations())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled", [False, True])
 def test_subset_orbits_estimate_the_whole_group(labelled: bool) -> None:
     """Through ``twirl`` and ``decompose``: the mean over many draws is the full plan's, within its own scatter."""

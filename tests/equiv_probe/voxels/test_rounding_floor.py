@@ -42,6 +42,7 @@ def said(found: ep.Decomposition) -> tuple[str, float]:
     return verdict(rms, floor, 0.0, "", rms / size).kind, rms / max(floor, 1e-300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("norm", ["instance", "group"])
 @pytest.mark.parametrize("depth", [0, 2, 6])

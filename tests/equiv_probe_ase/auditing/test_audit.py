@@ -132,6 +132,7 @@ def test_sampled_estimates_are_unbiased_and_their_intervals_cover(planted: Any) 
     assert missed <= 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_an_equivariant_calculator_is_at_round_off(planted: Any, mixed: list[Atoms], dtype: torch.dtype) -> None:
     report = audit(planted(CentralForces(), dtype), mixed)
@@ -154,6 +155,7 @@ def test_negative_control_outputs_that_are_not_rotated_back(
     assert audit(planted(CentralForces()), mixed)["forces"].verdict == "broken"
 
 
+@pytest.mark.slow
 def test_negative_control_structures_that_are_not_rotated(
     planted: Any, quadratic: QuadraticEnergy, mixed: list[Atoms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +201,7 @@ def test_a_constant_force_offset_does_not_rotate(planted: Any) -> None:
     assert report["forces"].largest == pytest.approx(300, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_batches_factories_and_loops_give_the_same(planted: Any, batched: Any, quadratic: Any, mixed: Any) -> None:
     loop = audit(planted(quadratic), mixed, name="x")
     together = audit(batched(quadratic), mixed, name="x")

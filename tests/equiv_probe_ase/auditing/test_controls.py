@@ -45,6 +45,7 @@ def says(report: Report, words: str) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "calculator",
     [
@@ -89,6 +90,7 @@ def test_an_atom_alone_shows_nothing_and_that_is_said() -> None:
     assert state(report, "sees the rotation") == "not run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("calculator", "atoms"),
     [
@@ -140,6 +142,7 @@ def test_a_tie_is_found_also_where_three_round_trips_agree_on_it(calculator: Any
     assert len(evaluations) > 1, "the negative control: some seeds had to look again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_rounding_that_a_model_amplifies_is_told_with_how_much(dtype: torch.dtype) -> None:
     report = audit(faulty.NormalisesNearlyConstant(dtype), molecule("CH3CH2OH"))
@@ -184,6 +187,7 @@ class CutTo(faulty.Faulty):
         return {"energy": copy.get_potential_energy(), "forces": copy.get_forces()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "distance", "said"),
     [
@@ -252,6 +256,7 @@ def strained(seed: int) -> Atoms:
     return atoms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", [bulk("Cu", cubic=True), strained(0), strained(1) * (2, 1, 1)])
 def test_a_cell_that_is_read_as_columns_is_named(cell: Atoms) -> None:
     atoms = cell.copy()
@@ -261,6 +266,7 @@ def test_a_cell_that_is_read_as_columns_is_named(cell: Atoms) -> None:
     assert any("reads the cell's vectors as columns" in note for note in report.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calculator", [EMT, faulty.StandardisesTheCell, lambda: CutTo(torch.float32)])
 def test_another_fault_or_none_is_not_blamed_on_a_transposed_cell(calculator: Any) -> None:
     report = audit(calculator(), [strained(0), bulk("Cu", cubic=True)])
@@ -288,6 +294,7 @@ def test_an_ions_dipole_may_move_with_it() -> None:
     assert state(audit(Ion(), rattled("CH3CH2OH")), "does not depend on where the structure is") == "passed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_sound_models_pass_all_controls(planted: Any, mixed: list[Atoms], dtype: torch.dtype) -> None:
     molecules = [atoms for atoms in mixed if not atoms.pbc.any()]
@@ -303,6 +310,7 @@ def test_sound_models_pass_all_controls(planted: Any, mixed: list[Atoms], dtype:
     assert all(math.isfinite(m.rms) and m.verdict == "round-off" for m in report.measured)
 
 
+@pytest.mark.slow
 def test_noise_alone_is_no_broken_symmetry_and_no_part_of_the_loss() -> None:
     """Twelve audits of noise: chance calls one of them more than chance once in 150 runs."""
     atoms = [rattled(name) for name in ("CH3CH2OH", "H2O", "CH4")]
@@ -319,6 +327,7 @@ def test_noise_alone_is_no_broken_symmetry_and_no_part_of_the_loss() -> None:
     assert abs(np.mean(shares)) < 0.15, "noise of 300 meV/Å beside an error of 100 meV/Å was nearly all of the loss"
 
 
+@pytest.mark.slow
 def test_a_fault_beneath_the_noise_is_found_and_measured_without_it() -> None:
     atoms = rattled("CH3CH2OH")
     plan = ep.RotationPlan("tetrahedral", 40)
@@ -331,6 +340,7 @@ def test_a_fault_beneath_the_noise_is_found_and_measured_without_it() -> None:
     assert noisy.rms == pytest.approx(exact.rms, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [faulty.BatchCoupled, faulty.PaddingLeaks, faulty.EvaluatesTheFirst])
 def test_a_batch_that_changes_what_a_structure_gets_is_not_trusted(kind: Any) -> None:
     """Labels that are off by 50 meV/atom from what the model says of each structure alone: L_total is 2500."""
@@ -366,6 +376,7 @@ def test_a_sound_batch_is_trusted(batched: Any, mixed: list[Atoms], dtype: torch
     assert "batched" in report.protocol["evaluator"]
 
 
+@pytest.mark.slow
 def test_a_few_structures_or_a_narrow_cone_of_orientations_are_told() -> None:
     class Uneven(faulty.Faulty):
         """One structure in twenty is a thousand times as wrong; with a sharpness, in a narrow cone alone."""

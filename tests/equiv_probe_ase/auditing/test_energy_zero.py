@@ -52,6 +52,7 @@ def loss_of(report: Report) -> Labelled:
     return found
 
 
+@pytest.mark.slow
 def test_another_zero_changes_the_share_as_little_as_the_fit_costs() -> None:
     plain = audit(Tilted(), labelled({}), plan=PLAN)
     assert not any("zero" in note for note in plain.notes), "what needs no fit gets none"
@@ -77,6 +78,7 @@ def test_a_fit_does_not_shrink_the_loss_on_average() -> None:
     assert abs(np.mean(means) - 400) < 4 * np.std(means) / np.sqrt(len(means))
 
 
+@pytest.mark.slow
 def test_given_offsets_are_taken() -> None:
     plain = audit(Tilted(), labelled({}), plan=PLAN)
     other = audit(Tilted(), labelled({"H": -13.6}), plan=PLAN, reference_offsets={"H": -13.6})

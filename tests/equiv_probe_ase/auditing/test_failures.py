@@ -122,6 +122,7 @@ def test_noise_that_is_sometimes_not_finite_in_the_floor(planted: Any, mixed: li
         assert report["forces"].verdict == "broken"
 
 
+@pytest.mark.slow
 def test_labels_of_the_wrong_shape_are_left_out_and_told(planted: Any, mixed: list[Atoms]) -> None:
     mixed[0].info["REF_forces"] = np.zeros((5, 3))
     for atoms in mixed[1:]:

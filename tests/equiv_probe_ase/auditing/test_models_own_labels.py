@@ -39,6 +39,7 @@ def frames(tmp_path: Path) -> list[Atoms]:
     return ase.io.read(tmp_path / "md.traj", ":")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["traj", "extxyz"])
 def test_a_models_own_outputs_are_no_labels(frames: list[Atoms], suffix: str, tmp_path: Path) -> None:
     """Against them half of the loss and more would be called symmetry error, of any model that has some."""

@@ -66,6 +66,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
         list(engine.run([Atoms("H4")], ["energy"]))
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_an_audit_changes_no_result(batched: Any, mixed: list[Atoms]) -> None:
     class Tight(batched):
         def calculate_batch(self, structures: list[Atoms], properties: list[str]) -> list[dict[str, Any]]:

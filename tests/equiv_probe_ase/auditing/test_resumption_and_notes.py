@@ -175,6 +175,7 @@ def test_round_trips_carry_the_models_rounding(mixed: list[Atoms]) -> None:
         assert 0.05 * scale < error < 10 * scale
 
 
+@pytest.mark.slow
 def test_adaptive_effort_begins_with_enough_replicates_for_an_interval(planted: Any, mixed: list[Atoms]) -> None:
     # Forces along z whatever the structure: tetrahedral replicates average their square exactly, so four are enough.
     def field(x: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -75,6 +75,7 @@ def test_a_sound_batch_is_used() -> None:
     assert not TwirledCalculator(BatchedWell(), batched=False).controls
 
 
+@pytest.mark.slow
 def test_an_audit_of_the_average_says_so() -> None:
     with pytest.warns(UserWarning, match="evaluated alone"):
         report = audit(TwirledCalculator(Coupled(), PLAN), cluster())
@@ -83,6 +84,7 @@ def test_an_audit_of_the_average_says_so() -> None:
     assert report["energy"].verdict == "round-off"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [Coupled, Shifted])
 def test_a_monitor_measures_single_evaluations(model: Any) -> None:
     """Of a quadratic well the twirl is known, and so is what every frame varies by over rotations."""

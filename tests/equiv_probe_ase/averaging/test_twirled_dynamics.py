@@ -203,6 +203,7 @@ def test_gfn2_is_what_it_was_to_the_tolerance_of_its_iteration() -> None:
     assert 0 < calc.results["forces_std"].max() < 1e-5
 
 
+@pytest.mark.slow
 def test_orb_is_averaged_in_one_pass() -> None:
     """Orb breaks the symmetry; float32 in another batch differs by some 1e-6 of an eV/Å."""
     pytest.importorskip("orb_models.forcefield.pretrained", reason="orb-models is not installed")

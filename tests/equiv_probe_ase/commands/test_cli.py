@@ -170,6 +170,7 @@ def test_usage_errors_are_explained(
     assert out == ""
 
 
+@pytest.mark.slow
 def test_a_usage_error_is_one_line_without_a_traceback(folder: Path) -> None:
     done = run(folder, "audit", "emtt", "two.xyz")
     assert done.returncode == 2

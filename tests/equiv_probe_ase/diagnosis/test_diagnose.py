@@ -94,6 +94,7 @@ DEFECTS: dict[str, tuple[Callable[[], Calculator], set[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_named(name: str) -> None:
     make, said = DEFECTS[name]
@@ -103,6 +104,7 @@ def test_a_planted_defect_is_named(name: str) -> None:
         assert [one.why for one in found.attempts if one.state == "failed"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Changed, EMT])
 @pytest.mark.parametrize("seed", range(2))
 def test_calculators_without_a_defect_are_not_accused(make: Callable[[], Calculator], seed: int) -> None:
@@ -122,11 +124,13 @@ def test_a_molecule_without_a_cell() -> None:
     assert reasons["choice of cell"] == "not all directions are periodic"
 
 
+@pytest.mark.slow
 def test_the_sign_of_the_stress_is_said_in_words() -> None:
     for name, words in (("sign of the stress", "it has the other sign"), ("stress in GPa", "it is in GPa")):
         assert words in str(diagnose(DEFECTS[name][0](), crystal())), name
 
 
+@pytest.mark.slow
 def test_what_float64_mends() -> None:
     """A calculator that is noisy in float32 alone, and a way to make it in float64."""
     found = diagnose(Changed(float32), crystal(), in_float64=Changed, precision=torch.float32)
@@ -147,6 +151,7 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(build(), ["diagnose", *arguments])
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     file = str(tmp_path / "c.extxyz")
     ase.io.write(file, bulk("Cu", cubic=True))

@@ -142,6 +142,7 @@ def test_measured_values_in_a_trajectory_that_ase_reads(tmp_path: Path) -> None:
     np.testing.assert_allclose(frames[-1].positions, atoms.positions, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_frame_that_fails_is_noted_and_the_run_goes_on() -> None:
     class Fragile(LinearField):
         def calculate(self, atoms: Any = None, *rest: Any) -> None:

@@ -97,6 +97,7 @@ def test_a_log_torn_in_its_first_line_is_started_over(tmp_path: Path) -> None:
     assert [row["step"] for row in rows_of(log)] == [0, 5, 10]
 
 
+@pytest.mark.slow
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     table = tmp_path / "results.csv"
     table.write_text("molecule,energy\nwater,1\n")

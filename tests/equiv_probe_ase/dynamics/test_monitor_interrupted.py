@@ -122,6 +122,7 @@ def test_a_run_that_blows_up_keeps_the_budget_of_before() -> None:
     assert "5 times the calculator had no finite forces" in words(monitor)
 
 
+@pytest.mark.slow
 def test_energy_that_is_known_at_some_steps_only() -> None:
     class Sometimes(LinearField):
         def calculate(self, *args: Any, **kwargs: Any) -> None:

@@ -128,6 +128,7 @@ def test_a_log_that_was_never_begun_is_empty(tmp_path: Path) -> None:
     assert not (tmp_path / "log.csv").exists()
 
 
+@pytest.mark.slow
 def test_an_audit_reads_trajectories(tmp_path: Path) -> None:
     """ASE's own trajectory and the monitor's, whose attached results are not taken for labels of another model."""
     atoms, dyn = moving(LinearField(TILT))

@@ -49,6 +49,7 @@ class Moments(Calculator):
         self.results = {"energy": 0.0, "magmoms": np.tile([0.0, 0.0, 0.3], (len(self.atoms), 1))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("improper", [False, True])
 def test_moments_with_three_components_are_axial(improper: bool) -> None:
     plan = RotationPlan("tetrahedral", replicates=4, improper=improper)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SEEDS = range(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "layer"), [(name, layer) for name, family in FAMILIES.items() for layer in family.layers]
 )
@@ -30,6 +31,7 @@ def test_the_planted_layer_is_found(family: str, layer: str) -> None:
         assert f"{layer} " in str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_is_found_where_nothing_is_broken(family: str) -> None:
     for seed in SEEDS:
@@ -41,6 +43,7 @@ def test_nothing_is_found_where_nothing_is_broken(family: str) -> None:
         assert "Nothing is broken" in str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_patching_with_what_was_there_removes_nothing(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: without the average, with each activation as it is, no call adds or removes anything."""

@@ -302,6 +302,7 @@ def test_hooks_are_gone_after_an_error() -> None:
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
+@pytest.mark.slow
 def test_a_thousand_modules() -> None:
     """They are stored all, shown in part, and the budget is kept; one in the middle is found nevertheless."""
     steps = [nn.Sequential(*(nn.Identity() if k % 2 else Step(torch.clone) for k in range(9))) for _ in range(100)]
@@ -324,6 +325,7 @@ def test_no_module_and_no_such_output() -> None:
 # -- gradients inside of the model -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_forces_that_are_gradients_are_explained_by_the_energy() -> None:
     found = ep.trace(*painn(0, "representation.mixing.0.mu_channel_mix"))
     assert found.output == "energy"
@@ -351,6 +353,7 @@ def test_without_an_energy_the_first_that_breaks_is_named() -> None:
 # -- what it looks like ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_is_stored_read_and_shown(tmp_path: Path) -> None:
     found = ep.trace(*transformer(0, "blocks.1.attention.place"))
     found.save(tmp_path / "t.json")
@@ -370,12 +373,14 @@ def test_it_is_stored_read_and_shown(tmp_path: Path) -> None:
         assert part in page, part
 
 
+@pytest.mark.slow
 def test_the_same_is_said_again() -> None:
     first, second = (ep.trace(*egnn(1, "layers.1.message")) for _ in range(2))
     assert [one.label for one in first.culprits] == [one.label for one in second.culprits]
     assert [one.adds for one in first.layers] == pytest.approx([one.adds for one in second.layers], nan_ok=True)
 
 
+@pytest.mark.slow
 def test_no_budget_leaves_patching_out() -> None:
     found = ep.trace(*egnn(0, "layers.1.shift"), budget=0)
     assert found.protocol["evaluations"] <= 60
