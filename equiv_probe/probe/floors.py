@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from equiv_probe.live.capture import wide
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.number_spacing import spacing
+from equiv_probe.live.outputs import read_outputs
 from equiv_probe.probe.replay import replay_step
 from equiv_probe.representations.grids import Grid
 from equiv_probe.rotations.plan import RotationPlan
@@ -57,10 +59,19 @@ def floor_of_call(parts: Parts, call: Call, raw: Any, stage: str) -> None:
     with isolated(live.network), torch.inference_mode(False), torch.no_grad():
         live.network.eval()
         measured = live.measure(call, raw, TWO, rotations, evaluate=parts.task.evaluate)
+    outputs = read_outputs(raw, live.known_schema)
     for name, one in measured.items():
         running = parts.so_far.running.get((stage, name))
         if running is not None:
             running.floor = (one.estimate.equiv * one.weight).sum() / one.weight.sum()
+            if not running.labelled and outputs[name].is_floating_point():
+                # Copies may agree to the last bit, though a number is off by what lies between two of its type.
+                running.floor = torch.maximum(running.floor, _rounded(outputs[name]).to(running.floor))
+
+
+def _rounded(value: Tensor) -> Tensor:
+    """Variance of what rounding to its type makes of an output, whose spacing grows with its size."""
+    return (torch.finfo(value.dtype).eps * wide(value.detach())).square().mean() / 12
 
 
 def tiny_rotations(angle: float, device: torch.device) -> Tensor:
