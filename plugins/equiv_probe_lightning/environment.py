@@ -57,6 +57,7 @@ def at_import_of_torch() -> None:
     import multiprocessing
 
     if multiprocessing.parent_process() is None:
+        atexit.unregister(_say_who_reads)  # once, however often torch finds this
         atexit.register(_say_who_reads)
 
 
