@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MATTERS = 0.1
 """Part of the error that a call must add to be named."""
+OPPOSED = 0.5
+"""Part of the error that a layer must take away from it for layers to break symmetry against each other."""
 MOST = 0.5
 """Part of what a call adds that the calls inside must add for it to be theirs."""
 BLIND = (
@@ -63,6 +65,8 @@ class Trace(Record, frozen=True):
 
         Where activation patching says nothing, the first call that is broken though nothing that goes in is.
         """
+        if self.is_mixed:
+            return self._first_broken()
         named = [
             (place, one)
             for place, one in enumerate(self.layers)
@@ -72,6 +76,17 @@ class Trace(Record, frozen=True):
             return [one for _, one in sorted(named, key=lambda found: -abs(found[1].adds))]
         if not self.broken or any(math.isfinite(one.adds) for one in self.layers):
             return []
+        return self._first_broken()
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether layers break symmetry against each other: with one of them mended, more would be left of the error.
+
+        Then parts of the error say nothing of single layers, as in a network without any symmetry.
+        """
+        return any(one.adds < -OPPOSED for one in self.layers)
+
+    def _first_broken(self) -> list[Layer]:
         first = [p for p, one in enumerate(self.layers) if one.broken and not one.broken_before]
         return [self.layers[p] for p in first if not any(self.layers[q].parent == p for q in first)][:1]
 
@@ -121,6 +136,10 @@ class Trace(Record, frozen=True):
             inside = [one for one in self.layers if one.broken]
             said = f"Broken inside, without an effect: {', '.join(one.label for one in inside[:3])}." if inside else ""
             return Headline(answer, math.nan, "", none, said, severity="good", question=question)
+        if self.is_mixed:
+            first = "".join(f" The first to break is {one.label} ({one.kind})." for one in culprits)
+            answer = f"It is broken in many layers, some against others: mending a single one may not help.{first}"
+            return Headline(answer, math.nan, "", none, "", severity="bad", question=question)
         if not culprits:
             answer = "It is broken, and no submodule stands out."
             return Headline(answer, math.nan, "", none, "", severity="bad", question=question)

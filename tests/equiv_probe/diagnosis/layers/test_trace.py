@@ -413,3 +413,20 @@ def test_rows_in_another_order_are_not_accused() -> None:
         "int64, in another order at each orientation",
     ]
     assert layers["length"].outputs[0].label == "invariant, but for the order of rows"
+
+
+@pytest.mark.parametrize(("back", "mixed"), [(0.55, True), (1.0, False)], ids=["undone by the next", "of one layer"])
+def test_layers_that_break_symmetry_against_each_other_are_no_parts_of_the_error(back: float, mixed: bool) -> None:
+    """A stretch by two, and then by 0.55: the second alone would break more than both do, a share below zero."""
+
+    def along_x(factor: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: x * torch.tensor([factor, 1.0, 1.0]).to(x)
+
+    found = ep.trace(Chain(along_x(2.0), along_x(back)), molecule(0), FORCES)
+    assert found.is_mixed is mixed
+    (first,) = found.culprits
+    assert first.label.startswith("steps.0")
+    said = found.document().headline.answer
+    assert ("some against others" in said) is mixed
+    assert "steps.0" in said
+    assert "-" not in said.partition("steps.0")[0], "no share below zero in the headline"
