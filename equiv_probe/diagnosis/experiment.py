@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from equiv_probe.diagnosis.comparison import Compared
     from equiv_probe.diagnosis.finding import Kind
     from equiv_probe.diagnosis.subject import Subject
+    from equiv_probe.representations.representation import Representation
 
     Run: TypeAlias = Callable[[Subject], Iterable[Finding]]
 
@@ -21,6 +22,18 @@ Group: TypeAlias = Literal["conventions", "group", "numerics", "graph", "physics
 
 class NotApplicable(Exception):  # noqa: N818 - it is no error
     """Raised by an experiment that has nothing to try on a model; the message says why."""
+
+
+def places_in(subject: Subject) -> dict[str, Representation]:
+    """The inputs that hold places, by name, of which an experiment needs one at least.
+
+    Raises:
+        NotApplicable: there is none.
+    """
+    places = {name: rep for name, rep in subject.schema.inputs.items() if rep.is_affine}
+    if not places:
+        raise NotApplicable("no input holds places")
+    return places
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,11 @@ def controls_of(
     """
     if any(value.device.type == "meta" for value in model.identity.values()):  # there are no numbers
         return []
-    return [*_sees_rotation(model, rotations), *_stays_when_moved(model, round_trips, repeats)]
+    return [*dependence_on_rotation(model, rotations), *_stays_when_moved(model, round_trips, repeats)]
 
 
-def _sees_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
+def dependence_on_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
+    """Whether the outputs depend on what was rotated; one evaluation, and only where they stayed the same."""
     known = [name for name, value in model.identity.items() if name in model.floating and value.numel()]
     if not known:
         return []

@@ -15,13 +15,13 @@ AssertionError: 'forces' is not equivariant under translation: ...
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from equiv_probe.augmentation.check import check_augmentation
+from equiv_probe.diagnosis.comparison import root
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.live.batch_call import batch_call
 from equiv_probe.live.isolation import isolated
@@ -139,12 +139,12 @@ def assert_averages(
             means = values[name].reshape(replicates, -1, *own.shape).mean(1)
             given = torch.stack([one[name] for one in draws])
             error = (_squared_error(means) + _squared_error(given)).sqrt()
-            rounding = ROUND_OFF_FACTOR * torch.finfo(call.precision or torch.float64).eps * _root(own)
+            rounding = ROUND_OFF_FACTOR * torch.finfo(call.precision or torch.float64).eps * root(own)
             off = given.mean(0) - means.mean(0)
             if bool((off.abs() > CERTAIN * error + rounding).any()):
                 wrong.append(
-                    f"{name!r} is not the group average: it is off by {number(_root(off))}, where chance explains "
-                    f"{number(_root(error))}; the model itself is off by {number(_root(own - means.mean(0)))}"
+                    f"{name!r} is not the group average: it is off by {number(root(off))}, where chance explains "
+                    f"{number(root(error))}; the model itself is off by {number(root(own - means.mean(0)))}"
                 )
         if wrong:
             raise AssertionError("\n".join(wrong))
@@ -171,7 +171,3 @@ def assert_augments(
 
 def _squared_error(values: Tensor) -> Tensor:
     return values.var(0) / len(values)
-
-
-def _root(values: Tensor) -> float:
-    return math.sqrt(float(values.double().square().mean())) if values.numel() else 0.0

@@ -14,13 +14,14 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
+from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.diagnose import hints
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.controls import SEES_ROTATION
+from equiv_probe.estimation.controls import failures_of
 from equiv_probe.estimation.verdict import AMPLIFIED, GROWS, ROUND_OFF_FACTOR
 from equiv_probe.live.batch_call import batch_call
 from equiv_probe.live.isolation import isolated
-from equiv_probe.orbit.controls import controls_of, nudge, outputs_when_moved, places_of, rotating_inputs
+from equiv_probe.orbit.controls import dependence_on_rotation, nudge, outputs_when_moved, places_of, rotating_inputs
 from equiv_probe.orbit.reordering import reordered
 from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.report.formatting import number
@@ -88,17 +89,19 @@ def checked(
         tolerance = None if atol is None and rtol is None else (atol or 0.0, rtol or 0.0)
         compared = _Comparison(subject, copies, floors, group=group, tolerance=tolerance)
         found = [one for name in subject.identity if (one := compared(name)) is not None]
-        blind = _blind(subject, copies.rotations, floors)
         broken = [one.output for one in found if one.wrong]
         why: list[str] = []
         if broken and diagnose and copies.rotations is not None:
             with suppress(EquivProbeError):  # a diagnosis that cannot be made, as of grids, must not hide the error
                 why = hints(model, batch, subject.schema, outputs=broken, center=center, seed=seed)
+        seen = [] if broken or copies.rotations is None else dependence_on_rotation(subject, copies.rotations)
+    # A model that never looks at what was rotated would pass every test of it.
+    blind = [f"{sentence}: that it is equivariant says nothing" for sentence in failures_of(seen)]
     if broken:
         last = max(k for k, one in enumerate(found) if one.wrong)
         found[last] = replace(found[last], wrong="\n".join([found[last].wrong, *why]))
     elif blind:
-        found = [replace(one, wrong=f"{blind}: that it is equivariant says nothing") for one in found[:1]] + found[1:]
+        found = [replace(one, wrong=blind[0]) for one in found[:1]] + found[1:]
     return found
 
 
@@ -184,8 +187,8 @@ class _Comparison:
         own, values = self._subject.identity[name], self._copies.outputs.get(name)
         if values is None or not own.numel():
             return None
-        floor, noise = (_root(one[name] - own) for one in self._floors)
-        size, eps = _root(own), torch.finfo(self._subject.precision or torch.float64).eps
+        floor, noise = (root(one[name] - own) for one in self._floors)
+        size, eps = root(own), torch.finfo(self._subject.precision or torch.float64).eps
         off = (values - own).abs().nan_to_num(math.inf, math.inf)
         if self._tolerance is not None:
             absolute, relative = self._tolerance
@@ -196,7 +199,7 @@ class _Comparison:
             # A floor far above the precision hides an error, unless it is rounding that the model amplifies.
             known = floor if floor <= most or self._amplifies(name, floor, eps) else most
             explained = max(known, eps * size * (1 + self._copies.far))
-            allowed, measured = ROUND_OFF_FACTOR * explained, _root(off)
+            allowed, measured = ROUND_OFF_FACTOR * explained, root(off)
             beside = f"rounding explains {number(explained)}"
             if floor > ROUND_OFF_FACTOR * explained:
                 beside += f" (inputs that differ by rounding alone make {number(floor)}: it jumps, or loses digits)"
@@ -208,10 +211,10 @@ class _Comparison:
             )
         elif measured > max(allowed, noise):
             wrong = (
-                f"{name!r} is not equivariant under {self._group}: it differs by {_beside(_root(off), size)}, where "
+                f"{name!r} is not equivariant under {self._group}: it differs by {_beside(root(off), size)}, where "
                 f"{beside}.\n{self._worst(name, off)}"
             )
-        return Checked(name, self._group, _root(off), size, allowed, len(values), wrong)
+        return Checked(name, self._group, root(off), size, allowed, len(values), wrong)
 
     def _amplifies(self, name: str, floor: float, eps: float) -> bool:
         """Whether inputs that differ a hundred times more than by rounding change an output more than the floor.
@@ -224,7 +227,7 @@ class _Comparison:
             for other, value in rotating_inputs(subject).items()
         }
         changed = subject.at({other: value[None] for other, value in copies.items()}, 1)[name][0]
-        return _root(subject.schema.outputs[name].within(changed) - subject.identity[name]) > GROWS * floor
+        return root(subject.schema.outputs[name].within(changed) - subject.identity[name]) > GROWS * floor
 
     def _worst(self, name: str, off: Tensor) -> str:
         own, values = self._subject.identity[name], self._copies.outputs[name]
@@ -279,15 +282,3 @@ def _beside(value: float, size: float) -> str:
     percent = 100 * value / size if size > 0 else math.inf
     shown = f"{percent:.0f}" if percent >= 10 else f"{percent:.2g}"
     return f"{number(value)} ({shown} % of its size, {number(size)})" if size > 0 else f"{number(value)} (of nothing)"
-
-
-def _blind(subject: RotatedModel, rotations: Tensor | None, floors: tuple[dict[str, Tensor], dict[str, Tensor]]) -> str:
-    """A model that never looks at what was rotated would pass every test of it: in words; empty if it looks."""
-    if rotations is None:
-        return ""
-    controls = controls_of(subject, rotations, *floors)
-    return next((one.sentence for one in controls if one.name == SEES_ROTATION and one.failed), "")
-
-
-def _root(values: Tensor) -> float:
-    return math.sqrt(float(values.double().square().mean())) if values.numel() else 0.0

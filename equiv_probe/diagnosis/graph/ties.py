@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
+from equiv_probe.diagnosis.experiment import experiment, finding, places_in
 from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.report.formatting import number
 
@@ -28,10 +28,7 @@ DEGENERATE = 1e-3
 @experiment(NAME, "graph", "Does the error go if the structure is deformed a little?", cost=FEW + 1)
 def ties(subject: Subject) -> Iterator[Finding]:
     """Displace all atoms at random: neighbours at equal distances and equal moments of inertia are no more."""
-    places = {name: rep for name, rep in subject.schema.inputs.items() if rep.is_affine}
-    if not places:
-        raise NotApplicable("no input holds places")
-    name_of_places = next(iter(places))
+    name_of_places = next(iter(places_in(subject)))
     points = subject.inputs[name_of_places].detach()
     generator = torch.Generator().manual_seed(subject.seed)
     noise = torch.randn(points.shape, generator=generator, dtype=torch.float64).to(points)

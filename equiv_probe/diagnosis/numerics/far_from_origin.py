@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
+from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding, places_in
 from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.report.formatting import number
 from equiv_probe.schema.translation import shift_of
@@ -23,9 +23,7 @@ FAR = 10.0
 @experiment(NAME, "numerics", "Does the error go if the structure is moved to the origin?", cost=FEW + 1)
 def far_from_origin(subject: Subject) -> Iterator[Finding]:
     """Move everything so that its centroid is at the origin."""
-    places = {name: rep for name, rep in subject.schema.inputs.items() if rep.is_affine}
-    if not places:
-        raise NotApplicable("no input holds places")
+    places = places_in(subject)
     first = next(iter(places))
     points = places[first].places(subject.inputs[first].detach())
     spread, _ = shift_of(points)
