@@ -22,7 +22,7 @@ from equiv_probe.live.script_objects import script_entries, script_refilled
 from equiv_probe.schema.usual_names import is_fractional, usual
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Callable, Container, Iterator
 
     from equiv_probe.schema.schema import Named
 
@@ -54,22 +54,31 @@ def read(value: Any, label: str = "", taken: Container[str] = (), *, graphs: boo
     def entries_of(inner: Any) -> dict[Any, Any] | None:
         return attributes(inner) if graphs and is_graph(inner) else entries(inner)
 
-    def place(inner: Any, name: str) -> Tree:
-        found = entries_of(inner)
-        if found is None:
-            leaves[name] = inner
-            return Tree(inner, name)
-        return Tree(inner, {key: place(entry, f"{name}.{key}") for key, entry in found.items()})
-
     found = entries_of(value)
     if found is None:
-        return place(value, label), leaves
+        return tree_of(value, label, entries_of, leaves), leaves
     has_names = not isinstance(value, (tuple, list)) or hasattr(value, "_fields")
     places = {}
     for key, entry in found.items():
         own = str(key) if (has_names and str(key) not in taken) or not label else f"{label}.{key}"
-        places[key] = place(entry, own)
+        places[key] = tree_of(entry, own, entries_of, leaves)
     return Tree(value, places), leaves
+
+
+def tree_of(value: Any, name: str, entries_of: Callable[[Any], Mapping[Any, Any] | None], leaves: Named) -> Tree:
+    """A value's tree, in which what lies deeper has the whole way to it as its name; its leaves are added to others.
+
+    Args:
+        value: anything.
+        name: of the value.
+        entries_of: what is in a container; None of what is none.
+        leaves: by name, to add to.
+    """
+    found = entries_of(value)
+    if found is None:
+        leaves[name] = value
+        return Tree(value, name)
+    return Tree(value, {key: tree_of(entry, f"{name}.{key}", entries_of, leaves) for key, entry in found.items()})
 
 
 def written(tree: Tree, values: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.nested import Tree, attributes, entries, is_graph, written
+from equiv_probe.live.nested import Tree, attributes, entries, is_graph, tree_of, written
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.representations.fixed import Fixed
 from equiv_probe.schema.schema import named
@@ -106,18 +106,15 @@ def _read(raw: Any, names: list[str] | None) -> tuple[Tree, Named]:
     """What an output is made of, and its values by name, as they are."""
     leaves: Named = {}
 
-    def place(value: Any, name: str) -> Tree:
+    def entries_of(value: Any) -> Mapping[Any, Any] | None:
         is_plain = isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
-        found = None if is_plain or is_graph(raw) else _entries(value)
-        if found is None:
-            leaves[name] = value
-            return Tree(value, name)
-        return Tree(value, {key: place(entry, f"{name}.{key}") for key, entry in found.items()})
+        return None if is_plain or is_graph(raw) else _entries(value)
 
     found = _entries(raw)
     if found is None:
-        return place(raw, next(iter(named(raw, names)))), leaves
-    return Tree(raw, {key: place(found[key], name) for key, name in _labels(raw, found, names).items()}), leaves
+        return tree_of(raw, next(iter(named(raw, names))), entries_of, leaves), leaves
+    labels = _labels(raw, found, names)
+    return Tree(raw, {key: tree_of(found[key], name, entries_of, leaves) for key, name in labels.items()}), leaves
 
 
 def _labels(raw: Any, found: Mapping[Any, Any], names: list[str] | None) -> dict[Any, str]:
