@@ -172,7 +172,7 @@ def audit(
         }
         path = Path(journal) if journal else None
         with Journal(path, question, about=about.to_store(), fresh=fresh) as book:
-            report = _measured(book, mine, crew, findings, options, about, progress=progress, began=began)
+            report = _measured(book, mine, crew, findings, options, about=about, progress=progress, began=began)
         if isinstance(crew, Ranks):
             crew.share(report)
         return report
@@ -200,8 +200,8 @@ def _measured(
     crew: Crew,
     findings: Findings,
     options: Options,
-    about: About,
     *,
+    about: About,
     progress: bool,
     began: float,
 ) -> Report:

@@ -153,7 +153,7 @@ class DaskCrew:
         """A window's records, or what of it is to be sent again."""
         from distributed import KilledWorker
 
-        if future.status != "finished" and future.status != "error":  # its worker or the scheduler has lost it
+        if future.status not in {"finished", "error"}:  # its worker or the scheduler has lost it
             return [], [window]
         try:
             records, work = future.result()
@@ -244,12 +244,12 @@ def _recipe_plugin(token: str, packed: bytes) -> Any:
     class Recipes(WorkerPlugin):
         name = token
 
-        def setup(self, worker: Any) -> None:
+        def setup(self, worker: Any) -> None:  # noqa: ARG002 - Dask's interface
             from equiv_probe_ase.auditing.dask_cluster import _held
 
             _held.recipes[token] = packed
 
-        def teardown(self, worker: Any) -> None:
+        def teardown(self, worker: Any) -> None:  # noqa: ARG002
             from equiv_probe_ase.auditing.dask_cluster import _held
 
             _held.recipes.pop(token, None)

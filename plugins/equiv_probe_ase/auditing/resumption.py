@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def left_to_do(book: Journal, windows: Sequence[Sequence[Structure]], crew: Crew
     if done:
         smallest = min(done, key=lambda one: len(one.atoms))
         _require_same(smallest, book[smallest.key]["quantities"], crew, findings, book)
-        logger.info(f"equiv_probe: resumed {len(done)} of {len(mine)} structures from {book.path}")
+        print(f"equiv_probe: resumed {len(done)} of {len(mine)} structures from {book.path}", file=sys.stderr)
     left = []
     for window in windows:
         whole = any(one.key not in book for one in window)

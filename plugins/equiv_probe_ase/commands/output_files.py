@@ -21,6 +21,8 @@ def require_writable(path: Path, option: str) -> None:
         EquivProbeError: with what the system says, and the ``option`` that named the file.
     """
     there = path.exists()
+    if there and not path.is_file():  # what is written to a device is gone, and what is read from it has no end
+        raise EquivProbeError(f"{option} {path}, a folder or a device", "a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):

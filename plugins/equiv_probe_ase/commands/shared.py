@@ -69,6 +69,10 @@ Vacuum = Annotated[float | None, option(help="Margin of a box around structures 
 Batched = Annotated[
     bool, option("--batched/--no-batched", help="Evaluate many rotations in one model pass where possible.")
 ]
+FailAbove = Annotated[
+    list[str] | None,
+    option(help="Exit with 1 if √L_equiv is above, such as 1meV/A, or a control failed. Repeatable."),
+]
 AsJson = Annotated[bool, option("--json", help="Print the report as JSON.")]
 Verbose = Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")]
 
