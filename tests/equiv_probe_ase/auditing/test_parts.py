@@ -29,17 +29,19 @@ PLAN = RotationPlan("klein", replicates=4)
 
 
 class Tilted(Faulty):
-    """Charges in a field along z, of which a part is not the energy's; its last digits depend on the batch."""
+    """An energy that is tilted, and forces without torque that are not its gradient and have a part along x."""
 
     implemented_properties = ("energy", "forces")
 
     def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         x = atoms.positions - atoms.positions.mean(0)
-        pull = -0.3 * np.abs(x) * [1.0, 0.5, 0.0]
-        return {"energy": float((x**2 @ [0.5, 0.5, 0.8]).sum()), "forces": -2 * x * [0.5, 0.5, 0.8] + pull}
+        along_x = 0.1 * float(np.linalg.norm(x)) * np.array([1.0, 0.0, 0.0])
+        return {"energy": float((x**2 @ [0.5, 0.5, 0.8]).sum()), "forces": along_x - x}
 
 
 class InBatches(Tilted):
+    """The same, with last digits that depend on how many share the batch."""
+
     def calculate_batch(self, structures: list[Atoms], properties: list[str]) -> list[dict[str, Any]]:
         noise = 1 + 1e-14 * (len(structures) % 7)
         return [{name: value * noise for name, value in self.evaluate(atoms).items()} for atoms in structures]
@@ -80,8 +82,6 @@ def test_a_structure_has_its_rotations_wherever_it_stands() -> None:
         atoms.info["name"] = f"molecule {place}"
     first, again = audit(Tilted(), frames, plan=PLAN), audit(Tilted(), frames[::-1][:4], plan=PLAN)
     assert by_name(again).items() <= by_name(first).items()
-    forces = [one["quantities"]["forces"]["rms"] for one in first.structures]
-    assert len(set(forces)) == 6
 
 
 def test_every_structure_draws_rotations_of_its_own() -> None:
@@ -90,7 +90,7 @@ def test_every_structure_draws_rotations_of_its_own() -> None:
     turned = water.copy()
     turned.rotate(90, "z")
     found = audit(Tilted(), [water, turned], plan=PLAN).structures
-    first, second = (one["quantities"]["forces"]["rms"] for one in found)
+    first, second = (one["quantities"]["energy"]["rms"] for one in found)
     assert first != pytest.approx(second, rel=1e-6)
 
 
@@ -145,10 +145,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"plan": RotationPlan("klein", replicates=4, seed=1)}, "seed 1 → .*seed 0|seed 0 → .*seed 1"),
-        ({"loss": "huber-norm"}, "loss: mse → huber-norm"),
-        ({"fingerprint": "other"}, "fingerprint:  → other"),
-        ({"name": "another"}, "model: InBatches → another"),
+        ({"plan": RotationPlan("klein", replicates=4, seed=1)}, r"plan: .*seed 1 → .*seed 0"),
+        ({"loss": "huber-norm"}, "loss: huber-norm → mse"),
+        ({"fingerprint": "other"}, "fingerprint: other → "),
+        ({"name": "another"}, "model: another → InBatches"),
     ],
 )
 def test_parts_of_other_audits_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -156,7 +156,7 @@ def test_parts_of_other_audits_are_refused(tmp_path: Path, change: dict[str, Any
     audit(InBatches(), frames, plan=PLAN, part="1/2", journal=tmp_path / "1.jsonl")
     audit(InBatches(), frames, **{"plan": PLAN, **change}, part="2/2", journal=tmp_path / "2.jsonl")
     with pytest.raises(EquivProbeError, match=said):
-        merge([tmp_path / "2.jsonl", tmp_path / "1.jsonl"][::-1])
+        merge([tmp_path / "1.jsonl", tmp_path / "2.jsonl"])
 
 
 def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
