@@ -74,6 +74,8 @@ class Ranks(Here):
         if self.rank == 0:
             self._store.set("name", name)
         self.follows = self.rank > 0 and self._meets(name)
+        if self.rank > 0 and not self.follows:
+            self._store = PrefixStore(f"alone/{self.rank}", self._store)
 
     def _meets(self, name: str) -> bool:
         try:
@@ -91,7 +93,7 @@ class Ranks(Here):
     @property
     def words(self) -> str:
         """Who they are, for the report."""
-        return f"{self.count} ranks"
+        return f"{self.count} ranks" if self._others.evaluations else ""
 
     def each(self, windows: Sequence[Window], options: Options) -> Iterator[Records]:
         """On rank 0: windows as they are finished, its own and the others'."""
