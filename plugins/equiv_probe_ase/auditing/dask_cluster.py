@@ -217,7 +217,7 @@ def _choose_gpu() -> None:
     import torch
     from distributed import get_worker
 
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return
     seen = gpu_of(str(get_worker().name), os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
     if seen is not None:
@@ -241,7 +241,7 @@ def _recipe_plugin(token: str, packed: bytes) -> Any:
     """Brings the recipe to every worker, also to those that come later."""
     from distributed import WorkerPlugin
 
-    class Recipes(WorkerPlugin):
+    class Recipes(WorkerPlugin):  # type: ignore[misc]
         name = token
 
         def setup(self, worker: Any) -> None:  # noqa: ARG002 - Dask's interface
