@@ -1,16 +1,13 @@
-"""What a reader must know to use the numbers, and with what they were made."""
+"""What a reader must know to use the numbers."""
 
 from __future__ import annotations
 
 import math
-import platform
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equiv_probe.estimation.verdict import BROKEN_RELATIVE
-from equiv_probe_ase.evaluators.loop import with_wrapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -75,22 +72,3 @@ def notes_on_rounding(about: About, measured: Sequence[Measured], records: Seque
 
 def _percent(relative: float) -> str:
     return "" if math.isnan(relative) else f" ({100 * relative:.2g} %)"
-
-
-def versions(calculator: object) -> str:
-    """Versions of Python, of this package, and of the packages behind a calculator and those that it wraps."""
-    packages = [type(current).__module__.split(".")[0] for current in with_wrapped(calculator)]
-    found = [f"Python {platform.python_version()}"]
-    for name in dict.fromkeys(["equiv-probe", "torch", "ase", *packages]):
-        found += [f"{distribution} {version}" for distribution, version in _distributions(name)]
-    return ", ".join(dict.fromkeys(found))
-
-
-def _distributions(package: str) -> list[tuple[str, str]]:
-    """What a package was installed as, with its version: ``mace`` comes with mace-torch; nothing for a loose file."""
-    try:
-        return [(package, metadata.version(package))]
-    except metadata.PackageNotFoundError:  # by another name, which takes a while to find
-        return [
-            (name, metadata.version(name)) for name in dict.fromkeys(metadata.packages_distributions().get(package, []))
-        ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe_ase.auditing.notes import versions
+from equiv_probe_ase.auditing.versions import versions
 from equiv_probe_ase.calculators.batch_check import trusted
 from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.calculators.inspection import (

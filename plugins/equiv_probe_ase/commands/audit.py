@@ -6,19 +6,15 @@ import contextlib
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from equiv_probe.cli.shared import INTERRUPTED, require_output, wide_console
+from equiv_probe.cli.shared import require_output, wide_console
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.commands import shared
 from equiv_probe_ase.commands.output_files import require_writable, save
 from equiv_probe_ase.commands.shared import FAILED, Renamed, option
-
-if TYPE_CHECKING:
-    from equiv_probe.results.report import Report
-    from equiv_probe_ase.auditing.thresholds import Threshold
 
 
 def register(app: typer.Typer) -> None:
@@ -93,7 +89,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
 
     if structures is None:
         raise _one_missing(calculator)
-    thresholds = limits(fail_above)
+    thresholds = shared.limits(fail_above)
     plan = RotationPlan(design, replicates, improper, seed)
     output = _output(output, calculator, twirl, structures, part)
     journal = output.with_suffix(".jsonl")
@@ -125,14 +121,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     unsaved = save(report, output)
     files = f"Report: {unsaved or output}; results as they came: {journal} (the same command resumes from it)"
     shared.show(report, files, as_json=as_json)
-    raise typer.Exit(FAILED if unsaved else exit_code(report, thresholds))
-
-
-def limits(fail_above: list[str] | None) -> list[Threshold]:
-    """The limits of ``--fail-above``."""
-    from equiv_probe_ase.auditing.thresholds import Threshold
-
-    return [Threshold.parse(text) for text in fail_above or []]
+    raise typer.Exit(FAILED if unsaved else shared.exit_code(report, thresholds))
 
 
 def _output(given: Path | None, calculator: str, twirl: str | None, structures: str, part: str | None) -> Path:
@@ -176,28 +165,6 @@ def _one_missing(given: str) -> EquivProbeError:
     return EquivProbeError(
         f"{given} without a calculator{made}", "a calculator, then structures", f"equiv-probe audit emt {given}"
     )
-
-
-def exit_code(report: Report, thresholds: list[Threshold]) -> int:
-    """What the command ends with: 0, 1 where a limit is exceeded or nothing was measured, 130 after Ctrl-C."""
-    if not report.complete:
-        return INTERRUPTED
-    if not report.structures:
-        print("Nothing could be measured: every structure failed.", file=sys.stderr)
-        return FAILED
-    from equiv_probe.estimation.controls import failures_of
-    from equiv_probe_ase.auditing.thresholds import exceeded
-
-    lines = [line for threshold in thresholds for line in exceeded(threshold, report)]
-    if thresholds and report.failures:  # a guard does not wave through what it could not look at
-        lines.append(
-            f"--fail-above: {len(report.failures)} measurements failed and could not be compared with the limit"
-        )
-    if thresholds:  # nor what is not to be believed
-        lines += [f"--fail-above: a control failed: {sentence}" for sentence in failures_of(report.controls)]
-    for line in lines:
-        print(line, file=sys.stderr)
-    return FAILED if lines else 0
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -9,7 +9,6 @@ import typer
 
 from equiv_probe.cli.shared import require_output
 from equiv_probe_ase.commands import shared
-from equiv_probe_ase.commands.audit import exit_code, limits
 from equiv_probe_ase.commands.output_files import require_writable, save
 from equiv_probe_ase.commands.shared import FAILED, option
 
@@ -33,10 +32,10 @@ def merge_command(
     shared.require_ase()
     from equiv_probe_ase.auditing.merge import merge
 
-    thresholds = limits(fail_above)
+    thresholds = shared.limits(fail_above)
     require_output(output, journals, {".json", ".csv", ".html"})
     require_writable(output, "-o")
     report = merge(journals)
     unsaved = save(report, output)
     shared.show(report, f"Report: {unsaved or output}", as_json=as_json)
-    raise typer.Exit(FAILED if unsaved or not report.complete else exit_code(report, thresholds))
+    raise typer.Exit(FAILED if unsaved or not report.complete else shared.exit_code(report, thresholds))
