@@ -240,8 +240,8 @@ def is_record(entry: Mapping[str, Any]) -> bool:
     )
 
 
-def require_same_question(journal: Lines, new: Mapping[str, Any], wanted: str, fix: str) -> None:
-    """Refuse results for another question.
+def require_same_question(journal: Lines, new: Mapping[str, Any], wanted: str, fix: str, *, but_for: str = "") -> None:
+    """Refuse results for another question; ``but_for`` one setting.
 
     Raises:
         EquivProbeError: with every setting that differs, and both of its values.
@@ -254,7 +254,9 @@ def require_same_question(journal: Lines, new: Mapping[str, Any], wanted: str, f
             fix,
         )
     before, now = old.get("question", {}), new["question"]
-    changed = [f"{k}: {before.get(k)} → {now.get(k)}" for k in {*before, *now} if before.get(k) != now.get(k)]
+    changed = [
+        f"{k}: {before.get(k)} → {now.get(k)}" for k in {*before, *now} - {but_for} if before.get(k) != now.get(k)
+    ]
     if changed:
         raise EquivProbeError(f"{path} with results for another question ({'; '.join(sorted(changed))})", wanted, fix)
 

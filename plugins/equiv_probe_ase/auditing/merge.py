@@ -6,13 +6,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.auditing.about import About
 from equiv_probe_ase.auditing.journal import MARK, SCHEMA_VERSION, Lines, require_same_question
 from equiv_probe_ase.auditing.reporting import report_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from equiv_probe.results.report import Report
 
@@ -28,7 +30,7 @@ def merge(journals: Sequence[str | Path]) -> Report:
 
     Args:
         journals: files that ``equiv-probe audit --part 3/16`` (or ``audit(..., part="3/16", journal=...)``) wrote, also
-            unfinished ones, of one part or of all.
+            unfinished ones, of one part or of all; or those of several files of structures.
 
     Returns:
         The report; its notes name what is missing, and ``complete`` is False then.
@@ -42,28 +44,31 @@ def merge(journals: Sequence[str | Path]) -> Report:
     with ExitStack() as stack:
         books = [_read(path, stack) for path in paths]
         for book in books[1:]:
-            require_same_question(
-                book, books[0].header, f"that of {books[0].path} (on the right)", "parts of one audit only"
-            )
+            wanted = f"that of {books[0].path} (on the right)"
+            require_same_question(book, books[0].header, wanted, "parts of one audit only", but_for="source")
         abouts = [About.stored(book.header["about"]) for book in books]
-        holders = _holders(books)
-        keys = sorted(holders, key=lambda key: holders[key][key]["index"])
-        missing = _missing(books, abouts, holders)
+        files: dict[tuple[str, int], list[tuple[Lines, About]]] = {}
+        for book, about in zip(books, abouts, strict=True):  # wherever the parts were called from
+            files.setdefault((book.header["question"]["source"], about.structures), []).append((book, about))
+        holders: dict[str, Lines] = {}
+        for own in files.values():  # file by file, in the order of its structures
+            found = _holders([book for book, _ in own])
+            in_order = [key for _, key in sorted((book[key]["index"], key) for key, book in found.items())]
+            holders |= {key: found[key] for key in in_order if key not in holders or key in holders[key].failed}
+        missing = [line for (name, total), own in files.items() for line in _missing(name, total, own)]
         gradients: dict[str, Mapping[str, Any]] = {}
         for book in books:
             gradients |= book.gradients
         evaluations, calls = (sum(book.work[which] for book in books) for which in (0, 1))
-        ran = {"merged": f"{len(books)} journals", "evaluations": evaluations, "model calls": calls}
-        whole = _as_whole(abouts[0])
-        damaged = [note for book in books for note in book.notes]
+        notes = list(dict.fromkeys(note for about in abouts for note in about.notes))
         return report_of(
-            whole,
-            keys,
+            replace(abouts[0], part="", source=", ".join(own[0][1].source for own in files.values()), notes=notes),
+            list(holders),
             lambda key: holders[key][key],
             gradients,
             complete=not missing,
-            ran=ran,
-            notes=[*missing, *damaged],
+            ran={"merged": f"{len(books)} journals", "evaluations": evaluations, "model calls": calls},
+            notes=[*missing, *(note for book in books for note in book.notes)],
         )
 
 
@@ -93,31 +98,23 @@ def _holders(books: Sequence[Lines]) -> dict[str, Lines]:
     return found
 
 
-def _as_whole(about: About) -> About:
-    from msgspec.structs import replace
-
-    return replace(about, part="", share=about.structures)
-
-
-def _missing(books: Sequence[Lines], abouts: Sequence[About], holders: Mapping[str, Lines]) -> list[str]:
-    """What is not there: parts without a journal, and parts that are not finished."""
-    total = abouts[0].structures
-    if len(holders) >= total:
+def _missing(name: str, total: int, own: Sequence[tuple[Lines, About]]) -> list[str]:
+    """What is not there of one file of structures: parts without a journal, and parts that are not finished."""
+    found = len({key for book, _ in own for key in book.places})
+    if found >= total:
         return []
-    lines = [f"{len(holders)} of {total} structures are there"]
-    counts = {int(about.part.partition("/")[2]) for about in abouts if about.part}
-    there = {about.part for about in abouts}
-    for count in sorted(counts):
-        lost = [f"{k}/{count}" for k in range(1, count + 1) if f"{k}/{count}" not in there]
-        if lost:
-            more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
-            lines.append(f"no journal of {'part' if len(lost) == 1 else 'parts'} {', '.join(lost[:NAMED])}{more}")
-    lines += _unfinished(books, abouts)
-    return [f"incomplete: {'; '.join(lines)}"]
-
-
-def _unfinished(books: Sequence[Lines], abouts: Sequence[About]) -> Iterator[str]:
-    for book, about in zip(books, abouts, strict=True):
-        if len(book.places) < about.share:
-            which = f"part {about.part}" if about.part else "all structures"
-            yield f"{book.path} has {len(book.places)} of the {about.share} of {which}"
+    there = {about.part for _, about in own}
+    lost = [
+        f"{k}/{count}"
+        for count in sorted({int(part.partition("/")[2]) for part in there if part})
+        for k in range(1, count + 1)
+        if f"{k}/{count}" not in there
+    ]
+    more = f" and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+    said = [f"no journal of part{'s' * (len(lost) > 1)} {', '.join(lost[:NAMED])}{more}"] if lost else []
+    said += [
+        f"{book.path} has {len(book.places)} of the {about.share} of {f'part {about.part}' if about.part else 'all'}"
+        for book, about in own
+        if len(book.places) < about.share
+    ]
+    return [f"incomplete: {found} of {total} structures of {name} are there; {'; '.join(said)}"]

@@ -142,6 +142,22 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert f"{len(report.structures)} of 40 structures" in said
 
 
+def test_files_of_structures_are_put_together(tmp_path: Path) -> None:
+    frames = structures(20)
+    ase.io.write(tmp_path / "a.xyz", frames[:12], format="extxyz")
+    ase.io.write(tmp_path / "b.xyz", frames[10:], format="extxyz")  # two are in both
+    for name in "ab":
+        audit(Tilted(), tmp_path / f"{name}.xyz", plan=PLAN, journal=tmp_path / f"{name}.jsonl")
+    merged = merge([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
+    both = [*ase.io.read(tmp_path / "a.xyz", ":"), *ase.io.read(tmp_path / "b.xyz", "2:")]
+    whole = audit(Tilted(), both, plan=PLAN)
+    assert merged.complete
+    assert len(merged.structures) == 20
+    assert merged["forces"].equiv == whole["forces"].equiv
+    assert merged["energy"].rms_interval == whole["energy"].rms_interval
+    assert "a.xyz, " in merged.source
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
