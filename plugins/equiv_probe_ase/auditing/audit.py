@@ -17,14 +17,15 @@ from equiv_probe_ase.auditing.about import About
 from equiv_probe_ase.auditing.crew import Here
 from equiv_probe_ase.auditing.gradient_check import gradient_of, suspect
 from equiv_probe_ase.auditing.job import ROUND_TRIPS
-from equiv_probe_ase.auditing.journal import Journal
+from equiv_probe_ase.auditing.journal import Journal, NotWrittenError
 from equiv_probe_ase.auditing.models_own_labels import without_models_own_labels
 from equiv_probe_ase.auditing.options import Options
 from equiv_probe_ase.auditing.reporting import report_of
 from equiv_probe_ase.auditing.resumption import left_to_do
 from equiv_probe_ase.auditing.subject import Recipe, Subject, sample_of
-from equiv_probe_ase.auditing.torchrun import Ranks, world
+from equiv_probe_ase.auditing.torchrun import Ranks, use_own_gpu, world
 from equiv_probe_ase.auditing.windows import part_of, windows
+from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.structures.loading import distinct, load
 
 if TYPE_CHECKING:
@@ -122,8 +123,10 @@ def audit(
 
     Source: Shen, Nowara, Maser & Cho, TMLR 12/2025 (arXiv:2512.02303) for the decomposition.
     """
-    given = load(structures, reference=reference, vacuum=vacuum)
-    todo, twice = distinct(given)
+    if cluster is None:  # or its workers make it
+        use_own_gpu()
+        calculator = as_calculator(calculator)
+    todo, twice = distinct(load(structures, reference=reference, vacuum=vacuum))
     asked = [properties] if isinstance(properties, str) else properties
     options = Options(
         rotation_plan(plan) or RotationPlan(),
@@ -219,24 +222,26 @@ def _measured(
                 fresh = [one for one in records if one["key"] not in book or one["key"] in book.failed]
                 book.append(fresh)
                 advance(len(fresh))
-        suspicious = (
-            suspect(book[key] for key in wanted - book.failed) if {"energy", "forces"} <= about.units.keys() else None
-        )
-        if suspicious is not None and suspicious not in book.gradients:
-            structure = next(one for one in todo if one.key == suspicious)
-            book.append([crew.ask(gradient_of, structure)])
+        _look_at_gradients(book, todo, crew)
     except KeyboardInterrupt:
         complete = False
-    except OSError as error:  # of the journal's disk: calculators' own are failures of structures
+    except NotWrittenError as error:
         complete = False
-        reason = error.strerror or error
-        notes = [*notes, f"the results could not be written any more ({reason}): those before are in {book.path}"]
+        notes = [*notes, f"the results could not be written any more ({error}): those before are in {book.path}"]
         logger.error(notes[-1])
     ran = {**crew.work.protocol(), "seconds": round(time.perf_counter() - began, 1)}
     ran |= {"measured by": crew.words} if crew.words else {}
     ran |= {"resumed structures": resumed} if resumed else {}
     keys = [one.key for one in todo if one.key in book]
     return report_of(about, keys, book.__getitem__, book.gradients, complete=complete, ran=ran, notes=notes)
+
+
+def _look_at_gradients(book: Journal, todo: Sequence[Structure], crew: Crew) -> None:
+    """Whether forces are the energy's gradient, on the structure where that is most in doubt."""
+    by_key = {one.key: one for one in todo if one.key not in book.failed}
+    key = suspect(book[key] for key in by_key)
+    if key is not None and key not in book.gradients:
+        book.append([crew.ask(gradient_of, by_key[key])])
 
 
 def _name_of(structures: Source, count: int) -> str:

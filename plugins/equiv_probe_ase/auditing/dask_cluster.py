@@ -81,6 +81,7 @@ class DaskCrew:
                 threads_per_worker=1,
                 memory_limit=0,
                 silence_logs=50,
+                preload=["equiv_probe_ase.auditing.worker_start"],
                 env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             )
             self._held = [local]
@@ -133,6 +134,11 @@ class DaskCrew:
         waiting = [*reversed(windows)]
         flying: dict[Future, Window] = {}
         while waiting or flying:
+            if self._client.status in {"closing", "closed"}:
+                address = self._client.scheduler.address
+                raise EquivProbeError(
+                    f"the scheduler {address}, which is gone", "one that runs", "the same command again"
+                )
             while waiting and len(flying) < AHEAD * max(1, len(self._workers())):
                 window = waiting.pop()
                 flying[self._submitted(measure_window, window, options)] = window

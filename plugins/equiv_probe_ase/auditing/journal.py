@@ -33,6 +33,10 @@ LISTED = 5
 Record = dict[str, Any]
 
 
+class NotWrittenError(OSError):
+    """A disk that is full, or gone; what was written before is there."""
+
+
 class Lines:
     """The lines of a journal as they are on the disk; of records only the places are kept.
 
@@ -203,7 +207,7 @@ class Journal(Lines):
         """Add finished structures, each with its ``"key"``, or the check of a gradient; they are on the disk then.
 
         Raises:
-            OSError: the disk is full, or gone; nothing that was written before is lost.
+            NotWrittenError: the disk is full, or gone; nothing that was written before is lost.
         """
         for entry, place in zip(records, self._write(records), strict=True):
             self._has_taken(entry, place)
@@ -218,9 +222,9 @@ class Journal(Lines):
                 left = left[self._file.write(left) :]
             if self.path is not None:
                 os.fsync(self._file.fileno())
-        except OSError:
+        except OSError as error:
             self._file.truncate(self.end)
-            raise
+            raise NotWrittenError(error.strerror or str(error)) from error
         places = []
         for line in written:
             places.append((self.end, len(line)))
@@ -291,7 +295,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _unwritable(path: Path, error: OSError) -> EquivProbeError:
-    reason = error.strerror or type(error).__name__
+    reason = error.strerror or str(error)
     return EquivProbeError(f"{path}, which cannot be written ({reason})", "a writable place", "another -o")
 
 

@@ -51,6 +51,12 @@ def is_first() -> bool:
     return world() == 1 or os.environ["RANK"] == "0"
 
 
+def use_own_gpu() -> None:
+    """What a model calls "cuda" is the device of this rank, where there are ranks."""
+    if world() > 1 and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) % torch.cuda.device_count())
+
+
 class Ranks(Here):
     """This process and those that torchrun has started beside it.
 
@@ -69,8 +75,6 @@ class Ranks(Here):
         _audits += 1
         store, _, _ = next(iter(rendezvous("env://", self.rank, self.count, timeout=LONG)))
         self._store: Store = PrefixStore(f"equiv_probe/{_audits}", store)
-        if torch.cuda.is_available():  # what a model calls "cuda" is the device of this rank
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)) % torch.cuda.device_count())
         if self.rank == 0:
             self._store.set("name", name)
         self.follows = self.rank > 0 and self._meets(name)

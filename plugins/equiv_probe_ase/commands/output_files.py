@@ -22,7 +22,8 @@ def require_writable(path: Path, option: str) -> None:
     """
     there = path.exists()
     if there and not path.is_file():  # what is written to a device is gone, and what is read from it has no end
-        raise EquivProbeError(f"{option} {path}, a folder or a device", "a file")
+        kind = "a folder" if path.is_dir() else "a device"
+        raise EquivProbeError(f"{option} {path}, which cannot be written (it is {kind})", "a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):
