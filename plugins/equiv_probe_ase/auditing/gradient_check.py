@@ -38,9 +38,10 @@ def suspect(records: Iterable[Mapping[str, Any]]) -> str | None:
 def gradient_of(subject: Subject, structure: Structure) -> dict[str, Any]:
     """How far a structure's forces are from the gradient of what they should be the gradient of, for the journal."""
     found = _defect(structure, subject)
+    named = {"key": f"gradient of {structure.key}", "gradient_of": structure.key}
     if found is None:
-        return {"gradient_of": structure.key}
-    return {"gradient_of": structure.key, "square": found.square, "floor": found.floor, "size": found.size}
+        return named
+    return {**named, "square": found.square, "floor": found.floor, "size": found.size}
 
 
 def torque_notes(records: Sequence[Mapping[str, Any]], gradients: Mapping[str, Mapping[str, Any]]) -> list[str]:

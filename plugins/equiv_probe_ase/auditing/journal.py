@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import msgspec
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe_ase.auditing.stored_record import is_gradient_check, is_whole
 
 try:
     import fcntl
@@ -31,6 +32,13 @@ LISTED = 5
 """Damaged lines whose places are listed."""
 
 Record = dict[str, Any]
+
+
+def is_header(entry: Mapping[str, Any]) -> bool:
+    """Whether a first line is whole; of other versions, whether it is a journal's."""
+    version = entry.get(MARK)
+    whole = isinstance(entry.get("question"), dict) and isinstance(entry.get("about"), dict)
+    return whole if version == SCHEMA_VERSION else isinstance(version, int)
 
 
 class NotWrittenError(OSError):
@@ -69,23 +77,22 @@ class Lines:
 
     def _note(self, line: bytes, number: int) -> None:
         entry = _parsed(line)
-        if number == 1 and entry is not None and MARK in entry:
+        if number == 1 and entry is not None and is_header(entry):
             self.header = entry
-        elif entry is None or not self._has_taken(entry, (self.end, len(line))):
+        elif entry is not None and (is_whole(entry) or is_gradient_check(entry)):
+            self._take(entry, (self.end, len(line)))
+        else:
             self.damaged += [number] if line.strip() else []
         self.end += len(line)
 
-    def _has_taken(self, entry: Record, place: tuple[int, int]) -> bool:
-        """Take in what a line says; False if it is not what a journal holds."""
-        if isinstance(entry.get("gradient_of"), str):
+    def _take(self, entry: Record, place: tuple[int, int]) -> None:
+        """Take in what a line says."""
+        if "gradient_of" in entry:
             self.gradients[entry["gradient_of"]] = entry
-            return True
-        if not is_record(entry):
-            return False
+            return
         self.places[entry["key"]] = place
         (self.failed.add if "error" in entry else self.failed.discard)(entry["key"])
         self.work = [a + b for a, b in zip(self.work, entry.get("work", (0, 0)), strict=True)]
-        return True
 
     def __contains__(self, key: str) -> bool:
         return key in self.places
@@ -171,7 +178,7 @@ class Journal(Lines):
         if start and MARK.encode() not in start:
             wanted, fix = ("a journal to start over", "another -o") if fresh else ("JSON lines", "another -o")
             raise EquivProbeError(f"{path}, which is not a journal{', and --fresh' if fresh else ''}", wanted, fix)
-        if self.places and not self.header and not fresh:
+        if start and not self.header and not fresh and (self.places or self.damaged):
             raise EquivProbeError(
                 f"{path}, whose first line is damaged: nobody knows which question its results answer",
                 "a whole first line",
@@ -180,7 +187,7 @@ class Journal(Lines):
 
     def require_part(self, part: str) -> None:
         """Refuse to write one part of the structures into the file of another, as jobs of an array would by mistake."""
-        before = self.header["about"].get("part", "")
+        before = self.header.get("about", {}).get("part", "")
         if part and before and part != before:
             raise EquivProbeError(
                 f"{self.path} of part {before}, and part {part}", "a file for each part", "another -o"
@@ -210,7 +217,7 @@ class Journal(Lines):
             NotWrittenError: the disk is full, or gone; nothing that was written before is lost.
         """
         for entry, place in zip(records, self._write(records), strict=True):
-            self._has_taken(entry, place)
+            self._take(entry, place)
 
     def _write(self, lines: Sequence[Mapping[str, Any]]) -> list[tuple[int, int]]:
         """Write lines behind the last whole one, which a kill tears at their end at most; their places."""
@@ -230,18 +237,6 @@ class Journal(Lines):
             places.append((self.end, len(line)))
             self.end += len(line)
         return places
-
-
-def is_record(entry: Mapping[str, Any]) -> bool:
-    """Whether a line of a journal is the record of a structure."""
-    named = isinstance(entry.get("key"), str) and isinstance(entry.get("name"), str)
-    if not named or not isinstance(entry.get("index"), int):
-        return False
-    quantities = entry.get("quantities")
-    return isinstance(entry.get("error"), str) or (
-        isinstance(quantities, dict)
-        and all(isinstance(one, dict) and {"equiv", "weight", "rms"} <= one.keys() for one in quantities.values())
-    )
 
 
 def require_same_question(journal: Lines, new: Mapping[str, Any], wanted: str, fix: str, *, but_for: str = "") -> None:

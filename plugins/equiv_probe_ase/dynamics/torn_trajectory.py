@@ -15,13 +15,18 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
+MARK = b"- of Ulm"
+HEADER = 56
+"""Bytes that the format begins with: the mark, a tag, and where the table of frames is."""
+
+
 def last_frame(path: Path) -> tuple[int, Atoms | None]:
     """How many frames of a ``.traj`` are whole, and the last of them; what is torn behind it is cut off.
 
     Raises:
         EquivProbeError: the file is none that ASE reads, or its table of frames is lost.
     """
-    if path.stat().st_size == 0:  # ended before its first frame
+    if path.stat().st_size < HEADER and MARK.startswith(path.read_bytes()[: len(MARK)]):  # ended before its first frame
         return 0, None
     try:
         with Trajectory(path) as frames:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
+import math
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -12,14 +15,20 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import ase.io
+import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.results.report import Report
-from equiv_probe_ase import audit
+from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe_ase import audit, merge
 from equiv_probe_ase.auditing import journal as journals
 
 from ... import warm_processes
+from .faulty_calculators import Noisy
 from .test_parts import PLAN, Tilted, comparable, structures
 
 if TYPE_CHECKING:
@@ -93,6 +102,77 @@ def test_a_damaged_first_line_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == content
     audit(Tilted(), structures(3), plan=PLAN, journal=path, fresh=True)
     assert path.read_bytes() != content
+
+
+class Everything(Tilted):
+    """All quantities that an audit knows by itself."""
+
+    implemented_properties = ("energy", "forces", "stress", "dipole", "charges", "magmoms")
+
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
+        x = atoms.positions - atoms.positions.mean(0)
+        other = {"stress": np.arange(6) * 0.1, "dipole": x.sum(0) + 0.1, "charges": x[:, 0], "magmoms": x * [1, 0, 0]}
+        return {**super().evaluate(atoms), **other}
+
+
+@pytest.mark.parametrize(
+    ("calculator", "options"),
+    [
+        (Everything(), {}),
+        (Everything(), {"plan": RotationPlan("klein", 4, improper=True)}),
+        (Everything(), {"plan": RotationPlan("haar", 2)}),
+        (Everything(), {"rel_err": 0.5, "max_rotations": 64}),
+        (Everything(), {"loss": "huber-norm"}),
+        (Noisy(1e-3), {}),
+        (EMT(), {}),
+    ],
+)
+def test_what_is_written_is_believed_when_it_is_read(calculator: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    frames = [*structures(4, labels=True), bulk("Cu"), Atoms("H"), Atoms("H2", [[0, 0, 0], [0, 0, 1]], cell=[9, 9, 9])]
+    for atoms in frames:
+        atoms.arrays["REF_forces"] = atoms.positions * 0.1
+    options = {"plan": PLAN, "journal": tmp_path / "j.jsonl", **options}
+    first = audit(calculator, frames, **options)
+    measured = len(first.structures)
+    again = audit(calculator, frames, **options)
+    assert again.protocol["resumed structures"] == measured > 2
+    assert not any("damaged" in note for note in again.notes)
+    assert again.measured == first.measured
+
+
+ODD = [None, True, -1, 0, 1e308, -1e308, 1e-320, 10**400, math.nan, "", "x" * 1000, [], {}, [[[]]], [None], {"a": 1}]
+
+
+def places(entry: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something could be changed in an entry; of lists the first few."""
+    inside = entry.items() if isinstance(entry, dict) else enumerate(entry[:3]) if isinstance(entry, list) else ()
+    return [above, *(place for key, value in inside for place in places(value, (*above, key)))]
+
+
+@pytest.mark.slow
+def test_whatever_is_changed_in_a_journal_is_refused_or_measured_again(tmp_path: Path) -> None:
+    path, frames, draw = tmp_path / "j.jsonl", structures(4, labels=True), random.Random(0)
+    expected = audit(Tilted(), frames, plan=PLAN, journal=path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    anywhere = [place for place in places(lines) if len(place) > 1]
+    for _ in range(60):
+        changed = copy.deepcopy(lines)
+        *above, last = draw.choice(anywhere)
+        entry: Any = changed
+        for key in above:
+            entry = entry[key]
+        if draw.random() < 0.4:
+            del entry[last]
+        else:
+            entry[last] = draw.choice(ODD)
+        path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+        try:
+            merge([path])
+            found = audit(Tilted(), frames, plan=PLAN, journal=path, progress=False)
+        except EquivProbeError:
+            assert above[0] == 0 or "plain" in above, (above, last)  # another question, or another model's outputs
+            continue
+        assert len(found.structures) == len(expected.structures)
 
 
 def test_no_room_is_said_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

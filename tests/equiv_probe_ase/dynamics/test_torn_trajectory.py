@@ -52,6 +52,22 @@ def test_torn_at_any_place_it_goes_on_to_the_same_frames(tmp_path: Path, caplog:
         assert [int(row.split(",")[0]) for row in rows] == list(range(0, 13, EVERY))
 
 
+def test_a_first_frame_that_was_torn_starts_over(tmp_path: Path) -> None:
+    for folder in ("whole", "torn"):
+        (tmp_path / folder).mkdir()
+        run(tmp_path / folder, 4)
+    log = (tmp_path / "torn" / "log.csv").read_text().splitlines(keepends=True)
+    for size in (0, 24):
+        (tmp_path / "torn" / "log.csv").write_text("".join(log[:3]))
+        trajectory = (tmp_path / "torn" / "md.traj").read_bytes()
+        (tmp_path / "torn" / "md.traj").write_bytes(trajectory[:size])
+        run(tmp_path / "torn", 4, resume=True)
+        assert (tmp_path / "torn" / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
+        np.testing.assert_array_equal(
+            positions(tmp_path / "torn" / "md.traj"), positions(tmp_path / "whole" / "md.traj")
+        )
+
+
 def test_what_lies_behind_the_last_frame_is_no_frame(tmp_path: Path) -> None:
     """A kill while a frame is being written: it is counted when it is whole."""
     path = tmp_path / "md.traj"
@@ -67,8 +83,12 @@ def test_what_lies_behind_the_last_frame_is_no_frame(tmp_path: Path) -> None:
 
 
 def test_nothing_yet_starts_over_and_what_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "empty.traj").touch()
-    assert last_frame(tmp_path / "empty.traj") == (0, None)
+    with Trajectory(tmp_path / "first.traj", "w") as frames:
+        frames.write(molecule("H2O"))
+    begun = (tmp_path / "first.traj").read_bytes()
+    for size in (0, 3, 24, 50):
+        (tmp_path / "first.traj").write_bytes(begun[:size])
+        assert last_frame(tmp_path / "first.traj") == (0, None)
     for content in (b"x", b"something else entirely" * 100):
         (tmp_path / "other.traj").write_bytes(content)
         with pytest.raises(EquivProbeError, match=r"cannot read.*--resume"):
