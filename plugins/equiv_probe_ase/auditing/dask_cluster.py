@@ -139,7 +139,8 @@ class DaskCrew:
                 raise EquivProbeError(
                     f"the scheduler {address}, which is gone", "one that runs", "the same command again"
                 )
-            while waiting and len(flying) < AHEAD * max(1, len(self._workers())):
+            room = AHEAD * max(1, len(self._workers()))
+            while waiting and len(flying) < room:
                 window = waiting.pop()
                 flying[self._submitted(measure_window, window, options)] = window
             try:

@@ -207,7 +207,7 @@ class Journal(Lines):
         free = shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise EquivProbeError(
-                f"{free / 1e6:.1f} MB left where {self.path} is", f"about {needed / 1e6:.1f} MB", "another -o, or room"
+                f"{free / 1e6:.3g} MB left where {self.path} is", f"about {needed / 1e6:.3g} MB", "another -o, or room"
             )
 
     def append(self, records: Sequence[Record]) -> None:
