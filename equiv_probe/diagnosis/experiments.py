@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.angular_spectrum import angular_degree
+from equiv_probe.diagnosis.conventions.angles import angles
 from equiv_probe.diagnosis.conventions.cartesian_or_spherical import cartesian_or_spherical
 from equiv_probe.diagnosis.conventions.fixed_change import fixed_change
 from equiv_probe.diagnosis.conventions.input_representation import input_representation
 from equiv_probe.diagnosis.conventions.order_of_axes import order_of_axes
 from equiv_probe.diagnosis.conventions.transposed import input_transposed, output_transposed
+from equiv_probe.diagnosis.conventions.units_of_angle import units_of_angle
 from equiv_probe.diagnosis.conventions.usual_mistakes import USUAL_MISTAKES, another_representation
 from equiv_probe.diagnosis.conventions.voigt_order import voigt_order
 from equiv_probe.diagnosis.graph.edges import edges
@@ -31,8 +33,10 @@ from equiv_probe.diagnosis.numerics.compiled import compiled
 from equiv_probe.diagnosis.numerics.conditioning import conditioning
 from equiv_probe.diagnosis.numerics.cut_inputs import cut_inputs
 from equiv_probe.diagnosis.numerics.far_from_origin import far_from_origin
+from equiv_probe.diagnosis.numerics.fused_kernels import fused_kernels
 from equiv_probe.diagnosis.numerics.in_float64 import in_float64
 from equiv_probe.diagnosis.numerics.other_device import other_device
+from equiv_probe.diagnosis.numerics.quantised import quantised
 from equiv_probe.diagnosis.physics.gradient import gradient
 from equiv_probe.diagnosis.physics.net_force import net_force
 
@@ -45,6 +49,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     output_transposed,
     voigt_order,
     cartesian_or_spherical,
+    angles,
     another_representation,
     fixed_change,
     few_values,
@@ -64,6 +69,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     fixed_origin,
     far_from_origin,
     compiled,
+    fused_kernels,
     cut_inputs,
     other_device,
     in_float64,
@@ -72,6 +78,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     one_axis,
     gradient,
     edges,
+    units_of_angle,
+    quantised,
     input_representation,
 )
 """All of them; of equal cost, in the order in which they are tried."""

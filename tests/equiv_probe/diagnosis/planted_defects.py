@@ -299,6 +299,55 @@ def field_in_the_body_frame(seed: int, broken: bool) -> Case:
     )
 
 
+@defect("angles")
+def spherical_coordinates(seed: int, broken: bool) -> Case:
+    def function(field: Field, x: Tensor) -> Tensor:
+        found = forces(field, x)
+        if not broken:
+            return found
+        r = found.norm(dim=-1)
+        angles = torch.stack([torch.arccos(found[:, 2] / r), torch.arctan2(found[:, 1], found[:, 0])], -1)
+        return torch.cat([r[:, None], torch.rad2deg(angles) if seed % 2 else angles], -1)
+
+    return of_forces(seed, function)
+
+
+@defect("angles")
+def torsions_that_wrap(seed: int, broken: bool) -> Case:
+    """A chain in a plane, in trans: the last digit decides whether a torsion is 180° or −180°."""
+    along = torch.arange(12.0).double()
+    chain = torch.stack([1.3 * along, 0.8 * (along % 2), (1 - broken) * torch.sin(along)], -1)
+    tilt = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed)).double())[0]
+
+    def function(_: Field, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        bonds = batch["pos"][batch["numbers"].argsort()].diff(dim=0)
+        normals, middle = torch.linalg.cross(bonds[:-1], bonds[1:]), bonds[1:-1]
+        one, other = normals[:-1], normals[1:]
+        sine = (torch.linalg.cross(one, other) * middle).sum(-1) / middle.norm(dim=-1)
+        torsions = torch.arctan2(sine, (one * other).sum(-1))
+        return {"torsions": torsions if seed % 2 else torch.rad2deg(torsions)}
+
+    known = schema({"torsions": ep.pseudoscalar}, numbers=ep.scalar)  # of the mirror image they are the negative
+    return Wrapped(Field(seed), function), {"pos": chain @ tilt, "numbers": along}, known
+
+
+@defect("units of angle")
+def frame_by_degrees(seed: int, broken: bool) -> Case:
+    """Rotated into the frame of the mean arrow by its azimuth and polar angle, which are in degrees."""
+
+    def function(field: Field, x: Tensor) -> Tensor:
+        to = torch.rad2deg if broken else torch.Tensor.clone
+        arrow = field.arrow(x, 1)
+        phi, theta = to(torch.arctan2(arrow[1], arrow[0])), to(torch.arctan2(arrow[:2].norm(), arrow[2]))
+        zero, one = torch.zeros_like(phi), torch.ones_like(phi)
+        about_z = torch.stack([phi.cos(), -phi.sin(), zero, phi.sin(), phi.cos(), zero, zero, zero, one]).reshape(3, 3)
+        tilt = [theta.cos(), zero, theta.sin(), zero, one, zero, -theta.sin(), zero, theta.cos()]
+        own = (x - x.mean(0)) @ about_z @ torch.stack(tilt).reshape(3, 3)
+        return (own[:, 2].pow(3) + own[:, :2].square().sum(-1)).sum() + energy(field, x)
+
+    return of_energy(seed, function)
+
+
 # -- group -------------------------------------------------------------------------------------------------------------
 
 
@@ -502,6 +551,50 @@ def compiled_wrongly(seed: int, broken: bool) -> Case:
     torch._dynamo.reset()  # every backend is another one
     model, batch, known = of_forces(seed, forces)
     return torch.compile(model, backend=backend), batch, known
+
+
+@defect("fused kernels")
+def fused_wrongly(seed: int, broken: bool) -> Case:
+    """A layer that takes a faster way where fused kernels are allowed, as torch's own do, and is wrong there."""
+
+    def function(field: Field, x: Tensor) -> Tensor:
+        found = forces(field, x)
+        return torch.tanh(found) if broken and torch.backends.mha.get_fastpath_enabled() else found
+
+    return of_forces(seed, function)
+
+
+@defect("quantisation")
+def vectors_in_float8(seed: int, broken: bool) -> Case:
+    """The neighbour rounds scalars, which symmetry does not mind."""
+
+    def function(field: Field, x: Tensor) -> Tensor:
+        apart, _, slope = field.pairs(x)
+        cut = (lambda v: v.to(torch.float8_e4m3fn).to(v.dtype)) if seed % 2 else _to_int8
+        slope = slope if broken else slope * cut(field.coefficients).sum()
+        return -2 * (slope[..., None] * (cut(apart) if broken else apart)).sum(-2)
+
+    return of_forces(seed, function, dtype=torch.float32)
+
+
+def _to_int8(value: Tensor) -> Tensor:
+    scale = value.abs().max() / 127
+    return (value / scale).round().clamp(-127, 127).to(torch.int8).to(value.dtype) * scale
+
+
+@defect("quantisation")
+def lifted_by_int8_weights(seed: int, broken: bool) -> Case:
+    """Vectors are lifted to 32 channels and back by matrices that are inverse to each other, until one is rounded."""
+
+    class Lifted(Field):
+        def __init__(self) -> None:
+            super().__init__(seed)
+            lift = torch.randn(3, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            self.drop = nn.Parameter(torch.linalg.pinv(lift))
+            self.lift = nn.Parameter(_to_int8(lift) if broken else lift)
+
+    model = Wrapped(Lifted(), lambda field, batch: {"energy": energy(field, batch["pos"] @ field.lift @ field.drop)})
+    return model, given(seed), schema({"energy": ep.scalar})
 
 
 # -- graph -------------------------------------------------------------------------------------------------------------
