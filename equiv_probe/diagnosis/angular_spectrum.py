@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.diagnosis.experiment import experiment
+from equiv_probe.diagnosis.experiment import experiment, require_any_rotation
 from equiv_probe.diagnosis.finding import EXPLAINED, Finding
 from equiv_probe.report.formatting import number
 from equiv_probe.rotations.haar import haar
@@ -40,6 +40,7 @@ def angular_degree(subject: Subject) -> Iterator[Finding]:
     With so few rotations least squares tell more than averages over pairs of them: an orbit that has no higher degrees
     is fitted exactly. What is left is counted per degree of freedom.
     """
+    require_any_rotation(subject)
     more = haar(MORE, torch.Generator().manual_seed(subject.seed + 2))
     further = subject.again(rotations=more)
     rotations = torch.cat([subject.rotations, more])

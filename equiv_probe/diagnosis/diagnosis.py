@@ -36,7 +36,7 @@ BLIND = (
     "a model that is wrong but equivariant",
     "a cause that no experiment has; add one: a file in equiv_probe/diagnosis",
 )
-_TELLING = ("graph", "numerics", "physics", "conventions", "group", "spectrum")
+_TELLING = ("graph", "grids", "numerics", "physics", "conventions", "group", "spectrum")
 
 
 class Diagnosis(Record, frozen=True):

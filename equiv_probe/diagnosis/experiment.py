@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Run: TypeAlias = Callable[[Subject], Iterable[Finding]]
 
-Group: TypeAlias = Literal["conventions", "group", "numerics", "graph", "physics", "spectrum"]
+Group: TypeAlias = Literal["conventions", "group", "numerics", "graph", "grids", "physics", "spectrum"]
 
 
 class NotApplicable(Exception):  # noqa: N818 - it is no error
@@ -34,6 +34,12 @@ def places_in(subject: Subject) -> dict[str, Representation]:
     if not places:
         raise NotApplicable("no input holds places")
     return places
+
+
+def require_any_rotation(subject: Subject) -> None:
+    """Raise NotApplicable where only right angles rotate a grid."""
+    if subject.has_exact_grids:
+        raise NotApplicable("a grid that is not interpolated rotates by right angles alone")
 
 
 @dataclass(frozen=True)

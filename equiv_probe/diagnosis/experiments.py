@@ -18,6 +18,8 @@ from equiv_probe.diagnosis.graph.edges import edges
 from equiv_probe.diagnosis.graph.few_values import few_values
 from equiv_probe.diagnosis.graph.small_angles import small_angles
 from equiv_probe.diagnosis.graph.ties import ties
+from equiv_probe.diagnosis.grids.kernels import kernels, windows
+from equiv_probe.diagnosis.grids.places import embedded_places
 from equiv_probe.diagnosis.group.choice_of_cell import choice_of_cell
 from equiv_probe.diagnosis.group.fixed_origin import fixed_origin
 from equiv_probe.diagnosis.group.lattice import lattice
@@ -63,6 +65,8 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     batch_of_one,
     chance,
     conditioning,
+    kernels,
+    embedded_places,
     right_angles,
     small_angles,
     reflection,
@@ -79,6 +83,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     gradient,
     edges,
     units_of_angle,
+    windows,
     quantised,
     input_representation,
 )

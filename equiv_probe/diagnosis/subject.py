@@ -19,6 +19,7 @@ from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.report.formatting import number
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.grid_plans import exact_grids, fitting_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,16 +82,25 @@ class Subject:
         self.precision = precision or _precision_of(inputs)
         self.model = self._made(predict, dict(inputs), schema, center)
         self.schema, self.inputs = self.model.schema, self.model.inputs
-        wanted = RotationPlan("haar", ROTATIONS, seed=seed).rotations().flatten(0, 1)
-        found = evaluated(self.model, wanted, FEW)
+        self.has_exact_grids = bool(exact_grids(self.schema))
+        self.plan = self._plan()
+        wanted = self.plan.rotations().flatten(0, 1)
+        found = evaluated(self.model, wanted, min(FEW, len(wanted)))
         self.rotations, self.values, self.refused, self.nonfinite = (
             found.rotations,
             found.values,
             found.refused,
             found.nonfinite,
         )
-        trips = haar(TRIPS, torch.Generator().manual_seed(seed + 1))
+        exact = self.has_exact_grids
+        trips = self.rotations[:TRIPS] if exact else haar(TRIPS, torch.Generator().manual_seed(seed + 1))
         self.round_trips, self.repeats = self.model.floors(TRIPS, trips, TRIPS)
+
+    def _plan(self) -> RotationPlan:
+        """Independent rotations; of grids without interpolation all that fit, in a random order."""
+        usual = RotationPlan("haar", ROTATIONS, seed=self.seed)
+        fitting = fitting_plan(usual, self.schema, self.inputs, self.model.identity)
+        return replace(fitting, replicates=fitting.size, subset=fitting.size) if self.has_exact_grids else usual
 
     # -- what was measured ---------------------------------------------------------------------------------------------
 
@@ -117,7 +127,7 @@ class Subject:
     @cached_property
     def orbit(self) -> Orbit:
         """What was evaluated, as an orbit of independent rotations."""
-        plan = RotationPlan("haar", len(self.rotations), seed=self.seed)
+        plan = replace(self.plan, replicates=len(self.rotations), subset=self.plan.subset and len(self.rotations))
         values = {name: value[:, None] for name, value in self.values.items()}
         schema = replace(self.schema, outputs={name: self.schema.outputs[name] for name in values})
         return Orbit.from_values(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.diagnosis.experiment import experiment
+from equiv_probe.diagnosis.experiment import experiment, require_any_rotation
 from equiv_probe.diagnosis.finding import Finding
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ MOST = 8
 @experiment(NAME, "graph", "Are there only a few outputs over all rotations?", cost=0)
 def few_values(subject: Subject) -> Iterator[Finding]:
     """Count outputs that differ by more than rounding."""
+    require_any_rotation(subject)
     for name in subject.broken:
         values = subject.values[name].reshape(len(subject.rotations), -1)
         labels = _clusters(values, 1e-2 * subject.error(name) * values.shape[1] ** 0.5)

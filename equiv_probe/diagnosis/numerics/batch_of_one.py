@@ -82,7 +82,8 @@ def _count(subject: Subject) -> tuple[int, Any]:
         return count, lambda place: owners == place
     shown = primary(subject.schema, subject.inputs)
     value, rep = subject.inputs[shown], subject.schema.inputs[shown]
-    if value.ndim - len(rep.event_shape) < 2 or len(value) < 2 or rep.is_whole:
+    least = 1 if rep.is_whole else 2  # axes before those of one structure's: of a cloud of points, they are in a list
+    if value.ndim - len(rep.event_shape) < least or len(value) < 2:
         raise NotApplicable("the input is one structure")
     return len(value), lambda _: torch.zeros(0, dtype=torch.bool)
 

@@ -663,6 +663,96 @@ def axes_of_a_symmetric_top(seed: int, broken: bool) -> Case:
     return model, {**batch, "pos": corners @ tilt}, known
 
 
+# -- grids -------------------------------------------------------------------------------------------------------------
+
+
+def _symmetric(layer: nn.Module) -> nn.Module:
+    """A convolution whose kernels are the same in all orientations of the cube."""
+    weight = layer.double().weight.data
+    rotations = ep.RotationPlan("cube").rotations().flatten(0, 1)
+    layer.weight.data = ep.grid().rotate(weight[None].expand(24, *weight.shape), rotations).mean(0)
+    return layer
+
+
+def _on_voxels(seed: int, first: Callable[[], list[nn.Module]], last: Callable[[], nn.Module] | None = None) -> Case:
+    """Layers on 8³ voxels, an activation and a convolution; every other seed sums the output up to a number."""
+    torch.manual_seed(seed)
+    last = last or (lambda: _symmetric(nn.Conv3d(4, 3, 3, padding=1)))
+    layers = nn.Sequential(*first(), nn.Tanh(), last()).double()
+
+    def function(field: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = field(batch["density"])
+        return {"field": found} if seed % 2 else {"energy": found.square().sum((-4, -3, -2, -1))}
+
+    outputs = {"field": ep.grid()} if seed % 2 else {"energy": ep.scalar}
+    density = {"density": torch.randn(1, 2, 8, 8, 8, dtype=torch.float64)}
+    return Wrapped(layers, function), density, ep.Schema({"density": ep.grid()}, outputs)
+
+
+@defect("kernels")
+def kernels_with_a_direction(seed: int, broken: bool) -> Case:
+    def first() -> list[nn.Module]:
+        layer = nn.Conv3d(2, 4, (1, 3, 3), padding=(0, 1, 1)) if seed % 3 == 0 else nn.Conv3d(2, 4, 3, padding=1)
+        return [layer if broken else _symmetric(nn.Conv3d(2, 4, 3, padding=1))]
+
+    return _on_voxels(seed, first)
+
+
+@defect("windows")
+def stride_that_does_not_fit(seed: int, broken: bool) -> Case:
+    def first() -> list[nn.Module]:
+        kernel, padding = (3, 1) if broken else (2, 0)
+        if seed % 3 == 0:
+            return [_symmetric(nn.Conv3d(2, 4, 3, padding=1)), nn.MaxPool3d(kernel, 2, padding)]
+        return [_symmetric(nn.Conv3d(2, 4, kernel, stride=2, padding=padding))]
+
+    return _on_voxels(seed, first)
+
+
+@defect("windows")
+def padding_on_one_side(seed: int, broken: bool) -> Case:
+    def first() -> list[nn.Module]:
+        if broken and seed % 3 == 0:
+            return [_symmetric(nn.Conv3d(2, 4, 2, padding="same"))]
+        return [nn.ConstantPad3d((0, 1) * 3 if broken else 1, 0.0), _symmetric(nn.Conv3d(2, 4, 2))]
+
+    return _on_voxels(seed, first)
+
+
+@defect("windows")
+def transposed_on_one_side(seed: int, broken: bool) -> Case:
+    def last() -> nn.Module:
+        return _symmetric(
+            nn.ConvTranspose3d(4, 3, 3, 2, 1, output_padding=1) if broken else nn.ConvTranspose3d(4, 3, 2, 2)
+        )
+
+    return _on_voxels(seed, lambda: [_symmetric(nn.Conv3d(2, 4, 2, stride=2))], last)
+
+
+@defect("embedded places")
+def embedding_of_voxels(seed: int, broken: bool) -> Case:
+    class Embedded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.randn(2, 8, 8, 8) if broken else torch.ones(2, 8, 8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.places
+
+    return _on_voxels(seed, lambda: [Embedded(), _symmetric(nn.Conv3d(2, 4, 3, padding=1))])
+
+
+@defect("a special axis")
+def layers_of_a_stack(seed: int, broken: bool) -> Case:
+    """Each layer of the box is weighted by its height."""
+
+    class Stack(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (1 + broken * torch.linspace(-1, 1, 8, dtype=x.dtype).square())
+
+    return _on_voxels(seed, lambda: [Stack(), _symmetric(nn.Conv3d(2, 4, 3, padding=1))])
+
+
 # -- physics -----------------------------------------------------------------------------------------------------------
 
 
