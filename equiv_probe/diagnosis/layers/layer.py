@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from equiv_probe.report.formatting import percent
 from equiv_probe.report.record import Part
 
 
@@ -41,9 +42,10 @@ class Activation(Part, frozen=True):
 
     @property
     def label(self) -> str:
-        """How it rotates, in words."""
+        """How it rotates, in words; of what is broken, how nearly."""
         if self.how != "none":
-            return self.representation or "not measured"
+            nearly = f", but for {percent(self.relative)}" if self.broken and math.isfinite(self.relative) else ""
+            return f"{self.representation or 'not measured'}{nearly}"
         fit = f" (fitted: {100 * max(0.0, self.fit):.0f} %)" if math.isfinite(self.fit) else ""
         return f"no linear representation{fit}"
 

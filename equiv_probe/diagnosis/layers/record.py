@@ -161,7 +161,10 @@ class Trace(Record, frozen=True):
         broken = [one for one in layer.outputs if one.broken and math.isfinite(one.relative)]
         worst = max(broken, key=lambda one: one.relative, default=None)
         before = "what goes in is broken already" if layer.broken_before else "what goes in is equivariant"
-        comes = f", what comes out ({worst.label}) is off by {percent(worst.relative)}" if worst else ""
+        comes = ""
+        if worst:
+            kind = worst.label if worst.how == "none" else worst.representation
+            comes = f", what comes out ({kind}) is off by {percent(worst.relative)}"
         adds = f" adds {number(100 * layer.adds)} % of the squared error of {self.output!r}" if self.output else ""
         if whole:
             comes += _like_vectors(inside)

@@ -543,6 +543,28 @@ def normalised_over_the_batch(seed: int, broken: bool) -> Case:
     return Wrapped(Field(seed), function), {"pos": dense}, schema({"energy": ep.scalar})
 
 
+@defect("batch")
+def scaled_by_the_edges_of_all(seed: int, broken: bool) -> Case:
+    """Messages along edges that come with the batch, scaled by the number of edges of all its structures."""
+    sizes = (6, 4, 5)
+    owners = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
+    x = torch.cat([molecule(seed + 50 * k)[:size] for k, size in enumerate(sizes)])
+    apart = torch.cdist(x, x).fill_diagonal_(torch.inf)
+    near = (owners[:, None] == owners) & (apart < apart.sort(1).values[:, 2:3].max() + 0.1)
+    edges = near.nonzero().T
+
+    def function(field: Field, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        (i, j), pos, strength = batch["edge_index"], batch["pos"], batch["edge_strength"]
+        slope = strength * field.radial((pos[i] - pos[j]).square().sum(-1))[1]
+        found = torch.zeros_like(pos).index_add(0, i, -2 * slope[:, None] * (pos[i] - pos[j]))
+        return {"forces": found / (len(i) / 10 if broken else 3.0)}
+
+    strength = 1 + 0.1 * (owners[edges[0]] + 1.0).double()
+    inputs = {"pos": x, "edge_index": edges, "edge_strength": strength, "batch": owners}
+    known = ep.Schema({"pos": ep.point, "edge_strength": ep.scalar}, {"forces": ep.vector}, batch="batch")
+    return Wrapped(Field(seed), function), inputs, known
+
+
 @defect("compilation")
 def compiled_wrongly(seed: int, broken: bool) -> Case:
     def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
