@@ -1,10 +1,10 @@
-"""What assertions of equivariance find: ours, e3nn's and NequIP's, on the same planted defects, and how long they take.
+"""What assertions of equivariance find: ours, e3nn's and NequIP's, on the same planted defects, and their times.
 
     python tests/benchmarks/bench_assertions.py
 
 e3nn's takes a function of points to irreps, rotates (with parity and translation) and compares with one tolerance.
-NequIP's calls it and reorders atoms; it is asked where nequip is installed (``make hosts HOST=nequip``). SchNetPack's own
-suite holds no test that rotates, reflects, moves or reorders a structure (tests/ of version 2.2.0).
+NequIP's calls it and reorders atoms; it is asked where nequip is installed (``make hosts HOST=nequip``). SchNetPack's
+own suite holds no test that rotates, reflects, moves or reorders a structure (tests/ of version 2.2.0).
 """
 
 from __future__ import annotations
