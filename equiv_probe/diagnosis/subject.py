@@ -54,9 +54,10 @@ class Subject:
         units: of outputs, where known.
         scales: natural sizes of outputs in these units; one where not known.
         seed: of the rotations.
+        first: at how many of them to evaluate it now; :meth:`evaluate_all` does the others.
 
     Raises:
-        EquivProbeError: it could be evaluated at fewer than six rotations.
+        EquivProbeError: it could be evaluated at fewer than six rotations, or two of the first.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Subject:
         units: Mapping[str, str] | None = None,
         scales: Mapping[str, float] | None = None,
         seed: int = 0,
+        first: int = ROTATIONS,
     ) -> None:
         self.predict, self.center, self.stacked, self.module = predict, center, stacked, module
         self.calling = calling
@@ -85,16 +87,31 @@ class Subject:
         self.has_exact_grids = bool(exact_grids(self.schema))
         self.plan = self._plan()
         wanted = self.plan.rotations().flatten(0, 1)
-        found = evaluated(self.model, wanted, min(FEW, len(wanted)))
-        self.rotations, self.values, self.refused, self.nonfinite = (
-            found.rotations,
-            found.values,
-            found.refused,
-            found.nonfinite,
-        )
+        self._waiting = wanted[first:]
+        found = evaluated(self.model, wanted[:first], min(2 if len(self._waiting) else FEW, len(wanted)))
+        self.rotations, self.values = found.rotations, found.values
+        self.refused, self.nonfinite = found.refused, found.nonfinite
         exact = self.has_exact_grids
         trips = self.rotations[:TRIPS] if exact else haar(TRIPS, torch.Generator().manual_seed(seed + 1))
         self.round_trips, self.repeats = self.model.floors(TRIPS, trips, TRIPS)
+
+    def evaluate_all(self) -> None:
+        """Evaluate it at the rotations that were left for later.
+
+        Raises:
+            EquivProbeError: it could be evaluated at fewer than six in all.
+        """
+        if not len(self._waiting):
+            return
+        found = evaluated(self.model, self._waiting, min(FEW, len(self._waiting)) - len(self.rotations))
+        self._waiting = self._waiting[:0]
+        self.rotations = torch.cat([self.rotations, found.rotations])
+        self.values = {n: torch.cat([v, found.values[n]]) for n, v in self.values.items() if n in found.values}
+        self.refused += found.refused
+        for name, count in found.nonfinite.items():
+            self.nonfinite[name] = self.nonfinite.get(name, 0) + count
+        for known in ("orbit", "controls", "broken"):
+            self.__dict__.pop(known, None)
 
     def _plan(self) -> RotationPlan:
         """Independent rotations; of grids without interpolation all that fit, in a random order."""

@@ -9,7 +9,7 @@ import torch
 
 import equiv_probe as ep
 from equiv_probe.diagnosis.experiment import NotApplicable
-from equiv_probe.diagnosis.subject import Subject
+from equiv_probe.diagnosis.subject import FEW, Subject
 from equiv_probe_ase.structures.quantities import applies
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def subject_of(
     *,
     seed: int = 0,
     in_float64: Callable[[], Calculator] | None = None,
+    first: int = FEW,
 ) -> Subject:
     """The subject of a diagnosis: one structure, evaluated by what evaluates an audit.
 
@@ -120,6 +121,7 @@ def subject_of(
         audited: the calculator, with what it gives and in which precision.
         seed: of the rotations.
         in_float64: makes the same calculator in float64.
+        first: rotations to evaluate it at now.
     """
     quantities = {n: q for n, q in audited.quantities.items() if applies(q, structure.atoms, asked=False)}
     model = AtomsModel(structure.atoms, audited.engine, quantities, audited.precision, in_float64)
@@ -134,6 +136,7 @@ def subject_of(
         units=units,
         scales=scales,
         seed=seed,
+        first=first,
     )
 
 
