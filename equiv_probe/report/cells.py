@@ -32,10 +32,7 @@ def text_of(cell: Cell, column: Column) -> str:
     if isinstance(cell, Verdict):
         return cell.sentence or cell.kind or "not judged"
     if isinstance(cell, tuple):
-        low, high = cell
-        if not (math.isfinite(low) and math.isfinite(high)):
-            return MISSING
-        return UNDETERMINED if says_nothing(low, high) else f"[{_number(low, column)}, {_number(high, column)}]"
+        return _interval(*cell, column)
     if isinstance(cell, Uncertain):
         value = _number(cell.value, column)
         known = math.isfinite(cell.stderr) and not value.startswith("<")  # of next to nothing there is no error
@@ -43,6 +40,12 @@ def text_of(cell: Cell, column: Column) -> str:
     if isinstance(cell, Bound):
         return f"{cell.side} {_bound(cell.value, column)}"
     return _number(cell, column)
+
+
+def _interval(low: float, high: float, column: Column) -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return MISSING
+    return UNDETERMINED if says_nothing(low, high) else f"[{_number(low, column)}, {_number(high, column)}]"
 
 
 def said(top: Headline) -> str:
