@@ -29,8 +29,8 @@ def fixed_origin(subject: Subject) -> Iterator[Finding]:
         charge = _charge(subject, name)
         if charge is not None:
             ion = (
-                f"{name!r} moves by {charge:.4g} times the way that the structure is moved: it is the dipole of an "
-                "ion, which depends on the origin"
+                f"{name!r} moves with the structure, as does the dipole of an ion with the charge "
+                f"{charge / subject.scales.get(name, 1.0):.4g}, which depends on the origin"
             )
             how = 'Count it from a point of the structure, or rotate about the origin (center="origin").'
             yield finding(NAME, name, subject.compare(name, after[name]), ion, how)

@@ -24,6 +24,10 @@ ROUNDING = 1e3
 """Units in the last place that another order of sums may cost."""
 MOST = 4
 """Structures that are evaluated alone."""
+ADVICE = (
+    "Look for padding that is not masked, batch normalisation in training mode, pooling over the whole batch, and "
+    "capacity limits that a batch shares."
+)
 
 
 @experiment(NAME, "numerics", "Does a structure get alone what it gets in its batch?", cost=MOST, needs_error=False)
@@ -49,11 +53,7 @@ def batch_of_one(subject: Subject) -> Iterator[Finding]:
                 f"{name!r} of a structure changes by {subject.amount(name, change)} if it is evaluated alone and not "
                 f"in a batch of {batch.count}"
             )
-            advice = (
-                "Look for padding that is not masked, batch normalisation in training mode, pooling over the whole "
-                "batch, and capacity limits that a batch shares."
-            )
-            yield Finding(NAME, name, sentence, advice, "beside", change, allowed)
+            yield Finding(NAME, name, sentence, ADVICE, "beside", change, allowed)
 
 
 def _alone(subject: Subject, inputs: dict[str, Any]) -> Mapping[str, Tensor]:

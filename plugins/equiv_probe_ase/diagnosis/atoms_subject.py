@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.representations.representation import Representation
     from equiv_probe_ase.auditing.subject import Subject as Audited
     from equiv_probe_ase.evaluators.engine import Engine
@@ -38,6 +39,7 @@ class AtomsModel:
         quantities: by ASE's name.
         precision: of the calculator.
         in_float64: makes the same calculator in float64; None if it cannot be had.
+        controls: of the way it is evaluated.
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class AtomsModel:
         engine: Engine,
         quantities: Mapping[str, Quantity],
         precision: torch.dtype,
+        *,
         in_float64: Callable[[], Calculator] | None = None,
+        controls: Sequence[Control] = (),
     ) -> None:
         self.atoms, self.engine, self.quantities = atoms, engine, quantities
-        self.precision, self.in_float64 = precision, in_float64
+        self.precision, self.in_float64, self.controls = precision, in_float64, controls
 
     def inputs(self) -> dict[str, Tensor]:
         """Of the structure itself."""
@@ -124,7 +128,14 @@ def subject_of(
         first: rotations to evaluate it at now.
     """
     quantities = {n: q for n, q in audited.quantities.items() if applies(q, structure.atoms, asked=False)}
-    model = AtomsModel(structure.atoms, audited.engine, quantities, audited.precision, in_float64)
+    model = AtomsModel(
+        structure.atoms,
+        audited.engine,
+        quantities,
+        audited.precision,
+        in_float64=in_float64,
+        controls=audited.controls,
+    )
     units = {name: quantity.unit for name, quantity in quantities.items()}
     scales = {name: quantity.factor for name, quantity in quantities.items()}
     return Subject(

@@ -174,6 +174,18 @@ def test_a_model_is_left_as_it_was() -> None:
     assert not any(part._forward_hooks for part in model.modules())
 
 
+def test_hooks_of_others_and_a_thousand_modules() -> None:
+    """A hook that somebody else registered takes part, as in use, and stays; modules may go uncalled."""
+    model, given, known = DEFECTS["bias_on_vectors"].make(0, False)
+    model.idle = nn.ModuleList(nn.Linear(1, 1) for _ in range(1000))
+    bias = torch.tensor([0.1, 0.3, -0.2], dtype=torch.float64)
+    handle = model.register_forward_hook(lambda _, __, output: {"forces": output["forces"] + bias})
+    assert ep.diagnose(model, given, known).verdict == "constant laboratory vector"
+    assert list(model._forward_hooks) == [handle.id]
+    handle.remove()
+    assert ep.diagnose(model, given, known).verdict == "nothing"
+
+
 def test_the_same_is_said_again() -> None:
     first, second = (ep.diagnose(*DEFECTS["activation_on_components"].make(1, True)) for _ in range(2))
     assert first.attempts == second.attempts
