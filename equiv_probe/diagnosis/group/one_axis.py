@@ -34,7 +34,7 @@ def one_axis(subject: Subject) -> Iterator[Finding]:
         if min(others) < 3 * best.after:
             continue
         sentence = (
-            f"{name!r} respects rotations about {axis} ({subject.amount(name, best.after)}"
+            f"{name!r} respects rotations about {axis} (error {subject.amount(name, best.after)}"
             f") and not about the other axes (up to {number(max(others), 2)}): {axis} is a special direction"
         )
         advice = (
