@@ -105,3 +105,27 @@ def test_without_fused_kernels_or_rounding_the_experiments_say_so() -> None:
     assert why["fused kernels"] == "plain operations give the same numbers"
     assert why["quantisation"] == "nothing in it is rounded to a few bits"
     assert why["units of angle"] == "no sine, cosine or tangent is seen in it"
+
+
+@pytest.mark.filterwarnings("ignore")  # that it has no kernels here
+def test_cuequivariance_without_its_kernels_is_said_so() -> None:
+    cue = pytest.importorskip("cuequivariance", reason="cuEquivariance is not installed")
+    layers = pytest.importorskip("cuequivariance_torch", reason="cuEquivariance is not installed for torch")
+
+    class Scaled(nn.Module):
+        """A vector channel that cuEquivariance's linear layer scales, and a planted stretch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            kind = cue.Irreps("O3", "1x1o")
+            self.scale = layers.Linear(kind, kind, layout=cue.mul_ir, internal_weights=True, dtype=torch.float64)
+
+        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            own = batch["pos"] - batch["pos"].mean(0)
+            return {"forces": self.scale(own) * torch.tensor([1.0, 1.0, 1.3]).double()}
+
+    schema = ep.Schema({"pos": ep.point}, {"forces": ep.vector})
+    found = ep.diagnose(Scaled(), {"pos": molecule(0)}, schema, everything=True)
+    why = {one.experiment: one.why for one in found.attempts}["fused kernels"]
+    assert found.verdict == "components changed"
+    assert "cuEquivariance runs without fused kernels here" in why or torch.cuda.is_available()
