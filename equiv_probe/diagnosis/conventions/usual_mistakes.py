@@ -30,7 +30,7 @@ _MISTAKES = {
         "own frame",
         "Does it not rotate at all?",
         "Rotate the output back from the frame that the model works in (the standardised cell, the principal axes, the "
-        "local frame): v_lab = R @ v_own.",
+        "local frame): v_lab = R @ v_own. What a fixed external field does to charges does not rotate either.",
     ),
     "constant vector": (
         "constant laboratory vector",

@@ -228,6 +228,15 @@ def test_nothing_broken_is_said_so() -> None:
     assert "rotation is respected: there is no error to explain" in " ".join(str(found).split())
 
 
+def test_where_a_cause_is_known_there_is_no_advice_for_kinds_of_error() -> None:
+    for name, words in (("cap_on_equal_neighbours", "max_num_neighbors"), ("axes_of_a_symmetric_top", "local frames")):
+        found = ep.diagnose(*DEFECTS[name].make(0, True), everything=True)
+        told = " ".join(str(found).split())
+        assert words in told
+        is_cause = found.decisive[0].kind == "cause"
+        assert ("Try, for ties" in told) is not is_cause, "ties say what kind of error it is"
+
+
 def test_two_outputs_with_two_causes() -> None:
     def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         own = inputs["pos"] - inputs["pos"].mean(0)
