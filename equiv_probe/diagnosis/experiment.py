@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from equiv_probe.diagnosis.finding import EXACTLY, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from equiv_probe.diagnosis.comparison import Compared
     from equiv_probe.diagnosis.finding import Kind
     from equiv_probe.diagnosis.subject import Subject
     from equiv_probe.representations.representation import Representation
 
+    Findings: TypeAlias = Iterator[Finding]
     Run: TypeAlias = Callable[[Subject], Iterable[Finding]]
 
 Group: TypeAlias = Literal["conventions", "group", "numerics", "graph", "grids", "physics", "spectrum"]

@@ -12,11 +12,9 @@ from equiv_probe.report.formatting import number
 from equiv_probe.representations.representation import vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "angles"
@@ -33,7 +31,7 @@ _READINGS = {
 
 
 @experiment(NAME, "conventions", "Is an output in angles: spherical coordinates, or one that wraps around?", cost=0)
-def angles(subject: Subject) -> Iterator[Finding]:
+def angles(subject: Subject) -> Findings:
     """Read three components as spherical coordinates, and compare single numbers up to whole turns."""
     asked = [name for name in subject.broken if subject.schema.outputs[name].event_shape in {(), (3,)}]
     if not asked:
@@ -43,7 +41,7 @@ def angles(subject: Subject) -> Iterator[Finding]:
         yield from (_that_wraps if whole else _spherical)(subject, name)
 
 
-def _spherical(subject: Subject, name: str) -> Iterator[Finding]:
+def _spherical(subject: Subject, name: str) -> Findings:
     raw = subject.raw(name)
     tried = {}
     for unit, turn in _TURNS.items():
@@ -66,7 +64,7 @@ def _cartesian(values: Tensor, turn: float, polar: int, azimuth: int, offset: fl
     return torch.stack([flat * phi.cos(), flat * phi.sin(), values[..., 0] * theta.cos()], -1)
 
 
-def _that_wraps(subject: Subject, name: str) -> Iterator[Finding]:
+def _that_wraps(subject: Subject, name: str) -> Findings:
     own = subject.values[name]
     for unit, turn in _TURNS.items():
         wrapped = own - turn * ((own - own[0]) / turn).round()

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from torch.overrides import TorchFunctionMode
 
+from equiv_probe.diagnosis.evaluation import under
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.estimation.verdict import AMPLIFIED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Mapping
 
-    from equiv_probe.diagnosis.finding import Finding
+    from torch import Tensor
+
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "units of angle"
@@ -42,7 +45,7 @@ class _Rescaled(TorchFunctionMode):
 @experiment(
     NAME, "conventions", "Are angles inside of it in degrees where radians are expected, or otherwise?", cost=2 * FEW
 )
-def units_of_angle(subject: Subject) -> Iterator[Finding]:
+def units_of_angle(subject: Subject) -> Findings:
     """Sine, cosine and tangent of all arguments in the other unit.
 
     Where they are of invariants, as in radial functions, that changes nothing. A smaller argument also makes a smaller
@@ -50,7 +53,7 @@ def units_of_angle(subject: Subject) -> Iterator[Finding]:
     """
     for words, factor in _READ.items():
         mode = _Rescaled(factor)
-        after = subject.again(predict=_under(mode, subject.predict))
+        after = _evaluated(subject, mode)
         if not mode.calls:
             raise NotApplicable("no sine, cosine or tangent is seen in it")
         for name in subject.broken:
@@ -62,9 +65,5 @@ def units_of_angle(subject: Subject) -> Iterator[Finding]:
             yield finding(NAME, name, best, sentence, advice, exact=True)
 
 
-def _under(mode: TorchFunctionMode, predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def run(inputs: Any) -> Any:
-        with mode:
-            return predict(inputs)
-
-    return run
+def _evaluated(subject: Subject, mode: _Rescaled) -> Mapping[str, Tensor]:
+    return subject.again(predict=under(lambda: mode, subject.predict))

@@ -9,9 +9,7 @@ from equiv_probe.diagnosis.finding import PARTLY
 from equiv_probe.estimation.second_opinion import explanations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 _MISTAKES = {
@@ -58,7 +56,7 @@ _ADDED = {"constant vector", "centre"}
 def _experiment(kind: str) -> Experiment:
     name, question, advice = _MISTAKES[kind]
 
-    def run(subject: Subject) -> Iterator[Finding]:
+    def run(subject: Subject) -> Findings:
         for output in subject.broken:
             tried = [one for one in explanations(subject.orbit, output) if one.kind == kind]
             found = [(subject.compare(output, one.values, candidates=len(tried)), one.sentence) for one in tried]

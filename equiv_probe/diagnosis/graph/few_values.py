@@ -10,10 +10,9 @@ from equiv_probe.diagnosis.experiment import experiment, require_any_rotation
 from equiv_probe.diagnosis.finding import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "a discrete choice"
@@ -22,7 +21,7 @@ MOST = 8
 
 
 @experiment(NAME, "graph", "Are there only a few outputs over all rotations?", cost=0)
-def few_values(subject: Subject) -> Iterator[Finding]:
+def few_values(subject: Subject) -> Findings:
     """Count outputs that differ by more than rounding."""
     require_any_rotation(subject)
     for name in subject.broken:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.comparison import root
+from equiv_probe.diagnosis.evaluation import under
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.grids.symmetric_operations import Symmetric
 from equiv_probe.diagnosis.subject import FEW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 KERNELS, WINDOWS = "kernels", "windows"
@@ -23,7 +22,7 @@ NAMED = 3
 
 
 @experiment(KERNELS, "grids", "Does the error go if kernels are averaged over the rotations of the cube?", cost=FEW)
-def kernels(subject: Subject) -> Iterator[Finding]:
+def kernels(subject: Subject) -> Findings:
     """Give every convolution the average of its kernel, which is right for scalar channels."""
     after, changed = _evaluated(subject, Symmetric(kernels=True))
     if not changed:
@@ -39,7 +38,7 @@ def kernels(subject: Subject) -> Iterator[Finding]:
 
 
 @experiment(WINDOWS, "grids", "Do strides, windows and padding treat both ends of the box alike?", cost=2 * FEW)
-def windows(subject: Subject) -> Iterator[Finding]:
+def windows(subject: Subject) -> Findings:
     """Count windows from both ends of the box; as they are, and with kernels that have no direction either."""
     after, changed = _evaluated(subject, Symmetric(windows=True))
     if not changed:
@@ -68,12 +67,7 @@ def windows(subject: Subject) -> Iterator[Finding]:
 
 def _evaluated(subject: Subject, mode: Symmetric) -> tuple[dict[str, Tensor], list[str]]:
     """Broken outputs under a mode, as large as they were, and what it changed; without those that vanish."""
-
-    def predict(inputs: Any) -> Any:
-        with mode:
-            return subject.predict(inputs)
-
-    after = subject.again(predict=predict)
+    after = subject.again(predict=under(lambda: mode, subject.predict))
     scales = {name: (root(subject.few(name)), root(after[name])) for name in subject.broken}
     found = {name: after[name] * (was / now) for name, (was, now) in scales.items() if now > 1e-3 * was}
     return found, list(mode.changed)

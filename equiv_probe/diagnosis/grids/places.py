@@ -14,18 +14,16 @@ from equiv_probe.representations.grids import grid
 from equiv_probe.rotations.designs import group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "embedded places"
 
 
 @experiment(NAME, "grids", "Does the model hold values for each voxel that depend on the orientation?", cost=FEW)
-def embedded_places(subject: Subject) -> Iterator[Finding]:
+def embedded_places(subject: Subject) -> Findings:
     """Average tensors ``(…, D, D, D)`` that are no kernels over the rotations of the cube."""
     if subject.module is None or subject.calling is None:
         raise NotApplicable("such values are seen in modules only")

@@ -11,16 +11,14 @@ from equiv_probe.schema.translation import shift_of
 from equiv_probe.schema.usual_names import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "fixed origin"
 
 
 @experiment(NAME, "group", "Is rotation about the origin respected, and about the centroid not?", cost=FEW + 2)
-def fixed_origin(subject: Subject) -> Iterator[Finding]:
+def fixed_origin(subject: Subject) -> Findings:
     """Rotate about the origin."""
     if not subject.model.is_about_centroid or not any(rep.is_affine for rep in subject.schema.inputs.values()):
         raise NotApplicable("structures are not rotated about their centroids")

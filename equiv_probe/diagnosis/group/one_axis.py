@@ -11,11 +11,9 @@ from equiv_probe.report.formatting import number
 from equiv_probe.rotations.haar import generators
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "a special axis"
@@ -24,7 +22,7 @@ _ANGLES = (0.0, 0.7, 2.1, 4.4)
 
 
 @experiment(NAME, "group", "Are rotations about one of the axes x, y, z respected?", cost=12)
-def one_axis(subject: Subject) -> Iterator[Finding]:
+def one_axis(subject: Subject) -> Findings:
     """Four angles about each axis; of a grid the right ones."""
     about = {axis: _values_about(subject, place) for place, axis in enumerate("xyz")}
     for name in subject.broken:

@@ -13,10 +13,11 @@ from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.schema.batch_layout import primary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from torch import Tensor
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "batch"
@@ -31,7 +32,7 @@ ADVICE = (
 
 
 @experiment(NAME, "numerics", "Does a structure get alone what it gets in its batch?", cost=MOST, needs_error=False)
-def batch_of_one(subject: Subject) -> Iterator[Finding]:
+def batch_of_one(subject: Subject) -> Findings:
     """The first structures of the batch, one at a time."""
     batch = _Batch(subject)
     index = subject.schema.batch

@@ -5,36 +5,37 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from equiv_probe.diagnosis.evaluation import under
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch import nn
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "fused kernels"
 
 
 @experiment(NAME, "numerics", "Does the error go without fused kernels, as of attention or cuEquivariance?", cost=FEW)
-def fused_kernels(subject: Subject) -> Iterator[Finding]:
+def fused_kernels(subject: Subject) -> Findings:
     """Attention, encoder layers, oneDNN and cuEquivariance's polynomials as plain operations, one after the other."""
     predict, where = subject.predict, ""
     if subject.module is not None and subject.calling is not None and _fused_polynomials(subject.module):
         plain = copy.deepcopy(subject.module)
         where = f", with {_made_plain(plain)} of cuEquivariance's polynomials among them"
         predict = subject.calling(plain)
-    after = subject.again(predict=_plainly(predict))
+    after = subject.again(predict=under(_plain_operations, predict))
     if all(torch.equal(after[name], subject.few(name)) for name in subject.broken):
         raise NotApplicable(f"plain operations give the same numbers{_of_cuequivariance(subject)}")
     for name in subject.broken:
@@ -51,23 +52,14 @@ def fused_kernels(subject: Subject) -> Iterator[Finding]:
         yield finding(NAME, name, best, sentence, advice)
 
 
-def _plainly(predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def run(inputs: Any) -> Any:
-        with ExitStack() as stack, warnings.catch_warnings(action="ignore"):  # of TF32, when flags are set
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-            stack.enter_context(_no_fast_path())
-            return predict(inputs)
-
-    return run
-
-
 @contextmanager
-def _no_fast_path() -> Iterator[None]:
+def _plain_operations() -> Iterator[None]:
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
+    flags = torch.backends.mkldnn.flags
+    try:  # warnings are of TF32, when flags are set
+        with warnings.catch_warnings(action="ignore"), sdpa_kernel(SDPBackend.MATH), flags(enabled=False):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from equiv_probe.diagnosis.comparison import root, variance
+from equiv_probe.diagnosis.evaluation import under
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "quantisation"
@@ -51,7 +53,7 @@ class _Unrounded(TorchFunctionMode):
 
 
 @experiment(NAME, "numerics", "Are weights, or numbers on the way, rounded to a handful of levels?", cost=3 * FEW + 1)
-def quantised(subject: Subject) -> Iterator[Finding]:
+def quantised(subject: Subject) -> Findings:
     """Leave rounding on the way out; of weights, whose other digits are lost, move them by as much."""
     coarse = _coarse_weights(subject.module)
     unrounded, mode = _without_rounding(subject)
@@ -65,11 +67,8 @@ def quantised(subject: Subject) -> Iterator[Finding]:
         yield from _in_the_weights(subject, coarse)
 
 
-def _on_the_way(subject: Subject, unrounded: Callable[[Any], Any], mode: _Unrounded) -> Iterator[Finding]:
-    def predict(inputs: Any) -> Any:
-        with mode:
-            return unrounded(inputs)
-
+def _on_the_way(subject: Subject, unrounded: Callable[[Any], Any], mode: _Unrounded) -> Findings:
+    predict = under(lambda: mode, unrounded)
     known = subject.at(subject.inputs, predict)
     after = subject.again(predict=predict)
     if not (mode.calls or unrounded is not subject.predict):
@@ -89,7 +88,7 @@ def _on_the_way(subject: Subject, unrounded: Callable[[Any], Any], mode: _Unroun
         yield finding(NAME, name, best, sentence, advice)
 
 
-def _in_the_weights(subject: Subject, coarse: dict[str, Tensor]) -> Iterator[Finding]:
+def _in_the_weights(subject: Subject, coarse: dict[str, Tensor]) -> Findings:
     """What rounding to levels as far apart makes anew: with noise added and taken away, squares add up without it."""
     assert subject.module is not None
     assert subject.calling is not None

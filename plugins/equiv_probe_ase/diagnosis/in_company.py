@@ -11,13 +11,12 @@ from equiv_probe.estimation.controls import BATCH
 from equiv_probe_ase.diagnosis.atoms_subject import atoms_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 
 @experiment(NAME, "numerics", "Does a structure get alone what it gets beside others?", cost=0, needs_error=False)
-def in_company(subject: Subject) -> Iterator[Finding]:
+def in_company(subject: Subject) -> Findings:
     """The control of the batched evaluation, which was made before anything else."""
     asked = [control for control in atoms_of(subject).controls if control.name == BATCH]
     if not asked:

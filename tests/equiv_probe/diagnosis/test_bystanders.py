@@ -74,9 +74,10 @@ def test_quantised_weights_between_invariants_are_not_accused(seed: int) -> None
 @pytest.mark.filterwarnings("ignore")  # torch moves its quantised layers to another package
 def test_layers_that_quantise_their_input_by_its_largest_component() -> None:
     """torch's dynamic quantisation of a layer that mixes channels of vectors; with scalar channels nothing is said."""
+    quantization = pytest.importorskip("torch.ao.quantization", reason="torch quantises elsewhere")
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(6, 6, bias=False))
-    quantised = torch.ao.quantization.quantize_dynamic(plain, {nn.Linear})
+    quantised = quantization.quantize_dynamic(plain, {nn.Linear})
 
     class Mixed(nn.Module):
         def __init__(self, layers: nn.Module) -> None:

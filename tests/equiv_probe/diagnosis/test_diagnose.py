@@ -15,6 +15,7 @@ from equiv_probe.diagnosis.diagnose import hints
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.experiments import EXPERIMENTS
 from equiv_probe.diagnosis.finding import Finding
+from equiv_probe.diagnosis.subject import Subject
 
 from .planted_defects import DEFECTS, Field, molecule
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from equiv_probe.diagnosis.diagnosis import Diagnosis
-    from equiv_probe.diagnosis.subject import Subject
 
 SCHEMA = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
 
@@ -105,6 +105,25 @@ def test_rotations_at_which_the_model_fails_are_left_out() -> None:
     assert found.verdict == "order of axes"
     assert 6 <= found.protocol["rotations"] < 24
     assert "outside of the box" in " ".join(found.notes)
+
+
+def test_rotations_that_are_left_for_later_are_the_same() -> None:
+    def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if outside(inputs["pos"]):
+            raise RuntimeError("outside of the box")
+        return shuffled_axes(inputs)
+
+    whole, begun = Subject(model, batch(), SCHEMA), Subject(model, batch(), SCHEMA, first=6)
+    assert begun.broken == ["forces"]
+    assert len(begun.rotations) <= 6 < len(whole.rotations) < 24
+    begun.evaluate_all()
+    assert torch.equal(begun.rotations, whole.rotations)
+    torch.testing.assert_close(begun.values["forces"], whole.values["forces"], rtol=1e-12, atol=1e-12)
+    assert begun.error("forces") == pytest.approx(whole.error("forces"), rel=1e-12)
+    assert len(begun.refused) == len(whole.refused)
+    before = begun.evaluations
+    begun.evaluate_all()
+    assert begun.evaluations == before, "once is enough"
 
 
 def test_a_model_that_fails_nearly_always_is_an_error() -> None:

@@ -145,6 +145,7 @@ def test_energies_that_depend_on_the_other_structures_of_a_call() -> None:
     assert found.verdict == "batch", str(found)
     alone = diagnose(InCompany(), structures, batched=False)
     assert alone.verdict == "nothing"
+    assert alone.protocol["rotations"] == 24, "the worst of several is evaluated at all rotations"
     assert "batch (structures are evaluated one at a time" in " ".join(str(alone).split())
 
 
