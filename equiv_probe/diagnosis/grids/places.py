@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
+from equiv_probe.diagnosis.grids.symmetric_operations import averaged
 from equiv_probe.diagnosis.subject import FEW
-from equiv_probe.representations.grids import grid
-from equiv_probe.rotations.designs import group
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,8 +44,7 @@ def _is_averaged(value: Tensor) -> bool:
     """Whether a tensor was replaced by another: its average over the rotations of the cube."""
     if value.ndim < 3 or len(set(value.shape[-3:])) > 1 or value.shape[-1] < 2 or not value.is_floating_point():
         return False
-    wide = value.detach()[None].reshape(1, -1, *value.shape[-3:])
-    found = grid().rotate(wide.expand(24, *wide.shape[1:]), group("octahedral")).mean(0).reshape(value.shape)
+    found = averaged(value.detach())
     if torch.allclose(found, value):
         return False
     with torch.no_grad():

@@ -31,6 +31,13 @@ _ARGUMENTS = {
 """Of torch's functions, in their order."""
 
 
+def averaged(value: Tensor) -> Tensor:
+    """The mean of a tensor ``(…, D, D, D)`` over the 24 rotations of the cube, one by one: kernels are large."""
+    wide = value.reshape(1, -1, *value.shape[-3:])
+    parts = (grid().rotate(wide, rotation[None]) for rotation in group("octahedral"))
+    return (sum(parts, torch.zeros_like(wide)) / 24).reshape(value.shape)
+
+
 class Symmetric(TorchFunctionMode):
     """Evaluates operations on voxels with symmetric kernels, or with windows counted from both ends of the box.
 
@@ -68,7 +75,7 @@ class Symmetric(TorchFunctionMode):
             wider = [d * one // 2 for d, one in zip(_three(given.get("dilation", 1)), lacking, strict=True)]
             given["padding"] = [own + one for own, one in zip(_three(padding), wider, strict=True)]
         cube = F.pad(weight, _flat([(one // 2, one // 2) for one in lacking]))
-        given["weight"] = grid().rotate(cube[None].expand(24, *cube.shape), group("octahedral")).mean(0)
+        given["weight"] = averaged(cube)
         if not torch.allclose(given["weight"], cube):
             self.changed[f"a {name} with a kernel of {_shown(weight.shape[2:])}"] = None
 
