@@ -92,7 +92,7 @@ def linked(names: set[str], site: Path) -> None:
         ("[ase]", "from equiv_probe_ase import SymmetryMonitor, TwirledCalculator, audit"),
         (
             "[lightning]",
-            "import pytorch_lightning as pl; from equiv_probe_lightning import EquivarianceCallback as C; C()",
+            "from equiv_probe_lightning import EquivarianceCallback; EquivarianceCallback()",
         ),
         ("[pyg]", "from equiv_probe_pyg import RandomRotation, attach"),
     ],
@@ -105,10 +105,12 @@ def test_a_clean_environment_with_an_extra_works(built: Path, tmp_path: Path, ex
     done(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, next(built.glob("*.whl")))
     probe = (
         "import torch, equiv_probe as ep; torch.manual_seed(0); "
-        "x = torch.randn(4, 5, 3); s = ep.Schema({'x': ep.point}, {'v': ep.vector}); "
-        "orbit = ep.twirl(lambda given: {'v': given['x']}, {'x': x}, s); print(orbit.evaluations > 48)"
+        "x = torch.randn(4, 5, 3, dtype=torch.float64); x -= x.mean(-2, keepdim=True); s = ep.Schema({'x': ep.point}, {'v': ep.vector}); "
+        "orbit = ep.twirl(lambda given: {'v': given['x'] * torch.tensor([1.0, 2.0, 3.0])}, {'x': x}, s); "
+        "print('off by', float((orbit.means['v'].mean(0) - 2 * x).abs().max()))"  # a third of the trace
     )
-    assert "True" in done(python, "-c", f"{probe}\n{code}", cwd=tmp_path)
+    said = done(python, "-c", f"{probe}\n{code}", cwd=tmp_path)
+    assert float(said.split("off by ")[1].split()[0]) < 1e-12
     assert done(python, "-m", "equiv_probe", "--version", cwd=tmp_path).startswith("equiv-probe ")
     assert "Packages" in done(python, "-m", "equiv_probe", "doctor", cwd=tmp_path)
 
