@@ -105,7 +105,8 @@ def test_a_clean_environment_with_an_extra_works(built: Path, tmp_path: Path, ex
     done(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, next(built.glob("*.whl")))
     probe = (
         "import torch, equiv_probe as ep; torch.manual_seed(0); "
-        "x = torch.randn(4, 5, 3, dtype=torch.float64); x -= x.mean(-2, keepdim=True); s = ep.Schema({'x': ep.point}, {'v': ep.vector}); "
+        "x = torch.randn(4, 5, 3, dtype=torch.float64); x -= x.mean(-2, keepdim=True); "
+        "s = ep.Schema({'x': ep.point}, {'v': ep.vector}); "
         "orbit = ep.twirl(lambda given: {'v': given['x'] * torch.tensor([1.0, 2.0, 3.0])}, {'x': x}, s); "
         "print('off by', float((orbit.means['v'].mean(0) - 2 * x).abs().max()))"  # a third of the trace
     )
