@@ -9,7 +9,11 @@ from unicodedata import category
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Significant digits, without needless exponents; a dash for what was not measured."""
+    """Significant digits, without needless exponents; a dash for what was not measured.
+
+    >>> number(46865.1), number(2.9593), number(0.0), number(2.5e-5)
+    ('46865', '2.96', '0', '2.5e-5')
+    """
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
