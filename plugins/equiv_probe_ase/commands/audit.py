@@ -19,16 +19,18 @@ from equiv_probe_ase.commands.shared import FAILED, Renamed, option
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``equiv-probe``."""
-    app.command("audit", cls=Renamed)(audit_command)
+    app.command("audit", cls=Renamed, epilog="Example: equiv-probe audit chgnet structures.xyz -o chgnet.html")(
+        audit_command
+    )
     from equiv_probe_ase.commands.diagnose import diagnose_command
     from equiv_probe_ase.commands.md import md_command
     from equiv_probe_ase.commands.merge import merge_command
 
-    app.command("merge")(merge_command)
+    app.command("merge", epilog="Example: equiv-probe merge parts/*.jsonl -o report.html")(merge_command)
 
-    app.command("diagnose")(diagnose_command)
-    app.command("md", cls=Renamed)(md_command)
-    app.command("demo")(demo_command)
+    app.command("diagnose", epilog="Example: equiv-probe diagnose mace:my.model structures.xyz@0:5")(diagnose_command)
+    app.command("md", cls=Renamed, epilog="Example: equiv-probe md emt structure.xyz --steps 500")(md_command)
+    app.command("demo", epilog="Example: equiv-probe demo")(demo_command)
 
 
 def audit_command(  # noqa: PLR0917 - a command line has as many options as it has
@@ -70,9 +72,12 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     ] = None,
     workers: Annotated[int | None, option(help="How many processes, with --cluster dask.", show="one a core")] = None,
     fresh: Annotated[bool, option("--fresh", help="Start over instead of resuming.")] = False,
-    progress: Annotated[
-        bool, option("--progress/--no-progress", help="Show how far it is: a bar in a terminal, lines in a log.")
-    ] = True,
+    name: shared.Name = None,
+    max_failures: Annotated[
+        int | None,
+        typer.Option(min=0, help="Exit with 1 if more measurements than these failed.", show_default="any number may"),
+    ] = None,
+    progress: shared.Progress = True,
     as_json: shared.AsJson = False,
     verbose: shared.Verbose = False,
 ) -> None:
@@ -110,7 +115,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
             journal=journal,
             fresh=fresh,
             progress=progress,
-            name=shared.label_of(calculator, dtype, twirl),
+            name=shared.label_of(name, calculator, dtype, twirl),
             fingerprint=spec_fingerprint(calculator),
             part=part,
             cluster=cluster,
@@ -121,7 +126,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     unsaved = save(report, output)
     files = f"Report: {unsaved or output}; results as they came: {journal} (the same command resumes from it)"
     shared.show(report, files, as_json=as_json)
-    raise typer.Exit(FAILED if unsaved else shared.exit_code(report, thresholds))
+    raise typer.Exit(FAILED if unsaved else shared.exit_code(report, thresholds, max_failures))
 
 
 def _output(given: Path | None, calculator: str, twirl: str | None, structures: str, part: str | None) -> Path:

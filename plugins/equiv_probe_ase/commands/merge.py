@@ -25,9 +25,7 @@ def merge_command(
 ) -> None:
     """Put the parts of an audit together; what is missing is named, and then the exit code is 1.
 
-    equiv-probe audit MODEL structures.xyz --part 3/16 -o parts/3.json  (in job 3 of 16; likewise 1 to 16)
-
-    equiv-probe merge parts/*.jsonl -o report.html
+    The parts come from equiv-probe audit MODEL structures.xyz --part 3/16 -o parts/3.json, in job 3 of 16.
     """
     shared.require_ase()
     from equiv_probe_ase.auditing.merge import merge

@@ -36,7 +36,6 @@ class Renamed(TyperCommand):
         "--batch": "--batched",
         "--no-batch": "--no-batched",
         "--quiet": "--no-progress",
-        "-q": "--no-progress",
     }
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -74,6 +73,13 @@ FailAbove = Annotated[
     list[str] | None,
     option(help="Exit with 1 if √L_equiv is above, such as 1meV/A, or a control failed. Repeatable."),
 ]
+Progress = Annotated[
+    bool,
+    option("--progress/--no-progress", " /-q", help="Show how far it is: a bar in a terminal, lines in a log."),
+]
+Name = Annotated[
+    str | None, option(help="What the report calls the calculator.", show="as it was given, without folders")
+]
 AsJson = Annotated[bool, option("--json", help="Print the report as JSON.")]
 Verbose = Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")]
 
@@ -88,8 +94,15 @@ def calculator_of(name: str, device: str | None, dtype: str | None, twirl: str |
     return calculator if twirl is None else TwirledCalculator(calculator, *parse_twirl(twirl), store_std=False)
 
 
-def label_of(name: str, dtype: str | None, twirl: str | None) -> str:
-    """What a report calls the calculator of a command line."""
+def label_of(given: str | None, calculator: str, dtype: str | None, twirl: str | None) -> str:
+    """What a report calls the calculator of a command line: the name that was given, or the calculator without folders.
+
+    >>> label_of(None, "/home/me/model.py:make?weights=/data/w.pt", "float64", None), label_of("my", "emt", None, None)
+    ('model.py:make?weights=w.pt in float64', 'my')
+    """
+    if given is not None:
+        return given
+    name = re.sub(r"[^:=?&]*/", "", calculator)
     return name + (f" in {dtype}" if dtype else "") + (f", twirled: {twirl}" if twirl else "")
 
 
@@ -129,7 +142,7 @@ def limits(fail_above: list[str] | None) -> list[Threshold]:
     return [Threshold.parse(text) for text in fail_above or []]
 
 
-def exit_code(report: Report, thresholds: list[Threshold]) -> int:
+def exit_code(report: Report, thresholds: list[Threshold], max_failures: int | None = None) -> int:
     """What the command ends with: 0, 1 where a limit is exceeded or nothing was measured, 130 after Ctrl-C."""
     if not report.complete:
         return INTERRUPTED
@@ -146,6 +159,8 @@ def exit_code(report: Report, thresholds: list[Threshold]) -> int:
         )
     if thresholds:  # nor what is not to be believed
         lines += [f"--fail-above: a control failed: {sentence}" for sentence in failures_of(report.controls)]
+    if max_failures is not None and len(report.failures) > max_failures:
+        lines.append(f"--max-failures {max_failures}: {len(report.failures)} measurements failed")
     for line in lines:
         print(line, file=sys.stderr)
     return FAILED if lines else 0
