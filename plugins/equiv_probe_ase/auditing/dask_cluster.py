@@ -115,12 +115,21 @@ class DaskCrew:
         return f"{len(self._workers())} workers of {self._client.scheduler.address}"
 
     def _workers(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        found: dict[str, Any] = self._client.nthreads()
         return found
 
     def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The function's value, of any worker."""
-        found, work = self._submitted(function, *arguments).result()
+        from distributed import KilledWorker
+
+        try:
+            found, work = self._submitted(function, *arguments).result()
+        except KilledWorker as error:
+            raise EquivProbeError(
+                f"a calculator of which {error.allowed_failures + 1} workers died, one after the other",
+                "one that they can make, and have the memory for",
+                "the same command without --cluster says more",
+            ) from error
         self.work += work
         return found
 
