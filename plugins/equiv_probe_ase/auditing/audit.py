@@ -225,6 +225,7 @@ def _measured(
         _look_at_gradients(book, todo, crew)
     except KeyboardInterrupt:
         complete = False
+        book.read_on()  # it may have come between the disk and the memory of it
     except NotWrittenError as error:
         complete = False
         notes = [*notes, f"the results could not be written any more ({error}): those before are in {book.path}"]

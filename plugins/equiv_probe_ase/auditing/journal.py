@@ -67,13 +67,20 @@ class Lines:
         self.work = [0, 0]
         self.damaged: list[int] = []
         self.end = 0
-        if path is None:
+        self._number = 0
+        self.read_on()
+
+    def read_on(self) -> None:
+        """Take in the whole lines that are there, and are not known yet: at first, and after an interruption."""
+        if self.path is None:
             return
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
+        with self.path.open("rb") as lines:
+            lines.seek(self.end)
+            for line in lines:
                 if not line.endswith(b"\n"):  # torn by a kill
                     break
-                self._note(line, number)
+                self._number += 1
+                self._note(line, self._number)
 
     def _note(self, line: bytes, number: int) -> None:
         entry = _parsed(line)
@@ -236,6 +243,7 @@ class Journal(Lines):
         for line in written:
             places.append((self.end, len(line)))
             self.end += len(line)
+            self._number += 1
         return places
 
 
