@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
 _EVALUATORS = {
+    "mace.calculators.mace.MACECalculator": "equiv_probe_ase.evaluators.mace:MaceEvaluator",
     "metatomic_ase._calculator.MetatomicCalculator": "equiv_probe_ase.evaluators.metatomic:MetatomicEvaluator",
     "chgnet.model.dynamics.CHGNetCalculator": "equiv_probe_ase.evaluators.chgnet:CHGNetEvaluator",
     "orb_models.forcefield.calculator.ORBCalculator": "equiv_probe_ase.evaluators.orb:OrbEvaluator",
@@ -21,7 +22,6 @@ _EVALUATORS = {
 }
 
 _LOOPS = {
-    "mace.calculators.mace.MACECalculator": "there is no batched evaluation of MACE yet; register_evaluator adds one",
     "tblite.ase.TBLite": "tblite solves one structure at a time",
 }
 
