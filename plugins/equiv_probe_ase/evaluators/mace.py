@@ -34,16 +34,24 @@ class MaceEvaluator(Evaluator):
     cpu_atoms_per_call = 128
 
     def __init__(self, calculator: Calculator) -> None:
+        from mace.data import AtomicData, KeySpecification, config_from_atoms
         from mace.tools.torch_geometric import Batch
+        from mace.tools.torch_tools import default_dtype
 
         self.calculator: Any = calculator
         if self.calculator.model_type != "MACE":
             raise CannotBatchError(f"a {self.calculator.model_type} gives more than energies and their gradients")
         if getattr(self.calculator, "use_compile", False):
             raise CannotBatchError("a compiled MACE is compiled for one structure")
-        self._collate = Batch.from_data_list
+        self._read, self._to_graph, self._collate = config_from_atoms, AtomicData.from_config, Batch.from_data_list
+        self._in_dtype = default_dtype
         # Touched here, so that a release that moved them is noticed before anything is evaluated.
-        _ = self.calculator._atoms_to_batch, self.calculator.models, self.calculator.device
+        charges = {self.calculator.charges_key: "charges"}
+        self._keys = KeySpecification(
+            info_keys=self.calculator.info_keys, arrays_keys={**self.calculator.arrays_keys, **charges}
+        )
+        _ = self.calculator.models, self.calculator.device, self.calculator.default_dtype, self.calculator.head
+        _ = self.calculator.z_table, self.calculator.r_max, self.calculator.available_heads
         self._units = {
             "energy": self.calculator.energy_units_to_eV,
             "node_energy": self.calculator.energy_units_to_eV,
@@ -53,13 +61,19 @@ class MaceEvaluator(Evaluator):
 
     def evaluate(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, NDArray[np.float64]]]:
         """See `Evaluator.evaluate`."""
-        graphs = [self.calculator._atoms_to_batch(atoms.copy()).get_example(0) for atoms in structures]
+        graphs = [self._graph(atoms) for atoms in structures]
         outputs = [self._run(model, graphs, set(properties)) for model in self.calculator.models]
         means = {name: torch.stack([one[name] for one in outputs]).mean(0) * self._units[name] for name in outputs[0]}
         columns = {"free_energy": means["energy"], "energies": means.pop("node_energy"), **means}
         sizes = [len(atoms) for atoms in structures]
         rows = split_batch(columns, sizes)
         return [ase_results(row, properties, n, "MACECalculator") for row, n in zip(rows, sizes, strict=True)]
+
+    def _graph(self, atoms: Atoms) -> Any:
+        own = self.calculator
+        with self._in_dtype(own.default_dtype):
+            configuration = self._read(atoms.copy(), key_specification=self._keys, head_name=own.head)
+            return self._to_graph(configuration, z_table=own.z_table, cutoff=own.r_max, heads=own.available_heads)
 
     def _run(self, model: Any, graphs: Sequence[Any], asked: set[str]) -> dict[str, torch.Tensor]:
         """What one model says, in its own units."""
