@@ -40,9 +40,8 @@ class TorchSimCalculator(Calculator):  # type: ignore[misc]
         super().__init__()
         missing = [name for name in ("device", "dtype", "compute_forces", "compute_stress") if not hasattr(model, name)]
         if missing:
-            raise EquivProbeError(
-                f"a {type(model).__name__}, which has no {missing[0]}", "a ModelInterface of torch-sim"
-            )
+            found = f"a {type(model).__name__} without {missing[0]}"
+            raise EquivProbeError(found, "a ModelInterface of torch-sim")
         self.model: Any = model
         self.max_memory_scaler = max_memory_scaler
         self._limits: dict[str, float] = {}
@@ -88,6 +87,8 @@ class TorchSimCalculator(Calculator):  # type: ignore[misc]
             )
         found: dict[int, dict[str, Any]] = {}
         for part, indices in self._passes(state):
+            if hasattr(self.model, "setup_from_system_idx"):  # MACE's memory of its last batch knows no sizes
+                self.model.setup_from_system_idx(part.atomic_numbers, part.system_idx)
             sizes = [len(structures[i]) for i in indices]
             found |= zip(indices, self._results(self.model(part), sizes), strict=True)
         return [found[i] for i in range(len(structures))]
