@@ -123,6 +123,14 @@ def _matgl(path: str | None, device: str | None, dtype: str | None, **keywords: 
     return make(None, None, dtype, potential=potential.to(device or "cpu"), **keywords)
 
 
+def _nequip(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
+    """A package or a checkpoint, which takes batches, or what ``nequip-compile`` made of it for ASE, which does not."""
+    compiled = Path(str(path)).suffix in {".pt2", ".pth"}
+    loader, argument = ("from_compiled_model", "compile_path") if compiled else ("_from_saved_model", "model_path")
+    make = Loader(f"nequip.integrations.ase:NequIPCalculator.{loader}", argument, defaults=(CPU,))
+    return make(path, device, dtype, **keywords)
+
+
 def _aimnet(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
     within = load("aimnet.calculators:AIMNet2Calculator")(path, device=device or "cpu")
     return Loader("aimnet.calculators:AIMNet2ASE", device="", only="float32")(
@@ -204,8 +212,12 @@ def _presets() -> tuple[Preset, ...]:
         defaults=(CPU, ("default_dtype", "float64")),
     )
     metatomic = Loader("metatomic_ase:MetatomicCalculator", "model")
-    nequip = Loader("nequip.integrations.ase:NequIPCalculator.from_compiled_model", "compile_path", defaults=(CPU,))
-    fairchem = Loader("fairchem.core:FAIRChemCalculator.from_model_checkpoint", "name_or_path", defaults=(CPU,))
+    fairchem = Loader(  # its default merges experts and compiles for one composition, in reduced precision on a GPU
+        "fairchem.core:FAIRChemCalculator.from_model_checkpoint",
+        "name_or_path",
+        only="float32",
+        defaults=(CPU, ("inference_settings", "batch")),
+    )
     mattersim = Loader(
         "mattersim.forcefield:MatterSimCalculator.from_checkpoint", "load_path", only="float32", defaults=(CPU,)
     )
@@ -223,7 +235,9 @@ def _presets() -> tuple[Preset, ...]:
             "metatomic", metatomic, "metatomic_ase", "PET, SOAP-BPNN, PET-MAD, …", "file.pt", "equiv-probe[metatomic]"
         ),
         Preset("schnetpack", _schnetpack, "schnetpack", "a SchNetPack model", "file", "equiv-probe[schnetpack]"),
-        Preset("nequip", nequip, "nequip", "NequIP and Allegro, compiled by nequip-compile", "file", "nequip"),
+        Preset(
+            "nequip", _nequip, "nequip", "NequIP, Allegro: package, checkpoint or compiled for ASE", "file", "nequip"
+        ),
         Preset("fairchem", fairchem, "fairchem", "UMA, eSEN, EScAIP", "checkpoint or name", "fairchem-core"),
         Preset("matgl", _matgl, "matgl", "M3GNet, TensorNet, CHGNet, …, saved by matgl", "folder or name", "matgl"),
         Preset("mattersim", mattersim, "mattersim", "a MatterSim checkpoint", "checkpoint or name", "mattersim"),

@@ -38,14 +38,15 @@ class TorchSimCalculator(Calculator):  # type: ignore[misc]
 
     def __init__(self, model: Any, max_memory_scaler: float | None = None) -> None:
         super().__init__()
-        missing = [name for name in ("device", "dtype", "compute_forces", "compute_stress") if not hasattr(model, name)]
+        missing = [name for name in ("device", "dtype", "compute_forces", "parameters") if not hasattr(model, name)]
         if missing:
             found = f"a {type(model).__name__} without {missing[0]}"
             raise EquivProbeError(found, "a ModelInterface of torch-sim")
         self.model: Any = model
         self.max_memory_scaler = max_memory_scaler
         self._limits: dict[str, float] = {}
-        self.dtype: torch.dtype = model.dtype
+        floats = {model.dtype, *(p.dtype for p in model.parameters() if p.is_floating_point())}
+        self.dtype: torch.dtype = min(floats, key=lambda dtype: torch.finfo(dtype).bits)
         per_output = {"forces": model.compute_forces, "stress": model.compute_stress}
         self.implemented_properties = ["energy", "free_energy", *(name for name, has in per_output.items() if has)]
 

@@ -6,30 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe_ase.evaluators.evaluator import (
-    CannotBatchError,
-    Evaluator,
-    ase_results,
-    gradients_enabled,
-    split_batch,
-)
+from equiv_probe_ase.evaluators.evaluator import CannotBatchError, GraphEvaluator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from ase import Atoms
     from ase.calculators.calculator import Calculator
-    from numpy.typing import NDArray
 
 
-class MaceEvaluator(Evaluator):
+class MaceEvaluator(GraphEvaluator):
     """Serves `mace.calculators.MACECalculator` of energy models: energy, free_energy, energies, forces and stress.
 
     Graphs are the calculator's own, heads included. Of a committee the mean, as in the calculator.
     """
 
-    batched = True
     name = "MACE, batched"
     cpu_atoms_per_call = 128
 
@@ -38,7 +29,7 @@ class MaceEvaluator(Evaluator):
         from mace.tools.torch_geometric import Batch
         from mace.tools.torch_tools import default_dtype
 
-        self.calculator: Any = calculator
+        super().__init__(calculator)
         if self.calculator.model_type != "MACE":
             raise CannotBatchError(f"a {self.calculator.model_type} gives more than energies and their gradients")
         if getattr(self.calculator, "use_compile", False):
@@ -59,21 +50,18 @@ class MaceEvaluator(Evaluator):
             "stress": self.calculator.energy_units_to_eV / self.calculator.length_units_to_A**3,
         }
 
-    def evaluate(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, NDArray[np.float64]]]:
-        """See `Evaluator.evaluate`."""
-        graphs = [self._graph(atoms) for atoms in structures]
-        outputs = [self._run(model, graphs, set(properties)) for model in self.calculator.models]
-        means = {name: torch.stack([one[name] for one in outputs]).mean(0) * self._units[name] for name in outputs[0]}
-        columns = {"free_energy": means["energy"], "energies": means.pop("node_energy"), **means}
-        sizes = [len(atoms) for atoms in structures]
-        rows = split_batch(columns, sizes)
-        return [ase_results(row, properties, n, "MACECalculator") for row, n in zip(rows, sizes, strict=True)]
-
-    def _graph(self, atoms: Atoms) -> Any:
+    def graph(self, atoms: Atoms) -> Any:
+        """See `GraphEvaluator.graph`."""
         own = self.calculator
         with self._in_dtype(own.default_dtype):
-            configuration = self._read(atoms.copy(), key_specification=self._keys, head_name=own.head)
+            configuration = self._read(atoms, key_specification=self._keys, head_name=own.head)
             return self._to_graph(configuration, z_table=own.z_table, cutoff=own.r_max, heads=own.available_heads)
+
+    def outputs(self, graphs: Sequence[Any], asked: set[str]) -> dict[str, torch.Tensor]:
+        """See `GraphEvaluator.outputs`: of a committee the mean."""
+        each = [self._run(model, graphs, asked) for model in self.calculator.models]
+        means = {name: torch.stack([one[name] for one in each]).mean(0) * self._units[name] for name in each[0]}
+        return {"free_energy": means["energy"], "energies": means.pop("node_energy"), **means}
 
     def _run(self, model: Any, graphs: Sequence[Any], asked: set[str]) -> dict[str, torch.Tensor]:
         """What one model says, in its own units."""
@@ -83,6 +71,5 @@ class MaceEvaluator(Evaluator):
             key: value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
             for key, value in batch.items()
         }
-        with gradients_enabled():
-            output = model(values, compute_force="forces" in asked, compute_stress="stress" in asked)
+        output = model(values, compute_force="forces" in asked, compute_stress="stress" in asked)
         return {name: output[name].detach() for name in self._units if output.get(name) is not None}
