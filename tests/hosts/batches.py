@@ -47,7 +47,12 @@ def deviations(found: Sequence[Any], expected: Sequence[Any]) -> dict[str, float
 
 
 def batch_is_loop(
-    spec: str, given: Sequence[Any], *, tolerance: float, network: Callable[[Any], Any] | None = None, **options: Any
+    spec: str,
+    given: Sequence[Any],
+    *,
+    tolerance: float,
+    network: Callable[[Any], Any] | None = None,
+    **options: Any,
 ) -> Any:
     """A batch says what single calls say, to a relative tolerance; the calculator. Seconds and deviations are printed.
 

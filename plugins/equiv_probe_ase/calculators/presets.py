@@ -235,9 +235,7 @@ def _presets() -> tuple[Preset, ...]:
             "metatomic", metatomic, "metatomic_ase", "PET, SOAP-BPNN, PET-MAD, …", "file.pt", "equiv-probe[metatomic]"
         ),
         Preset("schnetpack", _schnetpack, "schnetpack", "a SchNetPack model", "file", "equiv-probe[schnetpack]"),
-        Preset(
-            "nequip", _nequip, "nequip", "NequIP, Allegro: package, checkpoint or compiled for ASE", "file", "nequip"
-        ),
+        Preset("nequip", _nequip, "nequip", "NequIP, Allegro: packaged, compiled, or a checkpoint", "file", "nequip"),
         Preset("fairchem", fairchem, "fairchem", "UMA, eSEN, EScAIP", "checkpoint or name", "fairchem-core"),
         Preset("matgl", _matgl, "matgl", "M3GNet, TensorNet, CHGNet, …, saved by matgl", "folder or name", "matgl"),
         Preset("mattersim", mattersim, "mattersim", "a MatterSim checkpoint", "checkpoint or name", "mattersim"),
