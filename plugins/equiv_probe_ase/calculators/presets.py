@@ -147,7 +147,6 @@ def _orb(path: str | None, device: str | None, dtype: str | None, model: str | N
     """An Orb checkpoint; which architecture it is, is read off the file name unless ``?model=orb-v2`` says."""
     import torch
     from orb_models.forcefield import pretrained
-    from orb_models.forcefield.calculator import ORBCalculator
 
     assert path is not None  # the preset has an argument
     stem = Path(path).name.lower().replace("_", "-")
@@ -165,7 +164,9 @@ def _orb(path: str | None, device: str | None, dtype: str | None, model: str | N
         loaded = pretrained.ORB_PRETRAINED_MODELS[name](
             weights_path=file.name, device=device or "cpu", precision=precision, compile=False
         )
-    return ORBCalculator(loaded, device=device or "cpu", **keywords)
+    parts = loaded if isinstance(loaded, tuple) else (loaded,)  # since 0.6 with what makes its graphs
+    within = "inference.calculator" if isinstance(loaded, tuple) else "calculator"
+    return load(f"orb_models.forcefield.{within}:ORBCalculator")(*parts, device=device or "cpu", **keywords)
 
 
 def _schnetpack(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:

@@ -21,6 +21,7 @@ _EVALUATORS = {
     "metatomic_ase._calculator.MetatomicCalculator": f"{_WHERE}.metatomic:MetatomicEvaluator",
     "nequip.integrations.ase.NequIPCalculator": f"{_WHERE}.nequip:NequIPEvaluator",
     "orb_models.forcefield.calculator.ORBCalculator": f"{_WHERE}.orb:OrbEvaluator",
+    "orb_models.forcefield.inference.calculator.ORBCalculator": f"{_WHERE}.orb:OrbEvaluator",
     "schnetpack.interfaces.ase_interface.SpkCalculator": f"{_WHERE}.schnetpack:SpkEvaluator",
     "sevenn.calculator.SevenNetCalculator": f"{_WHERE}.sevenn:SevenNetEvaluator",
 }
