@@ -18,6 +18,7 @@ _EVALUATORS = {
     "fairchem.core.calculate.ase_calculator.FAIRChemCalculator": f"{_WHERE}.fairchem:FairchemEvaluator",
     "mace.calculators.mace.MACECalculator": f"{_WHERE}.mace:MaceEvaluator",
     "matgl.ext.ase.PESCalculator": f"{_WHERE}.matgl:MatglEvaluator",
+    "mattersim.forcefield.potential.MatterSimCalculator": f"{_WHERE}.mattersim:MatterSimEvaluator",
     "metatomic_ase._calculator.MetatomicCalculator": f"{_WHERE}.metatomic:MetatomicEvaluator",
     "nequip.integrations.ase.NequIPCalculator": f"{_WHERE}.nequip:NequIPEvaluator",
     "orb_models.forcefield.calculator.ORBCalculator": f"{_WHERE}.orb:OrbEvaluator",
