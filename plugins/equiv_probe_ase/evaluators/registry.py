@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _WHERE = "equiv_probe_ase.evaluators"
 _EVALUATORS = {
     "chgnet.model.dynamics.CHGNetCalculator": f"{_WHERE}.chgnet:CHGNetEvaluator",
+    "deepmd.calculator.DP": f"{_WHERE}.deepmd:DeepmdEvaluator",
     "fairchem.core.calculate.ase_calculator.FAIRChemCalculator": f"{_WHERE}.fairchem:FairchemEvaluator",
     "mace.calculators.mace.MACECalculator": f"{_WHERE}.mace:MaceEvaluator",
     "matgl.ext.ase.PESCalculator": f"{_WHERE}.matgl:MatglEvaluator",
