@@ -36,6 +36,7 @@ FAIRCHEM = "e3nn ase hydra-core numba lmdb torchtnt huggingface-hub wandb submit
 DEEPMD = "ase e3nn einops ml_dtypes mendeleev array-api-compat lmdb msgpack wcmatch h5py pyyaml dargs mpich"
 
 HOSTED = {
+    "aimnet": Host(("aimnet", "ase")),
     "chgnet": Host(("chgnet>=0.4", "ase")),
     "deepmd": Host(tuple(DEEPMD.split()), alone="deepmd-kit==3.2.0"),
     "egnn": Host(("torch-geometric",), "https://github.com/vgsatorras/egnn"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe_ase.evaluators.evaluator import Evaluator, ase_results
+from equiv_probe_ase.evaluators.evaluator import Evaluator, ase_results, in_groups
 from equiv_probe_ase.evaluators.loop import LoopEvaluator
 
 if TYPE_CHECKING:
@@ -32,21 +32,17 @@ class DeepmdEvaluator(Evaluator):
 
     def evaluate(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, NDArray[np.float64]]]:
         """See `Evaluator.evaluate`."""
-        alike: dict[Any, list[int]] = {}
-        found: dict[int, dict[str, NDArray[np.float64]]] = {}
-        for i, atoms in enumerate(structures):
-            if PARAMETERS & atoms.info.keys():
-                found[i] = LoopEvaluator(self.calculator).evaluate([atoms], properties)[0]
-            else:
-                alike.setdefault((bool(atoms.pbc.any()), *atoms.numbers.tolist()), []).append(i)
-        for (periodic, *_), chosen in alike.items():
-            frames = self._frames([structures[i] for i in chosen], periodic=periodic)
-            for i, raw in zip(chosen, frames, strict=True):
-                found[i] = ase_results(raw, properties, len(structures[i]), "DP")
-        return [found[i] for i in range(len(structures))]
 
-    def _frames(self, frames: Sequence[Atoms], *, periodic: bool) -> list[dict[str, Any]]:
+        def together(some: Sequence[Atoms]) -> list[dict[str, Any]]:
+            if PARAMETERS & some[0].info.keys():
+                return LoopEvaluator(self.calculator).evaluate(some, properties)
+            return [ase_results(raw, properties, len(some[0]), "DP") for raw in self._frames(some)]
+
+        return in_groups(structures, _kind, together)
+
+    def _frames(self, frames: Sequence[Atoms]) -> list[dict[str, Any]]:
         """Results of structures that differ in positions and cells alone."""
+        periodic = bool(frames[0].pbc.any())
         energies, forces, virials = self.calculator.dp.eval(
             coords=np.stack([atoms.positions.ravel() for atoms in frames]),
             cells=np.stack([atoms.cell.array.ravel() for atoms in frames]) if periodic else None,
@@ -60,3 +56,8 @@ class DeepmdEvaluator(Evaluator):
                 raw["stress"] = -0.5 * (square + square.T) / atoms.get_volume()
             found.append(raw)
         return found
+
+
+def _kind(atoms: Atoms) -> tuple[bool, ...]:
+    """What frames of one call have in common: atoms, whether they are periodic, and no parameters of their own."""
+    return bool(PARAMETERS & atoms.info.keys()), bool(atoms.pbc.any()), *atoms.numbers.tolist()

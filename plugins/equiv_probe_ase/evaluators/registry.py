@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _WHERE = "equiv_probe_ase.evaluators"
 _EVALUATORS = {
+    "aimnet.calculators.aimnet2ase.AIMNet2ASE": f"{_WHERE}.aimnet:AimnetEvaluator",
     "chgnet.model.dynamics.CHGNetCalculator": f"{_WHERE}.chgnet:CHGNetEvaluator",
     "deepmd.calculator.DP": f"{_WHERE}.deepmd:DeepmdEvaluator",
     "fairchem.core.calculate.ase_calculator.FAIRChemCalculator": f"{_WHERE}.fairchem:FairchemEvaluator",
