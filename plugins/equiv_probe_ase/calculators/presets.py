@@ -237,7 +237,7 @@ def _presets() -> tuple[Preset, ...]:
         ),
         Preset("schnetpack", _schnetpack, "schnetpack", "a SchNetPack model", "file", "equiv-probe[schnetpack]"),
         Preset("nequip", _nequip, "nequip", "NequIP, Allegro: packaged, compiled, or a checkpoint", "file", "nequip"),
-        Preset("fairchem", fairchem, "fairchem", "UMA, eSEN, EScAIP", "checkpoint or name", "fairchem-core"),
+        Preset("fairchem", fairchem, "fairchem", "UMA, eSEN", "checkpoint or name", "fairchem-core"),
         Preset("matgl", _matgl, "matgl", "M3GNet, TensorNet, CHGNet, …, saved by matgl", "folder or name", "matgl"),
         Preset("mattersim", mattersim, "mattersim", "a MatterSim checkpoint", "checkpoint or name", "mattersim"),
         Preset("deepmd", deepmd, "deepmd", "a DeePMD model", "file", "deepmd-kit[torch]"),
