@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +125,16 @@ def _matgl(path: str | None, device: str | None, dtype: str | None, **keywords: 
     return make(None, None, dtype, potential=potential.to(device or "cpu"), **keywords)
 
 
+def _metatomic(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
+    """An exported model; compiled operators that it needs lie beside it, or in a package that brings them."""
+    beside = Path(str(path)).parent / "extensions"  # where `mtt export` puts them
+    if beside.is_dir():
+        keywords.setdefault("extensions_directory", str(beside))
+    with suppress(ImportError):
+        importlib.import_module("sphericart.torch")  # those of SOAP-BPNN
+    return Loader("metatomic_ase:MetatomicCalculator", "model")(path, device, dtype, **keywords)
+
+
 def _nequip(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
     """A package or a checkpoint, which takes batches, or what ``nequip-compile`` made of it for ASE, which does not."""
     compiled = Path(str(path)).suffix in {".pt2", ".pth"}
@@ -212,7 +224,6 @@ def _presets() -> tuple[Preset, ...]:
         dtype="default_dtype",
         defaults=(CPU, ("default_dtype", "float64")),
     )
-    metatomic = Loader("metatomic_ase:MetatomicCalculator", "model")
     fairchem = Loader(  # its default merges experts and compiles for one composition, in reduced precision on a GPU
         "fairchem.core:FAIRChemCalculator.from_model_checkpoint",
         "name_or_path",
@@ -233,7 +244,7 @@ def _presets() -> tuple[Preset, ...]:
         Preset("orb", _orb, "orb_models", "an Orb checkpoint", "checkpoint", "equiv-probe[orb]"),
         Preset("mace", mace, "mace", "a MACE model", "file", "equiv-probe[mace]"),
         Preset(
-            "metatomic", metatomic, "metatomic_ase", "PET, SOAP-BPNN, PET-MAD, …", "file.pt", "equiv-probe[metatomic]"
+            "metatomic", _metatomic, "metatomic_ase", "PET, SOAP-BPNN, PET-MAD, …", "file.pt", "equiv-probe[metatomic]"
         ),
         Preset("schnetpack", _schnetpack, "schnetpack", "a SchNetPack model", "file", "equiv-probe[schnetpack]"),
         Preset("nequip", _nequip, "nequip", "NequIP, Allegro: packaged, compiled, or a checkpoint", "file", "nequip"),
