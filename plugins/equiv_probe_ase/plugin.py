@@ -35,5 +35,5 @@ plugin = Plugin(
     framework="ase",
     register=_register,
     presets=_presets,
-    packages=("ase", "e3nn", "chgnet", "sevenn", "tblite", "orb-models", "mace-torch", "schnetpack"),
+    packages=("ase", "e3nn", "chgnet", "sevenn", "tblite", "orb-models", "mace-torch", "metatomic-ase", "schnetpack"),
 )

@@ -42,7 +42,7 @@ HOSTED = {
     ),
     "mace": Host(("mace-torch>=0.3.14", "ase")),
     "matgl": Host(("matgl>=4", "lightning", "torch-geometric")),
-    "metatrain": Host(("metatrain", "ase")),
+    "metatrain": Host(("metatrain[soap-bpnn]", "metatomic-ase", "ase")),
     "monai": Host(("monai", "pytorch-ignite")),
     "nequip": Host(("nequip>=0.15", "lightning", "ase")),
     "semlaflow": Host(

@@ -125,6 +125,15 @@ def _mace(path: str | None, device: str | None, dtype: str | None, **keywords: A
     return MACECalculator(model_paths=path, device=device or "cpu", default_dtype=dtype or "float64", **keywords)
 
 
+def _metatomic(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
+    """A model exported for metatomic (PET, SOAP-BPNN, PET-MAD); its precision is that of the export."""
+    from metatomic_ase import MetatomicCalculator
+
+    calculator = MetatomicCalculator(path, device=device, **keywords)
+    _only(dtype, calculator.model().capabilities().dtype, str(path))
+    return calculator
+
+
 def _schnetpack(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
     """A SchNetPack model, in eV and Å unless ``?energy_unit=…&position_unit=…`` says otherwise."""
     import torch
@@ -153,6 +162,7 @@ PRESETS: dict[str, Preset] = {
         Preset("gfn1-xtb", _xtb("GFN1-xTB"), "tblite", "GFN1-xTB, exact physics", extra="tblite"),
         Preset("orb", _orb, "orb_models", "an Orb checkpoint", "<checkpoint>", "orb"),
         Preset("mace", _mace, "mace", "a MACE model", "<file>", "mace"),
+        Preset("metatomic", _metatomic, "metatomic_ase", "PET, SOAP-BPNN, PET-MAD, …", "<file.pt>", "metatomic"),
         Preset("schnetpack", _schnetpack, "schnetpack", "a SchNetPack model", "<file>", "schnetpack"),
         Preset(
             "emt", _ase("ase.calculators.emt", "EMT"), "ase", "effective medium theory: Al Cu Ag Au Ni Pd Pt C N O H"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
 _EVALUATORS = {
+    "metatomic_ase._calculator.MetatomicCalculator": "equiv_probe_ase.evaluators.metatomic:MetatomicEvaluator",
     "chgnet.model.dynamics.CHGNetCalculator": "equiv_probe_ase.evaluators.chgnet:CHGNetEvaluator",
     "orb_models.forcefield.calculator.ORBCalculator": "equiv_probe_ase.evaluators.orb:OrbEvaluator",
     "schnetpack.interfaces.ase_interface.SpkCalculator": "equiv_probe_ase.evaluators.schnetpack:SpkEvaluator",

@@ -1,0 +1,49 @@
+"""metatomic (PET, SOAP-BPNN, PET-MAD): all systems of a call in the calculator's own call for several structures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe_ase.evaluators.evaluator import CannotBatchError, Evaluator, ase_results, gradients_enabled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+    from numpy.typing import NDArray
+
+
+class MetatomicEvaluator(Evaluator):
+    """Serves `metatomic_ase.MetatomicCalculator`, conservative and not: energy, energies, forces and stress.
+
+    Molecules and crystals go through the model apart where stress is asked for: `compute_energy` gives it only if every
+    structure of the call is periodic in all directions.
+    """
+
+    batched = True
+    name = "metatomic, batched"
+
+    def __init__(self, calculator: Calculator) -> None:
+        self.calculator: Any = calculator
+        further = sorted(self.calculator.model().requested_inputs(use_new_names=True))
+        if further:
+            raise CannotBatchError(f"the model asks for {', '.join(further)}, which compute_energy does not give it")
+        _ = self.calculator.compute_energy  # touched here, so that a release that moved it is noticed before
+
+    def evaluate(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, NDArray[np.float64]]]:
+        """See `Evaluator.evaluate`."""
+        apart: dict[bool, list[int]] = {}
+        for i, atoms in enumerate(structures):
+            apart.setdefault("stress" in properties and bool(atoms.pbc.all()), []).append(i)
+        raw: dict[int, dict[str, Any]] = {}
+        for chosen in apart.values():
+            with gradients_enabled():
+                columns = self.calculator.compute_energy(
+                    [structures[i] for i in chosen],
+                    compute_forces_and_stresses=not {"forces", "stress"}.isdisjoint(properties),
+                    per_atom="energies" in properties,
+                )
+            raw |= {i: {name: column[k] for name, column in columns.items()} for k, i in enumerate(chosen)}
+        return [ase_results(raw[i], properties, len(a), "MetatomicCalculator") for i, a in enumerate(structures)]
