@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from equiv_probe.progress import progress as progress_bar
 from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.rotations.plan import RotationPlan
-from equiv_probe.rotations.resolve import PlanLike, rotation_plan
+from equiv_probe.rotations.resolve import AutoPlan, PlanLike, auto_plan, rotation_plan
 from equiv_probe_ase.auditing.controls import controls_of
 from equiv_probe_ase.auditing.energy_zero import relative_to_one_zero
 from equiv_probe_ase.auditing.gradient_check import torque_notes
@@ -27,6 +28,8 @@ from equiv_probe_ase.auditing.subject import Subject
 from equiv_probe_ase.auditing.summary import blind_spots, summarise
 from equiv_probe_ase.auditing.windows import measure_window, windows
 from equiv_probe_ase.auditing.worst_structures import with_geometry
+from equiv_probe_ase.averaging.average import Averager
+from equiv_probe_ase.averaging.choice import chosen_plan, spread_over
 from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.structures.loading import load
 
@@ -51,7 +54,7 @@ def audit(
     structures: Source,
     *,
     properties: Sequence[str] | None = None,
-    plan: PlanLike | None = None,
+    plan: PlanLike | AutoPlan | None = None,
     center: str | Sequence[float] = "centroid",
     schema: Schema | None = None,
     loss: str = "mse",
@@ -79,7 +82,9 @@ def audit(
         structures: a file in any format of ASE, an ASE database, an Atoms, or several Atoms.
         properties: ASE property names, or one; None takes energy, forces, stress (where all directions are periodic),
             dipole, charges and magnetic moments, as far as the calculator has them.
-        plan: rotations, or the name of a design; None is four tetrahedral replicates, 48 rotations.
+        plan: rotations, or the name of a design; None is four tetrahedral replicates, 48 rotations. ``"auto"`` measures
+            on three of the structures what designs leave of the equivariance error, and takes four replicates of the
+            cheapest that together leave at most 5 %; ``{"design": "auto", "target": …, "seed": …}`` says more.
         center: of rotation: ``"centroid"``, ``"origin"``, ``"cell"`` or a point (Å).
         schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
         loss: for the comparison with reference values, as in :func:`equiv_probe.decompose`.
@@ -114,8 +119,9 @@ def audit(
     made = as_calculator(calculator)
     asked = [properties] if isinstance(properties, str) else properties
     todo = load(structures, reference=reference, vacuum=vacuum)
+    to_choose = auto_plan(plan, replicates=RotationPlan().R)
     options = Options(
-        rotation_plan(plan) or RotationPlan(),
+        to_choose.plan("tetrahedral") if to_choose else rotation_plan(plan) or RotationPlan(),
         center,
         dict(schema.inputs) if schema else {},
         loss,
@@ -136,6 +142,12 @@ def audit(
         atoms_per_call=atoms_per_call,
         name=name,
     )
+    chosen = None
+    if to_choose is not None:
+        averager = Averager(made, batched=batched, atoms_per_call=atoms_per_call)
+        deciding = spread_over([one.atoms for one in todo])
+        chosen = chosen_plan(to_choose, averager, deciding, subject.quantities, options.extra)
+        options = dataclasses.replace(options, plan=chosen.plan)
     todo, on_labels = without_models_own_labels(todo, subject, asked=reference is not None)
     question = {
         **options.question(),
@@ -151,6 +163,7 @@ def audit(
     report = _report(done, todo, subject, options, complete=complete)
     ran = {"seconds": round(time.perf_counter() - began, 1)}
     ran |= {"resumed structures": book.resumed} if book.resumed else {}
+    ran |= {"choice of the plan": str(chosen)} if chosen else {}
     return replace(
         report,
         source=str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures",

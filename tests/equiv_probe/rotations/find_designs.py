@@ -150,7 +150,10 @@ class Group:
     @cached_property
     def drift(self) -> int:
         """Dimension of the rotations from either side that commute with the group: they move no orbit apart."""
-        so4 = [(np.eye(4)[:, [i]] @ np.eye(4)[[j]]) - (np.eye(4)[:, [j]] @ np.eye(4)[[i]]) for i, j in itertools.combinations(range(4), 2)]
+        so4 = [
+            (np.eye(4)[:, [i]] @ np.eye(4)[[j]]) - (np.eye(4)[:, [j]] @ np.eye(4)[[i]])
+            for i, j in itertools.combinations(range(4), 2)
+        ]
         rows = [np.stack([(g @ s - s @ g).ravel() for s in so4], 1) for g in self.seeds]
         return 6 - (np.linalg.matrix_rank(np.concatenate(rows), tol=1e-8) if rows else 0)
 
@@ -230,7 +233,9 @@ def kernel(degree: int, cosine: Array) -> tuple[Array, Array]:
     return u, slope
 
 
-def solve(group: Group, chosen: list[Stratum], rng: np.random.Generator, *, equal: bool, steps: int = 150) -> tuple[float, Array, Array]:
+def solve(
+    group: Group, chosen: list[Stratum], rng: np.random.Generator, *, equal: bool, steps: int = 150
+) -> tuple[float, Array, Array]:
     """One start of Levenberg-Marquardt: the largest residual, representatives and weights of one rotation each."""
     sizes = np.array([s.size for s in chosen], float)
     x = [rng.standard_normal(s.free + 1) for s in chosen]
@@ -340,7 +345,10 @@ def search(options: argparse.Namespace) -> dict[str, Any] | None:
                 best = {"size": size, "degree": degree, "group": group.name, "seeds": seeds}
                 best |= {"weights": weights.tolist(), "points": points.tolist()}
                 spread = f"weights {weights.min() * size:.2f} to {weights.max() * size:.2f}"
-                print(f"degree {degree}: {size}, {group.name}, {[s.size for s in chosen]}, {spread}, {worst:.1e}", flush=True)
+                print(
+                    f"degree {degree}: {size}, {group.name}, {[s.size for s in chosen]}, {spread}, {worst:.1e}",
+                    flush=True,
+                )
                 limit = size - 1
                 if options.output:
                     options.output.write_text(json.dumps(best))
