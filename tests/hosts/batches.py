@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 
-def structures(*, boxed: bool = False, copies: int = 2) -> list[Any]:
-    """Rattled NaCl of two sizes, and ethanol, free or in a box, each at some rotations: 2 to 16 atoms."""
+def structures(*, boxed: bool = False, copies: int = 2, salt: str = "NaCl") -> list[Any]:
+    """Ethanol, free or in a box, and two sizes of a rattled rock salt of these two elements, each at some rotations."""
     from ase.build import bulk, molecule
     from scipy.spatial.transform import Rotation
 
@@ -25,8 +25,8 @@ def structures(*, boxed: bool = False, copies: int = 2) -> list[Any]:
         ethanol.set_cell([12, 13, 14])
         ethanol.pbc = True
     found = []
-    salt = bulk("NaCl", "rocksalt", 5.64)
-    for seed, atoms in enumerate((ethanol, salt * (2, 2, 2), salt)):
+    cell = bulk(salt, "rocksalt", 5.64)
+    for seed, atoms in enumerate((ethanol, cell * (2, 2, 2), cell)):
         atoms.rattle(0.05, seed=seed)
         for rotate in Rotation.random(copies, random_state=seed).as_matrix():
             copy = atoms.copy()
@@ -47,7 +47,12 @@ def deviations(found: Sequence[Any], expected: Sequence[Any]) -> dict[str, float
 
 
 def batch_is_loop(
-    spec: str, given: Sequence[Any], *, tolerance: float, network: Callable[[Any], Any] | None = None, **options: Any
+    spec: str,
+    given: Sequence[Any],
+    *,
+    tolerance: float,
+    network: Callable[[Any], Any] | None = None,
+    **options: Any,
 ) -> Any:
     """A batch says what single calls say, to a relative tolerance; the calculator. Seconds and deviations are printed.
 

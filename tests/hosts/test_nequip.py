@@ -14,6 +14,7 @@ import torch
 
 import equiv_probe as ep
 
+from .batches import batch_is_loop, deviations, structures
 from .brute_force import ROTATIONS, agree, measured, stretched, variance
 
 pytest.importorskip("nequip", reason="NequIP is not installed: make hosts HOST=nequip")
@@ -129,3 +130,25 @@ def compared(checkpoint: Path, frames: Any) -> None:
         return model({**batch, "pos": rotated})["forces"].double() @ g.double()
 
     agree(measured(probe, "forces"), variance(forces))
+
+
+def test_a_batch(data: Path, tmp_path: Path) -> None:
+    """Of the checkpoint that ``nequip-train`` made; what ``nequip-compile`` makes of it takes one structure."""
+    from equiv_probe_ase.calculators.by_name import make_calculator
+    from equiv_probe_ase.evaluators import evaluator_for
+
+    frames = io.read(data / "ethanol_rmd17" / "train.xyz", ":24")
+    checkpoint = trained(tmp_path / "run", frames)
+    spec = f"nequip:{checkpoint}"
+    calculator = batch_is_loop(spec, structures(salt="CO"), tolerance=1e-5, network=lambda one: one.model)
+    compiled = tmp_path / "model.nequip.pt2"
+    script = str(Path(sys.executable).parent / "nequip-compile")
+    how = ["--mode", "aotinductor", "--target", "ase", "--device", "cpu"]
+    command = [script, *how, str(checkpoint), str(compiled)]
+    done = subprocess.run(command, cwd=checkpoint.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    fast = evaluator_for(make_calculator(f"nequip:{compiled}"))
+    assert "one structure" in fast.note
+    some = structures(salt="CO")[:2]
+    expected = evaluator_for(calculator).evaluate(some, ["energy", "forces"])
+    assert max(deviations(fast.evaluate(some, ["energy", "forces"]), expected).values()) < 1e-5

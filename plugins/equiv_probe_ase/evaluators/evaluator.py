@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ase import Atoms
+    from ase.calculators.calculator import Calculator
     from numpy.typing import NDArray
 
 PER_ATOM = frozenset({"forces", "energies", "stresses", "charges", "magmoms"})
@@ -62,6 +63,36 @@ class Evaluator(ABC):
         Raises:
             MissingPropertyError: a requested property is not produced.
         """
+
+
+class GraphEvaluator(Evaluator):
+    """Makes a graph of every structure, as the calculator would, and gives all of them to the model together."""
+
+    batched = True
+
+    def __init__(self, calculator: Calculator) -> None:
+        self.calculator: Any = calculator
+
+    @abstractmethod
+    def graph(self, atoms: Atoms) -> Any:
+        """What the calculator makes of a structure; it may keep or change what it is given."""
+
+    @abstractmethod
+    def outputs(self, graphs: Sequence[Any], asked: set[str]) -> dict[str, torch.Tensor]:
+        """One pass over all graphs.
+
+        Returns:
+            By ASE's names, in ASE's units, what was asked for or more: structures along the first axis, or the atoms of
+            all structures one after another. Where the graphs do not have what was asked for, it is left out.
+        """
+
+    def evaluate(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, NDArray[np.float64]]]:
+        """See `Evaluator.evaluate`."""
+        sizes, source = [len(atoms) for atoms in structures], type(self.calculator).__name__
+        with gradients_enabled():
+            columns = self.outputs([self.graph(atoms.copy()) for atoms in structures], set(properties))
+        rows = split_batch(columns, sizes)
+        return [ase_results(row, properties, n, source) for row, n in zip(rows, sizes, strict=True)]
 
 
 def described(evaluator: Evaluator) -> str:

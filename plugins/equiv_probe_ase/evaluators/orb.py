@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe_ase.evaluators.evaluator import Evaluator, ase_results, gradients_enabled, split_batch
+from equiv_probe_ase.evaluators.evaluator import GraphEvaluator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
+    import torch
     from ase import Atoms
     from ase.calculators.calculator import Calculator
-    from numpy.typing import NDArray
 
 
-class OrbEvaluator(Evaluator):
+class OrbEvaluator(GraphEvaluator):
     """Serves `orb_models.forcefield.calculator.ORBCalculator`, direct and conservative.
 
     Gives energy, free_energy, forces and stress.
@@ -24,7 +23,6 @@ class OrbEvaluator(Evaluator):
     cell; the model sees edge vectors only.
     """
 
-    batched = True
     name = "Orb, batched"
     cpu_atoms_per_call = 128
 
@@ -32,7 +30,7 @@ class OrbEvaluator(Evaluator):
         from orb_models.forcefield.atomic_system import ase_atoms_to_atom_graphs
         from orb_models.forcefield.base import batch_graphs
 
-        self.calculator: Any = calculator
+        super().__init__(calculator)
         self._to_graph, self._collate = ase_atoms_to_atom_graphs, batch_graphs
         # Touched here, so that a release that moved them is noticed before anything is evaluated.
         self._graph_options = {
@@ -41,15 +39,16 @@ class OrbEvaluator(Evaluator):
         }
         _ = self.calculator.model.predict, self.calculator.model.heads, self.calculator.conservative
 
-    def evaluate(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, NDArray[np.float64]]]:
-        """See `Evaluator.evaluate`."""
-        sizes = [len(atoms) for atoms in structures]
-        with gradients_enabled():
-            graphs = [self._to_graph(atoms.copy(), **self._graph_options) for atoms in structures]
-            output = self.calculator.model.predict(self._collate(graphs).to(self.calculator.device))
+    def graph(self, atoms: Atoms) -> Any:
+        """See `GraphEvaluator.graph`."""
+        return self._to_graph(atoms, **self._graph_options)
+
+    def outputs(self, graphs: Sequence[Any], asked: set[str]) -> dict[str, torch.Tensor]:
+        """See `GraphEvaluator.outputs`: all that the model gives."""
+        del asked
+        output = self.calculator.model.predict(self._collate(list(graphs)).to(self.calculator.device))
         found = {name: self._output_name(name) for name in ("energy", "free_energy", "forces", "stress")}
-        rows = split_batch({name: output[key] for name, key in found.items() if key in output}, sizes)
-        return [ase_results(row, properties, n, "ORBCalculator") for row, n in zip(rows, sizes, strict=True)]
+        return {name: output[key] for name, key in found.items() if key in output}
 
     def _output_name(self, name: str) -> str | None:
         """Return the model output that the calculator stores under this ASE name."""

@@ -101,11 +101,11 @@ def missing(package: str) -> str:
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("nequix", {}, r"calculator 'nequix'.*chgnet.*Fix: equiv-probe doctor"),
+        ("nequix", {}, r"calculator 'nequix'.*chgnet.*Fix: did you mean nequip:<file>\? equiv-probe doctor"),
         ("emt", {"dtype": "float32"}, r"--dtype float32 for EMT; expected float64"),
         ("emt", {"device": "cuda"}, r"--device cuda for EMT; expected cpu"),
         ("gfn2-xtb", {"dtype": "float32"}, r"--dtype float32"),
-        ("chgnet", {"dtype": "float64"}, r"--dtype float64 for chgnet"),
+        ("chgnet", {"dtype": "float64"}, r"--dtype float64 for CHGNetCalculator"),
         ("orb", {}, r"'orb'; expected orb:<checkpoint>"),
         ("orb:nowhere.pt", {}, r"no file nowhere.pt"),
         ("nowhere:calculator", {}, r"module 'nowhere', which cannot be imported"),
