@@ -81,7 +81,7 @@ def group(name: str) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _stored() -> dict[str, Any]:
-    """Of each degree the generators of a group acting on quaternions, and a point and a weight of each of its orbits."""
+    """By degree: generators of a group acting on quaternions, and a point and a weight of each of its orbits."""
     found: dict[str, Any] = json.loads(files("equiv_probe.rotations").joinpath("designs.json").read_text())
     return found
 

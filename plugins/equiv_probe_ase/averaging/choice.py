@@ -88,7 +88,7 @@ def _given(averager: Averager, atoms: Atoms, names: Sequence[str]) -> tuple[list
         absent = averager.not_given(atoms, names)
         given = [name for name in names if name not in absent]
         return given, next(averager.engine.run([atoms], given)) if given else {}
-    except Exception:  # noqa: BLE001 - calculators raise anything; the structure fails where it is measured
+    except Exception:
         return [], {}
 
 

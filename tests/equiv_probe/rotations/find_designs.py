@@ -1,12 +1,12 @@
 r"""Finds the designs of ``equiv_probe/rotations/designs.json``: positive quadratures on SO(3) with few rotations.
 
-    python tests/equiv_probe/rotations/find_designs.py 7 --most 168 --seconds 600 -o designs.json
+    python tests/equiv_probe/rotations/find_designs.py 9 --most 300 --groups I×C1 --smallest 1 -o 9.json
 
 A rotation is a pair of unit quaternions ``±p``, a Wigner function of degree l an even polynomial of degree 2l on S³.
 Pairs ``(a, b)`` of rotations act by ``p ↦ a p b̄``; a rule that a finite group of such pairs leaves as it is need only
 average the *invariant* polynomials (Sobolev), which are few. For each group, orbit types (fixed subspaces of R⁴) are
-combined by increasing number of rotations until there are as many unknowns as conditions, and Levenberg-Marquardt looks
-for a zero from random starts. Invariants come from the reproducing kernel ``U_{2l}(⟨p, z⟩)``, averaged over the group;
+combined at random until there are as many unknowns as conditions, and Levenberg-Marquardt looks for a zero from random
+starts. Invariants come from the reproducing kernel ``U_{2l}(⟨p, z⟩)``, averaged over the group;
 how many there are, from Molien's series ``(1 − t²) / det(1 − tA)``.
 """
 
@@ -122,6 +122,17 @@ class Stratum:
         return self.basis.shape[1] - 1
 
 
+def key(basis: Array) -> tuple[float, ...]:
+    """Names a subspace."""
+    return tuple((np.round(basis @ basis.T, 5) + 0.0).ravel())
+
+
+def null(of: Array) -> Array:
+    """Orthonormal basis of the kernel of a matrix ``(n, 4)``."""
+    _, values, rows = np.linalg.svd(of)
+    return rows[np.concatenate([values, np.zeros(4)])[:4] < 1e-7].T
+
+
 @dataclass(eq=False)
 class Group:
     """A finite group of pairs of rotations, and its invariants to a degree."""
@@ -159,13 +170,6 @@ class Group:
 
     @cached_property
     def strata(self) -> list[Stratum]:
-        def key(basis: Array) -> tuple[float, ...]:
-            return tuple((np.round(basis @ basis.T, 5) + 0.0).ravel())
-
-        def null(of: Array) -> Array:
-            _, values, rows = np.linalg.svd(of)
-            return rows[np.concatenate([values, np.zeros(4)])[:4] < 1e-7].T
-
         spaces: dict[tuple[float, ...], Array] = {}
         for element in self.elements:
             basis = null(element - np.eye(4))
@@ -211,15 +215,14 @@ class Group:
         for degree, z, coefficients in self.invariants:
             value = np.zeros((len(points), len(z)))
             slope = np.zeros((len(points), len(z), 4))
-            half = self.elements[: len(self.elements)]
-            for part in np.array_split(half, max(1, len(half) * len(points) * len(z) // 2_000_000)):
+            for part in np.array_split(self.elements, max(1, len(self.elements) * len(points) * len(z) // 2_000_000)):
                 moved = np.einsum("gij,zj->gzi", part, z)
                 inner = np.einsum("mi,gzi->mgz", points, moved)
                 k, dk = kernel(2 * degree, inner)
                 value += k.sum(1)
                 slope += np.einsum("mgz,gzi->mzi", dk, moved)
-            columns.append(value @ coefficients / len(half))
-            slopes.append(np.einsum("mzi,zc->mci", slope, coefficients) / len(half))
+            columns.append(value @ coefficients / len(self.elements))
+            slopes.append(np.einsum("mzi,zc->mci", slope, coefficients) / len(self.elements))
         return np.concatenate(columns, 1), np.concatenate(slopes, 1)
 
 
@@ -243,14 +246,14 @@ def solve(
     logs = np.zeros(len(chosen)) if equal else 0.2 * rng.standard_normal(len(chosen))
     bases = [s.basis for s in chosen]
 
-    def evaluate(x: list[Array], logs: Array) -> tuple[Array, Array, Array]:
+    def evaluate(x: list[Array], logs: Array) -> tuple[Array, Array]:
         points = np.stack([b @ one for b, one in zip(bases, x, strict=True)])
         shares = sizes * np.exp(logs)
         shares /= shares.sum()
-        return points, shares, np.array(0)
+        return points, shares
 
     damping = 1e-2
-    points, shares, _ = evaluate(x, logs)
+    points, shares = evaluate(x, logs)
     values, slopes = group.features(points)
     residual = shares @ values
     best = float(residual @ residual)
@@ -266,7 +269,8 @@ def solve(
         jacobian = np.concatenate(columns, 1)
         normal, gradient = jacobian.T @ jacobian, jacobian.T @ residual
         for _ in range(8):
-            move = -np.linalg.solve(normal + damping * np.eye(len(normal)) * max(best, 1e-300) ** 0.5, gradient)
+            damped = normal + damping * max(best, 1e-300) ** 0.5 * np.eye(len(normal))
+            move = -np.linalg.lstsq(damped, gradient)[0]
             at, new = 0, []
             for one, tangent in zip(x, tangents, strict=True):
                 d = tangent.shape[1]
@@ -274,7 +278,7 @@ def solve(
                 new.append(moved / np.linalg.norm(moved))
                 at += d
             new_logs = logs if equal else np.clip(logs + np.clip(move[at:], -1, 1), -4, 4)
-            p, w, _ = evaluate(new, new_logs)
+            p, w = evaluate(new, new_logs)
             v, s = group.features(p)
             r = w @ v
             now = float(r @ r)
