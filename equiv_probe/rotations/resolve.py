@@ -55,11 +55,11 @@ class AutoPlan:
         return RotationPlan(design, self.replicates, self.improper, self.seed)
 
 
-PlanLike = RotationPlan | str | Mapping[str, Any]
+PlanLike = RotationPlan | AutoPlan | str | Mapping[str, Any]
 """What is taken wherever a plan is."""
 
 
-def auto_plan(given: PlanLike | AutoPlan | None, **usual: Any) -> AutoPlan | None:
+def auto_plan(given: PlanLike | None, **usual: Any) -> AutoPlan | None:
     """What ``"auto"`` or ``{"design": "auto", …}`` asks for, with the caller's own defaults; None for other plans."""
     if isinstance(given, AutoPlan):
         return given
@@ -94,7 +94,7 @@ def rotation_plan(given: PlanLike | None) -> RotationPlan | None:
     """
     if given is None or isinstance(given, RotationPlan):
         return given
-    if auto_plan(given) is not None:
+    if isinstance(given, AutoPlan) or auto_plan(given) is not None:
         found = f"plan={given!r} where nothing is measured before the rotations are drawn"
         raise EquivProbeError(found, "the name of a design", 'plan="auto" of audit or TwirledCalculator')
     try:

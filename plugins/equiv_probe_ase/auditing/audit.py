@@ -14,7 +14,7 @@ from equiv_probe.progress import progress as progress_bar
 from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.rotations.plan import RotationPlan
-from equiv_probe.rotations.resolve import AutoPlan, PlanLike, auto_plan, rotation_plan
+from equiv_probe.rotations.resolve import PlanLike, auto_plan, rotation_plan
 from equiv_probe_ase.auditing.controls import controls_of
 from equiv_probe_ase.auditing.energy_zero import relative_to_one_zero
 from equiv_probe_ase.auditing.gradient_check import torque_notes
@@ -54,7 +54,7 @@ def audit(
     structures: Source,
     *,
     properties: Sequence[str] | None = None,
-    plan: PlanLike | AutoPlan | None = None,
+    plan: PlanLike | None = None,
     center: str | Sequence[float] = "centroid",
     schema: Schema | None = None,
     loss: str = "mse",
@@ -161,7 +161,7 @@ def audit(
     with Journal(Path(journal) if journal else None, question, fresh=fresh) as book:
         done, complete = _measured(book, todo, subject, options, progress=progress)
     report = _report(done, todo, subject, options, complete=complete)
-    ran = {"seconds": round(time.perf_counter() - began, 1)}
+    ran: dict[str, Any] = {"seconds": round(time.perf_counter() - began, 1)}
     ran |= {"resumed structures": book.resumed} if book.resumed else {}
     ran |= {"choice of the plan": str(chosen)} if chosen else {}
     return replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def spread_over(structures: Sequence[Atoms]) -> list[Atoms]:
     return [structures[place] for place in places]
 
 
-def _given(averager: Averager, atoms: Atoms, names: Sequence[str]) -> tuple[list[str], dict[str, np.ndarray]]:  # type: ignore[type-arg]
+def _given(averager: Averager, atoms: Atoms, names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Which of the properties the calculator gives at a structure, and their values; none where it fails."""
     try:
         absent = averager.not_given(atoms, names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations.designs import GROUP_ORDERS
@@ -19,7 +19,7 @@ RANDOM_FRAME: Final = "random-frame"
 
 
 def asked_of(
-    mode: str, plan: PlanLike | AutoPlan | None, target: float | Mapping[str, float] | None, seed: int | None
+    mode: str, plan: PlanLike | None, target: float | Mapping[str, float] | None, seed: int | None
 ) -> AutoPlan | None:
     """What ``plan="auto"`` asks for, one replicate by default; None for a plan that is given.
 
@@ -31,7 +31,7 @@ def asked_of(
         raise EquivProbeError(f"target={target!r} for plan={plan!r}", "no target, or a plan to choose", 'plan="auto"')
     if asked is not None and mode == RANDOM_FRAME:
         raise EquivProbeError(f"plan={plan!r} for one random frame", "no plan", f'mode="{RANDOM_FRAME}", plan=None')
-    given = {"target": target, "seed": seed}
+    given: dict[str, Any] = {"target": target, "seed": seed}
     return asked and replace(asked, **{name: value for name, value in given.items() if value is not None})
 
 

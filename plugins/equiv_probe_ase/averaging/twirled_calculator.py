@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.estimation.choice_of_plan import ChosenPlan
     from equiv_probe.estimation.controls import Control
-    from equiv_probe.rotations.resolve import AutoPlan, PlanLike
+    from equiv_probe.rotations.resolve import PlanLike
     from equiv_probe.schema.schema import Schema
     from equiv_probe_ase.averaging.average import Output
     from equiv_probe_ase.averaging.plans import Mode
@@ -93,7 +93,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
     def __init__(
         self,
         calculator: Calculator | str | Callable[[], Calculator],
-        plan: PlanLike | AutoPlan | None = None,
+        plan: PlanLike | None = None,
         mode: Mode = "average",
         *,
         redraw: bool = False,

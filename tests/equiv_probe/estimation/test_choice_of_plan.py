@@ -23,7 +23,7 @@ TRIED = [degree for degree in design_degrees() if degree <= 9]
 def planted(powers: dict[int, float]) -> Callable[[RotationPlan], dict[str, Left]]:
     """Measures twenty functions with given power at each degree, random combinations of Wigner functions."""
     draw = torch.Generator().manual_seed(0)
-    mixed = {l: torch.randn(20, 2 * l + 1, 2 * l + 1, generator=draw, dtype=torch.float64) for l in powers}
+    mixed = {at: torch.randn(20, 2 * at + 1, 2 * at + 1, generator=draw, dtype=torch.float64) for at in powers}
 
     def measure(plan: RotationPlan) -> dict[str, Left]:
         values = torch.zeros(plan.R, plan.n, 20, dtype=torch.float64)
@@ -51,7 +51,7 @@ def cheapest(powers: dict[int, float], target: float) -> int:
     """In closed form, ``Σ A_l P_l``."""
     for degree in TRIED:
         plan = RotationPlan(f"design-{degree}")
-        if sum(aliasing(plan, l) * power for l, power in powers.items()) <= target**2 * sum(powers.values()):
+        if sum(aliasing(plan, at) * power for at, power in powers.items()) <= target**2 * sum(powers.values()):
             return degree
     raise AssertionError
 
