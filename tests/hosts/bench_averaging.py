@@ -34,6 +34,7 @@ from rich.table import Table
 
 from equiv_probe import RotationPlan
 from equiv_probe.rotations.designs import design_degrees
+from equiv_probe.rotations.resolve import AutoPlan
 from equiv_probe_ase import TwirledCalculator
 
 if TYPE_CHECKING:
@@ -185,6 +186,12 @@ def rows(model: Path, frames: Sequence[Atoms], progress: Console) -> list[Row]:
             plan = RotationPlan(design, replicates, improper)
             name = f"{replicates} × {plan.design}"
             found.append(row(name, TwirledCalculator(base, plan), improper, plan.size, frames, truth, "_std"))
+        auto = TwirledCalculator(base, AutoPlan(improper=improper))
+        auto.choose(frames[:1])
+        progress.print(f"auto: {auto.chosen}")
+        looped = TwirledCalculator(base, auto.plan, batched=False)
+        name = f"{auto.plan.design}, one by one"
+        found.append(row(name, looped, improper, auto.plan.size, frames, truth, "_std"))
     return found
 
 
