@@ -22,7 +22,7 @@ class MaceEvaluator(GraphEvaluator):
     """
 
     name = "MACE, batched"
-    cpu_atoms_per_call = 128
+    cpu_atoms_per_call = 256
 
     def __init__(self, calculator: Calculator) -> None:
         from mace.data import AtomicData, KeySpecification, config_from_atoms
