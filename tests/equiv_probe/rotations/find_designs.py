@@ -145,6 +145,8 @@ class Group:
 
     def __post_init__(self) -> None:
         self.elements = closure(self.seeds, self.largest)
+        firsts = np.array([m.ravel()[np.abs(m.ravel()) > 0.1][0] for m in self.elements])
+        self._up_to_sign = self.elements[firsts > 0]  # which even polynomials do not see
 
     @cached_property
     def counts(self) -> list[int]:
@@ -202,7 +204,7 @@ class Group:
             if count:
                 z = rng.standard_normal((2 * count + 2, 4))
                 z /= np.linalg.norm(z, axis=1, keepdims=True)
-                moved = np.einsum("gij,zj->gzi", self.elements, z)
+                moved = np.einsum("gij,zj->gzi", self._up_to_sign, z)
                 gram = sum(kernel(2 * degree, z @ one.T)[0] for one in moved) / len(moved)
                 values, vectors = np.linalg.eigh(gram)
                 found.append((degree, z, vectors[:, -count:] / np.sqrt(values[-count:])))
@@ -215,14 +217,16 @@ class Group:
         for degree, z, coefficients in self.invariants:
             value = np.zeros((len(points), len(z)))
             slope = np.zeros((len(points), len(z), 4))
-            for part in np.array_split(self.elements, max(1, len(self.elements) * len(points) * len(z) // 2_000_000)):
+            for part in np.array_split(
+                self._up_to_sign, max(1, len(self._up_to_sign) * len(points) * len(z) // 2_000_000)
+            ):
                 moved = np.einsum("gij,zj->gzi", part, z)
                 inner = np.einsum("mi,gzi->mgz", points, moved)
                 k, dk = kernel(2 * degree, inner)
                 value += k.sum(1)
                 slope += np.einsum("mgz,gzi->mzi", dk, moved)
-            columns.append(value @ coefficients / len(self.elements))
-            slopes.append(np.einsum("mzi,zc->mci", slope, coefficients) / len(self.elements))
+            columns.append(value @ coefficients / len(self._up_to_sign))
+            slopes.append(np.einsum("mzi,zc->mci", slope, coefficients) / len(self._up_to_sign))
         return np.concatenate(columns, 1), np.concatenate(slopes, 1)
 
 
