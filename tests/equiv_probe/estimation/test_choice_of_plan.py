@@ -13,6 +13,7 @@ from equiv_probe.estimation.choice_of_plan import Left, aliasing, choose
 from equiv_probe.rotations.designs import design_degrees
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import AutoPlan, rotation_plan
+from equiv_probe.testing import HarmonicEnergy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +74,23 @@ def test_replicates_count_together_and_the_target_may_be_absolute() -> None:
     assert choose(measure, AutoPlan(4, target=0.25)).plan == RotationPlan("design-2", 4)
     assert choose(measure, AutoPlan(4, target={"it": 0.5})).plan == RotationPlan("design-2", 4)
     assert choose(measure, AutoPlan(4, target={"it": 0.1})).plan.degree > 3
+
+
+@pytest.mark.parametrize("design", ["haar", "tetrahedral"])
+def test_the_torque_is_no_control_variate(design: str) -> None:
+    """It has zero mean, and is uncorrelated with the energy, in one rotation and in the average over a design."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 3, generator=generator)
+    plan = RotationPlan(design, 4000, seed=1)
+    positions = (x @ plan.rotations().mT).requires_grad_()
+    energy = sum(HarmonicEnergy(at, torch.randn(3, generator=generator))(positions)["energy"] for at in (1, 2, 3, 4))
+    (slope,) = torch.autograd.grad(energy.sum(), positions)
+    torque = -torch.linalg.cross(positions, slope).sum(-2).detach()
+    of_energy, of_torque = energy.detach() @ plan.weights, torch.einsum("n,rni->ri", plan.weights, torque)
+    together = torch.corrcoef(torch.cat([of_energy[:, None], of_torque], 1).T)[0, 1:]
+    assert float((of_torque.mean(0) / of_torque.std(0)).abs().max()) < 4 / 4000**0.5
+    assert float(together.abs().max()) < 5 / 4000**0.5  # the tails of a product are longer than a normal's
+    assert float(of_energy.std()) > 1e-3
 
 
 def test_what_no_design_reaches_is_said() -> None:

@@ -217,9 +217,8 @@ class Group:
         for degree, z, coefficients in self.invariants:
             value = np.zeros((len(points), len(z)))
             slope = np.zeros((len(points), len(z), 4))
-            for part in np.array_split(
-                self._up_to_sign, max(1, len(self._up_to_sign) * len(points) * len(z) // 2_000_000)
-            ):
+            numbers = len(self._up_to_sign) * len(points) * len(z)
+            for part in np.array_split(self._up_to_sign, max(1, numbers // 2_000_000)):
                 moved = np.einsum("gij,zj->gzi", part, z)
                 inner = np.einsum("mi,gzi->mgz", points, moved)
                 k, dk = kernel(2 * degree, inner)
