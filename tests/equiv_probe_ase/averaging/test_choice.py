@@ -14,8 +14,11 @@ from equiv_probe.estimation.choice_of_plan import aliasing
 from equiv_probe.rotations.designs import design_degrees
 from equiv_probe.testing import HarmonicEnergy
 from equiv_probe_ase import TwirledCalculator, audit
+from equiv_probe_ase.dynamics.molecular_dynamics import molecular_dynamics
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ase import Atoms
 
 AXIS = torch.tensor([0.3, -0.5, 0.8], dtype=torch.float64)
@@ -85,3 +88,22 @@ def test_a_target_needs_auto(batched: Any) -> None:
         TwirledCalculator(batched(Broken(3)), "klein", target=0.1)
     with pytest.raises(ep.EquivProbeError, match="random-frame"):
         TwirledCalculator(batched(Broken(3)), "auto", "random-frame")
+
+
+def test_dynamics_that_go_on_keep_the_plan(tmp_path: Path, cluster: Atoms, batched: Any) -> None:
+    """It is chosen at the structure that was given, not at the frame where dynamics go on."""
+    protocols = []
+    for steps in (4, 8):
+        report = molecular_dynamics(
+            TwirledCalculator(batched(Broken(3, small=0.5)), "auto"),
+            cluster.copy(),
+            steps=steps,
+            every=2,
+            conservative_every=0,
+            trajectory=tmp_path / "md.traj",
+            resume=steps > 4,
+            progress=False,
+        )
+        protocols.append(report.protocol["averaged over"])
+    assert protocols[0] == protocols[1]
+    assert protocols[0].startswith("1 × design-4 = 44 rotations")
