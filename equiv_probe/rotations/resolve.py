@@ -67,8 +67,9 @@ def auto_plan(given: PlanLike | None, **usual: Any) -> AutoPlan | None:
         return AutoPlan(**usual)
     if not isinstance(given, Mapping) or given.get("design") != AUTO:
         return None
+    said = {name: value for name, value in given.items() if name != "design" and value is not None}
     try:
-        return AutoPlan(**{**usual, **{name: value for name, value in given.items() if name != "design"}})
+        return AutoPlan(**{**usual, **said})
     except TypeError as error:
         raise EquivProbeError(f"the plan {given!r} ({error})", '{"design": "auto", "target": 0.05}') from error
 
