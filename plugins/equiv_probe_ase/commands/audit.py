@@ -73,7 +73,6 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
 ) -> None:
     """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off."""
     shared.require_ase()
-    from equiv_probe.rotations.resolve import auto_plan, rotation_plan
     from equiv_probe_ase.auditing.audit import audit
     from equiv_probe_ase.auditing.thresholds import Threshold
     from equiv_probe_ase.calculators.by_name import spec_fingerprint
@@ -81,8 +80,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     if structures is None:
         raise _one_missing(calculator)
     thresholds = [Threshold.parse(text) for text in fail_above or []]
-    asked = {"design": design, "replicates": replicates, "improper": improper, "seed": seed}
-    plan = auto_plan(asked) or rotation_plan(asked)
+    plan = {"design": design, "replicates": replicates, "improper": improper, "seed": seed}
     output = _output(output, calculator, twirl, structures)
     journal = output.with_suffix(".jsonl")
     with contextlib.redirect_stdout(sys.stderr), shared.quiet(verbose=verbose):  # stdout is for the report
