@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +125,16 @@ def _matgl(path: str | None, device: str | None, dtype: str | None, **keywords: 
     return make(None, None, dtype, potential=potential.to(device or "cpu"), **keywords)
 
 
+def _metatomic(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
+    """An exported model; compiled operators that it needs lie beside it, or in a package that brings them."""
+    beside = Path(str(path)).parent / "extensions"  # where `mtt export` puts them
+    if beside.is_dir():
+        keywords.setdefault("extensions_directory", str(beside))
+    with suppress(ImportError):
+        importlib.import_module("sphericart.torch")  # those of SOAP-BPNN
+    return Loader("metatomic_ase:MetatomicCalculator", "model")(path, device, dtype, **keywords)
+
+
 def _nequip(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
     """A package or a checkpoint, which takes batches, or what ``nequip-compile`` made of it for ASE, which does not."""
     compiled = Path(str(path)).suffix in {".pt2", ".pth"}
@@ -147,7 +159,6 @@ def _orb(path: str | None, device: str | None, dtype: str | None, model: str | N
     """An Orb checkpoint; which architecture it is, is read off the file name unless ``?model=orb-v2`` says."""
     import torch
     from orb_models.forcefield import pretrained
-    from orb_models.forcefield.calculator import ORBCalculator
 
     assert path is not None  # the preset has an argument
     stem = Path(path).name.lower().replace("_", "-")
@@ -165,7 +176,9 @@ def _orb(path: str | None, device: str | None, dtype: str | None, model: str | N
         loaded = pretrained.ORB_PRETRAINED_MODELS[name](
             weights_path=file.name, device=device or "cpu", precision=precision, compile=False
         )
-    return ORBCalculator(loaded, device=device or "cpu", **keywords)
+    parts = loaded if isinstance(loaded, tuple) else (loaded,)  # since 0.6 with what makes its graphs
+    within = "inference.calculator" if isinstance(loaded, tuple) else "calculator"
+    return load(f"orb_models.forcefield.{within}:ORBCalculator")(*parts, device=device or "cpu", **keywords)
 
 
 def _schnetpack(path: str | None, device: str | None, dtype: str | None, **keywords: Any) -> Any:
@@ -211,7 +224,6 @@ def _presets() -> tuple[Preset, ...]:
         dtype="default_dtype",
         defaults=(CPU, ("default_dtype", "float64")),
     )
-    metatomic = Loader("metatomic_ase:MetatomicCalculator", "model")
     fairchem = Loader(  # its default merges experts and compiles for one composition, in reduced precision on a GPU
         "fairchem.core:FAIRChemCalculator.from_model_checkpoint",
         "name_or_path",
@@ -232,11 +244,11 @@ def _presets() -> tuple[Preset, ...]:
         Preset("orb", _orb, "orb_models", "an Orb checkpoint", "checkpoint", "equiv-probe[orb]"),
         Preset("mace", mace, "mace", "a MACE model", "file", "equiv-probe[mace]"),
         Preset(
-            "metatomic", metatomic, "metatomic_ase", "PET, SOAP-BPNN, PET-MAD, …", "file.pt", "equiv-probe[metatomic]"
+            "metatomic", _metatomic, "metatomic_ase", "PET, SOAP-BPNN, PET-MAD, …", "file.pt", "equiv-probe[metatomic]"
         ),
         Preset("schnetpack", _schnetpack, "schnetpack", "a SchNetPack model", "file", "equiv-probe[schnetpack]"),
         Preset("nequip", _nequip, "nequip", "NequIP, Allegro: packaged, compiled, or a checkpoint", "file", "nequip"),
-        Preset("fairchem", fairchem, "fairchem", "UMA, eSEN, EScAIP", "checkpoint or name", "fairchem-core"),
+        Preset("fairchem", fairchem, "fairchem", "UMA, eSEN", "checkpoint or name", "fairchem-core"),
         Preset("matgl", _matgl, "matgl", "M3GNet, TensorNet, CHGNet, …, saved by matgl", "folder or name", "matgl"),
         Preset("mattersim", mattersim, "mattersim", "a MatterSim checkpoint", "checkpoint or name", "mattersim"),
         Preset("deepmd", deepmd, "deepmd", "a DeePMD model", "file", "deepmd-kit[torch]"),

@@ -13,7 +13,7 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.evaluators.engine import GPU_ATOMS_PER_CALL
-from equiv_probe_ase.evaluators.evaluator import PER_ATOM, split_batch
+from equiv_probe_ase.evaluators.evaluator import PER_ATOM, in_groups, split_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -67,13 +67,7 @@ class TorchSimCalculator(Calculator):  # type: ignore[misc]
             EquivProbeError: the installed torch-sim has no such periodicity, as 0.3 has no slabs.
         """
         del properties
-        alike: dict[tuple[bool, ...], list[int]] = {}
-        for i, atoms in enumerate(structures):
-            alike.setdefault(tuple(atoms.pbc), []).append(i)
-        found: dict[int, dict[str, Any]] = {}
-        for chosen in alike.values():
-            found |= zip(chosen, self._evaluated([structures[i] for i in chosen]), strict=True)
-        return [found[i] for i in range(len(structures))]
+        return in_groups(structures, lambda atoms: tuple(atoms.pbc), self._evaluated)
 
     def _evaluated(self, structures: Sequence[Atoms]) -> list[dict[str, Any]]:
         from torch_sim.io import atoms_to_state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from ase import Atoms
     from ase.calculators.calculator import Calculator
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 PER_ATOM = frozenset({"forces", "energies", "stresses", "charges", "magmoms"})
 """Property names whose first axis runs over the atoms; every other property is one value per structure."""
 
@@ -93,6 +94,19 @@ class GraphEvaluator(Evaluator):
             columns = self.outputs([self.graph(atoms.copy()) for atoms in structures], set(properties))
         rows = split_batch(columns, sizes)
         return [ase_results(row, properties, n, source) for row, n in zip(rows, sizes, strict=True)]
+
+
+def in_groups(
+    structures: Sequence[Atoms], key: Callable[[Atoms], Hashable], evaluate: Callable[[list[Atoms]], Iterable[T]]
+) -> list[T]:
+    """Evaluate structures of equal keys together; results in the order of the structures."""
+    alike: dict[Hashable, list[int]] = {}
+    for i, atoms in enumerate(structures):
+        alike.setdefault(key(atoms), []).append(i)
+    found: dict[int, T] = {}
+    for chosen in alike.values():
+        found |= zip(chosen, evaluate([structures[i] for i in chosen]), strict=True)
+    return [found[i] for i in range(len(structures))]
 
 
 def described(evaluator: Evaluator) -> str:

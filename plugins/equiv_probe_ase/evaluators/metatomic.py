@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe_ase.evaluators.evaluator import CannotBatchError, Evaluator, ase_results, gradients_enabled
+from equiv_probe_ase.evaluators.evaluator import (
+    CannotBatchError,
+    Evaluator,
+    ase_results,
+    gradients_enabled,
+    in_groups,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,16 +41,19 @@ class MetatomicEvaluator(Evaluator):
 
     def evaluate(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, NDArray[np.float64]]]:
         """See `Evaluator.evaluate`."""
-        apart: dict[bool, list[int]] = {}
-        for i, atoms in enumerate(structures):
-            apart.setdefault("stress" in properties and bool(atoms.pbc.all()), []).append(i)
-        raw: dict[int, dict[str, Any]] = {}
-        for chosen in apart.values():
+        with_stress = "stress" in properties
+
+        def together(some: Sequence[Atoms]) -> list[dict[str, Any]]:
             with gradients_enabled():
                 columns = self.calculator.compute_energy(
-                    [structures[i] for i in chosen],
+                    list(some),
                     compute_forces_and_stresses=not {"forces", "stress"}.isdisjoint(properties),
                     per_atom="energies" in properties,
                 )
-            raw |= {i: {name: column[k] for name, column in columns.items()} for k, i in enumerate(chosen)}
-        return [ase_results(raw[i], properties, len(a), "MetatomicCalculator") for i, a in enumerate(structures)]
+            return [{name: column[k] for name, column in columns.items()} for k in range(len(some))]
+
+        raw = in_groups(structures, lambda atoms: with_stress and bool(atoms.pbc.all()), together)
+        return [
+            ase_results(one, properties, len(atoms), "MetatomicCalculator")
+            for one, atoms in zip(raw, structures, strict=True)
+        ]

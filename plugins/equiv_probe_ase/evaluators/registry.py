@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 _WHERE = "equiv_probe_ase.evaluators"
 _EVALUATORS = {
+    "aimnet.calculators.aimnet2ase.AIMNet2ASE": f"{_WHERE}.aimnet:AimnetEvaluator",
     "chgnet.model.dynamics.CHGNetCalculator": f"{_WHERE}.chgnet:CHGNetEvaluator",
+    "deepmd.calculator.DP": f"{_WHERE}.deepmd:DeepmdEvaluator",
     "fairchem.core.calculate.ase_calculator.FAIRChemCalculator": f"{_WHERE}.fairchem:FairchemEvaluator",
     "mace.calculators.mace.MACECalculator": f"{_WHERE}.mace:MaceEvaluator",
     "matgl.ext.ase.PESCalculator": f"{_WHERE}.matgl:MatglEvaluator",
+    "mattersim.forcefield.potential.MatterSimCalculator": f"{_WHERE}.mattersim:MatterSimEvaluator",
     "metatomic_ase._calculator.MetatomicCalculator": f"{_WHERE}.metatomic:MetatomicEvaluator",
     "nequip.integrations.ase.NequIPCalculator": f"{_WHERE}.nequip:NequIPEvaluator",
     "orb_models.forcefield.calculator.ORBCalculator": f"{_WHERE}.orb:OrbEvaluator",
+    "orb_models.forcefield.inference.calculator.ORBCalculator": f"{_WHERE}.orb:OrbEvaluator",
     "schnetpack.interfaces.ase_interface.SpkCalculator": f"{_WHERE}.schnetpack:SpkEvaluator",
     "sevenn.calculator.SevenNetCalculator": f"{_WHERE}.sevenn:SevenNetEvaluator",
 }
