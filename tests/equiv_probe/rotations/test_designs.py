@@ -28,7 +28,9 @@ def norms(degree: int, rotations: torch.Tensor, weights: torch.Tensor) -> float:
     return float(torch.einsum("nm,n,m->", character(theta, degree), weights, weights))
 
 
-@pytest.mark.parametrize("degree", design_degrees())
+@pytest.mark.parametrize(
+    "degree", [pytest.param(degree, marks=pytest.mark.slow if degree > 8 else ()) for degree in design_degrees()]
+)
 def test_a_design_is_exact_and_small(degree: int) -> None:
     """Against all Wigner matrices, through ``‖Σ w D^l‖² = Σ w w χ_l``, whose rounding is 1e-16 times the squares."""
     rotations, weights = of_degree(degree)
