@@ -106,4 +106,4 @@ def test_dynamics_that_go_on_keep_the_plan(tmp_path: Path, cluster: Atoms, batch
         )
         protocols.append(report.protocol["averaged over"])
     assert protocols[0] == protocols[1]
-    assert protocols[0].startswith("1 × design-4 = 44 rotations")
+    assert protocols[0].startswith("1 × design-4 = 43 rotations")
