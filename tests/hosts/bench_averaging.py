@@ -165,6 +165,11 @@ def rows(model: Path, frames: Sequence[Atoms], progress: Console) -> list[Row]:
     """All ways, for one model."""
     base = MetatomicCalculator(str(model), device="cpu")
     found: list[Row] = []
+
+    def add(*of: Any) -> None:
+        found.append(row(*of))
+        progress.print(found[-1])  # a long run that ends early has said something
+
     truths: list[Any] = []
     called(base, frames)  # warms up
     for improper in (False, True):
@@ -179,12 +184,10 @@ def rows(model: Path, frames: Sequence[Atoms], progress: Console) -> list[Row]:
                 base, l_max=degree, include_inversion=improper, store_rotational_std=True
             )
             size = len(calculator.quadrature_weights)
-            found.append(row(f"peer, l_max = {degree}", calculator, improper, size, frames, truth, "_rot_std"))
+            add(f"peer, l_max = {degree}", calculator, improper, size, frames, truth, "_rot_std")
         for degree in GRIDS if improper else ():
             averaged = AveragedModel(model, degree)
-            found.append(
-                row(f"peer's model, grid = {degree}", averaged, improper, averaged.size, frames, truth, "_std")
-            )
+            add(f"peer's model, grid = {degree}", averaged, improper, averaged.size, frames, truth, "_std")
         for design, replicates in OURS:
             if improper and (replicates > 1 or design in {"design-2", "design-8", "design-9"}):
                 continue  # nothing new, and most of the time
@@ -192,13 +195,13 @@ def rows(model: Path, frames: Sequence[Atoms], progress: Console) -> list[Row]:
             name = f"{replicates} × {plan.design}"
             # Its own rotations for each frame: how near one draw of them comes is chance.
             draws = [TwirledCalculator(base, plan, seed=k) for k in range(len(frames))]
-            found.append(row(name, draws, improper, plan.size, frames, truth, "_std"))
+            add(name, draws, improper, plan.size, frames, truth, "_std")
         auto = TwirledCalculator(base, AutoPlan(improper=improper))
         auto.choose(frames[:1])
         progress.print(f"auto: {auto.chosen}")
     plan = RotationPlan("design-5", 1)
     looped = [TwirledCalculator(base, plan, seed=k, batched=False) for k in range(len(frames))]
-    found.append(row("design-5, one by one", looped, False, plan.size, frames, truths[0], "_std"))
+    add("design-5, one by one", looped, False, plan.size, frames, truths[0], "_std")
     return found
 
 
