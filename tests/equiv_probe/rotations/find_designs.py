@@ -1,6 +1,6 @@
 r"""Finds the designs of ``equiv_probe/rotations/designs.json``: positive quadratures on SO(3) with few rotations.
 
-    python tests/equiv_probe/rotations/find_designs.py 9 --most 300 --groups I×C1 --smallest 1 -o 9.json
+    python tests/equiv_probe/rotations/find_designs.py 9 --most 300 --groups I×C1 --smallest 1 -o designs.json
 
 A rotation is a pair of unit quaternions ``±p``, a Wigner function of degree l an even polynomial of degree 2l on S³.
 Pairs ``(a, b)`` of rotations act by ``p ↦ a p b̄``; a rule that a finite group of such pairs leaves as it is need only
@@ -20,10 +20,13 @@ import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Array = NDArray[np.float64]
 GOLDEN = (1 + math.sqrt(5)) / 2
@@ -321,46 +324,46 @@ def choice(group: Group, unknowns: int, sizes: range, rng: np.random.Generator, 
     return []
 
 
-def search(options: argparse.Namespace) -> dict[str, Any] | None:
-    """The smallest rule that is found in that time."""
+def search(options: argparse.Namespace) -> None:
+    """Print rules as they are found, each smaller than the one before, until the time is over."""
     rng = np.random.default_rng(options.seed)
-    degree, limit, end = options.degree, options.most, time.process_time() + options.seconds
-    bound = math.comb(degree + 3, 3)
-    usable = []
+    limit, end = options.most, time.process_time() + options.seconds
+    usable = list(usable_groups(options))
+    while time.process_time() < end:
+        unknowns, group = usable[rng.integers(len(usable))]
+        sizes = range(math.comb(options.degree + 3, 3), limit + 1)
+        chosen = choice(group, unknowns, sizes, rng, equal=options.equal)
+        for _ in range(3 if chosen else 0):
+            worst, points, weights = solve(group, chosen, rng, equal=options.equal)
+            if worst < 1e-13 and weights.min() > 0.2 * weights.max():
+                limit = sum(s.size for s in chosen) - 1
+                print(f"{limit + 1} with {group.name}, orbits {[s.size for s in chosen]}, {worst:.1e}", flush=True)
+                if options.output:
+                    store(options.output, group, points, weights)
+                break
+
+
+def usable_groups(options: argparse.Namespace) -> Iterator[tuple[int, Group]]:
+    """The groups that were asked for, each with the unknowns that it takes."""
     for name, seeds in groups().items():
         if options.groups and name not in options.groups:
             continue
         try:
-            group = Group(name, seeds, degree, 2 * options.largest)
+            group = Group(name, seeds, options.degree, 2 * options.largest)
         except ValueError:  # infinite, or too large
             continue
         conditions = sum(group.counts)
         if len(group.elements) // 2 >= options.smallest and conditions <= options.conditions:
-            usable.append((conditions + group.drift - options.slack, group))
             print(f"{name}: {conditions}, drift {group.drift}, {[(s.size, s.free) for s in group.strata]}", flush=True)
-    best: dict[str, Any] | None = None
-    while time.process_time() < end:
-        unknowns, group = usable[rng.integers(len(usable))]
-        chosen = choice(group, unknowns, range(bound, limit + 1), rng, equal=options.equal)
-        if not chosen:
-            continue
-        for _ in range(3):
-            worst, points, weights = solve(group, chosen, rng, equal=options.equal)
-            if worst < 1e-13 and weights.min() > 0.2 * weights.max():
-                size = sum(s.size for s in chosen)
-                seeds = [m.tolist() for m in group.seeds]
-                best = {"size": size, "degree": degree, "group": group.name, "seeds": seeds}
-                best |= {"weights": weights.tolist(), "points": points.tolist()}
-                spread = f"weights {weights.min() * size:.2f} to {weights.max() * size:.2f}"
-                print(
-                    f"degree {degree}: {size}, {group.name}, {[s.size for s in chosen]}, {spread}, {worst:.1e}",
-                    flush=True,
-                )
-                limit = size - 1
-                if options.output:
-                    options.output.write_text(json.dumps(best))
-                break
-    return best
+            yield conditions + group.drift - options.slack, group
+
+
+def store(path: Path, group: Group, points: Array, weights: Array) -> None:
+    """Put a rule in the place of its degree's in a file, as the package reads it."""
+    rules: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    generators = [seed.ravel().tolist() for seed in group.seeds]
+    rule = {"group": group.name, "generators": generators, "points": points.tolist(), "weights": weights.tolist()}
+    path.write_text(json.dumps({**rules, str(group.degree): rule}))
 
 
 def main() -> None:
