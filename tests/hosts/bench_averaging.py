@@ -168,7 +168,10 @@ def rows(model: Path, frames: Sequence[Atoms], progress: Console) -> list[Row]:
 
     def add(*of: Any) -> None:
         found.append(row(*of))
-        progress.print(found[-1])  # a long run that ends early has said something
+        one = found[-1]  # a long run that ends early has said something
+        progress.print(
+            f"{one.name}, {one.size}: {one.seconds:.2g} s, {one.energy:.2g} meV/atom, {one.forces:.2g} meV/Å"
+        )
 
     truths: list[Any] = []
     called(base, frames)  # warms up
