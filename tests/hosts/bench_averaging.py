@@ -109,11 +109,10 @@ def trained_pet(where: Path, frames: Sequence[Atoms], epochs: int) -> Path:
     return path
 
 
-def called(calculators: Any, frames: Sequence[Atoms]) -> tuple[list[dict[str, NDArray[np.float64]]], float]:
-    """Results at the frames, of one calculator or of each its own, and the median of the CPU seconds of a call."""
+def called(calculator: Any, frames: Sequence[Atoms]) -> tuple[list[dict[str, NDArray[np.float64]]], float]:
+    """Results at the frames, and the median of the CPU seconds of a call."""
     results, seconds = [], []
-    each = calculators if isinstance(calculators, list) else [calculators] * len(frames)
-    for calculator, frame in zip(each, frames, strict=True):
+    for frame in frames:
         began = time.process_time()
         calculator.calculate(frame.copy(), ["energy", "forces"], ["positions"])
         seconds.append(time.process_time() - began)
@@ -196,14 +195,13 @@ def rows(model: Path, frames: Sequence[Atoms], progress: Console) -> list[Row]:
                 continue  # nothing new, and most of the time
             plan = RotationPlan(design, replicates, improper)
             name = f"{replicates} × {plan.design}"
-            # Its own rotations for each frame: how near one draw of them comes is chance.
-            draws = [TwirledCalculator(base, plan, seed=k) for k in range(len(frames))]
-            add(name, draws, improper, plan.size, frames, truth, "_std")
+            # Other rotations for each frame: how near one draw of them comes is chance.
+            add(name, TwirledCalculator(base, plan, redraw=True), improper, plan.size, frames, truth, "_std")
         auto = TwirledCalculator(base, AutoPlan(improper=improper))
         auto.choose(frames[:1])
         progress.print(f"auto: {auto.chosen}")
     plan = RotationPlan("design-5", 1)
-    looped = [TwirledCalculator(base, plan, seed=k, batched=False) for k in range(len(frames))]
+    looped = TwirledCalculator(base, plan, redraw=True, batched=False)
     add("design-5, one by one", looped, False, plan.size, frames, truths[0], "_std")
     return found
 
