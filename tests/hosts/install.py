@@ -54,6 +54,7 @@ HOSTED = {
         ("lightning", "rdkit", "openbabel-wheel", "ase", "torchmetrics"), "https://github.com/rssrwn/semla-flow"
     ),
     "sevenn": Host(("sevenn>=0.11", "ase")),
+    "torchani": Host(("torchani", "ase")),
     "torchcfm": Host(("torchcfm", "ase"), without="torchvision"),
     "torchmdnet": Host(("torchmd-net", "ase")),
     "transformers": Host(("transformers", "accelerate", "ase")),

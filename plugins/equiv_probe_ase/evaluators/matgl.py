@@ -20,6 +20,7 @@ class MatglEvaluator(GraphEvaluator):
     """Serves `matgl.ext.ase.PESCalculator`: energy, free_energy, forces and, where it computes it, stress."""
 
     name = "matgl, batched"
+    cpu_atoms_per_call = 128
 
     def __init__(self, calculator: Calculator) -> None:
         super().__init__(calculator)

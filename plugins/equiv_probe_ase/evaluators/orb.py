@@ -41,11 +41,12 @@ class OrbEvaluator(GraphEvaluator):
         # Touched here, so that a release that moved them is noticed before anything is evaluated.
         self._graph_options = {name: getattr(own, name) for name in names}
         self._model = getattr(own.model, "xc_model", own.model)  # within a sum with D3
-        _ = own.model.predict, self._model.heads, own.conservative, own.expects_charge_and_spin
+        self._asks_charge = getattr(own, "expects_charge_and_spin", False)
+        _ = own.model.predict, self._model.heads, own.conservative
 
     def graph(self, atoms: Atoms) -> Any:
         """See `GraphEvaluator.graph`."""
-        if self.calculator.expects_charge_and_spin and not {"charge", "spin"} <= atoms.info.keys():
+        if self._asks_charge and not {"charge", "spin"} <= atoms.info.keys():
             raise ValueError("atoms.info must contain both 'charge' and 'spin'")  # as the calculator does
         return self._to_graph(atoms, **self._graph_options)
 

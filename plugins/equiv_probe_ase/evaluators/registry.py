@@ -27,6 +27,7 @@ _EVALUATORS = {
     "orb_models.forcefield.inference.calculator.ORBCalculator": f"{_WHERE}.orb:OrbEvaluator",
     "schnetpack.interfaces.ase_interface.SpkCalculator": f"{_WHERE}.schnetpack:SpkEvaluator",
     "sevenn.calculator.SevenNetCalculator": f"{_WHERE}.sevenn:SevenNetEvaluator",
+    "torchani.ase.Calculator": f"{_WHERE}.torchani:TorchANIEvaluator",
 }
 
 _LOOPS = {
