@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from equiv_probe.live.cutting import CannotCut, GraphNames, cut_graphs
 from equiv_probe.live.nested import Tree, dicts_in, entries, read, written
 from equiv_probe.live.outputs import new_outputs
 from equiv_probe.live.wrappers import network
@@ -54,6 +55,15 @@ class Adapter(ABC):
         """
         del inputs, rotated
         return None
+
+    def cut(self, inputs: Named, structures: Structures, chosen: Tensor) -> Named:
+        """The chosen ``(S,)`` structures of a batch of graphs, by name.
+
+        Raises:
+            CannotCut: nobody knows which entries are theirs.
+        """
+        del inputs, structures, chosen
+        raise CannotCut
 
     def structures(self, inputs: Named, schema: Schema, center: str | Tensor) -> Structures | None:
         """Which rotation belongs to what; None to go by the names of the inputs."""
@@ -116,6 +126,12 @@ class CallAdapter(Adapter):
             return tuple(made[: len(args)]), dict(zip(kwargs, made[len(args) :], strict=True))
 
         return leaves, rebuild
+
+    def cut(self, inputs: Named, structures: Structures, chosen: Tensor) -> Named:
+        """See :class:`Adapter`; by the usual names of indices, and by the lengths of tensors."""
+        if structures.index is None:
+            raise CannotCut
+        return cut_graphs(inputs, chosen, GraphNames.usual(inputs), structures.index)
 
     def dicts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
         """See :class:`Adapter`; also those inside of others."""

@@ -185,7 +185,7 @@ class Copies:
             joined = together()
         except (RuntimeError, ValueError, IndexError, TypeError):
             return False  # an output that does not follow the first axis, or a model of fixed batch size
-        return all(alone[name].shape == joined[name].shape and _close(alone[name], joined[name]) for name in alone)
+        return all(alone[name].shape == joined[name].shape and close(alone[name], joined[name]) for name in alone)
 
     def copies_at_once(self, structures: Structures, inputs: Mapping[str, Any]) -> int:
         """Copies to try in one pass: as many as can be stacked; on a CPU no more than its cache is good for."""
@@ -214,7 +214,7 @@ def _changed(call: Call, changed: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: cloned(own.get(name, value)) for name, value in call.inputs.items()}
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
     """Equal up to rounding in their precision, on the scale of the whole tensor."""
     if a.is_meta:
         return b.is_meta  # no numbers to compare

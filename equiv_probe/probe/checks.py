@@ -44,6 +44,8 @@ class Checks:
 
     def __init__(self) -> None:
         self.found: list[Control] = []
+        self.no_sums: set[str] = set()
+        """Stages whose loss is known not to be a sum over structures."""
         self._looked: set[tuple[str, bool]] = set()
         self._coupled: dict[bool, bool] = {}
         self._bent: dict[tuple[str, str], Tensor] = {}

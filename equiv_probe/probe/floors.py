@@ -16,6 +16,7 @@ from equiv_probe.live.isolation import isolated
 from equiv_probe.live.number_spacing import spacing
 from equiv_probe.live.outputs import read_outputs
 from equiv_probe.probe.replay import replay_step
+from equiv_probe.probe.replay_of_part import replay_part
 from equiv_probe.representations.grids import Grid
 from equiv_probe.rotations.plan import RotationPlan
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equiv_probe.live.capture import Call
+    from equiv_probe.live.sub_batches import SubBatch
     from equiv_probe.probe.parts import Parts
     from equiv_probe.probe.recorded import RecordedStep
 
@@ -39,11 +41,14 @@ def floor_is_due(parts: Parts, stage: str, kind: str) -> bool:
     return can and count > 0 and count & (count - 1) == 0
 
 
-def floor_of_step(parts: Parts, run: RecordedStep, stage: str) -> None:
-    """Take in what a step's numbers read from rounding alone; nothing waits for the device."""
+def floor_of_step(parts: Parts, run: RecordedStep, stage: str, part: SubBatch | None) -> None:
+    """Take in what a step's numbers, or those of a part of its batch, read from rounding alone; nothing waits."""
     rotations = tiny_rotations(spacing(parts.live.network, run.device), run.device)
     with parts.task.quiet():
-        found = replay_step(run, TWO, rotations, check=False)
+        if part is None:
+            found = replay_step(run, TWO, rotations, check=False)
+        else:
+            found = replay_part(run, part, TWO, rotations, grouped=False)
     for name, one in found.scalars.items():
         running = parts.so_far.running.get((stage, name))
         if running is not None:
