@@ -153,6 +153,7 @@ class _Cut:
 
 
 def _is_numbering(name: str, value: Tensor) -> bool:
-    """Whether a tensor numbers something that nobody knows."""
+    """Whether a tensor numbers something that nobody knows; what is counted within each structure stays as it is."""
     whole = not value.is_floating_point() and value.dtype != torch.bool
-    return whole and ("index" in plain(name) or plain(name).startswith("idx_"))
+    numbers = "index" in plain(name) or plain(name).startswith("idx_")
+    return whole and numbers and not name.endswith("_local")
