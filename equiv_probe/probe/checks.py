@@ -168,16 +168,11 @@ class Checks:
         )
 
     def of_unrepeatable(self, run: RecordedStep) -> None:
-        """Say, once for every thing, that a step is not run again since it used what cannot be put back."""
-        what = ", ".join(run.unrepeatable)
-        control = Control(
-            REPRODUCED,
-            None,
-            f"the step was not run again, since it uses {what}, which cannot be put back: the network's outputs were "
-            "measured without labels",
-        )
+        """Say, once for every thing, that a step is not run again since it trains, or used what cannot be put back."""
+        without = "the network's outputs were measured without labels"
+        control = Control(REPRODUCED, None, f"the step was not run again, since it {run.never_again}: {without}")
         if control not in self.found:
-            fix = "leave that outside of the step to decompose its loss"
+            fix = "leave that outside of the step (optimizer.step() too) to decompose its loss"
             warnings.warn(f"equiv_probe: {control.sentence}; {fix}", stacklevel=5)
             self._note(control)
 

@@ -50,9 +50,9 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
     Where it has none, cannot be run again, or the losses of a call are known, its first call is measured instead.
     """
     first = run.calls[0]
-    if run.unrepeatable:
+    if run.never_again:
         parts.checks.of_unrepeatable(run)
-    if run.unrepeatable or not parts.task.replays or (isinstance(run.result, Mapping) and not run.result):
+    if run.never_again or not parts.task.replays or (isinstance(run.result, Mapping) and not run.result):
         measure_call(parts, Pending(first.call, stage, "step"), first.raw)
         return
     with parts.schedules.timed("step", stage):
@@ -163,12 +163,13 @@ def replayed(
 
 
 def require_repeatable(run: RecordedStep) -> None:
-    """Raise EquivProbeError for a step that used what cannot be put back."""
-    if run.unrepeatable:
+    """Raise EquivProbeError for a step that trains, or used what cannot be put back."""
+    if run.never_again:
         raise EquivProbeError(
-            f"a step that uses {', '.join(run.unrepeatable)}, which cannot be put back",
+            f"a step that {run.never_again}",
             "a step that can be run again without a trace",
-            "leave that outside of the step: fetch the batch before it, write its numbers after it",
+            "leave that outside of the step: probe.step(lambda: loss_fn(model(x), y)), and before it fetch the batch, "
+            "after it go backward, let the optimizer step, write numbers",
         )
 
 

@@ -59,7 +59,7 @@ def measured_step(
     assert run.probe is not None
     step = _Repeated(run, stage, original, args, kwargs, whole=whole)
     failures, before = run.probe.failures, len(run.probe.failures)
-    failures.raises = raises
+    failures.at_first = None if raises else failures.warn
     run.probe.step(step, stage=stage, replay=repeatable)
     if len(failures) > before and not failures.succeeded:  # of what never worked nobody must hear at every step
         run.given_up.add(stage)
