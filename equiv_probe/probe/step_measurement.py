@@ -55,10 +55,10 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
     if run.never_again or not parts.task.replays or (isinstance(run.result, Mapping) and not run.result):
         measure_call(parts, Pending(first.call, stage, "step"), first.raw)
         return
-    with parts.schedules.timed("step", stage):
+    # On the training path the device may be waited for at the first measurement only.
+    look = stage != "train" or not parts.failures.succeeded
+    with parts.schedules.timed("step", stage), unnoticed(run.live.network) if look else nullcontext():
         schedule = parts.schedules["step", stage]
-        # On the training path the device may be waited for at the first measurement only.
-        look = stage != "train" or not parts.failures.succeeded
         check = look or schedule.measured % CHECKED == 0
         part, found = _of_part(parts, run, stage, per_structure) if look else (None, None)
         if found is None:
