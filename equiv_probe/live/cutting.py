@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from equiv_probe.schema.structures import Structures
 
 FEW = 8
-"""Structures of a part; of a batch of less than twice as many the whole is taken."""
+"""Structures of a part; half as many of a batch that has not twice as many. Of a smaller one the whole is taken."""
 _NODE_NUMBERS = {"edge_index", "edge_idx", "idx_i", "idx_j", "senders", "receivers", "row", "col", "src", "dst"}
 _COUNTS = {"num_graphs", "batch_size"}
 
@@ -44,9 +44,10 @@ def chosen_structures(count: int, seed: int, number: int) -> Tensor:
     Raises:
         CannotCut: there are not many.
     """
-    if count < 2 * FEW:
+    if count < FEW:
         raise CannotCut
-    return torch.tensor(sorted(random.Random(f"{seed}/{number}").sample(range(count), FEW)))
+    few = FEW if count >= 2 * FEW else FEW // 2
+    return torch.tensor(sorted(random.Random(f"{seed}/{number}").sample(range(count), few)))
 
 
 def cut_dense(inputs: Named, structures: Structures, chosen: Tensor) -> Named:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from equiv_probe.rotations.plan import RotationPlan
 
 
+_frames: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: True)
+"""What compiles the code that is run, if anything does."""
+
+
 class CallRotation:
     """Who rotates a module's calls by hooks of its own, such as an augmentation: the probe can reuse its rotations.
 
@@ -61,6 +65,7 @@ class Hook:
         self.owner, self.wanted, self.passed = owner, wanted, False
         self.evaluates = True
         self._handle: RemovableHandle | None = None
+        self._plain = run
         self._run = torch.compiler.disable(run) if run is not None else None  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any) -> Any:
@@ -69,6 +74,8 @@ class Hook:
             self.passed = True
             if not (self.wanted if args[0].training else self.evaluates):
                 return None
+        elif self._plain is not None and _frames() is None:
+            return self._plain(*args)  # nobody compiles here, and there is nothing to be kept from
         return None if self._run is None else self._run(*args)
 
     def on(self, handle: RemovableHandle) -> RemovableHandle:

@@ -10,7 +10,13 @@ import torch
 
 from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, does_not_move, failed_first
 from equiv_probe.estimation.losses import LOSSES
-from equiv_probe.live.dependence import blind_outputs, coupled_outputs, differences_when_moved, drawn_outputs
+from equiv_probe.live.dependence import (
+    Passes,
+    blind_outputs,
+    coupled_outputs,
+    differences_when_moved,
+    drawn_outputs,
+)
 from equiv_probe.live.number_spacing import spacing
 from equiv_probe.messages import logger
 from equiv_probe.probe.own_loss import loss_already, loss_of, output_that_is, require_network
@@ -68,9 +74,9 @@ class Checks:
         if device.type == "meta" or not self._first("call", training):
             return
         rotations = plan.rotations(plan.generator()).flatten(0, 1)[1:4].to(device)
-        self._of_translation(live, call, start)
-        found = blind_outputs(live, call, start, rotations)
-        coupled = coupled_outputs(live, call, start)
+        passes = Passes(live, call, start)
+        self._of_translation(passes)
+        found, coupled = blind_outputs(passes, rotations), coupled_outputs(passes)
         mode = "train mode" if training else "eval mode"
         zero = [name for name, is_zero in found.items() if is_zero and len(found) < len(live.known_schema.outputs)]
         if zero:  # as a Hessian that nobody asked for, beside outputs that do change
@@ -99,8 +105,9 @@ class Checks:
         elif live.structures(call.inputs).layout != "one":
             self._passed(BATCH, "structures get the same whatever is beside them in a batch")
 
-    def _of_translation(self, live: LiveOrbit, call: Call, start: RandomState) -> None:
+    def _of_translation(self, passes: Passes) -> None:
         """Whether outputs stay where structures are moved as a whole; rotations about a centroid never show it."""
+        live, call = passes.live, passes.call
         if not any(rep.is_affine for rep in live.known_schema.inputs.values()):
             return
         if not (isinstance(live.reader.center, str) and live.reader.center == "centroid"):
@@ -108,7 +115,7 @@ class Checks:
             self._note(Control(TRANSLATION, None, what))
             return
         try:
-            differences = differences_when_moved(live, call, start)
+            differences = differences_when_moved(passes)
         except Exception as error:  # far from where it was, as outside of a box
             self._note(Control(TRANSLATION, None, f"the network could not be evaluated at moved structures: {error}"))
             return

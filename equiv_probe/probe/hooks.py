@@ -183,11 +183,11 @@ class Hooks:
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
         del args, kwargs
-        if module is not self._parts.model or measuring() or self._recomputes:
+        if module is not self._parts.model or measuring():
             return
         self.threads.leave()
         self._around(self._both[1])
-        if self._pending is None or self._pending.thread != threading.get_ident():
+        if self._pending is None or self._recomputes or self._pending.thread != threading.get_ident():
             return
         pending, self._pending = self._pending, None
         if self._recorder.active:

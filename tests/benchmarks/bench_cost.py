@@ -1,6 +1,6 @@
 """What a probe at its defaults costs in five trainings, each of minutes: processor time with it over without.
 
-    EQUIV_PROBE_DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/bench_cost.py [--seconds 120] [--pairs 3] [--only ...]
+    EQUIV_PROBE_DATA=... OMP_NUM_THREADS=1 python tests/benchmarks/bench_cost.py [--seconds 120] [--pairs 3]
 
 Trainings with and without the probe alternate, of as many steps each as take the seconds that were asked for. Of the
 ratio of their processor times (which other programs disturb less than the clock, and still by some percent) the median
@@ -185,7 +185,7 @@ def graphs(steps: int, *, probed: bool) -> Ran:
     began = time.process_time()
     probe = attach(net, {"forces": ep.vector}, {"forces": "forces"}) if probed else None
     for hook in probe._hooks._both if probe is not None else ():
-        hook._run = inside.entering(hook._run)
+        hook._plain = inside.entering(hook._plain)
     for _ in range(steps):
         batch = next(source)
         loss = (net(batch)["forces"] - batch.forces).square().mean()

@@ -214,7 +214,8 @@ def test_graphs_are_cut_with_all_that_numbers_their_nodes() -> None:
     with pytest.raises(CannotCut):
         cut_graphs({**batch, "angle_index": torch.zeros(3, 7).long()}, chosen, GraphNames.usual(batch), index)
     with pytest.raises(CannotCut):
-        chosen_structures(2 * FEW - 1, 0, 0)
+        chosen_structures(FEW - 1, 0, 0)
+    assert len(chosen_structures(2 * FEW - 1, 0, 0)) == FEW // 2
 
 
 def test_a_network_whose_structures_depend_on_each_other_is_not_cut() -> None:
