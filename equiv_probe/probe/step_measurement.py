@@ -80,10 +80,10 @@ def _of_part(
     part = parts.of_batch(stage, "step", first.call, first.raw)
     if part is None:
         return None, None
-    _look(parts, run, part.call, parts.plans.light)
+    plan = parts.plans.fitted(parts.live, part.call, part.of(first.known(run.live.known_schema)), stage, size="part")
+    _look(parts, run, part.call, plan)
     if parts.checks.rotates_alike(run.live):
         return None, None
-    plan = parts.plans.fitted(parts.live, part.call, part.of(first.known(run.live.known_schema)), stage, size="part")
     with torch.no_grad():
         rotations = parts.plans.of_part(run.live, part, plan)
     try:

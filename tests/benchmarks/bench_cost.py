@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import equiv_probe as ep
+from equiv_probe.probe.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,45 +41,56 @@ CALIBRATING = 30
 """Steps by which it is found out how many take the seconds that were asked for."""
 
 
-@dataclass
 class Inside:
-    """Processor seconds inside of functions, what others inside of these take left out: each measurement's, and all."""
+    """Processor seconds inside of the probe's functions, without those of the user's own functions that these call."""
 
-    seconds: float = 0.0
-    each: list[float] = field(default_factory=list)
-    _depth: int = 0
-    _user: float = 0.0
+    def __init__(self) -> None:
+        self.seconds, self.each = 0.0, [0.0]
+        """All, and those of each call from outside."""
+        self._stack = [False]
+        self._since = 0.0
 
-    def entering(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, whose time counts."""
+    def _switch(self) -> None:
+        now = time.thread_time()
+        if self._stack[-1]:
+            self.seconds += now - self._since
+            self.each[-1] += now - self._since
+        self._since = now
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            began, user, self._depth = time.thread_time(), self._user, self._depth + 1
+    def timed(self, function: Callable[..., Any], *, ours: bool = True) -> Callable[..., Any]:
+        """The function, whose time counts, or as the user's does not."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._switch()
+            if ours and len(self._stack) == 1:
+                self.each.append(0.0)
+            self._stack.append(ours)
             try:
                 return function(*args, **kwargs)
             finally:
-                self._depth -= 1
-                if self._depth == 0:
-                    took = time.thread_time() - began - (self._user - user)
-                    self.seconds += took
-                    self.each.append(took)
+                self._switch()
+                self._stack.pop()
 
-        return timed
+        return run
 
-    def leaving(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The user's own step inside of such a function: its first run does not count, others do."""
-        ran = []
+    def once(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The user's own step: its first run is the user's, others are the probe's."""
+        first = self.timed(function, ours=False)
+        ran: list[bool] = []
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            began = time.thread_time()
-            try:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if ran:
                 return function(*args, **kwargs)
-            finally:
-                if not ran:
-                    ran.append(1)
-                    self._user += time.thread_time() - began
+            ran.append(True)
+            return first(*args, **kwargs)
 
-        return timed
+        return run
+
+    def hooks_of(self, probe: ep.Probe) -> None:
+        """Count what the probe's hooks on the network take."""
+        for hook in probe._hooks._both:
+            if hook._plain is not None:
+                hook._plain = self.timed(hook._plain)
 
 
 @dataclass
@@ -94,8 +106,8 @@ def stepping(probe: ep.Probe | None, inside: Inside) -> Callable[[Callable[[], T
     """Runs steps, through the probe if there is one."""
     if probe is None:
         return lambda step: step()
-    timed = inside.entering(probe.step)
-    return lambda step: timed(inside.leaving(step))
+    timed = inside.timed(probe.step)
+    return lambda step: timed(inside.once(step))
 
 
 def loop(net: nn.Module, loss_of: Callable[[Any], Tensor], source: Iterator[Any], steps: int, *, probed: bool) -> Ran:
@@ -110,7 +122,7 @@ def loop(net: nn.Module, loss_of: Callable[[Any], Tensor], source: Iterator[Any]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    said = "" if probe is None else str(inside.entering(probe.report)().protocol["cost"])
+    said = "" if probe is None else str(inside.timed(probe.report)().protocol["cost"])
     return Ran(time.process_time() - began, inside, said)
 
 
@@ -184,15 +196,15 @@ def graphs(steps: int, *, probed: bool) -> Ran:
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     began = time.process_time()
     probe = attach(net, {"forces": ep.vector}, {"forces": "forces"}) if probed else None
-    for hook in probe._hooks._both if probe is not None else ():
-        hook._plain = inside.entering(hook._plain)
+    if probe is not None:
+        inside.hooks_of(probe)
     for _ in range(steps):
         batch = next(source)
         loss = (net(batch)["forces"] - batch.forces).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    said = "" if probe is None else str(inside.entering(probe.report)().protocol["cost"])
+    said = "" if probe is None else str(inside.timed(probe.report)().protocol["cost"])
     if probe is not None:
         probe.remove()
     return Ran(time.process_time() - began, inside, said)
@@ -206,11 +218,20 @@ def fit(module: Any, loaders: tuple[Any, Any], callback: Any, steps: int) -> Ran
     if callback is not None:
         names = [name for name in dir(callback) if name.startswith("on_")]
         for name in ["setup", *(name for name in names if name in vars(type(callback).__mro__[1]))]:
-            setattr(callback, name, inside.entering(getattr(callback, name)))
+            setattr(callback, name, inside.timed(getattr(callback, name)))
         step = callback._step
-        callback._step = inside.entering(
-            lambda stage, original, args, kwargs: step(stage, _named(inside.leaving(original), original), args, kwargs)
+        callback._step = inside.timed(
+            lambda stage, original, args, kwargs: step(stage, _named(inside.once(original), original), args, kwargs)
         )
+        attach = Hooks.attach
+
+        def attached(hooks: Hooks, **how: Any) -> None:
+            fresh = not hooks._handles
+            attach(hooks, **how)
+            for hook in hooks._both if fresh else ():
+                hook._plain = inside.timed(hook._plain)
+
+        Hooks.attach = attached  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             max_steps=steps,
@@ -226,7 +247,11 @@ def fit(module: Any, loaders: tuple[Any, Any], callback: Any, steps: int) -> Ran
             inference_mode=False,
         )
         began = time.process_time()
-        trainer.fit(module, *loaders)
+        try:
+            trainer.fit(module, *loaders)
+        finally:
+            if callback is not None:
+                Hooks.attach = attach  # type: ignore[method-assign]
         seconds = time.process_time() - began
     said = "" if callback is None else str(callback.probe.report().protocol["cost"])
     return Ran(seconds, inside, said)
@@ -328,7 +353,7 @@ def main() -> None:
         pairs = [(train(steps, probed=False), train(steps, probed=True)) for _ in range(args.pairs)]
         ratios = [one.seconds / without.seconds for without, one in pairs]
         inside = [one.inside.seconds / (one.seconds - one.inside.seconds) for _, one in pairs]
-        first = 1000 * statistics.median(one.inside.each[0] for _, one in pairs)
+        first = 1000 * statistics.median(max(one.inside.each[:60]) for _, one in pairs)
         print(
             f"{name:<10} {steps:>6}  {statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})"
             f"     {1 + statistics.median(inside):>8.4f} {first:>18.0f}      {pairs[-1][1].said}",

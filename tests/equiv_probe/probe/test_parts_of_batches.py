@@ -123,6 +123,26 @@ def test_a_part_is_without_bias_and_its_error_bar_includes_the_draw(made: Any) -
     assert abs(unscaled - equiv) > 10 * float(sample.std()) / SEEDS**0.5, "a control that tells"
 
 
+def test_grids_are_measured_in_parts_too() -> None:
+    """By two of the cube's rotations, whose mean over seeds is that over all 24 of all structures."""
+    torch.manual_seed(0)
+    x, y = torch.randn(U, 1, 4, 4, 4).double(), torch.randn(U, 1, 4, 4, 4).double()
+    x = x * torch.linspace(0.3, 2, U)[:, None, None, None, None]
+    net = nn.Conv3d(1, 1, 3, padding=1).double()
+    schema = ep.Schema({"input": ep.grid()}, {"0": ep.grid()})
+    exact = ep.decompose(ep.twirl(net, x, schema), y, structures="leading").equiv
+    found = []
+    for seed in range(SEEDS // 2):
+        with ep.Probe(net, schema, seed=seed) as probe:
+            probe.step(lambda: (net(x) - y).square().mean())
+        assert probe.schedules["step", "train"].fraction == pytest.approx(FEW / U)
+        found.append(probe.compute()["equiv/train/loss/L_equiv"])
+    sample = torch.tensor(found, dtype=torch.float64)
+    error = float(sample.std()) / len(found) ** 0.5
+    assert error < 0.1 * exact
+    assert abs(float(sample.mean()) - exact) < 4 * error
+
+
 def test_all_passes_are_of_few_structures(rows: list[int]) -> None:
     """Checks and floor included: of the part, of copies of it, or of one structure alone."""
     first_measurement(0, dense)
