@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -37,6 +37,9 @@ class Adapter(ABC):
     """Inputs that a call may leave out."""
     unsure: ClassVar[bool] = False
     """Whether copies are joined by convention: then two are evaluated together and one by one, once, and must agree."""
+
+    places: Sequence[str] = ()
+    """Names of the places of a tuple that the network puts out, where its annotation gives them."""
 
     @abstractmethod
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
@@ -73,7 +76,11 @@ class Adapter(ABC):
     def infer(self, inputs: Named, raw: Any, declared: Schema | None) -> Schema:
         """The schema of a call and its output, as far as it is not declared."""
         names = None if declared is None else list(declared.outputs)
-        return Schema.infer(inputs, new_outputs(raw, inputs, names), declared)
+        found = Schema.infer(inputs, new_outputs(raw, inputs, names), declared)
+        places = [] if names or not isinstance(raw, (tuple, list)) else self.places[: len(raw)]
+        if len(places) != len(found.outputs) or list(found.outputs) != [str(place) for place in range(len(places))]:
+            return found
+        return Schema.infer(inputs, new_outputs(raw, inputs, places), declared)
 
     def labels(self) -> Evaluate | None:
         """What finds the labels among the inputs of a call where nobody named them; None where nothing can."""
@@ -82,6 +89,25 @@ class Adapter(ABC):
     def dicts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
         """The caller's own dicts, into which a network may write."""
         return [value for value in (*args, *kwargs.values()) if isinstance(value, dict)]
+
+
+def annotated_places(forward: Callable[..., Any]) -> Sequence[str]:
+    """Names of the places of the tuple that a function returns, by its annotation; empty where that gives none.
+
+    >>> from typing import Annotated
+    >>> def forward(pos) -> tuple[Annotated[float, "energy"], Annotated[list, "forces"]]: ...
+    >>> annotated_places(forward)
+    ['energy', 'forces']
+    """
+    try:
+        returned = get_type_hints(forward, include_extras=True).get("return")
+    except (NameError, TypeError):  # of a name that is there for type checkers only
+        return ()
+    if hasattr(returned, "_fields"):
+        return list(returned._fields)
+    noted = [getattr(one, "__metadata__", ()) for one in get_args(returned)] if get_origin(returned) is tuple else []
+    names = [next((text for text in notes if isinstance(text, str)), "") for notes in noted]
+    return names if all(names) else ()
 
 
 class CallAdapter(Adapter):
@@ -101,6 +127,7 @@ class CallAdapter(Adapter):
             parameters = []
         self._names = [p.name for p in parameters if p.kind in {kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD}]
         self.optional = frozenset(p.name for p in parameters if p.default is not kinds.empty)
+        self.places = annotated_places(network(module).forward)
 
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
         """See :class:`Adapter`; entries of a tuple are ``name.0`` and so on, keys that are taken ``name.key``.

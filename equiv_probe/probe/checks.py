@@ -20,6 +20,7 @@ from equiv_probe.live.dependence import (
 from equiv_probe.live.number_spacing import spacing
 from equiv_probe.messages import logger
 from equiv_probe.probe.own_loss import loss_already, loss_of, output_that_is, require_network
+from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,11 +81,15 @@ class Checks:
         mode = "train mode" if training else "eval mode"
         zero = [name for name, is_zero in found.items() if is_zero and len(found) < len(live.known_schema.outputs)]
         if zero:  # as a Hessian that nobody asked for, beside outputs that do change
-            self._note(Control(SEES_ROTATION, None, f"{', '.join(zero)}: zero everywhere, so that nothing is measured"))
+            self._note(
+                Control(
+                    SEES_ROTATION, None, f"{', '.join(map(shown, zero))}: zero everywhere, so that nothing is measured"
+                )
+            )
         if blind := [name for name in found if name not in zero]:
             self._add(
                 SEES_ROTATION,
-                f"{', '.join(blind)}: these outputs do not depend on the rotated inputs (the same bit for bit when "
+                f"{', '.join(map(shown, blind))}: these outputs do not depend on the rotated inputs (the same bit for bit when "
                 f"these are rotated and when they are displaced, in {mode}): a cache, or coordinates that come in "
                 "elsewhere. Their L_equiv says nothing.",
             )
@@ -96,7 +101,7 @@ class Checks:
                 live.copies.stacks = False
             self._add(
                 BATCH,
-                f"{', '.join(coupled)}: the outputs for one structure depend on the other structures of its batch (by "
+                f"{', '.join(map(shown, coupled))}: the outputs for one structure depend on the other structures of its batch (by "
                 f"{max(coupled.values()):.2g} of their size, in {mode}): statistics of the batch, padding, or pooling "
                 "over it. All structures of a batch are rotated alike, and copies are not joined.",
                 value=max(coupled.values()),
@@ -122,7 +127,9 @@ class Checks:
         device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
         precision = spacing(live.network, device)
         for name, (difference, size, distance) in differences.items():
-            self._note(does_not_move(name, difference, precision * size * (1 + distance), "", "moved as a whole"))
+            self._note(
+                does_not_move(shown(name), difference, precision * size * (1 + distance), "", "moved as a whole")
+            )
 
     def of_chance(self, live: LiveOrbit, call: Call) -> None:
         """Whether a call that is measured without its step draws random numbers in eval mode.
@@ -207,7 +214,7 @@ class Checks:
             limit = max(SIGNIFICANT * stderr, NEGLIGIBLE * (0.0 if math.isnan(total) else total))
             if not (value < -limit and estimate.labelled):
                 continue
-            where = f"{stage}/{name}: L_equiv = {value:.3g} ± {stderr:.2g} is negative"
+            where = f"{shown(f'{stage}/{name}')}: L_equiv = {value:.3g} ± {stderr:.2g} is negative"
             if self._is_bent(stage, name, estimate):
                 sentence = (
                     f"{where}, which it may be: the loss is not convex in the network's outputs (it was larger for "
