@@ -77,7 +77,7 @@ class Adapter(ABC):
         """The schema of a call and its output, as far as it is not declared."""
         names = None if declared is None else list(declared.outputs)
         found = Schema.infer(inputs, new_outputs(raw, inputs, names), declared)
-        places = [] if names or not isinstance(raw, (tuple, list)) else self.places[: len(raw)]
+        places = [] if names or not isinstance(raw, (tuple, list)) else list(self.places[: len(raw)])
         if len(places) != len(found.outputs) or list(found.outputs) != [str(place) for place in range(len(places))]:
             return found
         return Schema.infer(inputs, new_outputs(raw, inputs, places), declared)
@@ -103,8 +103,9 @@ def annotated_places(forward: Callable[..., Any]) -> Sequence[str]:
         returned = get_type_hints(forward, include_extras=True).get("return")
     except (NameError, TypeError):  # of a name that is there for type checkers only
         return ()
-    if hasattr(returned, "_fields"):
-        return list(returned._fields)
+    fields: Sequence[str] = getattr(returned, "_fields", ())
+    if fields:
+        return list(fields)
     noted = [getattr(one, "__metadata__", ()) for one in get_args(returned)] if get_origin(returned) is tuple else []
     names = [next((text for text in notes if isinstance(text, str)), "") for notes in noted]
     return names if all(names) else ()

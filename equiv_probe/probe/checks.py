@@ -23,7 +23,7 @@ from equiv_probe.probe.own_loss import loss_already, loss_of, output_that_is, re
 from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from torch import Tensor
 
@@ -81,15 +81,11 @@ class Checks:
         mode = "train mode" if training else "eval mode"
         zero = [name for name, is_zero in found.items() if is_zero and len(found) < len(live.known_schema.outputs)]
         if zero:  # as a Hessian that nobody asked for, beside outputs that do change
-            self._note(
-                Control(
-                    SEES_ROTATION, None, f"{', '.join(map(shown, zero))}: zero everywhere, so that nothing is measured"
-                )
-            )
+            self._note(Control(SEES_ROTATION, None, f"{_all_of(zero)}: zero everywhere, so that nothing is measured"))
         if blind := [name for name in found if name not in zero]:
             self._add(
                 SEES_ROTATION,
-                f"{', '.join(map(shown, blind))}: these outputs do not depend on the rotated inputs (the same bit for bit when "
+                f"{_all_of(blind)}: these outputs do not depend on the rotated inputs (the same bit for bit when "
                 f"these are rotated and when they are displaced, in {mode}): a cache, or coordinates that come in "
                 "elsewhere. Their L_equiv says nothing.",
             )
@@ -101,7 +97,7 @@ class Checks:
                 live.copies.stacks = False
             self._add(
                 BATCH,
-                f"{', '.join(map(shown, coupled))}: the outputs for one structure depend on the other structures of its batch (by "
+                f"{_all_of(coupled)}: the outputs for one structure depend on the other structures of its batch (by "
                 f"{max(coupled.values()):.2g} of their size, in {mode}): statistics of the batch, padding, or pooling "
                 "over it. All structures of a batch are rotated alike, and copies are not joined.",
                 value=max(coupled.values()),
@@ -245,6 +241,11 @@ class Checks:
     def _note(self, control: Control) -> None:
         if control not in self.found:
             self.found.append(control)
+
+
+def _all_of(names: Iterable[str]) -> str:
+    """Outputs for people."""
+    return ", ".join(map(shown, names))
 
 
 def _composed(run: RecordedStep) -> str:
