@@ -102,7 +102,8 @@ class LiveOrbit:
         """
         structures, outputs = self.structures(call.inputs), read_outputs(raw, self.known_schema)
         index, center = structures.index, self.reader.center
-        if self._cuts is False or (isinstance(center, torch.Tensor) and center.ndim > 1):
+        unknown = any(value.is_meta for value in outputs.values())  # without numbers to compare
+        if self._cuts is False or unknown or (isinstance(center, torch.Tensor) and center.ndim > 1):
             return None
         try:
             if structures.layout == "index" and index is not None:  # whose count is an upper bound
