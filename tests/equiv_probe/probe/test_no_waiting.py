@@ -1,4 +1,4 @@
-"""Nothing on the training path waits for a device: on one without numbers nobody can, and events are never waited for."""
+"""Nothing on the training path waits for a device: one without numbers can give none, and events are only asked."""
 
 from __future__ import annotations
 
