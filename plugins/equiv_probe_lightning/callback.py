@@ -187,7 +187,6 @@ class Measuring:
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Let one step of the epoch be due, if that is the cadence."""
         del trainer, pl_module
-        self.logbook.unwritten = True
         self.run.begin_epoch("train", None)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

@@ -45,8 +45,6 @@ class Logbook:
         self._shares: set[str] = set()
         """Names of shares over everything, not of a part of it."""
         self._training: dict[str, Tensor] = {}
-        self.unwritten = True
-        """Whether loggers have yet to be given the estimates of training."""
         self._gradients: dict[str, Tensor] = {}
         self._places: list[ranks.Place] = []
         self._gradient_history: list[tuple[int, dict[str, Tensor]]] = []
@@ -84,12 +82,10 @@ class Logbook:
             self._training = self._values(probe, sums, trainer.global_step)
             if self._training:  # on the CPU, where the clock is: no device waits for it
                 self._training[SECONDS] = torch.tensor(self.seconds, dtype=torch.float64)
-            self.unwritten = True
-            self._log(trainer, module, self._training, on_step=True, on_epoch=False)
-        elif self.unwritten and self._training and about_to_write(trainer):
-            # Once after a measurement, and in every epoch for what monitors it: Lightning takes its time over a value.
-            self.unwritten = False
-            self._log(trainer, module, self._training, on_step=True, on_epoch=False)
+        elif not (self._training and about_to_write(trainer)):
+            self._of_gradients(probe, trainer, module)
+            return
+        self._log(trainer, module, self._training, on_step=True, on_epoch=False)
         self._of_gradients(probe, trainer, module)
 
     def _of_gradients(self, probe: ep.Probe, trainer: Any, module: Any) -> None:
