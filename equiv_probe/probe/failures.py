@@ -49,10 +49,10 @@ class Failures(list[str]):
     def add(self, error: Exception, what: str) -> None:
         """List a failure, and warn of the first."""
         self.append(f"{type(error).__name__}: {error}")
-        if len(self) == 1:
-            self.warn(error, what)
+        self.warn(error, what)
 
     def warn(self, error: Exception, what: str = "measure") -> None:
-        """Say that something could not be measured."""
-        words = f"{type(error).__name__}: {error}"
-        warnings.warn(f"equiv_probe could not {what}, and carries on: {words}", stacklevel=6)
+        """Say of the first failure that something could not be measured."""
+        if len(self) == 1:
+            words = f"{type(error).__name__}: {error}"
+            warnings.warn(f"equiv_probe could not {what}, and carries on: {words}", stacklevel=6)
