@@ -181,10 +181,9 @@ class Checks:
         """Say, once for every thing, that a step is not run again since it trains, or used what cannot be put back."""
         without = "the network's outputs were measured without labels"
         control = Control(REPRODUCED, None, f"the step was not run again, since it {run.never_again}: {without}")
-        if control not in self.found:
+        if self._note(control):
             fix = "leave that outside of the step (optimizer.step() too) to decompose its loss"
             warnings.warn(f"equiv_probe: {control.sentence}; {fix}", stacklevel=5)
-            self._note(control)
 
     def of_replay(self, run: RecordedStep, replay: Replay, written: list[str], stage: str) -> None:
         """Note what a step's further runs showed."""
@@ -238,9 +237,12 @@ class Checks:
     def _passed(self, name: str, sentence: str) -> None:
         self._note(Control(name, True, sentence))
 
-    def _note(self, control: Control) -> None:
-        if control not in self.found:
+    def _note(self, control: Control) -> bool:
+        """Whether this had not been found before."""
+        is_new = repr(control) not in map(repr, self.found)  # from Python 3.13 on none that holds a NaN is equal
+        if is_new:
             self.found.append(control)
+        return is_new
 
 
 def _all_of(names: Iterable[str]) -> str:
