@@ -16,8 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("EQUIV_PROBE", None)  # a reader's own setting would change what the tutorials print
 os.environ["COLUMNS"] = "100"
 warnings.filterwarnings("ignore")  # of frameworks about themselves; what a tutorial prints, it prints
-for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
-    logging.getLogger(name).setLevel(logging.ERROR)
+logging.disable(logging.INFO)  # likewise: tips of frameworks, progress of measurements
 
 project = "equiv_probe"
 author = "the authors of equiv_probe"
