@@ -34,7 +34,15 @@ extensions = [
     "pages_of_results",
     "written_from_code",
 ]
-exclude_patterns = ["_build", "extensions", "stored", "tutorials", "generated/*.md", "generated/extra", "generated/tutorials/*.py"]
+exclude_patterns = [
+    "_build",
+    "extensions",
+    "stored",
+    "tutorials",
+    "generated/*.md",
+    "generated/extra",
+    "generated/tutorials/*.py",
+]
 default_role = "literal"
 nitpicky = False
 suppress_warnings = ["config.cache"]  # options of sphinx-gallery that are no plain values

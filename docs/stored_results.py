@@ -1,7 +1,7 @@
 """Make the results of the gallery anew: `make docs-run`. The site shows what is stored, and builds without the models.
 
-    python docs/stored_results.py                 # all of them, some minutes on one core; what is not installed is left as it is
-    python docs/stored_results.py chgnet dynamics # some
+python docs/stored_results.py                 # all of them, some minutes on one core; what is not installed is left as it is
+python docs/stored_results.py chgnet dynamics # some
 """
 
 from __future__ import annotations
@@ -41,8 +41,12 @@ def stored(function: Callable[[], Any]) -> Callable[[], Any]:
 
 def crystals() -> list[Atoms]:
     """Twelve textbook crystals of 2 to 12 atoms, rattled by 0.05 Å."""
-    rutile = crystal(["Ti", "O"], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.59, 4.59, 2.96, 90, 90, 90])
-    perovskite = crystal(["Sr", "Ti", "O"], [(0, 0, 0), (0.5,) * 3, (0.5, 0.5, 0)], spacegroup=221, cellpar=[3.905] * 3 + [90] * 3)
+    rutile = crystal(
+        ["Ti", "O"], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.59, 4.59, 2.96, 90, 90, 90]
+    )
+    perovskite = crystal(
+        ["Sr", "Ti", "O"], [(0, 0, 0), (0.5,) * 3, (0.5, 0.5, 0)], spacegroup=221, cellpar=[3.905] * 3 + [90] * 3
+    )
     found = [
         *(bulk(name, cubic=True) for name in ("Cu", "Al", "Fe")),
         *(bulk(name, cubic=False) * (2, 1, 1) for name in ("Mg", "Ti", "Zn")),
@@ -79,13 +83,13 @@ def orb() -> Any:
 
 @stored
 def transformer() -> Any:
-    return audit(TRANSFORMER, read(MOLECULES, "::3"), name="the project's transformer")
+    return audit(TRANSFORMER, read(MOLECULES, ":"), name="the project's transformer")
 
 
 @stored
 def averaged() -> Any:
     twelve = TwirledCalculator(make_calculator(TRANSFORMER), {"design": "tetrahedral", "replicates": 1})
-    return audit(twelve, read(MOLECULES, "::3"), name="the same over 12 rotations")
+    return audit(twelve, read(MOLECULES, ":"), name="the same over 12 rotations")
 
 
 @stored
@@ -98,7 +102,13 @@ def comparison() -> Any:
 def dynamics() -> Any:
     atoms = read(MOLECULES, "6")
     calculator = make_calculator(TRANSFORMER, dtype="float64")
-    watching = {"every": 20, "conservative_every": 40, "log": None, "progress": False, "name": "the project's transformer"}
+    watching = {
+        "every": 20,
+        "conservative_every": 40,
+        "log": None,
+        "progress": False,
+        "name": "the project's transformer",
+    }
     return molecular_dynamics(calculator, atoms, steps=400, **watching)
 
 

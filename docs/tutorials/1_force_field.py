@@ -22,9 +22,9 @@ report = audit(f"{FOLDER}/transformer.py:calculator", molecules, progress=False)
 print(report)
 
 # %%
-# Read it from the top. The first sentence is the result; the verdict compares it with the round-off floor, which is what
-# the same measurement reads where only rounding differs. Labels were found in the file, so the loss is split as well:
-# a fifth of the squared error of the forces is there only because the model does not respect rotation.
+# Read it from the top. The first sentence is the result; the verdict compares it with the round-off floor, which is
+# what the same measurement reads where only rounding differs. Labels were found in the file, so the loss is split as
+# well: a fifth of the squared error of the forces is there only because the model does not respect rotation.
 #
 # Numbers by name
 # ---------------
@@ -45,7 +45,8 @@ report.plot_elements(ax=right)
 # %%
 # How it varies with angle
 # ------------------------
-# The angular spectrum tells a model that is smoothly tilted (all at degree 1) from one that is rough in every direction.
+# The angular spectrum tells a model that is smoothly tilted (all at degree 1) from one that is rough in every
+# direction.
 
 figure, axes = plt.subplots(figsize=(5, 3.2), layout="constrained")
 report.plot_spectrum(ax=axes)
@@ -53,11 +54,12 @@ report.plot_spectrum(ax=axes)
 # %%
 # Keep it
 # -------
-# ``report.save("report.json")`` keeps everything, ``.csv`` the table, and ``.html`` is a page to look at, with the worst
-# structures in 3D: the gallery has some. On the command line the same audit is
+# ``report.save("report.json")`` keeps everything, ``.csv`` the table, and ``.html`` is a page to look at, with the
+# worst structures in 3D: the gallery has some. On the command line the same audit is
 #
 # .. code-block:: console
 #
-#    $ equiv-probe audit integrations/force_field/transformer.py:calculator integrations/force_field/data/molecules.extxyz
+#    $ cd integrations/force_field
+#    $ equiv-probe audit transformer.py:calculator data/molecules.extxyz
 #
 # Next: what each number means is in :doc:`/how-to/read-a-report`; :doc:`/how-to/guard-releases` makes a test of it.

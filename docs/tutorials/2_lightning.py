@@ -21,8 +21,8 @@ from equiv_probe_lightning import EquivarianceCallback
 folder = Path(mkdtemp())
 
 # %%
-# A model that knows nothing of rotation: a perceptron from an atom's place in the molecule to its force. The forces to learn
-# point to the centre; the molecules are long along x, as if all had been drawn in one orientation.
+# A model that knows nothing of rotation: a perceptron from an atom's place in the molecule to its force. The forces
+# to learn point to the centre; the molecules are long along x, as if all had been drawn in one orientation.
 
 
 class Network(nn.Module):
@@ -74,16 +74,16 @@ def fit(callback):
 
 
 # %%
-# The callback finds the network and infers what rotates, and says what it assumed. ``every=10`` measures every tenth step;
-# without it the callback measures as often as 1 % of the run's time allows.
+# The callback finds the network and infers what rotates, and says what it assumed. ``every=10`` measures every tenth
+# step; without it the callback measures as often as 1 % of the run's time allows.
 
 fit(EquivarianceCallback(every=10, report=folder / "plain.json"))
 
 # %%
 # The share along the run
 # -----------------------
-# The same numbers are in your logger as ``equiv/train/loss/share`` and so on. The training loss in the data's own frame does
-# not show what happens here; the loss averaged over rotations does.
+# The same numbers are in your logger as ``equiv/train/loss/share`` and so on. The training loss in the data's own
+# frame does not show what happens here; the loss averaged over rotations does.
 
 fit(EquivarianceCallback(every=10, report=folder / "augmented.json", augment=True, verbose=False))
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
@@ -92,8 +92,8 @@ for name, ax in zip(("plain", "augmented"), axes, strict=True):
     ax.set_title(name)
 
 # %%
-# ``augment=True`` rotates every training structure at random by hooks, without a change to the data. Beside plain training it
-# makes the share small.
+# ``augment=True`` rotates every training structure at random by hooks, without a change to the data. Beside plain
+# training it makes the share small.
 #
-# With a YAML file, an environment variable or no change to the script at all: :doc:`/how-to/configure-a-run`. With several
-# processes: :doc:`/how-to/train-on-many-devices`.
+# With a YAML file, an environment variable or no change to the script at all: :doc:`/how-to/configure-a-run`. With
+# several processes: :doc:`/how-to/train-on-many-devices`.

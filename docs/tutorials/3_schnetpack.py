@@ -2,15 +2,15 @@
 Train with SchNetPack
 =====================
 
-The callback knows SchNetPack's tasks: which outputs are trained, by which losses, with which weights. Under ``spktrain`` it
-is one argument more,
+The callback knows SchNetPack's tasks: which outputs are trained, by which losses, with which weights. Under
+``spktrain`` it is one argument more,
 
 .. code-block:: console
 
    $ spktrain experiment=md17 +callbacks.equivariance._target_=equiv_probe_schnetpack.EquivarianceCallback
 
-Here the same is done in Python, so that it runs in seconds: PaiNN, which respects rotation by construction, beside the same
-model behind an input module that somebody got wrong.
+Here the same is done in Python, so that it runs in seconds: PaiNN, which respects rotation by construction, beside
+the same model behind an input module that somebody got wrong.
 """
 
 from pathlib import Path
@@ -82,8 +82,8 @@ sound, faulty = train("painn"), train("stretched", Stretched())
 print(sound)
 
 # %%
-# PaiNN is at round-off, as it must be, trained or not. Where a task trains several outputs, each has rows of its own beside
-# their weighted sum; error bars are over structures. The stretched one is broken:
+# PaiNN is at round-off, as it must be, trained or not. Where a task trains several outputs, each has rows of its own
+# beside their weighted sum; error bars are over structures. The stretched one is broken:
 
 print(faulty)
 
@@ -95,5 +95,5 @@ figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
 faulty.plot_history(ax=axes)
 
 # %%
-# ``RandomRotation()`` is a transform that rotates positions, cell, offsets and every label; ``EquivarianceHook`` watches
-# ``spkmd``. Which of them does what: :doc:`/reference/schnetpack`.
+# ``RandomRotation()`` is a transform that rotates positions, cell, offsets and every label; ``EquivarianceHook``
+# watches ``spkmd``. Which of them does what: :doc:`/reference/schnetpack`.

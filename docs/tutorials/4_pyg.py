@@ -2,8 +2,8 @@
 Probe a PyG model
 =================
 
-``attach`` puts a probe on a PyG model for the time of a ``with`` block. It reads batches of graphs, and compares outputs with
-the labels that the graphs carry.
+``attach`` puts a probe on a PyG model for the time of a ``with`` block. It reads batches of graphs, and compares
+outputs with the labels that the graphs carry.
 """
 
 import matplotlib.pyplot as plt
@@ -47,8 +47,8 @@ plain = train()
 print(plain.report())
 
 # %%
-# The loss has become small, and nearly all that is left of it is broken symmetry: fifteen graphs in one orientation each do
-# not teach a perceptron what a rotation is.
+# The loss has become small, and nearly all that is left of it is broken symmetry: fifteen graphs in one orientation
+# each do not teach a perceptron what a rotation is.
 #
 # Random rotations
 # ----------------
@@ -63,7 +63,8 @@ for probe, ax, title in zip((plain, augmented), axes, ("one orientation each", "
 # %%
 # Is an augmentation right?
 # -------------------------
-# ``check_augmentation`` says whether a transform of yours is uniform over rotations, and whether the labels rotate along.
+# ``check_augmentation`` says whether a transform of yours is uniform over rotations, and whether the labels rotate
+# along.
 
 from torch_geometric.transforms import Compose, RandomRotate
 

@@ -2,8 +2,8 @@
 A flow and its sampler
 ======================
 
-Flow matching draws noise and times in its own step. The probe runs that step again with the same draws, so that no loss needs
-to be declared. Afterwards the sampler is audited: how far do end points move if the noise is rotated?
+Flow matching draws noise and times in its own step. The probe runs that step again with the same draws, so that no
+loss needs to be declared. Afterwards the sampler is audited: how far do end points move if the noise is rotated?
 """
 
 import matplotlib.pyplot as plt
@@ -37,7 +37,8 @@ for _ in range(400):  # flow matching on one molecule in random orientations
 # %%
 # By diffusion time
 # -----------------
-# ``over="t"`` splits everything into bins of an input of the network. Near the data the share is larger than near the noise.
+# ``over="t"`` splits everything into bins of an input of the network. Near the data the share is larger than near the
+# noise.
 
 times = probe.over_time()
 print(times)
@@ -47,8 +48,8 @@ times.plot(ax=axes)
 # %%
 # In the samples
 # --------------
-# A small share of the loss is not small in the samples: errors add up along the path. ``audit_sampler`` rotates the initial
-# noise, runs the sampler, rotates the end points back and compares.
+# A small share of the loss is not small in the samples: errors add up along the path. ``audit_sampler`` rotates the
+# initial noise, runs the sampler, rotates the end points back and compares.
 
 
 def sampler(noise, velocity, steps=20):

@@ -2,8 +2,8 @@
 Molecular dynamics with a non-equivariant model
 ===============================================
 
-A model that does not respect rotation exerts a torque on a free molecule, which then begins to spin. The monitor watches that
-while the run goes on, and changes no bit of it.
+A model that does not respect rotation exerts a torque on a free molecule, which then begins to spin. The monitor
+watches that while the run goes on, and changes no bit of it.
 """
 
 # sphinx_gallery_thumbnail_number = 1
@@ -54,6 +54,7 @@ print(averaged["forces"].sentence)
 print(f"before: {report['forces'].sentence}")
 
 # %%
-# Averaging mends what is broken under rotation, and nothing else. These forces are predicted beside the energy and are no
-# gradient of it, so the energy still drifts: the monitor says how much of the drift that makes. The same without a change
-# to a script: ``equiv-probe run md.py``, or ``EQUIV_PROBE=1 python md.py``. More: :doc:`/how-to/average-at-test-time`.
+# Averaging mends what is broken under rotation, and nothing else. These forces are predicted beside the energy and
+# are no gradient of it, so the energy still drifts: the monitor says how much of the drift that makes. The same
+# without a change to a script: ``equiv-probe run md.py``, or ``EQUIV_PROBE=1 python md.py``. More:
+# :doc:`/how-to/average-at-test-time`.

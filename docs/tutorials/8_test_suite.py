@@ -2,8 +2,8 @@
 In your test suite
 ==================
 
-One line of a test says whether a model is equivariant, to what rounding explains in its precision. If it is not, the failure
-says where, by how much, and why, as far as that is cheap to find out.
+One line of a test says whether a model is equivariant, to what rounding explains in its precision. If it is not, the
+failure says where, by how much, and why, as far as that is cheap to find out.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 
 folder = Path(mkdtemp())
 (folder / "test_model.py").write_text(
-    '''
+    """
 import pytest
 import torch
 
@@ -43,18 +43,18 @@ def test_reflection_too(equivariance):  # the fixture collects what it measured
 
 def test_other_axes(equivariance):
     equivariance(other_axes, BATCH, SCHEMA)
-'''
+"""
 )
 
 # %%
-# The fixture ``equivariance`` comes with the package; its measurements are a table at the end of the session, and a page with
-# ``--equivariance-report=page.html``. Two tests pass, one fails:
+# The fixture ``equivariance`` comes with the package; its measurements are a table at the end of the session, and a
+# page with ``--equivariance-report=page.html``. Two tests pass, one fails:
 
 command = [sys.executable, "-m", "pytest", "--tb=line", "-q", "-p", "no:cacheprovider", "--color=no", str(folder)]
 done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
 print(done.stdout.replace(str(folder), "."))
 
 # %%
-# The last line of the failure names the cause: the forces rotate as they should if their axes are read in another order.
-# What else can be asserted, and for which groups: :doc:`/how-to/assert-in-tests`. Limits for releases and
+# The last line of the failure names the cause: the forces rotate as they should if their axes are read in another
+# order. What else can be asserted, and for which groups: :doc:`/how-to/assert-in-tests`. Limits for releases and
 # comparison with the last one: :doc:`/how-to/guard-releases`.
