@@ -1,7 +1,7 @@
 """Make the results of the gallery anew: `make docs-run`. The site shows what is stored, and builds without the models.
 
-python docs/stored_results.py                 # all of them, some minutes on one core; what is not installed is left as it is
-python docs/stored_results.py chgnet dynamics # some
+All of it takes some minutes on one core; `make docs-run ARGS=chgnet` makes one.
+What is not installed here is left as it is.
 """
 
 from __future__ import annotations

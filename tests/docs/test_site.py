@@ -1,4 +1,4 @@
-"""The site: every public name is documented; of the built site, no link is broken, and a browser shows it as it should."""
+"""The site: public names are documented; of what is built no link is broken, and a browser shows it as it should."""
 
 from __future__ import annotations
 
