@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml, unichar2tex, wrap_math_code
+from docutils.utils.math import latex2mathml, unichar2tex
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 
 def _markup(latex: str, *, block: bool) -> str:
-    text = wrap_math_code(latex, as_block=True) if block else latex
-    return str(latex2mathml.tex2mathml(text.translate(unichar2tex.uni2tex_table), as_block=block))
+    return str(latex2mathml.tex2mathml(latex.translate(unichar2tex.uni2tex_table), as_block=block))
 
 
 def _inline(self: Any, node: nodes.math) -> None:
