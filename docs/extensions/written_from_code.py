@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sphinx.application import Sphinx
 
-ESCAPED = str.maketrans({"<": "&lt;", "_": "\\_", "*": "\\*", "[": "\\[", "|": "\\|", "$": "\\$"})
+ESCAPED = str.maketrans({"<": "&lt;", "*": "\\*", "[": "\\[", "|": "\\|", "$": "\\$"})
 
 
 def commands() -> str:
@@ -33,7 +33,7 @@ def _of_command(name: str, command: Any) -> Iterator[str]:
     yield from (f"## {name}", "", _prose(command.help or ""), "", "```text", usage, "```", "")
     yield from ("| argument or option | what it does |", "|---|---|")
     for parameter in command.get_params(context):
-        if record := parameter.get_help_record(context):
+        if parameter.name != "help" and (record := parameter.get_help_record(context)):
             yield f"| `{record[0].replace('|', '/')}` | {' '.join(record[1].split()).translate(ESCAPED)} |"
     yield ""
 
@@ -51,7 +51,7 @@ def schemas(folder: Path) -> str:
         record = kinds.class_of(kind)
         text = json.dumps(record.json_schema(), indent=1, ensure_ascii=False)
         (folder / f"{kind}.json").write_text(text, encoding="utf-8")
-        about = (record.__doc__ or "").partition("\n")[0].translate(ESCAPED)
+        about = (record.__doc__ or "").partition("\n")[0].replace("``", "`")
         link = f'<a href="../schemas/{kind}.json">{kind}.json</a>'
         lines.append(f"| `{kind}` | `{record.__name__}` | {about} | {link} |")
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from equiv_probe_ase import audit
 FOLDER = "../../integrations/force_field"  # as seen from docs/tutorials of a checkout
 molecules = read(f"{FOLDER}/data/molecules.extxyz", "::5")  # 12 small molecules, with labels of GFN2-xTB
 report = audit(f"{FOLDER}/transformer.py:calculator", molecules, progress=False)
-print(report)
+report
 
 # %%
 # Read it from the top. The first sentence is the result; the verdict compares it with the round-off floor, which is

@@ -79,13 +79,13 @@ def train(name, *first):
 
 
 sound, faulty = train("painn"), train("stretched", Stretched())
-print(sound)
+sound
 
 # %%
 # PaiNN is at round-off, as it must be, trained or not. Where a task trains several outputs, each has rows of its own
 # beside their weighted sum; error bars are over structures. The stretched one is broken:
 
-print(faulty)
+faulty
 
 # %%
 # Along the run

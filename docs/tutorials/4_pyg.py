@@ -44,7 +44,7 @@ def train(transform=lambda graph: graph):
 
 
 plain = train()
-print(plain.report())
+plain.report()
 
 # %%
 # The loss has become small, and nearly all that is left of it is broken symmetry: fifteen graphs in one orientation

@@ -60,7 +60,7 @@ def sampler(noise, velocity, steps=20):
 
 start = torch.randn(64, 4, 3).double()
 plain = ep.audit_sampler(lambda noise: sampler(noise, net), start)
-print(plain)
+plain
 
 # %%
 # Averaged over rotations

@@ -35,7 +35,7 @@ with ep.augment(net, schema):
 
 clean = clean_grids()[:4]
 found = ep.audit_grid(net, clean, schema, targets=clean)
-print(found)
+found
 
 # %%
 # Beside each number stands its floor: what interpolation or rounding alone may make of it.

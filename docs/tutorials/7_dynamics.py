@@ -33,7 +33,7 @@ def run(calculator, steps=100):
 
 model = make_calculator(f"{FOLDER}/transformer.py:calculator", dtype="float64")
 report = run(model)
-print(report)
+report
 
 # %%
 # The budget of angular momentum
