@@ -24,7 +24,7 @@ report
 # %%
 # Read it from the top. The first sentence is the result; the verdict compares it with the round-off floor, which is
 # what the same measurement reads where only rounding differs. Labels were found in the file, so the loss is split as
-# well: a fifth of the squared error of the forces is there only because the model does not respect rotation.
+# well: some 20 % of the squared error of the forces is there only because the model does not respect rotation.
 #
 # Numbers by name
 # ---------------
