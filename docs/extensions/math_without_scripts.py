@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def _markup(latex: str, *, block: bool) -> str:
-    return str(latex2mathml.tex2mathml(latex.translate(unichar2tex.uni2tex_table), as_block=block))
+    made = str(latex2mathml.tex2mathml(latex.translate(unichar2tex.uni2tex_table), as_block=block))
+    for fence in "‖⟨⟩":  # which would grow with what stands around them
+        made = made.replace(f"<mo>{fence}", f'<mo stretchy="false">{fence}')
+    return made
 
 
 def _inline(self: Any, node: nodes.math) -> None:
