@@ -55,7 +55,7 @@ report.plot_spectrum(ax=axes)
 # Keep it
 # -------
 # ``report.save("report.json")`` keeps everything, ``.csv`` the table, and ``.html`` is a page to look at, with the
-# worst structures in 3D: the gallery has some. On the command line the same audit is
+# worst structures in 3D, as in the :doc:`gallery </gallery/index>`. On the command line the same audit is
 #
 # .. code-block:: console
 #

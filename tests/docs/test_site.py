@@ -36,7 +36,7 @@ OPENED = (
 @pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_is_documented(module: str) -> None:
     written = "\n".join(page.read_text("utf-8") for page in (ROOT / "docs" / "reference").glob("*.rst"))
-    documented = set(re.findall(rf"^\.\. auto\w+:: {re.escape(module)}\.(\w+)$", written, re.MULTILINE))
+    documented = set(re.findall(rf"^\.\. (?:auto\w+|py:data):: {re.escape(module)}\.(\w+)$", written, re.MULTILINE))
     assert documented == set(import_module(module).__all__) - SUBMODULES
 
 
