@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from equiv_probe.cli.main import build
+from equiv_probe.live import plugins
 from equiv_probe.report import kinds
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def commands() -> str:
 def _of_command(name: str, command: Any) -> Iterator[str]:
     context = command.make_context(f"equiv-probe {name}", [], resilient_parsing=True)
     usage = context.get_usage().removeprefix("Usage: ")
-    yield from (f"## {name}", "", _prose(command.help or ""), "", "```text", usage, "```", "")
+    yield from (f"### {name}", "", _prose(command.help or ""), "", "```text", usage, "```", "")
     yield from ("| argument or option | what it does |", "|---|---|")
     for parameter in command.get_params(context):
         if parameter.name != "help" and (record := parameter.get_help_record(context)):
@@ -41,6 +42,13 @@ def _of_command(name: str, command: Any) -> Iterator[str]:
 def _prose(text: str) -> str:
     """A command's help; its examples, which are indented, stay as they are."""
     return "\n".join(line if line.startswith("    ") else line.translate(ESCAPED) for line in text.splitlines())
+
+
+def presets() -> str:
+    """A table of the calculators with short names, in Markdown."""
+    lines = ["| preset | what |", "|---|---|"]
+    found = [one for plugin in plugins.installed()[0] for one in plugin.presets()]
+    return "\n".join([*lines, *(f"| `{one.name}` | {one.about.translate(ESCAPED)} |" for one in found)])
 
 
 def schemas(folder: Path) -> str:
@@ -60,7 +68,7 @@ def schemas(folder: Path) -> str:
 def write(app: Sphinx) -> None:
     """Write all of it below ``generated/``, files only where they changed: Sphinx reads anew what is newer."""
     generated = Path(app.srcdir) / "generated"
-    texts = {"commands.md": commands(), "schemas.md": schemas(generated / "extra" / "schemas")}
+    texts = {"commands.md": commands(), "presets.md": presets(), "schemas.md": schemas(generated / "extra" / "schemas")}
     for name, text in texts.items():
         path = generated / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
