@@ -62,6 +62,21 @@ def test_yaml_can_be_read(page: Path, block: str) -> None:
     assert yaml.safe_load(block), page
 
 
+def test_configurations_make_the_callback_that_they_describe() -> None:
+    """Hydra's and LightningCLI's way of making an object of a file."""
+    instantiate = pytest.importorskip("hydra.utils").instantiate
+    pytest.importorskip("pytorch_lightning")
+    made = [yaml.safe_load(block) for page, language, block in BLOCKS if language == "yaml" and "Callback" in block]
+    files, hydra = [one for one in made if "trainer" in one], [one for one in made if "callbacks" in one]
+    assert len(files) == len(hydra) == 1
+    callback = instantiate(hydra[0]["callbacks"]["equivariance"])
+    assert str(callback.settings.schema) == 'Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})'
+    assert (callback.settings.network, callback.settings.options["every"]) == ("model.net", 100)
+    given = files[0]["trainer"]["callbacks"][0]
+    callback = instantiate({"_target_": given["class_path"], **given["init_args"]})
+    assert callback.settings.options["plan"].design == "icosahedral"
+
+
 @cache
 def options() -> dict[str, set[str]]:
     """The options of every command."""
