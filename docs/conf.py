@@ -74,6 +74,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_signature": False,
     "show_memory": False,
+    "default_thumb_file": str(HERE / "_static" / "report.png"),
     "min_reported_time": 1e6,
     "remove_config_comments": True,
     "abort_on_example_error": True,

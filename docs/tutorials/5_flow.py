@@ -59,7 +59,13 @@ def sampler(noise, velocity, steps=20):
 
 
 start = torch.randn(64, 4, 3).double()
-plain = ep.audit_sampler(lambda noise: sampler(noise, net), start)
+
+
+def by_velocity(noise):
+    return sampler(noise, net)
+
+
+plain = ep.audit_sampler(by_velocity, start)
 plain
 
 # %%
