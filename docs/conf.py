@@ -92,6 +92,7 @@ pygments_dark_style = "monokai"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_extra_path = ["generated/extra"]
+(HERE / "generated" / "extra").mkdir(parents=True, exist_ok=True)  # what is in it is written later
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": True}
