@@ -148,8 +148,8 @@ def batch_not_asked() -> Control:
 def many_carry(output: str, effective: float, count: int, what: str, largest: str = "") -> Control:
     """Whether enough structures, or rotations, carry a number for its interval to be honest.
 
-    ``effective`` is their effective number (:func:`equiv_probe.estimation.few.effective_number`); ``largest`` says more
-    about those that carry it.
+    ``effective`` is their effective number (:func:`equiv_probe.estimation.heavy_tails.effective_number`); ``largest``
+    says more about those that carry it.
     """
     name = MANY.format(what)
     if count < FEW:

@@ -13,7 +13,7 @@ from torch import Tensor
 from equiv_probe.estimation.controls import Control, failures_of, many_carry
 from equiv_probe.estimation.differences import welch
 from equiv_probe.estimation.estimates import Estimate, Sums, flattened
-from equiv_probe.estimation.few import effective_number
+from equiv_probe.estimation.heavy_tails import effective_number
 from equiv_probe.estimation.measurement import Measurement, Objective, measure, require_outputs
 from equiv_probe.estimation.second_opinion import second_opinion
 

@@ -149,7 +149,7 @@ def put_together(parts: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(parts)) if of_wholes(parts) else torch.cat(list(parts))
 
 
-def parted(value: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
+def split_as(value: Tensor, like: Sequence[Tensor]) -> Sequence[Tensor]:
     """Undo :func:`put_together`, for tensors of the lengths of others."""
     parts: Sequence[Tensor] = value.unbind(0) if of_wholes(like) else torch.split(value, [len(one) for one in like])
     return parts
@@ -167,5 +167,5 @@ def _as_given(given: Any, value: Any, name: str) -> Any:
             value = value.reshape(given.shape)
         return laid_out_as(value, given)
     if isinstance(given, (list, tuple)) and isinstance(value, torch.Tensor):
-        return type(given)(parted(value, given))
+        return type(given)(split_as(value, given))
     return value

@@ -15,7 +15,7 @@ import torch
 
 from equiv_probe.live.adapters import Arguments, CallAdapter, Rebuild
 from equiv_probe.live.nested import coordinates_in, entries, holds_coordinates
-from equiv_probe.live.outputs import all_outputs, new_outputs, of_wholes, parted, put_together
+from equiv_probe.live.outputs import all_outputs, new_outputs, of_wholes, put_together, split_as
 from equiv_probe.representations.representation import scalar
 from equiv_probe.schema.centers import centroids
 from equiv_probe.schema.schema import Schema
@@ -86,7 +86,7 @@ class StructureListAdapter(CallAdapter):
         def rebuild(values: Named) -> Arguments:
             made = dict(values)
             for inner, each in ways.items():
-                made.update(zip(each, parted(values[inner], parts[inner]), strict=True))
+                made.update(zip(each, split_as(values[inner], parts[inner]), strict=True))
             return rebuild_call(made)
 
         return inputs, rebuild

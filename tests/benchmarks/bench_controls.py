@@ -25,7 +25,7 @@ from ase.calculators.emt import EMT
 import equiv_probe as ep
 from equiv_probe.estimation.controls import failures_of
 from equiv_probe.estimation.estimates import Sums
-from equiv_probe.estimation.few import HEAVY, bootstrap_t, effective_number
+from equiv_probe.estimation.heavy_tails import HEAVY, bootstrap_t, effective_number
 from equiv_probe.probe import probe as probes_module
 from equiv_probe.probe.checks import Checks
 from equiv_probe.voxels.grid_numbers import Shown

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Flow(pl.LightningModule):
-    """Draws its times itself; of a kind of loss that can be parted, or not."""
+    """Draws its times itself; of a kind of loss that can be split by structure, or not."""
 
     def __init__(self, kind: str = "squared", lr: float = 0.0) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from equiv_probe.estimation.controls import (
     many_carry,
     sees_rotation,
 )
-from equiv_probe.estimation.few import effective_number
+from equiv_probe.estimation.heavy_tails import effective_number
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe_ase.auditing.judgement import floor_of, is_stuck, root_mean_square, rounding_of, varies
 from equiv_probe_ase.structures.control_copies import SHIFT

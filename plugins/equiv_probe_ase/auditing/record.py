@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe import EquivProbeError, decompose
-from equiv_probe.estimation.few import effective_number
+from equiv_probe.estimation.heavy_tails import effective_number
 from equiv_probe.estimation.noise import pairing_score
 from equiv_probe.estimation.spectrum import spectrum, torque_bound
 from equiv_probe.estimation.variogram import Pairs, variogram

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from equiv_probe.estimation.estimates import EQUIV, TOTAL, WEIGHT, Sums
-from equiv_probe.estimation.few import HEAVY, bootstrap_t, effective_number
+from equiv_probe.estimation.heavy_tails import HEAVY, bootstrap_t, effective_number
 from equiv_probe.results.report import Labelled, Measured
 from equiv_probe_ase.auditing.angular import angular
 from equiv_probe_ase.auditing.judgement import floor_of, judged, root_mean_square, varies

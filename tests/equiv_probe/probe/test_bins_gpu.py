@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 EDGES = [0.0, 0.5, 1.0]
 
 
-@pytest.mark.parametrize("kind", ["parted", "returned", "hooks"])
+@pytest.mark.parametrize("kind", ["split", "returned", "hooks"])
 def test_bins_on_a_device(kind: str) -> None:
     torch.manual_seed(0)
     net = Timed().cuda()
@@ -36,7 +36,7 @@ def test_bins_on_a_device(kind: str) -> None:
 
     for _ in range(40):
         x, t = (one.cuda() for one in drawn())
-        # The first measurement looks at the times, and whether the loss was parted.
+        # The first measurement looks at the times, and whether the loss was split by structure.
         torch.cuda.set_sync_debug_mode("error" if probe.running else "default")
         try:
             measure(x, t)

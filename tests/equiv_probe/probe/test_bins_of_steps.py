@@ -1,4 +1,4 @@
-"""A step's one number, parted into its structures: equal to their own losses, or refused; and unseen."""
+"""A step's one number, split by structure: equal to their own losses, or refused; and unseen."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ def test_a_squared_error_is_parted_into_its_structures(case: str, grad: str) -> 
         number, losses = squared()[case]
         x, t, _, _ = inputs()
         net = Timed().train(grad == "train")
-        parted = bins_of(lambda: number(net(x, t)), net)
+        by_structure = bins_of(lambda: number(net(x, t)), net)
         own = bins_of(lambda: losses(net(x, t)), net)
-    assert parted == pytest.approx(own, rel=1e-9)
-    assert len(parted) == 2 * 8, "two bins, four numbers, each with its standard error"
+    assert by_structure == pytest.approx(own, rel=1e-9)
+    assert len(by_structure) == 2 * 8, "two bins, four numbers, each with its standard error"
 
 
 @pytest.mark.parametrize(("dtype", "rel"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
@@ -112,9 +112,9 @@ def test_in_lower_precision(dtype: torch.dtype, rel: float) -> None:
     x, t, _, _ = inputs(dtype)
     net = Timed(dtype)
     for number, losses in (squared(dtype)["mean"], squared(dtype)["mask"]):
-        parted, own = bins_of(lambda n=number: n(net(x, t)), net), bins_of(lambda n=losses: n(net(x, t)), net)
+        by_structure, own = bins_of(lambda n=number: n(net(x, t)), net), bins_of(lambda n=losses: n(net(x, t)), net)
         values = {name: value for name, value in own.items() if "stderr" not in name}
-        assert {name: parted[name] for name in values} == pytest.approx(values, rel=rel)
+        assert {name: by_structure[name] for name in values} == pytest.approx(values, rel=rel)
 
 
 class ByIndex(Timed):
@@ -137,8 +137,8 @@ def test_a_batch_by_index(reduction: str) -> None:
     else:
         number = lambda v: (summed(v) / batch.bincount()).mean()  # noqa: E731
         losses = lambda v: summed(v) / batch.bincount()  # noqa: E731
-    parted, own = bins_of(lambda: number(net(x, t, batch)), net), bins_of(lambda: losses(net(x, t, batch)), net)
-    assert parted == pytest.approx(own, rel=1e-9)
+    by_structure, own = bins_of(lambda: number(net(x, t, batch)), net), bins_of(lambda: losses(net(x, t, batch)), net)
+    assert by_structure == pytest.approx(own, rel=1e-9)
 
 
 def test_losses_of_nodes_belong_to_their_structures() -> None:
@@ -434,9 +434,9 @@ def test_under_autocast() -> None:
     net, (x, t, y, _) = Layer(), inputs(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         assert net(x, t).dtype == torch.bfloat16
-        parted = bins_of(lambda: functional.mse_loss(net(x, t).float(), y), net)
+        by_structure = bins_of(lambda: functional.mse_loss(net(x, t).float(), y), net)
         own = bins_of(lambda: (net(x, t).float() - y).square().mean((1, 2)), net)
-    assert parted == pytest.approx(own, rel=0.02)
+    assert by_structure == pytest.approx(own, rel=0.02)
 
 
 @pytest.mark.parametrize("case", ["mean", "mask", "absolute", "returned", "hooks"])
@@ -448,12 +448,12 @@ def test_nothing_waits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = lambda v: (v - y).abs().mean((1, 2))  # noqa: E731
     number = {**{n: pair[0] for n, pair in squared().items()}, **unparted(), "returned": losses}.get(case)
     with warnings.catch_warnings(), ep.Probe(net, TIMED, every=1, over="t", bins=BINS) as probe:
-        warnings.simplefilter("ignore")  # that the absolute error cannot be parted
+        warnings.simplefilter("ignore")  # that the absolute error cannot be split by structure
 
         def run() -> None:
             net(x, t) if number is None else probe.step(lambda: number(net(x, t)))
 
-        run()  # the first measurement looks at the times, and whether the loss was parted
+        run()  # the first measurement looks at the times, and whether the loss was split by structure
         with NoReading():
             run()
     assert not probe.failures

@@ -67,8 +67,8 @@ def test_other_losses_do_not_pass(case: str) -> None:
     found = read_off(loss(leaf), [{"v": leaf}])
     owners = owners_of([{"v": leaf}], [Structures("leading", COUNT)])
     outputs = [leaf.detach(), draw(COUNT, 3, seed=7), draw(COUNT, 3, seed=8)]
-    parted = [found.losses([{"v": one}], owners) for one in outputs]
-    assert not bool(found.convex & agrees(parted, [loss(one) for one in outputs], 1e-16))
+    by_structure = [found.losses([{"v": one}], owners) for one in outputs]
+    assert not bool(found.convex & agrees(by_structure, [loss(one) for one in outputs], 1e-16))
 
 
 def test_nan_agrees_with_nothing() -> None:

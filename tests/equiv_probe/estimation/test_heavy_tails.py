@@ -11,7 +11,7 @@ import torch
 import equiv_probe as ep
 from equiv_probe.estimation.controls import many_carry
 from equiv_probe.estimation.estimates import Sums
-from equiv_probe.estimation.few import bootstrap_t, effective_number
+from equiv_probe.estimation.heavy_tails import bootstrap_t, effective_number
 
 
 def coverage(sigma: float, n: int, runs: int) -> tuple[float, float, float]:
