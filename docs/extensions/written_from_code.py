@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from equiv_probe.cli.main import build
+from equiv_probe.diagnosis.experiments import EXPERIMENTS
 from equiv_probe.live import plugins
 from equiv_probe.report import kinds
+from equiv_probe_ase.diagnosis.experiments import ATOMS_EXPERIMENTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,8 +42,11 @@ def _of_command(name: str, command: Any) -> Iterator[str]:
 
 
 def _prose(text: str) -> str:
-    """A command's help; its examples, which are indented, stay as they are."""
-    return "\n".join(line if line.startswith("    ") else line.translate(ESCAPED) for line in text.splitlines())
+    """A command's help; the paragraphs that are examples become code."""
+    paragraphs = [paragraph.strip() for paragraph in text.replace("\b", "").split("\n\n")]
+    return "\n\n".join(
+        f"```console\n$ {one}\n```" if one.startswith("equiv-probe ") else one.translate(ESCAPED) for one in paragraphs
+    )
 
 
 def presets() -> str:
@@ -49,6 +54,14 @@ def presets() -> str:
     lines = ["| preset | what |", "|---|---|"]
     found = [one for plugin in plugins.installed()[0] for one in plugin.presets()]
     return "\n".join([*lines, *(f"| `{one.name}` | {one.about.translate(ESCAPED)} |" for one in found)])
+
+
+def experiments() -> str:
+    """A table of what a diagnosis tries, in Markdown."""
+    lines = ["| experiment | asks | evaluations, about |", "|---|---|---|"]
+    found = {one.name: one for one in (*EXPERIMENTS, *ATOMS_EXPERIMENTS)}.values()
+    ordered = sorted(found, key=lambda one: (one.group, one.cost))
+    return "\n".join([*lines, *(f"| {one.name} | {one.question.translate(ESCAPED)} | {one.cost} |" for one in ordered)])
 
 
 def schemas(folder: Path) -> str:
@@ -68,7 +81,12 @@ def schemas(folder: Path) -> str:
 def write(app: Sphinx) -> None:
     """Write all of it below ``generated/``, files only where they changed: Sphinx reads anew what is newer."""
     generated = Path(app.srcdir) / "generated"
-    texts = {"commands.md": commands(), "presets.md": presets(), "schemas.md": schemas(generated / "extra" / "schemas")}
+    texts = {
+        "commands.md": commands(),
+        "experiments.md": experiments(),
+        "presets.md": presets(),
+        "schemas.md": schemas(generated / "extra" / "schemas"),
+    }
     for name, text in texts.items():
         path = generated / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
