@@ -34,6 +34,8 @@ def _of_command(name: str, command: Any) -> Iterator[str]:
     context = command.make_context(f"equiv-probe {name}", [], resilient_parsing=True)
     usage = context.get_usage().removeprefix("Usage: ")
     yield from (f"### {name}", "", _prose(command.help or ""), "", "```text", usage, "```", "")
+    if command.epilog:
+        yield from ("```console", f"$ {command.epilog.removeprefix('Example: ')}", "```", "")
     yield from ("| argument or option | what it does |", "|---|---|")
     for parameter in command.get_params(context):
         if parameter.name != "help" and (record := parameter.get_help_record(context)):
