@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class EquivProbeError(Exception):
     """Something that cannot be measured as asked.
@@ -27,3 +33,15 @@ class EquivProbeError(Exception):
     def __reduce__(self) -> tuple[type[EquivProbeError], tuple[str, str, str]]:
         """Pickle by the three parts, so that workers can raise it across processes."""
         return type(self), (self.found, self.expected, self.fix)
+
+
+def did_you_mean(given: object, names: Iterable[str]) -> str:
+    """The end of a sentence that offers the nearest of some names, empty if none is spelled like what was given.
+
+    >>> did_you_mean("mze", ["mse", "mae"])
+    "; did you mean 'mse'?"
+    >>> did_you_mean("seven", ["mse", "mae"])
+    ''
+    """
+    near = difflib.get_close_matches(str(given), list(names), 1, 0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -34,8 +34,8 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(no_args_is_help=True)(_root)
-    app.command()(doctor)
-    app.command(context_settings=PASSED_ON)(run)
+    app.command(epilog="Example: equiv-probe doctor")(doctor)
+    app.command(context_settings=PASSED_ON, epilog="Example: equiv-probe run train.py --epochs 10")(run)
     reporting.register(app)
     for plugin in plugins.installed()[0]:
         if plugin.register is None:
@@ -136,4 +136,4 @@ def explain(error: EquivProbeError) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=True, highlight=False).print(Text.assemble(("Error: ", "bold red"), str(error)))
+    Console(stderr=True, highlight=False).print(Text.assemble(("Error: ", "bold red"), str(error)), soft_wrap=True)

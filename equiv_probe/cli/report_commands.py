@@ -16,9 +16,9 @@ Files = Annotated[list[Path], typer.Argument(help="Reports in JSON, as audits an
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``equiv-probe``."""
-    app.command("report")(report_command)
-    app.command("compare")(compare_command)
-    app.command("scaling")(scaling_command)
+    app.command("report", epilog="Example: equiv-probe report old.json new.json -o both.html")(report_command)
+    app.command("compare", epilog="Example: equiv-probe compare old.json new.json -o change.html")(compare_command)
+    app.command("scaling", epilog="Example: equiv-probe scaling runs.csv --x N,D -o laws.html")(scaling_command)
 
 
 def report_command(

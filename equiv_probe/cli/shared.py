@@ -6,6 +6,7 @@ one call of the model, ``--reference`` labels that come with structures, ``--pro
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,10 +26,11 @@ INTERRUPTED = 130
 
 
 def wide_console() -> Console:
-    """A console on stdout that does not squeeze tables into 80 columns when it writes to a file or a pipe."""
+    """A console on stdout as wide as the terminal or as ``COLUMNS`` says, and 120 columns in a file or a pipe."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    is_known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(highlight=False, width=None if is_known else 120)
 
 
 def require_output(output: Path, inputs: Sequence[Path], suffixes: Collection[str] = ()) -> None:

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.diagnosis.experiment import experiment
+from equiv_probe.diagnosis.experiment import experiment, require_any_rotation
 from equiv_probe.diagnosis.finding import EXPLAINED, Finding
 from equiv_probe.report.formatting import number
 from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "angular degree"
@@ -34,12 +33,13 @@ _ADVICE = {
 
 
 @experiment(NAME, "spectrum", "Does the error depend on the orientation in a simple way?", cost=MORE)
-def angular_degree(subject: Subject) -> Iterator[Finding]:
+def angular_degree(subject: Subject) -> Findings:
     """Fit the orbit by Wigner functions of degree up to one, and up to two.
 
     With so few rotations least squares tell more than averages over pairs of them: an orbit that has no higher degrees
     is fitted exactly. What is left is counted per degree of freedom.
     """
+    require_any_rotation(subject)
     more = haar(MORE, torch.Generator().manual_seed(subject.seed + 2))
     further = subject.again(rotations=more)
     rotations = torch.cat([subject.rotations, more])

@@ -14,10 +14,18 @@ if TYPE_CHECKING:
 
 _NAMES = re.compile(r"(^|_)(idx_?[ijk]|index_?[ijk]|edges?|senders?|receivers?|neighbou?rs?|nbrs?|src|dst)(_|$)")
 
+_ENDS = re.compile(r"(^|_)(idx_?[ij]|index_?[ij]|senders?|receivers?|src|dst)(_|$)")
+
 
 def atom_indices(subject: Subject) -> list[str]:
     """Names of the inputs that hold places of atoms in the list of all atoms: by their names, or shape ``(2, E)``."""
     return [name for name, value in subject.inputs.items() if name != subject.schema.batch and _is_index(name, value)]
+
+
+def edges_of(subject: Subject) -> dict[str, torch.Tensor]:
+    """Those that hold both ends of edges, ``(2, E)``, or one of them, ``(E,)``; what edges are of is none."""
+    found = {name: subject.inputs[name] for name in atom_indices(subject)}
+    return {name: value for name, value in found.items() if value.ndim == 2 or _ENDS.search(plain(name))}
 
 
 def _is_index(name: str, value: Any) -> bool:

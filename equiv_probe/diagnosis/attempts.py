@@ -33,7 +33,8 @@ def attempt_blocks(attempts: Sequence[Attempt]) -> list[Block]:
         Column("why", kind="text"),
     ]
     rows: list[list[Cell]] = [
-        [one.experiment, one.question, one.evaluations, Verdict(*_STATES[one.state]), one.why] for one in attempts
+        [one.experiment, one.question, one.evaluations, Verdict(*_STATES[one.state]), one.why]
+        for one in sorted(attempts, key=lambda one: list(_STATES).index(one.state))
     ]
     return [Table("All experiments", columns, rows, on=GRAPHICAL), *_in_a_terminal(attempts)]
 

@@ -36,7 +36,7 @@ BLIND = (
     "a model that is wrong but equivariant",
     "a cause that no experiment has; add one: a file in equiv_probe/diagnosis",
 )
-_TELLING = ("graph", "numerics", "physics", "conventions", "group", "spectrum")
+_TELLING = ("graph", "grids", "numerics", "physics", "conventions", "group", "spectrum")
 
 
 class Diagnosis(Record, frozen=True):
@@ -160,7 +160,10 @@ class Diagnosis(Record, frozen=True):
         return [Paragraph(line, on=TERMINAL) for line in lines if line]
 
     def _what_to_try(self) -> list[Block]:
-        advice = {one.advice: one.experiment for one in reversed(self._shown()) if one.advice}
+        known = {one.output for one in self.decisive if one.kind == "cause" and one.state == "explains"}
+        # Where a cause is known, advice that only follows from the kind of error leads astray.
+        asked = [one for one in self._shown() if one.advice and not (one.kind == "character" and one.output in known)]
+        advice = {one.advice: one.experiment for one in reversed(asked)}
         lines = [Paragraph(text, f"Try, for {name}") for text, name in reversed(advice.items())]
         return [Section("What to try?", lines)] if lines else []
 

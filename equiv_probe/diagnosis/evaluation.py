@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
 
     from equiv_probe.orbit.rotated_model import RotatedModel
@@ -30,6 +33,16 @@ class Evaluated:
     values: dict[str, Tensor]
     refused: list[str]
     nonfinite: dict[str, int]
+
+
+def under(context: Callable[[], AbstractContextManager[Any]], predict: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function that is evaluated inside of a context, a new one for each call."""
+
+    def run(inputs: Any) -> Any:
+        with context():
+            return predict(inputs)
+
+    return run
 
 
 def evaluated(model: RotatedModel, wanted: Tensor, fewest: int) -> Evaluated:

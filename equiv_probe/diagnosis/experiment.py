@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from equiv_probe.diagnosis.finding import EXACTLY, Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from equiv_probe.diagnosis.comparison import Compared
     from equiv_probe.diagnosis.finding import Kind
     from equiv_probe.diagnosis.subject import Subject
     from equiv_probe.representations.representation import Representation
 
+    Findings: TypeAlias = Iterator[Finding]
     Run: TypeAlias = Callable[[Subject], Iterable[Finding]]
 
-Group: TypeAlias = Literal["conventions", "group", "numerics", "graph", "physics", "spectrum"]
+Group: TypeAlias = Literal["conventions", "group", "numerics", "graph", "grids", "physics", "spectrum"]
 
 
 class NotApplicable(Exception):  # noqa: N818 - it is no error
@@ -34,6 +35,12 @@ def places_in(subject: Subject) -> dict[str, Representation]:
     if not places:
         raise NotApplicable("no input holds places")
     return places
+
+
+def require_any_rotation(subject: Subject) -> None:
+    """Raise NotApplicable where only right angles rotate a grid."""
+    if subject.has_exact_grids:
+        raise NotApplicable("a grid that is not interpolated rotates by right angles alone")
 
 
 @dataclass(frozen=True)

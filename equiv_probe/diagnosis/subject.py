@@ -19,6 +19,7 @@ from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.report.formatting import number
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
+from equiv_probe.schema.grid_plans import exact_grids, fitting_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,9 +54,10 @@ class Subject:
         units: of outputs, where known.
         scales: natural sizes of outputs in these units; one where not known.
         seed: of the rotations.
+        first: at how many of them to evaluate it now; :meth:`evaluate_all` does the others.
 
     Raises:
-        EquivProbeError: it could be evaluated at fewer than six rotations.
+        EquivProbeError: it could be evaluated at fewer than six rotations, or two of the first.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Subject:
         units: Mapping[str, str] | None = None,
         scales: Mapping[str, float] | None = None,
         seed: int = 0,
+        first: int = ROTATIONS,
     ) -> None:
         self.predict, self.center, self.stacked, self.module = predict, center, stacked, module
         self.calling = calling
@@ -81,16 +84,40 @@ class Subject:
         self.precision = precision or _precision_of(inputs)
         self.model = self._made(predict, dict(inputs), schema, center)
         self.schema, self.inputs = self.model.schema, self.model.inputs
-        wanted = RotationPlan("haar", ROTATIONS, seed=seed).rotations().flatten(0, 1)
-        found = evaluated(self.model, wanted, FEW)
-        self.rotations, self.values, self.refused, self.nonfinite = (
-            found.rotations,
-            found.values,
-            found.refused,
-            found.nonfinite,
-        )
-        trips = haar(TRIPS, torch.Generator().manual_seed(seed + 1))
+        self.has_exact_grids = bool(exact_grids(self.schema))
+        self.plan = self._plan()
+        wanted = self.plan.rotations().flatten(0, 1)
+        self._waiting = wanted[first:]
+        found = evaluated(self.model, wanted[:first], min(2 if len(self._waiting) else FEW, len(wanted)))
+        self.rotations, self.values = found.rotations, found.values
+        self.refused, self.nonfinite = found.refused, found.nonfinite
+        exact = self.has_exact_grids
+        trips = self.rotations[:TRIPS] if exact else haar(TRIPS, torch.Generator().manual_seed(seed + 1))
         self.round_trips, self.repeats = self.model.floors(TRIPS, trips, TRIPS)
+
+    def evaluate_all(self) -> None:
+        """Evaluate it at the rotations that were left for later.
+
+        Raises:
+            EquivProbeError: it could be evaluated at fewer than six in all.
+        """
+        if not len(self._waiting):
+            return
+        found = evaluated(self.model, self._waiting, min(FEW, len(self._waiting)) - len(self.rotations))
+        self._waiting = self._waiting[:0]
+        self.rotations = torch.cat([self.rotations, found.rotations])
+        self.values = {n: torch.cat([v, found.values[n]]) for n, v in self.values.items() if n in found.values}
+        self.refused += found.refused
+        for name, count in found.nonfinite.items():
+            self.nonfinite[name] = self.nonfinite.get(name, 0) + count
+        for known in ("orbit", "controls", "broken"):
+            self.__dict__.pop(known, None)
+
+    def _plan(self) -> RotationPlan:
+        """Independent rotations; of grids without interpolation all that fit, in a random order."""
+        usual = RotationPlan("haar", ROTATIONS, seed=self.seed)
+        fitting = fitting_plan(usual, self.schema, self.inputs, self.model.identity)
+        return replace(fitting, replicates=fitting.size, subset=fitting.size) if self.has_exact_grids else usual
 
     # -- what was measured ---------------------------------------------------------------------------------------------
 
@@ -117,7 +144,7 @@ class Subject:
     @cached_property
     def orbit(self) -> Orbit:
         """What was evaluated, as an orbit of independent rotations."""
-        plan = RotationPlan("haar", len(self.rotations), seed=self.seed)
+        plan = replace(self.plan, replicates=len(self.rotations), subset=self.plan.subset and len(self.rotations))
         values = {name: value[:, None] for name, value in self.values.items()}
         schema = replace(self.schema, outputs={name: self.schema.outputs[name] for name in values})
         return Orbit.from_values(

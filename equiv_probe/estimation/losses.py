@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch.nn import functional
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,9 @@ def resolve(loss: AnyLoss) -> PointwiseLoss | Callable[..., Any]:
     name = _ALIASES.get(loss, loss)
     if name not in LOSSES:
         names = ", ".join(LOSSES)
-        raise EquivProbeError(f"loss {loss!r}", f"one of {names}, or a callable (prediction, target)", 'loss="mse"')
+        raise EquivProbeError(
+            f"loss {loss!r}", f"one of {names}, or a callable{did_you_mean(loss, LOSSES)}", 'loss="mse"'
+        )
     return LOSSES[name]
 
 

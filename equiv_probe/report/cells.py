@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from equiv_probe.report.document import Bound, Uncertain, Verdict
-from equiv_probe.report.formatting import number, percent, span
+from equiv_probe.report.formatting import UNDETERMINED, number, percent, says_nothing, span
 
 if TYPE_CHECKING:
     from equiv_probe.report.document import Cell, Column, Headline
@@ -22,6 +22,8 @@ def text_of(cell: Cell, column: Column) -> str:
     >>> share = Column("share", kind="percent")
     >>> text_of(0.25, share), text_of(Uncertain(0.25, 0.01), share), text_of((0.2, 0.3), share)
     ('25.0 %', '25.0 % ± 1.00 %', '[20.0 %, 30.0 %]')
+    >>> text_of((9.8e-4, 4.0e43), Column("rms"))  # at round-off
+    'not determined'
     >>> text_of(Bound(10.0, ">"), share), text_of(math.nan, Column("rms")), text_of(None, Column("rms"))
     ('> 1000 %', '–', '')
     """
@@ -30,9 +32,7 @@ def text_of(cell: Cell, column: Column) -> str:
     if isinstance(cell, Verdict):
         return cell.sentence or cell.kind or "not judged"
     if isinstance(cell, tuple):
-        low, high = cell
-        known = math.isfinite(low) and math.isfinite(high)
-        return f"[{_number(low, column)}, {_number(high, column)}]" if known else MISSING
+        return _interval(*cell, column)
     if isinstance(cell, Uncertain):
         value = _number(cell.value, column)
         known = math.isfinite(cell.stderr) and not value.startswith("<")  # of next to nothing there is no error
@@ -40,6 +40,12 @@ def text_of(cell: Cell, column: Column) -> str:
     if isinstance(cell, Bound):
         return f"{cell.side} {_bound(cell.value, column)}"
     return _number(cell, column)
+
+
+def _interval(low: float, high: float, column: Column) -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return MISSING
+    return UNDETERMINED if says_nothing(low, high) else f"[{_number(low, column)}, {_number(high, column)}]"
 
 
 def said(top: Headline) -> str:

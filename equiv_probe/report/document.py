@@ -67,13 +67,14 @@ class Column:
     Attributes:
         name: its head.
         unit: of all its numbers, below the head; cells of different units have a column of their own for them.
-        kind: ``"number"``, ``"text"`` (to the left; may be wrapped) or ``"percent"`` (numbers are parts of one).
+        kind: ``"number"``, ``"text"`` (to the left; may be wrapped), ``"bar"`` (to the left) or ``"percent"`` (parts of
+            one).
         digits: significant ones.
     """
 
     name: str
     unit: str = ""
-    kind: Literal["number", "text", "percent"] = "number"
+    kind: Literal["number", "text", "bar", "percent"] = "number"
     digits: int = 3
 
 

@@ -9,7 +9,11 @@ from unicodedata import category
 
 
 def number(value: float, digits: int = 3) -> str:
-    """Significant digits, without needless exponents; a dash for what was not measured."""
+    """Significant digits, without needless exponents; a dash for what was not measured.
+
+    >>> number(46865.1), number(2.9593), number(0.0), number(2.5e-5)
+    ('46865', '2.96', '0', '2.5e-5')
+    """
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
@@ -49,15 +53,32 @@ def _acts(character: str) -> bool:
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
+WIDE = 1e6
+"""Between the ends of an interval of positive numbers from which on it says nothing, as where rounding is estimated."""
+UNDETERMINED = "not determined"
+
+
+def says_nothing(low: float, high: float) -> bool:
+    """Whether an interval is so wide that its ends would only be taken for numbers.
+
+    >>> says_nothing(9.8e-4, 4.0e43), says_nothing(1.0, 30.0), says_nothing(-1.0, 1e9)
+    (True, False, False)
+    """
+    return low > 0 and high > WIDE * low
+
+
 def span(low: float, high: float, digits: int = 3) -> str:
     """An interval in a sentence, ``128 to 148``; empty where there is none."""
-    is_known = math.isfinite(low) and math.isfinite(high)
-    return f"{number(low, digits)} to {number(high, digits)}" if is_known else ""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return UNDETERMINED if says_nothing(low, high) else f"{number(low, digits)} to {number(high, digits)}"
 
 
 def interval(low: float, high: float) -> str:
     """A 95 % interval, or nothing where there is none."""
-    return f"[{number(low)}, {number(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    return UNDETERMINED if says_nothing(low, high) else f"[{number(low)}, {number(high)}]"
 
 
 def with_error(value: float, error: float) -> str:

@@ -145,7 +145,7 @@ def _drawn(table: Table, chosen: Sequence[int]) -> RichTable:
     made = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for rank, column in enumerate(table.columns[place] for place in chosen):
         is_text = column.kind == "text"
-        side: JustifyMethod = "left" if is_text or rank == 0 else "right"
+        side: JustifyMethod = "left" if column.kind in {"text", "bar"} or rank == 0 else "right"
         made.add_column(Text(shown(_head(column))), justify=side, no_wrap=not is_text, overflow="fold")
     for row in table.rows:
         made.add_row(*(_cell(row[place], table.columns[place]) for place in chosen))

@@ -9,10 +9,9 @@ grid((5, ep.scalar), ep.vector, interpolation="linear")
 from __future__ import annotations
 
 import ast
-import difflib
 from typing import Any
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, did_you_mean
 from equiv_probe.representations import frames, grids  # noqa: F401 - they register
 from equiv_probe.representations.interface import Representation
 from equiv_probe.representations.registry import CONSTANTS, MAKERS
@@ -37,13 +36,11 @@ def representation(given: Any) -> Representation:
                 return made
     except (ValueError, SyntaxError, TypeError):
         pass
-    names = [*CONSTANTS, *MAKERS]
-    near = difflib.get_close_matches(str(given).removeprefix("ep.").partition("(")[0], names, cutoff=0.5)
-    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    meant = did_you_mean(str(given).removeprefix("ep.").partition("(")[0], [*CONSTANTS, *MAKERS])
     raise EquivProbeError(
         f"the representation {given!r}",
         f"one of {', '.join([*CONSTANTS, *(f'{name}(...)' for name in MAKERS)])}{meant}",
-        f'"{near[0]}", or the object ep.{near[0]}' if near else 'ep.Schema({"pos": "point"}, {"forces": "vector"})',
+        'ep.Schema({"pos": "point"}, {"forces": "vector"})',
     )
 
 

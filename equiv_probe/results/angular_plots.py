@@ -134,12 +134,15 @@ def axis_map(quantities: Sequence[Measured], quantity: str | None = None, ax: Ax
     fine = 6  # the sides of a cell are straight: many small ones make a round disc
     sectors = np.linspace(0, 2 * math.pi, SECTORS * fine + 1)
     grid = cells.reshape(BANDS, SECTORS)[::-1].repeat(fine, axis=1)
-    mesh = ax.pcolormesh(sectors, radii[::-1], grid, vmin=0, cmap="cividis", edgecolors="face", lw=0.3)
+    ticks = _ticks(cells)
+    mesh = ax.pcolormesh(
+        sectors, radii[::-1], grid, vmin=ticks[0], vmax=ticks[-1], cmap="cividis", edgecolors="face", lw=0.3
+    )
     ax.grid(visible=False)
     ax.set_yticks([0], ["z"], color="white")
     ax.set_xticks([0, math.pi / 2, math.pi, 1.5 * math.pi], ["x", "y", "−x", "−y"])
-    bar = ax.figure.colorbar(mesh, ax=ax, shrink=0.85, pad=0.12, ticks=_ticks(cells))
-    bar.ax.set_yticks(_ticks(cells), [number(x) for x in _ticks(cells)])
+    bar = ax.figure.colorbar(mesh, ax=ax, shrink=0.85, pad=0.12, ticks=ticks)
+    bar.ax.set_yticks(ticks, [number(x) for x in ticks])
     bar.set_label(f"difference of {short(measured.name)} / √2, {short(measured.unit)}")
     bar.outline.set_visible(False)
     return ax
@@ -152,5 +155,7 @@ def angular_of(quantities: Sequence[Measured], quantity: str | None = None) -> M
 
 
 def _ticks(values: Any) -> list[float]:
-    high = float(np.nanmax(values))
-    return [0.0, high / 2, high]
+    """The ends and the middle of the colours: from 0, unless differences between axes could not be seen then."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    low = low if high / 2 < low < high else 0.0
+    return [low, (low + high) / 2, high]

@@ -102,7 +102,8 @@ def _axes(measured: Sequence[Measured], m: Measured) -> Figure | None:
     if not cells:
         return None
     text = (
-        f"Between {number(min(cells))} and {number(max(cells))} {m.unit} over all axes. Rotations about the axes of "
-        "one colour change the prediction by the same amount; the disc is the upper half of the sphere, seen from z."
+        f"Between {number(min(cells))} and {number(max(cells))} {m.unit} over all axes, as the colours. Rotations "
+        "about the axes of one colour change the prediction by the same amount; the disc is the upper half of the "
+        "sphere, seen from z."
     )
     return _figure(f"Against the axis: {m.name}", text, angular_plots.axis_map, measured, m.name, polar=True)

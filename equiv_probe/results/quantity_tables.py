@@ -119,7 +119,8 @@ def spread_tables(measured: Sequence[Measured]) -> list[Table]:
             for where in (m.over_structures, m.over_rotations)
         )
         over_structures.append([m.name, *structures, m.unit, m.over_structures.get("worst", "")])
-        over_rotations.append([m.name, *rotations, m.largest, m.unit])
+        of_atoms = m.largest if m.by_element or m.worst_atoms else math.nan
+        over_rotations.append([m.name, *rotations, of_atoms, m.unit])
     worst, largest = Column("worst structure", kind="text"), Column("one atom, max")
     return [
         Table("Spread over structures", [name, *quantiles, unit, worst], over_structures, on=TERMINAL),

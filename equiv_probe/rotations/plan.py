@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, did_you_mean
 from equiv_probe.rotations.designs import GROUP_DEGREES, GROUP_ORDERS, group, quadrature
 from equiv_probe.rotations.haar import haar
 
@@ -65,8 +65,9 @@ class RotationPlan:
 
     def __post_init__(self) -> None:
         if self.design not in {"haar", *FIXED, *GROUP_ORDERS} and not re.fullmatch(r"lebedev-\d+", self.design):
-            names = ", ".join(["haar", *GROUP_ORDERS, "lebedev-<degree>", *FIXED])
-            raise EquivProbeError(f"design {self.design!r}", f"one of {names}", 'RotationPlan("tetrahedral")')
+            names = ["haar", *GROUP_ORDERS, "lebedev-<degree>", *FIXED]
+            expected = f"one of {', '.join(names)}{did_you_mean(self.design, names)}"
+            raise EquivProbeError(f"design {self.design!r}", expected, 'RotationPlan("tetrahedral")')
         if self.replicates is None:
             usual = 1 if self.design in FIXED else {"haar": 16}.get(self.design, 4)
             object.__setattr__(self, "replicates", self.subset or usual)

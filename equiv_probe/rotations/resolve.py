@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, overload
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.designs import GROUP_ORDERS
-from equiv_probe.rotations.plan import FIXED, RotationPlan
+from equiv_probe.rotations.plan import RotationPlan
 
 PlanLike = RotationPlan | str | Mapping[str, Any]
 """What is taken wherever a plan is."""
@@ -28,7 +26,7 @@ def rotation_plan(given: PlanLike | None) -> RotationPlan | None:
             ``{"design": "klein", "replicates": 2}``; None is passed on, for whoever has a default.
 
     Raises:
-        EquivProbeError: another name, with those that are spelled like it, or other arguments.
+        EquivProbeError: another name, or other arguments.
 
     >>> print(rotation_plan("icosahedral"))
     4 × icosahedral = 240 rotations, degree 5, seed 0
@@ -40,9 +38,3 @@ def rotation_plan(given: PlanLike | None) -> RotationPlan | None:
     except TypeError as error:
         expected = '"tetrahedral", or {"design": "tetrahedral", "replicates": 4}'
         raise EquivProbeError(f"the plan {given!r} ({error})", expected, 'ep.RotationPlan("tetrahedral")') from error
-    except EquivProbeError as error:
-        design = given if isinstance(given, str) else str(given.get("design"))
-        near = difflib.get_close_matches(design, ["haar", *GROUP_ORDERS, *FIXED], cutoff=0.6)
-        if not near or near[0] == design:
-            raise
-        raise EquivProbeError(error.found, f"{error.expected}; did you mean {near[0]!r}?", f'"{near[0]}"') from error

@@ -1,12 +1,15 @@
-"""What assertions of equivariance find: ours beside e3nn's, on the same planted defects, and how long they take.
+"""What assertions of equivariance find: ours, e3nn's and NequIP's, on the same planted defects, and their times.
 
     python tests/benchmarks/bench_assertions.py
 
 e3nn's takes a function of points to irreps, rotates (with parity and translation) and compares with one tolerance.
+NequIP's calls it and reorders atoms; it is asked where nequip is installed (``make hosts HOST=nequip``). SchNetPack's
+own suite holds no test that rotates, reflects, moves or reorders a structure (tests/ of version 2.2.0).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from typing import TYPE_CHECKING
 
@@ -94,6 +97,28 @@ def theirs(model: Callable, x: Tensor) -> str:
     )
 
 
+def nequips(model: Callable, x: Tensor) -> str:
+    """NequIP's assertion, with all pairs as edges; it asks for a module that declares irreps."""
+    from e3nn import o3
+    from nequip.nn import GraphModuleMixin
+    from nequip.utils.test import assert_AtomicData_equivariant
+
+    class Wrapped(GraphModuleMixin, torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            vectors = {"pos": o3.Irreps("1o")}
+            self._init_irreps(irreps_in=vectors, irreps_out={"total_energy": "0e", "forces": "1o"})
+            self.irreps_in = vectors
+
+        def forward(self, data: dict[str, Tensor]) -> dict[str, Tensor]:
+            energy, forces = model(data["pos"])
+            return {**data, "total_energy": energy[None], "forces": forces}
+
+    edges = (~torch.eye(len(x), dtype=torch.bool)).nonzero().T
+    given = {"pos": x, "edge_index": edges, "atom_types": torch.zeros(len(x), dtype=torch.long)}
+    return said(lambda: assert_AtomicData_equivariant(Wrapped(), given))
+
+
 def said(check: Callable[[], object]) -> str:
     try:
         check()
@@ -104,22 +129,36 @@ def said(check: Callable[[], object]) -> str:
     return "passes"
 
 
+THEIRS = {"e3nn": theirs, **({"nequip": nequips} if importlib.util.find_spec("nequip") else {})}
+
+
 def main() -> None:
     torch.manual_seed(0)
-    table = Table("model", "should", *GROUPS, "e3nn", title="What assertions say")
+    asked = (*GROUPS, *THEIRS)
+    table = Table("model", "should", *asked, title="What assertions say")
     x = torch.randn(8, 3)
-    times = dict.fromkeys((*GROUPS, "e3nn"), 0.0)
+    times = dict.fromkeys(asked, 0.0)
+    right = dict.fromkeys(["ours", *THEIRS], 0)
     for name, (model, broken) in MODELS.items():
         points = x + 30 if "far" in name else x
         row = []
-        for group in (*GROUPS, "e3nn"):
+        for who in asked:
             began = time.perf_counter()
-            row.append(theirs(model, points) if group == "e3nn" else ours(model, points, group))
-            times[group] += time.perf_counter() - began
+            row.append(THEIRS[who](model, points) if who in THEIRS else ours(model, points, who))
+            times[who] += time.perf_counter() - began
+        found = {"ours": row[: len(GROUPS)], **{who: [row[asked.index(who)]] for who in THEIRS}}
+        for who, words in found.items():
+            right[who] += any(word != "passes" for word in words) == broken
         table.add_row(name, "fail" if broken else "pass", *row)
     table.add_section()
     table.add_row("ms each", "", *(f"{1e3 * one / len(MODELS):.1f}" for one in times.values()))
-    Console(width=110).print(table)
+    console = Console(width=130)
+    console.print(table)
+    console.print(", ".join(f"{who}: {count} of {len(MODELS)} right" for who, count in right.items()))
+    if "nequip" not in THEIRS:
+        console.print(
+            "NequIP is not installed here: make hosts HOST=nequip, and run this with that environment's Python."
+        )
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.representations.representation import Irreps, irreps, tensor, vector, voigt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
     from equiv_probe.representations.representation import Representation
 
@@ -24,7 +22,7 @@ _CYCLES = {"x, y, z": (0, 1, 2), "y, z, x": (1, 2, 0), "z, x, y": (2, 0, 1)}
 
 
 @experiment(NAME, "conventions", "Are components Cartesian where spherical ones were declared, or otherwise?", cost=0)
-def cartesian_or_spherical(subject: Subject) -> Iterator[Finding]:
+def cartesian_or_spherical(subject: Subject) -> Findings:
     """Rotate back as what has as many components, spherical ones in each cyclic order of the axes."""
     names = [name for name in subject.broken if _components(subject.schema.outputs[name]) in {3, 5, 6, 9}]
     if not names:

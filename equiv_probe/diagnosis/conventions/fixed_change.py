@@ -11,11 +11,9 @@ from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "components changed"
@@ -26,7 +24,7 @@ CONDITION = 30.0
 
 
 @experiment(NAME, "conventions", "Is there any fixed matrix that makes the components rotate as they should?", cost=0)
-def fixed_change(subject: Subject) -> Iterator[Finding]:
+def fixed_change(subject: Subject) -> Findings:
     """Find the matrix ``M`` for which ``ρ(g)⁻¹ M y`` varies least, beside its size.
 
     Variance and size are quadratic in M: the best one is the lowest eigenvector of the one beside the other. It

@@ -15,7 +15,7 @@ from equiv_probe.representations.representation import fixed, vector
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "an input taken otherwise"
@@ -40,7 +40,7 @@ class Inverse(Representation):
 
 
 @experiment(NAME, "conventions", "Is an input that should rotate held fixed, or the other way round?", cost=3 * FEW)
-def input_representation(subject: Subject) -> Iterator[Finding]:
+def input_representation(subject: Subject) -> Findings:
     """Rotate each input otherwise: not at all, by the inverse, or as a vector if it was not declared to rotate."""
     tried = list(_alternatives(subject))
     if not tried:

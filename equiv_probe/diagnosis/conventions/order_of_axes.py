@@ -10,11 +10,9 @@ import torch
 from equiv_probe.diagnosis.experiment import experiment, finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "order of axes"
@@ -23,7 +21,7 @@ NAME = "order of axes"
 @experiment(
     NAME, "conventions", "Does it rotate as it should with its axes in another order, or some reversed?", cost=0
 )
-def order_of_axes(subject: Subject) -> Iterator[Finding]:
+def order_of_axes(subject: Subject) -> Findings:
     """Rotate back by ``P g Pᵀ``, for every signed permutation ``P`` but the identity; ``P`` and ``−P`` are the same.
 
     For a vector this is exact if the model gives ``P v``; irreps and tensors of any rank are served alike, since it is

@@ -9,11 +9,11 @@ from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.representations.representation import vector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 INPUT, OUTPUT = "input transposed", "output transposed"
@@ -24,7 +24,7 @@ _ADVICE = (
 
 
 @experiment(INPUT, "conventions", "Are the vectors of an input, such as the cell, read as columns?", cost=FEW + 1)
-def input_transposed(subject: Subject) -> Iterator[Finding]:
+def input_transposed(subject: Subject) -> Findings:
     """Give the model each square input transposed, after it was rotated as it should be."""
     names = [name for name in subject.schema.inputs if _is_square(subject, name)]
     if not names:
@@ -40,7 +40,7 @@ def input_transposed(subject: Subject) -> Iterator[Finding]:
 
 
 @experiment(OUTPUT, "conventions", "Are the vectors of an output given as columns?", cost=0)
-def output_transposed(subject: Subject) -> Iterator[Finding]:
+def output_transposed(subject: Subject) -> Findings:
     """Rotate back three vectors as columns. Of a tensor of rank two this changes nothing."""
     names = [n for n in subject.broken if subject.schema.outputs[n] == vector and _ends_square(subject.values[n][0])]
     if not names:

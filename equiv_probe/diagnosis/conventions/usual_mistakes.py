@@ -9,9 +9,7 @@ from equiv_probe.diagnosis.finding import PARTLY
 from equiv_probe.estimation.second_opinion import explanations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 _MISTAKES = {
@@ -30,7 +28,7 @@ _MISTAKES = {
         "own frame",
         "Does it not rotate at all?",
         "Rotate the output back from the frame that the model works in (the standardised cell, the principal axes, the "
-        "local frame): v_lab = R @ v_own.",
+        "local frame): v_lab = R @ v_own. What a fixed external field does to charges does not rotate either.",
     ),
     "constant vector": (
         "constant laboratory vector",
@@ -58,7 +56,7 @@ _ADDED = {"constant vector", "centre"}
 def _experiment(kind: str) -> Experiment:
     name, question, advice = _MISTAKES[kind]
 
-    def run(subject: Subject) -> Iterator[Finding]:
+    def run(subject: Subject) -> Findings:
         for output in subject.broken:
             tried = [one for one in explanations(subject.orbit, output) if one.kind == kind]
             found = [(subject.compare(output, one.values, candidates=len(tried)), one.sentence) for one in tried]

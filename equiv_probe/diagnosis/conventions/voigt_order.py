@@ -11,11 +11,9 @@ from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.representations.representation import Voigt, tensor, voigt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "Voigt order"
@@ -24,7 +22,7 @@ _FACTORS = {"": 1.0, ", with shears doubled": 2.0, ", with shears halved": 0.5, 
 
 
 @experiment(NAME, "conventions", "Are the components of a symmetric tensor in another order, or scaled?", cost=0)
-def voigt_order(subject: Subject) -> Iterator[Finding]:
+def voigt_order(subject: Subject) -> Findings:
     """Read the six numbers in every usual order, with the usual factors on the shears."""
     names = [name for name in subject.broken if _is_symmetric(subject, name)]
     if not names:

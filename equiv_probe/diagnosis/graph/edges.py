@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "edges"
 
 
 @experiment(NAME, "graph", "Are edges gained or lost under rotation?", cost=2 * FEW + 1)
-def edges(subject: Subject) -> Iterator[Finding]:
+def edges(subject: Subject) -> Findings:
     """Watch the whole-number tensors ``(2, E)`` that modules pass on, and hold them as they are without rotation."""
     if subject.module is None:
         raise NotApplicable("edges are seen in modules only")

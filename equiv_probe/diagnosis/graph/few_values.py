@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.diagnosis.experiment import experiment
+from equiv_probe.diagnosis.experiment import experiment, require_any_rotation
 from equiv_probe.diagnosis.finding import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "a discrete choice"
@@ -22,8 +21,9 @@ MOST = 8
 
 
 @experiment(NAME, "graph", "Are there only a few outputs over all rotations?", cost=0)
-def few_values(subject: Subject) -> Iterator[Finding]:
+def few_values(subject: Subject) -> Findings:
     """Count outputs that differ by more than rounding."""
+    require_any_rotation(subject)
     for name in subject.broken:
         values = subject.values[name].reshape(len(subject.rotations), -1)
         labels = _clusters(values, 1e-2 * subject.error(name) * values.shape[1] ** 0.5)

@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.diagnosis.experiment import experiment, finding
+from equiv_probe.diagnosis.experiment import experiment, finding, require_any_rotation
 from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.report.formatting import number
 from equiv_probe.rotations.haar import generators
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "a jump"
@@ -23,8 +21,9 @@ ANGLE = 1e-3
 
 
 @experiment(NAME, "graph", "Do small rotations change the output as much as large ones?", cost=FEW)
-def small_angles(subject: Subject) -> Iterator[Finding]:
+def small_angles(subject: Subject) -> Findings:
     """Rotate the input as it is by a thousandth of a radian, both ways about each axis."""
+    require_any_rotation(subject)
     tilts = torch.linalg.matrix_exp(ANGLE * torch.cat([generators(), -generators()]))
     after = subject.again(rotations=tilts)
     for name in subject.broken:

@@ -11,11 +11,9 @@ from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "ties"
@@ -26,7 +24,7 @@ DEGENERATE = 1e-3
 
 
 @experiment(NAME, "graph", "Does the error go if the structure is deformed a little?", cost=FEW + 1)
-def ties(subject: Subject) -> Iterator[Finding]:
+def ties(subject: Subject) -> Findings:
     """Displace all atoms at random: neighbours at equal distances and equal moments of inertia are no more."""
     name_of_places = next(iter(places_in(subject)))
     points = subject.inputs[name_of_places].detach()

@@ -11,8 +11,7 @@ from equiv_probe.diagnosis.group.lattice import crystal
 from equiv_probe.estimation.controls import MOVES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "choice of cell"
@@ -23,7 +22,7 @@ ADVICE = (
 
 
 @experiment(NAME, "group", "Do the outputs depend on which cell describes the crystal?", cost=1, needs_error=False)
-def choice_of_cell(subject: Subject) -> Iterator[Finding]:
+def choice_of_cell(subject: Subject) -> Findings:
     """Replace the second lattice vector by its sum with the first; atoms stay where they are."""
     name_of_cell, _ = crystal(subject)
     sheared = subject.inputs[name_of_cell].detach().clone()

@@ -11,16 +11,14 @@ from equiv_probe.schema.translation import shift_of
 from equiv_probe.schema.usual_names import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "fixed origin"
 
 
 @experiment(NAME, "group", "Is rotation about the origin respected, and about the centroid not?", cost=FEW + 2)
-def fixed_origin(subject: Subject) -> Iterator[Finding]:
+def fixed_origin(subject: Subject) -> Findings:
     """Rotate about the origin."""
     if not subject.model.is_about_centroid or not any(rep.is_affine for rep in subject.schema.inputs.values()):
         raise NotApplicable("structures are not rotated about their centroids")
@@ -29,8 +27,8 @@ def fixed_origin(subject: Subject) -> Iterator[Finding]:
         charge = _charge(subject, name)
         if charge is not None:
             ion = (
-                f"{name!r} moves by {charge:.4g} times the way that the structure is moved: it is the dipole of an "
-                "ion, which depends on the origin"
+                f"{name!r} moves with the structure, as does the dipole of an ion with the charge "
+                f"{charge / subject.scales.get(name, 1.0):.4g}, which depends on the origin"
             )
             how = 'Count it from a point of the structure, or rotate about the origin (center="origin").'
             yield finding(NAME, name, subject.compare(name, after[name]), ion, how)

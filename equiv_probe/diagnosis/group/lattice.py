@@ -14,15 +14,14 @@ from equiv_probe.estimation.controls import MOVES
 from equiv_probe.schema.usual_names import CELLS, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "lattice translation"
 
 
 @experiment(NAME, "group", "Do the outputs change where atoms are moved by whole cells?", cost=2, needs_error=False)
-def lattice(subject: Subject) -> Iterator[Finding]:
+def lattice(subject: Subject) -> Findings:
     """Some atoms a cell on, and all of them in the cell that the vectors span; neither is another crystal."""
     name_of_cell, name_of_places = crystal(subject)
     cell, places = (subject.inputs[name].detach() for name in (name_of_cell, name_of_places))

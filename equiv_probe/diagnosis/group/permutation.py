@@ -12,15 +12,14 @@ from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.orbit.reordering import reordered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "order of atoms"
 
 
 @experiment(NAME, "group", "Do the outputs depend on the order of the atoms?", cost=1, needs_error=False)
-def permutation(subject: Subject) -> Iterator[Finding]:
+def permutation(subject: Subject) -> Findings:
     """List the atoms of every structure in another order, and bring what belongs to atoms back into the first."""
     try:
         found = reordered(subject.model, subject.seed)

@@ -15,10 +15,9 @@ from equiv_probe.representations.representation import CartesianTensor
 from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 CLEAR = 3.0
@@ -27,7 +26,7 @@ PARITY, HAND = "axial or polar", "handedness"
 
 
 @experiment(HAND, "group", "Do reflections change what proper rotations do not?", cost=FEW, needs_error=False)
-def reflection(subject: Subject) -> Iterator[Finding]:
+def reflection(subject: Subject) -> Findings:
     """Improper rotations, beside the proper ones; a wrong parity is told from a sense of hand."""
     improper = -subject.rotations[:FEW]
     found = subject.again(rotations=improper)

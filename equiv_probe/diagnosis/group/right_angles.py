@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from equiv_probe.diagnosis.experiment import experiment, finding
+from equiv_probe.diagnosis.experiment import experiment, finding, require_any_rotation
 from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.rotations.designs import group
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "a grid"
 
 
 @experiment(NAME, "group", "Are rotations by right angles about the axes respected?", cost=FEW)
-def right_angles(subject: Subject) -> Iterator[Finding]:
+def right_angles(subject: Subject) -> Findings:
     """Rotations of the cube that leave no axis where it is, and about each axis."""
+    require_any_rotation(subject)
     after = subject.again(rotations=group("octahedral")[::4])
     for name in subject.broken:
         sentence = (

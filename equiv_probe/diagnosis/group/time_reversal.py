@@ -13,8 +13,7 @@ from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "time reversal"
@@ -22,7 +21,7 @@ _MOMENTS = re.compile(r"mag_?mom|magnetic_moment|spin", re.IGNORECASE)
 
 
 @experiment(NAME, "group", "Does the output change where all magnetic moments are reversed?", cost=1, needs_error=False)
-def time_reversal(subject: Subject) -> Iterator[Finding]:
+def time_reversal(subject: Subject) -> Findings:
     """Give moments with the other sign; moments among the outputs change theirs."""
     given = [n for n, v in subject.inputs.items() if _MOMENTS.search(n) and isinstance(v, torch.Tensor)]
     given = [name for name in given if bool(subject.inputs[name].any())]

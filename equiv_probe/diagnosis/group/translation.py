@@ -9,15 +9,14 @@ from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.estimation.controls import TRANSLATION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "translation"
 
 
 @experiment(NAME, "group", "Do the outputs depend on where the structure is?", cost=2, needs_error=False)
-def translation(subject: Subject) -> Iterator[Finding]:
+def translation(subject: Subject) -> Findings:
     """The control of every measurement: all structures moved as a whole."""
     asked = [control for control in subject.controls if control.name == TRANSLATION]
     if not asked:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from equiv_probe.report.formatting import percent
 from equiv_probe.report.record import Part
 
 
@@ -40,12 +41,19 @@ class Activation(Part, frozen=True):
     note: str = ""
 
     @property
-    def label(self) -> str:
-        """How it rotates, in words."""
+    def nearest(self) -> str:
+        """How it rotates, in words; of what is broken, how it nearly does."""
         if self.how != "none":
-            return self.representation or "not measured"
+            nearly = ", broken" if self.broken and self.how != "discrete" else ""
+            return f"{self.representation or 'not measured'}{nearly}"
         fit = f" (fitted: {100 * max(0.0, self.fit):.0f} %)" if math.isfinite(self.fit) else ""
         return f"no linear representation{fit}"
+
+    @property
+    def label(self) -> str:
+        """How it rotates, and how large its error is if it is broken."""
+        is_near = self.broken and self.how in {"declared", "inferred"}
+        return f"{self.nearest} ({percent(self.relative)})" if is_near else self.nearest
 
     @property
     def relative(self) -> float:

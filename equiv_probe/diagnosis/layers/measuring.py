@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 NUMBERS = 2**24
 """That samples of all activations at all rotations may hold."""
 PER_SITE = 4096
-"""That samples of one activation at one rotation hold at most."""
+"""That samples of one activation at one rotation hold, unless they are fewer than some rows."""
+ROWS = 3
+"""Likewise at least, of an activation no wider than that."""
 
 
 class Visiting:
@@ -77,7 +79,8 @@ class Samples(Visiting):
         if site.is_empty or not site.is_floating:
             return
         rows = _rows(value)
-        most = max(1, self._limit // max(1, rows[0].numel()))
+        # Of one row alone a channel may be nothing by chance, and be taken for whatever does not rotate.
+        most = max(ROWS if rows[0].numel() <= PER_SITE else 1, self._limit // max(1, rows[0].numel()))
         if rows[0].numel() > 4 * PER_SITE:
             return
         if len(rows) > most:  # every so many rows, the same at all rotations

@@ -157,11 +157,14 @@ class Trace(Record, frozen=True):
     def _said(self, layer: Layer) -> str:
         inside = [one for one in self.layers if one.parent >= 0 and self.layers[one.parent] is layer]
         whole = any(one.outputs for one in inside)
-        where = f"In the code of {layer.label} ({layer.kind})" if whole else f"{layer.label} ({layer.kind})"
+        where = f"The code of {layer.label} ({layer.kind})" if whole else f"{layer.label} ({layer.kind})"
         broken = [one for one in layer.outputs if one.broken and math.isfinite(one.relative)]
         worst = max(broken, key=lambda one: one.relative, default=None)
         before = "what goes in is broken already" if layer.broken_before else "what goes in is equivariant"
-        comes = f", what comes out ({worst.label}) is off by {percent(worst.relative)}" if worst else ""
+        comes = ""
+        if worst:
+            kind = worst.nearest.removesuffix(", broken")
+            comes = f", what comes out ({kind}) is off by {percent(worst.relative)}"
         adds = f" adds {number(100 * layer.adds)} % of the squared error of {self.output!r}" if self.output else ""
         if whole:
             comes += _like_vectors(inside)

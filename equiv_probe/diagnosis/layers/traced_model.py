@@ -49,6 +49,8 @@ EQUIVARIANT = 0.999
 """Part that fitted matrices must explain of an activation to count as a representation that nobody thought of."""
 DISORDER = 1e-4
 """Part of the squared error that is left where only the order of rows depends on the orientation."""
+SORTED = 1e-3
+"""Part of the size of rows without order that may be left: as angles from an arccos, some amplify rounding as much."""
 TRIPS = 3
 """Evaluations for the floor."""
 
@@ -128,7 +130,8 @@ class TracedModel:
 
     def is_broken(self, site: Site) -> bool:
         """Whether rounding does not explain an activation's error."""
-        return site.changes > 0 or (site.is_floating and site.error > ROUND_OFF_FACTOR * self._rounding(site))
+        limit = ROUND_OFF_FACTOR * self._rounding(site) if site.is_floating else math.inf
+        return site.changes > 0 or site.error > max(limit, SORTED * site.size if site.carried.unordered else 0.0)
 
     def _measure_floors(self) -> None:
         own = Samples(self.sites, len(self.rotations))

@@ -45,9 +45,9 @@ def tree_blocks(layers: Sequence[Layer], output: str) -> list[Block]:
     columns = [
         Column("submodule", kind="text"),
         Column("error", kind="percent"),
-        Column("", kind="text"),
+        Column("", kind="bar"),
         Column("adds", kind="percent"),
-        Column("to it", kind="text"),
+        Column("to it", kind="bar"),
         Column("what comes out", kind="text"),
     ]
     rows = [row for place in shown for row in _rows(layers, place, shown)]
@@ -122,7 +122,7 @@ def _error(one: Activation) -> list[Cell]:
 
 
 def _label(one: Activation) -> Verdict:
-    return Verdict(one.label, "bad" if one.broken else "good")
+    return Verdict(one.nearest, "bad" if one.broken else "good")
 
 
 def _name(layers: Sequence[Layer], layer: Layer) -> str:

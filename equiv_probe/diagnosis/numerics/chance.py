@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from equiv_probe.diagnosis.evaluation import under
 from equiv_probe.diagnosis.experiment import experiment
 from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.estimation.verdict import CHANCE_FACTOR
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "chance"
@@ -24,7 +26,7 @@ REPEATS = 8
 
 
 @experiment(NAME, "numerics", "Does the same input give the same output again?", cost=7, needs_error=False)
-def chance(subject: Subject) -> Iterator[Finding]:
+def chance(subject: Subject) -> Findings:
     """Compare with the same random state for every call, and, of a module, in evaluation mode."""
     if not any(subject.noise(name) > 0 for name in subject.outputs):
         return
@@ -33,7 +35,7 @@ def chance(subject: Subject) -> Iterator[Finding]:
     noisy = [name for name in subject.outputs if _is_noisy(subject, name, noises[name])]
     if not noisy:
         return
-    seeded = subject.again(predict=_seeded(subject.predict))
+    seeded = subject.again(predict=under(_same_random_state, subject.predict))
     quiet = None
     if subject.module is not None and any(part.training for part in subject.module.modules()):
         with evaluating(subject.module):
@@ -66,13 +68,11 @@ def _is_noisy(subject: Subject, name: str, noise: float) -> bool:
     return noise > 100 * torch.finfo(subject.precision).eps * subject.size(name) and noise > subject.error(name) / 10
 
 
-def _seeded(predict: Any) -> Any:
-    def again(inputs: Any) -> Any:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return predict(inputs)
-
-    return again
+@contextmanager
+def _same_random_state() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 @contextmanager

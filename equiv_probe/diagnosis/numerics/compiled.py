@@ -10,16 +10,14 @@ from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.subject import FEW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "compilation"
 
 
 @experiment(NAME, "numerics", "Does the error go without torch.compile?", cost=FEW + 1)
-def compiled(subject: Subject) -> Iterator[Finding]:
+def compiled(subject: Subject) -> Findings:
     """The module that was compiled, run as it was written."""
     inner = getattr(subject.module, "_orig_mod", None)
     if not isinstance(inner, nn.Module) or subject.calling is None:

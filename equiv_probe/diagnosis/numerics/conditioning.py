@@ -13,10 +13,9 @@ from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.estimation.verdict import AMPLIFIED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "amplified rounding"
@@ -27,7 +26,7 @@ _TRIES = 4
 
 
 @experiment(NAME, "numerics", "Does the model make much of the last digit of its input?", cost=2 * _TRIES)
-def conditioning(subject: Subject) -> Iterator[Finding]:
+def conditioning(subject: Subject) -> Findings:
     """Inputs that differ by rounding, and by a hundred times that: a smooth model's response grows as much."""
     eps = torch.finfo(subject.precision).eps
     if not any(subject.floor(name) > AMPLIFIED * eps * _size(subject, name) for name in subject.broken):

@@ -13,10 +13,11 @@ from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from torch import Tensor
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "inputs cut"
@@ -28,7 +29,7 @@ _JITTERED = 6
 
 
 @experiment(NAME, "numerics", "Are inputs rounded to fewer digits than they have?", cost=2 * COPIES + _JITTERED)
-def cut_inputs(subject: Subject) -> Iterator[Finding]:
+def cut_inputs(subject: Subject) -> Findings:
     """Outputs that are the same at inputs rounded to a lower precision never saw the other digits.
 
     How much error that makes is what moving the inputs by as much does to the outputs.

@@ -10,9 +10,7 @@ from equiv_probe.report.formatting import number
 from equiv_probe.schema.translation import shift_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "far from the origin"
@@ -21,7 +19,7 @@ FAR = 10.0
 
 
 @experiment(NAME, "numerics", "Does the error go if the structure is moved to the origin?", cost=FEW + 1)
-def far_from_origin(subject: Subject) -> Iterator[Finding]:
+def far_from_origin(subject: Subject) -> Findings:
     """Move everything so that its centroid is at the origin."""
     places = places_in(subject)
     first = next(iter(places))

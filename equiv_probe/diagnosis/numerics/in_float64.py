@@ -12,10 +12,8 @@ from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from equiv_probe.diagnosis.comparison import Compared
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "low precision"
@@ -28,7 +26,7 @@ _TYPICAL = (
 
 
 @experiment(NAME, "numerics", "Does the error go if everything is computed in float64?", cost=FEW + 1)
-def in_float64(subject: Subject) -> Iterator[Finding]:
+def in_float64(subject: Subject) -> Findings:
     """A copy of the module with its weights and inputs in float64, which autocast and TF32 leave alone."""
     if subject.module is None or subject.calling is None:
         raise NotApplicable("only a module can be copied in float64")

@@ -12,16 +12,14 @@ from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.report.formatting import number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "device"
 
 
 @experiment(NAME, "numerics", "Does the error go on the CPU?", cost=FEW + 1)
-def other_device(subject: Subject) -> Iterator[Finding]:
+def other_device(subject: Subject) -> Findings:
     """A copy of a module that lives on a GPU, on the CPU: kernels, TF32 and atomics are other ones there."""
     if subject.module is None or subject.calling is None:
         raise NotApplicable("only a module can be moved to another device")

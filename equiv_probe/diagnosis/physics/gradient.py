@@ -14,10 +14,9 @@ from equiv_probe.representations.representation import scalar, vector
 from equiv_probe.schema.usual_names import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "forces and energy"
@@ -28,7 +27,7 @@ _ENERGIES = {"energy", "energies", "free_energy", "energy_u0"}
 
 
 @experiment(NAME, "physics", "Are the forces the gradient of the energy?", cost=4 * DIRECTIONS, needs_error=False)
-def gradient(subject: Subject) -> Iterator[Finding]:
+def gradient(subject: Subject) -> Findings:
     """Differences of the energy along random directions, with two steps: what they disagree by is not counted."""
     energy, forces, places = _names(subject)
     points = subject.inputs[places].detach()

@@ -13,10 +13,9 @@ from equiv_probe.representations.representation import vector
 from equiv_probe.schema.usual_names import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 NAME = "net force"
@@ -25,7 +24,7 @@ MUCH = 1e-3
 
 
 @experiment(NAME, "physics", "Do the forces add up to nothing?", cost=0, needs_error=False)
-def net_force(subject: Subject) -> Iterator[Finding]:
+def net_force(subject: Subject) -> Findings:
     """Sums of forces over the atoms of each structure."""
     names = [n for n in subject.outputs if plain(n) in {"force", "forces"} and _is_forces(subject, n)]
     if not names:

@@ -20,6 +20,16 @@
 
   const first = (dataset, structure) => dataset.environments.findIndex((one) => one.structure === structure);
 
+  // chemiscope has no setting for the colour behind the atoms (its letters are black); where its insides have other names it stays white.
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const paint = (viewer) => {
+    const colour = getComputedStyle(document.documentElement).getPropertyValue("--stage").trim();
+    for (const cell of viewer?.structure?._cellsData?.values() ?? []) cell.viewer?._viewer?.setBackgroundColor?.(colour, 1);
+  };
+  dark.addEventListener("change", async () => {
+    for (const viewer of await Promise.all(Object.values(viewers))) paint(viewer);
+  });
+
   const load = (key) => {
     viewers[key] ??= (async () => {
       const stage = document.getElementById(`${key}-stage`);
@@ -30,6 +40,7 @@
         const places = { structure: `${key}-stage`, info: `${key}-info`, meta: `${key}-meta` };
         const viewer = await code.StructureVisualizer.load(places, datasets[key]);
         waiting.remove();
+        paint(viewer);
         mark(key, 0);
         return viewer;
       } catch (error) {

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``equiv-probe``."""
-    app.command("audit", cls=Renamed)(audit_command)
+    app.command("audit", cls=Renamed, epilog="Example: equiv-probe audit chgnet structures.xyz -o chgnet.html")(
+        audit_command
+    )
     from equiv_probe_ase.commands.diagnose import diagnose_command
     from equiv_probe_ase.commands.md import md_command
 
-    app.command("diagnose")(diagnose_command)
-    app.command("md", cls=Renamed)(md_command)
-    app.command("demo")(demo_command)
+    app.command("diagnose", epilog="Example: equiv-probe diagnose mace:my.model structures.xyz@0:5")(diagnose_command)
+    app.command("md", cls=Renamed, epilog="Example: equiv-probe md emt structure.xyz --steps 500")(md_command)
+    app.command("demo", epilog="Example: equiv-probe demo")(demo_command)
 
 
 def audit_command(  # noqa: PLR0917 - a command line has as many options as it has
@@ -65,9 +67,12 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     batched: shared.Batched = True,
     atoms_per_call: Annotated[int | None, option(help="Most atoms in one model pass.")] = None,
     fresh: Annotated[bool, option("--fresh", help="Start over instead of resuming.")] = False,
-    progress: Annotated[
-        bool, option("--progress/--no-progress", help="Show how far it is: a bar in a terminal, lines in a log.")
-    ] = True,
+    name: shared.Name = None,
+    max_failures: Annotated[
+        int | None,
+        typer.Option(min=0, help="Exit with 1 if more measurements than these failed.", show_default="any number may"),
+    ] = None,
+    progress: shared.Progress = True,
     as_json: shared.AsJson = False,
     verbose: shared.Verbose = False,
 ) -> None:
@@ -101,13 +106,13 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
             journal=journal,
             fresh=fresh,
             progress=progress,
-            name=shared.label_of(calculator, dtype, twirl),
+            name=shared.label_of(name, calculator, dtype, twirl),
             fingerprint=spec_fingerprint(calculator),
         )
     report.save(output)
     files = f"Report: {output}; results as they came: {journal} (the same command resumes from it)"
     shared.show(report, files, as_json=as_json)
-    raise typer.Exit(_exit_code(report, thresholds))
+    raise typer.Exit(_exit_code(report, thresholds, max_failures))
 
 
 def _output(given: Path | None, calculator: str, twirl: str | None, structures: str) -> Path:
@@ -148,7 +153,7 @@ def _one_missing(given: str) -> EquivProbeError:
     )
 
 
-def _exit_code(report: Report, thresholds: list[Threshold]) -> int:
+def _exit_code(report: Report, thresholds: list[Threshold], max_failures: int | None) -> int:
     if not report.complete:
         return INTERRUPTED
     if not report.structures:
@@ -164,6 +169,8 @@ def _exit_code(report: Report, thresholds: list[Threshold]) -> int:
         )
     if thresholds:  # nor what is not to be believed
         lines += [f"--fail-above: a control failed: {sentence}" for sentence in failures_of(report.controls)]
+    if max_failures is not None and len(report.failures) > max_failures:
+        lines.append(f"--max-failures {max_failures}: {len(report.failures)} measurements failed")
     for line in lines:
         print(line, file=sys.stderr)
     return FAILED if lines else 0

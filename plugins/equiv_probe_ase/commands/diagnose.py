@@ -40,7 +40,8 @@ def diagnose_command(  # noqa: PLR0917 - a command line has as many options as i
         bool, option("--batched/--no-batched", help="Evaluate many copies in one model pass where possible.")
     ] = True,
     progress: Annotated[
-        bool, option("--progress/--no-progress", help="Show how far it is: a bar in a terminal, lines in a log.")
+        bool,
+        option("--progress/--no-progress", " /-q", help="Show how far it is: a bar in a terminal, lines in a log."),
     ] = True,
     as_json: Annotated[bool, option("--json", help="Print the diagnosis as JSON.")] = False,
     verbose: Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,

@@ -47,8 +47,10 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     device: shared.Device = None,
     dtype: shared.Dtype = None,
     batched: shared.Batched = True,
+    name: shared.Name = None,
     progress: Annotated[
-        bool, option("--progress/--no-progress", help="Print a running table: each row in a terminal, some in a log.")
+        bool,
+        option("--progress/--no-progress", " /-q", help="A running table: each row in a terminal, some in a log."),
     ] = True,
     as_json: shared.AsJson = False,
     verbose: shared.Verbose = False,
@@ -86,7 +88,7 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
                 log=log,
                 batched=batched,
                 progress=progress,
-                name=shared.label_of(calculator, dtype, twirl),
+                name=shared.label_of(name, calculator, dtype, twirl),
             )
         except BrokenOffError as error:
             broken, report = error, error.report

@@ -35,7 +35,6 @@ class Renamed(TyperCommand):
         "--batch": "--batched",
         "--no-batch": "--no-batched",
         "--quiet": "--no-progress",
-        "-q": "--no-progress",
     }
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -69,6 +68,13 @@ Vacuum = Annotated[float | None, option(help="Margin of a box around structures 
 Batched = Annotated[
     bool, option("--batched/--no-batched", help="Evaluate many rotations in one model pass where possible.")
 ]
+Progress = Annotated[
+    bool,
+    option("--progress/--no-progress", " /-q", help="Show how far it is: a bar in a terminal, lines in a log."),
+]
+Name = Annotated[
+    str | None, option(help="What the report calls the calculator.", show="as it was given, without folders")
+]
 AsJson = Annotated[bool, option("--json", help="Print the report as JSON.")]
 Verbose = Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")]
 
@@ -83,8 +89,15 @@ def calculator_of(name: str, device: str | None, dtype: str | None, twirl: str |
     return calculator if twirl is None else TwirledCalculator(calculator, *parse_twirl(twirl), store_std=False)
 
 
-def label_of(name: str, dtype: str | None, twirl: str | None) -> str:
-    """What a report calls the calculator of a command line."""
+def label_of(given: str | None, calculator: str, dtype: str | None, twirl: str | None) -> str:
+    """What a report calls the calculator of a command line: the name that was given, or the calculator without folders.
+
+    >>> label_of(None, "/home/me/model.py:make?weights=/data/w.pt", "float64", None), label_of("my", "emt", None, None)
+    ('model.py:make?weights=w.pt in float64', 'my')
+    """
+    if given is not None:
+        return given
+    name = re.sub(r"[^:=?&]*/", "", calculator)
     return name + (f" in {dtype}" if dtype else "") + (f", twirled: {twirl}" if twirl else "")
 
 

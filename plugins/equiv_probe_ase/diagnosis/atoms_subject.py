@@ -9,7 +9,7 @@ import torch
 
 import equiv_probe as ep
 from equiv_probe.diagnosis.experiment import NotApplicable
-from equiv_probe.diagnosis.subject import Subject
+from equiv_probe.diagnosis.subject import FEW, Subject
 from equiv_probe_ase.structures.quantities import applies
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.representations.representation import Representation
     from equiv_probe_ase.auditing.subject import Subject as Audited
     from equiv_probe_ase.evaluators.engine import Engine
@@ -38,6 +39,7 @@ class AtomsModel:
         quantities: by ASE's name.
         precision: of the calculator.
         in_float64: makes the same calculator in float64; None if it cannot be had.
+        controls: of the way it is evaluated.
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class AtomsModel:
         engine: Engine,
         quantities: Mapping[str, Quantity],
         precision: torch.dtype,
+        *,
         in_float64: Callable[[], Calculator] | None = None,
+        controls: Sequence[Control] = (),
     ) -> None:
         self.atoms, self.engine, self.quantities = atoms, engine, quantities
-        self.precision, self.in_float64 = precision, in_float64
+        self.precision, self.in_float64, self.controls = precision, in_float64, controls
 
     def inputs(self) -> dict[str, Tensor]:
         """Of the structure itself."""
@@ -112,6 +116,7 @@ def subject_of(
     *,
     seed: int = 0,
     in_float64: Callable[[], Calculator] | None = None,
+    first: int = FEW,
 ) -> Subject:
     """The subject of a diagnosis: one structure, evaluated by what evaluates an audit.
 
@@ -120,9 +125,17 @@ def subject_of(
         audited: the calculator, with what it gives and in which precision.
         seed: of the rotations.
         in_float64: makes the same calculator in float64.
+        first: rotations to evaluate it at now.
     """
     quantities = {n: q for n, q in audited.quantities.items() if applies(q, structure.atoms, asked=False)}
-    model = AtomsModel(structure.atoms, audited.engine, quantities, audited.precision, in_float64)
+    model = AtomsModel(
+        structure.atoms,
+        audited.engine,
+        quantities,
+        audited.precision,
+        in_float64=in_float64,
+        controls=audited.controls,
+    )
     units = {name: quantity.unit for name, quantity in quantities.items()}
     scales = {name: quantity.factor for name, quantity in quantities.items()}
     return Subject(
@@ -134,6 +147,7 @@ def subject_of(
         units=units,
         scales=scales,
         seed=seed,
+        first=first,
     )
 
 

@@ -14,8 +14,7 @@ from equiv_probe.estimation.verdict import BROKEN_FACTOR
 from equiv_probe_ase.diagnosis.atoms_subject import atoms_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 LARGEST = 200
@@ -25,7 +24,7 @@ _DOUBLED = np.diag([2, 1, 1])
 
 
 @experiment(NAME, "group", "Do the outputs depend on which cell describes the crystal?", cost=3, needs_error=False)
-def choice_of_cell(subject: Subject) -> Iterator[Finding]:
+def choice_of_cell(subject: Subject) -> Findings:
     """The second lattice vector plus the first; and the first one doubled, with the atoms in it."""
     model = atoms_of(subject)
     atoms = model.atoms

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.diagnose import diagnosis_of
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.controls import failures_of
-from equiv_probe_ase.auditing.subject import Subject as Audited
-from equiv_probe_ase.calculators.by_name import as_calculator, make_calculator
-from equiv_probe_ase.diagnosis.atoms_subject import subject_of
+from equiv_probe_ase.calculators.by_name import make_calculator
 from equiv_probe_ase.diagnosis.experiments import ATOMS_EXPERIMENTS
-from equiv_probe_ase.structures.loading import load
+from equiv_probe_ase.diagnosis.worst_structure import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,12 +19,8 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
     from equiv_probe.diagnosis.diagnosis import Diagnosis
-    from equiv_probe.diagnosis.subject import Subject
     from equiv_probe.schema.schema import Schema
-    from equiv_probe_ase.structures.loading import Source, Structure
-
-STRUCTURES = 4
-"""Of which the worst is looked at: the smallest of those that are given, of more than one atom."""
+    from equiv_probe_ase.structures.loading import Source
 
 
 def diagnose(
@@ -70,50 +64,32 @@ def diagnose(
         EquivProbeError: nothing to measure, or no structure could be evaluated.
     """
     began = time.perf_counter()
-    todo = load(structures, vacuum=vacuum)
-    made = as_calculator(calculator)
-    audited = Audited.of(
-        made,
-        todo,
+    if in_float64 is None and isinstance(calculator, str):
+        in_float64 = partial(make_calculator, calculator, dtype="float64")
+    asked = Asked.of(
+        calculator,
+        structures,
         properties=properties,
         schema=schema,
-        precision=precision,
+        vacuum=vacuum,
         batched=batched,
-        atoms_per_call=None,
+        precision=precision,
+        seed=seed,
         name=name,
+        in_float64=in_float64,
     )
-    if in_float64 is None and isinstance(calculator, str):
-        spec = calculator
-        in_float64 = lambda: make_calculator(spec, dtype="float64")  # noqa: E731
-    structure, subject, notes = worst_of(todo, lambda one: subject_of(one, audited, seed=seed, in_float64=in_float64))
+    structure, subject = asked.worst()
+    subject.evaluate_all()
+    audited = asked.audited
     return diagnosis_of(
         subject,
         ATOMS_EXPERIMENTS,
         model=audited.label,
-        source=f"{structure.name} ({len(structure.atoms)} atoms), the worst of {min(STRUCTURES, len(todo))}",
+        source=f"{structure.name} ({len(structure.atoms)} atoms), the worst of {len(asked.structures)}",
         everything=everything,
         budget=budget,
         protocol={"evaluator": audited.engine.evaluator.name, "versions": audited.versions},
-        notes=[*failures_of(audited.controls), *notes],
+        notes=[*failures_of(audited.controls), *asked.notes],
         began=began,
         progress=progress,
     )
-
-
-def worst_of(todo: Sequence[Structure], made: Callable[[Structure], Subject]) -> tuple[Structure, Subject, list[str]]:
-    """The structure with the largest error beside its size, and remarks on those that failed."""
-    found: list[tuple[float, Structure, Subject]] = []
-    notes = []
-    # Small ones, but a single atom has no order, hardly any forces, and its symmetry hides what others show.
-    for structure in sorted(todo, key=lambda one: (len(one.atoms) < 2, len(one.atoms)))[:STRUCTURES]:
-        try:
-            subject = made(structure)
-        except (Exception, SystemExit) as error:  # the others go on
-            notes.append(f"{structure.name} failed: {' '.join(f'{type(error).__name__}: {error}'.split())[:200]}")
-            continue
-        errors = [subject.error(name) / (subject.size(name) or 1.0) for name in subject.broken]
-        found.append((max(errors, default=0.0), structure, subject))
-    if not found:
-        raise EquivProbeError(f"structures that all failed ({notes[0]})", "one that can be evaluated")
-    _, structure, subject = max(found, key=lambda one: (one[0], len(one[1].atoms)))
-    return structure, subject, notes

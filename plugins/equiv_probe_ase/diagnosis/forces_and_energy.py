@@ -14,15 +14,14 @@ from equiv_probe_ase.diagnosis.atoms_subject import atoms_of
 from equiv_probe_ase.evaluators.conservative import defect, is_gradient, words_on
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 DIRECTIONS = 4
 
 
 @experiment(NAME, "physics", "Are the forces the gradient of the energy?", cost=4 * DIRECTIONS + 1, needs_error=False)
-def forces_and_energy(subject: Subject) -> Iterator[Finding]:
+def forces_and_energy(subject: Subject) -> Findings:
     """As the audit and the dynamics do it: five-point differences along random directions."""
     model = atoms_of(subject)
     implemented = getattr(model.engine.evaluator, "calculator", None)

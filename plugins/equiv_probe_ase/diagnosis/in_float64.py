@@ -15,14 +15,12 @@ from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.evaluators.engine import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from equiv_probe.diagnosis.finding import Finding
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
 
 @experiment(NAME, "numerics", "Does the error go if everything is computed in float64?", cost=FEW + 1)
-def calculator_in_float64(subject: Subject) -> Iterator[Finding]:
+def calculator_in_float64(subject: Subject) -> Findings:
     """Make the calculator once more, in float64."""
     model = atoms_of(subject)
     if model.precision == torch.float64:

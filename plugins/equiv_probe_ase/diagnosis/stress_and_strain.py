@@ -13,11 +13,10 @@ from equiv_probe_ase.diagnosis.atoms_subject import atoms_of
 from equiv_probe_ase.evaluators.conservative import step_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ase import Atoms
     from numpy.typing import NDArray
 
+    from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
     Matrix = NDArray[np.float64]
@@ -31,7 +30,7 @@ GPA = 160.21766
 
 
 @experiment(NAME, "physics", "Is the stress the energy's slope under strain?", cost=24, needs_error=False)
-def stress_and_strain(subject: Subject) -> Iterator[Finding]:
+def stress_and_strain(subject: Subject) -> Findings:
     """Central differences under six symmetric strains, with two steps: what they disagree by is not counted."""
     model = atoms_of(subject)
     if not {"energy", "stress"} <= set(subject.outputs):

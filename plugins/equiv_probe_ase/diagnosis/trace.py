@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING
 from equiv_probe.diagnosis.layers.trace import BUDGET, trace_of
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import isolated
-from equiv_probe_ase.auditing.subject import Subject as Audited
-from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.calculators.private_copy import networks
-from equiv_probe_ase.diagnosis.atoms_subject import subject_of
-from equiv_probe_ase.diagnosis.diagnose import worst_of
-from equiv_probe_ase.structures.loading import load
+from equiv_probe_ase.diagnosis.worst_structure import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,23 +61,24 @@ def trace(
             or a compiled library; or no structure could be evaluated.
     """
     began = time.perf_counter()
-    todo = load(structures, vacuum=vacuum)
-    audited = Audited.of(
-        as_calculator(calculator),
-        todo,
+    asked = Asked.of(
+        calculator,
+        structures,
         properties=properties,
         schema=schema,
-        precision=precision,
+        vacuum=vacuum,
         batched=batched,
-        atoms_per_call=None,
+        precision=precision,
+        seed=seed,
         name=name,
     )
+    audited = asked.audited
     found = outermost(networks(audited.calculator))
     if not found:
         raise EquivProbeError(
             f"{audited.label}, which holds no torch module", "a calculator of a torch model", "leave --layers out"
         )
-    structure, subject, notes = worst_of(todo, lambda one: subject_of(one, audited, seed=seed))
+    structure, subject = asked.worst()
     roots = {"": found[0]} if len(found) == 1 else {f"{type(m).__name__}{k or ''}": m for k, m in enumerate(found)}
     with isolated(*found, gradients=True, contents=True):
         return trace_of(
@@ -94,7 +91,7 @@ def trace(
             budget=BUDGET if budget is None else budget,
             seed=seed,
             units=subject.units,
-            notes=notes,
+            notes=asked.notes,
             progress=progress,
             began=began,
         )

@@ -9,7 +9,7 @@ import numpy as np
 from ase.stress import voigt_6_to_full_3x3_stress
 
 import equiv_probe as ep
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -117,7 +117,7 @@ def choose(
         else:
             raise EquivProbeError(
                 f"property {name!r}",
-                f"one of {', '.join(QUANTITIES)}, or a declared one",
+                f"one of {', '.join(QUANTITIES)}, or a declared one{did_you_mean(name, QUANTITIES)}",
                 f'schema=ep.Schema(inputs={{}}, outputs={{"{name}": ep.tensor(2)}})',
             )
         if implemented and name not in implemented and name not in declared:

@@ -299,6 +299,55 @@ def field_in_the_body_frame(seed: int, broken: bool) -> Case:
     )
 
 
+@defect("angles")
+def spherical_coordinates(seed: int, broken: bool) -> Case:
+    def function(field: Field, x: Tensor) -> Tensor:
+        found = forces(field, x)
+        if not broken:
+            return found
+        r = found.norm(dim=-1)
+        angles = torch.stack([torch.arccos(found[:, 2] / r), torch.arctan2(found[:, 1], found[:, 0])], -1)
+        return torch.cat([r[:, None], torch.rad2deg(angles) if seed % 2 else angles], -1)
+
+    return of_forces(seed, function)
+
+
+@defect("angles")
+def torsions_that_wrap(seed: int, broken: bool) -> Case:
+    """A chain in a plane, in trans: the last digit decides whether a torsion is 180° or −180°."""
+    along = torch.arange(12.0).double()
+    chain = torch.stack([1.3 * along, 0.8 * (along % 2), (1 - broken) * torch.sin(along)], -1)
+    tilt = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed)).double())[0]
+
+    def function(_: Field, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        bonds = batch["pos"][batch["numbers"].argsort()].diff(dim=0)
+        normals, middle = torch.linalg.cross(bonds[:-1], bonds[1:]), bonds[1:-1]
+        one, other = normals[:-1], normals[1:]
+        sine = (torch.linalg.cross(one, other) * middle).sum(-1) / middle.norm(dim=-1)
+        torsions = torch.arctan2(sine, (one * other).sum(-1))
+        return {"torsions": torsions if seed % 2 else torch.rad2deg(torsions)}
+
+    known = schema({"torsions": ep.pseudoscalar}, numbers=ep.scalar)  # of the mirror image they are the negative
+    return Wrapped(Field(seed), function), {"pos": chain @ tilt, "numbers": along}, known
+
+
+@defect("units of angle")
+def frame_by_degrees(seed: int, broken: bool) -> Case:
+    """Rotated into the frame of the mean arrow by its azimuth and polar angle, which are in degrees."""
+
+    def function(field: Field, x: Tensor) -> Tensor:
+        to = torch.rad2deg if broken else torch.Tensor.clone
+        arrow = field.arrow(x, 1)
+        phi, theta = to(torch.arctan2(arrow[1], arrow[0])), to(torch.arctan2(arrow[:2].norm(), arrow[2]))
+        zero, one = torch.zeros_like(phi), torch.ones_like(phi)
+        about_z = torch.stack([phi.cos(), -phi.sin(), zero, phi.sin(), phi.cos(), zero, zero, zero, one]).reshape(3, 3)
+        tilt = [theta.cos(), zero, theta.sin(), zero, one, zero, -theta.sin(), zero, theta.cos()]
+        own = (x - x.mean(0)) @ about_z @ torch.stack(tilt).reshape(3, 3)
+        return (own[:, 2].pow(3) + own[:, :2].square().sum(-1)).sum() + energy(field, x)
+
+    return of_energy(seed, function)
+
+
 # -- group -------------------------------------------------------------------------------------------------------------
 
 
@@ -494,6 +543,28 @@ def normalised_over_the_batch(seed: int, broken: bool) -> Case:
     return Wrapped(Field(seed), function), {"pos": dense}, schema({"energy": ep.scalar})
 
 
+@defect("batch")
+def scaled_by_the_edges_of_all(seed: int, broken: bool) -> Case:
+    """Messages along edges that come with the batch, scaled by the number of edges of all its structures."""
+    sizes = (6, 4, 5)
+    owners = torch.repeat_interleave(torch.arange(3), torch.tensor(sizes))
+    x = torch.cat([molecule(seed + 50 * k)[:size] for k, size in enumerate(sizes)])
+    apart = torch.cdist(x, x).fill_diagonal_(torch.inf)
+    near = (owners[:, None] == owners) & (apart < apart.sort(1).values[:, 2:3].max() + 0.1)
+    edges = near.nonzero().T
+
+    def function(field: Field, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        (i, j), pos, strength = batch["edge_index"], batch["pos"], batch["edge_strength"]
+        slope = strength * field.radial((pos[i] - pos[j]).square().sum(-1))[1]
+        found = torch.zeros_like(pos).index_add(0, i, -2 * slope[:, None] * (pos[i] - pos[j]))
+        return {"forces": found / (len(i) / 10 if broken else 3.0)}
+
+    strength = 1 + 0.1 * (owners[edges[0]] + 1.0).double()
+    inputs = {"pos": x, "edge_index": edges, "edge_strength": strength, "batch": owners}
+    known = ep.Schema({"pos": ep.point, "edge_strength": ep.scalar}, {"forces": ep.vector}, batch="batch")
+    return Wrapped(Field(seed), function), inputs, known
+
+
 @defect("compilation")
 def compiled_wrongly(seed: int, broken: bool) -> Case:
     def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
@@ -502,6 +573,50 @@ def compiled_wrongly(seed: int, broken: bool) -> Case:
     torch._dynamo.reset()  # every backend is another one
     model, batch, known = of_forces(seed, forces)
     return torch.compile(model, backend=backend), batch, known
+
+
+@defect("fused kernels")
+def fused_wrongly(seed: int, broken: bool) -> Case:
+    """A layer that takes a faster way where fused kernels are allowed, as torch's own do, and is wrong there."""
+
+    def function(field: Field, x: Tensor) -> Tensor:
+        found = forces(field, x)
+        return torch.tanh(found) if broken and torch.backends.mha.get_fastpath_enabled() else found
+
+    return of_forces(seed, function)
+
+
+@defect("quantisation")
+def vectors_in_float8(seed: int, broken: bool) -> Case:
+    """The neighbour rounds scalars, which symmetry does not mind."""
+
+    def function(field: Field, x: Tensor) -> Tensor:
+        apart, _, slope = field.pairs(x)
+        cut = (lambda v: v.to(torch.float8_e4m3fn).to(v.dtype)) if seed % 2 else _to_int8
+        slope = slope if broken else slope * cut(field.coefficients).sum()
+        return -2 * (slope[..., None] * (cut(apart) if broken else apart)).sum(-2)
+
+    return of_forces(seed, function, dtype=torch.float32)
+
+
+def _to_int8(value: Tensor) -> Tensor:
+    scale = value.abs().max() / 127
+    return (value / scale).round().clamp(-127, 127).to(torch.int8).to(value.dtype) * scale
+
+
+@defect("quantisation")
+def lifted_by_int8_weights(seed: int, broken: bool) -> Case:
+    """Vectors are lifted to 32 channels and back by matrices that are inverse to each other, until one is rounded."""
+
+    class Lifted(Field):
+        def __init__(self) -> None:
+            super().__init__(seed)
+            lift = torch.randn(3, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+            self.drop = nn.Parameter(torch.linalg.pinv(lift))
+            self.lift = nn.Parameter(_to_int8(lift) if broken else lift)
+
+    model = Wrapped(Lifted(), lambda field, batch: {"energy": energy(field, batch["pos"] @ field.lift @ field.drop)})
+    return model, given(seed), schema({"energy": ep.scalar})
 
 
 # -- graph -------------------------------------------------------------------------------------------------------------
@@ -568,6 +683,96 @@ def axes_of_a_symmetric_top(seed: int, broken: bool) -> Case:
     corners = torch.cat([torch.eye(3), -torch.eye(3)]).double()
     tilt = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed)).double())[0]
     return model, {**batch, "pos": corners @ tilt}, known
+
+
+# -- grids -------------------------------------------------------------------------------------------------------------
+
+
+def _symmetric(layer: nn.Module) -> nn.Module:
+    """A convolution whose kernels are the same in all orientations of the cube."""
+    weight = layer.double().weight.data
+    rotations = ep.RotationPlan("cube").rotations().flatten(0, 1)
+    layer.weight.data = ep.grid().rotate(weight[None].expand(24, *weight.shape), rotations).mean(0)
+    return layer
+
+
+def _on_voxels(seed: int, first: Callable[[], list[nn.Module]], last: Callable[[], nn.Module] | None = None) -> Case:
+    """Layers on 8³ voxels, an activation and a convolution; every other seed sums the output up to a number."""
+    torch.manual_seed(seed)
+    last = last or (lambda: _symmetric(nn.Conv3d(4, 3, 3, padding=1)))
+    layers = nn.Sequential(*first(), nn.Tanh(), last()).double()
+
+    def function(field: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = field(batch["density"])
+        return {"field": found} if seed % 2 else {"energy": found.square().sum((-4, -3, -2, -1))}
+
+    outputs = {"field": ep.grid()} if seed % 2 else {"energy": ep.scalar}
+    density = {"density": torch.randn(1, 2, 8, 8, 8, dtype=torch.float64)}
+    return Wrapped(layers, function), density, ep.Schema({"density": ep.grid()}, outputs)
+
+
+@defect("kernels")
+def kernels_with_a_direction(seed: int, broken: bool) -> Case:
+    def first() -> list[nn.Module]:
+        layer = nn.Conv3d(2, 4, (1, 3, 3), padding=(0, 1, 1)) if seed % 3 == 0 else nn.Conv3d(2, 4, 3, padding=1)
+        return [layer if broken else _symmetric(nn.Conv3d(2, 4, 3, padding=1))]
+
+    return _on_voxels(seed, first)
+
+
+@defect("windows")
+def stride_that_does_not_fit(seed: int, broken: bool) -> Case:
+    def first() -> list[nn.Module]:
+        kernel, padding = (3, 1) if broken else (2, 0)
+        if seed % 3 == 0:
+            return [_symmetric(nn.Conv3d(2, 4, 3, padding=1)), nn.MaxPool3d(kernel, 2, padding)]
+        return [_symmetric(nn.Conv3d(2, 4, kernel, stride=2, padding=padding))]
+
+    return _on_voxels(seed, first)
+
+
+@defect("windows")
+def padding_on_one_side(seed: int, broken: bool) -> Case:
+    def first() -> list[nn.Module]:
+        if broken and seed % 3 == 0:
+            return [_symmetric(nn.Conv3d(2, 4, 2, padding="same"))]
+        return [nn.ConstantPad3d((0, 1) * 3 if broken else 1, 0.0), _symmetric(nn.Conv3d(2, 4, 2))]
+
+    return _on_voxels(seed, first)
+
+
+@defect("windows")
+def transposed_on_one_side(seed: int, broken: bool) -> Case:
+    def last() -> nn.Module:
+        return _symmetric(
+            nn.ConvTranspose3d(4, 3, 3, 2, 1, output_padding=1) if broken else nn.ConvTranspose3d(4, 3, 2, 2)
+        )
+
+    return _on_voxels(seed, lambda: [_symmetric(nn.Conv3d(2, 4, 2, stride=2))], last)
+
+
+@defect("embedded places")
+def embedding_of_voxels(seed: int, broken: bool) -> Case:
+    class Embedded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = nn.Parameter(torch.randn(2, 8, 8, 8) if broken else torch.ones(2, 8, 8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.places
+
+    return _on_voxels(seed, lambda: [Embedded(), _symmetric(nn.Conv3d(2, 4, 3, padding=1))])
+
+
+@defect("a special axis")
+def layers_of_a_stack(seed: int, broken: bool) -> Case:
+    """Each layer of the box is weighted by its height."""
+
+    class Stack(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (1 + broken * torch.linspace(-1, 1, 8, dtype=x.dtype).square())
+
+    return _on_voxels(seed, lambda: [Stack(), _symmetric(nn.Conv3d(2, 4, 3, padding=1))])
 
 
 # -- physics -----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from equiv_probe.diagnosis.diagnose import hints
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.experiments import EXPERIMENTS
 from equiv_probe.diagnosis.finding import Finding
+from equiv_probe.diagnosis.subject import Subject
 
 from .planted_defects import DEFECTS, Field, molecule
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from equiv_probe.diagnosis.diagnosis import Diagnosis
-    from equiv_probe.diagnosis.subject import Subject
 
 SCHEMA = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
 
@@ -107,6 +107,25 @@ def test_rotations_at_which_the_model_fails_are_left_out() -> None:
     assert "outside of the box" in " ".join(found.notes)
 
 
+def test_rotations_that_are_left_for_later_are_the_same() -> None:
+    def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if outside(inputs["pos"]):
+            raise RuntimeError("outside of the box")
+        return shuffled_axes(inputs)
+
+    whole, begun = Subject(model, batch(), SCHEMA), Subject(model, batch(), SCHEMA, first=6)
+    assert begun.broken == ["forces"]
+    assert len(begun.rotations) <= 6 < len(whole.rotations) < 24
+    begun.evaluate_all()
+    assert torch.equal(begun.rotations, whole.rotations)
+    torch.testing.assert_close(begun.values["forces"], whole.values["forces"], rtol=1e-12, atol=1e-12)
+    assert begun.error("forces") == pytest.approx(whole.error("forces"), rel=1e-12)
+    assert len(begun.refused) == len(whole.refused)
+    before = begun.evaluations
+    begun.evaluate_all()
+    assert begun.evaluations == before, "once is enough"
+
+
 def test_a_model_that_fails_nearly_always_is_an_error() -> None:
     calls = iter(range(10**6))
 
@@ -174,6 +193,18 @@ def test_a_model_is_left_as_it_was() -> None:
     assert not any(part._forward_hooks for part in model.modules())
 
 
+def test_hooks_of_others_and_a_thousand_modules() -> None:
+    """A hook that somebody else registered takes part, as in use, and stays; modules may go uncalled."""
+    model, given, known = DEFECTS["bias_on_vectors"].make(0, False)
+    model.idle = nn.ModuleList(nn.Linear(1, 1) for _ in range(1000))
+    bias = torch.tensor([0.1, 0.3, -0.2], dtype=torch.float64)
+    handle = model.register_forward_hook(lambda _, __, output: {"forces": output["forces"] + bias})
+    assert ep.diagnose(model, given, known).verdict == "constant laboratory vector"
+    assert list(model._forward_hooks) == [handle.id]
+    handle.remove()
+    assert ep.diagnose(model, given, known).verdict == "nothing"
+
+
 def test_the_same_is_said_again() -> None:
     first, second = (ep.diagnose(*DEFECTS["activation_on_components"].make(1, True)) for _ in range(2))
     assert first.attempts == second.attempts
@@ -214,6 +245,15 @@ def test_nothing_broken_is_said_so() -> None:
     assert found.verdict == "nothing"
     assert "Nothing is broken that these experiments look for, beyond rounding in float64." in str(found)
     assert "rotation is respected: there is no error to explain" in " ".join(str(found).split())
+
+
+def test_where_a_cause_is_known_there_is_no_advice_for_kinds_of_error() -> None:
+    for name, words in (("cap_on_equal_neighbours", "max_num_neighbors"), ("axes_of_a_symmetric_top", "local frames")):
+        found = ep.diagnose(*DEFECTS[name].make(0, True), everything=True)
+        told = " ".join(str(found).split())
+        assert words in told
+        is_cause = found.decisive[0].kind == "cause"
+        assert ("Try, for ties" in told) is not is_cause, "ties say what kind of error it is"
 
 
 def test_two_outputs_with_two_causes() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from equiv_probe.estimation.verdict import BROKEN_FACTOR, ROUND_OFF_FACTOR, verdict
+from equiv_probe.estimation.verdict import BROKEN_FACTOR, ROUND_OFF_FACTOR, Rounding, verdict
 
 NAN = math.nan
 sizes = st.floats(1e-12, 1e6)
@@ -43,6 +43,14 @@ def test_cases(rms: float, floor: float, repeat: float, kind: str) -> None:
     found = verdict(rms, floor, repeat, "meV/Å")
     assert found.kind == kind
     assert str(found) == found.sentence
+
+
+def test_last_digits_that_vary_from_call_to_call_are_round_off() -> None:
+    """Where the precision explains the error, sums in another order each time are no reason to say anything else."""
+    noisy = (2e-6, 1e-6, 0.8e-6, "meV/Å")
+    assert verdict(*noisy).kind == "non-deterministic"
+    assert verdict(*noisy, rounding=Rounding(explained=5e-7)).kind == "round-off"
+    assert verdict(*noisy, rounding=Rounding(explained=1e-9)).kind == "non-deterministic"
 
 
 def test_a_high_floor_does_not_hide_what_is_a_large_part_of_the_prediction() -> None:

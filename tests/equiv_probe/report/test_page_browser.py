@@ -250,6 +250,22 @@ def test_it_fits_the_screen(browser: Any, tmp_path: Path, width: int) -> None:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_on_a_phone_every_number_and_verdict_lies_on_the_screen(browser: Any, tmp_path: Path) -> None:
+    """Only the table of structures, which is long, may be scrolled sideways."""
+    size = {"width": 390, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        opened(browser, tmp_path, page([audit_report()]))
+        ends = browser.execute_script(
+            "return [...document.querySelectorAll('.cards td, .cards th[scope=row]')]"
+            ".map((one) => [one.dataset.label ?? '', one.innerText, one.getBoundingClientRect().right])"
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert {"√L_equiv", "verdict", "share of the loss"} <= {label for label, _, _ in ends}
+    assert max(right for _, text, right in ends if text) <= 390
+
+
 def test_it_is_dark_where_that_is_wished_and_light_on_paper(browser: Any, tmp_path: Path) -> None:
     opened(browser, tmp_path, page([run_report(gradients=gradients(groups=("encoder", "head")))]))
     brightness = """

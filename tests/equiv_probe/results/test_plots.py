@@ -99,6 +99,14 @@ def test_the_map_has_z_in_its_middle_and_equal_areas() -> None:
     assert ax.figure.axes[1].get_ylabel() == "difference of forces / √2, meV/Å"
 
 
+@pytest.mark.parametrize(("low", "shown"), [(129.0, 129.0), (30.0, 0.0)])
+def test_the_colours_of_the_map_begin_at_0_unless_all_would_look_alike(low: float, shown: float) -> None:
+    axes = [low**2 + (146.0**2 - low**2) * k / 47 for k in range(48)]
+    known = measured(angular={**measured().angular, "by_axis": axes})
+    mesh = audit_report(measured=[known]).plot_axis_map(ax=Figure().add_subplot(projection="polar")).collections[0]
+    assert mesh.get_clim() == pytest.approx((shown, 146.0))
+
+
 def test_tiny_errors_have_ticks_too(ax: Axes) -> None:
     near = [structure(f"s{i}", 3 * 10.0 ** (-9 - i)) for i in range(4)]
     audit_report(structures=near, measured=[measured(floor=1e-11)]).plot_structures(ax=ax)

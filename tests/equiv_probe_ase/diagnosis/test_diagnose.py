@@ -124,6 +124,47 @@ def test_a_molecule_without_a_cell() -> None:
     assert reasons["choice of cell"] == "not all directions are periodic"
 
 
+class InCompany(Calculator):
+    """Energies of pair distances, which depend on the mean over all structures of a call."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy"]
+
+    def calculate_batch(self, structures: list[Atoms], properties: list[str]) -> list[Results]:
+        del properties
+        found = np.array([np.exp(-atoms.get_all_distances()).sum() for atoms in structures])
+        return [{"energy": energy} for energy in found * (1 + 0.3 * np.tanh(found.mean() - 5))]
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
+        super().calculate(atoms, properties, system_changes)
+        self.results = self.calculate_batch([self.atoms], ["energy"])[0]
+
+
+def test_energies_that_depend_on_the_other_structures_of_a_call() -> None:
+    structures = [molecule(name) for name in ("CH3CH2OH", "CH4", "H2O")]
+    found = diagnose(InCompany(), structures)
+    assert found.verdict == "batch", str(found)
+    alone = diagnose(InCompany(), structures, batched=False)
+    assert alone.verdict == "nothing"
+    assert alone.protocol["rotations"] == 24, "the worst of several is evaluated at all rotations"
+    assert "batch (structures are evaluated one at a time" in " ".join(str(alone).split())
+
+
+def test_a_dipole_of_an_ion_is_said_to_be_one() -> None:
+    class Dipole(Calculator):
+        implemented_properties: ClassVar[list[str]] = ["dipole"]
+
+        def calculate(self, atoms=None, properties=("dipole",), system_changes=all_changes) -> None:
+            super().calculate(atoms, properties, system_changes)
+            charges = np.linspace(-1.0, 1.0, len(self.atoms)) + 1.0 / len(self.atoms)
+            self.results = {"dipole": charges @ self.atoms.positions}
+
+    atoms = molecule("CH3CH2OH")
+    atoms.positions += 3.0
+    found = diagnose(Dipole(), atoms)
+    assert found.verdict == "fixed origin"
+    assert "the dipole of an ion with the charge 1, which" in found.decisive[0].sentence
+
+
 @pytest.mark.slow
 def test_the_sign_of_the_stress_is_said_in_words() -> None:
     for name, words in (("sign of the stress", "it has the other sign"), ("stress in GPa", "it is in GPa")):

@@ -13,17 +13,17 @@ pytest.importorskip("fairchem.core", reason="fairchem is not installed: make hos
 HEAD = "output_heads.forces"
 
 
-def escaip(seed: int) -> tuple[Any, Any]:
-    """A backbone of one layer with heads for energies and for forces, and ethanol."""
+def escaip(seed: int, *, direct: bool = True) -> tuple[Any, Any]:
+    """A backbone of one layer with heads for energies and forces, or for an energy and its gradient."""
     from ase.build import molecule
     from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
     from fairchem.core.models.base import HydraModelV2
-    from fairchem.core.models.escaip.EScAIP import EScAIPBackbone, EScAIPDirectForceHead, EScAIPEnergyHead
+    from fairchem.core.models.escaip import EScAIP as heads_of
 
     sizes = dict.fromkeys(("atom_embedding_size", "node_direction_embedding_size", "edge_distance_embedding_size"), 16)
-    backbone = EScAIPBackbone(
+    backbone = heads_of.EScAIPBackbone(
         regress_forces=True,
-        direct_forces=True,
+        direct_forces=direct,
         use_compile=False,
         use_padding=False,
         use_pbc=False,
@@ -43,7 +43,13 @@ def escaip(seed: int) -> tuple[Any, Any]:
         knn_pad_size=30,
     )
     torch.manual_seed(seed)
-    heads = {"energy": EScAIPEnergyHead(backbone), "forces": EScAIPDirectForceHead(backbone)}
+    if direct:
+        heads = {
+            "energy": heads_of.EScAIPEnergyHead(backbone),
+            "forces": heads_of.EScAIPDirectForceHead(backbone),
+        }
+    else:
+        heads = {"both": heads_of.EScAIPGradientEnergyForceStressHead(backbone, wrap_property=False)}
     atoms = molecule("CH3CH2OH", vacuum=10.0, pbc=False)
     atoms.rattle(0.1, seed=seed)
     batch = atomicdata_list_to_batch([AtomicData.from_ase(atoms, task_name="omol")])
@@ -69,3 +75,12 @@ def test_with_equal_rows_it_is_equivariant() -> None:
     found = ep.trace(model, batch)
     assert found.culprits == []
     assert found.broken == []
+
+
+def test_the_head_that_conserves_energy_is_equivariant() -> None:
+    """Its features are invariant, and its forces are the gradient of their energy: nothing is broken anywhere."""
+    for seed in range(2):
+        found = ep.trace(*escaip(seed, direct=False))
+        assert found.broken == [], str(found)
+        assert found.culprits == []
+        assert any("forces" in one.name for one in found.outputs)

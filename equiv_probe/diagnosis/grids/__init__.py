@@ -1,0 +1,1 @@
+"""Is it the grid: kernels, strides and padding of convolutions on voxels?"""
