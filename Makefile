@@ -49,6 +49,7 @@ docs-run: $(VENV)/.docs
 bench: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_import.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_batching.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_evaluators.py --structures 4
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_probe.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_lightning.py
 	# Smaller than by default, a minute or two each; their own --help says how to ask for more.

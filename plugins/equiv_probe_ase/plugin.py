@@ -20,12 +20,7 @@ def _presets() -> list[PresetStatus]:
     from equiv_probe_ase.calculators.presets import PRESETS
 
     return [
-        PresetStatus(
-            preset.name + (f":{preset.argument}" if preset.argument else ""),
-            preset.installed,
-            preset.about,
-            "" if preset.installed else f"pip install 'equiv-probe[{preset.extra}]'",
-        )
+        PresetStatus(preset.typed, preset.installed, preset.about, "" if preset.installed else preset.how_to_install)
         for preset in PRESETS.values()
     ]
 
@@ -35,5 +30,8 @@ plugin = Plugin(
     framework="ase",
     register=_register,
     presets=_presets,
-    packages=("ase", "e3nn", "chgnet", "sevenn", "tblite", "orb-models", "mace-torch", "schnetpack"),
+    packages=(
+        *("ase", "e3nn", "chgnet", "sevenn", "tblite", "orb-models", "mace-torch", "metatomic-ase", "schnetpack"),
+        *("torch-sim-atomistic", "nequip", "fairchem-core", "matgl", "mattersim", "deepmd-kit", "aimnet", "torchani"),
+    ),
 )

@@ -33,8 +33,12 @@ class Host:
 
 FAIRCHEM = "e3nn ase hydra-core numba lmdb torchtnt huggingface-hub wandb submitit clusterscope==0.0.18 websockets"
 
+DEEPMD = "ase e3nn einops ml_dtypes mendeleev array-api-compat lmdb msgpack wcmatch h5py pyyaml dargs mpich"
+
 HOSTED = {
+    "aimnet": Host(("aimnet", "ase")),
     "chgnet": Host(("chgnet>=0.4", "ase")),
+    "deepmd": Host(tuple(DEEPMD.split()), alone="deepmd-kit==3.2.0"),
     "egnn": Host(("torch-geometric",), "https://github.com/vgsatorras/egnn"),
     "fairchem": Host(
         (*FAIRCHEM.split(), "monty", "orjson", "ase-db-backends", "backoff", "setuptools<81"),
@@ -42,13 +46,15 @@ HOSTED = {
     ),
     "mace": Host(("mace-torch>=0.3.14", "ase")),
     "matgl": Host(("matgl>=4", "lightning", "torch-geometric")),
-    "metatrain": Host(("metatrain", "ase")),
+    "mattersim": Host(("mattersim", "ase"), without="torchvision"),
+    "metatrain": Host(("metatrain[soap-bpnn]", "metatomic-ase", "ase")),
     "monai": Host(("monai", "pytorch-ignite")),
     "nequip": Host(("nequip>=0.15", "lightning", "ase")),
     "semlaflow": Host(
         ("lightning", "rdkit", "openbabel-wheel", "ase", "torchmetrics"), "https://github.com/rssrwn/semla-flow"
     ),
     "sevenn": Host(("sevenn>=0.11", "ase")),
+    "torchani": Host(("torchani", "ase")),
     "torchcfm": Host(("torchcfm", "ase"), without="torchvision"),
     "torchmdnet": Host(("torchmd-net", "ase")),
     "transformers": Host(("transformers", "accelerate", "ase")),

@@ -9,6 +9,7 @@ import torch
 
 import equiv_probe as ep
 
+from .batches import batch_is_loop, structures
 from .brute_force import ROTATIONS, agree, bits, measured, variance
 
 if TYPE_CHECKING:
@@ -124,3 +125,58 @@ def test_trace_finds_the_three_rows(data: Path) -> None:
         assert len(last.weight) == 3
         last.weight.copy_(last.weight.mean(0, keepdim=True).expand(3, -1))
     assert error() < 1e-5
+
+
+UMA = "fairchem.core.models.uma.escn_md"
+MLIP = "fairchem.core.units.mlip_unit.mlip_unit"
+SMALL_ESEN = {
+    "model": f"{UMA}.eSCNMDBackbone",
+    "sphere_channels": 8,
+    "hidden_channels": 8,
+    "edge_channels": 8,
+    "num_distance_basis": 8,
+    "num_layers": 1,
+    "cutoff": 5.0,
+    "otf_graph": True,
+    "direct_forces": False,
+    "regress_forces": True,
+    "regress_stress": True,
+    "always_use_pbc": False,
+    "use_dataset_embedding": False,
+    "dataset_list": ["omat"],
+}
+
+
+def checkpoint(path: Path) -> Path:
+    """An eSEN with random weights in a file of the kind that fairchem publishes, with the tasks of its training."""
+    import hydra
+    from fairchem.core.units.mlip_unit.api.inference import MLIPInferenceCheckpoint
+
+    torch.manual_seed(0)
+    model = {
+        "_target_": "fairchem.core.models.base.HydraModel",
+        "backbone": SMALL_ESEN,
+        "heads": {"efs": {"module": f"{UMA}.MLP_EFS_Head", "prefix": "omat"}},
+        "pass_through_head_outputs": True,
+    }
+    tasks = [
+        {
+            "_target_": f"{MLIP}.Task",
+            "name": f"omat_{name}",
+            "level": "atom" if name == "forces" else "system",
+            "property": name,
+            "out_spec": {"_target_": f"{MLIP}.OutputSpec", "dim": dim, "dtype": "float32"},
+            "normalizer": {"_target_": "fairchem.core.modules.normalization.normalizer.Normalizer"},
+            "datasets": ["omat"],
+        }
+        for name, dim in {"energy": [1], "forces": [3], "stress": [1, 9]}.items()
+    ]
+    state = hydra.utils.instantiate(model).state_dict()
+    averaged = {f"module.{name}": value for name, value in state.items()} | {"n_averaged": torch.tensor(1)}
+    torch.save(MLIPInferenceCheckpoint(model, state, averaged, tasks), path)
+    return path
+
+
+def test_a_batch_of_a_checkpoint(tmp_path: Path) -> None:
+    """Of eSEN; fairchem 2.24's own calculator takes no EScAIP."""
+    batch_is_loop(f"fairchem:{checkpoint(tmp_path / 'esen.pt')}", structures(), tolerance=1e-4)

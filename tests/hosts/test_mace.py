@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import equiv_probe as ep
+from equiv_probe_ase.evaluators import LoopEvaluator, evaluator_for
 
+from .batches import batch_is_loop, deviations, structures
 from .brute_force import ROTATIONS, agree, measured, stretched, variance
 
 pytest.importorskip("mace", reason="MACE is not installed: make hosts HOST=mace")
@@ -78,3 +80,62 @@ def compared(model: Any, frames: Any) -> None:
     with ep.Probe(model, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
         model(dict(batch))
     agree(measured(probe, "forces"), variance(forces))
+
+
+def random_model(path: Path) -> Path:
+    """A small MACE with random weights in float64, saved as ``mace_run_train`` saves it."""
+    import numpy as np
+    from e3nn.o3 import Irreps
+    from mace.modules import ScaleShiftMACE, interaction_classes
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    interaction = interaction_classes["RealAgnosticResidualInteractionBlock"]
+    model = ScaleShiftMACE(
+        r_max=4.0,
+        num_bessel=8,
+        num_polynomial_cutoff=5,
+        max_ell=2,
+        interaction_cls=interaction,
+        interaction_cls_first=interaction,
+        num_interactions=2,
+        num_elements=5,
+        hidden_irreps=Irreps("16x0e+16x1o"),
+        MLP_irreps=Irreps("16x0e"),
+        atomic_energies=np.array([-13.0, -1030.0, -2040.0, -1300.0, -460.0]),
+        avg_num_neighbors=8.0,
+        atomic_numbers=[1, 6, 8, 11, 17],
+        correlation=2,
+        gate=torch.nn.functional.silu,
+        atomic_inter_scale=1.0,
+        atomic_inter_shift=0.0,
+    )
+    torch.set_default_dtype(torch.float32)
+    torch.save(model, path)
+    return path
+
+
+def test_a_batch_of_mace(tmp_path: Path) -> None:
+    spec = f"mace:{random_model(tmp_path / 'mace.model')}"
+    calculator = batch_is_loop(spec, structures(), tolerance=1e-11, network=lambda one: one.models[0])
+    evaluator, loop = evaluator_for(calculator), LoopEvaluator(calculator)
+    found, expected = (one.evaluate(structures(), ["energies", "free_energy"]) for one in (evaluator, loop))
+    assert max(deviations(found, expected).values()) < 1e-12
+
+
+def test_a_batch_of_a_committee(tmp_path: Path) -> None:
+    from mace.calculators import MACECalculator
+
+    one = random_model(tmp_path / "one.model")
+    other = torch.load(one, weights_only=False)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+    torch.save(other, tmp_path / "other.model")
+    calculator = MACECalculator([str(one), str(tmp_path / "other.model")], device="cpu", default_dtype="float64")
+    evaluator, loop = evaluator_for(calculator), LoopEvaluator(calculator)
+    assert evaluator.batched
+    found, expected = (some.evaluate(structures(), ["energy", "forces"]) for some in (evaluator, loop))
+    assert max(deviations(found, expected).values()) < 1e-11
+    alone = evaluator_for(MACECalculator(str(one), device="cpu", default_dtype="float64"))
+    assert deviations(found, alone.evaluate(structures(), ["energy", "forces"]))["forces"] > 1e-3

@@ -12,6 +12,7 @@ import torch
 
 import equiv_probe as ep
 
+from .batches import batch_is_loop, structures
 from .brute_force import ROTATIONS, agree, bits, measured, variance
 
 if TYPE_CHECKING:
@@ -91,3 +92,18 @@ def test_potential_training(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     with ep.Probe(potential, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
         single(torch.eye(3))
     agree(measured(probe, "stress"), variance(lambda g: g.T @ single(g)[2] @ g, torch.float32))
+
+
+@pytest.mark.parametrize("architecture", ["TensorNet", "M3GNet"])
+def test_a_batch_of_a_saved_potential(architecture: str, tmp_path: Path) -> None:
+    """With random weights; energies at their own zero, so that the last digits of float32 are those of forces too."""
+    from matgl import models
+    from matgl.apps.pes import Potential
+
+    torch.manual_seed(0)
+    options = {"TensorNet": {"nblocks": 1, "num_rbf": 8, "use_smooth": True, "use_warp": False}, "M3GNet": {}}
+    elements = ("H", "C", "O", "Na", "Cl")
+    kind = getattr(models, architecture)
+    net = kind(element_types=elements, is_intensive=False, cutoff=5.0, units=16, **options[architecture])
+    Potential(net, calc_stresses=True).save(str(tmp_path / "saved"))
+    batch_is_loop(f"matgl:{tmp_path / 'saved'}", structures(), tolerance=1e-5, network=lambda one: one.potential)

@@ -1,4 +1,4 @@
-"""metatrain's PET, ``mtt train`` run by ``equiv-probe run`` on ethanol: called with a list of compiled ``System``."""
+"""metatrain's PET, ``mtt train`` run by ``equiv-probe run`` on ethanol, and exported models in batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import equiv_probe as ep
+from equiv_probe_ase.calculators.by_name import make_calculator
 
+from .batches import batch_is_loop, structures
 from .brute_force import ROTATIONS, agree, measured, variance
 
 pytest.importorskip("metatrain", reason="metatrain is not installed: make hosts HOST=metatrain")
@@ -82,3 +84,32 @@ def test_mtt_train(data: Path, tmp_path: Path) -> None:
         model(batch(torch.eye(3)), asked)
     expected = variance(lambda g: model(batch(g), asked)["energy"].block().values)
     agree(measured(probe, "energy.energy"), expected)
+
+
+def exported(architecture: str, where: Path, **smaller: Any) -> Path:
+    """A model with random weights in float64, exported as ``mtt export`` does."""
+    from metatrain.utils.architectures import get_default_hypers, import_architecture
+    from metatrain.utils.data import DatasetInfo
+    from metatrain.utils.data.target_info import get_energy_target_info
+
+    torch.manual_seed(0)
+    energy = get_energy_target_info("energy", {"quantity": "energy", "unit": "eV"})
+    info = DatasetInfo(length_unit="angstrom", atomic_types=[1, 6, 8, 11, 17], targets={"energy": energy})
+    hypers = get_default_hypers(architecture)["model"] | smaller
+    path = where / f"{architecture}.pt"
+    import_architecture(architecture).__model__(hypers, info).double().export().save(str(path))
+    return path
+
+
+SMALLER = {"d_pet": 32, "d_head": 32, "d_node": 32, "d_feedforward": 32}
+
+
+@pytest.mark.parametrize(("architecture", "smaller"), [("pet", SMALLER), ("soap_bpnn", {})])
+def test_a_batch_of_an_exported_model(architecture: str, smaller: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("metatomic_ase", reason="metatomic-ase is not installed")
+    if architecture == "soap_bpnn":
+        pytest.importorskip("spex", reason="metatrain[soap-bpnn] is not installed")
+    spec = f"metatomic:{exported(architecture, tmp_path, **smaller)}"
+    batch_is_loop(spec, structures(), tolerance=1e-11, network=lambda calculator: calculator.model(), device="cpu")
+    with pytest.raises(ep.EquivProbeError, match="the precision of its file"):
+        make_calculator(spec, dtype="float32")

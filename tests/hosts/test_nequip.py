@@ -13,7 +13,10 @@ import pytest
 import torch
 
 import equiv_probe as ep
+from equiv_probe_ase.calculators.by_name import make_calculator
+from equiv_probe_ase.evaluators import evaluator_for
 
+from .batches import batch_is_loop, deviations, structures
 from .brute_force import ROTATIONS, agree, measured, stretched, variance
 
 pytest.importorskip("nequip", reason="NequIP is not installed: make hosts HOST=nequip")
@@ -129,3 +132,23 @@ def compared(checkpoint: Path, frames: Any) -> None:
         return model({**batch, "pos": rotated})["forces"].double() @ g.double()
 
     agree(measured(probe, "forces"), variance(forces))
+
+
+def test_a_batch_of_a_checkpoint(data: Path, tmp_path: Path) -> None:
+    checkpoint = trained(tmp_path / "run", io.read(data / "ethanol_rmd17" / "train.xyz", ":24"))
+    batch_is_loop(f"nequip:{checkpoint}", structures(salt="CO"), tolerance=1e-5, network=lambda one: one.model)
+
+
+def test_what_is_compiled_for_ase_takes_one_structure(data: Path, tmp_path: Path) -> None:
+    """``nequip-compile`` takes minutes."""
+    checkpoint = trained(tmp_path / "run", io.read(data / "ethanol_rmd17" / "train.xyz", ":24"))
+    compiled = tmp_path / "model.nequip.pt2"
+    script = str(Path(sys.executable).parent / "nequip-compile")
+    how = ["--mode", "aotinductor", "--target", "ase", "--device", "cpu"]
+    command = [script, *how, str(checkpoint), str(compiled)]
+    done = subprocess.run(command, cwd=checkpoint.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    fast, own = (evaluator_for(make_calculator(f"nequip:{path}")) for path in (compiled, checkpoint))
+    assert "one structure" in fast.note
+    some, names = structures(salt="CO")[:2], ["energy", "forces"]
+    assert max(deviations(fast.evaluate(some, names), own.evaluate(some, names)).values()) < 1e-5

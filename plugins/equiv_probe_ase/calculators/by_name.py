@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe_ase.calculators.loading import load
 from equiv_probe_ase.calculators.presets import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import ModuleType
 
     from ase.calculators.calculator import Calculator
 
@@ -40,24 +38,28 @@ def make_calculator(spec: str, *, device: str | None = None, dtype: str | None =
     name, _, argument = head.partition(":")
     preset = PRESETS.get(head) or PRESETS.get(name)
     if preset is None or (argument and not preset.argument):
+        close = next(iter(get_close_matches(name.lower(), PRESETS, 1)), "")
         if argument:
-            found: Calculator = _from_callable(name, argument, device=device, dtype=dtype, keywords=keywords)
+            if close and Path(argument).exists():
+                raise EquivProbeError(f"calculator {spec!r}", f"a preset; did you mean {close}:{argument}?")
+            found: Calculator = _from_callable(head, device=device, dtype=dtype, keywords=keywords)
             return found
         if Path(head).is_file():  # structures, most likely
             raise EquivProbeError(f"the file {spec} as calculator", "a calculator, then structures", f"emt {spec}")
         raise EquivProbeError(
             f"calculator {spec!r}",
-            f"a preset ({', '.join(p.name + (':' + p.argument if p.argument else '') for p in PRESETS.values())}), "
-            "module:callable?key=value or file.py:callable",
-            "equiv-probe doctor shows which presets are usable",
+            f"a preset ({', '.join(p.typed for p in PRESETS.values())}), module:callable?key=value or file.py:callable",
+            (f"did you mean {PRESETS[close].typed}? " if close else "")
+            + "equiv-probe doctor shows which presets are usable",
         )
     if not preset.installed:
-        how = f"pip install 'equiv-probe[{preset.extra}]'" if preset.extra else f"pip install {preset.package}"
-        raise EquivProbeError(f"no {preset.package}", f"{preset.package} for the preset {name!r}", how)
+        raise EquivProbeError(
+            f"no {preset.package}", f"{preset.package} for the preset {name!r}", preset.how_to_install
+        )
     if preset.argument and not argument:
-        raise EquivProbeError(f"{spec!r}", f"{preset.name}:{preset.argument}")
-    if argument and not Path(argument).exists():
-        raise EquivProbeError(f"no file {argument}", f"{preset.name}:{preset.argument}")
+        raise EquivProbeError(f"{spec!r}", preset.typed)
+    if preset.takes_file and not Path(argument).exists():
+        raise EquivProbeError(f"no file {argument}", preset.typed)
     if dtype not in {None, "float32", "float64"}:
         raise EquivProbeError(f"--dtype {dtype}", "float32 or float64")
     with _explained(spec, device, dtype):
@@ -112,57 +114,22 @@ def _literal(value: str) -> Any:
         return {"true": True, "false": False, "none": None}.get(value.lower(), value)
 
 
-def _from_callable(
-    module: str, attribute: str, *, device: str | None, dtype: str | None, keywords: dict[str, Any]
-) -> Any:
-    with _explained(f"{module}:{attribute}", device, dtype):
-        loaded = _load_file(Path(module)) if module.endswith(".py") else _load_module(module)
-    made: Any = loaded
-    for part in attribute.split("."):
-        if not hasattr(made, part):
-            raise EquivProbeError(f"no {attribute!r} in {module}", "a class or function that makes a calculator")
-        made = getattr(made, part)
+def _from_callable(where: str, *, device: str | None, dtype: str | None, keywords: dict[str, Any]) -> Any:
+    with _explained(where, device, dtype):
+        made = load(where)
     if hasattr(made, "calculate") and not isinstance(made, type):  # a calculator that is already made
         if keywords or device or dtype:
-            raise EquivProbeError(f"{module}:{attribute}, a calculator that is already made", "no options for it")
+            raise EquivProbeError(f"{where}, a calculator that is already made", "no options for it")
         return made
     accepted = inspect.signature(made).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     for key, value in (("device", device), ("dtype", dtype)):
         if value is not None:
             if key not in accepted and not open_ended:
-                raise EquivProbeError(
-                    f"--{key} {value}", f"a {module}:{attribute} that takes {key}=", f"leave --{key} out"
-                )
+                raise EquivProbeError(f"--{key} {value}", f"a {where} that takes {key}=", f"leave --{key} out")
             keywords.setdefault(key, value)
-    with _explained(f"{module}:{attribute}", device, dtype):
+    with _explained(where, device, dtype):
         made = made(**keywords)
     if not hasattr(made, "calculate"):
-        raise EquivProbeError(f"{module}:{attribute}, which made a {type(made).__name__}", "an ASE calculator")
+        raise EquivProbeError(f"{where}, which made a {type(made).__name__}", "an ASE calculator")
     return made
-
-
-def _load_module(name: str) -> ModuleType:
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: a script's own module next to it
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise EquivProbeError(f"module {name!r}, which cannot be imported ({error})", "an importable module") from error
-    finally:
-        sys.path.remove(str(Path.cwd()))
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not path.exists():
-        raise EquivProbeError(f"no file {path}", "a Python file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None  # a path that ends in .py always has one
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses and pickle look their module up
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.parent))
-    return module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from equiv_probe.errors import EquivProbeError
@@ -44,12 +45,24 @@ class Engine:
     seconds: float = 0.0
 
     def run(self, structures: Sequence[Atoms], properties: Sequence[str]) -> Iterator[Results]:
-        """Evaluate structures in order; running out of memory halves the call and carries on.
+        """Evaluate structures; running out of memory halves the call and carries on.
+
+        Those of similar size go together, whichever structure they are copies of: models that pad to the largest of a
+        batch pad little. Results come in the order of the structures, when all are there.
 
         Raises:
             EquivProbeError: one structure alone does not fit.
             Exception: whatever the calculator raises.
         """
+        if not self.evaluator.batched:
+            yield from self._in_calls(structures, properties)
+            return
+        order = sorted(range(len(structures)), key=lambda i: len(structures[i]))
+        evaluated = zip(order, self._in_calls([structures[i] for i in order], properties), strict=True)
+        yield from (result for _, result in sorted(evaluated, key=itemgetter(0)))
+
+    def _in_calls(self, structures: Sequence[Atoms], properties: Sequence[str]) -> Iterator[Results]:
+        """Evaluate structures in this order, in calls of bounded size."""
         start = 0
         while start < len(structures):
             stop = self._stop(structures, start)

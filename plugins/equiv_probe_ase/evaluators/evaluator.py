@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +14,13 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from ase import Atoms
+    from ase.calculators.calculator import Calculator
     from numpy.typing import NDArray
 
+T = TypeVar("T")
 PER_ATOM = frozenset({"forces", "energies", "stresses", "charges", "magmoms"})
 """Property names whose first axis runs over the atoms; every other property is one value per structure."""
 
@@ -62,6 +64,49 @@ class Evaluator(ABC):
         Raises:
             MissingPropertyError: a requested property is not produced.
         """
+
+
+class GraphEvaluator(Evaluator):
+    """Makes a graph of every structure, as the calculator would, and gives all of them to the model together."""
+
+    batched = True
+
+    def __init__(self, calculator: Calculator) -> None:
+        self.calculator: Any = calculator
+
+    @abstractmethod
+    def graph(self, atoms: Atoms) -> Any:
+        """What the calculator makes of a structure; it may keep or change what it is given."""
+
+    @abstractmethod
+    def outputs(self, graphs: Sequence[Any], asked: set[str]) -> dict[str, torch.Tensor]:
+        """One pass over all graphs.
+
+        Returns:
+            By ASE's names, in ASE's units, what was asked for or more: structures along the first axis, or the atoms of
+            all structures one after another. Where the graphs do not have what was asked for, it is left out.
+        """
+
+    def evaluate(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, NDArray[np.float64]]]:
+        """See `Evaluator.evaluate`."""
+        sizes, source = [len(atoms) for atoms in structures], type(self.calculator).__name__
+        with gradients_enabled():
+            columns = self.outputs([self.graph(atoms.copy()) for atoms in structures], set(properties))
+        rows = split_batch(columns, sizes)
+        return [ase_results(row, properties, n, source) for row, n in zip(rows, sizes, strict=True)]
+
+
+def in_groups(
+    structures: Sequence[Atoms], key: Callable[[Atoms], Hashable], evaluate: Callable[[list[Atoms]], Iterable[T]]
+) -> list[T]:
+    """Evaluate structures of equal keys together; results in the order of the structures."""
+    alike: dict[Hashable, list[int]] = {}
+    for i, atoms in enumerate(structures):
+        alike.setdefault(key(atoms), []).append(i)
+    found: dict[int, T] = {}
+    for chosen in alike.values():
+        found |= zip(chosen, evaluate([structures[i] for i in chosen]), strict=True)
+    return [found[i] for i in range(len(structures))]
 
 
 def described(evaluator: Evaluator) -> str:

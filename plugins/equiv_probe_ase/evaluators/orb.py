@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe_ase.evaluators.evaluator import Evaluator, ase_results, gradients_enabled, split_batch
+from equiv_probe_ase.evaluators.evaluator import GraphEvaluator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
+    import torch
     from ase import Atoms
     from ase.calculators.calculator import Calculator
-    from numpy.typing import NDArray
 
 
-class OrbEvaluator(Evaluator):
-    """Serves `orb_models.forcefield.calculator.ORBCalculator`, direct and conservative.
+class OrbEvaluator(GraphEvaluator):
+    """Serves `ORBCalculator` of orb-models 0.5 and later, direct and conservative.
 
     Gives energy, free_energy, forces and stress.
     Every graph is built on its own with the calculator's own cutoff, neighbour cap and edge method, so a cap bites
@@ -24,38 +23,43 @@ class OrbEvaluator(Evaluator):
     cell; the model sees edge vectors only.
     """
 
-    batched = True
     name = "Orb, batched"
     cpu_atoms_per_call = 128
 
     def __init__(self, calculator: Calculator) -> None:
-        from orb_models.forcefield.atomic_system import ase_atoms_to_atom_graphs
-        from orb_models.forcefield.base import batch_graphs
+        super().__init__(calculator)
+        own = self.calculator
+        names = ["max_num_neighbors", "edge_method", "half_supercell", "device"]
+        if hasattr(own, "adapter"):  # orb-models 0.6 and later
+            self._to_graph, self._collate = own.adapter.from_ase_atoms, own.adapter.batch
+        else:
+            from orb_models.forcefield.atomic_system import ase_atoms_to_atom_graphs
+            from orb_models.forcefield.base import batch_graphs
 
-        self.calculator: Any = calculator
-        self._to_graph, self._collate = ase_atoms_to_atom_graphs, batch_graphs
+            self._to_graph, self._collate = ase_atoms_to_atom_graphs, batch_graphs
+            names.append("system_config")
         # Touched here, so that a release that moved them is noticed before anything is evaluated.
-        self._graph_options = {
-            name: getattr(self.calculator, name)
-            for name in ("system_config", "max_num_neighbors", "edge_method", "half_supercell", "device")
-        }
-        _ = self.calculator.model.predict, self.calculator.model.heads, self.calculator.conservative
+        self._graph_options = {name: getattr(own, name) for name in names}
+        self._model = getattr(own.model, "xc_model", own.model)  # within a sum with D3
+        self._asks_charge = getattr(own, "expects_charge_and_spin", False)
+        _ = own.model.predict, self._model.heads, own.conservative
 
-    def evaluate(self, structures: Sequence[Atoms], properties: Sequence[str]) -> list[dict[str, NDArray[np.float64]]]:
-        """See `Evaluator.evaluate`."""
-        sizes = [len(atoms) for atoms in structures]
-        with gradients_enabled():
-            graphs = [self._to_graph(atoms.copy(), **self._graph_options) for atoms in structures]
-            output = self.calculator.model.predict(self._collate(graphs).to(self.calculator.device))
+    def graph(self, atoms: Atoms) -> Any:
+        """See `GraphEvaluator.graph`."""
+        if self._asks_charge and not {"charge", "spin"} <= atoms.info.keys():
+            raise ValueError("atoms.info must contain both 'charge' and 'spin'")  # as the calculator does
+        return self._to_graph(atoms, **self._graph_options)
+
+    def outputs(self, graphs: Sequence[Any], asked: set[str]) -> dict[str, torch.Tensor]:
+        """See `GraphEvaluator.outputs`: all that the model gives."""
+        del asked
+        output = self.calculator.model.predict(self._collate(list(graphs)).to(self.calculator.device))
         found = {name: self._output_name(name) for name in ("energy", "free_energy", "forces", "stress")}
-        rows = split_batch({name: output[key] for name, key in found.items() if key in output}, sizes)
-        return [ase_results(row, properties, n, "ORBCalculator") for row, n in zip(rows, sizes, strict=True)]
+        return {name: output[key] for name, key in found.items() if key in output}
 
     def _output_name(self, name: str) -> str | None:
         """Return the model output that the calculator stores under this ASE name."""
-        model = self.calculator.model
-        if name in {"energy", "free_energy"}:
-            return "energy" if "energy" in model.heads else None
-        if self.calculator.conservative:
-            return str(model.grad_forces_name if name == "forces" else model.grad_stress_name)
-        return name if {"forces", "stress"} <= set(model.heads) else None
+        if name not in {"energy", "free_energy"} and self.calculator.conservative:
+            return str(self._model.grad_forces_name if name == "forces" else self._model.grad_stress_name)
+        head = "energy" if name == "free_energy" else name
+        return head if head in self._model.heads else None

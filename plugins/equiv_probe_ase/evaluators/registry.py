@@ -12,15 +12,25 @@ from equiv_probe_ase.evaluators.loop import BatchMethodEvaluator, LoopEvaluator
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
+_WHERE = "equiv_probe_ase.evaluators"
 _EVALUATORS = {
-    "chgnet.model.dynamics.CHGNetCalculator": "equiv_probe_ase.evaluators.chgnet:CHGNetEvaluator",
-    "orb_models.forcefield.calculator.ORBCalculator": "equiv_probe_ase.evaluators.orb:OrbEvaluator",
-    "schnetpack.interfaces.ase_interface.SpkCalculator": "equiv_probe_ase.evaluators.schnetpack:SpkEvaluator",
-    "sevenn.calculator.SevenNetCalculator": "equiv_probe_ase.evaluators.sevenn:SevenNetEvaluator",
+    "aimnet.calculators.aimnet2ase.AIMNet2ASE": f"{_WHERE}.aimnet:AimnetEvaluator",
+    "chgnet.model.dynamics.CHGNetCalculator": f"{_WHERE}.chgnet:CHGNetEvaluator",
+    "deepmd.calculator.DP": f"{_WHERE}.deepmd:DeepmdEvaluator",
+    "fairchem.core.calculate.ase_calculator.FAIRChemCalculator": f"{_WHERE}.fairchem:FairchemEvaluator",
+    "mace.calculators.mace.MACECalculator": f"{_WHERE}.mace:MaceEvaluator",
+    "matgl.ext.ase.PESCalculator": f"{_WHERE}.matgl:MatglEvaluator",
+    "mattersim.forcefield.potential.MatterSimCalculator": f"{_WHERE}.mattersim:MatterSimEvaluator",
+    "metatomic_ase._calculator.MetatomicCalculator": f"{_WHERE}.metatomic:MetatomicEvaluator",
+    "nequip.integrations.ase.NequIPCalculator": f"{_WHERE}.nequip:NequIPEvaluator",
+    "orb_models.forcefield.calculator.ORBCalculator": f"{_WHERE}.orb:OrbEvaluator",
+    "orb_models.forcefield.inference.calculator.ORBCalculator": f"{_WHERE}.orb:OrbEvaluator",
+    "schnetpack.interfaces.ase_interface.SpkCalculator": f"{_WHERE}.schnetpack:SpkEvaluator",
+    "sevenn.calculator.SevenNetCalculator": f"{_WHERE}.sevenn:SevenNetEvaluator",
+    "torchani.ase.Calculator": f"{_WHERE}.torchani:TorchANIEvaluator",
 }
 
 _LOOPS = {
-    "mace.calculators.mace.MACECalculator": "there is no batched evaluation of MACE yet; register_evaluator adds one",
     "tblite.ase.TBLite": "tblite solves one structure at a time",
 }
 

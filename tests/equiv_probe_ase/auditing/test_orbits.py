@@ -54,6 +54,15 @@ def test_running_out_of_memory_halves_the_call_and_carries_on(error: BaseExcepti
     assert sum(atoms > 30 for atoms in evaluator.calls) <= 2  # it remembers
 
 
+def test_structures_of_similar_size_share_a_call() -> None:
+    """Whichever structure they are copies of: nothing is padded by more than what one call spans."""
+    evaluator = Small(room=100, error=MemoryError())
+    sizes = [2, 9, 2, 9, 2, 9, 2, 9]
+    found = [float(r["energy"]) for r in Engine(evaluator, atoms_per_call=18).run([Atoms(f"H{n}") for n in sizes], [])]
+    assert found == sizes
+    assert evaluator.calls == [8 + 9, 18, 9]
+
+
 def test_a_structure_that_does_not_fit_alone_fails_alone() -> None:
     engine = Engine(Small(room=30, error=MemoryError()), atoms_per_call=100)
     with pytest.raises(ep.EquivProbeError, match="31 atoms, which do not fit"):

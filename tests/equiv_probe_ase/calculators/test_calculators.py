@@ -14,7 +14,8 @@ from ase.calculators.lj import LennardJones
 
 import equiv_probe as ep
 from equiv_probe_ase.calculators.by_name import make_calculator
-from equiv_probe_ase.calculators.presets import PRESETS
+from equiv_probe_ase.calculators.presets import PRESETS, Loader
+from equiv_probe_ase.plugin import plugin
 
 OWN = """
 from ase.calculators.lj import LennardJones
@@ -101,11 +102,11 @@ def missing(package: str) -> str:
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
-        ("nequix", {}, r"calculator 'nequix'.*chgnet.*Fix: equiv-probe doctor"),
+        ("nequix", {}, r"calculator 'nequix'.*chgnet.*Fix: did you mean nequip:<file>\? equiv-probe doctor"),
         ("emt", {"dtype": "float32"}, r"--dtype float32 for EMT; expected float64"),
         ("emt", {"device": "cuda"}, r"--device cuda for EMT; expected cpu"),
         ("gfn2-xtb", {"dtype": "float32"}, r"--dtype float32"),
-        ("chgnet", {"dtype": "float64"}, r"--dtype float64 for chgnet"),
+        ("chgnet", {"dtype": "float64"}, r"--dtype float64 for CHGNetCalculator"),
         ("orb", {}, r"'orb'; expected orb:<checkpoint>"),
         ("orb:nowhere.pt", {}, r"no file nowhere.pt"),
         ("nowhere:calculator", {}, r"module 'nowhere', which cannot be imported"),
@@ -123,6 +124,43 @@ def test_errors_name_what_was_found(spec: str, options: dict[str, str], message:
         return
     with pytest.raises(ep.EquivProbeError, match=message):
         make_calculator(spec, **options)
+
+
+def test_a_loader_is_called_with_its_packages_own_names(own: Path) -> None:
+    make = Loader(f"{own}:open_ended", "path", device="where", only="float64", defaults=(("where", "cpu"), ("seed", 0)))
+    assert make("model.pt", None, None).given == {"path": "model.pt", "where": "cpu", "seed": 0}
+    assert make("a", "cuda", "float64", seed=3).given == {"path": "a", "where": "cuda", "seed": 3}
+    with pytest.raises(ep.EquivProbeError, match=r"--dtype float32 for open_ended; expected float64.*leave --dtype"):
+        make("model.pt", None, "float32")
+    with pytest.raises(ep.EquivProbeError, match=r"--device cuda.*leave --device out"):
+        Loader(f"{own}:open_ended", device="")(None, "cuda", None)
+    with pytest.raises(ep.EquivProbeError, match="the precision of its file"):
+        Loader(f"{own}:open_ended")(None, None, "float64")
+    assert Loader(f"{own}:open_ended", dtype="precision")(None, None, "float32").given == {"precision": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("metatomc", "metatomic"), ("Mace", "mace"), ("torch-sim", "torchsim"), ("fairchm", "fairchem")],
+)
+def test_a_misspelt_preset_is_asked_about(typed: str, meant: str, own: Path) -> None:
+    with pytest.raises(ep.EquivProbeError, match=rf"did you mean {meant}:<"):
+        make_calculator(typed)
+    with pytest.raises(ep.EquivProbeError, match=rf"did you mean {meant}:{own}\?"):
+        make_calculator(f"{typed}:{own}")
+    with pytest.raises(ep.EquivProbeError, match="cannot be imported"):  # what is no file may be a module's name
+        make_calculator(f"{typed}:calculator")
+
+
+def test_every_preset_says_how_it_is_had() -> None:
+    for status in plugin.presets():
+        preset = PRESETS[status.name.partition(":")[0]]
+        assert status.usable == (importlib.util.find_spec(preset.package) is not None)
+        assert status.missing == ("" if status.usable else preset.how_to_install)
+        assert preset.how_to_install.startswith("pip install '")
+    assert {"metatomic:<file.pt>", "fairchem:<checkpoint or name>", "torchsim:<module:callable>"} <= {
+        status.name for status in plugin.presets()
+    }
 
 
 def test_options_that_a_callable_does_not_take(own: Path) -> None:

@@ -474,8 +474,10 @@ def test_a_malformed_registration_is_refused() -> None:
 
 
 def test_a_loop_says_why() -> None:
-    mace = type("MACECalculator", (Calculator,), {"__module__": "mace.calculators.mace", "calculate": None})
-    assert "MACE" in evaluator_for(mace()).note
+    other = type("MACECalculator", (Calculator,), {"__module__": "mace.calculators.mace", "calculate": None})
+    assert "MaceEvaluator does not fit the installed package" in evaluator_for(other()).note
+    tblite = type("TBLite", (Calculator,), {"__module__": "tblite.ase", "calculate": None})
+    assert "one structure at a time" in evaluator_for(tblite()).note
     assert "EMT" in evaluator_for(EMT()).note
     assert "asked for" in evaluator_for(EMT(), batched=False).note
 
