@@ -109,7 +109,7 @@ def spectrum(orbit: Orbit, max_degree: int = 6, output: str | None = None) -> Sp
 
 def _pair_sums(kernel: Tensor, weights: Tensor) -> Tensor:
     """``Σ_{ij} w_i w_j k(r i, s j)``, ``(R, R, n, n) -> (R, R)``."""
-    return torch.einsum("rsnm,n,m->rs", kernel, weights, weights)
+    return kernel @ weights @ weights
 
 
 def _off_diagonal_mean(pairs: Tensor) -> float:

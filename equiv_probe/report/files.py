@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ def naming(path: Path) -> Iterator[None]:
 def write(path: Path, ways: Mapping[str, Callable[[], str | bytes]]) -> None:
     """Write a file in one of the ``ways``, by its suffix, into a folder that is made where there is none.
 
+    The file is the old one or the new one, whole: a kill or a full disk in between leaves the old one.
+
     Raises:
         EquivProbeError: another suffix.
     """
@@ -52,4 +55,11 @@ def write(path: Path, ways: Mapping[str, Callable[[], str | bytes]]) -> None:
         raise EquivProbeError(f"the suffix {path.suffix!r}", allowed, 'save("report.json")')
     made = ways[path.suffix]()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(made if isinstance(made, bytes) else made.encode())
+    path = path.resolve()  # of a link, what it points to is replaced
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        fresh.write_bytes(made if isinstance(made, bytes) else made.encode())
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

@@ -33,5 +33,6 @@ plugin = Plugin(
     packages=(
         *("ase", "e3nn", "chgnet", "sevenn", "tblite", "orb-models", "mace-torch", "metatomic-ase", "schnetpack"),
         *("torch-sim-atomistic", "nequip", "fairchem-core", "matgl", "mattersim", "deepmd-kit", "aimnet", "torchani"),
+        "distributed",
     ),
 )

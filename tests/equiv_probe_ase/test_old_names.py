@@ -78,7 +78,6 @@ def test_both_names_at_once_are_refused(call: Any) -> None:
         ("audit", "--no-batch", "--no-batched"),
         ("audit", "--batch", "--batched"),
         ("md", "--quiet", "--no-progress"),
-        ("md", "-q", "--no-progress"),
     ],
 )
 def test_options(

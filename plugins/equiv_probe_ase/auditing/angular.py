@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,49 +11,66 @@ import numpy as np
 from equiv_probe.results.report import without_nan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+BINNED = ("by_angle", "by_axis")
 
 
-def angular(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Pool one quantity's spectra and differences over structures, weighted as ``L_equiv`` is.
+class Kinds:
+    """One quantity's spectra and differences, pooled over structures as they come, weighted as ``L_equiv`` is.
 
-    Structures without them (of improper plans, or resumed from older journals) are left out.
-
-    Returns:
-        ``power``, ``rest`` above, their ``stderr``, ``by_angle`` and ``by_axis``, in the quantity's unit squared;
-        None in a bin without pairs.
+    Structures without them (of improper plans) are left out.
     """
-    having = [value for value in values if value.get("angular")]
-    if not having:
-        return {}
-    weight = np.array([value["weight"] for value in having], dtype=float)
-    parts = [value["angular"] for value in having]
-    power = _floats([[*part["power"], part["rest"]] for part in parts])
-    pooled = weight @ power / weight.sum()
-    if len(having) > 1:  # delta method over structures, as for L_equiv
-        residual = weight[:, None] * (power - pooled)
-        count = len(having)
-        stderr = np.sqrt(count / (count - 1) * (residual**2).sum(0)) / weight.sum()
-    else:
-        stderr = _floats([[*parts[0]["power_stderr"], None]])[0]  # over replicates
 
-    def binned(key: str) -> list[float]:
-        sums, pairs = (_floats([part[key][place] for part in parts]) for place in (0, 1))
-        below = weight @ pairs
-        return [a / b if b > 0 else math.nan for a, b in zip((weight @ sums).tolist(), below.tolist(), strict=True)]
+    def __init__(self) -> None:
+        self._weights = array("d")
+        self._power = array("d")
+        self._stderr: list[float] = []
+        self._bins: dict[str, Any] = dict.fromkeys(BINNED, 0.0)
 
-    found: dict[str, Any] = without_nan(
-        {
-            "power": pooled[:-1].tolist(),
-            "stderr": stderr[:-1].tolist(),
-            "rest": float(pooled[-1]),
-            "rest_stderr": float(stderr[-1]),
-            "by_angle": binned("by_angle"),
-            "by_axis": binned("by_axis"),
-        }
-    )
-    return found
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Take in what was read on one structure."""
+        part = values.get("angular")
+        if not part:
+            return
+        weight = float(values["weight"])
+        self._weights.append(weight)
+        self._power.extend(_floats([*part["power"], part["rest"]]))
+        if len(self._weights) == 1:
+            self._stderr = [*_floats(part["power_stderr"]), math.nan]  # over replicates, of the only structure
+        for key in BINNED:  # sums over pairs of rotations, and their number
+            self._bins[key] = self._bins[key] + weight * np.array([_floats(row) for row in part[key]])
+
+    def pooled(self) -> dict[str, Any]:
+        """``power``, ``rest`` above, their ``stderr``, ``by_angle`` and ``by_axis``, in the quantity's unit squared.
+
+        None in a bin without pairs; empty where no structure has any.
+        """
+        if not self._weights:
+            return {}
+        weight, count = np.array(self._weights), len(self._weights)
+        power = np.array(self._power).reshape(count, -1)
+        pooled, stderr = weight @ power / weight.sum(), np.array(self._stderr)
+        if count > 1:  # delta method over structures, as for L_equiv
+            residual = weight[:, None] * (power - pooled)
+            stderr = np.sqrt(count / (count - 1) * (residual**2).sum(0)) / weight.sum()
+        found: dict[str, Any] = without_nan(
+            {
+                "power": pooled[:-1].tolist(),
+                "stderr": stderr[:-1].tolist(),
+                "rest": float(pooled[-1]),
+                "rest_stderr": float(stderr[-1]),
+                **{key: _ratios(*self._bins[key]) for key in BINNED},
+            }
+        )
+        return found
 
 
-def _floats(rows: Any) -> Any:
-    return np.array([[math.nan if x is None else x for x in row] for row in rows], dtype=float)
+def _ratios(sums: NDArray[np.float64], pairs: NDArray[np.float64]) -> list[float]:
+    return [a / b if b > 0 else math.nan for a, b in zip(sums.tolist(), pairs.tolist(), strict=True)]
+
+
+def _floats(row: Any) -> list[float]:
+    return [math.nan if x is None else float(x) for x in row]

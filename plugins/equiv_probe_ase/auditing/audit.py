@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import replace
-
 from equiv_probe.deprecation import renamed
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.messages import logger
 from equiv_probe.progress import progress as progress_bar
-from equiv_probe.results.report import Report
-from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan
-from equiv_probe_ase.auditing.controls import controls_of
-from equiv_probe_ase.auditing.energy_zero import relative_to_one_zero
-from equiv_probe_ase.auditing.gradient_check import torque_notes
+from equiv_probe_ase.auditing.about import About
+from equiv_probe_ase.auditing.crew import Here
+from equiv_probe_ase.auditing.gradient_check import gradient_of, suspect
 from equiv_probe_ase.auditing.job import ROUND_TRIPS
-from equiv_probe_ase.auditing.journal import Journal
+from equiv_probe_ase.auditing.journal import Journal, NotWrittenError
 from equiv_probe_ase.auditing.models_own_labels import without_models_own_labels
-from equiv_probe_ase.auditing.notes import notes_on, notes_on_rounding
 from equiv_probe_ase.auditing.options import Options
+from equiv_probe_ase.auditing.reporting import report_of
 from equiv_probe_ase.auditing.resumption import left_to_do
-from equiv_probe_ase.auditing.subject import Subject
-from equiv_probe_ase.auditing.summary import blind_spots, summarise
-from equiv_probe_ase.auditing.windows import measure_window, windows
-from equiv_probe_ase.auditing.worst_structures import with_geometry
+from equiv_probe_ase.auditing.subject import Recipe, Subject, sample_of
+from equiv_probe_ase.auditing.torchrun import Ranks, use_own_gpu, world
+from equiv_probe_ase.auditing.windows import part_of, windows
 from equiv_probe_ase.calculators.by_name import as_calculator
-from equiv_probe_ase.structures.loading import load
+from equiv_probe_ase.structures.loading import distinct, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from ase.calculators.calculator import Calculator
+    from distributed import Client
 
+    from equiv_probe.results.report import Report
     from equiv_probe.schema.schema import Schema
+    from equiv_probe_ase.auditing.crew import Crew
+    from equiv_probe_ase.auditing.subject import Findings
     from equiv_probe_ase.structures.loading import Source, Structure
 
 FEW = 10
@@ -68,6 +70,9 @@ def audit(
     progress: bool = True,
     name: str | None = None,
     fingerprint: str = "",
+    part: str | None = None,
+    cluster: str | Path | Client | None = None,
+    workers: int | None = None,
 ) -> Report:
     """Measure the symmetry error of an ASE calculator over random rotations of structures.
 
@@ -102,18 +107,27 @@ def audit(
         name: of the model, for the report.
         fingerprint: of what else the model depends on (torch weights are seen), so that a journal of another is not
             resumed.
+        part: such as ``"3/16"``, the third of sixteen parts of the structures; :func:`equiv_probe_ase.merge` puts the
+            journals of parts together, to the numbers of the whole.
+        cluster: of Dask: ``"dask"`` for processes of this machine, a scheduler's address (``"tcp://host:8786"``), its
+            file, or a ``distributed.Client``. Give the calculator by its name, or a function that makes one. Without,
+            processes that ``torchrun`` has started share the structures, and all get the report.
+        workers: how many processes of this machine, for ``"dask"``; None takes one for each core.
 
     Returns:
-        The report. A structure that fails or gives non-finite values is listed in ``failures`` and spoils nothing.
+        The report. A structure that fails or gives non-finite values is listed in ``failures`` and spoils nothing; one
+        that was given twice is measured and counted once.
 
     Raises:
         EquivProbeError: nothing to measure, an unknown property, or a journal of another question.
 
     Source: Shen, Nowara, Maser & Cho, TMLR 12/2025 (arXiv:2512.02303) for the decomposition.
     """
-    made = as_calculator(calculator)
+    if cluster is None:  # or its workers make it
+        use_own_gpu()
+        calculator = as_calculator(calculator)
+    todo, twice = distinct(load(structures, reference=reference, vacuum=vacuum))
     asked = [properties] if isinstance(properties, str) else properties
-    todo = load(structures, reference=reference, vacuum=vacuum)
     options = Options(
         rotation_plan(plan) or RotationPlan(),
         center,
@@ -126,83 +140,109 @@ def audit(
         len(todo) < FEW,
     )
     options.check(todo[0].atoms)
-    subject = Subject.of(
-        made,
-        todo,
-        properties=asked,
-        schema=schema,
-        precision=precision,
-        batched=batched,
-        atoms_per_call=atoms_per_call,
-        name=name,
-    )
-    todo, on_labels = without_models_own_labels(todo, subject, asked=reference is not None)
-    question = {
-        **options.question(),
-        **subject.question(),
-        "fingerprint": fingerprint,
-        "vacuum": vacuum,
-        "source": _name_of(structures, len(todo)),
-        "reference_keys": dict(reference or {}),  # the name that journals have had for it from the first
+    how = {
+        "properties": asked,
+        "schema": schema,
+        "precision": precision,
+        "batched": batched,
+        "atoms_per_call": atoms_per_call,
+        "name": name,
     }
     began = time.perf_counter()
-    with Journal(Path(journal) if journal else None, question, fresh=fresh) as book:
-        done, complete = _measured(book, todo, subject, options, progress=progress)
-    report = _report(done, todo, subject, options, complete=complete)
-    ran = {"seconds": round(time.perf_counter() - began, 1)}
-    ran |= {"resumed structures": book.resumed} if book.resumed else {}
-    return replace(
-        report,
-        source=str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures",
-        protocol={**report.protocol, **ran, "versions": subject.versions},
-        notes=[*report.notes, *on_labels, *subject.notes()],
-    )
+    crew = _crew(Recipe(calculator, sample_of(todo), how), todo, cluster, workers)
+    try:
+        findings = crew.ask(Subject.findings)
+        todo, on_labels = without_models_own_labels(todo, crew, findings.quantities, asked=reference is not None)
+        if isinstance(crew, Ranks) and crew.follows:
+            return crew.follow(todo, options)
+        mine = part_of(windows(todo, options.plan.size + BESIDE, findings), part)
+        about = About.of(
+            findings,
+            options,
+            source=str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures",
+            structures=len(todo),
+            part=part or "",
+            share=sum(map(len, mine)),
+            notes=[*twice, *on_labels, *findings.notes()],
+        )
+        question = {
+            **options.question(),
+            **findings.question(),
+            "fingerprint": fingerprint,
+            "vacuum": vacuum,
+            "source": _name_of(structures, len(todo)),
+            "reference_keys": dict(reference or {}),  # the name that journals have had for it from the first
+        }
+        path = Path(journal) if journal else None
+        with Journal(path, question, about=about.to_store(), fresh=fresh) as book:
+            report = _measured(book, mine, crew, findings, options, about=about, progress=progress, began=began)
+        if isinstance(crew, Ranks):
+            crew.share(report)
+        return report
+    finally:
+        crew.close()
+
+
+def _crew(recipe: Recipe, todo: Sequence[Structure], cluster: Any, workers: int | None) -> Crew:
+    """Who measures: a cluster if one was named, the ranks of torchrun if there are any, or this process."""
+    if cluster is not None:
+        from equiv_probe_ase.auditing.dask_cluster import DaskCrew
+
+        return DaskCrew(recipe, cluster, workers)
+    if workers is not None:
+        raise EquivProbeError(f"workers={workers} without a cluster", "the cluster that they are of", "--cluster dask")
+    if world() > 1:
+        keys = hashlib.sha256(" ".join(one.key for one in todo).encode())
+        return Ranks(recipe, keys.hexdigest())
+    return Here(recipe)
 
 
 def _measured(
-    book: Journal, todo: Sequence[Structure], subject: Subject, options: Options, *, progress: bool
-) -> tuple[list[dict[str, Any]], bool]:
-    """Records of all structures that were measured, those of the journal included, and whether none is missing."""
-    rest = left_to_do(book, todo, subject)
-    book.resumed = len(todo) - len(rest)
-    complete = True
+    book: Journal,
+    mine: Sequence[Sequence[Structure]],
+    crew: Crew,
+    findings: Findings,
+    options: Options,
+    *,
+    about: About,
+    progress: bool,
+    began: float,
+) -> Report:
+    """Measure what is not in the journal yet, and report what is there then."""
+    book.require_part(about.part)
+    rest = left_to_do(book, mine, crew, findings)
+    todo = [one for window in mine for one in window]
+    wanted = {one.key for one in todo}
+    resumed = sum(key in wanted for key in book.places.keys() - book.failed)
+    book.require_space(todo, len(about.units), options.plan.size)
+    complete, notes = True, book.notes
     try:
-        with progress_bar(len(todo), subject.label, "structures", done=book.resumed, shown=progress) as advance:
-            for window in windows(rest, options.plan.size + BESIDE, subject.engine):
-                book.append(measure_window(window, subject, options))
-                advance(len(window))
+        with progress_bar(len(todo), about.model, "structures", done=resumed, shown=progress) as advance:
+            for records in crew.each(rest, options):
+                fresh = [one for one in records if one["key"] not in book or one["key"] in book.failed]
+                book.append(fresh)
+                advance(len(fresh))
+        _look_at_gradients(book, todo, crew)
     except KeyboardInterrupt:
         complete = False
-    return [book.records[one.key] for one in todo if one.key in book.records], complete
+        book.read_on()  # it may have come between the disk and the memory of it
+    except NotWrittenError as error:
+        complete = False
+        notes = [*notes, f"the results could not be written any more ({error}): those before are in {book.path}"]
+        logger.error(notes[-1])
+    ran = {**crew.work.protocol(), "seconds": round(time.perf_counter() - began, 1)}
+    ran |= {"measured by": crew.words} if crew.words else {}
+    ran |= {"resumed structures": resumed} if resumed else {}
+    keys = [one.key for one in todo if one.key in book]
+    return report_of(about, keys, book.__getitem__, book.gradients, complete=complete, ran=ran, notes=notes)
 
 
-def _report(
-    done: Sequence[dict[str, Any]], todo: Sequence[Structure], subject: Subject, options: Options, *, complete: bool
-) -> Report:
-    """What the records of the structures say together."""
-    records = [entry for entry in done if "error" not in entry]
-    failures = [{"name": entry["name"], "error": entry["error"]} for entry in done if "error" in entry]
-    controls = [*subject.controls, *controls_of(records, subject.quantities, moved=options.is_moved)]
-    on_torque = torque_notes(records, todo, subject) if complete else []
-    records, on_the_zero = relative_to_one_zero(records, todo, options.loss, options.offsets)
-    measured = summarise(records, subject.quantities, options.loss)
-    return Report(
-        model=subject.label,
-        source="",
-        protocol={**options.protocol(records), **subject.protocol()},
-        measured=measured,
-        structures=StructureTable.of(with_geometry(records, todo)),
-        failures=failures,
-        notes=[
-            *on_the_zero,
-            *notes_on(todo, records, failures, options),
-            *notes_on_rounding(measured, subject.quantities, todo, subject.precision),
-            *on_torque,
-        ],
-        blind_spots=blind_spots(options.plan),
-        complete=complete,
-        controls=controls,
-    )
+def _look_at_gradients(book: Journal, todo: Sequence[Structure], crew: Crew) -> None:
+    """Whether forces are the energy's gradient, on the structure where that is most in doubt."""
+    by_key = {one.key: one for one in todo if one.key not in book.failed}
+    key = suspect(book[key] for key in by_key)
+    if key is not None and key not in book.gradients:
+        book.append([crew.ask(gradient_of, by_key[key])])
 
 
 def _name_of(structures: Source, count: int) -> str:

@@ -61,7 +61,7 @@ def _left(
     structure: Structure, quantities: Mapping[str, Quantity], subject: Subject, options: Options
 ) -> dict[str, float]:
     """Variance over rotated copies with the cell transposed, in the reported unit squared."""
-    rotations = haar(ROTATIONS, torch.Generator().manual_seed(structure.index))
+    rotations = haar(ROTATIONS, torch.Generator().manual_seed(structure.seed))
     rotator = Rotator(structure.atoms, options.center, options.extra)
     copies = rotator.copies(rotations)
     for copy in copies:

@@ -23,7 +23,7 @@ from equiv_probe_ase.structures.control_copies import SHIFT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from equiv_probe_ase.structures.quantities import Quantity
+    from equiv_probe_ase.auditing.about import Unit
 
     Record = Mapping[str, Any]
 
@@ -31,16 +31,16 @@ MAY_BE_CONSTANT = frozenset({"charges", "magmom", "magmoms"})
 """A model may give these without a look at where atoms are."""
 
 
-def controls_of(records: Sequence[Record], quantities: Mapping[str, Quantity], *, moved: bool) -> list[Control]:
+def controls_of(records: Sequence[Record], units: Mapping[str, Unit], *, moved: bool) -> list[Control]:
     """All controls of the structures that were measured; ``moved`` is whether moved copies were evaluated."""
     found = [_sees_rotation(records)]
-    for name, quantity in quantities.items():
+    for name, unit in units.items():
         values = [record["quantities"][name] for record in records if name in record["quantities"]]
         if values:
             if not varies(values):  # then the round trips show noise once more, and not rounding
                 floor = root_mean_square(values, "floor")
-                found.append(floor_explained(name, floor, rounding_of(values), quantity.unit))
-            found += [_moved(name, values, quantity.unit)] if moved else []
+                found.append(floor_explained(name, floor, rounding_of(values), unit.unit))
+            found += [_moved(name, values, unit.unit)] if moved else []
             found += _carried(name, [record for record in records if name in record["quantities"]])
     if not moved:
         found.append(

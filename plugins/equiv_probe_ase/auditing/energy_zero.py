@@ -10,14 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase.formula import Formula
 from scipy.stats import f as fisher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-
-    from equiv_probe_ase.structures.loading import Structure
 
     Vector = NDArray[np.float64]
 
@@ -32,7 +31,6 @@ PLAIN = 300.0
 
 def relative_to_one_zero(
     records: Sequence[dict[str, Any]],
-    structures: Sequence[Structure],
     loss: str,
     offsets: Mapping[str, float] | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
@@ -40,18 +38,16 @@ def relative_to_one_zero(
 
     Args:
         records: of the structures.
-        structures: all that were read.
         loss: of the comparison with reference values.
         offsets: by element in eV, what the reference has more than the model; None fits it where the energies plainly
             have another zero, and an empty mapping takes them as they are.
     """
-    atoms = {structure.key: structure.atoms for structure in structures}
     found, notes = list(records), []
     for name in ENERGIES:
         having = [i for i, record in enumerate(found) if "residual" in _labelled(record, name)]
         if not having or offsets == {}:
             continue
-        shares, elements = _composition([atoms[found[i]["key"]].get_chemical_symbols() for i in having])
+        shares, elements = _composition([found[i]["formula"] for i in having])
         residual = np.array([_labelled(found[i], name)["residual"] for i in having])
         fit = _given(shares, elements, residual, offsets) if offsets else _fitted(shares, elements, residual)
         if fit is None:
@@ -76,10 +72,11 @@ def _labelled(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return record["quantities"].get(name, {}).get("labelled") or {}
 
 
-def _composition(symbols: Sequence[Sequence[str]]) -> tuple[Vector, list[str]]:
+def _composition(formulas: Sequence[str]) -> tuple[Vector, list[str]]:
     """Fractions of the elements ``(n, E)``."""
-    elements = sorted({symbol for one in symbols for symbol in one})
-    shares = [[one.count(element) / len(one) for element in elements] for one in map(list, symbols)]
+    counts = [Formula(one).count() for one in formulas]
+    elements = sorted({symbol for one in counts for symbol in one})
+    shares = [[one.get(element, 0) / sum(one.values()) for element in elements] for one in counts]
     return np.array(shares), elements
 
 

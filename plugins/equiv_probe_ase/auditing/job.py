@@ -45,7 +45,8 @@ JOLT = 100.0
 class Job:
     """One structure on its way: what was evaluated so far, and how to rotate it into an orbit.
 
-    ``precision`` is the model's; without ``controls`` their copies are left out.
+    ``precision`` is the model's; without ``controls`` their copies are left out. ``seed`` is of the rotations;
+    None takes the structure's own.
     """
 
     structure: Structure
@@ -54,6 +55,7 @@ class Job:
     rotator: Rotator
     precision: torch.dtype
     controls: ControlCopies | None = None
+    seed: int | None = None
     rotations: Tensor = field(init=False)
     fresh: Tensor = field(init=False)
     values: dict[str, list[Tensor]] = field(default_factory=dict)
@@ -72,8 +74,9 @@ class Job:
     """Root mean square of what rounding did to a coordinate on a round trip, Å."""
 
     def __post_init__(self) -> None:
-        # Rotations depend on the seed and the structure's place alone: a resumed audit draws the same ones.
-        self._generator = self.plan.generator(self.structure.index)
+        # Rotations belong to the structure: the same in any list, in any part of one, and after a resumption.
+        self._key = self.structure.seed if self.seed is None else self.seed
+        self._generator = self.plan.generator(self._key)
         self.rotations = self.fresh = self.plan.rotations(self._generator)
         self._wanted = {"trips": ROUND_TRIPS, "jolts": 0}
         self._counts: dict[str, int] = {}
@@ -102,7 +105,7 @@ class Job:
 
     def copies(self) -> list[Atoms]:
         """The copies that have still to be evaluated: round trips, jolted ones, those of the controls, rotated ones."""
-        generator = self.plan.generator(self.structure.index, 1, *([self._rounds] if self._rounds else []))
+        generator = self.plan.generator(self._key, 1, *([self._rounds] if self._rounds else []))
         controls = None if self.identity else self.controls
         parts = {
             "round trips": self._round_trips(self._wanted["trips"], generator),

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from equiv_probe_ase.auditing.resumption import outputs_of
 from equiv_probe_ase.structures.loading import reference_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from equiv_probe_ase.auditing.crew import Crew
     from equiv_probe_ase.auditing.subject import Subject
     from equiv_probe_ase.structures.loading import Structure
+    from equiv_probe_ase.structures.quantities import Quantity
 
 LOOKED_AT = 3
 """Structures, the smallest: no model meets somebody else's numbers to the last digits on all of them."""
@@ -24,10 +27,7 @@ WRITTEN = 1e-2
 
 
 def without_models_own_labels(
-    structures: Sequence[Structure],
-    subject: Subject,
-    *,
-    asked: bool,
+    structures: Sequence[Structure], crew: Crew, quantities: Mapping[str, Quantity], *, asked: bool
 ) -> tuple[list[Structure], list[str]]:
     """Leave out reference values that are the model's own outputs.
 
@@ -38,15 +38,20 @@ def without_models_own_labels(
         The structures, and a note if the values are the model's own; where the user ``asked`` for them by name they are
         kept, and the note says what they are.
     """
-    labelled = [s for s in structures if len(s.atoms) and s.reference.keys() & subject.quantities.keys()]
+    labelled = [s for s in structures if len(s.atoms) and s.reference.keys() & quantities.keys()]
     labelled = sorted(labelled, key=lambda s: len(s.atoms))[:LOOKED_AT]
-    if not labelled or not all(_own(one, subject) for one in labelled):
+    if not labelled or not crew.ask(are_own, labelled):
         return list(structures), []
-    names = ", ".join(name for name in subject.quantities if any(name in s.reference for s in labelled))
+    names = ", ".join(name for name in quantities if any(name in s.reference for s in labelled))
     own = f"the reference values ({names}) are this model's own outputs, as in a trajectory that it moved"
     if asked:
         return list(structures), [f"{own}: the loss against them is symmetry error and nothing else"]
     return [replace(s, reference={}) for s in structures], [f"{own}: there is no loss to compare with"]
+
+
+def are_own(subject: Subject, structures: Sequence[Structure]) -> bool:
+    """Whether the reference values of all of these structures are what the calculator gives for them."""
+    return all(_own(one, subject) for one in structures)
 
 
 def _own(structure: Structure, subject: Subject) -> bool:
@@ -59,9 +64,8 @@ def _own(structure: Structure, subject: Subject) -> bool:
             return False
         if values is not None:
             known[name] = values
-    try:
-        (found,) = subject.engine.evaluator.evaluate([structure.atoms], list(known))
-    except (Exception, SystemExit):  # which the audit meets again, and lists
+    found = outputs_of(subject, structure, list(known))
+    if found is None:
         return False
     telling = False
     for name, values in known.items():

@@ -70,12 +70,3 @@ class Options:
             "max_rotations": self.max_rotations if self.rel_err else None,
             "asked": list(self.asked) if self.asked is not None else None,
         }
-
-    def protocol(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """How structures were rotated, for the report."""
-        return {
-            "plan": str(self.plan) + (f", more until ± {100 * self.rel_err:g} %" if self.rel_err else ""),
-            "rotations": sum(entry["rotations"] for entry in records),
-            "distinct orientations": sum(entry.get("orientations", entry["rotations"]) for entry in records),
-            "center": str(self.center),
-        }

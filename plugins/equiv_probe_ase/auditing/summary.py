@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from equiv_probe.estimation.estimates import EQUIV, TOTAL, WEIGHT, Sums
 from equiv_probe.estimation.heavy_tails import HEAVY, bootstrap_t, effective_number
 from equiv_probe.results.report import Labelled, Measured
-from equiv_probe_ase.auditing.angular import angular
+from equiv_probe_ase.auditing.angular import Kinds
 from equiv_probe_ase.auditing.judgement import floor_of, judged, root_mean_square, varies
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.estimation.estimates import Estimate
     from equiv_probe.rotations.plan import RotationPlan
+    from equiv_probe_ase.auditing.about import Unit
     from equiv_probe_ase.structures.quantities import Quantity
 
     Record = Mapping[str, Any]
@@ -37,18 +39,67 @@ def blind_spots(plan: RotationPlan) -> list[str]:
     ]
 
 
-def summarise(records: Sequence[Record], quantities: Mapping[str, Quantity], loss: str) -> list[Measured]:
+HEAVY_PARTS = frozenset({"per_atom", "worst_atoms", "over_rotations", "angular", "elements", "notes"})
+"""What a record holds of a quantity that is summed up, and not kept of every structure."""
+
+
+class Totals:
+    """One quantity's sums and extremes over structures, as they come: memory does not grow with what they are of."""
+
+    def __init__(self) -> None:
+        self.deviations = array("d")
+        self.elements: dict[str, list[float]] = {}
+        self.worst_atoms: list[dict[str, Any]] = []
+        self.kinds = Kinds()
+        self.notes: list[str] = []
+
+    def add(self, record: Record, values: Mapping[str, Any]) -> None:
+        """Take in what was read on one structure."""
+        self.deviations.extend(values["over_rotations"])
+        self.kinds.add(values)
+        self.notes = self.notes or list(values["notes"])  # the first structure that has any speaks for all
+        for element, (total, count) in values.get("elements", {}).items():
+            entry = self.elements.setdefault(element, [0.0, 0.0])
+            entry[0] += total
+            entry[1] += count
+        atoms = [{"structure": record["name"], **atom} for atom in values.get("worst_atoms", [])]
+        self.worst_atoms = sorted([*self.worst_atoms, *atoms], key=lambda atom: -atom["rms"])[:WORST_ATOMS]
+
+    def by_element(self) -> dict[str, dict[str, float]]:
+        """Root error and number of the atoms of each element."""
+        return {
+            e: {"rms": math.sqrt(max(total / n, 0.0)), "atoms": n} for e, (total, n) in sorted(self.elements.items())
+        }
+
+
+def collected(records: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Totals]]:
+    """Of every record what a report keeps of each structure, and by quantity what it says of all together."""
+    kept, totals = [], dict[str, Totals]()
+    for record in records:
+        for name, values in record["quantities"].items():
+            totals.setdefault(name, Totals()).add(record, values)
+        quantities = {
+            name: {key: value for key, value in values.items() if key not in HEAVY_PARTS}
+            for name, values in record["quantities"].items()
+        }
+        kept.append({**{k: v for k, v in record.items() if k != "geometry"}, "quantities": quantities})
+    return kept, totals
+
+
+def summarise(
+    records: Sequence[Record], totals: Mapping[str, Totals], units: Mapping[str, Unit | Quantity], loss: str
+) -> list[Measured]:
     """One measurement per quantity that any structure has."""
     found = []
-    for name, quantity in quantities.items():
+    for name, unit in units.items():
         having = [record for record in records if name in record["quantities"]]
         if having:
-            found.append(_measured(quantity, having, loss))
+            found.append(_measured(name, unit.unit, having, totals[name], loss))
     return found
 
 
-def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measured:
-    values = [record["quantities"][quantity.name] for record in records]
+def _measured(name: str, unit: str, records: Sequence[Record], totals: Totals, loss: str) -> Measured:
+    values = [record["quantities"][name] for record in records]
     equiv = _column(values, "equiv")
     weight = _column(values, "weight")
     sums = Sums.of(torch.from_numpy(equiv), torch.full((len(equiv),), math.nan).double(), torch.from_numpy(weight))
@@ -66,12 +117,11 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measu
         nondeterminism = root_mean_square(values, "noise")
     size = float((_column(values, "size") * weight).sum() / weight.sum())
     relative = rms / math.sqrt(size) if size > 0 else math.nan
-    says = judged(values, pooled.value, float(stderr), relative, quantity.unit)
+    says = judged(values, pooled.value, float(stderr), relative, unit)
     roots = _column(values, "rms")
-    deviations = np.concatenate([np.asarray(value["over_rotations"], dtype=float) for value in values])
     return Measured(
-        name=quantity.name,
-        unit=quantity.unit,
+        name=name,
+        unit=unit,
         structures=len(values),
         rms=rms,
         rms_interval=(math.sqrt(max(low, 0.0)), math.sqrt(max(high, 0.0))) if math.isfinite(low) else (math.nan,) * 2,
@@ -83,12 +133,12 @@ def _measured(quantity: Quantity, records: Sequence[Record], loss: str) -> Measu
         verdict=says.kind,
         sentence=says.sentence,
         over_structures={**_quantiles(roots), "worst": records[int(roots.argmax())]["name"]},
-        over_rotations=_quantiles(deviations),
+        over_rotations=_quantiles(np.array(totals.deviations)),
         largest=float(_column(values, "largest").max()),
-        by_element=_by_element(values),
-        worst_atoms=_worst_atoms(records, quantity.name),
+        by_element=totals.by_element(),
+        worst_atoms=totals.worst_atoms,
         labelled=_labelled(values, loss),
-        angular=angular(values),
+        angular=totals.kinds.pooled(),
     )
 
 
@@ -98,25 +148,6 @@ def _column(values: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
 
 def _quantiles(values: np.ndarray) -> dict[str, Any]:
     return {f"q{q}": float(np.quantile(values, q / 100)) for q in (5, 25, 50, 75, 95)} | {"max": float(values.max())}
-
-
-def _by_element(values: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    sums: dict[str, list[float]] = {}
-    for value in values:
-        for element, (total, count) in value.get("elements", {}).items():
-            entry = sums.setdefault(element, [0.0, 0.0])
-            entry[0] += total
-            entry[1] += count
-    return {e: {"rms": math.sqrt(max(total / n, 0.0)), "atoms": n} for e, (total, n) in sorted(sums.items())}
-
-
-def _worst_atoms(records: Sequence[Record], name: str) -> list[dict[str, Any]]:
-    atoms = [
-        {"structure": record["name"], **atom}
-        for record in records
-        for atom in record["quantities"][name].get("worst_atoms", [])
-    ]
-    return sorted(atoms, key=lambda atom: -atom["rms"])[:WORST_ATOMS]
 
 
 def _labelled(values: Sequence[Mapping[str, Any]], loss: str) -> Labelled | None:

@@ -13,53 +13,79 @@ from equiv_probe_ase.auditing.evaluation import evaluate_jobs, quantities_of
 from equiv_probe_ase.auditing.job import JOLTS, MORE_ROUND_TRIPS, ROUND_TRIPS, Job
 from equiv_probe_ase.auditing.judgement import is_drawn, judged, rounding_in, rounding_of, varies
 from equiv_probe_ase.auditing.record import record
+from equiv_probe_ase.auditing.worst_structures import shown
 from equiv_probe_ase.structures.control_copies import ControlCopies
 from equiv_probe_ase.structures.loading import printable
 from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from equiv_probe_ase.auditing.options import Options
-    from equiv_probe_ase.auditing.subject import Subject
-    from equiv_probe_ase.evaluators.engine import Engine
+    from equiv_probe_ase.auditing.subject import Findings, Subject
     from equiv_probe_ase.structures.loading import Structure
+
+    Window = Sequence[Structure]
 
 WINDOW = 32
 """Structures that are evaluated and written to the journal together, at most."""
+AT_LEAST = 16
+"""Windows, where there are as many structures."""
 UNCERTAIN = (3.0, 300.0)
 """Times the floor: errors between are judged by it, and it is known from three round trips to a factor of ten or so."""
 STEPS = 4
 """Rotations to one distinct error, of an output that goes from one of a few values to another: no smooth one does."""
 
 
-def windows(structures: Sequence[Structure], copies: int, engine: Engine) -> Iterator[list[Structure]]:
-    """Structures that are evaluated together: enough to fill a model pass, few enough to lose little on a kill."""
-    window: list[Structure] = []
+def windows(structures: Sequence[Structure], copies: int, findings: Findings) -> list[list[Structure]]:
+    """Structures that are evaluated together: enough to fill a model pass, few enough to lose little on a kill.
+
+    They follow from all structures, whoever measures them: an output's last digits may depend on what shares its batch.
+    """
+    found: list[list[Structure]] = []
     atoms = 0
-    limit = engine.atoms_per_call if engine.evaluator.batched else 1
+    limit = findings.atoms_per_call if findings.batched else 1
+    most = min(WINDOW, len(structures) // AT_LEAST)  # even few structures are shared out
     for structure in structures:
         cost = copies * len(structure.atoms)
-        if window and (atoms + cost > limit or len(window) >= WINDOW):
-            yield window
-            window, atoms = [], 0
-        window.append(structure)
+        if not found or atoms + cost > limit or len(found[-1]) >= most:
+            found.append([])
+            atoms = 0
+        found[-1].append(structure)
         atoms += cost
-    if window:
-        yield window
+    return found
 
 
-def measure_window(window: Sequence[Structure], subject: Subject, options: Options) -> list[dict[str, Any]]:
-    """Records of a window's structures, with an ``"error"`` where one failed."""
+def part_of(found: Sequence[Window], part: str | None) -> Sequence[Window]:
+    """The windows of one part, such as ``"3/16"``: every sixteenth; all of them for None.
+
+    Raises:
+        EquivProbeError: no such part, or fewer windows than parts.
+    """
+    if part is None:
+        return found
+    place, slash, count = part.partition("/")
+    if not (slash and place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count)):
+        raise EquivProbeError(f"part {part!r}", "one of so many, counted from 1", "--part 3/16")
+    if int(count) > len(found):
+        structures = sum(map(len, found))
+        raise EquivProbeError(f"part {part} of {structures} structures", f"at most {len(found)} parts", "fewer parts")
+    return found[int(place) - 1 :: int(count)]
+
+
+def measure_window(subject: Subject, window: Sequence[Structure], options: Options) -> list[dict[str, Any]]:
+    """Records of a window's structures, with an ``"error"`` where one failed; the last says what all have cost."""
+    engine = subject.engine
+    before = engine.evaluations, engine.calls
     open_jobs: list[Job] = []
     finished: dict[int, dict[str, Any]] = {}
     for structure in window:
         try:
             open_jobs.append(_job(structure, subject, options))
         except EquivProbeError as error:
-            finished[structure.index] = _failure(structure, error)
+            finished[structure.index] = failure(structure, error)
     while open_jobs:
-        failed = evaluate_jobs(subject.engine, open_jobs)
+        failed = evaluate_jobs(engine, open_jobs)
         again = []
         for job in open_jobs:
             index = job.structure.index
@@ -68,14 +94,17 @@ def measure_window(window: Sequence[Structure], subject: Subject, options: Optio
                     raise failed[index]
                 finished[index] = record(job, options.loss)
             except (Exception, SystemExit) as error:  # whatever a calculator raises on a structure stays with it
-                finished[index] = _failure(job.structure, error)
+                finished[index] = failure(job.structure, error)
                 continue
             if _asks_for_more(finished[index], job, options):
                 again.append(job)
             else:
                 note_transposed_cell(finished[index], job.structure, subject, options)
+                finished[index] |= shown(job.structure.atoms)
         open_jobs = again
-    return [finished[structure.index] for structure in window]
+    records = [finished[structure.index] for structure in window]
+    records[-1]["work"] = [engine.evaluations - before[0], engine.calls - before[1]]
+    return records
 
 
 def _job(structure: Structure, subject: Subject, options: Options) -> Job:
@@ -87,11 +116,12 @@ def _job(structure: Structure, subject: Subject, options: Options) -> Job:
         raise EquivProbeError("an empty structure", "at least one atom")
     if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
         raise EquivProbeError("positions or a cell with NaN or infinities", "finite ones")
-    controls = ControlCopies(atoms, (options.plan.seed, structure.index), moves=options.is_moved)
+    controls = ControlCopies(atoms, (options.plan.seed, structure.seed), moves=options.is_moved)
     return Job(structure, own, options.plan, rotator, subject.precision, controls)
 
 
-def _failure(structure: Structure, error: BaseException) -> dict[str, Any]:
+def failure(structure: Structure, error: BaseException) -> dict[str, Any]:
+    """The record of a structure that could not be measured."""
     reason = str(error) if isinstance(error, EquivProbeError) else f"{type(error).__name__}: {error}"
     if isinstance(error, np.linalg.LinAlgError | ZeroDivisionError) and structure.atoms.cell.rank < 3:
         reason += " (there is no cell, and this model may need one: --vacuum 6, or vacuum=6.0, puts a box around it)"

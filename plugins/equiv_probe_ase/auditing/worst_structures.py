@@ -5,22 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from equiv_probe_ase.structures.rotation import rotated_constraints
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ase import Atoms
 
-    from equiv_probe_ase.structures.loading import Structure
-
 WORST_STRUCTURES = 12
 """Of each quantity: as many as a page lists, so that every one that is listed can be looked at."""
-
-
-def with_geometry(records: Sequence[dict[str, Any]], structures: Sequence[Structure]) -> list[dict[str, Any]]:
-    """Records for the report: the worst structures with a ``geometry``, all others without numbers by atom."""
-    worst = worst_of(records)
-    shapes = {structure.key: geometry(structure.atoms) for structure in structures if structure.key in worst}
-    return [{**entry, "geometry": shapes[entry["key"]]} if entry["key"] in shapes else slim(entry) for entry in records]
 
 
 def worst_of(records: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -40,6 +35,17 @@ def geometry(atoms: Atoms) -> dict[str, Any]:
         "positions": [[round(x, 4) for x in row] for row in atoms.positions.tolist()],
         "cell": atoms.cell.array.round(6).tolist() if atoms.cell.rank == 3 else None,
     }
+
+
+def shown(atoms: Atoms) -> dict[str, Any]:
+    """What a report says or shows of a structure besides its numbers: it may be written where the structure is not."""
+    identity = np.eye(3)
+    found: dict[str, Any] = {"geometry": geometry(atoms)}
+    centroid = atoms.positions.mean(0)
+    found["from_origin"] = float(np.linalg.norm(centroid))
+    found["extent"] = float(np.abs(atoms.positions - centroid).max())
+    unknown = rotated_constraints(atoms.constraints, identity, identity[0])[1]
+    return found | ({"constraints_left_out": sorted(unknown)} if unknown else {})
 
 
 def slim(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _compared(
     had = {name: q for name, q in chosen.items() if all(applies(q, one.atoms, asked=False) for one in few)}
     names = list(had)
     try:
-        copies = ControlCopies(few[0].atoms, (0, few[0].index))
+        copies = ControlCopies(few[0].atoms, (0, few[0].seed))
         others = [copies.deformed()] if copies.deforms else []
         together = evaluator.evaluate([*(one.atoms for one in few), *others], names)
         alone = loop.evaluate([one.atoms for one in few], names)

@@ -75,7 +75,7 @@ def at_deformed(evaluator: Evaluator, sample: Results, structures: Sequence[Stru
     deformed or evaluated, the sample itself.
     """
     for structure in sorted(structures, key=lambda s: len(s.atoms))[:5]:
-        copies = ControlCopies(structure.atoms, (0, structure.index))
+        copies = ControlCopies(structure.atoms, (0, structure.seed))
         if not (copies.deforms and len(structure.atoms)):
             continue
         generic = copies.deformed()

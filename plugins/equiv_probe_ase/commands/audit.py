@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from equiv_probe.cli.shared import INTERRUPTED, require_output, wide_console
+from equiv_probe.cli.shared import require_output, wide_console
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.commands import shared
+from equiv_probe_ase.commands.output_files import require_writable, save
 from equiv_probe_ase.commands.shared import FAILED, Renamed, option
-
-if TYPE_CHECKING:
-    from equiv_probe.results.report import Report
-    from equiv_probe_ase.auditing.thresholds import Threshold
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +24,9 @@ def register(app: typer.Typer) -> None:
     )
     from equiv_probe_ase.commands.diagnose import diagnose_command
     from equiv_probe_ase.commands.md import md_command
+    from equiv_probe_ase.commands.merge import merge_command
+
+    app.command("merge", epilog="Example: equiv-probe merge parts/*.jsonl -o report.html")(merge_command)
 
     app.command("diagnose", epilog="Example: equiv-probe diagnose mace:my.model structures.xyz@0:5")(diagnose_command)
     app.command("md", cls=Renamed, epilog="Example: equiv-probe md emt structure.xyz --steps 500")(md_command)
@@ -60,12 +60,17 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
         list[str] | None, option(help="Where a reference value is stored, such as energy=my_energy. Repeatable.")
     ] = None,
     vacuum: shared.Vacuum = None,
-    fail_above: Annotated[
-        list[str] | None,
-        option(help="Exit with 1 if √L_equiv is above, such as 1meV/A, or a control failed. Repeatable."),
-    ] = None,
+    fail_above: shared.FailAbove = None,
     batched: shared.Batched = True,
     atoms_per_call: Annotated[int | None, option(help="Most atoms in one model pass.")] = None,
+    part: Annotated[
+        str | None, option(help="Measure a part, such as 3/16; equiv-probe merge puts the parts together.")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        option(help="Dask: dask for processes of this machine, tcp://scheduler:8786, or a scheduler's file."),
+    ] = None,
+    workers: Annotated[int | None, option(help="How many processes, with --cluster dask.", show="one a core")] = None,
     fresh: Annotated[bool, option("--fresh", help="Start over instead of resuming.")] = False,
     name: shared.Name = None,
     max_failures: Annotated[
@@ -76,22 +81,26 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     as_json: shared.AsJson = False,
     verbose: shared.Verbose = False,
 ) -> None:
-    """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off."""
+    """Measure how much rotation symmetry a force field breaks, and whether that is more than round-off.
+
+    Many machines: a job array, each job with its own --part 3/16 -o parts/3.json, then equiv-probe merge parts/*.jsonl;
+    a Dask cluster, with --cluster tcp://scheduler:8786; or torchrun --nproc-per-node 8 --no-python equiv-probe audit ….
+    """
     shared.require_ase()
     from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe_ase.auditing.audit import audit
-    from equiv_probe_ase.auditing.thresholds import Threshold
+    from equiv_probe_ase.auditing.torchrun import is_first
     from equiv_probe_ase.calculators.by_name import spec_fingerprint
 
     if structures is None:
         raise _one_missing(calculator)
-    thresholds = [Threshold.parse(text) for text in fail_above or []]
+    thresholds = shared.limits(fail_above)
     plan = RotationPlan(design, replicates, improper, seed)
-    output = _output(output, calculator, twirl, structures)
+    output = _output(output, calculator, twirl, structures, part)
     journal = output.with_suffix(".jsonl")
     with contextlib.redirect_stdout(sys.stderr), shared.quiet(verbose=verbose):  # stdout is for the report
         report = audit(
-            lambda: shared.calculator_of(calculator, device, dtype, twirl),
+            partial(shared.calculator_of, calculator, device, dtype, twirl),  # other processes can make it too
             structures,
             properties=[name.strip() for name in properties.split(",")] if properties else None,
             plan=plan,
@@ -108,22 +117,32 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
             progress=progress,
             name=shared.label_of(name, calculator, dtype, twirl),
             fingerprint=spec_fingerprint(calculator),
+            part=part,
+            cluster=cluster,
+            workers=workers,
         )
-    report.save(output)
-    files = f"Report: {output}; results as they came: {journal} (the same command resumes from it)"
+    if not is_first():  # of torchrun's ranks: the first writes what all have found
+        raise typer.Exit(0)
+    unsaved = save(report, output)
+    files = f"Report: {unsaved or output}; results as they came: {journal} (the same command resumes from it)"
     shared.show(report, files, as_json=as_json)
-    raise typer.Exit(_exit_code(report, thresholds, max_failures))
+    raise typer.Exit(FAILED if unsaved else shared.exit_code(report, thresholds, max_failures))
 
 
-def _output(given: Path | None, calculator: str, twirl: str | None, structures: str) -> Path:
+def _output(given: Path | None, calculator: str, twirl: str | None, structures: str, part: str | None) -> Path:
     """The file for the report: the one that was named if it can be, or one of its own for each audit."""
     path, _, selected = structures.rpartition("@") if "@" in structures else (structures, "", "")
-    part = f"-{selected}" if selected else ""  # two parts of one file are two audits
-    output = given or Path(shared.file_name("audit", calculator, twirl, Path(path).name + part) + ".json")
+    parts = "".join(f"-{one}" for one in (selected, part and part.replace("/", "-of-")) if one)  # audits of their own
+    name = shared.file_name("audit", calculator, twirl, Path(path).name + parts) + ".json"
+    output = given or Path(name)
+    from equiv_probe_ase.auditing.torchrun import is_first
+
+    if output.is_dir():
+        raise EquivProbeError(f"-o {output}, a folder", "a file for the report", f"-o {output / name}")
     require_output(output, [Path(path)], {".json", ".csv", ".html"})
     require_output(output.with_suffix(".jsonl"), [Path(path)])
-    if output.parent.exists() and not os.access(output.parent, os.W_OK):
-        raise EquivProbeError(f"-o {output} in a folder that cannot be written", "a writable folder")
+    for one in (output, output.with_suffix(".jsonl")) if is_first() else ():  # other ranks write nothing
+        require_writable(one, "-o")
     return output
 
 
@@ -151,29 +170,6 @@ def _one_missing(given: str) -> EquivProbeError:
     return EquivProbeError(
         f"{given} without a calculator{made}", "a calculator, then structures", f"equiv-probe audit emt {given}"
     )
-
-
-def _exit_code(report: Report, thresholds: list[Threshold], max_failures: int | None) -> int:
-    if not report.complete:
-        return INTERRUPTED
-    if not report.structures:
-        print("Nothing could be measured: every structure failed.", file=sys.stderr)
-        return FAILED
-    from equiv_probe.estimation.controls import failures_of
-    from equiv_probe_ase.auditing.thresholds import exceeded
-
-    lines = [line for threshold in thresholds for line in exceeded(threshold, report)]
-    if thresholds and report.failures:  # a guard does not wave through what it could not look at
-        lines.append(
-            f"--fail-above: {len(report.failures)} measurements failed and could not be compared with the limit"
-        )
-    if thresholds:  # nor what is not to be believed
-        lines += [f"--fail-above: a control failed: {sentence}" for sentence in failures_of(report.controls)]
-    if max_failures is not None and len(report.failures) > max_failures:
-        lines.append(f"--max-failures {max_failures}: {len(report.failures)} measurements failed")
-    for line in lines:
-        print(line, file=sys.stderr)
-    return FAILED if lines else 0
 
 
 def _pair(text: str) -> tuple[str, str]:

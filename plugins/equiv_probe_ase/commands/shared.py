@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 from typer.core import TyperCommand
 
-from equiv_probe.cli.shared import wide_console
+from equiv_probe.cli.shared import INTERRUPTED, wide_console
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.messages import logger
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
     from equiv_probe.results.report import Report
+    from equiv_probe_ase.auditing.thresholds import Threshold
 
 FAILED = 1
 
@@ -67,6 +68,10 @@ Twirl = Annotated[
 Vacuum = Annotated[float | None, option(help="Margin of a box around structures without a cell, Å.")]
 Batched = Annotated[
     bool, option("--batched/--no-batched", help="Evaluate many rotations in one model pass where possible.")
+]
+FailAbove = Annotated[
+    list[str] | None,
+    option(help="Exit with 1 if √L_equiv is above, such as 1meV/A, or a control failed. Repeatable."),
 ]
 Progress = Annotated[
     bool,
@@ -128,6 +133,37 @@ def show(report: Report, files: str, *, as_json: bool) -> None:
     else:
         wide_console().print(report)
     print(files, file=sys.stderr)
+
+
+def limits(fail_above: list[str] | None) -> list[Threshold]:
+    """The limits of ``--fail-above``."""
+    from equiv_probe_ase.auditing.thresholds import Threshold
+
+    return [Threshold.parse(text) for text in fail_above or []]
+
+
+def exit_code(report: Report, thresholds: list[Threshold], max_failures: int | None = None) -> int:
+    """What the command ends with: 0, 1 where a limit is exceeded or nothing was measured, 130 after Ctrl-C."""
+    if not report.complete:
+        return INTERRUPTED
+    if not report.structures:
+        print("Nothing could be measured: every structure failed.", file=sys.stderr)
+        return FAILED
+    from equiv_probe.estimation.controls import failures_of
+    from equiv_probe_ase.auditing.thresholds import exceeded
+
+    lines = [line for threshold in thresholds for line in exceeded(threshold, report)]
+    if thresholds and report.failures:  # a guard does not wave through what it could not look at
+        lines.append(
+            f"--fail-above: {len(report.failures)} measurements failed and could not be compared with the limit"
+        )
+    if thresholds:  # nor what is not to be believed
+        lines += [f"--fail-above: a control failed: {sentence}" for sentence in failures_of(report.controls)]
+    if max_failures is not None and len(report.failures) > max_failures:
+        lines.append(f"--max-failures {max_failures}: {len(report.failures)} measurements failed")
+    for line in lines:
+        print(line, file=sys.stderr)
+    return FAILED if lines else 0
 
 
 def slug(text: str) -> str:

@@ -108,7 +108,8 @@ class FrameSymmetry:
         """
         structure = Structure(step, f"step {step}", atoms.copy())
         chosen = quantities_of(self.quantities, structure.atoms, self.properties)
-        job = Job(structure, chosen, self.plan, Rotator(structure.atoms, self.center), self.precision)
+        rotator = Rotator(structure.atoms, self.center)
+        job = Job(structure, chosen, self.plan, rotator, self.precision, seed=step)
         with self._engine(calculator) as (engine, _):
             if self._measured % FLOOR_EVERY:
                 # Not what the dynamics has: a wavefunction that started from the last step's is converged elsewhere.

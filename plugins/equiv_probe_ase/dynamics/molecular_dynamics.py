@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.dynamics.interruption import broken_off, not_begun, stop_where_not_finite
 from equiv_probe_ase.dynamics.monitor import SymmetryMonitor
+from equiv_probe_ase.dynamics.torn_trajectory import last_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,8 +150,7 @@ def _resumed(atoms: Atoms, trajectory: Path | None, every: int) -> int:
         raise EquivProbeError(
             "resume without a trajectory", "the trajectory of the run to go on with", "--traj md.traj"
         )
-    with Trajectory(trajectory) as frames:
-        count, last = len(frames), frames[-1] if len(frames) else None
+    count, last = last_frame(trajectory)
     if last is None:
         return 0
     if not np.array_equal(last.numbers, atoms.numbers):

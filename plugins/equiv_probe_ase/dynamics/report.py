@@ -16,7 +16,7 @@ from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.report.formatting import number
 from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
-from equiv_probe_ase.auditing.summary import blind_spots, summarise
+from equiv_probe_ase.auditing.summary import blind_spots, collected, summarise
 from equiv_probe_ase.calculators.inspection import draws_anew
 from equiv_probe_ase.dynamics.budget import HBAR
 from equiv_probe_ase.dynamics.energy_drift import energy_drift
@@ -46,11 +46,12 @@ def dynamics_report(monitor: Watched) -> Report:
     blind = blind_spots(monitor.plan)
     if any("defect_rms_meV_per_A" in row for row in rows):
         blind = [line for line in blind if "gradient" not in line]
+    kept, totals = collected(monitor.records)
     return Report(
         model=monitor.name or type(monitor.model).__name__,
         source=f"a trajectory of {monitor.atoms.get_chemical_formula()} ({type(monitor.dyn).__name__})",
         protocol=_protocol(monitor, rows),
-        measured=summarise(monitor.records, monitor.quantities, "mse"),
+        measured=summarise(kept, totals, monitor.quantities, "mse"),
         structures=StructureTable.of(monitor.records),
         failures=[{"name": f"step {step}", "error": error} for step, error in monitor.run.failures],
         notes=[*_notes(monitor, rows), *monitor.run.notes, *monitor.log.notes, *monitor.frames_file.notes],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe_ase.auditing.notes import versions
+from equiv_probe_ase.auditing.versions import versions
 from equiv_probe_ase.calculators.inspection import weights_digest
 from equiv_probe_ase.dynamics.budget import Budget
 from equiv_probe_ase.dynamics.log import plain

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -32,9 +33,9 @@ class Structure:
     atoms: Atoms
     reference: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """Names the same structure in the same place again: the index and a digest of what the results depend on."""
+        """Names the structure wherever it stands: a digest of everything that its results depend on."""
         digest = hashlib.sha256()
         stored = {**self.atoms.arrays, **self.atoms.info, **self.reference}
         parts = {"cell": self.atoms.cell.array, "pbc": self.atoms.pbc, **stored}
@@ -43,7 +44,30 @@ class Structure:
             if not values.dtype.hasobject:  # an object's bytes are its address
                 digest.update(f"{name} {values.dtype} {values.shape}".encode())
                 digest.update(np.ascontiguousarray(values).tobytes())
-        return f"{self.index}:{digest.hexdigest()[:16]}"
+        return digest.hexdigest()[:24]
+
+    @cached_property
+    def seed(self) -> int:
+        """Seeds the structure's rotations, by its geometry alone: not its place in a list, not its labels."""
+        atoms = self.atoms
+        geometry = (atoms.numbers, atoms.pbc, atoms.positions + 0.0, atoms.cell.array + 0.0)  # one zero, without a sign
+        digest = hashlib.sha256(b"".join(np.asarray(part, dtype="<f8").tobytes() for part in geometry))
+        return int.from_bytes(digest.digest()[:7], "big")
+
+
+def distinct(structures: Sequence[Structure]) -> tuple[list[Structure], list[str]]:
+    """Every structure once, and a note on those that were given again: nothing may be counted twice."""
+    first: dict[str, Structure] = {}
+    again = [(one, first[one.key]) for one in structures if first.setdefault(one.key, one) is not one]
+    if not again:
+        return list(structures), []
+    copy, own = again[0]
+    are = (
+        f"{len(again)} of {len(structures)} structures are others once more"
+        if len(again) > 1
+        else "one structure is another once more"
+    )
+    return list(first.values()), [f"{are} ({copy.name} is {own.name}, with all that is stored with it): counted once"]
 
 
 def load(

@@ -69,7 +69,7 @@ def test_a_fit_does_not_shrink_the_loss_on_average() -> None:
     """40 data sets: what is left is divided by what a fit leaves to chance, so that the mean is the truth's 400."""
     from equiv_probe_ase.auditing.energy_zero import _composition, _fitted
 
-    shares, elements = _composition([molecule(name).get_chemical_symbols() for name in NAMES])
+    shares, elements = _composition([molecule(name).get_chemical_formula() for name in NAMES])
     means = []
     for seed in range(40):
         chance = 20 * np.random.default_rng(seed).standard_normal(len(NAMES))

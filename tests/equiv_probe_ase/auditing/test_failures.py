@@ -34,7 +34,10 @@ def measured_of(record: dict[str, Any]) -> dict[str, Any]:
     """What was measured on a structure, without the atoms: those stay with the worst alone, which depends on others."""
     plain = {key: value for key, value in record.items() if key != "geometry"}
     quantities = record["quantities"].items()
-    return {**plain, "quantities": {name: {**found, "per_atom": None} for name, found in quantities}}
+    return {
+        **plain,
+        "quantities": {name: {**found, "per_atom": None, "worst_atoms": None} for name, found in quantities},
+    }
 
 
 @pytest.mark.slow
@@ -59,7 +62,7 @@ def test_three_of_sixty_fail(planted: Any, batched: Any, quadratic: QuadraticEne
 
 
 def test_when_everything_fails_the_report_says_so(planted: Any, quadratic: QuadraticEnergy) -> None:
-    report = audit(planted(quadratic, unknown=ARGON), [Atoms("Ar2", [[0, 0, 0], [0, 0, 3]])] * 2, plan=PLAN)
+    report = audit(planted(quadratic, unknown=ARGON), [Atoms("Ar2", [[0, 0, 0], [0, 0, d]]) for d in (3, 4)], plan=PLAN)
     assert (list(report.structures), report.measured) == ([], [])
     assert len(report.failures) == 2
     assert "no parameters for Z = 18" in str(report)

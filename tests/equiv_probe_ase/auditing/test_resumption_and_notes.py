@@ -18,7 +18,7 @@ from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.testing import QuadraticEnergy
 from equiv_probe_ase import audit
-from equiv_probe_ase.auditing.notes import versions
+from equiv_probe_ase.auditing.versions import versions
 from equiv_probe_ase.calculators.inspection import weights_digest
 from equiv_probe_ase.structures.rotation import Rotator
 

@@ -12,7 +12,7 @@ from ase.calculators.calculator import Calculator
 
 from equiv_probe import RotationPlan
 from equiv_probe_ase import audit
-from equiv_probe_ase.auditing.angular import angular
+from equiv_probe_ase.auditing.angular import Kinds
 from equiv_probe_ase.auditing.worst_structures import WORST_STRUCTURES
 
 if TYPE_CHECKING:
@@ -68,20 +68,27 @@ def test_about_the_swirls_axis_the_forces_change_least(report: Report) -> None:
         assert band == pytest.approx(1.5 * equiv * (1 - (high**3 - low**3) / (high - low) / 3), rel=0.1)
 
 
+def pooled(values: list[dict[str, Any]]) -> dict[str, Any]:
+    kinds = Kinds()
+    for one in values:
+        kinds.add(one)
+    return kinds.pooled()
+
+
 def test_the_error_bars_of_the_spectrum_are_over_structures() -> None:
     values = [
         {"weight": 1.0, "angular": {"power": [p], "power_stderr": [9.0], "rest": 0.0,
                                     "by_angle": [[2.0, 0.0], [1.0, 0.0]], "by_axis": [[1.0], [2.0]]}}
         for p in (1.0, 2.0, 3.0, 6.0)
     ]  # fmt: skip
-    found = angular(values)
+    found = pooled(values)
     assert found["power"] == [3.0]
     assert found["stderr"] == [pytest.approx(np.std([1, 2, 3, 6], ddof=1) / 2)]
     assert found["by_angle"] == [2.0, None]
     assert found["by_axis"] == [0.5]
-    one = angular(values[:1])
+    one = pooled(values[:1])
     assert (one["stderr"], one["rest_stderr"]) == ([9.0], None)  # over replicates; the rest's is not known
-    assert angular([{"weight": 1.0}]) == {}
+    assert pooled([{"weight": 1.0}]) == {}
 
 
 def test_improper_plans_have_no_spectrum() -> None:

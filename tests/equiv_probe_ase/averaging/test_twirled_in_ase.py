@@ -24,7 +24,7 @@ from equiv_probe.cli.main import main
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.results.report import Report
 from equiv_probe_ase import SymmetryMonitor, TwirledCalculator, audit, evaluators
-from equiv_probe_ase.auditing.notes import versions
+from equiv_probe_ase.auditing.versions import versions
 from equiv_probe_ase.averaging.plans import parse_twirl
 from equiv_probe_ase.calculators.inspection import model_precision, weights_digest
 from equiv_probe_ase.evaluators import Evaluator, registry
