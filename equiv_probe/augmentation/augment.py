@@ -94,9 +94,10 @@ class Augmentation(CallRotation):
         self._live = LiveOrbit(model, schema, center, adapter=adapter)
         self._source = RotationSource(seed)
         self._rotated: tuple[Structures, Tensor, list[tuple[dict[str, Any], dict[str, Any]]]] | None = None
+        before, after = Hook(self._before, self), Hook(self._after)
         self._handles: list[Any] = [
-            model.register_forward_pre_hook(Hook(self._before, self), with_kwargs=True),
-            model.register_forward_hook(Hook(self._after), with_kwargs=True, prepend=True),
+            before.on(model.register_forward_pre_hook(before, with_kwargs=True)),
+            after.on(model.register_forward_hook(after, with_kwargs=True, prepend=True)),
         ]
 
     def remove(self) -> None:

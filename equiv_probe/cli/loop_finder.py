@@ -92,7 +92,7 @@ class Finder:
         elif not self._taken(module, args, {}) and module not in self._waiting:
             self._inside.update(module.modules())
             hook = Hook(self._again)
-            self._waiting[module] = module.register_forward_pre_hook(hook, with_kwargs=True)
+            self._waiting[module] = hook.on(module.register_forward_pre_hook(hook, with_kwargs=True))
 
     def _again(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module's second call, with its keywords: without coordinates there, modules inside of it count."""

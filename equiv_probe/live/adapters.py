@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
 import torch
 
+from equiv_probe.live.cutting import CannotCut, GraphNames, cut_graphs
 from equiv_probe.live.nested import Tree, dicts_in, entries, read, written
 from equiv_probe.live.outputs import new_outputs
 from equiv_probe.live.wrappers import network
@@ -37,6 +38,9 @@ class Adapter(ABC):
     unsure: ClassVar[bool] = False
     """Whether copies are joined by convention: then two are evaluated together and one by one, once, and must agree."""
 
+    places: Sequence[str] = ()
+    """Names of the places of a tuple that the network puts out, where its annotation gives them."""
+
     @abstractmethod
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
         """Arguments of a call by name, and how to make fresh arguments from such values."""
@@ -55,6 +59,15 @@ class Adapter(ABC):
         del inputs, rotated
         return None
 
+    def cut(self, inputs: Named, structures: Structures, chosen: Tensor) -> Named:
+        """The chosen ``(S,)`` structures of a batch of graphs, by name.
+
+        Raises:
+            CannotCut: nobody knows which entries are theirs.
+        """
+        del inputs, structures, chosen
+        raise CannotCut
+
     def structures(self, inputs: Named, schema: Schema, center: str | Tensor) -> Structures | None:
         """Which rotation belongs to what; None to go by the names of the inputs."""
         del inputs, schema, center
@@ -63,7 +76,11 @@ class Adapter(ABC):
     def infer(self, inputs: Named, raw: Any, declared: Schema | None) -> Schema:
         """The schema of a call and its output, as far as it is not declared."""
         names = None if declared is None else list(declared.outputs)
-        return Schema.infer(inputs, new_outputs(raw, inputs, names), declared)
+        found = Schema.infer(inputs, new_outputs(raw, inputs, names), declared)
+        places = [] if names or not isinstance(raw, (tuple, list)) else list(self.places[: len(raw)])
+        if len(places) != len(found.outputs) or list(found.outputs) != [str(place) for place in range(len(places))]:
+            return found
+        return Schema.infer(inputs, new_outputs(raw, inputs, places), declared)
 
     def labels(self) -> Evaluate | None:
         """What finds the labels among the inputs of a call where nobody named them; None where nothing can."""
@@ -72,6 +89,26 @@ class Adapter(ABC):
     def dicts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
         """The caller's own dicts, into which a network may write."""
         return [value for value in (*args, *kwargs.values()) if isinstance(value, dict)]
+
+
+def annotated_places(forward: Callable[..., Any]) -> Sequence[str]:
+    """Names of the places of the tuple that a function returns, by its annotation; empty where that gives none.
+
+    >>> from typing import Annotated
+    >>> def forward(pos) -> tuple[Annotated[float, "energy"], Annotated[list, "forces"]]: ...
+    >>> annotated_places(forward)
+    ['energy', 'forces']
+    """
+    try:
+        returned = get_type_hints(forward, include_extras=True).get("return")
+    except (NameError, TypeError):  # of a name that is there for type checkers only
+        return ()
+    fields: Sequence[str] = getattr(returned, "_fields", ())
+    if fields:
+        return list(fields)
+    noted = [getattr(one, "__metadata__", ()) for one in get_args(returned)] if get_origin(returned) is tuple else []
+    names = [next((text for text in notes if isinstance(text, str)), "") for notes in noted]
+    return names if all(names) else ()
 
 
 class CallAdapter(Adapter):
@@ -91,6 +128,7 @@ class CallAdapter(Adapter):
             parameters = []
         self._names = [p.name for p in parameters if p.kind in {kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD}]
         self.optional = frozenset(p.name for p in parameters if p.default is not kinds.empty)
+        self.places = annotated_places(network(module).forward)
 
     def split(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Named, Rebuild]:
         """See :class:`Adapter`; entries of a tuple are ``name.0`` and so on, keys that are taken ``name.key``.
@@ -116,6 +154,12 @@ class CallAdapter(Adapter):
             return tuple(made[: len(args)]), dict(zip(kwargs, made[len(args) :], strict=True))
 
         return leaves, rebuild
+
+    def cut(self, inputs: Named, structures: Structures, chosen: Tensor) -> Named:
+        """See :class:`Adapter`; by the usual names of indices, and by the lengths of tensors."""
+        if structures.index is None:
+            raise CannotCut
+        return cut_graphs(inputs, chosen, GraphNames.usual(inputs), structures.index)
 
     def dicts(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[dict[str, Any]]:
         """See :class:`Adapter`; also those inside of others."""

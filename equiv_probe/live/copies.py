@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ from equiv_probe.live.forward_mode import transforming
 from equiv_probe.live.isolation import missing_output, needs_gradient
 from equiv_probe.live.outputs import read_outputs
 from equiv_probe.orbit.memory_layout import laid_out_as
+from equiv_probe.orbit.rounding import perturbed, perturbed_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -50,6 +51,8 @@ class Copies:
         self._differentiates = False
         self.start: RandomState | None = None
         """Random state in which copies that do not share a pass are evaluated each; None: as it comes."""
+        self.rounding: tuple[torch.Generator, float] | None = None
+        """What draws the rounding of inputs and weights, and its spacing, for a floor; None leaves them as they are."""
         self.on_output: Callable[[Any], object] | None = None
         """Shown every output of the network as it came, for whoever needs its container."""
 
@@ -130,12 +133,23 @@ class Copies:
         for k in range(count):
             if self.start is not None:
                 self.start.restore()
-            each.append(self._one(call, _copy(call, rotated, k, attached=attached), attached=attached))
+            inputs = _copy(call, rotated, k, attached=attached)
+            with nullcontext() if self.rounding is None else self._off_by_rounding(inputs, rotated, self.rounding):
+                each.append(self._one(call, inputs, attached=attached))
         return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+    @contextmanager
+    def _off_by_rounding(
+        self, inputs: dict[str, Any], rotated: Mapping[str, Tensor], rounding: tuple[torch.Generator, float]
+    ) -> Iterator[None]:
+        """A context of a pass whose weights are off by rounding, as what rotates of the inputs is then."""
+        inputs.update({name: perturbed(inputs[name], *rounding) for name in rotated})
+        with perturbed_weights(self.reader.network, *rounding):
+            yield
 
     def _together(self, call: Call, structures: Structures, rotated: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Raw outputs of several copies from one pass, ``(C, *S)``; None where copies cannot be stacked."""
-        if self.stacks is False or (self.stacks is None and transforming()):
+        if self.stacks is False or self.rounding is not None or (self.stacks is None and transforming()):
             return None
         joined = self.reader.adapter.stack(call.inputs, rotated)
         if joined is None and structures.layout != "leading":
@@ -185,7 +199,7 @@ class Copies:
             joined = together()
         except (RuntimeError, ValueError, IndexError, TypeError):
             return False  # an output that does not follow the first axis, or a model of fixed batch size
-        return all(alone[name].shape == joined[name].shape and _close(alone[name], joined[name]) for name in alone)
+        return all(alone[name].shape == joined[name].shape and close(alone[name], joined[name]) for name in alone)
 
     def copies_at_once(self, structures: Structures, inputs: Mapping[str, Any]) -> int:
         """Copies to try in one pass: as many as can be stacked; on a CPU no more than its cache is good for."""
@@ -214,7 +228,7 @@ def _changed(call: Call, changed: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: cloned(own.get(name, value)) for name, value in call.inputs.items()}
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
     """Equal up to rounding in their precision, on the scale of the whole tensor."""
     if a.is_meta:
         return b.is_meta  # no numbers to compare

@@ -17,6 +17,8 @@ from equiv_probe.live.kept_attributes import slots
 
 FRAMEWORKS = {"torch", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics", "hydra", "omegaconf"}
 """Packages whose objects mind what they hold: trainers, optimizers, loaders; only numbers and texts are put back."""
+LIBRARIES = {"torch_geometric", "e3nn", "transformers", "monai"}
+"""Packages of layers, large ones, whose code keeps nothing of a step in its globals."""
 _LEFT_ALONE = {"wandb", "numpy", "builtins"}
 """Packages whose objects are no data of a step's."""
 HOLDING = (

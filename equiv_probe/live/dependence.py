@@ -5,6 +5,7 @@ Each is found out by a few passes over one call, which wait for the device: once
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,82 +31,90 @@ ROUNDING = 2e3
 """Spacings of numbers, relative to the largest output, that the values of other structures may change by rounding."""
 
 
-def blind_outputs(live: LiveOrbit, call: Call, start: RandomState, rotations: Tensor) -> dict[str, bool]:
-    """Outputs that are the same, bit for bit, at rotated inputs and at displaced ones, and whether they are all zero.
+class Passes:
+    """Passes over one call in one random state, without a trace; its own outputs are evaluated once.
 
     Args:
         live: how the network is evaluated, in the mode it is in.
         call: of the network.
         start: the random state in which it is evaluated.
+    """
+
+    def __init__(self, live: LiveOrbit, call: Call, start: RandomState) -> None:
+        self.live, self.call, self.start = live, call, start
+
+    @cached_property
+    def own(self) -> dict[str, Tensor]:
+        """The outputs of the call as it was."""
+        return self.at({})
+
+    def at(self, changed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs with other values of some inputs."""
+        with isolated(self.live.network, generators=[generator for generator, _ in self.start.own]):
+            return _outputs(self.live, self.call, changed, self.start)
+
+
+def blind_outputs(passes: Passes, rotations: Tensor) -> dict[str, bool]:
+    """Outputs that are the same, bit for bit, at rotated inputs and at displaced ones, and whether they are all zero.
+
+    Args:
+        passes: over the call.
         rotations: ``(C, [U,] 3, 3)`` that fit the inputs; of these, and of random ones where any will do.
     """
+    live, call = passes.live, passes.call
     structures, schema = live.structures(call.inputs), live.known_schema
     if not any(rep.is_whole for rep in schema.inputs.values()):  # grids go by few rotations
         rotations = haar(2, torch.Generator().manual_seed(1)).to(rotations)
     rotated = structures.rotate(call.inputs, schema, rotations)
     copies = [{name: value[k] for name, value in rotated.items()} for k in range(min(3, len(rotations)))]
-    with isolated(live.network, generators=[generator for generator, _ in start.own]):
-        own = _outputs(live, call, {}, start)
-        blind = [name for name, value in own.items() if value.is_floating_point() and value.numel()]
-        # Displaced last: what differs at a rotation needs no more.
-        for changed in (*copies, _displaced(live, call, structures, others=False)):
-            if not blind:
-                break
-            found = _outputs(live, call, changed, start)
-            blind = [name for name in blind if found[name].shape == own[name].shape and _equal(found[name], own[name])]
+    own = passes.own
+    blind = [name for name, value in own.items() if value.is_floating_point() and value.numel()]
+    # Displaced last: what differs at a rotation needs no more.
+    for changed in (*copies, _displaced(live, call, structures, others=False)):
+        if not blind:
+            break
+        found = passes.at(changed)
+        blind = [name for name in blind if found[name].shape == own[name].shape and _equal(found[name], own[name])]
     return {name: not own[name].any() for name in blind}
 
 
-def coupled_outputs(live: LiveOrbit, call: Call, start: RandomState) -> dict[str, float]:
+def coupled_outputs(passes: Passes) -> dict[str, float]:
     """Outputs of one structure that depend on the other structures of its batch, and by how much of their size.
 
     The others are displaced, in the mode that the network is in; in eval mode the structure is also taken alone, and
     without the padding that the others bring.
-
-    Args:
-        live: how the network is evaluated.
-        call: of the network.
-        start: the random state in which it is evaluated.
     """
+    live, call = passes.live, passes.call
     structures = live.structures(call.inputs)
     if structures.layout == "one" or structures.count < 2:
         return {}
     found: dict[str, float] = {}
-    with isolated(live.network, generators=[generator for generator, _ in start.own]):
-        own = _outputs(live, call, {}, start)
-        nudged = (_displaced(live, call, structures, others=True, size=one) for one in (NUDGE, LARGE_NUDGE))
-        variants = [_outputs(live, call, changed, start) for changed in nudged]
-        if not live.network.training and structures.layout == "leading":
-            variants += _alone(live, call, structures, start)
-        for other in variants:
-            for name, value in own.items():
-                gap = _gap(value, other[name], structures, name)
-                if gap > found.get(name, 0.0):
-                    found[name] = gap
+    nudged = (_displaced(live, call, structures, others=True, size=one) for one in (NUDGE, LARGE_NUDGE))
+    variants = [passes.at(changed) for changed in nudged]
+    if not live.network.training and structures.layout == "leading":
+        variants += _alone(passes, structures)
+    for other in variants:
+        for name, value in passes.own.items():
+            gap = _gap(value, other[name], structures, name)
+            if gap > found.get(name, 0.0):
+                found[name] = gap
     return found
 
 
-def differences_when_moved(live: LiveOrbit, call: Call, start: RandomState) -> dict[str, tuple[float, float, float]]:
+def differences_when_moved(passes: Passes) -> dict[str, tuple[float, float, float]]:
     """How far outputs are from what they should be where all structures are moved as a whole, by one vector.
-
-    Args:
-        live: how the network is evaluated.
-        call: of the network.
-        start: the random state in which it is evaluated.
 
     Returns:
         By output the root mean square of the difference, that of the output, and the length of the shift relative to
         the size of the structures; nothing without inputs that are places.
     """
-    schema = live.known_schema
+    call, schema = passes.call, passes.live.known_schema
     places = {name: rep for name, rep in schema.inputs.items() if rep.is_affine and call.inputs.get(name) is not None}
     if not places:
         return {}
     first = next(iter(places))
     spread, shift = shift_of(places[first].places(call.inputs[first]).detach())
-    with isolated(live.network, generators=[generator for generator, _ in start.own]):
-        here = _outputs(live, call, {}, start)
-        there = _outputs(live, call, {n: rep.translate(call.inputs[n], shift) for n, rep in places.items()}, start)
+    here, there = passes.own, passes.at({n: rep.translate(call.inputs[n], shift) for n, rep in places.items()})
     found = {}
     for name, rep in schema.outputs.items():
         if there[name].is_floating_point() and there[name].shape == here[name].shape:
@@ -157,7 +166,7 @@ def _other(value: Tensor, structures: Structures, name: str) -> Tensor:
     return (torch.arange(len(value), device=value.device) if owner is None else owner) != first
 
 
-def _alone(live: LiveOrbit, call: Call, structures: Structures, start: RandomState) -> list[dict[str, Tensor]]:
+def _alone(passes: Passes, structures: Structures) -> list[dict[str, Tensor]]:
     """Outputs for the first structure of a dense batch alone; nothing where the network takes no such batch."""
     count, mask = structures.count, structures.mask
     atoms = None if mask is None else int(mask[0].reshape(len(mask[0]), -1).any(1).sum())
@@ -172,9 +181,9 @@ def _alone(live: LiveOrbit, call: Call, structures: Structures, start: RandomSta
                     value = value.narrow(axis, 0, atoms)
         return value
 
-    inputs = {name: cut(value) for name, value in call.inputs.items()}
+    inputs = {name: cut(value) for name, value in passes.call.inputs.items()}
     try:
-        return [_outputs(live, call, {n: v for n, v in inputs.items() if isinstance(v, torch.Tensor)}, start)]
+        return [passes.at({n: v for n, v in inputs.items() if isinstance(v, torch.Tensor)})]
     except Exception:  # a batch of a size that the network was not made for: then nothing is known
         return []
 

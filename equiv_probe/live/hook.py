@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
 
     from equiv_probe.rotations.plan import RotationPlan
+
+
+_frames: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: True)
+"""What compiles the code that is run, if anything does."""
 
 
 class CallRotation:
@@ -58,6 +64,8 @@ class Hook:
     def __init__(self, run: Callable[..., Any] | None, owner: object = None, *, wanted: bool = True) -> None:
         self.owner, self.wanted, self.passed = owner, wanted, False
         self.evaluates = True
+        self._handle: RemovableHandle | None = None
+        self._plain = run
         self._run = torch.compiler.disable(run) if run is not None else None  # type: ignore[no-untyped-call]
 
     def __call__(self, *args: Any) -> Any:
@@ -66,11 +74,36 @@ class Hook:
             self.passed = True
             if not (self.wanted if args[0].training else self.evaluates):
                 return None
+        elif self._plain is not None and _frames() is None:
+            return self._plain(*args)  # nobody compiles here, and there is nothing to be kept from
         return None if self._run is None else self._run(*args)
 
+    def on(self, handle: RemovableHandle) -> RemovableHandle:
+        """Remember where the hook was registered, so that copies of the module go without it."""
+        self._handle = handle
+        return handle
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        # The copy's dict of hooks gets this entry as soon as we return. What is in the memo ends with the copying.
+        if self._handle is not None:
+            leaving = _Leaving(self._handle, memo)
+            memo[id(leaving)] = leaving
         return type(self)(None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # What takes any arguments, does nothing, and is there in every interpreter: the file may be read without us.
         return functools.partial, (sys.audit, "torch.nn.Module hook that was not saved")
+
+
+class _Leaving:
+    """Takes a hook out of the copies of the dicts that it is in, once these copies are made."""
+
+    def __init__(self, handle: RemovableHandle, memo: dict[int, Any]) -> None:
+        hooks, *flags = (ref() for ref in (handle.hooks_dict_ref, *handle.extra_dict_ref))
+        self._key, self._copies = handle.id, [copy.deepcopy(one, memo) for one in flags if one is not None]
+        if id(hooks) in memo:
+            self._copies.append(memo[id(hooks)])
+
+    def __del__(self) -> None:
+        for one in self._copies:
+            one.pop(self._key, None)

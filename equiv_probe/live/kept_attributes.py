@@ -34,15 +34,16 @@ class Attributes:
         keys = [key for key in {**here, **self.held} if here.get(key, here) is not self.held.get(key, here)]
         return [key for key in keys if not self.plain or key not in self.held or is_plain(self.held[key])]
 
-    def put_back(self, *, surely: bool = False) -> None:
+    def put_back(self, *, surely: bool = False) -> bool:
         """See :class:`equiv_probe.live.kept_values.Place`."""
         del surely
-        here = attributes(self.value)
-        for key in self._changed(here):
+        changed = self._changed(attributes(self.value))
+        for key in changed:
             if key not in self.held:
                 _delete(self.value, key)
             else:
                 _set(self.value, key, self.held[key])
+        return bool(changed)
 
 
 def attributes(value: Any) -> dict[str, Any]:

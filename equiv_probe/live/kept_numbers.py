@@ -81,20 +81,21 @@ class Numbers:
         """Whether it was written to, and nobody knows what it held."""
         return self.copy is None and self._written()
 
-    def put_back(self, *, surely: bool = False) -> None:
+    def put_back(self, *, surely: bool = False) -> bool:
         """See :class:`Place`."""
         if self.copy is None or self.value.shape != self.copy.shape:
-            return
+            return True
         if isinstance(self.value, np.ndarray):
             self.value[...] = self.copy
-            return
+            return True
         known = self._at_hand or (self.version is not None and not surely)
         if known and not self._written():
-            return
+            return True
         with torch.inference_mode(self.value.is_inference()), torch.no_grad():
             self.value.detach().copy_(self.copy, non_blocking=True)
         if self.version is not None:
             _set_version(self.value, self.version)
+        return True
 
 
 def _reach(value: Tensor) -> int:

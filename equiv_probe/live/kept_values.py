@@ -31,8 +31,12 @@ class Place(Protocol):
         """Names of what it holds that is not what it was, as far as that shows without waiting for a device."""
         ...
 
-    def put_back(self, *, surely: bool = False) -> None:
-        """Let it hold again what it held; surely, also where nothing shows that it was written to."""
+    def put_back(self, *, surely: bool = False) -> bool:
+        """Let it hold again what it held; surely, also where nothing shows that it was written to.
+
+        Returns:
+            Whether it was written to, or may have been.
+        """
         ...
 
 
@@ -73,11 +77,11 @@ class Contents:
         same = len(here) == len(held) and all(a is b for a, b in zip(here, held, strict=True))
         return [] if same or (isinstance(self.container, _BYTES) and here == held) else [self.name]
 
-    def put_back(self, *, surely: bool = False) -> None:
+    def put_back(self, *, surely: bool = False) -> bool:
         """See :class:`Place`."""
         del surely
         if not self.changes():
-            return
+            return False
         if self.only is not None:
             for key in self.only & set(self.container):
                 del self.container[key]
@@ -89,6 +93,7 @@ class Contents:
             kind: Any = next(one for one in (OrderedDict, *WRITABLE) if isinstance(self.container, one))
             kind.clear(self.container)
             (kind.extend if kind in {list, deque} else kind.update)(self.container, self.held)
+        return True
 
 
 def shown(key: Any) -> str:
@@ -98,7 +103,7 @@ def shown(key: Any) -> str:
 
 def _shallow(container: Any, only: frozenset[str] | None) -> Any:
     if isinstance(container, dict):
-        return {key: value for key, value in container.items() if only is None or key in only}
+        return dict(container) if only is None else {key: container[key] for key in only if key in container}
     if isinstance(container, _BYTES):
         return container[:]
     return set(container) if isinstance(container, set) else list(container)
@@ -132,10 +137,11 @@ class Cell:
         same = len(here) == len(self.held) and all(a is b for a, b in zip(here, self.held, strict=True))
         return [] if same else [self.name]
 
-    def put_back(self, *, surely: bool = False) -> None:
+    def put_back(self, *, surely: bool = False) -> bool:
         """See :class:`Place`."""
         del surely
         if self.held:
             self.cell.cell_contents = self.held[0]
         elif self._contents():
             del self.cell.cell_contents
+        return True

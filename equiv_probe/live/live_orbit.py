@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,11 @@ from equiv_probe.estimation.objectives import label_free
 from equiv_probe.estimation.orbit import Moments, Orbit
 from equiv_probe.live.call_reader import CallReader
 from equiv_probe.live.capture import wide
-from equiv_probe.live.copies import Copies
+from equiv_probe.live.copies import Copies, close
+from equiv_probe.live.cutting import CannotCut, chosen_structures, cut_dense
+from equiv_probe.live.isolation import isolated
 from equiv_probe.live.outputs import read_outputs
+from equiv_probe.live.sub_batches import sub_batch
 from equiv_probe.live.wrappers import network
 from equiv_probe.orbit.chunking import in_chunks
 
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.objectives import Evaluate
     from equiv_probe.live.adapters import Adapter
     from equiv_probe.live.capture import Call
+    from equiv_probe.live.sub_batches import SubBatch
     from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe.schema.schema import Schema
 
@@ -62,6 +67,7 @@ class LiveOrbit:
         self.repeats_rotated_alike = self.reader.repeats_rotated_alike
         self.rotated_back, self.attached = self.copies.rotated_back, self.copies.attached
         self.copies_at_once = self.copies.copies_at_once
+        self._cuts: bool | None = None
 
     @property
     def network(self) -> nn.Module:
@@ -82,6 +88,51 @@ class LiveOrbit:
     def adapter(self) -> Adapter:
         """What reads the calls, from the first one on."""
         return self.reader.adapter
+
+    def part(self, call: Call, raw: Any, seed: int, number: int) -> SubBatch | None:
+        """A few structures of a large batch, drawn at random; None where they cannot be had. Waits for the device.
+
+        At the first call they are evaluated alone, and must get what they got in the batch.
+
+        Args:
+            call: the captured call.
+            raw: the network's own output.
+            seed: of the draw.
+            number: of the draw.
+        """
+        structures, outputs = self.structures(call.inputs), read_outputs(raw, self.known_schema)
+        index, center = structures.index, self.reader.center
+        unknown = any(value.is_meta for value in outputs.values())  # without numbers to compare
+        if self._cuts is False or unknown or (isinstance(center, torch.Tensor) and center.ndim > 1):
+            return None
+        try:
+            if structures.layout == "index" and index is not None:  # whose count is an upper bound
+                structures = replace(structures, count=int(index.max()) + 1)
+            elif structures.layout != "leading":
+                return None
+            chosen = chosen_structures(structures.count, seed, number)
+            dense = structures.layout == "leading"
+            inputs = (cut_dense if dense else self.adapter.cut)(call.inputs, structures, chosen)
+            found = sub_batch(call, inputs, structures, outputs, chosen)
+            if self._cuts is None:
+                self._cuts = self._cut_is_right(call, found, outputs)
+        except (CannotCut, RuntimeError, ValueError, IndexError, KeyError, TypeError):
+            return None  # of a batch that only its owner can take apart the whole is measured
+        return found if self._cuts else None
+
+    def _cut_is_right(self, call: Call, part: SubBatch, outputs: Mapping[str, Tensor]) -> bool:
+        """Whether structures alone get what they get in their batch; with dropout, in eval mode."""
+
+        def same(wanted: Mapping[str, Tensor]) -> bool:
+            found = self.copies.at(part.call, {})
+            return all(found[n].shape == v.shape and close(v, found[n]) for n, v in part.of(wanted).items())
+
+        with isolated(self.network), torch.no_grad():
+            if same(outputs):
+                return True
+            was_training = self.network.training
+            self.network.eval()
+            return was_training and same(self.copies.at(call, {}))
 
     def measure(
         self,

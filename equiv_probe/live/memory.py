@@ -32,6 +32,8 @@ _LOOKED_INTO = 256
 """Entries beyond which what a container holds is taken for data; the container itself is put back all the same."""
 _DEEPEST = 6
 """Objects and containers within each other."""
+LEARNING = 2
+"""Times that all places are looked at, to see which are written into: after the ordinary run, and after another."""
 _MOST = 20_000
 """Objects beyond which nothing more is remembered."""
 
@@ -49,6 +51,8 @@ class Memory:
         self, roots: Iterable[tuple[str, Any]], apart: Iterable[int] = (), packages: Iterable[str] = ()
     ) -> None:
         self._places: list[Place] = []
+        self._scans = 0
+        self._written: dict[int, Place] = {}
         self._seen: set[int] = set(apart)
         self._packages = set(packages)
         left = deque((name, value, 0) for name, value in roots)
@@ -69,11 +73,17 @@ class Memory:
     def restore(self, *, surely: bool = False) -> None:
         """Put everything back, in place; the version counters of tensors too, for graphs that have saved them.
 
+        A step writes into few of the thousands of places that it reaches, and run again into the same: after a few
+        times only these are looked at, and those where writing may not show, until it is to be sure.
+
         Args:
             surely: also where nothing shows that it was written to.
         """
-        for place in self._places:
-            place.put_back(surely=surely)
+        learning = surely or self._scans < LEARNING
+        for place in self._places if learning else list(self._written.values()):
+            if place.put_back(surely=surely):
+                self._written[id(place)] = place
+        self._scans += not surely
 
     @property
     def changes(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from torch import nn
 
 from equiv_probe.live.contents import INTERNAL, copied
 from equiv_probe.live.contents import held as held_in_containers
-from equiv_probe.live.data_objects import FRAMEWORKS, HOLDING, is_data, is_of_the_user, package_of
+from equiv_probe.live.data_objects import FRAMEWORKS, HOLDING, LIBRARIES, is_data, is_of_the_user, package_of
 from equiv_probe.live.isolation import attributes_of, isolated
 from equiv_probe.live.kept_attributes import is_plain
 from equiv_probe.live.kept_numbers import COMPARED, same
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+_UNNOTICED: set[int] = set()
+"""Networks of which what they write is being put back."""
 MANY = 256
 """Entries of a container that are looked at."""
 
@@ -132,14 +134,14 @@ def written_by(modules: Iterable[nn.Module]) -> Memory:
     """
     modules = list(modules)
     packages = {package_of(module) for module in modules}
-    return Memory(_roots(modules, packages), packages=packages - FRAMEWORKS)
+    return Memory(_roots(modules, packages), packages=packages - FRAMEWORKS - LIBRARIES)
 
 
 def _roots(modules: list[nn.Module], packages: set[str]) -> Iterator[tuple[str, Any]]:
     for module in modules:
         for hooks in (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks):
             yield from (("", hook) for hook in hooks.values() if _package_of_code(hook) not in FRAMEWORKS)
-        if package_of(module) not in FRAMEWORKS:
+        if package_of(module) not in FRAMEWORKS | LIBRARIES:
             yield "", type(module).forward
         for name, value in vars(module).items():
             if name in INTERNAL:
@@ -165,13 +167,14 @@ def _is_written_into(value: Any, packages: set[str]) -> bool:
 @contextmanager
 def unnoticed(network: nn.Module) -> Iterator[None]:
     """A context of passes through a network of which nothing is left that it, or a hook on it, writes anywhere."""
-    modules = all_of((network,))
-    objects = written_by(modules)
-    try:
-        with isolated(network, contents=True):
-            yield
-    finally:
-        objects.restore()
+    with ExitStack() as stack:
+        if id(network) not in _UNNOTICED:  # passes of one measurement are undone together
+            objects = written_by(all_of((network,)))
+            stack.callback(objects.restore, surely=True)
+            _UNNOTICED.add(id(network))
+            stack.callback(_UNNOTICED.discard, id(network))
+        stack.enter_context(isolated(network, contents=True))
+        yield
 
 
 def all_of(modules: Iterable[nn.Module]) -> list[nn.Module]:

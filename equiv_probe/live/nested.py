@@ -123,8 +123,10 @@ def coordinates_in(values: Mapping[str, Any]) -> bool:
 
 def is_graph(value: Any) -> bool:
     """Whether a value keeps tensors by name as PyG's graphs do, whoever's graphs they are."""
-    kept = callable(getattr(value, "to_dict", None)) and hasattr(value, "__setitem__") and hasattr(value, "keys")
-    return kept and not isinstance(value, (Mapping, torch.Tensor))
+    kind = type(value)  # an object's own attributes may raise what they like
+    return not issubclass(kind, (Mapping, torch.Tensor)) and all(
+        hasattr(kind, name) for name in ("to_dict", "__setitem__", "keys")
+    )
 
 
 def attributes(graph: Any) -> dict[str, Any] | None:

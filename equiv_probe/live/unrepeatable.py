@@ -89,21 +89,22 @@ class Position:
         """See :class:`equiv_probe.live.kept_values.Place`."""
         return [] if self._state() == self.held else [self.name]
 
-    def put_back(self, *, surely: bool = False) -> None:
+    def put_back(self, *, surely: bool = False) -> bool:
         """See :class:`equiv_probe.live.kept_values.Place`."""
         del surely
         if not self.changes():
-            return
+            return True
         if isinstance(self.value, _SEQUENCES):
             if self.held is not None:  # one that is at its end cannot be set back
                 self.value.__setstate__(self.held)
-            return
+            return True
         place, contents = self.held
         if contents is not None:
             self.value.seek(0)
             self.value.truncate()
             self.value.write(contents)
         self.value.seek(place)
+        return True
 
 
 class Watched:
@@ -126,8 +127,10 @@ class Watched:
         """See :class:`equiv_probe.live.kept_values.Place`."""
         return [self.name] if _mark(self.value) != self.mark else []
 
-    def put_back(self, *, surely: bool = False) -> None:
+    def put_back(self, *, surely: bool = False) -> bool:
         """See :class:`equiv_probe.live.kept_values.Place`."""
+        del surely
+        return False
 
     def __str__(self) -> str:
         kind = "file" if is_stream(self.value) else type(self.value).__name__

@@ -21,13 +21,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def perturbed(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Values ``x (1 + ε u)`` with u uniform in [−1, 1] and ε the spacing of their precision; whole numbers stay."""
+def perturbed(values: Tensor, generator: torch.Generator, spacing: float = 0.0) -> Tensor:
+    """Values ``x (1 + ε u)`` with u uniform in [−1, 1] and ε the spacing of their precision; whole numbers stay.
+
+    Args:
+        values: any.
+        generator: of u.
+        spacing: at least so much is ε, where products are computed more coarsely.
+    """
     if not values.is_floating_point():
         return values
-    u = 2 * torch.rand(values.shape, generator=generator, dtype=torch.float64) - 1
+    device = generator.device
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    u = 2 * torch.rand(values.shape, generator=generator, dtype=dtype, device=device) - 1
     wide = values.detach().to(torch.promote_types(values.dtype, torch.float32))
-    eps = float(torch.finfo(values.dtype).eps)
+    eps = max(spacing, float(torch.finfo(values.dtype).eps))
     # Rounded at random: a half spacing either way would not be seen after rounding to nearest.
     return (wide + wide * (eps * u).to(wide)).to(values.dtype)
 
@@ -40,7 +48,7 @@ def module_of(predict: Any) -> nn.Module | None:
 
 
 @contextmanager
-def perturbed_weights(predict: Any, generator: torch.Generator) -> Iterator[None]:
+def perturbed_weights(predict: Any, generator: torch.Generator, spacing: float = 0.0) -> Iterator[None]:
     """Let the module behind a callable work with perturbed copies of its weights; its own are not touched."""
     module = module_of(predict)
     kept: list[tuple[nn.Module, str, nn.Parameter]] = []
@@ -51,7 +59,7 @@ def perturbed_weights(predict: Any, generator: torch.Generator) -> Iterator[None
                 if weight is None or not weight.is_floating_point() or weight.device.type == "meta":
                     continue
                 if id(weight) not in copies:
-                    copies[id(weight)] = nn.Parameter(perturbed(weight, generator), weight.requires_grad)
+                    copies[id(weight)] = nn.Parameter(perturbed(weight, generator, spacing), weight.requires_grad)
                 kept.append((part, name, weight))
                 part._parameters[name] = copies[id(weight)]
         yield

@@ -101,6 +101,11 @@ class Meeting:
         self._met = True
 
 
+def alone() -> bool:
+    """Whether this is the only process: others would have to evaluate a network as often as this one does."""
+    return _store() is None
+
+
 def _store() -> Any:
     """The store of several processes; None of one alone."""
     distributed = torch.distributed

@@ -52,11 +52,15 @@ def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
         torch.inference_mode(False),
         torch.no_grad(),
     ):
+        live.resolve(call, raw)
+        part = parts.of_batch(pending.stage, pending.kind, call, raw)
+        if part is not None:
+            call, raw = part.call, part.of(read_outputs(raw, live.known_schema))
         rotated = None if before is None else parts.plans.rotated_by(parts.model, live)
         if rotated is None:
             live.network.eval()
-        whole = parts.schedules[pending.kind, pending.stage].whole
-        plan = parts.plans.fitted(live, call, raw, pending.stage, whole=whole)
+        size = parts.schedules[pending.kind, pending.stage].size
+        plan = parts.plans.fitted(live, call, raw, pending.stage, size="few" if size == "part" else size)
         if plan.design != "haar":  # only of Haar rotations are the augmentation's a sample
             rotated = None
             live.network.eval()

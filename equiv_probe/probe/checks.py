@@ -10,13 +10,20 @@ import torch
 
 from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, does_not_move, failed_first
 from equiv_probe.estimation.losses import LOSSES
-from equiv_probe.live.dependence import blind_outputs, coupled_outputs, differences_when_moved, drawn_outputs
+from equiv_probe.live.dependence import (
+    Passes,
+    blind_outputs,
+    coupled_outputs,
+    differences_when_moved,
+    drawn_outputs,
+)
 from equiv_probe.live.number_spacing import spacing
 from equiv_probe.messages import logger
 from equiv_probe.probe.own_loss import loss_already, loss_of, output_that_is, require_network
+from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from torch import Tensor
 
@@ -44,6 +51,8 @@ class Checks:
 
     def __init__(self) -> None:
         self.found: list[Control] = []
+        self.no_sums: set[str] = set()
+        """Stages whose loss is known not to be a sum over structures."""
         self._looked: set[tuple[str, bool]] = set()
         self._coupled: dict[bool, bool] = {}
         self._bent: dict[tuple[str, str], Tensor] = {}
@@ -66,17 +75,17 @@ class Checks:
         if device.type == "meta" or not self._first("call", training):
             return
         rotations = plan.rotations(plan.generator()).flatten(0, 1)[1:4].to(device)
-        self._of_translation(live, call, start)
-        found = blind_outputs(live, call, start, rotations)
-        coupled = coupled_outputs(live, call, start)
+        passes = Passes(live, call, start)
+        self._of_translation(passes)
+        found, coupled = blind_outputs(passes, rotations), coupled_outputs(passes)
         mode = "train mode" if training else "eval mode"
         zero = [name for name, is_zero in found.items() if is_zero and len(found) < len(live.known_schema.outputs)]
         if zero:  # as a Hessian that nobody asked for, beside outputs that do change
-            self._note(Control(SEES_ROTATION, None, f"{', '.join(zero)}: zero everywhere, so that nothing is measured"))
+            self._note(Control(SEES_ROTATION, None, f"{_all_of(zero)}: zero everywhere, so that nothing is measured"))
         if blind := [name for name in found if name not in zero]:
             self._add(
                 SEES_ROTATION,
-                f"{', '.join(blind)}: these outputs do not depend on the rotated inputs (the same bit for bit when "
+                f"{_all_of(blind)}: these outputs do not depend on the rotated inputs (the same bit for bit when "
                 f"these are rotated and when they are displaced, in {mode}): a cache, or coordinates that come in "
                 "elsewhere. Their L_equiv says nothing.",
             )
@@ -88,7 +97,7 @@ class Checks:
                 live.copies.stacks = False
             self._add(
                 BATCH,
-                f"{', '.join(coupled)}: the outputs for one structure depend on the other structures of its batch (by "
+                f"{_all_of(coupled)}: the outputs for one structure depend on the other structures of its batch (by "
                 f"{max(coupled.values()):.2g} of their size, in {mode}): statistics of the batch, padding, or pooling "
                 "over it. All structures of a batch are rotated alike, and copies are not joined.",
                 value=max(coupled.values()),
@@ -97,8 +106,9 @@ class Checks:
         elif live.structures(call.inputs).layout != "one":
             self._passed(BATCH, "structures get the same whatever is beside them in a batch")
 
-    def _of_translation(self, live: LiveOrbit, call: Call, start: RandomState) -> None:
+    def _of_translation(self, passes: Passes) -> None:
         """Whether outputs stay where structures are moved as a whole; rotations about a centroid never show it."""
+        live, call = passes.live, passes.call
         if not any(rep.is_affine for rep in live.known_schema.inputs.values()):
             return
         if not (isinstance(live.reader.center, str) and live.reader.center == "centroid"):
@@ -106,14 +116,16 @@ class Checks:
             self._note(Control(TRANSLATION, None, what))
             return
         try:
-            differences = differences_when_moved(live, call, start)
+            differences = differences_when_moved(passes)
         except Exception as error:  # far from where it was, as outside of a box
             self._note(Control(TRANSLATION, None, f"the network could not be evaluated at moved structures: {error}"))
             return
         device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
         precision = spacing(live.network, device)
         for name, (difference, size, distance) in differences.items():
-            self._note(does_not_move(name, difference, precision * size * (1 + distance), "", "moved as a whole"))
+            self._note(
+                does_not_move(shown(name), difference, precision * size * (1 + distance), "", "moved as a whole")
+            )
 
     def of_chance(self, live: LiveOrbit, call: Call) -> None:
         """Whether a call that is measured without its step draws random numbers in eval mode.
@@ -166,16 +178,11 @@ class Checks:
         )
 
     def of_unrepeatable(self, run: RecordedStep) -> None:
-        """Say, once for every thing, that a step is not run again since it used what cannot be put back."""
-        what = ", ".join(run.unrepeatable)
-        control = Control(
-            REPRODUCED,
-            None,
-            f"the step was not run again, since it uses {what}, which cannot be put back: the network's outputs were "
-            "measured without labels",
-        )
+        """Say, once for every thing, that a step is not run again since it trains, or used what cannot be put back."""
+        without = "the network's outputs were measured without labels"
+        control = Control(REPRODUCED, None, f"the step was not run again, since it {run.never_again}: {without}")
         if control not in self.found:
-            fix = "leave that outside of the step to decompose its loss"
+            fix = "leave that outside of the step (optimizer.step() too) to decompose its loss"
             warnings.warn(f"equiv_probe: {control.sentence}; {fix}", stacklevel=5)
             self._note(control)
 
@@ -203,7 +210,7 @@ class Checks:
             limit = max(SIGNIFICANT * stderr, NEGLIGIBLE * (0.0 if math.isnan(total) else total))
             if not (value < -limit and estimate.labelled):
                 continue
-            where = f"{stage}/{name}: L_equiv = {value:.3g} ± {stderr:.2g} is negative"
+            where = f"{shown(f'{stage}/{name}')}: L_equiv = {value:.3g} ± {stderr:.2g} is negative"
             if self._is_bent(stage, name, estimate):
                 sentence = (
                     f"{where}, which it may be: the loss is not convex in the network's outputs (it was larger for "
@@ -234,6 +241,11 @@ class Checks:
     def _note(self, control: Control) -> None:
         if control not in self.found:
             self.found.append(control)
+
+
+def _all_of(names: Iterable[str]) -> str:
+    """Outputs for people."""
+    return ", ".join(map(shown, names))
 
 
 def _composed(run: RecordedStep) -> str:

@@ -17,15 +17,8 @@ class Failures(list[str]):
         super().__init__()
         self.succeeded = False
         """Whether anything was measured yet."""
-        self.raises = True
-        """Whether a failure before that is raised: not where somebody else's run was attached to from outside."""
         self.at_first: Callable[[Exception], object] | None = None
-        """Told of a failure before the first success, which then is not raised: for runs that nobody may end."""
-
-    @property
-    def fatal(self) -> bool:
-        """Whether a failure is raised now."""
-        return self.raises and self.at_first is None and not self.succeeded
+        """Told of a failure before that, which then is not raised: for runs that nobody may end. None raises it."""
 
     @contextmanager
     def listed(self, result: list[object] | None = None) -> Iterator[None]:
@@ -37,18 +30,29 @@ class Failures(list[str]):
         try:
             yield
         except Exception as error:
-            if result == [] or self.fatal:
+            if result == []:
                 raise
-            if not self.succeeded and self.at_first is not None:
-                self.append(f"{type(error).__name__}: {error}")
-                self.at_first(error)
-            else:
-                self.add(error, "measure")
+            self.take(error)
         else:
             self.succeeded = True
+
+    def take(self, error: Exception) -> None:
+        """Raise a failure before the first success, unless somebody is told of it; list later ones."""
+        if self.succeeded:
+            self.add(error, "measure")
+        elif self.at_first is None:
+            raise error
+        else:
+            self.append(f"{type(error).__name__}: {error}")
+            self.at_first(error)
 
     def add(self, error: Exception, what: str) -> None:
         """List a failure, and warn of the first."""
         self.append(f"{type(error).__name__}: {error}")
+        self.warn(error, what)
+
+    def warn(self, error: Exception, what: str = "measure") -> None:
+        """Say of the first failure that something could not be measured."""
         if len(self) == 1:
-            warnings.warn(f"equiv_probe could not {what}, and carries on: {self[0]}", stacklevel=5)
+            words = f"{type(error).__name__}: {error}"
+            warnings.warn(f"equiv_probe could not {what}, and carries on: {words}", stacklevel=6)

@@ -64,8 +64,8 @@ class Hooks:
             for one in self._both:
                 one.evaluates = for_calls and self._parts.schedules.cadences.full is not None
             self._handles = [
-                model.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
-                model.register_forward_hook(after, with_kwargs=True),
+                before.on(model.register_forward_pre_hook(before, with_kwargs=True, prepend=True)),
+                after.on(model.register_forward_hook(after, with_kwargs=True)),
             ]
             if for_calls:
                 self._handles.append(register_optimizer_step_post_hook(self._stepped))
@@ -179,17 +179,15 @@ class Hooks:
             try:
                 self._pending = Pending(parts.live.keep(args, kwargs), stage, kind, before)
             except Exception as error:
-                if parts.failures.fatal:
-                    raise
-                parts.failures.add(error, "measure")
+                parts.failures.take(error)
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], raw: Any) -> None:
         del args, kwargs
-        if module is not self._parts.model or measuring() or self._recomputes:
+        if module is not self._parts.model or measuring():
             return
         self.threads.leave()
         self._around(self._both[1])
-        if self._pending is None or self._pending.thread != threading.get_ident():
+        if self._pending is None or self._recomputes or self._pending.thread != threading.get_ident():
             return
         pending, self._pending = self._pending, None
         if self._recorder.active:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from equiv_probe.probe.agreement import Meeting
+import torch
+
+from equiv_probe.live.module_snapshot import unnoticed
+from equiv_probe.probe.agreement import Meeting, alone
 from equiv_probe.probe.checks import Checks
 from equiv_probe.probe.failures import Failures
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from equiv_probe.live.capture import Call
     from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.live.sub_batches import SubBatch
     from equiv_probe.probe.accumulated import Accumulated
     from equiv_probe.probe.plans import Plans
     from equiv_probe.probe.schedules import Schedules
@@ -46,6 +51,23 @@ class Parts:
     failures: Failures = field(default_factory=Failures)
     meeting: Meeting = field(default_factory=Meeting)
     checks: Checks = field(default_factory=Checks)
+
+    def of_batch(self, stage: str, kind: str, call: Call, raw: Any) -> SubBatch | None:
+        """A few structures of a call's batch, where the present measurement takes no more and they can be had.
+
+        Args:
+            stage: whose.
+            kind: what is counted.
+            call: of the network.
+            raw: its output.
+        """
+        schedule, rotated = self.schedules[kind, stage], self.plans.augmentation(self.model, self.live) is not None
+        if schedule.size != "part" or rotated or not (self.plans.takes_parts(stage) and alone()):
+            return None
+        with unnoticed(self.live.network), torch.no_grad():
+            found = self.live.part(call, raw, self.seed, schedule.step)
+        schedule.fraction = 1.0 if found is None else 1 / found.scale
+        return found
 
     @property
     def stage(self) -> str:

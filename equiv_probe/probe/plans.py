@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from equiv_probe.live.capture import Call
     from equiv_probe.live.live_orbit import LiveOrbit
+    from equiv_probe.live.sub_batches import SubBatch
     from equiv_probe.probe.recorded import RecordedStep
+    from equiv_probe.probe.schedule import Size
 
 LIGHT = RotationPlan("haar", replicates=2)
 """Two rotations: the fewest with which ``L_equiv`` can be estimated without bias."""
@@ -56,7 +58,7 @@ class Plans:
         stage: str = "",
         given: PlanLike | None = None,
         *,
-        whole: bool = True,
+        size: Size = "whole",
     ) -> RotationPlan:
         """The plan of a stage: where nobody chose one, what fits the grids of the call.
 
@@ -66,7 +68,7 @@ class Plans:
             raw: the network's output.
             stage: whose plan.
             given: a plan in its place.
-            whole: False for few rotations in evaluation too.
+            size: of the measurement: whether it takes few rotations in evaluation too, and of a part of a batch two.
 
         Raises:
             EquivProbeError: a plan that does not fit.
@@ -79,9 +81,20 @@ class Plans:
             self.small = fitting_plan(self.small, schema, call.inputs, outputs, subset=SMALL.size)
         if not light_chosen:
             self.light = fitting_plan(self.light, schema, call.inputs, outputs, subset=2)
-        plan = rotation_plan(given) or (self.light if stage == "train" else self.full if whole else self.small)
+        few = self.light if stage == "train" or size == "part" else self.small
+        plan = rotation_plan(given) or (self.full if size == "whole" and stage != "train" else few)
         require_fit(plan, schema, call.inputs, outputs)
         return plan
+
+    def takes_parts(self, stage: str) -> bool:
+        """Whether a part of a batch may be measured: by two rotations, where nobody chose others."""
+        full_chosen, light_chosen = self._chosen
+        return not light_chosen and (stage == "train" or not full_chosen)
+
+    def of_part(self, live: LiveOrbit, part: SubBatch, plan: RotationPlan) -> Tensor:
+        """A plan's rotations for each structure of a part of a batch, ``(R, n, S, 3, 3)``."""
+        inputs = part.call.inputs
+        return live.repeats_rotated_alike(inputs, self.source.draw(plan, inputs, live.structures(inputs).count))
 
     def augmentation(self, module: nn.Module, live: LiveOrbit) -> CallRotation | None:
         """What rotates the training calls, if its rotations will do for light mode."""

@@ -9,6 +9,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.capture import Call
+from equiv_probe.live.cutting import CannotCut
 from equiv_probe.live.forward_mode import transforming
 from equiv_probe.live.hook import rotations_of_calls
 from equiv_probe.live.isolation import patched_forward
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from equiv_probe.live.sub_batches import SubBatch
     from equiv_probe.probe.averages import Known
     from equiv_probe.probe.operators import Operator
     from equiv_probe.probe.recorded import Recorded, RecordedStep
@@ -38,6 +40,7 @@ class Player:
         weights: of the plan, ``(n,)``.
         first: ``h_g`` of the first call's first rotation, where it is known.
         graph: whether outputs keep the graph of the network's weights, so that the loss can be differentiated by them.
+        part: of the batch of the step's one call: other structures keep the network's own outputs.
     """
 
     def __init__(
@@ -48,8 +51,11 @@ class Player:
         *,
         first: dict[str, Tensor] | None = None,
         graph: bool = False,
+        part: SubBatch | None = None,
     ) -> None:
-        self.run, self.graph = run, graph
+        self.run, self.graph, self.part = run, graph, part
+        self.group: Tensor | None = None
+        """Which of the structures of a part are replaced, None for all of them."""
         self.module, self.live, self.recorded = run.module, run.live, run.calls
         self.averages = Averages(run.live, rotations, weights)
         self.strayed: list[Tensor] = []
@@ -129,7 +135,7 @@ class Player:
         # More calls than in the user's own run: the step went another way, because of what it was given.
         beyond = place >= len(self.recorded)
         one = self.recorded[-1 if beyond else place]
-        call, known = self.live.keep(args, kwargs), {}
+        call = self.live.keep(args, kwargs)
         again = call.differentiated & one.call.differentiated
         forward = transforming()  # then what a call is moved along counts, whether or not it rotates
         by_input = bool(again) if forward else torch.is_grad_enabled() and bool(again & self._rotating())
@@ -137,17 +143,7 @@ class Player:
         if attached and (by_input or call.differentiated):
             # The step may differentiate its own input (forces as a gradient of the energy): the output hangs on it.
             call = Call(*self.live.split(args, kwargs), call.differentiated, ())
-        if by_input:
-            pass
-        elif not beyond and self._repeated(place, call.inputs, one.call.inputs):
-            known = self._known[place]
-        elif place == 0:
-            raise EquivProbeError(
-                "a step that asks the network something else when it is run again",
-                "a step that can be repeated: same batch, all its noise from global random states or from generators "
-                "that the step or its modules name",
-                "fetch the batch outside the step",
-            )
+        known = {} if by_input or beyond else self._evaluated(place, call)
         own = read_outputs(one.raw, self.live.known_schema)  # outside of the ball of a grid, what the user's run had
         start = RandomState.now() if beyond else one.before
         if self._operator == OWN:
@@ -156,6 +152,9 @@ class Player:
                 start.restore()
                 return self.live.network(*args, **kwargs)
             return self._written(self.live.dicts(args, kwargs), one, self._own(one, place), {}, attached=False)
+        if self.part is not None:
+            values = self._of_part(self.part, one, known, start, apart=not (attached or beyond))
+            return self._written(self.live.dicts(args, kwargs), one, values, {}, attached=False)
         values = self.averages.of(self._operator, call, known, start, own, attached=attached)
         others = self._others[place] if not beyond and known is self._known[place] else {}
         if self.graph and torch.is_grad_enabled():
@@ -166,6 +165,30 @@ class Player:
         if one.after is not None and not beyond:
             one.after.restore()
         return self._written(self.live.dicts(args, kwargs), one, values, others, attached)
+
+    def _evaluated(self, place: int, call: Call) -> Known:
+        """What was evaluated for a call before, to be added to."""
+        if self._repeated(place, call.inputs, self.recorded[place].call.inputs):
+            return self._known[place]
+        if place == 0:
+            raise EquivProbeError(
+                "a step that asks the network something else when it is run again",
+                "a step that can be repeated: same batch, all its noise from global random states or from generators "
+                "that the step or its modules name",
+                "fetch the batch outside the step",
+            )
+        return {}
+
+    def _of_part(
+        self, part: SubBatch, one: Recorded, known: Known, start: RandomState, *, apart: bool
+    ) -> dict[str, Tensor]:
+        """The outputs of the ordinary run, with averages of ``h_g`` for some structures."""
+        if not apart or one.after is None:
+            raise CannotCut
+        own = one.known(self.live.known_schema)
+        values = self.averages.of(self._operator, part.call, known, start, part.of(own), attached=False)
+        one.after.restore()
+        return part.put_back(values, own, self.group)
 
     def _own(self, one: Recorded, place: int) -> dict[str, Tensor]:
         """What the network put out in the ordinary run; the random state goes on as it did there."""

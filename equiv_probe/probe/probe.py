@@ -79,9 +79,11 @@ class Probe(Readings):
         warmup: training calls at the beginning that are left alone.
         full: evaluation calls, of which one at random is measured; a rule; or None for never.
         cost: largest share of the elapsed time that measuring takes, in training with ``every="auto"`` and in
-            evaluation; one half for each where both are measured so. A first measurement comes early all the same; in
-            evaluation it, and one that there is no room for otherwise, take four rotations if no plan was chosen. None
-            is no limit. Gradients are counted apart.
+            evaluation; one half for each where both are measured so. A first measurement comes early all the same. It,
+            and in evaluation one that there is no room for otherwise, are small if no plan was chosen: four rotations,
+            or two of eight structures of the batch, drawn at random, whose loss is scaled to the batch where it is
+            found to be a sum over structures (and whose error bar includes the draw). None is no limit. Gradients are
+            counted apart.
         light: the plan of light mode.
         window: measurements in the running estimate.
         center: of rotation, as for :func:`equiv_probe.twirl`.

@@ -14,6 +14,7 @@ from equiv_probe.estimation.verdict import verdict
 from equiv_probe.results.measured import Labelled, Measured
 from equiv_probe.results.quantity_tables import OWN_LOSS
 from equiv_probe.results.report import Report
+from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -94,8 +95,8 @@ def report_of(
             *notes,
             *(probe.over.notes if probe.over else []),
             *(probe.gradients.notes if probe.gradients else []),
-            *(_OF_ONE.format("/".join(key)) for key in sorted(alone)),
-            *(f"{m.name}: {m.sentence}." for m in measured if _looks_broken(m)),
+            *(_OF_ONE.format(shown("/".join(key))) for key in sorted(alone)),
+            *(f"{m.title}: {m.sentence}." for m in measured if _looks_broken(m)),
         ],
         blind_spots=BLIND,
         complete=complete,

@@ -82,6 +82,7 @@ class RecordedStep:
         live: how to evaluate it at rotated inputs.
         memory: what the step can write into, as it was before its ordinary run; and modules likewise.
         protect: other modules that the step touches.
+        trains: whether it changed weights of the network, or of another module: run again, it would train again.
         unrepeatable: what it used that cannot be put back, by name: then it must not be run again.
     """
 
@@ -94,7 +95,14 @@ class RecordedStep:
     memory: Memory
     snapshot: ModuleSnapshot
     protect: tuple[nn.Module, ...] = ()
+    trains: bool = False
     unrepeatable: tuple[str, ...] = ()
+
+    @property
+    def never_again(self) -> str:
+        """Why the step must not be run again, as what it does; empty if it may be."""
+        used = f"uses {', '.join(self.unrepeatable)}, which cannot be put back" if self.unrepeatable else ""
+        return " and ".join(filter(None, ["changes the model's weights" if self.trains else "", used]))
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:

@@ -18,7 +18,7 @@ from equiv_probe.live.unrepeatable import Used
 from equiv_probe.probe.recorded import Recorded, RecordedStep
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from torch import nn
@@ -67,7 +67,7 @@ class Recorder:
         """Put a hook behind all others on the network: what they make of its output counts."""
         hook = Hook(self._heard_output, wanted=False)
         hook.evaluates = False
-        self._last = self._parts.model.register_forward_hook(hook)
+        self._last = hook.on(self._parts.model.register_forward_hook(hook))
 
     def deafen(self) -> None:
         """Take it off."""
@@ -95,7 +95,7 @@ class Recorder:
             hooked: makes contexts in which the hooks are on the network.
 
         Raises:
-            EquivProbeError: a step that trains, or does not call the network so that the call can be repeated.
+            EquivProbeError: a step that does not call the network so that the call can be repeated.
         """
         protect = (*self._parts.task.protect, *modules_of(step))
         modules = (self._parts.live.network, *protect)
@@ -106,7 +106,7 @@ class Recorder:
         self.transformed, self._unkept = False, None
         with used.watching(watched):
             calls = self._heard(step, result, hooked, generators)
-        require_untrained(old, versions(modules))
+        new = versions(modules)
         if self._unkept is not None:
             raise self._unkept
         run = RecordedStep(
@@ -119,9 +119,10 @@ class Recorder:
             memory=memory,
             snapshot=snapshot,
             protect=protect,
+            trains=any(new.get(parameter, version) != version for parameter, version in old.items()),
             unrepeatable=tuple(dict.fromkeys((*used.names, *(str(one) for one in watched if one.changes())))),
         )
-        if may_be_compiled() and not calls and not run.unrepeatable:
+        if may_be_compiled() and not calls and not run.never_again:
             run = self._beside(run, hooked, generators)
         self._require_calls(run)
         return run
@@ -168,13 +169,3 @@ class Recorder:
                 "at least one call as network(...): those of its methods, such as network._forward(...), are not seen",
                 'network(...), ep.Probe(network, method="_forward"), or ep.Probe of the module that the step calls',
             )
-
-
-def require_untrained(before: Mapping[int, int], after: Mapping[int, int]) -> None:
-    """Raise EquivProbeError if a step wrote to the weights: run again, it would train again."""
-    if any(after.get(parameter, version) != version for parameter, version in before.items()):
-        raise EquivProbeError(
-            "a step that changes the model's weights",
-            "a step that computes the loss and leaves optimizer.step() outside",
-            "probe.step(lambda: loss_fn(model(x), y))",
-        )

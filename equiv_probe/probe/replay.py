@@ -149,7 +149,7 @@ def replay_step(
             scalars[operator] = scalars_of(returned, by_structure[operator])
         if check:  # last: what piles up over the runs shows here
             left_out()
-            reproduced = _reproduced(again(OWN), run, batch, named_too=split)
+            reproduced = reproduced_numbers(again(OWN), run, batch, named_too=split)
             if player.rotated or left_out():  # the ordinary run's number is of something else, and means to be
                 reproduced = {}
         if split:
@@ -158,15 +158,15 @@ def replay_step(
         of_structures[name] = Losses.returned({o: one[name] for o, one in by_structure.items()}, batch)
         unsplit.pop(name, None)
     names, precision = list(scalars[runs.mean]), {name: precision_of(run.result, name) for name in scalars[runs.mean]}
-    strayed = {name: _strayed(player, reproduced.get(name), precision[name]) for name in names}
+    away = {name: strayed(player, reproduced.get(name), precision[name]) for name in names}
     return Replay(
         run.result,
-        {name: runs.jackknife({o: one[name] for o, one in scalars.items()}, strayed[name]) for name in names},
+        {name: runs.jackknife({o: one[name] for o, one in scalars.items()}, away[name]) for name in names},
         len(run.calls),
         player.averages.evaluations,
         precision,
         {
-            name: Split(runs.jackknife(one.checked(), strayed[name]), one.weight, one.right, one.constant)
+            name: Split(runs.jackknife(one.checked(), away[name]), one.weight, one.right, one.constant)
             for name, one in of_structures.items()
         },
         unsplit,
@@ -176,7 +176,7 @@ def replay_step(
     )
 
 
-def _strayed(player: Player, numbers: tuple[Tensor, Tensor] | None, precision: float) -> Tensor | None:
+def strayed(player: Player, numbers: tuple[Tensor, Tensor] | None, precision: float) -> Tensor | None:
     """Whether a step asked something else than in its ordinary run, or returned another number; None: surely not."""
     found = list(player.strayed)
     if numbers is not None:
@@ -184,7 +184,7 @@ def _strayed(player: Player, numbers: tuple[Tensor, Tensor] | None, precision: f
     return torch.stack([one.to(found[-1].device) for one in found]).any() if found else None
 
 
-def _reproduced(
+def reproduced_numbers(
     again: Any, run: RecordedStep, batch: Structures, *, named_too: bool
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The numbers of a step's ordinary run, and those with the network's own outputs in its place, by name."""

@@ -20,6 +20,8 @@ Cadence = int | Literal["auto", "epoch"] | Callable[[int], bool] | None
 """Every so many calls; as the cost allows; the first of every epoch; a rule that is asked with the number of the call;
 or never."""
 
+Size = Literal["whole", "few", "part"]
+"""All rotations of the plan; few of them; or few for some structures of the batch alone."""
 FEW = 4
 """Measurements for which an epoch of few calls is made to last."""
 UNLIMITED = 50
@@ -43,11 +45,11 @@ class Schedule:
         at_random: the one call in each run of ``every`` is drawn at random, not the first: a validation set's batches
             come in the same order every epoch.
         limited: whether a call that is due is measured only if the account has room for it. The first one always is,
-            by few rotations, since nobody knows yet what it costs.
+            in the cheapest way, since nobody knows yet what it costs.
         seed: of the random choice, which is its own.
         account: of the run's time; None is one of its own, without a limit.
-        part: of the rotations of a whole measurement those of a small one, which takes the place of one that the
-            account has no room for.
+        few: of the rotations of a whole measurement those of one by few, which takes the place of one that the account
+            has no room for.
 
     >>> schedule = Schedule(every=3, warmup=2)
     >>> [step for step in range(10) if schedule.due()]
@@ -60,16 +62,18 @@ class Schedule:
     limited: bool = False
     seed: int = 0
     account: Account = field(default_factory=Account)
-    part: float = 1.0
+    few: float = 1.0
     step: int = field(default=0, init=False)
     was_due: bool = field(default=False, init=False)
     measured: int = field(default=0, init=False)
     last: bool | None = field(default=None, init=False)
     """Whether the present epoch is the last one: it is measured whatever comes; until it does, half is kept for it."""
-    whole: bool = field(default=True, init=False)
-    """Whether the present measurement may take all rotations of its plan."""
+    size: Size = field(default="whole", init=False)
+    """What the present measurement may take."""
+    fraction: float = field(default=1.0, init=False)
+    """Of the structures of a batch those that a measurement of a part takes, as far as is known."""
     small: int = field(default=0, init=False)
-    """Measurements that took few."""
+    """Measurements that were not whole."""
     period: int | None = field(default=None, init=False)
     """Calls between two measurements, where the cost decides."""
     timer: Timer = field(default_factory=Timer, init=False)
@@ -107,7 +111,7 @@ class Schedule:
         self.was_due = self._paced(step) if self.every == "auto" else self._wanted(step) and self._affordable()
         self._counted += 1
         self.measured += self.was_due
-        self.small += self.was_due and not self.whole
+        self.small += self.was_due and self.size != "whole"
         return self.was_due
 
     @property
@@ -139,9 +143,11 @@ class Schedule:
     def _affordable(self) -> bool:
         if not self.limited or self.account.cost is None:
             return True
-        wanted, self.whole = self.agreement.decide(self._sized, self._known)
-        self._fresh = self._fresh and not wanted
-        return bool(wanted)
+        (size,) = self.agreement.decide(lambda known: [self._sized(known)], self._known)
+        if size is None:
+            return False
+        self.size, self._fresh = size, False
+        return True
 
     @property
     def _known(self) -> tuple[float, float]:
@@ -153,23 +159,26 @@ class Schedule:
         kept = KEPT if self.last is False else 0.0
         return self.account.room(evaluation=self.at_random, kept=kept) - (seconds - self.timer.seconds)
 
-    def _sized(self, known: Sequence[float]) -> list[bool]:
-        """Whether to measure at a call that is due, and whether with all rotations."""
-        seconds, last = known
+    def _sized(self, known: Sequence[float]) -> Size | None:
+        """How much to measure at a call that is due; None for nothing."""
+        last, room = known[1], self._room(known[0])
         if not self.measured:
             # What a measurement in training took is a guess; where nothing is known, it is tried.
             guess = 2 * max((timer.last for timer in self.account.training), default=0.0)
-            return [self.last is not False or guess <= self._room(seconds), False]
-        room, one = self._room(seconds), last if self.whole else last / self.part
-        if one <= room:
-            return [True, True]
-        return [self._fresh and (bool(self.last) or one * self.part <= room), False]
+            return "part" if self.last is not False or guess <= room else None
+        work: dict[Size, float] = {"whole": 1.0, "few": self.few, "part": self.few * self.fraction}
+        whole = last / work[self.size]
+        if whole <= room:
+            return "whole"
+        affordable: Size | None = next((one for one in work if whole * work[one] <= room), None)
+        return (affordable or ("part" if self.last else None)) if self._fresh else None
 
     def _paced(self, step: int) -> bool:
         """Whether to measure where the cost decides how often."""
         if step < self._next:
             return False
         due, self._next, self.period = self.agreement.decide(lambda known: self._paces(step, known), self._known)
+        self.size = "whole" if self.measured or self.account.cost is None else "part"
         return bool(due)
 
     def _paces(self, step: int, known: Sequence[float]) -> list[Any]:
@@ -218,7 +227,7 @@ class Schedule:
         often = "by a rule" if callable(self.every) else f"every {self.every}"
         if self.every == "auto":
             often = f"every {self.period} by cost" if self.period else "by cost"
-        few = f", {self.small} of them by few rotations" if self.small else ""
+        few = f", {self.small} of them by few rotations or structures" if self.small else ""
         return f"{often}, {self.measured} of {self.step} measured{few}"
 
     def state_dict(self) -> dict[str, Any]:

@@ -44,11 +44,11 @@ class Schedules(dict[tuple[str, str], Schedule]):
 
     Args:
         cadences: when to measure.
-        part: of the rotations of a whole measurement in evaluation those of a small one.
+        few: of the rotations of a whole measurement in evaluation those of one by few.
     """
 
     cadences: Cadences
-    part: float = 1.0
+    few: float = 1.0
     account: Account = field(init=False)
 
     def __post_init__(self) -> None:
@@ -65,9 +65,7 @@ class Schedules(dict[tuple[str, str], Schedule]):
         elif stage == "train":
             made = Schedule(when.every, when.warmup, seed=when.seed, account=self.account)
         else:
-            made = Schedule(
-                when.full, at_random=True, limited=True, seed=when.seed, account=self.account, part=self.part
-            )
+            made = Schedule(when.full, at_random=True, limited=True, seed=when.seed, account=self.account, few=self.few)
         self[key] = made
         return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import numbers
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def entries_of(result: Any) -> dict[str, Any]:
-    """What a step returned by name; one thing alone is ``"loss"``."""
+    """What a step returned by name, key or field; one thing alone is ``"loss"``."""
+    if dataclasses.is_dataclass(result) and not isinstance(result, (Mapping, type)):
+        return {one.name: getattr(result, one.name) for one in dataclasses.fields(result)}
     return named(result) if isinstance(result, (Mapping, tuple, list)) else {"loss": result}
 
 

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.cutting import CannotCut
 from equiv_probe.live.module_snapshot import unnoticed
 from equiv_probe.probe.call_measurement import Pending, measure_call
 from equiv_probe.probe.floors import floor_is_due, floor_of_step
 from equiv_probe.probe.replay import Replay, replay_step, require_reproduced
+from equiv_probe.probe.replay_of_part import replay_part
 from equiv_probe.rotations.drawing import source
 
 if TYPE_CHECKING:
+    from equiv_probe.live.capture import Call
+    from equiv_probe.live.sub_batches import SubBatch
     from equiv_probe.probe.parts import Parts
     from equiv_probe.probe.recorded import RecordedStep
+    from equiv_probe.probe.schedule import Size
     from equiv_probe.rotations.plan import RotationPlan
 
 CHECKED = 32
@@ -45,21 +50,76 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
     Where it has none, cannot be run again, or the losses of a call are known, its first call is measured instead.
     """
     first = run.calls[0]
-    if run.unrepeatable:
+    if run.never_again:
         parts.checks.of_unrepeatable(run)
-    if run.unrepeatable or not parts.task.replays or (isinstance(run.result, Mapping) and not run.result):
+    if run.never_again or not parts.task.replays or (isinstance(run.result, Mapping) and not run.result):
         measure_call(parts, Pending(first.call, stage, "step"), first.raw)
         return
-    with parts.schedules.timed("step", stage):
+    # On the training path the device may be waited for at the first measurement only.
+    look = stage != "train" or not parts.failures.succeeded
+    with parts.schedules.timed("step", stage), unnoticed(run.live.network) if look else nullcontext():
         schedule = parts.schedules["step", stage]
-        plan = parts.plans.fitted(parts.live, first.call, first.raw, stage, whole=schedule.whole)
-        # On the training path the device may be waited for at the first measurement only.
-        look = stage != "train" or not parts.failures.succeeded
         check = look or schedule.measured % CHECKED == 0
-        found = replayed(parts, run, plan, per_structure, stage=stage, look=look, check=check)
+        part, found = _of_part(parts, run, stage, per_structure) if look else (None, None)
+        if found is None:
+            plan = parts.plans.fitted(parts.live, first.call, first.raw, stage, size=_of_all(schedule.size))
+            found = replayed(parts, run, plan, per_structure, stage=stage, look=look, check=check)
         parts.so_far.add_step(stage, run, found, look=look)
         if floor_is_due(parts, stage, "step"):
-            floor_of_step(parts, run, stage)
+            floor_of_step(parts, run, stage, part)
+
+
+def _of_part(
+    parts: Parts, run: RecordedStep, stage: str, per_structure: bool | None
+) -> tuple[SubBatch, Replay] | tuple[None, None]:
+    """A step decomposed by a few structures of its batch, where that is asked for and right."""
+    first, over = run.calls[0], parts.so_far.over
+    if len(run.calls) > 1 or per_structure is False or over is not None or stage in parts.checks.no_sums:
+        return None, None
+    _settle(run, look=True)
+    part = parts.of_batch(stage, "step", first.call, first.raw)
+    if part is None:
+        return None, None
+    plan = parts.plans.fitted(parts.live, part.call, part.of(first.known(run.live.known_schema)), stage, size="part")
+    _look(parts, run, part.call, plan)
+    if parts.checks.rotates_alike(run.live):
+        return None, None
+    with torch.no_grad():
+        rotations = parts.plans.of_part(run.live, part, plan)
+    try:
+        with parts.task.quiet():
+            found = replay_part(run, part, plan, rotations)
+    except CannotCut:
+        parts.checks.no_sums.add(stage)
+        return None, None
+    require_reproduced(found, run)
+    parts.checks.of_replay(run, found, _written(run), stage)
+    return part, found
+
+
+def _of_all(size: Size) -> Size:
+    """The size of a measurement of the whole batch."""
+    return "few" if size == "part" else size
+
+
+def _settle(run: RecordedStep, *, look: bool) -> None:
+    """Make sure that a step can be run again, and what it is made of."""
+    require_repeatable(run)
+    with unnoticed(run.live.network) if look else nullcontext():
+        run.resolve()
+
+
+def _look(parts: Parts, run: RecordedStep, call: Call, plan: RotationPlan) -> None:
+    """Run the checks, each once; on a call of the step's batch, or of a part of it."""
+    if run.device.type != "meta":  # which has no numbers to look at
+        with unnoticed(run.live.network), torch.no_grad():
+            parts.checks.of_step(run)
+            parts.checks.of_call(run.live, call, run.calls[0].before, plan)
+
+
+def _written(run: RecordedStep) -> list[str]:
+    """What a step wrote into."""
+    return list(dict.fromkeys((*run.memory.changes, *run.snapshot.changes)))
 
 
 def replayed(
@@ -86,16 +146,10 @@ def replayed(
     Raises:
         EquivProbeError: it returns another number then, or uses what cannot be put back.
     """
-    require_repeatable(run)
-    with unnoticed(run.live.network) if look else nullcontext():
-        run.resolve()
-    look = look and run.device.type != "meta"  # which has no numbers to look at
-    written: list[str] = []
+    _settle(run, look=look)
     if look:
-        written = list(dict.fromkeys((*run.memory.changes, *run.snapshot.changes)))
-        with unnoticed(run.live.network), torch.no_grad():
-            parts.checks.of_step(run)
-            parts.checks.of_call(run.live, run.calls[0].call, run.calls[0].before, plan)
+        _look(parts, run, run.calls[0].call, plan)
+    look = look and run.device.type != "meta"
     if per_structure is None and parts.checks.rotates_alike(run.live):
         per_structure = False
     with torch.no_grad():
@@ -104,17 +158,18 @@ def replayed(
         found = replay_step(run, plan, rotations, first=first, split=parts.so_far.over is not None, check=check)
     if look:
         require_reproduced(found, run)
-    parts.checks.of_replay(run, found, written, stage)
+    parts.checks.of_replay(run, found, _written(run) if look else [], stage)
     return found
 
 
 def require_repeatable(run: RecordedStep) -> None:
-    """Raise EquivProbeError for a step that used what cannot be put back."""
-    if run.unrepeatable:
+    """Raise EquivProbeError for a step that trains, or used what cannot be put back."""
+    if run.never_again:
         raise EquivProbeError(
-            f"a step that uses {', '.join(run.unrepeatable)}, which cannot be put back",
+            f"a step that {run.never_again}",
             "a step that can be run again without a trace",
-            "leave that outside of the step: fetch the batch before it, write its numbers after it",
+            "leave that outside of the step: probe.step(lambda: loss_fn(model(x), y)), and before it fetch the batch, "
+            "after it go backward, let the optimizer step, write numbers",
         )
 
 

@@ -34,6 +34,8 @@ def converted(stored: Any, kind: type[T]) -> T:
         return msgspec.convert(_with_nan(stored, types), kind, strict=True, dec_hook=_tensor)
     except (msgspec.ValidationError, RecursionError) as error:
         raise _taught(str(error), stored) from error
+    except UnicodeEncodeError as error:
+        raise EquivProbeError(f"half a character, {error.object[error.start]!a}, in a text", "Unicode", FIX) from error
 
 
 def plain(value: Any) -> Any:

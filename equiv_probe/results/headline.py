@@ -33,7 +33,7 @@ def headline(measured: Sequence[Measured], history: Sequence[Mapping[str, Any]] 
 def _of_symmetry(m: Measured) -> Headline:
     beside = beside_floor(m.rms, m.floor, m.nondeterminism, m.unit)
     if math.isfinite(m.relative):
-        beside.append(f"{percent(m.relative)} of the size of the predicted {m.name}.")
+        beside.append(f"{percent(m.relative)} of the size of the predicted {m.title}.")
     if m.labelled is not None:
         beside += errors(m.name, m.unit, m.labelled)
     return Headline(
@@ -43,7 +43,7 @@ def _of_symmetry(m: Measured) -> Headline:
         value=m.rms,
         unit="in the output's own unit" if m.unit == "the output's" else m.unit,
         interval=m.rms_interval,
-        meaning=f"√L_equiv of {m.name}: how far a prediction in one orientation lies from the average over all "
+        meaning=f"√L_equiv of {m.title}: how far a prediction in one orientation lies from the average over all "
         "orientations (root mean square).",
         beside=beside,
     )
@@ -82,7 +82,7 @@ def _of_run(m: Measured) -> Headline:
         value=100 * known.share,
         unit="% of the loss",
         interval=(100 * low, 100 * high),
-        meaning=f"The share L_equiv / L_total of {m.name}.",
+        meaning=f"The share L_equiv / L_total of {m.title}.",
         beside=[
             f"The loss under random rotation is {number(known.total)}{averaged if known.mean > 0 else ''}.",
             *([f"{m.sentence}."] if m.verdict == "round-off" else []),

@@ -9,6 +9,7 @@ import msgspec
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.record import Part
+from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -130,6 +131,11 @@ class Measured(Part, frozen=True):
     angular: Angular = msgspec.field(default_factory=dict)
     step: int | None = None
 
+    @property
+    def title(self) -> str:
+        """The name for people."""
+        return shown(self.name)
+
     def __post_init__(self) -> None:
         """Refuse a part of an angular spectrum."""
         found: dict[str, Any] = dict(self.angular)
@@ -169,4 +175,4 @@ def chosen(
 
 def labelled(measured: Sequence[Measured]) -> list[tuple[str, Labelled]]:
     """The decomposition of every loss, by quantity."""
-    return [(m.name, m.labelled) for m in measured if m.labelled is not None]
+    return [(m.title, m.labelled) for m in measured if m.labelled is not None]

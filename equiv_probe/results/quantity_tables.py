@@ -52,7 +52,7 @@ def symmetry_table(measured: Sequence[Measured], *, doubted: bool = False) -> Ta
     for m in measured:
         relative = Bound(_MUCH, ">") if m.relative >= _MUCH else m.relative
         verdict = judged(m, doubted=doubted)
-        rows.append([m.name, m.rms, m.rms_interval, m.unit, relative, m.highest_floor, verdict])
+        rows.append([m.title, m.rms, m.rms_interval, m.unit, relative, m.highest_floor, verdict])
     caption = "Equivariance error, root mean square over rotations, structures and components."
     return Table("Equivariance error (root mean square over rotations)", columns, rows, caption)
 
@@ -118,9 +118,9 @@ def spread_tables(measured: Sequence[Measured]) -> list[Table]:
             [where.get("q50", math.nan), where.get("q95", math.nan), where.get("max", math.nan)]
             for where in (m.over_structures, m.over_rotations)
         )
-        over_structures.append([m.name, *structures, m.unit, m.over_structures.get("worst", "")])
+        over_structures.append([m.title, *structures, m.unit, m.over_structures.get("worst", "")])
         of_atoms = m.largest if m.by_element or m.worst_atoms else math.nan
-        over_rotations.append([m.name, *rotations, of_atoms, m.unit])
+        over_rotations.append([m.title, *rotations, of_atoms, m.unit])
     worst, largest = Column("worst structure", kind="text"), Column("one atom, max")
     return [
         Table("Spread over structures", [name, *quantiles, unit, worst], over_structures, on=TERMINAL),
@@ -147,7 +147,7 @@ def element_table(m: Measured) -> Table:
         Column("worst atom", kind="text"),
         Column("√L_equiv"),
     ]
-    return Table(f"Where: {m.name} by element, and the worst atoms ({m.unit})", columns, rows, on=TERMINAL)
+    return Table(f"Where: {m.title} by element, and the worst atoms ({m.unit})", columns, rows, on=TERMINAL)
 
 
 def _share_text(having: Sequence[tuple[str, Labelled]]) -> str:

@@ -31,7 +31,7 @@ def run_table(measured: Sequence[Measured], *, doubted: bool = False) -> list[Ta
         Column("floor, share", kind="percent"),
         Column("verdict", kind="text"),
     ]
-    rows: list[list[Cell]] = [[m.name, m.step, _floor_share(m), judged(m, doubted=doubted)] for m in of_run]
+    rows: list[list[Cell]] = [[m.title, m.step, _floor_share(m), judged(m, doubted=doubted)] for m in of_run]
     caption = "The floor is what the same measurement reads where only rounding differs."
     return [Table("When it was measured last, and whether it is more than rounding", columns, rows, caption)]
 

@@ -2,15 +2,19 @@ r"""Designs: finite sets of rotations that average every Wigner function up to a
 
 A *design* ``{d_i, w_i}`` of degree ``t`` has ``Σ_i w_i D^l(d_i) = 0`` for ``1 ≤ l ≤ t``. The finite rotation groups
 nearly reach the least possible size ``C(t+3, 3)``; quadrature (Lebedev on the sphere × equal steps in the angle) goes
-to any degree for which SciPy has a Lebedev rule. Sources: Lebedev & Laikov, Doklady Mathematics 59 (1999) 477; Gräf &
-Potts, Numer. Funct. Anal. Optim. 30 (2009) 665 (quadrature on SO(3) as a product of the sphere and the circle).
+to any degree for which SciPy has a Lebedev rule. Between them lie rules of our own with positive weights, orbits of
+finite groups acting from both sides, stored in ``designs.json`` as ``find_designs.py`` beside the tests found them.
+Sources: Lebedev & Laikov, Doklady Mathematics 59 (1999) 477; Gräf & Potts, Numer. Funct. Anal. Optim. 30 (2009) 665
+(quadrature on SO(3) as a product of the sphere and the circle); Sobolev, Sib. Mat. Zh. 3 (1962) 769 (invariant rules).
 """
 
 from __future__ import annotations
 
+import json
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -73,6 +77,60 @@ def group(name: str) -> Tensor:
     elements = _generated_by(*seeds[name])
     # The groups of the cube are signed permutations: exact integers, so that grids rotate without interpolation.
     return elements if name == "icosahedral" else elements.round() + 0.0
+
+
+@lru_cache(maxsize=1)
+def _stored() -> dict[str, Any]:
+    """By degree: generators of a group acting on quaternions, and a point and a weight of each of its orbits."""
+    found: dict[str, Any] = json.loads(files("equiv_probe.rotations").joinpath("designs.json").read_text())
+    return found
+
+
+def design_degrees() -> list[int]:
+    """The degrees for which :func:`of_degree` has a rule."""
+    return sorted({*GROUP_DEGREES.values(), *map(int, _stored())})
+
+
+@lru_cache(maxsize=32)
+def of_degree(degree: int) -> tuple[Tensor, Tensor]:
+    """The rule of a degree with the fewest rotations: a group's where one has it, or an optimised one.
+
+    Returns:
+        rotations ``(n, 3, 3)`` and positive weights ``(n,)`` that sum to one, float64.
+
+    Raises:
+        EquivProbeError: a degree for which there is none.
+
+    >>> [len(of_degree(degree)[1]) for degree in (1, 2, 3, 5, 7)]
+    [4, 12, 24, 60, 168]
+    """
+    for name, reached in GROUP_DEGREES.items():
+        if reached == degree:
+            elements = group(name)
+            return elements, torch.full((len(elements),), 1 / len(elements), dtype=torch.float64)
+    if degree not in design_degrees():
+        known = f"one of {', '.join(map(str, design_degrees()))}"
+        raise EquivProbeError(f"design of degree {degree}", known, f'"lebedev-{degree}", which takes more rotations')
+    rule = _stored()[str(degree)]
+    seeds = torch.tensor(rule["generators"], dtype=torch.float64).reshape(-1, 4, 4)
+    orbits = [_orbit(torch.tensor(point, dtype=torch.float64), seeds) for point in rule["points"]]
+    weights = [torch.full((len(o),), w, dtype=torch.float64) for o, w in zip(orbits, rule["weights"], strict=True)]
+    measure = torch.cat(weights)
+    return from_quaternions(torch.cat(orbits)), measure / measure.sum()
+
+
+def _orbit(point: Tensor, seeds: Tensor) -> Tensor:
+    """The quaternions ``(n, 4)`` that matrices ``(S, 4, 4)`` make of one, of each rotation one of the two."""
+    found = point[None]
+    fresh = found
+    while len(fresh):
+        images = torch.einsum("sij,nj->nsi", seeds, fresh).reshape(-1, 4)
+        fresh = images[:0]
+        for image in images:
+            if float((torch.cat([found, fresh]) @ image).abs().max()) < 1 - 1e-9:  # no known rotation, to 1e-4 rad
+                fresh = torch.cat([fresh, image[None]])
+        found = torch.cat([found, fresh])
+    return found
 
 
 @lru_cache(maxsize=32)

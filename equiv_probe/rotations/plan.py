@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError, did_you_mean
-from equiv_probe.rotations.designs import GROUP_DEGREES, GROUP_ORDERS, group, quadrature
+from equiv_probe.rotations.designs import GROUP_DEGREES, GROUP_ORDERS, group, of_degree, quadrature
 from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class RotationPlan:
 
     Args:
         design: ``"haar"`` (one rotation), ``"klein"``, ``"tetrahedral"``, ``"octahedral"``, ``"icosahedral"``,
-            ``"lebedev-<degree>"``, or ``"cube"``: the 24 rotations of the cube as they are, not rotated, whose average
+            ``"design-<degree>"``, the rule of a degree up to 13 with the fewest rotations, ``"lebedev-<degree>"``,
+            which goes on to 131, or ``"cube"``: the 24 rotations of the cube as they are, not rotated, whose average
             over that subgroup is exact and has no sampling error. ``"box"`` is the identity and the rotations by 180°
             about x, y and z, which any box of voxels allows, and ``"box-z"`` (or x, y) the eight rotations of a box
             whose sides across z are equal.
@@ -64,8 +65,8 @@ class RotationPlan:
     subset: int | None = None
 
     def __post_init__(self) -> None:
-        if self.design not in {"haar", *FIXED, *GROUP_ORDERS} and not re.fullmatch(r"lebedev-\d+", self.design):
-            names = ["haar", *GROUP_ORDERS, "lebedev-<degree>", *FIXED]
+        if self.design not in {"haar", *FIXED, *GROUP_ORDERS} and self._rule is None:
+            names = ["haar", *GROUP_ORDERS, "design-<degree>", "lebedev-<degree>", *FIXED]
             expected = f"one of {', '.join(names)}{did_you_mean(self.design, names)}"
             raise EquivProbeError(f"design {self.design!r}", expected, 'RotationPlan("tetrahedral")')
         if self.replicates is None:
@@ -91,12 +92,12 @@ class RotationPlan:
                 f'RotationPlan("cube", subset=…), or RotationPlan("{group_or_klein}", replicates=…) for the randomly '
                 "rotated group",
             )
-        self._design()  # an impossible quadrature degree is an error here, not at first use
+        self._design()  # an impossible degree is an error here, not at first use
 
     def _design(self) -> tuple[Tensor, Tensor]:
         """The design before it is rotated: rotations ``(n, 3, 3)`` and weights ``(n,)``."""
-        if self.design.startswith("lebedev-"):
-            elements, weights = quadrature(int(self.design.removeprefix("lebedev-")))
+        if self._rule is not None:
+            elements, weights = (of_degree if self._rule[1] == "design" else quadrature)(int(self._rule[2]))
         else:
             elements = torch.eye(3, dtype=torch.float64)[None] if self.design == "haar" else group(self._group)
             weights = torch.full((len(elements),), 1 / len(elements), dtype=torch.float64)
@@ -107,6 +108,11 @@ class RotationPlan:
     @property
     def _group(self) -> str:
         return FIXED.get(self.design, self.design)
+
+    @property
+    def _rule(self) -> re.Match[str] | None:
+        """Kind and degree of a design that is named for its degree."""
+        return re.fullmatch(r"(design|lebedev)-(\d+)", self.design)
 
     @property
     def R(self) -> int:  # noqa: N802 - the letter of the formulas
@@ -140,8 +146,8 @@ class RotationPlan:
         """The degree up to which the design averages every Wigner function to zero; 0 for ``"haar"`` and subsets."""
         if self.design == "haar" or self.subset is not None:
             return 0
-        if self.design.startswith("lebedev-"):
-            return int(self.design.removeprefix("lebedev-"))
+        if self._rule is not None:
+            return int(self._rule[2])
         return GROUP_DEGREES.get(self._group, 1)  # the dihedral groups average vectors to zero, and not 3z² − r²
 
     @property

@@ -140,6 +140,16 @@ def named(values: Any, names: list[str] | None = None) -> Named:
     return dict(zip(labels, items, strict=True))
 
 
+def shown(name: str) -> str:
+    """An output's name for people: that of a place in a tuple, which nobody named, says what it is.
+
+    >>> shown("train/0"), shown("forces")
+    ('train/output 0', 'forces')
+    """
+    before, slash, own = name.rpartition("/")
+    return f"{before}{slash}output {own}" if own.isdigit() else name
+
+
 def unnamed(values: Named, like: Any) -> Any:
     """Undo :func:`named`: put values back into the kind of container that ``like`` is."""
     if isinstance(like, Mapping):

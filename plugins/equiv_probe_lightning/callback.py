@@ -33,8 +33,8 @@ class Measuring:
         schema: representations, an :class:`equiv_probe.Schema` or the same as nested mappings of words; None infers.
         plan: of validation and test; a plan, its design's name or its arguments.
         full: validation (test) batches of which one is measured, at random, as far as the cost allows; a rule; or None.
-            The last epoch, as far as that is foreseen, and a test are measured once at least, by few rotations if need
-            be.
+            The last epoch, as far as that is foreseen, and a test are measured once at least, by few rotations or few
+            structures of a batch if need be.
         cost: largest share of the run's time that measuring may take, in training with ``every="auto"`` and in
             validation: in short runs most epochs are not measured. None is no limit; it is needed where something
             monitors the share in validation.

@@ -100,7 +100,7 @@ class Logbook:
             self._gradients = {f"equiv/train/{name}": value for name, value in values.items()}
             if self._gradients:
                 self._gradient_history.append((trainer.global_step, values))
-        elif not about_to_write(trainer):
+        elif not (self._gradients and about_to_write(trainer)):
             return
         self._log(trainer, module, self._gradients, on_step=True, on_epoch=False)
 

@@ -14,7 +14,7 @@ from equiv_probe.live.silence import silenced
 from equiv_probe_lightning import network as locating
 from equiv_probe_lightning.losses import losses_of
 from equiv_probe_lightning.step import copied, recorded_logs
-from equiv_probe_lightning.trainers import compiled_as_a_whole, reads_iterator
+from equiv_probe_lightning.trainers import compiled_as_a_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,7 @@ def measured_step(
     run.stepped = True
     if stage != "train":
         stage = run.stage_of(stage, original, args, kwargs)
-    repeatable = not reads_iterator(original) and (stage != "train" or module.automatic_optimization)
+    repeatable = not run.iterates(stage, original) and (stage != "train" or module.automatic_optimization)
     whole = compiled_as_a_whole(module)
     if stage in run.given_up or (whole and not repeatable):
         if stage not in run.given_up:
@@ -59,7 +59,7 @@ def measured_step(
     assert run.probe is not None
     step = _Repeated(run, stage, original, args, kwargs, whole=whole)
     failures, before = run.probe.failures, len(run.probe.failures)
-    failures.raises = raises
+    failures.at_first = None if raises else failures.warn
     run.probe.step(step, stage=stage, replay=repeatable)
     if len(failures) > before and not failures.succeeded:  # of what never worked nobody must hear at every step
         run.given_up.add(stage)
@@ -122,9 +122,10 @@ class _Repeated:
             return self._losses(*(copied(self._pristine) or self._given), forward=False)
         if probe.recording:
             self._pristine = copied(self._given)
-            if self._whole:
-                return self._compiled()
-        return self._losses(*self._given, forward=True)
+            return self._compiled() if self._whole else self._losses(*self._given, forward=True)
+        args, kwargs = self._given
+        self.outcome.append(self._original(*args, **kwargs))
+        return {}  # nobody asked for its losses
 
     def _losses(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, forward: bool) -> dict[str, Any]:
         probe = self._run.probe

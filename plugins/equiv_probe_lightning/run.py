@@ -14,7 +14,15 @@ from equiv_probe_lightning.logbook import Logbook
 from equiv_probe_lightning.progress import Progress
 from equiv_probe_lightning.saving import Saving
 from equiv_probe_lightning.step import STEPS, Step, silent
-from equiv_probe_lightning.trainers import defines, dummy_logger, inform, last_evaluation, loader_place, loaders_of
+from equiv_probe_lightning.trainers import (
+    defines,
+    dummy_logger,
+    inform,
+    last_evaluation,
+    loader_place,
+    loaders_of,
+    reads_iterator,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -51,6 +59,7 @@ class Run:
         self._augmentation: ep.Augmentation | None = None
         self._rotations: list[Any] = []
         """Of a checkpoint, the augmentation's state on every rank."""
+        self._iterating: dict[str, bool] = {}
         self.warned = False
         """Whether it was said that nothing is measured."""
         self.stepped = False
@@ -184,6 +193,12 @@ class Run:
         assert self.probe is not None
         if self.settings.verbose and self.trainer.is_global_zero:
             self._progress.tell(self.probe, self.trainer)
+
+    def iterates(self, stage: str, step: Callable[..., Any]) -> bool:
+        """Whether a stage's step takes its batches from an iterator."""
+        if stage not in self._iterating:
+            self._iterating[stage] = reads_iterator(step)
+        return self._iterating[stage]
 
     def stage_of(self, stage: str, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """A stage, with the loader among several that a step's batch comes from: ``"val/dataloader_idx_1"``."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from torch_geometric.data import Batch
+
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapters import Arguments, CallAdapter, Part, Rebuild
+from equiv_probe.live.cutting import CannotCut, GraphNames, cut_graphs
 from equiv_probe.live.outputs import all_outputs, new_outputs
 from equiv_probe.representations import representation as reps
 from equiv_probe.schema.schema import Schema
@@ -103,6 +106,24 @@ class GraphAdapter(_Leaves):
             return {n: v.reshape(count, len(v) // count, *v.shape[1:]) for n, v in outputs.items()}
 
         return together, part
+
+    def cut(self, inputs: Named, structures: Structures, chosen: Tensor) -> Named:
+        """The chosen graphs of a batch, as PyG itself takes it apart; tensors beside it by their lengths."""
+        held = {label: value for label, value in inputs.items() if isinstance(value, Held)}
+        beside = {
+            n: v for n, v in inputs.items() if n not in held and all(n not in one.places for one in held.values())
+        }
+        if structures.index is None:
+            raise CannotCut
+        names = GraphNames.usual(beside)
+        found = cut_graphs(beside, chosen, names, structures.index)
+        for label, one in held.items():
+            graphs = one.rebuilt(inputs).index_select(chosen.tolist())
+            kept, values = Held.of(Batch.from_data_list(graphs), label.strip("<>"), found)
+            if values.keys() != one.places.keys():
+                raise CannotCut
+            found.update({**values, label: kept})
+        return found
 
     def structures(self, inputs: Named, schema: Schema, center: str | Tensor) -> Structures | None:
         """The graphs of a batch; of a call with tensors, what their names show."""

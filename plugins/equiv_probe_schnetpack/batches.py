@@ -20,6 +20,7 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapters import Adapter
 from equiv_probe.live.capture import cloned
+from equiv_probe.live.cutting import GraphNames, cut_graphs
 from equiv_probe.schema.centers import centroids
 from equiv_probe.schema.structures import Structures
 from equiv_probe_schnetpack.quantities import INPUTS, PROPERTIES, about_the_origin, finds_pairs, predicted
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from equiv_probe.schema.schema import Named, Schema
     from equiv_probe_schnetpack.quantities import Quantity
 
-POSITIONS, STRUCTURE_OF_ATOM, SIZES, PAIRS = "_positions", "_idx_m", "_n_atoms", "_idx_j"
+POSITIONS, STRUCTURE_OF_ATOM, SIZES, PAIRS, PERIODIC = "_positions", "_idx_m", "_n_atoms", "_idx_j", "_pbc"
 ATOM_INDICES = ("_idx_i", "_idx_j", "_idx_i_lr", "_idx_j_lr", "_idx_i_triples")
 PAIR_INDICES = ("_idx_j_triples", "_idx_k_triples")
 
@@ -104,6 +105,13 @@ class BatchAdapter(Adapter):
             return {name: _parted(name, value, copies) for name, value in outputs.items()}
 
         return stacked, part
+
+    def cut(self, inputs: Named, structures: Structures, chosen: Tensor) -> Named:
+        """See :class:`equiv_probe.live.adapters.Adapter`."""
+        assert structures.index is not None
+        pairs = tuple(name for name in ATOM_INDICES[:4] if name in inputs)
+        names = GraphNames(frozenset({STRUCTURE_OF_ATOM}), pairs, repeated={PERIODIC: 3})
+        return cut_graphs(inputs, chosen, names, structures.index)
 
     def structures(self, inputs: Named, schema: Schema, center: str | Tensor) -> Structures:
         """How many structures there are is the length of ``_n_atoms``: nothing waits for the device."""

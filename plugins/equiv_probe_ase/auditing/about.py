@@ -33,6 +33,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
         structures: how many there are in all.
         part: which of them are measured here, such as ``"3/16"``; empty for all.
         share: how many these are.
+        chosen: how the plan was chosen, if it was not given.
         design, replicates, improper, seed: of the rotation plan.
         center, loss, rel_err, max_rotations, offsets: as of :func:`equiv_probe_ase.audit`.
         is_moved: whether moved copies were evaluated.
@@ -49,6 +50,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     structures: int
     part: str = ""
     share: int
+    chosen: str = ""
     design: str
     replicates: int
     improper: bool
@@ -114,6 +116,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
         more = f", more until ± {100 * self.rel_err:g} %" if self.rel_err else ""
         return {
             "plan": str(self.rotation_plan) + more,
+            **({"choice of the plan": self.chosen} if self.chosen else {}),
             "rotations": sum(entry["rotations"] for entry in records),
             "distinct orientations": sum(entry.get("orientations", entry["rotations"]) for entry in records),
             "center": self.center,

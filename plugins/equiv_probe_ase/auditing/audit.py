@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.messages import logger
 from equiv_probe.progress import progress as progress_bar
 from equiv_probe.rotations.plan import RotationPlan
-from equiv_probe.rotations.resolve import PlanLike, rotation_plan
+from equiv_probe.rotations.resolve import PlanLike, auto_plan, rotation_plan
 from equiv_probe_ase.auditing.about import About
 from equiv_probe_ase.auditing.crew import Here
 from equiv_probe_ase.auditing.gradient_check import gradient_of, suspect
@@ -25,6 +26,8 @@ from equiv_probe_ase.auditing.resumption import left_to_do
 from equiv_probe_ase.auditing.subject import Recipe, Subject, sample_of
 from equiv_probe_ase.auditing.torchrun import Ranks, use_own_gpu, world
 from equiv_probe_ase.auditing.windows import part_of, windows
+from equiv_probe_ase.averaging.average import Averager
+from equiv_probe_ase.averaging.choice import chosen_plan, spread_over
 from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.structures.loading import distinct, load
 
@@ -32,10 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import torch
+    from ase import Atoms
     from ase.calculators.calculator import Calculator
     from distributed import Client
 
+    from equiv_probe.estimation.choice_of_plan import ChosenPlan
     from equiv_probe.results.report import Report
+    from equiv_probe.rotations.resolve import AutoPlan
     from equiv_probe.schema.schema import Schema
     from equiv_probe_ase.auditing.crew import Crew
     from equiv_probe_ase.auditing.subject import Findings
@@ -84,7 +90,9 @@ def audit(
         structures: a file in any format of ASE, an ASE database, an Atoms, or several Atoms.
         properties: ASE property names, or one; None takes energy, forces, stress (where all directions are periodic),
             dipole, charges and magnetic moments, as far as the calculator has them.
-        plan: rotations, or the name of a design; None is four tetrahedral replicates, 48 rotations.
+        plan: rotations, or the name of a design; None is four tetrahedral replicates, 48 rotations. ``"auto"`` measures
+            on three of the structures what designs leave of the equivariance error, and takes four replicates of the
+            cheapest that together leave at most 5 %; ``{"design": "auto", "target": …, "seed": …}`` says more.
         center: of rotation: ``"centroid"``, ``"origin"``, ``"cell"`` or a point (Å).
         schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
         loss: for the comparison with reference values, as in :func:`equiv_probe.decompose`.
@@ -128,8 +136,9 @@ def audit(
         calculator = as_calculator(calculator)
     todo, twice = distinct(load(structures, reference=reference, vacuum=vacuum))
     asked = [properties] if isinstance(properties, str) else properties
+    to_choose = auto_plan(plan, replicates=RotationPlan().R)
     options = Options(
-        rotation_plan(plan) or RotationPlan(),
+        to_choose.plan("tetrahedral") if to_choose else rotation_plan(plan) or RotationPlan(),
         center,
         dict(schema.inputs) if schema else {},
         loss,
@@ -152,6 +161,10 @@ def audit(
     crew = _crew(Recipe(calculator, sample_of(todo), how), todo, cluster, workers)
     try:
         findings = crew.ask(Subject.findings)
+        chosen = None
+        if to_choose is not None:
+            chosen = crew.ask(_choice, to_choose, spread_over([one.atoms for one in todo]), options.extra)
+            options = dataclasses.replace(options, plan=chosen.plan)
         todo, on_labels = without_models_own_labels(todo, crew, findings.quantities, asked=reference is not None)
         if isinstance(crew, Ranks) and crew.follows:
             return crew.follow(todo, options)
@@ -162,6 +175,7 @@ def audit(
             source=str(structures) if isinstance(structures, (str, Path)) else f"{len(todo)} given structures",
             structures=len(todo),
             part=part or "",
+            chosen=str(chosen or ""),
             share=sum(map(len, mine)),
             notes=[*twice, *on_labels, *findings.notes()],
         )
@@ -181,6 +195,12 @@ def audit(
         return report
     finally:
         crew.close()
+
+
+def _choice(subject: Subject, asked: AutoPlan, structures: Sequence[Atoms], inputs: Mapping[str, Any]) -> ChosenPlan:
+    """The cheapest design that leaves as little of the calculator's equivariance error as was asked."""
+    averager = Averager(subject.calculator, batched=subject.batched, atoms_per_call=subject.atoms_per_call)
+    return chosen_plan(asked, averager, structures, subject.quantities, inputs)
 
 
 def _crew(recipe: Recipe, todo: Sequence[Structure], cluster: Any, workers: int | None) -> Crew:

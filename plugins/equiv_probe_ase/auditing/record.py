@@ -13,9 +13,9 @@ from equiv_probe.estimation.noise import pairing_score
 from equiv_probe.estimation.spectrum import spectrum, torque_bound
 from equiv_probe.estimation.variogram import Pairs, variogram
 from equiv_probe.results.report import without_nan
-from equiv_probe_ase.auditing.reflections import Hands, spread_of_proper, words_on
 from equiv_probe_ase.structures.loading import reference_values
 from equiv_probe_ase.structures.orientations import distinct_orientations
+from equiv_probe_ase.structures.reflections import Hands, spread_of_proper, words_on
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -102,7 +102,7 @@ class Ranks(Here):
     def each(self, windows: Sequence[Window], options: Options) -> Iterator[Records]:
         """On rank 0: windows as they are finished, its own and the others'."""
         places = [[one.index for one in window] for window in windows]
-        question = self.subject.findings().question()
+        question = self._question(options)
         self._store.set("work", json.dumps({"windows": places, "question": question}))
         outstanding = set(range(len(windows)))
         for place in self._claimed(len(windows)):
@@ -114,6 +114,10 @@ class Ranks(Here):
         for other in sorted(outstanding):
             self._store.wait([f"done/{other}"], LONG)
             yield self._received(other)
+
+    def _question(self, options: Options) -> dict[str, object]:
+        """What ranks must agree on, a plan that each has chosen by itself included."""
+        return {**self.subject.findings().question(), "plan": str(options.plan)}
 
     def _claimed(self, count: int) -> Iterator[int]:
         """Windows that nobody else measures."""
@@ -141,13 +145,13 @@ class Ranks(Here):
         self._store.set(f"takes part/{self.rank}", "")
         self._store.wait(["work"], LONG)
         told = json.loads(self._store.get("work"))
-        own = json.loads(json.dumps(self.subject.findings().question()))
+        own = json.loads(json.dumps(self._question(options)))
         other = {key: (told["question"][key], own[key]) for key in own if told["question"].get(key) != own[key]}
         by_index = {one.index: one for one in structures}
         for place in self._claimed(len(told["windows"])):
             if other:
                 error = EquivProbeError(
-                    f"rank {self.rank} with another model than rank 0 ({other})", "the same on all ranks"
+                    f"rank {self.rank} with another model or plan than rank 0 ({other})", "the same on all ranks"
                 )
                 self._send(place, error, Work())
                 raise error

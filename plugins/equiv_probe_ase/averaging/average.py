@@ -11,14 +11,15 @@ import torch
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from equiv_probe.estimation.choice_of_plan import Left
 from equiv_probe.estimation.orbit import Moments
 from equiv_probe.live.twirled import orbit_std
-from equiv_probe_ase.auditing.reflections import Hands, words_on
 from equiv_probe_ase.calculators.batch_check import trusted
 from equiv_probe_ase.calculators.inspection import engine_for
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.structures.loading import Structure
 from equiv_probe_ase.structures.quantities import adapted
+from equiv_probe_ase.structures.reflections import Hands, words_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
     Results = dict[str, NDArray[np.float64]]
 
+ROUNDING = 8.0
+"""Units in the last place that a sum over a model's layers may be off by, and no average is asked to be better."""
 Output: TypeAlias = "float | NDArray[np.float64]"
 
 
@@ -108,6 +111,18 @@ class Average:
                 unknown = 1 - self.plan.R / (self.plan.population or torch.inf)
                 variance = torch.einsum("r,r...->...", share, (values - mean).square()) / (len(values) - 1) * unknown
                 found[f"{name}_stderr"] = self._in_ase_shape(name, variance.sqrt())
+        return found
+
+    def left(self, precision: torch.dtype) -> dict[str, Left]:
+        """What one rotation and one replicate's average are off by; with two replicates at least."""
+        assert self._moments is not None
+        sizes, about, means, squares = self._moments.result()
+        found = {}
+        for name, values in means.items():
+            orbit = orbit_std(values, squares[name], about[name], sizes, self.plan.population)
+            rounding = ROUNDING * torch.finfo(precision).eps * about[name].abs()
+            average = values.std(0, correction=1)
+            found[name] = Left(*(float(of.square().mean().sqrt()) for of in (orbit, average, rounding)))
         return found
 
     def _in_ase_shape(self, name: str, values: Tensor) -> Output:

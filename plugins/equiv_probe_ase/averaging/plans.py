@@ -4,15 +4,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 from numbers import Integral
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations.designs import GROUP_ORDERS
 from equiv_probe.rotations.plan import RotationPlan
-from equiv_probe.rotations.resolve import PlanLike, rotation_plan
+from equiv_probe.rotations.resolve import AUTO, AutoPlan, PlanLike, auto_plan, rotation_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Mode: TypeAlias = Literal["average", "random-frame"]
 RANDOM_FRAME: Final = "random-frame"
+
+
+def asked_of(
+    mode: str, plan: PlanLike | None, target: float | Mapping[str, float] | None, seed: int | None
+) -> AutoPlan | None:
+    """What ``plan="auto"`` asks for, one replicate by default; None for a plan that is given.
+
+    Raises:
+        EquivProbeError: it is asked for a random frame, or a target without it.
+    """
+    asked = auto_plan(plan)
+    if asked is None and target is not None:
+        raise EquivProbeError(f"target={target!r} for plan={plan!r}", "no target, or a plan to choose", 'plan="auto"')
+    if asked is not None and mode == RANDOM_FRAME:
+        raise EquivProbeError(f"plan={plan!r} for one random frame", "no plan", f'mode="{RANDOM_FRAME}", plan=None')
+    given: dict[str, Any] = {"target": target, "seed": seed}
+    return asked and replace(asked, **{name: value for name, value in given.items() if value is not None})
 
 
 def plan_of(mode: str, plan: PlanLike | None, *, redraw: bool = False, seed: int | None = None) -> RotationPlan:
@@ -39,8 +59,8 @@ def plan_of(mode: str, plan: PlanLike | None, *, redraw: bool = False, seed: int
     return plan if seed is None else replace(plan, seed=int(seed))
 
 
-def parse_twirl(text: str) -> tuple[RotationPlan | None, Mode]:
-    """Plan and mode from ``random-frame``, ``<design>`` (one replicate) or ``<design>:<replicates>``.
+def parse_twirl(text: str) -> tuple[RotationPlan | AutoPlan | None, Mode]:
+    """Plan and mode from ``random-frame``, ``auto``, ``<design>`` (one replicate) or ``<design>:<replicates>``.
 
     Raises:
         EquivProbeError: an unknown design, or replicates that are no number.
@@ -50,6 +70,8 @@ def parse_twirl(text: str) -> tuple[RotationPlan | None, Mode]:
     """
     if text == RANDOM_FRAME:
         return None, RANDOM_FRAME
+    if text == AUTO:
+        return AutoPlan(), "average"
     design, colon, replicates = text.partition(":")
     try:
         if colon and not replicates.isdecimal():
@@ -58,6 +80,7 @@ def parse_twirl(text: str) -> tuple[RotationPlan | None, Mode]:
     except EquivProbeError as error:
         raise EquivProbeError(
             f"rotations {text!r} ({error.found})",
-            f"{RANDOM_FRAME}, or <design>:<replicates>: {', '.join(GROUP_ORDERS)}, lebedev-<degree>, haar or cube",
+            f"{RANDOM_FRAME}, {AUTO}, or <design>:<replicates>: {', '.join(GROUP_ORDERS)}, design-<degree>, "
+            "lebedev-<degree>, haar or cube",
             "--twirl icosahedral, or --twirl tetrahedral:4",
         ) from error

@@ -13,18 +13,20 @@ from ase.outputs import Properties, all_outputs
 from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.averaging.average import Average, Averager
+from equiv_probe_ase.averaging.choice import chosen_plan, spread_over
 from equiv_probe_ase.averaging.companions import Companions
-from equiv_probe_ase.averaging.plans import RANDOM_FRAME, plan_of
+from equiv_probe_ase.averaging.plans import RANDOM_FRAME, asked_of, plan_of
 from equiv_probe_ase.averaging.state_changes import changed, declared_values, seen_by
 from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.structures.quantities import QUANTITIES, choose
 from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
+    from equiv_probe.estimation.choice_of_plan import ChosenPlan
     from equiv_probe.estimation.controls import Control
     from equiv_probe.rotations.resolve import PlanLike
     from equiv_probe.schema.schema import Schema
@@ -38,8 +40,10 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
     ``"average"`` uses the plan's own rotations at every call: a function of the positions, as smooth as the calculator,
     whose forces are its gradient if the calculator's are; fit for minimisation and NVE. A plan of degree t leaves
     broken symmetry of angular degrees above t (of one icosahedral replicate 1 to 5 are gone, 6 is not), and conserves
-    angular momentum up to that; more replicates, or ``"lebedev-<degree>"``, go further. No other fault is cured: forces
-    that are not the energy's gradient stay so, energy drifts, and their net torque need not vanish.
+    angular momentum up to that; more replicates, ``"design-<degree>"`` or ``"lebedev-<degree>"`` go further. No other
+    fault is cured: forces that are not the energy's gradient stay so, energy drifts, and their net torque need not
+    vanish. ``"auto"`` measures at the first structure what the designs leave, takes the cheapest that leaves at most
+    ``target``, and keeps it; `chosen` says what was measured.
 
     ``redraw=True`` rotates the plan anew at every call, and ``"random-frame"`` evaluates a single random rotation, at
     the price of the calculator alone. Over calls, the mean of both is the exact twirl. But a call is noisy: neither
@@ -50,11 +54,13 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         calculator: any ASE calculator, its name as on the command line, or a function that makes one; not copied, and
             what it remembers of its last structure is lost.
         plan: the rotations; None is one icosahedral replicate, 60 rotations. The Klein, tetrahedral and octahedral
-            groups take 4, 12 and 24.
+            groups take 4, 12 and 24. ``"auto"`` chooses.
         mode: ``"average"`` or ``"random-frame"``, which takes no plan.
         redraw: rotate the plan anew at every call.
         store_std: put uncertainties beside the results, which ``SinglePointCalculator`` does not take.
         seed: of the rotations; None takes the plan's.
+        target: of ``plan="auto"``: what the average may be off by, as a fraction of what one frame is (None: 0.05), or
+            by property in ASE's units, ``{"forces": 1e-3}``.
         properties: ASE property names; None takes all of which it is known how they rotate.
         schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
         batched: False calls the calculator once per rotation even if its model takes batches.
@@ -93,13 +99,17 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         redraw: bool = False,
         store_std: bool = True,
         seed: int | None = None,
+        target: float | Mapping[str, float] | None = None,
         properties: Sequence[str] | str | None = None,
         schema: Schema | None = None,
         batched: bool = True,
         atoms_per_call: int | None = None,
     ) -> None:
         super().__init__()
-        self.plan = plan_of(mode, plan, redraw=redraw, seed=seed)
+        self._asked = asked_of(mode, plan, target, seed)
+        self.chosen: ChosenPlan | None = None
+        """What ``plan="auto"`` chose, at the first structure, and by which measurements."""
+        self.plan = self._asked.plan("icosahedral") if self._asked else plan_of(mode, plan, redraw=redraw, seed=seed)
         self.mode, self.redraw, self.store_std = mode, redraw or mode == RANDOM_FRAME, store_std
         self.calculator = as_calculator(calculator)
         implemented = list(getattr(self.calculator, "implemented_properties", []))
@@ -114,10 +124,8 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         self._companions = Companions(self._quantities)
         self._given = declared_values(Atoms(), ())
         self.draws = self._present = 0
-        of_plan = {name: getattr(self.plan, name) for name in ("design", "improper", "seed")}
-        self.parameters.update(
-            calculator=_name_of(self.calculator), mode=mode, redraw=self.redraw, replicates=self.plan.R, **of_plan
-        )
+        self.parameters.update(calculator=_name_of(self.calculator), mode=mode, redraw=self.redraw)
+        self._note_plan()
 
     def calculate(
         self,
@@ -135,6 +143,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
             raise EquivProbeError("no structure to evaluate", "atoms", "calc.get_forces(atoms), or atoms.calc = calc")
         asked = [] if properties is None else properties
         self._require(asked)
+        self.choose([self.atoms])
         if system_changes or not self._present:
             self.results = {}
             self.draws = self._present = self.draws + 1
@@ -172,8 +181,26 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         self._require(properties)
         if not len(structures):
             return []
+        self.choose(spread_over(structures))
         first, self.draws = self.draws + 1, self.draws + len(structures)
         return self._average(structures, properties, [self._drawn(first + k) for k in range(len(structures))])
+
+    def choose(self, structures: Sequence[Atoms]) -> None:
+        """Let these structures decide on the plan, where it is ``"auto"`` and was not chosen yet."""
+        if self._asked is None or self.chosen is not None:
+            return
+        self.chosen = chosen_plan(self._asked, self._averager, structures, self._quantities, self._inputs)
+        self.plan = self.chosen.plan
+        self._note_plan()
+
+    def _note_plan(self) -> None:
+        """Put the plan where ASE writes what a calculator's results depend on."""
+        self.parameters.update(
+            design=self.plan.design if self.chosen or not self._asked else "auto",
+            replicates=self.plan.R,
+            improper=self.plan.improper,
+            seed=self.plan.seed,
+        )
 
     @property
     def rotations(self) -> Tensor:

@@ -87,7 +87,6 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     a Dask cluster, with --cluster tcp://scheduler:8786; or torchrun --nproc-per-node 8 --no-python equiv-probe audit ….
     """
     shared.require_ase()
-    from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe_ase.auditing.audit import audit
     from equiv_probe_ase.auditing.torchrun import is_first
     from equiv_probe_ase.calculators.by_name import spec_fingerprint
@@ -95,7 +94,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     if structures is None:
         raise _one_missing(calculator)
     thresholds = shared.limits(fail_above)
-    plan = RotationPlan(design, replicates, improper, seed)
+    plan = {"design": design, "replicates": replicates, "improper": improper, "seed": seed}
     output = _output(output, calculator, twirl, structures, part)
     journal = output.with_suffix(".jsonl")
     with contextlib.redirect_stdout(sys.stderr), shared.quiet(verbose=verbose):  # stdout is for the report

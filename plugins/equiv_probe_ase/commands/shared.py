@@ -58,7 +58,7 @@ Model = Annotated[
 Device = Annotated[str | None, option(help="Where the model runs: cpu, cuda, …")]
 Dtype = Annotated[str | None, option(help="Precision, float32 or float64, where the model lets you choose.")]
 Design = Annotated[
-    str, option(help="Rotations to average over: haar, klein, tetrahedral, octahedral, icosahedral, lebedev-7, …")
+    str, option(help="Rotations to average over: haar, klein, tetrahedral, octahedral, icosahedral, design-7, …, auto")
 ]
 Replicates = Annotated[int | None, option(help="How many times the design is rotated at random; four give error bars.")]
 Twirl = Annotated[

@@ -72,12 +72,16 @@ def molecular_dynamics(
     """
     _require_possible(atoms, ensemble, temperature=temperature, steps=steps, timestep=timestep, friction=friction)
     every = watching.get("every", 100)
+    if hasattr(calculator, "choose"):
+        calculator.choose([atoms])  # by the structure that was given, so that a resumption goes on with the same plan
     start = _resumed(atoms, trajectory, every) if resume else 0
     if start == 0:
         _thermal(atoms, temperature, seed)
     atoms.calc = calculator
     _draw_on(calculator, start)
-    stated = {"ensemble": ensemble, "temperature": f"{temperature:g} K", "seed": seed}
+    stated: dict[str, Any] = {"ensemble": ensemble, "temperature": f"{temperature:g} K", "seed": seed}
+    if getattr(calculator, "chosen", None):
+        stated["averaged over"] = str(calculator.chosen)
     if ensemble == "nve":
         dyn: Any = VelocityVerlet(atoms, timestep * units.fs)
     else:

@@ -82,6 +82,32 @@ def test_averaged_kernels_are_at_the_floor_and_others_are_not(averaged: bool, sc
     assert math.isclose(live.compute()["equiv/val/0/L_equiv"], found.equiv, rel_tol=1e-6, abs_tol=1e-28)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("averaged", [True, False])
+@pytest.mark.parametrize("stage", ["train", "val"])
+@pytest.mark.parametrize("labelled", [True, False], ids=["step", "call"])
+def test_training_on_grids_has_a_floor_and_a_verdict(
+    averaged: bool, dtype: torch.dtype, stage: str, labelled: bool
+) -> None:
+    """Averaged kernels read nothing but rounding, whose floor is as large as what is read; random ones are broken."""
+    net = network(averaged=averaged).to(dtype).train(stage == "train")
+    x, y = values(3, 2, 6, 6, 6).to(dtype), values(3, 2, 6, 6, 6, seed=1).to(dtype)
+    before = [p.detach().clone() for p in net.parameters()]
+    with ep.Probe(net, ep.Schema({"input": ep.grid()}, {"0": ep.grid()}), every=1, full=1, cost=None) as probe:
+        for _ in range(3):
+            if labelled:
+                probe.step(lambda: (net(x) - y).square().mean())
+            else:
+                net(x)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    (row,) = probe.report().measured
+    assert math.isfinite(row.floor)
+    assert row.verdict == ("round-off" if averaged else "broken"), row.sentence
+    if not labelled:
+        eps = torch.finfo(dtype).eps
+        assert 0.03 * eps < row.floor < 30 * eps, "of outputs of order one"
+
+
 def test_a_mixing_of_vector_channels_has_its_trace_as_twirl() -> None:
     """``f(v) = A v`` at every voxel: over the cube's rotations, which act irreducibly, the mean is ``tr A / 3``."""
     matrix, v = values(3, 3), values(2, 3, 4, 4, 4, seed=1)

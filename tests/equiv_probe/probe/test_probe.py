@@ -159,8 +159,8 @@ def test_copies_are_stacked_where_that_is_right_and_only_there() -> None:
             x = pos - pos.mean(1, keepdim=True)
             return x * (x[..., :1].square().mean() if self.mixes else x[..., :1].square())
 
-    # The user's own; controls, beside the same as is: moved, at a rotation, others displaced, one alone, chance.
-    first = [4, 4, 4, 4, 4, 4, 4, 4, 1, 4]
+    # The user's own; controls: the same as is, moved, at a rotation, others displaced twice, one alone, chance.
+    first = [4, 4, 4, 4, 4, 4, 1, 4]
     # Two alone and together, to compare; not where structures depend on each other. In the end two for the floor.
     for mixes, expected in ((False, [*first, 4, 4, 8, 24 * 4, 8]), (True, [*first, *(4,) * 26])):
         passes.noted.clear()

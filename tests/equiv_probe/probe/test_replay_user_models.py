@@ -171,7 +171,7 @@ def test_modules_beside_the_network_are_found_in_the_step() -> None:
     assert all(torch.equal(a, b) for a, b in zip(train(False), train(True), strict=True))
 
 
-def test_a_step_that_trains_a_module_beside_the_network_is_refused() -> None:
+def test_a_step_that_trains_a_module_beside_the_network_is_not_run_again() -> None:
     model, teacher, (pos, y) = Linear(nn.Linear(3, 3)).double(), nn.Linear(3, 3).double(), data()
 
     def step() -> Tensor:
@@ -181,6 +181,9 @@ def test_a_step_that_trains_a_module_beside_the_network_is_refused() -> None:
 
     with pytest.raises(ep.EquivProbeError, match="changes the model's weights"):
         ep.Probe(model, FORCES).replay(step, PLAN)
+    with ep.Probe(model, FORCES) as probe, pytest.warns(UserWarning, match="changes the model's weights"):
+        probe.step(step)
+    assert set(probe.running) == {("train", "forces")}
 
 
 def test_guidance_in_one_doubled_batch_is_one_network() -> None:

@@ -94,7 +94,7 @@ def test_without_a_limit_the_cadence_is_fifty() -> None:
 def test_training_and_evaluation_share_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has one half; evaluation takes few rotations where there is no room for all, and no less than it may."""
     clock = Clock(monkeypatch)
-    schedules = Schedules(Cadences(full=10, cost=0.01), part=1 / 12)
+    schedules = Schedules(Cadences(full=10, cost=0.01), few=1 / 12)
     training, evaluation = schedules["step", "train"], schedules["step", "val"]
     epochs, whole = 30, 0
     for _ in range(epochs):
@@ -102,8 +102,8 @@ def test_training_and_evaluation_share_the_cost(monkeypatch: pytest.MonkeyPatch)
         evaluation.begin_epoch(20)
         for _ in range(20):
             if evaluation.due():
-                seconds = 0.01 * (48 if evaluation.whole else 4)
-                whole += evaluation.whole
+                seconds = 0.01 * (48 if evaluation.size == "whole" else 4)
+                whole += evaluation.size == "whole"
                 clock.now += seconds
                 evaluation.spent(seconds)
             clock.now += 0.01

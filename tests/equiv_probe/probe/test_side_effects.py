@@ -394,3 +394,41 @@ def test_what_is_given_to_tensorboard_is_written_once(tmp_path: Path) -> None:
         if probe is not None:
             assert "equiv/train/loss/share" in probe.compute()
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("how", ["after backward", "in backward"])
+def test_a_step_that_trains_is_run_once_and_measured_without_labels(how: str) -> None:
+    """An optimizer in the step, or in hooks of the backward pass that the step makes: the weights are bit-identical."""
+
+    def train(*, probed: bool) -> tuple[list[Tensor], Any]:
+        torch.manual_seed(0)
+        net, x = nn.Linear(3, 3), torch.randn(6, 3)
+        optimizers = {p: torch.optim.SGD([p], 0.1, momentum=0.9) for p in net.parameters()}
+
+        def go(p: Tensor) -> None:
+            optimizers[p].step()  # type: ignore[index]
+            optimizers[p].zero_grad()  # type: ignore[index]
+
+        if how == "in backward":
+            for p in net.parameters():
+                p.register_post_accumulate_grad_hook(go)
+
+        def step() -> Tensor:
+            loss = (net(x) - x.square()).square().mean()
+            loss.backward()
+            if how != "in backward":
+                for p in net.parameters():
+                    go(p)
+            return loss
+
+        probe = ep.Probe(net, SCHEMA, every=2) if probed else None
+        losses = [probe.step(step) if probe is not None else step() for _ in range(6)]
+        return [*losses, *net.parameters(), *(p.grad for p in net.parameters() if p.grad is not None)], probe
+
+    expected, _ = train(probed=False)
+    with pytest.warns(UserWarning, match="changes the model's weights: the network's outputs were measured without"):
+        found, probe = train(probed=True)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert not probe.failures
+    assert set(probe.running) == {("train", "0")}, "no loss: it cannot be had"
+    assert "was not run again" in str(probe.report())

@@ -143,7 +143,12 @@ def test_a_network_saved_under_a_probe_is_read_without_this_package(kind: str, t
     attached = ep.Probe(net, SCHEMA, every=1).attach() if kind == "probe" else ep.augment(net, SCHEMA)
     torch.save(net, tmp_path / "net.pt")
     torch.save(net.state_dict(), tmp_path / "state.pt")
+    whole, averaged = copy.deepcopy(nn.Sequential(net)), torch.optim.swa_utils.AveragedModel(net)
     copies = copy.deepcopy(net), pickle.loads(pickle.dumps(net))
+    assert net._forward_hooks, "the network itself keeps them"
+    for free in (copies[0], whole[0], averaged.module):
+        kept = {name: value for name, value in vars(free).items() if "hooks" in name and value}
+        assert not kept, "a copy has no hooks at all"
     attached.remove()
     expected = net(x)
     for one in copies:

@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.designs import GROUP_DEGREES, GROUP_ORDERS, group
+from equiv_probe.rotations.designs import GROUP_DEGREES, GROUP_ORDERS, design_degrees, group
 from equiv_probe.rotations.haar import angles, generators, haar
 from equiv_probe.rotations.plan import RotationPlan
 
@@ -22,6 +22,7 @@ DESIGNS = [
     "tetrahedral",
     "octahedral",
     "icosahedral",
+    *(f"design-{d}" for d in design_degrees()),
     *(f"lebedev-{d}" for d in (3, 4, 5, 7, 8, 11, 13)),
 ]  # SciPy's rule 13 has negative weights
 

@@ -121,6 +121,19 @@ def test_parts_merge_to_the_whole(tmp_path: Path, count: int) -> None:
         assert merged.protocol[key] == whole.protocol[key]
 
 
+def test_parts_choose_the_plan_of_the_whole(tmp_path: Path) -> None:
+    """Every part is given all structures, and decides by the same three of them."""
+    frames = structures()
+    whole = audit(InBatches(), frames, plan="auto")
+    paths = [tmp_path / f"{k}.jsonl" for k in (1, 2)]
+    for k, path in enumerate(paths, 1):
+        audit(InBatches(), frames, plan="auto", part=f"{k}/2", journal=path)
+    merged = merge(paths)
+    assert comparable(merged) == comparable(whole)
+    assert merged.protocol["choice of the plan"] == whole.protocol["choice of the plan"]
+    assert merged.protocol["plan"] == whole.protocol["plan"]
+
+
 def test_overlapping_parts_are_counted_once(tmp_path: Path) -> None:
     frames = structures()
     whole = audit(InBatches(), frames, plan=PLAN, journal=tmp_path / "whole.jsonl")

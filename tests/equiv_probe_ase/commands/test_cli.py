@@ -103,6 +103,16 @@ def test_json_is_all_there_is_on_stdout(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_cheapest_design_is_chosen(folder: Path) -> None:
+    """Forces that are constant in the laboratory are of degree 1: four rotations average them away."""
+    done = run(folder, "audit", "tilted.py:Tilted", "two.xyz", "--design", "auto", "--json", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    protocol = json.loads(done.stdout)["protocol"]
+    assert protocol["plan"] == "4 × design-1 = 16 rotations, degree 1, seed 3"
+    assert "chosen for at most 5 %" in protocol["choice of the plan"]
+
+
+@pytest.mark.slow
 def test_csv(folder: Path) -> None:
     done = run(folder, "audit", "tilted.py:Tilted", "two.xyz", *FAST, "-o", "report.csv", "--properties", "forces")
     assert done.returncode == 0, done.stderr
@@ -151,7 +161,10 @@ def test_fail_above_guards_a_release(folder: Path, limits: list[str], code: int,
         (["emt", "two.xyz@a"], "frames 'a' of two.xyz"),
         (["emt", "two.xyz@5:7"], "no structures in two.xyz, frames 5:7"),
         (["emt?rcut=3", "two.xyz"], "found rcut= for EMT; expected one of asap_cutoff"),
-        (["emt", "two.xyz", "--twirl", "average"], "rotations 'average' (design 'average'); expected random-frame, or"),
+        (
+            ["emt", "two.xyz", "--twirl", "average"],
+            "rotations 'average' (design 'average'); expected random-frame, auto, or",
+        ),
         (["emt", "two.xyz", "--twirl", "klein:0"], "rotations 'klein:0' (replicates=0)"),
         (["emt", "two.xyz", "--rel-err", "much"], "--rel-err"),
     ],

@@ -97,7 +97,7 @@ def test_partly_failed_audits_end_as_asked_and_names_are_short(molecules: Path) 
     }
     assert {allowed: done.returncode for allowed, done in found.items()} == {"any": 0, "0": 1, "1": 0}
     assert "--max-failures 0: 1 measurements failed" in found["0"].stderr
-    assert repr(ep.load(molecules.parent / "0.json")).startswith(f"{Path(__file__).name}:FailsOnWater on ")
+    assert ep.load(molecules.parent / "0.json").model == f"{Path(__file__).name}:FailsOnWater"
     done = equiv_probe(
         "audit", "emt", molecules, "--replicates", "2", "--name", "cheap", "-o", "n.json", cwd=molecules.parent
     )

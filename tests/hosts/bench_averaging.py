@@ -1,0 +1,264 @@
+"""Averages over rotations at equal remaining error: ours and metatomic's own, of the same PET, in one run.
+
+    $EQUIV_PROBE_HOSTS/metatrain/bin/python tests/hosts/bench_averaging.py
+
+Of a PET with random weights and of one trained on ethanol for a minute. A row is one way to average the energy and the
+forces of frames in random orientations: rotations, CPU seconds of a call (one thread), what the average and the
+variance over rotations are off by. The reference is a design of degree 11. The last columns compare with
+ours: the cheapest of our rows that is at least as near in energies and in forces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.io import read, write
+from metatomic.torch import ModelOutput, load_atomistic_model
+from metatomic.torch.o3 import SymmetrizedModel
+from metatomic_ase import MetatomicCalculator, SymmetrizedCalculator
+from rich.console import Console
+from rich.table import Table
+
+from equiv_probe import RotationPlan
+from equiv_probe.rotations.designs import design_degrees
+from equiv_probe.rotations.resolve import AutoPlan
+from equiv_probe_ase import TwirledCalculator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+ETHANOL = Path(os.environ.get("EQUIV_PROBE_DATA", ".")) / "ethanol_rmd17" / "train.xyz"
+OURS = [(f"design-{t}", 1) for t in design_degrees() if 2 <= t <= 9] + [("design-3", 4), ("design-5", 4)]
+GRIDS = (3, 5, 7)
+PEER = {False: (1, 2, 3, 4, 5, 6, 7), True: (2, 3, 5)}
+OPTIONS = """
+seed: 1
+architecture:
+  name: pet
+  model: {{cutoff: 4.5, d_pet: 32, d_head: 32, d_node: 64, d_feedforward: 64}}
+  training: {{num_epochs: {epochs}, batch_size: 8, learning_rate: 0.001}}
+training_set:
+  systems: {{read_from: train.xyz, length_unit: angstrom}}
+  targets: {{energy: {{quantity: energy, unit: eV, read_from: train.xyz, key: energy, forces: {{key: forces}}}}}}
+validation_set: 0.1
+test_set: 0.1
+"""
+
+
+@dataclass
+class Row:
+    """One way to average: root-mean-square errors in meV, meV/Å, and relative ones of the variances."""
+
+    name: str
+    improper: bool
+    size: int
+    seconds: float
+    energy: float
+    forces: float
+    energy_variance: float
+    forces_variance: float
+    bar: float
+    """Our error bar of the forces over their error."""
+
+
+def random_pet(where: Path) -> Path:
+    """A PET with random weights."""
+    from metatrain.utils.architectures import get_default_hypers, import_architecture
+    from metatrain.utils.data import DatasetInfo
+    from metatrain.utils.data.target_info import get_energy_target_info
+
+    torch.manual_seed(0)
+    energy = get_energy_target_info("energy", {"quantity": "energy", "unit": "eV"})
+    info = DatasetInfo(length_unit="angstrom", atomic_types=[1, 6, 8], targets={"energy": energy})
+    hypers = get_default_hypers("pet")["model"] | {"d_pet": 32, "d_head": 32, "d_node": 64, "d_feedforward": 64}
+    path = where / "random.pt"
+    import_architecture("pet").__model__(hypers, info).double().export().save(str(path))
+    return path
+
+
+def trained_pet(where: Path, frames: Sequence[Atoms], epochs: int) -> Path:
+    """A PET that ``mtt train`` made of energies and forces, exported in float64."""
+    from metatrain.utils.io import load_model
+
+    labelled = []
+    for frame in frames:  # near zero: in float32 the last digit of a whole molecule's energy is half a meV
+        atoms = Atoms(frame.symbols, frame.positions, info={"energy": frame.get_potential_energy() + 4209.5})
+        atoms.arrays["forces"] = frame.get_forces()
+        labelled.append(atoms)
+    write(where / "train.xyz", labelled)
+    (where / "options.yaml").write_text(OPTIONS.format(epochs=epochs))
+    mtt = str(Path(sys.executable).parent / "mtt")
+    subprocess.run([mtt, "train", "options.yaml"], cwd=where, check=True, stdout=subprocess.DEVNULL)
+    path = where / "trained.pt"
+    load_model(str(where / "model.ckpt")).eval().double().export().save(str(path))
+    return path
+
+
+def called(calculator: Any, frames: Sequence[Atoms]) -> tuple[list[dict[str, NDArray[np.float64]]], float]:
+    """Results at the frames, and the median of the CPU seconds of a call."""
+    results, seconds = [], []
+    for frame in frames:
+        began = time.process_time()
+        calculator.calculate(frame.copy(), ["energy", "forces"], ["positions"])
+        seconds.append(time.process_time() - began)
+        results.append({name: np.array(value) for name, value in calculator.results.items()})
+    return results, statistics.median(seconds)
+
+
+class AveragedModel:
+    """metatomic's ``SymmetrizedModel``: energy and its variance, without forces, over O(3)."""
+
+    def __init__(self, path: Path, degree: int) -> None:
+        wrapped = SymmetrizedModel.wrap(
+            load_atomistic_model(str(path)), max_angular_momentum_grid=degree, batch_size=4096
+        )
+        self.size = 2 * len(wrapped.module._rotation_weights)
+        self._inner = MetatomicCalculator(wrapped, device="cpu")
+
+    def calculate(self, atoms: Atoms, *_: Any) -> None:
+        """As ASE's."""
+        asked = ("energy", "o3::variance::energy")
+        found = self._inner.run_model(atoms, {name: ModelOutput(sample_kind="system") for name in asked})
+        energy, variance = (found[name].block().values.item() for name in asked)
+        nothing = np.full((len(atoms), 3), np.nan)
+        self.results = {"energy": energy, "energy_std": variance**0.5, "forces": nothing, "forces_std": nothing}
+
+
+def row(name: str, calculator: Any, improper: bool, size: int, frames: Any, truth: Any, std: str) -> Row:  # noqa: PLR0917
+    """Evaluate one way, and compare."""
+    found, seconds = called(calculator, frames)
+    pairs = list(zip(found, truth, strict=True))
+
+    def off(output: str) -> float:
+        return 1e3 * float(np.sqrt(np.mean([(one[output] - true[output]) ** 2 for one, true in pairs])))
+
+    def variance_off(output: str) -> float:
+        ours, true = (
+            np.array([np.mean(one[key] ** 2) for one in rows])
+            for rows, key in ((found, output + std), (truth, f"{output}_std"))
+        )
+        return float(np.sqrt(np.mean((ours / true - 1) ** 2)))
+
+    bar = 1e3 * float(np.sqrt(np.mean([one.get("forces_stderr", np.nan) ** 2 for one in found])))
+    energy = off("energy") / len(frames[0])
+    values = (energy, off("forces"), variance_off("energy"), variance_off("forces"))
+    return Row(name, improper, size, seconds, *values, bar)
+
+
+def rows(model: Path, frames: Sequence[Atoms], progress: Console) -> list[Row]:
+    """All ways, for one model."""
+    base = MetatomicCalculator(str(model), device="cpu")
+    found: list[Row] = []
+
+    def add(*of: Any) -> None:
+        found.append(row(*of))
+        one = found[-1]  # a long run that ends early has said something
+        progress.print(
+            f"{one.name}, {one.size}: {one.seconds:.2g} s, {one.energy:.2g} meV/atom, {one.forces:.2g} meV/Å"
+        )
+
+    truths: list[Any] = []
+    called(base, frames)  # warms up
+    for improper in (False, True):
+        reference = TwirledCalculator(base, RotationPlan("design-11", 1, improper, seed=99))
+        truth, _ = called(reference, frames)
+        truths.append(truth)
+        plain = called(base, frames)[0]
+        forces = 1e3 * np.sqrt(np.mean([(a["forces"] - b["forces"]) ** 2 for a, b in zip(plain, truth, strict=True)]))
+        progress.print(f"{model.stem}, {'O(3)' if improper else 'SO(3)'}: one frame is off by {forces:.3g} meV/Å")
+        for degree in PEER[improper]:
+            calculator = SymmetrizedCalculator(
+                base, l_max=degree, include_inversion=improper, store_rotational_std=True
+            )
+            size = len(calculator.quadrature_weights)
+            add(f"peer, l_max = {degree}", calculator, improper, size, frames, truth, "_rot_std")
+        for degree in GRIDS if improper else ():
+            averaged = AveragedModel(model, degree)
+            add(f"peer's model, grid = {degree}", averaged, improper, averaged.size, frames, truth, "_std")
+        for design, replicates in OURS:
+            if improper and (replicates > 1 or design in {"design-2", "design-8", "design-9"}):
+                continue  # nothing new, and most of the time
+            plan = RotationPlan(design, replicates, improper)
+            name = f"{replicates} × {plan.design}"
+            # Other rotations for each frame: how near one draw of them comes is chance.
+            add(name, TwirledCalculator(base, plan, redraw=True), improper, plan.size, frames, truth, "_std")
+        auto = TwirledCalculator(base, AutoPlan(improper=improper))
+        auto.choose(frames[:1])
+        progress.print(f"auto: {auto.chosen}")
+    plan = RotationPlan("design-5", 1)
+    looped = TwirledCalculator(base, plan, redraw=True, batched=False)
+    add("design-5, one by one", looped, False, plan.size, frames, truths[0], "_std")
+    return found
+
+
+def table(found: Sequence[Row], title: str) -> Table:
+    """One line a way; each of the peer's beside the cheapest of ours that is as good."""
+    lines = Table(title=title, box=None)
+    heads = ("", "group", "rotations", "s a call", "E meV/atom", "F meV/Å", "F bar", "var E", "var F", "as good, ours")
+    for head in heads:
+        lines.add_column(head, justify="right" if head else "left")
+    for one in found:
+        ours = [
+            other
+            for other in found
+            if not other.name.startswith("peer")
+            and other.improper == one.improper
+            and other.energy <= one.energy
+            and not other.forces > one.forces  # of a model without forces NaN
+        ]
+        best = min(ours, key=lambda other: other.size, default=None)
+        beside = ""
+        if one.name.startswith("peer"):
+            ratios = best and f"{best.size / one.size:.2f} of rotations, {best.seconds / one.seconds:.2f} of time"
+            beside = f"{best.name}: {ratios}" if best else "none"
+        lines.add_row(
+            one.name,
+            "O(3)" if one.improper else "SO(3)",
+            str(one.size),
+            *(f"{value:.2g}" for value in (one.seconds, one.energy, one.forces, one.bar)),
+            *(f"{100 * value:.2g} %" for value in (one.energy_variance, one.forces_variance)),
+            beside,
+        )
+    return lines
+
+
+def main() -> None:
+    """Print one table per model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--models", type=Path, nargs="*", help="exported models, in place of the two made here")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    data = read(ETHANOL, ":")
+    chosen = np.random.default_rng(0).choice(np.arange(500, len(data)), options.frames, replace=False)
+    frames = [Atoms(data[k].symbols, data[k].positions - data[k].positions.mean(0)) for k in chosen]
+    turns = RotationPlan("haar", len(frames), seed=5).rotations()[:, 0].numpy()
+    for frame, g in zip(frames, turns, strict=True):
+        frame.positions = frame.positions @ g.T
+    console = Console(width=190)
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder)
+        models = options.models or [random_pet(where), trained_pet(where, data[:300], options.epochs)]
+        for model in models:
+            console.print(table(rows(model, frames, console), model.stem))
+
+
+if __name__ == "__main__":
+    main()
