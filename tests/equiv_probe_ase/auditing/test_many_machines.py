@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -146,7 +147,8 @@ def test_a_cluster_by_its_address_and_its_file(cluster: Any, model: str, tmp_pat
     whole = comparable(audit(model, frames, plan=PLAN))
     address = cluster.scheduler.address
     assert comparable(audit(model, frames, plan=PLAN, cluster=address)) == whole
-    cluster.write_scheduler_file(str(tmp_path / "cluster.json"))
+    # What dask-scheduler --scheduler-file writes; write_scheduler_file fails on a cluster that has worked.
+    (tmp_path / "cluster.json").write_text(json.dumps({"type": "Scheduler", "address": address}))
     assert comparable(audit(model, frames, plan=PLAN, cluster=tmp_path / "cluster.json")) == whole
     assert cluster.status == "running"  # what others have started goes on
 
