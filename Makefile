@@ -12,7 +12,7 @@ INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/py
 # Models of the tests are small: a second process helps, a second thread waits more than it works.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: demo test test-fast hosts gpu-check lint bench clean
+.PHONY: demo test test-fast hosts gpu-check lint docs docs-run bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/equiv-probe demo
@@ -37,6 +37,14 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, without network: docs/_build/html/index.html. Warnings and broken links are errors.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+
+# What the gallery shows, made anew by the force fields themselves: make docs-run ARGS=chgnet, or all of it.
+docs-run: $(VENV)/.docs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/stored_results.py $(ARGS)
 
 bench: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/bench_import.py
@@ -66,5 +74,9 @@ $(VENV)/.test: $(VENV)/.demo
 	$(PIP) install --no-deps --ignore-requires-python "schnetpack==2.2.0"
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.test
+	$(INSTALL) -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) dist docs/_build docs/generated .mypy_cache .ruff_cache .pytest_cache

@@ -6,9 +6,9 @@ from equiv_probe_lightning.callback_pytorch_lightning import EquivarianceCallbac
 
 
 class EquivarianceCallback(LightningCallback):
-    """Decompose exactly the loss that an `AtomisticTask` trains: each of its outputs, and their weighted sum.
+    """Decompose exactly the loss that an ``AtomisticTask`` trains: each of its outputs, and their weighted sum.
 
-    Losses, weights and constraints are read from the task's `ModelOutput`s, so nothing has to be said:
+    Losses, weights and constraints are read from the outputs of the task, so nothing has to be said::
 
         spktrain ... +callbacks.equivariance._target_=equiv_probe_schnetpack.EquivarianceCallback
 
