@@ -113,8 +113,11 @@ class Average:
                 found[f"{name}_stderr"] = self._in_ase_shape(name, variance.sqrt())
         return found
 
-    def left(self, precision: torch.dtype) -> dict[str, Left]:
-        """What one rotation and one replicate's average are off by; with two replicates at least."""
+    def left(self, precision: torch.dtype, floors: Mapping[str, float]) -> dict[str, Left]:
+        """What one rotation and one replicate's average are off by; with two replicates at least.
+
+        Rounding is that of the sum of the outputs, or the floor of an output where that is higher.
+        """
         assert self._moments is not None
         sizes, about, means, squares = self._moments.result()
         found = {}
@@ -122,7 +125,8 @@ class Average:
             orbit = orbit_std(values, squares[name], about[name], sizes, self.plan.population)
             rounding = ROUNDING * torch.finfo(precision).eps * about[name].abs()
             average = values.std(0, correction=1)
-            found[name] = Left(*(float(of.square().mean().sqrt()) for of in (orbit, average, rounding)))
+            off, left, least = (float(of.square().mean().sqrt()) for of in (orbit, average, rounding))
+            found[name] = Left(off, left, max(least, floors.get(name, 0.0)))
         return found
 
     def _in_ase_shape(self, name: str, values: Tensor) -> Output:

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.choice_of_plan import ChosenPlan, Left, choose
+from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe_ase.averaging.average import Average, Averager
 from equiv_probe_ase.calculators.inspection import model_precision
 from equiv_probe_ase.structures.quantities import applies
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 STRUCTURES = 3
 """How many decide, of those that an audit is given."""
+JOLTED = 4
+"""Copies of a structure that differ by rounding."""
 DECIDE = ("energy", "forces", "stress")
 """The quantities that decide, where the calculator gives one of them."""
 
@@ -54,7 +58,7 @@ def chosen_plan(
         raise EquivProbeError(f"target={asked.target!r}", f"some of {', '.join(quantities)}")
     deciding = [name for name in named or DECIDE if name in quantities] or list(quantities)
     asked_of = [[n for n in deciding if applies(quantities[n], atoms, asked=False)] for atoms in structures]
-    usable = []
+    usable, floors = [], []
     precision = None
     for atoms, names in zip(structures, asked_of, strict=True):
         given, values = _given(averager, atoms, names)
@@ -62,6 +66,7 @@ def chosen_plan(
             precision = precision or model_precision(averager.calculator, values)
             raw = {name: replace(quantities[name], factor=1.0, extensive=False) for name in given}
             usable.append((Rotator(atoms, "origin", inputs), raw))
+            floors.append(_rounding(averager, atoms, given, torch.finfo(precision).eps))
     if precision is None:
         raise EquivProbeError('plan="auto", and no structure that can be evaluated', "a design", 'plan="icosahedral"')
 
@@ -70,7 +75,7 @@ def chosen_plan(
             Average(rotator, plan, plan.rotations(plan.generator(k)), own) for k, (rotator, own) in enumerate(usable)
         ]
         averager.run(averages)
-        found = [average.left(precision) for average in averages]
+        found = [average.left(precision, floor) for average, floor in zip(averages, floors, strict=True)]
         return {name: _pooled([one[name] for one in found if name in one]) for name in deciding if _any(name, found)}
 
     return choose(measure, asked)
@@ -90,6 +95,21 @@ def _given(averager: Averager, atoms: Atoms, names: Sequence[str]) -> tuple[list
         return given, next(averager.engine.run([atoms], given)) if given else {}
     except Exception:
         return [], {}
+
+
+def _rounding(averager: Averager, atoms: Atoms, names: Sequence[str], eps: float) -> dict[str, float]:
+    """What is round-off by the verdict of audits: so many times the spread at positions that differ by rounding."""
+    rng = np.random.default_rng(0)
+    copies = [atoms.copy() for _ in range(JOLTED)]
+    for copy in copies:
+        copy.set_constraint()
+        copy.positions *= 1 + eps * rng.standard_normal(copy.positions.shape)
+    try:
+        results = list(averager.engine.run(copies, names))
+    except Exception:  # a model that takes no other positions has no floor of its own
+        return {}
+    spread = {name: np.std([np.asarray(one[name]) for one in results], axis=0, ddof=1) for name in names}
+    return {name: ROUND_OFF_FACTOR * float(np.sqrt(np.mean(of**2))) for name, of in spread.items()}
 
 
 def _any(name: str, found: Sequence[Mapping[str, Left]]) -> bool:

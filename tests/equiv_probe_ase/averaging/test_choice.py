@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 
 import equiv_probe as ep
 from equiv_probe.estimation.choice_of_plan import aliasing
@@ -107,3 +109,12 @@ def test_dynamics_that_go_on_keep_the_plan(tmp_path: Path, cluster: Atoms, batch
         protocols.append(report.protocol["averaged over"])
     assert protocols[0] == protocols[1]
     assert protocols[0].startswith("1 × design-4 = 43 rotations")
+
+
+@pytest.mark.parametrize("atoms", [molecule("CH3CH2OH"), bulk("Cu", cubic=True)], ids=["molecule", "perfect crystal"])
+def test_rounding_is_nothing_to_average_away(atoms: Atoms) -> None:
+    """Also that of forces which cancel, thousands of times what their own size would explain."""
+    atoms.calc = TwirledCalculator(EMT(), "auto")
+    atoms.get_forces()
+    assert atoms.calc.plan.design == "design-1"
+    assert "nothing beyond rounding" in str(atoms.calc.chosen)
