@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,6 @@ import equiv_probe as ep
 
 from .batches import batch_is_loop, structures
 from .brute_force import ROTATIONS, agree, bits, measured, variance
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytest.importorskip("fairchem.core", reason="fairchem is not installed: make hosts HOST=fairchem")
 io = pytest.importorskip("ase.io", reason="ASE is not installed")
@@ -180,3 +179,30 @@ def checkpoint(path: Path) -> Path:
 def test_a_batch_of_a_checkpoint(tmp_path: Path) -> None:
     """Of eSEN; fairchem 2.24's own calculator takes no EScAIP."""
     batch_is_loop(f"fairchem:{checkpoint(tmp_path / 'esen.pt')}", structures(), tolerance=1e-4)
+
+
+def test_the_broken_part_in_closed_form(data: Path) -> None:
+    """Three evaluations and no rotation, as integrations/escaip says; a design of degree 4 averages it exactly."""
+    sys.path.append(str(Path(__file__).parents[2] / "integrations" / "escaip"))
+    import escaip
+
+    frames = io.read(data / "3bpa" / "train_mixedT.xyz", ":2")
+    labels = torch.cat([torch.tensor(one.get_forces()) for one in frames])
+    model = escaip.escaip("small").eval()
+    before = bits(model)
+    found = escaip.decomposed(model, escaip.batch(frames), labels)
+    assert bits(model) == before
+
+    rotations = ep.RotationPlan("icosahedral", 1, seed=3).rotations().double()
+    with torch.no_grad():
+        values = torch.stack(
+            [
+                escaip.forces_of(model, escaip.batch(frames, g.expand(len(frames), 3, 3))).double() @ g
+                for g in rotations.reshape(-1, 3, 3)
+            ]
+        )
+    assert found["L_equiv"] == pytest.approx(float(values.var(0, unbiased=False).mean()), rel=1e-4)
+    assert found["L_total"] == pytest.approx(float((values - labels).square().mean()), rel=1e-4)
+    assert found["share"] > 0.005
+    with escaip.all_rows(model, escaip.rows(model).weight.detach()[0], None):
+        assert escaip.decomposed(model, escaip.batch(frames), labels)["L_equiv"] < 1e-9 * found["L_equiv"]
