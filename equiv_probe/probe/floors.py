@@ -56,7 +56,8 @@ def _rounding(live: LiveOrbit, device: torch.device) -> Iterator[Tensor]:
     if not any(isinstance(rep, Grid) for rep in live.known_schema.inputs.values()):
         yield tiny_rotations(angle, device)
         return
-    fine.rounding = torch.Generator(device).manual_seed(0), angle
+    # Tensors of the meta device, which have no values, have no random numbers either.
+    fine.rounding = torch.Generator("cpu" if device.type == "meta" else device).manual_seed(0), angle
     try:
         yield tiny_rotations(0.0, device)
     finally:

@@ -251,14 +251,14 @@ raise SystemExit(5)
 @pytest.mark.parametrize(
     ("kind", "settings", "said"),
     [
-        ("tensors", "every=1,light=klein", "train/0"),
+        ("tensors", "every=1,light=klein", "train/output 0"),
         ("keywords", "every=1", "train/out.forces"),
-        ("grids", "every=1", "train/0"),
-        ("grids", "every=1,network=Grids", "train/0"),
+        ("grids", "every=1", "train/output 0"),
+        ("grids", "every=1,network=Grids", "train/output 0"),
         ("tensors", "every=1,network=layer,prog_bar=true", "prog_bar is for frameworks"),
         ("tensors", "every=1,network=Missing", "network=Missing"),
         ("unclear", "every=1", "2 tensors that could be several things"),
-        ("unclear", 'every=1,schema={"inputs": {"pos": "point"}, "rest": "fixed"}', "train/0"),
+        ("unclear", 'every=1,schema={"inputs": {"pos": "point"}, "rest": "fixed"}', "train/output 0"),
         ("tables", "every=1", "measured nothing"),
     ],
 )

@@ -1,6 +1,6 @@
 """Averages over rotations at equal remaining error: ours and metatomic's own, of the same PET, in one run.
 
-    $EQUIV_PROBE_HOSTS/metatrain/bin/python tests/hosts/bench_averaging.py
+    $EQUIV_PROBE_HOSTS/metatrain/bin/python tests/benchmarks/bench_averaging.py
 
 Of a PET with random weights and of one trained on ethanol for a minute. A row is one way to average the energy and the
 forces of frames in random orientations: rotations, CPU seconds of a call (one thread), what the average and the
