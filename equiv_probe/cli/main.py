@@ -99,7 +99,7 @@ def _columns(title: str, rows: Sequence[tuple[str, ...]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, show_header=False)
     width = max(map(len, rows), default=0)
     for place in range(width):
-        table.add_column(no_wrap=place < width - 1)  # a command to be copied stays in one line
+        table.add_column(no_wrap=place < width - 1, overflow="fold")  # a command to be copied stays in one line
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: square brackets are not markup
     return table
