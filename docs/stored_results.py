@@ -7,14 +7,16 @@ What is not installed here is left as it is.
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ase.build import bulk
-from ase.io import read
+from ase.io import read, write
 from ase.spacegroup import crystal
 
 import equiv_probe as ep
@@ -82,6 +84,31 @@ def orb() -> Any:
 
 
 @stored
+def mace() -> Any:
+    """A small one, trained for a minute on the molecules of the checkout; `make hosts HOST=mace` has what it needs."""
+    import mace as _  # noqa: F401 - what is not installed is left as it is
+
+    options = (
+        "--name=m --train_file=train.xyz --valid_file=valid.xyz --E0s=average --model=MACE --hidden_irreps=8x0e+8x1o "
+        "--r_max=4.0 --batch_size=4 --max_num_epochs=10 --device=cpu --default_dtype=float32 --energy_key=REF_energy "
+        "--forces_key=REF_forces --num_interactions=2 --max_ell=2 --correlation=2 --seed=1"
+    )
+    frames = read(MOLECULES, ":")
+    labelled = []
+    for one in frames:
+        copy = one.copy()
+        copy.info["REF_energy"], copy.arrays["REF_forces"] = one.get_potential_energy(), one.get_forces()
+        labelled.append(copy)
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "train.xyz", labelled[:-10])
+        write(Path(folder) / "valid.xyz", labelled[-10:])
+        script = Path(sys.executable).parent / "mace_run_train"
+        subprocess.run([sys.executable, script, *options.split()], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        calculator = make_calculator(f"mace:{Path(folder) / 'm.model'}", dtype="float32")
+        return audit(calculator, frames, name="a small MACE")
+
+
+@stored
 def transformer() -> Any:
     return audit(TRANSFORMER, read(MOLECULES, ":"), name="the project's transformer")
 
@@ -115,7 +142,6 @@ def dynamics() -> Any:
 @stored
 def training() -> Any:
     """The Lightning study on the molecules of the checkout, a transformer on raw coordinates."""
-    import tempfile
     from argparse import Namespace
 
     from equiv_probe_lightning import EquivarianceCallback
