@@ -104,6 +104,7 @@ def test_dynamics_that_go_on_keep_the_plan(tmp_path: Path, cluster: Atoms, batch
             conservative_every=0,
             trajectory=tmp_path / "md.traj",
             resume=steps > 4,
+            log=None,
             progress=False,
         )
         protocols.append(report.protocol["averaged over"])
