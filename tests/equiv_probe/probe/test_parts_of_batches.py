@@ -17,6 +17,7 @@ from equiv_probe.rotations.haar import haar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.slow
 U = 24
 SEEDS = 120
 DENSE = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})

@@ -34,6 +34,7 @@ from .test_parts import PLAN, Tilted, comparable, structures
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
 HOLD = """
 import sys, time
 from pathlib import Path

@@ -25,6 +25,7 @@ from .faulty_calculators import Faulty
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
 PLAN = RotationPlan("klein", replicates=4)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
+pytestmark = pytest.mark.slow
 AXIS = torch.tensor([0.3, -0.5, 0.8], dtype=torch.float64)
 
 
