@@ -106,9 +106,9 @@ def verdict(
     base = max(floor, repeat)
     # Outputs that differ from call to call spoil the round trips too: the floor is then the same noise once more, and
     # which of the two estimates is the larger is chance.
-    chance = repeat > floor / 3
-    if rms <= ROUND_OFF_FACTOR * rounding.explained:  # last digits that vary from call to call are rounding too
-        chance = False
+    # Last digits that vary from call to call are rounding too, where the precision explains both.
+    digits = rounding.explains(floor) and rms <= ROUND_OFF_FACTOR * rounding.explained
+    chance = repeat > floor / 3 and not digits
     if rms <= BROKEN_FACTOR * base and not chance and not rounding.explains(floor):
         return _of_an_unexplained_floor(rms, floor, rounding, unit)
     if rms <= ROUND_OFF_FACTOR * base and not chance:

@@ -51,6 +51,8 @@ def test_last_digits_that_vary_from_call_to_call_are_round_off() -> None:
     assert verdict(*noisy).kind == "non-deterministic"
     assert verdict(*noisy, rounding=Rounding(explained=5e-7)).kind == "round-off"
     assert verdict(*noisy, rounding=Rounding(explained=1e-9)).kind == "non-deterministic"
+    drawn = (1e-6, 1.0, 0.8, "meV/Å")  # a floor that is noise says nothing of rounding, however small the error is
+    assert verdict(*drawn, rounding=Rounding(explained=1e-6)).kind == "non-deterministic"
 
 
 def test_a_high_floor_does_not_hide_what_is_a_large_part_of_the_prediction() -> None:
