@@ -35,6 +35,11 @@ class EquivProbeError(Exception):
         return type(self), (self.found, self.expected, self.fix)
 
 
+def nearest(given: object, names: Iterable[str]) -> str:
+    """The name that is spelled most like what was given; empty if none is."""
+    return next(iter(difflib.get_close_matches(str(given), list(names), 1)), "")
+
+
 def did_you_mean(given: object, names: Iterable[str]) -> str:
     """The end of a sentence that offers the nearest of some names, empty if none is spelled like what was given.
 
@@ -43,5 +48,5 @@ def did_you_mean(given: object, names: Iterable[str]) -> str:
     >>> did_you_mean("seven", ["mse", "mae"])
     ''
     """
-    near = difflib.get_close_matches(str(given), list(names), 1, 0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(given, names)
+    return f"; did you mean {near!r}?" if near else ""

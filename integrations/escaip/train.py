@@ -104,8 +104,9 @@ def run(settings: Settings) -> None:
         optimizer.load_state_dict(state["optimizer"])
         start, rows = state["step"], state["rows"]
     probe = ep.Probe(model, every=max(1, settings.steps // 200))
+    measured = measured_at(settings.steps)
     for step in range(start, settings.steps + 1):
-        if step in measured_at(settings.steps) and (not rows or rows[-1]["step"] < step):
+        if step in measured and (not rows or rows[-1]["step"] < step):
             model.eval()
             rows.append({"step": step, **decomposed(model, held_batch, held_labels)})
             model.train()

@@ -22,6 +22,7 @@ from scipy.spatial.transform import Rotation
 from equiv_probe_ase.calculators.by_name import make_calculator
 from equiv_probe_ase.calculators.inspection import engine_for
 from equiv_probe_ase.structures.loading import load
+from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -43,14 +44,8 @@ def rattled(count: int, *, molecules: bool) -> list[Atoms]:
 
 def rotated(structures: list[Atoms], count: int) -> list[Atoms]:
     """So many randomly rotated copies of each."""
-    copies = []
-    for seed, atoms in enumerate(structures):
-        for g in Rotation.random(count, random_state=seed).as_matrix():
-            copy = atoms.copy()
-            copy.set_cell(copy.cell.array @ g.T)
-            copy.positions = copy.positions @ g.T
-            copies.append(copy)
-    return copies
+    drawn = [torch.tensor(Rotation.random(count, random_state=k).as_matrix()) for k in range(len(structures))]
+    return [one for atoms, g in zip(structures, drawn, strict=True) for one in Rotator(atoms, "origin").copies(g)]
 
 
 def timed(engine: Engine, copies: list[Atoms]) -> tuple[list[dict[str, np.ndarray]], float, int]:

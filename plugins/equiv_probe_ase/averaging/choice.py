@@ -13,6 +13,7 @@ from equiv_probe.estimation.choice_of_plan import ChosenPlan, Left, choose
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe_ase.averaging.average import Average, Averager
 from equiv_probe_ase.calculators.inspection import model_precision
+from equiv_probe_ase.structures.control_copies import bare
 from equiv_probe_ase.structures.quantities import applies
 from equiv_probe_ase.structures.rotation import Rotator
 
@@ -100,9 +101,8 @@ def _given(averager: Averager, atoms: Atoms, names: Sequence[str]) -> tuple[list
 def _rounding(averager: Averager, atoms: Atoms, names: Sequence[str], eps: float) -> dict[str, float]:
     """What is round-off by the verdict of audits: so many times the spread at positions that differ by rounding."""
     rng = np.random.default_rng(0)
-    copies = [atoms.copy() for _ in range(JOLTED)]
+    copies = [bare(atoms) for _ in range(JOLTED)]
     for copy in copies:
-        copy.set_constraint()
         copy.positions *= 1 + eps * rng.standard_normal(copy.positions.shape)
     try:
         results = list(averager.engine.run(copies, names))

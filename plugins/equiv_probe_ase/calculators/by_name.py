@@ -6,12 +6,11 @@ import ast
 import hashlib
 import inspect
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, nearest
 from equiv_probe_ase.calculators.loading import load
 from equiv_probe_ase.calculators.presets import PRESETS
 
@@ -38,7 +37,7 @@ def make_calculator(spec: str, *, device: str | None = None, dtype: str | None =
     name, _, argument = head.partition(":")
     preset = PRESETS.get(head) or PRESETS.get(name)
     if preset is None or (argument and not preset.argument):
-        close = next(iter(get_close_matches(name.lower(), PRESETS, 1)), "")
+        close = nearest(name.lower(), PRESETS)
         if argument:
             if close and Path(argument).exists():
                 raise EquivProbeError(f"calculator {spec!r}", f"a preset; did you mean {close}:{argument}?")

@@ -46,7 +46,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     ] = None,
     device: shared.Device = None,
     dtype: shared.Dtype = None,
-    properties: Annotated[str | None, option(help="Comma-separated, such as energy,forces,stress.")] = None,
+    properties: shared.Properties = None,
     design: shared.Design = "tetrahedral",
     replicates: shared.Replicates = None,
     improper: Annotated[bool, option("--improper", help="Average over reflections too.")] = False,
@@ -101,7 +101,7 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
         report = audit(
             partial(shared.calculator_of, calculator, device, dtype, twirl),  # other processes can make it too
             structures,
-            properties=[name.strip() for name in properties.split(",")] if properties else None,
+            properties=shared.properties_of(properties),
             plan=plan,
             center=_center(center),
             loss=loss,

@@ -13,41 +13,37 @@ import typer
 
 from equiv_probe.cli.main import wide_console
 from equiv_probe.errors import EquivProbeError
+from equiv_probe_ase.commands import shared
 from equiv_probe_ase.commands.output_files import require_writable
-from equiv_probe_ase.commands.shared import option, quiet, require_ase
+from equiv_probe_ase.commands.shared import option
 
 if TYPE_CHECKING:
     from equiv_probe.report.record import Record
 
 
 def diagnose_command(  # noqa: PLR0917 - a command line has as many options as it has
-    calculator: Annotated[str, typer.Argument(help="A preset, module:callable?key=value or file.py:callable.")],
+    calculator: shared.Model,
     structures: Annotated[str, typer.Argument(help="Any file that ASE reads; FILE@0:50 takes the first fifty.")],
     output: Annotated[
         Path | None, option("-o", "--output", help="Diagnosis, .json, .csv or .html.", show="none")
     ] = None,
-    device: Annotated[str | None, option(help="cpu, cuda, …")] = None,
-    dtype: Annotated[str | None, option(help="float32 or float64, where the model lets you choose.")] = None,
-    properties: Annotated[str | None, option(help="Comma-separated, such as energy,forces,stress.")] = None,
-    vacuum: Annotated[float | None, option(help="Box margin (Å) for structures without a cell.")] = None,
+    device: shared.Device = None,
+    dtype: shared.Dtype = None,
+    properties: shared.Properties = None,
+    vacuum: shared.Vacuum = None,
     everything: Annotated[bool, option("--all", help="Run all experiments, also when the error is explained.")] = False,
     budget: Annotated[int | None, option(help="Evaluations beyond which no experiment is begun.")] = None,
     seed: Annotated[int, option(help="Of the rotations.")] = 0,
     layers: Annotated[
         bool, option("--layers", help="Show where in the network the error arises, module by module, instead.")
     ] = False,
-    batched: Annotated[
-        bool, option("--batched/--no-batched", help="Evaluate many copies in one model pass where possible.")
-    ] = True,
-    progress: Annotated[
-        bool,
-        option("--progress/--no-progress", " /-q", help="Show how far it is: a bar in a terminal, lines in a log."),
-    ] = True,
-    as_json: Annotated[bool, option("--json", help="Print the diagnosis as JSON.")] = False,
-    verbose: Annotated[bool, option("-v", "--verbose", help="Show the model's own messages and warnings.")] = False,
+    batched: shared.Batched = True,
+    progress: shared.Progress = True,
+    as_json: shared.AsJson = False,
+    verbose: shared.Verbose = False,
 ) -> None:
     """Find out why a force field breaks symmetry: experiments, the cheapest first, until one explains the error."""
-    require_ase()
+    shared.require_ase()
     from equiv_probe_ase.calculators.by_name import make_calculator
     from equiv_probe_ase.diagnosis.diagnose import diagnose
     from equiv_probe_ase.diagnosis.trace import trace
@@ -57,15 +53,15 @@ def diagnose_command(  # noqa: PLR0917 - a command line has as many options as i
             raise EquivProbeError(f"-o {output}", "a name that ends in .json, .csv or .html")
         require_writable(output, "-o")
     # Models print what they like; stdout is for the diagnosis.
-    with contextlib.redirect_stdout(sys.stderr), quiet(verbose=verbose):
+    with contextlib.redirect_stdout(sys.stderr), shared.quiet(verbose=verbose):
         common: dict[str, Any] = {
-            "properties": [name.strip() for name in properties.split(",")] if properties else None,
+            "properties": shared.properties_of(properties),
             "vacuum": vacuum,
             "batched": batched,
             "budget": budget,
             "seed": seed,
             "progress": progress,
-            "name": calculator + (f" in {dtype}" if dtype else ""),
+            "name": shared.label_of(None, calculator, dtype, None),
         }
         made = partial(make_calculator, calculator, device=device)
         found: Record = (

@@ -57,6 +57,7 @@ Model = Annotated[
 ]
 Device = Annotated[str | None, option(help="Where the model runs: cpu, cuda, …")]
 Dtype = Annotated[str | None, option(help="Precision, float32 or float64, where the model lets you choose.")]
+Properties = Annotated[str | None, option(help="Comma-separated, such as energy,forces,stress.")]
 Design = Annotated[
     str, option(help="Rotations to average over: haar, klein, tetrahedral, octahedral, icosahedral, design-7, …, auto")
 ]
@@ -92,6 +93,15 @@ def calculator_of(name: str, device: str | None, dtype: str | None, twirl: str |
 
     calculator = make_calculator(name, device=device, dtype=dtype)
     return calculator if twirl is None else TwirledCalculator(calculator, *parse_twirl(twirl), store_std=False)
+
+
+def properties_of(given: str | None) -> list[str] | None:
+    """The properties of a command line.
+
+    >>> properties_of("energy, forces"), properties_of(None)
+    (['energy', 'forces'], None)
+    """
+    return [name.strip() for name in given.split(",")] if given else None
 
 
 def label_of(given: str | None, calculator: str, dtype: str | None, twirl: str | None) -> str:

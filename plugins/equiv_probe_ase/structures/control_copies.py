@@ -48,7 +48,7 @@ class ControlCopies:
     def deformed(self) -> Atoms:
         """Atoms displaced at random, two along their bond, and a periodic cell strained: no rotation does that."""
         rng = np.random.default_rng((*self.seed, 0))
-        copy = _bare(self.atoms)
+        copy = bare(self.atoms)
         if copy.pbc.any():
             strain = STRAIN * rng.standard_normal((3, 3))
             copy.set_cell(copy.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
@@ -64,7 +64,7 @@ class ControlCopies:
 
         Wrapping alone makes the mirror image of some perfect crystals' cells.
         """
-        copy = _bare(self.atoms)
+        copy = bare(self.atoms)
         copy.positions += self.shift
         if copy.pbc.any():
             copy.wrap()
@@ -73,7 +73,7 @@ class ControlCopies:
         return copy
 
 
-def _bare(atoms: Atoms) -> Atoms:
+def bare(atoms: Atoms) -> Atoms:
     """A copy whose constraints do not hold the atoms where they are."""
     copy = atoms.copy()
     copy.set_constraint()
