@@ -6,10 +6,23 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from networks import EGNN, Transformer
+from networks import EGNN, EquivariantTransformer, Framed, Transformer
 
 if TYPE_CHECKING:
     from torch import nn
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "transformer": Transformer,
+    "equivariant": EquivariantTransformer,
+    "framed": Framed,
+    "egnn": EGNN,
+}
+TITLES = {
+    "transformer": "transformer",
+    "equivariant": "equivariant transformer",
+    "framed": "transformer, framed",
+    "egnn": "EGNN",
+}
 
 
 @dataclass(frozen=True)
@@ -17,7 +30,7 @@ class Setting:
     """One run.
 
     Attributes:
-        model: ``"transformer"`` or ``"egnn"``.
+        model: one of `NETWORKS`.
         augment: whether training structures are rotated at random.
         width: of a token, or of features and messages.
         layers: blocks, or rounds of messages.
@@ -47,19 +60,18 @@ class Setting:
     @property
     def title(self) -> str:
         """The name of the model in tables."""
-        names = {"transformer": "transformer", "egnn": "EGNN"}
-        return names[self.model] + (", augmented" if self.augment else "")
+        return TITLES[self.model] + (", augmented" if self.augment else "")
 
     @property
     def folder(self) -> str:
         """The name of the run's folder."""
-        rotated = "-turned" if self.augment else ""
+        rotated = "-augmented" if self.augment else ""
         return f"{self.model}{rotated}-w{self.width}-l{self.layers}-d{self.structures}-s{self.seed}"
 
     def network(self) -> nn.Module:
         """A new network, from the seed."""
         torch.manual_seed(self.seed)
-        return {"transformer": Transformer, "egnn": EGNN}[self.model](self.width, self.layers)
+        return NETWORKS[self.model](self.width, self.layers)
 
     @property
     def identity(self) -> dict[str, Any]:
