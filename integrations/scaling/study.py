@@ -23,7 +23,7 @@ import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
-from setting import Setting
+from setting import NETWORKS, Setting
 from train import HERE, Run, load
 
 from equiv_probe import scaling
@@ -46,8 +46,8 @@ def plan(config: dict[str, Any]) -> list[Setting]:
     """
     common = {key: config[key] for key in ("batch", "held_out", "precision", "warmup") if key in config}
     found = []
-    for k, stage in enumerate(config["stages"]):
-        models = [m for m in config["models"] if k in m.get("stages", range(len(config["stages"])))]
+    for stage in config["stages"]:
+        models = [m for m in config["models"] if m["model"] in stage.get("models", NETWORKS)]
         cells = itertools.product(stage.get("seeds", config["seeds"]), stage["structures"], stage["sizes"], models)
         for seed, structures, size, model in cells:
             own = {**common, "seed": seed, "structures": structures, "steps": stage["steps"]}
@@ -58,33 +58,51 @@ def plan(config: dict[str, Any]) -> list[Setting]:
 
 def named(model: dict[str, Any]) -> Setting:
     """A setting of a model, of any size."""
-    return Setting(**{key: value for key, value in model.items() if key not in {"widths", "rate", "stages"}})
+    return Setting(**{key: value for key, value in model.items() if key not in {"widths", "rate"}})
 
 
-def train_all(config: dict[str, Any], folder: Path, device: str) -> list[Run]:
-    """Train, or continue, every run."""
+def train_all(config: dict[str, Any], folder: Path, device: str, results: Path | None = None) -> None:
+    """Train, or continue, every run but those that `results` has to their ends; see :func:`collected`."""
     settings = plan(config)
     data = load(max(one.structures for one in settings), config["held_out"])
-    runs: dict[str, Run] = {}
     for k, one in enumerate(settings):
         longest = replace(one, steps=max(s.steps for s in settings[: k + 1] if s.folder == one.folder))
-        runs[one.folder] = Run(longest, folder / one.folder, data, device).train()
-        last = runs[one.folder].rows[-1]
+        there = collected([one], folder, results)
+        if not (folder / one.folder).exists() and there and there[-1]["step"] >= longest.steps:
+            continue
+        last = Run(longest, folder / one.folder, data, device).train().rows[-1]
         print(
             f"{k + 1}/{len(settings)} {one.folder}: step {last['step']}, {last['seconds']:.0f} s, "
             f"L_total {last['L_total']:.4g}, share {100 * last['share']:.2g} %",
             flush=True,
         )
-    return list(runs.values())
 
 
-def collected(settings: list[Setting], folder: Path) -> list[dict[str, Any]]:
-    """Rows of every run that has begun, in the order of the plan."""
+def collected(settings: list[Setting], folder: Path, results: Path | None = None) -> list[dict[str, Any]]:
+    """Rows of every run that has begun, in the order of the plan.
+
+    Args:
+        settings: the plan.
+        folder: of the runs.
+        results: an earlier table of rows, for runs that are not in the folder, or shorter there.
+    """
+    earlier: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    if results and results.exists():
+        for row in map(numbers_of, csv.DictReader(results.open())):
+            earlier.setdefault(tuple(row[key] for key in fits.RUN), []).append(row)
     rows: list[dict[str, Any]] = []
-    for name in dict.fromkeys(one.folder for one in settings):
+    for name, one in {one.folder: one for one in settings}.items():
         path = folder / name / "rows.json"
-        rows += json.loads(path.read_text()) if path.exists() else []
+        own = json.loads(path.read_text()) if path.exists() else []
+        before = earlier.get((one.title, one.width, one.structures, one.seed), [])
+        rows += max(own, before, key=lambda found: found[-1]["step"] if found else -1)
     return rows
+
+
+def numbers_of(row: dict[str, str]) -> dict[str, Any]:
+    """A row of a CSV file, whose numbers are text."""
+    names = {"model": str, **dict.fromkeys(("width", "parameters", "structures", "seed", "step"), int)}
+    return {key: names.get(key, float)(value) for key, value in row.items()}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -205,10 +223,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     args = parser.parse_args()
     config, folder = read(args.config), HERE / "runs" / Path(args.config).stem
+    table = args.results / f"{folder.name}_runs.csv"
     if not args.only_report:
-        train_all(config, folder, args.device)
+        train_all(config, folder, args.device, table)
     args.results.mkdir(parents=True, exist_ok=True)
-    report(config, collected(plan(config), folder), args.results / folder.name)
+    report(config, collected(plan(config), folder, table), args.results / folder.name)
 
 
 if __name__ == "__main__":

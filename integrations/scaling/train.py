@@ -137,7 +137,9 @@ class Run:
         held = self.held
         given = {"position": held.position, "velocity": held.velocity, "mass": held.mass}
         with torch.no_grad():
-            orbit = ep.twirl(predict, given, SCHEMA, PLAN, stacked=True, chunk=2, center="origin", floor=0)
+            orbit = ep.twirl(
+                predict, given, SCHEMA, PLAN, stacked=True, chunk=2, center="origin", floor=0, progress=False
+            )
             own = (self.average(held.position, held.velocity, held.mass) - held.target).square().mean()
         found = ep.decompose(orbit, {"displacement": held.target}, "mse", structures="leading")
         row: dict[str, Any] = {
