@@ -21,7 +21,8 @@ COLOURS = {
     "transformer, augmented": "#0072b2",
     "equivariant transformer": "#cc79a7",
     "transformer, framed": "#e69f00",
-    "EGNN": "#009e73",
+    "EGNN": "#56b4e9",
+    "EGNN, tuned": "#009e73",
 }
 LINES = {"transformer, augmented": "--", "transformer, framed": ":"}
 MARKS = "osD^v"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import ttest_1samp
+from scipy.stats import t as student
 
 from equiv_probe import scaling
 from equiv_probe.errors import EquivProbeError
@@ -145,7 +145,8 @@ def mean_of(values: np.ndarray) -> scaling.Estimate:
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return scaling.Estimate(float(values.mean()) if len(values) else float("nan"))
-    return scaling.Estimate(float(values.mean()), *map(float, ttest_1samp(values, 0).confidence_interval()))
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    return scaling.Estimate(float(values.mean()), float(values.mean() - half), float(values.mean() + half))
 
 
 def epochs(runs: Table, batch: int, width: dict[str, float], steps: tuple[int, ...]) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ class Setting:
         warmup: steps of it.
         held_out: structures on which the loss is decomposed.
         precision: or bfloat16, automatic mixed precision in training.
+        mark: added to the title, where settings differ in what it does not say.
     """
 
     model: str = "transformer"
@@ -56,17 +57,18 @@ class Setting:
     warmup: int = 50
     held_out: int = 256
     precision: str = "float32"
+    mark: str = ""
 
     @property
     def title(self) -> str:
         """The name of the model in tables."""
-        return TITLES[self.model] + (", augmented" if self.augment else "")
+        return TITLES[self.model] + (", augmented" if self.augment else "") + (f", {self.mark}" if self.mark else "")
 
     @property
     def folder(self) -> str:
         """The name of the run's folder."""
-        rotated = "-augmented" if self.augment else ""
-        return f"{self.model}{rotated}-w{self.width}-l{self.layers}-d{self.structures}-s{self.seed}"
+        kind = ("-augmented" if self.augment else "") + (f"-{self.mark}" if self.mark else "")
+        return f"{self.model}{kind}-w{self.width}-l{self.layers}-d{self.structures}-s{self.seed}"
 
     def network(self) -> nn.Module:
         """A new network, from the seed."""

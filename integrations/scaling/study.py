@@ -23,7 +23,7 @@ import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
-from setting import NETWORKS, Setting
+from setting import Setting
 from train import HERE, Run, load
 
 from equiv_probe import scaling
@@ -47,7 +47,7 @@ def plan(config: dict[str, Any]) -> list[Setting]:
     common = {key: config[key] for key in ("batch", "held_out", "precision", "warmup") if key in config}
     found = []
     for stage in config["stages"]:
-        models = [m for m in config["models"] if m["model"] in stage.get("models", NETWORKS)]
+        models = [m for m in config["models"] if "models" not in stage or named(m).title in stage["models"]]
         cells = itertools.product(stage.get("seeds", config["seeds"]), stage["structures"], stage["sizes"], models)
         for seed, structures, size, model in cells:
             own = {**common, "seed": seed, "structures": structures, "steps": stage["steps"]}
@@ -62,13 +62,13 @@ def named(model: dict[str, Any]) -> Setting:
 
 
 def train_all(config: dict[str, Any], folder: Path, device: str, results: Path | None = None) -> None:
-    """Train, or continue, every run but those that `results` has to their ends; see :func:`collected`."""
+    """Train, or continue, every run that is not done; `results` is that of :func:`collected`."""
     settings = plan(config)
     data = load(max(one.structures for one in settings), config["held_out"])
     for k, one in enumerate(settings):
         longest = replace(one, steps=max(s.steps for s in settings[: k + 1] if s.folder == one.folder))
         there = collected([one], folder, results)
-        if not (folder / one.folder).exists() and there and there[-1]["step"] >= longest.steps:
+        if there and there[-1]["step"] >= longest.steps:
             continue
         last = Run(longest, folder / one.folder, data, device).train().rows[-1]
         print(

@@ -361,7 +361,7 @@ def config() -> dict[str, Any]:
         "seeds": [0, 1],
         "middle": 1,
         "stages": [
-            {"sizes": [0, 1], "structures": [64, 16], "steps": 32, "seeds": [0], "models": ["transformer"]},
+            {"sizes": [0, 1], "structures": [64, 16], "steps": 32, "seeds": [0], "models": ["transformer, augmented"]},
             {"sizes": [1], "structures": [64], "steps": 64},
         ],
     }
@@ -407,7 +407,7 @@ def test_a_study_that_was_stopped_ends_with_the_same_table(
     kept = study.study.collected(settings, tmp_path / "empty", tmp_path / "rows.csv")
     assert [row["step"] for row in kept] == [row["step"] for row in again]
     assert [row["L_total"] for row in kept] == pytest.approx([row["L_total"] for row in again], rel=1e-5)  # six digits
-    longer = config() | {"stages": [{"sizes": [1], "structures": [64], "steps": 65, "models": ["framed"]}]}
+    longer = config() | {"stages": [{"sizes": [1], "structures": [64], "steps": 65, "models": ["transformer, framed"]}]}
     study.study.train_all(longer, tmp_path / "empty", "cpu", tmp_path / "rows.csv")
     assert len(list((tmp_path / "empty").iterdir())) == 2  # seeds
 
