@@ -111,14 +111,15 @@ def overtaking(runs: Table) -> Overtaking:
     """Where larger sizes overtake; no law of the loss is assumed, only that curves are straight between measurements.
 
     Args:
-        runs: rows of one model, of several widths, seeds and steps.
+        runs: rows of one model, of several widths, seeds and steps; of a seed that lacks a width nothing is made.
     """
     widths, operations = sorted(set(runs.numbers("width").tolist())), []
     parameters = np.array([runs.where(width=w).numbers("parameters")[0] for w in widths])
     for own in runs.by("seed").values():
         curves = [own.where(width=w) for w in widths]
-        operations.append([_overtaken(*pair) for pair in itertools.pairwise(curves)])
-    sizes, found = np.sqrt(parameters[1:] * parameters[:-1]), np.array(operations)
+        if all(map(len, curves)):
+            operations.append([_overtaken(*pair) for pair in itertools.pairwise(curves)])
+    sizes, found = np.sqrt(parameters[1:] * parameters[:-1]), np.array(operations).reshape(-1, len(widths) - 1)
     exponents = []
     for own in found:
         there = np.isfinite(own)
