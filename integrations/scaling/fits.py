@@ -200,6 +200,7 @@ def findings_of(runs: Table, steps: int, width: dict[str, float], resamples: int
     for model in sized:
         late = largest.where(model=model, step=lambda s: s >= LEARNED)
         _laws(findings, model, best.where(model=model), late, resamples)
+        findings.overtaking[model] = overtaking(runs.where(model=model, structures=most, step=lambda s: s > 0))
     middle = runs.take(np.array([width[m] == w for m, w in zip(runs["model"], runs["width"], strict=True)]))
     for a, b in itertools.combinations(width, 2):
         pair = stopped(middle.where(model=lambda m, pair=(a, b): m in pair), steps)
@@ -232,7 +233,6 @@ def _laws(findings: Findings, model: str, best: Table, late: Table, resamples: i
         cost, spent = scaling.measured_cost(late, "C", ("N", "step")), late.numbers("C")
         budgets = np.geomspace(spent.min(), spent.max(), 4)[1:].tolist()
         findings.allocations[model] = scaling.allocate(findings.lengths[model], budgets, cost)
-    findings.overtaking[model] = overtaking(late)
 
 
 def _seeds(runs: Table, steps: int) -> Table:

@@ -196,7 +196,7 @@ def report(config: dict[str, Any], rows: list[dict[str, Any]], stem: Path) -> No
         console.print(model, law)
     for model, law in findings.compute.items():
         console.print(model, law, *([findings.allocations[model]] if model in findings.allocations else []))
-        console.print(f"{model}: larger sizes overtake at", findings.overtaking[model])
+        console.print(f"{model}: larger sizes overtake at\n{findings.overtaking[model]}")
     for key, found in (*findings.data.items(), *findings.gaps.items()):
         console.rule(": ".join(key))
         console.print(found)
