@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,17 +38,18 @@ def models_of(runs: Table) -> dict[str, Table]:
 
 def _logarithmic(axes: Axes, x: str, y: str, title: str = "") -> None:
     axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y, title=title)
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def against_data(best: Table, laws: dict[str, Fit], path: Path) -> None:
-    """Lowest held-out loss against the size of the training set, of every size of every model, with the laws.
+    """Lowest held-out loss against the size of the training set, of models of several sizes, with the laws.
 
     Args:
         best: a row a run.
         laws: L(N, D) by model.
         path: of the PNG.
     """
-    models = models_of(best)
+    models = {m: rows for m, rows in models_of(best).items() if len(rows.by("parameters")) > 1}
     figure = Figure(figsize=(2.7 * len(models), 3.3), layout="constrained")
     panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
     for axes, (model, rows) in zip(panels, models.items(), strict=True):
@@ -151,5 +153,6 @@ def against_epochs(runs: Table, batch: int, width: dict[str, float], path: Path)
                 axes.plot(one.numbers("step") * batch / count, lowest, LINES.get(model, "-"), **style)
         first = "lowest held-out L_total so far" if axes is panels[0] else ""
         _logarithmic(axes, "epochs", first, f"{count:g} structures")
-    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside upper center", ncols=5)
+    there = {t: h for axes in panels for h, t in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(there.values(), there, fontsize=8, loc="outside upper center", ncols=6)
     figure.savefig(path, dpi=80)
