@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import time
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -50,12 +51,19 @@ class Settings:
     batch: int
     augment: bool
     seed: int
+    cosine: int = 0
+    """Steps after which a cosine has brought the learning rate to zero; 0 for a constant one."""
 
     @property
     def name(self) -> str:
         """Of its folder."""
         what = f"{self.data}_{self.model}_{self.size}_{self.structures or 'all'}_{self.optimizer}{self.lr:g}"
+        what += f"_cosine{self.cosine}" if self.cosine else ""
         return f"{what}_batch{self.batch}_{'augmented' if self.augment else 'plain'}_{self.seed}"
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return self.lr * (0.5 * (1 + math.cos(math.pi * step / self.cosine)) if self.cosine else 1.0)
 
     def drawn(self, model: nn.Module, train: list[Any], step: int) -> tuple[Any, Tensor]:
         """The batch of a step with its labels, a function of seed and step."""
@@ -114,6 +122,7 @@ class Training:
             data, wanted = self.settings.drawn(self.model, self.train, self.step)
             with probe:
                 loss = (forces_of(self.model, data) - wanted).square().mean() / self.scale
+            self.optimizer.param_groups[0]["lr"] = self.settings.rate(self.step)
             self.optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 100.0)
@@ -149,6 +158,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, nargs="+", default=[5e-4])
     parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--cosine", action="store_true", help="bring the learning rate to zero")
     parser.add_argument("--augment", choices=["yes", "no", "both"], default="both")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=10_000)
@@ -159,7 +169,8 @@ def main() -> None:
     for seed, one, model, size, lr, structures in product(
         given.seeds, augment, given.model, given.size, given.lr, given.structures
     ):
-        settings = Settings(given.data, model, size, structures, lr, given.optimizer, given.batch, one, seed)
+        cosine = given.steps if given.cosine else 0
+        settings = Settings(given.data, model, size, structures, lr, given.optimizer, given.batch, one, seed, cosine)
         Training(settings).to(given.steps)
 
 
