@@ -51,19 +51,19 @@ class Settings:
     batch: int
     augment: bool
     seed: int
-    cosine: int = 0
+    decay: int = 0
     """Steps after which a cosine has brought the learning rate to zero; 0 for a constant one."""
 
     @property
     def name(self) -> str:
         """Of its folder."""
         what = f"{self.data}_{self.model}_{self.size}_{self.structures or 'all'}_{self.optimizer}{self.lr:g}"
-        what += f"_cosine{self.cosine}" if self.cosine else ""
+        what += f"_cosine{self.decay}" if self.decay else ""
         return f"{what}_batch{self.batch}_{'augmented' if self.augment else 'plain'}_{self.seed}"
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
-        return self.lr * (0.5 * (1 + math.cos(math.pi * step / self.cosine)) if self.cosine else 1.0)
+        return self.lr * (0.5 * (1 + math.cos(math.pi * step / self.decay)) if self.decay else 1.0)
 
     def drawn(self, model: nn.Module, train: list[Any], step: int) -> tuple[Any, Tensor]:
         """The batch of a step with its labels, a function of seed and step."""
@@ -169,8 +169,8 @@ def main() -> None:
     for seed, one, model, size, lr, structures in product(
         given.seeds, augment, given.model, given.size, given.lr, given.structures
     ):
-        cosine = given.steps if given.cosine else 0
-        settings = Settings(given.data, model, size, structures, lr, given.optimizer, given.batch, one, seed, cosine)
+        decay = given.steps if given.cosine else 0
+        settings = Settings(given.data, model, size, structures, lr, given.optimizer, given.batch, one, seed, decay)
         Training(settings).to(given.steps)
 
 
