@@ -214,7 +214,7 @@ def findings_of(runs: Table, steps: int, width: dict[str, float], resamples: int
             with findings.attempt(f"Gap of {a} and {b} against {x}"):
                 findings.gaps[a, b, x] = scaling.gap(*sides, x, names=(a, b), **drawn)
             if x != "step" and {a, b} <= {*sized}:
-                sides = [frontier(largest.where(model=m), x) for m in (a, b)]
+                sides = [frontier(_sized(largest.where(model=m)), x) for m in (a, b)]
                 with findings.attempt(f"Gap of {a} and {b} of any size against {x}"):
                     findings.gaps[a, b, f"{x}, any size"] = scaling.gap(*sides, x, names=(a, b), **drawn)
     return findings
@@ -239,6 +239,13 @@ def _seeds(runs: Table, steps: int) -> Table:
     """Runs of the full length, to that length."""
     done = {key for key, rows in runs.by("seed").items() if rows.numbers("step").max() >= steps}
     return runs.where(seed=lambda s: (s,) in done, step=lambda s: 0 < s <= steps)
+
+
+def _sized(runs: Table) -> Table:
+    """Seeds of every width."""
+    widths = len(set(runs.numbers("width").tolist()))
+    whole = {key for key, rows in runs.by("seed").items() if len(set(rows.numbers("width").tolist())) == widths}
+    return runs.where(seed=lambda s: (s,) in whole)
 
 
 def _complete(best: Table) -> Table:

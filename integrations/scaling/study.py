@@ -124,6 +124,8 @@ def parameters_of(findings: fits.Findings) -> list[dict[str, Any]]:
         for name, one in (("N exponent", best.n_exponent), ("step exponent", best.d_exponent)):
             found.append({"law": "allocation", "model": model, "parameter": name, **one.row(), "runs": ""})
     for model, own in findings.overtaking.items():
+        if np.isnan(own.exponent.value):
+            continue  # not two places at which a larger size overtakes
         row = {"law": "overtaking", "model": model, "parameter": "N exponent", **own.exponent.row()}
         found.append({**row, "runs": own.operations.size})
     return found
