@@ -46,8 +46,8 @@ class Forecast(Record, frozen=True):
         today: the share now, with the interval that the scatter of the history leaves.
         share: at ``to``: today's value, with the interval that shares of real runs kept to.
         law_share: at ``to``, if both losses keep to their laws; intervals of the laws hold under that assumption alone.
-        dip_step: where the laws' share is lowest; NaN if they have no dip, and no upper end where some resamples have
-            none.
+        dip_step: where the laws' share is lowest; NaN if they have no dip, and without an upper end where more than a
+            few resamples have none: the history does not tell.
         dip_share: the share there.
         limit: where the laws' share ends.
         laws: of ``L_mean`` and ``L_equiv`` against the step, where one law holds.
@@ -141,10 +141,10 @@ class Forecast(Record, frozen=True):
     def _columns(self) -> estimate_tables.Columns:
         asked = ["today", f"step {shown(self.to)}", f"step {shown(self.to)}, by the laws"]
         found = [self.today, self.share, self.law_share]
-        if not np.isnan(self.dip_step.value):
+        if self.dip_step.bounded:
             asked.append(f"lowest by the laws, at step {self.dip_step}")
             found.append(self.dip_share)
-        percent = [Estimate(*(100 * end for end in (one.value, one.low, one.high))) for one in [*found, self.limit]]
+        percent = [Estimate(100 * one.value, 100 * one.low, 100 * one.high) for one in (*found, self.limit)]
         where = [*asked, "at the end of all training, by the laws"]
         return [(Column("the share", kind="text"), where), (Column("%"), percent)]
 
@@ -159,30 +159,38 @@ class Forecast(Record, frozen=True):
         return estimate_tables.rows(self._columns())
 
     def _figures(self) -> list[Figure]:
-        steps, drawn = self.history[:, 0], partial(figures.curves, x=label_of("step"))
-        ahead = np.geomspace(self.history[0, 0], self.to, 120)
-        losses = [
-            Line(loss, ahead, law.at(ahead), colour, law.band(ahead), (steps, self.history[:, 1 + place]))
-            for place, (colour, (loss, law)) in enumerate(zip((CALM, SERIES[0]), self.laws.items(), strict=True))
-        ]
-        mean, equiv = (np.vstack([law.values, law.draws]) for law in self.laws.values())
-        by_law = shares(mean, equiv, ahead)
-        band = np.array([interval_of(one, self.level) for one in by_law[1:].T]).T
-        own = self.history[:, 2] / self.history[:, 1:].sum(1)
-        share = [Line("by the laws", ahead, by_law[0], CALM, (band[0], band[1]), (steps, own)), self._fan()]
+        drawn = partial(figures.curves, x=label_of("step"))
+        losses = [self._line(place, colour) for place, colour in enumerate((CALM, SERIES[0]))]
+        share = [self._share_line(), self._fan()]
         return [
             Figure(
                 "Both losses against the step",
                 lambda ax: drawn(losses, y=label_of("loss", self.unit), ax=ax),
-                "Points are the history; the lines are laws with floors, with their intervals.",
+                "Points are the history; lines are laws with floors, from where they hold, with their intervals.",
             ),
             Figure(
                 "The share against the step",
                 lambda ax: drawn(share, y="share", ax=ax),
-                "Points are the history; one line is what follows of the laws, the other is today's share with the "
+                "Points are the history; one line is what follows from the laws, the other is today's share with the "
                 "interval that shares of real runs kept to.",
             ),
         ]
+
+    def _line(self, place: int, colour: str) -> Line:
+        """A loss, from where its law holds."""
+        law = self.laws[LOSSES[place]]
+        ahead = np.geomspace(law.range["step"][0], self.to, 120)
+        points = self.history[:, 0], self.history[:, 1 + place]
+        return Line(LOSSES[place], ahead, law.at(ahead), colour, law.band(ahead), points)
+
+    def _share_line(self) -> Line:
+        """The share by the laws, from where both hold."""
+        mean, equiv = (np.vstack([law.values, law.draws]) for law in self.laws.values())
+        ahead = np.geomspace(max(law.range["step"][0] for law in self.laws.values()), self.to, 120)
+        by_law = shares(mean, equiv, ahead)
+        low, high = np.array([interval_of(one, self.level) for one in by_law[1:].T]).T
+        points = self.history[:, 0], self.history[:, 2] / self.history[:, 1:].sum(1)
+        return Line("by the laws", ahead, by_law[0], CALM, (low, high), points)
 
     def _fan(self) -> Line:
         """Today's share, and how far it may go until the step asked for."""

@@ -70,16 +70,19 @@ def test_dips_and_limits_agree_with_brute_force():
 
 
 def test_there_is_no_dip_where_there_is_none():
-    """Both losses with one exponent and no floors keep their share for ever: no dip, and a limit of that share."""
-    found = forecast(history((0, 3.0, 0.5), (0, 1.0, 0.5)), to=1e6, resamples=50)
-    assert np.isnan(found.dip_step.value)
-    assert found.law_share.value == pytest.approx(0.25, rel=1e-3)
+    """Both losses with one exponent and no floors keep their share for ever; nor is a dip of the noise called one."""
+    mean, equiv = (0.0, 3.0, 0.5), (0.0, 1.0, 0.5)
+    assert np.isnan(dips(np.array([mean]), np.array([equiv]), 10.0)[0][0])
+    assert limits(np.array([mean]), np.array([equiv]))[0] == 0.25
+    found = forecast(history(mean, equiv, noise=0.02), to=1e6, resamples=50)
+    assert not found.dip_step.bounded
+    assert found.law_share.value == pytest.approx(0.25, rel=0.2)
     assert "lowest" not in str(found)
-    assert "lowest by the laws" in str(forecast(history(), resamples=50))
+    assert "lowest by the laws" in str(forecast(history(noise=0.02), resamples=50))
 
 
 def test_the_start_of_training_is_left_out():
-    """A plateau ten times as long as wide, then a law: fitted from where it begins, and not without it."""
+    """A plateau, then a law: fitted from where it begins; of a law without a plateau nothing is left out."""
     plateau = np.where(STEPS < 100, 30.0, 0.0)
     planted = history(noise=0.02)
     kept = settled_from(STEPS, planted["L_mean"])
@@ -89,7 +92,7 @@ def test_the_start_of_training_is_left_out():
     assert 80 <= STEPS[start] <= 140
     found = forecast({**planted, "L_mean": broken}, resamples=100)
     assert found.laws["L_mean"]["alpha"].value == pytest.approx(0.8, rel=0.15)
-    assert found.laws["L_mean"].range["step"][0] == STEPS[start]
+    assert found.laws["L_mean"].range["step"][0] == pytest.approx(STEPS[start])
 
 
 def correlated(seed, count=400, rho=0.8, noise=0.05):
@@ -127,10 +130,10 @@ def test_intervals_of_the_laws_cover_if_the_laws_hold():
 
 @pytest.mark.parametrize(("exponent", "fast"), [(0.8, True), (0.2, False)])
 def test_the_interval_is_that_of_real_runs(exponent, fast):
-    """A share that walks at random in log step, as far as shares of real runs go: 200 walks, 95 % are 190 ± 3.1."""
+    """A share that walks at random in log step, as far as shares of real runs go: 100 walks, 95 % are 95 ± 2.2."""
     steps = 10 ** (np.arange(8, 49) / 8)
     own, held = steps <= 1e4, 0
-    for seed in range(200):
+    for seed in range(100):
         generator = np.random.default_rng(seed)
         odds = -2 + WANDER[fast] * generator.standard_normal() * np.maximum(np.log(steps / 1e4), 0)
         mean = steps**-exponent
@@ -138,14 +141,15 @@ def test_the_interval_is_that_of_real_runs(exponent, fast):
         found = forecast(table, to=1e5, resamples=0)
         at = np.searchsorted(steps, 0.99e5)
         held += 1 / (1 + np.exp(-odds[at])) in found.share
-    assert 178 <= held <= 199
+    assert 88 <= held <= 100
     assert found.today.value == pytest.approx(1 / (1 + np.exp(2)))
     assert found.share.value == found.today.value
 
 
 def test_what_cannot_be_told_is_said():
-    near = forecast(history(noise=0.02), to=2e4, resamples=50)
-    far = forecast(history(noise=0.02), to=1e6, resamples=50)
+    falling = history((0.0, 40.0, 0.8), noise=0.02)
+    near = forecast(falling, to=1.5e4, resamples=50)
+    far = forecast(falling, to=1e6, resamples=50)
     still = forecast(history((1.0, 0.1, 0.5), noise=0.02), to=2e4, resamples=50)
     assert near.can_tell
     assert "will be near" in str(near)
