@@ -3,8 +3,9 @@
 With ``L_i = E_i + A_i t^−α_i``, the log odds of the share are ``log L_equiv − log L_mean``. Their derivative by
 ``log t`` is the difference of the local slopes, ``α_m w_m − α_e w_e`` with ``w = A t^−α / L``, the part of a loss above
 its floor: the share falls while ``L_equiv`` falls faster, and is lowest where the slopes are equal. Written out that is
-``α_e A_e E_m t^α_m − α_m A_m E_e t^α_e + (α_e − α_m) A_e A_m = 0``, which has two roots at most, one of them a minimum:
-without a floor of ``L_equiv`` (``E_e = 0``) there is none, and the share falls for ever or rises for ever.
+``α_e A_e E_m t^α_m − α_m A_m E_e t^α_e + (α_e − α_m) A_e A_m = 0``, which has two roots at most, one of them a minimum.
+Without a floor of ``L_equiv`` (``E_e = 0``) there is no minimum: the share ends at 0, or only rises. Without a floor
+of ``L_mean`` the minimum is at ``t^α_e = (α_e / α_m − 1) A_e / E_e``, if ``L_equiv`` falls with the higher power.
 """
 
 from __future__ import annotations

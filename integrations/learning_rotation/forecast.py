@@ -113,7 +113,8 @@ def tested(run: Run, seen: float) -> Row | None:
     reach = np.hypot(told.odds_stderr, told.wander * np.log(to / told.step))
     said = {"law": _law(told), "today": now + reach * norm.ppf(ENDS), "line": _line(told)}
     known = {"study": run.study, "run": run.name, "seen": seen, "step": told.step, "to": to, "now": now, "found": found}
-    return {**known, "places": len(told.history), "falling": told.falling, **said}
+    known |= {"places": len(told.history), "falling": told.falling, "stderr": told.odds_stderr}
+    return {**known, **said}
 
 
 def _law(told: Forecast) -> Array:
@@ -166,21 +167,39 @@ def _said(rows: list[Row], method: str) -> str:
 
 
 def wandering(rows: list[Row]) -> Printed:
-    """How far the log odds of the share went per factor of e in steps: root mean squares, which `WANDER` rounds."""
+    """How far the log odds of the share went per factor of e in steps: root mean squares, which `WANDER` rounds.
+
+    And how often the intervals of today's share hold in a study if they are set by the other studies alone.
+    """
     title = "Change of the share's log odds per factor of e in steps, rms"
-    table = Printed("", "L_mean falls fast", "it does not", box=None, title=title)
+    held = "set by the others, 80, 95 % hold"
+    table = Printed("", "L_mean falls fast", "it does not", held, box=None, title=title)
     for study in (*_studies(rows), "all"):
         own = [row for row in rows if study in ("all", row["study"])]
-        cells = []
-        for fast in (True, False):
-            went = [
-                (row["found"] - row["now"]) / np.log(row["to"] / row["step"])
-                for row in own
-                if (row["falling"] < FALLING) == fast
-            ]
-            cells.append(f"{np.sqrt(np.mean(np.square(went))):.2f} of {len(went)}" if went else "–")
-        table.add_row(study, *cells)
+        others = [row for row in rows if row["study"] != study]
+        counts = [sum((row["falling"] < FALLING) == fast for row in own) for fast in (True, False)]
+        cells = [
+            f"{wander:.2f} of {count}" if count else "–" for wander, count in zip(_wander(own), counts, strict=True)
+        ]
+        table.add_row(study, *cells, _held(own, _wander(others)) if study != "all" and others else "")
     return table
+
+
+def _wander(rows: list[Row]) -> Array:
+    """Of runs whose `L_mean` falls fast, and of others."""
+    went: tuple[list[float], list[float]] = ([], [])
+    for row in rows:
+        went[row["falling"] >= FALLING].append((row["found"] - row["now"]) / np.log(row["to"] / row["step"]))
+    return np.array([np.sqrt(np.mean(np.square(one))) if one else np.nan for one in went])
+
+
+def _held(rows: list[Row], wander: Array) -> str:
+    sizes = [
+        abs(row["found"] - row["now"])
+        / np.hypot(row["stderr"], wander[int(row["falling"] >= FALLING)] * np.log(row["to"] / row["step"]))
+        for row in rows
+    ]
+    return ", ".join(f"{100 * np.mean(np.array(sizes) <= norm.ppf((1 + level) / 2)):.0f}" for level in (0.8, 0.95))
 
 
 def dips(runs: Iterable[Run]) -> Printed:
