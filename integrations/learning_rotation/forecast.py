@@ -6,7 +6,8 @@ The law: share = `L_equiv / (L_mean + L_equiv)`, each loss `E + A step^-alpha`. 
 the studies the first tenth, third and half of the steps are given to `equiv_probe.scaling.forecast`, and what its laws
 say of the end is compared with the share found there: the mean over the last fifth of the steps. Two rivals: the share
 stays where it is, with the interval that shares of real runs kept to (`Forecast.share`); and a straight line through
-its log odds over the last ten-fold of steps. Prints the tables of the documentation and writes `results/forecast.csv`.
+its log odds over the last ten-fold of steps. Prints the tables of `forecast.md`, of the studies by whose runs those
+intervals were set and of those that were held out, and writes `results/forecast.csv`.
 
 Of FILEs with the columns `step`, `L_mean` and `L_equiv`, and any that distinguish runs, the same is printed, and
 nothing is written.
@@ -34,7 +35,7 @@ from equiv_probe.scaling.forecast_result import FALLING
 from equiv_probe.scaling.learning_curves import learning_curves
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -49,7 +50,9 @@ STUDIES = {
     "forces": ("force_field_training/results/*_steps.csv",),
 }
 """Tables of runs, by which the intervals of `Forecast.share` were set."""
-SETTINGS = {"weights", "width", "structures", "lr", "batch", "seed", "t"}
+HELD_OUT = {"escaip": ("escaip/results/steps.csv",)}
+"""Those of runs that were not looked at before."""
+SETTINGS = {"weights", "width", "structures", "lr", "batch", "decay", "seed", "t"}
 """Columns of numbers that distinguish runs, as all columns of text do."""
 SEEN = (0.1, 1 / 3, 0.5)
 """Parts of a run that forecasts are given."""
@@ -100,6 +103,12 @@ def runs_of(study: str, path: Path) -> Iterator[Run]:
         named = "/".join([path.stem, *(f"{part:g}" if isinstance(part, float) else str(part) for part in key)])
         if len(rows) > 3 and rows[-1, 2] > 0 and (rows[:, 2] / rows[:, 1:].sum(1)).max() > EQUIVARIANT:
             yield Run(study, named, rows)
+
+
+def committed(studies: Mapping[str, tuple[str, ...]]) -> list[Run]:
+    """The runs of some studies' tables."""
+    places = [(study, path) for study, globs in studies.items() for glob in globs for path in HERE.parent.glob(glob)]
+    return [run for study, path in sorted(places) for run in runs_of(study, path)]
 
 
 def tested(run: Run, seen: float) -> Row | None:
@@ -263,9 +272,7 @@ def main() -> None:
     if files:
         report([run for path in files for run in runs_of(path.stem, path)])
         return
-    places = [(study, glob) for study, globs in STUDIES.items() for glob in globs]
-    runs = [run for study, glob in places for path in sorted(HERE.parent.glob(glob)) for run in runs_of(study, path)]
-    write(report(runs), HERE / "results" / "forecast.csv")
+    write([*report(committed(STUDIES)), *report(committed(HELD_OUT))], HERE / "results" / "forecast.csv")
 
 
 if __name__ == "__main__":
