@@ -128,6 +128,7 @@ def test_intervals_of_the_laws_cover_if_the_laws_hold():
     assert half < 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("exponent", "fast"), [(0.8, True), (0.2, False)])
 def test_the_interval_is_that_of_real_runs(exponent, fast):
     """A share that walks at random in log step, as far as shares of real runs go: 100 walks, 95 % are 95 ± 2.2."""
