@@ -142,10 +142,6 @@ class Measuring:
         return self.run.logbook
 
     @property
-    def _trainer(self) -> Any:
-        return self.run.trainer
-
-    @property
     def state_key(self) -> str:
         """The name of the callback's state in a checkpoint."""
         return "EquivarianceCallback" + (" of EQUIV_PROBE" if self.from_environment else "")
