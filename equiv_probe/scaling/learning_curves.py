@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.scaling.power_law import EXACT, bounds_of, starts_of
+from equiv_probe.scaling.power_law import bounds_of, starts_of
 from equiv_probe.scaling.solver import predicted, solve
 from equiv_probe.scaling.table import Table, table_of
 
@@ -22,8 +22,10 @@ FEWEST = 4
 """Places that a law of three parameters needs, with one to see how far they scatter."""
 DELTA = 0.1
 """Huber's, of log losses, while it is sought where the law begins."""
-SETTLED = 6
-"""The least number of places that may be kept of a longer history."""
+LOOSER = 1.5
+"""How much larger than the noise residuals may be where a law holds."""
+SMOOTH = 0.01
+"""The least noise of log losses: smoother curves are no better known than that."""
 
 
 def learning_curves(history: Table | Mapping[str, Any]) -> tuple[Array, list[str]]:
@@ -70,16 +72,16 @@ def learning_curves(history: Table | Mapping[str, Any]) -> tuple[Array, list[str
 def settled_from(step: Array, loss: Array) -> int:
     """The first place from which on one power law with a floor holds: what is before it is the start of training.
 
-    Each choice is judged by Akaike's criterion for small samples; a place that is left out counts as one that the law
-    misses by a factor of e.
+    A law holds if its residuals are not much larger than what neighbouring places differ by: the scatter of second
+    differences of the logarithms. If none does, the last few places are what is fitted.
     """
     z, log_y = (np.log(step) - np.log(step).mean())[:, None], np.log(loss) - np.log(loss).mean()
-    first = np.arange(max(len(step) - SETTLED, 0) + 1)
+    noise = 1.4826 * np.median(np.abs(np.diff(log_y, 2))) / np.sqrt(6)
+    first = np.arange(len(step) - FEWEST + 1)
     kept = (np.arange(len(step)) >= first[:, None]).astype(float)
     starts = np.stack([starts_of(z[start:], log_y[start:], None) for start in first])
     same = np.broadcast_to(log_y, kept.shape)
     theta, _, _ = solve(z, same, kept, starts, bounds=bounds_of(1, None), delta=DELTA)
     squares = (kept * (log_y - np.log(predicted(theta, z))) ** 2).sum(1)
-    count = kept.sum(1)
-    scores = count * np.log(np.maximum(squares / count, EXACT**2)) + 8 * count / np.maximum(count - 5, 0.5)
-    return int(np.argmin(scores))
+    holds = np.sqrt(squares / kept.sum(1)) <= LOOSER * max(noise, SMOOTH)
+    return int(first[holds][0] if holds.any() else first[-1])
