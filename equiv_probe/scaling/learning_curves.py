@@ -20,6 +20,8 @@ PER_DECADE = 8
 """Places at which a history is averaged, for each factor of ten in steps."""
 FEWEST = 4
 """Places that a law of three parameters needs, with one to see how far they scatter."""
+SEVERAL = 1.5
+"""Rows for each step from which on a table is of several runs, and not of one that was begun again."""
 DELTA = 0.1
 """Huber's, of log losses, while it is sought where the law begins."""
 LOOSER = 1.5
@@ -54,6 +56,11 @@ def learning_curves(history: Table | Mapping[str, Any]) -> tuple[Array, list[str
     mean = table.numbers("L_mean") if "L_mean" in table else table.numbers("L_total") - equiv
     there = np.isfinite(step) & np.isfinite(mean) & np.isfinite(equiv) & (step > 0)
     values = np.column_stack([step, mean, equiv])[there]
+    steps = len(np.unique(values[:, 0]))
+    if len(values) >= SEVERAL * steps > 0:
+        raise EquivProbeError(
+            f"{len(values)} rows at {steps} steps", "one run", "table.where(column=value), or --where column=value"
+        )
     place = np.floor(PER_DECADE * np.log10(values[:, 0]) + 1e-9)
     own = [values[place == one] for one in np.unique(place)]
     rows = np.array([[np.exp(np.log(one[:, 0]).mean()), *np.median(one[:, 1:], 0)] for one in own]).reshape(-1, 3)

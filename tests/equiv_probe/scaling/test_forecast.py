@@ -181,6 +181,7 @@ def test_measurements_are_averaged_and_noise_below_zero_is_left_out():
         ({}, 5000, "a later step"),
         ({"L_equiv": -law(EQUIV, STEPS)}, None, "0 places"),
         ({"stage": ["train"] * 12 + ["val"] * 13}, None, "2 kinds of stage"),
+        ({"step": np.repeat(STEPS[:13], 2)[:25]}, None, "25 rows at 13 steps"),
         ({"seed": [0] * 12 + [1] * 13}, None, "2 kinds of seed"),
     ],
 )
