@@ -66,8 +66,24 @@ class AbsoluteInput(InputLayer):  # type: ignore[misc]
         return found
 
 
+class FreeHead(EScAIPDirectForceHead):  # type: ignore[misc]
+    """Three numbers from the features of an atom, which nothing ties to a direction in space."""
+
+    def compiled_forward(self, edge_features: Tensor, node_features: Tensor, data: Any) -> Tensor:
+        """Forces, ``(N, 3)``."""
+        del edge_features, data
+        found: Tensor = self.force_direction_layer(self.node_norm(node_features))
+        return found
+
+
 def escaip(
-    size: SizeName = "medium", *, radius: float = 6.0, neighbours: int = 30, seed: int = 0, absolute: bool = False
+    size: SizeName = "medium",
+    *,
+    radius: float = 6.0,
+    neighbours: int = 30,
+    seed: int = 0,
+    absolute: bool = False,
+    free: bool = False,
 ) -> nn.Module:
     """The model with a head for forces that are no gradient, without compilation and padding.
 
@@ -77,6 +93,7 @@ def escaip(
         neighbours: as many as lie within the radius: then none is cut off, and the graph is invariant.
         seed: of the weights.
         absolute: whether the first layer sees the edges' directions, which breaks the invariance of the backbone.
+        free: whether forces are read off the atoms' features, and not sums over directions of edges.
     """
     torch.manual_seed(seed)
     width, layers, heads, frequencies = SIZES[size]
@@ -110,7 +127,8 @@ def escaip(
     if absolute:
         configs = (backbone.global_cfg, backbone.molecular_graph_cfg, backbone.gnn_cfg, backbone.reg_cfg)
         backbone.input_block.input_layer = AbsoluteInput(*configs)
-    return HydraModelV2(backbone, {"forces": EScAIPDirectForceHead(backbone)})
+    head = FreeHead if free else EScAIPDirectForceHead
+    return HydraModelV2(backbone, {"forces": head(backbone)})
 
 
 NEIGHBOURS = {"ethanol": 8, "3bpa": 26, "gfn2": 23}

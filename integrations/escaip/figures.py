@@ -2,7 +2,7 @@
 
     python integrations/escaip/figures.py
 
-Reads ``runs/*/steps.csv`` where there are any and writes ``results/steps.csv``; draws ``results/line.png`` (three
+Reads ``runs/*/steps.csv`` where there are any and writes ``results/steps.csv``; draws ``results/line.png`` (four
 architectures), ``results/what_moves_it.png`` (data, learning rate, augmentation, batch) and ``results/gradients.png``;
 prints the correlations of share and gradients.
 """
@@ -29,10 +29,11 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 TABLE = RESULTS / "steps.csv"
 DESCRIBED = ("data", "model", "size", "structures", "lr", "optimizer", "batch", "augment", "decay", "seed")
-COLOURS = {"escaip": "C0", "absolute": "C1", "coordinates": "C3"}
+COLOURS = {"escaip": "C0", "absolute": "C2", "free": "C1", "coordinates": "C3"}
 NAMES = {
     "escaip": "EScAIP: invariant but for three rows",
-    "absolute": "EScAIP that sees the edges' directions",
+    "absolute": "EScAIP that sees directions",
+    "free": "that, with a head free of directions",
     "coordinates": "transformer on coordinates",
 }
 PAPER = {
@@ -95,7 +96,7 @@ def curve(axes: Axes, found: Sequence[Sequence[Row]], column: str, **look: Any) 
 
 
 def line(rows: Sequence[Row], sets: Sequence[str]) -> None:
-    """Both losses and the share of the three architectures, by set; the rate falls to zero in the end."""
+    """Both losses and the share of the four architectures, by set; the rate falls to zero in the end."""
     figure = Figure(figsize=(11, 3.3 * len(sets)), layout="constrained")
     grid = figure.subplots(len(sets), 3, squeeze=False)
     for (loss, equiv, share), data in zip(grid, sets, strict=True):
@@ -116,7 +117,7 @@ def line(rows: Sequence[Row], sets: Sequence[str]) -> None:
         share.set(ylabel="share; line: 2 %")
         for axes in (loss, equiv, share):
             axes.set(xscale="log", yscale="log", xlabel="training step")
-    figure.legend(*grid[0][2].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=8)
+    figure.legend(*grid[0][2].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=8)
     figure.savefig(RESULTS / "line.png", dpi=110)
 
 

@@ -1,8 +1,9 @@
-"""Three force fields between invariant and unconstrained, behind one pair of functions: `batch` and `forces_of`.
+"""Four force fields between invariant and unconstrained, behind one pair of functions: `batch` and `forces_of`.
 
 ``escaip``: fairchem's, invariant up to the three rows of its head. ``absolute``: the same, with every edge's direction
-in the frame of the data among its features. ``coordinates``: the transformer of ``../force_field``, whose tokens and
-pairs see x, y and z from the first layer on.
+in the frame of the data among its features. ``free``: that, and forces are three numbers read off an atom's features
+instead of sums over directions of edges. ``coordinates``: the transformer of ``../force_field``, whose tokens and pairs
+see x, y and z from the first layer on.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 sys.path.append(str(Path(__file__).parents[1] / "force_field"))
 import transformer
 
-Model = Literal["escaip", "absolute", "coordinates"]
+Model = Literal["escaip", "absolute", "free", "coordinates"]
 
 
 class Coordinates(nn.Module):
@@ -49,7 +50,7 @@ def network(model: Model, size: escaip.SizeName, neighbours: int, scale: float, 
     """A new network from its seed; sizes are fairchem's, and for ``coordinates`` the width and three layers.
 
     Args:
-        model: which of the three.
+        model: which of the four.
         size: a key of `escaip.SIZES`.
         neighbours: as many as lie within 6 Å of an atom.
         scale: rms of the force components, eV/Å.
@@ -58,7 +59,7 @@ def network(model: Model, size: escaip.SizeName, neighbours: int, scale: float, 
     if model == "coordinates":
         torch.manual_seed(seed)
         return Coordinates(escaip.SIZES[size].width, 3, scale)
-    return escaip.escaip(size, neighbours=neighbours, seed=seed, absolute=model == "absolute")
+    return escaip.escaip(size, neighbours=neighbours, seed=seed, absolute=model != "escaip", free=model == "free")
 
 
 def batch(model: nn.Module, chosen: Sequence[Any], rotations: Tensor | None = None) -> Any:

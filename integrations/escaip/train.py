@@ -152,7 +152,7 @@ def main() -> None:
     """Trainings one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=list(NEIGHBOURS), default="gfn2")
-    parser.add_argument("--model", choices=["escaip", "absolute", "coordinates"], nargs="+", default=["escaip"])
+    parser.add_argument("--model", choices=["escaip", "absolute", "free", "coordinates"], nargs="+", default=["escaip"])
     parser.add_argument("--size", choices=list(SIZES), nargs="+", default=["medium"])
     parser.add_argument("--structures", type=int, nargs="+", default=[0], help="to train on; 0 for all")
     parser.add_argument("--lr", type=float, nargs="+", default=[5e-4])

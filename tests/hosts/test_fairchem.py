@@ -237,7 +237,7 @@ def test_both_losses_in_closed_form(data: Path) -> None:
 
 
 @pytest.mark.usefixtures("study")
-@pytest.mark.parametrize("name", ["absolute", "coordinates"])
+@pytest.mark.parametrize("name", ["absolute", "free", "coordinates"])
 def test_losses_and_gradients_without_closed_form(name: str, data: Path) -> None:
     """The 24 rotations of the cube, against Haar rotations; gradients against differences along themselves."""
     import measuring
