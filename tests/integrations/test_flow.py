@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -321,3 +322,93 @@ def test_sampler_of_the_egnn_is_at_the_floor_and_that_of_the_transformer_is_not(
         if name.startswith("random frame")
     }
     assert frames["along"] < 1e-4 < frames["fixed"]
+
+
+# --- by time
+
+
+def by_time_of(study: SimpleNamespace) -> SimpleNamespace:
+    """The script of the long runs, which finds the study's modules in `sys.modules`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER.parent / "learning_rotation")
+        spec = importlib.util.spec_from_file_location("by_time", FOLDER / "by_time.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+def double(held: Any) -> Any:
+    """The same structures in float64."""
+    return dataclasses.replace(held, x=held.x.double())
+
+
+def direct(study: SimpleNamespace, net: nn.Module, held: Any, t: float, size: int, rotations: Tensor) -> Tensor:
+    """`L_mean` and `L_equiv` of four blocks at one time, by plain averages over rotations ``(n, B, 3, 3)``, float64."""
+    found = []
+    for k in range(4):
+        x1, z, mask = held.take(torch.arange(k * size, (k + 1) * size))
+        torch.manual_seed(study.train.EVALUATION_SEED + k)
+        x0, _ = study.flow.draw(x1, mask)
+        xt, at = torch.lerp(x0, x1, t), x1.new_full((size,), t)
+        orbit = torch.stack([net(xt @ g.mT, at, z, mask) @ g for g in rotations])
+        count = 3 * mask.sum()
+        equiv = (orbit - orbit.mean(0)).square().sum() / count / (len(rotations) - 1)
+        total = (orbit - (x1 - x0)).square().sum() / count / len(rotations)
+        found.append(torch.stack([total - equiv, equiv]))
+    return torch.stack(found).mean(0)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.8])
+def test_losses_at_a_time_are_those_of_brute_force(study: SimpleNamespace, tmp_path: Path, t: float) -> None:
+    """Against plain averages over random rotations of the same structures with the same noise."""
+    by_time, trained = by_time_of(study), run(study, tmp_path / "run")
+    net = trained.net.double().eval()
+    size, groups, trained.held = 4, 24, double(trained.held)
+    found = by_time.losses_and_gradients(by_time.fixed_loss(trained, t, size), by_time.BLOCKS)
+    with torch.no_grad():
+        rotations = haar(8 * groups * size).reshape(groups, 8, size, 3, 3)
+        drawn = [direct(study, net, trained.held, t, size, some) for some in rotations]
+    wanted = torch.stack(drawn)
+    for k, name in enumerate(("L_mean", "L_equiv")):
+        # Ours are 24 rotations of a design, theirs 8 random ones in every group, and so at most as precise.
+        error = 5 * float(wanted[:, k].std()) * (1 / 3 + 1 / groups) ** 0.5
+        assert abs(found[name] - float(wanted[:, k].mean())) < error, name
+        assert error < 0.3 * float(wanted[:, 1].mean())  # without averaging, L_mean would be wrong by all of L_equiv
+    assert found["share"] == pytest.approx(found["L_equiv"] / (found["L_mean"] + found["L_equiv"]), rel=1e-12)
+
+
+def test_gradients_of_fixed_losses_are_those_of_finite_differences(study: SimpleNamespace, tmp_path: Path) -> None:
+    """Along its own gradient a loss rises by the gradient's norm; along that of the other, by the cosine of it."""
+    by_time, trained = by_time_of(study), run(study, tmp_path / "run")
+    trained.net.double().eval()
+    trained.held = double(trained.held)
+    loss, count = by_time.fixed_loss(trained, 0.6, 3), by_time.BLOCKS
+    found = by_time.losses_and_gradients(loss, count)
+
+    def values() -> Tensor:
+        with torch.no_grad():
+            rows = [
+                torch.stack([one.mean, one.equiv]) for one in (block() for block in loss.blocks(count, "structures"))
+            ]
+        return torch.stack(rows).mean(0)
+
+    ascent = []
+    for k in range(2):
+        blocks = [block()[1 + k] for block in loss.blocks(count, "structures")]
+        ascent.append(torch.autograd.grad(torch.stack(blocks).mean(), loss.parameters.values(), allow_unused=True))
+    start = [value.detach().clone() for value in loss.parameters.values()]
+    for k, name in enumerate(("mean", "equiv")):
+        norm, ends = found[f"gradient_{name}"], []
+        for sign in (1, -1):
+            for value, origin, slope in zip(loss.parameters.values(), start, ascent[k], strict=True):
+                value.data = origin if slope is None else origin + sign * 1e-4 * slope / norm
+            ends.append(values())
+        slopes = (ends[0] - ends[1]) / 2e-4
+        for value, origin in zip(loss.parameters.values(), start, strict=True):
+            value.data = origin
+        assert float(slopes[k]) == pytest.approx(norm, rel=1e-4)
+        other = found[f"gradient_{('equiv', 'mean')[k]}"] * found["cosine"]
+        assert float(slopes[1 - k]) == pytest.approx(other, rel=1e-3, abs=1e-4 * norm)
+    unbiased = ep.analysis.gradients(loss, blocks="structures", n_blocks=count)
+    assert found["unbiased_mean"] == pytest.approx(unbiased.norm_mean.value, rel=1e-6, nan_ok=True)
+    assert found["unbiased_equiv"] == pytest.approx(unbiased.norm_equiv.value, rel=1e-6)
