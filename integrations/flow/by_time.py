@@ -1,7 +1,7 @@
 """Both losses, the share and both gradients at the times of Shen et al., on the way through long runs.
 
     python integrations/flow/by_time.py [--config dip] [--runs augmented plain] [--seeds 0 1 2]
-    python integrations/flow/by_time.py --config dip-adk --runs augmented --seeds 0 --size 1
+    python integrations/flow/by_time.py --config dip-adk64 --runs augmented --seeds 0 --size 4
 
 Trains what is not trained yet (the same command goes on with what was stopped), and measures at every mark of the
 configuration: held-out structures with fixed noise, at fixed times, under fixed rotations. ``t = 0`` is noise and
@@ -59,19 +59,11 @@ def fixed_loss(run: Run, t: float, size: int) -> ep.analysis.OrbitLoss:
     )
 
 
-def measure(run: Run, size: int) -> list[Row]:
-    """The rows of the weights that the network has now, one for each time."""
+def measure(run: Run, step: int, size: int) -> list[Row]:
+    """At the weights that a run has kept at a step: a row for each time."""
+    run.net.load_state_dict(torch.load(run.weights_at(step), map_location=run.device, weights_only=True))
     run.net.eval()
     return [{"t": t, **losses_and_gradients(fixed_loss(run, t, size), BLOCKS)} for t in TIMES]
-
-
-def rows_of(run: Run, name: str, size: int, steps: list[int], known: list[Row], path: Path) -> None:
-    """Measure what is not known yet of the steps whose weights a run has kept, and add it to the table."""
-    done = {row["step"] for row in known if (row["run"], row["seed"]) == (name, run.config.seed)}
-    for step in (step for step in steps if step not in done and run.weights_at(step).exists()):
-        run.net.load_state_dict(torch.load(run.weights_at(step), map_location=run.device, weights_only=True))
-        known += [{"run": name, "seed": run.config.seed, "step": step, **row} for row in measure(run, size)]
-        write(path, known)
 
 
 def tables(rows: list[Row], marks: tuple[int, ...]) -> None:
@@ -108,7 +100,12 @@ def main() -> None:
             run = Run(config, augment=name == "augmented", out=folder, device=args.device).train(args.until)
             if run.augmentation is not None:
                 run.augmentation.remove()
-            rows_of(run, name, args.size, args.steps or list(config.marks), rows, path)
+            done = {row["step"] for row in rows if (row["run"], row["seed"]) == (name, seed)}
+            for step in args.steps or config.marks:
+                if step not in done and run.weights_at(step).exists():
+                    own = {"run": name, "seed": seed, "step": step}
+                    rows += [own | row for row in measure(run, step, args.size)]
+                    write(path, rows)
     tables(rows, config.marks)
 
 

@@ -77,7 +77,7 @@ class Denoising(Training):
 PRESETS = {
     "small": Denoising(),
     "long": Denoising(steps=3000, folder="runs-long", evaluate=250, marks=(0, 100, 1000, 3000)),
-    "dip": Denoising(  # a step of 10 ms on one free CPU thread; the rate stays up, as VoxMol's does
+    "dip": Denoising(  # a step of some 7 ms on one free CPU thread; the rate stays up, as VoxMol's does
         steps=20_000,
         batch=4,
         rate=3e-4,
@@ -87,9 +87,11 @@ PRESETS = {
         evaluate=1000,
         folder="runs-dip",
         marks=DIP_MARKS,
-        size=12,
-        resolution=0.9,
-        radius=1.0,
+        size=8,
+        resolution=1.25,
+        radius=1.4,
+        reach=4.5,
+        widths=(16, 32),
     ),
     "gpu": Denoising(
         steps=100_000,
