@@ -1,7 +1,6 @@
 """Both losses, the share and both gradients at the times of Shen et al., on the way through long runs.
 
     python integrations/flow/by_time.py [--config dip] [--runs augmented plain] [--seeds 0 1 2]
-    python integrations/flow/by_time.py --config dip-adk64 --runs augmented --seeds 0 --size 4
 
 Trains what is not trained yet (the same command goes on with what was stopped), and measures at every mark of the
 configuration: held-out structures with fixed noise, at fixed times, under fixed rotations. ``t = 0`` is noise and
@@ -13,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import flow
 import torch
@@ -25,45 +25,58 @@ import equiv_probe as ep
 sys.path.append(str(Path(__file__).parents[1] / "learning_rotation"))
 from flow_and_voxel import Row, correlation, losses_and_gradients, read, write
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TIMES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
 BLOCKS = 4
 PLAN = ep.RotationPlan("tetrahedral", replicates=2)
 """24 rotations of every structure; products of the two independent twelves make both losses unbiased."""
 
 
-def fixed_loss(run: Run, t: float, size: int) -> ep.analysis.OrbitLoss:
-    """The decomposed loss at one time, as a function of the weights.
+def fixed_batches(run: Run, t: float, size: int) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+    """What the network is given at one time, and what it should say: held-out structures, with noise of their own.
 
     Args:
-        run: whose network and held-out structures.
+        run: whose held-out structures.
         t: from 0, noise, to 1, data.
-        size: structures in each of the blocks; every block has noise of its own, the same at all times.
+        size: structures in each of the blocks; their noise is the same at all times.
     """
-    inputs, targets, masks = [], [], []
+    inputs, targets = [], []
     for k in range(BLOCKS):
         x1, z, mask = run.held.take(torch.arange(k * size, (k + 1) * size), run.device)
         torch.manual_seed(EVALUATION_SEED + k)
         x0, _ = flow.draw(x1, mask)
         inputs.append({"x": torch.lerp(x0, x1, t), "t": x1.new_full((size,), t), "z": z, "mask": mask})
         targets.append(flow.target(x0, x1, run.config.predict))
-        masks.append(mask)
+    return inputs, targets
+
+
+def fixed_loss(run: Run, t: float, size: int) -> ep.analysis.OrbitLoss:
+    """The decomposed loss at one time, as a function of the weights; see :func:`fixed_batches`."""
+    inputs, targets = fixed_batches(run, t, size)
+    schema, masks = flow.schema(run.config.predict), [given["mask"] for given in inputs]
     return ep.analysis.OrbitLoss(
-        lambda given: run.net(**given),
-        inputs,
-        targets,
-        flow.schema(run.config.predict),
-        PLAN,
-        center="origin",
-        mask=masks,
-        per_structure=True,
+        lambda given: run.net(**given), inputs, targets, schema, PLAN, center="origin", mask=masks, per_structure=True
     )
+
+
+def guess(run: Run, t: float, size: int) -> float:
+    """The least loss of a multiple of the input: equivariant, and blind to what a molecule looks like."""
+    inputs, targets = fixed_batches(run, t, size)
+    x, y = (torch.cat([one.flatten() for one in some]) for some in ([given["x"] for given in inputs], targets))
+    count = 3 * sum(int(given["mask"].sum()) for given in inputs)  # empty slots hold zeros
+    return float((y - (x @ y / (x @ x)) * x).square().sum() / count)
 
 
 def measure(run: Run, step: int, size: int) -> list[Row]:
     """At the weights that a run has kept at a step: a row for each time."""
     run.net.load_state_dict(torch.load(run.weights_at(step), map_location=run.device, weights_only=True))
     run.net.eval()
-    return [{"t": t, **losses_and_gradients(fixed_loss(run, t, size), BLOCKS)} for t in TIMES]
+    return [
+        {"t": t, **losses_and_gradients(fixed_loss(run, t, size), BLOCKS), "L_guess": guess(run, t, size)}
+        for t in TIMES
+    ]
 
 
 def tables(rows: list[Row], marks: tuple[int, ...]) -> None:

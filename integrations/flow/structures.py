@@ -54,19 +54,18 @@ def load(name: str) -> tuple[Structures, Structures]:
     """A training and a held-out set, the latter in random order.
 
     Args:
-        name: ``"ligands"``, ``"ccd"``, ``"adk"`` or ``"adk64"``, its first 64 residues; all but the first are below
-            ``$EQUIV_PROBE_DATA``.
+        name: ``"ligands"``, ``"ccd"`` or ``"adk"``; the latter two below ``$EQUIV_PROBE_DATA``.
     """
     rng = np.random.default_rng(0)
     if name == "ligands":
         rows, held = _flat(SHIPPED, 1 / MILLI)
     elif name == "ccd":
         rows, held = _flat(_shared("ccd_ligands/ccd_ideal_8000.npz"), 1.0)
-    elif name in {"adk", "adk64"}:
-        traces = np.load(_shared("adk_ca/adk_dims_ca_backbone.npz"))["ca"][:, : 64 if name == "adk64" else None]
+    elif name == "adk":
+        traces = np.load(_shared("adk_ca/adk_dims_ca_backbone.npz"))["ca"]
         rows, held = [(np.arange(1, len(ca) + 1), ca) for ca in traces], None  # residues by their number
     else:
-        raise ValueError(f"--data {name}; expected ligands, ccd, adk or adk64")
+        raise ValueError(f"--data {name}; expected ligands, ccd or adk")
     if held is None:
         held = np.zeros(len(rows), bool)
         held[rng.choice(len(rows), min(1000, len(rows) // 5), replace=False)] = True

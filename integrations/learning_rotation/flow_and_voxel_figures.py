@@ -36,7 +36,7 @@ PROTEINA = {
 """Share in % by flow time, read off the paper's figures (± 10 %), at these steps."""
 PROTEINA_STEPS = 10_000, 100_000, 1_000_000
 VOXMOL = "data_10pct", "data_50pct", "model_7M"
-FLOWS = {"dip": "ligands", "dip-adk64": "adenylate kinase"}
+FLOWS = {"dip": "ligands"}
 
 
 def voxmol() -> dict[str, list[Row]]:
