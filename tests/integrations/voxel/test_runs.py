@@ -123,6 +123,33 @@ def test_denoiser_resumes(vx: SimpleNamespace, shared_data: Path, tmp_path: Path
     )
 
 
+def test_losses_and_gradients_by_step_are_those_of_the_24_rotations(
+    vx: SimpleNamespace, shared_data: Path, tmp_path: Path
+) -> None:
+    """Losses against rotated grids by look-up, gradients against those of the same two numbers, in float64."""
+    task = vx.denoise.Task(replace(small(vx, tmp_path), held=16), "none")
+    found = vx.by_step.measure(task)
+    clean = task.density(task.molecules[:16])
+    noisy = task.noisy(clean, vx.training.generator_for(task.device, 0, 0, 4)).double()
+    network = copy.deepcopy(task.network).double()
+    orbit = torch.stack(
+        [rotated_grid(network(rotated_grid(noisy, g)), g.T) for g in ep.RotationPlan("cube").rotations()[0]]
+    )
+    mean, equiv = (orbit.mean(0) - clean).square().mean(), (orbit - orbit.mean(0)).square().mean()
+    assert found["share"] == pytest.approx(float((equiv / (mean + equiv)).detach()), rel=1e-4)
+    assert found["L_zero"] == pytest.approx(float(clean.square().mean()), rel=1e-5)
+    slopes = []
+    for name, loss in (("mean", mean), ("equiv", equiv)):
+        gradient = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+        slopes.append(torch.cat([one.reshape(-1) for one in gradient]))
+        assert found[f"L_{name}"] == pytest.approx(float(loss.detach()), rel=1e-4)  # the network there is in float32
+        assert found[f"gradient_{name}"] == pytest.approx(float(slopes[-1].norm()), rel=1e-3)
+        # Of 16 molecules the noise lengthens a gradient, and products of different blocks leave that out.
+        assert 0.5 * found[f"gradient_{name}"] < found[f"unbiased_{name}"] < 1.001 * found[f"gradient_{name}"]
+    assert found["cosine"] == pytest.approx(float(torch.cosine_similarity(*slopes, dim=0)), abs=1e-3)
+    assert found["share"] > 0.01
+
+
 def test_noise_averages_out_of_the_covariance(vx: SimpleNamespace) -> None:
     """A field that stays in the grid's frame, under noise: over the cube its variance over rotations, and no noise."""
     torch.manual_seed(0)
