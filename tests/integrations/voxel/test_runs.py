@@ -150,6 +150,20 @@ def test_losses_and_gradients_by_step_are_those_of_the_24_rotations(
     assert found["share"] > 0.01
 
 
+def test_the_best_filter_is_found_and_is_equivariant(vx: SimpleNamespace) -> None:
+    """Where the clean grid is such a filter of the noisy one nothing is left over; what a filter cannot do is."""
+    torch.manual_seed(0)
+    noisy = torch.randn(4, 2, 6, 6, 6, dtype=DOUBLE)
+    kernel = torch.zeros(2, 2, 3, 3, 3, dtype=DOUBLE)
+    kernel[0, 1, 1, 1, 1], kernel[1, 0] = 0.5, 0.1  # from the other channel: a multiple, and a mean over a cube
+    clean = torch.nn.functional.conv3d(noisy, kernel, padding=1) + 0.3
+    assert vx.by_step.filtered(clean, noisy) < 1e-24
+    lopsided = torch.roll(noisy, 1, -1)  # one step along x: half of it along each of the six ways would be equivariant
+    assert 0.5 < vx.by_step.filtered(lopsided, noisy) < 1
+    turned = [torch.rot90(grid, 1, (-1, -3)) for grid in (lopsided, noisy)]
+    assert vx.by_step.filtered(*turned) == pytest.approx(vx.by_step.filtered(lopsided, noisy), rel=1e-9)
+
+
 def test_noise_averages_out_of_the_covariance(vx: SimpleNamespace) -> None:
     """A field that stays in the grid's frame, under noise: over the cube its variance over rotations, and no noise."""
     torch.manual_seed(0)
