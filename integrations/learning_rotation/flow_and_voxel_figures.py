@@ -35,7 +35,7 @@ PROTEINA = {
 }
 """Share in % by flow time, read off the paper's figures (± 10 %), at these steps."""
 PROTEINA_STEPS = 10_000, 100_000, 1_000_000
-VOXMOL = "data_10pct", "data_50pct", "model_7M"
+VOXMOL = "data_10pct", "data_25pct", "model_7M"
 
 
 def voxmol() -> dict[str, list[Row]]:
@@ -103,7 +103,8 @@ def voxel_figure(rows: list[Row], published: dict[str, list[Row]], path: Path) -
         lines(axes, own, "L_mean", color=f"C{k}", label=label)
         lines(axes, own, "L_equiv", "--", color=f"C{k}")
         lines(share, [row | {"share": 100 * row["share"]} for row in own], "share", style, color=f"C{k}", label=label)
-    ours.axhline(rows[0]["L_zero"], color="grey", lw=0.8, label="a guess of 0")
+    for key, style, label in (("L_zero", "-", "a guess of 0"), ("L_filter", ":", "the best blind filter")):
+        ours.axhline(rows[0][key], color="grey", ls=style, lw=1, label=label)
     ours.set_title("L_mean (line), L_equiv (dashed)")
     theirs.set_title("the same, as published")
     share.set_title("share, %")
