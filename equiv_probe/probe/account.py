@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from equiv_probe.probe.timer import Timer
 
 EVALUATION = 0.5
 """Part of the cost that is kept for evaluation, where there is evaluation and training follows the cost too."""
+MEASURING = 0.5
+"""Part of the cost that is left for measuring, however much goes into what is done around it."""
 
 
 @dataclass
@@ -23,6 +28,7 @@ class Account:
         began: when the first call was counted; None before that.
         training: the timers of what is measured in training.
         evaluation: likewise.
+        around: seconds that went into what is done at steps that are not measured, and into logging.
     """
 
     cost: float | None = None
@@ -30,6 +36,16 @@ class Account:
     began: float | None = None
     training: list[Timer] = field(default_factory=list)
     evaluation: list[Timer] = field(default_factory=list)
+    around: float = 0.0
+
+    @contextmanager
+    def attended(self) -> Iterator[None]:
+        """A context whose time is not a measurement's, but is the run's cost all the same."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.around += time.perf_counter() - began
 
     def start(self) -> None:
         """Say that the run is under way."""
@@ -43,14 +59,16 @@ class Account:
 
     @property
     def spent(self) -> float:
-        """Seconds that went into measuring."""
-        return _sum(self.training) + _sum(self.evaluation)
+        """Seconds that went into measuring, and what is done around it."""
+        return _sum(self.training) + _sum(self.evaluation) + self.around
 
     def rate(self, *, evaluation: bool) -> float:
         """Seconds of measuring that are gained by each second of the run."""
         assert self.cost is not None
         both = self.paced and (evaluation or bool(self.evaluation))
-        return self.cost * ((EVALUATION if evaluation else 1 - EVALUATION) if both else 1.0)
+        elapsed = self.elapsed
+        left = max(self.cost - self.around / elapsed, MEASURING * self.cost) if elapsed else self.cost
+        return left * ((EVALUATION if evaluation else 1 - EVALUATION) if both else 1.0)
 
     def room(self, *, evaluation: bool, kept: float = 0.0) -> float:
         """Seconds that may go into measuring now; negative after more was spent than the run has earned yet.

@@ -78,9 +78,12 @@ class Schedules(dict[tuple[str, str], Schedule]):
     def lines(self) -> dict[str, str]:
         """For a report: how often was measured, and what it took."""
         shown = {f"measured in {stage}, {kind}s": str(one) for (kind, stage), one in self.items() if one.step}
-        elapsed, spent = self.account.elapsed, sum(one.seconds for one in self.values())
+        elapsed, around = self.account.elapsed, self.account.around
+        spent = around + sum(one.seconds for one in self.values())
         if elapsed:
             limit = "no limit" if self.account.cost is None else f"limit {100 * self.account.cost:.3g} %"
+            if around > 0.1 * spent:
+                limit = f"{100 * around / elapsed:.2g} % into logging and waiting for the next; {limit}"
             shown["cost"] = f"{100 * spent / elapsed:.2g} % of the run's time went into measuring ({limit})"
         return shown
 

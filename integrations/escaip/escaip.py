@@ -18,15 +18,19 @@ quadratic in the differences of the rows, and with three evaluations exact: no r
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import ase.io
 import torch
+from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
+from fairchem.core.models.base import HydraModelV2
+from fairchem.core.models.escaip.EScAIP import EScAIPBackbone, EScAIPDirectForceHead
+from fairchem.core.models.escaip.modules.input_block import InputLayer
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 BOX = 60.0
 """Edge of the cell in Å, which fairchem wants although nothing is periodic."""
@@ -41,17 +45,56 @@ class Size(NamedTuple):
     frequencies: tuple[int, ...]
 
 
-SIZES = {"small": Size(32, 1, 2, (6, 4, 3, 3)), "medium": Size(64, 2, 4, (6, 4, 3, 3))}
+SizeName = Literal["small", "medium", "large"]
+SIZES: dict[SizeName, Size] = {
+    "small": Size(32, 1, 2, (6, 4, 3, 3)),
+    "medium": Size(64, 2, 4, (6, 4, 3, 3)),
+    "large": Size(96, 2, 6, (6, 4, 3, 3)),
+}
 
 
-def escaip(size: str = "medium", *, radius: float = 6.0, neighbours: int = 30, seed: int = 0) -> nn.Module:
+class AbsoluteInput(InputLayer):  # type: ignore[misc]
+    """EScAIP's first layer, with the edge's direction in the frame of the data added to its invariant features."""
+
+    def __init__(self, *configs: Any) -> None:
+        super().__init__(*configs)
+        self.direction = nn.Linear(3, self.edge_attr_linear[0].in_features, bias=False)
+
+    def get_edge_features(self, inputs: Any) -> Tensor:
+        """Features of the edges, ``(N, K, C)``."""
+        found: Tensor = super().get_edge_features(inputs) + self.direction(inputs.edge_direction)
+        return found
+
+
+class FreeHead(EScAIPDirectForceHead):  # type: ignore[misc]
+    """Three numbers from the features of an atom, which nothing ties to a direction in space."""
+
+    def compiled_forward(self, edge_features: Tensor, node_features: Tensor, data: Any) -> Tensor:
+        """Forces, ``(N, 3)``."""
+        del edge_features, data
+        found: Tensor = self.force_direction_layer(self.node_norm(node_features))
+        return found
+
+
+def escaip(
+    size: SizeName = "medium",
+    *,
+    radius: float = 6.0,
+    neighbours: int = 30,
+    seed: int = 0,
+    absolute: bool = False,
+    free: bool = False,
+) -> nn.Module:
     """The model with a head for forces that are no gradient, without compilation and padding.
 
-    ``neighbours`` must be as many as lie within ``radius`` (Å): then none is cut off, and the graph is invariant.
+    Args:
+        size: a key of `SIZES`.
+        radius: of the graph, Å.
+        neighbours: as many as lie within the radius: then none is cut off, and the graph is invariant.
+        seed: of the weights.
+        absolute: whether the first layer sees the edges' directions, which breaks the invariance of the backbone.
+        free: whether forces are read off the atoms' features, and not sums over directions of edges.
     """
-    from fairchem.core.models.base import HydraModelV2
-    from fairchem.core.models.escaip.EScAIP import EScAIPBackbone, EScAIPDirectForceHead
-
     torch.manual_seed(seed)
     width, layers, heads, frequencies = SIZES[size]
     backbone = EScAIPBackbone(
@@ -78,29 +121,42 @@ def escaip(size: str = "medium", *, radius: float = 6.0, neighbours: int = 30, s
         knn_sigmoid_scale=0.2,
         knn_lse_scale=0.1,
         knn_use_low_mem=True,
-        knn_pad_size=neighbours + 10,
+        knn_pad_size=neighbours + 2,
         use_pbc=False,
     )
-    return HydraModelV2(backbone, {"forces": EScAIPDirectForceHead(backbone)})
+    if absolute:
+        configs = (backbone.global_cfg, backbone.molecular_graph_cfg, backbone.gnn_cfg, backbone.reg_cfg)
+        backbone.input_block.input_layer = AbsoluteInput(*configs)
+    head = FreeHead if free else EScAIPDirectForceHead
+    return HydraModelV2(backbone, {"forces": head(backbone)})
 
 
-def frames(name: str) -> list[Any]:
-    """The structures of a set, with forces.
+NEIGHBOURS = {"ethanol": 8, "3bpa": 26, "gfn2": 23}
+"""The most that lie within 6 Å of an atom, by set."""
+HELD_OUT = 100
+
+
+def frames(name: str) -> tuple[list[Any], list[Any]]:
+    """The structures of a set, with forces: to train on, and held out; of ``gfn2`` these are of other molecules.
 
     Raises:
         FileNotFoundError: the file is not there.
     """
-    import ase.io
-
-    shared = Path(os.environ.get("EQUIV_PROBE_DATA", "."))
-    path = {
-        "ethanol": shared / "ethanol_rmd17/train.xyz",
-        "3bpa": shared / "3bpa/train_mixedT.xyz",
-        "gfn2": Path(__file__).parents[1] / "force_field/data/train.extxyz",
+    here, shared = Path(__file__).parents[1] / "force_field/data", Path(os.environ.get("EQUIV_PROBE_DATA", "."))
+    files = {
+        "ethanol": [shared / "ethanol_rmd17/train.xyz"],
+        "3bpa": [shared / "3bpa/train_mixedT.xyz"],
+        "gfn2": [here / "train.extxyz", here / "molecules.extxyz"],
     }[name]
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: set EQUIV_PROBE_DATA, or run integrations/force_field/make_data.py for gfn2")
-    return list(ase.io.read(path, ":"))
+    for path in files:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path}: set EQUIV_PROBE_DATA, or run integrations/force_field/make_data.py for gfn2"
+            )
+    structures, *others = [list(ase.io.read(path, ":")) for path in files]
+    order = torch.randperm(len(structures), generator=torch.Generator().manual_seed(6)).tolist()
+    shuffled = [structures[k] for k in order]
+    return (shuffled, others[0][::2]) if others else (shuffled[HELD_OUT:], shuffled[:HELD_OUT])
 
 
 def labels(chosen: Sequence[Any]) -> Tensor:
@@ -110,8 +166,6 @@ def labels(chosen: Sequence[Any]) -> Tensor:
 
 def batch(chosen: Sequence[Any], rotations: Tensor | None = None) -> Any:
     """Structures as fairchem's batch, each rotated by its own of ``rotations``, ``(B, 3, 3)``."""
-    from fairchem.core.datasets.atomic_data import AtomicData, atomicdata_list_to_batch
-
     graphs = []
     for place, frame in enumerate(chosen):
         atoms = frame.copy()
@@ -136,42 +190,38 @@ def rows(model: nn.Module) -> nn.Linear:
     return last
 
 
-@contextmanager
-def all_rows(model: nn.Module, weight: Tensor, bias: Tensor | None) -> Iterator[None]:
-    """The model with all three rows equal to one, ``(C,)``, which makes it equivariant."""
-    layer = rows(model)
-    kept = [None if one is None else one.detach().clone() for one in (layer.weight, layer.bias)]
-    try:
-        with torch.no_grad():
-            layer.weight.copy_(weight.expand_as(layer.weight))
-            if layer.bias is not None and bias is not None:
-                layer.bias.fill_(float(bias))
-        yield
-    finally:
-        with torch.no_grad():
-            for own, before in zip((layer.weight, layer.bias), kept, strict=True):
-                if own is not None and before is not None:
-                    own.copy_(before)
+def is_closed(model: nn.Module) -> bool:
+    """Whether the derivation above holds: the backbone sees distances and angles only."""
+    return isinstance(model, HydraModelV2) and not isinstance(model.backbone.input_block.input_layer, AbsoluteInput)
 
 
-def decomposed(model: nn.Module, data: Any, labels: Tensor) -> dict[str, float]:
-    """Both parts of the squared force error per component, (eV/Å)², in closed form: four evaluations, no rotation."""
+def both_losses(model: nn.Module, data: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """`L_mean` and `L_equiv` of the squared force error per component, (eV/Å)², in closed form, differentiable.
+
+    Four evaluations and no rotation.
+
+    Args:
+        model: EScAIP.
+        data: of `batch`.
+        labels: ``(N, 3)`` in eV/Å.
+    """
+    layer, named = rows(model), dict(model.named_parameters())
+    name = {id(weight): name for name, weight in named.items()}
+    own = [one for one in (layer.weight, layer.bias) if one is not None]
+
+    def forces(values: list[Tensor]) -> Tensor:
+        changed = {name[id(one)]: value.expand_as(one) for one, value in zip(own, values, strict=True)}
+        found: Tensor = torch.func.functional_call(model, {**named, **changed}, (data,))["forces"]["forces"]
+        return found.double()
+
+    mean = [one.mean(0, keepdim=True) for one in own]
+    differences = [[one[c : c + 1] - middle for one, middle in zip(own, mean, strict=True)] for c in range(3)]
+    l_equiv = torch.stack([forces(difference).square().mean() for difference in differences]).sum() / 3
+    return (forces(mean) - labels).square().mean(), l_equiv
+
+
+def variance_of_rows(model: nn.Module) -> float:
+    """Mean over the columns of the variance of the three rows, bias included."""
     layer = rows(model)
-    weight = layer.weight.detach().clone()
-    bias = torch.zeros(3) if layer.bias is None else layer.bias.detach().clone()
-    mean = (weight.mean(0), bias.mean())
-    with torch.no_grad():
-        with all_rows(model, *mean):
-            averaged = forces_of(model, data).double()
-        equiv = torch.zeros((), dtype=torch.float64)
-        for row, offset in zip(weight - mean[0], bias - mean[1], strict=True):
-            with all_rows(model, row, offset):
-                equiv += forces_of(model, data).double().square().mean() / 3
-    l_mean = float((averaged - labels).square().mean())
-    return {
-        "L_mean": l_mean,
-        "L_equiv": float(equiv),
-        "L_total": l_mean + float(equiv),
-        "share": float(equiv) / (l_mean + float(equiv)),
-        "variance_of_rows": float(torch.cat([weight, bias[:, None]], 1).double().var(0, unbiased=False).mean()),
-    }
+    parts = [layer.weight.detach()] + ([] if layer.bias is None else [layer.bias.detach()[:, None]])
+    return float(torch.cat(parts, 1).double().var(0, unbiased=False).mean())

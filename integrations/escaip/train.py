@@ -1,21 +1,29 @@
-"""Train EScAIP on forces, with and without augmentation; both parts of the loss in closed form, and by the probe.
+"""Train EScAIP on forces, and what lies between it and a transformer on coordinates; log both losses and gradients.
 
-    python integrations/escaip/train.py --data 3bpa --steps 10000 --seeds 0 1 2
+    python integrations/escaip/train.py --data gfn2 --steps 10000 --seeds 0 1 2
+    python integrations/escaip/train.py --data ethanol --model absolute coordinates escaip --augment no
 
-The same command goes on where it was stopped. Rows of ``runs/<name>/steps.csv`` are of held-out structures, at steps
-that are evenly spaced on a log scale; ``probe.json`` is what ``equiv_probe.Probe`` measured through its hooks.
+The same command goes on where it was stopped, to the same numbers. ``runs/<name>/steps.csv`` are held-out structures,
+at steps that are evenly spaced on a log scale; ``probe.json`` is what ``equiv_probe.Probe`` measured through its hooks
+on training batches since the last start.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from dataclasses import dataclass
+import math
+import time
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from escaip import SIZES, batch, decomposed, escaip, forces_of, frames, labels
+from escaip import NEIGHBOURS, SIZES, SizeName, frames, labels
+from measuring import HELD, measured
+from models import Model, batch, forces_of, network
 from scipy.spatial.transform import Rotation
 
 import equiv_probe as ep
@@ -24,8 +32,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 RUNS = Path(__file__).parent / "runs"
-CHECKPOINT = 200
-HELD = 64
+CHECKPOINT = 500
+OPTIMIZERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+read = cache(frames)
 
 
 @dataclass(frozen=True)
@@ -33,117 +43,135 @@ class Settings:
     """Of one training."""
 
     data: str
-    size: str
+    model: Model
+    size: SizeName
     structures: int
     lr: float
     optimizer: str
     batch: int
-    neighbours: int
-    steps: int
-    seed: int
     augment: bool
+    seed: int
+    decay: int = 0
+    """Steps after which a cosine has brought the learning rate to zero; 0 for a constant one."""
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        what = f"{self.data}_{self.size}_{self.structures or 'all'}_{self.optimizer}{self.lr:g}"
-        return f"{what}_{'augmented' if self.augment else 'plain'}_{self.seed}"
+        what = f"{self.data}_{self.model}_{self.size}_{self.structures or 'all'}_{self.optimizer}{self.lr:g}"
+        what += f"_cosine{self.decay}" if self.decay else ""
+        return f"{what}_batch{self.batch}_{'augmented' if self.augment else 'plain'}_{self.seed}"
 
-    def made(self) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Model and optimizer at step 0."""
-        model = escaip(self.size, neighbours=self.neighbours, seed=self.seed)
-        makes = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[self.optimizer]
-        return model, makes(model.parameters(), lr=self.lr)
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return self.lr * (0.5 * (1 + math.cos(math.pi * step / self.decay)) if self.decay else 1.0)
 
-    def drawn(self, train: list[Any], step: int) -> tuple[Any, Tensor]:
+    def drawn(self, model: nn.Module, train: list[Any], step: int) -> tuple[Any, Tensor]:
         """The batch of a step with its labels, a function of seed and step."""
         draw = torch.Generator().manual_seed(10**6 * self.seed + step)
         chosen = [train[k] for k in torch.randint(len(train), (self.batch,), generator=draw).tolist()]
         if not self.augment:
-            return batch(chosen), labels(chosen).float()
+            return batch(model, chosen), labels(chosen).float()
         g = torch.tensor(Rotation.random(self.batch, random_state=10**6 * self.seed + step).as_matrix())
         of_atoms = g.repeat_interleave(torch.tensor([len(one) for one in chosen]), 0)
-        return batch(chosen, g), torch.einsum("nij,nj->ni", of_atoms, labels(chosen)).float()
+        return batch(model, chosen, g), torch.einsum("nij,nj->ni", of_atoms, labels(chosen)).float()
 
 
 def measured_at(steps: int) -> set[int]:
-    """Step 0, then twelve a decade, and the last."""
-    return {0, steps} | {round(10 ** (k / 12)) for k in range(72) if 10 ** (k / 12) <= steps}
+    """Step 0, then ten a decade, and the last."""
+    return {0, steps} | {round(10 ** (k / 10)) for k in range(70) if 10 ** (k / 10) <= steps}
 
 
-def split(name: str, structures: int) -> tuple[list[Any], list[Any]]:
-    """Structures to train on, and those that are held out, always the same."""
-    everything = frames(name)
-    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(6)).tolist()
-    chosen = [everything[k] for k in order]
-    return chosen[HELD : HELD + structures if structures else None], chosen[:HELD]
+class Training:
+    """A training that can be stopped and goes on.
 
+    Args:
+        settings: of it.
+    """
 
-def keep(folder: Path, state: dict[str, Any]) -> None:
-    """What a stopped training goes on from, and the table so far."""
-    torch.save(state, folder / "state.part")
-    (folder / "state.part").replace(folder / "state.pt")
-    with (folder / "steps.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, state["rows"][0])
-        table.writeheader()
-        table.writerows(state["rows"])
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.folder = settings, RUNS / settings.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        train, held = read(settings.data)
+        self.train = train[: settings.structures] if settings.structures else train
+        self.held = held[:HELD]
+        self.scale = float(labels(train).square().mean())
+        self.model = network(settings.model, settings.size, NEIGHBOURS[settings.data], self.scale**0.5, settings.seed)
+        weights = [one for one in self.model.parameters() if one.requires_grad]
+        self.optimizer = OPTIMIZERS[settings.optimizer](weights, lr=settings.lr)
+        self.step, self.seconds, self.rows = 0, 0.0, []
+        if (self.folder / "state.pt").exists():
+            state = torch.load(self.folder / "state.pt", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
 
-
-def run(settings: Settings) -> None:
-    """One training, from where it was."""
-    folder = RUNS / settings.name
-    folder.mkdir(parents=True, exist_ok=True)
-    train, held = split(settings.data, settings.structures)
-    scale = float(labels(train).square().mean())
-    held_batch, held_labels = batch(held), labels(held)
-    model, optimizer = settings.made()
-    start, rows = 0, []
-    if (folder / "state.pt").exists():
-        state = torch.load(folder / "state.pt", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        start, rows = state["step"], state["rows"]
-    probe = ep.Probe(model, every=max(1, settings.steps // 200))
-    measured = measured_at(settings.steps)
-    for step in range(start, settings.steps + 1):
-        if step in measured and (not rows or rows[-1]["step"] < step):
-            model.eval()
-            rows.append({"step": step, **decomposed(model, held_batch, held_labels)})
-            model.train()
-            print(f"{settings.name} {step}: {rows[-1]['L_total']:.4g}, {100 * rows[-1]['share']:.3g} %", flush=True)
-        if step == settings.steps or step % CHECKPOINT == 0:
-            kept = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            keep(folder, {**kept, "step": step, "rows": rows})
-        if step < settings.steps:
-            data, wanted = settings.drawn(train, step)
+    def to(self, steps: int) -> None:
+        """Go on to a step."""
+        if self.step >= steps:
+            return
+        probe = ep.Probe(self.model)
+        due = measured_at(steps)
+        started = time.process_time()
+        while True:
+            if self.step in due and (not self.rows or self.rows[-1]["step"] < self.step):
+                self.measure()
+            if self.step == steps or self.step % CHECKPOINT == 0:
+                self.keep(self.seconds + time.process_time() - started)
+            if self.step == steps:
+                break
+            data, wanted = self.settings.drawn(self.model, self.train, self.step)
             with probe:
-                loss = (forces_of(model, data) - wanted).square().mean() / scale
-            optimizer.zero_grad()
+                loss = (forces_of(self.model, data) - wanted).square().mean() / self.scale
+            self.optimizer.param_groups[0]["lr"] = self.settings.rate(self.step)
+            self.optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 100.0)
-            optimizer.step()
-    if start < settings.steps:
-        probe.report().save(folder / "probe.json")
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 100.0)
+            self.optimizer.step()
+            self.step += 1
+        probe.report().save(self.folder / "probe.json")
+
+    def measure(self) -> None:
+        """A row of the table: the losses, and at every second one the gradients."""
+        found = measured(self.model, self.held, gradients=len(self.rows) % 2 == 0)
+        self.rows.append({"step": self.step, **found})
+        print(f"{self.settings.name} {self.step}: {found['L_total']:.4g}, {100 * found['share']:.3g} %", flush=True)
+
+    def keep(self, seconds: float) -> None:
+        """What a stopped training goes on from, and the table so far."""
+        partial = self.folder / "state.part"
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save({**state, "step": self.step, "seconds": seconds, "rows": self.rows}, partial)
+        partial.replace(self.folder / "state.pt")
+        with (self.folder / "steps.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, [*asdict(self.settings), *self.rows[0]])
+            table.writeheader()
+            table.writerows(asdict(self.settings) | row for row in self.rows)
 
 
 def main() -> None:
     """Trainings one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=["ethanol", "3bpa", "gfn2"], default="3bpa")
-    parser.add_argument("--size", choices=list(SIZES), default="medium")
-    parser.add_argument("--structures", type=int, default=0, help="to train on; all by default")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--data", choices=list(NEIGHBOURS), default="gfn2")
+    parser.add_argument("--model", choices=["escaip", "absolute", "free", "coordinates"], nargs="+", default=["escaip"])
+    parser.add_argument("--size", choices=list(SIZES), nargs="+", default=["medium"])
+    parser.add_argument("--structures", type=int, nargs="+", default=[0], help="to train on; 0 for all")
+    parser.add_argument("--lr", type=float, nargs="+", default=[5e-4])
+    parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--optimizer", choices=["adam", "sgd"], default="adam")
-    parser.add_argument("--neighbours", type=int, default=30, help="as many as lie within 6 Å of an atom")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--cosine", action="store_true", help="bring the learning rate to zero")
     parser.add_argument("--augment", choices=["yes", "no", "both"], default="both")
-    given = vars(parser.parse_args())
-    augment = {"yes": [True], "no": [False], "both": [False, True]}[given.pop("augment")]
-    for seed in given.pop("seeds"):
-        for one in augment:
-            run(Settings(**given, seed=seed, augment=one))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    augment = {"yes": [True], "no": [False], "both": [False, True]}[given.augment]
+    for seed, one, model, size, lr, structures in product(
+        given.seeds, augment, given.model, given.size, given.lr, given.structures
+    ):
+        decay = given.steps if given.cosine else 0
+        settings = Settings(given.data, model, size, structures, lr, given.optimizer, given.batch, one, seed, decay)
+        Training(settings).to(given.steps)
 
 
 if __name__ == "__main__":

@@ -142,10 +142,6 @@ class Measuring:
         return self.run.logbook
 
     @property
-    def _trainer(self) -> Any:
-        return self.run.trainer
-
-    @property
     def state_key(self) -> str:
         """The name of the callback's state in a checkpoint."""
         return "EquivarianceCallback" + (" of EQUIV_PROBE" if self.from_environment else "")
@@ -210,7 +206,8 @@ class Measuring:
         """Log the running estimate, after a measurement and whenever Lightning is about to write."""
         del outputs, batch, batch_idx
         if self.run.begun and self.probe is not None:
-            self.logbook.training(self.probe, trainer, pl_module)
+            with self.probe.schedules.account.attended():
+                self.logbook.training(self.probe, trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log the epoch's estimate."""
@@ -223,7 +220,8 @@ class Measuring:
 
     def _evaluated(self, stage: str, trainer: Any, pl_module: Any) -> None:
         if self.run.begun and self.probe is not None and stage in self.settings.stages:
-            logged = self.logbook.evaluation(self.probe, stage, trainer, pl_module)
+            with self.probe.schedules.account.attended():
+                logged = self.logbook.evaluation(self.probe, stage, trainer, pl_module)
             if trainer.is_global_zero:
                 self.settings.limits.look(logged)
             self.run.tell()

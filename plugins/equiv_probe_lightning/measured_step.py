@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ def measured_step(
         args: of the step.
         kwargs: of the step.
     """
+    began = time.perf_counter()
     module, first = run.module, not run.stepped
     run.stepped = True
     if stage != "train":
@@ -64,6 +66,8 @@ def measured_step(
     if len(failures) > before and not failures.succeeded:  # of what never worked nobody must hear at every step
         run.given_up.add(stage)
     run.logbook.stepped(run.probe, stage)
+    if step.seconds is not None:
+        run.probe.schedules.account.around += time.perf_counter() - began - step.seconds
     return step.outcome[0]
 
 
@@ -96,6 +100,7 @@ class _Repeated:
 
     Attributes:
         outcome: what the user's own run returned, once there is something.
+        seconds: what that took, where the step was not measured.
     """
 
     def __init__(
@@ -113,6 +118,7 @@ class _Repeated:
         self.__wrapped__ = original  # what it writes into is put back before it is run again
         self._pristine: Any = None
         self.outcome: list[Any] = []
+        self.seconds: float | None = None
 
     def __call__(self) -> dict[str, Any]:
         """The losses of the step."""
@@ -124,7 +130,9 @@ class _Repeated:
             self._pristine = copied(self._given)
             return self._compiled() if self._whole else self._losses(*self._given, forward=True)
         args, kwargs = self._given
+        began = time.perf_counter()
         self.outcome.append(self._original(*args, **kwargs))
+        self.seconds = time.perf_counter() - began
         return {}  # nobody asked for its losses
 
     def _losses(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, forward: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from equiv_probe_lightning import EquivarianceCallback
 
 from .lightning_models import MATRIX, Linear, LinearModule, centred, loader, trainer
 
-EXACT = ep.RotationPlan("icosahedral", replicates=2)
+EXACT = ep.RotationPlan("tetrahedral", replicates=2)
 """Averages a linear field and its squared loss exactly, whatever the rotations: only rounding is left."""
 
 

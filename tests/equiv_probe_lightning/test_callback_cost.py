@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-EXACT = ep.RotationPlan("icosahedral", replicates=2)
+EXACT = ep.RotationPlan("tetrahedral", replicates=2)
 NOTHING = 1e-9
 """A cost that no measurement is worth."""
 
@@ -108,6 +109,29 @@ def test_a_run_that_stops_early_says_that_validation_was_not_measured(tmp_path: 
     assert report.notes == [
         "val was not measured: there was no room in the time for it (cost); cost=None measures every epoch."
     ]
+
+
+def test_logging_and_steps_between_two_measurements_count(tmp_path: Path) -> None:
+    """Where a module's own log is slow, the report says so, and the account has less room for the next measurement."""
+
+    class Slow(LinearModule):
+        slept, logged = 0.05, 0
+
+        def log(self, name: str, *args: Any, **kwargs: Any) -> None:
+            if name.startswith("equiv/"):
+                self.logged += 1
+                time.sleep(self.slept)
+            super().log(name, *args, **kwargs)
+
+    callback, module = EquivarianceCallback(verbose=False), Slow()
+    trainer(tmp_path, [callback], max_epochs=1).fit(module, loader())
+    assert callback.probe is not None
+    account = callback.probe.schedules.account
+    assert module.logged >= 8
+    assert account.around > module.logged * module.slept
+    assert account.around < account.elapsed
+    assert account.rate(evaluation=False) == 0.5 * account.cost
+    assert "into logging and waiting" in callback.probe.report().protocol["cost"]
 
 
 def test_a_test_is_measured_whatever_it_costs(tmp_path: Path) -> None:

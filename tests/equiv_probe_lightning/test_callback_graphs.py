@@ -22,7 +22,7 @@ from .. import warm_processes
 from .lightning_models import MATRIX, trainer
 
 ROOT = Path(ep.__file__).parents[1]
-EXACT = ep.RotationPlan("icosahedral", replicates=2)
+EXACT = ep.RotationPlan("tetrahedral", replicates=2)
 SIZES = (3, 5, 4, 7) * 4
 
 

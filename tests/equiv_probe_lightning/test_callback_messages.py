@@ -16,7 +16,7 @@ from .lightning_models import LinearModule, heard, loader, trainer
 if TYPE_CHECKING:
     from pathlib import Path
 
-EXACT = ep.RotationPlan("icosahedral", replicates=2)
+EXACT = ep.RotationPlan("tetrahedral", replicates=2)
 
 
 def probed(path: Path, **kwargs: Any) -> EquivarianceCallback:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.results.measured import Measured
 
-EXACT = ep.RotationPlan("icosahedral", replicates=2)
+EXACT = ep.RotationPlan("tetrahedral", replicates=2)
 
 
 def rows(callback: EquivarianceCallback) -> dict[str, Measured]:

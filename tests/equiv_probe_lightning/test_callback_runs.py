@@ -22,7 +22,7 @@ from .lightning_models import LinearModule, loader, trainer
 if TYPE_CHECKING:
     from pathlib import Path
 
-EXACT = ep.RotationPlan("icosahedral", replicates=2)
+EXACT = ep.RotationPlan("tetrahedral", replicates=2)
 
 
 class Scaled(LinearModule):

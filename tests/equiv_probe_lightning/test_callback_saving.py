@@ -18,7 +18,7 @@ from .lightning_models import LinearModule, loader, trainer
 if TYPE_CHECKING:
     from pathlib import Path
 
-EXACT = ep.RotationPlan("icosahedral", replicates=2)
+EXACT = ep.RotationPlan("tetrahedral", replicates=2)
 
 
 def probed(where: Path | str, **kwargs: Any) -> EquivarianceCallback:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 import equiv_probe as ep
 from equiv_probe_lightning import EquivarianceCallback
 
-EXACT = ep.RotationPlan("icosahedral", replicates=2)
+EXACT = ep.RotationPlan("tetrahedral", replicates=2)
 
 
 class Linear(nn.Module):

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 NO_TORQUE = 0.1
 """Of what the energy's variation needs: not even four rotations of one frame come out so small by chance."""
-NOT_MOVED = "frames were not moved, so that broken translation does not show"
 ROUNDED = 1e-5
 """Of all that moves: what single precision makes of a sum over many steps is less."""
 

@@ -16,7 +16,7 @@ from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import isolated
 
 MATRIX = torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
-EXACT = ep.RotationPlan("icosahedral", replicates=2)
+EXACT = ep.RotationPlan("tetrahedral", replicates=2)
 
 
 class Sampler:

@@ -86,6 +86,21 @@ def test_an_expensive_beginning_is_earned_before_the_next_measurement(monkeypatc
     assert len(due) > 100, "then it costs little"
 
 
+@pytest.mark.parametrize(("around", "measuring"), [(0.0, 0.01), (4e-5, 0.006), (3e-4, 0.005)])
+def test_logging_and_deciding_count_too(monkeypatch: pytest.MonkeyPatch, around: float, measuring: float) -> None:
+    """Seconds at every step, of 10 ms, are taken from what measuring may cost, but for half of that."""
+    clock, account = Clock(monkeypatch), Account(cost=0.01, paced=True)
+    schedule = Schedule("auto", account=account)
+    for _ in range(20_000):
+        clock.run(schedule, 1, 0.01, 0.01)
+        with account.attended():
+            clock.now += around
+    assert account.around == pytest.approx(20_000 * around)
+    assert account.spent == pytest.approx(schedule.seconds + account.around)
+    assert 0.4 * measuring < schedule.seconds / account.elapsed < 1.05 * measuring
+    assert account.spent / account.elapsed < max(0.0105, 0.0055 + around / 0.01)
+
+
 def test_without_a_limit_the_cadence_is_fifty() -> None:
     schedule = Schedule("auto", account=Account(None, paced=True), warmup=3)
     assert [k for k in range(120) if schedule.due()] == [3, 53, 103]
