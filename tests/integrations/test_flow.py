@@ -377,6 +377,22 @@ def test_losses_at_a_time_are_those_of_brute_force(study: SimpleNamespace, tmp_p
     assert found["share"] == pytest.approx(found["L_equiv"] / (found["L_mean"] + found["L_equiv"]), rel=1e-12)
 
 
+def test_no_multiple_of_the_input_is_a_better_guess(study: SimpleNamespace, tmp_path: Path) -> None:
+    """A search over multiples, as networks in the fixed loss; its broken symmetry is at round-off."""
+    by_time, trained = by_time_of(study), run(study, tmp_path / "run")
+    losses = []
+    for a in torch.linspace(-1.5, 1.5, 61):
+        trained.net = torch.nn.Module()
+        trained.net.register_parameter("a", torch.nn.Parameter(a.clone()))
+        trained.net.forward = lambda x, t, z, mask: trained.net.a * x
+        with torch.no_grad():
+            losses.append([float(value) for value in by_time.fixed_loss(trained, 0.4, 3)()])
+    total, _, equiv = zip(*losses, strict=True)
+    best = by_time.guess(trained, 0.4, 3)
+    assert best <= min(total) * (1 + 1e-6) < best * 1.002  # a parabola, 0.025 from its bottom at most
+    assert max(map(abs, equiv)) < 1e-5  # single precision
+
+
 def test_gradients_of_fixed_losses_are_those_of_finite_differences(study: SimpleNamespace, tmp_path: Path) -> None:
     """Along its own gradient a loss rises by the gradient's norm; along that of the other, by the cosine of it."""
     by_time, trained = by_time_of(study), run(study, tmp_path / "run")
