@@ -69,6 +69,12 @@ class Jackknife:
         return ((pseudo - center).square() * share / (1 - share)).mean(0).sqrt()
 
 
+def require_several(replicates: int) -> None:
+    """Raise EquivProbeError unless there is more than one: leaving that out would leave nothing."""
+    if replicates < 2:
+        raise EquivProbeError("one replicate", "at least two (four for error bars)", "RotationPlan(..., replicates=4)")
+
+
 def jackknife(
     losses: Tensor,
     loss_of_mean: Tensor,
@@ -92,8 +98,7 @@ def jackknife(
         EquivProbeError: fewer than two groups.
     """
     groups = len(losses)
-    if groups < 2:
-        raise EquivProbeError("one replicate", "at least two (four for error bars)", "RotationPlan(..., replicates=4)")
+    require_several(groups)
     sizes = losses.new_ones(groups) if sizes is None else sizes
     share = (sizes / sizes.sum()).to(losses, non_blocking=True).reshape(-1, *(1,) * (losses.ndim - 1))
     pseudo_mean = (loss_of_mean - (1 - share) * losses_left_out) / share

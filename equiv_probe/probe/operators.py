@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.estimation.jackknife import Jackknife, jackknife
+from equiv_probe.estimation.jackknife import Jackknife, jackknife, require_several
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,7 +44,13 @@ class Runs:
 
     @classmethod
     def of(cls, plan: RotationPlan, replicates: int) -> Runs:
-        """Those of a plan."""
+        """Those of a plan.
+
+        Raises:
+            EquivProbeError: a single replicate of random rotations.
+        """
+        if plan.is_random:
+            require_several(replicates)
         each = tuple(tuple(((r, i),) for i in range(len(plan.weights))) for r in range(replicates))
         every = tuple(g for row in each for (g,) in row)
         left_out = tuple(tuple(g for g in every if g[0] != r) for r in range(replicates)) if plan.is_random else ()

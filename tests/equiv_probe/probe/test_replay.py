@@ -353,3 +353,19 @@ def test_a_step_that_writes_into_the_output(grad: bool) -> None:
             ep.Probe(net, schema).replay(step, PLAN) for step in (writing, lambda: (net(x) - y).square().mean())
         )
     assert (found.total, found.equiv) == (plain.total, plain.equiv)
+
+
+@pytest.mark.parametrize("design", ["tetrahedral", "haar"])
+def test_one_replicate_of_random_rotations_is_refused_in_words(design: str) -> None:
+    """By a replay as by a loss that is a function of the weights."""
+    net, x = nn.Linear(3, 3, bias=False), torch.randn(2, 4, 3)
+    schema = ep.Schema(inputs={"input": ep.vector}, outputs={"output": ep.vector})
+    plan = ep.RotationPlan(design, replicates=1)
+
+    def step() -> Tensor:
+        return net(x).square().mean()
+
+    with pytest.raises(ep.EquivProbeError, match="one replicate"):
+        ep.Probe(net, schema).replay(step, plan)
+    with pytest.raises(ep.EquivProbeError, match="one replicate"):
+        ep.analysis.OrbitLoss.of_step(net, step, plan, schema=schema).accumulate(lambda one: [one.mean])
