@@ -135,9 +135,8 @@ def escaip(seed: int, precision: torch.dtype = torch.float64) -> Task:
     import escaip as source
 
     source.SIZES["conditioning"] = source.Size(16, 1, 2, (3, 2, 2, 1))
-    frames = source.frames("ethanol")
-    order = torch.randperm(len(frames), generator=torch.Generator().manual_seed(6)).tolist()
-    held, train = [frames[k] for k in order[:BATCH]], [frames[k] for k in order[BATCH:]]
+    rest, held_out = source.frames("ethanol")
+    held, train = held_out[:BATCH], [*held_out[BATCH:], *rest]
     scale = float(source.labels(train).square().mean().sqrt())
     net = source.escaip("conditioning", neighbours=8, seed=seed)
     batches = [train[k : k + 8] for k in range(0, 400, 8)]

@@ -193,12 +193,27 @@ def test_what_cannot_be_done_is_said() -> None:
         ep.analysis.landscape(loss, rotations="fresh", progress=False)
     with pytest.raises(EquivProbeError, match="parallel"):
         ep.analysis.landscape(loss, directions=(one, one), progress=False)
+    with pytest.raises(EquivProbeError, match="a network without data"):
+        ep.analysis.landscape(nn.Linear(3, 3), progress=False)
     with pytest.raises(EquivProbeError, match="n=6 or more"):
         ep.analysis.landscape(loss, n=3)
     with pytest.raises(EquivProbeError, match="block of at most 3000"):
         ep.analysis.landscape(orbit_loss(width=600), progress=False)
     with pytest.raises(EquivProbeError, match="1 positive eigenvalues"):
         ep.analysis.landscape(flat, progress=False)
+
+
+def test_without_labels_it_is_of_broken_symmetry_alone(tmp_path: Path) -> None:
+    model, x = Forces(seed=4), draw(5, 7, 3, seed=2)
+    found = ep.analysis.landscape(model, x, None, SCHEMA, ep.RotationPlan("tetrahedral"), n=6, progress=False)
+    assert found.directions[0] == "largest eigenvalue of L_equiv"
+    # L_equiv = (‖W‖²/3 − tr²W/9) ⟨x²⟩, and every direction but the trace bends alike, by 2/3 ⟨x²⟩.
+    np.testing.assert_allclose(found.eigenvalues, 2 / 3 * float(x.square().mean()), rtol=1e-9)
+    assert (found.roughness["L_mean"].kind, found.roughness["L_equiv"].kind) == ("unknown", "quartic")
+    assert "L_equiv is smooth" in str(found)
+    found.save(tmp_path / "equiv.json")
+    assert ep.load(tmp_path / "equiv.json") == found
+    found.save(tmp_path / "equiv.html")
 
 
 def test_a_landscape_is_read_as_it_was_saved(tmp_path: Path) -> None:
