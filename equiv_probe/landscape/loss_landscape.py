@@ -107,9 +107,7 @@ def landscape(
     if n < 6 or rotations not in {"fixed", "fresh"}:
         raise EquivProbeError(f"n={n}, rotations={rotations!r}", 'n=6 or more, and "fixed" or "fresh"')
     if inputs is None and isinstance(model, nn.Module):
-        raise EquivProbeError(
-            "a network without data", "what OrbitLoss takes", "landscape(model, inputs, targets, schema)"
-        )
+        raise EquivProbeError("a network without data", "what OrbitLoss takes", "landscape(model, inputs, targets)")
     given: Any = model if inputs is None else OrbitLoss(model, inputs, targets, schema, plan, loss=loss, center=center)
     space = space_of(given, parameters)
     redrawn: Callable[[torch.Generator], DecomposedLoss] | None = getattr(given, "redrawn", None)

@@ -138,7 +138,9 @@ def test_a_step_of_ones_own_has_fixed_noise_and_fresh_rotations() -> None:
         return (net(noisy) - x).square().mean()
 
     schema = ep.Schema(inputs={"input": ep.vector}, outputs={"0": ep.vector})
-    loss = ep.analysis.OrbitLoss.of_step(net, step, HAAR, schema=schema, center="origin")
+    loss = ep.analysis.OrbitLoss.of_step(
+        net, step, ep.RotationPlan("haar", replicates=3), schema=schema, center="origin"
+    )
     how = {"directions": ("random", "gradient"), "n": 6, "step": 1e-3, "progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
