@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,9 +67,17 @@ def over_seeds(values: list[float]) -> str:
         return "–"
     middle = 10 ** logs.mean()
     if len(logs) < 2:
-        return f"{middle:.2g}"
+        return short(middle)
     reach = student.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / len(logs) ** 0.5
-    return f"{middle:.2g} ({10 ** (logs.mean() - reach):.1g} to {10 ** (logs.mean() + reach):.1g})"
+    return f"{short(middle)} ({short(10 ** (logs.mean() - reach))} to {short(10 ** (logs.mean() + reach))})"
+
+
+def short(value: float) -> str:
+    """Two digits, without the zeros of exponents."""
+    rounded = float(f"{value:.2g}")
+    if 1e-3 <= abs(rounded) < 1e4:
+        return f"{rounded:g}"
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{rounded:.1e}")
 
 
 def row_of(*cells: object) -> str:
