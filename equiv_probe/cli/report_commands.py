@@ -1,4 +1,4 @@
-"""Commands on what was measured before: ``equiv-probe report`` and ``compare`` of saved reports, and ``scaling``."""
+"""Commands on what was measured before: ``report`` and ``compare`` of saved reports, ``scaling`` and ``forecast``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from equiv_probe.cli.forecast_command import forecast_command
 from equiv_probe.cli.scaling_command import scaling_command
 from equiv_probe.cli.shared import require_output, wide_console
 
@@ -19,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command("report", epilog="Example: equiv-probe report old.json new.json -o both.html")(report_command)
     app.command("compare", epilog="Example: equiv-probe compare old.json new.json -o change.html")(compare_command)
     app.command("scaling", epilog="Example: equiv-probe scaling runs.csv --x N,D -o laws.html")(scaling_command)
+    app.command("forecast", epilog="Example: equiv-probe forecast report.json -o ahead.html")(forecast_command)
 
 
 def report_command(

@@ -57,7 +57,7 @@ def scaling_command(
     from equiv_probe.scaling.logs import joined, read_table
     from equiv_probe.scaling.results import save
 
-    tables = [_chosen(read_table(path), where or []) for path in files]
+    tables = [chosen(read_table(path), where or []) for path in files]
     options: dict[str, Any] = {"loss": loss, "resamples": resamples, "unit": unit}
     if is_gap:
         sides = _sides(tables, files, by, _split(names))
@@ -153,7 +153,12 @@ def _two(names: list[str], option: str) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def _chosen(table: Table, conditions: list[str]) -> Table:
+def chosen(table: Table, conditions: list[str]) -> Table:
+    """Rows that fulfil all conditions ``column=value``.
+
+    Raises:
+        EquivProbeError: a condition is none, or no row fulfils it.
+    """
     for condition in conditions:
         name, equals, value = condition.partition("=")
         if not equals:

@@ -18,6 +18,7 @@ _PLACES: dict[str, str] = {
     "allocation": "equiv_probe.scaling.allocation:Allocation",
     "data_efficiency": "equiv_probe.scaling.data_efficiency:DataEfficiency",
     "gap": "equiv_probe.scaling.gap_result:Gap",
+    "forecast": "equiv_probe.scaling.forecast_result:Forecast",
     "scaling": "equiv_probe.scaling.results:Results",
     "gradients": "equiv_probe.results.gradient_record:GradientRecord",
     "curvature": "equiv_probe.landscape.curvature_record:Curvature",

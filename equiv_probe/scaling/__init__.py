@@ -17,6 +17,8 @@ from equiv_probe.scaling.data_efficiency import DataEfficiency, data_efficiency
 from equiv_probe.scaling.estimates import Estimate
 from equiv_probe.scaling.figures import figure_of
 from equiv_probe.scaling.fitting import fit
+from equiv_probe.scaling.forecast import forecast
+from equiv_probe.scaling.forecast_result import Forecast
 from equiv_probe.scaling.gap import gap
 from equiv_probe.scaling.gap_result import Crossing, Gap
 from equiv_probe.scaling.law import Fit
@@ -31,6 +33,7 @@ __all__ = [
     "DataEfficiency",
     "Estimate",
     "Fit",
+    "Forecast",
     "Gap",
     "Results",
     "Table",
@@ -38,6 +41,7 @@ __all__ = [
     "data_efficiency",
     "figure_of",
     "fit",
+    "forecast",
     "gap",
     "joined",
     "measured_cost",

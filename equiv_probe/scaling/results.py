@@ -12,6 +12,7 @@ from equiv_probe.report.record import Record
 from equiv_probe.scaling.allocation import Allocation
 from equiv_probe.scaling.data_efficiency import DataEfficiency
 from equiv_probe.scaling.figures import figure_of
+from equiv_probe.scaling.forecast_result import Forecast
 from equiv_probe.scaling.gap_result import Gap
 from equiv_probe.scaling.law import Fit
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-Result = Fit | Allocation | DataEfficiency | Gap
+Result = Fit | Allocation | DataEfficiency | Gap | Forecast
 FIGURES = (".png", ".svg", ".pdf")
 
 
@@ -31,6 +32,7 @@ class Results(Record, frozen=True):
         allocations: best sizes.
         efficiencies: comparisons of models by their data.
         gaps: comparisons of models by what was spent.
+        forecasts: shares at a later step.
     """
 
     kind: ClassVar[str] = "scaling"
@@ -39,6 +41,7 @@ class Results(Record, frozen=True):
     allocations: dict[str, Allocation] = msgspec.field(default_factory=dict)
     efficiencies: dict[str, DataEfficiency] = msgspec.field(default_factory=dict)
     gaps: dict[str, Gap] = msgspec.field(default_factory=dict)
+    forecasts: dict[str, Forecast] = msgspec.field(default_factory=dict)
 
     @classmethod
     def of(cls, results: Mapping[str, Result]) -> Results:
@@ -48,6 +51,7 @@ class Results(Record, frozen=True):
             allocations={name: one for name, one in results.items() if isinstance(one, Allocation)},
             efficiencies={name: one for name, one in results.items() if isinstance(one, DataEfficiency)},
             gaps={name: one for name, one in results.items() if isinstance(one, Gap)},
+            forecasts={name: one for name, one in results.items() if isinstance(one, Forecast)},
         )
 
     def __getitem__(self, name: str) -> Result:
@@ -56,7 +60,7 @@ class Results(Record, frozen=True):
 
     @property
     def _all(self) -> dict[str, Result]:
-        return {**self.fits, **self.allocations, **self.efficiencies, **self.gaps}
+        return {**self.fits, **self.allocations, **self.efficiencies, **self.gaps, **self.forecasts}
 
     def document(self) -> Document:
         """All results, one after the other."""

@@ -45,11 +45,12 @@ class Size(NamedTuple):
     frequencies: tuple[int, ...]
 
 
-SizeName = Literal["small", "medium", "large"]
+SizeName = Literal["small", "medium", "large", "paper"]
 SIZES: dict[SizeName, Size] = {
     "small": Size(32, 1, 2, (6, 4, 3, 3)),
     "medium": Size(64, 2, 4, (6, 4, 3, 3)),
     "large": Size(96, 2, 6, (6, 4, 3, 3)),
+    "paper": Size(192, 6, 6, (12, 8, 6, 6)),
 }
 
 

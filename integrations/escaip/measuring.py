@@ -35,7 +35,7 @@ def measured(model: nn.Module, held: Sequence[Any], *, gradients: bool) -> dict[
     closed = escaip.is_closed(model)
     model.eval()
     chosen = held if closed else held[:OVER_ROTATIONS]
-    data, wanted = batch(model, held), escaip.labels(held)
+    data, wanted = batch(model, held), escaip.labels(held).to(next(model.parameters()).device)
     with torch.no_grad():
         frame = float((forces_of(model, data).double() - wanted).square().mean())
         if closed:
@@ -58,9 +58,9 @@ def measured(model: nn.Module, held: Sequence[Any], *, gradients: bool) -> dict[
 
 def over_rotations(model: nn.Module, chosen: Sequence[Any]) -> tuple[float, float]:
     """`L_mean` and `L_equiv` over the 24 rotations of the cube, which average degrees up to 3 exactly."""
-    wanted = escaip.labels(chosen)
     with torch.no_grad():
         back = torch.stack([_rotated_back(model, chosen, g) for g in _rotations()])
+    wanted = escaip.labels(chosen).to(back.device)
     mean = back.mean(0)
     return float((mean - wanted).square().mean()), float((back - mean).square().mean())
 
@@ -71,7 +71,9 @@ def _rotations() -> Tensor:
 
 
 def _rotated_back(model: nn.Module, chosen: Sequence[Any], g: Tensor) -> Tensor:
-    return forces_of(model, batch(model, chosen, g.expand(len(chosen), 3, 3))).double() @ g
+    return forces_of(model, batch(model, chosen, g.expand(len(chosen), 3, 3))).double() @ g.to(
+        next(model.parameters()).device
+    )
 
 
 def _gradients(model: nn.Module, chosen: Sequence[Any], *, closed: bool) -> tuple[Tensor, Tensor]:
@@ -81,7 +83,7 @@ def _gradients(model: nn.Module, chosen: Sequence[Any], *, closed: bool) -> tupl
     is enough: ``∂L_mean = 2 ⟨(b̄ − y) ∂b_r⟩`` and ``∂L_equiv = 2 ⟨(b_r − b̄) ∂b_r⟩``.
     """
     weights = [one for one in model.parameters() if one.requires_grad]
-    wanted = escaip.labels(chosen)
+    wanted = escaip.labels(chosen).to(weights[0].device)
     if closed:
         both = escaip.both_losses(model, batch(model, chosen), wanted)
         return _flat(both[0], weights, keep=True), _flat(both[1], weights)
@@ -100,7 +102,7 @@ def _gradients(model: nn.Module, chosen: Sequence[Any], *, closed: bool) -> tupl
 def _flat(loss: Tensor, weights: list[nn.Parameter], *, keep: bool = False) -> Tensor:
     found = torch.autograd.grad(loss, weights, retain_graph=keep, allow_unused=True)
     return torch.cat(
-        [torch.zeros(one.numel()) if g is None else g.flatten() for one, g in zip(weights, found, strict=True)]
+        [one.new_zeros(one.numel()) if g is None else g.flatten() for one, g in zip(weights, found, strict=True)]
     ).double()
 
 

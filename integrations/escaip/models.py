@@ -64,12 +64,13 @@ def network(model: Model, size: escaip.SizeName, neighbours: int, scale: float, 
 
 def batch(model: nn.Module, chosen: Sequence[Any], rotations: Tensor | None = None) -> Any:
     """Structures as the network takes them, each rotated about its centroid by its own of ``rotations`` (B, 3, 3)."""
+    device = next(model.parameters()).device
     if not isinstance(model, Coordinates):
-        return escaip.batch(chosen, rotations)
+        return escaip.batch(chosen, rotations).to(device)
     positions, species = (torch.as_tensor(one) for one in transformer.padded(chosen))
     if rotations is not None:
         positions = torch.einsum("bij,bnj->bni", rotations.double(), positions)
-    return positions.float(), species
+    return positions.float().to(device), species.to(device)
 
 
 def forces_of(model: nn.Module, data: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
     python integrations/escaip/train.py --data gfn2 --steps 10000 --seeds 0 1 2
     python integrations/escaip/train.py --data ethanol --model absolute coordinates escaip --augment no
+    python integrations/escaip/train.py --paper --device cuda --augment no     # its size, batch, rate and steps
 
 The same command goes on where it was stopped, to the same numbers. ``runs/<name>/steps.csv`` are held-out structures,
 at steps that are evenly spaced on a log scale; ``probe.json`` is what ``equiv_probe.Probe`` measured through its hooks
@@ -86,21 +87,24 @@ class Training:
 
     Args:
         settings: of it.
+        device: where.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.folder = settings, RUNS / settings.name
+    def __init__(self, settings: Settings, device: str = "cpu") -> None:
+        self.settings, self.device, self.folder = settings, device, RUNS / settings.name
         self.folder.mkdir(parents=True, exist_ok=True)
         train, held = read(settings.data)
         self.train = train[: settings.structures] if settings.structures else train
         self.held = held[:HELD]
         self.scale = float(labels(train).square().mean())
-        self.model = network(settings.model, settings.size, NEIGHBOURS[settings.data], self.scale**0.5, settings.seed)
+        self.model = network(
+            settings.model, settings.size, NEIGHBOURS[settings.data], self.scale**0.5, settings.seed
+        ).to(device)
         weights = [one for one in self.model.parameters() if one.requires_grad]
         self.optimizer = OPTIMIZERS[settings.optimizer](weights, lr=settings.lr)
         self.step, self.seconds, self.rows = 0, 0.0, []
         if (self.folder / "state.pt").exists():
-            state = torch.load(self.folder / "state.pt", weights_only=True)
+            state = torch.load(self.folder / "state.pt", device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.seconds, self.rows = state["step"], state["seconds"], state["rows"]
@@ -121,7 +125,7 @@ class Training:
                 break
             data, wanted = self.settings.drawn(self.model, self.train, self.step)
             with probe:
-                loss = (forces_of(self.model, data) - wanted).square().mean() / self.scale
+                loss = (forces_of(self.model, data) - wanted.to(self.device)).square().mean() / self.scale
             self.optimizer.param_groups[0]["lr"] = self.settings.rate(self.step)
             self.optimizer.zero_grad()
             loss.backward()
@@ -163,6 +167,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--paper", action="store_true", help="defaults as in the paper: hours of a GPU")
+    if parser.parse_known_args()[0].paper:
+        parser.set_defaults(size=["paper"], batch=64, lr=[1e-5], steps=450_000)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     augment = {"yes": [True], "no": [False], "both": [False, True]}[given.augment]
@@ -171,7 +179,7 @@ def main() -> None:
     ):
         decay = given.steps if given.cosine else 0
         settings = Settings(given.data, model, size, structures, lr, given.optimizer, given.batch, one, seed, decay)
-        Training(settings).to(given.steps)
+        Training(settings, given.device).to(given.steps)
 
 
 if __name__ == "__main__":
