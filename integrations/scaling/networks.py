@@ -1,4 +1,4 @@
-"""An unconstrained transformer and an equivariant network of one task: points that move, to their displacements."""
+"""A transformer, one that respects rotation, and an equivariant graph network: moving points, to displacements."""
 
 from __future__ import annotations
 
@@ -52,6 +52,98 @@ class Transformer(nn.Module):
         """Displacements ``(B, P, 3)`` from positions, velocities ``(B, P, 3)`` and masses ``(B, P)``."""
         output: Tensor = self.read(self.body(self.place(torch.cat([position, velocity, features(mass)], -1))))
         return output
+
+
+class EquivariantBlock(nn.Module):
+    """The same block on tokens of numbers and of vectors: attention and a perceptron that no rotation changes.
+
+    A token is `width` numbers and half as many vectors. Queries and keys join both, so that logits are inner products
+    of numbers and of vectors; their weights mix numbers with numbers and vectors with vectors. The perceptron sees
+    numbers and inner products of the token's own vectors, and scales vectors by numbers. Vectors go through linear
+    maps of their channels, without a bias.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, channels = heads, width // 2
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.project, self.collect = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.project_vectors = nn.Linear(channels, 3 * channels, bias=False)
+        self.collect_vectors = nn.Linear(channels, channels, bias=False)
+        self.pair = nn.Linear(channels, 2 * channels, bias=False)
+        self.perceptron = nn.Sequential(
+            nn.Linear(width + channels, 2 * width), nn.GELU(), nn.Linear(2 * width, width + channels)
+        )
+        self.mix = nn.Linear(channels, channels, bias=False)
+
+    def forward(self, numbers: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers ``(B, P, W)`` and vectors ``(B, P, 3, W/2)``."""
+        width, channels = numbers.shape[-1], vectors.shape[-1]
+        split = (3, self.heads, -1)
+        of_numbers = self.project(self.before(numbers)).unflatten(-1, split).permute(2, 0, 3, 1, 4)
+        of_vectors = self.project_vectors(normed(vectors)).unflatten(-1, split).permute(3, 0, 4, 1, 2, 5).flatten(-2)
+        q, k, v = torch.cat([of_numbers, of_vectors], -1)
+        attended = torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v
+        first, second = attended.transpose(1, 2).split([width // self.heads, 3 * channels // self.heads], -1)
+        numbers = numbers + self.collect(first.flatten(2))
+        vectors = vectors + self.collect_vectors(second.unflatten(-1, (3, -1)).transpose(2, 3).flatten(-2))
+        a, b = self.pair(normed(vectors)).chunk(2, -1)
+        changed = self.perceptron(torch.cat([self.between(numbers), (a * b).sum(-2)], -1))
+        return numbers + changed[..., :width], vectors + self.mix(a * changed[..., None, width:])
+
+
+def normed(vectors: Tensor) -> Tensor:
+    """Vectors ``(…, 3, C)`` of a root mean square length of one over channels."""
+    return vectors * torch.rsqrt(vectors.square().sum(-2, keepdim=True).mean(-1, keepdim=True) + 1e-3)
+
+
+class EquivariantTransformer(nn.Module):
+    """The transformer, equivariant by construction: of positions and velocities, numbers see inner products alone.
+
+    Args:
+        width: numbers of a token, which has half as many vectors.
+        layers: blocks.
+    """
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.place, self.aim = nn.Linear(3 + 1 + BODY, width), nn.Linear(2, width // 2, bias=False)
+        self.body = nn.ModuleList(EquivariantBlock(width, max(1, width // 16)) for _ in range(layers))
+        self.read = nn.Linear(width // 2, 1, bias=False)
+
+    def forward(self, position: Tensor, velocity: Tensor, mass: Tensor) -> Tensor:
+        """Arguments and output as of the transformer."""
+        motion = torch.stack([position, velocity], -1)
+        lengths = torch.stack([(position * position).sum(-1), (velocity * velocity).sum(-1)], -1).log1p()
+        along = (position * velocity).sum(-1, keepdim=True)
+        numbers, vectors = self.place(torch.cat([lengths, along, features(mass)], -1)), self.aim(motion)
+        for block in self.body:
+            numbers, vectors = block(numbers, vectors)
+        output: Tensor = self.read(vectors).squeeze(-1)
+        return output
+
+
+class Framed(nn.Module):
+    """The transformer itself, averaged over the four proper frames of the points' principal axes (Puny et al., 2022).
+
+    The same weights and the same products of matrices, four times: what differs from the transformer is symmetry alone.
+    Where two principal moments cross, the frames jump.
+    """
+
+    def __init__(self, width: int, layers: int) -> None:
+        super().__init__()
+        self.inner = Transformer(width, layers)
+
+    def forward(self, position: Tensor, velocity: Tensor, mass: Tensor) -> Tensor:
+        """Arguments and output as of the transformer; positions are relative to the centre of mass."""
+        with torch.no_grad():
+            _, axes = torch.linalg.eigh(position.mT @ position)
+            signs = axes.new_tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+            two = axes[..., :2] * signs[:, None, None]
+            frames = torch.cat([two, torch.linalg.cross(two[..., 0], two[..., 1])[..., None]], -1)
+        x, v, m = position @ frames, velocity @ frames, mass.expand(4, *mass.shape)
+        outputs = self.inner(*(value.flatten(0, 1) for value in (x, v, m))).unflatten(0, (4, -1))
+        return (outputs @ frames.mT).mean(0)
 
 
 class Exchange(nn.Module):

@@ -6,10 +6,23 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from networks import EGNN, Transformer
+from networks import EGNN, EquivariantTransformer, Framed, Transformer
 
 if TYPE_CHECKING:
     from torch import nn
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "transformer": Transformer,
+    "equivariant": EquivariantTransformer,
+    "framed": Framed,
+    "egnn": EGNN,
+}
+TITLES = {
+    "transformer": "transformer",
+    "equivariant": "equivariant transformer",
+    "framed": "transformer, framed",
+    "egnn": "EGNN",
+}
 
 
 @dataclass(frozen=True)
@@ -17,7 +30,7 @@ class Setting:
     """One run.
 
     Attributes:
-        model: ``"transformer"`` or ``"egnn"``.
+        model: one of `NETWORKS`.
         augment: whether training structures are rotated at random.
         width: of a token, or of features and messages.
         layers: blocks, or rounds of messages.
@@ -29,6 +42,7 @@ class Setting:
         warmup: steps of it.
         held_out: structures on which the loss is decomposed.
         precision: or bfloat16, automatic mixed precision in training.
+        mark: added to the title, where settings differ in what it does not say.
     """
 
     model: str = "transformer"
@@ -43,23 +57,23 @@ class Setting:
     warmup: int = 50
     held_out: int = 256
     precision: str = "float32"
+    mark: str = ""
 
     @property
     def title(self) -> str:
         """The name of the model in tables."""
-        names = {"transformer": "transformer", "egnn": "EGNN"}
-        return names[self.model] + (", augmented" if self.augment else "")
+        return TITLES[self.model] + (", augmented" if self.augment else "") + (f", {self.mark}" if self.mark else "")
 
     @property
     def folder(self) -> str:
         """The name of the run's folder."""
-        rotated = "-turned" if self.augment else ""
-        return f"{self.model}{rotated}-w{self.width}-l{self.layers}-d{self.structures}-s{self.seed}"
+        kind = ("-augmented" if self.augment else "") + (f"-{self.mark}" if self.mark else "")
+        return f"{self.model}{kind}-w{self.width}-l{self.layers}-d{self.structures}-s{self.seed}"
 
     def network(self) -> nn.Module:
         """A new network, from the seed."""
         torch.manual_seed(self.seed)
-        return {"transformer": Transformer, "egnn": EGNN}[self.model](self.width, self.layers)
+        return NETWORKS[self.model](self.width, self.layers)
 
     @property
     def identity(self) -> dict[str, Any]:

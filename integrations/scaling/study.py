@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import figures
 import fits
+import numpy as np
 import torch
 import yaml
 from rich.console import Console
@@ -26,7 +28,7 @@ from train import HERE, Run, load
 
 from equiv_probe import scaling
 
-STEPS = (0, 32, 128, 512, 1024, 2048, 4096, 8192)
+STEPS = (0, 32, 128, 512, 1024, 2048, 4096, 8192, 16384)
 """That are shown."""
 
 
@@ -38,54 +40,69 @@ def read(name: str) -> dict[str, Any]:
 
 
 def plan(config: dict[str, Any]) -> list[Setting]:
-    """Every run, the most telling first: all sizes on all structures there are, one size on fewer, longer, and again.
+    """Every run, stage by stage and seed by seed.
 
     The rate of learning falls with the root of the width, from that of the configuration at a width of 32.
     """
-    common = {key: config[key] for key in ("steps", "batch", "held_out", "precision", "warmup") if key in config}
-    counts = sorted(config["structures"], reverse=True)
-
-    def setting(model: dict[str, Any], width: int, structures: int, **others: Any) -> Setting:
-        named = {key: value for key, value in model.items() if key not in {"widths", "rate"}}
-        own = {**common, **named, "width": model["widths"][width], "structures": structures, **others}
-        return Setting(**own, rate=model["rate"] * (32 / own["width"]) ** 0.5)
-
-    repeated, longer, models = config["repeated"], config["longer"], config["models"]
-    sizes = range(len(models[0]["widths"]))
-    here = repeated["width"]
-    cross = [(w, counts[0], {}) for w in sizes] + [(here, d, {}) for d in counts[1:]]
-    more = [(longer["width"], counts[0], {"steps": longer["steps"]})]
-    again = [(here, d, {"seed": seed}) for d in counts for seed in repeated["seeds"]]
-    rest = [(w, d, {}) for d in counts[:0:-1] for w in sizes if w != here]
-    count = len(repeated["seeds"])
-    cells = cross + more + again[:count] + rest + again[count:]
-    return [setting(model, w, d, **others) for w, d, others in cells for model in models]
+    common = {key: config[key] for key in ("batch", "held_out", "precision", "warmup") if key in config}
+    found = []
+    for stage in config["stages"]:
+        models = [m for m in config["models"] if "models" not in stage or named(m).title in stage["models"]]
+        cells = itertools.product(stage.get("seeds", config["seeds"]), stage["structures"], stage["sizes"], models)
+        for seed, structures, size, model in cells:
+            own = {**common, "seed": seed, "structures": structures, "steps": stage["steps"]}
+            width = model["widths"][size]
+            found.append(replace(named(model), **own, width=width, rate=model["rate"] * (32 / width) ** 0.5))
+    return found
 
 
-def train_all(config: dict[str, Any], folder: Path, device: str) -> list[Run]:
-    """Train, or continue, every run."""
+def named(model: dict[str, Any]) -> Setting:
+    """A setting of a model, of any size."""
+    return Setting(**{key: value for key, value in model.items() if key not in {"widths", "rate"}})
+
+
+def train_all(config: dict[str, Any], folder: Path, device: str, results: Path | None = None) -> None:
+    """Train, or continue, every run that is not done; `results` is that of :func:`collected`."""
     settings = plan(config)
-    data = load(max(config["structures"]), config["held_out"])
-    runs: dict[str, Run] = {}
+    data = load(max(one.structures for one in settings), config["held_out"])
     for k, one in enumerate(settings):
         longest = replace(one, steps=max(s.steps for s in settings[: k + 1] if s.folder == one.folder))
-        runs[one.folder] = Run(longest, folder / one.folder, data, device).train()
-        last = runs[one.folder].rows[-1]
+        there = collected([one], folder, results)
+        if there and there[-1]["step"] >= longest.steps:
+            continue
+        last = Run(longest, folder / one.folder, data, device).train().rows[-1]
         print(
             f"{k + 1}/{len(settings)} {one.folder}: step {last['step']}, {last['seconds']:.0f} s, "
             f"L_total {last['L_total']:.4g}, share {100 * last['share']:.2g} %",
             flush=True,
         )
-    return list(runs.values())
 
 
-def collected(settings: list[Setting], folder: Path) -> list[dict[str, Any]]:
-    """Rows of every run that has begun, in the order of the plan."""
+def collected(settings: list[Setting], folder: Path, results: Path | None = None) -> list[dict[str, Any]]:
+    """Rows of every run that has begun, in the order of the plan.
+
+    Args:
+        settings: the plan.
+        folder: of the runs.
+        results: an earlier table of rows, for runs that are not in the folder, or shorter there.
+    """
+    earlier: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    if results and results.exists():
+        for row in map(numbers_of, csv.DictReader(results.open())):
+            earlier.setdefault(tuple(row[key] for key in fits.RUN), []).append(row)
     rows: list[dict[str, Any]] = []
-    for name in dict.fromkeys(one.folder for one in settings):
+    for name, one in {one.folder: one for one in settings}.items():
         path = folder / name / "rows.json"
-        rows += json.loads(path.read_text()) if path.exists() else []
+        own = json.loads(path.read_text()) if path.exists() else []
+        before = earlier.get((one.title, one.width, one.structures, one.seed), [])
+        rows += max(own, before, key=lambda found: found[-1]["step"] if found else -1)
     return rows
+
+
+def numbers_of(row: dict[str, str]) -> dict[str, Any]:
+    """A row of a CSV file, whose numbers are text."""
+    names = {"model": str, **dict.fromkeys(("width", "parameters", "structures", "seed", "step"), int)}
+    return {key: names.get(key, float)(value) for key, value in row.items()}
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -106,6 +123,11 @@ def parameters_of(findings: fits.Findings) -> list[dict[str, Any]]:
     for model, best in findings.allocations.items():
         for name, one in (("N exponent", best.n_exponent), ("step exponent", best.d_exponent)):
             found.append({"law": "allocation", "model": model, "parameter": name, **one.row(), "runs": ""})
+    for model, own in findings.overtaking.items():
+        if np.isnan(own.exponent.value):
+            continue  # not two places at which a larger size overtakes
+        row = {"law": "overtaking", "model": model, "parameter": "N exponent", **own.exponent.row()}
+        found.append({**row, "runs": own.operations.size})
     return found
 
 
@@ -136,16 +158,29 @@ def shares_of(runs: scaling.Table, width: dict[str, float]) -> Table:
 
 
 def grid_of(best: scaling.Table) -> Table:
-    """The lowest loss of every size on every training set, and its share."""
+    """The lowest loss of every size on every training set, its range over seeds, and its share."""
     counts = sorted(set(best.numbers("structures").tolist()))
     table = Table("model", "parameters", *(f"D = {d:g}" for d in counts), title="Lowest held-out L_total (share)")
     for model, own in figures.models_of(best).items():
         for (parameters,), rows in sorted(own.by("parameters").items()):
-            cells = {
-                d: f"{rows['L_total'][k]:.4f} ({100 * rows['share'][k]:.2g} %)"
-                for k, d in enumerate(rows["structures"])
-            }
+            cells = {d: cell_of(one) for (d,), one in rows.by("structures").items()}
             table.add_row(model, f"{parameters:g}", *(cells.get(d, "") for d in counts))
+    return table
+
+
+def cell_of(runs: scaling.Table) -> str:
+    """Geometric mean of the losses of some seeds, from the lowest to the highest; mean share."""
+    losses, share = runs.numbers("L_total"), runs.numbers("share").mean()
+    ends = f" {losses.min():.3g}–{losses.max():.3g}" if len(losses) > 1 else ""
+    return f"{np.exp(np.log(losses).mean()):.4f}{ends}" + (f" ({100 * share:.2g} %)" if share > 1e-6 else "")
+
+
+def epochs_of(rows: list[dict[str, Any]]) -> Table:
+    """Losses, penalties of few data and ratios to the equivariant transformer, with their intervals."""
+    table = Table("model", "D", "step", "epochs", "lowest L_total", "penalty", "over", title="Given epochs")
+    for row in rows:
+        spans = [f"{row[k]:.3g} [{row[f'{k}_low']:.3g}, {row[f'{k}_high']:.3g}]" for k in ("loss", "penalty", "over")]
+        table.add_row(row["model"], *(f"{row[k]:g}" for k in ("structures", "step", "epochs")), *spans)
     return table
 
 
@@ -153,27 +188,32 @@ def report(config: dict[str, Any], rows: list[dict[str, Any]], stem: Path) -> No
     """Tables, fits and figures from all rows there are."""
     write(stem.with_name(f"{stem.name}_runs.csv"), rows)
     runs = scaling.read_table(stem.with_name(f"{stem.name}_runs.csv"))
-    middle = config["repeated"]["width"]
-    width = {m: sorted(set(own.numbers("width").tolist()))[middle] for m, own in figures.models_of(runs).items()}
-    findings, console = fits.findings_of(runs, config["steps"], middle), Console(width=140)
-    best = fits.stopped(runs, config["steps"])
-    first = best.where(seed=0)
-    console.print(shares_of(runs, width), grid_of(first))
+    middle = {named(model).title: model["widths"][config["middle"]] for model in config["models"]}
+    width = {model: middle[model] for model in figures.models_of(runs)}
+    steps = config["stages"][0]["steps"]
+    findings, console = fits.findings_of(runs, steps, width), Console(width=140)
+    best = fits.stopped(runs, steps)
+    console.print(shares_of(runs, width), grid_of(best))
     for model, law in findings.sizes.items():
         console.print(model, law)
     for model, law in findings.compute.items():
         console.print(model, law, *([findings.allocations[model]] if model in findings.allocations else []))
+        console.print(f"{model}: larger sizes overtake at\n{findings.overtaking[model]}")
     for key, found in (*findings.data.items(), *findings.gaps.items()):
         console.rule(": ".join(key))
         console.print(found)
     for line in findings.left:
         console.print(f"Not found: {line}")
+    given = fits.epochs(runs, config["batch"], width, STEPS[1:])
+    console.print(epochs_of(given))
+    write(stem.with_name(f"{stem.name}_epochs.csv"), given)
     write(stem.with_name(f"{stem.name}_laws.csv"), parameters_of(findings))
     write(stem.with_name(f"{stem.name}_factors.csv"), factors_of(findings))
     most = runs.numbers("structures").max()
-    figures.against_data(first, findings.sizes, stem.with_name(f"{stem.name}_data.png"))
+    figures.against_data(best, findings.sizes, stem.with_name(f"{stem.name}_data.png"))
     figures.against_cost(runs.where(structures=most), width, stem.with_name(f"{stem.name}_cost.png"))
     figures.shares(runs, best, width, stem.with_name(f"{stem.name}_shares.png"))
+    figures.against_epochs(runs, config["batch"], width, stem.with_name(f"{stem.name}_epochs.png"))
 
 
 def main() -> None:
@@ -185,10 +225,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     args = parser.parse_args()
     config, folder = read(args.config), HERE / "runs" / Path(args.config).stem
+    table = args.results / f"{folder.name}_runs.csv"
     if not args.only_report:
-        train_all(config, folder, args.device)
+        train_all(config, folder, args.device, table)
     args.results.mkdir(parents=True, exist_ok=True)
-    report(config, collected(plan(config), folder), args.results / folder.name)
+    report(config, collected(plan(config), folder, table), args.results / folder.name)
 
 
 if __name__ == "__main__":

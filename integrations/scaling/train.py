@@ -20,7 +20,7 @@ from typing import Any
 
 import bodies
 import torch
-from setting import Setting
+from setting import NETWORKS, Setting
 from torch.utils.flop_counter import FlopCounterMode
 
 import equiv_probe as ep
@@ -110,8 +110,8 @@ class Run:
         self.net.train()
         reduced = setting.precision == "bfloat16"
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=reduced):
-            answer = self.net(batch.position, batch.velocity, batch.mass)
-        loss = (answer - batch.target).square().mean()
+            output = self.net(batch.position, batch.velocity, batch.mass)
+        loss = (output - batch.target).square().mean()
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -129,15 +129,17 @@ class Run:
         """Decompose the held-out loss of the averaged weights; all runs see the same structures and rotations."""
 
         def predict(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            stack = inputs["position"].shape[:2]
-            mass = inputs["mass"].expand(*stack, -1)
+            rotated = inputs["position"].shape[:2]
+            mass = inputs["mass"].expand(*rotated, -1)
             given = (v.flatten(0, 1) for v in (inputs["position"], inputs["velocity"], mass))
-            return {"displacement": self.average(*given).unflatten(0, stack)}
+            return {"displacement": self.average(*given).unflatten(0, rotated)}
 
         held = self.held
         given = {"position": held.position, "velocity": held.velocity, "mass": held.mass}
         with torch.no_grad():
-            orbit = ep.twirl(predict, given, SCHEMA, PLAN, stacked=True, chunk=2, center="origin", floor=0)
+            orbit = ep.twirl(
+                predict, given, SCHEMA, PLAN, stacked=True, chunk=2, center="origin", floor=0, progress=False
+            )
             own = (self.average(held.position, held.velocity, held.mass) - held.target).square().mean()
         found = ep.decompose(orbit, {"displacement": held.target}, "mse", structures="leading")
         row: dict[str, Any] = {
@@ -200,7 +202,7 @@ def load(structures: int, held_out: int) -> tuple[bodies.Structures, bodies.Stru
 def main() -> None:
     """Train, and say what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("transformer", "egnn"), default="transformer")
+    parser.add_argument("--model", choices=tuple(NETWORKS), default="transformer")
     parser.add_argument("--augment", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

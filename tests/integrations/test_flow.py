@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -321,3 +322,107 @@ def test_sampler_of_the_egnn_is_at_the_floor_and_that_of_the_transformer_is_not(
         if name.startswith("random frame")
     }
     assert frames["along"] < 1e-4 < frames["fixed"]
+
+
+# --- by time
+
+
+def by_time_of(study: SimpleNamespace) -> SimpleNamespace:
+    """The script of the long runs, which finds the study's modules in `sys.modules`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER.parent / "learning_rotation")
+        spec = importlib.util.spec_from_file_location("by_time", FOLDER / "by_time.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+def double(held: Any) -> Any:
+    """The same structures in float64."""
+    return dataclasses.replace(held, x=held.x.double())
+
+
+def direct(study: SimpleNamespace, trained: Any, t: float, rotations: Tensor) -> Tensor:
+    """`L_mean` and `L_equiv` of four blocks at one time, by plain averages over rotations ``(n, B, 3, 3)``, float64."""
+    found, size = [], rotations.shape[1]
+    for k in range(4):
+        x1, z, mask = trained.held.take(torch.arange(k * size, (k + 1) * size))
+        torch.manual_seed(study.train.EVALUATION_SEED + k)
+        x0, _ = study.flow.draw(x1, mask)
+        xt, at = torch.lerp(x0, x1, t), x1.new_full((size,), t)
+        orbit = torch.stack([trained.net(xt @ g.mT, at, z, mask) @ g for g in rotations])
+        count = 3 * mask.sum()
+        equiv = (orbit - orbit.mean(0)).square().sum() / count / (len(rotations) - 1)
+        total = (orbit - (x1 - x0)).square().sum() / count / len(rotations)
+        found.append(torch.stack([total - equiv, equiv]))
+    return torch.stack(found).mean(0)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.8])
+def test_losses_at_a_time_are_those_of_brute_force(study: SimpleNamespace, tmp_path: Path, t: float) -> None:
+    """Against plain averages over random rotations of the same structures with the same noise."""
+    by_time, trained = by_time_of(study), run(study, tmp_path / "run")
+    trained.net.double().eval()
+    size, groups, trained.held = 4, 24, double(trained.held)
+    found = by_time.losses_and_gradients(by_time.fixed_loss(trained, t, size), by_time.BLOCKS)
+    with torch.no_grad():
+        rotations = haar(8 * groups * size).reshape(groups, 8, size, 3, 3)
+        drawn = [direct(study, trained, t, some) for some in rotations]
+    wanted = torch.stack(drawn)
+    for k, name in enumerate(("L_mean", "L_equiv")):
+        # Ours are 24 rotations of a design, theirs 8 random ones in every group, and so at most as precise.
+        error = 5 * float(wanted[:, k].std()) * (1 / 3 + 1 / groups) ** 0.5
+        assert abs(found[name] - float(wanted[:, k].mean())) < error, name
+        assert error < 0.3 * float(wanted[:, 1].mean())  # without averaging, L_mean would be wrong by all of L_equiv
+    assert found["share"] == pytest.approx(found["L_equiv"] / (found["L_mean"] + found["L_equiv"]), rel=1e-12)
+
+
+def test_no_multiple_of_the_input_is_a_better_guess(study: SimpleNamespace, tmp_path: Path) -> None:
+    """A search over multiples, as networks in the fixed loss; its broken symmetry is at round-off."""
+    by_time, trained = by_time_of(study), run(study, tmp_path / "run")
+    losses = []
+    for a in torch.linspace(-1.5, 1.5, 61):
+        trained.net = torch.nn.Module()
+        trained.net.register_parameter("a", torch.nn.Parameter(a.clone()))
+        trained.net.forward = lambda x, t, z, mask: trained.net.a * x
+        with torch.no_grad():
+            losses.append([float(value) for value in by_time.fixed_loss(trained, 0.4, 3)()])
+    total, _, equiv = zip(*losses, strict=True)
+    best = by_time.guess(trained, 0.4, 3)
+    assert best <= min(total) * (1 + 1e-6) < best * 1.002  # a parabola, 0.025 from its bottom at most
+    assert max(map(abs, equiv)) < 1e-5  # single precision
+
+
+def test_gradients_of_fixed_losses_are_those_of_finite_differences(study: SimpleNamespace, tmp_path: Path) -> None:
+    """Along its own gradient a loss rises by the gradient's norm; along that of the other, by the cosine of it."""
+    by_time, trained = by_time_of(study), run(study, tmp_path / "run")
+    trained.net.double().eval()
+    trained.held = double(trained.held)
+    loss, count = by_time.fixed_loss(trained, 0.6, 3), by_time.BLOCKS
+    found = by_time.losses_and_gradients(loss, count)
+
+    def values() -> Tensor:
+        with torch.no_grad():
+            return torch.stack([torch.stack(block()[1:]) for block in loss.blocks(count, "structures")]).mean(0)
+
+    ascent = []
+    for k in range(2):
+        blocks = [block()[1 + k] for block in loss.blocks(count, "structures")]
+        ascent.append(torch.autograd.grad(torch.stack(blocks).mean(), loss.parameters.values(), allow_unused=True))
+    start = [value.detach().clone() for value in loss.parameters.values()]
+    for k, name in enumerate(("mean", "equiv")):
+        norm, ends = found[f"gradient_{name}"], []
+        for sign in (1, -1):
+            for value, origin, slope in zip(loss.parameters.values(), start, ascent[k], strict=True):
+                value.data = origin if slope is None else origin + sign * 1e-4 * slope / norm
+            ends.append(values())
+        slopes = (ends[0] - ends[1]) / 2e-4
+        for value, origin in zip(loss.parameters.values(), start, strict=True):
+            value.data = origin
+        # The loss is a cubic about the middle: a step of 1e-4 is wrong by 1e-8 of its bend.
+        assert float(slopes[k]) == pytest.approx(norm, rel=1e-4)
+        other = found[f"gradient_{('equiv', 'mean')[k]}"] * found["cosine"]
+        assert float(slopes[1 - k]) == pytest.approx(other, rel=1e-3, abs=1e-4 * norm)
+    unbiased = ep.analysis.gradients(loss, blocks="structures", n_blocks=count)
+    assert found["unbiased_mean"] == pytest.approx(unbiased.norm_mean.value, rel=1e-6, nan_ok=True)
+    assert found["unbiased_equiv"] == pytest.approx(unbiased.norm_equiv.value, rel=1e-6)

@@ -16,6 +16,8 @@ import torch
 from scipy.integrate import solve_ivp
 from scipy.spatial.transform import Rotation
 
+from equiv_probe.testing import assert_equivariant
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -167,20 +169,75 @@ def test_smaller_sets_are_the_beginning_of_larger_ones(study: SimpleNamespace, t
 # --- networks
 
 
-@pytest.mark.parametrize("improper", [False, True])
-def test_egnn_is_equivariant_to_rounding_and_the_transformer_is_not(
-    study: SimpleNamespace, data: tuple[Any, Any], improper: bool
+RESPECTED = {"equivariant": {"SO(3)", "O(3)"}, "framed": {"SO(3)"}, "egnn": {"SO(3)", "O(3)"}, "transformer": set()}
+"""By which groups a network is equivariant; four frames are proper, of a mirror image there would be eight."""
+
+
+@pytest.mark.parametrize("model", RESPECTED)
+@pytest.mark.parametrize("group", ["SO(3)", "O(3)"])
+def test_networks_respect_the_group_that_they_say_and_the_transformer_none(
+    study: SimpleNamespace, data: tuple[Any, Any], model: str, group: str
 ) -> None:
-    held, g = data[1], haar() * (-1 if improper else 1)
-    off = {}
-    for model in ("egnn", "transformer"):
-        net = study.setting.Setting(model=model, width=16, layers=2).network().double()
-        with torch.no_grad():
-            output = net(held.position, held.velocity, held.mass)
-            rotated = net(held.position @ g.mT, held.velocity @ g.mT, held.mass)
-        off[model] = float((rotated - output @ g.mT).abs().max() / output.abs().max())
-    assert off["egnn"] < 1e-12  # float64 through two layers
-    assert off["transformer"] > 0.1
+    net = study.setting.Setting(model=model, width=16, layers=2).network().double()
+    held = data[1]
+    given = {"position": held.position, "velocity": held.velocity, "mass": held.mass}
+
+    def predict(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"displacement": net(inputs["position"], inputs["velocity"], inputs["mass"])}
+
+    how = {"group": group, "center": "origin", "diagnose": False}
+    if group in RESPECTED[model]:
+        assert_equivariant(predict, given, study.train.SCHEMA, **how)
+    else:
+        with pytest.raises(AssertionError):
+            assert_equivariant(predict, given, study.train.SCHEMA, **how)
+
+
+def test_the_equivariant_transformer_is_as_large_as_the_transformer(study: SimpleNamespace) -> None:
+    for width in (8, 16, 32, 64):
+        sizes = [
+            sum(p.numel() for p in study.setting.Setting(model=model, width=width).network().parameters())
+            for model in ("transformer", "equivariant", "framed")
+        ]
+        assert abs(sizes[1] / sizes[0] - 1) < 0.1
+        assert sizes[2] == sizes[0]
+
+
+def test_attention_of_vectors_is_that_of_inner_products(study: SimpleNamespace, data: tuple[Any, Any]) -> None:
+    """One head, written out for single tokens and channels."""
+    torch.manual_seed(0)
+    block = study.networks.EquivariantBlock(8, 1).double()
+    numbers, vectors = torch.randn(1, 9, 8, dtype=torch.float64), torch.randn(1, 9, 3, 4, dtype=torch.float64)
+    with torch.no_grad():
+        seen, aimed = block.before(numbers)[0], study.networks.normed(vectors)[0]
+        q, k, v = block.project(seen).split(8, -1)
+        qv, kv, vv = block.project_vectors(aimed).split(4, -1)
+        for i in (0, 5):
+            # Eight numbers and four vectors of three components each make an inner product of twenty terms.
+            logits = torch.stack([(q[i] @ k[j] + (qv[i] * kv[j]).sum()) / 20**0.5 for j in range(9)])
+            weights = torch.softmax(logits, 0)
+            n = numbers[0, i] + block.collect(sum(weights[j] * v[j] for j in range(9)))
+            w = vectors[0, i] + block.collect_vectors(sum(weights[j] * vv[j] for j in range(9)))
+            a, b = block.pair(study.networks.normed(w)).split(4, -1)
+            out = block.perceptron(torch.cat([block.between(n), (a * b).sum(0)]))
+            found = block(numbers, vectors)
+            torch.testing.assert_close(found[0][0, i], n + out[:8])
+            torch.testing.assert_close(found[1][0, i], w + block.mix(a * out[8:]))
+
+
+def test_frames_average_the_transformer_itself(study: SimpleNamespace, data: tuple[Any, Any]) -> None:
+    held = data[1].take(slice(1))
+    net = study.networks.Framed(8, 1).double()
+    with torch.no_grad():
+        axes = torch.linalg.eigh(held.position[0].mT @ held.position[0]).eigenvectors
+        outputs = []
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            frame = axes * torch.tensor(signs, dtype=torch.float64)
+            if torch.linalg.det(frame) > 0:
+                outputs.append(net.inner(held.position @ frame, held.velocity @ frame, held.mass) @ frame.mT)
+        assert len(outputs) == 4
+        torch.testing.assert_close(net(held.position, held.velocity, held.mass), torch.stack(outputs).mean(0))
+        assert (torch.stack(outputs).std(0) > 1e-3).any()  # the control: one frame alone is another network
 
 
 def test_messages_are_those_of_the_formula(study: SimpleNamespace, data: tuple[Any, Any]) -> None:
@@ -297,13 +354,16 @@ def test_weights_are_averaged_by_a_power_of_the_step(
 
 def config() -> dict[str, Any]:
     common = {"layers": 1, "widths": [4, 8], "rate": 1e-3}
+    framed = {"model": "framed", **common}
     return {
         **{key: TINY[key] for key in ("batch", "held_out", "warmup")},
-        "steps": 32,
-        "structures": [16, 64],
-        "models": [{"model": "transformer", "augment": True, **common}],
-        "repeated": {"width": 1, "seeds": [1]},
-        "longer": {"width": 1, "steps": 64},
+        "models": [{"model": "transformer", "augment": True, **common}, framed],
+        "seeds": [0, 1],
+        "middle": 1,
+        "stages": [
+            {"sizes": [0, 1], "structures": [64, 16], "steps": 32, "seeds": [0], "models": ["transformer, augmented"]},
+            {"sizes": [1], "structures": [64], "steps": 64},
+        ],
     }
 
 
@@ -314,9 +374,10 @@ def test_a_study_that_was_stopped_ends_with_the_same_table(
 ) -> None:
     monkeypatch.setattr(study.study, "load", lambda structures, held_out: data)
     settings = study.study.plan(config())
-    # Two sizes by two training sets, one size again with another seed, and one longer.
-    assert len(settings) == 4 + 2 + 1
-    assert len({one.folder for one in settings}) == 4 + 2
+    # Two sizes by two training sets; then one size longer, with two seeds and of another model too.
+    assert len(settings) == 4 + 2 * 2
+    assert len({one.folder for one in settings}) == 4 + 1 + 2
+    assert {one.rate for one in settings if one.width == 8} == {1e-3 * 2}
     study.study.train_all(config(), tmp_path / "whole", "cpu")
 
     class Stopped(Exception):
@@ -336,9 +397,19 @@ def test_a_study_that_was_stopped_ends_with_the_same_table(
     study.study.train_all(config(), tmp_path / "parts", "cpu")
     rows = [study.study.collected(settings, tmp_path / name) for name in ("whole", "parts")]
     assert same(rows[0]) == same(rows[1])
-    assert len(before) < len(rows[0]) == 6 * 2 + 1
+    assert len(before) < len(rows[0]) == 3 * 2 + 4 * 3
     again = study.study.collected(settings, tmp_path / "parts")
     assert again == rows[1]  # seconds too: what is done is not done again
+    # Folders are gone, the table is there: nothing is done again either, but for a run that is to be longer.
+    study.study.write(tmp_path / "rows.csv", rows[1])
+    study.study.train_all(config(), tmp_path / "empty", "cpu", tmp_path / "rows.csv")
+    assert not (tmp_path / "empty").exists()
+    kept = study.study.collected(settings, tmp_path / "empty", tmp_path / "rows.csv")
+    assert [row["step"] for row in kept] == [row["step"] for row in again]
+    assert [row["L_total"] for row in kept] == pytest.approx([row["L_total"] for row in again], rel=1e-5)  # six digits
+    longer = config() | {"stages": [{"sizes": [1], "structures": [64], "steps": 65, "models": ["transformer, framed"]}]}
+    study.study.train_all(longer, tmp_path / "empty", "cpu", tmp_path / "rows.csv")
+    assert len(list((tmp_path / "empty").iterdir())) == 2  # seeds
 
 
 def planted(exponents: dict[str, float]) -> list[dict[str, Any]]:
@@ -375,10 +446,11 @@ def test_fits_find_planted_laws(study: SimpleNamespace, tmp_path: Path) -> None:
     best = study.fits.stopped(runs, 1024)
     assert len(best) == 2 * 16
     assert (best.numbers("step") == 1024).all()
+    width = {"slow": 32.0, "fast": 32.0}
     lowest = study.fits.frontier(runs.where(model="slow", step=lambda s: s > 0))
     assert (np.diff(lowest.numbers("C")) > 0).all()
     assert (np.diff(lowest.numbers("L_total")) < 0).all()
-    found = study.fits.findings_of(runs, 1024, 2, resamples=100)
+    found = study.fits.findings_of(runs, 1024, width, resamples=100)
     for model, exponent in (("slow", 0.6), ("fast", 0.7)):
         law, length = found.sizes[model], found.lengths[model]
         # Parameters are the width's square; the loss of the steps is a floor of the law in sizes and data.
@@ -400,7 +472,8 @@ def test_fits_find_planted_laws(study: SimpleNamespace, tmp_path: Path) -> None:
         assert factor.value > 1
     assert found.left == []
     laws = {(row["law"], row["model"], row["parameter"]): row["value"] for row in study.study.parameters_of(found)}
-    assert len(laws) == 2 * (5 + 5 + 3 + 2)
+    assert len(laws) == 2 * (5 + 5 + 3 + 2)  # within these runs no larger size overtakes: no exponent of that
+    assert all(np.isnan(own.exponent.value) for own in found.overtaking.values())
     assert laws["L(N, D)", "fast", "beta"] == found.sizes["fast"]["beta"].value
     factors = study.study.factors_of(found)
     assert {row["of"] for row in factors} == {"structures", "step", "seconds", "C", "seconds, any size", "C, any size"}
@@ -408,3 +481,64 @@ def test_fits_find_planted_laws(study: SimpleNamespace, tmp_path: Path) -> None:
         # A model that is below the other everywhere needs less of everything.
         assert row["value"] == pytest.approx(row["needed"] / row["needs"])
         assert row["value"] < 1
+
+
+def crossing_runs(exponents: list[float]) -> list[dict[str, Any]]:
+    """Straight lines in logarithms; sizes N and M cross where ``C = √(N M)^(1/exponent)``, of every seed's exponent."""
+    rows = []
+    parameters, slopes = 10.0 * np.array([8, 16, 32, 64]) ** 2, np.array([0.3, 0.4, 0.5, 0.6])
+    for seed, exponent in enumerate(exponents):
+        crossings = np.log(parameters[1:] * parameters[:-1]) / 2 / exponent
+        heights = np.cumsum([0.0, *(np.diff(slopes) * crossings)])
+        for n, slope, height in zip(parameters, slopes, heights, strict=True):
+            for c in np.geomspace(1e2, 1e12, 11):
+                row = {"model": "m", "width": (n / 10) ** 0.5, "parameters": n, "structures": 64, "seed": seed}
+                rows.append({**row, "step": c / n, "flops": c, "L_total": np.exp(height) * c**-slope})
+    return rows
+
+
+def test_overtaking_finds_planted_crossings(study: SimpleNamespace) -> None:
+    from equiv_probe import scaling
+
+    exponents, rows = [0.5, 0.6, 0.7], crossing_runs([0.5, 0.6, 0.7])
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    found = study.fits.overtaking(scaling.table_of(columns))
+    # 400 places along ten decades, each 6 % from the next.
+    np.testing.assert_allclose(found.operations, [found.sizes ** (1 / e) for e in exponents], rtol=0.06)
+    np.testing.assert_allclose(found.exponents, exponents, rtol=0.02)
+    half = 4.3027 * 0.1 / 3**0.5  # Student's quantile of two degrees of freedom
+    assert found.exponent.value == pytest.approx(0.6, rel=0.02)
+    assert found.exponent.high - found.exponent.low == pytest.approx(2 * half, rel=0.1)
+    # The control: sizes that never overtake within their runs have no place, rather than one at an end.
+    short = study.fits.overtaking(scaling.table_of(columns).where(C=lambda c: c < 1e3))
+    assert np.isnan(short.operations).all()
+    assert np.isnan(short.exponent.value)
+
+
+def test_penalties_of_few_data_are_those_planted(study: SimpleNamespace) -> None:
+    from equiv_probe import scaling
+
+    models = {"equivariant transformer": 1.0, "transformer": 3.0}
+    rows = [
+        {"model": model, "width": 8, "structures": d, "seed": seed, "step": step}
+        # A loss that rises again: the lowest so far counts. Weights of a seed are common to all sizes of the data.
+        | {"L_total": factor * (1 + 64 / d) * 1.3**seed * (step**-0.5 if step <= 64 else 1.0)}
+        for model, factor in models.items()
+        for d, seed, step in itertools.product((64, 1024), (0, 1, 2), (16, 64, 256))
+        if not (model == "transformer" and d == 1024 and step == 256)
+    ]
+    runs = scaling.table_of({name: [row[name] for row in rows] for name in rows[0]})
+    found = study.fits.epochs(runs, 32, dict.fromkeys(models, 8), (64, 256))
+    cells = {(row["model"], row["structures"], row["step"]): row for row in found}
+    assert len(found) == 2 * 2 * 2 - 1  # not of a run that was shorter
+    few = cells["transformer", 64, 64]
+    assert few["epochs"] == 32
+    assert few["penalty"] == pytest.approx(2 / (1 + 1 / 16))
+    assert few["over"] == pytest.approx(3)
+    # What seeds have in common leaves ratios, and their intervals; of losses it makes the interval.
+    assert few["over_high"] == pytest.approx(few["over_low"]) == pytest.approx(3)
+    assert few["loss"] == pytest.approx(3 * 2 * 1.3 / 8)
+    spread = 4.3027 * np.log(1.3) / 3**0.5
+    assert few["loss_high"] == pytest.approx(few["loss"] * np.exp(spread), rel=1e-4)
+    assert cells["equivariant transformer", 64, 256]["loss"] == cells["equivariant transformer", 64, 64]["loss"]
+    assert np.isnan(cells["transformer", 64, 256]["penalty"])  # nothing as long to compare with

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER = Path(__file__).parents[3] / "integrations" / "voxel"
-NAMES = ("voxeliser", "networks", "molecules", "poses", "training", "figures", "source", "denoise", "pockets")
+NAMES = (
+    *("voxeliser", "networks", "molecules", "poses", "training", "figures", "source", "denoise", "pockets"),
+    *("landscape", "by_step"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,47 @@ def test_denoiser_resumes(vx: SimpleNamespace, shared_data: Path, tmp_path: Path
     )
 
 
+def test_losses_and_gradients_by_step_are_those_of_the_24_rotations(
+    vx: SimpleNamespace, shared_data: Path, tmp_path: Path
+) -> None:
+    """Losses against rotated grids by look-up, gradients against those of the same two numbers, in float64."""
+    task = vx.denoise.Task(replace(small(vx, tmp_path), held=16), "none")
+    found = vx.by_step.measure(task)
+    clean = task.density(task.molecules[:16])
+    noisy = task.noisy(clean, vx.training.generator_for(task.device, 0, 0, 4)).double()
+    network = copy.deepcopy(task.network).double()
+    orbit = torch.stack(
+        [rotated_grid(network(rotated_grid(noisy, g)), g.T) for g in ep.RotationPlan("cube").rotations()[0]]
+    )
+    mean, equiv = (orbit.mean(0) - clean).square().mean(), (orbit - orbit.mean(0)).square().mean()
+    assert found["share"] == pytest.approx(float((equiv / (mean + equiv)).detach()), rel=1e-4)
+    assert found["L_zero"] == pytest.approx(float(clean.square().mean()), rel=1e-5)
+    slopes = []
+    for name, loss in (("mean", mean), ("equiv", equiv)):
+        gradient = torch.autograd.grad(loss, list(network.parameters()), retain_graph=True)
+        slopes.append(torch.cat([one.reshape(-1) for one in gradient]))
+        assert found[f"L_{name}"] == pytest.approx(float(loss.detach()), rel=1e-4)  # the network there is in float32
+        assert found[f"gradient_{name}"] == pytest.approx(float(slopes[-1].norm()), rel=1e-3)
+        # Of 16 molecules the noise lengthens a gradient, and products of different blocks leave that out.
+        assert 0.5 * found[f"gradient_{name}"] < found[f"unbiased_{name}"] < 1.001 * found[f"gradient_{name}"]
+    assert found["cosine"] == pytest.approx(float(torch.cosine_similarity(*slopes, dim=0)), abs=1e-3)
+    assert found["share"] > 0.01
+
+
+def test_the_best_filter_is_found_and_is_equivariant(vx: SimpleNamespace) -> None:
+    """Where the clean grid is such a filter of the noisy one nothing is left over; what a filter cannot do is."""
+    torch.manual_seed(0)
+    noisy = torch.randn(4, 2, 6, 6, 6, dtype=DOUBLE)
+    kernel = torch.zeros(2, 2, 3, 3, 3, dtype=DOUBLE)
+    kernel[0, 1, 1, 1, 1], kernel[1, 0] = 0.5, 0.1  # from the other channel: a multiple, and a mean over a cube
+    clean = torch.nn.functional.conv3d(noisy, kernel, padding=1) + 0.3
+    assert vx.by_step.filtered(clean, noisy) < 1e-24
+    lopsided = torch.roll(noisy, 1, -1)  # one step along x: half of it along each of the six ways would be equivariant
+    assert 0.5 < vx.by_step.filtered(lopsided, noisy) < 1
+    turned = [torch.rot90(grid, 1, (-1, -3)) for grid in (lopsided, noisy)]
+    assert vx.by_step.filtered(*turned) == pytest.approx(vx.by_step.filtered(lopsided, noisy), rel=1e-9)
+
+
 def test_noise_averages_out_of_the_covariance(vx: SimpleNamespace) -> None:
     """A field that stays in the grid's frame, under noise: over the cube its variance over rotations, and no noise."""
     torch.manual_seed(0)

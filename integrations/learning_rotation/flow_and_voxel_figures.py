@@ -1,0 +1,125 @@
+"""The figures of the long runs beside the points of Shen et al. (TMLR 12/2025, arXiv:2512.02303).
+
+    python integrations/learning_rotation/flow_and_voxel_figures.py
+
+Reads `flow/results/dip_by_time.csv` and `voxel/results/dip_by_step.csv`; writes `flow_by_time.png` and
+`voxel_by_step.png` beside this file. The paper's voxel points are read from its published table below
+`$EQUIV_PROBE_DATA` (genentech/equivariance_learning), and left out where that is not there.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from flow_and_voxel import Row, read
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+mpl.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
+HERE = Path(__file__).parent
+PROTEINA = {
+    0.0: (0.2, 0.1, 0.05),
+    0.2: (0.2, 0.35, 0.7),
+    0.4: (0.2, 0.7, 2.4),
+    0.6: (0.35, 1.2, 3.8),
+    0.8: (7.0, 4.5, 4.6),
+    0.9: (18.0, 7.0, 6.5),
+    0.95: (11.0, 7.0, 5.0),
+    0.99: (1.3, 3.5, 3.2),
+}
+"""Share in % by flow time, read off the paper's figures (± 10 %), at these steps."""
+PROTEINA_STEPS = 10_000, 100_000, 1_000_000
+VOXMOL = "data_10pct", "data_25pct", "model_7M"
+
+
+def voxmol() -> dict[str, list[Row]]:
+    """The published validation losses over four rotations, by run; the plug-in ``L_equiv`` times 4/3, as the paper."""
+    path = Path(os.environ.get("EQUIV_PROBE_DATA", "")) / "shen2025" / "voxmol_validation.csv"
+    if not path.exists():
+        return {}
+    runs: dict[str, list[Row]] = {}
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            mean, equiv = float(row["L_mean_plugin"]), float(row["L_equiv_plugin"])
+            share = equiv * 4 / 3 / (mean + equiv)
+            own = {"step": float(row["step"]), "L_mean": mean, "L_equiv": equiv * 4 / 3, "share": share}
+            runs.setdefault(row["run"], []).append(own)
+    return {name: sorted(rows, key=lambda row: row["step"]) for name, rows in runs.items()}
+
+
+def lines(axes: Axes, rows: list[Row], key: str, style: str = "-", **options: Any) -> None:
+    """One column against the step; what is not positive is left out, for logarithmic axes."""
+    values = [row[key] if row[key] > 0 else None for row in rows]
+    axes.plot([row["step"] for row in rows], values, style, ms=4, lw=1.2, **options)
+
+
+def flow_figure(rows: list[Row], path: Path) -> None:
+    """By flow time: both losses and the share against the step, and the share against the time."""
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    (mean, equiv), (share, time) = figure.subplots(2, 2)
+    rows = [row | {"share": 100 * row["share"], "of guess": row["L_mean"] / row["L_guess"]} for row in rows]
+    for k, (t, points) in enumerate(PROTEINA.items()):
+        colour = mpl.colormaps["viridis"](0.95 * k / (len(PROTEINA) - 1))
+        for seed in sorted({row["seed"] for row in rows}):
+            own = [row for row in rows if (row["t"], row["seed"]) == (t, seed) and row["step"] > 0]
+            for axes, key in ((mean, "of guess"), (equiv, "L_equiv"), (share, "share")):
+                lines(axes, own, key, ("-", "--", ":")[int(seed)], color=colour, label=None if seed else f"t = {t:g}")
+        share.plot(PROTEINA_STEPS, points, "o", ms=4, mfc="none", color=colour)
+    steps = sorted({row["step"] for row in rows if row["seed"] == 0})
+    for step, colour in ((1000, "C1"), (2000, "C3"), (steps[-1], "k")):
+        own = [row for row in rows if (row["step"], row["seed"]) == (step, 0)]
+        time.plot([row["t"] for row in own], [row["share"] for row in own], color=colour, label=f"ours, {step:,.0f}")
+    for k, step in enumerate(PROTEINA_STEPS):
+        shares = [points[k] for points in PROTEINA.values()]
+        time.plot(
+            list(PROTEINA), shares, "o:", ms=4, lw=0.7, mfc="none", color=f"C{4 + k}", label=f"Proteina, {step:,}"
+        )
+    mean.set(ylim=(0.6, 1.15), title="L_mean / loss of the blind guess a(t) x, which is equivariant")
+    equiv.set(yscale="log", title="L_equiv")
+    share.set(yscale="log", title="share, %; circles: Proteina")
+    for axes in (mean, equiv, share):
+        axes.set(xscale="log", xlabel="step")
+    time.set(yscale="log", xlabel="flow time t (0 noise, 1 data)", title="share, %, at step")
+    equiv.legend(fontsize=7, ncols=2)
+    time.legend(fontsize=7)
+    figure.savefig(path, dpi=100)
+
+
+def voxel_figure(rows: list[Row], published: dict[str, list[Row]], path: Path) -> None:
+    """Losses of ours, of VoxMol, and the shares of both."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    ours, theirs, share = figure.subplots(1, 3)
+    names = dict.fromkeys((row["run"], row["seed"]) for row in rows)
+    mine = {key: [row for row in rows if (row["run"], row["seed"]) == key and row["step"] > 0] for key in names}
+    labelled = [(ours, f"ours: {name}", "-", mine[name, seed]) for name, seed in names]
+    labelled += [(theirs, f"VoxMol: {name}", ".:", published[name]) for name in VOXMOL if name in published]
+    for k, (axes, label, style, own) in enumerate(labelled):
+        lines(axes, own, "L_mean", color=f"C{k}", label=label)
+        lines(axes, own, "L_equiv", "--", color=f"C{k}")
+        lines(share, [row | {"share": 100 * row["share"]} for row in own], "share", style, color=f"C{k}", label=label)
+    for key, style, label in (("L_zero", "-", "a guess of 0"), ("L_filter", ":", "the best blind filter")):
+        ours.axhline(rows[0][key], color="grey", ls=style, lw=1, label=label)
+    ours.set_title("L_mean (line), L_equiv (dashed)")
+    theirs.set_title("the same, as published")
+    share.set_title("share, %")
+    for axes in (ours, theirs, share):
+        axes.set(xscale="log", yscale="log", xlabel="step")
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    """Draw what is there."""
+    flows = read(HERE.parent / "flow" / "results" / "dip_by_time.csv")
+    flow_figure([row for row in flows if row["run"] == "augmented"], HERE / "flow_by_time.png")
+    voxel_figure(read(HERE.parent / "voxel" / "results" / "dip_by_step.csv"), voxmol(), HERE / "voxel_by_step.png")
+
+
+if __name__ == "__main__":
+    main()
