@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from equiv_probe.estimation.spectrum import Spectrum, spectrum
     from equiv_probe.generative.sampler_audit import audit_sampler
     from equiv_probe.generative.sampler_report import SamplerAudit
+    from equiv_probe.landscape.loss_landscape import landscape as landscape
     from equiv_probe.landscape.penalty import EquivariancePenalty, equivariance_penalty
     from equiv_probe.live.twirled import Twirled
     from equiv_probe.orbit.twirl import twirl

@@ -15,10 +15,23 @@ What trains and audits needs none of this. Nothing is defined here: the module o
 from equiv_probe.landscape.curvature import curvature
 from equiv_probe.landscape.curvature_record import Curvature
 from equiv_probe.landscape.gradients import gradients
+from equiv_probe.landscape.landscape_record import Landscape
 from equiv_probe.landscape.line_record import Line
+from equiv_probe.landscape.loss_landscape import landscape
 from equiv_probe.landscape.measured_gradients import Gradients
 from equiv_probe.landscape.orbit_loss import OrbitLoss
 from equiv_probe.landscape.parameter_line import along_line
 from equiv_probe.orbit.infinitesimal import infinitesimal
 
-__all__ = ["Curvature", "Gradients", "Line", "OrbitLoss", "along_line", "curvature", "gradients", "infinitesimal"]
+__all__ = [
+    "Curvature",
+    "Gradients",
+    "Landscape",
+    "Line",
+    "OrbitLoss",
+    "along_line",
+    "curvature",
+    "gradients",
+    "infinitesimal",
+    "landscape",
+]

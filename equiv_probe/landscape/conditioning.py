@@ -4,7 +4,7 @@ The Hessian of a network is singular and indefinite: λmax/λmin means nothing t
 whose eigenvalues are alike, and none changes when the loss is scaled. With eigenvalues λ and their weights w (the
 fraction of directions that has them):
 Shen et al. (arXiv:2512.02303) report that of ``L_equiv`` to be about 1000 times lower than that of ``L_mean`` for force
-fields; their abstract does not say which condition number is meant, so a comparison should state one, or all.
+fields: λmax over the smallest positive eigenvalue, of some of the weights. A comparison should state which, or all.
 
 * ``mass``, κ(q): ``|λ|max`` over the smallest ``|λ|`` that is needed so that the eigenvalues at least as large hold the
   fraction q of ``Σ w |λ|``. Directions of no curvature hold nothing, so they do not count; κ(1) of a positive definite
@@ -14,6 +14,8 @@ fields; their abstract does not say which condition number is meant, so a compar
 * ``weighted``: ``|λ|max Σ w |λ| / Σ w λ²``, over the mean of ``|λ|`` where directions count by their curvature. Moments
   alone: the most stable, blind to directions of no curvature.
 * ``mean``: ``|λ|max / Σ w |λ|``, over the mean of all directions, those without curvature among them.
+* ``positive``: λmax over the smallest positive eigenvalue, as Shen et al. have it. That takes all eigenvalues, and to
+  know which of them are zero but for rounding; see :func:`equiv_probe.landscape.eigenvalues.dense`.
 * ``median``: ``|λ|max`` over the median ``|λ|`` of all directions; infinite where half of them have no curvature.
 """
 
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 NULL = 1e-12
 """Eigenvalues below this part of the largest magnitude are rounding of zero."""
 KINDS = ("mass-0.99", "mass-0.9", "weighted", "mean", "median", "cutoff-1e-4")
-"""What is reported; any fraction or cut-off may be asked for."""
+"""What is always reported; any fraction or cut-off may be asked for."""
+POSITIVE = "positive"
+"""What is reported besides where all eigenvalues are known."""
 
 
 def condition(kind: str, values: Values, weights: Values) -> float:

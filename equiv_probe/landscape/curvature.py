@@ -31,24 +31,24 @@ from equiv_probe.landscape.second_derivatives import APART, FLOORS, disagreement
 from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from equiv_probe.landscape.curvature_products import Matrix
     from equiv_probe.landscape.decomposed_loss import DecomposedLoss, Which
     from equiv_probe.landscape.eigenvalues import Eigenpairs
-    from equiv_probe.landscape.parameter_space import ParameterSpace
+    from equiv_probe.landscape.parameter_groups import Block
 
-DENSE = 256
-"""Up to this many parameters all eigenvalues are computed: random probes would cost as much."""
+DENSE = 3000
+"""Up to this many parameters all eigenvalues are computed."""
 _EARLY = "the eigenvalue solver stopped early: extreme eigenvalues may lie further out; raise tolerance"
 
 
 def curvature(
     orbit_loss: DecomposedLoss | Sequence[DecomposedLoss],
     *,
-    parameters: nn.Module | Mapping[str, Tensor] | Iterable[Any] | None = None,
+    parameters: Block | None = None,
     losses: Sequence[Which] = LOSSES,
     matrix: Matrix = "hessian",
     top: int = 4,
@@ -73,7 +73,8 @@ def curvature(
     Args:
         orbit_loss: a callable without arguments that gives ``(total, mean, equiv)``, 0-d with graph, at the current
             weights, such as :class:`equiv_probe.analysis.OrbitLoss`; or several that differ in their rotations alone.
-        parameters: the weights; None takes those that the loss names.
+        parameters: the weights: names of parameters or modules among those that the loss names, or patterns of them
+            such as ``"layers.0.*"``; modules; tensors; None takes all that the loss names.
         losses: of ``"total"``, ``"mean"`` and ``"equiv"``, those to look at.
         matrix: ``"hessian"``, or ``"gauss-newton"`` for a loss that gives its outputs.
         top: how many eigenvalues of largest magnitude to find, about 20 + 10 ``top`` products.
@@ -81,7 +82,8 @@ def curvature(
         steps: of Lanczos; 2·steps − 1 moments of every probe are right.
         trace_probes: random vectors for trace and norm, those above among them.
         tolerance: of the eigenvalues, relative to the largest magnitude; rounding allows about 1e-5 in float32.
-        exact: compute all eigenvalues, one product a parameter; None does so up to 256 parameters.
+        exact: compute all eigenvalues, from one product a parameter, several at once; None does so up to 3,000
+            parameters. Then nothing is random, and the smallest positive eigenvalue is known.
         hold: keep graphs between products: about twice as fast, if memory allows.
         seed: of the random vectors.
         name: of the model, for the page and the file.
@@ -111,7 +113,7 @@ def curvature(
     with progress_bar(len(losses) * len(sets) * search.products, "curvature", shown=progress) as advance:
         for which in losses:
             times = [_counting(products, which, advance) for products in sets]
-            spectra = [search.spectrum(one, products.space) for one, products in zip(times, sets, strict=True)]
+            spectra = [search.spectrum(products, which, advance) for products in sets]
             pairs = [pair for pair, _ in spectra]
             found[which] = LossCurvature.of([density for _, density in spectra], _bracket(times, pairs))
             if not all(pair.converged for pair in pairs) and _EARLY not in notes:
@@ -165,17 +167,18 @@ class _Search:
         }
 
     def spectrum(
-        self, times: Callable[[Tensor], Tensor], space: ParameterSpace
+        self, products: CurvatureProducts, which: Which, advance: Callable[[int], None]
     ) -> tuple[Eigenpairs, EigenvalueDensity]:
         """The eigenpairs at its ends, and the density; the same probes for every loss and set of rotations."""
+        space, times = products.space, _counting(products, which, advance)
         generator = torch.Generator().manual_seed(self.seed)
         if self.finds_all:
-            outer = dense(times, space.here)
+            outer = dense(products.whole(which, advance), space.precision)
         else:
             outer = extreme(times, space.random(generator), self.few, self.tolerance)
         known = self.size, outer.values, outer.residuals, outer.square
         if self.finds_all or self.size == len(outer.values):
-            return outer, EigenvalueDensity(*known)
+            return outer, EigenvalueDensity(*known, floor=outer.floor)
         made = [
             lanczos(times, space.random(generator), self.steps if k < self.probes else 1, without=outer.vectors)
             for k in range(self.trace_probes)
@@ -209,8 +212,7 @@ def _doubts(products: CurvatureProducts, found: Mapping[Which, LossCurvature], s
     vector = space.random(torch.Generator().manual_seed(seed))
     equiv = found.get("equiv")
     if equiv is not None and bool(torch.stack(list(products.pieces[0]())).isfinite().all()):
-        eps = max(torch.finfo(p.dtype).eps for p in space.tensors)
-        rounding = eps * float(products(vector, "total").norm() / vector.norm()) * space.size**0.5
+        rounding = space.precision * float(products(vector, "total").norm() / vector.norm()) * space.size**0.5
         if 0 < equiv.norm_squared.value < (FLOORS * rounding) ** 2:
             notes.append("the curvature of L_equiv is within rounding of that of L_total: its numbers say nothing")
     if products.matrix == "hessian":

@@ -10,7 +10,7 @@ from msgspec import field
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.estimates import Estimate
-from equiv_probe.landscape.conditioning import KINDS
+from equiv_probe.landscape.conditioning import KINDS, POSITIVE
 from equiv_probe.report.record import Part
 
 if TYPE_CHECKING:
@@ -40,7 +40,21 @@ class Density(Part, frozen=True):
             raise ValueError(f"{len(self.nodes)} nodes and {len(self.weights)} weights that are no density")
 
 
-class LossCurvature(Part, frozen=True, dict=True):
+class WholeSpectrum(Part, frozen=True):
+    """What is known besides where all eigenvalues are.
+
+    Attributes:
+        smallest_positive: the smallest eigenvalue above the floor.
+        floor: eigenvalues of smaller magnitude are zero as far as rounding lets one know.
+        null: how many there are of these, in the mean over sets of rotations.
+    """
+
+    smallest_positive: Estimate
+    floor: float
+    null: float
+
+
+class LossCurvature(Part, frozen=True, dict=True, omit_defaults=True):
     """The curvature matrix of one loss.
 
     Standard errors of the estimates are over random probes and, where there are several sets of rotations, over those
@@ -58,9 +72,11 @@ class LossCurvature(Part, frozen=True, dict=True):
         bracket: the largest eigenvalue lies between these two, in expectation: with one set of rotations the largest
             eigenvalue errs outwards (noise makes it larger), and the Rayleigh quotient of its vector under another set
             errs inwards. NaN for one set.
-        conditions: the condition numbers of :data:`equiv_probe.landscape.conditioning.KINDS`.
+        conditions: the condition numbers of :data:`equiv_probe.landscape.conditioning.KINDS`; and ``"positive"``, λmax
+            over the smallest positive eigenvalue, where all eigenvalues are known.
         eigenvalues: of largest magnitude, from each set of rotations, in rising order.
         spectrum: the density over all sets of rotations.
+        whole: what is known besides where all eigenvalues are.
     """
 
     size: int = field(name="parameters")
@@ -74,6 +90,7 @@ class LossCurvature(Part, frozen=True, dict=True):
     conditions: dict[str, Estimate] = field(name="condition")
     eigenvalues: list[list[float]]
     spectrum: Density = field(name="density")
+    whole: WholeSpectrum | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not be shown."""
@@ -93,6 +110,13 @@ class LossCurvature(Part, frozen=True, dict=True):
         nodes = np.concatenate([one.nodes for one in densities])
         weights = np.concatenate([one.weights for one in densities]) / len(densities)
         order = np.argsort(nodes, kind="stable")
+        whole = None
+        if all(math.isfinite(one.floor) for one in densities):
+            whole = WholeSpectrum(
+                smallest_positive=over_sets(lambda d: d.smallest_positive),
+                floor=max(one.floor for one in densities),
+                null=float(np.mean([one.null for one in densities])),
+            )
         found = cls(
             size=densities[0].size,
             largest=over_sets(lambda d: (float(d.outliers[-1]), float(d.residuals[-1]))),
@@ -102,12 +126,18 @@ class LossCurvature(Part, frozen=True, dict=True):
             rank=over_sets(lambda d: d.rank, "log"),
             entropy_rank=_of_spectra(densities, lambda d: d.entropy_rank),
             bracket=bracket,
-            conditions={kind: _condition(densities, kind) for kind in KINDS},
+            conditions={kind: _condition(densities, kind) for kind in (*KINDS, *([POSITIVE] if whole else []))},
             eigenvalues=[one.outliers.tolist() for one in densities],
             spectrum=Density(nodes[order].tolist(), weights[order].tolist()),
+            whole=whole,
         )
         found.__dict__["_densities"] = tuple(densities)
         return found
+
+    @property
+    def smallest_positive(self) -> Estimate:
+        """The smallest eigenvalue that is more than rounding; NaN where only some eigenvalues are known."""
+        return Estimate(math.nan) if self.whole is None else self.whole.smallest_positive
 
     @property
     def sets(self) -> int:
@@ -141,12 +171,12 @@ class LossCurvature(Part, frozen=True, dict=True):
 
 
 def require_kinds(found: Mapping[str, Estimate], what: str) -> None:
-    """Refuse other definitions of condition numbers than :data:`equiv_probe.landscape.conditioning.KINDS`.
+    """Refuse other definitions than those of :mod:`equiv_probe.landscape.conditioning`.
 
     Raises:
-        ValueError: there are others, or one of them is missing.
+        ValueError: there are others, or one of those that are always reported is missing.
     """
-    if found.keys() != set(KINDS):
+    if found.keys() - {POSITIVE} != set(KINDS):
         raise ValueError(f"{what} under {len(found)} definitions that are not {', '.join(KINDS)}")
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from equiv_probe.landscape.parameter_space import ParameterSpace
 
 Matrix = Literal["hessian", "gauss-newton"]
+ROWS = 32
+"""Rows of a whole matrix that are computed together."""
 
 
 class CurvatureProducts:
@@ -63,6 +65,7 @@ class CurvatureProducts:
         self.count = 0
         """Products made so far."""
         self._held: dict[tuple[int, Which], Any] = {}
+        self._at_once = True
 
     def __call__(self, vector: Tensor, which: Which = "total") -> Tensor:
         """The matrix of one loss times a vector.
@@ -81,35 +84,79 @@ class CurvatureProducts:
         product = torch.zeros_like(vector)
         with explained(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
             if self.matrix == "hessian" and not self.hold:
-                product = self._accumulated(lambda value: _grad(self._slopes(value), self.space.tensors, parts), which)
+                product = self._accumulated(
+                    lambda value: self.space.flat(_grad(self._slopes(value), self.space.tensors, parts)), which
+                )
             else:
                 for index in range(len(self.pieces)):
                     one = self._held_hessian if self.matrix == "hessian" else self._gauss_newton
                     product += self.space.flat(one(index, which, parts))
         self.count += 1
-        if not bool(product.isfinite().all()):
-            raise EquivProbeError(
-                f"a product of the curvature of L_{which} that is not finite",
-                "a loss that is smooth at these weights",
-                "look at its gradient; in half precision, measure in float32",
-            )
-        return product
+        return _finite(product, which)
+
+    def whole(self, which: Which = "total", advance: Callable[[int], Any] = lambda _: None) -> Tensor:
+        """The matrix of one loss, ``(size, size)``, row by row and not made symmetric: that it is not shows rounding.
+
+        Args:
+            which: of the losses.
+            advance: told how many rows were made.
+
+        Raises:
+            EquivProbeError: as for a product.
+        """
+        unit = torch.eye(self.space.size, dtype=self.space.dtype, device=self.space.device)
+
+        def rows(value: Tensor) -> Tensor:
+            slopes = self._slopes(value)
+            made = []
+            for part in torch.split(unit, ROWS):
+                made.append(self._rows(slopes, part))
+                advance(len(part))
+            return torch.cat(made)
+
+        if self.matrix != "hessian":
+            return torch.stack([self(row, which) for row in unit])
+        with explained(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            found = self._accumulated(rows, which)
+        self.count += self.space.size
+        return _finite(found, which)
+
+    def _rows(self, slopes: Sequence[Tensor | None], vectors: Tensor) -> Tensor:
+        """Products with k vectors, ``(k, size)``, from first derivatives with their graph: at once where that works."""
+        space = self.space
+        if self._at_once:
+            parts = [
+                v.reshape(-1, *p.shape).to(p.device, p.dtype)
+                for v, p in zip(torch.split(vectors, space.sizes, 1), space.tensors, strict=True)
+            ]
+            try:
+                made = _grad(slopes, space.tensors, parts, retain_graph=True, is_grads_batched=True)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # an operation that takes no batch of vectors
+                self._at_once = False
+            else:
+                like = zip(made, space.sizes, strict=True)
+                flat = [vectors.new_zeros(len(vectors), n) if m is None else m.detach().reshape(-1, n) for m, n in like]
+                return torch.cat([one.to(vectors) for one in flat], 1)
+        each = (_grad(slopes, space.tensors, space.parts(v), retain_graph=True) for v in vectors)
+        return torch.stack([space.flat(one) for one in each])
 
     def gradient(self, which: Which = "total") -> Tensor:
         """The gradient of one loss, ``(size,)``."""
         with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-            return self._accumulated(lambda value: _grad([value], self.space.tensors), which)
+            return self._accumulated(lambda value: self.space.flat(_grad([value], self.space.tensors)), which)
 
-    def _accumulated(self, of: Callable[[Tensor], Sequence[Tensor | None]], which: Which) -> Tensor:
+    def _accumulated(self, of: Callable[[Tensor], Tensor], which: Which) -> Tensor:
         """The sum over pieces of something linear in the loss; a loss that can halve its pieces does."""
         place = LOSSES.index(which)
         accumulate: Any = getattr(self._loss, "accumulate", None)
         if accumulate is not None:
-            (total,) = accumulate(lambda piece: [self.space.flat(of(piece[place]))])
+            (total,) = accumulate(lambda piece: [of(piece[place])])
             return cast("Tensor", total)
-        total = torch.zeros(self.space.size, dtype=self.space.dtype, device=self.space.device)
-        for piece in self.pieces:
-            total += self.space.flat(of(piece()[place]))
+        total, *rest = (of(piece()[place]) for piece in self.pieces)
+        for more in rest:
+            total = total + more
         return total
 
     def _slopes(self, value: Tensor) -> Sequence[Tensor | None]:
@@ -143,6 +190,16 @@ class CurvatureProducts:
         slopes = _grad([piece.of_outputs(leaves)[LOSSES.index(which)]], leaves, create_graph=True)
         bent = _filled(_grad(slopes, leaves, pushed), outputs)
         return _grad(outputs, tensors, bent, retain_graph=self.hold)
+
+
+def _finite(product: Tensor, which: Which) -> Tensor:
+    if not bool(product.isfinite().all()):
+        raise EquivProbeError(
+            f"a product of the curvature of L_{which} that is not finite",
+            "a loss that is smooth at these weights",
+            "look at its gradient; in half precision, measure in float32",
+        )
+    return product
 
 
 def _grad(

@@ -11,7 +11,7 @@ from msgspec import field
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.estimates import Estimate
 from equiv_probe.landscape import plots
-from equiv_probe.landscape.conditioning import KINDS
+from equiv_probe.landscape.conditioning import KINDS, POSITIVE
 from equiv_probe.landscape.curvature_estimates import LossCurvature, condition_ratio, require_kinds
 from equiv_probe.landscape.curvature_words import BLIND_SPOTS, cell, headline, plain, shown
 from equiv_probe.landscape.decomposed_loss import LOSSES
@@ -31,7 +31,8 @@ _CAPTION = (
     "± standard error over random vectors and sets of rotations. A condition number compares the largest magnitude of "
     "an eigenvalue with: the smallest of those that hold 99 or 90 % of all curvature (mass), a mean in which "
     "directions count by their curvature (weighted), a mean or the median of all directions, the smallest above a "
-    "ten-thousandth of the largest (cutoff). A dash: infinite, or not measured."
+    "ten-thousandth of the largest (cutoff); positive: the largest eigenvalue with the smallest positive one that is "
+    "more than rounding. A dash: infinite, or not measured."
 )
 
 
@@ -74,7 +75,8 @@ class Curvature(Record, frozen=True):
     def of(cls, losses: Mapping[Any, LossCurvature], **rest: Any) -> Self:
         """The curvature of losses that were just computed."""
         both = {"mean", "equiv"} <= losses.keys()
-        ratios = {kind: condition_ratio(losses["mean"], losses["equiv"], kind) for kind in KINDS} if both else {}
+        kinds = [kind for kind in (*KINDS, POSITIVE) if both and all(kind in one.conditions for one in losses.values())]
+        ratios = {kind: condition_ratio(losses["mean"], losses["equiv"], kind) for kind in kinds}
         return cls(**{**losses, **rest}, condition_ratio=ratios)
 
     @classmethod
@@ -127,12 +129,16 @@ class Curvature(Record, frozen=True):
 
         row("largest eigenvalue", lambda one: cell(one.largest))
         row("smallest eigenvalue", lambda one: cell(one.smallest))
+        exact = all(one.whole is not None for one in self.losses.values())
+        if exact:
+            row("smallest positive eigenvalue", lambda one: cell(one.smallest_positive))
+            row("eigenvalues that are zero but for rounding", lambda one: one.whole.null if one.whole else None)
         row("trace", lambda one: cell(one.trace))
         if any(math.isfinite(one.bracket[0]) for one in self.losses.values()):
             row("largest lies within", lambda one: one.bracket)
         row("effective rank, tr² / ‖H‖²", lambda one: cell(one.rank))
         row("effective rank, entropy", lambda one: cell(one.entropy_rank))
-        for kind in KINDS:
+        for kind in (*KINDS, *([POSITIVE] if exact else [])):
             last = cell(self.condition_ratio[kind]) if self.condition_ratio else None
             row(f"condition number, {kind}", lambda one, kind=kind: cell(one.conditions[kind]), last)  # type: ignore[misc]
         heads = [*self.losses, *(["L_mean / L_equiv"] if self.condition_ratio else [])]
@@ -152,7 +158,7 @@ class Curvature(Record, frozen=True):
         known = {kind: one.value for kind, one in self.condition_ratio.items() if math.isfinite(one.value)}
         if known:
             text = "; ".join(f"{plain(kind)}: {number(value)}" for kind, value in known.items())
-            reading = "κ(L_mean) / κ(L_equiv) under six definitions, with 95 % intervals; one is the dotted line."
+            reading = "κ(L_mean) / κ(L_equiv) under each definition, with 95 % intervals; one is the dotted line."
             ratios = partial(plots.ratios, self.condition_ratio)
             made.append(Figure("Ratio of condition numbers", ratios, f"{text}.", reading))
         return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe.landscape.conditioning import KINDS
+from equiv_probe.landscape.conditioning import KINDS, POSITIVE
 from equiv_probe.report.cells import text_of
 from equiv_probe.report.document import Column, Headline, Uncertain
 from equiv_probe.report.formatting import number
@@ -29,7 +29,10 @@ _MEANING = (
     "is the largest magnitude of an eigenvalue over the smallest of those that hold 99 % of all curvature "
     f"({FIRST}); about a minimum, the number of steps of plain gradient descent grows with it."
 )
-_REPORTED = "Shen et al. (arXiv:2512.02303) report about 1000 for force fields; their abstract does not say of which κ."
+_REPORTED = (
+    "Shen et al. (arXiv:2512.02303) report about 1000 for force fields: of the largest over the smallest positive "
+    f"eigenvalue ({POSITIVE}), in one block of weights."
+)
 
 
 def headline(losses: Mapping[str, LossCurvature], ratios: Mapping[str, Estimate]) -> Headline:

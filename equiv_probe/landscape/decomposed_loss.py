@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.landscape.parameter_groups import block_of
 from equiv_probe.landscape.parameter_space import ParameterSpace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from equiv_probe.landscape.parameter_groups import Block
 
 Which = Literal["total", "mean", "equiv"]
 LOSSES: tuple[Which, ...] = ("total", "mean", "equiv")
@@ -34,20 +38,19 @@ class DecomposedLoss(Protocol):
         """The three losses at the weights as they are now."""
 
 
-def space_of(
-    loss: DecomposedLoss, parameters: nn.Module | Mapping[str, Tensor] | Iterable[Any] | None
-) -> ParameterSpace:
+def space_of(loss: DecomposedLoss, parameters: Block | None) -> ParameterSpace:
     """The weights that are given, or those that the loss names.
 
     Raises:
-        EquivProbeError: neither is there.
+        EquivProbeError: neither is there, or a name that is none of the loss's.
     """
+    known = getattr(loss, "parameters", None)
+    known = known() if callable(known) else known
     if parameters is None:
-        parameters = getattr(loss, "parameters", None)
-        parameters = parameters() if callable(parameters) else parameters
+        parameters = known
     if parameters is None:
         raise EquivProbeError("a loss that does not name its weights", "the weights", "parameters=model")
-    return ParameterSpace(parameters)
+    return ParameterSpace(block_of(parameters, known if isinstance(known, Mapping) else {}))
 
 
 def pieces_of(loss: DecomposedLoss) -> list[DecomposedLoss]:

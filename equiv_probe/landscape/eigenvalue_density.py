@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from equiv_probe.landscape.conditioning import condition, entropy_rank
+from equiv_probe.landscape.conditioning import POSITIVE, condition, entropy_rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +41,7 @@ class EigenvalueDensity:
         probes: quadratures of the rest; empty where all eigenvalues are known.
         quadratic: ``vᵀHv`` of every probe, also of those that made one product only, ``(P,)``.
         squares: ``‖Hv‖²``, ``(P,)``.
+        floor: eigenvalues below this magnitude cannot be distinguished from zero; NaN where only some are known.
     """
 
     size: int
@@ -50,6 +51,7 @@ class EigenvalueDensity:
     probes: Sequence[Quadrature] = field(default=(), repr=False)
     quadratic: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False)
     squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), repr=False)
+    floor: float = math.nan
 
     @cached_property
     def nodes(self) -> NDArray[np.float64]:
@@ -60,6 +62,17 @@ class EigenvalueDensity:
     def weights(self) -> NDArray[np.float64]:
         """The fraction of all directions at each node, ``(M,)``; they add to one."""
         return self._weighted(list(self.probes))[1] / self.size
+
+    @property
+    def smallest_positive(self) -> tuple[float, float]:
+        """The smallest eigenvalue above the floor, and how far it may be off; NaN where only some are known."""
+        above = self.outliers[self.outliers > self.floor]
+        return (float(above[0]), self.floor) if len(above) else (math.nan, math.nan)
+
+    @property
+    def null(self) -> float:
+        """How many eigenvalues cannot be distinguished from zero; NaN where only some are known."""
+        return math.nan if math.isnan(self.floor) else float((np.abs(self.outliers) <= self.floor).sum())
 
     @property
     def trace(self) -> tuple[float, float]:
@@ -92,6 +105,10 @@ class EigenvalueDensity:
         the jackknife knows little, and a few nodes stand for a continuum: there it is the scatter, on the log scale, of
         what single probes say, not divided by the root of their number.
         """
+        if kind == POSITIVE:
+            smallest, off = self.smallest_positive
+            value = float(self.outliers[-1]) / smallest
+            return value, value * off / smallest
         if kind in {"weighted", "mean"} or not self.probes:
             return self._over_probes(lambda values, weights: condition(kind, values, weights))
         single = np.log([condition(kind, *self._weighted([probe])) for probe in self.probes])

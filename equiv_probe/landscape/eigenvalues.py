@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 RESTARTS = 20
 """Restarts of ARPACK before it gives up."""
+ROUNDINGS = 8
+"""What is computed from exact numbers is known to within so many units in the last place of the largest."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Eigenpairs:
         residuals: ``‖Hu − λu‖``: an eigenvalue lies within this of each value.
         square: ``Σ ‖Hu‖²`` over the vectors.
         converged: whether ARPACK reached the tolerance.
+        floor: eigenvalues below this magnitude are rounding, or noise, of zero; NaN where that is not known.
     """
 
     values: NDArray[np.float64]
@@ -38,6 +42,7 @@ class Eigenpairs:
     residuals: NDArray[np.float64]
     square: float
     converged: bool
+    floor: float = math.nan
 
 
 def extreme(product: Callable[[Tensor], Tensor], start: Tensor, count: int, tolerance: float) -> Eigenpairs:
@@ -101,14 +106,35 @@ def _arpack(
     return np.asarray(found), False
 
 
-def dense(product: Callable[[Tensor], Tensor], like: Tensor) -> Eigenpairs:
-    """All eigenpairs, from n products."""
-    n = len(like)
-    unit = torch.eye(n, dtype=like.dtype, device=like.device)
-    matrix = torch.stack([product(row) for row in unit]).double().cpu().numpy()
+def dense(rows: Tensor, precision: float) -> Eigenpairs:
+    """All eigenpairs of a matrix that would be symmetric but for rounding, or noise.
+
+    Its antisymmetric part is nothing else, and is as large as that of the symmetric part: so its spectral norm is how
+    far eigenvalues may be off, and those nearer to zero are zero as far as one knows.
+
+    Args:
+        rows: of the matrix, ``(n, n)``.
+        precision: of the numbers that it was computed from, relative.
+    """
+    matrix = rows.double().cpu().numpy()
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     residuals = np.linalg.norm(matrix @ vectors - vectors * values, axis=0)
-    return Eigenpairs(values, torch.as_tensor(vectors.T.copy()).to(like), residuals, float((values**2).sum()), True)
+    floor = max(_spectral_norm((matrix - matrix.T) / 2), ROUNDINGS * precision * float(np.abs(values).max()))
+    basis = torch.as_tensor(vectors.T.copy()).to(rows)
+    return Eigenpairs(values, basis, residuals, float((values**2).sum()), converged=True, floor=floor)
+
+
+def _spectral_norm(matrix: Values, steps: int = 30) -> float:
+    """The largest singular value, by the power method from below: to a few per cent."""
+    vector = matrix[int(np.abs(matrix).sum(1).argmax())]
+    length = 0.0
+    for _ in range(steps):
+        size = float(np.linalg.norm(vector))
+        if size == 0:
+            return 0.0
+        image = matrix @ (vector / size)
+        length, vector = float(np.linalg.norm(image)), matrix.T @ image
+    return length
 
 
 def _rayleigh(

@@ -46,7 +46,7 @@ def lanczos(
     Returns:
         The quadrature; ``quadratic`` and ``square`` are of H itself, at the start vector projected and of length one.
     """
-    basis = start[None, :0].expand(0, -1) if without is None else without
+    basis = start[None][:0] if without is None else without
     rows = [_orthogonal(start, basis)]
     rows[0] = rows[0] / rows[0].norm()
     diagonal: list[float] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -15,10 +16,12 @@ from equiv_probe.landscape.orbit_objectives import share_of
 from equiv_probe.live.isolation import isolated
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.probe.per_structure import differentiating
+from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Self
 
     from torch import Tensor, nn
 
@@ -58,6 +61,10 @@ class Part(Protocol):
 
     def sums(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Decomposed]:
         """By loss, the weighted sums over structures from ``start`` up to ``stop``, from some of the replicates."""
+        ...
+
+    def redrawn(self, generator: torch.Generator) -> Self:
+        """The same structures with other rotations of the same plan."""
         ...
 
 
@@ -101,6 +108,12 @@ class BatchPart:
     def sums(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Decomposed]:
         """See :class:`Part`."""
         return self.sums_of(self.outputs(start, stop, replicates), start, stop, replicates)
+
+    def redrawn(self, generator: torch.Generator) -> Self:
+        """See :class:`Part`."""
+        found, own = copy.copy(self), self.rotations.ndim == 5
+        found.rotations = draw(self.plan, generator, self.rotations.shape[2] if own else None).to(self.rotations)
+        return found
 
     def outputs(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Tensor]:
         """Outputs for some structures by name, rotated back, float64, ``(R, n, *S)``."""

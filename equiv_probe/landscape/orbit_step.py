@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +20,8 @@ from equiv_probe.probe.player import Player
 from equiv_probe.probe.step_losses import entries_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Self
 
     from torch import Tensor
 
@@ -112,14 +115,26 @@ class StepPart:
         """See :class:`equiv_probe.landscape.orbit_parts.Part`."""
         return len(self.rotations)
 
+    @contextmanager
+    def _recorded(self) -> Iterator[RecordedStep]:
+        with isolated(self._probe.live.network, *self._protect, gradients=True, contents=True), observed():
+            self._before.restore()
+            yield self._probe.record(self._step, [])
+
+    def redrawn(self, generator: torch.Generator) -> Self:
+        """See :class:`equiv_probe.landscape.orbit_parts.Part`."""
+        found = copy.copy(self)
+        with self._recorded() as run:
+            run.resolve()
+            found.rotations = drawn_for(run, self._plan, generator, per_structure=self.rotations.ndim == 5)
+            run.undo()
+        return found
+
     def sums(self, start: int, stop: int, replicates: Sequence[int]) -> dict[str, Decomposed]:
         """See :class:`equiv_probe.landscape.orbit_parts.Part`."""
         del start, stop
-        probe, modules = self._probe, (self._probe.live.network, *self._protect)
         # Recorded anew: with other weights, the network may be asked something else.
-        with isolated(*modules, gradients=True, contents=True), observed():
-            self._before.restore()
-            run = probe.record(self._step, [])
+        with self._recorded() as run:
             run.undo()
         found = replay_attached(run, self._plan, self.rotations[list(replicates)])
         if self.name not in found:

@@ -193,6 +193,15 @@ class OrbitSum:
         units = iter([(part, k) for part, start, stop in self._ranges for k in range(start, stop)])
         return [self._with(_joined(list(islice(units, b - a))), self._replicates) for a, b in pairs]
 
+    def redrawn(self, generator: torch.Generator) -> Self:
+        """The same loss with other rotations of the same plan, of all its replicates.
+
+        Args:
+            generator: source of the rotations.
+        """
+        parts = {id(part): part.redrawn(generator) for part in {id(p): p for p, _, _ in self._ranges}.values()}
+        return self._with([(parts[id(part)], start, stop) for part, start, stop in self._ranges], self._replicates)
+
     def _with(self, ranges: list[Range], replicates: Sequence[int] | None) -> Self:
         found = copy.copy(self)
         found._ranges, found._replicates = ranges, replicates

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +18,9 @@ ALL = "all"
 """The group of all parameters."""
 Groups = Callable[[str], str | None] | torch.optim.Optimizer | Iterable[Mapping[str, Any]] | None
 """What sorts parameters into groups: their names, an optimizer, or its ``param_groups``; None: their modules."""
+Block = str | nn.Module | Mapping[str, "Tensor"] | Iterable[Any]
+"""Which weights: names of parameters or modules, or patterns of them such as ``"layers.*.mlp"``; modules; tensors, with
+names or without; or an iterable of all these."""
 
 
 def grouped(parameters: Mapping[str, Tensor], groups: Groups = None) -> dict[str, list[int]]:
@@ -75,4 +80,50 @@ def parameters_of(modules: Iterable[torch.nn.Module]) -> dict[str, Tensor]:
             if id(value) not in seen:
                 seen.add(id(value))
                 found[name if name not in found else f"{k}.{name}"] = value
+    return found
+
+
+def block_of(chosen: Block, known: Mapping[str, Tensor]) -> list[tuple[str, Any]]:
+    """The weights that are meant, by name.
+
+    Args:
+        chosen: names, patterns, modules or tensors.
+        known: the weights that a loss names: names are looked for among them, and tensors are called as they are there.
+
+    Raises:
+        EquivProbeError: a name or pattern that fits none of them.
+
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    >>> known = dict(net.named_parameters())
+    >>> [[name for name, _ in block_of(chosen, known)] for chosen in ("2", ["*.bias"], net[0])]
+    [['2.weight', '2.bias'], ['0.bias', '2.bias'], ['0.weight', '0.bias']]
+    """
+    if isinstance(chosen, Mapping):
+        return list(chosen.items())
+    called = {id(value): name for name, value in known.items()}
+    found: list[tuple[str, Any]] = []
+    entries = [chosen] if isinstance(chosen, (str, nn.Module)) else chosen
+    for k, entry in enumerate(entries):
+        if isinstance(entry, str):
+            found += _named(entry, known)
+        elif isinstance(entry, nn.Module):
+            found += [(called.get(id(value), name), value) for name, value in entry.named_parameters()]
+        else:
+            found.append(entry if isinstance(entry, tuple) else (called.get(id(entry), str(k)), entry))
+    return found
+
+
+def _named(pattern: str, known: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """The parameters that a pattern fits, or in whose modules it fits."""
+    found = [(name, p) for name, p in known.items() if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
+    if not found:
+        modules = dict.fromkeys(".".join(name.split(".")[:k]) for name in known for k in range(1, name.count(".") + 2))
+        close = nearest(pattern, modules)
+        raise EquivProbeError(
+            f"parameters={pattern!r}, which fits none of the loss's weights",
+            f"names or patterns of {', '.join(list(known)[:4])}{', …' if len(known) > 4 else ''}"
+            if known
+            else "a loss that names its weights, as OrbitLoss does; or modules or tensors",
+            f"parameters={close!r}" if close else "",
+        )
     return found

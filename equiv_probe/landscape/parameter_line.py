@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,12 +35,13 @@ from equiv_probe.landscape.orbit_loss import OrbitLoss
 from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from equiv_probe.landscape.decomposed_loss import DecomposedLoss
+    from equiv_probe.landscape.parameter_groups import Block
     from equiv_probe.landscape.parameter_space import ParameterSpace
 
     Values = NDArray[np.float64]
@@ -56,7 +57,7 @@ def along_line(
     steps: Sequence[float] | None = None,
     *,
     to: Mapping[str, Tensor] | None = None,
-    parameters: nn.Module | Mapping[str, Tensor] | Iterable[Any] | None = None,
+    parameters: Block | None = None,
     blocks: str | None = None,
     seed: int = 0,
     name: str = "",
@@ -77,7 +78,8 @@ def along_line(
         steps: the t, 0 is added where it is not among them; None is 0 and ±10⁻⁵…1 in quarters of a decade, or 0…1 in
             twentieths towards ``to``.
         to: a state dict in the place of a direction: t = 1 is there.
-        parameters: the weights; None takes those that the loss names.
+        parameters: the weights: names of parameters or modules among those that the loss names, or patterns of them
+            such as ``"layers.0.*"``; modules; tensors; None takes all that the loss names.
         blocks: ``"structures"`` evaluates structure by structure and gives standard errors over them, where the loss
             has ``pieces``; their sizes count as part of the draw.
         seed: of the random direction, and of the changes that show what rounding does.
@@ -101,7 +103,7 @@ def along_line(
     if to is not None:
         vector, which = space.of_names(to, missing="error") - space.here, "to a checkpoint"
     else:
-        vector, which = _direction(given, space, direction, seed)
+        vector, which = direction_of(given, space, direction, seed)
     if not bool(vector.isfinite().all()) or not bool(vector.any()):
         raise EquivProbeError(f"the direction {which!r}, which is zero or not finite", "one that moves the weights")
     chosen = _steps(steps, towards=to is not None)
@@ -141,21 +143,26 @@ def _measured(
     with space.walking() as walk, progress_bar(len(chosen) + ROUNDINGS, "line", shown=shown) as advance:
         for row, t in enumerate(chosen):
             walk.to(float(t) * vector)
-            samples[row] = [_values(unit) for unit in units]
+            samples[row] = [losses_now(unit) for unit in units]
             advance(1)
         # Every weight by one unit in its last place, up or down: what rounding alone may change.
         ulps = torch.cat([torch.full((p.numel(),), torch.finfo(p.dtype).eps) for p in space.tensors])
         for row in range(ROUNDINGS):
             signs = torch.randn(space.size, generator=generator).sign()
             walk.to((ulps * signs).to(space.here) * walk.start)
-            floors[row] = np.abs(np.array([_values(unit) for unit in units]) - samples[chosen == 0][0])
+            floors[row] = np.abs(np.array([losses_now(unit) for unit in units]) - samples[chosen == 0][0])
             advance(1)
     return samples, floors
 
 
-def _direction(
+def direction_of(
     given: Sequence[DecomposedLoss], space: ParameterSpace, direction: str | Mapping[str, Tensor] | Tensor, seed: int
 ) -> tuple[Tensor, str]:
+    """The vector ``(size,)`` that is meant by a direction of :func:`along_line`, and its name.
+
+    Raises:
+        EquivProbeError: a name that is none, or a vector of another length.
+    """
     if isinstance(direction, torch.Tensor):
         if tuple(direction.shape) != (space.size,):
             raise EquivProbeError(f"a direction of shape {tuple(direction.shape)}", f"({space.size},)")
@@ -179,7 +186,7 @@ def _structures(loss: DecomposedLoss) -> list[list[DecomposedLoss]]:
     return [[piece] for piece in pieces]
 
 
-def _values(pieces: list[DecomposedLoss]) -> Values:
+def losses_now(pieces: list[DecomposedLoss]) -> Values:
     """The sum of the three losses of pieces now."""
     found = torch.zeros(3, dtype=torch.float64)
     # Forces may be derivatives, so the graph is kept as the loss wants it; it is gone with the piece.

@@ -98,6 +98,11 @@ class ParameterSpace:
             raise EquivProbeError("names of which none is a parameter", ", ".join(self.names[:4]))
         return self.flat(found)
 
+    @property
+    def precision(self) -> float:
+        """The relative precision of the coarsest of the weights."""
+        return max(torch.finfo(p.dtype).eps for p in self.tensors)
+
     def random(self, generator: torch.Generator) -> Tensor:
         """Independent normal numbers, ``(size,)``, drawn on the CPU so that a seed means the same on every device."""
         return torch.randn(self.size, generator=generator, dtype=torch.float64).to(self.device, self.dtype)

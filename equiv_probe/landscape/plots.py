@@ -107,6 +107,25 @@ def profile(t: Values, losses: Sequence[Course], ax: Axes | None = None) -> Axes
 
 
 @figure
+def surfaces(at: Sequence[float], losses: Mapping[str, Values], ax: Axes | None = None) -> Axes:
+    """``L_mean`` and ``L_equiv`` as contours side by side over the same plane, each with colours of its own."""
+    ax = axes_or_new(ax)
+    ax.axis("off")
+    for left, colours, (name, surface) in zip((0.1, 0.6), ("Blues", "Oranges"), losses.items(), strict=True):
+        panel = ax.inset_axes((left, 0.16, 0.4, 0.72))
+        if np.isfinite(surface).all() and np.ptp(surface) > 0:
+            drawn = panel.contourf(at, at, surface.T, levels=12, cmap=colours)
+            panel.contour(drawn, colors=INK, linewidths=0.4)
+        panel.plot(0, 0, "+", color=INK, ms=9)
+        panel.set_title(f"{name}: {surface.min():.3g} to {surface.max():.3g}", fontsize="small")
+        panel.set_xlabel("a, first direction", fontsize="small")
+        panel.set_ylabel("b, second" if left < 0.5 else "", fontsize="small")
+        panel.tick_params(labelsize="x-small", labelleft=left < 0.5)
+        panel.locator_params(nbins=3)
+    return ax
+
+
+@figure
 def growth(t: Values, losses: Sequence[Course], exponents: Mapping[str, Exponent], ax: Axes | None = None) -> Axes:
     """``|L(t) − L(0)|`` against ``|t|`` on logarithmic axes, with the fitted powers where there are any."""
     ax = axes_or_new(ax)

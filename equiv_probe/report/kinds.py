@@ -23,6 +23,7 @@ _PLACES: dict[str, str] = {
     "gradients": "equiv_probe.results.gradient_record:GradientRecord",
     "curvature": "equiv_probe.landscape.curvature_record:Curvature",
     "line": "equiv_probe.landscape.line_record:Line",
+    "landscape": "equiv_probe.landscape.landscape_record:Landscape",
     "comparison": "equiv_probe.results.comparison:Comparison",
     "sampler": "equiv_probe.generative.sampler_report:SamplerAudit",
     "diagnosis": "equiv_probe.diagnosis.diagnosis:Diagnosis",
