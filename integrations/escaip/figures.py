@@ -12,8 +12,9 @@ from __future__ import annotations
 import csv
 import math
 import re
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -168,26 +169,28 @@ def what_moves_it(rows: Sequence[Row]) -> None:
 
 
 def gradients(rows: Sequence[Row]) -> list[str]:
-    """The ratio of the gradients' lengths against the share; correlations of their logarithms, from step 10 on."""
+    """The ratio of the gradients' lengths against the share; correlations of their logarithms, from a step on."""
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     axes, said = figure.subplots(), []
-    for model, colour in COLOURS.items():
+    for (model, colour), first in product(COLOURS.items(), (10, 1000)):
         points = [
             (float(row["share"]), float(row["gradient_equiv"]) / float(row["gradient_mean"]))
             for row in rows
-            if row["model"] == model and int(row["step"]) >= 10 and not math.isnan(float(row["gradient_mean"]))
+            if row["model"] == model and int(row["step"]) >= first and not math.isnan(float(row["gradient_mean"]))
         ]
-        if points:
-            logs = [[math.log(value) for value in values] for values in zip(*points, strict=True)]
-            pearson, spearman = float(pearsonr(*logs)[0]), float(spearmanr(*logs)[0])
-            longer = sum(ratio > 1 for _, ratio in points)
-            said.append(
-                f"{model}: Pearson {pearson:.2f}, Spearman {spearman:.2f} of {len(points)} points; "
-                f"∇L_equiv longer at {longer}"
-            )
+        if len(points) < 3:
+            continue
+        logs = [[math.log(value) for value in values] for values in zip(*points, strict=True)]
+        pearson, spearman = float(pearsonr(*logs)[0]), float(spearmanr(*logs)[0])
+        said.append(
+            f"{model}, from step {first} on: Pearson {pearson:.2f}, Spearman {spearman:.2f} of {len(points)} points; "
+            f"∇L_equiv longer at {sum(ratio > 1 for _, ratio in points)}, "
+            f"median ratio {median(ratio for _, ratio in points):.2f}"
+        )
+        if first == 1000:
             axes.plot(*zip(*points, strict=True), ".", color=colour, label=NAMES[model])
     axes.axhline(1, color="k", lw=0.6)
-    axes.set(xscale="log", yscale="log", xlabel="share", ylabel="‖∇L_equiv‖ / ‖∇L_mean‖")
+    axes.set(xscale="log", yscale="log", xlabel="share, from step 1000 on", ylabel="‖∇L_equiv‖ / ‖∇L_mean‖")
     axes.legend(fontsize=7)
     figure.savefig(RESULTS / "gradients.png", dpi=110)
     return said
