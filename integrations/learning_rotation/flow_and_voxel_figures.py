@@ -3,7 +3,7 @@
     python integrations/learning_rotation/flow_and_voxel_figures.py
 
 Reads `flow/results/dip_by_time.csv` and `voxel/results/dip_by_step.csv`; writes `flow_by_time.png` and
-`voxel_by_step.png` beside this file. The paper's voxel points are read from its published table below
+`voxel_by_step.png` in `results/`. The paper's voxel points are read from its published table below
 `$EQUIV_PROBE_DATA` (genentech/equivariance_learning), and left out where that is not there.
 """
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 mpl.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 PROTEINA = {
     0.0: (0.2, 0.1, 0.05),
     0.2: (0.2, 0.35, 0.7),
@@ -117,8 +118,8 @@ def voxel_figure(rows: list[Row], published: dict[str, list[Row]], path: Path) -
 def main() -> None:
     """Draw what is there."""
     flows = read(HERE.parent / "flow" / "results" / "dip_by_time.csv")
-    flow_figure([row for row in flows if row["run"] == "augmented"], HERE / "flow_by_time.png")
-    voxel_figure(read(HERE.parent / "voxel" / "results" / "dip_by_step.csv"), voxmol(), HERE / "voxel_by_step.png")
+    flow_figure([row for row in flows if row["run"] == "augmented"], RESULTS / "flow_by_time.png")
+    voxel_figure(read(HERE.parent / "voxel" / "results" / "dip_by_step.csv"), voxmol(), RESULTS / "voxel_by_step.png")
 
 
 if __name__ == "__main__":
