@@ -72,9 +72,9 @@ def flow_figure(rows: list[Row], path: Path) -> None:
             for axes, key in ((mean, "of guess"), (equiv, "L_equiv"), (share, "share")):
                 lines(axes, own, key, ("-", "--", ":")[int(seed)], color=colour, label=None if seed else f"t = {t:g}")
         share.plot(PROTEINA_STEPS, points, "o", ms=4, mfc="none", color=colour)
-    steps = sorted({row["step"] for row in rows if row["seed"] == 0})
-    for step, colour in ((1000, "C1"), (2000, "C3"), (steps[-1], "k")):
-        own = [row for row in rows if (row["step"], row["seed"]) == (step, 0)]
+    last, seed = max((row["step"], row["seed"]) for row in rows)
+    for step, colour in ((1000, "C1"), (5000, "C3"), (last, "k")):
+        own = [row for row in rows if (row["step"], row["seed"]) == (step, seed)]
         time.plot([row["t"] for row in own], [row["share"] for row in own], color=colour, label=f"ours, {step:,.0f}")
     for k, step in enumerate(PROTEINA_STEPS):
         shares = [points[k] for points in PROTEINA.values()]
