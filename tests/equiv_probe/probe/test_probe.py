@@ -15,7 +15,7 @@ from equiv_probe.testing import CentralForces, LinearField, PlantedModel, Quadra
 
 from ..live_models import BOTH, FORCES, MUTATING, Energy, Mutating, Planted, Unseen, mutating_batch
 
-EXACT = ep.RotationPlan("tetrahedral", replicates=2)
+EXACT = ep.RotationPlan("icosahedral", replicates=2)
 
 
 def batch(count: int = 6, atoms: int = 5, seed: int = 0) -> Tensor:
