@@ -153,14 +153,17 @@ VARIED: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 def what_moves_it(rows: Sequence[Row]) -> None:
-    """The share (above) and `L_equiv` (below) where one thing is changed at a time."""
-    figure = Figure(figsize=(13, 6), layout="constrained")
-    for (share, equiv), (title, variants) in zip(figure.subplots(2, len(VARIED)).T, VARIED.items(), strict=True):
-        for place, (label, wanted) in enumerate(variants):
-            found = runs(rows, **{"data": "gfn2", **wanted})
-            if found:
-                curve(share, found, "share", color=f"C{place}", label=label)
-                curve(equiv, found, "L_equiv", color=f"C{place}")
+    """The share (above) and `L_equiv` (below) where one thing is changed at a time; what was not run is left out."""
+    varied = {
+        title: [(label, found) for label, wanted in variants if (found := runs(rows, **{"data": "gfn2", **wanted}))]
+        for title, variants in VARIED.items()
+    }
+    varied = {title: variants for title, variants in varied.items() if len(variants) > 1}
+    figure = Figure(figsize=(3.3 * len(varied) + 0.5, 6), layout="constrained")
+    for (share, equiv), (title, variants) in zip(figure.subplots(2, len(varied)).T, varied.items(), strict=True):
+        for place, (label, found) in enumerate(variants):
+            curve(share, found, "share", color=f"C{place}", label=label)
+            curve(equiv, found, "L_equiv", color=f"C{place}")
         share.axhline(0.02, color="k", lw=0.6)
         share.set(title=title, ylabel="share; line: 2 %", xscale="log", yscale="log", ylim=(1e-5, 1))
         equiv.set(ylabel="L_equiv, (eV/Å)²", xscale="log", yscale="log", xlabel="training step")
