@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from itertools import groupby, product
 from pathlib import Path
 from statistics import median
@@ -56,16 +55,10 @@ def gathered() -> list[Row]:
     for path in [TABLE, *sorted(HERE.glob("runs/*/steps.csv"))]:
         if path.exists():
             with path.open() as file:
-                rows = [{"decay": _decay(path), **row} for row in csv.DictReader(file)]
+                rows = list(csv.DictReader(file))
             for described, own in groupby(rows, key=lambda row: tuple(row[name] for name in DESCRIBED)):
                 found[described] = list(own)
     return [row for described in sorted(found) for row in found[described]]
-
-
-def _decay(path: Path) -> str:
-    """Of a run whose table does not say it, from its folder's name."""
-    found = re.search(r"_cosine(\d+)_", path.parent.name)
-    return found[1] if found else "0"
 
 
 def write(rows: Sequence[Row]) -> None:
@@ -85,7 +78,7 @@ def runs(rows: Sequence[Row], **wanted: Any) -> list[list[Row]]:
     plain = {"size": "medium", "structures": "0", "lr": "0.0005", "optimizer": "adam", "batch": "4", "decay": "0"}
     plain |= {"augment": "False", "model": "escaip"} | {name: str(value) for name, value in wanted.items()}
     chosen = [row for row in rows if all(row[name] == value for name, value in plain.items())]
-    return [list(own) for _, own in groupby(chosen, key=lambda row: tuple(row[name] for name in DESCRIBED))]
+    return _by_run(chosen)
 
 
 def curve(axes: Axes, found: Sequence[Sequence[Row]], column: str, **look: Any) -> None:
