@@ -28,6 +28,10 @@ FAR_BETTER = 1e-2
 """The other explanation must leave less than this fraction of the declared representation's variance."""
 BROKEN = 1e-2
 """Other representations are tried where the variance is more than this fraction of the prediction's own square."""
+DIGITS = 4
+"""Of the longest component of a vector that is found; what is smaller than its last digit is rounding, and is 0."""
+MANY_TIMES = 1e6
+"""Less variance than that is none: how much less is rounding."""
 
 
 class Explanation(NamedTuple):
@@ -101,7 +105,9 @@ def _representations(case: _Case) -> Iterator[Explanation]:
         if (case.is_known and _kind(other) != _kind(case.declared)) or (case.center is None and other.is_affine):
             continue
         values = other.rotate_back(case.raw, case.rotations, case.center)
-        times = f"{case.variance / max(_variance(values), 1e-300):.2g}"
+        left = _variance(values)
+        many = left * MANY_TIMES < case.variance
+        times = f"more than {MANY_TIMES:.0e}" if many else f"{case.variance / left:.2g}"
         sentence = (
             f"{case.name!r} is declared as ep.{case.declared}, but as ep.{other} it would vary {times} times less over "
             f'rotations: is it one? If so, declare outputs={{"{case.name}": ep.{other}}}'
@@ -145,7 +151,7 @@ def _moved(case: _Case) -> Iterator[Explanation]:
     spread = (back - back.mean(0)).mean(1)  # the same c for all rows: their mean tells it
     c = torch.linalg.lstsq((lever - lever.mean(0)).flatten(0, 1), -spread.flatten()[:, None]).solution[:, 0]
     values = back + (lever @ c)[:, None]
-    at = ", ".join(f"{float(one):.4g}" for one in c)
+    at = _in_digits(c)
     if case.declared == reps.point:
         sentence = f"{name!r} rotates about ({at}) and not about the centre that was taken: "
         sentence += (
@@ -159,6 +165,12 @@ def _moved(case: _Case) -> Iterator[Explanation]:
             sentence += f", or it is a place about that centre: ep.point with center=torch.tensor([{at}])"
     kind = "centre" if case.declared == reps.point else "constant vector"
     yield Explanation(kind, sentence, values.reshape(raw.shape))
+
+
+def _in_digits(vector: Tensor) -> str:
+    """The components of a vector that is not nothing, to as many decimals as its longest one has."""
+    exponent = int(f"{float(vector.abs().max()):.{DIGITS - 1}e}".partition("e")[2])
+    return ", ".join(f"{round(float(one), DIGITS - 1 - exponent) + 0.0:.{DIGITS}g}" for one in vector)
 
 
 def _kind(rep: Representation) -> str:

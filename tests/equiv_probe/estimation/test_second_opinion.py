@@ -130,6 +130,20 @@ def test_a_bias_on_vectors_is_named_with_its_value(size: float, positions: Tenso
     assert ", ".join(f"{float(one):.4g}" for one in b) in said
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_no_digit_of_rounding_is_said(seed: int, positions: Tensor) -> None:
+    """Other threads, another processor: predictions that differ by rounding are explained in the same words."""
+    generator = torch.Generator().manual_seed(seed)
+    model, b = CentralForces(), torch.tensor([100.0, 0.0, -0.2637], dtype=torch.float64)
+
+    def rounded(y: Tensor) -> Tensor:
+        return y * (1 + 1e-14 * torch.randn(y.shape, generator=generator, dtype=y.dtype))
+
+    assert "(100, 0, -0.3)" in named_opinion(lambda x: rounded(model(x)["forces"] + b), positions, "forces", ep.vector)
+    said = opinion(lambda x: {"y": rounded(model(x["pos"])["forces"])}, positions, ep.scalar)
+    assert "as ep.vector it would vary more than 1e+06 times less" in said
+
+
 def test_a_parity_error_of_a_known_quantity_is_named(positions: Tensor) -> None:
     plan = ep.RotationPlan("tetrahedral", 4, improper=True)
 
