@@ -59,7 +59,7 @@ class Hooks:
                 "wrap it, and use the wrapper: torch.nn.Sequential(model)",
             )
         if not self._handles:
-            wanted = for_calls and self._parts.schedules["call", "train"].may_be_next
+            wanted = for_calls and not self._parts.schedules["call", "train"].ahead
             self._both = before, after = [Hook(one, wanted=wanted) for one in (self._before, self._after)]
             for one in self._both:
                 one.evaluates = for_calls and self._parts.schedules.cadences.full is not None
