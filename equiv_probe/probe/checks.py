@@ -20,6 +20,7 @@ from equiv_probe.live.dependence import (
 from equiv_probe.live.number_spacing import spacing
 from equiv_probe.messages import logger
 from equiv_probe.probe.own_loss import loss_already, loss_of, output_that_is, require_network
+from equiv_probe.probe.replay import numbers_that_ignore_the_network
 from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 REPRODUCED = "replay reproduces the step"
 NONLINEAR = "the loss is more than an output"
+SEES_OUTPUTS = "the loss sees the network's outputs"
 CHANCE = "is not drawn at random"
 COMPOSED = "the step is one call of the network"
 NOT_NEGATIVE = "L_equiv is not negative"
@@ -176,6 +178,24 @@ class Checks:
             f"the step returns {type(run.live.network).__name__}'s output {name!r} itself, or its mean: of a loss that "
             "is linear in the outputs L_equiv is zero by construction",
         )
+
+    def of_numbers(self, run: RecordedStep, stage: str) -> None:
+        """Whether the numbers of a step hang on what the network returns; waits for the device, once in a stage."""
+        if not self._first(f"numbers of {stage}", run.live.network.training):
+            return
+        same, others = numbers_that_ignore_the_network(run)
+        name = type(run.live.network).__name__
+        if not same:
+            self._passed(SEES_OUTPUTS, "the step's numbers change with what the network returns")
+            return
+        sentence = (
+            f"{_all_of(same)}: the same, to the last bit, whatever {name} returns: computed from something else, such "
+            "as what a pass leaves in an attribute or a hook inside of it, another network, or weights alone"
+        )
+        if others:
+            self._note(Control(SEES_OUTPUTS, None, f"{sentence}. L_equiv of it is zero by construction"))
+        else:
+            self._add(SEES_OUTPUTS, f"{sentence}. L_equiv says nothing: probe what the loss is computed from")
 
     def of_unrepeatable(self, run: RecordedStep) -> None:
         """Say, once for every thing, that a step is not run again since it trains, or used what cannot be put back."""

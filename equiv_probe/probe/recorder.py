@@ -10,6 +10,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.hook import Hook
 from equiv_probe.live.isolation import may_be_compiled, measuring, observed, versions
+from equiv_probe.live.left_behind import LeftBehind
 from equiv_probe.live.memory import Memory
 from equiv_probe.live.module_snapshot import ModuleSnapshot
 from equiv_probe.live.random_state import RandomState
@@ -61,7 +62,8 @@ class Recorder:
         except Exception as error:  # raised after the user's own step, which goes on
             self._unkept = self._unkept or error
             return
-        self._calls.append(Recorded(call, RandomState.now(self._generators)))
+        attributes = LeftBehind(self._parts.live.network)
+        self._calls.append(Recorded(call, RandomState.now(self._generators), attributes))
 
     def listen(self) -> None:
         """Put a hook behind all others on the network: what they make of its output counts."""
