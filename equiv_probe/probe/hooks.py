@@ -170,6 +170,8 @@ class Hooks:
         elif self._recorder.active:
             if self._recorder.records_here:
                 self._recorder.called(args, kwargs)
+            else:
+                self._recorder.elsewhere = True
         elif self._awaited is not None or self._due():
             parts.meeting.require(parts.live.network)
             kind = "call" if self._awaited is None else "step"

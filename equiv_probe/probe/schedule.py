@@ -89,6 +89,8 @@ class Schedule:
         self._armed = self._fresh = True
         self._next: float = self.warmup
         """The number of the call at which it is asked again whether it is due; before that none is."""
+        self._owed: float | None = None
+        """Where a measurement was put off by one call, what comes after it."""
         self._counted = 0
         (self.account.evaluation if self.at_random else self.account.training).append(self.timer)
 
@@ -131,7 +133,17 @@ class Schedule:
         """How many calls, from the next one on, are known not to be due; infinity for all of them."""
         return math.inf if self.every is None else max(0, self._next - self.step)
 
+    def postpone(self) -> None:
+        """Let the next call be due for the present one, which could not be measured."""
+        self.measured -= self.was_due
+        self.small -= self.was_due and self.size != "whole"
+        self.was_due = False
+        self._owed, self._next = self._next, self.step
+
     def _decided(self, step: int) -> bool:
+        if self._owed is not None:
+            self._next, self._owed = self._owed, None
+            return True
         return self._paced(step) if self.every == "auto" else self._wanted(step) and self._affordable()
 
     def _wanted(self, step: int) -> bool:

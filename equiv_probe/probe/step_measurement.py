@@ -52,6 +52,9 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
     first = run.calls[0]
     if run.never_again:
         parts.checks.of_unrepeatable(run)
+    if run.trains and parts.checks.weights_moved_on(run, stage):
+        parts.schedules["step", stage].postpone()
+        return
     if run.never_again or not parts.task.replays or (isinstance(run.result, Mapping) and not run.result):
         measure_call(parts, Pending(first.call, stage, "step"), first.raw)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -134,3 +135,53 @@ def test_a_step_that_needs_what_only_a_pass_leaves_is_told_so() -> None:
         measured(network, step, ep.Schema({"input": ep.point}, {"0": ep.vector}))
     assert "return it from Sequential.forward" in str(raised.value)
     assert isinstance(raised.value.__cause__, KeyError)
+
+
+# Weights that are in the network for the call alone ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["copied", "data", "functional_call"])
+@pytest.mark.parametrize("stage", ["train", "val"])
+def test_weights_that_are_there_for_the_call_alone_are_those_that_are_measured(how: str, stage: str) -> None:
+    """A moving average that a step swaps in, and out again: closed form of its ``L_equiv``, not of the trained one."""
+    network, x = Field(2.0, 1.0, 1.0), data()
+    average = {"matrix": 3 * network.matrix.detach()}
+    own = network.matrix.detach().clone()
+
+    def step() -> Tensor:
+        if how == "functional_call":
+            return (torch.func.functional_call(network, average, (x,)) - x).square().mean()
+        held = network.matrix.data
+        with torch.no_grad():
+            if how == "copied":
+                network.matrix.copy_(average["matrix"])
+            else:
+                network.matrix.data = average["matrix"]
+        try:
+            return (network(x) - x).square().mean()
+        finally:
+            with torch.no_grad():
+                if how == "copied":
+                    network.matrix.copy_(own)
+                else:
+                    network.matrix.data = held
+
+    network.train(stage == "train")
+    with ep.Probe(network, VECTORS, PLAN, every=1, full=1, light=PLAN, cost=None) as probe:
+        for _ in range(4):
+            probe.step(step)
+    expected = 9 * (2 / 3) / 3 * (x - x.mean(1, keepdim=True)).square().mean()
+    found = {name: value for name, value in probe.compute().items() if name.endswith("/L_equiv")}
+    assert list(found.values()) == pytest.approx([float(expected)], rel=1e-9)
+    assert torch.equal(network.matrix, own)
+
+
+def test_a_network_that_is_called_in_other_threads_is_said_to_be() -> None:
+    network, x = Field(2.0, 1.0, 1.0), data()
+
+    def step() -> Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            return (pool.submit(network, x).result() - x).square().mean()
+
+    with pytest.raises(EquivProbeError, match="in other threads than its own"):
+        measured(network, step)

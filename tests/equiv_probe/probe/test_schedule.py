@@ -134,6 +134,19 @@ def test_calls_that_are_known_not_to_be_due_may_be_counted_together(options: dic
     assert any(due) == (options["every"] is not None)
 
 
+@pytest.mark.parametrize(("every", "due"), [(5, [0, 5, 6, 10]), ("epoch", [0, 1]), ("auto", [0, 50, 51])])
+def test_what_could_not_be_measured_is_due_at_the_next_call(every: Any, due: list[int]) -> None:
+    schedule = Schedule(every, account=Account(None, paced=True))
+    found = []
+    for step in range(14 if every != "auto" else 60):
+        if schedule.due():
+            found.append(step)
+            if found in ([0, 5], [0, 50]) or (every == "epoch" and found == [0]):
+                schedule.postpone()
+    assert found == due
+    assert schedule.measured == len(due) - 1
+
+
 def test_without_a_limit_the_cadence_is_fifty() -> None:
     schedule = Schedule("auto", account=Account(None, paced=True), warmup=3)
     assert [k for k in range(120) if schedule.due()] == [3, 53, 103]
