@@ -13,6 +13,7 @@ from equiv_probe_lightning.limits import Limits
 from equiv_probe_lightning.measured_step import measured_step
 from equiv_probe_lightning.run import Run
 from equiv_probe_lightning.settings import Settings
+from equiv_probe_lightning.trainers import is_running
 
 if TYPE_CHECKING:
     from equiv_probe_lightning.logbook import Logbook
@@ -161,8 +162,10 @@ class Measuring:
     def _step(self, stage: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a step of the module, measured if that is due."""
         run, trainer = self.run, self.run.trainer
-        # Lightning's Tuner tries learning rates with the user's callbacks taken off: that is not the run.
-        if trainer.sanity_checking or self not in trainer.callbacks or run.passes(stage, original, args, kwargs):
+        # Lightning's Tuner tries learning rates with the user's callbacks taken off: that is not the run. Nor is a step
+        # that another stage's calls, as a validation step that is the training step, and no sanity check.
+        own = is_running(trainer, stage) and self in trainer.callbacks
+        if not own or run.passes(stage, original, args, kwargs):
             return original(*args, **kwargs)
         return measured_step(run, stage, original, args, kwargs)
 

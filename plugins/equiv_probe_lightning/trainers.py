@@ -95,6 +95,11 @@ def last_evaluation(trainer: Any) -> bool | None:
     return bool(ahead > min(left, steps * trainer.accumulate_grad_batches))
 
 
+def is_running(trainer: Any, stage: str) -> bool:
+    """Whether a stage is what the Trainer does now; a sanity check is none."""
+    return bool({"train": trainer.training, "val": trainer.validating, "test": trainer.testing}[stage])
+
+
 def loader_place(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Which of several loaders a step's batch comes from."""
     given = inspect.signature(step).bind_partial(*args, **kwargs).arguments
