@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ SIGNIFICANT = 4.0
 """Standard errors below zero from which an ``L_equiv`` is negative."""
 MOVED_ON = 0.1
 """Relative change of the outputs from which weights are others than those of the call."""
+_NAME_OF_FILE = re.compile(r" \([^()]*\)")
 NEGLIGIBLE = 1e-4
 """Of ``L_total``: a negative ``L_equiv`` of less is rounding."""
 
@@ -204,12 +206,15 @@ class Checks:
             self._add(SEES_OUTPUTS, f"{sentence}. L_equiv says nothing: probe what the loss is computed from")
 
     def of_unrepeatable(self, run: RecordedStep) -> None:
-        """Say, once for every thing, that a step is not run again since it trains, or used what cannot be put back."""
+        """Say, once for every kind of thing, that a step is not run again since it trains, or used one of these."""
+        kind = _NAME_OF_FILE.sub("", run.never_again)  # which may be another one in every step
+        if not self._first(kind, training=False):
+            return
         without = "the network's outputs were measured without labels"
         control = Control(REPRODUCED, None, f"the step was not run again, since it {run.never_again}: {without}")
-        if self._note(control):
-            fix = "leave that outside of the step (optimizer.step() too) to decompose its loss"
-            warnings.warn(f"equiv_probe: {control.sentence}; {fix}", stacklevel=5)
+        self._note(control)
+        fix = "leave that outside of the step (optimizer.step() too) to decompose its loss"
+        warnings.warn(f"equiv_probe: {control.sentence}; {fix}", stacklevel=5)
 
     def weights_moved_on(self, run: RecordedStep, stage: str) -> bool:
         """Whether a step that changed weights left quite others than it called the network with; waits for the device.

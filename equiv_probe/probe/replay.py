@@ -184,13 +184,10 @@ def numbers_that_ignore_the_network(run: RecordedStep) -> tuple[list[str], list[
     """
     like = torch.ones(1, dtype=torch.float64, device=run.device)
     player = Player(run, torch.eye(3, dtype=like.dtype, device=run.device).expand(1, 1, 3, 3), like)
-    found = {}
-    with run.repeating():
-        for operator in (OWN, DISPLACED):
-            with player.standing_in(operator):
-                returned = run.again()
-            found[operator] = scalars_of(returned, losses_of_structures(returned, run.structures[0], named_too=False))
-    own, moved = found[OWN], found[DISPLACED]
+    with run.repeating(), player.standing_in(DISPLACED):
+        again = run.again()
+    both = (run.result, again)
+    own, moved = (scalars_of(one, losses_of_structures(one, run.structures[0], named_too=False)) for one in both)
     same = [name for name, value in own.items() if name in moved and bool(value == moved[name])]
     return same, [name for name in own if name not in same]
 
