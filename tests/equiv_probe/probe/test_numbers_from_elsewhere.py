@@ -94,6 +94,24 @@ def test_a_further_loss_in_an_attribute_does_not_spoil_the_others() -> None:
     assert "aux_loss" in said.sentence
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_count_that_is_the_same_by_chance_is_no_alarm(seed: int) -> None:
+    """Of 15 hits in 30 some displacements leave 15: seen by others of them."""
+    network, x = Field(2.0, 1.0, 1.0), data(6, seed)
+    probe = measured(network, lambda: (network(x)[..., 0] > 0).double().mean())
+    assert SEES_OUTPUTS not in failed(probe)
+
+
+def test_an_output_that_is_no_tensor_is_named_so() -> None:
+    class Numbers(Field):
+        def forward(self, pos: Tensor) -> Any:
+            return super().forward(pos).detach().numpy()
+
+    network = Numbers(2.0, 1.0, 1.0)
+    with pytest.raises(EquivProbeError, match="ndarray, no tensor"):
+        measured(network, lambda: torch.tensor(network(data()).mean()))
+
+
 @pytest.mark.parametrize("kind", ["squared", "cosine", "forces", "forces and energy", "hook"])
 def test_losses_of_the_outputs_pass(kind: str) -> None:
     x = data()
