@@ -16,6 +16,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import left_out
+from equiv_probe.probe.agreement import alone
 from equiv_probe.probe.operators import DISPLACED, OWN, Runs
 from equiv_probe.probe.per_structure import Losses, Split, separated
 from equiv_probe.probe.player import Player
@@ -190,11 +191,12 @@ def numbers_that_ignore_the_network(run: RecordedStep) -> tuple[list[str], list[
 
     own = numbers(run.result)
     same = list(own)
-    for operator in DISPLACED:  # counts, of hits for one, may be the same by chance
+    # Counts, of hits for one, may be the same by chance. Several processes run a step equally often: it may gather.
+    for operator in DISPLACED:
         with run.repeating(), player.standing_in(operator):
             moved = numbers(run.again())
         same = [name for name in same if name in moved and bool(own[name] == moved[name])]
-        if not same:
+        if not same and alone():
             break
     return same, [name for name in own if name not in same]
 
