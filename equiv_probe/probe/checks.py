@@ -46,6 +46,10 @@ SEES_OUTPUTS = "the loss sees the network's outputs"
 CHANCE = "is not drawn at random"
 COMPOSED = "the step is one call of the network"
 NOT_NEGATIVE = "L_equiv is not negative"
+_STAYS = (
+    "left in attributes by the network's pass, and as that left them whatever stands in for its output: what a loss takes"
+    " from there is no part of L_equiv"
+)
 SIGNIFICANT = 4.0
 """Standard errors below zero from which an ``L_equiv`` is negative."""
 MOVED_ON = 0.1
@@ -174,6 +178,8 @@ class Checks:
             return
         if len(run.calls) > 1:
             self._note(Control(COMPOSED, None, _composed(run)))
+        if left := list(dict.fromkeys(name for one in run.calls for name in one.attributes.differentiable)):
+            self._note(Control(SEES_OUTPUTS, None, f"{', '.join(left[:4])}: {_STAYS}"))
         loss, last = loss_of(run.result), run.calls[-1]
         if loss is None:
             return
