@@ -47,8 +47,8 @@ CHANCE = "is not drawn at random"
 COMPOSED = "the step is one call of the network"
 NOT_NEGATIVE = "L_equiv is not negative"
 _STAYS = (
-    "left in attributes by the network's pass, and as that left them whatever stands in for its output: what a loss takes"
-    " from there is no part of L_equiv"
+    "left in attributes by the network's pass, and the same in replays whatever stands in for its output: what a loss "
+    "takes from there is no part of L_equiv"
 )
 SIGNIFICANT = 4.0
 """Standard errors below zero from which an ``L_equiv`` is negative."""
