@@ -120,7 +120,7 @@ def _control_readings(job: Job, name: str) -> dict[str, Any]:
     return {
         "explained": job.explained(name),
         **{kind: job.off(rows, name) if name in rows else None for kind, rows in copies.items()},
-        "unmoved": job.unmoved[name] and bool(job.identity[name].any()),
+        "unmoved": job.unmoved[name],
     }
 
 
