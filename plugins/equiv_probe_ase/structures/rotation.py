@@ -91,7 +91,7 @@ class Rotator:
             rotated[name] = stack.double().contiguous().numpy()  # expanded scalars would share memory
         free = copied(self.atoms)
         free.set_constraint()
-        copies = [_with(free, {name: stack[k] for name, stack in rotated.items()}) for k in range(len(rotations))]
+        copies = [_with(free, rotated, k) for k in range(len(rotations))]
         if self.atoms.constraints:
             for copy, g in zip(copies, rotations, strict=True):
                 by = np.eye(3) if back_again else g.numpy()
@@ -104,8 +104,9 @@ class Rotator:
         found: dict[str, tuple[NDArray[np.float64], Representation]] = {
             "positions": (atoms.positions, ep.point),
             "cell": (atoms.cell.array, ep.vector),
-            "celldisp": (np.asarray(atoms.get_celldisp(), dtype=float).reshape(3), ep.vector),
         }
+        if atoms.get_celldisp().any():
+            found["celldisp"] = (np.asarray(atoms.get_celldisp(), dtype=float).reshape(3), ep.vector)
         if "momenta" in atoms.arrays:
             found["momenta"] = (atoms.arrays["momenta"], ep.vector)
         moments = atoms.arrays.get("initial_magmoms")
@@ -121,17 +122,16 @@ class Rotator:
         return found
 
 
-def _with(free: Atoms, rotated: Mapping[str, NDArray[np.float64]]) -> Atoms:
-    """A copy of a structure without constraints, with other positions, another cell, and what else rotates."""
+def _with(free: Atoms, rotated: Mapping[str, NDArray[np.float64]], k: int) -> Atoms:
+    """A copy of a structure without constraints, with what rotates as it is after the k-th rotation."""
     copy = copied(free)
-    copy.cell.array[:] = rotated["cell"]
-    copy.set_celldisp(rotated["celldisp"].reshape(free.get_celldisp().shape))
-    copy.arrays["positions"][:] = rotated["positions"]
-    for name in rotated.keys() - {"positions", "cell", "celldisp"}:
-        if name in copy.arrays:
-            copy.arrays[name] = rotated[name]
+    for name, values in rotated.items():
+        if name == "cell":
+            copy.cell.array[:] = values[k]
+        elif name == "celldisp":
+            copy.set_celldisp(values[k].reshape(free.get_celldisp().shape))
         else:
-            copy.info[name] = rotated[name]
+            (copy.arrays if name in copy.arrays else copy.info)[name] = values[k]
     return copy
 
 
