@@ -39,6 +39,7 @@ class Between(NamedTuple):
     characters: Tensor
 
 
+@torch.inference_mode()
 def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
     """Everything that is reported about one structure; ``loss`` compares with reference values.
 
