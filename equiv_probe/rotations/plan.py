@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -96,14 +97,8 @@ class RotationPlan:
 
     def _design(self) -> tuple[Tensor, Tensor]:
         """The design before it is rotated: rotations ``(n, 3, 3)`` and weights ``(n,)``."""
-        if self._rule is not None:
-            elements, weights = (of_degree if self._rule[1] == "design" else quadrature)(int(self._rule[2]))
-        else:
-            elements = torch.eye(3, dtype=torch.float64)[None] if self.design == "haar" else group(self._group)
-            weights = torch.full((len(elements),), 1 / len(elements), dtype=torch.float64)
-        if self.improper:
-            elements, weights = torch.cat([elements, -elements]), torch.cat([weights, weights]) / 2
-        return elements, weights
+        elements, weights = _elements(self.design, improper=self.improper)
+        return elements.clone(), weights.clone()
 
     @property
     def _group(self) -> str:
@@ -111,8 +106,7 @@ class RotationPlan:
 
     @property
     def _rule(self) -> re.Match[str] | None:
-        """Kind and degree of a design that is named for its degree."""
-        return re.fullmatch(r"(design|lebedev)-(\d+)", self.design)
+        return _rule(self.design)
 
     @property
     def R(self) -> int:  # noqa: N802 - the letter of the formulas
@@ -197,3 +191,22 @@ class RotationPlan:
         if not self.is_random:
             return f"{self.design}: the {self.n} rotations of {what}{kind}, exact on that subgroup"
         return f"{self.R} × {self.design} = {self.size} rotations{kind}, degree {self.degree}, seed {self.seed}"
+
+
+def _rule(design: str) -> re.Match[str] | None:
+    """Kind and degree of a design that is named for its degree."""
+    return re.fullmatch(r"(design|lebedev)-(\d+)", design)
+
+
+@lru_cache(maxsize=32)
+def _elements(design: str, *, improper: bool) -> tuple[Tensor, Tensor]:
+    """Rotations ``(n, 3, 3)`` and weights ``(n,)`` of a design: every structure of an audit asks for them anew."""
+    rule = _rule(design)
+    if rule is not None:
+        elements, weights = (of_degree if rule[1] == "design" else quadrature)(int(rule[2]))
+    else:
+        elements = torch.eye(3, dtype=torch.float64)[None] if design == "haar" else group(FIXED.get(design, design))
+        weights = torch.full((len(elements),), 1 / len(elements), dtype=torch.float64)
+    if improper:
+        elements, weights = torch.cat([elements, -elements]), torch.cat([weights, weights]) / 2
+    return elements, weights
