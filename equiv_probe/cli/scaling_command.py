@@ -34,12 +34,17 @@ def scaling_command(
     floor: Annotated[
         float | None, typer.Option(help="Irreducible loss E if it is known: 0 for labels without noise.")
     ] = None,
-    bootstrap: Annotated[str, typer.Option(help="Bootstrap by residuals, wild or runs.")] = "residuals",
+    bootstrap: Annotated[
+        str, typer.Option(help="The bootstrap draws residuals, their signs (wild) or runs.")
+    ] = "residuals",
     groups: Annotated[str, typer.Option(help="Columns whose equal rows are drawn together, such as seed.")] = "",
     every_row: Annotated[bool, typer.Option("--every-row", help="Fit all rows, not the last of each run.")] = False,
-    compute: Annotated[str, typer.Option(help="Budgets at which the best sizes are sought: 1e12,1e13.")] = "",
-    cost: Annotated[str, typer.Option(help="k of C = k N D, or a column of measured costs: seconds.")] = "6",
-    data: Annotated[str, typer.Option(help="Two models, A,B: how much more data A needs; with --by.")] = "",
+    compute: Annotated[str, typer.Option(help="Compute at which the best sizes are sought: 1e12,1e13.")] = "",
+    cost: Annotated[
+        str,
+        typer.Option(help="Compute of a run: k of k N D, or a column, such as seconds."),
+    ] = "6",
+    data: Annotated[str, typer.Option(help="Two models A,B of --by: say how much more data A needs.")] = "",
     is_gap: Annotated[
         bool, typer.Option("--gap", help="Compare models with the first: files, or --by a column.")
     ] = False,
