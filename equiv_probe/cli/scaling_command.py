@@ -10,6 +10,7 @@ import typer
 
 from equiv_probe.cli.shared import require_output, wide_console
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from equiv_probe.scaling.allocation import Allocation
@@ -104,15 +105,24 @@ def _data_efficiency(table: Table, pair: tuple[str, str], **options: Any) -> dic
 def _laws(
     models: dict[str, Table], sizes: list[str], budgets: tuple[str, str], options: dict[str, Any]
 ) -> dict[str, Result]:
-    """The law of every model, and the sizes that are best at the budgets asked for."""
+    """The law of every model that has runs enough, and the sizes that are best at the budgets asked for."""
     from equiv_probe.scaling.fitting import fit
 
     results: dict[str, Result] = {}
+    left_out: dict[str, EquivProbeError] = {}
     for name, rows in models.items():
-        law = fit(rows, sizes, name=name, **options)
+        try:
+            law = fit(rows, sizes, name=name, **options)
+        except EquivProbeError as error:
+            left_out[name] = error
+            continue
         results[name or rows.source or "runs"] = law
         if budgets[0]:
             results[f"{name}: best sizes".removeprefix(": ")] = _best(law, rows, *budgets)
+    if not results:
+        raise next(iter(left_out.values()))
+    for name, why in left_out.items():
+        logger.warning(f"{name} is left out: {why}")
     return results
 
 
