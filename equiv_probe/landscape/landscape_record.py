@@ -165,7 +165,7 @@ class Landscape(Record, frozen=True):
             "Losses on the grid",
             columns,
             rows,
-            "Residual: root mean square distance from the best polynomial of degree four in both coordinates.",
+            "Residual: of the best polynomial of degree four in both coordinates (root mean square).",
         )
 
     def _figure(self) -> Figure:
