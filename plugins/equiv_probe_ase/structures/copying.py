@@ -20,7 +20,7 @@ def copied(atoms: Atoms) -> Atoms:
     parts = vars(atoms)
     if type(atoms) is not Atoms or not parts.keys() == _PARTS == _KNOWN:
         return atoms.copy()
-    copy = Atoms.__new__(Atoms)
+    copy: Atoms = object.__new__(Atoms)
     vars(copy).update(
         _cellobj=Cell(parts["_cellobj"].array.copy()),
         _pbc=parts["_pbc"].copy(),
