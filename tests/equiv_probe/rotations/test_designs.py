@@ -118,7 +118,7 @@ def test_rotations_that_are_spread_evenly_are_exact_to_their_degree(count: int) 
     ("ours", "angles_", "others"), [("spread-18", 3, 18), ("spread-30", 5, 30), ("spread-36", 7, 42)]
 )
 def test_they_alias_less_than_a_product_rule_of_as_many(decay: float, ours: str, angles_: int, others: int) -> None:
-    """Of the six directions of the axes × 2l + 1 equal steps, as metatomic takes for l = 1, 2, 3; of spectra that fall."""
+    """Of the six directions of the axes × 2l + 1 equal steps, as metatomic takes for l = 1, 2, 3."""
     rotations, weights = product_rule(3, angles_)
     assert len(weights) == others >= RotationPlan(ours, 1).n
     theirs = sum(decay**degree * norms(degree, rotations, weights) / (2 * degree + 1) for degree in range(1, 13))
