@@ -134,6 +134,6 @@ def _conclude(finder: Finder, report: Any, code: int) -> None:
             logger.info(f"Saved to {path}")
         if not any(one.labelled for one in made.measured):
             logger.info(
-                f"The loss itself was not seen, only what {made.model} puts out. In the loop, with probe = "
+                f"The loss itself was not seen, only the output of {made.model}. In the loop, with probe = "
                 "ep.Probe(model): loss = probe.step(lambda: ...) splits it into L_mean and L_equiv"
             )

@@ -35,7 +35,7 @@ VISIBLE = 1e-5
 """A share that reads like broken symmetry."""
 _OF_ONE = (
     "{} was measured on one batch alone: its error bars are over rotations, not over batches. "
-    "A longer run measures more, and so does a larger cost= (cost=0.1)."
+    "A longer run or a larger cost= measures more."
 )
 
 
