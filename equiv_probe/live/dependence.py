@@ -124,6 +124,21 @@ def differences_when_moved(passes: Passes) -> dict[str, tuple[float, float, floa
     return found
 
 
+def moved_on(passes: Passes, outputs: dict[str, Tensor]) -> float:
+    """How far the outputs of a call are now from what they were, relative to these: other weights are in the network.
+
+    Args:
+        passes: over the call.
+        outputs: that it had.
+    """
+    found = [0.0]
+    for name, value in passes.own.items():
+        if name in outputs and value.is_floating_point() and value.shape == outputs[name].shape:
+            gap, size = (float(wide(one).nan_to_num().norm()) for one in (value - outputs[name], outputs[name]))
+            found.append(gap / max(size, 1e-30))
+    return max(found)
+
+
 def drawn_outputs(live: LiveOrbit, call: Call) -> bool:
     """Whether the network draws random numbers in eval mode: from one of the global states."""
     with isolated(live.network):

@@ -16,10 +16,13 @@ from equiv_probe.live.dependence import (
     coupled_outputs,
     differences_when_moved,
     drawn_outputs,
+    moved_on,
 )
+from equiv_probe.live.module_snapshot import unnoticed
 from equiv_probe.live.number_spacing import spacing
 from equiv_probe.messages import logger
 from equiv_probe.probe.own_loss import loss_already, loss_of, output_that_is, require_network
+from equiv_probe.probe.replay import numbers_that_ignore_the_network
 from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
@@ -37,11 +40,14 @@ if TYPE_CHECKING:
 
 REPRODUCED = "replay reproduces the step"
 NONLINEAR = "the loss is more than an output"
+SEES_OUTPUTS = "the loss sees the network's outputs"
 CHANCE = "is not drawn at random"
 COMPOSED = "the step is one call of the network"
 NOT_NEGATIVE = "L_equiv is not negative"
 SIGNIFICANT = 4.0
 """Standard errors below zero from which an ``L_equiv`` is negative."""
+MOVED_ON = 0.1
+"""Relative change of the outputs from which weights are others than those of the call."""
 NEGLIGIBLE = 1e-4
 """Of ``L_total``: a negative ``L_equiv`` of less is rounding."""
 
@@ -53,6 +59,8 @@ class Checks:
         self.found: list[Control] = []
         self.no_sums: set[str] = set()
         """Stages whose loss is known not to be a sum over structures."""
+        self.at_calls: set[str] = set()
+        """Stages whose steps change weights: their calls are measured as they are made, by the weights of then."""
         self._looked: set[tuple[str, bool]] = set()
         self._coupled: dict[bool, bool] = {}
         self._bent: dict[tuple[str, str], Tensor] = {}
@@ -177,6 +185,24 @@ class Checks:
             "is linear in the outputs L_equiv is zero by construction",
         )
 
+    def of_numbers(self, run: RecordedStep, stage: str) -> None:
+        """Whether the numbers of a step hang on what the network returns; waits for the device, once in a stage."""
+        if not self._first(f"numbers of {stage}", run.live.network.training):
+            return
+        same, others = numbers_that_ignore_the_network(run)
+        name = type(run.live.network).__name__
+        if not same:
+            self._passed(SEES_OUTPUTS, "the step's numbers change with what the network returns")
+            return
+        sentence = (
+            f"{_all_of(same)}: the same, to the last bit, whatever {name} returns: computed from something else, such "
+            "as what a pass leaves in an attribute or a hook inside of it, another network, or weights alone"
+        )
+        if others:
+            self._note(Control(SEES_OUTPUTS, None, f"{sentence}. L_equiv of it is zero by construction"))
+        else:
+            self._add(SEES_OUTPUTS, f"{sentence}. L_equiv says nothing: probe what the loss is computed from")
+
     def of_unrepeatable(self, run: RecordedStep) -> None:
         """Say, once for every thing, that a step is not run again since it trains, or used what cannot be put back."""
         without = "the network's outputs were measured without labels"
@@ -184,6 +210,21 @@ class Checks:
         if self._note(control):
             fix = "leave that outside of the step (optimizer.step() too) to decompose its loss"
             warnings.warn(f"equiv_probe: {control.sentence}; {fix}", stacklevel=5)
+
+    def weights_moved_on(self, run: RecordedStep, stage: str) -> bool:
+        """Whether a step that changed weights left quite others than it called the network with; waits for the device.
+
+        An optimizer's step moves them by little, and what is measured after it is the network that goes on. A moving
+        average that is swapped in for the call alone is gone then.
+        """
+        self.at_calls.add(stage)
+        if run.device.type == "meta":
+            return False
+        with unnoticed(run.live.network), torch.no_grad():
+            run.resolve()
+            one = run.calls[0]
+            moved = moved_on(Passes(run.live, one.call, one.before), one.known(run.live.known_schema))
+        return moved > MOVED_ON
 
     def of_replay(self, run: RecordedStep, replay: Replay, written: list[str], stage: str) -> None:
         """Note what a step's further runs showed."""

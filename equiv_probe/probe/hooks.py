@@ -59,7 +59,7 @@ class Hooks:
                 "wrap it, and use the wrapper: torch.nn.Sequential(model)",
             )
         if not self._handles:
-            wanted = for_calls and self._parts.schedules["call", "train"].may_be_next
+            wanted = for_calls and not self._parts.schedules["call", "train"].ahead
             self._both = before, after = [Hook(one, wanted=wanted) for one in (self._before, self._after)]
             for one in self._both:
                 one.evaluates = for_calls and self._parts.schedules.cadences.full is not None
@@ -170,6 +170,8 @@ class Hooks:
         elif self._recorder.active:
             if self._recorder.records_here:
                 self._recorder.called(args, kwargs)
+            else:
+                self._recorder.elsewhere = True
         elif self._awaited is not None or self._due():
             parts.meeting.require(parts.live.network)
             kind = "call" if self._awaited is None else "step"

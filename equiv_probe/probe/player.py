@@ -10,13 +10,15 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.capture import Call
 from equiv_probe.live.cutting import CannotCut
+from equiv_probe.live.dependence import LARGE_NUDGE
 from equiv_probe.live.forward_mode import transforming
 from equiv_probe.live.hook import rotations_of_calls
 from equiv_probe.live.isolation import patched_forward
 from equiv_probe.live.outputs import all_outputs, read_outputs, write_outputs
 from equiv_probe.live.random_state import RandomState
+from equiv_probe.orbit.controls import nudge
 from equiv_probe.probe.averages import Averages, beside
-from equiv_probe.probe.operators import OWN
+from equiv_probe.probe.operators import DISPLACED, OWN
 from equiv_probe.probe.recorded import refill
 from equiv_probe.representations.voxel_rotations import at_hand
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from equiv_probe.probe.averages import Known
     from equiv_probe.probe.operators import Operator
     from equiv_probe.probe.recorded import Recorded, RecordedStep
+
+SCALED = 1.25
+"""Factor of displaced outputs."""
 
 
 class Player:
@@ -146,12 +151,19 @@ class Player:
         known = {} if by_input or beyond else self._evaluated(place, call)
         own = read_outputs(one.raw, self.live.known_schema)  # outside of the ball of a grid, what the user's run had
         start = RandomState.now() if beyond else one.before
-        if self._operator == OWN:
+        if self._operator in (OWN, DISPLACED):
             if by_input:  # it has to hang on this very input; which hooks of ours rotated then, and do not now
                 self.rotated |= bool(rotations_of_calls(self.module, self.live.network))
                 start.restore()
-                return self.live.network(*args, **kwargs)
-            return self._written(self.live.dicts(args, kwargs), one, self._own(one, place), {}, attached=False)
+                raw = self.live.network(*args, **kwargs)
+                if self._operator == OWN:
+                    return raw
+                values = read_outputs(raw, self.live.known_schema)
+            else:
+                values = self._own(one, place)
+            if self._operator == DISPLACED:
+                values = displaced(values)
+            return self._written(self.live.dicts(args, kwargs), one, values, {}, attached=by_input)
         if self.part is not None:
             values = self._of_part(self.part, one, known, start, apart=not (attached or beyond))
             return self._written(self.live.dicts(args, kwargs), one, values, {}, attached=False)
@@ -228,6 +240,7 @@ class Player:
     ) -> Any:
         """The outputs in the network's own form; also in the caller's dicts, if the network writes there."""
         schema = self.live.known_schema
+        one.attributes.put()
         values = self._as_leaves(one, values, attached)
         if not attached or self.graph:  # the step may write into its output: not into what is kept, nor into a leaf
             values = {n: v.clone() for n, v in {**values, **others}.items()}
@@ -259,6 +272,14 @@ class Player:
     def _apart(self, value: Any) -> Any:
         """What is not measured is as in the user's own run, whose graph is not ours to go through."""
         return value.detach() if self.graph and isinstance(value, torch.Tensor) else value
+
+
+def displaced(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Outputs that differ by scale and by noise: gradients by the input, and what no scale changes, see it too."""
+    generator = torch.Generator().manual_seed(0)
+    floating = {name: value for name, value in outputs.items() if value.is_floating_point() and value.numel()}
+    moved = {n: v * SCALED + nudge(v.detach(), generator, LARGE_NUDGE).to(v) for n, v in floating.items()}
+    return {**outputs, **moved}
 
 
 def _differ(a: Tensor, b: Tensor) -> Tensor:

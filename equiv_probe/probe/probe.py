@@ -229,12 +229,15 @@ class Probe(Readings):
             What the closure returned in its one ordinary run, graph and all.
         """
         stage = stage or self._parts.stage
-        due = not measuring() and self.schedules["step", stage].due()
-        differentiated = not measuring() and stage == "train" and gradients_due(self._parts, replay=replay)
+        due = differentiated = False
+        if not measuring():
+            due = self.schedules["step", stage].due()
+            differentiated = stage == "train" and gradients_due(self._parts, replay=replay)
         if not (due or differentiated):
             with self._hooks.resting():
                 return step()
-        if not (self._parts.task.replays and replay) and not differentiated:
+        at_its_call = not (self._parts.task.replays and replay) or stage in self._parts.checks.at_calls
+        if at_its_call and not differentiated:
             with self._hooks.awaiting(stage):
                 return step()
         result: list[Any] = []
@@ -266,6 +269,18 @@ class Probe(Readings):
         """
         run = self.record(step, [])
         return replayed(self._parts, run, self.fitted(run, plan), per_structure)
+
+    def ahead(self, stage: str) -> float:
+        """How many steps of the user's own, from the next one on, are known not to be due; infinity for all of them."""
+        step = self.schedules["step", stage]
+        counted = [step] if stage != "train" or self.gradients is None else [step, self.schedules["gradients", stage]]
+        return min(one.ahead for one in counted)
+
+    def passed(self, stage: str, steps: int) -> None:
+        """Count steps that :meth:`ahead` said not to be due, and that did not go through :meth:`step`."""
+        self.schedules["step", stage].passed(steps)
+        if stage == "train" and self.gradients is not None:
+            self.schedules["gradients", stage].passed(steps)
 
     @property
     def recording(self) -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.cutting import CannotCut
 from equiv_probe.live.forward_mode import plain, transforming
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.outputs import all_outputs, write_outputs
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equiv_probe.live.capture import Call
+    from equiv_probe.live.left_behind import LeftBehind
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.live.memory import Memory
     from equiv_probe.live.module_snapshot import ModuleSnapshot
@@ -34,6 +37,7 @@ class Recorded:
     Attributes:
         call: what went in.
         before: the random state before the call.
+        attributes: what it leaves in those of the network's modules.
         after: and after it.
         raw: the output; a copy, where the network outputs the dict it was given.
         own: which of the call's dicts the network put out, if so.
@@ -43,6 +47,7 @@ class Recorded:
 
     call: Call
     before: RandomState
+    attributes: LeftBehind
     after: RandomState | None = None
     raw: Any = None
     own: int | None = None
@@ -52,6 +57,7 @@ class Recorded:
     def put_out(self, raw: Any) -> None:
         """Keep the output, and what the caller's dicts hold now."""
         self.after = RandomState.now(generator for generator, _ in self.before.own)
+        self.attributes.note()
         self.left = tuple(dict(given) for given, _ in self.call.dicts)
         self.own = next((k for k, (given, _) in enumerate(self.call.dicts) if given is raw), None)
         self.raw = raw if self.own is None else self.left[self.own]
@@ -145,6 +151,26 @@ class RecordedStep:
         self.before.restore()
         self.snapshot.restore()
         self.memory.restore()
+
+    def again(self) -> Any:
+        """What the step returns when it is run again, with whatever stands in for the network.
+
+        Raises:
+            EquivProbeError: it raises what it did not raise in its ordinary run.
+        """
+        try:
+            return self.step()
+        except (EquivProbeError, CannotCut):
+            raise
+        except Exception as error:
+            name = type(self.live.network).__name__
+            raise EquivProbeError(
+                f"a step that raises {type(error).__name__}: {error}, when it is run again with other outputs in the "
+                f"place of those of {name}",
+                "a step that takes all it needs of the network from what that returns; not from what a pass leaves in "
+                "an attribute, in a dict or by a hook inside of it, which is not there then",
+                f"return it from {name}.forward; or probe the module whose output it is",
+            ) from error
 
     def undo(self) -> None:
         """Let everything outside of modules be as if the step had not run, where its ordinary run was ours."""

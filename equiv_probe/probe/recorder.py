@@ -10,6 +10,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.generators import generators_of
 from equiv_probe.live.hook import Hook
 from equiv_probe.live.isolation import may_be_compiled, measuring, observed, versions
+from equiv_probe.live.left_behind import LeftBehind
 from equiv_probe.live.memory import Memory
 from equiv_probe.live.module_snapshot import ModuleSnapshot
 from equiv_probe.live.random_state import RandomState
@@ -42,6 +43,8 @@ class Recorder:
         self._unkept: Exception | None = None
         self.transformed = False
         """Whether the network was called inside of ``torch.func``, but for ``jvp``, since the recording began."""
+        self.elsewhere = False
+        """Likewise in another thread."""
 
     @property
     def active(self) -> bool:
@@ -61,7 +64,8 @@ class Recorder:
         except Exception as error:  # raised after the user's own step, which goes on
             self._unkept = self._unkept or error
             return
-        self._calls.append(Recorded(call, RandomState.now(self._generators)))
+        attributes = LeftBehind(self._parts.live.network)
+        self._calls.append(Recorded(call, RandomState.now(self._generators), attributes))
 
     def listen(self) -> None:
         """Put a hook behind all others on the network: what they make of its output counts."""
@@ -103,7 +107,8 @@ class Recorder:
         before, old = RandomState.now(generators), versions(modules)
         memory, snapshot = Memory.of_step(step), ModuleSnapshot((self._parts.model, *modules))
         watched, used = [*memory.watched, *snapshot.objects.watched], Used()
-        self.transformed, self._unkept = False, None
+        self.transformed = self.elsewhere = False
+        self._unkept = None
         with used.watching(watched):
             calls = self._heard(step, result, hooked, generators)
         new = versions(modules)
@@ -157,6 +162,12 @@ class Recorder:
         return replace(run, calls=calls, result=result[0])
 
     def _require_calls(self, run: RecordedStep) -> None:
+        if not run.calls and self.elsewhere:
+            raise EquivProbeError(
+                "a step that calls the probed module in other threads than its own",
+                "calls in the thread that runs the step: those of other threads come in no order",
+                "call it there, or probe its calls by ep.Probe(network) as hooks, without probe.step",
+            )
         if self.transformed:
             raise EquivProbeError(
                 "a step that calls the probed module inside of torch.func (vmap, grad)",

@@ -16,7 +16,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import left_out
-from equiv_probe.probe.operators import OWN, Runs
+from equiv_probe.probe.operators import DISPLACED, OWN, Runs
 from equiv_probe.probe.per_structure import Losses, Split, separated
 from equiv_probe.probe.player import Player
 from equiv_probe.probe.step_losses import losses_of_structures, precision_of, scalars_of
@@ -137,7 +137,7 @@ def replay_step(
 
     def again(operator: Operator) -> Any:
         with player.standing_in(operator):
-            return run.step()
+            return run.again()
 
     of_structures: dict[str, Losses] = {}
     unsplit: dict[str, str] = {}
@@ -174,6 +174,25 @@ def replay_step(
         reproduced,
         {name: runs.bent({o: one[name] for o, one in scalars.items()}) for name in names},
     )
+
+
+def numbers_that_ignore_the_network(run: RecordedStep) -> tuple[list[str], list[str]]:
+    """Numbers that are the same, to the last bit, whatever the network returns; and the others. Waits for the device.
+
+    They come from elsewhere: from what a pass leaves behind in an attribute, from another network, from a cache. Their
+    ``L_equiv`` would be zero, and say nothing.
+    """
+    like = torch.ones(1, dtype=torch.float64, device=run.device)
+    player = Player(run, torch.eye(3, dtype=like.dtype, device=run.device).expand(1, 1, 3, 3), like)
+    found = {}
+    with run.repeating():
+        for operator in (OWN, DISPLACED):
+            with player.standing_in(operator):
+                returned = run.again()
+            found[operator] = scalars_of(returned, losses_of_structures(returned, run.structures[0], named_too=False))
+    own, moved = found[OWN], found[DISPLACED]
+    same = [name for name, value in own.items() if name in moved and bool(value == moved[name])]
+    return same, [name for name in own if name not in same]
 
 
 def strayed(player: Player, numbers: tuple[Tensor, Tensor] | None, precision: float) -> Tensor | None:

@@ -66,7 +66,7 @@ def replay_part(
     def again(operator: Operator, group: Tensor | None = None) -> Any:
         player.group = group
         with player.standing_in(operator):
-            return run.step()
+            return run.again()
 
     def numbers(group: Tensor | None = None) -> Numbers:
         found = {operator: again(operator, group) for operator in runs.all}

@@ -87,7 +87,11 @@ class Schedule:
         self._chosen, self._origin = 0, self.warmup
         self._length: int | None = None
         self._armed = self._fresh = True
-        self._next, self._counted = self.warmup, 0
+        self._next: float = self.warmup
+        """The number of the call at which it is asked again whether it is due; before that none is."""
+        self._owed: float | None = None
+        """Where a measurement was put off by one call, what comes after it."""
+        self._counted = 0
         (self.account.evaluation if self.at_random else self.account.training).append(self.timer)
 
     def begin_epoch(self, calls: float | None = None, last: bool | None = None) -> None:
@@ -100,6 +104,8 @@ class Schedule:
         """
         self._armed = self._fresh = True
         self.last = last
+        if self.every == "epoch" or self.at_random:
+            self._next = max(self.step, self.warmup)
         if self.at_random:
             self._origin = max(self.step, self.warmup)
             self._length = int(calls) if calls is not None and calls < float("inf") else None
@@ -108,36 +114,56 @@ class Schedule:
         """Count one call, and say whether it is to be measured."""
         self.account.start()
         step, self.step = self.step, self.step + 1
-        self.was_due = self._paced(step) if self.every == "auto" else self._wanted(step) and self._affordable()
+        self.was_due = step >= self._next and self._decided(step)
         self._counted += 1
-        self.measured += self.was_due
-        self.small += self.was_due and self.size != "whole"
+        if self.was_due:
+            self.measured += 1
+            self.small += self.size != "whole"
         return self.was_due
 
+    def passed(self, calls: int) -> None:
+        """Count calls that were not due, as :attr:`ahead` said."""
+        self.account.start()
+        self.step += calls
+        self._counted += calls
+        self.was_due = False
+
     @property
-    def may_be_next(self) -> bool:
-        """Whether the next call may be due, as far as that is known without counting it."""
-        if self.every == "auto":
-            return self.step >= self._next
-        if isinstance(self.every, int) and not self.at_random:
-            return self.step >= self._origin and (self.step - self._origin) % self.every == 0
-        return self.every is not None
+    def ahead(self) -> float:
+        """How many calls, from the next one on, are known not to be due; infinity for all of them."""
+        return math.inf if self.every is None else max(0, self._next - self.step)
+
+    def postpone(self) -> None:
+        """Let the next call be due for the present one, which could not be measured."""
+        self.measured -= self.was_due
+        self.small -= self.was_due and self.size != "whole"
+        self.was_due = False
+        self._owed, self._next = self._next, self.step
+
+    def _decided(self, step: int) -> bool:
+        if self._owed is not None:
+            self._next, self._owed = self._owed, None
+            return True
+        return self._paced(step) if self.every == "auto" else self._wanted(step) and self._affordable()
 
     def _wanted(self, step: int) -> bool:
-        since = step - self._origin
-        if self.every is None or since < 0:
+        """Whether a cadence that was chosen says so; before the next call that it may choose nobody asks again."""
+        if self.every is None:
+            self._next = math.inf
             return False
         if self.every == "epoch":
-            wanted, self._armed = self._armed, False
+            wanted, self._armed, self._next = self._armed, False, math.inf
             return wanted
         if callable(self.every):
             return bool(self.every(step))
         assert isinstance(self.every, int)
+        since = step - self._origin
         run = self.every if self._length is None else min(self.every, max(1, self._length // FEW))
         place = since % run
         if place == 0:
             length = run if self._length is None else max(1, min(run, self._length - since))
             self._chosen = self._random.randrange(length) if self.at_random else 0
+        self._next = step - place + (self._chosen if place < self._chosen else run)
         return place == self._chosen
 
     def _affordable(self) -> bool:
@@ -175,8 +201,6 @@ class Schedule:
 
     def _paced(self, step: int) -> bool:
         """Whether to measure where the cost decides how often."""
-        if step < self._next:
-            return False
         due, self._next, self.period = self.agreement.decide(lambda known: self._paces(step, known), self._known)
         self.size = "whole" if self.measured or self.account.cost is None else "part"
         return bool(due)
@@ -232,7 +256,12 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
-        places = {"chosen": self._chosen, "origin": self._origin, "length": self._length, "armed": self._armed}
+        places: dict[str, Any] = {
+            "chosen": self._chosen,
+            "origin": self._origin,
+            "length": self._length,
+            "armed": self._armed,
+        }
         places |= {"next": self._next, "period": self.period}
         return {"step": self.step, "random": self._random.getstate(), **places}
 

@@ -52,6 +52,9 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
     first = run.calls[0]
     if run.never_again:
         parts.checks.of_unrepeatable(run)
+    if run.trains and parts.checks.weights_moved_on(run, stage):
+        parts.schedules["step", stage].postpone()
+        return
     if run.never_again or not parts.task.replays or (isinstance(run.result, Mapping) and not run.result):
         measure_call(parts, Pending(first.call, stage, "step"), first.raw)
         return
@@ -81,7 +84,7 @@ def _of_part(
     if part is None:
         return None, None
     plan = parts.plans.fitted(parts.live, part.call, part.of(first.known(run.live.known_schema)), stage, size="part")
-    _look(parts, run, part.call, plan)
+    _look(parts, run, part.call, plan, stage)
     if parts.checks.rotates_alike(run.live):
         return None, None
     with torch.no_grad():
@@ -109,12 +112,14 @@ def _settle(run: RecordedStep, *, look: bool) -> None:
         run.resolve()
 
 
-def _look(parts: Parts, run: RecordedStep, call: Call, plan: RotationPlan) -> None:
+def _look(parts: Parts, run: RecordedStep, call: Call, plan: RotationPlan, stage: str) -> None:
     """Run the checks, each once; on a call of the step's batch, or of a part of it."""
     if run.device.type != "meta":  # which has no numbers to look at
         with unnoticed(run.live.network), torch.no_grad():
             parts.checks.of_step(run)
             parts.checks.of_call(run.live, call, run.calls[0].before, plan)
+        with unnoticed(run.live.network), parts.task.quiet():
+            parts.checks.of_numbers(run, stage)
 
 
 def _written(run: RecordedStep) -> list[str]:
@@ -148,7 +153,7 @@ def replayed(
     """
     _settle(run, look=look)
     if look:
-        _look(parts, run, run.calls[0].call, plan)
+        _look(parts, run, run.calls[0].call, plan, stage)
     look = look and run.device.type != "meta"
     if per_structure is None and parts.checks.rotates_alike(run.live):
         per_structure = False

@@ -13,6 +13,7 @@ from equiv_probe_lightning.limits import Limits
 from equiv_probe_lightning.measured_step import measured_step
 from equiv_probe_lightning.run import Run
 from equiv_probe_lightning.settings import Settings
+from equiv_probe_lightning.trainers import is_running
 
 if TYPE_CHECKING:
     from equiv_probe_lightning.logbook import Logbook
@@ -160,11 +161,13 @@ class Measuring:
 
     def _step(self, stage: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a step of the module, measured if that is due."""
-        trainer = self.run.trainer
-        # Lightning's Tuner tries learning rates with the user's callbacks taken off: that is not the run.
-        if trainer.sanity_checking or all(one is not self for one in trainer.callbacks):
+        run, trainer = self.run, self.run.trainer
+        # Lightning's Tuner tries learning rates with the user's callbacks taken off: that is not the run. Nor is a step
+        # that another stage's calls, as a validation step that is the training step, and no sanity check.
+        own = is_running(trainer, stage) and self in trainer.callbacks
+        if not own or run.passes(stage, original, args, kwargs):
             return original(*args, **kwargs)
-        return measured_step(self.run, stage, original, args, kwargs)
+        return measured_step(run, stage, original, args, kwargs)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Give the module its steps back."""
@@ -205,9 +208,16 @@ class Measuring:
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the running estimate, after a measurement and whenever Lightning is about to write."""
         del outputs, batch, batch_idx
-        if self.run.begun and self.probe is not None:
-            with self.probe.schedules.account.attended():
-                self.logbook.training(self.probe, trainer, pl_module)
+        book = self.run.logbook
+        book.quiet -= 1
+        if book.quiet < 0 and self.run.begun:
+            self._log_training(trainer, pl_module)
+
+    def _log_training(self, trainer: Any, pl_module: Any) -> None:
+        run = self.run
+        if run.probe is not None:
+            with run.probe.schedules.account.attended():
+                run.logbook.training(run.probe, trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log the epoch's estimate."""

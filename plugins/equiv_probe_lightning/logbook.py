@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from equiv_probe.probe.probe_report import report_of
 from equiv_probe.results.over_time import OverTime
 from equiv_probe_lightning import ranks
 from equiv_probe_lightning.losses import repeated
-from equiv_probe_lightning.trainers import about_to_write
+from equiv_probe_lightning.trainers import about_to_write, not_updated, rest, until_row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +43,10 @@ class Logbook:
         """Whether something was measured in training that was not logged yet."""
         self.fresh_gradients = False
         """Likewise of gradients."""
+        self.quiet: float = 0
+        """Steps from now on after which there is nothing to log in training."""
+        self._standing: list[str] = []
+        """Names that Lightning would go on to look through at every step."""
         self._shares: set[str] = set()
         """Names of shares over everything, not of a part of it."""
         self._training: dict[str, Tensor] = {}
@@ -66,13 +71,29 @@ class Logbook:
         if stage == "train":
             self.fresh |= probe.schedules["step", stage].was_due
             self.fresh_gradients |= probe.gradients is not None and probe.schedule("gradients", stage).was_due
+            if self.fresh or self.fresh_gradients:
+                self.quiet = 0
 
     def repeated(self, stage: str) -> Sequence[str]:
         """Names under which a step of a stage only says again what it says under another one."""
         return self._repeated.get(stage, ())
 
     def training(self, probe: ep.Probe, trainer: Any, module: Any) -> None:
-        """Log the estimates over the window and over ranks; nothing waits for the device."""
+        """Log what is new over the window and over ranks, and all when Lightning writes; nothing waits for the device.
+
+        What there is to do after each step is decided here for the next ones too: see :attr:`quiet`.
+        """
+        rest(trainer, self._standing)
+        self._standing, row = [], about_to_write(trainer)
+        if self.fresh or row:
+            self._log(trainer, module, self._of_losses(probe, trainer, module), on_step=True, on_epoch=False)
+        if self.fresh_gradients or row:
+            self._log(trainer, module, self._of_gradients(probe, trainer, module), on_step=True, on_epoch=False)
+        something = self._training or self._gradients
+        self.quiet = 0 if self._standing else until_row(trainer) if something else math.inf
+
+    def _of_losses(self, probe: ep.Probe, trainer: Any, module: Any) -> dict[str, Tensor]:
+        """The last estimates, made anew after a measurement."""
         if self.fresh:
             self.fresh = False
             if self._keys is None or ranks.world() == 1:
@@ -82,14 +103,10 @@ class Logbook:
             self._training = self._values(probe, sums, trainer.global_step)
             if self._training:  # on the CPU, where the clock is: no device waits for it
                 self._training[SECONDS] = torch.tensor(self.seconds, dtype=torch.float64)
-        elif not (self._training and about_to_write(trainer)):
-            self._of_gradients(probe, trainer, module)
-            return
-        self._log(trainer, module, self._training, on_step=True, on_epoch=False)
-        self._of_gradients(probe, trainer, module)
+        return self._training
 
-    def _of_gradients(self, probe: ep.Probe, trainer: Any, module: Any) -> None:
-        """Log the last measurement of gradients, over ranks; nothing waits for the device."""
+    def _of_gradients(self, probe: ep.Probe, trainer: Any, module: Any) -> dict[str, Tensor]:
+        """The last gradients, likewise."""
         if self.fresh_gradients:
             self.fresh_gradients = False
             assert probe.gradients is not None
@@ -100,9 +117,7 @@ class Logbook:
             self._gradients = {f"equiv/train/{name}": value for name, value in values.items()}
             if self._gradients:
                 self._gradient_history.append((trainer.global_step, values))
-        elif not (self._gradients and about_to_write(trainer)):
-            return
-        self._log(trainer, module, self._gradients, on_step=True, on_epoch=False)
+        return self._gradients
 
     def evaluation(self, probe: ep.Probe, stage: str, trainer: Any, module: Any) -> Mapping[str, Tensor]:
         """Log the estimates over an epoch and over ranks, and return what was logged."""
@@ -164,6 +179,9 @@ class Logbook:
     def _log(self, trainer: Any, module: Any, values: dict[str, Tensor], **how: Any) -> None:
         if trainer.barebones:
             return
+        if how["on_step"]:
+            self._standing += values
+            values = not_updated(trainer, module, values)
         for name, value in values.items():
             single = value.float() if value.device.type == "mps" else value
             module.log(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ class Run:
         """Hold nothing of the Trainer's and of the module."""
         self.trainer: Any = None
         self.module: Any = None
-        self._steps: list[Step] = []
+        self._steps: dict[str, Step] = {}
         self._augmentation: ep.Augmentation | None = None
         self._rotations: list[Any] = []
         """Of a checkpoint, the augmentation's state on every rank."""
@@ -89,7 +90,7 @@ class Run:
         self._warn_of_monitors(trainer)
         for name, key in STEPS.items():
             if key in self.settings.stages and defines(module, name):
-                self._steps.append(Step(module, name, step))
+                self._steps[name] = Step(module, name, step)
         self._augment()
 
     def _begin_anew(self, trainer: Any, module: Any, stage: str) -> None:
@@ -105,7 +106,8 @@ class Run:
 
     def stop(self) -> None:
         """Give the module its steps back."""
-        for step in reversed(self._steps):
+        self._settle()
+        for step in reversed(self._steps.values()):
             step.remove()
         if self._augmentation is not None:
             self._augmentation.remove()
@@ -175,6 +177,7 @@ class Run:
         self._epochs[stage] = calls, last
         if self.probe is None or self.module is None:
             return
+        self._settle()
         self.probe.begin_epoch(stage, calls, fresh=stage != "train", last=last)
 
     def report(self, trainer: Any, merged: dict[ranks.Key, dict[str, Any]] | None, notes: list[str]) -> Report:
@@ -186,6 +189,7 @@ class Run:
             notes: what a reader must know.
         """
         assert self.probe is not None
+        self._settle()
         return self.logbook.report(self.probe, trainer, merged, notes, run=self.saving.run)
 
     def tell(self) -> None:
@@ -199,6 +203,28 @@ class Run:
         if stage not in self._iterating:
             self._iterating[stage] = reads_iterator(step)
         return self._iterating[stage]
+
+    def passes(self, stage: str, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Count a step at which nothing is due; False, without counting, where something may be."""
+        if self.probe is None:
+            return False
+        began = time.perf_counter()
+        if stage != "train":
+            stage = self.stage_of(stage, step, args, kwargs)
+        self._settle()
+        ahead = self.probe.ahead(stage)
+        if not ahead:
+            return False
+        self.probe.passed(stage, 1)
+        if stage == "train":
+            self._steps["training_step"].let_pass(ahead - 1)
+        self.probe.schedules.account.around += time.perf_counter() - began
+        return True
+
+    def _settle(self) -> None:
+        """Count the training steps that went by without being looked at."""
+        if self.probe is not None and "training_step" in self._steps:
+            self.probe.passed("train", self._steps["training_step"].gone_by())
 
     def stage_of(self, stage: str, step: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """A stage, with the loader among several that a step's batch comes from: ``"val/dataloader_idx_1"``."""
@@ -214,6 +240,7 @@ class Run:
         """The sums over all ranks, counts, and random states; every rank must call it."""
         if self.probe is None:
             return dict(self._restored or {})
+        self._settle()
         state = self.probe.state_dict()
         generators = ranks.gathered(state.pop("generator"))
         state["running"] = ranks.merged(self.probe.running)

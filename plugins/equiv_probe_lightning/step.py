@@ -12,6 +12,7 @@ from equiv_probe.live.isolation import measuring
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_MANY = 10**6
 STEPS = {"training_step": "train", "validation_step": "val", "test_step": "test"}
 
 
@@ -33,13 +34,29 @@ class Step:
         self.original = getattr(module, name)
         self.__wrapped__ = getattr(self.original, "__wrapped__", self.original)
         self.__name__ = name
+        self._passing: float = 0
+        """How many of the next steps are none of our business."""
+        self._let: float = 0
         setattr(module, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the step."""
+        if self._passing:
+            self._passing -= 1
+            return self.original(*args, **kwargs)
         if measuring():
             return self.original(*args, **kwargs)
         return self.run(STEPS[self.name], self.original, args, kwargs)
+
+    def let_pass(self, steps: float) -> None:
+        """Let the next steps go by; after a training step of milliseconds whatever is asked then costs microseconds."""
+        self._passing = self._let = min(steps, _MANY)
+
+    def gone_by(self) -> int:
+        """How many of them did; the others are looked at again."""
+        gone = int(self._let - self._passing)
+        self._passing = self._let = 0
+        return gone
 
     def remove(self) -> None:
         """Put back what was there, unless somebody else put something there in the meantime."""

@@ -7,7 +7,12 @@ import inspect
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
 
 FLAVOURS = ("lightning.pytorch", "pytorch_lightning")
 
@@ -90,13 +95,70 @@ def last_evaluation(trainer: Any) -> bool | None:
     return bool(ahead > min(left, steps * trainer.accumulate_grad_batches))
 
 
+def is_running(trainer: Any, stage: str) -> bool:
+    """Whether a stage is what the Trainer does now; a sanity check is none."""
+    return bool({"train": trainer.training, "val": trainer.validating, "test": trainer.testing}[stage])
+
+
 def loader_place(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Which of several loaders a step's batch comes from."""
     given = inspect.signature(step).bind_partial(*args, **kwargs).arguments
     return int(given.get("dataloader_idx", 0))
 
 
+_LOGGED_AFTER_A_STEP = "on_train_batch_end."
+"""Before a name, where Lightning keeps what a callback logs in that hook."""
+
+
+def not_updated(trainer: Any, module: Any, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give Lightning new values of what was logged in ``on_train_batch_end`` before, and return the others.
+
+    A call of ``module.log`` takes it half a millisecond for each name, most of it to look through what it keeps of that
+    name. This is the last of what it does there.
+
+    Args:
+        trainer: which keeps them.
+        module: whose ``log`` may be the user's own: then all are left to it.
+        values: by name.
+    """
+    kept: Any = getattr(trainer, "_results", None)
+    connector = getattr(trainer, "_logger_connector", None)
+    # At the first batch of an epoch ``module.log`` forgets what it has of the epoch before.
+    known = hasattr(kept, "update_metrics") and getattr(connector, "_first_loop_iter", None) is False
+    if not known or defines(module, "log"):
+        return dict(values)
+    left = {}
+    for name, value in values.items():
+        one = kept.get(_LOGGED_AFTER_A_STEP + name)
+        if one is None or getattr(getattr(one, "value", None), "device", None) != value.device:
+            left[name] = value
+        else:
+            kept.update_metrics(_LOGGED_AFTER_A_STEP + name, value.detach(), 1)
+    return left
+
+
+def rest(trainer: Any, names: Iterable[str]) -> None:
+    """Keep Lightning from copying values that were logged in ``on_train_batch_end`` once more at every step.
+
+    They stay in its ``callback_metrics`` and in the progress bar until the epoch ends.
+    """
+    kept = getattr(trainer, "_results", None) or {}
+    for name in names:
+        one: Any = kept.get(_LOGGED_AFTER_A_STEP + name)
+        if hasattr(one, "has_reset"):
+            one.has_reset = True
+
+
 def about_to_write(trainer: Any) -> bool:
     """Whether Lightning gives this step's values to its loggers; True where that cannot be known."""
     connector = getattr(trainer, "_logger_connector", None)
     return bool(getattr(connector, "should_update_logs", True)) or bool(trainer.fast_dev_run)
+
+
+def until_row(trainer: Any) -> float:
+    """How many batches end, after this one, before one at which Lightning may write; 0 where that is not known."""
+    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
+    stepped, every = getattr(loop, "_batches_that_stepped", None), trainer.log_every_n_steps
+    if stepped is None or trainer.fast_dev_run:
+        return 0
+    return every - 1 - (stepped + 1) % every if every else math.inf

@@ -11,6 +11,7 @@ own step left out, over that of the rest of the same run; that of the first meas
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import statistics
@@ -214,16 +215,14 @@ def fit(module: Any, loaders: tuple[Any, Any], callback: Any, steps: int) -> Ran
     """A fit by Lightning with four validations."""
     import pytorch_lightning as pl
 
+    from equiv_probe_lightning.step import Step
+
     inside = Inside()
     if callback is not None:
         names = [name for name in dir(callback) if name.startswith("on_")]
         for name in ["setup", *(name for name in names if name in vars(type(callback).__mro__[1]))]:
             setattr(callback, name, inside.timed(getattr(callback, name)))
-        step = callback._step
-        callback._step = inside.timed(
-            lambda stage, original, args, kwargs: step(stage, _named(inside.once(original), original), args, kwargs)
-        )
-        attach = Hooks.attach
+        attach, called = Hooks.attach, Step.__call__
 
         def attached(hooks: Hooks, **how: Any) -> None:
             fresh = not hooks._handles
@@ -231,7 +230,16 @@ def fit(module: Any, loaders: tuple[Any, Any], callback: Any, steps: int) -> Ran
             for hook in hooks._both if fresh else ():
                 hook._plain = inside.timed(hook._plain)
 
+        def stepped(step: Step, *args: Any, **kwargs: Any) -> Any:
+            own = step.original
+            step.original = functools.update_wrapper(inside.once(own), own)
+            try:
+                return called(step, *args, **kwargs)
+            finally:
+                step.original = own
+
         Hooks.attach = attached  # type: ignore[method-assign]
+        Step.__call__ = inside.timed(stepped)  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             max_steps=steps,
@@ -251,16 +259,10 @@ def fit(module: Any, loaders: tuple[Any, Any], callback: Any, steps: int) -> Ran
             trainer.fit(module, *loaders)
         finally:
             if callback is not None:
-                Hooks.attach = attach  # type: ignore[method-assign]
+                Hooks.attach, Step.__call__ = attach, called  # type: ignore[method-assign]
         seconds = time.process_time() - began
     said = "" if callback is None else str(callback.probe.report().protocol["cost"])
     return Ran(seconds, inside, said)
-
-
-def _named(timed: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    """A step whose signature is the original's."""
-    timed.__wrapped__ = original  # type: ignore[attr-defined]
-    return timed
 
 
 def lightning(steps: int, *, probed: bool) -> Ran:

@@ -166,3 +166,69 @@ def test_what_a_step_logs_by_hand_is_logged_once(tmp_path: Path, monkeypatch: py
     assert calls == list(range(8))
     assert callback.probe is not None
     assert callback.probe.running["train", "loss"].structures == 8
+
+
+class OwnLog(LinearModule):
+    """A ``log`` of the user's own gets every value, at every row."""
+
+    def log(self, name: str, *args: Any, **kwargs: Any) -> None:
+        super().log(name, *args, **kwargs)
+
+
+class Seen(pl.Callback):
+    """What Lightning shows and lets others monitor after each step."""
+
+    def __init__(self) -> None:
+        self.after: list[tuple[dict[str, float], dict[str, float]]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.after.append((_of_ours(trainer.callback_metrics), _of_ours(trainer.progress_bar_metrics)))
+
+
+def _of_ours(values: Any) -> dict[str, float]:
+    return {name: float(v) for name, v in values.items() if name.startswith("equiv/") and "seconds" not in name}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"log_every_n_steps": 3, "max_epochs": 3},
+        {"log_every_n_steps": 1, "max_epochs": 2},
+        {"log_every_n_steps": 5, "accumulate_grad_batches": 2, "max_epochs": 4},
+        {"log_every_n_steps": 4, "val_check_interval": 3, "max_epochs": 2},
+    ],
+)
+def test_rows_are_those_of_the_modules_own_log(options: dict[str, Any], tmp_path: Path) -> None:
+    """Lightning is given known names past ``module.log``, which is slow; nobody can tell by what was logged."""
+    written, shown = [], []
+    for kind in (LinearModule, OwnLog):
+        logger = pl.loggers.CSVLogger(tmp_path / kind.__name__)
+        callback, seen = EquivarianceCallback(every=7, full=1, cost=None, window=2, verbose=False), Seen()
+        fit = trainer(tmp_path, [callback, seen], logger=logger, **options)
+        fit.fit(kind(), loader(), loader(count=16))
+        with (Path(logger.log_dir) / "metrics.csv").open() as file:
+            table = list(csv.DictReader(file))
+        written.append([{name: v for name, v in row.items() if name != "equiv/seconds"} for row in table])
+        shown.append(seen.after)
+    assert written[0] == written[1]
+    assert any(row.get("equiv/train/loss/share") for row in written[0])
+    assert shown[0] == shown[1]
+
+
+def test_lightning_is_left_with_nothing_of_ours_to_look_through(tmp_path: Path) -> None:
+    """What was logged is not copied once more at every step."""
+    standing: list[int] = []
+
+    class Standing(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            results = trainer._results
+            assert results is not None
+            standing.append(sum("equiv/" in name for name, _ in results.valid_items()))
+
+    callback = EquivarianceCallback(every=100, verbose=False)
+    fit = trainer(tmp_path, [callback, Standing()], log_every_n_steps=4)
+    fit.fit(LinearModule(), loader())
+    names = standing[0]
+    assert names >= 5
+    assert standing == [names, 0, 0, names, 0, 0, 0, names]
+    assert torch.isfinite(fit.callback_metrics["equiv/train/loss/share"])

@@ -266,3 +266,27 @@ def test_the_floor_of_an_earlier_epoch_counts_on_and_losses_of_nothing_are_left_
     assert set(found) == {"val/loss"}
     assert abs(found["val/loss"].floor) < 1e-12
     assert found["val/loss"].verdict == "broken"
+
+
+class Shared(LinearModule):
+    """One step for all stages, each called by another's."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Tensor:  # type: ignore[override]
+        return self.training_step(batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        return {"loss": self.validation_step(batch, batch_idx)}
+
+
+def test_a_step_that_another_stage_calls_is_that_stages(tmp_path: Path) -> None:
+    """Of three loaders with other scales: what validation and test call is not counted as training."""
+    callback = EquivarianceCallback(every=1, light=EXACT, plan=EXACT, full=1, cost=None, window=100, verbose=False)
+    fit, module = trainer(tmp_path, [callback], num_sanity_val_steps=2), Shared()
+    fit.fit(module, loader(), loader(count=24, seed=3))
+    fit.test(module, loader(count=16, seed=5), verbose=False)
+    found = rows(callback)
+    assert {name: one.structures for name, one in found.items()} == {"train/loss": 8, "val/loss": 3, "test/loss": 2}
+    for stage, x in (("train", centred(64)), ("val", centred(24, 3)), ("test", centred(16, 5))):
+        labelled = found[f"{stage}/loss"].labelled
+        assert labelled is not None
+        assert labelled.total == pytest.approx(truth(x)[0], rel=1e-9), stage

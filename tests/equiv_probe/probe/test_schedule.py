@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from typing import Any
 
 import pytest
 
@@ -99,6 +100,51 @@ def test_logging_and_deciding_count_too(monkeypatch: pytest.MonkeyPatch, around:
     assert account.spent == pytest.approx(schedule.seconds + account.around)
     assert 0.4 * measuring < schedule.seconds / account.elapsed < 1.05 * measuring
     assert account.spent / account.elapsed < max(0.0105, 0.0055 + around / 0.01)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"every": 1},
+        {"every": 7, "warmup": 3},
+        {"every": None},
+        {"every": "epoch"},
+        {"every": "auto", "warmup": 2},
+        {"every": lambda step: step % 11 == 4},
+        {"every": 10, "at_random": True},
+        {"every": 10, "at_random": True, "limited": True},
+    ],
+)
+def test_calls_that_are_known_not_to_be_due_may_be_counted_together(options: dict[str, Any]) -> None:
+    """Whoever counts them at once, up to the next one that may be due, measures the same calls."""
+    asked, told = (Schedule(**options, account=Account(None, paced=True), seed=3) for _ in range(2))
+    lengths, due = [40, 6, 90, 17, 230], []
+    for length in lengths:
+        asked.begin_epoch(length)
+        told.begin_epoch(length)
+        expected, found = [asked.due() for _ in range(length)], []
+        while len(found) < length:
+            gone = int(min(told.ahead, length - len(found)))
+            told.passed(gone)
+            found += [False] * gone
+            found += [told.due()] if len(found) < length else []
+        assert found == expected
+        due += found
+    assert (told.step, told.measured) == (asked.step, asked.measured)
+    assert any(due) == (options["every"] is not None)
+
+
+@pytest.mark.parametrize(("every", "due"), [(5, [0, 5, 6, 10]), ("epoch", [0, 1]), ("auto", [0, 50, 51])])
+def test_what_could_not_be_measured_is_due_at_the_next_call(every: Any, due: list[int]) -> None:
+    schedule = Schedule(every, account=Account(None, paced=True))
+    found = []
+    for step in range(14 if every != "auto" else 60):
+        if schedule.due():
+            found.append(step)
+            if found in ([0, 5], [0, 50]) or (every == "epoch" and found == [0]):
+                schedule.postpone()
+    assert found == due
+    assert schedule.measured == len(due) - 1
 
 
 def test_without_a_limit_the_cadence_is_fifty() -> None:
