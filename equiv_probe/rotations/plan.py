@@ -34,6 +34,8 @@ from equiv_probe.rotations.designs import (
 from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 FIXED: Final = {"cube": "octahedral", "box": "klein", **{f"box-{axis}": f"dihedral-{axis}" for axis in "xyz"}}
@@ -213,7 +215,11 @@ def _elements(design: str, *, improper: bool) -> tuple[Tensor, Tensor]:
     """Rotations ``(n, 3, 3)`` and weights ``(n,)`` of a design: every structure of an audit asks for them anew."""
     rule = _rule(design)
     if rule is not None:
-        made = {"design": of_degree, "lebedev": quadrature, "spread": spread}
+        made: dict[str, Callable[[int], tuple[Tensor, Tensor]]] = {
+            "design": of_degree,
+            "lebedev": quadrature,
+            "spread": spread,
+        }
         elements, weights = made[rule[1]](int(rule[2]))
     else:
         elements = torch.eye(3, dtype=torch.float64)[None] if design == "haar" else group(FIXED.get(design, design))
