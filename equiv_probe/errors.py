@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,3 +51,17 @@ def did_you_mean(given: object, names: Iterable[str]) -> str:
     """
     near = nearest(given, names)
     return f"; did you mean {near!r}?" if near else ""
+
+
+def missing_file(path: str | Path, expected: str, fix: str = "") -> EquivProbeError:
+    """The error of a file that is not there, which offers the file beside it that is spelled most like it.
+
+    Args:
+        path: the file that was named.
+        expected: what kind of file it should be.
+        fix: what to do where no file is spelled like it.
+    """
+    path = Path(path)
+    folder = path.parent
+    near = nearest(path.name, (one.name for one in folder.iterdir())) if folder.is_dir() else ""
+    return EquivProbeError(f"no file {path}", expected, f"did you mean {folder / near}?" if near else fix)

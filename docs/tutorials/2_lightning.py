@@ -74,10 +74,11 @@ def fit(callback):
 
 
 # %%
-# The callback finds the network and infers what rotates, and says what it assumed. ``every=10`` measures every tenth
-# step; without it the callback measures as often as 1 % of the run's time allows.
+# The callback finds the network and infers what rotates, and says what it assumed. By default it measures as often as
+# 1 % of the run's time allows, which in a run of seconds is hardly ever; here ``every=10`` measures every tenth step,
+# and ``cost=None`` every validation, whatever that costs.
 
-fit(EquivarianceCallback(every=10, report=folder / "plain.json"))
+fit(EquivarianceCallback(every=10, cost=None, report=folder / "plain.json"))
 
 # %%
 # The share along the run
@@ -85,15 +86,19 @@ fit(EquivarianceCallback(every=10, report=folder / "plain.json"))
 # The same numbers are in your logger as ``equiv/train/loss/share`` and so on. The training loss in the data's own
 # frame does not show what happens here; the loss averaged over rotations does.
 
-fit(EquivarianceCallback(every=10, report=folder / "augmented.json", augment=True, verbose=False))
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), sharey=True, layout="constrained")
-for name, ax in zip(("plain", "augmented"), axes, strict=True):
-    ep.load(folder / f"{name}.json").plot_history(ax=ax)
-    ax.set_title(name)
+fit(EquivarianceCallback(every=10, cost=None, report=folder / "augmented.json", augment=True, verbose=False))
+figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey="row", layout="constrained")
+for name, column in zip(("plain", "augmented"), axes.T, strict=True):
+    report = ep.load(folder / f"{name}.json")
+    for value, ax in zip(("share", "L_equiv"), column, strict=True):
+        report.plot_history(value, ax=ax)
+    column[0].set_title(name)
+    print(f"{name}: L_mean {report['val/loss'].labelled.mean:.2f}, L_equiv {report['val/loss'].labelled.equiv:.2f}")
 
 # %%
-# ``augment=True`` rotates every training structure at random by hooks, without a change to the data. Beside plain
-# training it makes the share small.
+# ``augment=True`` rotates every training structure at random by hooks, without a change to the data. In the end both
+# parts of the validation loss are several times smaller for it, ``L_mean`` more so than ``L_equiv``: the share is
+# larger while less symmetry is broken. So look at both losses before a share is taken for progress.
 #
 # With a YAML file, an environment variable or no change to the script at all: :doc:`/how-to/configure-a-run`. With
 # several processes: :doc:`/how-to/train-on-many-devices`.

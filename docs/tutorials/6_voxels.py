@@ -40,7 +40,7 @@ found
 # %%
 # Beside each number stands its floor: what interpolation or rounding alone may make of it.
 
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
 found.plot_numbers(ax=axes[0])
 found.plot_angle(ax=axes[1])
 

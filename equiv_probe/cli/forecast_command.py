@@ -25,11 +25,12 @@ def forecast_command(
     file: File,
     *,
     to: Annotated[
-        float | None, typer.Option("--to", help="The step.", show_default="twice the last one of the history")
+        float | None,
+        typer.Option("--to", help="The step of the forecast.", show_default="twice the last one of the history"),
     ] = None,
     where: Annotated[list[str] | None, typer.Option(help="Only rows with column=value; repeatable.")] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples for the intervals of the laws.")] = 1000,
-    level: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    level: Annotated[float, typer.Option(help="Confidence level of the intervals.")] = 0.95,
     unit: Annotated[str, typer.Option(help="Unit of the losses, for figures.")] = "",
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Save as .json, .html, .png, .svg or .pdf.")

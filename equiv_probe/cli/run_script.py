@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from equiv_probe.cli import claims
 from equiv_probe.cli.loop_finder import Finder
 from equiv_probe.cli.shared import INTERRUPTED
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import missing_file
 from equiv_probe.messages import logger
 from equiv_probe.probe import settings
 from equiv_probe.rotations.drawing import rank
@@ -54,7 +54,7 @@ def run_script(target: str, arguments: Sequence[str], asked: Mapping[str, Any], 
         EquivProbeError: there is no such script.
     """
     if not module and not Path(target).is_file():
-        raise EquivProbeError(f"the script {target}", "a file", "equiv-probe run train.py, or -m for a module's name")
+        raise missing_file(target, "a script", "equiv-probe run train.py, or -m for a module's name")
     finder = Finder(asked)
     code = 0
     with _as_main(target, arguments, asked, module=module):
@@ -132,3 +132,8 @@ def _conclude(finder: Finder, report: Any, code: int) -> None:
             path = path.with_stem(f"{path.stem}_{number}") if number else path
             made.save(path)
             logger.info(f"Saved to {path}")
+        if not any(one.labelled for one in made.measured):
+            logger.info(
+                f"The loss itself was not seen, only the output of {made.model}. In the loop, with probe = "
+                "ep.Probe(model): loss = probe.step(lambda: ...) splits it into L_mean and L_equiv"
+            )

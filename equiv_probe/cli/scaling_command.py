@@ -10,6 +10,7 @@ import typer
 
 from equiv_probe.cli.shared import require_output, wide_console
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from equiv_probe.scaling.allocation import Allocation
@@ -34,12 +35,17 @@ def scaling_command(
     floor: Annotated[
         float | None, typer.Option(help="Irreducible loss E if it is known: 0 for labels without noise.")
     ] = None,
-    bootstrap: Annotated[str, typer.Option(help="Bootstrap by residuals, wild or runs.")] = "residuals",
+    bootstrap: Annotated[
+        str, typer.Option(help="The bootstrap draws residuals, their signs (wild) or runs.")
+    ] = "residuals",
     groups: Annotated[str, typer.Option(help="Columns whose equal rows are drawn together, such as seed.")] = "",
     every_row: Annotated[bool, typer.Option("--every-row", help="Fit all rows, not the last of each run.")] = False,
-    compute: Annotated[str, typer.Option(help="Budgets at which the best sizes are sought: 1e12,1e13.")] = "",
-    cost: Annotated[str, typer.Option(help="k of C = k N D, or a column of measured costs: seconds.")] = "6",
-    data: Annotated[str, typer.Option(help="Two models, A,B: how much more data A needs; with --by.")] = "",
+    compute: Annotated[str, typer.Option(help="Compute at which the best sizes are sought: 1e12,1e13.")] = "",
+    cost: Annotated[
+        str,
+        typer.Option(help="Compute of a run: k of k N D, or a column, such as seconds."),
+    ] = "6",
+    data: Annotated[str, typer.Option(help="Two models A,B of --by: say how much more data A needs.")] = "",
     is_gap: Annotated[
         bool, typer.Option("--gap", help="Compare models with the first: files, or --by a column.")
     ] = False,
@@ -99,15 +105,24 @@ def _data_efficiency(table: Table, pair: tuple[str, str], **options: Any) -> dic
 def _laws(
     models: dict[str, Table], sizes: list[str], budgets: tuple[str, str], options: dict[str, Any]
 ) -> dict[str, Result]:
-    """The law of every model, and the sizes that are best at the budgets asked for."""
+    """The law of every model that has runs enough, and the sizes that are best at the budgets asked for."""
     from equiv_probe.scaling.fitting import fit
 
     results: dict[str, Result] = {}
+    left_out: dict[str, EquivProbeError] = {}
     for name, rows in models.items():
-        law = fit(rows, sizes, name=name, **options)
+        try:
+            law = fit(rows, sizes, name=name, **options)
+        except EquivProbeError as error:
+            left_out[name] = error
+            continue
         results[name or rows.source or "runs"] = law
         if budgets[0]:
             results[f"{name}: best sizes".removeprefix(": ")] = _best(law, rows, *budgets)
+    if not results:
+        raise next(iter(left_out.values()))
+    for name, why in left_out.items():
+        logger.warning(f"{name} is left out: {why}")
     return results
 
 

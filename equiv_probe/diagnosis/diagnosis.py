@@ -188,8 +188,9 @@ class Diagnosis(Record, frozen=True):
             [one.experiment, one.output, one.before, one.after, self._unit(one), one.part] for one in found
         ]
         caption = (
-            "Before and after: the root of the symmetry error as it is and in the experiment; of the error: the part "
-            "of its square that goes. Of what is broken beside rotation: the change, and what rounding explains of it."
+            "Before and after: the error (root mean square) as it is, and with the change that the experiment makes; "
+            "of the error: the part of its square that this removes. For a symmetry other than rotation: how much the "
+            "output changes, and how much of that rounding explains."
         )
         in_words = [Paragraph(f"{one.sentence}.", _capital(one.experiment)) for one in found[len(self.decisive) :]]
         return [Table("Evidence", columns, rows, caption), *in_words, *self._figure()]

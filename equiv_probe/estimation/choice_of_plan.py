@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.estimation.spectrum import character
-from equiv_probe.rotations.designs import design_degrees
+from equiv_probe.rotations.designs import smallest_first
 from equiv_probe.rotations.haar import angles
 from equiv_probe.rotations.plan import RotationPlan
 
@@ -95,8 +95,8 @@ def choose(measure: Callable[[RotationPlan], Mapping[str, Left]], asked: AutoPla
     """
     tried: list[tuple[RotationPlan, Mapping[str, Left]]] = []
     is_enough = False
-    for degree in design_degrees():
-        trial = RotationPlan(f"design-{degree}", REPLICATES, asked.improper, asked.seed)
+    for design in smallest_first():
+        trial = RotationPlan(design, REPLICATES, asked.improper, asked.seed)
         left = measure(trial)
         tried.append((trial, left))
         is_enough = all(

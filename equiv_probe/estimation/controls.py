@@ -17,6 +17,7 @@ SEES_ROTATION = "sees the rotation"
 FLOOR_EXPLAINED = "the precision explains the floor"
 TRANSLATION = "does not depend on where the structure is"
 BATCH = "does not depend on its batch"
+MEMORY = "does not remember"
 MANY = "many {} carry the number"
 FEW = 10.0
 """Structures or rotations that a number should rest on: with fewer, 95 % intervals cover 88 % or less."""
@@ -143,6 +144,25 @@ def batch_agrees(output: str, structure: str, difference: float, limit: float, u
 def batch_not_asked() -> Control:
     """The control of batches, where the structures that it takes could not be evaluated."""
     return Control(BATCH, None, "the structures that were to be compared alone and in a batch could not be evaluated")
+
+
+def forgets(output: str, structure: str, difference: float, limit: float, unit: str) -> Control:
+    """Whether a structure's output is what its neighbours say, though a rotated copy of it was evaluated before it.
+
+    ``difference`` is a root mean square, and ``limit`` what bending and rounding explain, in ``unit``.
+    """
+    if difference <= limit:
+        passed = "a structure that was evaluated after a rotated copy of itself gets what nearby structures get"
+        return Control(MEMORY, True, passed, difference, limit)
+    return Control(
+        MEMORY,
+        False,
+        f"{output} of {structure}, evaluated after a rotated copy of itself, is off by {difference:.2g} {unit} from "
+        "what nearby structures say: the calculator remembers what it gave for the copy (a cache by distances or "
+        "another invariant), which looks invariant and is not",
+        difference,
+        limit,
+    )
 
 
 def many_carry(output: str, effective: float, count: int, what: str, largest: str = "") -> Control:

@@ -139,20 +139,18 @@ class Sums:
         self, numerator: tuple[float, float, float], denominator: tuple[float, float, float]
     ) -> tuple[float, float]:
         """``Σ numerator·x / Σ denominator·x`` and its standard error over structures (NaN below two)."""
-        a, b = self.first.new_tensor(numerator), self.first.new_tensor(denominator)
         # A structure without a target has NaN total: a combination that leaves the total out must not touch it.
-        used = (a != 0) | (b != 0)
-        first, second = self.first[used], self.second[used][:, used]
-        a, b = a[used], b[used]
-        bottom = float(b @ first)
+        used = [k for k, (x, y) in enumerate(zip(numerator, denominator, strict=True)) if x or y]
+        first = self.first.tolist()
+        bottom = sum(denominator[k] * first[k] for k in used)
         if bottom == 0 or not math.isfinite(bottom):
             return math.nan, math.nan
-        value = float(a @ first) / bottom
+        value = sum(numerator[k] * first[k] for k in used) / bottom
         n = float(self.count)
         if n < 2:
             return value, math.nan
-        residual = a - value * b
-        scatter = max(float(residual @ second @ residual), 0.0)
+        residual = self.first.new_tensor([numerator[k] - value * denominator[k] for k in used])
+        scatter = max(float(residual @ self.second[used][:, used] @ residual), 0.0)
         return value, math.sqrt(n / (n - 1) * scatter) / abs(bottom)
 
     def estimate(

@@ -168,6 +168,9 @@ class Reduction:
     def __call__(self, elements: Tensor, lead: int) -> tuple[Tensor, Tensor]:
         """Reduce loss elements ``(*L, *S)``, where L has ``lead`` axes, to ``(*L, U)`` means and ``(U,)`` weights."""
         shape = elements.shape[lead:]
+        # On a device, where steps are cheap, torch has no deterministic sum in the order of the general way.
+        if self.counts_all and elements.is_cpu and elements.dtype.itemsize >= 4 and shape.numel():
+            return self._plain(elements, lead)
         weights = self.element_weights(shape, elements)
         rows = shape[0] if shape else 1
         index, count = self.index(rows, elements.device)
@@ -177,6 +180,24 @@ class Reduction:
         sums = flat.new_zeros(*flat.shape[:-1], count).index_add_(-1, index, flat)
         weight = flat.new_zeros(count).index_add_(-1, index, weights.reshape(rows, -1).sum(-1))
         return sums / weight.clamp_min(torch.finfo(weight.dtype).tiny), weight
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether every element counts the same, in one structure or in the structures along the first axis."""
+        given = (self.weights, self.mask, self.counted)
+        one_or_leading = self.structures is None or (isinstance(self.structures, str) and self.structures == "leading")
+        return one_or_leading and all(factor is None for factor in given)
+
+    def _plain(self, elements: Tensor, lead: int) -> tuple[Tensor, Tensor]:
+        """What is left to do where every element counts: the same sums in the same order, in a fifth of the steps."""
+        shape = elements.shape[lead:]
+        rows = shape[0] if shape else 1
+        each = shape.numel() // rows
+        sums = elements.reshape(*elements.shape[:lead], rows, each).sum(-1)
+        if self.structures is None:
+            sums, each = sums.cumsum(-1)[..., -1:], shape.numel()
+        weight = sums.new_full(sums.shape[-1:], each)
+        return sums / weight, weight
 
     def element_weights(self, shape: torch.Size, like: Tensor) -> Tensor:
         """Weights times mask, expanded to the shape of the loss elements."""

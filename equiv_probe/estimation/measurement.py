@@ -14,7 +14,7 @@ from equiv_probe.estimation.losses import PointwiseLoss, frame_dependence
 from equiv_probe.estimation.objective import Objective, is_squared, loss_on, require_outputs
 from equiv_probe.representations.grids import Grid
 
-__all__ = ["Measurement", "Objective", "loss_on", "measure", "require_outputs"]
+__all__ = ["Measurement", "Objective", "equiv_by_structure", "loss_on", "measure", "require_outputs"]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +46,11 @@ def measure(orbit: Orbit, objective: Objective, *, live: bool = False) -> Measur
         labelled=objective.labelled,
         notes=() if live else (*_notes(orbit, objective), *_of_interpolation(orbit), *of_noise),
     )
+
+
+def equiv_by_structure(orbit: Orbit, objective: Objective) -> Tensor:
+    """``L_equiv`` of each structure, ``(U,)``: what :func:`measure` gives, without the floors and the notes."""
+    return _without_noise(orbit, objective, _estimate(orbit, objective)[0])[0].equiv
 
 
 def _without_noise(

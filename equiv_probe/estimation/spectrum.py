@@ -28,7 +28,18 @@ if TYPE_CHECKING:
 
 def character(angle: Tensor, degree: int) -> Tensor:
     """``χ_l(θ) = 1 + 2 Σ_{m=1..l} cos mθ``, the form without the singularity at 0, for angles in radians."""
-    return 2 * torch.stack([torch.cos(m * angle) for m in range(degree + 1)]).sum(0) - 1
+    return 2 * _cosines(angle, degree).sum(0) - 1
+
+
+def characters(orbit: Orbit, max_degree: int = 6) -> Tensor:
+    """``χ_l`` between all rotations of an orbit, ``(max_degree + 1, R, R, n, n)``: the same for all its outputs."""
+    theta = angles(torch.einsum("rnji,smjk->rsnmik", orbit.rotations, orbit.rotations))
+    cosines = _cosines(theta, max_degree)
+    return torch.stack([2 * cosines[: degree + 1].sum(0) - 1 for degree in range(max_degree + 1)])
+
+
+def _cosines(angle: Tensor, degree: int) -> Tensor:
+    return torch.stack([torch.cos(m * angle) for m in range(degree + 1)])
 
 
 @dataclass(frozen=True)
@@ -65,13 +76,16 @@ class Spectrum:
         return "\n".join([f"angular spectrum of {self.output} (sum over l ≥ 1: L_equiv = {self.equiv:.4g})", *rows])
 
 
-def spectrum(orbit: Orbit, max_degree: int = 6, output: str | None = None) -> Spectrum:
+def spectrum(
+    orbit: Orbit, max_degree: int = 6, output: str | None = None, *, between: Tensor | None = None
+) -> Spectrum:
     """Angular spectrum of an orbit, unbiased: averages over pairs of rotations from different replicates.
 
     Args:
         orbit: kept, of a plan of proper rotations with at least two replicates.
         max_degree: the highest degree.
         output: which output; None is the only one.
+        between: :func:`characters` of the orbit to this degree, where they are at hand already.
 
     Returns:
         The spectrum, with jackknife standard errors over replicates.
@@ -94,17 +108,17 @@ def spectrum(orbit: Orbit, max_degree: int = 6, output: str | None = None) -> Sp
     flat = values.reshape(replicates, values.shape[1], -1)
     shifted = flat - orbit.identity[name].reshape(-1)
     components = flat.shape[-1]
-    theta = angles(torch.einsum("rnji,smjk->rsnmik", orbit.rotations, orbit.rotations)).to(flat.device)
+    kernels = (characters(orbit, max_degree) if between is None else between).to(flat.device)
     weights = orbit.weights.to(flat)
     overlap = torch.einsum("rnd,smd->rsnm", shifted, shifted) / components
-    pairs = [_pair_sums(torch.einsum("rnd,smd->rsnm", flat, flat) / components, weights)]
-    pairs += [(2 * d + 1) * _pair_sums(overlap * character(theta, d), weights) for d in range(1, max_degree + 1)]
+    products = [torch.einsum("rnd,smd->rsnm", flat, flat) / components]
+    products += [overlap * kernels[degree] for degree in range(1, max_degree + 1)]
+    pairs = torch.stack([(2 * d + 1) * _pair_sums(product, weights) for d, product in enumerate(products)])
     # Pairs within a replicate are not independent, except for the variance: E‖h‖² needs no pairs.
     variance = torch.einsum("n,rnd->r", weights, shifted.square()) / components
-    power = [_off_diagonal_mean(p) for p in pairs]
-    equiv = float(variance.mean()) - _off_diagonal_mean(_pair_sums(overlap, weights))
-    errors = [_off_diagonal_stderr(p) for p in pairs]
-    return Spectrum(name, tuple(power), tuple(errors), equiv, equiv - sum(power[1:]))
+    power = _off_diagonal_mean(pairs).tolist()
+    equiv = float(variance.mean()) - float(_off_diagonal_mean(_pair_sums(overlap, weights)))
+    return Spectrum(name, tuple(power), tuple(_off_diagonal_stderr(pairs)), equiv, equiv - sum(power[1:]))
 
 
 def _pair_sums(kernel: Tensor, weights: Tensor) -> Tensor:
@@ -112,19 +126,21 @@ def _pair_sums(kernel: Tensor, weights: Tensor) -> Tensor:
     return kernel @ weights @ weights
 
 
-def _off_diagonal_mean(pairs: Tensor) -> float:
-    count = len(pairs)
-    return float(pairs.sum() - pairs.diagonal().sum()) / (count * (count - 1))
+def _off_diagonal_mean(pairs: Tensor) -> Tensor:
+    """Mean over pairs of different replicates, ``(..., R, R) -> (...)``."""
+    count = pairs.shape[-1]
+    return (pairs.flatten(-2).sum(-1) - pairs.diagonal(dim1=-2, dim2=-1).sum(-1)) / (count * (count - 1))
 
 
-def _off_diagonal_stderr(pairs: Tensor) -> float:
-    """Delete-one jackknife of the mean over pairs of different replicates; NaN below three replicates."""
-    count = len(pairs)
+def _off_diagonal_stderr(pairs: Tensor) -> list[float]:
+    """Delete-one jackknife of :func:`_off_diagonal_mean`, ``(L, R, R)``; NaN below three replicates."""
+    count = pairs.shape[-1]
     if count < 3:
-        return math.nan
-    others = pairs - pairs.diagonal().diag()
-    left_out = (others.sum() - others.sum(0) - others.sum(1)) / ((count - 1) * (count - 2))
-    return float(((count - 1) * left_out.var(correction=0)).sqrt())
+        return [math.nan] * len(pairs)
+    others = pairs - pairs.diagonal(dim1=-2, dim2=-1).diag_embed()
+    left_out = others.flatten(-2).sum(-1, keepdim=True) - others.sum(-2) - others.sum(-1)
+    left_out = left_out / ((count - 1) * (count - 2))
+    return [float(((count - 1) * row.var(correction=0)).sqrt()) for row in left_out]
 
 
 def torque_bound(torque: Tensor, weights: Tensor) -> float:

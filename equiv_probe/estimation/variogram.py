@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
+
+from equiv_probe.rotations.haar import to_quaternions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,13 +65,9 @@ class Pairs:
         """Of an orbit of proper rotations, two or more randomly rotated replicates; the same for all its outputs."""
         rotations = orbit.rotations[:MOST_REPLICATES]
         replicates, n = rotations.shape[:2]
-        of = torch.arange(replicates).repeat_interleave(n)
-        first, second = torch.triu_indices(len(of), len(of), 1)
-        apart = of[first] != of[second]
-        first, second = first[apart], second[apart]
-        rotations = rotations.reshape(-1, 3, 3)
+        first, second = _apart(replicates, n)
         weights = n * orbit.weights.repeat(replicates)
-        return cls(first, second, weights[first] * weights[second], *_bins(rotations[second] @ rotations[first].mT))
+        return cls(first, second, weights[first] * weights[second], *_bins(rotations.reshape(-1, 3, 3), first, second))
 
 
 def variogram(orbit: Orbit, output: str, pairs: Pairs | None = None) -> Variogram:
@@ -99,16 +98,27 @@ def variogram(orbit: Orbit, output: str, pairs: Pairs | None = None) -> Variogra
     )
 
 
-def _bins(rotations: Tensor) -> tuple[Tensor, Tensor]:
-    """Bin of the angle and cell of the axis of each rotation, ``(P, 3, 3)``."""
-    from scipy.spatial.transform import Rotation
+@lru_cache(maxsize=8)
+def _apart(replicates: int, n: int) -> tuple[Tensor, Tensor]:
+    """Places of the first and of the second rotation of each pair from different replicates, ``(P,)``."""
+    of = torch.arange(replicates).repeat_interleave(n)
+    first, second = torch.triu_indices(len(of), len(of), 1)
+    apart = of[first] != of[second]
+    return first[apart], second[apart]
 
-    vectors = torch.from_numpy(Rotation.from_matrix(rotations.double().numpy()).as_rotvec())
-    angle = vectors.norm(dim=-1)
+
+def _bins(rotations: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Bin of the angle and cell of the axis of ``g₂ g₁⁻¹`` of each pair, of rotations ``(K, 3, 3)``."""
+    # There are many more pairs than rotations: of g₂ g₁⁻¹ from the quaternions of all.
+    quaternions = to_quaternions(rotations.double())
+    one, other = quaternions[first], quaternions[second]
+    vectors = one[:, :1] * other[:, 1:] - other[:, :1] * one[:, 1:] - torch.linalg.cross(other[:, 1:], one[:, 1:])
+    sine = vectors.norm(dim=-1)
+    angle = 2 * torch.atan2(sine, (one * other).sum(-1).abs())
     width = math.radians(ANGLE_EDGES[1] - ANGLE_EDGES[0])
     angle_bin = (angle / width).long().clamp(max=len(ANGLE_EDGES) - 2)
     # Rotating by θ about an axis and by −θ about its opposite is the same, and D does not tell θ from −θ.
-    axis = vectors * torch.where(vectors[:, 2:] < 0, -1.0, 1.0) / angle.clamp(min=1e-12)[:, None]
+    axis = vectors * torch.where(vectors[:, 2:] < 0, -1.0, 1.0) / sine.clamp(min=1e-12)[:, None]
     band = (axis[:, 2] * BANDS).long().clamp(0, BANDS - 1)
     longitude = torch.atan2(axis[:, 1], axis[:, 0]) % (2 * math.pi)
     sector = (longitude / (2 * math.pi) * SECTORS).long().clamp(max=SECTORS - 1)

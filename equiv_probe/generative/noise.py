@@ -106,6 +106,12 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Ordinals of draws that become rotations."""
         return self._drawn.draws if self._drawn is not None else self.found().draws
 
+    @property
+    def started(self) -> set[bytes]:
+        """States in which generators of torch's that are the sampler's own were first used in this run."""
+        states = [state for _, state in self.generators.values() if isinstance(state, torch.Tensor)]
+        return {state.cpu().numpy().tobytes() for state in states}
+
     def found(self) -> Drawn:
         """What this run showed of draws that become rotations."""
         if self.following is None:

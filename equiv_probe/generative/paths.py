@@ -88,6 +88,7 @@ def run_paths(runs: SamplerRuns, plan: RotationPlan, *, progress: bool) -> Paths
     found = {name: Deviations(value, reps[name], structures, plan, name) for name, value in about.items()}
     repeats, floors = runs.run(seed), runs.run(seed, g0, back=True)
     other = runs.run(seed + 1, noise=start.other(seed + 1, runs.noise, lambda noise: runs.rotated(noise, g0)))
+    runs.seeds_itself |= bool(runs.noises[0].started & runs.noises[-1].started)  # one that was kept has gone on
     paths = Paths(plan, rotations, found, repeats, floors, other)
     _require_followed(paths)
     _require_drawn(runs)

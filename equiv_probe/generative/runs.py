@@ -49,6 +49,7 @@ class SamplerRuns:
         way: how drawn rotations go with the frame.
         drawn: what the first run showed of them.
         foreign_drawn: whether NumPy's or Python's random state was drawn from.
+        seeds_itself: whether the sampler seeds torch, or a generator that it makes in every run.
     """
 
     def __init__(self, sampler: Callable[..., Any], start: InitialNoise, options: Options) -> None:
@@ -60,7 +61,7 @@ class SamplerRuns:
         self.noises: list[Noise] = []
         self.way: Way = "same"
         self.drawn: Drawn | None = None
-        self.foreign_drawn = False
+        self.foreign_drawn = self.seeds_itself = False
         self._generators: dict[int, tuple[Any, Any]] = {}
 
     @property
@@ -131,7 +132,7 @@ class SamplerRuns:
         random.seed(own)
         np.random.seed(own)  # noqa: NPY002 - the global state is what users draw from
         torch.manual_seed(own)
-        before, cpu = _foreign_states(), torch.get_rng_state()
+        before, cpu, seeded = _foreign_states(), torch.get_rng_state(), torch.initial_seed()
         noise = Noise(
             frame,
             stream(seed, 2),
@@ -151,7 +152,8 @@ class SamplerRuns:
         finally:
             self._generators = {**noise.generators, **self._generators}
         self._refuse_foreign(before, makes_rotations=FOREIGN in noise.making)
-        if not noise.seen and not torch.equal(cpu, torch.get_rng_state()):
+        self.seeds_itself |= torch.initial_seed() != seeded
+        if not (noise.seen or torch.equal(cpu, torch.get_rng_state()) or _is_fresh()):
             found = "a sampler that moves torch's random state by code that draws around torch's operators"
             raise EquivProbeError(found, "noise from torch's operators", _FIX)
         if self.drawn is None:
@@ -172,6 +174,11 @@ class SamplerRuns:
                 )
                 found += "; rotation matrices were made of it" * makes_rotations
                 raise EquivProbeError(found, "noise from torch", _FIX_ROTATIONS if makes_rotations else _FIX)
+
+
+def _is_fresh() -> bool:
+    """Whether nothing was drawn since torch's random state was seeded."""
+    return torch.equal(torch.Generator().manual_seed(torch.initial_seed()).get_state(), torch.get_rng_state())
 
 
 def _takes_randn(sampler: Callable[..., Any]) -> str:

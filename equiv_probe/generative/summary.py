@@ -10,7 +10,7 @@ import torch
 from msgspec.structs import replace
 
 from equiv_probe.estimation.deviation_by_angle import by_angle
-from equiv_probe.estimation.verdict import verdict
+from equiv_probe.estimation.verdict import Verdict, verdict
 from equiv_probe.generative.deviation import interval, root, root_mean
 from equiv_probe.generative.drawn_rotations import WAYS
 from equiv_probe.generative.end_points import EndPoints
@@ -40,6 +40,8 @@ def end_points(runs: SamplerRuns, paths: Paths, name: str) -> EndPoints:
     rounding = max(root(floor**2 - again**2), resolution)
     unit = runs.options.unit_of(name, runs.schema.outputs[name])
     says = verdict(rms, rounding, again, unit, rms / scatter if scatter else math.nan)
+    if size == scatter == 0 and runs.schema.outputs[name].event_shape:
+        says = Verdict("unknown", "not measured: zero, whatever the noise")
     kept = places(good)
     samples, deviations = deviation.sqrt(), each.flatten().sqrt()
     columns = (samples, each.max(0).values.sqrt(), back[-1].sqrt(), repeat[-1].sqrt())
@@ -116,6 +118,11 @@ def notes_of(runs: SamplerRuns, paths: Paths) -> list[str]:
             "from there on it meets other noise, which counts as deviation"
         )
     atoms = plain.frame.shape[:-1]
+    if runs.seeds_itself and plain.draws:
+        notes.append(
+            "the sampler seeds torch itself: its own draws, which are then the same in every call, were taken as "
+            "random. Samples are not equivariant in distribution while they are the same; seed outside of the sampler"
+        )
     wide = [one.shape for one, _ in plain.draws if one.call in NORMAL and one.shape[:-1] == atoms and one.shape[-1] > 3]
     if wide and not runs.rep.is_whole and not any(rotated for _, rotated in plain.draws):
         notes.append(

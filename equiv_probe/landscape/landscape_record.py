@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _SAID = {
     "quartic": "is smooth: it is a quartic to within rounding",
-    "smooth": "is smooth: what a quartic leaves over has the same sign at neighbouring points",
-    "noise": "is rough: what a quartic leaves over is noise, drawn anew at every point",
+    "smooth": "is smooth: the residual of a quartic fit has the same sign at neighbouring points",
+    "noise": "is rough: the residual of a quartic fit is noise, drawn anew at every point",
     "unknown": "is not finite everywhere",
 }
 _BLIND_SPOTS = [
@@ -142,7 +142,7 @@ class Landscape(Record, frozen=True):
             about=about,
             answer=f"{about} {_SAID[shown.kind]}.",
             value=100 * shown.relative,
-            unit="% of it is what a quartic leaves over",
+            unit="% of it is the residual of a quartic fit",
             interval=(math.nan, math.nan),
             meaning=f"Neighbours in it have the correlation {number(shown.lag1)}; of noise, "
             f"0 ± {number(shown.lag1_stderr)}.",
@@ -154,7 +154,7 @@ class Landscape(Record, frozen=True):
     def _table(self) -> Table:
         columns = [
             Column("", kind="text"), Column("at the weights"), Column("smallest"), Column("largest"),
-            Column("left over by a quartic", "rms"), Column("of the loss", "%"), Column("correlation of neighbours"),
+            Column("residual of a quartic fit", "rms"), Column("of the loss", "%"), Column("correlation of neighbours"),
         ]  # fmt: skip
         rows: list[list[Cell]] = []
         for value, (name, rest) in zip(self.here, self.roughness.items(), strict=True):
@@ -162,7 +162,10 @@ class Landscape(Record, frozen=True):
             ends = float(surface.min()), float(surface.max())
             rows.append([name, value, *ends, rest.rms, 100 * rest.relative, rest.lag1])
         return Table(
-            "Losses on the grid", columns, rows, "Left over: residual of the best quartic in both coordinates."
+            "Losses on the grid",
+            columns,
+            rows,
+            "Residual: of the best polynomial of degree four in both coordinates (root mean square).",
         )
 
     def _figure(self) -> Figure:

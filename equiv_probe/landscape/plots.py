@@ -119,7 +119,7 @@ def surfaces(at: Sequence[float], losses: Mapping[str, Values], ax: Axes | None 
         panel.plot(0, 0, "+", color=INK, ms=9)
         panel.set_title(f"{name}: {surface.min():.3g} to {surface.max():.3g}", fontsize="small")
         panel.set_xlabel("a, first direction", fontsize="small")
-        panel.set_ylabel("b, second" if left < 0.5 else "", fontsize="small")
+        panel.set_ylabel("b, second direction" if left < 0.5 else "", fontsize="small")
         panel.tick_params(labelsize="x-small", labelleft=left < 0.5)
         panel.locator_params(nbins=3)
     return ax

@@ -33,7 +33,10 @@ BLIND = [
 
 VISIBLE = 1e-5
 """A share that reads like broken symmetry."""
-_OF_ONE = "{} was measured on one batch alone: its error bars are over rotations, not over batches."
+_OF_ONE = (
+    "{} was measured on one batch alone: its error bars are over rotations, not over batches. "
+    "A longer run or a larger cost= measures more."
+)
 
 
 def report_of(

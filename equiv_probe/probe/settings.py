@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, nearest
+from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,6 +17,8 @@ _OFF, _ON = {"", "0", "false", "off", "no"}, {"1", "true", "on", "yes"}
 _WORDS: dict[str, Any] = {"true": True, "yes": True, "false": False, "no": False, "none": None}
 _NAMES = {"network", "center", "over"}
 """Settings whose value is a name, even if it looks like a number: children of ``nn.Sequential`` are called 0, 1, …"""
+OLD_NAMES = {"budget": "cost"}
+"""What a setting is called now, by what it was called before."""
 
 
 def parse(text: str | None, known: Iterable[str]) -> dict[str, Any] | None:
@@ -32,8 +35,8 @@ def parse(text: str | None, known: Iterable[str]) -> dict[str, Any] | None:
     Raises:
         EquivProbeError: an unknown setting, or one without a value.
 
-    >>> parse("every=100,augment=true,budget=none,network=model.net", ["every", "augment", "budget", "network"])
-    {'every': 100, 'augment': True, 'budget': None, 'network': 'model.net'}
+    >>> parse("every=100,augment=true,cost=none,network=model.net", ["every", "augment", "cost", "network"])
+    {'every': 100, 'augment': True, 'cost': None, 'network': 'model.net'}
     >>> parse("over=t,bins=0+100+1000", ["over", "bins"])
     {'over': 't', 'bins': [0.0, 100.0, 1000.0]}
     >>> parse('every=5,schema={"inputs": {"x": "point", "v": "vector"}}', ["every", "schema"])
@@ -46,11 +49,15 @@ def parse(text: str | None, known: Iterable[str]) -> dict[str, Any] | None:
         return {}
     known = list(known)
     try:
-        found = json.loads(text) if text.startswith("{") else dict(_pair(part) for part in _parts(text))
+        found: dict[str, Any] = json.loads(text) if text.startswith("{") else dict(_pair(part) for part in _parts(text))
     except ValueError as error:
         raise _unreadable(text, known) from error
-    if not set(found) <= set(known):
-        raise _unreadable(text, known)
+    for old in OLD_NAMES.keys() & found.keys():
+        logger.warning(f"equiv_probe: the setting {old} is now called {OLD_NAMES[old]}")
+        found[OLD_NAMES[old]] = found.pop(old)
+    for name in found:
+        if name not in known:
+            raise _unreadable(text, known, nearest(name, known))
     return dict(found)
 
 
@@ -94,7 +101,6 @@ def _value(key: str, value: str) -> Any:
     return value
 
 
-def _unreadable(text: str, known: list[str]) -> EquivProbeError:
-    return EquivProbeError(
-        f"{VARIABLE}={text!r}", f"1, or some of {', '.join(known)}, each with a value", f'{VARIABLE}="every=100,seed=1"'
-    )
+def _unreadable(text: str, known: list[str], near: str = "") -> EquivProbeError:
+    fix = f"did you mean {near}?" if near else f'{VARIABLE}="every=100,seed=1"'
+    return EquivProbeError(f"{VARIABLE}={text!r}", f"1, or some of {', '.join(known)}, each with a value", fix)

@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, missing_file
 from equiv_probe.report.stored_data import FIX, without_nan
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def parsed(path: Path) -> Any:
         EquivProbeError: there is no file, or not JSON in it.
     """
     if not path.is_file():
-        raise EquivProbeError(f"no file {path}", "a report that was saved as JSON", 'report.save("report.json")')
+        raise missing_file(path, "a report that was saved as JSON", 'report.save("report.json")')
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors begin with a mark of byte order
         return without_nan(json.loads(text))

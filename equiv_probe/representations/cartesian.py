@@ -38,8 +38,8 @@ class CartesianTensor(Representation):
     def matrix(self, rotation: Tensor) -> Tensor:
         """Kronecker power of the rotation, ``(*B, 3^r, 3^r)``, times ``det g`` if pseudo."""
         batch = rotation.shape[:-2]
-        power = rotation.new_ones(*batch, 1, 1)
-        for _ in range(self.rank):
+        power = rotation.contiguous() if self.rank else rotation.new_ones(*batch, 1, 1)
+        for _ in range(self.rank - 1):
             size = power.shape[-1] * 3
             power = torch.einsum("...ij,...kl->...ikjl", power, rotation).reshape(*batch, size, size)
         if self.pseudo:

@@ -26,5 +26,7 @@ def contrast(found: Contrast, ax: Axes | None = None) -> Axes:
     values = [entry.value for entry in found.entries]
     if min(values) > 0 and max(values) > 30 * min(values):
         ax.set_xscale("log")
+    else:
+        ax.locator_params(axis="x", nbins=5)  # labels of six digits lie side by side
     ax.set_xlabel(f"{found.number} of {short(found.quantity)}" + (f", {short(found.unit)}" if found.unit else ""))
     return tidied(ax, grid="x")

@@ -3,7 +3,8 @@ r"""Designs: finite sets of rotations that average every Wigner function up to a
 A *design* ``{d_i, w_i}`` of degree ``t`` has ``Σ_i w_i D^l(d_i) = 0`` for ``1 ≤ l ≤ t``. The finite rotation groups
 nearly reach the least possible size ``C(t+3, 3)``; quadrature (Lebedev on the sphere × equal steps in the angle) goes
 to any degree for which SciPy has a Lebedev rule. Between them lie rules of our own with positive weights, orbits of
-finite groups acting from both sides, stored in ``designs.json`` as ``find_designs.py`` beside the tests found them.
+finite groups acting from both sides, stored in ``designs.json`` as ``find_designs.py`` beside the tests found them; and
+between the groups, sets in ``spread.json`` that alias less than a product rule of as many (``find_spread.py``).
 Sources: Lebedev & Laikov, Doklady Mathematics 59 (1999) 477; Gräf & Potts, Numer. Funct. Anal. Optim. 30 (2009) 665
 (quadrature on SO(3) as a product of the sphere and the circle); Sobolev, Sib. Mat. Zh. 3 (1962) 769 (invariant rules).
 """
@@ -22,6 +23,8 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations.haar import from_quaternions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 GROUP_DEGREES: Final = {"klein": 1, "tetrahedral": 2, "octahedral": 3, "icosahedral": 5}
@@ -84,6 +87,45 @@ def _stored() -> dict[str, Any]:
     """By degree: generators of a group acting on quaternions, and a point and a weight of each of its orbits."""
     found: dict[str, Any] = json.loads(files("equiv_probe.rotations").joinpath("designs.json").read_text())
     return found
+
+
+@lru_cache(maxsize=1)
+def _spread() -> dict[str, Any]:
+    """By number of rotations: the degree, and their quaternions."""
+    found: dict[str, Any] = json.loads(files("equiv_probe.rotations").joinpath("spread.json").read_text())
+    return found
+
+
+def spread_degrees() -> dict[int, int]:
+    """The degrees of the sets of :func:`spread`, by the number of rotations.
+
+    >>> spread_degrees()
+    {18: 2, 30: 3, 36: 3}
+    """
+    return {int(count): rule["degree"] for count, rule in _spread().items()}
+
+
+def spread(count: int) -> tuple[Tensor, Tensor]:
+    """So many rotations with equal weights, as evenly spread as can be: exact to a degree, and little is aliased above.
+
+    Raises:
+        EquivProbeError: a number for which there is none.
+    """
+    if str(count) not in _spread():
+        known = ", ".join(_spread())
+        raise EquivProbeError(f"{count} rotations spread evenly", f"one of {known}", 'RotationPlan("spread-18")')
+    points = torch.tensor(_spread()[str(count)]["points"], dtype=torch.float64)
+    return from_quaternions(points), torch.full((count,), 1 / count, dtype=torch.float64)
+
+
+def smallest_first() -> Iterator[str]:
+    """Names of the designs that an average is chosen from, the fewest rotations first; large ones take a while."""
+    waiting = sorted(spread_degrees())
+    for degree in design_degrees():
+        size = len(of_degree(degree)[1])
+        while waiting and waiting[0] < size:
+            yield f"spread-{waiting.pop(0)}"
+        yield f"design-{degree}"
 
 
 def design_degrees() -> list[int]:

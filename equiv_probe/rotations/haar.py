@@ -49,6 +49,24 @@ def from_quaternions(quaternions: Tensor) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
+def to_quaternions(rotations: Tensor) -> Tensor:
+    """Unit quaternions ``(..., 4)`` (w, x, y, z; of either sign) of rotations ``(..., 3, 3)``, accurate at all angles.
+
+    The row of ``4 q qᵀ``, which is linear in the matrix, with the largest component on its diagonal (Shepperd,
+    J. Guidance Control 1 (1978) 223).
+    """
+    trace = rotations.diagonal(dim1=-2, dim2=-1).sum(-1)
+    skew = rotations - rotations.mT
+    products = rotations.new_empty(*rotations.shape[:-2], 4, 4)
+    products[..., 0, 0] = 1 + trace
+    products[..., 0, 1:] = torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1)
+    products[..., 1:, 0] = products[..., 0, 1:]
+    products[..., 1:, 1:] = rotations + rotations.mT + (1 - trace)[..., None, None] * torch.eye(3).to(rotations)
+    largest = products.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    row = products.take_along_dim(largest[..., None, None], -2)[..., 0, :]
+    return torch.nn.functional.normalize(row, dim=-1)
+
+
 def angles(rotations: Tensor) -> Tensor:
     """Angle of each rotation in radians, ``(..., 3, 3) -> (...)``, accurate near 0 and near π."""
     trace = rotations.diagonal(dim1=-2, dim2=-1).sum(-1)

@@ -15,16 +15,27 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError, did_you_mean
-from equiv_probe.rotations.designs import GROUP_DEGREES, GROUP_ORDERS, group, of_degree, quadrature
+from equiv_probe.rotations.designs import (
+    GROUP_DEGREES,
+    GROUP_ORDERS,
+    group,
+    of_degree,
+    quadrature,
+    spread,
+    spread_degrees,
+)
 from equiv_probe.rotations.haar import haar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 FIXED: Final = {"cube": "octahedral", "box": "klein", **{f"box-{axis}": f"dihedral-{axis}" for axis in "xyz"}}
@@ -37,11 +48,11 @@ class RotationPlan:
 
     Args:
         design: ``"haar"`` (one rotation), ``"klein"``, ``"tetrahedral"``, ``"octahedral"``, ``"icosahedral"``,
-            ``"design-<degree>"``, the rule of a degree up to 13 with the fewest rotations, ``"lebedev-<degree>"``,
-            which goes on to 131, or ``"cube"``: the 24 rotations of the cube as they are, not rotated, whose average
-            over that subgroup is exact and has no sampling error. ``"box"`` is the identity and the rotations by 180°
-            about x, y and z, which any box of voxels allows, and ``"box-z"`` (or x, y) the eight rotations of a box
-            whose sides across z are equal.
+            ``"design-<degree>"``, the rule of a degree up to 14 with the fewest rotations, ``"spread-18"``, ``-30`` or
+            ``-36``, between the groups, ``"lebedev-<degree>"``, which goes on to 131, or ``"cube"``: the 24 rotations
+            of the cube as they are, not rotated, whose average over that subgroup is exact and has no sampling error.
+            ``"box"`` is the identity and the rotations by 180° about x, y and z, which any box of voxels allows, and
+            ``"box-z"`` (or x, y) the eight rotations of a box whose sides across z are equal.
         replicates: R, how many independent Haar rotations rotate the design. None takes the design's default: four for
             a group or a quadrature, 16 for ``"haar"``, one for ``"cube"`` and boxes.
         improper: average over O(3): every rotation comes with its product with the inversion, and n doubles.
@@ -66,7 +77,8 @@ class RotationPlan:
 
     def __post_init__(self) -> None:
         if self.design not in {"haar", *FIXED, *GROUP_ORDERS} and self._rule is None:
-            names = ["haar", *GROUP_ORDERS, "design-<degree>", "lebedev-<degree>", *FIXED]
+            own = [f"spread-{count}" for count in spread_degrees()]
+            names = ["haar", *GROUP_ORDERS, "design-<degree>", *own, "lebedev-<degree>", *FIXED]
             expected = f"one of {', '.join(names)}{did_you_mean(self.design, names)}"
             raise EquivProbeError(f"design {self.design!r}", expected, 'RotationPlan("tetrahedral")')
         if self.replicates is None:
@@ -96,14 +108,8 @@ class RotationPlan:
 
     def _design(self) -> tuple[Tensor, Tensor]:
         """The design before it is rotated: rotations ``(n, 3, 3)`` and weights ``(n,)``."""
-        if self._rule is not None:
-            elements, weights = (of_degree if self._rule[1] == "design" else quadrature)(int(self._rule[2]))
-        else:
-            elements = torch.eye(3, dtype=torch.float64)[None] if self.design == "haar" else group(self._group)
-            weights = torch.full((len(elements),), 1 / len(elements), dtype=torch.float64)
-        if self.improper:
-            elements, weights = torch.cat([elements, -elements]), torch.cat([weights, weights]) / 2
-        return elements, weights
+        elements, weights = _elements(self.design, improper=self.improper)
+        return elements.clone(), weights.clone()
 
     @property
     def _group(self) -> str:
@@ -111,8 +117,7 @@ class RotationPlan:
 
     @property
     def _rule(self) -> re.Match[str] | None:
-        """Kind and degree of a design that is named for its degree."""
-        return re.fullmatch(r"(design|lebedev)-(\d+)", self.design)
+        return _rule(self.design)
 
     @property
     def R(self) -> int:  # noqa: N802 - the letter of the formulas
@@ -147,7 +152,8 @@ class RotationPlan:
         if self.design == "haar" or self.subset is not None:
             return 0
         if self._rule is not None:
-            return int(self._rule[2])
+            number = int(self._rule[2])
+            return spread_degrees()[number] if self._rule[1] == "spread" else number
         return GROUP_DEGREES.get(self._group, 1)  # the dihedral groups average vectors to zero, and not 3z² − r²
 
     @property
@@ -197,3 +203,27 @@ class RotationPlan:
         if not self.is_random:
             return f"{self.design}: the {self.n} rotations of {what}{kind}, exact on that subgroup"
         return f"{self.R} × {self.design} = {self.size} rotations{kind}, degree {self.degree}, seed {self.seed}"
+
+
+def _rule(design: str) -> re.Match[str] | None:
+    """Kind and number of a design that is named for its degree, or for how many rotations it has."""
+    return re.fullmatch(r"(design|lebedev|spread)-(\d+)", design)
+
+
+@lru_cache(maxsize=32)
+def _elements(design: str, *, improper: bool) -> tuple[Tensor, Tensor]:
+    """Rotations ``(n, 3, 3)`` and weights ``(n,)`` of a design: every structure of an audit asks for them anew."""
+    rule = _rule(design)
+    if rule is not None:
+        made: dict[str, Callable[[int], tuple[Tensor, Tensor]]] = {
+            "design": of_degree,
+            "lebedev": quadrature,
+            "spread": spread,
+        }
+        elements, weights = made[rule[1]](int(rule[2]))
+    else:
+        elements = torch.eye(3, dtype=torch.float64)[None] if design == "haar" else group(FIXED.get(design, design))
+        weights = torch.full((len(elements),), 1 / len(elements), dtype=torch.float64)
+    if improper:
+        elements, weights = torch.cat([elements, -elements]), torch.cat([weights, weights]) / 2
+    return elements, weights

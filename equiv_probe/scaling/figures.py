@@ -132,7 +132,7 @@ def family(sizes: Array, points: Array, law: Callable[[float, Array], Array]) ->
     from matplotlib.colors import to_hex
 
     steps = np.geomspace(points[:, 1].min(), points[:, 1].max(), 100)
-    colours = [to_hex(colormaps["cividis"](0.9 * k / max(len(sizes) - 1, 1))) for k in range(len(sizes))]
+    colours = [to_hex(colormaps["cividis"](0.3 + 0.55 * k / max(len(sizes) - 1, 1))) for k in range(len(sizes))]
     own = [points[points[:, 0] == size].T for size in sizes]
     return [
         Line(shown(size), steps, law(size, steps), colour, points=(runs[1], runs[2]))

@@ -170,7 +170,7 @@ class Forecast(Record, frozen=True):
             ),
             Figure(
                 "The share against the step",
-                lambda ax: drawn(share, y="share", ax=ax),
+                lambda ax: drawn(share, y="share, L_equiv / L_total", ax=ax),
                 "Points are the history; one line is what follows from the laws, the other is today's share with the "
                 "interval that shares of real runs kept to.",
             ),

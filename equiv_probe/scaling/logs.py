@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, missing_file
 from equiv_probe.scaling.resumed_runs import without_repeats
 from equiv_probe.scaling.table import Table, read_csv, table_of
 
@@ -54,7 +54,7 @@ def read_table(path: str | Path) -> Table:
             return read_table(found[0])
         raise EquivProbeError(f"the folder {path} with {len(found)} metrics.csv", "event files, or one metrics.csv")
     if not path.is_file():
-        raise EquivProbeError(f"no file {path}", "a table of runs, a log or a report")
+        raise missing_file(path, "a table of runs, a log or a report")
     if "tfevents" in path.name:
         return _of_events([path])
     if path.suffix == ".json":

@@ -80,7 +80,7 @@ class Config:
 
     def evaluated(self) -> set[int]:
         """Steps before which held-out structures are measured: the first, and from the tenth on at equal ratios."""
-        first, count = min(10, self.steps), self.evaluations - 2
+        first, count = min(10, self.steps), max(1, self.evaluations - 2)
         marks = (step for step in self.marks if step < self.steps)
         return {0, *marks, *(round(first * (self.steps / first) ** (k / count)) for k in range(count + 1))}
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
+from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -54,10 +55,18 @@ def voxmol() -> dict[str, list[Row]]:
     return {name: sorted(rows, key=lambda row: row["step"]) for name, rows in runs.items()}
 
 
-def lines(axes: Axes, rows: list[Row], key: str, style: str = "-", **options: Any) -> None:
-    """One column against the step; what is not positive is left out, for logarithmic axes."""
-    values = [row[key] if row[key] > 0 else None for row in rows]
-    axes.plot([row["step"] for row in rows], values, style, ms=4, lw=1.2, **options)
+def over_seeds(axes: Axes, rows: list[Row], x: str, key: str, style: str = "-", **options: Any) -> None:
+    """One column against another: the geometric mean over seeds, and their range, where all of them have been."""
+    at: dict[float, list[float]] = {}
+    for row in rows:
+        at.setdefault(row[x], []).append(row[key])
+    most = max(map(len, at.values()), default=0)
+    known = {place: values for place, values in sorted(at.items()) if 2 * len(values) > most and min(values) > 0}
+    means = [geometric_mean(values) for values in known.values()]
+    (line,) = axes.plot(list(known), means, style, ms=4, lw=1.4, **options)
+    if most > 1:
+        low, high = [*map(min, known.values())], [*map(max, known.values())]
+        axes.fill_between(list(known), low, high, color=line.get_color(), alpha=0.15, lw=0)
 
 
 def flow_figure(rows: list[Row], path: Path) -> None:
@@ -67,15 +76,13 @@ def flow_figure(rows: list[Row], path: Path) -> None:
     rows = [row | {"share": 100 * row["share"], "of guess": row["L_mean"] / row["L_guess"]} for row in rows]
     for k, (t, points) in enumerate(PROTEINA.items()):
         colour = mpl.colormaps["viridis"](0.95 * k / (len(PROTEINA) - 1))
-        for seed in sorted({row["seed"] for row in rows}):
-            own = [row for row in rows if (row["t"], row["seed"]) == (t, seed) and row["step"] > 0]
-            for axes, key in ((mean, "of guess"), (equiv, "L_equiv"), (share, "share")):
-                lines(axes, own, key, ("-", "--", ":")[int(seed)], color=colour, label=None if seed else f"t = {t:g}")
+        own = [row for row in rows if row["t"] == t and row["step"] > 0]
+        for axes, key in ((mean, "of guess"), (equiv, "L_equiv"), (share, "share")):
+            over_seeds(axes, own, "step", key, color=colour, label=f"t = {t:g}")
         share.plot(PROTEINA_STEPS, points, "o", ms=4, mfc="none", color=colour)
-    last, seed = max((row["step"], row["seed"]) for row in rows)
-    for step, colour in ((1000, "C1"), (5000, "C3"), (last, "k")):
-        own = [row for row in rows if (row["step"], row["seed"]) == (step, seed)]
-        time.plot([row["t"] for row in own], [row["share"] for row in own], color=colour, label=f"ours, {step:,.0f}")
+    for step, colour in ((1000, "C1"), (5000, "C3"), (max(row["step"] for row in rows), "k")):
+        own = [row for row in rows if row["step"] == step]
+        over_seeds(time, own, "t", "share", color=colour, label=f"ours, {step:,.0f}")
     for k, step in enumerate(PROTEINA_STEPS):
         shares = [points[k] for points in PROTEINA.values()]
         time.plot(
@@ -87,7 +94,7 @@ def flow_figure(rows: list[Row], path: Path) -> None:
     for axes in (mean, equiv, share):
         axes.set(xscale="log", xlabel="step")
     time.set(yscale="log", xlabel="flow time t (0 noise, 1 data)", title="share, %, at step")
-    equiv.legend(fontsize=7, ncols=2)
+    mean.legend(fontsize=7, ncols=2, loc="lower left")
     time.legend(fontsize=7)
     figure.savefig(path, dpi=100)
 
@@ -96,14 +103,15 @@ def voxel_figure(rows: list[Row], published: dict[str, list[Row]], path: Path) -
     """Losses of ours, of VoxMol, and the shares of both."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     ours, theirs, share = figure.subplots(1, 3)
-    names = dict.fromkeys((row["run"], row["seed"]) for row in rows)
-    mine = {key: [row for row in rows if (row["run"], row["seed"]) == key and row["step"] > 0] for key in names}
-    labelled = [(ours, f"ours: {name}", "-", mine[name, seed]) for name, seed in names]
+    labelled: list[tuple[Axes, str, str, list[Row]]] = []
+    for run in dict.fromkeys(row["run"] for row in rows):
+        labelled += [(ours, f"ours: {run}", "-", [row for row in rows if row["run"] == run and row["step"] > 0])]
     labelled += [(theirs, f"VoxMol: {name}", ".:", published[name]) for name in VOXMOL if name in published]
     for k, (axes, label, style, own) in enumerate(labelled):
-        lines(axes, own, "L_mean", color=f"C{k}", label=label)
-        lines(axes, own, "L_equiv", "--", color=f"C{k}")
-        lines(share, [row | {"share": 100 * row["share"]} for row in own], "share", style, color=f"C{k}", label=label)
+        over_seeds(axes, own, "step", "L_mean", color=f"C{k}", label=label)
+        over_seeds(axes, own, "step", "L_equiv", "--", color=f"C{k}")
+        shares = [row | {"share": 100 * row["share"]} for row in own]
+        over_seeds(share, shares, "step", "share", style, color=f"C{k}", label=label)
     for key, style, label in (("L_zero", "-", "a guess of 0"), ("L_filter", ":", "the best blind filter")):
         ours.axhline(rows[0][key], color="grey", ls=style, lw=1, label=label)
     ours.set_title("L_mean (line), L_equiv (dashed)")

@@ -33,7 +33,7 @@ def _callbacks(kind: str) -> list[Any]:
     from equiv_probe.probe import settings
     from equiv_probe_lightning.callback import Measuring
 
-    known = [*list(inspect.signature(Measuring.__init__).parameters)[1:], "budget"]  # as cost was called
+    known = list(inspect.signature(Measuring.__init__).parameters)[1:]
     asked = settings.parse(text, known)
     if asked is None:
         return []

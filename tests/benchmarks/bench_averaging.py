@@ -11,6 +11,7 @@ ours: the cheapest of our rows that is at least as near in energies and in force
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
@@ -33,7 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equiv_probe import RotationPlan
-from equiv_probe.rotations.designs import design_degrees
+from equiv_probe.rotations.designs import smallest_first
 from equiv_probe.rotations.resolve import AutoPlan
 from equiv_probe_ase import TwirledCalculator
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ETHANOL = Path(os.environ.get("EQUIV_PROBE_DATA", ".")) / "ethanol_rmd17" / "train.xyz"
-OURS = [(f"design-{t}", 1) for t in design_degrees() if 2 <= t <= 9] + [("design-3", 4), ("design-5", 4)]
+OURS = [(name, 1) for name in itertools.islice(smallest_first(), 1, 12)] + [("design-3", 4), ("design-5", 4)]
 GRIDS = (3, 5, 7)
 PEER = {False: (1, 2, 3, 4, 5, 6, 7), True: (2, 3, 5)}
 OPTIONS = """

@@ -1,9 +1,12 @@
 """Ten thousand structures with a cheap model: one process, workers, and workers of which one is killed.
 
-python tests/benchmarks/bench_cluster.py --structures 10000 --workers 2
+    python tests/benchmarks/bench_cluster.py --structures 10000 --workers 2
+    python tests/benchmarks/bench_cluster.py --file $EQUIV_PROBE_DATA/ethanol_rmd17/train.xyz --plan haar
 
-Prints, as JSON lines, seconds, the largest memory of this process in MB (also after a tenth of the structures: flat
-memory), the seconds in the model, and whether the numbers are those of one process.
+Prints, as JSON lines, seconds, processor seconds of all processes together (which a busy machine leaves alone), the
+largest memory of this process in MB (also after a tenth of the structures: flat memory), the seconds in the model, and
+whether the numbers are those of one process. Structures are small molecules, or frames of a file over and over, each
+displaced at random.
 """
 
 from __future__ import annotations
@@ -19,17 +22,16 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
-
-if TYPE_CHECKING:
-    from ase import Atoms
+from ase.io import read
 
 MOLECULES = ("CH3CH2OH", "C6H6", "CH3CH2OCH3", "H2O", "CH4")
-WAYS = ("one process", "workers", "one worker killed", "two parts, merged")
+WAYS = ("one process", "one worker", "workers", "one worker killed", "two parts, merged")
 
 
 class LennardJones(Calculator):  # type: ignore[misc]
@@ -73,11 +75,13 @@ class LennardJones(Calculator):  # type: ignore[misc]
         self.results = self.calculate_batch([self.atoms], [])[0]
 
 
-def structures(count: int) -> list[Atoms]:
-    """Small molecules, each displaced at random."""
+def structures(count: int, file: str | None = None) -> list[Atoms]:
+    """Small molecules, or those of a file, each displaced at random."""
+    given = read(file, ":") if file else [molecule(name) for name in MOLECULES]
     made = []
     for place in range(count):
-        atoms = molecule(MOLECULES[place % len(MOLECULES)])
+        one = given[place % len(given)]
+        atoms = Atoms(one.numbers, one.positions)
         atoms.rattle(0.05, seed=place)
         made.append(atoms)
     return made
@@ -91,32 +95,34 @@ def killer(client: Any, journal: Path, after: int, killed: list[int]) -> None:
     os.kill(killed[0], signal.SIGKILL)
 
 
-def measure(way: str, count: int, workers: int, seconds: float, folder: Path) -> dict[str, Any]:
+def measure(way: str, count: int, options: argparse.Namespace) -> dict[str, Any]:
     """One way, in a process of its own; the report is saved in the folder."""
     from equiv_probe_ase import audit, merge
 
-    given, journal = structures(count), folder / f"{way}.jsonl"
+    seconds, folder, how = options.seconds, options.folder, {"plan": options.plan}
+    given, journal = structures(count, options.file), folder / f"{way}.jsonl"
     base = _peak()
     began = time.perf_counter()
     extra: dict[str, Any] = {}
     if way in {"one process", "a tenth"}:
-        report = audit(LennardJones(seconds), given, journal=journal)
+        report = audit(LennardJones(seconds), given, journal=journal, **how)
     elif way == "two parts, merged":
         paths = [folder / f"part{k}.jsonl" for k in (1, 2)]
         for k, path in enumerate(paths, 1):
-            audit(LennardJones(seconds), given, journal=path, part=f"{k}/2")
+            audit(LennardJones(seconds), given, journal=path, part=f"{k}/2", **how)
         extra["measured s"] = round(time.perf_counter() - began, 1)
         report = merge(paths)
     else:
         from distributed import Client, LocalCluster
 
+        workers = 1 if way == "one worker" else options.workers
         with LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, silence_logs=50) as cluster:
             client, killed = Client(cluster), []
             extra["workers started s"] = round(time.perf_counter() - began, 1)
             began = time.perf_counter()
             if way == "one worker killed":
                 threading.Thread(target=killer, args=(client, journal, count // 3, killed), daemon=True).start()
-            report = audit(LennardJones(seconds), given, journal=journal, cluster=client)
+            report = audit(LennardJones(seconds), given, journal=journal, cluster=client, **how)
             extra["killed"] = len(killed)
             client.close()
     took = time.perf_counter() - began
@@ -127,6 +133,7 @@ def measure(way: str, count: int, workers: int, seconds: float, folder: Path) ->
         "way": way,
         "structures": len(report.structures),
         "seconds": round(took, 1),
+        "processor s": round(_processor_seconds(), 1),
         "model seconds": report.protocol.get("model seconds"),
         "memory before MB": round(base),
         "memory MB": round(_peak()),
@@ -137,6 +144,12 @@ def measure(way: str, count: int, workers: int, seconds: float, folder: Path) ->
 
 def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _processor_seconds() -> float:
+    """Of this process, and of those that it started and that have ended, imports included."""
+    of = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in of)
 
 
 def _numbers(path: Path) -> dict[str, Any]:
@@ -150,13 +163,15 @@ def main() -> None:
     parser.add_argument("--structures", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.0, help="that the model takes by atom")
+    parser.add_argument("--file", help="of structures, as ASE reads it")
+    parser.add_argument("--plan", help="rotations; 48 by default")
     parser.add_argument("--ways", nargs="*", default=WAYS)
     parser.add_argument("--only", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
         count = options.structures // 10 if options.only == "a tenth" else options.structures
-        print(json.dumps(measure(options.only, count, options.workers, options.seconds, options.folder)), flush=True)
+        print(json.dumps(measure(options.only, count, options)), flush=True)
         return
     with tempfile.TemporaryDirectory() as folder:
         first: Path | None = None

@@ -115,7 +115,7 @@ def test_schemas_describe_the_stored_results(site: Path) -> None:
 
 SAID = {
     "1_force_field": ["Yes: the model does not respect rotation.", "broken; share of the loss 2"],
-    "2_lightning": ["of the loss is there only because the model does not respect rotation", "Controls: 5 passed"],
+    "2_lightning": ["of the loss is there only because the model does not respect rotation", "augmented: L_mean 0.0"],
     "3_schnetpack": ["No: what there is of it is no more than rounding.", "of the loss is there only because"],
     "4_pyg": ["RandomRotation(): L_total", "looks like three uniform Euler angles", "is stale"],
     "5_flow": ["where the noise rotates, the samples do not rotate with it", "with 12 rotations a step"],

@@ -47,17 +47,17 @@ def tree_blocks(layers: Sequence[Layer], output: str) -> list[Block]:
         Column("error", kind="percent"),
         Column("", kind="bar"),
         Column("adds", kind="percent"),
-        Column("to it", kind="bar"),
+        Column("", kind="bar"),
         Column("what comes out", kind="text"),
     ]
     rows = [row for place in shown for row in _rows(layers, place, shown)]
     adds = (
-        f" Adds: part of the squared error of {output!r} that goes with the group average in the place of what comes "
-        "out of a call, and not with it in the place of what goes in."
+        f" Adds: the part of the squared error of {output!r} that vanishes when the output of a call is replaced by "
+        "its group average, beyond what vanishes when its input is."
     )
     caption = (
-        "In the order of the data flow. Error: of what comes out, beside its size; one block of the bar for each "
-        f"factor of ten above 1e-8.{adds if output else ''}"
+        "Calls in the order of the data flow. Error: the equivariance error of a call's output, relative to its size, "
+        f"with one block of the bar for each factor of ten above 1e-8.{adds if output else ''}"
     )
     table = Table("Where the error comes from", columns, rows, caption, len(layers) - len(shown))
     how = Paragraph(caption, "How to read it", on=TERMINAL)

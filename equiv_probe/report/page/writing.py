@@ -129,5 +129,7 @@ def powers(text: str) -> str:
 
     >>> powers("broken: 3e4 times")
     'broken: 3 × 10⁴ times'
+    >>> powers("changes by 9.9e-05")
+    'changes by 9.9 × 10⁻⁵'
     """
-    return re.sub(r"(?<=\d)e(-?)\+?(\d+)\b", lambda m: f" × 10{(m[1] + m[2]).translate(_SUPERSCRIPT)}", text)
+    return re.sub(r"(?<=\d)e(-?)\+?0*(\d+)\b", lambda m: f" × 10{(m[1] + m[2]).translate(_SUPERSCRIPT)}", text)

@@ -17,7 +17,7 @@ from equiv_probe.estimation.controls import (
 )
 from equiv_probe.estimation.heavy_tails import effective_number
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
-from equiv_probe_ase.auditing.judgement import floor_of, is_stuck, root_mean_square, rounding_of, varies
+from equiv_probe_ase.auditing.judgement import floor_of, is_stuck, is_zero, root_mean_square, rounding_of, varies
 from equiv_probe_ase.structures.control_copies import SHIFT
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ def _sees_rotation(records: Sequence[Record]) -> Control:
         known = {n: v for n, v in record["quantities"].items() if v.get("deformed") is not None}
         tested += bool(known)
         still = [name for name, values in known.items() if is_stuck(values)]
+        nothing = [name for name, values in known.items() if is_zero(values)]
+        if len(nothing) + len(still) == len(known):  # zeros beside outputs that change, as of moments, are no fault
+            still += nothing
         if len(still) == len(known) or any(name not in MAY_BE_CONSTANT for name in still):
             stuck += [record["name"]] if still else []
             outputs |= dict.fromkeys(still)

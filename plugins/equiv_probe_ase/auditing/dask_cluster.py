@@ -160,7 +160,13 @@ class DaskCrew:
                 continue
             for future in done:
                 window = flying.pop(future)
-                records, again = self._received(future, window)
+                try:
+                    records, again = self._received(future, window)
+                except TimeoutError:
+                    if future.status == "error":  # a calculator's own, as of a download
+                        raise
+                    flying[future] = window  # lost with its worker while it was on its way: computed again
+                    continue
                 waiting += again
                 if records:
                     yield records
@@ -172,7 +178,7 @@ class DaskCrew:
         if future.status not in {"finished", "error"}:  # its worker or the scheduler has lost it
             return [], [window]
         try:
-            records, work = future.result()
+            records, work = future.result(timeout=LISTEN)
         except KilledWorker as error:
             if len(window) > 1:
                 return [], [[one] for one in window]

@@ -28,6 +28,8 @@ def judged(values: Sequence[Values], equiv: float, stderr: float, relative: floa
     found = verdict(
         rms, floor, root_mean_square(values, "nondeterminism"), unit, relative, rounding=rounding_of(values)
     )
+    if found.kind == "round-off" and all(map(is_zero, values)):
+        return Verdict("unknown", "not measured: zero, also at rotated and at displaced atoms")
     stuck = sum(map(is_stuck, values))
     if found.kind == "round-off" and stuck:
         of = "" if stuck == len(values) else f" of {stuck} of {len(values)} structures"
@@ -47,6 +49,15 @@ def varies(values: Iterable[Values]) -> bool:
 
 def is_stuck(values: Values) -> bool:
     """Whether an output is the same, to the last bit, at rotated and at deformed atoms, and is not zero."""
+    return _is_constant(values) and any(values["plain"])
+
+
+def is_zero(values: Values) -> bool:
+    """Whether an output is zero at a structure, at rotated and at deformed atoms."""
+    return _is_constant(values) and not any(values["plain"])
+
+
+def _is_constant(values: Values) -> bool:
     return bool(values.get("unmoved")) and values.get("deformed") == 0.0
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, missing_file
 from equiv_probe_ase.auditing.about import About
 from equiv_probe_ase.auditing.journal import MARK, SCHEMA_VERSION, Lines, require_same_question
 from equiv_probe_ase.auditing.reporting import report_of
@@ -75,9 +75,7 @@ def merge(journals: Sequence[str | Path]) -> Report:
 def _read(path: Path, stack: ExitStack) -> Lines:
     """A journal, or EquivProbeError where a file is none."""
     if not path.is_file():
-        raise EquivProbeError(
-            f"no file {path}", "a journal, the .jsonl beside a report", "equiv-probe merge parts/*.jsonl"
-        )
+        raise missing_file(path, "a journal, the .jsonl beside a report", "equiv-probe merge parts/*.jsonl")
     book = Lines(stack.enter_context(path.open("rb")), path)
     if not book.header:
         raise EquivProbeError(f"{path}, which is no journal", "the .jsonl beside a report of equiv-probe audit")

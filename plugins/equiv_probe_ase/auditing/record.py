@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from equiv_probe import EquivProbeError, decompose
 from equiv_probe.estimation.heavy_tails import effective_number
+from equiv_probe.estimation.measurement import Objective, equiv_by_structure
 from equiv_probe.estimation.noise import pairing_score
-from equiv_probe.estimation.spectrum import spectrum, torque_bound
+from equiv_probe.estimation.spectrum import characters, spectrum, torque_bound
 from equiv_probe.estimation.variogram import Pairs, variogram
 from equiv_probe.results.report import without_nan
 from equiv_probe_ase.structures.loading import reference_values
@@ -31,6 +32,14 @@ MAX_DEGREE = 6
 """Of the angular spectrum."""
 
 
+class Between(NamedTuple):
+    """What lies between two rotations of an orbit: the same for all its outputs."""
+
+    pairs: Pairs
+    characters: Tensor
+
+
+@torch.inference_mode()
 def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
     """Everything that is reported about one structure; ``loss`` compares with reference values.
 
@@ -38,8 +47,8 @@ def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
         EquivProbeError: an output is not finite.
     """
     orbit, atoms = job.orbit(), job.structure.atoms
-    pairs = None if orbit.plan.improper else Pairs.of(orbit)
-    quantities = {name: _quantity(job, orbit, quantity, loss, pairs) for name, quantity in job.quantities.items()}
+    between = None if orbit.plan.improper else Between(Pairs.of(orbit), characters(orbit, MAX_DEGREE))
+    quantities = {name: _quantity(job, orbit, quantity, loss, between) for name, quantity in job.quantities.items()}
     if "energy" in quantities and "forces" in quantities and not atoms.pbc.any():
         quantities["energy"]["torque_bound"] = _torque_bound(job, orbit)
     found: dict[str, Any] = without_nan(
@@ -57,7 +66,7 @@ def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
     return found
 
 
-def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between: Pairs | None) -> dict[str, Any]:
+def _quantity(job: Job, orbit: Orbit, quantity: Quantity, loss: AnyLoss, between: Between | None) -> dict[str, Any]:
     name = quantity.name
     single = orbit.only(name)
     found = decompose(single)
@@ -120,7 +129,7 @@ def _control_readings(job: Job, name: str) -> dict[str, Any]:
     return {
         "explained": job.explained(name),
         **{kind: job.off(rows, name) if name in rows else None for kind, rows in copies.items()},
-        "unmoved": job.unmoved[name] and bool(job.identity[name].any()),
+        "unmoved": job.unmoved[name],
     }
 
 
@@ -168,7 +177,8 @@ def _magnitudes(deviation: Tensor, quantity: Quantity) -> Tensor:
 
 def _by_atom(job: Job, orbit: Orbit) -> dict[str, Any]:
     """Sums by element, the worst atoms, and every atom's root error."""
-    per_atom = decompose(orbit, structures="leading").per_structure["equiv"]
+    (each,) = Objective.of(orbit, None, "mse", structures="leading", weights=None, mask=None).values()
+    per_atom = equiv_by_structure(orbit, each)
     symbols = job.structure.atoms.get_chemical_symbols()
     elements: dict[str, list[float]] = {}
     for symbol, value in zip(symbols, per_atom.tolist(), strict=True):
@@ -186,9 +196,10 @@ def _short(numbers: list[float]) -> list[float]:
     return [float(f"{x:.4g}") for x in numbers]
 
 
-def _angular(orbit: Orbit, name: str, between: Pairs) -> dict[str, Any]:
+def _angular(orbit: Orbit, name: str, between: Between) -> dict[str, Any]:
     """At which angular degrees the orbit varies, and how outputs at two rotations differ: what kind of error it is."""
-    power, pairs = spectrum(orbit, MAX_DEGREE), variogram(orbit, name, between)
+    power = spectrum(orbit, MAX_DEGREE, between=between.characters)
+    pairs = variogram(orbit, name, between.pairs)
     return {
         "power": _short(list(power.power[1:])),
         "power_stderr": _short(list(power.stderr[1:])),

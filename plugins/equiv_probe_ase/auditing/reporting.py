@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from equiv_probe.estimation.controls import MEMORY
 from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe_ase.auditing.controls import controls_of
 from equiv_probe_ase.auditing.energy_zero import relative_to_one_zero
 from equiv_probe_ase.auditing.gradient_check import torque_notes
 from equiv_probe_ase.auditing.notes import notes_on, notes_on_rounding
-from equiv_probe_ase.auditing.summary import blind_spots, collected, summarise
+from equiv_probe_ase.auditing.summary import blind_spots, collected, summarise, unmeasured
 from equiv_probe_ase.auditing.worst_structures import worst_of
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def report_of(
     on_torque = torque_notes(kept, gradients) if complete else []
     kept, on_the_zero = relative_to_one_zero(kept, about.loss, about.offsets)
     measured = summarise(kept, totals, about.units, about.loss)
+    if any(one.failed and one.name == MEMORY for one in controls):
+        measured = [unmeasured(one) if one.verdict == "round-off" else one for one in measured]
     doubts = [note for one in totals.values() for note in one.notes]
     return Report(
         model=about.model,

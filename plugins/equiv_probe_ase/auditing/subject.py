@@ -16,6 +16,7 @@ from equiv_probe_ase.calculators.inspection import (
     trial,
     weights_digest,
 )
+from equiv_probe_ase.calculators.memory_check import remembered
 from equiv_probe_ase.evaluators.evaluator import described
 from equiv_probe_ase.structures.quantities import adapted, choose
 
@@ -115,7 +116,7 @@ class Subject(Findings):
             evaluator=described(engine.evaluator),
             batched=engine.evaluator.batched,
             atoms_per_call=engine.atoms_per_call,
-            controls=controls,
+            controls=[*controls, *remembered(engine.evaluator, chosen, structures, found)],
             versions=versions(calculator),
             weights=weights_digest(calculator),
             is_drawn=draws_anew(calculator),

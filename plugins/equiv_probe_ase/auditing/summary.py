@@ -6,6 +6,7 @@ import math
 from array import array
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -96,6 +97,11 @@ def summarise(
         if having:
             found.append(_measured(name, unit.unit, having, totals[name], loss))
     return found
+
+
+def unmeasured(one: Measured) -> Measured:
+    """A quantity that looks invariant, of a calculator that remembers what it gave for rotated copies."""
+    return msgspec.structs.replace(one, verdict="unknown", sentence="not measured: the calculator remembers")
 
 
 def _measured(name: str, unit: str, records: Sequence[Record], totals: Totals, loss: str) -> Measured:

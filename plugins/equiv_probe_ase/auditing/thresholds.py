@@ -61,6 +61,8 @@ def exceeded(threshold: Threshold, report: Report) -> list[str]:
         measured = report[threshold.quantity]
     except KeyError:
         return [f"--fail-above {threshold.text}: {threshold.quantity} was not measured"]
+    if measured.verdict == "unknown":
+        return [f"--fail-above {threshold.text}: {measured.name}: {measured.sentence}"]
     if measured.rms <= threshold.limit:  # also false for NaN
         return []
     return [f"--fail-above {threshold.text}: √L_equiv of {measured.name} is {measured.rms:.4g} {measured.unit}"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import inspect
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from equiv_probe.errors import EquivProbeError, nearest
+from equiv_probe.errors import EquivProbeError, missing_file, nearest
 from equiv_probe_ase.calculators.loading import load
 from equiv_probe_ase.calculators.presets import PRESETS
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from ase.calculators.calculator import Calculator
+
+WEIGHTS = {".pt", ".pth", ".pt2", ".ckpt", ".model", ".pkl", ".pb"}
+A_NETWORK = "a calculator that calls it; or measure the network itself, with ep.Probe(network) or ep.twirl"
 
 
 def make_calculator(spec: str, *, device: str | None = None, dtype: str | None = None) -> Calculator:
@@ -43,8 +46,8 @@ def make_calculator(spec: str, *, device: str | None = None, dtype: str | None =
                 raise EquivProbeError(f"calculator {spec!r}", f"a preset; did you mean {close}:{argument}?")
             found: Calculator = _from_callable(head, device=device, dtype=dtype, keywords=keywords)
             return found
-        if Path(head).is_file():  # structures, most likely
-            raise EquivProbeError(f"the file {spec} as calculator", "a calculator, then structures", f"emt {spec}")
+        if Path(head).is_file():
+            raise _only_a_file(spec)
         raise EquivProbeError(
             f"calculator {spec!r}",
             f"a preset ({', '.join(p.typed for p in PRESETS.values())}), module:callable?key=value or file.py:callable",
@@ -58,14 +61,14 @@ def make_calculator(spec: str, *, device: str | None = None, dtype: str | None =
     if preset.argument and not argument:
         raise EquivProbeError(f"{spec!r}", preset.typed)
     if preset.takes_file and not Path(argument).exists():
-        raise EquivProbeError(f"no file {argument}", preset.typed)
+        raise missing_file(argument, preset.typed)
     if dtype not in {None, "float32", "float64"}:
         raise EquivProbeError(f"--dtype {dtype}", "float32 or float64")
     with _explained(spec, device, dtype):
         return preset.make(argument or None, device, dtype, **keywords)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _explained(spec: str, device: str | None, dtype: str | None) -> Iterator[None]:
     """What a package raises on a wrong option, device or checkpoint, as an error that names what was asked for."""
     try:
@@ -91,7 +94,10 @@ def as_calculator(given: Calculator | str | Callable[[], Calculator]) -> Calcula
         if isinstance(made, BaseCalculator) or (hasattr(made, "calculate") and not isinstance(made, type)):
             break
         if attempt is None or not callable(made) or hasattr(made, "forward"):  # a network is not a factory
-            raise EquivProbeError(f"a {type(made).__name__} as calculator", "an ASE calculator, its name, or a factory")
+            fix = A_NETWORK if hasattr(made, "forward") else ""
+            raise EquivProbeError(
+                f"a {type(made).__name__} as calculator", "an ASE calculator, its name, or a factory", fix
+            )
         made = made()
     return made
 
@@ -104,6 +110,26 @@ def spec_fingerprint(spec: str) -> str:
             with Path(part).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return ""
+
+
+def _only_a_file(spec: str) -> EquivProbeError:
+    """A file where a calculator should be named: Python, weights, or else structures most likely."""
+    path = Path(spec.partition("?")[0])
+    names: list[str] = []
+    if path.suffix == ".py":
+        with contextlib.suppress(SyntaxError):
+            defined = ast.parse(path.read_bytes()).body
+            names = [node.name for node in defined if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        fix = " or ".join(f"{path}:{name}" for name in names[:3]) or f"{path}:name"
+        return EquivProbeError(f"the file {path} as calculator", "the name in it of what makes one", fix)
+    if path.suffix in WEIGHTS:
+        typed = ", ".join(name + f":{path}" for name, one in PRESETS.items() if one.takes_file)
+        return EquivProbeError(
+            f"the file {path} as calculator",
+            f"what reads it, too: {typed}",
+            "for a model of your own, file.py:callable",
+        )
+    return EquivProbeError(f"the file {spec} as calculator", "a calculator, then structures", f"emt {spec}")
 
 
 def _literal(value: str) -> Any:
@@ -130,5 +156,6 @@ def _from_callable(where: str, *, device: str | None, dtype: str | None, keyword
     with _explained(where, device, dtype):
         made = made(**keywords)
     if not hasattr(made, "calculate"):
-        raise EquivProbeError(f"{where}, which made a {type(made).__name__}", "an ASE calculator")
+        fix = A_NETWORK if hasattr(made, "forward") else ""
+        raise EquivProbeError(f"{where}, which made a {type(made).__name__}", "an ASE calculator", fix)
     return made

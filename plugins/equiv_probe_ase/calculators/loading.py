@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, missing_file, nearest
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -24,7 +24,12 @@ def load(where: str) -> Any:
     loaded: Any = _load_file(Path(module)) if module.endswith(".py") else _load_module(module)
     for part in attribute.split("."):
         if not hasattr(loaded, part):
-            raise EquivProbeError(f"no {attribute!r} in {module}", "a class or function that makes a calculator")
+            near = nearest(part, vars(loaded))
+            raise EquivProbeError(
+                f"no {attribute!r} in {module}",
+                "a class or function that makes a calculator",
+                f"did you mean {near}?" if near else "",
+            )
         loaded = getattr(loaded, part)
     return loaded
 
@@ -48,7 +53,7 @@ def _load_module(name: str) -> ModuleType:
 
 def _load_file(path: Path) -> ModuleType:
     if not path.exists():
-        raise EquivProbeError(f"no file {path}", "a Python file")
+        raise missing_file(path, "a Python file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None  # a path that ends in .py always has one
     assert spec.loader is not None

@@ -50,19 +50,19 @@ def audit_command(  # noqa: PLR0917 - a command line has as many options as it h
     design: shared.Design = "tetrahedral",
     replicates: shared.Replicates = None,
     improper: Annotated[bool, option("--improper", help="Average over reflections too.")] = False,
-    seed: Annotated[int, option(help="Of the rotations.")] = 0,
+    seed: Annotated[int, option(help="Seed of the random rotations.")] = 0,
     twirl: shared.Twirl = None,
     rel_err: Annotated[float | None, option(help="Add rotations until L_equiv is known to this fraction.")] = None,
-    max_rotations: Annotated[int, option(help="Most rotations of a structure, with --rel-err.")] = 960,
-    center: Annotated[str, option(help="Of rotation: centroid, origin, cell, or x,y,z in Å.")] = "centroid",
-    loss: Annotated[str, option(help="Against reference values: mse, mae, mae-norm, huber or huber-norm.")] = "mse",
+    max_rotations: Annotated[int, option(help="With --rel-err, the most rotations of one structure.")] = 960,
+    center: Annotated[str, option(help="Centre of rotation: centroid, origin, cell, or x,y,z in Å.")] = "centroid",
+    loss: Annotated[str, option(help="Loss where there are labels: mse, mae, mae-norm, huber or huber-norm.")] = "mse",
     reference: Annotated[
         list[str] | None, option(help="Where a reference value is stored, such as energy=my_energy. Repeatable.")
     ] = None,
     vacuum: shared.Vacuum = None,
     fail_above: shared.FailAbove = None,
     batched: shared.Batched = True,
-    atoms_per_call: Annotated[int | None, option(help="Most atoms in one model pass.")] = None,
+    atoms_per_call: Annotated[int | None, option(help="The most atoms in one model pass.")] = None,
     part: Annotated[
         str | None, option(help="Measure a part, such as 3/16; equiv-probe merge puts the parts together.")
     ] = None,

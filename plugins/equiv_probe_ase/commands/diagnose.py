@@ -25,17 +25,17 @@ def diagnose_command(  # noqa: PLR0917 - a command line has as many options as i
     calculator: shared.Model,
     structures: Annotated[str, typer.Argument(help="Any file that ASE reads; FILE@0:50 takes the first fifty.")],
     output: Annotated[
-        Path | None, option("-o", "--output", help="Diagnosis, .json, .csv or .html.", show="none")
+        Path | None, option("-o", "--output", help="File for the diagnosis, .json, .csv or .html.", show="none")
     ] = None,
     device: shared.Device = None,
     dtype: shared.Dtype = None,
     properties: shared.Properties = None,
     vacuum: shared.Vacuum = None,
     everything: Annotated[bool, option("--all", help="Run all experiments, also when the error is explained.")] = False,
-    budget: Annotated[int | None, option(help="Evaluations beyond which no experiment is begun.")] = None,
-    seed: Annotated[int, option(help="Of the rotations.")] = 0,
+    budget: Annotated[int | None, option(help="Number of evaluations beyond which no experiment is begun.")] = None,
+    seed: Annotated[int, option(help="Seed of the random rotations.")] = 0,
     layers: Annotated[
-        bool, option("--layers", help="Show where in the network the error arises, module by module, instead.")
+        bool, option("--layers", help="Show instead where in the network the error arises, module by module.")
     ] = False,
     batched: shared.Batched = True,
     progress: shared.Progress = True,

@@ -21,11 +21,11 @@ from equiv_probe_ase.commands.shared import FAILED, option
 def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     calculator: shared.Model,
     structure: Annotated[str, typer.Argument(help="Any file that ASE reads; of several frames the last.")],
-    steps: Annotated[int, option(help="Steps in all, those before a resumption included.")] = 1000,
+    steps: Annotated[int, option(help="Number of steps in all, those before a resumption included.")] = 1000,
     timestep: Annotated[float, option(help="Time step, fs.")] = 0.5,
-    temperature: Annotated[float, option(help="Of the first momenta and of the thermostat, K.")] = 300.0,
-    ensemble: Annotated[str, option(help="nve or langevin.")] = "nve",
-    friction: Annotated[float, option(help="Of Langevin dynamics, 1/fs.")] = 0.01,
+    temperature: Annotated[float, option(help="Temperature of the initial momenta and of the thermostat, K.")] = 300.0,
+    ensemble: Annotated[str, option(help="nve (constant energy) or langevin (constant temperature).")] = "nve",
+    friction: Annotated[float, option(help="Friction of Langevin dynamics, 1/fs.")] = 0.01,
     every: Annotated[int, option(help="Steps between two measurements.")] = 100,
     conservative_every: Annotated[
         int | None,
@@ -34,14 +34,17 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     output: Annotated[
         Path | None,
         option(
-            "-o", "--output", help="For the log, .csv or .jsonl; or for the report, .json or .html.", show="md-….csv"
+            "-o",
+            "--output",
+            help="Log to write, .csv or .jsonl; or report, .json or .html.",
+            show="md-….csv",
         ),
     ] = None,
-    traj: Annotated[Path | None, option(help="File for the trajectory, .traj, a frame for each measurement.")] = None,
+    traj: Annotated[Path | None, option(help="Trajectory to write, .traj, a frame for each measurement.")] = None,
     resume: Annotated[bool, option("--resume", help="Go on from the last frame of --traj.")] = False,
     design: shared.Design = "klein",
     replicates: shared.Replicates = 4,
-    seed: Annotated[int, option(help="Of momenta, thermostat and rotations.")] = 0,
+    seed: Annotated[int, option(help="Seed of momenta, thermostat and rotations.")] = 0,
     twirl: shared.Twirl = None,
     vacuum: shared.Vacuum = None,
     device: shared.Device = None,
@@ -50,7 +53,7 @@ def md_command(  # noqa: PLR0917 - a command line has as many options as it has
     name: shared.Name = None,
     progress: Annotated[
         bool,
-        option("--progress/--no-progress", " /-q", help="A running table: each row in a terminal, some in a log."),
+        option("--progress/--no-progress", " /-q", help="Show a running table: each row in a terminal, some in a log."),
     ] = True,
     as_json: shared.AsJson = False,
     verbose: shared.Verbose = False,

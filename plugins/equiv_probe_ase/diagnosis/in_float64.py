@@ -9,6 +9,7 @@ import torch
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.diagnosis.numerics.in_float64 import NAME
 from equiv_probe.diagnosis.subject import FEW
+from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.formatting import number
 from equiv_probe_ase.diagnosis.atoms_subject import AtomsModel, atoms_of
 from equiv_probe_ase.evaluators import evaluator_for
@@ -29,7 +30,11 @@ def calculator_in_float64(subject: Subject) -> Findings:
         raise NotApplicable("it is not known how to make this calculator in float64: name it instead of giving it")
     default = torch.get_default_dtype()  # which some packages set, and the calculator in float32 needs back
     try:
-        engine = Engine(evaluator_for(model.in_float64()), model.engine.atoms_per_call)
+        try:
+            calculator = model.in_float64()
+        except EquivProbeError as error:
+            raise NotApplicable("this calculator cannot be made in float64") from error
+        engine = Engine(evaluator_for(calculator), model.engine.atoms_per_call)
         after = subject.again(predict=AtomsModel(model.atoms, engine, model.quantities, torch.float64))
     finally:
         torch.set_default_dtype(default)

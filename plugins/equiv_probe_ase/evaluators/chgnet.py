@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe_ase.evaluators.evaluator import Evaluator, ase_results, gradients_enabled
+from equiv_probe_ase.structures.copying import copied
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ class CHGNetEvaluator(Evaluator):
             self._check_elements(atoms)
         raw: list[dict[str, Any]] = [{} for _ in structures]
         with gradients_enabled():
-            graphs = [self.calculator.model.graph_converter(self._to_structure(atoms.copy())) for atoms in structures]
+            graphs = [self.calculator.model.graph_converter(self._to_structure(copied(atoms))) for atoms in structures]
             for chosen in _by_angles(graphs):
                 results = self._run([graphs[i] for i in chosen], set(properties))
                 for i, result in zip(chosen, results, strict=True):

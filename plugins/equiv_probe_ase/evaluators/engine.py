@@ -63,9 +63,9 @@ class Engine:
 
     def _in_calls(self, structures: Sequence[Atoms], properties: Sequence[str]) -> Iterator[Results]:
         """Evaluate structures in this order, in calls of bounded size."""
-        start = 0
+        sizes, start = [len(atoms) for atoms in structures], 0
         while start < len(structures):
-            stop = self._stop(structures, start)
+            stop = self._stop(sizes, start)
             began = time.perf_counter()
             part = structures[start:stop]
             before = model_work(getattr(self.evaluator, "calculator", None))
@@ -73,8 +73,8 @@ class Engine:
             self.seconds += time.perf_counter() - began
             if results is None:
                 if len(part) == 1:
-                    raise EquivProbeError(f"{len(part[0])} atoms, which do not fit in memory", "a smaller structure")
-                self.atoms_per_call = max(1, sum(map(len, part)) // 2)
+                    raise EquivProbeError(f"{sizes[start]} atoms, which do not fit in memory", "a smaller structure")
+                self.atoms_per_call = max(1, sum(sizes[start:stop]) // 2)
                 continue
             self._count(len(results), before)
             yield from results
@@ -88,12 +88,12 @@ class Engine:
             self.evaluations += now[0] - before[0]
             self.calls += now[1] - before[1]
 
-    def _stop(self, structures: Sequence[Atoms], start: int) -> int:
+    def _stop(self, sizes: Sequence[int], start: int) -> int:
         """End of the longest run from ``start`` that stays within ``atoms_per_call`` (at least one structure)."""
         if not self.evaluator.batched:
             return start + 1
-        stop, atoms = start + 1, len(structures[start])
-        while stop < len(structures) and atoms + len(structures[stop]) <= self.atoms_per_call:
-            atoms += len(structures[stop])
+        stop, atoms = start + 1, sizes[start]
+        while stop < len(sizes) and atoms + sizes[stop] <= self.atoms_per_call:
+            atoms += sizes[stop]
             stop += 1
         return stop

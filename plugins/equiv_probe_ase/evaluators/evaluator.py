@@ -12,6 +12,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe_ase.structures.copying import copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -91,7 +92,7 @@ class GraphEvaluator(Evaluator):
         """See `Evaluator.evaluate`."""
         sizes, source = [len(atoms) for atoms in structures], type(self.calculator).__name__
         with gradients_enabled():
-            columns = self.outputs([self.graph(atoms.copy()) for atoms in structures], set(properties))
+            columns = self.outputs([self.graph(copied(atoms)) for atoms in structures], set(properties))
         rows = split_batch(columns, sizes)
         return [ase_results(row, properties, n, source) for row, n in zip(rows, sizes, strict=True)]
 

@@ -9,6 +9,7 @@ from ase.calculators.calculator import BaseCalculator, all_changes
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.evaluators.evaluator import Evaluator, ase_results, gradients_enabled
+from equiv_probe_ase.structures.copying import copied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +44,7 @@ class LoopEvaluator(Evaluator):
 
     def _evaluate_one(self, atoms: Atoms, properties: Sequence[str]) -> dict[str, NDArray[np.float64]]:
         forget(self.calculator)
-        copy = atoms.copy()
+        copy = copied(atoms)
         copy.calc = self.calculator  # some calculators check the elements in this assignment (`set_atoms`)
         with gradients_enabled():
             self.calculator.calculate(copy, list(properties), list(all_changes))
@@ -64,7 +65,7 @@ class BatchMethodEvaluator(Evaluator):
         """See `Evaluator.evaluate`."""
         source = type(self.calculator).__name__
         with gradients_enabled():
-            batch = self.calculator.calculate_batch([atoms.copy() for atoms in structures], list(properties))
+            batch = self.calculator.calculate_batch([copied(atoms) for atoms in structures], list(properties))
         if len(batch) != len(structures):
             raise EquivProbeError(f"{len(batch)} results from {source}.calculate_batch", f"{len(structures)}")
         return [ase_results(raw, properties, len(atoms), source) for raw, atoms in zip(batch, structures, strict=True)]

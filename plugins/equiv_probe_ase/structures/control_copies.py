@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from equiv_probe_ase.structures.copying import copied
+
 if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
@@ -75,6 +77,6 @@ class ControlCopies:
 
 def bare(atoms: Atoms) -> Atoms:
     """A copy whose constraints do not hold the atoms where they are."""
-    copy = atoms.copy()
+    copy = copied(atoms)
     copy.set_constraint()
     return copy

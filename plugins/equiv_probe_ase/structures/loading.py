@@ -14,7 +14,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, missing_file
 
 if TYPE_CHECKING:
     from equiv_probe_ase.structures.quantities import Quantity
@@ -141,7 +141,7 @@ def _frames(source: Source, index: str) -> tuple[str, list[Atoms]]:
     if not path or Path(source).exists():  # an @ that belongs to the name
         path, own_index = str(source), ""
     if not Path(path).exists():
-        raise EquivProbeError(f"no file {path}", "a structure file that ASE reads, or an ASE database")
+        raise missing_file(path, "a structure file that ASE reads, or an ASE database")
     try:
         read = ase.io.read(path, index=own_index or index, do_not_split_by_at_sign=True)
     except Exception as error:  # readers raise anything

@@ -14,6 +14,7 @@ from ase.cell import Cell
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.representation import Fixed
+from equiv_probe_ase.structures.copying import copied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -88,12 +89,14 @@ class Rotator:
             if back_again:
                 stack = representation.rotate_back(stack.double(), rotations, pivot.double())
             rotated[name] = stack.double().contiguous().numpy()  # expanded scalars would share memory
-        return [
-            self._copy(
-                {name: stack[k] for name, stack in rotated.items()}, None if back_again else rotations[k].numpy()
-            )
-            for k in range(len(rotations))
-        ]
+        free = copied(self.atoms)
+        free.set_constraint()
+        copies = [_with(free, rotated, k) for k in range(len(rotations))]
+        if self.atoms.constraints:
+            for copy, g in zip(copies, rotations, strict=True):
+                by = np.eye(3) if back_again else g.numpy()
+                copy.set_constraint(rotated_constraints(self.atoms.constraints, by, self.pivot())[0])
+        return copies
 
     def _quantities(self) -> dict[str, tuple[NDArray[np.float64], Representation]]:
         """Everything that rotates, with its representation, by the name it is put back under."""
@@ -101,8 +104,9 @@ class Rotator:
         found: dict[str, tuple[NDArray[np.float64], Representation]] = {
             "positions": (atoms.positions, ep.point),
             "cell": (atoms.cell.array, ep.vector),
-            "celldisp": (np.asarray(atoms.get_celldisp(), dtype=float).reshape(3), ep.vector),
         }
+        if atoms.get_celldisp().any():
+            found["celldisp"] = (np.asarray(atoms.get_celldisp(), dtype=float).reshape(3), ep.vector)
         if "momenta" in atoms.arrays:
             found["momenta"] = (atoms.arrays["momenta"], ep.vector)
         moments = atoms.arrays.get("initial_magmoms")
@@ -117,20 +121,18 @@ class Rotator:
             found[name] = (np.asarray(source[name], dtype=float), representation)
         return found
 
-    def _copy(self, rotated: Mapping[str, NDArray[np.float64]], rotation: NDArray[np.float64] | None) -> Atoms:
-        copy = self.atoms.copy()
-        kept, _ = rotated_constraints(self.atoms.constraints, np.eye(3) if rotation is None else rotation, self.pivot())
-        copy.set_constraint(kept)
-        # Constraints on the cell (FixSymmetry) must not act on a rotation of everything.
-        copy.set_cell(rotated["cell"], scale_atoms=False, apply_constraint=False)
-        copy.set_celldisp(rotated["celldisp"].reshape(self.atoms.get_celldisp().shape))
-        copy.arrays["positions"][:] = rotated["positions"]
-        for name in rotated.keys() - {"positions", "cell", "celldisp"}:
-            if name in copy.arrays:
-                copy.arrays[name] = rotated[name]
-            else:
-                copy.info[name] = rotated[name]
-        return copy
+
+def _with(free: Atoms, rotated: Mapping[str, NDArray[np.float64]], k: int) -> Atoms:
+    """A copy of a structure without constraints, with what rotates as it is after the k-th rotation."""
+    copy = copied(free)
+    for name, values in rotated.items():
+        if name == "cell":
+            copy.cell.array[:] = values[k]
+        elif name == "celldisp":
+            copy.set_celldisp(values[k].reshape(free.get_celldisp().shape))
+        else:
+            (copy.arrays if name in copy.arrays else copy.info)[name] = values[k]
+    return copy
 
 
 def rotated_constraints(

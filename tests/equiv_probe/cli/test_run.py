@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from equiv_probe.cli import claims
 from equiv_probe.cli import run_script as running_script
 from equiv_probe.cli.loop_finder import Finder
 from equiv_probe.cli.main import build
+from equiv_probe.cli.run_command import KNOWN
 from equiv_probe.cli.run_script import REPORT, run_script
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
@@ -169,19 +171,29 @@ def test_arguments_codes_and_tracebacks_pass_through(tmp_path: Path) -> None:
     assert "runpy" not in done.stderr
 
 
+def test_a_run_knows_all_settings_of_what_it_may_meet(caplog: pytest.LogCaptureFixture) -> None:
+    """Of the callback and of the monitor, whose arguments are not settings where they are objects of Python."""
+    callback = pytest.importorskip("equiv_probe_lightning.callback").Measuring
+    environment = pytest.importorskip("equiv_probe_ase.dynamics.environment")
+    assert set(inspect.signature(callback.__init__).parameters) - {"self"} <= set(KNOWN)
+    assert set(environment.OPTIONS) <= set(KNOWN)
+    assert settings.parse("budget=0.1", KNOWN) == {"cost": 0.1}
+    assert "budget is now called cost" in caplog.text
+
+
 @pytest.mark.slow
 def test_settings_and_missing_scripts_teach(tmp_path: Path) -> None:
     done = started(tmp_path, "", "-s", "evry=7", "train.py")
     assert done.returncode == 2
-    assert "every" in done.stderr
+    assert "did you mean every?" in done.stderr
     done = started(tmp_path, "", "other.py")
     assert done.returncode == 2
     assert "other.py" in done.stderr
 
 
-@pytest.mark.parametrize("text", ["", "1", "every=100", "every=epoch,network=0,budget=none,stages=train+val,seed=3"])
+@pytest.mark.parametrize("text", ["", "1", "every=100", "every=epoch,network=0,cost=none,stages=train+val,seed=3"])
 def test_settings_survive_being_written(text: str) -> None:
-    known = ["every", "network", "budget", "stages", "seed"]
+    known = ["every", "network", "cost", "stages", "seed"]
     found = settings.parse(text, known)
     if found is not None:
         assert settings.parse(settings.written(found), known) == found

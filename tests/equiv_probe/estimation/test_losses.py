@@ -126,3 +126,14 @@ def test_voigt_squares_depend_on_the_frame_unless_shears_count_twice() -> None:
     doubled = frame_dependence(resolve("mse"), Reduction(None, shears), p, t, representations=pairs, rotations=drawn)
     assert plain > 1e-3
     assert doubled < 1e-13
+
+
+@pytest.mark.parametrize("structures", [None, "leading"])
+@pytest.mark.parametrize("shape", [(), (5,), (7, 3), (1, 1)])
+def test_where_every_element_counts_the_result_is_that_of_weights_of_one(
+    structures: str | None, shape: tuple[int, ...]
+) -> None:
+    elements = torch.randn(4, 3, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with_ones = Reduction(structures, torch.ones(shape, dtype=torch.float64))
+    for found, expected in zip(Reduction(structures)(elements, 2), with_ones(elements, 2), strict=True):
+        assert torch.equal(found, expected)  # the same sums in the same order

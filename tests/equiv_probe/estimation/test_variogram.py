@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 import equiv_probe as ep
 from equiv_probe.estimation.orbit import Orbit
@@ -100,3 +102,17 @@ def test_weights_of_the_design_count() -> None:
     """Lebedev designs have unequal weights: with them the mean over all pairs is L_equiv, up to the sampling."""
     found = measured(STRETCH, "lebedev-3", 4, structures=60)
     assert float(found.by_angle.sum() / found.pairs_by_angle.sum()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_pairs_are_sorted_into_bins_as_scipys_rotation_vectors_are() -> None:
+    one = orbit(torch.eye(3).double(), ep.RotationPlan("icosahedral", 4, seed=3), torch.ones(3).double())
+    pairs, rotations = Pairs.of(one), one.rotations.reshape(-1, 3, 3)
+    between = rotations[pairs.second] @ rotations[pairs.first].mT
+    vectors = Rotation.from_matrix(between.numpy()).as_rotvec()
+    lengths = np.linalg.norm(vectors, axis=1)
+    axes = vectors / lengths[:, None] * np.where(vectors[:, 2:] < 0, -1, 1)
+    angle_bins = np.digitize(np.degrees(lengths), ANGLE_EDGES[1:-1])
+    longitude = np.arctan2(axes[:, 1], axes[:, 0]) % (2 * np.pi)
+    cells = (axes[:, 2] * BANDS).astype(int) * SECTORS + (longitude / (2 * np.pi) * SECTORS).astype(int)
+    assert pairs.angle_bin.tolist() == angle_bins.tolist()  # of Haar rotations none is within rounding of an edge
+    assert pairs.axis_bin.tolist() == cells.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.choice_of_plan import aliasing
 from equiv_probe.estimation.spectrum import character
-from equiv_probe.rotations.designs import design_degrees, group, of_degree, quadrature
-from equiv_probe.rotations.haar import angles
+from equiv_probe.rotations.designs import design_degrees, group, of_degree, quadrature, smallest_first, spread_degrees
+from equiv_probe.rotations.haar import angles, from_quaternions, to_quaternions
 from equiv_probe.rotations.plan import RotationPlan
 
-from . import find_designs
+from . import find_designs, find_spread
 
 # Of Gräf's Gauss-type quadratures (Efficient algorithms for the computation of optimal quadrature points on Riemannian
 # manifolds, 2013), which have weights too, and where there is none of his Chebyshev-type ones.
@@ -87,3 +88,64 @@ def test_aliasing_is_the_variance_of_an_average(plan: str) -> None:
         expected = aliasing(drawn, degree)
         error = float(means.square().std()) / 4000**0.5
         assert float(means.square().mean()) == pytest.approx(expected, abs=4 * error + 1e-12)
+
+
+def product_rule(directions: int, angles_: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lebedev × equal steps, with as many steps as somebody else's averages take."""
+    elements, weights = quadrature(directions)
+    step = len(weights) // (directions + 1)
+    first = elements.reshape(step, directions + 1, 3, 3)[:, 0]
+    turns = torch.arange(angles_).double() * 2 * math.pi / angles_
+    about = torch.zeros(angles_, 3, 3, dtype=torch.float64)
+    about[:, 0, 0], about[:, 1, 1], about[:, 2, 2] = turns.cos(), turns.cos(), 1.0
+    about[:, 0, 1], about[:, 1, 0] = -turns.sin(), turns.sin()
+    weight = weights.reshape(step, directions + 1).sum(1) / angles_
+    return (first[:, None] @ about).reshape(-1, 3, 3), weight.repeat_interleave(angles_)
+
+
+@pytest.mark.parametrize("count", spread_degrees())
+def test_rotations_that_are_spread_evenly_are_exact_to_their_degree(count: int) -> None:
+    plan = RotationPlan(f"spread-{count}", 1)
+    rotations, weights = plan.rotations()[0], plan.weights
+    assert len(rotations) == count
+    assert weights.tolist() == [1 / count] * count
+    assert all(abs(norms(below, rotations, weights)) < 1e-14 for below in range(1, plan.degree + 1))
+    assert norms(plan.degree + 1, rotations, weights) > 1e-3
+
+
+@pytest.mark.parametrize("decay", [0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize(
+    ("ours", "angles_", "others"), [("spread-18", 3, 18), ("spread-30", 5, 30), ("spread-36", 7, 42)]
+)
+def test_they_alias_less_than_a_product_rule_of_as_many(decay: float, ours: str, angles_: int, others: int) -> None:
+    """Of the six directions of the axes × 2l + 1 equal steps, as metatomic takes for l = 1, 2, 3."""
+    rotations, weights = product_rule(3, angles_)
+    assert len(weights) == others >= RotationPlan(ours, 1).n
+    theirs = sum(decay**degree * norms(degree, rotations, weights) / (2 * degree + 1) for degree in range(1, 13))
+    plan = RotationPlan(ours, 1)
+    assert sum(decay**degree * aliasing(plan, degree) for degree in range(1, 13)) < 0.97 * theirs
+
+
+def test_the_smallest_come_first() -> None:
+    sizes = [RotationPlan(name, 1).n for name in itertools.islice(smallest_first(), 10)]
+    assert sizes == [4, 12, 18, 24, 30, 36, 43, 60, 116, 168]
+
+
+def test_a_number_that_is_not_there_names_those_that_are() -> None:
+    with pytest.raises(EquivProbeError, match="18, 30, 36"):
+        RotationPlan("spread-17")
+
+
+def test_the_script_finds_the_tetrahedral_group_as_the_best_of_twelve() -> None:
+    energy = min(find_spread.descend(12, 2, seed)[0] for seed in range(3))
+    group_ = find_spread.spread_energy(to_quaternions(group("tetrahedral")), 2)
+    assert energy == pytest.approx(float(group_), rel=1e-6)
+
+
+def test_the_script_makes_rotations_exact() -> None:
+    """From the stored ones, displaced by a thousandth; Newton's method ends at others nearby."""
+    stored = to_quaternions(RotationPlan("spread-18", 1).rotations()[0])
+    moved = stored + 1e-3 * torch.randn(18, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found, equal = from_quaternions(find_spread.exact(moved, 2)), torch.full((18,), 1 / 18, dtype=torch.float64)
+    before = norms(2, from_quaternions(moved), equal)
+    assert abs(norms(1, found, equal)) + abs(norms(2, found, equal)) < 1e-14 < before

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.rotations.designs import GROUP_DEGREES, GROUP_ORDERS, design_degrees, group
-from equiv_probe.rotations.haar import angles, generators, haar
+from equiv_probe.rotations.haar import angles, from_quaternions, generators, haar, to_quaternions
 from equiv_probe.rotations.plan import RotationPlan
 
 DESIGNS = [
@@ -166,6 +166,20 @@ def test_angles_are_accurate_at_both_ends(angle: float) -> None:
     rotate = torch.linalg.matrix_exp(angle * generators()[1])
     # arccos of the trace would be off by 1e-8 at both ends; arctan2 is good to rounding.
     assert abs(float(angles(rotate)) - angle) < 1e-14
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-9, 1.0, math.pi - 1e-9, math.pi])
+def test_quaternions_of_rotations_are_those_that_they_were_made_of(angle: float) -> None:
+    axes = torch.nn.functional.normalize(
+        torch.randn(50, 3, generator=torch.Generator().manual_seed(1)).double(), dim=-1
+    )
+    axes = torch.cat([axes, torch.eye(3).double(), -torch.eye(3).double()])
+    half = torch.full((len(axes), 1), angle / 2, dtype=torch.float64)
+    given = torch.cat([half.cos(), half.sin() * axes], -1)
+    found = to_quaternions(from_quaternions(given))
+    sign = (found * given).sum(-1, keepdim=True).sign()
+    # Matrix elements are known to an ulp; each component is divided by the largest, which is at least 1/2.
+    torch.testing.assert_close(sign * found, given, rtol=0, atol=4 * torch.finfo(torch.float64).eps)
 
 
 def test_generators_rotate_the_right_way() -> None:

@@ -62,6 +62,17 @@ def test_fits_by_model_and_best_sizes(path, tmp_path):
     assert costs == pytest.approx([1e9, 1e10], rel=1e-6)
 
 
+def test_a_model_of_one_size_is_left_out_and_named(path, tmp_path, caplog):
+    mixed, out = tmp_path / "mixed.csv", tmp_path / "laws.json"
+    few = [line for line in path.read_text().splitlines() if line.startswith("egnn,1000.0,")]
+    mixed.write_text("\n".join([path.read_text().strip(), *(line.replace("egnn", "tuned") for line in few)]))
+    run(mixed, "--by", "model", "--resamples", 50, "-o", out)
+    assert set(ep.load(out).fits) == {"plain", "egnn"}
+    assert "tuned is left out: found 1 size of N" in caplog.text
+    with pytest.raises(EquivProbeError, match="found 1 size of N"):
+        run(mixed, "--by", "model", "--where", "model=tuned")
+
+
 def test_seconds_that_grow_with_nothing_are_no_cost(path):
     """Negative control: with the seconds of one step alike, the exponents of the measured cost vanish."""
     from equiv_probe.scaling import measured_cost

@@ -200,7 +200,7 @@ def test_a_forecast_is_a_record(tmp_path):
     assert "small: the share at step 30000" in found._repr_html_()
     losses, of_share = figure_of(found).axes
     assert losses.get_ylabel() == "loss, eV²"
-    assert of_share.get_ylabel() == "share"
+    assert of_share.get_ylabel() == "share, L_equiv / L_total"
     np.testing.assert_allclose(losses.get_lines()[1].get_ydata(), found.history[:, 1])
     assert found.rows()[1]["% high"] == 100 * found.share.high
     with pytest.raises(EquivProbeError, match="not after the last step"):

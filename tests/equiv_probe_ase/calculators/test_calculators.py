@@ -112,6 +112,7 @@ def missing(package: str) -> str:
         ("nowhere:calculator", {}, r"module 'nowhere', which cannot be imported"),
         ("nowhere.py:calculator", {}, r"no file nowhere.py"),
         ("ase.calculators.emt:EMTT", {}, r"no 'EMTT' in ase.calculators.emt"),
+        ("ase.calculators.emt:EMTT", {}, r"Fix: did you mean EMT\?"),
         ("ase.calculators.emt:EMT", {"device": "cuda:7"}, None),
     ],
 )
@@ -124,6 +125,21 @@ def test_errors_name_what_was_found(spec: str, options: dict[str, str], message:
         return
     with pytest.raises(ep.EquivProbeError, match=message):
         make_calculator(spec, **options)
+
+
+def test_what_lacks_a_part_is_told_which(own: Path) -> None:
+    """A misspelt file, Python without a name in it, weights without their package, a network."""
+    near = own.with_name("my_modle.py")
+    with pytest.raises(ep.EquivProbeError, match=rf"no file {near}.*did you mean {own}\?"):
+        make_calculator(f"{near}:open_ended")
+    with pytest.raises(ep.EquivProbeError, match=rf"the name in it.*Fix: {own}:\w+ or {own}:\w+"):
+        make_calculator(str(own))
+    weights = own.with_name("best.pt")
+    weights.touch()
+    with pytest.raises(ep.EquivProbeError, match=rf"what reads it, too.*mace:{weights}"):
+        make_calculator(str(weights))
+    with pytest.raises(ep.EquivProbeError, match=r"made a Linear; expected an ASE calculator.*ep.Probe\(network\)"):
+        make_calculator("torch.nn:Linear?in_features=3&out_features=3")
 
 
 def test_a_loader_is_called_with_its_packages_own_names(own: Path) -> None:

@@ -179,6 +179,13 @@ def test_what_float64_mends() -> None:
     without = diagnose(Changed(float32), crystal(), precision=torch.float32)
     assert "low precision" not in without.verdict
 
+    def impossible() -> Calculator:
+        raise ep.EquivProbeError("--dtype float64", "a calculator that takes dtype=")
+
+    refused = diagnose(Changed(float32), crystal(), in_float64=impossible, precision=torch.float32)
+    reasons = {one.experiment: (one.state, one.why) for one in refused.attempts}
+    assert reasons["low precision"] == ("not applicable", "this calculator cannot be made in float64")
+
 
 def test_a_structure_that_fails_is_named_and_the_others_go_on() -> None:
     strange = molecule("H2O")  # there is no EMT for it beside copper
