@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextvars
 import ctypes
 import os
 from collections import OrderedDict, deque
@@ -188,6 +189,37 @@ class Raw:
         changed = bool(self.changes())
         if changed:
             ctypes.memmove(ctypes.addressof(self.value), self.held, len(self.held))
+        return changed
+
+
+class Variable:
+    """A variable of the context; one that had no value before cannot be without one again.
+
+    Args:
+        variable: itself.
+    """
+
+    def __init__(self, variable: contextvars.ContextVar[Any]) -> None:
+        self.name, self.variable = variable.name, variable
+        self.held = self._value()
+
+    def _value(self) -> Any:
+        return contextvars.copy_context().get(self.variable, self.variable)
+
+    def now(self) -> Variable:
+        """See :class:`Place`."""
+        return Variable(self.variable)
+
+    def changes(self) -> list[str]:
+        """See :class:`Place`."""
+        return [] if self._value() is self.held else [self.name]
+
+    def put_back(self, *, surely: bool = False) -> bool:
+        """See :class:`Place`."""
+        del surely
+        changed = bool(self.changes())
+        if changed and self.held is not self.variable:
+            self.variable.set(self.held)
         return changed
 
 

@@ -7,6 +7,7 @@ tensors and arrays in these. Modules are kept by :mod:`equiv_probe.live.module_s
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import gc
 import logging
@@ -22,7 +23,7 @@ from equiv_probe.live.data_objects import FRAMEWORKS, is_data, is_of_the_user, i
 from equiv_probe.live.generators import KINDS
 from equiv_probe.live.kept_attributes import Attributes
 from equiv_probe.live.kept_numbers import Numbers
-from equiv_probe.live.kept_values import WRITABLE, Cell, Contents, Environment, Place, Raw, shown
+from equiv_probe.live.kept_values import WRITABLE, Cell, Contents, Environment, Place, Raw, Variable, shown
 from equiv_probe.live.unrepeatable import Crowd, Position, Watched, is_watched
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ class Memory:
             yield from ((name, one, depth) for one in parts)
         elif Position.keeps(value):
             self._places.append(Position(name, value))
+        elif isinstance(value, contextvars.ContextVar):
+            self._places.append(Variable(value))
         elif Raw.keeps(value):
             self._places.append(Raw.of(name, value))
         elif is_watched(value) and not is_own(value):

@@ -81,6 +81,8 @@ class Player:
             self._known[0][0, 0] = first
         self._others: list[dict[str, Tensor]] = [{} for _ in run.calls]
         self._operator: Operator = ()
+        self._further: int | None = None
+        self._unrotated = False
         self._place = 0
         self._original = run.module.forward
         self._inside = False
@@ -91,6 +93,9 @@ class Player:
     def standing_in(self, operator: Operator) -> Iterator[None]:
         """A context in which the network, with all hooks that its user put on it, is this average of ``h_g``."""
         self._operator, self._place = operator, 0
+        # Decided here: a step that is compiled compares no numbers in the forward below, which would be symbols there.
+        self._further = DISPLACED.index(operator) if operator in DISPLACED else None
+        self._unrotated = operator == OWN or self._further is not None
         seen: set[int] = set()
         for one in self.recorded:
             for given, held in one.call.dicts:
@@ -151,18 +156,18 @@ class Player:
         known = {} if by_input or beyond else self._evaluated(place, call)
         own = read_outputs(one.raw, self.live.known_schema)  # outside of the ball of a grid, what the user's run had
         start = RandomState.now() if beyond else one.before
-        if self._operator in (OWN, *DISPLACED):
+        if self._unrotated:
             if by_input:  # it has to hang on this very input; which hooks of ours rotated then, and do not now
                 self.rotated |= bool(rotations_of_calls(self.module, self.live.network))
                 start.restore()
                 raw = self.live.network(*args, **kwargs)
-                if self._operator == OWN:
+                if self._further is None:
                     return raw
                 values = read_outputs(raw, self.live.known_schema)
             else:
                 values = self._own(one, place)
-            if self._operator != OWN:
-                values = displaced(values, DISPLACED.index(self._operator))
+            if self._further is not None:
+                values = displaced(values, self._further)
             return self._written(self.live.dicts(args, kwargs), one, values, {}, attached=by_input)
         if self.part is not None:
             values = self._of_part(self.part, one, known, start, apart=not (attached or beyond))
