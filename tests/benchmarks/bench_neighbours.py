@@ -26,13 +26,16 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 SEARCHES = {
-    "mace": ("mace.data.atomic_data:get_neighborhood",),
-    "metatomic": ("metatomic_ase._neighbors:AllNeighborsCalculator.compute",),
-    "chgnet": ("chgnet.graph.converter:CrystalGraphConverter.forward",),
-    "7net": ("sevenn.train.dataload:_graph_build_f", "sevenn.atom_graph_data:AtomGraphData.from_numpy_dict"),
-    "nequip": ("nequip.data._nl:neighbor_list",),
+    "mace": {"mace.data.atomic_data:get_neighborhood": "lists"},
+    "metatomic": {"metatomic_ase._neighbors:AllNeighborsCalculator.compute": "lists"},
+    "schnetpack": {
+        "schnetpack.transform.neighborlist:ASENeighborList._build_neighbor_list": "lists",
+        "schnetpack.transform.neighborlist:MatScipyNeighborList._build_neighbor_list": "lists",
+        "schnetpack.interfaces.ase_interface:AtomsConverter.__call__": "graphs",
+    },
+    "chgnet": {"chgnet.graph.converter:CrystalGraphConverter.forward": "lists"},
 }
-"""Functions that search for neighbours, by preset."""
+"""Functions that search for neighbours or make graphs, by preset."""
 
 
 def cases() -> dict[str, list[Atoms]]:
@@ -71,13 +74,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     spent: Counter[str] = Counter()
-    for place in SEARCHES.get(options.model.partition(":")[0].partition("-")[0], ()):
+    for place, kind in SEARCHES.get(options.model.partition(":")[0], {}).items():
         module, _, path = place.partition(":")
         owner: Any = import_module(module)
         *classes, name = path.split(".")
         for one in classes:
             owner = getattr(owner, one)
-        timed(owner, name, spent, "lists")
+        timed(owner, name, spent, kind)
     calculator = make_calculator(options.model, device=options.device)
     engine = engine_for(calculator, batched=True, atoms_per_call=None)
     if hasattr(engine.evaluator, "graph"):

@@ -30,7 +30,7 @@ class MetatomicEvaluator(Evaluator):
 
     batched = True
     name = "metatomic, batched"
-    cpu_atoms_per_call = 64
+    cpu_atoms_per_call = 256
 
     def __init__(self, calculator: Calculator) -> None:
         self.calculator: Any = calculator
