@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+import ctypes
+import os
 from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 _BYTES = (bytearray, array.array)
 WRITABLE = (list, dict, set, deque, *_BYTES)
 """Containers that can be written into."""
+_OF_C = (ctypes._SimpleCData, ctypes.Array, ctypes.Structure, ctypes.Union)
 
 
 class Place(Protocol):
@@ -145,3 +148,70 @@ class Cell:
         elif self._contents():
             del self.cell.cell_contents
         return True
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A number, an array or a structure of C.
+
+    Attributes:
+        name: for messages.
+        value: of ``ctypes``.
+        held: its bytes.
+    """
+
+    name: str
+    value: Any
+    held: bytes
+
+    @staticmethod
+    def keeps(value: Any) -> bool:
+        """Whether a value is one."""
+        return isinstance(value, _OF_C)
+
+    @classmethod
+    def of(cls, name: str, value: Any) -> Raw:
+        """One, and what it holds now."""
+        return cls(name, value, bytes(value))
+
+    def now(self) -> Raw:
+        """See :class:`Place`."""
+        return Raw.of(self.name, self.value)
+
+    def changes(self) -> list[str]:
+        """See :class:`Place`."""
+        return [] if bytes(self.value) == self.held else [self.name]
+
+    def put_back(self, *, surely: bool = False) -> bool:
+        """See :class:`Place`."""
+        del surely
+        changed = bool(self.changes())
+        if changed:
+            ctypes.memmove(ctypes.addressof(self.value), self.held, len(self.held))
+        return changed
+
+
+class Environment:
+    """The variables of the environment."""
+
+    name = "os.environ"
+
+    def __init__(self) -> None:
+        self.held = dict(os.environ)
+
+    def now(self) -> Environment:
+        """See :class:`Place`."""
+        return Environment()
+
+    def changes(self) -> list[str]:
+        """See :class:`Place`."""
+        return [] if dict(os.environ) == self.held else [self.name]
+
+    def put_back(self, *, surely: bool = False) -> bool:
+        """See :class:`Place`."""
+        del surely
+        changed = bool(self.changes())
+        if changed:
+            os.environ.clear()
+            os.environ.update(self.held)
+        return changed

@@ -35,6 +35,16 @@ class LeftBehind:
             self._found += [(module, left)] if left else []
         self._before = []
 
+    @property
+    def differentiable(self) -> list[str]:
+        """Names of what of it a loss could be made of."""
+        return [
+            f"{type(module).__name__}.{name}"
+            for module, left in self._found
+            for name, value in left.items()
+            if isinstance(value, torch.Tensor) and value.requires_grad
+        ]
+
     def put(self) -> None:
         """Set it once more, apart from the graph of that pass, where another output stands in for that of the pass."""
         for module, left in self._found:

@@ -16,21 +16,21 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from equiv_probe.live.data_objects import FRAMEWORKS, is_data, is_of_the_user, is_own, package_of
 from equiv_probe.live.generators import KINDS
 from equiv_probe.live.kept_attributes import Attributes
 from equiv_probe.live.kept_numbers import Numbers
-from equiv_probe.live.kept_values import WRITABLE, Cell, Contents, Place, shown
-from equiv_probe.live.unrepeatable import Position, Watched, is_watched
+from equiv_probe.live.kept_values import WRITABLE, Cell, Contents, Environment, Place, Raw, shown
+from equiv_probe.live.unrepeatable import Crowd, Position, Watched, is_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 _LOOKED_INTO = 256
 """Entries beyond which what a container holds is taken for data; the container itself is put back all the same."""
-_DEEPEST = 6
+_DEEPEST = 16
 """Objects and containers within each other."""
 LEARNING = 2
 """Times that all places are looked at, to see which are written into: after the ordinary run, and after another."""
@@ -62,7 +62,9 @@ class Memory:
     @classmethod
     def of_step(cls, step: Callable[..., Any], apart: Iterable[int] = ()) -> Memory:
         """What a step reaches; of a step that stands for another (``__wrapped__``), what that one reaches."""
-        return cls([("", getattr(step, "__wrapped__", step))], apart)
+        found = cls([("", getattr(step, "__wrapped__", step))], apart)
+        found._places.append(Environment())
+        return found
 
     def now(self) -> Memory:
         """What the same places hold at this moment."""
@@ -121,10 +123,10 @@ class Memory:
         yield from self._of_other(name, value, depth)
 
     def _numbers(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
-        del depth
         if Numbers.keeps(value):
             self._places.append(Numbers.of(name, value))
-        yield from ()
+        elif isinstance(value, np.ndarray) and value.dtype == object:
+            yield from ((name, one, depth + 1) for one in islice(value.flat, _LOOKED_INTO))
 
     def _of_other(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
         """Something that hands on to others, has a position, cannot be put back, or is an object with attributes."""
@@ -133,6 +135,8 @@ class Memory:
             yield from ((name, one, depth) for one in parts)
         elif Position.keeps(value):
             self._places.append(Position(name, value))
+        elif Raw.keeps(value):
+            self._places.append(Raw.of(name, value))
         elif is_watched(value) and not is_own(value):
             self._places.append(Watched(name, value))
         elif is_data(value):
@@ -149,9 +153,13 @@ class Memory:
         if place.plain:
             for key, one in held.items():
                 if isinstance(one, WRITABLE):
-                    self._places.append(Contents.of(key, one))
-                    entries = one.values() if isinstance(one, dict) else one
-                    yield from ((key, each, depth + 1) for each in islice(entries, _LOOKED_INTO) if is_own(each))
+                    entries = list(islice(one.values() if isinstance(one, dict) else one, _LOOKED_INTO))
+                    # Of an optimizer's groups what stands in them, the rate for one, and none of its tensors.
+                    held_there = [one, *(each for each in entries if isinstance(each, WRITABLE))]
+                    self._places += [Contents.of(key, each) for each in held_there]
+                    yield from ((key, each, depth + 1) for each in entries if is_own(each))
+                elif isinstance(one, optim.Optimizer):  # whose rates a scheduler writes
+                    yield key, one, depth + 1
             return
         if isinstance(value, logging.Filterer):  # whose files get nothing while a step is run again
             minded = [getattr(value, name, None) for name in ("stream", "filters", "parent", "manager")]
@@ -182,6 +190,8 @@ class Memory:
     def _contained(self, name: str, value: Any, depth: int) -> Iterator[tuple[str, Any, int]]:
         if not isinstance(value, tuple):
             self._places.append(Contents.of(name, value))
+        if isinstance(value, (list, dict)) and len(value) > _LOOKED_INTO and Crowd.is_one(value):
+            self._places.append(Crowd(name, value))
         if isinstance(value, dict):
             entries = [(f"{name}[{shown(key)}]", one) for key, one in islice(value.items(), _LOOKED_INTO)]
         elif isinstance(value, (list, tuple, set, deque)) and len(list(iter(value))) <= _LOOKED_INTO:
@@ -197,6 +207,9 @@ class Memory:
         if package in FRAMEWORKS or (self._packages and not self._looks_into(package)):
             return
         self._packages.add(package)
+        if function.__dict__:
+            self._places.append(Contents.of(function.__name__, function.__dict__))
+            yield from ((f"{function.__name__}.{key}", one, depth) for key, one in function.__dict__.items())
         for label, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             place = Cell(label, cell)
             self._places.append(place)
@@ -210,11 +223,15 @@ class Memory:
 
 
 def _parts_of(value: Any) -> tuple[Any, ...] | None:
-    """What a callable, or a writer of CSV, hands on to; None for anything else."""
+    """What a callable, a writer of CSV, or a view of memory hands on to; None for anything else."""
     if isinstance(value, functools.partial):
         return value.func, value.args, value.keywords
     if isinstance(value, types.BuiltinMethodType) and not isinstance(value.__self__, types.ModuleType):
         return (value.__self__,)
+    if isinstance(value, memoryview):
+        return (value.obj,)
+    if type(value).__module__ == "multiprocessing.sharedctypes":
+        return (value.get_obj(),)
     if type(value).__module__ == "_csv":
         return tuple(gc.get_referents(value))
     return None

@@ -37,8 +37,13 @@ def read_outputs(raw: Any, schema: Schema) -> dict[str, Tensor]:
     values = all_outputs(raw, list(schema.outputs))
     missing = [name for name in schema.outputs if not isinstance(values.get(name), torch.Tensor)]
     if missing:
+        known = {
+            n: "" if isinstance(v, torch.Tensor) else f" ({type(v).__name__}, no tensor)" for n, v in values.items()
+        }
         raise EquivProbeError(
-            f"outputs {sorted(values)}", f"the schema's outputs {missing}", 'ep.Schema(outputs={"<name>": ...})'
+            f"outputs {sorted(n + kind for n, kind in known.items())}",
+            f"the schema's outputs {missing}",
+            'ep.Schema(outputs={"<name>": ...})',
         )
     return {name: values[name] for name in schema.outputs}
 

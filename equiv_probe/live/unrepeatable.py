@@ -6,12 +6,14 @@ A step that used one of these is not run again.
 from __future__ import annotations
 
 import builtins
+import functools
 import gc
 import io
 import operator
 import os
 import queue
 import socket
+import subprocess
 import sys
 import threading
 import types
@@ -19,6 +21,8 @@ from collections.abc import Iterator as IteratorKind
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,12 +34,30 @@ _SEQUENCES: tuple[type[Any], ...] = (
     type(iter(range(0))),
     type(iter("")),
     type(iter(b"")),
+    type(reversed([])),
 )
 """Iterators that can be set back."""
 _QUEUES = (queue.Queue, queue.SimpleQueue)
 _WATCHED = (*_QUEUES, socket.socket, types.GeneratorType)
 _WATCHED_TOO = {"sqlite3.Connection", "multiprocessing.connection.Connection", "multiprocessing.queues.Queue"}
+_LOOKED_THROUGH = 20_000
+"""Containers in one, of which it is looked how much they hold."""
 _WRITING = frozenset("wax+")
+_OPENS = "a file that it opens to write"
+_CHANGING: tuple[tuple[Any, str, str], ...] = (
+    (builtins, "open", _OPENS),
+    (io, "open", _OPENS),
+    (os, "open", _OPENS),
+    (os, "write", "a file that it writes to"),
+    *((os, name, "a file that it makes, moves or removes") for name in ("rename", "replace", "remove", "unlink")),
+    *((os, name, "a folder that it makes or removes") for name in ("mkdir", "rmdir")),
+    (os, "system", "a program that it runs"),
+    (subprocess.Popen, "__init__", "a program that it runs"),
+    (torch, "save", "a file that it saves"),
+)
+"""What changes something outside of the process: by owner and name, and what to say of it."""
+_COMPILERS = ("torch._inductor", "torch._dynamo", "triton")
+"""Whose files are caches, made at the first call."""
 
 
 def is_stream(value: Any) -> bool:
@@ -143,6 +165,32 @@ class Watched:
         return [one for one in _within(self.value) if isinstance(one, types.GeneratorType)]
 
 
+class Crowd(Watched):
+    """Many containers in one, which are not all looked into: that a step adds to any of them shows by their lengths."""
+
+    def __init__(self, name: str, value: Any) -> None:
+        self.name, self.value = name, value
+        self.mark = self._length()
+
+    @staticmethod
+    def is_one(value: Any) -> bool:
+        """Whether a container holds containers."""
+        entries = value.values() if isinstance(value, dict) else value
+        return isinstance(next(iter(entries), None), (list, dict, set)) and len(value) <= _LOOKED_THROUGH
+
+    def _length(self) -> int:
+        entries = self.value.values() if isinstance(self.value, dict) else self.value
+        return sum(len(one) for one in entries if isinstance(one, (list, dict, set)))
+
+    def now(self) -> Crowd:
+        """See :class:`equiv_probe.live.kept_values.Place`."""
+        return Crowd(self.name, self.value)
+
+    def changes(self) -> list[str]:
+        """See :class:`equiv_probe.live.kept_values.Place`."""
+        return [self.name] if self._length() != self.mark else []
+
+
 def _mark(value: Any) -> Any:
     """Something that is another one once a value was used; where that does not show, always another one."""
     if is_stream(value):
@@ -155,7 +203,8 @@ def _mark(value: Any) -> Any:
     if isinstance(value, IteratorKind):
         own = {n: v for n, v in getattr(value, "__dict__", {}).items() if isinstance(v, (int, str))}
         inner = [_mark(one) for one in _within(value)[1:]]
-        return repr(value), own, inner, operator.length_hint(value, -1) if isinstance(value, _SEQUENCES) else 0
+        counts = type(value).__module__ == "builtins" and hasattr(value, "__length_hint__")  # of a dict's, for one
+        return repr(value), own, inner, operator.length_hint(value, -1) if counts else 0
     return getattr(value, "total_changes", object())  # which a database has
 
 
@@ -192,6 +241,24 @@ def _place_of(stream: Any) -> Any:
         return os.lseek(stream.fileno(), 0, os.SEEK_CUR)
 
 
+def _writes(_: Any = None, mode: Any = "r", *__: Any, **kwargs: Any) -> bool:
+    """Whether something is opened to be written, by a mode of letters or by flags."""
+    mode = kwargs.get("mode", kwargs.get("flags", mode))
+    if isinstance(mode, int):
+        return bool(mode & (os.O_WRONLY | os.O_RDWR | os.O_APPEND | os.O_CREAT))
+    return bool(_WRITING & set(mode))
+
+
+def _compiles() -> bool:
+    """Whether it is a compiler that is at work."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith(_COMPILERS):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
+
+
 class Used:
     """What a running step uses that shows only while it runs: generators that go on, files that it opens itself."""
 
@@ -207,23 +274,26 @@ class Used:
         """
         frames = {id(g.gi_frame): str(one) for one in watched for g in one.generators() if g.gi_frame is not None}
         with ExitStack() as stack:
-            for module in (builtins, io):
-                stack.callback(setattr, module, "open", module.open)
-                module.open = self._noting(module.open)  # type: ignore[attr-defined]
+            for owner, name, what in _CHANGING:
+                function = getattr(owner, name)
+                stack.callback(setattr, owner, name, function)
+                setattr(owner, name, self._noting(function, what))
             if frames and sys.getprofile() is None:
                 sys.setprofile(self._resumed(frames))
                 stack.callback(sys.setprofile, None)
             yield
 
-    def _noting(self, opening: Callable[..., Any]) -> Callable[..., Any]:
+    def _noting(self, function: Callable[..., Any], what: str) -> Callable[..., Any]:
         thread = threading.get_ident()
 
-        def opened(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if _WRITING & set(mode) and threading.get_ident() == thread:
-                self.names.append(f"a file that it opens to write ({Path(str(file)).name})")
-            return opening(file, mode, *args, **kwargs)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            reads = what == _OPENS and not _writes(*args, **kwargs)
+            if not reads and threading.get_ident() == thread and not _compiles():
+                shown = next((Path(os.fsdecode(one)).name for one in args[:1] if isinstance(one, (str, Path))), "")
+                self.names.append(f"{what} ({shown})" if shown else what)
+            return function(*args, **kwargs)
 
-        return opened
+        return functools.update_wrapper(noted, function)
 
     def _resumed(self, frames: dict[int, str]) -> Callable[[types.FrameType, str, Any], None]:
         def called(frame: types.FrameType, event: str, _: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from equiv_probe.live.dependence import (
 from equiv_probe.live.module_snapshot import unnoticed
 from equiv_probe.live.number_spacing import spacing
 from equiv_probe.messages import logger
+from equiv_probe.probe.agreement import alone
 from equiv_probe.probe.own_loss import loss_already, loss_of, output_that_is, require_network
 from equiv_probe.probe.replay import numbers_that_ignore_the_network
 from equiv_probe.schema.schema import shown
@@ -44,10 +46,15 @@ SEES_OUTPUTS = "the loss sees the network's outputs"
 CHANCE = "is not drawn at random"
 COMPOSED = "the step is one call of the network"
 NOT_NEGATIVE = "L_equiv is not negative"
+_STAYS = (
+    "left in attributes by the network's pass, and the same in replays whatever stands in for its output: what a loss "
+    "takes from there is no part of L_equiv"
+)
 SIGNIFICANT = 4.0
 """Standard errors below zero from which an ``L_equiv`` is negative."""
 MOVED_ON = 0.1
 """Relative change of the outputs from which weights are others than those of the call."""
+_NAME_OF_FILE = re.compile(r" \([^()]*\)")
 NEGLIGIBLE = 1e-4
 """Of ``L_total``: a negative ``L_equiv`` of less is rounding."""
 
@@ -171,6 +178,8 @@ class Checks:
             return
         if len(run.calls) > 1:
             self._note(Control(COMPOSED, None, _composed(run)))
+        if left := list(dict.fromkeys(name for one in run.calls for name in one.attributes.differentiable)):
+            self._note(Control(SEES_OUTPUTS, None, f"{', '.join(left[:4])}: {_STAYS}"))
         loss, last = loss_of(run.result), run.calls[-1]
         if loss is None:
             return
@@ -204,12 +213,15 @@ class Checks:
             self._add(SEES_OUTPUTS, f"{sentence}. L_equiv says nothing: probe what the loss is computed from")
 
     def of_unrepeatable(self, run: RecordedStep) -> None:
-        """Say, once for every thing, that a step is not run again since it trains, or used what cannot be put back."""
+        """Say, once for every kind of thing, that a step is not run again since it trains, or used one of these."""
+        kind = _NAME_OF_FILE.sub("", run.never_again)  # which may be another one in every step
+        if not self._first(kind, training=False):
+            return
         without = "the network's outputs were measured without labels"
         control = Control(REPRODUCED, None, f"the step was not run again, since it {run.never_again}: {without}")
-        if self._note(control):
-            fix = "leave that outside of the step (optimizer.step() too) to decompose its loss"
-            warnings.warn(f"equiv_probe: {control.sentence}; {fix}", stacklevel=5)
+        self._note(control)
+        fix = "leave that outside of the step (optimizer.step() too) to decompose its loss"
+        warnings.warn(f"equiv_probe: {control.sentence}; {fix}", stacklevel=5)
 
     def weights_moved_on(self, run: RecordedStep, stage: str) -> bool:
         """Whether a step that changed weights left quite others than it called the network with; waits for the device.
@@ -218,7 +230,7 @@ class Checks:
         average that is swapped in for the call alone is gone then.
         """
         self.at_calls.add(stage)
-        if run.device.type == "meta":
+        if run.device.type == "meta" or not alone():  # several processes go on alike
             return False
         with unnoticed(run.live.network), torch.no_grad():
             run.resolve()

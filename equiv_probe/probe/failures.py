@@ -43,16 +43,21 @@ class Failures(list[str]):
         elif self.at_first is None:
             raise error
         else:
-            self.append(f"{type(error).__name__}: {error}")
+            self.append(_told(error))
             self.at_first(error)
 
     def add(self, error: Exception, what: str) -> None:
         """List a failure, and warn of the first."""
-        self.append(f"{type(error).__name__}: {error}")
+        self.append(_told(error))
         self.warn(error, what)
 
     def warn(self, error: Exception, what: str = "measure") -> None:
         """Say of the first failure that something could not be measured."""
         if len(self) == 1:
-            words = f"{type(error).__name__}: {error}"
-            warnings.warn(f"equiv_probe could not {what}, and carries on: {words}", stacklevel=6)
+            warnings.warn(f"equiv_probe could not {what}, and carries on: {_told(error)}", stacklevel=6)
+
+
+def _told(error: BaseException) -> str:
+    """An exception in words, with our note on it."""
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("equiv_probe")]
+    return ". ".join([f"{type(error).__name__}: {error}", *notes])

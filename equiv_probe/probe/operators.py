@@ -22,8 +22,8 @@ BENT = 1e-4
 """Relative to the loss, what is more than rounding, half precision in the network's outputs included."""
 OWN: Operator = ((-1, -1),)
 """No rotation: the outputs that the network had in the step's ordinary run."""
-DISPLACED: Operator = ((-2, -2),)
-"""No rotation: these, scaled and displaced, as no network that is in question would put them out."""
+DISPLACED: tuple[Operator, ...] = (((-2, 0),), ((-2, 1),), ((-2, 2),))
+"""No rotation: these, scaled and displaced, further each time, as no network that is in question puts them out."""
 
 
 @dataclass(frozen=True)

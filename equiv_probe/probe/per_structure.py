@@ -106,8 +106,7 @@ def separated(
             shifts = elsewhere(first.numbers, first.leaves)
         second = _differentiable(run, base, player, modules, shifts=shifts)
     except Exception as error:  # the step never ran so before; what it cannot do here, it need not be able to do
-        cause = error.__cause__ or error
-        return {}, dict.fromkeys(names, f"could not be run with gradients ({type(cause).__name__}: {cause})")
+        return {}, dict.fromkeys(names, f"could not be run with gradients ({type(error).__name__}: {error})")
     found: dict[str, Losses] = {}
     without = [name for name in names if name not in first.numbers]
     unsplit = dict.fromkeys(without, "came back without the graph that it was computed by")

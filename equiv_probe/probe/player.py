@@ -151,7 +151,7 @@ class Player:
         known = {} if by_input or beyond else self._evaluated(place, call)
         own = read_outputs(one.raw, self.live.known_schema)  # outside of the ball of a grid, what the user's run had
         start = RandomState.now() if beyond else one.before
-        if self._operator in (OWN, DISPLACED):
+        if self._operator in (OWN, *DISPLACED):
             if by_input:  # it has to hang on this very input; which hooks of ours rotated then, and do not now
                 self.rotated |= bool(rotations_of_calls(self.module, self.live.network))
                 start.restore()
@@ -161,8 +161,8 @@ class Player:
                 values = read_outputs(raw, self.live.known_schema)
             else:
                 values = self._own(one, place)
-            if self._operator == DISPLACED:
-                values = displaced(values)
+            if self._operator != OWN:
+                values = displaced(values, DISPLACED.index(self._operator))
             return self._written(self.live.dicts(args, kwargs), one, values, {}, attached=by_input)
         if self.part is not None:
             values = self._of_part(self.part, one, known, start, apart=not (attached or beyond))
@@ -274,11 +274,11 @@ class Player:
         return value.detach() if self.graph and isinstance(value, torch.Tensor) else value
 
 
-def displaced(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def displaced(outputs: Mapping[str, Tensor], further: int) -> dict[str, Tensor]:
     """Outputs that differ by scale and by noise: gradients by the input, and what no scale changes, see it too."""
-    generator = torch.Generator().manual_seed(0)
+    generator, size = torch.Generator().manual_seed(further), LARGE_NUDGE * 3**further
     floating = {name: value for name, value in outputs.items() if value.is_floating_point() and value.numel()}
-    moved = {n: v * SCALED + nudge(v.detach(), generator, LARGE_NUDGE).to(v) for n, v in floating.items()}
+    moved = {n: v * SCALED + nudge(v.detach(), generator, size).to(v) for n, v in floating.items()}
     return {**outputs, **moved}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -155,22 +156,24 @@ class RecordedStep:
     def again(self) -> Any:
         """What the step returns when it is run again, with whatever stands in for the network.
 
-        Raises:
-            EquivProbeError: it raises what it did not raise in its ordinary run.
+        In a copy of the context, whose variables it may set.
+
+        What it raises then, and did not raise in its ordinary run, is raised with a note on why that may be.
         """
         try:
-            return self.step()
+            return contextvars.copy_context().run(self.step)
         except (EquivProbeError, CannotCut):
             raise
         except Exception as error:
             name = type(self.live.network).__name__
-            raise EquivProbeError(
-                f"a step that raises {type(error).__name__}: {error}, when it is run again with other outputs in the "
-                f"place of those of {name}",
-                "a step that takes all it needs of the network from what that returns; not from what a pass leaves in "
-                "an attribute, in a dict or by a hook inside of it, which is not there then",
-                f"return it from {name}.forward; or probe the module whose output it is",
-            ) from error
+            note = (
+                f"equiv_probe: this was raised when the step was run again with other outputs in the place of those of "
+                f"{name}. A step that can be run so takes all it needs of the network from what that returns, not from "
+                "what a pass leaves in a dict, or by a hook inside of it, which is not there then. Fix: return it from "
+                f"{name}.forward, or probe the module whose output it is"
+            )
+            error.add_note(note)
+            raise
 
     def undo(self) -> None:
         """Let everything outside of modules be as if the step had not run, where its ordinary run was ours."""

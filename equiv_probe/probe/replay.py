@@ -16,6 +16,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import left_out
+from equiv_probe.probe.agreement import alone
 from equiv_probe.probe.operators import DISPLACED, OWN, Runs
 from equiv_probe.probe.per_structure import Losses, Split, separated
 from equiv_probe.probe.player import Player
@@ -184,14 +185,19 @@ def numbers_that_ignore_the_network(run: RecordedStep) -> tuple[list[str], list[
     """
     like = torch.ones(1, dtype=torch.float64, device=run.device)
     player = Player(run, torch.eye(3, dtype=like.dtype, device=run.device).expand(1, 1, 3, 3), like)
-    found = {}
-    with run.repeating():
-        for operator in (OWN, DISPLACED):
-            with player.standing_in(operator):
-                returned = run.again()
-            found[operator] = scalars_of(returned, losses_of_structures(returned, run.structures[0], named_too=False))
-    own, moved = found[OWN], found[DISPLACED]
-    same = [name for name, value in own.items() if name in moved and bool(value == moved[name])]
+
+    def numbers(result: Any) -> dict[str, Tensor]:
+        return scalars_of(result, losses_of_structures(result, run.structures[0], named_too=False))
+
+    own = numbers(run.result)
+    same = list(own)
+    # Counts, of hits for one, may be the same by chance. Several processes run a step equally often: it may gather.
+    for operator in DISPLACED:
+        with run.repeating(), player.standing_in(operator):
+            moved = numbers(run.again())
+        same = [name for name in same if name in moved and bool(own[name] == moved[name])]
+        if not same and alone():
+            break
     return same, [name for name in own if name not in same]
 
 

@@ -155,8 +155,8 @@ def test_without_lending_the_books_are_wrong(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("equiv_probe.live.isolation.lend", lambda *_: None)
     monkeypatch.setattr("equiv_probe.live.module_snapshot.copied", lambda value, _: value)
     by_replay(ep.Probe(probed, FORCES), lambda: probed.step(*batch()))
-    # One ordinary run, eight rotations, their mean, two means that leave a replicate out, and the control.
-    assert len(probed.history) == 1 + 8 + 1 + 2 + 1
+    # One ordinary run, eight rotations, their mean, two means that leave a replicate out, and the two controls.
+    assert len(probed.history) == 1 + 8 + 1 + 2 + 2
     assert probed.books() != plain.books()
 
 
@@ -294,10 +294,10 @@ def test_a_step_says_once_what_it_says(where: str, run: Any, capsys: Any, caplog
 
 
 @TALKS
-def test_without_silence_it_would_be_heard_thirteen_times(
+def test_without_silence_it_would_be_heard_fourteen_times(
     where: str, capsys: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Negative control: one ordinary run, and eleven replays."""
+    """Negative control: one ordinary run, eleven replays, and two controls."""
     monkeypatch.setattr("equiv_probe.probe.recorded.silenced", contextmanager(lambda: iter([None])))
     network = model()
 
@@ -307,7 +307,7 @@ def test_without_silence_it_would_be_heard_thirteen_times(
 
     with ears(where, capsys, caplog) as count:
         by_replay(ep.Probe(network, FORCES), step)
-        assert count() == 13
+        assert count() == 14
 
 
 def test_exceptions_in_a_replay_surface_and_the_streams_are_back(capsys: pytest.CaptureFixture[str]) -> None:

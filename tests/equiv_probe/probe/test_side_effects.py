@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import array
 import collections
+import contextvars
 import csv
+import ctypes
 import dataclasses
 import io
 import itertools
 import logging
+import multiprocessing
+import os
 import queue
 import socket
 import sqlite3
@@ -20,6 +24,7 @@ import pytest
 import torch
 import torchmetrics
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ExponentialLR
 
 import equiv_probe as ep
 
@@ -126,12 +131,34 @@ def _global(value: float) -> None:
     TOTAL += value
 
 
+def _noted() -> None:
+    """A function that keeps count in an attribute of its own."""
+
+
+def nested(depth: int) -> Any:
+    """A list, inside of so many objects."""
+    return types.SimpleNamespace(inner=nested(depth - 1)) if depth else []
+
+
+def innermost(value: Any) -> list[float]:
+    """That list."""
+    return innermost(value.inner) if hasattr(value, "inner") else value
+
+
+def _rate(optimizer: torch.optim.Optimizer) -> float:
+    return float(optimizer.param_groups[0]["lr"])
+
+
 def restored() -> dict[str, tuple[Any, Callable[[Any, float], Any], Callable[[Any], Any]]]:
     """Things that a step may write into: the thing, the writing, and what it holds in the end."""
     text, order = io.StringIO(), collections.OrderedDict(a=1, b=2)
     logger = logging.Logger("test")
     logger.addHandler(handler := Counting())
     space = types.SimpleNamespace(n=0)
+    variable, objects = contextvars.ContextVar("count", default=0), np.empty(1, dtype=object)
+    objects[0], _noted.count = [], 0  # type: ignore[attr-defined]
+    variable.set(0)
+    adam = torch.optim.Adam([nn.Parameter(torch.zeros(1))], 0.1)
     return {
         "meter": (Meter(), Meter.update, lambda m: (m.average, m._count)),
         "slots": (Slotted(), Slotted.update, Slotted.state),
@@ -158,6 +185,17 @@ def restored() -> dict[str, tuple[Any, Callable[[Any, float], Any], Callable[[An
         "bound method": ((kept := []).append, lambda append, v: append(v), lambda _: list(kept)),
         "global": (None, lambda _, v: _global(v), lambda _: TOTAL),
         "local list": ([0.0], lambda b, v: b.__setitem__(0, max(b[0], v)), list),
+        "context": (variable, lambda c, _: c.set(c.get() + 1), lambda c: c.get()),
+        "environment": (os.environ, lambda e, _: e.update(STEPS=e.get("STEPS", "") + "x"), lambda e: e.pop("STEPS")),
+        "function": (_noted, lambda f, _: setattr(f, "count", f.count + 1), lambda f: f.count),
+        "objects": (objects, lambda o, v: o[0].append(v), lambda o: len(o[0])),
+        "view": (memoryview(bytearray(1)), lambda m, _: m.__setitem__(0, m[0] + 1), bytes),
+        "of C": (ctypes.c_int(0), lambda c, _: setattr(c, "value", c.value + 1), lambda c: c.value),
+        "shared": (multiprocessing.Value("i", 0), lambda c, _: setattr(c, "value", c.value + 1), lambda c: c.value),
+        "far inside": (nested(12), lambda n, v: innermost(n).append(v), lambda n: len(innermost(n))),
+        "group": (adam, lambda a, _: a.param_groups[0].update(lr=a.param_groups[0]["lr"] / 2), _rate),
+        "schedule": (ExponentialLR(adam, 0.5), lambda s, _: s.step(), lambda s: (s.last_epoch, _rate(s.optimizer))),
+        "reversed": (reversed(list(range(100))), lambda it, _: next(it), next),
     }
 
 
@@ -248,6 +286,16 @@ def unrepeatable(folder: Path) -> dict[str, tuple[Any, Callable[[Any, float], An
     rows = (folder / "rows.csv").open("w", newline="")
     loader = torch.utils.data.DataLoader(list(range(100)))
 
+    crowd: dict[int, list[float]] = {k: [] for k in range(1000)}
+    low = os.open(folder / "low.txt", os.O_CREAT | os.O_WRONLY)
+    (folder / "0").mkdir()
+    files = lambda _: sorted(one.name for one in folder.iterdir())  # noqa: E731
+
+    def renamed(_: Any, value: float) -> None:
+        del value
+        (last,) = (one for one in folder.iterdir() if one.is_dir())
+        last.rename(folder / str(int(last.name) + 1))
+
     def append(_: Any, value: float) -> None:
         with (folder / "more.txt").open("a") as opened:
             opened.write(f"{value}\n")
@@ -268,6 +316,17 @@ def unrepeatable(folder: Path) -> dict[str, tuple[Any, Callable[[Any, float], An
         "loader": (iter(loader), lambda it, _: next(it), lambda it: int(next(it)), "Iter"),
         "queue": (queue.Queue(), lambda q, v: q.put(v), lambda q: list(q.queue), "Queue"),
         "socket": (here, lambda s, _: s.send(b"x"), lambda _: there.recv(99), "socket"),
+        "entries of a dict": (iter(dict.fromkeys(range(100))), lambda it, _: next(it), next, "dict_keyiterator"),
+        "many lists": (crowd, lambda c, v: c[999].append(v), lambda c: len(c[999]), "(dict)"),
+        "folder": (
+            None,
+            lambda *_: (folder / str(len(files(0)))).mkdir(),
+            files,
+            "a folder that it makes",
+        ),
+        "saved": (None, lambda *_: torch.save(1, folder / f"{len(files(0))}.pt"), files, "saves"),
+        "renamed": (None, renamed, files, "makes, moves or removes"),
+        "low": (low, lambda d, _: os.write(d, b"x"), lambda _: (folder / "low.txt").read_text(), "writes to"),
         "database": (
             database,
             lambda d, v: d.execute("insert into t values (?)", (v,)),
@@ -289,6 +348,12 @@ KINDS = (
     "queue",
     "socket",
     "database",
+    "entries of a dict",
+    "many lists",
+    "folder",
+    "saved",
+    "renamed",
+    "low",
 )
 
 
