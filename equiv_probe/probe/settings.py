@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from equiv_probe.deprecation import warn
 from equiv_probe.errors import EquivProbeError, nearest
-from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,7 +53,7 @@ def parse(text: str | None, known: Iterable[str]) -> dict[str, Any] | None:
     except ValueError as error:
         raise _unreadable(text, known) from error
     for old in OLD_NAMES.keys() & found.keys():
-        logger.warning(f"equiv_probe: the setting {old} is now called {OLD_NAMES[old]}")
+        warn(f"the setting {old} is now called {OLD_NAMES[old]}", stacklevel=3)
         found[OLD_NAMES[old]] = found.pop(old)
     for name in found:
         if name not in known:

@@ -111,7 +111,7 @@ def line(rows: Sequence[Row], sets: Sequence[str]) -> None:
         share.set(ylabel="share; line: 2 %")
         for axes in (loss, equiv, share):
             axes.set(xscale="log", yscale="log", xlabel="training step")
-    figure.legend(*grid[0][2].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=8)
+    figure.legend(*grid[0][2].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
     figure.savefig(RESULTS / "line.png", dpi=110)
 
 
@@ -158,9 +158,9 @@ def what_moves_it(rows: Sequence[Row]) -> None:
             curve(share, found, "share", color=f"C{place}", label=label)
             curve(equiv, found, "L_equiv", color=f"C{place}")
         share.axhline(0.02, color="k", lw=0.6)
-        share.set(title=title, ylabel="share; line: 2 %", xscale="log", yscale="log", ylim=(1e-5, 1))
+        share.set(title=title, ylabel="share; line: 2 %", xscale="log", yscale="log", ylim=(1e-7, 1))
         equiv.set(ylabel="L_equiv, (eV/Å)²", xscale="log", yscale="log", xlabel="training step")
-        share.legend(fontsize=7)
+        share.legend(fontsize=7, loc="lower right")
     figure.savefig(RESULTS / "what_moves_it.png", dpi=110)
 
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_batching.py
 
-The two, and the batch cut into calls of about `Evaluator.cpu_atoms_per_call` atoms, take rotates in one run, and
+The two, and the batch cut into calls of about `Evaluator.cpu_atoms_per_call` atoms, take turns in one run, and
 medians of the paired ratios are printed, so that a busy machine slows all alike. Energy, forces and stress are asked
 for.
 

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 
 from equiv_probe.estimation.controls import Control, batch_agrees, batch_not_asked
+from equiv_probe.rotations.haar import haar
 from equiv_probe_ase.calculators.inspection import model_precision
 from equiv_probe_ase.evaluators.loop import LoopEvaluator, with_wrapped
 from equiv_probe_ase.structures.control_copies import ControlCopies
+from equiv_probe_ase.structures.loading import Structure
 from equiv_probe_ase.structures.quantities import adapted, applies
+from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from equiv_probe_ase.evaluators import Evaluator
-    from equiv_probe_ase.structures.loading import Structure
     from equiv_probe_ase.structures.quantities import Quantity
 
 ROUNDING = 1e4
@@ -39,8 +41,8 @@ def trusted(
     """An evaluator that may be trusted: the given one, or a loop where the batch changes what a structure gets.
 
     The smallest structures, of two sizes where there are two, go through the calculator alone, as a user calls it, and
-    together with each other and a deformed copy in one batch (padding, batch normalisation in training mode, pooling
-    over all nodes, sorting).
+    together with each other, a deformed and a rotated copy in one batch (padding, batch normalisation in training mode,
+    pooling over all nodes, sorting, one result for all copies with the same distances). So does the rotated copy.
 
     Args:
         evaluator: of the calculator.
@@ -75,6 +77,7 @@ def _compared(
     try:
         copies = ControlCopies(few[0].atoms, (0, few[0].seed))
         others = [copies.deformed()] if copies.deforms else []
+        few.append(_rotated(few[0]))
         together = evaluator.evaluate([*(one.atoms for one in few), *others], names)
         alone = loop.evaluate([one.atoms for one in few], names)
     except (Exception, SystemExit):  # what fails here fails again where it is reported, structure by structure
@@ -90,6 +93,12 @@ def _compared(
             if _root(first - second) > allowed + 10 * _root(first - again):
                 return loop, [batch_agrees(name, structure.name, _root(first - second), allowed, quantity.unit)]
     return evaluator, [batch_agrees("", "", 0.0, 0.0, "")]
+
+
+def _rotated(structure: Structure) -> Structure:
+    """A copy at a rotation of its own: the model sees another structure, whatever distances it has in common."""
+    (atoms,) = Rotator(structure.atoms).copies(haar(1, torch.Generator().manual_seed(structure.seed)))
+    return Structure(structure.index, f"{structure.name}, rotated", atoms)
 
 
 def _of_different_sizes(structures: Sequence[Structure]) -> list[Structure]:

@@ -15,6 +15,7 @@ from ase.calculators.emt import EMT
 import equiv_probe as ep
 from equiv_probe.testing import CentralForces
 from equiv_probe_ase import audit
+from equiv_probe_ase.structures.rotation import Rotator
 
 from . import faulty_calculators as faulty
 from .faulty_calculators import pair_energy
@@ -354,6 +355,19 @@ def test_a_batch_that_changes_what_a_structure_gets_is_not_trusted(kind: Any) ->
     assert state(report, "does not depend on its batch") == "FAILED"
     assert says(report, "depends on its neighbours in the batch")
     assert "one call per structure" in report.protocol["evaluator"]
+
+
+@pytest.mark.parametrize("kind", [faulty.SharesByDistances, faulty.SharesEdges])
+def test_what_is_shared_within_a_batch_by_what_does_not_rotate_makes_no_zero(kind: Any) -> None:
+    """All rotated copies of a batch get the first one's energy: it looks invariant there, and alone it is not."""
+    atoms = [rattled("CH4"), rattled("H2O")]
+    report = audit(kind(), atoms)
+    assert report["energy"].verdict == "broken"
+    assert state(report, "does not depend on its batch") == "FAILED"
+    assert report["energy"].rms == pytest.approx(audit(kind(), atoms, batched=False)["energy"].rms, rel=1e-9)
+    copies = Rotator(atoms[0]).copies(ep.RotationPlan().rotations().reshape(-1, 3, 3))
+    together = [one["energy"] for one in kind().calculate_batch(copies, ["energy"])]
+    assert np.ptp(together) < 1e-9, "without the control, a zero"
 
 
 def test_a_single_structure_is_compared_with_itself_beside_a_deformed_copy() -> None:
