@@ -136,11 +136,10 @@ VARIED: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("none, cosine", {"data": "ethanol", "decay": 10_000}),
         ("random rotations, cosine", {"data": "ethanol", "augment": True, "decay": 10_000}),
     ],
-    "size and batch, gfn2": [
-        ("60 k weights", {"size": "small"}),
-        ("363 k", {}),
-        ("810 k", {"size": "large"}),
-        ("363 k, batch 16", {"batch": 16}),
+    "weights, gfn2": [
+        ("60 k", {"size": "small", "decay": 10_000}),
+        ("363 k", {"decay": 10_000}),
+        ("810 k", {"size": "large", "decay": 10_000}),
     ],
 }
 
