@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from equiv_probe_ase.auditing.resumption import outputs_of
 from equiv_probe_ase.structures.loading import reference_values
+from equiv_probe_ase.structures.quantities import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ def _own(structure: Structure, subject: Subject) -> bool:
     telling = False
     for name, values in known.items():
         output = chosen[name].values(found[name], structure.atoms)
-        size = float(np.sqrt(np.mean(np.square(values))))
+        size = size_of(values)
         relative = RELATIVE if chosen[name].has_zero else 4 * torch.finfo(subject.precision).eps
         if output.shape != values.shape or not abs(output - values).max() <= relative * size + WRITTEN:
             return False

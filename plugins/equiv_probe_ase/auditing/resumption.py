@@ -10,6 +10,7 @@ import numpy as np
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.messages import logger
 from equiv_probe_ase.auditing.judgement import rounding_in
+from equiv_probe_ase.structures.quantities import size_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def _require_same(
         return
     for name, values in marked.items():
         found = findings.quantities[name].values(now[name], structure.atoms)
-        mark = np.array([found.mean(), np.sqrt(np.mean(np.square(found)))])
+        mark = np.array([found.mean(), size_of(found)])
         if np.abs(mark - values["plain"]).max() > ROUNDING * rounding_in(values):
             which = int(found.ndim > 0)  # the number itself, or the size of a vector
             unit = findings.quantities[name].unit

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from equiv_probe.estimation.controls import Control, batch_agrees, batch_not_asked
-from equiv_probe.rotations.haar import haar
 from equiv_probe_ase.calculators.inspection import model_precision
 from equiv_probe_ase.evaluators.loop import LoopEvaluator, with_wrapped
 from equiv_probe_ase.structures.control_copies import ControlCopies
 from equiv_probe_ase.structures.loading import Structure
-from equiv_probe_ase.structures.quantities import adapted, applies
-from equiv_probe_ase.structures.rotation import Rotator
+from equiv_probe_ase.structures.quantities import adapted, applies, size_of
+from equiv_probe_ase.structures.rotation import rotated_at_random
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from ase.calculators.calculator import Calculator
     from numpy.typing import NDArray
 
@@ -87,17 +86,17 @@ def _compared(
         for name, quantity in adapted(had, own).items():
             first, second = (quantity.values(one[name], structure.atoms) for one in (own, shared))
             allowed = _allowed(quantity, first, precision)
-            if _root(first - second) <= allowed:
+            if size_of(first - second) <= allowed:
                 continue
             again = quantity.values(loop.evaluate([structure.atoms], names)[0][name], structure.atoms)
-            if _root(first - second) > allowed + 10 * _root(first - again):
-                return loop, [batch_agrees(name, structure.name, _root(first - second), allowed, quantity.unit)]
+            if size_of(first - second) > allowed + 10 * size_of(first - again):
+                return loop, [batch_agrees(name, structure.name, size_of(first - second), allowed, quantity.unit)]
     return evaluator, [batch_agrees("", "", 0.0, 0.0, "")]
 
 
 def _rotated(structure: Structure) -> Structure:
     """A copy at a rotation of its own: the model sees another structure, whatever distances it has in common."""
-    (atoms,) = Rotator(structure.atoms).copies(haar(1, torch.Generator().manual_seed(structure.seed)))
+    atoms = rotated_at_random(structure.atoms, structure.seed)
     return Structure(structure.index, f"{structure.name}, rotated", atoms)
 
 
@@ -110,8 +109,4 @@ def _of_different_sizes(structures: Sequence[Structure]) -> list[Structure]:
 
 def _allowed(quantity: Quantity, values: NDArray[np.float64], precision: torch.dtype) -> float:
     relative = min(ROUNDING * torch.finfo(precision).eps, MOST)
-    return relative * (_root(values) + quantity.factor)
-
-
-def _root(values: NDArray[np.float64]) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))
+    return relative * (size_of(values) + quantity.factor)

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from equiv_probe.estimation.controls import Control, forgets
-from equiv_probe.rotations.haar import haar
 from equiv_probe_ase.structures.control_copies import ControlCopies, bare
-from equiv_probe_ase.structures.quantities import adapted, applies
-from equiv_probe_ase.structures.rotation import Rotator
+from equiv_probe_ase.structures.quantities import adapted, applies, size_of
+from equiv_probe_ase.structures.rotation import rotated_at_random
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from ase import Atoms
     from numpy.typing import NDArray
 
@@ -72,7 +71,7 @@ class _Line:
         """Outputs at one place, in reported units; ``rotated``: of a copy, not rotated back."""
         atoms = self._structure(place)
         if rotated:
-            (atoms,) = Rotator(atoms).copies(haar(1, torch.Generator().manual_seed(self._copies.seed[-1])))
+            atoms = rotated_at_random(atoms, self._copies.seed[-1])
         given = self._evaluator.evaluate([atoms], list(self.chosen))[0]
         return {name: q.values(given[name], atoms) for name, q in adapted(self.chosen, given).items()}
 
@@ -88,23 +87,19 @@ def _asked(line: _Line, structure: Structure, precision: torch.dtype) -> Control
     own, one, two = line.at(0), line.at(1), line.at(2)
     line.at(-1, rotated=True)
     after = line.at(-1)
-    again: dict[str, NDArray[np.float64]] = {}
-    beyond: dict[str, NDArray[np.float64]] = {}
+    doubtful: dict[str, tuple[float, float]] = {}
     for name, quantity in line.chosen.items():
         said = 3 * own[name] - 3 * one[name] + two[name]
-        digits = ROUNDING * float(torch.finfo(precision).eps) * (_root(own[name]) + quantity.factor)
-        limit = BENDING * _root(own[name] - 2 * one[name] + two[name]) + digits
-        off = _root(after[name] - said)
-        if off <= limit:
-            continue
-        # Chance, and a neighbour that enters at a cutoff, do that too: then they do it again.
-        again, beyond = (again, beyond) if again else (line.at(0), line.at(-1.5))
-        jump = beyond[name] - (4.375 * own[name] - 5.25 * one[name] + 1.875 * two[name])
-        limit += BENDING * (_root(again[name] - own[name]) + _root(jump))
+        digits = ROUNDING * float(torch.finfo(precision).eps) * (size_of(own[name]) + quantity.factor)
+        limit = BENDING * size_of(own[name] - 2 * one[name] + two[name]) + digits
+        off = size_of(after[name] - said)
         if off > limit:
-            return forgets(name, structure.name, off, limit, quantity.unit)
+            doubtful[name] = off, limit
+    # Chance, and a neighbour that enters at a cutoff, do that too: then they do it again.
+    again, beyond = (line.at(0), line.at(-1.5)) if doubtful else ({}, {})
+    for name, (off, limit) in doubtful.items():
+        jump = beyond[name] - (4.375 * own[name] - 5.25 * one[name] + 1.875 * two[name])
+        most = limit + BENDING * (size_of(again[name] - own[name]) + size_of(jump))
+        if off > most:
+            return forgets(name, structure.name, off, most, line.chosen[name].unit)
     return forgets("", "", 0.0, 0.0, "")
-
-
-def _root(values: NDArray[np.float64]) -> float:
-    return float(np.sqrt(np.mean(np.square(values))))

@@ -87,6 +87,11 @@ def adapted(chosen: Mapping[str, Quantity], sample: Mapping[str, NDArray[np.floa
     return found
 
 
+def size_of(values: NDArray[np.float64]) -> float:
+    """Root mean square of all components."""
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
 DEFAULTS = ("energy", "forces", "stress", "dipole", "charges", "magmoms")
 """Audited without being asked for, where the calculator says that it has them."""
 

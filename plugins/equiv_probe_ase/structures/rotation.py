@@ -14,6 +14,7 @@ from ase.cell import Cell
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.representation import Fixed
+from equiv_probe.rotations.haar import haar
 from equiv_probe_ase.structures.copying import copied
 
 if TYPE_CHECKING:
@@ -199,3 +200,9 @@ def _rotated_hookean(
         # The plane n·x + d = 0 rotates about the pivot: n'·x + d + (n − n')·pivot with n' = g n.
         stored["a2"] = [*normal, d + float((np.array([a, b, c]) - normal) @ pivot)]
     return ase_constraints.Hookean(**stored)
+
+
+def rotated_at_random(atoms: Atoms, seed: int) -> Atoms:
+    """A copy at one Haar-distributed rotation about its centroid, which follows from ``seed``."""
+    (copy,) = Rotator(atoms).copies(haar(1, torch.Generator().manual_seed(seed)))
+    return copy

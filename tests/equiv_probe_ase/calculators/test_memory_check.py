@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
-from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 
 from equiv_probe_ase import audit
+
+from ..auditing.faulty_calculators import Faulty
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -20,16 +21,10 @@ if TYPE_CHECKING:
 CONTROL = "does not remember"
 
 
-class Planted(Calculator):
+class Planted(Faulty):
     """Atoms in a fixed field that varies along one direction: energy and forces depend on the orientation."""
 
     implemented_properties = ("energy", "forces")
-
-    def calculate(
-        self, atoms: Atoms | None = None, properties: Any = None, system_changes: Any = tuple(all_changes)
-    ) -> None:
-        super().calculate(atoms, properties, system_changes)
-        self.results = self.evaluate(self.atoms)
 
     def evaluate(self, atoms: Atoms) -> dict[str, Any]:
         phase = (atoms.positions - atoms.positions.mean(0)) @ [1.0, 2.0, 3.0]
