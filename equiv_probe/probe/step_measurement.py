@@ -120,6 +120,7 @@ def _look(parts: Parts, run: RecordedStep, call: Call, plan: RotationPlan, stage
             parts.checks.of_call(run.live, call, run.calls[0].before, plan)
         with unnoticed(run.live.network), parts.task.quiet():
             parts.checks.of_numbers(run, stage)
+            parts.checks.of_frame(run, stage)
 
 
 def _written(run: RecordedStep) -> list[str]:

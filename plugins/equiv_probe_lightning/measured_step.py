@@ -135,6 +135,11 @@ class _Repeated:
         self.seconds = time.perf_counter() - began
         return {}  # nobody asked for its losses
 
+    @property
+    def arguments(self) -> Any:
+        """What further runs are given copies of."""
+        return self._pristine or self._given
+
     def _losses(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, forward: bool) -> dict[str, Any]:
         probe = self._run.probe
         assert probe is not None
