@@ -58,6 +58,8 @@ def measured_step(
         if found is None:  # then the user's own run shows which it is
             return _shown(run, stage, original, args, kwargs, raises=raises)
         run.begin(found)
+        assert run.probe is not None
+        run.probe.schedules.account.around += time.perf_counter() - began
     assert run.probe is not None
     step = _Repeated(run, stage, original, args, kwargs, whole=whole)
     failures, before = run.probe.failures, len(run.probe.failures)
