@@ -98,7 +98,15 @@ class Checks:
         zero = [name for name, is_zero in found.items() if is_zero and len(found) < len(live.known_schema.outputs)]
         if zero:  # as a Hessian that nobody asked for, beside outputs that do change
             self._note(Control(SEES_ROTATION, None, f"{_all_of(zero)}: zero everywhere, so that nothing is measured"))
-        if blind := [name for name in found if name not in zero]:
+        features = [
+            name for name in found if len(found) < len(live.known_schema.outputs) and _of_elements(passes, name)
+        ]
+        if features := [name for name in features if name not in zero]:
+            what = (
+                "features of atoms that are the same wherever these are, so that their L_equiv is zero by construction"
+            )
+            self._note(Control(SEES_ROTATION, None, f"{_all_of(features)}: {what}"))
+        if blind := [name for name in found if name not in zero and name not in features]:
             self._add(
                 SEES_ROTATION,
                 f"{_all_of(blind)}: these outputs do not depend on the rotated inputs (the same bit for bit when "
@@ -303,6 +311,14 @@ class Checks:
         if is_new:
             self.found.append(control)
         return is_new
+
+
+def _of_elements(passes: Passes, name: str) -> bool:
+    """Whether an output has several scalars for each atom, as one-hot elements that a network hands on."""
+    value, rep = passes.own[name], passes.live.known_schema.outputs[name]
+    structures = passes.live.structures(passes.call.inputs)
+    by_atom = len(value) != structures.count if structures.layout == "index" else value.ndim > 2
+    return not rep.event_shape and value.ndim > 1 and value.shape[-1] > 1 and by_atom
 
 
 def _all_of(names: Iterable[str]) -> str:

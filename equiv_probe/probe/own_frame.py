@@ -16,6 +16,7 @@ from torch import Tensor
 
 from equiv_probe.estimation.controls import OWN_FRAME, Control
 from equiv_probe.live.capture import wide
+from equiv_probe.live.hook import rotations_of_calls
 from equiv_probe.probe.agreement import alone
 from equiv_probe.probe.own_loss import loss_of
 from equiv_probe.representations.grids import Grid
@@ -57,7 +58,9 @@ def own_frame(run: RecordedStep) -> Control | None:
 
 def _control(run: RecordedStep, batch: list[Tensor], names: list[str]) -> Control | None:
     rotated, further = ([_rotated(one, g) for one in batch] for g in haar(2, torch.Generator().manual_seed(3)))
-    asked, found = _asked(run, batch, batch), _asked(run, batch, rotated)
+    augmented = rotations_of_calls(run.module, run.live.network)  # which rest while the step is run again
+    asked = _asked(run, batch, batch) if augmented else run.calls[0].call.inputs
+    found = _asked(run, batch, rotated)
     surely = (_change(asked[name], found[name], flipped=True) > SURELY * _size(asked[name]) for name in names)
     if alone() and all(surely):
         return Control(OWN_FRAME, True, "the network's inputs rotate with the step's batch")
