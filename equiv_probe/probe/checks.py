@@ -9,27 +9,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, does_not_move, failed_first
+from equiv_probe.estimation.controls import BATCH, Control, failed_first
 from equiv_probe.estimation.losses import LOSSES
-from equiv_probe.live.dependence import (
-    Passes,
-    blind_outputs,
-    coupled_outputs,
-    differences_when_moved,
-    drawn_outputs,
-    moved_on,
-)
+from equiv_probe.live.dependence import Passes, drawn_outputs, moved_on
 from equiv_probe.live.module_snapshot import unnoticed
-from equiv_probe.live.number_spacing import spacing
 from equiv_probe.messages import logger
 from equiv_probe.probe.agreement import alone
+from equiv_probe.probe.call_controls import all_of, of_neighbours, of_rotation, of_translation
 from equiv_probe.probe.own_frame import own_frame
 from equiv_probe.probe.own_loss import loss_already, loss_of, output_that_is, require_network
 from equiv_probe.probe.replay import numbers_that_ignore_the_network
 from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor
 
@@ -90,66 +83,15 @@ class Checks:
         device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
         if device.type == "meta" or not self._first("call", training):
             return
-        rotations = plan.rotations(plan.generator()).flatten(0, 1)[1:4].to(device)
         passes = Passes(live, call, start)
-        self._of_translation(passes)
-        found, coupled = blind_outputs(passes, rotations), coupled_outputs(passes)
-        mode = "train mode" if training else "eval mode"
-        zero = [name for name, is_zero in found.items() if is_zero and len(found) < len(live.known_schema.outputs)]
-        if zero:  # as a Hessian that nobody asked for, beside outputs that do change
-            self._note(Control(SEES_ROTATION, None, f"{_all_of(zero)}: zero everywhere, so that nothing is measured"))
-        features = [
-            name for name in found if len(found) < len(live.known_schema.outputs) and _of_elements(passes, name)
-        ]
-        if features := [name for name in features if name not in zero]:
-            what = (
-                "features of atoms that are the same wherever these are, so that their L_equiv is zero by construction"
-            )
-            self._note(Control(SEES_ROTATION, None, f"{_all_of(features)}: {what}"))
-        if blind := [name for name in found if name not in zero and name not in features]:
-            self._add(
-                SEES_ROTATION,
-                f"{_all_of(blind)}: these outputs do not depend on the rotated inputs (the same bit for bit when "
-                f"these are rotated and when they are displaced, in {mode}): a cache, or coordinates that come in "
-                "elsewhere. Their L_equiv says nothing.",
-            )
-        else:
-            self._passed(SEES_ROTATION, "outputs change where the inputs do")
-        if coupled:
+        rotations = plan.rotations(plan.generator()).flatten(0, 1)[1:4].to(device)
+        found = [*of_translation(passes), *of_rotation(passes, rotations), *of_neighbours(passes)]
+        for one in found:
+            self._note(one)
+        if any(one.name == BATCH and one.failed for one in found):
             self._coupled[training] = True
             if not training:
                 live.copies.stacks = False
-            self._add(
-                BATCH,
-                f"{_all_of(coupled)}: the outputs for one structure depend on the other structures of its batch (by "
-                f"{max(coupled.values()):.2g} of their size, in {mode}): statistics of the batch, padding, or pooling "
-                "over it. All structures of a batch are rotated alike, and copies are not joined.",
-                value=max(coupled.values()),
-                limit=0.0,
-            )
-        elif live.structures(call.inputs).layout != "one":
-            self._passed(BATCH, "structures get the same whatever is beside them in a batch")
-
-    def _of_translation(self, passes: Passes) -> None:
-        """Whether outputs stay where structures are moved as a whole; rotations about a centroid never show it."""
-        live, call = passes.live, passes.call
-        if not any(rep.is_affine for rep in live.known_schema.inputs.values()):
-            return
-        if not (isinstance(live.reader.center, str) and live.reader.center == "centroid"):
-            what = "structures are not moved, so that broken translation does not show: they rotate about a fixed point"
-            self._note(Control(TRANSLATION, None, what))
-            return
-        try:
-            differences = differences_when_moved(passes)
-        except Exception as error:  # far from where it was, as outside of a box
-            self._note(Control(TRANSLATION, None, f"the network could not be evaluated at moved structures: {error}"))
-            return
-        device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
-        precision = spacing(live.network, device)
-        for name, (difference, size, distance) in differences.items():
-            self._note(
-                does_not_move(shown(name), difference, precision * size * (1 + distance), "", "moved as a whole")
-            )
 
     def of_chance(self, live: LiveOrbit, call: Call) -> None:
         """Whether a call that is measured without its step draws random numbers in eval mode.
@@ -213,7 +155,7 @@ class Checks:
             self._passed(SEES_OUTPUTS, "the step's numbers change with what the network returns")
             return
         sentence = (
-            f"{_all_of(same)}: the same, to the last bit, whatever {name} returns: computed from something else, such "
+            f"{all_of(same)}: the same, to the last bit, whatever {name} returns: computed from something else, such "
             "as what a pass leaves in an attribute or a hook inside of it, another network, or weights alone"
         )
         if others:
@@ -311,19 +253,6 @@ class Checks:
         if is_new:
             self.found.append(control)
         return is_new
-
-
-def _of_elements(passes: Passes, name: str) -> bool:
-    """Whether an output has several scalars for each atom, as one-hot elements that a network hands on."""
-    value, rep = passes.own[name], passes.live.known_schema.outputs[name]
-    structures = passes.live.structures(passes.call.inputs)
-    by_atom = len(value) != structures.count if structures.layout == "index" else value.ndim > 2
-    return not rep.event_shape and value.ndim > 1 and value.shape[-1] > 1 and by_atom
-
-
-def _all_of(names: Iterable[str]) -> str:
-    """Outputs for people."""
-    return ", ".join(map(shown, names))
 
 
 def _composed(run: RecordedStep) -> str:
