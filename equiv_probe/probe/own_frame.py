@@ -48,7 +48,8 @@ def own_frame(run: RecordedStep) -> Control | None:
     """
     schema, given = run.live.known_schema, run.calls[0].call.inputs
     asked = [name for name in schema.inputs if not (name in schema.outputs or is_predicted(name))]  # labels lie beside
-    names = [name for name in asked if schema.inputs[name].event_shape and _is_coordinates(given.get(name))]
+    rotating = [name for name in asked if schema.inputs[name].event_shape and _is_coordinates(given.get(name))]
+    names = [name for name in rotating if given[name].any()]  # a cell of a molecule is zero
     batch = [] if any(isinstance(rep, Grid) for rep in schema.inputs.values()) else _coordinates(run)
     if not (names and batch):
         return None
@@ -84,16 +85,16 @@ def _control(run: RecordedStep, batch: list[Tensor], names: list[str]) -> Contro
 
 
 def _sentence(run: RecordedStep, still: list[str], axes: str, moved: list[str], loss: float | None) -> str:
-    name = type(run.live.network).__name__
+    name, stay = type(run.live.network).__name__, "stay" if len(still) > 1 else "stays"
     others = f"; not so {', '.join(moved)}" if moved else ""
-    whole = ""
-    if loss is not None:
-        whole = " and the step's loss stays, too" if loss <= STAYS else f" and the step's loss changes by {loss:.2g}"
+    if loss is None:
+        whole = "whatever becomes of the loss"
+    else:
+        whole = "and the step's loss stays, too" if loss <= STAYS else f"and the step's loss changes by {loss:.2g}"
     return (
         f"the step moves its structures into a frame of their own: when its batch is rotated, {', '.join(still)} of "
-        f"{name} stays the same{axes}{others},{whole or ' whatever becomes of the loss'}. L_equiv is that of {name} as "
-        "it is called, and says nothing of alignment and network together: for that, probe a module whose forward does "
-        "both"
+        f"{name} {stay} the same{axes}{others}, {whole}. L_equiv is that of {name} as it is called, and says nothing "
+        "of alignment and network together: for that, probe a module whose forward does both"
     )
 
 
