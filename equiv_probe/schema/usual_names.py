@@ -40,7 +40,8 @@ _NAMES_OF: tuple[tuple[Representation, str], ...] = (
         reps.fixed,
         "z atomic_numbers numbers species batch ptr mask edge_index t atom_mask atom37_mask atom14_mask "
         "res_mask residue_mask time times sigma natoms n_atoms pbc node_mask edge_mask "
-        "node_attrs node_attributes atom_types types one_hot head volume weight",
+        "node_attrs node_attributes atom_types types one_hot head volume weight "
+        "tags residue_index residue_idx res_idx atom_index",
     ),
     # Counts of images, whole numbers even where they are stored as floats.
     (
