@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 UNSEEN = 0.5
 """Two runs with the same noise that differ by this part of what other noise makes do not follow the noise."""
+OWN_FRAME = 0.1
+"""Part of its deviation by which an output that does not rotate at all may change."""
 _ENOUGH, _MORE_RUNS, _MOST = 400, 8, 500
 """Drawn rotations that tell whether they are uniform; runs to gather them by; more than are looked at."""
 
@@ -42,6 +44,7 @@ class Paths:
         count: how many rotations one run draws.
         chance: p-value of their being as likely when they are taken along; None if they were not looked at.
         looked_at: how many rotations that is.
+        in_own_frame: outputs that are the same in every frame, though they should rotate.
     """
 
     plan: RotationPlan
@@ -53,6 +56,7 @@ class Paths:
     count: int = 0
     chance: float | None = None
     looked_at: int = 0
+    in_own_frame: tuple[str, ...] = ()
 
     @property
     def not_as_likely(self) -> bool:
@@ -97,11 +101,25 @@ def run_paths(runs: SamplerRuns, plan: RotationPlan, *, progress: bool) -> Paths
         if runs.way != "same":
             paths.floors = runs.run(seed, g0, back=True)  # these round as well
     with progress_bar(len(rotations), "rotating the noise", shown=progress) as advance:
-        for g in rotations:
-            for name, value in runs.run(seed, g).items():
+        for k, g in enumerate(rotations):
+            values = runs.run(seed, g)
+            for name, value in values.items():
                 found[name].add(value)
+            if k == len(rotations) - 1:
+                paths.in_own_frame = _in_own_frame(runs, paths, values, g)
             advance(1)
     return paths
+
+
+def _in_own_frame(runs: SamplerRuns, paths: Paths, values: dict[str, Tensor], rotation: Tensor) -> tuple[str, ...]:
+    """Outputs of which the sampler gave the same numbers in a rotated run as in the unrotated one."""
+    given = runs.as_given(values, rotation)
+    return tuple(
+        name
+        for name, one in paths.found.items()
+        if runs.schema.outputs[name].event_shape
+        and root_mean(one.from_start(given[name])[-1].nan_to_num()) < OWN_FRAME * root_mean(one.each[-1].nan_to_num())
+    )
 
 
 def _take_along(runs: SamplerRuns, paths: Paths, rotation: Tensor) -> None:

@@ -96,6 +96,7 @@ def report_of(
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
         notes=[
             *notes,
+            *probe.notes,
             *(probe.over.notes if probe.over else []),
             *(probe.gradients.notes if probe.gradients else []),
             *(_OF_ONE.format(shown("/".join(key))) for key in sorted(alone)),

@@ -160,7 +160,8 @@ class Evidence:
         """The structure of each place: by a batch index, by entries of a dense batch, or one and the same."""
         index = next((v for n, v in self._values.items() if _is_index(n, v) and v.shape == places.shape[:-1]), None)
         if index is not None and places.ndim == 2:
-            return index.detach().cpu().long()
+            owner: Tensor = index.detach().cpu().long()
+            return owner
         count = places.shape[0] if places.ndim > 2 else 1
         return torch.arange(count).repeat_interleave(places[..., 0].numel() // max(count, 1))
 
@@ -170,7 +171,8 @@ class Evidence:
             return places - places.mean(-2, keepdim=True)
         own = self._owner(places)
         sums = places.new_zeros(int(own.max()) + 1, 3).index_add_(0, own, places)
-        return places - (sums / torch.bincount(own).clamp_min(1)[:, None])[own]
+        centred: Tensor = places - (sums / torch.bincount(own).clamp_min(1)[:, None])[own]
+        return centred
 
     def _edges(self, places: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str, Tensor]]:
         """Edges ``(2, E)`` with the places at their ends, as far as the numbers fit."""

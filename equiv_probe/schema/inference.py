@@ -264,8 +264,8 @@ def _input(name: str, value: Tensor, evidence: Evidence, points: list[Tensor], b
                 name,
                 f"inputs[{name!r}] of shape {shape}: {hidden}; {hidden.why_not}",
                 "ep.fixed",
-                more=f" to leave it as it is, so that L_equiv says nothing of it, or ep.vector for arrows; "
-                f"or make {name!r} inside of the probed module (T.Cartesian and T.LocalCartesian with norm=False rotate)",
+                more=" to leave it as it is, so that L_equiv says nothing of it, or ep.vector for arrows; or make "
+                f"{name!r} inside of the probed module (T.Cartesian and T.LocalCartesian with norm=False rotate)",
                 expected="what the network sees of the geometry made from the inputs that rotate",
             )
         return hidden.representation, f"{hidden}, shape {shape}"
