@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from equiv_probe.estimation.grid_fields import other_fields
+from equiv_probe.estimation.other_components import components
 from equiv_probe.representations import frames
 from equiv_probe.representations import representation as reps
 from equiv_probe.representations.grids import Grid
@@ -117,7 +118,10 @@ def _fields(orbit: Orbit, name: str, declared: Grid) -> list[Explanation]:
 
 def _representations(case: _Case) -> Iterator[Explanation]:
     """Other representations of the same shape; of the same kind where the name leaves no doubt."""
-    for other in _others(case.declared, case.raw):
+    whole = None
+    if case.declared == reps.scalar and case.raw.ndim > 2 and case.raw.shape[-1] > 3:
+        whole = components(case.raw, case.rotations)
+    for other in (*_others(case.declared, case.raw), *([whole] if whole else [])):
         if (case.is_known and _kind(other) != _kind(case.declared)) or (case.center is None and other.is_affine):
             continue
         values = other.rotate_back(case.raw, case.rotations, case.center)

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from equiv_probe.estimation.grid_fields import MOST
 from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.estimation.second_opinion import second_opinion
 from equiv_probe.live.capture import wide
+from equiv_probe.representations.representation import Voigt
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.usual_names import usual
@@ -35,7 +37,7 @@ def better_fits(passes: Passes, rotations: Tensor) -> dict[str, str]:
     asked = [
         name
         for name, rep in schema.outputs.items()
-        if name in guessed and usual(name, tuple(passes.own[name].shape)) is None
+        if name in guessed and (isinstance(rep, Voigt) or usual(name, tuple(passes.own[name].shape)) is None)
         if rep.is_whole or _may_be_several(passes.own[name], rep.event_shape)
     ]
     if not asked:
@@ -59,4 +61,5 @@ def better_fits(passes: Passes, rotations: Tensor) -> dict[str, str]:
 
 def _may_be_several(value: Tensor, event_shape: tuple[int, ...]) -> bool:
     """Whether a tensor has an axis of components that may be of several representations."""
-    return value.is_floating_point() and (bool(event_shape) or value.shape[-1:] in {(3,), (6,)}) and value.numel() > 0
+    is_wide = value.ndim > 1 and 3 <= value.shape[-1] <= MOST
+    return value.is_floating_point() and (bool(event_shape) or is_wide) and value.numel() > 0

@@ -24,36 +24,63 @@ def invariants(pos: Tensor) -> Tensor:
     return pull(pos).norm(dim=-1, keepdim=True) * STRETCH
 
 
+def own_frame(pos: Tensor) -> Tensor:
+    centred = pos - pos.mean(1, keepdim=True)
+    along = centred @ torch.linalg.svd(centred, full_matrices=False)[2].mT
+    return along * torch.sign(along.pow(3).sum(1, keepdim=True))
+
+
+def stress(pos: Tensor) -> dict[str, Tensor]:
+    s = pull(pos).mT @ pull(pos)
+    return {"stress": torch.stack([s[:, i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))], 1)}
+
+
+OUTPUTS = {
+    "three classes of atoms": invariants,
+    "three levels": lambda pos: {"levels": invariants(pos).sum(1)},
+    "own frame": own_frame,
+    "charge and force": lambda pos: torch.cat([pull(pos).norm(dim=-1, keepdim=True), pull(pos)], -1),
+    "flat forces": lambda pos: pull(pos).flatten(1),
+    "another order": stress,
+    "broken": lambda pos: pull(pos) * STRETCH,
+    "sound": pull,
+}
+
+
 class Net(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
 
     def forward(self, pos: Tensor) -> Tensor | dict[str, Tensor]:
-        if self.kind == "three classes of atoms":
-            return invariants(pos)
-        if self.kind == "three levels":
-            return {"levels": invariants(pos).sum(1)}
-        if self.kind == "own frame":
-            centred = pos - pos.mean(1, keepdim=True)
-            along = centred @ torch.linalg.svd(centred, full_matrices=False)[2].mT
-            return along * torch.sign(along.pow(3).sum(1, keepdim=True))
-        return pull(pos) * (STRETCH if self.kind == "broken" else 1.0)
+        return OUTPUTS[self.kind](pos)  # type: ignore[no-untyped-call, no-any-return]
 
 
-@pytest.mark.parametrize("kind", ["three classes of atoms", "three levels", "own frame", "broken", "sound"])
-def test_an_output_that_was_guessed_wrong_is_doubted(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "right"),
+    [
+        ("three classes of atoms", ep.scalar),
+        ("three levels", ep.scalar),
+        ("own frame", ep.scalar),
+        ("charge and force", ep.concat(1, ep.vector)),
+        ("flat forces", ep.concat((8, ep.vector))),
+        ("another order", ep.voigt("xx xy xz yy yz zz")),
+        ("broken", None),
+        ("sound", None),
+    ],
+)
+def test_an_output_that_was_guessed_wrong_is_doubted(kind: str, right: object) -> None:
     with ep.Probe(Net(kind).eval(), every=1, full=1, budget=None) as probe, torch.no_grad():
         probe.model(POS)
     doubts = [one for one in probe.report().controls if one.name == FITS]
-    is_wrong = kind not in {"broken", "sound"}
+    is_wrong = right is not None
     assert [one.passed for one in doubts] == [False] * is_wrong, "the negative control: a broken vector stays one"
-    assert all("ep.scalar" in one.sentence for one in doubts)
+    assert all(f"as ep.{right} it" in one.sentence for one in doubts)
     error = next(v for k, v in probe.compute(window=False).items() if k.endswith("/L_equiv"))
     assert (error > 1e-3) == (kind != "sound")
     if is_wrong:
         name = next(iter(probe.schema.outputs))  # type: ignore[union-attr]
-        declared = ep.Schema({"pos": ep.point}, {name: ep.scalar})
+        declared = ep.Schema({"pos": ep.point}, {name: right})
         with ep.Probe(Net(kind).eval(), declared, every=1, full=1, budget=None) as probe, torch.no_grad():
             probe.model(POS)
         assert probe.compute(window=False)[f"equiv/val/{name}/L_equiv"] < 1e-24
