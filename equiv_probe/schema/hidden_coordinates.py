@@ -60,6 +60,8 @@ class Evidence:
 
     def of(self, name: str, value: Tensor) -> Hidden | None:
         """The coordinates in a tensor ``(..., W)``; None where there are none, or where values cannot be read."""
+        if _are_whole(value):
+            value = value.double()
         if not readable(value) or value.ndim < 2 or not 1 <= value.shape[-1] <= WIDEST:
             return None
         if self._by_rows is None:
@@ -218,6 +220,13 @@ def _joins(edges: str, first: str, second: str) -> bool:
     if len(kinds) < 3:
         return first == second
     return (first.rpartition(".")[0], second.rpartition(".")[0]) == (kinds[0], kinds[-1])
+
+
+def _are_whole(value: Any) -> bool:
+    """Whether a tensor holds whole numbers along three axes, perhaps after an index, as the voxels of points are."""
+    kinds = {torch.int16, torch.int32, torch.int64}
+    is_read = isinstance(value, torch.Tensor) and value.dtype in kinds and value.device.type != "meta"
+    return is_read and value.ndim > 1 and value.shape[-1] in {3, 4}
 
 
 def readable(value: Any) -> TypeGuard[Tensor]:

@@ -252,17 +252,19 @@ def _is_one_hot(value: Tensor) -> bool:
 
 def _input(name: str, value: Tensor, evidence: Evidence, points: list[Tensor], boxes: list[tuple[int, ...]]) -> Found:
     """One input's representation and the reason; raises where several would do."""
-    if found := settled_by_name("inputs", name, value, points, boxes):
+    found = settled_by_name("inputs", name, value, points, boxes)
+    by_name = usual(name, tuple(value.shape))
+    if found and (value.is_floating_point() or (by_name is not None and not by_name.event_shape)):
         return found
     shape = tuple(value.shape)
     if _is_one_hot(value):
         return reps.fixed, f"its values are 0 and 1, shape {shape}"
     if hidden := evidence.of(name, value):
-        if hidden.representation is None:
+        if hidden.representation is None or found:
             raise UndeclaredError(
                 "inputs",
                 name,
-                f"inputs[{name!r}] of shape {shape}: {hidden}; {hidden.why_not}",
+                f"inputs[{name!r}] of shape {shape}: {hidden}; {hidden.why_not or 'whole numbers cannot be rotated'}",
                 "ep.fixed",
                 more=" to leave it as it is, so that L_equiv says nothing of it, or ep.vector for arrows; or make "
                 f"{name!r} inside of the probed module (T.Cartesian and T.LocalCartesian with norm=False rotate)",
@@ -273,6 +275,8 @@ def _input(name: str, value: Tensor, evidence: Evidence, points: list[Tensor], b
         what = f"inputs[{name!r}] of shape {shape}, by its name spherical harmonics, in no basis of e3nn's"
         expected = "harmonics that are made inside of the probed module, or a declaration"
         raise UndeclaredError("inputs", name, what, 'ep.irreps("...")', more=" or ep.fixed", expected=expected)
+    if found:
+        return found
     if shape[-1:] not in {(3,), (6,), (9,)}:
         return reps.fixed, f"its shape {shape} has no axis of Cartesian components"
     raise ambiguous("inputs", name, value, points)

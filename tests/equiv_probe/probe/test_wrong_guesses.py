@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.estimation.loss_verdict import verdict_of_loss
-from equiv_probe.probe.call_checks import CHANCE, FITS
+from equiv_probe.probe.call_checks import CHANCE, ELSEWHERE, FITS
 
 F = torch.float64
 POS = torch.randn(4, 8, 3, generator=torch.Generator().manual_seed(0), dtype=F) + 1.0
@@ -145,3 +145,62 @@ def test_a_negative_share_is_not_called_rounding(equiv: float, stderr: float, sa
     found = verdict_of_loss(equiv, stderr, 1.0, 1e-14, 1e-16)
     assert said in found.sentence
     assert (found.kind == "round-off") == (said == "rounding")
+
+
+class Seeing(nn.Module):
+    """Invariants of its inputs, and something that is no invariant of what it finds elsewhere."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        self.register_buffer("start", POS[:, :, [1, 2, 0]].clone())
+        self.batch: dict[str, Tensor] = {}
+        self.fetch = lambda: self.batch["pos"]
+        self.context: Tensor | None = None
+
+    def forward(self, pos: Tensor) -> Tensor:
+        if self.where == "written by the pass":
+            self.context = pos
+        seen = {"attribute": self.context, "closure": self.batch.get("pos"), "written by the pass": self.context}.get(
+            self.where, torch.zeros_like(pos) if self.where == "unused" else self.start
+        )
+        assert seen is not None
+        return pull(pos).square().sum((1, 2)) + (seen * STRETCH).tanh().sum((1, 2))
+
+
+@pytest.mark.parametrize("where", ["attribute", "closure", "written by the pass", "unused", "buffer"])
+def test_coordinates_that_come_in_beside_the_inputs_fail_a_control(where: str) -> None:
+    """Written by the pass itself they rotate, which shows; a buffer is the network's own, whatever it holds."""
+    net = Seeing(where)
+    before = POS.clone()
+
+    def step() -> Tensor:
+        net.batch["pos"] = net.context = POS
+        return (net(POS) - 1).square().mean()
+
+    probe = ep.Probe(net, every=1)
+    probe.step(step)
+    failed = [one.sentence for one in probe.report().controls if one.name == ELSEWHERE]
+    assert len(failed) == (where in {"attribute", "closure"})
+    assert all("'pos'" in one for one in failed)
+    share = probe.compute(window=False)["equiv/train/loss/share"]
+    assert (share > 1e-3) == (where == "written by the pass"), "what was measured is the zero that the control doubts"
+    assert torch.equal(POS, before)
+    assert net.context is POS
+
+
+def test_grids_of_a_probe_say_what_right_angles_do_not_show() -> None:
+    """A quartic weight has the symmetry of the cube, and no more."""
+
+    class Quartic(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            line = (torch.arange(6, dtype=F) - 2.5) ** 4
+            return x * torch.exp(-(line[:, None, None] + line[:, None] + line) / 50)
+
+    with ep.Probe(Quartic().eval(), every=1, full=1, budget=None) as probe:
+        probe.model(torch.rand(2, 1, 6, 6, 6, dtype=F))
+    assert probe.compute(window=False)["equiv/val/0/L_equiv"] == 0
+    assert any("between right angles" in one for one in probe.report().blind_spots)
+    with ep.Probe(Net("sound").eval(), every=1, full=1, budget=None) as probe:
+        probe.model(POS)
+    assert not any("right angles" in one for one in probe.report().blind_spots)

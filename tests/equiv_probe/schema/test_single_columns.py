@@ -147,3 +147,13 @@ def test_edges_to_oneself_are_no_evidence() -> None:
     radial = torch.exp(-((3.0 - torch.linspace(0.5, 4, 16, dtype=F)) ** 2) / 0.01).expand(12, 16)
     inputs = {"pos": draw(2, 3), "cell": cell, "edge_index": edges, "edge_attr": radial}
     assert ep.Schema.infer(inputs, {"energy": torch.zeros(())}).inputs["edge_attr"] == ep.fixed
+
+
+def test_voxels_of_points_are_coordinates_too() -> None:
+    voxels = (POS / 0.1).floor().long()
+    for value in (voxels, torch.cat([BATCH[:, None], voxels], 1)):
+        with pytest.raises(ep.EquivProbeError, match=r"'coordinates'.*'pos'"):
+            ep.Schema.infer({"pos": POS, "coordinates": value}, {"energy": torch.zeros(())})
+    for chance in (torch.randint(-20, 20, (44, 3)), torch.arange(132).reshape(44, 3), EDGES.T[:44].repeat(1, 2)):
+        found = ep.Schema.infer({"pos": POS, "triples": chance}, {"energy": torch.zeros(())})
+        assert found.inputs["triples"] == ep.fixed, "the negative control"
