@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, does_not_move
+from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, does_not_move, nothing_elsewhere
 from equiv_probe.estimation.second_opinion import DECLARED
 from equiv_probe.live.better_fits import better_fits
-from equiv_probe.live.coordinates_beside import coordinates_beside
 from equiv_probe.live.dependence import Passes, blind_outputs, coupled_outputs, differences_when_moved, drawn_outputs
 from equiv_probe.live.drawn_directions import directions_drawn
 from equiv_probe.live.number_spacing import spacing
+from equiv_probe.live.seen_elsewhere import seen_elsewhere
 from equiv_probe.messages import logger
 from equiv_probe.probe.found_controls import names
 from equiv_probe.probe.own_loss import loss_already
@@ -28,12 +28,6 @@ if TYPE_CHECKING:
     from equiv_probe.rotations.plan import RotationPlan
 
 CHANCE = "is not drawn at random"
-ELSEWHERE = "no coordinates come in elsewhere"
-_ELSEWHERE = (
-    "{0!r}, which the network holds or names beside its inputs, holds coordinates ({1}) that stay as they are where "
-    "the inputs are rotated, and the outputs depend on it: the network sees two orientations at once, and L_equiv is "
-    "not its own. Give it to the network as an input that rotates"
-)
 FITS = "outputs rotate as was assumed"
 _DRAWN = (
     "{} draws {} in its own call, which may be directions: they are the same in every orientation and do not rotate "
@@ -73,8 +67,8 @@ class CallChecks:
         self._of_representations(passes, rotations)
         if drawn := directions_drawn(passes):
             self.found.failed(CHANCE, _DRAWN.format(type(live.network).__name__, ", ".join(drawn[:3])))
-        for name, what in coordinates_beside(passes).items():
-            self.found.failed(ELSEWHERE, _ELSEWHERE.format(name, what))
+        for name, what in seen_elsewhere(passes).items():
+            self.found.note(nothing_elsewhere(name, what))
         mode = "train mode" if training else "eval mode"
         zero = [name for name, is_zero in found.items() if is_zero and len(found) < len(live.known_schema.outputs)]
         if zero:  # as a Hessian that nobody asked for, beside outputs that do change

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
+from equiv_probe.estimation.controls import ELSEWHERE
 from equiv_probe.estimation.loss_verdict import verdict_of_loss
-from equiv_probe.probe.call_checks import CHANCE, ELSEWHERE, FITS
+from equiv_probe.probe.call_checks import CHANCE, FITS
 
 F = torch.float64
 POS = torch.randn(4, 8, 3, generator=torch.Generator().manual_seed(0), dtype=F) + 1.0
