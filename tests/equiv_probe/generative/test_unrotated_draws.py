@@ -74,3 +74,29 @@ def test_a_broken_sampler_is_in_no_frame_of_its_own() -> None:
     )
     assert found.rms > 0.1
     assert not found.notes
+
+
+def test_places_in_the_middle_of_a_box_are_in_no_frame_of_their_own() -> None:
+    """Negative control: they hardly move, since the noise hardly moves them, and not because they do not rotate."""
+    line = torch.arange(4, dtype=torch.float64)
+    places = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1).reshape(-1, 3)
+    start = torch.randn(3, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def sampler(noise: Tensor) -> Tensor:
+        return noise.flatten(2).softmax(-1) @ places
+
+    found = ep.audit_sampler(sampler, start, noise=ep.grid(), outputs=ep.point, progress=False)
+    assert found.rms > 1
+    assert not any("every orientation" in note for note in found.notes)
+
+
+def test_noise_that_is_the_same_along_axes_of_a_grid_is_named() -> None:
+    start = torch.randn(3, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for shape, is_said in (((3, 1, 4, 1, 1), True), ((3, 16), False), ((3, 1, 4, 4, 4), False)):
+        found = ep.audit_sampler(
+            lambda noise, shape=shape: noise + 0.1 * torch.randn(shape, dtype=noise.dtype).mean(),  # type: ignore[misc]
+            start,
+            noise=ep.grid(),
+            progress=False,
+        )
+        assert any("did not rotate" in note for note in found.notes) == is_said

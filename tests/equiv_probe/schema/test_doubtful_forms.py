@@ -91,3 +91,11 @@ def test_fractional_coordinates_beside_the_numbers_of_a_cell_are_no_places() -> 
 def test_logits_do_not_rotate() -> None:
     for name in ("logits", "probs"):
         assert inferred({name: draw(4, 3)}).outputs[name] == ep.scalar
+
+
+def test_channels_named_like_places_are_arrows_about_the_middle_of_the_box() -> None:
+    """``ep.grid(ep.point)`` is refused: the line that is shown must work."""
+    inputs = {"image": torch.rand(2, 1, 6, 6, 6), "coords": torch.rand(2, 3, 6, 6, 6)}
+    with pytest.raises(ep.EquivProbeError, match=r'"coords": ep\.grid\(ep\.vector\)'):
+        ep.Schema.infer(inputs, {"image": torch.rand(2, 1, 6, 6, 6)})
+    assert ep.grid(ep.vector).fits((2, 3, 6, 6, 6))
