@@ -78,10 +78,10 @@ def _scaled(rows: Tensor, arrows: Tensor, owner: Tensor, sizes: Tensor) -> Itera
     given, is_given = _standard(rows.T, owner, sizes)
     counted = (is_wanted * sizes) @ is_given.T
     similarity = (wanted @ given.T).abs() / counted.clamp_min(1)
-    levels = torch.stack([_levels(one, owner, len(sizes)) for one in rows.unbind(1)])
-    enough = (counted >= max(2 * FEWEST, len(rows) / 2)) & ((levels - 2).clamp_min(0).sum(1) >= FEWEST)
+    enough = counted >= max(2 * FEWEST, len(rows) / 2)
     for feature, column in ((similarity > 1 - SAME**2 * 10) & enough).nonzero().tolist():
-        yield column, list(features)[feature]
+        if int((_levels(rows[:, column], owner, len(sizes)) - 2).clamp_min(0).sum()) >= FEWEST:
+            yield column, list(features)[feature]
 
 
 def _levels(values: Tensor, owner: Tensor, count: int) -> Tensor:
@@ -108,12 +108,11 @@ def _ordered(rows: Tensor, arrows: Tensor, owner: Tensor, sizes: Tensor) -> Iter
     """Columns that rise (or fall) with a component, or its size, in every structure: ranks, indices of voxels, tanh."""
     if not _is_solid(arrows):
         return
-    levels = [float(_levels(one, owner, len(sizes)).double().mean()) for one in rows.unbind(1)]
-    is_telling = torch.tensor(levels, dtype=rows.dtype) >= LEVELS
     for name, feature in _features(arrows).items():
-        if name.endswith(("the x of", "the y of", "the z of")) and bool(is_telling.any()):
-            for column in (_is_monotone(rows, feature, owner) & is_telling).nonzero()[:, 0].tolist():
-                yield column, f"in the order of {name}"
+        if name.endswith(("the x of", "the y of", "the z of")):
+            for column in _is_monotone(rows, feature, owner).nonzero()[:, 0].tolist():
+                if float(_levels(rows[:, column], owner, len(sizes)).double().mean()) >= LEVELS:
+                    yield column, f"in the order of {name}"
 
 
 def _is_monotone(rows: Tensor, feature: Tensor, owner: Tensor) -> Tensor:
@@ -139,9 +138,11 @@ def _waves(rows: Tensor, arrows: Tensor) -> Iterator[tuple[int, str]]:
         phases = torch.tensor(WAVES, dtype=rows.dtype)[:, None] * component
         basis = torch.stack([phases.sin(), phases.cos(), torch.ones_like(phases)], 2)  # (waves, M, 3)
         basis, _ = torch.linalg.qr(basis)
-        left = (rows - basis @ (basis.mT @ rows)).abs().amax(1)
-        for column in ((left <= SAME * spread) & (spread > 0)).any(0).nonzero()[:, 0].tolist():
-            yield column, f"a wave along the {axis} of"
+        left = centred.square().sum(0) - (basis.mT @ centred).square().sum(1)  # (waves, W)
+        for wave, column in ((left <= SAME * centred.square().sum(0)) & (spread > 0)).nonzero().tolist():
+            rest = centred[:, column] - basis[wave] @ (basis[wave].mT @ centred[:, column])
+            if float(rest.abs().max()) <= SAME * float(spread[column]):
+                yield column, f"a wave along the {axis} of"
 
 
 def _of_degree_two(rows: Tensor, arrows: Tensor) -> Iterator[tuple[int, str]]:
@@ -152,12 +153,12 @@ def _of_degree_two(rows: Tensor, arrows: Tensor) -> Iterator[tuple[int, str]]:
     first = torch.cat([invariant, arrows, direction], 1)
     distinct = len(torch.unique((arrows / length.max().clamp_min(1e-300)).round(decimals=5), dim=0))
     spread = (rows - rows.mean(0)).abs().amax(0)
-    levels = torch.tensor([len(torch.unique(_rounded(one))) for one in rows.unbind(1)])
-    changes = (_left(rows, invariant) > 0.01 * spread) & (spread > 0) & (levels >= LEVELS)
+    changes = (_left(rows, invariant) > 0.01 * spread) & (spread > 0)
     for design in (first, torch.cat([first, _products(direction), _products(arrows)], 1)):
         if distinct >= 2 * design.shape[1] and torch.linalg.matrix_rank(design, rtol=1e-9) == design.shape[1]:
             for column in ((_left(rows, design) <= SAME * spread) & changes).nonzero()[:, 0].tolist():
-                yield column, "made of the components and the direction of"
+                if len(torch.unique(_rounded(rows[:, column]))) >= LEVELS:
+                    yield column, "made of the components and the direction of"
 
 
 def _left(rows: Tensor, design: Tensor) -> Tensor:
