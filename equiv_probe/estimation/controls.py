@@ -158,6 +158,11 @@ def batch_not_asked() -> Control:
     return Control(BATCH, None, "the structures that were to be compared alone and in a batch could not be evaluated")
 
 
+def memory_not_asked(why: str) -> Control:
+    """The control of memory, where no structure could be evaluated for it."""
+    return Control(MEMORY, None, f"whether a structure gets what a rotated copy of it got: {why}")
+
+
 def forgets(output: str, structure: str, difference: float, limit: float, unit: str) -> Control:
     """Whether a structure's output is what its neighbours say, though a rotated copy of it was evaluated before it.
 
