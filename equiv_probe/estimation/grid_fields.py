@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from equiv_probe.estimation.other_components import MOST, cover, is_explained
 from equiv_probe.representations.representation import scalar, vector
 
 if TYPE_CHECKING:
@@ -16,11 +17,7 @@ if TYPE_CHECKING:
 
     from equiv_probe.representations.grid_channels import Field
     from equiv_probe.representations.grids import Grid
-
-MOST = 64
-"""Channels that are looked at, at most."""
-EXPLAINED = 1e-2
-"""Of its own square, the variance up to which a field is what it was tried as."""
+    from equiv_probe.representations.representation import Representation
 
 
 def other_fields(declared: Grid, raw: Tensor, rotations: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -51,21 +48,9 @@ def other_fields(declared: Grid, raw: Tensor, rotations: Tensor) -> Iterator[tup
 
 def _cover(declared: Grid, raw: Tensor, rotations: Tensor) -> tuple[Field, ...]:
     """Scalars and vectors, one after the other, that explain their channels; empty where nothing explains one."""
-    fields: list[Field] = []
-    start = 0
-    while start < raw.shape[-4]:
-        for rep, width in ((scalar, 1), (vector, 3)):
-            kind = replace(declared, fields=((1, rep),))
-            if start + width <= raw.shape[-4] and _explains(kind, raw.narrow(-4, start, width), rotations):
-                before = fields.pop()[0] if fields and fields[-1][1] == rep else 0
-                fields.append((before + 1, rep))
-                start += width
-                break
-        else:
-            return ()
-    return tuple(fields)
 
+    def explains(rep: Representation, start: int, size: int) -> bool:
+        back = replace(declared, fields=((1, rep),)).rotate_back(raw.narrow(-4, start, size), rotations)
+        return is_explained(back)
 
-def _explains(kind: Grid, raw: Tensor, rotations: Tensor) -> bool:
-    back = kind.rotate_back(raw, rotations)
-    return bool(back.var(0, correction=0).mean() <= EXPLAINED * back.square().mean())
+    return cover(raw.shape[-4], ((scalar, 1), (vector, 3)), explains)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.estimation.grid_fields import MOST
 from equiv_probe.estimation.orbit import Orbit
+from equiv_probe.estimation.other_components import MOST
 from equiv_probe.estimation.second_opinion import second_opinion
 from equiv_probe.live.capture import wide
 from equiv_probe.representations.representation import Voigt
