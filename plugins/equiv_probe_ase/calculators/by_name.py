@@ -42,9 +42,16 @@ def make_calculator(spec: str, *, device: str | None = None, dtype: str | None =
     if preset is None or (argument and not preset.argument):
         close = nearest(name.lower(), PRESETS)
         if argument:
+            misspelt = EquivProbeError(f"calculator {spec!r}", f"a preset; did you mean {close}:{argument}?")
             if close and Path(argument).exists():
-                raise EquivProbeError(f"calculator {spec!r}", f"a preset; did you mean {close}:{argument}?")
-            found: Calculator = _from_callable(head, device=device, dtype=dtype, keywords=keywords)
+                raise misspelt
+            try:
+                found: Calculator = _from_callable(head, device=device, dtype=dtype, keywords=keywords)
+            except EquivProbeError as error:
+                cause = error.__cause__
+                if close and isinstance(cause, ModuleNotFoundError) and cause.name == name:
+                    raise misspelt from error
+                raise
             return found
         if Path(head).is_file():
             raise _only_a_file(spec)

@@ -102,6 +102,7 @@ def missing(package: str) -> str:
 @pytest.mark.parametrize(
     ("spec", "options", "message"),
     [
+        ("metatomc:none.pt", {}, r"calculator 'metatomc:none.pt'.*did you mean metatomic:none.pt\?"),
         ("nequix", {}, r"calculator 'nequix'.*chgnet.*Fix: did you mean nequip:<file>\? equiv-probe doctor"),
         ("emt", {"dtype": "float32"}, r"--dtype float32 for EMT; expected float64"),
         ("emt", {"device": "cuda"}, r"--device cuda for EMT; expected cpu"),
