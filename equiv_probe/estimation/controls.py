@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SEES_ROTATION = "sees the rotation"
 FLOOR_EXPLAINED = "the precision explains the floor"
+ELSEWHERE = "no coordinates come in elsewhere"
 TRANSLATION = "does not depend on where the structure is"
 BATCH = "does not depend on its batch"
 MEMORY = "does not remember"
@@ -87,6 +88,17 @@ def sees_rotation(outputs: Sequence[str], stuck: Sequence[str], tested: int, *, 
         f"rotated and when they are displaced, on {of}): a cache, or coordinates that come in elsewhere",
         float(len(stuck)),
         0.0,
+    )
+
+
+def nothing_elsewhere(name: str, what: str) -> Control:
+    """The failed control of a tensor beside a model's inputs that holds coordinates, ``what`` they are."""
+    return Control(
+        ELSEWHERE,
+        False,
+        f"{name!r}, which the model holds or names beside its inputs, holds coordinates ({what}) that stay as they are "
+        "where the inputs are rotated, and the outputs depend on it: the model sees two orientations at once, and "
+        "L_equiv is not its own. Give it to the model as an input that rotates",
     )
 
 

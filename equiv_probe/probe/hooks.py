@@ -177,7 +177,7 @@ class Hooks:
             self._recorder.transformed = True
             if not (self._recorder.active or self._resting or self._told):
                 self._told = True
-                parts.checks.leaves_transformed_alone()
+                parts.checks.calls.leaves_transformed_alone()
         elif self._recorder.active:
             if self._recorder.records_here:
                 self._recorder.called(args, kwargs)
