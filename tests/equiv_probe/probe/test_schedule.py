@@ -87,6 +87,22 @@ def test_an_expensive_beginning_is_earned_before_the_next_measurement(monkeypatc
     assert len(due) > 100, "then it costs little"
 
 
+@pytest.mark.parametrize("costs", [[0.15, 0.05, 0.02], [0.15, 0.0], [0.4, 0.05, 0.05], [0.05, 0.02]])
+def test_from_the_first_earned_second_on_the_cost_holds_at_every_call(
+    monkeypatch: pytest.MonkeyPatch, costs: list[float]
+) -> None:
+    """Wherever a run ends: a second measurement, two calls long, is not made before it is paid for."""
+    clock, account = Clock(monkeypatch), Account(cost=0.01, paced=True)
+    schedule, step, shares = Schedule("auto", account=account), 0.025, []
+    for _ in range(6_000):
+        clock.run(schedule, 1, step, costs[min(schedule.measured, len(costs) - 1)])
+        shares.append(schedule.seconds / account.elapsed)
+    assert schedule.measured > 2
+    earned = math.ceil(costs[0] / (0.01 * step))
+    assert max(shares[earned:]) < 0.0101
+    assert shares[earned // 2] > 0.015, "before that it is over: the first one is made at once"
+
+
 @pytest.mark.parametrize(("around", "measuring"), [(0.0, 0.01), (4e-5, 0.006), (3e-4, 0.005)])
 def test_logging_and_deciding_count_too(monkeypatch: pytest.MonkeyPatch, around: float, measuring: float) -> None:
     """Seconds at every step, of 10 ms, are taken from what measuring may cost, but for half of that."""
