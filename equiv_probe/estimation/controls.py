@@ -19,6 +19,7 @@ ELSEWHERE = "no coordinates come in elsewhere"
 TRANSLATION = "does not depend on where the structure is"
 BATCH = "does not depend on its batch"
 MEMORY = "does not remember"
+OWN_FRAME = "rotations of the batch reach the network"
 MANY = "many {} carry the number"
 FEW = 10.0
 """Structures or rotations that a number should rest on: with fewer, 95 % intervals cover 88 % or less."""

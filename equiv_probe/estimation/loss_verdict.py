@@ -31,7 +31,7 @@ def verdict_of_loss(equiv: float, stderr: float, total: float, floor: float, pre
     if not (math.isfinite(equiv) and math.isfinite(total) and total > 0):
         return Verdict("unknown", "")
     share, resolved = f"{100 * equiv / total:.2g} % of the loss", precision * total
-    if abs(equiv) <= resolved:
+    if resolved > 0 and abs(equiv) <= resolved:
         why = f"the loss is computed in {_named(precision)}, which resolves {100 * precision:.2g} % of it"
         return Verdict("round-off", f"{share} is no more than rounding: {why}")
     if not math.isfinite(floor):

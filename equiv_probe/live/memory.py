@@ -110,6 +110,12 @@ class Memory:
         return [place.name for place in self._places if isinstance(place, Numbers) and place.lost]
 
     @property
+    def tensors(self) -> list[Tensor]:
+        """Those that were copied."""
+        kept = [place for place in self._places if isinstance(place, Numbers) and place.copy is not None]
+        return [place.value for place in kept if isinstance(place.value, Tensor)]
+
+    @property
     def watched(self) -> list[Watched]:
         """What cannot be put back: files, iterators, queues."""
         return [place for place in self._places if isinstance(place, Watched)]

@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, does_not_move, nothing_elsewhere
+from equiv_probe.estimation.controls import Control, nothing_elsewhere
 from equiv_probe.estimation.second_opinion import DECLARED
 from equiv_probe.live.better_fits import better_fits
-from equiv_probe.live.dependence import Passes, blind_outputs, coupled_outputs, differences_when_moved, drawn_outputs
+from equiv_probe.live.dependence import Passes, drawn_outputs
 from equiv_probe.live.drawn_directions import directions_drawn
-from equiv_probe.live.number_spacing import spacing
 from equiv_probe.live.seen_elsewhere import seen_elsewhere
 from equiv_probe.messages import logger
-from equiv_probe.probe.found_controls import names
+from equiv_probe.probe.call_controls import of_neighbours, of_rotation, of_translation
 from equiv_probe.probe.own_loss import loss_already
-from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,42 +60,19 @@ class CallChecks:
             return
         rotations = plan.rotations(plan.generator()).flatten(0, 1)[1:4].to(device)
         passes = Passes(live, call, start)
-        self._of_translation(passes)
-        found, coupled = blind_outputs(passes, rotations), coupled_outputs(passes)
+        for control in (*of_translation(passes), *of_rotation(passes, rotations)):
+            self.found.note(control)
         self._of_representations(passes, rotations)
         if drawn := directions_drawn(passes):
             self.found.failed(CHANCE, _DRAWN.format(type(live.network).__name__, ", ".join(drawn[:3])))
         for name, what in seen_elsewhere(passes).items():
             self.found.note(nothing_elsewhere(name, what))
-        mode = "train mode" if training else "eval mode"
-        zero = [name for name, is_zero in found.items() if is_zero and len(found) < len(live.known_schema.outputs)]
-        if zero:  # as a Hessian that nobody asked for, beside outputs that do change
-            self.found.note(
-                Control(SEES_ROTATION, None, f"{names(zero)}: zero everywhere, so that nothing is measured")
-            )
-        if blind := [name for name in found if name not in zero]:
-            self.found.failed(
-                SEES_ROTATION,
-                f"{names(blind)}: these outputs do not depend on the rotated inputs (the same bit for bit when "
-                f"these are rotated and when they are displaced, in {mode}): a cache, or coordinates that come in "
-                "elsewhere. Their L_equiv says nothing.",
-            )
-        else:
-            self.found.passed(SEES_ROTATION, "outputs change where the inputs do")
-        if coupled:
-            self._coupled[training] = True
-            if not training:
-                live.copies.stacks = False
-            self.found.failed(
-                BATCH,
-                f"{names(coupled)}: the outputs for one structure depend on the other structures of its batch (by "
-                f"{max(coupled.values()):.2g} of their size, in {mode}): statistics of the batch, padding, or pooling "
-                "over it. All structures of a batch are rotated alike, and copies are not joined.",
-                value=max(coupled.values()),
-                limit=0.0,
-            )
-        elif live.structures(call.inputs).layout != "one":
-            self.found.passed(BATCH, "structures get the same whatever is beside them in a batch")
+        for control in of_neighbours(passes):
+            self.found.note(control)
+            if control.failed:
+                self._coupled[training] = True
+                if not training:
+                    live.copies.stacks = False
 
     def _of_representations(self, passes: Passes, rotations: Tensor) -> None:
         """Whether outputs rotate as was assumed: a wrong guess reads like a broken model."""
@@ -107,29 +82,6 @@ class CallChecks:
                 self.found.failed(FITS, f"{sentence}. L_equiv of it is that of a wrong guess")
             else:
                 self.found.notes.append(sentence)
-
-    def _of_translation(self, passes: Passes) -> None:
-        """Whether outputs stay where structures are moved as a whole; rotations about a centroid never show it."""
-        live, call = passes.live, passes.call
-        if not any(rep.is_affine for rep in live.known_schema.inputs.values()):
-            return
-        if not (isinstance(live.reader.center, str) and live.reader.center == "centroid"):
-            what = "structures are not moved, so that broken translation does not show: they rotate about a fixed point"
-            self.found.note(Control(TRANSLATION, None, what))
-            return
-        try:
-            differences = differences_when_moved(passes)
-        except Exception as error:  # far from where it was, as outside of a box
-            self.found.note(
-                Control(TRANSLATION, None, f"the network could not be evaluated at moved structures: {error}")
-            )
-            return
-        device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
-        precision = spacing(live.network, device)
-        for name, (difference, size, distance) in differences.items():
-            self.found.note(
-                does_not_move(shown(name), difference, precision * size * (1 + distance), "", "moved as a whole")
-            )
 
     def of_chance(self, live: LiveOrbit, call: Call) -> None:
         """Whether a call that is measured without its step draws random numbers in eval mode.

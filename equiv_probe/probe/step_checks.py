@@ -15,6 +15,7 @@ from equiv_probe.live.dependence import Passes, moved_on
 from equiv_probe.live.module_snapshot import unnoticed
 from equiv_probe.probe.agreement import alone
 from equiv_probe.probe.found_controls import names
+from equiv_probe.probe.own_frame import own_frame
 from equiv_probe.probe.own_loss import loss_of, output_that_is, require_network
 from equiv_probe.probe.replay import numbers_that_ignore_the_network
 from equiv_probe.schema.schema import shown
@@ -101,6 +102,12 @@ class StepChecks:
             self.found.note(Control(SEES_OUTPUTS, None, f"{sentence}. L_equiv of it is zero by construction"))
         else:
             self.found.failed(SEES_OUTPUTS, f"{sentence}. L_equiv says nothing: probe what the loss is computed from")
+
+    def of_frame(self, run: RecordedStep, stage: str) -> None:
+        """Whether rotations of a step's batch reach the network; waits for the device, once in a stage."""
+        found = own_frame(run) if self.found.first(f"frame of {stage}", run.live.network.training) else None
+        if found is not None:
+            self.found.note(found)
 
     def of_unrepeatable(self, run: RecordedStep) -> None:
         """Say, once for every kind of thing, that a step is not run again since it trains, or used one of these."""

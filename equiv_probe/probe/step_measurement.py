@@ -120,6 +120,7 @@ def _look(parts: Parts, run: RecordedStep, call: Call, plan: RotationPlan, stage
             parts.checks.calls.of_call(run.live, call, run.calls[0].before, plan)
         with unnoticed(run.live.network), parts.task.quiet():
             parts.checks.steps.of_numbers(run, stage)
+            parts.checks.steps.of_frame(run, stage)
 
 
 def _written(run: RecordedStep) -> list[str]:

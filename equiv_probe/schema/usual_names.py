@@ -80,6 +80,7 @@ _WEIGHTS = re.compile(r"_weights?$")
 """Names of the weights of a loss, of every structure or quantity: they never rotate."""
 _HIDDEN = re.compile(
     r"(^|_)(feats?|features?|hidden(_states?)?|embeddings?|embs?|latents?|descriptors?|attentions?|loss|losses)(_|$)"
+    r"|^(node|atom|edge)_?attr(s|ibutes?)?$"
 )
 """Names of what a network gives beside its outputs: features inside of it, and its own loss."""
 _MATRICES = {"stress", "stresses", "virial", "virials", *CELLS}
@@ -133,8 +134,8 @@ def is_predicted(name: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a name says features inside of a network, or a loss, rather than what the network is asked for.
 
-    >>> [is_hidden(name) for name in ("node_feats", "hidden_states", "loss", "energy")]
-    [True, True, True, False]
+    >>> [is_hidden(name) for name in ("node_feats", "node_attrs", "hidden_states", "loss", "energy")]
+    [True, True, True, True, False]
     """
     return bool(_HIDDEN.search(plain(name)))
 
