@@ -17,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn, optim
 
 from equiv_probe.live.data_objects import FRAMEWORKS, is_data, is_of_the_user, is_own, package_of
@@ -111,9 +112,11 @@ class Memory:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Those that were copied."""
-        kept = [place for place in self._places if isinstance(place, Numbers) and place.copy is not None]
-        return [place.value for place in kept if isinstance(place.value, Tensor)]
+        """Those that were copied; of an array of floating-point numbers one that shares its memory."""
+        kept = [place.value for place in self._places if isinstance(place, Numbers) and place.copy is not None]
+        arrays = (one for one in kept if isinstance(one, np.ndarray) and one.dtype.kind == "f")
+        shared = [torch.from_numpy(one) for one in arrays if one.dtype.isnative and min(one.strides, default=0) >= 0]
+        return [*(one for one in kept if isinstance(one, Tensor)), *shared]
 
     @property
     def watched(self) -> list[Watched]:

@@ -21,6 +21,7 @@ from equiv_probe.probe.agreement import alone
 from equiv_probe.probe.own_loss import loss_of
 from equiv_probe.representations.grids import Grid
 from equiv_probe.rotations.haar import haar
+from equiv_probe.schema.usual_names import is_predicted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,7 +47,8 @@ def own_frame(run: RecordedStep) -> Control | None:
         run: a recorded step whose schema is settled. It is run again, without a trace; waits for the device.
     """
     schema, given = run.live.known_schema, run.calls[0].call.inputs
-    names = [name for name, rep in schema.inputs.items() if rep.event_shape and _is_coordinates(given.get(name))]
+    asked = [name for name in schema.inputs if not (name in schema.outputs or is_predicted(name))]  # labels lie beside
+    names = [name for name in asked if schema.inputs[name].event_shape and _is_coordinates(given.get(name))]
     batch = [] if any(isinstance(rep, Grid) for rep in schema.inputs.values()) else _coordinates(run)
     if not (names and batch):
         return None
@@ -71,6 +73,8 @@ def _control(run: RecordedStep, batch: list[Tensor], names: list[str]) -> Contro
         limit = SAME * _change(asked[name], displaced[name], flipped=flipped)
         return all(_change(asked[name], one[name], flipped=flipped) < limit for one in others)
 
+    if not any(_change(asked[name], displaced[name]) for name in names):
+        return None  # they come from elsewhere
     still = [name for name in names if stays(name, flipped=True)]
     if not still:
         return Control(OWN_FRAME, True, "the network's inputs rotate with the step's batch")
