@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.rotations.haar import angles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,18 +27,22 @@ if TYPE_CHECKING:
 
 def character(angle: Tensor, degree: int) -> Tensor:
     """``χ_l(θ) = 1 + 2 Σ_{m=1..l} cos mθ``, the form without the singularity at 0, for angles in radians."""
-    return 2 * _cosines(angle, degree).sum(0) - 1
+    return _characters(torch.cos(angle), degree)[degree]
 
 
 def characters(orbit: Orbit, max_degree: int = 6) -> Tensor:
     """``χ_l`` between all rotations of an orbit, ``(max_degree + 1, R, R, n, n)``: the same for all its outputs."""
-    theta = angles(torch.einsum("rnji,smjk->rsnmik", orbit.rotations, orbit.rotations))
-    cosines = _cosines(theta, max_degree)
-    return torch.stack([2 * cosines[: degree + 1].sum(0) - 1 for degree in range(max_degree + 1)])
+    flat = orbit.rotations.flatten(-2)  # the trace of g⁻¹g' is the product of their entries
+    return _characters((torch.einsum("rna,sma->rsnm", flat, flat) - 1) / 2, max_degree)
 
 
-def _cosines(angle: Tensor, degree: int) -> Tensor:
-    return torch.stack([torch.cos(m * angle) for m in range(degree + 1)])
+def _characters(cosine: Tensor, max_degree: int) -> Tensor:
+    """``χ_0`` to ``χ_max`` of ``cos θ``, by the recursion ``cos (m+1)θ = 2 cos θ cos mθ − cos (m−1)θ``."""
+    found, last, current = [torch.ones_like(cosine)], torch.ones_like(cosine), cosine
+    for _ in range(max_degree):
+        found.append(found[-1] + 2 * current)
+        last, current = current, 2 * cosine * current - last
+    return torch.stack(found)
 
 
 @dataclass(frozen=True)
@@ -105,25 +108,23 @@ def spectrum(
         raise EquivProbeError(str(orbit.plan), wanted, 'twirl(..., ep.RotationPlan("tetrahedral", replicates=4))')
     # Degrees l ≥ 1 do not see a constant: subtracting one that does not depend on the rotations takes the noise of a
     # large mean away and leaves the estimate unbiased.
-    flat = values.reshape(replicates, values.shape[1], -1)
-    shifted = flat - orbit.identity[name].reshape(-1)
+    flat, identity = values.reshape(replicates, values.shape[1], -1), orbit.identity[name].reshape(-1)
+    shifted = flat - identity
     components = flat.shape[-1]
     kernels = (characters(orbit, max_degree) if between is None else between).to(flat.device)
     weights = orbit.weights.to(flat)
+    means = torch.einsum("n,rnd->rd", weights, shifted)
     overlap = torch.einsum("rnd,smd->rsnm", shifted, shifted) / components
-    products = [torch.einsum("rnd,smd->rsnm", flat, flat) / components]
-    products += [overlap * kernels[degree] for degree in range(1, max_degree + 1)]
-    pairs = torch.stack([(2 * d + 1) * _pair_sums(product, weights) for d, product in enumerate(products)])
+    odd = 2 * torch.arange(1, max_degree + 1).to(flat) + 1
+    whole = means + identity
+    pairs = torch.cat(
+        [(whole @ whole.mT / components)[None], odd[:, None, None] * ((overlap * kernels[1:]) @ weights @ weights)]
+    )
     # Pairs within a replicate are not independent, except for the variance: E‖h‖² needs no pairs.
     variance = torch.einsum("n,rnd->r", weights, shifted.square()) / components
     power = _off_diagonal_mean(pairs).tolist()
-    equiv = float(variance.mean()) - float(_off_diagonal_mean(_pair_sums(overlap, weights)))
+    equiv = float(variance.mean()) - float(_off_diagonal_mean(means @ means.mT / components))
     return Spectrum(name, tuple(power), tuple(_off_diagonal_stderr(pairs)), equiv, equiv - sum(power[1:]))
-
-
-def _pair_sums(kernel: Tensor, weights: Tensor) -> Tensor:
-    """``Σ_{ij} w_i w_j k(r i, s j)``, ``(R, R, n, n) -> (R, R)``."""
-    return kernel @ weights @ weights
 
 
 def _off_diagonal_mean(pairs: Tensor) -> Tensor:
@@ -140,7 +141,8 @@ def _off_diagonal_stderr(pairs: Tensor) -> list[float]:
     others = pairs - pairs.diagonal(dim1=-2, dim2=-1).diag_embed()
     left_out = others.flatten(-2).sum(-1, keepdim=True) - others.sum(-2) - others.sum(-1)
     left_out = left_out / ((count - 1) * (count - 2))
-    return [float(((count - 1) * row.var(correction=0)).sqrt()) for row in left_out]
+    stderr: list[float] = ((count - 1) * left_out.var(-1, correction=0)).sqrt().tolist()
+    return stderr
 
 
 def torque_bound(torque: Tensor, weights: Tensor) -> float:

@@ -9,10 +9,11 @@ import torch
 from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, does_not_move
 from equiv_probe.live.dependence import blind_outputs, coupled_outputs, differences_when_moved
 from equiv_probe.live.number_spacing import spacing
+from equiv_probe.probe.found_controls import names
 from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor
 
@@ -26,13 +27,13 @@ def of_rotation(passes: Passes, rotations: Tensor) -> Iterator[Control]:
     zero = [name for name, is_zero in found.items() if is_zero and beside_others]
     handed_on = [name for name in found if beside_others and name not in zero and _of_elements(passes, name)]
     if zero:  # as a Hessian that nobody asked for, beside outputs that do change
-        yield Control(SEES_ROTATION, None, f"{all_of(zero)}: zero everywhere, so that nothing is measured")
+        yield Control(SEES_ROTATION, None, f"{names(zero)}: zero everywhere, so that nothing is measured")
     if handed_on:
         what = "features of atoms, the same wherever these are: their L_equiv is zero by construction"
-        yield Control(SEES_ROTATION, None, f"{all_of(handed_on)}: {what}")
+        yield Control(SEES_ROTATION, None, f"{names(handed_on)}: {what}")
     if blind := [name for name in found if name not in (*zero, *handed_on)]:
         sentence = (
-            f"{all_of(blind)}: these outputs do not depend on the rotated inputs (the same bit for bit when these are "
+            f"{names(blind)}: these outputs do not depend on the rotated inputs (the same bit for bit when these are "
             f"rotated and when they are displaced, in {_mode(passes)}): a cache, or coordinates that come in "
             "elsewhere. Their L_equiv says nothing."
         )
@@ -55,7 +56,7 @@ def of_neighbours(passes: Passes) -> Iterator[Control]:
     if coupled:
         largest = max(coupled.values())
         sentence = (
-            f"{all_of(coupled)}: the outputs for one structure depend on the other structures of its batch (by "
+            f"{names(coupled)}: the outputs for one structure depend on the other structures of its batch (by "
             f"{largest:.2g} of their size, in {_mode(passes)}): statistics of the batch, padding, or pooling over it. "
             "All structures of a batch are rotated alike, and copies are not joined."
         )
@@ -82,11 +83,6 @@ def of_translation(passes: Passes) -> Iterator[Control]:
     precision = spacing(live.network, device)
     for name, (difference, size, distance) in differences.items():
         yield does_not_move(shown(name), difference, precision * size * (1 + distance), "", "moved as a whole")
-
-
-def all_of(names: Iterable[str]) -> str:
-    """Outputs for people."""
-    return ", ".join(map(shown, names))
 
 
 def _mode(passes: Passes) -> str:

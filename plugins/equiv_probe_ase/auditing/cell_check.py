@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from equiv_probe.estimation.verdict import BROKEN_FACTOR
@@ -70,7 +69,7 @@ def _left(
     pivot = torch.as_tensor(rotator.pivot())
     left = {}
     for name, quantity in quantities.items():
-        raw = np.stack([quantity.values(one[name], structure.atoms) for one in results])
-        back = quantity.representation.rotate_back(torch.from_numpy(raw), rotations, pivot)
+        raw = quantity.stacked(results, structure.atoms)
+        back = quantity.representation.rotate_back(raw, rotations, pivot)
         left[name] = float(back.var(0).mean())
     return left

@@ -53,6 +53,7 @@ class DaskCrew:
 
     def __init__(self, recipe: Recipe, cluster: str | Path | Client, workers: int | None = None) -> None:
         self.work = Work()
+        self._seen: set[str] = set()
         self._token = f"equiv-probe-{uuid4().hex[:12]}"
         packed = _packed(recipe)
         self._held: list[Any] = []
@@ -111,11 +112,12 @@ class DaskCrew:
 
     @property
     def words(self) -> str:
-        """Who they are, for the report."""
-        return f"{len(self._workers())} workers of {self._client.scheduler.address}"
+        """Who they were, also those that were lost, for the report."""
+        return f"{len(self._seen)} worker{'s' * (len(self._seen) != 1)} of {self._client.scheduler.address}"
 
     def _workers(self) -> dict[str, Any]:
         found: dict[str, Any] = self._client.nthreads()
+        self._seen |= found.keys()
         return found
 
     def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -226,10 +226,7 @@ class Job:
         if not results:
             return {}
         atoms = self.structure.atoms
-        return {
-            name: torch.from_numpy(np.stack([quantity.values(one[name], atoms) for one in results]))
-            for name, quantity in self.quantities.items()
-        }
+        return {name: quantity.stacked(results, atoms) for name, quantity in self.quantities.items()}
 
     def orbit(self) -> Orbit:
         """The orbit so far."""

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 WINDOW = 32
 """Structures that are evaluated and written to the journal together, at most."""
+PASSES = 16
+"""Full model passes of a window, at most: beside them it takes two small ones, of the structures as they are."""
 AT_LEAST = 16
 """Windows, where there are as many structures."""
 UNCERTAIN = (3.0, 300.0)
@@ -38,13 +40,13 @@ STEPS = 4
 
 
 def windows(structures: Sequence[Structure], copies: int, findings: Findings) -> list[list[Structure]]:
-    """Structures that are evaluated together: enough to fill a model pass, few enough to lose little on a kill.
+    """Structures that are evaluated together: enough to fill model passes, few enough to lose little on a kill.
 
     They follow from all structures, whoever measures them: an output's last digits may depend on what shares its batch.
     """
     found: list[list[Structure]] = []
     atoms = 0
-    limit = findings.atoms_per_call if findings.batched else 1
+    limit = PASSES * findings.atoms_per_call if findings.batched else 1
     most = min(WINDOW, len(structures) // AT_LEAST)  # even few structures are shared out
     for structure in structures:
         cost = copies * len(structure.atoms)

@@ -80,7 +80,7 @@ class Average:
         pivot = torch.as_tensor(self.rotator.pivot())
         values = {}
         for name, quantity in self.quantities.items():
-            raw = torch.from_numpy(np.stack([quantity.values(one[name], self.rotator.atoms) for one in results]))
+            raw = quantity.stacked(results, self.rotator.atoms)
             values[name] = quantity.representation.rotate_back(raw, self._rotations[part], pivot)
         if self._moments is None:
             # About the first: energies are thousands of eV, and what is to be seen is in their last digits.

@@ -139,9 +139,21 @@ def _literal(value: str) -> Any:
         return {"true": True, "false": False, "none": None}.get(value.lower(), value)
 
 
+def _loaded(where: str) -> Any:
+    """What ``module:name`` stands for; of no such module, the preset that may have been meant."""
+    try:
+        return load(where)
+    except EquivProbeError as error:
+        name, _, argument = where.partition(":")
+        close = nearest(name.lower(), PRESETS)
+        if not (close and isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == name):
+            raise
+        raise EquivProbeError(error.found, error.expected, f"did you mean {close}:{argument}?") from error
+
+
 def _from_callable(where: str, *, device: str | None, dtype: str | None, keywords: dict[str, Any]) -> Any:
     with _explained(where, device, dtype):
-        made = load(where)
+        made = _loaded(where)
     if hasattr(made, "calculate") and not isinstance(made, type):  # a calculator that is already made
         if keywords or device or dtype:
             raise EquivProbeError(f"{where}, a calculator that is already made", "no options for it")

@@ -185,11 +185,12 @@ def _schnetpack(path: str | None, device: str | None, dtype: str | None, **keywo
     """A SchNetPack model, in eV and Å unless ``?energy_unit=…&position_unit=…`` says otherwise."""
     import torch
     from schnetpack.interfaces import SpkCalculator
-    from schnetpack.transform import ASENeighborList
+
+    from equiv_probe_ase.evaluators.schnetpack_neighbors import FastNeighborList
 
     cutoff = keywords.pop("cutoff", 5.0)
     defaults = {
-        "neighbor_list": ASENeighborList(cutoff=cutoff),
+        "neighbor_list": FastNeighborList(cutoff=cutoff),
         "energy_unit": "eV",
         "position_unit": "Ang",
         "device": device or "cpu",

@@ -39,7 +39,7 @@ def distinct_orientations(atoms: Atoms, rotations: Tensor) -> int:
     flat = rotations.reshape(-1, 3, 3).double().numpy()
     along = np.einsum("ua,kab,nb->kun", _DIRECTIONS, flat, arrows)
     marks = np.exp(along / (np.abs(arrows).max(initial=0.0) or 1.0)) @ weights / (np.abs(weights).sum() or 1.0)
-    return len(np.unique(marks.round(_DIGITS), axis=0))
+    return len(set(map(tuple, marks.round(_DIGITS).tolist())))
 
 
 def _arrows(atoms: Atoms) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -6,16 +6,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from ase.stress import voigt_6_to_full_3x3_stress
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ase import Atoms
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from equiv_probe.representations.representation import Representation
 
@@ -44,20 +46,27 @@ class Quantity:
     full_tensor: bool = False
     has_zero: bool = True
 
-    def values(self, raw: Any, atoms: Atoms) -> NDArray[np.float64]:
-        """A calculator's value in the reported unit and in the shape that ``representation`` rotates."""
+    def values(self, raw: Any, atoms: Atoms, *, lead: int = 0) -> NDArray[np.float64]:
+        """A calculator's value in the reported unit and in the shape that ``representation`` rotates.
+
+        Several values, of rotated copies, have their own leading axes: so many are ``lead``.
+        """
         array = np.asarray(raw, dtype=np.float64)
         if self.full_tensor and array.shape[-1:] == (6,):
             array = np.asarray(voigt_6_to_full_3x3_stress(array))
         elif self.full_tensor and array.shape[-1:] == (9,):
             array = array.reshape(*array.shape[:-1], 3, 3)
-        if self.name in QUANTITIES and self.representation == ep.scalar and array.ndim > self.per_atom:
+        if self.name in QUANTITIES and self.representation == ep.scalar and array.ndim - lead > self.per_atom:
             raise EquivProbeError(
-                f"{self.name} of shape {array.shape}",
+                f"{self.name} of shape {array.shape[lead:]}",
                 "numbers, or a declaration of how it rotates (non-collinear moments are axial vectors)",
                 f'schema=ep.Schema(inputs={{}}, outputs={{"{self.name}": ep.axial}})',
             )
         return np.asarray(array * (self.factor / (len(atoms) if self.extensive else 1)))
+
+    def stacked(self, results: Sequence[Mapping[str, Any]], atoms: Atoms) -> Tensor:
+        """:meth:`values` of several results, ``(C, *S)``."""
+        return torch.from_numpy(self.values(np.stack([one[self.name] for one in results]), atoms, lead=1))
 
 
 QUANTITIES: dict[str, Quantity] = {

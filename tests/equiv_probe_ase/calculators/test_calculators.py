@@ -164,7 +164,8 @@ def test_a_misspelt_preset_is_asked_about(typed: str, meant: str, own: Path) -> 
         make_calculator(typed)
     with pytest.raises(ep.EquivProbeError, match=rf"did you mean {meant}:{own}\?"):
         make_calculator(f"{typed}:{own}")
-    with pytest.raises(ep.EquivProbeError, match="cannot be imported"):  # what is no file may be a module's name
+    # What is no file may be a module's name.
+    with pytest.raises(ep.EquivProbeError, match=rf"cannot be imported.*did you mean {meant}:calculator\?"):
         make_calculator(f"{typed}:calculator")
 
 
