@@ -150,3 +150,20 @@ def test_the_old_name_of_the_cost_works(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.warns(DeprecationWarning, match="budget"):
         (added,) = (one for one in trainer(tmp_path, []).callbacks if isinstance(one, Measuring))
     assert added.settings.options["cost"] is None
+
+
+@pytest.mark.parametrize("network", [None, "net"])
+def test_the_search_for_the_network_is_in_the_account(network: str | None, tmp_path: Path) -> None:
+    """It runs the step once beside the user's own run, which costs what the step costs."""
+    seconds = 0.2
+
+    class Slow(LinearModule):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            time.sleep(seconds)
+            return super().training_step(batch, batch_idx)
+
+    callback = EquivarianceCallback(network=network, every=10**9, verbose=False)
+    trainer(tmp_path, [callback], max_steps=2).fit(Slow(), loader())
+    assert callback.probe is not None
+    around = callback.probe.schedules.account.around
+    assert (around > seconds) == (network is None), "the user's own run is none of it"
