@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 SEES_ROTATION = "sees the rotation"
 FLOOR_EXPLAINED = "the precision explains the floor"
+ELSEWHERE = "no coordinates come in elsewhere"
 TRANSLATION = "does not depend on where the structure is"
 BATCH = "does not depend on its batch"
 MEMORY = "does not remember"
+OWN_FRAME = "rotations of the batch reach the network"
 MANY = "many {} carry the number"
 FEW = 10.0
 """Structures or rotations that a number should rest on: with fewer, 95 % intervals cover 88 % or less."""
@@ -90,6 +92,17 @@ def sees_rotation(outputs: Sequence[str], stuck: Sequence[str], tested: int, *, 
     )
 
 
+def nothing_elsewhere(name: str, what: str) -> Control:
+    """The failed control of a tensor beside a model's inputs that holds coordinates, ``what`` they are."""
+    return Control(
+        ELSEWHERE,
+        False,
+        f"{name!r}, which the model holds or names beside its inputs, holds coordinates ({what}) that stay as they are "
+        "where the inputs are rotated, and the outputs depend on it: the model sees two orientations at once, and "
+        "L_equiv is not its own. Give it to the model as an input that rotates",
+    )
+
+
 def floor_explained(output: str, floor: float, rounding: Rounding, unit: str) -> Control:
     """Whether a floor (root mean square in ``unit``) is rounding as the precision makes it; else it excuses nothing."""
     amplification = rounding.amplification(floor)
@@ -144,6 +157,11 @@ def batch_agrees(output: str, structure: str, difference: float, limit: float, u
 def batch_not_asked() -> Control:
     """The control of batches, where the structures that it takes could not be evaluated."""
     return Control(BATCH, None, "the structures that were to be compared alone and in a batch could not be evaluated")
+
+
+def memory_not_asked(why: str) -> Control:
+    """The control of memory, where no structure could be evaluated for it."""
+    return Control(MEMORY, None, f"whether a structure gets what a rotated copy of it got: {why}")
 
 
 def forgets(output: str, structure: str, difference: float, limit: float, unit: str) -> Control:

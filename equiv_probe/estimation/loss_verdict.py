@@ -31,7 +31,7 @@ def verdict_of_loss(equiv: float, stderr: float, total: float, floor: float, pre
     if not (math.isfinite(equiv) and math.isfinite(total) and total > 0):
         return Verdict("unknown", "")
     share, resolved = f"{100 * equiv / total:.2g} % of the loss", precision * total
-    if abs(equiv) <= resolved:
+    if resolved > 0 and abs(equiv) <= resolved:
         why = f"the loss is computed in {_named(precision)}, which resolves {100 * precision:.2g} % of it"
         return Verdict("round-off", f"{share} is no more than rounding: {why}")
     if not math.isfinite(floor):
@@ -39,10 +39,11 @@ def verdict_of_loss(equiv: float, stderr: float, total: float, floor: float, pre
     base = max(abs(floor), resolved)
     why = f"rounding alone makes {100 * base / total:.2g} %"
     # Of a coarse type the spacing itself is the limit: ten times as much would be a good part of the loss.
-    if equiv <= AT_FLOOR * base and (base > resolved or precision < COARSE):
+    if abs(equiv) <= AT_FLOOR * base and (base > resolved or precision < COARSE):
         return Verdict("round-off", f"{share} is no more than rounding: {why}")
-    if equiv < CHANCE * stderr:
-        return Verdict("unknown", f"no more than its error bar, where {why}")
+    if equiv < CHANCE * stderr or equiv < 0:
+        found = "no more than its error bar" if abs(equiv) < CHANCE * stderr else f"negative: {share}"
+        return Verdict("unknown", f"{found}, where {why}")
     small = equiv <= SMALL * total
     said = f"{'small but real' if small else 'broken'}: {share}, where {why}"
     return Verdict("above round-off" if small else "broken", said)

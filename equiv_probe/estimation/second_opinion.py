@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from equiv_probe.estimation.grid_fields import other_fields
+from equiv_probe.estimation.other_components import components
 from equiv_probe.representations import frames
 from equiv_probe.representations import representation as reps
+from equiv_probe.representations.grids import Grid
 from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ BROKEN = 1e-2
 """Other representations are tried where the variance is more than this fraction of the prediction's own square."""
 DIGITS = 4
 """Of the longest component of a vector that is found; what is smaller than its last digit is rounding, and is 0."""
+DECLARED = "is declared as"
+"""In the sentences that say of another representation that it fits better."""
 MANY_TIMES = 1e6
 """Less variance than that is none: how much less is rounding."""
 
@@ -79,7 +84,9 @@ def second_opinion(orbit: Orbit, name: str) -> str:
 def explanations(orbit: Orbit, name: str) -> list[Explanation]:
     """All that may be tried on an output of a kept orbit, whether it explains it or not."""
     declared = orbit.schema.outputs[name]
-    if declared.is_whole or not declared.fits(orbit.kept(name).shape):  # nothing else has the shape of a grid
+    if isinstance(declared, Grid):
+        return _fields(orbit, name, declared)
+    if declared.is_whole or not declared.fits(orbit.kept(name).shape):
         return []
     values, rotations = orbit.kept(name).flatten(0, 1), orbit.rotations.flatten(0, 1)
     variance, center = _variance(values), orbit.centers.get(name)
@@ -99,9 +106,22 @@ def explanations(orbit: Orbit, name: str) -> list[Explanation]:
     return [*found, *moved]
 
 
+def _fields(orbit: Orbit, name: str, declared: Grid) -> list[Explanation]:
+    """Other fields for the channels of a grid, which is rotated by rotations of the cube."""
+    values, rotations = orbit.kept(name).flatten(0, 1), orbit.rotations.flatten(0, 1)
+    if not declared.is_exact or not _variance(values) > BROKEN * float(values.square().mean()):
+        return []
+    said = f"{name!r} {DECLARED} ep.{declared}, and would vary far less over rotations as {{}}: is it that?"
+    others = other_fields(declared, declared.rotate(values, rotations), rotations)
+    return [Explanation("representation", said.format(what), back) for what, back in others]
+
+
 def _representations(case: _Case) -> Iterator[Explanation]:
     """Other representations of the same shape; of the same kind where the name leaves no doubt."""
-    for other in _others(case.declared, case.raw):
+    whole = None
+    if case.declared == reps.scalar and case.raw.ndim > 2 and case.raw.shape[-1] > 3:
+        whole = components(case.raw, case.rotations)
+    for other in (*_others(case.declared, case.raw), *([whole] if whole else [])):
         if (case.is_known and _kind(other) != _kind(case.declared)) or (case.center is None and other.is_affine):
             continue
         values = other.rotate_back(case.raw, case.rotations, case.center)
@@ -109,7 +129,7 @@ def _representations(case: _Case) -> Iterator[Explanation]:
         many = left * MANY_TIMES < case.variance
         times = f"more than {MANY_TIMES:.0e}" if many else f"{case.variance / left:.2g}"
         sentence = (
-            f"{case.name!r} is declared as ep.{case.declared}, but as ep.{other} it would vary {times} times less over "
+            f"{case.name!r} {DECLARED} ep.{case.declared}, but as ep.{other} it would vary {times} times less over "
             f'rotations: is it one? If so, declare outputs={{"{case.name}": ep.{other}}}'
         )
         yield Explanation("representation", sentence, values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -238,7 +239,9 @@ class Noise(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if said is False:
             return None
         axis = self.frame.axis(draw.shape)
-        if said and (axis is None and draw.shape[-1:] == (3,)):
+        # One direction for all samples, or any that were said to be some.
+        single = draw.call in NORMAL and prod(draw.shape) == 3 and not self.frame.rep.is_whole
+        if axis is None and draw.shape[-1:] == (3,) and (said or (said is None and single)):
             axis = -1
         if said and axis is None:
             raise EquivProbeError(f"rotates=True for {draw}", "a last axis of 3", "rotates=None goes by the shape")

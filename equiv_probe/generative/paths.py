@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 UNSEEN = 0.5
 """Two runs with the same noise that differ by this part of what other noise makes do not follow the noise."""
+OWN_FRAME = 0.1
+"""Part of its deviation by which an output that does not rotate at all may change."""
 _ENOUGH, _MORE_RUNS, _MOST = 400, 8, 500
 """Drawn rotations that tell whether they are uniform; runs to gather them by; more than are looked at."""
 
@@ -42,6 +44,7 @@ class Paths:
         count: how many rotations one run draws.
         chance: p-value of their being as likely when they are taken along; None if they were not looked at.
         looked_at: how many rotations that is.
+        in_own_frame: outputs that are the same in every frame, though they should rotate.
     """
 
     plan: RotationPlan
@@ -53,6 +56,7 @@ class Paths:
     count: int = 0
     chance: float | None = None
     looked_at: int = 0
+    in_own_frame: tuple[str, ...] = ()
 
     @property
     def not_as_likely(self) -> bool:
@@ -97,11 +101,34 @@ def run_paths(runs: SamplerRuns, plan: RotationPlan, *, progress: bool) -> Paths
         if runs.way != "same":
             paths.floors = runs.run(seed, g0, back=True)  # these round as well
     with progress_bar(len(rotations), "rotating the noise", shown=progress) as advance:
-        for g in rotations:
-            for name, value in runs.run(seed, g).items():
+        for k, g in enumerate(rotations):
+            values = runs.run(seed, g)
+            for name, value in values.items():
                 found[name].add(value)
+            if k == len(rotations) - 1:
+                paths.in_own_frame = _in_own_frame(runs, paths, values, g)
             advance(1)
     return paths
+
+
+def _in_own_frame(runs: SamplerRuns, paths: Paths, values: dict[str, Tensor], rotation: Tensor) -> tuple[str, ...]:
+    """Outputs of which the sampler gave nearly the same numbers in a rotated run as in the unrotated one.
+
+    Nearly is little beside their deviation, and beside what other noise makes: places that hardly leave the middle of
+    a box are the same in all runs.
+    """
+    given = runs.as_given(values, rotation)
+
+    def apart(name: str, other: Tensor) -> float:
+        return root_mean(paths.found[name].from_start(other)[-1].nan_to_num())
+
+    return tuple(
+        name
+        for name, rep in runs.schema.outputs.items()
+        if rep.event_shape
+        and apart(name, given[name]) < OWN_FRAME * apart(name, values[name])
+        and apart(name, given[name]) <= OWN_FRAME * apart(name, paths.other[name])
+    )
 
 
 def _take_along(runs: SamplerRuns, paths: Paths, rotation: Tensor) -> None:

@@ -111,6 +111,11 @@ class SamplerRuns:
         steps = len(next(iter(values.values())))
         return self.structures.rotate_back(values, self.schema, rotations.expand(steps, *rotations.shape))
 
+    def as_given(self, values: dict[str, Tensor], rotations: Tensor) -> dict[str, Tensor]:
+        """End points of a rotated run as the sampler gave them, from those that :meth:`run` has rotated back."""
+        steps = len(next(iter(values.values())))
+        return self.structures.rotate_back(values, self.schema, rotations.mT.expand(steps, *rotations.shape))
+
     def put_back(self) -> None:
         """Undo what the sampler's own generators were asked for."""
         for generator, state in self._generators.values():

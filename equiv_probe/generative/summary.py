@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from equiv_probe.generative.paths import Paths
     from equiv_probe.generative.runs import SamplerRuns
 
+_OWN_FRAME = (
+    "{!r} does not rotate with the noise at all: the same numbers in every orientation. Samples are put in a frame of "
+    "the sampler's own at the end (principal axes, an alignment to a reference), or do not follow the noise: audit "
+    "what they are before that"
+)
+
 
 def end_points(runs: SamplerRuns, paths: Paths, name: str) -> EndPoints:
     """Everything about one output, of the samples that are finite."""
@@ -123,6 +129,19 @@ def notes_of(runs: SamplerRuns, paths: Paths) -> list[str]:
             "the sampler seeds torch itself: its own draws, which are then the same in every call, were taken as "
             "random. Samples are not equivariant in distribution while they are the same; seed outside of the sampler"
         )
+    whole = runs.rep.is_whole
+    what, fix = ("voxels", "draw all voxels") if whole else ("atoms", "rotates=lambda draw: True with per_sample=False")
+
+    def looks_directed(shape: tuple[int, ...]) -> bool:
+        return (len(shape) >= 4 and max(shape[-3:]) > 1) if whole else shape[-1:] == (3,)
+
+    notes += [_OWN_FRAME.format(name) for name in paths.in_own_frame]
+    notes += [
+        f"{one}: it did not rotate, since it is laid out neither like the samples nor like their {what}; if it has a "
+        f"direction, {fix}"
+        for one, rotated in plain.draws
+        if one.call in NORMAL and looks_directed(one.shape) and not rotated and not runs.options.rotates
+    ]
     wide = [one.shape for one, _ in plain.draws if one.call in NORMAL and one.shape[:-1] == atoms and one.shape[-1] > 3]
     if wide and not runs.rep.is_whole and not any(rotated for _, rotated in plain.draws):
         notes.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equiv_probe.live.adapters import Adapter, Rebuild
+    from equiv_probe.representations.representation import Representation
     from equiv_probe.schema.schema import Named, Schema
 
 
@@ -84,6 +86,8 @@ class CallReader:
         Raises:
             EquivProbeError: it does not fit, or is ambiguous.
         """
+        if self.schema is not None and not set(self.schema.inputs) <= set(call.inputs):
+            self.schema = replace(self.schema, inputs=_of_parts(self.schema.inputs, call.inputs))
         if self.schema is None or not self.knows(call.inputs):
             schema, declared = self.schema, self._declared
             if schema is None or declared is None or not (declared.inputs and declared.outputs):
@@ -101,7 +105,8 @@ class CallReader:
                 missing = sorted(set(schema.inputs) - set(call.inputs) - self._may_come(call, schema))
                 if missing:
                     found = f"inputs {sorted(call.inputs)}"
-                    raise EquivProbeError(found, f"the schema's inputs {missing}", "ep.Schema(inputs={...})")
+                    fix = f"name them so in the schema: ep.Schema(inputs={{{sorted(call.inputs)[0]!r}: ..., ...}})"
+                    raise EquivProbeError(found, f"the schema's inputs {missing}", fix)
                 require_nothing_hidden(call.inputs, schema.inputs, {*schema.outputs, *schema.targets})
             self.schema = resolve_batch(schema, call.inputs)
             self._seen |= _tensor_names(call.inputs)
@@ -159,3 +164,12 @@ class CallReader:
 
 def _tensor_names(inputs: Mapping[str, Any]) -> set[str]:
     return {name for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+
+
+def _of_parts(declared: Mapping[str, Representation], inputs: Mapping[str, Any]) -> dict[str, Representation]:
+    """What is declared of an argument that holds several tensors, as ``edges`` of ``edges.0``, of each of these."""
+    found: dict[str, Representation] = {}
+    for name, rep in declared.items():
+        parts = [] if name in inputs else [one for one in inputs if one.startswith(f"{name}.")]
+        found.update(dict.fromkeys(parts or [name], rep))
+    return found

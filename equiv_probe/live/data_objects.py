@@ -62,5 +62,6 @@ def is_of_the_user(package: str) -> bool:
 
 
 def package_of(value: Any) -> str:
-    """The package that an object's class is from."""
-    return type(value).__module__.partition(".")[0]
+    """The package that an object's class is from; of a class that was made on the fly, as PyG's batches, its parent."""
+    modules = (one.__module__ for one in type(value).__mro__)
+    return next(one for one in modules if one != "abc").partition(".")[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from equiv_probe.live.capture import wide
@@ -42,11 +41,16 @@ class Passes:
 
     def __init__(self, live: LiveOrbit, call: Call, start: RandomState) -> None:
         self.live, self.call, self.start = live, call, start
+        self.draws = False
+        """Whether the network draws random numbers of torch's, once :attr:`own` is known."""
 
     @cached_property
     def own(self) -> dict[str, Tensor]:
         """The outputs of the call as it was."""
-        return self.at({})
+        with isolated(self.live.network, generators=[generator for generator, _ in self.start.own]):
+            found = _outputs(self.live, self.call, {}, self.start)
+            self.draws = self.start.moved(numpy=False)
+            return found
 
     def at(self, changed: dict[str, Tensor]) -> dict[str, Tensor]:
         """The outputs with other values of some inputs."""
@@ -145,10 +149,7 @@ def drawn_outputs(live: LiveOrbit, call: Call) -> bool:
         live.network.eval()
         before = RandomState.now()
         _outputs(live, call, {}, before)
-        after = RandomState.now()
-        pairs = zip((before.cpu, *before.cuda), (after.cpu, *after.cuda), strict=False)
-        moved = any(not torch.equal(a, b) for a, b in pairs) or before.python != after.python
-        return moved or any(not np.array_equal(a, b) for a, b in zip(before.numpy, after.numpy, strict=True))
+        return before.moved()
 
 
 def _outputs(live: LiveOrbit, call: Call, changed: dict[str, Tensor], start: RandomState) -> dict[str, Tensor]:

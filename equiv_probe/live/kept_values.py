@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import contextvars
 import ctypes
+import operator
 import os
 from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import types
+    from collections.abc import Callable
 
 _BYTES = (bytearray, array.array)
 WRITABLE = (list, dict, set, deque, *_BYTES)
@@ -113,137 +115,93 @@ def _shallow(container: Any, only: frozenset[str] | None) -> Any:
     return set(container) if isinstance(container, set) else list(container)
 
 
-class Cell:
-    """A variable of a closure.
-
-    Args:
-        name: of the variable.
-        cell: that holds it.
-    """
-
-    def __init__(self, name: str, cell: types.CellType) -> None:
-        self.name, self.cell = name, cell
-        self.held: tuple[Any, ...] = self._contents()
-
-    def _contents(self) -> tuple[Any, ...]:
-        try:
-            return (self.cell.cell_contents,)
-        except ValueError:  # not assigned yet
-            return ()
-
-    def now(self) -> Cell:
-        """See :class:`Place`."""
-        return Cell(self.name, self.cell)
-
-    def changes(self) -> list[str]:
-        """See :class:`Place`."""
-        here = self._contents()
-        same = len(here) == len(self.held) and all(a is b for a, b in zip(here, self.held, strict=True))
-        return [] if same else [self.name]
-
-    def put_back(self, *, surely: bool = False) -> bool:
-        """See :class:`Place`."""
-        del surely
-        if self.held:
-            self.cell.cell_contents = self.held[0]
-        elif self._contents():
-            del self.cell.cell_contents
-        return True
-
-
 @dataclass(frozen=True)
-class Raw:
-    """A number, an array or a structure of C.
+class Kept:
+    """One thing that holds one value.
 
     Attributes:
         name: for messages.
-        value: of ``ctypes``.
-        held: its bytes.
+        read: what it holds.
+        write: lets it hold a value that was read.
+        held: what it held.
+        alike: whether two values that were read are the same.
+        always: let it hold that again whether it was written to or not.
     """
 
     name: str
-    value: Any
-    held: bytes
+    read: Callable[[], Any]
+    write: Callable[[Any], object]
+    held: Any
+    alike: Callable[[Any, Any], bool] = operator.is_
+    always: bool = False
 
-    @staticmethod
-    def keeps(value: Any) -> bool:
-        """Whether a value is one."""
-        return isinstance(value, _OF_C)
-
-    @classmethod
-    def of(cls, name: str, value: Any) -> Raw:
-        """One, and what it holds now."""
-        return cls(name, value, bytes(value))
-
-    def now(self) -> Raw:
+    def now(self) -> Kept:
         """See :class:`Place`."""
-        return Raw.of(self.name, self.value)
+        return replace(self, held=self.read())
 
     def changes(self) -> list[str]:
         """See :class:`Place`."""
-        return [] if bytes(self.value) == self.held else [self.name]
+        return [] if self.alike(self.read(), self.held) else [self.name]
 
     def put_back(self, *, surely: bool = False) -> bool:
         """See :class:`Place`."""
         del surely
-        changed = bool(self.changes())
+        changed = self.always or bool(self.changes())
         if changed:
-            ctypes.memmove(ctypes.addressof(self.value), self.held, len(self.held))
+            self.write(self.held)
         return changed
 
 
-class Variable:
-    """A variable of the context; one that had no value before cannot be without one again.
-
-    Args:
-        variable: itself.
-    """
-
-    def __init__(self, variable: contextvars.ContextVar[Any]) -> None:
-        self.name, self.variable = variable.name, variable
-        self.held = self._value()
-
-    def _value(self) -> Any:
-        return contextvars.copy_context().get(self.variable, self.variable)
-
-    def now(self) -> Variable:
-        """See :class:`Place`."""
-        return Variable(self.variable)
-
-    def changes(self) -> list[str]:
-        """See :class:`Place`."""
-        return [] if self._value() is self.held else [self.name]
-
-    def put_back(self, *, surely: bool = False) -> bool:
-        """See :class:`Place`."""
-        del surely
-        changed = bool(self.changes())
-        if changed and self.held is not self.variable:
-            self.variable.set(self.held)
-        return changed
+NOTHING = object()
+"""What a variable of a closure holds that is not assigned yet."""
 
 
-class Environment:
+def cell(name: str, of: types.CellType) -> Kept:
+    """A variable of a closure, which may not be assigned yet."""
+
+    def read() -> Any:
+        try:
+            return of.cell_contents
+        except ValueError:
+            return NOTHING
+
+    def write(value: Any) -> None:
+        if value is not NOTHING:
+            of.cell_contents = value
+        elif read() is not NOTHING:
+            del of.cell_contents
+
+    return Kept(name, read, write, read(), always=True)
+
+
+def is_of_c(value: Any) -> bool:
+    """Whether a value is a number, an array or a structure of C."""
+    return isinstance(value, _OF_C)
+
+
+def of_c(name: str, value: Any) -> Kept:
+    """The bytes of a number, an array or a structure of ``ctypes``."""
+
+    def write(held: bytes) -> None:
+        ctypes.memmove(ctypes.addressof(value), held, len(held))
+
+    return Kept(name, lambda: bytes(value), write, bytes(value), operator.eq)
+
+
+def variable(of: contextvars.ContextVar[Any]) -> Kept:
+    """A variable of the context; one that had no value before cannot be without one again."""
+
+    def read() -> Any:
+        return contextvars.copy_context().get(of, of)
+
+    return Kept(of.name, read, lambda held: None if held is of else of.set(held), read())
+
+
+def environment() -> Kept:
     """The variables of the environment."""
 
-    name = "os.environ"
+    def write(held: dict[str, str]) -> None:
+        os.environ.clear()
+        os.environ.update(held)
 
-    def __init__(self) -> None:
-        self.held = dict(os.environ)
-
-    def now(self) -> Environment:
-        """See :class:`Place`."""
-        return Environment()
-
-    def changes(self) -> list[str]:
-        """See :class:`Place`."""
-        return [] if dict(os.environ) == self.held else [self.name]
-
-    def put_back(self, *, surely: bool = False) -> bool:
-        """See :class:`Place`."""
-        del surely
-        changed = bool(self.changes())
-        if changed:
-            os.environ.clear()
-            os.environ.update(self.held)
-        return changed
+    return Kept("os.environ", lambda: dict(os.environ), write, dict(os.environ), operator.eq)

@@ -17,13 +17,25 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn, optim
 
 from equiv_probe.live.data_objects import FRAMEWORKS, is_data, is_of_the_user, is_own, package_of
 from equiv_probe.live.generators import KINDS
 from equiv_probe.live.kept_attributes import Attributes
 from equiv_probe.live.kept_numbers import Numbers
-from equiv_probe.live.kept_values import WRITABLE, Cell, Contents, Environment, Place, Raw, Variable, shown
+from equiv_probe.live.kept_values import (
+    NOTHING,
+    WRITABLE,
+    Contents,
+    Place,
+    cell,
+    environment,
+    is_of_c,
+    of_c,
+    shown,
+    variable,
+)
 from equiv_probe.live.unrepeatable import Crowd, Position, Watched, is_watched
 
 if TYPE_CHECKING:
@@ -64,7 +76,7 @@ class Memory:
     def of_step(cls, step: Callable[..., Any], apart: Iterable[int] = ()) -> Memory:
         """What a step reaches; of a step that stands for another (``__wrapped__``), what that one reaches."""
         found = cls([("", getattr(step, "__wrapped__", step))], apart)
-        found._places.append(Environment())
+        found._places.append(environment())
         return found
 
     def now(self) -> Memory:
@@ -97,6 +109,14 @@ class Memory:
     def lost(self) -> list[str]:
         """Names of what was written to and is too large to have been copied."""
         return [place.name for place in self._places if isinstance(place, Numbers) and place.lost]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that were copied; of an array of floating-point numbers one that shares its memory."""
+        kept = [place.value for place in self._places if isinstance(place, Numbers) and place.copy is not None]
+        arrays = (one for one in kept if isinstance(one, np.ndarray) and one.dtype.kind == "f")
+        shared = [torch.from_numpy(one) for one in arrays if one.dtype.isnative and min(one.strides, default=0) >= 0]
+        return [*(one for one in kept if isinstance(one, Tensor)), *shared]
 
     @property
     def watched(self) -> list[Watched]:
@@ -137,9 +157,9 @@ class Memory:
         elif Position.keeps(value):
             self._places.append(Position(name, value))
         elif isinstance(value, contextvars.ContextVar):
-            self._places.append(Variable(value))
-        elif Raw.keeps(value):
-            self._places.append(Raw.of(name, value))
+            self._places.append(variable(value))
+        elif is_of_c(value):
+            self._places.append(of_c(name, value))
         elif is_watched(value) and not is_own(value):
             self._places.append(Watched(name, value))
         elif is_data(value):
@@ -213,10 +233,11 @@ class Memory:
         if function.__dict__:
             self._places.append(Contents.of(function.__name__, function.__dict__))
             yield from ((f"{function.__name__}.{key}", one, depth) for key, one in function.__dict__.items())
-        for label, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            place = Cell(label, cell)
+        for label, own in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            place = cell(label, own)
             self._places.append(place)
-            yield from ((label, one, depth) for one in place.held)
+            if place.held is not NOTHING:
+                yield label, place.held, depth
         named = {name for code in _codes(function.__code__) for name in code.co_names}
         held = {name: function.__globals__[name] for name in named if name in function.__globals__}
         self._places.append(Contents.of("", function.__globals__, frozenset(named)))

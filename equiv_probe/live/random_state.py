@@ -43,6 +43,16 @@ class RandomState:
         own = tuple((one, state_of(one)) for one in generators)
         return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), tuple(cuda), own)  # noqa: NPY002
 
+    def moved(self, *, numpy: bool = True) -> bool:
+        """Whether something has drawn from one of these since; ``numpy`` asks for NumPy's and Python's too."""
+        after = RandomState.now(generator for generator, _ in self.own)
+        tensors = [(self.cpu, after.cpu), *zip(self.cuda, after.cuda, strict=False)]
+        pairs = [(a, b) for (_, a), (_, b) in zip(self.own, after.own, strict=True) if isinstance(a, torch.Tensor)]
+        if any(not torch.equal(a, b) for a, b in (*tensors, *pairs)):
+            return True
+        others = self.python != after.python
+        return numpy and (others or any(not np.array_equal(a, b) for a, b in zip(self.numpy, after.numpy, strict=True)))
+
     def restore(self) -> None:
         """Put them back."""
         random.setstate(self.python)  # type: ignore[arg-type]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.estimation.controls import TRANSLATION, Control, does_not_move, sees_rotation
+from equiv_probe.estimation.controls import TRANSLATION, Control, does_not_move, nothing_elsewhere, sees_rotation
+from equiv_probe.orbit.coordinates_beside import coordinates_in, matters, same, tensors_beside
 from equiv_probe.representations.representation import Fixed
 from equiv_probe.schema.translation import shift_of
 
@@ -55,7 +56,8 @@ def controls_of(
     """
     if any(value.device.type == "meta" for value in model.identity.values()):  # there are no numbers
         return []
-    return [*dependence_on_rotation(model, rotations), *_stays_when_moved(model, round_trips, repeats)]
+    moved = _stays_when_moved(model, round_trips, repeats)
+    return [*dependence_on_rotation(model, rotations), *_nothing_elsewhere(model), *moved]
 
 
 def dependence_on_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
@@ -79,6 +81,28 @@ def dependence_on_rotation(model: RotatedModel, rotations: Tensor) -> list[Contr
         return [sees_rotation([], [], 0)]
     stuck = [name for name in still if model.is_own(name, found[name])]
     return [sees_rotation(stuck, ["the input"] if stuck else [], 1)]
+
+
+def _nothing_elsewhere(model: RotatedModel) -> list[Control]:
+    """Failed controls of coordinates that a model sees beside its inputs; nothing is evaluated where it names none."""
+    held = tensors_beside(model.predict)
+    found = coordinates_in(held, model.inputs, model.schema.inputs)
+
+    def evaluate() -> dict[str, Tensor]:
+        return model.at({n: v.detach().clone()[None] for n, v in model.inputs.items() if torch.is_tensor(v)}, 1)
+
+    # What a call writes there itself goes with its inputs.
+    written = set() if not found else {name for name in found if not _stays_beside(model, name, held[name])}
+    return [nothing_elsewhere(n, what) for n, what in found.items() if n not in written and matters(held[n], evaluate)]
+
+
+def _stays_beside(model: RotatedModel, name: str, value: Tensor) -> bool:
+    """Whether a tensor beside the inputs is what it was after the model was evaluated at displaced inputs."""
+    generator = torch.Generator().manual_seed(0)
+    copies = {n: (v.detach() + nudge(v.detach(), generator).to(v))[None] for n, v in rotating_inputs(model).items()}
+    before = value.detach().clone()
+    model.at(copies, 1)
+    return same(before, tensors_beside(model.predict).get(name))
 
 
 def _can_be_deformed(model: RotatedModel, rotations: Tensor) -> bool:

@@ -64,11 +64,11 @@ def measure_call(parts: Parts, pending: Pending, raw: Any) -> None:
         if plan.design != "haar":  # only of Haar rotations are the augmentation's a sample
             rotated = None
             live.network.eval()
-        parts.checks.of_call(live, call, RandomState.now(), plan)
+        parts.checks.calls.of_call(live, call, RandomState.now(), plan)
         if pending.kind == "call":
-            parts.checks.of_chance(live, call)
+            parts.checks.calls.of_chance(live, call)
         count = live.structures(call.inputs).count
-        if parts.checks.rotates_alike(live) and rotated is None:
+        if parts.checks.calls.rotates_alike(live) and rotated is None:
             rotations = parts.plans.source.draw(plan, call.inputs, None)[:, :, None].expand(-1, -1, count, -1, -1)
         else:
             rotations = parts.plans.source.draw(plan, call.inputs, count, rotated)

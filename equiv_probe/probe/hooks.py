@@ -126,12 +126,16 @@ class Hooks:
 
     def _around(self, *hooks: Hook) -> bool:
         """Whether compiled code called the network since this was asked last: it need not stop for hooks any more."""
-        passed = any(hook.passed for hook in self._both)
+        passed = self._passed
         for hook in hooks if passed else ():
             hook.wanted = False
         for hook in self._both:
             hook.passed = False
         return passed
+
+    @property
+    def _passed(self) -> bool:
+        return any(hook.passed for hook in self._both)
 
     def _stepped(self, *_: Any) -> None:
         """After a step of an optimizer: code that is compiled around the network does not ask whether a call is due."""
@@ -154,11 +158,18 @@ class Hooks:
         """Whether a call is gradient checkpointing's, which repeats one that was counted."""
         return going_backward() and not self._recorder.active
 
+    def _idle(self, module: nn.Module) -> bool:
+        """Count a call that is known not to be due, by as little as there is to do: nearly all calls are like that."""
+        waiting = self._recorder.active or self._resting or self._granted or self._awaited is not None
+        if waiting or not module.training or self._passed:
+            return False
+        return self._parts.schedules["call", "train"].passes()
+
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         parts = self._parts
-        if module is not parts.model or measuring() or capturing_graph() or self._recomputes:
+        if module is not parts.model or measuring() or self._recomputes:
             return
-        if not self.threads.enter():
+        if not self.threads.enter() or self._idle(module) or capturing_graph():
             return
         self._pending = None
         replayable = self._recorder.active and only_forward()
@@ -166,7 +177,7 @@ class Hooks:
             self._recorder.transformed = True
             if not (self._recorder.active or self._resting or self._told):
                 self._told = True
-                parts.checks.leaves_transformed_alone()
+                parts.checks.calls.leaves_transformed_alone()
         elif self._recorder.active:
             if self._recorder.records_here:
                 self._recorder.called(args, kwargs)
@@ -188,7 +199,8 @@ class Hooks:
         if module is not self._parts.model or measuring():
             return
         self.threads.leave()
-        self._around(self._both[1])
+        if self._passed:
+            self._around(self._both[1])
         if self._pending is None or self._recomputes or self._pending.thread != threading.get_ident():
             return
         pending, self._pending = self._pending, None

@@ -236,7 +236,7 @@ class Probe(Readings):
         if not (due or differentiated):
             with self._hooks.resting():
                 return step()
-        at_its_call = not (self._parts.task.replays and replay) or stage in self._parts.checks.at_calls
+        at_its_call = not (self._parts.task.replays and replay) or stage in self._parts.checks.steps.at_calls
         if at_its_call and not differentiated:
             with self._hooks.awaiting(stage):
                 return step()

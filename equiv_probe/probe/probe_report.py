@@ -14,6 +14,7 @@ from equiv_probe.estimation.verdict import verdict
 from equiv_probe.results.measured import Labelled, Measured
 from equiv_probe.results.quantity_tables import OWN_LOSS
 from equiv_probe.results.report import Report
+from equiv_probe.schema.grid_plans import exact_grids
 from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ BLIND = [
     "a sign or unit that is wrong in every frame",
     "forces that are no gradient of the energy",
 ]
+BETWEEN = (
+    "what shows between right angles alone: grids were rotated by the cube's (or the box's) rotations, which move "
+    "voxels onto voxels; ep.audit_grid takes all rotations, by interpolation"
+)
 
 VISIBLE = 1e-5
 """A share that reads like broken symmetry."""
@@ -96,18 +101,24 @@ def report_of(
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
         notes=[
             *notes,
+            *probe.notes,
             *(probe.over.notes if probe.over else []),
             *(probe.gradients.notes if probe.gradients else []),
             *(_OF_ONE.format(shown("/".join(key))) for key in sorted(alone)),
             *(f"{m.title}: {m.sentence}." for m in measured if _looks_broken(m)),
         ],
-        blind_spots=BLIND,
+        blind_spots=[*BLIND, *_between_right_angles(probe)],
         complete=complete,
         history=rows,
         over=list(over),
         gradients=dict(gradients),
         controls=probe.controls,
     )
+
+
+def _between_right_angles(probe: Readings) -> list[str]:
+    """What a probe of grids that are not interpolated cannot see."""
+    return [BETWEEN] if probe.schema is not None and exact_grids(probe.schema) else []
 
 
 def _is_nothing(key: tuple[str, str], sums: Mapping[tuple[str, str], Sums]) -> bool:

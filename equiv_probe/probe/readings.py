@@ -98,6 +98,11 @@ class Readings:
         """What the numbers have passed, and first of all what they have not; fetches numbers from the device."""
         return self._parts.checks.all(self.running)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a reader should know of the outputs, beside the controls."""
+        return list(dict.fromkeys(self._parts.checks.found.notes))
+
     def schedule(self, kind: str, stage: str) -> Schedule:
         """Which calls or steps are measured, and how long that took.
 

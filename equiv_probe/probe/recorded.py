@@ -12,6 +12,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.cutting import CannotCut
 from equiv_probe.live.forward_mode import plain, transforming
 from equiv_probe.live.isolation import isolated
+from equiv_probe.live.memory import Memory
 from equiv_probe.live.outputs import all_outputs, write_outputs
 from equiv_probe.live.random_state import RandomState
 from equiv_probe.live.silence import silenced
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from equiv_probe.live.capture import Call
     from equiv_probe.live.left_behind import LeftBehind
     from equiv_probe.live.live_orbit import LiveOrbit
-    from equiv_probe.live.memory import Memory
     from equiv_probe.live.module_snapshot import ModuleSnapshot
     from equiv_probe.schema.schema import Schema
     from equiv_probe.schema.structures import Structures
@@ -103,6 +103,12 @@ class RecordedStep:
     protect: tuple[nn.Module, ...] = ()
     trains: bool = False
     unrepeatable: tuple[str, ...] = ()
+
+    @property
+    def batch_memory(self) -> Memory:
+        """What holds the batch: what the step names, or its arguments, where it holds copies of these itself."""
+        given = getattr(self.step, "arguments", None)
+        return self.memory if given is None else Memory([("", given)])
 
     @property
     def never_again(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,8 @@ class Recorder:
         self._last: Any = None
         self._thread: int | None = None
         self._unkept: Exception | None = None
+        self._own_seconds = 0.0
+        """That the step itself took."""
         self.transformed = False
         """Whether the network was called inside of ``torch.func``, but for ``jvp``, since the recording began."""
         self.elsewhere = False
@@ -101,6 +104,7 @@ class Recorder:
         Raises:
             EquivProbeError: a step that does not call the network so that the call can be repeated.
         """
+        began = time.perf_counter()
         protect = (*self._parts.task.protect, *modules_of(step))
         modules = (self._parts.live.network, *protect)
         generators = list({id(one): one for one in (*generators_of(modules), *generators_in(step))}.values())
@@ -112,6 +116,7 @@ class Recorder:
         with used.watching(watched):
             calls = self._heard(step, result, hooked, generators)
         new = versions(modules)
+        self._parts.schedules.account.around += time.perf_counter() - began - self._own_seconds
         if self._unkept is not None:
             raise self._unkept
         run = RecordedStep(
@@ -145,7 +150,9 @@ class Recorder:
         try:
             with hooked():
                 self.listen()
+                began = time.perf_counter()
                 result.append(step())
+                self._own_seconds = time.perf_counter() - began
         finally:
             self.deafen()
             self._calls, self._generators = None, []

@@ -30,6 +30,8 @@ SLACK = 0.98
 """Of the calls that the cost asks for those that will do: seconds are not known better."""
 KEPT = 0.5
 """Part of what evaluation may take that is kept for the last epoch."""
+SECOND = 2.0
+"""Calls that a measurement is expected to take as long as, where none of a whole batch was made yet."""
 FIRST = 10
 """Calls after the first measurement until it is known what a call takes."""
 
@@ -120,6 +122,15 @@ class Schedule:
             self.measured += 1
             self.small += self.size != "whole"
         return self.was_due
+
+    def passes(self) -> bool:
+        """Count one call if it is known not to be due, and say whether it was counted."""
+        if self.step >= self._next or not self._counted:
+            return False
+        self.step += 1
+        self._counted += 1
+        self.was_due = False
+        return True
 
     def passed(self, calls: int) -> None:
         """Count calls that were not due, as :attr:`ahead` said."""
@@ -213,9 +224,10 @@ class Schedule:
             return [True, step + FIRST, None]
         seconds, last = known
         room, rate = self._room(seconds), self.account.rate(evaluation=self.at_random)
-        # The first measurement infers and checks besides: it must be earned, but is not what the next one takes.
-        one = last if self.measured > 1 else 0.0
         each = max(self.account.elapsed - self.account.spent, 1e-9) / max(self._counted, 1)
+        # The first measurement infers and checks besides, and may be of a few structures: it must be earned, but is not
+        # what the next one takes, of which the floor is a part.
+        one = last if self.measured > 1 else SECOND * each
         period = rounded_up(SLACK * max(one, last / 4) / (rate * each))
         if one <= room:
             return [True, step + period, period]

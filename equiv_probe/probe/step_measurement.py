@@ -51,8 +51,8 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
     """
     first = run.calls[0]
     if run.never_again:
-        parts.checks.of_unrepeatable(run)
-    if run.trains and parts.checks.weights_moved_on(run, stage):
+        parts.checks.steps.of_unrepeatable(run)
+    if run.trains and parts.checks.steps.weights_moved_on(run, stage):
         parts.schedules["step", stage].postpone()
         return
     if run.never_again or not parts.task.replays or (isinstance(run.result, Mapping) and not run.result):
@@ -77,7 +77,7 @@ def _of_part(
 ) -> tuple[SubBatch, Replay] | tuple[None, None]:
     """A step decomposed by a few structures of its batch, where that is asked for and right."""
     first, over = run.calls[0], parts.so_far.over
-    if len(run.calls) > 1 or per_structure is False or over is not None or stage in parts.checks.no_sums:
+    if len(run.calls) > 1 or per_structure is False or over is not None or stage in parts.checks.steps.no_sums:
         return None, None
     _settle(run, look=True)
     part = parts.of_batch(stage, "step", first.call, first.raw)
@@ -85,7 +85,7 @@ def _of_part(
         return None, None
     plan = parts.plans.fitted(parts.live, part.call, part.of(first.known(run.live.known_schema)), stage, size="part")
     _look(parts, run, part.call, plan, stage)
-    if parts.checks.rotates_alike(run.live):
+    if parts.checks.calls.rotates_alike(run.live):
         return None, None
     with torch.no_grad():
         rotations = parts.plans.of_part(run.live, part, plan)
@@ -93,10 +93,10 @@ def _of_part(
         with parts.task.quiet():
             found = replay_part(run, part, plan, rotations)
     except CannotCut:
-        parts.checks.no_sums.add(stage)
+        parts.checks.steps.no_sums.add(stage)
         return None, None
     require_reproduced(found, run)
-    parts.checks.of_replay(run, found, _written(run), stage)
+    parts.checks.steps.of_replay(run, found, _written(run), stage)
     return part, found
 
 
@@ -116,10 +116,11 @@ def _look(parts: Parts, run: RecordedStep, call: Call, plan: RotationPlan, stage
     """Run the checks, each once; on a call of the step's batch, or of a part of it."""
     if run.device.type != "meta":  # which has no numbers to look at
         with unnoticed(run.live.network), torch.no_grad():
-            parts.checks.of_step(run)
-            parts.checks.of_call(run.live, call, run.calls[0].before, plan)
+            parts.checks.steps.of_step(run)
+            parts.checks.calls.of_call(run.live, call, run.calls[0].before, plan)
         with unnoticed(run.live.network), parts.task.quiet():
-            parts.checks.of_numbers(run, stage)
+            parts.checks.steps.of_numbers(run, stage)
+            parts.checks.steps.of_frame(run, stage)
 
 
 def _written(run: RecordedStep) -> list[str]:
@@ -155,7 +156,7 @@ def replayed(
     if look:
         _look(parts, run, run.calls[0].call, plan, stage)
     look = look and run.device.type != "meta"
-    if per_structure is None and parts.checks.rotates_alike(run.live):
+    if per_structure is None and parts.checks.calls.rotates_alike(run.live):
         per_structure = False
     with torch.no_grad():
         rotations, first = parts.plans.of_step(run, plan, per_structure=per_structure)
@@ -163,7 +164,7 @@ def replayed(
         found = replay_step(run, plan, rotations, first=first, split=parts.so_far.over is not None, check=check)
     if look:
         require_reproduced(found, run)
-    parts.checks.of_replay(run, found, _written(run) if look else [], stage)
+    parts.checks.steps.of_replay(run, found, _written(run) if look else [], stage)
     return found
 
 

@@ -29,11 +29,14 @@ class Threads:
             Whether it is alone there.
         """
         me = threading.get_ident()
-        with self._changed:
-            while self._measuring not in {None, me}:
-                self._changed.wait()
-            self._inside.add(me)
-            return not self._others(me)
+        self._inside.add(me)  # then look who measures: who measures says so, then looks in here, and one sees the other
+        if self._measuring not in (None, me):
+            self._inside.discard(me)
+            with self._changed:
+                while self._measuring not in (None, me):
+                    self._changed.wait()
+                self._inside.add(me)
+        return len(self._inside) == 1 or not self._others(me)
 
     def leave(self) -> None:
         """Note that it has come out."""
@@ -44,19 +47,19 @@ class Threads:
         """A context in which no other thread comes in; says whether it is so, which it is not if one was inside."""
         me = threading.get_ident()
         with self._changed:
-            before, alone = self._measuring, self._measuring in {None, me} and not self._others(me)
-            if alone:
+            before, free = self._measuring, self._measuring in (None, me)
+            if free:
                 self._measuring = me
         try:
-            yield alone
+            yield free and not self._others(me)
         finally:
-            if alone:
+            if free:
                 with self._changed:
                     self._measuring = before
                     self._changed.notify_all()
 
     def _others(self, me: int) -> set[int]:
         """Other threads inside: not those that ended there, by an exception."""
-        if self._inside - {me}:
-            self._inside &= {thread.ident for thread in threading.enumerate() if thread.ident is not None}
+        if others := self._inside - {me}:
+            self._inside -= others - {thread.ident for thread in threading.enumerate()}
         return self._inside - {me}

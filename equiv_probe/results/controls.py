@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, overload
 
-from equiv_probe.estimation.controls import BATCH, FLOOR_EXPLAINED, MANY, Control, failed_first
+from equiv_probe.estimation.controls import BATCH, FLOOR_EXPLAINED, MANY, OWN_FRAME, Control, failed_first
 from equiv_probe.report.document import GRAPHICAL, TERMINAL, Column, Headline, Note, Paragraph, Section, Table, Verdict
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _DOUBT = "Not to be believed"
 _LIMITED = {
     FLOOR_EXPLAINED: "Its floor is not to be believed",
     BATCH: "Not to be believed beyond how it was evaluated",
+    OWN_FRAME: "That of the network as it is called, not of what is trained",
     MANY.format("structures"): "Its interval is not to be believed",
     MANY.format("rotations"): "Its interval is not to be believed",
 }

@@ -13,16 +13,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import msgspec
 import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.axes import CALM, SERIES
 from equiv_probe.report.document import Column, Document, Figure, Headline, Section, method
-from equiv_probe.report.record import Record
 from equiv_probe.scaling import estimate_tables, figures
 from equiv_probe.scaling.best_sizes import closed, numerical
 from equiv_probe.scaling.cost import Cost
+from equiv_probe.scaling.estimated import Estimated
 from equiv_probe.scaling.estimates import Estimate, estimates_of, shown
 from equiv_probe.scaling.figures import label_of
 from equiv_probe.scaling.law import ASSUMED, Fit
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from equiv_probe.scaling.solver import Array
 
 
-class Allocation(Record, frozen=True):
+class Allocation(Estimated, frozen=True):
     """The best sizes at each cost.
 
     Attributes:
@@ -46,12 +45,6 @@ class Allocation(Record, frozen=True):
         d_exponent: likewise of ``d``.
         names: of the variables.
         loss_name: of the loss.
-        notes: what a reader must know.
-        level: of the intervals.
-        protocol: the law and the cost.
-        name: of what the law is of, such as the model.
-        source: of the runs.
-        unit: of the loss.
     """
 
     kind: ClassVar[str] = "allocation"
@@ -64,12 +57,6 @@ class Allocation(Record, frozen=True):
     d_exponent: Estimate
     names: tuple[str, str]
     loss_name: str
-    notes: list[str] = msgspec.field(default_factory=list)
-    level: float = 0.95
-    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
-    name: str = ""
-    source: str = ""
-    unit: str = ""
 
     def __post_init__(self) -> None:
         """Refuse costs without sizes."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import msgspec
 import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import norm
 
 from equiv_probe.report.axes import CALM, INK, SERIES
 from equiv_probe.report.document import Column, Document, Figure, Headline, Section, method
-from equiv_probe.report.record import Record
 from equiv_probe.scaling import estimate_tables, figures
 from equiv_probe.scaling.dip import shares
+from equiv_probe.scaling.estimated import Estimated
 from equiv_probe.scaling.estimates import NAN_SPAN, Estimate, Rows, as_arrays, interval_of, shown
 from equiv_probe.scaling.figures import Line, label_of
 from equiv_probe.scaling.law import Fit
@@ -37,7 +36,7 @@ UNSEEN = (
 )
 
 
-class Forecast(Record, frozen=True):
+class Forecast(Estimated, frozen=True):
     """The share at a later step, and what follows if both losses go on as power laws above floors.
 
     Attributes:
@@ -55,12 +54,6 @@ class Forecast(Record, frozen=True):
         falling: slope of log ``L_mean`` against log step at the end.
         odds_stderr: standard error of the log odds of today's share.
         wander: standard deviation of the log odds of the share for each factor of e in steps, as in real runs.
-        notes: what a reader must know.
-        level: of the intervals.
-        protocol: how it was made.
-        name: of the run.
-        source: of the history.
-        unit: of the losses.
     """
 
     kind: ClassVar[str] = "forecast"
@@ -78,12 +71,6 @@ class Forecast(Record, frozen=True):
     falling: float
     odds_stderr: float
     wander: float
-    notes: list[str] = msgspec.field(default_factory=list)
-    level: float = 0.95
-    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
-    name: str = ""
-    source: str = ""
-    unit: str = ""
 
     def __post_init__(self) -> None:
         """Refuse other laws, and a history that is none."""

@@ -11,8 +11,8 @@ import numpy as np
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.axes import CALM
 from equiv_probe.report.document import HEIGHT, Column, Document, Figure, Headline, Section, method
-from equiv_probe.report.record import Record
 from equiv_probe.scaling import estimate_tables, figures
+from equiv_probe.scaling.estimated import Estimated
 from equiv_probe.scaling.estimates import Estimate, Rows, as_arrays, interval_of, listed, shown
 from equiv_probe.scaling.figures import Line, label_of
 from equiv_probe.scaling.solver import predicted
@@ -36,7 +36,7 @@ def names_of(variables: int) -> list[str]:
     return ["E", "A", "alpha", "B", "beta"][: 1 + 2 * variables]
 
 
-class Fit(Record, frozen=True):
+class Fit(Estimated, frozen=True):
     """A power law of the loss; ``law["alpha"]`` is a parameter.
 
     Attributes:
@@ -48,12 +48,6 @@ class Fit(Record, frozen=True):
         points: the runs: their sizes and, last, their loss, ``(n, k + 1)``.
         scatter: standard deviation of ``log L`` about the law.
         agreeing: how many of how many starts ended at the best fit.
-        notes: what a reader must know to use the numbers.
-        level: of the intervals.
-        protocol: how it was fitted.
-        name: of what was fitted, such as the model.
-        source: of the runs.
-        unit: of the loss.
     """
 
     kind: ClassVar[str] = "fit"
@@ -65,12 +59,6 @@ class Fit(Record, frozen=True):
     points: Rows
     scatter: float
     agreeing: tuple[int, int]
-    notes: list[str] = msgspec.field(default_factory=list)
-    level: float = 0.95
-    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
-    name: str = ""
-    source: str = ""
-    unit: str = ""
 
     def __post_init__(self) -> None:
         """Refuse parameters and runs of another number of variables."""

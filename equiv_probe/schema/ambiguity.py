@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def ambiguous(role: str, name: str, value: Tensor, points: list[Tensor]) -> UndeclaredError:
     """What could be several things, with the lines that say which; the likeliest first."""
     shape = tuple(value.shape)
-    of_atoms = any(shape[:-1] == tuple(one.shape[:-1]) for one in points)
+    # Where nothing else of the inputs has a place, it is in here: cat([loc, vel], 1).
+    of_atoms = any(shape[:-1] == tuple(one.shape[:-1]) for one in points) or (role == "inputs" and not points)
     likely = {
         3: "ep.vector, ep.point or ep.scalar",
         6: "ep.voigt() or ep.scalar",

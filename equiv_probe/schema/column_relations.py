@@ -1,4 +1,4 @@
-"""What the columns of a tensor are of known arrows or places: the same, parallel, linear, or one of their angles.
+"""What three columns of a tensor are of known arrows or places: the same, parallel, or linear.
 
 Rows are compared with rows, ``(M, W)`` with ``(M, 3)``, all in float64 on the CPU.
 """
@@ -59,6 +59,15 @@ class Reference:
     """How far rounding of the coordinates may rotate each arrow, as a sine."""
     is_periodic: bool = False
     """Whether some arrows may lead to another image of the cell, so that the rows that agree are not all."""
+    owner: Tensor | None = None
+    """The structure of each row, ``(M,)``; None where all are of one."""
+
+    def owners(self) -> tuple[Tensor, Tensor]:
+        """The structure of each row, ``(M,)``, counted from 0, and how many rows each has."""
+        if self.owner is None:
+            return torch.zeros(len(self.rows), dtype=torch.long), torch.tensor([float(len(self.rows))]).double()
+        _, owner, counts = torch.unique(self.owner, return_inverse=True, return_counts=True)
+        return owner, counts.double()
 
     def enough(self, agree: Tensor) -> Tensor:
         """Whether so many rows agree, of ``(M, ...)``, along the first axis."""
@@ -106,7 +115,8 @@ def window(columns: Tensor, reference: Reference, start: int) -> Hidden | None:
     arrows = reference.rows
     if len(columns) != len(arrows) or not bool(torch.isfinite(arrows).all()):
         return None
-    held = columns.abs().amax(1) > 0  # rows of nothing but zeros are padding
+    # Rows of nothing but zeros are padding; an arrow of none is like anything that is small.
+    held = (columns.abs().amax(1) > 0) & ((arrows.abs().amax(1) > 0) | reference.is_place)
     if int(held.sum()) < FEWEST or torch.linalg.matrix_rank(arrows[held], rtol=1e-6) < 2:
         return None
     columns, arrows, tolerance = columns[held], arrows[held], reference.tolerance[held]
@@ -168,51 +178,30 @@ def _linear(columns: Tensor, arrows: Tensor, reference: Reference, place: tuple[
     return Hidden(place, how, None, why, rotation)
 
 
-def single_column(rows: Tensor, reference: Reference) -> Hidden | None:
-    """Single columns that are a component of the reference, or one of its polar angles, however scaled."""
-    arrows = reference.rows
-    if len(rows) != len(arrows) or len(rows) < 2 * FEWEST or not bool(torch.isfinite(arrows).all()):
-        return None
-    x, y, z = arrows.unbind(1)
-    angle = torch.atan2(y, x)
-    features = {
-        "the polar angle of": torch.arccos((z / arrows.norm(dim=1).clamp_min(1e-300)).clamp(-1, 1)),
-        "the azimuth of": angle,
-        "the azimuth (from 0 to 2π) of": torch.where(angle < 0, angle + 2 * torch.pi, angle),
-        "the x of": x,
-        "the y of": y,
-        "the z of": z,
-    }
-    wanted = torch.stack([_standard(one) for one in features.values()])
-    given = torch.stack([_standard(one) for one in rows.unbind(1)])
-    similarity = (wanted @ given.T).abs() / len(rows)
-    hits = (similarity > 1 - SAME**2 * 10).nonzero()
-    if not len(hits):
-        return None
-    feature, column = hits[0].tolist()
-    what = f"{list(features)[feature]} {reference.what}"
-    return Hidden((column, column + 1), what, None, "no rotation of the columns gives those of the rotated structure")
-
-
-def _standard(values: Tensor) -> Tensor:
-    """Mean zero and unit variance; zeros for a constant."""
-    centred = values - values.mean()
-    size = centred.square().mean().sqrt()
-    return centred / size if float(size) > 1e-9 * float(values.abs().max()) else torch.zeros_like(values)
-
-
-def by_itself(rows: Tensor) -> Hidden | None:
-    """What a tensor says by itself: a distance beside the three components it belongs to, or spherical harmonics."""
+def harmonics_alone(rows: Tensor) -> Hidden | None:
+    """Columns that are spherical harmonics from degree zero on, whatever the arrows are; None where they are none."""
     width = rows.shape[1]
-    if width < 4 or len(rows) < FEWEST or bool(((rows == 0) | (rows == 1)).all()):
+    if (
+        width < 4
+        or len(torch.unique(rows.round(decimals=6), dim=0)) < FEWEST
+        or bool(((rows == 0) | (rows == 1)).all())
+    ):
         return None
     degree = harmonics(rows, 1)
     is_constant = float(rows[:, 0].std()) <= SAME * float(rows[:, 0].abs().max())
-    if is_constant and ((degree == 1 and width == 4) or degree > 1):
-        kinds = "+".join(f"1x{one}{'eo'[one % 2]}" for one in range(degree + 1))
-        after = (degree + 1) ** 2
-        whole = irreps(kinds) if width == after else concat(irreps(kinds), width - after)
-        return Hidden((0, after), f"like spherical harmonics up to degree {degree}, in e3nn's basis", whole)
+    if not (is_constant and ((degree == 1 and width == 4) or degree > 1)):
+        return None
+    kinds = "+".join(f"1x{one}{'eo'[one % 2]}" for one in range(degree + 1))
+    after = (degree + 1) ** 2
+    whole = irreps(kinds) if width == after else concat(irreps(kinds), width - after)
+    return Hidden((0, after), f"like spherical harmonics up to degree {degree}, in e3nn's basis", whole)
+
+
+def beside_its_length(rows: Tensor) -> Hidden | None:
+    """Three columns beside one that is their length."""
+    width = rows.shape[1]
+    if width < 4 or len(rows) < FEWEST or bool(((rows == 0) | (rows == 1)).all()):
+        return None
     for start in range(width - 2):
         norm = rows[:, start : start + 3].norm(dim=1)
         for column in (start - 1, start + 3):

@@ -55,7 +55,8 @@ def guess_grid(
             return None
         if by_name is not None and by_name.event_shape and shape[1] == math.prod(by_name.event_shape):
             found = f"{role}[{name!r}], by its name ep.{by_name}, of shape {shape}: its channels could be components"
-            raise UndeclaredError(role, name, found, f"ep.grid(ep.{by_name})", more=", or ep.grid() for scalars")
+            field = "vector" if by_name.is_affine else by_name  # about the middle of the box places are arrows
+            raise UndeclaredError(role, name, found, f"ep.grid(ep.{field})", more=", or ep.grid() for scalars")
         if not certain:
             raise unclear(role, name, shape, of_points=bool(points))
         reason = f"its shape {shape} is that of a voxel grid (B, C, D, H, W), every channel taken as a scalar"

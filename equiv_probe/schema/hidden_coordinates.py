@@ -23,12 +23,13 @@ from equiv_probe.schema.column_relations import (
     SAME,
     Hidden,
     Reference,
-    by_itself,
+    beside_its_length,
     first_window,
     harmonics,
-    single_column,
+    harmonics_alone,
     window,
 )
+from equiv_probe.schema.single_columns import single_column
 from equiv_probe.schema.usual_names import BATCH_INDICES, CELLS, plain
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Evidence:
 
     def of(self, name: str, value: Tensor) -> Hidden | None:
         """The coordinates in a tensor ``(..., W)``; None where there are none, or where values cannot be read."""
+        if _are_whole(value):
+            value = value.double()
         if not readable(value) or value.ndim < 2 or not 1 <= value.shape[-1] <= WIDEST:
             return None
         if self._by_rows is None:
@@ -68,11 +71,34 @@ class Evidence:
         rows = _rows(value)
         if not bool(torch.isfinite(rows).all()):
             return None
+        if laid_out := self._laid_out(name, value):
+            return laid_out
         references = [one for one in self._by_rows.get(tuple(value.shape[:-1]), []) if one.name != name]
         for reference in references:
             if found := first_window(rows, reference):
                 return self._whole(rows, found, [reference, *references])
-        return next((one for one in (single_column(rows, each) for each in references) if one), None) or by_itself(rows)
+        single = (single_column(rows, each) for each in references)
+        return harmonics_alone(rows) or next(filter(None, single), None) or beside_its_length(rows)
+
+    def _laid_out(self, name: str, value: Tensor) -> Hidden | None:
+        """Coordinates that do not lie along the last axis: all atoms one after the other, or components first."""
+        assert self._by_rows is not None
+        shape = tuple(value.shape)
+        if shape in self._by_rows and shape[-1] == 3:
+            return None
+        for lead, references in self._by_rows.items():
+            views = []
+            if lead == (*shape[:-2], shape[-1]):
+                views.append((value.mT, "components before atoms, (..., 3, N)"))
+            if shape == (*lead[:-1], 3 * lead[-1]):
+                views.append((value.reshape(*lead, 3), "flat, (..., N · 3)"))
+                views.append((value.reshape(*lead[:-1], 3, lead[-1]).mT, "flat, (..., 3 · N)"))
+            for view, how in views:
+                for reference in references:
+                    if reference.name != name and (found := first_window(_rows(view), reference)):
+                        why = "components that do not lie along the last axis cannot be rotated"
+                        return Hidden((0, shape[-1]), f"{found.what}, {how}", None, why)
+        return None
 
     def _whole(self, rows: Tensor, first: Hidden, references: list[Reference]) -> Hidden:
         """All windows of a tensor, as one representation; one that has none is returned."""
@@ -107,17 +133,19 @@ class Evidence:
                 continue
             if rep.is_affine:
                 places[name] = own = rep.places(value).detach().cpu().double()
-                yield tuple(own.shape[:-1]), Reference(name, _rows(own), repr(name), True, _exact(own))
+                owner = _some(self._owner(own))
+                yield tuple(own.shape[:-1]), Reference(name, _rows(own), repr(name), True, _exact(own), owner=owner)
                 centred = self._centred(own)
                 what, bound = f"{name!r} about its centroid", _rounding(centred, own, value.dtype)
-                yield tuple(own.shape[:-1]), Reference(name, _rows(centred), what, False, bound)
+                yield tuple(own.shape[:-1]), Reference(name, _rows(centred), what, False, bound, owner=owner)
             elif isinstance(rep, CartesianTensor) and rep.rank == 1 and value.shape[-2:] != (3, 3):
                 yield tuple(value.shape[:-1]), Reference(name, _rows(value), repr(name), False, _exact(value))
         for edges, first, second, index in self._edges(places):
             arrows = places[second][index[1]] - places[first][index[0]]
             what = f"the differences of {first!r} along {edges!r}"
             bound = _rounding(arrows, places[first], self._values[first].dtype)
-            yield (len(arrows),), Reference("", _rows(arrows), what, False, bound, self._is_periodic())
+            owner = _some(self._owner(places[first])[index[0]])
+            yield (len(arrows),), Reference("", _rows(arrows), what, False, bound, self._is_periodic(), owner)
         for name, value in places.items():
             if value.ndim in {2, 3} and value.shape[-2] <= 256:
                 pairs = value[..., :, None, :] - value[..., None, :, :]
@@ -130,14 +158,23 @@ class Evidence:
             plain(name) in CELLS or "shift" in name or "offset" in name or "image" in name for name in self._values
         )
 
-    def _centred(self, places: Tensor) -> Tensor:
-        """Places about the centroid of their structure: of a batch index, of each entry of a dense batch, or of all."""
+    def _owner(self, places: Tensor) -> Tensor:
+        """The structure of each place: by a batch index, by entries of a dense batch, or one and the same."""
         index = next((v for n, v in self._values.items() if _is_index(n, v) and v.shape == places.shape[:-1]), None)
-        if index is None or places.ndim != 2:
+        if index is not None and places.ndim == 2:
+            owner: Tensor = index.detach().cpu().long()
+            return owner
+        count = places.shape[0] if places.ndim > 2 else 1
+        return torch.arange(count).repeat_interleave(places[..., 0].numel() // max(count, 1))
+
+    def _centred(self, places: Tensor) -> Tensor:
+        """Places about the centroid of their structure."""
+        if places.ndim != 2:
             return places - places.mean(-2, keepdim=True)
-        own = index.detach().cpu().long()
+        own = self._owner(places)
         sums = places.new_zeros(int(own.max()) + 1, 3).index_add_(0, own, places)
-        return places - (sums / torch.bincount(own).clamp_min(1)[:, None])[own]
+        centred: Tensor = places - (sums / torch.bincount(own).clamp_min(1)[:, None])[own]
+        return centred
 
     def _edges(self, places: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str, Tensor]]:
         """Edges ``(2, E)`` with the places at their ends, as far as the numbers fit."""
@@ -185,6 +222,13 @@ def _joins(edges: str, first: str, second: str) -> bool:
     return (first.rpartition(".")[0], second.rpartition(".")[0]) == (kinds[0], kinds[-1])
 
 
+def _are_whole(value: Any) -> bool:
+    """Whether a tensor holds whole numbers along three axes, perhaps after an index, as the voxels of points are."""
+    kinds = {torch.int16, torch.int32, torch.int64}
+    is_read = isinstance(value, torch.Tensor) and value.dtype in kinds and value.device.type != "meta"
+    return is_read and value.ndim > 1 and value.shape[-1] in {3, 4}
+
+
 def readable(value: Any) -> TypeGuard[Tensor]:
     """Whether a tensor's numbers are there to be read: floating, of a real device, outside of function transforms."""
     return (
@@ -199,8 +243,13 @@ def readable(value: Any) -> TypeGuard[Tensor]:
 
 def _rows(value: Tensor) -> Tensor:
     """Some rows, ``(M, W)``, evenly taken; on the CPU in float64."""
-    flat = value.detach().reshape(-1, value.shape[-1])
-    return flat[:: 1 + (len(flat) - 1) // ROWS].cpu().double()
+    return _some(value.detach().reshape(-1, value.shape[-1])).cpu().double()
+
+
+def _some(flat: Tensor) -> Tensor:
+    """Entries of the first axis, evenly taken."""
+    some: Tensor = flat[:: 1 + (len(flat) - 1) // ROWS]
+    return some
 
 
 def _exact(value: Tensor) -> Tensor:

@@ -16,12 +16,14 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import representation as reps
 from equiv_probe.representations.grids import Grid
 from equiv_probe.schema.ambiguity import ambiguous, possibly_fractional, require_rotating
+from equiv_probe.schema.doubtful_forms import contradicted
 from equiv_probe.schema.grid_inference import could_be_field, looks_like_grid
 from equiv_probe.schema.hidden_coordinates import Evidence, readable
 from equiv_probe.schema.output_inference import Found, infer_output, infer_outputs, settled_by_name
 from equiv_probe.schema.undeclared import UndeclaredError, noted, together
 from equiv_probe.schema.usual_names import (
     CELLS,
+    LENGTHS,
     holds_edges,
     holds_harmonics,
     is_predicted,
@@ -110,16 +112,7 @@ def _inputs(
 ) -> dict[str, Found]:
     """What is found out about the inputs, in their order: names before values, values before shapes."""
     pending = {n: v for n, v in inputs.items() if n not in known and isinstance(v, torch.Tensor)}
-    found: dict[str, Found] = {}
-    for name, value in pending.items():
-        by_name = usual(name, tuple(value.shape))
-        is_volume = looks_like_grid(value) or could_be_field(value)
-        if by_name is None or not by_name.event_shape or is_volume or not value.is_floating_point():
-            continue
-        if by_name.fits(value.shape) and not (plain(name) in CELLS and value.shape[-2:] != (3, 3)):
-            with noted(problems):
-                _require_cartesian(name, value, by_name, inputs)
-            found[name] = by_name, f"its name, and its shape {tuple(value.shape)} fits"
+    found = _by_name(inputs, pending, problems)
     if not any(rep.is_affine for rep in (*known.values(), *(rep for rep, _ in found.values()))):
         first = next((n for n, v in pending.items() if n not in found and _could_be_points(n, v)), None)
         if first is not None:
@@ -140,6 +133,24 @@ def _inputs(
                     problems.append(problem)
                 found[name] = like or (reps.fixed, "not known")
     return {name: found[name] for name in pending}
+
+
+def _by_name(
+    inputs: Mapping[str, Any], pending: Mapping[str, Tensor], problems: list[UndeclaredError]
+) -> dict[str, Found]:
+    """The inputs whose names and shapes say how they rotate."""
+    found: dict[str, Found] = {}
+    for name, value in pending.items():
+        by_name = usual(name, tuple(value.shape))
+        is_volume = looks_like_grid(value) or could_be_field(value)
+        if by_name is None or not by_name.event_shape or is_volume or not value.is_floating_point():
+            continue
+        is_cell = plain(name) not in CELLS or value.shape[-2:] == (3, 3)
+        if by_name.fits(value.shape) and is_cell and not contradicted("inputs", name, value, by_name, []):
+            with noted(problems):
+                _require_cartesian(name, value, by_name, inputs)
+            found[name] = by_name, f"its name, and its shape {tuple(value.shape)} fits"
+    return found
 
 
 def _output_like(
@@ -189,7 +200,7 @@ def _first(name: str, value: Tensor, inputs: Mapping[str, Any]) -> Found:
     shape = tuple(value.shape)
     if holds_edges(name):
         return reps.vector, f"three components of edges without positions beside them, shape {shape}"
-    cells = _cells(inputs)
+    cells = [*_cells(inputs), *_cell_parameters(inputs)]
     if cells:
         what = f"inputs[{name!r}] of shape {shape} beside the cell {cells[0]!r}, which could be fractional or Cartesian"
         raise possibly_fractional(what, name)
@@ -205,13 +216,27 @@ def _cells(inputs: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _cell_parameters(inputs: Mapping[str, Any]) -> list[str]:
+    """The inputs that are lengths of a cell, alone or before its angles."""
+    return [
+        name
+        for name, value in inputs.items()
+        if isinstance(value, torch.Tensor)
+        and value.is_floating_point()
+        and (
+            (plain(name) in CELLS and value.shape[-1:] == (6,)) or (plain(name) in LENGTHS and value.shape[-1:] == (3,))
+        )
+    ]
+
+
 def _require_cartesian(name: str, value: Tensor, by_name: Representation, inputs: Mapping[str, Any]) -> None:
     """Raise EquivProbeError for positions by name that all lie between 0 and 1 beside a cell that is larger."""
-    cells = _cells(inputs) if isinstance(by_name, reps.Point) else []
+    rows, parameters = (f(inputs) if isinstance(by_name, reps.Point) else [] for f in (_cells, _cell_parameters))
+    cells = [*rows, *parameters]
     if not cells or not readable(value) or not readable(inputs[cells[0]]) or value[..., 0].numel() < 4:
         return
     inside = bool(((value >= 0) & (value <= 1)).all()) and float(value.detach().max()) > 0
-    edges = inputs[cells[0]].detach().norm(dim=-1)
+    edges = inputs[cells[0]].detach().norm(dim=-1) if rows else inputs[cells[0]].detach()[..., :3]
     if inside and float(edges.min()) > 2:
         what = f"inputs[{name!r}], all between 0 and 1, beside the cell {cells[0]!r}: they could be fractional"
         raise possibly_fractional(what, name)
@@ -227,20 +252,22 @@ def _is_one_hot(value: Tensor) -> bool:
 
 def _input(name: str, value: Tensor, evidence: Evidence, points: list[Tensor], boxes: list[tuple[int, ...]]) -> Found:
     """One input's representation and the reason; raises where several would do."""
-    if found := settled_by_name("inputs", name, value, points, boxes):
+    found = settled_by_name("inputs", name, value, points, boxes)
+    by_name = usual(name, tuple(value.shape))
+    if found and (value.is_floating_point() or (by_name is not None and not by_name.event_shape)):
         return found
     shape = tuple(value.shape)
     if _is_one_hot(value):
         return reps.fixed, f"its values are 0 and 1, shape {shape}"
     if hidden := evidence.of(name, value):
-        if hidden.representation is None:
+        if hidden.representation is None or found:
             raise UndeclaredError(
                 "inputs",
                 name,
-                f"inputs[{name!r}] of shape {shape}: {hidden}; {hidden.why_not}",
+                f"inputs[{name!r}] of shape {shape}: {hidden}; {hidden.why_not or 'whole numbers cannot be rotated'}",
                 "ep.fixed",
-                more=f" to leave it as it is; or make {name!r} inside of the probed module (T.Cartesian and "
-                "T.LocalCartesian with norm=False also rotate)",
+                more=" to leave it as it is, so that L_equiv says nothing of it, or ep.vector for arrows; or make "
+                f"{name!r} inside of the probed module (T.Cartesian and T.LocalCartesian with norm=False rotate)",
                 expected="what the network sees of the geometry made from the inputs that rotate",
             )
         return hidden.representation, f"{hidden}, shape {shape}"
@@ -248,6 +275,8 @@ def _input(name: str, value: Tensor, evidence: Evidence, points: list[Tensor], b
         what = f"inputs[{name!r}] of shape {shape}, by its name spherical harmonics, in no basis of e3nn's"
         expected = "harmonics that are made inside of the probed module, or a declaration"
         raise UndeclaredError("inputs", name, what, 'ep.irreps("...")', more=" or ep.fixed", expected=expected)
+    if found:
+        return found
     if shape[-1:] not in {(3,), (6,), (9,)}:
         return reps.fixed, f"its shape {shape} has no axis of Cartesian components"
     raise ambiguous("inputs", name, value, points)

@@ -8,6 +8,7 @@ import torch
 
 from equiv_probe.representations import representation as reps
 from equiv_probe.schema.ambiguity import ambiguous
+from equiv_probe.schema.doubtful_forms import contradicted
 from equiv_probe.schema.grid_inference import guess_grid
 from equiv_probe.schema.undeclared import UndeclaredError, noted
 from equiv_probe.schema.usual_names import CELLS, is_fractional, is_hidden, plain, usual
@@ -77,6 +78,8 @@ def settled_by_name(
         return found
     if not value.is_floating_point():
         return reps.fixed, f"{value.dtype} values do not rotate"
+    if problem := contradicted(role, name, value, by_name, points):
+        raise problem
     if plain(name) in CELLS and shape[-1:] == (6,):
         return reps.fixed, f"lengths and angles of a cell, shape {shape}, do not rotate"
     if plain(name) in CELLS and shape[-2:] != (3, 3):

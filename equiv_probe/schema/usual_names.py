@@ -33,14 +33,17 @@ _NAMES_OF: tuple[tuple[Representation, str], ...] = (
     (
         reps.scalar,
         "energy energies free_energy energy_u0 total_energy atomic_energy charge charges partial_charges "
-        "magmom magmoms homo lumo gap node_energy atomic_energies",
+        "magmom magmoms homo lumo gap node_energy atomic_energies "
+        "logits class_logits probs probabilities",
     ),
     (reps.tensor(2), "polarizability quadrupole virial virials stress stresses atomic_virials atomic_stresses"),
     (
         reps.fixed,
         "z atomic_numbers numbers species batch ptr mask edge_index t atom_mask atom37_mask atom14_mask "
         "res_mask residue_mask time times sigma natoms n_atoms pbc node_mask edge_mask "
-        "node_attrs node_attributes atom_types types one_hot head volume weight",
+        "node_attrs node_attributes atom_types types one_hot head volume weight "
+        "lengths cell_lengths lattice_lengths cell_angles lattice_angles "
+        "tags residue_index residue_idx res_idx atom_index",
     ),
     # Counts of images, whole numbers even where they are stored as floats.
     (
@@ -53,8 +56,10 @@ _NAMES = {name: rep for rep, names in _NAMES_OF for name in names.split()}
 
 BATCH_INDICES = {"batch", "idx_m", "batch_idx", "batch_index", "graph_index"}
 """Indices of the structure of each node."""
-CELLS = {"cell", "cells", "lattice", "lat", "box", "rcell"}
+CELLS = {"cell", "cells", "lattice", "lat", "box", "rcell", "cellpar", "lattice_parameters"}
 """Three vectors as rows; in another shape they could be lengths."""
+LENGTHS = {"lengths", "cell_lengths", "lattice_lengths", "abc"}
+"""Lengths of a cell's vectors, given without them."""
 
 _FRACTIONAL = re.compile(r"(^|_)(frac|fractional|fcoords?|scaled|reduced)(_|$)")
 """Coordinates in units of the cell's vectors: numbers that no rotation changes."""
@@ -75,6 +80,7 @@ _WEIGHTS = re.compile(r"_weights?$")
 """Names of the weights of a loss, of every structure or quantity: they never rotate."""
 _HIDDEN = re.compile(
     r"(^|_)(feats?|features?|hidden(_states?)?|embeddings?|embs?|latents?|descriptors?|attentions?|loss|losses)(_|$)"
+    r"|^(node|atom|edge)_?attr(s|ibutes?)?$"
 )
 """Names of what a network gives beside its outputs: features inside of it, and its own loss."""
 _MATRICES = {"stress", "stresses", "virial", "virials", *CELLS}
@@ -128,8 +134,8 @@ def is_predicted(name: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a name says features inside of a network, or a loss, rather than what the network is asked for.
 
-    >>> [is_hidden(name) for name in ("node_feats", "hidden_states", "loss", "energy")]
-    [True, True, True, False]
+    >>> [is_hidden(name) for name in ("node_feats", "node_attrs", "hidden_states", "loss", "energy")]
+    [True, True, True, True, False]
     """
     return bool(_HIDDEN.search(plain(name)))
 

@@ -13,12 +13,13 @@ from equiv_probe.voxels.grid_numbers import ABOVE, Shown
 
 if TYPE_CHECKING:
     from equiv_probe.estimation.decomposition import Decomposition
+    from equiv_probe.rotations.plan import RotationPlan
 
 
-def headline(cube: Shown, rotations: Shown, right_angles: int, interpolation: str) -> Headline:
-    """What so many rotations by right angles show if they show anything, else what all, interpolated, do."""
+def headline(cube: Shown, rotations: Shown, plan: RotationPlan, interpolation: str) -> Headline:
+    """What a plan's rotations by right angles show if they show anything, else what all, interpolated, do."""
     kind, is_above = cube.kind, rotations.is_above_interpolation
-    whole = f"{right_angles} rotations by right angles, the whole box"
+    whole = f"{plan.size} rotations by right angles, the whole box"
     ball = f"all rotations, by {interpolation} interpolation, within the ball that the box holds"
     finer = (
         f"Over all rotations it is {rotations}, beside {rotations.floor_in_words} that interpolation leaves: "
@@ -42,6 +43,17 @@ def headline(cube: Shown, rotations: Shown, right_angles: int, interpolation: st
     answer = "Not as far as can be told: nothing at right angles, and between them no more than interpolation may make."
     reach = f"Less than {number(rotations.reach)} cannot be told from interpolation here."
     return _headline(rotations, "round-off", answer, ball, [above_floor, exact, reach])
+
+
+def kept_axes(plan: RotationPlan) -> list[str]:
+    """What rotations of a box with unequal sides cannot show: they take some axes to no other."""
+    if plan.design == "cube":
+        return []
+    kept = "every axis" if plan.design == "box" else f"the {plan.design[-1]} axis"
+    return [
+        f"Of a box with unequal sides or voxels right angles keep {kept}: a model that treats it otherwise than the "
+        "rest of space shows between them alone. Crop to a cube of cubic voxels to see it exactly."
+    ]
 
 
 def labelled(found: Decomposition) -> Labelled | None:

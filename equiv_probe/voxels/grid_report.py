@@ -17,7 +17,7 @@ from equiv_probe.results.controls import below_headline, control_section, doubte
 from equiv_probe.results.quantity_tables import loss_blocks
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.voxels import plots
-from equiv_probe.voxels.grid_headline import headline, labelled
+from equiv_probe.voxels.grid_headline import headline, kept_axes, labelled
 from equiv_probe.voxels.grid_numbers import ALL, RIGHT_ANGLES, Shown
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class GridAudit(Record, frozen=True):
             self.model,
             f"{self.structures} structure{'s' * (self.structures != 1)}, on voxel grids",
             [
-                doubted(headline(*both, self.cube_plan.size, self.interpolation), controls),
+                doubted(headline(*both, self.cube_plan, self.interpolation), controls),
                 *below_headline(controls),
                 self._table(),
                 self._reading(),
@@ -124,7 +124,7 @@ class GridAudit(Record, frozen=True):
                 Section("Where is it?", self._over_structures()),
                 Section("What kind is it?", [self._beside_floors(), *self._against_angle()]),
                 control_section(controls),
-                *method(protocol, notes, blind_spots=[*BLIND, *undecided(controls)]),
+                *method(protocol, notes, blind_spots=[*BLIND, *kept_axes(self.cube_plan), *undecided(controls)]),
             ],
         )
 

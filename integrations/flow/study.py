@@ -1,6 +1,6 @@
 """The whole study in one command: train three times, measure, audit the samplers; tables and figures.
 
-    python integrations/flow/study.py [--config small|ligands|adk|gpu] [--predict velocity|noise|data]
+    python integrations/flow/study.py [--config small|ligands|adk|gpu] [--predict velocity|noise|data] [--seed N]
 
 An unconstrained transformer with the data as they are, the same with random-rotation augmentation, and an equivariant
 network. Runs that were stopped are continued; what is finished is not done again. Writes `results/<config>_*.csv` and
@@ -113,13 +113,15 @@ def main() -> None:
     parser.add_argument("--config", default="small")
     parser.add_argument("--predict", choices=("velocity", "noise", "data"))
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--seed", type=int, help="of the weights, the data's order and what is held out")
     parser.add_argument("--rounds", type=int, default=2, help="of noise and times, for the table by diffusion time")
     parser.add_argument("--samples", type=int, default=16, help="that are generated for the audit")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    config = Config.read(args.config, predict=args.predict, steps=args.steps)
-    name = f"{args.config}{f'-{args.predict}' if args.predict else ''}{f'-{args.steps}' if args.steps else ''}"
+    config = Config.read(args.config, predict=args.predict, steps=args.steps, seed=args.seed)
+    asked = (args.predict, args.steps, f"seed{args.seed}" if args.seed else None)
+    name = "-".join([args.config, *(str(one) for one in asked if one)])
     runs, stem = train_all(config, name, args.device), args.results / name
     args.results.mkdir(parents=True, exist_ok=True)
     console = Console(width=130)

@@ -23,7 +23,7 @@ from molecules import CHANNELS, Molecules, data_folder, load
 from networks import UNet, respect_the_cube
 from source import PLANS, AtSource, at_source
 from torch import Tensor
-from training import KEYS, Run, Training, autocast, configured, device_of, generator_for
+from training import Run, Training, autocast, by_key, configured, device_of, generator_for
 from voxeliser import VOXMOL, Voxeliser
 
 import equiv_probe as ep
@@ -191,12 +191,6 @@ class Task:
         """The network without gradients."""
         with torch.no_grad(), autocast(self.config, self.device):
             return self.network(grid).float()
-
-
-def by_key(sums: Sums) -> dict[str, float]:
-    """`KEYS` of sums over structures."""
-    found = {name: value.item() for name, value in sums.tensors().items()}
-    return {key: found[key] for key in KEYS}
 
 
 def train(config: Denoising, kind: str, until: int | None = None) -> tuple[Task, Run]:

@@ -23,7 +23,7 @@ from molecules import data_folder
 from networks import ScalarCNN
 from poses import CHANNELS, POCKETS, Poses, draw, load
 from torch import Tensor, nn
-from training import KEYS, Run, Training, autocast, configured, device_of, generator_for
+from training import Run, Training, autocast, by_key, configured, device_of, generator_for
 from voxeliser import LIBMOLGRID, Voxeliser, atom_gradients
 
 import equiv_probe as ep
@@ -165,12 +165,6 @@ class Task:
         zero = torch.zeros_like(poses.pos)  # against nothing, L_total is the mean square of the slopes
         found = ep.decompose(orbit, {"pull": zero}, "mse", structures="leading", mask=counts)
         return (3 * found.equiv) ** 0.5, (3 * found.total) ** 0.5
-
-
-def by_key(sums: Sums) -> dict[str, float]:
-    """`KEYS` of sums over structures."""
-    found = {name: value.item() for name, value in sums.tensors().items()}
-    return {key: found[key] for key in KEYS}
 
 
 def train(config: Docking, kind: str, until: int | None = None) -> tuple[Task, Run]:

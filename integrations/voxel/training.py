@@ -28,6 +28,8 @@ import equiv_probe as ep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from equiv_probe.estimation.estimates import Sums
+
 KEYS = ("L_total", "L_mean", "L_equiv", "share", "share_stderr")
 
 
@@ -65,6 +67,12 @@ class Training:
 
 
 C = TypeVar("C", bound=Training)
+
+
+def by_key(sums: Sums) -> dict[str, float]:
+    """`KEYS` of sums over structures."""
+    found = {name: value.item() for name, value in sums.tensors().items()}
+    return {key: found[key] for key in KEYS}
 
 
 def generator_for(device: torch.device, *key: int) -> torch.Generator:

@@ -9,6 +9,7 @@ import equiv_probe as ep  # noqa: TC001 - likewise
 from equiv_probe.deprecation import renamed
 from equiv_probe_lightning import configuration as configured
 from equiv_probe_lightning.conclusion import conclude, conclude_together
+from equiv_probe_lightning.harmless import harmless
 from equiv_probe_lightning.limits import Limits
 from equiv_probe_lightning.measured_step import measured_step
 from equiv_probe_lightning.run import Run
@@ -174,6 +175,7 @@ class Measuring:
         del trainer, pl_module, stage
         self.run.stop()
 
+    @harmless
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Give the module its steps back, and show what was measured until then."""
         del pl_module
@@ -183,23 +185,27 @@ class Measuring:
         if self.probe is not None and self.probe.running and trainer.is_global_zero:
             conclude(self.run, trainer, None, [f"stopped by {type(exception).__name__}"])
 
+    @harmless
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Let one step of the epoch be due, if that is the cadence."""
         del trainer, pl_module
         self.run.begin_epoch("train", None)
 
+    @harmless
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Say how it goes."""
         del trainer, pl_module
         if self.run.begun:
             self.run.tell()
 
+    @harmless
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the epoch's estimates from nothing."""
         del pl_module
         if not trainer.sanity_checking:
             self.run.begin_evaluation("val")
 
+    @harmless
     def on_test_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the estimates from nothing."""
         del trainer, pl_module
@@ -213,17 +219,20 @@ class Measuring:
         if book.quiet < 0 and self.run.begun:
             self._log_training(trainer, pl_module)
 
+    @harmless
     def _log_training(self, trainer: Any, pl_module: Any) -> None:
         run = self.run
         if run.probe is not None:
             with run.probe.schedules.account.attended():
                 run.logbook.training(run.probe, trainer, pl_module)
 
+    @harmless
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log the epoch's estimate."""
         if not trainer.sanity_checking:
             self._evaluated("val", trainer, pl_module)
 
+    @harmless
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log the estimate."""
         self._evaluated("test", trainer, pl_module)
@@ -236,17 +245,20 @@ class Measuring:
                 self.settings.limits.look(logged)
             self.run.tell()
 
+    @harmless
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Print the table, save the report, and log its figures."""
         del pl_module
         conclude_together(self.run, trainer)
 
+    @harmless
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Print the table, unless this is part of fitting."""
         del pl_module
         if trainer.state.fn != "fit":
             conclude_together(self.run, trainer)
 
+    @harmless
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         """Print the table, and save the report."""
         del pl_module

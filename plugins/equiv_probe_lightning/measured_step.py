@@ -58,6 +58,8 @@ def measured_step(
         if found is None:  # then the user's own run shows which it is
             return _shown(run, stage, original, args, kwargs, raises=raises)
         run.begin(found)
+        assert run.probe is not None
+        run.probe.schedules.account.around += time.perf_counter() - began
     assert run.probe is not None
     step = _Repeated(run, stage, original, args, kwargs, whole=whole)
     failures, before = run.probe.failures, len(run.probe.failures)
@@ -134,6 +136,11 @@ class _Repeated:
         self.outcome.append(self._original(*args, **kwargs))
         self.seconds = time.perf_counter() - began
         return {}  # nobody asked for its losses
+
+    @property
+    def arguments(self) -> Any:
+        """What further runs are given copies of."""
+        return self._pristine or self._given
 
     def _losses(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, forward: bool) -> dict[str, Any]:
         probe = self._run.probe

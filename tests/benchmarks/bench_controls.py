@@ -26,7 +26,7 @@ import equiv_probe as ep
 from equiv_probe.estimation.controls import failures_of
 from equiv_probe.estimation.estimates import Sums
 from equiv_probe.estimation.heavy_tails import HEAVY, bootstrap_t, effective_number
-from equiv_probe.probe import probe as probes_module
+from equiv_probe.probe import parts as probes_module
 from equiv_probe.probe.checks import Checks
 from equiv_probe.voxels.grid_numbers import Shown
 from equiv_probe_ase import audit
@@ -275,9 +275,10 @@ def probes(count: int) -> None:
 class NoChecks(Checks):
     """A probe's controls, not run."""
 
-    def of_call(self, *_: Any) -> None: ...
-    def of_chance(self, *_: Any) -> None: ...
-    def of_step(self, *_: Any) -> None: ...
+    def __init__(self) -> None:
+        super().__init__()
+        for checks, name in ((self.calls, "of_call"), (self.calls, "of_chance"), (self.steps, "of_step")):
+            setattr(checks, name, lambda *_: None)
 
 
 def training(rounds: int) -> None:

@@ -230,16 +230,18 @@ def fit(module: Any, loaders: tuple[Any, Any], callback: Any, steps: int) -> Ran
             for hook in hooks._both if fresh else ():
                 hook._plain = inside.timed(hook._plain)
 
+        timed_call = inside.timed(called)
+
         def stepped(step: Step, *args: Any, **kwargs: Any) -> Any:
-            own = step.original
+            own = step.original  # to wrap it takes longer than what the callback does at most steps: that is not timed
             step.original = functools.update_wrapper(inside.once(own), own)
             try:
-                return called(step, *args, **kwargs)
+                return timed_call(step, *args, **kwargs)
             finally:
                 step.original = own
 
         Hooks.attach = attached  # type: ignore[method-assign]
-        Step.__call__ = inside.timed(stepped)  # type: ignore[method-assign]
+        Step.__call__ = stepped  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         trainer = pl.Trainer(
             max_steps=steps,

@@ -61,7 +61,7 @@ def test_the_trainer(data: Path, tmp_path: Path) -> None:
 
     model.eval()
     handle = model.register_forward_pre_hook(stretch)
-    with ep.Probe(model, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as broken:
+    with ep.Probe(model, plan=ep.RotationPlan("haar", ROTATIONS), full=1, cost=None) as broken:
         model(graphs, task="ef")
 
     def forces(g: Any) -> Any:

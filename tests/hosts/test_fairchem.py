@@ -103,7 +103,7 @@ def test_training(data: Path) -> None:
     assert measured(probe, "forces.forces") > 1e-3
 
     model.eval()
-    with ep.Probe(model, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as broken:
+    with ep.Probe(model, plan=ep.RotationPlan("haar", ROTATIONS), full=1, cost=None) as broken:
         model(batched(frames[:4]))
     expected = variance(lambda g: model(batched(frames[:4], g))["forces"]["forces"] @ g.float())
     agree(measured(broken, "forces.forces"), expected)

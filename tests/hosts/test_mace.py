@@ -77,7 +77,7 @@ def compared(model: Any, frames: Any) -> None:
         return model({**batch, "positions": positions})["forces"] @ g
 
     model.eval()
-    with ep.Probe(model, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
+    with ep.Probe(model, plan=ep.RotationPlan("haar", ROTATIONS), full=1, cost=None) as probe:
         model(dict(batch))
     agree(measured(probe, "forces"), variance(forces))
 

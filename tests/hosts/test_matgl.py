@@ -58,7 +58,7 @@ def trained(data: Path, where: Path) -> tuple[Any, Any, Any]:
 def test_potential_training(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EQUIV_PROBE", "")
     plain, _, _ = trained(data, tmp_path / "plain")
-    monkeypatch.setenv("EQUIV_PROBE", "every=1,budget=none,full=1")
+    monkeypatch.setenv("EQUIV_PROBE", "every=1,cost=none,full=1")
     monkeypatch.chdir(tmp_path)
     module, trainer, batch = trained(data, tmp_path / "probed")
     assert bits(plain) == bits(module)
@@ -75,7 +75,7 @@ def test_potential_training(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
     def call(g: Any) -> Any:
         return potential(g=copy.deepcopy(graph), lat=lattice @ g.T, state_attr=state, l_g=None)
 
-    with ep.Probe(potential, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
+    with ep.Probe(potential, plan=ep.RotationPlan("haar", ROTATIONS), full=1, cost=None) as probe:
         call(torch.eye(3))
     expected = variance(lambda g: call(g)[1] @ g, torch.float32)
     agree(measured(probe, "1"), expected)
@@ -89,7 +89,7 @@ def test_potential_training(data: Path, tmp_path: Path, monkeypatch: pytest.Monk
         return potential(g=copy.deepcopy(only), lat=cell @ g.T, state_attr=state[:1], l_g=None)
 
     assert single(torch.eye(3))[2].shape == (3, 3), "a stress without an axis of crystals"
-    with ep.Probe(potential, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
+    with ep.Probe(potential, plan=ep.RotationPlan("haar", ROTATIONS), full=1, cost=None) as probe:
         single(torch.eye(3))
     agree(measured(probe, "stress"), variance(lambda g: g.T @ single(g)[2] @ g, torch.float32))
 

@@ -80,7 +80,7 @@ def test_mtt_train(data: Path, tmp_path: Path) -> None:
         ]
         return [get_system_with_neighbor_lists(one, neighbours) for one in rotated]
 
-    with ep.Probe(model, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
+    with ep.Probe(model, plan=ep.RotationPlan("haar", ROTATIONS), full=1, cost=None) as probe:
         model(batch(torch.eye(3)), asked)
     expected = variance(lambda g: model(batch(g), asked)["energy"].block().values)
     agree(measured(probe, "energy.energy"), expected)

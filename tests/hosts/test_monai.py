@@ -61,7 +61,7 @@ def test_supervised_trainer(data: Path) -> None:
     assert measured(probe, "0") > 0
     image = torch.stack([one["image"] for one in samples])
     net.eval()
-    with ep.Probe(net, full=1, budget=None) as exact:
+    with ep.Probe(net, full=1, cost=None) as exact:
         net(image)
     agree(measured(exact, "0"), over_the_cube(net, image), rel=1e-4)
 

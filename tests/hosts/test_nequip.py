@@ -124,7 +124,7 @@ def compared(checkpoint: Path, frames: Any) -> None:
     pos, index = batch["pos"], batch["batch"]
     middle = torch.stack([pos[index == k].mean(0) for k in range(len(frames))])[index]
     model.register_forward_pre_hook(lambda _, args: ({**args[0], "pos": stretched(args[0]["pos"])},))
-    with ep.Probe(model, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
+    with ep.Probe(model, plan=ep.RotationPlan("haar", ROTATIONS), full=1, cost=None) as probe:
         model(dict(batch))
 
     def forces(g: Any) -> Any:

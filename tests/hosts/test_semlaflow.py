@@ -81,7 +81,7 @@ def test_flow_matching(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     _, _, noisy, times = batch
     module.eval().gen.register_forward_pre_hook(lambda _, args: (stretched(args[0]), *args[1:]))
-    with ep.Probe(module, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
+    with ep.Probe(module, plan=ep.RotationPlan("haar", ROTATIONS), full=1, cost=None) as probe:
         module(noisy, times, training=True)
 
     def coordinates(g: Any) -> Any:

@@ -112,7 +112,7 @@ def compared(checkpoint: Path, frames: Any) -> None:
 
     model.register_forward_pre_hook(stretch)
     plan = ep.RotationPlan("haar", ROTATIONS)
-    with ep.Probe(model, plan=plan, full=1, budget=None) as probe:
+    with ep.Probe(model, plan=plan, full=1, cost=None) as probe:
         model(batch(torch.eye(3)))
     expected = variance(lambda g: model(batch(g))["inferred_force"].double() @ g)
     agree(measured(probe, "inferred_force"), expected)

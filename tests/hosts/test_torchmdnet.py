@@ -69,7 +69,7 @@ def compared(checkpoint: Path, frames: Any) -> None:
 
     model.register_forward_pre_hook(stretch)
     schema = ep.Schema({"pos": ep.point}, {"0": ep.scalar, "1": ep.vector}, batch="batch")
-    with ep.Probe(model, schema, plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
+    with ep.Probe(model, schema, plan=ep.RotationPlan("haar", ROTATIONS), full=1, cost=None) as probe:
         model(z, pos, batch)
     expected = variance(lambda g: model(z, pos @ g.T, batch)[1] @ g, torch.float32)
     agree(measured(probe, "1"), expected)

@@ -57,7 +57,7 @@ def compare(net: Net, batch: dict[str, Tensor]) -> None:
     """Numbers of the trained weights."""
     x = batch["positions"]
     middle = x.mean(1, keepdim=True)
-    with ep.Probe(net.eval(), plan=ep.RotationPlan("haar", ROTATIONS), full=1, budget=None) as probe:
+    with ep.Probe(net.eval(), plan=ep.RotationPlan("haar", ROTATIONS), full=1, cost=None) as probe:
         net(**batch)
     assert probe.schema is not None
     assert set(probe.schema.outputs) == {"forces"}, "neither features nor the loss"
@@ -68,7 +68,7 @@ def compare(net: Net, batch: dict[str, Tensor]) -> None:
 def test_trainer(ethanol: list[dict[str, Tensor]], tmp_path: Path) -> None:
     def trained(probed: bool) -> tuple[Net, ep.Probe]:
         net = Net()
-        probe = ep.Probe(net, every=1, full=1, budget=None)
+        probe = ep.Probe(net, every=1, full=1, cost=None)
         if probed:
             probe.attach()
         options = transformers.TrainingArguments(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.estimation.controls import Control, forgets
+from equiv_probe.estimation.controls import Control, forgets, memory_not_asked
 from equiv_probe_ase.structures.control_copies import ControlCopies, bare
 from equiv_probe_ase.structures.quantities import adapted, applies, size_of
 from equiv_probe_ase.structures.rotation import rotated_at_random
@@ -47,7 +47,7 @@ def remembered(
         precision: of the model.
 
     Returns:
-        The control; none where nothing can be deformed, or evaluated.
+        The control; not run where nothing can be deformed, or evaluated.
     """
     for structure in sorted(structures, key=lambda one: len(one.atoms)):
         copies = ControlCopies(structure.atoms, (0, structure.seed))
@@ -57,8 +57,8 @@ def remembered(
         try:
             return [_asked(_Line(evaluator, copies, had), structure, precision)] if had else []
         except (Exception, SystemExit):  # what fails here fails again where it is reported, structure by structure
-            return []
-    return []
+            return [memory_not_asked("the structure that was to be compared could not be evaluated")]
+    return [memory_not_asked("no structure can be deformed")]
 
 
 class _Line:

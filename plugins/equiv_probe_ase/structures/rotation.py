@@ -33,6 +33,10 @@ _INVARIANT = {
     *("FixScaled", "FixSymmetry", "FixScaledParametricRelations"),  # in fractional coordinates
     *("ExternalForce", "MirrorForce", "MirrorTorque"),  # along bonds
 }
+_FIELDS = {
+    **dict.fromkeys(("external_field", "electric_field", "efield", "e_field"), ep.vector),
+    **dict.fromkeys(("magnetic_field", "bfield", "b_field"), ep.axial),
+}
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class Rotator:
         center: ``"centroid"`` (the default), ``"origin"``, ``"cell"`` (the middle of the cell) or a point (Å). The cell
             rotates about the origin of its vectors, so fractional coordinates shift together unless the centre is
             ``"origin"``: a translation, which periodic models do not see.
-        extra: representations of further ``atoms.arrays`` or ``atoms.info`` entries that the calculator reads, such as
-            an external field.
+        extra: representations of further ``atoms.arrays`` or ``atoms.info`` entries that the calculator reads. External
+            fields under their usual names rotate without it; ``ep.fixed`` leaves one as it is.
     """
 
     atoms: Atoms
@@ -113,7 +117,7 @@ class Rotator:
         moments = atoms.arrays.get("initial_magmoms")
         if moments is not None and moments.ndim == 2:
             found["initial_magmoms"] = (moments, ep.axial)  # non-collinear; collinear moments are numbers
-        for name, representation in self.extra.items():
+        for name, representation in {**_fields(atoms), **self.extra}.items():
             source = atoms.arrays if name in atoms.arrays else atoms.info
             if name not in source:
                 raise EquivProbeError(f"no {name!r} in the structure's arrays or info", "the schema's input")
@@ -121,6 +125,13 @@ class Rotator:
                 continue
             found[name] = (np.asarray(source[name], dtype=float), representation)
         return found
+
+
+def _fields(atoms: Atoms) -> dict[str, Representation]:
+    """External fields among the arrays and entries of a structure, by their usual names."""
+    found = {**atoms.info, **atoms.arrays}
+    named = {name: _FIELDS.get(str(name).lower()) for name in found}
+    return {name: rep for name, rep in named.items() if rep is not None and np.shape(found[name])[-1:] == (3,)}
 
 
 def _with(free: Atoms, rotated: Mapping[str, NDArray[np.float64]], k: int) -> Atoms:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from equiv_probe.estimation.loss_verdict import verdict_of_loss
 from equiv_probe.estimation.verdict import BROKEN_FACTOR, ROUND_OFF_FACTOR, Rounding, verdict
 
 NAN = math.nan
@@ -101,3 +102,19 @@ def test_the_limits_are_those_that_are_documented(rms: float, floor: float) -> N
     kind = verdict(rms, floor, 0.0, "eV").kind
     assert (kind == "round-off") == (rms <= ROUND_OFF_FACTOR * floor)
     assert (kind == "broken") == (rms > BROKEN_FACTOR * floor)
+
+
+@given(
+    st.sampled_from([0.0, -1e-18, 1e-18, 0.3]),
+    st.sampled_from([0.0, 1e-20, NAN]),
+    st.sampled_from([0.0, 1e-16, 8e-3]),
+    st.sampled_from([0.0, 0.1, NAN]),
+)
+def test_every_loss_is_judged(equiv: float, floor: float, precision: float, stderr: float) -> None:
+    """Also ``L_equiv`` of exactly zero, of numbers whose spacing nobody knows: PaiNN in double precision."""
+    found = verdict_of_loss(equiv, stderr, 1.0, floor, precision)
+    assert found.kind in {"round-off", "unknown", "above round-off", "broken"}
+    if equiv == 0.3 and stderr == 0 and not math.isnan(floor):
+        assert found.kind == "broken"
+    if equiv == 0 and not math.isnan(floor):
+        assert found.kind == "round-off"

@@ -223,3 +223,29 @@ def test_several_calls_in_a_step_say_whose_error_it_is() -> None:
     once = ep.Probe(net, every=1)
     once.step(lambda: (pos + net(pos)).square().mean())
     assert not any("times: each call" in control.sentence for control in once.controls)
+
+
+def test_what_is_declared_of_an_argument_holds_for_the_tensors_in_it() -> None:
+    """As of EGNN's ``edges``, a list of two: its user knows it by the name in ``forward``."""
+
+    class Graph(Linear):
+        def forward(self, pos: Tensor, edges: list[Tensor]) -> Tensor:
+            return self.force(pos) + 0 * pos[edges[0]].sum()
+
+    network, pos, edges = Graph(), positions(5), [torch.tensor([0, 1]), torch.tensor([1, 2])]
+    for declared in ({"edges": ep.fixed}, {"edges.1": ep.fixed}, {}):
+        schema = ep.Schema({"pos": ep.point, **declared}, {"0": ep.vector})
+        with ep.Probe(network, schema, PLAN, full=1, cost=None) as probe:
+            network.eval()(pos, edges)
+        assert probe.compute()["equiv/val/0/L_equiv"] == pytest.approx(expected(pos), rel=1e-9)
+
+
+def test_a_name_that_no_input_has_is_refused_with_a_name_that_one_has() -> None:
+    class Plain(Linear):
+        def forward(self, pos: Tensor) -> Tensor:
+            return self.force(pos)
+
+    network = Plain().eval()
+    probe = ep.Probe(network, ep.Schema({"coords": ep.point}, {"0": ep.vector}), full=1)
+    with probe, pytest.raises(ep.EquivProbeError, match=r"\['coords'\].*\{'pos': ..."):
+        network(positions(5))

@@ -247,6 +247,26 @@ def test_outputs_that_do_not_depend_on_the_rotated_inputs(how: str, blind: int, 
         assert not any("do not depend" in note for note in report.notes), "in one place alone"
 
 
+@pytest.mark.parametrize(
+    ("shape", "failures"), [((8, 5, 4), 0), ((8, 4), 1), ((8, 5, 1), 1)], ids=["features", "properties", "charges"]
+)
+@pytest.mark.parametrize("seeing", [True, False])
+def test_features_of_elements_are_no_failure_beside_an_output_that_changes(
+    shape: tuple[int, ...], failures: int, seeing: bool
+) -> None:
+    """One-hot elements that a network hands on; what it says of a structure, or one number of an atom, does depend."""
+
+    class Handing(nn.Module):
+        def forward(self, pos: Tensor) -> dict[str, Tensor]:
+            forces = pos - pos.mean(1, keepdim=True) if seeing else torch.ones_like(pos)
+            return {"forces": forces, "kinds": torch.ones(shape).to(pos)}
+
+    schema = ep.Schema({"pos": ep.point}, {"forces": ep.vector, "kinds": ep.scalar})
+    with ep.Probe(Handing(), schema, every=1) as probe:
+        probe.model(data())
+    assert failed(probe).count("sees the rotation") == (failures if seeing else 1)
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_an_output_of_nothing_but_zeros_is_no_failure_beside_one_that_changes(both: bool) -> None:
     """As a Hessian that nobody asked for; where all outputs are zero, nothing sees the rotation."""

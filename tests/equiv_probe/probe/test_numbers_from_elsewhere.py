@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.probe.checks import SEES_OUTPUTS
+from equiv_probe.probe.step_checks import SEES_OUTPUTS
 
 from .test_controls import PLAN, VECTORS, Field, data, failed
 

@@ -87,6 +87,22 @@ def test_an_expensive_beginning_is_earned_before_the_next_measurement(monkeypatc
     assert len(due) > 100, "then it costs little"
 
 
+@pytest.mark.parametrize("costs", [[0.15, 0.05, 0.02], [0.15, 0.0], [0.4, 0.05, 0.05], [0.05, 0.02]])
+def test_from_the_first_earned_second_on_the_cost_holds_at_every_call(
+    monkeypatch: pytest.MonkeyPatch, costs: list[float]
+) -> None:
+    """Wherever a run ends: a second measurement, two calls long, is not made before it is paid for."""
+    clock, account = Clock(monkeypatch), Account(cost=0.01, paced=True)
+    schedule, step, shares = Schedule("auto", account=account), 0.025, []
+    for _ in range(6_000):
+        clock.run(schedule, 1, step, costs[min(schedule.measured, len(costs) - 1)])
+        shares.append(schedule.seconds / account.elapsed)
+    assert schedule.measured > 2
+    earned = math.ceil(costs[0] / (0.01 * step))
+    assert max(shares[earned:]) < 0.0101
+    assert shares[earned // 2] > 0.015, "before that it is over: the first one is made at once"
+
+
 @pytest.mark.parametrize(("around", "measuring"), [(0.0, 0.01), (4e-5, 0.006), (3e-4, 0.005)])
 def test_logging_and_deciding_count_too(monkeypatch: pytest.MonkeyPatch, around: float, measuring: float) -> None:
     """Seconds at every step, of 10 ms, are taken from what measuring may cost, but for half of that."""
@@ -102,19 +118,19 @@ def test_logging_and_deciding_count_too(monkeypatch: pytest.MonkeyPatch, around:
     assert account.spent / account.elapsed < max(0.0105, 0.0055 + around / 0.01)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"every": 1},
-        {"every": 7, "warmup": 3},
-        {"every": None},
-        {"every": "epoch"},
-        {"every": "auto", "warmup": 2},
-        {"every": lambda step: step % 11 == 4},
-        {"every": 10, "at_random": True},
-        {"every": 10, "at_random": True, "limited": True},
-    ],
-)
+COUNTED: list[dict[str, Any]] = [
+    {"every": 1},
+    {"every": 7, "warmup": 3},
+    {"every": None},
+    {"every": "epoch"},
+    {"every": "auto", "warmup": 2},
+    {"every": lambda step: step % 11 == 4},
+    {"every": 10, "at_random": True},
+    {"every": 10, "at_random": True, "limited": True},
+]
+
+
+@pytest.mark.parametrize("options", COUNTED)
 def test_calls_that_are_known_not_to_be_due_may_be_counted_together(options: dict[str, Any]) -> None:
     """Whoever counts them at once, up to the next one that may be due, measures the same calls."""
     asked, told = (Schedule(**options, account=Account(None, paced=True), seed=3) for _ in range(2))
@@ -132,6 +148,25 @@ def test_calls_that_are_known_not_to_be_due_may_be_counted_together(options: dic
         due += found
     assert (told.step, told.measured) == (asked.step, asked.measured)
     assert any(due) == (options["every"] is not None)
+
+
+@pytest.mark.parametrize("options", COUNTED)
+def test_the_short_way_counts_the_same_calls(options: dict[str, Any]) -> None:
+    """Asking first whether a call is known not to be due changes nothing, and is answered yes nearly always."""
+    asked, told = (Schedule(**options, account=Account(None, paced=True), seed=3) for _ in range(2))
+    expected, found, short = [], [], 0
+    for length in (40, 6, 90, 17, 230):
+        asked.begin_epoch(length)
+        told.begin_epoch(length)
+        expected += [asked.due() for _ in range(length)]
+        for _ in range(length):
+            passes = told.passes()
+            short += passes
+            found.append(not passes and told.due())
+            assert told.was_due == found[-1]
+    assert found == expected
+    assert (told.step, told.measured) == (asked.step, asked.measured) == (383, sum(expected))
+    assert short >= 383 - 1 - 2 * sum(expected) - options.get("warmup", 0) or callable(options["every"])
 
 
 @pytest.mark.parametrize(("every", "due"), [(5, [0, 5, 6, 10]), ("epoch", [0, 1]), ("auto", [0, 50, 51])])

@@ -111,6 +111,13 @@ def test_a_second_array_of_threes_among_inputs_is_ambiguous() -> None:
         Schema.infer({"a": zeros(5, 3), "b": zeros(5, 3)}, {"y": zeros()})
 
 
+def test_a_state_without_positions_beside_it_holds_them() -> None:
+    """As of ``net(cat([loc, vel], 1))``: of stresses alone no network is given its structures."""
+    with pytest.raises(ep.EquivProbeError) as caught:
+        Schema.infer({"nodes": zeros(5, 6), "weights": zeros(20, 1)}, {"y": zeros(5, 3)})
+    assert 'Fix: ep.Schema(inputs={"nodes": ep.concat(ep.point, ep.vector)}' in str(caught.value)
+
+
 def test_inputs_none_of_which_rotates_are_an_error() -> None:
     with pytest.raises(ep.EquivProbeError, match="none of which rotates"):
         Schema.infer({"z": torch.zeros(5, dtype=torch.long)}, {"energy": zeros()})

@@ -10,6 +10,7 @@ from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
 from tblite.ase import TBLite
 
+import equiv_probe as ep
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe_ase import audit
 
@@ -98,3 +99,37 @@ def test_norm_wise_and_component_wise_agree_on_numbers(planted: Any, mixed: list
     assert found[0] is not None
     assert found[1] is not None
     assert found[0].equiv == pytest.approx(found[1].equiv, rel=1e-12)
+
+
+class InField(Calculator):
+    """Charges in an external field that the structure names: exactly invariant where the field rotates along."""
+
+    implemented_properties = ("energy",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.field = name
+
+    def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = tuple(all_changes)) -> None:
+        super().calculate(atoms, properties, system_changes)
+        charges = self.atoms.numbers - self.atoms.numbers.mean()
+        field = {**self.atoms.arrays, **self.atoms.info}[self.field]
+        self.results = {"energy": float(charges @ (self.atoms.positions * field).sum(1))}
+
+
+@pytest.mark.parametrize(
+    ("name", "each"), [("external_field", False), ("electric_field", True), ("B_field", False), ("direction", False)]
+)
+def test_external_fields_rotate_by_their_usual_names(name: str, each: bool) -> None:
+    """Left as it is, as an array of another name is until it is declared, a field makes a sound model look broken."""
+    water = molecule("H2O")
+    field = np.array([0.01, -0.02, 0.03])
+    water.info[name] = field
+    if each:
+        del water.info[name]
+        water.arrays[name] = np.tile(field, (3, 1))
+    found = audit(InField(name), water, plan=EXACT)["energy"]
+    assert found.verdict == ("broken" if name == "direction" else "round-off")
+    for rep, verdict in ((ep.vector, "round-off"), (ep.fixed, "broken")):
+        found = audit(InField(name), water, plan=EXACT, schema=ep.Schema({name: rep}, {}))["energy"]
+        assert found.verdict == verdict

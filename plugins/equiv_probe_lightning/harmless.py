@@ -1,0 +1,28 @@
+"""Hooks that end no run: what goes wrong in the callback itself is a warning, and training goes on."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from equiv_probe.errors import EquivProbeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def harmless(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook of the callback that raises nothing but what it was asked to, as ``fail_above`` does."""
+
+    @functools.wraps(hook)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except EquivProbeError:
+            raise
+        except Exception as error:
+            what = f"equiv_probe failed in {hook.__name__}, and the run goes on: {type(error).__name__}: {error}"
+            warnings.warn(what, stacklevel=2)
+
+    return guarded
