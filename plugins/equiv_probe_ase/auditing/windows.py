@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 WINDOW = 32
 """Structures that are evaluated and written to the journal together, at most."""
-PASSES = 16
+PASSES = 32
 """Full model passes of a window, at most: beside them it takes two small ones, of the structures as they are."""
 AT_LEAST = 16
 """Windows, where there are as many structures."""
