@@ -69,7 +69,7 @@ class _Case:
     beside_grid: bool
 
 
-def second_opinion(orbit: Orbit, name: str) -> str:
+def second_opinion(orbit: Orbit, name: str, far_better: float = FAR_BETTER) -> str:
     """A sentence if something else fits an output of a kept orbit far better than what was declared; else empty."""
     if orbit.values is None:
         return ""
@@ -77,7 +77,7 @@ def second_opinion(orbit: Orbit, name: str) -> str:
     found = explanations(orbit, name)
     left = [_variance(one.values) for one in found]
     # Of several that explain it equally well, the first.
-    enough = min(FAR_BETTER * variance, 100 * min(left, default=0.0) + 1e-12 * variance)
+    enough = min(far_better * variance, 100 * min(left, default=0.0) + 1e-12 * variance)
     return next((one.sentence for one, rest in zip(found, left, strict=True) if rest < enough), "")
 
 

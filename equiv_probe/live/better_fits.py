@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 COUNT = 4
 """Rotations: four leave no doubt about what changes by orders of magnitude."""
+FAR_BETTER = 1e-4
+"""Part of the variance that may be left: a broken network whose outputs are mostly a bias is no invariant one."""
 
 
 def better_fits(passes: Passes, rotations: Tensor) -> dict[str, str]:
@@ -56,7 +58,7 @@ def better_fits(passes: Passes, rotations: Tensor) -> dict[str, str]:
     plan = RotationPlan("haar", replicates=len(rotations))
     values = {name: value[:, None] for name, value in back.items()}
     orbit = Orbit.from_values(values, own, schema, plan, rotations.cpu().double()[:, None])
-    return {name: said for name in asked if (said := second_opinion(orbit, name))}
+    return {name: said for name in asked if (said := second_opinion(orbit, name, FAR_BETTER))}
 
 
 def _may_be_several(value: Tensor, event_shape: tuple[int, ...]) -> bool:

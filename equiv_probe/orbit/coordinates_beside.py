@@ -40,7 +40,9 @@ def coordinates_in(
     """Which tensors of a model are made of the coordinates among its inputs, by name, and what they are."""
     evidence = Evidence({**held, **inputs}, known)
     read = {name: value for name, value in held.items() if readable(value)}
-    found = {name: str(what) for name, value in read.items() if (what := evidence.of(name, value)) is not None}
+    found = {
+        name: str(what) for name, value in read.items() if (what := evidence.of(name, value, alone=False)) is not None
+    }
     points = [inputs[n] for n, rep in known.items() if rep.is_affine and readable(inputs.get(n))]
     apart = [name for name, value in read.items() if any(_are_differences(value, one) for one in points)]
     return {**dict.fromkeys(apart, "differences of places"), **found}
@@ -50,9 +52,9 @@ def _are_differences(value: Tensor, points: Tensor) -> bool:
     """Whether every row ``(..., 3)`` is the difference of two places of a structure, which edges nobody named tell."""
     if value.shape[-1] != 3 or points.shape[-1] != 3 or not FEWEST <= points.shape[-2] <= MOST:
         return False
-    places = points.detach().cpu().double().reshape(-1, *points.shape[-2:])[0]
-    rows = value.detach().reshape(-1, 3).cpu().double()
-    rows = rows[:: 1 + len(rows) // MOST]
+    places = points.detach().reshape(-1, *points.shape[-2:])[0].cpu().double()
+    flat = value.detach().reshape(-1, 3)
+    rows = flat[:: 1 + len(flat) // MOST].cpu().double()
     pairs = (places[:, None] - places).reshape(-1, 3)
     gaps = torch.cdist(rows, pairs).amin(1) if len(rows) >= FEWEST else rows.new_ones(1)
     return bool((gaps <= SAME * pairs.abs().max()).all() & (rows.norm(dim=1).max() > 0))

@@ -58,8 +58,11 @@ class Evidence:
         self._values, self._known = values, known
         self._by_rows: dict[tuple[int, ...], list[Reference]] | None = None
 
-    def of(self, name: str, value: Tensor) -> Hidden | None:
-        """The coordinates in a tensor ``(..., W)``; None where there are none, or where values cannot be read."""
+    def of(self, name: str, value: Tensor, *, alone: bool = True) -> Hidden | None:
+        """The coordinates in a tensor ``(..., W)``; None where there are none, or where values cannot be read.
+
+        ``alone``: also those that the tensor tells by itself, as arrows beside their lengths do.
+        """
         if _are_whole(value):
             value = value.double()
         if not readable(value) or value.ndim < 2 or not 1 <= value.shape[-1] <= WIDEST:
@@ -78,6 +81,8 @@ class Evidence:
             if found := first_window(rows, reference):
                 return self._whole(rows, found, [reference, *references])
         single = (single_column(rows, each) for each in references)
+        if not alone:
+            return next(filter(None, single), None)
         return harmonics_alone(rows) or next(filter(None, single), None) or beside_its_length(rows)
 
     def _laid_out(self, name: str, value: Tensor) -> Hidden | None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,26 +10,16 @@ from ase import Atoms, units
 from ase.build import molecule
 from ase.calculators.calculator import Calculator, all_changes
 
-if TYPE_CHECKING:
-    from types import ModuleType
+from .studies import module_of
 
 FOLDER = Path(__file__).parents[2] / "integrations" / "dynamics"
 
 
-def load_by_path(name: str) -> ModuleType:
-    """Import a file of the integration, which is a folder of scripts and not a package."""
-    spec = importlib.util.spec_from_file_location(f"dynamics_{name}", FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_gradient_forces_are_the_gradient_of_the_energy_and_the_direct_ones_are_not() -> None:
+def test_gradient_forces_are_the_gradient_of_the_energy_and_the_direct_ones_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Central differences of a float64 energy of -4000 eV: rounding of 1e-12 over 1e-3, and a cubic term of 1e-6."""
-    module = load_by_path("gradient_forces")
+    module = module_of(FOLDER / "gradient_forces.py", "dynamics_gradient_forces", monkeypatch)
     atoms = molecule("CH3CH2OH")
     atoms.rattle(0.05, seed=0)
     conservative, direct = module.gradient_forces(), module.direct_forces(dtype="float64")
@@ -62,13 +49,13 @@ class Rotating(Calculator):
         self.results = {"energy": 0.0, "forces": 1e-3 * np.cross(axis, self.atoms.positions) + 0.05}
 
 
-def test_drifts_are_the_closed_forms() -> None:
+def test_drifts_are_the_closed_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two heavy atoms hardly move: each, at 1 Å, feels 1e-3 eV/Å along the circle, a torque of 2e-3 eV together.
 
     A push on the whole does not count. The energy grows with the square of the time, and the slope of a parabola c t²
     over [0, T] is c T.
     """
-    module = load_by_path("drift")
+    module = module_of(FOLDER / "drift.py", "dynamics_drift", monkeypatch)
     atoms = Atoms("Au2", [[1.0, 0, 0], [-1.0, 0, 0]])
     atoms.set_masses([1e6, 1e6])
     atoms.calc = Rotating()

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib.util
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +14,11 @@ from scipy.spatial.transform import Rotation
 
 import equiv_probe as ep
 
+from .studies import module_of, modules_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import SimpleNamespace
 
     from torch import Tensor, nn
 
@@ -30,13 +30,8 @@ TINY = {"width": 16, "layers": 1, "heads": 2, "egnn_width": 8, "egnn_layers": 2,
 @pytest.fixture(scope="module")
 def study() -> Iterator[SimpleNamespace]:
     """The study's modules, in the order of their imports; gone from `sys.modules` afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in NAMES:
-            spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-            module = importlib.util.module_from_spec(spec)
-            patch.setitem(sys.modules, name, module)
-            spec.loader.exec_module(module)
-        yield SimpleNamespace(**{name: sys.modules[name] for name in NAMES})
+    with modules_of((FOLDER, NAMES)) as found:
+        yield found
 
 
 def network(study: SimpleNamespace, model: str) -> nn.Module:
@@ -331,10 +326,7 @@ def by_time_of(study: SimpleNamespace) -> SimpleNamespace:
     """The script of the long runs, which finds the study's modules in `sys.modules`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER.parent / "learning_rotation")
-        spec = importlib.util.spec_from_file_location("by_time", FOLDER / "by_time.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+        return module_of(FOLDER / "by_time.py")
 
 
 def double(held: Any) -> Any:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,33 +15,22 @@ from ase.build import molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.io import read
 
+from .studies import module_of, modules_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType, SimpleNamespace
 
 FOLDER = Path(__file__).parents[2] / "integrations" / "force_field"
 PROPERTIES = ["energy", "forces"]
 ROUNDING = 2e-4  # eV and eV/Å: float32 noise of a network whose forces reach 20 eV/Å, with a margin
 
 
-def load_by_path(name: str) -> ModuleType:
-    """Import a file of the integration, which is a folder of scripts and not a package."""
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def ff() -> Iterator[SimpleNamespace]:
     """The integration's modules, in the order of their imports; gone from `sys.modules` afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        names = ("transformer", "labelled", "evaluate", "train")
-        for name in names:
-            patch.setitem(sys.modules, name, ModuleType(name))
-        yield SimpleNamespace(**{name: load_by_path(name) for name in names})
+    with modules_of((FOLDER, ("transformer", "labelled", "evaluate", "train"))) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +52,7 @@ def heldout(ff: SimpleNamespace) -> Any:
 def make_data() -> Iterator[ModuleType]:
     pytest.importorskip("rdkit")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "make_data", ModuleType("make_data"))
-        yield load_by_path("make_data")
+        yield module_of(FOLDER / "make_data.py", patch=patch)
 
 
 def bare(atoms: Atoms) -> Atoms:
@@ -93,9 +79,7 @@ def documented(pattern: str) -> tuple[float, ...]:
 
 def test_loads_by_path_alone() -> None:
     """The demo executes the file without registering it as a module."""
-    spec = importlib.util.spec_from_file_location("anything", FOLDER / "transformer.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of(FOLDER / "transformer.py", "anything")
     assert "anything" not in sys.modules
     atoms = molecule("CH3OH")
     atoms.calc = module.calculator()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +15,11 @@ import torch
 from ase.io import read, write
 from scipy.spatial.transform import Rotation
 
+from .studies import module_of, modules_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import SimpleNamespace
 
     from torch import Tensor, nn
 
@@ -45,18 +46,11 @@ TINY = {"width": 16, "layers": 1, "batch": 8, "warmup": 3, "steps": 12, "evaluat
 def study() -> Iterator[SimpleNamespace]:
     """The study's modules, in the order of their imports; on the 60 shipped molecules, of which 12 are held out."""
     before = list(sys.path)
-    with pytest.MonkeyPatch.context() as patch:
-        for folder, names in NAMES.items():
-            for name in names:
-                spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
-                module = importlib.util.module_from_spec(spec)
-                patch.setitem(sys.modules, name, module)
-                spec.loader.exec_module(module)
-        loaded = SimpleNamespace(**{name: sys.modules[name] for names in NAMES.values() for name in names})
+    with modules_of(*NAMES.items()) as loaded:
         data = loaded.labelled.load(loaded.evaluate.HELD_OUT)
         rows = torch.arange(60)
         parts = tuple(loaded.labelled_sets.take(data, rows[chosen]) for chosen in (rows % 5 != 0, rows % 5 == 0))
-        patch.setattr(loaded.labelled_sets, "read", lambda name: parts)
+        loaded.labelled_sets.read = lambda name: parts
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # runs are compared bit by bit
         yield loaded
@@ -173,9 +167,7 @@ def test_kept_tensors_are_those_of_the_file(
 @pytest.mark.skipif("EQUIV_PROBE_DATA" not in os.environ, reason="EQUIV_PROBE_DATA is not set")
 @pytest.mark.parametrize(("name", "count", "atoms"), [("ethanol", 1000, 9), ("3bpa", 500, 27)])
 def test_larger_sets(study: SimpleNamespace, name: str, count: int, atoms: int) -> None:
-    spec = importlib.util.spec_from_file_location("unpatched", STUDY / "labelled_sets.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of(STUDY / "labelled_sets.py", "unpatched")
     train, held = module.read(name)
     assert (len(train.energies), len(held.energies)) == (count - 100, 100)
     assert train.species.shape[1] == atoms

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+
+from .studies import module_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,12 +21,8 @@ STEPS = 10 ** (np.arange(8, 41) / 8)
 @pytest.fixture(scope="module")
 def study() -> Iterator[Any]:
     """The study's module."""
-    spec = importlib.util.spec_from_file_location("learning_rotation_forecast", STUDY)
-    module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
-        yield module
+        yield module_of(STUDY, "learning_rotation_forecast", patch)
 
 
 def planted(study: Any, seed: int, kind: str) -> Any:

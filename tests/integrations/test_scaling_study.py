@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +15,11 @@ from scipy.spatial.transform import Rotation
 
 from equiv_probe.testing import assert_equivariant
 
+from .studies import modules_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import SimpleNamespace
 
     from torch import Tensor
 
@@ -31,14 +31,9 @@ TINY = {"width": 8, "layers": 1, "structures": 64, "batch": 8, "held_out": 16, "
 @pytest.fixture(scope="module")
 def study() -> Iterator[SimpleNamespace]:
     """The study's modules, in the order of their imports; gone from `sys.modules` afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in NAMES:
-            spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-            module = importlib.util.module_from_spec(spec)
-            patch.setitem(sys.modules, name, module)
-            spec.loader.exec_module(module)
-        patch.setattr(sys.modules["bodies"], "BLOCK", 128)
-        yield SimpleNamespace(**{name: sys.modules[name] for name in NAMES})
+    with modules_of((FOLDER, NAMES)) as found:
+        found.bodies.BLOCK = 128
+        yield found
 
 
 @pytest.fixture(scope="module")

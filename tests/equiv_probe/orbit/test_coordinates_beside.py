@@ -68,6 +68,9 @@ def test_directions_of_edges_that_the_code_names_are_found() -> None:
 def test_what_is_no_coordinates_or_is_not_used_passes() -> None:
     """Negative control: constants, weights, coordinates that are written by the call itself, or only lie about."""
     reference, network, lies_about = torch.randn(9, 3, dtype=F), nn.Linear(3, 3).to(F), POS.clone()
+    ball = torch.randn(20, 3, dtype=F)
+    directions = torch.cat([torch.ones(20, 1, dtype=F), nn.functional.normalize(ball, dim=1)], 1)
+    with_lengths = torch.cat([ball.norm(dim=1, keepdim=True), ball], 1)  # arrows, and none of the structure's
     last: dict[str, Tensor] = {}
 
     def constant(given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -77,5 +80,9 @@ def test_what_is_no_coordinates_or_is_not_used_passes() -> None:
         last["pos"] = given["pos"]
         return {"energy": invariants(last["pos"])}
 
+    def table(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"energy": invariants(given["pos"]) + frame_dependent(directions[:, 1:]) + with_lengths.square().sum()}
+
     assert not failed(constant)
+    assert not failed(table)
     assert not failed(written)

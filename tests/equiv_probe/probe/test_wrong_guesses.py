@@ -44,6 +44,7 @@ OUTPUTS = {
     "flat forces": lambda pos: pull(pos).flatten(1),
     "another order": stress,
     "broken": lambda pos: pull(pos) * STRETCH,
+    "broken, beside a bias": lambda pos: 0.1 * pull(pos) * STRETCH + 5.0 * STRETCH,
     "sound": pull,
 }
 
@@ -67,6 +68,7 @@ class Net(nn.Module):
         ("flat forces", ep.concat((8, ep.vector))),
         ("another order", ep.voigt("xx xy xz yy yz zz")),
         ("broken", None),
+        ("broken, beside a bias", None),
         ("sound", None),
     ],
 )
