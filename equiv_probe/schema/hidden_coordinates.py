@@ -63,7 +63,7 @@ class Evidence:
 
         ``alone``: also those that the tensor tells by itself, as arrows beside their lengths do.
         """
-        if _are_whole(value):
+        if counts := _are_whole(value):
             value = value.double()
         if not readable(value) or value.ndim < 2 or not 1 <= value.shape[-1] <= WIDEST:
             return None
@@ -76,7 +76,12 @@ class Evidence:
             return None
         if laid_out := self._laid_out(name, value):
             return laid_out
-        references = [one for one in self._by_rows.get(tuple(value.shape[:-1]), []) if one.name != name]
+        references = [
+            one
+            for one in self._by_rows.get(tuple(value.shape[:-1]), [])
+            # Whole numbers of cells make shifts, and are no coordinates: only those of places are.
+            if one.name != name and not (counts and not self._is_place(one.name))
+        ]
         for reference in references:
             if found := first_window(rows, reference):
                 return self._whole(rows, found, [reference, *references])
@@ -156,6 +161,9 @@ class Evidence:
                 pairs = value[..., :, None, :] - value[..., None, :, :]
                 what, bound = f"the differences of {name!r} in pairs", _rounding(pairs, value, self._values[name].dtype)
                 yield tuple(pairs.shape[:-1]), Reference("", _rows(pairs), what, False, bound)
+
+    def _is_place(self, name: str) -> bool:
+        return name in self._known and self._known[name].is_affine
 
     def _is_periodic(self) -> bool:
         """Whether there is a cell, or shifts of edges."""

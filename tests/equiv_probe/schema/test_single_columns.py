@@ -157,3 +157,13 @@ def test_voxels_of_points_are_coordinates_too() -> None:
     for chance in (torch.randint(-20, 20, (44, 3)), torch.arange(132).reshape(44, 3), EDGES.T[:44].repeat(1, 2)):
         found = ep.Schema.infer({"pos": POS, "triples": chance}, {"energy": torch.zeros(())})
         assert found.inputs["triples"] == ep.fixed, "the negative control"
+
+
+@pytest.mark.parametrize("cell", [torch.diag(torch.tensor([9.0, 8.0, 7.0])), 9.0 * torch.eye(3)])
+def test_counts_of_cells_are_no_coordinates(cell: Tensor) -> None:
+    """Shifts are whole numbers times the cell: the numbers stay where shifts rotate, whatever the cell."""
+    images = torch.randint(-1, 2, (EDGES.shape[1], 3), generator=torch.Generator().manual_seed(2))
+    given = {"pos": POS, "edge_index": EDGES, "edge_shift": images.double() @ cell.double(), "images": images}
+    found = ep.Schema.infer(given, {"energy": torch.zeros(())})
+    assert found.inputs["images"] == ep.fixed
+    assert found.inputs["edge_shift"] == ep.vector
