@@ -47,13 +47,17 @@ class Threads:
         """A context in which no other thread comes in; says whether it is so, which it is not if one was inside."""
         me = threading.get_ident()
         with self._changed:
-            before, free = self._measuring, self._measuring in (None, me)
-            if free:
-                self._measuring = me
+            before, alone = self._measuring, self._measuring in (None, me)
+            if alone:
+                self._measuring = me  # before looking who is inside, see enter
+                alone = not self._others(me)
+            if not alone and self._measuring == me:  # nobody waits for one that does not measure
+                self._measuring = before
+                self._changed.notify_all()
         try:
-            yield free and not self._others(me)
+            yield alone
         finally:
-            if free:
+            if alone:
                 with self._changed:
                     self._measuring = before
                     self._changed.notify_all()
