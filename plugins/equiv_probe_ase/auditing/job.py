@@ -82,6 +82,7 @@ class Job:
         self._counts: dict[str, int] = {}
         self._rounds = 0
         self._is_noisy = False
+        self._coarser = 1.0
 
     def more(self, replicates: int) -> None:
         """Ask for further replicates."""
@@ -115,6 +116,8 @@ class Job:
             "rotated": self._rotated(self.fresh),
             "again": self._rotated(self._to_repeat),
         }
+        if parts["moved"]:
+            self._coarser = self._coarseness(parts["moved"][0]) / self.rounding
         self._counts = {kind: len(copies) for kind, copies in parts.items()}
         return [atoms for copies in parts.values() for atoms in copies]
 
@@ -128,12 +131,16 @@ class Job:
         own = self.structure.atoms.positions
         if math.isnan(self.rounding):
             seen = float(np.sqrt(np.mean([(one.positions - own) ** 2 for one in copies])))
-            # Round trips along the axes may end where they began; an ulp over √12 is what rounding is on average.
-            self.rounding = max(seen, torch.finfo(self.precision).eps * float(np.sqrt(np.mean(own**2) / 12)))
+            # Round trips along the axes may end where they began.
+            self.rounding = max(seen, self._coarseness(self.structure.atoms))
         for one in copies if jolt else ():
             noise = torch.randn(own.shape, generator=generator, dtype=torch.float64).numpy()
             one.positions[:] += jolt * self.rounding * noise
         return copies
+
+    def _coarseness(self, atoms: Atoms) -> float:
+        """Rounding of a coordinate on average, Å: an ulp over √12, root mean square."""
+        return torch.finfo(self.precision).eps * float(np.sqrt(np.mean(atoms.positions**2) / 12))
 
     def accept(self, results: Sequence[Results], plain: Sequence[Results]) -> None:
         """Take the results of :meth:`copies`, in order, and, at first, of two evaluations of the structure as it is."""
@@ -183,6 +190,10 @@ class Job:
                 response = max(response, jolted / (JOLT * self.rounding) if jolted > GROWS * floor else 0)
         natural = quantity.factor * torch.finfo(self.precision).eps / 12**0.5
         return math.hypot(response * math.sqrt(2) * self.rounding, self.resolution[name], natural)
+
+    def explained_at_moved(self, name: str) -> float | None:
+        """:meth:`explained` at the moved copy, whose coordinates are larger, and coarser, by a cell's length."""
+        return max(self._coarser, 1.0) * self.explained(name) if name in self.moved else None
 
     def off(self, rows: Mapping[str, Tensor], name: str) -> float:
         """Root mean square of what an output at some copies differs from the structure's own by."""
