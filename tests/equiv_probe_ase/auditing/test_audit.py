@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from ase.build import fcc111, molecule
+from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
+from ase.stress import voigt_6_to_full_3x3_stress
 
 import equiv_probe as ep
 from equiv_probe.representations.representation import CartesianTensor
@@ -275,3 +276,39 @@ def test_the_report_says_how_it_was_measured(planted: Any, quadratic: QuadraticE
     # rotated, itself, round trips, again, deformed and moved
     assert "ase" in report.protocol["versions"]
     assert report.complete
+
+
+class MatrixStress(EMT):
+    """EMT whose stress is a matrix, in the given shape, with a fixed matrix of the lab's frame on top, eV/Å³."""
+
+    def __init__(self, extra: np.ndarray, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.extra, self.shape = extra, shape
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        super().calculate(*args, **kwargs)
+        if "stress" in self.results:
+            self.results["stress"] = (voigt_6_to_full_3x3_stress(self.results["stress"]) + self.extra).reshape(
+                self.shape
+            )
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (9,), (1, 3, 3)])
+@pytest.mark.parametrize("size", [0.0, 0.01])
+def test_the_antisymmetric_part_of_a_stress_is_measured(size: float, shape: tuple[int, ...]) -> None:
+    crystal = bulk("Cu", cubic=True)
+    crystal.rattle(0.05, seed=0)
+    extra = size * np.array([[0, 1, -2], [-1, 0, 3], [2, -3, 0]])  # averages to zero over rotations
+    measured = audit(MatrixStress(extra, shape), crystal, properties=["stress"])["stress"]
+    if size:
+        assert measured.equiv == pytest.approx(1e6 * (extra**2).sum() / 9, rel=1e-9)
+    else:
+        assert measured.verdict == "round-off"
+
+
+def test_a_property_of_a_shape_that_cannot_be_read_is_named() -> None:
+    crystal = bulk("Cu", cubic=True)
+    report = audit(MatrixStress(np.zeros((3, 3)), (7,)), crystal)
+    assert "stress" not in {m.name for m in report.measured}
+    (note,) = [note for note in report.notes if note.startswith("stress")]
+    assert "(7,)" in note
