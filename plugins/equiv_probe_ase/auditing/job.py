@@ -83,6 +83,7 @@ class Job:
         self._rounds = 0
         self._is_noisy = False
         self._coarser = 1.0
+        self._charge = 0.0
 
     def more(self, replicates: int) -> None:
         """Ask for further replicates."""
@@ -150,7 +151,9 @@ class Job:
             self.identity = {name: rows[0] for name, rows in self._stack(plain[:1]).items()}
             self.resolution = {name: self._resolution(name, [*plain, *results]) for name in self.identity}
             self.repeats = self._stack(plain[1:])
-            self.deformed, self.moved = read["deformed"], self._moved_back(read["moved"])
+            self.deformed, self.moved = read["deformed"], read["moved"]
+            self._charge = self._charge_that_moves_the_dipole()
+            self.moved = self._moved_back(read["moved"])
         self._wanted = {"trips": 0, "jolts": 0}
         for kept, new in ((self.round_trips, read["round trips"]), (self.jolts, read["jolts"])):
             for name, rows in new.items():
@@ -168,7 +171,7 @@ class Job:
     def _moved_back(self, moved: dict[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of the moved copy as they should be: an ion's dipole moves by its charge times the shift."""
         if "dipole" in moved and self.controls is not None and not self.structure.atoms.pbc.any():
-            moved["dipole"] = moved["dipole"] - self._charge() * torch.from_numpy(self.controls.shift)
+            moved["dipole"] = moved["dipole"] - self._charge * torch.from_numpy(self.controls.shift)
         return moved
 
     def explained(self, name: str) -> float:
@@ -208,7 +211,7 @@ class Job:
     def _rotated_back(self, name: str, raw: Tensor, rotations: Tensor) -> Tensor:
         """``ρ(g)⁻¹`` of raw values ``(C, *S)``. An ion's dipole depends on the origin: it rotates about ``Q c``."""
         if name == "dipole" and not self.structure.atoms.pbc.any():
-            return point.rotate_back(raw, rotations, self._charge() * self._pivot)
+            return point.rotate_back(raw, rotations, self._charge * self._pivot)
         return self.quantities[name].representation.rotate_back(raw, rotations, self._pivot)
 
     def _resolution(self, name: str, results: Sequence[Results]) -> float:
@@ -222,11 +225,20 @@ class Job:
         natural = self.quantities[name].factor * torch.finfo(torch.float64).eps
         return max(size * torch.finfo(stored).eps / 12**0.5, natural)
 
-    def _charge(self) -> float:
-        """Total charge in the reported unit of charges: as the calculator has it, else as the structure says."""
+    def _charge_that_moves_the_dipole(self) -> float:
+        """Total charge in the reported unit, by which the dipole depends on the origin.
+
+        As the calculator or the structure has it, zero of a model whose dipole is about a centre of its own, or a whole
+        number of charges that only the model was told: the one that comes nearest to how the dipole moves.
+        """
+        known = 1e3 * float(self.structure.atoms.get_initial_charges().sum())
         if "charges" in self.identity:
-            return float(self.identity["charges"].sum())
-        return 1e3 * float(self.structure.atoms.get_initial_charges().sum())
+            known = float(self.identity["charges"].sum())
+        if "dipole" not in self.moved or self.controls is None:
+            return known
+        shift = torch.from_numpy(self.controls.shift)
+        seen = float((self.moved["dipole"][0] - self.identity["dipole"]).flatten() @ shift / shift.square().sum())
+        return min((known, 0.0, 1e3 * round(seen / 1e3)), key=lambda charge: abs(charge - seen))
 
     @property
     def _pivot(self) -> Tensor:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixBondLength, FixedPlane
 from ase.stress import voigt_6_to_full_3x3_stress
 
 import equiv_probe as ep
@@ -288,9 +288,8 @@ class MatrixStress(EMT):
     def calculate(self, *args: Any, **kwargs: Any) -> None:
         super().calculate(*args, **kwargs)
         if "stress" in self.results:
-            self.results["stress"] = (voigt_6_to_full_3x3_stress(self.results["stress"]) + self.extra).reshape(
-                self.shape
-            )
+            matrix = voigt_6_to_full_3x3_stress(self.results["stress"]) + self.extra
+            self.results["stress"] = np.resize(matrix, self.shape)
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (9,), (1, 3, 3)])
@@ -312,3 +311,54 @@ def test_a_property_of_a_shape_that_cannot_be_read_is_named() -> None:
     assert "stress" not in {m.name for m in report.measured}
     (note,) = [note for note in report.notes if note.startswith("stress")]
     assert "(7,)" in note
+
+
+class IonsDipole(EMT):
+    """EMT, with the dipole of a charge that only the model was told, about the lab's origin or a centre of its own."""
+
+    def __init__(self, charge: float, *, centred: bool) -> None:
+        super().__init__()
+        self.charge, self.centred = charge, centred
+        self.implemented_properties = ["energy", "dipole"]
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        super().calculate(*args, **kwargs)
+        numbers = self.atoms.numbers
+        charges = 0.1 * (numbers - numbers.mean()) + self.charge / len(numbers)
+        arms = self.atoms.positions - self.centred * self.atoms.get_center_of_mass()
+        self.results["dipole"] = charges @ arms
+
+
+@pytest.mark.parametrize(("charge", "centred"), [(0.0, False), (1.0, False), (-2.0, False), (1.0, True)])
+@pytest.mark.parametrize("lab", [0.0, 0.01])
+def test_an_ions_dipole_is_not_accused_wherever_its_charge_is_written(charge: float, centred: bool, lab: float) -> None:
+    class WithALabVector(IonsDipole):
+        def calculate(self, *args: Any, **kwargs: Any) -> None:
+            super().calculate(*args, **kwargs)
+            self.results["dipole"] += lab * np.array([2.0, -1.0, 0.5])
+
+    ion = molecule("CH3CH2OH")
+    ion.positions += [3, -2, 1]
+    report = audit(WithALabVector(charge, centred=centred), ion)
+    assert not any(control.failed for control in report.controls)
+    if lab:  # a constant vector averages to zero over rotations
+        assert report["dipole"].equiv == pytest.approx(1e6 * lab**2 * 5.25 / 3, rel=1e-6)
+    else:
+        assert report["dipole"].verdict == "round-off"
+
+
+@pytest.mark.parametrize("hold", [FixAtoms([0]), FixedPlane(0, (0, 0, 1)), FixBondLength(0, 1)])
+def test_a_calculator_that_applies_constraints_itself_does_not_depend_on_the_place(hold: Any) -> None:
+    class AppliesConstraints(EMT):
+        def calculate(self, atoms: Any = None, *args: Any, **kwargs: Any) -> None:
+            super().calculate(atoms, *args, **kwargs)
+            inner = atoms.copy()
+            inner.calc = EMT()
+            self.results["forces"] = inner.get_forces(apply_constraint=True)
+
+    ethanol = molecule("CH3CH2OH")
+    ethanol.rattle(0.05, seed=0)
+    ethanol.set_constraint(hold)
+    report = audit(AppliesConstraints(), ethanol)
+    assert not any(control.failed for control in report.controls)
+    assert report["forces"].verdict == "round-off"
