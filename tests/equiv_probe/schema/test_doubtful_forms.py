@@ -99,3 +99,21 @@ def test_channels_named_like_places_are_arrows_about_the_middle_of_the_box() -> 
     with pytest.raises(ep.EquivProbeError, match=r'"coords": ep\.grid\(ep\.vector\)'):
         ep.Schema.infer(inputs, {"image": torch.rand(2, 1, 6, 6, 6)})
     assert ep.grid(ep.vector).fits((2, 3, 6, 6, 6))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 8, 3), (1, 6, 8, 8, 3), (2, 8, 8, 5, 3)])
+def test_voxels_with_their_channels_last_are_no_positions(shape: tuple[int, ...]) -> None:
+    """Colours or densities that are rotated as places would make a network of voxels look invariant."""
+    with pytest.raises(ep.EquivProbeError, match=r"channels last.*ep.point.*movedim\(-1, 1\)"):
+        ep.Schema.infer({"x": draw(*shape)}, {"0": draw(*shape[:-1], 2)})
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 3), (2, 8, 8, 3), (2, 3, 8, 8, 3), (2, 4, 5, 9, 3)])
+def test_positions_with_several_axes_of_batches_are_positions(shape: tuple[int, ...]) -> None:
+    assert ep.Schema.infer({"x": draw(*shape)}, {"0": draw(*shape)}).inputs["x"] == ep.point
+    assert ep.Schema.infer({"pos": draw(2, 8, 8, 8, 3)}, {"0": draw(2, 8, 8, 8, 3)}).inputs["pos"] == ep.point
+
+
+def test_channels_behind_are_no_value_of_channel_axis() -> None:
+    with pytest.raises(ep.EquivProbeError, match=r"movedim\(-1, -4\)"):
+        ep.grid(channel_axis=-1)  # type: ignore[arg-type]
