@@ -18,7 +18,7 @@ from equiv_probe.live.outputs import all_outputs, read_outputs, write_outputs
 from equiv_probe.live.random_state import RandomState
 from equiv_probe.orbit.controls import nudge
 from equiv_probe.probe.averages import Averages, beside
-from equiv_probe.probe.operators import DISPLACED, OWN
+from equiv_probe.probe.operators import DISPLACED, FAR, OWN
 from equiv_probe.probe.recorded import refill
 from equiv_probe.representations.voxel_rotations import at_hand
 
@@ -94,7 +94,7 @@ class Player:
         """A context in which the network, with all hooks that its user put on it, is this average of ``h_g``."""
         self._operator, self._place = operator, 0
         # Decided here: a step that is compiled compares no numbers in the forward below, which would be symbols there.
-        self._further = DISPLACED.index(operator) if operator in DISPLACED else None
+        self._further = operator[0][1] if operator in (*DISPLACED, FAR) else None
         self._unrotated = operator == OWN or self._further is not None
         seen: set[int] = set()
         for one in self.recorded:

@@ -117,3 +117,15 @@ def test_positions_with_several_axes_of_batches_are_positions(shape: tuple[int, 
 def test_channels_behind_are_no_value_of_channel_axis() -> None:
     with pytest.raises(ep.EquivProbeError, match=r"movedim\(-1, -4\)"):
         ep.grid(channel_axis=-1)  # type: ignore[arg-type]
+
+
+def test_the_state_of_a_flow_is_no_atomic_numbers_by_its_name() -> None:
+    time = {"r": torch.rand(4, dtype=F), "t": torch.rand(4, dtype=F)}
+    schema = ep.Schema.infer({"z": draw(4, 8, 3), **time}, {"0": draw(4, 8, 3)})
+    assert schema.inputs["z"] == ep.point
+    numbers = {"z": torch.ones(4, 3, dtype=torch.long), "pos": draw(4, 3, 3)}  # water
+    assert ep.Schema.infer(numbers, {"energy": torch.zeros(4)}).inputs["z"] == ep.fixed
+    one_hot = {"z": torch.eye(3, dtype=F)[torch.tensor([[0, 1, 1, 2]])], "pos": draw(1, 4, 3)}
+    assert ep.Schema.infer(one_hot, {"energy": torch.zeros(1)}).inputs["z"] == ep.fixed
+    with pytest.raises(ep.EquivProbeError, match="inputs\\['z'\\]"):  # beside places it may be anything
+        inferred(z=draw(4, 8, 3, seed=7))
