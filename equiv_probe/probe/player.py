@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 SCALED = 1.25
 """Factor of displaced outputs."""
+FAR_SCALED = 1e5
+"""The same where they are displaced far: gradients by the input do not see what is added."""
 
 
 class Player:
@@ -283,7 +285,8 @@ def displaced(outputs: Mapping[str, Tensor], further: int) -> dict[str, Tensor]:
     """Outputs that differ by scale and by noise: gradients by the input, and what no scale changes, see it too."""
     generator, size = torch.Generator().manual_seed(further), LARGE_NUDGE * 3**further
     floating = {name: value for name, value in outputs.items() if value.is_floating_point() and value.numel()}
-    moved = {n: v * SCALED + nudge(v.detach(), generator, size).to(v) for n, v in floating.items()}
+    scale = FAR_SCALED if further == FAR[0][1] else SCALED
+    moved = {n: v * scale + nudge(v.detach(), generator, size).to(v) for n, v in floating.items()}
     return {**outputs, **moved}
 
 

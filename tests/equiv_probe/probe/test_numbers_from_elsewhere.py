@@ -238,6 +238,17 @@ def test_a_loss_that_hardly_changes_yet_is_believed(size: float, constant: float
     assert not failed(measured(network, lambda: (network(x) - x).square().mean() + constant))
 
 
+def test_the_gradient_of_a_small_energy_is_believed() -> None:
+    network, x = Energy(), data()
+
+    def step() -> Tensor:
+        pos = x.clone().requires_grad_()
+        forces = torch.autograd.grad(1e-6 * network(pos).sum(), pos, create_graph=True)[0]
+        return (forces - x).square().mean()
+
+    assert not failed(measured(network, step, ep.Schema({"pos": ep.point}, {"0": ep.scalar})))
+
+
 def test_a_number_of_several_that_does_not_follow_the_outputs_is_noted() -> None:
     network, x = Field(2.0, 1.0, 1.0), data()
 
