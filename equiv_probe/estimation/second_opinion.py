@@ -17,6 +17,7 @@ from equiv_probe.estimation.other_components import components
 from equiv_probe.representations import frames
 from equiv_probe.representations import representation as reps
 from equiv_probe.representations.grids import Grid
+from equiv_probe.representations.voigt import USUAL_ORDERS
 from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _others(declared: Representation, raw: Tensor) -> Iterator[Representation]:
     if shape[-2:] == (3, 3):
         candidates += [reps.tensor(2), frames.orientation]
     if shape[-1:] == (6,):
-        candidates += [reps.voigt(), reps.voigt("xx yy zz xy yz xz"), reps.voigt("xx xy xz yy yz zz")]
+        candidates += [reps.voigt(order) for order in USUAL_ORDERS]
     for candidate in candidates:
         if str(candidate) != str(declared):
             yield candidate
