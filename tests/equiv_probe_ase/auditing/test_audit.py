@@ -362,3 +362,34 @@ def test_a_calculator_that_applies_constraints_itself_does_not_depend_on_the_pla
     report = audit(AppliesConstraints(), ethanol)
     assert not any(control.failed for control in report.controls)
     assert report["forces"].verdict == "round-off"
+
+
+class InOrder(EMT):
+    """EMT whose stress has its components in another order."""
+
+    def __init__(self, order: list[int]) -> None:
+        super().__init__()
+        self.order = order
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        super().calculate(*args, **kwargs)
+        self.results["stress"] = self.results["stress"][self.order]
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ([0, 1, 2, 5, 4, 3], "(xx yy zz xy xz yz)"),
+        ([0, 1, 2, 5, 3, 4], "(xx yy zz xy yz xz)"),
+        ([0, 5, 4, 1, 3, 2], "(xx xy xz yy yz zz)"),
+        ([1, 0, 2, 3, 4, 5], ""),  # nobody's order
+        ([0, 1, 2, 3, 4, 5], ""),
+    ],
+)
+def test_the_order_of_a_stress_is_told(order: list[int], said: str) -> None:
+    crystal = bulk("Cu", cubic=True)
+    crystal.set_cell(crystal.cell.array @ [[1, 0.03, 0.01], [0, 1.02, 0.05], [0, 0, 0.97]], scale_atoms=True)
+    report = audit(InOrder(order), crystal)
+    notes = [note for note in report.notes if "six components" in note]
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
