@@ -82,7 +82,7 @@ class Job:
         self._counts: dict[str, int] = {}
         self._rounds = 0
         self._is_noisy = False
-        self._coarser = 1.0
+        self._rounding_at_moved = math.nan
         self._charge = 0.0
 
     def more(self, replicates: int) -> None:
@@ -118,7 +118,7 @@ class Job:
             "again": self._rotated(self._to_repeat),
         }
         if parts["moved"]:
-            self._coarser = self._coarseness(parts["moved"][0]) / self.rounding
+            self._rounding_at_moved = max(self.rounding, self._coarseness(parts["moved"][0]))
         self._counts = {kind: len(copies) for kind, copies in parts.items()}
         return [atoms for copies in parts.values() for atoms in copies]
 
@@ -174,8 +174,10 @@ class Job:
             moved["dipole"] = moved["dipole"] - self._charge * torch.from_numpy(self.controls.shift)
         return moved
 
-    def explained(self, name: str) -> float:
+    def explained(self, name: str, rounding: float | None = None) -> float:
         """What rounding to the model's precision can make of an output, root mean square in the reported unit.
+
+        ``rounding`` is that of a coordinate, Å; None takes that of a round trip.
 
         The response to the deformed copy, scaled to the displacement that rounding makes on the way there and once
         more in the model, beside the resolution of the numbers, not less than that of a number of natural size. NaN
@@ -192,11 +194,12 @@ class Job:
                 jolted, floor = self.off(self.jolts, name), self.off(self.round_trips, name)
                 response = max(response, jolted / (JOLT * self.rounding) if jolted > GROWS * floor else 0)
         natural = quantity.factor * torch.finfo(self.precision).eps / 12**0.5
-        return math.hypot(response * math.sqrt(2) * self.rounding, self.resolution[name], natural)
+        coordinates = self.rounding if rounding is None else rounding
+        return math.hypot(response * math.sqrt(2) * coordinates, self.resolution[name], natural)
 
     def explained_at_moved(self, name: str) -> float | None:
         """:meth:`explained` at the moved copy, whose coordinates are larger, and coarser, by a cell's length."""
-        return max(self._coarser, 1.0) * self.explained(name) if name in self.moved else None
+        return self.explained(name, self._rounding_at_moved) if name in self.moved else None
 
     def off(self, rows: Mapping[str, Tensor], name: str) -> float:
         """Root mean square of what an output at some copies differs from the structure's own by."""

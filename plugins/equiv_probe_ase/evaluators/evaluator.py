@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 from ase.calculators.calculator import PropertyNotImplementedError
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.structures.copying import copied
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PER_ATOM = frozenset({"forces", "energies", "stresses", "charges", "magmoms"})
 """Property names whose first axis runs over the atoms; every other property is one value per structure."""
+SYMMETRIC = 1e-5
+"""Of the largest component: less of an antisymmetric part is rounding."""
 
 
 class Evaluator(ABC):
@@ -59,7 +62,7 @@ class Evaluator(ABC):
         Returns:
             One dict per structure with exactly ``properties``, float64, in ASE's units: energy and free_energy ``()``
             eV; energies ``(N,)`` eV; forces ``(N, 3)`` eV/Å; stress ``(6,)`` and stresses ``(N, 6)`` eV/Å³ in Voigt
-            order xx yy zz yz xz xy, or ``(3, 3)`` and ``(N, 3, 3)`` where the model gives matrices, which need not be
+            order xx yy zz yz xz xy, or ``(3, 3)`` and ``(N, 3, 3)`` where the model gives matrices that are not
             symmetric; dipole ``(3,)`` e·Å; charges ``(N,)`` e; magmom ``()`` and magmoms ``(N,)`` μB.
 
         Raises:
@@ -173,6 +176,8 @@ def _in_ase_shape(name: str, value: Any, n_atoms: int, source: str) -> NDArray[n
         array = array.squeeze()
     if name in {"stress", "stresses"} and array.shape[-1:] == (9,):
         array = array.reshape(*array.shape[:-1], 3, 3)
+    if name in {"stress", "stresses"} and array.shape[-2:] == (3, 3) and _is_symmetric(array):
+        array = np.asarray(full_3x3_to_voigt_6_stress(array), dtype=np.float64)
     tensor = (3, 3) if array.shape[-2:] == (3, 3) else (6,)
     if name in {"energy", "free_energy", "magmom"} and array.size == 1:
         array = array.reshape(())
@@ -187,3 +192,9 @@ def _in_ase_shape(name: str, value: Any, n_atoms: int, source: str) -> NDArray[n
     if array.shape != wanted:
         raise EquivProbeError(f"{name} of shape {array.shape} in the results of {source}", f"shape {wanted}")
     return array
+
+
+def _is_symmetric(matrices: NDArray[np.float64]) -> bool:
+    """Whether what matrices ``(..., 3, 3)`` have of an antisymmetric part is rounding, in single precision too."""
+    antisymmetric = np.abs(matrices - matrices.swapaxes(-1, -2)).max(initial=0.0)
+    return bool(antisymmetric <= SYMMETRIC * np.abs(matrices).max(initial=0.0))

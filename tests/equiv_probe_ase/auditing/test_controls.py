@@ -277,6 +277,12 @@ def test_last_digits_of_atoms_moved_by_a_large_cell_are_no_broken_translation(of
     assert state(audit(PairsInABox(off), atoms), "does not depend on where the structure is") == expected
 
 
+def test_an_atom_at_the_origin_which_no_rotation_moves_is_measured() -> None:
+    report = audit(EMT(), bulk("Cu"))
+    assert not report.failures
+    assert state(report, "does not depend on where the structure is") == "passed"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", [bulk("Cu", cubic=True), strained(0), strained(1) * (2, 1, 1)])
 def test_a_cell_that_is_read_as_columns_is_named(cell: Atoms) -> None:
