@@ -12,6 +12,7 @@ from equiv_probe.augmentation.findings import Finding
 from equiv_probe.augmentation.sample_layout import Layout, representation
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations import representation as reps
+from equiv_probe.representations.voigt import USUAL_ORDERS
 from equiv_probe.schema.hidden_coordinates import Evidence
 from equiv_probe.schema.schema import Schema
 
@@ -227,5 +228,5 @@ def _candidates(value: Tensor) -> list[Representation]:
     if shape[-2:] == (3, 3):
         found += [reps.tensor(2)]
     if shape[-1:] == (6,):
-        found += [reps.voigt(order) for order in ("xx yy zz yz xz xy", "xx yy zz xy yz xz", "xx xy xz yy yz zz")]
+        found += [reps.voigt(order) for order in USUAL_ORDERS]
     return found

@@ -175,8 +175,8 @@ def forgets(output: str, structure: str, difference: float, limit: float, unit: 
     return Control(
         MEMORY,
         False,
-        f"{output} of {structure}, evaluated after a rotated copy of itself, is off by {difference:.2g} {unit} from "
-        "what nearby structures say: the calculator remembers what it gave for the copy (a cache by distances or "
+        f"{output} of {structure}, evaluated after a rotated copy of itself, is off by {difference:.2g} {unit} "
+        "from what nearby structures say: the model remembers what it gave for the copy (a cache by distances or "
         "another invariant), which looks invariant and is not",
         difference,
         limit,

@@ -17,6 +17,7 @@ from equiv_probe.estimation.other_components import components
 from equiv_probe.representations import frames
 from equiv_probe.representations import representation as reps
 from equiv_probe.representations.grids import Grid
+from equiv_probe.representations.voigt import USUAL_ORDERS
 from equiv_probe.schema.usual_names import usual
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ BROKEN = 1e-2
 """Other representations are tried where the variance is more than this fraction of the prediction's own square."""
 DIGITS = 4
 """Of the longest component of a vector that is found; what is smaller than its last digit is rounding, and is 0."""
+SYMMETRIC = 1e-6
+"""Of the largest component: what is left of the antisymmetric part of a symmetric matrix is rounding."""
 DECLARED = "is declared as"
 """In the sentences that say of another representation that it fits better."""
 MANY_TIMES = 1e6
@@ -151,10 +154,24 @@ def _defects(case: _Case) -> Iterator[Explanation]:
     again = declared.rotate_back(declared.rotate_back(raw, rotations, center), rotations, center)
     twice = f"{name!r} was already rotated with its input, and is rotated once more: it rotates by twice the angle"
     yield Explanation("twice", twice, again)
+    if declared == reps.tensor(2) and float((raw - raw.mT).abs().max()) <= SYMMETRIC * float(raw.abs().max()):
+        yield from _orders(case)
     if type(declared) is reps.CartesianTensor and bool((torch.linalg.det(rotations) < 0).any()):
         mirrored = reps.tensor(declared.rank, pseudo=not declared.pseudo)
         sign = f"{name!r} does not change its sign under reflection as ep.{declared} does: it behaves as ep.{mirrored}"
         yield Explanation("parity", sign, mirrored.rotate_back(raw, rotations))
+
+
+def _orders(case: _Case) -> Iterator[Explanation]:
+    """A symmetric matrix whose six numbers were in another order than the one in which it was unfolded, ASE's."""
+    six = torch.stack(
+        [case.raw[..., "xyz".index(pair[0]), "xyz".index(pair[1])] for pair in USUAL_ORDERS[0].split()], -1
+    )
+    for order in USUAL_ORDERS[1:]:
+        back, pairs = reps.voigt(order).rotate_back(six, case.rotations), order.split()
+        place = [[next(k for k, pair in enumerate(pairs) if set(pair) == {a, b}) for b in "xyz"] for a in "xyz"]
+        sentence = f"{case.name!r} rotates as it should if its six components are read as ({order})"
+        yield Explanation("representation", f"{sentence} and not in ASE's order ({USUAL_ORDERS[0]})", back[..., place])
 
 
 def _moved(case: _Case) -> Iterator[Explanation]:
@@ -213,7 +230,7 @@ def _others(declared: Representation, raw: Tensor) -> Iterator[Representation]:
     if shape[-2:] == (3, 3):
         candidates += [reps.tensor(2), frames.orientation]
     if shape[-1:] == (6,):
-        candidates += [reps.voigt(), reps.voigt("xx yy zz xy yz xz"), reps.voigt("xx xy xz yy yz zz")]
+        candidates += [reps.voigt(order) for order in USUAL_ORDERS]
     for candidate in candidates:
         if str(candidate) != str(declared):
             yield candidate

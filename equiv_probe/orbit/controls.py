@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.estimation.controls import TRANSLATION, Control, does_not_move, nothing_elsewhere, sees_rotation
+from equiv_probe.estimation.controls import (
+    TRANSLATION,
+    Control,
+    does_not_move,
+    forgets,
+    nothing_elsewhere,
+    sees_rotation,
+)
 from equiv_probe.orbit.coordinates_beside import coordinates_in, matters, same, tensors_beside
 from equiv_probe.representations.representation import Fixed
 from equiv_probe.schema.translation import shift_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -30,6 +37,14 @@ STAYS = 1e-6
 """Relative change of the largest coordinate below which an input does not rotate (an atom about itself)."""
 STEPS = (-0.01, -0.005, 0.005, 0.01)
 """Relative changes of the move, small enough that only rounding makes their results differ."""
+REMEMBERED = 3
+"""Rotated copies that are compared with their neighbours."""
+NEARBY = 1e-3
+"""Displacement of these, relative to the spread of all coordinates: far above what caches compare with."""
+SLOPE = 0.6
+"""Of the difference between two neighbours: a smooth output lies in the middle, a rounded one within half of it."""
+ROUNDED = 1e3
+"""Spacings of numbers that rounding makes at most of an output."""
 FIXED = 'if its positions are counted from a point that matters, rotate about that: center="origin"'
 ROUGH = 10.0
 """Multiple of the scatter between nearly equal moves above which a difference is more than rounding."""
@@ -57,7 +72,7 @@ def controls_of(
     if any(value.device.type == "meta" for value in model.identity.values()):  # there are no numbers
         return []
     moved = _stays_when_moved(model, round_trips, repeats)
-    return [*dependence_on_rotation(model, rotations), *_nothing_elsewhere(model), *moved]
+    return [*dependence_on_rotation(model, rotations), *held_elsewhere(model), *moved]
 
 
 def dependence_on_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
@@ -80,19 +95,53 @@ def dependence_on_rotation(model: RotatedModel, rotations: Tensor) -> list[Contr
     except Exception:  # a model may refuse what no rotation makes: then nothing is known
         return [sees_rotation([], [], 0)]
     stuck = [name for name in still if model.is_own(name, found[name])]
-    return [sees_rotation(stuck, ["the input"] if stuck else [], 1)]
+    seen = sees_rotation(stuck, ["the input"] if stuck else [], 1)
+    return [seen, *_remembered(model, rotations[:REMEMBERED], [name for name in still if name not in stuck])]
 
 
-def _nothing_elsewhere(model: RotatedModel) -> list[Control]:
+def _remembered(model: RotatedModel, rotations: Tensor, names: Sequence[str]) -> Iterator[Control]:
+    """The failed controls of outputs that were the same to the last bit, unlike those of copies a hair's breadth away.
+
+    A model that keeps what it gave for these distances gives that for every rotated copy, and looks invariant. Rounded
+    outputs jump at some copies too, but not at all.
+    """
+    if not names:
+        return
+    there, generator = model.rotated(rotations), torch.Generator().manual_seed(0)
+    places = rotating_inputs(model)
+    step = {n: nudge(places[n].detach(), generator, NEARBY).to(there[n]) for n in places}
+    sides = []
+    try:
+        for sign in (1, -1):
+            copies = {n: v + sign * step[n] if n in step else v for n, v in there.items()}
+            sides.append(model.at(copies, len(rotations)))
+    except Exception:  # as above
+        return
+    for name in names:
+        own = model.unmoved(name)
+        low = _precision(own, model.precision, math.nan)
+        offs = [_root((a + b) / 2 - own) for a, b in zip(sides[0][name], sides[1][name], strict=True)]
+        spans = [_root(a - b) for a, b in zip(sides[0][name], sides[1][name], strict=True)]
+        limits = [SLOPE * span + ROUNDED * torch.finfo(low).eps * _root(own) for span in spans]
+        if all(off > limit for off, limit in zip(offs, limits, strict=True)):
+            yield forgets(name, "the input", max(offs), max(limits), "")
+
+
+def held_elsewhere(model: RotatedModel) -> list[Control]:
     """Failed controls of coordinates that a model sees beside its inputs; nothing is evaluated where it names none."""
     held = tensors_beside(model.predict)
     found = coordinates_in(held, model.inputs, model.schema.inputs)
 
+    if not found:
+        return []
+    # The same inputs each time, though what is displaced may be the very tensor that was given as one.
+    inputs = {n: v.detach().clone() for n, v in model.inputs.items() if torch.is_tensor(v)}
+
     def evaluate() -> dict[str, Tensor]:
-        return model.at({n: v.detach().clone()[None] for n, v in model.inputs.items() if torch.is_tensor(v)}, 1)
+        return model.at({n: v.clone()[None] for n, v in inputs.items()}, 1)
 
     # What a call writes there itself goes with its inputs.
-    written = set() if not found else {name for name in found if not _stays_beside(model, name, held[name])}
+    written = {name for name in found if not _stays_beside(model, name, held[name])}
     return [nothing_elsewhere(n, what) for n, what in found.items() if n not in written and matters(held[n], evaluate)]
 
 

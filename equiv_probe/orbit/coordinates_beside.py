@@ -38,11 +38,11 @@ def coordinates_in(
     held: Mapping[str, Tensor], inputs: Mapping[str, Any], known: Mapping[str, Representation]
 ) -> dict[str, str]:
     """Which tensors of a model are made of the coordinates among its inputs, by name, and what they are."""
-    evidence = Evidence({**held, **inputs}, known)
+    apart_from = {name: f"beside.{name}" if name in inputs else name for name in held}  # a variable called pos too
+    evidence = Evidence({**{apart_from[name]: value for name, value in held.items()}, **inputs}, known)
     read = {name: value for name, value in held.items() if readable(value)}
-    found = {
-        name: str(what) for name, value in read.items() if (what := evidence.of(name, value, alone=False)) is not None
-    }
+    seen = {name: evidence.of(apart_from[name], value, alone=False) for name, value in read.items()}
+    found = {name: str(what) for name, what in seen.items() if what is not None}
     points = [inputs[n] for n, rep in known.items() if rep.is_affine and readable(inputs.get(n))]
     apart = [name for name, value in read.items() if any(_are_differences(value, one) for one in points)]
     return {**dict.fromkeys(apart, "differences of places"), **found}

@@ -104,6 +104,10 @@ class RotatedModel:
             found[name] = back if held is None else torch.where(held, back, self._own[name])
         return found
 
+    def unmoved(self, name: str) -> Tensor:
+        """The raw output at the input itself, ``(*S)``."""
+        return self._own[name][0]
+
     def is_own(self, name: str, values: Tensor) -> bool:
         """Whether raw outputs ``(C, *S)`` are, to the last bit, what the unrotated input gave."""
         own = self._own[name]

@@ -24,6 +24,8 @@ OWN: Operator = ((-1, -1),)
 """No rotation: the outputs that the network had in the step's ordinary run."""
 DISPLACED: tuple[Operator, ...] = (((-2, 0),), ((-2, 1),), ((-2, 2),))
 """No rotation: these, scaled and displaced, further each time, as no network that is in question puts them out."""
+FAR: Operator = ((-2, 15),)
+"""The same, displaced by a million times their spread: no loss that grows with an error stays as it was."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from equiv_probe.live.outputs import all_outputs, read_outputs, write_outputs
 from equiv_probe.live.random_state import RandomState
 from equiv_probe.orbit.controls import nudge
 from equiv_probe.probe.averages import Averages, beside
-from equiv_probe.probe.operators import DISPLACED, OWN
+from equiv_probe.probe.operators import DISPLACED, FAR, OWN
 from equiv_probe.probe.recorded import refill
 from equiv_probe.representations.voxel_rotations import at_hand
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 SCALED = 1.25
 """Factor of displaced outputs."""
+FAR_SCALED = 1e5
+"""The same where they are displaced far: gradients by the input do not see what is added."""
 
 
 class Player:
@@ -94,7 +96,7 @@ class Player:
         """A context in which the network, with all hooks that its user put on it, is this average of ``h_g``."""
         self._operator, self._place = operator, 0
         # Decided here: a step that is compiled compares no numbers in the forward below, which would be symbols there.
-        self._further = DISPLACED.index(operator) if operator in DISPLACED else None
+        self._further = operator[0][1] if operator in (*DISPLACED, FAR) else None
         self._unrotated = operator == OWN or self._further is not None
         seen: set[int] = set()
         for one in self.recorded:
@@ -283,7 +285,8 @@ def displaced(outputs: Mapping[str, Tensor], further: int) -> dict[str, Tensor]:
     """Outputs that differ by scale and by noise: gradients by the input, and what no scale changes, see it too."""
     generator, size = torch.Generator().manual_seed(further), LARGE_NUDGE * 3**further
     floating = {name: value for name, value in outputs.items() if value.is_floating_point() and value.numel()}
-    moved = {n: v * SCALED + nudge(v.detach(), generator, size).to(v) for n, v in floating.items()}
+    scale = FAR_SCALED if further == FAR[0][1] else SCALED
+    moved = {n: v * scale + nudge(v.detach(), generator, size).to(v) for n, v in floating.items()}
     return {**outputs, **moved}
 
 

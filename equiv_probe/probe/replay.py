@@ -10,14 +10,14 @@ substituted output (self-conditioning) is evaluated anew, one that does not is l
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import left_out
 from equiv_probe.probe.agreement import alone
-from equiv_probe.probe.operators import DISPLACED, OWN, Runs
+from equiv_probe.probe.operators import DISPLACED, FAR, OWN, Runs
 from equiv_probe.probe.per_structure import Losses, Split, separated
 from equiv_probe.probe.player import Player
 from equiv_probe.probe.step_losses import losses_of_structures, precision_of, scalars_of
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 ROUNDING = 64.0
 """Spacings of numbers by which a step's number may differ when it is computed once more."""
+
+STILL = 3e-3
+"""Relative change of a number up to which it does not follow the network's outputs."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +180,20 @@ def replay_step(
     )
 
 
-def numbers_that_ignore_the_network(run: RecordedStep) -> tuple[list[str], list[str]]:
-    """Numbers that are the same, to the last bit, whatever the network returns; and the others. Waits for the device.
+class Unmoved(NamedTuple):
+    """Numbers of a step by what they do where the network returns something else."""
 
-    They come from elsewhere: from what a pass leaves behind in an attribute, from another network, from a cache. Their
-    ``L_equiv`` would be zero, and say nothing.
+    same: list[str]
+    """The same to the last bit: they come from what a pass leaves in an attribute, another network, a cache."""
+    still: list[str]
+    """Hardly moved, however far the outputs are moved: divided by their own size, or at a cap."""
+    others: list[str]
+
+
+def numbers_that_ignore_the_network(run: RecordedStep) -> Unmoved:
+    """Numbers that do not say how good the outputs are: their ``L_equiv`` would be zero, and say nothing.
+
+    Waits for the device.
     """
     like = torch.ones(1, dtype=torch.float64, device=run.device)
     player = Player(run, torch.eye(3, dtype=like.dtype, device=run.device).expand(1, 1, 3, 3), like)
@@ -190,15 +202,21 @@ def numbers_that_ignore_the_network(run: RecordedStep) -> tuple[list[str], list[
         return scalars_of(result, losses_of_structures(result, run.structures[0], named_too=False))
 
     own = numbers(run.result)
-    same = list(own)
+    same = still = list(own)
     # Counts, of hits for one, may be the same by chance. Several processes run a step equally often: it may gather.
-    for operator in DISPLACED:
+    for operator in (*DISPLACED, FAR) if alone() else DISPLACED:
         with run.repeating(), player.standing_in(operator):
             moved = numbers(run.again())
         same = [name for name in same if name in moved and bool(own[name] == moved[name])]
-        if not same and alone():
+        still = [name for name in still if name in moved and _is_still(own[name], moved[name])]
+        if not still and alone():
             break
-    return same, [name for name in own if name not in same]
+    still = [name for name in still if name not in same] if alone() else []
+    return Unmoved(same, still, [name for name in own if name not in {*same, *still}])
+
+
+def _is_still(own: Tensor, moved: Tensor) -> bool:
+    return bool((moved - own).abs() <= STILL * own.abs())
 
 
 def strayed(player: Player, numbers: tuple[Tensor, Tensor] | None, precision: float) -> Tensor | None:

@@ -17,7 +17,7 @@ from equiv_probe.probe.agreement import alone
 from equiv_probe.probe.found_controls import names
 from equiv_probe.probe.own_frame import own_frame
 from equiv_probe.probe.own_loss import loss_of, output_that_is, require_network
-from equiv_probe.probe.replay import numbers_that_ignore_the_network
+from equiv_probe.probe.replay import STILL, numbers_that_ignore_the_network
 from equiv_probe.schema.schema import shown
 
 if TYPE_CHECKING:
@@ -89,19 +89,24 @@ class StepChecks:
         """Whether the numbers of a step hang on what the network returns; waits for the device, once in a stage."""
         if not self.found.first(f"numbers of {stage}", run.live.network.training):
             return
-        same, others = numbers_that_ignore_the_network(run)
+        found = numbers_that_ignore_the_network(run)
         name = type(run.live.network).__name__
-        if not same:
+        if not (found.same or found.still):
             self.found.passed(SEES_OUTPUTS, "the step's numbers change with what the network returns")
             return
-        sentence = (
-            f"{names(same)}: the same, to the last bit, whatever {name} returns: computed from something else, such "
-            "as what a pass leaves in an attribute or a hook inside of it, another network, or weights alone"
-        )
-        if others:
-            self.found.note(Control(SEES_OUTPUTS, None, f"{sentence}. L_equiv of it is zero by construction"))
+        whys = [
+            f"{names(found.same)}: the same, to the last bit, whatever {name} returns: computed from something else, "
+            "such as what a pass leaves in an attribute or a hook inside of it, another network, or weights alone"
+        ] * bool(found.same)
+        whys += [
+            f"{names(found.still)}: changed by less than {STILL:.1%} whatever {name} returns: divided by a detached "
+            "error of its own (adaptive weights), or at a cap"
+        ] * bool(found.still)
+        if found.others:
+            self.found.note(Control(SEES_OUTPUTS, None, f"{'; '.join(whys)}. L_equiv of it is zero by construction"))
         else:
-            self.found.failed(SEES_OUTPUTS, f"{sentence}. L_equiv says nothing: probe what the loss is computed from")
+            fix = "return the loss before it is weighted" if found.still else "probe what the loss is computed from"
+            self.found.failed(SEES_OUTPUTS, f"{'; '.join(whys)}. L_equiv says nothing: {fix}")
 
     def of_frame(self, run: RecordedStep, stage: str) -> None:
         """Whether rotations of a step's batch reach the network; waits for the device, once in a stage."""

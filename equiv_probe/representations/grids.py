@@ -262,6 +262,12 @@ def grid(
         raise EquivProbeError(f"centred={centred!r}", '"voxel" or "corner"', 'centred="voxel"')
     if interpolation not in {None, "linear", "cubic"}:
         raise EquivProbeError(f"interpolation={interpolation!r}", 'None, "linear" or "cubic"', 'interpolation="linear"')
+    if not isinstance(channel_axis, bool):
+        raise EquivProbeError(
+            f"channel_axis={channel_axis!r}",
+            "True, for channels before D, H and W, or False, for one scalar field without an axis of channels",
+            "values.movedim(-1, -4), where the channels are behind",
+        )
     found = tuple(field_of(one) for one in fields)
     if not channel_axis and found not in {(), ((1, SCALAR),)}:
         raise EquivProbeError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _VOIGT_AXES = {"x": 0, "y": 1, "z": 2}
+_SHEARS = permutations(("yz", "xz", "xy"))
+USUAL_ORDERS = (*(" ".join(("xx yy zz", *s)) for s in _SHEARS), "xx xy xz yy yz zz", "xx xy yy xz yz zz")
+"""Orders that codes have: the diagonal and then the shears in any order, ASE's first; the upper and lower triangle."""
 
 
 @dataclass(frozen=True)

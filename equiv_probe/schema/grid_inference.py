@@ -79,6 +79,12 @@ def could_be_field(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 4 and min(value.shape[1:]) >= 4
 
 
+def could_be_channels_last(value: Tensor) -> bool:
+    """Whether a tensor has the shape of voxels with their channels behind, ``(B, D, H, W, C)``: two sides are equal."""
+    sides = value.shape[1:4]
+    return value.ndim == 5 and min(sides) >= 4 and len(set(sides)) < 3
+
+
 def unclear(role: str, name: str, shape: tuple[int, ...], *, of_points: bool = False) -> UndeclaredError:
     """What could be a grid and could be something else, with the lines that say which."""
     other = "ep.fixed" if role == "inputs" else "ep.scalar"

@@ -17,7 +17,7 @@ from equiv_probe.representations import representation as reps
 from equiv_probe.representations.grids import Grid
 from equiv_probe.schema.ambiguity import ambiguous, possibly_fractional, require_rotating
 from equiv_probe.schema.doubtful_forms import contradicted
-from equiv_probe.schema.grid_inference import could_be_field, looks_like_grid
+from equiv_probe.schema.grid_inference import could_be_channels_last, could_be_field, looks_like_grid
 from equiv_probe.schema.hidden_coordinates import Evidence, readable
 from equiv_probe.schema.output_inference import Found, infer_output, infer_outputs, settled_by_name
 from equiv_probe.schema.undeclared import UndeclaredError, noted, together
@@ -204,6 +204,12 @@ def _first(name: str, value: Tensor, inputs: Mapping[str, Any]) -> Found:
     if cells:
         what = f"inputs[{name!r}] of shape {shape} beside the cell {cells[0]!r}, which could be fractional or Cartesian"
         raise possibly_fractional(what, name)
+    if could_be_channels_last(value):
+        what = f"inputs[{name!r}] of shape {shape}, which could be positions or voxels with their channels last"
+        moved = (
+            f" for positions; for voxels probe a module that takes them as ep.grid() has them, {name}.movedim(-1, 1)"
+        )
+        raise UndeclaredError("inputs", name, what, "ep.point", more=moved)
     return reps.point, f"the first floating input with a last axis of 3, shape {shape}"
 
 

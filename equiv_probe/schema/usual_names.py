@@ -99,7 +99,9 @@ def usual(name: str, shape: tuple[int, ...]) -> Representation | None:
     The shape distinguishes a tensor of rank two from its Voigt form.
     """
     key = plain(name)
-    known = _NAMES.get(key, _NAMES.get(_INFERRED.sub("", key)))
+    # With three components z is a latent or the state of a flow, and no atomic numbers.
+    is_state = key == "z" and len(shape) >= 3 and shape[-1] == 3
+    known = None if is_state else _NAMES.get(key, _NAMES.get(_INFERRED.sub("", key)))
     if known is None and (is_fractional(name) or _WEIGHTS.search(key)):
         return reps.fixed
     if known is None and _ARROWS.search(key) and not _FEATURES.search(key) and shape[-1:] == (3,):

@@ -21,7 +21,14 @@ from equiv_probe.estimation.controls import failures_of
 from equiv_probe.estimation.verdict import AMPLIFIED, GROWS, ROUND_OFF_FACTOR
 from equiv_probe.live.batch_call import batch_call
 from equiv_probe.live.isolation import isolated
-from equiv_probe.orbit.controls import dependence_on_rotation, nudge, outputs_when_moved, places_of, rotating_inputs
+from equiv_probe.orbit.controls import (
+    dependence_on_rotation,
+    held_elsewhere,
+    nudge,
+    outputs_when_moved,
+    places_of,
+    rotating_inputs,
+)
 from equiv_probe.orbit.reordering import reordered
 from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.report.formatting import number
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from equiv_probe.estimation.controls import Control
     from equiv_probe.schema.schema import Schema
 
 Group = Literal["SO(3)", "O(3)", "reflection", "cube", "translation", "permutation"]
@@ -94,7 +102,9 @@ def checked(
         if broken and diagnose and copies.rotations is not None:
             with suppress(EquivProbeError):  # a diagnosis that cannot be made, as of grids, must not hide the error
                 why = hints(model, batch, subject.schema, outputs=broken, center=center, seed=seed)
-        seen = [] if broken or copies.rotations is None else dependence_on_rotation(subject, copies.rotations)
+        seen: list[Control] = []
+        if not (broken or copies.rotations is None):
+            seen = [*dependence_on_rotation(subject, copies.rotations), *held_elsewhere(subject)]
     # A model that never looks at what was rotated would pass every test of it.
     blind = [f"{sentence}: that it is equivariant says nothing" for sentence in failures_of(seen)]
     if broken:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 MAY_BE_CONSTANT = frozenset({"charges", "magmom", "magmoms"})
 """A model may give these without a look at where atoms are."""
 
+_CHANCE = ("floor", "resolution", "explained", "explained_at_moved", "nondeterminism", "noise")
+"""What may change an output where a structure is only moved."""
+
 
 def controls_of(records: Sequence[Record], units: Mapping[str, Unit], *, moved: bool) -> list[Control]:
     """All controls of the structures that were measured; ``moved`` is whether moved copies were evaluated."""
@@ -90,7 +93,7 @@ def _carried(name: str, records: Sequence[Record]) -> list[Control]:
 
 def _moved(name: str, values: Sequence[Mapping[str, Any]], unit: str) -> Control:
     rounding = max(
-        (root_mean_square(values, key) for key in ("floor", "resolution", "explained", "nondeterminism", "noise")),
+        (root_mean_square(values, key) for key in _CHANCE),
         key=lambda x: -math.inf if math.isnan(x) else x,
     )
     how = f"moved by {SHIFT:g} Å, and atoms of periodic ones by lattice vectors"

@@ -82,6 +82,8 @@ class Job:
         self._counts: dict[str, int] = {}
         self._rounds = 0
         self._is_noisy = False
+        self._rounding_at_moved = math.nan
+        self._charge = 0.0
 
     def more(self, replicates: int) -> None:
         """Ask for further replicates."""
@@ -115,6 +117,8 @@ class Job:
             "rotated": self._rotated(self.fresh),
             "again": self._rotated(self._to_repeat),
         }
+        if parts["moved"]:
+            self._rounding_at_moved = max(self.rounding, self._coarseness(parts["moved"][0]))
         self._counts = {kind: len(copies) for kind, copies in parts.items()}
         return [atoms for copies in parts.values() for atoms in copies]
 
@@ -128,12 +132,16 @@ class Job:
         own = self.structure.atoms.positions
         if math.isnan(self.rounding):
             seen = float(np.sqrt(np.mean([(one.positions - own) ** 2 for one in copies])))
-            # Round trips along the axes may end where they began; an ulp over √12 is what rounding is on average.
-            self.rounding = max(seen, torch.finfo(self.precision).eps * float(np.sqrt(np.mean(own**2) / 12)))
+            # Round trips along the axes may end where they began.
+            self.rounding = max(seen, self._coarseness(self.structure.atoms))
         for one in copies if jolt else ():
             noise = torch.randn(own.shape, generator=generator, dtype=torch.float64).numpy()
             one.positions[:] += jolt * self.rounding * noise
         return copies
+
+    def _coarseness(self, atoms: Atoms) -> float:
+        """Rounding of a coordinate on average, Å: an ulp over √12, root mean square."""
+        return torch.finfo(self.precision).eps * float(np.sqrt(np.mean(atoms.positions**2) / 12))
 
     def accept(self, results: Sequence[Results], plain: Sequence[Results]) -> None:
         """Take the results of :meth:`copies`, in order, and, at first, of two evaluations of the structure as it is."""
@@ -143,7 +151,9 @@ class Job:
             self.identity = {name: rows[0] for name, rows in self._stack(plain[:1]).items()}
             self.resolution = {name: self._resolution(name, [*plain, *results]) for name in self.identity}
             self.repeats = self._stack(plain[1:])
-            self.deformed, self.moved = read["deformed"], self._moved_back(read["moved"])
+            self.deformed, self.moved = read["deformed"], read["moved"]
+            self._charge = self._charge_that_moves_the_dipole()
+            self.moved = self._moved_back(read["moved"])
         self._wanted = {"trips": 0, "jolts": 0}
         for kept, new in ((self.round_trips, read["round trips"]), (self.jolts, read["jolts"])):
             for name, rows in new.items():
@@ -161,11 +171,13 @@ class Job:
     def _moved_back(self, moved: dict[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of the moved copy as they should be: an ion's dipole moves by its charge times the shift."""
         if "dipole" in moved and self.controls is not None and not self.structure.atoms.pbc.any():
-            moved["dipole"] = moved["dipole"] - self._charge() * torch.from_numpy(self.controls.shift)
+            moved["dipole"] = moved["dipole"] - self._charge * torch.from_numpy(self.controls.shift)
         return moved
 
-    def explained(self, name: str) -> float:
+    def explained(self, name: str, rounding: float | None = None) -> float:
         """What rounding to the model's precision can make of an output, root mean square in the reported unit.
+
+        ``rounding`` is that of a coordinate, Å; None takes that of a round trip.
 
         The response to the deformed copy, scaled to the displacement that rounding makes on the way there and once
         more in the model, beside the resolution of the numbers, not less than that of a number of natural size. NaN
@@ -182,7 +194,12 @@ class Job:
                 jolted, floor = self.off(self.jolts, name), self.off(self.round_trips, name)
                 response = max(response, jolted / (JOLT * self.rounding) if jolted > GROWS * floor else 0)
         natural = quantity.factor * torch.finfo(self.precision).eps / 12**0.5
-        return math.hypot(response * math.sqrt(2) * self.rounding, self.resolution[name], natural)
+        coordinates = self.rounding if rounding is None else rounding
+        return math.hypot(response * math.sqrt(2) * coordinates, self.resolution[name], natural)
+
+    def explained_at_moved(self, name: str) -> float | None:
+        """:meth:`explained` at the moved copy, whose coordinates are larger, and coarser, by a cell's length."""
+        return self.explained(name, self._rounding_at_moved) if name in self.moved else None
 
     def off(self, rows: Mapping[str, Tensor], name: str) -> float:
         """Root mean square of what an output at some copies differs from the structure's own by."""
@@ -197,7 +214,7 @@ class Job:
     def _rotated_back(self, name: str, raw: Tensor, rotations: Tensor) -> Tensor:
         """``ρ(g)⁻¹`` of raw values ``(C, *S)``. An ion's dipole depends on the origin: it rotates about ``Q c``."""
         if name == "dipole" and not self.structure.atoms.pbc.any():
-            return point.rotate_back(raw, rotations, self._charge() * self._pivot)
+            return point.rotate_back(raw, rotations, self._charge * self._pivot)
         return self.quantities[name].representation.rotate_back(raw, rotations, self._pivot)
 
     def _resolution(self, name: str, results: Sequence[Results]) -> float:
@@ -211,11 +228,20 @@ class Job:
         natural = self.quantities[name].factor * torch.finfo(torch.float64).eps
         return max(size * torch.finfo(stored).eps / 12**0.5, natural)
 
-    def _charge(self) -> float:
-        """Total charge in the reported unit of charges: as the calculator has it, else as the structure says."""
+    def _charge_that_moves_the_dipole(self) -> float:
+        """Total charge in the reported unit, by which the dipole depends on the origin.
+
+        As the calculator or the structure has it, zero of a model whose dipole is about a centre of its own, or a whole
+        number of charges that only the model was told: the one that comes nearest to how the dipole moves.
+        """
+        known = 1e3 * float(self.structure.atoms.get_initial_charges().sum())
         if "charges" in self.identity:
-            return float(self.identity["charges"].sum())
-        return 1e3 * float(self.structure.atoms.get_initial_charges().sum())
+            known = float(self.identity["charges"].sum())
+        if "dipole" not in self.moved or self.controls is None:
+            return known
+        shift = torch.from_numpy(self.controls.shift)
+        seen = float((self.moved["dipole"][0] - self.identity["dipole"]).flatten() @ shift / shift.square().sum())
+        return min((known, 0.0, 1e3 * round(seen / 1e3)), key=lambda charge: abs(charge - seen))
 
     @property
     def _pivot(self) -> Tensor:

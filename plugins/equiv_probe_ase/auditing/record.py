@@ -128,6 +128,7 @@ def _control_readings(job: Job, name: str) -> dict[str, Any]:
     copies = {"jolted": job.jolts, "deformed": job.deformed, "moved": job.moved}
     return {
         "explained": job.explained(name),
+        "explained_at_moved": job.explained_at_moved(name),
         **{kind: job.off(rows, name) if name in rows else None for kind, rows in copies.items()},
         "unmoved": job.unmoved[name],
     }

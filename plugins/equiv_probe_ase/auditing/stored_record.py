@@ -75,6 +75,7 @@ class _Quantity(msgspec.Struct):
     over_rotations: Annotated[list[_Number], Meta(min_length=1)]
     noise: _Number | msgspec.UnsetType = msgspec.UNSET
     pairing: _Pair | msgspec.UnsetType = msgspec.UNSET
+    explained_at_moved: _Known = None
     torque_bound: _Number | msgspec.UnsetType = msgspec.UNSET
     elements: dict[_Element, tuple[_Number, _Positive]] = {}
     worst_atoms: list[_Atom] = []

@@ -12,6 +12,7 @@ from equiv_probe_ase.calculators.inspection import (
     at_deformed,
     draws_anew,
     engine_for,
+    left_out,
     model_precision,
     trial,
     weights_digest,
@@ -47,6 +48,7 @@ class Findings:
         controls: of the way it is evaluated.
         versions: of the packages behind it.
         weights: a digest of what it has learned, as far as that is torch's.
+        left_out: why properties that it lists are not measured, by name.
         is_drawn: whether it draws rotations of its own at every call.
     """
 
@@ -59,6 +61,7 @@ class Findings:
     controls: list[Control] = field(default_factory=list)
     versions: str = ""
     weights: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
     is_drawn: bool = False
 
     def question(self) -> dict[str, Any]:
@@ -73,9 +76,12 @@ class Findings:
 
     def notes(self) -> list[str]:
         """What a reader must know of the calculator."""
-        if not self.is_drawn:
-            return []
-        return ["the calculator draws new rotations at every call: what one frame is off by shows as chance"]
+        found = [
+            f"{name} is not measured, though the calculator lists it: {why}" for name, why in self.left_out.items()
+        ]
+        if self.is_drawn:
+            found += ["the calculator draws new rotations at every call: what one frame is off by shows as chance"]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +112,8 @@ class Subject(Findings):
         engine = engine_for(calculator, batched=batched, atoms_per_call=atoms_per_call)
         chosen = choose(calculator.implemented_properties, properties, schema)
         given, sample = trial(engine.evaluator, chosen, structures)
+        dropped = {} if properties is not None else {n: q for n, q in chosen.items() if n not in given}
+        why = left_out(engine.evaluator, dropped, structures)
         chosen = adapted(given if properties is None else chosen, sample)
         found = precision or model_precision(calculator, at_deformed(engine.evaluator, sample, structures))
         engine.evaluator, controls = trusted(engine.evaluator, calculator, chosen, structures, found)
@@ -119,6 +127,7 @@ class Subject(Findings):
             controls=[*controls, *remembered(engine.evaluator, chosen, structures, found)],
             versions=versions(calculator),
             weights=weights_digest(calculator),
+            left_out=why,
             is_drawn=draws_anew(calculator),
             calculator=calculator,
             engine=engine,

@@ -68,6 +68,22 @@ def _given(evaluator: Evaluator, atoms: Atoms, names: Sequence[str]) -> Results:
     return found
 
 
+def left_out(evaluator: Evaluator, dropped: Mapping[str, Quantity], structures: Sequence[Structure]) -> dict[str, str]:
+    """Why properties that a calculator lists cannot be read; nothing of those that it never computes."""
+    found = {}
+    smallest = sorted((one for one in structures if len(one.atoms)), key=lambda one: len(one.atoms))
+    for name, quantity in dropped.items():
+        structure = next((one for one in smallest if applies(quantity, one.atoms, asked=False)), None)
+        try:
+            if structure is not None:
+                evaluator.evaluate([structure.atoms], [name])
+        except NotImplementedError:  # of ASE too: properties that are listed and not computed
+            continue
+        except (Exception, SystemExit) as error:
+            found[name] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return found
+
+
 def at_deformed(evaluator: Evaluator, sample: Results, structures: Sequence[Structure]) -> Results:
     """The same properties at a deformed copy of the smallest structure, whose digits say how numbers are stored.
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PER_ATOM = frozenset({"forces", "energies", "stresses", "charges", "magmoms"})
 """Property names whose first axis runs over the atoms; every other property is one value per structure."""
+SYMMETRIC = 1e-5
+"""Of the largest component: less of an antisymmetric part is rounding."""
 
 
 class Evaluator(ABC):
@@ -60,7 +62,8 @@ class Evaluator(ABC):
         Returns:
             One dict per structure with exactly ``properties``, float64, in ASE's units: energy and free_energy ``()``
             eV; energies ``(N,)`` eV; forces ``(N, 3)`` eV/Å; stress ``(6,)`` and stresses ``(N, 6)`` eV/Å³ in Voigt
-            order xx yy zz yz xz xy; dipole ``(3,)`` e·Å; charges ``(N,)`` e; magmom ``()`` and magmoms ``(N,)`` μB.
+            order xx yy zz yz xz xy, or ``(3, 3)`` and ``(N, 3, 3)`` where the model gives matrices that are not
+            symmetric; dipole ``(3,)`` e·Å; charges ``(N,)`` e; magmom ``()`` and magmoms ``(N,)`` μB.
 
         Raises:
             MissingPropertyError: a requested property is not produced.
@@ -136,7 +139,8 @@ def ase_results(
     """Pick the requested properties of one structure, in ASE's shapes and float64, as copies.
 
     Args:
-        raw: results by property name, as a calculator stores them; stress may be ``(6,)``, ``(3, 3)`` or ``(1, 6)``.
+        raw: results by property name, as a calculator stores them; stress may be ``(6,)``, ``(3, 3)``, ``(9,)`` or
+            ``(1, 6)``.
         properties: the names asked for.
         n_atoms: number of atoms ``N``.
         source: the calculator's name, for the error.
@@ -170,12 +174,27 @@ def _in_ase_shape(name: str, value: Any, n_atoms: int, source: str) -> NDArray[n
     array = np.array(value, dtype=np.float64)
     if name == "stress":
         array = array.squeeze()
-    if name in {"stress", "stresses"} and array.shape[-2:] == (3, 3):
+    if name in {"stress", "stresses"} and array.shape[-1:] == (9,):
+        array = array.reshape(*array.shape[:-1], 3, 3)
+    if name in {"stress", "stresses"} and array.shape[-2:] == (3, 3) and _is_symmetric(array):
         array = np.asarray(full_3x3_to_voigt_6_stress(array), dtype=np.float64)
+    tensor = (3, 3) if array.shape[-2:] == (3, 3) else (6,)
     if name in {"energy", "free_energy", "magmom"} and array.size == 1:
         array = array.reshape(())
-    expected = {"energy": (), "free_energy": (), "forces": (n_atoms, 3), "stress": (6,), "stresses": (n_atoms, 6)}
+    expected = {
+        "energy": (),
+        "free_energy": (),
+        "forces": (n_atoms, 3),
+        "stress": tensor,
+        "stresses": (n_atoms, *tensor),
+    }
     wanted = expected.get(name, (n_atoms, *array.shape[1:]) if name in PER_ATOM else array.shape)
     if array.shape != wanted:
         raise EquivProbeError(f"{name} of shape {array.shape} in the results of {source}", f"shape {wanted}")
     return array
+
+
+def _is_symmetric(matrices: NDArray[np.float64]) -> bool:
+    """Whether what matrices ``(..., 3, 3)`` have of an antisymmetric part is rounding, in single precision too."""
+    antisymmetric = np.abs(matrices - matrices.swapaxes(-1, -2)).max(initial=0.0)
+    return bool(antisymmetric <= SYMMETRIC * np.abs(matrices).max(initial=0.0))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from equiv_probe_ase.structures.copying import copied
+from equiv_probe_ase.structures.rotation import rotated_constraints
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -72,6 +73,8 @@ class ControlCopies:
             copy.wrap()
             images = np.random.default_rng((*self.seed, 2)).integers(0, 2, (len(copy), 3)) * copy.pbc
             copy.positions += images @ copy.cell.array
+        held = [one for one in self.atoms.constraints if type(one).__name__ != "Hookean"]  # some have an anchor
+        copy.set_constraint(rotated_constraints(held, np.eye(3), np.zeros(3))[0])  # a model may apply them itself
         return copy
 
 

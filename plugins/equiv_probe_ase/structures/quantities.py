@@ -66,7 +66,10 @@ class Quantity:
 
     def stacked(self, results: Sequence[Mapping[str, Any]], atoms: Atoms) -> Tensor:
         """:meth:`values` of several results, ``(C, *S)``."""
-        return torch.from_numpy(self.values(np.stack([one[self.name] for one in results]), atoms, lead=1))
+        raw = [one[self.name] for one in results]
+        if len({np.shape(one) for one in raw}) > 1:  # stresses, symmetric or not
+            return torch.from_numpy(np.stack([self.values(one, atoms) for one in raw]))
+        return torch.from_numpy(self.values(np.stack(raw), atoms, lead=1))
 
 
 QUANTITIES: dict[str, Quantity] = {

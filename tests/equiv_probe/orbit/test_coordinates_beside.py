@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.estimation.controls import ELSEWHERE
+from equiv_probe.testing import assert_equivariant
 
 F = torch.float64
 POS = 2 * torch.randn(9, 3, generator=torch.Generator().manual_seed(0), dtype=F)
@@ -86,3 +87,19 @@ def test_what_is_no_coordinates_or_is_not_used_passes() -> None:
     assert not failed(constant)
     assert not failed(table)
     assert not failed(written)
+
+
+def test_a_variable_with_the_name_of_an_input_is_looked_at_too() -> None:
+    pos = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    stretch = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+
+    def model(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"energy": torch.cdist(inputs["pos"], inputs["pos"]).sum() + (pos * stretch).tanh().sum()}
+
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    orbit = ep.twirl(model, {"pos": pos}, schema)
+    assert [one.name for one in orbit.controls if one.failed] == ["no coordinates come in elsewhere"]
+    with pytest.raises(AssertionError, match="beside its inputs"):
+        assert_equivariant(model, {"pos": pos}, schema)
+    pos = torch.zeros_like(pos)  # control: nothing of the structure any more
+    assert_equivariant(model, {"pos": torch.randn(7, 3, dtype=torch.float64)}, schema)

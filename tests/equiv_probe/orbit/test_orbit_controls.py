@@ -161,3 +161,34 @@ def test_one_evaluation_is_what_it_costs() -> None:
     calls = []
     orbit = ep.twirl(lambda pos: calls.append(1) or exact(pos), positions(), SCHEMA, PLAN, floor=0)
     assert len(calls) == orbit.evaluations == PLAN.size + 1 + 1
+
+
+class CachedByDistances:
+    """Keeps what it gave for the distances between all atoms; ``off`` is what breaks the symmetry beneath."""
+
+    def __init__(self, off: float, digits: int) -> None:
+        self.known: dict[tuple[float, ...], Tensor] = {}
+        self.off, self.digits = off, digits
+
+    def __call__(self, pos: Tensor) -> dict[str, Tensor]:
+        key = tuple(torch.cdist(pos, pos).double().flatten().mul(10**self.digits).round().tolist())
+        if key not in self.known:
+            self.known[key] = exact(pos)["energy"] + self.off * (pos - pos.mean(1, keepdim=True))[..., 2].sin().sum(1)
+        return {"energy": self.known[key]}
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float64, 4), (torch.float64, 6), (torch.float32, 3)])
+@pytest.mark.parametrize(("off", "state"), [(0.0, None), (0.3, "FAILED")])
+def test_a_cache_by_what_does_not_rotate_makes_no_zero(off: float, state: str | None, digits: int, dtype: Any) -> None:
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    orbit = ep.twirl(CachedByDistances(off, digits), positions().to(dtype), schema, PLAN)
+    assert ep.decompose(orbit).equiv == pytest.approx(0, abs=1e-10)
+    assert states(orbit).get("does not remember") == state
+
+
+@pytest.mark.parametrize("digits", [0, 1, 2, 3])
+def test_numbers_of_few_digits_are_no_cache(digits: int) -> None:
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    for seed in range(5):
+        orbit = ep.twirl(lambda pos: {"energy": exact(pos)["energy"].round(decimals=digits)}, positions(seed), schema)
+        assert "does not remember" not in states(orbit)

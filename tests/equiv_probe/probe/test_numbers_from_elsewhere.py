@@ -210,3 +210,52 @@ def test_a_network_that_is_called_in_other_threads_is_said_to_be() -> None:
 
     with pytest.raises(EquivProbeError, match="in other threads than its own"):
         measured(network, step)
+
+
+def adaptive(error: Tensor) -> Tensor:
+    """As of mean flows: a detached weight makes every structure's loss one, and leaves its gradient."""
+    error = error.square().sum((1, 2))
+    return (error / (error.detach() + 1e-3)).mean()
+
+
+def capped(error: Tensor) -> Tensor:
+    return error.square().sum((1, 2)).clamp(max=1e-3).mean()
+
+
+@pytest.mark.parametrize("loss", [adaptive, capped])
+def test_a_loss_whose_value_does_not_follow_the_outputs_is_told(loss: Callable[[Tensor], Tensor]) -> None:
+    network, x = Field(2.0, 1.0, 1.0), data()
+    probe = measured(network, lambda: loss(network(x) - x))
+    assert probe.compute()["equiv/train/loss/share"] == pytest.approx(0, abs=1e-3)
+    assert failed(probe) == [SEES_OUTPUTS]
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e3])
+@pytest.mark.parametrize("constant", [0.0, 1e4])
+def test_a_loss_that_hardly_changes_yet_is_believed(size: float, constant: float) -> None:
+    """Small outputs of a fresh network beside large labels, or beside a term of something else."""
+    network, x = Field(2 * size, size, size), data()
+    assert not failed(measured(network, lambda: (network(x) - x).square().mean() + constant))
+
+
+def test_the_gradient_of_a_small_energy_is_believed() -> None:
+    network, x = Energy(), data()
+
+    def step() -> Tensor:
+        pos = x.clone().requires_grad_()
+        forces = torch.autograd.grad(1e-6 * network(pos).sum(), pos, create_graph=True)[0]
+        return (forces - x).square().mean()
+
+    assert not failed(measured(network, step, ep.Schema({"pos": ep.point}, {"0": ep.scalar})))
+
+
+def test_a_number_of_several_that_does_not_follow_the_outputs_is_noted() -> None:
+    network, x = Field(2.0, 1.0, 1.0), data()
+
+    def step() -> dict[str, Tensor]:
+        error = network(x) - x
+        return {"loss": adaptive(error), "mse": error.square().mean()}
+
+    probe = measured(network, step)
+    assert not failed(probe)
+    assert any("adaptive weights" in control.sentence for control in probe.report().controls)

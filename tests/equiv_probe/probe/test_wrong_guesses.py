@@ -207,3 +207,23 @@ def test_grids_of_a_probe_say_what_right_angles_do_not_show() -> None:
     with ep.Probe(Net("sound").eval(), every=1, full=1, budget=None) as probe:
         probe.model(POS)
     assert not any("right angles" in one for one in probe.report().blind_spots)
+
+
+class Squares(nn.Module):
+    """The six components of a symmetric tensor, in the order ``pairs``."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        self.i, self.j = ([("xyz").index(pair[k]) for pair in order.split()] for k in (0, 1))
+
+    def forward(self, pos: Tensor) -> dict[str, Tensor]:
+        arms = pos - pos.mean(-2, keepdim=True)
+        return {"polarizability": (arms.mT @ arms)[..., self.i, self.j]}
+
+
+@pytest.mark.parametrize("order", ["xx yy zz xy xz yz", "xx yy zz xz yz xy", "xx yy zz xz xy yz", "xx xy yy xz yz zz"])
+def test_a_tensor_in_any_usual_order_is_not_accused_without_a_word(order: str) -> None:
+    with ep.Probe(Squares(order).eval(), every=1, full=1, budget=None) as probe, torch.no_grad():
+        probe.model(POS)
+    (doubt,) = [one for one in probe.report().controls if one.name == FITS]
+    assert f'ep.voigt("{order}")' in doubt.sentence

@@ -99,3 +99,33 @@ def test_channels_named_like_places_are_arrows_about_the_middle_of_the_box() -> 
     with pytest.raises(ep.EquivProbeError, match=r'"coords": ep\.grid\(ep\.vector\)'):
         ep.Schema.infer(inputs, {"image": torch.rand(2, 1, 6, 6, 6)})
     assert ep.grid(ep.vector).fits((2, 3, 6, 6, 6))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 8, 3), (1, 6, 8, 8, 3), (2, 8, 8, 5, 3)])
+def test_voxels_with_their_channels_last_are_no_positions(shape: tuple[int, ...]) -> None:
+    """Colours or densities that are rotated as places would make a network of voxels look invariant."""
+    with pytest.raises(ep.EquivProbeError, match=r"channels last.*ep.point.*movedim\(-1, 1\)"):
+        ep.Schema.infer({"x": draw(*shape)}, {"0": draw(*shape[:-1], 2)})
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 3), (2, 8, 8, 3), (2, 3, 8, 8, 3), (2, 4, 5, 9, 3)])
+def test_positions_with_several_axes_of_batches_are_positions(shape: tuple[int, ...]) -> None:
+    assert ep.Schema.infer({"x": draw(*shape)}, {"0": draw(*shape)}).inputs["x"] == ep.point
+    assert ep.Schema.infer({"pos": draw(2, 8, 8, 8, 3)}, {"0": draw(2, 8, 8, 8, 3)}).inputs["pos"] == ep.point
+
+
+def test_channels_behind_are_no_value_of_channel_axis() -> None:
+    with pytest.raises(ep.EquivProbeError, match=r"movedim\(-1, -4\)"):
+        ep.grid(channel_axis=-1)  # type: ignore[arg-type]
+
+
+def test_the_state_of_a_flow_is_no_atomic_numbers_by_its_name() -> None:
+    time = {"r": torch.rand(4, dtype=F), "t": torch.rand(4, dtype=F)}
+    schema = ep.Schema.infer({"z": draw(4, 8, 3), **time}, {"0": draw(4, 8, 3)})
+    assert schema.inputs["z"] == ep.point
+    numbers = {"z": torch.ones(4, 3, dtype=torch.long), "pos": draw(4, 3, 3)}  # water
+    assert ep.Schema.infer(numbers, {"energy": torch.zeros(4)}).inputs["z"] == ep.fixed
+    one_hot = {"z": torch.eye(3, dtype=F)[torch.tensor([[0, 1, 1, 2]])], "pos": draw(1, 4, 3)}
+    assert ep.Schema.infer(one_hot, {"energy": torch.zeros(1)}).inputs["z"] == ep.fixed
+    with pytest.raises(ep.EquivProbeError, match="inputs\\['z'\\]"):  # beside places it may be anything
+        inferred(z=draw(4, 8, 3, seed=7))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from ase.build import fcc111, molecule
+from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixBondLength, FixedPlane
+from ase.stress import voigt_6_to_full_3x3_stress
 
 import equiv_probe as ep
 from equiv_probe.representations.representation import CartesianTensor
@@ -275,3 +276,120 @@ def test_the_report_says_how_it_was_measured(planted: Any, quadratic: QuadraticE
     # rotated, itself, round trips, again, deformed and moved
     assert "ase" in report.protocol["versions"]
     assert report.complete
+
+
+class MatrixStress(EMT):
+    """EMT whose stress is a matrix, in the given shape, with a fixed matrix of the lab's frame on top, eV/Å³."""
+
+    def __init__(self, extra: np.ndarray, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.extra, self.shape = extra, shape
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        super().calculate(*args, **kwargs)
+        if "stress" in self.results:
+            matrix = voigt_6_to_full_3x3_stress(self.results["stress"]) + self.extra
+            self.results["stress"] = np.resize(matrix, self.shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (9,), (1, 3, 3)])
+@pytest.mark.parametrize("size", [0.0, 0.01])
+def test_the_antisymmetric_part_of_a_stress_is_measured(size: float, shape: tuple[int, ...]) -> None:
+    crystal = bulk("Cu", cubic=True)
+    crystal.rattle(0.05, seed=0)
+    extra = size * np.array([[0, 1, -2], [-1, 0, 3], [2, -3, 0]])  # averages to zero over rotations
+    measured = audit(MatrixStress(extra, shape), crystal, properties=["stress"])["stress"]
+    if size:
+        assert measured.equiv == pytest.approx(1e6 * (extra**2).sum() / 9, rel=1e-9)
+    else:
+        assert measured.verdict == "round-off"
+
+
+def test_a_property_of_a_shape_that_cannot_be_read_is_named() -> None:
+    crystal = bulk("Cu", cubic=True)
+    report = audit(MatrixStress(np.zeros((3, 3)), (7,)), crystal)
+    assert "stress" not in {m.name for m in report.measured}
+    (note,) = [note for note in report.notes if note.startswith("stress")]
+    assert "(7,)" in note
+
+
+class IonsDipole(EMT):
+    """EMT, with the dipole of a charge that only the model was told, about the lab's origin or a centre of its own."""
+
+    def __init__(self, charge: float, *, centred: bool) -> None:
+        super().__init__()
+        self.charge, self.centred = charge, centred
+        self.implemented_properties = ["energy", "dipole"]
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        super().calculate(*args, **kwargs)
+        numbers = self.atoms.numbers
+        charges = 0.1 * (numbers - numbers.mean()) + self.charge / len(numbers)
+        arms = self.atoms.positions - self.centred * self.atoms.get_center_of_mass()
+        self.results["dipole"] = charges @ arms
+
+
+@pytest.mark.parametrize(("charge", "centred"), [(0.0, False), (1.0, False), (-2.0, False), (1.0, True)])
+@pytest.mark.parametrize("lab", [0.0, 0.01])
+def test_an_ions_dipole_is_not_accused_wherever_its_charge_is_written(charge: float, centred: bool, lab: float) -> None:
+    class WithALabVector(IonsDipole):
+        def calculate(self, *args: Any, **kwargs: Any) -> None:
+            super().calculate(*args, **kwargs)
+            self.results["dipole"] += lab * np.array([2.0, -1.0, 0.5])
+
+    ion = molecule("CH3CH2OH")
+    ion.positions += [3, -2, 1]
+    report = audit(WithALabVector(charge, centred=centred), ion)
+    assert not any(control.failed for control in report.controls)
+    if lab:  # a constant vector averages to zero over rotations
+        assert report["dipole"].equiv == pytest.approx(1e6 * lab**2 * 5.25 / 3, rel=1e-6)
+    else:
+        assert report["dipole"].verdict == "round-off"
+
+
+@pytest.mark.parametrize("hold", [FixAtoms([0]), FixedPlane(0, (0, 0, 1)), FixBondLength(0, 1)])
+def test_a_calculator_that_applies_constraints_itself_does_not_depend_on_the_place(hold: Any) -> None:
+    class AppliesConstraints(EMT):
+        def calculate(self, atoms: Any = None, *args: Any, **kwargs: Any) -> None:
+            super().calculate(atoms, *args, **kwargs)
+            inner = atoms.copy()
+            inner.calc = EMT()
+            self.results["forces"] = inner.get_forces(apply_constraint=True)
+
+    ethanol = molecule("CH3CH2OH")
+    ethanol.rattle(0.05, seed=0)
+    ethanol.set_constraint(hold)
+    report = audit(AppliesConstraints(), ethanol)
+    assert not any(control.failed for control in report.controls)
+    assert report["forces"].verdict == "round-off"
+
+
+class InOrder(EMT):
+    """EMT whose stress has its components in another order."""
+
+    def __init__(self, order: list[int]) -> None:
+        super().__init__()
+        self.order = order
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        super().calculate(*args, **kwargs)
+        self.results["stress"] = self.results["stress"][self.order]
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ([0, 1, 2, 5, 4, 3], "(xx yy zz xy xz yz)"),
+        ([0, 1, 2, 5, 3, 4], "(xx yy zz xy yz xz)"),
+        ([0, 5, 4, 1, 3, 2], "(xx xy xz yy yz zz)"),
+        ([1, 0, 2, 3, 4, 5], ""),  # nobody's order
+        ([0, 1, 2, 3, 4, 5], ""),
+    ],
+)
+def test_the_order_of_a_stress_is_told(order: list[int], said: str) -> None:
+    crystal = bulk("Cu", cubic=True)
+    crystal.set_cell(crystal.cell.array @ [[1, 0.03, 0.01], [0, 1.02, 0.05], [0, 0, 0.97]], scale_atoms=True)
+    report = audit(InOrder(order), crystal)
+    notes = [note for note in report.notes if "six components" in note]
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)

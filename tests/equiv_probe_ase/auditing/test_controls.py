@@ -257,6 +257,32 @@ def strained(seed: int) -> Atoms:
     return atoms
 
 
+class PairsInABox(faulty.Faulty):
+    """Invariant, but for a function of the places in the cell of size ``off``, eV."""
+
+    def __init__(self, off: float) -> None:
+        super().__init__()
+        self.off = off
+
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
+        nearest = np.linalg.norm(atoms.get_all_distances(mic=True, vector=True), axis=-1)
+        return {
+            "energy": float(np.exp(-nearest / 2).sum()) + self.off * float(np.sin(atoms.get_scaled_positions()).sum())
+        }
+
+
+@pytest.mark.parametrize(("off", "expected"), [(0.0, "passed"), (1e-8, "FAILED")])
+def test_last_digits_of_atoms_moved_by_a_large_cell_are_no_broken_translation(off: float, expected: str) -> None:
+    atoms = Atoms("Cu3", [[0, 0, 0], [0, 0, 2.4], [0, 2, 1]], cell=[5000, 4000, 3000], pbc=True)
+    assert state(audit(PairsInABox(off), atoms), "does not depend on where the structure is") == expected
+
+
+def test_an_atom_at_the_origin_which_no_rotation_moves_is_measured() -> None:
+    report = audit(EMT(), bulk("Cu"))
+    assert not report.failures
+    assert state(report, "does not depend on where the structure is") == "passed"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", [bulk("Cu", cubic=True), strained(0), strained(1) * (2, 1, 1)])
 def test_a_cell_that_is_read_as_columns_is_named(cell: Atoms) -> None:
