@@ -2,10 +2,13 @@
 
     $EQUIV_PROBE_HOSTS/metatrain/bin/python tests/benchmarks/bench_averaging.py
 
-Of a PET with random weights and of one trained on ethanol for a minute. A row is one way to average the energy and the
+Of PETs with random weights and of some trained on ethanol for a minute, each from a seed of its own (``--seeds``;
+``--keep FOLDER`` keeps the models and takes those that are there). A row is one way to average the energy and the
 forces of frames in random orientations: rotations, CPU seconds of a call (one thread), what the average and the
-variance over rotations are off by. The reference is a design of degree 11. The last columns compare with
-ours: the cheapest of our rows that is at least as near in energies and in forces.
+variance over rotations are off by. "Oriented" designs lie in the frame of the model as three other frames say. The
+peer's rotations lie along the axes of the coordinates; "rotated" are the same, rotated at random with each frame. The
+reference is a design of degree 11. The last columns compare with ours: the cheapest of our rows that is at least as
+near in energies and in forces, oriented or not.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from rich.table import Table
 
 from equiv_probe import RotationPlan
 from equiv_probe.rotations.designs import smallest_first
+from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.resolve import AutoPlan
 from equiv_probe_ase import TwirledCalculator
 
@@ -45,10 +49,13 @@ if TYPE_CHECKING:
 
 ETHANOL = Path(os.environ.get("EQUIV_PROBE_DATA", ".")) / "ethanol_rmd17" / "train.xyz"
 OURS = [(name, 1) for name in itertools.islice(smallest_first(), 1, 12)] + [("design-3", 4), ("design-5", 4)]
+ORIENTED = list(itertools.islice(smallest_first(products=True), 1, 10))
 GRIDS = (3, 5, 7)
+OTHERS = 3
+"""Frames that designs are oriented by."""
 PEER = {False: (1, 2, 3, 4, 5, 6, 7), True: (2, 3, 5)}
 OPTIONS = """
-seed: 1
+seed: {seed}
 architecture:
   name: pet
   model: {{cutoff: 4.5, d_pet: 32, d_head: 32, d_node: 64, d_feedforward: 64}}
@@ -77,22 +84,22 @@ class Row:
     """Our error bar of the forces over their error."""
 
 
-def random_pet(where: Path) -> Path:
+def random_pet(where: Path, seed: int) -> Path:
     """A PET with random weights."""
     from metatrain.utils.architectures import get_default_hypers, import_architecture
     from metatrain.utils.data import DatasetInfo
     from metatrain.utils.data.target_info import get_energy_target_info
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     energy = get_energy_target_info("energy", {"quantity": "energy", "unit": "eV"})
     info = DatasetInfo(length_unit="angstrom", atomic_types=[1, 6, 8], targets={"energy": energy})
     hypers = get_default_hypers("pet")["model"] | {"d_pet": 32, "d_head": 32, "d_node": 64, "d_feedforward": 64}
-    path = where / "random.pt"
+    path = where / f"random-{seed}.pt"
     import_architecture("pet").__model__(hypers, info).double().export().save(str(path))
     return path
 
 
-def trained_pet(where: Path, frames: Sequence[Atoms], epochs: int) -> Path:
+def trained_pet(path: Path, frames: Sequence[Atoms], epochs: int, seed: int) -> Path:
     """A PET that ``mtt train`` made of energies and forces, exported in float64."""
     from metatrain.utils.io import load_model
 
@@ -101,12 +108,13 @@ def trained_pet(where: Path, frames: Sequence[Atoms], epochs: int) -> Path:
         atoms = Atoms(frame.symbols, frame.positions, info={"energy": frame.get_potential_energy() + 4209.5})
         atoms.arrays["forces"] = frame.get_forces()
         labelled.append(atoms)
-    write(where / "train.xyz", labelled)
-    (where / "options.yaml").write_text(OPTIONS.format(epochs=epochs))
-    mtt = str(Path(sys.executable).parent / "mtt")
-    subprocess.run([mtt, "train", "options.yaml"], cwd=where, check=True, stdout=subprocess.DEVNULL)
-    path = where / "trained.pt"
-    load_model(str(where / "model.ckpt")).eval().double().export().save(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder)
+        write(where / "train.xyz", labelled)
+        (where / "options.yaml").write_text(OPTIONS.format(epochs=epochs, seed=seed))
+        mtt = str(Path(sys.executable).parent / "mtt")
+        subprocess.run([mtt, "train", "options.yaml"], cwd=where, check=True, stdout=subprocess.DEVNULL)
+        load_model(str(where / "model.ckpt")).eval().double().export().save(str(path))
     return path
 
 
@@ -119,6 +127,20 @@ def called(calculator: Any, frames: Sequence[Atoms]) -> tuple[list[dict[str, NDA
         seconds.append(time.process_time() - began)
         results.append({name: np.array(value) for name, value in calculator.results.items()})
     return results, statistics.median(seconds)
+
+
+class Rotated:
+    """The peer's rotations, rotated at random with each frame in place of along the axes of the coordinates."""
+
+    def __init__(self, inner: SymmetrizedCalculator) -> None:
+        self._inner, self._drawn = inner, torch.Generator().manual_seed(0)
+        self._along_the_axes = inner.quadrature_rotations
+
+    def calculate(self, *given: Any) -> None:
+        """As ASE's."""
+        self._inner.quadrature_rotations = haar(1, self._drawn)[0].numpy() @ self._along_the_axes
+        self._inner.calculate(*given)
+        self.results = self._inner.results
 
 
 class AveragedModel:
@@ -161,8 +183,8 @@ def row(name: str, calculator: Any, improper: bool, size: int, frames: Any, trut
     return Row(name, improper, size, seconds, *values, bar)
 
 
-def rows(model: Path, frames: Sequence[Atoms], progress: Console) -> list[Row]:
-    """All ways, for one model."""
+def rows(model: Path, frames: Sequence[Atoms], others: Sequence[Atoms], progress: Console) -> list[Row]:
+    """All ways, for one model; designs are oriented by other frames."""
     base = MetatomicCalculator(str(model), device="cpu")
     found: list[Row] = []
 
@@ -188,6 +210,8 @@ def rows(model: Path, frames: Sequence[Atoms], progress: Console) -> list[Row]:
             )
             size = len(calculator.quadrature_weights)
             add(f"peer, l_max = {degree}", calculator, improper, size, frames, truth, "_rot_std")
+            if degree < 6 and not improper:
+                add(f"rotated, l_max = {degree}", Rotated(calculator), improper, size, frames, truth, "_rot_std")
         for degree in GRIDS if improper else ():
             averaged = AveragedModel(model, degree)
             add(f"peer's model, grid = {degree}", averaged, improper, averaged.size, frames, truth, "_std")
@@ -198,8 +222,13 @@ def rows(model: Path, frames: Sequence[Atoms], progress: Console) -> list[Row]:
             name = f"{replicates} × {plan.design}"
             # Other rotations for each frame: how near one draw of them comes is chance.
             add(name, TwirledCalculator(base, plan, redraw=True), improper, plan.size, frames, truth, "_std")
+        for design in ORIENTED:
+            plan = RotationPlan(design, 1, improper)
+            oriented = TwirledCalculator(base, plan, redraw=True, orient=True)
+            oriented.choose(others)
+            add(f"oriented {plan.design}", oriented, improper, plan.size, frames, truth, "_std")
         auto = TwirledCalculator(base, AutoPlan(improper=improper))
-        auto.choose(frames[:1])
+        auto.choose(others)
         progress.print(f"auto: {auto.chosen}")
     plan = RotationPlan("design-5", 1)
     looped = TwirledCalculator(base, plan, redraw=True, batched=False)
@@ -217,7 +246,7 @@ def table(found: Sequence[Row], title: str) -> Table:
         ours = [
             other
             for other in found
-            if not other.name.startswith("peer")
+            if not other.name.startswith(("peer", "rotated"))
             and other.improper == one.improper
             and other.energy <= one.energy
             and not other.forces > one.forces  # of a model without forces NaN
@@ -241,24 +270,32 @@ def table(found: Sequence[Row], title: str) -> Table:
 def main() -> None:
     """Print one table per model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--frames", type=int, default=5)
-    parser.add_argument("--models", type=Path, nargs="*", help="exported models, in place of the two made here")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1])
+    parser.add_argument("--keep", type=Path, help="a folder for the models")
+    parser.add_argument("--models", type=Path, nargs="*", help="exported models, in place of those made here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     data = read(ETHANOL, ":")
-    chosen = np.random.default_rng(0).choice(np.arange(500, len(data)), options.frames, replace=False)
+    chosen = np.random.default_rng(0).choice(np.arange(500, len(data)), options.frames + OTHERS, replace=False)
     frames = [Atoms(data[k].symbols, data[k].positions - data[k].positions.mean(0)) for k in chosen]
     turns = RotationPlan("haar", len(frames), seed=5).rotations()[:, 0].numpy()
     for frame, g in zip(frames, turns, strict=True):
         frame.positions = frame.positions @ g.T
     console = Console(width=190)
     with tempfile.TemporaryDirectory() as folder:
-        where = Path(folder)
-        models = options.models or [random_pet(where), trained_pet(where, data[:300], options.epochs)]
+        where = options.keep or Path(folder)
+        where.mkdir(exist_ok=True)
+        models = options.models or []
+        for seed in () if options.models else options.seeds:
+            trained = where / f"trained-{seed}.pt"
+            models += [random_pet(where, seed - 1)]
+            models += [trained if trained.exists() else trained_pet(trained, data[:300], options.epochs, seed)]
         for model in models:
-            console.print(table(rows(model, frames, console), model.stem))
+            found = rows(model, frames[: options.frames], frames[options.frames :], console)
+            console.print(table(found, model.stem))
 
 
 if __name__ == "__main__":
