@@ -4,7 +4,8 @@ A *design* ``{d_i, w_i}`` of degree ``t`` has ``Σ_i w_i D^l(d_i) = 0`` for ``1 
 nearly reach the least possible size ``C(t+3, 3)``; quadrature (Lebedev on the sphere × equal steps in the angle) goes
 to any degree for which SciPy has a Lebedev rule. Between them lie rules of our own with positive weights, orbits of
 finite groups acting from both sides, stored in ``designs.json`` as ``find_designs.py`` beside the tests found them; and
-between the groups, sets in ``spread.json`` that alias less than a product rule of as many (``find_spread.py``).
+between the groups, sets in ``spread.json`` that alias less than a product rule of as many (``find_spread.py``), if
+they are rotated at random: as they lie best in the frame of a model, products of six directions are better.
 Sources: Lebedev & Laikov, Doklady Mathematics 59 (1999) 477; Gräf & Potts, Numer. Funct. Anal. Optim. 30 (2009) 665
 (quadrature on SO(3) as a product of the sphere and the circle); Sobolev, Sib. Mat. Zh. 3 (1962) 769 (invariant rules).
 """

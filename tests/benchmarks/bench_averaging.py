@@ -184,60 +184,78 @@ def row(name: str, calculator: Any, improper: bool, size: int, frames: Any, trut
     return Row(name, improper, size, seconds, *values, bar)
 
 
-def rows(
-    model: Path, frames: Sequence[Atoms], others: Sequence[Atoms], most: int, groups: Sequence[str], progress: Console
-) -> list[Row]:
-    """All ways of at most so many rotations, for one model; designs are oriented by other frames."""
-    base = MetatomicCalculator(str(model), device="cpu")
-    found: list[Row] = []
+class Comparison:
+    """All ways of at most so many rotations, for one model and one group of rotations.
 
-    def add(name: str, calculator: Any, improper: bool, size: int, *of: Any) -> None:
-        if size > most * (1 + improper):
-            return
-        found.append(row(name, calculator, improper, size, *of))
-        one = found[-1]  # a long run that ends early has said something
-        progress.print(
-            f"{one.name}, {one.size}: {one.seconds:.2g} s, {one.energy:.2g} meV/atom, {one.forces:.2g} meV/Å"
-        )
+    Args:
+        model: the exported model.
+        frames: that are averaged, and others that designs are oriented by.
+        most: rotations of a row, twice as many over O(3).
+        group: of :data:`GROUPS`.
+        progress: where each row is told when it is there: a long run that ends early has said something.
+    """
 
-    called(base, frames)  # warms up
-    for improper in (group == "O(3)" for group in groups):
-        reference = TwirledCalculator(base, RotationPlan("design-11", 1, improper, seed=99))
-        truth, _ = called(reference, frames)
-        plain = called(base, frames)[0]
-        forces = 1e3 * np.sqrt(np.mean([(a["forces"] - b["forces"]) ** 2 for a, b in zip(plain, truth, strict=True)]))
-        progress.print(f"{model.stem}, {'O(3)' if improper else 'SO(3)'}: one frame is off by {forces:.3g} meV/Å")
-        for degree in PEER[improper]:
+    def __init__(
+        self, model: Path, frames: tuple[Sequence[Atoms], Sequence[Atoms]], most: int, group: str, progress: Console
+    ) -> None:
+        self.model, (self.frames, self.others) = model, frames
+        self.improper, self.progress = group == "O(3)", progress
+        self.most = most * (1 + self.improper)
+        self.found: list[Row] = []
+        self.base = MetatomicCalculator(str(model), device="cpu")
+        called(self.base, self.frames)  # warms up
+        reference = TwirledCalculator(self.base, RotationPlan("design-11", 1, self.improper, seed=99))
+        self.truth, _ = called(reference, self.frames)
+        plain = called(self.base, self.frames)[0]
+        squares = [(a["forces"] - b["forces"]) ** 2 for a, b in zip(plain, self.truth, strict=True)]
+        forces = 1e3 * np.sqrt(np.mean(squares))
+        progress.print(f"{model.stem}, {group}: one frame is off by {forces:.3g} meV/Å")
+
+    def rows(self) -> list[Row]:
+        """Evaluate them."""
+        self._peer()
+        self._ours()
+        auto = TwirledCalculator(self.base, AutoPlan(improper=self.improper))
+        auto.choose(self.others)
+        self.progress.print(f"auto: {auto.chosen}")
+        return self.found
+
+    def _peer(self) -> None:
+        for degree in PEER[self.improper]:
             calculator = SymmetrizedCalculator(
-                base, l_max=degree, include_inversion=improper, store_rotational_std=True
+                self.base, l_max=degree, include_inversion=self.improper, store_rotational_std=True
             )
             size = len(calculator.quadrature_weights)
-            add(f"peer, l_max = {degree}", calculator, improper, size, frames, truth, "_rot_std")
-            if degree < 6 and not improper:
-                add(f"rotated, l_max = {degree}", Rotated(calculator), improper, size, frames, truth, "_rot_std")
-        for degree in GRIDS if improper else ():
-            averaged = AveragedModel(model, degree)
-            add(f"peer's model, grid = {degree}", averaged, improper, averaged.size, frames, truth, "_std")
+            self._add(f"peer, l_max = {degree}", calculator, size, "_rot_std")
+            if not self.improper and degree < 6:
+                self._add(f"rotated, l_max = {degree}", Rotated(calculator), size, "_rot_std")
+        for degree in GRIDS if self.improper else ():
+            averaged = AveragedModel(self.model, degree)
+            self._add(f"peer's model, grid = {degree}", averaged, averaged.size)
+
+    def _ours(self) -> None:
         for design, replicates in OURS:
-            if improper and (replicates > 1 or design in {"design-2", "design-8", "design-9"}):
+            if self.improper and (replicates > 1 or design in {"design-2", "design-8", "design-9"}):
                 continue  # nothing new, and most of the time
-            plan = RotationPlan(design, replicates, improper)
-            name = f"{replicates} × {plan.design}"
+            plan = RotationPlan(design, replicates, self.improper)
             # Other rotations for each frame: how near one draw of them comes is chance.
-            add(name, TwirledCalculator(base, plan, redraw=True), improper, plan.size, frames, truth, "_std")
+            self._add(f"{replicates} × {design}", TwirledCalculator(self.base, plan, redraw=True), plan.size)
         for design in ORIENTED:
-            plan = RotationPlan(design, 1, improper)
-            oriented = TwirledCalculator(base, plan, redraw=True, orient=True)
-            oriented.choose(others)
-            add(f"oriented {plan.design}", oriented, improper, plan.size, frames, truth, "_std")
-        auto = TwirledCalculator(base, AutoPlan(improper=improper))
-        auto.choose(others)
-        progress.print(f"auto: {auto.chosen}")
-        if not improper:
-            plan = RotationPlan("design-5", 1)
-            looped = TwirledCalculator(base, plan, redraw=True, batched=False)
-            add("design-5, one by one", looped, False, plan.size, frames, truth, "_std")
-    return found
+            plan = RotationPlan(design, 1, self.improper)
+            calculator = TwirledCalculator(self.base, plan, redraw=True, orient=True)
+            calculator.choose(self.others)
+            self._add(f"oriented {design}", calculator, plan.size)
+        if not self.improper:
+            looped = TwirledCalculator(self.base, RotationPlan("design-5", 1), redraw=True, batched=False)
+            self._add("design-5, one by one", looped, 60)
+
+    def _add(self, name: str, calculator: Any, size: int, std: str = "_std") -> None:
+        if size > self.most:
+            return
+        one = row(name, calculator, self.improper, size, self.frames, self.truth, std)
+        self.found.append(one)
+        error = f"{one.energy:.2g} meV/atom, {one.forces:.2g} meV/Å"
+        self.progress.print(f"{one.name}, {one.size}: {one.seconds:.2g} s, {error}")
 
 
 def table(found: Sequence[Row], title: str) -> Table:
@@ -300,9 +318,10 @@ def main() -> None:
             models += [random_pet(where, seed - 1)]
             models += [trained if trained.exists() else trained_pet(trained, data[:300], options.epochs, seed)]
         for model in models:
-            found = rows(
-                model, frames[: options.frames], frames[options.frames :], options.most, options.groups, console
-            )
+            found = []
+            for group in options.groups:
+                both = (frames[: options.frames], frames[options.frames :])
+                found += Comparison(model, both, options.most, group, console).rows()
             console.print(table(found, model.stem))
 
 

@@ -99,6 +99,6 @@ def parse_twirl(text: str) -> tuple[RotationPlan | AutoPlan | None, Mode]:
         raise EquivProbeError(
             f"rotations {text!r} ({error.found})",
             f"{RANDOM_FRAME}, {AUTO}, or <design>:<replicates>: {', '.join(GROUP_ORDERS)}, design-<degree>, "
-            "lebedev-<degree>, haar or cube",
+            "lebedev-<degree>, product-<directions>x<angles>, haar or cube",
             "--twirl icosahedral, or --twirl tetrahedral:4",
         ) from error
