@@ -57,19 +57,20 @@ class Survey:
     rounding: float
 
 
-def frame_power(values: Tensor, rotations: Tensor, weights: Tensor) -> tuple[Tensor, ...]:
-    """``ρ^l`` for l = 1 … ``HIGHEST`` of one structure.
+def frame_power(values: Tensor, rotations: Tensor, weights: Tensor, highest: int = HIGHEST) -> tuple[Tensor, ...]:
+    """``ρ^l`` for l = 1 … ``highest`` of one structure.
 
     Args:
         values: outputs at rotated copies, rotated back, ``(K, ...)``.
         rotations: ``(K, 3, 3)``, of a design; improper ones count as their proper part, for an average over O(3).
         weights: ``(K,)``.
+        highest: degree that the design can tell of.
     """
     left = values.double().flatten(1) if values.ndim > 1 else values.double()[:, None]
     left = left - weights @ left
     proper = rotations * torch.linalg.det(rotations)[:, None, None]
     found = []
-    for degree in range(1, HIGHEST + 1):
+    for degree in range(1, highest + 1):
         matrices = wigner(degree, proper)
         parts = (2 * degree + 1) * torch.einsum("k,kc,kmn->cmn", weights, left, matrices)
         left = left - torch.einsum("cmn,kmn->kc", parts, matrices)
