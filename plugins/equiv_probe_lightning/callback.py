@@ -266,7 +266,7 @@ class Measuring:
 
     def state_dict(self) -> dict[str, Any]:
         """The sums over all ranks, counts, and random states; every rank must call it."""
-        return self.run.state_dict()
+        return harmless(Run.state_dict)(self.run) or {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`; as soon as there is a probe."""

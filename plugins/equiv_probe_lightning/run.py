@@ -11,6 +11,7 @@ import equiv_probe as ep
 from equiv_probe.cli.claims import claim
 from equiv_probe.rotations.drawing import rank
 from equiv_probe_lightning import ranks
+from equiv_probe_lightning.harmless import harmless
 from equiv_probe_lightning.logbook import Logbook
 from equiv_probe_lightning.progress import Progress
 from equiv_probe_lightning.saving import Saving
@@ -260,8 +261,10 @@ class Run:
         if self.probe is not None:
             self._restore(self._restored)
 
+    @harmless
     def _restore(self, state: Mapping[str, Any]) -> None:
         assert self.probe is not None
+        self._restored = None
         generators, mine = state["generators"], rank()
         generator = generators[mine] if len(generators) == ranks.world() else None
         running = state["probe"]["running"] if mine == 0 else {}  # the sums are over all ranks
@@ -270,7 +273,6 @@ class Run:
         if "saving" in state:
             self.saving.load_state_dict(state["saving"])
         self._rotations = state.get("turns", [])
-        self._restored = None
 
 
 def _of_loader(stage: str, name: str) -> str:

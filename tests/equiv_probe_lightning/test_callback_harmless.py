@@ -51,3 +51,43 @@ def test_what_was_asked_for_still_ends_it(tmp_path: Path) -> None:
         trainer(tmp_path, [EquivarianceCallback(every=1, verbose=False, cost=None, fail_above=0.01)]).fit(
             LinearModule(), loader()
         )
+
+
+@pytest.mark.filterwarnings("always:equiv_probe failed in")
+def test_a_fault_while_a_checkpoint_is_written_leaves_the_checkpoint_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Logbook, "state_dict", broken)
+    runner, module = (
+        trainer(tmp_path, [EquivarianceCallback(every=1, verbose=False)], max_epochs=1),
+        LinearModule(lr=0.1),
+    )
+    runner.fit(module, loader())
+    with pytest.warns(UserWarning, match="equiv_probe failed in state_dict, and the run goes on: ZeroDivisionError"):
+        runner.save_checkpoint(tmp_path / "model.ckpt")
+    state = torch.load(tmp_path / "model.ckpt", weights_only=False)
+    assert torch.equal(state["state_dict"]["net.matrix"], module.net.matrix)
+    assert not any("Equivariance" in key for key in state["callbacks"])
+
+
+@pytest.mark.filterwarnings("always:equiv_probe failed in")
+@pytest.mark.parametrize("damaged", [{"probe": {}}, {"of another version": 1}, {"generators": [1], "probe": 3}])
+def test_a_state_that_cannot_be_read_is_measured_anew(damaged: dict[str, Any], tmp_path: Path) -> None:
+    first = EquivarianceCallback(every=1, verbose=False)
+    runner, module = trainer(tmp_path, [first], max_epochs=1), LinearModule(lr=0.1)
+    runner.fit(module, loader())
+    runner.save_checkpoint(tmp_path / "model.ckpt")
+    state = torch.load(tmp_path / "model.ckpt", weights_only=False)
+    state["callbacks"] = {key: damaged if key == first.state_key else one for key, one in state["callbacks"].items()}
+    torch.save(state, tmp_path / "model.ckpt")
+    ends = []
+    for callbacks in ([], [EquivarianceCallback(every=1, verbose=False)]):
+        ends.append(LinearModule(lr=0.1))
+        resumed = trainer(tmp_path, callbacks, max_epochs=2)
+        if callbacks:
+            with pytest.warns(UserWarning, match="equiv_probe failed in _restore, and the run goes on"):
+                resumed.fit(ends[-1], loader(), ckpt_path=tmp_path / "model.ckpt")
+            assert callbacks[0].probe.schedules["step", "train"].measured == resumed.num_training_batches
+        else:
+            resumed.fit(ends[-1], loader(), ckpt_path=tmp_path / "model.ckpt")
+    assert torch.equal(ends[0].net.matrix, ends[1].net.matrix)
