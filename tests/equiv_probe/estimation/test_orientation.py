@@ -119,14 +119,14 @@ def test_a_model_that_errs_alike_in_all_directions_has_no_orientation(design: st
 def test_an_error_along_one_direction_is_missed(design: str, degree: int, seed: int) -> None:
     """A design that aliases one harmonic of a degree misses the one of the model, to a few percent of its amplitude.
 
-    1500 orientations have one within 12° of any; rotated at random the average would keep 1/9, 1/13 of the power.
+    8000 orientations have one within some 7° of any; rotated at random the average would keep 1/9, 1/13 of the power.
     """
     planted, plan = Planted({degree: 1.0}, seed=seed), RotationPlan(design, 1)
     found, expected = oriented(plan, planted.survey)
     at_random = aliasing(plan, degree) ** 0.5
-    assert expected["it"] < 0.05 * at_random * planted.survey["it"].orbit
+    assert expected["it"] < 0.03 * at_random * planted.survey["it"].orbit
     means = torch.einsum("n,rnc->rc", found.weights, _values(planted, replace(found, replicates=200)))
-    assert float(means.square().mean().sqrt()) < 0.06 * at_random * planted.survey["it"].orbit
+    assert float(means.square().mean().sqrt()) < 0.04 * at_random * planted.survey["it"].orbit
 
 
 def _values(planted: Planted, plan: RotationPlan) -> torch.Tensor:
@@ -177,10 +177,10 @@ def test_choosing_with_a_survey_takes_fewer_rotations_and_tries_less() -> None:
 
 
 def test_orientations_cover_all_rotations() -> None:
-    """Half of 200 others are within 14° of a candidate, and all within 30°; the axes' own is the first."""
+    """Half of 200 others are within 8° of a candidate, and all within 18°; the axes' own is the first."""
     found = _candidates()
     torch.testing.assert_close(found[0], torch.eye(3).double())
     others = to_quaternions(RotationPlan("haar", 200, seed=9).rotations()[:, 0])
     nearest = 2 * torch.rad2deg((to_quaternions(found) @ others.T).abs().amax(0).clamp(max=1).arccos())
-    assert float(nearest.median()) < 14
-    assert float(nearest.max()) < 30
+    assert float(nearest.median()) < 8
+    assert float(nearest.max()) < 18
