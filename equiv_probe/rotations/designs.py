@@ -4,7 +4,8 @@ A *design* ``{d_i, w_i}`` of degree ``t`` has ``Σ_i w_i D^l(d_i) = 0`` for ``1 
 nearly reach the least possible size ``C(t+3, 3)``; quadrature (Lebedev on the sphere × equal steps in the angle) goes
 to any degree for which SciPy has a Lebedev rule. Between them lie rules of our own with positive weights, orbits of
 finite groups acting from both sides, stored in ``designs.json`` as ``find_designs.py`` beside the tests found them; and
-between the groups, sets in ``spread.json`` that alias less than a product rule of as many (``find_spread.py``).
+between the groups, sets in ``spread.json`` that alias less than a product rule of as many (``find_spread.py``), if
+they are rotated at random: as they lie best in the frame of a model, products of six directions are better.
 Sources: Lebedev & Laikov, Doklady Mathematics 59 (1999) 477; Gräf & Potts, Numer. Funct. Anal. Optim. 30 (2009) 665
 (quadrature on SO(3) as a product of the sphere and the circle); Sobolev, Sib. Mat. Zh. 3 (1962) 769 (invariant rules).
 """
@@ -118,13 +119,22 @@ def spread(count: int) -> tuple[Tensor, Tensor]:
     return from_quaternions(points), torch.full((count,), 1 / count, dtype=torch.float64)
 
 
-def smallest_first() -> Iterator[str]:
-    """Names of the designs that an average is chosen from, the fewest rotations first; large ones take a while."""
-    waiting = sorted(spread_degrees())
+PRODUCTS: Final = {18: "product-6x3", 30: "product-6x5", 42: "product-6x7"}
+"""Products that are better than others of their size where they lie well in the frame of the model, by size."""
+
+
+def smallest_first(*, products: bool = False) -> Iterator[str]:
+    """Names of the designs that an average is chosen from, the fewest rotations first; large ones take a while.
+
+    Args:
+        products: those too which are worth it only when they are oriented.
+    """
+    waiting = [(count, f"spread-{count}") for count in spread_degrees()]
+    waiting = sorted([*waiting, *PRODUCTS.items()] if products else waiting)
     for degree in design_degrees():
         size = len(of_degree(degree)[1])
-        while waiting and waiting[0] < size:
-            yield f"spread-{waiting.pop(0)}"
+        while waiting and waiting[0][0] < size:
+            yield waiting.pop(0)[1]
         yield f"design-{degree}"
 
 
@@ -189,24 +199,64 @@ def quadrature(degree: int) -> tuple[Tensor, Tensor]:
     Returns:
         rotations ``(n, 3, 3)`` and weights ``(n,)`` that sum to one, float64. n is 24, 84, 208 for degree 3, 5, 7.
     """
-    from scipy.integrate import lebedev_rule  # scipy.integrate takes a third of a second to import
-
-    rule = next((d for d in range(degree, 132) if _has_lebedev(d)), None)
+    rule = next((d for d in range(degree, 132) if _lebedev(d) is not None), None)
     if degree < 1 or rule is None:
         raise EquivProbeError(f"quadrature of degree {degree}", "a degree from 1 to 131")
-    (x, y, z), weights = map(torch.from_numpy, lebedev_rule(rule))
+    return _times_angles(rule, degree + 1)
+
+
+def lebedev_degree(directions: int) -> int:
+    """The degree of Lebedev's rule with so many directions; the three with negative weights are left out.
+
+    Raises:
+        EquivProbeError: a number of directions that no rule has.
+
+    >>> lebedev_degree(6), lebedev_degree(14)
+    (3, 5)
+    """
+    known = {}
+    for degree in range(3, 132):
+        rule = _lebedev(degree)
+        if rule is not None:
+            known[len(rule[1])] = degree
+    if directions not in known:
+        raise EquivProbeError(f"a product of {directions} directions", f"one of {', '.join(map(str, known))}")
+    return known[directions]
+
+
+def product(directions: int, angles: int) -> tuple[Tensor, Tensor]:
+    """Lebedev's rule of so many directions × equal steps in the angle, as :func:`quadrature`, for any two numbers.
+
+    Exact to the smaller of the rule's degree and ``angles − 1``. Of what is above, six directions alias a single
+    harmonic of degree 4 in the frame of the model, so that it matters most how they lie there.
+
+    >>> len(product(6, 5)[1])
+    30
+    """
+    if angles < 1:
+        raise EquivProbeError(f"a product with {angles} angles", "1 or more", 'RotationPlan("product-6x5")')
+    return _times_angles(lebedev_degree(directions), angles)
+
+
+def _times_angles(degree: int, angles: int) -> tuple[Tensor, Tensor]:
+    """The directions of Lebedev's rule of a degree × equal steps in the angle."""
+    rule = _lebedev(degree)
+    assert rule is not None
+    (x, y, z), weights = rule
     about_y, about_z = (0, 1, 0), (0, 0, 1)
     tilts = _about(about_z, torch.atan2(y, x)) @ _about(about_y, z.clamp(-1, 1).arccos())
-    spins = _about(about_z, 2 * torch.pi * torch.arange(degree + 1, dtype=torch.float64) / (degree + 1))
-    measure = (weights / weights.sum()).repeat_interleave(degree + 1) / (degree + 1)
+    spins = _about(about_z, 2 * torch.pi * torch.arange(angles, dtype=torch.float64) / angles)
+    measure = (weights / weights.sum()).repeat_interleave(angles) / angles
     return (tilts[:, None] @ spins).reshape(-1, 3, 3), measure
 
 
-def _has_lebedev(degree: int) -> bool:
-    from scipy.integrate import lebedev_rule
+@lru_cache(maxsize=131)
+def _lebedev(degree: int) -> tuple[Tensor, Tensor] | None:
+    """Directions ``(3, n)`` and weights ``(n,)`` of the rule of a degree; None where there is no positive one."""
+    from scipy.integrate import lebedev_rule  # scipy.integrate takes a third of a second to import
 
     try:
-        _, weights = lebedev_rule(degree)
+        directions, weights = map(torch.from_numpy, lebedev_rule(degree))
     except NotImplementedError:
-        return False
-    return bool((weights > 0).all())
+        return None
+    return (directions, weights) if bool((weights > 0).all()) else None

@@ -13,6 +13,7 @@ with probability one it is in no finite group, and not in the symmetry group of 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,12 +27,14 @@ from equiv_probe.rotations.designs import (
     GROUP_DEGREES,
     GROUP_ORDERS,
     group,
+    lebedev_degree,
     of_degree,
+    product,
     quadrature,
     spread,
     spread_degrees,
 )
-from equiv_probe.rotations.haar import haar
+from equiv_probe.rotations.haar import from_quaternions, haar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +54,7 @@ class RotationPlan:
             ``"design-<degree>"``, the rule of a degree up to 14 with the fewest rotations, ``"spread-18"``, ``-30`` or
             ``-36``, between the groups, ``"lebedev-<degree>"``, which goes on to 131, or ``"cube"``: the 24 rotations
             of the cube as they are, not rotated, whose average over that subgroup is exact and has no sampling error.
+            ``"product-<directions>x<angles>"`` is Lebedev's rule of so many directions × equal steps in the angle.
             ``"box"`` is the identity and the rotations by 180° about x, y and z, which any box of voxels allows, and
             ``"box-z"`` (or x, y) the eight rotations of a box whose sides across z are equal.
         replicates: R, how many independent Haar rotations rotate the design. None takes the design's default: four for
@@ -59,10 +63,13 @@ class RotationPlan:
         seed: of the generator that :meth:`rotations` makes when it is given none.
         subset: of ``"cube"`` and boxes: draw so many of the rotations, without replacement; each is then a
             replicate of its own, and R is their number.
+        orientation: a quaternion (w, x, y, z; any length) of the rotation that takes the place of every ``q_r``: how
+            the design lies in the frame of the model. Each rotation is still Haar by ``p_r``, and the replicates are
+            independent.
 
     Raises:
-        EquivProbeError: unknown design, fewer than one replicate, a ``"cube"`` with more than one, or a subset that the
-            group does not have.
+        EquivProbeError: unknown design, fewer than one replicate, a ``"cube"`` with more than one, a subset that the
+            group does not have, or an orientation of what is not rotated from both sides.
 
     >>> plan = RotationPlan("icosahedral", replicates=2)
     >>> plan.rotations().shape, plan.degree, plan.size
@@ -74,11 +81,13 @@ class RotationPlan:
     improper: bool = False
     seed: int = 0
     subset: int | None = None
+    orientation: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.design not in {"haar", *FIXED, *GROUP_ORDERS} and self._rule is None:
             own = [f"spread-{count}" for count in spread_degrees()]
-            names = ["haar", *GROUP_ORDERS, "design-<degree>", *own, "lebedev-<degree>", *FIXED]
+            products = "product-<directions>x<angles>"
+            names = ["haar", *GROUP_ORDERS, "design-<degree>", *own, "lebedev-<degree>", products, *FIXED]
             expected = f"one of {', '.join(names)}{did_you_mean(self.design, names)}"
             raise EquivProbeError(f"design {self.design!r}", expected, 'RotationPlan("tetrahedral")')
         if self.replicates is None:
@@ -104,7 +113,19 @@ class RotationPlan:
                 f'RotationPlan("cube", subset=…), or RotationPlan("{group_or_klein}", replicates=…) for the randomly '
                 "rotated group",
             )
+        if self.orientation is not None:
+            self._check_orientation(self.orientation)
         self._design()  # an impossible degree is an error here, not at first use
+
+    def _check_orientation(self, quaternion: tuple[float, ...]) -> None:
+        length = math.hypot(*quaternion) if len(quaternion) == 4 else 0.0
+        if not self.is_rotated or self.design == "haar" or not 0 < length < math.inf:
+            raise EquivProbeError(
+                f'orientation={quaternion!r} of "{self.design}"',
+                "four numbers, not all zero, and a design of several rotations that is rotated at random",
+                'RotationPlan("octahedral", orientation=(1.0, 0.0, 0.0, 0.0))',
+            )
+        object.__setattr__(self, "orientation", tuple(float(part) for part in quaternion))  # JSON has lists
 
     def _design(self) -> tuple[Tensor, Tensor]:
         """The design before it is rotated: rotations ``(n, 3, 3)`` and weights ``(n,)``."""
@@ -152,8 +173,10 @@ class RotationPlan:
         if self.design == "haar" or self.subset is not None:
             return 0
         if self._rule is not None:
-            number = int(self._rule[2])
-            return spread_degrees()[number] if self._rule[1] == "spread" else number
+            kind, number = self._rule[1], int(self._rule[2])
+            if kind == "product":
+                return min(lebedev_degree(number), int(self._rule[3]) - 1)
+            return spread_degrees()[number] if kind == "spread" else number
         return GROUP_DEGREES.get(self._group, 1)  # the dihedral groups average vectors to zero, and not 3z² − r²
 
     @property
@@ -191,6 +214,8 @@ class RotationPlan:
         # Replicate by replicate, so that a longer plan begins with the replicates of a shorter one.
         sides = 1 if self.design == "haar" else 2  # a single rotation is Haar already
         drawn = haar(self.R * sides * count, generator).reshape(self.R, sides, count, 3, 3)
+        if self.orientation is not None:
+            drawn[:, 0] = from_quaternions(torch.tensor(self.orientation, dtype=torch.float64)).to(drawn)
         rotated = torch.einsum("ruij,njk->urnik", drawn[:, 0], elements)
         return rotated if sides == 1 else torch.einsum("urnik,rukl->urnil", rotated, drawn[:, 1])
 
@@ -202,12 +227,14 @@ class RotationPlan:
             return f"{self.subset} of the {self.population} rotations of {what}{kind}, seed {self.seed}"
         if not self.is_random:
             return f"{self.design}: the {self.n} rotations of {what}{kind}, exact on that subgroup"
-        return f"{self.R} × {self.design} = {self.size} rotations{kind}, degree {self.degree}, seed {self.seed}"
+        oriented = ", oriented" if self.orientation else ""
+        size = f"{self.R} × {self.design} = {self.size} rotations{kind}"
+        return f"{size}, degree {self.degree}{oriented}, seed {self.seed}"
 
 
 def _rule(design: str) -> re.Match[str] | None:
-    """Kind and number of a design that is named for its degree, or for how many rotations it has."""
-    return re.fullmatch(r"(design|lebedev|spread)-(\d+)", design)
+    """Kind and numbers of a design that is named for its degree, or for how many rotations it has."""
+    return re.fullmatch(r"(design|lebedev|spread)-(\d+)", design) or re.fullmatch(r"(product)-(\d+)x(\d+)", design)
 
 
 @lru_cache(maxsize=32)
@@ -215,12 +242,13 @@ def _elements(design: str, *, improper: bool) -> tuple[Tensor, Tensor]:
     """Rotations ``(n, 3, 3)`` and weights ``(n,)`` of a design: every structure of an audit asks for them anew."""
     rule = _rule(design)
     if rule is not None:
-        made: dict[str, Callable[[int], tuple[Tensor, Tensor]]] = {
+        made: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
             "design": of_degree,
             "lebedev": quadrature,
             "spread": spread,
+            "product": product,
         }
-        elements, weights = made[rule[1]](int(rule[2]))
+        elements, weights = made[rule[1]](*map(int, rule.groups()[1:]))
     else:
         elements = torch.eye(3, dtype=torch.float64)[None] if design == "haar" else group(FIXED.get(design, design))
         weights = torch.full((len(elements),), 1 / len(elements), dtype=torch.float64)

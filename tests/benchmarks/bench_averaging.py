@@ -2,10 +2,13 @@
 
     $EQUIV_PROBE_HOSTS/metatrain/bin/python tests/benchmarks/bench_averaging.py
 
-Of a PET with random weights and of one trained on ethanol for a minute. A row is one way to average the energy and the
+Of PETs with random weights and of some trained on ethanol for a minute, each from a seed of its own (``--seeds``;
+``--keep FOLDER`` keeps the models and takes those that are there). A row is one way to average the energy and the
 forces of frames in random orientations: rotations, CPU seconds of a call (one thread), what the average and the
-variance over rotations are off by. The reference is a design of degree 11. The last columns compare with
-ours: the cheapest of our rows that is at least as near in energies and in forces.
+variance over rotations are off by. "Oriented" designs lie in the frame of the model as three other frames say. The
+peer's rotations lie along the axes of the coordinates; "rotated" are the same, rotated at random with each frame. The
+reference is a design of degree 11. The last columns compare with ours: the cheapest of our rows that is at least as
+near in energies and in forces, oriented or not.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from rich.table import Table
 
 from equiv_probe import RotationPlan
 from equiv_probe.rotations.designs import smallest_first
+from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.resolve import AutoPlan
 from equiv_probe_ase import TwirledCalculator
 
@@ -45,10 +49,14 @@ if TYPE_CHECKING:
 
 ETHANOL = Path(os.environ.get("EQUIV_PROBE_DATA", ".")) / "ethanol_rmd17" / "train.xyz"
 OURS = [(name, 1) for name in itertools.islice(smallest_first(), 1, 12)] + [("design-3", 4), ("design-5", 4)]
+ORIENTED = list(itertools.islice(smallest_first(products=True), 1, 10))
 GRIDS = (3, 5, 7)
+GROUPS = ("SO(3)", "O(3)")
+OTHERS = 3
+"""Frames that designs are oriented by."""
 PEER = {False: (1, 2, 3, 4, 5, 6, 7), True: (2, 3, 5)}
 OPTIONS = """
-seed: 1
+seed: {seed}
 architecture:
   name: pet
   model: {{cutoff: 4.5, d_pet: 32, d_head: 32, d_node: 64, d_feedforward: 64}}
@@ -77,22 +85,22 @@ class Row:
     """Our error bar of the forces over their error."""
 
 
-def random_pet(where: Path) -> Path:
+def random_pet(where: Path, seed: int) -> Path:
     """A PET with random weights."""
     from metatrain.utils.architectures import get_default_hypers, import_architecture
     from metatrain.utils.data import DatasetInfo
     from metatrain.utils.data.target_info import get_energy_target_info
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     energy = get_energy_target_info("energy", {"quantity": "energy", "unit": "eV"})
     info = DatasetInfo(length_unit="angstrom", atomic_types=[1, 6, 8], targets={"energy": energy})
     hypers = get_default_hypers("pet")["model"] | {"d_pet": 32, "d_head": 32, "d_node": 64, "d_feedforward": 64}
-    path = where / "random.pt"
+    path = where / f"random-{seed}.pt"
     import_architecture("pet").__model__(hypers, info).double().export().save(str(path))
     return path
 
 
-def trained_pet(where: Path, frames: Sequence[Atoms], epochs: int) -> Path:
+def trained_pet(path: Path, frames: Sequence[Atoms], epochs: int, seed: int) -> Path:
     """A PET that ``mtt train`` made of energies and forces, exported in float64."""
     from metatrain.utils.io import load_model
 
@@ -101,12 +109,13 @@ def trained_pet(where: Path, frames: Sequence[Atoms], epochs: int) -> Path:
         atoms = Atoms(frame.symbols, frame.positions, info={"energy": frame.get_potential_energy() + 4209.5})
         atoms.arrays["forces"] = frame.get_forces()
         labelled.append(atoms)
-    write(where / "train.xyz", labelled)
-    (where / "options.yaml").write_text(OPTIONS.format(epochs=epochs))
-    mtt = str(Path(sys.executable).parent / "mtt")
-    subprocess.run([mtt, "train", "options.yaml"], cwd=where, check=True, stdout=subprocess.DEVNULL)
-    path = where / "trained.pt"
-    load_model(str(where / "model.ckpt")).eval().double().export().save(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder)
+        write(where / "train.xyz", labelled)
+        (where / "options.yaml").write_text(OPTIONS.format(epochs=epochs, seed=seed))
+        mtt = str(Path(sys.executable).parent / "mtt")
+        subprocess.run([mtt, "train", "options.yaml"], cwd=where, check=True, stdout=subprocess.DEVNULL)
+        load_model(str(where / "model.ckpt")).eval().double().export().save(str(path))
     return path
 
 
@@ -119,6 +128,20 @@ def called(calculator: Any, frames: Sequence[Atoms]) -> tuple[list[dict[str, NDA
         seconds.append(time.process_time() - began)
         results.append({name: np.array(value) for name, value in calculator.results.items()})
     return results, statistics.median(seconds)
+
+
+class Rotated:
+    """The peer's rotations, rotated at random with each frame in place of along the axes of the coordinates."""
+
+    def __init__(self, inner: SymmetrizedCalculator) -> None:
+        self._inner, self._drawn = inner, torch.Generator().manual_seed(0)
+        self._along_the_axes = inner.quadrature_rotations
+
+    def calculate(self, *given: Any) -> None:
+        """As ASE's."""
+        self._inner.quadrature_rotations = haar(1, self._drawn)[0].numpy() @ self._along_the_axes
+        self._inner.calculate(*given)
+        self.results = self._inner.results
 
 
 class AveragedModel:
@@ -161,50 +184,78 @@ def row(name: str, calculator: Any, improper: bool, size: int, frames: Any, trut
     return Row(name, improper, size, seconds, *values, bar)
 
 
-def rows(model: Path, frames: Sequence[Atoms], progress: Console) -> list[Row]:
-    """All ways, for one model."""
-    base = MetatomicCalculator(str(model), device="cpu")
-    found: list[Row] = []
+class Comparison:
+    """All ways of at most so many rotations, for one model and one group of rotations.
 
-    def add(*of: Any) -> None:
-        found.append(row(*of))
-        one = found[-1]  # a long run that ends early has said something
-        progress.print(
-            f"{one.name}, {one.size}: {one.seconds:.2g} s, {one.energy:.2g} meV/atom, {one.forces:.2g} meV/Å"
-        )
+    Args:
+        model: the exported model.
+        frames: that are averaged, and others that designs are oriented by.
+        most: rotations of a row, twice as many over O(3).
+        group: of :data:`GROUPS`.
+        progress: where each row is told when it is there: a long run that ends early has said something.
+    """
 
-    truths: list[Any] = []
-    called(base, frames)  # warms up
-    for improper in (False, True):
-        reference = TwirledCalculator(base, RotationPlan("design-11", 1, improper, seed=99))
-        truth, _ = called(reference, frames)
-        truths.append(truth)
-        plain = called(base, frames)[0]
-        forces = 1e3 * np.sqrt(np.mean([(a["forces"] - b["forces"]) ** 2 for a, b in zip(plain, truth, strict=True)]))
-        progress.print(f"{model.stem}, {'O(3)' if improper else 'SO(3)'}: one frame is off by {forces:.3g} meV/Å")
-        for degree in PEER[improper]:
+    def __init__(
+        self, model: Path, frames: tuple[Sequence[Atoms], Sequence[Atoms]], most: int, group: str, progress: Console
+    ) -> None:
+        self.model, (self.frames, self.others) = model, frames
+        self.improper, self.progress = group == "O(3)", progress
+        self.most = most * (1 + self.improper)
+        self.found: list[Row] = []
+        self.base = MetatomicCalculator(str(model), device="cpu")
+        called(self.base, self.frames)  # warms up
+        reference = TwirledCalculator(self.base, RotationPlan("design-11", 1, self.improper, seed=99))
+        self.truth, _ = called(reference, self.frames)
+        plain = called(self.base, self.frames)[0]
+        squares = [(a["forces"] - b["forces"]) ** 2 for a, b in zip(plain, self.truth, strict=True)]
+        forces = 1e3 * np.sqrt(np.mean(squares))
+        progress.print(f"{model.stem}, {group}: one frame is off by {forces:.3g} meV/Å")
+
+    def rows(self) -> list[Row]:
+        """Evaluate them."""
+        self._peer()
+        self._ours()
+        auto = TwirledCalculator(self.base, AutoPlan(improper=self.improper))
+        auto.choose(self.others)
+        self.progress.print(f"auto: {auto.chosen}")
+        return self.found
+
+    def _peer(self) -> None:
+        for degree in PEER[self.improper]:
             calculator = SymmetrizedCalculator(
-                base, l_max=degree, include_inversion=improper, store_rotational_std=True
+                self.base, l_max=degree, include_inversion=self.improper, store_rotational_std=True
             )
             size = len(calculator.quadrature_weights)
-            add(f"peer, l_max = {degree}", calculator, improper, size, frames, truth, "_rot_std")
-        for degree in GRIDS if improper else ():
-            averaged = AveragedModel(model, degree)
-            add(f"peer's model, grid = {degree}", averaged, improper, averaged.size, frames, truth, "_std")
+            self._add(f"peer, l_max = {degree}", calculator, size, "_rot_std")
+            if not self.improper and degree < 6:
+                self._add(f"rotated, l_max = {degree}", Rotated(calculator), size, "_rot_std")
+        for degree in GRIDS if self.improper else ():
+            averaged = AveragedModel(self.model, degree)
+            self._add(f"peer's model, grid = {degree}", averaged, averaged.size)
+
+    def _ours(self) -> None:
         for design, replicates in OURS:
-            if improper and (replicates > 1 or design in {"design-2", "design-8", "design-9"}):
+            if self.improper and (replicates > 1 or design in {"design-2", "design-8", "design-9"}):
                 continue  # nothing new, and most of the time
-            plan = RotationPlan(design, replicates, improper)
-            name = f"{replicates} × {plan.design}"
+            plan = RotationPlan(design, replicates, self.improper)
             # Other rotations for each frame: how near one draw of them comes is chance.
-            add(name, TwirledCalculator(base, plan, redraw=True), improper, plan.size, frames, truth, "_std")
-        auto = TwirledCalculator(base, AutoPlan(improper=improper))
-        auto.choose(frames[:1])
-        progress.print(f"auto: {auto.chosen}")
-    plan = RotationPlan("design-5", 1)
-    looped = TwirledCalculator(base, plan, redraw=True, batched=False)
-    add("design-5, one by one", looped, False, plan.size, frames, truths[0], "_std")
-    return found
+            self._add(f"{replicates} × {design}", TwirledCalculator(self.base, plan, redraw=True), plan.size)
+        for design in ORIENTED:
+            plan = RotationPlan(design, 1, self.improper)
+            calculator = TwirledCalculator(self.base, plan, redraw=True, orient=True)
+            calculator.choose(self.others)
+            self._add(f"oriented {design}", calculator, plan.size)
+        if not self.improper:
+            looped = TwirledCalculator(self.base, RotationPlan("design-5", 1), redraw=True, batched=False)
+            self._add("design-5, one by one", looped, 60)
+
+    def _add(self, name: str, calculator: Any, size: int, std: str = "_std") -> None:
+        if size > self.most:
+            return
+        one = row(name, calculator, self.improper, size, self.frames, self.truth, std)
+        self.found.append(one)
+        error = f"{one.energy:.2g} meV/atom, {one.forces:.2g} meV/Å"
+        self.progress.print(f"{one.name}, {one.size}: {one.seconds:.2g} s, {error}")
 
 
 def table(found: Sequence[Row], title: str) -> Table:
@@ -217,7 +268,7 @@ def table(found: Sequence[Row], title: str) -> Table:
         ours = [
             other
             for other in found
-            if not other.name.startswith("peer")
+            if not other.name.startswith(("peer", "rotated"))
             and other.improper == one.improper
             and other.energy <= one.energy
             and not other.forces > one.forces  # of a model without forces NaN
@@ -241,24 +292,37 @@ def table(found: Sequence[Row], title: str) -> Table:
 def main() -> None:
     """Print one table per model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--frames", type=int, default=5)
-    parser.add_argument("--models", type=Path, nargs="*", help="exported models, in place of the two made here")
+    parser.add_argument("--most", type=int, default=400, help="rotations of a row, twice as many over O(3)")
+    parser.add_argument("--groups", nargs="*", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1])
+    parser.add_argument("--keep", type=Path, help="a folder for the models")
+    parser.add_argument("--models", type=Path, nargs="*", help="exported models, in place of those made here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     data = read(ETHANOL, ":")
-    chosen = np.random.default_rng(0).choice(np.arange(500, len(data)), options.frames, replace=False)
+    chosen = np.random.default_rng(0).choice(np.arange(500, len(data)), options.frames + OTHERS, replace=False)
     frames = [Atoms(data[k].symbols, data[k].positions - data[k].positions.mean(0)) for k in chosen]
     turns = RotationPlan("haar", len(frames), seed=5).rotations()[:, 0].numpy()
     for frame, g in zip(frames, turns, strict=True):
         frame.positions = frame.positions @ g.T
     console = Console(width=190)
     with tempfile.TemporaryDirectory() as folder:
-        where = Path(folder)
-        models = options.models or [random_pet(where), trained_pet(where, data[:300], options.epochs)]
+        where = options.keep or Path(folder)
+        where.mkdir(exist_ok=True)
+        models = options.models or []
+        for seed in () if options.models else options.seeds:
+            trained = where / f"trained-{seed}.pt"
+            models += [random_pet(where, seed - 1)]
+            models += [trained if trained.exists() else trained_pet(trained, data[:300], options.epochs, seed)]
         for model in models:
-            console.print(table(rows(model, frames, console), model.stem))
+            found = []
+            for group in options.groups:
+                both = (frames[: options.frames], frames[options.frames :])
+                found += Comparison(model, both, options.most, group, console).rows()
+            console.print(table(found, model.stem))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
         part: which of them are measured here, such as ``"3/16"``; empty for all.
         share: how many these are.
         chosen: how the plan was chosen, if it was not given.
-        design, replicates, improper, seed: of the rotation plan.
+        design, replicates, improper, seed, orientation: of the rotation plan.
         center, loss, rel_err, max_rotations, offsets: as of :func:`equiv_probe_ase.audit`.
         is_moved: whether moved copies were evaluated.
         units: of the quantities that were measured.
@@ -55,6 +55,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     replicates: int
     improper: bool
     seed: int
+    orientation: tuple[float, float, float, float] | None = None
     center: str
     loss: str
     rel_err: float | None = None
@@ -78,6 +79,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
             replicates=plan.R,
             improper=plan.improper,
             seed=plan.seed,
+            orientation=plan.orientation,
             center=str(options.center),
             loss=options.loss,
             rel_err=options.rel_err,
@@ -109,7 +111,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def rotation_plan(self) -> RotationPlan:
         """The plan of every structure."""
-        return RotationPlan(self.design, self.replicates, self.improper, self.seed)
+        return RotationPlan(self.design, self.replicates, self.improper, self.seed, orientation=self.orientation)
 
     def protocol(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """How structures were rotated and evaluated, for the report."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,6 @@ from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.estimation.verdict import GROWS
 from equiv_probe.representations.representation import point
 from equiv_probe.rotations.haar import haar
-from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.schema import Schema
 from equiv_probe_ase.calculators.inspection import stored_precision
 from equiv_probe_ase.structures.control_copies import DISPLACEMENT
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from equiv_probe.rotations.plan import RotationPlan
     from equiv_probe_ase.structures.control_copies import ControlCopies
     from equiv_probe_ase.structures.loading import Structure
     from equiv_probe_ase.structures.quantities import Quantity
@@ -87,7 +87,7 @@ class Job:
 
     def more(self, replicates: int) -> None:
         """Ask for further replicates."""
-        self.fresh = RotationPlan(self.plan.design, replicates, self.plan.improper).rotations(self._generator)
+        self.fresh = replace(self.plan, replicates=replicates).rotations(self._generator)
         self.rotations = torch.cat([self.rotations, self.fresh])
 
     def twice(self) -> None:
@@ -256,7 +256,7 @@ class Job:
 
     def orbit(self) -> Orbit:
         """The orbit so far."""
-        plan = RotationPlan(self.plan.design, len(self.rotations), self.plan.improper, self.plan.seed)
+        plan = replace(self.plan, replicates=len(self.rotations))
         outputs = {name: quantity.representation for name, quantity in self.quantities.items()}
         values = {name: torch.cat(parts) for name, parts in self.values.items()}
         again = {name: torch.cat(parts) for name, parts in self.again.items()}

@@ -50,15 +50,24 @@ class Average:
         plan: of the rotations.
         rotations: drawn from it, ``(R, n, 3, 3)``.
         quantities: to average, in ASE's own units.
+        keep: keep all outputs as well, for :meth:`values`.
     """
 
     def __init__(
-        self, rotator: Rotator, plan: RotationPlan, rotations: Tensor, quantities: Mapping[str, Quantity]
+        self,
+        rotator: Rotator,
+        plan: RotationPlan,
+        rotations: Tensor,
+        quantities: Mapping[str, Quantity],
+        *,
+        keep: bool = False,
     ) -> None:
         self.rotator, self.plan, self.quantities = rotator, plan, quantities
         self._rotations = rotations.reshape(-1, 3, 3)
         self._moments: Moments | None = None
         self._hands: dict[str, Hands] = {}
+        self._keep = keep
+        self._kept: list[dict[str, Tensor]] = []
 
     def __len__(self) -> int:
         """How many rotations."""
@@ -87,6 +96,8 @@ class Average:
             first = {name: value[0] for name, value in values.items()}
             self._moments = Moments(first, self.plan.weights, self.plan.R)
         self._moments.add(values)
+        if self._keep:
+            self._kept.append(values)
         for name, value in values.items() if self.plan.improper else ():
             self._hands.setdefault(name, Hands()).add(value, self._rotations[part])
 
@@ -113,8 +124,12 @@ class Average:
                 found[f"{name}_stderr"] = self._in_ase_shape(name, variance.sqrt())
         return found
 
+    def values(self) -> dict[str, Tensor]:
+        """The outputs at all rotations, rotated back, ``(K, *S)`` by ASE's names; nothing unless they were kept."""
+        return {name: torch.cat([part[name] for part in self._kept]) for name in self._kept[0]} if self._kept else {}
+
     def left(self, precision: torch.dtype, floors: Mapping[str, float]) -> dict[str, Left]:
-        """What one rotation and one replicate's average are off by; with two replicates at least.
+        """What one rotation and one replicate's average are off by; of a single replicate, NaN.
 
         Rounding is that of the sum of the outputs, or the floor of an output where that is higher.
         """
@@ -124,7 +139,7 @@ class Average:
         for name, values in means.items():
             orbit = orbit_std(values, squares[name], about[name], sizes, self.plan.population)
             rounding = ROUNDING * torch.finfo(precision).eps * about[name].abs()
-            average = values.std(0, correction=1)
+            average = values.std(0, correction=1) if len(values) > 1 else torch.full_like(orbit, torch.nan)
             off, left, least = (float(of.square().mean().sqrt()) for of in (orbit, average, rounding))
             found[name] = Left(off, left, max(least, floors.get(name, 0.0)))
         return found

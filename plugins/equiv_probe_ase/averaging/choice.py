@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.choice_of_plan import ChosenPlan, Left, choose
+from equiv_probe.estimation.choice_of_plan import ChosenPlan, Left, choose, survey_plan
+from equiv_probe.estimation.orientation import Survey, frame_power, oriented
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe_ase.averaging.average import Average, Averager
 from equiv_probe_ase.calculators.inspection import model_precision
@@ -41,6 +42,8 @@ def chosen_plan(
     structures: Sequence[Atoms],
     quantities: Mapping[str, Quantity],
     inputs: Mapping[str, Representation],
+    *,
+    orient: bool = False,
 ) -> ChosenPlan:
     """The cheapest design that leaves as little of a calculator's equivariance error as was asked.
 
@@ -50,6 +53,7 @@ def chosen_plan(
         structures: a few, all of which decide; those that the calculator cannot evaluate are left out.
         quantities: what is averaged.
         inputs: representations of further inputs.
+        orient: let each design lie as it is best in the frame of the model.
 
     Raises:
         EquivProbeError: a target for something that is not averaged, or no structure that can be evaluated.
@@ -58,28 +62,92 @@ def chosen_plan(
     if named - quantities.keys():
         raise EquivProbeError(f"target={asked.target!r}", f"some of {', '.join(quantities)}")
     deciding = [name for name in named or DECIDE if name in quantities] or list(quantities)
-    asked_of = [[n for n in deciding if applies(quantities[n], atoms, asked=False)] for atoms in structures]
-    usable, floors = [], []
-    precision = None
-    for atoms, names in zip(structures, asked_of, strict=True):
-        given, values = _given(averager, atoms, names)
-        if given:
-            precision = precision or model_precision(averager.calculator, values)
-            raw = {name: replace(quantities[name], factor=1.0, extensive=False) for name in given}
-            usable.append((Rotator(atoms, "origin", inputs), raw))
-            floors.append(_rounding(averager, atoms, given, torch.finfo(precision).eps))
-    if precision is None:
-        raise EquivProbeError('plan="auto", and no structure that can be evaluated', "a design", 'plan="icosahedral"')
+    jury = Jury.of(averager, structures, {name: quantities[name] for name in deciding}, inputs)
+    return choose(jury.left, asked, jury.surveys(survey_plan(asked)) if orient else None)
 
-    def measure(plan: RotationPlan) -> dict[str, Left]:
+
+def oriented_plan(
+    plan: RotationPlan,
+    averager: Averager,
+    structures: Sequence[Atoms],
+    quantities: Mapping[str, Quantity],
+    inputs: Mapping[str, Representation],
+) -> RotationPlan:
+    """The plan, lying in the frame of the model as it leaves the least at these structures.
+
+    Raises:
+        EquivProbeError: no structure that can be evaluated.
+    """
+    deciding = [name for name in DECIDE if name in quantities] or list(quantities)
+    jury = Jury.of(averager, structures, {name: quantities[name] for name in deciding}, inputs)
+    return oriented(plan, jury.surveys(survey_plan(plan)))[0]
+
+
+@dataclass(frozen=True)
+class Jury:
+    """The structures and quantities that decide, and what is round-off of each."""
+
+    averager: Averager
+    usable: Sequence[tuple[Rotator, Mapping[str, Quantity]]]
+    floors: Sequence[Mapping[str, float]]
+    precision: torch.dtype
+
+    @classmethod
+    def of(
+        cls,
+        averager: Averager,
+        structures: Sequence[Atoms],
+        quantities: Mapping[str, Quantity],
+        inputs: Mapping[str, Representation],
+    ) -> Jury:
+        """Of the structures that can be evaluated."""
+        usable, floors = [], []
+        precision = None
+        for atoms in structures:
+            given, values = _given(
+                averager, atoms, [n for n, q in quantities.items() if applies(q, atoms, asked=False)]
+            )
+            if given:
+                precision = precision or model_precision(averager.calculator, values)
+                raw = {name: replace(quantities[name], factor=1.0, extensive=False) for name in given}
+                usable.append((Rotator(atoms, "origin", inputs), raw))
+                floors.append(_rounding(averager, atoms, given, torch.finfo(precision).eps))
+        if precision is None:
+            found = "rotations to be chosen, and no structure that can be evaluated"
+            raise EquivProbeError(found, "a design", 'plan="icosahedral"')
+        return cls(averager, usable, floors, precision)
+
+    def left(self, plan: RotationPlan) -> dict[str, Left]:
+        """What a plan leaves, over all structures."""
+        return _pooled(self._left(self._averages(plan)))
+
+    def surveys(self, plan: RotationPlan) -> dict[str, Survey]:
+        """How the broken symmetry lies in the frame of the model, by the outputs at a plan's rotations."""
+        averages = self._averages(plan, keep=True)
+        left, weights = _pooled(self._left(averages)), plan.weights.repeat(plan.R) / plan.R
+        powers: dict[str, list[tuple[torch.Tensor, ...]]] = {name: [] for name in left}
+        for k, average in enumerate(averages):
+            rotations = plan.rotations(plan.generator(k)).reshape(-1, 3, 3)
+            for name, values in average.values().items():
+                powers[name].append(frame_power(values, rotations, weights))
+        return {
+            name: Survey(
+                tuple(torch.stack(of).mean(0) for of in zip(*powers[name], strict=True)), one.orbit, one.rounding
+            )
+            for name, one in left.items()
+        }
+
+    def _averages(self, plan: RotationPlan, *, keep: bool = False) -> list[Average]:
         averages = [
-            Average(rotator, plan, plan.rotations(plan.generator(k)), own) for k, (rotator, own) in enumerate(usable)
+            Average(rotator, plan, plan.rotations(plan.generator(k)), own, keep=keep)
+            for k, (rotator, own) in enumerate(self.usable)
         ]
-        averager.run(averages)
-        found = [average.left(precision, floor) for average, floor in zip(averages, floors, strict=True)]
-        return {name: _pooled([one[name] for one in found if name in one]) for name in deciding if _any(name, found)}
+        self.averager.run(averages)
+        return averages
 
-    return choose(measure, asked)
+    def _left(self, averages: Sequence[Average]) -> list[dict[str, Left]]:
+        pairs = zip(averages, self.floors, strict=True)
+        return [average.left(self.precision, floors) for average, floors in pairs]
 
 
 def spread_over(structures: Sequence[Atoms]) -> list[Atoms]:
@@ -112,11 +180,11 @@ def _rounding(averager: Averager, atoms: Atoms, names: Sequence[str], eps: float
     return {name: ROUND_OFF_FACTOR * float(np.sqrt(np.mean(of**2))) for name, of in spread.items()}
 
 
-def _any(name: str, found: Sequence[Mapping[str, Left]]) -> bool:
-    return any(name in one for one in found)
-
-
-def _pooled(of: Sequence[Left]) -> Left:
-    """Root mean squares over structures."""
-    squares = np.array([[one.orbit, one.average, one.rounding] for one in of]) ** 2
-    return Left(*map(float, np.sqrt(squares.mean(0))))
+def _pooled(of: Sequence[Mapping[str, Left]]) -> dict[str, Left]:
+    """Root mean squares over structures, of the outputs that any of them has."""
+    found = {}
+    for name in dict.fromkeys(name for one in of for name in one):
+        having = [one[name] for one in of if name in one]
+        squares = np.array([[one.orbit, one.average, one.rounding] for one in having]) ** 2
+        found[name] = Left(*map(float, np.sqrt(squares.mean(0))))
+    return found

@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.estimation.orientation import HIGHEST
 from equiv_probe.rotations.designs import GROUP_ORDERS
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import AUTO, AutoPlan, PlanLike, auto_plan, rotation_plan
@@ -33,6 +34,23 @@ def asked_of(
         raise EquivProbeError(f"plan={plan!r} for one random frame", "no plan", f'mode="{RANDOM_FRAME}", plan=None')
     given: dict[str, Any] = {"target": target, "seed": seed}
     return asked and replace(asked, **{name: value for name, value in given.items() if value is not None})
+
+
+def is_oriented(orient: bool | None, asked: AutoPlan | None, plan: RotationPlan, mode: str) -> bool:
+    """Whether a plan is to be laid into the model's frame: by default one that is chosen.
+
+    Raises:
+        EquivProbeError: it is asked of a plan that has no orientation, has one, or is of too high a degree.
+    """
+    if not orient or asked:
+        return bool(asked) if orient is None else orient
+    if mode == RANDOM_FRAME or not plan.is_rotated or plan.orientation or not 0 < plan.degree < HIGHEST:
+        raise EquivProbeError(
+            f"orient=True for {plan}",
+            f"a design of a degree from 1 to {HIGHEST - 1} that is rotated at random and has no orientation yet",
+            'TwirledCalculator(calculator, "octahedral", orient=True)',
+        )
+    return True
 
 
 def plan_of(mode: str, plan: PlanLike | None, *, redraw: bool = False, seed: int | None = None) -> RotationPlan:
@@ -81,6 +99,6 @@ def parse_twirl(text: str) -> tuple[RotationPlan | AutoPlan | None, Mode]:
         raise EquivProbeError(
             f"rotations {text!r} ({error.found})",
             f"{RANDOM_FRAME}, {AUTO}, or <design>:<replicates>: {', '.join(GROUP_ORDERS)}, design-<degree>, "
-            "lebedev-<degree>, haar or cube",
+            "lebedev-<degree>, product-<directions>x<angles>, haar or cube",
             "--twirl icosahedral, or --twirl tetrahedral:4",
         ) from error

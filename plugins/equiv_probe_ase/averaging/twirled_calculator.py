@@ -13,9 +13,9 @@ from ase.outputs import Properties, all_outputs
 from equiv_probe.deprecation import renamed
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.averaging.average import Average, Averager
-from equiv_probe_ase.averaging.choice import chosen_plan, spread_over
+from equiv_probe_ase.averaging.choice import chosen_plan, oriented_plan, spread_over
 from equiv_probe_ase.averaging.companions import Companions
-from equiv_probe_ase.averaging.plans import RANDOM_FRAME, asked_of, plan_of
+from equiv_probe_ase.averaging.plans import RANDOM_FRAME, asked_of, is_oriented, plan_of
 from equiv_probe_ase.averaging.state_changes import changed, declared_values, seen_by
 from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.structures.quantities import QUANTITIES, choose
@@ -62,6 +62,8 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         target: of ``plan="auto"``: what the average may be off by, as a fraction of what one frame is (None: 0.05), or
             by property in ASE's units, ``{"forces": 1e-3}``.
         properties: ASE property names; None takes all of which it is known how they rotate.
+        orient: at the first structure measure (240 rotations, once) along which directions of its own frame the model
+            errs, and let the plan lie there so that it leaves the least. None does so for ``"auto"`` alone.
         schema: representations of further outputs, and of further inputs in ``atoms.arrays`` or ``atoms.info``.
         batched: False calls the calculator once per rotation even if its model takes batches.
         atoms_per_call: most atoms in one model pass; halved when memory runs out.
@@ -100,6 +102,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         store_std: bool = True,
         seed: int | None = None,
         target: float | Mapping[str, float] | None = None,
+        orient: bool | None = None,
         properties: Sequence[str] | str | None = None,
         schema: Schema | None = None,
         batched: bool = True,
@@ -110,6 +113,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         self.chosen: ChosenPlan | None = None
         """What ``plan="auto"`` chose, at the first structure, and by which measurements."""
         self.plan = self._asked.plan("icosahedral") if self._asked else plan_of(mode, plan, redraw=redraw, seed=seed)
+        self._orients = is_oriented(orient, self._asked, self.plan, mode)
         self.mode, self.redraw, self.store_std = mode, redraw or mode == RANDOM_FRAME, store_std
         self.calculator = as_calculator(calculator)
         implemented = list(getattr(self.calculator, "implemented_properties", []))
@@ -186,11 +190,15 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
         return self._average(structures, properties, [self._drawn(first + k) for k in range(len(structures))])
 
     def choose(self, structures: Sequence[Atoms]) -> None:
-        """Let these structures decide on the plan, where it is ``"auto"`` and was not chosen yet."""
-        if self._asked is None or self.chosen is not None:
+        """Let these structures decide on the plan, or on how it lies, where that is asked for and was not done yet."""
+        given = (self._averager, structures, self._quantities, self._inputs)
+        if self._asked is not None and self.chosen is None:
+            self.chosen = chosen_plan(self._asked, *given, orient=self._orients)
+            self.plan = self.chosen.plan
+        elif self._orients and self.plan.orientation is None and self._asked is None:
+            self.plan = oriented_plan(self.plan, *given)
+        else:
             return
-        self.chosen = chosen_plan(self._asked, self._averager, structures, self._quantities, self._inputs)
-        self.plan = self.chosen.plan
         self._note_plan()
 
     def _note_plan(self) -> None:
@@ -200,6 +208,7 @@ class TwirledCalculator(Calculator):  # type: ignore[misc]
             replicates=self.plan.R,
             improper=self.plan.improper,
             seed=self.plan.seed,
+            orientation=self.plan.orientation,
         )
 
     @property

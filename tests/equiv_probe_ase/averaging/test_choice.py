@@ -50,7 +50,7 @@ def enough(degree: int) -> str:
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 6, 8])
 def test_the_plan_fits_the_degree(degree: int, cluster: Atoms, batched: Any) -> None:
-    calculator = TwirledCalculator(batched(Broken(degree)), "auto", seed=degree)
+    calculator = TwirledCalculator(batched(Broken(degree)), "auto", seed=degree, orient=False)
     cluster.calc = calculator
     energy, forces = cluster.get_potential_energy(), cluster.get_forces()
     assert calculator.plan == ep.RotationPlan(enough(degree), 1, seed=degree)
@@ -63,7 +63,7 @@ def test_the_plan_fits_the_degree(degree: int, cluster: Atoms, batched: Any) -> 
 
 
 def test_a_small_part_of_a_higher_degree_may_stay(cluster: Atoms, batched: Any) -> None:
-    cluster.calc = TwirledCalculator(batched(Broken(3, small=1e-4)), "auto")
+    cluster.calc = TwirledCalculator(batched(Broken(3, small=1e-4)), "auto", orient=False)
     cluster.get_forces()
     assert cluster.calc.plan.design == "design-3"
     strict = TwirledCalculator(batched(Broken(3, small=1e-4)), "auto", target={"forces": 1e-12})
@@ -72,6 +72,64 @@ def test_a_small_part_of_a_higher_degree_may_stay(cluster: Atoms, batched: Any) 
     copy = pickle.loads(pickle.dumps(strict))
     assert copy.plan == strict.plan
     assert strict.parameters["design"] == strict.plan.design
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4])
+def test_a_plan_that_is_oriented_needs_no_more_rotations(degree: int, cluster: Atoms, batched: Any) -> None:
+    """The energy errs along one direction of its frame, which a design may miss: of degree 4 with 24 and not 43."""
+    calculator = TwirledCalculator(batched(Broken(degree)), "auto", seed=degree)
+    cluster.calc = calculator
+    forces = cluster.get_forces()
+    error = np.sqrt(np.mean((forces + 2 * cluster.positions) ** 2))
+    one_frame = np.sqrt(np.mean(calculator.results["forces_std"] ** 2))
+    assert error < 0.1 * one_frame  # 5 % were measured, with four replicates
+    assert calculator.plan.size <= min(24, ep.RotationPlan(enough(degree)).n)
+    assert calculator.plan.orientation is not None
+    assert calculator.chosen.surveyed == 240
+    before = calculator.evaluations
+    cluster.rattle(0.01)
+    cluster.get_forces()
+    assert calculator.evaluations - before == calculator.plan.size
+    again = TwirledCalculator(batched(Broken(degree)), "auto", seed=degree)
+    again.choose([cluster])
+    assert again.plan.design == calculator.plan.design
+    assert pickle.loads(pickle.dumps(calculator)).plan == calculator.plan
+
+
+@pytest.mark.parametrize("improper", [False, True])
+def test_a_given_design_may_be_oriented(cluster: Atoms, batched: Any, improper: bool) -> None:
+    """At degree 4 it leaves a fortieth of what it leaves rotated at random, on average over eight draws."""
+    plan = ep.RotationPlan("octahedral", 1, improper)
+    errors = {}
+    for orient in (False, True):
+        calculator = TwirledCalculator(batched(Broken(4)), plan, redraw=True, orient=orient)
+        off = []
+        for _ in range(8):
+            calculator.calculate(cluster, ["forces"])
+            off.append(calculator.results["forces"] + 2 * cluster.positions)
+        errors[orient] = float(np.sqrt(np.mean(np.square(off))))
+        assert (calculator.plan.orientation is not None) == orient == (calculator.parameters["orientation"] is not None)
+    assert errors[True] < 0.15 * errors[False]
+
+
+def test_replicates_of_an_oriented_plan_have_an_honest_error_bar(cluster: Atoms, batched: Any) -> None:
+    """``(mean − truth) / stderr`` of forces over 40 draws of 8 replicates: χ² of a t with 7 degrees of freedom."""
+    plan = ep.RotationPlan("klein", 8, orientation=(0.3, -0.5, 0.7, 0.2))
+    calculator = TwirledCalculator(batched(Broken(2)), plan, redraw=True)
+    scores = []
+    for _ in range(40):
+        calculator.calculate(cluster, ["forces"])
+        scores.append((calculator.results["forces"] + 2 * cluster.positions) / calculator.results["forces_stderr"])
+    assert float(np.mean(np.square(scores))) == pytest.approx(7 / 5, rel=0.35)
+    assert abs(float(np.mean(scores))) < 0.3
+
+
+@pytest.mark.parametrize(
+    "given", [{"plan": "haar"}, {"plan": "cube"}, {"plan": "icosahedral"}, {"mode": "random-frame"}], ids=str
+)
+def test_what_cannot_be_oriented_is_refused(given: dict[str, str], batched: Any) -> None:
+    with pytest.raises(ep.EquivProbeError, match="orient=True"):
+        TwirledCalculator(batched(Broken(3)), **given, orient=True)
 
 
 def test_it_is_deterministic_and_an_audit_says_it(mixed: list[Atoms], batched: Any) -> None:
@@ -110,7 +168,7 @@ def test_dynamics_that_go_on_keep_the_plan(tmp_path: Path, cluster: Atoms, batch
         )
         protocols.append(report.protocol["averaged over"])
     assert protocols[0] == protocols[1]
-    assert protocols[0].startswith("1 × design-4 = 43 rotations")
+    assert protocols[0].startswith("1 × design-2 = 12 rotations, degree 2, oriented")
 
 
 @pytest.mark.parametrize("atoms", [molecule("CH3CH2OH"), bulk("Cu", cubic=True)], ids=["molecule", "perfect crystal"])
