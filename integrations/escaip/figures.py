@@ -45,6 +45,7 @@ PAPER = {
 """Read off the force-field figures of Shen, Nowara, Maser and Cho (arXiv:2512.02303), to about 10 %: EScAIP with six
 million weights, batch 64, Adam 1e-5, 950,000 structures, no augmentation."""
 
+LEARNED = "from step 1000 on, half of the loss learned"
 Row = dict[str, Any]
 mpl.rcParams.update({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
 
@@ -167,28 +168,40 @@ def gradients(rows: Sequence[Row]) -> list[str]:
     """The ratio of the gradients' lengths against the share; correlations of their logarithms, from a step on."""
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     axes, said = figure.subplots(), []
-    for (model, colour), first in product(COLOURS.items(), (10, 1000)):
+    every = {"from step 10 on": _since(rows, 10), "from step 1000 on": _since(rows, 1000), LEARNED: _learned(rows)}
+    for (model, colour), (which, chosen) in product(COLOURS.items(), every.items()):
         points = [
             (float(row["share"]), float(row["gradient_equiv"]) / float(row["gradient_mean"]))
-            for row in rows
-            if row["model"] == model and int(row["step"]) >= first and not math.isnan(float(row["gradient_mean"]))
+            for row in chosen
+            if row["model"] == model and not math.isnan(float(row["gradient_mean"]))
         ]
         if len(points) < 3:
             continue
         logs = [[math.log(value) for value in values] for values in zip(*points, strict=True)]
         pearson, spearman = float(pearsonr(*logs)[0]), float(spearmanr(*logs)[0])
         said.append(
-            f"{model}, from step {first} on: Pearson {pearson:.2f}, Spearman {spearman:.2f} of {len(points)} points; "
+            f"{model}, {which}: Pearson {pearson:.2f}, Spearman {spearman:.2f} of {len(points)} points; "
             f"∇L_equiv longer at {sum(ratio > 1 for _, ratio in points)}, "
             f"median ratio {median(ratio for _, ratio in points):.2f}"
         )
-        if first == 1000:
+        if which == "from step 1000 on":
             axes.plot(*zip(*points, strict=True), ".", color=colour, label=NAMES[model])
     axes.axhline(1, color="k", lw=0.6)
     axes.set(xscale="log", yscale="log", xlabel="share, from step 1000 on", ylabel="‖∇L_equiv‖ / ‖∇L_mean‖")
     axes.legend(fontsize=7)
     figure.savefig(RESULTS / "gradients.png", dpi=110)
     return said
+
+
+def _since(rows: Sequence[Row], step: int) -> list[Row]:
+    return [row for row in rows if int(row["step"]) >= step]
+
+
+def _learned(rows: Sequence[Row]) -> list[Row]:
+    """Of each run the rows from step 1000 on whose loss is half of that at step 100, where nothing is learned yet."""
+    nothing = [next(float(row["L_total"]) for row in own if int(row["step"]) >= 100) for own in _by_run(rows)]
+    halves = zip(_by_run(rows), nothing, strict=True)
+    return [row for own, loss in halves for row in _since(own, 1000) if float(row["L_total"]) < loss / 2]
 
 
 def rows_and_losses(rows: Sequence[Row]) -> str:
