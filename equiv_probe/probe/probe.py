@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from equiv_probe.probe.bins import Bins
     from equiv_probe.probe.recorded import RecordedStep
     from equiv_probe.probe.replay import Replay
-    from equiv_probe.probe.schedule import Cadence
+    from equiv_probe.probe.schedule import Cadence, Warmup
     from equiv_probe.probe.step_gradients import Groups
     from equiv_probe.results.report import Report
     from equiv_probe.rotations.plan import RotationPlan
@@ -76,7 +76,8 @@ class Probe(Readings):
         every: training calls, or steps, between two measurements; ``"auto"`` for as many as the cost allows, the same
             in all processes; ``"epoch"`` for one after each :meth:`begin_epoch`; a rule ``step -> bool``; or None for
             never.
-        warmup: training calls at the beginning that are left alone.
+        warmup: training calls at the beginning that are left alone; ``"earned"`` leaves those of evaluation alone too,
+            until the cost allows a first measurement: a run too short for one has no number.
         full: evaluation calls, of which one at random is measured; a rule; or None for never.
         cost: largest share of the elapsed time that measuring takes, in training with ``every="auto"`` and in
             evaluation; one half for each where both are measured so. A first measurement comes early all the same. It,
@@ -124,7 +125,7 @@ class Probe(Readings):
         plan: PlanLike | None = None,
         every: Cadence = "auto",
         *,
-        warmup: int = 0,
+        warmup: Warmup = 0,
         full: Cadence = 10,
         cost: float | None = 0.01,
         light: PlanLike = LIGHT,

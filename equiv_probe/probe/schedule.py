@@ -20,6 +20,9 @@ Cadence = int | Literal["auto", "epoch"] | Callable[[int], bool] | None
 """Every so many calls; as the cost allows; the first of every epoch; a rule that is asked with the number of the call;
 or never."""
 
+Warmup = int | Literal["earned"]
+"""Calls at the beginning that are left alone: so many, or until the cost allows the first measurement."""
+
 Size = Literal["whole", "few", "part"]
 """All rotations of the plan; few of them; or few for some structures of the batch alone."""
 FEW = 4
@@ -32,6 +35,8 @@ KEPT = 0.5
 """Part of what evaluation may take that is kept for the last epoch."""
 SECOND = 2.0
 """Calls that a measurement is expected to take as long as, where none of a whole batch was made yet."""
+OPENING = 20.0, 0.1
+"""Calls that the first measurement is expected to take as long as, with all that it infers and checks; and seconds."""
 FIRST = 10
 """Calls after the first measurement until it is known what a call takes."""
 
@@ -43,7 +48,8 @@ class Schedule:
     Args:
         every: one call in so many; ``"auto"`` for as many as the account has room for; ``"epoch"`` for the first after
             each :meth:`begin_epoch`; a rule ``step -> bool``; None is never.
-        warmup: calls at the beginning that are left alone.
+        warmup: calls at the beginning that are left alone, or, where the cost decides, ``"earned"``: until it allows
+            the first measurement.
         at_random: the one call in each run of ``every`` is drawn at random, not the first: a validation set's batches
             come in the same order every epoch.
         limited: whether a call that is due is measured only if the account has room for it. The first one always is,
@@ -53,13 +59,16 @@ class Schedule:
         few: of the rotations of a whole measurement those of one by few, which takes the place of one that the account
             has no room for.
 
+    Raises:
+        EquivProbeError: ``every`` or ``warmup`` is something else.
+
     >>> schedule = Schedule(every=3, warmup=2)
     >>> [step for step in range(10) if schedule.due()]
     [2, 5, 8]
     """
 
     every: Cadence = UNLIMITED
-    warmup: int = 0
+    warmup: Warmup = 0
     at_random: bool = False
     limited: bool = False
     seed: int = 0
@@ -85,11 +94,14 @@ class Schedule:
         if not (self.every is None or self.every in ("auto", "epoch") or callable(self.every) or _is_count(self.every)):
             expected = 'a number of calls of 1 or more, "auto", "epoch", a rule, or None for never'
             raise EquivProbeError(f"every={self.every!r}", expected, "every=50")
+        if not (self.warmup == "earned" or (isinstance(self.warmup, int) and self.warmup >= 0)):
+            raise EquivProbeError(f"warmup={self.warmup!r}", 'a number of calls, or "earned"', "warmup=100")
         self._random = random.Random(self.seed)
-        self._chosen, self._origin = 0, self.warmup
+        self._left_alone = 0 if self.warmup == "earned" else self.warmup
+        self._chosen, self._origin = 0, self._left_alone
         self._length: int | None = None
         self._armed = self._fresh = True
-        self._next: float = self.warmup
+        self._next: float = self._left_alone
         """The number of the call at which it is asked again whether it is due; before that none is."""
         self._owed: float | None = None
         """Where a measurement was put off by one call, what comes after it."""
@@ -107,9 +119,9 @@ class Schedule:
         self._armed = self._fresh = True
         self.last = last
         if self.every == "epoch" or self.at_random:
-            self._next = max(self.step, self.warmup)
+            self._next = max(self.step, self._left_alone)
         if self.at_random:
-            self._origin = max(self.step, self.warmup)
+            self._origin = max(self.step, self._left_alone)
             self._length = int(calls) if calls is not None and calls < float("inf") else None
 
     def due(self) -> bool:
@@ -202,6 +214,8 @@ class Schedule:
         if not self.measured:
             # What a measurement in training took is a guess; where nothing is known, it is tried.
             guess = 2 * max((timer.last for timer in self.account.training), default=0.0)
+            if self.warmup == "earned":
+                return "part" if self._counted and (guess or self._opening) <= room else None
             return "part" if self.last is not False or guess <= room else None
         work: dict[Size, float] = {"whole": 1.0, "few": self.few, "part": self.few * self.fraction}
         whole = last / work[self.size]
@@ -209,6 +223,17 @@ class Schedule:
             return "whole"
         affordable: Size | None = next((one for one in work if whole * work[one] <= room), None)
         return (affordable or ("part" if self.last else None)) if self._fresh else None
+
+    @property
+    def _each(self) -> float:
+        """Seconds of the run for each call, without measuring."""
+        return max(self.account.elapsed - self.account.spent, 1e-9) / max(self._counted, 1)
+
+    @property
+    def _opening(self) -> float:
+        """Seconds that the first measurement is expected to take."""
+        calls, seconds = OPENING
+        return max(calls * self._each, seconds)
 
     def _paced(self, step: int) -> bool:
         """Whether to measure where the cost decides how often."""
@@ -220,17 +245,19 @@ class Schedule:
         """Whether to measure now, the number of the call at which to ask again, and how many are to lie between two."""
         if self.account.cost is None:
             return [True, step + UNLIMITED, UNLIMITED]
-        if not self.measured:
+        if not self.measured and self.warmup != "earned":
             return [True, step + FIRST, None]
+        if not self.measured and self._counted < FIRST:
+            return [False, step + FIRST, None]
         seconds, last = known
         room, rate = self._room(seconds), self.account.rate(evaluation=self.at_random)
-        each = max(self.account.elapsed - self.account.spent, 1e-9) / max(self._counted, 1)
+        each = self._each
         # The first measurement infers and checks besides, and may be of a few structures: it must be earned, but is not
         # what the next one takes, of which the floor is a part.
-        one = last if self.measured > 1 else SECOND * each
+        one = last if self.measured > 1 else SECOND * each if self.measured else self._opening
         period = rounded_up(SLACK * max(one, last / 4) / (rate * each))
         if one <= room:
-            return [True, step + period, period]
+            return [True, step + (period if self.measured else FIRST), period if self.measured else None]
         wait = min(math.ceil((one - room) / (rate * each)), max(step, FIRST))  # what is not known well is asked again
         return [False, step + max(1, wait), period]
 

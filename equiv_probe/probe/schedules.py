@@ -13,7 +13,7 @@ from equiv_probe.probe.schedule import Schedule
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from equiv_probe.probe.schedule import Cadence
+    from equiv_probe.probe.schedule import Cadence, Warmup
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Cadences:
 
     Attributes:
         every: in training.
-        warmup: calls or steps at the beginning of training that are left alone.
+        warmup: calls or steps at the beginning of training that are left alone; ``"earned"`` holds for evaluation too.
         full: in evaluation, at random places.
         cost: largest share of the run's time that goes into measuring: all of it with ``every="auto"``; otherwise what
             is measured in evaluation.
@@ -31,7 +31,7 @@ class Cadences:
     """
 
     every: Cadence = "auto"
-    warmup: int = 0
+    warmup: Warmup = 0
     full: Cadence = 10
     cost: float | None = 0.01
     gradients: Cadence = None
@@ -59,13 +59,21 @@ class Schedules(dict[tuple[str, str], Schedule]):
 
     def __missing__(self, key: tuple[str, str]) -> Schedule:
         kind, stage = key
-        when = self.cadences
+        when, is_earned = self.cadences, self.cadences.warmup == "earned"
         if kind == "gradients":
-            made = Schedule(when.gradients, when.warmup, seed=when.seed)
+            made = Schedule(when.gradients, 0 if is_earned else when.warmup, seed=when.seed)
         elif stage == "train":
             made = Schedule(when.every, when.warmup, seed=when.seed, account=self.account)
         else:
-            made = Schedule(when.full, at_random=True, limited=True, seed=when.seed, account=self.account, few=self.few)
+            made = Schedule(
+                when.full,
+                "earned" if is_earned else 0,
+                at_random=True,
+                limited=True,
+                seed=when.seed,
+                account=self.account,
+                few=self.few,
+            )
         self[key] = made
         return made
 

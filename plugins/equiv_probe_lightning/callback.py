@@ -40,7 +40,8 @@ class Measuring:
         cost: largest share of the run's time that measuring may take, in training with ``every="auto"`` and in
             validation: in short runs most epochs are not measured. None is no limit; it is needed where something
             monitors the share in validation.
-        warmup: training steps at the beginning that are left alone.
+        warmup: training steps at the beginning that are left alone; ``"earned"``: until the cost allows the first
+            measurement, in evaluation too.
         window: training measurements in the running estimate.
         augment: rotate the network's training inputs at random too, and its outputs back.
         light: the plan of training steps; None is two rotations.
@@ -82,7 +83,7 @@ class Measuring:
         plan: str | dict[str, Any] | ep.RotationPlan | None = None,
         full: int | Callable[[int], bool] | None = 10,
         cost: float | None = 0.01,
-        warmup: int = 0,
+        warmup: int | Literal["earned"] = 0,
         window: int = 10,
         augment: bool = False,
         light: str | dict[str, Any] | ep.RotationPlan | None = None,

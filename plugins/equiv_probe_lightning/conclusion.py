@@ -26,6 +26,9 @@ def conclude_together(run: Run, trainer: Any) -> None:
         conclude(run, trainer, merged, [])
     elif run.probe.failures:
         inform(trainer, f"equiv_probe measured nothing: {run.probe.failures[0]}")
+    elif not (merged or gradients) and run.settings.options["warmup"] == "earned":
+        why = f"the run is too short to earn a measurement within cost={run.settings.options['cost']}"
+        inform(trainer, f"equiv_probe measured nothing: {why}; warmup=0 makes a small first one all the same")
     if exceeded := run.settings.limits.exceeded(run.report(trainer, merged, [])):  # on all ranks alike
         limit = run.settings.limits.fail_above
         raise ep.EquivProbeError(exceeded, f"at most {100 * (limit or 0):g} %", "another model, or a higher fail_above")

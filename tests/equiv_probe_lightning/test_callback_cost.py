@@ -167,3 +167,12 @@ def test_the_search_for_the_network_is_in_the_account(network: str | None, tmp_p
     assert callback.probe is not None
     around = callback.probe.schedules.account.around
     assert (around > seconds) == (network is None), "the user's own run is none of it"
+
+
+def test_a_test_too_short_to_earn_a_measurement_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = EquivarianceCallback(warmup="earned", verbose=True)
+    with caplog.at_level("INFO"):
+        trainer(tmp_path, [callback]).test(LinearModule(), loader(), verbose=False)
+    assert callback.probe.schedules["step", "test"].step > 0
+    assert not callback.probe.running
+    assert "measured nothing: the run is too short to earn a measurement within cost=0.01" in caplog.text

@@ -229,3 +229,43 @@ def test_state_is_carried_over() -> None:
 def test_wrong_cadences_teach(every: object) -> None:
     with pytest.raises(EquivProbeError, match="epoch"):
         Schedule(every=every)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("step", [0.01, 0.1, 10.0])
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_what_must_be_earned_first_keeps_the_budget_from_the_first_call_on(
+    step: float, *, evaluation: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every moment no more than the cost was spent; without it the first measurement alone is more."""
+
+    def shares(warmup: Any) -> tuple[list[float], int]:
+        clock, account = Clock(monkeypatch), Account(0.01, paced=True)
+        if evaluation:
+            schedule = Schedule(10, warmup, at_random=True, limited=True, account=account)
+            schedule.begin_epoch(6000, last=True)
+        else:
+            schedule = Schedule("auto", warmup, account=account)
+        found = []
+        for _ in range(6000):
+            clock.run(schedule, 1, step, 2 * step if schedule.measured else 20 * step)
+            found.append(schedule.seconds / account.elapsed)
+        return found, schedule.measured
+
+    earned, measured = shares("earned")
+    assert max(earned) <= 0.0101
+    assert measured >= (1 if evaluation else 2)
+    assert max(shares(0)[0]) > 0.5
+
+
+def test_a_run_too_short_to_earn_it_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for made in ({"every": "auto"}, {"every": 10, "at_random": True, "limited": True}):
+        for warmup, expected in (("earned", 0), (0, 1)):
+            schedule = Schedule(**made, warmup=warmup, account=Account(0.01))
+            schedule.begin_epoch(50, last=True)
+            assert len(Clock(monkeypatch).run(schedule, 50, 0.1, [2.0, 0.2])) == expected
+
+
+def test_what_is_left_alone_is_a_number_or_until_it_is_earned() -> None:
+    for wrong in (-1, "some", 1.5):
+        with pytest.raises(EquivProbeError, match="earned"):
+            Schedule(warmup=wrong)  # type: ignore[arg-type]
