@@ -222,7 +222,8 @@ class Schedule:
         if whole <= room:
             return "whole"
         affordable: Size | None = next((one for one in work if whole * work[one] <= room), None)
-        return (affordable or ("part" if self.last else None)) if self._fresh else None
+        at_last: Size | None = "part" if self.last and self.warmup != "earned" else None
+        return (affordable or at_last) if self._fresh else None
 
     @property
     def _each(self) -> float:
