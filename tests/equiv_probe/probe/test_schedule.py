@@ -239,7 +239,7 @@ def test_what_must_be_earned_first_keeps_the_budget_from_the_first_call_on(
     """At every moment no more than the cost was spent; without it the first measurement alone is more."""
 
     def shares(warmup: Any) -> tuple[list[float], int]:
-        clock, account = Clock(monkeypatch), Account(0.01, paced=True)
+        clock, account = Clock(monkeypatch), Account(0.01, paced=not evaluation)
         if evaluation:
             schedule = Schedule(10, warmup, at_random=True, limited=True, account=account)
         else:
