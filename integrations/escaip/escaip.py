@@ -221,8 +221,13 @@ def both_losses(model: nn.Module, data: Any, labels: Tensor) -> tuple[Tensor, Te
     return (forces(mean) - labels).square().mean(), l_equiv
 
 
-def variance_of_rows(model: nn.Module) -> float:
-    """Mean over the columns of the variance of the three rows, bias included."""
+def rows_together(model: nn.Module) -> Tensor:
+    """The three rows, ``(3, W)`` in float64, the bias as the last column."""
     layer = rows(model)
     parts = [layer.weight.detach()] + ([] if layer.bias is None else [layer.bias.detach()[:, None]])
-    return float(torch.cat(parts, 1).double().var(0, unbiased=False).mean())
+    return torch.cat(parts, 1).double()
+
+
+def variance_of_rows(model: nn.Module) -> float:
+    """Mean over the columns of the variance of the three rows, bias included."""
+    return float(rows_together(model).var(0, unbiased=False).mean())

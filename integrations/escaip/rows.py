@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from escaip import NEIGHBOURS, batch, escaip, forces_of, frames, rows
+from escaip import NEIGHBOURS, batch, escaip, forces_of, frames, rows, rows_together
 from measuring import OF_GRADIENTS
 from train import RUNS
 
@@ -32,9 +32,7 @@ RESULTS = Path(__file__).parent / "results" / "rows.csv"
 
 def differences(model: nn.Module) -> Tensor:
     """δ, ``(3, W)`` in float64, the bias as the last column."""
-    layer = rows(model)
-    parts = [layer.weight.detach()] + ([] if layer.bias is None else [layer.bias.detach()[:, None]])
-    matrix = torch.cat(parts, 1).double()
+    matrix = rows_together(model)
     return matrix - matrix.mean(0)
 
 

@@ -237,6 +237,22 @@ def test_both_losses_in_closed_form(data: Path) -> None:
 
 
 @pytest.mark.usefixtures("study")
+def test_equiv_is_a_quadratic_form_of_the_features(data: Path) -> None:
+    """Taken at the differences of the rows; of other rows it is another number. The model stays as it is."""
+    import escaip
+    import rows
+
+    frames = io.read(data / "3bpa" / "train_mixedT.xyz", ":2")
+    model = escaip.escaip("small").eval()
+    before = bits(model)
+    form, differences = rows.form(model, frames), rows.differences(model)
+    assert bits(model) == before
+    wanted = float(escaip.both_losses(model, escaip.batch(frames), escaip.labels(frames))[1])
+    assert rows.of(form, differences) == pytest.approx(wanted, rel=1e-4)
+    assert rows.of(form, differences.flip(1)) != pytest.approx(wanted, rel=0.05)
+
+
+@pytest.mark.usefixtures("study")
 @pytest.mark.parametrize("name", ["absolute", "free", "coordinates"])
 def test_losses_and_gradients_without_closed_form(name: str, data: Path) -> None:
     """The 24 rotations of the cube, against Haar rotations; gradients against differences along themselves."""
