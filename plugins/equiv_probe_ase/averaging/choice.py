@@ -19,7 +19,7 @@ from equiv_probe_ase.structures.quantities import applies
 from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from ase import Atoms
 
@@ -61,8 +61,7 @@ def chosen_plan(
     named = set(asked.target) if not isinstance(asked.target, float | int) else set()
     if named - quantities.keys():
         raise EquivProbeError(f"target={asked.target!r}", f"some of {', '.join(quantities)}")
-    deciding = [name for name in named or DECIDE if name in quantities] or list(quantities)
-    jury = Jury.of(averager, structures, {name: quantities[name] for name in deciding}, inputs)
+    jury = Jury.of(averager, structures, _deciding(quantities, named), inputs)
     return choose(jury.left, asked, jury.surveys(survey_plan(asked)) if orient else None)
 
 
@@ -78,9 +77,13 @@ def oriented_plan(
     Raises:
         EquivProbeError: no structure that can be evaluated.
     """
-    deciding = [name for name in DECIDE if name in quantities] or list(quantities)
-    jury = Jury.of(averager, structures, {name: quantities[name] for name in deciding}, inputs)
+    jury = Jury.of(averager, structures, _deciding(quantities), inputs)
     return oriented(plan, jury.surveys(survey_plan(plan)))[0]
+
+
+def _deciding(quantities: Mapping[str, Quantity], named: Collection[str] = ()) -> dict[str, Quantity]:
+    names = [name for name in named or DECIDE if name in quantities] or list(quantities)
+    return {name: quantities[name] for name in names}
 
 
 @dataclass(frozen=True)
