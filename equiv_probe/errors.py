@@ -65,3 +65,8 @@ def missing_file(path: str | Path, expected: str, fix: str = "") -> EquivProbeEr
     folder = path.parent
     near = nearest(path.name, (one.name for one in folder.iterdir())) if folder.is_dir() else ""
     return EquivProbeError(f"no file {path}", expected, f"did you mean {folder / near}?" if near else fix)
+
+
+def in_one_line(error: BaseException, most: int = 200) -> str:
+    """What somebody else's code raised, and what it said, in so many characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:most]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from equiv_probe.report.document import GRAPHICAL, TERMINAL, Column, Paragraph, Table, Verdict
+from equiv_probe.report.document import GRAPHICAL, TERMINAL, Paragraph, Table, Verdict, columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,18 +25,14 @@ _STATES: dict[State, tuple[str, Severity]] = {
 
 def attempt_blocks(attempts: Sequence[Attempt]) -> list[Block]:
     """A table where there is room; in a terminal names by how they went."""
-    columns = [
-        Column("experiment", kind="text"),
-        Column("question", kind="text"),
-        Column("evaluations"),
-        Column("result", kind="text"),
-        Column("why", kind="text"),
-    ]
+    heads = columns(
+        "experiment", "question", "evaluations", "result", "why", text=("experiment", "question", "result", "why")
+    )
     rows: list[list[Cell]] = [
         [one.experiment, one.question, one.evaluations, Verdict(*_STATES[one.state]), one.why]
         for one in sorted(attempts, key=lambda one: list(_STATES).index(one.state))
     ]
-    return [Table("All experiments", columns, rows, on=GRAPHICAL), *_in_a_terminal(attempts)]
+    return [Table("All experiments", heads, rows, on=GRAPHICAL), *_in_a_terminal(attempts)]
 
 
 def _in_a_terminal(attempts: Sequence[Attempt]) -> list[Block]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from equiv_probe.diagnosis.diagnosis import Diagnosis
+from equiv_probe.diagnosis.evaluation import left_out
 from equiv_probe.diagnosis.experiments import EXPERIMENTS
 from equiv_probe.diagnosis.output_error import OutputError
 from equiv_probe.diagnosis.search import search
@@ -202,15 +203,11 @@ def outputs_of(subject: Subject) -> list[OutputError]:
 
 
 def _remarks(subject: Subject) -> list[str]:
-    remarks = []
-    if subject.refused:
-        remarks.append(
-            f"the model could not be evaluated at {len(subject.refused)} rotations, which were left out: "
-            f"{subject.refused[0]}"
-        )
-    for name, count in subject.nonfinite.items():
-        remarks.append(f"{name!r} was not finite at {count} rotations, which were left out")
-    return remarks
+    unfinished = subject.nonfinite.items()
+    return [
+        *left_out(subject.refused),
+        *(f"{name!r} was not finite at {count} rotations, which were left out" for name, count in unfinished),
+    ]
 
 
 def _compiled() -> AbstractContextManager[Any]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from equiv_probe.report.document import Block, Cell
+    from equiv_probe.report.document import Block, Cell, Severity
 
 BLIND = (
     "a model that is wrong but equivariant",
@@ -130,22 +130,16 @@ class Diagnosis(Record, frozen=True):
 
     def _headline(self) -> Headline:
         decisive = self.decisive
+        severity: Severity = "bad"
         if decisive:
-            answer, colour, meaning = _told(decisive[0]), "bad", _effect(decisive[0], self._unit(decisive[0]))
+            answer, meaning = _told(decisive[0]), _effect(decisive[0], self._unit(decisive[0]))
         elif self.broken:
-            answer, colour, meaning = "It is broken, and no experiment says why.", "bad", self.broken[0].sentence
+            answer, meaning = "It is broken, and no experiment says why.", self.broken[0].sentence
         else:
-            answer, colour, meaning = self._nothing(), "good", ""
-        return Headline(
-            answer,
-            math.nan,
-            "",
-            (math.nan, math.nan),
-            meaning,
-            [_told(one) for one in decisive[1:]],
-            severity=colour,  # type: ignore[arg-type]
-            question="Why is it broken?",
-        )
+            answer, meaning, severity = self._nothing(), "", "good"
+        beside = [_told(one) for one in decisive[1:]]
+        question = "Why is it broken?"
+        return Headline(answer, meaning=meaning, beside=beside, severity=severity, question=question)
 
     def _nothing(self) -> str:
         precision = self.protocol.get("precision")

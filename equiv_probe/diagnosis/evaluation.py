@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, in_one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from torch import Tensor
@@ -43,6 +43,12 @@ def under(context: Callable[[], AbstractContextManager[Any]], predict: Callable[
             return predict(inputs)
 
     return run
+
+
+def left_out(refused: Sequence[str]) -> list[str]:
+    """That a model could not be evaluated at some rotations, if there are any, by the reasons of each."""
+    count = f"the model could not be evaluated at {len(refused)} rotations, which were left out"
+    return [f"{count}: {refused[0]}"] if refused else []
 
 
 def evaluated(model: RotatedModel, wanted: Tensor, fewest: int) -> Evaluated:
@@ -86,7 +92,7 @@ def _one_by_one(model: RotatedModel, wanted: Tensor, refused: list[str]) -> tupl
             done.append(model.rotated_back(rotation[None]))
             kept.append(rotation)
         except (Exception, SystemExit) as error:
-            refused.append(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+            refused.append(in_one_line(error))
     if not done:
         raise EquivProbeError(f"a model that fails at all rotated inputs ({refused[0]})", "one that can be evaluated")
     return torch.stack(kept), {name: torch.cat([one[name] for one in done]) for name in done[0]}

@@ -5,40 +5,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.angular_spectrum import angular_degree
-from equiv_probe.diagnosis.conventions.angles import angles
+from equiv_probe.diagnosis.conventions.angles import angles, units_of_angle
 from equiv_probe.diagnosis.conventions.cartesian_or_spherical import cartesian_or_spherical
 from equiv_probe.diagnosis.conventions.fixed_change import fixed_change
 from equiv_probe.diagnosis.conventions.input_representation import input_representation
 from equiv_probe.diagnosis.conventions.order_of_axes import order_of_axes
 from equiv_probe.diagnosis.conventions.transposed import input_transposed, output_transposed
-from equiv_probe.diagnosis.conventions.units_of_angle import units_of_angle
 from equiv_probe.diagnosis.conventions.usual_mistakes import USUAL_MISTAKES, another_representation
 from equiv_probe.diagnosis.conventions.voigt_order import voigt_order
+from equiv_probe.diagnosis.graph.discrete_choices import few_values, small_angles, ties
 from equiv_probe.diagnosis.graph.edges import edges
-from equiv_probe.diagnosis.graph.few_values import few_values
-from equiv_probe.diagnosis.graph.small_angles import small_angles
-from equiv_probe.diagnosis.graph.ties import ties
 from equiv_probe.diagnosis.grids.kernels import kernels, windows
 from equiv_probe.diagnosis.grids.places import embedded_places
-from equiv_probe.diagnosis.group.choice_of_cell import choice_of_cell
+from equiv_probe.diagnosis.group.beside_rotation import permutation, time_reversal, translation
+from equiv_probe.diagnosis.group.crystals import choice_of_cell, lattice
 from equiv_probe.diagnosis.group.fixed_origin import fixed_origin
-from equiv_probe.diagnosis.group.lattice import lattice
-from equiv_probe.diagnosis.group.one_axis import one_axis
-from equiv_probe.diagnosis.group.permutation import permutation
 from equiv_probe.diagnosis.group.reflection import reflection
-from equiv_probe.diagnosis.group.right_angles import right_angles
-from equiv_probe.diagnosis.group.time_reversal import time_reversal
-from equiv_probe.diagnosis.group.translation import translation
+from equiv_probe.diagnosis.group.some_rotations import one_axis, right_angles
 from equiv_probe.diagnosis.numerics.batch_of_one import batch_of_one
 from equiv_probe.diagnosis.numerics.chance import chance
-from equiv_probe.diagnosis.numerics.compiled import compiled
 from equiv_probe.diagnosis.numerics.conditioning import conditioning
 from equiv_probe.diagnosis.numerics.cut_inputs import cut_inputs
 from equiv_probe.diagnosis.numerics.far_from_origin import far_from_origin
 from equiv_probe.diagnosis.numerics.fused_kernels import fused_kernels
-from equiv_probe.diagnosis.numerics.in_float64 import in_float64
-from equiv_probe.diagnosis.numerics.other_device import other_device
 from equiv_probe.diagnosis.numerics.quantised import quantised
+from equiv_probe.diagnosis.numerics.run_otherwise import compiled, in_float64, other_device
 from equiv_probe.diagnosis.physics.gradient import gradient
 from equiv_probe.diagnosis.physics.net_force import net_force
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.experiment import NotApplicable
 from equiv_probe.diagnosis.finding import Attempt, Finding
+from equiv_probe.errors import in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,5 +81,5 @@ def _tried(one: Experiment, subject: Subject) -> tuple[list[Finding], Attempt]:
     except NotApplicable as reason:
         state, why = "not applicable", str(reason)
     except (Exception, SystemExit) as error:  # somebody's model: the other experiments go on
-        state, why = "failed", " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        state, why = "failed", in_one_line(error, 300)
     return found, Attempt(one.name, one.group, one.question, state, why, subject.evaluations - before)

@@ -14,6 +14,7 @@ from equiv_probe.diagnosis.evaluation import evaluated
 from equiv_probe.estimation.controls import TRANSLATION
 from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR, Verdict, verdict
+from equiv_probe.live.batch_call import coarsest
 from equiv_probe.orbit.controls import controls_of
 from equiv_probe.orbit.rotated_model import RotatedModel
 from equiv_probe.report.formatting import number
@@ -22,7 +23,7 @@ from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.grid_plans import exact_grids, fitting_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -50,7 +51,7 @@ class Subject:
         stacked: whether ``predict`` takes several copies in one call, with a leading axis on what rotates.
         precision: that the model works in; None is that of its inputs.
         module: that ``predict`` calls, where there is one.
-        calling: what ``predict`` would be for another module of its kind.
+        calling: what ``predict`` would be for another module of its kind; goes with ``module``.
         units: of outputs, where known.
         scales: natural sizes of outputs in these units; one where not known.
         seed: of the rotations.
@@ -77,11 +78,11 @@ class Subject:
         first: int = ROTATIONS,
     ) -> None:
         self.predict, self.center, self.stacked, self.module = predict, center, stacked, module
-        self.calling = calling
+        self._calling = calling
         self.units, self.scales = dict(units or {}), dict(scales or {})
         self.seed = seed
         self._models: list[RotatedModel] = []
-        self.precision = precision or _precision_of(inputs)
+        self.precision = precision or coarsest(inputs.values()) or torch.float64
         self.model = self._made(predict, dict(inputs), schema, center)
         self.schema, self.inputs = self.model.schema, self.model.inputs
         self.has_exact_grids = bool(exact_grids(self.schema))
@@ -246,6 +247,23 @@ class Subject:
         """Outputs at other inputs, not rotated; one evaluation."""
         return self._made(predict or self.predict, dict(inputs), self.schema, "origin").identity
 
+    def by(self, module: nn.Module) -> Callable[[Any], Any]:
+        """What ``predict`` would be with another module in the place of its own."""
+        assert self._calling is not None
+        return self._calling(module)
+
+    def changes(self, found: Outputs, factor: float) -> Iterator[tuple[str, float, float]]:
+        """Outputs that are not what they are at the input as it is: name, by how much, and what rounding explains.
+
+        Args:
+            found: outputs at an input that should make no difference.
+            factor: multiple of rounding that a change exceeds.
+        """
+        for name in self.outputs:
+            change, rounding = root(found[name] - self.identity[name]), self.rounding(name)
+            if change > factor * rounding:
+                yield name, change, rounding
+
     def compare(self, name: str, after: Tensor, before: Tensor | None = None, *, candidates: int = 1) -> Compared:
         """How much of an output's error goes.
 
@@ -259,14 +277,14 @@ class Subject:
         floor = min(self.floor(name), self.error(name) / ROUND_OFF_FACTOR) ** 2
         return compared(before, after, floor, candidates=candidates)
 
+    def best(self, name: str, tried: Mapping[str, Tensor]) -> tuple[str, Compared]:
+        """Of several changes that under which most of an output's error goes, by label, and how much that is."""
+        found = {label: self.compare(name, after, candidates=len(tried)) for label, after in tried.items()}
+        return max(found.items(), key=lambda one: one[1].part)
+
     def _made(
         self, predict: Callable[[Any], Any], inputs: dict[str, Any], schema: Schema | None, center: str | Tensor
     ) -> RotatedModel:
         model = RotatedModel(predict, inputs, schema, center, precision=self.precision, stacked=self.stacked)
         self._models.append(model)
         return model
-
-
-def _precision_of(inputs: Mapping[str, Any]) -> torch.dtype:
-    kinds = {v.dtype for v in inputs.values() if isinstance(v, torch.Tensor) and v.is_floating_point()}
-    return max(kinds, key=lambda one: torch.finfo(one).eps, default=torch.float64)

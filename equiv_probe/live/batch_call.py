@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ def batch_call(model: Callable[..., Any], batch: Any, schema: Schema | None = No
         schema: representations; None infers them for a module.
     """
     if not isinstance(model, nn.Module):
-        return BatchCall(model, batch, schema, _coarsest([], batch if isinstance(batch, Mapping) else {"": batch}))
+        return BatchCall(model, batch, schema, coarsest(batch.values() if isinstance(batch, Mapping) else [batch]))
     args, kwargs = _arguments(model, batch)
     adapter = adapter_for(model, args, kwargs)
     if type(adapter) is CallAdapter and schema is not None and args == (batch,) and not isinstance(batch, Mapping):
@@ -75,8 +75,7 @@ def batch_call(model: Callable[..., Any], batch: Any, schema: Schema | None = No
         with torch.enable_grad():
             raw = model(*made, **named)
         schema = resolve_batch(adapter.infer(inputs, raw, None), inputs)
-    weights = [p.dtype for p in model.parameters() if p.is_floating_point()]
-    return BatchCall(predict, dict(inputs), schema, _coarsest(weights, inputs), calling)
+    return BatchCall(predict, dict(inputs), schema, coarsest([*model.parameters(), *inputs.values()]), calling)
 
 
 def _arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -93,6 +92,7 @@ def _arguments(model: nn.Module, batch: Any) -> tuple[tuple[Any, ...], dict[str,
     return (batch,), {}
 
 
-def _coarsest(found: list[torch.dtype], inputs: Mapping[str, Any]) -> torch.dtype | None:
-    found = [*found, *(v.dtype for v in inputs.values() if isinstance(v, torch.Tensor) and v.is_floating_point())]
+def coarsest(values: Iterable[Any]) -> torch.dtype | None:
+    """The type of the coarsest numbers among tensors and whatever else; None where there are none."""
+    found = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
     return max(found, key=lambda one: torch.finfo(one).eps, default=None)

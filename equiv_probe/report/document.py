@@ -7,6 +7,7 @@ notebook.
 
 from __future__ import annotations
 
+import math
 import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, runtime_checkable
@@ -78,9 +79,13 @@ class Column:
     digits: int = 3
 
 
-def columns(*names: str, text: Sequence[str] = ()) -> list[Column]:
-    """Columns by their names, of numbers but for those of ``text``."""
-    return [Column(name, kind="text" if name in text else "number") for name in names]
+def columns(*heads: str | Column, text: Sequence[str] = (), percent: Sequence[str] = ()) -> list[Column]:
+    """Columns by their names, of numbers but for those named in ``text`` and ``percent``."""
+
+    def column(name: str) -> Column:
+        return Column(name, kind="text" if name in text else "percent" if name in percent else "number")
+
+    return [column(head) if isinstance(head, str) else head for head in heads]
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,10 @@ class Headline:
     """
 
     answer: str
-    value: float
-    unit: str
-    interval: tuple[float, float]
-    meaning: str
+    value: float = math.nan
+    unit: str = ""
+    interval: tuple[float, float] = (math.nan, math.nan)
+    meaning: str = ""
     beside: Sequence[str] = ()
     severity: Severity = "unknown"
     about: str = ""

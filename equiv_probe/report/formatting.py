@@ -7,6 +7,8 @@ import sys
 from typing import Any
 from unicodedata import category
 
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
 
 def number(value: float, digits: int = 3) -> str:
     """Significant digits, without needless exponents; a dash for what was not measured.
@@ -89,3 +91,15 @@ def with_error(value: float, error: float) -> str:
 def percent(share: float) -> str:
     """A share in percent."""
     return "< 1e-6 %" if abs(share) < 1e-8 else f"{number(100 * share)} %"
+
+
+def bar(part: float, length: int = 8) -> str:
+    """A bar of so many characters, in eighths of one; empty where there is no number.
+
+    >>> bar(0.5), bar(0.125), bar(2.0, 4), bar(float("nan"))
+    ('████', '█', '████', '')
+    """
+    if not math.isfinite(part):
+        return ""
+    eighths = round(8 * length * min(1.0, max(0.0, part)))
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

@@ -18,7 +18,6 @@ LEVEL = 0.05
 """Level of Holm's p values below which a difference is resolved."""
 MAIN = "forces"
 """The quantity that the sentence is about where its difference is resolved: dynamics and relaxations run on it."""
-_NONE = (math.nan, math.nan)
 
 
 def headline(names: Sequence[str], contrasts: Sequence[Contrast], tests: int) -> Headline:
@@ -29,7 +28,7 @@ def headline(names: Sequence[str], contrasts: Sequence[Contrast], tests: int) ->
     pairs = [(one, entry) for one in contrasts for entry in one.entries if entry.change.p_holm < LEVEL]
     if not pairs:
         answer = _unresolved(names[0], tests)
-        return Headline(answer, math.nan, "", _NONE, meaning(tests), question="What differs?")
+        return Headline(answer, meaning=meaning(tests), question="What differs?")
     contrast, entry = min(pairs, key=lambda pair: _rank(pair[0]))
     if tests == 1:
         rest = "the only difference that could be tested"
@@ -40,7 +39,7 @@ def headline(names: Sequence[str], contrasts: Sequence[Contrast], tests: int) ->
     others = _unresolved_main(contrasts, contrast.quantity)
     says, value, unit = _difference(contrast, entry)
     answer = f"{entry.report} {says}, {rest}{others}."
-    return Headline(answer, value, unit, _NONE, meaning(tests), about=contrast.quantity, question="What differs?")
+    return Headline(answer, value, unit, meaning=meaning(tests), about=contrast.quantity, question="What differs?")
 
 
 def meaning(tests: int) -> str:

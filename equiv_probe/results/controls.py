@@ -7,7 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, overload
 
 from equiv_probe.estimation.controls import BATCH, FLOOR_EXPLAINED, MANY, OWN_FRAME, Control, failed_first
-from equiv_probe.report.document import GRAPHICAL, TERMINAL, Column, Headline, Note, Paragraph, Section, Table, Verdict
+from equiv_probe.report.document import (
+    GRAPHICAL,
+    TERMINAL,
+    Headline,
+    Note,
+    Paragraph,
+    Section,
+    Table,
+    Verdict,
+    columns,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +50,7 @@ def doubted(top: Headline | None, controls: Sequence[Control]) -> Headline | Non
     worst = gravest(controls)
     if worst is None:
         return top
-    found = top or Headline("", math.nan, "", (math.nan, math.nan), "Nothing was measured.")
+    found = top or Headline("", meaning="Nothing was measured.")
     answer = f"{_LIMITED.get(worst.name, _DOUBT)}: {worst.sentence.rstrip('.')}."
     if worst.name not in _LIMITED:
         beside = [f"By the number alone: {found.answer}"] if found.severity in {"bad", "fair"} else []
@@ -66,19 +76,15 @@ def below_headline(controls: Sequence[Control]) -> list[Note | Paragraph]:
 
 def control_section(controls: Sequence[Control]) -> Section:
     """All controls as a table, those that failed first; without any it is empty and left out."""
-    columns = [
-        Column("control", kind="text"),
-        Column("result", kind="text"),
-        Column("what was found", kind="text"),
-        Column("value"),
-        Column("limit"),
-    ]
+    heads = columns(
+        "control", "result", "what was found", "value", "limit", text=("control", "result", "what was found")
+    )
     rows: list[list[Cell]] = [
         [one.name, Verdict(one.state, _STATES[one.state]), one.sentence, one.value, one.limit]
         for one in failed_first(controls)
     ]
     caption = "What the numbers must have passed before they are believed."
-    table = Table("Which controls did it pass?", columns, rows, caption, on=GRAPHICAL)
+    table = Table("Which controls did it pass?", heads, rows, caption, on=GRAPHICAL)
     return Section("Which controls did it pass?", [table] if rows else [])
 
 

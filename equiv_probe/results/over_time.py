@@ -11,7 +11,7 @@ from msgspec import structs
 from equiv_probe.estimation.estimates import LOGGED, Sums, flattened
 from equiv_probe.report.axes import CALM, axes_or_new, figure, short, tidied
 from equiv_probe.report.document import TERMINAL, Block, Cell, Column, Document, Figure, Table, Uncertain
-from equiv_probe.report.formatting import number, span
+from equiv_probe.report.formatting import bar, number, span
 from equiv_probe.report.record import Part, Record
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor
 
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
 _WIDTH = 12
 _NONE = (math.nan, math.nan)
 
@@ -140,7 +139,7 @@ class OverTime(Record, frozen=True):
                 row += [one.structures, Uncertain(one.share, one.share_stderr), one.share_interval]
             else:
                 row += [one.structures, Uncertain(one.equiv, one.equiv_stderr), one.equiv_interval]
-            rows.append([*row, _bar(getattr(one, key), most)])
+            rows.append([*row, bar(getattr(one, key) / most if most > 0 else math.nan, _WIDTH)])
         return Table(
             f"{self.stage}/{self.name} ({self.loss}) over {self.over}{outside}",
             [Column(self.over, kind="text"), *losses, count, shown, interval, Column("", kind="text")],
@@ -202,10 +201,3 @@ def _plain(value: float) -> str:
         return text
     mantissa, exponent = text.split("e")
     return f"{mantissa}e{int(exponent)}"
-
-
-def _bar(value: float, most: float) -> str:
-    if not (math.isfinite(value) and most > 0):
-        return ""
-    eighths = round(8 * _WIDTH * max(value, 0.0) / most)
-    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from equiv_probe.report.document import Column, Table
+from equiv_probe.report.document import Table, columns
 from equiv_probe.results.verdict_words import judged
 
 if TYPE_CHECKING:
@@ -25,15 +25,12 @@ def run_table(measured: Sequence[Measured], *, doubted: bool = False) -> list[Ta
     of_run = [m for m in measured if m.step is not None]
     if not of_run:
         return []
-    columns = [
-        Column("quantity", kind="text"),
-        Column("at step"),
-        Column("floor, share", kind="percent"),
-        Column("verdict", kind="text"),
-    ]
+    heads = columns(
+        "quantity", "at step", "floor, share", "verdict", text=("quantity", "verdict"), percent=("floor, share",)
+    )
     rows: list[list[Cell]] = [[m.title, m.step, _floor_share(m), judged(m, doubted=doubted)] for m in of_run]
     caption = "The floor is what the same measurement reads where only rounding differs."
-    return [Table("When it was measured last, and whether it is more than rounding", columns, rows, caption)]
+    return [Table("When it was measured last, and whether it is more than rounding", heads, rows, caption)]
 
 
 def _floor_share(m: Measured) -> float:

@@ -40,8 +40,7 @@ def cartesian_or_spherical(subject: Subject) -> Findings:
                 tried[f"ep.{other}, axes in the order ({label})"] = back.reshape(raw.shape)
         if not tried:
             continue
-        compared = {label: subject.compare(name, back, candidates=len(tried)) for label, back in tried.items()}
-        label, best = max(compared.items(), key=lambda one: one[1].part)
+        label, best = subject.best(name, tried)
         sentence = f"{name!r} is declared as ep.{declared}, but rotates as {label}"
         advice = "Declare what the model gives, or change its basis: spherical harmonics are not Cartesian components."
         yield finding(NAME, name, best, sentence, advice, exact=True)

@@ -33,11 +33,7 @@ def order_of_axes(subject: Subject) -> Findings:
             continue
         raw = subject.raw(name)
         others = {label: _in_axes(matrix, subject.rotations) for label, matrix in _signed_permutations().items()}
-        tried = {
-            label: subject.compare(name, rep.rotate_back(raw, other), candidates=len(others))
-            for label, other in others.items()
-        }
-        label, best = max(tried.items(), key=lambda one: one[1].part)
+        label, best = subject.best(name, {label: rep.rotate_back(raw, other) for label, other in others.items()})
         sentence = (
             f"{name!r} rotates as it should if its axes are read as ({label}) where (x, y, z) was expected, up to a "
             "sign of the whole"

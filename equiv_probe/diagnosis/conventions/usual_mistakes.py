@@ -58,13 +58,13 @@ def _experiment(kind: str) -> Experiment:
 
     def run(subject: Subject) -> Findings:
         for output in subject.broken:
-            tried = [one for one in explanations(subject.orbit, output) if one.kind == kind]
-            found = [(subject.compare(output, one.values, candidates=len(tried)), one.sentence) for one in tried]
-            if found:
-                best, sentence = max(found, key=lambda one: one[0].part)
-                if kind == "constant vector" and best.part > PARTLY and subject.depends_on_place(output):
-                    continue  # as what is not counted from the centroid does: the structure's place is the constant
-                yield finding(name, output, best, sentence, advice, exact=kind not in _ADDED)
+            tried = {one.sentence: one.values for one in explanations(subject.orbit, output) if one.kind == kind}
+            if not tried:
+                continue
+            sentence, best = subject.best(output, tried)
+            if kind == "constant vector" and best.part > PARTLY and subject.depends_on_place(output):
+                continue  # as what is not counted from the centroid does: the structure's place is the constant
+            yield finding(name, output, best, sentence, advice, exact=kind not in _ADDED)
 
     return Experiment(name, "conventions", question, 0, run)
 

@@ -24,7 +24,7 @@ NAME = "embedded places"
 @experiment(NAME, "grids", "Does the model hold values for each voxel that depend on the orientation?", cost=FEW)
 def embedded_places(subject: Subject) -> Findings:
     """Average tensors ``(…, D, D, D)`` that are no kernels over the rotations of the cube."""
-    if subject.module is None or subject.calling is None:
+    if subject.module is None:
         raise NotApplicable("such values are seen in modules only")
     module, names = copy.deepcopy(subject.module), []
     for path, part in module.named_modules():
@@ -33,7 +33,7 @@ def embedded_places(subject: Subject) -> Findings:
             names += [name for name, value in own if _is_averaged(value)]
     if not names:
         raise NotApplicable("the model holds no values for each voxel of a cube that depend on the orientation")
-    after = subject.again(predict=subject.calling(module))
+    after = subject.again(predict=subject.by(module))
     for name in subject.broken:
         sentence = f"{name!r} respects rotations if what the model holds for each voxel does: {', '.join(names)}"
         advice = "Embed what does not depend on the orientation, as the distance from the centre of the box."

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from equiv_probe.diagnosis.comparison import variance
 from equiv_probe.diagnosis.layers.measuring import Patch
 from equiv_probe.diagnosis.layers.traced_model import children
+from equiv_probe.errors import in_one_line
 from equiv_probe.progress import progress as progress_bar
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Patching:
         self._traced, self._output, self._left = traced, output, budget
         step = max(1, len(traced.rotations) // ROTATIONS)
         self._rotations = traced.rotations[::step][:ROTATIONS]
-        self._whole = _variance(traced.values[output][::step][:ROTATIONS])
+        self._whole = variance(traced.values[output][::step][:ROTATIONS])
         self.evaluations = 0
 
     def run(self, *, progress: bool = False) -> dict[int, Patched]:
@@ -97,7 +99,7 @@ class Patching:
         try:
             before, after = (self._variance_with(call, side) for side in ("in", "out"))
         except (Exception, SystemExit) as error:  # a module may refuse what no layer before it makes
-            return Patched(why=" ".join(f"{type(error).__name__}: {error}".split())[:200])
+            return Patched(why=in_one_line(error))
         return Patched(1 - after / self._whole, (before - after) / self._whole)
 
     def _variance_with(self, call: CallRecord, side: str) -> float:
@@ -112,7 +114,7 @@ class Patching:
             values.append(self._traced.rotated_back(patch.at(rotation), rotation)[self._output])
             self._left -= 1
             self.evaluations += 1
-        return _variance(torch.stack(values))
+        return variance(torch.stack(values))
 
 
 class _Steeper:
@@ -135,7 +137,3 @@ def differentiated(traced: TracedModel) -> set[str]:
         if float((value - own).abs().max()) > 1e-3 * float(own.abs().max()):
             changed.add(name)
     return changed
-
-
-def _variance(values: Tensor) -> float:
-    return float(values.double().var(0, correction=1).mean())

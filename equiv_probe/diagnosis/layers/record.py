@@ -10,7 +10,7 @@ import msgspec
 from equiv_probe.diagnosis.layers.carried import INVARIANT
 from equiv_probe.diagnosis.layers.layer import Layer, TracedOutput
 from equiv_probe.diagnosis.layers.tree import tree_blocks
-from equiv_probe.report.document import Column, Document, Headline, Listing, Section, Table, Verdict, method
+from equiv_probe.report.document import Document, Headline, Listing, Section, Table, Verdict, columns, method
 from equiv_probe.report.formatting import number, percent
 from equiv_probe.report.record import Record
 
@@ -129,30 +129,18 @@ class Trace(Record, frozen=True):
         ]
 
     def _headline(self) -> Headline:
-        culprits, none = self.culprits, (math.nan, math.nan)
-        question = "Where is it broken?"
+        culprits, question = self.culprits, "Where is it broken?"
         if not self.broken:
             answer = "Nothing is broken: the outputs are equivariant to rounding."
             inside = [one for one in self.layers if one.broken]
             said = f"Broken inside, without an effect: {', '.join(one.label for one in inside[:3])}." if inside else ""
-            return Headline(answer, math.nan, "", none, said, severity="good", question=question)
+            return Headline(answer, meaning=said, severity="good", question=question)
         if self.is_mixed:
             first = "".join(f" The first to break is {one.label} ({one.kind})." for one in culprits)
             answer = f"It is broken in many layers, some against others: mending a single one may not help.{first}"
-            return Headline(answer, math.nan, "", none, "", severity="bad", question=question)
-        if not culprits:
-            answer = "It is broken, and no submodule stands out."
-            return Headline(answer, math.nan, "", none, "", severity="bad", question=question)
-        return Headline(
-            self._said(culprits[0]),
-            math.nan,
-            "",
-            none,
-            "",
-            [self._said(one) for one in culprits[1:]],
-            severity="bad",
-            question=question,
-        )
+            return Headline(answer, severity="bad", question=question)
+        first, *others = [self._said(one) for one in culprits] or ["It is broken, and no submodule stands out."]
+        return Headline(first, beside=others, severity="bad", question=question)
 
     def _said(self, layer: Layer) -> str:
         inside = [one for one in self.layers if one.parent >= 0 and self.layers[one.parent] is layer]
@@ -171,17 +159,12 @@ class Trace(Record, frozen=True):
         return f"{where}{adds}: {before}{comes}." if adds else f"{where} is the first to break: {before}{comes}."
 
     def _outputs(self) -> Table:
-        columns = [
-            Column("output", kind="text"),
-            Column("equivariance error"),
-            Column("floor"),
-            Column("size"),
-            Column("unit", kind="text"),
-            Column("verdict", kind="text"),
-        ]
+        heads = columns(
+            "output", "equivariance error", "floor", "size", "unit", "verdict", text=("output", "unit", "verdict")
+        )
         return Table(
             "Equivariance error of the outputs",
-            columns,
+            heads,
             [[o.name, o.error, o.floor, o.size, o.unit, _verdict(o.broken)] for o in self.outputs],
         )
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from equiv_probe.diagnosis.comparison import root, variance
+from equiv_probe.diagnosis.evaluation import left_out
 from equiv_probe.diagnosis.layers.calls import WatchedCalls
 from equiv_probe.diagnosis.layers.layer import Activation, Layer, TracedOutput
 from equiv_probe.diagnosis.layers.patching import Patched, Patching, differentiated
@@ -170,8 +172,7 @@ def trace_of(
 def _outputs(traced: TracedModel, units: Mapping[str, str]) -> list[TracedOutput]:
     found = []
     for name, values in traced.values.items():
-        error = math.sqrt(max(0.0, float(values.double().var(0, correction=1).mean()))) if values.numel() else 0.0
-        size = math.sqrt(float(values.double().square().mean())) if values.numel() else 0.0
+        error, size = (math.sqrt(variance(values)), root(values)) if values.numel() else (0.0, 0.0)
         rounding = traced.rounding_of_output(name, size)
         found.append(
             TracedOutput(name, units.get(name, ""), error, size, rounding, error > ROUND_OFF_FACTOR * rounding)
@@ -259,12 +260,8 @@ def _not_called(traced: TracedModel) -> list[str]:
 
 
 def _remarks(traced: TracedModel) -> list[str]:
-    remarks = [f"{path or 'the model'} {why}" for path, why in traced.watched.problems.items()]
-    if traced.refused:
-        remarks.append(
-            f"the model could not be evaluated at {len(traced.refused)} rotations, which were left out: "
-            f"{traced.refused[0]}"
-        )
+    problems = [f"{path or 'the model'} {why}" for path, why in traced.watched.problems.items()]
+    remarks = [*problems, *left_out(traced.refused)]
     lists = [site for site in traced.sites if site.changes or site.reordered]
     if lists and any(map(traced.is_broken, traced.sites)):
         remarks.append(

@@ -22,7 +22,7 @@ from equiv_probe.diagnosis.layers.inference import (
 )
 from equiv_probe.diagnosis.layers.measuring import Discrete, Moments, Samples, Together
 from equiv_probe.diagnosis.layers.sites import Discovery
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, in_one_line
 from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR
 from equiv_probe.orbit.rounding import perturbed
 from equiv_probe.progress import progress as progress_bar
@@ -197,7 +197,7 @@ class TracedModel:
             try:
                 values.append(self.rotated_back(Together(moments.at(rotation), discrete, samples), rotation))
             except (Exception, SystemExit) as error:  # models raise anything
-                self.refused.append(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+                self.refused.append(in_one_line(error))
                 continue
             kept.append(rotation)
             self._samples.append(samples.taken)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from equiv_probe.report.axes import ALARM, CALM, figure
 from equiv_probe.report.document import PAGE, TERMINAL, Column, Figure, Paragraph, Table, Verdict
+from equiv_probe.report.formatting import bar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,21 +23,6 @@ DECADES = 8
 """Of the bar of an error, which begins at 1e-8."""
 NEXT_TO_NOTHING = 1e-3
 """Part of the error below which all are shown alike."""
-BAR = 8
-"""Characters of a whole bar."""
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
-
-
-def bar(part: float, length: int = BAR) -> str:
-    """A bar in eighths of a character.
-
-    >>> bar(0.5), bar(0.125), bar(2.0, 4), bar(float("nan"))
-    ('████', '█', '████', '')
-    """
-    if not math.isfinite(part):
-        return ""
-    eighths = round(8 * length * min(1.0, max(0.0, part)))
-    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
 
 
 def tree_blocks(layers: Sequence[Layer], output: str) -> list[Block]:

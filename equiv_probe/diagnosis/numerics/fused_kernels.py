@@ -31,10 +31,10 @@ NAME = "fused kernels"
 def fused_kernels(subject: Subject) -> Findings:
     """Attention, encoder layers, oneDNN and cuEquivariance's polynomials as plain operations, one after the other."""
     predict, where = subject.predict, ""
-    if subject.module is not None and subject.calling is not None and _fused_polynomials(subject.module):
+    if subject.module is not None and _fused_polynomials(subject.module):
         plain = copy.deepcopy(subject.module)
         where = f", with {_made_plain(plain)} of cuEquivariance's polynomials among them"
-        predict = subject.calling(plain)
+        predict = subject.by(plain)
     after = subject.again(predict=under(_plain_operations, predict))
     if all(torch.equal(after[name], subject.few(name)) for name in subject.broken):
         raise NotApplicable(f"plain operations give the same numbers{_of_cuequivariance(subject)}")

@@ -91,11 +91,10 @@ def _on_the_way(subject: Subject, unrounded: Callable[[Any], Any], mode: _Unroun
 def _in_the_weights(subject: Subject, coarse: dict[str, Tensor]) -> Findings:
     """What rounding to levels as far apart makes anew: with noise added and taken away, squares add up without it."""
     assert subject.module is not None
-    assert subject.calling is not None
     squares = dict.fromkeys(subject.broken, 0.0)
     for times in (TIMES, -TIMES):
         module = _jittered(subject.module, {name: times * spacing for name, spacing in coarse.items()}, subject.seed)
-        after = subject.again(predict=subject.calling(module))
+        after = subject.again(predict=subject.by(module))
         squares = {name: square + variance(after[name]) / 2 for name, square in squares.items()}
     for name, square in squares.items():
         error = subject.error(name)
@@ -117,12 +116,12 @@ def _in_the_weights(subject: Subject, coarse: dict[str, Tensor]) -> Findings:
 def _without_rounding(subject: Subject) -> tuple[Callable[[Any], Any], _Unrounded]:
     """The model with torch's quantised linear layers in floating point, and a mode, which has seen it once."""
     mode, predict = _Unrounded(), subject.predict
-    if subject.module is not None and subject.calling is not None and _quantised_layers(subject.module):
+    if subject.module is not None and _quantised_layers(subject.module):
         module = copy.deepcopy(subject.module)
         for path, layer in _quantised_layers(module).items():
             parent, _, name = path.rpartition(".")
             setattr(module.get_submodule(parent), name, _in_floating_point(layer))
-        predict = subject.calling(module)
+        predict = subject.by(module)
     with mode:
         predict(subject.inputs)
     return predict, mode

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from equiv_probe.errors import EquivProbeError, missing_file, nearest
+from equiv_probe.errors import EquivProbeError, in_one_line, missing_file, nearest
 from equiv_probe_ase.calculators.loading import load
 from equiv_probe_ase.calculators.presets import PRESETS
 
@@ -77,7 +77,7 @@ def _explained(spec: str, device: str | None, dtype: str | None) -> Iterator[Non
         raise
     except Exception as error:  # packages raise anything
         options = "".join(f" --{key} {value}" for key, value in (("device", device), ("dtype", dtype)) if value)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = in_one_line(error, 300)
         raise EquivProbeError(f"{spec}{options}, of which no calculator could be made ({reason})") from error
 
 

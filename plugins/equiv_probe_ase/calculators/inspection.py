@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, in_one_line
 from equiv_probe_ase.evaluators import evaluator_for
 from equiv_probe_ase.evaluators.engine import ATOMS_PER_CALL, GPU_ATOMS_PER_CALL, Engine
 from equiv_probe_ase.evaluators.loop import with_wrapped
@@ -80,7 +80,7 @@ def left_out(evaluator: Evaluator, dropped: Mapping[str, Quantity], structures: 
         except NotImplementedError:  # of ASE too: properties that are listed and not computed
             continue
         except (Exception, SystemExit) as error:
-            found[name] = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            found[name] = in_one_line(error)
     return found
 
 

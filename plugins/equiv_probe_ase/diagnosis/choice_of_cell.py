@@ -9,7 +9,7 @@ from ase.build import make_supercell
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.diagnosis.group.choice_of_cell import ADVICE, NAME
+from equiv_probe.diagnosis.group.crystals import CELL, CELL_ADVICE
 from equiv_probe.estimation.verdict import BROKEN_FACTOR
 from equiv_probe_ase.diagnosis.atoms_subject import atoms_of
 
@@ -23,7 +23,7 @@ _SHEARED = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]])
 _DOUBLED = np.diag([2, 1, 1])
 
 
-@experiment(NAME, "group", "Do the outputs depend on which cell describes the crystal?", cost=3, needs_error=False)
+@experiment(CELL, "group", "Do the outputs depend on which cell describes the crystal?", cost=3, needs_error=False)
 def choice_of_cell(subject: Subject) -> Findings:
     """The second lattice vector plus the first; and the first one doubled, with the atoms in it."""
     model = atoms_of(subject)
@@ -48,7 +48,7 @@ def choice_of_cell(subject: Subject) -> Findings:
             if change > BROKEN_FACTOR * subject.rounding(name):
                 told.add(name)
                 sentence = f"{name!r} changes by {subject.amount(name, change)} where {how}: the crystal is the same"
-                yield Finding(NAME, name, sentence, ADVICE, "beside", change, subject.rounding(name))
+                yield Finding(CELL, name, sentence, CELL_ADVICE, "beside", change, subject.rounding(name))
 
 
 def _sorted(values: np.ndarray, times: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
-from equiv_probe.diagnosis.numerics.in_float64 import NAME
+from equiv_probe.diagnosis.numerics.run_otherwise import PRECISION
 from equiv_probe.diagnosis.subject import FEW
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.formatting import number
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from equiv_probe.diagnosis.subject import Subject
 
 
-@experiment(NAME, "numerics", "Does the error go if everything is computed in float64?", cost=FEW + 1)
+@experiment(PRECISION, "numerics", "Does the error go if everything is computed in float64?", cost=FEW + 1)
 def calculator_in_float64(subject: Subject) -> Findings:
     """Make the calculator once more, in float64."""
     model = atoms_of(subject)
@@ -42,4 +42,4 @@ def calculator_in_float64(subject: Subject) -> Findings:
         best = subject.compare(name, after[name])
         sentence = f"{name!r} is off by {subject.amount(name, best.before)}, and in float64 by {number(best.after, 2)}"
         advice = "Use the model in float64 (--dtype float64), or keep its geometry in float64."
-        yield finding(NAME, name, best, sentence, advice)
+        yield finding(PRECISION, name, best, sentence, advice)

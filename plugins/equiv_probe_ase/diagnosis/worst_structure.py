@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, in_one_line
 from equiv_probe_ase.auditing.subject import Subject as Audited
 from equiv_probe_ase.calculators.by_name import as_calculator
 from equiv_probe_ase.diagnosis.atoms_subject import subject_of
@@ -70,7 +70,7 @@ class Asked:
             try:
                 subject = subject_of(structure, self.audited, seed=self.seed, in_float64=self.in_float64)
             except (Exception, SystemExit) as error:  # the others go on
-                why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+                why = in_one_line(error)
                 self.notes.append(f"{structure.name} failed: {why}")
                 continue
             errors = [subject.error(name) / (subject.size(name) or 1.0) for name in subject.broken]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ase.io.trajectory import Trajectory
 
-from equiv_probe.errors import EquivProbeError
+from equiv_probe.errors import EquivProbeError, in_one_line
 from equiv_probe.messages import logger
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def last_frame(path: Path) -> tuple[int, Atoms | None]:
             whole, last = _whole(frames, count)
     except Exception as error:  # readers raise anything
         raise EquivProbeError(
-            f"{path}, which ASE cannot read ({' '.join(f'{type(error).__name__}: {error}'.split())[:120]})",
+            f"{path}, which ASE cannot read ({in_one_line(error, 120)})",
             "the trajectory of the run to go on with",
             "another --traj, or without --resume to start over",
         ) from error

@@ -1,4 +1,4 @@
-"""Lattice translations: atoms that are counted in another cell are the same atoms."""
+"""The same crystal described otherwise: atoms counted in another cell, and a cell of other lattice vectors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from equiv_probe.diagnosis.atom_indices import atom_indices
-from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
 from equiv_probe.estimation.controls import MOVES
@@ -17,13 +16,17 @@ if TYPE_CHECKING:
     from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
 
-NAME = "lattice translation"
+LATTICE, CELL = "lattice translation", "choice of cell"
+CELL_ADVICE = (
+    "Count neighbours over as many images as the cutoff needs, not only the nearest; do not use the cell's lengths or "
+    "fractional coordinates as features. Of DFT, compare k-point meshes."
+)
 
 
-@experiment(NAME, "group", "Do the outputs change where atoms are moved by whole cells?", cost=2, needs_error=False)
+@experiment(LATTICE, "group", "Do the outputs change where atoms are moved by whole cells?", cost=2, needs_error=False)
 def lattice(subject: Subject) -> Findings:
     """Some atoms a cell on, and all of them in the cell that the vectors span; neither is another crystal."""
-    name_of_cell, name_of_places = crystal(subject)
+    name_of_cell, name_of_places = _crystal(subject)
     cell, places = (subject.inputs[name].detach() for name in (name_of_cell, name_of_places))
     fractional = torch.linalg.solve(cell.double().mT, places.double().mT).mT
     some = torch.randint(-1, 2, places.shape, generator=torch.Generator().manual_seed(subject.seed))
@@ -34,23 +37,35 @@ def lattice(subject: Subject) -> Findings:
     told: set[str] = set()
     for how, there in moved.items():
         found = subject.at({**subject.inputs, name_of_places: there})
-        for name in subject.outputs:
+        for name, change, rounding in subject.changes(found, MOVES):
             if name in told or subject.schema.outputs[name].is_affine:
                 continue
-            change = root(found[name] - subject.identity[name])
-            rounding = subject.rounding(name)
-            if change > MOVES * rounding:
-                told.add(name)
-                sentence = f"{name!r} changes by {subject.amount(name, change)} where {how}"
-                advice = (
-                    "Neighbours must be counted by minimum image or by explicit shifts; positions that enter as such "
-                    "(centroids, absolute coordinates, fractional coordinates without a period) see the cell they are "
-                    "counted in."
-                )
-                yield Finding(NAME, name, sentence, advice, "beside", change, rounding)
+            told.add(name)
+            sentence = f"{name!r} changes by {subject.amount(name, change)} where {how}"
+            advice = (
+                "Neighbours must be counted by minimum image or by explicit shifts; positions that enter as such "
+                "(centroids, absolute coordinates, fractional coordinates without a period) see the cell they are "
+                "counted in."
+            )
+            yield Finding(LATTICE, name, sentence, advice, "beside", change, rounding)
 
 
-def crystal(subject: Subject) -> tuple[str, str]:
+@experiment(CELL, "group", "Do the outputs depend on which cell describes the crystal?", cost=1, needs_error=False)
+def choice_of_cell(subject: Subject) -> Findings:
+    """Replace the second lattice vector by its sum with the first; atoms stay where they are."""
+    name_of_cell, _ = _crystal(subject)
+    sheared = subject.inputs[name_of_cell].detach().clone()
+    sheared[1] = sheared[1] + sheared[0]
+    found = subject.at({**subject.inputs, name_of_cell: sheared})
+    for name, change, rounding in subject.changes(found, MOVES):
+        sentence = (
+            f"{name!r} changes by {subject.amount(name, change)} where the second lattice vector is replaced by "
+            "its sum with the first: the crystal is the same"
+        )
+        yield Finding(CELL, name, sentence, CELL_ADVICE, "beside", change, rounding)
+
+
+def _crystal(subject: Subject) -> tuple[str, str]:
     """Names of the inputs that hold a cell ``(3, 3)`` and places ``(N, 3)`` of a crystal.
 
     Raises:
