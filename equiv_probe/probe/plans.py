@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from equiv_probe.live.capture import Call
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.live.sub_batches import SubBatch
+    from equiv_probe.probe.affordable import Size
     from equiv_probe.probe.recorded import RecordedStep
-    from equiv_probe.probe.schedule import Size
 
 LIGHT = RotationPlan("haar", replicates=2)
 """Two rotations: the fewest with which ``L_equiv`` can be estimated without bias."""

@@ -1,4 +1,4 @@
-"""When to measure: every so many calls, by a rule, in a random part of the calls, within a share of the run's time."""
+"""When to measure: every so many calls, by a rule, in a random part of the calls, or as often as the cost allows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.probe.account import Account
-from equiv_probe.probe.agreement import Agreement
-from equiv_probe.probe.timer import Timer
+from equiv_probe.probe.affordable import UNLIMITED, Affordable, SoFar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from equiv_probe.probe.affordable import Size
+    from equiv_probe.probe.timer import Timer
 
 Cadence = int | Literal["auto", "epoch"] | Callable[[int], bool] | None
 """Every so many calls; as the cost allows; the first of every epoch; a rule that is asked with the number of the call;
@@ -23,22 +23,8 @@ or never."""
 Warmup = int | Literal["earned"]
 """Calls at the beginning that are left alone: so many, or until the cost allows the first measurement."""
 
-Size = Literal["whole", "few", "part"]
-"""All rotations of the plan; few of them; or few for some structures of the batch alone."""
 FEW = 4
 """Measurements for which an epoch of few calls is made to last."""
-UNLIMITED = 50
-"""Calls between two measurements that follow the cost, where that has no limit."""
-SLACK = 0.98
-"""Of the calls that the cost asks for those that will do: seconds are not known better."""
-KEPT = 0.5
-"""Part of what evaluation may take that is kept for the last epoch."""
-SECOND = 2.0
-"""Calls that a measurement is expected to take as long as, where none of a whole batch was made yet."""
-OPENING = 20.0, 0.1
-"""Calls that the first measurement is expected to take as long as, with all that it infers and checks; and seconds."""
-FIRST = 10
-"""Calls after the first measurement until it is known what a call takes."""
 
 
 @dataclass
@@ -87,8 +73,7 @@ class Schedule:
     """Measurements that were not whole."""
     period: int | None = field(default=None, init=False)
     """Calls between two measurements, where the cost decides."""
-    timer: Timer = field(default_factory=Timer, init=False)
-    agreement: Agreement = field(default_factory=Agreement, init=False)
+    affordable: Affordable = field(init=False)
 
     def __post_init__(self) -> None:
         if not (self.every is None or self.every in ("auto", "epoch") or callable(self.every) or _is_count(self.every)):
@@ -106,7 +91,7 @@ class Schedule:
         self._owed: float | None = None
         """Where a measurement was put off by one call, what comes after it."""
         self._counted = 0
-        (self.account.evaluation if self.at_random else self.account.training).append(self.timer)
+        self.affordable = Affordable(self.account, self.at_random, self.warmup == "earned")
 
     def begin_epoch(self, calls: float | None = None, last: bool | None = None) -> None:
         """Start a new epoch: at random places, drawn anew, at least one of its calls is due.
@@ -192,75 +177,22 @@ class Schedule:
     def _affordable(self) -> bool:
         if not self.limited or self.account.cost is None:
             return True
-        (size,) = self.agreement.decide(lambda known: [self._sized(known)], self._known)
+        work: dict[Size, float] = {"whole": 1.0, "few": self.few, "part": self.few * self.fraction}
+        size = self.affordable.size(self._so_far, self.size, work, fresh=self._fresh)
         if size is None:
             return False
         self.size, self._fresh = size, False
         return True
 
-    @property
-    def _known(self) -> tuple[float, float]:
-        """Seconds that measuring took, in all and the last time."""
-        return self.timer.seconds, self.timer.last
-
-    def _room(self, seconds: float) -> float:
-        """What the account has room for, if measuring took some seconds: in the slowest process more than here."""
-        kept = KEPT if self.last is False else 0.0
-        return self.account.room(evaluation=self.at_random, kept=kept) - (seconds - self.timer.seconds)
-
-    def _sized(self, known: Sequence[float]) -> Size | None:
-        """How much to measure at a call that is due; None for nothing."""
-        last, room = known[1], self._room(known[0])
-        if not self.measured:
-            # What a measurement in training took is a guess; where nothing is known, it is tried.
-            guess = 2 * max((timer.last for timer in self.account.training), default=0.0)
-            if self.warmup == "earned":
-                return "part" if self._counted and (guess or self._opening) <= room else None
-            return "part" if self.last is not False or guess <= room else None
-        work: dict[Size, float] = {"whole": 1.0, "few": self.few, "part": self.few * self.fraction}
-        whole = last / work[self.size]
-        if whole <= room:
-            return "whole"
-        affordable: Size | None = next((one for one in work if whole * work[one] <= room), None)
-        at_last: Size | None = "part" if self.last and self.warmup != "earned" else None
-        return (affordable or at_last) if self._fresh else None
-
-    @property
-    def _each(self) -> float:
-        """Seconds of the run for each call, without measuring."""
-        return max(self.account.elapsed - self.account.spent, 1e-9) / max(self._counted, 1)
-
-    @property
-    def _opening(self) -> float:
-        """Seconds that the first measurement is expected to take."""
-        calls, seconds = OPENING
-        return max(calls * self._each, seconds)
-
     def _paced(self, step: int) -> bool:
         """Whether to measure where the cost decides how often."""
-        due, self._next, self.period = self.agreement.decide(lambda known: self._paces(step, known), self._known)
+        due, self._next, self.period = self.affordable.pace(step, self._so_far)
         self.size = "whole" if self.measured or self.account.cost is None else "part"
-        return bool(due)
+        return due
 
-    def _paces(self, step: int, known: Sequence[float]) -> list[Any]:
-        """Whether to measure now, the number of the call at which to ask again, and how many are to lie between two."""
-        if self.account.cost is None:
-            return [True, step + UNLIMITED, UNLIMITED]
-        if not self.measured and self.warmup != "earned":
-            return [True, step + FIRST, None]
-        if not self.measured and self._counted < FIRST:
-            return [False, step + FIRST, None]
-        seconds, last = known
-        room, rate = self._room(seconds), self.account.rate(evaluation=self.at_random)
-        each = self._each
-        # The first measurement infers and checks besides, and may be of a few structures: it must be earned, but is not
-        # what the next one takes, of which the floor is a part.
-        one = last if self.measured > 1 else SECOND * each if self.measured else self._opening
-        period = rounded_up(SLACK * max(one, last / 4) / (rate * each))
-        if one <= room:
-            return [True, step + (period if self.measured else FIRST), period if self.measured else None]
-        wait = min(math.ceil((one - room) / (rate * each)), max(step, FIRST))  # what is not known well is asked again
-        return [False, step + max(1, wait), period]
+    @property
+    def _so_far(self) -> SoFar:
+        return SoFar(self._counted, self.measured, self.last)
 
     @property
     def began(self) -> float:
@@ -277,6 +209,11 @@ class Schedule:
     def elapsed(self) -> float:
         """Seconds since then."""
         return self.account.elapsed
+
+    @property
+    def timer(self) -> Timer:
+        """Of measurements."""
+        return self.affordable.timer
 
     @property
     def seconds(self) -> float:
@@ -312,16 +249,6 @@ class Schedule:
         self._next, self.period = state.get("next", self.step), state.get("period")
         version, internal, gauss = state["random"]
         self._random.setstate((version, tuple(internal), gauss))
-
-
-def rounded_up(calls: float) -> int:
-    """The next of 1, 2, 5, 10, 20, 50, ….
-
-    >>> [rounded_up(calls) for calls in (0.3, 1, 7, 101)]
-    [1, 1, 10, 200]
-    """
-    scale = int(10 ** max(0, math.floor(math.log10(max(calls, 1)))))
-    return next(scale * digit for digit in (1, 2, 5, 10) if scale * digit >= calls)
 
 
 def _is_count(every: Any) -> bool:

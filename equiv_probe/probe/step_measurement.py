@@ -20,9 +20,9 @@ from equiv_probe.rotations.drawing import source
 if TYPE_CHECKING:
     from equiv_probe.live.capture import Call
     from equiv_probe.live.sub_batches import SubBatch
+    from equiv_probe.probe.affordable import Size
     from equiv_probe.probe.parts import Parts
     from equiv_probe.probe.recorded import RecordedStep
-    from equiv_probe.probe.schedule import Size
     from equiv_probe.rotations.plan import RotationPlan
 
 CHECKED = 32

@@ -11,7 +11,8 @@ import pytest
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.probe.account import Account
-from equiv_probe.probe.schedule import Schedule, rounded_up
+from equiv_probe.probe.affordable import rounded_up
+from equiv_probe.probe.schedule import Schedule
 from equiv_probe.probe.schedules import Cadences, Schedules
 
 
