@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from equiv_probe.cli.forecast_command import forecast_command
-from equiv_probe.cli.scaling_command import scaling_command
+from equiv_probe.cli.scaling_command import forecast_command, scaling_command
 from equiv_probe.cli.shared import require_output, wide_console
 
 Files = Annotated[list[Path], typer.Argument(help="Reports in JSON, as audits and training runs save them.")]

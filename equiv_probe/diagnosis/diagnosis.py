@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from equiv_probe.diagnosis import plots
-from equiv_probe.diagnosis.attempts import attempt_blocks
+from equiv_probe.diagnosis.attempts import MOST, attempt_blocks, what_is_left
 from equiv_probe.diagnosis.finding import Attempt, Finding
 from equiv_probe.diagnosis.output_error import OutputError, error_table
 from equiv_probe.report.document import (
@@ -196,7 +195,7 @@ class Diagnosis(Record, frozen=True):
             return []
         name = self.broken[0].name
         text = f"How much of the squared error of {name} is left in each experiment; blue: more goes than by chance."
-        height = 0.8 + 0.25 * min(len(of_it), plots.MOST)
+        height = 0.8 + 0.25 * min(len(of_it), MOST)
         return [Figure("What experiments leave of it", self.plot_left, text, height=height)]
 
     def _of_the_worst(self) -> list[Finding]:
@@ -205,7 +204,7 @@ class Diagnosis(Record, frozen=True):
 
     def plot_left(self, ax: Axes | None = None) -> Axes:
         """How much of the squared error of the worst output each experiment leaves."""
-        return plots.what_is_left(self._of_the_worst(), ax)
+        return what_is_left(self._of_the_worst(), ax)
 
     def _unit(self, finding: Finding) -> str:
         return next((one.unit for one in self.outputs if one.name == finding.output), "")

@@ -26,8 +26,8 @@ from equiv_probe.generative.refused_draws import (
     not_isotropic,
 )
 from equiv_probe.generative.sampler_code import sampler_code
-from equiv_probe.live.generators import state_of
 from equiv_probe.live.random_frames import FOLLOWED_BY
+from equiv_probe.live.random_state import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ from equiv_probe.generative.noise import Noise
 from equiv_probe.generative.noise_frame import Frame
 from equiv_probe.generative.noise_source import Randn
 from equiv_probe.generative.outputs import OutputReader
-from equiv_probe.live.generators import put_back
+from equiv_probe.live.random_state import put_back
 from equiv_probe.representations.representation import vector
 from equiv_probe.schema.schema import Schema
 

@@ -23,9 +23,8 @@ from equiv_probe.landscape.orbit_objectives import against, of_evaluate, require
 from equiv_probe.landscape.orbit_parts import BatchPart, Part
 from equiv_probe.landscape.orbit_step import StepPart
 from equiv_probe.landscape.orbit_sum import OrbitSum
-from equiv_probe.live.generators import generators_of
 from equiv_probe.live.outputs import read_outputs
-from equiv_probe.live.random_state import RandomState
+from equiv_probe.live.random_state import RandomState, generators_of
 from equiv_probe.live.reachable import modules_of
 from equiv_probe.probe.probe import Probe
 from equiv_probe.rotations.drawing import draw

@@ -25,10 +25,9 @@ from equiv_probe.estimation.measurement import measure
 from equiv_probe.estimation.objectives import label_free
 from equiv_probe.landscape.differentiable_orbit import by_replicate, first_output, live_orbit, orbit_of
 from equiv_probe.live.capture import Call
-from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import leave_out, measuring, unobserved
 from equiv_probe.live.outputs import read_outputs
-from equiv_probe.live.random_state import RandomState
+from equiv_probe.live.random_state import RandomState, generators_of
 from equiv_probe.rotations.drawing import draw
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.rotations.resolve import PlanLike, rotation_plan

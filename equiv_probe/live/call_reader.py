@@ -15,9 +15,9 @@ from equiv_probe.live.isolation import isolated
 from equiv_probe.live.outputs import all_outputs
 from equiv_probe.live.random_state import RandomState
 from equiv_probe.live.wrappers import described
+from equiv_probe.schema.batch_entries import first_equal
 from equiv_probe.schema.batch_layout import primary, resolve_batch
 from equiv_probe.schema.inference import require_nothing_hidden
-from equiv_probe.schema.repeated_structures import first_equal
 from equiv_probe.schema.structures import Structures
 from equiv_probe.schema.translation import settled, undecided
 

@@ -16,8 +16,7 @@ from torch import nn
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.called_method import CalledMethod
 from equiv_probe.live.contents import held, lend
-from equiv_probe.live.generators import generators_of
-from equiv_probe.live.random_state import RandomState, cuda_in_use
+from equiv_probe.live.random_state import RandomState, cuda_in_use, generators_of
 from equiv_probe.live.wrappers import classes_of_sharding, sharded
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn, optim
 
 from equiv_probe.live.data_objects import FRAMEWORKS, is_data, is_of_the_user, is_own, package_of
-from equiv_probe.live.generators import KINDS
 from equiv_probe.live.kept_attributes import Attributes
 from equiv_probe.live.kept_numbers import Numbers
 from equiv_probe.live.kept_values import (
@@ -36,6 +35,7 @@ from equiv_probe.live.kept_values import (
     shown,
     variable,
 )
+from equiv_probe.live.random_state import KINDS
 from equiv_probe.live.unrepeatable import Crowd, Position, Watched, is_watched
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from equiv_probe.live.generators import KINDS
+from equiv_probe.live.random_state import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

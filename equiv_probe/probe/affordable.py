@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from equiv_probe.probe.account import Timer
 from equiv_probe.probe.agreement import Agreement
-from equiv_probe.probe.timer import Timer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the parts of a probe share."""
+"""What the parts of a probe share, and the controls that its numbers must have passed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.estimation.controls import failed_first
 from equiv_probe.live.module_snapshot import unnoticed
 from equiv_probe.probe.agreement import Meeting, alone
-from equiv_probe.probe.checks import Checks
+from equiv_probe.probe.call_checks import CallChecks
 from equiv_probe.probe.failures import Failures
+from equiv_probe.probe.found_controls import FoundControls
+from equiv_probe.probe.step_checks import StepChecks
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from equiv_probe.estimation.controls import Control
+    from equiv_probe.estimation.running import RunningEstimates
     from equiv_probe.live.capture import Call
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.live.sub_batches import SubBatch
@@ -22,6 +27,18 @@ if TYPE_CHECKING:
     from equiv_probe.probe.plans import Plans
     from equiv_probe.probe.schedules import Schedules
     from equiv_probe.probe.task import Task
+
+
+class Checks:
+    """The controls of calls and of steps, with what they found."""
+
+    def __init__(self) -> None:
+        self.found = FoundControls()
+        self.calls, self.steps = CallChecks(self.found), StepChecks(self.found)
+
+    def all(self, running: RunningEstimates) -> list[Control]:
+        """The controls, those that failed first; fetches numbers from the device."""
+        return failed_first([*self.found.controls, *self.steps.negative(running)])
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.generators import generators_of
 from equiv_probe.live.hook import Hook
 from equiv_probe.live.isolation import may_be_compiled, measuring, observed, versions
 from equiv_probe.live.left_behind import LeftBehind
 from equiv_probe.live.memory import Memory
 from equiv_probe.live.module_snapshot import ModuleSnapshot
-from equiv_probe.live.random_state import RandomState
+from equiv_probe.live.random_state import RandomState, generators_of
 from equiv_probe.live.reachable import generators_in, modules_of
 from equiv_probe.live.unrepeatable import Used
 from equiv_probe.probe.recorded import Recorded, RecordedStep

@@ -13,8 +13,8 @@ from equiv_probe.probe.account import Account
 from equiv_probe.probe.affordable import UNLIMITED, Affordable, SoFar
 
 if TYPE_CHECKING:
+    from equiv_probe.probe.account import Timer
     from equiv_probe.probe.affordable import Size
-    from equiv_probe.probe.timer import Timer
 
 Cadence = int | Literal["auto", "epoch"] | Callable[[int], bool] | None
 """Every so many calls; as the cost allows; the first of every epoch; a rule that is asked with the number of the call;

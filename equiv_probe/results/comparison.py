@@ -25,8 +25,7 @@ from equiv_probe.report.document import (
     Table,
 )
 from equiv_probe.report.record import Record
-from equiv_probe.results import contrast_plot
-from equiv_probe.results.comparison_summary import headline, meaning
+from equiv_probe.results.comparison_summary import contrast, headline, meaning
 from equiv_probe.results.contrasts import NUMBERS, Contrast, entries_of
 from equiv_probe.results.controls import gravest
 from equiv_probe.results.pairing import Pairing
@@ -212,7 +211,7 @@ def _section(one: Contrast) -> Section:
     title = f"{one.quantity}: {one.number}" + (f" ({one.unit})" if one.unit else "")
     text = f"{one.number} of {one.quantity} with 95 % intervals; the table holds the numbers."
     height = 1.0 + 0.35 * len(one.entries)
-    figure = Figure(title, partial(contrast_plot.contrast, one), text, height=height)
+    figure = Figure(title, partial(contrast, one), text, height=height)
     return Section(title, [figure, _table(one, title)], on=WHOLE)
 
 

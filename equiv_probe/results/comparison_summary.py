@@ -1,16 +1,19 @@
-"""A comparison in one sentence: what differs by more than chance after correction for all that was compared."""
+"""How a comparison is shown: what differs in a sentence, and a figure of each number."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+from equiv_probe.report.axes import ALARM, CALM, axes_or_new, figure, short, tidied
 from equiv_probe.report.document import Headline
 from equiv_probe.report.formatting import number
 from equiv_probe.results.contrasts import NUMBERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
 
     from equiv_probe.results.contrasts import Contrast, Entry
 
@@ -104,3 +107,22 @@ def _less(ratio: float) -> str:
     """The reduction in percent, with enough digits to differ from 100."""
     text = number(100 * (1 - ratio))
     return text if text != "100" or ratio == 0 else f"{100 * (1 - ratio):.6g}"
+
+
+@figure
+def contrast(found: Contrast, ax: Axes | None = None) -> Axes:
+    """One number of several reports with its 95 % intervals, the first at the top."""
+    ax = axes_or_new(ax)
+    for row, entry in enumerate(found.entries):
+        finite = math.isfinite(entry.low) and math.isfinite(entry.high)
+        reach = [[max(entry.value - entry.low, 0)], [max(entry.high - entry.value, 0)]] if finite else None
+        ax.errorbar(entry.value, row, xerr=reach, fmt="o", color=CALM if row == 0 else ALARM, capsize=4, lw=1.8)
+    ax.set_yticks(range(len(found.entries)), [short(entry.report) for entry in found.entries], parse_math=False)
+    ax.set_ylim(len(found.entries) - 0.5, -0.5)
+    values = [entry.value for entry in found.entries]
+    if min(values) > 0 and max(values) > 30 * min(values):
+        ax.set_xscale("log")
+    else:
+        ax.locator_params(axis="x", nbins=5)  # labels of six digits lie side by side
+    ax.set_xlabel(f"{found.number} of {short(found.quantity)}" + (f", {short(found.unit)}" if found.unit else ""))
+    return tidied(ax, grid="x")

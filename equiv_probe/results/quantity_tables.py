@@ -16,6 +16,7 @@ from equiv_probe.report.document import (
     Figure,
     Table,
     Uncertain,
+    columns,
 )
 from equiv_probe.report.formatting import finite, number
 from equiv_probe.results import plots
@@ -157,3 +158,27 @@ def _share_text(having: Sequence[tuple[str, Labelled]]) -> str:
         between = f" ({number(low)} to {number(high)})" if math.isfinite(low) else ""
         parts.append(f"{name}: {number(100 * known.share)} %{between}")
     return f"L_equiv as a part of L_total, with 95 % intervals. {'; '.join(parts)}."
+
+
+def run_table(measured: Sequence[Measured], *, doubted: bool = False) -> list[Table]:
+    """When each row was measured last, and its verdict beside its floor; nothing of what is no training run.
+
+    Args:
+        measured: the rows.
+        doubted: a control failed: no verdict is shown as good.
+    """
+    of_run = [m for m in measured if m.step is not None]
+    if not of_run:
+        return []
+    heads = columns(
+        "quantity", "at step", "floor, share", "verdict", text=("quantity", "verdict"), percent=("floor, share",)
+    )
+    rows: list[list[Cell]] = [[m.title, m.step, _floor_share(m), judged(m, doubted=doubted)] for m in of_run]
+    caption = "The floor is what the same measurement reads where only rounding differs."
+    return [Table("When it was measured last, and whether it is more than rounding", heads, rows, caption)]
+
+
+def _floor_share(m: Measured) -> float:
+    if m.labelled is None or not m.labelled.total > 0:
+        return math.nan
+    return abs(m.floor) / m.labelled.total

@@ -19,8 +19,7 @@ from equiv_probe.results.gradient_record import GradientRecord
 from equiv_probe.results.headline import headline
 from equiv_probe.results.measured import Labelled, Measured, labelled
 from equiv_probe.results.over_time import OverTime
-from equiv_probe.results.quantity_tables import element_table, loss_blocks, spread_tables, symmetry_table
-from equiv_probe.results.run_table import run_table
+from equiv_probe.results.quantity_tables import element_table, loss_blocks, run_table, spread_tables, symmetry_table
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.results.verdict_words import BROKEN
 from equiv_probe.results.worst_structures import worst_structures

@@ -21,8 +21,7 @@ from equiv_probe.report.document import Column, Document, Figure, Headline, Sect
 from equiv_probe.scaling import estimate_tables, figures
 from equiv_probe.scaling.best_sizes import closed, numerical
 from equiv_probe.scaling.cost import Cost
-from equiv_probe.scaling.estimated import Estimated
-from equiv_probe.scaling.estimates import Estimate, estimates_of, shown
+from equiv_probe.scaling.estimates import Estimate, Estimated, estimates_of, shown
 from equiv_probe.scaling.figures import label_of
 from equiv_probe.scaling.law import ASSUMED, Fit
 

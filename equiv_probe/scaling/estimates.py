@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from equiv_probe.report.formatting import number
-from equiv_probe.report.record import Part
+from equiv_probe.report.record import Part, Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,3 +154,23 @@ def listed(items: Sequence[str]) -> str:
     """Texts one after the other, with "and" before the last."""
     *first, last = items
     return f"{', '.join(first)} and {last}" if first else last
+
+
+class Estimated(Record, frozen=True, kw_only=True):
+    """A result of a fit of losses.
+
+    Attributes:
+        notes: what a reader must know to use the numbers.
+        level: of the intervals.
+        protocol: how it was made.
+        name: of what was fitted, such as the model.
+        source: of the runs.
+        unit: of the loss.
+    """
+
+    notes: list[str] = msgspec.field(default_factory=list)
+    level: float = 0.95
+    protocol: dict[str, Any] = msgspec.field(default_factory=dict)
+    name: str = ""
+    source: str = ""
+    unit: str = ""

@@ -13,8 +13,7 @@ from equiv_probe.report.axes import CALM, INK, SERIES
 from equiv_probe.report.document import Column, Document, Figure, Headline, Section, method
 from equiv_probe.scaling import estimate_tables, figures
 from equiv_probe.scaling.dip import shares
-from equiv_probe.scaling.estimated import Estimated
-from equiv_probe.scaling.estimates import NAN_SPAN, Estimate, Rows, as_arrays, interval_of, shown
+from equiv_probe.scaling.estimates import NAN_SPAN, Estimate, Estimated, Rows, as_arrays, interval_of, shown
 from equiv_probe.scaling.figures import Line, label_of
 from equiv_probe.scaling.law import Fit
 

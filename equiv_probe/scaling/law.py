@@ -12,8 +12,7 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.axes import CALM
 from equiv_probe.report.document import HEIGHT, Column, Document, Figure, Headline, Section, method
 from equiv_probe.scaling import estimate_tables, figures
-from equiv_probe.scaling.estimated import Estimated
-from equiv_probe.scaling.estimates import Estimate, Rows, as_arrays, interval_of, listed, shown
+from equiv_probe.scaling.estimates import Estimate, Estimated, Rows, as_arrays, interval_of, listed, shown
 from equiv_probe.scaling.figures import Line, label_of
 from equiv_probe.scaling.solver import predicted
 

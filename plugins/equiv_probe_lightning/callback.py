@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import equiv_probe as ep  # noqa: TC001 - likewise
 from equiv_probe.deprecation import renamed
-from equiv_probe_lightning import configuration as configured
+from equiv_probe_lightning import settings as configured
 from equiv_probe_lightning.conclusion import conclude, conclude_together
 from equiv_probe_lightning.harmless import harmless
 from equiv_probe_lightning.limits import Limits

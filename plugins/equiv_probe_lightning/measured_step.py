@@ -7,10 +7,9 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.estimation.objectives import Training
-from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import isolated, observed
 from equiv_probe.live.network_search import calls_of
-from equiv_probe.live.random_state import RandomState
+from equiv_probe.live.random_state import RandomState, generators_of
 from equiv_probe.live.silence import silenced
 from equiv_probe_lightning import network as locating
 from equiv_probe_lightning.losses import losses_of

@@ -27,7 +27,7 @@ from equiv_probe.estimation.controls import failures_of
 from equiv_probe.estimation.estimates import Sums
 from equiv_probe.estimation.heavy_tails import HEAVY, bootstrap_t, effective_number
 from equiv_probe.probe import parts as probes_module
-from equiv_probe.probe.checks import Checks
+from equiv_probe.probe.parts import Checks
 from equiv_probe.voxels.grid_numbers import Shown
 from equiv_probe_ase import audit
 from equiv_probe_ase.auditing import windows

@@ -16,7 +16,7 @@ import equiv_probe as ep
 from equiv_probe.live.isolation import measuring
 from equiv_probe.results.report import Report
 from equiv_probe_lightning import EquivarianceCallback
-from equiv_probe_lightning.figures import figures
+from equiv_probe_lightning.conclusion import figures
 
 from .lightning_models import MATRIX, LinearModule, centred, loader, trainer
 from .test_callback_invisible import train

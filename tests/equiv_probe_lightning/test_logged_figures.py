@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from equiv_probe.results.report import Labelled, Measured, Report
-from equiv_probe_lightning.figures import figures, log_figures
+from equiv_probe_lightning.conclusion import figures, log_figures
 
 if TYPE_CHECKING:
     from pathlib import Path

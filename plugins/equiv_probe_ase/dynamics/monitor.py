@@ -19,8 +19,7 @@ from equiv_probe_ase.dynamics.frame_symmetry import PLAN, FrameSymmetry
 from equiv_probe_ase.dynamics.frames import FramesFile, WorstFrames
 from equiv_probe_ase.dynamics.log import DynamicsLog, plain
 from equiv_probe_ase.dynamics.log_reading import atoms_of
-from equiv_probe_ase.dynamics.moved_atoms import BetweenRuns
-from equiv_probe_ase.dynamics.moving_atoms import moving_atoms, require_watchable
+from equiv_probe_ase.dynamics.moving_atoms import BetweenRuns, moving_atoms, require_watchable
 from equiv_probe_ase.dynamics.report import dynamics_report
 from equiv_probe_ase.dynamics.rows import frame_of, info_of, protocol_of, resumed_budget, row_of
 from equiv_probe_ase.dynamics.run_notes import RunNotes

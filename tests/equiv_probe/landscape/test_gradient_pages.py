@@ -17,8 +17,7 @@ from equiv_probe.report.formatting import number, shown, with_error
 from equiv_probe.report.page import page, viewer
 from equiv_probe.report.page.writing import powers
 from equiv_probe.results import gradient_plots
-from equiv_probe.results.gradient_record import HEADS
-from equiv_probe.results.gradient_sentence import sentence
+from equiv_probe.results.gradient_record import HEADS, sentence
 
 from ..page_reports import gradients, run_report
 from ..report.test_page import HOSTILE, Elements

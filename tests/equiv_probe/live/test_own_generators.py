@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.live.contents import held
-from equiv_probe.live.generators import generators_of
 from equiv_probe.live.isolation import isolated
+from equiv_probe.live.random_state import generators_of
 
 MATRIX = torch.diag(torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
 EXACT = ep.RotationPlan("tetrahedral", replicates=2)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.probe import timer
-from equiv_probe.probe.timer import Timer
+from equiv_probe.probe import account
+from equiv_probe.probe.account import Timer
 
 FORCES = ep.Schema(inputs={"pos": ep.point}, outputs={"forces": ep.vector})
 
@@ -69,7 +69,7 @@ class Event:
 def test_the_device_is_asked_and_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is busy the host's time counts, and once it is done its own, if that was longer."""
     work = iter([0.0, 5.0, 5.0, 6.0])
-    monkeypatch.setattr(timer, "_event", lambda: Event(next(work)))
+    monkeypatch.setattr(account, "_event", lambda: Event(next(work)))
     Event.now = 0.0
     spent = Timer()
     with spent.running():

@@ -1,16 +1,18 @@
-"""Stress beside the slope of the energy under strain."""
+"""Forces and stress of a calculator beside the slopes of its energy."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
+from equiv_probe.diagnosis.physics.gradient import NAME as FORCES
 from equiv_probe.report.formatting import number
 from equiv_probe_ase.diagnosis.atoms_subject import atoms_of
-from equiv_probe_ase.evaluators.conservative import step_of
+from equiv_probe_ase.evaluators.conservative import defect, is_gradient, step_of, words_on
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -21,7 +23,40 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float64]
 
-NAME = "stress and energy"
+DIRECTIONS = 4
+
+
+@experiment(FORCES, "physics", "Are the forces the gradient of the energy?", cost=4 * DIRECTIONS + 1, needs_error=False)
+def forces_and_energy(subject: Subject) -> Findings:
+    """As the audit and the dynamics do it: five-point differences along random directions."""
+    model = atoms_of(subject)
+    implemented = getattr(model.engine.evaluator, "calculator", None)
+    names = [n for n in ("free_energy", "energy") if n in getattr(implemented, "implemented_properties", ["energy"])]
+    if "forces" not in subject.outputs:
+        raise NotApplicable("no forces among the outputs")
+    bare = model.atoms.copy()
+    bare.set_constraint()
+    bare.arrays.pop("momenta", None)
+    for energy in names:
+        try:
+            generator = np.random.default_rng(subject.seed)
+            found = defect(model.engine, bare, generator, energy=energy, precision=model.precision, count=DIRECTIONS)
+        except (Exception, SystemExit):  # some list a free energy that they never give
+            continue
+        if is_gradient(found.square, found.floor, found.size, DIRECTIONS):
+            return
+        advice = (
+            "Look for a force head of its own, a detach() between energy and positions, a wrong sign or unit, and "
+            "neighbours that appear at the cutoff. Molecular dynamics will not conserve the energy."
+        )
+        off, noise = (1e3 * math.sqrt(value) for value in (found.square, found.floor))
+        words = words_on(found.square, found.floor, found.size, DIRECTIONS)
+        yield Finding(FORCES, "forces", words, advice, "beside", off, noise)
+        return
+    raise NotApplicable("no energy beside the forces")
+
+
+STRESS = "stress and energy"
 MUCH = 0.02
 """Of the stress, that the slope may be off by."""
 _PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -29,7 +64,7 @@ GPA = 160.21766
 """One eV/Å³."""
 
 
-@experiment(NAME, "physics", "Is the stress the energy's slope under strain?", cost=24, needs_error=False)
+@experiment(STRESS, "physics", "Is the stress the energy's slope under strain?", cost=24, needs_error=False)
 def stress_and_strain(subject: Subject) -> Findings:
     """Central differences under six symmetric strains, with two steps: what they disagree by is not counted."""
     model = atoms_of(subject)
@@ -54,7 +89,7 @@ def stress_and_strain(subject: Subject) -> Findings:
         "ASE's stress is (1/V) dE/dε in eV/Å³, negative of a compressed crystal, in the order xx yy zz yz xz xy. Check "
         "sign, volume, unit and order; of a head of its own, the stress was not derived from the energy."
     )
-    yield Finding(NAME, "stress", sentence, advice, "beside", defect, doubt)
+    yield Finding(STRESS, "stress", sentence, advice, "beside", defect, doubt)
 
 
 def _slopes(subject: Subject, step: float) -> Matrix:

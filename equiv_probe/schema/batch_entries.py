@@ -1,8 +1,11 @@
-"""Which entries of a dense batch are padding: they stay where they are when structures rotate, as in rotated data."""
+"""Entries of a batch that are padding, which stays where it is, and structures that are there more than once."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,3 +46,29 @@ def beside(atoms: Tensor | None, value: Tensor, rep: Representation) -> Tensor |
     if atoms is None or rep.is_whole or lead[: atoms.ndim] != atoms.shape:
         return None
     return atoms.reshape(*atoms.shape, *(1,) * (value.ndim - atoms.ndim)).to(value.device)
+
+
+def first_equal(positions: Tensor, index: Tensor | None, count: int) -> Tensor:
+    """For every structure the first of the same positions, ``(count,)``, without waiting for the device.
+
+    Guidance without a classifier puts structures into a batch more than once: these get one rotation.
+
+    Positions are ``(B, N, 3)``, or ``(N, 3)`` with the ``index`` of each node's structure. They are compared by a sum
+    of their bits, which is exact in any order. Should two others have the same sum, they share a rotation too: that is
+    no bias.
+
+    >>> twice = torch.tensor([[[1.0, 0, 0]], [[0, 2.0, 0]], [[1.0, 0, 0]]])
+    >>> first_equal(twice, None, 3)
+    tensor([0, 1, 0])
+    """
+    bits = positions.detach().double().contiguous().view(torch.int64).flatten(1)
+    odd = torch.arange(bits.shape[1], device=bits.device) * 0x5851F42D4C957F2D + 0x14057B7EF767814F
+    sums = (bits * odd).sum(1)
+    if index is not None:
+        sums = sums.new_zeros(count).index_add_(0, index, sums)
+    ordered, order = sums.sort(stable=True)
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    places = torch.arange(count, device=sums.device)
+    first = order[torch.where(starts, places, 0).cummax(0).values]
+    return torch.empty_like(order).scatter_(0, order, first)
