@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,14 +9,13 @@ from torch import nn
 
 from equiv_probe.estimation.orbit import Orbit
 from equiv_probe.live.adapter_choice import adapter_for
-from equiv_probe.live.adapters import CallAdapter, InputAdapter
-from equiv_probe.live.capture import wide
+from equiv_probe.live.capture import cloned, wide
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.live_orbit import LiveOrbit
 from equiv_probe.live.reachable import modules_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -50,9 +48,7 @@ def live_orbit(
 ) -> tuple[LiveOrbit, list[nn.Module]]:
     """A model that is called with batches, ready to be evaluated at rotated copies; and the modules that it holds."""
     module = model if isinstance(model, nn.Module) else Function(model)
-    adapter = adapter or adapter_for(module, (batch,), {})
-    if type(adapter) is CallAdapter and schema is not None and not isinstance(batch, Mapping):
-        adapter = InputAdapter(module, list(schema.inputs))
+    adapter = adapter or adapter_for(module, (batch,), {}, schema)
     modules = [module] if module is model else [module, *modules_of(model)]
     return LiveOrbit(module, schema, center, adapter=adapter, stacked=stacked), modules
 
@@ -60,7 +56,7 @@ def live_orbit(
 def first_output(live: LiveOrbit, call: Call, modules: Sequence[nn.Module]) -> Any:
     """The network's raw output for a call, from which its schema is resolved."""
     with isolated(*modules), torch.enable_grad():
-        inputs = {name: v.detach().clone() if isinstance(v, torch.Tensor) else v for name, v in call.inputs.items()}
+        inputs = {name: cloned(value) for name, value in call.inputs.items()}
         for name in call.differentiated:
             inputs[name].requires_grad_()
         args, kwargs = call.rebuild(inputs)

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from equiv_probe.live.adapter_choice import adapter_for
-from equiv_probe.live.adapters import CallAdapter, InputAdapter
 from equiv_probe.live.capture import cloned
 from equiv_probe.live.outputs import all_outputs
 from equiv_probe.live.wrappers import network
@@ -54,9 +53,7 @@ def batch_call(model: Callable[..., Any], batch: Any, schema: Schema | None = No
     if not isinstance(model, nn.Module):
         return BatchCall(model, batch, schema, coarsest(batch.values() if isinstance(batch, Mapping) else [batch]))
     args, kwargs = _arguments(model, batch)
-    adapter = adapter_for(model, args, kwargs)
-    if type(adapter) is CallAdapter and schema is not None and args == (batch,) and not isinstance(batch, Mapping):
-        adapter = InputAdapter(model, list(schema.inputs))
+    adapter = adapter_for(model, args, kwargs, schema)
     inputs, rebuild = adapter.split(args, kwargs)
     names = list(schema.outputs) if schema else None
 

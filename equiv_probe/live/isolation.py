@@ -15,9 +15,10 @@ from torch import nn
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.called_method import CalledMethod
-from equiv_probe.live.contents import held, lend
+from equiv_probe.live.contents import lend
+from equiv_probe.live.held_by_modules import Held, all_of
 from equiv_probe.live.random_state import RandomState, cuda_in_use, generators_of
-from equiv_probe.live.wrappers import classes_of_sharding, sharded
+from equiv_probe.live.wrappers import sharded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -77,51 +78,24 @@ class ModuleState:
     """
 
     def __init__(self, modules: Iterable[nn.Module], *, contents: bool = False, apart: Iterable[object] = ()) -> None:
-        unique: dict[int, nn.Module] = {}
-        roots = list(modules)
-        while roots:
-            fresh = {id(m): m for m in roots.pop().modules() if id(m) not in unique}
-            unique.update(fresh)
-            if contents:
-                roots += [one for m in fresh.values() for one in held(m) if id(one) not in unique]
-        unique = {key: m for key, m in unique.items() if not hasattr(m, "_orig_mod")}
-        scripted = [m for m in unique.values() if isinstance(m, torch.jit.ScriptModule)]
+        plain, scripted = all_of(modules, contained=contents)
         self._flags = [(m, m.training) for m in scripted]  # all that can be put back of a scripted module
-        unique = {key: m for key, m in unique.items() if not isinstance(m, torch.jit.ScriptModule)}
-        # FSDP puts its own in the place of parameters, and of attributes that are views of them.
-        self._spread = sharded(unique.values())
-        self._saved = [
-            (m, attributes_of(m, spread=self._spread), dict(m._buffers), dict(m._parameters)) for m in unique.values()
-        ]
+        spread = sharded(plain)
+        self._saved = [(module, Held.by(module, spread=spread)) for module in plain]
         clones: dict[int, Tensor] = {}
-        for module, _, buffers, _ in self._saved:
-            for name, buffer in buffers.items():
+        for module, saved in self._saved:
+            for name, buffer in saved.buffers.items():
                 if buffer is not None:
                     module._buffers[name] = clones.setdefault(id(buffer), buffer.detach().clone())
         if contents:
-            lend(list(unique.values()), clones, apart)
+            lend(plain, clones, apart)
 
     def restore(self) -> None:
         """Put everything back, the very same objects."""
         for script, flag in self._flags:
             script.training = flag
-        for module, attributes, buffers, parameters in self._saved:
-            here = vars(module)
-            for name in [name for name in attributes_of(module, spread=self._spread) if name not in attributes]:
-                del here[name]
-            here.update(attributes)
-            for kept, saved in ((module._buffers, buffers), (module._parameters, parameters)):
-                if kept is module._buffers or not self._spread:
-                    kept.clear()
-                    kept.update(saved)  # type: ignore[arg-type]
-
-
-def attributes_of(module: nn.Module, *, spread: bool) -> dict[str, Any]:
-    """What a module's attributes hold, but for what FSDP minds itself where it spreads their network."""
-    if not spread:
-        return dict(vars(module))
-    own = isinstance(module, classes_of_sharding("FullyShardedDataParallel"))
-    return {n: v for n, v in vars(module).items() if n == "training" or not (own or isinstance(v, torch.Tensor))}
+        for module, saved in self._saved:
+            saved.put_into(module)
 
 
 @contextmanager

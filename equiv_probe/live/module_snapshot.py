@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 from collections import deque
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from equiv_probe.live.contents import INTERNAL, copied
-from equiv_probe.live.contents import held as held_in_containers
+from equiv_probe.live.contents import INTERNAL
 from equiv_probe.live.data_objects import FRAMEWORKS, HOLDING, LIBRARIES, is_data, is_of_the_user, package_of
-from equiv_probe.live.isolation import attributes_of, isolated
+from equiv_probe.live.held_by_modules import Held, all_of
+from equiv_probe.live.isolation import isolated
 from equiv_probe.live.kept_attributes import is_plain
 from equiv_probe.live.kept_numbers import COMPARED, same
 from equiv_probe.live.memory import Memory
@@ -26,53 +25,12 @@ from equiv_probe.representations.voxel_rotations import at_hand
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from torch import Tensor
 
 _UNNOTICED: set[int] = set()
 """Networks of which what they write is being put back."""
 MANY = 256
 """Entries of a container that are looked at."""
-
-
-@dataclass(frozen=True)
-class _Held:
-    """What a module holds of its own."""
-
-    attributes: dict[str, Any]
-    buffers: dict[str, Tensor | None]
-    parameters: dict[str, nn.Parameter | None] | None
-
-    @classmethod
-    def by(cls, module: nn.Module, *, spread: bool = False) -> _Held:
-        """What a module holds now; without parameters, where FSDP minds them."""
-        attributes = {
-            name: value for name, value in attributes_of(module, spread=spread).items() if name not in INTERNAL
-        }
-        parameters = None if spread else dict(module._parameters)
-        return cls({**attributes, "training": module.training}, dict(module._buffers), parameters)
-
-    def copied(self, known: dict[int, Any]) -> _Held:
-        """Copies of all that can be written into, but parameters."""
-        for buffer in self.buffers.values():
-            if buffer is not None and id(buffer) not in known:
-                with torch.inference_mode(False), torch.no_grad():
-                    known[id(buffer)] = buffer.detach().clone()
-        buffers = {name: None if buffer is None else known[id(buffer)] for name, buffer in self.buffers.items()}
-        attributes = {name: copied(value, known) for name, value in self.attributes.items()}
-        return _Held(attributes, buffers, None if self.parameters is None else dict(self.parameters))
-
-    def put_into(self, module: nn.Module) -> None:
-        """Let a module hold this."""
-        here = vars(module)
-        spread = self.parameters is None
-        for name in attributes_of(module, spread=spread):
-            if name not in INTERNAL and name not in self.attributes:
-                del here[name]
-        here.update(self.attributes)
-        for container, contents in ((module._buffers, self.buffers), (module._parameters, self.parameters)):
-            if contents is not None:
-                container.clear()
-                container.update(contents)  # type: ignore[arg-type]
+_APART = INTERNAL - {"training"}
 
 
 class ModuleSnapshot:
@@ -85,9 +43,9 @@ class ModuleSnapshot:
 
     def __init__(self, modules: Iterable[nn.Module], apart: Iterable[object] = ()) -> None:
         self._apart = {id(one): one for one in apart}
-        self._modules = all_of(modules)
+        self._modules, _ = all_of(modules)
         self._spread = sharded(self._modules)
-        self._now = [_Held.by(module, spread=self._spread) for module in self._modules]
+        self._now = [Held.by(module, spread=self._spread, apart=_APART) for module in self._modules]
         known = dict(self._apart)
         self._saved = [held.copied(known) for held in self._now]
         self.objects = written_by(self._modules)
@@ -105,7 +63,7 @@ class ModuleSnapshot:
         """Names of what modules hold that is not what it was, as far as that shows without waiting for a device."""
         found = list(self.objects.changes)
         for module, own, saved in zip(self._modules, self._now, self._saved, strict=True):
-            here, kind = _Held.by(module, spread=self._spread), type(module).__name__
+            here, kind = Held.by(module, spread=self._spread, apart=_APART), type(module).__name__
             for name in {**own.attributes, **here.attributes}:
                 then, now = own.attributes.get(name, own), here.attributes.get(name, own)
                 if now is not then or not _alike(now, saved.attributes[name]):
@@ -169,21 +127,9 @@ def unnoticed(network: nn.Module) -> Iterator[None]:
     """A context of passes through a network of which nothing is left that it, or a hook on it, writes anywhere."""
     with ExitStack() as stack:
         if id(network) not in _UNNOTICED:  # passes of one measurement are undone together
-            objects = written_by(all_of((network,)))
+            objects = written_by(all_of((network,))[0])
             stack.callback(objects.restore, surely=True)
             _UNNOTICED.add(id(network))
             stack.callback(_UNNOTICED.discard, id(network))
         stack.enter_context(isolated(network, contents=True))
         yield
-
-
-def all_of(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Modules, all that is inside them, and those in their plain containers; each once, without compiled wrappers."""
-    unique: dict[int, nn.Module] = {}
-    roots = list(modules)
-    while roots:
-        fresh = {id(m): m for m in roots.pop().modules() if id(m) not in unique}
-        unique.update(fresh)
-        roots += [one for m in fresh.values() for one in held_in_containers(m) if id(one) not in unique]
-    plain = [m for m in unique.values() if not hasattr(m, "_orig_mod")]
-    return [m for m in plain if not isinstance(m, torch.jit.ScriptModule)]
