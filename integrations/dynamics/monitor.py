@@ -10,7 +10,6 @@ on it: whatever pushes or spins it is the model's doing.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import os
 import time
@@ -25,6 +24,7 @@ from rich.table import Table
 
 import equiv_probe as ep
 from equiv_probe.report.formatting import number
+from equiv_probe.scaling.table import write_csv
 from equiv_probe_ase import make_calculator
 from equiv_probe_ase.dynamics.budget import HBAR
 from equiv_probe_ase.dynamics.molecular_dynamics import molecular_dynamics
@@ -139,13 +139,7 @@ def main() -> None:
     for row in rows:
         table.add_row(row["model"], *(number(row[key]) for key in COLUMNS))
     Console(width=170).print(table)
-    given.out.mkdir(parents=True, exist_ok=True)
-    with (given.out / "monitor.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["model", *COLUMNS])
-        writer.writeheader()
-        writer.writerows(
-            {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows
-        )
+    write_csv(given.out / "monitor.csv", rows, digits=4, names=["model", *COLUMNS])
 
 
 if __name__ == "__main__":

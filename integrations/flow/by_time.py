@@ -23,7 +23,9 @@ from train import EVALUATION_SEED, HERE, Config, Run
 import equiv_probe as ep
 
 sys.path.append(str(Path(__file__).parents[1] / "learning_rotation"))
-from flow_and_voxel import Row, correlation, losses_and_gradients, read, write
+from flow_and_voxel import Row, correlation, losses_and_gradients, read
+
+from equiv_probe.scaling.table import write_csv
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,7 +120,7 @@ def main() -> None:
                 if step not in done and run.weights_at(step).exists():
                     own = {"run": name, "seed": seed, "step": step}
                     rows += [own | row for row in measure(run, step, args.size)]
-                    write(path, rows)
+                    write_csv(path, rows)
     tables(rows, config.marks)
 
 

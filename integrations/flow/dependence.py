@@ -15,8 +15,9 @@ import figures
 import torch
 from rich.console import Console
 from rich.table import Table
-from study import write
 from train import HERE, LOGGED, Config, Run
+
+from equiv_probe.scaling.table import write_csv
 
 MARKS = (0, 100, 300, 1000, 3000)
 VARIATIONS: dict[str, dict[str, Any]] = {
@@ -56,7 +57,7 @@ def main() -> None:
                 share = f"{100 * row['share']:.2g} ± {100 * row['share_stderr']:.1g}"
                 cells = f"{weights:,}", str(step), f"{train:.3f}", f"{row['L_total']:.3f}", f"{row['L_equiv']:.3g}"
                 table.add_row(name, *cells, share)
-    write(HERE / "results" / "dependence.csv", rows)
+    write_csv(HERE / "results" / "dependence.csv", rows)
     figures.against_step(
         {name: [row for row in rows if row["run"] == name] for name in args.only}, HERE / "results" / "dependence.png"
     )

@@ -20,11 +20,11 @@ import flow
 import torch
 from rich.console import Console
 from rich.table import Table
-from study import write
 from train import EVALUATION_SEED, HERE, Config, Run
 
 import equiv_probe as ep
 from equiv_probe.landscape.growth_exponent import growth_exponent
+from equiv_probe.scaling.table import write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -163,9 +163,9 @@ def main() -> None:
             row |= line(given, step)
         if "gradient_ratio" not in row:
             row |= gradients(run, args.batches, args.size, step)
-        write(path, [known[step] for step in sorted(known)])
+        write_csv(path, [known[step] for step in sorted(known)])
     log = [row for row in run.rows if row["stage"] == "val"]
-    write(path.with_name(f"{args.config}_steps.csv"), log)
+    write_csv(path.with_name(f"{args.config}_steps.csv"), log)
     figures.against_step({"augmented": log}, path.with_name(f"{args.config}_steps.png"))
     heads = "step", "L_mean", "L_equiv", "‖∇L_mean‖", "‖∇L_equiv‖", "cosine", "λmax: L_mean, L_equiv"
     table = Table(*heads, *(f"κ {k}: L_mean, L_equiv" for k in CONDITIONS), "power of L_equiv")

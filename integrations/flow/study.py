@@ -10,7 +10,6 @@ network. Runs that were stopped are continued; what is finished is not done agai
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from train import HERE, Config, Run
+
+from equiv_probe.scaling.table import write_csv
 
 RUNS = {
     "transformer": ("transformer", False),
@@ -38,19 +39,11 @@ def train_all(config: Config, name: str, device: str) -> dict[str, Run]:
     return runs
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A CSV file of numbers with six digits."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-
-
 def steps_of(runs: dict[str, Run], stem: Path) -> Table:
     """Losses and share against the step; the table shows some of the rows."""
     logs = {title: [row for row in run.rows if row["stage"] == "val"] for title, run in runs.items()}
     keys = ["step", "seconds", "loss", *(f"{n}{e}" for n in ("L_total", "L_equiv", "share") for e in ("", "_stderr"))]
-    write(
+    write_csv(
         stem.with_name(f"{stem.name}_steps.csv"), [{"run": t, **{k: r[k] for k in keys}} for t in logs for r in logs[t]]
     )
     figures.against_step(logs, stem.with_name(f"{stem.name}_steps.png"))
@@ -80,7 +73,9 @@ def evaluated(run: Run, rounds: int, samples: int) -> dict[str, list[dict[str, A
 
 def times_of(found: dict[str, list[dict[str, Any]]], stem: Path) -> Table:
     """Losses and share in bins of diffusion time."""
-    write(stem.with_name(f"{stem.name}_times.csv"), [{"run": title, **row} for title in found for row in found[title]])
+    write_csv(
+        stem.with_name(f"{stem.name}_times.csv"), [{"run": title, **row} for title in found for row in found[title]]
+    )
     figures.against_time(found, stem.with_name(f"{stem.name}_times.png"))
     table = Table("run", "t", "L_total", "L_equiv", "share, % [95 %]", title="Held out, by diffusion time")
     for title, rows in found.items():
@@ -94,7 +89,7 @@ def times_of(found: dict[str, list[dict[str, Any]]], stem: Path) -> Table:
 def samplers_of(found: dict[str, list[dict[str, Any]]], stem: Path) -> Table:
     """Deviation, cost and loss of every network as it is, in random frames and averaged."""
     rows = [{"run": title, **row} for title in found for row in found[title]]
-    write(stem.with_name(f"{stem.name}_samplers.csv"), rows)
+    write_csv(stem.with_name(f"{stem.name}_samplers.csv"), rows)
     columns = ("run", "network in the sampler", "time", "held-out loss", "deviation, Å [95 %]", "distances off, Å")
     table = Table(*columns, title=f"Sampler, {evaluate.STEPS} Euler steps")
     for row in rows:

@@ -10,7 +10,6 @@ stopped, to the same numbers.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import time
 from dataclasses import asdict, dataclass, fields
@@ -26,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformer import Transformer
 
 import equiv_probe as ep
+from equiv_probe.scaling.table import write_csv
 
 HERE = Path(__file__).parent
 KINDS = 256  # elements, or residue numbers
@@ -200,12 +200,7 @@ class Run:
         """Write checkpoint and log."""
         self.out.mkdir(parents=True, exist_ok=True)
         names = [f"{name}{error}" for name in LOGGED for error in ("", "_stderr")]
-        with (self.out / "log.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["step", "stage", "seconds", "loss", *names])
-            writer.writeheader()
-            writer.writerows(
-                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in self.rows
-            )
+        write_csv(self.out / "log.csv", self.rows, names=["step", "stage", "seconds", "loss", *names])
         state = {
             "config": asdict(self.config),
             "step": self.step,

@@ -18,7 +18,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from settings import HERE, LANDMARKS, Settings
-from training import Run, write
+from training import Run
+
+from equiv_probe.scaling.table import write_csv
 
 RESULTS = HERE / "results"
 KEPT = ("step", "seconds", "train_loss", "part", "output", "loss", "L_data")
@@ -86,7 +88,7 @@ def main() -> None:
         parser.error(f"no run of {args.config} was trained yet")
     RESULTS.mkdir(exist_ok=True)
     stem = Path(args.config).stem
-    write(RESULTS / f"{stem}_steps.csv", flat(logs))
+    write_csv(RESULTS / f"{stem}_steps.csv", flat(logs))
     sizes = {title: settings_of(runs[title]) for title in logs}
     (RESULTS / f"{stem}_runs.json").write_text(json.dumps(sizes, indent=1) + "\n")
     figures.against_step(

@@ -9,7 +9,6 @@ run that was stopped, to the same numbers.
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +32,7 @@ from settings import HERE, LANDMARKS, Settings
 from torch import Tensor, nn
 
 import equiv_probe as ep
+from equiv_probe.scaling.table import write_csv
 
 EVERY = 1000  # steps after which a checkpoint is written at the latest
 
@@ -161,7 +161,7 @@ class Run:
     def save(self) -> None:
         """Write checkpoint and log."""
         self.out.mkdir(parents=True, exist_ok=True)
-        write(self.out / "log.csv", self.rows)
+        write_csv(self.out / "log.csv", self.rows)
         state = {
             "settings": asdict(self.settings),
             "step": self.step,
@@ -187,14 +187,6 @@ class Run:
         self.net.load_state_dict(state["network"])
         for optimiser, stored in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(stored)
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A CSV file of numbers with six digits."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import conditioning_tables
 import numpy as np
 import torch
-from conditioning_tables import read, write
+from conditioning_tables import read
 from conditioning_tasks import RUNS, TASKS, Losses
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -32,6 +32,7 @@ from equiv_probe.landscape.eigenvalue_density import EigenvalueDensity
 from equiv_probe.landscape.eigenvalues import dense
 from equiv_probe.landscape.lanczos import lanczos
 from equiv_probe.landscape.parameter_space import ParameterSpace
+from equiv_probe.scaling.table import write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +95,7 @@ def of_more_structures(path: Path, seeds: list[int]) -> None:
         residuals = {"residuals": task.labels().numel()}
         rows += [{**known, **residuals, "loss": name, **numbers(getattr(found, name))} for name in WHICH]
         print(known, *(found.condition("positive").value for found in (found.mean, found.equiv)), flush=True)
-        write(path, rows)
+        write_csv(path, rows)
 
 
 def numbers(found: LossCurvature) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def all_spectra(name: str, seeds: list[int]) -> None:
             for row in spectra(task, block, seed):
                 rows.append({**known, "block": block, **row})
                 print(*(f"{v:.3g}" if isinstance(v, float) else v for v in rows[-1].values()), flush=True)
-        write(path, rows)
+        write_csv(path, rows)
 
 
 def main() -> None:

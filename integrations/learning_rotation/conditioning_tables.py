@@ -20,6 +20,8 @@ from equiv_probe.landscape.roughness import Roughness
 mpl.use("agg")
 from matplotlib import pyplot
 
+from equiv_probe.scaling.table import write_csv
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -38,7 +40,7 @@ def everything(results: Path, runs: Path) -> None:
     summary = roughness(grids)
     print("\n".join(roughness_table(summary)))
     if summary:
-        write(results / "conditioning_roughness.csv", summary)
+        write_csv(results / "conditioning_roughness.csv", summary)
     if rows and grids:
         figure(rows, grids).savefig(results / "conditioning.png", dpi=130)
 
@@ -47,16 +49,6 @@ def read(path: Path) -> list[dict[str, str]]:
     """Rows of a file."""
     with path.open() as file:
         return list(csv.DictReader(file))
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """All rows, six digits."""
-    path.parent.mkdir(exist_ok=True)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, names, lineterminator="\n")
-        table.writeheader()
-        table.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def over_seeds(values: list[float]) -> str:

@@ -71,12 +71,3 @@ def read(path: Path) -> list[Row]:
         return []
     with path.open() as file:
         return [{k: v if k == "run" else float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-
-
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """The same with six digits."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)

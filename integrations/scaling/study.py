@@ -27,6 +27,7 @@ from setting import Setting
 from train import HERE, Run, load
 
 from equiv_probe import scaling
+from equiv_probe.scaling.table import write_csv
 
 STEPS = (0, 32, 128, 512, 1024, 2048, 4096, 8192, 16384)
 """That are shown."""
@@ -105,14 +106,6 @@ def numbers_of(row: dict[str, str]) -> dict[str, Any]:
     return {key: names.get(key, float)(value) for key, value in row.items()}
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A CSV file of numbers with six digits."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-
-
 def parameters_of(findings: fits.Findings) -> list[dict[str, Any]]:
     """Every parameter of every law, with its interval."""
     found = []
@@ -186,7 +179,7 @@ def epochs_of(rows: list[dict[str, Any]]) -> Table:
 
 def report(config: dict[str, Any], rows: list[dict[str, Any]], stem: Path) -> None:
     """Tables, fits and figures from all rows there are."""
-    write(stem.with_name(f"{stem.name}_runs.csv"), rows)
+    write_csv(stem.with_name(f"{stem.name}_runs.csv"), rows)
     runs = scaling.read_table(stem.with_name(f"{stem.name}_runs.csv"))
     middle = {named(model).title: model["widths"][config["middle"]] for model in config["models"]}
     width = {model: middle[model] for model in figures.models_of(runs)}
@@ -206,9 +199,9 @@ def report(config: dict[str, Any], rows: list[dict[str, Any]], stem: Path) -> No
         console.print(f"Not found: {line}")
     given = fits.epochs(runs, config["batch"], width, STEPS[1:])
     console.print(epochs_of(given))
-    write(stem.with_name(f"{stem.name}_epochs.csv"), given)
-    write(stem.with_name(f"{stem.name}_laws.csv"), parameters_of(findings))
-    write(stem.with_name(f"{stem.name}_factors.csv"), factors_of(findings))
+    write_csv(stem.with_name(f"{stem.name}_epochs.csv"), given)
+    write_csv(stem.with_name(f"{stem.name}_laws.csv"), parameters_of(findings))
+    write_csv(stem.with_name(f"{stem.name}_factors.csv"), factors_of(findings))
     most = runs.numbers("structures").max()
     figures.against_data(best, findings.sizes, stem.with_name(f"{stem.name}_data.png"))
     figures.against_cost(runs.where(structures=most), width, stem.with_name(f"{stem.name}_cost.png"))

@@ -28,7 +28,9 @@ from torch.nn import functional
 from training import generator_for
 
 sys.path.append(str(Path(__file__).parents[1] / "learning_rotation"))
-from flow_and_voxel import Row, correlation, losses_and_gradients, read, write
+from flow_and_voxel import Row, correlation, losses_and_gradients, read
+
+from equiv_probe.scaling.table import write_csv
 
 MOLECULES, BLOCKS = 16, 4
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -90,7 +92,7 @@ def main() -> None:
                 weights = torch.load(run.weights_at(step), map_location=task.device, weights_only=True)
                 task.network.load_state_dict(weights)
                 rows.append({"run": name, "seed": seed, "step": step, **measure(task)})
-                write(path, rows)
+                write_csv(path, rows)
     table(rows)
 
 

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+from equiv_probe.scaling.table import write_csv
 
 RESULTS = Path(__file__).parent / "results"
 CLAIM = 0.02
 """Shen et al.: the share falls to this or less within 1k to 10k steps."""
-
-
-def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A CSV file of numbers with six digits; what a row lacks stays empty."""
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 def curves(runs: dict[str, list[dict[str, float]]], name: str, title: str, folder: Path = RESULTS) -> Path:
@@ -38,7 +26,7 @@ def curves(runs: dict[str, list[dict[str, float]]], name: str, title: str, folde
         folder: where to; trials have one of their own, so that they do not take the place of results.
     """
     folder.mkdir(exist_ok=True)
-    write(folder / f"{name}.csv", [{"run": kind, **row} for kind, rows in runs.items() for row in rows])
+    write_csv(folder / f"{name}.csv", [{"run": kind, **row} for kind, rows in runs.items() for row in rows])
     figure, (losses, shares) = plt.subplots(1, 2, figsize=(10, 3.8), dpi=100)
     for k, (kind, rows) in enumerate(runs.items()):
         color = f"C{k}"

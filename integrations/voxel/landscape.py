@@ -17,12 +17,13 @@ import math
 
 import torch
 from denoise import CUBE, PRESETS, SCHEMA, Task
-from figures import RESULTS, write
+from figures import RESULTS
 from rich.console import Console
 from rich.table import Table
 from training import Run, generator_for
 
 import equiv_probe as ep
+from equiv_probe.scaling.table import write_csv
 
 CONDITIONS = ("mass-0.99", "weighted", "mean")
 LOSSES = ("mean", "equiv")
@@ -104,7 +105,7 @@ def main() -> None:
                 weights = torch.load(run.weights_at(step), map_location=task.device, weights_only=True)
                 task.network.load_state_dict(weights)
                 row |= measure()
-                write(path, [known[one] for one in sorted(known)])
+                write_csv(path, [known[one] for one in sorted(known)])
     heads = ("step", "‖∇L_mean‖", "‖∇L_equiv‖", "cosine", "λmax: L_mean, L_equiv")
     table = Table(*heads, *(f"κ ratio, {kind}" for kind in CONDITIONS))
     for step, row in sorted(known.items()):

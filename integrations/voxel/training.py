@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import csv
 import json
 import math
 import time
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 import equiv_probe as ep
+from equiv_probe.scaling.table import write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,10 +168,7 @@ class Run:
         torch.save(state, self.folder / "checkpoint.tmp")
         (self.folder / "checkpoint.tmp").replace(self.folder / "checkpoint.pt")
         names = ["step", "seconds", "loss", *(f"{stage}/{key}" for stage in ("train", "held") for key in KEYS)]
-        with (self.folder / "log.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, names, restval="")
-            writer.writeheader()
-            writer.writerows({key: f"{value:.6g}" for key, value in row.items()} for row in self.rows)
+        write_csv(self.folder / "log.csv", self.rows, names=names)
 
     def fit(
         self,

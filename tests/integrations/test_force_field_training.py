@@ -15,6 +15,8 @@ import torch
 from ase.io import read, write
 from scipy.spatial.transform import Rotation
 
+from equiv_probe.scaling.table import write_csv
+
 from .studies import module_of, modules_of
 
 if TYPE_CHECKING:
@@ -457,7 +459,7 @@ def test_the_faster_of_two_planted_curves_is_found(
             rows += [{**common, "L_total": found, "L_total_stderr": 0.01 * found}]
             rows += [{**common, "loss": "mae-norm", "L_total": 5.0, "L_total_stderr": 0.1}]
     monkeypatch.setattr(study.efficiency, "RESULTS", tmp_path)
-    study.training.write(tmp_path / "mine_steps.csv", rows)
+    write_csv(tmp_path / "mine_steps.csv", rows)
     for x, expected in (("seconds", 3 ** (1 / 0.3)), ("step", (3 * 2**-0.8) ** (1 / 0.3))):
         (crossing,) = study.efficiency.compared("mine", "plain", "equal", x).crossings
         assert crossing.after == "equal"

@@ -13,6 +13,7 @@ import torch
 from scipy.integrate import solve_ivp
 from scipy.spatial.transform import Rotation
 
+from equiv_probe.scaling.table import write_csv
 from equiv_probe.testing import assert_equivariant
 
 from .studies import modules_of
@@ -396,7 +397,7 @@ def test_a_study_that_was_stopped_ends_with_the_same_table(
     again = study.study.collected(settings, tmp_path / "parts")
     assert again == rows[1]  # seconds too: what is done is not done again
     # Folders are gone, the table is there: nothing is done again either, but for a run that is to be longer.
-    study.study.write(tmp_path / "rows.csv", rows[1])
+    write_csv(tmp_path / "rows.csv", rows[1])
     study.study.train_all(config(), tmp_path / "empty", "cpu", tmp_path / "rows.csv")
     assert not (tmp_path / "empty").exists()
     kept = study.study.collected(settings, tmp_path / "empty", tmp_path / "rows.csv")
@@ -436,7 +437,7 @@ def test_fits_find_planted_laws(study: SimpleNamespace, tmp_path: Path) -> None:
     from equiv_probe import scaling
 
     rows = planted({"slow": 0.6, "fast": 0.7})
-    study.study.write(tmp_path / "runs.csv", rows)
+    write_csv(tmp_path / "runs.csv", rows)
     runs = scaling.read_table(tmp_path / "runs.csv")
     best = study.fits.stopped(runs, 1024)
     assert len(best) == 2 * 16
