@@ -35,8 +35,9 @@ from equiv_probe.live.kept_values import (
     shown,
     variable,
 )
+from equiv_probe.live.positions import Position
 from equiv_probe.live.random_state import KINDS
-from equiv_probe.live.unrepeatable import Crowd, Position, Watched, is_watched
+from equiv_probe.live.unrepeatable import Crowd, Watched, is_watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -18,7 +18,8 @@ from equiv_probe.live.isolation import isolated
 from equiv_probe.live.kept_attributes import is_plain
 from equiv_probe.live.kept_numbers import COMPARED, same
 from equiv_probe.live.memory import Memory
-from equiv_probe.live.unrepeatable import Position, is_watched
+from equiv_probe.live.positions import Position
+from equiv_probe.live.unrepeatable import is_watched
 from equiv_probe.live.wrappers import sharded
 from equiv_probe.representations.voxel_rotations import at_hand
 

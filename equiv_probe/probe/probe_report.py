@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from equiv_probe.estimation.estimates import flattened
 from equiv_probe.estimation.loss_verdict import verdict_of_loss
 from equiv_probe.estimation.running import USER_DEFINED
 from equiv_probe.estimation.verdict import verdict
@@ -134,28 +135,13 @@ def _looks_broken(m: Measured) -> bool:
 def _measured(key: tuple[str, str], sums: Sums, structures: int, running: Running | None, step: int | None) -> Measured:
     loss = USER_DEFINED if running is None else running.loss
     floor = math.nan if running is None or running.floor is None else float(running.floor)
-    equiv, total, mean, share = sums.equiv, sums.total, sums.mean, sums.share
+    equiv, total = sums.equiv, sums.total
     labelled = not math.isnan(total.value)
     found = None
     if labelled:
-        found = Labelled(
-            loss=loss,
-            unit=OWN_LOSS,
-            structures=structures,
-            total=total.value,
-            total_stderr=total.stderr,
-            mean=mean.value,
-            mean_stderr=mean.stderr,
-            equiv=equiv.value,
-            equiv_stderr=equiv.stderr,
-            equiv_interval=(equiv.low, equiv.high),
-            share=share.value,
-            share_stderr=share.stderr,
-            share_interval=(share.low, share.high),
-        )
-        judged = verdict_of_loss(
-            equiv.value, equiv.stderr, total.value, floor, 0.0 if running is None else running.precision
-        )
+        found = Labelled(loss=loss, unit=OWN_LOSS, structures=structures, **flattened(sums.by_name, ("equiv", "share")))
+        precision = 0.0 if running is None else running.precision
+        judged = verdict_of_loss(equiv.value, equiv.stderr, total.value, floor, precision)
     else:
         floor = _root(floor)
         judged = verdict(_root(equiv.value), floor, math.nan, "")

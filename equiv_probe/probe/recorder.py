@@ -15,7 +15,7 @@ from equiv_probe.live.memory import Memory
 from equiv_probe.live.module_snapshot import ModuleSnapshot
 from equiv_probe.live.random_state import RandomState, generators_of
 from equiv_probe.live.reachable import generators_in, modules_of
-from equiv_probe.live.unrepeatable import Used
+from equiv_probe.live.used_while_running import Used
 from equiv_probe.probe.recorded import Recorded, RecordedStep
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ import typer
 from equiv_probe.cli.main import wide_console
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.commands import shared
-from equiv_probe_ase.commands.output_files import require_writable
-from equiv_probe_ase.commands.shared import option
+from equiv_probe_ase.commands.shared import option, require_writable
 
 if TYPE_CHECKING:
     from equiv_probe.report.record import Record

@@ -14,8 +14,7 @@ from equiv_probe.cli.main import explain
 from equiv_probe.cli.shared import INTERRUPTED, require_output
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_ase.commands import shared
-from equiv_probe_ase.commands.output_files import require_writable, save
-from equiv_probe_ase.commands.shared import FAILED, option
+from equiv_probe_ase.commands.shared import FAILED, option, require_writable, save
 
 
 def md_command(  # noqa: PLR0917 - a command line has as many options as it has

@@ -153,7 +153,7 @@ def test_without_lending_the_books_are_wrong(monkeypatch: pytest.MonkeyPatch) ->
     plain, probed = model(), model()
     plain.step(*batch())
     monkeypatch.setattr("equiv_probe.live.isolation.lend", lambda *_: None)
-    monkeypatch.setattr("equiv_probe.live.module_snapshot.copied", lambda value, _: value)
+    monkeypatch.setattr("equiv_probe.live.held_by_modules.copied", lambda value, _: value)
     by_replay(ep.Probe(probed, FORCES), lambda: probed.step(*batch()))
     # One ordinary run, eight rotations, their mean, two means that leave a replicate out, and the two controls.
     assert len(probed.history) == 1 + 8 + 1 + 2 + 2
