@@ -12,8 +12,8 @@ from equiv_probe.generative.end_points import EndPoints
 from equiv_probe.generative.sampler_tables import draws_table, end_points_table, headline, spread_table, worst_samples
 from equiv_probe.report.document import Document, Section, method
 from equiv_probe.report.record import Record
-from equiv_probe.results.error_figures import main_first
 from equiv_probe.results.failures import Failure, failed, remark
+from equiv_probe.results.report_figures import main_first
 from equiv_probe.results.verdict_words import rank
 
 if TYPE_CHECKING:

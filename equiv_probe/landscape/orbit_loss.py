@@ -18,8 +18,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.deprecation import renamed
-from equiv_probe.landscape.differentiable_orbit import first_output, live_orbit
-from equiv_probe.landscape.orbit_objectives import against, of_evaluate, require_matching_lists
+from equiv_probe.landscape.differentiable_orbit import (
+    against,
+    first_output,
+    live_orbit,
+    of_evaluate,
+    require_matching_lists,
+)
 from equiv_probe.landscape.orbit_parts import BatchPart, Part
 from equiv_probe.landscape.orbit_step import StepPart
 from equiv_probe.landscape.orbit_sum import OrbitSum

@@ -11,8 +11,7 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.losses import PointwiseLoss
 from equiv_probe.estimation.measurement import measure
-from equiv_probe.landscape.differentiable_orbit import by_replicate, orbit_of
-from equiv_probe.landscape.orbit_objectives import share_of
+from equiv_probe.landscape.differentiable_orbit import by_replicate, orbit_of, share_of
 from equiv_probe.live.isolation import isolated
 from equiv_probe.orbit.chunking import in_chunks
 from equiv_probe.probe.per_structure import differentiating
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equiv_probe.estimation.orbit import Orbit
-    from equiv_probe.landscape.orbit_objectives import Found, Objectives
+    from equiv_probe.landscape.differentiable_orbit import Found, Objectives
     from equiv_probe.live.capture import Call
     from equiv_probe.live.live_orbit import LiveOrbit
     from equiv_probe.live.random_state import RandomState

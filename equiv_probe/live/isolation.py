@@ -15,8 +15,7 @@ from torch import nn
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.called_method import CalledMethod
-from equiv_probe.live.contents import lend
-from equiv_probe.live.held_by_modules import Held, all_of
+from equiv_probe.live.held_by_modules import Held, all_of, lend
 from equiv_probe.live.random_state import RandomState, cuda_in_use, generators_of
 from equiv_probe.live.wrappers import sharded
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from equiv_probe.live.contents import INTERNAL
+from equiv_probe.live.held_by_modules import INTERNAL
 from equiv_probe.live.wrappers import sharded
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from equiv_probe.live.contents import INTERNAL
 from equiv_probe.live.data_objects import FRAMEWORKS, HOLDING, LIBRARIES, is_data, is_of_the_user, package_of
-from equiv_probe.live.held_by_modules import Held, all_of
+from equiv_probe.live.held_by_modules import INTERNAL, Held, all_of
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.kept_attributes import is_plain
 from equiv_probe.live.kept_numbers import COMPARED, same

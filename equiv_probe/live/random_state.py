@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from equiv_probe.live.contents import INTERNAL
+from equiv_probe.live.held_by_modules import INTERNAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from equiv_probe.report.document import Headline
 from equiv_probe.report.formatting import number
-from equiv_probe.results.course_figures import OUTDATED
+from equiv_probe.results.report_figures import OUTDATED
 from equiv_probe.results.verdict_words import VERDICT_SENTENCES, beside_floor, errors, is_there, percent, rank, severity
 
 if TYPE_CHECKING:

@@ -12,14 +12,13 @@ from equiv_probe.report.record import Record
 from equiv_probe.report.stored_data import plain, without_nan
 from equiv_probe.results import angular_plots, gradient_plots, gradient_record, plots, trajectory_plots
 from equiv_probe.results.controls import Control, below_headline, control_section, doubted, undecided
-from equiv_probe.results.course_figures import course_figures
-from equiv_probe.results.error_figures import kind_figures, main_first, where_figures
 from equiv_probe.results.failures import Failure, failed, remark
 from equiv_probe.results.gradient_record import GradientRecord
 from equiv_probe.results.headline import headline
 from equiv_probe.results.measured import Labelled, Measured, labelled
 from equiv_probe.results.over_time import OverTime
 from equiv_probe.results.quantity_tables import element_table, loss_blocks, run_table, spread_tables, symmetry_table
+from equiv_probe.results.report_figures import course_figures, kind_figures, main_first, where_figures
 from equiv_probe.results.structure_table import StructureTable
 from equiv_probe.results.verdict_words import BROKEN
 from equiv_probe.results.worst_structures import worst_structures

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from equiv_probe.diagnosis.diagnose import diagnosis_of
 from equiv_probe.estimation.controls import failures_of
 from equiv_probe_ase.calculators.by_name import make_calculator
+from equiv_probe_ase.diagnosis.atoms_subject import Asked
 from equiv_probe_ase.diagnosis.experiments import ATOMS_EXPERIMENTS
-from equiv_probe_ase.diagnosis.worst_structure import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

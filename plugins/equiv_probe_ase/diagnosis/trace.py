@@ -9,7 +9,7 @@ from equiv_probe.diagnosis.layers.trace import BUDGET, trace_of
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import isolated
 from equiv_probe_ase.calculators.private_copy import networks
-from equiv_probe_ase.diagnosis.worst_structure import Asked
+from equiv_probe_ase.diagnosis.atoms_subject import Asked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.live.contents import held
+from equiv_probe.live.held_by_modules import held
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.random_state import generators_of
 
