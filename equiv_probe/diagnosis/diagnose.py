@@ -79,7 +79,7 @@ def diagnose(
             experiments,
             everything=everything,
             budget=budget,
-            model=name or _name(model),
+            model=name or getattr(model, "__name__", None) or type(model).__name__,
             source=_source(batch),
             began=began,
             progress=progress,
@@ -214,10 +214,6 @@ def _compiled() -> AbstractContextManager[Any]:
     """Let compiled modules run compiled, which :func:`isolated` does not: what they do is in question here."""
     known = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
     return torch.compiler.set_stance("default") if known else nullcontext()
-
-
-def _name(model: Any) -> str:
-    return getattr(model, "__name__", None) or type(model).__name__
 
 
 def _source(batch: Any) -> str:

@@ -16,8 +16,6 @@ from equiv_probe.report.document import Figure
 from equiv_probe.report.formatting import counted, number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as MatplotlibFigure
 
@@ -61,7 +59,7 @@ def path(one: EndPoints, ax: Axes | None = None) -> Axes:
     ax = axes_or_new(ax)
     lines = (("rms", "deviation", ALARM, "-"), ("other noise", "other noise", CALM, "--"), ("floor", "floor", INK, ":"))
     few: dict[str, Any] = {"marker": "o", "ms": 3} if len(steps) < 60 else {}
-    found = {key: _column(one.along_path, key) for key, *_ in lines}
+    found = {key: np.array([entry[key] for entry in one.along_path], dtype=float) for key, *_ in lines}
     real = found["rms"][found["rms"] > 10 * np.nan_to_num(found["floor"])]
     is_below = len(real) > 0 and not is_near(one.highest_floor, real)
     for key, label, colour, style in lines:
@@ -152,7 +150,3 @@ def path_figure(one: EndPoints) -> Figure | None:
         f"floor of {number(one.highest_floor)}. Other noise shows how far two paths can lie apart."
     )
     return Figure(f"Along the path: {one.name}", lambda ax: path(one, ax), text)
-
-
-def _column(entries: Sequence[dict[str, float]], name: str) -> Any:
-    return np.array([entry[name] for entry in entries], dtype=float)

@@ -50,7 +50,8 @@ def own_frame(run: RecordedStep) -> Control | None:
     asked = [name for name in schema.inputs if not (name in schema.outputs or is_predicted(name))]  # labels lie beside
     rotating = [name for name in asked if schema.inputs[name].event_shape and _is_coordinates(given.get(name))]
     names = [name for name in rotating if given[name].any()]  # a cell of a molecule is zero
-    batch = [] if any(isinstance(rep, Grid) for rep in schema.inputs.values()) else _coordinates(run)
+    has_grids = any(isinstance(rep, Grid) for rep in schema.inputs.values())
+    batch = [] if has_grids else [one for one in run.batch_memory.tensors if _is_coordinates(one)]
     if not (names and batch):
         return None
     try:
@@ -108,11 +109,6 @@ def _loss_changes(run: RecordedStep, batch: list[Tensor], changed: list[Tensor])
         with _holding(batch, changed):
             other = loss_of(run.again())
     return None if other is None else float((wide(other) - wide(own)).abs() / wide(own).abs().clamp_min(1e-30))
-
-
-def _coordinates(run: RecordedStep) -> list[Tensor]:
-    """What may be coordinates or vectors in the batch: tensors of three columns that the step is given or names."""
-    return [one for one in run.batch_memory.tensors if _is_coordinates(one)]
 
 
 def _is_coordinates(value: Any) -> bool:

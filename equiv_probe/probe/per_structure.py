@@ -157,7 +157,8 @@ def _losses(
     by_operator = {operator: error.losses(kept[operator], owners) for operator in returned}
     coarsest = max(torch.finfo(v.dtype).eps for one in first.leaves for v in one.values())
     coarsest = max(coarsest, precision_of(loss, "loss"))
-    here, there = (error.losses([_detached(one) for one in run.leaves], owners) for run in both)
+    leaves = ([{name: value.detach() for name, value in one.items()} for one in run.leaves] for run in both)
+    here, there = (error.losses(values, owners) for values in leaves)
     constant = wide(loss) - here.sum()
     moved = wide(second.numbers[name].detach()) if name in second.numbers else torch.full_like(constant, torch.nan)
     fits = agrees([here, there], [wide(loss), moved], coarsest, constant)
@@ -166,10 +167,6 @@ def _losses(
     share = constant * weight / len(owners)  # which structure it belongs to, nobody knows: to all alike
     scaled = {operator: values * scale + share for operator, values in by_operator.items()}
     return Losses(scaled, weight, error.convex & fits & (weight.sum() > 0), constant)
-
-
-def _detached(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in values.items()}
 
 
 @contextmanager

@@ -108,18 +108,13 @@ def report_of(
             *(_OF_ONE.format(shown("/".join(key))) for key in sorted(alone)),
             *(f"{m.title}: {m.sentence}." for m in measured if _looks_broken(m)),
         ],
-        blind_spots=[*BLIND, *_between_right_angles(probe)],
+        blind_spots=[*BLIND, *([BETWEEN] if probe.schema is not None and exact_grids(probe.schema) else [])],
         complete=complete,
         history=rows,
         over=list(over),
         gradients=dict(gradients),
         controls=probe.controls,
     )
-
-
-def _between_right_angles(probe: Readings) -> list[str]:
-    """What a probe of grids that are not interpolated cannot see."""
-    return [BETWEEN] if probe.schema is not None and exact_grids(probe.schema) else []
 
 
 def _is_nothing(key: tuple[str, str], sums: Mapping[tuple[str, str], Sums]) -> bool:

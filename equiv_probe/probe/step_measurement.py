@@ -65,7 +65,8 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
         check = look or schedule.measured % CHECKED == 0
         part, found = _of_part(parts, run, stage, per_structure) if look else (None, None)
         if found is None:
-            plan = parts.plans.fitted(parts.live, first.call, first.raw, stage, size=_of_all(schedule.size))
+            size: Size = "few" if schedule.size == "part" else schedule.size  # of the whole batch
+            plan = parts.plans.fitted(parts.live, first.call, first.raw, stage, size=size)
             found = replayed(parts, run, plan, per_structure, stage=stage, look=look, check=check)
         parts.so_far.add_step(stage, run, found, look=look)
         if floor_is_due(parts, stage, "step"):
@@ -98,11 +99,6 @@ def _of_part(
     require_reproduced(found, run)
     parts.checks.steps.of_replay(run, found, _written(run), stage)
     return part, found
-
-
-def _of_all(size: Size) -> Size:
-    """The size of a measurement of the whole batch."""
-    return "few" if size == "part" else size
 
 
 def _settle(run: RecordedStep, *, look: bool) -> None:

@@ -48,7 +48,7 @@ def drawable(geometry: Any) -> bool:
     if cell is not None and not (isinstance(cell, list) and len(cell) == 3):
         return False
     rows = [*positions, *(cell or [])]
-    return all(isinstance(row, list) and len(row) == 3 and all(map(_is_number, row)) for row in rows)
+    return all(isinstance(row, list) and len(row) == 3 and all(map(math.isfinite, map(finite, row))) for row in rows)
 
 
 def colour_name(text: str) -> str:
@@ -63,7 +63,3 @@ def _structure(geometry: Mapping[str, Any]) -> dict[str, Any]:
     if geometry.get("cell"):
         structure["cell"] = [number for row in geometry["cell"] for number in row]
     return structure
-
-
-def _is_number(value: Any) -> bool:
-    return math.isfinite(finite(value))

@@ -146,14 +146,11 @@ def _drawn(table: Table, chosen: Sequence[int]) -> RichTable:
     for rank, column in enumerate(table.columns[place] for place in chosen):
         is_text = column.kind == "text"
         side: JustifyMethod = "left" if column.kind in {"text", "bar"} or rank == 0 else "right"
-        made.add_column(Text(shown(_head(column))), justify=side, no_wrap=not is_text, overflow="fold")
+        head = f"{column.name}, {column.unit}" if column.unit else column.name
+        made.add_column(Text(shown(head)), justify=side, no_wrap=not is_text, overflow="fold")
     for row in table.rows:
         made.add_row(*(_cell(row[place], table.columns[place]) for place in chosen))
     return made
-
-
-def _head(column: Column) -> str:
-    return f"{column.name}, {column.unit}" if column.unit else column.name
 
 
 def _cell(cell: Any, column: Column) -> Text:

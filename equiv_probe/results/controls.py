@@ -107,12 +107,9 @@ def undecided(controls: Sequence[Control]) -> list[str]:
     for one in controls:
         if one.passed is None:
             found.setdefault(one.name, []).append(one.sentence)
-    return [f"whether it {name} ({_some(sentences)})" if _is_verb(name) else f"whether {name} ({_some(sentences)})"
-            for name, sentences in found.items()]  # fmt: skip
-
-
-def _is_verb(name: str) -> bool:
-    return name.partition(" ")[0] in {"sees", "does", "is"}
+    verbs = ("sees ", "does ", "is ")
+    whether = {name: f"whether it {name}" if name.startswith(verbs) else f"whether {name}" for name in found}
+    return [f"{whether[name]} ({_some(sentences)})" for name, sentences in found.items()]
 
 
 def _some(sentences: Sequence[str]) -> str:

@@ -115,7 +115,10 @@ class GradientRecord(Record, frozen=True, omit_defaults=True):
     def table(self, title: str, caption: str = "") -> Table:
         """One row for each group of parameters."""
         columns = [Column("parameters", kind="text"), *map(Column, HEADS[1:])]
-        rows = [_cells(name, row) for name, row in self.groups.items()]
+        rows: list[list[Cell]] = [
+            [name, math.nan if row.parameters is None else row.parameters, *(_entry(row, key) for key in _NUMBERS)]
+            for name, row in self.groups.items()
+        ]
         return Table(title, columns, rows, caption or f"Gradients {_CAPTION}")
 
     def figures(self, output: str = "") -> list[Figure]:
@@ -157,11 +160,6 @@ def blocks(gradients: Mapping[str, GradientRecord]) -> list[Block]:
     drawn = [figure for name, one in gradients.items() for figure in one.figures(name)]
     titles = {name: f"Gradients of {name} by group of parameters" for name in gradients}
     return [*said, *drawn, *(one.table(titles[name], f"{titles[name]}, {_CAPTION}") for name, one in gradients.items())]
-
-
-def _cells(name: str, row: GradientNumbers) -> list[Cell]:
-    """The row of a group of parameters; what is less than its noise as an upper limit."""
-    return [name, math.nan if row.parameters is None else row.parameters, *(_entry(row, key) for key in _NUMBERS)]
 
 
 def _entry(row: GradientNumbers, key: str) -> Cell:

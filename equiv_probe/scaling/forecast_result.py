@@ -18,7 +18,6 @@ from equiv_probe.scaling.figures import Line, label_of
 from equiv_probe.scaling.law import Fit
 
 if TYPE_CHECKING:
-    from equiv_probe.report.document import Table
     from equiv_probe.scaling.solver import Array
 
 LOSSES = ("L_mean", "L_equiv")
@@ -95,12 +94,14 @@ class Forecast(Estimated, frozen=True):
 
     def document(self) -> Document:
         """The share to be expected, what the laws say, and both losses and the share against the step."""
+        share = estimate_tables.table("The share", self._columns(), self.level)
+        laws = [law.parameter_table(law.formula) for law in self.laws.values()]
         return Document(
             f"{self.name}: the share at step {shown(self.to)}" if self.name else f"The share at step {shown(self.to)}",
             f"{len(self.history)} places up to step {shown(self.step)}" + (f" of {self.source}" if self.source else ""),
             [
                 self._headline(),
-                Section("And if both losses are power laws with floors?", [self._law_table(), *self._parameters()]),
+                Section("And if both losses are power laws with floors?", [share, *laws]),
                 Section("Where do the losses go?", self._figures()),
                 *method(self.protocol, self.notes, blind_spots=UNSEEN),
             ],
@@ -133,12 +134,6 @@ class Forecast(Estimated, frozen=True):
         percent = [Estimate(100 * one.value, 100 * one.low, 100 * one.high) for one in (*found, self.limit)]
         where = [*asked, "at the end of all training, by the laws"]
         return [(Column("the share", kind="text"), where), (Column("%"), percent)]
-
-    def _law_table(self) -> Table:
-        return estimate_tables.table("The share", self._columns(), self.level)
-
-    def _parameters(self) -> list[Table]:
-        return [law.parameter_table(law.formula) for law in self.laws.values()]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for today, the step asked for, the laws' share there, their dip and their limit; in percent."""

@@ -11,8 +11,6 @@ from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
 from equiv_probe.representations.representation import Irreps, irreps, tensor, vector, voigt
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from equiv_probe.diagnosis.experiment import Findings
     from equiv_probe.diagnosis.subject import Subject
     from equiv_probe.representations.representation import Representation
@@ -36,7 +34,8 @@ def cartesian_or_spherical(subject: Subject) -> Findings:
         for other in _others(declared):
             for label, cycle in _CYCLES.items():
                 axes = torch.eye(3, dtype=torch.float64)[list(cycle)]
-                back = other.rotate_back(flat.reshape(*flat.shape[:-1], *other.event_shape), _in(axes, subject))
+                rotations = axes @ subject.rotations @ axes.mT
+                back = other.rotate_back(flat.reshape(*flat.shape[:-1], *other.event_shape), rotations)
                 tried[f"ep.{other}, axes in the order ({label})"] = back.reshape(raw.shape)
         if not tried:
             continue
@@ -57,7 +56,3 @@ def _others(declared: Representation) -> list[Representation]:
     spherical = {6: "1x0e+1x2e", 9: "1x0e+1x1e+1x2e"}
     wanted = spherical.get(_components(declared))
     return [irreps(wanted)] if wanted else []
-
-
-def _in(axes: Tensor, subject: Subject) -> Tensor:
-    return axes @ subject.rotations @ axes.mT

@@ -32,8 +32,11 @@ def order_of_axes(subject: Subject) -> Findings:
         if not rep.event_shape or rep.is_affine or rep.is_whole:
             continue
         raw = subject.raw(name)
-        others = {label: _in_axes(matrix, subject.rotations) for label, matrix in _signed_permutations().items()}
-        label, best = subject.best(name, {label: rep.rotate_back(raw, other) for label, other in others.items()})
+        tried = {
+            label: rep.rotate_back(raw, matrix @ subject.rotations @ matrix.mT)
+            for label, matrix in _signed_permutations().items()
+        }
+        label, best = subject.best(name, tried)
         sentence = (
             f"{name!r} rotates as it should if its axes are read as ({label}) where (x, y, z) was expected, up to a "
             "sign of the whole"
@@ -59,7 +62,3 @@ def _signed_permutations() -> dict[str, Tensor]:
             label = ", ".join(("" if sign > 0 else "−") + "xyz"[axis] for axis, sign in zip(order, own, strict=True))
             found[label] = matrix
     return found
-
-
-def _in_axes(matrix: Tensor, rotations: Tensor) -> Tensor:
-    return matrix @ rotations @ matrix.mT

@@ -63,12 +63,9 @@ def one_axis(subject: Subject) -> Findings:
 
 def _values_about(subject: Subject, place: int) -> dict[str, Tensor]:
     if not subject.has_exact_grids:
-        return subject.again(rotations=_about(place))
+        about = [torch.linalg.matrix_exp(angle * generators()[place]) for angle in _ANGLES]
+        return subject.again(rotations=torch.stack(about))
     kept = subject.rotations[:, place, place] > 0.5
     if int(kept.sum()) < 4:
         raise NotApplicable("the box has no rotations by right angles about each axis")
     return {name: value[kept.to(value.device)] for name, value in subject.values.items()}
-
-
-def _about(place: int) -> Tensor:
-    return torch.stack([torch.linalg.matrix_exp(angle * generators()[place]) for angle in _ANGLES])

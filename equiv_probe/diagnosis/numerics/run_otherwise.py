@@ -70,7 +70,9 @@ def in_float64(subject: Subject) -> Findings:
         raise NotApplicable("only a module can be copied in float64")
     if subject.precision == torch.float64:
         raise NotApplicable("weights and inputs are float64 already")
-    wide = {n: v.double() if _is_float(v) else v for n, v in subject.inputs.items()}
+    wide = {
+        n: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for n, v in subject.inputs.items()
+    }
     after = subject.again(predict=subject.by(copy.deepcopy(subject.module).double()), inputs=wide)
     for name in subject.broken:
         best = subject.compare(name, after[name])
@@ -86,7 +88,3 @@ def _relative(compared: Compared, size: float) -> str:
     part = compared.before / size if size > 0 else float("inf")
     typical = next((words for limit, words in _TYPICAL if part <= limit), "")
     return f"{number(compared.before, 2)}, {part:.1g} of its size" + (f", typical of {typical}," if typical else ",")
-
-
-def _is_float(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
