@@ -7,13 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-from msgspec import structs
 
 from equiv_probe.estimation.estimates import Sums
-from equiv_probe.probe.probe_report import report_of
-from equiv_probe.results.over_time import OverTime
 from equiv_probe_lightning import ranks
 from equiv_probe_lightning.losses import repeated
+from equiv_probe_lightning.run_report import in_bins, of_one
 from equiv_probe_lightning.trainers import about_to_write, not_updated, rest, until_row
 
 if TYPE_CHECKING:
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     import equiv_probe as ep
-    from equiv_probe.results.gradient_record import GradientRecord
-    from equiv_probe.results.report import Report
 
 KEYS = ("L_total", "L_mean", "L_equiv", "share")
 SECONDS = "equiv/seconds"
@@ -128,9 +124,9 @@ class Logbook:
         }
         merged = ranks.merged(here)
         sums = {key: Sums(**state["everything"]).to(module.device) for key, state in merged.items()}
-        sums = self._alone(probe, sums)
+        sums = of_one(probe, sums)
         values = self._values(probe, sums, trainer.global_step)
-        for key, one in self._over(probe, merged, "everything").items():
+        for key, one in in_bins(probe, merged, "everything").items():
             found = {f"equiv/{key[0]}/{key[1]}/{name}": value for name, value in one.values().items()}
             values.update({n: torch.tensor(v, dtype=torch.float64, device=module.device) for n, v in found.items()})
         if values:
@@ -138,25 +134,6 @@ class Logbook:
             values[SECONDS] = torch.tensor(self.seconds, dtype=exact, device=module.device)
         self._log(trainer, module, values, on_step=False, on_epoch=True, sync_dist=True)
         return values
-
-    @staticmethod
-    def _over(probe: ep.Probe, merged: Mapping[ranks.Key, Mapping[str, Any]], which: str) -> dict[ranks.Key, OverTime]:
-        """What was measured in bins, over ranks: of ``"everything"``, or what the ``"report"`` shows of each stage."""
-        found = {}
-        for key, state in merged.items():
-            if probe.over is not None and state.get("binned") and bool(state["binned"]["everything"].any()):
-                recent = which == "report" and key[0] == "train"
-                rows = torch.stack(state["binned"]["recent"]).sum(0) if recent else state["binned"]["everything"]
-                known = {"labelled": state["labelled"], "loss": state["loss"]}
-                found[key] = OverTime.of(probe.over.name, probe.over.edges.tolist(), key, rows, **known)
-        return found
-
-    @staticmethod
-    def _alone(probe: ep.Probe, sums: dict[ranks.Key, Sums]) -> dict[ranks.Key, Sums]:
-        """Of a single measurement its replicates, from which its error bar comes."""
-        if ranks.world() > 1:
-            return sums
-        return {key: probe.running[key].shown(one) if key in probe.running else one for key, one in sums.items()}
 
     def _values(self, probe: ep.Probe, sums: dict[ranks.Key, Sums], step: int) -> dict[str, Tensor]:
         if self._began is None:
@@ -199,6 +176,11 @@ class Logbook:
         return self._earlier + (0.0 if self._began is None else time.perf_counter() - self._began)
 
     @property
+    def gradient_history(self) -> list[tuple[int, dict[str, float]]]:
+        """The gradients after each measurement, as numbers by name; fetches them from the device."""
+        return [(step, {n: float(v) for n, v in values.items()}) for step, values in self._gradient_history]
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """The estimates after each measurement, as numbers; fetches them from the device."""
         return [
@@ -206,73 +188,11 @@ class Logbook:
             for step, key, values in self._history
         ]
 
-    def report(
-        self,
-        probe: ep.Probe,
-        trainer: Any,
-        merged: dict[ranks.Key, dict[str, Any]] | None,
-        notes: list[str],
-        *,
-        run: str,
-    ) -> Report:
-        """The report of a run.
-
-        Args:
-            probe: which measured.
-            trainer: which ran it.
-            merged: sums over ranks; None is this rank's own.
-            notes: what a reader must know.
-            run: its name.
-        """
-        sums = over = None
-        if merged is not None:
-            over = [one for _, one in sorted(self._over(probe, merged, "report").items())]
-            sums = {
-                key: ranks.window(state) if key[0] == "train" else Sums(**state["everything"])
-                for key, state in merged.items()
-            }
-            sums = self._alone(probe, sums)
-        protocol = {
-            "steps": trainer.global_step,
-            "ranks": ranks.world(),
-            "run": run,
-        }
-        source = f"a run of {trainer.global_step} steps, epoch {trainer.current_epoch}"
-        history, complete = self.history, not notes
-        gradients = self._shown(probe)
-        notes = [*notes, *_outdated(probe, history, trainer.global_step)]
-        return report_of(
-            probe,
-            sums=sums,
-            over=over,
-            source=source,
-            protocol=protocol,
-            history=history,
-            notes=notes,
-            complete=complete,
-            gradients=gradients,
-        )
-
-    def _shown(self, probe: ep.Probe) -> dict[str, GradientRecord]:
-        """The gradients of this rank for a report, and what was logged of all of them."""
-        if probe.gradients is None:
-            return {}
-        rows = [(step, {n: float(v) for n, v in values.items()}) for step, values in self._gradient_history]
-        found = {}
-        for key, entry in probe.gradients.shown().items():
-            start = key.removeprefix("train/") + "/"
-            history = [
-                {"step": step, **{n.removeprefix(start): v for n, v in values.items() if n.startswith(start)}}
-                for step, values in rows
-            ]
-            found[key] = structs.replace(entry, history=history)
-        return found
-
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
         history = [(step, list(key), {n: float(v) for n, v in values.items()}) for step, key, values in self._history]
-        rows = [(step, {n: float(v) for n, v in values.items()}) for step, values in self._gradient_history]
-        return {"history": history, "gradients": rows, "seconds": self.seconds, "repeated": self._repeated}
+        gradients = self.gradient_history
+        return {"history": history, "gradients": gradients, "seconds": self.seconds, "repeated": self._repeated}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo :meth:`state_dict`."""
@@ -283,21 +203,3 @@ class Logbook:
         ]
         self._repeated = {stage: list(names) for stage, names in state.get("repeated", {}).items()}
         self._earlier, self._began = state.get("seconds", 0.0), time.perf_counter()
-
-
-def _outdated(probe: ep.Probe, history: list[dict[str, Any]], now: int) -> list[str]:
-    """A line for each evaluation whose numbers are of an earlier epoch than its last, or that has none."""
-    last = {entry["stage"]: entry["step"] for entry in history if entry["stage"] in probe.running.stale}
-    why = "there was no room in the time for it (cost); cost=None measures every epoch."
-    return [
-        *(
-            f"{stage} is as it was at step {step} of {now}: later epochs were not measured, since {why}"
-            for stage, step in last.items()
-            if step < now
-        ),
-        *(
-            f"{stage} was not measured: {why}"
-            for (kind, stage), one in probe.schedules.items()
-            if kind == "step" and stage != "train" and one.step and not one.measured and one.every is not None
-        ),
-    ]

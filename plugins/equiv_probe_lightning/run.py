@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import equiv_probe as ep
 from equiv_probe.cli.claims import claim
 from equiv_probe.rotations.drawing import rank
-from equiv_probe_lightning import ranks
+from equiv_probe_lightning import ranks, run_report
 from equiv_probe_lightning.harmless import harmless
 from equiv_probe_lightning.logbook import Logbook
 from equiv_probe_lightning.progress import Progress
@@ -191,7 +191,9 @@ class Run:
         """
         assert self.probe is not None
         self._settle()
-        return self.logbook.report(self.probe, trainer, merged, notes, run=self.saving.run)
+        book = self.logbook
+        histories = book.history, book.gradient_history
+        return run_report.report(self.probe, trainer, merged, notes, run=self.saving.run, histories=histories)
 
     def tell(self) -> None:
         """Say how it goes, if it is time for it."""
