@@ -47,9 +47,7 @@ _STATES: dict[State, tuple[str, Severity]] = {
 
 def attempt_blocks(attempts: Sequence[Attempt]) -> list[Block]:
     """A table where there is room; in a terminal names by how they went."""
-    heads = columns(
-        "experiment", "question", "evaluations", "result", "why", text=("experiment", "question", "result", "why")
-    )
+    heads = columns("experiment", "question", "evaluations", "result", "why")
     rows: list[list[Cell]] = [
         [one.experiment, one.question, one.evaluations, Verdict(*_STATES[one.state]), one.why]
         for one in sorted(attempts, key=lambda one: list(_STATES).index(one.state))

@@ -19,6 +19,7 @@ from equiv_probe.report.document import (
     Paragraph,
     Section,
     Table,
+    columns,
     method,
 )
 from equiv_probe.report.formatting import number
@@ -169,14 +170,8 @@ class Diagnosis(Record, frozen=True):
         found = self._shown()
         if not found:
             return [Paragraph("No experiment found anything.")]
-        columns = [
-            Column("experiment", kind="text"),
-            Column("output", kind="text"),
-            Column("before"),
-            Column("after"),
-            Column("unit", kind="text"),
-            Column("of the error", kind="percent"),
-        ]
+        part = Column("of the error", kind="percent")
+        heads = columns("experiment", "output", "before", "after", "unit", part)
         rows: list[list[Cell]] = [
             [one.experiment, one.output, one.before, one.after, self._unit(one), one.part] for one in found
         ]
@@ -186,7 +181,7 @@ class Diagnosis(Record, frozen=True):
             "output changes, and how much of that rounding explains."
         )
         in_words = [Paragraph(f"{one.sentence}.", _capital(one.experiment)) for one in found[len(self.decisive) :]]
-        return [Table("Evidence", columns, rows, caption), *in_words, *self._figure()]
+        return [Table("Evidence", heads, rows, caption), *in_words, *self._figure()]
 
     def _figure(self) -> list[Figure]:
         """What experiments leave of the error of the first output that is broken."""

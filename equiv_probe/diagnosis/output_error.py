@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from equiv_probe.report.document import Column, Table, Verdict
+from equiv_probe.report.document import Table, Verdict, columns
 from equiv_probe.report.record import Part
 from equiv_probe.results.verdict_words import severity
 
@@ -40,17 +40,9 @@ class OutputError(Part, frozen=True):
 
 def error_table(outputs: Sequence[OutputError]) -> Table:
     """A row for each output."""
-    columns = [
-        Column("output", kind="text"),
-        Column("symmetry error"),
-        Column("floor"),
-        Column("from call to call"),
-        Column("size"),
-        Column("unit", kind="text"),
-        Column("verdict", kind="text"),
-    ]
+    heads = columns("output", "symmetry error", "floor", "from call to call", "size", "unit", "verdict")
     rows: list[list[Cell]] = [
         [o.name, o.rms, o.floor, o.noise, o.size, o.unit, Verdict(o.verdict, severity(o.verdict), o.sentence)]
         for o in outputs
     ]
-    return Table("Symmetry error on what was looked at", columns, rows)
+    return Table("Symmetry error on what was looked at", heads, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.report.document import PAGE, TERMINAL, WHOLE, Headline, Table, Verdict, columns
+from equiv_probe.report.document import PAGE, TERMINAL, WHOLE, Column, Headline, Table, Verdict, columns
 from equiv_probe.report.formatting import number
 from equiv_probe.results.verdict_words import beside_floor, percent, severity
 
@@ -67,7 +67,7 @@ def end_points_table(measured: Sequence[EndPoints]) -> Table:
         "End points of rotated noise, rotated back: root mean square over atoms, rotations and samples. Other noise: "
         "how far its end points lie apart."
     )
-    return Table(title, columns(*names, "verdict", text=("output", "unit", "verdict")), rows, caption)
+    return Table(title, columns(*names, "verdict"), rows, caption)
 
 
 def spread_table(measured: Sequence[EndPoints]) -> Table:
@@ -77,14 +77,14 @@ def spread_table(measured: Sequence[EndPoints]) -> Table:
     for one in measured:
         left, right = (list(map(where.get, ("q50", "q95", "max"))) for where in (one.over_samples, one.over_rotations))
         rows.append([one.name, *left, _count(one.over_samples.get("worst", math.nan)), *right, one.unit])
-    names = columns("output", *quantiles, "worst sample", *quantiles, "unit", text=("output", "unit"))
+    names = columns("output", *quantiles, "worst sample", *quantiles, "unit")
     title = "Spread: over samples (left), over single rotations and samples (right)"
     return Table(title, names, rows, on=TERMINAL)
 
 
 def worst_samples(one: EndPoints) -> Table:
     """The samples that deviate most."""
-    heads = columns("sample", "deviation", "in one rotation, max", "floor", "run again", text=("sample",))
+    heads = columns(Column("sample", kind="text"), "deviation", "in one rotation, max", "floor", "run again")
     ranked = sorted(one.by_sample, key=lambda entry: -_known(entry["rms"]))[:WORST]
     keys = ("rms", "max", "floor", "nondeterminism")
     rows: list[list[Cell]] = [[_count(entry["sample"]), *map(entry.get, keys)] for entry in ranked]
@@ -94,7 +94,7 @@ def worst_samples(one: EndPoints) -> Table:
 
 def draws_table(draws: Sequence[Mapping[str, Any]]) -> Table:
     """Noise beside the initial one, and whether it rotated."""
-    heads = columns("call", "shape", "times in a run", "rotated", "where", text=("call", "where"))
+    heads = columns("call", Column("shape"), "times in a run", Column("rotated"), "where")
     rows: list[list[Cell]] = [
         [one["call"], " × ".join(map(str, one["shape"])), one["times"], "yes" if one["turned"] else "no", one["where"]]
         for one in draws[:DRAWS]

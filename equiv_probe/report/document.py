@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
@@ -69,23 +69,19 @@ class Column:
         name: its head.
         unit: of all its numbers, below the head; cells of different units have a column of their own for them.
         kind: ``"number"``, ``"text"`` (to the left; may be wrapped), ``"bar"`` (to the left) or ``"percent"`` (parts of
-            one).
+            one); empty: of text if all its cells are, else of numbers.
         digits: significant ones.
     """
 
     name: str
     unit: str = ""
-    kind: Literal["number", "text", "bar", "percent"] = "number"
+    kind: Literal["", "number", "text", "bar", "percent"] = "number"
     digits: int = 3
 
 
-def columns(*heads: str | Column, text: Sequence[str] = (), percent: Sequence[str] = ()) -> list[Column]:
-    """Columns by their names, of numbers but for those named in ``text`` and ``percent``."""
-
-    def column(name: str) -> Column:
-        return Column(name, kind="text" if name in text else "percent" if name in percent else "number")
-
-    return [column(head) if isinstance(head, str) else head for head in heads]
+def columns(*heads: str | Column) -> list[Column]:
+    """Columns, some by their names alone: whether they are of text shows in a table's cells."""
+    return [Column(head, kind="") if isinstance(head, str) else head for head in heads]
 
 
 @dataclass(frozen=True)
@@ -136,6 +132,15 @@ class Table:
     caption: str = ""
     hidden: int = 0
     on: frozenset[Medium] = EVERYWHERE
+
+    def __post_init__(self) -> None:
+        """Find out which columns are of text where that was not said."""
+        known = [one if one.kind else replace(one, kind=self._kind(k)) for k, one in enumerate(self.columns)]
+        object.__setattr__(self, "columns", known)
+
+    def _kind(self, place: int) -> Literal["number", "text"]:
+        cells = [row[place] for row in self.rows if row[place] is not None]
+        return "text" if cells and all(isinstance(cell, (str, Verdict)) for cell in cells) else "number"
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from equiv_probe.report.document import (
     Paragraph,
     Section,
     Table,
+    columns,
 )
 from equiv_probe.report.record import Record
 from equiv_probe.results.comparison_summary import contrast, headline, meaning
@@ -216,24 +217,15 @@ def _section(one: Contrast) -> Section:
 
 
 def _table(one: Contrast, title: str) -> Table:
-    columns = [
-        Column("report", kind="text"),
-        Column(one.number),
-        Column("95 % interval"),
-        Column("over"),
-        Column("ratio" if one.ratio else "difference"),
-        Column("95 % interval"),
-        Column("p", digits=2),
-        Column("Holm", digits=2),
-        Column("how", kind="text"),
-    ]
+    change, tests = "ratio" if one.ratio else "difference", [Column(name, digits=2) for name in ("p", "Holm")]
+    heads = columns("report", one.number, "95 % interval", "over", change, "95 % interval", *tests, "how")
     rows: list[list[Cell]] = []
     for entry in one.entries:
         found = entry.change
         row: list[Cell] = [entry.report, entry.value, (entry.low, entry.high), entry.structures or None]
         row += [found.value, (found.low, found.high), p_value(found.p), p_value(found.p_holm), found.how]
         rows.append(row)
-    return Table(title, columns, rows, "Values and changes are over the same structures.")
+    return Table(title, heads, rows, "Values and changes are over the same structures.")
 
 
 def p_value(p: float) -> Cell:

@@ -76,9 +76,7 @@ def below_headline(controls: Sequence[Control]) -> list[Note | Paragraph]:
 
 def control_section(controls: Sequence[Control]) -> Section:
     """All controls as a table, those that failed first; without any it is empty and left out."""
-    heads = columns(
-        "control", "result", "what was found", "value", "limit", text=("control", "result", "what was found")
-    )
+    heads = columns("control", "result", "what was found", "value", "limit")
     rows: list[list[Cell]] = [
         [one.name, Verdict(one.state, _STATES[one.state]), one.sentence, one.value, one.limit]
         for one in failed_first(controls)

@@ -40,22 +40,15 @@ def symmetry_table(measured: Sequence[Measured], *, doubted: bool = False) -> Ta
 
     ``doubted`` where a control failed: then no verdict is shown as good.
     """
-    columns = [
-        Column("quantity", kind="text"),
-        Column("√L_equiv"),
-        Column("95 % interval"),
-        Column("unit", kind="text"),
-        Column("relative", kind="percent"),
-        Column("floor"),
-        Column("verdict", kind="text"),
-    ]
+    part = Column("relative", kind="percent")
+    heads = columns("quantity", "√L_equiv", "95 % interval", "unit", part, "floor", "verdict")
     rows: list[list[Cell]] = []
     for m in measured:
         relative = Bound(_MUCH, ">") if m.relative >= _MUCH else m.relative
         verdict = judged(m, doubted=doubted)
         rows.append([m.title, m.rms, m.rms_interval, m.unit, relative, m.highest_floor, verdict])
     caption = "Equivariance error, root mean square over rotations, structures and components."
-    return Table("Equivariance error (root mean square over rotations)", columns, rows, caption)
+    return Table("Equivariance error (root mean square over rotations)", heads, rows, caption)
 
 
 def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
@@ -69,14 +62,9 @@ def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
     has_units = any(known.unit != OWN_LOSS for _, known in having) or len(kinds) > 1
     if any(known.unit == OWN_LOSS for _, known in having):
         title = f"Losses of the run ({', '.join(sorted(kinds))})"
-    columns = [
-        Column("quantity", kind="text"),
-        *map(Column, ("L_total", "L_mean", "L_equiv")),
-        *([Column("unit", kind="text")] if has_units else []),
-        Column("share of the loss", kind="percent"),
-        Column("95 % interval", kind="percent"),
-        *([Column("over")] if len(counts) > 1 or not has_units else []),
-    ]
+    share = [Column(name, kind="percent") for name in ("share of the loss", "95 % interval")]
+    over = [Column("over")] if len(counts) > 1 or not has_units else []
+    heads = columns("quantity", "L_total", "L_mean", "L_equiv", *(["unit"] if has_units else []), *share, *over)
     rows: list[list[Cell]] = [
         [
             name,
@@ -86,7 +74,7 @@ def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
             *([known.loss if known.unit == OWN_LOSS else f"{known.loss}, {known.unit}"] if has_units else []),
             Uncertain(known.share, known.share_stderr),
             known.share_interval,
-            *([counted_as(known)] if len(counts) > 1 or not has_units else []),
+            *([counted_as(known)] if over else []),
         ]
         for name, known in having
     ]
@@ -98,7 +86,7 @@ def loss_blocks(having: Sequence[tuple[str, Labelled]]) -> list[Block]:
         "Parts of the loss", lambda ax: plots.share(having, ax), _share_text(having), height=1.5 + 0.45 * len(having),
         on=GRAPHICAL,
     )  # fmt: skip
-    return [figure, Table(f"{title}: L_total = L_mean + L_equiv", columns, rows, caption, on=EVERYWHERE)]
+    return [figure, Table(f"{title}: L_total = L_mean + L_equiv", heads, rows, caption, on=EVERYWHERE)]
 
 
 def counted_as(known: Labelled) -> str:
@@ -110,8 +98,7 @@ def counted_as(known: Labelled) -> str:
 
 def spread_tables(measured: Sequence[Measured]) -> list[Table]:
     """Quantiles over structures, and over single rotations."""
-    quantiles = [Column("median"), Column("95 %"), Column("max")]
-    unit, name = Column("unit", kind="text"), Column("quantity", kind="text")
+    quantiles = ("median", "95 %", "max")
     over_structures: list[list[Cell]] = []
     over_rotations: list[list[Cell]] = []
     for m in measured:
@@ -122,10 +109,11 @@ def spread_tables(measured: Sequence[Measured]) -> list[Table]:
         over_structures.append([m.title, *structures, m.unit, m.over_structures.get("worst", "")])
         of_atoms = m.largest if m.by_element or m.worst_atoms else math.nan
         over_rotations.append([m.title, *rotations, of_atoms, m.unit])
-    worst, largest = Column("worst structure", kind="text"), Column("one atom, max")
+    of_structures = columns("quantity", *quantiles, "unit", "worst structure")
+    of_rotations = columns("quantity", *quantiles, "one atom, max", "unit")
     return [
-        Table("Spread over structures", [name, *quantiles, unit, worst], over_structures, on=TERMINAL),
-        Table("Spread over single rotations", [name, *quantiles, largest, unit], over_rotations, on=TERMINAL),
+        Table("Spread over structures", of_structures, over_structures, on=TERMINAL),
+        Table("Spread over single rotations", of_rotations, over_rotations, on=TERMINAL),
     ]
 
 
@@ -141,14 +129,8 @@ def element_table(m: Measured) -> Table:
             row = [element[0], finite(element[1]["rms"]), int(count) if math.isfinite(count) else count]
         where = "" if atom is None else f"{atom['element']}{atom['atom']} of {atom['structure']}"
         rows.append([*row, where, None if atom is None else finite(atom["rms"])])
-    columns = [
-        Column("element", kind="text"),
-        Column("√L_equiv"),
-        Column("atoms"),
-        Column("worst atom", kind="text"),
-        Column("√L_equiv"),
-    ]
-    return Table(f"Where: {m.title} by element, and the worst atoms ({m.unit})", columns, rows, on=TERMINAL)
+    heads = columns("element", "√L_equiv", "atoms", "worst atom", "√L_equiv")
+    return Table(f"Where: {m.title} by element, and the worst atoms ({m.unit})", heads, rows, on=TERMINAL)
 
 
 def _share_text(having: Sequence[tuple[str, Labelled]]) -> str:
@@ -170,9 +152,7 @@ def run_table(measured: Sequence[Measured], *, doubted: bool = False) -> list[Ta
     of_run = [m for m in measured if m.step is not None]
     if not of_run:
         return []
-    heads = columns(
-        "quantity", "at step", "floor, share", "verdict", text=("quantity", "verdict"), percent=("floor, share",)
-    )
+    heads = columns("quantity", "at step", Column("floor, share", kind="percent"), "verdict")
     rows: list[list[Cell]] = [[m.title, m.step, _floor_share(m), judged(m, doubted=doubted)] for m in of_run]
     caption = "The floor is what the same measurement reads where only rounding differs."
     return [Table("When it was measured last, and whether it is more than rounding", heads, rows, caption)]

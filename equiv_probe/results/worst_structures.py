@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from equiv_probe.report.document import Column, Structures, Table
+from equiv_probe.report.document import Column, Structures, Table, columns
 from equiv_probe.report.formatting import finite, number
 from equiv_probe.report.scene import colour_name, drawable, scene
 from equiv_probe.results.structure_table import WORST
@@ -23,25 +23,20 @@ MOST_ATOMS = 20_000
 
 def worst_structures(measured: Sequence[Measured], records: Sequence[StructureRecord], about: str) -> Structures:
     """The structures that are worst in the headline's quantity, and those shown since they are worst in another."""
-    columns = sorted((m for m in measured if m.over_structures), key=lambda m: m.name != about)
+    shown = sorted((m for m in measured if m.over_structures), key=lambda m: m.name != about)
     to_show = in_3d(records, about)
     drawn = {id(record): place for place, record in enumerate(to_show)}
     by_rank = sorted(records, key=lambda record: rank(record, about))
     worst = [record for place, record in enumerate(by_rank) if place < WORST or id(record) in drawn]
     other = ", or in another quantity" if len(worst) > WORST else ""
-    atoms = next((m.unit for m in columns if m.worst_atoms), "")
-    heads = [
-        Column("structure", kind="text"),
-        *(Column(m.name, m.unit) for m in columns),
-        Column("worst atom", atoms, kind="text"),
-        Column("atoms"),
-        Column("formula", kind="text"),
-    ]
+    atoms = next((m.unit for m in shown if m.worst_atoms), "")
+    worst_atom = Column("worst atom", atoms, kind="text")
+    heads = columns("structure", *(Column(m.name, m.unit) for m in shown), worst_atom, "atoms", "formula")
     rows: list[list[Cell]] = [
         [
             record["name"],
-            *(finite(record["quantities"].get(m.name, {}).get("rms")) for m in columns),
-            _worst_atom(record, columns),
+            *(finite(record["quantities"].get(m.name, {}).get("rms")) for m in shown),
+            _worst_atom(record, shown),
             int(record["n_atoms"]),
             record["formula"],
         ]

@@ -159,9 +159,7 @@ class Trace(Record, frozen=True):
         return f"{where}{adds}: {before}{comes}." if adds else f"{where} is the first to break: {before}{comes}."
 
     def _outputs(self) -> Table:
-        heads = columns(
-            "output", "equivariance error", "floor", "size", "unit", "verdict", text=("output", "unit", "verdict")
-        )
+        heads = columns("output", "equivariance error", "floor", "size", "unit", "verdict")
         return Table(
             "Equivariance error of the outputs",
             heads,

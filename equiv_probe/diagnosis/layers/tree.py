@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from equiv_probe.report.axes import ALARM, CALM, figure
-from equiv_probe.report.document import PAGE, TERMINAL, Column, Figure, Paragraph, Table, Verdict
+from equiv_probe.report.document import PAGE, TERMINAL, Column, Figure, Paragraph, Table, Verdict, columns
 from equiv_probe.report.formatting import bar
 
 if TYPE_CHECKING:
@@ -28,14 +28,8 @@ NEXT_TO_NOTHING = 1e-3
 def tree_blocks(layers: Sequence[Layer], output: str) -> list[Block]:
     """The table that is a tree, and a drawing of what each call adds."""
     shown = chosen(layers)
-    columns = [
-        Column("submodule", kind="text"),
-        Column("error", kind="percent"),
-        Column("", kind="bar"),
-        Column("adds", kind="percent"),
-        Column("", kind="bar"),
-        Column("what comes out", kind="text"),
-    ]
+    parts, bars = [Column(name, kind="percent") for name in ("error", "adds")], Column("", kind="bar")
+    heads = columns("submodule", parts[0], bars, parts[1], bars, "what comes out")
     rows = [row for place in shown for row in _rows(layers, place, shown)]
     adds = (
         f" Adds: the part of the squared error of {output!r} that vanishes when the output of a call is replaced by "
@@ -45,7 +39,7 @@ def tree_blocks(layers: Sequence[Layer], output: str) -> list[Block]:
         "Calls in the order of the data flow. Error: the equivariance error of a call's output, relative to its size, "
         f"with one block of the bar for each factor of ten above 1e-8.{adds if output else ''}"
     )
-    table = Table("Where the error comes from", columns, rows, caption, len(layers) - len(shown))
+    table = Table("Where the error comes from", heads, rows, caption, len(layers) - len(shown))
     how = Paragraph(caption, "How to read it", on=TERMINAL)
     adding = [one for place, one in enumerate(layers) if place in set(shown) and math.isfinite(one.adds)]
     if not any(abs(one.adds) > 0 for one in adding):
