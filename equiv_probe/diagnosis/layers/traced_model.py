@@ -10,20 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from equiv_probe.diagnosis.layers.carried import SCALAR, Carried, is_grid, simple_candidates, without_order
+from equiv_probe.diagnosis.layers.carried import Carried, simple_candidates
 from equiv_probe.diagnosis.layers.inference import (
-    BETTER,
-    FAR_BETTER,
-    MUCH_BETTER,
-    best_of,
-    fitted,
-    layouts,
     unexplained,
 )
 from equiv_probe.diagnosis.layers.measuring import Discrete, Moments, Samples, Together
+from equiv_probe.diagnosis.layers.representing import Representing, rounding, rounding_of
 from equiv_probe.diagnosis.layers.sites import Discovery
 from equiv_probe.errors import EquivProbeError, in_one_line
-from equiv_probe.estimation.verdict import AMPLIFIED, ROUND_OFF_FACTOR
+from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.orbit.rounding import perturbed
 from equiv_probe.progress import progress as progress_bar
 from equiv_probe.representations.representation import point
@@ -43,10 +38,6 @@ if TYPE_CHECKING:
 
 LEAST = 6
 """Rotations at which the model must be evaluated."""
-ACCUMULATED = 4.0
-"""Multiple of the spacing of a precision that sums leave of it."""
-EQUIVARIANT = 0.999
-"""Part that fitted matrices must explain of an activation to count as a representation that nobody thought of."""
 DISORDER = 1e-4
 """Part of the squared error that is left where only the order of rows depends on the orientation."""
 SORTED = 1e-3
@@ -79,7 +70,6 @@ class TracedModel:
         self.calls, self.sites = found.calls, found.sites
         self.floors: dict[str, float] = {}
         self.values: Outputs = {}
-        self._samples: list[dict[int, Tensor]] = []
 
     def run(self, visitor: Visitor, copies: dict[str, Tensor]) -> Outputs:
         """Raw outputs ``(*S)`` at copies of the inputs ``(1, …)``, while a visitor looks; random draws are the same."""
@@ -114,23 +104,23 @@ class TracedModel:
         candidates = {id(site): self._candidates(site) for site in floating}
         moments, discrete = Moments(candidates, self.sites), Discrete(self.sites)
         with progress_bar(len(self.rotations), "trace", "rotations", shown=progress) as advance:
-            self._evaluate(moments, discrete, advance)
+            samples = self._evaluate(moments, discrete, advance)
+        shown = Representing(samples, self.rotations, self.precision, grids=self.has_grids)
         again: dict[int, list[Carried]] = {}
         self._note_sizes(moments, floating)
         for site in floating:
             if not site.lost and moments.counts.get(id(site), 0) > 1:
-                again[id(site)] = self._settle(site, moments)
+                again[id(site)] = shown.settle(site, moments)
             elif not site.lost:
                 site.lost = "it was met at no other rotation"
-        self._settle_again(floating, {key: found for key, found in again.items() if found})
+        self._settle_again(floating, {key: found for key, found in again.items() if found}, shown)
         for site in floating:
             if self.is_broken(site) and unexplained(site.error / site.size):
-                self._fit(site)
-        self._samples = []
+                shown.fit(site)
 
     def is_broken(self, site: Site) -> bool:
         """Whether rounding does not explain an activation's error."""
-        limit = ROUND_OFF_FACTOR * self._rounding(site) if site.is_floating else math.inf
+        limit = ROUND_OFF_FACTOR * rounding(site, self.precision) if site.is_floating else math.inf
         return site.changes > 0 or site.error > max(limit, SORTED * site.size if site.carried.unordered else 0.0)
 
     def _measure_floors(self) -> None:
@@ -175,7 +165,7 @@ class TracedModel:
         shape = self.values[name].shape[1:]
         same = [self.rotated.inputs[one] for one in self.rotated.rotated(None)]
         operands = [float(value.double().square().mean().sqrt()) for value in same if value.shape == shape]
-        return self._rounding_of(self.floors[name], eps, size, max(operands, default=0.0))
+        return rounding_of(self.floors[name], eps, size, max(operands, default=0.0))
 
     def _candidates(self, site: Site) -> list[Carried]:
         center = None
@@ -187,9 +177,11 @@ class TracedModel:
         claimed = [site.claimed] if site.claimed is not None else []
         return [*claimed, *simple_candidates(site.shape, center, grids=self.has_grids)]
 
-    def _evaluate(self, moments: Moments, discrete: Discrete, advance: Callable[[int], None]) -> None:
-        """All rotations; those that fail are left out."""
-        kept, values = [], []
+    def _evaluate(
+        self, moments: Moments, discrete: Discrete, advance: Callable[[int], None]
+    ) -> list[dict[int, Tensor]]:
+        """All rotations, and samples of the activations at each; those that fail are left out."""
+        kept, values, taken = [], [], []
         for rotation in self.rotations:
             samples = Samples(self.sites, len(self.rotations))
             discrete.met = set()
@@ -200,7 +192,7 @@ class TracedModel:
                 self.refused.append(in_one_line(error))
                 continue
             kept.append(rotation)
-            self._samples.append(samples.taken)
+            taken.append(samples.taken)
             for site in samples.missed():
                 site.lost = site.lost or "it was not met at all rotations"
         if len(kept) < min(LEAST, len(self.rotations)):
@@ -210,27 +202,11 @@ class TracedModel:
             )
         self.rotations = torch.stack(kept)
         self.values = {name: torch.stack([one[name] for one in values]) for name in values[0]}
+        return taken
 
     # -- representations -----------------------------------------------------------------------------------------------
 
-    def _settle(self, site: Site, moments: Moments) -> list[Carried]:
-        """Choose an activation's representation; if it is a new one, or explains too little, those to look at again."""
-        key = id(site)
-        options = list(zip(moments.candidates[key], moments.excess(site), strict=True))
-        rounding = (ROUND_OFF_FACTOR * self._rounding(site)) ** 2
-        samples = self._stacked(site)
-        carried, left = best_of(options, rounding, FAR_BETTER if options[0][0].is_grid else BETTER)
-        if left > rounding and samples is not None:
-            carried, left = self._with_layouts(site, samples, (carried, left), rounding)
-        site.carried, site.error = carried, math.sqrt(max(0.0, left))
-        site.how = "declared" if carried is site.claimed else "inferred"
-        places = [one for one, _ in options]
-        if carried in places:
-            site.mean = moments.means[key][places.index(carried)]
-        disordered = without_order(site.shape) if left > rounding and not carried.is_grid else []
-        return [carried, *disordered] if disordered or site.mean is None else []
-
-    def _settle_again(self, sites: Iterable[Site], candidates: dict[int, list[Carried]]) -> None:
+    def _settle_again(self, sites: Iterable[Site], candidates: dict[int, list[Carried]], shown: Representing) -> None:
         """Take means under new representations, and see whether only the order of rows depends on the orientation."""
         if not candidates:
             return
@@ -242,60 +218,20 @@ class TracedModel:
             if id(site) not in candidates or not (left := moments.excess(site)):
                 continue
             best = min(range(len(left)), key=lambda place: left[place])
-            disordered = candidates[id(site)][best].is_scalar or self._may_be_disordered(site)
+            disordered = candidates[id(site)][best].is_scalar or self._may_be_disordered(site, shown)
             if self.is_broken(site) and left[best] < DISORDER * left[0] and disordered:
                 site.carried, site.mean = candidates[id(site)][best], None
                 site.error, site.how = math.sqrt(max(0.0, left[best])), "inferred"
             else:
                 site.mean, site.error = moments.means[id(site)][0], math.sqrt(max(0.0, left[0]))
 
-    def _may_be_disordered(self, site: Site) -> bool:
+    def _may_be_disordered(self, site: Site, shown: Representing) -> bool:
         """Whether rows of equal norm may be in another order: norms in place change, or a list of indices does."""
         if any(one.changes or one.reordered for one in self.sites):
             return True
-        samples = self._stacked(site)
+        samples = shown.stacked(site)
         norms = samples.norm(dim=-1) if samples is not None else torch.zeros(2, 1)
         return float(norms.var(0).mean()) > DISORDER * float(norms.square().mean())
-
-    def _with_layouts(
-        self, site: Site, samples: Tensor, best: tuple[Carried, float], rounding: float
-    ) -> tuple[Carried, float]:
-        """The best of what is known and of rows of irreducible blocks, by the samples."""
-        found = [best]
-        for one in layouts(samples, self.rotations, (ACCUMULATED * self._eps(site) * site.size) ** 2):
-            back = one.rotate_back(samples, self.rotations)
-            found.append((one, float(back.var(0).mean())))
-        return best_of(found, rounding, MUCH_BETTER)
-
-    def _fit(self, site: Site) -> None:
-        """Say that nothing explains an activation, unless matrices of no known kind do."""
-        site.how, samples = "none", self._stacked(site)
-        found = fitted(samples, self.rotations) if samples is not None else None
-        if found is None:
-            return
-        site.fit, site.fit_is_enough = found.part, found.enough
-        if found.enough and found.part > EQUIVARIANT:
-            site.how, site.mean = "inferred", None
-            site.carried = Carried(SCALAR.rep, named="an orthogonal representation, fitted")
-            site.error = math.sqrt(max(0.0, 1 - found.part)) * site.error
-
-    def _stacked(self, site: Site) -> Tensor | None:
-        """Samples of an activation at all rotations, ``(K, R, P, F)``; None of grids, and of what is too wide."""
-        if self.has_grids and is_grid(site.shape):
-            return None
-        taken = [one.get(id(site)) for one in self._samples]
-        there = [one for one in taken if one is not None]
-        return torch.stack(there) if there and len(there) == len(taken) else None
-
-    def _eps(self, site: Site) -> float:
-        return max(torch.finfo(self.precision).eps, torch.finfo(site.dtype).eps)
-
-    def _rounding(self, site: Site) -> float:
-        """What rounding does to an activation: as seen, as far as the precision explains it."""
-        return self._rounding_of(site.floor, self._eps(site), site.size, site.operands)
-
-    def _rounding_of(self, floor: float, eps: float, size: float, operands: float) -> float:
-        return max(min(floor, AMPLIFIED * eps * size), ACCUMULATED * eps * size, eps / 2 * operands, 1e-300)
 
 
 def children(calls: Iterable[CallRecord]) -> dict[int | None, list[int]]:
