@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 Files = Annotated[
     list[Path], typer.Argument(help="Tables (CSV), reports of runs (JSON), metrics.csv, or TensorBoard's files.")
 ]
+File = Annotated[
+    Path, typer.Argument(help="A report of a run (JSON), metrics.csv, a table (CSV), or TensorBoard's files.")
+]
+KINDS = ("stage", "output")
 
 
 def scaling_command(
@@ -196,12 +200,6 @@ def _number(text: str, option: str) -> float:
         return float(text)
     except ValueError as error:
         raise EquivProbeError(f"{option} {text}", "a number, or a column of the table") from error
-
-
-File = Annotated[
-    Path, typer.Argument(help="A report of a run (JSON), metrics.csv, a table (CSV), or TensorBoard's files.")
-]
-KINDS = ("stage", "output")
 
 
 def forecast_command(

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 MOST = 12
 """Experiments that are shown."""
+_STATES: dict[State, tuple[str, Severity]] = {
+    "explains": ("explains it", "bad"),
+    "found": ("broken too", "bad"),
+    "partly": ("explains a part", "fair"),
+    "excluded": ("not this", "good"),
+    "not applicable": ("does not apply", "unknown"),
+    "failed": ("could not be run", "unknown"),
+    "not tried": ("not tried", "unknown"),
+}
 
 
 @figure
@@ -32,17 +41,6 @@ def what_is_left(found: Sequence[Finding], ax: Axes | None = None) -> Axes:
     ax.set_xlim(0, 103)
     ax.set_xlabel("of the squared error left, %")
     return tidied(ax, grid="x")
-
-
-_STATES: dict[State, tuple[str, Severity]] = {
-    "explains": ("explains it", "bad"),
-    "found": ("broken too", "bad"),
-    "partly": ("explains a part", "fair"),
-    "excluded": ("not this", "good"),
-    "not applicable": ("does not apply", "unknown"),
-    "failed": ("could not be run", "unknown"),
-    "not tried": ("not tried", "unknown"),
-}
 
 
 def attempt_blocks(attempts: Sequence[Attempt]) -> list[Block]:

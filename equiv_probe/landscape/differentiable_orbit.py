@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from equiv_probe.schema.schema import Schema
     from equiv_probe.schema.structures import Structures
 
+Found = tuple[dict[str, Objective], Mapping[str, float]]
+"""Losses and their coefficients."""
+Objectives = Callable[[Orbit, "Call", "Structures", Callable[[Any], Any]], Found]
+"""Of an orbit of some structures, its losses; and what takes these structures' share of a tensor of the whole batch."""
+
 
 class Function(nn.Module):
     """A function as a module, which holds none of the modules that the function names."""
@@ -84,12 +89,6 @@ def orbit_of(values: Mapping[str, Tensor], schema: Schema, plan: RotationPlan, r
     """
     about = {name: v[0, 0].detach() for name, v in values.items()}
     return Orbit.from_values(dict(values), about, schema, plan, rotations)
-
-
-Found = tuple[dict[str, Objective], Mapping[str, float]]
-"""Losses and their coefficients."""
-Objectives = Callable[[Orbit, "Call", "Structures", Callable[[Any], Any]], Found]
-"""Of an orbit of some structures, its losses; and what takes these structures' share of a tensor of the whole batch."""
 
 
 def share_of(value: Any, count: int, which: slice | None) -> Any:

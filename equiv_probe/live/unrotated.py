@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
     from equiv_probe.live.dependence import Passes
 
+_OPERATORS = {
+    *("randn", "randn_like", "normal", "normal_", "normal_functional"),
+    *("rand", "rand_like", "uniform", "uniform_", "uniform_functional"),
+}
+_WIDTHS = {3, 4}
+"""Components of a vector, of a matrix that becomes a rotation, and of a quaternion."""
+
 
 def seen_elsewhere(passes: Passes) -> dict[str, str]:
     """Tensors that the network holds or names, made of its call's coordinates, on which its outputs depend."""
@@ -40,14 +47,6 @@ def seen_elsewhere(passes: Passes) -> dict[str, str]:
         for name, what in found.items()
         if same(held[name], during.get(name)) and matters(held[name], partial(passes.at, apart))
     }
-
-
-_OPERATORS = {
-    *("randn", "randn_like", "normal", "normal_", "normal_functional"),
-    *("rand", "rand_like", "uniform", "uniform_", "uniform_functional"),
-}
-_WIDTHS = {3, 4}
-"""Components of a vector, of a matrix that becomes a rotation, and of a quaternion."""
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -14,6 +14,11 @@ from equiv_probe.live.random_state import cuda_in_use
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+EVALUATION = 0.5
+"""Part of the cost that is kept for evaluation, where there is evaluation and training follows the cost too."""
+MEASURING = 0.5
+"""Part of the cost that is left for measuring, however much goes into what is done around it."""
+
 
 class Timer:
     """Adds up seconds.
@@ -69,12 +74,6 @@ def _event() -> Any:
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
     return event
-
-
-EVALUATION = 0.5
-"""Part of the cost that is kept for evaluation, where there is evaluation and training follows the cost too."""
-MEASURING = 0.5
-"""Part of the cost that is left for measuring, however much goes into what is done around it."""
 
 
 @dataclass

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from equiv_probe.probe.found_controls import FoundControls
     from equiv_probe.rotations.plan import RotationPlan
 
+CHANCE = "is not drawn at random"
+FITS = "outputs rotate as was assumed"
+_DRAWN = (
+    "{} draws {} in its own call, which may be directions: they are the same in every orientation and do not rotate "
+    "with the inputs, so that what they do to the outputs is counted in L_equiv, as broken symmetry. Draw them outside "
+    "of the probed module and give them to it as inputs that rotate"
+)
+
 
 def of_rotation(passes: Passes, rotations: Tensor) -> Iterator[Control]:
     """Whether outputs depend on what is rotated, by ``(C, [U,] 3, 3)`` that fit the inputs."""
@@ -96,15 +104,6 @@ def of_translation(passes: Passes) -> Iterator[Control]:
 
 def _mode(passes: Passes) -> str:
     return "train mode" if passes.live.network.training else "eval mode"
-
-
-CHANCE = "is not drawn at random"
-FITS = "outputs rotate as was assumed"
-_DRAWN = (
-    "{} draws {} in its own call, which may be directions: they are the same in every orientation and do not rotate "
-    "with the inputs, so that what they do to the outputs is counted in L_equiv, as broken symmetry. Draw them outside "
-    "of the probed module and give them to it as inputs that rotate"
-)
 
 
 class CallChecks:

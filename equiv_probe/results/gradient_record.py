@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 
 HARDLY = 0.1
 """Cosines that are less than this for certain are those of a right angle, or nearly: within 6 degrees of it."""
+_NUMBERS = {
+    "norm_total": "‖∇L_total‖",
+    "norm_mean": "‖∇L_mean‖",
+    "norm_equiv": "‖∇L_equiv‖",
+    "ratio": "equiv / mean",
+    "cosine": "cosine",
+}
+HEADS = ("parameters", "how many", *_NUMBERS.values())
+"""Heads of the columns."""
+_CAPTION = (
+    "over the latest measurements (± standard error). Norms are free of the length that noise adds; what is less than "
+    "its noise is given as the upper end of its 95 % interval."
+)
 
 
 def sentence(row: GradientNumbers) -> str:
@@ -64,21 +77,6 @@ def _angle(row: GradientNumbers) -> str:
     if high < 0:
         return f"The two pull partly against each other ({cosine}): a small step down one raises the other."
     return f"Whether a step down one helps the other could not be resolved ({cosine})."
-
-
-_NUMBERS = {
-    "norm_total": "‖∇L_total‖",
-    "norm_mean": "‖∇L_mean‖",
-    "norm_equiv": "‖∇L_equiv‖",
-    "ratio": "equiv / mean",
-    "cosine": "cosine",
-}
-HEADS = ("parameters", "how many", *_NUMBERS.values())
-"""Heads of the columns."""
-_CAPTION = (
-    "over the latest measurements (± standard error). Norms are free of the length that noise adds; what is less than "
-    "its noise is given as the upper end of its 95 % interval."
-)
 
 
 class GradientRecord(Record, frozen=True, omit_defaults=True):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     History = Sequence[Mapping[str, Any]]
 
+OUTDATED = 0.8
+"""What was measured before this part of a run is not of its end."""
+
 
 def main_first(made: Sequence[tuple[str, Figure]], about: str) -> list[Block]:
     """Figures of the quantity that the headline is about; those of the others are folded up on a page."""
@@ -110,10 +113,6 @@ def _axes(measured: Sequence[Measured], m: Measured) -> Figure | None:
         "sphere, seen from z."
     )
     return _figure(f"Against the axis: {m.name}", text, angular_plots.axis_map, measured, m.name, polar=True)
-
-
-OUTDATED = 0.8
-"""What was measured before this part of a run is not of its end."""
 
 
 def course_figures(history: History) -> list[Figure]:

@@ -28,6 +28,8 @@ EVENTS = "events.out.tfevents.*"
 CLOCK = "equiv/seconds"
 CLOCKS = ("seconds", "time", "wall_time", "elapsed")
 LOSSES = ("L_total", "L_mean", "L_equiv", "share")
+RUN = ("run", "stage", "output")
+PLACE = (*RUN, "step", "epoch", "seconds", "time", "wall_time", "elapsed")
 
 
 def read_table(path: str | Path) -> Table:
@@ -200,10 +202,6 @@ def _rows(rows: list[dict[str, Any]], source: str) -> Table:
         raise EquivProbeError(f"{source} without values", "a log with the callback's columns")
     names = list(dict.fromkeys(name for row in rows for name in row))
     return table_of({name: [row.get(name) for row in rows] for name in names}, source)
-
-
-RUN = ("run", "stage", "output")
-PLACE = (*RUN, "step", "epoch", "seconds", "time", "wall_time", "elapsed")
 
 
 def without_repeats(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from equiv_probe_ase.structures.quantities import Quantity
 
 MOMENTS = "initial_magmoms"
+STRUCTURES = 4
+"""Of which the worst is looked at: the smallest of those that are given, of more than one atom."""
 
 
 class AtomsModel:
@@ -164,10 +166,6 @@ def atoms_of(subject: Subject) -> AtomsModel:
     if not isinstance(subject.predict, AtomsModel):
         raise NotApplicable("the model is no calculator of a structure")
     return subject.predict
-
-
-STRUCTURES = 4
-"""Of which the worst is looked at: the smallest of those that are given, of more than one atom."""
 
 
 @dataclass

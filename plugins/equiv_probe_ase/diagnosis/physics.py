@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     Matrix = NDArray[np.float64]
 
 DIRECTIONS = 4
+STRESS = "stress and energy"
+MUCH = 0.02
+"""Of the stress, that the slope may be off by."""
+_PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+GPA = 160.21766
+"""One eV/Å³."""
 
 
 @experiment(FORCES, "physics", "Are the forces the gradient of the energy?", cost=4 * DIRECTIONS + 1, needs_error=False)
@@ -54,14 +60,6 @@ def forces_and_energy(subject: Subject) -> Findings:
         yield Finding(FORCES, "forces", words, advice, "beside", off, noise)
         return
     raise NotApplicable("no energy beside the forces")
-
-
-STRESS = "stress and energy"
-MUCH = 0.02
-"""Of the stress, that the slope may be off by."""
-_PAIRS = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-GPA = 160.21766
-"""One eV/Å³."""
 
 
 @experiment(STRESS, "physics", "Is the stress the energy's slope under strain?", cost=24, needs_error=False)

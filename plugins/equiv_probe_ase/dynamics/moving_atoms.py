@@ -15,6 +15,9 @@ from equiv_probe.errors import EquivProbeError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+TOLERANCE = 1e-6
+"""Å; far above rounding, far below what moves or heats anything."""
+
 
 def require_watchable(every: int, conservative_every: int | None) -> None:
     """Raise unless a monitor can work here.
@@ -59,10 +62,6 @@ def _unwrapped(found: Any) -> Any:
             break
         found = found.atoms
     return found
-
-
-TOLERANCE = 1e-6
-"""Å; far above rounding, far below what moves or heats anything."""
 
 
 class BetweenRuns:
