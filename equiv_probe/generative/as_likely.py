@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 NOT_AS_LIKELY = 1e-3
 """Drawn rotations with a p-value below this are not taken along: in another frame they are not as likely."""
 
+COPIES = 200
+"""Sets of randomly re-framed axes with which the drawn axes are compared."""
+
 
 def chance_of_law(matrices: Tensor, way: Way) -> float:
     """p-value of the hypothesis that independent rotations ``(K, 3, 3)`` are as likely when they go along in a way.
@@ -33,7 +36,7 @@ def _uniformity(proper: Tensor) -> float:
     return min(1.0, 2 * min(p_value(sobolev(proper, degree), degree) for degree in (1, 2)))
 
 
-def _isotropy(proper: Tensor, copies: int = 200) -> float:
+def _isotropy(proper: Tensor) -> float:
     """Whether axes prefer no direction: the means of R and of R ⊗ R, beside those of ``h_k R_k h_k⁻¹`` with random h.
 
     Squared distances from the mean over random ``h``, which keep every angle; their upper tail by a gamma law of the
@@ -41,7 +44,7 @@ def _isotropy(proper: Tensor, copies: int = 200) -> float:
     """
     generator = torch.Generator().manual_seed(0)
     means = [_powers(proper)]
-    for _ in range(copies):
+    for _ in range(COPIES):
         h = haar(len(proper), generator)
         means.append(_powers(h @ proper @ h.mT))
     stacked = torch.stack(means)

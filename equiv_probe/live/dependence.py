@@ -12,6 +12,7 @@ import torch
 
 from equiv_probe.live.capture import wide
 from equiv_probe.live.isolation import isolated
+from equiv_probe.live.kept_numbers import same
 from equiv_probe.live.random_state import RandomState
 from equiv_probe.orbit.controls import NUDGE, nudge
 from equiv_probe.rotations.haar import haar
@@ -78,7 +79,7 @@ def blind_outputs(passes: Passes, rotations: Tensor) -> dict[str, bool]:
         if not blind:
             break
         found = passes.at(changed)
-        blind = [name for name in blind if found[name].shape == own[name].shape and _equal(found[name], own[name])]
+        blind = [name for name in blind if same(found[name], own[name])]
     return {name: not own[name].any() for name in blind}
 
 
@@ -218,7 +219,3 @@ def _gap(own: Tensor, other: Tensor, structures: Structures, name: str) -> float
     scale = torch.where(own.isfinite(), own, 0.0).abs().max().clamp_min(torch.finfo(own.dtype).tiny)
     gap = float((a - b).abs().nan_to_num().max() / wide(scale))
     return gap if gap > ROUNDING * torch.finfo(own.dtype).eps else 0.0
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return bool(((a == b) | (a.isnan() & b.isnan())).all())
