@@ -101,7 +101,7 @@ def spread_degrees() -> dict[int, int]:
     """The degrees of the sets of :func:`spread`, by the number of rotations.
 
     >>> spread_degrees()
-    {18: 2, 30: 3, 36: 3}
+    {18: 2, 30: 3, 36: 3, 42: 3}
     """
     return {int(count): rule["degree"] for count, rule in _spread().items()}
 
@@ -119,7 +119,7 @@ def spread(count: int) -> tuple[Tensor, Tensor]:
     return from_quaternions(points), torch.full((count,), 1 / count, dtype=torch.float64)
 
 
-PRODUCTS: Final = {18: "product-6x3", 30: "product-6x5", 42: "product-6x7"}
+PRODUCTS: Final = {18: "product-6x3", 30: "product-6x5"}
 """Products that are better than others of their size where they lie well in the frame of the model, by size."""
 
 
