@@ -13,7 +13,7 @@ from equiv_probe.landscape.orbit_parts import Decomposed
 from equiv_probe.live.capture import wide
 from equiv_probe.live.isolation import isolated, observed
 from equiv_probe.live.reachable import modules_of
-from equiv_probe.probe.operators import Runs
+from equiv_probe.probe.operators import Runs, by_name
 from equiv_probe.probe.per_structure import Differentiable, differentiating
 from equiv_probe.probe.plans import drawn_for
 from equiv_probe.probe.player import Player
@@ -61,7 +61,7 @@ def replay_attached(run: RecordedStep, plan: RotationPlan, rotations: Tensor) ->
             "a loss that can be differentiated by the parameters",
             "return loss, not loss.item() or loss.detach()",
         )
-    return {name: runs.jackknife({o: one[name] for o, one in scalars.items()}, strayed) for name in names}
+    return {name: runs.jackknife(one, strayed) for name, one in by_name(scalars, names).items()}
 
 
 def numbers_of(result: Any, *, attached: bool) -> dict[str, Tensor]:

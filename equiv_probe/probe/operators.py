@@ -10,7 +10,7 @@ import torch
 from equiv_probe.estimation.jackknife import Jackknife, jackknife, require_several
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -85,3 +85,8 @@ class Runs:
         table = torch.stack([torch.stack([values[one] for one in row]) for row in self.each])
         mean = torch.einsum("n,rn->", self.weights.to(table, non_blocking=True), table) / len(table)
         return values[self.mean] - mean > BENT * table.abs().mean()
+
+
+def by_name(found: Mapping[Operator, Mapping[str, Tensor]], names: Iterable[str]) -> dict[str, dict[Operator, Tensor]]:
+    """Each number of the runs with every network: ``found[operator][name]`` as ``[name][operator]``."""
+    return {name: {operator: numbers[name] for operator, numbers in found.items()} for name in names}

@@ -158,27 +158,20 @@ class Player:
         known = {} if by_input or beyond else self._evaluated(place, call)
         own = read_outputs(one.raw, self.live.known_schema)  # outside of the ball of a grid, what the user's run had
         start = RandomState.now() if beyond else one.before
+        apart = not (attached or beyond)
+        if self._unrotated and by_input:
+            return self._anew(one, start, args, kwargs)
         if self._unrotated:
-            if by_input:  # it has to hang on this very input; which hooks of ours rotated then, and do not now
-                self.rotated |= bool(rotations_of_calls(self.module, self.live.network))
-                start.restore()
-                raw = self.live.network(*args, **kwargs)
-                if self._further is None:
-                    return raw
-                values = read_outputs(raw, self.live.known_schema)
-            else:
-                values = self._own(one, place)
-            if self._further is not None:
-                values = displaced(values, self._further)
-            return self._written(self.live.dicts(args, kwargs), one, values, {}, attached=by_input)
+            values = self._displaced(self._own(one, place))
+            return self._written(self.live.dicts(args, kwargs), one, values, {}, attached=False)
         if self.part is not None:
-            values = self._of_part(self.part, one, known, start, apart=not (attached or beyond))
+            values = self._of_part(self.part, one, known, start, apart=apart)
             return self._written(self.live.dicts(args, kwargs), one, values, {}, attached=False)
         values = self.averages.of(self._operator, call, known, start, own, attached=attached)
         others = self._others[place] if not beyond and known is self._known[place] else {}
         if self.graph and torch.is_grad_enabled():
             beside(self.live, others, call, one, start)
-        self.separable &= not (attached or beyond)
+        self.separable &= apart
         if self.keeps and self.leaves is None and not attached:
             self.kept.setdefault(self._operator, []).append(values)
         if one.after is not None and not beyond:
@@ -197,6 +190,19 @@ class Player:
                 "fetch the batch outside the step",
             )
         return {}
+
+    def _anew(self, one: Recorded, start: RandomState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The network's own output, which has to hang on this very input; displaced where that is asked for."""
+        self.rotated |= bool(rotations_of_calls(self.module, self.live.network))  # by hooks that do not rotate now
+        start.restore()
+        raw = self.live.network(*args, **kwargs)
+        if self._further is None:
+            return raw
+        values = self._displaced(read_outputs(raw, self.live.known_schema))
+        return self._written(self.live.dicts(args, kwargs), one, values, {}, attached=True)
+
+    def _displaced(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return values if self._further is None else displaced(values, self._further)
 
     def _of_part(
         self, part: SubBatch, one: Recorded, known: Known, start: RandomState, *, apart: bool

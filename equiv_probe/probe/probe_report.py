@@ -80,15 +80,6 @@ def report_of(
     alone = {key for key, one in sums.items() if key in probe.running and probe.running[key].of_one(one)}
     rows = [dict(entry) for entry in history]
     steps = {(entry.get("stage"), entry.get("output")): entry.get("step") for entry in rows}  # the last one counts
-    lines = {
-        "training": f"{probe.light}, the latest {probe.window} measurements",
-        "evaluation": f"{probe.plan}",
-        "rotations from seed": probe.seed,
-        "seconds measuring": round(sum(schedule.seconds for schedule in probe.schedules.values()), 3),
-        **probe.schedules.lines(),
-        "equiv-probe": metadata.version("equiv-probe"),
-        "torch": torch.__version__,
-    }
     measured = [
         _measured(key, one, 1 if key in alone else int(one.count), probe.running.get(key), steps.get(key))
         for key, one in sorted(sums.items())
@@ -97,14 +88,13 @@ def report_of(
     return Report(
         model=type(probe.live.network).__name__,
         source=source,
-        protocol={**lines, **(protocol or {})},
+        protocol={**_protocol(probe), **(protocol or {})},
         measured=measured,
         failures=[{"name": "a step", "error": failure} for failure in probe.failures],
         notes=[
             *notes,
             *probe.notes,
-            *(probe.over.notes if probe.over else []),
-            *(probe.gradients.notes if probe.gradients else []),
+            *(note for part in (probe.over, probe.gradients) if part for note in part.notes),
             *(_OF_ONE.format(shown("/".join(key))) for key in sorted(alone)),
             *(f"{m.title}: {m.sentence}." for m in measured if _looks_broken(m)),
         ],
@@ -115,6 +105,18 @@ def report_of(
         gradients=dict(gradients),
         controls=probe.controls,
     )
+
+
+def _protocol(probe: Readings) -> dict[str, Any]:
+    return {
+        "training": f"{probe.light}, the latest {probe.window} measurements",
+        "evaluation": f"{probe.plan}",
+        "rotations from seed": probe.seed,
+        "seconds measuring": round(sum(schedule.seconds for schedule in probe.schedules.values()), 3),
+        **probe.schedules.lines(),
+        "equiv-probe": metadata.version("equiv-probe"),
+        "torch": torch.__version__,
+    }
 
 
 def _is_nothing(key: tuple[str, str], sums: Mapping[tuple[str, str], Sums]) -> bool:

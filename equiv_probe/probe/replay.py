@@ -17,13 +17,13 @@ import torch
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.isolation import left_out
 from equiv_probe.probe.agreement import alone
-from equiv_probe.probe.operators import DISPLACED, FAR, OWN, Runs
+from equiv_probe.probe.operators import DISPLACED, FAR, OWN, Runs, by_name
 from equiv_probe.probe.per_structure import Losses, Split, separated
 from equiv_probe.probe.player import Player
 from equiv_probe.probe.step_losses import losses_of_structures, precision_of, scalars_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from equiv_probe.probe.operators import Operator
     from equiv_probe.probe.recorded import RecordedStep
     from equiv_probe.rotations.plan import RotationPlan
-    from equiv_probe.schema.structures import Structures
 
 ROUNDING = 64.0
 """Spacings of numbers by which a step's number may differ when it is computed once more."""
@@ -145,27 +144,26 @@ def replay_step(
 
     of_structures: dict[str, Losses] = {}
     unsplit: dict[str, str] = {}
-    reproduced: dict[str, tuple[Tensor, Tensor]] = {}
     with run.repeating():
         for operator in runs.all:
             returned = again(operator)
             by_structure[operator] = losses_of_structures(returned, batch, named_too=split)
             scalars[operator] = scalars_of(returned, by_structure[operator])
-        if check:  # last: what piles up over the runs shows here
-            left_out()
-            reproduced = reproduced_numbers(again(OWN), run, batch, named_too=split)
-            if player.rotated or left_out():  # the ordinary run's number is of something else, and means to be
-                reproduced = {}
+        # Last: what piles up over the runs shows here.
+        reproduced = reproduced_numbers(again, run, named_too=split) if check else {}
+        if player.rotated or left_out():  # the ordinary run's number is of something else, and means to be
+            reproduced = {}
         if split:
             of_structures, unsplit = separated(again, player, scalars, run.structures, run.modules)
-    for name in by_structure[runs.mean]:
-        of_structures[name] = Losses.returned({o: one[name] for o, one in by_structure.items()}, batch)
+    for name, losses in by_name(by_structure, by_structure[runs.mean]).items():
+        of_structures[name] = Losses.returned(losses, batch)
         unsplit.pop(name, None)
-    names, precision = list(scalars[runs.mean]), {name: precision_of(run.result, name) for name in scalars[runs.mean]}
-    away = {name: strayed(player, reproduced.get(name), precision[name]) for name in names}
+    numbers = by_name(scalars, scalars[runs.mean])
+    precision = {name: precision_of(run.result, name) for name in numbers}
+    away = {name: strayed(player, reproduced.get(name), precision[name]) for name in numbers}
     return Replay(
         run.result,
-        {name: runs.jackknife({o: one[name] for o, one in scalars.items()}, away[name]) for name in names},
+        {name: runs.jackknife(one, away[name]) for name, one in numbers.items()},
         len(run.calls),
         player.averages.evaluations,
         precision,
@@ -176,7 +174,7 @@ def replay_step(
         unsplit,
         tuple(by_structure[runs.mean]),
         reproduced,
-        {name: runs.bent({o: one[name] for o, one in scalars.items()}) for name in names},
+        {name: runs.bent(one) for name, one in numbers.items()},
     )
 
 
@@ -225,10 +223,15 @@ def strayed(player: Player, numbers: tuple[Tensor, Tensor] | None, precision: fl
 
 
 def reproduced_numbers(
-    again: Any, run: RecordedStep, batch: Structures, *, named_too: bool
+    again: Callable[[Operator], Any], run: RecordedStep, *, named_too: bool = False
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The numbers of a step's ordinary run, and those with the network's own outputs in its place, by name."""
-    both = [scalars_of(one, losses_of_structures(one, batch, named_too=named_too)) for one in (run.result, again)]
+    """The numbers of a step's ordinary run, and those with the network's own outputs in its place, by name.
+
+    Afterwards :func:`left_out` says whether the run with its own outputs left something out.
+    """
+    left_out()
+    results, batch = (run.result, again(OWN)), run.structures[0]
+    both = [scalars_of(one, losses_of_structures(one, batch, named_too=named_too)) for one in results]
     return {name: (value, both[1].get(name, torch.full_like(value, torch.nan))) for name, value in both[0].items()}
 
 

@@ -20,8 +20,7 @@ import torch
 
 from equiv_probe.estimation.jackknife import Jackknife
 from equiv_probe.live.cutting import CannotCut
-from equiv_probe.live.isolation import left_out
-from equiv_probe.probe.operators import OWN, Runs
+from equiv_probe.probe.operators import Runs, by_name
 from equiv_probe.probe.player import Player
 from equiv_probe.probe.replay import ROUNDING, Replay, reproduced_numbers, strayed
 from equiv_probe.probe.step_losses import losses_of_structures, precision_of, scalars_of
@@ -75,8 +74,7 @@ def replay_part(
     groups = torch.arange(len(part.chosen), device=run.device).chunk(GROUPS) if grouped else ()
     with run.repeating():
         together, apart = numbers(), [numbers(group) for group in groups]
-        left_out()
-        reproduced = reproduced_numbers(again(OWN), run, batch, named_too=False) if grouped else {}
+        reproduced = reproduced_numbers(again, run) if grouped else {}
     own = scalars_of(run.result, losses_of_structures(run.result, batch, named_too=False))
     names = list(together[runs.mean])
     precision = {name: precision_of(run.result, name) for name in names}
@@ -94,7 +92,7 @@ def replay_part(
         player.averages.evaluations,
         {name: one * part.scale for name, one in precision.items()},
         reproduced=reproduced,
-        bent={name: runs.bent({o: one[name] for o, one in together.items()}) for name in names},
+        bent={name: runs.bent(one) for name, one in by_name(together, names).items()},
     )
 
 
