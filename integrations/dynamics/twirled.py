@@ -10,7 +10,6 @@ besides knows no directions. Written to `results/`: the table, every tenth step 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 import time
@@ -26,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from equiv_probe import RotationPlan
+from equiv_probe.scaling.table import write_csv
 from equiv_probe_ase import TwirledCalculator, make_calculator
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -168,21 +168,17 @@ def figure(runs: dict[str, dict[str, Conserved]], path: Path) -> None:
 
 def write(rows: list[dict[str, Any]], runs: dict[str, dict[str, Conserved]], folder: Path) -> None:
     """Write the table and every tenth step of the runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "twirled.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([f"{name} ({unit})" if unit else name for name, unit in COLUMNS.items()])
-        for row in rows:
-            writer.writerow([f"{v:.4g}" if isinstance(v, float) else v for v in (row[name] for name in COLUMNS)])
-    with (folder / "twirled_runs.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model", "mode", "time (ps)", "energy - start (meV/atom)", "|L - start| (hbar)"])
-        for name, of_model in runs.items():
-            for mode, run in of_model.items():
-                energies = run.energies[:: EVERY if len(run.energies) == len(run.times) else 1]
-                for moment, energy, lost in zip(run.times[::EVERY], energies, run.momentum_lost[::EVERY], strict=True):
-                    away = 1e3 * (energy - run.energies[0])
-                    writer.writerow([name, mode, f"{moment:.4f}", f"{away:.4g}", f"{lost:.4g}"])
+    heads = {name: f"{name} ({unit})" if unit else name for name, unit in COLUMNS.items()}
+    write_csv(folder / "twirled.csv", [{head: row[name] for name, head in heads.items()} for row in rows], digits=4)
+    steps = []
+    for name, of_model in runs.items():
+        for mode, run in of_model.items():
+            energies = run.energies[:: EVERY if len(run.energies) == len(run.times) else 1]
+            for moment, energy, lost in zip(run.times[::EVERY], energies, run.momentum_lost[::EVERY], strict=True):
+                away = 1e3 * (energy - run.energies[0])
+                own = {"model": name, "mode": mode, "time (ps)": f"{moment:.4f}"}
+                steps.append({**own, "energy - start (meV/atom)": float(away), "|L - start| (hbar)": float(lost)})
+    write_csv(folder / "twirled_runs.csv", steps, digits=4)
     figure(runs, folder / "twirled.png")
 
 

@@ -20,6 +20,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from scipy.stats import pearsonr, spearmanr
 
+from equiv_probe.scaling.table import write_csv
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -64,14 +66,9 @@ def gathered() -> list[Row]:
 
 def write(rows: Sequence[Row]) -> None:
     """One table, numbers with five digits."""
-    RESULTS.mkdir(exist_ok=True)
-    names = [*DESCRIBED, *(name for name in rows[0] if name not in DESCRIBED)]
-    with TABLE.open("w", newline="") as file:
-        table = csv.DictWriter(file, names)
-        table.writeheader()
-        for row in rows:
-            numbers = {name: f"{float(row[name]):.5g}" for name in names if name not in DESCRIBED}
-            table.writerow({name: row[name] for name in DESCRIBED} | numbers | {"step": row["step"]})
+    text = {*DESCRIBED, "step"}
+    table = [{name: value if name in text else float(value) for name, value in row.items()} for row in rows]
+    write_csv(TABLE, table, digits=5, names=DESCRIBED)
 
 
 def runs(rows: Sequence[Row], **wanted: Any) -> list[list[Row]]:

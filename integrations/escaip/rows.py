@@ -23,6 +23,8 @@ from escaip import NEIGHBOURS, batch, escaip, forces_of, frames, rows, rows_toge
 from measuring import OF_GRADIENTS
 from train import RUNS
 
+from equiv_probe.scaling.table import write_csv
+
 if TYPE_CHECKING:
     from escaip import SizeName
     from torch import Tensor, nn
@@ -96,12 +98,9 @@ def main() -> None:
             "left_there": float(apart[0][seen].sum() / apart[1][seen].sum()),
             "left_elsewhere": float(apart[0][~seen].sum() / apart[1][~seen].sum()),
         }
-        table.append({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in found.items()})
-        print(table[-1], flush=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+        table.append(found)
+        print(found, flush=True)
+    write_csv(RESULTS, table, digits=4)
 
 
 if __name__ == "__main__":

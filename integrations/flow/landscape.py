@@ -11,8 +11,8 @@ figure, `results/<config>_steps.*`.
 from __future__ import annotations
 
 import argparse
-import csv
-import math
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import figures
@@ -26,12 +26,14 @@ import equiv_probe as ep
 from equiv_probe.landscape.growth_exponent import growth_exponent
 from equiv_probe.scaling.table import write_csv
 
+sys.path.append(str(Path(__file__).parents[1] / "learning_rotation"))
+from flow_and_voxel import LOSSES, curvature_row, gradient_row, pair, read
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 CONDITIONS = ("weighted", "mean")
 KAPPAS = [f"condition_{kind}" for kind in CONDITIONS]
-LOSSES = ("mean", "equiv")
 
 
 def losses(run: Run, structures: int, plan: str, sets: int) -> list[ep.analysis.OrbitLoss]:
@@ -87,11 +89,7 @@ def gradients(run: Run, batches: int, size: int, seed: int) -> dict[str, float]:
     )
     found = ep.analysis.gradients(loss, blocks="structures", n_blocks=batches)
     print(found, flush=True)
-    row: dict[str, float] = {}
-    for key in ("norm_mean", "norm_equiv", "ratio", "cosine"):
-        one = getattr(found, key)
-        row |= {f"gradient_{key}": one.value, f"gradient_{key}_stderr": one.stderr}
-    return row
+    return gradient_row(found)
 
 
 def line(given: Sequence[ep.analysis.OrbitLoss], seed: int) -> dict[str, float]:
@@ -117,12 +115,7 @@ def curvature(given: Sequence[ep.analysis.OrbitLoss], probes: int, lanczos: int)
         given, losses=LOSSES, top=1, probes=probes, steps=lanczos, trace_probes=4, tolerance=1e-2
     )
     print(found, flush=True)
-    row: dict[str, float] = {}
-    for name in LOSSES:
-        one = getattr(found, name)
-        for key in ("largest", "smallest", "trace", "rank"):
-            row |= {f"{name}_{key}": getattr(one, key).value, f"{name}_{key}_stderr": getattr(one, key).stderr}
-        row |= {f"{name}_condition_{kind}": one.condition(kind).value for kind in CONDITIONS}
+    row = curvature_row(found, ("largest", "smallest", "trace", "rank"), CONDITIONS)
     for kind in CONDITIONS:
         ratio = found.ratio(kind)
         row |= {f"ratio_{kind}": ratio.value, f"ratio_{kind}_low": ratio.low, f"ratio_{kind}_high": ratio.high}
@@ -146,11 +139,7 @@ def main() -> None:
     config = Config.read(args.config)
     run = Run(config, augment=False, out=HERE / "runs" / args.config / "transformer-turned", device=args.device)
     path = HERE / "results" / f"{args.config}_landscape.csv"
-    known: dict[float, dict[str, float]] = {}
-    if path.exists():
-        with path.open() as file:
-            rows = ({key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file))
-            known = {row["step"]: row for row in rows}
+    known = {row["step"]: row for row in read(path)}
     for step in args.steps or config.marks:
         if not run.weights_at(step).exists():
             continue
@@ -175,11 +164,6 @@ def main() -> None:
         both = f"{row['L_mean']:.4f}", f"{row['L_equiv']:.2e}"
         table.add_row(f"{row['step']:.0f}", *both, *gradient, *pairs, pair(row, "L_equiv_power"))
     Console(width=150).print(table)
-
-
-def pair(row: dict[str, float], key: str) -> str:
-    """A number with its standard error; a dash where it could not be told from zero."""
-    return "–" if math.isnan(row[key]) else f"{row[key]:.3g} ± {row[f'{key}_stderr']:.1g}"
 
 
 if __name__ == "__main__":

@@ -58,6 +58,31 @@ def losses_and_gradients(loss: ep.analysis.OrbitLoss, n_blocks: int) -> dict[str
     return found
 
 
+def gradient_row(found: ep.analysis.Gradients) -> dict[str, float]:
+    """Lengths of both gradients, their ratio and the cosine between them, with standard errors."""
+    row: dict[str, float] = {}
+    for key in ("norm_mean", "norm_equiv", "ratio", "cosine"):
+        one = getattr(found, key)
+        row |= {f"gradient_{key}": one.value, f"gradient_{key}_stderr": one.stderr}
+    return row
+
+
+def curvature_row(found: ep.analysis.Curvature, keys: Sequence[str], conditions: Sequence[str]) -> dict[str, float]:
+    """Numbers of both spectra with standard errors, such as ``"largest"``, and condition numbers."""
+    row: dict[str, float] = {}
+    for name in LOSSES:
+        one = getattr(found, name)
+        for key in keys:
+            row |= {f"{name}_{key}": getattr(one, key).value, f"{name}_{key}_stderr": getattr(one, key).stderr}
+        row |= {f"{name}_condition_{kind}": one.condition(kind).value for kind in conditions}
+    return row
+
+
+def pair(row: Mapping[str, float], key: str) -> str:
+    """A number with its standard error; a dash where it could not be told from zero."""
+    return "–" if math.isnan(row[key]) else f"{row[key]:.3g} ± {row[f'{key}_stderr']:.1g}"
+
+
 def correlation(rows: Sequence[Mapping[str, float]]) -> tuple[float, float, int]:
     """Pearson's and Spearman's correlation of the logarithms of share and gradient ratio, and how many points."""
     pairs = [(row["share"], row["gradient_equiv"] / row["gradient_mean"]) for row in rows if row["share"] > 0]

@@ -12,8 +12,8 @@ by mark, and goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
-import csv
-import math
+import sys
+from pathlib import Path
 
 import torch
 from denoise import CUBE, PRESETS, SCHEMA, Task
@@ -25,8 +25,10 @@ from training import Run, generator_for
 import equiv_probe as ep
 from equiv_probe.scaling.table import write_csv
 
+sys.path.append(str(Path(__file__).parents[1] / "learning_rotation"))
+from flow_and_voxel import LOSSES, curvature_row, gradient_row, pair, read
+
 CONDITIONS = ("mass-0.99", "weighted", "mean")
-LOSSES = ("mean", "equiv")
 
 
 def loss_of(task: Task, start: int, count: int, *, per_structure: bool) -> ep.analysis.OrbitLoss:
@@ -49,11 +51,7 @@ def gradients(task: Task, count: int) -> dict[str, float]:
         loss_of(task, 0, count, per_structure=True), blocks="structures", n_blocks=min(8, count)
     )
     print(found, flush=True)
-    row: dict[str, float] = {}
-    for key in ("norm_mean", "norm_equiv", "ratio", "cosine"):
-        one = getattr(found, key)
-        row |= {f"gradient_{key}": one.value, f"gradient_{key}_stderr": one.stderr}
-    return row
+    return gradient_row(found)
 
 
 def curvature(task: Task, count: int, probes: int, lanczos: int) -> dict[str, float]:
@@ -63,12 +61,7 @@ def curvature(task: Task, count: int, probes: int, lanczos: int) -> dict[str, fl
         given, losses=LOSSES, top=1, probes=probes, steps=lanczos, trace_probes=2, tolerance=0.1, hold=True
     )
     print(found, flush=True)
-    row: dict[str, float] = {}
-    for name in LOSSES:
-        one = getattr(found, name)
-        for key in ("largest", "trace"):
-            row |= {f"{name}_{key}": getattr(one, key).value, f"{name}_{key}_stderr": getattr(one, key).stderr}
-        row |= {f"{name}_condition_{kind}": one.condition(kind).value for kind in CONDITIONS}
+    row = curvature_row(found, ("largest", "trace"), CONDITIONS)
     for kind in CONDITIONS:
         ratio = found.ratio(kind)
         row |= {f"ratio_{kind}": ratio.value, f"ratio_{kind}_stderr": ratio.stderr}
@@ -90,10 +83,7 @@ def main() -> None:
     run = Run(f"denoise-{args.run}", config, task.network, ep.Probe(task.network, SCHEMA, every=None))
     task.network.eval()
     path = RESULTS / "denoise-long-landscape.csv"
-    known: dict[int, dict[str, float]] = {}
-    if path.exists():
-        with path.open() as file:
-            known = {int(row["step"]): {k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)}
+    known = {int(row["step"]): row for row in read(path)}
     marks = [step for step in config.marks if run.weights_at(step).exists()]
     measures = {"gradient_ratio": lambda: gradients(task, args.molecules)}
     if args.curvature:
@@ -114,11 +104,6 @@ def main() -> None:
         cells.append(", ".join(f"{row[f'{name}_largest']:.3g}" for name in LOSSES) if bends else "")
         table.add_row(str(step), *cells, *(pair(row, f"ratio_{kind}") if bends else "" for kind in CONDITIONS))
     Console(width=130).print(table)
-
-
-def pair(row: dict[str, float], key: str) -> str:
-    """A number with its standard error; a dash where it could not be told from zero."""
-    return "–" if math.isnan(row[key]) else f"{row[key]:.2g} ± {row[f'{key}_stderr']:.1g}"
 
 
 if __name__ == "__main__":
