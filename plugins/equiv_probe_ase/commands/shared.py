@@ -65,8 +65,8 @@ Replicates = Annotated[int | None, option(help="How many times the design is rot
 Twirl = Annotated[
     str | None,
     option(
-        help="Average the calculator over rotations first: icosahedral, tetrahedral:4, octahedral:oriented, …, auto, or "
-        "random-frame."
+        help="Average the calculator over rotations first: icosahedral, tetrahedral:4, octahedral:oriented, …, auto, "
+        "or random-frame."
     ),
 ]
 Vacuum = Annotated[float | None, option(help="Margin of a box around structures without a cell, Å.")]
