@@ -119,7 +119,7 @@ def spread(count: int) -> tuple[Tensor, Tensor]:
     return from_quaternions(points), torch.full((count,), 1 / count, dtype=torch.float64)
 
 
-PRODUCTS: Final = {18: "product-6x3", 30: "product-6x5"}
+PRODUCTS: Final = {18: "product-6x3", 30: "product-6x5", 42: "product-6x7"}
 """Products that are better than others of their size where they lie well in the frame of the model, by size."""
 
 
