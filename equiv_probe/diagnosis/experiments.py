@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING
 
 from equiv_probe.diagnosis.angular_spectrum import angular_degree
 from equiv_probe.diagnosis.conventions.angles import angles, units_of_angle
-from equiv_probe.diagnosis.conventions.cartesian_or_spherical import cartesian_or_spherical
+from equiv_probe.diagnosis.conventions.components import cartesian_or_spherical, order_of_axes, voigt_order
 from equiv_probe.diagnosis.conventions.fixed_change import fixed_change
 from equiv_probe.diagnosis.conventions.input_representation import input_representation
-from equiv_probe.diagnosis.conventions.order_of_axes import order_of_axes
 from equiv_probe.diagnosis.conventions.transposed import input_transposed, output_transposed
 from equiv_probe.diagnosis.conventions.usual_mistakes import USUAL_MISTAKES, another_representation
-from equiv_probe.diagnosis.conventions.voigt_order import voigt_order
+from equiv_probe.diagnosis.forces import gradient, net_force
 from equiv_probe.diagnosis.graph.discrete_choices import few_values, small_angles, ties
 from equiv_probe.diagnosis.graph.edges import edges
-from equiv_probe.diagnosis.grids.kernels import kernels, windows
-from equiv_probe.diagnosis.grids.places import embedded_places
+from equiv_probe.diagnosis.grids.kernels import embedded_places, kernels, windows
 from equiv_probe.diagnosis.group.beside_rotation import permutation, time_reversal, translation
 from equiv_probe.diagnosis.group.crystals import choice_of_cell, lattice
 from equiv_probe.diagnosis.group.fixed_origin import fixed_origin
@@ -30,8 +28,6 @@ from equiv_probe.diagnosis.numerics.far_from_origin import far_from_origin
 from equiv_probe.diagnosis.numerics.fused_kernels import fused_kernels
 from equiv_probe.diagnosis.numerics.quantised import quantised
 from equiv_probe.diagnosis.numerics.run_otherwise import compiled, in_float64, other_device
-from equiv_probe.diagnosis.physics.gradient import gradient
-from equiv_probe.diagnosis.physics.net_force import net_force
 
 if TYPE_CHECKING:
     from equiv_probe.diagnosis.experiment import Experiment

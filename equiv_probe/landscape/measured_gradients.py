@@ -10,8 +10,7 @@ from equiv_probe.deprecation import warn
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.gradient_sums import GradientSums
 from equiv_probe.landscape.parameter_groups import ALL
-from equiv_probe.results.gradient_numbers import GradientNumbers
-from equiv_probe.results.gradient_record import GradientRecord
+from equiv_probe.results.gradient_record import GradientNumbers, GradientRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,14 +9,12 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.adapter_choice import adapter_for
-from equiv_probe.live.capture import Call
-from equiv_probe.live.forward_mode import transforming
+from equiv_probe.live.capture import Call, transforming
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.outputs import all_outputs
 from equiv_probe.live.random_state import RandomState
 from equiv_probe.live.wrappers import described
-from equiv_probe.schema.batch_entries import first_equal
-from equiv_probe.schema.batch_layout import primary, resolve_batch
+from equiv_probe.schema.batch_layout import first_equal, primary, resolve_batch
 from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.structures import Structures
 from equiv_probe.schema.translation import settled, undecided

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.live.adapters import CallAdapter, InputAdapter
-from equiv_probe.live.capture import cloned
-from equiv_probe.live.forward_mode import transforming
+from equiv_probe.live.capture import cloned, transforming
 from equiv_probe.live.isolation import missing_output, needs_gradient
 from equiv_probe.live.outputs import read_outputs
 from equiv_probe.orbit.memory_layout import laid_out_as

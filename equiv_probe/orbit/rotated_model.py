@@ -14,8 +14,7 @@ from equiv_probe.orbit.input_centers import InputCenters
 from equiv_probe.orbit.memory_layout import laid_out_as
 from equiv_probe.orbit.rounding import perturbed, perturbed_weights
 from equiv_probe.representations.representation import Fixed
-from equiv_probe.schema.batch_entries import atoms_of, beside
-from equiv_probe.schema.batch_layout import resolve_batch
+from equiv_probe.schema.batch_layout import atoms_of, beside, resolve_batch
 from equiv_probe.schema.grid_plans import exact_grids
 from equiv_probe.schema.inference import require_nothing_hidden
 from equiv_probe.schema.schema import Schema, named, unnamed

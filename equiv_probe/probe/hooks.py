@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.live.called_method import CalledMethod
-from equiv_probe.live.forward_mode import only_forward, transforming
+from equiv_probe.live.capture import only_forward, transforming
 from equiv_probe.live.hook import Hook
 from equiv_probe.live.isolation import capturing_graph, going_backward, measuring
 from equiv_probe.live.random_state import RandomState

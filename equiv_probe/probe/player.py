@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.live.capture import Call
+from equiv_probe.live.capture import Call, transforming
 from equiv_probe.live.cutting import CannotCut
 from equiv_probe.live.dependence import LARGE_NUDGE
-from equiv_probe.live.forward_mode import transforming
 from equiv_probe.live.hook import rotations_of_calls
 from equiv_probe.live.isolation import patched_forward
 from equiv_probe.live.outputs import all_outputs, read_outputs, write_outputs

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.live.capture import plain, transforming
 from equiv_probe.live.cutting import CannotCut
-from equiv_probe.live.forward_mode import plain, transforming
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.memory import Memory
 from equiv_probe.live.outputs import all_outputs, write_outputs

@@ -9,8 +9,7 @@ import torch
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.representations.representation import CartesianTensor, Fixed
-from equiv_probe.schema.batch_entries import atoms_of, beside
-from equiv_probe.schema.batch_layout import edge_owners, leading, primary
+from equiv_probe.schema.batch_layout import atoms_of, beside, edge_owners, leading, primary
 from equiv_probe.schema.centers import box_center, centroids, dense_centroids, require_common_center
 
 if TYPE_CHECKING:

@@ -1,13 +1,17 @@
-"""Kernels of convolutions that have a direction, and windows that do not fit the box."""
+"""What of a network of grids has a direction: kernels, windows that do not fit the box, values for each voxel."""
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
 
 from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.evaluation import under
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment, finding
-from equiv_probe.diagnosis.grids.symmetric_operations import Symmetric
+from equiv_probe.diagnosis.grids.symmetric_operations import Symmetric, averaged
 from equiv_probe.diagnosis.subject import FEW
 
 if TYPE_CHECKING:
@@ -76,3 +80,37 @@ def _evaluated(subject: Subject, mode: Symmetric) -> tuple[dict[str, Tensor], li
 def _listed(changed: list[str]) -> str:
     more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
     return ", ".join(changed[:NAMED]) + more
+
+
+PLACES = "embedded places"
+
+
+@experiment(PLACES, "grids", "Does the model hold values for each voxel that depend on the orientation?", cost=FEW)
+def embedded_places(subject: Subject) -> Findings:
+    """Average tensors ``(…, D, D, D)`` that are no kernels over the rotations of the cube."""
+    if subject.module is None:
+        raise NotApplicable("such values are seen in modules only")
+    module, names = copy.deepcopy(subject.module), []
+    for path, part in module.named_modules():
+        if not isinstance(part, (nn.Conv3d, nn.ConvTranspose3d)):
+            own = [*part.named_parameters(path, recurse=False), *part.named_buffers(path, recurse=False)]
+            names += [name for name, value in own if _is_averaged(value)]
+    if not names:
+        raise NotApplicable("the model holds no values for each voxel of a cube that depend on the orientation")
+    after = subject.again(predict=subject.by(module))
+    for name in subject.broken:
+        sentence = f"{name!r} respects rotations if what the model holds for each voxel does: {', '.join(names)}"
+        advice = "Embed what does not depend on the orientation, as the distance from the centre of the box."
+        yield finding(PLACES, name, subject.compare(name, after[name]), sentence, advice)
+
+
+def _is_averaged(value: Tensor) -> bool:
+    """Whether a tensor was replaced by another: its average over the rotations of the cube."""
+    if value.ndim < 3 or len(set(value.shape[-3:])) > 1 or value.shape[-1] < 2 or not value.is_floating_point():
+        return False
+    found = averaged(value.detach())
+    if torch.allclose(found, value):
+        return False
+    with torch.no_grad():
+        value.copy_(found)
+    return True

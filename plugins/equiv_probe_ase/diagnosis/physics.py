@@ -9,7 +9,7 @@ import numpy as np
 
 from equiv_probe.diagnosis.experiment import NotApplicable, experiment
 from equiv_probe.diagnosis.finding import Finding
-from equiv_probe.diagnosis.physics.gradient import NAME as FORCES
+from equiv_probe.diagnosis.forces import SLOPE as FORCES
 from equiv_probe.report.formatting import number
 from equiv_probe_ase.diagnosis.atoms_subject import atoms_of
 from equiv_probe_ase.evaluators.conservative import defect, is_gradient, step_of, words_on

@@ -26,7 +26,7 @@ from ..results.test_audit_pages import words
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from equiv_probe.results.gradient_numbers import GradientNumbers
+    from equiv_probe.results.gradient_record import GradientNumbers
     from equiv_probe.results.report import Report
 
 GROUPS = ("encoder", "head")

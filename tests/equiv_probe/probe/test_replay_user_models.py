@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 import equiv_probe as ep
-from equiv_probe.schema.batch_entries import first_equal
+from equiv_probe.schema.batch_layout import first_equal
 
 from ..live_models import FORCES, Unseen
 

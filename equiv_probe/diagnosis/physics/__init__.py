@@ -1,1 +1,0 @@
-"""Do outputs that must agree with each other do so?"""
