@@ -26,6 +26,9 @@ DIRECTIONS = 3
 OFF = 1e-2
 """Of the forces, that the gradient may be off by."""
 _ENERGIES = {"energy", "energies", "free_energy", "energy_u0"}
+NET = "net force"
+PUSHED = 1e-3
+"""Of the root mean square of all forces, as sums over atoms of random errors would be."""
 
 
 @experiment(SLOPE, "physics", "Are the forces the gradient of the energy?", cost=4 * DIRECTIONS, needs_error=False)
@@ -84,11 +87,6 @@ def _slope(subject: Subject, energy: str, places: str, move: Tensor, length: flo
         for s in (1, -1)
     )
     return (ahead - behind) / (2 * length)
-
-
-NET = "net force"
-PUSHED = 1e-3
-"""Of the root mean square of all forces, as sums over atoms of random errors would be."""
 
 
 @experiment(NET, "physics", "Do the forces add up to nothing?", cost=0, needs_error=False)

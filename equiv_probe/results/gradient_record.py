@@ -21,6 +21,22 @@ if TYPE_CHECKING:
 
     from equiv_probe.report.document import Block, Cell
 
+HARDLY = 0.1
+"""Cosines that are less than this for certain are those of a right angle, or nearly: within 6 degrees of it."""
+_NUMBERS = {
+    "norm_total": "‖∇L_total‖",
+    "norm_mean": "‖∇L_mean‖",
+    "norm_equiv": "‖∇L_equiv‖",
+    "ratio": "equiv / mean",
+    "cosine": "cosine",
+}
+HEADS = ("parameters", "how many", *_NUMBERS.values())
+"""Heads of the columns."""
+_CAPTION = (
+    "over the latest measurements (± standard error). Norms are free of the length that noise adds; what is less than "
+    "its noise is given as the upper end of its 95 % interval."
+)
+
 
 class GradientNumbers(Part, frozen=True):
     """``∇L_total``, ``∇L_mean`` and ``∇L_equiv`` of one group of parameters; NaN for what is less than its noise.
@@ -75,23 +91,6 @@ class GradientNumbers(Part, frozen=True):
         """The largest ``‖∇L_equiv‖ / ‖∇L_mean‖`` that both 95 % intervals leave room for; NaN if there is none."""
         least, high = self.squared_mean_interval[0], self.squared_equiv_interval[1]
         return math.sqrt(max(high, 0.0) / least) if least > 0 and math.isfinite(high) else math.nan
-
-
-HARDLY = 0.1
-"""Cosines that are less than this for certain are those of a right angle, or nearly: within 6 degrees of it."""
-_NUMBERS = {
-    "norm_total": "‖∇L_total‖",
-    "norm_mean": "‖∇L_mean‖",
-    "norm_equiv": "‖∇L_equiv‖",
-    "ratio": "equiv / mean",
-    "cosine": "cosine",
-}
-HEADS = ("parameters", "how many", *_NUMBERS.values())
-"""Heads of the columns."""
-_CAPTION = (
-    "over the latest measurements (± standard error). Norms are free of the length that noise adds; what is less than "
-    "its noise is given as the upper end of its 95 % interval."
-)
 
 
 def sentence(row: GradientNumbers) -> str:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from equiv_probe.representations.representation import Representation
 
 AXES = "order of axes"
+VOIGT = "Voigt order"
+_ASE = "xx yy zz yz xz xy"
+_FACTORS = {"": 1.0, ", with shears doubled": 2.0, ", with shears halved": 0.5, ", with shears times √2": 2**0.5}
+BASIS = "Cartesian or spherical"
+_CYCLES = {"x, y, z": (0, 1, 2), "y, z, x": (1, 2, 0), "z, x, y": (2, 0, 1)}
 
 
 @experiment(
@@ -65,11 +70,6 @@ def _signed_permutations() -> dict[str, Tensor]:
             label = ", ".join(("" if sign > 0 else "−") + "xyz"[axis] for axis, sign in zip(order, own, strict=True))
             found[label] = matrix
     return found
-
-
-VOIGT = "Voigt order"
-_ASE = "xx yy zz yz xz xy"
-_FACTORS = {"": 1.0, ", with shears doubled": 2.0, ", with shears halved": 0.5, ", with shears times √2": 2**0.5}
 
 
 @experiment(VOIGT, "conventions", "Are the components of a symmetric tensor in another order, or scaled?", cost=0)
@@ -126,10 +126,6 @@ def _unscaled(six: Tensor, order: str, factor: float) -> Tensor:
 
 def _relative(values: Tensor) -> Tensor:
     return values / values.square().mean().sqrt()
-
-
-BASIS = "Cartesian or spherical"
-_CYCLES = {"x, y, z": (0, 1, 2), "y, z, x": (1, 2, 0), "z, x, y": (2, 0, 1)}
 
 
 @experiment(BASIS, "conventions", "Are components Cartesian where spherical ones were declared, or otherwise?", cost=0)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KERNELS, WINDOWS = "kernels", "windows"
 NAMED = 3
 """Operations that are named; the others are counted."""
+PLACES = "embedded places"
 
 
 @experiment(KERNELS, "grids", "Does the error go if kernels are averaged over the rotations of the cube?", cost=FEW)
@@ -80,9 +81,6 @@ def _evaluated(subject: Subject, mode: Symmetric) -> tuple[dict[str, Tensor], li
 def _listed(changed: list[str]) -> str:
     more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
     return ", ".join(changed[:NAMED]) + more
-
-
-PLACES = "embedded places"
 
 
 @experiment(PLACES, "grids", "Does the model hold values for each voxel that depend on the orientation?", cost=FEW)
