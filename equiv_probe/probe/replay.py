@@ -206,12 +206,15 @@ def numbers_that_ignore_the_network(run: RecordedStep) -> Unmoved:
         with run.repeating(), player.standing_in(operator):
             moved = numbers(run.again())
         same = [name for name in same if name in moved and bool(own[name] == moved[name])]
-        there = [(name, own[name], moved[name]) for name in still if name in moved]
-        still = [name for name, before, after in there if bool((after - before).abs() <= STILL * before.abs())]
+        still = [name for name in still if name in moved and _is_still(own[name], moved[name])]
         if not still and alone():
             break
     still = [name for name in still if name not in same] if alone() else []
     return Unmoved(same, still, [name for name in own if name not in {*same, *still}])
+
+
+def _is_still(own: Tensor, moved: Tensor) -> bool:
+    return bool((moved - own).abs() <= STILL * own.abs())
 
 
 def strayed(player: Player, numbers: tuple[Tensor, Tensor] | None, precision: float) -> Tensor | None:
